@@ -1,0 +1,38 @@
+# Two commands: `make demo` runs the main job, `make test` passes the tests; each sets itself up.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.SUFFIXES:
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo
+export UV_COMPILE_BYTECODE := 1
+
+.PHONY: demo test lint types bench clean help
+
+help:
+	@grep -E '^[a-z]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:.*# */\t/'
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; }
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[hub,netcdf,bench,dev]'
+	touch $@
+
+demo: $(VENV)/.installed # simulate, prepare, pre-train, evaluate, embed, and write $(OUT)/report.html
+	$(BIN)/anyband demo --out $(OUT)
+
+test: $(VENV)/.installed # run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed # check style
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.installed # check types, strictly on src
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed # measure speed; prints tables and writes benchmarks/results
+	$(BIN)/python benchmarks/bench_step.py && $(BIN)/python benchmarks/bench_data.py
+
+clean: # remove the environment and the demo's output
+	rm -rf $(VENV) $(OUT)

@@ -1,0 +1,7 @@
+"""`python -m anyband`."""
+
+import sys
+
+from anyband.cli import main
+
+sys.exit(main())

@@ -1,0 +1,66 @@
+"""The command line: one module a verb, imported only when its verb is called, so that `--help` is quick."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from anyband import __version__
+from anyband.errors import AnybandError, nearest_name
+
+__all__ = ["main"]
+
+# Verb → what it does. Each lives in the module of its name and has `add_arguments(parser)` and `run(arguments)`.
+VERBS = {
+    "sensors": "list the sensors of the catalogue, or show one with its bands, and how a checkpoint would read it",
+    "simulate": "render landscapes with known truth through the catalogue's sensors",
+    "prepare": "turn rasters into a chip store; or compute the statistics of a store",
+    "pretrain": "pre-train an encoder on a chip store, from a recipe",
+    "evaluate": "score an encoder by kNN or a linear probe on labelled images",
+    "embed": "write the features of a whole scene as a GeoTIFF",
+    "verify": "run a checkpoint on recorded vectors and compare",
+    "demo": "run everything: rasters → store → encoder → evaluation → maps → one report",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code: 0 done, 1 done with a negative answer, 2 an error the user can mend."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = next((word for word in words if not word.startswith("-")), None)
+    parser = _parser(verb)
+    if verb is not None and verb not in VERBS:
+        print(f"anyband: there is no verb '{verb}'{nearest_name(verb, VERBS)}", file=sys.stderr)
+        return 2
+    parsed = parser.parse_args(words)
+    if verb is None:
+        parser.print_help()
+        return 0
+    return _run(parsed)
+
+
+def _parser(verb: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="anyband", description="One encoder for every Earth-observation sensor.")
+    parser.add_argument("--version", action="version", version=f"anyband {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    for name, summary in VERBS.items():
+        child = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == verb:
+            importlib.import_module(f"anyband.cli.{name}").add_arguments(child)
+            child.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    try:
+        code: int = importlib.import_module(f"anyband.cli.{parsed.verb}").run(parsed)
+    except (AnybandError, OSError) as problem:
+        if parsed.debug:
+            raise
+        print(f"anyband {parsed.verb}: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"anyband {parsed.verb}: stopped; outputs that were not finished were not written", file=sys.stderr)
+        return 130
+    return code
+
+

@@ -1,0 +1,83 @@
+"""Errors that a user can cause: one root, so that a caller can catch all of them, and a builtin beside it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "AnybandError",
+    "AssignmentError",
+    "CatalogueError",
+    "CheckpointError",
+    "GeometryError",
+    "InputError",
+    "ManifestError",
+    "OutputError",
+    "RasterError",
+    "RecipeError",
+    "StoreError",
+    "TrainingError",
+    "nearest_name",
+]
+
+
+class AnybandError(Exception):
+    """Root of every error that a user can cause. The command line prints it and exits with code 2."""
+
+
+class CatalogueError(AnybandError, ValueError):
+    """A sensor or band is unknown, or a sensor table is wrong."""
+
+
+class AssignmentError(AnybandError, ValueError):
+    """A band can't be expressed by the trained ranges."""
+
+
+class RasterError(AnybandError, OSError):
+    """A raster file is missing, corrupt, empty, or not what was declared."""
+
+
+class GeometryError(AnybandError, ValueError):
+    """Images do not share a CRS or a footprint, or are too small."""
+
+
+class ManifestError(AnybandError, ValueError):
+    """A list of input files is empty, or a row of it is wrong."""
+
+
+class StoreError(AnybandError, OSError):
+    """A chip store is missing, incomplete, or of another version."""
+
+
+class RecipeError(AnybandError, ValueError):
+    """A recipe has an unknown key, a wrong type, or values that do not go together."""
+
+
+class CheckpointError(AnybandError, ValueError):
+    """A checkpoint is not safetensors, or does not fit the model."""
+
+
+class InputError(AnybandError, ValueError):
+    """An array or tensor has the wrong shape, no data, or values that can't be used."""
+
+
+class OutputError(AnybandError, OSError):
+    """An output can't be written: no permission, no room, or it exists already."""
+
+
+class TrainingError(AnybandError, RuntimeError):
+    """A run can't go on: the loss is not finite."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Offer the known name nearest to `name`, as the end of a message: `; did you mean 'x'?`, or nothing.
+
+    Args:
+        name: what was asked for.
+        known: the names that exist.
+
+    Returns:
+        A clause to append to a message, empty where no name is near.
+    """
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    close = get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    return f"; did you mean '{by_folded[close[0]]}'?" if close else ""

@@ -1,0 +1,62 @@
+"""One way of showing progress: a bar with time left on a terminal, plain lines elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+__all__ = ["Advance", "progress"]
+
+Advance = Callable[[int], None]
+"""Called with the number of things done since the last call."""
+
+# chosen: a log file gets a line now and then, not one for each step.
+_LINE_EVERY_S = 15.0
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Advance]:
+    """Show how far a loop is. On a terminal a bar with time left; in a log a line every 15 s; silent if not shown.
+
+    Args:
+        title: what is being done.
+        total: number of things to do.
+        shown: False gives a function that does nothing.
+
+    Returns:
+        A function to call with the number of things just done.
+    """
+    if not shown or total == 0:
+        yield lambda _done: None
+    elif sys.stderr.isatty():
+        with _bar(title, total) as advance:
+            yield advance
+    else:
+        yield _lines(title, total)
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _lines(title: str, total: int) -> Advance:
+    started = last = time.monotonic()
+    count = 0
+
+    def advance(done: int) -> None:
+        nonlocal count, last
+        count += done
+        now = time.monotonic()
+        if now - last >= _LINE_EVERY_S or (count >= total and now - started >= _LINE_EVERY_S):
+            last = now
+            left_s = (now - started) / max(count, 1) * (total - count)
+            print(f"{title}: {count}/{total}, {left_s:.0f} s left", file=sys.stderr, flush=True)
+
+    return advance

@@ -1,0 +1,150 @@
+"""Records of what an instrument measures and how its stored numbers become physical units."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from anyband.errors import CatalogueError, nearest_name
+from anyband.sensors.spectrum import Spectrum
+
+__all__ = ["Band", "BandStatistics", "Encoding", "Sensor", "Transform", "Unit"]
+
+Unit = Literal["reflectance", "kelvin", "sigma0_db", "radiance", "count"]
+Transform = Literal["identity", "power_to_db", "amplitude_to_db"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How a stored number becomes a physical value: `transform(stored · scale + offset)`."""
+
+    scale: float = 1.0
+    """Physical units per stored unit."""
+    offset: float = 0.0
+    """Physical value of a stored 0, before the transform."""
+    transform: Transform = "identity"
+    """identity; power_to_db: 10·log10; amplitude_to_db: 20·log10."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandStatistics:
+    """Normalisation of one band. `mean` and `std` are of the values already clipped and scaled to [0, 1]."""
+
+    p01: float
+    """1st percentile in the band's physical unit; becomes 0."""
+    p99: float
+    """99th percentile in the band's physical unit; becomes 1."""
+    mean: float
+    """Mean of the scaled values."""
+    std: float
+    """Standard deviation of the scaled values."""
+
+    def __post_init__(self) -> None:
+        if not self.p01 < self.p99 or not self.std > 0:
+            raise CatalogueError(
+                f"band statistics need p01 < p99 and std > 0, found p01 {self.p01:g}, p99 {self.p99:g}, "
+                f"std {self.std:g}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """One band of a sensor."""
+
+    name: str
+    """Name in the sensor's own convention, for example `B02`."""
+    spectrum: Spectrum
+    """What it sees."""
+    gsd_m: float
+    """Ground sampling distance of the product's grid, metres."""
+    unit: Unit
+    """Physical unit after decoding."""
+    encodings: tuple[tuple[str, Encoding], ...]
+    """(name, encoding) for each way in which products store this band."""
+    statistics: BandStatistics | None = None
+    """Normalisation where a source exists; else None."""
+    aliases: tuple[str, ...] = ()
+    """Other names of this band: STAC common name, TorchGeo, PANGAEA, TerraTorch."""
+
+    def encoding(self, name: str) -> Encoding:
+        """Look up an encoding by name.
+
+        Raises:
+            CatalogueError: no such encoding.
+        """
+        known = dict(self.encodings)
+        if name not in known:
+            raise CatalogueError(
+                f"encoding '{name}' is not declared for band '{self.name}' ({', '.join(known)})"
+                f"{nearest_name(name, known)}"
+            )
+        return known[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensor:
+    """An instrument's product: ordered bands, and how they are stored."""
+
+    name: str
+    """Name in the catalogue, for example `sentinel2-l2a`."""
+    title: str
+    """Name for people."""
+    bands: tuple[Band, ...]
+    """In the order of the product."""
+    default_encoding: str
+    """Encoding meant where none is declared; it is always reported."""
+    nodata: float | None = None
+    """Stored number that means "no data"; None where the product has none."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the sensor."""
+    source: str = ""
+    """Where the numbers come from."""
+    statistics_source: str = ""
+    """Where the normalisation comes from; empty where there is none."""
+
+    def __post_init__(self) -> None:
+        if not self.bands:
+            raise CatalogueError(f"sensor '{self.name}' has no bands")
+        names = [band.name for band in self.bands]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise CatalogueError(f"sensor '{self.name}' names band '{twice[0]}' twice")
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names of the bands, in order."""
+        return tuple(band.name for band in self.bands)
+
+    @property
+    def gsd_m(self) -> float:
+        """Finest ground sampling distance of the bands, metres."""
+        return min(band.gsd_m for band in self.bands)
+
+    def band(self, name: str) -> Band:
+        """Look up a band by its name or one of its aliases (case does not count).
+
+        Raises:
+            CatalogueError: no such band; the nearest name is offered.
+        """
+        return self.bands[self.band_index(name)]
+
+    def band_index(self, name: str) -> int:
+        """Find the position of a band; see `band`."""
+        if name in self.band_names:
+            return self.band_names.index(name)
+        folded = name.casefold()
+        for index, band in enumerate(self.bands):
+            if folded in {band.name.casefold(), *(alias.casefold() for alias in band.aliases)}:
+                return index
+        known = [*self.band_names, *(alias for band in self.bands for alias in band.aliases)]
+        shown = ", ".join(self.band_names) if len(self.bands) <= 16 else f"{self.bands[0].name} … {self.bands[-1].name}"
+        raise CatalogueError(
+            f"band '{name}' is not in sensor '{self.name}' ({len(self.bands)} bands: {shown}){nearest_name(name, known)}"
+        )
+
+    def select(self, names: Iterable[str]) -> "Sensor":
+        """Make the sensor that has only the named bands, in the order given.
+
+        Raises:
+            CatalogueError: a band is unknown or named twice.
+        """
+        return replace(self, bands=tuple(self.band(name) for name in names))
