@@ -1,0 +1,207 @@
+"""Registered augmentation in batches: flips, quarter turns and one crop of ground for all images of a sample.
+
+A crop is drawn in whole pixels of the coarser image, so images of every resolution are cut along the same line on
+the ground. Each image is then resampled to the network's size by two matrices a sample, one for rows and one for
+columns; flips only reverse the matrices, and a quarter turn is a flip of a transposed image.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyband.errors import InputError, RecipeError
+from anyband.randomness import uniform
+from anyband.shapes import Array, Bool, Float, Int
+
+__all__ = ["AugmentOptions", "Augmentation", "apply", "coarser_grid", "draw_augmentation", "whole_footprint"]
+
+_CUBIC_A = -0.5  # Source: Keys, IEEE Trans. ASSP 29(6), 1981; the kernel of Pillow and torchvision
+_CUBIC_RADIUS = 2.0  # the kernel is zero from two pixels on
+# chosen: an output pixel is valid when valid inputs carry at least half of the kernel's absolute weight; then the
+# signed weight that is divided by stays over 0.2, so that a hole never blows up noise.
+_MIN_VALID_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """What augmentation may do. The defaults are the paper's (SMARTIES, section 4)."""
+
+    enabled: bool = True
+    """False: the whole footprint, neither flipped nor turned."""
+    crop_area: tuple[float, float] = (0.25, 1.0)
+    """Least and largest share of the footprint's area in a crop; crops are square."""
+    flips: bool = True
+    """Mirror up-down and left-right, each for half of the samples."""
+    quarter_turns: bool = True
+    """Turn by 0°, 90°, 180° or 270°, each for a quarter of the samples."""
+
+    def __post_init__(self) -> None:
+        least, largest = self.crop_area
+        if not 0.0 < least <= largest <= 1.0:
+            raise RecipeError(f"crop_area needs 0 < least <= largest <= 1, found {least:g} to {largest:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What happens to each sample: cut `first` to `first + size` out of `grid`, transpose, then flip."""
+
+    grid: tuple[int, int]
+    """Rows and columns of the grid that boxes are counted on: the coarser image's."""
+    first: Int[Array, "sample 2"]
+    """First row and column of each box."""
+    size: Int[Array, "sample 2"]
+    """Rows and columns of each box."""
+    transposed: Bool[Array, "sample"]
+    """Whether rows and columns change places."""
+    flipped: Bool[Array, "sample 2"]
+    """Whether rows, and columns, run backwards afterwards."""
+
+
+def coarser_grid(shape_a: tuple[int, int], shape_b: tuple[int, int]) -> tuple[int, int]:
+    """Find the grid that crops of two images of one footprint are aligned to: the fewer rows and columns."""
+    return min(shape_a[0], shape_b[0]), min(shape_a[1], shape_b[1])
+
+
+def whole_footprint(count: int, *, grid: tuple[int, int]) -> Augmentation:
+    """Make the augmentation that changes nothing: each sample whole, as it lies."""
+    return Augmentation(
+        grid=grid,
+        first=np.zeros((count, 2), dtype=np.int64),
+        size=np.tile(np.array(grid, dtype=np.int64), (count, 1)),
+        transposed=np.zeros(count, dtype=bool),
+        flipped=np.zeros((count, 2), dtype=bool),
+    )
+
+
+def draw_augmentation(
+    options: AugmentOptions, *, seed: int, step: int, samples: Sequence[int], grid: tuple[int, int]
+) -> Augmentation:
+    """Draw one augmentation a sample. A sample's draw does not depend on the others in the batch.
+
+    Args:
+        options: what may be done.
+        seed: of the run.
+        step: training step.
+        samples: identities of the samples.
+        grid: rows and columns of the coarser image of the pair, see `coarser_grid`.
+
+    Returns:
+        The same for every image of a sample; `apply` it to each.
+    """
+    if not options.enabled:
+        return whole_footprint(len(samples), grid=grid)
+    draws = uniform(seed, step=step, samples=samples, purpose="augment", shape=(6,))
+    first, size = _draw_boxes(options.crop_area, draws[:, :3], grid)
+    coins = draws[:, 3:6] < 0.5
+    turned = coins[:, 0] if options.quarter_turns else np.zeros(len(samples), dtype=bool)
+    flipped = coins[:, 1:]
+    if not options.flips:
+        # Without mirror images only the four turns remain: a turn by 90° is a transposition and one flip.
+        half = coins[:, 1] & options.quarter_turns
+        flipped = np.stack([half, half ^ turned], axis=1)
+    return Augmentation(grid=grid, first=first, size=size, transposed=turned, flipped=flipped)
+
+
+def apply(
+    pixels: Float[Tensor, "batch band row col"],
+    valid: Bool[Tensor, "batch band row col"] | None,
+    augmentation: Augmentation,
+    *,
+    img_size: int,
+) -> tuple[Float[Tensor, "batch band size size"], Bool[Tensor, "batch band size size"] | None]:
+    """Cut, resample (bicubic, anti-aliased, only from pixels that the box touches), transpose and flip a batch.
+
+    Equal to a crop and an anti-aliased bicubic resize where a box lies on the image's own pixels; between images
+    of different resolution the same output pixel covers the same ground.
+
+    Args:
+        pixels: float32, standardised.
+        valid: which of them are data; None: all. Values under False never count, NaN neither.
+        augmentation: drawn for this batch, on the footprint of these images.
+        img_size: side of the result in pixels.
+
+    Returns:
+        Pixels, 0 where not valid; and which are valid: valid inputs carry at least half of the weight.
+    """
+    count, _, height, width = pixels.shape
+    if len(augmentation.transposed) != count:
+        raise InputError(f"an augmentation of {len(augmentation.transposed)} samples for a batch of {count}")
+    rows = _matrices(augmentation, axis=0, num_pixels=height, img_size=img_size).to(pixels.device)
+    cols = _matrices(augmentation, axis=1, num_pixels=width, img_size=img_size).to(pixels.device)
+    if valid is None:
+        return _transpose(_resample(pixels, rows, cols), augmentation), None
+    weight = valid.to(pixels.dtype)
+    full = torch.ones_like(weight[:, :1])
+    share = _resample(weight, rows.abs(), cols.abs()) / _resample(full, rows.abs(), cols.abs())
+    seen = share >= _MIN_VALID_SHARE
+    total = _resample(weight, rows, cols)
+    resampled = _resample(pixels.masked_fill(~valid, 0.0), rows, cols) / total.where(seen, 1.0)
+    return _transpose(resampled.masked_fill(~seen, 0.0), augmentation), _transpose(seen, augmentation)
+
+
+def _draw_boxes(
+    crop_area: tuple[float, float], draws: Float[Array, "sample 3"], grid: tuple[int, int]
+) -> tuple[Int[Array, "sample 2"], Int[Array, "sample 2"]]:
+    least, largest = crop_area
+    area = (least + (largest - least) * draws[:, 0]) * grid[0] * grid[1]
+    side = np.clip(np.round(np.sqrt(area)), 1, min(grid)).astype(np.int64)
+    size = np.stack([side, side], axis=1)
+    room = np.array(grid, dtype=np.int64) - size + 1
+    return np.floor(draws[:, 1:] * room).astype(np.int64), size
+
+
+def _matrices(
+    augmentation: Augmentation, *, axis: int, num_pixels: int, img_size: int
+) -> Float[Tensor, "batch size pixel"]:
+    """Build the resampling matrix of each sample along one axis; rows sum to 1, flips are in it.
+
+    Box edges are kept as fractions of whole numbers until the last moment, so that an edge on a pixel's border
+    stays there.
+    """
+    first, size, cells = augmentation.first[:, axis], augmentation.size[:, axis], augmentation.grid[axis]
+    touched_from = first * num_pixels // cells
+    touched_to = -(-(first + size) * num_pixels // cells)
+    scale = (size * num_pixels / cells / img_size)[:, None]
+    stretch = np.maximum(scale, 1.0)  # a kernel widens when pixels are merged, never narrows
+    output = np.broadcast_to(np.arange(img_size), (len(first), img_size))
+    flipped = _flips_before_transposition(augmentation)[:, axis]
+    output = np.where(flipped[:, None], img_size - 1 - output, output)
+    center = (first * num_pixels / cells)[:, None] + (output + 0.5) * scale
+    num_taps = min(num_pixels, math.ceil(2 * _CUBIC_RADIUS * float(stretch.max(initial=1.0))) + 2)
+    start = np.floor(center - _CUBIC_RADIUS * stretch).astype(np.int64).clip(0, num_pixels - num_taps)
+    taps = start[:, :, None] + np.arange(num_taps)
+    weights = _cubic((taps + 0.5 - center[:, :, None]) / stretch[:, :, None])
+    inside = (taps >= touched_from[:, None, None]) & (taps < touched_to[:, None, None])
+    weights = np.where(inside, weights, 0.0)
+    weights /= weights.sum(axis=2, keepdims=True)
+    dense = torch.zeros(len(first), img_size, num_pixels)
+    return dense.scatter_(2, torch.from_numpy(taps), torch.from_numpy(weights).float())
+
+
+def _flips_before_transposition(augmentation: Augmentation) -> Bool[Array, "sample 2"]:
+    # What flips rows after a transposition flips columns before it.
+    swapped = augmentation.flipped[:, ::-1]
+    return np.where(augmentation.transposed[:, None], swapped, augmentation.flipped)
+
+
+def _cubic(distance: Float[Array, "..."]) -> Float[Array, "..."]:
+    x = np.abs(distance)
+    near = ((_CUBIC_A + 2) * x - (_CUBIC_A + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * _CUBIC_A - 4 * _CUBIC_A
+    return np.where(x < 1, near, np.where(x < _CUBIC_RADIUS, far, 0.0))
+
+
+def _resample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    cut = torch.einsum("bsw,bchw->bchs", cols, image)
+    return torch.einsum("bth,bchs->bcts", rows, cut)
+
+
+def _transpose(image: Tensor, augmentation: Augmentation) -> Tensor:
+    if not augmentation.transposed.any():
+        return image
+    turned = torch.from_numpy(augmentation.transposed).to(image.device)[:, None, None, None]
+    return torch.where(turned, image.mT, image)
