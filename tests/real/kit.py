@@ -1,0 +1,212 @@
+"""Write the manifest of a folder of real images of many sensors and formats, so that `anyband prepare` takes all of it.
+
+    python tests/real/kit.py IMAGES MANIFEST.yaml [--short]
+
+IMAGES holds small pieces of public data sets; docs/real_data.md names them. Everything here is declared: which sensor an
+image is of, what its bands are called in the file, how its numbers are stored, which images show one place.
+"""
+
+import argparse
+import datetime as dt
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import numpy as np
+import yaml
+
+Row = dict[str, Any]
+
+SENSORS = Path(__file__).parent / "sensors"
+S2_L2A = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
+S2_L1C = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"]
+EUROSAT = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A"]
+# 20·log10(stored) − 83 dB, as scale of the amplitude. Source: ESA WorldCereal, description of the openEO extractions.
+WORLDCEREAL_AMPLITUDE = 10 ** (-83 / 20)
+# Scene classes that show the ground: vegetation, bare, water, unclassified, snow. Source: ESA, Sen2Cor ATBD, table of SCL.
+CLEAR_CLASSES = [4, 5, 6, 7, 11]
+
+
+def _by_index(names: list[str]) -> dict[str, int]:
+    return {name: index + 1 for index, name in enumerate(names)}
+
+
+def _bigearthnet(images: Path) -> Iterator[Row]:
+    for folder in sorted((images / "bigearthnet_mm_pairs").glob("S2A_*")):
+        both = {"path": str(folder), "place": f"bigearthnet {folder.name[-5:]}", "datetime": "2017-06-13T10:10:31Z"}
+        yield both | {"sensor": "sentinel2-l2a", "encoding": "dn"}
+        yield both | {"sensor": "sentinel1-grd", "encoding": "db"}
+    for folder in sorted((images / "bigearthnet_v2_unpaired").glob("S*")):
+        radar = folder.name.startswith("S1")
+        yield {
+            "path": str(folder),
+            "sensor": "sentinel1-grd" if radar else "sentinel2-l2a",
+            "encoding": "db" if radar else "dn",
+            "datetime": _stamp(folder.name),
+        }
+
+
+def _stamp(name: str) -> str:
+    found = re.search(r"(\d{8}T\d{6})", name)
+    if found is None:
+        raise ValueError(f"no date in '{name}'")
+    return dt.datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=dt.UTC).isoformat()
+
+
+def _ssl4eo(images: Path) -> Iterator[Row]:
+    declared = {"s1": ("sentinel1-grd", "db"), "s2c": ("sentinel2-l1c", "dn"), "s2a": ("sentinel2-l2a", "dn")}
+    for kind, (sensor, encoding) in declared.items():
+        for folder in sorted((images / "ssl4eo_s12_multidate" / kind).glob("*/*")):
+            row = {"path": str(folder), "sensor": sensor, "encoding": encoding, "place": "ssl4eo 0000200"}
+            yield row | {"datetime": _stamp(folder.name)}
+
+
+def _sen12mscr(images: Path) -> Iterator[Row]:
+    folder, name = images / "sen12mscr", "ROIs1970_fall_139_p839.tif"
+    place = {"place": "sen12mscr p839"}
+    yield place | {
+        "path": str(folder / "s1" / name), "sensor": "sentinel1-grd", "encoding": "db", "bands": _by_index(["VV", "VH"]),
+    }  # fmt: skip
+    for sky in ("s2_cloudfree", "s2_cloudy"):
+        optical = {"sensor": "sentinel2-l1c", "encoding": "dn", "bands": _by_index(S2_L1C)}
+        yield place | optical | {"path": str(folder / sky / name)}
+
+
+def _sen1floods11(images: Path) -> Iterator[Row]:
+    folder = images / "sen1floods11_spain"
+    place = {"place": "sen1floods11 Spain_7370579"}
+    yield place | {"path": str(folder / "S1" / "Spain_7370579_S1Hand.tif"), "sensor": "sentinel1-grd", "encoding": "db"}
+    optical = {"sensor": "sentinel2-l1c", "encoding": "dn", "bands": _by_index(S2_L1C)}
+    yield place | optical | {"path": str(folder / "S2" / "Spain_7370579_S2Hand.tif")}
+
+
+def _times(path: Path) -> list[dt.datetime]:
+    with h5netcdf.File(path, "r", invalid_netcdf=True) as file:
+        variable = file.variables["timestamp"]
+        start = dt.datetime.fromisoformat(str(variable.attrs["units"]).removeprefix("seconds since "))
+        return [start + dt.timedelta(seconds=int(seconds)) for seconds in variable[...]]
+
+
+def _clear_dates(path: Path, least: float = 0.95) -> list[int]:
+    with h5netcdf.File(path, "r", invalid_netcdf=True) as file:
+        classes = file.variables["SCL"][...]
+    return [int(i) for i in np.flatnonzero(np.isin(classes, CLEAR_CLASSES).mean((1, 2)) >= least)]
+
+
+def _worldcereal(images: Path, most: int) -> Iterator[Row]:
+    """Clear Sentinel-2 dates, each with the Sentinel-1 date nearest to it; Landsat-8 where the site has it."""
+    root = images / "worldcereal_s1_s2_l8_timeseries"
+    for site in sorted(path for path in root.iterdir() if path.is_dir()):
+        optical = sorted(site.glob("S2_L2A_*.nc"))
+        (radar,) = site.glob("S1_GRD-*.nc")
+        fine = len(optical) == 2
+        names = S2_L2A[1:9] + S2_L2A[10:] if fine else ["B05", "B06", "B07", "B8A", "B11", "B12"]
+        dates, radar_dates = _times(optical[-1]), _times(radar)
+        for index in _clear_dates(optical[-1])[:most]:
+            nearest = int(np.argmin([abs(date - dates[index]) for date in radar_dates]))
+            place = {"place": f"worldcereal {site.name}"}
+            yield place | {
+                "path": ";".join(map(str, optical)), "sensor": "sentinel2-l2a", "encoding": "dn", "time": index,
+                "bands": {name: name for name in names}, "datetime": dates[index].isoformat(),
+            }  # fmt: skip
+            yield place | {
+                "path": str(radar), "sensor": "sentinel1-grd", "scale": 1e-4, "time": nearest,
+                "bands": {"VV": "VV", "VH": "VH"}, "datetime": radar_dates[nearest].isoformat(),
+            }  # fmt: skip
+        yield from _worldcereal_landsat(site, most)
+
+
+def _worldcereal_landsat(site: Path, most: int) -> Iterator[Row]:
+    for path in site.glob("L8_SR_*.nc"):
+        for index, date in enumerate(_times(path)[:most]):
+            yield {
+                "path": str(path), "sensor": "landsat8-oli-tirs-l2", "place": f"worldcereal {site.name}", "time": index,
+                "bands": {f"B{band}": f"B{band:02d}" for band in range(2, 8)}, "encoding": "reflectance_1e-4",
+                "scale": 1e-4, "datetime": date.isoformat(),
+            }  # fmt: skip
+
+
+def _worldcereal_monthly(images: Path) -> Iterator[Row]:
+    path = images / "worldcereal_monthly_s1_s2" / "worldcereal_preprocessed_inputs.nc"
+    names = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11", "B12"]
+    for month in range(12):
+        row = {"path": str(path), "place": "worldcereal monthly", "time": month}
+        row["datetime"] = f"{2020 + (month + 10) // 12}-{(month + 10) % 12 + 1:02d}-01T00:00:00Z"
+        yield row | {
+            "sensor": "sentinel2-l2a", "encoding": "dn", "nodata": 65535, "bands": {n: f"S2-L2A-{n}" for n in names},
+        }  # fmt: skip
+        yield row | {
+            "sensor": "sentinel1-grd", "encoding": "amplitude", "scale": WORLDCEREAL_AMPLITUDE, "nodata": 65535,
+            "bands": {"VV": "S1-SIGMA0-VV", "VH": "S1-SIGMA0-VH"},
+        }  # fmt: skip
+
+
+def _very_high_resolution(images: Path) -> Iterator[Row]:
+    folder = images / "spacenet6_optical_sar_vhr"
+    place = {"place": "spacenet6 Rotterdam"}
+    yield place | {"path": str(folder / "rgb_unmasked.tif"), "sensor": "maxar-rgb"}
+    radar = {"sensor": "capella-x", "encoding": "db", "bands": _by_index(["HH", "HV", "VH", "VV"])}
+    yield place | radar | {"path": str(folder / "sar_masked.tif")}
+    bands = _by_index(["Blue", "Green", "Red", "NIR1"])
+    yield {"path": str(folder / "ms3.tif"), "sensor": "worldview2", "bands": bands, "nodata": 0}
+    for path in sorted((images / "naip_10dates_5m").glob("*.tif")):
+        date = dt.datetime.strptime(path.stem[-8:], "%Y%m%d").date()
+        yield {"path": str(path), "sensor": "naip", "place": "naip m_4709963_se", "datetime": date.isoformat()}
+    for path in sorted((images / "rsvqa_hr_rgb_geotiff").glob("*.tif")):
+        yield {"path": str(path), "sensor": "maxar-rgb"}
+
+
+def _scenes(images: Path) -> Iterator[Row]:
+    (scene,) = (images / "majortom_s2l2a_scene").glob("*/*/*")
+    yield {"path": str(scene), "sensor": "sentinel2-l2a", "encoding": "dn", "datetime": "2020-02-23T03:27:39Z"}
+    landsat = {f"B{band}": f"B{band}" for band in (1, 2, 3, 4, 5, 6, 7, 10, 11)}
+    yield {"path": str(images / "landsat8_11band_30m"), "sensor": "landsat8-oli-tirs-l1", "bands": landsat}
+    for year, date in (("2000", "2000-03-17"), ("2003", "2003-02-06")):
+        yield {
+            "path": str(images / "landsat_tm_cd" / "Taizhou" / f"{year}TM"), "place": "taizhou", "datetime": date,
+            "sensor": str(SENSORS / "landsat7_dn8.yaml"), "bands": _by_index(["B1", "B2", "B3", "B4", "B5", "B7"]),
+        }  # fmt: skip
+    for path in sorted((images / "eurosat_ms").glob("*/*.tif")):
+        yield {"path": str(path), "sensor": "sentinel2-l1c", "encoding": "dn", "bands": _by_index(EUROSAT)}
+
+
+def _photographs(images: Path, most: int) -> Iterator[Row]:
+    for folder in sorted((images / "ucmerced_jpg").iterdir()):
+        for path in sorted(folder.glob("*.jpg"))[:most]:
+            yield {"path": str(path), "sensor": "maxar-rgb"}
+
+
+def manifest_rows(images: Path, *, short: bool = False) -> list[Row]:
+    """List every image of the kit with all that must be declared of it; `short` takes a few dates and photographs."""
+    dates, photographs = (3, 2) if short else (1_000, 1_000)
+    sources = [
+        _bigearthnet(images),
+        _ssl4eo(images),
+        _sen12mscr(images),
+        _sen1floods11(images),
+        _worldcereal(images, dates),
+        _worldcereal_monthly(images),
+        _very_high_resolution(images),
+        _scenes(images),
+        _photographs(images, photographs),
+    ]
+    return [row for source in sources for row in source]
+
+
+def main() -> None:
+    """Write the manifest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--short", action="store_true")
+    arguments = parser.parse_args()
+    rows = manifest_rows(arguments.images.resolve(), short=arguments.short)
+    arguments.manifest.write_text(yaml.safe_dump(rows, sort_keys=False))
+    print(json.dumps({"rows": len(rows)}))
+
+
+if __name__ == "__main__":
+    main()
