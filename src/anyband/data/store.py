@@ -1,0 +1,323 @@
+"""The chip store: sharded arrays of chips in stored numbers, an index of them, and what the numbers mean.
+
+A store is a folder:
+
+- `store.json`: version, sensors, arrays, statistics, options; written last: a folder without it is no store.
+- `index.parquet`: a GeoParquet row for each chip (see `chip_index`).
+- `chips/ARRAY/`: Zarr v3 of one sensor and chip shape, dimensions chip, band, row, col; a shard is one file
+  of many chips, and each chip is a chunk of its own, so that it is read alone.
+- `valid/ARRAY/`: the same shape, 1 where a value is data; only if some chip of the array is not wholly valid.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import tensorstore as ts
+
+from anyband.data.chip_index import read_index
+from anyband.errors import StoreError, nearest_name
+from anyband.sensors.catalogue import sensor_from_dict
+from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
+from anyband.shapes import Array, Bool, Int, Num
+from anyband.whole_files import whole_file
+
+if TYPE_CHECKING:
+    from anyband.data.harmonise import Normalisation
+
+__all__ = [
+    "STORE_VERSION",
+    "ArrayInfo",
+    "ArraySpec",
+    "ChipStore",
+    "header_text",
+    "partial_path",
+    "statistics_to_dict",
+]
+
+STORE_VERSION = 1
+
+# Name of the only encoding that the sensor of an array has: the one its numbers are stored in.
+_STORED = "stored"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """What all chips of one array share."""
+
+    sensor: str
+    """Name of the sensor."""
+    bands: tuple[str, ...]
+    """Names of the bands, in order."""
+    height: int
+    """Rows of a chip."""
+    width: int
+    """Columns of a chip."""
+    dtype: str
+    """NumPy name of the stored type, for example `uint16`."""
+    encoding: Mapping[str, Encoding]
+    """How the stored numbers of each band become physical values."""
+    nodata: float | None
+    """Stored number at places without data; None where only the `valid` array tells."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make plain JSON; `from_dict` is its inverse."""
+        encoding = {name: [e.scale, e.offset, e.transform] for name, e in self.encoding.items()}
+        return {**vars(self), "bands": list(self.bands), "encoding": encoding}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayInfo(ArraySpec):
+    """One array of a store."""
+
+    name: str
+    """Name of the array and of its folder, for example `sentinel2-l2a_96x96`."""
+    num_chips: int
+    """Number of chips."""
+    chips_per_shard: int
+    """Chips in one file; chips of one shard are read faster together."""
+    has_valid: bool
+    """Whether the store keeps a `valid` array beside it."""
+    digest: str
+    """Hash of all stored numbers and their validity."""
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "ArrayInfo":
+        """Read what `to_dict` wrote."""
+        encoding = {
+            name: Encoding(scale=scale, offset=offset, transform=transform)
+            for name, (scale, offset, transform) in entry["encoding"].items()
+        }
+        return cls(**{**entry, "bands": tuple(entry["bands"]), "encoding": encoding})
+
+
+class ChipStore:
+    """A finished chip store, open for reading. Reading is safe from several threads."""
+
+    def __init__(self, path: Path, header: Mapping[str, Any], index: pa.Table) -> None:
+        """Use `ChipStore.open`."""
+        self.path = path
+        self.version: int = header["version"]
+        self.sensors: dict[str, Sensor] = {
+            name: sensor_from_dict(entry) for name, entry in header["sensors"].items()
+        }
+        infos = [ArrayInfo.from_dict(entry) for entry in header["arrays"]]
+        self.arrays: dict[str, ArrayInfo] = {info.name: info for info in infos}
+        self.statistics: dict[str, dict[str, BandStatistics]] = {
+            sensor: {band: BandStatistics(**entry) for band, entry in bands.items()}
+            for sensor, bands in header.get("statistics", {}).items()
+        }
+        self.options: dict[str, Any] = header.get("options", {})
+        self.report: dict[str, Any] = header.get("report", {})
+        self.inputs: str | None = header.get("inputs")
+        self.index = index
+        self._chips = {name: _open_array(path / "chips" / name) for name in self.arrays}
+        self._valid = {
+            name: _open_array(path / "valid" / name) for name, info in self.arrays.items() if info.has_valid
+        }
+
+    @classmethod
+    def open(cls, path: Path) -> "ChipStore":
+        """Open a store and check that it is whole.
+
+        Raises:
+            StoreError: nothing is there, it is unfinished, broken, or of another version.
+        """
+        header = _read_header(path)
+        try:
+            store = cls(path, header, read_index(path / "index.parquet"))
+        except (KeyError, TypeError, AttributeError) as problem:
+            raise StoreError(
+                f"'{path / 'store.json'}' is broken ({problem!r}); prepare the store again"
+            ) from problem
+        store._check_whole()
+        return store
+
+    def read(
+        self, array: str, rows: Sequence[int] | Num[Array, " chip"]
+    ) -> tuple[Num[Array, "chip band row col"], Bool[Array, "chip band row col"] | None]:
+        """Read chips in stored numbers, all in one go.
+
+        Args:
+            array: name of the array.
+            rows: of the array, in any order; a row may stand more than once.
+
+        Returns:
+            The chips in their stored type, and where they are data (None: everywhere).
+
+        Raises:
+            StoreError: no such array or row, or a damaged file.
+        """
+        info = self._info(array)
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < info.num_chips):
+            raise StoreError(
+                f"array '{array}' has rows 0 to {info.num_chips - 1}, "
+                f"asked for {wanted.min()} to {wanted.max()}"
+            )
+        whole = self._whole_rows[array][wanted]
+        chips = self._chips[array][wanted].read()
+        if whole.all():
+            return _result(chips, self.path), None
+        valid = np.ones((len(wanted), len(info.bands), info.height, info.width), dtype=bool)
+        partial = np.flatnonzero(~whole)
+        valid[partial] = _result(self._valid[array][wanted[partial]].read(), self.path) != 0
+        return _result(chips, self.path), valid
+
+    def array_sensor(self, array: str) -> Sensor:
+        """Make the sensor of an array: its bands only, with one encoding, the stored one."""
+        info = self._info(array)
+        sensor = self.sensors[info.sensor].select(info.bands)
+        bands = tuple(
+            replace(band, encodings=((_STORED, info.encoding[band.name]),)) for band in sensor.bands
+        )
+        return replace(sensor, bands=bands, default_encoding=_STORED, nodata=info.nodata)
+
+    def normalisation(self, array: str, *, source: Literal["catalogue", "store"]) -> "Normalisation":
+        """Tell how the stored numbers of an array become standardised ones.
+
+        Args:
+            array: name of the array.
+            source: whose statistics: the sensor's own in the catalogue, or those computed from this store.
+
+        Raises:
+            StoreError: the store's statistics are asked for and were not computed.
+            CatalogueError: the catalogue has none for a band.
+        """
+        from anyband.data.harmonise import normalisation_for
+
+        sensor = self.array_sensor(array)
+        statistics = None
+        if source == "store":
+            statistics = self.statistics.get(sensor.name)
+            if statistics is None:
+                raise StoreError(
+                    f"store '{self.path}' has no statistics of sensor '{sensor.name}'; "
+                    f"compute them with `anyband prepare --stats {self.path}`"
+                )
+        return normalisation_for(sensor, encoding=_STORED, statistics=statistics)
+
+    def fingerprint(self) -> str:
+        """Hash what the store holds: arrays, sensors, index. Statistics computed later do not change it."""
+        header = _read_header(self.path)
+        parts = {key: header[key] for key in ("version", "sensors", "arrays")}
+        state = blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16)
+        state.update((self.path / "index.parquet").read_bytes())
+        return state.hexdigest()
+
+    def save_statistics(self, statistics: Mapping[str, Mapping[str, BandStatistics]]) -> None:
+        """Put statistics (sensor → band → numbers) into the store, at once or not at all."""
+        header = _read_header(self.path)
+        header["statistics"] = statistics_to_dict(statistics)
+        with whole_file(self.path / "store.json") as beside:
+            beside.write_text(header_text(header), encoding="utf-8")
+        self.statistics = {sensor: dict(bands) for sensor, bands in statistics.items()}
+
+    @cached_property
+    def array_rows(self) -> Int[Array, " chip"]:
+        """Row of its array, for each chip of the index."""
+        return np.asarray(self.index.column("array_row").to_numpy())
+
+    @cached_property
+    def _whole_rows(self) -> dict[str, Array]:
+        """Which rows of each array are wholly valid, so that `valid` is read for the others only."""
+        names = self.index.column("array").to_numpy(zero_copy_only=False)
+        rows = self.array_rows
+        fractions = self.index.column("valid_fraction").to_numpy()
+        whole = {name: np.ones(info.num_chips, dtype=bool) for name, info in self.arrays.items()}
+        for name in self._valid:
+            here = names == name
+            whole[name][rows[here]] = fractions[here] >= 1.0
+        return whole
+
+    def _info(self, array: str) -> ArrayInfo:
+        if array not in self.arrays:
+            raise StoreError(
+                f"array '{array}' is not in store '{self.path}' ({', '.join(self.arrays)})"
+                f"{nearest_name(array, self.arrays)}"
+            )
+        return self.arrays[array]
+
+    def _check_whole(self) -> None:
+        """A shard that is missing would read as zeros, silently, so look for each."""
+        counted = sum(info.num_chips for info in self.arrays.values())
+        if counted != self.index.num_rows:
+            raise StoreError(
+                f"store '{self.path}' has {counted} chips and {self.index.num_rows} rows of index; "
+                "prepare it again"
+            )
+        for info in self.arrays.values():
+            for shard in range(-(-info.num_chips // info.chips_per_shard)):
+                file = self.path / "chips" / info.name / "c" / str(shard) / "0" / "0" / "0"
+                if not file.is_file():
+                    raise StoreError(
+                        f"store '{self.path}' is incomplete: '{file}' is missing; prepare it again"
+                    )
+
+
+def partial_path(path: Path) -> Path:
+    """Name the folder in which an unfinished store is kept until it becomes `path`."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def header_text(header: Mapping[str, Any]) -> str:
+    """Write a header as text; equal headers give equal text."""
+    return json.dumps(header, indent=1, allow_nan=False) + "\n"
+
+
+def statistics_to_dict(statistics: Mapping[str, Mapping[str, BandStatistics]]) -> dict[str, Any]:
+    """Make plain JSON of statistics."""
+    return {
+        sensor: {band: dict(vars(entry)) for band, entry in bands.items()}
+        for sensor, bands in statistics.items()
+    }
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    file = path / "store.json"
+    if not file.is_file():
+        if partial_path(path).is_dir():
+            raise StoreError(
+                f"store '{path}' is not finished; run the same `anyband prepare` again, "
+                "it goes on where it stopped"
+            )
+        raise StoreError(
+            f"there is no chip store at '{path}' (no 'store.json'); make one with `anyband prepare`"
+        )
+    try:
+        header = json.loads(file.read_text(encoding="utf-8"))
+        version = int(header["version"])
+    except (ValueError, KeyError, TypeError, OSError) as problem:
+        raise StoreError(f"'{file}' is broken ({problem!r}); prepare the store again") from problem
+    if version != STORE_VERSION:
+        advice = "update anyband" if version > STORE_VERSION else "prepare the store again"
+        raise StoreError(
+            f"store '{path}' has version {version}; this anyband reads version {STORE_VERSION}; {advice}"
+        )
+    return dict(header)
+
+
+def _open_array(path: Path) -> ts.TensorStore:
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(path)},
+        # The files of a finished store never change.
+        "recheck_cached_data": "open",
+        "recheck_cached_metadata": "open",
+    }
+    opened: ts.TensorStore = _result(ts.open(spec, open=True, read=True), path)
+    return opened
+
+
+def _result(future: Any, path: Path) -> Any:
+    """Wait for TensorStore; its errors (builtin classes, many of them) become ours."""
+    try:
+        return future.result()
+    except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError) as problem:
+        raise StoreError(f"store '{path}' can't be read: {str(problem).split(' [')[0]}") from problem
