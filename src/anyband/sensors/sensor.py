@@ -1,5 +1,6 @@
 """Records of what an instrument measures and how its stored numbers become physical units."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,7 +11,7 @@ from anyband.sensors.spectrum import Spectrum
 __all__ = ["Band", "BandStatistics", "Encoding", "Sensor", "Transform", "Unit"]
 
 Unit = Literal["reflectance", "kelvin", "sigma0_db", "radiance", "count"]
-Transform = Literal["identity", "power_to_db", "amplitude_to_db"]
+Transform = Literal["identity", "power_to_db", "amplitude_to_db", "brightness_temperature"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,26 @@ class Encoding:
     offset: float = 0.0
     """Physical value of a stored 0, before the transform."""
     transform: Transform = "identity"
-    """identity; power_to_db: 10·log10; amplitude_to_db: 20·log10."""
+    """power_to_db: 10·log10(v); amplitude_to_db: 20·log10(v); brightness_temperature: k2 / ln(k1 / v + 1)."""
+    k1: float = 0.0
+    """First thermal constant, in the unit of the radiance; only for brightness_temperature."""
+    k2: float = 0.0
+    """Second thermal constant, kelvin; only for brightness_temperature."""
+    source: str = ""
+    """Where the numbers come from."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and math.isfinite(self.offset)) or self.scale == 0:
+            raise CatalogueError(
+                f"an encoding needs a scale other than 0 and finite numbers, found scale {self.scale:g}, "
+                f"offset {self.offset:g}"
+            )
+        thermal = self.transform == "brightness_temperature"
+        if thermal != (self.k1 > 0 and self.k2 > 0):
+            raise CatalogueError(
+                "transform 'brightness_temperature' needs k1 > 0 and k2 > 0, other transforms take neither; "
+                f"found '{self.transform}' with k1 {self.k1:g}, k2 {self.k2:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +84,8 @@ class Band:
     """Normalisation where a source exists; else None."""
     aliases: tuple[str, ...] = ()
     """Other names of this band: STAC common name, TorchGeo, PANGAEA, TerraTorch."""
+    source: str = ""
+    """Where the numbers come from; empty: as the sensor's."""
 
     def encoding(self, name: str) -> Encoding:
         """Look up an encoding by name.
@@ -136,9 +158,11 @@ class Sensor:
             if folded in {band.name.casefold(), *(alias.casefold() for alias in band.aliases)}:
                 return index
         known = [*self.band_names, *(alias for band in self.bands for alias in band.aliases)]
-        shown = ", ".join(self.band_names) if len(self.bands) <= 16 else f"{self.bands[0].name} … {self.bands[-1].name}"
+        few = len(self.bands) <= 16
+        shown = ", ".join(self.band_names) if few else f"{self.bands[0].name} … {self.bands[-1].name}"
         raise CatalogueError(
-            f"band '{name}' is not in sensor '{self.name}' ({len(self.bands)} bands: {shown}){nearest_name(name, known)}"
+            f"band '{name}' is not in sensor '{self.name}' ({len(self.bands)} bands: {shown})"
+            f"{nearest_name(name, known)}"
         )
 
     def select(self, names: Iterable[str]) -> "Sensor":

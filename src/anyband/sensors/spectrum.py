@@ -1,7 +1,9 @@
 """What a band sees: a stretch of the optical or thermal spectrum, or a radar beam."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from anyband.errors import CatalogueError
@@ -28,7 +30,7 @@ SPEED_OF_LIGHT_M_S = 299_792_458.0  # exact; Source: BIPM, SI Brochure, 9th edit
 class OpticalRange:
     """A stretch of the reflective or thermal spectrum.
 
-    `response` is a sampled relative response; with it, the edges are where the response crosses half of its maximum.
+    `response` is a sampled relative response; the edges are then where it crosses half of its maximum.
     """
 
     low_nm: float
@@ -39,18 +41,48 @@ class OpticalRange:
     """(wavelength in nanometres, relative response), ascending; empty: flat between the edges."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low_nm) and math.isfinite(self.high_nm) and 0 < self.low_nm < self.high_nm):
+        if not (
+            math.isfinite(self.low_nm) and math.isfinite(self.high_nm) and 0 < self.low_nm < self.high_nm
+        ):
             raise CatalogueError(
                 f"a spectral range needs 0 < low < high in nm, found {self.low_nm:g} to {self.high_nm:g} nm"
             )
 
+    @classmethod
+    def from_response(cls, response: Sequence[tuple[float, float]]) -> "OpticalRange":
+        """Make the range of a sampled response; its edges are the outermost crossings of half the maximum.
+
+        Args:
+            response: (wavelength in nanometres, relative response of 0 or more), wavelengths ascending.
+
+        Raises:
+            CatalogueError: fewer than two samples, wavelengths not ascending, or no response over 0.
+        """
+        samples = tuple((float(wavelength_nm), float(value)) for wavelength_nm, value in response)
+        ascending = all(a[0] < b[0] for a, b in pairwise(samples))
+        values = [value for _, value in samples]
+        if len(samples) < 2 or not ascending or min(values) < 0 or not max(values) > 0:
+            raise CatalogueError(
+                "a response needs two samples or more, wavelengths ascending, values of 0 or more and one "
+                f"over 0; found {len(samples)} samples"
+            )
+        half = max(values) / 2
+        low_nm = _half_crossing_nm(samples, half)
+        high_nm = _half_crossing_nm(samples[::-1], half)
+        return cls(low_nm=low_nm, high_nm=high_nm, response=samples)
+
     @property
     def center_nm(self) -> float:
         """Centre wavelength in nanometres: the centroid of the response, or the middle of the edges."""
-        weight = sum(value for _, value in self.response)
-        if weight > 0:
-            return sum(wavelength * value for wavelength, value in self.response) / weight
-        return (self.low_nm + self.high_nm) / 2
+        if not self.response:
+            return (self.low_nm + self.high_nm) / 2
+        # Trapezoids, so that unevenly spaced samples do not pull the centre towards where they are dense.
+        area = moment = 0.0
+        for (left_nm, left), (right_nm, right) in pairwise(self.response):
+            step_nm = right_nm - left_nm
+            area += step_nm * (left + right) / 2
+            moment += step_nm * (left_nm * left + right_nm * right) / 2
+        return moment / area
 
     @property
     def is_thermal(self) -> bool:
@@ -58,9 +90,20 @@ class OpticalRange:
         return self.center_nm > 5_000.0
 
 
+def _half_crossing_nm(samples: Sequence[tuple[float, float]], half: float) -> float:
+    """Find where the response first reaches `half`, coming from the first sample; between samples linear."""
+    before_nm, before = samples[0]
+    for wavelength_nm, value in samples:
+        if value >= half:
+            share = 1.0 if value == before else (half - before) / (value - before)
+            return before_nm + max(0.0, share) * (wavelength_nm - before_nm)
+        before_nm, before = wavelength_nm, value
+    raise AssertionError("the maximum reaches its own half")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RadarBeam:
-    """A radar channel: frequency, polarisation (sent, received) and, where it is known, the orbit direction."""
+    """A radar channel: frequency, polarisation (sent, received) and, where it is known, orbit direction."""
 
     frequency_ghz: float
     """Centre frequency, gigahertz."""

@@ -1,0 +1,283 @@
+"""Trained ranges: stretches of the spectrum for which a network has projection weights, in layer order."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from anyband.errors import CatalogueError, nearest_name
+from anyband.sensors.fields import checked_items, checked_keys, names, number, table, text
+from anyband.sensors.records import parse_statistics
+from anyband.sensors.sensor import Band, BandStatistics, Sensor
+from anyband.sensors.spectra import SPECTRUM_KEYS, parse_spectrum, spectrum_to_dict
+from anyband.sensors.spectrum import RadarBeam, Spectrum, intersection_over_union
+from anyband.yaml_files import read_yaml
+
+__all__ = [
+    "DeclaredRange",
+    "RangeTable",
+    "TrainedRange",
+    "extend_ranges",
+    "list_ranges",
+    "load_ranges",
+    "published_statistics",
+    "range_table_from_dict",
+    "range_table_to_dict",
+    "ranges_from_sensors",
+]
+
+_FOLDER = Path(__file__).parent / "tables" / "ranges"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRange:
+    """One stretch of the spectrum with its own projection weights."""
+
+    name: str
+    """Name, unique in its table."""
+    spectrum: Spectrum
+    """What it sees."""
+    known: tuple[tuple[str, str], ...] = ()
+    """(sensor, band) pairs of the catalogue that are exactly this range."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredRange:
+    """A range of a published table that owns no weights, only declared neighbours that do."""
+
+    name: str
+    """Name, unique in its table."""
+    spectrum: Spectrum
+    """What it sees."""
+    neighbours: tuple[str, ...] = ()
+    """Trained ranges that stand for it in the published weights; empty: none were declared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeTable:
+    """The trained ranges of a network, in the order of its layers."""
+
+    name: str
+    """Name, for example `smarties_v1`."""
+    ranges: tuple[TrainedRange, ...]
+    """Trained ranges; the position is the layer."""
+    declared: tuple[DeclaredRange, ...] = ()
+    """Ranges without weights; used by `unseen: released` only."""
+    published: tuple[tuple[str, str, str], ...] = ()
+    """(sensor, band, range) as published for bands that were not trained; for `unseen: released` only."""
+
+    def __post_init__(self) -> None:
+        if not self.ranges:
+            raise CatalogueError(f"range table '{self.name}' has no ranges")
+        every = [*self.range_names, *(entry.name for entry in self.declared)]
+        twice = sorted({name for name in every if every.count(name) > 1})
+        if twice:
+            raise CatalogueError(f"range table '{self.name}' names range '{twice[0]}' twice")
+        wanted = [name for entry in self.declared for name in entry.neighbours]
+        wanted += [name for _, _, name in self.published]
+        unknown = next((name for name in wanted if name not in every), None)
+        if unknown is not None:
+            raise CatalogueError(
+                f"range table '{self.name}' has no range '{unknown}'{nearest_name(unknown, every)}"
+            )
+
+    @property
+    def range_names(self) -> tuple[str, ...]:
+        """Names of the trained ranges, in layer order."""
+        return tuple(entry.name for entry in self.ranges)
+
+
+def list_ranges() -> tuple[str, ...]:
+    """List the range tables that come with the package."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+
+
+def load_ranges(name_or_path: str | Path) -> RangeTable:
+    """Load a range table: by its name in the package, or from a YAML file of the same form.
+
+    Raises:
+        CatalogueError: no such table, or a table that is wrong.
+    """
+    return _parse_table(_read(_path_of(name_or_path)), where=str(name_or_path))
+
+
+def published_statistics(
+    set_name: str, *, table_name: str = "smarties_v1", unit_scale: float | None = None
+) -> dict[str, BandStatistics]:
+    """Load the normalisation published with a range table for one data set.
+
+    Args:
+        set_name: a pre-training sensor such as `SENTINEL2-L2A`, or an evaluation set such as `EuroSAT`.
+        table_name: of the range table.
+        unit_scale: physical units per published unit; None: as declared beside the numbers.
+
+    Returns:
+        Statistics in physical units by the name of the range.
+
+    Raises:
+        CatalogueError: no such set; the nearest name is offered.
+    """
+    sets = _read(_path_of(table_name)).get("statistics", {})
+    if set_name not in sets:
+        raise CatalogueError(
+            f"'{table_name}' has no statistics of '{set_name}' (it has {', '.join(sets)})"
+            f"{nearest_name(set_name, sets)}"
+        )
+    entry, where = sets[set_name], f"{table_name}: statistics.{set_name}"
+    keys = checked_keys(entry, where=where, required=("unit_scale", "ranges"))
+    scale = number(keys["unit_scale"], where=where) if unit_scale is None else unit_scale
+    return {
+        name: parse_statistics(raw, where=f"{where}.{name}", unit_scale=scale)
+        for name, raw in table(keys["ranges"], where=f"{where}.ranges").items()
+    }
+
+
+def ranges_from_sensors(
+    sensors: Iterable[Sensor], *, min_iou: float = 0.95, name: str = "from_data"
+) -> RangeTable:
+    """Make one range for each distinct band of the training sensors, in order of first appearance.
+
+    Every band of these sensors is then exactly known. Bands share a range if their spectral intersection over
+    union is at least `min_iou`; radar bands if their frequencies are in that ratio at least, and polarisation
+    and orbit are equal.
+
+    Args:
+        sensors: those trained on; held-out sensors stay outside.
+        min_iou: from 0 to 1.
+        name: of the table.
+    """
+    ranges: list[TrainedRange] = []
+    for sensor in sensors:
+        for band in sensor.bands:
+            _add(ranges, sensor, band, min_iou=min_iou)
+    return RangeTable(name=name, ranges=tuple(ranges))
+
+
+def extend_ranges(table: RangeTable, sensors: Iterable[Sensor], *, min_iou: float = 0.95) -> RangeTable:
+    """Add ranges for the bands of further sensors at the end; the layers that exist keep their places.
+
+    A band that some range knows already adds nothing. One with nearly the spectrum of a range (see
+    `ranges_from_sensors`) becomes known to it.
+    """
+    ranges = list(table.ranges)
+    for sensor in sensors:
+        for band in sensor.bands:
+            if not any((sensor.name, band.name) in entry.known for entry in ranges):
+                _add(ranges, sensor, band, min_iou=min_iou)
+    return replace(table, name=f"{table.name}+", ranges=tuple(ranges))
+
+
+def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
+    """Write a range table as plain JSON values, for the headers of checkpoints and stores."""
+    return {
+        "name": table.name,
+        "ranges": [
+            {"name": entry.name, **spectrum_to_dict(entry.spectrum), "known": _by_sensor(entry.known)}
+            for entry in table.ranges
+        ],
+        "declared": [
+            {"name": entry.name, **spectrum_to_dict(entry.spectrum), "neighbours": list(entry.neighbours)}
+            for entry in table.declared
+        ],
+        "published": _published_to_dict(table.published),
+    }
+
+
+def range_table_from_dict(raw: Mapping[str, Any]) -> RangeTable:
+    """Read what `range_table_to_dict` wrote; the round trip is exact.
+
+    Raises:
+        CatalogueError: a key is unknown or missing, or a value is wrong.
+    """
+    return _parse_table(dict(raw), where="range table")
+
+
+def _path_of(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        return path
+    known = list_ranges()
+    if str(name_or_path) not in known:
+        raise CatalogueError(
+            f"there is no range table '{name_or_path}' (known: {', '.join(known)}, or a YAML file)"
+            f"{nearest_name(str(name_or_path), known)}"
+        )
+    return _FOLDER / f"{name_or_path}.yaml"
+
+
+@functools.cache
+def _read(path: Path) -> dict[str, Any]:
+    return table(read_yaml(path, error=CatalogueError), where=path.name)
+
+
+def _parse_table(raw: dict[str, Any], *, where: str) -> RangeTable:
+    optional = ("source", "declared", "published", "statistics")
+    keys = checked_keys(raw, where=where, required=("name", "ranges"), optional=optional)
+    entries = enumerate(checked_items(keys["ranges"], where=f"{where}: ranges"))
+    declared = enumerate(keys.get("declared") or [])
+    return RangeTable(
+        name=text(keys["name"], where=f"{where}: name"),
+        ranges=tuple(_trained(entry, where=f"{where}: ranges[{index}]") for index, entry in entries),
+        declared=tuple(_declared(entry, where=f"{where}: declared[{index}]") for index, entry in declared),
+        published=tuple(
+            (sensor, band, text(range_name, where=f"{where}: published.{sensor}.{band}"))
+            for sensor, bands in table(keys.get("published"), where=f"{where}: published").items()
+            for band, range_name in table(bands, where=f"{where}: published.{sensor}").items()
+        ),
+    )
+
+
+def _trained(raw: Any, *, where: str) -> TrainedRange:
+    keys = checked_keys(raw, where=where, required=("name",), optional=(*SPECTRUM_KEYS, "known"))
+    known = table(keys.get("known"), where=f"{where}.known")
+    return TrainedRange(
+        name=text(keys["name"], where=f"{where}.name"),
+        spectrum=parse_spectrum(keys, where=where),
+        known=tuple(
+            (sensor, band) for sensor, bands in known.items() for band in names(bands, where=f"{where}.known")
+        ),
+    )
+
+
+def _declared(raw: Any, *, where: str) -> DeclaredRange:
+    keys = checked_keys(raw, where=where, required=("name",), optional=(*SPECTRUM_KEYS, "neighbours"))
+    return DeclaredRange(
+        name=text(keys["name"], where=f"{where}.name"),
+        spectrum=parse_spectrum(keys, where=where),
+        neighbours=names(keys.get("neighbours"), where=f"{where}.neighbours"),
+    )
+
+
+def _by_sensor(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for sensor, band in pairs:
+        grouped.setdefault(sensor, []).append(band)
+    return grouped
+
+
+def _published_to_dict(triples: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
+    grouped: dict[str, dict[str, str]] = {}
+    for sensor, band, range_name in triples:
+        grouped.setdefault(sensor, {})[band] = range_name
+    return grouped
+
+
+def _add(ranges: list[TrainedRange], sensor: Sensor, band: Band, *, min_iou: float) -> None:
+    likeness = [_likeness(band.spectrum, entry.spectrum) for entry in ranges]
+    best = max(range(len(ranges)), key=likeness.__getitem__, default=None)
+    pair = (sensor.name, band.name)
+    if best is not None and likeness[best] >= min_iou:
+        # Sorted, so that pairs of one sensor stand together and a table survives being written by sensor.
+        ranges[best] = replace(ranges[best], known=tuple(sorted((*ranges[best].known, pair))))
+    else:
+        ranges.append(TrainedRange(name=f"{sensor.name}.{band.name}", spectrum=band.spectrum, known=(pair,)))
+
+
+def _likeness(a: Spectrum, b: Spectrum) -> float:
+    if isinstance(a, RadarBeam) and isinstance(b, RadarBeam):
+        same = a.polarisation == b.polarisation and a.orbit == b.orbit
+        return min(a.frequency_ghz, b.frequency_ghz) / max(a.frequency_ghz, b.frequency_ghz) if same else 0.0
+    if isinstance(a, RadarBeam) or isinstance(b, RadarBeam):
+        return 0.0
+    return intersection_over_union(a, b)
