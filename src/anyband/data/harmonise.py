@@ -1,0 +1,227 @@
+"""Stored numbers to physical units to network input, and back.
+
+stored → `transform(stored · scale + offset)` → clip to [p01, p99] → [0, 1] → minus mean, over std. Missing
+pixels are 0 in the end, which is the mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anyband.errors import CatalogueError, InputError
+from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
+from anyband.shapes import Bool, Float, Num
+
+__all__ = [
+    "Normalisation",
+    "normalisation_for",
+    "normalisation_of",
+    "restore",
+    "standardise",
+    "to_physical",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """All that turns stored numbers of some bands into network input; one value for each band."""
+
+    sensor: str
+    """Name of the sensor."""
+    bands: tuple[str, ...]
+    """Names of the bands."""
+    units: tuple[str, ...]
+    """Physical unit of each band."""
+    scale: tuple[float, ...]
+    """Physical units per stored unit."""
+    offset: tuple[float, ...]
+    """Physical value of a stored 0, before the transform."""
+    transform: tuple[str, ...]
+    """identity, power_to_db, amplitude_to_db or brightness_temperature."""
+    p01: tuple[float, ...]
+    """Physical value that becomes 0."""
+    p99: tuple[float, ...]
+    """Physical value that becomes 1."""
+    mean: tuple[float, ...]
+    """Mean of the values scaled to [0, 1]."""
+    std: tuple[float, ...]
+    """Standard deviation of the values scaled to [0, 1]."""
+    nodata: float | None
+    """Stored number that means "no data"."""
+    source: str
+    """Where encoding and statistics come from."""
+    k1: tuple[float, ...] = ()
+    """First thermal constant, in the unit of the radiance; 0 where a band has none; empty: none has."""
+    k2: tuple[float, ...] = ()
+    """Second thermal constant, kelvin; as `k1`."""
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(value) for name, value in vars(self).items() if isinstance(value, tuple)}
+        if "brightness_temperature" not in self.transform:
+            lengths = {name: length for name, length in lengths.items() if name not in ("k1", "k2")}
+        if set(lengths.values()) != {len(self.bands)} or not self.bands:
+            raise CatalogueError(
+                f"a normalisation needs one value of each kind for each of its {len(self.bands)} bands, "
+                f"found {', '.join(f'{length} of {name}' for name, length in lengths.items())}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make plain JSON values; `from_dict` is the exact inverse."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Normalisation":
+        """Read what `to_dict` made.
+
+        Raises:
+            CatalogueError: a key is missing or unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise CatalogueError(
+                f"a normalisation has the keys {', '.join(sorted(known))}; found "
+                f"{', '.join(sorted(values)) or 'none'}"
+            )
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in values.items()
+        }
+        return cls(**plain)
+
+
+def normalisation_for(
+    sensor: Sensor, *, encoding: str | None = None, statistics: Mapping[str, BandStatistics] | None = None
+) -> Normalisation:
+    """Join a sensor's encoding and statistics.
+
+    Args:
+        sensor: whose bands are meant (`sensor.select` for some).
+        encoding: name of the way in which the numbers are stored; None: the sensor's default.
+        statistics: by band, to use instead of the catalogue's.
+
+    Raises:
+        CatalogueError: a band has no statistics, or no such encoding.
+    """
+    name = encoding or sensor.default_encoding
+    by_band = {band.name: band.encoding(name) for band in sensor.bands}
+    return normalisation_of(sensor, by_band, statistics=statistics, encoding_source=f"encoding '{name}'")
+
+
+def normalisation_of(
+    sensor: Sensor,
+    encodings: Mapping[str, Encoding],
+    *,
+    statistics: Mapping[str, BandStatistics] | None = None,
+    encoding_source: str = "declared encoding",
+) -> Normalisation:
+    """Join encodings given by band, as a chip store keeps them, and statistics; see `normalisation_for`."""
+    chosen = dict(statistics or {})
+    if statistics is None:
+        chosen = {band.name: band.statistics for band in sensor.bands if band.statistics is not None}
+    missing = [name for name in sensor.band_names if name not in chosen]
+    if missing:
+        raise CatalogueError(
+            f"no normalisation statistics for {len(missing)} of {len(sensor.bands)} bands of "
+            f"'{sensor.name}' ({', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}); compute those of your images with "
+            f"`anyband prepare --stats`"
+        )
+    codes = [encodings[name] for name in sensor.band_names]
+    known = [chosen[name] for name in sensor.band_names]
+    statistics_source = "given statistics" if statistics is not None else sensor.statistics_source
+    return Normalisation(
+        sensor=sensor.name,
+        bands=sensor.band_names,
+        units=tuple(band.unit for band in sensor.bands),
+        scale=tuple(code.scale for code in codes),
+        offset=tuple(code.offset for code in codes),
+        transform=tuple(code.transform for code in codes),
+        k1=tuple(code.k1 for code in codes),
+        k2=tuple(code.k2 for code in codes),
+        p01=tuple(one.p01 for one in known),
+        p99=tuple(one.p99 for one in known),
+        mean=tuple(one.mean for one in known),
+        std=tuple(one.std for one in known),
+        nodata=sensor.nodata,
+        source=f"{encoding_source}; {statistics_source or 'statistics of the catalogue'}",
+    )
+
+
+def to_physical(
+    dn: Num[Tensor, "*batch band row col"], n: Normalisation
+) -> Float[Tensor, "*batch band row col"]:
+    """Decode stored numbers to physical units, float32. What has no logarithm becomes NaN.
+
+    Property: the numbers of a band depend on that band alone.
+    """
+    _check_bands(dn, n)
+    linear = dn.to(torch.float32) * _per_band(n.scale, dn) + _per_band(n.offset, dn)
+    if set(n.transform) == {"identity"}:
+        return linear
+    return torch.stack([_decoded(band, n, index) for index, band in enumerate(linear.unbind(-3))], dim=-3)
+
+
+def _decoded(linear: Tensor, n: Normalisation, index: int) -> Tensor:
+    transform = n.transform[index]
+    if transform == "identity":
+        return linear
+    # No echo and no radiance have no logarithm: those pixels are missing, not −∞.
+    positive = torch.where(linear > 0, linear, torch.nan)
+    if transform == "power_to_db":
+        return 10 * torch.log10(positive)
+    if transform == "amplitude_to_db":
+        return 20 * torch.log10(positive)
+    if transform == "brightness_temperature":
+        return n.k2[index] / torch.log1p(n.k1[index] / positive)
+    raise CatalogueError(
+        f"transform '{transform}' of band '{n.bands[index]}' is not known; there are identity, power_to_db, "
+        f"amplitude_to_db and brightness_temperature"
+    )
+
+
+def standardise(
+    dn: Num[Tensor, "*batch band row col"],
+    n: Normalisation,
+    valid: Bool[Tensor, "*batch band row col"] | None = None,
+) -> Float[Tensor, "*batch band row col"]:
+    """Turn stored numbers into network input: clipped, scaled, standardised, 0 where missing.
+
+    Args:
+        dn: stored numbers.
+        n: of these bands, in this order.
+        valid: which pixels have data; None: all that can be decoded.
+
+    Returns:
+        float32; missing, NaN and infinite pixels are 0.
+    """
+    physical = to_physical(dn, n)
+    low, high = _per_band(n.p01, physical), _per_band(n.p99, physical)
+    scaled = (physical.clamp(low, high) - low) / (high - low)
+    standard = (scaled - _per_band(n.mean, physical)) / _per_band(n.std, physical)
+    usable = torch.isfinite(physical) if valid is None else torch.isfinite(physical) & valid
+    return torch.where(usable, standard, 0.0)
+
+
+def restore(
+    x: Float[Tensor, "*batch band row col"], n: Normalisation
+) -> Float[Tensor, "*batch band row col"]:
+    """Turn network input back into physical units: the inverse of `standardise` where nothing was clipped."""
+    _check_bands(x, n)
+    scaled = x * _per_band(n.std, x) + _per_band(n.mean, x)
+    low, high = _per_band(n.p01, x), _per_band(n.p99, x)
+    return scaled * (high - low) + low
+
+
+def _per_band(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None]
+
+
+def _check_bands(pixels: Tensor, n: Normalisation) -> None:
+    if pixels.shape[-3] != len(n.bands):
+        raise InputError(
+            f"'{n.sensor}' is normalised over {len(n.bands)} bands ({', '.join(n.bands[:16])}), found "
+            f"an array of shape {tuple(pixels.shape)}; it needs (…, band, row, col) with these bands in this order"
+        )

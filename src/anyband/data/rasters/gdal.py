@@ -1,0 +1,106 @@
+"""GeoTIFF, COG, JPEG 2000, ENVI, PNG and JPEG, through rasterio."""
+
+import datetime
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.windows import Window as RasterioWindow
+
+from anyband.data.rasters.georeference import crs_name
+from anyband.data.tiles import Transform, Window
+from anyband.errors import RasterError
+from anyband.shapes import Array, Bool, Shaped
+
+__all__ = ["GdalSheet"]
+
+# `warnings.catch_warnings` changes a global list, so only one thread may be inside it.
+_warnings_lock = threading.Lock()
+
+
+class GdalSheet:
+    """One file that GDAL reads. Not to be shared by threads: each opens its own."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file.
+
+        Raises:
+            RasterError: the file is missing, empty, corrupt, or not a raster.
+        """
+        self.path = path
+        self._dataset = _open(path)
+        dataset = self._dataset
+        self._numbers = tuple(
+            number
+            for number, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True)
+            if meaning != ColorInterp.alpha
+        )
+        self.names: tuple[str, ...] = tuple(
+            (dataset.descriptions[number - 1] or "") for number in self._numbers
+        )
+        self.height = int(dataset.height)
+        self.width = int(dataset.width)
+        self.crs = crs_name(dataset.crs.to_wkt()) if dataset.crs else None
+        self.transform = _transform(dataset)
+        self.dtypes: tuple[str, ...] = tuple(str(dataset.dtypes[n - 1]) for n in self._numbers)
+        self.nodata: tuple[float | None, ...] = tuple(dataset.nodatavals[n - 1] for n in self._numbers)
+        self.times: tuple[datetime.datetime, ...] = ()
+        self.time_index: int | None = None
+        flags = {flag for number in self._numbers for flag in dataset.mask_flag_enums[number - 1]}
+        self._has_mask = bool(flags & {MaskFlags.alpha, MaskFlags.per_dataset})
+
+    def read(
+        self, positions: Sequence[int], window: Window
+    ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
+        """Read bands of a window: stored numbers, and the file's alpha or mask band where it has one.
+
+        Raises:
+            RasterError: the file breaks off or is damaged there.
+        """
+        numbers = [self._numbers[position] for position in positions]
+        place = RasterioWindow(window.col, window.row, window.width, window.height)
+        try:
+            stored = self._dataset.read(numbers, window=place)
+            valid = self._dataset.read_masks(numbers, window=place) > 0 if self._has_mask else None
+        except RasterioError as problem:
+            raise RasterError(
+                f"cannot read '{self.path}' at {window}: the file is truncated or damaged "
+                f"({_cause(problem)}); get it again or leave it out"
+            ) from problem
+        return stored, valid
+
+    def close(self) -> None:
+        """Close the file."""
+        self._dataset.close()
+
+
+def _open(path: Path) -> Any:
+    if not path.exists():
+        raise RasterError(f"'{path}' does not exist")
+    if path.is_file() and path.stat().st_size == 0:
+        raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
+    try:
+        with _warnings_lock, warnings.catch_warnings():
+            # An image without georeference is no mistake: its CRS is None, and what needs one says so.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return rasterio.open(path)
+    except RasterioIOError as problem:
+        raise RasterError(f"cannot open '{path}' as a raster: {_cause(problem)}") from problem
+
+
+def _transform(dataset: Any) -> Transform:
+    a, b, c, d, e, f = (float(value) for value in tuple(dataset.transform)[:6])
+    # Adding zero turns the −0.0 that some headers give into 0.0.
+    return a + 0.0, b + 0.0, c + 0.0, d + 0.0, e + 0.0, f + 0.0
+
+
+def _cause(problem: BaseException) -> str:
+    deepest = problem
+    while deepest.__cause__ is not None:
+        deepest = deepest.__cause__
+    return str(deepest).strip() or type(deepest).__name__
