@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, product
+from itertools import combinations, groupby, product
 from typing import Literal
 
 import numpy as np
@@ -76,15 +76,14 @@ def find_pairs(
         StoreError: the store lacks a sensor, or has no such pair.
     """
     wanted = _wanted(store, sensors)
+    times = _times_us(store)
     found = [
         (a, b)
-        for chips in _footprints(store, split)
+        for chips in _footprints(store, split, times)
         for first, second in wanted
         for a, b in _pairs_of(chips, first, second)
+        if max_gap_days is None or abs(times[a] - times[b]) <= max_gap_days * _DAY_US
     ]
-    if max_gap_days is not None:
-        times = store.index.column("datetime").cast("int64").to_pylist()
-        found = [(a, b) for a, b in found if _gap_us(times[a], times[b]) <= max_gap_days * _DAY_US]
     if not found:
         kinds = ", ".join(f"{first} + {second}" for first, second in wanted)
         where = f"split '{split}' of store" if split else "store"
@@ -165,20 +164,24 @@ def _wanted(
     return sensors
 
 
-def _footprints(store: ChipStore, split: Split | None) -> Iterator[dict[str, list[int]]]:
+def _footprints(store: ChipStore, split: Split | None, times: Array) -> Iterator[dict[str, list[int]]]:
     """Give, for each footprint of the split, sensor → its chips by time."""
-    columns = store.index.select(["place", "cell", "sensor", "datetime", "split", "chip"]).to_pydict()
+    columns = store.index.select(["place", "cell", "sensor", "split"]).to_pydict()
+    rows = [row for row, own in enumerate(columns["split"]) if split in (None, own)]
     keys = list(zip(columns["place"], columns["cell"], strict=True))
-    times = [(time is None, time) if time is None else (False, time) for time in columns["datetime"]]
-    order = sorted(range(len(keys)), key=lambda row: (keys[row], times[row][0], times[row][1] or 0, row))
-    chips: dict[str, list[int]] = {}
-    for position, row in enumerate(order):
-        if split is None or columns["split"][row] == split:
+    for _, footprint in groupby(
+        sorted(rows, key=lambda row: (*keys[row], times[row], row)), keys.__getitem__
+    ):
+        chips: dict[str, list[int]] = {}
+        for row in footprint:
             chips.setdefault(columns["sensor"][row], []).append(row)
-        is_last = position + 1 == len(order) or keys[order[position + 1]] != keys[row]
-        if is_last and chips:
-            yield chips
-            chips = {}
+        yield chips
+
+
+def _times_us(store: ChipStore) -> Array:
+    """Time of each chip in microseconds since 1970; infinity where unknown, which sorts last."""
+    known = store.index.column("datetime").cast("int64").to_pylist()
+    return np.array([np.inf if time is None else time for time in known], dtype=np.float64)
 
 
 def _pairs_of(chips: dict[str, list[int]], first: str, second: str) -> Iterator[tuple[int, int]]:
@@ -186,10 +189,6 @@ def _pairs_of(chips: dict[str, list[int]], first: str, second: str) -> Iterator[
         yield from combinations(chips.get(first, []), 2)
     else:
         yield from product(chips.get(first, []), chips.get(second, []))
-
-
-def _gap_us(a: int | None, b: int | None) -> float:
-    return float("inf") if a is None or b is None else abs(a - b)
 
 
 def _pairs(store: ChipStore, rows: Array) -> Pairs:

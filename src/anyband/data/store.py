@@ -11,7 +11,7 @@ A store is a folder:
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -68,7 +68,7 @@ class ArraySpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON; `from_dict` is its inverse."""
-        encoding = {name: [e.scale, e.offset, e.transform] for name, e in self.encoding.items()}
+        encoding = {band: asdict(entry) for band, entry in self.encoding.items()}
         return {**vars(self), "bands": list(self.bands), "encoding": encoding}
 
 
@@ -90,10 +90,7 @@ class ArrayInfo(ArraySpec):
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "ArrayInfo":
         """Read what `to_dict` wrote."""
-        encoding = {
-            name: Encoding(scale=scale, offset=offset, transform=transform)
-            for name, (scale, offset, transform) in entry["encoding"].items()
-        }
+        encoding = {band: Encoding(**numbers) for band, numbers in entry["encoding"].items()}
         return cls(**{**entry, "bands": tuple(entry["bands"]), "encoding": encoding})
 
 

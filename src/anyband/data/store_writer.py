@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorstore as ts
@@ -31,6 +31,7 @@ _MAX_SHARD_BYTES = 512 * 2**20
 _UNKNOWN_LENGTH = 2**32
 
 
+@runtime_checkable
 class ChipSource(Protocol):
     """Where the pixels of a chip wait until their shard is full."""
 

@@ -1,0 +1,119 @@
+"""Pairs share a footprint; batches are a pure function of (seed, step) and take each pair once an epoch."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyband.data.sets import Pairs, PairSampler, find_pairs
+from anyband.errors import InputError, StoreError
+
+
+def _pairs(counts: list[int]) -> Pairs:
+    kinds = np.repeat(np.arange(len(counts)), counts)
+    size = len(kinds)
+    return Pairs(
+        types=tuple((f"a{kind}", f"b{kind}") for kind in range(len(counts))),
+        index_a=np.arange(size),
+        index_b=np.arange(size) + size,
+        pair_type=kinds,
+        sample=np.arange(size) * 10,
+    )
+
+
+def test_pairs_show_one_place_and_the_sensors_asked_for(make_store) -> None:
+    store = make_store(4)
+    pairs = find_pairs(store, sensors=[("testradar", "testoptical")])
+    places, sensors = store.index.column("place").to_pylist(), store.index.column("sensor").to_pylist()
+    assert len(pairs) == 4
+    assert pairs.types == (("testradar_4x4", "testoptical_8x8"),)
+    for a, b in zip(pairs.index_a, pairs.index_b, strict=True):
+        assert (places[a], sensors[a], sensors[b]) == (places[b], "testradar", "testoptical")
+
+
+def test_any_pairs_different_sensors_at_every_date(make_store) -> None:
+    assert len(find_pairs(make_store(3, dates=2), sensors="any")) == 3 * 2
+
+
+def test_one_sensor_twice_pairs_its_dates(make_store) -> None:
+    store = make_store(2, dates=3)
+    pairs = find_pairs(store, sensors=[("testoptical", "testoptical")])
+    times = store.index.column("datetime").to_pylist()
+    assert len(pairs) == 2 * 3
+    assert all(times[a] < times[b] for a, b in zip(pairs.index_a, pairs.index_b, strict=True))
+
+
+def test_longest_gap_leaves_out_distant_dates(make_store) -> None:
+    store = make_store(2, dates=3)
+    pairs = find_pairs(store, sensors=[("testoptical", "testoptical")], max_gap_days=10.0)
+    assert len(pairs) == 2 * 2
+
+
+def test_pairs_are_of_the_split_asked_for(make_store) -> None:
+    store = make_store(6, splits=("train", "val", "test"))
+    assert len(find_pairs(store, sensors="any", split="val")) == 2
+    assert len(find_pairs(store, sensors="any", split=None)) == 6
+
+
+def test_unknown_sensor_offers_the_nearest(make_store) -> None:
+    with pytest.raises(StoreError, match=r"sensor 'testradr' is not in store .*did you mean 'testradar'"):
+        find_pairs(make_store(1), sensors=[("testradr", "testoptical")])
+
+
+def test_no_pair_is_an_error(make_store) -> None:
+    with pytest.raises(StoreError, match=r"no footprint in split 'val' of store .* testoptical \+ testradar"):
+        find_pairs(make_store(1), sensors="any", split="val")
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    counts=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    batch_size=st.integers(1, 6),
+    seed=st.integers(0, 2**63),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_takes_each_pair_at_most_once_and_drops_only_remainders(
+    counts, batch_size, seed, epoch
+) -> None:
+    pairs = _pairs(counts)
+    if not any(count >= batch_size for count in counts):
+        with pytest.raises(InputError, match="no kind of pair fills a batch"):
+            PairSampler(pairs, batch_size=batch_size, seed=seed)
+        return
+    sampler = PairSampler(pairs, batch_size=batch_size, seed=seed)
+    steps = range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch)
+    plans = [sampler.batch(step) for step in steps]
+    taken = Counter(int(row) for plan in plans for row in plan.rows)
+    assert set(taken.values()) == {1}
+    assert all(len(plan.rows) == batch_size and plan.epoch == epoch for plan in plans)
+    for kind, count in enumerate(counts):
+        assert sum(plan.pair_type == kind for plan in plans) == count // batch_size
+    for plan in plans:
+        assert set(pairs.pair_type[plan.rows]) == {plan.pair_type}
+        np.testing.assert_array_equal(plan.samples, plan.rows * 10)
+
+
+def test_batches_do_not_depend_on_what_was_asked_before() -> None:
+    pairs = _pairs([40, 30])
+    forwards = PairSampler(pairs, batch_size=4, seed=1)
+    backwards = PairSampler(pairs, batch_size=4, seed=1)
+    steps = range(3 * forwards.steps_per_epoch)
+    one = [forwards.batch(step).rows for step in steps]
+    other = [backwards.batch(step).rows for step in reversed(steps)][::-1]
+    np.testing.assert_array_equal(one, other)
+
+
+def test_order_differs_between_epochs_and_seeds() -> None:
+    pairs = _pairs([64])
+    sampler, other = (PairSampler(pairs, batch_size=8, seed=seed) for seed in (0, 1))
+    first = sampler.batch(0).rows
+    assert not np.array_equal(first, sampler.batch(sampler.steps_per_epoch).rows)
+    assert not np.array_equal(first, other.batch(0).rows)
+
+
+def test_kinds_of_pairs_take_turns_within_an_epoch() -> None:
+    sampler = PairSampler(_pairs([200, 200]), batch_size=4, seed=0)
+    kinds = [sampler.batch(step).pair_type for step in range(sampler.steps_per_epoch)]
+    assert 20 < np.count_nonzero(np.diff(kinds)) < 80
