@@ -113,7 +113,7 @@ def _band_from_dict(raw: Any, *, where: str) -> Band:
     return Band(
         name=text(keys["name"], where=f"{where}.name"),
         spectrum=parse_spectrum(keys, where=where),
-        gsd_m=number(keys["gsd_m"], where=f"{where}.gsd_m", above=0),
+        gsd_m=number(keys["gsd_m"], where=f"{where}.gsd_m", above=0.0),
         unit=cast(Unit, choice(keys["unit"], where=f"{where}.unit", allowed=get_args(Unit))),
         encodings=tuple(
             (name, parse_encoding(entry, where=f"{where}.encodings.{name}"))

@@ -35,8 +35,8 @@ def parse_spectrum(raw: Mapping[str, Any], *, where: str) -> Spectrum:
     if given == {"low_nm", "high_nm"}:
         low_nm, high_nm = number(raw["low_nm"], where=where), number(raw["high_nm"], where=where)
     elif given == {"center_nm", "fwhm_nm"}:
-        center_nm = number(raw["center_nm"], where=f"{where}.center_nm", above=0)
-        half_nm = number(raw["fwhm_nm"], where=f"{where}.fwhm_nm", above=0) / 2
+        center_nm = number(raw["center_nm"], where=f"{where}.center_nm", above=0.0)
+        half_nm = number(raw["fwhm_nm"], where=f"{where}.fwhm_nm", above=0.0) / 2
         low_nm, high_nm = center_nm - half_nm, center_nm + half_nm
     else:
         raise _wrong_keys(given, where=where)
@@ -63,7 +63,7 @@ def _radar(raw: Mapping[str, Any], *, given: set[str], where: str) -> RadarBeam:
     if orbit is not None:
         orbit = choice(orbit, where=f"{where}.orbit", allowed=get_args(Orbit))
     return RadarBeam(
-        frequency_ghz=number(raw["frequency_ghz"], where=f"{where}.frequency_ghz", above=0),
+        frequency_ghz=number(raw["frequency_ghz"], where=f"{where}.frequency_ghz", above=0.0),
         polarisation=cast(Polarisation, polarisation),
         orbit=cast(Orbit | None, orbit),
     )
@@ -89,7 +89,7 @@ def _sampled(raw: Mapping[str, Any], *, given: set[str], where: str) -> OpticalR
 def _sample(raw: Any, *, where: str) -> tuple[float, float]:
     if not isinstance(raw, list | tuple) or len(raw) != 2:
         raise CatalogueError(f"{where}: expected [wavelength in nm, response], found {raw!r}")
-    return number(raw[0], where=where, above=0), number(raw[1], where=where)
+    return number(raw[0], where=where, above=0.0), number(raw[1], where=where)
 
 
 def _range(

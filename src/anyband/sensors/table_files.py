@@ -188,7 +188,7 @@ def _band(raw: dict[str, Any], defaults: _Defaults, statistics: BandStatistics |
     return Band(
         name=name,
         spectrum=parse_spectrum(raw, where=place),
-        gsd_m=number(raw.get("gsd_m", defaults.gsd_m), where=f"{place}.gsd_m", above=0),
+        gsd_m=number(raw.get("gsd_m", defaults.gsd_m), where=f"{place}.gsd_m", above=0.0),
         unit=cast(Unit, unit),
         encodings=tuple(encodings),
         statistics=statistics,
@@ -209,7 +209,7 @@ def _statistics(
         return _written_statistics(keys["bands"], defaults, where=where), text(keys["source"], where=where)
     checked_keys(raw, where=where, required=("table", "set"), optional=("unit_scale", "source"))
     table_name, set_name = str(keys["table"]), str(keys["set"])
-    scale = None if keys.get("unit_scale") is None else number(keys["unit_scale"], where=where, above=0)
+    scale = None if keys.get("unit_scale") is None else number(keys["unit_scale"], where=where, above=0.0)
     by_range = published_statistics(set_name, table_name=table_name, unit_scale=scale)
     by_band = {
         band: by_range[range_name]
