@@ -1,0 +1,76 @@
+"""Nearest neighbours by cosine similarity: how good features are without any training."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from anyband.errors import InputError
+from anyband.shapes import Array, Float
+from anyband.tasks.labels import LabelledFeatures, check_same_classes, label_matrix
+
+__all__ = ["KnnOptions", "knn_scores"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnOptions:
+    """The protocol of SMARTIES, section 4.1; see `docs/parity.md`."""
+
+    k: int = 20
+    """Number of neighbours that vote."""
+    temperature: float = 0.07
+    """A neighbour of similarity s votes with weight exp(s / temperature)."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or not self.temperature > 0:
+            raise InputError(f"kNN needs k ≥ 1 and temperature > 0, found {self.k} and {self.temperature:g}")
+
+
+# chosen: similarities held at once, about 64 MB as float32.
+_CHUNK_NUMBERS = 16_000_000
+
+
+def knn_scores(
+    train: LabelledFeatures, test: LabelledFeatures, options: KnnOptions | None = None, *, device: str = "cpu"
+) -> Float[Array, "sample class"]:
+    """Score the classes of test samples by the weighted votes of their nearest training samples.
+
+    The scores of a sample with one class sum to 1. Of training samples at equal similarity the first count,
+    so the result does not depend on the order of a sort.
+
+    Args:
+        train: samples that vote.
+        test: samples to score.
+        options: of the protocol.
+        device: where similarities are computed.
+
+    Returns:
+        float64 (sample, class): the share of the votes that name the class.
+
+    Raises:
+        InputError: k is over the number of training samples, or a class of the test has none.
+
+    Source:
+        Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018.
+    """
+    options = options or KnnOptions()
+    if options.k > len(train):
+        raise InputError(f"k is {options.k} but there are {len(train)} training samples; ask for a smaller k")
+    check_same_classes(train, test)
+    keys = normalize(torch.from_numpy(train.features).float().to(device), dim=1)
+    queries = normalize(torch.from_numpy(test.features).float().to(device), dim=1)
+    classes = torch.from_numpy(label_matrix(train)).double().to(device)
+    chunk = max(1, _CHUNK_NUMBERS // len(train))
+    starts = range(0, len(queries), chunk)
+    votes = [_votes(queries[start : start + chunk] @ keys.T, classes, options) for start in starts]
+    return torch.cat(votes).cpu().numpy() if votes else np.empty((0, len(train.classes)))
+
+
+def _votes(similarity: torch.Tensor, classes: torch.Tensor, options: KnnOptions) -> torch.Tensor:
+    kth = similarity.topk(options.k, dim=1).values[:, -1:]
+    above, level = similarity > kth, similarity == kth
+    room = options.k - above.sum(dim=1, keepdim=True)
+    chosen = above | (level & (level.cumsum(dim=1) <= room))
+    weights = torch.where(chosen, torch.exp(similarity.double() / options.temperature), 0.0)
+    return weights @ classes / weights.sum(dim=1, keepdim=True)
