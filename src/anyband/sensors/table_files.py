@@ -166,9 +166,8 @@ def _encoding_tables(raw: Any, band_names: tuple[str, ...], *, where: str) -> di
         keys = checked_keys(entry, where=f"{where}.{name}", optional=(*ENCODING_KEYS, "bands"))
         for band_name, override in table(keys.get("bands"), where=f"{where}.{name}.bands").items():
             if band_name not in band_names:
-                raise CatalogueError(
-                    f"{where}.{name}.bands: there is no band '{band_name}'{nearest_name(band_name, band_names)}"
-                )
+                offer = nearest_name(band_name, band_names)
+                raise CatalogueError(f"{where}.{name}.bands: there is no band '{band_name}'{offer}")
             checked_keys(override, where=f"{where}.{name}.bands.{band_name}", optional=ENCODING_KEYS)
     return {name: entry or {} for name, entry in encodings.items()}
 

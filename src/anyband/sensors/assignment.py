@@ -1,0 +1,283 @@
+"""Assignment: how the bands of any sensor are read by the trained ranges of a network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+
+from anyband.errors import AssignmentError, nearest_name
+from anyband.sensors.mixing import (
+    Weights,
+    interpolated_weights,
+    nearest_weights,
+    released_weights,
+    support_of,
+)
+from anyband.sensors.ranges import (
+    RangeTable,
+    TrainedRange,
+    extend_ranges,
+    load_ranges,
+    range_table_from_dict,
+    range_table_to_dict,
+    ranges_from_sensors,
+)
+from anyband.sensors.sensor import Band, Sensor
+from anyband.sensors.spectrum import RadarBeam, Spectrum
+from anyband.shapes import Array, Float
+
+__all__ = [
+    "Assignment",
+    "AssignmentRules",
+    "Origin",
+    "RangeTable",
+    "TrainedRange",
+    "Unseen",
+    "assign",
+    "extend_ranges",
+    "load_ranges",
+    "mixing_of_ranges",
+    "range_table_from_dict",
+    "range_table_to_dict",
+    "ranges_from_sensors",
+]
+
+Unseen = Literal["interpolate", "nearest", "released", "refuse"]
+Origin = Literal["exact", "interpolated", "nearest", "released", "dropped"]
+
+_ORIGIN_OF: dict[str, Origin] = {
+    "interpolate": "interpolated",
+    "nearest": "nearest",
+    "released": "released",
+    "refuse": "dropped",
+}
+# chosen: an error names this many bands, and counts the others.
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignmentRules:
+    """What to do with bands that no trained range knows."""
+
+    unseen: Unseen = "interpolate"
+    """Interpolate between trained centres, take the nearest, do as the published code (released), or refuse."""
+    min_support: float = 0.05
+    """Bands with less support are out of the span; 0 to 1."""
+    out_of_span: Literal["refuse", "drop"] = "refuse"
+    """Whether a band that can't be expressed is an error, or is left out and reported."""
+
+    def __post_init__(self) -> None:
+        if self.unseen not in get_args(Unseen):
+            allowed = get_args(Unseen)
+            offer = nearest_name(self.unseen, allowed)
+            raise AssignmentError(f"unseen '{self.unseen}' is not one of {', '.join(allowed)}{offer}")
+        if self.out_of_span not in ("refuse", "drop"):
+            raise AssignmentError(f"out_of_span '{self.out_of_span}' is not 'refuse' or 'drop'")
+        if not 0 <= self.min_support <= 1:
+            raise AssignmentError(f"min_support must be from 0 to 1, found {self.min_support:g}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Assignment:
+    """A sensor as a network reads it: the projection of its bands is `mixing @ weights`."""
+
+    sensor: Sensor
+    """With the kept bands only."""
+    kept_index: tuple[int, ...]
+    """Positions of the kept bands among those asked for."""
+    mixing: Float[Array, "band range"]
+    """Share of each trained range in each kept band; rows sum to 1."""
+    support: tuple[float, ...]
+    """How well the trained ranges back each band asked for, 0 to 1."""
+    origin: tuple[Origin, ...]
+    """How each band asked for was assigned."""
+    asked: tuple[str, ...]
+    """Names of the bands asked for."""
+    reasons: tuple[str, ...]
+    """Why a band asked for was dropped; empty where it was not."""
+    range_names: tuple[str, ...] = field(repr=False)
+    """Names of the trained ranges, the columns of `mixing`."""
+    table_name: str
+    """Name of the range table."""
+
+    def report(self) -> str:
+        """Say in lines for people what is not exactly known, with weights and support; empty where all is."""
+        kept = {asked: row for row, asked in enumerate(self.kept_index)}
+        lines = [
+            f"  {name}: {self._line(index, kept.get(index))}"
+            for index, name in enumerate(self.asked)
+            if self.origin[index] != "exact"
+        ]
+        known = len(self.asked) - len(lines)
+        head = (
+            f"{self.sensor.name}: {known} of {len(self.asked)} bands are exactly known to '{self.table_name}'"
+        )
+        return "\n".join([head, *lines]) if lines else ""
+
+    def _line(self, index: int, row: int | None) -> str:
+        head = f"{self.origin[index]}, support {self.support[index]:.2f}"
+        if row is None:
+            return f"{head}: {self.reasons[index]}"
+        shares = [(self.mixing[row, column], name) for column, name in enumerate(self.range_names)]
+        return f"{head}: " + " + ".join(f"{share:.3g} {name}" for share, name in shares if share > 0)
+
+
+def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = None) -> Assignment:
+    """Express every band of a sensor by the trained ranges.
+
+    A band that a range knows (by sensor and band name, or by an equal spectrum) is one-hot. Permuting the
+    bands permutes the rows.
+
+    Args:
+        sensor: with the bands to use; `Sensor.select` makes one with fewer.
+        table: the trained ranges.
+        rules: for bands that are not exactly known; None: interpolate, refuse what lies outside.
+
+    Raises:
+        AssignmentError: a band can't be expressed and may not be dropped, or none is left.
+    """
+    rules = AssignmentRules() if rules is None else rules
+    found = [_assign_band(sensor, band, table, rules) for band in sensor.bands]
+    refused = [
+        (band.name, entry.reason) for band, entry in zip(sensor.bands, found, strict=True) if entry.reason
+    ]
+    if refused and (rules.unseen == "refuse" or rules.out_of_span == "refuse" or len(refused) == len(found)):
+        raise _refusal(sensor, table, refused, rules)
+    kept_index = tuple(index for index, entry in enumerate(found) if not entry.reason)
+    return Assignment(
+        sensor=sensor.select(sensor.bands[index].name for index in kept_index),
+        kept_index=kept_index,
+        mixing=_rows([found[index].weights for index in kept_index], table),
+        support=tuple(entry.support for entry in found),
+        origin=tuple(entry.origin for entry in found),
+        asked=sensor.band_names,
+        reasons=tuple(entry.reason for entry in found),
+        range_names=table.range_names,
+        table_name=table.name,
+    )
+
+
+def mixing_of_ranges(
+    range_names: Sequence[str], table: RangeTable, *, unseen: Unseen = "released"
+) -> Float[Array, "band range"]:
+    """Make the mixing matrix of bands that are named by their ranges, as recorded vectors name them.
+
+    Args:
+        range_names: trained ranges, or ranges that the table declares without weights.
+        table: the trained ranges.
+        unseen: what to do with a range without weights.
+
+    Returns:
+        Share of each trained range in each band; rows sum to 1.
+
+    Raises:
+        AssignmentError: a range is unknown, or can't be expressed.
+    """
+    declared = {entry.name: entry for entry in table.declared}
+    rows: list[Weights] = []
+    for name in range_names:
+        if name in table.range_names:
+            rows.append({table.range_names.index(name): 1.0})
+        elif name not in declared:
+            known = (*table.range_names, *declared)
+            raise AssignmentError(f"'{table.name}' has no range '{name}'{nearest_name(name, known)}")
+        elif unseen == "released":
+            rows.append(released_weights(declared[name], table))
+        else:
+            rows.append(_weights(declared[name].spectrum, table, unseen))
+    return _rows(rows, table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One band's share of an assignment."""
+
+    weights: Weights
+    """By position of the range; empty where refused."""
+    support: float
+    """0 to 1."""
+    origin: Origin
+    """How it was assigned."""
+    reason: str = ""
+    """Why it can't be expressed; empty where it can."""
+
+
+def _assign_band(sensor: Sensor, band: Band, table: RangeTable, rules: AssignmentRules) -> _Entry:
+    exact = _exact_index(sensor, band, table)
+    if exact is not None:
+        return _Entry(weights={exact: 1.0}, support=1.0, origin="exact")
+    support = support_of(band.spectrum, [entry.spectrum for entry in table.ranges])
+    try:
+        weights = _unseen_weights(sensor, band, table, rules.unseen)
+        if support < rules.min_support:
+            raise AssignmentError(
+                f"its support, {support:.3f}, is under min_support, {rules.min_support:g}: "
+                "the trained ranges cover too little of it"
+            )
+    except AssignmentError as problem:
+        return _Entry(weights={}, support=support, origin="dropped", reason=str(problem))
+    return _Entry(weights=weights, support=support, origin=_ORIGIN_OF[rules.unseen])
+
+
+def _exact_index(sensor: Sensor, band: Band, table: RangeTable) -> int | None:
+    """Find the range that a band is: declared so, or of the same spectrum (with the orbit, for radar)."""
+    for index, entry in enumerate(table.ranges):
+        if (sensor.name, band.name) in entry.known:
+            return index
+    return next((index for index, entry in enumerate(table.ranges) if entry.spectrum == band.spectrum), None)
+
+
+def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, unseen: Unseen) -> Weights:
+    if unseen != "released":
+        return _weights(band.spectrum, table, unseen)
+    published = {(sensor_name, band_name): name for sensor_name, band_name, name in table.published}
+    name = published.get((sensor.name, band.name))
+    if name is None:
+        raise AssignmentError(
+            f"'{table.name}' declares nothing for it, and `unseen: released` invents nothing"
+        )
+    if name in table.range_names:
+        return {table.range_names.index(name): 1.0}
+    return released_weights(next(entry for entry in table.declared if entry.name == name), table)
+
+
+def _weights(spectrum: Spectrum, table: RangeTable, unseen: Unseen) -> Weights:
+    spectra = [entry.spectrum for entry in table.ranges]
+    if unseen == "interpolate":
+        return interpolated_weights(spectrum, spectra)
+    if unseen == "nearest":
+        return nearest_weights(spectrum, spectra)
+    raise AssignmentError("no trained range is exactly this band, and `unseen: refuse` allows no other")
+
+
+def _rows(weights: Sequence[Weights], table: RangeTable) -> Float[Array, "band range"]:
+    mixing = np.zeros((len(weights), len(table.ranges)))
+    for row, shares in zip(mixing, weights, strict=True):
+        for column, share in shares.items():
+            row[column] = share
+    return mixing
+
+
+def _refusal(
+    sensor: Sensor, table: RangeTable, refused: Sequence[tuple[str, str]], rules: AssignmentRules
+) -> AssignmentError:
+    lines = [f"  {name} ({_where(sensor.band(name))}): {reason}" for name, reason in refused[:_MAX_NAMED]]
+    if len(refused) > _MAX_NAMED:
+        lines.append(f"  … and {len(refused) - _MAX_NAMED} more")
+    if rules.unseen == "refuse":
+        advice = "leave these bands out, or allow `unseen: interpolate`"
+    elif len(refused) == len(sensor.bands):
+        advice = "no band is left; use other bands, or a checkpoint that was trained on such a sensor"
+    else:
+        advice = "leave these bands out, or have them dropped with `out_of_span: drop`"
+    head = (
+        f"{len(refused)} of {len(sensor.bands)} bands of '{sensor.name}' can't be expressed by '{table.name}'"
+    )
+    return AssignmentError("\n".join([f"{head}:", *lines, advice]))
+
+
+def _where(band: Band) -> str:
+    if isinstance(band.spectrum, RadarBeam):
+        return f"{band.spectrum.frequency_ghz:g} GHz {band.spectrum.polarisation}"
+    return f"{band.spectrum.low_nm:g} to {band.spectrum.high_nm:g} nm"
