@@ -53,7 +53,7 @@ def test_hyperspectral_bands_touch_their_neighbours_outside_the_water_bands(sens
         # Storch and others, Remote Sensing of Environment 294 (2023): 6.5 nm VNIR, 10 nm SWIR on average
         ("enmap", slice(0, 91), 6.5, 5.5, 11.0),
         ("enmap", slice(91, 224), 10.0, 7.0, 12.0),
-        # ASI: 66 bands from 400 to 1010 nm and 173 from 920 to 2505 nm, so 9.2 nm a band in both; FWHM 9 to 15 nm
+        # ASI: 66 bands from 400 to 1010 nm, 173 from 920 to 2505 nm: 9.2 nm a band in both; FWHM 9 to 15 nm
         ("prisma", slice(0, 63), 9.2, 8.5, 15.5),
         ("prisma", slice(63, 234), 9.2, 8.5, 15.5),
         # Green and others, IEEE Aerospace Conference (2020): 7.4 nm sampling
