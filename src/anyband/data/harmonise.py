@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from anyband.errors import CatalogueError, InputError
-from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
+from anyband.sensors.sensor import BandStatistics, Sensor
 from anyband.shapes import Bool, Float, Num
 
 __all__ = [
     "Normalisation",
     "normalisation_for",
-    "normalisation_of",
     "restore",
     "standardise",
     "to_physical",
@@ -107,31 +106,20 @@ def normalisation_for(
         CatalogueError: a band has no statistics, or no such encoding.
     """
     name = encoding or sensor.default_encoding
-    by_band = {band.name: band.encoding(name) for band in sensor.bands}
-    return normalisation_of(sensor, by_band, statistics=statistics, encoding_source=f"encoding '{name}'")
-
-
-def normalisation_of(
-    sensor: Sensor,
-    encodings: Mapping[str, Encoding],
-    *,
-    statistics: Mapping[str, BandStatistics] | None = None,
-    encoding_source: str = "declared encoding",
-) -> Normalisation:
-    """Join encodings given by band, as a chip store keeps them, and statistics; see `normalisation_for`."""
-    chosen = dict(statistics or {})
+    codes = [band.encoding(name) for band in sensor.bands]
     if statistics is None:
-        chosen = {band.name: band.statistics for band in sensor.bands if band.statistics is not None}
-    missing = [name for name in sensor.band_names if name not in chosen]
+        statistics = {band.name: band.statistics for band in sensor.bands if band.statistics is not None}
+        statistics_source = sensor.statistics_source or "statistics of the catalogue"
+    else:
+        statistics_source = "given statistics"
+    missing = [band for band in sensor.band_names if band not in statistics]
     if missing:
         raise CatalogueError(
             f"no normalisation statistics for {len(missing)} of {len(sensor.bands)} bands of "
-            f"'{sensor.name}' ({', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}); compute those of your images with "
-            f"`anyband prepare --stats`"
+            f"'{sensor.name}' ({', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}); "
+            f"compute those of your images with `anyband prepare --stats`"
         )
-    codes = [encodings[name] for name in sensor.band_names]
-    known = [chosen[name] for name in sensor.band_names]
-    statistics_source = "given statistics" if statistics is not None else sensor.statistics_source
+    known = [statistics[band] for band in sensor.band_names]
     return Normalisation(
         sensor=sensor.name,
         bands=sensor.band_names,
@@ -146,7 +134,7 @@ def normalisation_of(
         mean=tuple(one.mean for one in known),
         std=tuple(one.std for one in known),
         nodata=sensor.nodata,
-        source=f"{encoding_source}; {statistics_source or 'statistics of the catalogue'}",
+        source=f"encoding '{name}'; {statistics_source}",
     )
 
 
@@ -223,5 +211,6 @@ def _check_bands(pixels: Tensor, n: Normalisation) -> None:
     if pixels.shape[-3] != len(n.bands):
         raise InputError(
             f"'{n.sensor}' is normalised over {len(n.bands)} bands ({', '.join(n.bands[:16])}), found "
-            f"an array of shape {tuple(pixels.shape)}; it needs (…, band, row, col) with these bands in this order"
+            f"an array of shape {tuple(pixels.shape)}; it needs (…, band, row, col), "
+            f"with these bands in this order"
         )

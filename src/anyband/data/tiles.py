@@ -114,7 +114,11 @@ class Grid:
     @property
     def bounds(self) -> Bounds:
         """The rectangle around all four corners, in coordinates of the CRS."""
-        corners = [self.to_coordinates(row, col) for row in (0, self.height) for col in (0, self.width)]
+        corners = [
+            self.to_coordinates(row, col)
+            for row in (0.0, float(self.height))
+            for col in (0.0, float(self.width))
+        ]
         xs, ys = [x for x, _ in corners], [y for _, y in corners]
         return Bounds(left=min(xs), bottom=min(ys), right=max(xs), top=max(ys))
 
@@ -134,7 +138,7 @@ class Grid:
                 f"the window ({window}) reaches outside the image of {self.height} × {self.width} pixels"
             )
         a, b, _, d, e, _ = self.transform
-        x, y = self.to_coordinates(window.row, window.col)
+        x, y = self.to_coordinates(float(window.row), float(window.col))
         return Grid(
             height=window.height,
             width=window.width,
