@@ -1,0 +1,50 @@
+"""`anyband verify CHECKPOINT VECTORS`: run a checkpoint on recorded vectors and compare."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anyband.tasks.verify import VerifyReport
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="safetensors file, or hub id such as gsumbul/SMARTIES-v1-ViT-B")
+    parser.add_argument("vectors", type=Path, help="safetensors file of recorded images and outputs")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-5,
+        help="largest error that passes, relative to the largest value of an entry (default 1e-5)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from anyband.tasks.verify import verify
+
+    report = verify(arguments.checkpoint, arguments.vectors, tolerance=arguments.tolerance)
+    if arguments.json:
+        named = {"checkpoint": arguments.checkpoint, "vectors": str(arguments.vectors)}
+        print(json.dumps(named | report.to_dict(), allow_nan=False))
+    else:
+        print(_table(report))
+    return 0 if report.passed else 1
+
+
+def _table(report: "VerifyReport") -> str:
+    width = max(len(entry.entry) for entry in report.entries)
+    lines = [f"{'entry':{width}}  {'max abs':>9}  {'max rel':>9}"]
+    for entry in report.entries:
+        result = "pass" if entry.passed else "FAIL"
+        note = f"  ({entry.note})" if entry.note else ""
+        lines.append(
+            f"{entry.entry:{width}}  {entry.max_abs_error:9.2e}  {entry.max_rel_error:9.2e}  {result}{note}"
+        )
+    failed = sum(not entry.passed for entry in report.entries)
+    total = len(report.entries)
+    verdict = f"all {total} entries pass" if not failed else f"{failed} of {total} entries FAIL"
+    return "\n".join([*lines, f"{verdict} at a relative tolerance of {report.tolerance:g}"])

@@ -1,0 +1,87 @@
+"""Where a token stands: 2-D sine and cosine positions, computed for the grid of the image at hand."""
+
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anyband.shapes import Float
+
+__all__ = ["PositionKind", "Positions", "sincos_positions"]
+
+PositionKind = Literal["fixed", "trained"]
+
+# Source: Vaswani et al., "Attention is all you need" (arXiv 1706.03762), section 3.5.
+_BASE = 10_000.0
+
+
+def sincos_positions(rows: int, cols: int, width: int) -> Float[Tensor, "token width"]:
+    """Compute the positions of a grid, row by row: half of a vector from the column, half from the row.
+
+    Each half is the sines of index · 10000^(−i / (width / 4)), then the cosines.
+
+    Args:
+        rows: patches down.
+        cols: patches across.
+        width: of a token, a multiple of 4.
+
+    Returns:
+        float32 (rows · cols, width).
+
+    Source:
+        Masked autoencoders (arXiv 2111.06377), whose fixed positions count columns first.
+    """
+    frequency = _BASE ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    row, col = torch.meshgrid(torch.arange(rows).double(), torch.arange(cols).double(), indexing="ij")
+    halves = [index.reshape(-1, 1) * frequency for index in (col, row)]
+    return torch.cat([wave(half) for half in halves for wave in (torch.sin, torch.cos)], dim=1).float()
+
+
+class Positions(nn.Module):
+    """Positions of the tokens of a grid. CLS has none in the fixed kind: its row is 0.
+
+    Fixed: computed for whatever grid comes. Trained: a parameter for the network's own grid, bicubically
+    resampled for others.
+
+    Args:
+        grid: patches down and across at the network's own image size.
+        width: of a token, a multiple of 4.
+        kind: fixed or trained.
+    """
+
+    def __init__(self, *, grid: tuple[int, int], width: int, kind: PositionKind) -> None:
+        super().__init__()
+        self.grid = grid
+        self.width = width
+        self.kind = kind
+        table = functional.pad(sincos_positions(*grid, width), (0, 0, 1, 0)).unsqueeze(0)
+        if kind == "trained":
+            self.table = nn.Parameter(table)
+        else:
+            self.register_buffer("table", table)
+
+    table: Tensor
+
+    def forward(self, grid: tuple[int, int]) -> Float[Tensor, "1 cls_and_token width"]:
+        """Give the positions for a grid, CLS first.
+
+        Args:
+            grid: patches down and across.
+
+        Returns:
+            (1, 1 + rows · cols, width).
+        """
+        if grid == self.grid:
+            return self.table
+        if self.kind == "fixed":
+            table = functional.pad(sincos_positions(*grid, self.width), (0, 0, 1, 0))
+            return table.to(self.table).unsqueeze(0)
+        return torch.cat([self.table[:, :1], _resampled(self.table[:, 1:], self.grid, grid)], dim=1)
+
+
+def _resampled(table: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    image = rearrange(table, "1 (h w) d -> 1 d h w", h=grid[0], w=grid[1])
+    resized = functional.interpolate(image, size=wanted, mode="bicubic", align_corners=False)
+    return rearrange(resized, "1 d h w -> 1 (h w) d")

@@ -1,0 +1,87 @@
+"""The two spectrum-aware maps: pixels of any bands to tokens, and tokens to pixels of any bands.
+
+Both keep one linear map for each trained spectral range, stacked in one parameter. A sensor's own weights are
+`mixing @ weights`, so a band that no range covers exactly needs no other code than one that does.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anyband.shapes import Float
+
+__all__ = ["SpectralProjection", "SpectralReconstruction"]
+
+
+class SpectralProjection(nn.Module):
+    """Project patches to tokens in one matrix product: `max_bands · mean over bands of f_i(its patch)`.
+
+    The order of the bands, with the rows of `mixing`, does not change the tokens.
+
+    Args:
+        num_ranges: trained spectral ranges.
+        patch_size: edge of a patch, pixels.
+        embed_dim: width of a token.
+        max_bands: C_max, keeps tokens of sensors with few bands as large as those with many.
+
+    Source:
+        SMARTIES (arXiv 2506.19585), section 3.1.
+    """
+
+    def __init__(self, *, num_ranges: int, patch_size: int, embed_dim: int, max_bands: int) -> None:
+        super().__init__()
+        self.max_bands = max_bands
+        self.weight = nn.Parameter(torch.empty(num_ranges, patch_size**2, embed_dim))
+        self.bias = nn.Parameter(torch.empty(num_ranges, embed_dim))
+
+    def forward(
+        self, patches: Float[Tensor, "batch token band_pixel"], mixing: Float[Tensor, "band range"]
+    ) -> Float[Tensor, "batch token width"]:
+        """Project patches of one sensor.
+
+        Args:
+            patches: the bands' pixels one after the other, as `patchify` gives them.
+            mixing: share of each trained range in each band.
+
+        Returns:
+            Tokens, without positions.
+        """
+        # The scale goes into the small matrix, so that the weights of all bands come out scaled at no cost.
+        shares = mixing * (self.max_bands / mixing.shape[0])
+        weight = (shares @ self.weight.flatten(1)).view(-1, self.weight.shape[-1])
+        bias = (shares @ self.bias).sum(dim=0)
+        return functional.linear(patches, weight.t(), bias)
+
+
+class SpectralReconstruction(nn.Module):
+    """Predict the pixels of every band from decoded tokens: each band by its own r_i, as one matrix product.
+
+    Args:
+        num_ranges: trained spectral ranges.
+        patch_size: edge of a patch, pixels.
+        width: of decoded tokens.
+
+    Source:
+        SMARTIES (arXiv 2506.19585), section 3.3.
+    """
+
+    def __init__(self, *, num_ranges: int, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_ranges, patch_size**2, width))
+        self.bias = nn.Parameter(torch.empty(num_ranges, patch_size**2))
+
+    def forward(
+        self, tokens: Float[Tensor, "batch token width"], mixing: Float[Tensor, "band range"]
+    ) -> Float[Tensor, "batch token band_pixel"]:
+        """Predict patches of one sensor.
+
+        Args:
+            tokens: after the decoder's norm.
+            mixing: share of each trained range in each band.
+
+        Returns:
+            Patches, the bands' pixels one after the other.
+        """
+        weight = (mixing @ self.weight.flatten(1)).view(-1, self.weight.shape[-1])
+        bias = (mixing @ self.bias).flatten()
+        return functional.linear(tokens, weight, bias)

@@ -1,0 +1,145 @@
+"""Opening a file of weights: safetensors only, from the disk or from the Hugging Face hub."""
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from anyband.errors import CheckpointError
+from anyband.whole_files import whole_file
+
+__all__ = ["WeightFile", "checkpoint_hash", "locate", "read_weights", "write_weights"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILE = "model.safetensors"
+# First bytes of what torch.save and pickle write: a zip archive, or a pickle of protocol 2 and later.
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """The contents of a safetensors file."""
+
+    tensors: dict[str, Tensor]
+    """Tensors by name."""
+    metadata: dict[str, str]
+    """The header's own entries."""
+
+
+def locate(path_or_hub_id: str | Path) -> Path:
+    """Find the file of weights: a path, a folder with `model.safetensors`, or a hub id `owner/name`.
+
+    Raises:
+        CheckpointError: nothing is there, or the hub can't be reached.
+    """
+    path = Path(path_or_hub_id)
+    if path.is_dir():
+        if (path / _HUB_FILE).is_file():
+            return path / _HUB_FILE
+        raise CheckpointError(f"folder '{path}' has no '{_HUB_FILE}'; name the checkpoint file itself")
+    if path.exists():
+        return path
+    name = str(path_or_hub_id)
+    if path.suffix == ".safetensors" or path.suffix in _PICKLE_SUFFIXES or not _HUB_ID.fullmatch(name):
+        raise CheckpointError(
+            f"there is no checkpoint '{name}'; give a safetensors file or a hub id such as "
+            "'gsumbul/SMARTIES-v1-ViT-B'"
+        )
+    return _downloaded(name)
+
+
+def _downloaded(hub_id: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as problem:
+        raise CheckpointError(
+            f"'{hub_id}' is no file here, and as a hub id it needs huggingface_hub: pip install "
+            "'anyband[hub]'"
+        ) from problem
+    try:
+        return Path(hf_hub_download(hub_id, _HUB_FILE))
+    except (HfHubHTTPError, OSError, ValueError) as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"'{hub_id}' is no file here, and '{_HUB_FILE}' of that name could not be had from the hub: "
+            f"{reason}. "
+            f"Check the name and the connection, or download the file and give its path."
+        ) from problem
+
+
+def read_weights(path: Path) -> WeightFile:
+    """Read a safetensors file whole.
+
+    Raises:
+        CheckpointError: a pickle, a truncated file, or one of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as problem:
+        raise CheckpointError(
+            f"'{path}' is not a whole safetensors file ({path.stat().st_size:,} bytes; {problem}); "
+            f"it may be truncated: copy or download it again"
+        ) from problem
+    except OSError as problem:
+        raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
+    return WeightFile(tensors=tensors, metadata=metadata)
+
+
+def _refuse_pickle(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as problem:
+        raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
+    if start.startswith(_PICKLE_STARTS) or path.suffix in _PICKLE_SUFFIXES:
+        raise CheckpointError(
+            f"'{path}' is a pickle or a PyTorch archive, not safetensors; reading one can run any code in "
+            "it. "
+            f"Where you trust its source, convert it once: torch.load('{path.name}', weights_only=True), "
+            "then "
+            f"safetensors.torch.save_file of its dict of weights, and give that file"
+        )
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises:
+        OutputError: no permission, or no room.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with whole_file(path) as beside:
+        try:
+            save_file(dict(tensors), beside, metadata=dict(metadata))
+        except SafetensorError as problem:
+            # safetensors wraps the system's error; its number says whether the disk was full.
+            number = re.search(r"os error (\d+)", str(problem))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code)) from problem
+
+
+def checkpoint_hash(path: Path) -> str:
+    """Compute the SHA-256 of a checkpoint file, in hexadecimal.
+
+    Raises:
+        CheckpointError: the file can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
