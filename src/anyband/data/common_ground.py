@@ -97,7 +97,8 @@ def common_bounds(grids: Sequence[Grid], names: Sequence[str]) -> Bounds:
                 raise GeometryError(
                     f"'{names[other_index]}' and '{names[index]}' do not overlap: "
                     f"x {_span(other.left, other.right)} and {_span(one.left, one.right)}, "
-                    f"y {_span(other.bottom, other.top)} and {_span(one.bottom, one.top)} ({grids[0].crs}); give them different places"
+                    f"y {_span(other.bottom, other.top)} and {_span(one.bottom, one.top)} "
+                    f"({grids[0].crs}); give them different places"
                 )
     return Bounds(
         left=max(one.left for one in bounds),
@@ -157,8 +158,8 @@ def _check_crs(grids: Sequence[Grid], names: Sequence[str]) -> None:
     for grid, name in zip(grids, names, strict=True):
         if grid.crs != grids[0].crs:
             raise GeometryError(
-                f"images of one place must share a coordinate system: '{names[0]}' has {grids[0].crs or 'none'}, "
-                f"'{name}' has {grid.crs or 'none'}; reproject one or give them different places"
+                f"images of one place must share a coordinate system: '{names[0]}' has "
+                f"{grids[0].crs or 'none'}, '{name}' has {grid.crs or 'none'}; reproject one or give them different places"
             )
 
 
