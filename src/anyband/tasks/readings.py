@@ -1,0 +1,176 @@
+"""How one checkpoint reads the stored numbers of one sensor: harmonisation, assignment, and their sources."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anyband.data.augment import apply, whole_footprint
+from anyband.data.harmonise import Normalisation, normalisation_for, standardise, to_physical
+from anyband.errors import CatalogueError, InputError
+from anyband.models.checkpoint import Checkpoint
+from anyband.models.inputs import ImageBatch
+from anyband.sensors.assignment import Assignment, AssignmentRules, assign
+from anyband.sensors.catalogue import resolve_sensor, sensor_from_dict
+from anyband.sensors.sensor import BandStatistics, Sensor
+from anyband.shapes import Bool, Num
+
+__all__ = ["BandReading", "checkpoint_sensor", "read_bands", "standardised_batch", "with_data"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BandReading:
+    """How images of one sensor become the input of one network."""
+
+    asked: Sensor
+    """The bands of the images, in their order."""
+    normalisation: Normalisation
+    """Of the bands that are used."""
+    assignment: Assignment
+    """Of the bands to trained ranges; says which are used."""
+    statistics_source: str
+    """Where the normalisation statistics come from."""
+
+    @property
+    def support(self) -> dict[str, float]:
+        """How well the trained ranges back each band asked for, 0 to 1."""
+        return dict(zip(self.assignment.asked, self.assignment.support, strict=True))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: statistics, encoding, and every band that is not exactly known."""
+        report = self.assignment.report()
+        return (
+            f"{self.asked.name}: {self.normalisation.source}; {self.statistics_source}",
+            *report.splitlines(),
+        )
+
+
+def checkpoint_sensor(checkpoint: Checkpoint, sensor: str | Sensor) -> Sensor:
+    """Find a sensor: in the catalogue or a YAML file, or among those that the checkpoint was trained on.
+
+    Raises:
+        CatalogueError: no such sensor; the nearest name is offered.
+    """
+    if isinstance(sensor, Sensor):
+        return sensor
+    try:
+        return resolve_sensor(sensor)
+    except CatalogueError:
+        if sensor not in checkpoint.sensors:
+            raise
+    return sensor_from_dict(checkpoint.sensors[sensor])
+
+
+def read_bands(
+    checkpoint: Checkpoint,
+    sensor: Sensor,
+    *,
+    rules: AssignmentRules,
+    encoding: str | None = None,
+    statistics: Mapping[str, BandStatistics] | None = None,
+) -> BandReading:
+    """Work out how a checkpoint reads a sensor.
+
+    Statistics are those given, else those that the checkpoint was trained with for this sensor, else the
+    catalogue's. They are never mixed: one source has all bands.
+
+    Args:
+        checkpoint: with its ranges and normalisations.
+        sensor: the bands of the images, in their order.
+        rules: for bands that no range knows.
+        encoding: how the numbers are stored; None: the sensor's default.
+        statistics: by band, in physical units.
+
+    Raises:
+        AssignmentError: a band can't be expressed by the trained ranges.
+        CatalogueError: an encoding is unknown, or no source has statistics for all bands.
+    """
+    assignment = assign(sensor, checkpoint.ranges, rules)
+    chosen, source = _statistics(checkpoint, assignment.sensor, statistics)
+    normalisation = normalisation_for(assignment.sensor, encoding=encoding, statistics=chosen)
+    return BandReading(
+        asked=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source
+    )
+
+
+def _statistics(
+    checkpoint: Checkpoint, sensor: Sensor, given: Mapping[str, BandStatistics] | None
+) -> tuple[Mapping[str, BandStatistics] | None, str]:
+    if given is not None:
+        return given, "statistics given by the caller"
+    trained = _trained_statistics(checkpoint, sensor.name)
+    if all(name in trained for name in sensor.band_names):
+        return trained, "statistics of the checkpoint"
+    return None, "statistics of the catalogue"
+
+
+def _trained_statistics(checkpoint: Checkpoint, sensor: str) -> dict[str, BandStatistics]:
+    stored = checkpoint.normalisations.get(sensor)
+    if stored is None:
+        return {}
+    n = Normalisation.from_dict(stored)
+    rows = zip(n.p01, n.p99, n.mean, n.std, strict=True)
+    return {
+        band: BandStatistics(p01=p01, p99=p99, mean=mean, std=std)
+        for band, (p01, p99, mean, std) in zip(n.bands, rows, strict=True)
+    }
+
+
+def with_data(
+    dn: Num[Tensor, "batch band row col"],
+    reading: BandReading,
+    valid: Bool[Tensor, "batch band row col"] | None,
+) -> Bool[Tensor, "batch band row col"]:
+    """Tell which pixels have data: declared valid, not the sensor's nodata, and with a physical value."""
+    physical = to_physical(dn, reading.normalisation)
+    known = torch.isfinite(physical)
+    nodata = reading.asked.nodata
+    if nodata is not None and nodata == nodata:
+        known &= dn != nodata
+    return known if valid is None else known & valid
+
+
+def standardised_batch(
+    dn: Num[Tensor, "batch band row col"],
+    reading: BandReading,
+    *,
+    valid: Bool[Tensor, "batch band row col"] | None = None,
+    img_size: int | None = None,
+) -> ImageBatch:
+    """Make network input of stored numbers.
+
+    Args:
+        dn: images with the bands asked for, in their order.
+        reading: of this sensor.
+        valid: declared validity; nodata and NaN are found besides.
+        img_size: side to which whole images are resized (bicubic, anti-aliased); None: as they are.
+
+    Returns:
+        Standardised images of the bands that are used; `valid` is None where everything is.
+
+    Raises:
+        InputError: another number of bands than asked for.
+    """
+    _check_bands(dn, reading)
+    kept = list(reading.assignment.kept_index)
+    dn = dn[:, kept]
+    known = with_data(dn, reading, None if valid is None else valid[:, kept])
+    seen: Tensor | None = None if bool(known.all()) else known
+    pixels = standardise(dn, reading.normalisation, seen)
+    if img_size is not None and dn.shape[2:] != (img_size, img_size):
+        whole = whole_footprint(len(dn), grid=(dn.shape[2], dn.shape[3]))
+        pixels, seen = apply(pixels, seen, whole, img_size=img_size)
+    mixing = torch.from_numpy(reading.assignment.mixing).to(pixels.device, torch.float32)
+    return ImageBatch(pixels=pixels, valid=seen, mixing=mixing)
+
+
+def _check_bands(dn: Tensor, reading: BandReading) -> None:
+    names: Sequence[str] = reading.asked.band_names
+    if dn.shape[1] != len(names):
+        shown = ", ".join(names) if len(names) <= 16 else f"{names[0]} … {names[-1]}"
+        raise InputError(
+            f"the array has {dn.shape[1]} bands, but {len(names)} of '{reading.asked.name}' are meant "
+            f"({shown}); name the bands of the array, in its order, with `bands`"
+        )
