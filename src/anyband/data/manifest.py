@@ -1,0 +1,335 @@
+"""Lists of input images: which file is of which sensor, and what the file does not say itself.
+
+A manifest is CSV, YAML (a list of mappings) or Parquet, with the columns of `COLUMNS`. Paths are relative to
+it. Everything is checked before any image is opened.
+"""
+
+import csv
+import datetime as dt
+import glob
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anyband.data.chip_index import SPLITS, Split
+from anyband.data.rasters.records import RasterSource
+from anyband.errors import AnybandError, ManifestError, nearest_name
+from anyband.sensors.catalogue import resolve_sensor
+from anyband.sensors.sensor import Encoding, Sensor
+from anyband.yaml_files import read_yaml
+
+__all__ = ["COLUMNS", "MANIFEST_ENDINGS", "ImageEntry", "entries_from_globs", "parse_entry", "read_manifest"]
+
+MANIFEST_ENDINGS = (".csv", ".yaml", ".yml", ".parquet", ".geoparquet")
+
+COLUMNS = {
+    "path": "a file, a folder of single-band files, or several joined by `;`",
+    "sensor": "name in the catalogue, or a YAML file that describes one",
+    "place": "images of one place show the same ground; empty: found by overlap",
+    "datetime": "time of acquisition, ISO 8601; UTC where no zone is given",
+    "bands": "`B02=name;B03=name`: band = name or number in the file; `B02;B03`: these, in this order",
+    "encoding": "how the numbers are stored: a name that the sensor declares",
+    "scale": "physical units per stored unit, instead of the encoding's",
+    "offset": "physical value of a stored 0, instead of the encoding's",
+    "nodata": "stored number that means no data, instead of the file's",
+    "time": "which time of a file with a time axis: number from 0, or ISO date",
+    "valid": "mask files, several joined by `;`; a pixel is data where all say so",
+    "valid_values": "values of the masks that mean data; empty: all but 0",
+    "valid_variable": "variable or band of the mask files",
+    "split": "train, val or test; empty: drawn for the place",
+}
+
+# A GeoParquet file has these whether asked for or not.
+_IGNORED = ("geometry", "bbox")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEntry:
+    """One image of a manifest, checked."""
+
+    name: str
+    """Path as the manifest writes it, for messages and the index."""
+    source: RasterSource
+    """Files, and what they don't say themselves."""
+    sensor: Sensor
+    """With the bands asked for, in their order."""
+    encoding: tuple[tuple[str, Encoding], ...]
+    """(band, how its numbers are stored) for each band."""
+    place: str | None = None
+    """Identity of the ground; None: found by overlap."""
+    datetime: dt.datetime | None = None
+    """Time of acquisition, UTC; None: the file's own, if it has one."""
+    split: Split | None = None
+    """Part of the data; None: drawn for the place."""
+
+
+def read_manifest(path: Path) -> list[ImageEntry]:
+    """Read a manifest and check every row.
+
+    Raises:
+        ManifestError: the file is missing, empty, of unknown kind, or a row is wrong; the row is named.
+    """
+    ending = path.suffix.casefold()
+    if ending not in MANIFEST_ENDINGS:
+        raise ManifestError(
+            f"'{path}' is no manifest: its name ends in '{path.suffix}', allowed are "
+            f"{', '.join(MANIFEST_ENDINGS)}; to prepare images directly, name their sensor with --sensor"
+        )
+    if ending == ".csv":
+        rows = _csv_rows(path)
+    elif ending in (".yaml", ".yml"):
+        rows = _yaml_rows(path)
+    else:
+        rows = _parquet_rows(path)
+    if not rows:
+        raise ManifestError(
+            f"manifest '{path}' has no images; give it a row for each (columns: {', '.join(COLUMNS)})"
+        )
+    entries = [
+        _located(row, folder=path.parent, where=f"row {number} of '{path}'")
+        for number, row in enumerate(rows, 1)
+    ]
+    _check_distinct(entries, path)
+    return entries
+
+
+def entries_from_globs(
+    patterns: Sequence[str], *, sensor: str, encoding: str | None = None, bands: str | None = None
+) -> list[ImageEntry]:
+    """List the images that match file patterns, all of one sensor.
+
+    Args:
+        patterns: paths or patterns with `*`, `?` and `**`.
+        sensor: of all of them.
+        encoding: as in a manifest.
+        bands: as in a manifest.
+
+    Raises:
+        ManifestError: nothing matches, or sensor, encoding or bands are wrong.
+    """
+    # `Path.glob` takes no absolute patterns.
+    paths = {found for pattern in patterns for found in glob.glob(pattern, recursive=True)}  # noqa: PTH207
+    if not paths:
+        raise ManifestError(f"no file matches {', '.join(repr(pattern) for pattern in patterns)}")
+    row = {"sensor": sensor, "encoding": encoding, "bands": bands}
+    return [_located({**row, "path": path}, folder=Path(), where=f"'{path}'") for path in sorted(paths)]
+
+
+def parse_entry(row: Mapping[str, Any], *, folder: Path) -> ImageEntry:
+    """Check one row.
+
+    Args:
+        row: column → value; None or empty text means absent.
+        folder: that relative paths are relative to.
+
+    Raises:
+        ManifestError: a column is unknown or missing, or a value is wrong.
+        CatalogueError: the sensor, a band or the encoding is unknown.
+    """
+    given = {key: value for key, value in row.items() if not _is_absent(value) and key not in _IGNORED}
+    for key in given:
+        if key not in COLUMNS:
+            raise ManifestError(
+                f"column '{key}' is unknown ({', '.join(COLUMNS)}){nearest_name(str(key), COLUMNS)}"
+            )
+    for key in ("path", "sensor"):
+        if key not in given:
+            raise ManifestError(f"'{key}' is missing; it is {COLUMNS[key]}")
+    paths = _paths(given["path"], folder)
+    sensor = _sensor(str(given["sensor"]), folder)
+    bands = _bands(given.get("bands"), paths, sensor)
+    if bands:
+        sensor = sensor.select(band for band, _ in bands)
+    time_index, time = _time(given.get("time"))
+    source = RasterSource(
+        paths=paths,
+        bands=bands,
+        time_index=time_index,
+        time=time,
+        valid_paths=_paths(given["valid"], folder) if "valid" in given else (),
+        valid_values=tuple(_number(value, "valid_values") for value in _items(given.get("valid_values"))),
+        valid_variable=str(given.get("valid_variable", "")),
+        nodata=_optional_number(given, "nodata"),
+        encoding=str(given["encoding"]) if "encoding" in given else None,
+    )
+    return ImageEntry(
+        name=";".join(str(item) for item in _items(given["path"])),
+        source=source,
+        sensor=sensor,
+        encoding=_encoding(given, sensor),
+        place=str(given["place"]) if "place" in given else None,
+        datetime=_datetime(given["datetime"], "datetime") if "datetime" in given else None,
+        split=_split(given.get("split")),
+    )
+
+
+def _located(row: Mapping[str, Any], *, folder: Path, where: str) -> ImageEntry:
+    try:
+        return parse_entry(row, folder=folder)
+    except AnybandError as problem:
+        raise ManifestError(f"{where}: {problem}") from problem
+
+
+def _check_distinct(entries: Iterable[ImageEntry], path: Path) -> None:
+    seen: dict[tuple[RasterSource, str], int] = {}
+    for number, entry in enumerate(entries, 1):
+        first = seen.setdefault((entry.source, entry.sensor.name), number)
+        if first != number:
+            raise ManifestError(f"rows {first} and {number} of '{path}' are the same image, '{entry.name}'")
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            cells = [row for row in reader if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise ManifestError(f"cannot read manifest '{path}': {problem}") from problem
+    header = [name.strip() for name in header]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ManifestError(f"manifest '{path}' has column '{twice[0]}' twice")
+    for number, row in enumerate(cells, 1):
+        if len(row) != len(header):
+            raise ManifestError(
+                f"row {number} of '{path}' has {len(row)} cells, the header has {len(header)} columns"
+            )
+    return [dict(zip(header, (cell.strip() for cell in row), strict=True)) for row in cells]
+
+
+def _yaml_rows(path: Path) -> list[dict[str, Any]]:
+    rows = read_yaml(path, error=ManifestError)
+    if rows is None:
+        return []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ManifestError(f"manifest '{path}' must be a list with a mapping for each image")
+    return rows
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        return cast(list[dict[str, Any]], pq.read_table(path).to_pylist())
+    except (OSError, pa.ArrowException) as problem:
+        raise ManifestError(f"cannot read manifest '{path}': {problem}") from problem
+
+
+def _is_absent(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _items(value: Any) -> list[Any]:
+    """Take a list as it is, text apart at `;`, and anything else as the only item."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(";") if item.strip()]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _paths(value: Any, folder: Path) -> tuple[Path, ...]:
+    return tuple(folder / str(item) for item in _items(value))
+
+
+def _sensor(name: str, folder: Path) -> Sensor:
+    is_file = name.casefold().endswith((".yaml", ".yml"))
+    return resolve_sensor(str(folder / name) if is_file else name)
+
+
+def _bands(value: Any, paths: Sequence[Path], sensor: Sensor) -> tuple[tuple[str, str], ...]:
+    """Read the bands: a mapping gives the name of each in the file; a list gives their order.
+
+    In one GeoTIFF or the like the order numbers the bands of the file. A folder, several files or a netCDF
+    have no order, so there the bands are found by their own names.
+    """
+    if isinstance(value, Mapping):
+        named = [(str(band), str(name)) for band, name in value.items()]
+    else:
+        items = [str(item) for item in _items(value)]
+        named = [(band.strip(), name.strip()) for band, _, name in (item.partition("=") for item in items)]
+        if any(name for _, name in named) and not all(name for _, name in named):
+            raise ManifestError(f"bands '{value}' name some bands of the file and not others")
+        if not any(name for _, name in named) and _has_order(paths):
+            named = [(band, str(number)) for number, (band, _) in enumerate(named, 1)]
+    return tuple((sensor.band(band).name, name) for band, name in named)
+
+
+def _has_order(paths: Sequence[Path]) -> bool:
+    netcdf = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
+    return len(paths) == 1 and not paths[0].is_dir() and paths[0].suffix.casefold() not in netcdf
+
+
+def _encoding(given: Mapping[str, Any], sensor: Sensor) -> tuple[tuple[str, Encoding], ...]:
+    """Find how each band is stored: a scale or offset replaces that of the encoding, whose transform stays.
+
+    A scale or offset without an encoding says all: `stored · scale + offset`.
+    """
+    scale, offset = _optional_number(given, "scale"), _optional_number(given, "offset")
+    declares_all = "encoding" not in given and (scale is not None or offset is not None)
+    name = str(given.get("encoding", sensor.default_encoding))
+    found = []
+    for band in sensor.bands:
+        encoding = Encoding() if declares_all else band.encoding(name)
+        if scale is not None or offset is not None:
+            encoding = replace(
+                encoding,
+                scale=encoding.scale if scale is None else scale,
+                offset=encoding.offset if offset is None else offset,
+                source="the manifest",
+            )
+        found.append((band.name, encoding))
+    return tuple(found)
+
+
+def _time(value: Any) -> tuple[int | None, dt.datetime | None]:
+    if value is None:
+        return None, None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, None
+    if isinstance(value, str) and value.lstrip("-").isdigit() and len(value) < 8:
+        return int(value), None
+    return None, _datetime(value, "time")
+
+
+def _datetime(value: Any, column: str) -> dt.datetime:
+    """Read a time; a date is its midnight, and no zone means UTC."""
+    if isinstance(value, dt.datetime):
+        time = value
+    elif isinstance(value, dt.date):
+        time = dt.datetime(value.year, value.month, value.day)
+    else:
+        try:
+            time = dt.datetime.fromisoformat(str(value).strip())
+        except ValueError as problem:
+            raise ManifestError(
+                f"{column} '{value}' is not ISO 8601, such as 2020-07-01T10:30:00Z"
+            ) from problem
+    return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+
+
+def _optional_number(given: Mapping[str, Any], column: str) -> float | None:
+    return _number(given[column], column) if column in given else None
+
+
+def _number(value: Any, column: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as problem:
+        raise ManifestError(f"{column} '{value}' is not a number") from problem
+
+
+def _split(value: Any) -> Split | None:
+    if value is None:
+        return None
+    if value not in SPLITS:
+        raise ManifestError(
+            f"split '{value}' is unknown ({', '.join(SPLITS)}){nearest_name(str(value), SPLITS)}"
+        )
+    return cast(Split, value)
