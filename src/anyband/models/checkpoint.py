@@ -81,7 +81,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         CheckpointError: weights that do not fit their configuration, or are not finite.
         OutputError: no permission, or no room.
     """
-    _check_state(checkpoint.state, checkpoint.config, where=str(path))
+    _check_state(checkpoint.state, checkpoint.config, decoder=checkpoint.has_decoder, where=str(path))
     header = header_of(checkpoint.config, decoder=checkpoint.has_decoder)
     header["ranges"] = json.dumps(range_table_to_dict(checkpoint.ranges))
     header["normalisations"] = json.dumps(checkpoint.normalisations)
@@ -94,7 +94,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours or a published one, strictly: none missing, none too many, all of their shapes.
+    """Read a checkpoint of ours or a published one, strictly: no weight missing, none too many, all in shape.
 
     Args:
         path_or_hub_id: a safetensors file, a folder with `model.safetensors`, or a hub id `owner/name`.
@@ -110,7 +110,8 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
         config = config_from_header(file.metadata, num_ranges=num_ranges, positions=positions)
     else:
         config = config_from_shapes(file.tensors, positions=positions)
-    _check_state(file.tensors, config, where=str(path))
+    declared = "decoder_embed_dim" in file.metadata
+    _check_state(file.tensors, config, decoder=declared or has_decoder(file.tensors), where=str(path))
     step = file.metadata.get("step", "")
     return Checkpoint(
         config=config,
@@ -136,9 +137,22 @@ def build_model(checkpoint: Checkpoint) -> Smarties:
     return model
 
 
-def build_encoder(checkpoint: Checkpoint) -> Encoder:
-    """Make the encoder with the checkpoint's weights."""
+def build_encoder(
+    checkpoint: Checkpoint, *, positions: PositionKind | None = None, drop_path: float | None = None
+) -> Encoder:
+    """Make the encoder with the checkpoint's weights.
+
+    Args:
+        checkpoint: with or without a decoder.
+        positions: `trained` to train them from where they are; None: as in the checkpoint.
+        drop_path: rate of the last block in training; None: as in the checkpoint.
+    """
     config = checkpoint.config.encoder
+    config = replace(
+        config,
+        positions=config.positions if positions is None else positions,
+        drop_path=config.drop_path if drop_path is None else drop_path,
+    )
     state = from_published(encoder_only(checkpoint).state, config.num_ranges)
     encoder = Encoder(config, seed=None)
     encoder.load_state_dict(
@@ -214,8 +228,8 @@ def _are_computed(table: Tensor) -> bool:
     return bool((table[0, 1:] - computed).abs().max() <= _POSITION_TOLERANCE) and not bool(table[0, 0].any())
 
 
-def _check_state(state: Mapping[str, Tensor], config: SmartiesConfig, *, where: str) -> None:
-    expected = expected_shapes(config, decoder=has_decoder(state))
+def _check_state(state: Mapping[str, Tensor], config: SmartiesConfig, *, decoder: bool, where: str) -> None:
+    expected = expected_shapes(config, decoder=decoder)
     problems = [
         *_listed("missing", [name for name in expected if name not in state]),
         *_listed("unexpected", [name for name in state if name not in expected]),

@@ -51,6 +51,8 @@ class Positions(nn.Module):
         kind: fixed or trained.
     """
 
+    table: Tensor
+
     def __init__(self, *, grid: tuple[int, int], width: int, kind: PositionKind) -> None:
         super().__init__()
         self.grid = grid
@@ -61,8 +63,6 @@ class Positions(nn.Module):
             self.table = nn.Parameter(table)
         else:
             self.register_buffer("table", table)
-
-    table: Tensor
 
     def forward(self, grid: tuple[int, int]) -> Float[Tensor, "1 cls_and_token width"]:
         """Give the positions for a grid, CLS first.

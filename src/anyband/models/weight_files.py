@@ -56,22 +56,36 @@ def locate(path_or_hub_id: str | Path) -> Path:
 
 def _downloaded(hub_id: str) -> Path:
     try:
-        from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as problem:
         raise CheckpointError(
-            f"'{hub_id}' is no file here, and as a hub id it needs huggingface_hub: pip install "
-            "'anyband[hub]'"
+            f"'{hub_id}' is no file here, and as a hub id it needs huggingface_hub: "
+            f"pip install 'anyband[hub]'"
         ) from problem
     try:
-        return Path(hf_hub_download(hub_id, _HUB_FILE))
+        return _from_hub(hub_id)
     except (HfHubHTTPError, OSError, ValueError) as problem:
-        reason = str(problem).strip().partition("\n")[0]
+        reason = str(problem).strip().partition("\n")[0].rstrip(".")
         raise CheckpointError(
-            f"'{hub_id}' is no file here, and '{_HUB_FILE}' of that name could not be had from the hub: "
-            f"{reason}. "
+            f"'{hub_id}' is no file here, and weights of that name could not be had from the hub: {reason}. "
             f"Check the name and the connection, or download the file and give its path."
         ) from problem
+
+
+def _from_hub(hub_id: str) -> Path:
+    """Download `model.safetensors`, or the only safetensors file where that name is not used."""
+    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(hub_id, _HUB_FILE))
+    except LocalEntryNotFoundError:
+        raise  # Nothing was downloaded before, and the hub can't be reached: there is nothing to list.
+    except EntryNotFoundError:
+        others = [name for name in list_repo_files(hub_id) if name.endswith(".safetensors")]
+        if len(others) != 1:
+            raise
+        return Path(hf_hub_download(hub_id, others[0]))
 
 
 def read_weights(path: Path) -> WeightFile:

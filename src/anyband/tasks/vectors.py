@@ -21,7 +21,6 @@ _SENSOR_OUTPUTS = ("cls", "vit_cls", "vit_feature_map")
 _PAIR_INPUTS = ("from_a", "masked", "ids_keep")
 _PAIR_OUTPUTS = ("latent_a", "decoded_a", "loss_a")
 _ARCHITECTURE = (
-    "img_size",
     "patch_size",
     "embed_dim",
     "depth",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +119,14 @@ def compare(entry: str, found: Tensor, expected: Tensor, *, tolerance: float, no
 
 
 def _check_architecture(checkpoint: Checkpoint, recorded: Vectors) -> None:
-    encoder, decoder = checkpoint.config.encoder, checkpoint.config.decoder
-    for record in (encoder, decoder):
-        for name, text in recorded.architecture.items():
-            own = getattr(record, name, None)
-            if own is not None and not math.isclose(float(own), text, rel_tol=1e-6):
-                raise InputError(
-                    f"the vectors were recorded with {name} {text:g}, the checkpoint has {own:g}"
-                )
+    own = asdict(checkpoint.config.encoder) | asdict(checkpoint.config.decoder)
+    for name, number in recorded.architecture.items():
+        if name.startswith("decoder_") and not recorded.pairs:
+            continue
+        if not math.isclose(own[name], number, rel_tol=1e-6):
+            raise InputError(
+                f"the vectors were recorded with {name} {number:g}, the checkpoint has {own[name]:g}"
+            )
 
 
 def _sensor_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -> Iterator[EntryResult]:
@@ -153,15 +153,18 @@ def _pair_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -
             a=_image_batch(recorded.sensors[vectors.a], checkpoint),
             b=_image_batch(recorded.sensors[vectors.b], checkpoint),
         )
-        latent, decoded, output = model.follow(pair, _plan(vectors, pair))
+        latent, decoded, output = model.follow(
+            pair, _plan(vectors, pair, patch_size=config.encoder.patch_size)
+        )
         found = {
             "latent_a": latent.chunk(2)[0],
             "decoded_a": decoded.chunk(2)[0],
-            "loss_a": output.loss_a.reshape(vectors.outputs.get("loss_a", output.loss_a).shape),
+            "loss_a": output.loss_a,
         }
         for kind, expected in vectors.outputs.items():
+            record = expected.squeeze() if kind == "loss_a" else expected
             note = "variance of repeated values" if kind == "loss_a" else ""
-            yield compare(f"{name}.{kind}", found[kind], expected, tolerance=tolerance, note=note)
+            yield compare(f"{name}.{kind}", found[kind], record, tolerance=tolerance, note=note)
 
 
 def _image_batch(sensor: SensorVectors, checkpoint: Checkpoint) -> ImageBatch:
@@ -175,14 +178,22 @@ def _image_batch(sensor: SensorVectors, checkpoint: Checkpoint) -> ImageBatch:
     return ImageBatch(pixels=sensor.image, mixing=mixing)
 
 
-def _plan(vectors: PairVectors, pair: PairBatch) -> PairPlan:
+def _plan(vectors: PairVectors, pair: PairBatch, *, patch_size: int) -> PairPlan:
     """Rebuild the plan from what was recorded; `masked` must be all that is not in `ids_keep`."""
     keep = vectors.ids_keep
     batch, tokens = vectors.from_a.shape
-    if batch != pair.a.pixels.shape[0] or keep.shape[0] != batch or vectors.masked.shape != (batch, tokens):
-        raise InputError(f"the records of pair '{vectors.name}' are of different counts of images or tokens")
-    if keep.shape[1] >= tokens or keep.min() < 0 or keep.max() >= tokens:
-        raise InputError(f"'{vectors.name}.ids_keep' names positions outside 0 to {tokens - 1}")
+    images, _, height, width = pair.a.pixels.shape
+    expected = (images, height * width // patch_size**2)
+    if vectors.from_a.shape != expected or vectors.masked.shape != expected or keep.shape[0] != images:
+        raise InputError(
+            f"pair '{vectors.name}' must have from_a and masked for {expected[0]} × {expected[1]} tokens and "
+            f"ids_keep for as many images; found shapes {tuple(vectors.from_a.shape)}, "
+            f"{tuple(vectors.masked.shape)} and {tuple(keep.shape)}"
+        )
+    if not 0 < keep.shape[1] < tokens or keep.min() < 0 or keep.max() >= tokens:
+        raise InputError(
+            f"'{vectors.name}.ids_keep' must name some, not all, positions from 0 to {tokens - 1}"
+        )
     order = torch.arange(tokens).repeat(batch, 1) + tokens
     order = order.scatter(1, keep, torch.arange(keep.shape[1]).repeat(batch, 1))
     plan = plan_from_ids(vectors.from_a, torch.argsort(order, dim=1), keep.shape[1])
