@@ -91,7 +91,9 @@ def _sensor(raw: Any, name: str, *, source: Any, where: str) -> Sensor:
     band_names = tuple(text(entry["name"], where=f"{where}: {place}.name") for place, entry in entries)
     defaults = _Defaults(
         unit=keys.get("unit"),
-        gsd_m=keys.get("gsd_m"),
+        gsd_m=None
+        if keys.get("gsd_m") is None
+        else number(keys["gsd_m"], where=f"{where}: gsd_m", above=0.0),
         encodings=_encoding_tables(keys["encodings"], band_names, where=f"{where}: encodings"),
         band_names=band_names,
     )
