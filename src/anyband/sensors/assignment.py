@@ -61,7 +61,7 @@ class AssignmentRules:
     """What to do with bands that no trained range knows."""
 
     unseen: Unseen = "interpolate"
-    """Interpolate between trained centres, take the nearest, do as the published code (released), or refuse."""
+    """Interpolate between trained centres, take the nearest, do as published (released), or refuse."""
     min_support: float = 0.05
     """Bands with less support are out of the span; 0 to 1."""
     out_of_span: Literal["refuse", "drop"] = "refuse"

@@ -9,6 +9,7 @@ from anyband.sensors.sensor import Sensor
 from anyband.sensors.table_files import read_mission
 
 __all__ = [
+    "find_sensor_name",
     "get_sensor",
     "list_sensors",
     "load_sensor_file",
@@ -31,14 +32,19 @@ def get_sensor(name: str) -> Sensor:
     Raises:
         CatalogueError: no such sensor; the nearest name is offered.
     """
-    index = _index()
-    if name.casefold() not in index:
+    found = find_sensor_name(name)
+    if found is None:
         raise CatalogueError(
             f"there is no sensor '{name}' in the catalogue ({len(_sensors())} sensors)"
             f"{nearest_name(name, _spelt())}\n"
             "`anyband sensors` lists them; a sensor of your own is one YAML file, named by its path"
         )
-    return _sensors()[index[name.casefold()]]
+    return _sensors()[found]
+
+
+def find_sensor_name(name_or_alias: str) -> str | None:
+    """Find the catalogue's name of a sensor, from its name or an alias in any case; None: there is none."""
+    return _index().get(name_or_alias.casefold())
 
 
 def load_sensor_file(path: Path) -> Sensor:

@@ -23,7 +23,7 @@ class Encoding:
     offset: float = 0.0
     """Physical value of a stored 0, before the transform."""
     transform: Transform = "identity"
-    """power_to_db: 10·log10(v); amplitude_to_db: 20·log10(v); brightness_temperature: k2 / ln(k1 / v + 1)."""
+    """power_to_db: 10·log10(v); amplitude_to_db: 20·log10(v); brightness_temperature: k2/ln(k1/v + 1)."""
     k1: float = 0.0
     """First thermal constant, in the unit of the radiance; only for brightness_temperature."""
     k2: float = 0.0
@@ -43,6 +43,32 @@ class Encoding:
                 "transform 'brightness_temperature' needs k1 > 0 and k2 > 0, other transforms take neither; "
                 f"found '{self.transform}' with k1 {self.k1:g}, k2 {self.k2:g}"
             )
+
+    def decode(self, stored: float) -> float:
+        """Turn a stored number into its physical value; NaN where the transform has none (power ≤ 0).
+
+        Source:
+            Brightness temperature: USGS, Landsat 8 Data Users Handbook, LSDS-1574, section 5.
+        """
+        value = stored * self.scale + self.offset
+        if self.transform == "identity":
+            return value
+        if value <= 0:
+            return math.nan
+        if self.transform == "brightness_temperature":
+            return self.k2 / math.log(self.k1 / value + 1)
+        return (10.0 if self.transform == "power_to_db" else 20.0) * math.log10(value)
+
+    def encode(self, physical: float) -> float:
+        """Turn a physical value into the number to store, not rounded: the inverse of `decode`.
+
+        The inverse of a brightness temperature T in kelvin is the radiance k1 / (exp(k2 / T) − 1).
+        """
+        if self.transform == "brightness_temperature":
+            physical = self.k1 / math.expm1(self.k2 / physical)
+        elif self.transform != "identity":
+            physical = 10.0 ** (physical / (10.0 if self.transform == "power_to_db" else 20.0))
+        return (physical - self.offset) / self.scale
 
 
 @dataclass(frozen=True, kw_only=True)

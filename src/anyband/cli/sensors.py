@@ -1,0 +1,148 @@
+"""`anyband sensors`: the catalogue, one sensor, or a user's own, and how trained ranges read its bands."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from anyband.sensors.ranges import RangeTable
+    from anyband.sensors.sensor import Sensor
+
+__all__ = ["add_arguments", "run"]
+
+# chosen: wide enough that no column is cut where the output is not a terminal.
+_PLAIN_WIDTH = 200
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    parser.add_argument(
+        "name", nargs="?", help="a sensor or one of its aliases; without it, the whole catalogue"
+    )
+    parser.add_argument(
+        "--file", type=Path, help="check and show a sensor of your own, described in a YAML file"
+    )
+    parser.add_argument(
+        "--ranges",
+        default="smarties_v1",
+        metavar="TABLE",
+        help="the trained ranges to read the bands by: smarties_v1 (default), a YAML table, or a checkpoint",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List the catalogue, or show one sensor."""
+    from anyband.errors import CatalogueError
+    from anyband.sensors.catalogue import get_sensor, list_sensors, load_sensor_file
+
+    if arguments.file is not None and arguments.name is not None:
+        raise CatalogueError(f"name a sensor ('{arguments.name}') or a file ('{arguments.file}'), not both")
+    if arguments.file is not None:
+        _show(load_sensor_file(arguments.file), _ranges(arguments.ranges), as_json=arguments.json)
+    elif arguments.name is not None:
+        _show(get_sensor(arguments.name), _ranges(arguments.ranges), as_json=arguments.json)
+    else:
+        _list([get_sensor(name) for name in list_sensors()], as_json=arguments.json)
+    return 0
+
+
+def _list(sensors: list[Sensor], *, as_json: bool) -> None:
+    from anyband.sensors.describe import summary
+
+    rows = [summary(sensor) for sensor in sensors]
+    if as_json:
+        _print_json(rows)
+        return
+    table = _table("name", "title", "bands", "GSD (m)", "unit", "statistics")
+    for row in rows:
+        gsds_m = " – ".join(f"{gsd_m:g}" for gsd_m in dict.fromkeys((row["gsd_m"][0], row["gsd_m"][-1])))
+        statistics = "yes" if row["statistics"] else "no"
+        table.add_row(
+            row["name"], row["title"], str(row["bands"]), gsds_m, ", ".join(row["units"]), statistics
+        )
+    _print(table, f"{len(sensors)} sensors; `anyband sensors NAME` shows the bands of one")
+
+
+def _show(sensor: Sensor, ranges: RangeTable, *, as_json: bool) -> None:
+    from anyband.sensors.describe import encoding_lines, heading_lines
+    from anyband.sensors.records import sensor_to_dict
+
+    readings, refusal = _readings(sensor, ranges)
+    if as_json:
+        assignment = {"ranges": ranges.name, "bands": readings or None, "refused": refusal or None}
+        _print_json(sensor_to_dict(sensor) | {"assignment": assignment})
+        return
+    encodings = [f"  {line}" for line in encoding_lines(sensor)]
+    _print(
+        *heading_lines(sensor),
+        _band_table(sensor, readings, title=f"read by {ranges.name}"),
+        "stored numbers become physical units by (the first is meant where none is declared):",
+        *encodings,
+        refusal,
+    )
+
+
+def _readings(sensor: Sensor, ranges: RangeTable) -> tuple[list[dict[str, Any]], str]:
+    """Read a sensor's bands by trained ranges; gives nothing and the reason where no band can be read."""
+    from anyband.errors import AssignmentError
+    from anyband.sensors.assignment import AssignmentRules, assign
+    from anyband.sensors.describe import readings
+
+    try:
+        return readings(assign(sensor, ranges, AssignmentRules(out_of_span="drop"))), ""
+    except AssignmentError as problem:
+        return [], str(problem)
+
+
+def _band_table(sensor: Sensor, readings: list[dict[str, Any]], *, title: str) -> Table:
+    from anyband.sensors.describe import centre_text, reading_text, spectrum_text
+
+    texts = [reading_text(reading) for reading in readings] or ["cannot be expressed"] * len(sensor.bands)
+    table = _table("band", "sees", "centre", "GSD (m)", "unit", "also called", title)
+    for band, text in zip(sensor.bands, texts, strict=True):
+        sees, centre = spectrum_text(band.spectrum), centre_text(band.spectrum)
+        table.add_row(band.name, sees, centre, f"{band.gsd_m:g}", band.unit, ", ".join(band.aliases), text)
+    return table
+
+
+def _ranges(name: str) -> RangeTable:
+    """Load the ranges of a table by name, of a YAML file, or of a checkpoint: any other file."""
+    from anyband.sensors.ranges import load_ranges
+
+    if Path(name).suffix in {".yaml", ".yml"} or not Path(name).is_file():
+        return load_ranges(name)
+    from anyband.models.checkpoint import load_checkpoint
+
+    return load_checkpoint(Path(name)).ranges
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in ("bands", "GSD (m)", "centre") else "left")
+    return table
+
+
+def _print(*parts: str | Table) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=_PLAIN_WIDTH)
+    for part in parts:
+        if part:
+            console.print(part)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
