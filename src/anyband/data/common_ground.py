@@ -159,7 +159,8 @@ def _check_crs(grids: Sequence[Grid], names: Sequence[str]) -> None:
         if grid.crs != grids[0].crs:
             raise GeometryError(
                 f"images of one place must share a coordinate system: '{names[0]}' has "
-                f"{grids[0].crs or 'none'}, '{name}' has {grid.crs or 'none'}; reproject one or give them different places"
+                f"{grids[0].crs or 'none'}, '{name}' has {grid.crs or 'none'}; "
+                f"reproject one or give them different places"
             )
 
 

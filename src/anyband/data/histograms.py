@@ -89,14 +89,14 @@ class StatisticsAccumulator:
         """Compute the statistics of each band: percentiles to within a bin, then moments of the scaled values.
 
         Raises:
-            InputError: a band has no valid value, or only one value from the 1st to the 99th percentile.
+            InputError: a band has no valid value, or the same at its 1st and 99th percentile.
         """
         return {band: self._statistics(index) for index, band in enumerate(self.bands)}
 
     def _statistics(self, index: int) -> BandStatistics:
         counts, band = self._counts[index], self.bands[index]
         if not counts.any():
-            raise InputError(f"band '{band}' has no valid value to count; check its nodata value")
+            raise InputError(f"band '{band}' has no valid value; check its nodata value")
         lowest, highest = self._lowest[index], self._highest[index]
         p01, p99 = (float(np.clip(_quantile(counts, share), lowest, highest)) for share in (0.01, 0.99))
         if not p01 < p99:
@@ -119,7 +119,7 @@ def _bin_of(values: Float[Array, " value"]) -> Array:
 
 
 def _magnitude_edges() -> Array:
-    """List the lower edges of the magnitude bins and the upper edge of the last; the first bin starts at 0."""
+    """List the lower edges of the magnitude bins and the upper edge of the last; the first is 0."""
     keys = np.arange(_NUM_MAGNITUDES + 1) + _FIRST_KEY
     bits = (keys << (_FLOAT_MANTISSA_BITS - _MANTISSA_BITS)).astype(np.int32)
     edges = bits.view(np.float32).astype(np.float64)

@@ -3,7 +3,7 @@
 import datetime
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from anyband.data.tiles import Transform, Window
 from anyband.errors import RasterError
 from anyband.shapes import Array, Bool, Shaped
 
-__all__ = ["GdalSheet"]
+__all__ = ["GdalSheet", "open_quietly"]
 
 # `warnings.catch_warnings` changes a global list, so only one thread may be inside it.
 _warnings_lock = threading.Lock()
@@ -79,16 +79,23 @@ class GdalSheet:
         self._dataset.close()
 
 
+def open_quietly(path: Path, mode: str = "r", *, profile: Mapping[str, Any] | None = None) -> Any:
+    """Open a file with rasterio, without its warning that an image lies nowhere.
+
+    An image without georeference is no mistake: its CRS is None, and what needs one says so.
+    """
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **(profile or {}))
+
+
 def _open(path: Path) -> Any:
     if not path.exists():
         raise RasterError(f"'{path}' does not exist")
     if path.is_file() and path.stat().st_size == 0:
         raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
     try:
-        with _warnings_lock, warnings.catch_warnings():
-            # An image without georeference is no mistake: its CRS is None, and what needs one says so.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path)
+        return open_quietly(path)
     except RasterioIOError as problem:
         raise RasterError(f"cannot open '{path}' as a raster: {_cause(problem)}") from problem
 
