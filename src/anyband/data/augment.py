@@ -1,8 +1,9 @@
 """Registered augmentation in batches: flips, quarter turns and one crop of ground for all images of a sample.
 
-A crop is drawn in whole pixels of the coarser image, so images of every resolution are cut along the same line on
-the ground. Each image is then resampled to the network's size by two matrices a sample, one for rows and one for
-columns; flips only reverse the matrices, and a quarter turn is a flip of a transposed image.
+A crop is drawn in whole pixels of the coarser image, so images of every resolution are cut along the same
+line on the ground. Each image is then resampled to the network's size by two matrices a sample, one for
+rows and one for columns; flips only reverse the matrices, and a quarter turn is a flip of a transposed
+image.
 """
 
 import math
@@ -21,8 +22,8 @@ __all__ = ["AugmentOptions", "Augmentation", "apply", "coarser_grid", "draw_augm
 
 _CUBIC_A = -0.5  # Source: Keys, IEEE Trans. ASSP 29(6), 1981; the kernel of Pillow and torchvision
 _CUBIC_RADIUS = 2.0  # the kernel is zero from two pixels on
-# chosen: an output pixel is valid when valid inputs carry at least half of the kernel's absolute weight; then the
-# signed weight that is divided by stays over 0.2, so that a hole never blows up noise.
+# chosen: an output pixel is valid when valid inputs carry at least half of the kernel's absolute weight;
+# then the signed weight that is divided by stays over 0.2, so that a hole never blows up noise.
 _MIN_VALID_SHARE = 0.5
 
 
@@ -113,10 +114,10 @@ def apply(
     *,
     img_size: int,
 ) -> tuple[Float[Tensor, "batch band size size"], Bool[Tensor, "batch band size size"] | None]:
-    """Cut, resample (bicubic, anti-aliased, only from pixels that the box touches), transpose and flip a batch.
+    """Cut, resample (bicubic, anti-aliased, only from pixels that the box touches), transpose and flip.
 
-    Equal to a crop and an anti-aliased bicubic resize where a box lies on the image's own pixels; between images
-    of different resolution the same output pixel covers the same ground.
+    Equal to a crop and an anti-aliased bicubic resize where a box lies on the image's own pixels; between
+    images of different resolution the same output pixel covers the same ground.
 
     Args:
         pixels: float32, standardised.
@@ -159,8 +160,8 @@ def _matrices(
 ) -> Float[Tensor, "batch size pixel"]:
     """Build the resampling matrix of each sample along one axis; rows sum to 1, flips are in it.
 
-    Box edges are kept as fractions of whole numbers until the last moment, so that an edge on a pixel's border
-    stays there.
+    Box edges are kept as fractions of whole numbers until the last moment, so that an edge on a pixel's
+    border stays there.
     """
     first, size, cells = augmentation.first[:, axis], augmentation.size[:, axis], augmentation.grid[axis]
     touched_from = first * num_pixels // cells

@@ -1,0 +1,290 @@
+"""What a pre-training run is: typed records, checked against each other when they are made.
+
+The records are plain dataclasses; reading them from YAML lives in `recipe_files`. Defaults are the paper's
+values where it gives one (SMARTIES, arXiv 2506.19585, section 4 and supplement).
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from anyband.data.augment import AugmentOptions
+from anyband.errors import RecipeError
+
+__all__ = [
+    "DataRecipe",
+    "KnnRecipe",
+    "ModelRecipe",
+    "OptimRecipe",
+    "PretrainRecipe",
+    "RunRecipe",
+    "recipe_differences",
+    "recipe_to_dict",
+]
+
+
+def _need(holds: bool, message: str) -> None:
+    if not holds:
+        raise RecipeError(message)
+
+
+def _need_at_least(key: str, value: int | float, least: int) -> None:
+    _need(value >= least, f"{key} must be at least {least}, found {value:g}")
+
+
+def _need_over_0(key: str, value: float) -> None:
+    _need(value > 0, f"{key} must be over 0, found {value:g}")
+
+
+def _need_between(key: str, value: float, low: float, high: float) -> None:
+    _need(low < value < high, f"{key} must be over {low:g} and under {high:g}, found {value:g}")
+
+
+def _need_divides(key: str, divisor: int, of_key: str, value: int) -> None:
+    _need(value % divisor == 0, f"{key} {divisor} does not divide {of_key} {value}")
+
+
+def _need_width(key: str, width: int, heads_key: str, num_heads: int) -> None:
+    # Positions take a quarter of the width each for sine and cosine of row and column.
+    _need(width >= 4 and width % 4 == 0, f"{key} must be a multiple of 4, found {width}")
+    _need_divides(heads_key, num_heads, key, width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    """Architecture, and how bands meet the trained ranges."""
+
+    img_size: int = 224
+    """Side of the network's input, pixels."""
+    patch_size: int = 16
+    """Side of a patch, pixels; divides img_size."""
+    embed_dim: int = 768
+    """Width of the encoder."""
+    depth: int = 12
+    """Blocks of the encoder."""
+    num_heads: int = 12
+    """Attention heads of the encoder; divides embed_dim."""
+    mlp_ratio: float = 4.0
+    """Width of a block's hidden layer over its own."""
+    drop_path: float = 0.0
+    """Largest rate of dropped residual branches; grows linearly over the blocks."""
+    decoder_embed_dim: int = 512
+    """Width of the decoder."""
+    decoder_depth: int = 8
+    """Blocks of the decoder."""
+    decoder_num_heads: int = 16
+    """Attention heads of the decoder; divides decoder_embed_dim."""
+    mask_ratio: float = 0.75
+    """Share of the tokens hidden from the encoder."""
+    mixup_ratio: float = 0.5
+    """Share of the tokens that the first mixed image takes from image a."""
+    mixup: Literal["mirrored", "released", "none"] = "mirrored"
+    """mirrored: as the paper's Eq. 1 and 2; released: as the research code; none: images stay apart."""
+    norm_pix_loss: bool = True
+    """Whether targets are normalised for each token."""
+    target_variance: Literal["unbiased", "repeated"] = "unbiased"
+    """Variance of that normalisation; repeated: over values tiled to 12 bands, as in the released code."""
+    ranges: Literal["smarties_v1", "from_data"] = "smarties_v1"
+    """Spectral ranges that get weights: the 17 published ones, or one for each distinct band of the data."""
+    unseen: Literal["interpolate", "nearest", "released", "refuse"] = "interpolate"
+    """What happens to a band that no range is made for."""
+    min_support: float = 0.05
+    """Least support of such a band, from 0 to 1."""
+    out_of_span: Literal["refuse", "drop"] = "refuse"
+    """What happens to a band under `min_support` or outside the trained span."""
+
+    def __post_init__(self) -> None:
+        for name in ("img_size", "patch_size", "depth", "num_heads", "decoder_depth", "decoder_num_heads"):
+            _need_at_least(f"model.{name}", getattr(self, name), 1)
+        _need_divides("model.patch_size", self.patch_size, "model.img_size", self.img_size)
+        _need_width("model.embed_dim", self.embed_dim, "model.num_heads", self.num_heads)
+        heads = self.decoder_num_heads
+        _need_width("model.decoder_embed_dim", self.decoder_embed_dim, "model.decoder_num_heads", heads)
+        for name in ("mask_ratio", "mixup_ratio"):
+            _need_between(f"model.{name}", getattr(self, name), 0.0, 1.0)
+        for name in ("drop_path", "min_support"):
+            value = getattr(self, name)
+            _need(0.0 <= value < 1.0, f"model.{name} must be from 0 to under 1, found {value:g}")
+        _need_over_0("model.mlp_ratio", self.mlp_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """Which pairs of a store are learned from."""
+
+    pairs: Literal["any"] | tuple[tuple[str, str], ...] = "any"
+    """Pairs of sensors; any: every two sensors that see one place."""
+    held_out: tuple[str, ...] = ()
+    """Sensors that training never sees; with `pairs: any` they are left out."""
+    split: Literal["train", "val", "test"] = "train"
+    """Split of the store that is learned from."""
+    val_split: Literal["train", "val", "test"] = "val"
+    """Split that chooses the best checkpoint; where it has no pairs the training loss does."""
+    statistics: Literal["catalogue", "store"] = "catalogue"
+    """Where normalisation comes from: the sensor's own numbers, or those of the store."""
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+    """Flips, turns and crops."""
+
+    def __post_init__(self) -> None:
+        if self.pairs == "any":
+            return
+        _need(bool(self.pairs), "data.pairs is empty; name pairs of sensors, or write `pairs: any`")
+        for name in {name for pair in self.pairs for name in pair} & set(self.held_out):
+            raise RecipeError(f"sensor '{name}' stands in data.pairs and in data.held_out; take one away")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimRecipe:
+    """Optimiser and length of the run."""
+
+    batch_size: int = 2048
+    """Pairs a step, over all processes and accumulated parts."""
+    accumulate: int = 1
+    """Parts that a process's share of a batch is computed in; the step stays the same to rounding."""
+    epochs: int = 300
+    """Passes over the pairs."""
+    steps: int | None = None
+    """Length of the run in steps instead; warm-up keeps its share of the run."""
+    warmup_epochs: float = 20.0
+    """Epochs over which the rate rises linearly from 0; afterwards it falls to 0 by a half cosine."""
+    base_lr: float = 1.5e-4
+    """Learning rate for 256 images; the rate is base_lr · batch_size / 256."""
+    weight_decay: float = 0.05
+    """Decay of weights with two or more axes."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of AdamW's moments."""
+    clip_grad_norm: float | None = None
+    """Largest norm of the gradient; null: not clipped."""
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    """Arithmetic of the network; weights and optimiser stay in float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate", "epochs"):
+            _need_at_least(f"optim.{name}", getattr(self, name), 1)
+        _need_divides("optim.accumulate", self.accumulate, "optim.batch_size", self.batch_size)
+        if self.steps is not None:
+            _need_at_least("optim.steps", self.steps, 1)
+        _need(
+            0.0 <= self.warmup_epochs <= self.epochs,
+            f"optim.warmup_epochs must be from 0 to optim.epochs {self.epochs}, found {self.warmup_epochs:g}",
+        )
+        _need_over_0("optim.base_lr", self.base_lr)
+        _need_at_least("optim.weight_decay", self.weight_decay, 0)
+        for beta in self.betas:
+            _need_between("optim.betas", beta, 0.0, 1.0)
+        if self.clip_grad_norm is not None:
+            _need_over_0("optim.clip_grad_norm", self.clip_grad_norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnRecipe:
+    """A kNN score now and then, on labelled images of one sensor."""
+
+    labelled: str
+    """Folder of class folders, or a table of path and label."""
+    sensor: str
+    """Sensor of the images."""
+    every_steps: int
+    """Steps between two scores."""
+
+    def __post_init__(self) -> None:
+        _need_at_least("run.knn.every_steps", self.every_steps, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecipe:
+    """How and where the run is done, and what it writes. These may change when a run is resumed."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    """Kind of device."""
+    devices: int | Literal["auto"] = "auto"
+    """Processes on each machine, one a device; on CPUs auto means 1."""
+    num_nodes: int = 1
+    """Machines."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """How processes share the work; auto: ddp for more than one."""
+    compile: bool = False
+    """Whether the block stacks are compiled; takes a while, then saves some percent."""
+    workers: int = 2
+    """Threads that read ahead."""
+    log_every_steps: int = 10
+    """Steps between two rows of metrics.csv."""
+    checkpoint_every_steps: int = 500
+    """Steps between two checkpoints; a kill loses at most so many."""
+    panel_every_steps: int = 1000
+    """Steps between two reconstruction panels; 0: none."""
+    val_batches: int = 8
+    """Batches of the validation split scored at each checkpoint; 0: none."""
+    knn: KnnRecipe | None = None
+    """A kNN score now and then; null: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_nodes", "workers", "log_every_steps", "checkpoint_every_steps"):
+            _need_at_least(f"run.{name}", getattr(self, name), 1)
+        for name in ("panel_every_steps", "val_batches"):
+            _need_at_least(f"run.{name}", getattr(self, name), 0)
+        if self.devices != "auto":
+            _need_at_least("run.devices", self.devices, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe:
+    """One complete run."""
+
+    name: str
+    """Name for people."""
+    seed: int = 0
+    """Seed of every random draw."""
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    """Architecture."""
+    data: DataRecipe = field(default_factory=DataRecipe)
+    """Pairs and augmentation."""
+    optim: OptimRecipe = field(default_factory=OptimRecipe)
+    """Optimiser and length."""
+    run: RunRecipe = field(default_factory=RunRecipe)
+    """Devices and outputs."""
+
+
+def recipe_to_dict(recipe: PretrainRecipe) -> dict[str, Any]:
+    """Turn a recipe into plain values, as they stand in YAML or JSON."""
+    plain = _plain(dataclasses.asdict(recipe))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def recipe_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, ...]:
+    """List what makes two recipes two different runs, as `key: ours, not theirs`.
+
+    The name and the `run` part do not count: they change neither weights nor draws.
+    """
+    left, right = _leaves(ours), _leaves(theirs)
+    changed = [
+        key for key in sorted(left.keys() | right.keys()) if left.get(key, _NONE) != right.get(key, _NONE)
+    ]
+    return tuple(
+        f"{key}: {left.get(key, _NONE)}, not {right.get(key, _NONE)}" for key in changed if _counts(key)
+    )
+
+
+_NONE = "nothing"
+
+
+def _counts(key: str) -> bool:
+    return key != "name" and not key.startswith("run.")
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for key, inner in value.items():
+        leaves |= _leaves(inner, f"{prefix}.{key}" if prefix else key)
+    return leaves
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value

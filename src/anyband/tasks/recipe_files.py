@@ -1,0 +1,150 @@
+"""Recipes from YAML: a file or the name of a shipped recipe, with dotted overrides, strictly typed."""
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from anyband.errors import RecipeError, nearest_name
+from anyband.tasks.recipe import PretrainRecipe
+from anyband.yaml_files import parse_yaml, read_yaml
+
+__all__ = ["list_recipes", "load_recipe"]
+
+
+def list_recipes() -> tuple[str, ...]:
+    """List the names of the recipes that come with the package."""
+    return tuple(sorted(_shipped()))
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> PretrainRecipe:
+    """Read a recipe and check every key and type of it.
+
+    Args:
+        name_or_path: a YAML file, or the name of a shipped recipe such as `smarties_tiny`.
+        overrides: `key.key=value`, values in YAML, for example `optim.epochs=5`.
+
+    Raises:
+        RecipeError: no such recipe, an unknown or duplicate key, a wrong type, or values that do not go
+        together.
+    """
+    values = _read(name_or_path)
+    for key, value in _parse_overrides(overrides).items():
+        _override(values, key, value)
+    _check_keys(values, PretrainRecipe, prefix="")
+    return _typed(values, name=str(name_or_path))
+
+
+def _shipped() -> dict[str, Traversable]:
+    packaged = resources.files("anyband") / "recipes"
+    # An editable installation has no copy in the package; there the folder stands at the top of the
+    # repository.
+    folder = packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "recipes"
+    if not folder.is_dir():
+        return {}
+    return {Path(file.name).stem: file for file in folder.iterdir() if file.name.endswith(".yaml")}
+
+
+def _read(name_or_path: str | Path) -> dict[str, Any]:
+    path = Path(name_or_path)
+    shipped = _shipped()
+    if path.is_file():
+        values = read_yaml(path, error=RecipeError)
+    elif str(name_or_path) in shipped:
+        text = shipped[str(name_or_path)].read_text(encoding="utf-8")
+        values = parse_yaml(text, name=str(name_or_path), error=RecipeError)
+    else:
+        known = ", ".join(sorted(shipped))
+        near = nearest_name(str(name_or_path), shipped)
+        raise RecipeError(f"'{name_or_path}' is neither a file nor a shipped recipe ({known}){near}")
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe '{name_or_path}' must be keys with values, found {_kind(values)}")
+    return values
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"override '{word}' must read key.key=value, for example optim.epochs=5")
+        if key in parsed:
+            raise RecipeError(f"key '{key}' is overridden twice")
+        parsed[key] = parse_yaml(text, name=word, error=RecipeError)
+    return parsed
+
+
+def _override(values: dict[str, Any], key: str, value: Any) -> None:
+    *parts, last = key.split(".")
+    inner = values
+    for part in parts:
+        if inner.get(part) is None:
+            inner[part] = {}
+        inner = inner[part]
+        if not isinstance(inner, dict):
+            raise RecipeError(f"override '{key}': '{part}' holds {_kind(inner)}, which has no keys in it")
+    inner[last] = value
+
+
+def _check_keys(values: dict[str, Any], record: type, *, prefix: str) -> None:
+    """See that every key exists and that records are records; types inside are the parser's to check."""
+    hints = typing.get_type_hints(record)
+    for key, value in values.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if key not in hints:
+            where = f" in '{prefix}'" if prefix else ""
+            near = nearest_name(str(key), hints)
+            raise RecipeError(f"unknown recipe key '{key}'{where}{near} (known: {', '.join(hints)})")
+        options = _options(hints[key])
+        inner = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        if value is None and type(None) not in options:
+            raise RecipeError(f"recipe key '{path}' needs a value, found nothing")
+        if isinstance(inner, type) and isinstance(value, dict):
+            _check_keys(value, inner, prefix=path)
+        elif inner is not None and value is not None:
+            raise RecipeError(f"recipe key '{path}' holds keys of its own, found {_kind(value)}")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _typed(values: dict[str, Any], *, name: str) -> PretrainRecipe:
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--recipe", type=PretrainRecipe)
+    try:
+        parsed = parser.parse_object({"recipe": values})
+        recipe = parser.instantiate_classes(parsed).recipe
+    except RecipeError as problem:
+        raise RecipeError(f"recipe '{name}': {problem}") from problem
+    except (ArgumentError, ValueError, TypeError) as problem:
+        raise RecipeError(f"recipe '{name}': {_reason(str(problem))}") from problem
+    assert isinstance(recipe, PretrainRecipe)
+    return recipe
+
+
+def _reason(message: str) -> str:
+    """Turn the parser's message into one line: the key, what is allowed, what was found."""
+    missing = re.search(r"arguments are required: (.*)", message)
+    keys = [key for key in re.findall(r'Parser key "([^"]*)"', message) if key]
+    where = f"key '{'.'.join(keys).removeprefix('recipe.')}': " if keys else ""
+    if missing:
+        return f"{where}missing {missing.group(1).replace('recipe.', '')}"
+    expected = [line for line in re.findall(r"Expected an? (.*)", message) if "NoneType" not in line]
+    if not expected:
+        return message
+    allowed = "; or ".join(dict.fromkeys(expected))
+    allowed = re.sub(r"<class '(\w+)'>", r"\1", allowed).replace("typing.Literal", "one of ")
+    return f"{where}expected {allowed.replace('. Got value: ', ', found ')}"
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} '{value}'"

@@ -1,0 +1,204 @@
+"""What a recipe means on a store: pairs, ranges, network, length. Made once, before any training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from anyband.data.sets import Pairs, PairSampler, find_pairs
+from anyband.data.store import ChipStore
+from anyband.errors import StoreError
+from anyband.models.autoencoder import DecoderConfig
+from anyband.models.checkpoint import Checkpoint, state_of
+from anyband.models.encoder import EncoderConfig
+from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.sensors.catalogue import get_sensor, sensor_to_dict
+from anyband.sensors.ranges import RangeTable, load_ranges, ranges_from_sensors
+from anyband.shapes import Array, Int
+from anyband.tasks.pair_batches import ArrayInput, array_inputs
+from anyband.tasks.recipe import ModelRecipe, PretrainRecipe, recipe_to_dict
+from anyband.tasks.train import Schedule
+
+__all__ = ["RunPlan", "plan_run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """A recipe on a store."""
+
+    recipe: PretrainRecipe
+    """What is done."""
+    store: ChipStore
+    """With what."""
+    pairs: Pairs
+    """Pairs that are learned from."""
+    val_pairs: Pairs | None
+    """Pairs that choose the best checkpoint; None: there are none."""
+    ranges: RangeTable
+    """Ranges that get weights."""
+    inputs: dict[str, ArrayInput]
+    """How each array of these pairs is read."""
+    steps_per_epoch: int
+    """Batches in an epoch."""
+    total_steps: int
+    """Length of the run."""
+
+    @property
+    def config(self) -> SmartiesConfig:
+        """The network."""
+        return _config(self.recipe.model, num_ranges=len(self.ranges.ranges))
+
+    @property
+    def schedule(self) -> Schedule:
+        """Learning rate of each step."""
+        optim = self.recipe.optim
+        return Schedule.of_batch(
+            base_lr=optim.base_lr,
+            batch_size=optim.batch_size,
+            warmup_share=optim.warmup_epochs / optim.epochs,
+            total_steps=self.total_steps,
+        )
+
+    def checkpoint(self, model: Smarties, *, step: int) -> Checkpoint:
+        """Join the weights with all that is needed to use them."""
+        arrays = {self.store.arrays[name].sensor: name for name in reversed(self.inputs)}
+        return Checkpoint(
+            config=self.config,
+            state=state_of(model),
+            ranges=self.ranges,
+            normalisations={
+                sensor: self.inputs[name].normalisation.to_dict() for sensor, name in arrays.items()
+            },
+            sensors={
+                sensor: sensor_to_dict(self.store.sensors[sensor].select(self.store.arrays[name].bands))
+                for sensor, name in arrays.items()
+            },
+            recipe=recipe_to_dict(self.recipe),
+            step=step,
+        )
+
+    def places(self, rows: Int[Array, " pair"]) -> list[str]:
+        """Name the places of pairs, each once."""
+        chips = self.pairs.index_a[rows]
+        return sorted(set(self.store.index.column("place").take(chips).to_pylist()))
+
+    def notes(self) -> list[str]:
+        """Say what a reader of the run should know before it starts."""
+        return [*self._bands_not_exact(), *self._ranges_not_trained(), *self._pairs_not_used()]
+
+    def _bands_not_exact(self) -> list[str]:
+        return [report for entry in self.inputs.values() if (report := entry.assignment.report())]
+
+    def _ranges_not_trained(self) -> list[str]:
+        used = np.zeros(len(self.ranges.ranges), dtype=bool)
+        for entry in self.inputs.values():
+            used |= np.asarray(entry.assignment.mixing).any(axis=0)
+        idle = [name for name, is_used in zip(self.ranges.range_names, used, strict=True) if not is_used]
+        if not idle:
+            return []
+        return [
+            f"{len(idle)} of {len(used)} ranges are seen by no sensor of these pairs and learn nothing "
+            f"({', '.join(idle)}); `model.ranges=from_data` leaves them out"
+        ]
+
+    def _pairs_not_used(self) -> list[str]:
+        batch_size = self.recipe.optim.batch_size
+        counts = np.bincount(self.pairs.pair_type, minlength=len(self.pairs.types))
+        return [
+            f"{count} pairs of {' + '.join(self.pairs.types[kind])} do not fill a batch of {batch_size} "
+            "and are never seen; take a smaller optim.batch_size"
+            for kind, count in enumerate(counts)
+            if count < batch_size
+        ]
+
+
+def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
+    """Work out a run.
+
+    Raises:
+        StoreError: the store has no such pairs.
+        InputError: no kind of pair fills a batch.
+        AssignmentError: a band that the ranges can't express.
+        CatalogueError: a sensor is unknown, or a band has no statistics.
+    """
+    wanted = _wanted_pairs(recipe, store)
+    pairs = find_pairs(store, sensors=wanted, split=recipe.data.split)
+    val_pairs = _val_pairs(store, wanted, split=recipe.data.val_split) if recipe.run.val_batches else None
+    names = dict.fromkeys(
+        name for found in (pairs, val_pairs) if found for pair in found.types for name in pair
+    )
+    trained_on = dict.fromkeys(name for pair in pairs.types for name in pair)
+    if recipe.model.ranges == "from_data":
+        ranges = ranges_from_sensors([store.array_sensor(name) for name in trained_on])
+    else:
+        ranges = load_ranges(recipe.model.ranges)
+    optim = recipe.optim
+    per_epoch = PairSampler(pairs, batch_size=optim.batch_size, seed=recipe.seed).steps_per_epoch
+    return RunPlan(
+        recipe=recipe,
+        store=store,
+        pairs=pairs,
+        val_pairs=val_pairs,
+        ranges=ranges,
+        inputs=array_inputs(store, names, ranges=ranges, recipe=recipe),
+        steps_per_epoch=per_epoch,
+        total_steps=optim.steps or optim.epochs * per_epoch,
+    )
+
+
+def _wanted_pairs(recipe: PretrainRecipe, store: ChipStore) -> list[tuple[str, str]]:
+    held_out = {_sensor_name(name, store) for name in recipe.data.held_out}
+    if recipe.data.pairs != "any":
+        return [(_sensor_name(a, store), _sensor_name(b, store)) for a, b in recipe.data.pairs]
+    seen = [name for name in store.sensors if name not in held_out]
+    if len(seen) < 2:
+        raise StoreError(
+            f"store '{store.path}' has {len(store.sensors)} sensors ({', '.join(store.sensors)}), of which "
+            f"{len(seen)} may be trained on; pairs need two: prepare images of another sensor, "
+            "or name pairs of dates such as data.pairs=[[sentinel2-l2a, sentinel2-l2a]]"
+        )
+    return list(combinations(seen, 2))
+
+
+def _sensor_name(name: str, store: ChipStore) -> str:
+    """Resolve an alias; a name that neither the store nor the catalogue knows is an error, never ignored."""
+    return name if name in store.sensors else get_sensor(name).name
+
+
+def _val_pairs(
+    store: ChipStore, wanted: Sequence[tuple[str, str]], *, split: Literal["train", "val", "test"]
+) -> Pairs | None:
+    if split not in store.index.column("split").unique().to_pylist():
+        return None
+    try:
+        return find_pairs(store, sensors=wanted, split=split)
+    except StoreError:
+        # Places of that split may show one sensor only.
+        return None
+
+
+def _config(model: ModelRecipe, *, num_ranges: int) -> SmartiesConfig:
+    return SmartiesConfig(
+        encoder=EncoderConfig(
+            img_size=model.img_size,
+            patch_size=model.patch_size,
+            embed_dim=model.embed_dim,
+            depth=model.depth,
+            num_heads=model.num_heads,
+            mlp_ratio=model.mlp_ratio,
+            num_ranges=num_ranges,
+            drop_path=model.drop_path,
+        ),
+        decoder=DecoderConfig(
+            decoder_embed_dim=model.decoder_embed_dim,
+            decoder_depth=model.decoder_depth,
+            decoder_num_heads=model.decoder_num_heads,
+        ),
+        mask_ratio=model.mask_ratio,
+        mixup_ratio=model.mixup_ratio,
+        mixup=model.mixup,
+        norm_pix_loss=model.norm_pix_loss,
+        target_variance=model.target_variance,
+    )

@@ -1,0 +1,167 @@
+"""One optimiser step over a global batch, the same for any number of processes and accumulated parts."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
+from anyband.models.masking import count_visible, draw_pair_plan
+from anyband.models.patches import hidden_tokens
+from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.shapes import Float
+from anyband.tasks.recipe import PretrainRecipe
+from anyband.tasks.train import Schedule, make_optimizer, seeded, set_learning_rate
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["StepResult", "Stepper", "counted_tokens", "make_fabric", "sum_over_processes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step gave, still on the device."""
+
+    loss: Float[Tensor, ""]
+    """Mean over the global batch."""
+    grad_norm: Float[Tensor, ""] | None
+    """Norm of the gradient before clipping; None where it is not clipped."""
+
+
+def make_fabric(recipe: PretrainRecipe) -> "Fabric":
+    """Make what runs on the recipe's devices, and start its processes."""
+    from lightning_fabric import Fabric
+
+    run = recipe.run
+    fabric = Fabric(
+        accelerator=run.accelerator,
+        devices=run.devices,
+        num_nodes=run.num_nodes,
+        strategy=run.strategy,
+        precision=recipe.optim.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def counted_tokens(config: SmartiesConfig, pair: PairBatch, noise: PairNoise) -> Float[Tensor, "2"]:
+    """Count the masked tokens that enter each of the two terms of the loss.
+
+    The terms are means over these, so parts of a batch are joined by their counts: where data are missing,
+    parts of equal size do not weigh the same.
+    """
+    batch, num_tokens = noise.masking.shape
+    if pair.a.valid is None and pair.b.valid is None:
+        masked = batch * (num_tokens - count_visible(num_tokens, config.mask_ratio))
+        return noise.masking.new_full((2,), float(masked))
+    hidden_a, hidden_b = (_hidden(image, noise, config.encoder.patch_size) for image in (pair.a, pair.b))
+    plan = draw_pair_plan(
+        noise,
+        hidden_a.long() + hidden_b.long(),
+        mask_ratio=config.mask_ratio,
+        mixup_ratio=config.mixup_ratio,
+        mixup=config.mixup,
+    )
+    first = torch.where(plan.from_a, hidden_a, hidden_b)
+    second = hidden_b if config.mixup == "released" else torch.where(plan.from_a, hidden_b, hidden_a)
+    return torch.stack([(plan.masked & ~hidden).sum() for hidden in (first, second)]).float()
+
+
+class Stepper:
+    """The network, its optimiser and the devices they run on."""
+
+    def __init__(self, fabric: "Fabric", model: Smarties, recipe: PretrainRecipe, schedule: Schedule) -> None:
+        """Put the network on the devices. `model` stays the same object, with its own names."""
+        if recipe.run.compile:
+            for block in (*model.encoder.blocks, *model.decoder.blocks):
+                block.compile()
+        self.model = model
+        self.optimizer = make_optimizer(
+            model, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas
+        )
+        self._fabric = fabric
+        self._recipe = recipe
+        self._schedule = schedule
+        self._network, self._stepping = fabric.setup(_PairLoss(model), self.optimizer)
+
+    def step(self, step: int, parts: Sequence[tuple[PairBatch, PairNoise]]) -> StepResult:
+        """Do one step with this process's parts of the global batch.
+
+        The gradient is that of the joint batch to rounding, whatever the number of processes and parts.
+        """
+        set_learning_rate(self.optimizer, self._schedule.rate(step))
+        counts = [counted_tokens(self.model.config, *part) for part in parts]
+        total = sum_over_processes(self._fabric, torch.stack(counts).sum(dim=0)).clamp(min=1)
+        loss = torch.zeros((), device=self._fabric.device)
+        for index, (part, count) in enumerate(zip(parts, counts, strict=True)):
+            is_last = index == len(parts) - 1
+            with (
+                self._fabric.no_backward_sync(self._network, enabled=not is_last),
+                self._drawing(step, index),
+            ):
+                terms = torch.stack(self._network(*_tensors(*part)))
+                share = (terms * (count / total)).sum() / 2
+                # Gradients are averaged over processes afterwards; their sum is wanted.
+                self._fabric.backward(share * self._fabric.world_size)
+            loss = loss + share.detach()
+        grad_norm = self._clip()
+        self._stepping.step()
+        self._stepping.zero_grad(set_to_none=True)
+        return StepResult(loss=sum_over_processes(self._fabric, loss), grad_norm=grad_norm)
+
+    def _clip(self) -> Tensor | None:
+        largest = self._recipe.optim.clip_grad_norm
+        if largest is None:
+            return None
+        # A norm that is not finite comes from a loss that is not; that is reported with the places.
+        norm = self._fabric.clip_gradients(
+            self._network, self._stepping, max_norm=largest, error_if_nonfinite=False
+        )
+        return None if norm is None else norm.detach()
+
+    def _drawing(self, step: int, index: int) -> contextlib.AbstractContextManager[None]:
+        if not self.model.config.encoder.drop_path:
+            return contextlib.nullcontext()
+        purpose = f"drop path, process {self._fabric.global_rank}, part {index}"
+        return seeded(self._recipe.seed, step=step, purpose=purpose, device=self._fabric.device)
+
+
+def sum_over_processes(fabric: "Fabric", value: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Add up a number over all processes; one process keeps its own."""
+    if fabric.world_size == 1:
+        return value
+    summed = fabric.all_reduce(value.clone(), reduce_op="sum")
+    assert isinstance(summed, Tensor)
+    return summed
+
+
+class _PairLoss(nn.Module):
+    """The network as Fabric calls it: plain tensors in, the two terms of the loss out."""
+
+    def __init__(self, model: Smarties) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, images: tuple[tuple[Tensor, Tensor | None, Tensor], ...], noise: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        a, b = (ImageBatch(pixels=pixels, valid=valid, mixing=mixing) for pixels, valid, mixing in images)
+        output = self.model(PairBatch(a=a, b=b), PairNoise(mixup=noise[0], masking=noise[1]))
+        return output.loss_a, output.loss_b
+
+
+def _tensors(
+    pair: PairBatch, noise: PairNoise
+) -> tuple[tuple[tuple[Tensor, Tensor | None, Tensor], ...], tuple[Tensor, Tensor]]:
+    images = tuple((image.pixels, image.valid, image.mixing) for image in (pair.a, pair.b))
+    return images, (noise.mixup, noise.masking)
+
+
+def _hidden(image: ImageBatch, noise: PairNoise, patch_size: int) -> Tensor:
+    if image.valid is None:
+        return torch.zeros_like(noise.masking, dtype=torch.bool)
+    return hidden_tokens(image.valid, patch_size)

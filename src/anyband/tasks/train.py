@@ -1,0 +1,119 @@
+"""Small pieces of a training loop: schedule, optimiser, its state as tensors, seeded calls."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from anyband.errors import CheckpointError
+from anyband.randomness import generator
+
+__all__ = [
+    "Schedule",
+    "load_optimizer_tensors",
+    "make_optimizer",
+    "optimizer_tensors",
+    "seeded",
+    "set_learning_rate",
+]
+
+_IMAGES_OF_BASE_RATE = 256  # Source: Goyal et al., arXiv 1706.02677; SMARTIES gives its rates so
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Learning rate of each step: a linear rise from 0, then a half cosine to 0."""
+
+    peak: float
+    """Rate at the end of the rise."""
+    warmup_steps: float
+    """Length of the rise in steps, not always whole."""
+    total_steps: int
+    """Length of the run in steps."""
+
+    @classmethod
+    def of_batch(
+        cls, *, base_lr: float, batch_size: int, warmup_share: float, total_steps: int
+    ) -> "Schedule":
+        """Scale the rate to the global batch; `warmup_share` is the part of the run that warms up."""
+        peak = base_lr * batch_size / _IMAGES_OF_BASE_RATE
+        return cls(peak=peak, warmup_steps=warmup_share * total_steps, total_steps=total_steps)
+
+    def rate(self, step: int) -> float:
+        """Compute the rate of a step, taken at its middle, so that neither first nor last is wasted."""
+        now = step + 0.5
+        if now < self.warmup_steps:
+            return self.peak * now / self.warmup_steps
+        share = (now - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        return self.peak * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+
+
+def make_optimizer(model: nn.Module, *, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """Make AdamW with decay on weights only: not on 1-D parameters, nor on biases stacked for all ranges."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    plain = [parameter for name, parameter in named if parameter.ndim <= 1 or name.endswith(".bias")]
+    decayed = [parameter for name, parameter in named if parameter.ndim > 1 and not name.endswith(".bias")]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    # The rate of every step is set by the schedule.
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Take the optimiser's state as named tensors: `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state.get(parameter)
+        if state:
+            for key in (*_MOMENTS, "step"):
+                tensors[f"{key}.{name}"] = torch.as_tensor(state[key]).detach().cpu().contiguous()
+    return tensors
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` took, to the bit.
+
+    Raises:
+        CheckpointError: the tensors are those of another model.
+    """
+    left = set(tensors)
+    for name, parameter in model.named_parameters():
+        keys = {key: f"{key}.{name}" for key in (*_MOMENTS, "step")}
+        if not left & set(keys.values()):
+            continue
+        missing = [key for key in keys.values() if key not in tensors]
+        if missing or tensors[keys["exp_avg"]].shape != parameter.shape:
+            raise CheckpointError(f"the optimiser's state does not fit parameter '{name}'")
+        state = {key: tensors[keys[key]].to(parameter.device, copy=True) for key in _MOMENTS}
+        optimizer.state[parameter] = {**state, "step": tensors[keys["step"]].clone()}
+        left -= set(keys.values())
+    if left:
+        raise CheckpointError(f"the optimiser's state has '{min(left)}', which the model lacks")
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *, step: int, purpose: str, device: torch.device) -> Iterator[None]:
+    """Seed the generators of torch for a block that draws from them, such as drop path; then restore them.
+
+    Args:
+        seed: of the run.
+        step: training step.
+        purpose: what is drawn.
+        device: whose generator is seeded beside the CPU's.
+    """
+    word = int(generator(seed, step=step, sample=0, purpose=purpose).integers(2**63))
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, enabled=True):
+        torch.manual_seed(word)
+        yield

@@ -1,0 +1,121 @@
+"""Looking at a network while it trains, without changing it: validation loss, panels, a kNN score."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from anyband.data.augment import AugmentOptions
+from anyband.data.batch import read_pair_batch
+from anyband.data.sets import PairPlan, Pairs, PairSampler
+from anyband.models.smarties import Smarties
+from anyband.tasks.logs import MetricsLog
+from anyband.tasks.pair_batches import PairPreparer
+from anyband.tasks.run_plan import RunPlan
+from anyband.tasks.runs import RunFolder
+from anyband.tasks.steps import sum_over_processes
+from anyband.whole_files import whole_file
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Watch"]
+
+_WHOLE = AugmentOptions(enabled=False)
+# chosen: rows of a panel; enough to judge by, small enough to look at.
+_PANEL_SAMPLES = 4
+
+
+class Watch:
+    """What is looked at between steps. Draws depend on the seed only, so every look sees the same masks."""
+
+    def __init__(
+        self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", model: Smarties, preparer: PairPreparer
+    ) -> None:
+        """Choose the batches to look at; nothing is read yet."""
+        self._plan = plan
+        self._folder = folder
+        self._fabric = fabric
+        self._model = model
+        self._preparer = preparer
+        self._val_batches = _val_batches(plan, num_processes=fabric.world_size)
+
+    def is_due(self, done: int) -> bool:
+        """Tell whether `look` has something to do after so many steps."""
+        return self._panel_is_due(done) or self._knn_is_due(done)
+
+    def validate(self) -> dict[str, float]:
+        """Compute the loss on validation pairs, the same ones and masks each time; processes share them."""
+        if not self._val_batches:
+            return {}
+        total = torch.zeros((), dtype=torch.float64, device=self._fabric.device)
+        with self._looking():
+            for index in range(self._fabric.global_rank, len(self._val_batches), self._fabric.world_size):
+                assert self._plan.val_pairs is not None
+                raw = read_pair_batch(self._plan.store, self._plan.val_pairs, self._val_batches[index])
+                total += self._model(*self._preparer.prepare(raw, step=index, augment=_WHOLE)).loss.double()
+        total = sum_over_processes(self._fabric, total)
+        return {"val_loss": float(total) / len(self._val_batches)}
+
+    def look(self, done: int, log: MetricsLog | None) -> dict[str, float]:
+        """Draw and score what is due. Only the first process does."""
+        if self._panel_is_due(done):
+            self._draw_panels(done, log)
+        return {}
+
+    def _panel_is_due(self, done: int) -> bool:
+        every = self._plan.recipe.run.panel_every_steps
+        return bool(every) and (done % every == 0 or done == self._plan.total_steps)
+
+    def _knn_is_due(self, done: int) -> bool:
+        knn = self._plan.recipe.run.knn
+        return knn is not None and done % knn.every_steps == 0
+
+    def _draw_panels(self, done: int, log: MetricsLog | None) -> None:
+        """Draw a panel for each kind of pair, always of the same pairs."""
+        from anyband.tasks.reconstructions import draw_reconstructions
+
+        pairs = self._plan.val_pairs or self._plan.pairs
+        for kind, arrays in enumerate(pairs.types):
+            raw = read_pair_batch(self._plan.store, pairs, _first_pairs(pairs, kind))
+            pair, noise = self._preparer.prepare(raw, step=0, augment=_WHOLE)
+            inputs = (self._plan.inputs[arrays[0]], self._plan.inputs[arrays[1]])
+            with self._looking():
+                title = f"{self._plan.recipe.name}, step {done}"
+                png = draw_reconstructions(self._model, pair, noise, inputs, title=title)
+            name = "_".join(arrays)
+            with whole_file(self._folder.panels_path / f"step_{done:08d}_{name}.png") as beside:
+                beside.write_bytes(png)
+            if log is not None:
+                log.add_picture(f"reconstruction/{name}", png, done)
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Without gradients, without drop path, in the precision of training."""
+        self._model.eval()
+        try:
+            with torch.no_grad(), self._fabric.autocast():
+                yield
+        finally:
+            self._model.train()
+
+
+def _val_batches(plan: RunPlan, *, num_processes: int) -> list[PairPlan]:
+    """Choose the batches of validation, as large as a part of a training batch where the pairs suffice."""
+    if plan.val_pairs is None:
+        return []
+    optim = plan.recipe.optim
+    part = max(1, optim.batch_size // (optim.accumulate * num_processes))
+    largest_kind = int(np.bincount(plan.val_pairs.pair_type).max())
+    sampler = PairSampler(plan.val_pairs, batch_size=min(part, largest_kind), seed=plan.recipe.seed)
+    count = min(plan.recipe.run.val_batches, sampler.steps_per_epoch)
+    return [sampler.batch(index) for index in range(count)]
+
+
+def _first_pairs(pairs: Pairs, kind: int) -> PairPlan:
+    rows = np.flatnonzero(pairs.pair_type == kind)
+    # Spread over the list, because neighbours in it are neighbours on the ground.
+    rows = rows[np.linspace(0, len(rows) - 1, min(_PANEL_SAMPLES, len(rows))).astype(np.int64)]
+    return PairPlan(rows=rows, pair_type=kind, samples=pairs.sample[rows], epoch=0)

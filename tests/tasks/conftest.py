@@ -1,0 +1,120 @@
+"""A small chip store of two sensors, and a recipe of a network small enough for tests."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyband.data.augment import AugmentOptions
+from anyband.data.chip_index import ChipRecord
+from anyband.data.store import ArraySpec
+from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.sensor import Encoding
+from anyband.tasks.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe
+
+_PLACES = 24
+_BANDS = ("B02", "B03", "B04")
+
+
+@pytest.fixture(scope="session")
+def pair_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 places: Sentinel-2 (three bands, 24 px, some with holes) and Sentinel-1 (two bands, 12 px); 4 validate."""
+    path = tmp_path_factory.mktemp("data") / "store"
+    sensors = {
+        "sentinel2-l2a": get_sensor("sentinel2-l2a").select(_BANDS),
+        "sentinel1-grd": get_sensor("sentinel1-grd").select(("VV", "VH")),
+    }
+    write_store(path, _chips(), StoreHeader(sensors=sensors))
+    return path
+
+
+def _chips() -> Iterator[tuple[ArraySpec, ChipRecord, Chip]]:
+    optical = ArraySpec(
+        sensor="sentinel2-l2a",
+        bands=_BANDS,
+        height=24,
+        width=24,
+        dtype="uint16",
+        encoding=dict.fromkeys(_BANDS, Encoding(scale=1e-4)),
+        nodata=0.0,
+    )
+    radar = ArraySpec(
+        sensor="sentinel1-grd",
+        bands=("VV", "VH"),
+        height=12,
+        width=12,
+        dtype="int16",
+        encoding=dict.fromkeys(("VV", "VH"), Encoding(scale=0.01)),
+        nodata=-32768.0,
+    )
+    for place in range(_PLACES):
+        rng = np.random.default_rng(place)
+        pixels = rng.integers(200, 4000, (3, 24, 24)).astype(np.uint16)
+        valid = np.ones(pixels.shape, dtype=bool)
+        if place % 4 == 0:
+            valid[:, :10, :13] = False
+        yield optical, _record(place, optical.sensor, valid), Chip(pixels=pixels, valid=valid)
+        decibels = rng.integers(-2500, 0, (2, 12, 12)).astype(np.int16)
+        whole = np.ones(decibels.shape, dtype=bool)
+        yield radar, _record(place, radar.sensor, whole), Chip(pixels=decibels)
+
+
+def _record(place: int, sensor: str, valid: np.ndarray) -> ChipRecord:
+    return ChipRecord(
+        place=f"p{place:03d}",
+        cell="r000c000",
+        sensor=sensor,
+        source_path=f"{sensor}_{place}.tif",
+        valid_fraction=float(valid.mean()),
+        split="train" if place < _PLACES - 4 else "val",
+    )
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> PretrainRecipe:
+    """A network of two blocks on 16 px images, 12 steps in float32 on one CPU."""
+    return PretrainRecipe(
+        name="small",
+        seed=3,
+        model=ModelRecipe(
+            img_size=16,
+            patch_size=4,
+            embed_dim=16,
+            depth=2,
+            num_heads=2,
+            drop_path=0.2,
+            decoder_embed_dim=8,
+            decoder_depth=1,
+            decoder_num_heads=2,
+        ),
+        data=DataRecipe(augment=AugmentOptions()),
+        optim=OptimRecipe(batch_size=8, steps=12, epochs=6, warmup_epochs=1.0, base_lr=0.05, precision="32-true"),
+        run=RunRecipe(
+            accelerator="cpu",
+            devices=1,
+            log_every_steps=1,
+            checkpoint_every_steps=3,
+            panel_every_steps=0,
+            val_batches=1,
+        ),
+    )
+
+
+Changed = Callable[..., PretrainRecipe]
+
+
+@pytest.fixture(scope="session")
+def changed(small_recipe: PretrainRecipe) -> Changed:
+    """Make the small recipe with other values: `changed(optim={"steps": 4}, seed=5)`."""
+
+    def make(**parts: object) -> PretrainRecipe:
+        values = {
+            name: dataclasses.replace(getattr(small_recipe, name), **value) if isinstance(value, dict) else value
+            for name, value in parts.items()
+        }
+        return dataclasses.replace(small_recipe, **values)
+
+    return make
