@@ -69,7 +69,9 @@ def test_files_and_functions_stay_short(path: Path) -> None:
 def test_functions_take_six_parameters_at_most(path: Path) -> None:
     crowded = {}
     for node in _functions(ast.parse(path.read_text())):
-        names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        names = [
+            argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        ]
         count = len([name for name in names if name not in ("self", "cls")])
         if count > 6:
             crowded[node.name] = count
@@ -92,7 +94,9 @@ def test_public_names_are_declared(path: Path) -> None:
     }
     declared: set[str] = set()
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
+        ):
             declared = set(ast.literal_eval(node.value))
     entry_points = {"run", "add_arguments"} if _room(path) == "cli" else set()
     assert defined - declared - entry_points == set()
@@ -133,7 +137,11 @@ def test_a_boolean_array_is_never_called_mask(path: Path) -> None:
 def test_weights_are_never_unpickled(path: Path) -> None:
     unsafe = []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "torch.load",
+            "pickle.load",
+            "pickle.loads",
+        ):
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             if keywords.get("weights_only") != "True":
                 unsafe.append(node.lineno)
@@ -177,7 +185,15 @@ def test_help_needs_no_torch() -> None:
     assert "torch" not in _modules_after("from anyband.cli import main; main([])")
 
 
-TRAINING = ["data.store", "data.sets", "data.batch", "data.harmonise", "data.augment", "tasks.recipe", "tasks.pretrain"]
+TRAINING = [
+    "data.store",
+    "data.sets",
+    "data.batch",
+    "data.harmonise",
+    "data.augment",
+    "tasks.recipe",
+    "tasks.pretrain",
+]
 
 
 def test_training_from_a_store_needs_no_geographic_library() -> None:

@@ -73,7 +73,11 @@ def test_a_duplicate_key_is_refused_inside_a_mapping() -> None:
 
 
 def test_scientific_notation_is_a_number() -> None:
-    assert parse_yaml("a: 1e-4\nb: 2.5E+3\nc: 1e", name="x", error=RecipeError) == {"a": 1e-4, "b": 2500.0, "c": "1e"}
+    assert parse_yaml("a: 1e-4\nb: 2.5E+3\nc: 1e", name="x", error=RecipeError) == {
+        "a": 1e-4,
+        "b": 2500.0,
+        "c": "1e",
+    }
 
 
 def test_yaml_can_not_build_python_objects() -> None:
@@ -151,7 +155,9 @@ def test_an_unknown_verb_exits_with_2_and_offers_the_nearest(capsys: pytest.Capt
 
 def test_every_verb_shows_its_help() -> None:
     for verb in VERBS:
-        done = subprocess.run([sys.executable, "-m", "anyband", verb, "--help"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "anyband", verb, "--help"], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert verb in done.stdout
 

@@ -36,7 +36,11 @@ def _by_index(names: list[str]) -> dict[str, int]:
 
 def _bigearthnet(images: Path) -> Iterator[Row]:
     for folder in sorted((images / "bigearthnet_mm_pairs").glob("S2A_*")):
-        both = {"path": str(folder), "place": f"bigearthnet {folder.name[-5:]}", "datetime": "2017-06-13T10:10:31Z"}
+        both = {
+            "path": str(folder),
+            "place": f"bigearthnet {folder.name[-5:]}",
+            "datetime": "2017-06-13T10:10:31Z",
+        }
         yield both | {"sensor": "sentinel2-l2a", "encoding": "dn"}
         yield both | {"sensor": "sentinel1-grd", "encoding": "db"}
     for folder in sorted((images / "bigearthnet_v2_unpaired").glob("S*")):
@@ -78,7 +82,11 @@ def _sen12mscr(images: Path) -> Iterator[Row]:
 def _sen1floods11(images: Path) -> Iterator[Row]:
     folder = images / "sen1floods11_spain"
     place = {"place": "sen1floods11 Spain_7370579"}
-    yield place | {"path": str(folder / "S1" / "Spain_7370579_S1Hand.tif"), "sensor": "sentinel1-grd", "encoding": "db"}
+    yield place | {
+        "path": str(folder / "S1" / "Spain_7370579_S1Hand.tif"),
+        "sensor": "sentinel1-grd",
+        "encoding": "db",
+    }
     optical = {"sensor": "sentinel2-l1c", "encoding": "dn", "bands": _by_index(S2_L1C)}
     yield place | optical | {"path": str(folder / "S2" / "Spain_7370579_S2Hand.tif")}
 
@@ -154,14 +162,24 @@ def _very_high_resolution(images: Path) -> Iterator[Row]:
     yield {"path": str(folder / "ms3.tif"), "sensor": "worldview2", "bands": bands, "nodata": 0}
     for path in sorted((images / "naip_10dates_5m").glob("*.tif")):
         date = dt.datetime.strptime(path.stem[-8:], "%Y%m%d").date()
-        yield {"path": str(path), "sensor": "naip", "place": "naip m_4709963_se", "datetime": date.isoformat()}
+        yield {
+            "path": str(path),
+            "sensor": "naip",
+            "place": "naip m_4709963_se",
+            "datetime": date.isoformat(),
+        }
     for path in sorted((images / "rsvqa_hr_rgb_geotiff").glob("*.tif")):
         yield {"path": str(path), "sensor": "maxar-rgb"}
 
 
 def _scenes(images: Path) -> Iterator[Row]:
     (scene,) = (images / "majortom_s2l2a_scene").glob("*/*/*")
-    yield {"path": str(scene), "sensor": "sentinel2-l2a", "encoding": "dn", "datetime": "2020-02-23T03:27:39Z"}
+    yield {
+        "path": str(scene),
+        "sensor": "sentinel2-l2a",
+        "encoding": "dn",
+        "datetime": "2020-02-23T03:27:39Z",
+    }
     landsat = {f"B{band}": f"B{band}" for band in (1, 2, 3, 4, 5, 6, 7, 10, 11)}
     yield {"path": str(images / "landsat8_11band_30m"), "sensor": "landsat8-oli-tirs-l1", "bands": landsat}
     for year, date in (("2000", "2000-03-17"), ("2003", "2003-02-06")):

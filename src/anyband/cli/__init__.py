@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="anyband", description="One encoder for every Earth-observation sensor.")
+    parser = argparse.ArgumentParser(
+        prog="anyband", description="One encoder for every Earth-observation sensor."
+    )
     parser.add_argument("--version", action="version", version=f"anyband {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for name, summary in VERBS.items():
@@ -59,8 +61,9 @@ def _run(parsed: argparse.Namespace) -> int:
         print(f"anyband {parsed.verb}: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"anyband {parsed.verb}: stopped; outputs that were not finished were not written", file=sys.stderr)
+        print(
+            f"anyband {parsed.verb}: stopped; outputs that were not finished were not written",
+            file=sys.stderr,
+        )
         return 130
     return code
-
-

@@ -1,0 +1,189 @@
+"""A training step against the plain per-band reference that the tests use as oracle: same weights, batch, precision, run.
+
+    python benchmarks/bench_step.py [--sizes tiny base] [--precision bf16] [--repeats 5]
+
+A step is forward, backward and AdamW on one batch of pairs (Sentinel-2, 12 bands, and Sentinel-1, 2 bands). Both take turns, after a
+check that their losses agree. The ceiling is the rate of a plain matrix product in the same precision, measured beside them; FLOPs are
+those of the matrix products and attention, counted by torch while the step runs. Peak memory is of a process of its own for each.
+"""
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from measure import circumstances, report, time_in_turn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anyband.models.autoencoder import DecoderConfig
+from anyband.models.checkpoint import state_of
+from anyband.models.encoder import encoder_config
+from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
+from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.sensors.assignment import assign, load_ranges
+from anyband.sensors.catalogue import get_sensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "oracles"))
+from smarties_reference import Image, Reference  # noqa: E402
+
+# (image side, pairs a batch, decoder width, blocks, heads): the recipes' networks, batches that fit two cores.
+SETTINGS = {"tiny": (96, 32, 128, 2, 4), "base": (224, 4, 512, 8, 16)}
+
+
+def _pair(side: int, count: int) -> PairBatch:
+    table = load_ranges("smarties_v1")
+    images = []
+    for number, name in enumerate(("sentinel2-l2a", "sentinel1-grd")):
+        sensor = get_sensor(name)
+        mixing = torch.from_numpy(assign(sensor, table).mixing).float()
+        noise = torch.Generator().manual_seed(number)
+        images.append(
+            ImageBatch(
+                pixels=torch.randn(count, len(sensor.bands), side, side, generator=noise), mixing=mixing
+            )
+        )
+    return PairBatch(a=images[0], b=images[1])
+
+
+def _model(size: str) -> tuple[Smarties, PairBatch, PairNoise]:
+    side, count, width, depth, heads = SETTINGS[size]
+    encoder = encoder_config(size, img_size=side, num_ranges=len(load_ranges("smarties_v1").ranges))
+    decoder = DecoderConfig(decoder_embed_dim=width, decoder_depth=depth, decoder_num_heads=heads)
+    noise = torch.Generator().manual_seed(7)
+    tokens = (side // encoder.patch_size) ** 2
+    drawn = PairNoise(
+        mixup=torch.rand(count, tokens, generator=noise), masking=torch.rand(count, tokens, generator=noise)
+    )
+    return Smarties(SmartiesConfig(encoder=encoder, decoder=decoder), seed=0), _pair(side, count), drawn
+
+
+def _loss_of_ours(size: str) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
+    model, pair, noise = _model(size)
+    return model, lambda: model(pair, noise).loss
+
+
+def _loss_of_reference(size: str) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
+    model, pair, noise = _model(size)
+    plan = model(pair, noise).plan
+    reference = Reference(
+        state_of(model),
+        num_heads=model.config.encoder.num_heads,
+        decoder_num_heads=model.config.decoder.decoder_num_heads,
+    )
+    images = [Image(pixels=image.pixels, valid=None, mixing=image.mixing) for image in (pair.a, pair.b)]
+    del model
+    owners = (plan.from_a, ~plan.from_a)
+    return reference, lambda: reference(*images, owners, plan.masked, plan.ids_keep).loss
+
+
+WAYS = {"anyband": _loss_of_ours, "reference": _loss_of_reference}
+
+
+def _step(way: str, size: str, precision: str) -> Callable[[], float]:
+    network, loss_of = WAYS[way](size)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05)
+
+    def step() -> float:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return step
+
+
+def _ceiling_flops_s(precision: str, side: int = 2048) -> float:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(side, side, dtype=dtype), torch.randn(side, side, dtype=dtype)
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def _flops(way: str, size: str) -> float:
+    _, loss_of = WAYS[way](size)
+    with FlopCounterMode(display=False) as counter:
+        loss_of().backward()
+    return float(counter.get_total_flops())
+
+
+def _peak_mb(way: str, size: str, precision: str) -> float:
+    command = [sys.executable, __file__, "--sizes", size, "--precision", precision, "--memory-of", way]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["peak_mb"])
+
+
+def _print_memory(way: str, size: str, precision: str) -> None:
+    step = _step(way, size, precision)
+    before = _memory_kib("VmRSS")
+    # Forget the peak that importing and building left. Source: Linux, Documentation/filesystems/proc.rst, clear_refs.
+    Path("/proc/self/clear_refs").write_text("5")
+    step()
+    step()
+    print(json.dumps({"peak_mb": (_memory_kib("VmHWM") - before) / 1024}))
+
+
+def _memory_kib(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def _rows(size: str, precision: str, repeats: int) -> list[dict[str, object]]:
+    count = SETTINGS[size][1]
+    steps = {way: _step(way, size, precision) for way in WAYS}
+    first = {way: step() for way, step in steps.items()}
+    if abs(first["anyband"] - first["reference"]) > (0.02 if precision == "bf16" else 1e-4):
+        raise SystemExit(f"the two ways disagree: {first}")
+    timings = time_in_turn(steps, repeats=repeats)
+    ceiling = _ceiling_flops_s(precision)
+    del steps
+    gc.collect()
+    return [
+        {
+            "size": size,
+            "way": way,
+            "s/step": timing.median_s,
+            "spread": timing.spread,
+            "pairs/s": count / timing.median_s,
+            "GFLOP/step": _flops(way, size) / 1e9,
+            "share of ceiling": _flops(way, size) / timing.median_s / ceiling,
+            "peak MB of a step": _peak_mb(way, size, precision),
+            "times faster": timings["reference"].median_s / timing.median_s,
+            "first loss": first[way],
+        }
+        for way, timing in timings.items()
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--precision", choices=["bf16", "float32"], default="bf16")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory-of", choices=list(WAYS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        _print_memory(arguments.memory_of, arguments.sizes[0], arguments.precision)
+        return
+    rows = [row for size in arguments.sizes for row in _rows(size, arguments.precision, arguments.repeats)]
+    settings = {
+        "precision": arguments.precision,
+        "repeats": arguments.repeats,
+        "threads": torch.get_num_threads(),
+    }
+    report("bench_step", rows, {**circumstances(("torch", "timm")), "settings": settings})
+
+
+if __name__ == "__main__":
+    main()
