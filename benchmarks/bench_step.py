@@ -24,6 +24,7 @@ from anyband.models.autoencoder import DecoderConfig
 from anyband.models.checkpoint import state_of
 from anyband.models.encoder import encoder_config
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
+from anyband.models.masking import draw_pair_plan
 from anyband.models.smarties import Smarties, SmartiesConfig
 from anyband.sensors.assignment import assign, load_ranges
 from anyband.sensors.catalogue import get_sensor
@@ -69,11 +70,15 @@ def _loss_of_ours(size: str) -> tuple[torch.nn.Module, Callable[[], torch.Tensor
 
 def _loss_of_reference(size: str) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
     model, pair, noise = _model(size)
-    plan = model(pair, noise).plan
+    # Not by running the model: its memory would stay with the process and hide what the reference needs.
+    config = model.config
+    plan = draw_pair_plan(
+        noise, None, mask_ratio=config.mask_ratio, mixup_ratio=config.mixup_ratio, mixup=config.mixup
+    )
     reference = Reference(
         state_of(model),
-        num_heads=model.config.encoder.num_heads,
-        decoder_num_heads=model.config.decoder.decoder_num_heads,
+        num_heads=config.encoder.num_heads,
+        decoder_num_heads=config.decoder.decoder_num_heads,
     )
     images = [Image(pixels=image.pixels, valid=None, mixing=image.mixing) for image in (pair.a, pair.b)]
     del model
