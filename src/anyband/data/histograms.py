@@ -86,7 +86,7 @@ class StatisticsAccumulator:
         return {band: int(self._counts[index].sum()) for index, band in enumerate(self.bands)}
 
     def result(self) -> dict[str, BandStatistics]:
-        """Compute the statistics of each band: percentiles to within a bin, then moments of the scaled values.
+        """Compute the statistics of each band: percentiles to within a bin, moments of scaled values.
 
         Raises:
             InputError: a band has no valid value, or the same at its 1st and 99th percentile.

@@ -129,8 +129,8 @@ def _is_hidden(path: Path) -> bool:
 def read_label_table(table: Path) -> LabelledImages:
     """Read a table with the columns `path` and `label`, and optionally `split` (train, val or test).
 
-    Paths are relative to the table. Several labels of an image are separated by `;` or `|`; one such row, or a row
-    without label, makes the table multi-label.
+    Paths are relative to the table. Several labels of an image are separated by `;` or `|`; one such row, or
+    a row without label, makes the table multi-label.
 
     Raises:
         ManifestError: a column is missing, a row has no path, a file does not exist or stands twice.
@@ -267,9 +267,8 @@ def split(images: LabelledImages, *, val: float, test: float, seed: int) -> Labe
     everything = np.arange(len(images))
     classes = None if images.multi_label else images.targets()
     rest, in_test = _halves(everything, classes, share=test, seed=seed)
-    train, in_val = _halves(
-        rest, None if classes is None else classes[rest], share=val / (1 - test), seed=seed + 1
-    )
+    of_rest = None if classes is None else classes[rest]
+    _, in_val = _halves(rest, of_rest, share=val / (1 - test), seed=seed + 1)
     parts: list[Split] = ["train"] * len(images)
     for index in in_val:
         parts[index] = "val"

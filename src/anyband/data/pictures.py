@@ -30,8 +30,8 @@ class Composite:
 def composite(sensor: Sensor) -> Composite:
     """Choose bands for a picture.
 
-    Natural colour where the sensor has it; radar as co-polarised, cross-polarised and their difference; else three
-    bands spread over the spectrum, the longest as red; of one or two bands the first in grey.
+    Natural colour where the sensor has it; radar as co-polarised, cross-polarised and their difference; else
+    three bands spread over the spectrum, the longest as red; of one or two bands the first in grey.
     """
     natural = _found(sensor, ("red", "green", "blue"))
     if natural is not None:

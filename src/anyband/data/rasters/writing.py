@@ -78,7 +78,7 @@ class GeoTiffWriter:
 def geotiff_writer(path: Path, layout: GeoTiffLayout) -> Iterator[GeoTiffWriter]:
     """Open a GeoTIFF for windows; it becomes `path` when the block ends well, else nothing stays.
 
-    Windows along the blocks of 256 × 256 pixels, row by row, are quickest. What is never written stays nodata.
+    Windows along the blocks of 256 × 256 pixels, row by row, are quickest. What is never written is nodata.
 
     Raises:
         OutputError: no permission, no room on the disk.
