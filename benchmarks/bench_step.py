@@ -8,6 +8,7 @@ those of the matrix products and attention, counted by torch while the step runs
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import subprocess
@@ -130,6 +131,9 @@ def _peak_mb(way: str, size: str, precision: str) -> float:
 
 def _print_memory(way: str, size: str, precision: str) -> None:
     step = _step(way, size, precision)
+    # Give back what building the networks freed, else a step would take it from there, unseen.
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = _memory_kib("VmRSS")
     # Forget the peak that importing and building left. Source: Linux, Documentation/filesystems/proc.rst, clear_refs.
     Path("/proc/self/clear_refs").write_text("5")
