@@ -1,4 +1,4 @@
-"""Geometry of a place: where its images lie on the grid of the finest, the cells that are cut, and each image's view.
+"""Geometry of a place: where its images lie, the cells that are cut, and each image's view of a cell.
 
 Positions are in pixels of the anchor, the finest image. Nothing here reads a file.
 """
@@ -18,7 +18,7 @@ WHOLE_LIMIT_PX = 512
 DEFAULT_CHIP_PX = 256
 # chosen: a place is cut to what all its images share if that is at least half of the smallest image.
 _SHARED_AREA = 0.5
-# chosen: within a quarter of a pixel, less than sensors locate their pixels, stored numbers are kept untouched.
+# chosen: within a quarter of a pixel, less than sensors locate their pixels, numbers are kept untouched.
 _COPY_TOLERANCE_PX = 0.25
 # chosen: fewer pixels a side hold no picture.
 _MIN_CHIP_PX = 4
@@ -121,7 +121,7 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
         names: of the images, for messages.
 
     Raises:
-        GeometryError: CRS differ, grids are turned against each other, or shapes without CRS are not in ratio.
+        GeometryError: CRS differ, grids are turned, or shapes without CRS are not in ratio.
     """
     for grid, name in zip(grids, names, strict=True):
         if grid.crs != grids[0].crs:
@@ -137,8 +137,8 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
 def plan_cells(layout: Layout, rules: CellRules) -> list[Cell]:
     """Cut a place into cells: (place, cell) is one footprint, and each chip of it covers it exactly.
 
-    With a chip size the cells stand on a lattice from the anchor's corner over all images. Without one, a place is
-    one cell if its images share enough ground and it is small; else cells of a default size.
+    With a chip size the cells stand on a lattice from the anchor's corner over all images. Without one, a
+    place is one cell if its images share enough ground and it is small; else cells of a default size.
 
     Returns:
         Cells by row and column, those that no image covers enough left out.
@@ -206,7 +206,7 @@ def _side_px(anchor: Grid, rules: CellRules) -> int | None:
 
 
 def _shared_cell(layout: Layout) -> Box | None:
-    """Find the ground that all images share, on whole pixels of the coarsest; None if it is too little or large."""
+    """Find the ground that all images share, on whole pixels of the coarsest; None if little or large."""
     shared: Box | None = layout.boxes[0]
     for box in layout.boxes[1:]:
         shared = shared.shared_with(box) if shared else None
@@ -260,7 +260,7 @@ def _view(cell: str, placement: Placement, box: Box) -> View | None:
 
 
 def _chip_axis(axis: Axis, start: float, size: float) -> tuple[Axis, int, bool]:
-    """Place a chip along one axis of an image at the image's own resolution, rounded to whole pixels of the chip."""
+    """Place a chip along one axis of an image, at the image's own resolution, in whole pixels."""
     first, extent = axis.scale * start + axis.offset, axis.scale * size
     count = max(1, round(extent))
     shift = max(abs(first - round(first)), abs(first + extent - round(first) - count))

@@ -1,4 +1,4 @@
-"""Work in pieces that survives being killed: a journal holds the finished pieces, and a new run goes on there."""
+"""Work in pieces that survives being killed: a journal holds what is done, and a new run goes on there."""
 
 import json
 import multiprocessing
@@ -23,8 +23,8 @@ _PIECES_PER_WORKER = 4
 class Journal:
     """Results of finished pieces, one JSON line each, in a file that only grows.
 
-    A line that a killed run left unfinished is cut off. Lines are handed to the system at once, so they survive
-    the end of the process at any moment.
+    A line that a killed run left unfinished is cut off. Lines are handed to the system at once, so they
+    survive the end of the process at any moment.
     """
 
     def __init__(self, path: Path) -> None:

@@ -58,6 +58,8 @@ class ImageEntry:
     """Files, and what they don't say themselves."""
     sensor: Sensor
     """With the bands asked for, in their order."""
+    product: Sensor
+    """The whole sensor, with all its bands."""
     encoding: tuple[tuple[str, Encoding], ...]
     """(band, how its numbers are stored) for each band."""
     place: str | None = None
@@ -141,10 +143,9 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path) -> ImageEntry:
         if key not in given:
             raise ManifestError(f"'{key}' is missing; it is {COLUMNS[key]}")
     paths = _paths(given["path"], folder)
-    sensor = _sensor(str(given["sensor"]), folder)
-    bands = _bands(given.get("bands"), paths, sensor)
-    if bands:
-        sensor = sensor.select(band for band, _ in bands)
+    product = _sensor(str(given["sensor"]), folder)
+    bands = _bands(given.get("bands"), paths, product)
+    sensor = product.select(band for band, _ in bands) if bands else product
     time_index, time = _time(given.get("time"))
     source = RasterSource(
         paths=paths,
@@ -161,6 +162,7 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path) -> ImageEntry:
         name=";".join(str(item) for item in _items(given["path"])),
         source=source,
         sensor=sensor,
+        product=product,
         encoding=_encoding(given, sensor),
         place=str(given["place"]) if "place" in given else None,
         datetime=_datetime(given["datetime"], "datetime") if "datetime" in given else None,

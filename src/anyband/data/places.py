@@ -63,8 +63,8 @@ class Footprint:
 def find_places(images: Sequence[PlacedImage]) -> tuple[list[Place], list[str]]:
     """Group images into places.
 
-    Declared places are as declared. Other images of one CRS form a place where their footprints overlap, directly or
-    through others; images without CRS, and overlaps between different CRS, are never joined.
+    Declared places are as declared. Other images of one CRS form a place where their footprints overlap,
+    directly or through others; images without CRS, and overlaps between different CRS, are never joined.
 
     Returns:
         The places, in the order of their first images, and notes for people.
@@ -137,7 +137,8 @@ def _check_overlap(layout: Layout, images: Sequence[PlacedImage]) -> None:
         others = layout.boxes[:position] + layout.boxes[position + 1 :]
         if not any(box.shared_with(other) for other in others):
             raise GeometryError(
-                f"'{images[position].name}' does not overlap any other image of it; give it a place of its own"
+                f"'{images[position].name}' does not overlap any other image of it; "
+                "give it a place of its own"
             )
 
 
@@ -162,8 +163,10 @@ def _overlapping(images: Sequence[PlacedImage], chosen: Sequence[int]) -> list[t
             by_crs.setdefault(crs, []).append(position)
     for members in by_crs.values():
         labels = _connected(len(members), _overlaps([_bounds(images[member].grid) for member in members]))
-        for label in range(labels.max(initial=-1) + 1):
-            groups.append(tuple(members[row] for row in np.flatnonzero(labels == label)))
+        joined: dict[int, list[int]] = {}
+        for member, label in zip(members, labels, strict=True):
+            joined.setdefault(int(label), []).append(member)
+        groups += [tuple(group) for group in joined.values()]
     return groups
 
 

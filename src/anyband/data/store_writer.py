@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import count
@@ -145,6 +145,11 @@ class StoreWriter:
         _write_whole(self.folder / "index.parquet", lambda path: write_index(index, path))
         text = header_text(self._header(header))
         _write_whole(self.folder / "store.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    @property
+    def records(self) -> Sequence[ChipRecord]:
+        """What the index will say of the chips added."""
+        return self._records
 
     @property
     def num_chips(self) -> int:

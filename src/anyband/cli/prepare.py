@@ -1,0 +1,165 @@
+"""`anyband prepare`: rasters → chip store; or the statistics of a store; or what a store holds."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anyband.data.manifest import ImageEntry
+
+__all__ = ["add_arguments", "run"]
+
+_EPILOG = """\
+examples:
+  anyband prepare manifest.csv --out store --chip-px 96
+  anyband prepare 'scenes/*.tif' --sensor sentinel2-l2a --out store
+  anyband prepare --stats store
+  anyband prepare --show store
+
+A manifest has a row for each image (CSV, YAML or GeoParquet) with the columns path, sensor and, where
+needed, place, datetime, bands, encoding, scale, offset, nodata, time, valid, valid_values, valid_variable,
+split. Images that overlap,
+or have one `place`, are cut to the same footprints, each at its own resolution. Without a chip size, images
+of up to 512 pixels stay whole and larger ones are cut to 256 pixels of the finest image.
+
+A run that is stopped leaves OUT.partial; the same command goes on from there.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="one manifest, or with --sensor images and patterns"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the store to make")
+    parser.add_argument(
+        "--stats",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="STORE",
+        help="compute normalisation statistics of the train split: of STORE, or of what is being prepared",
+    )
+    parser.add_argument("--show", type=Path, metavar="STORE", help="print what a store holds, and stop")
+    images = parser.add_argument_group("images without a manifest")
+    images.add_argument("--sensor", help="name in the catalogue, or a YAML file, of all images")
+    images.add_argument("--encoding", help="how their numbers are stored")
+    images.add_argument(
+        "--bands", help="`B02=1;B03=2`: band = name or number in the file; `B02;B03`: in this order"
+    )
+    content = parser.add_argument_group("chips")
+    size = content.add_mutually_exclusive_group()
+    size.add_argument(
+        "--chip-px", type=int, help="side of a footprint in pixels of the finest image of its place"
+    )
+    size.add_argument("--chip-m", type=float, help="side of a footprint in metres")
+    content.add_argument(
+        "--min-valid", type=float, default=0.5, help="least share of data of a chip (default 0.5)"
+    )
+    content.add_argument(
+        "--splits", default="0.8,0.1,0.1", help="shares of train, val and test places (0.8,0.1,0.1)"
+    )
+    content.add_argument("--seed", type=int, default=0, help="of the draw of splits (default 0)")
+    work = parser.add_argument_group("work")
+    work.add_argument("--workers", type=int, help="processes (default: one for each processor)")
+    work.add_argument("--overwrite", action="store_true", help="replace a store of other images or options")
+    work.add_argument("--strict", action="store_true", help="an image that can't be used is an error")
+    work.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what is asked. Returns the exit code."""
+    from anyband.errors import InputError
+
+    if arguments.show is not None:
+        return _show(arguments.show)
+    has_store = arguments.stats is not None and arguments.stats != Path()
+    if has_store and not arguments.inputs and arguments.out is None:
+        return _statistics(arguments.stats, shown=not arguments.quiet)
+    if has_store:
+        raise InputError("--stats takes no STORE while images are prepared; put --stats last")
+    if not arguments.inputs or arguments.out is None:
+        raise InputError(
+            "name the images (a manifest, or patterns with --sensor) and with --out the store to make"
+        )
+    return _prepare(arguments)
+
+
+def _show(path: Path) -> int:
+    from anyband.data.prepare_report import describe_store
+    from anyband.data.store import ChipStore
+
+    print("\n".join(describe_store(ChipStore.open(path))))
+    return 0
+
+
+def _statistics(path: Path, *, shown: bool) -> int:
+    from anyband.data.statistics import store_statistics
+    from anyband.data.store import ChipStore
+
+    store = ChipStore.open(path)
+    statistics, problems = store_statistics(store, shown=shown)
+    store.save_statistics(statistics)
+    for sensor, bands in statistics.items():
+        for band, one in bands.items():
+            print(
+                f"{sensor} {band}: p01 {one.p01:.6g}, p99 {one.p99:.6g} {store.sensors[sensor].band(band).unit}, "
+                f"mean {one.mean:.4f}, std {one.std:.4f} (scaled)"
+            )
+    for problem in problems:
+        print(f"no statistics of {problem}")
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    import os
+
+    from anyband.data.prepare import PrepareOptions, PrepareRun, prepare
+
+    entries = _entries(arguments)
+    options = PrepareOptions(
+        chip_px=arguments.chip_px,
+        chip_m=arguments.chip_m,
+        min_valid=arguments.min_valid,
+        fractions=_fractions(arguments.splits),
+        seed=arguments.seed,
+        statistics=arguments.stats is not None,
+    )
+    how = PrepareRun(
+        workers=arguments.workers or min(os.cpu_count() or 1, len(entries)),
+        overwrite=arguments.overwrite,
+        strict=arguments.strict,
+        shown=not arguments.quiet,
+    )
+    report = prepare(entries, arguments.out, options, how)
+    if report.was_complete:
+        print(f"'{arguments.out}' is complete already, of the same images and options; nothing was done")
+    print("\n".join(report.lines()))
+    return 0
+
+
+def _entries(arguments: argparse.Namespace) -> "list[ImageEntry]":
+    from anyband.data.manifest import entries_from_globs, read_manifest
+    from anyband.errors import InputError
+
+    if arguments.sensor is not None:
+        return entries_from_globs(
+            arguments.inputs, sensor=arguments.sensor, encoding=arguments.encoding, bands=arguments.bands
+        )
+    if arguments.encoding is not None or arguments.bands is not None:
+        raise InputError("--encoding and --bands go with --sensor; a manifest has columns for them")
+    if len(arguments.inputs) != 1:
+        raise InputError(f"{len(arguments.inputs)} inputs need --sensor; without it give one manifest")
+    return read_manifest(Path(arguments.inputs[0]))
+
+
+def _fractions(text: str) -> tuple[float, float, float]:
+    from anyband.errors import InputError
+
+    try:
+        train, val, test = (float(word) for word in text.split(","))
+    except ValueError as problem:
+        raise InputError(f"--splits takes three shares such as 0.8,0.1,0.1, found '{text}'") from problem
+    return train, val, test

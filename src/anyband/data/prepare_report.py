@@ -1,0 +1,136 @@
+"""What preparing gave: counts, pairs, and what was skipped and why, for people and for machines."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations_with_replacement
+from typing import Any
+
+from anyband.data.chip_index import SPLITS
+from anyband.data.store import ChipStore
+
+__all__ = ["PrepareReport", "Skipped", "StoreCounts", "count_chips", "describe_store"]
+
+# chosen: as many skipped images are listed as fit a screen; `store.json` has all.
+_LISTED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """An image that gave no chips."""
+
+    name: str
+    """Path as the manifest writes it."""
+    reason: str
+    """Why, for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreCounts:
+    """How much a store holds."""
+
+    chips: Mapping[str, int]
+    """Sensor → chips."""
+    places: int
+    """Places."""
+    footprints: int
+    """Different (place, cell)."""
+    splits: Mapping[str, int]
+    """Split → chips."""
+    pairs: Mapping[str, int]
+    """`sensor + sensor` → pairs of chips of one footprint."""
+
+    def lines(self) -> list[str]:
+        """Say it for people."""
+        total = sum(self.chips.values())
+        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        return [
+            f"{total} chips of {self.footprints} footprints in {self.places} places ({splits})",
+            *(f"  {name}: {count} chips" for name, count in self.chips.items()),
+            *(f"  pairs {name}: {count}" for name, count in self.pairs.items()),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareReport:
+    """The result of preparing."""
+
+    counts: StoreCounts
+    """What the store holds."""
+    skipped: tuple[Skipped, ...]
+    """Images that gave no chips."""
+    notes: tuple[str, ...]
+    """What else one should know."""
+    was_complete: bool = False
+    """Whether the store was there already, of the same inputs, so that nothing was done."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make plain JSON; `from_dict` is its inverse."""
+        return {
+            "counts": asdict(self.counts),
+            "skipped": [asdict(one) for one in self.skipped],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], *, was_complete: bool) -> "PrepareReport":
+        """Read what `to_dict` made."""
+        return cls(
+            counts=StoreCounts(**entry["counts"]),
+            skipped=tuple(Skipped(**one) for one in entry["skipped"]),
+            notes=tuple(entry["notes"]),
+            was_complete=was_complete,
+        )
+
+    def lines(self) -> list[str]:
+        """Say it for people."""
+        lines = self.counts.lines()
+        lines += [f"note: {note}" for note in self.notes]
+        if self.skipped:
+            lines.append(f"skipped {len(self.skipped)} images:")
+            lines += [f"  {one.name}: {one.reason}" for one in self.skipped[:_LISTED]]
+            if len(self.skipped) > _LISTED:
+                lines.append(f"  … and {len(self.skipped) - _LISTED} more (all stand in store.json)")
+        return lines
+
+
+def count_chips(chips: Iterable[tuple[str, str, str, str]]) -> StoreCounts:
+    """Count chips given as (place, cell, sensor, split)."""
+    sensors: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    footprints: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for place, cell, sensor, split in chips:
+        sensors[sensor] += 1
+        splits[split] += 1
+        footprints[place, cell][sensor] += 1
+    return StoreCounts(
+        chips=dict(sensors),
+        places=len({place for place, _ in footprints}),
+        footprints=len(footprints),
+        splits={split: splits[split] for split in SPLITS},
+        pairs=_count_pairs(list(sensors), footprints.values()),
+    )
+
+
+def describe_store(store: ChipStore) -> list[str]:
+    """Say what a store holds: counts, arrays and statistics."""
+    columns = store.index.select(["place", "cell", "sensor", "split"]).to_pydict()
+    counts = count_chips(zip(*columns.values(), strict=True))
+    lines = [f"chip store '{store.path}', version {store.version}", *counts.lines(), "arrays:"]
+    lines += [
+        f"  {info.name}: {info.num_chips} × {len(info.bands)} × {info.height} × {info.width} {info.dtype}"
+        f"{', with a valid array' if info.has_valid else ''} ({', '.join(info.bands)})"
+        for info in store.arrays.values()
+    ]
+    computed = ", ".join(store.statistics) or f"none; `anyband prepare --stats {store.path}` computes them"
+    return [*lines, f"statistics of the store: {computed}"]
+
+
+def _count_pairs(sensors: Sequence[str], footprints: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    pairs: Counter[str] = Counter()
+    for footprint in footprints:
+        here = [sensor for sensor in sensors if sensor in footprint]
+        for first, second in combinations_with_replacement(here, 2):
+            a, b = footprint[first], footprint[second]
+            pairs[f"{first} + {second}"] += a * (a - 1) // 2 if first == second else a * b
+    return {name: count for name, count in pairs.items() if count}

@@ -1,0 +1,292 @@
+"""The steps of preparing: look at the images, group them into places, plan the pieces, cut them, report."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from anyband.data.cells import Cell, CellRules, View, plan_cells
+from anyband.data.chip_index import SPLITS, ChipRecord
+from anyband.data.cutting import (
+    CutTask,
+    ImageSurvey,
+    SpooledChip,
+    cut_image,
+    storage_of,
+    survey_image,
+)
+from anyband.data.jobs import run_pieces
+from anyband.data.manifest import ImageEntry
+from anyband.data.places import Place, PlacedImage, find_places, footprint, split_of
+from anyband.data.prepare_options import PrepareOptions, PrepareRun
+from anyband.data.prepare_report import PrepareReport, Skipped, count_chips
+from anyband.data.store import ArraySpec
+from anyband.data.store_writer import ShardDone, StoreWriter
+from anyband.data.workspace import Workspace
+from anyband.errors import RasterError
+from anyband.progress import progress
+
+__all__ = ["Piece", "PrepareJob", "cut_pieces", "group_images", "plan_pieces", "report_of", "survey_images"]
+
+# chosen: the chips of one piece are in memory together, and are cut again when a run is killed.
+_VALUES_PER_PIECE = 2**25
+_NAMED_PROBLEMS = 3
+
+
+@dataclass(kw_only=True)
+class PrepareJob:
+    """What one call of `prepare` carries from step to step."""
+
+    entries: Sequence[ImageEntry]
+    """All images of the manifest; the numbers of images below are positions in it."""
+    options: PrepareOptions
+    """What to make."""
+    run: PrepareRun
+    """How."""
+    work: Workspace
+    """Where."""
+    pool: Executor | None
+    """Who does the work; None: this process."""
+    surveys: dict[int, ImageSurvey] = field(default_factory=dict)
+    """What each usable image said."""
+    skipped: dict[int, str] = field(default_factory=dict)
+    """Why others are not used."""
+    notes: list[str] = field(default_factory=list)
+    """What else to report."""
+
+    def skip(self, image: int, reason: str) -> None:
+        """Leave an image out and remember why.
+
+        Raises:
+            RasterError: the run is strict.
+        """
+        if self.run.strict:
+            raise RasterError(f"{reason} (with --strict an image that can't be used is an error)")
+        self.skipped.setdefault(image, reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Chips of one image that are cut together, and what the index says of them."""
+
+    image: int
+    """Number of the image."""
+    place: Place
+    """The image's place."""
+    cells: tuple[Cell, ...]
+    """Cell of each view of the task."""
+    task: CutTask
+    """The work."""
+
+
+def survey_images(job: PrepareJob) -> None:
+    """Look at every image; what can't be opened is skipped."""
+    pieces = [(f"survey {number}", entry) for number, entry in enumerate(job.entries)]
+    with progress("looking at images", len(pieces), shown=job.run.shown) as advance:
+        results = run_pieces(
+            pieces, survey_image, journal=job.work.journal, executor=job.pool, workers=job.run.workers
+        )
+        for number, (_, result) in enumerate(results):
+            if "skipped" in result:
+                job.skip(number, result["skipped"])
+            else:
+                job.surveys[number] = ImageSurvey.from_dict(result)
+            advance(1)
+    _check_some_left(job, len(job.surveys))
+
+
+def _check_some_left(job: PrepareJob, count: int) -> None:
+    if count:
+        return
+    reasons = [job.skipped[number] for number in sorted(job.skipped)][:_NAMED_PROBLEMS]
+    more = len(job.skipped) - len(reasons)
+    raise RasterError(
+        f"none of the {len(job.entries)} images can be used: {'; '.join(reasons)}"
+        f"{f'; and {more} more' if more else ''}"
+    )
+
+
+def group_images(job: PrepareJob) -> list[Place]:
+    """Find the places; their members count all images of the manifest."""
+    numbers = list(job.surveys)
+    images = [
+        PlacedImage(
+            name=job.entries[number].name,
+            grid=job.surveys[number].grid,
+            place=job.entries[number].place,
+            split=job.entries[number].split,
+        )
+        for number in numbers
+    ]
+    places, notes = find_places(images)
+    job.notes += notes
+    return [
+        Place(
+            name=place.name,
+            members=tuple(numbers[member] for member in place.members),
+            layout=place.layout,
+            split=place.split or split_of(place.name, seed=job.options.seed, fractions=job.options.fractions),
+        )
+        for place in places
+    ]
+
+
+def plan_pieces(job: PrepareJob, places: Sequence[Place]) -> list[Piece]:
+    rules = CellRules(chip_px=job.options.chip_px, chip_m=job.options.chip_m, min_cover=job.options.min_valid)
+    pieces: list[Piece] = []
+    for place in places:
+        cells = plan_cells(place.layout, rules)
+        for position, image in enumerate(place.members):
+            views = [(cell, view) for cell in cells for own, view in cell.views if own == position]
+            if not views:
+                name, least = job.entries[image].name, job.options.min_valid
+                job.skip(image, f"'{name}' does not cover {least:.0%} of any footprint")
+            pieces += _pieces_of(job, image, place, views, len(pieces))
+    return pieces
+
+
+def _pieces_of(
+    job: PrepareJob, image: int, place: Place, views: Sequence[tuple[Cell, View]], first_number: int
+) -> Iterator[Piece]:
+    """Cut the work on one image into pieces that fit in memory."""
+    entry, survey = job.entries[image], job.surveys[image]
+    values = max((view.height * view.width for _, view in views), default=1) * len(entry.sensor.bands)
+    size = max(1, _VALUES_PER_PIECE // values)
+    for number, start in enumerate(range(0, len(views), size), first_number):
+        part = views[start : start + size]
+        task = CutTask(
+            entry=entry,
+            storage=storage_of(entry, survey.dtype, survey.nodata),
+            views=tuple(view for _, view in part),
+            min_valid=job.options.min_valid,
+            spool=job.work.spool / f"{number:08d}.npz",
+        )
+        yield Piece(image=image, place=place, cells=tuple(cell for cell, _ in part), task=task)
+
+
+def cut_pieces(job: PrepareJob, pieces: Sequence[Piece]) -> StoreWriter:
+    """Cut all pieces, and write each shard as soon as its chips are there."""
+    journal = job.work.journal
+    finished = [ShardDone(**entry) for key, entry in journal.results.items() if key.startswith("shard ")]
+    writer = StoreWriter(
+        job.work.store,
+        finished=finished,
+        on_shard=lambda done: journal.add(f"shard {done.array} {done.shard}", vars(done)),
+    )
+    tasks = [(f"cut {number}", piece.task) for number, piece in enumerate(pieces)]
+    best: dict[int, float] = {}
+    with progress("cutting chips", len(tasks), shown=job.run.shown) as advance:
+        results = run_pieces(tasks, cut_image, journal=journal, executor=job.pool, workers=job.run.workers)
+        for piece, (_, result) in zip(pieces, results, strict=True):
+            if "skipped" in result:
+                job.skip(piece.image, result["skipped"])
+            else:
+                best[piece.image] = max(best.get(piece.image, 0.0), result["best"])
+                _add_chips(job, writer, piece, result["chips"])
+            advance(1)
+    _skip_empty(job, best)
+    _note_interpolated(job, pieces)
+    _check_some_left(job, writer.num_chips)
+    return writer
+
+
+def _add_chips(
+    job: PrepareJob, writer: StoreWriter, piece: Piece, chips: Sequence[tuple[int, float]]
+) -> None:
+    entry, survey, task = piece.task.entry, job.surveys[piece.image], piece.task
+    waiting = {number for number, _ in chips}
+    for number, share in chips:
+        cell, view = piece.cells[number], task.views[number]
+        spec = ArraySpec(
+            sensor=entry.sensor.name,
+            bands=entry.sensor.band_names,
+            height=view.height,
+            width=view.width,
+            dtype=task.storage.dtype,
+            encoding=dict(task.storage.encoding),
+            nodata=task.storage.nodata,
+        )
+        record = _record(piece, cell, view, survey=survey, share=share)
+        writer.add(spec, record, SpooledChip(spool=task.spool, number=number, waiting=waiting))
+
+
+def _record(piece: Piece, cell: Cell, view: View, *, survey: ImageSurvey, share: float) -> ChipRecord:
+    entry, anchor = piece.task.entry, piece.place.layout.anchor
+    transform = cell.chip_transform(anchor, view)
+    ground = None
+    if anchor.crs is not None:
+        ground = footprint(transform, height=view.height, width=view.width, crs=anchor.crs)
+    return ChipRecord(
+        place=piece.place.name,
+        cell=cell.name,
+        sensor=entry.sensor.name,
+        source_path=entry.name,
+        valid_fraction=share,
+        split=piece.place.split or "train",
+        datetime=entry.datetime or survey.datetime,
+        crs=anchor.crs,
+        transform=transform if anchor.crs is not None else None,
+        gsd_m=survey.grid.gsd_m,
+        geometry=ground.wkb if ground else None,
+        bounds=ground.bounds if ground else None,
+    )
+
+
+def report_of(job: PrepareJob, writer: StoreWriter) -> PrepareReport:
+    """Say what was made of the images."""
+    _note_default_encodings(job)
+    counts = count_chips((one.place, one.cell, one.sensor, one.split) for one in writer.records)
+    for split, fraction in zip(SPLITS, job.options.fractions, strict=True):
+        if fraction and not counts.splits[split]:
+            job.notes.append(
+                f"split '{split}' has no chips: {counts.places} places are few; "
+                "declare `split` in the manifest, or try another seed"
+            )
+    skipped = tuple(Skipped(name=job.entries[n].name, reason=job.skipped[n]) for n in sorted(job.skipped))
+    return PrepareReport(counts=counts, skipped=skipped, notes=tuple(job.notes))
+
+
+def _skip_empty(job: PrepareJob, best: Mapping[int, float]) -> None:
+    """Skip the images of which no chip had enough data."""
+    for image, share in best.items():
+        name, least = job.entries[image].name, job.options.min_valid
+        if share == 0:
+            job.skip(image, f"'{name}' has no data: every pixel is nodata, NaN or masked")
+        elif share < least:
+            job.skip(
+                image, f"'{name}' has no chip with at least {least:.0%} of data (the best has {share:.0%})"
+            )
+
+
+def _note_interpolated(job: PrepareJob, pieces: Sequence[Piece]) -> None:
+    views, moved = Counter[str](), Counter[str]()
+    for piece in pieces:
+        sensor = piece.task.entry.sensor.name
+        views[sensor] += len(piece.task.views)
+        moved[sensor] += sum(not view.is_copy for view in piece.task.views)
+    job.notes += [
+        f"{sensor}: {count} of {views[sensor]} chips were interpolated, because their pixels do not fit the "
+        "footprint that other images of the place share"
+        for sensor, count in moved.items()
+        if count
+    ]
+
+
+def _note_default_encodings(job: PrepareJob) -> None:
+    used = Counter(
+        (entry.sensor.name, entry.sensor.default_encoding)
+        for number, entry in enumerate(job.entries)
+        if number in job.surveys and _is_default(entry)
+    )
+    job.notes += [
+        f"{sensor}: encoding '{encoding}', the default, was taken for {count} images; none was declared"
+        for (sensor, encoding), count in used.items()
+    ]
+
+
+def _is_default(entry: ImageEntry) -> bool:
+    """Tell whether the encoding is a choice of ours: none was declared, and the sensor has several."""
+    has_choice = any(len(band.encodings) > 1 for band in entry.sensor.bands)
+    default = entry.sensor.default_encoding
+    stands = dict(entry.encoding) == {band.name: band.encoding(default) for band in entry.sensor.bands}
+    return entry.source.encoding is None and has_choice and stands
