@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from anyband.data.tiles import Grid, Transform, Window
 from anyband.shapes import Array, Bool, Num, Shaped
@@ -49,6 +49,7 @@ class Raster:
     """Where the pixels lie."""
 
 
+@runtime_checkable
 class Sheet(Protocol):
     """Bands of one file that share a grid: what every format family gives to the reader."""
 
