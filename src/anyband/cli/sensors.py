@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 # chosen: wide enough that no column is cut where the output is not a terminal.
-_PLAIN_WIDTH = 200
+_PLAIN_WIDTH = 240
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
