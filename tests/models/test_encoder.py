@@ -1,0 +1,181 @@
+"""The encoder: hidden tokens, batches, grids, sizes, intermediate maps."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from anyband.errors import InputError
+from anyband.models.encoder import SIZES, Encoder, EncoderConfig, attention_from, encoder_config
+from anyband.models.inputs import ImageBatch
+from anyband.models.smarties import SmartiesConfig
+
+
+@pytest.fixture
+def encoder(tiny_config: SmartiesConfig) -> Encoder:
+    return Encoder(tiny_config.encoder, seed=1).eval()
+
+
+@pytest.mark.parametrize("filler", [1e6, float("nan"), float("inf")])
+def test_hidden_tokens_have_no_influence(
+    encoder: Encoder, make_image: Callable[..., ImageBatch], filler: float
+) -> None:
+    image = make_image(1, bands=3, missing=True)
+    assert image.valid is not None
+    plain = encoder(image)
+    assert plain.hidden is not None
+    assert plain.hidden.any()
+    # Everything in hidden tokens changes: missing pixels and the valid ones among them.
+    edges = plain.hidden.view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    pixels = torch.where(edges, 55.0, image.pixels)
+    pixels = torch.where(image.valid, pixels, filler)
+    changed = encoder(replace(image, pixels=pixels))
+    assert torch.equal(changed.cls, plain.cls)
+    assert torch.equal(changed.tokens[~plain.hidden], plain.tokens[~plain.hidden])
+    assert not torch.equal(changed.tokens[plain.hidden], plain.tokens[plain.hidden])
+
+
+def test_an_image_without_data_still_gives_finite_features(
+    encoder: Encoder, make_image: Callable[..., ImageBatch]
+) -> None:
+    image = make_image(1, bands=3)
+    output = encoder(replace(image, valid=torch.zeros_like(image.pixels, dtype=torch.bool)))
+    assert output.hidden is not None
+    assert output.hidden.all()
+    assert output.cls.isfinite().all()
+    assert output.tokens.isfinite().all()
+
+
+def test_everything_valid_equals_no_validity_given(
+    encoder: Encoder, make_image: Callable[..., ImageBatch]
+) -> None:
+    image = make_image(1, bands=3)
+    marked = encoder(replace(image, valid=torch.ones_like(image.pixels, dtype=torch.bool)))
+    assert torch.allclose(marked.cls, encoder(image).cls, atol=1e-5)
+
+
+def test_attention_has_no_mask_where_nothing_is_hidden() -> None:
+    assert attention_from(None) is None
+    seen = attention_from(torch.tensor([[True, False]]))
+    assert seen is not None
+    assert seen.tolist() == [[[[True, False, True]]]]
+
+
+def test_features_of_an_image_do_not_depend_on_its_batch(
+    encoder: Encoder, make_image: Callable[..., ImageBatch]
+) -> None:
+    image = make_image(1, bands=3, batch=4)
+    alone = encoder(replace(image, pixels=image.pixels[2:3]))
+    assert torch.allclose(encoder(image).tokens[2:3], alone.tokens, atol=1e-5)
+
+
+def test_permuting_bands_with_their_mixing_changes_nothing(
+    encoder: Encoder, make_image: Callable[..., ImageBatch]
+) -> None:
+    image, order = make_image(1, bands=5), torch.tensor([3, 0, 4, 1, 2])
+    permuted = ImageBatch(pixels=image.pixels[:, order], mixing=image.mixing[order])
+    assert torch.allclose(encoder(permuted).cls, encoder(image).cls, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 48), (8, 8), (64, 40)])
+def test_any_size_of_whole_patches_works(
+    encoder: Encoder, make_image: Callable[..., ImageBatch], size: tuple[int, int]
+) -> None:
+    output = encoder(make_image(1, bands=2, size=size))
+    assert output.grid == (size[0] // 8, size[1] // 8)
+    assert output.map.shape == (2, 16, *output.grid)
+    assert torch.equal(output.map[:, :, -1, -1], output.tokens[:, -1])
+    assert output.tokens.isfinite().all()
+
+
+def test_an_encoder_of_another_size_gives_the_same_features(
+    encoder: Encoder, make_image: Callable[..., ImageBatch]
+) -> None:
+    image = make_image(1, bands=2)
+    other = Encoder(replace(encoder.config, img_size=64), seed=1).eval()
+    assert torch.allclose(other(image).tokens, encoder(image).tokens, atol=1e-5)
+
+
+def test_maps_after_the_last_block_become_the_tokens_by_the_norm(
+    encoder: Encoder, make_image: Callable[..., ImageBatch]
+) -> None:
+    image = make_image(1, bands=2)
+    features = encoder.forward_features(image, blocks=(1, 0))
+    last = encoder.norm(features.maps[0].flatten(2).transpose(1, 2))
+    assert torch.allclose(last, encoder(image).tokens, atol=1e-6)
+    assert not torch.allclose(features.maps[0], features.maps[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("blocks", [(), (2,), (-1,)])
+def test_a_block_that_is_not_there_is_refused(
+    encoder: Encoder, make_image: Callable[..., ImageBatch], blocks: tuple[int, ...]
+) -> None:
+    with pytest.raises(InputError, match="the encoder has 0 to 1"):
+        encoder.forward_features(make_image(1, bands=2), blocks=blocks)
+
+
+def test_drop_path_skips_blocks_in_training_only(
+    tiny_config: SmartiesConfig, make_image: Callable[..., ImageBatch]
+) -> None:
+    plain = Encoder(tiny_config.encoder, seed=1)
+    dropping = Encoder(replace(tiny_config.encoder, drop_path=0.9), seed=1)
+    image = make_image(1, bands=2, batch=8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert not torch.allclose(dropping.train()(image).cls, plain(image).cls, atol=1e-3)
+    assert torch.equal(dropping.eval()(image).cls, plain(image).cls)
+
+
+def test_bfloat16_autocast_stays_near_float32(
+    encoder: Encoder, make_image: Callable[..., ImageBatch]
+) -> None:
+    image = make_image(1, bands=4, missing=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = encoder(image)
+    assert torch.allclose(half.cls.float(), encoder(image).cls, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("tiny", 5.5e6), ("small", 21.7e6), ("base", 85.8e6), ("large", 303.3e6), ("huge", 630.8e6)],
+)
+def test_named_sizes_have_the_parameters_of_their_vision_transformer(name: str, parameters: float) -> None:
+    size = SIZES[name]
+    # Blocks, final norm, CLS, one projection of one band; published counts have three bands and a head.
+    width = size.embed_dim
+    count = size.depth * (12 * width**2 + 13 * width) + 2 * width + width + (size.patch_size**2 + 1) * width
+    assert count == pytest.approx(parameters, rel=0.025)
+
+
+def test_tiny_has_the_parameters_that_its_numbers_say() -> None:
+    encoder = Encoder(encoder_config("tiny", img_size=96, num_ranges=17), seed=None)
+    width = 192
+    expected = 12 * (12 * width**2 + 13 * width) + 3 * width + 17 * 257 * width
+    assert sum(value.numel() for value in encoder.parameters()) == expected
+
+
+def test_an_unknown_size_names_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"no encoder size 'lage'.*did you mean 'large'"):
+        encoder_config("lage", img_size=224, num_ranges=17)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"img_size": 30}, "an img_size that patch_size divides"),
+        ({"embed_dim": 18}, "a multiple of 4 and of num_heads"),
+        ({"drop_path": 1.0}, "at least 0 and under 1"),
+        ({"num_ranges": 0}, "counts over 0"),
+    ],
+)
+def test_a_configuration_that_fits_no_network_is_refused(
+    tiny_config: SmartiesConfig, change: dict[str, float], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(tiny_config.encoder, **change)
+
+
+def test_the_huge_size_takes_patches_of_fourteen() -> None:
+    config: EncoderConfig = encoder_config("huge", img_size=224, num_ranges=17)
+    assert config.grid == (16, 16)

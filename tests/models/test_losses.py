@@ -1,0 +1,55 @@
+"""Targets and errors against NumPy on the valid values alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from anyband.models.losses import mean_over, patch_moments, token_errors
+
+VALID = torch.rand(2, 3, 12, generator=torch.Generator().manual_seed(0)) < 0.7
+VALUES = torch.where(VALID, torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(1)), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("variance", "repeats"), [("unbiased", 1), ("unbiased", 4), ("repeated", 1), ("repeated", 4)]
+)
+def test_moments_equal_numpy_on_the_valid_values(variance: str, repeats: int) -> None:
+    mean, deviation = patch_moments(VALUES, VALID, variance=variance, repeats=repeats)
+    for sample in range(2):
+        for token in range(3):
+            values = VALUES[sample, token][VALID[sample, token]].double().numpy()
+            copies = np.tile(values, repeats) if variance == "repeated" else values
+            assert mean[sample, token].item() == pytest.approx(values.mean(), abs=1e-6)
+            assert deviation[sample, token].item() == pytest.approx(
+                np.sqrt(copies.var(ddof=1) + 1e-6), abs=1e-6
+            )
+
+
+def test_moments_of_complete_tokens_equal_those_with_everything_valid() -> None:
+    complete, masked = patch_moments(VALUES, None), patch_moments(VALUES, torch.ones_like(VALID))
+    assert torch.allclose(complete[0], masked[0], atol=1e-6)
+    assert torch.allclose(complete[1], masked[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_token_with_hardly_any_valid_pixel_has_finite_moments(count: int) -> None:
+    valid = torch.arange(12) < count
+    mean, deviation = patch_moments(torch.where(valid, 3.0, 0.0)[None, None], valid[None, None])
+    assert mean.item() == 3.0 * count
+    assert deviation.item() == pytest.approx(1e-3)
+
+
+def test_errors_are_means_over_valid_pixels() -> None:
+    predicted = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(2))
+    found = token_errors(predicted, VALUES, VALID)
+    expected = [
+        [((p - t)[v] ** 2).mean().item() for p, t, v in zip(*rows, strict=True)]
+        for rows in zip(predicted, VALUES, VALID, strict=True)
+    ]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_the_mean_counts_only_what_is_marked_and_is_zero_for_nothing() -> None:
+    errors = torch.tensor([[1.0, 2.0, torch.inf]])
+    assert mean_over(errors, torch.tensor([[True, True, False]])).item() == 1.5
+    assert mean_over(errors, torch.zeros(1, 3, dtype=torch.bool)).item() == 0
