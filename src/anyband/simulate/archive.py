@@ -15,6 +15,7 @@ from anyband.progress import progress
 from anyband.shapes import Array, Num
 from anyband.simulate.covers import cover_names, load_covers
 from anyband.simulate.options import SimulateOptions, frame_of, sensors_of
+from anyband.simulate.products import stored_nodata
 from anyband.simulate.render import Image, RenderedPlace, render_place
 from anyband.whole_files import whole_directory
 
@@ -29,9 +30,9 @@ Row = tuple[str, ...]
 def simulate(out: Path, options: SimulateOptions) -> Path:
     """Render an archive into a new folder. Equal options give equal files, whatever the number of workers.
 
-    The folder holds `manifest.csv` (a row for each image), `images/PLACE/SENSOR_DATE.tif`, `landcover/PLACE.tif` with
-    `classes.csv`, `labels.csv` (a row for each place: majority class of its map and the share of every class) and
-    `simulation.json` (the options). It appears whole or not at all.
+    The folder holds `manifest.csv` (a row for each image), `images/PLACE/SENSOR_NUMBER_DATE.tif`,
+    `landcover/PLACE.tif`, `classes.csv`, `labels.csv` (a row for each place: majority class of its map and
+    the share of every class) and `simulation.json` (the options). It appears whole or not at all.
 
     Args:
         out: folder to make; must not exist.
@@ -94,15 +95,14 @@ def _render_and_write(folder: Path, options: SimulateOptions, index: int) -> tup
 def _write_image(
     folder: Path, options: SimulateOptions, rendered: RenderedPlace, image: Image, sensor_name: str
 ) -> Row:
-    path = Path("images", rendered.place.name, f"{image.sensor.name}_{image.datetime_utc:%Y%m%d}.tif")
-    nodata = image.sensor.nodata
-    if nodata is None and image.stored.dtype.kind == "f":
-        nodata = float("nan")
+    path = Path(
+        "images", rendered.place.name, f"{image.sensor.name}_{image.number}_{image.datetime_utc:%Y%m%d}.tif"
+    )
     layout = GeoTiffLayout(
         grid=_grid(rendered, options.footprint_m, image.stored.shape[-1]),
         dtype=str(image.stored.dtype),
         descriptions=image.sensor.band_names,
-        nodata=nodata,
+        nodata=stored_nodata(image.sensor, encoding=image.sensor.default_encoding),
     )
     _write_geotiff(folder / path, layout, image.stored)
     moment = image.datetime_utc.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -15,8 +15,8 @@ _CLOUD_COVER = (0.05, 0.45)
 _CLOUD_BASE_M = (250.0, 600.0)
 _CLOUD_SHADOW = 0.55  # chosen: share of the light that a thick cloud takes from the ground in its shadow
 
-# chosen: haze that is left after correction of the atmosphere: share of scattered light at 550 nm, its brightness, and
-# the exponent by which it falls with wavelength; and the error of calibration.
+# chosen: haze that is left after correction of the atmosphere: share of scattered light at 550 nm, its
+# brightness, and the exponent by which it falls with wavelength; and the error of calibration.
 _HAZE_SPREAD = 0.015
 _HAZE_BRIGHTNESS = 0.35
 _HAZE_EXPONENT = 1.5

@@ -20,7 +20,7 @@ _YEAR_DAYS = 365.25
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The upper or lower part of a cover: its materials by season, or one of several for each field or roof."""
+    """The upper or lower part of a cover: its materials by season, or one of several for a lake or roof."""
 
     days: tuple[float, ...]
     """Days of the northern year at which the shares are declared, ascending."""
@@ -47,7 +47,7 @@ class Cover:
     height_m: float
     """Height of the upper part, metres."""
     seasonal: bool
-    """Whether the calendar keeps its full swing at every latitude, as of crops; else it fades towards the equator."""
+    """Whether the calendar swings fully at every latitude, as of crops; else it fades towards the equator."""
     peak_day: float
     """Day of the northern year whose state an equatorial place has all year, where not `seasonal`."""
     upper: Part
@@ -133,8 +133,7 @@ def _shares(name: str, entries: Iterable[tuple[str, float]]) -> tuple[float, ...
     shares = np.zeros(len(material_names()))
     for material, share in entries:
         if material not in material_names():
-            raise CatalogueError(
-                f"cover '{name}' is made of '{material}', not in materials.yaml{nearest_name(material, material_names())}"
-            )
+            near = nearest_name(material, material_names())
+            raise CatalogueError(f"cover '{name}' is made of '{material}', not in materials.yaml{near}")
         shares[material_names().index(material)] = share
     return tuple((shares / shares.sum()).tolist())

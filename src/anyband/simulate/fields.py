@@ -1,6 +1,7 @@
 """Random patterns on the ground, in metres: noise, cells, fields, winding lines.
 
-A pattern depends on metres, not on pixels, so the same draws on a finer frame give the same landscape with more detail.
+A pattern depends on metres, not on pixels, so the same draws on a finer frame give the same landscape with
+more detail.
 """
 
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ __all__ = [
     "winding_distance_m",
 ]
 
-# Root mean square over positions of the four cubic B-spline weights, squared for two axes: makes the variance 1.
+# Mean over positions of the squared cubic B-spline weights: the standard deviation of the sum along two axes.
 _SPLINE_GAIN = 151.0 / 315.0
-# chosen: borders wander by up to this share of the spacing, so that fields differ in size but keep their order.
+# chosen: borders wander by up to this share of the spacing, so fields differ in size but keep their order.
 _BORDER_SHIFT = 0.35
-# chosen: a line swings by at most this share of its wavelength, so it runs at most at about 50 degrees to its course.
+# chosen: a line swings by at most this share of its wavelength: about 50 degrees off its course.
 _STEEPEST = 0.19
 
 
@@ -69,7 +70,7 @@ def smooth_noise(rng: np.random.Generator, frame: Frame, *, spacing_m: float) ->
     """
     weights = _spline_weights(frame, spacing_m)
     lattice = rng.standard_normal((weights.shape[1],) * 2, dtype=np.float32)
-    return weights @ lattice @ weights.T / np.float32(_SPLINE_GAIN)
+    return np.asarray(weights @ lattice @ weights.T / np.float32(_SPLINE_GAIN))
 
 
 def fractal_noise(
@@ -195,7 +196,7 @@ def _spline_weights(frame: Frame, spacing_m: float) -> Array:
 def _intervals(
     rng: np.random.Generator, position_m: Array, line: Array, spacing_m: float
 ) -> tuple[Array, Array]:
-    """Cut each line into intervals of about `spacing_m`; returns the interval and the distance to its nearer end."""
+    """Cut lines into intervals of about `spacing_m`; returns interval and distance to its nearer end."""
     cell = np.floor(position_m / np.float32(spacing_m)).astype(np.intp)
     cell -= int(cell.min()) - 1
     start_m = np.float32((int(np.floor(position_m.min() / spacing_m)) - 1) * spacing_m)

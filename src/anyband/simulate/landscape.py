@@ -22,7 +22,7 @@ from anyband.simulate.structures import Rows, arrange
 
 __all__ = ["Landscape", "make_landscape"]
 
-# chosen: fields of one crop are sown and ripen up to about two weeks apart, patches of natural growth some days.
+# chosen: fields of one crop are up to about two weeks apart, patches of natural growth some days.
 _DAY_SPREAD, _WILD_DAY_SPREAD = 8.0, 2.5
 # chosen: standard deviation of brightness among fields and roofs of one kind, and of the ground within them.
 _TONE_SPREAD, _GRAIN_SPREAD = 0.06, 0.05
@@ -70,7 +70,7 @@ class _Canvas:
     """Units of natural patches, which differ less from each other than fields do."""
 
     def paint(self, where: Array, *, cover: str | None, recipe: str, unit: Array | None = None) -> None:
-        """Give pixels a recipe and, if named, a cover; a unit array starts new units, else they become one unit."""
+        """Give pixels a recipe and, if named, a cover; `unit` tells them apart, else they become one unit."""
         if cover is not None:
             self.cover[where] = cover_named(cover).value
         self.recipe[where] = cover_named(recipe).value
@@ -128,11 +128,11 @@ def _open_land(place: Place, frame: Frame, plan: Plan, parcels: Tiles) -> _Canva
     """Lay farmed parcels and natural patches, each pixel with its unit."""
     rng = place.generator("patches")
     y_m, x_m = frame.coordinates_m()
-    # chosen: patches of some 60 m differ in what one_of they draw and in timing, their outlines blurred by noise.
+    # chosen: patches of some 70 m differ in timing, their outlines blurred by noise.
     warp_m = 14 * smooth_noise(rng, frame, spacing_m=40)
     patches = irregular_tiles(rng, y_m + warp_m, x_m - warp_m, spacing_m=70)
     unit = np.where(plan.farmed, parcels.index, patches.index + parcels.num_tiles)
-    # A unit that crosses a border of covers is one unit for each of them, so that a recipe is a property of the unit.
+    # A patch that crosses a border of covers is a unit on each side: a unit has one recipe.
     num_covers = int(plan.cover.max()) + 1
     whole = np.isin(plan.cover, [cover_named("water").value])
     unit = np.where(whole, parcels.num_tiles + patches.num_tiles, unit)

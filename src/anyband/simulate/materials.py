@@ -29,7 +29,7 @@ class Material:
     wavelength_nm: tuple[float, ...]
     """Corner points of the curve, nanometres, ascending over `KNOWN_NM`."""
     reflectance: tuple[float, ...]
-    """Hemispherical-directional reflectance at the corner points, 0 to 1; emissivity is 1 minus it (Kirchhoff)."""
+    """Reflectance at the corner points, 0 to 1; emissivity is 1 minus it (Kirchhoff)."""
     sigma0_db: tuple[tuple[str, float], ...]
     """(polarisation, C-band backscatter in dB); empty where radar passes, as through clouds."""
     warming_k: float
@@ -45,7 +45,7 @@ def read_table(name: str) -> dict[str, Any]:
 
 @cache
 def load_materials() -> tuple[Material, ...]:
-    """Load the materials in the order of the table; an index into it means a material everywhere in the simulator."""
+    """Load the materials in the order of the table; the simulator names them by their index in it."""
     return tuple(_material(name, row) for name, row in read_table("materials.yaml")["materials"].items())
 
 

@@ -15,7 +15,7 @@ DEFAULT_SENSORS = ("sentinel2-l2a", "sentinel1-grd", "maxar-rgb", "landsat8-oli-
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateOptions:
-    """What to simulate. Everything that is written is a function of this record, `workers` and `shown` excepted."""
+    """What to simulate. What is written is a function of this record, `workers` and `shown` excepted."""
 
     num_places: int = 100
     """Number of places, at least 1."""
@@ -34,9 +34,9 @@ class SimulateOptions:
     cloud_share: float = 0.1
     """Share of optical acquisitions with clouds, 0 to 1."""
     edge_share: float = 0.05
-    """Share of acquisitions that the edge of the swath cuts, 0 to 1; only sensors with a nodata value have edges."""
+    """Share of acquisitions that the edge of the swath cuts, 0 to 1; none where a sensor has no nodata."""
     gsd_m: tuple[tuple[str, float], ...] = (("maxar-rgb", 2.5),)
-    """(sensor, metres): pixel size to use instead of the catalogue's. Bands that are coarser than it stay so."""
+    """(sensor, metres): pixel size to use instead of the catalogue's. Bands that are coarser stay so."""
     detail_m: float = 2.5
     """Pixel size of the truth, metres; no sensor may be finer."""
     label_gsd_m: float = 10.0
@@ -86,9 +86,8 @@ def sensors_of(options: SimulateOptions) -> tuple[Sensor, ...]:
         if meant in names:
             sizes[meant] = gsd_m
         elif (name, gsd_m) not in SimulateOptions.gsd_m:
-            raise InputError(
-                f"a pixel size is given for '{name}', which is not simulated ({', '.join(names)}){nearest_name(name, names)}"
-            )
+            asked = f"{', '.join(names)}{nearest_name(name, names)}"
+            raise InputError(f"a pixel size is given for '{name}', which is not simulated ({asked})")
     resized = tuple(_resized(sensor, sizes.get(sensor.name)) for sensor in sensors)
     for sensor in resized:
         for band in sensor.bands:

@@ -17,7 +17,7 @@ MAX_LATITUDE_DEG = 66.0
 """chosen: beyond it there are months without usable sun."""
 
 _GOLDEN_SHARE = (5**0.5 - 1) / 2
-# Corners lie on multiples of this, as those of Sentinel-2 products do, so that the grids of all sensors coincide.
+# Corners lie on multiples of this, as those of Sentinel-2 products do: the grids of all sensors coincide.
 _GRID_M = 60.0
 
 
@@ -75,7 +75,7 @@ def load_themes() -> tuple[Theme, ...]:
 def make_place(seed: int, index: int, *, theme: Theme | None = None) -> Place:
     """Choose where a place lies and what kind of landscape it is: a function of seed and index.
 
-    Longitudes follow the golden ratio, which keeps the places apart; two thirds lie in the north, like the land.
+    Longitudes follow the golden ratio, which keeps places apart; two thirds lie in the north, like the land.
 
     Args:
         seed: of the run.

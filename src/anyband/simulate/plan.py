@@ -50,7 +50,7 @@ def draw_plan(place: Place, frame: Frame, parcels: Tiles) -> Plan:
     farmed_share = sum(shares.get(name, 0.0) for name in _FARMED)
     relief_m = _relief(place, frame, flat=farmed_share > 0.3 or any(name in shares for name in _BUILT))
     roads = _roads(place, frame)
-    cover, farmed = _open_covers(rng, place, frame, parcels, shares)
+    cover, farmed = _open_covers(rng, frame, parcels, shares)
     town, suburb = _settle(rng, place, frame, shares, cover)
     _flood(rng, place, frame, shares, relief_m, cover)
     farmed &= np.isin(cover, [cover_named(name).value for name in (*_FARMED, "grassland")])
@@ -92,7 +92,7 @@ def _roads(place: Place, frame: Frame) -> tuple[Array, ...]:
 
 
 def _open_covers(
-    rng: np.random.Generator, place: Place, frame: Frame, parcels: Tiles, shares: dict[str, float]
+    rng: np.random.Generator, frame: Frame, parcels: Tiles, shares: dict[str, float]
 ) -> tuple[Array, Array]:
     """Divide the ground into parcels of crops and natural patches; returns cover and whether it is farmed."""
     farm = {name: share for name, share in shares.items() if name in _FARMED}
@@ -100,7 +100,7 @@ def _open_covers(
     if sum(farm.values()) > sum(wild.values()) and "grassland" in wild:
         farm["grassland"] = wild.pop("grassland")  # pasture among fields
     if not farm and not wild:
-        wild = {"grassland": 1.0} if set(shares) <= {*_BUILT, *_WET} else wild
+        wild = {"grassland": 1.0}  # what towns and lakes leave over
     surface = fractal_noise(rng, frame, longest_m=420, shortest_m=14, roughness=0.55)
     cover = _sliced(surface, _shuffled(rng, wild)) if wild else np.zeros(surface.shape, dtype=np.uint8)
     if not farm:

@@ -20,7 +20,7 @@ _PANEL_INCHES = 2.6
 
 
 def draw_preview(path: Path, options: SimulateOptions, *, indices: tuple[int, ...]) -> None:
-    """Draw some of the places of a run, a row each. They are rendered anew; being deterministic, they are the same.
+    """Draw some of the places of a run, a row each; rendered anew, they come out the same.
 
     Args:
         path: PNG to write.
@@ -47,14 +47,11 @@ def _panels(rendered: RenderedPlace) -> list[tuple[str, Array]]:
     place = rendered.place
     panels = [_colour_panel(rendered, (_RED_NM, _GREEN_NM, _BLUE_NM))]
     panels.append(_colour_panel(rendered, (_INFRARED_NM, _RED_NM, _GREEN_NM)))
-    panels += [
-        _radar_panel(image)
-        for image in rendered.images
-        if isinstance(image.sensor.bands[0].spectrum, RadarBeam)
-    ][:1]
+    radar = [image for image in rendered.images if isinstance(image.sensor.bands[0].spectrum, RadarBeam)]
+    panels += [_radar_panel(image) for image in radar[:1]]
     panels += _thermal_panels(rendered)[:1]
     colours = np.array(
-        [[0, 0, 0], *([*bytes.fromhex(cover.colour[1:])] for cover in load_covers())], dtype=np.uint8
+        [(0, 0, 0), *(tuple(bytes.fromhex(cover.colour[1:])) for cover in load_covers())], np.uint8
     )
     panels.append((f"{place.theme.name}, {place.latitude_deg:.0f}°", colours[rendered.cover]))
     return panels
@@ -71,13 +68,15 @@ def _colour_panel(rendered: RenderedPlace, wavelengths_nm: tuple[float, ...]) ->
     image = min(fitting, key=lambda candidate: candidate.sensor.gsd_m)
     names = [band.name for nm in wavelengths_nm if (band := _band_at(image.sensor, nm))]
     planes = np.stack([image.stored[image.sensor.band_index(name)].astype(float) for name in names], axis=-1)
-    return f"{image.sensor.name} {image.datetime_utc:%d %b} {' '.join(names)}", _stretched(planes)
+    # True colours need one stretch for all three; false ones show more with a stretch each.
+    picture = _stretched(planes, together=wavelengths_nm[0] == _RED_NM)
+    return f"{image.sensor.name} {image.datetime_utc:%d %b} {' '.join(names)}", picture
 
 
 def _radar_panel(image: Image) -> tuple[str, Array]:
     first, last = image.stored[0].astype(float), image.stored[-1].astype(float)
-    planes = [_stretched(first), _stretched(last), _stretched(first - last)]
-    return f"{image.sensor.name} {image.datetime_utc:%d %b}", np.stack(planes, axis=-1)
+    planes = np.stack([first, last, first - last], axis=-1)
+    return f"{image.sensor.name} {image.datetime_utc:%d %b}", _stretched(planes, together=False)
 
 
 def _thermal_panels(rendered: RenderedPlace) -> list[tuple[str, Array]]:
@@ -105,7 +104,7 @@ def _band_at(sensor: Sensor, wavelength_nm: float) -> Band | None:
     return min(covering, key=lambda band: abs(band.spectrum.center_nm - wavelength_nm), default=None)
 
 
-def _stretched(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    low, high = np.nanpercentile(values, (1, 99))
-    stretched: Float[Array, "*shape"] = np.nan_to_num(np.clip((values - low) / max(high - low, 1e-9), 0, 1))
-    return stretched
+def _stretched(planes: Float[Array, "row col plane"], *, together: bool) -> Float[Array, "row col plane"]:
+    low, high = np.nanpercentile(planes, (1, 99), axis=None if together else (0, 1))
+    stretched: Float[Array, "row col plane"] = np.clip((planes - low) / np.maximum(high - low, 1e-9), 0, 1)
+    return np.asarray(np.nan_to_num(stretched))

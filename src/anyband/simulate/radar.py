@@ -11,7 +11,7 @@ from anyband.simulate.surface import Surface
 __all__ = ["C_BAND_GHZ", "material_sigma0", "slope_gain", "speckle"]
 
 C_BAND_GHZ = (4.0, 8.0)
-"""Frequencies for which the table of backscatter is taken to hold. Source: IEEE Std 521-2019, letter bands."""
+"""Where the table of backscatter is taken to hold. Source: IEEE Std 521-2019, letter bands."""
 
 # chosen: incidence of 37 degrees, the middle of the IW swath of Sentinel-1, looking from the west.
 _INCIDENCE_DEG = 37.0
@@ -23,11 +23,12 @@ def material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " materia
     Raises:
         CatalogueError: the beam is not C band, or the table has no such polarisation.
     """
-    known = sorted({polarisation for material in load_materials() for polarisation, _ in material.sigma0_db})
+    known = sorted({name for material in load_materials() for name, _ in material.sigma0_db})
     if not C_BAND_GHZ[0] <= beam.frequency_ghz <= C_BAND_GHZ[1] or beam.polarisation not in known:
         raise CatalogueError(
-            f"the simulator knows backscatter at C band ({C_BAND_GHZ[0]:g} to {C_BAND_GHZ[1]:g} GHz) in {' and '.join(known)}, "
-            f"asked for {beam.frequency_ghz:g} GHz {beam.polarisation}; use 'sentinel1-grd'"
+            f"the simulator knows backscatter at C band ({C_BAND_GHZ[0]:g} to {C_BAND_GHZ[1]:g} GHz) in "
+            f"{' and '.join(known)}, asked for {beam.frequency_ghz:g} GHz {beam.polarisation}; "
+            "use 'sentinel1-grd'"
         )
     sigma0_db = np.array(
         [dict(material.sigma0_db).get(beam.polarisation, -np.inf) for material in load_materials()]
@@ -39,8 +40,7 @@ def material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " materia
 def slope_gain(surface: Surface) -> Float[Array, "row col"]:
     """Compute how much more power slopes facing the radar send back than flat ground does; 1 on flat ground.
 
-    Source:
-        the cosine model: power goes with the cotangent of the local incidence angle; kept within a factor of 2.
+    chosen: power falls with the tangent of the local incidence angle, kept within a factor of 2.
     """
     landscape = surface.landscape
     toward_radar = -np.gradient(landscape.relief_m, landscape.frame.detail_m, axis=1)
@@ -54,6 +54,6 @@ def speckle(rng: np.random.Generator, shape: tuple[int, ...], *, looks: float) -
     """Draw multiplicative speckle of intensity: gamma with mean 1 and variance 1 / looks.
 
     Source:
-        Ulaby and Long, Microwave Radar and Radiometric Remote Sensing (2014), section 5-9 (fading of multi-look power).
+        Ulaby and Long, Microwave Radar and Radiometric Remote Sensing (2014): fading of multi-look power.
     """
     return (rng.standard_gamma(looks, shape, dtype=np.float32) / np.float32(looks)).astype(np.float32)

@@ -11,10 +11,11 @@ from anyband.shapes import Array, Float, Num, UInt8
 from anyband.simulate.atmosphere import clear_sky, draw_sky, swath
 from anyband.simulate.covers import load_covers
 from anyband.simulate.fields import Frame
-from anyband.simulate.instrument import encode, observe
+from anyband.simulate.instrument import observe
 from anyband.simulate.landscape import Landscape, make_landscape
 from anyband.simulate.options import SimulateOptions, frame_of, sensors_of
 from anyband.simulate.places import Place, make_place
+from anyband.simulate.products import encode, stored_nodata
 from anyband.simulate.season import sun_position
 from anyband.simulate.surface import Surface, make_surface
 
@@ -31,6 +32,8 @@ class Image:
 
     sensor: Sensor
     """With the pixel sizes that were used."""
+    number: int
+    """Which of the dates of the place, from 0."""
     datetime_utc: datetime.datetime
     """When, UTC."""
     stored: Num[Array, "band row col"]
@@ -83,7 +86,7 @@ def acquisition_days(place: Place, num_dates: int) -> tuple[int, ...]:
 
 
 def cover_map(landscape: Landscape, *, gsd_m: float) -> UInt8[Array, "row col"]:
-    """Reduce the true covers to coarser pixels, each with the cover that has most of it (the first of equals)."""
+    """Reduce the true covers to coarser pixels, each with the cover that has most of it."""
     frame: Frame = landscape.frame
     size = round(frame.footprint_m / gsd_m)
     centre = ((np.arange(frame.num_pixels) + 0.5) * size / frame.num_pixels).astype(np.intp)
@@ -91,7 +94,7 @@ def cover_map(landscape: Landscape, *, gsd_m: float) -> UInt8[Array, "row col"]:
     num_values = len(load_covers()) + 1
     at = (pixel * num_values + landscape.cover).ravel()
     counts = np.bincount(at, minlength=size * size * num_values).reshape(size, size, num_values)
-    return counts.argmax(axis=-1).astype(np.uint8)
+    return np.asarray(counts.argmax(axis=-1), dtype=np.uint8)
 
 
 def _acquire(options: SimulateOptions, surface: Surface, sensor: Sensor, date: int) -> Image:
@@ -104,19 +107,16 @@ def _acquire(options: SimulateOptions, surface: Surface, sensor: Sensor, date: i
     values = observe(surface, sensor, sky, place.generator(f"noise/{sensor.name}", sample=date))
     rng = place.generator(f"edge/{sensor.name}", sample=date)
     valid = np.ones(values.shape[1:], dtype=bool)
-    if rng.random() < options.edge_share and _has_nodata(sensor):
+    edged = stored_nodata(sensor, encoding=sensor.default_encoding) is not None
+    if rng.random() < options.edge_share and edged:
         valid = swath(rng, values.shape[-1])
     return Image(
         sensor=sensor,
+        number=date,
         datetime_utc=_moment(options, place, surface.day, _OPTICAL_HOUR if optical else _RADAR_HOUR),
         stored=encode(values, sensor, valid),
         cloud_share=sky.cloud_share,
     )
-
-
-def _has_nodata(sensor: Sensor) -> bool:
-    """Decibels may be NaN even where the catalogue declares no number for it."""
-    return sensor.nodata is not None or all(band.unit == "sigma0_db" for band in sensor.bands)
 
 
 def _sunny(place: Place, day: int) -> bool:

@@ -72,8 +72,8 @@ def sun_position(latitude_deg: float, day: float, *, solar_hour: float = 10.5) -
 def air_temperature_k(latitude_deg: float, day: float, *, lag_days: float = 0.0, swing: float = 1.0) -> float:
     """Estimate the mid-morning air temperature at sea level.
 
-    chosen: 300 K at the equator falling with the squared sine of latitude, and a yearly swing of a third of a kelvin
-    a degree up to 16 K; within a few kelvin of zonal means over land.
+    chosen: 300 K at the equator falling with the squared sine of latitude, and a yearly swing of a third of a
+    kelvin a degree up to 16 K; within a few kelvin of zonal means over land.
     """
     mean_k = 300.0 - 36.0 * np.sin(np.radians(latitude_deg)) ** 2
     amplitude_k = min(abs(latitude_deg) / 3.0, 16.0) * swing
@@ -86,8 +86,8 @@ def material_temperatures_k(
 ) -> Float[Array, " material"]:
     """Estimate the surface temperature of each material in mid-morning.
 
-    Sun-warmed materials stand over the air in proportion to the sine of the sun's elevation; water follows the season
-    late and never freezes here; snow never exceeds its melting point.
+    Sun-warmed materials stand over the air in proportion to the sine of the sun's elevation; water follows
+    the season late and never freezes here; snow never exceeds its melting point.
 
     Args:
         latitude_deg: −90 to 90.
@@ -111,7 +111,7 @@ def material_temperatures_k(
 
 
 def snow_share(latitude_deg: float, day: float) -> float:
-    """Estimate how much of open ground lies under snow, 0 to 0.9: none above −1 °C, all it gets below −9 °C."""
+    """Estimate how much of open ground lies under snow: none above −1 °C in the mean, 0.9 below −9 °C."""
     below_k = FREEZING_K - 1.0 - air_temperature_k(latitude_deg, day)
     return float(np.clip(below_k / 8.0, 0.0, 0.9))
 

@@ -39,7 +39,7 @@ _RESIDENTIAL = _Style(
 
 @dataclass(frozen=True, kw_only=True)
 class Settlement:
-    """The plan of one kind of settlement, drawn over the whole frame; a landscape uses the part that is settled."""
+    """The plan of one kind of settlement over the whole frame; a landscape uses the part that is settled."""
 
     block: Int[Array, "row col"]
     """Number of the block."""

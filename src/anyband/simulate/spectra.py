@@ -1,4 +1,4 @@
-"""From curves to bands: integration over a response, thermal emission, and each place's own shade of the materials."""
+"""From curves to bands: integration over a response, thermal emission, each place's own materials."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,8 +69,8 @@ def material_reflectance(
     low_nm, high_nm = float(wavelength_nm.min()), float(wavelength_nm.max())
     if low_nm < KNOWN_NM[0] or high_nm > KNOWN_NM[1]:
         raise CatalogueError(
-            f"the truth is known from {KNOWN_NM[0]:g} to {KNOWN_NM[1]:g} nm, asked for {low_nm:g} to {high_nm:g} nm; "
-            "leave out the bands beyond"
+            f"the truth is known from {KNOWN_NM[0]:g} to {KNOWN_NM[1]:g} nm, asked for {low_nm:g} to "
+            f"{high_nm:g} nm; leave out the bands beyond"
         )
     own = palette.level[:, None] * (wavelength_nm / 1000.0) ** palette.tilt[:, None]
     # 0.98: nothing reflects more than it receives, whatever the draw.
@@ -81,7 +81,7 @@ def material_reflectance(
 def response_weights(band: OpticalRange) -> tuple[Float[Array, " wavelength"], Float[Array, " wavelength"]]:
     """Sample a band's response: wavelengths and weights that sum to 1 (trapezoid rule).
 
-    A flat band weighs all wavelengths between its edges alike, so a straight curve gives its value at the middle.
+    A flat band weighs all wavelengths between its edges alike: a straight curve gives its middle value.
     """
     if band.response:
         nm, values = (np.array(column, dtype=float) for column in zip(*band.response, strict=True))
@@ -119,7 +119,7 @@ def planck_radiance(
 def sunlight_radiance(
     wavelength_nm: Float[Array, " wavelength"], elevation_deg: float
 ) -> Float[Array, " wavelength"]:
-    """Compute the radiance of a white horizontal surface in the sun, W / (m² sr µm); the Sun as a black body."""
+    """Compute the radiance of a white level surface in the sun, W / (m² sr µm); the Sun as a black body."""
     sunlit = max(0.0, float(np.sin(np.radians(elevation_deg))))
     irradiance = planck_radiance(wavelength_nm, np.full_like(wavelength_nm, _SUN_K)) * _SUN_SOLID_ANGLE_SR
     return irradiance * sunlit / np.pi
@@ -138,7 +138,7 @@ def material_emission(
 
 
 def brightness_temperature_k(band: OpticalRange, radiance: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Find the temperature of the black body that gives a band the same radiance; inverse of emission at emissivity 1."""
+    """Find the temperature of the black body of equal radiance in a band; undoes emission at emissivity 1."""
     temperature_k, black = _black_body_table(band)
     found: Float[Array, "*shape"] = np.interp(radiance, black, temperature_k)
     return found
@@ -146,7 +146,7 @@ def brightness_temperature_k(band: OpticalRange, radiance: Float[Array, "*shape"
 
 @lru_cache(maxsize=64)
 def _black_body_table(band: OpticalRange) -> tuple[Array, Array]:
-    # chosen: from colder than cloud tops to hotter than desert rock; 0.25 K apart the error is under a millikelvin.
+    # chosen: from colder than cloud tops to hotter than desert rock; so dense that straight lines will do.
     temperature_k = np.arange(180.0, 400.0, 0.25)
     wavelength_nm, _ = response_weights(band)
     return temperature_k, band_mean(band, planck_radiance(wavelength_nm[None, :], temperature_k[:, None]))

@@ -15,7 +15,7 @@ __all__ = ["Surface", "make_surface", "reflectance_at", "sun_shade"]
 
 # chosen: light of the blue sky as a share of all light on open ground under a clear sky.
 _SKY_LIGHT = 0.25
-# chosen: leaves let light through and crowns are rounder than a height map, so trees shade less than walls do.
+# chosen: crowns let light through and are rounder than a height map, so they shade less than walls do.
 _RELIEF_OF_OBJECTS = 0.3
 # chosen: beyond this many pixels a shadow is too faint and too rare to be worth the time.
 _MAX_SHADOW_STEPS = 12
@@ -42,7 +42,7 @@ class Surface:
     shade: Float[Array, "row col"]
     """Factor on reflected sunlight: relief, cast shadows, texture."""
     temperature_k: Float[Array, " material"]
-    """Surface temperature of each of them, kelvin."""
+    """Surface temperature of all materials of the table, kelvin."""
 
 
 def make_surface(landscape: Landscape, day: float) -> Surface:
@@ -64,9 +64,7 @@ def make_surface(landscape: Landscape, day: float) -> Surface:
         materials=tuple(present.tolist()),
         abundance=over,
         shade=sun_shade(landscape, sun) * landscape.texture,
-        temperature_k=material_temperatures_k(place.latitude_deg, day, elevation_deg=sun.elevation_deg)[
-            present
-        ],
+        temperature_k=material_temperatures_k(place.latitude_deg, day, elevation_deg=sun.elevation_deg),
     )
 
 
@@ -82,7 +80,7 @@ def reflectance_at(
     """
     curves = material_reflectance(surface.palette, wavelength_nm)[list(surface.materials)]
     truth = np.tensordot(curves.T.astype(np.float32), surface.abundance, axes=1)
-    return truth * surface.shade
+    return np.asarray(truth * surface.shade)
 
 
 def sun_shade(landscape: Landscape, sun: Sun) -> Float[Array, "row col"]:
