@@ -107,7 +107,8 @@ class RasterReader:
         return Raster(dn=dn, valid=valid, grid=grid)
 
     def _read_part(self, part: _Part, window: Window, dn: Array, valid: Array) -> None:
-        needed = source_window(part.placement, window)
+        same_grid = part.placement.is_identity(self.grid.height, self.grid.width)
+        needed = window if same_grid else source_window(part.placement, window)
         if needed is None:
             return
         stored, with_data = part.sheet.read(part.positions, needed)
@@ -115,7 +116,7 @@ class RasterReader:
         for index, target in enumerate(part.targets):
             known[index] &= _has_data(stored[index], self._nodata[target])
         targets = list(part.targets)
-        if part.placement.is_identity(self.grid.height, self.grid.width):
+        if same_grid:
             dn[targets], valid[targets] = stored, known
             return
         values, kept = resample_bilinear(stored, known, placement=part.placement, part=needed, window=window)
