@@ -104,8 +104,9 @@ def _statistics(path: Path, *, shown: bool) -> int:
     store.save_statistics(statistics)
     for sensor, bands in statistics.items():
         for band, one in bands.items():
+            unit = store.sensors[sensor].band(band).unit
             print(
-                f"{sensor} {band}: p01 {one.p01:.6g}, p99 {one.p99:.6g} {store.sensors[sensor].band(band).unit}, "
+                f"{sensor} {band}: p01 {one.p01:.6g}, p99 {one.p99:.6g} {unit}, "
                 f"mean {one.mean:.4f}, std {one.std:.4f} (scaled)"
             )
     for problem in problems:

@@ -8,7 +8,7 @@ import csv
 import datetime as dt
 import glob
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -96,7 +96,7 @@ def read_manifest(path: Path) -> list[ImageEntry]:
         _located(row, folder=path.parent, where=f"row {number} of '{path}'")
         for number, row in enumerate(rows, 1)
     ]
-    _check_distinct(entries, path)
+    _check_consistent(entries, path)
     return entries
 
 
@@ -177,12 +177,16 @@ def _located(row: Mapping[str, Any], *, folder: Path, where: str) -> ImageEntry:
         raise ManifestError(f"{where}: {problem}") from problem
 
 
-def _check_distinct(entries: Iterable[ImageEntry], path: Path) -> None:
+def _check_consistent(entries: Sequence[ImageEntry], path: Path) -> None:
+    """Refuse two rows that differ in what they say of one image. Of equal ones, one is left out later."""
     seen: dict[tuple[RasterSource, str], int] = {}
-    for number, entry in enumerate(entries, 1):
+    for number, entry in enumerate(entries):
         first = seen.setdefault((entry.source, entry.sensor.name), number)
-        if first != number:
-            raise ManifestError(f"rows {first} and {number} of '{path}' are the same image, '{entry.name}'")
+        if entries[first] != entry:
+            raise ManifestError(
+                f"rows {first + 1} and {number + 1} of '{path}' say different things of one image, "
+                f"'{entry.name}'"
+            )
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:

@@ -118,7 +118,7 @@ def _file_state(path: Path) -> tuple[str, int, int]:
 
 
 def _finished(out: Path, inputs: str, run: PrepareRun) -> PrepareReport | None:
-    """Find out whether the store is there already; anything else there is refused, unless it may be replaced."""
+    """Find out whether the store is there already; refuse anything else, unless it may be replaced."""
     if not out.exists():
         return None
     try:

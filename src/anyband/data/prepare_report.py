@@ -24,6 +24,10 @@ class Skipped:
     reason: str
     """Why, for people."""
 
+    def line(self) -> str:
+        """Say it in one line; most reasons name the image themselves."""
+        return self.reason if self.name in self.reason else f"{self.name}: {self.reason}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreCounts:
@@ -88,7 +92,7 @@ class PrepareReport:
         lines += [f"note: {note}" for note in self.notes]
         if self.skipped:
             lines.append(f"skipped {len(self.skipped)} images:")
-            lines += [f"  {one.name}: {one.reason}" for one in self.skipped[:_LISTED]]
+            lines += [f"  {one.line()}" for one in self.skipped[:_LISTED]]
             if len(self.skipped) > _LISTED:
                 lines.append(f"  … and {len(self.skipped) - _LISTED} more (all stand in store.json)")
         return lines

@@ -20,6 +20,7 @@ from anyband.data.manifest import ImageEntry
 from anyband.data.places import Place, PlacedImage, find_places, footprint, split_of
 from anyband.data.prepare_options import PrepareOptions, PrepareRun
 from anyband.data.prepare_report import PrepareReport, Skipped, count_chips
+from anyband.data.rasters.records import RasterSource
 from anyband.data.store import ArraySpec
 from anyband.data.store_writer import ShardDone, StoreWriter
 from anyband.data.workspace import Workspace
@@ -81,18 +82,31 @@ class Piece:
 
 def survey_images(job: PrepareJob) -> None:
     """Look at every image; what can't be opened is skipped."""
-    pieces = [(f"survey {number}", entry) for number, entry in enumerate(job.entries)]
+    repeated = _repeated(job.entries)
+    for number in repeated:
+        job.skip(number, f"'{job.entries[number].name}' stands in the list twice")
+    numbers = [number for number in range(len(job.entries)) if number not in repeated]
+    pieces = [(f"survey {number}", job.entries[number]) for number in numbers]
     with progress("looking at images", len(pieces), shown=job.run.shown) as advance:
         results = run_pieces(
             pieces, survey_image, journal=job.work.journal, executor=job.pool, workers=job.run.workers
         )
-        for number, (_, result) in enumerate(results):
+        for number, (_, result) in zip(numbers, results, strict=True):
             if "skipped" in result:
                 job.skip(number, result["skipped"])
             else:
                 job.surveys[number] = ImageSurvey.from_dict(result)
             advance(1)
     _check_some_left(job, len(job.surveys))
+
+
+def _repeated(entries: Sequence[ImageEntry]) -> set[int]:
+    """Find the entries that equal an earlier one."""
+    first: dict[tuple[RasterSource, str], int] = {}
+    numbers = enumerate(entries)
+    return {
+        number for number, one in numbers if first.setdefault((one.source, one.sensor.name), number) < number
+    }
 
 
 def _check_some_left(job: PrepareJob, count: int) -> None:
