@@ -75,8 +75,9 @@ def fit_pca_colours(features: Float[Array, "sample width"]) -> PcaColours:
 
 def pca_picture(features: Float[Array, "width row col"], colours: PcaColours) -> Float[Array, "3 row col"]:
     """Colour a map of features. Patches without data (NaN) stay NaN; a flat component becomes 0.5."""
-    centred = features.astype(np.float64) - colours.mean[:, None, None]
-    components = np.einsum("cw,wyx->cyx", colours.axes, centred)
+    # In the features' own precision: a block of a scene may be hundreds of megabytes.
+    projected = np.tensordot(colours.axes.astype(features.dtype), features, axes=1)
+    components = projected - (colours.axes @ colours.mean)[:, None, None]
     span = (colours.high - colours.low)[:, None, None]
     # A component that only holds rounding errors would otherwise be stretched into noise.
     flat = span <= 1e-9 * max(1.0, float(np.abs(colours.mean).max()))

@@ -169,7 +169,8 @@ class SensorEncoder(nn.Module):
             sensor: name in the catalogue, a YAML file, or a record.
             bands: of the array, in its order; None: all of the sensor's.
             encoding: how the numbers are stored; None: the sensor's default.
-            valid: which pixels have data, of the array's shape; nodata and NaN are found besides.
+            valid: which pixels have data, of the array's shape; None: all but the sensor's nodata. NaN is
+                missing in both cases.
             options: image size, precision, statistics.
 
         Returns:

@@ -123,13 +123,12 @@ def with_data(
     reading: BandReading,
     valid: Bool[Tensor, "batch band row col"] | None,
 ) -> Bool[Tensor, "batch band row col"]:
-    """Tell which pixels have data: declared valid, not the sensor's nodata, and with a physical value."""
-    physical = to_physical(dn, reading.normalisation)
-    known = torch.isfinite(physical)
+    """Tell which pixels have data: those declared, else all but nodata; and only with a physical value."""
+    known = torch.isfinite(to_physical(dn, reading.normalisation))
+    if valid is not None:
+        return known & valid
     nodata = reading.asked.nodata
-    if nodata is not None and nodata == nodata:
-        known &= dn != nodata
-    return known if valid is None else known & valid
+    return known if nodata is None or nodata != nodata else known & (dn != nodata)
 
 
 def standardised_batch(
@@ -144,7 +143,7 @@ def standardised_batch(
     Args:
         dn: images with the bands asked for, in their order.
         reading: of this sensor.
-        valid: declared validity; nodata and NaN are found besides.
+        valid: which pixels have data; None: all but the sensor's nodata. NaN is missing in both cases.
         img_size: side to which whole images are resized (bicubic, anti-aliased); None: as they are.
 
     Returns:
