@@ -44,7 +44,8 @@ def header_of(config: SmartiesConfig, *, decoder: bool) -> dict[str, str]:
         decoder: whether the file has the decoder too.
     """
     task = asdict(config)
-    entries = task.pop("encoder") | (task.pop("decoder") if decoder else {})
+    entries, decoder_entries = task.pop("encoder"), task.pop("decoder")
+    entries |= decoder_entries if decoder else {}
     header = {name: value if isinstance(value, str) else repr(value) for name, value in entries.items()}
     return header | {
         "format": "pt",

@@ -1,13 +1,13 @@
 """Opening a file of weights: safetensors only, from the disk or from the Hugging Face hub."""
 
-import errno
 import hashlib
-import os
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from anyband.errors import CheckpointError
@@ -20,6 +20,19 @@ _HUB_FILE = "model.safetensors"
 # First bytes of what torch.save and pickle write: a zip archive, or a pickle of protocol 2 and later.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+# Source: the safetensors format.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,22 +141,37 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all.
+    """Write a safetensors file whole or not at all; equal contents give equal bytes.
+
+    The library's own writer orders the header anew each time, so that equal checkpoints had unequal hashes.
+
+    Args:
+        path: of the file.
+        tensors: by name, on any device.
+        metadata: entries of the header.
 
     Raises:
         OutputError: no permission, or no room.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
-    with whole_file(path) as beside:
-        try:
-            save_file(dict(tensors), beside, metadata=dict(metadata))
-        except SafetensorError as problem:
-            # safetensors wraps the system's error; its number says whether the disk was full.
-            number = re.search(r"os error (\d+)", str(problem))
-            code = int(number[1]) if number else errno.EIO
-            raise OSError(code, os.strerror(code)) from problem
+    Source:
+        The safetensors format, https://github.com/huggingface/safetensors#format.
+    """
+    # Wide numbers first, so that every tensor starts at a multiple of its own item size.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    start = 0
+    for name in names:
+        end = start + tensors[name].numel() * tensors[name].element_size()
+        shape, kind = list(tensors[name].shape), _DTYPES[tensors[name].dtype]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with whole_file(path) as beside, beside.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().flatten()
+            file.write(flat.view(torch.uint8).numpy().data)
 
 
 def checkpoint_hash(path: Path) -> str:

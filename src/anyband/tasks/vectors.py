@@ -224,19 +224,22 @@ def _pair(
     missing = next((kind for kind in _PAIR_INPUTS if kind not in group), None)
     if missing is not None:
         raise InputError(f"'{name}.{next(iter(group))}' was recorded, but '{name}.{missing}' is missing")
-    shapes = {kind: group[kind].ndim for kind in _PAIR_INPUTS}
-    if set(shapes.values()) != {2}:
+    from_a, masked, ids_keep = (group[kind] for kind in _PAIR_INPUTS)
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (from_a, masked, ids_keep))
+    if {from_a.ndim, masked.ndim, ids_keep.ndim} != {2}:
         raise InputError(
-            f"from_a, masked and ids_keep of pair '{name}' must be batch × positions; found axes {shapes}"
+            f"from_a, masked, ids_keep of pair '{name}' must be batch × positions; found {shapes}"
         )
+    if from_a.shape != masked.shape or len(ids_keep) != len(masked):
+        raise InputError(f"from_a, masked, ids_keep of pair '{name}' differ in their counts: {shapes}")
     a, b = _members(name, sensors, metadata.get(f"pair.{name}", ""))
     return PairVectors(
         name=name,
         a=a,
         b=b,
-        from_a=group["from_a"] > 0,
-        masked=group["masked"] > 0,
-        ids_keep=group["ids_keep"].long(),
+        from_a=from_a > 0,
+        masked=masked > 0,
+        ids_keep=ids_keep.long(),
         outputs={kind: group[kind] for kind in _PAIR_OUTPUTS if kind in group},
     )
 
