@@ -21,7 +21,7 @@ _BANDS = ("B02", "B03", "B04")
 
 @pytest.fixture(scope="session")
 def pair_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 places: Sentinel-2 (three bands, 24 px, some with holes) and Sentinel-1 (two bands, 12 px); 4 validate."""
+    """24 places, 4 of them for validation: Sentinel-2 (24 px, some with holes) and Sentinel-1 (12 px)."""
     path = tmp_path_factory.mktemp("data") / "store"
     sensors = {
         "sentinel2-l2a": get_sensor("sentinel2-l2a").select(_BANDS),
@@ -91,7 +91,9 @@ def small_recipe() -> PretrainRecipe:
             decoder_num_heads=2,
         ),
         data=DataRecipe(augment=AugmentOptions()),
-        optim=OptimRecipe(batch_size=8, steps=12, epochs=6, warmup_epochs=1.0, base_lr=0.05, precision="32-true"),
+        optim=OptimRecipe(
+            batch_size=8, steps=12, epochs=6, warmup_epochs=1.0, base_lr=0.05, precision="32-true"
+        ),
         run=RunRecipe(
             accelerator="cpu",
             devices=1,
@@ -112,7 +114,9 @@ def changed(small_recipe: PretrainRecipe) -> Changed:
 
     def make(**parts: object) -> PretrainRecipe:
         values = {
-            name: dataclasses.replace(getattr(small_recipe, name), **value) if isinstance(value, dict) else value
+            name: dataclasses.replace(getattr(small_recipe, name), **value)
+            if isinstance(value, dict)
+            else value
             for name, value in parts.items()
         }
         return dataclasses.replace(small_recipe, **values)

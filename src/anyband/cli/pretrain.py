@@ -49,14 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _ThenOverrides(argparse.Action):
-    """An option whose value may be followed by KEY=VALUE words, which argparse would refuse after an option."""
+    """An option whose value KEY=VALUE words may follow; argparse by itself refuses them there."""
 
     def __call__(
         self,
-        parser: argparse.ArgumentParser,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 (as argparse calls it)
         namespace: argparse.Namespace,
         values: str | Sequence[Any] | None,
-        option_string: str | None = None,
+        option_string: str | None = None,  # noqa: ARG002
     ) -> None:
         words = [str(value) for value in values or ()]
         own = words[:1] if self.nargs == "+" else []

@@ -190,6 +190,6 @@ class TrainingLoop:
         more = f" and {len(places) - _MAX_PLACES} more" if len(places) > _MAX_PLACES else ""
         kinds = " + ".join(self._plan.pairs.types[plan.pair_type])
         return (
-            f"{what} (pairs of {kinds}; places: {shown}{more}); the run stops, its last good checkpoint is kept. "
-            "Look at these images, or lower optim.base_lr or set optim.clip_grad_norm"
+            f"{what} (pairs of {kinds}; places: {shown}{more}); the run stops, its last good checkpoint is "
+            "kept. Look at these images, or lower optim.base_lr or set optim.clip_grad_norm"
         )

@@ -122,7 +122,7 @@ def _typed(values: dict[str, Any], *, name: str) -> PretrainRecipe:
     parser.add_argument("--recipe", type=PretrainRecipe)
     try:
         parsed = parser.parse_object({"recipe": values})
-        recipe = parser.instantiate_classes(parsed).recipe
+        recipe = parser.instantiate(parsed).recipe
     except RecipeError as problem:
         raise RecipeError(f"recipe '{name}': {problem}") from problem
     except (ArgumentError, ValueError, TypeError) as problem:

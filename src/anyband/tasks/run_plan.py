@@ -21,7 +21,7 @@ from anyband.tasks.pair_batches import ArrayInput, array_inputs
 from anyband.tasks.recipe import ModelRecipe, PretrainRecipe, recipe_to_dict
 from anyband.tasks.train import Schedule
 
-__all__ = ["RunPlan", "plan_run"]
+__all__ = ["RunPlan", "network_config", "plan_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class RunPlan:
     @property
     def config(self) -> SmartiesConfig:
         """The network."""
-        return _config(self.recipe.model, num_ranges=len(self.ranges.ranges))
+        return network_config(self.recipe.model, num_ranges=len(self.ranges.ranges))
 
     @property
     def schedule(self) -> Schedule:
@@ -179,7 +179,8 @@ def _val_pairs(
         return None
 
 
-def _config(model: ModelRecipe, *, num_ranges: int) -> SmartiesConfig:
+def network_config(model: ModelRecipe, *, num_ranges: int) -> SmartiesConfig:
+    """Tell the network that a recipe describes, for so many ranges."""
     return SmartiesConfig(
         encoder=EncoderConfig(
             img_size=model.img_size,

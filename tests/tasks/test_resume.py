@@ -1,0 +1,79 @@
+"""A run that is killed, at any moment and as often as you like, ends as if it had not been."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from anyband.models.checkpoint import load_checkpoint
+from anyband.tasks.logs import read_metrics
+from anyband.tasks.recipe import recipe_to_dict
+from anyband.tasks.runs import RunFolder
+
+_SCRIPT = Path(__file__).with_name("process_runs.py")
+_STEPS = 90
+
+
+@pytest.fixture(scope="module")
+def process_runs(pair_store, changed, tmp_path_factory):
+    """Do one run whole; one killed five times at random and once within a save; one step alone and by two."""
+    folder = tmp_path_factory.mktemp("runs")
+    recipe = changed(
+        optim={"steps": _STEPS, "batch_size": 4}, run={"checkpoint_every_steps": 3, "log_every_steps": 2}
+    )
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe)))
+    command = [sys.executable, str(_SCRIPT), str(folder / "recipe.yaml"), str(pair_store), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def test_the_kills_were_kills_and_the_last_call_finished_the_run(process_runs):
+    _, told = process_runs
+    assert told["signals"].count(-9) >= 4, told
+    assert told["signal_in_save"] == -9
+    assert told["exit_code"] == 0
+
+
+def test_weights_after_kills_are_equal_to_the_bit(process_runs):
+    folder, told = process_runs
+    whole, resumed = (load_checkpoint(folder / name / "encoder.safetensors") for name in ("whole", "killed"))
+    assert resumed.step == whole.step == _STEPS
+    assert resumed.state.keys() == whole.state.keys()
+    for name, tensor in whole.state.items():
+        assert torch.equal(tensor, resumed.state[name]), f"{name} differs: {told}"
+
+
+def test_optimizer_state_after_kills_is_equal_to_the_bit(process_runs):
+    folder, _ = process_runs
+    whole, resumed = (RunFolder(folder / name).saved_steps()[-1] for name in ("whole", "killed"))
+    ours, theirs = whole.optimizer_tensors(), resumed.optimizer_tensors()
+    assert whole.progress == resumed.progress
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_the_logged_losses_are_those_of_the_whole_run(process_runs):
+    folder, _ = process_runs
+    whole, resumed = (read_metrics(folder / name / "metrics.csv") for name in ("whole", "killed"))
+    for name in ("step", "epoch", "loss", "lr", "val_loss"):
+        assert [row[name] for row in resumed] == [row[name] for row in whole]
+
+
+def test_nothing_unfinished_is_left(process_runs):
+    _, told = process_runs
+    assert told["unfinished"] == []
+
+
+def test_two_processes_compute_the_gradient_of_one(process_runs):
+    folder, told = process_runs
+    assert told["exit_codes"] == [0, 0, 0]
+    alone, shared = (RunFolder(folder / name).saved_steps()[-1] for name in ("alone", "shared"))
+    ours, theirs = alone.optimizer_tensors(), shared.optimizer_tensors()
+    # After one step the first moment is the gradient times 0.1.
+    for name in (name for name in ours if name.startswith("exp_avg.")):
+        torch.testing.assert_close(theirs[name], ours[name], rtol=1e-4, atol=1e-7)
