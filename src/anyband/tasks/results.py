@@ -122,17 +122,16 @@ def print_evaluation(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     header, rows = table_rows(evaluation)
-    table = Table(
-        title=_title(evaluation), title_justify="left", caption_justify="left", caption=_caption(evaluation)
-    )
+    table = Table()
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)
+    for line in (_title(evaluation), *evaluation.notes):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(table)
-    for note in evaluation.notes:
-        console.print(note, markup=False)
+    console.print(_caption(evaluation), markup=False, soft_wrap=True)
 
 
 def _title(evaluation: Evaluation) -> str:
