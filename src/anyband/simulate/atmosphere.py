@@ -60,7 +60,7 @@ def draw_sky(rng: np.random.Generator, frame: Frame, sun: Sun, *, cloudy: bool) 
     # Drawn on a wider frame, so that clouds outside the footprint can throw their shadows into it.
     margin = frame.num_pixels // 2
     wide = Frame(footprint_m=(frame.num_pixels + 2 * margin) * frame.detail_m, detail_m=frame.detail_m)
-    surface = fractal_noise(rng, wide, longest_m=320, shortest_m=20, roughness=0.55)
+    surface = fractal_noise(rng, wide, longest_m=320.0, shortest_m=20.0, roughness=0.55)
     edge = np.quantile(surface[::4, ::4], 1 - rng.uniform(*_CLOUD_COVER))
     opacity = np.clip((surface - np.float32(edge)) / np.float32(0.5), 0, 1)
     shift = rng.uniform(*_CLOUD_BASE_M) / np.tan(np.radians(max(sun.elevation_deg, 25.0))) / frame.detail_m

@@ -1,6 +1,6 @@
 """Land covers: what stands where, when, and in which arrangement."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
@@ -120,18 +120,18 @@ def _cover(name: str, row: Mapping[str, Any]) -> Cover:
     )
 
 
-def _part(name: str, row: Mapping[str, Any] | list[dict[str, float]]) -> Part:
+def _part(name: str, row: Mapping[str, Any] | list[dict[str, Any]]) -> Part:
     if isinstance(row, Mapping):
-        weights = _shares(name, row["one_of"].items())
+        weights = _shares(name, row["one_of"])
         return Part(days=(1.0,), shares=(weights,), one_of=True)
     days = tuple(float(entry["day"]) for entry in row)
-    shares = tuple(_shares(name, ((k, v) for k, v in entry.items() if k != "day")) for entry in row)
+    shares = tuple(_shares(name, {k: v for k, v in entry.items() if k != "day"}) for entry in row)
     return Part(days=days, shares=shares, one_of=False)
 
 
-def _shares(name: str, entries: Iterable[tuple[str, float]]) -> tuple[float, ...]:
+def _shares(name: str, entries: Mapping[str, Any]) -> tuple[float, ...]:
     shares = np.zeros(len(material_names()))
-    for material, share in entries:
+    for material, share in entries.items():
         if material not in material_names():
             near = nearest_name(material, material_names())
             raise CatalogueError(f"cover '{name}' is made of '{material}', not in materials.yaml{near}")

@@ -105,8 +105,8 @@ def _parcels(place: Place, frame: Frame) -> tuple[Tiles, Rows]:
     across_m, along_m = rotated(y_m, x_m, angle_rad=rng.uniform(0, np.pi))
     # chosen: fields bend with the land, more where they are old and small.
     bend_m = rng.choice([4.0, 15.0, 30.0])
-    across_m = across_m + np.float32(bend_m) * smooth_noise(rng, frame, spacing_m=240)
-    along_m = along_m + np.float32(bend_m) * smooth_noise(rng, frame, spacing_m=240)
+    across_m = across_m + np.float32(bend_m) * smooth_noise(rng, frame, spacing_m=240.0)
+    along_m = along_m + np.float32(bend_m) * smooth_noise(rng, frame, spacing_m=240.0)
     width_m = rng.uniform(70, 190)
     if rng.random() < 0.25:
         parcels = irregular_tiles(rng, across_m, along_m, spacing_m=width_m * 1.2)
@@ -129,8 +129,8 @@ def _open_land(place: Place, frame: Frame, plan: Plan, parcels: Tiles) -> _Canva
     rng = place.generator("patches")
     y_m, x_m = frame.coordinates_m()
     # chosen: patches of some 70 m differ in timing, their outlines blurred by noise.
-    warp_m = 14 * smooth_noise(rng, frame, spacing_m=40)
-    patches = irregular_tiles(rng, y_m + warp_m, x_m - warp_m, spacing_m=70)
+    warp_m = 14 * smooth_noise(rng, frame, spacing_m=40.0)
+    patches = irregular_tiles(rng, y_m + warp_m, x_m - warp_m, spacing_m=70.0)
     unit = np.where(plan.farmed, parcels.index, patches.index + parcels.num_tiles)
     # A patch that crosses a border of covers is a unit on each side: a unit has one recipe.
     num_covers = int(plan.cover.max()) + 1
@@ -177,7 +177,7 @@ def _build(place: Place, frame: Frame, canvas: _Canvas, settlement: Settlement, 
     here = canvas.cover == cover_named(name).value
     canvas.paint(here, cover=None, recipe=name, unit=settlement.lot)
     rng = place.generator(f"gardens/{name}")
-    tree = smooth_noise(rng, frame, spacing_m=5) + 0.7 * smooth_noise(rng, frame, spacing_m=25)
+    tree = smooth_noise(rng, frame, spacing_m=5.0) + 0.7 * smooth_noise(rng, frame, spacing_m=25.0)
     garden = here & (tree > (0.9 if name == "urban_residential" else 1.9))
     canvas.paint(garden, cover=None, recipe="broadleaf_forest")
     canvas.canopy[garden] = 0.9
@@ -199,7 +199,7 @@ def _finish(place: Place, frame: Frame, canvas: _Canvas, plan: Plan) -> Landscap
     shift = rng.normal(0, 1, canvas.num_units)[present] * np.where(wild, _WILD_DAY_SPREAD, _DAY_SPREAD)
     choice = rng.random(canvas.num_units)[present]
     tone = 1 + rng.normal(0, 1, canvas.num_units)[present] * np.where(wild, 0.0, _TONE_SPREAD)
-    grain = fractal_noise(place.generator("texture"), frame, longest_m=240, shortest_m=7.5, roughness=0.8)
+    grain = fractal_noise(place.generator("texture"), frame, longest_m=240.0, shortest_m=7.5, roughness=0.8)
     texture = tone.astype(np.float32)[unit].reshape(canvas.unit.shape) * (
         1 + np.float32(_GRAIN_SPREAD) * grain
     )

@@ -73,7 +73,7 @@ def reflectance_curves(wavelength_nm: Float[Array, " wavelength"]) -> Float[Arra
 
 
 def _material(name: str, row: Mapping[str, Any]) -> Material:
-    emitted = [(nm, 1.0 - value) for nm, value in row["emissivity"]]
+    emitted = [(float(nm), 1.0 - float(value)) for nm, value in row["emissivity"]]
     points = [*((float(nm), float(value)) for nm, value in row["reflectance"]), *emitted]
     if emitted[0][0] != _EMISSION_FROM_NM or (points[0][0], points[-1][0]) != KNOWN_NM:
         raise CatalogueError(
@@ -84,6 +84,6 @@ def _material(name: str, row: Mapping[str, Any]) -> Material:
         name=name,
         wavelength_nm=wavelength_nm,
         reflectance=reflectance,
-        sigma0_db=tuple(row["sigma0_db"].items()),
+        sigma0_db=tuple((polarisation, float(level)) for polarisation, level in row["sigma0_db"].items()),
         warming_k=float(row["warming_k"]),
     )

@@ -78,7 +78,7 @@ def _own_shares(place: Place, rng: np.random.Generator) -> dict[str, float]:
 def _relief(place: Place, frame: Frame, *, flat: bool) -> Array:
     rng = place.generator("relief")
     height_m = np.exp(rng.uniform(np.log(4), np.log(18 if flat else 70)))
-    return np.float32(height_m) * fractal_noise(rng, frame, longest_m=480, shortest_m=15, roughness=0.42)
+    return np.float32(height_m) * fractal_noise(rng, frame, longest_m=480.0, shortest_m=15.0, roughness=0.42)
 
 
 def _roads(place: Place, frame: Frame) -> tuple[Array, ...]:
@@ -101,12 +101,12 @@ def _open_covers(
         farm["grassland"] = wild.pop("grassland")  # pasture among fields
     if not farm and not wild:
         wild = {"grassland": 1.0}  # what towns and lakes leave over
-    surface = fractal_noise(rng, frame, longest_m=420, shortest_m=14, roughness=0.55)
+    surface = fractal_noise(rng, frame, longest_m=420.0, shortest_m=14.0, roughness=0.55)
     cover = _sliced(surface, _shuffled(rng, wild)) if wild else np.zeros(surface.shape, dtype=np.uint8)
     if not farm:
         return cover, np.zeros(cover.shape, dtype=bool)
     # A parcel is farmed or not as a whole, so woods and fields meet along the borders of the fields.
-    mood = fractal_noise(rng, frame, longest_m=480, shortest_m=120)
+    mood = fractal_noise(rng, frame, longest_m=480.0, shortest_m=120.0)
     parcel_mood = _tile_mean(mood, parcels)
     farmed_share = sum(farm.values()) / (sum(farm.values()) + sum(wild.values()))
     farmed = (
@@ -128,7 +128,7 @@ def _settle(
     if dense_share + garden_share == 0:
         return None, None
     angle_rad = rng.uniform(0, np.pi / 2)
-    pull = fractal_noise(rng, frame, longest_m=480, shortest_m=120, roughness=0.4)
+    pull = fractal_noise(rng, frame, longest_m=480.0, shortest_m=120.0, roughness=0.4)
     suburb = draw_settlement(place.generator("suburb"), frame, dense=False, angle_rad=angle_rad)
     town = (
         draw_settlement(place.generator("town"), frame, dense=True, angle_rad=angle_rad)
@@ -157,7 +157,7 @@ def _flood(
     """Fill hollows with lakes, their rims with wetland, and let a river through."""
     water, wetland = shares.get("water", 0.0), shares.get("wetland", 0.0)
     broad = relief_m + relief_m.std() * 0.8 * fractal_noise(
-        rng, frame, longest_m=480, shortest_m=60, roughness=0.4
+        rng, frame, longest_m=480.0, shortest_m=60.0, roughness=0.4
     )
     if wetland:
         cover[broad <= np.quantile(broad, min(water + wetland, 1.0))] = cover_named("wetland").value
@@ -169,7 +169,7 @@ def _flood(
         )
         half_width_m = np.exp(rng.uniform(np.log(6), np.log(32)))
         bank_m = half_width_m + rng.uniform(5, 25) * (
-            1 + 0.5 * fractal_noise(rng, frame, longest_m=60, shortest_m=15)
+            1 + 0.5 * fractal_noise(rng, frame, longest_m=60.0, shortest_m=15.0)
         )
         bank = "broadleaf_forest" if abs(place.latitude_deg) < 62 else "wetland"
         cover[distance_m < bank_m] = cover_named(bank).value

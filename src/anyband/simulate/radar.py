@@ -17,7 +17,7 @@ C_BAND_GHZ = (4.0, 8.0)
 _INCIDENCE_DEG = 37.0
 
 
-def material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " material"]:
+def material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " present"]:
     """Give the linear backscatter of the materials that are present.
 
     Raises:
@@ -33,7 +33,7 @@ def material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " materia
     sigma0_db = np.array(
         [dict(material.sigma0_db).get(beam.polarisation, -np.inf) for material in load_materials()]
     )
-    linear: Float[Array, " material"] = 10 ** ((sigma0_db + surface.palette.sigma0_db) / 10)
+    linear: Array = 10 ** ((sigma0_db + surface.palette.sigma0_db) / 10)
     return linear[list(surface.materials)]
 
 

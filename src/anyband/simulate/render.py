@@ -120,7 +120,7 @@ def _acquire(options: SimulateOptions, surface: Surface, sensor: Sensor, date: i
 
 
 def _sunny(place: Place, day: int) -> bool:
-    return sun_position(place.latitude_deg, day).elevation_deg >= _LOWEST_SUN_DEG
+    return sun_position(place.latitude_deg, float(day)).elevation_deg >= _LOWEST_SUN_DEG
 
 
 def _moment(options: SimulateOptions, place: Place, day: float, solar_hour: float) -> datetime.datetime:

@@ -30,10 +30,20 @@ class _Style:
 
 # chosen: measures of ordinary towns.
 _DENSE = _Style(
-    block_m=(85, 120), street_m=6, lot_m=(30, 38), yard_m=(1, 5), height_m=(8, 24), empty_share=0.12
+    block_m=(85.0, 120.0),
+    street_m=6.0,
+    lot_m=(30.0, 38.0),
+    yard_m=(1.0, 5.0),
+    height_m=(8.0, 24.0),
+    empty_share=0.12,
 )
 _RESIDENTIAL = _Style(
-    block_m=(75, 140), street_m=4, lot_m=(20, 24), yard_m=(3.5, 6.5), height_m=(4, 8), empty_share=0.12
+    block_m=(75.0, 140.0),
+    street_m=4.0,
+    lot_m=(20.0, 24.0),
+    yard_m=(3.5, 6.5),
+    height_m=(4.0, 8.0),
+    empty_share=0.12,
 )
 
 
@@ -63,7 +73,7 @@ def draw_settlement(rng: np.random.Generator, frame: Frame, *, dense: bool, angl
     y_m, x_m = frame.coordinates_m()
     across_m, along_m = rotated(y_m, x_m, angle_rad=angle_rad)
     # chosen: streets bend by some metres; few towns are ruled with a line.
-    across_m = across_m + 12 * smooth_noise(rng, frame, spacing_m=320)
+    across_m = across_m + 12 * smooth_noise(rng, frame, spacing_m=320.0)
     blocks = rectangular_tiles(rng, across_m, along_m, width_m=style.block_m[0], length_m=style.block_m[1])
     lots = rectangular_tiles(rng, across_m, along_m, width_m=style.lot_m[0], length_m=style.lot_m[1])
     yard_m = rng.uniform(*style.yard_m, lots.num_tiles).astype(np.float32)

@@ -110,10 +110,8 @@ def planck_radiance(
     """
     micrometres = wavelength_nm / 1000.0
     first, second = 1.191042972e8, 1.438776877e4
-    radiance: Float[Array, "*shape"] = first / (
-        micrometres**5 * np.expm1(second / (micrometres * temperature_k))
-    )
-    return radiance
+    exponent = second / (micrometres * temperature_k)
+    return np.asarray(first / (micrometres**5 * np.expm1(exponent)))
 
 
 def sunlight_radiance(

@@ -69,8 +69,8 @@ def arrange(rng: np.random.Generator, frame: Frame, cover: Cover, rows: Rows) ->
 
 def _crowns(draw: _Draw) -> _Pattern:
     crown = draw.noise(4.5)
-    gap = _above(draw.noise(22), share=0.92, softness=0.3)
-    stand = 1 + 0.08 * draw.noise(70)
+    gap = _above(draw.noise(22.0), share=0.92, softness=0.3)
+    stand = 1 + 0.08 * draw.noise(70.0)
     return gap * (0.93 + 0.05 * crown), gap * stand * np.clip(0.8 + 0.16 * crown, 0.2, 1.2)
 
 
@@ -82,41 +82,41 @@ def _grid(draw: _Draw) -> _Pattern:
 
 
 def _clumps(draw: _Draw) -> _Pattern:
-    surface = 0.8 * draw.noise(8) + 0.6 * draw.noise(28)
+    surface = 0.8 * draw.noise(8.0) + 0.6 * draw.noise(28.0)
     clump = _above(surface, share=draw.cover.canopy_share, softness=0.25)
-    return clump, clump * (0.8 + 0.2 * draw.noise(5))
+    return clump, clump * (0.8 + 0.2 * draw.noise(5.0))
 
 
 def _rows(draw: _Draw) -> _Pattern:
     wave = np.cos(_turns(draw.rows.across_m, draw.rows.spacing_m)) + 0.25 * np.cos(
         _turns(draw.rows.along_m, draw.rows.spacing_m)
     )
-    wave += 0.25 * draw.noise(6)
+    wave += 0.25 * draw.noise(6.0)
     tree = _above(wave, share=draw.cover.canopy_share, softness=0.25)
-    return tree, tree * (0.8 + 0.2 * draw.noise(5))
+    return tree, tree * (0.8 + 0.2 * draw.noise(5.0))
 
 
 def _sward(draw: _Draw) -> _Pattern:
-    patches = fractal_noise(draw.rng, draw.frame, longest_m=160, shortest_m=5, roughness=0.75)
+    patches = fractal_noise(draw.rng, draw.frame, longest_m=160.0, shortest_m=5.0, roughness=0.75)
     return np.clip(0.85 + 0.17 * patches, 0, 1), np.zeros_like(patches)
 
 
 def _field(draw: _Draw) -> _Pattern:
     # chosen: wheel tracks of 2.5 m every 27 m, as sprayers leave them, and drill lines in the row direction.
     track = (draw.rows.across_m % 27.0 < 2.5).astype(np.float32)
-    soil = fractal_noise(draw.rng, draw.frame, longest_m=120, shortest_m=15)
+    soil = fractal_noise(draw.rng, draw.frame, longest_m=120.0, shortest_m=15.0)
     drill = np.cos(_turns(draw.rows.across_m, 9.0))
     return np.clip(0.93 + 0.06 * soil + 0.02 * drill - 0.35 * track, 0, 1), np.zeros_like(soil)
 
 
 def _dunes(draw: _Draw) -> _Pattern:
     y_m, x_m = draw.frame.coordinates_m()
-    warp_m = 45 * draw.noise(150) + 12 * draw.noise(40)
+    warp_m = 45 * draw.noise(150.0) + 12 * draw.noise(40.0)
     angle = draw.rng.uniform(0, 2 * np.pi)
     position_m = np.float32(np.cos(angle)) * x_m + np.float32(np.sin(angle)) * y_m + warp_m
     crest = 1 - np.abs(np.sin(_turns(position_m, 150.0)))
-    hollow = _above(draw.noise(60), share=0.93, softness=0.4)
-    return hollow, crest * (1 + 0.3 * draw.noise(90)) + 0.03 * draw.noise(9)
+    hollow = _above(draw.noise(60.0), share=0.93, softness=0.4)
+    return hollow, crest * (1 + 0.3 * draw.noise(90.0)) + 0.03 * draw.noise(9.0)
 
 
 _PATTERNS: dict[Structure, Callable[[_Draw], _Pattern]] = {

@@ -37,7 +37,7 @@ class Surface:
     """How its materials differ from those of the table."""
     materials: tuple[int, ...]
     """Materials that are present (indices of the table)."""
-    abundance: Float[Array, "material row col"]
+    abundance: Float[Array, "present row col"]
     """Share of each of them; sums to 1 at every pixel."""
     shade: Float[Array, "row col"]
     """Factor on reflected sunlight: relief, cast shadows, texture."""
