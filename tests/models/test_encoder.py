@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from anyband.errors import InputError
-from anyband.models.encoder import SIZES, Encoder, EncoderConfig, attention_from, encoder_config
+from anyband.models.encoder import (
+    SIZES,
+    Encoder,
+    EncoderConfig,
+    attention_from,
+    encoder_config,
+    set_fused_attention,
+)
 from anyband.models.inputs import ImageBatch
 from anyband.models.smarties import SmartiesConfig
 
@@ -59,7 +66,26 @@ def test_attention_has_no_mask_where_nothing_is_hidden() -> None:
     assert attention_from(None) is None
     seen = attention_from(torch.tensor([[True, False]]))
     assert seen is not None
-    assert seen.tolist() == [[[[True, False, True]]]]
+    assert seen.tolist() == [[[[0, -float("inf"), 0]]]]
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing data"])
+def test_plain_attention_gives_the_features_and_gradients_of_the_fused_kernel(
+    encoder: Encoder, make_image: Callable[..., ImageBatch], missing: bool
+) -> None:
+    image = make_image(1, bands=3, missing=missing)
+    results = []
+    for fused in (True, False):
+        set_fused_attention(encoder, fused=fused)
+        encoder.zero_grad()
+        cls = encoder(image).cls
+        cls.square().sum().backward()
+        gradient = encoder.projection.weight.grad
+        assert gradient is not None
+        results.append((cls.detach(), gradient.clone()))
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-5)
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-4)
+    assert not encoder.blocks[0].attn.fused_attn
 
 
 def test_features_of_an_image_do_not_depend_on_its_batch(

@@ -1,16 +1,13 @@
 """Images to patches and back, and choosing patches by position."""
 
-from typing import TypeVar
-
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from anyband.shapes import Bool, Float, Int, Shaped
 
-__all__ = ["gather_tokens", "hidden_tokens", "patchify", "unpatchify"]
+__all__ = ["gather_tokens", "hidden_tokens", "patchify", "standardised_patches", "unpatchify"]
 
-AnyTensor = TypeVar("AnyTensor", bound=Tensor)
 
 # A token with under half of its pixels valid is hidden from attention.
 _MIN_VALID_SHARE = 0.5

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from anyband.models.encoder import set_fused_attention
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.masking import count_visible, draw_pair_plan
 from anyband.models.patches import hidden_tokens
@@ -79,6 +80,8 @@ class Stepper:
         if recipe.run.compile:
             for block in (*model.encoder.blocks, *model.decoder.blocks):
                 block.compile()
+        on_cpu_in_bf16 = fabric.device.type == "cpu" and recipe.optim.precision.startswith("bf16")
+        set_fused_attention(model, fused=not on_cpu_in_bf16)
         self.model = model
         self.optimizer = make_optimizer(
             model, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas
