@@ -110,6 +110,29 @@ def test_a_folder_of_single_band_files_is_read_by_their_names(tmp_path: Path, na
     np.testing.assert_array_equal(_read(_THREE, tmp_path).dn, pixels)
 
 
+def test_files_of_a_folder_are_declared_by_the_end_of_their_names(tmp_path: Path) -> None:
+    pixels = _pixels(3, 6, 6)
+    for index, file in enumerate(["l8_B5.tif", "l8_B4.tif", "l8_BQA.tif"]):
+        _write(tmp_path / file, pixels[index : index + 1])
+    source = RasterSource(paths=(tmp_path,), bands=(("B03", "B4"), ("B02", "B5")))
+    with open_raster(source, _THREE) as reader:
+        np.testing.assert_array_equal(reader.read().dn, pixels[[1, 0]])
+
+
+def test_a_declared_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    for file in ("a_B4.tif", "b_B4.tif"):
+        _write(tmp_path / file, _pixels(1, 6, 6))
+    source = RasterSource(paths=(tmp_path,), bands=(("B03", "B4"),))
+    with (
+        pytest.raises(RasterError, match="declared as 'B4', which is there 2 times"),
+        open_raster(source, _THREE),
+    ):
+        pass
+    source = RasterSource(paths=(tmp_path,), bands=(("B03", "b_B4"),))
+    with open_raster(source, _THREE) as reader:
+        assert reader.band_names == ("B03",)
+
+
 def test_plain_words_at_the_end_of_a_name_do_not_make_a_band(tmp_path: Path) -> None:
     _write(tmp_path / "infra-colour_a.tif", _pixels(1, 6, 6))
     with pytest.raises(RasterError, match="has no file named after a band of 'testing'"):
@@ -128,7 +151,7 @@ def test_a_band_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 def test_a_missing_band_of_a_folder_is_named(tmp_path: Path) -> None:
     for name in ("B02.tif", "B8A.tif"):
         _write(tmp_path / name, _pixels(1, 6, 6))
-    message = r"\(2 files\) has 2 bands, sensor 'testing' has 3 .*found by name: B02, B8A; missing: B03; declare `bands`"
+    message = r"2 files\) has 2 bands, .* has 3 .*found by name: B02, B8A; missing: B03; declare `bands`"
     with pytest.raises(RasterError, match=message):
         _read(_THREE, tmp_path)
 

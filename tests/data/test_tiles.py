@@ -1,11 +1,11 @@
-"""Windows, halos and patch grids."""
+"""Windows, grids and patch grids."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.tiles import IDENTITY, Grid, Window, patch_grid, windows_covering, with_halo
+from anyband.data.tiles import IDENTITY, Grid, Window, patch_grid, windows_covering
 from anyband.errors import GeometryError
 
 _sizes = st.integers(1, 40)
@@ -31,22 +31,15 @@ def test_windows_cover_each_pixel_once(height: int, width: int, tile_height: int
     assert (count == 1).all()
 
 
+@given(row=st.integers(0, 9), col=st.integers(0, 9), height=_sizes, width=_sizes)
 @settings(deadline=None)
-@given(height=_sizes, width=_sizes, tile=_sizes, halo=st.integers(0, 9))
-def test_halo_stays_inside_and_keeps_the_core(height: int, width: int, tile: int, halo: int) -> None:
-    pixels = np.arange(height * width).reshape(height, width)
-    for window in windows_covering(height, width, tile_height=tile, tile_width=tile):
-        wide = with_halo(window, halo=halo, height=height, width=width)
-        assert wide.is_inside(height, width)
-        core = window.within(wide)
-        wide_pixels = pixels[wide.rows, wide.cols]
-        np.testing.assert_array_equal(wide_pixels[core.rows, core.cols], pixels[window.rows, window.cols])
-
-
-def test_halo_reaches_its_full_width_in_the_middle() -> None:
-    window = Window(row=10, col=20, height=4, width=5)
-    expected = Window(row=7, col=17, height=10, width=11)
-    assert with_halo(window, halo=3, height=100, width=100) == expected
+def test_a_window_within_another_shows_the_same_pixels(row: int, col: int, height: int, width: int) -> None:
+    pixels = np.arange(2500).reshape(50, 50)
+    inner = Window(row=row, col=col, height=height, width=width)
+    outer = Window(row=row // 2, col=col // 2, height=50 - row // 2, width=50 - col // 2)
+    moved = inner.within(outer)
+    seen = pixels[outer.rows, outer.cols][moved.rows, moved.cols]
+    np.testing.assert_array_equal(seen, pixels[inner.rows, inner.cols])
 
 
 def test_window_without_pixels_is_refused() -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from anyband.errors import InputError, ManifestError, nearest_name
-from anyband.shapes import Array, Int
+from anyband.shapes import Array, Bool, Int
 
 __all__ = [
     "SPLITS",
@@ -66,13 +66,13 @@ class LabelledImages:
             splits=tuple(self.splits[index] for index in kept),
         )
 
-    def targets(self) -> Int[Array, "sample"] | Int[Array, "sample label"]:
-        """Give the labels as an array: class numbers, or for multi-label 0/1 for each class."""
+    def targets(self) -> Int[Array, "sample"] | Bool[Array, "sample class"]:
+        """Give the labels as an array: class numbers, or for multi-label which classes hold."""
         if not self.multi_label:
             return np.array([labels[0] for labels in self.labels], dtype=np.int64)
-        present = np.zeros((len(self), len(self.classes)), dtype=np.int64)
+        present = np.zeros((len(self), len(self.classes)), dtype=bool)
         for row, labels in enumerate(self.labels):
-            present[row, list(labels)] = 1
+            present[row, list(labels)] = True
         return present
 
 

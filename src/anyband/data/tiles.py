@@ -1,4 +1,4 @@
-"""Pure geometry of rasters: windows, grids, halos and patch grids.
+"""Pure geometry of rasters: windows, grids and patch grids.
 
 Nothing here reads a file. A pixel (row, col) covers [row, row + 1) × [col, col + 1); a transform maps
 (col, row) to the coordinates of the CRS as `x = a·col + b·row + c`, `y = d·col + e·row + f`.
@@ -17,7 +17,6 @@ __all__ = [
     "Window",
     "patch_grid",
     "windows_covering",
-    "with_halo",
 ]
 
 Transform = tuple[float, float, float, float, float, float]
@@ -170,17 +169,6 @@ def windows_covering(height: int, width: int, *, tile_height: int, tile_width: i
                 height=min(tile_height, height - row),
                 width=min(tile_width, width - col),
             )
-
-
-def with_halo(window: Window, *, halo: int, height: int, width: int) -> Window:
-    """Widen a window by `halo` pixels on each side, as far as the image of `height` × `width` goes."""
-    row, col = max(0, window.row - halo), max(0, window.col - halo)
-    return Window(
-        row=row,
-        col=col,
-        height=min(height, window.row + window.height + halo) - row,
-        width=min(width, window.col + window.width + halo) - col,
-    )
 
 
 def patch_grid(grid: Grid, patch_size: int) -> Grid:

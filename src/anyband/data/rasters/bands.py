@@ -1,14 +1,14 @@
 """Which band of which file is which band of the sensor: by declaration, name or order, never guessed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from anyband.data.rasters.records import RasterSource, Sheet
-from anyband.errors import CatalogueError, RasterError, nearest_name
+from anyband.errors import RasterError, nearest_name
 from anyband.sensors.sensor import Sensor
 
-__all__ = ["BandPlace", "find_bands", "match_band"]
+__all__ = ["BandPlace", "file_names", "find_bands", "known_names", "match_band"]
 
 BandPlace = tuple[int, int]
 """(index of the sheet, position of the band in it), both from 0."""
@@ -21,22 +21,29 @@ _TAIL = re.compile(r"[A-Za-z]*\d+[A-Za-z]*|[VH][VH]", re.IGNORECASE)
 _RESOLUTION_END = re.compile(r"_\d+m$", re.IGNORECASE)
 
 
-def match_band(name: str, sensor: Sensor) -> str | None:
-    """Find the band of a sensor that a name in a file means: exactly, by an alias, or by the end of the name.
+def known_names(sensor: Sensor) -> dict[str, str]:
+    """Map every name of a sensor's bands, without case, to the catalogue's; a name goes before an alias."""
+    aliases = {alias.casefold(): band.name for band in reversed(sensor.bands) for alias in band.aliases}
+    return aliases | {band.name.casefold(): band.name for band in sensor.bands}
+
+
+def match_band(name: str, known: Mapping[str, str]) -> str | None:
+    """Find the band that a name in a file means: exactly, by an alias, or by the end of the name.
 
     Args:
         name: a band description, variable or file stem.
-        sensor: whose bands are meant.
+        known: the sensor's names, from `known_names`.
 
     Returns:
         The catalogue's band name, or None where nothing fits.
     """
-    for candidate in (name, *_tails(name)):
-        try:
-            return sensor.band(candidate).name
-        except CatalogueError:
-            continue
-    return None
+    found = (known.get(candidate.casefold()) for candidate in (name, *_tails(name)))
+    return next((band for band in found if band is not None), None)
+
+
+def file_names(path: Path) -> tuple[str, ...]:
+    """List what a file of one band may be called: its stem, its name, and the ends of its stem."""
+    return (path.stem, path.name, *_tails(path.stem))
 
 
 def _tails(name: str) -> list[str]:
@@ -74,16 +81,16 @@ def find_bands(
 def _candidates(sheets: Sequence[Sheet]) -> list[tuple[BandPlace, tuple[str, ...]]]:
     """List every band of the files with the names it goes by; a file of one band goes by its own name too."""
     return [
-        ((index, position), (name, sheet.path.stem, sheet.path.name) if len(sheet.names) == 1 else (name,))
+        ((index, position), (name, *file_names(sheet.path)) if len(sheet.names) == 1 else (name,))
         for index, sheet in enumerate(sheets)
         for position, name in enumerate(sheet.names)
     ]
 
 
 def _named(sensor: Sensor, sheets: Sequence[Sheet]) -> dict[str, BandPlace]:
-    found: dict[str, BandPlace] = {}
+    known, found = known_names(sensor), dict[str, BandPlace]()
     for place, names in _candidates(sheets):
-        matches = [match_band(name, sensor) for name in names if name]
+        matches = [match_band(name, known) for name in names if name]
         band = next((match for match in matches if match is not None), None)
         if band is None:
             continue
@@ -105,11 +112,17 @@ def _declared(band: str, name: str, sensor: Sensor, sheets: Sequence[Sheet]) -> 
     folded = [
         place for place, names in candidates if name.casefold() in [known.casefold() for known in names]
     ]
-    if exact or folded:
-        return (exact or folded)[0]
+    fitting = exact or folded
+    if len(fitting) > 1:
+        raise RasterError(
+            f"band '{band}' is declared as '{name}', which is there {len(fitting)} times in "
+            f"{_listed_files(sheets)}; use the whole name of a file, or its number"
+        )
+    if fitting:
+        return fitting[0]
     if name.isdigit() and 1 <= int(name) <= len(candidates):
         return candidates[int(name) - 1][0]
-    known = [known for _, names in candidates for known in names if known]
+    known = _own_names(sheets)
     raise RasterError(
         f"band '{band}' is declared as '{name}', which is not in {_listed_files(sheets)} "
         f"({len(candidates)} bands{': ' + _listed(known) if known else ''}){nearest_name(name, known)}"
@@ -121,10 +134,15 @@ def _found_by_own_name(band: str, sensor: Sensor, sheets: Sequence[Sheet]) -> Ba
     if band not in named:
         raise RasterError(
             f"band '{band}' of '{sensor.name}' is not in {_listed_files(sheets)} by any of its names; found "
-            f"{_listed([name for _, names in _candidates(sheets) for name in names if name]) or 'no names'}; "
+            f"{_listed(_own_names(sheets)) or 'no names'}; "
             f"say its name in the file by `bands`"
         )
     return named[band]
+
+
+def _own_names(sheets: Sequence[Sheet]) -> list[str]:
+    single = [sheet.names[0] or sheet.path.stem for sheet in sheets if len(sheet.names) == 1]
+    return single + [name for sheet in sheets if len(sheet.names) > 1 for name in sheet.names if name]
 
 
 def _agrees_with_order(named: dict[str, BandPlace], in_order: list[BandPlace], sensor: Sensor) -> bool:

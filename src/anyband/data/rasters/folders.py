@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from anyband.data.rasters.bands import match_band
+from anyband.data.rasters.bands import file_names, known_names, match_band
 from anyband.data.rasters.records import RasterSource
 from anyband.errors import RasterError
 from anyband.sensors.sensor import Sensor
@@ -20,8 +20,15 @@ def band_files(folder: Path, source: RasterSource, sensor: Sensor) -> tuple[Path
     """
     rasters = sorted(path for path in folder.iterdir() if path.suffix.lower() in _RASTER_ENDINGS)
     declared = {name.casefold() for _, name in source.bands if name}
-    wanted = {sensor.band(band).name for band, name in source.bands if not name} if source.bands else None
-    found = tuple(path for path in rasters if _is_asked_for(path, sensor, declared, wanted))
+    wanted = {sensor.band(band).name for band, name in source.bands if not name}
+    if not source.bands:
+        wanted = set(sensor.band_names)
+    known = known_names(sensor)
+    found = tuple(
+        path
+        for path in rasters
+        if declared & {name.casefold() for name in file_names(path)} or match_band(path.stem, known) in wanted
+    )
     if found:
         return found
     names = ", ".join(path.name for path in rasters[:5])
@@ -30,10 +37,3 @@ def band_files(folder: Path, source: RasterSource, sensor: Sensor) -> tuple[Path
         f"({', '.join(sensor.band_names[:16])}); found "
         f"{names or 'no rasters'}{' …' if len(rasters) > 5 else ''}"
     )
-
-
-def _is_asked_for(path: Path, sensor: Sensor, declared: set[str], wanted: set[str] | None) -> bool:
-    if path.name.casefold() in declared or path.stem.casefold() in declared:
-        return True
-    band = match_band(path.stem, sensor)
-    return band is not None if wanted is None else band in wanted

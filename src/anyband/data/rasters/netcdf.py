@@ -13,7 +13,7 @@ from anyband.data.tiles import IDENTITY, Transform, Window
 from anyband.errors import RasterError
 from anyband.shapes import Array, Bool, Shaped
 
-__all__ = ["NetcdfSheet", "netcdf_times"]
+__all__ = ["NetcdfSheet"]
 
 # Names of axes in the files that we met or that CF knows; compared without case.
 _Y_NAMES = ("y", "lat", "latitude", "northing", "row")
@@ -99,16 +99,6 @@ class NetcdfSheet:
                 f"(0 … {self.num_times - 1})"
             )
         return index % self.num_times
-
-
-def netcdf_times(path: Path) -> tuple[datetime.datetime, ...]:
-    """List the times of a file, UTC; empty where it has no time axis."""
-    file = _open(path)
-    try:
-        first = next(iter(_image_variables(file, path).values()))
-        return _times(file, first) if len(first.shape) == 3 else ()
-    finally:
-        file.close()
 
 
 def _open(path: Path) -> Any:

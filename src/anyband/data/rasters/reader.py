@@ -50,7 +50,7 @@ class RasterReader:
     """An open image; made by `open_raster`. Not to be shared by threads: each opens its own."""
 
     def __init__(
-        self, source: RasterSource, sensor: Sensor, sheets: Sequence[Sheet], masks: Sequence[Sheet]
+        self, source: RasterSource, sensor: Sensor, sheets: Sequence[Sheet], valid_sheets: Sequence[Sheet]
     ) -> None:
         """Find the bands and the grid; nothing is read yet."""
         self._source = source
@@ -62,7 +62,9 @@ class RasterReader:
         self.grid: Grid = _finest_grid(used, sensor, names)
         """The finest grid of the bands."""
         self._parts = _parts(sheets, places, self.grid)
-        self._masks = [(mask, _mask_position(mask, source), _placement(mask, self.grid)) for mask in masks]
+        self._valid_sheets = [
+            (sheet, _valid_position(sheet, source), _placement(sheet, self.grid)) for sheet in valid_sheets
+        ]
         self.dtype: np.dtype[np.generic] = np.result_type(
             *(np.dtype(sheets[index].dtypes[position]) for index, position in places)
         )
@@ -102,8 +104,8 @@ class RasterReader:
         dn, valid = np.zeros(shape, dtype=self.dtype), np.zeros(shape, dtype=bool)
         for part in self._parts:
             self._read_part(part, window, dn, valid)
-        for mask, position, placement in self._masks:
-            valid &= self._read_mask(mask, position, placement, window)
+        for sheet, position, placement in self._valid_sheets:
+            valid &= self._read_valid(sheet, position, placement, window)
         return Raster(dn=dn, valid=valid, grid=grid)
 
     def _read_part(self, part: _Part, window: Window, dn: Array, valid: Array) -> None:
@@ -122,11 +124,11 @@ class RasterReader:
         values, kept = resample_bilinear(stored, known, placement=part.placement, part=needed, window=window)
         dn[targets], valid[targets] = _to_type(values, stored.dtype), kept
 
-    def _read_mask(self, mask: Sheet, position: int, placement: Placement, window: Window) -> Array:
+    def _read_valid(self, sheet: Sheet, position: int, placement: Placement, window: Window) -> Array:
         needed = source_window(placement, window)
         if needed is None:
             return np.zeros((window.height, window.width), dtype=bool)
-        stored, _ = mask.read([position], needed)
+        stored, _ = sheet.read([position], needed)
         values, inside = resample_nearest(stored[0], placement=placement, part=needed, window=window)
         meant = np.isin(values, self._source.valid_values) if self._source.valid_values else values != 0
         return np.asarray(inside & meant)
@@ -155,8 +157,8 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
             return one
 
         sheets = [sheet(path) for path in _files(source, sensor)]
-        masks = [sheet(path) for path in source.valid_paths]
-        yield RasterReader(source, sensor, sheets, masks)
+        valid_sheets = [sheet(path) for path in source.valid_paths]
+        yield RasterReader(source, sensor, sheets, valid_sheets)
 
 
 def _files(source: RasterSource, sensor: Sensor) -> list[Path]:
@@ -229,17 +231,17 @@ def _parts(sheets: Sequence[Sheet], places: Sequence[BandPlace], grid: Grid) -> 
     return parts
 
 
-def _mask_position(mask: Sheet, source: RasterSource) -> int:
+def _valid_position(sheet: Sheet, source: RasterSource) -> int:
     if source.valid_variable:
-        if source.valid_variable in mask.names:
-            return mask.names.index(source.valid_variable)
+        if source.valid_variable in sheet.names:
+            return sheet.names.index(source.valid_variable)
         raise RasterError(
-            f"mask '{mask.path}' has no band '{source.valid_variable}' ({', '.join(mask.names)})"
-            f"{nearest_name(source.valid_variable, mask.names)}"
+            f"mask '{sheet.path}' has no band '{source.valid_variable}' ({', '.join(sheet.names)})"
+            f"{nearest_name(source.valid_variable, sheet.names)}"
         )
-    if len(mask.names) != 1:
+    if len(sheet.names) != 1:
         raise RasterError(
-            f"mask '{mask.path}' has {len(mask.names)} bands; say which one by `valid_variable`"
+            f"mask '{sheet.path}' has {len(sheet.names)} bands; say which one by `valid_variable`"
         )
     return 0
 
