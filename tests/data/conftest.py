@@ -58,7 +58,7 @@ StoreMaker = Callable[..., ChipStore]
 def make_store(tmp_path: Path, optical_sensor: Sensor, radar_sensor: Sensor) -> StoreMaker:
     """Make a store of `places` places, in each `dates` optical chips of 8 px and one radar chip of 4 px.
 
-    With `holes`, every third optical chip has an invalid corner. Chip values are drawn from the place's number.
+    With `holes`, every third optical chip has an invalid corner. Values are drawn from the place's number.
     """
 
     def make(

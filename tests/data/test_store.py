@@ -222,7 +222,7 @@ def test_finished_shards_are_not_loaded_again(tmp_path, optical_sensor, monkeypa
     for chip in pixels[:4]:
         first.add(_spec(), _record(), Chip(pixels=chip))
     again = StoreWriter(tmp_path / "twice", finished=done)
-    for chip in [np.empty(0)] * 4:
+    for _ in range(4):
         again.add(_spec(), _record(), _Unloadable())
     again.add(_spec(), _record(), Chip(pixels=pixels[4]))
     again.finish(StoreHeader(sensors={"testoptical": optical_sensor}))
@@ -242,7 +242,9 @@ from anyband.errors import OutputError
 from anyband.sensors.sensor import Encoding
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-spec = ArraySpec(sensor='s', bands=('b',), height=64, width=64, dtype='uint16', encoding={{'b': Encoding()}}, nodata=None)
+spec = ArraySpec(
+    sensor='s', bands=('b',), height=64, width=64, dtype='uint16', encoding={{'b': Encoding()}}, nodata=None
+)
 record = ChipRecord(place='p', cell='r', sensor='s', source_path='x', valid_fraction=1.0)
 writer = StoreWriter(Path({str(tmp_path)!r}) / 'full')
 try:

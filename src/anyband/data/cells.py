@@ -246,24 +246,28 @@ def _cover(image: Box, cell: Box) -> float:
 
 
 def _view(cell: str, placement: Placement, box: Box) -> View | None:
-    rows, height, copies_rows = _chip_axis(placement.rows, box.row, box.height)
-    cols, width, copies_cols = _chip_axis(placement.cols, box.col, box.width)
+    exact_rows, height = _chip_axis(placement.rows, box.row, box.height)
+    exact_cols, width = _chip_axis(placement.cols, box.col, box.width)
     if min(height, width) < _MIN_CHIP_PX:
         return None
-    return View(
-        cell=cell,
-        height=height,
-        width=width,
-        placement=Placement(rows=rows, cols=cols),
-        is_copy=copies_rows and copies_cols,
-    )
+    copied_rows, copied_cols = _copied(exact_rows, height), _copied(exact_cols, width)
+    if copied_rows is None or copied_cols is None:
+        exact = Placement(rows=exact_rows, cols=exact_cols)
+        return View(cell=cell, height=height, width=width, placement=exact, is_copy=False)
+    copied = Placement(rows=copied_rows, cols=copied_cols)
+    return View(cell=cell, height=height, width=width, placement=copied, is_copy=True)
 
 
-def _chip_axis(axis: Axis, start: float, size: float) -> tuple[Axis, int, bool]:
-    """Place a chip along one axis of an image, at the image's own resolution, in whole pixels."""
-    first, extent = axis.scale * start + axis.offset, axis.scale * size
+def _chip_axis(axis: Axis, start: float, size: float) -> tuple[Axis, int]:
+    """Place a chip along one axis of an image, at the image's own resolution, in whole pixels of the chip."""
+    extent = axis.scale * size
     count = max(1, round(extent))
-    shift = max(abs(first - round(first)), abs(first + extent - round(first) - count))
-    if shift <= _COPY_TOLERANCE_PX:
-        return Axis(scale=1.0, offset=float(round(first)), size=axis.size), count, True
-    return Axis(scale=extent / count, offset=first, size=axis.size), count, False
+    return Axis(scale=extent / count, offset=axis.scale * start + axis.offset, size=axis.size), count
+
+
+def _copied(axis: Axis, count: int) -> Axis | None:
+    """Move a chip onto whole pixels of its image; None where that is too far from its ground."""
+    first, last = axis.offset, axis.offset + axis.scale * count
+    if max(abs(first - round(first)), abs(last - round(first) - count)) > _COPY_TOLERANCE_PX:
+        return None
+    return Axis(scale=1.0, offset=float(round(first)), size=axis.size)

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from anyband.errors import AnybandError, OutputError
 
@@ -37,8 +37,9 @@ class Journal:
         self.results: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab+")
-            self._file.truncate(self._load())
+            with path.open("ab+") as file:
+                file.seek(0)
+                file.truncate(self._load(file))
         except OSError as problem:
             raise OutputError(
                 f"cannot write the journal '{path}': {problem.strerror or problem}"
@@ -55,8 +56,8 @@ class Journal:
             OutputError: there is no room.
         """
         try:
-            self._file.write(json.dumps([key, result]).encode() + b"\n")
-            self._file.flush()
+            with self.path.open("ab") as file:
+                file.write(json.dumps([key, result]).encode() + b"\n")
         except OSError as problem:
             raise OutputError(
                 f"cannot write the journal '{self.path}': {problem.strerror or problem}; "
@@ -64,22 +65,13 @@ class Journal:
             ) from problem
         self.results[key] = result
 
-    def close(self) -> None:
-        """Close the file; what could not be written was said by `add`."""
-        with suppress(OSError):
-            self._file.close()
-
-    def _load(self) -> int:
+    def _load(self, file: BinaryIO) -> int:
         """Read the finished lines. Returns the length of the file up to their end."""
-        self._file.seek(0)
         length = 0
-        for line in self._file:
-            try:
-                key, result = json.loads(line)
-            except ValueError:
-                break
+        for line in file:
             if not line.endswith(b"\n"):
                 break
+            key, result = json.loads(line)
             self.results[key] = result
             length += len(line)
         return length

@@ -204,7 +204,7 @@ def _notes(images: Sequence[PlacedImage], chosen: Sequence[int]) -> list[str]:
     if len({image.grid.crs for image in placed}) < 2:
         return []
     polygons = np.array([_lonlat_polygon(image.grid) for image in placed])
-    first, second = shapely.STRtree(polygons).query(polygons, predicate="overlaps")
+    first, second = shapely.STRtree(polygons).query(polygons, predicate="intersects")
     across = {int(a) for a, b in zip(first, second, strict=True) if placed[a].grid.crs != placed[b].grid.crs}
     if not across:
         return []

@@ -24,7 +24,7 @@ from anyband.data.prepare_steps import (
 )
 from anyband.data.store import STORE_VERSION, ChipStore
 from anyband.data.store_writer import StoreHeader
-from anyband.data.workspace import open_workspace
+from anyband.data.workspace import open_workspace, remove_leftover
 from anyband.errors import ManifestError, OutputError, StoreError
 from anyband.sensors.catalogue import sensor_to_dict
 from anyband.sensors.sensor import Sensor
@@ -65,6 +65,7 @@ def prepare(
     inputs = _inputs_digest(entries, sensors, options)
     done = _finished(out, inputs, run)
     if done is not None:
+        remove_leftover(out, inputs=inputs)
         return done
     with open_workspace(out, inputs=inputs) as work:
         with worker_pool(run.workers if run.executor is None else 1) as own_pool:

@@ -196,7 +196,7 @@ def cut_pieces(job: PrepareJob, pieces: Sequence[Piece]) -> StoreWriter:
                 job.skip(piece.image, result["skipped"])
             else:
                 best[piece.image] = max(best.get(piece.image, 0.0), result["best"])
-                _add_chips(job, writer, piece, result["chips"])
+                _add_chips(job, writer, piece, dict(result["chips"]))
             advance(1)
     _skip_empty(job, best)
     _note_interpolated(job, pieces)
@@ -204,12 +204,10 @@ def cut_pieces(job: PrepareJob, pieces: Sequence[Piece]) -> StoreWriter:
     return writer
 
 
-def _add_chips(
-    job: PrepareJob, writer: StoreWriter, piece: Piece, chips: Sequence[tuple[int, float]]
-) -> None:
+def _add_chips(job: PrepareJob, writer: StoreWriter, piece: Piece, shares: Mapping[int, float]) -> None:
     entry, survey, task = piece.task.entry, job.surveys[piece.image], piece.task
-    waiting = {number for number, _ in chips}
-    for number, share in chips:
+    waiting = set(shares)
+    for number, share in shares.items():
         cell, view = piece.cells[number], task.views[number]
         spec = ArraySpec(
             sensor=entry.sensor.name,

@@ -13,7 +13,7 @@ from anyband.data.store import partial_path
 from anyband.errors import AnybandError, OutputError
 from anyband.whole_files import check_writable, sync
 
-__all__ = ["Workspace", "open_workspace"]
+__all__ = ["Workspace", "open_workspace", "remove_leftover"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,6 @@ class Workspace:
 
     def remove(self) -> None:
         """Remove the folder."""
-        self.journal.close()
         shutil.rmtree(partial_path(self.out), ignore_errors=True)
 
 
@@ -78,10 +77,9 @@ def open_workspace(out: Path, *, inputs: str) -> Iterator[Workspace]:
     folder = partial_path(out)
     check_writable(out.parent)
     with _held(folder):
-        said = folder / "inputs.txt"
-        if not (said.is_file() and said.read_text(encoding="utf-8") == inputs):
+        if not _is_of(folder, inputs):
             _clear(folder)
-            said.write_text(inputs, encoding="utf-8")
+            (folder / "inputs.txt").write_text(inputs, encoding="utf-8")
         workspace = Workspace(out=out, journal=Journal(folder / "journal.jsonl"))
         try:
             yield workspace
@@ -90,8 +88,18 @@ def open_workspace(out: Path, *, inputs: str) -> Iterator[Workspace]:
         except AnybandError:
             workspace.remove()
             raise
-        finally:
-            workspace.journal.close()
+
+
+def remove_leftover(out: Path, *, inputs: str) -> None:
+    """Remove the folder that a run leaves which is killed after its store was published."""
+    folder = partial_path(out)
+    if _is_of(folder, inputs):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_of(folder: Path, inputs: str) -> bool:
+    said = folder / "inputs.txt"
+    return said.is_file() and said.read_text(encoding="utf-8") == inputs
 
 
 @contextmanager

@@ -1,0 +1,106 @@
+"""Pieces are done once, in any order, and given in theirs; a killed run goes on after what it finished."""
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyband.data.jobs import Journal, run_pieces, worker_pool
+from anyband.errors import AnybandError, OutputError
+
+
+def _square(number: int) -> int:
+    return number * number
+
+
+def _killed(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def _pieces(count: int) -> list[tuple[str, int]]:
+    return [(f"piece {number}", number) for number in range(count)]
+
+
+def test_results_come_in_the_order_of_the_pieces(tmp_path) -> None:
+    def work(number: int) -> int:
+        time.sleep(0.01 * ((number * 7) % 5))
+        return number * number
+
+    with ThreadPoolExecutor(4) as pool:
+        journal = Journal(tmp_path / "j")
+        results = list(run_pieces(_pieces(20), work, journal=journal, executor=pool, workers=4))
+    assert results == [(f"piece {number}", number * number) for number in range(20)]
+
+
+def test_finished_pieces_are_not_done_again(tmp_path) -> None:
+    journal = Journal(tmp_path / "j")
+    list(run_pieces(_pieces(3), _square, journal=journal))
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        done.append(number)
+        return number * number
+
+    results = list(run_pieces(_pieces(5), work, journal=Journal(tmp_path / "j")))
+    assert done == [3, 4]
+    assert [result for _, result in results] == [0, 1, 4, 9, 16]
+
+
+def test_results_are_the_same_from_work_and_from_the_journal(tmp_path) -> None:
+    def work(number: int) -> tuple[int, str]:
+        return number, "x"
+
+    first = list(run_pieces(_pieces(2), work, journal=Journal(tmp_path / "j")))
+    assert list(run_pieces(_pieces(2), work, journal=Journal(tmp_path / "j"))) == first
+
+
+@settings(deadline=None, max_examples=40)
+@given(cut=st.integers(0, 400))
+def test_a_journal_cut_anywhere_keeps_the_whole_lines_before(tmp_path_factory, cut: int) -> None:
+    path: Path = tmp_path_factory.mktemp("journal") / "j"
+    journal = Journal(path)
+    for key, number in _pieces(12):
+        journal.add(key, {"number": number})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
+    again = Journal(path)
+    assert len(again.results) == whole[:cut].count(b"\n")
+    again.add("next", 1)
+    assert Journal(path).results == again.results
+
+
+def test_error_of_a_piece_is_raised_and_the_pieces_before_it_are_kept(tmp_path) -> None:
+    def work(number: int) -> int:
+        if number == 2:
+            raise OutputError("no room")
+        return number
+
+    journal = Journal(tmp_path / "j")
+    with pytest.raises(OutputError, match="no room"):
+        list(run_pieces(_pieces(5), work, journal=journal))
+    assert list(journal.results) == ["piece 0", "piece 1"]
+
+
+def test_one_worker_needs_no_pool() -> None:
+    with worker_pool(1) as pool:
+        assert pool is None
+
+
+def test_killed_worker_is_said(tmp_path) -> None:
+    with (
+        pytest.raises(AnybandError, match=r"a worker process was killed.*fewer --workers"),
+        worker_pool(2) as pool,
+    ):
+        list(run_pieces(_pieces(1), _killed, journal=Journal(tmp_path / "j"), executor=pool, workers=2))
+
+
+def test_journal_in_a_folder_that_is_a_file_is_said(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write the journal"):
+        Journal(tmp_path / "file" / "j")
