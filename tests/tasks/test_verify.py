@@ -251,3 +251,12 @@ def test_an_entry_of_zeros_passes_only_if_met_exactly() -> None:
     zeros = torch.zeros(3)
     assert compare("x", zeros, zeros, tolerance=1e-5).passed
     assert not compare("x", zeros + 1e-9, zeros, tolerance=1e-5).passed
+
+
+def test_the_recorded_loss_is_within_1e_3_with_the_default_variance(
+    checkpoint: Path, vectors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anyband.tasks.verify._LOSS_VARIANCE", "unbiased")
+    losses = [entry for entry in verify(checkpoint, vectors, tolerance=1e-3).entries if "loss" in entry.entry]
+    assert all(entry.passed and entry.max_rel_error > 1e-5 for entry in losses)
+    assert len(losses) == 2

@@ -7,11 +7,12 @@ Source: SMARTIES (arXiv 2506.19585), sections 3.1 to 3.3.
 """
 
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from anyband.errors import InputError
+from anyband.errors import InputError, nearest_name
 from anyband.models.autoencoder import Decoder, DecoderConfig
 from anyband.models.encoder import Encoder, EncoderConfig
 from anyband.models.initialise import initialise
@@ -45,6 +46,14 @@ class SmartiesConfig:
     """repeated: as the published weights were trained, with bands repeated up to C_max."""
 
     def __post_init__(self) -> None:
+        for found, allowed in (
+            (self.mixup, get_args(MixupKind)),
+            (self.target_variance, get_args(TargetVariance)),
+        ):
+            if found not in allowed:
+                raise InputError(
+                    f"'{found}' is not one of {', '.join(allowed)}{nearest_name(found, allowed)}"
+                )
         if not 0 < self.mask_ratio < 1 or not 0 <= self.mixup_ratio <= 1:
             raise InputError(
                 "mask_ratio must lie between 0 and 1 and mixup_ratio from 0 to 1; found "
