@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from anyband.data.labelled import read_labelled
 from anyband.data.manifest import read_manifest
 from anyband.errors import GeometryError, InputError, OutputError
 from anyband.sensors.catalogue import get_sensor
@@ -81,11 +82,20 @@ def test_images_have_the_pixel_sizes_and_band_names_of_their_sensors(archive: Pa
 
 def test_labels_are_those_of_the_map(archive: Path) -> None:
     for row in _rows(archive / "labels.csv"):
-        with rasterio.open(archive / row["path"]) as dataset:
+        with rasterio.open(archive / row["map"]) as dataset:
             counts = np.bincount(dataset.read(1).ravel(), minlength=len(cover_names()) + 1)[1:]
         assert row["label"] == cover_names()[int(counts.argmax())]
         fractions = [float(row[name]) for name in cover_names()]
         np.testing.assert_allclose(fractions, counts / counts.sum(), atol=1e-4)
+
+
+def test_each_sensor_has_a_table_of_labels_to_evaluate_on(archive: Path) -> None:
+    of_place = {row["place"]: row["label"] for row in _rows(archive / "labels.csv")}
+    for sensor in OPTIONS.sensors:
+        labelled = read_labelled(archive / f"labels_{sensor}.csv")
+        names = [labelled.classes[labels[0]] for labels in labelled.labels]
+        assert names == [of_place[path.parent.name] for path in labelled.paths]
+        assert all(sensor in path.name for path in labelled.paths)
 
 
 def test_the_map_has_a_colour_for_each_class(archive: Path) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,9 +23,22 @@ from anyband.whole_files import whole_directory
 __all__ = ["simulate"]
 
 _MANIFEST_COLUMNS = ("path", "sensor", "place", "datetime", "encoding")
-_LABEL_COLUMNS = ("place", "path", "label", "theme", "latitude_deg", "longitude_deg")
+_PLACE_COLUMNS = ("place", "map", "label", "theme", "latitude_deg", "longitude_deg")
+_LABEL_COLUMNS = ("path", "label", "place")
 
 Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """What was written of one place."""
+
+    images: tuple[tuple[str, Row], ...]
+    """(sensor, row of the manifest) for each image."""
+    label: str
+    """Majority class."""
+    row: Row
+    """Row of the table of places."""
 
 
 def simulate(out: Path, options: SimulateOptions) -> Path:
@@ -32,7 +46,8 @@ def simulate(out: Path, options: SimulateOptions) -> Path:
 
     The folder holds `manifest.csv` (a row for each image), `images/PLACE/SENSOR_NUMBER_DATE.tif`,
     `landcover/PLACE.tif`, `classes.csv`, `labels.csv` (a row for each place: majority class of its map and
-    the share of every class) and `simulation.json` (the options). It appears whole or not at all.
+    the share of every class), `labels_SENSOR.csv` (path and label of each image, to evaluate on) and
+    `simulation.json` (the options). It appears whole or not at all.
 
     Args:
         out: folder to make; must not exist.
@@ -49,24 +64,35 @@ def simulate(out: Path, options: SimulateOptions) -> Path:
     frame_of(options)
     sensors_of(options)
     with whole_directory(out) as folder:
-        images: list[Row] = []
-        labels: list[Row] = []
+        written: list[_Written] = []
         with progress("simulating places", options.num_places, shown=options.shown) as advance:
-            for place_images, label in _all_places(folder, options):
-                images += place_images
-                labels.append(label)
+            for place in _all_places(folder, options):
+                written.append(place)
                 advance(1)
-        _write_table(folder / "manifest.csv", _MANIFEST_COLUMNS, images)
-        _write_table(folder / "labels.csv", (*_LABEL_COLUMNS, *cover_names()), labels)
-        classes = [(str(cover.value), cover.name, cover.colour) for cover in load_covers()]
-        _write_table(folder / "classes.csv", ("value", "name", "colour"), classes)
-        settings = dataclasses.asdict(options)
-        written = {name: value for name, value in settings.items() if name not in ("workers", "shown")}
-        (folder / "simulation.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        _write_tables(folder, options, written)
     return out / "manifest.csv"
 
 
-def _all_places(folder: Path, options: SimulateOptions) -> Iterator[tuple[list[Row], Row]]:
+def _write_tables(folder: Path, options: SimulateOptions, written: Sequence[_Written]) -> None:
+    images = [row for place in written for _, row in place.images]
+    _write_table(folder / "manifest.csv", _MANIFEST_COLUMNS, images)
+    _write_table(folder / "labels.csv", (*_PLACE_COLUMNS, *cover_names()), [place.row for place in written])
+    for sensor in sensors_of(options):
+        labels = [
+            (row[0], place.label, row[2])
+            for place in written
+            for sensor_name, row in place.images
+            if sensor_name == sensor.name
+        ]
+        _write_table(folder / f"labels_{sensor.name}.csv", _LABEL_COLUMNS, labels)
+    classes = [(str(cover.value), cover.name, cover.colour) for cover in load_covers()]
+    _write_table(folder / "classes.csv", ("value", "name", "colour"), classes)
+    settings = dataclasses.asdict(options)
+    kept = {name: value for name, value in settings.items() if name not in ("workers", "shown")}
+    (folder / "simulation.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def _all_places(folder: Path, options: SimulateOptions) -> Iterator[_Written]:
     one = partial(_render_and_write, folder, options)
     if options.workers == 1:
         yield from map(one, range(options.num_places))
@@ -78,18 +104,18 @@ def _all_places(folder: Path, options: SimulateOptions) -> Iterator[tuple[list[R
         yield from pool.map(one, range(options.num_places), chunksize=2)
 
 
-def _render_and_write(folder: Path, options: SimulateOptions, index: int) -> tuple[list[Row], Row]:
+def _render_and_write(folder: Path, options: SimulateOptions, index: int) -> _Written:
     from threadpoolctl import threadpool_limits
 
     # One thread: the workers are the parallelism, and sums come out in the same order everywhere.
     with threadpool_limits(limits=1):
         rendered = render_place(options, index)
-        names = dict(zip((sensor.name for sensor in sensors_of(options)), options.sensors, strict=True))
-        images = [
-            _write_image(folder, options, rendered, image, names[image.sensor.name])
-            for image in rendered.images
-        ]
-        return images, _write_map(folder, options, rendered)
+    asked = dict(zip((sensor.name for sensor in sensors_of(options)), options.sensors, strict=True))
+    images = tuple(
+        (image.sensor.name, _write_image(folder, options, rendered, image, asked[image.sensor.name]))
+        for image in rendered.images
+    )
+    return _Written(images=images, label=rendered.label, row=_write_map(folder, options, rendered))
 
 
 def _write_image(
@@ -122,10 +148,9 @@ def _write_map(folder: Path, options: SimulateOptions, rendered: RenderedPlace) 
     )
     _write_geotiff(folder / path, layout, rendered.cover[None])
     place = rendered.place
-    majority = cover_names()[int(rendered.fractions.argmax())]
     position = (f"{place.latitude_deg:.4f}", f"{place.longitude_deg:.4f}")
     shares = tuple(f"{share:.4f}" for share in rendered.fractions)
-    return (place.name, path.as_posix(), majority, place.theme.name, *position, *shares)
+    return (place.name, path.as_posix(), rendered.label, place.theme.name, *position, *shares)
 
 
 def _write_geotiff(path: Path, layout: GeoTiffLayout, pixels: Num[Array, "band row col"]) -> None:

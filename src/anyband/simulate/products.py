@@ -74,8 +74,11 @@ def stored_nodata(sensor: Sensor, *, encoding: str) -> float | None:
 
 
 def _scaled(values: Array, encoding: Encoding) -> Array:
+    """Undo the decoding of an encoding over a whole band; `Encoding.encode` does it for one number."""
     if encoding.transform == "power_to_db":
         values = 10 ** (values / 10)
     elif encoding.transform == "amplitude_to_db":
         values = 10 ** (values / 20)
-    return (values - encoding.offset) / encoding.scale
+    elif encoding.transform == "brightness_temperature":
+        values = encoding.k1 / np.expm1(encoding.k2 / values)
+    return np.asarray((values - encoding.offset) / encoding.scale)

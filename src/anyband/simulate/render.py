@@ -9,7 +9,7 @@ from anyband.sensors.sensor import Sensor
 from anyband.sensors.spectrum import OpticalRange
 from anyband.shapes import Array, Float, Num, UInt8
 from anyband.simulate.atmosphere import clear_sky, draw_sky, swath
-from anyband.simulate.covers import load_covers
+from anyband.simulate.covers import cover_names, load_covers
 from anyband.simulate.fields import Frame
 from anyband.simulate.instrument import observe
 from anyband.simulate.landscape import Landscape, make_landscape
@@ -54,6 +54,11 @@ class RenderedPlace:
     """Share of the map under each cover, in the order of their values."""
     images: tuple[Image, ...]
     """By date, then in the order of the sensors."""
+
+    @property
+    def label(self) -> str:
+        """Majority class of the map."""
+        return cover_names()[int(self.fractions.argmax())]
 
 
 def render_place(options: SimulateOptions, index: int) -> RenderedPlace:
