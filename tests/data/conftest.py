@@ -59,10 +59,16 @@ def make_store(tmp_path: Path, optical_sensor: Sensor, radar_sensor: Sensor) -> 
     """Make a store of `places` places, in each `dates` optical chips of 8 px and one radar chip of 4 px.
 
     With `holes`, every third optical chip has an invalid corner. Values are drawn from the place's number.
+    Without `dated` the time of optical chips is unknown.
     """
 
     def make(
-        places: int = 6, *, dates: int = 1, holes: bool = False, splits: Sequence[str] = ("train",)
+        places: int = 6,
+        *,
+        dates: int = 1,
+        holes: bool = False,
+        splits: Sequence[str] = ("train",),
+        dated: bool = True,
     ) -> ChipStore:
         path = tmp_path / "store"
         optical = ArraySpec(
@@ -93,7 +99,8 @@ def make_store(tmp_path: Path, optical_sensor: Sensor, radar_sensor: Sensor) -> 
                     valid = np.ones(pixels.shape, dtype=bool)
                     if holes and place % 3 == 0:
                         valid[:, :2, :3] = False
-                    record = _record(place, "testoptical", date, split, float(valid.mean()))
+                    day = date if dated else None
+                    record = _record(place, "testoptical", day, split, float(valid.mean()))
                     yield optical, record, Chip(pixels=pixels, valid=valid)
                 pixels = rng.integers(-2500, 0, (1, 4, 4)).astype(np.int16)
                 yield radar, _record(place, "testradar", 0, split, 1.0), Chip(pixels=pixels)
@@ -105,7 +112,7 @@ def make_store(tmp_path: Path, optical_sensor: Sensor, radar_sensor: Sensor) -> 
     return make
 
 
-def _record(place: int, sensor: str, date: int, split: str, valid_fraction: float) -> ChipRecord:
+def _record(place: int, sensor: str, date: int | None, split: str, valid_fraction: float) -> ChipRecord:
     return ChipRecord(
         place=f"p{place:03d}",
         cell="r000c000",
@@ -113,5 +120,5 @@ def _record(place: int, sensor: str, date: int, split: str, valid_fraction: floa
         source_path=f"{sensor}_{place}.tif",
         valid_fraction=valid_fraction,
         split=split,  # type: ignore[arg-type]
-        datetime=dt.datetime(2020, 1, 1 + 10 * date, tzinfo=dt.UTC),
+        datetime=None if date is None else dt.datetime(2020, 1, 1 + 10 * date, tzinfo=dt.UTC),
     )

@@ -51,6 +51,13 @@ def test_longest_gap_leaves_out_distant_dates(make_store) -> None:
     assert len(pairs) == 2 * 2
 
 
+def test_pairs_of_unknown_time_have_no_gap_that_is_short(make_store) -> None:
+    store = make_store(2, dates=2, dated=False)
+    assert len(find_pairs(store, sensors=[("testoptical", "testoptical")])) == 2
+    with pytest.raises(StoreError, match="no footprint"):
+        find_pairs(store, sensors="any", max_gap_days=1e9)
+
+
 def test_pairs_are_of_the_split_asked_for(make_store) -> None:
     store = make_store(6, splits=("train", "val", "test"))
     assert len(find_pairs(store, sensors="any", split="val")) == 2

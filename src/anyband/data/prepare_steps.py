@@ -146,6 +146,7 @@ def group_images(job: PrepareJob) -> list[Place]:
 
 
 def plan_pieces(job: PrepareJob, places: Sequence[Place]) -> list[Piece]:
+    """List the work: for each image of each place the cells that it covers, in pieces. Others are skipped."""
     rules = CellRules(chip_px=job.options.chip_px, chip_m=job.options.chip_m, min_cover=job.options.min_valid)
     pieces: list[Piece] = []
     for place in places:

@@ -1,5 +1,6 @@
 """Which chips make a training sample, and in which batch it stands: functions of store, seed and step."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -164,7 +165,9 @@ def _wanted(
     return sensors
 
 
-def _footprints(store: ChipStore, split: Split | None, times: Array) -> Iterator[dict[str, list[int]]]:
+def _footprints(
+    store: ChipStore, split: Split | None, times: Sequence[float]
+) -> Iterator[dict[str, list[int]]]:
     """Give, for each footprint of the split, sensor → its chips by time."""
     columns = store.index.select(["place", "cell", "sensor", "split"]).to_pydict()
     rows = [row for row, own in enumerate(columns["split"]) if split in (None, own)]
@@ -178,10 +181,10 @@ def _footprints(store: ChipStore, split: Split | None, times: Array) -> Iterator
         yield chips
 
 
-def _times_us(store: ChipStore) -> Array:
+def _times_us(store: ChipStore) -> list[float]:
     """Time of each chip in microseconds since 1970; infinity where unknown, which sorts last."""
     known = store.index.column("datetime").cast("int64").to_pylist()
-    return np.array([np.inf if time is None else time for time in known], dtype=np.float64)
+    return [math.inf if time is None else float(time) for time in known]
 
 
 def _pairs_of(chips: dict[str, list[int]], first: str, second: str) -> Iterator[tuple[int, int]]:
