@@ -67,6 +67,11 @@ def test_chip_size_in_pixels_is_of_the_finest_image() -> None:
     assert all(_shapes(cell) == {0: (96, 96), 1: (48, 48)} for cell in cells)
 
 
+def test_place_smaller_than_a_chip_stays_whole() -> None:
+    (cell,) = plan_cells(_layout(_grid(64, 64, 10.0), _grid(32, 32, 20.0)), CellRules(chip_px=96))
+    assert _shapes(cell) == {0: (64, 64), 1: (32, 32)}
+
+
 def test_chip_size_in_metres_is_the_same_ground_in_every_place() -> None:
     for gsd_m, side in ((10.0, 96), (20.0, 48)):
         (cell, *_) = plan_cells(_layout(_grid(200, 200, gsd_m)), CellRules(chip_m=960.0))

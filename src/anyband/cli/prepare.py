@@ -20,7 +20,8 @@ A manifest has a row for each image (CSV, YAML or GeoParquet) with the columns p
 needed, place, datetime, bands, encoding, scale, offset, nodata, time, valid, valid_values, valid_variable,
 split. Images that overlap,
 or have one `place`, are cut to the same footprints, each at its own resolution. Without a chip size, images
-of up to 512 pixels stay whole and larger ones are cut to 256 pixels of the finest image.
+of up to 512 pixels stay whole and larger ones are cut to 256 pixels of the finest image; with one, places
+that are smaller stay whole.
 
 A run that is stopped leaves OUT.partial; the same command goes on from there.
 """

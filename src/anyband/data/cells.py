@@ -137,14 +137,15 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
 def plan_cells(layout: Layout, rules: CellRules) -> list[Cell]:
     """Cut a place into cells: (place, cell) is one footprint, and each chip of it covers it exactly.
 
-    With a chip size the cells stand on a lattice from the anchor's corner over all images. Without one, a
-    place is one cell if its images share enough ground and it is small; else cells of a default size.
+    With a chip size the cells stand on a lattice from the anchor's corner over all images. Without one, or if
+    all images are smaller, a place is one cell if its images share enough ground; else cells of a default size.
 
     Returns:
         Cells by row and column, those that no image covers enough left out.
     """
     side = _side_px(layout.anchor, rules)
-    shared = None if side else _shared_cell(layout)
+    is_small = side is not None and all(min(box.height, box.width) < side for box in layout.boxes)
+    shared = _shared_cell(layout) if side is None or is_small else None
     boxes = [("r000c000", shared)] if shared else list(_lattice(layout, side or DEFAULT_CHIP_PX))
     cells = []
     for name, box in boxes:
