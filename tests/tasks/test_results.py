@@ -49,7 +49,7 @@ def test_a_score_stands_with_its_interval() -> None:
 
 def test_the_table_has_a_row_for_each_kind_of_features_and_the_number_of_samples() -> None:
     header, rows = table_rows(_evaluation())
-    assert header == ("features", "width", "accuracy, %", "macro F1, %", "test samples")
+    assert header == ("features", "width", "accuracy, %", "macro F1, %", "samples")
     assert rows[1] == ("band means", "6", "30.0 [25.0, 35.0]", "30.0 [25.0, 35.0]", "210")
 
 

@@ -1,8 +1,8 @@
 """Labelled images as network input: read, harmonised, resized to one size, in batches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +41,20 @@ def labelled_batches(
     with progress("read and encode images", len(images), shown=shown) as advance:
         paths = iter(images.paths)
         while group := list(islice(paths, batch_size)):
-            yield _joined([_network_input(path, reading, img_size) for path in group])
+            rasters = [(path, _read(path, reading.asked)) for path in group]
+            # Images of one size that follow each other are harmonised together.
+            runs = [list(run) for _, run in groupby(rasters, key=lambda item: item[1].dn.shape)]
+            yield _joined([_network_input(run, reading, img_size) for run in runs])
             advance(len(group))
 
 
-def _network_input(path: Path, reading: BandReading, img_size: int) -> ImageBatch:
-    raster = _read(path, reading.asked)
-    dn, valid = torch.from_numpy(raster.dn[None]), torch.from_numpy(raster.valid[None])
+def _network_input(run: Sequence[tuple[Path, Raster]], reading: BandReading, img_size: int) -> ImageBatch:
+    dn = torch.from_numpy(np.stack([raster.dn for _, raster in run]))
+    valid = torch.from_numpy(np.stack([raster.valid for _, raster in run]))
     batch = standardised_batch(dn, reading, valid=valid, img_size=img_size)
-    if batch.valid is not None and not bool(batch.valid.any()):
-        raise RasterError(f"'{path}' has no pixel with data; leave it out, or check its nodata value")
+    for index, (path, _) in enumerate(run):
+        if batch.valid is not None and not bool(batch.valid[index].any()):
+            raise RasterError(f"'{path}' has no pixel with data; leave it out, or check its nodata value")
     return batch
 
 

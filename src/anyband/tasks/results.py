@@ -108,7 +108,7 @@ def table_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], tuple[tuple[str
         The header, and a row for each kind of features.
     """
     metrics = [score.metric for score in evaluation.rows[0].scores]
-    header = ("features", "width", *(f"{_METRIC_TITLES[name]}, %" for name in metrics), "test samples")
+    header = ("features", "width", *(f"{_METRIC_TITLES[name]}, %" for name in metrics), "samples")
     rows = tuple(
         (row.features, str(row.width), *map(score_text, row.scores), str(row.scores[0].num_samples))
         for row in evaluation.rows
@@ -118,13 +118,14 @@ def table_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], tuple[tuple[str
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print an evaluation as a table with what it is of."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     header, rows = table_rows(evaluation)
-    table = Table()
+    table = Table(box=SIMPLE_HEAD)
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)
