@@ -138,7 +138,8 @@ def plan_cells(layout: Layout, rules: CellRules) -> list[Cell]:
     """Cut a place into cells: (place, cell) is one footprint, and each chip of it covers it exactly.
 
     With a chip size the cells stand on a lattice from the anchor's corner over all images. Without one, or if
-    all images are smaller, a place is one cell if its images share enough ground; else cells of a default size.
+    all images are smaller, a place is one cell if its images share enough ground and it is not too large;
+    else cells of a default size.
 
     Returns:
         Cells by row and column, those that no image covers enough left out.
