@@ -272,18 +272,34 @@ def test_the_verb_embeds_a_scene(golden: Path, tmp_path: Path, capsys: pytest.Ca
 def test_the_verb_ends_with_2_and_one_message_where_the_sensor_is_unknown(
     golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "embed",
-        "scene.tif",
-        "--sensor",
-        "sentinel2-l2b",
-        "--checkpoint",
-        "c",
-        "--out",
-        str(tmp_path / "f.tif"),
-    ]
-    assert main(words) == 2
+    checkpoint = str(golden / "smarties" / "checkpoint.safetensors")
+    words = ["embed", "scene.tif", "--sensor", "sentinel2-l2b", "--checkpoint", checkpoint]
+    assert main([*words, "--out", str(tmp_path / "f.tif")]) == 2
     assert "did you mean 'sentinel2-l2a'?" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_can_not_be_written_is_refused_before_any_work(
+    encoder: SensorEncoder, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    source = RasterSource(paths=(tmp_path / "absent.tif",))
+    with pytest.raises(OutputError, match="file"):
+        embed_scene(encoder, source, _SENSOR, tmp_path / "file" / "f.tif")
+
+
+def test_a_full_disk_leaves_neither_features_nor_pieces(
+    encoder: SensorEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = _scene(tmp_path, _pixels(64, 64))
+    monkeypatch.setattr("anyband.data.rasters.writing.GeoTiffWriter.write", full)
+    with pytest.raises(OutputError, match="no room on the disk"):
+        embed_scene(encoder, source, _SENSOR, tmp_path / "f.tif")
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
 
 
 @pytest.mark.real

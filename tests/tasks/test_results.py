@@ -44,13 +44,13 @@ def _evaluation() -> Evaluation:
 
 
 def test_a_score_stands_with_its_interval() -> None:
-    assert score_text(_score("accuracy", 0.612)) == "61.2 [56.2, 66.2]"
+    assert score_text(_score("accuracy", 0.612)) == "61.2 [56.2–66.2]"
 
 
 def test_the_table_has_a_row_for_each_kind_of_features_and_the_number_of_samples() -> None:
     header, rows = table_rows(_evaluation())
     assert header == ("features", "width", "accuracy, %", "macro F1, %", "samples")
-    assert rows[1] == ("band means", "6", "30.0 [25.0, 35.0]", "30.0 [25.0, 35.0]", "210")
+    assert rows[1] == ("band means", "6", "30.0 [25.0–35.0]", "30.0 [25.0–35.0]", "210")
 
 
 def test_the_printed_table_names_checkpoint_data_protocol_and_seed(

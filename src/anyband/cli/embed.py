@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+__all__ = ["add_arguments", "run"]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -46,11 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from anyband.data.rasters.records import RasterSource
     from anyband.scenes.embed import EmbedOptions, embed_scene, named_statistics
-    from anyband.sensors.catalogue import resolve_sensor
     from anyband.tasks.features import load_encoder
+    from anyband.tasks.readings import checkpoint_sensor
     from anyband.tasks.results import checkpoint_name
 
-    sensor = resolve_sensor(arguments.sensor)
+    encoder = load_encoder(
+        arguments.checkpoint,
+        device=arguments.device,
+        unseen=arguments.unseen,
+        min_support=arguments.min_support,
+        out_of_span=arguments.out_of_span,
+    )
+    sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)
     if arguments.bands:
         sensor = sensor.select(name.strip() for name in arguments.bands.split(","))
     source = RasterSource(
@@ -58,13 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
         time_index=arguments.time_index,
         valid_paths=tuple(arguments.valid),
         encoding=arguments.encoding,
-    )
-    encoder = load_encoder(
-        arguments.checkpoint,
-        device=arguments.device,
-        unseen=arguments.unseen,
-        min_support=arguments.min_support,
-        out_of_span=arguments.out_of_span,
     )
     options = EmbedOptions(
         tile=arguments.tile,

@@ -53,14 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from dataclasses import replace
 
-    from anyband.sensors.catalogue import resolve_sensor
     from anyband.tasks.evaluate import EvaluateOptions, ScoreOptions, evaluate_images, read_split_images
     from anyband.tasks.features import load_encoder
     from anyband.tasks.knn import KnnOptions
     from anyband.tasks.linear import LinearOptions
+    from anyband.tasks.readings import checkpoint_sensor
     from anyband.tasks.results import checkpoint_name, evaluation_to_dict, print_evaluation, write_evaluation
 
-    sensor = resolve_sensor(arguments.sensor)
+    encoder = load_encoder(arguments.checkpoint, device=arguments.device)
+    sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)
     if arguments.bands:
         sensor = sensor.select(name.strip() for name in arguments.bands.split(","))
     val_share, test_share = _shares(arguments.split)
@@ -89,7 +90,6 @@ def run(arguments: argparse.Namespace) -> int:
         untrained=arguments.untrained,
         baseline=arguments.baseline,
     )
-    encoder = load_encoder(arguments.checkpoint, device=arguments.device)
     evaluation = evaluate_images(encoder, images, sensor, options)
     evaluation = replace(
         evaluation,

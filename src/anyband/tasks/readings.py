@@ -103,6 +103,14 @@ def _statistics(
     trained = _trained_statistics(checkpoint, sensor.name)
     if all(name in trained for name in sensor.band_names):
         return trained, "statistics of the checkpoint"
+    missing = [band.name for band in sensor.bands if band.statistics is None]
+    if missing:
+        shown = ", ".join(missing[:8]) + " …" * (len(missing) > 8)
+        raise CatalogueError(
+            f"no normalisation statistics for {len(missing)} of {len(sensor.bands)} bands of '{sensor.name}' "
+            f"({shown}) in the checkpoint or the catalogue; give those of your images with `--statistics` "
+            "(in Python `statistics`), computed there or by `anyband prepare --stats`"
+        )
     return None, "statistics of the catalogue"
 
 

@@ -97,8 +97,8 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def score_text(score: Score) -> str:
-    """Write a score and its interval in per cent: `61.2 [58.0, 64.1]`."""
-    return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+    """Write a score and its interval in per cent: `61.2 [58.0–64.1]`."""
+    return f"{100 * score.value:.1f} [{100 * score.low:.1f}–{100 * score.high:.1f}]"
 
 
 def table_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -123,9 +123,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     header, rows = table_rows(evaluation)
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)
