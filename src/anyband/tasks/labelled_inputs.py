@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from anyband.data.labelled import SPLITS, LabelledImages
-from anyband.data.rasters.reader import open_raster
 from anyband.data.rasters.records import Raster, RasterSource
 from anyband.errors import RasterError
 from anyband.models.inputs import ImageBatch
@@ -59,6 +58,9 @@ def _network_input(run: Sequence[tuple[Path, Raster]], reading: BandReading, img
 
 
 def _read(path: Path, sensor: Sensor) -> Raster:
+    # Late: features of chip stores need no raster library.
+    from anyband.data.rasters.reader import open_raster
+
     with open_raster(RasterSource(paths=(path,)), sensor) as reader:
         return reader.read()
 
