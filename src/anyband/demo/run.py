@@ -1,0 +1,171 @@
+"""The main job: images → store → encoder → scores → maps → one report."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
+from anyband.data.prepare_options import PrepareRun
+from anyband.data.store import ChipStore
+from anyband.demo.archive import Archive, make_archive
+from anyband.demo.options import SIMULATED_PAIRS, UNSEEN_SENSOR, DemoOptions
+from anyband.demo.scene import SceneMaps, map_scene
+from anyband.demo.scoring import PlaceScores, score_places
+from anyband.tasks.features import load_encoder
+from anyband.tasks.pretrain import pretrain
+from anyband.tasks.recipe import PretrainRecipe
+from anyband.tasks.recipe_files import load_recipe
+from anyband.tasks.results import Evaluation
+from anyband.errors import OutputError
+from anyband.whole_files import check_writable, whole_file
+
+__all__ = ["DemoResult", "run_demo"]
+
+# chosen: many test places, so that the intervals of the scores are narrow; few that only choose a checkpoint.
+_SIMULATED_FRACTIONS = (0.65, 0.05, 0.30)
+_CHOICES = (
+    ("sentinel2-l2a",),
+    ("sentinel1-grd",),
+    ("maxar-rgb",),
+    ("sentinel2-l2a", "sentinel1-grd"),
+    (UNSEEN_SENSOR,),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """All that a demo gave."""
+
+    options: DemoOptions
+    """What was asked."""
+    archive: Archive
+    """The images."""
+    prepared: PrepareReport
+    """Counts of the store, and what was skipped."""
+    store: ChipStore
+    """The store."""
+    recipe: PretrainRecipe
+    """What was trained."""
+    run: Path
+    """Folder of the run."""
+    checkpoint: Path
+    """The pre-trained model."""
+    places: tuple[PlaceScores, ...]
+    """Scores on held-out places; empty without labels."""
+    labelled: Evaluation | None
+    """Scores on labelled images of the user; None: none were given."""
+    scene: SceneMaps
+    """A whole scene."""
+    seconds: dict[str, float]
+    """Stage → wall-clock seconds."""
+
+
+def run_demo(out: Path, options: DemoOptions) -> DemoResult:
+    """Do the main job below a folder. Stages that are done already are kept, so a stopped demo goes on.
+
+    Args:
+        out: folder, made if it is missing.
+        options: what to do.
+
+    Returns:
+        What each stage gave; `write_report` makes the page of it.
+
+    Raises:
+        OutputError: `out` can't be written, or holds a demo of other options.
+        AnybandError: a stage can't do what it is asked.
+    """
+    check_writable(out)
+    _check_same(out / "demo.json", options)
+    clock = _Clock()
+    archive = make_archive(out, options)
+    clock.stage("images")
+    prepared = _prepare(archive, out, options)
+    store = ChipStore.open(out / "store")
+    clock.stage("prepare")
+    recipe = _recipe(archive, options)
+    trained = pretrain(recipe, data=store.path, out=out / "run", shown=options.shown)
+    clock.stage("pre-train")
+    encoder = load_encoder(trained.checkpoint, out_of_span="drop")
+    places: list[PlaceScores] = []
+    if archive.labels:
+        places = score_places(encoder, store, archive.labels, _CHOICES, seed=options.seed)
+    labelled = _score_labelled(trained.checkpoint, options)
+    clock.stage("evaluate")
+    scene = map_scene(encoder, archive.scene, out / "features.tif", shown=options.shown)
+    clock.stage("embed")
+    return DemoResult(
+        options=options,
+        archive=archive,
+        prepared=prepared,
+        store=store,
+        recipe=recipe,
+        run=out / "run",
+        checkpoint=trained.checkpoint,
+        places=tuple(places),
+        labelled=labelled,
+        scene=scene,
+        seconds=clock.seconds,
+    )
+
+
+def _check_same(path: Path, options: DemoOptions) -> None:
+    """See that what lies in the folder belongs to these options; stages that are done are taken as they are."""
+    asked = {key: value for key, value in asdict(options).items() if key not in ("workers", "shown")}
+    text = json.dumps(asked, indent=1, default=str) + "\n"
+    if not path.exists():
+        with whole_file(path) as beside:
+            beside.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != text:
+        raise OutputError(f"'{path.parent}' holds a demo of other options ('{path}'); name another folder, or remove it")
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def stage(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name], self._last = now - self._last, now
+
+
+def _prepare(archive: Archive, out: Path, options: DemoOptions) -> PrepareReport:
+    simulated = options.images is None
+    settings = PrepareOptions(chip_px=options.chip_px, statistics=True, seed=options.seed)
+    if simulated:
+        settings = replace(settings, fractions=_SIMULATED_FRACTIONS)
+    run = PrepareRun(workers=options.workers, shown=options.shown)
+    return prepare(archive.entries, out / "store", settings, run)
+
+
+def _recipe(archive: Archive, options: DemoOptions) -> PretrainRecipe:
+    recipe = load_recipe("smarties_tiny")
+    pairs = SIMULATED_PAIRS if options.images is None else recipe.data.pairs
+    # Statistics of the store: the archive decides them, and they exist for every sensor in it.
+    data = replace(recipe.data, pairs=pairs, held_out=archive.held_out, statistics="store")
+    model = replace(recipe.model, out_of_span="drop")
+    run = replace(
+        recipe.run, panel_every_steps=options.steps, checkpoint_every_steps=max(1, options.steps // 4)
+    )
+    optim = replace(recipe.optim, steps=options.steps, batch_size=options.batch_size)
+    return replace(recipe, seed=options.seed, data=data, model=model, optim=optim, run=run)
+
+
+def _score_labelled(checkpoint: Path, options: DemoOptions) -> Evaluation | None:
+    if options.labelled is None or options.labelled_sensor is None:
+        return None
+    from anyband.tasks.evaluate import EvaluateOptions, ScoreOptions, evaluate_images, read_split_images
+
+    images = read_split_images(
+        options.labelled, multi_label=False, val_share=0.1, test_share=0.2, seed=options.seed
+    )
+    settings = EvaluateOptions(
+        score=ScoreOptions(seed=options.seed, shown=options.shown),
+        precision="bf16",
+        statistics="data",
+        untrained=True,
+        baseline=True,
+    )
+    encoder = load_encoder(checkpoint, out_of_span="drop")
+    return evaluate_images(encoder, images, options.labelled_sensor, settings)

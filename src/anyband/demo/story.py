@@ -1,0 +1,179 @@
+"""The demo's report: one page that tells what was done and what came of it, from what the stages gave."""
+
+import os
+import platform
+from pathlib import Path
+
+from anyband import __version__
+from anyband.demo.run import DemoResult
+from anyband.demo.scoring import KINDS, PlaceScores
+from anyband.report.curves import curves_png, metrics_panels, read_columns
+from anyband.report.page import Page, Paragraph, Part, Picture, Section, Table, write_page
+from anyband.tasks.results import score_text, table_rows
+
+__all__ = ["summary_lines", "write_report"]
+
+_CURVES = {"loss": "training loss", "val_loss": "validation loss", "lr": "learning rate"}
+
+
+def write_report(path: Path, result: DemoResult) -> None:
+    """Write the page, self-contained: pictures inside, nothing fetched from elsewhere."""
+    sections = (_images(result), _store(result), _training(result), _scores(result), _scene(result), _readings(result))
+    page = Page(
+        title="Rasters of several sensors, one encoder",
+        lead=_lead(result),
+        sections=tuple(section for section in sections if section.parts),
+        footer=_footer(result),
+    )
+    write_page(path, page)
+
+
+def summary_lines(result: DemoResult) -> list[str]:
+    """Say the scores in lines for a terminal."""
+    lines = [
+        f"{_choice(one)}: " + ", ".join(f"{kind} {score_text(one.scores[kind].scores[0])} %" for kind in KINDS)
+        for one in result.places
+    ]
+    if result.labelled is not None:
+        lines += [
+            f"labelled images, {row.features}: {score_text(row.scores[0])} %" for row in result.labelled.rows
+        ]
+    return lines
+
+
+def _lead(result: DemoResult) -> str:
+    counts = result.prepared.counts
+    source = "simulated landscapes" if result.options.images is None else "the given images"
+    lead = (
+        f"{sum(counts.chips.values())} chips of {len(counts.chips)} sensors at {counts.places} places of {source} became "
+        f"a store; a network of the recipe '{result.recipe.name}' was pre-trained on pairs of them for "
+        f"{result.options.steps} steps of {result.options.batch_size} pairs"
+    )
+    if not result.places:
+        return f"{lead}, and run over a whole scene."
+    first, unseen = result.places[0], result.places[-1]
+    return (
+        f"{lead}. kNN accuracy on {first.num_test} chips of held-out places, {_choice(first)}: "
+        f"{_percent(first, KINDS[0])} pre-trained, {_percent(first, KINDS[1])} untrained, "
+        f"{_percent(first, KINDS[2])} by band means; {_choice(unseen)}: {_percent(unseen, KINDS[0])}, "
+        f"{_percent(unseen, KINDS[1])}, {_percent(unseen, KINDS[2])}."
+    )
+
+
+def _percent(scores: PlaceScores, kind: str) -> str:
+    return f"{100 * scores.scores[kind].scores[0].value:.1f} %"
+
+
+def _choice(scores: PlaceScores) -> str:
+    names = " and ".join(scores.sensors)
+    return f"{names}, never seen in training" if scores.unseen else names
+
+
+def _images(result: DemoResult) -> Section:
+    parts: list[Part] = []
+    if result.archive.preview is not None:
+        text = (
+            "Four of the rendered places, a row each: the truth in natural colour and in near infrared, Sentinel-1, the "
+            "surface temperature that Landsat sees, and the land cover. Spectra, structure, season, clouds and noise are "
+            "declared in tables with their sources; every sensor sees the same truth through its own bands and pixels."
+        )
+        alt = "Rows of simulated landscapes in several sensors, with their land-cover maps"
+        parts = [Paragraph(text=text), Picture(png=result.archive.preview, alt=alt)]
+    return Section(title="The images", parts=tuple(parts))
+
+
+def _store(result: DemoResult) -> Section:
+    counts = result.prepared.counts
+    rows = tuple((name, str(number)) for name, number in counts.chips.items())
+    pairs = tuple((name, str(number)) for name, number in counts.pairs.items())
+    parts: list[Part] = [
+        Table(header=("sensor", "chips"), rows=rows, caption="Each image kept at its own resolution."),
+        Table(header=("pair", "chips of one footprint"), rows=pairs),
+        Paragraph(text="Splits are by place: " + ", ".join(f"{k} {v}" for k, v in counts.splits.items()) + " chips."),
+    ]
+    parts += [Paragraph(text=note) for note in result.prepared.notes]
+    if result.prepared.skipped:
+        skipped = tuple((Path(one.name.split(";")[0]).name, one.reason) for one in result.prepared.skipped)
+        caption = "Images that gave no chips, and why."
+        parts.append(Table(header=("image", "reason"), rows=skipped, caption=caption))
+    return Section(title="The store", parts=tuple(parts))
+
+
+def _training(result: DemoResult) -> Section:
+    columns = read_columns(result.run / "metrics.csv", columns=("step",))
+    curves = curves_png(metrics_panels(columns, titles=_CURVES))
+    parts: list[Part] = [
+        Paragraph(
+            text="A quarter of the tokens is seen, in two mixed images that exchange half of their tokens between the "
+            "sensors; the hidden pixels of both sensors are predicted. The loss is the squared error of pixels "
+            "normalised in each token, so 1 is what predicting each token's mean would give."
+        ),
+        Picture(png=curves, alt="Curves of training loss, validation loss and learning rate over the steps"),
+    ]
+    for panel in _last_panels(result.run / "panels"):
+        parts.append(
+            Picture(
+                png=panel.read_bytes(),
+                alt="Originals, the visible patches and the reconstruction, for both sensors of a pair",
+                caption="Reconstructed patches are de-normalised with the mean and deviation of the target patch itself: "
+                "brightness and contrast of a patch are given, the structure inside is predicted.",
+            )
+        )
+    return Section(title="Pre-training", parts=tuple(parts))
+
+
+def _last_panels(folder: Path) -> list[Path]:
+    panels = sorted(folder.glob("step_*.png"))
+    last = panels[-1].name.split("_")[1] if panels else ""
+    return [panel for panel in panels if panel.name.split("_")[1] == last]
+
+
+def _scores(result: DemoResult) -> Section:
+    parts: list[Part] = []
+    if result.places:
+        rows = tuple((_choice(one), *(score_text(one.scores[kind].scores[0]) for kind in KINDS)) for one in result.places)
+        first = result.places[0]
+        caption = (
+            f"kNN accuracy in % (k = 20) with 95 % bootstrap intervals, {first.num_test} chips of test places, "
+            f"{first.num_train} of training places vote; the label is the majority class of the chip's land cover."
+        )
+        parts.append(Table(header=("sensors", *KINDS), rows=rows, caption=caption))
+        parts.append(
+            Paragraph(
+                text="Untrained is the same network with its first weights. Band means are the mean and deviation of each "
+                "band over the chip: they know colour and contrast and nothing of structure."
+            )
+        )
+    if result.labelled is not None:
+        header, body = table_rows(result.labelled)
+        caption = f"kNN on labelled images of {', '.join(result.labelled.sensors)}: {result.labelled.data}"
+        parts.append(Table(header=header, rows=body, caption=caption))
+    if not parts:
+        parts.append(Paragraph(text="No labels were given, so nothing was scored. `--labelled` takes labelled images."))
+    return Section(title="Held-out places", parts=tuple(parts))
+
+
+def _scene(result: DemoResult) -> Section:
+    report = result.scene.report
+    text = (
+        f"'{Path(result.scene.name).name}': {report.grid.height} × {report.grid.width} patches of "
+        f"{report.grid.gsd_m:g} m, {report.num_missing} without data, written to {report.features.name} by window."
+    )
+    alt = f"A scene ({result.scene.colours}) beside the principal components of its features"
+    parts = (Paragraph(text=text), Picture(png=result.scene.picture, alt=alt, pixels=True))
+    return Section(title="A whole scene", parts=parts)
+
+
+def _readings(result: DemoResult) -> Section:
+    seen = dict.fromkeys(note for one in result.places for note in one.notes)
+    rows = dict.fromkeys((*seen, *result.scene.report.notes))
+    parts = tuple(Paragraph(text=note.strip()) for note in rows)
+    return Section(title="How bands were read", parts=parts)
+
+
+def _footer(result: DemoResult) -> str:
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
+    return (
+        f"anyband {__version__}, seed {result.options.seed}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores. {stages}."
+    )
