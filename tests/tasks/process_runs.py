@@ -26,11 +26,14 @@ from anyband.tasks.recipe_files import load_recipe
 from anyband.tasks.runs import RunFolder
 
 PRELOADED = (lightning_fabric, timm.models.vision_transformer, torch.utils.tensorboard)
+NOT_NEEDED = ("rasterio", "geopandas", "shapely", "pyproj", "jsonargparse")
 NUM_KILLS = 5
 
 
 def main(recipe_file: str, store: str, folder: str) -> None:
     recipe, data, out = load_recipe(recipe_file), Path(store), Path(folder)
+    # Machines for training may lack these; an import would fail from here on.
+    sys.modules.update(dict.fromkeys(NOT_NEEDED))
     print(json.dumps(kill_and_resume(recipe, data, out) | {"exit_codes": work_together(recipe, data, out)}))
 
 

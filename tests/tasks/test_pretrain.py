@@ -7,15 +7,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anyband import cli
 from anyband.data.store import ChipStore
-from anyband.errors import CatalogueError, InputError, OutputError, StoreError, TrainingError
+from anyband.errors import CatalogueError, InputError, ManifestError, OutputError, StoreError, TrainingError
 from anyband.models.checkpoint import load_checkpoint
 from anyband.tasks import loop
 from anyband.tasks.logs import METRICS, read_metrics
 from anyband.tasks.pretrain import pretrain
-from anyband.tasks.recipe import recipe_to_dict
+from anyband.tasks.recipe import KnnRecipe, recipe_to_dict
 from anyband.tasks.run_plan import plan_run
 from anyband.tasks.runs import Progress, RunFolder
 
@@ -296,6 +297,35 @@ def test_the_command_line_answers_errors_with_code_2(pair_store, tmp_path, capsy
     assert cli.main(["pretrain", "smarties_tiny", *words, "optim.epoch=2"]) == 2
     assert "did you mean 'epochs'?" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_knn_score_is_taken_now_and_then(pair_store, changed, tmp_path):
+    for label, colour in (("dark", 20), ("bright", 220)):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(12):
+            noise = np.random.default_rng(number).normal(colour, 8, (20, 20, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noise).save(tmp_path / "images" / label / f"{number}.png")
+    knn = KnnRecipe(labelled=str(tmp_path / "images"), sensor="maxar-rgb", every_steps=4)
+    recipe = changed(optim={"steps": 6}, run={"knn": knn})
+    pretrain(recipe, data=pair_store, out=tmp_path / "run", shown=False)
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    scores = {int(row["step"]): float(row["knn_score"]) for row in rows if row["knn_score"]}
+    assert scores.keys() == {4, 6}
+    assert min(scores.values()) > 0.9
+
+
+def test_labelled_images_that_are_missing_stop_the_run_before_its_first_step(pair_store, changed, tmp_path):
+    knn = KnnRecipe(labelled=str(tmp_path / "nothing"), sensor="maxar-rgb", every_steps=4)
+    with pytest.raises(ManifestError, match=r"'.*nothing' does not exist"):
+        pretrain(changed(run={"knn": knn}), data=pair_store, out=tmp_path / "run", shown=False)
+    assert not RunFolder(tmp_path / "run").saved_steps()
+
+
+def test_accumulation_in_bf16_and_clipping_work_together(pair_store, changed, tmp_path):
+    optim = {"steps": 3, "precision": "bf16-mixed", "clip_grad_norm": 0.5, "accumulate": 2}
+    pretrain(changed(optim=optim), data=pair_store, out=tmp_path / "run", shown=False)
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert all(float(row["grad_norm"]) > 0 for row in rows)
 
 
 def _stop_at_save(monkeypatch, *, number, error):

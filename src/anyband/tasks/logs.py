@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METRICS", "MetricsLog", "ProgressLine", "progress_line", "read_metrics"]
 
-METRICS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "val_loss", "knn_accuracy")
+METRICS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "val_loss", "knn_score")
 """Columns of metrics.csv. A cell is empty where a number was not taken at that step."""
 
 # chosen: a log file gets a line now and then, a terminal is redrawn by rich.

@@ -19,7 +19,7 @@ from anyband.sensors.assignment import Assignment, AssignmentRules, assign
 from anyband.sensors.ranges import RangeTable
 from anyband.tasks.recipe import PretrainRecipe
 
-__all__ = ["ArrayInput", "PairPreparer", "Share", "SharedSampler", "array_inputs"]
+__all__ = ["ArrayInput", "PairPreparer", "Share", "SharedSampler", "array_inputs", "assignment_rules"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,12 @@ class ArrayInput:
     """Which bands are kept, and how they meet the trained ranges."""
 
 
+def assignment_rules(recipe: PretrainRecipe) -> AssignmentRules:
+    """Take from a recipe what happens to bands that no range is made for."""
+    model = recipe.model
+    return AssignmentRules(unseen=model.unseen, min_support=model.min_support, out_of_span=model.out_of_span)
+
+
 def array_inputs(
     store: ChipStore, names: Iterable[str], *, ranges: RangeTable, recipe: PretrainRecipe
 ) -> dict[str, ArrayInput]:
@@ -41,9 +47,7 @@ def array_inputs(
         AssignmentError: a band that the ranges can't express.
         CatalogueError: no statistics for a band.
     """
-    rules = AssignmentRules(
-        unseen=recipe.model.unseen, min_support=recipe.model.min_support, out_of_span=recipe.model.out_of_span
-    )
+    rules = assignment_rules(recipe)
     return {
         name: ArrayInput(
             normalisation=store.normalisation(name, source=recipe.data.statistics),

@@ -133,10 +133,11 @@ class RunFolder:
         check_writable(self.path)
         for leftover in self._leftovers():
             _remove(leftover)
-        with whole_file(self.path / "recipe.yaml") as beside:
-            beside.write_text(yaml.safe_dump(identity["recipe"], sort_keys=False), encoding="utf-8")
+        # First of all, because it is what tells this folder from any other.
         with whole_file(self.path / _RUN_FILE) as beside:
             beside.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        with whole_file(self.path / "recipe.yaml") as beside:
+            beside.write_text(yaml.safe_dump(identity["recipe"], sort_keys=False), encoding="utf-8")
 
     def saved_steps(self) -> list[SavedStep]:
         """List the whole checkpoints, oldest first. One with a missing or short file does not count."""
@@ -177,7 +178,8 @@ class RunFolder:
 
     def _leftovers(self) -> list[Path]:
         folders = (self.path, self.path / "checkpoints", self.panels_path)
-        return [file for folder in folders if folder.is_dir() for file in folder.glob(".*.partial.*")]
+        names = (".*.partial.*", ".write-test-*")
+        return [file for folder in folders if folder.is_dir() for name in names for file in folder.glob(name)]
 
     def _strangers(self) -> list[Path]:
         # Killed before its first file was whole, a run leaves only unfinished ones.

@@ -1,7 +1,8 @@
 """One optimiser step over a global batch, the same for any number of processes and accumulated parts."""
 
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,15 +39,28 @@ def make_fabric(recipe: PretrainRecipe) -> "Fabric":
     from lightning_fabric import Fabric
 
     run = recipe.run
-    fabric = Fabric(
-        accelerator=run.accelerator,
-        devices=run.devices,
-        num_nodes=run.num_nodes,
-        strategy=run.strategy,
-        precision=recipe.optim.precision,
-    )
-    fabric.launch()
+    with _without_announcements():
+        fabric = Fabric(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.num_nodes,
+            strategy=run.strategy,
+            precision=recipe.optim.precision,
+        )
+        fabric.launch()
     return fabric
+
+
+@contextlib.contextmanager
+def _without_announcements() -> Iterator[None]:
+    """Fabric announces its precision and processes on the log; the recipe says them already."""
+    log = logging.getLogger("lightning_fabric")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def counted_tokens(config: SmartiesConfig, pair: PairBatch, noise: PairNoise) -> Float[Tensor, "2"]:

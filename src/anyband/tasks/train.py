@@ -58,8 +58,8 @@ def make_optimizer(model: nn.Module, *, weight_decay: float, betas: tuple[float,
     plain = [parameter for name, parameter in named if parameter.ndim <= 1 or name.endswith(".bias")]
     decayed = [parameter for name, parameter in named if parameter.ndim > 1 and not name.endswith(".bias")]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    # The rate of every step is set by the schedule.
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas)
+    # The rate of every step is set by the schedule. Fused: one pass over the weights, not five.
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -95,8 +95,10 @@ def load_optimizer_tensors(
         missing = [key for key in keys.values() if key not in tensors]
         if missing or tensors[keys["exp_avg"]].shape != parameter.shape:
             raise CheckpointError(f"the optimiser's state does not fit parameter '{name}'")
-        state = {key: tensors[keys[key]].to(parameter.device, copy=True) for key in _MOMENTS}
-        optimizer.state[parameter] = {**state, "step": tensors[keys["step"]].clone()}
+        # A fused optimiser keeps the count of steps beside the weights too.
+        optimizer.state[parameter] = {
+            key: tensors[name].to(parameter.device, copy=True) for key, name in keys.items()
+        }
         left -= set(keys.values())
     if left:
         raise CheckpointError(f"the optimiser's state has '{min(left)}', which the model lacks")

@@ -12,7 +12,7 @@ from anyband.data.batch import read_pair_batch
 from anyband.data.sets import PairPlan, Pairs, PairSampler
 from anyband.models.smarties import Smarties
 from anyband.tasks.logs import MetricsLog
-from anyband.tasks.pair_batches import PairPreparer
+from anyband.tasks.pair_batches import PairPreparer, assignment_rules
 from anyband.tasks.run_plan import RunPlan
 from anyband.tasks.runs import RunFolder
 from anyband.tasks.steps import sum_over_processes
@@ -20,6 +20,8 @@ from anyband.whole_files import whole_file
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from anyband.tasks.knn_watch import KnnWatch
 
 __all__ = ["Watch"]
 
@@ -41,6 +43,7 @@ class Watch:
         self._model = model
         self._preparer = preparer
         self._val_batches = _val_batches(plan, num_processes=fabric.world_size)
+        self._knn = _knn_watch(plan) if fabric.is_global_zero else None
 
     def is_due(self, done: int) -> bool:
         """Tell whether `look` has something to do after so many steps."""
@@ -63,7 +66,11 @@ class Watch:
         """Draw and score what is due. Only the first process does."""
         if self._panel_is_due(done):
             self._draw_panels(done, log)
-        return {}
+        if self._knn is None or not self._knn_is_due(done):
+            return {}
+        checkpoint = self._plan.checkpoint(self._model, step=done)
+        rules, device = assignment_rules(self._plan.recipe), str(self._fabric.device)
+        return {"knn_score": self._knn.score(checkpoint, rules=rules, device=device)}
 
     def _panel_is_due(self, done: int) -> bool:
         every = self._plan.recipe.run.panel_every_steps
@@ -71,7 +78,7 @@ class Watch:
 
     def _knn_is_due(self, done: int) -> bool:
         knn = self._plan.recipe.run.knn
-        return knn is not None and done % knn.every_steps == 0
+        return knn is not None and (done % knn.every_steps == 0 or done == self._plan.total_steps)
 
     def _draw_panels(self, done: int, log: MetricsLog | None) -> None:
         """Draw a panel for each kind of pair, always of the same pairs."""
@@ -100,6 +107,15 @@ class Watch:
                 yield
         finally:
             self._model.train()
+
+
+def _knn_watch(plan: RunPlan) -> "KnnWatch | None":
+    if plan.recipe.run.knn is None:
+        return None
+    # Reading labelled images needs rasterio; a run without them does not.
+    from anyband.tasks.knn_watch import KnnWatch
+
+    return KnnWatch(plan.recipe.run.knn, seed=plan.recipe.seed)
 
 
 def _val_batches(plan: RunPlan, *, num_processes: int) -> list[PairPlan]:
