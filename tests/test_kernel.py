@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import anyband
 from anyband.cli import VERBS, main
 from anyband.errors import AnybandError, OutputError, RecipeError, nearest_name
 from anyband.progress import progress
@@ -165,3 +166,18 @@ def test_every_verb_shows_its_help() -> None:
 def test_our_errors_have_one_root() -> None:
     assert issubclass(OutputError, AnybandError)
     assert issubclass(OutputError, OSError)
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(anyband, name) is not None for name in anyband.__all__)
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = "import sys, anyband; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'load_encodr'"):
+        _ = anyband.load_encodr

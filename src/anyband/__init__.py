@@ -1,4 +1,62 @@
-"""One transformer encoder for every Earth-observation sensor."""
+"""One transformer encoder for every Earth-observation sensor.
+
+The names below are loaded when they are first used, so that `import anyband` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anyband.data.store import ChipStore
+    from anyband.sensors.assignment import AssignmentRules, assign, load_ranges
+    from anyband.sensors.catalogue import get_sensor, list_sensors, load_sensor_file
+    from anyband.tasks.features import EncodeOptions, Features, SensorEncoder, load_encoder
+    from anyband.tasks.pretrain import pretrain
+    from anyband.tasks.recipe import PretrainRecipe
+    from anyband.tasks.recipe_files import load_recipe
 
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+__all__ = [
+    "AssignmentRules",
+    "ChipStore",
+    "EncodeOptions",
+    "Features",
+    "PretrainRecipe",
+    "SensorEncoder",
+    "__version__",
+    "assign",
+    "get_sensor",
+    "list_sensors",
+    "load_encoder",
+    "load_ranges",
+    "load_recipe",
+    "load_sensor_file",
+    "pretrain",
+]
+
+_HOMES = {
+    "AssignmentRules": "sensors.assignment",
+    "ChipStore": "data.store",
+    "EncodeOptions": "tasks.features",
+    "Features": "tasks.features",
+    "PretrainRecipe": "tasks.recipe",
+    "SensorEncoder": "tasks.features",
+    "assign": "sensors.assignment",
+    "get_sensor": "sensors.catalogue",
+    "list_sensors": "sensors.catalogue",
+    "load_encoder": "tasks.features",
+    "load_ranges": "sensors.assignment",
+    "load_recipe": "tasks.recipe_files",
+    "load_sensor_file": "sensors.catalogue",
+    "pretrain": "tasks.pretrain",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'anyband' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"anyband.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -22,8 +22,8 @@ def test_batch_holds_the_chips_of_its_plan(make_store) -> None:
     store = make_store(6)
     pairs = find_pairs(store, sensors="any")
     batch = read_pair_batch(store, pairs, PairSampler(pairs, batch_size=4, seed=0).batch(1))
-    for k, sample in enumerate(batch.plan.samples):
-        rng = np.random.default_rng(int(sample))
+    for k, row in enumerate(batch.plan.rows):
+        rng = np.random.default_rng(int(row))
         np.testing.assert_array_equal(batch.a[k].numpy(), rng.integers(1, 9000, (2, 8, 8)))
         np.testing.assert_array_equal(batch.b[k].numpy(), rng.integers(-2500, 0, (1, 4, 4)))
     assert (batch.a.dtype, batch.b.dtype) == (torch.uint16, torch.int16)
@@ -37,8 +37,8 @@ def test_holes_reach_the_batch(make_store) -> None:
     assert batch.valid_a is not None
     assert batch.valid_b is None
     holed = {
-        int(sample)
-        for sample, valid in zip(batch.plan.samples, batch.valid_a, strict=True)
+        int(row)
+        for row, valid in zip(batch.plan.rows, batch.valid_a, strict=True)
         if not valid.all()
     }
     assert holed == {0, 3}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyband.data.sets import Pairs, PairSampler, find_pairs
-from anyband.errors import InputError, StoreError
+from anyband.errors import StoreError
 
 
 def _pairs(counts: list[int]) -> Pairs:
@@ -76,30 +76,49 @@ def test_no_pair_is_an_error(make_store) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(
-    counts=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    counts=st.lists(st.integers(0, 20), min_size=1, max_size=4).filter(any),
     batch_size=st.integers(1, 6),
     seed=st.integers(0, 2**63),
-    epoch=st.integers(0, 3),
+    num_epochs=st.integers(1, 4),
 )
-def test_an_epoch_takes_each_pair_at_most_once_and_drops_only_remainders(
-    counts, batch_size, seed, epoch
+def test_every_pair_of_a_kind_passes_equally_often_but_for_the_round_that_is_under_way(
+    counts, batch_size, seed, num_epochs
 ) -> None:
     pairs = _pairs(counts)
-    if not any(count >= batch_size for count in counts):
-        with pytest.raises(InputError, match="no kind of pair fills a batch"):
-            PairSampler(pairs, batch_size=batch_size, seed=seed)
-        return
     sampler = PairSampler(pairs, batch_size=batch_size, seed=seed)
-    steps = range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch)
-    plans = [sampler.batch(step) for step in steps]
+    plans = [sampler.batch(step) for step in range(num_epochs * sampler.steps_per_epoch)]
     taken = Counter(int(row) for plan in plans for row in plan.rows)
-    assert set(taken.values()) == {1}
-    assert all(len(plan.rows) == batch_size and plan.epoch == epoch for plan in plans)
     for kind, count in enumerate(counts):
-        assert sum(plan.pair_type == kind for plan in plans) == count // batch_size
-    for plan in plans:
+        passed = [taken[int(row)] for row in np.flatnonzero(pairs.pair_type == kind)]
+        assert not count or max(passed) - min(passed) <= 1
+        assert sum(passed) == sum(plan.pair_type == kind for plan in plans) * batch_size
+
+
+@settings(deadline=None, max_examples=30)
+@given(counts=st.lists(st.integers(1, 9), min_size=1, max_size=3), seed=st.integers(0, 2**63))
+def test_a_pair_that_passes_again_has_another_identity(counts, seed) -> None:
+    sampler = PairSampler(_pairs(counts), batch_size=4, seed=seed)
+    plans = [sampler.batch(step) for step in range(5 * sampler.steps_per_epoch)]
+    drawn = np.concatenate([plan.samples for plan in plans])
+    assert len(np.unique(drawn)) == len(drawn)
+
+
+def test_a_batch_holds_pairs_of_one_kind() -> None:
+    pairs = _pairs([7, 2, 13])
+    sampler = PairSampler(pairs, batch_size=4, seed=0)
+    for step in range(3 * sampler.steps_per_epoch):
+        plan = sampler.batch(step)
         assert set(pairs.pair_type[plan.rows]) == {plan.pair_type}
-        np.testing.assert_array_equal(plan.samples, plan.rows * 10)
+        assert len(plan.rows) == 4
+        assert plan.epoch == step // sampler.steps_per_epoch
+
+
+def test_a_kind_smaller_than_a_batch_is_not_left_out() -> None:
+    pairs = _pairs([40, 2])
+    sampler = PairSampler(pairs, batch_size=8, seed=0)
+    kinds = [sampler.batch(step).pair_type for step in range(sampler.steps_per_epoch)]
+    assert kinds.count(1) == 1
+    assert kinds.count(0) == 5
 
 
 def test_batches_do_not_depend_on_what_was_asked_before() -> None:

@@ -121,7 +121,7 @@ def _worldcereal(images: Path, most: int) -> Iterator[Row]:
                 "bands": {name: name for name in names}, "datetime": dates[index].isoformat(),
             }  # fmt: skip
             yield place | {
-                "path": str(radar), "sensor": "sentinel1-grd", "scale": 1e-4, "time": nearest,
+                "path": str(radar), "sensor": "sentinel1-grd", "scale": 1e-4, "offset": 0.0, "time": nearest,
                 "bands": {"VV": "VV", "VH": "VH"}, "datetime": radar_dates[nearest].isoformat(),
             }  # fmt: skip
         yield from _worldcereal_landsat(site, most)
@@ -132,7 +132,7 @@ def _worldcereal_landsat(site: Path, most: int) -> Iterator[Row]:
         for index, date in enumerate(_times(path)[:most]):
             yield {
                 "path": str(path), "sensor": "landsat8-oli-tirs-l2", "place": f"worldcereal {site.name}", "time": index,
-                "bands": {f"B{band}": f"B{band:02d}" for band in range(2, 8)}, "encoding": "reflectance_1e-4",
+                "bands": {f"B{band}": f"B{band:02d}" for band in range(2, 8)}, "offset": 0.0,
                 "scale": 1e-4, "datetime": date.isoformat(),
             }  # fmt: skip
 

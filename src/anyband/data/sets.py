@@ -11,7 +11,7 @@ import numpy as np
 
 from anyband.data.chip_index import Split
 from anyband.data.store import ChipStore
-from anyband.errors import InputError, StoreError, nearest_name
+from anyband.errors import StoreError, nearest_name
 from anyband.randomness import permutation
 from anyband.shapes import Array, Int
 
@@ -49,7 +49,7 @@ class PairPlan:
     pair_type: int
     """Position in `Pairs.types`, the same for all of the batch."""
     samples: Int[Array, " sample"]
-    """Identities of the pairs."""
+    """Identities of what is drawn for each: another for each time that a pair passes."""
     epoch: int
     """Epoch of the batch, from 0."""
 
@@ -98,35 +98,36 @@ def find_pairs(
 class PairSampler:
     """Batches of pairs: a pure function of (seed, step).
 
-    A batch holds pairs of one kind. An epoch takes each pair once, besides those that fill no last batch of
-    their kind; which ones these are, and the order, is drawn anew each epoch.
+    A batch holds pairs of one kind. The pairs of a kind pass in rounds, each pair once a round, in an order drawn anew
+    for each round; batches are cut from that stream, so what does not fill the last batch of a round opens the next. A
+    kind with fewer pairs than a batch passes several times in one.
     """
 
     def __init__(self, pairs: Pairs, *, batch_size: int, seed: int) -> None:
-        """Plan the epochs.
+        """Plan the batches.
 
-        Raises:
-            InputError: no kind of pair fills a batch.
+        Args:
+            pairs: to draw from, at least one.
+            batch_size: pairs a batch.
+            seed: of the orders.
         """
-        counts = np.bincount(pairs.pair_type, minlength=len(pairs.types))
         self._pairs = pairs
         self._batch_size = batch_size
         self._seed = seed
-        self._type_of_batch = np.repeat(np.arange(len(counts)), counts // batch_size)
-        self._rows_of_type = [np.flatnonzero(pairs.pair_type == kind) for kind in range(len(counts))]
-        self._first_of_type = np.concatenate([[0], np.cumsum(counts // batch_size)])
-        if not len(self._type_of_batch):
-            raise InputError(
-                f"no kind of pair fills a batch of {batch_size}: the largest has {counts.max(initial=0)}; "
-                "take a smaller batch, or prepare more places"
-            )
-        # An epoch's order is asked for once a step; keeping two does not change any answer.
-        self._order = lru_cache(maxsize=2)(self._draw_order)
+        self._rows_of_type = [np.flatnonzero(pairs.pair_type == kind) for kind in range(len(pairs.types))]
+        counts = [len(rows) for rows in self._rows_of_type]
+        # An epoch has about as many batches of a kind as the kind fills, at least one.
+        self._batches_of_type = [max(1, round(count / batch_size)) if count else 0 for count in counts]
+        # Identities of one round do not meet those of the next.
+        self._identities = int(pairs.sample.max(initial=-1)) + 1
+        # Orders are asked for once a step; keeping a few does not change any answer.
+        self._kinds = lru_cache(maxsize=2)(self._draw_kinds)
+        self._round = lru_cache(maxsize=2 * len(pairs.types))(self._draw_round)
 
     @property
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch."""
-        return len(self._type_of_batch)
+        return sum(self._batches_of_type)
 
     def batch(self, step: int) -> PairPlan:
         """Tell what the batch of a step holds.
@@ -135,20 +136,22 @@ class PairSampler:
             step: from 0, counted over all epochs.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
-        batches, orders = self._order(epoch)
-        number = int(batches[position])
-        kind = int(self._type_of_batch[number])
-        first = (number - int(self._first_of_type[kind])) * self._batch_size
-        rows = self._rows_of_type[kind][orders[kind][first : first + self._batch_size]]
-        return PairPlan(rows=rows, pair_type=kind, samples=self._pairs.sample[rows], epoch=epoch)
+        kinds = self._kinds(epoch)
+        kind = int(kinds[position])
+        number = epoch * self._batches_of_type[kind] + int(np.count_nonzero(kinds[:position] == kind))
+        passed = number * self._batch_size + np.arange(self._batch_size)
+        rounds, places = np.divmod(passed, len(self._rows_of_type[kind]))
+        rows = np.array([self._round(kind, int(r))[p] for r, p in zip(rounds, places, strict=True)])
+        samples = self._pairs.sample[rows] + rounds * self._identities
+        return PairPlan(rows=rows, pair_type=kind, samples=samples, epoch=epoch)
 
-    def _draw_order(self, epoch: int) -> tuple[Array, list[Array]]:
-        batches = permutation(self._seed, step=epoch, purpose="order of batches", size=self.steps_per_epoch)
-        orders = [
-            permutation(self._seed, step=epoch, purpose=f"order of pairs {kind}", size=len(rows))
-            for kind, rows in enumerate(self._rows_of_type)
-        ]
-        return batches, orders
+    def _draw_kinds(self, epoch: int) -> Array:
+        kinds = np.repeat(np.arange(len(self._batches_of_type)), self._batches_of_type)
+        return kinds[permutation(self._seed, step=epoch, purpose="order of batches", size=len(kinds))]
+
+    def _draw_round(self, kind: int, number: int) -> Array:
+        rows = self._rows_of_type[kind]
+        return rows[permutation(self._seed, step=number, purpose=f"order of pairs {kind}", size=len(rows))]
 
 
 def _wanted(

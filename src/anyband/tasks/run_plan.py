@@ -86,7 +86,7 @@ class RunPlan:
 
     def notes(self) -> list[str]:
         """Say what a reader of the run should know before it starts."""
-        return [*self._bands_not_exact(), *self._ranges_not_trained(), *self._pairs_not_used()]
+        return [*self._bands_not_exact(), *self._ranges_not_trained(), *self._pairs_repeated()]
 
     def _bands_not_exact(self) -> list[str]:
         return [report for entry in self.inputs.values() if (report := entry.assignment.report())]
@@ -103,12 +103,12 @@ class RunPlan:
             f"({', '.join(idle)}); `model.ranges=from_data` leaves them out"
         ]
 
-    def _pairs_not_used(self) -> list[str]:
+    def _pairs_repeated(self) -> list[str]:
         batch_size = self.recipe.optim.batch_size
         counts = np.bincount(self.pairs.pair_type, minlength=len(self.pairs.types))
         return [
-            f"{count} pairs of {' + '.join(self.pairs.types[kind])} do not fill a batch of {batch_size} "
-            "and are never seen; take a smaller optim.batch_size"
+            f"{count} pairs of {' + '.join(self.pairs.types[kind])} do not fill a batch of {batch_size}: they stand in it "
+            "several times, each with draws of its own"
             for kind, count in enumerate(counts)
             if count < batch_size
         ]
@@ -119,7 +119,6 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
 
     Raises:
         StoreError: the store has no such pairs.
-        InputError: no kind of pair fills a batch.
         AssignmentError: a band that the ranges can't express.
         CatalogueError: a sensor is unknown, or a band has no statistics.
     """
