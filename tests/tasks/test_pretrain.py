@@ -11,7 +11,7 @@ from PIL import Image
 
 from anyband import cli
 from anyband.data.store import ChipStore
-from anyband.errors import CatalogueError, InputError, ManifestError, OutputError, StoreError, TrainingError
+from anyband.errors import CatalogueError, ManifestError, OutputError, StoreError, TrainingError
 from anyband.models.checkpoint import load_checkpoint
 from anyband.tasks import loop
 from anyband.tasks.logs import METRICS, read_metrics

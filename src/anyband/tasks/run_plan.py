@@ -107,8 +107,8 @@ class RunPlan:
         batch_size = self.recipe.optim.batch_size
         counts = np.bincount(self.pairs.pair_type, minlength=len(self.pairs.types))
         return [
-            f"{count} pairs of {' + '.join(self.pairs.types[kind])} do not fill a batch of {batch_size}: they stand in it "
-            "several times, each with draws of its own"
+            f"{count} pairs of {' + '.join(self.pairs.types[kind])} do not fill a batch of {batch_size}: "
+            "they stand in it several times, each with draws of its own"
             for kind, count in enumerate(counts)
             if count < batch_size
         ]
