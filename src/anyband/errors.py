@@ -16,6 +16,7 @@ __all__ = [
     "RecipeError",
     "StoreError",
     "TrainingError",
+    "WorkerError",
     "nearest_name",
 ]
 
@@ -66,6 +67,10 @@ class OutputError(AnybandError, OSError):
 
 class TrainingError(AnybandError, RuntimeError):
     """A run can't go on: the loss is not finite."""
+
+
+class WorkerError(AnybandError, RuntimeError):
+    """A worker process was killed; what it was not doing at that moment is as it was."""
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """YAML read strictly: a key that stands twice is an error, never the last one silently."""
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[An
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
+        if not isinstance(key, Hashable):
+            raise yaml.MarkedYAMLError(
+                problem=f"{key!r} can't be a key; a key is a text or a number",
+                problem_mark=key_node.start_mark,
+            )
         if key in seen:
             raise yaml.MarkedYAMLError(
                 problem=f"key '{key}' stands twice, on lines {seen[key]} and {line}",
@@ -50,12 +56,16 @@ def parse_yaml(text: str, *, name: str, error: type[AnybandError]) -> Any:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as problem:
         raise error(f"'{name}' is not valid YAML: {problem}") from problem
+    except RecursionError as problem:
+        raise error(f"'{name}' is nested too deeply to be read") from problem
 
 
 def read_yaml(path: Path, *, error: type[AnybandError]) -> Any:
     """Read a YAML file; see `parse_yaml`. A missing or unreadable file raises `error` too."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise error(f"cannot read '{path}': {problem}") from problem
+    except OSError as problem:
+        raise error(f"cannot read '{path}': {problem.strerror or problem}") from problem
+    except ValueError as problem:
+        raise error(f"'{path}' is not a text in UTF-8, so it can't be YAML: {problem}") from problem
     return parse_yaml(text, name=str(path), error=error)

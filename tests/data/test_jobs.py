@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyband.data.jobs import Journal, run_pieces, worker_pool
-from anyband.errors import AnybandError, OutputError
+from anyband.errors import OutputError, WorkerError
 
 
 def _square(number: int) -> int:
@@ -94,7 +94,7 @@ def test_one_worker_needs_no_pool() -> None:
 
 def test_killed_worker_is_said(tmp_path) -> None:
     with (
-        pytest.raises(AnybandError, match=r"a worker process was killed.*fewer --workers"),
+        pytest.raises(WorkerError, match=r"a worker process was killed.*fewer --workers"),
         worker_pool(2) as pool,
     ):
         list(run_pieces(_pieces(1), _killed, journal=Journal(tmp_path / "j"), executor=pool, workers=2))

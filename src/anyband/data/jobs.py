@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from anyband.errors import AnybandError, OutputError
+from anyband.errors import OutputError, WorkerError
 
 __all__ = ["Journal", "run_pieces", "worker_pool"]
 
@@ -98,7 +98,8 @@ def run_pieces(
         (key, result) of each piece, in order, whatever order they finish in.
 
     Raises:
-        AnybandError: a worker was killed, or what `work` raises.
+        WorkerError: a worker was killed; every finished piece is in the journal.
+        AnybandError: what `work` raises.
     """
     if executor is None:
         for key, task in pieces:
@@ -116,7 +117,8 @@ def run_pieces(
         while waiting:
             yield _take(waiting, journal)
     except BrokenProcessPool as problem:
-        raise AnybandError(
+        _keep_finished(waiting, journal)
+        raise WorkerError(
             "a worker process was killed, perhaps for want of memory; what is finished is kept: "
             "run the same command again with fewer --workers"
         ) from problem
@@ -141,6 +143,13 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _keep_finished(waiting: deque[tuple[str, Future[Any] | None]], journal: Journal) -> None:
+    """Note the pieces that were finished out of order, before one that was not."""
+    for key, future in waiting:
+        if future is not None and future.done() and not future.cancelled() and future.exception() is None:
+            journal.add(key, json.loads(json.dumps(future.result())))
 
 
 def _take(waiting: deque[tuple[str, Future[Any] | None]], journal: Journal) -> tuple[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anyband.data.jobs import Journal
 from anyband.data.store import partial_path
-from anyband.errors import AnybandError, OutputError
+from anyband.errors import AnybandError, OutputError, WorkerError
 from anyband.whole_files import check_writable, sync
 
 __all__ = ["Workspace", "open_workspace", "remove_leftover"]
@@ -83,7 +83,7 @@ def open_workspace(out: Path, *, inputs: str) -> Iterator[Workspace]:
         workspace = Workspace(out=out, journal=Journal(folder / "journal.jsonl"))
         try:
             yield workspace
-        except OutputError:
+        except (OutputError, WorkerError):
             raise
         except AnybandError:
             workspace.remove()

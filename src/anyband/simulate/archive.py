@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from anyband.data.rasters.writing import GeoTiffLayout, geotiff_writer
 from anyband.data.tiles import Grid
+from anyband.errors import WorkerError
 from anyband.progress import progress
 from anyband.shapes import Array, Num
 from anyband.simulate.covers import cover_names, load_covers
@@ -60,17 +62,29 @@ def simulate(out: Path, options: SimulateOptions) -> Path:
         CatalogueError: a sensor is unknown, or has a band that the simulator does not know.
         GeometryError: the footprint does not fit the pixel sizes.
         OutputError: the folder exists, or can't be written.
+        WorkerError: a worker was killed.
     """
     frame_of(options)
     sensors_of(options)
     with whole_directory(out) as folder:
-        written: list[_Written] = []
-        with progress("simulating places", options.num_places, shown=options.shown) as advance:
-            for place in _all_places(folder, options):
-                written.append(place)
-                advance(1)
+        try:
+            written = _written_places(folder, options)
+        except BrokenProcessPool as problem:
+            raise WorkerError(
+                "a worker process was killed, perhaps for want of memory; run the command again with "
+                "fewer --workers"
+            ) from problem
         _write_tables(folder, options, written)
     return out / "manifest.csv"
+
+
+def _written_places(folder: Path, options: SimulateOptions) -> list[_Written]:
+    written: list[_Written] = []
+    with progress("simulating places", options.num_places, shown=options.shown) as advance:
+        for place in _all_places(folder, options):
+            written.append(place)
+            advance(1)
+    return written
 
 
 def _write_tables(folder: Path, options: SimulateOptions, written: Sequence[_Written]) -> None:

@@ -1,5 +1,6 @@
 """What to simulate: the record of options, checked at the door."""
 
+import math
 from dataclasses import dataclass, replace
 
 from anyband.errors import GeometryError, InputError, nearest_name
@@ -50,11 +51,20 @@ class SimulateOptions:
         for name, least in (("num_places", 1), ("num_dates", 1), ("workers", 1), ("max_gap_days", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, found {getattr(self, name)}")
+        for name in ("footprint_m", "detail_m", "label_gsd_m"):
+            _check_length(name, getattr(self, name))
+        for sensor, gsd_m in self.gsd_m:
+            _check_length(f"the pixel size of '{sensor}'", gsd_m)
         for name in ("cloud_share", "edge_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be from 0 to 1, found {getattr(self, name):g}")
         if not self.sensors:
             raise InputError("no sensors are named; `anyband sensors` lists the catalogue")
+
+
+def _check_length(name: str, metres: float) -> None:
+    if not 0 < metres < math.inf:
+        raise InputError(f"{name} must be over 0 metres and finite, found {metres:g}")
 
 
 def frame_of(options: SimulateOptions) -> Frame:
