@@ -63,7 +63,9 @@ class RunPlan:
 
     def checkpoint(self, model: Smarties, *, step: int) -> Checkpoint:
         """Join the weights with all that is needed to use them."""
-        arrays = {self.store.arrays[name].sensor: name for name in reversed(self.inputs)}
+        # A sensor may have several arrays, some with a part of its bands; the one with the most speaks for it.
+        by_bands = sorted(self.inputs, key=lambda name: len(self.store.arrays[name].bands))
+        arrays = {self.store.arrays[name].sensor: name for name in by_bands}
         return Checkpoint(
             config=self.config,
             state=state_of(model),
