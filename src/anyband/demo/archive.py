@@ -82,9 +82,7 @@ def _simulated(out: Path, options: DemoOptions) -> Archive:
 
 def _own(manifest: Path) -> Archive:
     entries = read_manifest(manifest)
-    return Archive(
-        entries=tuple(entries), scene=_largest(entries, manifest), labels={}, held_out=(), preview=None
-    )
+    return Archive(entries=tuple(entries), scene=_largest(entries, manifest), labels={}, held_out=(), preview=None)
 
 
 def _largest(entries: Sequence[ImageEntry], manifest: Path) -> ImageEntry:

@@ -12,12 +12,12 @@ from anyband.demo.archive import Archive, make_archive
 from anyband.demo.options import SIMULATED_PAIRS, UNSEEN_SENSOR, DemoOptions
 from anyband.demo.scene import SceneMaps, map_scene
 from anyband.demo.scoring import PlaceScores, score_places
+from anyband.errors import OutputError
 from anyband.tasks.features import load_encoder
 from anyband.tasks.pretrain import pretrain
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.recipe_files import load_recipe
 from anyband.tasks.results import Evaluation
-from anyband.errors import OutputError
 from anyband.whole_files import check_writable, whole_file
 
 __all__ = ["DemoResult", "run_demo"]
@@ -117,7 +117,9 @@ def _check_same(path: Path, options: DemoOptions) -> None:
         with whole_file(path) as beside:
             beside.write_text(text, encoding="utf-8")
     elif path.read_text(encoding="utf-8") != text:
-        raise OutputError(f"'{path.parent}' holds a demo of other options ('{path}'); name another folder, or remove it")
+        raise OutputError(
+            f"'{path.parent}' holds a demo of other options ('{path}'); name another folder, or remove it"
+        )
 
 
 class _Clock:
@@ -145,9 +147,7 @@ def _recipe(archive: Archive, options: DemoOptions) -> PretrainRecipe:
     # Statistics of the store: the archive decides them, and they exist for every sensor in it.
     data = replace(recipe.data, pairs=pairs, held_out=archive.held_out, statistics="store")
     model = replace(recipe.model, out_of_span="drop")
-    run = replace(
-        recipe.run, panel_every_steps=options.steps, checkpoint_every_steps=max(1, options.steps // 4)
-    )
+    run = replace(recipe.run, panel_every_steps=options.steps, checkpoint_every_steps=max(1, options.steps // 4))
     optim = replace(recipe.optim, steps=options.steps, batch_size=options.batch_size)
     return replace(recipe, seed=options.seed, data=data, model=model, optim=optim, run=run)
 
@@ -157,9 +157,7 @@ def _score_labelled(checkpoint: Path, options: DemoOptions) -> Evaluation | None
         return None
     from anyband.tasks.evaluate import EvaluateOptions, ScoreOptions, evaluate_images, read_split_images
 
-    images = read_split_images(
-        options.labelled, multi_label=False, val_share=0.1, test_share=0.2, seed=options.seed
-    )
+    images = read_split_images(options.labelled, multi_label=False, val_share=0.1, test_share=0.2, seed=options.seed)
     settings = EvaluateOptions(
         score=ScoreOptions(seed=options.seed, shown=options.shown),
         precision="bf16",

@@ -57,17 +57,13 @@ def map_scene(encoder: SensorEncoder, entry: ImageEntry, out: Path, *, shown: bo
     title = composite(sensor).title
     titles = [f"{sensor.name}, {title}", "its features: first three principal components"]
     parts = [np.moveaxis(colours, -1, 0).astype(np.float32), _read_picture(report.picture)]
-    return SceneMaps(
-        name=entry.name, report=report, picture=pictures_png(parts, titles, num_columns=2), colours=title
-    )
+    return SceneMaps(name=entry.name, report=report, picture=pictures_png(parts, titles, num_columns=2), colours=title)
 
 
 def _declared(entry: ImageEntry) -> Sensor:
     """Make the sensor whose default encoding is the one that the manifest declares for this image."""
     encodings = dict(entry.encoding)
-    bands = tuple(
-        replace(band, encodings=(("declared", encodings[band.name]),)) for band in entry.sensor.bands
-    )
+    bands = tuple(replace(band, encodings=(("declared", encodings[band.name]),)) for band in entry.sensor.bands)
     return replace(entry.sensor, bands=bands, default_encoding="declared")
 
 

@@ -11,15 +11,19 @@ from anyband.errors import StoreError
 from anyband.sensors.sensor import BandStatistics
 from anyband.shapes import Array, Float
 from anyband.tasks.evaluate import ScoreOptions, band_means, score_features
-from anyband.tasks.features import SensorEncoder, pooled
+from anyband.tasks.features import Pool, SensorEncoder, pooled
+from anyband.tasks.knn import KnnOptions
 from anyband.tasks.labels import LabelledFeatures
 from anyband.tasks.results import ScoredFeatures
 from anyband.tasks.store_features import ChipOptions, StoreCells, common_cells, made_features
 
-__all__ = ["KINDS", "PlaceScores", "score_places"]
+__all__ = ["KINDS", "POOL", "PlaceScores", "score_places"]
 
 KINDS = ("pre-trained", "untrained", "band means")
 """What is compared: the encoder, the same one with its first weights, and mean and deviation of each band."""
+
+POOL: Pool = "mean"
+"""chosen: after minutes of training the mean of the patches tells more than CLS; docs/log.md has both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class PlaceScores:
     """Chips that vote."""
     num_test: int
     """Chips that are scored."""
+    k: int
+    """Neighbours that vote: the paper's 20, or all where there are fewer."""
     notes: tuple[str, ...]
     """How bands were read where they are not exactly known."""
 
@@ -56,14 +62,19 @@ def score_places(
         labels: place → class.
         choices: sensors whose features are put side by side, each of unit length.
         seed: of the untrained weights and the bootstrap.
+
+    Returns:
+        One entry for each choice; none where no class has both training and test places.
     """
     arrays = {sensor: _array_of(store, sensor) for choice in choices for sensor in choice}
     cells = common_cells(store, tuple(arrays.values()))
     # Classes too rare to have training and test places would score 0 whatever the features are.
     wanted = _classes_in_both(cells, labels)
-    features = {
-        sensor: _features(encoder, store, array, cells, seed=seed) for sensor, array in arrays.items()
-    }
+    if not wanted:
+        return []
+    num_train, num_test = (_count(cells, labels, wanted, split) for split in ("train", "test"))
+    k = min(KnnOptions.k, num_train)
+    features = {sensor: _features(encoder, store, array, cells, seed=seed) for sensor, array in arrays.items()}
     trained_on = set(encoder.checkpoint.sensors)
     return [
         PlaceScores(
@@ -72,13 +83,14 @@ def score_places(
             scores={
                 kind: score_features(
                     _parts([features[sensor][kind] for sensor in choice], cells, labels, wanted),
-                    ScoreOptions(seed=seed),
+                    ScoreOptions(knn=KnnOptions(k=k), seed=seed),
                     name=kind,
                 )
                 for kind in KINDS
             },
-            num_train=_count(cells, labels, wanted, "train"),
-            num_test=_count(cells, labels, wanted, "test"),
+            num_train=num_train,
+            num_test=num_test,
+            k=k,
             notes=tuple(note for sensor in choice for note in _notes(encoder, store, arrays[sensor])),
         )
         for choice in choices
@@ -109,8 +121,8 @@ def _features(
 ) -> dict[str, Float[Array, "sample width"]]:
     untrained = encoder.untrained(seed=seed)
     makers = {
-        "pre-trained": lambda batch: pooled(encoder.encode_batch(batch, precision="bf16"), "cls"),
-        "untrained": lambda batch: pooled(untrained.encode_batch(batch, precision="bf16"), "cls"),
+        "pre-trained": lambda batch: pooled(encoder.encode_batch(batch, precision="bf16"), POOL),
+        "untrained": lambda batch: pooled(untrained.encode_batch(batch, precision="bf16"), POOL),
         "band means": band_means,
     }
     options = ChipOptions(statistics=_statistics(store, array))
@@ -135,7 +147,7 @@ def _count(cells: StoreCells, labels: Mapping[str, str], wanted: Sequence[str], 
 
 
 def _parts(
-    features: Sequence[Float[Array, "sample width"]],
+    features: Sequence[Float[Array, "sample _"]],
     cells: StoreCells,
     labels: Mapping[str, str],
     wanted: tuple[str, ...],

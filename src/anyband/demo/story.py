@@ -2,11 +2,12 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 from anyband import __version__
 from anyband.demo.run import DemoResult
-from anyband.demo.scoring import KINDS, PlaceScores
+from anyband.demo.scoring import KINDS, POOL, PlaceScores
 from anyband.report.curves import curves_png, metrics_panels, read_columns
 from anyband.report.page import Page, Paragraph, Part, Picture, Section, Table, write_page
 from anyband.tasks.results import score_text, table_rows
@@ -35,9 +36,7 @@ def summary_lines(result: DemoResult) -> list[str]:
         for one in result.places
     ]
     if result.labelled is not None:
-        lines += [
-            f"labelled images, {row.features}: {score_text(row.scores[0])} %" for row in result.labelled.rows
-        ]
+        lines += [f"labelled images, {row.features}: {score_text(row.scores[0])} %" for row in result.labelled.rows]
     return lines
 
 
@@ -45,8 +44,8 @@ def _lead(result: DemoResult) -> str:
     counts = result.prepared.counts
     source = "simulated landscapes" if result.options.images is None else "the given images"
     lead = (
-        f"{sum(counts.chips.values())} chips of {len(counts.chips)} sensors at {counts.places} places of {source} became "
-        f"a store; a network of the recipe '{result.recipe.name}' was pre-trained on pairs of them for "
+        f"{sum(counts.chips.values())} chips of {len(counts.chips)} sensors at {counts.places} places of {source} "
+        f"became a store; a network of the recipe '{result.recipe.name}' was pre-trained on pairs of them for "
         f"{result.options.steps} steps of {result.options.batch_size} pairs"
     )
     if not result.places:
@@ -73,9 +72,10 @@ def _images(result: DemoResult) -> Section:
     parts: list[Part] = []
     if result.archive.preview is not None:
         text = (
-            "Four of the rendered places, a row each: the truth in natural colour and in near infrared, Sentinel-1, the "
-            "surface temperature that Landsat sees, and the land cover. Spectra, structure, season, clouds and noise are "
-            "declared in tables with their sources; every sensor sees the same truth through its own bands and pixels."
+            "Four of the rendered places, a row each: sub-metre RGB at 2.5 m, Sentinel-2 with near infrared as red, "
+            "Sentinel-1, the surface temperature that Landsat sees, and the land cover. Spectra, structure, season, "
+            "clouds and noise are declared in tables with their sources; every sensor sees the same truth through its "
+            "own bands and pixels."
         )
         alt = "Rows of simulated landscapes in several sensors, with their land-cover maps"
         parts = [Paragraph(text=text), Picture(png=result.archive.preview, alt=alt)]
@@ -110,16 +110,17 @@ def _training(result: DemoResult) -> Section:
         ),
         Picture(png=curves, alt="Curves of training loss, validation loss and learning rate over the steps"),
     ]
-    for panel in _last_panels(result.run / "panels"):
-        parts.append(
-            Picture(
-                png=panel.read_bytes(),
-                alt="Originals, the visible patches and the reconstruction, for both sensors of a pair",
-                caption="Reconstructed patches are de-normalised with the mean and deviation of the target patch itself: "
-                "brightness and contrast of a patch are given, the structure inside is predicted.",
-            )
-        )
+    parts += [_panel(path) for path in _last_panels(result.run / "panels")]
     return Section(title="Pre-training", parts=tuple(parts))
+
+
+def _panel(path: Path) -> Picture:
+    return Picture(
+        png=path.read_bytes(),
+        alt="Originals, the visible patches and the reconstruction, for both sensors of a pair",
+        caption="Reconstructed patches are de-normalised with the mean and deviation of the target patch itself: "
+        "brightness and contrast of a patch are given, the structure inside is predicted.",
+    )
 
 
 def _last_panels(folder: Path) -> list[Path]:
@@ -129,28 +130,28 @@ def _last_panels(folder: Path) -> list[Path]:
 
 
 def _scores(result: DemoResult) -> Section:
-    parts: list[Part] = []
-    if result.places:
-        rows = tuple((_choice(one), *(score_text(one.scores[kind].scores[0]) for kind in KINDS)) for one in result.places)
-        first = result.places[0]
-        caption = (
-            f"kNN accuracy in % (k = 20) with 95 % bootstrap intervals, {first.num_test} chips of test places, "
-            f"{first.num_train} of training places vote; the label is the majority class of the chip's land cover."
-        )
-        parts.append(Table(header=("sensors", *KINDS), rows=rows, caption=caption))
-        parts.append(
-            Paragraph(
-                text="Untrained is the same network with its first weights. Band means are the mean and deviation of each "
-                "band over the chip: they know colour and contrast and nothing of structure."
-            )
-        )
+    parts: list[Part] = _place_scores(result.places) if result.places else []
     if result.labelled is not None:
         header, body = table_rows(result.labelled)
         caption = f"kNN on labelled images of {', '.join(result.labelled.sensors)}: {result.labelled.data}"
         parts.append(Table(header=header, rows=body, caption=caption))
     if not parts:
-        parts.append(Paragraph(text="No labels were given, so nothing was scored. `--labelled` takes labelled images."))
+        parts.append(Paragraph(text="Nothing was scored: no labels, or too few places. `--labelled` takes labelled images."))
     return Section(title="Held-out places", parts=tuple(parts))
+
+
+def _place_scores(places: Sequence[PlaceScores]) -> list[Part]:
+    rows = tuple((_choice(one), *(score_text(one.scores[kind].scores[0]) for kind in KINDS)) for one in places)
+    caption = (
+        f"kNN accuracy in % (k = {places[0].k}) with 95 % bootstrap intervals, {places[0].num_test} chips of test places, "
+        f"{places[0].num_train} of training places vote; the label is the majority class of the chip's land cover."
+    )
+    text = (
+        f"An encoder's feature is the {POOL} of its patch tokens ('cls': the CLS token). Untrained is the same "
+        "network with its first weights. Band means are the mean and deviation of each band over the chip: they know "
+        "colour and contrast and nothing of structure. Two sensors: their features side by side, each of unit length."
+    )
+    return [Table(header=("sensors", *KINDS), rows=rows, caption=caption), Paragraph(text=text)]
 
 
 def _scene(result: DemoResult) -> Section:

@@ -103,7 +103,7 @@ def picture_png(picture: Float[Array, "colour row col"]) -> bytes:
 
 
 def pictures_png(
-    pictures: Sequence[Float[Array, "colour row col"]], titles: Sequence[str], *, num_columns: int = 4
+    pictures: Sequence[Float[Array, "colour _ _"]], titles: Sequence[str], *, num_columns: int = 4
 ) -> bytes:
     """Draw pictures beside each other with their titles, at equal widths.
 

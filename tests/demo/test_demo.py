@@ -1,0 +1,120 @@
+"""The main job on simulated landscapes, small: every stage gives what the report tells."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyband.cli import main
+from anyband.demo.options import UNSEEN_SENSOR, DemoOptions
+from anyband.demo.run import DemoResult, run_demo
+from anyband.demo.scoring import KINDS
+from anyband.demo.story import summary_lines, write_report
+from anyband.errors import InputError, OutputError
+from anyband.models.checkpoint import load_checkpoint
+
+OPTIONS = DemoOptions(num_places=40, steps=4, batch_size=8, workers=2, shown=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "out"
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> DemoResult:
+    return run_demo(folder, OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def page(result: DemoResult, folder: Path) -> str:
+    write_report(folder / "report.html", result)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_unseen_sensor_is_prepared_and_never_trained_on(result: DemoResult) -> None:
+    assert result.prepared.counts.chips[UNSEEN_SENSOR] == 40
+    assert UNSEEN_SENSOR not in load_checkpoint(result.checkpoint).sensors
+
+
+def test_every_choice_of_sensors_is_scored_beside_both_baselines(result: DemoResult) -> None:
+    assert [one.sensors for one in result.places][-1] == (UNSEEN_SENSOR,)
+    assert [one.unseen for one in result.places] == [False, False, False, False, True]
+    for one in result.places:
+        assert set(one.scores) == set(KINDS)
+        for kind in KINDS:
+            accuracy = one.scores[kind].scores[0]
+            assert 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
+            assert accuracy.num_samples == one.num_test
+
+
+def test_the_thermal_band_is_read_from_the_longest_optical_and_the_radar_range(result: DemoResult) -> None:
+    (note,) = (note for note in result.places[-1].notes if "ST_B10" in note)
+    assert "0.842 short_wave_infrared_4 + 0.158 microwave_1" in note
+
+
+def test_the_scene_is_embedded_whole(result: DemoResult) -> None:
+    grid = result.scene.report.grid
+    assert (grid.height, grid.width, grid.gsd_m) == (36, 36, 160.0)
+    assert result.scene.report.num_missing == 0
+
+
+def test_the_page_stands_alone(page: str) -> None:
+    assert page.count("data:image/png;base64,") == 5
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_the_page_is_well_formed_html(page: str) -> None:
+    class Balance(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag not in ("meta", "img", "br", "link"):
+                self.open.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+
+
+def test_the_page_says_how_patches_are_denormalised(page: str) -> None:
+    assert "de-normalised with the mean and deviation of the target patch itself" in page
+
+
+def test_every_score_of_the_summary_stands_in_the_page(result: DemoResult, page: str) -> None:
+    for line in summary_lines(result):
+        for value in re.findall(r"\d+\.\d \[", line):
+            assert value in page
+
+
+def test_a_finished_demo_is_taken_up_and_tells_the_same(result: DemoResult, folder: Path) -> None:
+    again = run_demo(folder, OPTIONS)
+    assert again.prepared.was_complete
+    for one, other in zip(result.places, again.places, strict=True):
+        values = [[entry.scores[kind].scores[0].value for kind in KINDS] for entry in (one, other)]
+        np.testing.assert_array_equal(*values)
+
+
+def test_a_demo_of_other_options_is_refused_and_left_alone(result: DemoResult, folder: Path, capsys) -> None:
+    before = (folder / "demo.json").read_bytes()
+    assert main(["demo", "--out", str(folder), "--steps", "5", "--quiet"]) == 2
+    assert "holds a demo of other options" in capsys.readouterr().err
+    assert (folder / "demo.json").read_bytes() == before
+
+
+def test_labelled_images_need_a_sensor() -> None:
+    with pytest.raises(InputError, match="give both, or neither"):
+        DemoOptions(images=Path("manifest.csv"), labelled=Path("images"))
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="file"):
+        run_demo(tmp_path / "file", OPTIONS)
