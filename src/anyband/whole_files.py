@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anyband.errors import OutputError
 
-__all__ = ["check_writable", "sync", "whole_directory", "whole_file"]
+__all__ = ["check_target", "check_writable", "sync", "whole_directory", "whole_file"]
 
 
 def sync(path: Path) -> None:
@@ -23,18 +23,33 @@ def sync(path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` if it is missing and see that a file can be written there, before any work is done.
+    """See that files can be written in `folder`, or that it can be made, before any work is done.
+
+    Leaves nothing behind: where the folder is missing, its nearest parent is tried.
 
     Raises:
         OutputError: the folder can't be made, is a file, or can't be written to.
     """
-    probe = folder / f".write-test-{uuid.uuid4().hex}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        probe = standing / f".write-test-{uuid.uuid4().hex}"
         probe.touch()
         probe.unlink()
     except OSError as problem:
         raise _output_error(folder, problem) from problem
+
+
+def check_target(path: Path) -> None:
+    """See that a file can become `path`, before any work is done. A file that is read-only is left alone.
+
+    Raises:
+        OutputError: its folder can't be written to, or `path` is a folder or read-only.
+    """
+    check_writable(path.parent)
+    if path.is_dir():
+        raise OutputError(f"'{path}' is a folder; name a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise OutputError(f"'{path}' exists and is read-only; make it writable, or name another output")
 
 
 @contextlib.contextmanager

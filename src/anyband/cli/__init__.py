@@ -58,7 +58,16 @@ def _run(parsed: argparse.Namespace) -> int:
     except (AnybandError, OSError) as problem:
         if parsed.debug:
             raise
-        print(f"anyband {parsed.verb}: {problem}", file=sys.stderr)
+        print(f"anyband {parsed.verb}: {_said(problem)}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as problem:
+        if parsed.debug or not _is_want_of_memory(problem):
+            raise
+        print(
+            f"anyband {parsed.verb}: there is not enough memory for this; take smaller images, batches or "
+            "tiles, or fewer workers",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(
@@ -67,3 +76,16 @@ def _run(parsed: argparse.Namespace) -> int:
         )
         return 130
     return code
+
+
+def _said(problem: AnybandError | OSError) -> str:
+    """Say an error; the system's own ones without their number."""
+    if isinstance(problem, AnybandError) or problem.strerror is None:
+        return str(problem)
+    return f"'{problem.filename}': {problem.strerror}" if problem.filename else problem.strerror
+
+
+def _is_want_of_memory(problem: MemoryError | RuntimeError) -> bool:
+    # PyTorch raises an OutOfMemoryError for GPUs and a plain RuntimeError for the CPU.
+    named = type(problem).__name__ == "OutOfMemoryError"
+    return isinstance(problem, MemoryError) or named or "can't allocate memory" in str(problem)

@@ -130,7 +130,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         statistics=arguments.stats is not None,
     )
     how = PrepareRun(
-        workers=arguments.workers or min(os.cpu_count() or 1, len(entries)),
+        workers=min(os.cpu_count() or 1, len(entries)) if arguments.workers is None else arguments.workers,
         overwrite=arguments.overwrite,
         strict=arguments.strict,
         shown=not arguments.quiet,

@@ -185,9 +185,7 @@ def _placed(anchor: Grid, grid: Grid, name: str) -> Placement:
             f"({anchor.height} × {anchor.width}) {reason}; resample one of them or give it a place of its own"
         ) from problem
     if placement.rows.scale <= 0 or placement.cols.scale <= 0:
-        raise GeometryError(
-            f"the rows or columns of '{name}' run against those of other images of its place; flip it"
-        )
+        raise GeometryError(f"the rows or columns of '{name}' run against those of other images of its place; flip it")
     return placement
 
 

@@ -99,15 +99,17 @@ def read_index(path: Path) -> pa.Table:
     Raises:
         StoreError: the file is missing, broken, or lacks a column.
     """
+    if not path.is_file():
+        raise StoreError(f"the chip store has no index: there is no '{path}'; prepare the store again")
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as problem:
-        raise StoreError(f"the index of the chip store can't be read: '{path}': {problem}") from problem
+        raise StoreError(
+            f"the index of the chip store can't be read: '{path}': {problem}; prepare the store again"
+        ) from problem
     missing = [name for name in INDEX_SCHEMA.names if name not in table.column_names]
     if missing:
-        raise StoreError(
-            f"the index '{path}' lacks the columns {', '.join(missing)}; prepare the store again"
-        )
+        raise StoreError(f"the index '{path}' lacks the columns {', '.join(missing)}; prepare the store again")
     return table
 
 

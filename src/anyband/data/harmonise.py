@@ -69,9 +69,7 @@ class Normalisation:
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values; `from_dict` is the exact inverse."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Normalisation":
@@ -83,8 +81,7 @@ class Normalisation:
         known = {field.name for field in fields(cls)}
         if set(values) != known:
             raise CatalogueError(
-                f"a normalisation has the keys {', '.join(sorted(known))}; found "
-                f"{', '.join(sorted(values)) or 'none'}"
+                f"a normalisation has the keys {', '.join(sorted(known))}; found {', '.join(sorted(values)) or 'none'}"
             )
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in values.items()
@@ -138,9 +135,7 @@ def normalisation_for(
     )
 
 
-def to_physical(
-    dn: Num[Tensor, "*batch band row col"], n: Normalisation
-) -> Float[Tensor, "*batch band row col"]:
+def to_physical(dn: Num[Tensor, "*batch band row col"], n: Normalisation) -> Float[Tensor, "*batch band row col"]:
     """Decode stored numbers to physical units, float32. What has no logarithm becomes NaN.
 
     Property: the numbers of a band depend on that band alone.
@@ -193,9 +188,7 @@ def standardise(
     return torch.where(usable, standard, 0.0)
 
 
-def restore(
-    x: Float[Tensor, "*batch band row col"], n: Normalisation
-) -> Float[Tensor, "*batch band row col"]:
+def restore(x: Float[Tensor, "*batch band row col"], n: Normalisation) -> Float[Tensor, "*batch band row col"]:
     """Turn network input back into physical units: the inverse of `standardise` where nothing was clipped."""
     _check_bands(x, n)
     scaled = x * _per_band(n.std, x) + _per_band(n.mean, x)

@@ -41,9 +41,7 @@ class Journal:
                 file.seek(0)
                 file.truncate(self._load(file))
         except OSError as problem:
-            raise OutputError(
-                f"cannot write the journal '{path}': {problem.strerror or problem}"
-            ) from problem
+            raise OutputError(f"cannot write the journal '{path}': {problem.strerror or problem}") from problem
 
     def add(self, key: str, result: Any) -> None:
         """Note a finished piece.

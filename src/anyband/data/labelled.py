@@ -153,7 +153,14 @@ def _read_columns(table: Path) -> dict[str, list[str]]:
         read = pyarrow.parquet.read_table(table)
     except (OSError, pyarrow.ArrowException) as problem:
         raise ManifestError(f"cannot read '{table}' as a Parquet table: {problem}") from problem
+    _check_distinct(read.column_names, table)
     return {name: [_text(value) for value in read.column(name).to_pylist()] for name in read.column_names}
+
+
+def _check_distinct(names: Sequence[str], table: Path) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ManifestError(f"'{table}' has column '{twice[0]}' twice; keep one of them")
 
 
 def _text(value: object) -> str:
@@ -166,8 +173,10 @@ def _read_csv(table: Path) -> dict[str, list[str]]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise ManifestError(f"cannot read '{table}' as a CSV table: {problem}") from problem
+    except OSError as problem:
+        raise ManifestError(f"cannot read '{table}': {problem.strerror or problem}") from problem
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise ManifestError(f"'{table}' is no CSV text in UTF-8: {problem}") from problem
     rows = [row for row in rows if row]
     if not rows:
         raise ManifestError(f"'{table}' is empty; it needs a header with the columns `path` and `label`")
@@ -177,7 +186,9 @@ def _read_csv(table: Path) -> dict[str, list[str]]:
                 f"row {number} of '{table}' has {len(row)} fields, the header has {len(rows[0])}; "
                 f"put text with commas in quotes"
             )
-    return {name.strip(): [row[index] for row in rows[1:]] for index, name in enumerate(rows[0])}
+    header = [name.strip() for name in rows[0]]
+    _check_distinct(header, table)
+    return {name: [row[index] for row in rows[1:]] for index, name in enumerate(header)}
 
 
 def _column(columns: Mapping[str, Sequence[str]], wanted: Sequence[str], table: Path) -> str:
@@ -226,8 +237,7 @@ def _collect(
     twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
     if twice:
         raise ManifestError(
-            f"'{name}' lists '{twice[0]}' more than once; an image in two places would leak from one split "
-            f"into another"
+            f"'{name}' lists '{twice[0]}' more than once; an image in two places would leak from one split into another"
         )
     classes = tuple(sorted({one for row in names for one in row}))
     if not classes:
@@ -260,9 +270,7 @@ def split(images: LabelledImages, *, val: float, test: float, seed: int) -> Labe
     if images.splits:
         return images
     if not (val >= 0 and test >= 0 and val + test < 1):
-        raise InputError(
-            f"shares must be 0 or more and leave some to learn from, found val {val:g}, test {test:g}"
-        )
+        raise InputError(f"shares must be 0 or more and leave some to learn from, found val {val:g}, test {test:g}")
     _check_class_sizes(images, num_parts=1 + (val > 0) + (test > 0))
     everything = np.arange(len(images))
     classes = None if images.multi_label else images.targets()
@@ -287,9 +295,7 @@ def _halves(indices: Array, classes: Array | None, *, share: float, seed: int) -
             indices, test_size=share, random_state=seed % 2**32, stratify=classes, shuffle=True
         )
     except ValueError as problem:
-        raise InputError(
-            f"{len(indices)} images can't be split with a share of {share:g}: {problem}"
-        ) from problem
+        raise InputError(f"{len(indices)} images can't be split with a share of {share:g}: {problem}") from problem
     return first, second
 
 

@@ -89,12 +89,9 @@ def read_manifest(path: Path) -> list[ImageEntry]:
     else:
         rows = _parquet_rows(path)
     if not rows:
-        raise ManifestError(
-            f"manifest '{path}' has no images; give it a row for each (columns: {', '.join(COLUMNS)})"
-        )
+        raise ManifestError(f"manifest '{path}' has no images; give it a row for each (columns: {', '.join(COLUMNS)})")
     entries = [
-        _located(row, folder=path.parent, where=f"row {number} of '{path}'")
-        for number, row in enumerate(rows, 1)
+        _located(row, folder=path.parent, where=f"row {number} of '{path}'") for number, row in enumerate(rows, 1)
     ]
     _check_consistent(entries, path)
     return entries
@@ -136,9 +133,7 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path) -> ImageEntry:
     given = {key: value for key, value in row.items() if not _is_absent(value) and key not in _IGNORED}
     for key in given:
         if key not in COLUMNS:
-            raise ManifestError(
-                f"column '{key}' is unknown ({', '.join(COLUMNS)}){nearest_name(str(key), COLUMNS)}"
-            )
+            raise ManifestError(f"column '{key}' is unknown ({', '.join(COLUMNS)}){nearest_name(str(key), COLUMNS)}")
     for key in ("path", "sensor"):
         if key not in given:
             raise ManifestError(f"'{key}' is missing; it is {COLUMNS[key]}")
@@ -184,8 +179,7 @@ def _check_consistent(entries: Sequence[ImageEntry], path: Path) -> None:
         first = seen.setdefault((entry.source, entry.sensor.name), number)
         if entries[first] != entry:
             raise ManifestError(
-                f"rows {first + 1} and {number + 1} of '{path}' say different things of one image, "
-                f"'{entry.name}'"
+                f"rows {first + 1} and {number + 1} of '{path}' say different things of one image, '{entry.name}'"
             )
 
 
@@ -195,18 +189,22 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             cells = [row for row in reader if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise ManifestError(f"cannot read manifest '{path}': {problem}") from problem
+    except OSError as problem:
+        raise ManifestError(f"cannot read manifest '{path}': {problem.strerror or problem}") from problem
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise ManifestError(f"manifest '{path}' is no CSV text in UTF-8: {problem}") from problem
     header = [name.strip() for name in header]
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise ManifestError(f"manifest '{path}' has column '{twice[0]}' twice")
+    _check_distinct(header, path)
     for number, row in enumerate(cells, 1):
         if len(row) != len(header):
-            raise ManifestError(
-                f"row {number} of '{path}' has {len(row)} cells, the header has {len(header)} columns"
-            )
+            raise ManifestError(f"row {number} of '{path}' has {len(row)} cells, the header has {len(header)} columns")
     return [dict(zip(header, (cell.strip() for cell in row), strict=True)) for row in cells]
+
+
+def _check_distinct(header: Sequence[str], path: Path) -> None:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ManifestError(f"manifest '{path}' has column '{twice[0]}' twice; keep one of them")
 
 
 def _yaml_rows(path: Path) -> list[dict[str, Any]]:
@@ -220,13 +218,21 @@ def _yaml_rows(path: Path) -> list[dict[str, Any]]:
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     try:
-        return cast(list[dict[str, Any]], pq.read_table(path).to_pylist())
+        table = pq.read_table(path)
     except (OSError, pa.ArrowException) as problem:
         raise ManifestError(f"cannot read manifest '{path}': {problem}") from problem
+    _check_distinct(table.column_names, path)
+    rows = cast(list[dict[str, Any]], table.to_pylist())
+    # Tables of data frames hold NaN where nothing stands.
+    return [{key: None if _is_nan(value) else value for key, value in row.items()} for row in rows]
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _is_absent(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    return value is None or value == ""
 
 
 def _items(value: Any) -> list[Any]:
@@ -314,10 +320,11 @@ def _datetime(value: Any, column: str) -> dt.datetime:
         try:
             time = dt.datetime.fromisoformat(str(value).strip())
         except ValueError as problem:
-            raise ManifestError(
-                f"{column} '{value}' is not ISO 8601, such as 2020-07-01T10:30:00Z"
-            ) from problem
-    return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+            raise ManifestError(f"{column} '{value}' is not ISO 8601, such as 2020-07-01T10:30:00Z") from problem
+    try:
+        return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+    except OverflowError as problem:
+        raise ManifestError(f"{column} '{value}' is before year 1 or after year 9999 in UTC") from problem
 
 
 def _optional_number(given: Mapping[str, Any], column: str) -> float | None:
@@ -335,7 +342,5 @@ def _split(value: Any) -> Split | None:
     if value is None:
         return None
     if value not in SPLITS:
-        raise ManifestError(
-            f"split '{value}' is unknown ({', '.join(SPLITS)}){nearest_name(str(value), SPLITS)}"
-        )
+        raise ManifestError(f"split '{value}' is unknown ({', '.join(SPLITS)}){nearest_name(str(value), SPLITS)}")
     return cast(Split, value)

@@ -112,6 +112,5 @@ def _stretched(shown: Array, reference: Array, percentiles: tuple[float, float])
 def _check(physical: Array, sensor: Sensor) -> None:
     if physical.shape[0] != len(sensor.bands):
         raise InputError(
-            f"an image of '{sensor.name}' has {len(sensor.bands)} bands, found an array of shape "
-            f"{physical.shape}"
+            f"an image of '{sensor.name}' has {len(sensor.bands)} bands, found an array of shape {physical.shape}"
         )

@@ -137,8 +137,7 @@ def _check_overlap(layout: Layout, images: Sequence[PlacedImage]) -> None:
         others = layout.boxes[:position] + layout.boxes[position + 1 :]
         if not any(box.shared_with(other) for other in others):
             raise GeometryError(
-                f"'{images[position].name}' does not overlap any other image of it; "
-                "give it a place of its own"
+                f"'{images[position].name}' does not overlap any other image of it; give it a place of its own"
             )
 
 
@@ -208,9 +207,7 @@ def _notes(images: Sequence[PlacedImage], chosen: Sequence[int]) -> list[str]:
     across = {int(a) for a, b in zip(first, second, strict=True) if placed[a].grid.crs != placed[b].grid.crs}
     if not across:
         return []
-    return [
-        f"{len(across)} images overlap images of another CRS; they are not joined to a place: reproject them"
-    ]
+    return [f"{len(across)} images overlap images of another CRS; they are not joined to a place: reproject them"]
 
 
 def _lonlat_polygon(grid: Grid) -> Any:

@@ -74,9 +74,7 @@ def prepare(
             survey_images(job)
             writer = cut_pieces(job, plan_pieces(job, group_images(job)))
         report = report_of(job, writer)
-        writer.finish(
-            StoreHeader(sensors=sensors, options=options.to_dict(), report=report.to_dict(), inputs=inputs)
-        )
+        writer.finish(StoreHeader(sensors=sensors, options=options.to_dict(), report=report.to_dict(), inputs=inputs))
         if options.statistics:
             report = _with_statistics(work.store, report, run)
         work.publish()
@@ -88,8 +86,7 @@ def _sensors(entries: Sequence[ImageEntry]) -> dict[str, Sensor]:
     for entry in entries:
         if sensors.setdefault(entry.product.name, entry.product) != entry.product:
             raise ManifestError(
-                f"two different sensors are named '{entry.product.name}' (one is of '{entry.name}'); "
-                "rename one"
+                f"two different sensors are named '{entry.product.name}' (one is of '{entry.name}'); rename one"
             )
     return sensors
 
@@ -130,8 +127,7 @@ def _finished(out: Path, inputs: str, run: PrepareRun) -> PrepareReport | None:
         return PrepareReport.from_dict(store.report, was_complete=True)
     if not run.overwrite:
         raise OutputError(
-            f"'{out}' is a chip store of other images or options; replace it with --overwrite, "
-            "or name another output"
+            f"'{out}' is a chip store of other images or options; replace it with --overwrite, or name another output"
         )
     return None
 

@@ -1,5 +1,6 @@
 """What is prepared, and how."""
 
+import math
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,14 +33,13 @@ class PrepareOptions:
         if self.chip_px is not None and self.chip_m is not None:
             raise InputError("chip_px and chip_m both say how large a chip is; give one of them")
         if self.chip_px is not None and self.chip_px < _MIN_CHIP_PX:
-            raise InputError(
-                f"chips of {self.chip_px} pixels are smaller than a patch ({_MIN_CHIP_PX} pixels)"
-            )
-        if self.chip_m is not None and not self.chip_m > 0:
-            raise InputError(f"chip_m must be over 0 metres, found {self.chip_m:g}")
+            raise InputError(f"chips of {self.chip_px} pixels are smaller than a patch ({_MIN_CHIP_PX} pixels)")
+        if self.chip_m is not None and not 0 < self.chip_m < math.inf:
+            raise InputError(f"chip_m must be over 0 metres and finite, found {self.chip_m:g}")
         if not 0 <= self.min_valid <= 1:
             raise InputError(f"min_valid is a share from 0 to 1, found {self.min_valid:g}")
-        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+        # Written so that a share that is no number fails too.
+        if not (min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) <= 1e-6):
             raise InputError(f"the shares of train, val and test must sum to 1, found {self.fractions}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,3 +61,7 @@ class PrepareRun:
     """Whether an image that can't be used is an error instead of skipped."""
     shown: bool = False
     """Whether to show progress."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"workers must be at least 1, found {self.workers}")

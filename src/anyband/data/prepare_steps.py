@@ -88,9 +88,7 @@ def survey_images(job: PrepareJob) -> None:
     numbers = [number for number in range(len(job.entries)) if number not in repeated]
     pieces = [(f"survey {number}", job.entries[number]) for number in numbers]
     with progress("looking at images", len(pieces), shown=job.run.shown) as advance:
-        results = run_pieces(
-            pieces, survey_image, journal=job.work.journal, executor=job.pool, workers=job.run.workers
-        )
+        results = run_pieces(pieces, survey_image, journal=job.work.journal, executor=job.pool, workers=job.run.workers)
         for number, (_, result) in zip(numbers, results, strict=True):
             if "skipped" in result:
                 job.skip(number, result["skipped"])
@@ -104,9 +102,7 @@ def _repeated(entries: Sequence[ImageEntry]) -> set[int]:
     """Find the entries that equal an earlier one."""
     first: dict[tuple[RasterSource, str], int] = {}
     numbers = enumerate(entries)
-    return {
-        number for number, one in numbers if first.setdefault((one.source, one.sensor.name), number) < number
-    }
+    return {number for number, one in numbers if first.setdefault((one.source, one.sensor.name), number) < number}
 
 
 def _check_some_left(job: PrepareJob, count: int) -> None:
@@ -115,8 +111,7 @@ def _check_some_left(job: PrepareJob, count: int) -> None:
     reasons = [job.skipped[number] for number in sorted(job.skipped)][:_NAMED_PROBLEMS]
     more = len(job.skipped) - len(reasons)
     raise RasterError(
-        f"none of the {len(job.entries)} images can be used: {'; '.join(reasons)}"
-        f"{f'; and {more} more' if more else ''}"
+        f"none of the {len(job.entries)} images can be used: {'; '.join(reasons)}{f'; and {more} more' if more else ''}"
     )
 
 
@@ -266,9 +261,7 @@ def _skip_empty(job: PrepareJob, best: Mapping[int, float]) -> None:
         if share == 0:
             job.skip(image, f"'{name}' has no data: every pixel is nodata, NaN or masked")
         elif share < least:
-            job.skip(
-                image, f"'{name}' has no chip with at least {least:.0%} of data (the best has {share:.0%})"
-            )
+            job.skip(image, f"'{name}' has no chip with at least {least:.0%} of data (the best has {share:.0%})")
 
 
 def _note_interpolated(job: PrepareJob, pieces: Sequence[Piece]) -> None:

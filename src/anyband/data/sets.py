@@ -89,8 +89,7 @@ def find_pairs(
         kinds = ", ".join(f"{first} + {second}" for first, second in wanted)
         where = f"split '{split}' of store" if split else "store"
         raise StoreError(
-            f"no footprint in {where} '{store.path}' has a pair of {kinds}; "
-            "`anyband prepare --show` lists what it has"
+            f"no footprint in {where} '{store.path}' has a pair of {kinds}; `anyband prepare --show` lists what it has"
         )
     return _pairs(store, np.array(found, dtype=np.int64))
 
@@ -154,9 +153,7 @@ class PairSampler:
         return rows[permutation(self._seed, step=number, purpose=f"order of pairs {kind}", size=len(rows))]
 
 
-def _wanted(
-    store: ChipStore, sensors: Sequence[tuple[str, str]] | Literal["any"]
-) -> Sequence[tuple[str, str]]:
+def _wanted(store: ChipStore, sensors: Sequence[tuple[str, str]] | Literal["any"]) -> Sequence[tuple[str, str]]:
     if sensors == "any":
         return list(combinations(store.sensors, 2))
     for name in (name for pair in sensors for name in pair):
@@ -168,16 +165,12 @@ def _wanted(
     return sensors
 
 
-def _footprints(
-    store: ChipStore, split: Split | None, times: Sequence[float]
-) -> Iterator[dict[str, list[int]]]:
+def _footprints(store: ChipStore, split: Split | None, times: Sequence[float]) -> Iterator[dict[str, list[int]]]:
     """Give, for each footprint of the split, sensor → its chips by time."""
     columns = store.index.select(["place", "cell", "sensor", "split"]).to_pydict()
     rows = [row for row, own in enumerate(columns["split"]) if split in (None, own)]
     keys = list(zip(columns["place"], columns["cell"], strict=True))
-    for _, footprint in groupby(
-        sorted(rows, key=lambda row: (*keys[row], times[row], row)), keys.__getitem__
-    ):
+    for _, footprint in groupby(sorted(rows, key=lambda row: (*keys[row], times[row], row)), keys.__getitem__):
         chips: dict[str, list[int]] = {}
         for row in footprint:
             chips.setdefault(columns["sensor"][row], []).append(row)

@@ -58,9 +58,7 @@ def _batches(info: ArrayInfo, rows: Array) -> Iterator[Array]:
     yield from (rows[first : first + size] for first in range(0, len(rows), size))
 
 
-def _count(
-    store: ChipStore, array: str, rows: Array, counters: dict[tuple[str, str], StatisticsAccumulator]
-) -> None:
+def _count(store: ChipStore, array: str, rows: Array, counters: dict[tuple[str, str], StatisticsAccumulator]) -> None:
     chips, valid = store.read(array, rows)
     physical = _decode(store, array, chips)
     for position, band in enumerate(store.arrays[array].bands):

@@ -22,7 +22,7 @@ import pyarrow as pa
 import tensorstore as ts
 
 from anyband.data.chip_index import read_index
-from anyband.errors import StoreError, nearest_name
+from anyband.errors import AnybandError, StoreError, nearest_name
 from anyband.sensors.catalogue import sensor_from_dict
 from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
 from anyband.shapes import Array, Bool, Int, Num
@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 STORE_VERSION = 1
+
+# What reading the wrong JSON raises: a key that is missing, a value of another kind, a number out of range.
+_WRONG_JSON = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 # Name of the only encoding that the sensor of an array has: the one its numbers are stored in.
 _STORED = "stored"
@@ -101,9 +104,7 @@ class ChipStore:
         """Use `ChipStore.open`."""
         self.path = path
         self.version: int = header["version"]
-        self.sensors: dict[str, Sensor] = {
-            name: sensor_from_dict(entry) for name, entry in header["sensors"].items()
-        }
+        self.sensors: dict[str, Sensor] = {name: sensor_from_dict(entry) for name, entry in header["sensors"].items()}
         infos = [ArrayInfo.from_dict(entry) for entry in header["arrays"]]
         self.arrays: dict[str, ArrayInfo] = {info.name: info for info in infos}
         self.statistics: dict[str, dict[str, BandStatistics]] = {
@@ -115,9 +116,7 @@ class ChipStore:
         self.inputs: str | None = header.get("inputs")
         self.index = index
         self._chips = {name: _open_array(path / "chips" / name) for name in self.arrays}
-        self._valid = {
-            name: _open_array(path / "valid" / name) for name, info in self.arrays.items() if info.has_valid
-        }
+        self._valid = {name: _open_array(path / "valid" / name) for name, info in self.arrays.items() if info.has_valid}
 
     @classmethod
     def open(cls, path: Path) -> "ChipStore":
@@ -127,13 +126,15 @@ class ChipStore:
             StoreError: nothing is there, it is unfinished, broken, or of another version.
         """
         header = _read_header(path)
+        index = read_index(path / "index.parquet")
         try:
-            store = cls(path, header, read_index(path / "index.parquet"))
-        except (KeyError, TypeError, AttributeError) as problem:
-            raise StoreError(
-                f"'{path / 'store.json'}' is broken ({problem!r}); prepare the store again"
-            ) from problem
-        store._check_whole()
+            store = cls(path, header, index)
+            store._check_arrays()
+            store._check_whole()
+        except StoreError:
+            raise
+        except (AnybandError, *_WRONG_JSON) as problem:
+            raise _broken(path / "store.json", problem) from problem
         return store
 
     def read(
@@ -155,8 +156,7 @@ class ChipStore:
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < info.num_chips):
             raise StoreError(
-                f"array '{array}' has rows 0 to {info.num_chips - 1}, "
-                f"asked for {wanted.min()} to {wanted.max()}"
+                f"array '{array}' has rows 0 to {info.num_chips - 1}, asked for {wanted.min()} to {wanted.max()}"
             )
         whole = self._whole_rows[array][wanted]
         chips = self._chips[array][wanted].read()
@@ -171,9 +171,7 @@ class ChipStore:
         """Make the sensor of an array: its bands only, with one encoding, the stored one."""
         info = self._info(array)
         sensor = self.sensors[info.sensor].select(info.bands)
-        bands = tuple(
-            replace(band, encodings=((_STORED, info.encoding[band.name]),)) for band in sensor.bands
-        )
+        bands = tuple(replace(band, encodings=((_STORED, info.encoding[band.name]),)) for band in sensor.bands)
         return replace(sensor, bands=bands, default_encoding=_STORED, nodata=info.nodata)
 
     def normalisation(self, array: str, *, source: Literal["catalogue", "store"]) -> "Normalisation":
@@ -241,21 +239,33 @@ class ChipStore:
             )
         return self.arrays[array]
 
+    def _check_arrays(self) -> None:
+        """See that the header and the arrays agree."""
+        for name, info in self.arrays.items():
+            sensor = self.array_sensor(name)
+            declared = (info.num_chips, len(sensor.bands), info.height, info.width)
+            kinds = [(self._chips[name], info.dtype)]
+            kinds += [(self._valid[name], "uint8")] if info.has_valid else []
+            for opened, dtype in kinds:
+                found = (tuple(opened.shape), opened.dtype.name)
+                if found != (declared, dtype):
+                    raise StoreError(
+                        f"store '{self.path}' is broken: array '{name}' is declared as {declared} of {dtype}, "
+                        f"found {found[0]} of {found[1]}; prepare the store again"
+                    )
+
     def _check_whole(self) -> None:
         """A shard that is missing would read as zeros, silently, so look for each."""
         counted = sum(info.num_chips for info in self.arrays.values())
         if counted != self.index.num_rows:
             raise StoreError(
-                f"store '{self.path}' has {counted} chips and {self.index.num_rows} rows of index; "
-                "prepare it again"
+                f"store '{self.path}' has {counted} chips and {self.index.num_rows} rows of index; prepare it again"
             )
         for info in self.arrays.values():
             for shard in range(-(-info.num_chips // info.chips_per_shard)):
                 file = self.path / "chips" / info.name / "c" / str(shard) / "0" / "0" / "0"
                 if not file.is_file():
-                    raise StoreError(
-                        f"store '{self.path}' is incomplete: '{file}' is missing; prepare it again"
-                    )
+                    raise StoreError(f"store '{self.path}' is incomplete: '{file}' is missing; prepare it again")
 
 
 def partial_path(path: Path) -> Path:
@@ -270,10 +280,7 @@ def header_text(header: Mapping[str, Any]) -> str:
 
 def statistics_to_dict(statistics: Mapping[str, Mapping[str, BandStatistics]]) -> dict[str, Any]:
     """Make plain JSON of statistics."""
-    return {
-        sensor: {band: dict(vars(entry)) for band, entry in bands.items()}
-        for sensor, bands in statistics.items()
-    }
+    return {sensor: {band: dict(vars(entry)) for band, entry in bands.items()} for sensor, bands in statistics.items()}
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -281,22 +288,19 @@ def _read_header(path: Path) -> dict[str, Any]:
     if not file.is_file():
         if partial_path(path).is_dir():
             raise StoreError(
-                f"store '{path}' is not finished; run the same `anyband prepare` again, "
-                "it goes on where it stopped"
+                f"store '{path}' is not finished; run the same `anyband prepare` again, it goes on where it stopped"
             )
-        raise StoreError(
-            f"there is no chip store at '{path}' (no 'store.json'); make one with `anyband prepare`"
-        )
+        raise StoreError(f"there is no chip store at '{path}' (no 'store.json'); make one with `anyband prepare`")
     try:
         header = json.loads(file.read_text(encoding="utf-8"))
-        version = int(header["version"])
-    except (ValueError, KeyError, TypeError, OSError) as problem:
-        raise StoreError(f"'{file}' is broken ({problem!r}); prepare the store again") from problem
+        version = header["version"]
+    except (OSError, *_WRONG_JSON) as problem:
+        raise _broken(file, problem) from problem
+    if not isinstance(version, int):
+        raise StoreError(f"'{file}' is broken (its version is {version!r}); prepare the store again")
     if version != STORE_VERSION:
         advice = "update anyband" if version > STORE_VERSION else "prepare the store again"
-        raise StoreError(
-            f"store '{path}' has version {version}; this anyband reads version {STORE_VERSION}; {advice}"
-        )
+        raise StoreError(f"store '{path}' has version {version}; this anyband reads version {STORE_VERSION}; {advice}")
     return dict(header)
 
 
@@ -308,7 +312,11 @@ def _open_array(path: Path) -> ts.TensorStore:
         "recheck_cached_data": "open",
         "recheck_cached_metadata": "open",
     }
-    opened: ts.TensorStore = _result(ts.open(spec, open=True, read=True), path)
+    try:
+        opening = ts.open(spec, open=True, read=True)
+    except ValueError as problem:
+        raise StoreError(f"array '{path}' can't be opened: {problem}; prepare the store again") from problem
+    opened: ts.TensorStore = _result(opening, path)
     return opened
 
 
@@ -317,4 +325,9 @@ def _result(future: Any, path: Path) -> Any:
     try:
         return future.result()
     except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError) as problem:
-        raise StoreError(f"store '{path}' can't be read: {str(problem).split(' [')[0]}") from problem
+        raise StoreError(f"store '{path}' can't be read: {str(problem).split(' [')[0]}; prepare it again") from problem
+
+
+def _broken(file: Path, problem: Exception) -> StoreError:
+    found = f"it has no {problem}" if isinstance(problem, KeyError) else str(problem)
+    return StoreError(f"'{file}' is broken ({found}); prepare the store again")

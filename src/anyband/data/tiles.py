@@ -60,12 +60,7 @@ class Window:
 
     def is_inside(self, height: int, width: int) -> bool:
         """Tell whether the window lies wholly inside an image of this size."""
-        return (
-            self.row >= 0
-            and self.col >= 0
-            and self.row + self.height <= height
-            and self.col + self.width <= width
-        )
+        return self.row >= 0 and self.col >= 0 and self.row + self.height <= height and self.col + self.width <= width
 
     def moved_by(self, rows: int, cols: int) -> "Window":
         """Shift the window; its size stays."""
@@ -114,9 +109,7 @@ class Grid:
     def bounds(self) -> Bounds:
         """The rectangle around all four corners, in coordinates of the CRS."""
         corners = [
-            self.to_coordinates(row, col)
-            for row in (0.0, float(self.height))
-            for col in (0.0, float(self.width))
+            self.to_coordinates(row, col) for row in (0.0, float(self.height)) for col in (0.0, float(self.width))
         ]
         xs, ys = [x for x, _ in corners], [y for _, y in corners]
         return Bounds(left=min(xs), bottom=min(ys), right=max(xs), top=max(ys))

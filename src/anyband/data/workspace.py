@@ -116,9 +116,7 @@ def _held(folder: Path) -> Iterator[None]:
                 ) from problem
             yield
     except PermissionError as problem:
-        raise OutputError(
-            f"'{folder}' is not writable ({problem.strerror}); name another output"
-        ) from problem
+        raise OutputError(f"'{folder}' is not writable ({problem.strerror}); name another output") from problem
 
 
 def _clear(folder: Path) -> None:

@@ -85,10 +85,11 @@ class BandStatistics:
     """Standard deviation of the scaled values."""
 
     def __post_init__(self) -> None:
-        if not self.p01 < self.p99 or not self.std > 0:
+        are_finite = all(math.isfinite(value) for value in (self.p01, self.p99, self.mean, self.std))
+        if not (are_finite and self.p01 < self.p99 and self.std > 0):
             raise CatalogueError(
-                f"band statistics need p01 < p99 and std > 0, found p01 {self.p01:g}, p99 {self.p99:g}, "
-                f"std {self.std:g}"
+                f"band statistics need p01 < p99 and std > 0, all finite, found p01 {self.p01:g}, "
+                f"p99 {self.p99:g}, mean {self.mean:g}, std {self.std:g}"
             )
 
 

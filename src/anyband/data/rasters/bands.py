@@ -109,9 +109,7 @@ def _declared(band: str, name: str, sensor: Sensor, sheets: Sequence[Sheet]) -> 
         return _found_by_own_name(sensor.band(band).name, sensor, sheets)
     candidates = _candidates(sheets)
     exact = [place for place, names in candidates if name in names]
-    folded = [
-        place for place, names in candidates if name.casefold() in [known.casefold() for known in names]
-    ]
+    folded = [place for place, names in candidates if name.casefold() in [known.casefold() for known in names]]
     fitting = exact or folded
     if len(fitting) > 1:
         raise RasterError(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from anyband.data.rasters.georeference import crs_name
@@ -18,6 +19,9 @@ from anyband.errors import RasterError
 from anyband.shapes import Array, Bool, Shaped
 
 __all__ = ["GdalSheet", "open_quietly"]
+
+# What rasterio raises for damaged files: its own errors, GDAL's, and those of texts that are no UTF-8.
+_LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
 
 # `warnings.catch_warnings` changes a global list, so only one thread may be inside it.
 _warnings_lock = threading.Lock()
@@ -34,15 +38,22 @@ class GdalSheet:
         """
         self.path = path
         self._dataset = _open(path)
-        dataset = self._dataset
+        try:
+            with rasterio.Env():
+                self._describe(self._dataset)
+        except _LIBRARY_ERRORS as problem:
+            raise RasterError(
+                f"'{path}' is damaged: its header can't be read ({_cause(problem)}); get it again or leave it out"
+            ) from problem
+
+    def _describe(self, dataset: Any) -> None:
+        """Take what the header says. Outside of an `Env` GDAL writes warnings of damaged files to stderr."""
         self._numbers = tuple(
             number
             for number, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True)
             if meaning != ColorInterp.alpha
         )
-        self.names: tuple[str, ...] = tuple(
-            (dataset.descriptions[number - 1] or "") for number in self._numbers
-        )
+        self.names: tuple[str, ...] = tuple((dataset.descriptions[number - 1] or "") for number in self._numbers)
         self.height = int(dataset.height)
         self.width = int(dataset.width)
         self.crs = crs_name(dataset.crs.to_wkt()) if dataset.crs else None
@@ -65,9 +76,10 @@ class GdalSheet:
         numbers = [self._numbers[position] for position in positions]
         place = RasterioWindow(window.col, window.row, window.width, window.height)
         try:
-            stored = self._dataset.read(numbers, window=place)
-            valid = self._dataset.read_masks(numbers, window=place) > 0 if self._has_mask else None
-        except RasterioError as problem:
+            with rasterio.Env():
+                stored = self._dataset.read(numbers, window=place)
+                valid = self._dataset.read_masks(numbers, window=place) > 0 if self._has_mask else None
+        except _LIBRARY_ERRORS as problem:
             raise RasterError(
                 f"cannot read '{self.path}' at {window}: the file is truncated or damaged "
                 f"({_cause(problem)}); get it again or leave it out"
@@ -96,8 +108,10 @@ def _open(path: Path) -> Any:
         raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
     try:
         return open_quietly(path)
-    except RasterioIOError as problem:
-        raise RasterError(f"cannot open '{path}' as a raster: {_cause(problem)}") from problem
+    except _LIBRARY_ERRORS as problem:
+        raise RasterError(
+            f"cannot open '{path}' as a raster: {_cause(problem)}; get it again or leave it out"
+        ) from problem
 
 
 def _transform(dataset: Any) -> Transform:

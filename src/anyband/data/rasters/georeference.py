@@ -51,9 +51,7 @@ def pixel_size_m(transform: Transform, *, crs: str, height: int, width: int) -> 
     system = CRS.from_user_input(crs)
     a, b, c, d, e, f = transform
     row, col = height / 2, width / 2
-    corners = [
-        (col + step_col, row + step_row) for step_col, step_row in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))
-    ]
+    corners = [(col + step_col, row + step_row) for step_col, step_row in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]
     xs = [a * x + b * y + c for x, y in corners]
     ys = [d * x + e * y + f for x, y in corners]
     to_degrees = Transformer.from_crs(system, system.geodetic_crs or 4326, always_xy=True)

@@ -28,9 +28,7 @@ _SPACING_TOLERANCE = 0.01
 class NetcdfSheet:
     """The image variables of one file that share the largest grid in it."""
 
-    def __init__(
-        self, path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None
-    ) -> None:
+    def __init__(self, path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None) -> None:
         """Open a file and choose a time of it.
 
         Raises:
@@ -38,6 +36,17 @@ class NetcdfSheet:
         """
         self.path = path
         self._file = _open(path)
+        try:
+            self._describe(time_index, time)
+        except RasterError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as problem:
+            raise RasterError(
+                f"'{path}' is damaged: what it says of its variables can't be read ({problem})"
+            ) from problem
+
+    def _describe(self, time_index: int | None, time: datetime.datetime | None) -> None:
+        path = self.path
         variables = _image_variables(self._file, path)
         first = next(iter(variables.values()))
         self.names: tuple[str, ...] = tuple(variables)
@@ -105,15 +114,16 @@ def _open(path: Path) -> Any:
     try:
         import h5netcdf
     except ModuleNotFoundError as problem:
-        raise RasterError(
-            f"'{path}' is netCDF, which needs h5netcdf: pip install 'anyband[netcdf]'"
-        ) from problem
+        raise RasterError(f"'{path}' is netCDF, which needs h5netcdf: pip install 'anyband[netcdf]'") from problem
     if not path.exists():
         raise RasterError(f"'{path}' does not exist")
     if path.stat().st_size == 0:
         raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
     try:
-        return h5netcdf.File(path, "r", decode_vlen_strings=True, phony_dims="sort")
+        # A file that fails to open is closed all the same, and for that must know that it is not writable;
+        # else Python prints a traceback beside our message.
+        read_only = type("ReadOnlyFile", (h5netcdf.File,), {"_writable": False})
+        return read_only(path, "r", decode_vlen_strings=True, phony_dims="sort")
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
         raise RasterError(f"cannot open '{path}' as netCDF or HDF5: {problem}") from problem
 
@@ -123,9 +133,7 @@ def _image_variables(file: Any, path: Path) -> dict[str, Any]:
     found = {
         name: variable
         for name, variable in file.variables.items()
-        if len(variable.shape) in (2, 3)
-        and np.dtype(variable.dtype).kind in "iuf"
-        and name not in variable.dimensions
+        if len(variable.shape) in (2, 3) and np.dtype(variable.dtype).kind in "iuf" and name not in variable.dimensions
     }
     if not found:
         raise RasterError(
@@ -220,9 +228,17 @@ def _times(file: Any, variable: Any) -> tuple[datetime.datetime, ...]:
         return ()
     axis = file.variables[dimension]
     values = np.asarray(axis[...])
+    try:
+        return _parsed_times(values, _text(axis.attrs.get("units", "")).strip())
+    except (ValueError, OverflowError):
+        # Times that we can't read are as good as none: an image can still be chosen by its number.
+        return ()
+
+
+def _parsed_times(values: Array, units: str) -> tuple[datetime.datetime, ...]:
     if values.dtype.kind in "OSU":
         return tuple(_utc(datetime.datetime.fromisoformat(_text(value))) for value in values)
-    since = re.fullmatch(r"(second|minute|hour|day)s? since (.+)", _text(axis.attrs.get("units", "")).strip())
+    since = re.fullmatch(r"(second|minute|hour|day)s? since (.+)", units)
     if since is None:
         return ()
     start = _utc(datetime.datetime.fromisoformat(since[2].strip().removesuffix(" UTC")))

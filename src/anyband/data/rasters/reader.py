@@ -70,8 +70,7 @@ class RasterReader:
         )
         """NumPy type that holds the stored numbers of all bands."""
         self._nodata = tuple(
-            _first_known(source.nodata, sheets[index].nodata[position], sensor.nodata)
-            for index, position in places
+            _first_known(source.nodata, sheets[index].nodata[position], sensor.nodata) for index, position in places
         )
         self.datetime: datetime.datetime | None = _common_time(used)
         """Time of the image where the file says it, UTC."""
@@ -146,7 +145,7 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
         A reader, closed when the block ends.
 
     Raises:
-        RasterError: a file is missing, empty, corrupt, or doesn't say which band is which.
+        RasterError: a file is missing, empty, corrupt, doesn't say which band is which, or has no such time.
         GeometryError: bands lie on different coordinate systems, or shapes don't fit.
     """
     with contextlib.ExitStack() as opened:
@@ -157,6 +156,7 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
             return one
 
         sheets = [sheet(path) for path in _files(source, sensor)]
+        _check_time(source, sheets)
         valid_sheets = [sheet(path) for path in source.valid_paths]
         yield RasterReader(source, sensor, sheets, valid_sheets)
 
@@ -174,6 +174,15 @@ def _open_sheet(path: Path, source: RasterSource) -> Sheet:
     if path.suffix.lower() in _NETCDF_ENDINGS:
         return NetcdfSheet(path, time_index=source.time_index, time=source.time)
     return GdalSheet(path)
+
+
+def _check_time(source: RasterSource, sheets: Sequence[Sheet]) -> None:
+    """Refuse a time that is asked of files without a time axis, which would be ignored."""
+    if any(sheet.time_index is not None for sheet in sheets):
+        return
+    if source.time is not None or source.time_index not in (None, 0, -1):
+        asked = source.time_index if source.time is None else f"{source.time:%Y-%m-%d}"
+        raise RasterError(f"time {asked} is asked of '{sheets[0].path}', which has no time axis; leave the time out")
 
 
 def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) -> Grid:
@@ -210,8 +219,7 @@ def _placement(sheet: Sheet, grid: Grid) -> Placement:
         return place_by_shape(*shapes)
     if not same_crs(sheet.crs, grid.crs):
         raise GeometryError(
-            f"'{sheet.path}' has {sheet.crs or 'no coordinate system'}, the image has {grid.crs}; "
-            f"reproject one of them"
+            f"'{sheet.path}' has {sheet.crs or 'no coordinate system'}, the image has {grid.crs}; reproject one of them"
         )
     return place(grid.transform, shapes[0], sheet.transform, shapes[1])
 
@@ -240,18 +248,12 @@ def _valid_position(sheet: Sheet, source: RasterSource) -> int:
             f"{nearest_name(source.valid_variable, sheet.names)}"
         )
     if len(sheet.names) != 1:
-        raise RasterError(
-            f"mask '{sheet.path}' has {len(sheet.names)} bands; say which one by `valid_variable`"
-        )
+        raise RasterError(f"mask '{sheet.path}' has {len(sheet.names)} bands; say which one by `valid_variable`")
     return 0
 
 
 def _common_time(sheets: Sequence[Sheet]) -> datetime.datetime | None:
-    times = [
-        (sheet.times[sheet.time_index], sheet)
-        for sheet in sheets
-        if sheet.times and sheet.time_index is not None
-    ]
+    times = [(sheet.times[sheet.time_index], sheet) for sheet in sheets if sheet.times and sheet.time_index is not None]
     for time, sheet in times[1:]:
         if time.date() != times[0][0].date():
             raise RasterError(

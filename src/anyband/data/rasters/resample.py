@@ -67,9 +67,7 @@ def place(
     row_of_col, row_of_row = (a * td - d * ta) / determinant, (a * te - d * tb) / determinant
     turned = max(abs(col_of_row) * target_shape[0], abs(row_of_col) * target_shape[1])
     if turned > _PIXEL_TOLERANCE:
-        raise GeometryError(
-            "bands of one image lie on grids that are turned against each other; resample them first"
-        )
+        raise GeometryError("bands of one image lie on grids that are turned against each other; resample them first")
     col_offset = (e * (tc - c) - b * (tf - f)) / determinant
     row_offset = (a * (tf - f) - d * (tc - c)) / determinant
     return Placement(

@@ -206,7 +206,6 @@ def _check_written(beside: Path, layout: GeoTiffLayout, target: Path) -> None:
 
 def _block_is_inside(dataset: Any, number: int, row: int, col: int, size: int) -> bool:
     offset, length = (
-        int(dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=number) or 0)
-        for what in ("OFFSET", "SIZE")
+        int(dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=number) or 0) for what in ("OFFSET", "SIZE")
     )
     return offset > 0 and length > 0 and offset + length <= size
