@@ -38,12 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
     from anyband.tasks.pretrain import pretrain
     from anyband.tasks.recipe_files import load_recipe
 
     recipe = load_recipe(arguments.recipe, [*arguments.overrides, *arguments.more_overrides])
     result = pretrain(recipe, data=Path(arguments.data), out=Path(arguments.out), shown=not arguments.quiet)
-    if not arguments.quiet:
+    if not arguments.quiet and getattr(rank_zero_only, "rank", 0) == 0:
         print(f"{result.checkpoint} ({result.steps} steps)")
     return 0
 

@@ -92,7 +92,8 @@ def sensors_of(options: SimulateOptions) -> tuple[Sensor, ...]:
         raise InputError(f"a sensor is named twice: {', '.join(names)}")
     sizes: dict[str, float] = {}
     for name, gsd_m in options.gsd_m:
-        meant = resolve_sensor(name).name
+        # A sensor of the user's own goes by its name here, as messages write it, or by its file.
+        meant = name if name in names else resolve_sensor(name).name
         if meant in names:
             sizes[meant] = gsd_m
         elif (name, gsd_m) not in SimulateOptions.gsd_m:

@@ -12,7 +12,7 @@ from anyband.data.batch import RawPair
 from anyband.data.harmonise import Normalisation, standardise
 from anyband.data.sets import PairPlan, Pairs, PairSampler
 from anyband.data.store import ChipStore
-from anyband.errors import RecipeError
+from anyband.errors import CatalogueError, RecipeError
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.randomness import uniform
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign
@@ -50,11 +50,18 @@ def array_inputs(
     rules = assignment_rules(recipe)
     return {
         name: ArrayInput(
-            normalisation=store.normalisation(name, source=recipe.data.statistics),
+            normalisation=_normalisation(store, name, recipe),
             assignment=assign(store.array_sensor(name), ranges, rules),
         )
         for name in names
     }
+
+
+def _normalisation(store: ChipStore, array: str, recipe: PretrainRecipe) -> Normalisation:
+    try:
+        return store.normalisation(array, source=recipe.data.statistics)
+    except CatalogueError as problem:
+        raise CatalogueError(f"{problem}, and take them with data.statistics=store") from problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +118,7 @@ class SharedSampler(PairSampler):
 class PairPreparer:
     """Make network input of raw pairs; every draw is a function of (seed, step, sample)."""
 
-    def __init__(
-        self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device
-    ) -> None:
+    def __init__(self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device) -> None:
         """Move what is constant to the device."""
         self._recipe = recipe
         self._inputs = inputs
@@ -123,9 +128,7 @@ class PairPreparer:
             for name, entry in inputs.items()
         }
 
-    def prepare(
-        self, raw: RawPair, *, step: int, augment: AugmentOptions | None = None
-    ) -> tuple[PairBatch, PairNoise]:
+    def prepare(self, raw: RawPair, *, step: int, augment: AugmentOptions | None = None) -> tuple[PairBatch, PairNoise]:
         """Make the network input of a batch.
 
         Args:

@@ -1,0 +1,61 @@
+"""What `anyband pretrain` says: once whatever the number of processes, and advice that fits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+from anyband.cli import main
+from anyband.data.chip_index import ChipRecord
+from anyband.data.store import ArraySpec, ChipStore
+from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.errors import CatalogueError
+from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.sensor import Encoding
+from anyband.tasks import pretrain as pretraining
+from anyband.tasks.pretrain import PretrainResult
+from anyband.tasks.recipe import PretrainRecipe
+from anyband.tasks.run_plan import plan_run
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
+def test_only_the_first_process_names_the_result(
+    rank: int, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = PretrainResult(
+        checkpoint=Path("run/encoder.safetensors"),
+        best=None,
+        steps=2,
+        loss=1.0,
+        resumed_from=None,
+        already_finished=False,
+    )
+    monkeypatch.setattr(pretraining, "pretrain", lambda recipe, *, data, out, shown: result)
+    monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
+    assert main(["pretrain", "smarties_tiny", "--data", "store", "--out", "run"]) == 0
+    assert capsys.readouterr().out.count("encoder.safetensors (2 steps)") == lines
+
+
+def test_a_sensor_without_published_statistics_is_trained_with_those_of_the_store(tmp_path: Path) -> None:
+    sensors = {name: get_sensor(name) for name in ("landsat8-oli-tirs-l2", "sentinel1-grd")}
+    bands = {"landsat8-oli-tirs-l2": ("SR_B2",), "sentinel1-grd": ("VV",)}
+    chips = [
+        (
+            ArraySpec(
+                sensor=name,
+                bands=bands[name],
+                height=16,
+                width=16,
+                dtype="int16",
+                encoding=dict.fromkeys(bands[name], Encoding(scale=0.01)),
+                nodata=None,
+            ),
+            ChipRecord(place="p", cell="r000c000", sensor=name, source_path="p", valid_fraction=1.0),
+            Chip(pixels=np.ones((1, 16, 16), np.int16)),
+        )
+        for name in sensors
+    ]
+    write_store(tmp_path / "store", chips, StoreHeader(sensors=sensors))
+    with pytest.raises(CatalogueError, match=r"prepare --stats`, and take them with data\.statistics=store"):
+        plan_run(PretrainRecipe(name="catalogue"), ChipStore.open(tmp_path / "store"))
