@@ -39,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="anyband", description="One encoder for every Earth-observation sensor."
-    )
+    parser = argparse.ArgumentParser(prog="anyband", description="One encoder for every Earth-observation sensor.")
     parser.add_argument("--version", action="version", version=f"anyband {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for name, summary in VERBS.items():

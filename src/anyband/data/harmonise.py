@@ -4,6 +4,7 @@ stored → `transform(stored · scale + offset)` → clip to [p01, p99] → [0, 
 pixels are 0 in the end, which is the mean.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -76,17 +77,39 @@ class Normalisation:
         """Read what `to_dict` made.
 
         Raises:
-            CatalogueError: a key is missing or unknown.
+            CatalogueError: a key is missing or unknown, or a value is of another kind.
         """
         known = {field.name for field in fields(cls)}
         if set(values) != known:
             raise CatalogueError(
                 f"a normalisation has the keys {', '.join(sorted(known))}; found {', '.join(sorted(values)) or 'none'}"
             )
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in values.items()
-        }
+        plain: dict[str, Any] = {key: _plain(key, value) for key, value in values.items()}
         return cls(**plain)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Check one value of a normalisation that was read; lists become tuples."""
+    if key in ("sensor", "source"):
+        fits, kind = isinstance(value, str), "a text"
+    elif key == "nodata":
+        fits, kind = value is None or _is_number(value), "a number or null"
+    elif key in ("bands", "units", "transform"):
+        fits, kind = _is_list(value) and all(isinstance(one, str) for one in value), "a list of texts"
+    else:
+        fits = _is_list(value) and all(_is_number(one) and math.isfinite(one) for one in value)
+        kind = "a list of finite numbers"
+    if not fits:
+        raise CatalogueError(f"a normalisation needs {kind} as '{key}', found {value!r}")
+    return tuple(value) if _is_list(value) else value
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def normalisation_for(

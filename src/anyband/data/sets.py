@@ -146,11 +146,13 @@ class PairSampler:
 
     def _draw_kinds(self, epoch: int) -> Array:
         kinds = np.repeat(np.arange(len(self._batches_of_type)), self._batches_of_type)
-        return kinds[permutation(self._seed, step=epoch, purpose="order of batches", size=len(kinds))]
+        order = permutation(self._seed, step=epoch, purpose="order of batches", size=len(kinds))
+        return np.asarray(kinds[order])
 
     def _draw_round(self, kind: int, number: int) -> Array:
         rows = self._rows_of_type[kind]
-        return rows[permutation(self._seed, step=number, purpose=f"order of pairs {kind}", size=len(rows))]
+        order = permutation(self._seed, step=number, purpose=f"order of pairs {kind}", size=len(rows))
+        return np.asarray(rows[order])
 
 
 def _wanted(store: ChipStore, sensors: Sequence[tuple[str, str]] | Literal["any"]) -> Sequence[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Checkpoints: weights in the published layout, and in the header all that is needed to use them."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from anyband.models.header import (
     has_decoder,
     header_json,
     header_of,
+    header_records,
 )
 from anyband.models.layout import decoder_only, expected_shapes, from_published, num_ranges_of, to_published
 from anyband.models.smarties import Smarties, SmartiesConfig
@@ -117,10 +119,10 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
         config=config,
         state={name: tensor.float() for name, tensor in file.tensors.items()},
         ranges=_ranges(file.metadata, config),
-        normalisations=header_json(file.metadata, "normalisations") or {},
-        sensors=header_json(file.metadata, "sensors") or {},
+        normalisations=header_records(file.metadata, "normalisations"),
+        sensors=header_records(file.metadata, "sensors"),
         recipe=header_json(file.metadata, "recipe"),
-        step=int(step) if step.isdigit() else None,
+        step=int(step) if step.isdecimal() else None,
     )
 
 
@@ -155,9 +157,7 @@ def build_encoder(
     )
     state = from_published(encoder_only(checkpoint).state, config.num_ranges)
     encoder = Encoder(config, seed=None)
-    encoder.load_state_dict(
-        {name.removeprefix("encoder."): value for name, value in state.items()}, strict=True
-    )
+    encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in state.items()}, strict=True)
     return encoder
 
 
@@ -221,11 +221,13 @@ def _position_kind(table: Tensor | None) -> PositionKind:
 
 
 def _are_computed(table: Tensor) -> bool:
-    edge = int((table.shape[1] - 1) ** 0.5 + 0.5)
-    if edge * edge != table.shape[1] - 1:
+    edge = math.isqrt(max(table.shape[1] - 1, 0))
+    if table.shape[0] != 1 or edge < 1 or edge * edge != table.shape[1] - 1 or not table.is_floating_point():
         return False
     computed = sincos_positions(edge, edge, table.shape[2])
-    return bool((table[0, 1:] - computed).abs().max() <= _POSITION_TOLERANCE) and not bool(table[0, 0].any())
+    # Files in half precision round the table.
+    tolerance = max(_POSITION_TOLERANCE, torch.finfo(table.dtype).eps)
+    return bool((table[0, 1:] - computed).abs().max() <= tolerance) and not bool(table[0, 0].any())
 
 
 def _check_state(state: Mapping[str, Tensor], config: SmartiesConfig, *, decoder: bool, where: str) -> None:
@@ -245,20 +247,20 @@ def _check_state(state: Mapping[str, Tensor], config: SmartiesConfig, *, decoder
     if problems:
         raise CheckpointError(
             f"'{where}' does not fit its architecture (embed_dim {config.encoder.embed_dim}, depth "
-            f"{config.encoder.depth}, {config.encoder.num_ranges} ranges): {'; '.join(problems)}"
+            f"{config.encoder.depth}, {config.encoder.num_ranges} ranges): {'; '.join(problems)}; "
+            "its header describes another network: get the file again from where it was made"
         )
-    bad = [
-        name for name, tensor in state.items() if not (tensor.is_floating_point() and tensor.isfinite().all())
-    ]
+    bad = [name for name, tensor in state.items() if not (tensor.is_floating_point() and tensor.isfinite().all())]
     if bad:
-        raise CheckpointError(f"'{where}' has weights that are no finite numbers, first '{bad[0]}'")
+        raise CheckpointError(
+            f"'{where}' has weights that are no finite numbers, first '{bad[0]}'; use an earlier checkpoint of the run"
+        )
     tables = ["decoder_pos_embed"] if "decoder_pos_embed" in state else []
     tables += ["pos_embed"] if config.encoder.positions == "fixed" else []
-    wrong = [name for name in tables if not _are_computed(state[name].float())]
+    wrong = [name for name in tables if not _are_computed(state[name])]
     if wrong:
         raise CheckpointError(
-            f"'{wrong[0]}' in '{where}' is not the computed sine and cosine positions, though they are "
-            "declared fixed"
+            f"'{wrong[0]}' in '{where}' is not the computed sine and cosine positions, though they are declared fixed"
         )
 
 

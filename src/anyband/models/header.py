@@ -22,6 +22,7 @@ __all__ = [
     "has_decoder",
     "header_json",
     "header_of",
+    "header_records",
 ]
 
 CHECKPOINT_VERSION = 1
@@ -54,9 +55,7 @@ def header_of(config: SmartiesConfig, *, decoder: bool) -> dict[str, str]:
     }
 
 
-def config_from_header(
-    metadata: Mapping[str, str], *, num_ranges: int, positions: PositionKind
-) -> SmartiesConfig:
+def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, positions: PositionKind) -> SmartiesConfig:
     """Read an architecture from header entries.
 
     Args:
@@ -72,10 +71,10 @@ def config_from_header(
     decoder = {name: _count(metadata, name) for name in _DECODER_COUNTS if name in metadata}
     if decoder and len(decoder) < len(_DECODER_COUNTS):
         missing = next(name for name in _DECODER_COUNTS if name not in metadata)
-        raise CheckpointError(
-            f"the header of the checkpoint has no '{missing}', but other numbers of a decoder"
-        )
+        raise CheckpointError(f"the header of the checkpoint has no '{missing}', but other numbers of a decoder")
     kind = metadata.get("positions", positions)
+    if kind not in ("fixed", "trained"):
+        raise CheckpointError(f"'positions' in the header of the checkpoint is '{kind}', not 'fixed' or 'trained'")
     task = header_json(metadata, "pretraining") or {}
     try:
         encoder = EncoderConfig(
@@ -92,7 +91,7 @@ def config_from_header(
             positions="trained" if kind == "trained" else "fixed",
         )
         return SmartiesConfig(encoder=encoder, decoder=DecoderConfig(**decoder), **task)
-    except (InputError, TypeError) as problem:
+    except (InputError, TypeError, AttributeError) as problem:
         raise CheckpointError(f"the header of the checkpoint describes no network: {problem}") from problem
 
 
@@ -151,11 +150,24 @@ def header_json(metadata: Mapping[str, str], name: str) -> dict[str, Any] | None
         return None
     try:
         value = json.loads(metadata[name])
-    except json.JSONDecodeError as problem:
+    except (json.JSONDecodeError, RecursionError) as problem:
         raise CheckpointError(f"'{name}' in the header of the checkpoint is not JSON: {problem}") from problem
     if not isinstance(value, dict):
         raise CheckpointError(f"'{name}' in the header of the checkpoint is not a JSON object")
     return value
+
+
+def header_records(metadata: Mapping[str, str], name: str) -> dict[str, dict[str, Any]]:
+    """Read a JSON object of JSON objects from the header; empty where it is absent.
+
+    Raises:
+        CheckpointError: it is anything else.
+    """
+    records = header_json(metadata, name) or {}
+    wrong = next((key for key, value in records.items() if not isinstance(value, dict)), None)
+    if wrong is not None:
+        raise CheckpointError(f"'{name}' in the header of the checkpoint: '{wrong}' is not a JSON object")
+    return records
 
 
 def has_decoder(names: Mapping[str, Tensor]) -> bool:
@@ -165,10 +177,9 @@ def has_decoder(names: Mapping[str, Tensor]) -> bool:
 
 def _check_version(metadata: Mapping[str, str]) -> None:
     version = metadata.get("anyband_version", str(CHECKPOINT_VERSION))
-    if not version.isdigit() or int(version) > CHECKPOINT_VERSION:
+    if not version.isdecimal() or int(version) > CHECKPOINT_VERSION:
         raise CheckpointError(
-            f"the checkpoint is of format version '{version}'; this anyband reads up to "
-            f"{CHECKPOINT_VERSION}: update it"
+            f"the checkpoint is of format version '{version}'; this anyband reads up to {CHECKPOINT_VERSION}: update it"
         )
 
 
@@ -176,7 +187,7 @@ def _count(metadata: Mapping[str, str], name: str) -> int:
     text = metadata.get(name)
     if text is None:
         raise CheckpointError(f"the header of the checkpoint has no '{name}'")
-    if not text.isdigit() or not 0 < int(text) <= _LARGEST_COUNT:
+    if not text.isdecimal() or not 0 < int(text) <= _LARGEST_COUNT:
         raise CheckpointError(
             f"'{name}' in the header of the checkpoint is '{text}', no number from 1 to {_LARGEST_COUNT}"
         )

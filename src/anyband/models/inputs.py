@@ -43,9 +43,7 @@ class PairBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairBatch":
         """Copy the tensors to a device."""
-        return PairBatch(
-            a=self.a.to(device, non_blocking=non_blocking), b=self.b.to(device, non_blocking=non_blocking)
-        )
+        return PairBatch(a=self.a.to(device, non_blocking=non_blocking), b=self.b.to(device, non_blocking=non_blocking))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,9 +60,7 @@ def token_errors(
     return torch.where(valid, square, 0.0).sum(dim=-1) / valid.sum(dim=-1).clamp(min=1)
 
 
-def mean_over(
-    errors: Float[Tensor, "batch token"], counted: Bool[Tensor, "batch token"] | None
-) -> Float[Tensor, ""]:
+def mean_over(errors: Float[Tensor, "batch token"], counted: Bool[Tensor, "batch token"] | None) -> Float[Tensor, ""]:
     """Average the errors of the tokens that count; 0 where none does."""
     if counted is None:
         return errors.mean()

@@ -96,6 +96,4 @@ def draw_pair_plan(
     else:
         from_a = smallest_first(noise.mixup, round(mixup_ratio * num_tokens))
     order = noise.masking if hidden is None else noise.masking + hidden
-    return plan_from_ids(
-        from_a, torch.argsort(order, dim=1, stable=True), count_visible(num_tokens, mask_ratio)
-    )
+    return plan_from_ids(from_a, torch.argsort(order, dim=1, stable=True), count_visible(num_tokens, mask_ratio))

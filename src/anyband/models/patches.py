@@ -13,9 +13,7 @@ __all__ = ["gather_tokens", "hidden_tokens", "patchify", "standardised_patches",
 _MIN_VALID_SHARE = 0.5
 
 
-def patchify(
-    images: Shaped[Tensor, "batch band row col"], patch_size: int
-) -> Shaped[Tensor, "batch token band_pixel"]:
+def patchify(images: Shaped[Tensor, "batch band row col"], patch_size: int) -> Shaped[Tensor, "batch token band_pixel"]:
     """Cut images into patches, row by row; `unpatchify` is the inverse.
 
     Args:
@@ -42,9 +40,7 @@ def unpatchify(
         Images.
     """
     rows, cols = grid
-    return rearrange(
-        patches, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, w=cols, p=patch_size, q=patch_size
-    )
+    return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, w=cols, p=patch_size, q=patch_size)
 
 
 def gather_tokens(

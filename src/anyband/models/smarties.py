@@ -51,9 +51,7 @@ class SmartiesConfig:
             (self.target_variance, get_args(TargetVariance)),
         ):
             if found not in allowed:
-                raise InputError(
-                    f"'{found}' is not one of {', '.join(allowed)}{nearest_name(found, allowed)}"
-                )
+                raise InputError(f"'{found}' is not one of {', '.join(allowed)}{nearest_name(found, allowed)}")
         if not 0 < self.mask_ratio < 1 or not 0 <= self.mixup_ratio <= 1:
             raise InputError(
                 "mask_ratio must lie between 0 and 1 and mixup_ratio from 0 to 1; found "
@@ -186,9 +184,7 @@ class Smarties(nn.Module):
         grid = self._check(pair)
         a, b = self._cut(pair.a), self._cut(pair.b)
         plan = self._draw(a, b, noise)
-        first, second = self._masked_tokens(
-            self._decode(self._encode(a, b, plan, grid), a, b, plan, grid), plan
-        )
+        first, second = self._masked_tokens(self._decode(self._encode(a, b, plan, grid), a, b, plan, grid), plan)
         from_a = torch.gather(plan.from_a, 1, plan.ids_masked).unsqueeze(-1)
         mirrored = self.config.mixup != "released"
         tokens_a = torch.where(from_a, first, second) if mirrored else first
@@ -258,8 +254,7 @@ class Smarties(nn.Module):
     def _encode(self, a: _Patches, b: _Patches, plan: PairPlan, grid: tuple[int, int]) -> Tensor:
         # At a visible position a' takes the token of one image and b' that of the other: project each once.
         tokens_a, tokens_b = (
-            self.encoder.projection(gather_tokens(image.values, plan.ids_keep), image.mixing)
-            for image in (a, b)
+            self.encoder.projection(gather_tokens(image.values, plan.ids_keep), image.mixing) for image in (a, b)
         )
         from_a = torch.gather(plan.from_a, 1, plan.ids_keep).unsqueeze(-1)
         positions = self.encoder.positions(grid)[:, 1:].expand(len(plan.ids_keep), -1, -1)
@@ -268,9 +263,7 @@ class Smarties(nn.Module):
         visible_hidden = None if hidden is None else torch.gather(hidden, 1, _twice(plan.ids_keep))
         return self.encoder.encode_tokens(mixed, visible_hidden)
 
-    def _decode(
-        self, latent: Tensor, a: _Patches, b: _Patches, plan: PairPlan, grid: tuple[int, int]
-    ) -> Tensor:
+    def _decode(self, latent: Tensor, a: _Patches, b: _Patches, plan: PairPlan, grid: tuple[int, int]) -> Tensor:
         decoded: Tensor = self.decoder(latent, _twice(plan.ids_restore), self._hidden(a, b, plan), grid=grid)
         return decoded
 

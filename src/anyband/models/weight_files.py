@@ -61,8 +61,7 @@ def locate(path_or_hub_id: str | Path) -> Path:
     name = str(path_or_hub_id)
     if path.suffix == ".safetensors" or path.suffix in _PICKLE_SUFFIXES or not _HUB_ID.fullmatch(name):
         raise CheckpointError(
-            f"there is no checkpoint '{name}'; give a safetensors file or a hub id such as "
-            "'gsumbul/SMARTIES-v1-ViT-B'"
+            f"there is no checkpoint '{name}'; give a safetensors file or a hub id such as 'gsumbul/SMARTIES-v1-ViT-B'"
         )
     return _downloaded(name)
 
@@ -72,8 +71,7 @@ def _downloaded(hub_id: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as problem:
         raise CheckpointError(
-            f"'{hub_id}' is no file here, and as a hub id it needs huggingface_hub: "
-            f"pip install 'anyband[hub]'"
+            f"'{hub_id}' is no file here, and as a hub id it needs huggingface_hub: pip install 'anyband[hub]'"
         ) from problem
     try:
         return _from_hub(hub_id)

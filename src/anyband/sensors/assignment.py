@@ -110,9 +110,7 @@ class Assignment:
             if self.origin[index] != "exact"
         ]
         known = len(self.asked) - len(lines)
-        head = (
-            f"{self.sensor.name}: {known} of {len(self.asked)} bands are exactly known to '{self.table_name}'"
-        )
+        head = f"{self.sensor.name}: {known} of {len(self.asked)} bands are exactly known to '{self.table_name}'"
         return "\n".join([head, *lines]) if lines else ""
 
     def _line(self, index: int, row: int | None) -> str:
@@ -139,9 +137,7 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     """
     rules = AssignmentRules() if rules is None else rules
     found = [_assign_band(sensor, band, table, rules) for band in sensor.bands]
-    refused = [
-        (band.name, entry.reason) for band, entry in zip(sensor.bands, found, strict=True) if entry.reason
-    ]
+    refused = [(band.name, entry.reason) for band, entry in zip(sensor.bands, found, strict=True) if entry.reason]
     if refused and (rules.unseen == "refuse" or rules.out_of_span == "refuse" or len(refused) == len(found)):
         raise _refusal(sensor, table, refused, rules)
     kept_index = tuple(index for index, entry in enumerate(found) if not entry.reason)
@@ -234,9 +230,7 @@ def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, unseen: Unsee
     published = {(sensor_name, band_name): name for sensor_name, band_name, name in table.published}
     name = published.get((sensor.name, band.name))
     if name is None:
-        raise AssignmentError(
-            f"'{table.name}' declares nothing for it, and `unseen: released` invents nothing"
-        )
+        raise AssignmentError(f"'{table.name}' declares nothing for it, and `unseen: released` invents nothing")
     if name in table.range_names:
         return {table.range_names.index(name): 1.0}
     return released_weights(next(entry for entry in table.declared if entry.name == name), table)
@@ -271,9 +265,7 @@ def _refusal(
         advice = "no band is left; use other bands, or a checkpoint that was trained on such a sensor"
     else:
         advice = "leave these bands out, or have them dropped with `out_of_span: drop`"
-    head = (
-        f"{len(refused)} of {len(sensor.bands)} bands of '{sensor.name}' can't be expressed by '{table.name}'"
-    )
+    head = f"{len(refused)} of {len(sensor.bands)} bands of '{sensor.name}' can't be expressed by '{table.name}'"
     return AssignmentError("\n".join([f"{head}:", *lines, advice]))
 
 

@@ -56,9 +56,7 @@ def load_sensor_file(path: Path) -> Sensor:
     sensors = read_mission(path)
     if len(sensors) != 1:
         found = ", ".join(sensor.name for sensor in sensors)
-        raise CatalogueError(
-            f"'{path}' describes {len(sensors)} sensors ({found}); one file holds one sensor"
-        )
+        raise CatalogueError(f"'{path}' describes {len(sensors)} sensors ({found}); one file holds one sensor")
     if sensors[0].name.casefold() in _index():
         raise CatalogueError(
             f"'{path}' describes '{sensors[0].name}', a name of the catalogue's own sensor "

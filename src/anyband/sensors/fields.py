@@ -87,9 +87,7 @@ def choice(raw: Any, *, where: str, allowed: Collection[str]) -> str:
     """Check that `raw` is one of the allowed words; else the nearest one is offered."""
     word = text(raw, where=where)
     if word not in allowed:
-        raise CatalogueError(
-            f"{where}: '{word}' is not one of {', '.join(allowed)}{nearest_name(word, allowed)}"
-        )
+        raise CatalogueError(f"{where}: '{word}' is not one of {', '.join(allowed)}{nearest_name(word, allowed)}")
     return word
 
 

@@ -201,13 +201,10 @@ def _radar_candidates(band: RadarBeam, spectra: Sequence[Spectrum]) -> list[int]
     family = {
         index: beam.polarisation == band.polarisation
         for index, beam in enumerate(spectra)
-        if isinstance(beam, RadarBeam)
-        and beam.polarisation in (band.polarisation, _PARTNER[band.polarisation])
+        if isinstance(beam, RadarBeam) and beam.polarisation in (band.polarisation, _PARTNER[band.polarisation])
     }
     own = [index for index, same in family.items() if same]
-    near = (
-        octaves_between(band.wavelength_nm, spectra[index].center_nm) <= _MAX_RADAR_OCTAVES for index in own
-    )
+    near = (octaves_between(band.wavelength_nm, spectra[index].center_nm) <= _MAX_RADAR_OCTAVES for index in own)
     return own if any(near) else list(family)
 
 

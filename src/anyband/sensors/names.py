@@ -88,9 +88,7 @@ def band_name(band: Band, convention: Convention) -> str:
     found = _NAMERS[convention](band)
     if found is None:
         names = ", ".join((band.name, *band.aliases))
-        raise CatalogueError(
-            f"convention '{convention}' has no name for band '{band.name}' (known as {names})"
-        )
+        raise CatalogueError(f"convention '{convention}' has no name for band '{band.name}' (known as {names})")
     return found
 
 

@@ -78,9 +78,7 @@ class RangeTable:
         wanted += [name for _, _, name in self.published]
         unknown = next((name for name in wanted if name not in every), None)
         if unknown is not None:
-            raise CatalogueError(
-                f"range table '{self.name}' has no range '{unknown}'{nearest_name(unknown, every)}"
-            )
+            raise CatalogueError(f"range table '{self.name}' has no range '{unknown}'{nearest_name(unknown, every)}")
 
     @property
     def range_names(self) -> tuple[str, ...]:
@@ -121,8 +119,7 @@ def published_statistics(
     sets = _read(_path_of(table_name)).get("statistics", {})
     if set_name not in sets:
         raise CatalogueError(
-            f"'{table_name}' has no statistics of '{set_name}' (it has {', '.join(sets)})"
-            f"{nearest_name(set_name, sets)}"
+            f"'{table_name}' has no statistics of '{set_name}' (it has {', '.join(sets)}){nearest_name(set_name, sets)}"
         )
     entry, where = sets[set_name], f"{table_name}: statistics.{set_name}"
     keys = checked_keys(entry, where=where, required=("unit_scale", "ranges"))
@@ -133,9 +130,7 @@ def published_statistics(
     }
 
 
-def ranges_from_sensors(
-    sensors: Iterable[Sensor], *, min_iou: float = 0.95, name: str = "from_data"
-) -> RangeTable:
+def ranges_from_sensors(sensors: Iterable[Sensor], *, min_iou: float = 0.95, name: str = "from_data") -> RangeTable:
     """Make one range for each distinct band of the training sensors, in order of first appearance.
 
     Every band of these sensors is then exactly known. Bands share a range if their spectral intersection over
@@ -215,7 +210,7 @@ def _parse_table(raw: dict[str, Any], *, where: str) -> RangeTable:
     optional = ("source", "declared", "published", "statistics")
     keys = checked_keys(raw, where=where, required=("name", "ranges"), optional=optional)
     entries = enumerate(checked_items(keys["ranges"], where=f"{where}: ranges"))
-    declared = enumerate(keys.get("declared") or [])
+    declared = enumerate(_listed(keys.get("declared"), where=f"{where}: declared"))
     return RangeTable(
         name=text(keys["name"], where=f"{where}: name"),
         ranges=tuple(_trained(entry, where=f"{where}: ranges[{index}]") for index, entry in entries),
@@ -228,15 +223,18 @@ def _parse_table(raw: dict[str, Any], *, where: str) -> RangeTable:
     )
 
 
+def _listed(raw: Any, *, where: str) -> list[Any]:
+    """Check that `raw` is a list, maybe empty or absent."""
+    return checked_items(raw, where=where) if raw not in (None, []) else []
+
+
 def _trained(raw: Any, *, where: str) -> TrainedRange:
     keys = checked_keys(raw, where=where, required=("name",), optional=(*SPECTRUM_KEYS, "known"))
     known = table(keys.get("known"), where=f"{where}.known")
     return TrainedRange(
         name=text(keys["name"], where=f"{where}.name"),
         spectrum=parse_spectrum(keys, where=where),
-        known=tuple(
-            (sensor, band) for sensor, bands in known.items() for band in names(bands, where=f"{where}.known")
-        ),
+        known=tuple((sensor, band) for sensor, bands in known.items() for band in names(bands, where=f"{where}.known")),
     )
 
 

@@ -61,9 +61,7 @@ def parse_encoding(raw: Any, *, where: str) -> Encoding:
     """
     keys = checked_keys(raw, where=where, optional=ENCODING_KEYS)
     given = {key: number(keys[key], where=f"{where}.{key}") for key in _ENCODING_NUMBERS if key in keys}
-    transform = choice(
-        keys.get("transform", "identity"), where=f"{where}.transform", allowed=get_args(Transform)
-    )
+    transform = choice(keys.get("transform", "identity"), where=f"{where}.transform", allowed=get_args(Transform))
     source = text(keys["source"], where=f"{where}.source") if keys.get("source") else ""
     try:
         return Encoding(**given, transform=cast(Transform, transform), source=source)
@@ -98,9 +96,7 @@ def _band_to_dict(band: Band) -> dict[str, Any]:
         "gsd_m": band.gsd_m,
         "unit": band.unit,
         "encodings": {name: _encoding_to_dict(encoding) for name, encoding in band.encodings},
-        "statistics": None
-        if statistics is None
-        else {key: getattr(statistics, key) for key in _STATISTICS_KEYS},
+        "statistics": None if statistics is None else {key: getattr(statistics, key) for key in _STATISTICS_KEYS},
         "aliases": list(band.aliases),
         "source": band.source,
     }
@@ -116,8 +112,7 @@ def _band_from_dict(raw: Any, *, where: str) -> Band:
         gsd_m=number(keys["gsd_m"], where=f"{where}.gsd_m", above=0.0),
         unit=cast(Unit, choice(keys["unit"], where=f"{where}.unit", allowed=get_args(Unit))),
         encodings=tuple(
-            (name, parse_encoding(entry, where=f"{where}.encodings.{name}"))
-            for name, entry in encodings.items()
+            (name, parse_encoding(entry, where=f"{where}.encodings.{name}")) for name, entry in encodings.items()
         ),
         statistics=None
         if keys.get("statistics") is None

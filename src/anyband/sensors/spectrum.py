@@ -41,9 +41,7 @@ class OpticalRange:
     """(wavelength in nanometres, relative response), ascending; empty: flat between the edges."""
 
     def __post_init__(self) -> None:
-        if not (
-            math.isfinite(self.low_nm) and math.isfinite(self.high_nm) and 0 < self.low_nm < self.high_nm
-        ):
+        if not (math.isfinite(self.low_nm) and math.isfinite(self.high_nm) and 0 < self.low_nm < self.high_nm):
             raise CatalogueError(
                 f"a spectral range needs 0 < low < high in nm, found {self.low_nm:g} to {self.high_nm:g} nm"
             )

@@ -91,18 +91,13 @@ def _sensor(raw: Any, name: str, *, source: Any, where: str) -> Sensor:
     band_names = tuple(text(entry["name"], where=f"{where}: {place}.name") for place, entry in entries)
     defaults = _Defaults(
         unit=keys.get("unit"),
-        gsd_m=None
-        if keys.get("gsd_m") is None
-        else number(keys["gsd_m"], where=f"{where}: gsd_m", above=0.0),
+        gsd_m=None if keys.get("gsd_m") is None else number(keys["gsd_m"], where=f"{where}: gsd_m", above=0.0),
         encodings=_encoding_tables(keys["encodings"], band_names, where=f"{where}: encodings"),
         band_names=band_names,
     )
-    statistics, statistics_source = _statistics(
-        keys.get("statistics"), name, defaults, where=f"{where}: statistics"
-    )
+    statistics, statistics_source = _statistics(keys.get("statistics"), name, defaults, where=f"{where}: statistics")
     bands = tuple(
-        _band(entry, defaults, statistics.get(entry["name"]), where=f"{where}: {place}")
-        for place, entry in entries
+        _band(entry, defaults, statistics.get(entry["name"]), where=f"{where}: {place}") for place, entry in entries
     )
     _check_aliases(bands, where=where)
     return Sensor(
@@ -224,9 +219,7 @@ def _statistics(
 
 def _known_bands(table_name: str, sensor_name: str) -> list[tuple[str, str]]:
     ranges = load_ranges(table_name)
-    known = [
-        (entry.name, band) for entry in ranges.ranges for sensor, band in entry.known if sensor == sensor_name
-    ]
+    known = [(entry.name, band) for entry in ranges.ranges for sensor, band in entry.known if sensor == sensor_name]
     return known + [(name, band) for sensor, band, name in ranges.published if sensor == sensor_name]
 
 
@@ -235,9 +228,7 @@ def _written_statistics(raw: Any, defaults: _Defaults, *, where: str) -> dict[st
     for band_name, entry in table(raw, where=f"{where}.bands").items():
         place = f"{where}.bands.{band_name}"
         if band_name not in defaults.band_names:
-            raise CatalogueError(
-                f"{place}: there is no such band{nearest_name(band_name, defaults.band_names)}"
-            )
+            raise CatalogueError(f"{place}: there is no such band{nearest_name(band_name, defaults.band_names)}")
         statistics[band_name] = parse_statistics(entry, where=place)
     return statistics
 
@@ -248,6 +239,4 @@ def _check_aliases(bands: tuple[Band, ...], *, where: str) -> None:
     for band in bands:
         for name in {band.name.casefold(), *(alias.casefold() for alias in band.aliases)}:
             if owner.setdefault(name, band.name) != band.name:
-                raise CatalogueError(
-                    f"{where}: '{name}' names both band '{owner[name]}' and band '{band.name}'"
-                )
+                raise CatalogueError(f"{where}: '{name}' names both band '{owner[name]}' and band '{band.name}'")
