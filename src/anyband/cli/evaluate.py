@@ -17,28 +17,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sensor", required=True, help="name in the catalogue, or a YAML file")
     parser.add_argument("--bands", help="bands to use, by commas (default: all of the sensor)")
-    parser.add_argument(
-        "--encoding", help="how the numbers are stored (default: the sensor's; it is printed)"
-    )
+    parser.add_argument("--encoding", help="how the numbers are stored (default: the sensor's; it is printed)")
     parser.add_argument("--multi-label", action="store_true", help="images may have several labels")
     parser.add_argument(
         "--split", default="0.1,0.2", help="shares of val and test, where none is declared (default 0.1,0.2)"
     )
-    parser.add_argument(
-        "--untrained", action="store_true", help="also score the architecture before training"
-    )
-    parser.add_argument(
-        "--baseline", action="store_true", help="also score means and deviations of the bands"
-    )
+    parser.add_argument("--untrained", action="store_true", help="also score the architecture before training")
+    parser.add_argument("--baseline", action="store_true", help="also score means and deviations of the bands")
     parser.add_argument(
         "--statistics",
         help="'data' to count them on the training images, or a chip store, or a JSON or YAML file "
         "(default: the checkpoint's, else the catalogue's)",
     )
     parser.add_argument("--pool", choices=("cls", "mean"), default="cls", help="vector of an image")
-    parser.add_argument(
-        "--img-size", type=int, help="pixels to which images are resized (default: checkpoint's)"
-    )
+    parser.add_argument("--img-size", type=int, help="pixels to which images are resized (default: checkpoint's)")
     parser.add_argument("--k", type=int, default=20, help="neighbours (default 20)")
     parser.add_argument("--epochs", type=int, default=100, help="of the linear probe (default 100)")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
@@ -59,7 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     from anyband.tasks.linear import LinearOptions
     from anyband.tasks.readings import checkpoint_sensor
     from anyband.tasks.results import checkpoint_name, evaluation_to_dict, print_evaluation, write_evaluation
+    from anyband.whole_files import check_target
 
+    if arguments.out:
+        check_target(arguments.out)
     encoder = load_encoder(arguments.checkpoint, device=arguments.device)
     sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)
     if arguments.bands:
@@ -111,7 +106,5 @@ def _shares(text: str) -> tuple[float, float]:
     try:
         val_share, test_share = (float(part) for part in text.split(","))
     except ValueError as problem:
-        raise InputError(
-            f"--split takes the shares of val and test, such as 0.1,0.2; found '{text}'"
-        ) from problem
+        raise InputError(f"--split takes the shares of val and test, such as 0.1,0.2; found '{text}'") from problem
     return val_share, test_share

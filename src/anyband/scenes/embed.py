@@ -21,7 +21,7 @@ from anyband.shapes import Array, Bool, Float, Num
 from anyband.tasks.features import Precision, SensorEncoder, feature_map
 from anyband.tasks.readings import BandReading, standardised_batch
 from anyband.tasks.statistics import count_statistics, read_statistics
-from anyband.whole_files import check_writable
+from anyband.whole_files import check_target
 
 __all__ = ["EmbedOptions", "EmbedReport", "embed_scene", "named_statistics", "scene_statistics"]
 
@@ -47,6 +47,10 @@ class EmbedOptions:
     """More (key, value) pairs for the file, for example the checkpoint's hash."""
     shown: bool = False
     """Show a progress bar."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, found {self.batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +97,12 @@ def embed_scene(
     options = options or EmbedOptions()
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"'{out}' must end in .tif: features are written as a GeoTIFF")
-    check_writable(out.parent)
+    picture = out.with_name(f"{out.stem}_pca.png")
+    for target in (out, picture):
+        _check_output(target, source)
     reading = encoder.reading(sensor, encoding=source.encoding, statistics=options.statistics)
     config = encoder.config
-    tiling = plan_tiling(
-        patch_size=config.patch_size, img_size=config.img_size, tile=options.tile, halo=options.halo
-    )
-    picture = out.with_name(f"{out.stem}_pca.png")
+    tiling = plan_tiling(patch_size=config.patch_size, img_size=config.img_size, tile=options.tile, halo=options.halo)
     with open_raster(source, sensor) as reader:
         job = _Job(encoder=encoder, reader=reader, reading=reading, tiling=tiling, options=options)
         grid = scene_patch_grid(reader.grid, config.patch_size)
@@ -109,9 +112,14 @@ def embed_scene(
     return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
 
 
-def scene_statistics(
-    source: RasterSource, sensor: Sensor, *, shown: bool = False
-) -> dict[str, BandStatistics]:
+def _check_output(target: Path, source: RasterSource) -> None:
+    check_target(target)
+    for path in (*source.paths, *source.valid_paths):
+        if target.resolve() == path.resolve():
+            raise OutputError(f"'{target}' is the scene itself, which would be lost; name another output")
+
+
+def scene_statistics(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> dict[str, BandStatistics]:
     """Count the normalisation statistics of one scene, in one pass and constant memory.
 
     Args:
@@ -176,9 +184,7 @@ class _Job:
 
 def _write_features(job: _Job, grid: Grid, out: Path) -> tuple[PatchSample, int]:
     sample, num_missing = PatchSample(grid), 0
-    blocks = list(
-        windows_covering(grid.height, grid.width, tile_height=BLOCK_PATCHES, tile_width=BLOCK_PATCHES)
-    )
+    blocks = list(windows_covering(grid.height, grid.width, tile_height=BLOCK_PATCHES, tile_width=BLOCK_PATCHES))
     num_views = sum(1 for block in blocks for _ in views_of(block, grid, job.tiling))
     with (
         feature_tiff(out, grid, width=job.encoder.config.embed_dim, tags=_tags(job)) as writer,

@@ -91,6 +91,10 @@ class EvaluateOptions:
     test_share: float = 0.2
     """Share of the images for test, where no split is declared."""
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.img_size is not None and self.img_size < 1):
+            raise InputError(f"batch_size and img_size must be at least 1, found {self.batch_size} and {self.img_size}")
+
 
 def read_split_images(
     data: Path, *, multi_label: bool, val_share: float, test_share: float, seed: int
@@ -110,9 +114,7 @@ def read_split_images(
     """
     images = read_labelled(data)
     if images.multi_label and not multi_label:
-        several = next(
-            path for path, labels in zip(images.paths, images.labels, strict=True) if len(labels) != 1
-        )
+        several = next(path for path, labels in zip(images.paths, images.labels, strict=True) if len(labels) != 1)
         raise InputError(
             f"'{several}' has no label or several; say so with `--multi-label`, or give every image one label"
         )
@@ -207,9 +209,7 @@ def band_means(batch: ImageBatch) -> Float[Tensor, "batch width"]:
     return torch.cat([mean, spread.sqrt()], dim=1)
 
 
-def score_features(
-    parts: Mapping[str, LabelledFeatures], options: ScoreOptions, *, name: str
-) -> ScoredFeatures:
+def score_features(parts: Mapping[str, LabelledFeatures], options: ScoreOptions, *, name: str) -> ScoredFeatures:
     """Score features on the test part.
 
     Args:
@@ -232,9 +232,7 @@ def score_features(
     return ScoredFeatures(features=name, width=train.features.shape[1], scores=scores, chosen=chosen)
 
 
-def _statistics(
-    images: LabelledImages, sensor: Sensor, options: EvaluateOptions
-) -> dict[str, BandStatistics] | None:
+def _statistics(images: LabelledImages, sensor: Sensor, options: EvaluateOptions) -> dict[str, BandStatistics] | None:
     if options.statistics is None:
         return None
     if options.statistics == "data":

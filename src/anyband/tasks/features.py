@@ -81,9 +81,22 @@ def load_encoder(
 
     Raises:
         CheckpointError: no such checkpoint, or not one that fits.
+        InputError: there is no such device.
     """
+    target = _device(device)
     rules = AssignmentRules(unseen=unseen, min_support=min_support, out_of_span=out_of_span)
-    return SensorEncoder(load_checkpoint(path_or_hub_id), rules=rules).to(device).eval()
+    return SensorEncoder(load_checkpoint(path_or_hub_id), rules=rules).to(target).eval()
+
+
+def _device(name: str) -> torch.device:
+    """See that a device is there, before anything is loaded."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).strip().partition("\n")[0].rstrip(".")
+        raise InputError(f"there is no device '{name}' here: {reason}; use 'cpu', or one that is there") from problem
+    return device
 
 
 class SensorEncoder(nn.Module):
@@ -278,13 +291,10 @@ def _images(array: Array | Tensor, valid: Array | Tensor | None) -> tuple[Tensor
     shape = tuple(array.shape)
     if len(shape) not in (3, 4) or 0 in shape:
         raise InputError(
-            f"an array of shape {shape} is no image; give (band, row, col) or (batch, band, row, col), "
-            "each at least 1"
+            f"an array of shape {shape} is no image; give (band, row, col) or (batch, band, row, col), each at least 1"
         )
     if valid is not None and tuple(valid.shape) != shape:
-        raise InputError(
-            f"'valid' has shape {tuple(valid.shape)}, the array {shape}; give one for each pixel"
-        )
+        raise InputError(f"'valid' has shape {tuple(valid.shape)}, the array {shape}; give one for each pixel")
     single = len(shape) == 3
     dn = _tensor(array)
     seen = None if valid is None else _tensor(valid)

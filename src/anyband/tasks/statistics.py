@@ -37,9 +37,7 @@ def count_statistics(
     """
     # Decoding needs no statistics, and there are none yet; these are never used.
     unused = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
-    decoding = normalisation_for(
-        sensor, encoding=encoding, statistics=dict.fromkeys(sensor.band_names, unused)
-    )
+    decoding = normalisation_for(sensor, encoding=encoding, statistics=dict.fromkeys(sensor.band_names, unused))
     counted = StatisticsAccumulator(sensor.band_names)
     for dn, valid in images:
         counted.add(to_physical(torch.from_numpy(dn), decoding).numpy(), valid)
@@ -84,10 +82,14 @@ def _from_store(path: Path, sensor: Sensor) -> Mapping[str, BandStatistics]:
 def _from_file(path: Path, sensor: Sensor) -> Mapping[str, BandStatistics]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise CatalogueError(f"cannot read statistics from '{path}': {problem}") from problem
+    except OSError as problem:
+        raise CatalogueError(f"cannot read statistics from '{path}': {problem.strerror or problem}") from problem
+    except UnicodeDecodeError as problem:
+        raise CatalogueError(f"statistics are JSON or YAML in UTF-8; '{path}' is not: {problem}") from problem
     entries = _parsed(text, path)
     entries = entries.get(sensor.name, entries)
+    if not isinstance(entries, dict):
+        raise CatalogueError(f"'{path}' must map bands of '{sensor.name}' to p01, p99, mean and std; found {entries!r}")
     return {str(band): _band_statistics(entry, path, str(band)) for band, entry in entries.items()}
 
 
@@ -95,24 +97,24 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
     if path.suffix.lower() == ".json":
         try:
             values = json.loads(text)
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             raise CatalogueError(f"'{path}' is not valid JSON: {problem}") from problem
     else:
         values = parse_yaml(text, name=str(path), error=CatalogueError)
     if not isinstance(values, dict):
-        raise CatalogueError(
-            f"'{path}' must map bands to p01, p99, mean and std; found {type(values).__name__}"
-        )
+        raise CatalogueError(f"'{path}' must map bands to p01, p99, mean and std; found {type(values).__name__}")
     return values
 
 
 def _band_statistics(entry: Any, path: Path, band: str) -> BandStatistics:
     keys = set(entry) if isinstance(entry, dict) else set()
-    for key in sorted(keys - _KEYS):
-        raise CatalogueError(
-            f"'{path}': band '{band}' has an unknown key '{key}'{nearest_name(str(key), _KEYS)}"
-        )
-    numbers = {key: entry[key] for key in keys if isinstance(entry[key], (int, float))}
+    for key in sorted(keys - _KEYS, key=str):
+        raise CatalogueError(f"'{path}': band '{band}' has an unknown key '{key}'{nearest_name(str(key), _KEYS)}")
+    numbers = {key: entry[key] for key in keys if _is_number(entry.get(key))}
     if set(numbers) != _KEYS:
         raise CatalogueError(f"'{path}': band '{band}' needs the numbers p01, p99, mean and std")
     return BandStatistics(**{key: float(value) for key, value in numbers.items()})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

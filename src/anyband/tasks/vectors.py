@@ -145,17 +145,11 @@ def parse_vectors(file: WeightFile, *, where: str) -> Vectors:
         groups.setdefault(name, {})[kind] = tensor
     pair_kinds = {*_PAIR_INPUTS, *_PAIR_OUTPUTS}
     sensors = {
-        name: _sensor(name, group, file.metadata)
-        for name, group in groups.items()
-        if not pair_kinds & group.keys()
+        name: _sensor(name, group, file.metadata) for name, group in groups.items() if not pair_kinds & group.keys()
     }
     if not sensors:
         raise InputError(f"'{where}' has no recorded images; it needs entries such as 's2_l2a.image'")
-    pairs = {
-        name: _pair(name, group, sensors, file.metadata)
-        for name, group in groups.items()
-        if name not in sensors
-    }
+    pairs = {name: _pair(name, group, sensors, file.metadata) for name, group in groups.items() if name not in sensors}
     return Vectors(sensors=sensors, pairs=pairs, architecture=_architecture(file.metadata, where))
 
 
@@ -206,9 +200,7 @@ def _sensor(name: str, group: Mapping[str, Tensor], metadata: Mapping[str, str])
         raise InputError(f"'{name}.{next(iter(group))}' was recorded, but '{name}.image' is missing")
     image = group["image"]
     if image.ndim != 4 or 0 in image.shape:
-        raise InputError(
-            f"'{name}.image' has shape {tuple(image.shape)}; it must be batch, band, row, column"
-        )
+        raise InputError(f"'{name}.image' has shape {tuple(image.shape)}; it must be batch, band, row, column")
     return SensorVectors(
         name=name,
         image=image.float(),
@@ -227,9 +219,7 @@ def _pair(
     from_a, masked, ids_keep = (group[kind] for kind in _PAIR_INPUTS)
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (from_a, masked, ids_keep))
     if {from_a.ndim, masked.ndim, ids_keep.ndim} != {2}:
-        raise InputError(
-            f"from_a, masked, ids_keep of pair '{name}' must be batch × positions; found {shapes}"
-        )
+        raise InputError(f"from_a, masked, ids_keep of pair '{name}' must be batch × positions; found {shapes}")
     if from_a.shape != masked.shape or len(ids_keep) != len(masked):
         raise InputError(f"from_a, masked, ids_keep of pair '{name}' differ in their counts: {shapes}")
     a, b = _members(name, sensors, metadata.get(f"pair.{name}", ""))
@@ -277,10 +267,8 @@ def _listed(text: str) -> tuple[str, ...]:
     if stripped.startswith("["):
         try:
             return tuple(str(name) for name in json.loads(stripped))
-        except json.JSONDecodeError as problem:
-            raise InputError(
-                f"'{text}' in the header of the vectors is no list of names: {problem}"
-            ) from problem
+        except (json.JSONDecodeError, RecursionError) as problem:
+            raise InputError(f"'{text}' in the header of the vectors is no list of names: {problem}") from problem
     return tuple(name.strip() for name in stripped.split(","))
 
 
@@ -288,6 +276,4 @@ def _architecture(metadata: Mapping[str, str], where: str) -> dict[str, float]:
     try:
         return {name: float(metadata[name]) for name in _ARCHITECTURE if name in metadata}
     except ValueError as problem:
-        raise InputError(
-            f"the header of '{where}' has an architecture that is not all numbers: {problem}"
-        ) from problem
+        raise InputError(f"the header of '{where}' has an architecture that is not all numbers: {problem}") from problem
