@@ -91,9 +91,7 @@ def small_recipe() -> PretrainRecipe:
             decoder_num_heads=2,
         ),
         data=DataRecipe(augment=AugmentOptions()),
-        optim=OptimRecipe(
-            batch_size=8, steps=12, epochs=6, warmup_epochs=1.0, base_lr=0.05, precision="32-true"
-        ),
+        optim=OptimRecipe(batch_size=8, steps=12, epochs=6, warmup_epochs=1.0, base_lr=0.05, precision="32-true"),
         run=RunRecipe(
             accelerator="cpu",
             devices=1,
@@ -114,9 +112,7 @@ def changed(small_recipe: PretrainRecipe) -> Changed:
 
     def make(**parts: object) -> PretrainRecipe:
         values = {
-            name: dataclasses.replace(getattr(small_recipe, name), **value)
-            if isinstance(value, dict)
-            else value
+            name: dataclasses.replace(getattr(small_recipe, name), **value) if isinstance(value, dict) else value
             for name, value in parts.items()
         }
         return dataclasses.replace(small_recipe, **values)

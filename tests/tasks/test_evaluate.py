@@ -71,9 +71,7 @@ def test_classes_of_different_colour_are_told_apart_by_every_kind_of_features(
     encoder: SensorEncoder, folders: Path, protocol: str
 ) -> None:
     images = read_split_images(folders, multi_label=False, val_share=0.2, test_share=0.2, seed=0)
-    evaluation = evaluate_images(
-        encoder, images, "maxar-rgb", _options(protocol, untrained=True, baseline=True)
-    )
+    evaluation = evaluate_images(encoder, images, "maxar-rgb", _options(protocol, untrained=True, baseline=True))
     assert [row.features for row in evaluation.rows] == ["encoder", "untrained encoder", "band means"]
     assert [row.width for row in evaluation.rows] == [64, 64, 6]
     for row in evaluation.rows:
@@ -120,9 +118,7 @@ def test_more_neighbours_than_training_images_are_refused(encoder: SensorEncoder
         evaluate_images(encoder, images, "maxar-rgb", options)
 
 
-def test_a_class_that_training_lacks_is_refused(
-    encoder: SensorEncoder, folders: Path, tmp_path: Path
-) -> None:
+def test_a_class_that_training_lacks_is_refused(encoder: SensorEncoder, folders: Path, tmp_path: Path) -> None:
     lines = ["path,label,split"]
     for index in range(8):
         lines.append(f"{folders / 'beach' / f'beach{index:02d}.png'},beach,train")
@@ -133,9 +129,7 @@ def test_a_class_that_training_lacks_is_refused(
         evaluate_images(encoder, images, "maxar-rgb", _options("knn"))
 
 
-def test_an_image_that_can_not_be_read_is_named(
-    encoder: SensorEncoder, folders: Path, tmp_path: Path
-) -> None:
+def test_an_image_that_can_not_be_read_is_named(encoder: SensorEncoder, folders: Path, tmp_path: Path) -> None:
     for name in _COLOURS:
         for index in range(4):
             _write_image(tmp_path / name / f"{index}.png", _COLOURS[name], seed=index)
@@ -187,9 +181,7 @@ def test_the_verb_prints_a_table_and_writes_json(
     assert values["settings"]["k"] == 5
 
 
-def test_the_verb_prints_one_json_object(
-    golden: Path, folders: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_verb_prints_one_json_object(golden: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = str(golden / "smarties" / "checkpoint.safetensors")
     words = [
         "evaluate",
@@ -216,9 +208,7 @@ def test_the_verb_ends_with_2_where_the_split_is_no_pair_of_shares(
 
 
 @pytest.mark.real
-def test_real_aerial_images_of_unequal_size_are_scored(
-    encoder: SensorEncoder, real_data: Path, tmp_path: Path
-) -> None:
+def test_real_aerial_images_of_unequal_size_are_scored(encoder: SensorEncoder, real_data: Path, tmp_path: Path) -> None:
     classes = sorted(
         path for path in (real_data / "ucmerced_jpg").rglob("*") if path.is_dir() and any(path.glob("*.jpg"))
     )

@@ -227,9 +227,7 @@ def test_dropped_bands_do_not_count(golden: Path) -> None:
         (np.ones((12, 10, 64), np.uint16), "10 × 64 pixels are smaller than one patch of 16 × 16"),
     ],
 )
-def test_arrays_that_can_not_be_encoded_are_refused(
-    encoder: SensorEncoder, array: np.ndarray, message: str
-) -> None:
+def test_arrays_that_can_not_be_encoded_are_refused(encoder: SensorEncoder, array: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         encoder.encode(array, sensor=_S2)
 

@@ -32,9 +32,7 @@ def test_votes_are_those_of_scikit_learn(seed: int, k: int) -> None:
         algorithm="brute",
         weights=lambda distance: np.exp((1 - distance) / 0.07),
     ).fit(train.features, train.labels)
-    assert knn_scores(train, test, KnnOptions(k=k)) == pytest.approx(
-        oracle.predict_proba(test.features), abs=1e-4
-    )
+    assert knn_scores(train, test, KnnOptions(k=k)) == pytest.approx(oracle.predict_proba(test.features), abs=1e-4)
 
 
 def test_several_labels_a_sample_are_scored_by_the_share_of_the_votes() -> None:
@@ -75,9 +73,7 @@ def test_more_neighbours_than_training_samples_are_refused() -> None:
 def test_a_class_that_training_lacks_is_named() -> None:
     train = LabelledFeatures(features=np.ones((4, 2)), labels=np.array([0, 0, 1, 1]), classes=_NAMES)
     test = LabelledFeatures(features=np.ones((2, 2)), labels=np.array([0, 2]), classes=_NAMES)
-    with pytest.raises(
-        InputError, match=r"1 of 2 classes in the test split have no training sample: 'field'"
-    ):
+    with pytest.raises(InputError, match=r"1 of 2 classes in the test split have no training sample: 'field'"):
         knn_scores(train, test, KnnOptions(k=1))
 
 

@@ -65,9 +65,7 @@ def test_one_full_batch_step_is_that_of_torch() -> None:
     train = _labelled(0)
     fit = fit_linear_probe(train, _labelled(1), LinearOptions(epochs=1), seed=0)
     probe = LinearProbe(8, 3, seed=0)
-    optimizer = torch.optim.AdamW(
-        probe.parameters(), lr=1e-3 * 120 / 256, betas=(0.9, 0.95), weight_decay=0.0
-    )
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-3 * 120 / 256, betas=(0.9, 0.95), weight_decay=0.0)
     features = torch.from_numpy(train.features).float()
     standard = (features - features.mean(0)) / torch.sqrt(features.var(0, unbiased=False) + 1e-6)
     loss = torch.nn.functional.cross_entropy(probe.linear(standard), torch.from_numpy(train.labels))

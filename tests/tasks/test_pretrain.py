@@ -70,11 +70,7 @@ def test_the_last_two_checkpoints_and_the_best_are_kept(finished):
 
 def test_the_best_checkpoint_is_the_one_of_lowest_validation_loss(finished):
     out, _, _ = finished
-    scores = {
-        int(row["step"]): float(row["val_loss"])
-        for row in read_metrics(out / "metrics.csv")
-        if row["val_loss"]
-    }
+    scores = {int(row["step"]): float(row["val_loss"]) for row in read_metrics(out / "metrics.csv") if row["val_loss"]}
     last = RunFolder(out).saved_steps()[-1].progress
     assert last.best_step == min(scores, key=scores.__getitem__)
     assert last.best_score == min(scores.values())
@@ -125,9 +121,7 @@ def test_a_folder_with_other_things_is_refused_and_kept(pair_store, small_recipe
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_resumed_run_says_so_and_may_have_another_run_part(
-    pair_store, changed, tmp_path, monkeypatch, capsys
-):
+def test_a_resumed_run_says_so_and_may_have_another_run_part(pair_store, changed, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     _stop_at_save(monkeypatch, number=3, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -171,9 +165,7 @@ def test_a_loss_that_is_not_finite_names_the_places_and_keeps_the_last_checkpoin
         return type(result)(loss=result.loss * float("nan"), grad_norm=None) if step == 4 else result
 
     monkeypatch.setattr(loop.Stepper, "step", spoilt)
-    with pytest.raises(
-        TrainingError, match=r"the loss of step 4 is nan \(pairs of sentinel2-l2a_24x24 \+ "
-    ) as told:
+    with pytest.raises(TrainingError, match=r"the loss of step 4 is nan \(pairs of sentinel2-l2a_24x24 \+ ") as told:
         pretrain(changed(optim={"batch_size": 4}), data=pair_store, out=out, shown=False)
     store = ChipStore.open(pair_store)
     known = set(store.index.column("place").to_pylist())

@@ -35,9 +35,7 @@ def test_shipped_recipes_are_those_of_the_repository():
     assert list_recipes() == ("smarties_base", "smarties_large", "smarties_small", "smarties_tiny")
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes"), [("smarties_base", (768, 12, 12)), ("smarties_large", (1024, 24, 16))]
-)
+@pytest.mark.parametrize(("name", "sizes"), [("smarties_base", (768, 12, 12)), ("smarties_large", (1024, 24, 16))])
 def test_the_paper_recipes_carry_the_paper_numbers(name, sizes):
     recipe = load_recipe(name)
     model, optim = recipe.model, recipe.optim
@@ -125,9 +123,7 @@ def test_a_wrong_recipe_is_refused_with_its_reason(write, text, overrides, messa
 
 
 def test_an_unknown_recipe_name_offers_the_nearest():
-    with pytest.raises(
-        RecipeError, match=r"neither a file nor a shipped recipe .* did you mean 'smarties_tiny'\?"
-    ):
+    with pytest.raises(RecipeError, match=r"neither a file nor a shipped recipe .* did you mean 'smarties_tiny'\?"):
         load_recipe("smarties_tinny")
 
 

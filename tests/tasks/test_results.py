@@ -24,9 +24,7 @@ def _score(metric: str, value: float) -> Score:
 
 def _evaluation() -> Evaluation:
     rows = tuple(
-        ScoredFeatures(
-            features=name, width=width, scores=(_score("accuracy", value), _score("macro_f1", value))
-        )
+        ScoredFeatures(features=name, width=width, scores=(_score("accuracy", value), _score("macro_f1", value)))
         for name, width, value in (("encoder", 192, 0.612), ("band means", 6, 0.3))
     )
     return Evaluation(
@@ -81,6 +79,4 @@ def test_the_json_defines_its_metrics_and_reads_back(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_named_with_its_hash(golden: Path) -> None:
-    assert checkpoint_name(golden / "smarties" / "checkpoint.safetensors").startswith(
-        "checkpoint.safetensors sha256:"
-    )
+    assert checkpoint_name(golden / "smarties" / "checkpoint.safetensors").startswith("checkpoint.safetensors sha256:")

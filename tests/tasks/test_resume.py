@@ -22,9 +22,7 @@ _STEPS = 90
 def process_runs(pair_store, changed, tmp_path_factory):
     """Do one run whole; one killed five times at random and once within a save; one step alone and by two."""
     folder = tmp_path_factory.mktemp("runs")
-    recipe = changed(
-        optim={"steps": _STEPS, "batch_size": 4}, run={"checkpoint_every_steps": 3, "log_every_steps": 2}
-    )
+    recipe = changed(optim={"steps": _STEPS, "batch_size": 4}, run={"checkpoint_every_steps": 3, "log_every_steps": 2})
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe)))
     command = [sys.executable, str(_SCRIPT), str(folder / "recipe.yaml"), str(pair_store), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -26,9 +26,7 @@ def encoder(golden: Path) -> SensorEncoder:
     return load_encoder(golden / "smarties" / "checkpoint.safetensors")
 
 
-def _spec(
-    sensor: str, bands: tuple[str, ...], size: int, dtype: str, encoding: Encoding, nodata: float
-) -> ArraySpec:
+def _spec(sensor: str, bands: tuple[str, ...], size: int, dtype: str, encoding: Encoding, nodata: float) -> ArraySpec:
     return ArraySpec(
         sensor=sensor,
         bands=bands,
@@ -77,9 +75,7 @@ def _array(store: ChipStore, sensor: str) -> str:
     return next(name for name, info in store.arrays.items() if info.sensor == sensor)
 
 
-def test_chips_get_the_features_that_encode_gives_their_images(
-    encoder: SensorEncoder, store: ChipStore
-) -> None:
+def test_chips_get_the_features_that_encode_gives_their_images(encoder: SensorEncoder, store: ChipStore) -> None:
     array = _array(store, "sentinel2-l2a")
     rows = np.array([5, 0, 2])
     found = store_features(encoder, store, array, rows, ChipOptions(img_size=32, batch_size=2))
@@ -88,16 +84,12 @@ def test_chips_get_the_features_that_encode_gives_their_images(
     assert np.allclose(found, expected.cls.numpy(), atol=1e-5)
 
 
-def test_stored_decibels_are_read_with_the_encoding_of_the_store(
-    encoder: SensorEncoder, store: ChipStore
-) -> None:
+def test_stored_decibels_are_read_with_the_encoding_of_the_store(encoder: SensorEncoder, store: ChipStore) -> None:
     array = _array(store, "sentinel1-grd")
     found = store_features(encoder, store, array, np.arange(3), ChipOptions(img_size=32))
     chips, _ = store.read(array, [0, 1, 2])
     decibels = chips.astype(np.float32) * 0.01
-    expected = encoder.encode(
-        decibels, sensor="sentinel1-grd", encoding="db", options=EncodeOptions(img_size=32)
-    )
+    expected = encoder.encode(decibels, sensor="sentinel1-grd", encoding="db", options=EncodeOptions(img_size=32))
     assert np.allclose(found, expected.cls.numpy(), atol=1e-4)
 
 

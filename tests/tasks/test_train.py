@@ -25,9 +25,7 @@ from anyband.tasks.train import (
 
 
 def _schedule(**values) -> Schedule:
-    return Schedule.of_batch(
-        **{"base_lr": 1e-3, "batch_size": 512, "warmup_share": 0.1, "total_steps": 100} | values
-    )
+    return Schedule.of_batch(**{"base_lr": 1e-3, "batch_size": 512, "warmup_share": 0.1, "total_steps": 100} | values)
 
 
 def test_the_rate_grows_with_the_global_batch():
@@ -49,9 +47,7 @@ def test_the_rate_rises_to_the_peak_and_falls_to_zero(share, total):
 def test_the_rate_equals_a_half_cosine_after_the_rise():
     schedule = _schedule()
     assert schedule.rate(4) == pytest.approx(2e-3 * 4.5 / 10)
-    assert schedule.rate(54) == pytest.approx(
-        2e-3 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * 44.5 / 90)).item())
-    )
+    assert schedule.rate(54) == pytest.approx(2e-3 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * 44.5 / 90)).item()))
 
 
 def test_biases_and_norms_do_not_decay(small_recipe):
@@ -60,9 +56,7 @@ def test_biases_and_norms_do_not_decay(small_recipe):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert decayed["weight_decay"] == 0.05
     assert plain["weight_decay"] == 0.0
-    assert {names[id(p)] for p in decayed["params"]}.isdisjoint(
-        {n for n in names.values() if n.endswith("bias")}
-    )
+    assert {names[id(p)] for p in decayed["params"]}.isdisjoint({n for n in names.values() if n.endswith("bias")})
     assert {"encoder.projection.bias", "encoder.norm.weight"} <= {names[id(p)] for p in plain["params"]}
     assert {"encoder.projection.weight", "encoder.cls_token"} <= {names[id(p)] for p in decayed["params"]}
     assert len(decayed["params"]) + len(plain["params"]) == sum(p.requires_grad for p in model.parameters())
@@ -141,9 +135,7 @@ def test_shares_of_all_processes_and_parts_are_the_global_batch(pair_store, smal
 
     plan = plan_run(small_recipe, ChipStore.open(pair_store))
     samplers = [
-        SharedSampler(
-            plan.pairs, batch_size=8, seed=1, share=Share(process=process, num_processes=2, parts=2)
-        )
+        SharedSampler(plan.pairs, batch_size=8, seed=1, share=Share(process=process, num_processes=2, parts=2))
         for process in range(2)
     ]
     for step in (0, 3):

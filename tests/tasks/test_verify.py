@@ -59,9 +59,7 @@ def test_the_command_prints_a_table_and_exits_with_0(
     assert main(["verify", str(checkpoint), str(vectors)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 23
-    assert any(
-        line.startswith("s2_s1.loss_a") and "pass  (variance of repeated values)" in line for line in lines
-    )
+    assert any(line.startswith("s2_s1.loss_a") and "pass  (variance of repeated values)" in line for line in lines)
     assert lines[-1] == "all 21 entries pass at a relative tolerance of 1e-05"
 
 
@@ -96,9 +94,7 @@ def test_other_weights_fail_nearly_everywhere(golden: Path, vectors: Path, tmp_p
     encoder = EncoderConfig(img_size=64, patch_size=16, embed_dim=64, depth=2, num_heads=4, num_ranges=17)
     decoder = DecoderConfig(decoder_embed_dim=32, decoder_depth=2, decoder_num_heads=4)
     config = SmartiesConfig(encoder=encoder, decoder=decoder)
-    other = Checkpoint(
-        config=config, state=state_of(Smarties(config, seed=1)), ranges=load_ranges("smarties_v1")
-    )
+    other = Checkpoint(config=config, state=state_of(Smarties(config, seed=1)), ranges=load_ranges("smarties_v1"))
     save_checkpoint(tmp_path / "other.safetensors", other)
     report = verify(tmp_path / "other.safetensors", vectors)
     assert not report.passed
@@ -111,9 +107,7 @@ def test_a_catalogue_sensor_and_its_bands_may_be_recorded(tmp_path: Path) -> Non
         decoder=DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2),
     )
     model, table = Smarties(config, seed=1).eval(), load_ranges("smarties_v1")
-    save_checkpoint(
-        tmp_path / "c.safetensors", Checkpoint(config=config, state=state_of(model), ranges=table)
-    )
+    save_checkpoint(tmp_path / "c.safetensors", Checkpoint(config=config, state=state_of(model), ranges=table))
     sensor = get_sensor("sentinel2-l2a").select(["B04", "B08"])
     image = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(1))
     mixing = torch.from_numpy(assign(sensor, table).mixing).float()

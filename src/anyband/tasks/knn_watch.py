@@ -33,9 +33,7 @@ class KnnWatch:
         images = split(read_labelled(Path(knn.labelled)), val=_VAL_SHARE, test=_TEST_SHARE, seed=seed)
         for part in ("train", "val"):
             if part not in images.splits:
-                raise InputError(
-                    f"'{knn.labelled}' has no images for {part}; a kNN score needs train and val"
-                )
+                raise InputError(f"'{knn.labelled}' has no images for {part}; a kNN score needs train and val")
         self._images: LabelledImages = images
         self._knn = knn
         self._seed = seed

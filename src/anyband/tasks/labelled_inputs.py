@@ -69,14 +69,9 @@ def _joined(batches: list[ImageBatch]) -> ImageBatch:
     valid = None
     if any(batch.valid is not None for batch in batches):
         valid = torch.cat(
-            [
-                torch.ones_like(one.pixels, dtype=torch.bool) if one.valid is None else one.valid
-                for one in batches
-            ]
+            [torch.ones_like(one.pixels, dtype=torch.bool) if one.valid is None else one.valid for one in batches]
         )
-    return ImageBatch(
-        pixels=torch.cat([batch.pixels for batch in batches]), valid=valid, mixing=batches[0].mixing
-    )
+    return ImageBatch(pixels=torch.cat([batch.pixels for batch in batches]), valid=valid, mixing=batches[0].mixing)
 
 
 def training_statistics(
@@ -102,9 +97,7 @@ def training_statistics(
         return count_statistics(pixels(), sensor, encoding=encoding)
 
 
-def labelled_parts(
-    images: LabelledImages, features: Float[Array, "sample width"]
-) -> dict[str, LabelledFeatures]:
+def labelled_parts(images: LabelledImages, features: Float[Array, "sample width"]) -> dict[str, LabelledFeatures]:
     """Sort the features of all images into train, val and test, with their labels."""
     targets = images.targets()
     labels = targets.astype(bool) if images.multi_label else targets

@@ -26,9 +26,7 @@ class LabelledFeatures:
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.labels):
-            raise InputError(
-                f"{len(self.features)} features have {len(self.labels)} labels; give one for each"
-            )
+            raise InputError(f"{len(self.features)} features have {len(self.labels)} labels; give one for each")
         if not np.isfinite(self.features).all():
             row = int(np.flatnonzero(~np.isfinite(self.features).all(axis=1))[0])
             raise InputError(f"the feature of sample {row} is not finite; leave out images without data")
@@ -56,9 +54,7 @@ def check_same_classes(train: LabelledFeatures, test: LabelledFeatures) -> None:
         InputError: a class has none, or the two splits name different classes.
     """
     if train.classes != test.classes:
-        raise InputError(
-            f"training names the classes {train.classes}, test {test.classes}; give both one list"
-        )
+        raise InputError(f"training names the classes {train.classes}, test {test.classes}; give both one list")
     known = [bool(column.any()) for column in label_matrix(train).T]
     asked = [bool(column.any()) for column in label_matrix(test).T]
     missing = [train.classes[i] for i in range(len(asked)) if asked[i] and not known[i]]

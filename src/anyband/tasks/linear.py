@@ -122,9 +122,7 @@ def fit_linear_probe(
     return ProbeFit(probe=probe.eval(), best_epoch=best[1], validation=tuple(scores))
 
 
-def _epochs(
-    probe: LinearProbe, train: LabelledFeatures, options: LinearOptions, *, seed: int
-) -> Iterator[int]:
+def _epochs(probe: LinearProbe, train: LabelledFeatures, options: LinearOptions, *, seed: int) -> Iterator[int]:
     """Train epoch after epoch, giving its number from 1."""
     device = probe.linear.weight.device
     features = torch.from_numpy(train.features).float().to(device)

@@ -55,9 +55,7 @@ class TrainingLoop:
         optim = plan.recipe.optim
         share = Share(process=fabric.global_rank, num_processes=fabric.world_size, parts=optim.accumulate)
         share.check(optim.batch_size)
-        self._sampler = SharedSampler(
-            plan.pairs, batch_size=optim.batch_size, seed=plan.recipe.seed, share=share
-        )
+        self._sampler = SharedSampler(plan.pairs, batch_size=optim.batch_size, seed=plan.recipe.seed, share=share)
         self._plan = plan
         self._folder = folder
         self._fabric = fabric
@@ -179,9 +177,7 @@ class TrainingLoop:
         """A loss can be finite while its gradient is not; such weights must not replace good ones."""
         flags = [torch.isfinite(parameter).all() for parameter in self._stepper.model.parameters()]
         if not bool(torch.stack(flags).all()):
-            raise TrainingError(
-                self._not_finite(f"the weights after step {done - 1} are not finite", done - 1)
-            )
+            raise TrainingError(self._not_finite(f"the weights after step {done - 1} are not finite", done - 1))
 
     def _not_finite(self, what: str, step: int) -> str:
         plan = self._sampler.global_batch(step)

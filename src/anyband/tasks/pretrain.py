@@ -10,6 +10,7 @@ from typing import Any
 from anyband.data.store import ChipStore, statistics_to_dict
 from anyband.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from anyband.models.smarties import Smarties
+from anyband.models.weight_files import checkpoint_hash, locate
 from anyband.tasks.logs import progress_line
 from anyband.tasks.loop import TrainingLoop
 from anyband.tasks.recipe import PretrainRecipe, recipe_to_dict
@@ -76,6 +77,8 @@ def pretrain(
 
 def _identity(recipe: PretrainRecipe, store: ChipStore) -> dict[str, Any]:
     identity = {"recipe": recipe_to_dict(recipe), "store": store.fingerprint(), "version": version("anyband")}
+    if recipe.model.start is not None:
+        identity["start"] = checkpoint_hash(locate(recipe.model.start))
     if recipe.data.statistics == "store":
         text = repr(sorted(statistics_to_dict(store.statistics).items()))
         identity["statistics"] = blake2b(text.encode(), digest_size=16).hexdigest()
@@ -110,7 +113,7 @@ def _train(
     """Do the steps that are left, and write the finished model."""
     fabric = make_fabric(plan.recipe)
     start = saved[-1] if saved else None
-    model = Smarties(plan.config, seed=plan.recipe.seed) if start is None else _load_model(start, plan)
+    model = _first_model(plan) if start is None else _load_model(start, plan)
     stepper = Stepper(fabric, model, plan.recipe, plan.schedule)
     if start is not None:
         load_optimizer_tensors(stepper.optimizer, model, start.optimizer_tensors())
@@ -129,6 +132,12 @@ def _train(
         save_checkpoint(folder.encoder_path, plan.checkpoint(model, step=progress.step))
     fabric.barrier()
     return progress
+
+
+def _first_model(plan: RunPlan) -> Smarties:
+    if plan.start is None:
+        return Smarties(plan.config, seed=plan.recipe.seed)
+    return build_model(replace(plan.start, config=plan.config))
 
 
 def _load_model(saved: SavedStep, plan: RunPlan) -> Smarties:

@@ -90,9 +90,7 @@ def read_bands(
     assignment = assign(sensor, checkpoint.ranges, rules)
     chosen, source = _statistics(checkpoint, assignment.sensor, statistics)
     normalisation = normalisation_for(assignment.sensor, encoding=encoding, statistics=chosen)
-    return BandReading(
-        asked=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source
-    )
+    return BandReading(asked=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source)
 
 
 def _statistics(

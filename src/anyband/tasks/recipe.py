@@ -84,8 +84,11 @@ class ModelRecipe:
     """Whether targets are normalised for each token."""
     target_variance: Literal["unbiased", "repeated"] = "unbiased"
     """Variance of that normalisation; repeated: over values tiled to 12 bands, as in the released code."""
-    ranges: Literal["smarties_v1", "from_data"] = "smarties_v1"
-    """Spectral ranges that get weights: the 17 published ones, or one for each distinct band of the data."""
+    start: str | None = None
+    """Checkpoint (file or hub id) whose weights the run starts from; null: from the seed."""
+    ranges: Literal["smarties_v1", "from_data", "start", "start_and_new"] = "smarties_v1"
+    """Spectral ranges that get weights: the 17 published ones; one for each distinct band of the data; those of the
+    checkpoint that the run starts from; or those and one for each band that they don't know exactly."""
     unseen: Literal["interpolate", "nearest", "released", "refuse"] = "interpolate"
     """What happens to a band that no range is made for."""
     min_support: float = 0.05
@@ -258,12 +261,8 @@ def recipe_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[st
     The name and the `run` part do not count: they change neither weights nor draws.
     """
     left, right = _leaves(ours), _leaves(theirs)
-    changed = [
-        key for key in sorted(left.keys() | right.keys()) if left.get(key, _NONE) != right.get(key, _NONE)
-    ]
-    return tuple(
-        f"{key}: {left.get(key, _NONE)}, not {right.get(key, _NONE)}" for key in changed if _counts(key)
-    )
+    changed = [key for key in sorted(left.keys() | right.keys()) if left.get(key, _NONE) != right.get(key, _NONE)]
+    return tuple(f"{key}: {left.get(key, _NONE)}, not {right.get(key, _NONE)}" for key in changed if _counts(key))
 
 
 _NONE = "nothing"

@@ -54,9 +54,7 @@ def draw_reconstructions(
         bands = [sensor.band_index(name) for name in names]
         original = _scaled(image.pixels, entry, bands)
         limits = _limits(original, image, bands)
-        pictures = [
-            _stretched(values, limits) for values in (original, _scaled(reconstruction, entry, bands))
-        ]
+        pictures = [_stretched(values, limits) for values in (original, _scaled(reconstruction, entry, bands))]
         panels.append(
             PanelImages(
                 title=f"{sensor.name} ({', '.join(names)})",
@@ -82,9 +80,7 @@ def _scaled(pixels: Tensor, entry: ArrayInput, bands: list[int]) -> Float[Array,
 
 def _limits(original: Array, image: ImageBatch, bands: list[int]) -> Array:
     """Find what is drawn black and white in each sample; the same for its bands: colours stay true."""
-    seen = (
-        original if image.valid is None else np.where(image.valid[:, bands].cpu().numpy(), original, np.nan)
-    )
+    seen = original if image.valid is None else np.where(image.valid[:, bands].cpu().numpy(), original, np.nan)
     flat = seen.reshape(len(seen), -1)
     flat = np.where(np.isfinite(flat).any(axis=1, keepdims=True), flat, 0.0)
     limits: Array = np.nanquantile(flat, (_DARK, _BRIGHT), axis=1).astype(np.float32)

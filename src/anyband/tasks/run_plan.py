@@ -16,9 +16,11 @@ from anyband.models.encoder import EncoderConfig
 from anyband.models.smarties import Smarties, SmartiesConfig
 from anyband.sensors.catalogue import get_sensor, sensor_to_dict
 from anyband.sensors.ranges import RangeTable, load_ranges, ranges_from_sensors
+from anyband.sensors.sensor import Sensor
 from anyband.shapes import Array, Int
 from anyband.tasks.pair_batches import ArrayInput, array_inputs
 from anyband.tasks.recipe import ModelRecipe, PretrainRecipe, recipe_to_dict
+from anyband.tasks.start import check_same_network, load_start
 from anyband.tasks.train import Schedule
 
 __all__ = ["RunPlan", "network_config", "plan_run"]
@@ -36,6 +38,8 @@ class RunPlan:
     """Pairs that are learned from."""
     val_pairs: Pairs | None
     """Pairs that choose the best checkpoint; None: there are none."""
+    start: Checkpoint | None
+    """Weights that the run starts from; None: drawn from the seed."""
     ranges: RangeTable
     """Ranges that get weights."""
     inputs: dict[str, ArrayInput]
@@ -70,9 +74,7 @@ class RunPlan:
             config=self.config,
             state=state_of(model),
             ranges=self.ranges,
-            normalisations={
-                sensor: self.inputs[name].normalisation.to_dict() for sensor, name in arrays.items()
-            },
+            normalisations={sensor: self.inputs[name].normalisation.to_dict() for sensor, name in arrays.items()},
             sensors={
                 sensor: sensor_to_dict(self.store.sensors[sensor].select(self.store.arrays[name].bands))
                 for sensor, name in arrays.items()
@@ -123,18 +125,19 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
         StoreError: the store has no such pairs.
         AssignmentError: a band that the ranges can't express.
         CatalogueError: a sensor is unknown, or a band has no statistics.
+        CheckpointError: the checkpoint to start from is missing, or holds another network.
     """
     wanted = _wanted_pairs(recipe, store)
     pairs = find_pairs(store, sensors=wanted, split=recipe.data.split)
     val_pairs = _val_pairs(store, wanted, split=recipe.data.val_split) if recipe.run.val_batches else None
-    names = dict.fromkeys(
-        name for found in (pairs, val_pairs) if found for pair in found.types for name in pair
-    )
+    names = dict.fromkeys(name for found in (pairs, val_pairs) if found for pair in found.types for name in pair)
     trained_on = dict.fromkeys(name for pair in pairs.types for name in pair)
-    if recipe.model.ranges == "from_data":
-        ranges = ranges_from_sensors([store.array_sensor(name) for name in trained_on])
-    else:
-        ranges = load_ranges(recipe.model.ranges)
+    sensors = [store.array_sensor(name) for name in trained_on]
+    start = load_start(recipe.model, sensors)
+    ranges = _ranges(recipe.model, start, sensors)
+    if start is not None:
+        network = network_config(recipe.model, num_ranges=len(ranges.ranges))
+        check_same_network(start, network, where=str(recipe.model.start))
     optim = recipe.optim
     per_epoch = PairSampler(pairs, batch_size=optim.batch_size, seed=recipe.seed).steps_per_epoch
     return RunPlan(
@@ -142,11 +145,18 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
         store=store,
         pairs=pairs,
         val_pairs=val_pairs,
+        start=start,
         ranges=ranges,
         inputs=array_inputs(store, names, ranges=ranges, recipe=recipe),
         steps_per_epoch=per_epoch,
         total_steps=optim.steps or optim.epochs * per_epoch,
     )
+
+
+def _ranges(model: ModelRecipe, start: Checkpoint | None, sensors: Sequence[Sensor]) -> RangeTable:
+    if start is not None:
+        return start.ranges
+    return ranges_from_sensors(sensors) if model.ranges == "from_data" else load_ranges(model.ranges)
 
 
 def _wanted_pairs(recipe: PretrainRecipe, store: ChipStore) -> list[tuple[str, str]]:

@@ -97,9 +97,7 @@ class Stepper:
         on_cpu_in_bf16 = fabric.device.type == "cpu" and recipe.optim.precision.startswith("bf16")
         set_fused_attention(model, fused=not on_cpu_in_bf16)
         self.model = model
-        self.optimizer = make_optimizer(
-            model, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas
-        )
+        self.optimizer = make_optimizer(model, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas)
         self._fabric = fabric
         self._recipe = recipe
         self._schedule = schedule
@@ -135,9 +133,7 @@ class Stepper:
         if largest is None:
             return None
         # A norm that is not finite comes from a loss that is not; that is reported with the places.
-        norm = self._fabric.clip_gradients(
-            self._network, self._stepping, max_norm=largest, error_if_nonfinite=False
-        )
+        norm = self._fabric.clip_gradients(self._network, self._stepping, max_norm=largest, error_if_nonfinite=False)
         return None if norm is None else norm.detach()
 
     def _drawing(self, step: int, index: int) -> contextlib.AbstractContextManager[None]:

@@ -59,11 +59,7 @@ def store_features(
     """
     options = options or ChipOptions()
     made = made_features(
-        {
-            "encoder": lambda batch: pooled(
-                encoder.encode_batch(batch, precision=options.precision), options.pool
-            )
-        },
+        {"encoder": lambda batch: pooled(encoder.encode_batch(batch, precision=options.precision), options.pool)},
         encoder,
         store,
         array,
@@ -146,9 +142,7 @@ def common_cells(store: ChipStore, arrays: Sequence[str], *, split: Split | None
         store.array_sensor(array)
     columns = store.index.select(["array", "array_row", "place", "cell", "split", "datetime"]).to_pylist()
     found: dict[tuple[str, str, str], dict[str, int]] = {}
-    for chip in sorted(
-        columns, key=lambda chip: (chip["datetime"] is not None, chip["datetime"], chip["array_row"])
-    ):
+    for chip in sorted(columns, key=lambda chip: (chip["datetime"] is not None, chip["datetime"], chip["array_row"])):
         if chip["array"] in arrays and split in (None, chip["split"]):
             rows = found.setdefault((chip["place"], chip["cell"], chip["split"]), {})
             rows.setdefault(chip["array"], chip["array_row"])

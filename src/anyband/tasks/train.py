@@ -36,9 +36,7 @@ class Schedule:
     """Length of the run in steps."""
 
     @classmethod
-    def of_batch(
-        cls, *, base_lr: float, batch_size: int, warmup_share: float, total_steps: int
-    ) -> "Schedule":
+    def of_batch(cls, *, base_lr: float, batch_size: int, warmup_share: float, total_steps: int) -> "Schedule":
         """Scale the rate to the global batch; `warmup_share` is the part of the run that warms up."""
         peak = base_lr * batch_size / _IMAGES_OF_BASE_RATE
         return cls(peak=peak, warmup_steps=warmup_share * total_steps, total_steps=total_steps)
@@ -79,9 +77,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
     return tensors
 
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
-) -> None:
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` took, to the bit.
 
     Raises:
@@ -96,9 +92,7 @@ def load_optimizer_tensors(
         if missing or tensors[keys["exp_avg"]].shape != parameter.shape:
             raise CheckpointError(f"the optimiser's state does not fit parameter '{name}'")
         # A fused optimiser keeps the count of steps beside the weights too.
-        optimizer.state[parameter] = {
-            key: tensors[name].to(parameter.device, copy=True) for key, name in keys.items()
-        }
+        optimizer.state[parameter] = {key: tensors[name].to(parameter.device, copy=True) for key, name in keys.items()}
         left -= set(keys.values())
     if left:
         raise CheckpointError(f"the optimiser's state has '{min(left)}', which the model lacks")

@@ -107,8 +107,7 @@ def compare(entry: str, found: Tensor, expected: Tensor, *, tolerance: float, no
     """
     if found.shape != expected.shape:
         raise InputError(
-            f"'{entry}' was recorded with shape {tuple(expected.shape)}, the checkpoint gives "
-            f"{tuple(found.shape)}"
+            f"'{entry}' was recorded with shape {tuple(expected.shape)}, the checkpoint gives {tuple(found.shape)}"
         )
     error = (found.double() - expected.double()).abs().max().item()
     largest = expected.double().abs().max().item()
@@ -128,9 +127,7 @@ def _check_architecture(checkpoint: Checkpoint, recorded: Vectors) -> None:
         if name.startswith("decoder_") and not recorded.pairs:
             continue
         if not math.isclose(own[name], number, rel_tol=1e-6):
-            raise InputError(
-                f"the vectors were recorded with {name} {number:g}, the checkpoint has {own[name]:g}"
-            )
+            raise InputError(f"the vectors were recorded with {name} {number:g}, the checkpoint has {own[name]:g}")
 
 
 def _sensor_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -> Iterator[EntryResult]:
@@ -156,9 +153,7 @@ def _pair_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -
             a=_image_batch(recorded.sensors[vectors.a], checkpoint),
             b=_image_batch(recorded.sensors[vectors.b], checkpoint),
         )
-        latent, decoded, output = model.follow(
-            pair, _plan(vectors, pair, patch_size=config.encoder.patch_size)
-        )
+        latent, decoded, output = model.follow(pair, _plan(vectors, pair, patch_size=config.encoder.patch_size))
         found = {
             "latent_a": latent.chunk(2)[0],
             "decoded_a": decoded.chunk(2)[0],
@@ -193,9 +188,7 @@ def _plan(vectors: PairVectors, pair: PairBatch, *, patch_size: int) -> PairPlan
             f"found {batch} × {tokens}"
         )
     if not 0 < keep.shape[1] < tokens or keep.min() < 0 or keep.max() >= tokens:
-        raise InputError(
-            f"'{vectors.name}.ids_keep' must name some, not all, positions from 0 to {tokens - 1}"
-        )
+        raise InputError(f"'{vectors.name}.ids_keep' must name some, not all, positions from 0 to {tokens - 1}")
     order = torch.arange(tokens).repeat(batch, 1) + tokens
     order = order.scatter(1, keep, torch.arange(keep.shape[1]).repeat(batch, 1))
     plan = plan_from_ids(vectors.from_a, torch.argsort(order, dim=1), keep.shape[1])

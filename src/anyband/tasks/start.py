@@ -1,0 +1,85 @@
+"""What a run starts from: the weights of a checkpoint, with ranges for new bands if they are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from anyband.errors import CheckpointError, RecipeError
+from anyband.models.checkpoint import Checkpoint, extend_checkpoint, load_checkpoint
+from anyband.models.smarties import SmartiesConfig
+from anyband.sensors.assignment import AssignmentRules, assign, extend_ranges
+from anyband.sensors.sensor import Sensor
+from anyband.tasks.recipe import ModelRecipe
+
+__all__ = ["check_same_network", "load_start"]
+
+# These may differ: they change how a network is trained, not what its weights are.
+_FREE = ("drop_path", "mask_ratio", "mixup_ratio", "mixup", "norm_pix_loss", "target_variance")
+
+
+def load_start(model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint | None:
+    """Load the checkpoint that a run starts from.
+
+    With `ranges: start_and_new`, every band of the sensors that its ranges don't know exactly gets a range of its own,
+    which starts as the mixture that interpolation gives: the first loss is the same as without it.
+
+    Args:
+        model: of the recipe.
+        sensors: that are trained on.
+
+    Returns:
+        The checkpoint; None where the recipe names none.
+
+    Raises:
+        RecipeError: `start` and `ranges` do not go together.
+        CheckpointError: no such checkpoint.
+        AssignmentError: a band that its ranges can't express.
+    """
+    keeps_ranges = model.ranges in ("start", "start_and_new")
+    if (model.start is not None) != keeps_ranges:
+        raise RecipeError(
+            f"model.start is {model.start or 'null'} and model.ranges '{model.ranges}'; a run that starts from a "
+            "checkpoint keeps its ranges (`start`, or `start_and_new` for ranges of new bands), any other run has "
+            "ranges of its own"
+        )
+    if model.start is None:
+        return None
+    checkpoint = load_checkpoint(model.start)
+    return checkpoint if model.ranges == "start" else _with_new_ranges(checkpoint, model, sensors)
+
+
+def check_same_network(start: Checkpoint, config: SmartiesConfig, *, where: str) -> None:
+    """See that a checkpoint's weights fit the network of a recipe.
+
+    Raises:
+        CheckpointError: they don't; every difference is named.
+    """
+    asked, found = _numbers(config), _numbers(start.config)
+    different = [f"{key} {asked[key]}, not {found[key]}" for key in asked if asked[key] != found[key]]
+    if different:
+        raise CheckpointError(
+            f"'{where}' holds another network than the recipe's: {'; '.join(different)} (the recipe's number first); "
+            "take the checkpoint's numbers into the recipe"
+        )
+
+
+def _with_new_ranges(checkpoint: Checkpoint, model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint:
+    rules = AssignmentRules(unseen="interpolate", min_support=model.min_support, out_of_span=model.out_of_span)
+    kept = [assign(sensor, checkpoint.ranges, rules).sensor for sensor in sensors]
+    table = extend_ranges(checkpoint.ranges, kept)
+    owners = {(sensor.name, band): sensor for sensor in kept for band in sensor.band_names}
+    rows = []
+    for entry in table.ranges[len(checkpoint.ranges.ranges) :]:
+        known = next(known for known in entry.known if known in owners)
+        rows.append(assign(owners[known].select([known[1]]), checkpoint.ranges, rules).mixing[0])
+    if not rows:
+        return checkpoint
+    return extend_checkpoint(checkpoint, table, torch.from_numpy(np.stack(rows)).float())
+
+
+def _numbers(config: SmartiesConfig) -> dict[str, Any]:
+    plain = {**asdict(config.encoder), **asdict(config.decoder)}
+    return {key: value for key, value in plain.items() if key not in _FREE}
