@@ -94,9 +94,13 @@ def whole_directory(path: Path) -> Iterator[Path]:
 def _cleaned(beside: Path, *, target: Path) -> Iterator[None]:
     try:
         yield
+    except OutputError as problem:
+        _remove(beside)
+        # A file inside of an unfinished folder is named as it would be in the finished one.
+        raise OutputError(str(problem).replace(beside.name, target.name)) from problem
     except OSError as problem:
         _remove(beside)
-        if isinstance(problem, OutputError) or problem.errno is None:
+        if problem.errno is None:
             raise
         raise _output_error(target, problem) from problem
     except BaseException:
@@ -110,7 +114,7 @@ def _remove(path: Path) -> None:
 
 
 def _output_error(path: Path, problem: OSError) -> OutputError:
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OutputError(f"no room on the disk to write '{path}'; free some or name another output")
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"'{path}' is not writable ({problem.strerror}); name another output")

@@ -11,7 +11,7 @@ from pathlib import Path
 from anyband.data.jobs import Journal
 from anyband.data.store import partial_path
 from anyband.errors import AnybandError, OutputError, WorkerError
-from anyband.whole_files import check_writable, sync
+from anyband.whole_files import check_writable, sync, whole_file
 
 __all__ = ["Workspace", "open_workspace", "remove_leftover"]
 
@@ -79,7 +79,8 @@ def open_workspace(out: Path, *, inputs: str) -> Iterator[Workspace]:
     with _held(folder):
         if not _is_of(folder, inputs):
             _clear(folder)
-            (folder / "inputs.txt").write_text(inputs, encoding="utf-8")
+            with whole_file(folder / "inputs.txt") as beside:
+                beside.write_text(inputs, encoding="utf-8")
         workspace = Workspace(out=out, journal=Journal(folder / "journal.jsonl"))
         try:
             yield workspace

@@ -70,7 +70,7 @@ class GeoTiffWriter:
         if pixels.dtype != np.dtype(layout.dtype):
             raise InputError(f"pixels of {pixels.dtype} can't be written to a GeoTIFF of {layout.dtype}")
         place = RasterioWindow(window.col, window.row, window.width, window.height)
-        with _as_output_error(self._target):
+        with _as_output_error(self._target), _quiet():
             self._dataset.write(pixels, window=place)
 
 
@@ -134,7 +134,15 @@ def _opened(path: Path, layout: GeoTiffLayout) -> Iterator[Any]:
             dataset.write_colormap(1, dict(layout.colours))
         yield dataset
     finally:
-        dataset.close()
+        with _quiet():
+            dataset.close()
+
+
+def _quiet() -> Any:
+    """Outside of an `Env` GDAL writes errors to stderr too, beside the one message of ours."""
+    import rasterio
+
+    return rasterio.Env()
 
 
 def _profile(layout: GeoTiffLayout) -> dict[str, Any]:
@@ -192,7 +200,7 @@ def _check_written(beside: Path, layout: GeoTiffLayout, target: Path) -> None:
 
     size = beside.stat().st_size
     try:
-        with open_quietly(beside) as dataset:
+        with _quiet(), open_quietly(beside) as dataset:
             missing = sum(
                 not _block_is_inside(dataset, number, row, col, size)
                 for number in range(1, len(layout.descriptions) + 1)
