@@ -155,3 +155,18 @@ def test_the_own_sensor_of_the_page_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "count"), [("manifest.csv", 4), ("manifest.yaml", 4)])
 def test_the_manifests_of_the_page_are_read(name: str, count: int, tmp_path: Path) -> None:
     assert len(read_manifest(_file("prepare.md", name, tmp_path))) == count
+
+
+_PINS = re.compile(r"`(tests/\S+\.py)`: ((?:`test_\w+`(?:, )?)+)")
+
+
+def test_every_row_of_the_parity_page_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith(("| what", "|---"))]
+    assert rows
+    for row in rows:
+        pins = _PINS.findall(row.split("|")[-2])
+        assert pins, row
+        for file, names in pins:
+            text = (ROOT / file).read_text(encoding="utf-8")
+            assert [name for name in re.findall(r"`(\w+)`", names) if f"def {name}(" not in text] == []

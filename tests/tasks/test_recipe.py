@@ -42,6 +42,7 @@ def test_the_paper_recipes_carry_the_paper_numbers(name, sizes):
     assert (model.embed_dim, model.depth, model.num_heads) == sizes
     assert (model.img_size, model.patch_size, model.mask_ratio, model.mixup_ratio) == (224, 16, 0.75, 0.5)
     assert (model.decoder_embed_dim, model.decoder_depth, model.decoder_num_heads) == (512, 8, 16)
+    assert model.drop_path == 0.0
     assert (optim.batch_size, optim.epochs, optim.warmup_epochs) == (2048, 300, 20)
     assert (optim.base_lr, optim.weight_decay, optim.betas) == (1.5e-4, 0.05, (0.9, 0.95))
     assert recipe.data.augment == AugmentOptions(crop_area=(0.25, 1.0), flips=True, quarter_turns=True)

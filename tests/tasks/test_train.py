@@ -130,6 +130,27 @@ def test_counted_tokens_are_those_that_the_loss_averages(mixup, changed):
     torch.testing.assert_close(weighted, torch.stack([joint.loss_a, joint.loss_b]))
 
 
+def test_a_range_absent_from_a_batch_has_a_zero_gradient_and_is_still_stepped(changed):
+    """Momentum and decay act on it; a parameter without gradient would be passed over."""
+    model = _small_network(changed(model={"drop_path": 0.0}))
+    optimizer = make_optimizer(model, weight_decay=0.05, betas=(0.9, 0.95))
+    set_learning_rate(optimizer, 1e-3)
+    pair, noise = _pair(batch=3)
+    model(pair, noise).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    weight = model.encoder.projection.weight
+    before = weight.detach().clone()
+    model(PairBatch(a=_without_last_range(pair.a), b=_without_last_range(pair.b)), noise).loss.backward()
+    assert weight.grad is not None
+    assert not weight.grad[-1].any()
+    assert weight.grad[:-1].any()
+    moment = optimizer.state[weight]["exp_avg"][-1].clone()
+    optimizer.step()
+    assert not torch.equal(weight[-1], before[-1])
+    torch.testing.assert_close(optimizer.state[weight]["exp_avg"][-1], 0.9 * moment)
+
+
 def test_shares_of_all_processes_and_parts_are_the_global_batch(pair_store, small_recipe):
     from anyband.data.store import ChipStore
 
@@ -168,6 +189,12 @@ def _pair(batch: int) -> tuple[PairBatch, PairNoise]:
         images.append(ImageBatch(pixels=pixels.masked_fill(~valid, 0.0), valid=valid, mixing=mixing))
     noise = torch.rand(batch, 2, 16, generator=draw)
     return PairBatch(a=images[0], b=images[1]), PairNoise(mixup=noise[:, 0], masking=noise[:, 1])
+
+
+def _without_last_range(image: ImageBatch) -> ImageBatch:
+    known = torch.ones(image.mixing.shape[1])
+    known[-1] = 0.0
+    return ImageBatch(pixels=image.pixels, valid=image.valid, mixing=image.mixing * known)
 
 
 def _part(pair: PairBatch, noise: PairNoise, part: slice) -> tuple[PairBatch, PairNoise]:
