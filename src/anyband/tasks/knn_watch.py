@@ -38,6 +38,15 @@ class KnnWatch:
         self._knn = knn
         self._seed = seed
 
+    def check(self, checkpoint: Checkpoint, *, rules: AssignmentRules) -> None:
+        """See that a network reads the sensor of the images, before any training.
+
+        Raises:
+            CatalogueError: no such sensor, or one without statistics.
+            AssignmentError: a band that the network's ranges can't express.
+        """
+        SensorEncoder(checkpoint, rules=rules).reading(checkpoint_sensor(checkpoint, self._knn.sensor))
+
     def score(self, checkpoint: Checkpoint, *, rules: AssignmentRules, device: str) -> float:
         """Let the training images vote on the validation images.
 

@@ -18,6 +18,7 @@ from anyband.tasks.run_plan import RunPlan, plan_run
 from anyband.tasks.runs import Progress, RunFolder, SavedStep
 from anyband.tasks.steps import Stepper, make_fabric
 from anyband.tasks.train import load_optimizer_tensors
+from anyband.tasks.watch import check_knn
 
 __all__ = ["PretrainResult", "pretrain"]
 
@@ -114,6 +115,7 @@ def _train(
     fabric = make_fabric(plan.recipe)
     start = saved[-1] if saved else None
     model = _first_model(plan) if start is None else _load_model(start, plan)
+    check_knn(plan, model)
     stepper = Stepper(fabric, model, plan.recipe, plan.schedule)
     if start is not None:
         load_optimizer_tensors(stepper.optimizer, model, start.optimizer_tensors())

@@ -5,11 +5,13 @@ values where it gives one (SMARTIES, arXiv 2506.19585, section 4 and supplement)
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from anyband.data.augment import AugmentOptions
-from anyband.errors import RecipeError
+from anyband.errors import InputError, RecipeError
+from anyband.models.masking import count_visible
 
 __all__ = [
     "DataRecipe",
@@ -30,10 +32,12 @@ def _need(holds: bool, message: str) -> None:
 
 def _need_at_least(key: str, value: int | float, least: int) -> None:
     _need(value >= least, f"{key} must be at least {least}, found {value:g}")
+    _need(value < math.inf, f"{key} must be finite, found {value:g}")
 
 
 def _need_over_0(key: str, value: float) -> None:
     _need(value > 0, f"{key} must be over 0, found {value:g}")
+    _need(value < math.inf, f"{key} must be finite, found {value:g}")
 
 
 def _need_between(key: str, value: float, low: float, high: float) -> None:
@@ -48,6 +52,13 @@ def _need_width(key: str, width: int, heads_key: str, num_heads: int) -> None:
     # Positions take a quarter of the width each for sine and cosine of row and column.
     _need(width >= 4 and width % 4 == 0, f"{key} must be a multiple of 4, found {width}")
     _need_divides(heads_key, num_heads, key, width)
+
+
+def _need_visible(mask_ratio: float, num_tokens: int) -> None:
+    try:
+        count_visible(num_tokens, mask_ratio)
+    except InputError as problem:
+        raise RecipeError(f"model.mask_ratio: {problem}") from problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +120,9 @@ class ModelRecipe:
             value = getattr(self, name)
             _need(0.0 <= value < 1.0, f"model.{name} must be from 0 to under 1, found {value:g}")
         _need_over_0("model.mlp_ratio", self.mlp_ratio)
+        hidden = int(self.embed_dim * self.mlp_ratio)
+        _need(hidden >= 1, f"model.mlp_ratio {self.mlp_ratio:g} leaves no hidden layer at width {self.embed_dim}")
+        _need_visible(self.mask_ratio, (self.img_size // self.patch_size) ** 2)
 
 
 @dataclass(frozen=True, kw_only=True)

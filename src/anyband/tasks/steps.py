@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from anyband.errors import RecipeError
 from anyband.models.encoder import set_fused_attention
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.masking import count_visible, draw_pair_plan
@@ -35,18 +36,28 @@ class StepResult:
 
 
 def make_fabric(recipe: PretrainRecipe) -> "Fabric":
-    """Make what runs on the recipe's devices, and start its processes."""
+    """Make what runs on the recipe's devices, and start its processes.
+
+    Raises:
+        RecipeError: there are no such devices.
+    """
     from lightning_fabric import Fabric
 
     run = recipe.run
     with _without_announcements():
-        fabric = Fabric(
-            accelerator=run.accelerator,
-            devices=run.devices,
-            num_nodes=run.num_nodes,
-            strategy=run.strategy,
-            precision=recipe.optim.precision,
-        )
+        try:
+            fabric = Fabric(
+                accelerator=run.accelerator,
+                devices=run.devices,
+                num_nodes=run.num_nodes,
+                strategy=run.strategy,
+                precision=recipe.optim.precision,
+            )
+        except (RuntimeError, ValueError) as problem:
+            raise RecipeError(
+                f"run.accelerator '{run.accelerator}' with run.devices {run.devices} can't be had here: {problem}; "
+                "use run.accelerator=auto or cpu"
+            ) from problem
         fabric.launch()
     return fabric
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from anyband.tasks.knn_watch import KnnWatch
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "check_knn"]
 
 _WHOLE = AugmentOptions(enabled=False)
 # chosen: rows of a panel; enough to judge by, small enough to look at.
@@ -107,6 +107,17 @@ class Watch:
                 yield
         finally:
             self._model.train()
+
+
+def check_knn(plan: RunPlan, model: Smarties) -> None:
+    """See that the labelled images of the recipe are there and can be read, before the run is begun.
+
+    Raises:
+        AnybandError: they can't; see `KnnWatch`.
+    """
+    watch = _knn_watch(plan)
+    if watch is not None:
+        watch.check(plan.checkpoint(model, step=0), rules=assignment_rules(plan.recipe))
 
 
 def _knn_watch(plan: RunPlan) -> "KnnWatch | None":
