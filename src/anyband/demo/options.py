@@ -23,7 +23,7 @@ class DemoOptions:
     """Manifest of the user's own images; None: simulated landscapes."""
     num_places: int = 480
     """Simulated places."""
-    steps: int = 900
+    steps: int = 700
     """Training steps."""
     batch_size: int = 32
     """Pairs a step."""
