@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from anyband.data.labelled import read_labelled
 from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.prepare_options import PrepareRun
 from anyband.data.store import ChipStore
@@ -13,6 +14,7 @@ from anyband.demo.options import SIMULATED_PAIRS, UNSEEN_SENSOR, DemoOptions
 from anyband.demo.scene import SceneMaps, map_scene
 from anyband.demo.scoring import PlaceScores, score_places
 from anyband.errors import OutputError
+from anyband.sensors.catalogue import resolve_sensor
 from anyband.tasks.features import load_encoder
 from anyband.tasks.pretrain import pretrain
 from anyband.tasks.recipe import PretrainRecipe
@@ -83,6 +85,7 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
     prepared = _prepare(archive, out, options)
     store = ChipStore.open(out / "store")
     clock.stage("prepare")
+    _check_labelled(options, store)
     recipe = _recipe(archive, options)
     trained = pretrain(recipe, data=store.path, out=out / "run", shown=options.shown)
     clock.stage("pre-train")
@@ -150,6 +153,15 @@ def _recipe(archive: Archive, options: DemoOptions) -> PretrainRecipe:
     run = replace(recipe.run, panel_every_steps=options.steps, checkpoint_every_steps=max(1, options.steps // 4))
     optim = replace(recipe.optim, steps=options.steps, batch_size=options.batch_size)
     return replace(recipe, seed=options.seed, data=data, model=model, optim=optim, run=run)
+
+
+def _check_labelled(options: DemoOptions, store: ChipStore) -> None:
+    """See before the training, which takes minutes, that the labelled images and their sensor are there."""
+    if options.labelled is None or options.labelled_sensor is None:
+        return
+    read_labelled(options.labelled)
+    if options.labelled_sensor not in store.sensors:
+        resolve_sensor(options.labelled_sensor)
 
 
 def _score_labelled(checkpoint: Path, options: DemoOptions) -> Evaluation | None:

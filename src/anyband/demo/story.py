@@ -136,7 +136,9 @@ def _scores(result: DemoResult) -> Section:
         caption = f"kNN on labelled images of {', '.join(result.labelled.sensors)}: {result.labelled.data}"
         parts.append(Table(header=header, rows=body, caption=caption))
     if not parts:
-        parts.append(Paragraph(text="Nothing was scored: no labels, or too few places. `--labelled` takes labelled images."))
+        parts.append(
+            Paragraph(text="Nothing was scored: no labels, or too few places. `--labelled` takes labelled images.")
+        )
     return Section(title="Held-out places", parts=tuple(parts))
 
 
