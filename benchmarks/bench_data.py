@@ -76,7 +76,7 @@ def _write_chips(path: Path, pairs: list[tuple[list[Path], list[Path]]]) -> Chip
         "sentinel1-grd": _spec("sentinel1-grd", "int16", Encoding(scale=0.01), -32768.0),
     }
 
-    def chips():  # noqa: ANN202
+    def chips():
         for number, (optical, radar) in enumerate(pairs):
             images = {
                 "sentinel2-l2a": _read_slow(optical).round().astype(np.uint16),
@@ -130,9 +130,7 @@ def main() -> None:
 
         timings = time_in_turn({"files": slow, "store": fast}, repeats=arguments.repeats)
         counts = {"files": arguments.slow_pairs, "store": arguments.pairs // BATCH * BATCH}
-        size_mb = (
-            sum(file.stat().st_size for file in (Path(name) / "store").rglob("*") if file.is_file()) / 1e6
-        )
+        size_mb = sum(file.stat().st_size for file in (Path(name) / "store").rglob("*") if file.is_file()) / 1e6
     rates = {key: counts[key] / timing.median_s for key, timing in timings.items()}
     rows = [
         {

@@ -69,9 +69,7 @@ def test_files_and_functions_stay_short(path: Path) -> None:
 def test_functions_take_six_parameters_at_most(path: Path) -> None:
     crowded = {}
     for node in _functions(ast.parse(path.read_text())):
-        names = [
-            argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
-        ]
+        names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
         count = len([name for name in names if name not in ("self", "cls")])
         if count > 6:
             crowded[node.name] = count
@@ -94,9 +92,7 @@ def test_public_names_are_declared(path: Path) -> None:
     }
     declared: set[str] = set()
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
-        ):
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
             declared = set(ast.literal_eval(node.value))
     entry_points = {"run", "add_arguments"} if _room(path) == "cli" else set()
     assert defined - declared - entry_points == set()

@@ -87,7 +87,7 @@ def test_yaml_can_not_build_python_objects() -> None:
 
 
 def test_a_missing_yaml_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="none.yaml"):
+    with pytest.raises(RecipeError, match=r"none\.yaml"):
         read_yaml(tmp_path / "none.yaml", error=RecipeError)
 
 

@@ -130,9 +130,7 @@ def test_values_that_are_not_valid_never_count():
 def test_a_constant_image_with_holes_stays_constant_where_it_is_valid():
     valid = torch.rand(1, 1, 30, 30, generator=torch.Generator().manual_seed(2)) > 0.4
 
-    pixels, seen = apply(
-        torch.full((1, 1, 30, 30), 7.0), valid, whole_footprint(1, grid=(30, 30)), img_size=48
-    )
+    pixels, seen = apply(torch.full((1, 1, 30, 30), 7.0), valid, whole_footprint(1, grid=(30, 30)), img_size=48)
 
     torch.testing.assert_close(pixels[seen], torch.full_like(pixels[seen], 7.0), rtol=1e-5, atol=0)
 

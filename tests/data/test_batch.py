@@ -36,11 +36,7 @@ def test_holes_reach_the_batch(make_store) -> None:
     batch = read_pair_batch(store, pairs, PairSampler(pairs, batch_size=6, seed=0).batch(0))
     assert batch.valid_a is not None
     assert batch.valid_b is None
-    holed = {
-        int(row)
-        for row, valid in zip(batch.plan.rows, batch.valid_a, strict=True)
-        if not valid.all()
-    }
+    holed = {int(row) for row, valid in zip(batch.plan.rows, batch.valid_a, strict=True) if not valid.all()}
     assert holed == {0, 3}
 
 

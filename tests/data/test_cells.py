@@ -33,9 +33,7 @@ def _shapes(cell: Cell) -> dict[int, tuple[int, int]]:
 
 
 def test_images_of_one_footprint_stay_whole_at_their_own_resolution() -> None:
-    (cell,) = plan_cells(
-        _layout(_grid(60, 60, 20.0), _grid(120, 120, 10.0), _grid(20, 20, 60.0)), CellRules()
-    )
+    (cell,) = plan_cells(_layout(_grid(60, 60, 20.0), _grid(120, 120, 10.0), _grid(20, 20, 60.0)), CellRules())
     assert _shapes(cell) == {0: (60, 60), 1: (120, 120), 2: (20, 20)}
     assert all(view.is_copy for _, view in cell.views)
 
@@ -95,9 +93,7 @@ def test_images_without_crs_share_a_place_by_their_shapes() -> None:
 
 
 def test_shapes_that_are_not_in_ratio_need_a_crs() -> None:
-    with pytest.raises(
-        GeometryError, match=r"'image1' \(20 × 25 pixels\).*are not in ratio, and there is no CRS"
-    ):
+    with pytest.raises(GeometryError, match=r"'image1' \(20 × 25 pixels\).*are not in ratio, and there is no CRS"):
         _layout(_grid(120, 120, 10.0, crs=None), _grid(20, 25, 60.0, crs=None))
 
 
@@ -112,9 +108,7 @@ def test_image_with_crs_and_image_without_are_refused() -> None:
 
 
 def test_turned_grid_is_refused() -> None:
-    turned = Grid(
-        height=32, width=32, transform=(8.0, 6.0, _EAST_M, 6.0, -8.0, _NORTH_M), crs="EPSG:32631", gsd_m=10.0
-    )
+    turned = Grid(height=32, width=32, transform=(8.0, 6.0, _EAST_M, 6.0, -8.0, _NORTH_M), crs="EPSG:32631", gsd_m=10.0)
     with pytest.raises(GeometryError, match=r"are turned against each other"):
         _layout(_grid(32, 32, 10.0), turned)
 
@@ -139,9 +133,7 @@ def test_every_view_of_a_cell_covers_its_ground_to_a_quarter_pixel(coarse_m, eas
     layout = _layout(*grids)
     for cell in plan_cells(layout, rules):
         x, y = layout.anchor.to_coordinates(cell.box.row, cell.box.col)
-        right, lower = layout.anchor.to_coordinates(
-            cell.box.row + cell.box.height, cell.box.col + cell.box.width
-        )
+        right, lower = layout.anchor.to_coordinates(cell.box.row + cell.box.height, cell.box.col + cell.box.width)
         for image, view in cell.views:
             rows, cols = view.placement.rows, view.placement.cols
             tolerance_m = 0.2501 * grids[image].gsd_m if view.is_copy else 1e-3

@@ -24,17 +24,13 @@ def _write(path: Path, pixels: np.ndarray, *, crs: str | None = "EPSG:32631", ea
     transform = rasterio.Affine(10.0, 0.0, 5e5 + east_m, 0.0, -10.0, 5e6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(
-            path, "w", driver="GTiff", crs=crs, transform=transform if crs else None, **shape
-        ) as file:
+        with rasterio.open(path, "w", driver="GTiff", crs=crs, transform=transform if crs else None, **shape) as file:
             file.write(pixels)
 
 
 def _prepare(image: Path, *words: str) -> int:
     out = str(image.parent / "store")
-    return main(
-        ["prepare", str(image), "--sensor", "maxar-rgb", "--out", out, "--workers", "1", "--quiet", *words]
-    )
+    return main(["prepare", str(image), "--sensor", "maxar-rgb", "--out", out, "--workers", "1", "--quiet", *words])
 
 
 def _refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:

@@ -21,16 +21,10 @@ _L8_B10 = Encoding(scale=3.342e-4, offset=0.1, transform="brightness_temperature
 
 
 def _band(name: str, encoding: Encoding, statistics: BandStatistics | None, *, radar: bool = False) -> Band:
-    spectrum = (
-        RadarBeam(frequency_ghz=5.405, polarisation="VV")
-        if radar
-        else OpticalRange(low_nm=650.0, high_nm=680.0)
-    )
+    spectrum = RadarBeam(frequency_ghz=5.405, polarisation="VV") if radar else OpticalRange(low_nm=650.0, high_nm=680.0)
     unit = "sigma0_db" if radar else "reflectance"
     encodings = (("dn", encoding),)
-    return Band(
-        name=name, spectrum=spectrum, gsd_m=10.0, unit=unit, encodings=encodings, statistics=statistics
-    )
+    return Band(name=name, spectrum=spectrum, gsd_m=10.0, unit=unit, encodings=encodings, statistics=statistics)
 
 
 def _sensor(*bands: Band) -> Sensor:
@@ -47,9 +41,7 @@ _MIXED = _sensor(
 
 def test_each_transform_agrees_with_its_formula() -> None:
     stored = np.array([2500.0, 22000.0, 0.05, 30.0])
-    physical = (
-        to_physical(torch.from_numpy(stored)[:, None, None], normalisation_for(_MIXED)).ravel().tolist()
-    )
+    physical = to_physical(torch.from_numpy(stored)[:, None, None], normalisation_for(_MIXED)).ravel().tolist()
     radiance = 22000 * 3.342e-4 + 0.1
     expected = [
         0.15,
@@ -143,9 +135,7 @@ def test_normalisation_of_uneven_lengths_is_refused() -> None:
 
 def test_bands_without_statistics_are_named() -> None:
     sensor = _sensor(_band("red", Encoding(), _RED), _band("new", Encoding(), None))
-    message = (
-        r"for 1 of 2 bands of 'testing' \(new\); compute those of your images with `anyband prepare --stats`"
-    )
+    message = r"for 1 of 2 bands of 'testing' \(new\); compute those of your images with `anyband prepare --stats`"
     with pytest.raises(CatalogueError, match=message):
         normalisation_for(sensor)
 
@@ -163,7 +153,5 @@ def test_unknown_encoding_is_refused() -> None:
 
 
 def test_another_number_of_bands_is_refused() -> None:
-    with pytest.raises(
-        InputError, match=r"over 4 bands \(red, warm, power, amplitude\), found .* \(3, 2, 2\)"
-    ):
+    with pytest.raises(InputError, match=r"over 4 bands \(red, warm, power, amplitude\), found .* \(3, 2, 2\)"):
         standardise(torch.zeros(3, 2, 2), normalisation_for(_MIXED))

@@ -68,9 +68,7 @@ def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
 def test_a_file_in_two_classes_is_refused(tmp_path: Path) -> None:
     root = _class_folders(tmp_path, {"beach": 1, "river": 1})
     (root / "river" / "same.jpg").symlink_to(root / "beach" / "beach00.jpg")
-    with pytest.raises(
-        ManifestError, match=r"beach00.jpg' more than once; an image in two places would leak"
-    ):
+    with pytest.raises(ManifestError, match=r"beach00.jpg' more than once; an image in two places would leak"):
         read_class_folders(root)
 
 
@@ -82,9 +80,7 @@ def test_a_table_gives_paths_beside_it(tmp_path: Path) -> None:
 
 
 def test_several_labels_make_it_multi_label(tmp_path: Path) -> None:
-    table = _table(
-        tmp_path, "path,label\na.tif,wood;water\nb.tif,water|town\nc.tif,\n", "a.tif", "b.tif", "c.tif"
-    )
+    table = _table(tmp_path, "path,label\na.tif,wood;water\nb.tif,water|town\nc.tif,\n", "a.tif", "b.tif", "c.tif")
     images = read_labelled(table)
     assert images.classes == ("town", "water", "wood")
     assert images.multi_label
@@ -138,9 +134,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     test=st.sampled_from([0.0, 0.1, 0.25]),
     seed=st.integers(0, 2**40),
 )
-def test_each_part_has_the_classes_in_the_same_shares(
-    counts: list[int], val: float, test: float, seed: int
-) -> None:
+def test_each_part_has_the_classes_in_the_same_shares(counts: list[int], val: float, test: float, seed: int) -> None:
     images = split(_made({f"c{i}": count for i, count in enumerate(counts)}), val=val, test=test, seed=seed)
     parts = Counter(zip(images.targets().tolist(), images.splits, strict=True))
     for number, count in enumerate(counts):

@@ -44,8 +44,7 @@ def test_csv_yaml_and_parquet_say_the_same(tmp_path) -> None:
         {"path": "b.tif", "sensor": "maxar-rgb"},
     ]
     (tmp_path / "m.yaml").write_text(
-        "- {path: a.tif, sensor: sentinel1-grd, place: p, datetime: 2020-07-01}\n"
-        "- {path: b.tif, sensor: maxar-rgb}\n"
+        "- {path: a.tif, sensor: sentinel1-grd, place: p, datetime: 2020-07-01}\n- {path: b.tif, sensor: maxar-rgb}\n"
     )
     pq.write_table(pa.Table.from_pylist([{**rows[0], "geometry": b""}, rows[1]]), tmp_path / "m.parquet")
     text = "path,sensor,place,datetime\na.tif,sentinel1-grd,p,2020-07-01\nb.tif,maxar-rgb,,\n"
@@ -54,9 +53,7 @@ def test_csv_yaml_and_parquet_say_the_same(tmp_path) -> None:
 
 
 def test_yaml_bands_may_be_a_mapping(tmp_path) -> None:
-    entry = parse_entry(
-        {"path": "a.tif", "sensor": "maxar-rgb", "bands": {"red": 3, "blue": "sky"}}, folder=tmp_path
-    )
+    entry = parse_entry({"path": "a.tif", "sensor": "maxar-rgb", "bands": {"red": 3, "blue": "sky"}}, folder=tmp_path)
     assert entry.source.bands == (("R", "3"), ("B", "sky"))
 
 
@@ -67,9 +64,7 @@ def test_list_of_bands_numbers_those_of_one_file(tmp_path) -> None:
 
 def test_list_of_bands_of_a_folder_goes_by_names(tmp_path) -> None:
     (tmp_path / "scene").mkdir()
-    entry = parse_entry(
-        {"path": "scene", "sensor": "sentinel2-l2a", "bands": ["B08", "B04"]}, folder=tmp_path
-    )
+    entry = parse_entry({"path": "scene", "sensor": "sentinel2-l2a", "bands": ["B08", "B04"]}, folder=tmp_path)
     assert entry.source.bands == (("B08", ""), ("B04", ""))
 
 
@@ -86,9 +81,7 @@ def test_scale_alone_says_all_of_the_encoding(tmp_path) -> None:
 
 def test_scale_with_an_encoding_keeps_its_transform(tmp_path) -> None:
     row = {"path": "a.nc", "sensor": "sentinel1-grd", "encoding": "amplitude", "scale": 0.5}
-    assert {(e.scale, e.transform) for _, e in parse_entry(row, folder=tmp_path).encoding} == {
-        (0.5, "amplitude_to_db")
-    }
+    assert {(e.scale, e.transform) for _, e in parse_entry(row, folder=tmp_path).encoding} == {(0.5, "amplitude_to_db")}
 
 
 def test_encoding_is_the_sensors_default_where_none_is_declared(tmp_path) -> None:

@@ -12,9 +12,7 @@ from anyband.sensors.spectrum import OpticalRange, Polarisation, RadarBeam
 def _optical(name: str, low_nm: float, *aliases: str) -> Band:
     spectrum = OpticalRange(low_nm=low_nm, high_nm=low_nm + 30.0)
     encodings = (("dn", Encoding()),)
-    return Band(
-        name=name, spectrum=spectrum, gsd_m=10.0, unit="reflectance", encodings=encodings, aliases=aliases
-    )
+    return Band(name=name, spectrum=spectrum, gsd_m=10.0, unit="reflectance", encodings=encodings, aliases=aliases)
 
 
 def _radar(name: Polarisation) -> Band:

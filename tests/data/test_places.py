@@ -73,9 +73,7 @@ def test_images_of_two_crs_that_overlap_are_said_and_not_joined() -> None:
 
 
 def test_mixed_crs_in_a_declared_place_is_an_error_that_names_it() -> None:
-    with pytest.raises(
-        GeometryError, match=r"place 'p': 'a' has EPSG:32631, 'b' has EPSG:32632; .* share a CRS"
-    ):
+    with pytest.raises(GeometryError, match=r"place 'p': 'a' has EPSG:32631, 'b' has EPSG:32632; .* share a CRS"):
         find_places([_image("a", place="p"), _image("b", place="p", crs="EPSG:32632")])
 
 

@@ -85,9 +85,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-def _prepare(
-    entries: list[ImageEntry], out: Path, run: PrepareRun | None = None, **options: Any
-) -> PrepareReport:
+def _prepare(entries: list[ImageEntry], out: Path, run: PrepareRun | None = None, **options: Any) -> PrepareReport:
     return prepare(entries, out, PrepareOptions(**{"fractions": _ALL_TRAIN, **options}), run)
 
 
@@ -104,16 +102,12 @@ def test_pair_is_cut_to_one_footprint_each_at_its_own_resolution(write, tmp_path
     np.testing.assert_array_equal(store.read("sentinel2-l2a_48x32", [0])[0][0], coarse[:, :, :32])
 
 
-@pytest.mark.parametrize(
-    ("gsd_m", "east_m", "south_m"), [(20.0, 0.0, 0.0), (30.0, 15.0, -15.0), (17.3, 3.1, 7.7)]
-)
+@pytest.mark.parametrize(("gsd_m", "east_m", "south_m"), [(20.0, 0.0, 0.0), (30.0, 15.0, -15.0), (17.3, 3.1, 7.7)])
 @pytest.mark.parametrize("options", [{}, {"chip_px": 32}])
 def test_chips_of_a_footprint_show_the_same_ground(write, tmp_path, gsd_m, east_m, south_m, options) -> None:
     side = int(1000 / gsd_m)
     fine = write("fine.tif", _ramp(100, 10.0, 0.0, 0.0))
-    coarse = write(
-        "coarse.tif", _ramp(side, gsd_m, east_m, south_m), gsd_m=gsd_m, east_m=east_m, south_m=south_m
-    )
+    coarse = write("coarse.tif", _ramp(side, gsd_m, east_m, south_m), gsd_m=gsd_m, east_m=east_m, south_m=south_m)
     entries = [
         _entry(fine, "sentinel2-l2a", bands="B04;B08", scale=1),
         _entry(coarse, "sentinel2-l2a", bands="B11;B12", scale=1),
@@ -127,17 +121,13 @@ def test_chips_of_a_footprint_show_the_same_ground(write, tmp_path, gsd_m, east_
         # Beside the rim, where interpolation has no neighbour, a ramp is interpolated without error.
         seen[:, [0, -1]] = seen[:, :, [0, -1]] = False
         east = np.broadcast_to(x - _EAST_M + a * (np.arange(chip.shape[2]) + 0.5), chip.shape[1:])
-        south = np.broadcast_to(
-            (_NORTH_M - y - e * (np.arange(chip.shape[1]) + 0.5))[:, None], chip.shape[1:]
-        )
+        south = np.broadcast_to((_NORTH_M - y - e * (np.arange(chip.shape[1]) + 0.5))[:, None], chip.shape[1:])
         assert np.abs(chip[0] - east)[seen[0]].max() <= 0.26 * a
         assert np.abs(chip[1] - south)[seen[1]].max() <= 0.26 * a
 
 
 def test_index_says_where_and_when_a_chip_is(write, tmp_path) -> None:
-    entry = _entry(
-        write("a.tif", _noise(0, 3, 64, "uint8")), "maxar-rgb", place="town", datetime="2020-07-01T10:00Z"
-    )
+    entry = _entry(write("a.tif", _noise(0, 3, 64, "uint8")), "maxar-rgb", place="town", datetime="2020-07-01T10:00Z")
     _prepare([entry], tmp_path / "store", chip_px=32)
     rows = ChipStore.open(tmp_path / "store").index.to_pylist()
     last = rows[3]
@@ -236,9 +226,7 @@ def test_chips_with_too_little_data_are_left_out(write, tmp_path) -> None:
 def test_images_without_crs_are_paired_by_their_place(write, tmp_path) -> None:
     entries = [
         _entry(write("a.tif", _noise(0, 12, 120), crs=None), "sentinel2-l2a", place="patch 7"),
-        _entry(
-            write("b.tif", _noise(1, 2, 60, "int16"), crs=None), "sentinel1-grd", place="patch 7", scale=0.01
-        ),
+        _entry(write("b.tif", _noise(1, 2, 60, "int16"), crs=None), "sentinel1-grd", place="patch 7", scale=0.01),
     ]
     report = _prepare(entries, tmp_path / "store")
     rows = ChipStore.open(tmp_path / "store").index.to_pylist()
@@ -292,9 +280,7 @@ def test_statistics_are_those_of_the_train_split(write, tmp_path) -> None:
 
 def test_default_encoding_is_reported(write, tmp_path) -> None:
     report = _prepare([_entry(write("a.tif", _noise(0, 12, 32)), "sentinel2-l2a")], tmp_path / "store")
-    assert (
-        "sentinel2-l2a: encoding 'dn', the default, was taken for 1 images; none was declared" in report.notes
-    )
+    assert "sentinel2-l2a: encoding 'dn', the default, was taken for 1 images; none was declared" in report.notes
 
 
 def test_interpolated_chips_are_reported(write, tmp_path) -> None:
@@ -411,9 +397,7 @@ def test_store_of_other_images_is_replaced_only_when_asked(write, tmp_path) -> N
     other = _entry(write("b.tif", _noise(1, 3, 32, "uint8")), "maxar-rgb")
     _prepare([one], tmp_path / "store")
     before = _files(tmp_path / "store")
-    with pytest.raises(
-        OutputError, match=r"is a chip store of other images or options; replace it with --overwrite"
-    ):
+    with pytest.raises(OutputError, match=r"is a chip store of other images or options; replace it with --overwrite"):
         _prepare([other], tmp_path / "store")
     assert _files(tmp_path / "store") == before
     _prepare([other], tmp_path / "store", PrepareRun(overwrite=True))
@@ -467,9 +451,7 @@ def test_two_runs_do_not_write_one_store(write, tmp_path) -> None:
 
 
 def test_workers_change_no_byte(write, tmp_path) -> None:
-    entries = [
-        _entry(write(f"{n}.tif", _noise(n, 3, 48, "uint8"), east_m=300.0 * n), "maxar-rgb") for n in range(6)
-    ]
+    entries = [_entry(write(f"{n}.tif", _noise(n, 3, 48, "uint8"), east_m=300.0 * n), "maxar-rgb") for n in range(6)]
     _prepare(entries, tmp_path / "one", chip_px=16)
     _prepare(entries, tmp_path / "two", PrepareRun(workers=2), chip_px=16)
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
@@ -516,9 +498,7 @@ def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_bytes(write
 
 
 def test_unfinished_store_of_other_images_is_not_taken_up(write, tmp_path) -> None:
-    entries = [
-        _entry(write(f"{n}.tif", _noise(n, 3, 32, "uint8"), east_m=1e4 * n), "maxar-rgb") for n in range(2)
-    ]
+    entries = [_entry(write(f"{n}.tif", _noise(n, 3, 32, "uint8"), east_m=1e4 * n), "maxar-rgb") for n in range(2)]
     partial = partial_path(tmp_path / "store")
     (partial / "store" / "chips").mkdir(parents=True)
     (partial / "inputs.txt").write_text("others")

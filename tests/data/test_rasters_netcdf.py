@@ -103,9 +103,7 @@ def test_the_only_time_needs_no_choice(tmp_path: Path) -> None:
         ("minutes since 2020-02-29 01:00:00+01:00", dt.datetime(2020, 2, 29, 0, 3, tzinfo=dt.UTC)),
     ],
 )
-def test_times_are_counted_from_the_start_of_the_axis(
-    tmp_path: Path, units: str, expected: dt.datetime
-) -> None:
+def test_times_are_counted_from_the_start_of_the_axis(tmp_path: Path, units: str, expected: dt.datetime) -> None:
     path = _write(tmp_path / "a.nc", {"B02": _cube()}, time=units)
     with open_raster(RasterSource(paths=(path,), time_index=0), _B02) as reader:
         assert reader.datetime == expected

@@ -35,9 +35,7 @@ def _sensor(*names: str, nodata: float | None = None, gsd_m: float = 10.0) -> Se
 _THREE = _sensor("B02", "B03", "B8A", nodata=0.0)
 
 
-def _grid(
-    height: int, width: int, *, gsd_m: float = 10.0, left: float = 500000.0, top: float = 4000000.0
-) -> Grid:
+def _grid(height: int, width: int, *, gsd_m: float = 10.0, left: float = 500000.0, top: float = 4000000.0) -> Grid:
     transform = (gsd_m, 0.0, left, 0.0, -gsd_m, top)
     return Grid(height=height, width=width, transform=transform, crs="EPSG:32633", gsd_m=gsd_m)
 
@@ -99,9 +97,7 @@ def test_some_bands_of_a_sensor_are_asked_for_by_selecting(tmp_path: Path) -> No
     np.testing.assert_array_equal(_read(_THREE.select(["B8A"]), path).dn, pixels[[2]])
 
 
-@pytest.mark.parametrize(
-    "name", ["T33_B02.tif", "b2.TIF", "l8_B02.tif", "T33UUP_20200101_B02_10m.tif", "colour_a.tif"]
-)
+@pytest.mark.parametrize("name", ["T33_B02.tif", "b2.TIF", "l8_B02.tif", "T33UUP_20200101_B02_10m.tif", "colour_a.tif"])
 def test_a_folder_of_single_band_files_is_read_by_their_names(tmp_path: Path, name: str) -> None:
     pixels = _pixels(3, 6, 6)
     for index, file in enumerate([name, "x_B03.tif", "x_B8A.tif"]):
@@ -172,9 +168,7 @@ def test_names_that_contradict_the_order_are_not_overridden(tmp_path: Path) -> N
 def test_a_declared_band_that_is_not_in_the_file_is_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.tif", _pixels(2, 6, 7), ["red", "green"])
     source = RasterSource(paths=(path,), bands=(("B02", "greem"),))
-    message = (
-        r"band 'B02' is declared as 'greem', which is not in .* \(2 bands: red, green\); did you mean 'green'"
-    )
+    message = r"band 'B02' is declared as 'greem', which is not in .* \(2 bands: red, green\); did you mean 'green'"
     with pytest.raises(RasterError, match=message), open_raster(source, _THREE):
         pass
 
@@ -200,9 +194,7 @@ def test_coarse_bands_come_on_the_finest_grid(tmp_path: Path) -> None:
 
 def test_a_grid_that_starts_elsewhere_is_aligned_by_its_transform(tmp_path: Path) -> None:
     fine = _write(tmp_path / "B02.tif", np.full((1, 8, 8), 50, np.uint16))
-    coarse = _write(
-        tmp_path / "B03.tif", _pixels(1, 4, 4), grid=_grid(4, 4, gsd_m=20.0, left=500020.0, top=4000000.0)
-    )
+    coarse = _write(tmp_path / "B03.tif", _pixels(1, 4, 4), grid=_grid(4, 4, gsd_m=20.0, left=500020.0, top=4000000.0))
     valid = _read(_sensor("B02", "B03"), fine, coarse).valid
     assert valid[0].all()
     assert valid[1, 0].tolist() == [False, False] + [True] * 6

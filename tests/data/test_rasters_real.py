@@ -202,9 +202,7 @@ def test_worldcereal_radar_is_stored_as_whole_numbers_of_decibels(real_data: Pat
 
 def test_worldcereal_thermal_is_found_by_its_day(real_data: Path) -> None:
     day = dt.datetime(2017, 8, 15, tzinfo=dt.UTC)
-    source = RasterSource(
-        paths=(_only(real_data / _CEREAL, "L8_L2-ST*"),), bands=(("B10", "ST-B10"),), time=day
-    )
+    source = RasterSource(paths=(_only(real_data / _CEREAL, "L8_L2-ST*"),), bands=(("B10", "ST-B10"),), time=day)
     with open_raster(source, get_sensor("landsat8-oli-tirs-l1")) as reader:
         assert reader.datetime == day
         assert reader.num_times == 55

@@ -112,9 +112,7 @@ def test_beyond_the_edge_nothing_is_valid() -> None:
 def test_a_linear_slope_stays_one_inside() -> None:
     stored = np.tile(np.arange(10, dtype=np.float64), (1, 10, 1))
     placement = _placement(0.5, (0.0, 0.0), (10, 10))
-    values, _ = _resample(
-        stored, np.ones(stored.shape, bool), placement, Window(row=0, col=0, height=20, width=20)
-    )
+    values, _ = _resample(stored, np.ones(stored.shape, bool), placement, Window(row=0, col=0, height=20, width=20))
     np.testing.assert_allclose(values[0, 5, 1:-1], np.arange(18) / 2 + 0.25)
 
 

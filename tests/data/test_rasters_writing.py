@@ -12,9 +12,7 @@ from anyband.data.rasters.writing import GeoTiffLayout, geotiff_writer, write_ge
 from anyband.data.tiles import IDENTITY, Grid, Window, windows_covering
 from anyband.errors import InputError, OutputError
 
-_GRID = Grid(
-    height=70, width=50, transform=(10.0, 0.0, 500000.0, 0.0, -10.0, 4000000.0), crs="EPSG:32633", gsd_m=10.0
-)
+_GRID = Grid(height=70, width=50, transform=(10.0, 0.0, 500000.0, 0.0, -10.0, 4000000.0), crs="EPSG:32633", gsd_m=10.0)
 
 
 def _pixels(dtype: str = "float32", bands: int = 3) -> np.ndarray:
@@ -29,9 +27,7 @@ def _layout(dtype: str = "float32", bands: int = 3) -> GeoTiffLayout:
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
 def test_pixels_and_place_come_back(tmp_path: Path, dtype: str) -> None:
     path = tmp_path / "a.tif"
-    write_geotiff(
-        path, _pixels(dtype), grid=_GRID, descriptions=["x", "y", "z"], nodata=1.0, tags={"sensor": "s"}
-    )
+    write_geotiff(path, _pixels(dtype), grid=_GRID, descriptions=["x", "y", "z"], nodata=1.0, tags={"sensor": "s"})
     with rasterio.open(path) as file:
         np.testing.assert_array_equal(file.read(), _pixels(dtype))
         assert file.crs.to_epsg() == 32633

@@ -135,9 +135,7 @@ def test_sensor_of_an_array_has_the_stored_encoding_only(make_store) -> None:
 
 
 def test_statistics_of_the_store_are_asked_for_before_use(make_store) -> None:
-    with pytest.raises(
-        StoreError, match=r"has no statistics of sensor 'testoptical'.*anyband prepare --stats"
-    ):
+    with pytest.raises(StoreError, match=r"has no statistics of sensor 'testoptical'.*anyband prepare --stats"):
         make_store(1).normalisation("testoptical_8x8", source="store")
 
 
@@ -148,9 +146,7 @@ def test_normalisation_uses_the_stored_scale(make_store) -> None:
 
 
 def test_unknown_array_offers_the_nearest(make_store) -> None:
-    with pytest.raises(
-        StoreError, match=r"array 'testoptical_8x9' is not in store .*did you mean 'testoptical_8x8'"
-    ):
+    with pytest.raises(StoreError, match=r"array 'testoptical_8x9' is not in store .*did you mean 'testoptical_8x8'"):
         make_store(1).read("testoptical_8x9", [0])
 
 
@@ -292,9 +288,7 @@ def _spec() -> ArraySpec:
 
 
 def _record() -> ChipRecord:
-    return ChipRecord(
-        place="p", cell="r000c000", sensor="testoptical", source_path="x.tif", valid_fraction=1.0
-    )
+    return ChipRecord(place="p", cell="r000c000", sensor="testoptical", source_path="x.tif", valid_fraction=1.0)
 
 
 def _write(path: Path, sensor: Sensor, pixels: np.ndarray) -> ChipStore:

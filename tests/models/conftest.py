@@ -33,9 +33,7 @@ def oracle() -> ModuleType:
 @pytest.fixture(scope="session")
 def tiny_config() -> SmartiesConfig:
     """An architecture of a few thousand weights: 32² images, patches of 8², 16 tokens, 5 ranges."""
-    encoder = EncoderConfig(
-        img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_ranges=NUM_RANGES
-    )
+    encoder = EncoderConfig(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_ranges=NUM_RANGES)
     decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
     return SmartiesConfig(encoder=encoder, decoder=decoder)
 
@@ -74,9 +72,7 @@ def make_pair(make_image: Callable[..., ImageBatch]) -> Callable[..., tuple[Pair
         a = make_image(seed, bands=bands[0], batch=batch, missing=missing)
         b = make_image(seed + 1000, bands=bands[1], batch=batch, missing=missing)
         draw = torch.Generator().manual_seed(seed + 2000)
-        noise = PairNoise(
-            mixup=torch.rand(batch, 16, generator=draw), masking=torch.rand(batch, 16, generator=draw)
-        )
+        noise = PairNoise(mixup=torch.rand(batch, 16, generator=draw), masking=torch.rand(batch, 16, generator=draw))
         return PairBatch(a=a, b=b), noise
 
     return make

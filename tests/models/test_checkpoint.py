@@ -32,9 +32,7 @@ from anyband.sensors.spectrum import OpticalRange
 
 
 def _range(index: int) -> TrainedRange:
-    return TrainedRange(
-        name=f"r{index}", spectrum=OpticalRange(low_nm=400.0 + 50 * index, high_nm=440.0 + 50 * index)
-    )
+    return TrainedRange(name=f"r{index}", spectrum=OpticalRange(low_nm=400.0 + 50 * index, high_nm=440.0 + 50 * index))
 
 
 TABLE = RangeTable(name="five", ranges=tuple(_range(index) for index in range(5)))
@@ -191,9 +189,7 @@ def test_a_decoder_that_the_header_declares_must_be_there(golden_checkpoint: Pat
         load_checkpoint(_rewritten(golden_checkpoint, tmp_path / "b.safetensors", without_decoder))
 
 
-def test_positions_that_are_not_computed_are_taken_as_trained(
-    golden_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_positions_that_are_not_computed_are_taken_as_trained(golden_checkpoint: Path, tmp_path: Path) -> None:
     def shift(state: dict[str, Any], _: dict[str, str]) -> None:
         state["pos_embed"] += 0.1
 
@@ -251,18 +247,14 @@ def test_a_grown_checkpoint_is_saved_and_loaded(checkpoint: Checkpoint, tmp_path
 
 def test_ranges_are_only_added_at_the_end(checkpoint: Checkpoint) -> None:
     table = replace(TABLE, ranges=(_range(5), *TABLE.ranges))
-    with pytest.raises(
-        CheckpointError, match="ranges are added at the end: the checkpoint has 5, the table 6"
-    ):
+    with pytest.raises(CheckpointError, match="ranges are added at the end: the checkpoint has 5, the table 6"):
         extend_checkpoint(checkpoint, table, torch.full((1, 5), 0.2))
 
 
 def test_weights_of_another_configuration_are_not_saved(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     path.write_bytes(b"before")
-    wrong = replace(
-        checkpoint, config=replace(checkpoint.config, encoder=replace(checkpoint.config.encoder, depth=1))
-    )
+    wrong = replace(checkpoint, config=replace(checkpoint.config, encoder=replace(checkpoint.config.encoder, depth=1)))
     with pytest.raises(CheckpointError, match=r"12 unexpected \(blocks.1"):
         save_checkpoint(path, wrong)
     assert path.read_bytes() == b"before"

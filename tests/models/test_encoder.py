@@ -54,9 +54,7 @@ def test_an_image_without_data_still_gives_finite_features(
     assert output.tokens.isfinite().all()
 
 
-def test_everything_valid_equals_no_validity_given(
-    encoder: Encoder, make_image: Callable[..., ImageBatch]
-) -> None:
+def test_everything_valid_equals_no_validity_given(encoder: Encoder, make_image: Callable[..., ImageBatch]) -> None:
     image = make_image(1, bands=3)
     marked = encoder(replace(image, valid=torch.ones_like(image.pixels, dtype=torch.bool)))
     assert torch.allclose(marked.cls, encoder(image).cls, atol=1e-5)
@@ -153,9 +151,7 @@ def test_drop_path_skips_blocks_in_training_only(
     assert torch.equal(dropping.eval()(image).cls, plain(image).cls)
 
 
-def test_bfloat16_autocast_stays_near_float32(
-    encoder: Encoder, make_image: Callable[..., ImageBatch]
-) -> None:
+def test_bfloat16_autocast_stays_near_float32(encoder: Encoder, make_image: Callable[..., ImageBatch]) -> None:
     image = make_image(1, bands=4, missing=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = encoder(image)

@@ -17,9 +17,7 @@ def test_positions_equal_a_plain_loop(rows: int, cols: int, width: int) -> None:
     for row in range(rows):
         for col in range(cols):
             halves = [[index * 10000 ** (-i / quarter) for i in range(quarter)] for index in (col, row)]
-            expected.append(
-                [wave(angle) for half in halves for wave in (math.sin, math.cos) for angle in half]
-            )
+            expected.append([wave(angle) for half in halves for wave in (math.sin, math.cos) for angle in half])
     assert torch.allclose(sincos_positions(rows, cols, width), torch.tensor(expected), atol=1e-6)
 
 

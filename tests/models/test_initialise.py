@@ -25,9 +25,7 @@ def test_linear_maps_are_xavier_uniform(encoder: Encoder) -> None:
 
 def test_each_projection_is_xavier_uniform_as_one_linear_map(encoder: Encoder) -> None:
     edge = math.sqrt(6 / (256 + 192))
-    assert encoder.projection.weight.detach().abs().amax(dim=(1, 2)).tolist() == pytest.approx(
-        [edge] * 3, rel=1e-3
-    )
+    assert encoder.projection.weight.detach().abs().amax(dim=(1, 2)).tolist() == pytest.approx([edge] * 3, rel=1e-3)
 
 
 def test_biases_are_zero_and_norms_one(encoder: Encoder) -> None:
@@ -47,16 +45,12 @@ def test_weights_depend_on_the_seed_and_no_global_state(tiny_config: SmartiesCon
     first, second, other = (Smarties(tiny_config, seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(
-        first["encoder.blocks.0.attn.qkv.weight"], other["encoder.blocks.0.attn.qkv.weight"]
-    )
+    assert not torch.equal(first["encoder.blocks.0.attn.qkv.weight"], other["encoder.blocks.0.attn.qkv.weight"])
 
 
 def test_no_two_maps_start_from_the_same_numbers(tiny_config: SmartiesConfig) -> None:
     state = Smarties(tiny_config, seed=1).state_dict()
-    starts = [
-        tuple(value.flatten()[:3].tolist()) for name, value in state.items() if value.flatten()[:3].std() > 0
-    ]
+    starts = [tuple(value.flatten()[:3].tolist()) for name, value in state.items() if value.flatten()[:3].std() > 0]
     drawn = [start for start in starts if start[0] != 0]
     assert len(drawn) == len(set(drawn))
 

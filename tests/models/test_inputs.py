@@ -25,9 +25,7 @@ def test_the_grid_counts_rows_before_columns() -> None:
 
 @pytest.mark.parametrize("size", [(30, 32), (32, 33), (0, 32), (8, 8)])
 def test_sides_must_be_multiples_of_the_patch_size(size: tuple[int, int]) -> None:
-    with pytest.raises(
-        InputError, match=r"can't be cut into patches of 16 × 16; both sides must be multiples of 16"
-    ):
+    with pytest.raises(InputError, match=r"can't be cut into patches of 16 × 16; both sides must be multiples of 16"):
         check_grid(_image(1, 2, *size), patch_size=16, num_ranges=5)
 
 

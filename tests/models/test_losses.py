@@ -10,9 +10,7 @@ VALID = torch.rand(2, 3, 12, generator=torch.Generator().manual_seed(0)) < 0.7
 VALUES = torch.where(VALID, torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(1)), 0.0)
 
 
-@pytest.mark.parametrize(
-    ("variance", "repeats"), [("unbiased", 1), ("unbiased", 4), ("repeated", 1), ("repeated", 4)]
-)
+@pytest.mark.parametrize(("variance", "repeats"), [("unbiased", 1), ("unbiased", 4), ("repeated", 1), ("repeated", 4)])
 def test_moments_equal_numpy_on_the_valid_values(variance: str, repeats: int) -> None:
     mean, deviation = patch_moments(VALUES, VALID, variance=variance, repeats=repeats)
     for sample in range(2):
@@ -20,9 +18,7 @@ def test_moments_equal_numpy_on_the_valid_values(variance: str, repeats: int) ->
             values = VALUES[sample, token][VALID[sample, token]].double().numpy()
             copies = np.tile(values, repeats) if variance == "repeated" else values
             assert mean[sample, token].item() == pytest.approx(values.mean(), abs=1e-6)
-            assert deviation[sample, token].item() == pytest.approx(
-                np.sqrt(copies.var(ddof=1) + 1e-6), abs=1e-6
-            )
+            assert deviation[sample, token].item() == pytest.approx(np.sqrt(copies.var(ddof=1) + 1e-6), abs=1e-6)
 
 
 def test_moments_of_complete_tokens_equal_those_with_everything_valid() -> None:

@@ -12,9 +12,7 @@ from anyband.models.masking import PairPlan, count_visible, draw_pair_plan, smal
 
 def _plan(seed: int, tokens: int, hidden: torch.Tensor | None = None, mixup: str = "mirrored") -> PairPlan:
     draw = torch.Generator().manual_seed(seed)
-    noise = PairNoise(
-        mixup=torch.rand(3, tokens, generator=draw), masking=torch.rand(3, tokens, generator=draw)
-    )
+    noise = PairNoise(mixup=torch.rand(3, tokens, generator=draw), masking=torch.rand(3, tokens, generator=draw))
     return draw_pair_plan(noise, hidden, mask_ratio=0.75, mixup_ratio=0.5, mixup=mixup)
 
 
@@ -42,9 +40,7 @@ def test_every_position_is_visible_or_masked_and_half_come_from_a(seed: int, tok
 @given(seed=st.integers(0, 999), share=st.floats(0, 1))
 def test_positions_with_data_in_both_images_become_visible_first(seed: int, share: float) -> None:
     draw = torch.Generator().manual_seed(seed)
-    hidden = (torch.rand(3, 20, generator=draw) < share).long() + (
-        torch.rand(3, 20, generator=draw) < share
-    ).long()
+    hidden = (torch.rand(3, 20, generator=draw) < share).long() + (torch.rand(3, 20, generator=draw) < share).long()
     plan = _plan(seed, 20, hidden)
     counts = torch.gather(hidden, 1, plan.ids_keep)
     left = torch.gather(hidden, 1, plan.ids_masked)

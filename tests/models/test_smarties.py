@@ -24,9 +24,7 @@ def model(tiny_config: SmartiesConfig) -> Smarties:
     return Smarties(tiny_config, seed=1).eval()
 
 
-def _mixed_tokens(
-    model: Smarties, pair: PairBatch, noise: PairNoise, monkeypatch: pytest.MonkeyPatch
-) -> Tensor:
+def _mixed_tokens(model: Smarties, pair: PairBatch, noise: PairNoise, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """Catch what goes into the encoder's blocks, without positions."""
     caught: list[Tensor] = []
     encode = model.encoder.encode_tokens
@@ -37,9 +35,7 @@ def _mixed_tokens(
 
     monkeypatch.setattr(model.encoder, "encode_tokens", catching)
     plan = model(pair, noise).plan
-    positions = gather_tokens(
-        model.encoder.positions((4, 4))[:, 1:].expand(len(plan.ids_keep), -1, -1), plan.ids_keep
-    )
+    positions = gather_tokens(model.encoder.positions((4, 4))[:, 1:].expand(len(plan.ids_keep), -1, -1), plan.ids_keep)
     return caught[0] - torch.cat([positions, positions])
 
 
@@ -70,9 +66,7 @@ def test_released_mixup_leaves_the_second_image_unmixed(
     assert torch.allclose(second, _visible_tokens(model, pair.b, model(pair, noise).plan.ids_keep), atol=1e-5)
 
 
-def test_each_masked_token_is_reconstructed_exactly_once(
-    model: Smarties, make_pair: Callable[..., Pair]
-) -> None:
+def test_each_masked_token_is_reconstructed_exactly_once(model: Smarties, make_pair: Callable[..., Pair]) -> None:
     pair, noise = make_pair(2)
     plan = model(pair, noise).plan
     caught: list[Tensor] = []
@@ -91,9 +85,7 @@ def test_the_loss_is_the_mean_of_its_terms(model: Smarties, make_pair: Callable[
     assert output.loss.item() == pytest.approx((output.loss_a.item() + output.loss_b.item()) / 2)
 
 
-def test_swapping_the_images_of_a_pair_keeps_the_loss(
-    model: Smarties, make_pair: Callable[..., Pair]
-) -> None:
+def test_swapping_the_images_of_a_pair_keeps_the_loss(model: Smarties, make_pair: Callable[..., Pair]) -> None:
     pair, noise = make_pair(4)
     plan = model(pair, noise).plan
     _, _, straight = model.follow(pair, plan)
@@ -102,9 +94,7 @@ def test_swapping_the_images_of_a_pair_keeps_the_loss(
     assert swapped.loss_b.item() == pytest.approx(straight.loss_b.item(), rel=1e-5)
 
 
-def test_the_loss_of_a_pair_does_not_depend_on_its_batch(
-    model: Smarties, make_pair: Callable[..., Pair]
-) -> None:
+def test_the_loss_of_a_pair_does_not_depend_on_its_batch(model: Smarties, make_pair: Callable[..., Pair]) -> None:
     pair, noise = make_pair(5, batch=3)
     whole = model(pair, noise).loss.item()
     alone = []
@@ -113,9 +103,7 @@ def test_the_loss_of_a_pair_does_not_depend_on_its_batch(
         images = (ImageBatch(pixels=image.pixels[part], mixing=image.mixing) for image in (pair.a, pair.b))
         a, b = images
         alone.append(
-            model(
-                PairBatch(a=a, b=b), PairNoise(mixup=noise.mixup[part], masking=noise.masking[part])
-            ).loss.item()
+            model(PairBatch(a=a, b=b), PairNoise(mixup=noise.mixup[part], masking=noise.masking[part])).loss.item()
         )
     assert sum(alone) / 3 == pytest.approx(whole, rel=1e-5)
 
@@ -126,10 +114,7 @@ def test_missing_pixels_have_no_influence_on_the_loss_or_its_gradient(
     pair, noise = make_pair(6, missing=True)
     results = []
     for filler in (0.0, float("nan")):
-        images = [
-            replace(image, pixels=torch.where(image.valid, image.pixels, filler))
-            for image in (pair.a, pair.b)
-        ]
+        images = [replace(image, pixels=torch.where(image.valid, image.pixels, filler)) for image in (pair.a, pair.b)]
         model.zero_grad()
         loss = model(PairBatch(a=images[0], b=images[1]), noise).loss
         loss.backward()
@@ -151,9 +136,7 @@ def test_hidden_tokens_have_no_influence_on_the_loss(model: Smarties, make_pair:
 
 def test_a_pair_without_any_data_has_zero_loss(model: Smarties, make_pair: Callable[..., Pair]) -> None:
     pair, noise = make_pair(8)
-    empty = [
-        replace(image, valid=torch.zeros_like(image.pixels, dtype=torch.bool)) for image in (pair.a, pair.b)
-    ]
+    empty = [replace(image, valid=torch.zeros_like(image.pixels, dtype=torch.bool)) for image in (pair.a, pair.b)]
     assert model(PairBatch(a=empty[0], b=empty[1]), noise).loss.item() == 0
 
 
@@ -168,9 +151,7 @@ def test_one_image_with_missing_data_is_enough_to_hide_tokens(
     assert (plan.ids_keep >= 8).all()
 
 
-def test_reconstruction_shows_visible_tokens_as_they_are(
-    model: Smarties, make_pair: Callable[..., Pair]
-) -> None:
+def test_reconstruction_shows_visible_tokens_as_they_are(model: Smarties, make_pair: Callable[..., Pair]) -> None:
     pair, noise = make_pair(10)
     with torch.no_grad():
         pictures = model.reconstruct(pair, noise)
@@ -203,9 +184,7 @@ def test_reconstruction_works_without_mirrored_mixup(
     assert pictures.b.isfinite().all()
 
 
-def test_bfloat16_autocast_gives_nearly_the_loss_of_float32(
-    model: Smarties, make_pair: Callable[..., Pair]
-) -> None:
+def test_bfloat16_autocast_gives_nearly_the_loss_of_float32(model: Smarties, make_pair: Callable[..., Pair]) -> None:
     pair, noise = make_pair(13, missing=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = model(pair, noise).loss
@@ -248,9 +227,7 @@ def test_ratios_out_of_range_are_refused(tiny_config: SmartiesConfig, change: di
 
 
 def test_a_decoder_whose_heads_do_not_divide_its_width_is_refused() -> None:
-    with pytest.raises(
-        InputError, match="decoder_embed_dim must be a multiple of 4 and of decoder_num_heads"
-    ):
+    with pytest.raises(InputError, match="decoder_embed_dim must be a multiple of 4 and of decoder_num_heads"):
         DecoderConfig(decoder_embed_dim=20, decoder_num_heads=8)
 
 

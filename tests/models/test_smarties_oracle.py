@@ -68,9 +68,7 @@ def test_loss_and_gradients_equal_the_oracle(
     output.loss.backward()
     reference = _reference(oracle, model)
     owners = _owners(config, output.plan.from_a)
-    result = reference(
-        _image(oracle, pair.a), _image(oracle, pair.b), owners, output.plan.masked, output.plan.ids_keep
-    )
+    result = reference(_image(oracle, pair.a), _image(oracle, pair.b), owners, output.plan.masked, output.plan.ids_keep)
     result.loss.backward()
 
     assert _close(output.loss, result.loss)
@@ -115,9 +113,7 @@ def test_whole_image_features_equal_the_oracle(
     with torch.no_grad():
         output = model.encoder(image)
         expected = _reference(oracle, model).image_features(_image(oracle, image))
-    tokens = (
-        output.tokens if output.hidden is None else output.tokens.masked_fill(output.hidden[:, :, None], 0)
-    )
+    tokens = output.tokens if output.hidden is None else output.tokens.masked_fill(output.hidden[:, :, None], 0)
     assert _close(output.cls, expected[:, 0])
     assert _close(tokens, expected[:, 1:])
 

@@ -17,9 +17,7 @@ from anyband.models.weight_files import locate, read_weights, write_weights
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pth", "model"])
 def test_a_torch_archive_is_refused_whatever_its_name(tmp_path: Path, name: str) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / name)
-    with pytest.raises(
-        CheckpointError, match=r"a pickle or a PyTorch archive.*can run any code.*weights_only=True"
-    ):
+    with pytest.raises(CheckpointError, match=r"a pickle or a PyTorch archive.*can run any code.*weights_only=True"):
         read_weights(tmp_path / name)
 
 
@@ -66,10 +64,7 @@ def test_every_kind_of_number_is_read_back_by_the_library(tmp_path: Path, dtype:
     write_weights(tmp_path / "w.safetensors", tensors, {"märchen": '"'})
     found = load_file(tmp_path / "w.safetensors")
     assert found.keys() == tensors.keys()
-    assert all(
-        torch.equal(found[name], value) and found[name].dtype == value.dtype
-        for name, value in tensors.items()
-    )
+    assert all(torch.equal(found[name], value) and found[name].dtype == value.dtype for name, value in tensors.items())
 
 
 def test_equal_contents_give_equal_bytes(tmp_path: Path) -> None:
@@ -117,9 +112,7 @@ def test_a_hub_id_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert asked == [("gsumbul/SMARTIES-v1-ViT-B", "model.safetensors")]
 
 
-def test_the_only_file_of_weights_is_taken_from_the_hub(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_only_file_of_weights_is_taken_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def download(repo: str, file: str) -> str:
         if file == "model.safetensors":
             raise huggingface_hub.errors.EntryNotFoundError("no such file")

@@ -64,9 +64,7 @@ class Reference(nn.Module):
         p = self.patch_size
         rows, cols = images.shape[2] // p, images.shape[3] // p
         cut = [
-            images[:, :, p * row : p * (row + 1), p * col : p * (col + 1)]
-            for row in range(rows)
-            for col in range(cols)
+            images[:, :, p * row : p * (row + 1), p * col : p * (col + 1)] for row in range(rows) for col in range(cols)
         ]
         return torch.stack(cut, dim=1)
 
@@ -110,16 +108,12 @@ class Reference(nn.Module):
             name = f"{prefix}.{index}"
             x = x + self.attention(self.norm(x, f"{name}.norm1"), f"{name}.attn", heads)
             h = self.norm(x, f"{name}.norm2")
-            h = functional.gelu(
-                functional.linear(h, self.w(f"{name}.mlp.fc1.weight"), self.w(f"{name}.mlp.fc1.bias"))
-            )
+            h = functional.gelu(functional.linear(h, self.w(f"{name}.mlp.fc1.weight"), self.w(f"{name}.mlp.fc1.bias")))
             x = x + functional.linear(h, self.w(f"{name}.mlp.fc2.weight"), self.w(f"{name}.mlp.fc2.bias"))
         return self.norm(x, norm)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        return functional.layer_norm(
-            x, x.shape[-1:], self.w(f"{name}.weight"), self.w(f"{name}.bias"), eps=1e-6
-        )
+        return functional.layer_norm(x, x.shape[-1:], self.w(f"{name}.weight"), self.w(f"{name}.bias"), eps=1e-6)
 
     def attention(self, x: Tensor, name: str, heads: int) -> Tensor:
         batch, length, width = x.shape
@@ -167,10 +161,7 @@ class Reference(nn.Module):
             return (predicted - wanted).square().mean((1, 2))
         valid = self.patches(image.valid).flatten(3)[chosen]
         rows = [
-            (
-                predicted[row][valid[row]]
-                - self.normalised(target[row][valid[row]][None], len(image.mixing))[0]
-            )
+            (predicted[row][valid[row]] - self.normalised(target[row][valid[row]][None], len(image.mixing))[0])
             .square()
             .mean()
             for row in range(len(target))
@@ -185,9 +176,7 @@ class Reference(nn.Module):
         variance = values.repeat(1, copies).var(dim=1, keepdim=True)
         return (values - values.mean(dim=1, keepdim=True)) / (variance + 1e-6).sqrt()
 
-    def forward(
-        self, a: Image, b: Image, owners: tuple[Tensor, Tensor], masked: Tensor, ids_keep: Tensor
-    ) -> Result:
+    def forward(self, a: Image, b: Image, owners: tuple[Tensor, Tensor], masked: Tensor, ids_keep: Tensor) -> Result:
         """`owners`: for a' and b', where the token of a stands (B, N); elsewhere that of b."""
         tokens_a, tokens_b = self.tokens(a), self.tokens(b)
         hidden_a, hidden_b = self.hidden(a), self.hidden(b)

@@ -1,9 +1,9 @@
-"""Write the manifest of a folder of real images of many sensors and formats, so that `anyband prepare` takes all of it.
+"""Write the manifest of a folder of real images of many sensors and formats; `anyband prepare` takes all of it.
 
     python tests/real/kit.py IMAGES MANIFEST.yaml [--short]
 
-IMAGES holds small pieces of public data sets; docs/real_data.md names them. Everything here is declared: which sensor an
-image is of, what its bands are called in the file, how its numbers are stored, which images show one place.
+IMAGES holds small pieces of public data sets; docs/real_data.md names them. Everything here is declared: which sensor
+an image is of, what its bands are called in the file, how its numbers are stored, which images show one place.
 """
 
 import argparse
@@ -26,7 +26,8 @@ S2_L1C = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", 
 EUROSAT = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A"]
 # 20·log10(stored) − 83 dB, as scale of the amplitude. Source: ESA WorldCereal, description of the openEO extractions.
 WORLDCEREAL_AMPLITUDE = 10 ** (-83 / 20)
-# Scene classes that show the ground: vegetation, bare, water, unclassified, snow. Source: ESA, Sen2Cor ATBD, table of SCL.
+# Scene classes that show the ground: vegetation, bare, water, unclassified, snow.
+# Source: ESA, Sen2Cor ATBD, table of SCL.
 CLEAR_CLASSES = [4, 5, 6, 7, 11]
 
 
@@ -72,8 +73,11 @@ def _sen12mscr(images: Path) -> Iterator[Row]:
     folder, name = images / "sen12mscr", "ROIs1970_fall_139_p839.tif"
     place = {"place": "sen12mscr p839"}
     yield place | {
-        "path": str(folder / "s1" / name), "sensor": "sentinel1-grd", "encoding": "db", "bands": _by_index(["VV", "VH"]),
-    }  # fmt: skip
+        "path": str(folder / "s1" / name),
+        "sensor": "sentinel1-grd",
+        "encoding": "db",
+        "bands": _by_index(["VV", "VH"]),
+    }
     for sky in ("s2_cloudfree", "s2_cloudy"):
         optical = {"sensor": "sentinel2-l1c", "encoding": "dn", "bands": _by_index(S2_L1C)}
         yield place | optical | {"path": str(folder / sky / name)}

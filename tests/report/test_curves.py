@@ -53,9 +53,7 @@ def test_smoothing_is_the_mean_of_the_neighbours_that_exist(count: int, width: i
 
 
 def test_a_drawing_holds_every_panel() -> None:
-    panel = CurvePanel(
-        title="loss", smooth=True, curves=(Curve(label="loss", steps=range(30), values=[1.0] * 30),)
-    )
+    panel = CurvePanel(title="loss", smooth=True, curves=(Curve(label="loss", steps=range(30), values=[1.0] * 30),))
     one, two = curves_png([panel]), curves_png([panel, panel])
     width = [int.from_bytes(png[16:20], "big") for png in (one, two)]
     assert width[1] == 2 * width[0]

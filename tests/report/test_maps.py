@@ -104,12 +104,8 @@ def test_every_class_has_a_colour_of_its_own(count: int) -> None:
 
 def test_a_class_map_shows_each_class_in_its_colour_by_its_share() -> None:
     colours = class_colours(["water", "forest"])
-    pixels = np.asarray(
-        Image.open(io.BytesIO(class_map_png(np.array([[0, 0], [1, -1]]), colours))).convert("RGB")
-    )
-    water, forest = (
-        (np.abs(pixels - np.multiply(colour, 255)).max(axis=-1) < 1.5).sum() for colour in colours.colours
-    )
+    pixels = np.asarray(Image.open(io.BytesIO(class_map_png(np.array([[0, 0], [1, -1]]), colours))).convert("RGB"))
+    water, forest = ((np.abs(pixels - np.multiply(colour, 255)).max(axis=-1) < 1.5).sum() for colour in colours.colours)
     assert water / forest == pytest.approx(2, rel=0.05)
 
 

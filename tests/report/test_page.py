@@ -35,9 +35,7 @@ class _Reader(HTMLParser):
 
 
 def _page(*parts: Paragraph | Table | Picture) -> Page:
-    return Page(
-        title="A & B", lead="x < y", sections=(Section(title="Scores", parts=parts),), footer="seed 0"
-    )
+    return Page(title="A & B", lead="x < y", sections=(Section(title="Scores", parts=parts),), footer="seed 0")
 
 
 def _read(*parts: Paragraph | Table | Picture) -> _Reader:

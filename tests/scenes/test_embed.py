@@ -57,9 +57,7 @@ def _embedded(
         return file.read(), report
 
 
-def test_a_scene_of_the_networks_size_gets_the_features_of_encode(
-    encoder: SensorEncoder, tmp_path: Path
-) -> None:
+def test_a_scene_of_the_networks_size_gets_the_features_of_encode(encoder: SensorEncoder, tmp_path: Path) -> None:
     pixels = _pixels(64, 64)
     written, _ = _embedded(encoder, tmp_path, pixels, EmbedOptions(halo=64))
     expected = encoder.encode(pixels, sensor=_SENSOR).map.numpy()
@@ -71,16 +69,12 @@ def test_features_do_not_depend_on_tiles_where_the_halo_covers_the_scene(
 ) -> None:
     pixels = _pixels(80, 112)
     layouts = [(16, 112), (48, 112), (112, 0), (32, 128)]
-    results = [
-        _embedded(encoder, tmp_path, pixels, EmbedOptions(tile=tile, halo=halo))[0] for tile, halo in layouts
-    ]
+    results = [_embedded(encoder, tmp_path, pixels, EmbedOptions(tile=tile, halo=halo))[0] for tile, halo in layouts]
     for other in results[1:]:
         assert np.allclose(other, results[0], atol=1e-5)
 
 
-def test_each_patch_has_the_features_of_the_view_around_its_core(
-    encoder: SensorEncoder, tmp_path: Path
-) -> None:
+def test_each_patch_has_the_features_of_the_view_around_its_core(encoder: SensorEncoder, tmp_path: Path) -> None:
     pixels = _pixels(128, 128)
     written, _ = _embedded(encoder, tmp_path, pixels, EmbedOptions(tile=32, halo=16))
     view = encoder.encode(pixels[:, 16:80, 48:112], sensor=_SENSOR).map.numpy()
@@ -109,9 +103,7 @@ def test_the_patch_grid_is_exactly_placed(encoder: SensorEncoder, tmp_path: Path
     assert json.loads(tags["ANYBAND_BANDS"]) == list(_SENSOR.band_names)
 
 
-def test_patches_over_the_edge_count_what_is_outside_as_missing(
-    encoder: SensorEncoder, tmp_path: Path
-) -> None:
+def test_patches_over_the_edge_count_what_is_outside_as_missing(encoder: SensorEncoder, tmp_path: Path) -> None:
     # 72 leaves half a patch, which is enough; 70 leaves 6 of 16 rows, which is not.
     written, report = _embedded(encoder, tmp_path, _pixels(72, 70))
     assert np.isfinite(written[:, 4, :4]).all()
@@ -204,9 +196,7 @@ def test_statistics_of_the_scene_are_those_of_numpy(tmp_path: Path) -> None:
     assert (found.mean, found.std) == pytest.approx((scaled.mean(), scaled.std()), abs=0.003)
 
 
-def test_a_sensor_without_statistics_can_take_those_of_the_scene(
-    encoder: SensorEncoder, tmp_path: Path
-) -> None:
+def test_a_sensor_without_statistics_can_take_those_of_the_scene(encoder: SensorEncoder, tmp_path: Path) -> None:
     source = _scene(tmp_path, _pixels(64, 64))
     sensor = get_sensor("spot6-7").select(get_sensor("spot6-7").band_names[:4])
     bands = tuple((name, str(index)) for index, name in enumerate(sensor.band_names, start=1))
@@ -219,9 +209,7 @@ def test_a_sensor_without_statistics_can_take_those_of_the_scene(
     assert report.num_missing == 0
 
 
-def test_a_scene_without_data_is_refused_and_leaves_the_old_output(
-    encoder: SensorEncoder, tmp_path: Path
-) -> None:
+def test_a_scene_without_data_is_refused_and_leaves_the_old_output(encoder: SensorEncoder, tmp_path: Path) -> None:
     (tmp_path / "f.tif").write_text("old")
     with pytest.raises(InputError, match="no patch of the scene has data"):
         _embedded(encoder, tmp_path, np.zeros((4, 64, 64), np.uint16))
@@ -252,9 +240,7 @@ def test_an_output_that_is_no_geotiff_is_refused(encoder: SensorEncoder, tmp_pat
 def test_tiles_that_are_no_whole_patches_are_refused(
     encoder: SensorEncoder, tmp_path: Path, name: str, size: int
 ) -> None:
-    with pytest.raises(
-        InputError, match=f"{name} is {size} pixels; it must be a multiple of the patch size, 16"
-    ):
+    with pytest.raises(InputError, match=f"{name} is {size} pixels; it must be a multiple of the patch size, 16"):
         _embedded(encoder, tmp_path, _pixels(64, 64), EmbedOptions(**{name: size}))  # type: ignore[arg-type]
 
 
@@ -303,14 +289,10 @@ def test_a_full_disk_leaves_neither_features_nor_pieces(
 
 
 @pytest.mark.real
-def test_a_real_scene_is_embedded_with_its_place(
-    encoder: SensorEncoder, real_data: Path, tmp_path: Path
-) -> None:
+def test_a_real_scene_is_embedded_with_its_place(encoder: SensorEncoder, real_data: Path, tmp_path: Path) -> None:
     folder = real_data / "majortom_s2l2a_scene"
     sensor = get_sensor("sentinel2-l2a").select(["B02", "B03", "B04", "B08"])
     paths = tuple(next(folder.rglob(f"*{name}*.tif")) for name in sensor.band_names)
-    report = embed_scene(
-        encoder, RasterSource(paths=paths), sensor, tmp_path / "f.tif", EmbedOptions(batch_size=64)
-    )
+    report = embed_scene(encoder, RasterSource(paths=paths), sensor, tmp_path / "f.tif", EmbedOptions(batch_size=64))
     assert (report.grid.height, report.grid.width, report.grid.crs) == (67, 67, "EPSG:32648")
     assert report.num_missing < 0.1 * 67 * 67

@@ -11,16 +11,12 @@ _sizes = st.integers(1, 40)
 
 
 def _grid(height: int, width: int) -> Grid:
-    return Grid(
-        height=height, width=width, transform=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0), crs="EPSG:32632", gsd_m=1.0
-    )
+    return Grid(height=height, width=width, transform=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0), crs="EPSG:32632", gsd_m=1.0)
 
 
 @settings(deadline=None, max_examples=60)
 @given(_sizes, _sizes, st.integers(1, 9), st.integers(0, 9))
-def test_cores_cover_every_patch_once_and_views_hold_them(
-    height: int, width: int, core: int, halo: int
-) -> None:
+def test_cores_cover_every_patch_once_and_views_hold_them(height: int, width: int, core: int, halo: int) -> None:
     grid = _grid(height, width)
     tiling = Tiling(core=core, halo=halo, patch_size=16)
     counts = np.zeros((height, width), int)

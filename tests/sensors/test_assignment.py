@@ -77,9 +77,7 @@ def test_released_reads_landsat_as_published(v1: RangeTable) -> None:
 
 
 def test_released_invents_nothing(v1: RangeTable) -> None:
-    with pytest.raises(
-        AssignmentError, match=r"SR_B1 \(435 to 451 nm\): 'smarties_v1' declares nothing for it"
-    ):
+    with pytest.raises(AssignmentError, match=r"SR_B1 \(435 to 451 nm\): 'smarties_v1' declares nothing for it"):
         assign(get_sensor("landsat8-oli-tirs-l2"), v1, AssignmentRules(unseen="released"))
 
 
@@ -114,9 +112,7 @@ def test_x_band_is_read_by_c_band_with_less_support(sensor: str, v1: RangeTable)
 
 @pytest.mark.parametrize("sensor", ["palsar2", "nisar-l"])
 def test_l_band_is_too_far_from_c_band(sensor: str, v1: RangeTable) -> None:
-    with pytest.raises(
-        AssignmentError, match=r"is 2.10 octaves from the nearest trained radar range; at most 1"
-    ):
+    with pytest.raises(AssignmentError, match=r"is 2.10 octaves from the nearest trained radar range; at most 1"):
         assign(get_sensor(sensor), v1)
 
 
@@ -166,9 +162,7 @@ def test_an_equal_spectrum_is_exactly_known(make_sensor: Any) -> None:
     assert assign(make_sensor((600, 700)), table).origin == ("exact",)
 
 
-def test_between_the_end_centre_and_its_edge_the_end_layer_stands_alone(
-    make_sensor: Any, v1: RangeTable
-) -> None:
+def test_between_the_end_centre_and_its_edge_the_end_layer_stands_alone(make_sensor: Any, v1: RangeTable) -> None:
     low, high = assign(make_sensor((425, 435), (2300, 2340)), v1).mixing
     assert low.argmax() == 0
     assert high.argmax() == 14
@@ -176,9 +170,7 @@ def test_between_the_end_centre_and_its_edge_the_end_layer_stands_alone(
 
 
 @pytest.mark.parametrize("band", [(405, 420), (2380, 2420), (3660, 3840)])
-def test_a_band_outside_the_span_is_refused(
-    band: tuple[float, float], make_sensor: Any, v1: RangeTable
-) -> None:
+def test_a_band_outside_the_span_is_refused(band: tuple[float, float], make_sensor: Any, v1: RangeTable) -> None:
     with pytest.raises(AssignmentError, match=r"lies outside the trained optical span, 422 to 2376 nm"):
         assign(make_sensor(band), v1)
 
@@ -219,9 +211,7 @@ def test_support_is_the_share_that_one_range_covers(make_sensor: Any, v1: RangeT
 
 
 def test_many_refused_bands_are_counted_not_listed(v1: RangeTable) -> None:
-    with pytest.raises(
-        AssignmentError, match=r"of 285 bands of 'emit' can't be expressed(.|\n)*… and \d+ more"
-    ):
+    with pytest.raises(AssignmentError, match=r"of 285 bands of 'emit' can't be expressed(.|\n)*… and \d+ more"):
         assign(get_sensor("emit"), v1)
 
 

@@ -84,8 +84,7 @@ def test_moving_towards_a_centre_never_lowers_its_share(a_nm: float, b_nm: float
     spectra = [entry.spectrum for entry in _V1.ranges]
     low, high = sorted((a_nm, b_nm))
     shares = [
-        interpolated_weights(OpticalRange(low_nm=nm - 1, high_nm=nm + 1), spectra).get(3, 0.0)
-        for nm in (low, high)
+        interpolated_weights(OpticalRange(low_nm=nm - 1, high_nm=nm + 1), spectra).get(3, 0.0) for nm in (low, high)
     ]
     assert shares[0] <= shares[1]
 

@@ -59,9 +59,7 @@ def test_aliases_and_case_lead_to_the_same_sensor() -> None:
 
 
 def test_an_unknown_sensor_offers_the_nearest() -> None:
-    with pytest.raises(
-        CatalogueError, match=r"no sensor 'sentinel2-l2' in the catalogue.*did you mean 'sentinel2-l"
-    ):
+    with pytest.raises(CatalogueError, match=r"no sensor 'sentinel2-l2' in the catalogue.*did you mean 'sentinel2-l"):
         get_sensor("sentinel2-l2")
 
 
@@ -135,9 +133,7 @@ def test_a_file_with_two_sensors_is_refused(tmp_path: Path) -> None:
     raw["sensors"]["other"] = raw["sensors"]["own"]
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(
-        CatalogueError, match=r"describes 2 sensors \(other, own\)|describes 2 sensors \(own, other\)"
-    ):
+    with pytest.raises(CatalogueError, match=r"describes 2 sensors \(other, own\)|describes 2 sensors \(own, other\)"):
         load_sensor_file(path)
 
 
@@ -212,9 +208,7 @@ def test_a_wrong_table_says_what_is_wrong_and_where(path: str, value: Any, messa
 def test_numbers_need_a_source() -> None:
     raw = _table()
     del raw["source"]
-    with pytest.raises(
-        CatalogueError, match="own: key 'source' is missing, here and at the top of the table"
-    ):
+    with pytest.raises(CatalogueError, match="own: key 'source' is missing, here and at the top of the table"):
         _own(raw)
 
 

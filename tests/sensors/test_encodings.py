@@ -89,9 +89,7 @@ def test_encodings_that_cannot_be_are_refused(encoding: dict[str, object], messa
 
 def test_an_unknown_encoding_offers_the_nearest() -> None:
     band = get_sensor("sentinel2-l2a").band("B04")
-    with pytest.raises(
-        CatalogueError, match=r"'baseline_04' is not declared for band 'B04'.*'baseline_04.00'"
-    ):
+    with pytest.raises(CatalogueError, match=r"'baseline_04' is not declared for band 'B04'.*'baseline_04.00'"):
         band.encoding("baseline_04")
 
 

@@ -61,9 +61,7 @@ def test_names_with_and_without_prefix_are_understood(sensor: str, name: str, ba
 
 
 def test_a_prefix_that_names_another_sensor_is_refused() -> None:
-    with pytest.raises(
-        CatalogueError, match=r"'S1GRD.VV' is a band of sensor 'sentinel1-grd', but 'sentinel2-l2a'"
-    ):
+    with pytest.raises(CatalogueError, match=r"'S1GRD.VV' is a band of sensor 'sentinel1-grd', but 'sentinel2-l2a'"):
         find_band("S1GRD.VV", get_sensor("sentinel2-l2a"))
 
 
@@ -81,7 +79,5 @@ def test_a_band_named_twice_is_refused() -> None:
 
 
 def test_a_convention_without_a_name_says_so() -> None:
-    with pytest.raises(
-        CatalogueError, match=r"convention 'stac' has no name for band 'VV' \(known as VV, ASC_VV"
-    ):
+    with pytest.raises(CatalogueError, match=r"convention 'stac' has no name for band 'VV' \(known as VV, ASC_VV"):
         band_name(get_sensor("sentinel1-grd").band("VV"), "stac")

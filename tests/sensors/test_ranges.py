@@ -30,9 +30,7 @@ def test_v1_has_17_ranges_in_the_order_of_the_checkpoint(v1: RangeTable) -> None
     assert {entry.name for entry in v1.declared} == {"blue_2", "short_wave_infrared_2", "thermal_infrared_1"}
 
 
-@pytest.mark.parametrize(
-    "set_name", ["SENTINEL1-GRD", "SENTINEL2-L1C", "SENTINEL2-L2A", "RGB", "EuroSAT", "DFC2020"]
-)
+@pytest.mark.parametrize("set_name", ["SENTINEL1-GRD", "SENTINEL2-L1C", "SENTINEL2-L2A", "RGB", "EuroSAT", "DFC2020"])
 def test_published_statistics_are_complete(set_name: str, v1: RangeTable) -> None:
     known = {*v1.range_names, *(entry.name for entry in v1.declared)}
     statistics = published_statistics(set_name)
@@ -95,9 +93,7 @@ def test_every_training_sensor_is_one_hot_under_its_own_ranges() -> None:
 
 
 def test_bands_that_nearly_coincide_share_a_range(make_sensor: Any) -> None:
-    table = ranges_from_sensors(
-        [make_sensor((500, 600), name="a"), make_sensor((501, 601), (520, 620), name="b")]
-    )
+    table = ranges_from_sensors([make_sensor((500, 600), name="a"), make_sensor((501, 601), (520, 620), name="b")])
     assert [entry.known for entry in table.ranges] == [(("a", "b0"), ("b", "b0")), (("b", "b1"),)]
 
 

@@ -37,9 +37,7 @@ def test_the_list_as_json_says_who_has_statistics(capsys: pytest.CaptureFixture[
         ("emit", ["cannot be expressed: its centre, 381.006 nm, lies outside"]),
     ],
 )
-def test_a_sensor_is_shown_with_its_bands(
-    sensor: str, wanted: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sensor_is_shown_with_its_bands(sensor: str, wanted: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sensors", sensor]) == 0
     shown = capsys.readouterr().out
     assert [text for text in wanted if text not in shown] == []

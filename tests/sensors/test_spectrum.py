@@ -22,9 +22,7 @@ edges = st.tuples(st.floats(300, 3000), st.floats(1, 500)).map(lambda pair: (pai
 
 @settings(deadline=None)
 @given(edges, edges)
-def test_intersection_over_union_is_symmetric_and_at_most_one(
-    a: tuple[float, float], b: tuple[float, float]
-) -> None:
+def test_intersection_over_union_is_symmetric_and_at_most_one(a: tuple[float, float], b: tuple[float, float]) -> None:
     first, second = (OpticalRange(low_nm=low, high_nm=high) for low, high in (a, b))
     iou = intersection_over_union(first, second)
     assert iou == pytest.approx(intersection_over_union(second, first))
@@ -74,9 +72,7 @@ def test_responses_that_cannot_be_are_refused(samples: list[tuple[float, float]]
         OpticalRange.from_response(samples)
 
 
-@pytest.mark.parametrize(
-    ("low_nm", "high_nm"), [(600, 500), (0, 500), (500, 500), (500, math.inf), (math.nan, 500)]
-)
+@pytest.mark.parametrize(("low_nm", "high_nm"), [(600, 500), (0, 500), (500, 500), (500, math.inf), (math.nan, 500)])
 def test_edges_out_of_order_are_refused(low_nm: float, high_nm: float) -> None:
     with pytest.raises(CatalogueError, match="needs 0 < low < high in nm"):
         OpticalRange(low_nm=float(low_nm), high_nm=float(high_nm))

@@ -54,9 +54,7 @@ STAC_RANGES_UM = {
     "lwir11": (10.5, 11.5),
     "lwir12": (11.5, 12.5),
 }
-STAC_TOLERANCE_NM = (
-    10.0  # chosen: the middle of the panchromatic band of Landsat 7, 710 nm, lies 10 nm outside
-)
+STAC_TOLERANCE_NM = 10.0  # chosen: the middle of the panchromatic band of Landsat 7, 710 nm, lies 10 nm outside
 
 # IEEE Std 521-2019, letter designations of radar bands, gigahertz.
 RADAR_LETTERS_GHZ = {"L": (1, 2), "S": (2, 4), "C": (4, 8), "X": (8, 12)}
@@ -64,20 +62,11 @@ RADAR_LETTERS_GHZ = {"L": (1, 2), "S": (2, 4), "C": (4, 8), "X": (8, 12)}
 # Centres and widths as other documents publish them, nanometres.
 PUBLISHED_NM = [
     # Earth Engine catalogue, MODIS/061/MCD43A4: band centres
-    *[
-        ("modis", f"B0{n}", nm, None)
-        for n, nm in zip(range(1, 8), (645, 859, 469, 555, 1240, 1640, 2130), strict=True)
-    ],
+    *[("modis", f"B0{n}", nm, None) for n, nm in zip(range(1, 8), (645, 859, 469, 555, 1240, 1640, 2130), strict=True)],
     # NASA Suomi NPP, VIIRS instrument page: band centres
     *[("viirs", n, nm, None) for n, nm in zip(("M1", "M2", "M3", "M4"), (412, 445, 488, 555), strict=True)],
-    *[
-        ("viirs", n, nm, None)
-        for n, nm in zip(("M5", "M7", "M8", "M10"), (672, 865, 1240, 1610), strict=True)
-    ],
-    *[
-        ("viirs", n, nm, None)
-        for n, nm in zip(("M11", "I1", "I2", "I3"), (2250, 640, 865, 1610), strict=True)
-    ],
+    *[("viirs", n, nm, None) for n, nm in zip(("M5", "M7", "M8", "M10"), (672, 865, 1240, 1610), strict=True)],
+    *[("viirs", n, nm, None) for n, nm in zip(("M11", "I1", "I2", "I3"), (2250, 640, 865, 1610), strict=True)],
     # Planet, "Understanding PlanetScope instruments": centre (FWHM) of the SuperDove bands
     ("planetscope-8b", "coastal_blue", 443, 20),
     ("planetscope-8b", "blue", 490, 50),
@@ -91,10 +80,7 @@ PUBLISHED_NM = [
     *[("gaofen2", f"B{n}", nm, None) for n, nm in zip(range(1, 5), (485, 555, 660, 830), strict=True)],
     # Kuester, DigitalGlobe technical note (2016), effective centre wavelengths from the measured responses
     *[("worldview3", n, nm, None) for n, nm in zip(("C", "B", "G", "Y"), (427, 482, 547, 604), strict=True)],
-    *[
-        ("worldview3", n, nm, None)
-        for n, nm in zip(("R", "RE", "S1", "S2"), (660, 723, 1209, 1572), strict=True)
-    ],
+    *[("worldview3", n, nm, None) for n, nm in zip(("R", "RE", "S1", "S2"), (660, 723, 1209, 1572), strict=True)],
     *[("worldview3", n, nm, None) for n, nm in zip(("S3", "S4", "S5"), (1661, 1730, 2164), strict=True)],
     *[("worldview3", n, nm, None) for n, nm in zip(("S6", "S7", "S8"), (2202, 2259, 2329), strict=True)],
 ]
@@ -113,9 +99,7 @@ def _optical(sensor: str, band: str) -> OpticalRange:
 
 def _decoded(encoding: Encoding, dn: np.ndarray) -> np.ndarray:
     linear = dn * encoding.scale + encoding.offset
-    return {"identity": lambda v: v, "amplitude_to_db": lambda v: 20 * np.log10(v)}[encoding.transform](
-        linear
-    )
+    return {"identity": lambda v: v, "amplitude_to_db": lambda v: 20 * np.log10(v)}[encoding.transform](linear)
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -171,9 +155,7 @@ def test_blue_green_red_and_near_infrared_stand_in_order_of_wavelength_in_every_
 
 
 @pytest.mark.parametrize(("sensor", "band", "center_nm", "width_nm"), PUBLISHED_NM)
-def test_a_band_agrees_with_a_second_document(
-    sensor: str, band: str, center_nm: float, width_nm: float | None
-) -> None:
+def test_a_band_agrees_with_a_second_document(sensor: str, band: str, center_nm: float, width_nm: float | None) -> None:
     spectrum = _optical(sensor, band)
     # Documents round edges and centres each in their own way: 3 nm in the visible, 1 part in 200 beyond it.
     tolerance_nm = max(3.0, center_nm / 200)
@@ -275,14 +257,10 @@ def test_aster_radiance_is_zero_at_dn_1() -> None:
 def test_the_number_stored_for_a_white_surface_becomes_reflectance_one(sensor: str, white: float) -> None:
     for band in get_sensor(sensor).bands:
         assert band.unit == "reflectance"
-        assert _decoded(band.encoding(get_sensor(sensor).default_encoding), np.array(white)) == pytest.approx(
-            1.0
-        )
+        assert _decoded(band.encoding(get_sensor(sensor).default_encoding), np.array(white)) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    "name", ["modis", "viirs", "enmap", "worldview3", "gaofen6-wfv", "palsar2", "nisar-l"]
-)
+@pytest.mark.parametrize("name", ["modis", "viirs", "enmap", "worldview3", "gaofen6-wfv", "palsar2", "nisar-l"])
 def test_a_sensor_without_published_statistics_has_none(name: str) -> None:
     assert all(band.statistics is None for band in get_sensor(name).bands)
 

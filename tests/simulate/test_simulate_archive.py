@@ -18,9 +18,7 @@ from anyband.simulate.covers import cover_names
 from anyband.simulate.options import SimulateOptions, sensors_of
 from anyband.simulate.preview import draw_preview
 
-OPTIONS = SimulateOptions(
-    num_places=3, footprint_m=240.0, seed=11, edge_share=0.5, cloud_share=0.5, shown=False
-)
+OPTIONS = SimulateOptions(num_places=3, footprint_m=240.0, seed=11, edge_share=0.5, cloud_share=0.5, shown=False)
 
 
 @pytest.fixture(scope="module")
@@ -141,17 +139,13 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_pixel_finer_than_the_truth_is_refused() -> None:
     options = dataclasses.replace(OPTIONS, gsd_m=())
-    with pytest.raises(
-        GeometryError, match=r"'maxar-rgb' has pixels of 0.31 m, finer .* use --gsd maxar-rgb=2.5"
-    ):
+    with pytest.raises(GeometryError, match=r"'maxar-rgb' has pixels of 0.31 m, finer .* use --gsd maxar-rgb=2.5"):
         sensors_of(options)
 
 
 def test_a_footprint_that_does_not_fit_the_pixels_is_refused() -> None:
     options = dataclasses.replace(OPTIONS, footprint_m=250.0, sensors=("landsat8-oli-tirs-l2",))
-    with pytest.raises(
-        GeometryError, match=r"250 m is no multiple of the pixel size 30 m .* use --footprint 240"
-    ):
+    with pytest.raises(GeometryError, match=r"250 m is no multiple of the pixel size 30 m .* use --footprint 240"):
         sensors_of(options)
 
 

@@ -140,9 +140,7 @@ def test_every_sensor_is_stored_as_its_products_are_or_is_refused(name: str, sma
     whole = get_sensor(name)
     sensor = dataclasses.replace(whole, bands=tuple(dataclasses.replace(b, gsd_m=30.0) for b in whole.bands))
     if isinstance(sensor.bands[0].spectrum, RadarBeam) and name != "sentinel1-grd":
-        with pytest.raises(
-            CatalogueError, match=r"knows backscatter at C band \(4 to 8 GHz\) in VH and VV, asked"
-        ):
+        with pytest.raises(CatalogueError, match=r"knows backscatter at C band \(4 to 8 GHz\) in VH and VV, asked"):
             observe(small_surface, sensor, _clear(small_surface), None)
         return
     values = observe(small_surface, sensor, _clear(small_surface), None)
@@ -185,7 +183,5 @@ def test_radar_in_decibels_marks_nodata_by_nan() -> None:
 
 def test_a_sensor_without_nodata_has_no_edges() -> None:
     sensor: Sensor = dataclasses.replace(get_sensor("maxar-rgb"), nodata=None)
-    with pytest.raises(
-        CatalogueError, match="'maxar-rgb' has no nodata value, so its images can't have an edge"
-    ):
+    with pytest.raises(CatalogueError, match="'maxar-rgb' has no nodata value, so its images can't have an edge"):
         encode(np.zeros((3, 8, 8), dtype=np.float32), sensor, swath(_rng(), 8))

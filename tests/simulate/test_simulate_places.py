@@ -58,9 +58,7 @@ def test_places_do_not_overlap() -> None:
 
 def test_days_with_a_low_sun_are_not_used() -> None:
     places = [make_place(0, index) for index in range(60)]
-    lowest = min(
-        sun_position(p.latitude_deg, float(d)).elevation_deg for p in places for d in acquisition_days(p, 2)
-    )
+    lowest = min(sun_position(p.latitude_deg, float(d)).elevation_deg for p in places for d in acquisition_days(p, 2))
     assert lowest >= 20
 
 

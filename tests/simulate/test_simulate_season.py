@@ -21,9 +21,7 @@ MONTHS = np.arange(15.0, 365.0, 30.4)
 
 def _ndvi(cover: str, latitude_deg: float) -> np.ndarray:
     red, infrared = reflectance_curves(np.array([665.0, 842.0])).T
-    upper, _ = cover_shares(
-        cover_named(cover), latitude_deg=latitude_deg, day=MONTHS, choice=np.zeros_like(MONTHS)
-    )
+    upper, _ = cover_shares(cover_named(cover), latitude_deg=latitude_deg, day=MONTHS, choice=np.zeros_like(MONTHS))
     ndvi: np.ndarray = (upper @ infrared - upper @ red) / (upper @ infrared + upper @ red)
     return ndvi
 
@@ -41,9 +39,7 @@ def test_the_morning_sun_is_in_the_east() -> None:
     assert 0 < sun_position(45.0, 172.0, solar_hour=8.0).azimuth_deg < 180
 
 
-@pytest.mark.parametrize(
-    ("cover", "first", "last"), [("winter_crop", 4, 6), ("summer_crop", 7, 9), ("paddy", 7, 9)]
-)
+@pytest.mark.parametrize(("cover", "first", "last"), [("winter_crop", 4, 6), ("summer_crop", 7, 9), ("paddy", 7, 9)])
 def test_ndvi_of_crops_peaks_in_their_season_in_the_north(cover: str, first: int, last: int) -> None:
     assert first <= int(_ndvi(cover, 45.0).argmax()) + 1 <= last
 
@@ -98,8 +94,6 @@ def test_snow_lies_in_the_northern_winter_and_not_in_summer() -> None:
 
 def test_one_of_draws_each_material_by_its_weight() -> None:
     choice = (np.arange(900) + 0.5) / 900
-    upper, _ = cover_shares(
-        cover_named("urban_dense"), latitude_deg=0.0, day=np.full(900, 100.0), choice=choice
-    )
+    upper, _ = cover_shares(cover_named("urban_dense"), latitude_deg=0.0, day=np.full(900, 100.0), choice=choice)
     counts = dict(zip(material_names(), upper.sum(axis=0), strict=True))
     assert (counts["concrete"], counts["metal"], counts["tile"]) == (500, 200, 200)

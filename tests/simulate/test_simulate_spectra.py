@@ -50,9 +50,7 @@ def test_planck_agrees_with_the_constants_of_scipy() -> None:
     metres, kelvin = 10.9e-6, 300.0
     exact = 2 * constants.h * constants.c**2 / metres**5
     exact /= np.expm1(constants.h * constants.c / (metres * constants.k * kelvin))
-    assert float(planck_radiance(np.array(10_900.0), np.array(kelvin))) == pytest.approx(
-        exact * 1e-6, rel=1e-8
-    )
+    assert float(planck_radiance(np.array(10_900.0), np.array(kelvin))) == pytest.approx(exact * 1e-6, rel=1e-8)
 
 
 def test_planck_integrates_to_stefan_boltzmann() -> None:
@@ -73,9 +71,7 @@ def test_brightness_temperature_undoes_the_emission_of_a_black_body(kelvin: floa
 
 def test_a_place_keeps_reflectance_below_1_and_emissivity_as_in_the_table() -> None:
     wavelength_nm = np.array([450.0, 2_000.0, 11_000.0])
-    one, other = (
-        material_reflectance(place_palette(make_place(1, index)), wavelength_nm) for index in (0, 1)
-    )
+    one, other = (material_reflectance(place_palette(make_place(1, index)), wavelength_nm) for index in (0, 1))
     assert max(one.max(), other.max()) < 1
     np.testing.assert_array_equal(one[:, 2], other[:, 2])
     assert not np.array_equal(one[:, 0], other[:, 0])

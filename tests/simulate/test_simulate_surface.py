@@ -89,9 +89,7 @@ def test_flat_open_ground_has_full_light(surface_of: Callable[..., Surface]) -> 
 
 def test_shadows_lie_on_the_side_away_from_the_sun(surface_of: Callable[..., Surface]) -> None:
     landscape = surface_of({"urban_dense": 1.0}).landscape
-    east, west = (
-        sun_shade(landscape, Sun(elevation_deg=30.0, azimuth_deg=azimuth)) for azimuth in (90.0, 270.0)
-    )
+    east, west = (sun_shade(landscape, Sun(elevation_deg=30.0, azimuth_deg=azimuth)) for azimuth in (90.0, 270.0))
     high = landscape.height_m > 5
     west_of_building = ~high[:, :-1] & high[:, 1:]
     assert east[:, :-1][west_of_building].mean() < 0.6 * west[:, :-1][west_of_building].mean()

@@ -7,18 +7,12 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "scene", type=Path, nargs="+", help="raster, or files or a folder that hold its bands"
-    )
+    parser.add_argument("scene", type=Path, nargs="+", help="raster, or files or a folder that hold its bands")
     parser.add_argument("--sensor", required=True, help="name in the catalogue, or a YAML file")
     parser.add_argument("--checkpoint", required=True, help="safetensors file, or a hub id")
-    parser.add_argument(
-        "--out", required=True, type=Path, help="GeoTIFF of features; F_pca.png is put beside it"
-    )
+    parser.add_argument("--out", required=True, type=Path, help="GeoTIFF of features; F_pca.png is put beside it")
     parser.add_argument("--bands", help="bands to use, by commas (default: all of the sensor)")
-    parser.add_argument(
-        "--encoding", help="how the numbers are stored (default: the sensor's; it is printed)"
-    )
+    parser.add_argument("--encoding", help="how the numbers are stored (default: the sensor's; it is printed)")
     parser.add_argument("--time-index", type=int, help="which time of a file with a time axis, from 0")
     parser.add_argument(
         "--valid", type=Path, action="append", default=[], help="mask file, non-zero where there is data"
@@ -81,8 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
     for note in report.notes:
         print(note)
     size = f"{report.grid.height} × {report.grid.width} patches of {report.grid.gsd_m:g} m"
-    print(
-        f"{report.features}: {encoder.config.embed_dim} features on {size}, {report.num_missing} without data"
-    )
+    print(f"{report.features}: {encoder.config.embed_dim} features on {size}, {report.num_missing} without data")
     print(f"{report.picture}: their first three principal components")
     return 0

@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "inputs", nargs="*", metavar="INPUT", help="one manifest, or with --sensor images and patterns"
-    )
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="one manifest, or with --sensor images and patterns")
     parser.add_argument("--out", type=Path, help="folder of the store to make")
     parser.add_argument(
         "--stats",
@@ -47,21 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images = parser.add_argument_group("images without a manifest")
     images.add_argument("--sensor", help="name in the catalogue, or a YAML file, of all images")
     images.add_argument("--encoding", help="how their numbers are stored")
-    images.add_argument(
-        "--bands", help="`B02=1;B03=2`: band = name or number in the file; `B02;B03`: in this order"
-    )
+    images.add_argument("--bands", help="`B02=1;B03=2`: band = name or number in the file; `B02;B03`: in this order")
     content = parser.add_argument_group("chips")
     size = content.add_mutually_exclusive_group()
-    size.add_argument(
-        "--chip-px", type=int, help="side of a footprint in pixels of the finest image of its place"
-    )
+    size.add_argument("--chip-px", type=int, help="side of a footprint in pixels of the finest image of its place")
     size.add_argument("--chip-m", type=float, help="side of a footprint in metres")
-    content.add_argument(
-        "--min-valid", type=float, default=0.5, help="least share of data of a chip (default 0.5)"
-    )
-    content.add_argument(
-        "--splits", default="0.8,0.1,0.1", help="shares of train, val and test places (0.8,0.1,0.1)"
-    )
+    content.add_argument("--min-valid", type=float, default=0.5, help="least share of data of a chip (default 0.5)")
+    content.add_argument("--splits", default="0.8,0.1,0.1", help="shares of train, val and test places (0.8,0.1,0.1)")
     content.add_argument("--seed", type=int, default=0, help="of the draw of splits (default 0)")
     work = parser.add_argument_group("work")
     work.add_argument("--workers", type=int, help="processes (default: one for each processor)")
@@ -82,9 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     if has_store:
         raise InputError("--stats takes no STORE while images are prepared; put --stats last")
     if not arguments.inputs or arguments.out is None:
-        raise InputError(
-            "name the images (a manifest, or patterns with --sensor) and with --out the store to make"
-        )
+        raise InputError("name the images (a manifest, or patterns with --sensor) and with --out the store to make")
     return _prepare(arguments)
 
 

@@ -10,9 +10,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "anyband pretrain RECIPE --data STORE --out RUN [KEY=VALUE ...] [--quiet]"
-    parser.add_argument(
-        "recipe", metavar="RECIPE", help="YAML file, or a shipped recipe such as smarties_tiny"
-    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or a shipped recipe such as smarties_tiny")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -32,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar=(name, "KEY=VALUE"),
             help=help_text,
         )
-    parser.add_argument(
-        "--quiet", nargs="*", action=_ThenOverrides, help="show no progress", metavar="KEY=VALUE"
-    )
+    parser.add_argument("--quiet", nargs="*", action=_ThenOverrides, help="show no progress", metavar="KEY=VALUE")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -20,12 +20,8 @@ _PLAIN_WIDTH = 240
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument(
-        "name", nargs="?", help="a sensor or one of its aliases; without it, the whole catalogue"
-    )
-    parser.add_argument(
-        "--file", type=Path, help="check and show a sensor of your own, described in a YAML file"
-    )
+    parser.add_argument("name", nargs="?", help="a sensor or one of its aliases; without it, the whole catalogue")
+    parser.add_argument("--file", type=Path, help="check and show a sensor of your own, described in a YAML file")
     parser.add_argument(
         "--ranges",
         default="smarties_v1",
@@ -62,9 +58,7 @@ def _list(sensors: list[Sensor], *, as_json: bool) -> None:
     for row in rows:
         gsds_m = " – ".join(f"{gsd_m:g}" for gsd_m in dict.fromkeys((row["gsd_m"][0], row["gsd_m"][-1])))
         statistics = "yes" if row["statistics"] else "no"
-        table.add_row(
-            row["name"], row["title"], str(row["bands"]), gsds_m, ", ".join(row["units"]), statistics
-        )
+        table.add_row(row["name"], row["title"], str(row["bands"]), gsds_m, ", ".join(row["units"]), statistics)
     _print(table, f"{len(sensors)} sensors; `anyband sensors NAME` shows the bands of one")
 
 

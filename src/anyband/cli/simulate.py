@@ -10,9 +10,7 @@ _PREVIEW_PLACES = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to make; must not exist"
-    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make; must not exist")
     parser.add_argument("--places", type=int, default=100, metavar="N", help="number of places (default 100)")
     parser.add_argument(
         "--sensors",
@@ -21,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: sentinel2-l2a,sentinel1-grd,maxar-rgb,landsat8-oli-tirs-l2)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of all draws (default 0)")
-    parser.add_argument(
-        "--dates", type=int, default=1, metavar="N", help="acquisitions of each sensor at each place"
-    )
+    parser.add_argument("--dates", type=int, default=1, metavar="N", help="acquisitions of each sensor at each place")
     parser.add_argument(
         "--footprint", type=float, default=960.0, metavar="M", help="side of a place, metres (default 960)"
     )
@@ -34,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=M",
         help="pixel size of a sensor, metres; may be repeated (default: maxar-rgb=2.5)",
     )
-    parser.add_argument(
-        "--detail", type=float, default=2.5, metavar="M", help="pixel size of the truth (default 2.5)"
-    )
+    parser.add_argument("--detail", type=float, default=2.5, metavar="M", help="pixel size of the truth (default 2.5)")
     parser.add_argument(
         "--clouds", type=float, default=0.1, metavar="SHARE", help="share of optical images with clouds"
     )
@@ -44,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--edges", type=float, default=0.05, metavar="SHARE", help="share of images cut by a swath's edge"
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    parser.add_argument(
-        "--preview", action="store_true", help=f"also draw DIR/preview.png of {_PREVIEW_PLACES} places"
-    )
+    parser.add_argument("--preview", action="store_true", help=f"also draw DIR/preview.png of {_PREVIEW_PLACES} places")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -41,9 +41,7 @@ def _table(report: "VerifyReport") -> str:
     for entry in report.entries:
         result = "pass" if entry.passed else "FAIL"
         note = f"  ({entry.note})" if entry.note else ""
-        lines.append(
-            f"{entry.entry:{width}}  {entry.max_abs_error:9.2e}  {entry.max_rel_error:9.2e}  {result}{note}"
-        )
+        lines.append(f"{entry.entry:{width}}  {entry.max_abs_error:9.2e}  {entry.max_rel_error:9.2e}  {result}{note}")
     failed = sum(not entry.passed for entry in report.entries)
     total = len(report.entries)
     verdict = f"all {total} entries pass" if not failed else f"{failed} of {total} entries FAIL"

@@ -64,9 +64,7 @@ def read_columns(path: Path, *, columns: Sequence[str] = ()) -> dict[str, Float[
         raise InputError(f"cannot read '{path}': {problem}") from problem
     for column in columns:
         if column not in names:
-            raise InputError(
-                f"'{path}' has no column '{column}' ({', '.join(names)}){nearest_name(column, names)}"
-            )
+            raise InputError(f"'{path}' has no column '{column}' ({', '.join(names)}){nearest_name(column, names)}")
     return {name: np.array([_number(row[name]) for row in rows]) for name in names}
 
 
@@ -112,9 +110,7 @@ def _draw_panel(axes: Axes, panel: CurvePanel) -> None:
             axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.25)
             values = smoothed(values, width=max(1, round(_SMOOTHING_SHARE * len(values))))
         marker = "o" if len(values) <= 20 else ""
-        axes.plot(
-            steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=curve.label
-        )
+        axes.plot(steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=curve.label)
     axes.set_title(panel.title, fontsize=10, loc="left")
     axes.grid(color="0.9", linewidth=0.8)
     axes.tick_params(labelsize=8.5, length=3)
@@ -129,9 +125,7 @@ def _cycled(count: int) -> list[str]:
     return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
 
 
-def metrics_panels(
-    columns: Mapping[str, Float[Array, "row"]], *, titles: Mapping[str, str]
-) -> tuple[CurvePanel, ...]:
+def metrics_panels(columns: Mapping[str, Float[Array, "row"]], *, titles: Mapping[str, str]) -> tuple[CurvePanel, ...]:
     """Make a panel for each named column that has values, against the column `step`.
 
     Args:

@@ -20,9 +20,7 @@ _DOTS_PER_INCH = 110
 
 def new_figure(*, width_in: float, height_in: float) -> Figure:
     """Make an empty figure of the given size in inches, with the Agg canvas and no pyplot state."""
-    figure = Figure(
-        figsize=(width_in, height_in), dpi=_DOTS_PER_INCH, layout="constrained", facecolor="white"
-    )
+    figure = Figure(figsize=(width_in, height_in), dpi=_DOTS_PER_INCH, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

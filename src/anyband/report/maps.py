@@ -67,9 +67,7 @@ def fit_pca_colours(features: Float[Array, "sample width"]) -> PcaColours:
     axes *= np.where(largest < 0, -1.0, 1.0)[:, None]
     low, high = np.percentile((rows - mean) @ axes.T, _STRETCH_PERCENTILES, axis=0)
     shares = np.zeros(_NUM_COLOURS)
-    shares[:num_axes] = variances[::-1][:num_axes].clip(0) / max(
-        variances.clip(0).sum(), np.finfo(float).tiny
-    )
+    shares[:num_axes] = variances[::-1][:num_axes].clip(0) / max(variances.clip(0).sum(), np.finfo(float).tiny)
     return PcaColours(mean=mean, axes=axes, low=low, high=high, explained=tuple(shares.tolist()))
 
 
@@ -139,9 +137,7 @@ class ClassColours:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.colours):
-            raise InputError(
-                f"every class needs a colour: {len(self.names)} names, {len(self.colours)} colours"
-            )
+            raise InputError(f"every class needs a colour: {len(self.names)} names, {len(self.colours)} colours")
 
 
 def class_colours(names: Sequence[str]) -> ClassColours:
@@ -184,9 +180,7 @@ def class_map_png(classes: Int[Array, "row col"], colours: ClassColours, *, titl
     counts = np.bincount(classes[classes >= 0].ravel(), minlength=len(colours.names))
     present = [index for index in np.argsort(-counts, kind="stable") if counts[index]]
     handles = [
-        Patch(
-            color=colours.colours[index], label=f"{colours.names[index]} ({counts[index] / classes.size:.0%})"
-        )
+        Patch(color=colours.colours[index], label=f"{colours.names[index]} ({counts[index] / classes.size:.0%})")
         for index in present
     ]
     if (classes < 0).any():

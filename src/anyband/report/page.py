@@ -95,9 +95,7 @@ def page_html(page: Page) -> str:
         f'<a href="#section-{index}">{html.escape(section.title)}</a>'
         for index, section in enumerate(page.sections, start=1)
     )
-    sections = "\n".join(
-        _section_html(section, index) for index, section in enumerate(page.sections, start=1)
-    )
+    sections = "\n".join(_section_html(section, index) for index, section in enumerate(page.sections, start=1))
     style = files("anyband.report").joinpath("page.css").read_text(encoding="utf-8")
     footer = f"<footer>{html.escape(page.footer)}</footer>" if page.footer else ""
     return (
@@ -141,9 +139,7 @@ def _picture_html(picture: Picture) -> str:
 def _table_html(table: Table) -> str:
     numeric = [_is_numeric([row[column] for row in table.rows]) for column in range(len(table.header))]
     head = "".join(_cell("th", name, number) for name, number in zip(table.header, numeric, strict=True))
-    body = "\n".join(
-        _row(row, numeric, strong=index in table.strong_rows) for index, row in enumerate(table.rows)
-    )
+    body = "\n".join(_row(row, numeric, strong=index in table.strong_rows) for index, row in enumerate(table.rows))
     caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
     inner = f"{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
     return f'<div class="wide"><table>{inner}</table></div>'

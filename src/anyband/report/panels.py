@@ -73,9 +73,7 @@ def reconstruction_panel(sensors: Sequence[PanelImages], *, title: str = "") -> 
     """
     counts = {images.original.shape[0] for images in sensors}
     if len(counts) != 1:
-        raise InputError(
-            f"the sensors of a panel need equally many samples, found {sorted(counts) or 'no sensor'}"
-        )
+        raise InputError(f"the sensors of a panel need equally many samples, found {sorted(counts) or 'no sensor'}")
     num_samples, num_columns = counts.pop(), 3 * len(sensors)
     figure = new_figure(width_in=_CELL_IN * num_columns + 0.2, height_in=_CELL_IN * num_samples + 0.95)
     blocks = figure.subfigures(1, len(sensors), squeeze=False, wspace=0.04)[0]

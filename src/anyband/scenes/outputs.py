@@ -42,9 +42,7 @@ def feature_tiff(path: Path, grid: Grid, *, width: int, tags: dict[str, object])
         dtype="float32",
         descriptions=tuple(f"feature {index}" for index in range(width)),
         nodata=float("nan"),
-        tags=tuple(
-            (key, value if isinstance(value, str) else json.dumps(value)) for key, value in tags.items()
-        ),
+        tags=tuple((key, value if isinstance(value, str) else json.dumps(value)) for key, value in tags.items()),
     )
     with geotiff_writer(path, layout) as writer:
         yield writer

@@ -55,8 +55,7 @@ def plan_tiling(*, patch_size: int, img_size: int, tile: int | None, halo: int |
     for name, size, least in (("tile", tile, patch_size), ("halo", halo, 0)):
         if size is not None and (size % patch_size or size < least):
             raise InputError(
-                f"{name} is {size} pixels; it must be a multiple of the patch size, {patch_size}, "
-                f"and at least {least}"
+                f"{name} is {size} pixels; it must be a multiple of the patch size, {patch_size}, and at least {least}"
             )
     halo_patches = -(-in_patches // _HALO_SHARE) if halo is None else halo // patch_size
     core = max(1, in_patches - 2 * halo_patches) if tile is None else tile // patch_size

@@ -71,8 +71,7 @@ def simulate(out: Path, options: SimulateOptions) -> Path:
             written = _written_places(folder, options)
         except BrokenProcessPool as problem:
             raise WorkerError(
-                "a worker process was killed, perhaps for want of memory; run the command again with "
-                "fewer --workers"
+                "a worker process was killed, perhaps for want of memory; run the command again with fewer --workers"
             ) from problem
         _write_tables(folder, options, written)
     return out / "manifest.csv"
@@ -112,9 +111,7 @@ def _all_places(folder: Path, options: SimulateOptions) -> Iterator[_Written]:
         yield from map(one, range(options.num_places))
         return
     # `spawn`: the calling process may hold threads (torch, tensorstore), and a fork of those can hang.
-    with ProcessPoolExecutor(
-        min(options.workers, options.num_places), mp_context=get_context("spawn")
-    ) as pool:
+    with ProcessPoolExecutor(min(options.workers, options.num_places), mp_context=get_context("spawn")) as pool:
         yield from pool.map(one, range(options.num_places), chunksize=2)
 
 
@@ -135,9 +132,7 @@ def _render_and_write(folder: Path, options: SimulateOptions, index: int) -> _Wr
 def _write_image(
     folder: Path, options: SimulateOptions, rendered: RenderedPlace, image: Image, sensor_name: str
 ) -> Row:
-    path = Path(
-        "images", rendered.place.name, f"{image.sensor.name}_{image.number}_{image.datetime_utc:%Y%m%d}.tif"
-    )
+    path = Path("images", rendered.place.name, f"{image.sensor.name}_{image.number}_{image.datetime_utc:%Y%m%d}.tif")
     layout = GeoTiffLayout(
         grid=_grid(rendered, options.footprint_m, image.stored.shape[-1]),
         dtype=str(image.stored.dtype),

@@ -45,9 +45,7 @@ class Sky:
 def clear_sky(frame: Frame) -> Sky:
     """Make a sky with nothing in it."""
     shape = (frame.num_pixels,) * 2
-    return Sky(
-        cloud=np.zeros(shape, dtype=np.float32), light=np.ones(shape, dtype=np.float32), haze=0.0, gain=1.0
-    )
+    return Sky(cloud=np.zeros(shape, dtype=np.float32), light=np.ones(shape, dtype=np.float32), haze=0.0, gain=1.0)
 
 
 def draw_sky(rng: np.random.Generator, frame: Frame, sun: Sun, *, cloudy: bool) -> Sky:

@@ -79,9 +79,7 @@ def cover_named(name: str) -> Cover:
     """
     names = cover_names()
     if name not in names:
-        raise CatalogueError(
-            f"land cover '{name}' is not one of {', '.join(names)}{nearest_name(name, names)}"
-        )
+        raise CatalogueError(f"land cover '{name}' is not one of {', '.join(names)}{nearest_name(name, names)}")
     return load_covers()[names.index(name)]
 
 
@@ -103,9 +101,7 @@ def part_shares(part: Part, day: Float[Array, " unit"]) -> Float[Array, "unit ma
 def _cover(name: str, row: Mapping[str, Any]) -> Cover:
     lower = _part(name, row["lower"])
     if row["structure"] not in get_args(Structure):
-        raise CatalogueError(
-            f"cover '{name}' has structure '{row['structure']}', not one of {get_args(Structure)}"
-        )
+        raise CatalogueError(f"cover '{name}' has structure '{row['structure']}', not one of {get_args(Structure)}")
     return Cover(
         name=name,
         value=int(row["value"]),

@@ -129,12 +129,8 @@ def irregular_tiles(
     col = np.floor(x_m / np.float32(spacing_m)).astype(np.intp)
     top, left = int(row.min()) - 1, int(col.min()) - 1
     num_rows, num_cols = int(row.max()) - top + 2, int(col.max()) - left + 2
-    point_y = ((np.arange(num_rows)[:, None] + top + rng.random((num_rows, num_cols))) * spacing_m).astype(
-        np.float32
-    )
-    point_x = ((np.arange(num_cols)[None, :] + left + rng.random((num_rows, num_cols))) * spacing_m).astype(
-        np.float32
-    )
+    point_y = ((np.arange(num_rows)[:, None] + top + rng.random((num_rows, num_cols))) * spacing_m).astype(np.float32)
+    point_x = ((np.arange(num_cols)[None, :] + left + rng.random((num_rows, num_cols))) * spacing_m).astype(np.float32)
     base = (row - top) * num_cols + (col - left)
     nearest = np.full(y_m.shape, np.inf, dtype=np.float32)
     second = nearest.copy()
@@ -193,9 +189,7 @@ def _spline_weights(frame: Frame, spacing_m: float) -> Array:
     return weights
 
 
-def _intervals(
-    rng: np.random.Generator, position_m: Array, line: Array, spacing_m: float
-) -> tuple[Array, Array]:
+def _intervals(rng: np.random.Generator, position_m: Array, line: Array, spacing_m: float) -> tuple[Array, Array]:
     """Cut lines into intervals of about `spacing_m`; returns interval and distance to its nearer end."""
     cell = np.floor(position_m / np.float32(spacing_m)).astype(np.intp)
     cell -= int(cell.min()) - 1

@@ -111,9 +111,7 @@ def _parcels(place: Place, frame: Frame) -> tuple[Tiles, Rows]:
     if rng.random() < 0.25:
         parcels = irregular_tiles(rng, across_m, along_m, spacing_m=width_m * 1.2)
     else:
-        parcels = rectangular_tiles(
-            rng, across_m, along_m, width_m=width_m, length_m=width_m * rng.uniform(1.2, 2.5)
-        )
+        parcels = rectangular_tiles(rng, across_m, along_m, width_m=width_m, length_m=width_m * rng.uniform(1.2, 2.5))
     crosswise = (rng.random(parcels.num_tiles) < 0.4)[parcels.index]
     spacing_m = rng.uniform(9, 14, parcels.num_tiles).astype(np.float32)[parcels.index]
     rows = Rows(
@@ -200,9 +198,7 @@ def _finish(place: Place, frame: Frame, canvas: _Canvas, plan: Plan) -> Landscap
     choice = rng.random(canvas.num_units)[present]
     tone = 1 + rng.normal(0, 1, canvas.num_units)[present] * np.where(wild, 0.0, _TONE_SPREAD)
     grain = fractal_noise(place.generator("texture"), frame, longest_m=240.0, shortest_m=7.5, roughness=0.8)
-    texture = tone.astype(np.float32)[unit].reshape(canvas.unit.shape) * (
-        1 + np.float32(_GRAIN_SPREAD) * grain
-    )
+    texture = tone.astype(np.float32)[unit].reshape(canvas.unit.shape) * (1 + np.float32(_GRAIN_SPREAD) * grain)
     return Landscape(
         place=place,
         frame=frame,

@@ -65,10 +65,7 @@ def reflectance_curves(wavelength_nm: Float[Array, " wavelength"]) -> Float[Arra
         Reflectance, 0 to 1; 1 minus it is the emissivity.
     """
     return np.stack(
-        [
-            np.interp(wavelength_nm, material.wavelength_nm, material.reflectance)
-            for material in load_materials()
-        ]
+        [np.interp(wavelength_nm, material.wavelength_nm, material.reflectance) for material in load_materials()]
     )
 
 

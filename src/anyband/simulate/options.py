@@ -111,8 +111,7 @@ def _resized(sensor: Sensor, gsd_m: float | None) -> Sensor:
         return sensor
     finest = sensor.gsd_m
     bands = tuple(
-        replace(band, gsd_m=gsd_m if band.gsd_m == finest else max(band.gsd_m, gsd_m))
-        for band in sensor.bands
+        replace(band, gsd_m=gsd_m if band.gsd_m == finest else max(band.gsd_m, gsd_m)) for band in sensor.bands
     )
     return replace(sensor, bands=bands)
 

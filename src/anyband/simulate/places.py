@@ -119,9 +119,7 @@ def utm_epsg(latitude_deg: float, longitude_deg: float) -> int:
 def _project(latitude_deg: float, longitude_deg: float, epsg: int) -> tuple[float, float]:
     from pyproj import Transformer
 
-    easting_m, northing_m = Transformer.from_crs(4326, epsg, always_xy=True).transform(
-        longitude_deg, latitude_deg
-    )
+    easting_m, northing_m = Transformer.from_crs(4326, epsg, always_xy=True).transform(longitude_deg, latitude_deg)
     return float(easting_m), float(northing_m)
 
 

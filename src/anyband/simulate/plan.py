@@ -109,11 +109,7 @@ def _open_covers(
     mood = fractal_noise(rng, frame, longest_m=480.0, shortest_m=120.0)
     parcel_mood = _tile_mean(mood, parcels)
     farmed_share = sum(farm.values()) / (sum(farm.values()) + sum(wild.values()))
-    farmed = (
-        parcel_mood >= np.quantile(parcel_mood, 1 - farmed_share)
-        if wild
-        else np.ones(cover.shape, dtype=bool)
-    )
+    farmed = parcel_mood >= np.quantile(parcel_mood, 1 - farmed_share) if wild else np.ones(cover.shape, dtype=bool)
     names, weights = list(farm), np.array(list(farm.values()))
     crops = np.array([cover_named(name).value for name in names], dtype=np.uint8)
     crop = crops[rng.choice(len(names), p=weights / weights.sum(), size=parcels.num_tiles)]
@@ -130,11 +126,7 @@ def _settle(
     angle_rad = rng.uniform(0, np.pi / 2)
     pull = fractal_noise(rng, frame, longest_m=480.0, shortest_m=120.0, roughness=0.4)
     suburb = draw_settlement(place.generator("suburb"), frame, dense=False, angle_rad=angle_rad)
-    town = (
-        draw_settlement(place.generator("town"), frame, dense=True, angle_rad=angle_rad)
-        if dense_share
-        else None
-    )
+    town = draw_settlement(place.generator("town"), frame, dense=True, angle_rad=angle_rad) if dense_share else None
     for plan, share, name in (
         (suburb, dense_share + garden_share, "urban_residential"),
         (town, dense_share, "urban_dense"),
@@ -156,17 +148,13 @@ def _flood(
 ) -> None:
     """Fill hollows with lakes, their rims with wetland, and let a river through."""
     water, wetland = shares.get("water", 0.0), shares.get("wetland", 0.0)
-    broad = relief_m + relief_m.std() * 0.8 * fractal_noise(
-        rng, frame, longest_m=480.0, shortest_m=60.0, roughness=0.4
-    )
+    broad = relief_m + relief_m.std() * 0.8 * fractal_noise(rng, frame, longest_m=480.0, shortest_m=60.0, roughness=0.4)
     if wetland:
         cover[broad <= np.quantile(broad, min(water + wetland, 1.0))] = cover_named("wetland").value
     if water:
         cover[broad <= np.quantile(broad, min(water, 1.0))] = cover_named("water").value
     if rng.random() < place.theme.river_share:
-        distance_m = winding_distance_m(
-            rng, frame, bend_m=rng.uniform(30, 100), wavelength_m=rng.uniform(350, 700)
-        )
+        distance_m = winding_distance_m(rng, frame, bend_m=rng.uniform(30, 100), wavelength_m=rng.uniform(350, 700))
         half_width_m = np.exp(rng.uniform(np.log(6), np.log(32)))
         bank_m = half_width_m + rng.uniform(5, 25) * (
             1 + 0.5 * fractal_noise(rng, frame, longest_m=60.0, shortest_m=15.0)

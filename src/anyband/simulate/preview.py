@@ -50,18 +50,14 @@ def _panels(rendered: RenderedPlace) -> list[tuple[str, Array]]:
     radar = [image for image in rendered.images if isinstance(image.sensor.bands[0].spectrum, RadarBeam)]
     panels += [_radar_panel(image) for image in radar[:1]]
     panels += _thermal_panels(rendered)[:1]
-    colours = np.array(
-        [(0, 0, 0), *(tuple(bytes.fromhex(cover.colour[1:])) for cover in load_covers())], np.uint8
-    )
+    colours = np.array([(0, 0, 0), *(tuple(bytes.fromhex(cover.colour[1:])) for cover in load_covers())], np.uint8)
     panels.append((f"{place.theme.name}, {place.latitude_deg:.0f}°", colours[rendered.cover]))
     return panels
 
 
 def _colour_panel(rendered: RenderedPlace, wavelengths_nm: tuple[float, ...]) -> tuple[str, Array]:
     fitting = [
-        image
-        for image in rendered.images
-        if all(_band_at(image.sensor, nm) is not None for nm in wavelengths_nm)
+        image for image in rendered.images if all(_band_at(image.sensor, nm) is not None for nm in wavelengths_nm)
     ]
     if not fitting:
         return "", np.zeros((1, 1, 3))
@@ -85,9 +81,7 @@ def _thermal_panels(rendered: RenderedPlace) -> list[tuple[str, Array]]:
         for band, plane in zip(image.sensor.bands, image.stored, strict=True):
             if band.unit == "kelvin":
                 encoding = band.encoding(image.sensor.default_encoding)
-                kelvin = np.where(
-                    plane == image.sensor.nodata, np.nan, plane * encoding.scale + encoding.offset
-                )
+                kelvin = np.where(plane == image.sensor.nodata, np.nan, plane * encoding.scale + encoding.offset)
                 title = f"{band.name}: {np.nanmin(kelvin):.0f} to {np.nanmax(kelvin):.0f} K"
                 panels.append((title, kelvin))
     return panels
@@ -98,8 +92,7 @@ def _band_at(sensor: Sensor, wavelength_nm: float) -> Band | None:
     covering = [
         band
         for band in sensor.bands
-        if isinstance(band.spectrum, OpticalRange)
-        and band.spectrum.low_nm <= wavelength_nm <= band.spectrum.high_nm
+        if isinstance(band.spectrum, OpticalRange) and band.spectrum.low_nm <= wavelength_nm <= band.spectrum.high_nm
     ]
     return min(covering, key=lambda band: abs(band.spectrum.center_nm - wavelength_nm), default=None)
 

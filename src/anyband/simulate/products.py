@@ -38,9 +38,7 @@ def encode(
     dtype, nodata = stored_type(sensor, encoding=name), stored_nodata(sensor, encoding=name)
     if nodata is None and not valid.all():
         raise CatalogueError(f"sensor '{sensor.name}' has no nodata value, so its images can't have an edge")
-    stored = np.stack(
-        [_scaled(plane, band.encoding(name)) for plane, band in zip(values, sensor.bands, strict=True)]
-    )
+    stored = np.stack([_scaled(plane, band.encoding(name)) for plane, band in zip(values, sensor.bands, strict=True)])
     if dtype.kind != "f":
         limits = np.iinfo(dtype)
         stored = np.clip(np.rint(stored), limits.min, limits.max)

@@ -30,9 +30,7 @@ def material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " present
             f"{' and '.join(known)}, asked for {beam.frequency_ghz:g} GHz {beam.polarisation}; "
             "use 'sentinel1-grd'"
         )
-    sigma0_db = np.array(
-        [dict(material.sigma0_db).get(beam.polarisation, -np.inf) for material in load_materials()]
-    )
+    sigma0_db = np.array([dict(material.sigma0_db).get(beam.polarisation, -np.inf) for material in load_materials()])
     linear: Array = 10 ** ((sigma0_db + surface.palette.sigma0_db) / 10)
     return linear[list(surface.materials)]
 

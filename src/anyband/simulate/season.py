@@ -22,9 +22,7 @@ FREEZING_K = 273.15
 
 _HALF_YEAR_DAYS = 182.625
 _WARMEST_DAY = 202.0  # chosen: about a month after the longest day, as at middle latitudes
-_FULL_SEASONS_FROM_DEG = (
-    35.0  # chosen: nearer the equator natural vegetation keeps more of its leaves all year
-)
+_FULL_SEASONS_FROM_DEG = 35.0  # chosen: nearer the equator natural vegetation keeps more of its leaves all year
 _WATER_LAG_DAYS = 30.0  # chosen: lakes warm and cool about a month after the air
 _WATER_SWING = 0.65  # chosen: and less than it
 
@@ -59,9 +57,7 @@ def sun_position(latitude_deg: float, day: float, *, solar_hour: float = 10.5) -
     hour_angle = np.radians(15 * (solar_hour - 12))
     latitude = np.radians(latitude_deg)
     east = -np.cos(declination) * np.sin(hour_angle)
-    north = np.cos(latitude) * np.sin(declination) - np.sin(latitude) * np.cos(declination) * np.cos(
-        hour_angle
-    )
+    north = np.cos(latitude) * np.sin(declination) - np.sin(latitude) * np.cos(declination) * np.cos(hour_angle)
     up = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(hour_angle)
     return Sun(
         elevation_deg=float(np.degrees(np.arcsin(up))),
@@ -81,9 +77,7 @@ def air_temperature_k(latitude_deg: float, day: float, *, lag_days: float = 0.0,
     return float(mean_k + amplitude_k * np.cos(phase))
 
 
-def material_temperatures_k(
-    latitude_deg: float, day: float, *, elevation_deg: float
-) -> Float[Array, " material"]:
+def material_temperatures_k(latitude_deg: float, day: float, *, elevation_deg: float) -> Float[Array, " material"]:
     """Estimate the surface temperature of each material in mid-morning.
 
     Sun-warmed materials stand over the air in proportion to the sine of the sun's elevation; water follows

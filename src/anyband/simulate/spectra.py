@@ -114,9 +114,7 @@ def planck_radiance(
     return np.asarray(first / (micrometres**5 * np.expm1(exponent)))
 
 
-def sunlight_radiance(
-    wavelength_nm: Float[Array, " wavelength"], elevation_deg: float
-) -> Float[Array, " wavelength"]:
+def sunlight_radiance(wavelength_nm: Float[Array, " wavelength"], elevation_deg: float) -> Float[Array, " wavelength"]:
     """Compute the radiance of a white level surface in the sun, W / (m² sr µm); the Sun as a black body."""
     sunlit = max(0.0, float(np.sin(np.radians(elevation_deg))))
     irradiance = planck_radiance(wavelength_nm, np.full_like(wavelength_nm, _SUN_K)) * _SUN_SOLID_ANGLE_SR
@@ -130,9 +128,7 @@ def material_emission(
 ) -> Float[Array, " material"]:
     """Compute the radiance that each material emits in a band, W / (m² sr µm)."""
     wavelength_nm, _ = response_weights(band)
-    return band_mean(
-        band, (1.0 - reflectance) * planck_radiance(wavelength_nm[None, :], temperature_k[:, None])
-    )
+    return band_mean(band, (1.0 - reflectance) * planck_radiance(wavelength_nm[None, :], temperature_k[:, None]))
 
 
 def brightness_temperature_k(band: OpticalRange, radiance: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -62,9 +62,7 @@ def arrange(rng: np.random.Generator, frame: Frame, cover: Cover, rows: Rows) ->
         return Canopy(share=nothing, height_m=nothing)
     draw = _Draw(rng=rng, frame=frame, cover=cover, rows=rows)
     pattern, relative_height = _PATTERNS[cover.structure](draw)
-    return Canopy(
-        share=_with_mean(pattern, cover.canopy_share), height_m=np.float32(cover.height_m) * relative_height
-    )
+    return Canopy(share=_with_mean(pattern, cover.canopy_share), height_m=np.float32(cover.height_m) * relative_height)
 
 
 def _crowns(draw: _Draw) -> _Pattern:

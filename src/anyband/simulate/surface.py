@@ -68,9 +68,7 @@ def make_surface(landscape: Landscape, day: float) -> Surface:
     )
 
 
-def reflectance_at(
-    surface: Surface, wavelength_nm: Float[Array, " wavelength"]
-) -> Float[Array, "wavelength row col"]:
+def reflectance_at(surface: Surface, wavelength_nm: Float[Array, " wavelength"]) -> Float[Array, "wavelength row col"]:
     """Give the true reflectance of every pixel at any wavelengths from 350 to 14000 nm, shadows included.
 
     No sensor, no atmosphere, no noise: what the images are measured against.
