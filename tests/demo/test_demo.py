@@ -61,8 +61,13 @@ def test_the_scene_is_embedded_whole(result: DemoResult) -> None:
     assert result.scene.report.num_missing == 0
 
 
+def test_the_place_of_the_page_is_shown_by_every_sensor(result: DemoResult) -> None:
+    assert result.place is not None
+    assert result.place.num_chips == len(result.prepared.counts.chips) == 4
+
+
 def test_the_page_stands_alone(page: str) -> None:
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 

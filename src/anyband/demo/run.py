@@ -10,6 +10,7 @@ from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.prepare_options import PrepareRun
 from anyband.data.store import ChipStore
 from anyband.demo.archive import Archive, make_archive
+from anyband.demo.one_place import PlacePictures, draw_place
 from anyband.demo.options import SIMULATED_PAIRS, UNSEEN_SENSOR, DemoOptions
 from anyband.demo.scene import SceneMaps, map_scene
 from anyband.demo.scoring import PlaceScores, score_places
@@ -59,6 +60,8 @@ class DemoResult:
     """Scores on labelled images of the user; None: none were given."""
     scene: SceneMaps
     """A whole scene."""
+    place: PlacePictures | None
+    """One footprint in several sensors and dates; None: no sensor of the store can be read."""
     seconds: dict[str, float]
     """Stage → wall-clock seconds."""
 
@@ -96,6 +99,7 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
     labelled = _score_labelled(trained.checkpoint, options)
     clock.stage("evaluate")
     scene = map_scene(encoder, archive.scene, out / "features.tif", shown=options.shown)
+    place = draw_place(encoder, store)
     clock.stage("embed")
     return DemoResult(
         options=options,
@@ -108,6 +112,7 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
         places=tuple(places),
         labelled=labelled,
         scene=scene,
+        place=place,
         seconds=clock.seconds,
     )
 

@@ -19,7 +19,15 @@ _CURVES = {"loss": "training loss", "val_loss": "validation loss", "lr": "learni
 
 def write_report(path: Path, result: DemoResult) -> None:
     """Write the page, self-contained: pictures inside, nothing fetched from elsewhere."""
-    sections = (_images(result), _store(result), _training(result), _scores(result), _scene(result), _readings(result))
+    sections = (
+        _images(result),
+        _store(result),
+        _training(result),
+        _scores(result),
+        _scene(result),
+        _place(result),
+        _readings(result),
+    )
     page = Page(
         title="Rasters of several sensors, one encoder",
         lead=_lead(result),
@@ -165,6 +173,18 @@ def _scene(result: DemoResult) -> Section:
     alt = f"A scene ({result.scene.colours}) beside the principal components of its features"
     parts = (Paragraph(text=text), Picture(png=result.scene.picture, alt=alt, pixels=True))
     return Section(title="A whole scene", parts=parts)
+
+
+def _place(result: DemoResult) -> Section:
+    if result.place is None:
+        return Section(title="One place", parts=())
+    text = (
+        f"{result.place.name}: {result.place.num_chips} of its images, each by its own bands, above the first three "
+        "principal components of its features. The components are fitted to all of them together: equal colours mean "
+        "equal features."
+    )
+    alt = "One place in several sensors and dates, above the principal components of its features"
+    return Section(title="One place", parts=(Paragraph(text=text), Picture(png=result.place.png, alt=alt, pixels=True)))
 
 
 def _readings(result: DemoResult) -> Section:
