@@ -180,3 +180,43 @@ def test_uc_merced_is_read_and_split_by_class(real_data: Path) -> None:
     assert (len(images), len(images.classes)) == (1890, 21)
     shares = np.bincount(images.part("test").targets()) / np.bincount(images.targets())
     assert np.abs(shares - 0.2).max() < 0.02
+
+
+def _table_of_places(folder: Path, *, dates: int, places: int, split: bool = False) -> Path:
+    rows = ["path,label,place,split" if split else "path,label,place"]
+    for place in range(places):
+        for date in range(dates):
+            path = folder / f"{place}_{date}.tif"
+            path.touch()
+            part = f",{('train', 'test')[date % 2]}" if split else ""
+            rows.append(f"{path.name},{'ab'[place % 2]},p{place}{part}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return folder / "labels.csv"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_images_of_one_place_stay_in_one_part(tmp_path: Path, seed: int) -> None:
+    images = split(read_labelled(_table_of_places(tmp_path, dates=3, places=20)), val=0.2, test=0.2, seed=seed)
+    parts: dict[str, set[str]] = {}
+    for place, part in zip(images.places, images.splits, strict=True):
+        parts.setdefault(place, set()).add(part)
+    assert all(len(found) == 1 for found in parts.values())
+    assert [images.splits.count(part) for part in ("train", "val", "test")] == [36, 12, 12]
+
+
+def test_places_are_drawn_with_the_classes_in_the_same_shares(tmp_path: Path) -> None:
+    images = split(read_labelled(_table_of_places(tmp_path, dates=2, places=20)), val=0.2, test=0.2, seed=0)
+    in_test = images.part("test")
+    assert [in_test.labels.count((number,)) for number in (0, 1)] == [4, 4]
+
+
+def test_a_place_declared_in_two_parts_is_refused(tmp_path: Path) -> None:
+    table = _table_of_places(tmp_path, dates=2, places=4, split=True)
+    with pytest.raises(ManifestError, match="images of place 'p0' in 'train' and in 'test'"):
+        read_labelled(table)
+
+
+def test_a_class_with_one_place_is_refused_though_it_has_many_images(tmp_path: Path) -> None:
+    table = _table_of_places(tmp_path, dates=5, places=3)
+    with pytest.raises(InputError, match="class 'b' has 1 place, too few for 3 parts"):
+        split(read_labelled(table), val=0.2, test=0.2, seed=0)

@@ -46,6 +46,8 @@ class LabelledImages:
     """Whether an image may have several classes, or none."""
     splits: tuple[Split, ...] = ()
     """Part of each image; empty where none is declared or drawn yet."""
+    places: tuple[str, ...] = ()
+    """Place that each image shows; images of one place stay in one part. Empty: each has its own."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,6 +66,7 @@ class LabelledImages:
             paths=tuple(self.paths[index] for index in kept),
             labels=tuple(self.labels[index] for index in kept),
             splits=tuple(self.splits[index] for index in kept),
+            places=tuple(self.places[index] for index in kept) if self.places else (),
         )
 
     def targets(self) -> Int[Array, "sample"] | Bool[Array, "sample class"]:
@@ -127,7 +130,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def read_label_table(table: Path) -> LabelledImages:
-    """Read a table with the columns `path` and `label`, and optionally `split` (train, val or test).
+    """Read a table with the columns `path` and `label`, and optionally `split` (train, val or test) and `place`.
 
     Paths are relative to the table. Several labels of an image are separated by `;` or `|`; one such row, or
     a row without label, makes the table multi-label.
@@ -140,7 +143,8 @@ def read_label_table(table: Path) -> LabelledImages:
     label_column = _column(columns, _LABEL_COLUMNS, table)
     paths = [_resolved(text, table, row) for row, text in enumerate(columns[path_column], start=1)]
     names = [_names_in(text) for text in columns[label_column]]
-    return _collect(paths, names, name=str(table), splits=_splits_in(columns, table))
+    images = _collect(paths, names, name=str(table), splits=_splits_in(columns, table))
+    return replace(images, places=_places_in(columns, images.splits, table))
 
 
 def _read_columns(table: Path) -> dict[str, list[str]]:
@@ -229,6 +233,20 @@ def _splits_in(columns: Mapping[str, Sequence[str]], table: Path) -> tuple[Split
     return tuple(found)
 
 
+def _places_in(columns: Mapping[str, Sequence[str]], splits: Sequence[Split], table: Path) -> tuple[str, ...]:
+    # An image without a place has one of its own.
+    named = enumerate(columns.get("place", ()), start=1)
+    places = tuple(text.strip() or f"row {row}" for row, text in named)
+    part_of: dict[str, Split] = {}
+    for place, part in zip(places, splits, strict=False):
+        if part_of.setdefault(place, part) != part:
+            raise ManifestError(
+                f"'{table}' has images of place '{place}' in '{part_of[place]}' and in '{part}'; images of one place "
+                "would leak from one split into another: declare one split for each place"
+            )
+    return places
+
+
 def _collect(
     paths: Sequence[Path], names: Sequence[tuple[str, ...]], *, name: str, splits: tuple[Split, ...] = ()
 ) -> LabelledImages:
@@ -255,8 +273,9 @@ def _collect(
 def split(images: LabelledImages, *, val: float, test: float, seed: int) -> LabelledImages:
     """Draw train, val and test, each with the classes in the same shares; equal seeds draw equal splits.
 
-    Multi-label images have no single class to keep in share, so they are drawn without regard to labels. A
-    declared split is kept as it is.
+    Places are drawn, so images of one place stay together; without places each image is one. A place counts for the
+    class that most of its images have. Multi-label images have no single class to keep in share, so they are drawn
+    without regard to labels. A declared split is kept as it is.
 
     Args:
         images: to split.
@@ -265,24 +284,38 @@ def split(images: LabelledImages, *, val: float, test: float, seed: int) -> Labe
         seed: of the draw.
 
     Raises:
-        InputError: shares that leave nothing to learn from, or a class with too few images for every part.
+        InputError: shares that leave nothing to learn from, or a class with too few places for every part.
     """
     if images.splits:
         return images
     if not (val >= 0 and test >= 0 and val + test < 1):
         raise InputError(f"shares must be 0 or more and leave some to learn from, found val {val:g}, test {test:g}")
-    _check_class_sizes(images, num_parts=1 + (val > 0) + (test > 0))
-    everything = np.arange(len(images))
-    classes = None if images.multi_label else images.targets()
+    place_of = _place_numbers(images)
+    classes = None if images.multi_label else _classes_of_places(place_of, images.targets())
+    if classes is not None:
+        _check_class_sizes(classes, images, num_parts=1 + (val > 0) + (test > 0))
+    everything = np.arange(place_of.max() + 1)
     rest, in_test = _halves(everything, classes, share=test, seed=seed)
     of_rest = None if classes is None else classes[rest]
     _, in_val = _halves(rest, of_rest, share=val / (1 - test), seed=seed + 1)
-    parts: list[Split] = ["train"] * len(images)
-    for index in in_val:
-        parts[index] = "val"
-    for index in in_test:
-        parts[index] = "test"
-    return replace(images, splits=tuple(parts))
+    parts = np.full(len(everything), "train", dtype=object)
+    parts[in_val], parts[in_test] = "val", "test"
+    return replace(images, splits=tuple(parts[place_of].tolist()))
+
+
+def _place_numbers(images: LabelledImages) -> Int[Array, "sample"]:
+    """Number the places in the order of their first images."""
+    if not images.places:
+        return np.arange(len(images))
+    number = {place: index for index, place in enumerate(dict.fromkeys(images.places))}
+    return np.array([number[place] for place in images.places], dtype=np.int64)
+
+
+def _classes_of_places(place_of: Int[Array, "sample"], targets: Int[Array, "sample"]) -> Int[Array, "place"]:
+    votes = np.zeros((place_of.max() + 1, targets.max() + 1), dtype=np.int64)
+    np.add.at(votes, (place_of, targets), 1)
+    most: Int[Array, "place"] = votes.argmax(axis=1)
+    return most
 
 
 def _halves(indices: Array, classes: Array | None, *, share: float, seed: int) -> tuple[Array, Array]:
@@ -299,14 +332,13 @@ def _halves(indices: Array, classes: Array | None, *, share: float, seed: int) -
     return first, second
 
 
-def _check_class_sizes(images: LabelledImages, *, num_parts: int) -> None:
-    if images.multi_label:
-        return
-    counts = Counter(labels[0] for labels in images.labels)
+def _check_class_sizes(classes: Int[Array, "place"], images: LabelledImages, *, num_parts: int) -> None:
+    counts = Counter(classes.tolist())
     rare = sorted((count, images.classes[index]) for index, count in counts.items() if count < num_parts)
     if rare:
         count, name = rare[0]
+        what = "place" if images.places else "image"
         raise InputError(
-            f"class '{name}' has {count} image{'' if count == 1 else 's'}, too few for {num_parts} parts; "
-            f"add images, leave the class out, or declare a column `split`"
+            f"class '{name}' has {count} {what}{'' if count == 1 else 's'}, too few for {num_parts} parts; "
+            f"add {what}s, leave the class out, or declare a column `split`"
         )
