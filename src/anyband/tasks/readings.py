@@ -160,7 +160,8 @@ def standardised_batch(
     """
     _check_bands(dn, reading)
     kept = list(reading.assignment.kept_index)
-    dn = dn[:, kept]
+    # Older torch (seen with 2.7) can't index unsigned numbers of more than 8 bits; their next larger signed type holds them all.
+    dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))[:, kept]
     known = with_data(dn, reading, None if valid is None else valid[:, kept])
     seen: Tensor | None = None if bool(known.all()) else known
     pixels = standardise(dn, reading.normalisation, seen)
@@ -169,6 +170,9 @@ def standardised_batch(
         pixels, seen = apply(pixels, seen, whole, img_size=img_size)
     mixing = torch.from_numpy(reading.assignment.mixing).to(pixels.device, torch.float32)
     return ImageBatch(pixels=pixels, valid=seen, mixing=mixing)
+
+
+_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 
 
 def _check_bands(dn: Tensor, reading: BandReading) -> None:
