@@ -160,7 +160,8 @@ def standardised_batch(
     """
     _check_bands(dn, reading)
     kept = list(reading.assignment.kept_index)
-    # Older torch (seen with 2.7) can't index unsigned numbers of more than 8 bits; their next larger signed type holds them all.
+    # Older torch (seen with 2.7) can't index unsigned numbers of more than 8 bits; the next larger signed type holds
+    # them all.
     dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))[:, kept]
     known = with_data(dn, reading, None if valid is None else valid[:, kept])
     seen: Tensor | None = None if bool(known.all()) else known
