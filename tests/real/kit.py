@@ -20,6 +20,23 @@ import yaml
 
 Row = dict[str, Any]
 
+FOLDERS = (
+    "bigearthnet_mm_pairs",
+    "bigearthnet_v2_unpaired",
+    "eurosat_ms",
+    "landsat8_11band_30m",
+    "landsat_tm_cd",
+    "majortom_s2l2a_scene",
+    "naip_10dates_5m",
+    "rsvqa_hr_rgb_geotiff",
+    "sen12mscr",
+    "sen1floods11_spain",
+    "spacenet6_optical_sar_vhr",
+    "ssl4eo_s12_multidate",
+    "ucmerced_jpg",
+    "worldcereal_monthly_s1_s2",
+    "worldcereal_s1_s2_l8_timeseries",
+)
 SENSORS = Path(__file__).parent / "sensors"
 S2_L2A = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
 S2_L1C = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"]
@@ -225,6 +242,11 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
+    missing = [name for name in FOLDERS if not (arguments.images / name).is_dir()]
+    if missing:
+        parser.error(
+            f"'{arguments.images}' lacks the folders {', '.join(missing)}; docs/real_data.md says what they hold"
+        )
     rows = manifest_rows(arguments.images.resolve(), short=arguments.short)
     arguments.manifest.write_text(yaml.safe_dump(rows, sort_keys=False))
     print(json.dumps({"rows": len(rows)}))

@@ -154,7 +154,8 @@ def _place_scores(places: Sequence[PlaceScores]) -> list[Part]:
     rows = tuple((_choice(one), *(score_text(one.scores[kind].scores[0]) for kind in KINDS)) for one in places)
     caption = (
         f"kNN accuracy in % (k = {places[0].k}) with 95 % bootstrap intervals, {places[0].num_test} chips of test "
-        f"places, {places[0].num_train} of training places vote; the label is the majority class of the chip's land cover."
+        f"places, {places[0].num_train} of training places vote; the label is the majority class of the chip's land "
+        "cover."
     )
     text = (
         f"An encoder's feature is the {POOL} of its patch tokens ('cls': the CLS token). Untrained is the same "
