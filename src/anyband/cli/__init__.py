@@ -25,7 +25,7 @@ VERBS = {
 
 
 # chosen: turns that a waiting thread spins before it sleeps. By default it spins on, and one busy neighbour on the
-# machine slows small networks up to 25 times; with this, by half, and nothing is lost when the machine is quiet.
+# machine slows small networks many times; with this by half, and a quiet machine loses nothing (docs/log.md).
 _SPINS = "1000"
 
 

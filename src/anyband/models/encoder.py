@@ -310,9 +310,8 @@ def attention_from(hidden: Bool[Tensor, "batch token"] | None) -> Float[Tensor, 
 def set_fused_attention(module: nn.Module, *, fused: bool) -> None:
     """Choose how every transformer block in a network computes attention; the results agree to rounding.
 
-    Fused is right nearly everywhere. Plain matrix products are for training in bfloat16 on a CPU, where the
-    fused kernel's gradient was measured 2 to 11 times slower (torch 2.15, 10 to 197 tokens), and a whole step
-    of the tiny network 2 to 3 times.
+    Fused is right nearly everywhere. Plain matrix products are for training in bfloat16 on a CPU, where the gradient of
+    the fused kernel is slow (torch 2.15): `benchmarks/bench_step.py` times a step with each.
 
     Args:
         module: with timm's blocks anywhere inside.

@@ -1,7 +1,7 @@
 """How one checkpoint reads the stored numbers of one sensor: harmonisation, assignment, and their sources."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class BandReading:
         """What a user should know: statistics, encoding, and every band that is not exactly known."""
         report = self.assignment.report()
         return (
-            f"{self.asked.name}: {self.normalisation.source}; {self.statistics_source}",
+            f"{self.asked.name}: {self.normalisation.source}",
             *report.splitlines(),
         )
 
@@ -90,6 +90,8 @@ def read_bands(
     assignment = assign(sensor, checkpoint.ranges, rules)
     chosen, source = _statistics(checkpoint, assignment.sensor, statistics)
     normalisation = normalisation_for(assignment.sensor, encoding=encoding, statistics=chosen)
+    # Here it is known whose statistics they are.
+    normalisation = replace(normalisation, source=f"encoding '{encoding or sensor.default_encoding}'; {source}")
     return BandReading(asked=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anyband.errors import CheckpointError
+from anyband.models.layout import without_decay
 from anyband.randomness import generator
 
 __all__ = [
@@ -53,8 +54,9 @@ class Schedule:
 def make_optimizer(model: nn.Module, *, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
     """Make AdamW with decay on weights only: not on 1-D parameters, nor on biases stacked for all ranges."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    plain = [parameter for name, parameter in named if parameter.ndim <= 1 or name.endswith(".bias")]
-    decayed = [parameter for name, parameter in named if parameter.ndim > 1 and not name.endswith(".bias")]
+    spared = without_decay(dict(named))
+    plain = [parameter for name, parameter in named if name in spared]
+    decayed = [parameter for name, parameter in named if name not in spared]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     # The rate of every step is set by the schedule. Fused: one pass over the weights, not five.
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
