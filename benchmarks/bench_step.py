@@ -23,12 +23,13 @@ import torch
 from measure import circumstances, report, time_in_turn
 from torch.utils.flop_counter import FlopCounterMode
 
-from anyband.models.autoencoder import DecoderConfig
+from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import state_of
+from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import encoder_config, set_fused_attention
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.masking import draw_pair_plan
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.smarties import Smarties
 from anyband.sensors.assignment import assign, load_ranges
 from anyband.sensors.catalogue import get_sensor
 
@@ -61,7 +62,7 @@ def _model(size: str) -> tuple[Smarties, PairBatch, PairNoise]:
     drawn = PairNoise(
         mixup=torch.rand(count, tokens, generator=noise), masking=torch.rand(count, tokens, generator=noise)
     )
-    return Smarties(SmartiesConfig(encoder=encoder, decoder=decoder), seed=0), _pair(side, count), drawn
+    return Smarties(AutoencoderConfig(encoder=encoder, decoder=decoder), seed=0), _pair(side, count), drawn
 
 
 def _loss_of_ours(size: str, precision: str) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:

@@ -10,10 +10,11 @@ import rasterio
 from PIL import Image
 
 from anyband.cli import main
-from anyband.models.autoencoder import DecoderConfig
+from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
+from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.smarties import Smarties
 from anyband.sensors.ranges import load_ranges
 
 _RECIPE = """\
@@ -120,7 +121,7 @@ def _checkpoint(path: Path) -> None:
         img_size=32, patch_size=16, embed_dim=16, depth=1, num_heads=2, num_ranges=len(ranges.ranges)
     )
     decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
-    config = SmartiesConfig(encoder=encoder, decoder=decoder)
+    config = AutoencoderConfig(encoder=encoder, decoder=decoder)
     save_checkpoint(path, Checkpoint(config=config, state=state_of(Smarties(config, seed=0)), ranges=ranges))
 
 

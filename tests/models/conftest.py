@@ -9,10 +9,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from anyband.models.autoencoder import DecoderConfig
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
-from anyband.models.smarties import SmartiesConfig
 
 NUM_RANGES = 5
 
@@ -31,11 +31,11 @@ def oracle() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def tiny_config() -> SmartiesConfig:
+def tiny_config() -> AutoencoderConfig:
     """An architecture of a few thousand weights: 32² images, patches of 8², 16 tokens, 5 ranges."""
     encoder = EncoderConfig(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_ranges=NUM_RANGES)
     decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
-    return SmartiesConfig(encoder=encoder, decoder=decoder)
+    return AutoencoderConfig(encoder=encoder, decoder=decoder)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from anyband.errors import CheckpointError, OutputError
-from anyband.models.autoencoder import DecoderConfig
+from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import (
     Checkpoint,
     build_encoder,
@@ -23,10 +23,11 @@ from anyband.models.checkpoint import (
     save_checkpoint,
     state_of,
 )
+from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig, encoder_config
 from anyband.models.inputs import ImageBatch
 from anyband.models.layout import expected_shapes
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.smarties import Smarties
 from anyband.sensors.ranges import RangeTable, TrainedRange
 from anyband.sensors.spectrum import OpticalRange
 
@@ -39,7 +40,7 @@ TABLE = RangeTable(name="five", ranges=tuple(_range(index) for index in range(5)
 
 
 @pytest.fixture
-def checkpoint(tiny_config: SmartiesConfig) -> Checkpoint:
+def checkpoint(tiny_config: AutoencoderConfig) -> Checkpoint:
     config = replace(tiny_config, mask_ratio=0.6, mixup="released", target_variance="repeated")
     return Checkpoint(
         config=config,
@@ -101,7 +102,7 @@ def test_the_recorded_checkpoint_has_the_published_ranges(golden_checkpoint: Pat
 
 @pytest.mark.parametrize("decoder", [True, False], ids=["with decoder", "encoder only"])
 def test_a_published_file_without_header_is_told_by_its_shapes(tmp_path: Path, decoder: bool) -> None:
-    config = SmartiesConfig(encoder=encoder_config("base", img_size=32, num_ranges=17))
+    config = AutoencoderConfig(encoder=encoder_config("base", img_size=32, num_ranges=17))
     shapes = expected_shapes(config, decoder=decoder)
     state = {name: torch.zeros(1).expand(shape).clone() for name, shape in shapes.items()}
     sample = Smarties(replace(config, encoder=replace(config.encoder, depth=1)), seed=None)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from anyband.errors import InputError
+from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.encoder import (
     SIZES,
     Encoder,
@@ -16,11 +17,10 @@ from anyband.models.encoder import (
     set_fused_attention,
 )
 from anyband.models.inputs import ImageBatch
-from anyband.models.smarties import SmartiesConfig
 
 
 @pytest.fixture
-def encoder(tiny_config: SmartiesConfig) -> Encoder:
+def encoder(tiny_config: AutoencoderConfig) -> Encoder:
     return Encoder(tiny_config.encoder, seed=1).eval()
 
 
@@ -140,7 +140,7 @@ def test_a_block_that_is_not_there_is_refused(
 
 
 def test_drop_path_skips_blocks_in_training_only(
-    tiny_config: SmartiesConfig, make_image: Callable[..., ImageBatch]
+    tiny_config: AutoencoderConfig, make_image: Callable[..., ImageBatch]
 ) -> None:
     plain = Encoder(tiny_config.encoder, seed=1)
     dropping = Encoder(replace(tiny_config.encoder, drop_path=0.9), seed=1)
@@ -192,7 +192,7 @@ def test_an_unknown_size_names_the_nearest() -> None:
     ],
 )
 def test_a_configuration_that_fits_no_network_is_refused(
-    tiny_config: SmartiesConfig, change: dict[str, float], message: str
+    tiny_config: AutoencoderConfig, change: dict[str, float], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         replace(tiny_config.encoder, **change)

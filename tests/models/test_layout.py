@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.encoder import Encoder
 from anyband.models.layout import expected_shapes, from_published, num_ranges_of, to_published, without_decay
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.smarties import Smarties
 
 
 @pytest.fixture
-def model(tiny_config: SmartiesConfig) -> Smarties:
+def model(tiny_config: AutoencoderConfig) -> Smarties:
     return Smarties(tiny_config, seed=3)
 
 
@@ -23,13 +24,13 @@ def test_a_network_has_exactly_the_expected_weights(model: Smarties) -> None:
     assert shapes == expected_shapes(model.config, decoder=True)
 
 
-def test_trained_positions_change_no_name(tiny_config: SmartiesConfig) -> None:
+def test_trained_positions_change_no_name(tiny_config: AutoencoderConfig) -> None:
     config = replace(tiny_config, encoder=replace(tiny_config.encoder, positions="trained"))
     published = to_published(Smarties(config, seed=1).state_dict())
     assert published.keys() == expected_shapes(tiny_config, decoder=True).keys()
 
 
-def test_names_are_those_of_the_recorded_checkpoint(golden: Path, tiny_config: SmartiesConfig) -> None:
+def test_names_are_those_of_the_recorded_checkpoint(golden: Path, tiny_config: AutoencoderConfig) -> None:
     recorded = load_file(golden / "smarties" / "checkpoint.safetensors")
     encoder = replace(
         tiny_config.encoder,
@@ -40,7 +41,7 @@ def test_names_are_those_of_the_recorded_checkpoint(golden: Path, tiny_config: S
         num_ranges=num_ranges_of(recorded),
     )
     decoder = replace(tiny_config.decoder, decoder_embed_dim=32, decoder_depth=2)
-    expected = expected_shapes(SmartiesConfig(encoder=encoder, decoder=decoder), decoder=True)
+    expected = expected_shapes(AutoencoderConfig(encoder=encoder, decoder=decoder), decoder=True)
     assert {name: tuple(value.shape) for name, value in recorded.items()} == expected
 
 

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from anyband.errors import InputError
-from anyband.models.autoencoder import DecoderConfig
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.decoder import DecoderConfig
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.patches import gather_tokens, patchify, standardised_patches
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.smarties import Smarties
 
 Pair = tuple[PairBatch, PairNoise]
 
 
 @pytest.fixture
-def model(tiny_config: SmartiesConfig) -> Smarties:
+def model(tiny_config: AutoencoderConfig) -> Smarties:
     return Smarties(tiny_config, seed=1).eval()
 
 
@@ -192,7 +193,7 @@ def test_bfloat16_autocast_gives_nearly_the_loss_of_float32(model: Smarties, mak
     assert half.item() == pytest.approx(model(pair, noise).loss.item(), rel=0.02)
 
 
-def test_a_few_steps_lower_the_loss(tiny_config: SmartiesConfig, make_pair: Callable[..., Pair]) -> None:
+def test_a_few_steps_lower_the_loss(tiny_config: AutoencoderConfig, make_pair: Callable[..., Pair]) -> None:
     model = Smarties(tiny_config, seed=1)
     pair, noise = make_pair(14)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -221,7 +222,7 @@ def test_noise_of_another_grid_is_refused(model: Smarties, make_pair: Callable[.
 
 
 @pytest.mark.parametrize("change", [{"mask_ratio": 1.0}, {"mixup_ratio": -0.1}])
-def test_ratios_out_of_range_are_refused(tiny_config: SmartiesConfig, change: dict[str, float]) -> None:
+def test_ratios_out_of_range_are_refused(tiny_config: AutoencoderConfig, change: dict[str, float]) -> None:
     with pytest.raises(InputError, match="mask_ratio must lie between 0 and 1"):
         replace(tiny_config, **change)
 
@@ -234,13 +235,14 @@ def test_a_decoder_whose_heads_do_not_divide_its_width_is_refused() -> None:
 # Run apart, because the shape checks of these tests are no part of a compiled graph.
 _COMPILED = """
 import torch
-from anyband.models.autoencoder import DecoderConfig
+from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.smarties import Smarties
 encoder = EncoderConfig(img_size=16, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_ranges=3)
 decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
-model = Smarties(SmartiesConfig(encoder=encoder, decoder=decoder), seed=1)
+model = Smarties(AutoencoderConfig(encoder=encoder, decoder=decoder), seed=1)
 draw = torch.Generator().manual_seed(1)
 valid = torch.rand(2, 3, 16, 16, generator=draw) < 0.6
 a = ImageBatch(pixels=torch.randn(2, 3, 16, 16, generator=draw), valid=valid, mixing=torch.eye(3))

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.inputs import ImageBatch, PairBatch
 from anyband.models.layout import to_published
 from anyband.models.masking import draw_pair_plan
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.smarties import Smarties
 
 
 def _reference(oracle: ModuleType, model: Smarties) -> Any:
@@ -31,7 +32,7 @@ def _image(oracle: ModuleType, image: ImageBatch) -> Any:
     return oracle.Image(pixels=image.pixels, valid=image.valid, mixing=image.mixing)
 
 
-def _owners(config: SmartiesConfig, from_a: Tensor) -> tuple[Tensor, Tensor]:
+def _owners(config: AutoencoderConfig, from_a: Tensor) -> tuple[Tensor, Tensor]:
     second = torch.zeros_like(from_a) if config.mixup == "released" else ~from_a
     return from_a, second
 
@@ -55,7 +56,7 @@ CASES = {
 @pytest.mark.parametrize("bands", [(3, 2), (7, 1), (2, 13)])
 def test_loss_and_gradients_equal_the_oracle(
     oracle: ModuleType,
-    tiny_config: SmartiesConfig,
+    tiny_config: AutoencoderConfig,
     make_pair: Callable[..., Any],
     case: str,
     bands: tuple[int, int],
@@ -82,7 +83,7 @@ def test_loss_and_gradients_equal_the_oracle(
 
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing data"])
 def test_latent_and_decoded_tokens_equal_the_oracle(
-    oracle: ModuleType, tiny_config: SmartiesConfig, make_pair: Callable[..., Any], missing: bool
+    oracle: ModuleType, tiny_config: AutoencoderConfig, make_pair: Callable[..., Any], missing: bool
 ) -> None:
     model = Smarties(tiny_config, seed=2)
     pair, noise = make_pair(8, missing=missing)
@@ -106,7 +107,7 @@ def test_latent_and_decoded_tokens_equal_the_oracle(
 
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing data"])
 def test_whole_image_features_equal_the_oracle(
-    oracle: ModuleType, tiny_config: SmartiesConfig, make_image: Callable[..., ImageBatch], missing: bool
+    oracle: ModuleType, tiny_config: AutoencoderConfig, make_image: Callable[..., ImageBatch], missing: bool
 ) -> None:
     model = Smarties(tiny_config, seed=3)
     image = make_image(4, bands=4, missing=missing)
@@ -119,7 +120,7 @@ def test_whole_image_features_equal_the_oracle(
 
 
 def test_missing_data_leaves_some_tokens_hidden_in_these_tests(
-    tiny_config: SmartiesConfig, make_pair: Callable[..., Any]
+    tiny_config: AutoencoderConfig, make_pair: Callable[..., Any]
 ) -> None:
     pair, _ = make_pair(5, missing=True)
     output = Smarties(tiny_config, seed=1).encoder(pair.a)
@@ -128,7 +129,7 @@ def test_missing_data_leaves_some_tokens_hidden_in_these_tests(
 
 
 def test_a_plan_is_drawn_as_the_forward_pass_draws_it(
-    tiny_config: SmartiesConfig, make_pair: Callable[..., tuple[PairBatch, Any]]
+    tiny_config: AutoencoderConfig, make_pair: Callable[..., tuple[PairBatch, Any]]
 ) -> None:
     pair, noise = make_pair(3)
     plan = draw_pair_plan(noise, None, mask_ratio=0.75, mixup_ratio=0.5, mixup="mirrored")

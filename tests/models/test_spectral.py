@@ -52,7 +52,7 @@ def test_the_order_of_bands_does_not_count(bands: int, seed: int) -> None:
 
 @pytest.mark.parametrize("bands", [1, 7])
 def test_each_band_is_predicted_by_its_own_map(bands: int) -> None:
-    reconstruction = SpectralReconstruction(num_ranges=RANGES, patch_size=PATCH, width=8)
+    reconstruction = SpectralReconstruction(num_ranges=RANGES, num_values=PATCH**2, width=8)
     initialise(reconstruction, seed=2)
     torch.nn.init.normal_(reconstruction.bias, generator=torch.Generator().manual_seed(3))
     mixing = _mixing(bands, bands)

@@ -13,7 +13,6 @@ from anyband.tasks.pair_batches import Share, SharedSampler
 from anyband.tasks.pretrain import pretrain
 from anyband.tasks.run_plan import plan_run
 from anyband.tasks.runs import RunFolder
-from anyband.tasks.steps import counted_tokens
 from anyband.tasks.train import (
     Schedule,
     load_optimizer_tensors,
@@ -123,9 +122,9 @@ def test_counted_tokens_are_those_that_the_loss_averages(mixup, changed):
         pair, part_noise = _part(whole, noise, part)
         output = model(pair, part_noise)
         losses.append(torch.stack([output.loss_a, output.loss_b]))
-        counts.append(counted_tokens(model.config, pair, part_noise))
+        counts.append(model.count(pair, part_noise))
     total = torch.stack(counts).sum(dim=0)
-    assert torch.equal(total, counted_tokens(model.config, whole, noise))
+    assert torch.equal(total, model.count(whole, noise))
     weighted = sum(loss * count / total for loss, count in zip(losses, counts, strict=True))
     torch.testing.assert_close(weighted, torch.stack([joint.loss_a, joint.loss_b]))
 

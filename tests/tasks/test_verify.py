@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from anyband.cli import main
 from anyband.errors import CheckpointError, InputError
-from anyband.models.autoencoder import DecoderConfig
+from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
+from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
 from anyband.models.inputs import ImageBatch
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.smarties import Smarties
 from anyband.sensors.assignment import assign, load_ranges
 from anyband.sensors.catalogue import get_sensor
 from anyband.tasks.verify import compare, verify
@@ -93,7 +94,7 @@ def test_a_recorded_value_that_is_no_number_fails(
 def test_other_weights_fail_nearly_everywhere(golden: Path, vectors: Path, tmp_path: Path) -> None:
     encoder = EncoderConfig(img_size=64, patch_size=16, embed_dim=64, depth=2, num_heads=4, num_ranges=17)
     decoder = DecoderConfig(decoder_embed_dim=32, decoder_depth=2, decoder_num_heads=4)
-    config = SmartiesConfig(encoder=encoder, decoder=decoder)
+    config = AutoencoderConfig(encoder=encoder, decoder=decoder)
     other = Checkpoint(config=config, state=state_of(Smarties(config, seed=1)), ranges=load_ranges("smarties_v1"))
     save_checkpoint(tmp_path / "other.safetensors", other)
     report = verify(tmp_path / "other.safetensors", vectors)
@@ -102,7 +103,7 @@ def test_other_weights_fail_nearly_everywhere(golden: Path, vectors: Path, tmp_p
 
 
 def test_a_catalogue_sensor_and_its_bands_may_be_recorded(tmp_path: Path) -> None:
-    config = SmartiesConfig(
+    config = AutoencoderConfig(
         encoder=EncoderConfig(img_size=32, patch_size=16, embed_dim=16, depth=1, num_heads=2, num_ranges=17),
         decoder=DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2),
     )

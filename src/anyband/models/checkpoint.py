@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from anyband.errors import CatalogueError, CheckpointError
+from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.encoder import Encoder
 from anyband.models.encodings import PositionKind, sincos_positions
 from anyband.models.header import (
@@ -23,7 +24,7 @@ from anyband.models.header import (
     header_records,
 )
 from anyband.models.layout import decoder_only, expected_shapes, from_published, num_ranges_of, to_published
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.smarties import Smarties
 from anyband.models.weight_files import checkpoint_hash, locate, read_weights, write_weights
 from anyband.sensors.ranges import RangeTable, load_ranges, range_table_from_dict, range_table_to_dict
 from anyband.shapes import Float
@@ -50,7 +51,7 @@ _POSITION_TOLERANCE = 1e-5
 class Checkpoint:
     """A network's weights with what they were trained on."""
 
-    config: SmartiesConfig
+    config: AutoencoderConfig
     """Architecture and pre-training task; the decoder's part means nothing where there is no decoder."""
     state: dict[str, Tensor]
     """Weights in the published layout, float32, on the CPU."""
@@ -199,7 +200,7 @@ def extend_checkpoint(
     return replace(checkpoint, config=config, state=to_published(network), ranges=table)
 
 
-def _ranges(metadata: Mapping[str, str], config: SmartiesConfig) -> RangeTable:
+def _ranges(metadata: Mapping[str, str], config: AutoencoderConfig) -> RangeTable:
     declared = header_json(metadata, "ranges")
     try:
         table = load_ranges(_PUBLISHED_RANGES) if declared is None else range_table_from_dict(declared)
@@ -230,7 +231,7 @@ def _are_computed(table: Tensor) -> bool:
     return bool((table[0, 1:] - computed).abs().max() <= tolerance) and not bool(table[0, 0].any())
 
 
-def _check_state(state: Mapping[str, Tensor], config: SmartiesConfig, *, decoder: bool, where: str) -> None:
+def _check_state(state: Mapping[str, Tensor], config: AutoencoderConfig, *, decoder: bool, where: str) -> None:
     expected = expected_shapes(config, decoder=decoder)
     problems = [
         *_listed("missing", [name for name in expected if name not in state]),

@@ -1,7 +1,7 @@
 """The encoder: spectrum-aware projection, positions, CLS and transformer blocks. Any bands, any grid."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.errors import InputError, nearest_name
-from anyband.models.encodings import PositionKind, Positions
+from anyband.models.encodings import EncodingConfig, PositionKind, Positions
 from anyband.models.initialise import initialise
 from anyband.models.inputs import ImageBatch, check_grid
 from anyband.models.patches import hidden_tokens, standardised_patches
@@ -84,6 +84,8 @@ class EncoderConfig:
     """Of the layer norms."""
     positions: PositionKind = "fixed"
     """Sine and cosine positions as computed, or trained from there."""
+    encodings: EncodingConfig = field(default_factory=EncodingConfig)
+    """What tokens carry beside their position."""
 
     def __post_init__(self) -> None:
         counts = (self.img_size, self.patch_size, self.embed_dim, self.depth, self.num_heads, self.num_ranges)

@@ -1,5 +1,6 @@
 """Where a token stands: 2-D sine and cosine positions, computed for the grid of the image at hand."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -9,9 +10,32 @@ from torch.nn import functional
 
 from anyband.shapes import Float
 
-__all__ = ["PositionKind", "Positions", "sincos_positions"]
+__all__ = ["EncodingConfig", "GeographicKind", "PositionKind", "Positions", "sincos_positions"]
 
 PositionKind = Literal["fixed", "trained"]
+GeographicKind = Literal["none", "a2mae"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingConfig:
+    """What tokens carry beside their position in the grid. All off: SMARTIES."""
+
+    geographic: GeographicKind = "none"
+    """a2mae: the anchor's corners and positions scaled by ground resolution, instead of the grid's positions."""
+    place: bool = False
+    """Longitude and latitude of each image, as spherical harmonics."""
+    resolution: bool = False
+    """Ground sampling distance of each image."""
+    date: bool = False
+    """Day of the year as a circle and year as a line, of each image."""
+    source: bool = False
+    """What each image's sensor sees of the trained ranges."""
+
+    @property
+    def any(self) -> bool:
+        """Whether tokens carry anything beside the grid's positions."""
+        return self != EncodingConfig()
+
 
 # Source: Vaswani et al., "Attention is all you need" (arXiv 1706.03762), section 3.5.
 _BASE = 10_000.0

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from anyband.errors import CheckpointError, InputError
-from anyband.models.autoencoder import DecoderConfig
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
 from anyband.models.encodings import PositionKind
 from anyband.models.layout import decoder_only, num_ranges_of
-from anyband.models.smarties import SmartiesConfig
 
 __all__ = [
     "CHECKPOINT_VERSION",
@@ -37,7 +37,7 @@ _PUBLISHED = {768: (12, 12), 1024: (24, 16), 1280: (32, 16)}
 _PUBLISHED_DECODER = DecoderConfig(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16)
 
 
-def header_of(config: SmartiesConfig, *, decoder: bool) -> dict[str, str]:
+def header_of(config: AutoencoderConfig, *, decoder: bool) -> dict[str, str]:
     """Write an architecture as header entries; `config_from_header` reads them back exactly.
 
     Args:
@@ -55,7 +55,7 @@ def header_of(config: SmartiesConfig, *, decoder: bool) -> dict[str, str]:
     }
 
 
-def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, positions: PositionKind) -> SmartiesConfig:
+def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, positions: PositionKind) -> AutoencoderConfig:
     """Read an architecture from header entries.
 
     Args:
@@ -90,12 +90,12 @@ def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, position
             norm_eps=_number(metadata, "norm_eps", 1e-6),
             positions="trained" if kind == "trained" else "fixed",
         )
-        return SmartiesConfig(encoder=encoder, decoder=DecoderConfig(**decoder), **task)
+        return AutoencoderConfig(encoder=encoder, decoder=DecoderConfig(**decoder), **task)
     except (InputError, TypeError, AttributeError) as problem:
         raise CheckpointError(f"the header of the checkpoint describes no network: {problem}") from problem
 
 
-def config_from_shapes(tensors: Mapping[str, Tensor], *, positions: PositionKind) -> SmartiesConfig:
+def config_from_shapes(tensors: Mapping[str, Tensor], *, positions: PositionKind) -> AutoencoderConfig:
     """Tell the architecture of a published v1 file, which has no header, from the shapes of its weights.
 
     Args:
@@ -137,7 +137,7 @@ def config_from_shapes(tensors: Mapping[str, Tensor], *, positions: PositionKind
         num_ranges=num_ranges,
         positions=positions,
     )
-    return SmartiesConfig(encoder=encoder, decoder=_PUBLISHED_DECODER)
+    return AutoencoderConfig(encoder=encoder, decoder=_PUBLISHED_DECODER)
 
 
 def header_json(metadata: Mapping[str, str], name: str) -> dict[str, Any] | None:

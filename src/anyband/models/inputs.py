@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from anyband.errors import InputError
-from anyband.shapes import Bool, Float
+from anyband.shapes import Bool, Float, Int
 
-__all__ = ["ImageBatch", "PairBatch", "PairNoise", "check_grid"]
+__all__ = ["ImageBatch", "PairBatch", "PairNoise", "SetBatch", "SetMetadata", "SetNoise", "check_grid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,108 @@ class PairNoise:
         return PairNoise(
             mixup=self.mixup.to(device, non_blocking=non_blocking),
             masking=self.masking.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetMetadata:
+    """What is known of each image of some sets; NaN wherever something is not known, never a value that means so."""
+
+    corner_bits: Float[Tensor, "set slot 256"]
+    """GeoSOT-2D codes of the corners of the network's input image (upper left, upper right, lower right, lower left;
+    longitude, then latitude), 32 bits each, most significant first; 0 or 1."""
+    lonlat_deg: Float[Tensor, "set slot 2"]
+    """Longitude and latitude of the centre, degrees."""
+    gsd_m: Float[Tensor, "set slot"]
+    """Ground sampling distance of the image's own pixels, metres."""
+    input_gsd_m: Float[Tensor, "set slot"]
+    """Ground sampling distance of the network's input pixels, metres."""
+    day_of_year: Float[Tensor, "set slot"]
+    """Days since the year began, from 0."""
+    year: Float[Tensor, "set slot"]
+    """Calendar year, such as 2021."""
+
+    @classmethod
+    def unknown(cls, num_sets: int, num_slots: int, *, device: torch.device | str = "cpu") -> "SetMetadata":
+        """Make the metadata of images of which nothing is known."""
+        nothing = torch.full((num_sets, num_slots), torch.nan, device=device)
+        return cls(
+            corner_bits=nothing[..., None].expand(-1, -1, 256).clone(),
+            lonlat_deg=nothing[..., None].expand(-1, -1, 2).clone(),
+            gsd_m=nothing,
+            input_gsd_m=nothing.clone(),
+            day_of_year=nothing.clone(),
+            year=nothing.clone(),
+        )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "SetMetadata":
+        """Copy the tensors to a device."""
+        return SetMetadata(**{name: one.to(device, non_blocking=non_blocking) for name, one in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetBatch:
+    """Sets of images, each of one footprint, registered: token p covers the same ground in every image of a set.
+
+    All sets of a batch have equally many images, so that nothing is padded. Slot 0 is the anchor; slot 1 holds an image
+    of another source wherever the set has one.
+    """
+
+    groups: tuple[ImageBatch, ...]
+    """The images, those of one sensor and band choice together."""
+    rows: Int[Tensor, "set slot"]
+    """Where each image stands when the groups are laid one after the other."""
+    same_source: Bool[Tensor, "set slot"]
+    """Whether an image is of the anchor's source; True in slot 0."""
+    first_slot: Int[Tensor, "set"]
+    """Slot of the image that comes first in the place's own order; only masking as released asks."""
+    metadata: SetMetadata | None = None
+    """Of each image; None: nothing is known."""
+    partnered: bool
+    """Whether slot 1 of every set is of another source; False: there is no other source in any set."""
+
+    @property
+    def num_sets(self) -> int:
+        """Count the sets."""
+        return self.rows.shape[0]
+
+    @property
+    def num_slots(self) -> int:
+        """Count the images of each set."""
+        return self.rows.shape[1]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "SetBatch":
+        """Copy the tensors to a device."""
+        return replace(
+            self,
+            groups=tuple(group.to(device, non_blocking=non_blocking) for group in self.groups),
+            rows=self.rows.to(device, non_blocking=non_blocking),
+            same_source=self.same_source.to(device, non_blocking=non_blocking),
+            first_slot=self.first_slot.to(device, non_blocking=non_blocking),
+            metadata=None if self.metadata is None else self.metadata.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetNoise:
+    """The random numbers of one step over sets, uniform in [0, 1), drawn outside the network."""
+
+    masking: Float[Tensor, "set slot token"]
+    """Chooses the positions hidden from the encoder; images that share a mask use the anchor's."""
+    tying: Float[Tensor, "set slot token"]
+    """Chooses the positions that follow the anchor where half of them do."""
+    mixup: Float[Tensor, "set token"]
+    """Chooses the positions at which the anchor keeps its own token."""
+    hides_last: bool = False
+    """Whether the last image of each set is hidden whole in this step, and nothing exchanged."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "SetNoise":
+        """Copy the tensors to a device."""
+        return replace(
+            self,
+            masking=self.masking.to(device, non_blocking=non_blocking),
+            tying=self.tying.to(device, non_blocking=non_blocking),
+            mixup=self.mixup.to(device, non_blocking=non_blocking),
         )
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from anyband.models.autoencoder import DecoderConfig
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
-from anyband.models.smarties import SmartiesConfig
 
 __all__ = [
     "decoder_only",
@@ -37,7 +37,7 @@ def num_ranges_of(names: Mapping[str, Tensor]) -> int:
     return sum(1 for name in names if name.startswith(first) and name.endswith(last))
 
 
-def expected_shapes(config: SmartiesConfig, *, decoder: bool) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tuple[int, ...]]:
     """List every weight of a checkpoint with its shape.
 
     Args:

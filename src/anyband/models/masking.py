@@ -10,9 +10,10 @@ from anyband.errors import InputError
 from anyband.models.inputs import PairNoise
 from anyband.shapes import Bool, Float, Int
 
-__all__ = ["MixupKind", "PairPlan", "count_visible", "draw_pair_plan", "plan_from_ids", "smallest_first"]
+__all__ = ["MaskingKind", "MixupKind", "PairPlan", "count_visible", "draw_pair_plan", "plan_from_ids", "smallest_first"]
 
 MixupKind = Literal["mirrored", "released", "none"]
+MaskingKind = Literal["anchor", "same", "independent", "hybrid", "released"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,17 +58,17 @@ class SpectralReconstruction(nn.Module):
 
     Args:
         num_ranges: trained spectral ranges.
-        patch_size: edge of a patch, pixels.
+        num_values: predicted for each band of a token: the pixels of a patch.
         width: of decoded tokens.
 
     Source:
         SMARTIES (arXiv 2506.19585), section 3.3.
     """
 
-    def __init__(self, *, num_ranges: int, patch_size: int, width: int) -> None:
+    def __init__(self, *, num_ranges: int, num_values: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_ranges, patch_size**2, width))
-        self.bias = nn.Parameter(torch.empty(num_ranges, patch_size**2))
+        self.weight = nn.Parameter(torch.empty(num_ranges, num_values, width))
+        self.bias = nn.Parameter(torch.empty(num_ranges, num_values))
 
     def forward(
         self, tokens: Float[Tensor, "batch token width"], mixing: Float[Tensor, "band range"]

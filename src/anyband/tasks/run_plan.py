@@ -10,10 +10,11 @@ import numpy as np
 from anyband.data.sets import Pairs, PairSampler, find_pairs
 from anyband.data.store import ChipStore
 from anyband.errors import StoreError
-from anyband.models.autoencoder import DecoderConfig
+from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
+from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.smarties import Smarties
 from anyband.sensors.catalogue import get_sensor, sensor_to_dict
 from anyband.sensors.ranges import RangeTable, load_ranges, ranges_from_sensors
 from anyband.sensors.sensor import Sensor
@@ -50,7 +51,7 @@ class RunPlan:
     """Length of the run."""
 
     @property
-    def config(self) -> SmartiesConfig:
+    def config(self) -> AutoencoderConfig:
         """The network."""
         return network_config(self.recipe.model, num_ranges=len(self.ranges.ranges))
 
@@ -190,9 +191,9 @@ def _val_pairs(
         return None
 
 
-def network_config(model: ModelRecipe, *, num_ranges: int) -> SmartiesConfig:
+def network_config(model: ModelRecipe, *, num_ranges: int) -> AutoencoderConfig:
     """Tell the network that a recipe describes, for so many ranges."""
-    return SmartiesConfig(
+    return AutoencoderConfig(
         encoder=EncoderConfig(
             img_size=model.img_size,
             patch_size=model.patch_size,

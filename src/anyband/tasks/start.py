@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from anyband.errors import CheckpointError, RecipeError
+from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, extend_checkpoint, load_checkpoint
-from anyband.models.smarties import SmartiesConfig
 from anyband.sensors.assignment import AssignmentRules, assign, extend_ranges
 from anyband.sensors.sensor import Sensor
 from anyband.tasks.recipe import ModelRecipe
@@ -51,7 +51,7 @@ def load_start(model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint | No
     return checkpoint if model.ranges == "start" else _with_new_ranges(checkpoint, model, sensors)
 
 
-def check_same_network(start: Checkpoint, config: SmartiesConfig, *, where: str) -> None:
+def check_same_network(start: Checkpoint, config: AutoencoderConfig, *, where: str) -> None:
     """See that a checkpoint's weights fit the network of a recipe.
 
     Raises:
@@ -80,6 +80,6 @@ def _with_new_ranges(checkpoint: Checkpoint, model: ModelRecipe, sensors: Sequen
     return extend_checkpoint(checkpoint, table, torch.from_numpy(np.stack(rows)).float())
 
 
-def _numbers(config: SmartiesConfig) -> dict[str, Any]:
+def _numbers(config: AutoencoderConfig) -> dict[str, Any]:
     plain = {**asdict(config.encoder), **asdict(config.decoder)}
     return {key: value for key, value in plain.items() if key not in _FREE}

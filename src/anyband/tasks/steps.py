@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from anyband.errors import RecipeError
 from anyband.models.encoder import set_fused_attention
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
-from anyband.models.masking import count_visible, draw_pair_plan
-from anyband.models.patches import hidden_tokens
-from anyband.models.smarties import Smarties, SmartiesConfig
+from anyband.models.smarties import Smarties
 from anyband.shapes import Float
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.train import Schedule, make_optimizer, seeded, set_learning_rate
@@ -22,7 +20,7 @@ from anyband.tasks.train import Schedule, make_optimizer, seeded, set_learning_r
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["StepResult", "Stepper", "counted_tokens", "make_fabric", "sum_over_processes"]
+__all__ = ["StepResult", "Stepper", "make_fabric", "sum_over_processes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,29 +72,6 @@ def _without_announcements() -> Iterator[None]:
         log.setLevel(level)
 
 
-def counted_tokens(config: SmartiesConfig, pair: PairBatch, noise: PairNoise) -> Float[Tensor, "2"]:
-    """Count the masked tokens that enter each of the two terms of the loss.
-
-    The terms are means over these, so parts of a batch are joined by their counts: where data are missing,
-    parts of equal size do not weigh the same.
-    """
-    batch, num_tokens = noise.masking.shape
-    if pair.a.valid is None and pair.b.valid is None:
-        masked = batch * (num_tokens - count_visible(num_tokens, config.mask_ratio))
-        return noise.masking.new_full((2,), float(masked))
-    hidden_a, hidden_b = (_hidden(image, noise, config.encoder.patch_size) for image in (pair.a, pair.b))
-    plan = draw_pair_plan(
-        noise,
-        hidden_a.long() + hidden_b.long(),
-        mask_ratio=config.mask_ratio,
-        mixup_ratio=config.mixup_ratio,
-        mixup=config.mixup,
-    )
-    first = torch.where(plan.from_a, hidden_a, hidden_b)
-    second = hidden_b if config.mixup == "released" else torch.where(plan.from_a, hidden_b, hidden_a)
-    return torch.stack([(plan.masked & ~hidden).sum() for hidden in (first, second)]).float()
-
-
 class Stepper:
     """The network, its optimiser and the devices they run on."""
 
@@ -120,7 +95,7 @@ class Stepper:
         The gradient is that of the joint batch to rounding, whatever the number of processes and parts.
         """
         set_learning_rate(self.optimizer, self._schedule.rate(step))
-        counts = [counted_tokens(self.model.config, *part) for part in parts]
+        counts = [self.model.count(*part) for part in parts]
         total = sum_over_processes(self._fabric, torch.stack(counts).sum(dim=0)).clamp(min=1)
         loss = torch.zeros((), device=self._fabric.device)
         for index, (part, count) in enumerate(zip(parts, counts, strict=True)):
@@ -183,9 +158,3 @@ def _tensors(
 ) -> tuple[tuple[tuple[Tensor, Tensor | None, Tensor], ...], tuple[Tensor, Tensor]]:
     images = tuple((image.pixels, image.valid, image.mixing) for image in (pair.a, pair.b))
     return images, (noise.mixup, noise.masking)
-
-
-def _hidden(image: ImageBatch, noise: PairNoise, patch_size: int) -> Tensor:
-    if image.valid is None:
-        return torch.zeros_like(noise.masking, dtype=torch.bool)
-    return hidden_tokens(image.valid, patch_size)
