@@ -5,13 +5,20 @@ values where it gives one (SMARTIES, arXiv 2506.19585, section 4 and supplement)
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from anyband.data.augment import AugmentOptions
-from anyband.errors import InputError, RecipeError
-from anyband.models.masking import count_visible
+from anyband.errors import RecipeError
+from anyband.tasks.recipe_checks import (
+    need,
+    need_at_least,
+    need_between,
+    need_divides,
+    need_over_0,
+    need_visible,
+    need_width,
+)
 
 __all__ = [
     "DataRecipe",
@@ -23,42 +30,6 @@ __all__ = [
     "recipe_differences",
     "recipe_to_dict",
 ]
-
-
-def _need(holds: bool, message: str) -> None:
-    if not holds:
-        raise RecipeError(message)
-
-
-def _need_at_least(key: str, value: int | float, least: int) -> None:
-    _need(value >= least, f"{key} must be at least {least}, found {value:g}")
-    _need(value < math.inf, f"{key} must be finite, found {value:g}")
-
-
-def _need_over_0(key: str, value: float) -> None:
-    _need(value > 0, f"{key} must be over 0, found {value:g}")
-    _need(value < math.inf, f"{key} must be finite, found {value:g}")
-
-
-def _need_between(key: str, value: float, low: float, high: float) -> None:
-    _need(low < value < high, f"{key} must be over {low:g} and under {high:g}, found {value:g}")
-
-
-def _need_divides(key: str, divisor: int, of_key: str, value: int) -> None:
-    _need(value % divisor == 0, f"{key} {divisor} does not divide {of_key} {value}")
-
-
-def _need_width(key: str, width: int, heads_key: str, num_heads: int) -> None:
-    # Positions take a quarter of the width each for sine and cosine of row and column.
-    _need(width >= 4 and width % 4 == 0, f"{key} must be a multiple of 4, found {width}")
-    _need_divides(heads_key, num_heads, key, width)
-
-
-def _need_visible(mask_ratio: float, num_tokens: int) -> None:
-    try:
-        count_visible(num_tokens, mask_ratio)
-    except InputError as problem:
-        raise RecipeError(f"model.mask_ratio: {problem}") from problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,20 +80,20 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         for name in ("img_size", "patch_size", "depth", "num_heads", "decoder_depth", "decoder_num_heads"):
-            _need_at_least(f"model.{name}", getattr(self, name), 1)
-        _need_divides("model.patch_size", self.patch_size, "model.img_size", self.img_size)
-        _need_width("model.embed_dim", self.embed_dim, "model.num_heads", self.num_heads)
+            need_at_least(f"model.{name}", getattr(self, name), 1)
+        need_divides("model.patch_size", self.patch_size, "model.img_size", self.img_size)
+        need_width("model.embed_dim", self.embed_dim, "model.num_heads", self.num_heads)
         heads = self.decoder_num_heads
-        _need_width("model.decoder_embed_dim", self.decoder_embed_dim, "model.decoder_num_heads", heads)
+        need_width("model.decoder_embed_dim", self.decoder_embed_dim, "model.decoder_num_heads", heads)
         for name in ("mask_ratio", "mixup_ratio"):
-            _need_between(f"model.{name}", getattr(self, name), 0.0, 1.0)
+            need_between(f"model.{name}", getattr(self, name), 0.0, 1.0)
         for name in ("drop_path", "min_support"):
             value = getattr(self, name)
-            _need(0.0 <= value < 1.0, f"model.{name} must be from 0 to under 1, found {value:g}")
-        _need_over_0("model.mlp_ratio", self.mlp_ratio)
+            need(0.0 <= value < 1.0, f"model.{name} must be from 0 to under 1, found {value:g}")
+        need_over_0("model.mlp_ratio", self.mlp_ratio)
         hidden = int(self.embed_dim * self.mlp_ratio)
-        _need(hidden >= 1, f"model.mlp_ratio {self.mlp_ratio:g} leaves no hidden layer at width {self.embed_dim}")
-        _need_visible(self.mask_ratio, (self.img_size // self.patch_size) ** 2)
+        need(hidden >= 1, f"model.mlp_ratio {self.mlp_ratio:g} leaves no hidden layer at width {self.embed_dim}")
+        need_visible(self.mask_ratio, (self.img_size // self.patch_size) ** 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +116,7 @@ class DataRecipe:
     def __post_init__(self) -> None:
         if self.pairs == "any":
             return
-        _need(bool(self.pairs), "data.pairs is empty; name pairs of sensors, or write `pairs: any`")
+        need(bool(self.pairs), "data.pairs is empty; name pairs of sensors, or write `pairs: any`")
         for name in {name for pair in self.pairs for name in pair} & set(self.held_out):
             raise RecipeError(f"sensor '{name}' stands in data.pairs and in data.held_out; take one away")
 
@@ -177,20 +148,20 @@ class OptimRecipe:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulate", "epochs"):
-            _need_at_least(f"optim.{name}", getattr(self, name), 1)
-        _need_divides("optim.accumulate", self.accumulate, "optim.batch_size", self.batch_size)
+            need_at_least(f"optim.{name}", getattr(self, name), 1)
+        need_divides("optim.accumulate", self.accumulate, "optim.batch_size", self.batch_size)
         if self.steps is not None:
-            _need_at_least("optim.steps", self.steps, 1)
-        _need(
+            need_at_least("optim.steps", self.steps, 1)
+        need(
             0.0 <= self.warmup_epochs <= self.epochs,
             f"optim.warmup_epochs must be from 0 to optim.epochs {self.epochs}, found {self.warmup_epochs:g}",
         )
-        _need_over_0("optim.base_lr", self.base_lr)
-        _need_at_least("optim.weight_decay", self.weight_decay, 0)
+        need_over_0("optim.base_lr", self.base_lr)
+        need_at_least("optim.weight_decay", self.weight_decay, 0)
         for beta in self.betas:
-            _need_between("optim.betas", beta, 0.0, 1.0)
+            need_between("optim.betas", beta, 0.0, 1.0)
         if self.clip_grad_norm is not None:
-            _need_over_0("optim.clip_grad_norm", self.clip_grad_norm)
+            need_over_0("optim.clip_grad_norm", self.clip_grad_norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +176,7 @@ class KnnRecipe:
     """Steps between two scores."""
 
     def __post_init__(self) -> None:
-        _need_at_least("run.knn.every_steps", self.every_steps, 1)
+        need_at_least("run.knn.every_steps", self.every_steps, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,11 +208,11 @@ class RunRecipe:
 
     def __post_init__(self) -> None:
         for name in ("num_nodes", "workers", "log_every_steps", "checkpoint_every_steps"):
-            _need_at_least(f"run.{name}", getattr(self, name), 1)
+            need_at_least(f"run.{name}", getattr(self, name), 1)
         for name in ("panel_every_steps", "val_batches"):
-            _need_at_least(f"run.{name}", getattr(self, name), 0)
+            need_at_least(f"run.{name}", getattr(self, name), 0)
         if self.devices != "auto":
-            _need_at_least("run.devices", self.devices, 1)
+            need_at_least("run.devices", self.devices, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
