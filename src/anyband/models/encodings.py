@@ -10,7 +10,14 @@ from torch.nn import functional
 
 from anyband.shapes import Float
 
-__all__ = ["EncodingConfig", "GeographicKind", "PositionKind", "Positions", "sincos_positions"]
+__all__ = [
+    "EncodingConfig",
+    "GeographicKind",
+    "PositionKind",
+    "Positions",
+    "gsd_positions",
+    "sincos_positions",
+]
 
 PositionKind = Literal["fixed", "trained"]
 GeographicKind = Literal["none", "a2mae"]
@@ -57,10 +64,40 @@ def sincos_positions(rows: int, cols: int, width: int) -> Float[Tensor, "token w
     Source:
         Masked autoencoders (arXiv 2111.06377), whose fixed positions count columns first.
     """
-    frequency = _BASE ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    row, col = torch.meshgrid(torch.arange(rows).double(), torch.arange(cols).double(), indexing="ij")
-    halves = [index.reshape(-1, 1) * frequency for index in (col, row)]
-    return torch.cat([wave(half) for half in halves for wave in (torch.sin, torch.cos)], dim=1).float()
+    return gsd_positions(rows, cols, width, torch.ones(()))
+
+
+def gsd_positions(
+    rows: int, cols: int, width: int, gsd_m: Float[Tensor, "*image"]
+) -> Float[Tensor, "*image token width"]:
+    """Compute the positions of grids in metres over 1 m: as `sincos_positions`, each index times the ground resolution.
+
+    Equal distances on the ground then turn by equal angles, whatever the resolution.
+
+    Args:
+        rows: patches down.
+        cols: patches across.
+        width: of a token, a multiple of 4.
+        gsd_m: ground sampling distance of the network's input pixels, metres; finite.
+
+    Returns:
+        float32 (…, rows · cols, width).
+
+    Source:
+        A²-MAE (arXiv 2406.08079). That the resolution is that of the input pixels is our reading of its intent.
+    """
+    exponent = -torch.arange(width // 4, dtype=torch.float64, device=gsd_m.device) / (width / 4)
+    frequency = _BASE**exponent
+
+    def half(count: int) -> Tensor:
+        index = torch.arange(count, dtype=torch.float64, device=gsd_m.device)
+        angle = (gsd_m.double()[..., None] * index)[..., None] * frequency
+        return torch.cat([angle.sin(), angle.cos()], dim=-1).float()
+
+    # A half depends on its own axis only, so that sines are taken of rows + cols indices, not of all tokens.
+    across = half(cols).unsqueeze(-3).expand(*gsd_m.shape, rows, -1, -1)
+    down = half(rows).unsqueeze(-2).expand(*gsd_m.shape, -1, cols, -1)
+    return torch.cat([across, down], dim=-1).flatten(-3, -2)
 
 
 class Positions(nn.Module):
