@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from anyband.data.augment import AugmentOptions
 from anyband.errors import RecipeError
+from anyband.models.autoencoder import SequenceKind
+from anyband.models.encodings import EncodingConfig
+from anyband.models.masking import MaskingKind
 from anyband.tasks.recipe_checks import (
     need,
     need_at_least,
@@ -19,6 +22,7 @@ from anyband.tasks.recipe_checks import (
     need_visible,
     need_width,
 )
+from anyband.tasks.recipe_sets import SetRecipe
 
 __all__ = [
     "DataRecipe",
@@ -27,9 +31,14 @@ __all__ = [
     "OptimRecipe",
     "PretrainRecipe",
     "RunRecipe",
+    "SetRecipe",
     "recipe_differences",
     "recipe_to_dict",
 ]
+
+
+# Source: A²-MAE joins the corners with positions at three resolutions, a quarter of the width each.
+_MOST_GEOGRAPHIC = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +71,17 @@ class ModelRecipe:
     """Share of the tokens that the first mixed image takes from image a."""
     mixup: Literal["mirrored", "released", "none"] = "mirrored"
     """mirrored: as the paper's Eq. 1 and 2; released: as the research code; none: images stay apart."""
+    masking: MaskingKind = "anchor"
+    """Which images of a set share the anchor's mask. anchor: those of other sensors; same: all; independent: none;
+    hybrid: in half of the positions; released: as the research code of A²-MAE does. Pairs always share theirs."""
+    sequence: SequenceKind = "joint"
+    """joint: the images of a set are one sequence; apart: the two mixed images stand in sequences of their own."""
+    hidden_image: float = 0.0
+    """Share of the steps in which the last image of each set is hidden whole, and nothing is exchanged."""
+    encodings: EncodingConfig = field(default_factory=EncodingConfig)
+    """What the tokens of a set carry beside their position in the grid."""
+    levels: bool = False
+    """Whether mean and deviation of each band in a token are predicted too, so that absolute values come back."""
     norm_pix_loss: bool = True
     """Whether targets are normalised for each token."""
     target_variance: Literal["unbiased", "repeated"] = "unbiased"
@@ -87,6 +107,7 @@ class ModelRecipe:
         need_width("model.decoder_embed_dim", self.decoder_embed_dim, "model.decoder_num_heads", heads)
         for name in ("mask_ratio", "mixup_ratio"):
             need_between(f"model.{name}", getattr(self, name), 0.0, 1.0)
+        need(0.0 <= self.hidden_image <= 1.0, f"model.hidden_image must be from 0 to 1, found {self.hidden_image:g}")
         for name in ("drop_path", "min_support"):
             value = getattr(self, name)
             need(0.0 <= value < 1.0, f"model.{name} must be from 0 to under 1, found {value:g}")
@@ -98,12 +119,14 @@ class ModelRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
-    """Which pairs of a store are learned from."""
+    """Which pairs or sets of a store are learned from."""
 
     pairs: Literal["any"] | tuple[tuple[str, str], ...] = "any"
     """Pairs of sensors; any: every two sensors that see one place."""
+    sets: SetRecipe | None = None
+    """Sets of images of one footprint instead of pairs; null: pairs."""
     held_out: tuple[str, ...] = ()
-    """Sensors that training never sees; with `pairs: any` they are left out."""
+    """Sensors that training never sees; with `pairs: any`, and in sets, they are left out."""
     split: Literal["train", "val", "test"] = "train"
     """Split of the store that is learned from."""
     val_split: Literal["train", "val", "test"] = "val"
@@ -116,6 +139,11 @@ class DataRecipe:
     def __post_init__(self) -> None:
         if self.pairs == "any":
             return
+        need(
+            self.sets is None,
+            "data.pairs names pairs and data.sets asks for sets; write `pairs: any` and leave sensors out of sets with "
+            "data.held_out, or write `sets: null`",
+        )
         need(bool(self.pairs), "data.pairs is empty; name pairs of sensors, or write `pairs: any`")
         for name in {name for pair in self.pairs for name in pair} & set(self.held_out):
             raise RecipeError(f"sensor '{name}' stands in data.pairs and in data.held_out; take one away")
@@ -126,11 +154,11 @@ class OptimRecipe:
     """Optimiser and length of the run."""
 
     batch_size: int = 2048
-    """Pairs a step, over all processes and accumulated parts."""
+    """Pairs or sets a step, over all processes and accumulated parts."""
     accumulate: int = 1
     """Parts that a process's share of a batch is computed in; the step stays the same to rounding."""
     epochs: int = 300
-    """Passes over the pairs."""
+    """Passes over the pairs, or over the footprints of sets."""
     steps: int | None = None
     """Length of the run in steps instead; warm-up keeps its share of the run."""
     warmup_epochs: float = 20.0
@@ -226,11 +254,56 @@ class PretrainRecipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     """Architecture."""
     data: DataRecipe = field(default_factory=DataRecipe)
-    """Pairs and augmentation."""
+    """Pairs or sets, and augmentation."""
     optim: OptimRecipe = field(default_factory=OptimRecipe)
     """Optimiser and length."""
     run: RunRecipe = field(default_factory=RunRecipe)
     """Devices and outputs."""
+
+    def __post_init__(self) -> None:
+        if self.data.sets is None:
+            _check_pairs(self.model)
+        else:
+            _check_sets(self.model, self.data.sets)
+
+
+def _check_pairs(model: ModelRecipe) -> None:
+    """Refuse keys that only sets follow: they would be without effect."""
+    followed_by_sets = {
+        "masking": model.masking != "anchor",
+        "sequence": model.sequence != "joint",
+        "hidden_image": model.hidden_image > 0,
+        "encodings": model.encodings.any,
+    }
+    asked = [f"model.{key}" for key, is_asked in followed_by_sets.items() if is_asked]
+    need(
+        not asked,
+        f"{' and '.join(asked)} {'are' if len(asked) > 1 else 'is'} for sets of images, and this recipe trains on "
+        "pairs; write `data.sets: {size: [2, 2]}`, or leave the default",
+    )
+
+
+def _check_sets(model: ModelRecipe, sets: SetRecipe) -> None:
+    most = sets.size[1]
+    need(
+        model.mixup != "released",
+        "model.mixup 'released' is what the research code of SMARTIES does with pairs; sets have 'mirrored' or 'none'",
+    )
+    need(
+        model.sequence == "joint" or model.masking in ("anchor", "same"),
+        f"model.sequence 'apart' exchanges tokens of images that share a mask, which model.masking '{model.masking}' "
+        "does not ensure; take masking 'anchor' or 'same', or sequence 'joint'",
+    )
+    need(
+        model.hidden_image == 0 or most > 1,
+        f"model.hidden_image {model.hidden_image:g} hides the last image of a set whole, but data.sets.size is at most "
+        "1 and nothing would be left to see; let sets have 2 images or more",
+    )
+    need(
+        model.encodings.geographic == "none" or most <= _MOST_GEOGRAPHIC,
+        f"model.encodings.geographic 'a2mae' has room for the ground resolutions of {_MOST_GEOGRAPHIC} images, but "
+        f"data.sets.size is up to {most}; make sets smaller, or take the encodings place and resolution",
+    )
 
 
 def recipe_to_dict(recipe: PretrainRecipe) -> dict[str, Any]:

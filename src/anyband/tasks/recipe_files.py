@@ -140,7 +140,9 @@ def _reason(message: str) -> str:
         return f"{where}missing {missing.group(1).replace('recipe.', '')}"
     expected = [line for line in re.findall(r"Expected an? (.*)", message) if "NoneType" not in line]
     if not expected:
-        return message
+        # An optional record is a union to the parser, which then lists why each of its members fails.
+        own = [line for line in re.findall(r"^  - (.*)", message, flags=re.MULTILINE) if "NoneType" not in line]
+        return "; ".join(own) or message
     allowed = "; or ".join(dict.fromkeys(expected))
     allowed = re.sub(r"<class '(\w+)'>", r"\1", allowed).replace("typing.Literal", "one of ")
     return f"{where}expected {allowed.replace('. Got value: ', ', found ')}"

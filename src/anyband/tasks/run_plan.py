@@ -10,7 +10,7 @@ import numpy as np
 from anyband.data.sets import Pairs, PairSampler, find_pairs
 from anyband.data.store import ChipStore
 from anyband.errors import StoreError
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import AutoencoderConfig, SampleKind
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
@@ -53,7 +53,8 @@ class RunPlan:
     @property
     def config(self) -> AutoencoderConfig:
         """The network."""
-        return network_config(self.recipe.model, num_ranges=len(self.ranges.ranges))
+        images: SampleKind = "pair" if self.recipe.data.sets is None else "set"
+        return network_config(self.recipe.model, num_ranges=len(self.ranges.ranges), images=images)
 
     @property
     def schedule(self) -> Schedule:
@@ -191,8 +192,8 @@ def _val_pairs(
         return None
 
 
-def network_config(model: ModelRecipe, *, num_ranges: int) -> AutoencoderConfig:
-    """Tell the network that a recipe describes, for so many ranges."""
+def network_config(model: ModelRecipe, *, num_ranges: int, images: SampleKind = "pair") -> AutoencoderConfig:
+    """Tell the network that a recipe describes, for so many ranges and for pairs or sets of images."""
     return AutoencoderConfig(
         encoder=EncoderConfig(
             img_size=model.img_size,
@@ -203,6 +204,7 @@ def network_config(model: ModelRecipe, *, num_ranges: int) -> AutoencoderConfig:
             mlp_ratio=model.mlp_ratio,
             num_ranges=num_ranges,
             drop_path=model.drop_path,
+            encodings=model.encodings,
         ),
         decoder=DecoderConfig(
             decoder_embed_dim=model.decoder_embed_dim,
@@ -214,4 +216,8 @@ def network_config(model: ModelRecipe, *, num_ranges: int) -> AutoencoderConfig:
         mixup=model.mixup,
         norm_pix_loss=model.norm_pix_loss,
         target_variance=model.target_variance,
+        images=images,
+        masking=model.masking,
+        sequence=model.sequence,
+        levels=model.levels,
     )
