@@ -178,7 +178,8 @@ class Autoencoder(nn.Module):
         if self.config.norm_pix_loss:
             mean, deviation = self._moments(patches)
             target = (target - mean) / deviation
-        return token_errors(self.reconstruction(tokens, patches.mixing), target, patches.valid)
+        errors: Tensor = token_errors(self.reconstruction(tokens, patches.mixing), target, patches.valid)
+        return errors
 
     def errors(self, patches: ImagePatches, tokens: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token"]:
         """Compute all that each token's prediction costs: pixels, and levels where they are predicted."""
@@ -188,7 +189,8 @@ class Autoencoder(nn.Module):
         predicted = rearrange(self.levels(tokens, patches.mixing).float(), "b t (c two) -> b t c two", two=2)
         target, known = self._band_levels(patches)
         square = (predicted - target).square().sum(dim=-1)
-        return errors + _LEVEL_WEIGHT * (square * known).sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
+        of_levels: Tensor = (square * known).sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
+        return errors + _LEVEL_WEIGHT * of_levels
 
     def predicted_pixels(
         self, patches: ImagePatches, tokens: Float[Tensor, "batch token width"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from anyband.errors import CatalogueError, CheckpointError
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.a2mae import SetAutoencoder
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.encoder import Encoder
 from anyband.models.encodings import PositionKind, sincos_positions
 from anyband.models.header import (
@@ -38,11 +39,20 @@ __all__ = [
     "encoder_only",
     "extend_checkpoint",
     "load_checkpoint",
+    "make_model",
     "save_checkpoint",
     "state_of",
 ]
 
 _PUBLISHED_RANGES = "smarties_v1"
+# What is stacked by range, in the network's own names.
+_STACKED = (
+    "encoder.projection.",
+    "reconstruction.",
+    "levels.",
+    "encoder.encodings.source.",
+    "decoder.encodings.source.",
+)
 # float32 sine and cosine by different libraries differ by less.
 _POSITION_TOLERANCE = 1e-5
 
@@ -72,7 +82,7 @@ class Checkpoint:
         return has_decoder(self.state)
 
 
-def state_of(model: Smarties) -> dict[str, Tensor]:
+def state_of(model: Autoencoder) -> dict[str, Tensor]:
     """Copy a network's weights into the published layout, for `Checkpoint.state`."""
     return to_published(model.state_dict())
 
@@ -127,15 +137,25 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
     )
 
 
-def build_model(checkpoint: Checkpoint) -> Smarties:
-    """Make the whole network with the checkpoint's weights.
+def make_model(config: AutoencoderConfig, *, seed: int | None) -> Smarties | SetAutoencoder:
+    """Make the network that a configuration describes: of pairs or of sets.
+
+    Args:
+        config: the architecture and the task.
+        seed: of the first weights; None leaves them without values, for a checkpoint to fill.
+    """
+    return Smarties(config, seed=seed) if config.images == "pair" else SetAutoencoder(config, seed=seed)
+
+
+def build_model(checkpoint: Checkpoint) -> Smarties | SetAutoencoder:
+    """Make the whole network with the checkpoint's weights, of pairs or of sets, as it was trained.
 
     Raises:
         CheckpointError: the checkpoint has no decoder.
     """
     if not checkpoint.has_decoder:
         raise CheckpointError("the checkpoint has an encoder only; reconstruction needs one with its decoder")
-    model = Smarties(checkpoint.config, seed=None)
+    model = make_model(checkpoint.config, seed=None)
     model.load_state_dict(from_published(checkpoint.state, checkpoint.config.encoder.num_ranges), strict=True)
     return model
 
@@ -191,7 +211,7 @@ def extend_checkpoint(
             f"{mixing.shape[0]} × {mixing.shape[1]}; extend the checkpoint's own table"
         )
     network = from_published(checkpoint.state, len(old))
-    for name in [name for name in network if name.startswith(("encoder.projection.", "reconstruction."))]:
+    for name in [name for name in network if name.startswith(_STACKED)]:
         trained = network[name]
         added = torch.tensordot(mixing.to(trained.dtype), trained, dims=1)
         network[name] = torch.cat([trained, added])

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from anyband.errors import InputError
 from anyband.models.encoder import EncoderConfig, attention_from, make_blocks
 from anyband.models.encodings import Positions
+from anyband.models.inputs import SetMetadata
+from anyband.models.locations import token_locations
 from anyband.models.patches import gather_tokens
+from anyband.models.set_encodings import SetEncodings
 from anyband.shapes import Bool, Float, Int
 
 __all__ = ["Decoder", "DecoderConfig"]
@@ -49,6 +52,9 @@ class Decoder(nn.Module):
         self.embed = nn.Linear(encoder.embed_dim, width, device="meta").to_empty(device="cpu")
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = Positions(grid=encoder.grid, width=width, kind="fixed")
+        self.encodings: SetEncodings | None = None
+        if encoder.encodings.any:
+            self.encodings = SetEncodings(encoder.encodings, width=width, num_ranges=encoder.num_ranges, role="decoder")
         self.blocks = make_blocks(
             config.decoder_depth,
             width=width,
@@ -58,6 +64,12 @@ class Decoder(nn.Module):
             drop_path=0.0,
         )
         self.norm = nn.LayerNorm(width, eps=encoder.norm_eps)
+
+    def locations(
+        self, grid: tuple[int, int], metadata: SetMetadata | None, shares: Float[Tensor, "set slot range"]
+    ) -> Float[Tensor, "#set #slot token width"]:
+        """Compute what is added to each token of each image; see `token_locations`."""
+        return token_locations(self.positions, self.encodings, grid, metadata, shares)
 
     def forward(
         self,

@@ -13,8 +13,10 @@ from torch.nn import functional
 from anyband.errors import InputError, nearest_name
 from anyband.models.encodings import EncodingConfig, PositionKind, Positions
 from anyband.models.initialise import initialise
-from anyband.models.inputs import ImageBatch, check_grid
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, check_grid
+from anyband.models.locations import check_sets, image_shares, set_hidden, token_locations
 from anyband.models.patches import hidden_tokens, standardised_patches
+from anyband.models.set_encodings import SetEncodings
 from anyband.models.spectral import SpectralProjection
 from anyband.shapes import Bool, Float
 
@@ -25,6 +27,7 @@ __all__ = [
     "EncoderOutput",
     "EncoderSize",
     "FeatureMaps",
+    "SetOutput",
     "attention_from",
     "encoder_config",
     "make_blocks",
@@ -148,6 +151,20 @@ class EncoderOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetOutput:
+    """Features of sets, each encoded as one joint sequence, after the final norm."""
+
+    cls: Float[Tensor, "set width"]
+    """One vector for each set."""
+    tokens: Float[Tensor, "set slot token width"]
+    """One vector for each patch of each image, row by row."""
+    hidden: Bool[Tensor, "set slot token"] | None
+    """Patches with under half of their pixels valid, whose tokens mean nothing; None: there are none."""
+    grid: tuple[int, int]
+    """Patches down and across."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureMaps:
     """Patch features of chosen blocks, before the final norm, without CLS."""
 
@@ -178,6 +195,11 @@ class Encoder(nn.Module):
         )
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
         self.positions = Positions(grid=config.grid, width=config.embed_dim, kind=config.positions)
+        self.encodings: SetEncodings | None = None
+        if config.encodings.any:
+            self.encodings = SetEncodings(
+                config.encodings, width=config.embed_dim, num_ranges=config.num_ranges, role="encoder"
+            )
         self.blocks = make_blocks(
             config.depth,
             width=config.embed_dim,
@@ -190,11 +212,12 @@ class Encoder(nn.Module):
         if seed is not None:
             initialise(self, seed=seed)
 
-    def forward(self, batch: ImageBatch) -> EncoderOutput:
-        """Encode whole images.
+    def forward(self, batch: ImageBatch, metadata: SetMetadata | None = None) -> EncoderOutput:
+        """Encode whole images, each by itself.
 
         Args:
             batch: of one sensor.
+            metadata: of sets of one image; None: nothing is known. A network without encodings ignores it.
 
         Returns:
             CLS and patch tokens, after the final norm.
@@ -202,7 +225,7 @@ class Encoder(nn.Module):
         Raises:
             InputError: images that do not fit the network.
         """
-        sequence, attention, hidden, grid = self._embedded(batch)
+        sequence, attention, hidden, grid = self._embedded(batch, metadata)
         for block in self.blocks:
             sequence = block(sequence, attn_mask=attention)
         sequence = self.norm(sequence)
@@ -225,13 +248,46 @@ class Encoder(nn.Module):
         wrong = [index for index in blocks if not 0 <= index < depth]
         if wrong or not blocks:
             raise InputError(f"blocks {list(blocks)} were asked for; the encoder has 0 to {depth - 1}")
-        sequence, attention, hidden, grid = self._embedded(batch)
+        sequence, attention, hidden, grid = self._embedded(batch, None)
         found: dict[int, Tensor] = {}
         for index, block in enumerate(self.blocks[: max(blocks) + 1]):
             sequence = block(sequence, attn_mask=attention)
             if index in blocks:
                 found[index] = _as_map(sequence[:, 1:], grid)
         return FeatureMaps(maps=tuple(found[index] for index in blocks), hidden=hidden)
+
+    def encode_set(self, batch: SetBatch) -> SetOutput:
+        """Encode whole sets: the images of a set are one sequence, so that every token sees all of them.
+
+        Args:
+            batch: sets of equally many images.
+
+        Returns:
+            CLS of each set and the tokens of each image, after the final norm.
+
+        Raises:
+            InputError: images that do not fit the network or each other.
+        """
+        config = self.config
+        grid = check_sets(batch, patch_size=config.patch_size, num_ranges=config.num_ranges)
+        hidden = set_hidden(batch, config.patch_size)
+        patches = [standardised_patches(one.pixels, one.valid, config.patch_size) for one in batch.groups]
+        projected = [self.projection(part, one.mixing) for part, one in zip(patches, batch.groups, strict=True)]
+        tokens = torch.cat(projected)[batch.rows] + self.locations(grid, batch.metadata, image_shares(batch))
+        flat = None if hidden is None else hidden.flatten(1)
+        sequence = self.encode_tokens(tokens.flatten(1, 2), flat)
+        return SetOutput(
+            cls=sequence[:, 0],
+            tokens=rearrange(sequence[:, 1:], "s (k n) d -> s k n d", k=batch.num_slots),
+            hidden=hidden,
+            grid=grid,
+        )
+
+    def locations(
+        self, grid: tuple[int, int], metadata: SetMetadata | None, shares: Float[Tensor, "set slot range"]
+    ) -> Float[Tensor, "#set #slot token width"]:
+        """Compute what is added to each token of each image; see `token_locations`."""
+        return token_locations(self.positions, self.encodings, grid, metadata, shares)
 
     def encode_tokens(
         self, tokens: Float[Tensor, "batch visible width"], hidden: Bool[Tensor, "batch visible"] | None
@@ -252,12 +308,15 @@ class Encoder(nn.Module):
         encoded: Tensor = self.norm(sequence)
         return encoded
 
-    def _embedded(self, batch: ImageBatch) -> tuple[Tensor, Tensor | None, Tensor | None, tuple[int, int]]:
+    def _embedded(
+        self, batch: ImageBatch, metadata: SetMetadata | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, tuple[int, int]]:
         config = self.config
         grid = check_grid(batch, patch_size=config.patch_size, num_ranges=config.num_ranges)
         hidden = None if batch.valid is None else hidden_tokens(batch.valid, config.patch_size)
         patches = standardised_patches(batch.pixels, batch.valid, config.patch_size)
-        tokens = self.projection(patches, batch.mixing) + self.positions(grid)[:, 1:]
+        shares = batch.mixing.mean(dim=0).expand(len(patches), 1, -1)
+        tokens = self.projection(patches, batch.mixing) + self.locations(grid, metadata, shares)[:, 0]
         return self._with_cls(tokens), attention_from(hidden), hidden, grid
 
     def _with_cls(self, tokens: Tensor) -> Tensor:

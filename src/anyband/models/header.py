@@ -12,7 +12,7 @@ from anyband.errors import CheckpointError, InputError
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
-from anyband.models.encodings import PositionKind
+from anyband.models.encodings import EncodingConfig, PositionKind
 from anyband.models.layout import decoder_only, num_ranges_of
 
 __all__ = [
@@ -46,6 +46,7 @@ def header_of(config: AutoencoderConfig, *, decoder: bool) -> dict[str, str]:
     """
     task = asdict(config)
     entries, decoder_entries = task.pop("encoder"), task.pop("decoder")
+    entries["encodings"] = json.dumps(entries["encodings"])
     entries |= decoder_entries if decoder else {}
     header = {name: value if isinstance(value, str) else repr(value) for name, value in entries.items()}
     return header | {
@@ -89,6 +90,7 @@ def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, position
             drop_path=_number(metadata, "drop_path", 0.0),
             norm_eps=_number(metadata, "norm_eps", 1e-6),
             positions="trained" if kind == "trained" else "fixed",
+            encodings=EncodingConfig(**(header_json(metadata, "encodings") or {})),
         )
         return AutoencoderConfig(encoder=encoder, decoder=DecoderConfig(**decoder), **task)
     except (InputError, TypeError, AttributeError) as problem:

@@ -4,6 +4,7 @@ In memory the maps of all ranges are stacked in one parameter; on disk each rang
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
+from anyband.models.set_encodings import SetEncodings
 
 __all__ = [
     "decoder_only",
@@ -23,6 +25,7 @@ __all__ = [
 
 _PROJECTION = "spectrum_projection.spectrum_embeds.{}.proj.{}"
 _PREDICTION = "decoder_preds.{}.{}"
+_LEVEL = "decoder_levels.{}.{}"
 _DECODER_NAMES = ("decoder_", "mask_token")
 
 
@@ -49,7 +52,7 @@ def expected_shapes(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tu
     """
     shapes = _encoder_shapes(config.encoder)
     if decoder:
-        shapes |= _decoder_shapes(config.encoder, config.decoder)
+        shapes |= _decoder_shapes(config.encoder, config.decoder, levels=config.levels)
     return shapes
 
 
@@ -64,10 +67,11 @@ def _encoder_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     for index in range(config.num_ranges):
         shapes[_PROJECTION.format(index, "weight")] = (width, pixels)
         shapes[_PROJECTION.format(index, "bias")] = (width,)
+    shapes |= _encoding_shapes(config, width, "encoder")
     return shapes | _block_shapes("blocks", config.depth, width, config.mlp_ratio)
 
 
-def _decoder_shapes(encoder: EncoderConfig, decoder: DecoderConfig) -> dict[str, tuple[int, ...]]:
+def _decoder_shapes(encoder: EncoderConfig, decoder: DecoderConfig, *, levels: bool) -> dict[str, tuple[int, ...]]:
     width, pixels = decoder.decoder_embed_dim, encoder.patch_size**2
     shapes: dict[str, tuple[int, ...]] = {
         "decoder_embed.weight": (width, encoder.embed_dim),
@@ -80,7 +84,22 @@ def _decoder_shapes(encoder: EncoderConfig, decoder: DecoderConfig) -> dict[str,
     for index in range(encoder.num_ranges):
         shapes[_PREDICTION.format(index, "weight")] = (pixels, width)
         shapes[_PREDICTION.format(index, "bias")] = (pixels,)
+        if levels:
+            shapes[_LEVEL.format(index, "weight")] = (2, width)
+            shapes[_LEVEL.format(index, "bias")] = (2,)
+    shapes |= _encoding_shapes(encoder, width, "decoder")
     return shapes | _block_shapes("decoder_blocks", decoder.decoder_depth, width, encoder.mlp_ratio)
+
+
+def _encoding_shapes(
+    config: EncoderConfig, width: int, role: Literal["encoder", "decoder"]
+) -> dict[str, tuple[int, ...]]:
+    if not config.encodings.any:
+        return {}
+    with torch.device("meta"):
+        encodings = SetEncodings(config.encodings, width=width, num_ranges=config.num_ranges, role=role)
+    prefix = "encodings" if role == "encoder" else "decoder_encodings"
+    return {f"{prefix}.{name}": tuple(tensor.shape) for name, tensor in encodings.state_dict().items()}
 
 
 def _block_shapes(prefix: str, depth: int, width: int, mlp_ratio: float) -> dict[str, tuple[int, ...]]:
@@ -124,6 +143,8 @@ def _published_entries(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
         return [(_PROJECTION.format(index, part), row) for index, row in enumerate(rows)]
     if name.startswith("reconstruction."):
         return [(_PREDICTION.format(index, part), row) for index, row in enumerate(tensor)]
+    if name.startswith("levels."):
+        return [(_LEVEL.format(index, part), row) for index, row in enumerate(tensor)]
     return [(_published_name(name), tensor)]
 
 
@@ -146,7 +167,7 @@ def from_published(state: Mapping[str, Tensor], num_ranges: int) -> dict[str, Te
     Returns:
         State of `Smarties`, or of its encoder alone with `encoder.` before each name.
     """
-    ranged = ("spectrum_projection.", "decoder_preds.")
+    ranged = ("spectrum_projection.", "decoder_preds.", "decoder_levels.")
     network = {_network_name(name): tensor for name, tensor in state.items() if not name.startswith(ranged)}
     for part in ("weight", "bias"):
         rows = torch.stack([state[_PROJECTION.format(index, part)] for index in range(num_ranges)])
@@ -154,6 +175,9 @@ def from_published(state: Mapping[str, Tensor], num_ranges: int) -> dict[str, Te
         if _PREDICTION.format(0, part) in state:
             predictions = [state[_PREDICTION.format(index, part)] for index in range(num_ranges)]
             network[f"reconstruction.{part}"] = torch.stack(predictions)
+        if _LEVEL.format(0, part) in state:
+            levels = [state[_LEVEL.format(index, part)] for index in range(num_ranges)]
+            network[f"levels.{part}"] = torch.stack(levels)
     return network
 
 

@@ -6,7 +6,7 @@ of image b. So each masked token of a and of b is predicted exactly once, and no
 Source: SMARTIES (arXiv 2506.19585), sections 3.1 to 3.3.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -144,6 +144,27 @@ class Smarties(Autoencoder):
             grid=grid,
         )
 
+    def cross_errors(self, pair: PairBatch, noise: PairNoise) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """Compute how well each image is predicted from the visible tokens of the other alone, without mixup.
+
+        Args:
+            pair: registered images of two sensors.
+            noise: whose masking says which positions are visible.
+
+        Returns:
+            Mean squared error of image b seen from a, and of a seen from b, at the masked positions and normalised as
+            in the loss; 1 is what predicting each token's mean gives where targets are normalised.
+        """
+        grid = self._check(pair)
+        a, b = self.cut(pair.a), self.cut(pair.b)
+        plan = self._draw(a, b, noise)
+        alone = replace(plan, from_a=torch.ones_like(plan.from_a))
+        from_a, from_b = self._masked_tokens(self._decode(self._encode(a, b, alone, grid), a, b, alone, grid), alone)
+        masked_a, masked_b = a.at(plan.ids_masked), b.at(plan.ids_masked)
+        return _means(self.pixel_errors(masked_b, from_a), masked_b), _means(
+            self.pixel_errors(masked_a, from_b), masked_a
+        )
+
     def _check(self, pair: PairBatch) -> tuple[int, int]:
         encoder = self.config.encoder
         grids = [
@@ -230,6 +251,12 @@ class Smarties(Autoencoder):
         predicted = self.predicted_pixels(image.at(plan.ids_masked), tokens).to(image.values.dtype)
         shuffled = torch.cat([gather_tokens(image.values, plan.ids_keep), predicted], dim=1)
         return unpatchify(gather_tokens(shuffled, plan.ids_restore), self.config.encoder.patch_size, grid)
+
+
+def _means(errors: Tensor, patches: ImagePatches) -> Tensor:
+    """Average over the tokens with data of each image."""
+    counted = torch.ones_like(errors) if patches.counted is None else patches.counted.to(errors.dtype)
+    return (errors * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
 def _twice(tensor: Tensor) -> Tensor:
