@@ -9,16 +9,24 @@ import yaml
 
 from anyband.data.augment import AugmentOptions
 from anyband.errors import RecipeError
+from anyband.models.encodings import EncodingConfig
 from anyband.tasks.recipe import (
     DataRecipe,
     ModelRecipe,
     OptimRecipe,
     PretrainRecipe,
     RunRecipe,
+    SetRecipe,
     recipe_differences,
     recipe_to_dict,
 )
 from anyband.tasks.recipe_files import list_recipes, load_recipe
+
+_SHIPPED = (
+    *(f"a2mae_{size}" for size in ("base", "large", "tiny")),
+    *(f"smarties_{size}" for size in ("base", "large", "small", "tiny")),
+    *(f"unified_{size}" for size in ("base", "large", "tiny")),
+)
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def write(tmp_path: Path):
 
 
 def test_shipped_recipes_are_those_of_the_repository():
-    assert list_recipes() == ("smarties_base", "smarties_large", "smarties_small", "smarties_tiny")
+    assert list_recipes() == _SHIPPED
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("smarties_base", (768, 12, 12)), ("smarties_large", (1024, 24, 16))])
@@ -57,12 +65,54 @@ def test_the_tiny_recipe_is_the_one_that_was_asked_for():
     assert load_recipe("smarties_tiny").optim.precision == "bf16-mixed"
 
 
-@pytest.mark.parametrize("name", ["smarties_base", "smarties_large", "smarties_small", "smarties_tiny"])
+@pytest.mark.parametrize("name", _SHIPPED)
 def test_a_shipped_recipe_names_every_key(name):
     file = Path(__file__).resolve().parents[2] / "recipes" / f"{name}.yaml"
-    assert yaml.safe_load(file.read_text()).keys() == recipe_to_dict(load_recipe(name)).keys()
-    for part in ("model", "data", "optim", "run"):
-        assert yaml.safe_load(file.read_text())[part].keys() == recipe_to_dict(load_recipe(name))[part].keys()
+    assert _keys(yaml.safe_load(file.read_text())) == _keys(recipe_to_dict(load_recipe(name)))
+
+
+def _keys(values: object) -> object:
+    """Keep the keys of a tree, whatever they hold."""
+    return {key: _keys(inner) for key, inner in values.items()} if isinstance(values, dict) else None
+
+
+def test_the_recipe_of_a2mae_carries_its_numbers():
+    recipe = load_recipe("a2mae_large")
+    model, optim = recipe.model, recipe.optim
+    assert (model.embed_dim, model.depth, model.num_heads) == (1024, 24, 16)
+    assert (model.decoder_embed_dim, model.decoder_depth, model.decoder_num_heads) == (512, 8, 16)
+    assert (model.mask_ratio, model.masking, model.sequence, model.mixup) == (0.75, "anchor", "joint", "none")
+    assert model.encodings == EncodingConfig(geographic="a2mae")
+    assert (optim.batch_size, optim.epochs, optim.warmup_epochs) == (128, 130, 40)
+    assert (optim.base_lr, optim.weight_decay, optim.betas) == (1e-5, 0.05, (0.9, 0.95))
+    assert (optim.clip_grad_norm, optim.precision) == (1.0, "32-true")
+    assert recipe.data.sets == SetRecipe(size=(3, 3))
+
+
+@pytest.mark.parametrize("size", ["tiny", "base", "large"])
+def test_the_unified_recipes_have_the_parts_of_both_methods(size):
+    recipe = load_recipe(f"unified_{size}")
+    model = recipe.model
+    assert (model.mixup, model.masking, model.sequence) == ("mirrored", "anchor", "apart")
+    assert model.encodings == EncodingConfig(place=True, resolution=True, date=True, source=True)
+    assert (model.levels, model.hidden_image) == (True, 0.25)
+    assert recipe.data.sets == SetRecipe(size=(1, 6), metadata_dropout=0.1)
+
+
+@pytest.mark.parametrize("method", ["a2mae", "unified"])
+def test_the_tiny_recipes_of_sets_have_the_sizes_of_the_tiny_recipe_of_pairs(method):
+    ours, pairs = (load_recipe(f"{name}_tiny").model for name in (method, "smarties"))
+    names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "mask_ratio")
+    decoder = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
+    assert all(getattr(ours, name) == getattr(pairs, name) for name in (*names, *decoder))
+
+
+@pytest.mark.parametrize("size", ["base", "large", "small", "tiny"])
+def test_recipes_of_pairs_leave_what_is_for_sets_at_its_default(size):
+    model, plain = load_recipe(f"smarties_{size}").model, ModelRecipe()
+    names = ("masking", "sequence", "hidden_image", "encodings", "levels")
+    assert all(getattr(model, name) == getattr(plain, name) for name in names)
+    assert load_recipe(f"smarties_{size}").data.sets is None
 
 
 def test_a_recipe_survives_writing_and_reading(write):
@@ -116,6 +166,17 @@ def test_dotted_overrides_replace_values_of_any_depth():
         ("- 1", [], r"must be keys with values, found list"),
         ("name: x\nmodel: {img_size: 90}", [], r"model\.patch_size 16 does not divide model\.img_size 90"),
         ("name: [", [], r"is not valid YAML"),
+        (
+            "name: x",
+            ["data.sets.size=[2, 1]"],
+            r"recipe '.*': data\.sets\.size needs 1 <= least <= most, found 2 to 1$",
+        ),
+        ("name: x", ["data.sets.size=3"], r"key 'data\.sets\.size': expected tuple, found 3"),
+        (
+            "name: x",
+            ["model.encodings.plac=true"],
+            r"unknown recipe key 'plac' in 'model\.encodings'; did you mean 'place'\?",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_its_reason(write, text, overrides, message):
@@ -152,6 +213,12 @@ def test_an_unknown_recipe_name_offers_the_nearest():
         (lambda: OptimRecipe(base_lr=0.0), r"optim\.base_lr must be over 0, found 0"),
         (lambda: OptimRecipe(betas=(0.9, 1.0)), r"optim\.betas must be over 0 and under 1, found 1"),
         (lambda: OptimRecipe(clip_grad_norm=-1.0), r"optim\.clip_grad_norm must be over 0, found -1"),
+        (lambda: SetRecipe(size=(2, 1)), r"data\.sets\.size needs 1 <= least <= most, found 2 to 1"),
+        (lambda: SetRecipe(size=(0, 1)), r"data\.sets\.size needs 1 <= least <= most, found 0 to 1"),
+        (lambda: SetRecipe(gap_days=-1.0), r"data\.sets\.gap_days must be at least 0, found -1"),
+        (lambda: SetRecipe(metadata_dropout=1.0), r"data\.sets\.metadata_dropout must be from 0 to under 1, found 1"),
+        (lambda: SetRecipe(size=(1, 1), needs_two_sources=True), r"images of two sensors, but .* is at most 1"),
+        (lambda: ModelRecipe(hidden_image=1.5), r"model\.hidden_image must be from 0 to 1, found 1\.5"),
         (lambda: RunRecipe(devices=0), r"run\.devices must be at least 1, found 0"),
         (lambda: RunRecipe(workers=0), r"run\.workers must be at least 1, found 0"),
     ],
@@ -159,6 +226,45 @@ def test_an_unknown_recipe_name_offers_the_nearest():
 def test_values_that_do_not_go_together_are_refused(make, message):
     with pytest.raises(RecipeError, match=message):
         make()
+
+
+_GEOGRAPHIC = EncodingConfig(geographic="a2mae")
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        ({}, {"pairs": (("a", "b"),), "sets": SetRecipe()}, r"data\.pairs names pairs and data\.sets asks for sets"),
+        ({"encodings": EncodingConfig(date=True)}, {}, r"model\.encodings is for sets .* trains on pairs"),
+        ({"masking": "same", "sequence": "apart"}, {}, r"model\.masking and model\.sequence are for sets of images"),
+        ({"hidden_image": 0.5}, {}, r"model\.hidden_image is for sets of images"),
+        (
+            {"encodings": _GEOGRAPHIC},
+            {"sets": SetRecipe(size=(1, 4))},
+            r"room for the ground resolutions of 3 images, but data\.sets\.size is up to 4",
+        ),
+        ({"mixup": "released"}, {"sets": SetRecipe()}, r"sets have 'mirrored' or 'none'"),
+        (
+            {"sequence": "apart", "masking": "independent"},
+            {"sets": SetRecipe()},
+            r"which model\.masking 'independent' does not ensure; take masking 'anchor' or 'same'",
+        ),
+        (
+            {"hidden_image": 0.1},
+            {"sets": SetRecipe(size=(1, 1))},
+            r"model\.hidden_image 0\.1 hides the last image of a set whole, but data\.sets\.size is at most 1",
+        ),
+    ],
+)
+def test_keys_of_pairs_and_of_sets_that_do_not_go_together_are_refused(model, data, message):
+    with pytest.raises(RecipeError, match=message):
+        PretrainRecipe(name="x", model=ModelRecipe(**model), data=DataRecipe(**data))
+
+
+def test_a_set_may_be_one_image():
+    alone = PretrainRecipe(name="x", data=DataRecipe(sets=SetRecipe(size=(1, 1))))
+    assert alone.data.sets is not None
+    assert alone.data.sets.size == (1, 1)
 
 
 def test_differences_name_what_makes_another_run_and_nothing_else():
