@@ -11,10 +11,21 @@ from anyband.errors import InputError
 from anyband.models import a2mae
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetNoise
+from anyband.models.checkpoint import (
+    Checkpoint,
+    build_model,
+    extend_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    state_of,
+)
+from anyband.models.encodings import EncodingConfig
+from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetMetadata, SetNoise
+from anyband.models.locations import image_shares
 from anyband.models.masking import SetSources, draw_set_plan
 from anyband.models.patches import patchify
 from anyband.models.smarties import Smarties
+from anyband.sensors.ranges import load_ranges
 
 TOKENS = 16
 SetMaker = Callable[..., tuple[SetBatch, SetNoise]]
@@ -71,37 +82,123 @@ def _attended(blocks: torch.nn.ModuleList, tokens: list[Tensor]) -> Tensor:
     return sequence[0]
 
 
-def _plain_loss(model: SetAutoencoder, batch: SetBatch, noise: SetNoise) -> Tensor:
-    """Compute the loss of whole, joint sets token by token."""
+def _plain_loss(model: SetAutoencoder, batch: SetBatch, noise: SetNoise, *, apart: bool = False) -> Tensor:
+    """Compute the loss token by token: in each sequence a slot carries, at each place, the token of some owner."""
     plan = draw_set_plan(noise, SetSources.of(batch), None, rules=model._rules)
     images = [(group, index) for group in batch.groups for index in range(len(group.pixels))]
     encoder, decoder = model.encoder, model.decoder
-    place, decoder_place = encoder.positions.table[0], decoder.positions.table[0]
+    shape = (batch.num_sets, batch.num_slots, TOKENS, -1)
+    located = encoder.locations((4, 4), batch.metadata, image_shares(batch)).expand(shape)
+    decoder_located = decoder.locations((4, 4), batch.metadata, image_shares(batch)).expand(shape)
+    slots = list(range(batch.num_slots))
     errors = []
     for number in range(batch.num_sets):
-        seen = [encoder.cls_token[0, 0]]
-        patches = []
-        for slot in range(batch.num_slots):
-            group, index = images[int(batch.rows[number, slot])]
-            patches.append((patchify(group.pixels[index : index + 1], 8), group.mixing))
-        for slot, (pixels, mixing) in enumerate(patches):
-            tokens = encoder.projection(pixels, mixing)[0] + place[1:]
-            seen += [tokens[at] for at in range(TOKENS) if not plan.masked[number, slot, at]]
-        latent = iter(decoder.embed(encoder.norm(_attended(encoder.blocks, seen))))
-        whole = [next(latent) + decoder_place[0]]
-        for slot in range(batch.num_slots):
-            for at in range(TOKENS):
-                hidden = bool(plan.masked[number, slot, at])
-                whole.append((decoder.mask_token[0, 0] if hidden else next(latent)) + decoder_place[1 + at])
-        decoded = decoder.norm(_attended(decoder.blocks, whole))[1:].reshape(batch.num_slots, TOKENS, -1)
-        for slot, (pixels, mixing) in enumerate(patches):
-            predicted = model.reconstruction(decoded[slot][None], mixing)[0]
-            for at in range(TOKENS):
-                if plan.masked[number, slot, at]:
+        chosen = [images[int(row)] for row in batch.rows[number]]
+        patches = [(patchify(group.pixels[at : at + 1], 8), group.mixing) for group, at in chosen]
+        tokens = [
+            encoder.projection(pixels, mixing)[0] + located[number, k] for k, (pixels, mixing) in enumerate(patches)
+        ]
+        for sequence in [slots[0::2], slots[1::2]] if apart else [slots]:
+            places = [(slot, at) for slot in sequence for at in range(TOKENS)]
+            owned = [(1 - slot if slot < 2 and apart and plan.swapped[number, at] else slot, at) for slot, at in places]
+            hidden = [bool(plan.masked[number, slot, at]) for slot, at in places]
+            seen = [tokens[own][at] for (own, at), is_hidden in zip(owned, hidden, strict=True) if not is_hidden]
+            latent = iter(decoder.embed(encoder.norm(_attended(encoder.blocks, [encoder.cls_token[0, 0], *seen]))))
+            whole = [next(latent)]
+            for (own, at), is_hidden in zip(owned, hidden, strict=True):
+                token = decoder.mask_token[0, 0] if is_hidden else next(latent)
+                whole.append(token + decoder_located[number, own, at])
+            decoded = decoder.norm(_attended(decoder.blocks, whole))[1:]
+            for (own, at), is_hidden, token in zip(owned, hidden, decoded, strict=True):
+                if is_hidden:
+                    pixels, mixing = patches[own]
+                    predicted = model.reconstruction(token[None, None], mixing)[0, 0]
                     target = pixels[0, at]
                     target = (target - target.mean()) / (target.var() + 1e-6).sqrt()
-                    errors.append((predicted[at] - target).square().mean())
+                    errors.append((predicted - target).square().mean())
     return torch.stack(errors).mean()
+
+
+def _metadata(num_sets: int, num_slots: int) -> SetMetadata:
+    """Known facts for all images but those of slot 1, of which nothing is known."""
+    draw = torch.Generator().manual_seed(3)
+    bits = (torch.rand(num_sets, num_slots, 256, generator=draw) < 0.5).float()
+    numbers = torch.rand(4, num_sets, num_slots, generator=draw)
+    lonlat = torch.stack([numbers[0] * 360 - 180, numbers[1] * 180 - 90], dim=-1)
+    known = SetMetadata(
+        corner_bits=bits,
+        lonlat_deg=lonlat,
+        gsd_m=numbers[0] * 30 + 0.3,
+        input_gsd_m=numbers[1] * 30 + 0.3,
+        day_of_year=numbers[2] * 365,
+        year=2000 + (numbers[3] * 25).floor(),
+    )
+    nothing = SetMetadata.unknown(num_sets, num_slots)
+    slots = torch.arange(num_slots) == 1
+    return SetMetadata(
+        **{
+            name: torch.where(slots.view(1, -1, *[1] * (value.ndim - 2)), getattr(nothing, name), value)
+            for name, value in vars(known).items()
+        }
+    )
+
+
+_EVERY = EncodingConfig(place=True, resolution=True, date=True, source=True)
+
+
+@pytest.fixture(scope="module")
+def wide_config(set_config: AutoencoderConfig) -> AutoencoderConfig:
+    """Wide enough for the composition of A²-MAE."""
+    encoder = replace(set_config.encoder, embed_dim=32)
+    return replace(set_config, encoder=encoder, decoder=replace(set_config.decoder, decoder_embed_dim=16))
+
+
+@pytest.mark.parametrize("encodings", [_EVERY, EncodingConfig(geographic="a2mae")], ids=["unified", "a2mae"])
+@pytest.mark.parametrize(("slots", "apart"), [(1, False), (3, False), (2, True), (3, True)])
+def test_tokens_carry_the_encodings_of_the_image_that_owns_them(make_sets, wide_config, encodings, slots, apart):
+    config = replace(wide_config, encoder=replace(wide_config.encoder, encodings=encodings))
+    if apart:
+        config = replace(config, mixup="mirrored", sequence="apart")
+    model = _network(config)
+    batch, noise = make_sets(1, slots=slots)
+    batch = replace(batch, metadata=_metadata(2, slots))
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch, noise).loss, _plain_loss(model, batch, noise, apart=apart))
+        unknown = model(replace(batch, metadata=None), noise).loss
+    assert slots == 2 or not torch.allclose(unknown, model(batch, noise).loss)
+
+
+@pytest.mark.parametrize("encodings", [_EVERY, EncodingConfig(geographic="a2mae")], ids=["unified", "a2mae"])
+def test_a_checkpoint_of_sets_comes_back_exactly(make_sets, wide_config, encodings, tmp_path):
+    encoder = replace(wide_config.encoder, encodings=encodings)
+    model = _network(replace(wide_config, encoder=encoder, levels=True, masking="same"))
+    ranges = replace(load_ranges("smarties_v1"), declared=(), published=())
+    ranges = replace(ranges, ranges=ranges.ranges[: encoder.num_ranges])
+    save_checkpoint(tmp_path / "c.safetensors", Checkpoint(config=model.config, state=state_of(model), ranges=ranges))
+    found = load_checkpoint(tmp_path / "c.safetensors")
+    assert found.config == model.config
+    batch, noise = make_sets(1)
+    batch = replace(batch, metadata=_metadata(2, 3))
+    again = build_model(found).eval()
+    assert isinstance(again, SetAutoencoder)
+    assert torch.equal(again(batch, noise).loss, model(batch, noise).loss)
+
+
+def test_a_range_that_is_added_starts_as_the_mixture_in_every_part(make_sets, wide_config):
+    """The first loss with a range of its own is that of interpolation, in projection, prediction, levels and source."""
+    model = _network(replace(wide_config, encoder=replace(wide_config.encoder, encodings=_EVERY), levels=True))
+    ranges = load_ranges("smarties_v1")
+    ranges = replace(ranges, ranges=ranges.ranges[:5], declared=(), published=())
+    longer = replace(ranges, ranges=load_ranges("smarties_v1").ranges[:6])
+    shares = torch.tensor([[0.3, 0.7, 0.0, 0.0, 0.0]])
+    checkpoint = Checkpoint(config=model.config, state=state_of(model), ranges=ranges)
+    extended = build_model(extend_checkpoint(checkpoint, longer, shares)).eval()
+    batch, noise = make_sets(1)
+    first, second = batch.groups
+    mixed = replace(batch, groups=(first, replace(second, mixing=shares.expand(2, -1))))
+    padded = replace(first, mixing=torch.nn.functional.pad(first.mixing, (0, 1)))
+    own = replace(batch, groups=(padded, replace(second, mixing=torch.eye(6)[5:].expand(2, -1))))
+    torch.testing.assert_close(extended(own, noise).loss, model(mixed, noise).loss)
 
 
 @pytest.mark.parametrize("masking", ["anchor", "same", "independent", "hybrid", "released"])
