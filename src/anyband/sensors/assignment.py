@@ -25,6 +25,7 @@ from anyband.sensors.ranges import (
 )
 from anyband.sensors.sensor import Band, Sensor
 from anyband.sensors.spectrum import RadarBeam, Spectrum
+from anyband.sensors.stem import is_stem, stem_bands
 from anyband.shapes import Array, Float
 
 __all__ = [
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 Unseen = Literal["interpolate", "nearest", "released", "refuse"]
-Origin = Literal["exact", "interpolated", "nearest", "released", "dropped"]
+Origin = Literal["exact", "interpolated", "nearest", "released", "stem", "dropped"]
 
 _ORIGIN_OF: dict[str, Origin] = {
     "interpolate": "interpolated",
@@ -85,7 +86,8 @@ class Assignment:
     sensor: Sensor
     """With the kept bands only."""
     kept_index: tuple[int, ...]
-    """Positions of the kept bands among those asked for."""
+    """Positions of the kept bands among those asked for, one for each row of `mixing`. A band that stands in a stem
+    more than once comes more than once here, and once in `sensor`."""
     mixing: Float[Array, "band range"]
     """Share of each trained range in each kept band; rows sum to 1."""
     support: tuple[float, ...]
@@ -102,7 +104,15 @@ class Assignment:
     """Name of the range table."""
 
     def report(self) -> str:
-        """Say in lines for people what is not exactly known, with weights and support; empty where all is."""
+        """Say in lines for people what is not exactly known, with weights and support; empty where all is.
+
+        For a stem of three bands it says which are used, always.
+        """
+        if "stem" in self.origin:
+            used = ", ".join(self.asked[index] for index in self.kept_index)
+            unread = self.origin.count("dropped")
+            rest = f"; {unread} of {len(self.asked)} bands are not read" if unread else ""
+            return f"{self.sensor.name}: a stem of three bands reads {used}{rest}"
         kept = {asked: row for row, asked in enumerate(self.kept_index)}
         lines = [
             f"  {name}: {self._line(index, kept.get(index))}"
@@ -125,16 +135,19 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     """Express every band of a sensor by the trained ranges.
 
     A band that a range knows (by sensor and band name, or by an equal spectrum) is one-hot. Permuting the
-    bands permutes the rows.
+    bands permutes the rows. Where the ranges are the positions of a stem (table `triplet`), three bands stand in them,
+    whatever their spectra are; see `stem_bands`.
 
     Args:
         sensor: with the bands to use; `Sensor.select` makes one with fewer.
         table: the trained ranges.
-        rules: for bands that are not exactly known; None: interpolate, refuse what lies outside.
+        rules: for bands that are not exactly known; None: interpolate, refuse what lies outside. A stem needs none.
 
     Raises:
         AssignmentError: a band can't be expressed and may not be dropped, or none is left.
     """
+    if is_stem(table):
+        return _stem_assignment(sensor, table)
     rules = AssignmentRules() if rules is None else rules
     found = [_assign_band(sensor, band, table, rules) for band in sensor.bands]
     refused = [(band.name, entry.reason) for band, entry in zip(sensor.bands, found, strict=True) if entry.reason]
@@ -149,6 +162,23 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
         origin=tuple(entry.origin for entry in found),
         asked=sensor.band_names,
         reasons=tuple(entry.reason for entry in found),
+        range_names=table.range_names,
+        table_name=table.name,
+    )
+
+
+def _stem_assignment(sensor: Sensor, table: RangeTable) -> Assignment:
+    used = stem_bands(sensor)
+    taken = [index in used for index in range(len(sensor.bands))]
+    return Assignment(
+        sensor=sensor.select(sensor.bands[index].name for index in dict.fromkeys(used)),
+        kept_index=used,
+        mixing=np.eye(len(table.ranges)),
+        # A stem knows no spectra: it backs what it reads, and no band more than another.
+        support=tuple(float(one) for one in taken),
+        origin=tuple("stem" if one else "dropped" for one in taken),
+        asked=sensor.band_names,
+        reasons=tuple("" if one else "the stem of this network reads three bands" for one in taken),
         range_names=table.range_names,
         table_name=table.name,
     )
