@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from anyband.errors import StoreError
 def _loader(store, *, workers: int, last_step: int = 9, batch_size: int = 3) -> BatchLoader:
     pairs = find_pairs(store, sensors="any")
     sampler = PairSampler(pairs, batch_size=batch_size, seed=5)
-    return BatchLoader(store, pairs, sampler, first_step=2, last_step=last_step, workers=workers)
+    read = partial(read_pair_batch, store, pairs)
+    return BatchLoader(read, sampler, first_step=2, last_step=last_step, workers=workers)
 
 
 def test_batch_holds_the_chips_of_its_plan(make_store) -> None:

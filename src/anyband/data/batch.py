@@ -1,18 +1,25 @@
-"""From a plan to tensors: batches of pairs in stored numbers, read ahead by threads."""
+"""From a plan to tensors: batches of pairs or of image sets in stored numbers, read ahead by threads."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.data.sets import PairPlan, Pairs, PairSampler
+from anyband.data.footprints import ImageFacts, image_facts
+from anyband.data.image_sets import SetDraw
+from anyband.data.sets import PairPlan, Pairs
 from anyband.data.store import ChipStore
 from anyband.shapes import Array, Bool, Int, Num
 
-__all__ = ["BatchLoader", "RawPair", "read_pair_batch"]
+__all__ = ["BatchLoader", "BatchSampler", "RawImages", "RawPair", "RawSets", "read_pair_batch", "read_set_batch"]
+
+DrawnT = TypeVar("DrawnT", covariant=True)
+RawT = TypeVar("RawT")
 
 # chosen: each thread has one batch in work and one waiting.
 _BATCHES_PER_WORKER = 2
@@ -38,6 +45,34 @@ class RawPair:
     """Which pairs these are."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RawImages:
+    """The images of some sets that are of one array, as they are stored."""
+
+    array: str
+    """Array of the store."""
+    pixels: Num[Tensor, "batch band row col"]
+    """Stored numbers in the type of their array."""
+    valid: Bool[Tensor, "batch band row col"] | None
+    """Where they are data; None: everywhere."""
+    sets: Int[Array, " batch"]
+    """Which set of the batch each image belongs to; in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawSets:
+    """A batch of image sets as it is stored; all images of a set show one footprint."""
+
+    groups: tuple[RawImages, ...]
+    """The images, those of one array together."""
+    rows: Int[Array, "set slot"]
+    """Where each image stands when the groups are laid one after the other."""
+    draw: SetDraw
+    """Which images these are."""
+    facts: ImageFacts
+    """What is known of each beside its pixels."""
+
+
 def read_pair_batch(store: ChipStore, pairs: Pairs, plan: PairPlan) -> RawPair:
     """Read the pairs of a plan, each of both sides in one go.
 
@@ -50,14 +85,38 @@ def read_pair_batch(store: ChipStore, pairs: Pairs, plan: PairPlan) -> RawPair:
     return RawPair(a=a, b=b, valid_a=valid_a, valid_b=valid_b, array_a=array_a, array_b=array_b, plan=plan)
 
 
-class BatchLoader:
+def read_set_batch(store: ChipStore, draw: SetDraw) -> RawSets:
+    """Read the sets of a draw, the images of each array in one go.
+
+    Raises:
+        StoreError: the store is damaged.
+    """
+    names = np.array(store.index.column("array").take(draw.chips.ravel()).to_pylist(), dtype=object)
+    groups, order = [], []
+    for array in (name for name in store.arrays if name in set(names)):
+        images = np.flatnonzero(names == array)
+        pixels, valid = _read(store, array, draw.chips.ravel()[images])
+        sets = images // draw.chips.shape[1]
+        groups.append(RawImages(array=array, pixels=pixels, valid=valid, sets=sets))
+        order.append(images)
+    rows = np.argsort(np.concatenate(order)).reshape(draw.chips.shape)
+    return RawSets(groups=tuple(groups), rows=rows, draw=draw, facts=image_facts(store, draw.chips))
+
+
+class BatchSampler(Protocol[DrawnT]):
+    """What tells the content of a step's batch."""
+
+    def batch(self, step: int) -> DrawnT:
+        """Tell what the batch of a step holds."""
+
+
+class BatchLoader(Generic[DrawnT, RawT]):
     """Batches of the steps `first_step` to `last_step` − 1, in order, whatever the number of workers."""
 
     def __init__(
         self,
-        store: ChipStore,
-        pairs: Pairs,
-        sampler: PairSampler,
+        read: Callable[[DrawnT], RawT],
+        sampler: BatchSampler[DrawnT],
         *,
         first_step: int,
         last_step: int,
@@ -66,15 +125,13 @@ class BatchLoader:
         """Plan the reading; it starts with the iteration.
 
         Args:
-            store: to read from.
-            pairs: of the store.
-            sampler: of the pairs.
+            read: reads what a sampler tells, for example `partial(read_set_batch, store)`.
+            sampler: tells what the batch of a step holds.
             first_step: first step to give.
             last_step: step to stop before.
             workers: threads that read ahead; 0 reads when asked.
         """
-        self._store = store
-        self._pairs = pairs
+        self._read = read
         self._sampler = sampler
         self._steps = range(first_step, last_step)
         self._workers = workers
@@ -83,13 +140,13 @@ class BatchLoader:
         """Count the batches."""
         return len(self._steps)
 
-    def __iter__(self) -> Iterator[RawPair]:
+    def __iter__(self) -> Iterator[RawT]:
         """Give the batches in the order of the steps."""
         if self._workers == 0:
             yield from (self._read(self._sampler.batch(step)) for step in self._steps)
             return
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="anyband-batch")
-        waiting: deque[Future[RawPair]] = deque()
+        waiting: deque[Future[RawT]] = deque()
         try:
             for step in self._steps:
                 waiting.append(pool.submit(self._read, self._sampler.batch(step)))
@@ -99,9 +156,6 @@ class BatchLoader:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-    def _read(self, plan: PairPlan) -> RawPair:
-        return read_pair_batch(self._store, self._pairs, plan)
 
 
 def _read(store: ChipStore, array: str, chips: Int[Array, " chip"]) -> tuple[Tensor, Tensor | None]:

@@ -1,18 +1,17 @@
 """Which chips make a training sample, and in which batch it stands: functions of store, seed and step."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import combinations, groupby, product
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise, product
 from typing import Literal
 
 import numpy as np
 
 from anyband.data.chip_index import Split
+from anyband.data.footprints import UNKNOWN_TIME, check_sensors, chip_times, find_footprints
+from anyband.data.rounds import Rounds
 from anyband.data.store import ChipStore
-from anyband.errors import StoreError, nearest_name
-from anyband.randomness import permutation
+from anyband.errors import StoreError
 from anyband.shapes import Array, Int
 
 __all__ = ["PairPlan", "PairSampler", "Pairs", "find_pairs"]
@@ -53,6 +52,10 @@ class PairPlan:
     epoch: int
     """Epoch of the batch, from 0."""
 
+    def part(self, which: slice) -> "PairPlan":
+        """Take some of the pairs."""
+        return replace(self, rows=self.rows[which], samples=self.samples[which])
+
 
 def find_pairs(
     store: ChipStore,
@@ -77,13 +80,13 @@ def find_pairs(
         StoreError: the store lacks a sensor, or has no such pair.
     """
     wanted = _wanted(store, sensors)
-    times = _times_us(store)
+    times_us = chip_times(store)
     found = [
         (a, b)
-        for chips in _footprints(store, split, times)
+        for chips in _chips_by_sensor(store, split)
         for first, second in wanted
         for a, b in _pairs_of(chips, first, second)
-        if max_gap_days is None or abs(times[a] - times[b]) <= max_gap_days * _DAY_US
+        if _are_near(times_us, a, b, max_gap_days)
     ]
     if not found:
         kinds = ", ".join(f"{first} + {second}" for first, second in wanted)
@@ -95,12 +98,7 @@ def find_pairs(
 
 
 class PairSampler:
-    """Batches of pairs: a pure function of (seed, step).
-
-    A batch holds pairs of one kind. The pairs of a kind pass in rounds, each pair once a round, in an order drawn anew
-    for each round; batches are cut from that stream, so what does not fill the last batch of a round opens the next. A
-    kind with fewer pairs than a batch passes several times in one.
-    """
+    """Batches of pairs of one kind each, in rounds (see `Rounds`): a pure function of (seed, step)."""
 
     def __init__(self, pairs: Pairs, *, batch_size: int, seed: int) -> None:
         """Plan the batches.
@@ -111,22 +109,14 @@ class PairSampler:
             seed: of the orders.
         """
         self._pairs = pairs
-        self._batch_size = batch_size
-        self._seed = seed
-        self._rows_of_type = [np.flatnonzero(pairs.pair_type == kind) for kind in range(len(pairs.types))]
-        counts = [len(rows) for rows in self._rows_of_type]
-        # An epoch has about as many batches of a kind as the kind fills, at least one.
-        self._batches_of_type = [max(1, round(count / batch_size)) if count else 0 for count in counts]
+        self._rounds = Rounds(pairs.pair_type, batch_size=batch_size, seed=seed, noun="pairs")
         # Identities of one round do not meet those of the next.
         self._identities = int(pairs.sample.max(initial=-1)) + 1
-        # Orders are asked for once a step; keeping a few does not change any answer.
-        self._kinds = lru_cache(maxsize=2)(self._draw_kinds)
-        self._round = lru_cache(maxsize=2 * len(pairs.types))(self._draw_round)
 
     @property
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch."""
-        return sum(self._batches_of_type)
+        return self._rounds.steps_per_epoch
 
     def batch(self, step: int) -> PairPlan:
         """Tell what the batch of a step holds.
@@ -134,55 +124,35 @@ class PairSampler:
         Args:
             step: from 0, counted over all epochs.
         """
-        epoch, position = divmod(step, self.steps_per_epoch)
-        kinds = self._kinds(epoch)
-        kind = int(kinds[position])
-        number = epoch * self._batches_of_type[kind] + int(np.count_nonzero(kinds[:position] == kind))
-        passed = number * self._batch_size + np.arange(self._batch_size)
-        rounds, places = np.divmod(passed, len(self._rows_of_type[kind]))
-        rows = np.array([self._round(kind, int(r))[p] for r, p in zip(rounds, places, strict=True)])
-        samples = self._pairs.sample[rows] + rounds * self._identities
-        return PairPlan(rows=rows, pair_type=kind, samples=samples, epoch=epoch)
-
-    def _draw_kinds(self, epoch: int) -> Array:
-        kinds = np.repeat(np.arange(len(self._batches_of_type)), self._batches_of_type)
-        order = permutation(self._seed, step=epoch, purpose="order of batches", size=len(kinds))
-        return np.asarray(kinds[order])
-
-    def _draw_round(self, kind: int, number: int) -> Array:
-        rows = self._rows_of_type[kind]
-        order = permutation(self._seed, step=number, purpose=f"order of pairs {kind}", size=len(rows))
-        return np.asarray(rows[order])
+        drawn = self._rounds.batch(step)
+        samples = self._pairs.sample[drawn.items] + drawn.passed * self._identities
+        return PairPlan(rows=drawn.items, pair_type=drawn.kind, samples=samples, epoch=drawn.epoch)
 
 
 def _wanted(store: ChipStore, sensors: Sequence[tuple[str, str]] | Literal["any"]) -> Sequence[tuple[str, str]]:
     if sensors == "any":
         return list(combinations(store.sensors, 2))
-    for name in (name for pair in sensors for name in pair):
-        if name not in store.sensors:
-            raise StoreError(
-                f"sensor '{name}' is not in store '{store.path}' ({', '.join(store.sensors)})"
-                f"{nearest_name(name, store.sensors)}"
-            )
+    check_sensors(store, (name for pair in sensors for name in pair))
     return sensors
 
 
-def _footprints(store: ChipStore, split: Split | None, times: Sequence[float]) -> Iterator[dict[str, list[int]]]:
+def _chips_by_sensor(store: ChipStore, split: Split | None) -> Iterator[dict[str, list[int]]]:
     """Give, for each footprint of the split, sensor → its chips by time."""
-    columns = store.index.select(["place", "cell", "sensor", "split"]).to_pydict()
-    rows = [row for row, own in enumerate(columns["split"]) if split in (None, own)]
-    keys = list(zip(columns["place"], columns["cell"], strict=True))
-    for _, footprint in groupby(sorted(rows, key=lambda row: (*keys[row], times[row], row)), keys.__getitem__):
+    sensors = store.index.column("sensor").to_pylist()
+    footprints = find_footprints(store, split=split)
+    for start, stop in pairwise(footprints.bounds.tolist()):
         chips: dict[str, list[int]] = {}
-        for row in footprint:
-            chips.setdefault(columns["sensor"][row], []).append(row)
+        for row in footprints.chips[start:stop].tolist():
+            chips.setdefault(sensors[row], []).append(row)
         yield chips
 
 
-def _times_us(store: ChipStore) -> list[float]:
-    """Time of each chip in microseconds since 1970; infinity where unknown, which sorts last."""
-    known = store.index.column("datetime").cast("int64").to_pylist()
-    return [math.inf if time is None else float(time) for time in known]
+def _are_near(times_us: Int[Array, " chip"], a: int, b: int, max_gap_days: float | None) -> bool:
+    if max_gap_days is None:
+        return True
+    if UNKNOWN_TIME in (times_us[a], times_us[b]):
+        return False
+    return abs(int(times_us[a]) - int(times_us[b])) <= max_gap_days * _DAY_US
 
 
 def _pairs_of(chips: dict[str, list[int]], first: str, second: str) -> Iterator[tuple[int, int]]:

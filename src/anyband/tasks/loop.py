@@ -1,6 +1,7 @@
 """The training loop: steps in order, and between them what is logged, drawn, scored and saved."""
 
 import contextlib
+import functools
 import itertools
 import math
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anyband.data.batch import BatchLoader
+from anyband.data.batch import BatchLoader, read_pair_batch
 from anyband.errors import TrainingError
 from anyband.models.checkpoint import save_checkpoint
 from anyband.models.inputs import PairBatch, PairNoise
@@ -102,8 +103,7 @@ class TrainingLoop:
     def _batches(self, first_step: int) -> Iterator[list[tuple[PairBatch, PairNoise]]]:
         parts = self._plan.recipe.optim.accumulate
         loader = BatchLoader(
-            self._plan.store,
-            self._plan.pairs,
+            functools.partial(read_pair_batch, self._plan.store, self._plan.pairs),
             self._sampler,
             first_step=first_step * parts,
             last_step=self._plan.total_steps * parts,
