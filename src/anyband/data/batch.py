@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -103,6 +103,7 @@ def read_set_batch(store: ChipStore, draw: SetDraw) -> RawSets:
     return RawSets(groups=tuple(groups), rows=rows, draw=draw, facts=image_facts(store, draw.chips))
 
 
+@runtime_checkable
 class BatchSampler(Protocol[DrawnT]):
     """What tells the content of a step's batch."""
 
