@@ -1,9 +1,12 @@
 """Write the manifest of a folder of real images of many sensors and formats; `anyband prepare` takes all of it.
 
-    python tests/real/kit.py IMAGES MANIFEST.yaml [--short]
+    python tests/real/kit.py IMAGES MANIFEST.yaml [--sets] [--short]
 
 IMAGES holds small pieces of public data sets; docs/real_data.md names them. Everything here is declared: which sensor
 an image is of, what its bands are called in the file, how its numbers are stored, which images show one place.
+
+For pairs, a date of a WorldCereal site is a clear Sentinel-2 image with the Sentinel-1 image nearest to it. For sets
+(`--sets`) each sensor has all its dates on which half of the site or more shows the ground; what does not is no data.
 """
 
 import argparse
@@ -25,6 +28,7 @@ FOLDERS = (
     "bigearthnet_v2_unpaired",
     "eurosat_ms",
     "landsat8_11band_30m",
+    "landsat_timelapse_peru_uint8",
     "landsat_tm_cd",
     "majortom_s2l2a_scene",
     "naip_10dates_5m",
@@ -46,6 +50,11 @@ WORLDCEREAL_AMPLITUDE = 10 ** (-83 / 20)
 # Scene classes that show the ground: vegetation, bare, water, unclassified, snow.
 # Source: ESA, Sen2Cor ATBD, table of SCL.
 CLEAR_CLASSES = [4, 5, 6, 7, 11]
+# Land, water and snow, each with clouds of low or medium confidence and no cirrus.
+# Source: USGS, Landsat 8 Collection 1 LaSRC Product Guide, LSDS-1368, values of pixel_qa.
+CLEAR_LANDSAT = [322, 324, 336, 386, 388, 400]
+# chosen: as the least share of data of a chip in `anyband prepare`.
+LEAST_CLEAR_OF_A_SET = 0.5
 
 
 def _by_index(names: list[str]) -> dict[str, int]:
@@ -119,42 +128,73 @@ def _times(path: Path) -> list[dt.datetime]:
         return [start + dt.timedelta(seconds=int(seconds)) for seconds in variable[...]]
 
 
-def _clear_dates(path: Path, least: float = 0.95) -> list[int]:
+def _clear_dates(path: Path, variable: str, classes: list[int], least: float) -> list[int]:
     with h5netcdf.File(path, "r", invalid_netcdf=True) as file:
-        classes = file.variables["SCL"][...]
-    return [int(i) for i in np.flatnonzero(np.isin(classes, CLEAR_CLASSES).mean((1, 2)) >= least)]
+        found = file.variables[variable][...]
+    return [int(i) for i in np.flatnonzero(np.isin(found, classes).mean((1, 2)) >= least)]
+
+
+def _spread(dates: list[int], most: int) -> list[int]:
+    """Take at most so many, evenly spread over the series."""
+    return [dates[int(i)] for i in np.linspace(0, len(dates) - 1, min(most, len(dates))).round()]
 
 
 def _worldcereal(images: Path, most: int) -> Iterator[Row]:
     """Clear Sentinel-2 dates, each with the Sentinel-1 date nearest to it; Landsat-8 where the site has it."""
+    for site, optical, radar in _worldcereal_sites(images):
+        dates, radar_dates = _times(optical[-1]), _times(radar)
+        for index in _clear_dates(optical[-1], "SCL", CLEAR_CLASSES, 0.95)[:most]:
+            nearest = int(np.argmin([abs(date - dates[index]) for date in radar_dates]))
+            yield _worldcereal_optical(site, optical, index, dates[index])
+            yield _worldcereal_radar(site, radar, nearest, radar_dates[nearest])
+        yield from _worldcereal_landsat(site, most)
+
+
+def _worldcereal_sets(images: Path, most: int) -> Iterator[Row]:
+    """All dates of each sensor that show enough ground; clouds and their shadows are no data."""
+    for site, optical, radar in _worldcereal_sites(images):
+        dates, radar_dates = _times(optical[-1]), _times(radar)
+        for index in _spread(_clear_dates(optical[-1], "SCL", CLEAR_CLASSES, LEAST_CLEAR_OF_A_SET), most):
+            row = _worldcereal_optical(site, optical, index, dates[index])
+            yield row | {"valid": str(optical[-1]), "valid_variable": "SCL", "valid_values": CLEAR_CLASSES}
+        for index in _spread(list(range(len(radar_dates))), most):
+            yield _worldcereal_radar(site, radar, index, radar_dates[index])
+        yield from _worldcereal_landsat(site, most)
+
+
+def _worldcereal_sites(images: Path) -> Iterator[tuple[Path, list[Path], Path]]:
+    """Give each site with its Sentinel-2 files, the one with scene classes last, and its Sentinel-1 file."""
     root = images / "worldcereal_s1_s2_l8_timeseries"
     for site in sorted(path for path in root.iterdir() if path.is_dir()):
-        optical = sorted(site.glob("S2_L2A_*.nc"))
         (radar,) = site.glob("S1_GRD-*.nc")
-        fine = len(optical) == 2
-        names = S2_L2A[1:9] + S2_L2A[10:] if fine else ["B05", "B06", "B07", "B8A", "B11", "B12"]
-        dates, radar_dates = _times(optical[-1]), _times(radar)
-        for index in _clear_dates(optical[-1])[:most]:
-            nearest = int(np.argmin([abs(date - dates[index]) for date in radar_dates]))
-            place = {"place": f"worldcereal {site.name}"}
-            yield place | {
-                "path": ";".join(map(str, optical)), "sensor": "sentinel2-l2a", "encoding": "dn", "time": index,
-                "bands": {name: name for name in names}, "datetime": dates[index].isoformat(),
-            }  # fmt: skip
-            yield place | {
-                "path": str(radar), "sensor": "sentinel1-grd", "scale": 1e-4, "offset": 0.0, "time": nearest,
-                "bands": {"VV": "VV", "VH": "VH"}, "datetime": radar_dates[nearest].isoformat(),
-            }  # fmt: skip
-        yield from _worldcereal_landsat(site, most)
+        yield site, sorted(site.glob("S2_L2A_*.nc")), radar
+
+
+def _worldcereal_optical(site: Path, files: list[Path], index: int, date: dt.datetime) -> Row:
+    fine = len(files) == 2
+    names = S2_L2A[1:9] + S2_L2A[10:] if fine else ["B05", "B06", "B07", "B8A", "B11", "B12"]
+    return {
+        "path": ";".join(map(str, files)), "sensor": "sentinel2-l2a", "place": f"worldcereal {site.name}",
+        "encoding": "dn", "time": index, "bands": {name: name for name in names}, "datetime": date.isoformat(),
+    }  # fmt: skip
+
+
+def _worldcereal_radar(site: Path, path: Path, index: int, date: dt.datetime) -> Row:
+    return {
+        "path": str(path), "sensor": "sentinel1-grd", "place": f"worldcereal {site.name}", "scale": 1e-4, "offset": 0.0,
+        "time": index, "bands": {"VV": "VV", "VH": "VH"}, "datetime": date.isoformat(),
+    }  # fmt: skip
 
 
 def _worldcereal_landsat(site: Path, most: int) -> Iterator[Row]:
     for path in site.glob("L8_SR_*.nc"):
-        for index, date in enumerate(_times(path)[:most]):
+        dates = _times(path)
+        for index in _spread(_clear_dates(path, "pixel_qa", CLEAR_LANDSAT, LEAST_CLEAR_OF_A_SET), most):
             yield {
-                "path": str(path), "sensor": "landsat8-oli-tirs-l2", "place": f"worldcereal {site.name}", "time": index,
-                "bands": {f"B{band}": f"B{band:02d}" for band in range(2, 8)}, "offset": 0.0,
-                "scale": 1e-4, "datetime": date.isoformat(),
+                "path": str(path), "sensor": str(SENSORS / "landsat8_c1_sr.yaml"), "place": f"worldcereal {site.name}",
+                "bands": {f"B{band}": f"B{band:02d}" for band in (2, 3, 4, 5, 6, 7, 10, 11)},
+                "valid": str(path), "valid_variable": "pixel_qa", "valid_values": CLEAR_LANDSAT,
+                "time": index, "datetime": dates[index].isoformat(),
             }  # fmt: skip
 
 
@@ -212,24 +252,40 @@ def _scenes(images: Path) -> Iterator[Row]:
         yield {"path": str(path), "sensor": "sentinel2-l1c", "encoding": "dn", "bands": _by_index(EUROSAT)}
 
 
+def _peru(images: Path) -> Iterator[Row]:
+    for path in sorted((images / "landsat_timelapse_peru_uint8").glob("*.tif")):
+        # The files say the year alone; its middle stands for it.
+        yield {
+            "path": str(path), "sensor": str(SENSORS / "landsat_peru8.yaml"), "place": "peru",
+            "datetime": f"{path.stem}-07-02", "bands": _by_index(["B5", "B4", "B3", "B2"]),
+        }  # fmt: skip
+
+
 def _photographs(images: Path, most: int) -> Iterator[Row]:
     for folder in sorted((images / "ucmerced_jpg").iterdir()):
         for path in sorted(folder.glob("*.jpg"))[:most]:
             yield {"path": str(path), "sensor": "maxar-rgb"}
 
 
-def manifest_rows(images: Path, *, short: bool = False) -> list[Row]:
-    """List every image of the kit with all that must be declared of it; `short` takes a few dates and photographs."""
+def manifest_rows(images: Path, *, short: bool = False, sets: bool = False) -> list[Row]:
+    """List every image of the kit with all that must be declared of it.
+
+    Args:
+        images: folder of the kit.
+        short: a few dates and photographs only.
+        sets: all usable dates of each sensor, not pairs of dates.
+    """
     dates, photographs = (3, 2) if short else (1_000, 1_000)
     sources = [
         _bigearthnet(images),
         _ssl4eo(images),
         _sen12mscr(images),
         _sen1floods11(images),
-        _worldcereal(images, dates),
+        _worldcereal_sets(images, dates) if sets else _worldcereal(images, dates),
         _worldcereal_monthly(images),
         _very_high_resolution(images),
         _scenes(images),
+        _peru(images),
         _photographs(images, photographs),
     ]
     return [row for source in sources for row in source]
@@ -240,14 +296,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", type=Path)
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--short", action="store_true", help="a few dates and photographs")
+    parser.add_argument("--sets", action="store_true", help="all usable dates of each sensor, not pairs of dates")
     arguments = parser.parse_args()
     missing = [name for name in FOLDERS if not (arguments.images / name).is_dir()]
     if missing:
         parser.error(
             f"'{arguments.images}' lacks the folders {', '.join(missing)}; docs/real_data.md says what they hold"
         )
-    rows = manifest_rows(arguments.images.resolve(), short=arguments.short)
+    rows = manifest_rows(arguments.images.resolve(), short=arguments.short, sets=arguments.sets)
     arguments.manifest.write_text(yaml.safe_dump(rows, sort_keys=False))
     print(json.dumps({"rows": len(rows)}))
 
