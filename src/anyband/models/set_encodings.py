@@ -38,7 +38,8 @@ _COMPOSED_IMAGES, _CODE_BITS, _CODES = 3, 32, 8
 class SetEncodings(nn.Module):
     """Encode what is known of each image.
 
-    Equal facts give equal encodings, whatever else stands in the batch; everything is finite for any input.
+    Equal facts give equal encodings, whatever else stands in the batch; everything is finite for any input. A ground
+    resolution that is not over 0 counts as unknown.
 
     `geographic: a2mae` holds the positions of the tokens too. In the encoder, all images of a set get the same: a
     quarter of the width from the corners of the anchor, and a quarter each from the positions of three images, scaled
@@ -54,7 +55,7 @@ class SetEncodings(nn.Module):
         role: encoder or decoder.
 
     Raises:
-        InputError: a width that the composition of A²-MAE does not divide.
+        InputError: all encodings are off, or a width that can't be shared among the parts that A²-MAE composes.
 
     Source:
         A²-MAE (arXiv 2406.08079) for `geographic`; the others are ours.
@@ -62,8 +63,9 @@ class SetEncodings(nn.Module):
 
     def __init__(self, config: EncodingConfig, *, width: int, num_ranges: int, role: EncodingRole) -> None:
         super().__init__()
+        if not config.any:
+            raise InputError("encodings were asked for with all of them off; switch one on or leave them out")
         self.config = config
-        self.width = width
         self.geographic: _ComposedPositions | _OwnPositions | None = None
         if config.geographic == "a2mae":
             self.geographic = _ComposedPositions(width) if role == "encoder" else _OwnPositions(width)
@@ -95,13 +97,10 @@ class SetEncodings(nn.Module):
         if facts.gsd_m.shape != (num_sets, num_slots):
             found = " × ".join(str(count) for count in facts.gsd_m.shape)
             raise InputError(f"metadata of {found} images were given for {num_sets} sets of {num_slots} images")
-        total = torch.zeros(num_sets, num_slots, self.width, device=shares.device)
-        for part in self._image_parts(facts, shares):
-            total = total + part
-        if self.geographic is None:
-            return total.unsqueeze(2)
-        located: Tensor = self.geographic(grid, facts) + total.unsqueeze(2)
-        return located
+        parts = [part.unsqueeze(2) for part in self._image_parts(facts, shares)]
+        if self.geographic is not None:
+            parts.append(self.geographic(grid, facts))
+        return sum(parts[1:], start=parts[0])
 
     def _image_parts(self, facts: SetMetadata, shares: Tensor) -> list[Tensor]:
         parts: list[Tensor] = []
