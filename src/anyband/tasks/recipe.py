@@ -23,6 +23,7 @@ from anyband.tasks.recipe_checks import (
     need_width,
 )
 from anyband.tasks.recipe_sets import SetRecipe
+from anyband.tasks.recipe_stages import StageRecipe, check_stages
 
 __all__ = [
     "DataRecipe",
@@ -32,6 +33,7 @@ __all__ = [
     "PretrainRecipe",
     "RunRecipe",
     "SetRecipe",
+    "StageRecipe",
     "recipe_differences",
     "recipe_to_dict",
 ]
@@ -88,6 +90,12 @@ class ModelRecipe:
     """Variance of that normalisation; repeated: over values tiled to 12 bands, as in the released code."""
     start: str | None = None
     """Checkpoint (file or hub id) whose weights the run starts from; null: from the seed."""
+    start_mae: str | None = None
+    """Weights of a masked autoencoder of ImageNet (safetensors file or hub id) that the blocks, the CLS token and the
+    projection start from; null: from the seed."""
+    stem: Literal["spectral", "triplet"] = "spectral"
+    """How bands become tokens. spectral: each by the projection of its range; triplet: three bands of each image by one
+    stem of three, drawn at random in training; then `ranges`, `unseen`, `min_support` and `out_of_span` say nothing."""
     ranges: Literal["smarties_v1", "from_data", "start", "start_and_new"] = "smarties_v1"
     """Spectral ranges that get weights: the 17 published ones; one for each distinct band of the data; those of the
     checkpoint that the run starts from; or those and one for each band that they don't know exactly."""
@@ -115,6 +123,7 @@ class ModelRecipe:
         hidden = int(self.embed_dim * self.mlp_ratio)
         need(hidden >= 1, f"model.mlp_ratio {self.mlp_ratio:g} leaves no hidden layer at width {self.embed_dim}")
         need_visible(self.mask_ratio, (self.img_size // self.patch_size) ** 2)
+        _check_start(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +142,11 @@ class DataRecipe:
     """Split that chooses the best checkpoint; where it has no pairs the training loss does."""
     statistics: Literal["catalogue", "store"] = "catalogue"
     """Where normalisation comes from: the sensor's own numbers, or those of the store."""
+    stretch: Literal["percentiles", "two_sigma"] = "percentiles"
+    """percentiles: clipped to the 1st and 99th, then mean 0 and deviation 1; two_sigma: mean ± 2 deviations become 0
+    and 1, as in the research code of A²-MAE."""
+    stages: tuple[StageRecipe, ...] | None = None
+    """Parts of the run that draw from different footprints, one after the other; null: one, of everything."""
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     """Flips, turns and crops."""
 
@@ -265,6 +279,27 @@ class PretrainRecipe:
             _check_pairs(self.model)
         else:
             _check_sets(self.model, self.data.sets)
+        if self.data.stages is not None:
+            check_stages(self.data.stages, epochs=self.optim.epochs, on_sets=self.data.sets is not None)
+
+
+def _check_start(model: ModelRecipe) -> None:
+    need(
+        model.start is None or model.start_mae is None,
+        f"model.start '{model.start}' and model.start_mae '{model.start_mae}' are two starts; leave one of them null",
+    )
+    if model.stem == "spectral":
+        return
+    need(
+        model.ranges != "start_and_new",
+        "model.stem 'triplet' has three positions for whatever bands there are and no ranges to add; take "
+        "`ranges: start` with `start`",
+    )
+    need(
+        not model.encodings.source,
+        "model.encodings.source tells sensors apart by the ranges that they see, and model.stem 'triplet' has none; "
+        "write `source: false`",
+    )
 
 
 def _check_pairs(model: ModelRecipe) -> None:
@@ -274,6 +309,7 @@ def _check_pairs(model: ModelRecipe) -> None:
         "sequence": model.sequence != "joint",
         "hidden_image": model.hidden_image > 0,
         "encodings": model.encodings.any,
+        "stem": model.stem != "spectral",
     }
     asked = [f"model.{key}" for key, is_asked in followed_by_sets.items() if is_asked]
     need(

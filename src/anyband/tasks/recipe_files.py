@@ -101,6 +101,9 @@ def _check_keys(values: dict[str, Any], record: type, *, prefix: str) -> None:
             near = nearest_name(str(key), hints)
             raise RecipeError(f"unknown recipe key '{key}'{where}{near} (known: {', '.join(hints)})")
         options = _options(hints[key])
+        item = _record_in_list(options)
+        if item is not None and isinstance(value, list):
+            _check_items(value, item, path=path)
         inner = next((option for option in options if dataclasses.is_dataclass(option)), None)
         if value is None and type(None) not in options:
             raise RecipeError(f"recipe key '{path}' needs a value, found nothing")
@@ -108,6 +111,19 @@ def _check_keys(values: dict[str, Any], record: type, *, prefix: str) -> None:
             _check_keys(value, inner, prefix=path)
         elif inner is not None and value is not None:
             raise RecipeError(f"recipe key '{path}' holds keys of its own, found {_kind(value)}")
+
+
+def _record_in_list(options: tuple[Any, ...]) -> type | None:
+    """Find the record that a list of records holds, as in `data.stages`."""
+    inner = [item for option in options if typing.get_origin(option) is tuple for item in typing.get_args(option)]
+    return next((item for item in inner if dataclasses.is_dataclass(item) and isinstance(item, type)), None)
+
+
+def _check_items(values: list[Any], record: type, *, path: str) -> None:
+    for number, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise RecipeError(f"recipe key '{path}' is a list of keys with values, found {_kind(value)}")
+        _check_keys(value, record, prefix=f"{path}[{number}]")
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
