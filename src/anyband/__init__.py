@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from anyband.data.store import ChipStore
     from anyband.sensors.assignment import AssignmentRules, assign, load_ranges
     from anyband.sensors.catalogue import get_sensor, list_sensors, load_sensor_file
-    from anyband.tasks.features import EncodeOptions, Features, SensorEncoder, load_encoder
+    from anyband.tasks.feature_records import EncodeOptions, Features, ImageMetadata, SetFeatures, SetImage
+    from anyband.tasks.features import SensorEncoder, load_encoder
     from anyband.tasks.pretrain import pretrain
     from anyband.tasks.recipe import PretrainRecipe
     from anyband.tasks.recipe_files import load_recipe
@@ -21,8 +22,11 @@ __all__ = [
     "ChipStore",
     "EncodeOptions",
     "Features",
+    "ImageMetadata",
     "PretrainRecipe",
     "SensorEncoder",
+    "SetFeatures",
+    "SetImage",
     "__version__",
     "assign",
     "get_sensor",
@@ -37,10 +41,13 @@ __all__ = [
 _HOMES = {
     "AssignmentRules": "sensors.assignment",
     "ChipStore": "data.store",
-    "EncodeOptions": "tasks.features",
-    "Features": "tasks.features",
+    "EncodeOptions": "tasks.feature_records",
+    "Features": "tasks.feature_records",
+    "ImageMetadata": "tasks.feature_records",
     "PretrainRecipe": "tasks.recipe",
     "SensorEncoder": "tasks.features",
+    "SetFeatures": "tasks.feature_records",
+    "SetImage": "tasks.feature_records",
     "assign": "sensors.assignment",
     "get_sensor": "sensors.catalogue",
     "list_sensors": "sensors.catalogue",

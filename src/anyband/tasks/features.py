@@ -1,7 +1,7 @@
 """A network that reads the stored numbers of any sensor: what `load_encoder` returns."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,55 +11,39 @@ from torch import Tensor, nn
 
 from anyband.errors import CatalogueError, InputError, nearest_name
 from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
-from anyband.models.encoder import Encoder, EncoderConfig, EncoderOutput
-from anyband.models.inputs import ImageBatch
+from anyband.models.encoder import Encoder, EncoderConfig, EncoderOutput, SetOutput
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
 from anyband.sensors.sensor import BandStatistics, Sensor
 from anyband.shapes import Array, Bool, Float, Num
+from anyband.tasks.feature_records import (
+    EncodeOptions,
+    Features,
+    ImageMetadata,
+    Pool,
+    Precision,
+    SetFeatures,
+    SetImage,
+)
+from anyband.tasks.image_metadata import check_one_footprint, checked_facts, network_metadata
+from anyband.tasks.memory import check_memory
 from anyband.tasks.readings import BandReading, checkpoint_sensor, read_bands, standardised_batch
+from anyband.tasks.set_features import SetItem, common_size, image_vectors, joined_sets, set_maps
+from anyband.tasks.stored_images import StoredImages, check_set_options, set_image, set_names, stored_images
 
 __all__ = [
     "EncodeOptions",
     "Features",
+    "ImageMetadata",
     "Pool",
     "Precision",
     "SensorEncoder",
+    "SetFeatures",
+    "SetImage",
     "feature_map",
     "load_encoder",
     "pooled",
 ]
-
-Precision = Literal["float32", "bf16"]
-Pool = Literal["cls", "mean"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
-    """What is seldom changed when images are encoded."""
-
-    img_size: int | None = None
-    """Side in pixels to which whole images are resized (bicubic, anti-aliased), a multiple of the patch
-    size. None: images that the patch size divides stay as they are, others get the checkpoint's own size."""
-    precision: Precision = "float32"
-    """float32, or bf16 for the network's arithmetic; features are float32 in both."""
-    statistics: Mapping[str, BandStatistics] | None = None
-    """By band, in physical units; None: the checkpoint's for this sensor, else the catalogue's."""
-    batch_size: int = 64
-    """Images that go through the network at once."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
-    """Features of one image, or of a batch with the batch first; both after the final norm, float32."""
-
-    cls: Float[Tensor, "*batch width"]
-    """One vector an image."""
-    map: Float[Tensor, "*batch width row col"]
-    """One vector a patch; NaN for patches with under half of their pixels valid."""
-    support: dict[str, float] = field(default_factory=dict)
-    """How well the trained ranges back each band, 0 to 1; 1 for bands that are exactly known."""
-    notes: tuple[str, ...] = ()
-    """Encoding and statistics that were used, and each band that was interpolated or dropped."""
 
 
 def load_encoder(
@@ -196,43 +180,113 @@ class SensorEncoder(nn.Module):
         """
         options = options or EncodeOptions()
         reading = self.reading(sensor, bands=bands, encoding=encoding, statistics=options.statistics)
-        dn, seen, single = _images(array, valid)
-        size = self._target_size(dn, options.img_size)
-        parts = [
-            self._encode_part(dn[first:][: options.batch_size], seen, first, reading, size, options)
-            for first in range(0, len(dn), options.batch_size)
-        ]
+        images = stored_images(array, valid, metadata=options.metadata)
+        size = self._target_size(images.dn, options.img_size)
+        parts = [self._encode_part(part, reading, size, options) for part in images.parts(options.batch_size)]
         cls = torch.cat([part[0] for part in parts])
         grid = torch.cat([part[1] for part in parts])
         return Features(
-            cls=cls[0] if single else cls,
-            map=grid[0] if single else grid,
+            cls=cls[0] if images.single else cls,
+            map=grid[0] if images.single else grid,
             support=reading.support,
             notes=reading.notes,
         )
 
+    def encode_set(self, images: Sequence[SetImage], *, options: EncodeOptions | None = None) -> SetFeatures:
+        """Encode images of one place together: one sequence, in which every patch sees every image.
+
+        The images show the same ground, so that patch p lies at one place in all of them; images of several sizes
+        are resized to one. A single image of which nothing is known gets the features that `encode` gives it.
+
+        Args:
+            images: of any sensors and dates, at least one.
+            options: image size and precision; statistics and metadata are each image's own.
+
+        Returns:
+            `place`: the CLS token of the sequence. `images`: of each image its own patches, and as `cls` their mean,
+            because only the sequence has a CLS token.
+
+        Raises:
+            InputError: no images, one that is none or has no data, wrong metadata, or more than memory holds.
+            GeometryError: images whose corners enclose different ground.
+            CatalogueError: an unknown sensor, band or encoding, or no statistics.
+            AssignmentError: a band outside the span of the trained ranges.
+        """
+        options = options or EncodeOptions()
+        check_set_options(images, options)
+        names = set_names(images)
+        facts = [checked_facts(one.metadata, name=name) for one, name in zip(images, names, strict=True)]
+        check_one_footprint(facts, names)
+        stacks = [set_image(one, name) for one, name in zip(images, names, strict=True)]
+        size = common_size([stack.size for stack in stacks], asked=options.img_size, config=self.config)
+        items = [self._set_item(*each, size) for each in zip(images, stacks, names, strict=True)]
+        rows, cols = (side // self.config.patch_size for side in items[0].image.pixels.shape[2:])
+        check_memory(self.encoder, num_sets=1, num_images=len(items), num_tokens=rows * cols)
+        input_gsd_m = [stack.input_gsd_m(one, size) for one, stack in zip(facts, stacks, strict=True)]
+        batch = joined_sets([items], network_metadata([facts], np.array([input_gsd_m])))
+        output = self.encode_sets(batch, precision=options.precision)
+        return self._set_features(items, output)
+
     @torch.no_grad()
-    def encode_batch(self, batch: ImageBatch, *, precision: Precision = "float32") -> EncoderOutput:
-        """Encode network input without gradients; the features are float32 on the encoder's device."""
+    def encode_sets(self, batch: SetBatch, *, precision: Precision = "float32") -> SetOutput:
+        """Encode sets of network input without gradients; the features are float32 on the encoder's device."""
         device = next(self.parameters()).device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            output: EncoderOutput = self.encoder(batch.to(device))
+            output = self.encoder.encode_set(batch.to(device))
+        return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
+
+    @property
+    def set_notes(self) -> tuple[str, ...]:
+        """What a user should know who encodes sets of several images."""
+        if self.checkpoint.config.images == "set":
+            return ()
+        return ("the checkpoint was trained on pairs: training never showed it several images as one sequence",)
+
+    @torch.no_grad()
+    def encode_batch(
+        self, batch: ImageBatch, *, metadata: SetMetadata | None = None, precision: Precision = "float32"
+    ) -> EncoderOutput:
+        """Encode network input without gradients; the features are float32 on the encoder's device.
+
+        Args:
+            batch: images of one sensor.
+            metadata: of sets of one image each; None: nothing is known.
+            precision: of the network's arithmetic.
+        """
+        device = next(self.parameters()).device
+        known = None if metadata is None else metadata.to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            output: EncoderOutput = self.encoder(batch.to(device), known)
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
 
     def _encode_part(
-        self,
-        dn: Tensor,
-        valid: Tensor | None,
-        first: int,
-        reading: BandReading,
-        size: int | None,
-        options: EncodeOptions,
+        self, part: StoredImages, reading: BandReading, size: int | None, options: EncodeOptions
     ) -> tuple[Tensor, Tensor]:
-        seen = None if valid is None else valid[first : first + len(dn)]
-        batch = standardised_batch(dn, reading, valid=seen, img_size=size)
-        _check_any_data(batch, first)
-        output = self.encode_batch(batch, precision=options.precision)
+        batch = standardised_batch(part.dn, reading, valid=part.valid, img_size=size)
+        _check_any_data(batch, part.first)
+        metadata = None
+        if part.facts:
+            input_gsd_m = [[part.input_gsd_m(one, size)] for one in part.facts]
+            metadata = network_metadata([[one] for one in part.facts], np.array(input_gsd_m))
+        output = self.encode_batch(batch, metadata=metadata, precision=options.precision)
         return output.cls, feature_map(output)
+
+    def _set_item(self, image: SetImage, stack: StoredImages, name: str, size: int | None) -> SetItem:
+        reading = self.reading(image.sensor, bands=image.bands, encoding=image.encoding, statistics=image.statistics)
+        try:
+            batch = standardised_batch(stack.dn, reading, valid=stack.valid, img_size=size)
+            _check_any_data(batch, 0)
+        except InputError as problem:
+            raise InputError(f"{name}: {problem}") from problem
+        return SetItem(reading=reading, image=batch)
+
+    def _set_features(self, items: Sequence[SetItem], output: SetOutput) -> SetFeatures:
+        vectors, maps = image_vectors(output)[0], set_maps(output)[0]
+        images = tuple(
+            Features(cls=vector, map=one, support=item.reading.support, notes=item.reading.notes)
+            for item, vector, one in zip(items, vectors, maps, strict=True)
+        )
+        return SetFeatures(place=output.cls[0], images=images, notes=self.set_notes if len(items) > 1 else ())
 
     def _target_size(self, dn: Tensor, asked: int | None) -> int | None:
         patch, (height, width) = self.config.patch_size, dn.shape[2:]
@@ -284,28 +338,6 @@ def pooled(output: EncoderOutput, pool: Pool) -> Float[Tensor, "batch width"]:
         return output.tokens.mean(dim=1)
     seen = (~output.hidden)[:, :, None].to(output.tokens.dtype)
     return (output.tokens * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
-
-
-def _images(array: Array | Tensor, valid: Array | Tensor | None) -> tuple[Tensor, Tensor | None, bool]:
-    """Bring images to tensors with a batch axis; say whether that axis was missing."""
-    shape = tuple(array.shape)
-    if len(shape) not in (3, 4) or 0 in shape:
-        raise InputError(
-            f"an array of shape {shape} is no image; give (band, row, col) or (batch, band, row, col), each at least 1"
-        )
-    if valid is not None and tuple(valid.shape) != shape:
-        raise InputError(f"'valid' has shape {tuple(valid.shape)}, the array {shape}; give one for each pixel")
-    single = len(shape) == 3
-    dn = _tensor(array)
-    seen = None if valid is None else _tensor(valid)
-    return (dn[None], None if seen is None else seen[None], True) if single else (dn, seen, False)
-
-
-def _tensor(array: Array | Tensor) -> Tensor:
-    if isinstance(array, Tensor):
-        return array
-    # Torch takes neither foreign byte orders nor negative strides, as readers and flips leave them.
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
 
 def _check_any_data(batch: ImageBatch, first: int) -> None:

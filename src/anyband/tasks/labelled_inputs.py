@@ -16,7 +16,7 @@ from anyband.progress import progress
 from anyband.sensors.sensor import BandStatistics, Sensor
 from anyband.shapes import Array, Float
 from anyband.tasks.labels import LabelledFeatures
-from anyband.tasks.readings import BandReading, standardised_batch
+from anyband.tasks.readings import BandReading, joined_batches, standardised_batch
 from anyband.tasks.statistics import count_statistics
 
 __all__ = ["data_fingerprint", "labelled_batches", "labelled_parts", "training_statistics"]
@@ -43,7 +43,7 @@ def labelled_batches(
             rasters = [(path, _read(path, reading.asked)) for path in group]
             # Images of one size that follow each other are harmonised together.
             runs = [list(run) for _, run in groupby(rasters, key=lambda item: item[1].dn.shape)]
-            yield _joined([_network_input(run, reading, img_size) for run in runs])
+            yield joined_batches([_network_input(run, reading, img_size) for run in runs])
             advance(len(group))
 
 
@@ -63,15 +63,6 @@ def _read(path: Path, sensor: Sensor) -> Raster:
 
     with open_raster(RasterSource(paths=(path,)), sensor) as reader:
         return reader.read()
-
-
-def _joined(batches: list[ImageBatch]) -> ImageBatch:
-    valid = None
-    if any(batch.valid is not None for batch in batches):
-        valid = torch.cat(
-            [torch.ones_like(one.pixels, dtype=torch.bool) if one.valid is None else one.valid for one in batches]
-        )
-    return ImageBatch(pixels=torch.cat([batch.pixels for batch in batches]), valid=valid, mixing=batches[0].mixing)
 
 
 def training_statistics(

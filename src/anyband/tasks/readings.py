@@ -16,7 +16,7 @@ from anyband.sensors.catalogue import resolve_sensor, sensor_from_dict
 from anyband.sensors.sensor import BandStatistics, Sensor
 from anyband.shapes import Bool, Num
 
-__all__ = ["BandReading", "checkpoint_sensor", "read_bands", "standardised_batch", "with_data"]
+__all__ = ["BandReading", "checkpoint_sensor", "joined_batches", "read_bands", "standardised_batch", "with_data"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -173,6 +173,16 @@ def standardised_batch(
         pixels, seen = apply(pixels, seen, whole, img_size=img_size)
     mixing = torch.from_numpy(reading.assignment.mixing).to(pixels.device, torch.float32)
     return ImageBatch(pixels=pixels, valid=seen, mixing=mixing)
+
+
+def joined_batches(batches: Sequence[ImageBatch]) -> ImageBatch:
+    """Put batches of one reading and one size into one, in order."""
+    valid = None
+    if any(batch.valid is not None for batch in batches):
+        valid = torch.cat(
+            [torch.ones_like(one.pixels, dtype=torch.bool) if one.valid is None else one.valid for one in batches]
+        )
+    return ImageBatch(pixels=torch.cat([batch.pixels for batch in batches]), valid=valid, mixing=batches[0].mixing)
 
 
 _SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64}
