@@ -74,6 +74,14 @@ def test_missing_pixels_are_white() -> None:
     assert drawn[4, 4].tolist() != [1, 1, 1]
 
 
+def test_missing_pixels_can_be_left_open() -> None:
+    image = np.random.default_rng(0).uniform(0, 1, (4, 8, 8)).astype(np.float32)
+    image[2, 0, 0] = np.nan
+    drawn = picture(image, _OPTICAL, missing_grey=np.nan)
+    assert np.isnan(drawn[0, 0]).all()
+    assert np.isfinite(drawn).sum() == drawn.size - 3
+
+
 def test_a_picture_can_take_the_stretch_of_another() -> None:
     image = np.random.default_rng(0).uniform(0, 1, (4, 20, 20)).astype(np.float32)
     darker = picture(image * np.float32(0.5), _OPTICAL, like=image)

@@ -62,5 +62,5 @@ def test_a_panel_without_samples_is_refused() -> None:
 def test_sensors_with_unequal_samples_are_refused() -> None:
     few = _PICTURES[:1]
     other = PanelImages(title="y", original=few, seen=few, reconstruction=few)
-    with pytest.raises(InputError, match=r"equally many samples, found \[1, 2\]"):
+    with pytest.raises(InputError, match=r"equally many rows, found \[1, 2\]"):
         reconstruction_panel([_images(), other])

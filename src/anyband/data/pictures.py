@@ -56,15 +56,17 @@ def picture(
     valid: Bool[Array, "band row col"] | None = None,
     like: Float[Array, "band y x"] | None = None,
     percentiles: tuple[float, float] = _PERCENTILES,
+    missing_grey: float = _MISSING,
 ) -> Float[Array, "row col colour"]:
     """Draw an image in the bands that `composite` chooses, each channel stretched between two percentiles.
 
     Args:
         physical: values in physical units, bands as in `sensor`.
         sensor: what the bands are.
-        valid: which values have data; None: the finite ones. A pixel that lacks a shown band is white.
+        valid: which values have data; None: the finite ones.
         like: image whose percentiles are used, so that two pictures can be compared; None: this one.
         percentiles: that become black and full colour.
+        missing_grey: drawn where a pixel lacks a shown band; NaN leaves that to who shows the picture.
 
     Returns:
         Colours in [0, 1].
@@ -83,7 +85,7 @@ def picture(
         reference = np.stack([_channel(like, sensor, names) for names in channels], axis=-1)
         usable = np.isfinite(reference).all(axis=-1)
     stretched = _stretched(shown, reference[usable], percentiles)
-    stretched[missing] = _MISSING
+    stretched[missing] = missing_grey
     return stretched
 
 

@@ -1,29 +1,47 @@
-"""Pictures of what a network makes of hidden patches, for both sensors of a pair."""
+"""Pictures of what a network makes of hidden patches, over the sensors of a pair or the images of a set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.data.harmonise import Normalisation
-from anyband.errors import CatalogueError
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
+from anyband.data.harmonise import restore
+from anyband.data.pictures import composite, picture
+from anyband.errors import InputError
+from anyband.models.a2mae import SetAutoencoder
+from anyband.models.autoencoder import Autoencoder
+from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetNoise
 from anyband.models.smarties import Smarties
-from anyband.sensors.sensor import Sensor
-from anyband.shapes import Array, Float
+from anyband.shapes import Array, Bool, Float, Shaped
 from anyband.tasks.pair_batches import ArrayInput
 
-__all__ = ["draw_reconstructions", "shown_bands"]
+__all__ = ["SetTitles", "draw_reconstructions", "draw_set_reconstructions"]
 
-# chosen: shares of the original's values that become black and white; a cloud does not set the contrast.
-_DARK, _BRIGHT = 0.02, 0.98
+_OUTLINE_NOTE = "Outlined patches were exchanged between the first two images."
+# chosen: two sets of a few images stand beside each other on a page.
+_SETS_ACROSS = 2
 
 
-def shown_bands(sensor: Sensor) -> tuple[str, ...]:
-    """Choose the bands of a picture: red, green and blue where there are such, else the first in grey."""
-    try:
-        return tuple(sensor.band(name).name for name in ("red", "green", "blue"))
-    except CatalogueError:
-        return (sensor.bands[0].name,)
+@dataclass(frozen=True, kw_only=True)
+class SetTitles:
+    """What is written on a panel of sets."""
+
+    title: str
+    """Stands above the panel, for example the step."""
+    places: tuple[str, ...]
+    """Name of the place of each set."""
+    times: Shaped[Array, "set slot"] | None = None
+    """When each image was taken, datetime64, NaT where unknown; None: no dates are written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """Pictures of the images of one sensor (sample, colour, row, col)."""
+
+    original: Float[Array, "sample 3 row col"]
+    reconstruction: Float[Array, "sample 3 row col"]
 
 
 def draw_reconstructions(
@@ -47,53 +65,132 @@ def draw_reconstructions(
         made = model.reconstruct(pair, noise)
     patch_size = model.config.encoder.patch_size
     masked = made.masked.cpu().numpy()
-    panels = []
+    blocks = []
     for image, reconstruction, entry in zip((pair.a, pair.b), (made.a, made.b), inputs, strict=True):
+        drawn = _draw(image, reconstruction, entry)
         sensor = entry.assignment.sensor
-        names = shown_bands(sensor)
-        bands = [sensor.band_index(name) for name in names]
-        original = _scaled(image.pixels, entry, bands)
-        limits = _limits(original, image, bands)
-        pictures = [_stretched(values, limits) for values in (original, _scaled(reconstruction, entry, bands))]
-        panels.append(
+        blocks.append(
             PanelImages(
-                title=f"{sensor.name} ({', '.join(names)})",
-                original=_blank(pictures[0], image, bands),
-                seen=hide_patches(_blank(pictures[0], image, bands), masked, patch_size=patch_size),
-                reconstruction=pictures[1],
+                title=f"{sensor.name} ({composite(sensor).title})",
+                original=drawn.original,
+                seen=hide_patches(drawn.original, masked, patch_size=patch_size),
+                reconstruction=drawn.reconstruction,
             )
         )
-    return reconstruction_panel(panels, title=title)
+    return reconstruction_panel(blocks, title=title, note=_note(model))
 
 
-def _scaled(pixels: Tensor, entry: ArrayInput, bands: list[int]) -> Float[Array, "sample band row col"]:
-    """Undo the standardising: back to 0 at p01 and 1 at p99."""
-    kept = [entry.assignment.kept_index[band] for band in bands]
-    normalisation: Normalisation = entry.normalisation
-    mean, std = (
-        np.array([values[band] for band in kept], dtype=np.float32)[:, None, None]
-        for values in (normalisation.mean, normalisation.std)
+def draw_set_reconstructions(
+    model: SetAutoencoder, batch: SetBatch, noise: SetNoise, inputs: Sequence[ArrayInput], *, titles: SetTitles
+) -> bytes:
+    """Draw original, what the encoder saw, and reconstruction of each image of some sets, the anchor first.
+
+    Patches are outlined where two sources exchange tokens to any effect.
+
+    Args:
+        model: with its decoder, in evaluation mode.
+        batch: some sets, on the model's device.
+        noise: of these sets.
+        inputs: how the array of each group is read.
+        titles: what to write on the panel.
+
+    Returns:
+        A PNG.
+
+    Raises:
+        InputError: titles for other sets than these.
+    """
+    from anyband.report.panels import PanelImages, hide_patches, reconstruction_panel
+
+    _check_titles(titles, batch)
+    with torch.no_grad():
+        made = model.reconstruct(batch, noise)
+    drawn = [_draw(*one) for one in zip(batch.groups, made.images, inputs, strict=True)]
+    originals, reconstructions = (
+        np.concatenate([getattr(one, part) for one in drawn])[batch.rows.cpu().numpy()]
+        for part in ("original", "reconstruction")
     )
-    scaled: Array = pixels[:, bands].float().cpu().numpy() * std + mean
-    return scaled
+    masked = made.plan.masked.cpu().numpy()
+    exchanged = _exchanged(model, made.plan.swapped.cpu().numpy(), masked)
+    patch_size = model.config.encoder.patch_size
+    blocks = [
+        PanelImages(
+            title=place,
+            original=originals[index],
+            seen=hide_patches(originals[index], masked[index], patch_size=patch_size),
+            reconstruction=reconstructions[index],
+            row_titles=_row_titles(batch, inputs, titles, index),
+            outlined=exchanged[index].reshape(-1, *made.grid),
+        )
+        for index, place in enumerate(titles.places)
+    ]
+    note = f"{_note(model)} {_OUTLINE_NOTE}" if exchanged.any() else _note(model)
+    return reconstruction_panel(blocks, title=titles.title, note=note, across=_SETS_ACROSS)
 
 
-def _limits(original: Array, image: ImageBatch, bands: list[int]) -> Array:
-    """Find what is drawn black and white in each sample; the same for its bands: colours stay true."""
-    seen = original if image.valid is None else np.where(image.valid[:, bands].cpu().numpy(), original, np.nan)
-    flat = seen.reshape(len(seen), -1)
-    flat = np.where(np.isfinite(flat).any(axis=1, keepdims=True), flat, 0.0)
-    limits: Array = np.nanquantile(flat, (_DARK, _BRIGHT), axis=1).astype(np.float32)
-    return limits[:, :, None, None, None]
+def _draw(image: ImageBatch, reconstruction: Tensor, entry: ArrayInput) -> _Drawn:
+    """Draw images and their reconstructions, both stretched as the original is."""
+    sensor = entry.assignment.sensor
+    original = _physical(image.pixels, entry)
+    if image.valid is not None:
+        original = np.where(image.valid.cpu().numpy(), original, np.float32(np.nan))
+    made = _physical(reconstruction, entry)
+    return _Drawn(
+        original=_planes([picture(one, sensor, missing_grey=np.nan) for one in original]),
+        reconstruction=_planes([picture(one, sensor, like=like) for one, like in zip(made, original, strict=True)]),
+    )
 
 
-def _stretched(values: Array, limits: Array) -> Array:
-    dark, bright = limits
-    stretched: Array = ((values - dark) / np.maximum(bright - dark, 1e-3)).clip(0.0, 1.0)
-    return stretched
+def _physical(pixels: Tensor, entry: ArrayInput) -> Float[Array, "sample band row col"]:
+    """Bring network input of the kept bands back to physical units."""
+    kept = list(entry.assignment.kept_index)
+    batch, _, rows, cols = pixels.shape
+    whole = torch.zeros(batch, len(entry.normalisation.bands), rows, cols)
+    whole[:, kept] = pixels.float().cpu()
+    physical: Array = restore(whole, entry.normalisation)[:, kept].numpy()
+    return physical
 
 
-def _blank(picture: Array, image: ImageBatch, bands: list[int]) -> Array:
-    if image.valid is None:
-        return picture
-    return np.where(image.valid[:, bands].cpu().numpy(), picture, np.float32(np.nan))
+def _planes(pictures: Sequence[Array]) -> Float[Array, "sample 3 row col"]:
+    planes: Array = np.stack(pictures).transpose(0, 3, 1, 2)
+    return planes
+
+
+def _note(model: Autoencoder) -> str:
+    from anyband.report.panels import PREDICTED_NOTE, RECONSTRUCTION_NOTE
+
+    return PREDICTED_NOTE if model.config.predicts_values else RECONSTRUCTION_NOTE
+
+
+def _check_titles(titles: SetTitles, batch: SetBatch) -> None:
+    if len(titles.places) != batch.num_sets:
+        raise InputError(f"{batch.num_sets} sets need as many names of places, found {len(titles.places)}")
+    expected = (batch.num_sets, batch.num_slots)
+    if titles.times is not None and titles.times.shape != expected:
+        raise InputError(f"times of images have shape {titles.times.shape}; give {expected}: set, image")
+
+
+def _exchanged(
+    model: SetAutoencoder, swapped: Bool[Array, "set token"], masked: Bool[Array, "set slot token"]
+) -> Bool[Array, "set slot token"]:
+    """Tell which visible tokens stand in another image's sequence."""
+    exchanged = np.zeros_like(masked)
+    # In one joint sequence an exchange of tokens that carry where they are is of no effect.
+    if model.config.sequence == "apart":
+        exchanged[:, :2] = swapped[:, None] & ~masked[:, :2]
+    return exchanged
+
+
+def _row_titles(batch: SetBatch, inputs: Sequence[ArrayInput], titles: SetTitles, index: int) -> tuple[str, ...]:
+    """Say of each image of a set whether it is the anchor, of which sensor and date, and in which bands it is shown."""
+    group_of = np.repeat(np.arange(len(batch.groups)), [len(group.pixels) for group in batch.groups])
+    texts = []
+    for slot, row in enumerate(batch.rows[index].tolist()):
+        sensor = inputs[group_of[row]].assignment.sensor
+        lines = ["anchor"] if slot == 0 else []
+        lines.append(sensor.name)
+        if titles.times is not None:
+            time = titles.times[index, slot]
+            lines.append("date unknown" if np.isnat(time) else str(np.datetime64(time, "D")))
+        texts.append("\n".join([*lines, composite(sensor).title]))
+    return tuple(texts)
