@@ -1,13 +1,14 @@
 """Reconstruction panels."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from anyband.errors import InputError
-from anyband.report.panels import PanelImages, hide_patches, reconstruction_panel
+from anyband.report.panels import PREDICTED_NOTE, PanelImages, hide_patches, reconstruction_panel
 
 _PICTURES = np.random.default_rng(0).random((2, 3, 8, 8))
 
@@ -51,6 +52,42 @@ def test_a_panel_shows_the_original_pixels() -> None:
 
 def test_equal_pictures_give_equal_bytes() -> None:
     assert reconstruction_panel([_images()]) == reconstruction_panel([_images()])
+
+
+def test_row_titles_widen_a_panel_and_leave_the_pictures_their_size() -> None:
+    plain = _opened(reconstruction_panel([_images()]))
+    titled = _opened(reconstruction_panel([replace(_images(), row_titles=("anchor\nsentinel2-l2a", "sentinel1-grd"))]))
+    assert titled.shape[1] > plain.shape[1]
+    assert titled.shape[0] == plain.shape[0]
+    dark = (titled[:, :110].min(axis=2) < 90).mean()
+    assert dark > 0.002
+
+
+def test_blocks_are_laid_below_each_other_where_they_do_not_fit_across() -> None:
+    one = _opened(reconstruction_panel([_images()]))
+    three = _opened(reconstruction_panel([_images()] * 3, across=2))
+    assert three.shape[1] > 1.8 * one.shape[1]
+    assert three.shape[0] > 1.7 * one.shape[0]
+
+
+def test_outlined_patches_stand_out_in_what_the_encoder_saw_and_nowhere_else() -> None:
+    grey = np.full((1, 3, 8, 8), 0.5)
+    outlined = np.array([[[True, False], [False, False]]])
+    images = PanelImages(title="", original=grey, seen=grey, reconstruction=grey, outlined=outlined)
+    drawn, plain = (_opened(reconstruction_panel([one])) for one in (images, replace(images, outlined=None)))
+    rows, cols = np.nonzero((drawn != plain).any(axis=2))
+    third = plain.shape[1] / 3
+    assert third < cols.min() < cols.max() < 1.55 * third
+    assert rows.max() < 0.6 * plain.shape[0]
+
+
+def test_the_note_under_a_panel_can_be_another() -> None:
+    assert reconstruction_panel([_images()], note=PREDICTED_NOTE) != reconstruction_panel([_images()])
+
+
+def test_row_titles_for_other_rows_are_refused() -> None:
+    with pytest.raises(InputError, match="have 2 rows and 1 row titles; give one for each row, or none"):
+        replace(_images("x"), row_titles=("anchor",))
 
 
 def test_a_panel_without_samples_is_refused() -> None:
