@@ -14,6 +14,8 @@ from anyband.data.augment import (
     apply,
     coarser_grid,
     draw_augmentation,
+    input_corners,
+    input_gsd_m,
     whole_footprint,
 )
 from anyband.errors import InputError, RecipeError
@@ -207,3 +209,125 @@ def test_a_crop_area_over_the_footprint_is_refused():
 def test_an_augmentation_of_another_batch_is_refused():
     with pytest.raises(InputError, match="an augmentation of 2 samples for a batch of 3"):
         apply(torch.zeros(3, 1, 4, 4), None, whole_footprint(2, grid=(4, 4)), img_size=4)
+
+
+def _any_augmentation(seed: int, count: int, grid: tuple[int, int]) -> Augmentation:
+    return draw_augmentation(AugmentOptions(), seed=seed, step=0, samples=range(count), grid=grid)
+
+
+def test_a_grid_of_many_images_has_the_fewest_rows_and_the_fewest_columns():
+    assert coarser_grid((8, 30), (12, 20), (40, 40)) == (8, 20)
+
+
+def test_images_get_the_augmentation_of_their_sample():
+    drawn = _any_augmentation(0, 3, (40, 40))
+    image = _noise(3, 1, 20, 20)
+    samples = np.array([2, 0, 0, 1])
+
+    together, _ = apply(image[samples], None, drawn.of(samples), img_size=12)
+
+    assert torch.equal(together, apply(image, None, drawn, img_size=12)[0][samples])
+
+
+# A turned chip, so that rows and columns change both coordinates.
+_CORNERS = np.array([[(10.0, 50.0), (10.8, 49.8), (10.6, 49.2), (9.8, 49.4)]])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10_000),
+    grid=st.tuples(st.integers(5, 30), st.integers(5, 30)),
+    img_size=st.integers(4, 12),
+)
+def test_corners_are_those_of_an_affine_that_follows_each_step(seed, grid, img_size):
+    """The second opinion: a matrix for each step, from the result's pixels to the chip's to the ground."""
+    drawn = _any_augmentation(seed, 1, grid)
+    upper_left, upper_right, _, lower_left = _CORNERS[0]
+    ground = np.eye(3)
+    ground[:2] = np.stack(
+        [(upper_right - upper_left) / grid[1], (lower_left - upper_left) / grid[0], upper_left], axis=1
+    )
+    (row, col), (height, width) = drawn.first[0], drawn.size[0]
+    crop = np.array([[width / img_size, 0, col], [0, height / img_size, row], [0, 0, 1]])
+    turn = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]]) if drawn.transposed[0] else np.eye(3)
+    flip = np.eye(3)
+    for axis, position in ((1, 0), (0, 1)):
+        if drawn.flipped[0, axis]:
+            flip[position] = [-(position == 0), -(position == 1), img_size]
+    pixels = np.array([(0, 0, 1), (img_size, 0, 1), (img_size, img_size, 1), (0, img_size, 1)]).T
+
+    expected = (ground @ crop @ turn @ flip @ pixels)[:2].T
+
+    np.testing.assert_allclose(input_corners(drawn, _CORNERS[None])[0, 0], expected, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10_000), fine=st.integers(30, 60), coarse=st.integers(16, 30))
+def test_corners_agree_with_the_pixels_of_a_painted_position(seed, fine, coarse):
+    """Each pixel is painted with where it lies; what stands in a corner of the result says where that corner lies."""
+    drawn = _any_augmentation(seed, 1, (coarse, coarse))
+    chip = _CORNERS[0]
+
+    def painted(side: int) -> torch.Tensor:
+        share = (np.arange(side) + 0.5) / side
+        across, down = chip[1] - chip[0], chip[3] - chip[0]
+        position = chip[0] + share[:, None, None] * down + share[None, :, None] * across
+        return torch.from_numpy(np.moveaxis(position - chip[0], 2, 0)[None]).float()
+
+    for side in (fine, coarse):
+        size = 24
+        seen = apply(painted(side), None, drawn, img_size=size)[0][0].numpy().astype(np.float64)
+        corners = input_corners(drawn, chip[None, None])[0, 0] - chip[0]
+        step_col, step_row = (corners[1] - corners[0]) / size, (corners[3] - corners[0]) / size
+        # In the middle nothing of the kernel is cut off, so the painted field is reproduced there.
+        middle = corners[0] + 11.5 * step_col + 11.5 * step_row
+        np.testing.assert_allclose(seen[:, 11, 11], middle, atol=2e-3)
+        # Near the corners the kernel leans inwards, by less than a pixel of the chip.
+        pixel = np.abs(chip[1] - chip[0]).max() / side
+        for corner, (y, x) in zip(corners, ((0, 0), (0, -1), (-1, -1), (-1, 0)), strict=True):
+            half = 0.5 * (np.abs(step_col) + np.abs(step_row)).max()
+            assert np.abs(seen[:, y, x] - corner).max() < pixel + half
+
+
+def test_the_corners_of_an_image_that_is_not_changed_are_its_own():
+    found = input_corners(whole_footprint(1, grid=(9, 7)), _CORNERS[None])
+    assert np.array_equal(found[0], _CORNERS)
+
+
+def test_corners_that_are_not_known_stay_so():
+    corners = np.stack([_CORNERS[0], np.full((4, 2), np.nan)])[None]
+    found = input_corners(_any_augmentation(3, 1, (20, 20)), corners)
+    assert np.isfinite(found[0, 0]).all()
+    assert np.isnan(found[0, 1]).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000))
+def test_a_chip_across_longitude_180_is_cut_as_one_beside_it(seed):
+    drawn = _any_augmentation(seed, 1, (20, 20))
+    moved = _CORNERS + np.array([170.0 - 0.3, 0.0])
+    wrapped = np.where(moved > 180, moved - 360, moved)
+    assert wrapped[..., 0].min() < -179
+
+    found = input_corners(drawn, wrapped[None])[0, 0]
+
+    beside = input_corners(drawn, _CORNERS[None])[0, 0] + np.array([169.7, 0.0])
+    assert np.abs(found[:, 0]).max() <= 180
+    np.testing.assert_allclose((found - beside + 180) % 360, 180, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), img_size=st.integers(4, 60))
+def test_input_pixels_cover_the_ground_between_the_input_corners(seed, img_size):
+    drawn = _any_augmentation(seed, 2, (24, 36))
+    shape_px = np.array([[(24, 36), (48, 72)]] * 2)
+    gsd_m = np.array([[20.0, 10.0]] * 2)
+    # One degree is taken as 10 m, so that the corners are metres.
+    corners = np.array([(0, 48), (72, 48), (72, 0), (0, 0)], dtype=np.float64)
+    metres = input_corners(drawn, np.broadcast_to(corners, (2, 2, 4, 2))) * 10
+    sides = np.linalg.norm(np.diff(metres, axis=2), axis=-1)[..., :2]
+
+    found = input_gsd_m(drawn, gsd_m, shape_px, img_size=img_size)
+
+    np.testing.assert_allclose(found, np.sqrt(sides.prod(axis=-1)) / img_size)
+    assert np.isnan(input_gsd_m(drawn, gsd_m * np.nan, shape_px, img_size=img_size)).all()

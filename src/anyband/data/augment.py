@@ -18,9 +18,20 @@ from anyband.errors import InputError, RecipeError
 from anyband.randomness import uniform
 from anyband.shapes import Array, Bool, Float, Int
 
-__all__ = ["AugmentOptions", "Augmentation", "apply", "coarser_grid", "draw_augmentation", "whole_footprint"]
+__all__ = [
+    "AugmentOptions",
+    "Augmentation",
+    "apply",
+    "coarser_grid",
+    "draw_augmentation",
+    "input_corners",
+    "input_gsd_m",
+    "whole_footprint",
+]
 
 _CUBIC_A = -0.5  # Source: Keys, IEEE Trans. ASSP 29(6), 1981; the kernel of Pillow and torchvision
+# Row and column of the upper left, upper right, lower right and lower left corner, as shares of an image.
+_CORNERS = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
 _CUBIC_RADIUS = 2.0  # the kernel is zero from two pixels on
 # chosen: an output pixel is valid when valid inputs carry at least half of the kernel's absolute weight;
 # then the signed weight that is divided by stays over 0.2, so that a hole never blows up noise.
@@ -51,7 +62,7 @@ class Augmentation:
     """What happens to each sample: cut `first` to `first + size` out of `grid`, transpose, then flip."""
 
     grid: tuple[int, int]
-    """Rows and columns of the grid that boxes are counted on: the coarser image's."""
+    """Rows and columns of the grid that boxes are counted on: the coarsest image's."""
     first: Int[Array, "sample 2"]
     """First row and column of each box."""
     size: Int[Array, "sample 2"]
@@ -61,10 +72,28 @@ class Augmentation:
     flipped: Bool[Array, "sample 2"]
     """Whether rows, and columns, run backwards afterwards."""
 
+    def of(self, samples: Int[Array, " image"]) -> "Augmentation":
+        """Make the augmentation of images: that of the sample which each belongs to.
 
-def coarser_grid(shape_a: tuple[int, int], shape_b: tuple[int, int]) -> tuple[int, int]:
-    """Find the grid that crops of two images of one footprint are aligned to: the fewer rows and columns."""
-    return min(shape_a[0], shape_b[0]), min(shape_a[1], shape_b[1])
+        Args:
+            samples: positions in this augmentation; each may stand several times.
+        """
+        return Augmentation(
+            grid=self.grid,
+            first=self.first[samples],
+            size=self.size[samples],
+            transposed=self.transposed[samples],
+            flipped=self.flipped[samples],
+        )
+
+
+def coarser_grid(*shapes: tuple[int, int]) -> tuple[int, int]:
+    """Find the grid that crops of images of one footprint are aligned to: the fewest rows and columns.
+
+    Args:
+        shapes: rows and columns of the images, at least one.
+    """
+    return min(rows for rows, _ in shapes), min(cols for _, cols in shapes)
 
 
 def whole_footprint(count: int, *, grid: tuple[int, int]) -> Augmentation:
@@ -88,7 +117,8 @@ def draw_augmentation(
         seed: of the run.
         step: training step.
         samples: identities of the samples.
-        grid: rows and columns of the coarser image of the pair, see `coarser_grid`.
+        grid: rows and columns that crops are aligned to, see `coarser_grid`. What a sample draws depends on them, so
+            for batches of changing images take the fewest of all that may come.
 
     Returns:
         The same for every image of a sample; `apply` it to each.
@@ -142,6 +172,60 @@ def apply(
     total = _resample(weight, rows, cols)
     resampled = _resample(pixels.masked_fill(~valid, 0.0), rows, cols) / total.where(seen, 1.0)
     return _transpose(resampled.masked_fill(~seen, 0.0), augmentation), _transpose(seen, augmentation)
+
+
+def input_corners(
+    augmentation: Augmentation, corners_deg: Float[Array, "sample image 4 2"]
+) -> Float[Array, "sample image 4 2"]:
+    """Find where the corners of augmented images lie. Between the corners of a chip, positions are bilinear.
+
+    Args:
+        augmentation: of each sample.
+        corners_deg: longitude and latitude of the upper left, upper right, lower right and lower left corner of each
+            image as it was before; NaN where unknown.
+
+    Returns:
+        The same of the images that `apply` gives: crop, transposition and flips are in it. Longitudes from −180 to 180.
+    """
+    row, col = _corners_before(augmentation)
+    weights = np.stack([(1 - row) * (1 - col), (1 - row) * col, row * col, row * (1 - col)], axis=-1)
+    lon, lat = corners_deg[..., 0], corners_deg[..., 1]
+    # Across longitude ±180 the numbers jump, the ground does not: count on from the first corner.
+    step = lon - lon[..., :1]
+    lon = lon - 360.0 * (step > 180.0) + 360.0 * (step < -180.0)
+    lon, lat = (np.einsum("scw,siw->sic", weights, values) for values in (lon, lat))
+    lon = lon + 360.0 * (lon < -180.0) - 360.0 * (lon > 180.0)
+    # Weights add up to 1 but for rounding, which must not pass the pole.
+    return np.stack([lon, lat.clip(-90.0, 90.0)], axis=-1)
+
+
+def input_gsd_m(
+    augmentation: Augmentation,
+    gsd_m: Float[Array, "sample image"],
+    shape_px: Int[Array, "sample image 2"],
+    *,
+    img_size: int,
+) -> Float[Array, "sample image"]:
+    """Compute how large a pixel of augmented images is on the ground: the root of its area, metres.
+
+    Args:
+        augmentation: of each sample.
+        gsd_m: ground sampling distance of each image as it was before; NaN where unknown.
+        shape_px: rows and columns of each image as it was before.
+        img_size: side of the images that `apply` gives, pixels.
+    """
+    cut_px = shape_px * (augmentation.size / np.array(augmentation.grid))[:, None, :]
+    return np.asarray(gsd_m * np.sqrt(cut_px.prod(axis=-1)) / img_size)
+
+
+def _corners_before(augmentation: Augmentation) -> tuple[Float[Array, "sample 4"], Float[Array, "sample 4"]]:
+    """Tell where the corners of the result were: the shares of all rows and columns above and left of each."""
+    flipped = augmentation.flipped[:, :, None]
+    row, col = np.moveaxis(np.where(flipped, 1 - _CORNERS.T, _CORNERS.T), 1, 0)
+    turned = augmentation.transposed[:, None]
+    inside = np.stack([np.where(turned, col, row), np.where(turned, row, col)], axis=1)
+    before = augmentation.first[:, :, None] + augmentation.size[:, :, None] * inside
+    return before[:, 0] / augmentation.grid[0], before[:, 1] / augmentation.grid[1]
 
 
 def _draw_boxes(

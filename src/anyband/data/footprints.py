@@ -45,6 +45,8 @@ class ImageFacts:
     NaN: unknown."""
     gsd_m: Float[Array, "set slot"]
     """Ground sampling distance of its pixels, metres. NaN: unknown."""
+    shape_px: Int[Array, "set slot 2"]
+    """Rows and columns of the chip."""
     time: Shaped[Array, "set slot"]
     """When it was taken, `datetime64[us]` in UTC. NaT: unknown."""
 
@@ -100,7 +102,8 @@ def image_facts(store: ChipStore, chips: Int[Array, "set slot"]) -> ImageFacts:
         StoreError: a footprint is no quadrilateral, or reaches outside longitudes ±180 and latitudes ±90.
     """
     rows = chips.ravel()
-    taken = store.index.select(["geometry", "gsd_m", "datetime"]).take(pa.array(rows))
+    taken = store.index.select(["array", "geometry", "gsd_m", "datetime"]).take(pa.array(rows))
+    infos = [store.arrays[name] for name in taken.column("array").to_pylist()]
     shapes = taken.column("geometry").to_pylist()
     corners = [_corners(store, int(row), wkb) for row, wkb in zip(rows, shapes, strict=True)]
     gsd_m = np.array(taken.column("gsd_m").to_numpy(), dtype=np.float64)
@@ -108,6 +111,7 @@ def image_facts(store: ChipStore, chips: Int[Array, "set slot"]) -> ImageFacts:
     return ImageFacts(
         corners_deg=np.array(corners, dtype=np.float64).reshape(*chips.shape, 4, 2),
         gsd_m=gsd_m.reshape(chips.shape),
+        shape_px=np.array([(info.height, info.width) for info in infos], dtype=np.int64).reshape(*chips.shape, 2),
         time=np.asarray(time_us, dtype="datetime64[us]").reshape(chips.shape),
     )
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from anyband.data.augment import coarser_grid
 from anyband.data.chip_index import Split
 from anyband.data.footprints import Footprints, check_sensors, chip_times, find_footprints
 from anyband.data.rounds import Rounds
@@ -274,7 +275,7 @@ def _sets(store: ChipStore, found: Footprints, options: SetOptions, split: Split
         capacity=np.array([_capacity(sources[part], time_us[part], options) for part in parts], dtype=np.int64),
         has_partner=has_partner,
         arrays=arrays,
-        grid=(min(info.height for info in infos), min(info.width for info in infos)),
+        grid=coarser_grid(*((info.height, info.width) for info in infos)),
     )
 
 
