@@ -11,7 +11,7 @@ from anyband.data.rasters.resample import Axis, Placement, place, place_by_shape
 from anyband.data.tiles import Grid, Transform
 from anyband.errors import GeometryError
 
-__all__ = ["Box", "Cell", "CellRules", "Layout", "View", "lay_out", "plan_cells"]
+__all__ = ["Box", "Cell", "CellRules", "Layout", "View", "lay_out", "place_image", "plan_cells", "view_of"]
 
 # chosen: images up to this size are kept whole, larger ones are cut; both are about one network input.
 WHOLE_LIMIT_PX = 512
@@ -130,7 +130,7 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
                 "images of one place must share a CRS: reproject one of them"
             )
     anchor = min(grids, key=_fineness)
-    placements = tuple(_placed(anchor, grid, name) for grid, name in zip(grids, names, strict=True))
+    placements = tuple(place_image(anchor, grid, name) for grid, name in zip(grids, names, strict=True))
     return Layout(anchor=anchor, placements=placements, boxes=tuple(_box(one) for one in placements))
 
 
@@ -154,7 +154,7 @@ def plan_cells(layout: Layout, rules: CellRules) -> list[Cell]:
             (position, view)
             for position, placement in enumerate(layout.placements)
             if _cover(layout.boxes[position], box) >= rules.min_cover - _TINY
-            and (view := _view(name, placement, box)) is not None
+            and (view := view_of(name, placement, box)) is not None
         )
         if views:
             cells.append(Cell(name=name, box=box, views=views))
@@ -172,7 +172,17 @@ def _fineness(grid: Grid) -> float:
     return abs(a * e - b * d)
 
 
-def _placed(anchor: Grid, grid: Grid, name: str) -> Placement:
+def place_image(anchor: Grid, grid: Grid, name: str) -> Placement:
+    """Place the anchor's grid in an image of the same CRS.
+
+    Args:
+        anchor: whose pixels positions are counted in.
+        grid: of the image.
+        name: of the image, for messages.
+
+    Raises:
+        GeometryError: the grids are turned against each other, or shapes without CRS are not in ratio.
+    """
     shapes = (anchor.height, anchor.width), (grid.height, grid.width)
     try:
         if grid.crs is None:
@@ -245,7 +255,14 @@ def _cover(image: Box, cell: Box) -> float:
     return 0.0 if shared is None else shared.area / cell.area
 
 
-def _view(cell: str, placement: Placement, box: Box) -> View | None:
+def view_of(cell: str, placement: Placement, box: Box) -> View | None:
+    """Work out what an image gives to a cell, at its own resolution; None where that is too few pixels for a picture.
+
+    Args:
+        cell: its identity.
+        placement: of the anchor's grid in the image.
+        box: of the cell, in pixels of the anchor.
+    """
     exact_rows, height = _chip_axis(placement.rows, box.row, box.height)
     exact_cols, width = _chip_axis(placement.cols, box.col, box.width)
     if min(height, width) < _MIN_CHIP_PX:

@@ -24,8 +24,10 @@ __all__ = [
     "SpooledChip",
     "Storage",
     "cut_image",
+    "onto_chip",
     "storage_of",
     "survey_image",
+    "view_window",
 ]
 
 # One patch of the usual vision transformer.
@@ -200,25 +202,25 @@ def _check_size(entry: ImageEntry, grid: Grid) -> None:
         )
 
 
+def view_window(view: View) -> Window | None:
+    """Find the pixels of an image that its view of a cell needs; None where the cell lies wholly outside."""
+    return source_window(view.placement, Window(row=0, col=0, height=view.height, width=view.width))
+
+
 def _cut(task: CutTask) -> Any:
     from anyband.data.rasters.reader import open_raster
 
     with open_raster(task.entry.source, task.entry.sensor) as reader:
         for view in task.views:
-            window = _needed(view)
+            window = view_window(view)
+            if window is None:
+                raise GeometryError(f"cell '{view.cell}' lies outside its image")
             raster = reader.read(window)
-            dn, valid = _onto_chip(raster.dn, raster.valid, view, window)
+            dn, valid = onto_chip(raster.dn, raster.valid, view, window)
             yield _kept_numbers(dn, valid, task)
 
 
-def _needed(view: View) -> Window:
-    window = source_window(view.placement, Window(row=0, col=0, height=view.height, width=view.width))
-    if window is None:
-        raise GeometryError(f"cell '{view.cell}' lies outside its image")
-    return window
-
-
-def _onto_chip(
+def onto_chip(
     dn: Num[Array, "band y x"], valid: Bool[Array, "band y x"], view: View, window: Window
 ) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]:
     """Bring the pixels of a window onto the chip's grid; what lies beyond the image is not valid."""

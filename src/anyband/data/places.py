@@ -14,7 +14,7 @@ from anyband.data.tiles import Grid, Transform
 from anyband.errors import GeometryError, ManifestError
 from anyband.shapes import Array
 
-__all__ = ["Footprint", "Place", "PlacedImage", "find_places", "footprint", "split_of"]
+__all__ = ["Footprint", "Place", "PlacedImage", "corners_lonlat", "find_places", "footprint", "split_of"]
 
 # chosen: images that share an edge, or a sliver, are neighbours and not one place.
 _LEAST_OVERLAP = 0.01
@@ -108,7 +108,7 @@ def footprint(transform: Transform, *, height: int, width: int, crs: str) -> Foo
     """Compute the footprint of an image as a polygon of its four corners in longitude and latitude."""
     import shapely
 
-    polygon = shapely.Polygon(_corners_lonlat(transform, height, width, crs))
+    polygon = shapely.Polygon(corners_lonlat(transform, height, width, crs))
     return Footprint(wkb=shapely.to_wkb(polygon), bounds=polygon.bounds)
 
 
@@ -213,10 +213,11 @@ def _notes(images: Sequence[PlacedImage], chosen: Sequence[int]) -> list[str]:
 def _lonlat_polygon(grid: Grid) -> Any:
     import shapely
 
-    return shapely.Polygon(_corners_lonlat(grid.transform, grid.height, grid.width, grid.crs or ""))
+    return shapely.Polygon(corners_lonlat(grid.transform, grid.height, grid.width, grid.crs or ""))
 
 
-def _corners_lonlat(transform: Transform, height: int, width: int, crs: str) -> list[tuple[float, float]]:
+def corners_lonlat(transform: Transform, height: int, width: int, crs: str) -> list[tuple[float, float]]:
+    """Compute (longitude, latitude) of an image's outer corners: upper left, upper right, lower right, lower left."""
     a, b, c, d, e, f = transform
     corners = [(0, 0), (width, 0), (width, height), (0, height)]
     xs = [a * col + b * row + c for col, row in corners]
@@ -237,7 +238,7 @@ def _place_name(images: Sequence[PlacedImage]) -> str:
         return images[0].name
     corners = np.concatenate(
         [
-            _corners_lonlat(image.grid.transform, image.grid.height, image.grid.width, image.grid.crs or "")
+            corners_lonlat(image.grid.transform, image.grid.height, image.grid.width, image.grid.crs or "")
             for image in images
         ]
     )
