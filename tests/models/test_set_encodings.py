@@ -94,6 +94,15 @@ def test_the_decoder_has_no_geocode() -> None:
     assert torch.equal(decoder(GRID, metadata, _shares()), decoder(GRID, blind, _shares()))
 
 
+def test_in_the_decoder_two_dates_of_one_source_are_alike() -> None:
+    metadata, shares = _metadata(1, 2), _shares(1, 1).expand(-1, 2, -1)
+    metadata = replace(metadata, input_gsd_m=torch.full((1, 2), 10.0), gsd_m=torch.full((1, 2), 10.0))
+    first, second = _encodings(A2MAE, role="decoder")(GRID, metadata, shares)[0]
+    assert torch.equal(first, second)
+    first, second = _encodings(replace(A2MAE, date=True), role="decoder")(GRID, metadata, shares)[0]
+    assert ((first - second).abs().amax(dim=1) > 0.01).all()
+
+
 def test_only_corners_of_the_anchor_count() -> None:
     metadata, encoder = _metadata(), _encodings(A2MAE)
     blind = _without(metadata, "corner_bits", slots=slice(1, None))
@@ -101,7 +110,7 @@ def test_only_corners_of_the_anchor_count() -> None:
 
 
 @pytest.mark.parametrize("num_slots", [1, 2])
-def test_an_image_that_is_absent_has_a_trained_vector_in_its_quarter(num_slots: int) -> None:
+def test_an_image_that_is_absent_is_unknown_and_more_than_three_are_refused(num_slots: int) -> None:
     metadata, encoder = _metadata(), _encodings(A2MAE)
     whole = encoder(GRID, metadata, _shares())
     part = encoder(GRID, _at(metadata, slice(None), slice(num_slots)), _shares(num_slots=num_slots))
@@ -110,6 +119,8 @@ def test_an_image_that_is_absent_has_a_trained_vector_in_its_quarter(num_slots: 
     absent = dict(encoder.named_parameters())["geographic.absent_token"]
     quarters = part[..., 16 * (1 + num_slots) :].unflatten(-1, (-1, 16))
     assert (quarters == absent[0]).all()
+    with pytest.raises(InputError, match=r"sets of 4 images were given; .* three images: take encodings of each image"):
+        encoder(GRID, _metadata(2, 4), _shares(2, 4))
 
 
 def test_unknown_corners_are_a_trained_vector() -> None:
@@ -140,11 +151,6 @@ def test_a_single_image_of_which_nothing_is_known_still_has_positions(role: Enco
     assert (apart > 0.1).all()
 
 
-def test_more_than_three_images_are_not_composed() -> None:
-    with pytest.raises(InputError, match=r"sets of 4 images were given; .* three images: take encodings of each image"):
-        _encodings(A2MAE)(GRID, _metadata(2, 4), _shares(2, 4))
-
-
 @pytest.mark.parametrize("width", [16, 48, 1000])
 def test_widths_that_can_not_be_shared_are_refused(width: int) -> None:
     with pytest.raises(InputError, match=f"a multiple of 32; found {width}"):
@@ -154,6 +160,14 @@ def test_widths_that_can_not_be_shared_are_refused(width: int) -> None:
 def test_encodings_that_are_all_off_are_refused() -> None:
     with pytest.raises(InputError, match="all of them off"):
         SetEncodings(EncodingConfig(), width=64, num_ranges=NUM_RANGES, role="encoder")
+
+
+def test_a_geographic_encoding_that_is_not_there_is_refused() -> None:
+    config = EncodingConfig()
+    # Set behind the back of the type checks of the tests, as the header of a file would.
+    object.__setattr__(config, "geographic", "a2_mae")
+    with pytest.raises(InputError, match=r"'a2_mae' is no geographic encoding \(none, a2mae\); did you mean 'a2mae'"):
+        config.__post_init__()
 
 
 def test_metadata_of_other_sets_are_refused() -> None:
@@ -215,6 +229,20 @@ def test_a_fact_that_is_switched_off_changes_nothing(config: EncodingConfig) -> 
     mine = next(names for switch, names in used.items() if getattr(config, switch))
     changed = replace(metadata, **{name: getattr(other, name) for name in FACTS if name not in mine})
     assert torch.equal(encodings(GRID, metadata, _shares()), encodings(GRID, changed, _shares(seed=1)))
+
+
+@pytest.mark.parametrize("role", ["encoder", "decoder"])
+@pytest.mark.parametrize("config", [A2MAE, ADDED, ALL])
+def test_nothing_known_differs_from_every_known_value(config: EncodingConfig, role: EncodingRole) -> None:
+    encodings, metadata, shares = _encodings(config, role=role), _metadata(200, 1), _shares(1, 1).expand(200, -1, -1)
+    # What a careless reader would put in the place of nothing: zero degrees, day 0 of year 0, 1 m.
+    zero = replace(
+        _metadata(1, 1), **{name: getattr(SetMetadata.unknown(1, 1), name).nan_to_num(0.0) for name in FACTS}
+    )
+    zero = replace(zero, gsd_m=torch.ones(1, 1), input_gsd_m=torch.ones(1, 1))
+    known = torch.cat([encodings(GRID, metadata, shares), encodings(GRID, zero, shares[:1])])
+    unknown = encodings(GRID, None, shares[:1])
+    assert ((known - unknown).flatten(1).norm(dim=1) > 0.05).all()
 
 
 @settings(deadline=None, max_examples=40)

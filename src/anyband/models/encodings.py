@@ -1,13 +1,14 @@
 """Where a token stands: 2-D sine and cosine positions, computed for the grid of the image at hand."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anyband.errors import InputError, nearest_name
 from anyband.shapes import Float
 
 __all__ = [
@@ -37,6 +38,12 @@ class EncodingConfig:
     """Day of the year as a circle and year as a line, of each image."""
     source: bool = False
     """What each image's sensor sees of the trained ranges."""
+
+    def __post_init__(self) -> None:
+        kinds = get_args(GeographicKind)
+        if self.geographic not in kinds:
+            near = nearest_name(str(self.geographic), kinds)
+            raise InputError(f"'{self.geographic}' is no geographic encoding ({', '.join(kinds)}){near}")
 
     @property
     def any(self) -> bool:

@@ -31,7 +31,7 @@ EncodingRole = Literal["encoder", "decoder"]
 _PLACE_DEGREE = 10
 # Source: A²-MAE (arXiv 2406.08079), whose positions are those of masked autoencoders at 1 m.
 _REFERENCE_GSD_M = 1.0
-# Source: A²-MAE composes the positions of its three images; a code has 32 bits, eight of which are one image's.
+# Source: A²-MAE composes the positions of three images; the corners of an image have eight codes of 32 bits.
 _COMPOSED_IMAGES, _CODE_BITS, _CODES = 3, 32, 8
 
 
@@ -44,9 +44,8 @@ class SetEncodings(nn.Module):
     `geographic: a2mae` holds the positions of the tokens too. In the encoder, all images of a set get the same: a
     quarter of the width from the corners of the anchor, and a quarter each from the positions of three images, scaled
     by ground resolution. In the decoder, each image gets positions scaled by its own ground resolution, over the whole
-    width. So two images of one source stand alike where nothing tells the images apart: with `date` and `place` off,
-    the decoder predicts the same for both, up to what the bands' own maps make of it. Switch on `date` to tell them
-    apart.
+    width. Where nothing tells the images apart (two dates of one source, with the other switches off), a place that is
+    masked in both decodes to the same token: switch on `date`, or take the encodings of each image alone.
 
     Args:
         config: what is encoded.
@@ -58,7 +57,9 @@ class SetEncodings(nn.Module):
         InputError: all encodings are off, or a width that can't be shared among the parts that A²-MAE composes.
 
     Source:
-        A²-MAE (arXiv 2406.08079) for `geographic`; the others are ours.
+        A²-MAE (arXiv 2406.08079) for `geographic`. That the resolution is that of the input pixels, the order of the
+        corners and the leading bits at widths other than 1024 are our reading of its intent. The vectors of what is not
+        known or absent are ours, and so are all other encodings.
     """
 
     def __init__(self, config: EncodingConfig, *, width: int, num_ranges: int, role: EncodingRole) -> None:
