@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.harmonise import Normalisation, normalisation_for, restore, standardise, to_physical
+from anyband.data.harmonise import Normalisation, normalisation_for, restore, standardise, stretched, to_physical
 from anyband.errors import CatalogueError, InputError
 from anyband.sensors.sensor import Band, BandStatistics, Encoding, Sensor
 from anyband.sensors.spectrum import OpticalRange, RadarBeam
@@ -155,3 +155,47 @@ def test_unknown_encoding_is_refused() -> None:
 def test_another_number_of_bands_is_refused() -> None:
     with pytest.raises(InputError, match=r"over 4 bands \(red, warm, power, amplitude\), found .* \(3, 2, 2\)"):
         standardise(torch.zeros(3, 2, 2), normalisation_for(_MIXED))
+
+
+@settings(deadline=None)
+@given(value=st.floats(-1.0, 2.0))
+def test_two_sigma_agrees_with_numpy(value: float) -> None:
+    n = stretched(normalisation_for(_sensor(_band("red", Encoding(), _RED))), "two_sigma")
+    mean, std = 0.01 + 0.4 * 0.4, 0.2 * 0.4  # in physical units: _RED lies between 0.01 and 0.41
+    expected = np.clip((value - (mean - 2 * std)) / (4 * std), 0.0, 1.0)
+    found = standardise(torch.full((1, 1, 1), value), n).item()
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@settings(deadline=None)
+@given(share=st.floats(0.0, 1.0))
+def test_two_sigma_is_restored_inside_its_ends(share: float) -> None:
+    n = stretched(normalisation_for(_sensor(_band("warm", Encoding(), _WARM))), "two_sigma")
+    value = n.p01[0] + share * (n.p99[0] - n.p01[0])
+    found = restore(standardise(torch.full((1, 1, 1), value), n), n).item()
+    assert found == pytest.approx(value, rel=1e-5)
+
+
+def test_two_sigma_of_standardised_values_is_the_same_line() -> None:
+    """Where neither clips, one network input is half and a quarter of the other."""
+    n = normalisation_for(_sensor(_band("red", Encoding(), _RED)))
+    values = torch.linspace(0.1, 0.25, 20)[None, None]
+    expected = standardise(values, n) / 4 + 0.5
+    torch.testing.assert_close(standardise(values, stretched(n, "two_sigma")), expected)
+
+
+def test_percentiles_leave_a_normalisation_as_it_is_and_two_sigma_says_so() -> None:
+    n = normalisation_for(_MIXED)
+    assert stretched(n, "percentiles") == n
+    other = stretched(n, "two_sigma")
+    assert other.source == f"{n.source}; mean ± 2 deviations stretched to [0, 1]"
+    assert Normalisation.from_dict(other.to_dict()) == other
+
+
+def test_bands_are_taken_at_positions_and_may_come_twice() -> None:
+    n = normalisation_for(_MIXED).at([2, 0, 2])
+    names = [_MIXED.band_names[index] for index in (2, 0, 2)]
+    assert n.bands == tuple(names)
+    stored = torch.rand(4, 3, 3) * 100 + 1
+    expected = standardise(stored, normalisation_for(_MIXED))[[2, 0, 2]]
+    torch.testing.assert_close(standardise(stored[[2, 0, 2]], n), expected)

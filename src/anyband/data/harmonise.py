@@ -1,13 +1,13 @@
 """Stored numbers to physical units to network input, and back.
 
 stored → `transform(stored · scale + offset)` → clip to [p01, p99] → [0, 1] → minus mean, over std. Missing
-pixels are 0 in the end, which is the mean.
+pixels are 0 in the end, which is the mean; with `two_sigma` statistics it is the mean less two deviations.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,11 +18,19 @@ from anyband.shapes import Bool, Float, Num
 
 __all__ = [
     "Normalisation",
+    "Stretch",
     "normalisation_for",
     "restore",
     "standardise",
+    "stretched",
     "to_physical",
+    "two_sigma",
 ]
+
+Stretch = Literal["percentiles", "two_sigma"]
+
+# Source: the released code of A²-MAE stretches mean ± 2 standard deviations to [0, 1].
+_NUM_SIGMAS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +75,11 @@ class Normalisation:
                 f"a normalisation needs one value of each kind for each of its {len(self.bands)} bands, "
                 f"found {', '.join(f'{length} of {name}' for name, length in lengths.items())}"
             )
+
+    def at(self, index: Sequence[int]) -> "Normalisation":
+        """Take the bands at some positions, in that order; one may be taken twice."""
+        lists = {name: value for name, value in vars(self).items() if isinstance(value, tuple) and value}
+        return replace(self, **{name: tuple(value[band] for band in index) for name, value in lists.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values; `from_dict` is the exact inverse."""
@@ -155,6 +168,42 @@ def normalisation_for(
         std=tuple(one.std for one in known),
         nodata=sensor.nodata,
         source=f"encoding '{name}'; {statistics_source}",
+    )
+
+
+def two_sigma(statistics: BandStatistics) -> BandStatistics:
+    """Make the statistics that stretch mean ± 2 deviations to [0, 1], and nothing more.
+
+    Mean and deviation are those of values that were clipped to [p01, p99], because no others were counted.
+
+    Args:
+        statistics: of a band, by percentiles.
+
+    Returns:
+        `p01` and `p99` are the ends of the stretch in physical units, mean 0 and deviation 1: standardising, restoring
+        and checkpoints need to know no more.
+
+    Source:
+        The released code of A²-MAE (arXiv 2406.08079). That values outside are clipped is our reading.
+    """
+    extent = statistics.p99 - statistics.p01
+    mean, std = statistics.p01 + statistics.mean * extent, statistics.std * extent
+    return BandStatistics(p01=mean - _NUM_SIGMAS * std, p99=mean + _NUM_SIGMAS * std, mean=0.0, std=1.0)
+
+
+def stretched(n: Normalisation, stretch: Stretch) -> Normalisation:
+    """Make the normalisation of a recipe's `data.stretch` from one by percentiles."""
+    if stretch == "percentiles":
+        return n
+    rows = zip(n.p01, n.p99, n.mean, n.std, strict=True)
+    bands = [two_sigma(BandStatistics(p01=p01, p99=p99, mean=mean, std=std)) for p01, p99, mean, std in rows]
+    return replace(
+        n,
+        p01=tuple(one.p01 for one in bands),
+        p99=tuple(one.p99 for one in bands),
+        mean=tuple(one.mean for one in bands),
+        std=tuple(one.std for one in bands),
+        source=f"{n.source}; mean ± 2 deviations stretched to [0, 1]",
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from anyband.data.augment import apply, whole_footprint
-from anyband.data.harmonise import Normalisation, normalisation_for, standardise, to_physical
+from anyband.data.harmonise import Normalisation, Stretch, normalisation_for, standardise, stretched, to_physical
 from anyband.errors import CatalogueError, InputError
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch
@@ -19,6 +19,9 @@ from anyband.shapes import Bool, Num
 __all__ = ["BandReading", "checkpoint_sensor", "joined_batches", "read_bands", "standardised_batch", "with_data"]
 
 
+_TRAINED = "statistics of the checkpoint"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BandReading:
     """How images of one sensor become the input of one network."""
@@ -26,7 +29,7 @@ class BandReading:
     asked: Sensor
     """The bands of the images, in their order."""
     normalisation: Normalisation
-    """Of the bands that are used."""
+    """Of the bands that are used, in the order of the network's input."""
     assignment: Assignment
     """Of the bands to trained ranges; says which are used."""
     statistics_source: str
@@ -74,14 +77,16 @@ def read_bands(
     """Work out how a checkpoint reads a sensor.
 
     Statistics are those given, else those that the checkpoint was trained with for this sensor, else the
-    catalogue's. They are never mixed: one source has all bands.
+    catalogue's. They are never mixed: one source has all bands. A checkpoint that was trained with another stretch
+    (`data.stretch`) has it applied to statistics from elsewhere. A checkpoint with a stem of three bands reads those
+    that `stem_bands` chooses.
 
     Args:
         checkpoint: with its ranges and normalisations.
         sensor: the bands of the images, in their order.
         rules: for bands that no range knows.
         encoding: how the numbers are stored; None: the sensor's default.
-        statistics: by band, in physical units.
+        statistics: by band, in physical units, by percentiles.
 
     Raises:
         AssignmentError: a band can't be expressed by the trained ranges.
@@ -92,7 +97,21 @@ def read_bands(
     normalisation = normalisation_for(assignment.sensor, encoding=encoding, statistics=chosen)
     # Here it is known whose statistics they are.
     normalisation = replace(normalisation, source=f"encoding '{encoding or sensor.default_encoding}'; {source}")
+    if source != _TRAINED:
+        normalisation = stretched(normalisation, _stretch_of(checkpoint))
+    normalisation = normalisation.at(_places(assignment))
     return BandReading(asked=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source)
+
+
+def _places(assignment: Assignment) -> list[int]:
+    """Tell where each band of the network's input stands among those used; in a stem one may stand twice."""
+    used = list(dict.fromkeys(assignment.kept_index))
+    return [used.index(band) for band in assignment.kept_index]
+
+
+def _stretch_of(checkpoint: Checkpoint) -> Stretch:
+    data = (checkpoint.recipe or {}).get("data")
+    return "two_sigma" if isinstance(data, dict) and data.get("stretch") == "two_sigma" else "percentiles"
 
 
 def _statistics(
@@ -102,7 +121,7 @@ def _statistics(
         return given, "statistics given by the caller"
     trained = _trained_statistics(checkpoint, sensor.name)
     if all(name in trained for name in sensor.band_names):
-        return trained, "statistics of the checkpoint"
+        return trained, _TRAINED
     missing = [band.name for band in sensor.bands if band.statistics is None]
     if missing:
         shown = ", ".join(missing[:8]) + " …" * (len(missing) > 8)
