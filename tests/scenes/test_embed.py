@@ -15,7 +15,7 @@ from anyband.data.rasters.records import RasterSource
 from anyband.data.rasters.writing import write_geotiff
 from anyband.data.tiles import IDENTITY, Grid
 from anyband.errors import CatalogueError, GeometryError, InputError, OutputError, RasterError
-from anyband.scenes import embed
+from anyband.scenes import embed, outputs
 from anyband.scenes.embed import EmbedOptions, EmbedReport, embed_scene, named_statistics, scene_statistics
 from anyband.sensors.catalogue import get_sensor
 from anyband.tasks.features import SensorEncoder, load_encoder
@@ -86,7 +86,7 @@ def test_blocks_do_not_change_the_features_where_cores_fit_them(
 ) -> None:
     pixels = _pixels(128, 96)
     whole, _ = _embedded(encoder, tmp_path, pixels)
-    monkeypatch.setattr(embed, "BLOCK_PATCHES", 4)
+    monkeypatch.setattr(outputs, "BLOCK_PATCHES", 4)
     assert np.allclose(_embedded(encoder, tmp_path, pixels)[0], whole, atol=1e-5)
 
 
@@ -159,8 +159,6 @@ def test_the_picture_shows_the_components_of_the_features(encoder: SensorEncoder
 def test_a_large_map_is_drawn_on_a_lattice(
     encoder: SensorEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from anyband.scenes import outputs
-
     pixels = _pixels(160, 112)
     monkeypatch.setattr(outputs, "_ENLARGED_EDGE", 1)
     _, whole = _embedded(encoder, tmp_path, pixels)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,15 @@ from torch import Tensor
 from anyband.data.rasters.reader import RasterReader, open_raster
 from anyband.data.rasters.records import RasterSource
 from anyband.data.tiles import Grid, Window, windows_covering
-from anyband.errors import InputError, OutputError
+from anyband.errors import InputError
 from anyband.progress import Advance, progress
-from anyband.scenes.outputs import BLOCK_PATCHES, PatchSample, feature_tiff, write_pca_picture
-from anyband.scenes.windows import Tiling, View, plan_tiling, scene_patch_grid, views_of
+from anyband.scenes.outputs import FeatureJob, checked_outputs, place_notes, tiling_tags, write_features
+from anyband.scenes.windows import Tiling, View, plan_tiling, scene_patch_grid
 from anyband.sensors.sensor import BandStatistics, Sensor
 from anyband.shapes import Array, Bool, Float, Num
 from anyband.tasks.features import Precision, SensorEncoder, feature_map
 from anyband.tasks.readings import BandReading, standardised_batch
 from anyband.tasks.statistics import count_statistics, read_statistics
-from anyband.whole_files import check_target
 
 __all__ = ["EmbedOptions", "EmbedReport", "embed_scene", "named_statistics", "scene_statistics"]
 
@@ -95,28 +94,25 @@ def embed_scene(
         OutputError: an output can't be written. Each of the two appears whole or not at all.
     """
     options = options or EmbedOptions()
-    if out.suffix.lower() not in (".tif", ".tiff"):
-        raise OutputError(f"'{out}' must end in .tif: features are written as a GeoTIFF")
-    picture = out.with_name(f"{out.stem}_pca.png")
-    for target in (out, picture):
-        _check_output(target, source)
+    out, picture = checked_outputs(out, (*source.paths, *source.valid_paths))
     reading = encoder.reading(sensor, encoding=source.encoding, statistics=options.statistics)
     config = encoder.config
     tiling = plan_tiling(patch_size=config.patch_size, img_size=config.img_size, tile=options.tile, halo=options.halo)
     with open_raster(source, sensor) as reader:
-        job = _Job(encoder=encoder, reader=reader, reading=reading, tiling=tiling, options=options)
+        scene = _Scene(encoder=encoder, reader=reader, reading=reading, tiling=tiling, precision=options.precision)
         grid = scene_patch_grid(reader.grid, config.patch_size)
-        sample, num_missing = _write_features(job, grid, out)
-    write_pca_picture(picture, out, grid, sample.colours())
-    notes = (*reading.notes, *_place_notes(grid))
+        job = FeatureJob(
+            grid=grid,
+            tiling=tiling,
+            width=config.embed_dim,
+            encoded=partial(_encoded, scene),
+            batch_size=options.batch_size,
+            tags={**_tags(scene), **tiling_tags(tiling), **dict(options.tags)},
+            shown=options.shown,
+        )
+        num_missing = write_features(job, out, picture)
+    notes = (*reading.notes, *place_notes(grid))
     return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
-
-
-def _check_output(target: Path, source: RasterSource) -> None:
-    check_target(target)
-    for path in (*source.paths, *source.valid_paths):
-        if target.resolve() == path.resolve():
-            raise OutputError(f"'{target}' is the scene itself, which would be lost; name another output")
 
 
 def scene_statistics(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> dict[str, BandStatistics]:
@@ -167,7 +163,7 @@ def _read_pieces(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Job:
+class _Scene:
     """What every step of one embedding needs."""
 
     encoder: SensorEncoder
@@ -178,88 +174,42 @@ class _Job:
     """How its bands are read."""
     tiling: Tiling
     """How it is cut."""
-    options: EmbedOptions
-    """The user's choices."""
+    precision: Precision
+    """Of the network's arithmetic."""
 
 
-def _write_features(job: _Job, grid: Grid, out: Path) -> tuple[PatchSample, int]:
-    sample, num_missing = PatchSample(grid), 0
-    blocks = list(windows_covering(grid.height, grid.width, tile_height=BLOCK_PATCHES, tile_width=BLOCK_PATCHES))
-    num_views = sum(1 for block in blocks for _ in views_of(block, grid, job.tiling))
-    with (
-        feature_tiff(out, grid, width=job.encoder.config.embed_dim, tags=_tags(job)) as writer,
-        progress(f"embed {out.name}", num_views, shown=job.options.shown) as advance,
-    ):
-        for block in blocks:
-            features = _block_features(job, block, grid, advance)
-            num_missing += int(np.isnan(features[0]).sum())
-            sample.add(features)
-            writer.write(block, features)
-        if num_missing == grid.height * grid.width:
-            raise InputError(
-                f"no patch of the scene has data in at least half of its pixels ({num_missing} patches); "
-                "check its nodata value and its encoding"
-            )
-    return sample, num_missing
-
-
-def _block_features(job: _Job, block: Window, grid: Grid, advance: Advance) -> Float[Array, "width row col"]:
-    features = np.full((job.encoder.config.embed_dim, block.height, block.width), np.nan, dtype=np.float32)
-    for views in _batched(views_of(block, grid, job.tiling), job.options.batch_size):
-        for view, seen in _encoded(job, views):
-            kept, inner = view.core.within(block), view.core.within(view.seen)
-            features[:, kept.rows, kept.cols] = seen[:, inner.rows, inner.cols]
-        advance(len(views))
-    return features
-
-
-def _batched(views: Iterator[View], size: int) -> Iterator[list[View]]:
-    while batch := list(islice(views, size)):
-        yield batch
-
-
-def _encoded(job: _Job, views: Sequence[View]) -> list[tuple[View, Float[Array, "width row col"]]]:
+def _encoded(scene: _Scene, views: Sequence[View]) -> list[tuple[View, Float[Array, "width row col"]]]:
     """Encode what views see; views without any data are left out."""
-    read = [(view, *_pixels(job, view.seen)) for view in views]
+    read = [(view, *_pixels(scene, view.seen)) for view in views]
     with_data = [(view, dn, valid) for view, dn, valid in read if valid.any()]
     if not with_data:
         return []
     dn = torch.from_numpy(np.stack([one for _, one, _ in with_data]))
     valid = torch.from_numpy(np.stack([one for _, _, one in with_data]))
-    batch = standardised_batch(dn, job.reading, valid=valid)
-    maps: Tensor = feature_map(job.encoder.encode_batch(batch, precision=job.options.precision))
+    batch = standardised_batch(dn, scene.reading, valid=valid)
+    maps: Tensor = feature_map(scene.encoder.encode_batch(batch, precision=scene.precision))
     return [(view, one) for (view, _, _), one in zip(with_data, maps.cpu().numpy(), strict=True)]
 
 
-def _pixels(job: _Job, patches: Window) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]:
+def _pixels(scene: _Scene, patches: Window) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]:
     """Read the pixels behind some patches; those outside the scene are not valid."""
-    size = job.tiling.patch_size
+    size = scene.tiling.patch_size
     row, col = patches.row * size, patches.col * size
     height, width = patches.height * size, patches.width * size
     inside = Window(
         row=row,
         col=col,
-        height=min(height, job.reader.grid.height - row),
-        width=min(width, job.reader.grid.width - col),
+        height=min(height, scene.reader.grid.height - row),
+        width=min(width, scene.reader.grid.width - col),
     )
-    raster = job.reader.read(inside)
+    raster = scene.reader.read(inside)
     missing = ((0, 0), (0, height - inside.height), (0, width - inside.width))
     return np.pad(raster.dn, missing), np.pad(raster.valid, missing)
 
 
-def _tags(job: _Job) -> dict[str, object]:
+def _tags(scene: _Scene) -> dict[str, object]:
     return {
-        "ANYBAND_SENSOR": job.reading.asked.name,
-        "ANYBAND_BANDS": list(job.reading.normalisation.bands),
-        "ANYBAND_NORMALISATION": job.reading.normalisation.to_dict(),
-        "ANYBAND_PATCH_SIZE_PX": job.tiling.patch_size,
-        "ANYBAND_TILE_PX": job.tiling.core * job.tiling.patch_size,
-        "ANYBAND_HALO_PX": job.tiling.halo * job.tiling.patch_size,
-        **dict(job.options.tags),
+        "ANYBAND_SENSOR": scene.reading.asked.name,
+        "ANYBAND_BANDS": list(scene.reading.normalisation.bands),
+        "ANYBAND_NORMALISATION": scene.reading.normalisation.to_dict(),
     }
-
-
-def _place_notes(grid: Grid) -> tuple[str, ...]:
-    if grid.crs is not None:
-        return ()
-    return ("the scene has no coordinate system, so the features have none: they are placed by pixel only",)

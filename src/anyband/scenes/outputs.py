@@ -1,8 +1,10 @@
 """What an embedded scene leaves behind: a GeoTIFF of features, and a picture of them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,24 @@ import numpy as np
 from anyband.data.rasters.gdal import GdalSheet
 from anyband.data.rasters.writing import GeoTiffLayout, GeoTiffWriter, geotiff_writer
 from anyband.data.tiles import Grid, Window, windows_covering
+from anyband.errors import InputError, OutputError
+from anyband.progress import Advance, progress
 from anyband.report.maps import PcaColours, fit_pca_colours, pca_picture, picture_png
+from anyband.scenes.windows import Tiling, View, views_of
 from anyband.shapes import Array, Float
-from anyband.whole_files import whole_file
+from anyband.whole_files import check_target, whole_file
 
-__all__ = ["BLOCK_PATCHES", "PatchSample", "feature_tiff", "write_pca_picture"]
+__all__ = [
+    "BLOCK_PATCHES",
+    "FeatureJob",
+    "PatchSample",
+    "checked_outputs",
+    "feature_tiff",
+    "place_notes",
+    "tiling_tags",
+    "write_features",
+    "write_pca_picture",
+]
 
 BLOCK_PATCHES = 256
 """Edge of the blocks in which features are held and written: that of the GeoTIFF's own tiles."""
@@ -25,6 +40,116 @@ _SAMPLE_PATCHES = 20_000
 _PICTURE_EDGE = 1024
 # chosen: small maps are enlarged by whole numbers up to about this many pixels.
 _ENLARGED_EDGE = 512
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureJob:
+    """Features of a scene to be made and written, window by window."""
+
+    grid: Grid
+    """Of the patches."""
+    tiling: Tiling
+    """How the scene is cut into views."""
+    width: int
+    """Number of features of a patch."""
+    encoded: Callable[[Sequence[View]], list[tuple[View, Array]]]
+    """Gives (view, its features (width, row, col)) for those of some views that have data."""
+    batch_size: int
+    """Views that are given to it at once."""
+    tags: dict[str, object]
+    """How the features are made, for the file."""
+    shown: bool
+    """Whether to show a progress bar."""
+
+
+def checked_outputs(out: Path, inputs: Iterable[Path]) -> tuple[Path, Path]:
+    """See that the GeoTIFF and the picture beside it can be written, before any work.
+
+    Args:
+        out: of the GeoTIFF.
+        inputs: files that are read, which must not be overwritten.
+
+    Returns:
+        The GeoTIFF and the picture.
+
+    Raises:
+        OutputError: another kind of file, no folder to write to, or one of the inputs.
+    """
+    if out.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"'{out}' must end in .tif: features are written as a GeoTIFF")
+    read = [path.resolve() for path in inputs]
+    targets = out, out.with_name(f"{out.stem}_pca.png")
+    for target in targets:
+        check_target(target)
+        if target.resolve() in read:
+            raise OutputError(f"'{target}' is the scene itself, which would be lost; name another output")
+    return targets
+
+
+def write_features(job: FeatureJob, out: Path, picture: Path) -> int:
+    """Write the features of a scene as a GeoTIFF, and the picture of them. Each appears whole or not at all.
+
+    Args:
+        job: what to write.
+        out: of the GeoTIFF.
+        picture: of the PNG.
+
+    Returns:
+        Number of patches without features, NaN in the file.
+
+    Raises:
+        InputError: no patch has any.
+    """
+    sample, num_missing, grid = PatchSample(job.grid), 0, job.grid
+    blocks = list(windows_covering(grid.height, grid.width, tile_height=BLOCK_PATCHES, tile_width=BLOCK_PATCHES))
+    num_views = sum(1 for block in blocks for _ in views_of(block, grid, job.tiling))
+    with (
+        feature_tiff(out, grid, width=job.width, tags=job.tags) as writer,
+        progress(f"embed {out.name}", num_views, shown=job.shown) as advance,
+    ):
+        for block in blocks:
+            features = _block_features(job, block, advance)
+            num_missing += int(np.isnan(features[0]).sum())
+            sample.add(features)
+            writer.write(block, features)
+        if num_missing == grid.height * grid.width:
+            raise InputError(
+                f"no patch of the scene has data in at least half of its pixels ({num_missing} patches); "
+                "check its nodata value and its encoding"
+            )
+    write_pca_picture(picture, out, grid, sample.colours())
+    return num_missing
+
+
+def tiling_tags(tiling: Tiling) -> dict[str, object]:
+    """Say in the file how the scene was cut."""
+    return {
+        "ANYBAND_PATCH_SIZE_PX": tiling.patch_size,
+        "ANYBAND_TILE_PX": tiling.core * tiling.patch_size,
+        "ANYBAND_HALO_PX": tiling.halo * tiling.patch_size,
+    }
+
+
+def place_notes(grid: Grid) -> tuple[str, ...]:
+    """Say where a scene has no place on the ground."""
+    if grid.crs is not None:
+        return ()
+    return ("the scene has no coordinate system, so the features have none: they are placed by pixel only",)
+
+
+def _block_features(job: FeatureJob, block: Window, advance: Advance) -> Float[Array, "width row col"]:
+    features = np.full((job.width, block.height, block.width), np.nan, dtype=np.float32)
+    for views in _batched(views_of(block, job.grid, job.tiling), job.batch_size):
+        for view, seen in job.encoded(views):
+            kept, inner = view.core.within(block), view.core.within(view.seen)
+            features[:, kept.rows, kept.cols] = seen[:, inner.rows, inner.cols]
+        advance(len(views))
+    return features
+
+
+def _batched(views: Iterator[View], size: int) -> Iterator[list[View]]:
+    while batch := list(islice(views, size)):
+        yield batch
 
 
 @contextmanager
