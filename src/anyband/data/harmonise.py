@@ -78,8 +78,12 @@ class Normalisation:
 
     def at(self, index: Sequence[int]) -> "Normalisation":
         """Take the bands at some positions, in that order; one may be taken twice."""
-        lists = {name: value for name, value in vars(self).items() if isinstance(value, tuple) and value}
-        return replace(self, **{name: tuple(value[band] for band in index) for name, value in lists.items()})
+        taken: dict[str, Any] = {
+            name: tuple(value[band] for band in index)
+            for name, value in vars(self).items()
+            if isinstance(value, tuple) and value
+        }
+        return replace(self, **taken)
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values; `from_dict` is the exact inverse."""
