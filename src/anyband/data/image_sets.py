@@ -15,7 +15,7 @@ from anyband.data.augment import coarser_grid
 from anyband.data.chip_index import Split
 from anyband.data.footprints import Footprints, check_sensors, chip_times, find_footprints
 from anyband.data.rounds import Rounds
-from anyband.data.spacing import most_with_each, room_left
+from anyband.data.spacing import are_apart, most_with_each, room_left
 from anyband.data.store import ChipStore
 from anyband.errors import RecipeError, StoreError
 from anyband.randomness import generator
@@ -239,7 +239,7 @@ class _Picking:
     def _try(self, image: int, missing: int) -> bool:
         """Take an image, unless it is too near to one taken or leaves no room for those that are still missing."""
         source, time = self._sources[image], self._times_us[image]
-        if self._gap_us and any(abs(time - other) < self._gap_us for other in self._taken[source]):
+        if not all(are_apart(time, other, self._gap_us) for other in self._taken[source]):
             return False
         taken = sorted([*self._taken[source], time])
         room = self._room_of(source, taken)

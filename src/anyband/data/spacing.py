@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from anyband.data.footprints import UNKNOWN_TIME
 from anyband.shapes import Array, Int
 
-__all__ = ["most_apart", "most_with_each", "room_left"]
+__all__ = ["are_apart", "most_with_each", "room_left"]
+
+
+def are_apart(a_us: int, b_us: int, gap_us: int) -> bool:
+    """Tell whether two images of one source may be taken together. An unknown time is apart only without a gap."""
+    return gap_us == 0 or (UNKNOWN_TIME not in (a_us, b_us) and abs(a_us - b_us) >= gap_us)
 
 
 def most_with_each(times_us: Int[Array, " image"], gap_us: int) -> list[int]:
     """Count, for each image of one source, the most that can be taken together with it, itself included.
 
-    Images that are taken together are pairwise at least a gap apart. An unknown time is apart from nothing, unless the
-    gap is zero: then everything is apart.
+    Images that are taken together are pairwise apart, see `are_apart`.
 
     Args:
         times_us: in order, unknown ones last.
@@ -26,11 +30,6 @@ def most_with_each(times_us: Int[Array, " image"], gap_us: int) -> list[int]:
     forwards = _longest_ending(known, gap_us)
     backwards = _longest_ending([-time for time in reversed(known)], gap_us)[::-1]
     return [a + b - 1 for a, b in zip(forwards, backwards, strict=True)] + [1] * (count - len(known))
-
-
-def most_apart(times_us: Int[Array, " image"], gap_us: int) -> int:
-    """Count the most images of one source that can be taken together; arguments as in `most_with_each`."""
-    return max(most_with_each(times_us, gap_us), default=0)
 
 
 def room_left(times_us: Sequence[int], taken_us: Sequence[int], gap_us: int) -> int:
