@@ -11,7 +11,7 @@ from anyband.data.rasters.resample import Axis, Placement, place, place_by_shape
 from anyband.data.tiles import Grid, Transform
 from anyband.errors import GeometryError
 
-__all__ = ["Box", "Cell", "CellRules", "Layout", "View", "lay_out", "place_image", "plan_cells", "view_of"]
+__all__ = ["Box", "Cell", "CellRules", "Layout", "View", "box_of", "lay_out", "place_image", "plan_cells", "view_of"]
 
 # chosen: images up to this size are kept whole, larger ones are cut; both are about one network input.
 WHOLE_LIMIT_PX = 512
@@ -131,7 +131,7 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
             )
     anchor = min(grids, key=_fineness)
     placements = tuple(place_image(anchor, grid, name) for grid, name in zip(grids, names, strict=True))
-    return Layout(anchor=anchor, placements=placements, boxes=tuple(_box(one) for one in placements))
+    return Layout(anchor=anchor, placements=placements, boxes=tuple(box_of(one) for one in placements))
 
 
 def plan_cells(layout: Layout, rules: CellRules) -> list[Cell]:
@@ -191,7 +191,7 @@ def place_image(anchor: Grid, grid: Grid, name: str) -> Placement:
     except GeometryError as problem:
         reason = "are turned against each other" if grid.crs else "are not in ratio, and there is no CRS"
         raise GeometryError(
-            f"the grid of '{name}' ({grid.height} × {grid.width} pixels) and the finest of its place "
+            f"the grid of '{name}' ({grid.height} × {grid.width} pixels) and that of its place "
             f"({anchor.height} × {anchor.width}) {reason}; resample one of them or give it a place of its own"
         ) from problem
     if placement.rows.scale <= 0 or placement.cols.scale <= 0:
@@ -199,7 +199,8 @@ def place_image(anchor: Grid, grid: Grid, name: str) -> Placement:
     return placement
 
 
-def _box(placement: Placement) -> Box:
+def box_of(placement: Placement) -> Box:
+    """Find the rectangle that an image covers, in pixels of the anchor that is placed in it."""
     rows, cols = placement.rows, placement.cols
     return Box(
         row=-rows.offset / rows.scale,

@@ -13,7 +13,7 @@ from anyband.data.rasters.reader import RasterReader, open_raster
 from anyband.data.rasters.records import RasterSource
 from anyband.data.tiles import Grid, Window, windows_covering
 from anyband.errors import InputError
-from anyband.progress import Advance, progress
+from anyband.progress import progress
 from anyband.scenes.outputs import FeatureJob, checked_outputs, place_notes, tiling_tags, write_features
 from anyband.scenes.windows import Tiling, View, plan_tiling, scene_patch_grid
 from anyband.sensors.sensor import BandStatistics, Sensor
@@ -22,7 +22,7 @@ from anyband.tasks.features import Precision, SensorEncoder, feature_map
 from anyband.tasks.readings import BandReading, standardised_batch
 from anyband.tasks.statistics import count_statistics, read_statistics
 
-__all__ = ["EmbedOptions", "EmbedReport", "embed_scene", "named_statistics", "scene_statistics"]
+__all__ = ["EmbedOptions", "EmbedReport", "embed_scene", "named_statistics", "scene_pieces", "scene_statistics"]
 
 # chosen: windows in which the statistics of a scene are counted.
 _STATISTICS_PIXELS = 1024
@@ -126,13 +126,28 @@ def scene_statistics(source: RasterSource, sensor: Sensor, *, shown: bool = Fals
     Raises:
         InputError: a band has no valid value, or only one.
     """
+    return count_statistics(scene_pieces(source, sensor, shown=shown), sensor, encoding=source.encoding)
+
+
+def scene_pieces(
+    source: RasterSource, sensor: Sensor, *, shown: bool = False
+) -> Iterator[tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]]:
+    """Read a scene piece by piece: stored numbers, and which have data.
+
+    Args:
+        source: the scene.
+        sensor: with the bands to read.
+        shown: show a progress bar.
+    """
     edge = _STATISTICS_PIXELS
     with open_raster(source, sensor) as reader:
         size = (reader.grid.height, reader.grid.width)
         windows = list(windows_covering(*size, tile_height=edge, tile_width=edge))
         with progress("statistics of the scene", len(windows), shown=shown) as advance:
-            pieces = _read_pieces(reader, windows, advance)
-            return count_statistics(pieces, sensor, encoding=source.encoding)
+            for window in windows:
+                raster = reader.read(window)
+                yield raster.dn, raster.valid
+                advance(1)
 
 
 def named_statistics(
@@ -151,15 +166,6 @@ def named_statistics(
     if name == "scene":
         return scene_statistics(source, sensor, shown=shown)
     return read_statistics(Path(name), sensor)
-
-
-def _read_pieces(
-    reader: RasterReader, windows: Sequence[Window], advance: Advance
-) -> Iterator[tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]]:
-    for window in windows:
-        raster = reader.read(window)
-        yield raster.dn, raster.valid
-        advance(1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
