@@ -184,6 +184,7 @@ def test_help_needs_no_torch() -> None:
 TRAINING = [
     "data.store",
     "data.sets",
+    "data.image_sets",
     "data.batch",
     "data.harmonise",
     "data.augment",

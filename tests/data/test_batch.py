@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from anyband.data.batch import BatchLoader, read_pair_batch
+from anyband.data.batch import BatchLoader, RawSets, read_pair_batch, read_set_batch
+from anyband.data.image_sets import SetOptions, SetSampler, find_sets
 from anyband.data.sets import PairSampler, find_pairs
 from anyband.errors import StoreError
 
@@ -74,3 +75,76 @@ def test_damage_is_raised_to_the_reader(make_store) -> None:
     shard.write_bytes(shard.read_bytes()[:10])
     with pytest.raises(StoreError, match="can't be read"):
         list(_loader(store, workers=2))
+
+
+def _sampler(store, *, size=(1, 4), batch_size: int = 3) -> SetSampler:
+    return SetSampler(find_sets(store, SetOptions(size=size)), batch_size=batch_size, seed=5)
+
+
+def _image(raw: RawSets, number: int, slot: int) -> tuple[str, np.ndarray, bool]:
+    """Find one image of a set: its array, its pixels, whether all of them are valid."""
+    row = int(raw.rows[number, slot])
+    for group in raw.groups:
+        if row < len(group.pixels):
+            assert group.sets[row] == number
+            return group.array, group.pixels[row].numpy(), group.valid is None or bool(group.valid[row].all())
+        row -= len(group.pixels)
+    raise AssertionError("no group has the row")
+
+
+def test_a_batch_of_sets_holds_the_chips_of_its_draw(make_store) -> None:
+    store = make_store(6, dates=3, holes=True)
+    arrays, rows = store.index.column("array").to_pylist(), store.array_rows
+    fractions = store.index.column("valid_fraction").to_pylist()
+    sampler = _sampler(store)
+    for step in range(sampler.steps_per_epoch):
+        raw = read_set_batch(store, sampler.batch(step))
+        assert sorted(raw.rows.ravel()) == list(range(raw.rows.size))
+        for number, chips in enumerate(raw.draw.chips.tolist()):
+            for slot, chip in enumerate(chips):
+                array, pixels, is_whole = _image(raw, number, slot)
+                assert array == arrays[chip]
+                np.testing.assert_array_equal(pixels, store.read(array, [int(rows[chip])])[0][0])
+                assert is_whole == (fractions[chip] == 1.0)
+
+
+def test_the_images_of_one_array_stand_in_one_group(make_store) -> None:
+    store = make_store(6, dates=3)
+    raw = read_set_batch(store, _sampler(store, size=(4, 4)).batch(0))
+    assert [group.array for group in raw.groups] == ["testoptical_8x8", "testradar_4x4"]
+    assert [tuple(group.pixels.shape) for group in raw.groups] == [(9, 2, 8, 8), (3, 1, 4, 4)]
+    assert raw.groups[1].sets.tolist() == [0, 1, 2]
+
+
+def test_a_batch_of_sets_knows_the_time_and_the_size_of_each_image(make_store) -> None:
+    store = make_store(6, dates=3)
+    times = store.index.column("datetime").to_numpy()
+    raw = read_set_batch(store, _sampler(store, size=(4, 4)).batch(0))
+    np.testing.assert_array_equal(raw.facts.time, times[raw.draw.chips])
+    for number, slot in np.ndindex(raw.rows.shape):
+        assert tuple(raw.facts.shape_px[number, slot]) == _image(raw, number, slot)[1].shape[1:]
+
+
+def test_what_the_index_does_not_know_is_unknown_in_the_batch(make_store) -> None:
+    store = make_store(3, dated=False)
+    raw = read_set_batch(store, _sampler(store, size=(2, 2)).batch(0))
+    optical = np.array([[_image(raw, *where)[0] == "testoptical_8x8" for where in row] for row in _positions(raw)])
+    np.testing.assert_array_equal(np.isnat(raw.facts.time), optical)
+    assert np.isnan(raw.facts.corners_deg).all()
+    assert np.isnan(raw.facts.gsd_m).all()
+
+
+def _positions(raw: RawSets) -> list[list[tuple[int, int]]]:
+    return [[(number, slot) for slot in range(raw.rows.shape[1])] for number in range(len(raw.rows))]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_order_of_sets_does_not_depend_on_workers(make_store, workers: int) -> None:
+    store = make_store(7, dates=2)
+    read = partial(read_set_batch, store)
+    loaders = [BatchLoader(read, _sampler(store), first_step=1, last_step=8, workers=number) for number in (0, workers)]
+    for one, other in zip(*loaders, strict=True):
+        np.testing.assert_array_equal(one.draw.chips, other.draw.chips)
+        np.testing.assert_array_equal(one.rows, other.rows)
+        for group, twin in zip(one.groups, other.groups, strict=True):
+            torch.testing.assert_close(group.pixels, twin.pixels, rtol=0, atol=0)

@@ -143,3 +143,28 @@ def test_kinds_of_pairs_take_turns_within_an_epoch() -> None:
     sampler = PairSampler(_pairs([200, 200]), batch_size=4, seed=0)
     kinds = [sampler.batch(step).pair_type for step in range(sampler.steps_per_epoch)]
     assert 20 < np.count_nonzero(np.diff(kinds)) < 80
+
+
+def test_batches_are_those_of_the_first_release() -> None:
+    """Rows and identities that release 0.1 drew: recorded runs and checkpoints go on from them."""
+    sampler = PairSampler(_pairs([7, 2, 13]), batch_size=4, seed=11)
+    recorded = {
+        0: (2, [9, 18, 12, 13], [90, 180, 120, 130]),
+        3: (1, [7, 8, 8, 7], [70, 80, 291, 281]),
+        5: (0, [2, 0, 5, 6], [20, 0, 50, 271]),
+        6: (0, [5, 2, 3, 4], [261, 231, 241, 251]),
+        12: (1, [7, 8, 8, 7], [914, 924, 1135, 1125]),
+        40: (0, [4, 1, 3, 0], [1517, 1487, 1507, 1477]),
+    }
+    assert sampler.steps_per_epoch == 6
+    for step, (kind, rows, samples) in recorded.items():
+        plan = sampler.batch(step)
+        assert (plan.pair_type, plan.rows.tolist(), plan.samples.tolist()) == (kind, rows, samples)
+
+
+def test_a_part_of_a_batch_holds_the_same_pairs() -> None:
+    plan = PairSampler(_pairs([9]), batch_size=4, seed=0).batch(1)
+    part = plan.part(slice(1, 3))
+    np.testing.assert_array_equal(part.rows, plan.rows[1:3])
+    np.testing.assert_array_equal(part.samples, plan.samples[1:3])
+    assert (part.pair_type, part.epoch) == (plan.pair_type, plan.epoch)
