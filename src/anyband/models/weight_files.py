@@ -134,7 +134,7 @@ def _refuse_pickle(path: Path) -> None:
             "it. "
             f"Where you trust its source, convert it once: torch.load('{path.name}', weights_only=True), "
             "then "
-            f"safetensors.torch.save_file of its dict of weights, and give that file"
+            f"safetensors.torch.save_file of its dict of weights (often under 'model'), and give that file"
         )
 
 

@@ -1,0 +1,272 @@
+"""Starting from a masked autoencoder of ImageNet: its blocks, CLS and decoder, and its RGB stem as spectral projection.
+
+Names are those of the masked autoencoder's release (arXiv 2111.06377) and of timm's `vit_*_patch16_224.mae`. What the
+file has no weights for (encodings, levels, a decoder of other numbers) stays as the seed drew it.
+
+Input statistics differ: those networks saw colours of 0 to 1 less ImageNet's mean over its deviation, ours see each
+band by its own percentiles, mean and deviation. Both are near mean 0 and deviation 1, and the weights learn on from
+there; an encoder that only starts so is not the ImageNet network on satellite images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from anyband.errors import CheckpointError
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.encodings import sincos_positions
+from anyband.models.layout import expected_shapes
+from anyband.models.weight_files import locate, read_weights
+from anyband.sensors.ranges import RangeTable
+from anyband.sensors.stem import colour_of
+
+__all__ = ["MaeStart", "MaeWeights", "load_mae", "start_from_mae"]
+
+_COLOURS = ("red", "green", "blue")
+_STEM, _PREDICTION = "patch_embed.proj.", "decoder_pred."
+# A head that was fine-tuned is of no use here.
+_HEAD = "head."
+# Heads can't be told from the weights. Source: masked autoencoders (arXiv 2111.06377): ViT-B, -L, -H; its decoder.
+_USUAL_HEADS = {768: 12, 1024: 16, 1280: 16}
+_USUAL_DECODER_HEADS = {512: 16}
+# float32 sine and cosine of different libraries, and files in half precision, differ by less.
+_POSITION_TOLERANCE = 2e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaeWeights:
+    """The weights of a masked autoencoder of RGB images, by their names in its release, float32."""
+
+    path: Path
+    """File that they come from."""
+    encoder: dict[str, Tensor]
+    """Of the encoder, with its final norm as `norm`; without positions."""
+    decoder: dict[str, Tensor]
+    """Of the decoder, without positions; empty: the file has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaeStart:
+    """A network's first weights."""
+
+    state: dict[str, Tensor]
+    """All of them, in the published layout."""
+    notes: tuple[str, ...]
+    """What was taken from the file, and what was not."""
+
+
+def load_mae(path_or_hub_id: str | Path) -> MaeWeights:
+    """Read the weights of a masked autoencoder from a safetensors file.
+
+    Raises:
+        CheckpointError: no such file, a pickle, weights of another kind, or trained positions.
+    """
+    path = locate(path_or_hub_id)
+    found = {name: tensor.float() for name, tensor in read_weights(path).tensors.items() if not name.startswith(_HEAD)}
+    found = {name.replace("fc_norm.", "norm.", 1): tensor for name, tensor in found.items()}
+    missing = [name for name in (f"{_STEM}weight", "cls_token", "blocks.0.attn.qkv.weight") if name not in found]
+    if missing:
+        raise CheckpointError(
+            f"'{path}' has no '{missing[0]}' and is no masked autoencoder of RGB images; weights are named as in the "
+            "release of MAE or in timm's 'vit_large_patch16_224.mae'. A checkpoint of anyband goes to model.start"
+        )
+    stem = found[f"{_STEM}weight"]
+    if stem.ndim != 4 or stem.shape[1] != 3 or stem.shape[2] != stem.shape[3]:
+        raise CheckpointError(
+            f"the stem of '{path}' has the shape {tuple(stem.shape)}; it must be (width, 3, side, side): RGB"
+        )
+    for name in ("pos_embed", "decoder_pos_embed"):
+        _check_positions(found.pop(name, None), name, path)
+    decoder = {name: tensor for name, tensor in found.items() if name.startswith(("decoder_", "mask_token"))}
+    encoder = {name: tensor for name, tensor in found.items() if name not in decoder}
+    return MaeWeights(path=path, encoder=encoder, decoder=decoder)
+
+
+def start_from_mae(
+    weights: MaeWeights, state: Mapping[str, Tensor], *, config: AutoencoderConfig, ranges: RangeTable
+) -> MaeStart:
+    """Put the weights of a masked autoencoder into a network's first weights.
+
+    An image of three exact ranges that are red, green and blue gets the tokens that the RGB stem gives.
+
+    Args:
+        weights: as read.
+        state: the network's weights from the seed, in the published layout.
+        config: of the network.
+        ranges: of the network.
+
+    Returns:
+        The first weights, with what the file does not have as in `state`.
+
+    Raises:
+        CheckpointError: an encoder of other numbers (every difference is named), or weights missing or too many.
+    """
+    encoder = _renamed_encoder(weights, config, ranges)
+    decoder, reason = _renamed_decoder(weights, config, ranges)
+    colours = [f"{entry.name} ({colour})" for entry in ranges.ranges if (colour := colour_of(entry.spectrum))]
+    notes = (
+        f"blocks, CLS, norm and projection start from '{weights.path}', whose images were normalised otherwise "
+        "(ImageNet's mean and deviation)",
+        f"{len(colours)} of {len(ranges.ranges)} ranges start from the kernel of their colour "
+        f"({', '.join(colours) or 'none'}), the others from the mean of the three",
+        reason or "the decoder starts from there too",
+    )
+    return MaeStart(state={**state, **encoder, **decoder}, notes=notes)
+
+
+def _renamed_encoder(weights: MaeWeights, config: AutoencoderConfig, ranges: RangeTable) -> dict[str, Tensor]:
+    expected = _expected(config, decoder=False)
+    problems = _encoder_differences(weights.encoder, config)
+    if problems:
+        raise CheckpointError(
+            f"'{weights.path}' holds another network than the recipe's: {'; '.join(problems)} (the recipe's number "
+            "first); take the file's numbers into the recipe, or another file"
+        )
+    stem = [f"{_STEM}{part}" for part in ("weight", "bias")]
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.encoder.items() if name not in stem}
+    _check_names(shapes, expected, weights.path)
+    if stem[1] not in weights.encoder:
+        raise CheckpointError(f"'{weights.path}' lacks '{stem[1]}'; get a whole file of the release")
+    taken = {name: weights.encoder[name] for name in expected}
+    return taken | _projection(weights.encoder[stem[0]], weights.encoder[stem[1]], config, ranges)
+
+
+def _expected(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tuple[int, ...]]:
+    """List the weights that a file has under our name and shape: all but positions, encodings and what has ranges."""
+    ours = ("pos_embed", "decoder_pos_embed")
+    added = ("spectrum_projection.", "decoder_preds.", "decoder_levels.", "encodings.", "decoder_encodings.")
+    encoder = expected_shapes(config, decoder=False)
+    shapes = {
+        name: shape for name, shape in expected_shapes(config, decoder=True).items() if (name not in encoder) == decoder
+    }
+    return {name: shape for name, shape in shapes.items() if name not in ours and not name.startswith(added)}
+
+
+def _check_names(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    problems = [
+        *_listed("missing", [name for name in expected if name not in found]),
+        *_listed("of no masked autoencoder", [name for name in found if name not in expected]),
+        *_listed(
+            "of another shape",
+            [
+                f"{name} {found[name]} and not {shape}"
+                for name, shape in expected.items()
+                if _differs(name, shape, found)
+            ],
+        ),
+    ]
+    if problems:
+        raise CheckpointError(
+            f"'{path}' is not the masked autoencoder that its stem says: {'; '.join(problems)}; get a whole file of "
+            "the release, or of timm's 'vit_*_patch16_224.mae'"
+        )
+
+
+def _differs(name: str, shape: tuple[int, ...], found: Mapping[str, tuple[int, ...]]) -> bool:
+    return name in found and found[name] != shape
+
+
+def _listed(kind: str, names: list[str]) -> list[str]:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return [f"{len(names)} {kind} ({shown})"] if names else []
+
+
+def _encoder_differences(encoder: Mapping[str, Tensor], config: AutoencoderConfig) -> list[str]:
+    ours = config.encoder
+    width, _, patch_size, _ = encoder[f"{_STEM}weight"].shape
+    hidden = encoder.get("blocks.0.mlp.fc1.weight")
+    found = {
+        "embed_dim": width,
+        "depth": _depth(encoder, "blocks."),
+        "patch_size": patch_size,
+        "num_heads": _USUAL_HEADS.get(width, ours.num_heads),
+        "mlp_ratio": ours.mlp_ratio if hidden is None else hidden.shape[0] / width,
+    }
+    asked = {name: getattr(ours, name) for name in found}
+    return [f"{name} {asked[name]:g}, not {found[name]:g}" for name in found if asked[name] != found[name]]
+
+
+def _depth(names: Mapping[str, Tensor], prefix: str) -> int:
+    return len({name.split(".")[1] for name in names if name.startswith(prefix)})
+
+
+def _projection(weight: Tensor, bias: Tensor, config: AutoencoderConfig, ranges: RangeTable) -> dict[str, Tensor]:
+    """Share the RGB stem among the ranges, so that max_bands · mean over three bands is its sum over three channels."""
+    scale = len(_COLOURS) / config.encoder.max_bands
+    made: dict[str, Tensor] = {}
+    for index, entry in enumerate(ranges.ranges):
+        kernel = _of_colour(weight, colour_of(entry.spectrum), axis=1)
+        name = f"spectrum_projection.spectrum_embeds.{index}.proj"
+        made[f"{name}.weight"] = kernel.flatten(1) * scale
+        made[f"{name}.bias"] = bias / config.encoder.max_bands
+    return made
+
+
+def _of_colour(weights: Tensor, colour: str | None, *, axis: int) -> Tensor:
+    """Take one of three channels, or the mean of them."""
+    return weights.mean(dim=axis) if colour is None else weights.select(axis, _COLOURS.index(colour))
+
+
+def _renamed_decoder(
+    weights: MaeWeights, config: AutoencoderConfig, ranges: RangeTable
+) -> tuple[dict[str, Tensor], str]:
+    """Take the decoder if there is one of our numbers; else say why not."""
+    if not weights.decoder:
+        return {}, "the file has no decoder; the decoder starts from the seed"
+    differences = _decoder_differences(weights.decoder, config)
+    if differences:
+        return {}, f"the decoder starts from the seed, because the file's is another: {'; '.join(differences)}"
+    expected = _expected(config, decoder=True)
+    own = {name: tensor for name, tensor in weights.decoder.items() if not name.startswith(_PREDICTION)}
+    _check_names({name: tuple(tensor.shape) for name, tensor in own.items()}, expected, weights.path)
+    return own | _predictions(weights.decoder, config, ranges), ""
+
+
+def _decoder_differences(decoder: Mapping[str, Tensor], config: AutoencoderConfig) -> list[str]:
+    embed = decoder.get("decoder_embed.weight")
+    prediction = decoder.get(f"{_PREDICTION}weight")
+    if embed is None or prediction is None or f"{_PREDICTION}bias" not in decoder:
+        return ["it lacks 'decoder_embed' or 'decoder_pred'"]
+    ours, width = config.decoder, embed.shape[0]
+    found = {
+        "decoder_embed_dim": width,
+        "decoder_depth": _depth(decoder, "decoder_blocks."),
+        "decoder_num_heads": _USUAL_DECODER_HEADS.get(width, ours.decoder_num_heads),
+    }
+    asked = {name: getattr(ours, name) for name in found}
+    differences = [f"{name} {asked[name]}, not {found[name]}" for name in found if asked[name] != found[name]]
+    values = len(_COLOURS) * config.encoder.patch_size**2
+    if prediction.shape[0] != values:
+        differences.append(f"{values} pixels of a patch, not {prediction.shape[0]}")
+    return differences
+
+
+def _predictions(decoder: Mapping[str, Tensor], config: AutoencoderConfig, ranges: RangeTable) -> dict[str, Tensor]:
+    """Share the prediction of RGB patches among the ranges; in the release the colour counts fastest."""
+    pixels = config.encoder.patch_size**2
+    made: dict[str, Tensor] = {}
+    for index, entry in enumerate(ranges.ranges):
+        for part in ("weight", "bias"):
+            values = decoder[f"{_PREDICTION}{part}"]
+            by_colour = values.reshape(pixels, len(_COLOURS), *values.shape[1:])
+            made[f"decoder_preds.{index}.{part}"] = _of_colour(by_colour, colour_of(entry.spectrum), axis=1)
+    return made
+
+
+def _check_positions(table: Tensor | None, name: str, path: Path) -> None:
+    """See that positions are the computed ones, which our networks compute themselves, for any grid."""
+    if table is None:
+        return
+    edge = round((table.shape[1] - 1) ** 0.5) if table.ndim == 3 else 0
+    fits = edge > 0 and edge * edge == table.shape[1] - 1 and table.shape[2] % 4 == 0
+    if fits:
+        computed = torch.nn.functional.pad(sincos_positions(edge, edge, table.shape[2]), (0, 0, 1, 0))
+        fits = bool((table[0] - computed).abs().max() <= _POSITION_TOLERANCE)
+    if not fits:
+        raise CheckpointError(
+            f"'{name}' in '{path}' is not the computed sine and cosine positions; they were trained, as in a "
+            "fine-tuned network. Take the weights of the masked pre-training"
+        )
