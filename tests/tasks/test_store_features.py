@@ -10,12 +10,19 @@ import torch
 from anyband.data.chip_index import ChipRecord
 from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, StoreHeader, write_store
-from anyband.errors import StoreError
+from anyband.errors import InputError, StoreError
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import BandStatistics, Encoding
 from anyband.tasks.evaluate import band_means
-from anyband.tasks.features import EncodeOptions, SensorEncoder, load_encoder
-from anyband.tasks.store_features import ChipOptions, common_cells, made_features, store_features
+from anyband.tasks.features import EncodeOptions, SensorEncoder, SetImage, load_encoder
+from anyband.tasks.store_features import (
+    ChipOptions,
+    cell_sets,
+    common_cells,
+    made_features,
+    set_features,
+    store_features,
+)
 
 _OPTICAL, _RADAR = get_sensor("sentinel2-l2a"), get_sensor("sentinel1-grd")
 _SPLITS = ("train", "train", "test", "val")
@@ -145,3 +152,49 @@ def test_arrays_without_a_common_cell_are_refused(store: ChipStore) -> None:
         common_cells(store, arrays, split="val")
     with pytest.raises(StoreError, match="array 'other' is not in store"):
         common_cells(store, ["other"])
+
+
+def test_sets_of_cells_hold_all_images_of_the_arrays_by_time(store: ChipStore) -> None:
+    optical, radar = _array(store, "sentinel2-l2a"), _array(store, "sentinel1-grd")
+    sets = cell_sets(store, [radar, optical])
+    names = [store.index.column("array").take(rows).to_pylist() for rows in sets.chips]
+    times = [store.index.column("datetime").take(rows[-2:]).to_pylist() for rows in sets.chips]
+    assert sets.places == ("p0", "p1", "p2", "p3")
+    assert sets.splits == ("train", "train", "test", "val")
+    assert names == [[radar, optical, optical]] * 3 + [[optical, optical]]
+    assert all(first < last for first, last in times)
+
+
+def test_sets_get_the_features_that_encode_set_gives_their_images(encoder: SensorEncoder, store: ChipStore) -> None:
+    optical, radar = _array(store, "sentinel2-l2a"), _array(store, "sentinel1-grd")
+    sets = cell_sets(store, [optical, radar])
+    found = set_features(encoder, store, sets.chips, ChipOptions(img_size=32, batch_size=6))
+    for number in (0, 1, 3):
+        rows = store.array_rows[sets.chips[number]]
+        dn, valid = store.read(optical, rows[:2])
+        images = [SetImage(array=one, sensor=_OPTICAL, valid=known) for one, known in zip(dn, valid, strict=True)]
+        if number < 3:
+            decibels = store.read(radar, rows[2:])[0][0].astype(np.float32) * 0.01
+            images.append(SetImage(array=decibels, sensor="sentinel1-grd", encoding="db"))
+        expected = encoder.encode_set(images, options=EncodeOptions(img_size=32)).place
+        assert np.allclose(found[number], expected.numpy(), atol=1e-4)
+
+
+def test_the_mean_of_a_set_is_that_of_its_images(encoder: SensorEncoder, store: ChipStore) -> None:
+    sets = cell_sets(store, [_array(store, "sentinel2-l2a")], split="val")
+    found = set_features(encoder, store, sets.chips, ChipOptions(img_size=32, pool="mean"))
+    dn, _ = store.read(_array(store, "sentinel2-l2a"), store.array_rows[sets.chips[0]])
+    images = encoder.encode_set(
+        [SetImage(array=one, sensor=_OPTICAL) for one in dn], options=EncodeOptions(img_size=32)
+    ).images
+    assert np.allclose(found[0], torch.stack([one.cls for one in images]).mean(dim=0).numpy(), atol=1e-5)
+
+
+def test_arrays_that_show_no_cell_of_a_split_are_refused(store: ChipStore) -> None:
+    with pytest.raises(StoreError, match=r"has no cell that any of .* shows"):
+        cell_sets(store, [_array(store, "sentinel1-grd")], split="val")
+
+
+def test_statistics_of_one_sensor_are_refused_for_sets(encoder: SensorEncoder, store: ChipStore) -> None:
+    with pytest.raises(InputError, match="statistics by band are for chips of one array"):
+        set_features(encoder, store, (np.array([0]),), ChipOptions(statistics={}))

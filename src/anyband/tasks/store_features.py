@@ -1,23 +1,39 @@
 """Features of the chips of a store, and the cells that several of its arrays share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from anyband.data.chip_index import Split
+from anyband.data.footprints import find_footprints, image_facts
 from anyband.data.store import ChipStore
-from anyband.errors import StoreError
-from anyband.models.inputs import ImageBatch
+from anyband.errors import InputError, StoreError
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.progress import progress
 from anyband.sensors.sensor import BandStatistics
 from anyband.shapes import Array, Float, Int
 from anyband.tasks.evaluate import FeatureMaker, features_of
 from anyband.tasks.features import Pool, Precision, SensorEncoder, pooled
+from anyband.tasks.memory import check_memory
+from anyband.tasks.metadata import set_metadata
 from anyband.tasks.readings import BandReading, standardised_batch
+from anyband.tasks.set_features import pooled_sets, set_batch
 
-__all__ = ["ChipOptions", "StoreCells", "chip_batch", "common_cells", "made_features", "store_features"]
+__all__ = [
+    "ChipOptions",
+    "StoreCells",
+    "StoreSets",
+    "cell_sets",
+    "chip_batch",
+    "common_cells",
+    "made_features",
+    "set_features",
+    "store_features",
+    "store_set_batch",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +49,10 @@ class ChipOptions:
     batch_size: int = 64
     """Chips encoded at once."""
     statistics: Mapping[str, BandStatistics] | None = None
-    """Normalisation by band in physical units; None: the checkpoint's, else the catalogue's."""
+    """Normalisation by band in physical units; None: the checkpoint's, else the catalogue's. Not for sets, whose
+    sensors differ: there it is the checkpoint's, else the catalogue's."""
+    metadata: bool = True
+    """Whether the network is told what the index knows of the chips of sets: corners, ground resolution and time."""
     shown: bool = False
     """Show a progress bar."""
 
@@ -108,6 +127,129 @@ def chip_batch(
     known = np.ones(chips.shape, dtype=bool) if valid is None else valid
     dn, seen = torch.from_numpy(chips), torch.from_numpy(known)
     return standardised_batch(dn, reading, valid=seen, img_size=img_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSets:
+    """Cells of ground with all their images of some arrays."""
+
+    places: tuple[str, ...]
+    """Place of each cell."""
+    cells: tuple[str, ...]
+    """Name of each cell inside its place."""
+    splits: tuple[str, ...]
+    """Part of the data that each belongs to."""
+    chips: tuple[Int[Array, "_"], ...]
+    """Rows of the store's index of each cell's images: array by array as they were named, each by time."""
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+
+def cell_sets(store: ChipStore, arrays: Sequence[str], *, split: Split | None = None) -> StoreSets:
+    """Find the cells that any of the named arrays shows, with all their images, sorted by place and cell.
+
+    Args:
+        store: to search.
+        arrays: names of arrays.
+        split: part of the data; None: all.
+
+    Raises:
+        StoreError: an array is not in the store, or shows no cell.
+    """
+    for array in arrays:
+        store.array_sensor(array)
+    names = store.index.column("array").to_pylist()
+    found = find_footprints(store, split=split)
+    columns = store.index.select(["place", "cell", "split"]).to_pydict()
+    sets: list[Array] = []
+    for first, last in pairwise(found.bounds.tolist()):
+        # They stand by time already.
+        rows = [row for array in arrays for row in found.chips[first:last].tolist() if names[row] == array]
+        if rows:
+            sets.append(np.array(rows, dtype=np.int64))
+    if not sets:
+        raise StoreError(f"store '{store.path}' has no cell that any of {', '.join(arrays)} shows")
+    return StoreSets(
+        places=tuple(columns["place"][rows[0]] for rows in sets),
+        cells=tuple(columns["cell"][rows[0]] for rows in sets),
+        splits=tuple(columns["split"][rows[0]] for rows in sets),
+        chips=tuple(sets),
+    )
+
+
+def set_features(
+    encoder: SensorEncoder,
+    store: ChipStore,
+    sets: Sequence[Int[Array, "_"]],
+    options: ChipOptions | None = None,
+) -> Float[Array, "set width"]:
+    """Encode sets of chips, the images of each as one sequence.
+
+    Args:
+        encoder: to use.
+        store: to read.
+        sets: rows of the store's index of each set's images; sets may differ in how many they have.
+        options: pooling, size, precision; `batch_size` counts images.
+
+    Returns:
+        float32, one row a set.
+    """
+    options = options or ChipOptions()
+    if options.statistics is not None:
+        raise InputError("sets have sensors that differ: statistics by band are for chips of one array")
+    features = np.zeros((len(sets), encoder.config.embed_dim), dtype=np.float32)
+    with progress("encode sets", len(sets), shown=options.shown) as advance:
+        for members in _alike(sets, options.batch_size):
+            batch = store_set_batch(encoder, store, np.stack([sets[member] for member in members]), options)
+            output = encoder.encode_sets(batch, precision=options.precision)
+            features[members] = pooled_sets(output, options.pool).cpu().numpy()
+            advance(len(members))
+    return features
+
+
+def store_set_batch(
+    encoder: SensorEncoder, store: ChipStore, chips: Int[Array, "set slot"], options: ChipOptions
+) -> SetBatch:
+    """Read sets of chips as network input, whole, with what the index knows of them.
+
+    Args:
+        encoder: whose reading of the sensors is used, and whose image size.
+        store: to read.
+        chips: rows of its index.
+        options: size, and whether facts are told.
+    """
+    size = options.img_size or encoder.config.img_size
+    names = np.array(store.index.column("array").take(chips.ravel()).to_pylist(), dtype=object)
+    groups, order = [], []
+    for array in dict.fromkeys(names.tolist()):
+        members = np.flatnonzero(names == array)
+        rows = store.array_rows[chips.ravel()[members]]
+        groups.append(chip_batch(store, array, rows, encoder.reading(store.array_sensor(array)), img_size=size))
+        order.append(members)
+    check_memory(
+        encoder.encoder,
+        num_sets=len(chips),
+        num_images=chips.shape[1],
+        num_tokens=(size // encoder.config.patch_size) ** 2,
+    )
+    metadata = _metadata(store, chips, size) if options.metadata else None
+    return set_batch(groups, np.argsort(np.concatenate(order)).reshape(chips.shape), metadata)
+
+
+def _metadata(store: ChipStore, chips: Int[Array, "set slot"], img_size: int) -> SetMetadata:
+    facts = image_facts(store, chips)
+    names = store.index.column("array").take(chips.ravel()).to_pylist()
+    sides = np.array([np.sqrt(store.arrays[name].height * store.arrays[name].width) for name in names])
+    return set_metadata(facts.corners_deg, facts.gsd_m, facts.time, facts.gsd_m * sides.reshape(chips.shape) / img_size)
+
+
+def _alike(sets: Sequence[Array], batch_size: int) -> Iterator[list[int]]:
+    """Give positions of sets of equally many images, a batch at a time."""
+    for num_images in sorted({len(one) for one in sets}):
+        members = [position for position, one in enumerate(sets) if len(one) == num_images]
+        step = max(1, batch_size // max(num_images, 1))
+        yield from (members[first : first + step] for first in range(0, len(members), step))
 
 
 @dataclass(frozen=True, kw_only=True)
