@@ -1,4 +1,4 @@
-"""What a run starts from: the weights of a checkpoint, with ranges for new bands if they are asked for."""
+"""What a run starts from: the weights of a checkpoint, with ranges for new bands if they are asked for, or of an MAE."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,12 +9,15 @@ import torch
 
 from anyband.errors import CheckpointError, RecipeError
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, extend_checkpoint, load_checkpoint
+from anyband.models.checkpoint import Checkpoint, extend_checkpoint, load_checkpoint, make_model, state_of
+from anyband.models.mae_start import load_mae, start_from_mae
 from anyband.sensors.assignment import AssignmentRules, assign, extend_ranges
+from anyband.sensors.ranges import RangeTable
 from anyband.sensors.sensor import Sensor
+from anyband.sensors.stem import is_stem
 from anyband.tasks.recipe import ModelRecipe
 
-__all__ = ["check_same_network", "load_start"]
+__all__ = ["check_same_network", "load_mae_start", "load_start"]
 
 # These may differ: they change how a network is trained, not what its weights are.
 _FREE = ("drop_path", "mask_ratio", "mixup_ratio", "mixup", "norm_pix_loss", "target_variance")
@@ -35,7 +38,7 @@ def load_start(model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint | No
 
     Raises:
         RecipeError: `start` and `ranges` do not go together.
-        CheckpointError: no such checkpoint.
+        CheckpointError: no such checkpoint, or one with another stem than the recipe's.
         AssignmentError: a band that its ranges can't express.
     """
     keeps_ranges = model.ranges in ("start", "start_and_new")
@@ -48,7 +51,42 @@ def load_start(model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint | No
     if model.start is None:
         return None
     checkpoint = load_checkpoint(model.start)
+    _check_stem(checkpoint, model)
     return checkpoint if model.ranges == "start" else _with_new_ranges(checkpoint, model, sensors)
+
+
+def _check_stem(checkpoint: Checkpoint, model: ModelRecipe) -> None:
+    found = "triplet" if is_stem(checkpoint.ranges) else "spectral"
+    if found != model.stem:
+        raise CheckpointError(
+            f"'{model.start}' was trained with model.stem '{found}', the recipe has '{model.stem}'; take the "
+            "checkpoint's stem into the recipe"
+        )
+
+
+def load_mae_start(
+    model: ModelRecipe, config: AutoencoderConfig, ranges: RangeTable, *, seed: int
+) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """Make the first weights of a run that starts from a masked autoencoder of ImageNet.
+
+    Args:
+        model: of the recipe.
+        config: of the network.
+        ranges: of the network.
+        seed: of the weights that the file does not have.
+
+    Returns:
+        All weights, as a checkpoint of no step, and what to say of them; None and nothing where the recipe names no
+        file.
+
+    Raises:
+        CheckpointError: no such file, a pickle, or another network; every difference is named.
+    """
+    if model.start_mae is None:
+        return None, ()
+    weights = load_mae(model.start_mae)
+    started = start_from_mae(weights, state_of(make_model(config, seed=seed)), config=config, ranges=ranges)
+    return Checkpoint(config=config, state=started.state, ranges=ranges), started.notes
 
 
 def check_same_network(start: Checkpoint, config: AutoencoderConfig, *, where: str) -> None:
@@ -81,5 +119,5 @@ def _with_new_ranges(checkpoint: Checkpoint, model: ModelRecipe, sensors: Sequen
 
 
 def _numbers(config: AutoencoderConfig) -> dict[str, Any]:
-    plain = {**asdict(config.encoder), **asdict(config.decoder)}
+    plain = {**asdict(config.encoder), **asdict(config.decoder), "levels": config.levels}
     return {key: value for key, value in plain.items() if key not in _FREE}
