@@ -172,7 +172,8 @@ def test_sets_get_the_features_that_encode_set_gives_their_images(encoder: Senso
     for number in (0, 1, 3):
         rows = store.array_rows[sets.chips[number]]
         dn, valid = store.read(optical, rows[:2])
-        images = [SetImage(array=one, sensor=_OPTICAL, valid=known) for one, known in zip(dn, valid, strict=True)]
+        seen = np.ones(dn.shape, bool) if valid is None else valid
+        images = [SetImage(array=one, sensor=_OPTICAL, valid=known) for one, known in zip(dn, seen, strict=True)]
         if number < 3:
             decibels = store.read(radar, rows[2:])[0][0].astype(np.float32) * 0.01
             images.append(SetImage(array=decibels, sensor="sentinel1-grd", encoding="db"))
