@@ -1,4 +1,4 @@
-"""What a run starts from: the weights of a checkpoint, with ranges for new bands if they are asked for, or of an MAE."""
+"""What a run starts from: the weights of a checkpoint, with ranges for new bands if asked for, or of an MAE."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
