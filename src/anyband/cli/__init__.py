@@ -19,6 +19,7 @@ VERBS = {
     "pretrain": "pre-train an encoder on a chip store, from a recipe",
     "evaluate": "score an encoder by kNN or a linear probe on labelled images",
     "embed": "write the features of a whole scene as a GeoTIFF",
+    "reconstruct": "predict an image that was not taken, or what clouds hid of one, from others of its place",
     "verify": "run a checkpoint on recorded vectors and compare",
     "demo": "run everything: rasters → store → encoder → evaluation → maps → one report",
 }

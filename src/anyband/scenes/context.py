@@ -53,6 +53,8 @@ class OpenImage:
     """The target's grid in it."""
     time: np.datetime64
     """UTC; NaT where unknown."""
+    title: str
+    """Sensor and day, for people."""
 
     def view(self, window: Window) -> ImageView:
         """Read what it shows of a window of the target's grid; beyond its edge there is no data."""
