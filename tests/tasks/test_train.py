@@ -9,10 +9,10 @@ from torch import nn
 from anyband.errors import CheckpointError, RecipeError
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.smarties import Smarties
-from anyband.tasks.pair_batches import Share, SharedSampler
 from anyband.tasks.pretrain import pretrain
 from anyband.tasks.run_plan import plan_run
 from anyband.tasks.runs import RunFolder
+from anyband.tasks.samples import Share, SharedSampler
 from anyband.tasks.train import (
     Schedule,
     load_optimizer_tensors,
@@ -154,8 +154,9 @@ def test_shares_of_all_processes_and_parts_are_the_global_batch(pair_store, smal
     from anyband.data.store import ChipStore
 
     plan = plan_run(small_recipe, ChipStore.open(pair_store))
+    whole = plan.samples.sampler(batch_size=8, seed=1)
     samplers = [
-        SharedSampler(plan.pairs, batch_size=8, seed=1, share=Share(process=process, num_processes=2, parts=2))
+        SharedSampler(whole, batch_size=8, share=Share(process=process, num_processes=2, parts=2))
         for process in range(2)
     ]
     for step in (0, 3):
@@ -174,7 +175,7 @@ def test_a_batch_that_processes_can_not_share_is_refused():
 def _small_network(recipe) -> Smarties:
     from anyband.tasks.run_plan import network_config
 
-    return Smarties(network_config(recipe.model, num_ranges=3), seed=1)
+    return Smarties(network_config(recipe, num_ranges=3), seed=1)
 
 
 def _pair(batch: int) -> tuple[PairBatch, PairNoise]:

@@ -1,7 +1,7 @@
 """What all masked autoencoders here share: the configuration, the parts, and what a prediction costs."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from einops import rearrange
@@ -151,6 +151,15 @@ class Autoencoder(nn.Module):
             initialise(self.reconstruction, seed=seed, prefix="reconstruction")
             if self.levels is not None:
                 initialise(self.levels, seed=seed, prefix="levels")
+
+    def count(self, batch: Any, noise: Any) -> Float[Tensor, " term"]:
+        """Count the masked tokens that enter each term of the loss; parts of a batch are joined by these.
+
+        Args:
+            batch: pairs or sets, as the network takes them.
+            noise: of the batch.
+        """
+        raise NotImplementedError
 
     def cut(self, image: ImageBatch) -> ImagePatches:
         """Cut images into patches."""

@@ -1,7 +1,6 @@
 """The training loop: steps in order, and between them what is logged, drawn, scored and saved."""
 
 import contextlib
-import functools
 import itertools
 import math
 import time
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anyband.data.batch import BatchLoader, read_pair_batch
+from anyband.data.batch import BatchLoader
 from anyband.errors import TrainingError
 from anyband.models.checkpoint import save_checkpoint
-from anyband.models.inputs import PairBatch, PairNoise
 from anyband.tasks.logs import MetricsLog, ProgressLine
-from anyband.tasks.pair_batches import PairPreparer, Share, SharedSampler
 from anyband.tasks.run_plan import RunPlan
 from anyband.tasks.runs import Progress, RunFolder
+from anyband.tasks.samples import Example, Share, SharedSampler
 from anyband.tasks.steps import Stepper, StepResult
 from anyband.tasks.train import optimizer_tensors
 from anyband.tasks.watch import Watch
@@ -56,17 +54,18 @@ class TrainingLoop:
         optim = plan.recipe.optim
         share = Share(process=fabric.global_rank, num_processes=fabric.world_size, parts=optim.accumulate)
         share.check(optim.batch_size)
-        self._sampler = SharedSampler(plan.pairs, batch_size=optim.batch_size, seed=plan.recipe.seed, share=share)
+        whole = plan.samples.sampler(batch_size=optim.batch_size, seed=plan.recipe.seed)
+        self._sampler = SharedSampler(whole, batch_size=optim.batch_size, share=share)
         self._plan = plan
         self._folder = folder
         self._fabric = fabric
         self._stepper = stepper
         self._line = line
-        self._preparer = PairPreparer(plan.recipe, plan.inputs, device=fabric.device)
+        self._preparer = plan.samples.preparer(plan.recipe, plan.inputs, device=fabric.device)
         self._watch = Watch(plan, folder, fabric, stepper.model, self._preparer)
         self._pending: _Pending | None = None
         self._numbers: dict[str, float] = {}
-        self._started, self._last_logged = time.perf_counter(), 0
+        self._started, self._num_images = time.perf_counter(), 0
 
     def run(self, progress: Progress) -> Progress:
         """Do all steps from `progress` on.
@@ -81,10 +80,11 @@ class TrainingLoop:
         total = self._plan.total_steps
         if progress.step == total:
             return progress
-        self._started, self._last_logged = time.perf_counter(), progress.step
+        self._started, self._num_images = time.perf_counter(), 0
         with self._opened_log(progress.step) as log:
             for step, parts in enumerate(self._batches(progress.step), start=progress.step):
                 result = self._stepper.step(step, parts)
+                self._num_images += self._plan.samples.chips(self._sampler.global_batch(step)).size
                 progress = self._settle(progress)
                 self._pending = _Pending(step=step, result=result)
                 if self._is_stop(step + 1):
@@ -100,10 +100,10 @@ class TrainingLoop:
         with contextlib.closing(MetricsLog(*paths, restored_step=restored_step)) as log:
             yield log
 
-    def _batches(self, first_step: int) -> Iterator[list[tuple[PairBatch, PairNoise]]]:
+    def _batches(self, first_step: int) -> Iterator[list[Example]]:
         parts = self._plan.recipe.optim.accumulate
         loader = BatchLoader(
-            functools.partial(read_pair_batch, self._plan.store, self._plan.pairs),
+            self._plan.samples.read,
             self._sampler,
             first_step=first_step * parts,
             last_step=self._plan.total_steps * parts,
@@ -153,15 +153,13 @@ class TrainingLoop:
         if self._is_checkpoint(done) or self._watch.is_due(done):
             self._fabric.barrier()
             # Scoring and saving are no part of the speed.
-            self._started, self._last_logged = time.perf_counter(), done
+            self._started, self._num_images = time.perf_counter(), 0
         return progress
 
     def _speed(self, progress: Progress) -> dict[str, float]:
-        recipe = self._plan.recipe
         now, done = time.perf_counter(), progress.step
-        images = 2 * recipe.optim.batch_size * (done - self._last_logged)
-        images_per_s = images / max(now - self._started, 1e-9)
-        self._started, self._last_logged = now, done
+        images_per_s = self._num_images / max(now - self._started, 1e-9)
+        self._started, self._num_images = now, 0
         rate = self._plan.schedule.rate(done - 1)
         loss = progress.smoothed_loss or 0.0
         self._line.update(done, loss=loss, rate=rate, images_per_s=images_per_s)
@@ -180,12 +178,11 @@ class TrainingLoop:
             raise TrainingError(self._not_finite(f"the weights after step {done - 1} are not finite", done - 1))
 
     def _not_finite(self, what: str, step: int) -> str:
-        plan = self._sampler.global_batch(step)
-        places = self._plan.places(plan.rows)
+        draw = self._sampler.global_batch(step)
+        places = sorted(set(self._plan.samples.places(draw)))
         shown = ", ".join(places[:_MAX_PLACES])
         more = f" and {len(places) - _MAX_PLACES} more" if len(places) > _MAX_PLACES else ""
-        kinds = " + ".join(self._plan.pairs.types[plan.pair_type])
         return (
-            f"{what} (pairs of {kinds}; places: {shown}{more}); the run stops, its last good checkpoint is "
-            "kept. Look at these images, or lower optim.base_lr or set optim.clip_grad_norm"
+            f"{what} ({self._plan.samples.title(draw)}; places: {shown}{more}); the run stops, its last good "
+            "checkpoint is kept. Look at these images, or lower optim.base_lr or set optim.clip_grad_norm"
         )

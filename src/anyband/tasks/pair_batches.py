@@ -1,118 +1,102 @@
 """From pairs in stored numbers to network input on the device: harmonised, augmented, with noise."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from anyband.data.augment import Augmentation, AugmentOptions, apply, coarser_grid, draw_augmentation
-from anyband.data.batch import RawPair
-from anyband.data.harmonise import Normalisation, standardise
+from anyband.data.augment import AugmentOptions, coarser_grid, draw_augmentation
+from anyband.data.batch import RawPair, read_pair_batch
 from anyband.data.sets import PairPlan, Pairs, PairSampler
 from anyband.data.store import ChipStore
-from anyband.errors import CatalogueError, RecipeError
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
+from anyband.models.inputs import PairBatch, PairNoise
+from anyband.models.smarties import Smarties
 from anyband.randomness import uniform
-from anyband.sensors.assignment import Assignment, AssignmentRules, assign
-from anyband.sensors.ranges import RangeTable
+from anyband.shapes import Array, Int
+from anyband.tasks.array_inputs import ArrayInput, ArrayReader
 from anyband.tasks.recipe import PretrainRecipe
+from anyband.tasks.reconstructions import draw_reconstructions
+from anyband.tasks.samples import Samples
 
-__all__ = ["ArrayInput", "PairPreparer", "Share", "SharedSampler", "array_inputs", "assignment_rules"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArrayInput:
-    """How the chips of one array of a store become network input."""
-
-    normalisation: Normalisation
-    """Of all bands of the array."""
-    assignment: Assignment
-    """Which bands are kept, and how they meet the trained ranges."""
+__all__ = ["PairPreparer", "PairSamples"]
 
 
-def assignment_rules(recipe: PretrainRecipe) -> AssignmentRules:
-    """Take from a recipe what happens to bands that no range is made for."""
-    model = recipe.model
-    return AssignmentRules(unseen=model.unseen, min_support=model.min_support, out_of_span=model.out_of_span)
+class PairSamples(Samples[PairPlan]):
+    """Pairs of a store."""
 
+    def __init__(self, store: ChipStore, pairs: Pairs) -> None:
+        """Take the pairs that were found in a store."""
+        self.store = store
+        self.pairs = pairs
 
-def array_inputs(
-    store: ChipStore, names: Iterable[str], *, ranges: RangeTable, recipe: PretrainRecipe
-) -> dict[str, ArrayInput]:
-    """Work out how each array is read.
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Arrays of the store that they are in."""
+        return tuple(dict.fromkeys(name for kind in self.pairs.types for name in kind))
 
-    Raises:
-        AssignmentError: a band that the ranges can't express.
-        CatalogueError: no statistics for a band.
-    """
-    rules = assignment_rules(recipe)
-    return {
-        name: ArrayInput(
-            normalisation=_normalisation(store, name, recipe),
-            assignment=assign(store.array_sensor(name), ranges, rules),
-        )
-        for name in names
-    }
+    @property
+    def most_images(self) -> int:
+        """Most images of a sample: two."""
+        return 2
 
+    @property
+    def largest_kind(self) -> int:
+        """Most pairs of one kind."""
+        return int(np.bincount(self.pairs.pair_type).max())
 
-def _normalisation(store: ChipStore, array: str, recipe: PretrainRecipe) -> Normalisation:
-    try:
-        return store.normalisation(array, source=recipe.data.statistics)
-    except CatalogueError as problem:
-        raise CatalogueError(f"{problem}, and take them with data.statistics=store") from problem
+    def sampler(self, *, batch_size: int, seed: int) -> PairSampler:
+        """Plan batches."""
+        return PairSampler(self.pairs, batch_size=batch_size, seed=seed)
 
+    def read(self, draw: PairPlan) -> RawPair:
+        """Read a batch, as it is stored."""
+        return read_pair_batch(self.store, self.pairs, draw)
 
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """Which part of a global batch a process computes."""
+    def preparer(
+        self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device
+    ) -> "PairPreparer":
+        """Make what brings a batch to the network."""
+        return PairPreparer(recipe, inputs, device=device)
 
-    process: int = 0
-    """Number of this process, from 0."""
-    num_processes: int = 1
-    """Number of processes."""
-    parts: int = 1
-    """Parts that a process computes one after the other."""
+    def chips(self, draw: PairPlan) -> Int[Array, "sample image"]:
+        """Tell the rows of the store's index that a batch holds."""
+        return np.stack([self.pairs.index_a[draw.rows], self.pairs.index_b[draw.rows]], axis=1)
 
-    def check(self, batch_size: int) -> None:
-        """See that the batch can be cut so.
+    def title(self, draw: PairPlan) -> str:
+        """Say what a batch holds, for messages."""
+        return f"pairs of {' + '.join(self.pairs.types[draw.pair_type])}"
 
-        Raises:
-            RecipeError: it can't.
-        """
-        pieces = self.num_processes * self.parts
-        if batch_size % pieces:
-            raise RecipeError(
-                f"optim.batch_size {batch_size} can't be cut into {self.num_processes} processes × "
-                f"{self.parts} accumulated parts; take a multiple of {pieces}"
-            )
+    def notes(self, *, batch_size: int) -> list[str]:
+        """Say which pairs are repeated in a batch."""
+        counts = np.bincount(self.pairs.pair_type, minlength=len(self.pairs.types))
+        return [
+            f"{count} pairs of {' + '.join(self.pairs.types[kind])} do not fill a batch of {batch_size}: "
+            "they stand in it several times, each with draws of its own"
+            for kind, count in enumerate(counts)
+            if count < batch_size
+        ]
 
+    def shown(self, count: int) -> dict[str, PairPlan]:
+        """Choose some pairs of each kind."""
+        return {"_".join(arrays): self._some(kind, count) for kind, arrays in enumerate(self.pairs.types)}
 
-class SharedSampler(PairSampler):
-    """The part of each global batch that one process computes, cut further into parts that are accumulated.
+    def panel(
+        self,
+        model: Smarties,
+        raw: RawPair,
+        example: tuple[PairBatch, PairNoise],
+        inputs: Mapping[str, ArrayInput],
+        *,
+        title: str,
+    ) -> bytes:
+        """Draw pairs and their reconstructions."""
+        return draw_reconstructions(model, *example, (inputs[raw.array_a], inputs[raw.array_b]), title=title)
 
-    All parts of all processes together are the global batch, in order: a pure function of the step.
-    """
-
-    def __init__(self, pairs: Pairs, *, batch_size: int, seed: int, share: Share) -> None:
-        """Plan the epochs of the global batch; see `PairSampler`."""
-        super().__init__(pairs, batch_size=batch_size, seed=seed)
-        self._share = share
-        self._part_size = batch_size // (share.num_processes * share.parts)
-
-    def batch(self, step: int) -> PairPlan:
-        """Tell what a part holds; `step` counts parts, `share.parts` to a training step."""
-        training_step, part = divmod(step, self._share.parts)
-        whole = self.global_batch(training_step)
-        first = (self._share.process * self._share.parts + part) * self._part_size
-        mine = slice(first, first + self._part_size)
-        rows, samples = whole.rows[mine], whole.samples[mine]
-        return PairPlan(rows=rows, pair_type=whole.pair_type, samples=samples, epoch=whole.epoch)
-
-    def global_batch(self, step: int) -> PairPlan:
-        """Tell what all processes together compute in a training step."""
-        return super().batch(step)
+    def _some(self, kind: int, count: int) -> PairPlan:
+        rows = np.flatnonzero(self.pairs.pair_type == kind)
+        # Spread over the list, because neighbours in it are neighbours on the ground.
+        rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
+        return PairPlan(rows=rows, pair_type=kind, samples=self.pairs.sample[rows], epoch=0)
 
 
 class PairPreparer:
@@ -121,12 +105,8 @@ class PairPreparer:
     def __init__(self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device) -> None:
         """Move what is constant to the device."""
         self._recipe = recipe
-        self._inputs = inputs
+        self._reader = ArrayReader(recipe, inputs, device=device)
         self._device = device
-        self._mixing = {
-            name: torch.as_tensor(np.asarray(entry.assignment.mixing), dtype=torch.float32, device=device)
-            for name, entry in inputs.items()
-        }
 
     def prepare(self, raw: RawPair, *, step: int, augment: AugmentOptions | None = None) -> tuple[PairBatch, PairNoise]:
         """Make the network input of a batch.
@@ -147,20 +127,9 @@ class PairPreparer:
             samples=samples,
             grid=coarser_grid((raw.a.shape[2], raw.a.shape[3]), (raw.b.shape[2], raw.b.shape[3])),
         )
-        a = self._image(raw.a, raw.valid_a, raw.array_a, drawn)
-        b = self._image(raw.b, raw.valid_b, raw.array_b, drawn)
+        a = self._reader.image(raw.a, raw.valid_a, raw.array_a, drawn)
+        b = self._reader.image(raw.b, raw.valid_b, raw.array_b, drawn)
         return PairBatch(a=a, b=b), self._noise(step, samples)
-
-    def _image(self, dn: Tensor, valid: Tensor | None, array: str, drawn: Augmentation) -> ImageBatch:
-        entry = self._inputs[array]
-        dn = dn.to(self._device, non_blocking=True)
-        valid = None if valid is None else valid.to(self._device, non_blocking=True)
-        pixels = standardise(dn, entry.normalisation, valid)
-        kept = entry.assignment.kept_index
-        if len(kept) < pixels.shape[1]:
-            pixels, valid = pixels[:, kept], None if valid is None else valid[:, kept]
-        pixels, valid = apply(pixels, valid, drawn, img_size=self._recipe.model.img_size)
-        return ImageBatch(pixels=pixels, valid=valid, mixing=self._mixing[array])
 
     def _noise(self, step: int, samples: Sequence[int]) -> PairNoise:
         num_tokens = (self._recipe.model.img_size // self._recipe.model.patch_size) ** 2

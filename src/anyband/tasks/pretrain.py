@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from anyband.data.store import ChipStore, statistics_to_dict
-from anyband.models.checkpoint import build_model, load_checkpoint, save_checkpoint
-from anyband.models.smarties import Smarties
+from anyband.models.autoencoder import Autoencoder
+from anyband.models.checkpoint import build_model, load_checkpoint, make_model, save_checkpoint
 from anyband.models.weight_files import checkpoint_hash, locate
 from anyband.tasks.logs import progress_line
 from anyband.tasks.loop import TrainingLoop
@@ -136,13 +136,13 @@ def _train(
     return progress
 
 
-def _first_model(plan: RunPlan) -> Smarties:
+def _first_model(plan: RunPlan) -> Autoencoder:
     if plan.start is None:
-        return Smarties(plan.config, seed=plan.recipe.seed)
+        return make_model(plan.config, seed=plan.recipe.seed)
     return build_model(replace(plan.start, config=plan.config))
 
 
-def _load_model(saved: SavedStep, plan: RunPlan) -> Smarties:
+def _load_model(saved: SavedStep, plan: RunPlan) -> Autoencoder:
     checkpoint = load_checkpoint(saved.model_path)
     # The header keeps what the weights are; rates of the run, such as drop path, come from the recipe.
     return build_model(replace(checkpoint, config=plan.config))

@@ -1,26 +1,24 @@
-"""What a recipe means on a store: pairs, ranges, network, length. Made once, before any training."""
+"""What a recipe means on a store: samples, ranges, network, length. Made once, before any training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
-from anyband.data.sets import Pairs, PairSampler, find_pairs
 from anyband.data.store import ChipStore
 from anyband.errors import StoreError
-from anyband.models.autoencoder import AutoencoderConfig, SampleKind
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
-from anyband.models.smarties import Smarties
-from anyband.sensors.catalogue import get_sensor, sensor_to_dict
+from anyband.sensors.catalogue import sensor_to_dict
 from anyband.sensors.ranges import RangeTable, load_ranges, ranges_from_sensors
 from anyband.sensors.sensor import Sensor
-from anyband.shapes import Array, Int
-from anyband.tasks.pair_batches import ArrayInput, array_inputs
+from anyband.tasks.array_inputs import ArrayInput, array_inputs
+from anyband.tasks.find_samples import find_samples
 from anyband.tasks.recipe import ModelRecipe, PretrainRecipe, recipe_to_dict
+from anyband.tasks.samples import Samples
 from anyband.tasks.start import check_same_network, load_start
 from anyband.tasks.train import Schedule
 
@@ -35,16 +33,16 @@ class RunPlan:
     """What is done."""
     store: ChipStore
     """With what."""
-    pairs: Pairs
-    """Pairs that are learned from."""
-    val_pairs: Pairs | None
-    """Pairs that choose the best checkpoint; None: there are none."""
+    samples: Samples[Any]
+    """Pairs or sets that are learned from."""
+    val_samples: Samples[Any] | None
+    """Those that choose the best checkpoint; None: there are none."""
     start: Checkpoint | None
     """Weights that the run starts from; None: drawn from the seed."""
     ranges: RangeTable
     """Ranges that get weights."""
     inputs: dict[str, ArrayInput]
-    """How each array of these pairs is read."""
+    """How each array of these samples is read."""
     steps_per_epoch: int
     """Batches in an epoch."""
     total_steps: int
@@ -53,8 +51,7 @@ class RunPlan:
     @property
     def config(self) -> AutoencoderConfig:
         """The network."""
-        images: SampleKind = "pair" if self.recipe.data.sets is None else "set"
-        return network_config(self.recipe.model, num_ranges=len(self.ranges.ranges), images=images)
+        return network_config(self.recipe, num_ranges=len(self.ranges.ranges))
 
     @property
     def schedule(self) -> Schedule:
@@ -67,7 +64,7 @@ class RunPlan:
             total_steps=self.total_steps,
         )
 
-    def checkpoint(self, model: Smarties, *, step: int) -> Checkpoint:
+    def checkpoint(self, model: Autoencoder, *, step: int) -> Checkpoint:
         """Join the weights with all that is needed to use them."""
         # A sensor may have several arrays, some with a part of its bands; the one with the most speaks for it.
         by_bands = sorted(self.inputs, key=lambda name: len(self.store.arrays[name].bands))
@@ -85,14 +82,10 @@ class RunPlan:
             step=step,
         )
 
-    def places(self, rows: Int[Array, " pair"]) -> list[str]:
-        """Name the places of pairs, each once."""
-        chips = self.pairs.index_a[rows]
-        return sorted(set(self.store.index.column("place").take(chips).to_pylist()))
-
     def notes(self) -> list[str]:
         """Say what a reader of the run should know before it starts."""
-        return [*self._bands_not_exact(), *self._ranges_not_trained(), *self._pairs_repeated()]
+        repeated = self.samples.notes(batch_size=self.recipe.optim.batch_size)
+        return [*self._bands_not_exact(), *self._ranges_not_trained(), *repeated]
 
     def _bands_not_exact(self) -> list[str]:
         return [report for entry in self.inputs.values() if (report := entry.assignment.report())]
@@ -105,48 +98,40 @@ class RunPlan:
         if not idle:
             return []
         return [
-            f"{len(idle)} of {len(used)} ranges are seen by no sensor of these pairs and learn nothing "
+            f"{len(idle)} of {len(used)} ranges are seen by no sensor of these {self._noun} and learn nothing "
             f"({', '.join(idle)}); `model.ranges=from_data` leaves them out"
         ]
 
-    def _pairs_repeated(self) -> list[str]:
-        batch_size = self.recipe.optim.batch_size
-        counts = np.bincount(self.pairs.pair_type, minlength=len(self.pairs.types))
-        return [
-            f"{count} pairs of {' + '.join(self.pairs.types[kind])} do not fill a batch of {batch_size}: "
-            "they stand in it several times, each with draws of its own"
-            for kind, count in enumerate(counts)
-            if count < batch_size
-        ]
+    @property
+    def _noun(self) -> str:
+        return "pairs" if self.recipe.data.sets is None else "sets"
 
 
 def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
     """Work out a run.
 
     Raises:
-        StoreError: the store has no such pairs.
+        StoreError: the store has no such pairs or sets.
         AssignmentError: a band that the ranges can't express.
         CatalogueError: a sensor is unknown, or a band has no statistics.
         CheckpointError: the checkpoint to start from is missing, or holds another network.
     """
-    wanted = _wanted_pairs(recipe, store)
-    pairs = find_pairs(store, sensors=wanted, split=recipe.data.split)
-    val_pairs = _val_pairs(store, wanted, split=recipe.data.val_split) if recipe.run.val_batches else None
-    names = dict.fromkeys(name for found in (pairs, val_pairs) if found for pair in found.types for name in pair)
-    trained_on = dict.fromkeys(name for pair in pairs.types for name in pair)
-    sensors = [store.array_sensor(name) for name in trained_on]
+    samples = find_samples(recipe, store, split=recipe.data.split)
+    val_samples = _val_samples(recipe, store) if recipe.run.val_batches else None
+    names = dict.fromkeys(name for found in (samples, val_samples) if found for name in found.arrays)
+    sensors = [store.array_sensor(name) for name in samples.arrays]
     start = load_start(recipe.model, sensors)
     ranges = _ranges(recipe.model, start, sensors)
     if start is not None:
-        network = network_config(recipe.model, num_ranges=len(ranges.ranges))
+        network = network_config(recipe, num_ranges=len(ranges.ranges))
         check_same_network(start, network, where=str(recipe.model.start))
     optim = recipe.optim
-    per_epoch = PairSampler(pairs, batch_size=optim.batch_size, seed=recipe.seed).steps_per_epoch
+    per_epoch = samples.sampler(batch_size=optim.batch_size, seed=recipe.seed).steps_per_epoch
     return RunPlan(
         recipe=recipe,
         store=store,
-        pairs=pairs,
-        val_pairs=val_pairs,
+        samples=samples,
+        val_samples=val_samples,
         start=start,
         ranges=ranges,
         inputs=array_inputs(store, names, ranges=ranges, recipe=recipe),
@@ -161,39 +146,19 @@ def _ranges(model: ModelRecipe, start: Checkpoint | None, sensors: Sequence[Sens
     return ranges_from_sensors(sensors) if model.ranges == "from_data" else load_ranges(model.ranges)
 
 
-def _wanted_pairs(recipe: PretrainRecipe, store: ChipStore) -> list[tuple[str, str]]:
-    held_out = {_sensor_name(name, store) for name in recipe.data.held_out}
-    if recipe.data.pairs != "any":
-        return [(_sensor_name(a, store), _sensor_name(b, store)) for a, b in recipe.data.pairs]
-    seen = [name for name in store.sensors if name not in held_out]
-    if len(seen) < 2:
-        raise StoreError(
-            f"store '{store.path}' has {len(store.sensors)} sensors ({', '.join(store.sensors)}), of which "
-            f"{len(seen)} may be trained on; pairs need two: prepare images of another sensor, "
-            "or name pairs of dates such as data.pairs=[[sentinel2-l2a, sentinel2-l2a]]"
-        )
-    return list(combinations(seen, 2))
-
-
-def _sensor_name(name: str, store: ChipStore) -> str:
-    """Resolve an alias; a name that neither the store nor the catalogue knows is an error, never ignored."""
-    return name if name in store.sensors else get_sensor(name).name
-
-
-def _val_pairs(
-    store: ChipStore, wanted: Sequence[tuple[str, str]], *, split: Literal["train", "val", "test"]
-) -> Pairs | None:
-    if split not in store.index.column("split").unique().to_pylist():
+def _val_samples(recipe: PretrainRecipe, store: ChipStore) -> Samples[Any] | None:
+    if recipe.data.val_split not in store.index.column("split").unique().to_pylist():
         return None
     try:
-        return find_pairs(store, sensors=wanted, split=split)
+        return find_samples(recipe, store, split=recipe.data.val_split)
     except StoreError:
         # Places of that split may show one sensor only.
         return None
 
 
-def network_config(model: ModelRecipe, *, num_ranges: int, images: SampleKind = "pair") -> AutoencoderConfig:
-    """Tell the network that a recipe describes, for so many ranges and for pairs or sets of images."""
+def network_config(recipe: PretrainRecipe, *, num_ranges: int) -> AutoencoderConfig:
+    """Tell the network that a recipe describes, for so many ranges."""
+    model = recipe.model
     return AutoencoderConfig(
         encoder=EncoderConfig(
             img_size=model.img_size,
@@ -216,7 +181,7 @@ def network_config(model: ModelRecipe, *, num_ranges: int, images: SampleKind = 
         mixup=model.mixup,
         norm_pix_loss=model.norm_pix_loss,
         target_variance=model.target_variance,
-        images=images,
+        images="pair" if recipe.data.sets is None else "set",
         masking=model.masking,
         sequence=model.sequence,
         levels=model.levels,

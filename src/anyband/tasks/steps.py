@@ -3,18 +3,19 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from anyband.errors import RecipeError
+from anyband.models.autoencoder import Autoencoder
 from anyband.models.encoder import set_fused_attention
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
-from anyband.models.smarties import Smarties
 from anyband.shapes import Float
 from anyband.tasks.recipe import PretrainRecipe
+from anyband.tasks.samples import Example
 from anyband.tasks.train import Schedule, make_optimizer, seeded, set_learning_rate
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _without_announcements() -> Iterator[None]:
 class Stepper:
     """The network, its optimiser and the devices they run on."""
 
-    def __init__(self, fabric: "Fabric", model: Smarties, recipe: PretrainRecipe, schedule: Schedule) -> None:
+    def __init__(self, fabric: "Fabric", model: Autoencoder, recipe: PretrainRecipe, schedule: Schedule) -> None:
         """Put the network on the devices. `model` stays the same object, with its own names."""
         if recipe.run.compile:
             for block in (*model.encoder.blocks, *model.decoder.blocks):
@@ -87,9 +88,9 @@ class Stepper:
         self._fabric = fabric
         self._recipe = recipe
         self._schedule = schedule
-        self._network, self._stepping = fabric.setup(_PairLoss(model), self.optimizer)
+        self._network, self._stepping = fabric.setup(_Terms(model), self.optimizer)
 
-    def step(self, step: int, parts: Sequence[tuple[PairBatch, PairNoise]]) -> StepResult:
+    def step(self, step: int, parts: Sequence[Example]) -> StepResult:
         """Do one step with this process's parts of the global batch.
 
         The gradient is that of the joint batch to rounding, whatever the number of processes and parts.
@@ -104,8 +105,8 @@ class Stepper:
                 self._fabric.no_backward_sync(self._network, enabled=not is_last),
                 self._drawing(step, index),
             ):
-                terms = torch.stack(self._network(*_tensors(*part)))
-                share = (terms * (count / total)).sum() / 2
+                terms = self._network(_Carried(self._rounded(part)))
+                share = (terms * (count / total)).sum() / len(terms)
                 # Gradients are averaged over processes afterwards; their sum is wanted.
                 self._fabric.backward(share * self._fabric.world_size)
             loss = loss + share.detach()
@@ -113,6 +114,20 @@ class Stepper:
         self._stepping.step()
         self._stepping.zero_grad(set_to_none=True)
         return StepResult(loss=sum_over_processes(self._fabric, loss), grad_norm=grad_norm)
+
+    def _rounded(self, example: Example) -> Example:
+        """Round pairs and their noise to bf16 in mixed precision, as release 0.1 did: its runs stay what they were.
+
+        Sets are not rounded. The network casts what it computes with by itself, and numbers that only choose
+        positions lose nothing.
+        """
+        batch, noise = example
+        if not (isinstance(batch, PairBatch) and isinstance(noise, PairNoise)):
+            return example
+        if self._recipe.optim.precision != "bf16-mixed":
+            return example
+        rounded = PairNoise(mixup=noise.mixup.bfloat16(), masking=noise.masking.bfloat16())
+        return PairBatch(a=_rounded_image(batch.a), b=_rounded_image(batch.b)), rounded
 
     def _clip(self) -> Tensor | None:
         largest = self._recipe.optim.clip_grad_norm
@@ -138,23 +153,24 @@ def sum_over_processes(fabric: "Fabric", value: Float[Tensor, "*any"]) -> Float[
     return summed
 
 
-class _PairLoss(nn.Module):
-    """The network as Fabric calls it: plain tensors in, the two terms of the loss out."""
+def _rounded_image(image: ImageBatch) -> ImageBatch:
+    return replace(image, pixels=image.pixels.bfloat16(), mixing=image.mixing.bfloat16())
 
-    def __init__(self, model: Smarties) -> None:
+
+class _Carried:
+    """An example on its way through Fabric, which casts and copies the tensors in records that it can look into."""
+
+    def __init__(self, example: Example) -> None:
+        self.example = example
+
+
+class _Terms(nn.Module):
+    """The network as Fabric calls it: an example in, the terms of its loss out."""
+
+    def __init__(self, model: Autoencoder) -> None:
         super().__init__()
         self.model = model
 
-    def forward(
-        self, images: tuple[tuple[Tensor, Tensor | None, Tensor], ...], noise: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        a, b = (ImageBatch(pixels=pixels, valid=valid, mixing=mixing) for pixels, valid, mixing in images)
-        output = self.model(PairBatch(a=a, b=b), PairNoise(mixup=noise[0], masking=noise[1]))
-        return output.loss_a, output.loss_b
-
-
-def _tensors(
-    pair: PairBatch, noise: PairNoise
-) -> tuple[tuple[tuple[Tensor, Tensor | None, Tensor], ...], tuple[Tensor, Tensor]]:
-    images = tuple((image.pixels, image.valid, image.mixing) for image in (pair.a, pair.b))
-    return images, (noise.mixup, noise.masking)
+    def forward(self, carried: _Carried) -> Tensor:
+        terms: Tensor = self.model(*carried.example).terms
+        return terms

@@ -4,17 +4,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from anyband.data.augment import AugmentOptions
-from anyband.data.batch import read_pair_batch
-from anyband.data.sets import PairPlan, Pairs, PairSampler
-from anyband.models.smarties import Smarties
+from anyband.models.autoencoder import Autoencoder
+from anyband.tasks.array_inputs import assignment_rules
 from anyband.tasks.logs import MetricsLog
-from anyband.tasks.pair_batches import PairPreparer, assignment_rules
 from anyband.tasks.run_plan import RunPlan
 from anyband.tasks.runs import RunFolder
+from anyband.tasks.samples import Draw, Preparer
 from anyband.tasks.steps import sum_over_processes
 from anyband.whole_files import whole_file
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Watch", "check_knn"]
 
 _WHOLE = AugmentOptions(enabled=False)
-# chosen: rows of a panel; enough to judge by, small enough to look at.
+# chosen: samples of a panel; enough to judge by, small enough to look at.
 _PANEL_SAMPLES = 4
 
 
@@ -34,7 +32,7 @@ class Watch:
     """What is looked at between steps. Draws depend on the seed only, so every look sees the same masks."""
 
     def __init__(
-        self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", model: Smarties, preparer: PairPreparer
+        self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", model: Autoencoder, preparer: Preparer
     ) -> None:
         """Choose the batches to look at; nothing is read yet."""
         self._plan = plan
@@ -50,14 +48,14 @@ class Watch:
         return self._panel_is_due(done) or self._knn_is_due(done)
 
     def validate(self) -> dict[str, float]:
-        """Compute the loss on validation pairs, the same ones and masks each time; processes share them."""
+        """Compute the loss on validation samples, the same ones and masks each time; processes share them."""
         if not self._val_batches:
             return {}
         total = torch.zeros((), dtype=torch.float64, device=self._fabric.device)
         with self._looking():
             for index in range(self._fabric.global_rank, len(self._val_batches), self._fabric.world_size):
-                assert self._plan.val_pairs is not None
-                raw = read_pair_batch(self._plan.store, self._plan.val_pairs, self._val_batches[index])
+                assert self._plan.val_samples is not None
+                raw = self._plan.val_samples.read(self._val_batches[index])
                 total += self._model(*self._preparer.prepare(raw, step=index, augment=_WHOLE)).loss.double()
         total = sum_over_processes(self._fabric, total)
         return {"val_loss": float(total) / len(self._val_batches)}
@@ -81,18 +79,14 @@ class Watch:
         return knn is not None and (done % knn.every_steps == 0 or done == self._plan.total_steps)
 
     def _draw_panels(self, done: int, log: MetricsLog | None) -> None:
-        """Draw a panel for each kind of pair, always of the same pairs."""
-        from anyband.tasks.reconstructions import draw_reconstructions
-
-        pairs = self._plan.val_pairs or self._plan.pairs
-        for kind, arrays in enumerate(pairs.types):
-            raw = read_pair_batch(self._plan.store, pairs, _first_pairs(pairs, kind))
-            pair, noise = self._preparer.prepare(raw, step=0, augment=_WHOLE)
-            inputs = (self._plan.inputs[arrays[0]], self._plan.inputs[arrays[1]])
+        """Draw panels, always of the same samples."""
+        samples = self._plan.val_samples or self._plan.samples
+        title = f"{self._plan.recipe.name}, step {done}"
+        for name, draw in samples.shown(_PANEL_SAMPLES).items():
+            raw = samples.read(draw)
+            example = self._preparer.prepare(raw, step=0, augment=_WHOLE)
             with self._looking():
-                title = f"{self._plan.recipe.name}, step {done}"
-                png = draw_reconstructions(self._model, pair, noise, inputs, title=title)
-            name = "_".join(arrays)
+                png = samples.panel(self._model, raw, example, self._plan.inputs, title=title)
             with whole_file(self._folder.panels_path / f"step_{done:08d}_{name}.png") as beside:
                 beside.write_bytes(png)
             if log is not None:
@@ -109,7 +103,7 @@ class Watch:
             self._model.train()
 
 
-def check_knn(plan: RunPlan, model: Smarties) -> None:
+def check_knn(plan: RunPlan, model: Autoencoder) -> None:
     """See that the labelled images of the recipe are there and can be read, before the run is begun.
 
     Raises:
@@ -129,20 +123,13 @@ def _knn_watch(plan: RunPlan) -> "KnnWatch | None":
     return KnnWatch(plan.recipe.run.knn, seed=plan.recipe.seed)
 
 
-def _val_batches(plan: RunPlan, *, num_processes: int) -> list[PairPlan]:
-    """Choose the batches of validation, as large as a part of a training batch where the pairs suffice."""
-    if plan.val_pairs is None:
+def _val_batches(plan: RunPlan, *, num_processes: int) -> list[Draw]:
+    """Choose the batches of validation, as large as a part of a training batch where the samples suffice."""
+    samples = plan.val_samples
+    if samples is None:
         return []
     optim = plan.recipe.optim
     part = max(1, optim.batch_size // (optim.accumulate * num_processes))
-    largest_kind = int(np.bincount(plan.val_pairs.pair_type).max())
-    sampler = PairSampler(plan.val_pairs, batch_size=min(part, largest_kind), seed=plan.recipe.seed)
+    sampler = samples.sampler(batch_size=min(part, samples.largest_kind), seed=plan.recipe.seed)
     count = min(plan.recipe.run.val_batches, sampler.steps_per_epoch)
     return [sampler.batch(index) for index in range(count)]
-
-
-def _first_pairs(pairs: Pairs, kind: int) -> PairPlan:
-    rows = np.flatnonzero(pairs.pair_type == kind)
-    # Spread over the list, because neighbours in it are neighbours on the ground.
-    rows = rows[np.linspace(0, len(rows) - 1, min(_PANEL_SAMPLES, len(rows))).astype(np.int64)]
-    return PairPlan(rows=rows, pair_type=kind, samples=pairs.sample[rows], epoch=0)

@@ -1,0 +1,204 @@
+"""From sets in stored numbers to network input on the device: harmonised, augmented, with facts and noise."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from anyband.data.augment import Augmentation, AugmentOptions, draw_augmentation, input_corners, input_gsd_m
+from anyband.data.batch import RawSets, read_set_batch
+from anyband.data.image_sets import ImageSets, SetDraw, SetSampler
+from anyband.data.store import ChipStore
+from anyband.models.a2mae import SetAutoencoder
+from anyband.models.inputs import SetBatch, SetMetadata, SetNoise
+from anyband.randomness import generator, uniform
+from anyband.shapes import Array, Float, Int
+from anyband.tasks.array_inputs import ArrayInput, ArrayReader
+from anyband.tasks.metadata import FACTS, hide_facts, set_metadata
+from anyband.tasks.recipe import PretrainRecipe
+from anyband.tasks.reconstructions import SetTitles, draw_set_reconstructions
+from anyband.tasks.samples import Samples
+
+__all__ = ["SetPreparer", "SetSamples"]
+
+# chosen: batches that a panel's sets are looked for in.
+_LOOKED_THROUGH = 16
+
+
+class SetSamples(Samples[SetDraw]):
+    """Sets of images of a store."""
+
+    def __init__(self, store: ChipStore, sets: ImageSets) -> None:
+        """Take the sets that were found in a store."""
+        self.store = store
+        self.sets = sets
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Arrays of the store that they are in."""
+        return self.sets.arrays
+
+    @property
+    def most_images(self) -> int:
+        """Most images of a sample."""
+        return int(self.sets.capacity.max())
+
+    @property
+    def largest_kind(self) -> int:
+        """Most footprints that a batch could be drawn from."""
+        return int(self._kinds()[1].max())
+
+    def sampler(self, *, batch_size: int, seed: int) -> SetSampler:
+        """Plan batches."""
+        return SetSampler(self.sets, batch_size=batch_size, seed=seed)
+
+    def read(self, draw: SetDraw) -> RawSets:
+        """Read a batch, as it is stored."""
+        return read_set_batch(self.store, draw)
+
+    def preparer(
+        self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device
+    ) -> "SetPreparer":
+        """Make what brings a batch to the network."""
+        return SetPreparer(recipe, inputs, device=device, grid=self.sets.grid)
+
+    def chips(self, draw: SetDraw) -> Int[Array, "sample image"]:
+        """Tell the rows of the store's index that a batch holds."""
+        return draw.chips
+
+    def title(self, draw: SetDraw) -> str:
+        """Say what a batch holds, for messages."""
+        sensors = sorted(set(self.store.index.column("sensor").take(draw.chips.ravel()).to_pylist()))
+        return f"sets of {draw.chips.shape[1]} images of {', '.join(sensors)}"
+
+    def notes(self, *, batch_size: int) -> list[str]:
+        """Say which footprints are repeated in a batch, and how many have fewer images than are asked for."""
+        kinds, counts = self._kinds()
+        notes = [
+            f"{count} footprints with {capacity} {'image' if capacity == 1 else 'images'} of "
+            f"{'several sensors' if several else 'one sensor'} do not fill a batch of {batch_size}: they stand in it "
+            "several times, each with draws of its own"
+            for (capacity, several), count in zip(kinds.tolist(), counts.tolist(), strict=True)
+            if count < batch_size
+        ]
+        least = self.sets.options.size[0]
+        few = int((self.sets.capacity < least).sum())
+        if few:
+            notes.append(f"{few} of {len(self.sets)} footprints have fewer than {least} images: their sets are smaller")
+        return notes
+
+    def shown(self, count: int) -> dict[str, SetDraw]:
+        """Choose the largest sets, if possible of several sensors, among the first batches that a seed of 0 draws."""
+        sampler = self.sampler(batch_size=min(count, self.largest_kind), seed=0)
+        draws = [sampler.batch(step) for step in range(_LOOKED_THROUGH)]
+        return {"sets": max(draws, key=lambda draw: (draw.chips.shape[1], draw.partnered))}
+
+    def panel(
+        self,
+        model: SetAutoencoder,
+        raw: RawSets,
+        example: tuple[SetBatch, SetNoise],
+        inputs: Mapping[str, ArrayInput],
+        *,
+        title: str,
+    ) -> bytes:
+        """Draw sets and their reconstructions."""
+        titles = SetTitles(title=title, places=tuple(self.places(raw.draw)), times=raw.facts.time)
+        of_groups = [inputs[group.array] for group in raw.groups]
+        return draw_set_reconstructions(model, *example, of_groups, titles=titles)
+
+    def _kinds(self) -> tuple[Array, Array]:
+        """List (images that can be drawn, whether of several sensors) and the number of such footprints."""
+        kinds = np.stack([self.sets.capacity, self.sets.has_partner], axis=1)
+        found, counts = np.unique(kinds, axis=0, return_counts=True)
+        return found, counts
+
+
+class SetPreparer:
+    """Make network input of raw sets; every draw is a function of (seed, step, sample)."""
+
+    def __init__(
+        self,
+        recipe: PretrainRecipe,
+        inputs: Mapping[str, ArrayInput],
+        *,
+        device: torch.device,
+        grid: tuple[int, int],
+    ) -> None:
+        """Move what is constant to the device.
+
+        Args:
+            recipe: of the run.
+            inputs: how each array is read.
+            device: where the network runs.
+            grid: rows and columns that crops are aligned to.
+        """
+        self._recipe = recipe
+        self._reader = ArrayReader(recipe, inputs, device=device)
+        self._device = device
+        self._grid = grid
+
+    def prepare(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> tuple[SetBatch, SetNoise]:
+        """Make the network input of a batch: one augmentation for all images of a set.
+
+        Args:
+            raw: as read.
+            step: training step, for the draws.
+            augment: what augmentation may do where a batch is looked at; then all known facts are told. None: training,
+                with what the recipe says.
+
+        Returns:
+            The sets and their noise, on the device.
+        """
+        drawn = draw_augmentation(
+            augment or self._recipe.data.augment,
+            seed=self._recipe.seed,
+            step=step,
+            samples=raw.draw.samples.tolist(),
+            grid=self._grid,
+        )
+        metadata = self._metadata(raw, drawn)
+        if augment is None:
+            metadata = self._forgetting(metadata, step, raw.draw)
+        batch = SetBatch(
+            groups=tuple(
+                self._reader.image(group.pixels, group.valid, group.array, drawn.of(group.sets)) for group in raw.groups
+            ),
+            rows=torch.from_numpy(raw.rows),
+            same_source=torch.from_numpy(raw.draw.same_source),
+            first_slot=torch.from_numpy(raw.draw.first_slot),
+            metadata=metadata,
+            partnered=raw.draw.partnered,
+        )
+        return batch.to(self._device, non_blocking=True), self._noise(step, raw.draw)
+
+    def _metadata(self, raw: RawSets, drawn: Augmentation) -> SetMetadata:
+        """Tell the facts of the images as the network sees them: corners and pixel size follow the crop."""
+        facts = raw.facts
+        shapes = np.concatenate([np.tile(group.pixels.shape[2:], (len(group.pixels), 1)) for group in raw.groups])
+        gsd_m = input_gsd_m(drawn, facts.gsd_m, shapes[raw.rows], img_size=self._recipe.model.img_size)
+        return set_metadata(input_corners(drawn, facts.corners_deg), facts.gsd_m, facts.time, gsd_m)
+
+    def _forgetting(self, metadata: SetMetadata, step: int, draw: SetDraw) -> SetMetadata:
+        sets = self._recipe.data.sets
+        share = 0.0 if sets is None else sets.metadata_dropout
+        if not share:
+            return metadata
+        draws = self._draws(step, draw, purpose="facts", shape=(draw.chips.shape[1], len(FACTS)))
+        return hide_facts(metadata, torch.from_numpy(draws < share))
+
+    def _noise(self, step: int, draw: SetDraw) -> SetNoise:
+        model, num_slots = self._recipe.model, draw.chips.shape[1]
+        num_tokens = (model.img_size // model.patch_size) ** 2
+        draws = self._draws(step, draw, purpose="masking of sets", shape=(1 + 2 * num_slots, num_tokens))
+        on_device = torch.from_numpy(draws).float().to(self._device, non_blocking=True)
+        coin = float(generator(self._recipe.seed, step=step, sample=0, purpose="hidden image").random())
+        return SetNoise(
+            mixup=on_device[:, 0],
+            masking=on_device[:, 1 : 1 + num_slots],
+            tying=on_device[:, 1 + num_slots :],
+            hides_last=num_slots > 1 and coin < model.hidden_image,
+        )
+
+    def _draws(self, step: int, draw: SetDraw, *, purpose: str, shape: tuple[int, ...]) -> Float[Array, "set ..."]:
+        return uniform(self._recipe.seed, step=step, samples=draw.samples.tolist(), purpose=purpose, shape=shape)
