@@ -106,7 +106,7 @@ def _rgb(size: int = _SIDE, *, table=_TABLE) -> ImageBatch:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("table", "max_bands"), [(_TABLE, 12), (stem_ranges(), 3)], ids=["spectral", "triplet"])
-def test_features_of_rgb_are_those_of_timm(mae, release, table, max_bands) -> None:
+def test_an_rgb_image_gives_the_features_of_the_first_network(mae, release, table, max_bands) -> None:
     encoder = _model(release, _config(table, max_bands=max_bands), table).encoder
     image = _rgb(table=table)
     expected = mae.forward_features(image.pixels)
