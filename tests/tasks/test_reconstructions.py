@@ -23,7 +23,8 @@ from anyband.sensors.assignment import AssignmentRules, assign
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import load_ranges
 from anyband.sensors.sensor import BandStatistics
-from anyband.tasks.pair_batches import ArrayInput
+from anyband.sensors.stem import stem_ranges
+from anyband.tasks.array_inputs import ArrayInput
 from anyband.tasks.reconstructions import SetTitles, draw_reconstructions, draw_set_reconstructions
 
 _TABLE = load_ranges("smarties_v1")
@@ -64,7 +65,8 @@ def _input(name: str, bands: tuple[str, ...], rules: AssignmentRules | None = No
     )
 
 
-_OPTICAL = _input("sentinel2-l2a", ("B02", "B03", "B04", "B08"))
+_BANDS = ("B02", "B03", "B04", "B08")
+_OPTICAL = _input("sentinel2-l2a", _BANDS)
 _RADAR = _input("sentinel1-grd", ("VV", "VH"))
 
 
@@ -188,6 +190,20 @@ def test_bands_that_no_range_reads_are_left_out(panel: _Panel) -> None:
     batch = replace(_sets(), groups=(_images(entry, 4, seed=0), _images(_RADAR, 2, seed=1)))
     draw_set_reconstructions(_model(), batch, _noise(), (entry, _RADAR), titles=_TITLES)
     assert panel.blocks[0].row_titles[0].endswith("natural colour")
+
+
+def test_a_band_that_stands_in_a_stem_twice_is_drawn_once(panel: _Panel) -> None:
+    stem = assign(get_sensor("sentinel1-grd").select(("VV", "VH")), stem_ranges())
+    entry = replace(_RADAR, assignment=stem)
+    assert stem.kept_index == (0, 1, 0)
+    optical = replace(_OPTICAL, assignment=assign(get_sensor("sentinel2-l2a").select(_BANDS), stem_ranges()))
+    encoder = replace(_config().encoder, num_ranges=3)
+    batch = replace(_sets(), groups=(_images(optical, 4, seed=0, missing=True), _images(entry, 2, seed=1)))
+    draw_set_reconstructions(
+        _model(replace(_config(), encoder=encoder)), batch, _noise(), (optical, entry), titles=_TITLES
+    )
+    assert panel.blocks[0].row_titles[1].endswith("VV, VH, VV − VH")
+    assert np.isfinite(panel.blocks[0].original[1]).all()
 
 
 def test_a_panel_of_sets_is_a_picture() -> None:

@@ -15,7 +15,7 @@ from anyband.models.autoencoder import Autoencoder
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetNoise
 from anyband.models.smarties import Smarties
 from anyband.shapes import Array, Bool, Float, Shaped
-from anyband.tasks.pair_batches import ArrayInput
+from anyband.tasks.array_inputs import ArrayInput
 
 __all__ = ["SetTitles", "draw_reconstructions", "draw_set_reconstructions"]
 
@@ -133,7 +133,8 @@ def _draw(image: ImageBatch, reconstruction: Tensor, entry: ArrayInput) -> _Draw
     sensor = entry.assignment.sensor
     original = _physical(image.pixels, entry)
     if image.valid is not None:
-        original = np.where(image.valid.cpu().numpy(), original, np.float32(np.nan))
+        known = image.valid[:, _rows_of_bands(entry)].cpu().numpy()
+        original = np.where(known, original, np.float32(np.nan))
     made = _physical(reconstruction, entry)
     return _Drawn(
         original=_planes([picture(one, sensor, missing_grey=np.nan) for one in original]),
@@ -142,13 +143,17 @@ def _draw(image: ImageBatch, reconstruction: Tensor, entry: ArrayInput) -> _Draw
 
 
 def _physical(pixels: Tensor, entry: ArrayInput) -> Float[Array, "sample band row col"]:
-    """Bring network input of the kept bands back to physical units."""
-    kept = list(entry.assignment.kept_index)
-    batch, _, rows, cols = pixels.shape
-    whole = torch.zeros(batch, len(entry.normalisation.bands), rows, cols)
-    whole[:, kept] = pixels.float().cpu()
-    physical: Array = restore(whole, entry.normalisation)[:, kept].numpy()
+    """Bring network input back to physical units, with the bands of the assigned sensor."""
+    rows = _rows_of_bands(entry)
+    normalisation = entry.normalisation.at([entry.assignment.kept_index[row] for row in rows])
+    physical: Array = restore(pixels[:, rows].float().cpu(), normalisation).numpy()
     return physical
+
+
+def _rows_of_bands(entry: ArrayInput) -> list[int]:
+    """Find where each band of the assigned sensor stands in the network input: a stem may hold one more than once."""
+    kept = entry.assignment.kept_index
+    return [kept.index(band) for band in dict.fromkeys(kept)]
 
 
 def _planes(pictures: Sequence[Array]) -> Float[Array, "sample 3 row col"]:
