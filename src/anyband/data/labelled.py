@@ -1,4 +1,4 @@
-"""Images with labels: folders named after classes, or a table of path and label; split by class, seeded."""
+"""Images, or sets of images, with labels: class folders, or a table of path and label; split by class, seeded."""
 
 import csv
 from collections import Counter
@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from anyband.data.labelled_sets import grouped_rows, set_entries
+from anyband.data.manifest import ImageEntry
 from anyband.errors import InputError, ManifestError, nearest_name
 from anyband.shapes import Array, Bool, Int
 
@@ -34,10 +36,10 @@ _SEPARATORS = (";", "|")
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """Images and what they show, in a fixed order."""
+    """Images, or sets of images, and what they show, in a fixed order."""
 
     paths: tuple[Path, ...]
-    """File or folder of each image."""
+    """File or folder of each image; of a set, of its first."""
     labels: tuple[tuple[int, ...], ...]
     """Classes of each image, as positions in `classes`, ascending; exactly one where not `multi_label`."""
     classes: tuple[str, ...]
@@ -48,6 +50,8 @@ class LabelledImages:
     """Part of each image; empty where none is declared or drawn yet."""
     places: tuple[str, ...] = ()
     """Place that each image shows; images of one place stay in one part. Empty: each has its own."""
+    members: tuple[tuple[ImageEntry, ...], ...] = ()
+    """Images of each set, where sets have the labels; empty: images have them."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -67,6 +71,7 @@ class LabelledImages:
             labels=tuple(self.labels[index] for index in kept),
             splits=tuple(self.splits[index] for index in kept),
             places=tuple(self.places[index] for index in kept) if self.places else (),
+            members=tuple(self.members[index] for index in kept) if self.members else (),
         )
 
     def targets(self) -> Int[Array, "sample"] | Bool[Array, "sample class"]:
@@ -79,8 +84,12 @@ class LabelledImages:
         return present
 
 
-def read_labelled(path: Path) -> LabelledImages:
+def read_labelled(path: Path, *, sensor: str | None = None) -> LabelledImages:
     """Read labelled images from a folder of class folders, or from a CSV or Parquet table.
+
+    Args:
+        path: folder or table.
+        sensor: of the images of sets whose rows name none.
 
     Raises:
         ManifestError: there is nothing, or a row is wrong.
@@ -88,7 +97,7 @@ def read_labelled(path: Path) -> LabelledImages:
     if path.is_dir():
         return read_class_folders(path)
     if path.suffix.lower() in (".csv", ".parquet", ".geoparquet"):
-        return read_label_table(path)
+        return read_label_table(path, sensor=sensor)
     found = "is a file of another kind" if path.exists() else "does not exist"
     raise ManifestError(
         f"labelled images come as a folder of class folders, a CSV or a Parquet table; '{path}' {found}"
@@ -109,6 +118,7 @@ def read_class_folders(folder: Path) -> LabelledImages:
     if not class_folders:
         raise ManifestError(f"'{folder}' has no class folders; each class is a folder with its images inside")
     labelled = [(image, child.name) for child in class_folders for image in _images_of(child)]
+    _check_listed_once([path for path, _ in labelled], str(folder))
     return _collect([path for path, _ in labelled], [(name,) for _, name in labelled], name=str(folder))
 
 
@@ -129,14 +139,21 @@ def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".")
 
 
-def read_label_table(table: Path) -> LabelledImages:
+def read_label_table(table: Path, *, sensor: str | None = None) -> LabelledImages:
     """Read a table with the columns `path` and `label`, and optionally `split` (train, val or test) and `place`.
 
     Paths are relative to the table. Several labels of an image are separated by `;` or `|`; one such row, or
-    a row without label, makes the table multi-label.
+    a row without label, makes the table multi-label. With a column `set`, the rows of one name in it are one sample:
+    images of one place, with one label, split and place. Each may have a sensor, date, encoding, … of its own, in the
+    columns of a manifest.
+
+    Args:
+        table: to read.
+        sensor: of the images of sets whose rows name none.
 
     Raises:
-        ManifestError: a column is missing, a row has no path, a file does not exist or stands twice.
+        ManifestError: a column is missing, a row has no path, a file does not exist or stands twice, or the rows of a
+            set differ in what they say of it.
     """
     columns = _read_columns(table)
     path_column = _column(columns, _PATH_COLUMNS, table)
@@ -144,7 +161,36 @@ def read_label_table(table: Path) -> LabelledImages:
     paths = [_resolved(text, table, row) for row, text in enumerate(columns[path_column], start=1)]
     names = [_names_in(text) for text in columns[label_column]]
     images = _collect(paths, names, name=str(table), splits=_splits_in(columns, table))
-    return replace(images, places=_places_in(columns, images.splits, table))
+    images = replace(images, places=_places_in(columns, images.splits, table))
+    if "set" not in columns:
+        _check_listed_once(paths, str(table))
+        return images
+    return _as_sets(images, columns, path_column=path_column, table=table, sensor=sensor)
+
+
+def _as_sets(
+    images: LabelledImages,
+    columns: Mapping[str, Sequence[str]],
+    *,
+    path_column: str,
+    table: Path,
+    sensor: str | None,
+) -> LabelledImages:
+    entries = set_entries(columns, path_column=path_column, table=table, sensor=sensor)
+    said = {
+        "label": [";".join(sorted(names)) for names in map(_names_in, columns[_column(columns, _LABEL_COLUMNS, table)])]
+    }
+    said |= {name: list(columns[name]) for name in ("split", "place") if name in columns}
+    groups = grouped_rows(columns["set"], said, table)
+    firsts = [rows[0] for rows in groups]
+    return replace(
+        images,
+        paths=tuple(images.paths[row] for row in firsts),
+        labels=tuple(images.labels[row] for row in firsts),
+        splits=tuple(images.splits[row] for row in firsts) if images.splits else (),
+        places=tuple(images.places[row] for row in firsts) if images.places else (),
+        members=tuple(tuple(entries[row] for row in rows) for rows in groups),
+    )
 
 
 def _read_columns(table: Path) -> dict[str, list[str]]:
@@ -252,11 +298,6 @@ def _collect(
 ) -> LabelledImages:
     if not paths:
         raise ManifestError(f"'{name}' lists no images")
-    twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
-    if twice:
-        raise ManifestError(
-            f"'{name}' lists '{twice[0]}' more than once; an image in two places would leak from one split into another"
-        )
     classes = tuple(sorted({one for row in names for one in row}))
     if not classes:
         raise ManifestError(f"'{name}' has no labels")
@@ -268,6 +309,14 @@ def _collect(
         multi_label=any(len(row) != 1 for row in names),
         splits=splits,
     )
+
+
+def _check_listed_once(paths: Sequence[Path], name: str) -> None:
+    twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
+    if twice:
+        raise ManifestError(
+            f"'{name}' lists '{twice[0]}' more than once; an image in two places would leak from one split into another"
+        )
 
 
 def split(images: LabelledImages, *, val: float, test: float, seed: int) -> LabelledImages:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from anyband.models.inputs import SetMetadata
 from anyband.scenes.embed import EmbedOptions, EmbedReport, scene_pieces
 from anyband.scenes.outputs import FeatureJob, checked_outputs, place_notes, tiling_tags, write_features
 from anyband.scenes.windows import Tiling, View, plan_tiling, scene_patch_grid
-from anyband.sensors.sensor import BandStatistics
 from anyband.shapes import Array, Bool, Float, Num
 from anyband.tasks.feature_records import ImageMetadata, Precision
 from anyband.tasks.features import SensorEncoder
@@ -32,12 +30,9 @@ from anyband.tasks.image_metadata import CheckedFacts, checked_facts, network_me
 from anyband.tasks.memory import check_memory
 from anyband.tasks.readings import BandReading, entry_sensor, standardised_batch
 from anyband.tasks.set_features import set_batch, set_maps
-from anyband.tasks.statistics import count_statistics, read_statistics
+from anyband.tasks.set_statistics import SetStatistics, counted_statistics, read_set_statistics
 
-__all__ = ["SetStatistics", "embed_set", "named_set_statistics"]
-
-SetStatistics = Mapping[str, Mapping[str, BandStatistics]]
-"""Normalisation in physical units by sensor and band."""
+__all__ = ["embed_set", "named_set_statistics"]
 
 Pixels = tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]
 """Stored numbers and which have data."""
@@ -137,33 +132,12 @@ def named_set_statistics(name: str | None, entries: Sequence[ImageEntry]) -> Set
     Args:
         name: `scene`, or the path of a chip store or a file; None: none are named.
         entries: of the images.
-
-    Raises:
-        InputError: images of one sensor differ in bands or encoding, so that they can't be counted together.
     """
     if name is None:
         return None
-    found: dict[str, Mapping[str, BandStatistics]] = {}
-    for entry in entries:
-        sensor = entry_sensor(entry)
-        if sensor.name not in found:
-            alike = [one for one in entries if one.sensor.name == sensor.name]
-            counted = name == "scene"
-            found[sensor.name] = _counted(alike) if counted else read_statistics(Path(name), sensor)
-    return found
-
-
-def _counted(entries: Sequence[ImageEntry]) -> dict[str, BandStatistics]:
-    sensor = entry_sensor(entries[0])
-    other = next((one for one in entries if entry_sensor(one) != sensor), None)
-    if other is not None:
-        raise InputError(
-            f"'{entries[0].name}' and '{other.name}' of sensor '{sensor.name}' differ in bands or encoding, so their "
-            "statistics can't be counted together; name a chip store or a file with `--statistics`"
-        )
-
-    pieces = chain.from_iterable(scene_pieces(one.source, one.sensor) for one in entries)
-    return count_statistics(pieces, sensor)
+    if name == "scene":
+        return counted_statistics(entries, lambda entry: scene_pieces(entry.source, entry.sensor))
+    return read_set_statistics(Path(name), entries)
 
 
 def _check_entries(entries: Sequence[ImageEntry], options: EmbedOptions) -> None:

@@ -1,9 +1,9 @@
 """Scores of an encoder on labelled images, beside its untrained twin and plain band means."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from anyband.tasks.labelled_inputs import (
 from anyband.tasks.labels import LabelledFeatures, check_same_classes
 from anyband.tasks.linear import LinearOptions, fit_linear_probe, probe_scores
 from anyband.tasks.metrics import score_predictions
-from anyband.tasks.readings import BandReading, checkpoint_sensor
+from anyband.tasks.readings import checkpoint_sensor
 from anyband.tasks.results import Evaluation, ScoredFeatures
 from anyband.tasks.statistics import read_statistics
 
@@ -35,11 +35,14 @@ __all__ = [
     "ScoreOptions",
     "band_means",
     "evaluate_images",
+    "evaluation_settings",
     "feature_makers",
     "features_of",
     "read_split_images",
     "score_features",
 ]
+
+BatchT = TypeVar("BatchT")
 
 FeatureMaker = Callable[[ImageBatch], Float[Tensor, "batch width"]]
 """Makes one vector an image."""
@@ -86,6 +89,8 @@ class EvaluateOptions:
     """Score the same architecture with the weights it has before training too."""
     baseline: bool = False
     """Score means and deviations of the bands too."""
+    metadata: bool = True
+    """Whether the network is told where, how finely and when the images of sets were taken."""
     val_share: float = 0.1
     """Share of the images for validation, where no split is declared."""
     test_share: float = 0.2
@@ -97,7 +102,7 @@ class EvaluateOptions:
 
 
 def read_split_images(
-    data: Path, *, multi_label: bool, val_share: float, test_share: float, seed: int
+    data: Path, *, multi_label: bool, val_share: float, test_share: float, seed: int, sensor: str | None = None
 ) -> LabelledImages:
     """Read labelled images with their declared split, or draw one by class.
 
@@ -107,12 +112,13 @@ def read_split_images(
         val_share: share for validation.
         test_share: share for test.
         seed: of the draw.
+        sensor: of the images of sets whose rows name none.
 
     Raises:
         ManifestError: no images, or a wrong table.
         InputError: images with several labels, and that is not declared.
     """
-    images = read_labelled(data)
+    images = read_labelled(data, sensor=sensor)
     if images.multi_label and not multi_label:
         several = next(path for path, labels in zip(images.paths, images.labels, strict=True) if len(labels) != 1)
         raise InputError(
@@ -156,7 +162,7 @@ def evaluate_images(
     features = features_of(batches, makers)
     return Evaluation(
         protocol=options.score.protocol,
-        settings=_settings(options, img_size, reading),
+        settings=evaluation_settings(options, img_size, reading.statistics_source),
         checkpoint="",
         data=data_fingerprint(images),
         sensors=(found.name,),
@@ -186,7 +192,7 @@ def feature_makers(encoder: SensorEncoder, options: EvaluateOptions) -> dict[str
 
 
 def features_of(
-    batches: Iterable[ImageBatch], makers: Mapping[str, FeatureMaker]
+    batches: Iterable[BatchT], makers: Mapping[str, Callable[[BatchT], Float[Tensor, "batch width"]]]
 ) -> dict[str, Float[Array, "sample width"]]:
     """Make several kinds of features in one pass over the images."""
     parts: dict[str, list[Array]] = {name: [] for name in makers}
@@ -240,14 +246,19 @@ def _statistics(images: LabelledImages, sensor: Sensor, options: EvaluateOptions
     return read_statistics(Path(options.statistics), sensor)
 
 
-def _settings(options: EvaluateOptions, img_size: int, reading: BandReading) -> dict[str, Any]:
-    chosen: Sequence[KnnOptions | LinearOptions] = (
-        [options.score.knn] if options.score.protocol == "knn" else [options.score.linear]
-    )
+def evaluation_settings(options: EvaluateOptions, img_size: int, normalisation: str) -> dict[str, Any]:
+    """List what a score depends on beside the checkpoint and the data, for its record.
+
+    Args:
+        options: the user's.
+        img_size: side of the network's images, pixels.
+        normalisation: where the statistics come from.
+    """
+    chosen: KnnOptions | LinearOptions = options.score.knn if options.score.protocol == "knn" else options.score.linear
     return {
-        **asdict(chosen[0]),
+        **asdict(chosen),
         "pool": options.pool,
         "img_size": img_size,
         "precision": options.precision,
-        "normalisation": reading.statistics_source,
+        "normalisation": normalisation,
     }

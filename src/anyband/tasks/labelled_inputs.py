@@ -10,7 +10,7 @@ import torch
 
 from anyband.data.labelled import SPLITS, LabelledImages
 from anyband.data.rasters.records import Raster, RasterSource
-from anyband.errors import RasterError
+from anyband.errors import InputError, RasterError
 from anyband.models.inputs import ImageBatch
 from anyband.progress import progress
 from anyband.sensors.sensor import BandStatistics, Sensor
@@ -36,7 +36,10 @@ def labelled_batches(
 
     Raises:
         RasterError: a file can't be read, or has no data.
+        InputError: sets of images have the labels, and not images.
     """
+    if images.members:
+        raise InputError("the labels are of sets of images, which `anyband evaluate` scores; images are needed here")
     with progress("read and encode images", len(images), shown=shown) as advance:
         paths = iter(images.paths)
         while group := list(islice(paths, batch_size)):
@@ -105,4 +108,6 @@ def data_fingerprint(images: LabelledImages) -> str:
     for path, labels, split in zip(images.paths, images.labels, images.splits, strict=True):
         size = path.stat().st_size if path.is_file() else 0
         state.update(repr((path.parent.name, path.name, size, labels, split)).encode())
+    for entry in (entry for members in images.members for entry in members):
+        state.update(repr((entry.name, entry.sensor.name, entry.sensor.band_names, entry.datetime)).encode())
     return state.hexdigest()
