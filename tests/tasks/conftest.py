@@ -1,6 +1,8 @@
-"""A small chip store of two sensors, and a recipe of a network small enough for tests."""
+"""Small chip stores of two sensors, and recipes of a network small enough for tests."""
 
 import dataclasses
+import datetime as dt
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +13,10 @@ from anyband.data.augment import AugmentOptions
 from anyband.data.chip_index import ChipRecord
 from anyband.data.store import ArraySpec
 from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.models.encodings import EncodingConfig
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
-from anyband.tasks.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe
+from anyband.tasks.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe, SetRecipe
 
 _PLACES = 24
 _BANDS = ("B02", "B03", "B04")
@@ -31,25 +34,43 @@ def pair_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def set_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same 24 places over time, with corners, resolution and dates.
+
+    Places have 1 to 4 dates of Sentinel-2, some with holes; two of three have Sentinel-1; every fifth has no date.
+    """
+    path = tmp_path_factory.mktemp("data") / "set_store"
+    sensors = {
+        "sentinel2-l2a": get_sensor("sentinel2-l2a").select(_BANDS),
+        "sentinel1-grd": get_sensor("sentinel1-grd").select(("VV", "VH")),
+    }
+    write_store(path, _set_chips(), StoreHeader(sensors=sensors))
+    return path
+
+
+_OPTICAL = ArraySpec(
+    sensor="sentinel2-l2a",
+    bands=_BANDS,
+    height=24,
+    width=24,
+    dtype="uint16",
+    encoding=dict.fromkeys(_BANDS, Encoding(scale=1e-4)),
+    nodata=0.0,
+)
+_RADAR = ArraySpec(
+    sensor="sentinel1-grd",
+    bands=("VV", "VH"),
+    height=12,
+    width=12,
+    dtype="int16",
+    encoding=dict.fromkeys(("VV", "VH"), Encoding(scale=0.01)),
+    nodata=-32768.0,
+)
+
+
 def _chips() -> Iterator[tuple[ArraySpec, ChipRecord, Chip]]:
-    optical = ArraySpec(
-        sensor="sentinel2-l2a",
-        bands=_BANDS,
-        height=24,
-        width=24,
-        dtype="uint16",
-        encoding=dict.fromkeys(_BANDS, Encoding(scale=1e-4)),
-        nodata=0.0,
-    )
-    radar = ArraySpec(
-        sensor="sentinel1-grd",
-        bands=("VV", "VH"),
-        height=12,
-        width=12,
-        dtype="int16",
-        encoding=dict.fromkeys(("VV", "VH"), Encoding(scale=0.01)),
-        nodata=-32768.0,
-    )
+    optical, radar = _OPTICAL, _RADAR
     for place in range(_PLACES):
         rng = np.random.default_rng(place)
         pixels = rng.integers(200, 4000, (3, 24, 24)).astype(np.uint16)
@@ -60,6 +81,40 @@ def _chips() -> Iterator[tuple[ArraySpec, ChipRecord, Chip]]:
         decibels = rng.integers(-2500, 0, (2, 12, 12)).astype(np.int16)
         whole = np.ones(decibels.shape, dtype=bool)
         yield radar, _record(place, radar.sensor, whole), Chip(pixels=decibels)
+
+
+def _set_chips() -> Iterator[tuple[ArraySpec, ChipRecord, Chip]]:
+    for place in range(_PLACES):
+        rng = np.random.default_rng(1000 + place)
+        ground = rng.integers(200, 4000, (3, 24, 24))
+        for date in range(1 + place % 4):
+            pixels = (ground + rng.integers(0, 200, ground.shape)).astype(np.uint16)
+            valid = np.ones(pixels.shape, dtype=bool)
+            if (place + date) % 5 == 0:
+                valid[:, :10, :13] = False
+            day = None if place % 5 == 4 else dt.datetime(2021, 1 + 3 * date, 1 + place, tzinfo=dt.UTC)
+            record = dataclasses.replace(_record(place, "sentinel2-l2a", valid), datetime=day, gsd_m=10.0)
+            yield _OPTICAL, _placed(record, place), Chip(pixels=pixels, valid=valid)
+        if place % 3:
+            decibels = (ground[:2, ::2, ::2] // -2).astype(np.int16)
+            record = dataclasses.replace(
+                _record(place, "sentinel1-grd", np.ones(decibels.shape, dtype=bool)),
+                datetime=dt.datetime(2021, 6, 1 + place, tzinfo=dt.UTC),
+                gsd_m=20.0,
+            )
+            yield _RADAR, _placed(record, place), Chip(pixels=decibels)
+
+
+def _placed(record: ChipRecord, place: int) -> ChipRecord:
+    """Give a chip a square of 240 m, which begins at its upper left corner."""
+    west, north, side = 10.0 + place / 10, 45.0, 240 / 111_320
+    ring = [(west, north), (west + side, north), (west + side, north - side), (west, north - side), (west, north)]
+    numbers = [number for corner in ring for number in corner]
+    return dataclasses.replace(
+        record,
+        geometry=struct.pack("<BIII10d", 1, 3, 1, 5, *numbers),
+        bounds=(west, north - side, west + side, north),
+    )
 
 
 def _record(place: int, sensor: str, valid: np.ndarray) -> ChipRecord:
@@ -103,18 +158,38 @@ def small_recipe() -> PretrainRecipe:
     )
 
 
+@pytest.fixture(scope="session")
+def set_recipe(small_recipe: PretrainRecipe) -> PretrainRecipe:
+    """The small network on sets of 1 to 3 images, with all parts of `unified`."""
+    model = dataclasses.replace(
+        small_recipe.model,
+        sequence="apart",
+        hidden_image=0.3,
+        encodings=EncodingConfig(place=True, resolution=True, date=True, source=True),
+        levels=True,
+    )
+    sets = SetRecipe(size=(1, 3), metadata_dropout=0.2)
+    return dataclasses.replace(small_recipe, model=model, data=dataclasses.replace(small_recipe.data, sets=sets))
+
+
 Changed = Callable[..., PretrainRecipe]
 
 
 @pytest.fixture(scope="session")
 def changed(small_recipe: PretrainRecipe) -> Changed:
     """Make the small recipe with other values: `changed(optim={"steps": 4}, seed=5)`."""
+    return lambda **parts: _changed(small_recipe, parts)
 
-    def make(**parts: object) -> PretrainRecipe:
-        values = {
-            name: dataclasses.replace(getattr(small_recipe, name), **value) if isinstance(value, dict) else value
-            for name, value in parts.items()
-        }
-        return dataclasses.replace(small_recipe, **values)
 
-    return make
+@pytest.fixture(scope="session")
+def changed_sets(set_recipe: PretrainRecipe) -> Changed:
+    """Make the small recipe of sets with other values: `changed_sets(model={"masking": "same"})`."""
+    return lambda **parts: _changed(set_recipe, parts)
+
+
+def _changed(recipe: PretrainRecipe, parts: dict[str, object]) -> PretrainRecipe:
+    values = {
+        name: dataclasses.replace(getattr(recipe, name), **value) if isinstance(value, dict) else value
+        for name, value in parts.items()
+    }
+    return dataclasses.replace(recipe, **values)
