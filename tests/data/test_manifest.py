@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.manifest import entries_from_globs, parse_entry, read_manifest
+from anyband.data.manifest import entries_from_globs, is_future, parse_entry, read_manifest
 from anyband.errors import ManifestError
 from anyband.sensors.sensor import Encoding
 
@@ -102,7 +102,12 @@ def test_sensor_may_be_a_file_beside_the_manifest(tmp_path) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(time=st.datetimes(timezones=st.sampled_from([dt.UTC, dt.timezone(dt.timedelta(hours=5, minutes=30))])))
+@given(
+    time=st.datetimes(
+        max_value=dt.datetime(2025, 1, 1),
+        timezones=st.sampled_from([dt.UTC, dt.timezone(dt.timedelta(hours=5, minutes=30))]),
+    )
+)
 def test_times_are_kept_to_the_microsecond_in_any_zone(time: dt.datetime) -> None:
     if not dt.datetime.min.replace(tzinfo=dt.UTC) + dt.timedelta(days=1) < time:
         return
@@ -177,3 +182,9 @@ def test_globs_list_each_file_once_in_order(tmp_path) -> None:
 def test_glob_without_a_match_is_refused(tmp_path) -> None:
     with pytest.raises(ManifestError, match="no file matches"):
         entries_from_globs([str(tmp_path / "*.tif")], sensor="maxar-rgb")
+
+
+def test_a_time_is_in_the_future_from_a_day_ahead() -> None:
+    now = dt.datetime.now(dt.UTC)
+    assert is_future(now + dt.timedelta(days=1, minutes=5))
+    assert not is_future(now + dt.timedelta(hours=23))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from anyband.data.places import PlacedImage, find_places, footprint, split_of
+from anyband.data.places import PlacedImage, find_places, footprint, off_globe, split_of
 from anyband.data.tiles import IDENTITY, Grid
 from anyband.errors import GeometryError, ManifestError
 
@@ -124,3 +124,32 @@ def test_footprint_is_in_longitude_and_latitude() -> None:
     assert 0.007 < east - west < 0.009
     assert 0.005 < north - south < 0.006
     assert shapely.from_wkb(found.wkb).is_valid
+
+
+def _global(step_deg: float, *, west: float = -180.0, north: float = 90.0) -> Grid:
+    width, height = round(360 / step_deg), round(180 / step_deg)
+    transform = (step_deg, 0.0, west, 0.0, -step_deg, north)
+    return Grid(height=height, width=width, transform=transform, crs="EPSG:4326", gsd_m=1.0)
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.5])
+def test_global_grids_by_edges_or_centres_are_on_the_globe(shift: float) -> None:
+    assert off_globe(_global(0.25, west=-180 + 0.25 * shift, north=90 - 0.25 * shift)) is None
+
+
+def test_a_global_grid_from_0_to_360_is_off_the_globe() -> None:
+    assert "from longitude 0° to 360°" in str(off_globe(_global(0.25, west=0.0)))
+
+
+def test_a_chip_that_reaches_over_longitude_180_ends_on_the_other_side() -> None:
+    transform = (0.5, 0.0, 178.0, 0.0, -0.5, 10.0)
+    corners = shapely.get_coordinates(shapely.from_wkb(footprint(transform, height=4, width=8, crs="EPSG:4326").wkb))
+    np.testing.assert_array_equal(corners[:4], [(178, 10), (-178, 10), (-178, 8), (178, 8)])
+
+
+def test_a_place_over_longitude_180_is_named_for_its_own_centre() -> None:
+    transform = (100.0, 0.0, 830_000.0, 0.0, -100.0, 3_200.0)
+    grid = Grid(height=64, width=64, transform=transform, crs="EPSG:32660", gsd_m=100.0)
+    (place,), _ = find_places([PlacedImage(name="a", grid=grid, place=None, split=None)])
+    # From 179.9643° east to 179.9783° west.
+    assert place.name == "N00.0000_E179.9930"

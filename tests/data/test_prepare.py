@@ -463,7 +463,7 @@ def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_bytes(write
         pixels = _noise(n, 3, 64, "uint8")
         pixels[:, : n % 5] = 0
         path = write(f"{n}.tif", pixels, east_m=2_000.0 * (n // 2), nodata=0)
-        rows.append({"path": str(path), "sensor": "maxar-rgb", "datetime": f"20{10 + n}-01-01"})
+        rows.append({"path": str(path), "sensor": "maxar-rgb", "datetime": f"{1990 + n}-01-01"})
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     program = (
         "import json, sys, time; from pathlib import Path\n"

@@ -23,7 +23,15 @@ from anyband.sensors.catalogue import resolve_sensor
 from anyband.sensors.sensor import Encoding, Sensor
 from anyband.yaml_files import read_yaml
 
-__all__ = ["COLUMNS", "MANIFEST_ENDINGS", "ImageEntry", "entries_from_globs", "parse_entry", "read_manifest"]
+__all__ = [
+    "COLUMNS",
+    "MANIFEST_ENDINGS",
+    "ImageEntry",
+    "entries_from_globs",
+    "is_future",
+    "parse_entry",
+    "read_manifest",
+]
 
 MANIFEST_ENDINGS = (".csv", ".yaml", ".yml", ".parquet", ".geoparquet")
 
@@ -43,6 +51,9 @@ COLUMNS = {
     "valid_variable": "variable or band of the mask files",
     "split": "train, val or test; empty: drawn for the place",
 }
+
+# chosen: local time that is taken for UTC is half a day ahead at most.
+_CLOCKS_DIFFER = dt.timedelta(days=1)
 
 # A GeoParquet file has these whether asked for or not.
 _IGNORED = ("geometry", "bbox")
@@ -68,6 +79,11 @@ class ImageEntry:
     """Time of acquisition, UTC; None: the file's own, if it has one."""
     split: Split | None = None
     """Part of the data; None: drawn for the place."""
+
+
+def is_future(time: dt.datetime) -> bool:
+    """Tell whether a time lies more than a day ahead: a clock or a time zone may be off, not a date."""
+    return time > dt.datetime.now(dt.UTC) + _CLOCKS_DIFFER
 
 
 def read_manifest(path: Path) -> list[ImageEntry]:
@@ -160,7 +176,7 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path) -> ImageEntry:
         product=product,
         encoding=_encoding(given, sensor),
         place=str(given["place"]) if "place" in given else None,
-        datetime=_datetime(given["datetime"], "datetime") if "datetime" in given else None,
+        datetime=_taken(given["datetime"]) if "datetime" in given else None,
         split=_split(given.get("split")),
     )
 
@@ -308,6 +324,17 @@ def _time(value: Any) -> tuple[int | None, dt.datetime | None]:
     if isinstance(value, str) and value.lstrip("-").isdigit() and len(value) < 8:
         return int(value), None
     return None, _datetime(value, "time")
+
+
+def _taken(value: Any) -> dt.datetime:
+    """Read when an image was taken."""
+    time = _datetime(value, "datetime")
+    if is_future(time):
+        raise ManifestError(
+            f"datetime '{value}' lies in the future (now is {dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%MZ}); "
+            "correct it, or leave it out where it is unknown"
+        )
+    return time
 
 
 def _datetime(value: Any, column: str) -> dt.datetime:

@@ -14,12 +14,14 @@ from anyband.data.tiles import Grid, Transform
 from anyband.errors import GeometryError, ManifestError
 from anyband.shapes import Array
 
-__all__ = ["Footprint", "Place", "PlacedImage", "corners_lonlat", "find_places", "footprint", "split_of"]
+__all__ = ["Footprint", "Place", "PlacedImage", "corners_lonlat", "find_places", "footprint", "off_globe", "split_of"]
 
 # chosen: images that share an edge, or a sliver, are neighbours and not one place.
 _LEAST_OVERLAP = 0.01
 # chosen: as many bad places are named in an error as one reads.
 _NAMED_PROBLEMS = 3
+# Rounding of projected coordinates.
+_TINY_DEG = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +110,34 @@ def footprint(transform: Transform, *, height: int, width: int, crs: str) -> Foo
     """Compute the footprint of an image as a polygon of its four corners in longitude and latitude."""
     import shapely
 
-    polygon = shapely.Polygon(corners_lonlat(transform, height, width, crs))
+    polygon = shapely.Polygon(_on_globe(np.array(corners_lonlat(transform, height, width, crs))))
     return Footprint(wkb=shapely.to_wkb(polygon), bounds=polygon.bounds)
+
+
+def _on_globe(corners: Array) -> Array:
+    """Bring what reaches over an edge of the map, as the last chips of a global grid do, to the other side of it."""
+    lon = corners[:, 0]
+    if np.ptp(lon) <= 180.0:
+        lon = lon + 360.0 * (lon < -180.0) - 360.0 * (lon > 180.0)
+    return np.asarray(np.clip(np.stack([lon, corners[:, 1]], axis=1), (-180.0, -90.0), (180.0, 90.0)))
+
+
+def off_globe(grid: Grid) -> str | None:
+    """Say how an image reaches outside longitudes ±180 and latitudes ±90; None where it does not.
+
+    Half a pixel is let pass: grids that are registered by the centres of their pixels reach so far.
+    """
+    if grid.crs is None:
+        return None
+    lons, lats = np.array(corners_lonlat(grid.transform, grid.height, grid.width, grid.crs)).T
+    half_lon, half_lat = np.ptp(lons) / grid.width / 2, np.ptp(lats) / grid.height / 2
+    for what, values, limit in (("longitude", lons, 180.0 + half_lon), ("latitude", lats, 90.0 + half_lat)):
+        if not (np.abs(values) <= limit + _TINY_DEG).all():
+            return (
+                f"reaches from {what} {values.min():g}° to {values.max():g}°; longitudes are -180 to 180 and latitudes "
+                "-90 to 90: correct its georeference (longitudes from 180 to 360 are 360 too large)"
+            )
+    return None
 
 
 def _laid_out(images: Sequence[PlacedImage], groups: Iterable[tuple[str, tuple[int, ...]]]) -> list[Place]:
@@ -242,7 +270,11 @@ def _place_name(images: Sequence[PlacedImage]) -> str:
             for image in images
         ]
     )
+    # Across longitude ±180 the numbers jump, the ground does not: count on from the first corner.
+    step = corners[:, 0] - corners[0, 0]
+    corners[:, 0] += 360.0 * (step < -180.0) - 360.0 * (step > 180.0)
     lon, lat = (corners.min(axis=0) + corners.max(axis=0)) / 2
+    lon += 360.0 * (lon < -180.0) - 360.0 * (lon > 180.0)
     return f"{'N' if lat >= 0 else 'S'}{abs(lat):07.4f}_{'E' if lon >= 0 else 'W'}{abs(lon):08.4f}"
 
 

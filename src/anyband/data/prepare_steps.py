@@ -16,8 +16,8 @@ from anyband.data.cutting import (
     survey_image,
 )
 from anyband.data.jobs import run_pieces
-from anyband.data.manifest import ImageEntry
-from anyband.data.places import Place, PlacedImage, find_places, footprint, split_of
+from anyband.data.manifest import ImageEntry, is_future
+from anyband.data.places import Place, PlacedImage, find_places, footprint, off_globe, split_of
 from anyband.data.prepare_options import PrepareOptions, PrepareRun
 from anyband.data.prepare_report import PrepareReport, Skipped, count_chips
 from anyband.data.rasters.records import RasterSource
@@ -93,9 +93,25 @@ def survey_images(job: PrepareJob) -> None:
             if "skipped" in result:
                 job.skip(number, result["skipped"])
             else:
-                job.surveys[number] = ImageSurvey.from_dict(result)
+                _keep_survey(job, number, ImageSurvey.from_dict(result))
             advance(1)
     _check_some_left(job, len(job.surveys))
+
+
+def _keep_survey(job: PrepareJob, number: int, survey: ImageSurvey) -> None:
+    """Use an image, unless what it says of its ground or time can't be true."""
+    entry = job.entries[number]
+    problem = off_globe(survey.grid)
+    if problem is not None:
+        job.skip(number, f"'{entry.name}' {problem}")
+    elif entry.datetime is None and survey.datetime is not None and is_future(survey.datetime):
+        job.skip(
+            number,
+            f"'{entry.name}' says that it was taken at {survey.datetime:%Y-%m-%d %H:%M}, which lies in the future; "
+            "declare its `datetime` in the manifest",
+        )
+    else:
+        job.surveys[number] = survey
 
 
 def _repeated(entries: Sequence[ImageEntry]) -> set[int]:

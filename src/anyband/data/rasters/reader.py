@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,8 +198,9 @@ def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) 
         finest = max(sheets, key=lambda sheet: sheet.height * sheet.width)
         gsd_m = min(sensor.band(name).gsd_m for name in names)
     else:
+        _check_transforms(sheets)
         finest = min(sheets, key=_pixel_area)
-        gsd_m = pixel_size_m(finest.transform, crs=first.crs, height=finest.height, width=finest.width)
+        gsd_m = _ground_pixel_m(finest, first.crs)
     return Grid(
         height=finest.height,
         width=finest.width,
@@ -206,6 +208,30 @@ def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) 
         crs=first.crs,
         gsd_m=float(gsd_m),
     )
+
+
+def _check_transforms(sheets: Sequence[Sheet]) -> None:
+    for sheet in sheets:
+        area = _pixel_area(sheet)
+        if not (all(math.isfinite(number) for number in sheet.transform) and area > 0):
+            raise RasterError(
+                f"'{sheet.path}' has a georeference in which a pixel is no rectangle of ground (its transform is "
+                f"{_written(sheet)}); write its right corner and pixel size, for example with `gdal_edit.py -a_ullr`"
+            )
+
+
+def _ground_pixel_m(sheet: Sheet, crs: str) -> float:
+    size_m = pixel_size_m(sheet.transform, crs=crs, height=sheet.height, width=sheet.width)
+    if not (math.isfinite(size_m) and size_m > 0):
+        raise RasterError(
+            f"'{sheet.path}' has a georeference off the globe: in {crs} its transform {_written(sheet)} gives pixels "
+            f"of {size_m:g} m; correct its CRS, or its corner and pixel size"
+        )
+    return size_m
+
+
+def _written(sheet: Sheet) -> str:
+    return f"({', '.join(f'{number:g}' for number in sheet.transform)})"
 
 
 def _pixel_area(sheet: Sheet) -> float:
