@@ -90,8 +90,8 @@ def recipe_of(
 ) -> PretrainRecipe:
     """Make the recipe of one run.
 
-    Steps, images a step, optimiser, learning rate at each step, ranges, statistics and augmentation are the same for
-    all variants; network, masking, mixup, encodings and the size of sets are the variant's.
+    Steps, images a step, optimiser, learning rate at each step, first weights, statistics, stretch and augmentation are
+    the same for all variants; masking, mixup, encodings, levels and the size of sets are the variant's.
 
     Args:
         name: of the variant.
@@ -104,9 +104,7 @@ def recipe_of(
     recipe = load_recipe(*_recipe_and_overrides(name, options.size))
     plain = load_recipe(f"smarties_{options.size}")
     held_out = (*unseen, *(other for other in sensors if other not in own))
-    data = replace(
-        recipe.data, pairs="any", held_out=held_out, statistics="store", augment=plain.data.augment, split="train"
-    )
+    data = replace(plain.data, pairs="any", sets=recipe.data.sets, held_out=held_out, statistics="store")
     batch_size = max(1, round(options.images / images_a_sample(recipe)))
     pairs = options.images / 2
     base_lr = options.base_lr or plain.optim.base_lr
@@ -119,10 +117,11 @@ def recipe_of(
         panel_every_steps=0,
         val_batches=0,
     )
-    # The published table knows exactly the bands of these sensors, and only it declares what `released` weighting needs.
-    # A network of one sensor has that sensor's ranges alone: others would stay as they were drawn.
+    # The published table knows the bands of the simulated sensors exactly, and only it declares what `released`
+    # weighting needs. A network of one sensor has that sensor's ranges alone: others would stay as they were drawn.
     ranges: Literal["smarties_v1", "from_data"] = "from_data" if name.startswith(_MAE) else "smarties_v1"
-    model = replace(recipe.model, ranges=ranges, out_of_span="drop")
+    shared = {key: getattr(plain.model, key) for key in ("stem", "start", "start_mae")}
+    model = replace(recipe.model, ranges=ranges, out_of_span="drop", **shared)
     return replace(recipe, name=name, seed=seed, model=model, data=data, optim=optim, run=run)
 
 
