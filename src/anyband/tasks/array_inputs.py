@@ -13,8 +13,9 @@ from anyband.errors import CatalogueError
 from anyband.models.inputs import ImageBatch
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign
 from anyband.sensors.ranges import RangeTable
-from anyband.shapes import Bool, Num
+from anyband.shapes import Array, Bool, Int, Num
 from anyband.tasks.recipe import PretrainRecipe
+from anyband.tasks.stems import take_stem_bands
 
 __all__ = ["ArrayInput", "ArrayReader", "array_inputs", "assignment_rules"]
 
@@ -80,6 +81,7 @@ class ArrayReader:
         valid: Bool[torch.Tensor, "batch band row col"] | None,
         array: str,
         drawn: Augmentation,
+        bands: Int[Array, "batch 3"] | None = None,
     ) -> ImageBatch:
         """Standardise images, keep the bands that the ranges express, and augment them.
 
@@ -88,13 +90,16 @@ class ArrayReader:
             valid: where they are data; None: everywhere.
             array: that they are from.
             drawn: an augmentation for each image.
+            bands: of each image, for a stem of three; None: those of the assignment.
         """
         entry = self._inputs[array]
         dn = dn.to(self._device, non_blocking=True)
         valid = None if valid is None else valid.to(self._device, non_blocking=True)
         pixels = standardise(dn, entry.normalisation, valid)
         kept = entry.assignment.kept_index
-        if len(kept) < pixels.shape[1]:
+        if bands is not None:
+            pixels, valid = take_stem_bands(pixels, valid, bands)
+        elif kept != tuple(range(pixels.shape[1])):
             pixels, valid = pixels[:, kept], None if valid is None else valid[:, kept]
         pixels, valid = apply(pixels, valid, drawn, img_size=self._img_size)
         return ImageBatch(pixels=pixels, valid=valid, mixing=self._mixing[array])

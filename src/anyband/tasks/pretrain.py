@@ -78,8 +78,9 @@ def pretrain(
 
 def _identity(recipe: PretrainRecipe, store: ChipStore) -> dict[str, Any]:
     identity = {"recipe": recipe_to_dict(recipe), "store": store.fingerprint(), "version": version("anyband")}
-    if recipe.model.start is not None:
-        identity["start"] = checkpoint_hash(locate(recipe.model.start))
+    start = recipe.model.start or recipe.model.start_mae
+    if start is not None:
+        identity["start"] = checkpoint_hash(locate(start))
     if recipe.data.statistics == "store":
         text = repr(sorted(statistics_to_dict(store.statistics).items()))
         identity["statistics"] = blake2b(text.encode(), digest_size=16).hexdigest()

@@ -15,11 +15,14 @@ from anyband.models.encoder import EncoderConfig
 from anyband.sensors.catalogue import sensor_to_dict
 from anyband.sensors.ranges import RangeTable, load_ranges, ranges_from_sensors
 from anyband.sensors.sensor import Sensor
+from anyband.sensors.stem import stem_ranges
 from anyband.tasks.array_inputs import ArrayInput, array_inputs
 from anyband.tasks.find_samples import find_samples
 from anyband.tasks.recipe import ModelRecipe, PretrainRecipe, recipe_to_dict
 from anyband.tasks.samples import Samples
-from anyband.tasks.start import check_same_network, load_start
+from anyband.tasks.stages import in_stages, run_length
+from anyband.tasks.start import check_same_network, load_mae_start, load_start
+from anyband.tasks.stems import NUM_STEM_BANDS
 from anyband.tasks.train import Schedule
 
 __all__ = ["RunPlan", "network_config", "plan_run"]
@@ -39,6 +42,8 @@ class RunPlan:
     """Those that choose the best checkpoint; None: there are none."""
     start: Checkpoint | None
     """Weights that the run starts from; None: drawn from the seed."""
+    start_notes: tuple[str, ...] = ()
+    """What to say of them."""
     ranges: RangeTable
     """Ranges that get weights."""
     inputs: dict[str, ArrayInput]
@@ -47,6 +52,8 @@ class RunPlan:
     """Batches in an epoch."""
     total_steps: int
     """Length of the run."""
+    warmup_share: float
+    """Share of it over which the learning rate rises."""
 
     @property
     def config(self) -> AutoencoderConfig:
@@ -60,7 +67,7 @@ class RunPlan:
         return Schedule.of_batch(
             base_lr=optim.base_lr,
             batch_size=optim.batch_size,
-            warmup_share=optim.warmup_epochs / optim.epochs,
+            warmup_share=self.warmup_share,
             total_steps=self.total_steps,
         )
 
@@ -85,7 +92,7 @@ class RunPlan:
     def notes(self) -> list[str]:
         """Say what a reader of the run should know before it starts."""
         repeated = self.samples.notes(batch_size=self.recipe.optim.batch_size)
-        return [*self._bands_not_exact(), *self._ranges_not_trained(), *repeated]
+        return [*self.start_notes, *self._bands_not_exact(), *self._ranges_not_trained(), *repeated]
 
     def _bands_not_exact(self) -> list[str]:
         return [report for entry in self.inputs.values() if (report := entry.assignment.report())]
@@ -116,33 +123,39 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
         CatalogueError: a sensor is unknown, or a band has no statistics.
         CheckpointError: the checkpoint to start from is missing, or holds another network.
     """
-    samples = find_samples(recipe, store, split=recipe.data.split)
+    samples = in_stages(find_samples(recipe, store, split=recipe.data.split), recipe)
     val_samples = _val_samples(recipe, store) if recipe.run.val_batches else None
     names = dict.fromkeys(name for found in (samples, val_samples) if found for name in found.arrays)
     sensors = [store.array_sensor(name) for name in samples.arrays]
     start = load_start(recipe.model, sensors)
     ranges = _ranges(recipe.model, start, sensors)
+    network = network_config(recipe, num_ranges=len(ranges.ranges))
+    start_notes: tuple[str, ...] = ()
     if start is not None:
-        network = network_config(recipe, num_ranges=len(ranges.ranges))
         check_same_network(start, network, where=str(recipe.model.start))
-    optim = recipe.optim
-    per_epoch = samples.sampler(batch_size=optim.batch_size, seed=recipe.seed).steps_per_epoch
+    else:
+        start, start_notes = load_mae_start(recipe.model, network, ranges, seed=recipe.seed)
+    length = run_length(samples, recipe)
     return RunPlan(
         recipe=recipe,
         store=store,
         samples=samples,
         val_samples=val_samples,
         start=start,
+        start_notes=start_notes,
         ranges=ranges,
         inputs=array_inputs(store, names, ranges=ranges, recipe=recipe),
-        steps_per_epoch=per_epoch,
-        total_steps=optim.steps or optim.epochs * per_epoch,
+        steps_per_epoch=length.steps_per_epoch,
+        total_steps=length.total_steps,
+        warmup_share=length.warmup_share,
     )
 
 
 def _ranges(model: ModelRecipe, start: Checkpoint | None, sensors: Sequence[Sensor]) -> RangeTable:
     if start is not None:
         return start.ranges
+    if model.stem == "triplet":
+        return stem_ranges()
     return ranges_from_sensors(sensors) if model.ranges == "from_data" else load_ranges(model.ranges)
 
 
@@ -168,6 +181,8 @@ def network_config(recipe: PretrainRecipe, *, num_ranges: int) -> AutoencoderCon
             num_heads=model.num_heads,
             mlp_ratio=model.mlp_ratio,
             num_ranges=num_ranges,
+            # A token of a stem is the plain sum over its three bands.
+            max_bands=NUM_STEM_BANDS if model.stem == "triplet" else EncoderConfig.max_bands,
             drop_path=model.drop_path,
             encodings=model.encodings,
         ),

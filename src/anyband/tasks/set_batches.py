@@ -1,6 +1,6 @@
 """From sets in stored numbers to network input on the device: harmonised, augmented, with facts and noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from anyband.tasks.metadata import FACTS, hide_facts, set_metadata
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.reconstructions import SetTitles, draw_set_reconstructions
 from anyband.tasks.samples import Samples
+from anyband.tasks.stems import drawn_for_groups
 
 __all__ = ["SetPreparer", "SetSamples"]
 
@@ -162,7 +163,8 @@ class SetPreparer:
             metadata = self._forgetting(metadata, step, raw.draw)
         batch = SetBatch(
             groups=tuple(
-                self._reader.image(group.pixels, group.valid, group.array, drawn.of(group.sets)) for group in raw.groups
+                self._reader.image(group.pixels, group.valid, group.array, drawn.of(group.sets), bands)
+                for group, bands in zip(raw.groups, self._bands(raw, step, trains=augment is None), strict=True)
             ),
             rows=torch.from_numpy(raw.rows),
             same_source=torch.from_numpy(raw.draw.same_source),
@@ -171,6 +173,12 @@ class SetPreparer:
             partnered=raw.draw.partnered,
         )
         return batch.to(self._device, non_blocking=True), self._noise(step, raw.draw)
+
+    def _bands(self, raw: RawSets, step: int, *, trains: bool) -> Sequence[Int[Array, "_ 3"] | None]:
+        """Draw the bands that a stem of three reads of each image; None: those that are used outside of training."""
+        if trains and self._recipe.model.stem == "triplet":
+            return drawn_for_groups(raw, seed=self._recipe.seed, step=step)
+        return [None] * len(raw.groups)
 
     def _metadata(self, raw: RawSets, drawn: Augmentation) -> SetMetadata:
         """Tell the facts of the images as the network sees them: corners and pixel size follow the crop."""

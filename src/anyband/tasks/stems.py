@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyband.data.batch import RawSets
 from anyband.randomness import generator
 from anyband.sensors.stem import stem_bands
 from anyband.shapes import Array, Bool, Float, Int
 
-__all__ = ["NUM_STEM_BANDS", "draw_stem_bands", "stem_bands", "take_stem_bands"]
+__all__ = ["NUM_STEM_BANDS", "draw_stem_bands", "drawn_for_groups", "stem_bands", "take_stem_bands"]
 
 NUM_STEM_BANDS = 3
 """Bands that a stem reads."""
@@ -48,6 +49,25 @@ def draw_stem_bands(
             order = draws.permutation(int(count))
             drawn[row, slot] = order[np.arange(NUM_STEM_BANDS) % count]
     return drawn
+
+
+def drawn_for_groups(raw: RawSets, *, seed: int, step: int) -> tuple[Int[Array, "_ 3"], ...]:
+    """Draw the bands of every image of a batch, and give them to each group in its own order.
+
+    Args:
+        raw: sets as they were read.
+        seed: of the run.
+        step: training step.
+
+    Returns:
+        One array for each group, one row for each of its images.
+    """
+    of_image = np.concatenate([np.full(len(group.pixels), group.pixels.shape[1]) for group in raw.groups])
+    drawn = draw_stem_bands(of_image[raw.rows], seed=seed, step=step, samples=raw.draw.samples.tolist())
+    in_groups = np.empty((len(of_image), NUM_STEM_BANDS), dtype=np.int64)
+    in_groups[raw.rows] = drawn
+    ends = np.cumsum([len(group.pixels) for group in raw.groups])
+    return tuple(np.split(in_groups, ends[:-1]))
 
 
 def take_stem_bands(
