@@ -24,7 +24,7 @@ from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.sensors.assignment import AssignmentRules, Unseen
 from anyband.sensors.sensor import BandStatistics, Sensor
 from anyband.shapes import Array, Bool, Float, Num
-from anyband.tasks.features import Precision
+from anyband.tasks.features import Precision, find_device
 from anyband.tasks.memory import check_memory
 from anyband.tasks.metadata import set_metadata
 from anyband.tasks.readings import BandReading, checkpoint_sensor, joined_batches, read_bands, standardised_batch
@@ -78,7 +78,7 @@ class PlaceView:
 def load_completer(
     path_or_hub_id: str | Path,
     *,
-    device: torch.device | str = "cpu",
+    device: str = "cpu",
     unseen: Unseen = "interpolate",
     min_support: float = 0.05,
 ) -> "SetCompleter":
@@ -92,9 +92,11 @@ def load_completer(
 
     Raises:
         CheckpointError: no such checkpoint, or not one that can predict an image; it says why.
+        InputError: there is no such device.
     """
+    found = find_device(device)
     rules = AssignmentRules(unseen=unseen, min_support=min_support, out_of_span="refuse")
-    return SetCompleter(load_checkpoint(path_or_hub_id), rules=rules).to(device).eval()
+    return SetCompleter(load_checkpoint(path_or_hub_id), rules=rules).to(found).eval()
 
 
 class SetCompleter(nn.Module):
@@ -225,7 +227,8 @@ class SetCompleter(nn.Module):
         hidden = masked.view(-1, 1, side, side).repeat_interleave(edge, 2).repeat_interleave(edge, 3)
         # In training all of a hidden image is data: its mask tokens attend to each other.
         valid = None if slot.valid is None else slot.valid | hidden
-        return replace(slot, pixels=slot.pixels.masked_fill(hidden, 0.0), valid=valid)
+        known = None if valid is None or bool(valid.all()) else valid
+        return replace(slot, pixels=slot.pixels.masked_fill(hidden, 0.0), valid=known)
 
     def _masked(self, place: PlaceView) -> Bool[Tensor, "token"]:
         side = self.img_size // self.model.config.encoder.patch_size

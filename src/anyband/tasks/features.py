@@ -1,6 +1,6 @@
 """A network that reads the stored numbers of any sensor: what `load_encoder` returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -41,6 +41,7 @@ __all__ = [
     "SetFeatures",
     "SetImage",
     "feature_map",
+    "find_device",
     "load_encoder",
     "pooled",
 ]
@@ -67,13 +68,17 @@ def load_encoder(
         CheckpointError: no such checkpoint, or not one that fits.
         InputError: there is no such device.
     """
-    target = _device(device)
+    target = find_device(device)
     rules = AssignmentRules(unseen=unseen, min_support=min_support, out_of_span=out_of_span)
     return SensorEncoder(load_checkpoint(path_or_hub_id), rules=rules).to(target).eval()
 
 
-def _device(name: str) -> torch.device:
-    """See that a device is there, before anything is loaded."""
+def find_device(name: str) -> torch.device:
+    """See that a device is there, before anything is loaded.
+
+    Raises:
+        InputError: there is none of that name.
+    """
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
@@ -263,7 +268,7 @@ class SensorEncoder(nn.Module):
         self, part: StoredImages, reading: BandReading, size: int | None, options: EncodeOptions
     ) -> tuple[Tensor, Tensor]:
         batch = standardised_batch(part.dn, reading, valid=part.valid, img_size=size)
-        _check_any_data(batch, part.first)
+        _check_any_data(batch, lambda position: f"image {part.first + position}")
         metadata = None
         if part.facts:
             input_gsd_m = [[part.input_gsd_m(one, size)] for one in part.facts]
@@ -275,9 +280,9 @@ class SensorEncoder(nn.Module):
         reading = self.reading(image.sensor, bands=image.bands, encoding=image.encoding, statistics=image.statistics)
         try:
             batch = standardised_batch(stack.dn, reading, valid=stack.valid, img_size=size)
-            _check_any_data(batch, 0)
         except InputError as problem:
             raise InputError(f"{name}: {problem}") from problem
+        _check_any_data(batch, lambda _: name)
         return SetItem(reading=reading, image=batch)
 
     def _set_features(self, items: Sequence[SetItem], output: SetOutput) -> SetFeatures:
@@ -340,12 +345,12 @@ def pooled(output: EncoderOutput, pool: Pool) -> Float[Tensor, "batch width"]:
     return (output.tokens * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
 
 
-def _check_any_data(batch: ImageBatch, first: int) -> None:
+def _check_any_data(batch: ImageBatch, named: Callable[[int], str]) -> None:
     if batch.valid is None:
         return
     empty = torch.nonzero(~batch.valid.flatten(1).any(dim=1)).flatten().tolist()
     if empty:
         raise InputError(
-            f"image {first + empty[0]} has no pixel with data (all nodata or NaN); leave it out, or check "
+            f"{named(empty[0])} has no pixel with data (all nodata or NaN); leave it out, or check "
             "the nodata value of the sensor"
         )
