@@ -10,7 +10,9 @@ from anyband.data.chip_index import INDEX_SCHEMA
 from anyband.data.image_sets import SetOptions, SetSampler, find_sets
 from anyband.data.store import ArrayInfo, ChipStore
 from anyband.errors import RecipeError, StoreError
+from anyband.tasks.pretrain import pretrain
 from anyband.tasks.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, SetRecipe, StageRecipe
+from anyband.tasks.run_plan import plan_run
 from anyband.tasks.set_batches import SetSamples
 from anyband.tasks.stages import StagedSamples, in_stages, run_length, stage_footprints
 
@@ -242,3 +244,19 @@ def test_stages_are_for_sets() -> None:
 def test_a_stage_has_at_least_one_epoch() -> None:
     with pytest.raises(RecipeError, match=r"data.stages.epochs must be at least 1, found 0"):
         StageRecipe(epochs=0)
+
+
+def test_a_run_goes_through_its_stages(set_store, changed_sets, tmp_path) -> None:
+    """From the recipe on: the rate and the length know the stages, and the run ends after the last."""
+    stages = _stages((2, ("sentinel1-grd",)), (1, ()))
+    recipe = changed_sets(
+        data={"stages": stages}, optim={"epochs": 3, "steps": None, "warmup_epochs": 2.0}, run={"val_batches": 0}
+    )
+    plan = plan_run(recipe, ChipStore.open(set_store))
+    counts = [len(one) for one in stage_footprints(plan.samples.sets, stages, plan.store)]
+    done = pretrain(recipe, data=set_store, out=tmp_path / "run", shown=False)
+    assert done.steps == plan.total_steps == sum(plan.samples.sampler(batch_size=8, seed=3).steps_of_stages)
+    first = plan.samples.sampler(batch_size=8, seed=3).steps_of_stages[0]
+    assert plan.schedule.warmup_steps == pytest.approx(first)
+    said = f"stage 0: {first} steps over {counts[0]} of {sum(counts)} footprints, those with sentinel1-grd"
+    assert said in plan.notes()
