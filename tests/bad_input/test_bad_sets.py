@@ -104,3 +104,14 @@ def test_dates_that_share_no_ground_are_no_set(refused, kit, tmp_path, other: st
     found = refused(*_PREPARE)
     assert "place 'harbour': " in found
     assert message in found
+
+
+def test_places_with_one_image_under_a_recipe_that_needs_two_sources_are_said(refused, kit, tmp_path) -> None:
+    rows = [f"{kit / f'rgb{number}.tif'},rgb,p{number},train" for number in range(3)]
+    _manifest(tmp_path, "path,sensor,place,split", *rows)
+    assert main([word.replace("HERE", str(tmp_path)) for word in _PREPARE]) == 0
+    recipe = (kit / "recipe.yaml").read_text() + "data: {sets: {size: [2, 3], needs_two_sources: true}}\n"
+    (tmp_path / "sets.yaml").write_text(recipe)
+    message = refused("pretrain", "HERE/sets.yaml", "--data", "HERE/store", "--out", "HERE/run", "--quiet")
+    assert "all 3 footprints in split 'train' of store" in message
+    assert "prepare images of another sensor of the same places, or turn it off" in message

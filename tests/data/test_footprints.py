@@ -9,7 +9,7 @@ import pytest
 import shapely
 
 from anyband.data.chip_index import ChipRecord, index_table
-from anyband.data.footprints import find_footprints, image_facts
+from anyband.data.footprints import check_corners, find_footprints, image_facts
 from anyband.data.places import footprint
 from anyband.data.store import ArrayInfo, ChipStore
 from anyband.errors import StoreError
@@ -82,6 +82,15 @@ def test_corners_off_the_globe_are_refused(corners, said: str) -> None:
     message = f"chip 0 of store 'somewhere' has a corner at {said}; longitudes are -180 to 180 and latitudes -90 to 90"
     with pytest.raises(StoreError, match=message):
         image_facts(_store(_record(geometry=_wkb(corners))), np.array([[0]]))
+
+
+def test_a_chip_off_the_globe_is_found_before_a_run_if_it_is_one_of_its_chips() -> None:
+    corners = [(200.0, 50.0), (200.2, 50.0), (200.2, 49.9), (200.0, 49.9)]
+    bad = _record(geometry=_wkb(corners), bounds=(200.0, 49.9, 200.2, 50.0))
+    store = _store(_record(geometry=_wkb(_SQUARE), bounds=(10.0, 49.9, 10.2, 50.0)), bad)
+    check_corners(store, np.array([0]))
+    with pytest.raises(StoreError, match=r"chip 1 of store 'somewhere' has a corner at longitude 200\.2°"):
+        check_corners(store, np.array([0, 1]))
 
 
 @pytest.mark.parametrize("wkb", [b"", b"\x01", _wkb([*_SQUARE[:3], (9.0, 50.0), (9.5, 51.0)])])

@@ -1,5 +1,6 @@
 """The footprints of a store with their images, and what is known of each image beside its pixels."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,7 +13,16 @@ from anyband.data.store import ChipStore
 from anyband.errors import StoreError, nearest_name
 from anyband.shapes import Array, Bool, Float, Int, Shaped
 
-__all__ = ["UNKNOWN_TIME", "Footprints", "ImageFacts", "check_sensors", "chip_times", "find_footprints", "image_facts"]
+__all__ = [
+    "UNKNOWN_TIME",
+    "Footprints",
+    "ImageFacts",
+    "check_corners",
+    "check_sensors",
+    "chip_times",
+    "find_footprints",
+    "image_facts",
+]
 
 UNKNOWN_TIME = int(np.iinfo(np.int64).max)
 """Stands for a time that is not known, so that it sorts last."""
@@ -114,6 +124,19 @@ def image_facts(store: ChipStore, chips: Int[Array, "set slot"]) -> ImageFacts:
         shape_px=np.array([(info.height, info.width) for info in infos], dtype=np.int64).reshape(*chips.shape, 2),
         time=np.asarray(time_us, dtype="datetime64[us]").reshape(chips.shape),
     )
+
+
+def check_corners(store: ChipStore, chips: Int[Array, " image"]) -> None:
+    """See before a run that its chips lie on the globe, which `image_facts` would find in the middle of it.
+
+    Raises:
+        StoreError: a chip does not.
+    """
+    geo = json.loads((store.index.schema.metadata or {}).get(b"geo", b"{}"))
+    west, south, east, north = geo.get("columns", {}).get("geometry", {}).get("bbox", (-180, -90, 180, 90))
+    # The index says what all its chips cover together; each is looked at only where that is too much.
+    if west < -180 or south < -90 or east > 180 or north > 90:
+        image_facts(store, chips[:, None])
 
 
 def _ranks(column: pa.ChunkedArray) -> Int[Array, " chip"]:

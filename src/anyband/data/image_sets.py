@@ -13,7 +13,7 @@ import numpy as np
 
 from anyband.data.augment import coarser_grid
 from anyband.data.chip_index import Split
-from anyband.data.footprints import Footprints, check_sensors, chip_times, find_footprints
+from anyband.data.footprints import Footprints, check_corners, check_sensors, chip_times, find_footprints
 from anyband.data.rounds import Rounds
 from anyband.data.spacing import are_apart, most_with_each, room_left
 from anyband.data.store import ChipStore
@@ -126,7 +126,7 @@ def find_sets(store: ChipStore, options: SetOptions | None = None, *, split: Spl
         The footprints, ordered by place and cell.
 
     Raises:
-        StoreError: the store lacks a sensor, or has no footprint that can be used.
+        StoreError: the store lacks a sensor, has no footprint that can be used, or one that lies off the globe.
     """
     options = options or SetOptions()
     check_sensors(store, options.sensors or ())
@@ -134,6 +134,7 @@ def find_sets(store: ChipStore, options: SetOptions | None = None, *, split: Spl
     if not len(found):
         of = f" of {', '.join(options.sensors)}" if options.sensors is not None else ""
         raise StoreError(f"no image{of} is in {_where(store, split)}; `anyband prepare --show` lists what it has")
+    check_corners(store, found.chips)
     return _sets(store, found, options, split)
 
 
