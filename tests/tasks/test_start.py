@@ -109,3 +109,28 @@ def test_a_run_is_another_run_when_the_checkpoint_behind_its_start_changes(
     copy.write_bytes(result.checkpoint.read_bytes())
     with pytest.raises(OutputError, match="start"):
         pretrain(recipe, data=pair_store, out=tmp_path / "run", shown=False)
+
+
+def test_new_ranges_of_sets_start_with_the_source_encoding_of_interpolation(set_store, changed_sets, tmp_path) -> None:
+    """What an image's sensor sees is a mixture too, in encoder and decoder."""
+    fixed = {"drop_path": 0.0}
+    few = changed_sets(model={"ranges": "from_data", **fixed}, optim={"steps": 2})
+    checkpoint = pretrain(few, data=set_store, out=tmp_path / "few", shown=False).checkpoint
+    forgotten = _without_knowledge_of(checkpoint, tmp_path / "forgotten.safetensors", band="B03")
+    losses = {}
+    for ranges in ("start", "start_and_new"):
+        recipe = changed_sets(model={"start": str(forgotten), "ranges": ranges, **fixed}, optim={"steps": 1})
+        pretrain(recipe, data=set_store, out=tmp_path / ranges, shown=False)
+        losses[ranges] = _first_loss(tmp_path / ranges)
+    np.testing.assert_allclose(losses["start"], losses["start_and_new"], rtol=1e-5)
+    grown = load_checkpoint(tmp_path / "start_and_new" / "encoder.safetensors")
+    counts = {len(tensor) for name, tensor in grown.state.items() if "encodings.source.weight" in name}
+    assert counts == {len(load_checkpoint(checkpoint).ranges.ranges) + 1}
+
+
+def test_a_checkpoint_without_levels_is_no_start_for_a_recipe_with_them(set_store, changed_sets, tmp_path) -> None:
+    few = changed_sets(model={"levels": False}, optim={"steps": 1})
+    done = pretrain(few, data=set_store, out=tmp_path / "run", shown=False)
+    recipe = changed_sets(model={"start": str(done.checkpoint), "ranges": "start", "levels": True})
+    with pytest.raises(CheckpointError, match="levels True, not False"):
+        plan_run(recipe, ChipStore.open(set_store))

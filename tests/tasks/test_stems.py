@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from anyband.errors import CatalogueError
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint, make_model, save_checkpoint, state_of
 from anyband.models.decoder import DecoderConfig
@@ -122,3 +123,13 @@ def test_the_checkpoints_own_statistics_are_not_stretched_twice(checkpoint) -> N
     reading = read_bands(stored, get_sensor("sentinel2-l2a"), rules=AssignmentRules())
     assert reading.normalisation.p01 == own.p01
     assert reading.statistics_source == "statistics of the checkpoint"
+
+
+def test_single_bands_have_no_position_in_a_stem(checkpoint) -> None:
+    """Each alone would stand in the first, so that three of them came out as one."""
+    encoder = SensorEncoder(checkpoint).eval()
+    images = torch.zeros(1, 3, 8, 8)
+    with pytest.raises(CatalogueError, match="name the positions of the channels, red, green, blue"):
+        encoder(images, bands=["sentinel2-l2a/B04", "sentinel2-l2a/B03", "sentinel2-l2a/B02"])
+    by_position = encoder(images, bands=["red", "green", "blue"]).cls
+    torch.testing.assert_close(by_position, encoder(images, bands=get_sensor("maxar-rgb")).cls)

@@ -15,6 +15,7 @@ from anyband.models.encoder import Encoder, EncoderConfig, EncoderOutput, SetOut
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
 from anyband.sensors.sensor import BandStatistics, Sensor
+from anyband.sensors.stem import is_stem
 from anyband.shapes import Array, Bool, Float, Num
 from anyband.tasks.feature_records import (
     EncodeOptions,
@@ -321,6 +322,11 @@ class SensorEncoder(nn.Module):
             raise CatalogueError(
                 f"'{name}' is not a trained range of '{table.name}'{nearest_name(name, table.range_names)} "
                 "Name a sensor's band as 'sensor/band', for example 'sentinel2-l2a/B04'"
+            )
+        if is_stem(table):
+            raise CatalogueError(
+                f"'{name}' may stand in any position of this network's stem of three bands; name the positions of the "
+                f"channels, {', '.join(table.range_names)}, or give `encode` stored numbers with their sensor"
             )
         asked = checkpoint_sensor(self.checkpoint, sensor).select([band])
         row: Float[Array, "range"] = assign(asked, table, self.rules).mixing[0]
