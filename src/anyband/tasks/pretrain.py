@@ -16,6 +16,7 @@ from anyband.tasks.loop import TrainingLoop
 from anyband.tasks.recipe import PretrainRecipe, recipe_to_dict
 from anyband.tasks.run_plan import RunPlan, plan_run
 from anyband.tasks.runs import Progress, RunFolder, SavedStep
+from anyband.tasks.step_memory import check_step_memory
 from anyband.tasks.steps import Stepper, make_fabric
 from anyband.tasks.train import load_optimizer_tensors
 from anyband.tasks.watch import check_knn
@@ -114,6 +115,13 @@ def _train(
 ) -> Progress:
     """Do the steps that are left, and write the finished model."""
     fabric = make_fabric(plan.recipe)
+    check_step_memory(
+        plan.recipe,
+        plan.config,
+        num_images=plan.samples.most_images,
+        device=fabric.device,
+        num_processes=fabric.world_size,
+    )
     start = saved[-1] if saved else None
     model = _first_model(plan) if start is None else _load_model(start, plan)
     check_knn(plan, model)

@@ -127,6 +127,10 @@ class Samples(ABC, Generic[DrawT]):
     def shown(self, count: int) -> dict[str, DrawT]:
         """Choose up to `count` samples for each panel, always the same: name of the panel → what it shows."""
 
+    def views(self, example: Any, recipe: PretrainRecipe) -> dict[str, Any]:  # noqa: ARG002 (sets ask)
+        """Say what of an example is drawn: end of the panel's name → what to draw."""
+        return {"": example}
+
     @abstractmethod
     def panel(self, model: Any, raw: Any, example: Any, inputs: Mapping[str, ArrayInput], *, title: str) -> bytes:
         """Draw samples, what the encoder saw of them, and what the network makes of that.

@@ -1,6 +1,8 @@
 """From sets in stored numbers to network input on the device: harmonised, augmented, with facts and noise."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from anyband.data.batch import RawSets, read_set_batch
 from anyband.data.image_sets import ImageSets, SetDraw, SetSampler
 from anyband.data.store import ChipStore
 from anyband.models.a2mae import SetAutoencoder
-from anyband.models.inputs import SetBatch, SetMetadata, SetNoise
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
 from anyband.randomness import generator, uniform
 from anyband.shapes import Array, Float, Int
 from anyband.tasks.array_inputs import ArrayInput, ArrayReader
@@ -94,6 +96,14 @@ class SetSamples(Samples[SetDraw]):
         draws = [sampler.batch(step) for step in range(_LOOKED_THROUGH)]
         return {"sets": max(draws, key=lambda draw: (draw.chips.shape[1], draw.partnered))}
 
+    def views(self, example: tuple[SetBatch, SetNoise], recipe: PretrainRecipe) -> dict[str, Any]:
+        """Draw sets with every image in part visible, and, where training hides whole images, with the last hidden."""
+        batch, noise = example
+        views = {"": (batch, replace(noise, hides_last=False))}
+        if recipe.model.hidden_image and batch.num_slots > 1:
+            views["_hidden"] = (batch, replace(noise, hides_last=True))
+        return views
+
     def panel(
         self,
         model: SetAutoencoder,
@@ -162,10 +172,7 @@ class SetPreparer:
         if augment is None:
             metadata = self._forgetting(metadata, step, raw.draw)
         batch = SetBatch(
-            groups=tuple(
-                self._reader.image(group.pixels, group.valid, group.array, drawn.of(group.sets), bands)
-                for group, bands in zip(raw.groups, self._bands(raw, step, trains=augment is None), strict=True)
-            ),
+            groups=self._images(raw, drawn, self._bands(raw, step, trains=augment is None)),
             rows=torch.from_numpy(raw.rows),
             same_source=torch.from_numpy(raw.draw.same_source),
             first_slot=torch.from_numpy(raw.draw.first_slot),
@@ -173,6 +180,16 @@ class SetPreparer:
             partnered=raw.draw.partnered,
         )
         return batch.to(self._device, non_blocking=True), self._noise(step, raw.draw)
+
+    def _images(
+        self, raw: RawSets, drawn: Augmentation, bands: Sequence[Int[Array, "_ 3"] | None]
+    ) -> tuple[ImageBatch, ...]:
+        # A network that is looked at in mixed precision would have its images resampled in bf16 too.
+        with torch.autocast(self._device.type, enabled=False):
+            return tuple(
+                self._reader.image(group.pixels, group.valid, group.array, drawn.of(group.sets), chosen)
+                for group, chosen in zip(raw.groups, bands, strict=True)
+            )
 
     def _bands(self, raw: RawSets, step: int, *, trains: bool) -> Sequence[Int[Array, "_ 3"] | None]:
         """Draw the bands that a stem of three reads of each image; None: those that are used outside of training."""
@@ -183,8 +200,7 @@ class SetPreparer:
     def _metadata(self, raw: RawSets, drawn: Augmentation) -> SetMetadata:
         """Tell the facts of the images as the network sees them: corners and pixel size follow the crop."""
         facts = raw.facts
-        shapes = np.concatenate([np.tile(group.pixels.shape[2:], (len(group.pixels), 1)) for group in raw.groups])
-        gsd_m = input_gsd_m(drawn, facts.gsd_m, shapes[raw.rows], img_size=self._recipe.model.img_size)
+        gsd_m = input_gsd_m(drawn, facts.gsd_m, facts.shape_px, img_size=self._recipe.model.img_size)
         return set_metadata(input_corners(drawn, facts.corners_deg), facts.gsd_m, facts.time, gsd_m)
 
     def _forgetting(self, metadata: SetMetadata, step: int, draw: SetDraw) -> SetMetadata:

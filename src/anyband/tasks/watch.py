@@ -85,12 +85,16 @@ class Watch:
         for name, draw in samples.shown(_PANEL_SAMPLES).items():
             raw = samples.read(draw)
             example = self._preparer.prepare(raw, step=0, augment=_WHOLE)
-            with self._looking():
-                png = samples.panel(self._model, raw, example, self._plan.inputs, title=title)
-            with whole_file(self._folder.panels_path / f"step_{done:08d}_{name}.png") as beside:
-                beside.write_bytes(png)
-            if log is not None:
-                log.add_picture(f"reconstruction/{name}", png, done)
+            for end, view in samples.views(example, self._plan.recipe).items():
+                with self._looking():
+                    png = samples.panel(self._model, raw, view, self._plan.inputs, title=title)
+                self._keep(png, name + end, done, log)
+
+    def _keep(self, png: bytes, name: str, done: int, log: MetricsLog | None) -> None:
+        with whole_file(self._folder.panels_path / f"step_{done:08d}_{name}.png") as beside:
+            beside.write_bytes(png)
+        if log is not None:
+            log.add_picture(f"reconstruction/{name}", png, done)
 
     @contextlib.contextmanager
     def _looking(self) -> Iterator[None]:
