@@ -84,7 +84,7 @@ def test_a_wrong_recipe_file_is_refused(refused, tmp_path: Path, text: str | byt
 
 @pytest.mark.parametrize("recipe", ["smarties_tny", "HERE/missing.yaml", "KIT/labelled"])
 def test_a_recipe_that_is_not_there_is_refused(refused, recipe: str) -> None:
-    assert "is neither a file nor a shipped recipe (smarties_base, " in refused("pretrain", recipe, *_WORDS)
+    assert "is neither a file nor a shipped recipe (a2mae_base, " in refused("pretrain", recipe, *_WORDS)
 
 
 def test_a_misspelt_recipe_offers_the_nearest(refused) -> None:
