@@ -34,8 +34,8 @@ from anyband.tasks.set_statistics import SetStatistics, counted_statistics, read
 
 __all__ = ["embed_set", "named_set_statistics"]
 
-Pixels = tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]
-"""Stored numbers and which have data."""
+Pixels = tuple[Num[Array, "_ _ _"], Bool[Array, "_ _ _"]]
+"""Stored numbers (band, row, col), and which have data."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -291,6 +291,6 @@ def _notes(encoder: SensorEncoder, images: Sequence[_Image]) -> tuple[str, ...]:
     first = images[0]
     grid = f"{len(images)} images on the grid of '{first.entry.name}'"
     of_sensors = dict.fromkeys(note for image in images for note in image.reading.notes)
-    untimed = [image.entry.name for image in images if np.isnat(image.facts.time)]
-    unknown = (f"no date is known of {len(untimed)} images, such as '{untimed[0]}'",) if untimed else ()
+    untimed = [f"'{image.entry.name}'" for image in images if np.isnat(image.facts.time)]
+    unknown = (f"no date is known of {', '.join(untimed[:4])}{' …' * (len(untimed) > 4)}",) if untimed else ()
     return (grid, *of_sensors, *unknown, *(encoder.set_notes if len(images) > 1 else ()))

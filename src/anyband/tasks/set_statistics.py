@@ -16,8 +16,8 @@ __all__ = ["SetStatistics", "counted_statistics", "read_set_statistics"]
 SetStatistics = Mapping[str, Mapping[str, BandStatistics]]
 """Normalisation in physical units by sensor and band."""
 
-Pieces = Iterable[tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]]
-"""Stored numbers and which have data, piece by piece."""
+Pieces = Iterable[tuple[Num[Array, "_ _ _"], Bool[Array, "_ _ _"]]]
+"""Stored numbers (band, row, col) and which have data, piece by piece."""
 
 
 def counted_statistics(entries: Sequence[ImageEntry], read: Callable[[ImageEntry], Pieces]) -> SetStatistics:
