@@ -1,7 +1,7 @@
 """Run by test_resume as a process: trains in child processes, kills them, and lets two work together.
 
 Children are forks of a process that has imported everything and computed nothing, so that each starts at
-once. Prints one JSON object.
+once. Takes a JSON list of jobs, and prints a JSON list of what came of them.
 """
 
 import dataclasses
@@ -27,21 +27,27 @@ from anyband.tasks.runs import RunFolder
 
 PRELOADED = (lightning_fabric, timm.models.vision_transformer, torch.utils.tensorboard)
 NOT_NEEDED = ("rasterio", "geopandas", "shapely", "pyproj", "jsonargparse")
-NUM_KILLS = 5
 
 
-def main(recipe_file: str, store: str, folder: str) -> None:
-    recipe, data, out = load_recipe(recipe_file), Path(store), Path(folder)
+def main(jobs: str) -> None:
+    """Do jobs, each a dictionary of `recipe`, `store`, `out` and `num_kills`."""
+    asked = json.loads(jobs)
+    recipes = [load_recipe(job["recipe"]) for job in asked]
     # Machines for training may lack these; an import would fail from here on.
     sys.modules.update(dict.fromkeys(NOT_NEEDED))
-    print(json.dumps(kill_and_resume(recipe, data, out) | {"exit_codes": work_together(recipe, data, out)}))
+    told = []
+    for recipe, job in zip(recipes, asked, strict=True):
+        data, out = Path(job["store"]), Path(job["out"])
+        resumed = kill_and_resume(recipe, data, out, num_kills=job["num_kills"])
+        told.append(resumed | {"exit_codes": work_together(recipe, data, out)})
+    print(json.dumps(told))
 
 
-def kill_and_resume(recipe: PretrainRecipe, data: Path, out: Path) -> dict[str, object]:
+def kill_and_resume(recipe: PretrainRecipe, data: Path, out: Path, *, num_kills: int) -> dict[str, object]:
     started = time.monotonic()
     assert wait(start(recipe, data, out / "whole")) == 0
     whole_s = time.monotonic() - started
-    kills = [kill_at_random(recipe, data, out / "killed", whole_s) for _ in range(NUM_KILLS)]
+    kills = [kill_at_random(recipe, data, out / "killed", whole_s) for _ in range(num_kills)]
     return {
         "saved_after_kills": [step for step, _ in kills],
         "signals": [code for _, code in kills],
