@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -262,8 +263,9 @@ def test_a_set_that_can_not_be_is_refused(encoder: SensorEncoder, tmp_path: Path
 
 
 def test_a_date_in_the_future_is_refused(encoder: SensorEncoder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="datetime 2999-01-01T00:00:00Z lies in the future"):
-        embed_set(encoder, [_image(tmp_path, "a.tif", _optical(64, 64), datetime="2999-01-01")], tmp_path / "f.tif")
+    entry = replace(_image(tmp_path, "a.tif", _optical(64, 64)), datetime=dt.datetime(2999, 1, 1, tzinfo=dt.UTC))
+    with pytest.raises(InputError, match=r"'a\.tif': datetime 2999-01-01T00:00:00Z lies in the future"):
+        embed_set(encoder, [entry], tmp_path / "f.tif")
 
 
 def test_images_of_a_sensor_that_differ_are_not_counted_together(tmp_path: Path) -> None:
