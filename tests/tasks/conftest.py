@@ -86,7 +86,7 @@ def _chips() -> Iterator[tuple[ArraySpec, ChipRecord, Chip]]:
 def _set_chips() -> Iterator[tuple[ArraySpec, ChipRecord, Chip]]:
     for place in range(_PLACES):
         rng = np.random.default_rng(1000 + place)
-        ground = rng.integers(200, 4000, (3, 24, 24))
+        ground = np.kron(rng.integers(200, 4000, (3, 6, 6)), np.ones((4, 4), dtype=np.int64))
         for date in range(1 + place % 4):
             pixels = (ground + rng.integers(0, 200, ground.shape)).astype(np.uint16)
             valid = np.ones(pixels.shape, dtype=bool)

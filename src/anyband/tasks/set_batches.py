@@ -77,13 +77,18 @@ class SetSamples(Samples[SetDraw]):
     def notes(self, *, batch_size: int) -> list[str]:
         """Say which footprints are repeated in a batch, and how many have fewer images than are asked for."""
         kinds, counts = self._kinds()
-        notes = [
-            f"{count} footprints with {capacity} {'image' if capacity == 1 else 'images'} of "
-            f"{'several sensors' if several else 'one sensor'} do not fill a batch of {batch_size}: they stand in it "
-            "several times, each with draws of its own"
+        few_of_kind = [
+            f"{count} with {capacity} {'image' if capacity == 1 else 'images'} of "
+            f"{'several sensors' if several else 'one sensor'}"
             for (capacity, several), count in zip(kinds.tolist(), counts.tolist(), strict=True)
             if count < batch_size
         ]
+        notes = []
+        if few_of_kind:
+            notes.append(
+                f"footprints that do not fill a batch of {batch_size} stand in it several times, each with draws of its "
+                f"own: {'; '.join(few_of_kind)}"
+            )
         least = self.sets.options.size[0]
         few = int((self.sets.capacity < least).sum())
         if few:
