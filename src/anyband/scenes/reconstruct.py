@@ -48,6 +48,8 @@ class ReconstructOptions:
     """float32 or bf16 arithmetic."""
     batch_size: int = 16
     """Windows that go through the network at once."""
+    picture: bool = True
+    """Draw the picture."""
     tags: tuple[tuple[str, str], ...] = ()
     """More (key, value) pairs for the file, for example the checkpoint's hash."""
     shown: bool = False
@@ -65,8 +67,8 @@ class ReconstructReport:
 
     image: Path
     """GeoTIFF in the sensor's stored numbers."""
-    picture: Path
-    """The other images, the target as it was, and filled."""
+    picture: Path | None
+    """The other images, the target as it was, and filled; None: not asked for."""
     grid: Grid
     """Of the target."""
     num_filled: int
@@ -177,11 +179,12 @@ def reconstruct(
             options=options,
         )
         counts = _write(job, chosen, out)
-        write_reconstruction_picture(picture, out, layout, job.images, reader)
+        if options.picture:
+            write_reconstruction_picture(picture, out, layout, job.images, reader)
     notes = [*completer.notes, *layout.notes, *reading.notes, *_notes(job.images), *itself, *left_out, *elsewhere]
     return ReconstructReport(
         image=out,
-        picture=picture,
+        picture=picture if options.picture else None,
         grid=layout.grid,
         num_filled=counts[0],
         num_unfilled=counts[1],
