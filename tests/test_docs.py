@@ -12,6 +12,7 @@ import pytest
 
 import anyband
 from anyband import cli
+from anyband.data.labelled import read_labelled
 from anyband.data.manifest import read_manifest
 from anyband.sensors.catalogue import load_sensor_file
 from anyband.tasks.recipe_files import load_recipe
@@ -152,9 +153,19 @@ def test_the_own_sensor_of_the_page_loads(tmp_path: Path) -> None:
     assert all(band.statistics is not None for band in sensor.bands)
 
 
-@pytest.mark.parametrize(("name", "count"), [("manifest.csv", 4), ("manifest.yaml", 4)])
-def test_the_manifests_of_the_page_are_read(name: str, count: int, tmp_path: Path) -> None:
-    assert len(read_manifest(_file("prepare.md", name, tmp_path))) == count
+@pytest.mark.parametrize(
+    ("page", "name", "count"),
+    [("prepare.md", "manifest.csv", 4), ("prepare.md", "manifest.yaml", 4), ("evaluate.md", "place.csv", 3)],
+)
+def test_the_manifests_of_the_pages_are_read(page: str, name: str, count: int, tmp_path: Path) -> None:
+    assert len(read_manifest(_file(page, name, tmp_path))) == count
+
+
+def test_the_labelled_sets_of_the_page_are_read(tmp_path: Path) -> None:
+    table = _file("evaluate.md", "fields.csv", tmp_path)
+    for row in table.read_text(encoding="utf-8").splitlines()[1:]:
+        (tmp_path / row.partition(",")[0]).touch()
+    assert [len(images) for images in read_labelled(table).members] == [3, 1]
 
 
 _PINS = re.compile(r"`(tests/\S+\.py)`: ((?:`test_\w+`(?:, )?)+)")

@@ -327,3 +327,31 @@ def test_the_verb_says_what_lists_and_scenes_need(
     checkpoint = str(golden / "smarties" / "checkpoint.safetensors")
     assert main(["embed", *words, "--checkpoint", checkpoint, "--out", "f.tif"]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.real
+def test_real_dates_of_two_sensors_are_embedded_around_the_clouds(
+    encoder: SensorEncoder, real_data: Path, tmp_path: Path
+) -> None:
+    site = real_data / "worldcereal_s1_s2_l8_timeseries" / "00002806639B424A"
+    files = sorted(site.glob("S2_L2A_*.nc"))
+    optical = {
+        "path": ";".join(map(str, files)),
+        "sensor": "sentinel2-l2a",
+        "bands": "B02=B02;B03=B03;B04=B04;B08=B08;B11=B11",
+        "valid": str(files[-1]),
+        "valid_variable": "SCL",
+        "valid_values": [4, 5, 6, 7, 11],
+    }
+    (radar_file,) = site.glob("S1_GRD-*.nc")
+    radar = {"path": str(radar_file), "sensor": "sentinel1-grd", "bands": "VV=VV;VH=VH", "scale": 1e-4, "offset": 0.0}
+    # Times 2 and 62 are nearly clear, time 5 is cloudy.
+    rows = [*({**optical, "time": time} for time in (2, 5, 62)), {**radar, "time": 0}]
+    entries = [parse_entry(row, folder=tmp_path) for row in rows]
+    report = embed_set(encoder, entries, tmp_path / "f.tif")
+    assert (report.grid.height, report.grid.width, report.grid.crs) == (4, 4, "EPSG:32631")
+    assert report.num_missing == 0
+    with rasterio.open(report.features) as file:
+        dates = [image["datetime"][:10] for image in json.loads(file.tags()["ANYBAND_IMAGES"])]
+    assert dates[0] == "2017-08-24"
+    assert all(date is not None for date in dates)
