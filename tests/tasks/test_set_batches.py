@@ -169,8 +169,9 @@ def test_the_declared_share_of_steps_hides_the_last_image_where_there_are_two(pl
 def test_notes_name_footprints_that_are_too_few_for_a_batch(plan):
     notes = plan.samples.notes(batch_size=8)
     assert notes == [
-        "footprints that do not fill a batch of 8 stand in it several times, each with draws of its own: 2 with 1 image of "
-        "one sensor; 1 with 2 images of one sensor; 3 with 2 images of several sensors; 4 with 3 images of one sensor"
+        "footprints that do not fill a batch of 8 stand in it several times, each with draws of its own: "
+        "2 with 1 image of one sensor; 1 with 2 images of one sensor; 3 with 2 images of several sensors; "
+        "4 with 3 images of one sensor"
     ]
     assert plan.samples.notes(batch_size=1) == []
 

@@ -1,12 +1,16 @@
 """The small pieces of training: schedule, optimiser, seeded calls, and steps that accumulate."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from anyband.data.store import ChipStore
 from anyband.errors import CheckpointError, RecipeError
+from anyband.models.a2mae import SetAutoencoder
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.smarties import Smarties
 from anyband.tasks.pretrain import pretrain
@@ -110,6 +114,57 @@ def test_accumulated_parts_give_the_gradient_of_the_joint_batch(parts, pair_stor
         torch.testing.assert_close(accumulated[name], joint[name], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("masking", ["anchor", "released"])
+def test_accumulated_parts_of_sets_give_the_gradient_of_the_joint_batch(masking, set_store, changed_sets, tmp_path):
+    first_moments = []
+    for accumulate in (1, 4):
+        model = {"drop_path": 0.0, "masking": masking, "sequence": "joint" if masking == "released" else "apart"}
+        recipe = changed_sets(model=model, optim={"steps": 1, "accumulate": accumulate})
+        out = tmp_path / str(accumulate)
+        pretrain(recipe, data=set_store, out=out, shown=False)
+        first_moments.append(RunFolder(out).saved_steps()[-1].optimizer_tensors())
+    joint, accumulated = first_moments
+    for name in (name for name in joint if name.startswith("exp_avg.")):
+        torch.testing.assert_close(accumulated[name], joint[name], rtol=1e-4, atol=1e-6)
+
+
+def _arriving(recipe, store, tmp_path, monkeypatch):
+    """Do a step in mixed precision, and tell what reaches the network."""
+    seen = []
+    for kind in (Smarties, SetAutoencoder):
+        original = kind.forward
+
+        def spied(self, batch, noise, original=original):
+            seen.append((batch, noise))
+            return original(self, batch, noise)
+
+        monkeypatch.setattr(kind, "forward", spied)
+    optim = dataclasses.replace(recipe.optim, steps=1, precision="bf16-mixed")
+    run = dataclasses.replace(recipe.run, val_batches=0)
+    recipe = dataclasses.replace(recipe, optim=optim, run=run)
+    pretrain(recipe, data=store, out=tmp_path / "run", shown=False)
+    return seen[0]
+
+
+def test_sets_reach_the_network_as_they_were_made_also_in_mixed_precision(set_store, set_recipe, tmp_path, monkeypatch):
+    """Rounded to bf16, a year is off by up to four and corners of a place by kilometres."""
+    batch, noise = _arriving(set_recipe, set_store, tmp_path, monkeypatch)
+    plan = plan_run(set_recipe, ChipStore.open(set_store))
+    draw = plan.samples.sampler(batch_size=8, seed=set_recipe.seed).batch(0)
+    preparer = plan.samples.preparer(set_recipe, plan.inputs, device=torch.device("cpu"))
+    expected, expected_noise = preparer.prepare(plan.samples.read(draw), step=0)
+    for name, tensor in vars(batch.metadata).items():
+        torch.testing.assert_close(tensor, getattr(expected.metadata, name), rtol=0, atol=0, equal_nan=True)
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(batch.groups, expected.groups, strict=True))
+    assert torch.equal(noise.masking, expected_noise.masking)
+
+
+def test_pairs_in_mixed_precision_are_rounded_as_in_the_first_release(pair_store, small_recipe, tmp_path, monkeypatch):
+    batch, noise = _arriving(small_recipe, pair_store, tmp_path, monkeypatch)
+    tensors = (batch.a.pixels, batch.b.pixels, batch.a.mixing, noise.masking, noise.mixup)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in tensors)
+
+
 @pytest.mark.parametrize("mixup", ["mirrored", "released", "none"])
 def test_counted_tokens_are_those_that_the_loss_averages(mixup, changed):
     """Errors are made 1 everywhere but at hidden tokens, so the sum over parts tells the count."""
@@ -150,10 +205,10 @@ def test_a_range_absent_from_a_batch_has_a_zero_gradient_and_is_still_stepped(ch
     torch.testing.assert_close(optimizer.state[weight]["exp_avg"][-1], 0.9 * moment)
 
 
-def test_shares_of_all_processes_and_parts_are_the_global_batch(pair_store, small_recipe):
-    from anyband.data.store import ChipStore
-
-    plan = plan_run(small_recipe, ChipStore.open(pair_store))
+@pytest.mark.parametrize("kind", ["pairs", "sets"])
+def test_shares_of_all_processes_and_parts_are_the_global_batch(kind, request):
+    store, recipe = {"pairs": ("pair_store", "small_recipe"), "sets": ("set_store", "set_recipe")}[kind]
+    plan = plan_run(request.getfixturevalue(recipe), ChipStore.open(request.getfixturevalue(store)))
     whole = plan.samples.sampler(batch_size=8, seed=1)
     samplers = [
         SharedSampler(whole, batch_size=8, share=Share(process=process, num_processes=2, parts=2))

@@ -72,27 +72,28 @@ class SetSamples(Samples[SetDraw]):
     def title(self, draw: SetDraw) -> str:
         """Say what a batch holds, for messages."""
         sensors = sorted(set(self.store.index.column("sensor").take(draw.chips.ravel()).to_pylist()))
-        return f"sets of {draw.chips.shape[1]} images of {', '.join(sensors)}"
+        return f"sets of {_images_word(draw.chips.shape[1])} of {', '.join(sensors)}"
 
     def notes(self, *, batch_size: int) -> list[str]:
         """Say which footprints are repeated in a batch, and how many have fewer images than are asked for."""
         kinds, counts = self._kinds()
         few_of_kind = [
-            f"{count} with {capacity} {'image' if capacity == 1 else 'images'} of "
-            f"{'several sensors' if several else 'one sensor'}"
+            f"{count} with {_images_word(capacity)} of {'several sensors' if several else 'one sensor'}"
             for (capacity, several), count in zip(kinds.tolist(), counts.tolist(), strict=True)
             if count < batch_size
         ]
         notes = []
         if few_of_kind:
             notes.append(
-                f"footprints that do not fill a batch of {batch_size} stand in it several times, each with draws of its "
-                f"own: {'; '.join(few_of_kind)}"
+                f"footprints that do not fill a batch of {batch_size} stand in it several times, each with draws of "
+                f"its own: {'; '.join(few_of_kind)}"
             )
         least = self.sets.options.size[0]
         few = int((self.sets.capacity < least).sum())
         if few:
-            notes.append(f"{few} of {len(self.sets)} footprints have fewer than {least} images: their sets are smaller")
+            notes.append(
+                f"{few} of {len(self.sets)} footprints have fewer than {_images_word(least)}: their sets are smaller"
+            )
         return notes
 
     def shown(self, count: int) -> dict[str, SetDraw]:
@@ -128,6 +129,10 @@ class SetSamples(Samples[SetDraw]):
         kinds = np.stack([self.sets.capacity, self.sets.has_partner], axis=1)
         found, counts = np.unique(kinds, axis=0, return_counts=True)
         return found, counts
+
+
+def _images_word(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 class SetPreparer:
