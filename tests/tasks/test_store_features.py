@@ -11,7 +11,14 @@ from anyband.data.chip_index import ChipRecord
 from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, StoreHeader, write_store
 from anyband.errors import InputError, StoreError
+from anyband.models.a2mae import SetAutoencoder
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, state_of
+from anyband.models.decoder import DecoderConfig
+from anyband.models.encoder import EncoderConfig
+from anyband.models.encodings import EncodingConfig
 from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.ranges import load_ranges
 from anyband.sensors.sensor import BandStatistics, Encoding
 from anyband.tasks.evaluate import band_means
 from anyband.tasks.features import EncodeOptions, SensorEncoder, SetImage, load_encoder
@@ -199,3 +206,34 @@ def test_arrays_that_show_no_cell_of_a_split_are_refused(store: ChipStore) -> No
 def test_statistics_of_one_sensor_are_refused_for_sets(encoder: SensorEncoder, store: ChipStore) -> None:
     with pytest.raises(InputError, match="statistics by band are for chips of one array"):
         set_features(encoder, store, (np.array([0]),), ChipOptions(statistics={}))
+
+
+def _told_of_dates() -> SensorEncoder:
+    """A network of sets that encodes dates and ground resolution."""
+    ranges = load_ranges("smarties_v1")
+    encoder = EncoderConfig(
+        img_size=32,
+        patch_size=16,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        num_ranges=len(ranges.ranges),
+        encodings=EncodingConfig(date=True, resolution=True, place=True),
+    )
+    config = AutoencoderConfig(encoder=encoder, decoder=DecoderConfig(), images="set")
+    return SensorEncoder(
+        Checkpoint(config=config, state=state_of(SetAutoencoder(config, seed=0)), ranges=ranges)
+    ).eval()
+
+
+def test_what_the_index_knows_of_chips_is_told_unless_that_is_switched_off(store: ChipStore) -> None:
+    encoder = _told_of_dates()
+    sets = cell_sets(store, [_array(store, "sentinel2-l2a")], split="val")
+    told, untold = (
+        set_features(encoder, store, sets.chips, ChipOptions(metadata=metadata))[0] for metadata in (True, False)
+    )
+    dn, _ = store.read(_array(store, "sentinel2-l2a"), store.array_rows[sets.chips[0]])
+    for dates, found in ((("2020-02-01", "2020-07-01"), told), ((None, None), untold)):
+        images = [SetImage(array=one, sensor=_OPTICAL, datetime=date) for one, date in zip(dn, dates, strict=True)]
+        assert np.allclose(found, encoder.encode_set(images).place.numpy(), atol=1e-5)
+    assert not np.allclose(told, untold, atol=1e-4)
