@@ -84,6 +84,7 @@ def _ablation(arguments: argparse.Namespace) -> Ablation:
         images=arguments.images,
         base_lr=arguments.base_lr,
         accelerator=arguments.device,
+        two_sources=archive.kind == KIT,
     )
     return Ablation(out=arguments.out, archive=archive, options=options)
 

@@ -58,7 +58,7 @@ def make_archive(folder: Path, name: str, *, num_places: int, workers: int) -> A
 
     Args:
         folder: of the archive.
-        name: `simulated`, or `kit:MANIFEST` for images of your own (`tests/real/kit.py --sets` writes that of the kit).
+        name: `simulated`, or `kit:MANIFEST` for the manifest of images of your own.
         num_places: simulated places.
         workers: processes.
 
@@ -119,14 +119,14 @@ def _place_labels(table: Path, store: ChipStore) -> dict[Cell, str]:
 
 
 def _folder_labels(store: ChipStore) -> dict[Cell, str]:
-    """Give each cell of an image in a folder of classes the name of that folder."""
+    """Give the first cell of each image in a folder of classes the name of that folder."""
     columns = store.index.select(["place", "cell", "source_path"]).to_pylist()
-    found = {}
-    for row in columns:
+    found: dict[str, tuple[str, str]] = {}
+    for row in sorted(columns, key=lambda row: (row["place"], row["cell"])):
         path = Path(row["source_path"])
         if path.parent.parent.name == _KIT_LABELLED:
-            found[row["place"], row["cell"]] = path.parent.name
-    return found
+            found.setdefault(row["place"], (row["cell"], path.parent.name))
+    return {(place, cell): label for place, (cell, label) in found.items()}
 
 
 def _cells(store: ChipStore) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -29,6 +30,9 @@ __all__ = [
 POOLS: tuple[Pool, ...] = ("mean", "cls")
 _BATCH = 64
 
+_Key = tuple[str, str, str]
+"""Place, cell and split."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellChips:
@@ -55,30 +59,44 @@ class CellChips:
 
 
 def cell_chips(store: ChipStore, sensors: Sequence[str], *, splits: Sequence[str]) -> CellChips:
-    """Find the cells that all sensors show, by place and cell; of a sensor with several arrays the largest counts.
+    """Find the cells that all sensors show, by place and cell.
+
+    Of sensors with several arrays those are taken together that share the most cells.
 
     Args:
         store: to look in.
         sensors: that must show a cell.
         splits: parts of the data.
     """
-    arrays = {sensor: _largest_array(store, sensor) for sensor in sensors}
-    columns = store.index.select(["place", "cell", "split", "array", "datetime"]).to_pydict()
-    of_array = {array: sensor for sensor, array in arrays.items()}
-    found: dict[tuple[str, str, str], dict[str, int]] = {}
-    times = columns["datetime"]
-    for row in sorted(range(len(times)), key=lambda row: (times[row] is not None, times[row], row)):
-        sensor = of_array.get(columns["array"][row])
-        if sensor is not None and columns["split"][row] in splits:
-            key = (columns["place"][row], columns["cell"][row], columns["split"][row])
-            found.setdefault(key, {}).setdefault(sensor, row)
-    shared = sorted(key for key, rows in found.items() if len(rows) == len(arrays))
+    of_array = _earliest_chips(store, splits)
+    several = [[name for name, info in store.arrays.items() if info.sensor == sensor] for sensor in sensors]
+    arrays = max(product(*several), key=lambda names: len(_shared([of_array[name] for name in names])))
+    shared = sorted(_shared([of_array[name] for name in arrays]))
     return CellChips(
         cells=tuple((place, cell) for place, cell, _ in shared),
         splits=tuple(split for _, _, split in shared),
-        chips={sensor: np.array([found[key][sensor] for key in shared], dtype=np.int64) for sensor in sensors},
-        arrays=arrays,
+        chips={
+            sensor: np.array([of_array[name][key] for key in shared], dtype=np.int64)
+            for sensor, name in zip(sensors, arrays, strict=True)
+        },
+        arrays=dict(zip(sensors, arrays, strict=True)),
     )
+
+
+def _earliest_chips(store: ChipStore, splits: Sequence[str]) -> dict[str, dict[_Key, int]]:
+    """Find array → cell → row of the store's index of its earliest chip; chips without a date come first."""
+    columns = store.index.select(["place", "cell", "split", "array", "datetime"]).to_pydict()
+    times = columns["datetime"]
+    found: dict[str, dict[_Key, int]] = {name: {} for name in store.arrays}
+    for row in sorted(range(len(times)), key=lambda row: (times[row] is not None, times[row], row)):
+        if columns["split"][row] in splits:
+            key = (columns["place"][row], columns["cell"][row], columns["split"][row])
+            found[columns["array"][row]].setdefault(key, row)
+    return found
+
+
+def _shared(chips: Sequence[Mapping[_Key, int]]) -> set[_Key]:
+    return set(chips[0]).intersection(*chips[1:])
 
 
 def sensor_features(
@@ -160,11 +178,6 @@ def cell_images(encoder: SensorEncoder, store: ChipStore, array: str, rows: Int[
     sensor = store.array_sensor(array)
     reading = encoder.reading(sensor, statistics=store.statistics[sensor.name])
     return chip_batch(store, array, store.array_rows[rows], reading, img_size=encoder.config.img_size)
-
-
-def _largest_array(store: ChipStore, sensor: str) -> str:
-    mine: Mapping[str, int] = {name: info.num_chips for name, info in store.arrays.items() if info.sensor == sensor}
-    return max(mine, key=lambda name: (mine[name], name))
 
 
 def _batches(rows: Array) -> list[Array]:

@@ -89,7 +89,8 @@ class Ablation:
             _write_json(path, settings)
             return
         found = json.loads(path.read_text(encoding="utf-8"))
-        differ = [f"{key}: {found.get(key)}, not {value}" for key, value in settings.items() if found.get(key) != value]
+        asked = {key: value for key, value in settings.items() if key in found}
+        differ = [f"{key}: {found[key]}, not {value}" for key, value in asked.items() if found[key] != value]
         if differ:
             raise OutputError(
                 f"'{self.out}' holds runs of other settings ({'; '.join(differ)}); name another folder, or remove it"

@@ -62,6 +62,8 @@ class TrainOptions:
     """Learning rate for 256 samples, counted as pairs whatever the variant; None: that of the SMARTIES recipe."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Kind of device, as `run.accelerator` of a recipe."""
+    two_sources: bool = False
+    """Whether sets, as pairs must, leave out footprints that only one sensor sees."""
 
 
 def variants(trained: Sequence[str]) -> tuple[str, ...]:
@@ -104,7 +106,10 @@ def recipe_of(
     recipe = load_recipe(*_recipe_and_overrides(name, options.size))
     plain = load_recipe(f"smarties_{options.size}")
     held_out = (*unseen, *(other for other in sensors if other not in own))
-    data = replace(plain.data, pairs="any", sets=recipe.data.sets, held_out=held_out, statistics="store")
+    sets = recipe.data.sets
+    if sets is not None and sets.size[1] > 1:
+        sets = replace(sets, needs_two_sources=options.two_sources)
+    data = replace(plain.data, pairs="any", sets=sets, held_out=held_out, statistics="store")
     batch_size = max(1, round(options.images / images_a_sample(recipe)))
     pairs = options.images / 2
     base_lr = options.base_lr or plain.optim.base_lr

@@ -11,6 +11,8 @@ import pytest
 
 from anyband.tasks.recipe import recipe_differences, recipe_to_dict
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SENSORS = ("sentinel2-l2a", "sentinel1-grd", "maxar-rgb")
 UNSEEN = ("landsat8-oli-tirs-l2",)

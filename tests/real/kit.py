@@ -1,12 +1,13 @@
 """Write the manifest of a folder of real images of many sensors and formats; `anyband prepare` takes all of it.
 
-    python tests/real/kit.py IMAGES MANIFEST.yaml [--sets] [--short]
+    python tests/real/kit.py IMAGES MANIFEST.yaml [--sets [--singles]] [--short]
 
 IMAGES holds small pieces of public data sets; docs/real_data.md names them. Everything here is declared: which sensor
 an image is of, what its bands are called in the file, how its numbers are stored, which images show one place.
 
 For pairs, a date of a WorldCereal site is a clear Sentinel-2 image with the Sentinel-1 image nearest to it. For sets
 (`--sets`) each sensor has all its dates on which half of the site or more shows the ground; what does not is no data.
+Images that stand alone are left out of sets, because they are so many; `--singles` keeps them.
 """
 
 import argparse
@@ -267,13 +268,14 @@ def _photographs(images: Path, most: int) -> Iterator[Row]:
             yield {"path": str(path), "sensor": "maxar-rgb"}
 
 
-def manifest_rows(images: Path, *, short: bool = False, sets: bool = False) -> list[Row]:
+def manifest_rows(images: Path, *, short: bool = False, sets: bool = False, singles: bool = True) -> list[Row]:
     """List every image of the kit with all that must be declared of it.
 
     Args:
         images: folder of the kit.
         short: a few dates and photographs only.
         sets: all usable dates of each sensor, not pairs of dates.
+        singles: images of no declared place too; those have no others beside them.
     """
     dates, photographs = (3, 2) if short else (1_000, 1_000)
     sources = [
@@ -288,7 +290,7 @@ def manifest_rows(images: Path, *, short: bool = False, sets: bool = False) -> l
         _peru(images),
         _photographs(images, photographs),
     ]
-    return [row for source in sources for row in source]
+    return [row for source in sources for row in source if singles or "place" in row]
 
 
 def main() -> None:
@@ -298,13 +300,15 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--short", action="store_true", help="a few dates and photographs")
     parser.add_argument("--sets", action="store_true", help="all usable dates of each sensor, not pairs of dates")
+    parser.add_argument("--singles", action="store_true", help="with --sets: also images that stand alone")
     arguments = parser.parse_args()
     missing = [name for name in FOLDERS if not (arguments.images / name).is_dir()]
     if missing:
         parser.error(
             f"'{arguments.images}' lacks the folders {', '.join(missing)}; docs/real_data.md says what they hold"
         )
-    rows = manifest_rows(arguments.images.resolve(), short=arguments.short, sets=arguments.sets)
+    singles = arguments.singles or not arguments.sets
+    rows = manifest_rows(arguments.images.resolve(), short=arguments.short, sets=arguments.sets, singles=singles)
     arguments.manifest.write_text(yaml.safe_dump(rows, sort_keys=False))
     print(json.dumps({"rows": len(rows)}))
 
