@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyband.data.harmonise import normalisation_for, to_physical
-from anyband.data.stored_numbers import rounded_into, to_stored
+from anyband.data.stored_numbers import can_hold, rounded_into, to_stored
 from anyband.errors import InputError
 from anyband.sensors.catalogue import get_sensor
 
@@ -75,6 +75,21 @@ def test_a_number_beside_nodata_is_on_the_side_of_the_true_one(
     dtype: str, nodata: float | None, stored: float, expected: int
 ) -> None:
     assert rounded_into(np.full((1, 1, 1), stored), dtype, nodata=nodata).item() == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number", "expected"),
+    [
+        ("uint16", -9999.0, False),
+        ("uint16", 65535.0, True),
+        ("uint8", 0.5, False),
+        ("int16", float("nan"), False),
+        ("float32", float("nan"), True),
+        ("float32", 1e300, False),
+    ],
+)
+def test_what_a_type_can_hold(dtype: str, number: float, expected: bool) -> None:
+    assert can_hold(dtype, number) == expected
 
 
 def test_another_number_of_bands_is_refused() -> None:

@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from rasterio.transform import Affine
 
-from anyband.data.manifest import ImageEntry
+from anyband.data.manifest import ImageEntry, parse_entry
+from anyband.data.rasters.gdal import open_quietly
+from anyband.data.rasters.writing import write_geotiff
+from anyband.data.tiles import IDENTITY
 from anyband.errors import AssignmentError, GeometryError, InputError, OutputError
+from anyband.models.a2mae import SetAutoencoder
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, state_of
+from anyband.models.encodings import EncodingConfig
 from anyband.scenes.reconstruct import ReconstructOptions, ReconstructReport, TargetImage, reconstruct
 from anyband.sensors.catalogue import get_sensor
 from anyband.tasks.completion import SetCompleter
@@ -249,8 +257,6 @@ def test_dates_are_needed_and_not_of_the_future(
 def test_images_elsewhere_are_named(completer: SetCompleter, make_place: Callable[..., Any], tmp_path: Path) -> None:
     place = make_place()
     grid = place.grid((32, 32), 10.0)
-    from anyband.data.rasters.writing import write_geotiff
-
     away = replace(grid, transform=(10.0, 0.0, 500000.0, 0.0, -10.0, 5700000.0))
     write_geotiff(tmp_path / "like.tif", place.truth[:1], grid=away, descriptions=("B02",))
     target = TargetImage(sensor=_S2, time=_DATE, like=tmp_path / "like.tif")
@@ -262,13 +268,77 @@ def test_another_coordinate_system_is_named(
     completer: SetCompleter, make_place: Callable[..., Any], tmp_path: Path
 ) -> None:
     place = make_place()
-    from anyband.data.rasters.writing import write_geotiff
-
     other = replace(place.grid((32, 32), 10.0), crs="EPSG:32633")
     write_geotiff(tmp_path / "like.tif", place.truth[:1], grid=other, descriptions=("B02",))
     target = TargetImage(sensor=_S2, time=_DATE, like=tmp_path / "like.tif")
     with pytest.raises(InputError, match="it has EPSG:32632, the target EPSG:32633; reproject one of them"):
         reconstruct(completer, [place.optical("2020-06-01")], target, tmp_path / "out.tif")
+
+
+def test_images_without_coordinates_are_placed_by_their_shapes(
+    oracle: SetCompleter, make_place: Callable[..., Any], tmp_path: Path
+) -> None:
+    place = make_place(40, 48)
+    nowhere = replace(place.grid((40, 48), 10.0), crs=None, transform=IDENTITY)
+    stored = place.truth.copy()
+    stored[:, 5:9, 7:20] = 0
+    entries = []
+    for name, pixels in (("other", place.truth), ("target", stored)):
+        write_geotiff(tmp_path / f"{name}.tif", pixels, grid=nowhere, descriptions=("B02", "B03", "B04"), nodata=0.0)
+        row = {"path": f"{name}.tif", "sensor": "sentinel2-l2a", "bands": "B02;B03;B04"}
+        entries.append(parse_entry({**row, "datetime": f"2020-0{len(name)}-01"}, folder=tmp_path))
+    target = TargetImage(sensor=_S2, time=_DATE, entry=entries[1])
+    report = reconstruct(oracle, entries[:1], target, tmp_path / "out.tif")
+    assert report.grid.crs is None
+    with open_quietly(report.image) as file:
+        assert (file.read() == place.truth).all()
+
+
+def test_many_images_elsewhere_are_counted_and_not_all_named(
+    completer: SetCompleter, make_place: Callable[..., Any], tmp_path: Path
+) -> None:
+    place = make_place()
+    others = [place.optical(f"2020-05-{day:02d}") for day in range(1, 7)]
+    for entry in others[1:]:
+        with rasterio.open(entry.source.paths[0], "r+") as file:
+            file.transform = Affine(10.0, 0.0, 500000.0, 0.0, -10.0, 5700000.0)
+    report = reconstruct(completer, others, TargetImage(sensor=_S2, time=_DATE), tmp_path / "out.tif")
+    assert report.context == ("sentinel2-l2a 2020-05-01",)
+    assert [note for note in report.notes if "left out" in note or "more" in note][-1] == "and 2 more"
+
+
+def test_windows_in_which_all_is_seen_are_passed_without_reading_the_others(
+    completer: SetCompleter, make_place: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    real = completer.complete
+
+    def complete(places: Any, **options: Any) -> Any:
+        seen.append(len(places))
+        return real(places, **options)
+
+    monkeypatch.setattr(completer, "complete", complete)
+    cloudy = np.zeros((128, 32), dtype=bool)
+    cloudy[:4] = True
+    _filled(completer, make_place(128, 32), cloudy)
+    assert seen == [1]
+
+
+def test_a_geographic_encoding_has_room_for_three_images(
+    set_config: AutoencoderConfig, set_checkpoint: Checkpoint, make_place: Callable[..., Any], tmp_path: Path
+) -> None:
+    encodings = EncodingConfig(geographic="a2mae")
+    encoder = replace(set_config.encoder, embed_dim=32, encodings=encodings)
+    config = replace(set_config, encoder=encoder, masking="anchor")
+    state = state_of(SetAutoencoder(config, seed=0))
+    network = SetCompleter(replace(set_checkpoint, config=config, state=state)).eval()
+    place = make_place()
+    others = [place.optical("2020-06-01"), place.optical("2020-06-20"), place.radar("2020-06-12")]
+    target = TargetImage(sensor=_S2, time=_DATE)
+    with pytest.raises(InputError, match="sets of 4 images were given; the geographic encoding 'a2mae' composes"):
+        reconstruct(network, others, target, tmp_path / "out.tif")
+    report = reconstruct(network, others, target, tmp_path / "out.tif", ReconstructOptions(num_context=2))
+    assert report.num_filled == 32 * 32
 
 
 def test_an_output_over_an_input_is_refused(completer: SetCompleter, make_place: Callable[..., Any]) -> None:

@@ -8,7 +8,7 @@ from anyband.data.harmonise import Normalisation
 from anyband.errors import InputError
 from anyband.shapes import Array, Float, Num
 
-__all__ = ["rounded_into", "to_stored"]
+__all__ = ["can_hold", "rounded_into", "to_stored"]
 
 
 def to_stored(physical: Float[Array, "band row col"], n: Normalisation) -> Float[Array, "band row col"]:
@@ -51,7 +51,7 @@ def rounded_into(
     low, high = _limits(kind)
     whole = stored if kind.kind == "f" else np.rint(stored)
     numbers: Array = whole.clip(low, high).astype(kind)
-    if nodata is None or not _holds(kind, nodata):
+    if nodata is None or nodata != nodata or not can_hold(dtype, nodata):
         return numbers
     below, above = _neighbours(kind, nodata)
     beside = np.where((stored > nodata) & (above <= high) | (below < low), above, below).astype(kind)
@@ -63,9 +63,18 @@ def _limits(kind: np.dtype[Any]) -> tuple[float, float]:
     return float(limits.min), float(limits.max)
 
 
-def _holds(kind: np.dtype[Any], nodata: float) -> bool:
+def can_hold(dtype: str, number: float) -> bool:
+    """Tell whether a number is one of a type; NaN and infinity are of floats.
+
+    Args:
+        dtype: NumPy name of the type.
+        number: any.
+    """
+    kind: np.dtype[Any] = np.dtype(dtype)
     low, high = _limits(kind)
-    return low <= nodata <= high and (kind.kind == "f" or nodata == int(nodata))
+    if kind.kind == "f":
+        return bool(low <= number <= high or not np.isfinite(number))
+    return bool(low <= number <= high and number == int(number))
 
 
 def _neighbours(kind: np.dtype[Any], nodata: float) -> tuple[float, float]:

@@ -106,7 +106,7 @@ def survey_images(entries: Sequence[ImageEntry]) -> tuple[list[OtherImage], list
         else:
             found.append(OtherImage(entry=entry, survey=ImageSurvey.from_dict(result)))
     _check_any(found, entries, notes, "can be read")
-    return found, notes
+    return found, _few(notes)
 
 
 def placed_images(images: Sequence[OtherImage], grid: Grid) -> tuple[list[OtherImage], list[str]]:
@@ -126,7 +126,7 @@ def placed_images(images: Sequence[OtherImage], grid: Grid) -> tuple[list[OtherI
         else:
             found.append(image)
     _check_any(found, [image.entry for image in images], notes, "shows ground of the target")
-    return found, notes
+    return found, _few(notes)
 
 
 def nearest_in_time(images: Sequence[OtherImage], time: dt.datetime, count: int) -> list[OtherImage]:
@@ -177,6 +177,11 @@ def _not_there(image: OtherImage, grid: Grid) -> str:
 def _check_any(found: Sequence[object], entries: Sequence[ImageEntry], notes: Sequence[str], what: str) -> None:
     if found:
         return
-    more = len(notes) - _NAMED_REASONS
-    reasons = "; ".join([*notes[:_NAMED_REASONS], *([f"and {more} more"] if more > 0 else [])])
+    reasons = "; ".join(_few(notes))
     raise InputError(f"none of the {len(entries)} images {what}, so there is nothing to reconstruct from: {reasons}")
+
+
+def _few(notes: Sequence[str]) -> list[str]:
+    """Keep the first notes and count the others: a list may hold thousands of images of other places."""
+    more = len(notes) - _NAMED_REASONS
+    return [*notes[:_NAMED_REASONS], *([f"and {more} more"] if more > 0 else [])]

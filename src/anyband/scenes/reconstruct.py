@@ -110,9 +110,11 @@ class _Job:
         shape = (len(self.layout.sensor.bands), window.height, window.width)
         return np.zeros(shape, dtype=self.layout.dtype), np.zeros(shape, dtype=bool)
 
-    def place(self, window: Window) -> PlaceView:
-        """Read what all images show of a window of the target."""
+    def place(self, window: Window) -> PlaceView | None:
+        """Read what all images show of a window of the target; None where all of it is seen."""
         dn, valid = self.seen(window)
+        if valid.all():
+            return None
         part = self.layout.grid.part(window)
         corners = np.full((4, 2), np.nan)
         if part.crs is not None:
@@ -294,7 +296,7 @@ def _predict(job: _Job, windows: Sequence[Window], blender: Blender, advance: Ad
     for first in range(0, len(windows), size):
         some = windows[first : first + size]
         places = [(window, job.place(window)) for window in some]
-        needed = [(window, place) for window, place in places if place.unseen.any() and place.has_data]
+        needed = [(window, place) for window, place in places if place is not None and place.has_data]
         if needed:
             predicted = job.completer.complete([place for _, place in needed], precision=job.options.precision)
             for (window, _), pixels in zip(needed, predicted, strict=True):

@@ -11,6 +11,7 @@ from anyband.data.manifest import ImageEntry
 from anyband.data.rasters.gdal import GdalSheet
 from anyband.data.rasters.georeference import pixel_size_m
 from anyband.data.rasters.reader import RasterReader
+from anyband.data.stored_numbers import can_hold
 from anyband.data.tiles import Grid
 from anyband.errors import InputError
 from anyband.scenes.context import OtherImage, nearest_in_time
@@ -20,7 +21,7 @@ from anyband.tasks.readings import entry_sensor
 __all__ = ["TargetImage", "TargetLayout", "layout_as_seen", "layout_of_unseen"]
 
 _TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
-# chosen: steps of this many stored numbers between physical values show that integers are meant.
+# chosen: a stored unit that is less than a physical one shows that whole numbers are meant.
 _WHOLE_SCALE = 1.0
 
 
@@ -72,7 +73,8 @@ def layout_as_seen(target: TargetImage, reader: RasterReader) -> TargetLayout:
         if asked is not None:
             raise InputError(f"{what} says what the file of the target says already; leave it out")
     sensor = entry_sensor(target.entry)
-    return TargetLayout(sensor=sensor, grid=reader.grid, dtype=str(reader.dtype), nodata=reader.nodata)
+    dtype = str(reader.dtype)
+    return TargetLayout(sensor=sensor, grid=reader.grid, dtype=dtype, nodata=_held(reader.nodata, dtype))
 
 
 def layout_of_unseen(target: TargetImage, others: Sequence[OtherImage], time: dt.datetime) -> TargetLayout:
@@ -96,12 +98,17 @@ def layout_of_unseen(target: TargetImage, others: Sequence[OtherImage], time: dt
     takes_type = alike and target.encoding is None
     dtype = dtype or (alike[0].survey.dtype if takes_type else _usual_type(sensor))
     nodata = alike[0].survey.nodata if takes_type else None
-    nodata = target.sensor.nodata if nodata is None else nodata
+    nodata = _held(target.sensor.nodata if nodata is None else nodata, dtype)
     if np.dtype(dtype).kind == "f" and nodata is None:
         nodata = float("nan")
     grid = _grid_at(others[0].survey.grid, sensor.gsd_m) if target.like is None else _grid_of(target.like, sensor)
     said = f"stored as {dtype}, encoding '{sensor.default_encoding}'{notes}"
     return TargetLayout(sensor=sensor, grid=grid, dtype=dtype, nodata=nodata, notes=(said,))
+
+
+def _held(nodata: float | None, dtype: str) -> float | None:
+    """Keep a number that the type can hold: no other stands in the file."""
+    return nodata if nodata is not None and can_hold(dtype, nodata) else None
 
 
 def _sensor(target: TargetImage, alike: Sequence[OtherImage]) -> tuple[Sensor, str]:

@@ -165,12 +165,12 @@ class SetCompleter(nn.Module):
                 f"this checkpoint can't reconstruct '{found.name}': {problem}\nname the bands that it can with "
                 "--bands, or take a checkpoint that was trained on such bands"
             ) from problem
-        kept = set(reading.assignment.kept_index)
-        missing = [name for index, name in enumerate(found.band_names) if index not in kept]
-        if missing or len(reading.assignment.kept_index) != len(found.bands):
+        kept = reading.assignment.kept_index
+        if kept != tuple(range(len(found.bands))):
+            read = ", ".join(found.band_names[index] for index in kept)
             raise AssignmentError(
-                f"this checkpoint can't reconstruct {', '.join(missing) or 'all bands'} of '{found.name}': it reads "
-                f"{len(kept)} of {len(found.bands)} bands; name those with --bands"
+                f"this checkpoint can't reconstruct all of {', '.join(found.band_names)} of '{found.name}' in this "
+                f"order: it reads {read}; name bands that it reads, in its order, with --bands"
             )
         return reading
 
