@@ -15,7 +15,7 @@ from anyband.demo.story import summary_lines, write_report
 from anyband.errors import InputError, OutputError
 from anyband.models.checkpoint import load_checkpoint
 
-OPTIONS = DemoOptions(num_places=40, steps=4, batch_size=8, workers=2, shown=False)
+OPTIONS = DemoOptions(num_places=40, steps=4, batch_size=8, set_steps=2, set_batch_size=4, workers=2, shown=False)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def page(result: DemoResult, folder: Path) -> str:
 
 
 def test_the_unseen_sensor_is_prepared_and_never_trained_on(result: DemoResult) -> None:
-    assert result.prepared.counts.chips[UNSEEN_SENSOR] == 40
+    assert result.prepared.counts.chips[UNSEEN_SENSOR] == 80  # Two dates of 40 places.
     assert UNSEEN_SENSOR not in load_checkpoint(result.checkpoint).sensors
 
 
@@ -63,12 +63,26 @@ def test_the_scene_is_embedded_whole(result: DemoResult) -> None:
 
 def test_the_place_of_the_page_is_shown_by_every_sensor(result: DemoResult) -> None:
     assert result.place is not None
-    assert result.place.num_chips == len(result.prepared.counts.chips) == 4
+    assert len(result.prepared.counts.chips) == 4
+    assert result.place.num_chips == 8  # Four sensors, two dates.
 
 
 def test_the_page_stands_alone(page: str) -> None:
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == 9
     assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_sets_are_drawn_with_their_anchor_what_was_seen_and_the_reconstruction(result: DemoResult, page: str) -> None:
+    assert sorted(path.name for path in (result.set_run / "panels").iterdir()) == [
+        "step_00000002_sets.png",
+        "step_00000002_sets_hidden.png",
+    ]
+    assert "Images of one place with the anchor marked, what was visible of each, and the reconstruction" in page
+
+
+def test_the_network_of_sets_is_scored_as_the_other_is(result: DemoResult) -> None:
+    assert [one.sensors for one in result.set_places] == [one.sensors for one in result.places]
+    assert load_checkpoint(result.set_run / "encoder.safetensors").config.images == "set"
 
 
 def test_the_page_is_well_formed_html(page: str) -> None:

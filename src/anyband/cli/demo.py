@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chip-px", type=int, help="side of a footprint in pixels of its finest image")
     parser.add_argument("--places", type=int, default=480, help="simulated places (default 480)")
     parser.add_argument("--steps", type=int, default=700, help="training steps (default 700)")
+    parser.add_argument("--set-steps", type=int, default=250, help="steps of the network of sets (default 250)")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs a step (default 32)")
     parser.add_argument("--seed", type=int, default=0, help="of everything (default 0)")
     parser.add_argument("--workers", type=int, default=2, help="processes that render and prepare (default 2)")
@@ -27,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         images=arguments.images,
         num_places=arguments.places,
         steps=arguments.steps,
+        set_steps=arguments.set_steps,
         batch_size=arguments.batch_size,
         chip_px=arguments.chip_px,
         labelled=arguments.labelled,

@@ -14,6 +14,8 @@ __all__ = ["Archive", "make_archive"]
 # chosen: 36 × 36 patches make a map, and a few seconds of rendering and encoding.
 _SCENE_SIDE_M = 5_760.0
 _SCENE_SENSOR = "sentinel2-l2a"
+# chosen: two dates are the fewest that make sets of dates, and images are what the demo's time goes to.
+_NUM_DATES = 2
 # chosen: another seed than the archive's, so the scene is none of its places; by default towns, a lake, a river.
 _SCENE_SEED_STEP = 1_000_035
 
@@ -49,7 +51,11 @@ def _simulated(out: Path, options: DemoOptions) -> Archive:
     from anyband.simulate.preview import draw_preview
 
     settings = SimulateOptions(
-        num_places=options.num_places, seed=options.seed, workers=options.workers, shown=options.shown
+        num_places=options.num_places,
+        num_dates=_NUM_DATES,
+        seed=options.seed,
+        workers=options.workers,
+        shown=options.shown,
     )
     images, scene, preview = out / "images", out / "scene", out / "preview.png"
     if not images.exists():

@@ -27,6 +27,10 @@ class DemoOptions:
     """Training steps."""
     batch_size: int = 32
     """Pairs a step."""
+    set_steps: int = 250
+    """Training steps of the second network, on sets of images."""
+    set_batch_size: int = 24
+    """Sets a step."""
     chip_px: int | None = None
     """Side of a footprint in pixels of its finest image; None: as `prepare` chooses."""
     labelled: Path | None = None
@@ -41,7 +45,7 @@ class DemoOptions:
     """Whether to show progress."""
 
     def __post_init__(self) -> None:
-        for name in ("num_places", "steps", "batch_size", "workers"):
+        for name in ("num_places", "steps", "batch_size", "set_steps", "set_batch_size", "workers"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, found {getattr(self, name)}")
         if (self.labelled is None) != (self.labelled_sensor is None):

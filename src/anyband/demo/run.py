@@ -16,7 +16,7 @@ from anyband.demo.scene import SceneMaps, map_scene
 from anyband.demo.scoring import PlaceScores, score_places
 from anyband.errors import OutputError
 from anyband.sensors.catalogue import resolve_sensor
-from anyband.tasks.features import load_encoder
+from anyband.tasks.features import SensorEncoder, load_encoder
 from anyband.tasks.pretrain import pretrain
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.recipe_files import load_recipe
@@ -54,8 +54,14 @@ class DemoResult:
     """Folder of the run."""
     checkpoint: Path
     """The pre-trained model."""
+    set_recipe: PretrainRecipe
+    """What was trained on sets of images."""
+    set_run: Path
+    """Folder of that run."""
     places: tuple[PlaceScores, ...]
     """Scores on held-out places; empty without labels."""
+    set_places: tuple[PlaceScores, ...]
+    """Scores of the network of sets, each image by itself; empty without labels."""
     labelled: Evaluation | None
     """Scores on labelled images of the user; None: none were given."""
     scene: SceneMaps
@@ -92,10 +98,14 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
     recipe = _recipe(archive, options)
     trained = pretrain(recipe, data=store.path, out=out / "run", shown=options.shown)
     clock.stage("pre-train")
+    set_recipe = _set_recipe(recipe, options)
+    of_sets = pretrain(set_recipe, data=store.path, out=out / "run_sets", shown=options.shown)
+    clock.stage("pre-train on sets")
     encoder = load_encoder(trained.checkpoint, out_of_span="drop")
-    places: list[PlaceScores] = []
-    if archive.labels:
-        places = score_places(encoder, store, archive.labels, _CHOICES, seed=options.seed)
+    places, set_places = (
+        _score(load_encoder(checkpoint, out_of_span="drop"), store, archive, seed=options.seed)
+        for checkpoint in (trained.checkpoint, of_sets.checkpoint)
+    )
     labelled = _score_labelled(trained.checkpoint, options)
     clock.stage("evaluate")
     scene = map_scene(encoder, archive.scene, out / "features.tif", shown=options.shown)
@@ -109,7 +119,10 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
         recipe=recipe,
         run=out / "run",
         checkpoint=trained.checkpoint,
-        places=tuple(places),
+        set_recipe=set_recipe,
+        set_run=out / "run_sets",
+        places=places,
+        set_places=set_places,
         labelled=labelled,
         scene=scene,
         place=place,
@@ -158,6 +171,23 @@ def _recipe(archive: Archive, options: DemoOptions) -> PretrainRecipe:
     run = replace(recipe.run, panel_every_steps=options.steps, checkpoint_every_steps=max(1, options.steps // 4))
     optim = replace(recipe.optim, steps=options.steps, batch_size=options.batch_size)
     return replace(recipe, seed=options.seed, data=data, model=model, optim=optim, run=run)
+
+
+def _set_recipe(pairs: PretrainRecipe, options: DemoOptions) -> PretrainRecipe:
+    """Take the recipe of sets, with the statistics and the sensors of the run on pairs."""
+    recipe = load_recipe("unified_tiny")
+    data = replace(recipe.data, held_out=pairs.data.held_out, statistics=pairs.data.statistics)
+    every = options.set_steps
+    run = replace(recipe.run, panel_every_steps=every, checkpoint_every_steps=max(1, every // 2))
+    optim = replace(recipe.optim, steps=every, batch_size=options.set_batch_size)
+    model = replace(recipe.model, out_of_span="drop")
+    return replace(recipe, seed=options.seed, data=data, model=model, optim=optim, run=run)
+
+
+def _score(encoder: SensorEncoder, store: ChipStore, archive: Archive, *, seed: int) -> tuple[PlaceScores, ...]:
+    if not archive.labels:
+        return ()
+    return tuple(score_places(encoder, store, archive.labels, _CHOICES, seed=seed))
 
 
 def _check_labelled(options: DemoOptions, store: ChipStore) -> None:

@@ -23,6 +23,7 @@ def write_report(path: Path, result: DemoResult) -> None:
         _images(result),
         _store(result),
         _training(result),
+        _sets(result),
         _scores(result),
         _scene(result),
         _place(result),
@@ -42,6 +43,9 @@ def summary_lines(result: DemoResult) -> list[str]:
     lines = [
         f"{_choice(one)}: " + ", ".join(f"{kind} {score_text(one.scores[kind].scores[0])} %" for kind in KINDS)
         for one in result.places
+    ]
+    lines += [
+        f"{_choice(one)}, network of sets: {score_text(one.scores[KINDS[0]].scores[0])} %" for one in result.set_places
     ]
     if result.labelled is not None:
         lines += [f"labelled images, {row.features}: {score_text(row.scores[0])} %" for row in result.labelled.rows]
@@ -122,6 +126,26 @@ def _training(result: DemoResult) -> Section:
     return Section(title="Pre-training", parts=tuple(parts))
 
 
+def _sets(result: DemoResult) -> Section:
+    columns = read_columns(result.set_run / "metrics.csv", columns=("step",))
+    recipe = result.set_recipe
+    least, most = recipe.data.sets.size if recipe.data.sets else (1, 1)
+    text = (
+        f"A second network, of the recipe '{recipe.name}', learned for {recipe.optim.steps} steps of "
+        f"{recipe.optim.batch_size} sets: {least} to {most} images of one place, of any sensors and dates. The first "
+        "is the anchor. Images of another sensor hide the places that the anchor hides, other dates of its own sensor "
+        "hide places of their own; a quarter of each image is seen. Now and then the last image is hidden whole and "
+        "predicted from the others. Here brightness and contrast of hidden patches are predicted too, not given."
+    )
+    alt = "Images of one place with the anchor marked, what was visible of each, and the reconstruction"
+    parts: list[Part] = [
+        Paragraph(text=text),
+        Picture(png=curves_png(metrics_panels(columns, titles=_CURVES)), alt="Curves of the losses and the rate"),
+        *(Picture(png=path.read_bytes(), alt=alt) for path in _last_panels(result.set_run / "panels")),
+    ]
+    return Section(title="Sets of images", parts=tuple(parts))
+
+
 def _panel(path: Path) -> Picture:
     return Picture(
         png=path.read_bytes(),
@@ -138,7 +162,10 @@ def _last_panels(folder: Path) -> list[Path]:
 
 
 def _scores(result: DemoResult) -> Section:
-    parts: list[Part] = _place_scores(result.places) if result.places else []
+    parts: list[Part] = []
+    for recipe, places in ((result.recipe, result.places), (result.set_recipe, result.set_places)):
+        if places:
+            parts += _place_scores(places, name=recipe.name)
     if result.labelled is not None:
         header, body = table_rows(result.labelled)
         caption = f"kNN on labelled images of {', '.join(result.labelled.sensors)}: {result.labelled.data}"
@@ -150,12 +177,12 @@ def _scores(result: DemoResult) -> Section:
     return Section(title="Held-out places", parts=tuple(parts))
 
 
-def _place_scores(places: Sequence[PlaceScores]) -> list[Part]:
+def _place_scores(places: Sequence[PlaceScores], *, name: str) -> list[Part]:
     rows = tuple((_choice(one), *(score_text(one.scores[kind].scores[0]) for kind in KINDS)) for one in places)
     caption = (
-        f"kNN accuracy in % (k = {places[0].k}) with 95 % bootstrap intervals, {places[0].num_test} chips of test "
-        f"places, {places[0].num_train} of training places vote; the label is the majority class of the chip's land "
-        "cover."
+        f"Recipe '{name}': kNN accuracy in % (k = {places[0].k}) with 95 % bootstrap intervals, "
+        f"{places[0].num_test} chips of test places, {places[0].num_train} of training places vote; the label is the "
+        "majority class of the chip's land cover."
     )
     text = (
         f"An encoder's feature is the {POOL} of its patch tokens ('cls': the CLS token). Untrained is the same "
