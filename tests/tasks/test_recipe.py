@@ -243,6 +243,11 @@ _GEOGRAPHIC = EncodingConfig(geographic="a2mae")
             {"sets": SetRecipe(size=(1, 4))},
             r"room for the ground resolutions of 3 images, but data\.sets\.size is up to 4",
         ),
+        (
+            {"encodings": _GEOGRAPHIC, "embed_dim": 48},
+            {"sets": SetRecipe()},
+            r"'a2mae' needs model\.embed_dim to be a multiple of 32, found 48",
+        ),
         ({"mixup": "released"}, {"sets": SetRecipe()}, r"sets have 'mirrored' or 'none'"),
         (
             {"sequence": "apart", "masking": "independent"},

@@ -41,6 +41,8 @@ __all__ = [
 
 # Source: A²-MAE joins the corners with positions at three resolutions, a quarter of the width each.
 _MOST_GEOGRAPHIC = 3
+# The quarter of the corners is shared among eight codes.
+_GEOGRAPHIC_WIDTH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,6 +341,11 @@ def _check_sets(model: ModelRecipe, sets: SetRecipe) -> None:
         model.encodings.geographic == "none" or most <= _MOST_GEOGRAPHIC,
         f"model.encodings.geographic 'a2mae' has room for the ground resolutions of {_MOST_GEOGRAPHIC} images, but "
         f"data.sets.size is up to {most}; make sets smaller, or take the encodings place and resolution",
+    )
+    need(
+        model.encodings.geographic == "none" or model.embed_dim % _GEOGRAPHIC_WIDTH == 0,
+        f"model.encodings.geographic 'a2mae' needs model.embed_dim to be a multiple of {_GEOGRAPHIC_WIDTH}, found "
+        f"{model.embed_dim}",
     )
 
 
