@@ -304,7 +304,24 @@ def test_many_images_elsewhere_are_counted_and_not_all_named(
             file.transform = Affine(10.0, 0.0, 500000.0, 0.0, -10.0, 5700000.0)
     report = reconstruct(completer, others, TargetImage(sensor=_S2, time=_DATE), tmp_path / "out.tif")
     assert report.context == ("sentinel2-l2a 2020-05-01",)
-    assert [note for note in report.notes if "left out" in note or "more" in note][-1] == "and 2 more"
+    assert [note for note in report.notes if "left out" in note or "more" in note][-1] == "and 2 more images are left out"
+
+
+def test_images_that_the_network_can_not_read_are_left_out_and_named(
+    completer: SetCompleter, make_place: Callable[..., Any], tmp_path: Path
+) -> None:
+    place = make_place()
+    grid = place.grid((32, 32), 10.0)
+    names = get_sensor("spot6-7").band_names[:3]
+    write_geotiff(tmp_path / "spot.tif", place.truth, grid=grid, descriptions=names)
+    row = {"path": "spot.tif", "sensor": "spot6-7", "bands": ";".join(names), "datetime": "2020-06-09"}
+    spot = parse_entry(row, folder=tmp_path)
+    target = TargetImage(sensor=_S2, time=_DATE)
+    report = reconstruct(completer, [spot, place.optical("2020-06-01")], target, tmp_path / "out.tif")
+    assert report.context == ("sentinel2-l2a 2020-06-01",)
+    assert any("'spot.tif' is left out: no normalisation statistics" in note for note in report.notes)
+    with pytest.raises(InputError, match="none of the 1 images can be read by this network"):
+        reconstruct(completer, [spot], target, tmp_path / "out.tif")
 
 
 def test_windows_in_which_all_is_seen_are_passed_without_reading_the_others(

@@ -3,7 +3,7 @@
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,12 +14,12 @@ from anyband.data.rasters.georeference import same_crs
 from anyband.data.rasters.reader import RasterReader
 from anyband.data.rasters.resample import Axis, Placement, source_window
 from anyband.data.tiles import Grid, Window
-from anyband.errors import GeometryError, InputError
+from anyband.errors import AssignmentError, CatalogueError, GeometryError, InputError
 from anyband.shapes import Array, Num
-from anyband.tasks.completion import ImageView
-from anyband.tasks.readings import BandReading
+from anyband.tasks.completion import ImageView, SetCompleter
+from anyband.tasks.readings import BandReading, entry_sensor
 
-__all__ = ["OpenImage", "OtherImage", "nearest_in_time", "placed_images", "survey_images"]
+__all__ = ["OpenImage", "OtherImage", "nearest_in_time", "placed_images", "readable_images", "survey_images"]
 
 # Rounding of edges, pixels.
 _TINY = 1e-6
@@ -34,11 +34,19 @@ class OtherImage:
     """What the list says of it."""
     survey: ImageSurvey
     """What its files say."""
+    reading: BandReading | None = None
+    """How its bands are read; None: not worked out yet."""
 
     @property
     def time(self) -> dt.datetime | None:
         """When it was taken, UTC; None where nobody says."""
         return self.entry.datetime or self.survey.datetime
+
+    @property
+    def title(self) -> str:
+        """Sensor and day, for people."""
+        day = "time unknown" if self.time is None else f"{self.time.astimezone(dt.UTC):%Y-%m-%d}"
+        return f"{self.entry.sensor.name} {day}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,6 +137,25 @@ def placed_images(images: Sequence[OtherImage], grid: Grid) -> tuple[list[OtherI
     return found, _few(notes)
 
 
+def readable_images(completer: SetCompleter, images: Sequence[OtherImage]) -> tuple[list[OtherImage], list[str]]:
+    """Find the images whose bands a network can read.
+
+    Returns:
+        These, in order, with how they are read; and why others are left out.
+
+    Raises:
+        InputError: it can read none.
+    """
+    found, notes = [], []
+    for image in images:
+        try:
+            found.append(replace(image, reading=completer.context_reading(entry_sensor(image.entry))))
+        except (AssignmentError, CatalogueError) as problem:
+            notes.append(f"'{image.entry.name}' is left out: {problem}")
+    _check_any(found, [image.entry for image in images], notes, "can be read by this network")
+    return found, _few(notes)
+
+
 def nearest_in_time(images: Sequence[OtherImage], time: dt.datetime, count: int) -> list[OtherImage]:
     """Choose images around a time, mixed over sensors.
 
@@ -184,4 +211,4 @@ def _check_any(found: Sequence[object], entries: Sequence[ImageEntry], notes: Se
 def _few(notes: Sequence[str]) -> list[str]:
     """Keep the first notes and count the others: a list may hold thousands of images of other places."""
     more = len(notes) - _NAMED_REASONS
-    return [*notes[:_NAMED_REASONS], *([f"and {more} more"] if more > 0 else [])]
+    return [*notes[:_NAMED_REASONS], *([f"and {more} more images are left out"] if more > 0 else [])]

@@ -19,14 +19,14 @@ from anyband.data.tiles import Grid, Window
 from anyband.errors import GeometryError, InputError, OutputError
 from anyband.progress import Advance, progress
 from anyband.scenes.blending import Blender, window_starts
-from anyband.scenes.context import OpenImage, OtherImage, nearest_in_time, placed_images, survey_images
+from anyband.scenes.context import OpenImage, OtherImage, nearest_in_time, placed_images, readable_images, survey_images
 from anyband.scenes.reconstruct_picture import write_reconstruction_picture
 from anyband.scenes.target_layout import TargetImage, TargetLayout, layout_as_seen, layout_of_unseen
 from anyband.shapes import Array, Bool, Float, Num
 from anyband.tasks.completion import ImageView, PlaceView, SetCompleter
 from anyband.tasks.feature_records import ImageMetadata, Precision
 from anyband.tasks.image_metadata import checked_facts
-from anyband.tasks.readings import BandReading, entry_sensor
+from anyband.tasks.readings import BandReading
 from anyband.whole_files import check_target
 
 __all__ = ["ReconstructOptions", "ReconstructReport", "TargetImage", "reconstruct"]
@@ -168,11 +168,10 @@ def reconstruct(
         others, itself = _without_target(others, target, time)
         layout = layout_of_unseen(target, others, time) if reader is None else layout_as_seen(target, reader)
         reading = completer.target_reading(layout.sensor)
-        placed, elsewhere = placed_images(others, layout.grid)
-        chosen = nearest_in_time(placed, time, options.num_context or completer.num_context)
+        images, unusable = _context(completer, others, layout.grid, time, options.num_context)
         job = _Job(
             completer=completer,
-            images=tuple(_opened(completer, image, layout.grid, opened) for image in chosen),
+            images=tuple(_opened(image, layout.grid, opened) for image in images),
             layout=layout,
             reading=reading,
             reader=reader,
@@ -180,17 +179,21 @@ def reconstruct(
             window=_window(completer, layout.grid, options),
             options=options,
         )
-        counts = _write(job, chosen, out)
+        counts = _write(job, out)
         if options.picture:
             write_reconstruction_picture(picture, out, layout, job.images, reader)
-    notes = [*completer.notes, *layout.notes, *reading.notes, *_notes(job.images), *itself, *left_out, *elsewhere]
+    notes = [*completer.notes, *layout.notes, *reading.notes, *_notes(job.images), *itself, *left_out, *unusable]
+    return _report(job, out, picture, counts, notes)
+
+
+def _report(job: _Job, out: Path, picture: Path, counts: tuple[int, int], notes: Sequence[str]) -> ReconstructReport:
     return ReconstructReport(
         image=out,
-        picture=picture if options.picture else None,
-        grid=layout.grid,
+        picture=picture if job.options.picture else None,
+        grid=job.layout.grid,
         num_filled=counts[0],
         num_unfilled=counts[1],
-        context=tuple(_named(image) for image in chosen),
+        context=tuple(image.title for image in job.images),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -243,14 +246,24 @@ def _without_target(
     return kept, notes
 
 
-def _opened(completer: SetCompleter, image: OtherImage, grid: Grid, opened: ExitStack) -> OpenImage:
+def _context(
+    completer: SetCompleter, others: Sequence[OtherImage], grid: Grid, time: dt.datetime, count: int | None
+) -> tuple[list[OtherImage], list[str]]:
+    """Choose the images to look at, the anchor first; say why others can't be."""
+    placed, elsewhere = placed_images(others, grid)
+    readable, unread = readable_images(completer, placed)
+    return nearest_in_time(readable, time, count or completer.num_context), [*elsewhere, *unread]
+
+
+def _opened(image: OtherImage, grid: Grid, opened: ExitStack) -> OpenImage:
     entry = image.entry
+    assert image.reading is not None
     return OpenImage(
         reader=opened.enter_context(open_raster(entry.source, entry.sensor)),
-        reading=completer.context_reading(entry_sensor(entry)),
+        reading=image.reading,
         placement=place_image(grid, image.survey.grid, entry.name),
         time=_as_numpy(image.time),
-        title=_named(image),
+        title=image.title,
     )
 
 
@@ -269,14 +282,14 @@ def _window(completer: SetCompleter, grid: Grid, options: ReconstructOptions) ->
     return window
 
 
-def _write(job: _Job, chosen: Sequence[OtherImage], out: Path) -> tuple[int, int]:
+def _write(job: _Job, out: Path) -> tuple[int, int]:
     """Write the target strip by strip; count filled pixels, and those that stay without data."""
     grid = job.layout.grid
     rows, cols = (window_starts(size, job.window, max(1, job.window // 2)) for size in (grid.height, grid.width))
     blender = Blender(num_bands=len(job.layout.sensor.bands), width=grid.width, window=job.window, num_rows=_BLOCK_ROWS)
     counts = np.zeros(2, dtype=np.int64)
     with (
-        geotiff_writer(out, _geotiff(job, chosen)) as writer,
+        geotiff_writer(out, _geotiff(job)) as writer,
         progress(f"reconstruct {out.name}", len(rows) * len(cols), shown=job.options.shown) as advance,
     ):
         for row, next_row in zip(rows, [*rows[1:], grid.height], strict=True):
@@ -336,13 +349,13 @@ def _check_filled(job: _Job, num_filled: int, num_unfilled: int) -> None:
         )
 
 
-def _geotiff(job: _Job, chosen: Sequence[OtherImage]) -> GeoTiffLayout:
+def _geotiff(job: _Job) -> GeoTiffLayout:
     layout = job.layout
     tags = {
         "ANYBAND_SENSOR": layout.sensor.name,
         "ANYBAND_ENCODING": json.dumps(_encodings(layout)),
         "ANYBAND_DATETIME": f"{job.time}Z",
-        "ANYBAND_CONTEXT": "; ".join(_named(image) for image in chosen),
+        "ANYBAND_CONTEXT": "; ".join(image.title for image in job.images),
         "ANYBAND_WINDOW_PX": str(job.window),
         **dict(job.options.tags),
     }
@@ -362,11 +375,6 @@ def _encodings(layout: TargetLayout) -> dict[str, dict[str, float | str]]:
         code = band.encoding(layout.sensor.default_encoding)
         found[band.name] = {"scale": code.scale, "offset": code.offset, "transform": code.transform}
     return found
-
-
-def _named(image: OtherImage) -> str:
-    time = "time unknown" if image.time is None else f"{image.time.astimezone(dt.UTC):%Y-%m-%d}"
-    return f"{image.entry.sensor.name} {time}"
 
 
 def _notes(images: Sequence[OpenImage]) -> list[str]:
