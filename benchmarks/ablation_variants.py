@@ -1,12 +1,13 @@
 """What is compared: variants of the recipes, brought to equal steps, images a step, rate and data."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-from anyband.errors import InputError, nearest_name
+from anyband.errors import InputError, RecipeError, nearest_name
 from anyband.tasks.recipe import PretrainRecipe
-from anyband.tasks.recipe_files import load_recipe
+from anyband.yaml_files import read_yaml
 
 __all__ = [
     "DEFAULT_VARIANTS",
@@ -16,6 +17,7 @@ __all__ = [
     "check_variant",
     "images_a_sample",
     "mae_of",
+    "read_recipe",
     "recipe_of",
     "variants",
 ]
@@ -30,22 +32,26 @@ MAE_EACH = "mae_each"
 """Each sensor read by the masked autoencoder that was trained on it alone."""
 
 _MAE = "mae_"
+_FOLDER = Path(__file__).resolve().parents[1] / "recipes"
+_R = TypeVar("_R")
 
 # Variant → recipe it is of, and what differs from that recipe.
-_RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "smarties": ("smarties", ()),
-    "smarties_no_mixup": ("smarties", ("model.mixup=none",)),
-    "smarties_released_mixup": ("smarties", ("model.mixup=released",)),
-    "a2mae_anchor": ("a2mae", ()),
-    "a2mae_same": ("a2mae", ("model.masking=same",)),
-    "a2mae_independent": ("a2mae", ("model.masking=independent",)),
-    "a2mae_hybrid": ("a2mae", ("model.masking=hybrid",)),
-    "a2mae_released": ("a2mae", ("model.masking=released",)),
-    "a2mae_no_geo": ("a2mae", ("model.encodings.geographic=none",)),
-    "unified": ("unified", ()),
-    "unified_no_dates": ("unified", ("model.encodings.date=false",)),
-    "unified_joint": ("unified", ("model.sequence=joint",)),
+_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "smarties": ("smarties", {}),
+    "smarties_no_mixup": ("smarties", {"model.mixup": "none"}),
+    "smarties_released_mixup": ("smarties", {"model.mixup": "released"}),
+    "a2mae_anchor": ("a2mae", {}),
+    "a2mae_same": ("a2mae", {"model.masking": "same"}),
+    "a2mae_independent": ("a2mae", {"model.masking": "independent"}),
+    "a2mae_hybrid": ("a2mae", {"model.masking": "hybrid"}),
+    "a2mae_released": ("a2mae", {"model.masking": "released"}),
+    "a2mae_no_geo": ("a2mae", {"model.encodings.geographic": "none"}),
+    "unified": ("unified", {}),
+    "unified_no_dates": ("unified", {"model.encodings.date": False}),
+    "unified_joint": ("unified", {"model.sequence": "joint"}),
 }
+# One image a set, no geographic encoding: a plain masked autoencoder with the sensor's own bands.
+_MAE_CHANGES = {"model.encodings.geographic": "none", "data.sets.size": [1, 1]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +109,9 @@ def recipe_of(
         unseen: those it may not.
     """
     own = sensors if not name.startswith(_MAE) else [name.removeprefix(_MAE)]
-    recipe = load_recipe(*_recipe_and_overrides(name, options.size))
-    plain = load_recipe(f"smarties_{options.size}")
+    family, changes = _family_and_changes(name)
+    recipe = read_recipe(f"{family}_{options.size}", changes)
+    plain = read_recipe(f"smarties_{options.size}")
     held_out = (*unseen, *(other for other in sensors if other not in own))
     sets = recipe.data.sets
     if sets is not None and sets.size[1] > 1:
@@ -135,9 +142,41 @@ def images_a_sample(recipe: PretrainRecipe) -> float:
     return 2.0 if recipe.data.sets is None else sum(recipe.data.sets.size) / 2
 
 
-def _recipe_and_overrides(name: str, size: str) -> tuple[str, tuple[str, ...]]:
+def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> PretrainRecipe:
+    """Read a shipped recipe, as `load_recipe` does, where the library that it checks types with may be missing.
+
+    Args:
+        name: of the recipe.
+        changes: dotted key → value instead of the recipe's.
+    """
+    values = read_yaml(_FOLDER / f"{name}.yaml", error=RecipeError)
+    for key, value in (changes or {}).items():
+        *outer, last = key.split(".")
+        part = values
+        for word in outer:
+            part = part[word]
+        part[last] = value
+    return _record(PretrainRecipe, values)
+
+
+def _record(kind: type[_R], values: Mapping[str, Any]) -> _R:
+    hints = get_type_hints(kind)
+    return kind(**{key: _value(hints[key], value) for key, value in values.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """Make of a YAML value what a field of a record holds."""
+    if isinstance(value, dict):
+        return _record(
+            next(one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), value
+        )
+    if isinstance(value, list):
+        return tuple(_value(None, one) for one in value)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_whole and float in (hint, *get_args(hint)) and int not in get_args(hint) else value
+
+
+def _family_and_changes(name: str) -> tuple[str, Mapping[str, Any]]:
     if name.startswith(_MAE):
-        # One image a set, no geographic encoding: a plain masked autoencoder with this sensor's bands.
-        return f"a2mae_{size}", ("model.encodings.geographic=none", "data.sets.size=[1, 1]")
-    family, overrides = _RECIPES["smarties" if name == UNTRAINED else name]
-    return f"{family}_{size}", overrides
+        return "a2mae", _MAE_CHANGES
+    return _RECIPES["smarties" if name == UNTRAINED else name]
