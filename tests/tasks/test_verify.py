@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from anyband.cli import main
 from anyband.errors import CheckpointError, InputError
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
+from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of
 from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
 from anyband.models.inputs import ImageBatch
@@ -255,3 +256,11 @@ def test_the_recorded_loss_is_within_1e_3_with_the_default_variance(
     losses = [entry for entry in verify(checkpoint, vectors, tolerance=1e-3).entries if "loss" in entry.entry]
     assert all(entry.passed and entry.max_rel_error > 1e-5 for entry in losses)
     assert len(losses) == 2
+
+
+def test_a_checkpoint_of_sets_is_not_verified_with_pairs(checkpoint: Path, vectors: Path, tmp_path: Path) -> None:
+    of_pairs = load_checkpoint(checkpoint)
+    config = replace(of_pairs.config, images="set")
+    save_checkpoint(tmp_path / "sets.safetensors", replace(of_pairs, config=config))
+    with pytest.raises(CheckpointError, match="was trained on sets of images; verify it with vectors of single images"):
+        verify(tmp_path / "sets.safetensors", vectors)

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyband.errors import InputError
+from anyband.errors import CheckpointError, InputError
 from anyband.models.checkpoint import Checkpoint, build_encoder, build_model, load_checkpoint
 from anyband.models.inputs import ImageBatch, PairBatch
 from anyband.models.losses import TargetVariance
 from anyband.models.masking import PairPlan, plan_from_ids
+from anyband.models.smarties import Smarties
 from anyband.models.weight_files import read_weights
 from anyband.tasks.vectors import PairVectors, SensorVectors, Vectors, mixing_for, parse_vectors
 
@@ -148,6 +149,11 @@ def _pair_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -
         return
     config = replace(checkpoint.config, target_variance=_LOSS_VARIANCE, mixup="mirrored", norm_pix_loss=True)
     model = build_model(replace(checkpoint, config=config)).eval()
+    if not isinstance(model, Smarties):
+        raise CheckpointError(
+            "the vectors hold pairs, but this checkpoint was trained on sets of images; verify it with vectors of "
+            "single images"
+        )
     for name, vectors in recorded.pairs.items():
         pair = PairBatch(
             a=_image_batch(recorded.sensors[vectors.a], checkpoint),
