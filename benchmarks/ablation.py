@@ -13,7 +13,6 @@ archive made elsewhere (DIR/archive, which is made first of all; `--seeds 0` mak
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,8 @@ from ablation_archive import KIT, SIMULATED, make_archive
 from ablation_runs import BAND_MEANS, Ablation
 from ablation_table import page_name, put_between_markers, tables_of, write_csv
 from ablation_variants import DEFAULT_VARIANTS, UNTRAINED, TrainOptions, check_variant, variants
-from measure import RESULTS
+from measure import RESULTS, exit_code_of
 
-from anyband.errors import AnybandError
 from anyband.whole_files import whole_file
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "ablation.md"
@@ -33,12 +31,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "ablation.md"
 def main(words: Sequence[str] | None = None) -> int:
     """Do what is left to do, and write tables of all that is done. Returns the exit code."""
     arguments = _parser().parse_args(words)
-    try:
-        _run(arguments)
-    except AnybandError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code_of(lambda: _run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,6 +25,7 @@ __all__ = [
     "mean_features",
     "metadata_of",
     "sensor_features",
+    "unit_length",
 ]
 
 POOLS: tuple[Pool, ...] = ("mean", "cls")
@@ -118,7 +119,7 @@ def sensor_features(
         output = encoder.encode_batch(batch, metadata=metadata, precision="bf16")
         for pool in POOLS:
             made[pool].append(pooled(output, pool).cpu().numpy())
-    return {pool: _unit_length(np.concatenate(parts)) for pool, parts in made.items()}
+    return {pool: unit_length(np.concatenate(parts)) for pool, parts in made.items()}
 
 
 def joint_features(
@@ -136,7 +137,7 @@ def joint_features(
         output = encoder.encode_sets(set_batch(groups, order, metadata), precision="bf16")
         for pool in POOLS:
             made[pool].append(pooled_sets(output, pool).cpu().numpy())
-    return {pool: _unit_length(np.concatenate(parts)) for pool, parts in made.items()}
+    return {pool: unit_length(np.concatenate(parts)) for pool, parts in made.items()}
 
 
 def mean_features(
@@ -147,7 +148,7 @@ def mean_features(
         band_means(cell_images(encoder, store, cells.arrays[sensor], rows)).numpy()
         for rows in _batches(cells.chips[sensor])
     ]
-    return _unit_length(np.concatenate(parts))
+    return unit_length(np.concatenate(parts))
 
 
 def metadata_of(store: ChipStore, chips: Int[Array, "set slot"], *, img_size: int) -> SetMetadata:
@@ -164,7 +165,7 @@ def metadata_of(store: ChipStore, chips: Int[Array, "set slot"], *, img_size: in
     return set_metadata(facts.corners_deg, facts.gsd_m, facts.time, facts.gsd_m * sides / img_size)
 
 
-def _unit_length(features: Float[Array, "cell width"]) -> Float[Array, "cell width"]:
+def unit_length(features: Float[Array, "cell width"]) -> Float[Array, "cell width"]:
     """Scale every feature to length 1, so that features side by side weigh alike."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.maximum(length, np.finfo(np.float32).tiny))

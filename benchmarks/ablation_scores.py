@@ -17,7 +17,7 @@ from anyband.tasks.features import Pool, SensorEncoder
 from anyband.tasks.knn import KnnOptions, knn_scores
 from anyband.tasks.labels import LabelledFeatures
 
-__all__ = ["Facts", "Score", "band_mean_scores", "encoder_of", "knn_scores_of"]
+__all__ = ["Facts", "KnnTask", "Score", "band_mean_scores", "encoder_of", "knn_scores_of", "task_of"]
 
 UnseenRule = Literal["interpolate", "nearest", "released"]
 Facts = Literal["hidden", "known"]
@@ -48,7 +48,7 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Task:
+class KnnTask:
     """Cells with classes, ready to score features of them."""
 
     cells: CellChips
@@ -89,7 +89,7 @@ def knn_scores_of(networks: Mapping[str, Checkpoint], archive: Archive, *, devic
     for facts in _facts_of(next(iter(encoders.values()))):
         alone = _Alone(readers, archive.store, known=facts == "known")
         for choice in _choices(archive):
-            task = _task(archive, choice) if readers.keys() >= set(choice) else None
+            task = task_of(archive, choice) if readers.keys() >= set(choice) else None
             if task is not None:
                 scores += _scores_of_choice(alone, task, choice, facts)
                 if len(choice) > 1 and shared is not None and shared.config.images == "set":
@@ -108,7 +108,7 @@ class _Alone:
         self._known = known
         self._made: dict[tuple[str, int], dict[Pool, Array]] = {}
 
-    def features(self, task: _Task, sensor: str) -> dict[Pool, Float[Array, "cell width"]]:
+    def features(self, task: KnnTask, sensor: str) -> dict[Pool, Float[Array, "cell width"]]:
         chips = [(sensor, int(row)) for row in task.cells.chips[sensor]]
         new = np.array([chip not in self._made for chip in chips], dtype=bool)
         if new.any():
@@ -118,7 +118,7 @@ class _Alone:
         return {pool: np.stack([self._made[chip][pool] for chip in chips]) for pool in POOLS}
 
 
-def _scores_of_choice(alone: _Alone, task: _Task, choice: tuple[str, ...], facts: Facts) -> list[Score]:
+def _scores_of_choice(alone: _Alone, task: KnnTask, choice: tuple[str, ...], facts: Facts) -> list[Score]:
     made = [alone.features(task, name) for name in choice]
     named = {"sensors": " + ".join(choice), "how": "alone" if len(choice) == 1 else "side by side"}
     return [
@@ -128,7 +128,7 @@ def _scores_of_choice(alone: _Alone, task: _Task, choice: tuple[str, ...], facts
 
 
 def _joint_scores(
-    encoder: SensorEncoder, store: ChipStore, task: _Task, choice: tuple[str, ...], facts: Facts
+    encoder: SensorEncoder, store: ChipStore, task: KnnTask, choice: tuple[str, ...], facts: Facts
 ) -> list[Score]:
     made = joint_features(encoder, store, task.cells, choice, known=facts == "known")
     named = {"sensors": " + ".join(choice), "how": "joint", "unseen": "", "facts": facts}
@@ -145,7 +145,7 @@ def band_mean_scores(checkpoint: Checkpoint, archive: Archive) -> list[Score]:
     encoder = encoder_of(checkpoint, "interpolate", "cpu")
     scores = []
     for choice in (*_choices(archive), *((name,) for name in archive.unseen)):
-        task = _task(archive, choice)
+        task = task_of(archive, choice)
         if task is None:
             continue
         made = [mean_features(encoder, archive.store, task.cells, name) for name in choice]
@@ -169,7 +169,7 @@ def _choices(archive: Archive) -> Iterator[tuple[str, ...]]:
 def _unseen_scores(checkpoint: Checkpoint, archive: Archive, facts: Facts, device: str) -> list[Score]:
     scores = []
     for name in archive.unseen:
-        task = _task(archive, (name,))
+        task = task_of(archive, (name,))
         if task is None:
             continue
         for rule in get_args(UnseenRule):
@@ -185,7 +185,7 @@ def _unseen_scores(checkpoint: Checkpoint, archive: Archive, facts: Facts, devic
     return scores
 
 
-def _task(archive: Archive, sensors: Sequence[str]) -> _Task | None:
+def task_of(archive: Archive, sensors: Sequence[str]) -> KnnTask | None:
     """Find the labelled cells that the sensors show, of classes that both training and test places have."""
     cells = cell_chips(archive.store, sensors, splits=("train", "test"))
     cells = cells.part(np.array([cell in archive.labels for cell in cells.cells], dtype=bool))
@@ -197,7 +197,7 @@ def _task(archive: Archive, sensors: Sequence[str]) -> _Task | None:
     if len(classes) < 2:
         return None
     cells = cells.part(np.array([archive.labels[cell] in classes for cell in cells.cells], dtype=bool))
-    return _Task(
+    return KnnTask(
         cells=cells,
         labels=np.array([classes.index(archive.labels[cell]) for cell in cells.cells], dtype=np.int64),
         classes=classes,

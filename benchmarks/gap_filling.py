@@ -24,13 +24,13 @@ import yaml
 from ablation_table import put_between_markers
 from gap_filling_dates import Site, Target, draw_clouds, find_sites, find_targets
 from gap_filling_table import ALL_BANDS, summarised, tables_of, write_csv
-from measure import RESULTS, circumstances
+from measure import RESULTS, circumstances, exit_code_of
 
 from anyband.data.harmonise import normalisation_for, to_physical
 from anyband.data.manifest import read_manifest
 from anyband.data.pictures import picture
 from anyband.data.prepare import PrepareOptions, PrepareRun, prepare
-from anyband.errors import AnybandError, OutputError
+from anyband.errors import OutputError
 from anyband.report.maps import pictures_png
 from anyband.sensors.catalogue import get_sensor
 from anyband.tasks.completion import SetCompleter, load_completer
@@ -72,12 +72,7 @@ class Bench:
 def main(words: Sequence[str] | None = None) -> int:
     """Do what is left to do, and write what came of all. Returns the exit code."""
     arguments = _parser().parse_args(words)
-    try:
-        _run(arguments)
-    except AnybandError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code_of(lambda: _run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

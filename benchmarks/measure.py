@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from anyband.errors import AnybandError
+
 RESULTS = Path(__file__).parent / "results"
+
+
+def exit_code_of(work: Callable[[], None]) -> int:
+    """Do the work of a command; an error that a user can cause is one message and exit code 2."""
+    try:
+        work()
+    except AnybandError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)
