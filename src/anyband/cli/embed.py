@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyband.cli.network_options import add_network_options
+
 if TYPE_CHECKING:
     from anyband.scenes.embed import EmbedOptions, EmbedReport
     from anyband.tasks.features import SensorEncoder
@@ -37,16 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--halo", type=int, help="pixels seen around it (default: an eighth of the network's image size)"
     )
-    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
-    parser.add_argument("--batch-size", type=int, default=16, help="views that are encoded at once; of a list, images")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    parser.add_argument(
-        "--unseen",
-        choices=("interpolate", "nearest", "released", "refuse"),
-        default="interpolate",
-        help="bands that no trained range is",
+    add_network_options(
+        parser,
+        batch_help="views that are encoded at once; of a list, images",
+        min_support_help="bands with less are out of the span",
     )
-    parser.add_argument("--min-support", type=float, default=0.05, help="bands with less are out of the span")
     parser.add_argument("--out-of-span", choices=("refuse", "drop"), default="refuse")
 
 

@@ -5,6 +5,8 @@ import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyband.cli.network_options import add_network_options
+
 if TYPE_CHECKING:
     from anyband.models.checkpoint import Checkpoint
     from anyband.scenes.reconstruct import TargetImage
@@ -47,16 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work = parser.add_argument_group("work")
     work.add_argument("--num-context", type=int, help="other images to look at (default: as many as in training)")
     work.add_argument("--window", type=int, help="pixels of the target seen at once (default: the network's size)")
-    work.add_argument("--precision", choices=("float32", "bf16"), default="float32")
-    work.add_argument("--batch-size", type=int, default=16, help="windows that are predicted at once")
-    work.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    work.add_argument(
-        "--unseen",
-        choices=("interpolate", "nearest", "released", "refuse"),
-        default="interpolate",
-        help="bands that no trained range is",
+    add_network_options(
+        work,
+        batch_help="windows that are predicted at once",
+        min_support_help="bands with less can't be reconstructed",
     )
-    work.add_argument("--min-support", type=float, default=0.05, help="bands with less can't be reconstructed")
 
 
 def run(arguments: argparse.Namespace) -> int:
