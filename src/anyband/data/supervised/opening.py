@@ -1,0 +1,48 @@
+"""Labelled data from what a recipe says of them."""
+
+from pathlib import Path
+
+from anyband.data.supervised.records import DENSE_KINDS, DataSpec, TaskData
+
+__all__ = ["open_task_data"]
+
+_TORCHGEO = "torchgeo:"
+
+
+def open_task_data(spec: DataSpec, *, seed: int, download: bool = False) -> TaskData:
+    """Find the samples of labelled data, their parts and targets; images are read later.
+
+    Args:
+        spec: which data, and how they are read.
+        seed: of what is drawn: parts that nothing declares, label fractions.
+        download: whether a named data set may be fetched.
+
+    Raises:
+        ManifestError: nothing is there, or a table, folder or list is wrong.
+        InputError: an empty part, a sample in two parts, or classes that can't be drawn by.
+    """
+    # Late: each kind of source has libraries of its own.
+    from anyband.data.supervised.checks import check_task_data
+    from anyband.data.supervised.fractions import take_fraction
+
+    data = _opened(spec, seed=seed, download=download)
+    check_task_data(data)
+    return take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
+
+
+def _opened(spec: DataSpec, *, seed: int, download: bool) -> TaskData:
+    if spec.source.startswith(_TORCHGEO):
+        from anyband.data.supervised.torchgeo_sets import open_torchgeo
+
+        return open_torchgeo(spec, seed=seed, download=download)
+    from anyband.data.supervised.published import list_published, open_published
+
+    if spec.source in list_published() and not Path(spec.source).exists():
+        return open_published(spec, seed=seed)
+    if spec.kind in DENSE_KINDS:
+        from anyband.data.supervised.dense import open_dense
+
+        return open_dense(spec, seed=seed)
+    from anyband.data.supervised.image_level import open_image_level
+
+    return open_image_level(spec, seed=seed)
