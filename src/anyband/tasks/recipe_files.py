@@ -4,26 +4,30 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from anyband.errors import RecipeError, nearest_name
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.yaml_files import parse_yaml, read_yaml
 
-__all__ = ["list_recipes", "load_recipe"]
+__all__ = ["list_recipes", "load_recipe", "load_record", "shipped_recipes"]
+
+_Record = TypeVar("_Record")
+# Pre-training of the models that one table and one figure of the paper compare.
+_PAPER = "paper/pretraining"
 
 
 def list_recipes() -> tuple[str, ...]:
-    """List the names of the recipes that come with the package."""
-    return tuple(sorted(_shipped()))
+    """List the names of the pre-training recipes that come with the package, without those of single experiments."""
+    return tuple(sorted(shipped_recipes("")))
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> PretrainRecipe:
-    """Read a recipe and check every key and type of it.
+    """Read a recipe of pre-training and check every key and type of it.
 
     Args:
         name_or_path: a YAML file, or the name of a shipped recipe such as `smarties_tiny`.
@@ -33,33 +37,61 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Pret
         RecipeError: no such recipe, an unknown or duplicate key, a wrong type, or values that do not go
         together.
     """
-    values = _read(name_or_path)
+    shipped = shipped_recipes("") | shipped_recipes(_PAPER)
+    return load_record(PretrainRecipe, name_or_path, overrides, shipped=shipped)
+
+
+def load_record(
+    record: type[_Record],
+    name_or_path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    shipped: Mapping[str, Traversable],
+) -> _Record:
+    """Read a record of any kind from YAML, as `load_recipe` does.
+
+    Args:
+        record: a dataclass whose fields are the keys.
+        name_or_path: a YAML file, or a name in `shipped`.
+        overrides: `key.key=value`, values in YAML.
+        shipped: files by name; see `shipped_recipes`.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    values = _read(name_or_path, shipped)
     for key, value in _parse_overrides(overrides).items():
         _override(values, key, value)
-    _check_keys(values, PretrainRecipe, prefix="")
-    return _typed(values, name=str(name_or_path))
+    _check_keys(values, record, prefix="")
+    return _typed(values, record, name=str(name_or_path))
 
 
-def _shipped() -> dict[str, Traversable]:
+def shipped_recipes(folder: str) -> dict[str, Traversable]:
+    """Find the recipes that come with the package, by name.
+
+    Args:
+        folder: below the folder of recipes, such as `paper`; names begin with it. Empty: the folder itself.
+    """
     packaged = resources.files("anyband") / "recipes"
     # An editable installation has no copy in the package; there the folder stands at the top of the
     # repository.
-    folder = packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "recipes"
-    if not folder.is_dir():
+    top = packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "recipes"
+    inside = top.joinpath(*folder.split("/")) if folder else top
+    if not inside.is_dir():
         return {}
-    return {Path(file.name).stem: file for file in folder.iterdir() if file.name.endswith(".yaml")}
+    prefix = f"{folder}/" if folder else ""
+    return {f"{prefix}{Path(file.name).stem}": file for file in inside.iterdir() if file.name.endswith(".yaml")}
 
 
-def _read(name_or_path: str | Path) -> dict[str, Any]:
+def _read(name_or_path: str | Path, shipped: Mapping[str, Traversable]) -> dict[str, Any]:
     path = Path(name_or_path)
-    shipped = _shipped()
     if path.is_file():
         values = read_yaml(path, error=RecipeError)
     elif str(name_or_path) in shipped:
         text = shipped[str(name_or_path)].read_text(encoding="utf-8")
         values = parse_yaml(text, name=str(name_or_path), error=RecipeError)
     else:
-        known = ", ".join(sorted(shipped))
+        known = ", ".join(sorted(shipped, key=lambda name: ("/" in name, name)))
         near = nearest_name(str(name_or_path), shipped)
         raise RecipeError(f"'{name_or_path}' is neither a file nor a shipped recipe ({known}){near}")
     if not isinstance(values, dict):
@@ -101,6 +133,7 @@ def _check_keys(values: dict[str, Any], record: type, *, prefix: str) -> None:
             near = nearest_name(str(key), hints)
             raise RecipeError(f"unknown recipe key '{key}'{where}{near} (known: {', '.join(hints)})")
         options = _options(hints[key])
+        _check_numbers(value, options, path=path)
         item = _record_in_list(options)
         if item is not None and isinstance(value, list):
             _check_items(value, item, path=path)
@@ -126,16 +159,26 @@ def _check_items(values: list[Any], record: type, *, path: str) -> None:
         _check_keys(value, record, prefix=f"{path}[{number}]")
 
 
+def _check_numbers(value: Any, options: tuple[Any, ...], *, path: str) -> None:
+    """See that the keys of a table by number, as `data.classes`, are numbers."""
+    by_number = any(typing.get_origin(option) is dict and typing.get_args(option)[0] is int for option in options)
+    if by_number and isinstance(value, dict):
+        # A key of an override is a text.
+        wrong = [key for key in value if not (isinstance(key, int) or re.fullmatch(r"-?\d+", str(key)))]
+        if wrong:
+            raise RecipeError(f"the keys of '{path}' are whole numbers, found '{wrong[0]}'")
+
+
 def _options(hint: Any) -> tuple[Any, ...]:
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return typing.get_args(hint) if is_union else (hint,)
 
 
-def _typed(values: dict[str, Any], *, name: str) -> PretrainRecipe:
+def _typed(values: dict[str, Any], record: type[_Record], *, name: str) -> _Record:
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--recipe", type=PretrainRecipe)
+    parser.add_argument("--recipe", type=record)
     try:
         parsed = parser.parse_object({"recipe": values})
         recipe = parser.instantiate(parsed).recipe
@@ -143,7 +186,7 @@ def _typed(values: dict[str, Any], *, name: str) -> PretrainRecipe:
         raise RecipeError(f"recipe '{name}': {problem}") from problem
     except (ArgumentError, ValueError, TypeError) as problem:
         raise RecipeError(f"recipe '{name}': {_reason(str(problem))}") from problem
-    assert isinstance(recipe, PretrainRecipe)
+    assert isinstance(recipe, record)
     return recipe
 
 
