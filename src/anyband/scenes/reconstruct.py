@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anyband.data.blending import Blender, window_starts
 from anyband.data.cells import place_image
 from anyband.data.manifest import ImageEntry
 from anyband.data.places import corners_lonlat
@@ -18,7 +19,6 @@ from anyband.data.stored_numbers import rounded_into, to_stored
 from anyband.data.tiles import Grid, Window
 from anyband.errors import GeometryError, InputError, OutputError
 from anyband.progress import Advance, progress
-from anyband.scenes.blending import Blender, window_starts
 from anyband.scenes.context import OpenImage, OtherImage, nearest_in_time, placed_images, readable_images, survey_images
 from anyband.scenes.reconstruct_picture import write_reconstruction_picture
 from anyband.scenes.target_layout import TargetImage, TargetLayout, layout_as_seen, layout_of_unseen

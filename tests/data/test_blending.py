@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anyband.data.blending import Blender, window_starts
 from anyband.data.tiles import Window
 from anyband.errors import InputError
-from anyband.scenes.blending import Blender, window_starts
 
 
 @given(st.integers(1, 90), st.data())
