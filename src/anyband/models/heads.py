@@ -1,0 +1,252 @@
+"""Heads for maps: from patch features of some blocks to a number for each class at each pixel."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anyband.errors import InputError
+from anyband.randomness import generator
+from anyband.shapes import Float
+
+__all__ = ["FINAL", "HeadConfig", "LinearHead", "MapHeadKind", "UPerNetHead", "head_blocks", "make_head"]
+
+MapHeadKind = Literal["linear", "dfc2020", "upernet"]
+"""A 1×1 convolution after the final norm, the same before it, or UPerNet over four blocks."""
+
+FINAL: Literal["final"] = "final"
+"""In place of blocks: the last block's features after the final norm."""
+
+_NUM_LEVELS = 4
+# Source: SMARTIES (arXiv 2506.19585) in PANGAEA (arXiv 2412.04204): blocks of ViT-B and ViT-L, counted from 0.
+_PUBLISHED_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
+# Source: the linear probe of masked autoencoders (arXiv 2111.06377), section A.1: a classifier starts with std 0.01.
+_CLASSIFIER_STD = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Everything that fixes a head's parameters."""
+
+    kind: MapHeadKind
+    """What it is."""
+    width: int
+    """Of the features of a block."""
+    num_outputs: int
+    """Classes, or 1 for a number."""
+    channels: int = 512
+    """Width of UPerNet."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.num_outputs, self.channels) < 1:
+            raise InputError(
+                "a head needs width, outputs and channels over 0; "
+                f"found {self.width}, {self.num_outputs}, {self.channels}"
+            )
+
+
+def head_blocks(kind: MapHeadKind, *, depth: int, blocks: Sequence[int] = ()) -> tuple[int, ...] | Literal["final"]:
+    """Say which features of an encoder a head sees.
+
+    Args:
+        kind: of the head.
+        depth: blocks of the encoder.
+        blocks: what was asked for, from 0; empty: as published for encoders of 12 and 24 blocks, else in equal
+            distances, the last included.
+
+    Returns:
+        Blocks, before the final norm; or `final`.
+
+    Raises:
+        InputError: blocks that the encoder or the head does not have.
+    """
+    wrong = [index for index in blocks if not 0 <= index < depth]
+    if wrong:
+        raise InputError(f"head.blocks are {list(blocks)}; the encoder has blocks 0 to {depth - 1}")
+    if kind != "upernet":
+        if blocks:
+            raise InputError(f"head '{kind}' sees the last block only; leave head.blocks empty, or take 'upernet'")
+        return FINAL if kind == "linear" else (depth - 1,)
+    if blocks and len(blocks) != _NUM_LEVELS:
+        raise InputError(f"head 'upernet' needs {_NUM_LEVELS} blocks, found {len(blocks)} in head.blocks")
+    equal = tuple(math.ceil((level + 1) * depth / _NUM_LEVELS) - 1 for level in range(_NUM_LEVELS))
+    return tuple(blocks) or _PUBLISHED_BLOCKS.get(depth, equal)
+
+
+def make_head(config: HeadConfig, *, seed: int) -> "LinearHead | UPerNetHead":
+    """Make a head with first weights.
+
+    Args:
+        config: what it is.
+        seed: of the weights; equal seeds give equal weights.
+    """
+    return UPerNetHead(config, seed=seed) if config.kind == "upernet" else LinearHead(config, seed=seed)
+
+
+class LinearHead(nn.Module):
+    """One linear layer on each patch, then bilinear upsampling. No neighbour is seen but through the encoder.
+
+    Args:
+        config: width and outputs.
+        seed: of the first weights.
+    """
+
+    num_levels = 1
+    """Maps of features that it takes."""
+
+    def __init__(self, config: HeadConfig, *, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):
+            self.classifier = nn.Conv2d(config.width, config.num_outputs, kernel_size=1)
+        _start(self, seed=seed)
+
+    def forward(
+        self, levels: Sequence[Float[Tensor, "sample width row col"]], size: tuple[int, int]
+    ) -> Float[Tensor, "sample output down across"]:
+        """Compute the logits of each pixel.
+
+        Args:
+            levels: one map of features.
+            size: of the result, pixels down and across.
+        """
+        _check_levels(levels, self.config, self.num_levels)
+        return _resized(self.classifier(levels[0]), size)
+
+
+class UPerNetHead(nn.Module):
+    """UPerNet over four blocks of a transformer, rescaled to a pyramid by 4, 2, 1 and ½.
+
+    Transposed convolutions enlarge, max pooling reduces. Batch normalisation falls back on its running statistics where
+    a batch has one value a channel, as the coarsest pooling of a single image has: one value has no variance.
+
+    Args:
+        config: width, channels and outputs.
+        seed: of the first weights.
+
+    Source:
+        Xiao et al., "Unified perceptual parsing for scene understanding", ECCV 2018; the pyramid over a plain
+        transformer: BEiT (arXiv 2106.08254), section 3.2.
+    """
+
+    num_levels = _NUM_LEVELS
+    """Maps of features that it takes."""
+
+    def __init__(self, config: HeadConfig, *, seed: int) -> None:
+        # Late: a large library, for this head only.
+        from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):
+            self.pyramid = nn.ModuleList(_pyramid(config.width))
+            # The decoder skips the first two entries: levels finer than it uses.
+            self.decoder = UPerNetDecoder(
+                encoder_channels=[0, 0] + [config.width] * _NUM_LEVELS,
+                encoder_depth=_NUM_LEVELS + 1,
+                decoder_channels=config.channels,
+            )
+            self.classifier = nn.Conv2d(config.channels, config.num_outputs, kernel_size=1)
+            _tolerate_single_values(self)
+        _start(self, seed=seed)
+
+    def forward(
+        self, levels: Sequence[Float[Tensor, "sample width row col"]], size: tuple[int, int]
+    ) -> Float[Tensor, "sample output down across"]:
+        """Compute the logits of each pixel.
+
+        Args:
+            levels: four maps of features of one size, from the first block to the last.
+            size: of the result, pixels down and across.
+
+        Raises:
+            InputError: another number of maps, another width, or maps of one patch, which have no half.
+        """
+        _check_levels(levels, self.config, self.num_levels)
+        rows, cols = levels[0].shape[2:]
+        if rows < 2 or cols < 2:
+            raise InputError(
+                f"'upernet' halves the map of patches, and this one has {rows} × {cols}; "
+                "use a larger input.img_size, or head 'linear'"
+            )
+        scaled = [scale(level) for scale, level in zip(self.pyramid, levels, strict=True)]
+        # The decoder writes into its list, so it gets one of its own.
+        fused = self.decoder([scaled[0], scaled[0], *scaled])
+        return _resized(self.classifier(fused), size)
+
+
+def _pyramid(width: int) -> list[nn.Module]:
+    # An odd map keeps its last row and column when it is halved.
+    return [
+        nn.Sequential(_doubling(width), nn.BatchNorm2d(width), nn.GELU(), _doubling(width)),
+        _doubling(width),
+        nn.Identity(),
+        nn.MaxPool2d(kernel_size=2, ceil_mode=True),
+    ]
+
+
+def _doubling(width: int) -> nn.Module:
+    return nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that takes its running statistics where there is one value a channel."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.training and values.numel() == values.shape[1]:
+            return functional.batch_norm(
+                values, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(values)
+
+
+def _tolerate_single_values(module: nn.Module) -> None:
+    for part in list(module.modules()):
+        for name, child in part.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(part, name, _BatchNorm(child.num_features))
+
+
+def _check_levels(levels: Sequence[Tensor], config: HeadConfig, num_levels: int) -> None:
+    widths = sorted({level.shape[1] for level in levels})
+    if len(levels) != num_levels or widths != [config.width] or len({level.shape for level in levels}) > 1:
+        found = ", ".join(str(tuple(level.shape)) for level in levels)
+        raise InputError(
+            f"head '{config.kind}' takes {num_levels} maps of one size and width {config.width}, found {found}"
+        )
+
+
+def _resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(logits.shape[2:]) == size:
+        return logits
+    # Anti-aliased: labels may be coarser than the logits.
+    return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _start(head: nn.Module, *, seed: int) -> None:
+    """Give every parameter and buffer its first values, from the seed and its name only."""
+    head.to_empty(device="cpu")
+    with torch.no_grad():
+        for name, module in head.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+            for key, parameter in module.named_parameters(prefix=name, recurse=False):
+                parameter.copy_(_first_values(f"head.{key}", module, tuple(parameter.shape), seed))
+
+
+def _first_values(name: str, module: nn.Module, shape: tuple[int, ...], seed: int) -> Tensor:
+    if len(shape) == 1:
+        return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+    draws = generator(seed, step=0, sample=0, purpose=f"first weights of {name}")
+    std = _CLASSIFIER_STD if name == "head.classifier.weight" else math.sqrt(2 / _fan_in(module, shape))
+    return torch.from_numpy(draws.standard_normal(shape, dtype=np.float32) * np.float32(std))
+
+
+def _fan_in(module: nn.Module, shape: tuple[int, ...]) -> int:
+    # Source: He et al. (arXiv 1502.01852), eq. 10. A doubling's pixels each see one input pixel.
+    return shape[0] if isinstance(module, nn.ConvTranspose2d) else math.prod(shape[1:])
