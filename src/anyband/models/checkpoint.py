@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyband.errors import CatalogueError, CheckpointError
+from anyband.errors import CatalogueError, CheckpointError, nearest_name
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.encoder import Encoder
@@ -27,7 +27,7 @@ from anyband.models.header import (
 from anyband.models.layout import decoder_only, expected_shapes, from_published, num_ranges_of, to_published
 from anyband.models.smarties import Smarties
 from anyband.models.weight_files import checkpoint_hash, locate, read_weights, write_weights
-from anyband.sensors.ranges import RangeTable, load_ranges, range_table_from_dict, range_table_to_dict
+from anyband.sensors.ranges import RangeTable, load_ranges, range_table_from_dict, range_table_to_dict, without_range
 from anyband.shapes import Float
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "make_model",
     "save_checkpoint",
     "state_of",
+    "withhold_range",
 ]
 
 _PUBLISHED_RANGES = "smarties_v1"
@@ -218,6 +219,30 @@ def extend_checkpoint(
     encoder = replace(checkpoint.config.encoder, num_ranges=len(new))
     config = replace(checkpoint.config, encoder=encoder)
     return replace(checkpoint, config=config, state=to_published(network), ranges=table)
+
+
+def withhold_range(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Take a trained range away with its weights, as if no band of it had been there to train on.
+
+    Property: bands of the other ranges are encoded as before.
+
+    Args:
+        checkpoint: with weights.
+        name: of the range.
+
+    Raises:
+        CheckpointError: no such range, or it is the only one.
+    """
+    names = checkpoint.ranges.range_names
+    if name not in names or len(names) == 1:
+        raise CheckpointError(f"range '{name}' can't be withheld from {', '.join(names)}{nearest_name(name, names)}")
+    kept = [index for index, one in enumerate(names) if one != name]
+    network = from_published(checkpoint.state, len(names))
+    for stacked in [one for one in network if one.startswith(_STACKED)]:
+        network[stacked] = network[stacked][kept]
+    encoder = replace(checkpoint.config.encoder, num_ranges=len(kept))
+    config = replace(checkpoint.config, encoder=encoder)
+    return replace(checkpoint, config=config, state=to_published(network), ranges=without_range(checkpoint.ranges, name))
 
 
 def _ranges(metadata: Mapping[str, str], config: AutoencoderConfig) -> RangeTable:

@@ -25,6 +25,7 @@ __all__ = [
     "range_table_from_dict",
     "range_table_to_dict",
     "ranges_from_sensors",
+    "without_range",
 ]
 
 _FOLDER = Path(__file__).parent / "tables" / "ranges"
@@ -161,6 +162,18 @@ def extend_ranges(table: RangeTable, sensors: Iterable[Sensor], *, min_iou: floa
             if not any((sensor.name, band.name) in entry.known for entry in ranges):
                 _add(ranges, sensor, band, min_iou=min_iou)
     return replace(table, name=f"{table.name}+", ranges=tuple(ranges))
+
+
+def without_range(table: RangeTable, name: str) -> RangeTable:
+    """Take a trained range out of a table, with every declared or published range that was read through it."""
+    declared = tuple(entry for entry in table.declared if name not in entry.neighbours)
+    left = {entry.name for entry in declared} | set(table.range_names) - {name}
+    return replace(
+        table,
+        ranges=tuple(entry for entry in table.ranges if entry.name != name),
+        declared=declared,
+        published=tuple(entry for entry in table.published if entry[2] in left),
+    )
 
 
 def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
