@@ -21,7 +21,7 @@ from anyband.tasks.train import Schedule, make_optimizer, seeded, set_learning_r
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["StepResult", "Stepper", "make_fabric", "sum_over_processes"]
+__all__ = ["StepResult", "Stepper", "make_fabric", "sum_over_processes", "without_announcements"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def make_fabric(recipe: PretrainRecipe) -> "Fabric":
     from lightning_fabric import Fabric
 
     run = recipe.run
-    with _without_announcements():
+    with without_announcements():
         try:
             fabric = Fabric(
                 accelerator=run.accelerator,
@@ -62,7 +62,7 @@ def make_fabric(recipe: PretrainRecipe) -> "Fabric":
 
 
 @contextlib.contextmanager
-def _without_announcements() -> Iterator[None]:
+def without_announcements() -> Iterator[None]:
     """Fabric announces its precision and processes on the log; the recipe says them already."""
     log = logging.getLogger("lightning_fabric")
     level = log.level

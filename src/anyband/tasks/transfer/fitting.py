@@ -1,0 +1,278 @@
+"""One loop that fits networks to labelled samples: validation chooses the epoch, and its weights are kept."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from anyband.errors import InputError, TrainingError
+from anyband.models.encoder import set_fused_attention
+from anyband.progress import Advance, progress
+from anyband.shapes import Array, Float, Int
+from anyband.tasks.train import seeded
+from anyband.tasks.transfer.fit_schedule import FitSchedule, ParameterGroup
+from anyband.tasks.transfer.recipe import FitRecipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["FitBatch", "FitResult", "FitTask", "fit", "predicting"]
+
+# chosen: an error names this many samples of a batch.
+_MAX_NAMED = 8
+
+
+SelfT = TypeVar("SelfT")
+
+
+@runtime_checkable
+class FitBatch(Protocol):
+    """What a step is done with."""
+
+    @property
+    def samples(self) -> Int[Array, " sample"]:
+        """Positions of the samples in their data."""
+
+    def to(self: SelfT, device: torch.device | str) -> SelfT:
+        """Copy the tensors to a device."""
+
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+BatchT = TypeVar("BatchT", bound=FitBatch)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitTask(Generic[ModelT, BatchT]):
+    """What a network is fitted to."""
+
+    batches: Callable[[int], Iterable[BatchT]]
+    """Training batches of an epoch, from 0; each call gives the same."""
+    steps_per_epoch: int
+    """How many they are."""
+    loss: Callable[[ModelT, BatchT, int], Tensor]
+    """Mean loss of a batch at a step, from 0, in training mode and the recipe's precision; torch's global generator is
+    seeded from the step around it."""
+    validate: Callable[[ModelT], float]
+    """Score on the validation samples, higher is better; called in evaluation mode without gradients."""
+    groups: Callable[[ModelT], list[ParameterGroup]]
+    """Trained parameters; see `parameter_groups`."""
+    names: Sequence[str] = ()
+    """Name of each sample by position, for messages; empty: they are named by position."""
+    title: str = "fitting"
+    """Of the progress bar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """How a network was fitted. The network itself holds the weights of the chosen epoch."""
+
+    best_epoch: int
+    """The first epoch, from 1, with the best validation score."""
+    best_score: float
+    """That score."""
+    losses: tuple[float, ...]
+    """Mean training loss of each epoch."""
+    validation: tuple[float, ...]
+    """Validation score after each epoch."""
+    stopped_early: bool
+    """Whether epochs were left out because validation no longer improved."""
+
+
+def fit(
+    model: ModelT,
+    task: FitTask[ModelT, BatchT],
+    recipe: FitRecipe,
+    *,
+    seed: int,
+    device: str = "cpu",
+    shown: bool = False,
+) -> FitResult:
+    """Fit a network: AdamW by epochs, after each of which validation scores it; the best weights are put back.
+
+    Equal arguments give equal weights. What does not require gradients stays as it is.
+
+    Args:
+        model: changed in place, left on the device in evaluation mode.
+        task: batches, loss, validation score and parameters.
+        recipe: epochs, rates, precision, patience.
+        seed: of what the network draws, such as drop path.
+        device: where it runs.
+        shown: show a progress bar with the time left.
+
+    Raises:
+        InputError: nothing to fit, or nothing to fit it to.
+        TrainingError: a loss or a validation score is not finite.
+    """
+    if task.steps_per_epoch < 1:
+        raise InputError("there is no training sample to fit to; look at the parts of the data (`data.split`)")
+    run = _Run(model, task, recipe, seed=seed, device=device)
+    total = recipe.epochs * task.steps_per_epoch
+    with _attention_for(model, recipe, device), progress(task.title, total, shown=shown) as advance:
+        for epoch in range(recipe.epochs):
+            run.train_epoch(epoch, advance)
+            run.validate(epoch)
+            if run.has_lost_patience(epoch):
+                break
+    return run.finished()
+
+
+@contextlib.contextmanager
+def predicting(model: nn.Module, recipe: FitRecipe) -> Iterator[None]:
+    """Predict as validation does: evaluation mode, no gradients, the precision of training; then restore the mode."""
+    was_training = model.training
+    device = next(model.parameters()).device.type
+    dtype = torch.float16 if recipe.precision == "16-mixed" else torch.bfloat16
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=recipe.precision != "32-true"):
+            yield
+    finally:
+        model.train(was_training)
+
+
+class _Run(Generic[ModelT, BatchT]):
+    """A network on its device, its optimiser, and the best weights so far."""
+
+    def __init__(
+        self, model: ModelT, task: FitTask[ModelT, BatchT], recipe: FitRecipe, *, seed: int, device: str
+    ) -> None:
+        self._model, self._task, self._recipe, self._seed = model, task, recipe, seed
+        self._schedule = FitSchedule(recipe=recipe, steps_per_epoch=task.steps_per_epoch)
+        self._fabric = _make_fabric(device, recipe)
+        model.to(self._fabric.device)
+        groups: list[Any] = list(task.groups(model))
+        if not groups:
+            raise InputError("nothing of the network is trained; look at fit.encoder and the head")
+        # A fused step can't be clipped in half precision, where it takes the scale out of the gradients itself.
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=recipe.precision != "16-mixed")
+        self._network, self._optimizer = self._fabric.setup(_Loss(model, task.loss), optimizer)
+        self._trained = [one for group in groups for one in group["params"]]
+        self._best: dict[str, Tensor] = {}
+        self._best_epoch, self._best_score = 0, -math.inf
+        self._losses: list[float] = []
+        self._validation: list[float] = []
+
+    def train_epoch(self, epoch: int, advance: Advance) -> None:
+        """Do the steps of an epoch, and note its mean loss."""
+        self._model.train()
+        summed, count = 0.0, 0
+        for index, batch in enumerate(self._task.batches(epoch)):
+            loss = self._step(epoch, epoch * self._task.steps_per_epoch + index, batch)
+            summed, count = summed + loss * len(batch.samples), count + len(batch.samples)
+            advance(1)
+        if not count:
+            raise InputError(f"there were no training samples in epoch {epoch + 1}; look at the parts of the data")
+        self._losses.append(summed / count)
+
+    def _step(self, epoch: int, step: int, batch: BatchT) -> float:
+        fabric, rate = self._fabric, self._schedule.rate(step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        with seeded(self._seed, step=step, purpose="fitting", device=fabric.device):
+            loss: Tensor = self._network(_Carried(batch.to(fabric.device)), step)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(self._diverged(epoch, step, batch))
+        fabric.backward(loss)
+        if self._recipe.clip_grad_norm is not None:
+            fabric.clip_gradients(
+                self._network, self._optimizer, max_norm=self._recipe.clip_grad_norm, error_if_nonfinite=False
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return value
+
+    def _diverged(self, epoch: int, step: int, batch: BatchT) -> str:
+        known, positions = self._task.names, [int(one) for one in batch.samples]
+        names = [f"'{known[one]}'" if known else f"sample {one}" for one in positions[:_MAX_NAMED]]
+        more = f" and {len(positions) - _MAX_NAMED} more" if len(positions) > _MAX_NAMED else ""
+        return (
+            f"the loss is not finite in epoch {epoch + 1} of {self._recipe.epochs} (step {step}), with the samples "
+            f"{', '.join(names)}{more}; look at their pixels and targets, or lower fit.base_lr, now "
+            f"{self._recipe.base_lr:g}"
+        )
+
+    def validate(self, epoch: int) -> None:
+        """Score the validation samples; keep the weights where none were better."""
+        with predicting(self._model, self._recipe):
+            score = self._task.validate(self._model)
+        self._validation.append(score)
+        if math.isnan(score):
+            raise TrainingError(
+                f"the validation score of epoch {epoch + 1} is not a number; see that validation has samples with "
+                "targets, and lower fit.base_lr where the network diverged"
+            )
+        if score > self._best_score or not self._best:
+            self._best_epoch, self._best_score = epoch + 1, score
+            self._best = {name: value.detach().clone() for name, value in self._changing().items()}
+
+    def _changing(self) -> dict[str, Tensor]:
+        trained = {name: one for name, one in self._model.named_parameters() if one.requires_grad}
+        return trained | dict(self._model.named_buffers())
+
+    def has_lost_patience(self, epoch: int) -> bool:
+        """Tell whether validation has not improved for as many epochs as the recipe waits."""
+        patience = self._recipe.patience
+        return patience is not None and epoch + 1 - self._best_epoch >= patience
+
+    def finished(self) -> FitResult:
+        """Put the best weights back and tell how it went."""
+        with torch.no_grad():
+            for name, value in self._changing().items():
+                value.copy_(self._best[name])
+        self._model.zero_grad(set_to_none=True)
+        self._model.eval()
+        return FitResult(
+            best_epoch=self._best_epoch,
+            best_score=self._best_score,
+            losses=tuple(self._losses),
+            validation=tuple(self._validation),
+            stopped_early=len(self._validation) < self._recipe.epochs,
+        )
+
+
+class _Carried(Generic[BatchT]):
+    """A batch on its way through Fabric, which casts and copies the tensors in records that it can look into."""
+
+    def __init__(self, batch: BatchT) -> None:
+        self.batch = batch
+
+
+class _Loss(nn.Module, Generic[ModelT, BatchT]):
+    """The network as Fabric calls it: a batch in, its loss out."""
+
+    def __init__(self, model: ModelT, loss: Callable[[ModelT, BatchT, int], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+
+    def forward(self, carried: _Carried[BatchT], step: int) -> Float[Tensor, ""]:
+        return self._loss(self.model, carried.batch, step)
+
+
+def _make_fabric(device: str, recipe: FitRecipe) -> "Fabric":
+    from lightning_fabric import Fabric
+
+    from anyband.tasks.steps import without_announcements
+
+    target = torch.device(device)
+    devices = 1 if target.type == "cpu" else [target.index or 0]
+    with without_announcements():
+        return Fabric(accelerator=target.type, devices=devices, precision=recipe.precision)
+
+
+@contextlib.contextmanager
+def _attention_for(model: nn.Module, recipe: FitRecipe, device: str) -> Iterator[None]:
+    """The gradient of the fused kernel is slow in bfloat16 on a CPU; see `set_fused_attention`."""
+    slow = torch.device(device).type == "cpu" and recipe.precision == "bf16-mixed"
+    if slow:
+        set_fused_attention(model, fused=False)
+    try:
+        yield
+    finally:
+        if slow:
+            set_fused_attention(model, fused=True)
