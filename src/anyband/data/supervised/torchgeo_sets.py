@@ -1,0 +1,232 @@
+"""TorchGeo's data sets by name: its splits and downloads, our sensors."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from anyband.data.chip_index import Split
+from anyband.data.supervised.named_sets import declared_slots, drawn_parts, quick_fingerprint
+from anyband.data.supervised.records import DataSpec, Sample, TaskData, TaskKind
+from anyband.data.supervised.torchgeo_records import TorchgeoSet, find_torchgeo, list_torchgeo, variant_of
+from anyband.data.supervised.torchgeo_samples import Items, Reading, class_values, files_of, read_sample, targets_of
+from anyband.errors import ManifestError, RecipeError, nearest_name
+from anyband.sensors.sensor import Sensor
+from anyband.yaml_files import parse_yaml
+
+__all__ = ["list_torchgeo", "open_torchgeo"]
+
+_PREFIX = "torchgeo:"
+_OURS = {
+    "root": "the folder is `root` of the data, not an option",
+    "download": "the download is allowed by `--download`, not by an option",
+    "transforms": "images are read as stored",
+}
+
+
+def open_torchgeo(spec: DataSpec, *, seed: int, download: bool) -> TaskData:
+    """Open a data set of TorchGeo: its parts, labels and images as stored, with sensors of the catalogue.
+
+    Parts are TorchGeo's. Where it has no validation part, that is drawn from training; where it has none at all, all
+    are drawn.
+
+    Args:
+        spec: `source` is `torchgeo:NAME`; `options` are arguments of the class.
+        seed: of what is drawn.
+        download: whether TorchGeo may fetch what is not there.
+
+    Raises:
+        ManifestError: the set is not mapped, or its folder is not as TorchGeo wants it.
+        RecipeError: an option that the class does not have, or refuses.
+    """
+    one = find_torchgeo(spec.source.removeprefix(_PREFIX))
+    root, make = _root(spec, one), _class(one.name)
+    arguments = _arguments(spec, one, make)
+    one = _selected(variant_of(one, arguments), arguments, spec)
+    kind = _kind(spec, one)
+    sensors = declared_slots(_described(one, spec), spec, name=spec.source)
+    given = {name: value for name, value in arguments.items() if name in spec.options or name in one.arguments}
+    if "download" in inspect.signature(make).parameters:
+        given["download"] = download
+    items = _opened(one, make, root, given)
+    has_classes = kind in ("class", "labels", "class_map")
+    classes = class_values(one, items[0].data, arguments) if has_classes else {}
+    return _task_data(Reading(one=one, kind=kind, sensors=sensors, classes=classes), items, spec=spec, seed=seed)
+
+
+def _class(name: str) -> Any:
+    # Late: this takes seconds.
+    return getattr(importlib.import_module("torchgeo.datasets"), name)
+
+
+def _root(spec: DataSpec, one: TorchgeoSet) -> Path:
+    if spec.root is None:
+        raise ManifestError(f"'{spec.source}' needs `root`, the folder that holds it{_wanted(one)}")
+    if spec.split.lists is not None:
+        raise ManifestError(
+            f"'{spec.source}' has parts of its own, so file lists don't apply; "
+            "to use lists, open its folder of images as the source"
+        )
+    return Path(spec.root)
+
+
+def _arguments(spec: DataSpec, one: TorchgeoSet, make: Any) -> dict[str, Any]:
+    """Collect the arguments of the class: its defaults, the table's, and the user's options."""
+    parameters = inspect.signature(make).parameters
+    values = {name: known.default for name, known in parameters.items() if known.default is not known.empty}
+    values |= one.arguments
+    allowed = [name for name in parameters if name not in {*_OURS, one.split_argument}]
+    for name, text in spec.options.items():
+        if name not in allowed:
+            raise RecipeError(_no_option(name, one, allowed))
+        values[name] = parse_yaml(text, name=f"option '{name}'", error=RecipeError)
+    return values
+
+
+def _no_option(name: str, one: TorchgeoSet, allowed: list[str]) -> str:
+    if name == one.split_argument:
+        return f"parts come from the data set itself; '{name}' is no option"
+    if name in _OURS:
+        return f"'{name}' is no option: {_OURS[name]}"
+    return (
+        f"TorchGeo's '{one.name}' has no argument '{name}' (it has: {', '.join(allowed) or 'none'})"
+        f"{nearest_name(name, allowed)}"
+    )
+
+
+def _kind(spec: DataSpec, one: TorchgeoSet) -> TaskKind:
+    """Choose what is predicted: what is asked where the set has it. `class` is what recipes say by default."""
+    if spec.kind in one.kinds:
+        return spec.kind
+    if spec.kind == "class":
+        return one.kinds[0]
+    raise ManifestError(f"'{spec.source}' has targets of kind {', '.join(one.kinds)}, not '{spec.kind}'")
+
+
+def _selected(one: TorchgeoSet, arguments: Mapping[str, Any], spec: DataSpec) -> TorchgeoSet:
+    """Keep the slots and bands that an option chooses, in its order."""
+    if not (one.bands_option and one.bands_option in spec.options):
+        return one
+    chosen = [str(name) for name in arguments[one.bands_option]]
+    _check_bands(chosen, one)
+    slots = (replace(slot, bands=tuple(name for name in chosen if name in slot.bands)) for slot in one.images)
+    return replace(one, images=tuple(slot for slot in slots if slot.bands))
+
+
+def _described(one: TorchgeoSet, spec: DataSpec) -> tuple[Sensor, ...]:
+    """Give the sensors of the slots; nothing where a user declares them."""
+    if spec.sensors:
+        return ()
+    unknown = [slot for slot in one.images if slot.sensor is None]
+    if unknown:
+        raise ManifestError(
+            f"the catalogue has no sensor for the images of '{spec.source}'; declare one in `sensors`, "
+            f"a catalogue name or a YAML file. {' '.join(one.notes)}".strip()
+        )
+    return tuple(sensor for slot in one.images for sensor in [slot.described()] * max(slot.steps, 1))
+
+
+def _check_bands(chosen: list[str], one: TorchgeoSet) -> None:
+    known = [name for slot in one.images for name in slot.bands]
+    for name in chosen:
+        if name not in known:
+            raise RecipeError(f"TorchGeo's '{one.name}' has no band '{name}'{nearest_name(name, known)}")
+
+
+def _opened(one: TorchgeoSet, make: Any, root: Path, given: Mapping[str, Any]) -> list[Items]:
+    parts: Mapping[Split | None, Mapping[str, Any]] = {None: {}}
+    if one.splits:
+        parts = {part: {one.split_argument: value} for part, value in one.splits.items()}
+    return [
+        Items(part=part, data=_made(one, partial(make, root=str(root), **given, **more), root))
+        for part, more in parts.items()
+    ]
+
+
+def _made(one: TorchgeoSet, make: Callable[[], Any], root: Path) -> Any:
+    from torchgeo.datasets.errors import DatasetNotFoundError, DependencyNotFoundError
+
+    try:
+        return make()
+    except DatasetNotFoundError as problem:
+        raise ManifestError(
+            f"'{root}' does not hold '{one.name}' as TorchGeo wants it{_wanted(one)}. Give its folder in `root`, or "
+            "allow the download with `--download` where TorchGeo can fetch it"
+        ) from problem
+    except DependencyNotFoundError as problem:
+        raise ManifestError(f"TorchGeo's '{one.name}' needs another package: {problem}") from problem
+    except (OSError, RuntimeError, IndexError) as problem:
+        raise ManifestError(
+            f"'{root}' does not hold '{one.name}' as TorchGeo wants it: {problem}{_wanted(one)}"
+        ) from problem
+    except (AssertionError, ValueError, TypeError, KeyError) as problem:
+        raise RecipeError(f"TorchGeo's '{one.name}' refuses the options or files: {problem!r}") from problem
+
+
+def _wanted(one: TorchgeoSet) -> str:
+    if one.layout:
+        return f". It wants: {one.layout.strip()}"
+    made = _class(one.name)
+    words = (getattr(made, name, None) for name in ("directory", "base_dir", "filename", "zipfilename"))
+    found = [word for word in words if isinstance(word, str)]
+    return f". It wants: {', '.join(found)}" if found else ""
+
+
+def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed: int) -> TaskData:
+    places = [(item, index) for item in items for index in range(len(item.data))]
+    if not places:
+        raise ManifestError(f"'{spec.source}' at '{spec.root}' has no samples")
+    root = Path(spec.root or ".")
+    files = [paths for item in items for paths in files_of(reading.one, item.data, root)]
+    names = _names(places, files, root)
+    targets, classes = targets_of(reading, items), tuple(reading.classes.values())
+    parts = [item.part for item, _ in places]
+    splits = drawn_parts(parts, targets, spec.split, classes=classes, seed=seed)
+
+    def read(position: int) -> Sample:
+        item, index = places[position]
+        return read_sample(item.data[index], reading, name=names[position])
+
+    return TaskData(
+        name=spec.source,
+        kind=reading.kind,
+        classes=classes,
+        names=names,
+        splits=splits,
+        sensors=(reading.sensors,) * len(places),
+        targets=targets,
+        read=read,
+        fingerprint=quick_fingerprint(names, files, targets, splits, settings=_settings(spec, reading)),
+        notes=_notes(reading.one, parts, splits),
+        statistics=reading.one.statistics,
+    )
+
+
+def _names(places: Sequence[tuple[Items, int]], files: Sequence[Sequence[Path]], root: Path) -> tuple[str, ...]:
+    """Name samples by their first file, or by part and number where files are unknown or shared."""
+    numbered = tuple(f"{item.part or 'sample'}/{index:06d}" for item, index in places)
+    if not all(files):
+        return numbered
+    firsts = [paths[0] for paths in files]
+    named = tuple(one.relative_to(root).as_posix() if one.is_relative_to(root) else one.as_posix() for one in firsts)
+    return named if len(set(named)) == len(named) else numbered
+
+
+def _settings(spec: DataSpec, reading: Reading) -> list[str]:
+    """Give whatever changes what is read from equal files."""
+    sensors = [f"{one.name} {one.default_encoding} {' '.join(one.band_names)}" for one in reading.sensors]
+    return [reading.one.name, reading.kind, *sensors, *(f"{key}={spec.options[key]}" for key in sorted(spec.options))]
+
+
+def _notes(one: TorchgeoSet, parts: Sequence[Split | None], splits: Sequence[Split]) -> tuple[str, ...]:
+    notes = list(one.notes)
+    if None in parts:
+        notes.append(f"TorchGeo's '{one.name}' has no parts; train, val and test are drawn")
+    elif "val" not in parts and "val" in splits:
+        notes.append(f"TorchGeo's '{one.name}' has no validation part; it is drawn from training")
+    if not one.tested:
+        notes.append(f"the mapping of TorchGeo's '{one.name}' to sensors is not tested on its data")
+    return tuple(notes)
