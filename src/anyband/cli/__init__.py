@@ -17,7 +17,7 @@ VERBS = {
     "simulate": "render landscapes with known truth through the catalogue's sensors",
     "prepare": "turn rasters into a chip store; or compute the statistics of a store",
     "pretrain": "pre-train an encoder on a chip store, from a recipe",
-    "evaluate": "score an encoder by kNN or a linear probe on labelled images",
+    "evaluate": "score an encoder on labelled data: kNN, probes, fine-tuning, segmentation, change detection, regression",
     "embed": "write the features of a whole scene as a GeoTIFF",
     "reconstruct": "predict an image that was not taken, or what clouds hid of one, from others of its place",
     "verify": "run a checkpoint on recorded vectors and compare",
@@ -40,11 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb is not None and verb not in VERBS:
         print(f"anyband: there is no verb '{verb}'{nearest_name(verb, VERBS)}", file=sys.stderr)
         return 2
-    parsed = parser.parse_args(words)
+    parsed = _parsed(parser, words)
     if verb is None:
         parser.print_help()
         return 0
     return _run(parsed)
+
+
+def _parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command. Verbs with recipes take KEY=VALUE words anywhere; argparse leaves those after an option over."""
+    parsed, more = parser.parse_known_args(words)
+    if more and (any(word.startswith("-") for word in more) or not hasattr(parsed, "words")):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        parsed.words = [*parsed.words, *more]
+    return parsed
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:
