@@ -14,7 +14,7 @@ from anyband.errors import RecipeError, nearest_name
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.yaml_files import parse_yaml, read_yaml
 
-__all__ = ["list_recipes", "load_recipe", "load_record", "shipped_recipes"]
+__all__ = ["list_recipes", "load_recipe", "load_record", "record_of", "shipped_recipes"]
 
 _Record = TypeVar("_Record")
 # Pre-training of the models that one table and one figure of the paper compare.
@@ -59,11 +59,25 @@ def load_record(
     Raises:
         RecipeError: as `load_recipe`.
     """
-    values = _read(name_or_path, shipped)
+    return record_of(record, _read(name_or_path, shipped), overrides, name=str(name_or_path))
+
+
+def record_of(record: type[_Record], values: dict[str, Any], overrides: Sequence[str], *, name: str) -> _Record:
+    """Make a record of plain values, as `load_record` does of a file's.
+
+    Args:
+        record: a dataclass whose fields are the keys.
+        values: by key, changed in place.
+        overrides: `key.key=value`, values in YAML.
+        name: of the recipe, for messages.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
     for key, value in _parse_overrides(overrides).items():
         _override(values, key, value)
     _check_keys(values, record, prefix="")
-    return _typed(values, record, name=str(name_or_path))
+    return _typed(values, record, name=name)
 
 
 def shipped_recipes(folder: str) -> dict[str, Traversable]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from anyband.data.supervised.records import DENSE_KINDS, DataSpec, TaskData
 
-__all__ = ["open_task_data"]
+__all__ = ["is_named", "open_task_data"]
 
 _TORCHGEO = "torchgeo:"
 
@@ -30,14 +30,21 @@ def open_task_data(spec: DataSpec, *, seed: int, download: bool = False) -> Task
     return take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
 
 
+def is_named(source: str) -> bool:
+    """Tell whether a source is the name of a data set, and not a folder or file."""
+    from anyband.data.supervised.published import list_published
+
+    return source.startswith(_TORCHGEO) or (source in list_published() and not Path(source).exists())
+
+
 def _opened(spec: DataSpec, *, seed: int, download: bool) -> TaskData:
     if spec.source.startswith(_TORCHGEO):
         from anyband.data.supervised.torchgeo_sets import open_torchgeo
 
         return open_torchgeo(spec, seed=seed, download=download)
-    from anyband.data.supervised.published import list_published, open_published
+    if is_named(spec.source):
+        from anyband.data.supervised.published import open_published
 
-    if spec.source in list_published() and not Path(spec.source).exists():
         return open_published(spec, seed=seed)
     if spec.kind in DENSE_KINDS:
         from anyband.data.supervised.dense import open_dense

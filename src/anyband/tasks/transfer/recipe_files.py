@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from anyband.tasks.recipe_files import load_record, shipped_recipes
+from anyband.tasks.recipe_files import load_record, record_of, shipped_recipes
 from anyband.tasks.transfer.recipe import TransferRecipe
 
-__all__ = ["list_transfer_recipes", "load_transfer_recipe"]
+__all__ = ["list_transfer_recipes", "load_transfer_recipe", "transfer_recipe"]
 
 _FOLDER = "paper"
 
@@ -28,3 +29,16 @@ def load_transfer_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()
         together.
     """
     return load_record(TransferRecipe, name_or_path, overrides, shipped=shipped_recipes(_FOLDER))
+
+
+def transfer_recipe(values: dict[str, Any], overrides: Sequence[str] = ()) -> TransferRecipe:
+    """Make a recipe of an evaluation from plain values, checked as a file's are.
+
+    Args:
+        values: by key, changed in place; `name` and `data` at least.
+        overrides: `key.key=value`, values in YAML.
+
+    Raises:
+        RecipeError: as `load_transfer_recipe`.
+    """
+    return record_of(TransferRecipe, values, overrides, name=str(values.get("name", "evaluation")))
