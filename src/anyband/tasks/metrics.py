@@ -5,16 +5,16 @@ one; a bootstrap resample has as weight how often a sample was drawn. So the int
 number it stands at.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from anyband.errors import InputError
-from anyband.randomness import generator
-from anyband.shapes import Array, Float
+from anyband.shapes import Array, Bool, Float
+from anyband.tasks.bootstrap import NUM_RESAMPLES, Weighted, interval, resample, value_of
 from anyband.tasks.labels import Labels
+from anyband.tasks.metric_facts import DEFINITIONS, MetricName
 
 __all__ = [
     "DEFINITIONS",
@@ -22,28 +22,15 @@ __all__ = [
     "MULTI_LABEL_METRICS",
     "MetricName",
     "Score",
+    "class_average_precisions",
+    "label_metric",
     "metric_value",
     "score_predictions",
+    "scores_by_metric",
 ]
 
-MetricName = Literal["accuracy", "macro_f1", "map_micro", "map_macro"]
 MULTI_CLASS_METRICS: tuple[MetricName, ...] = ("accuracy", "macro_f1")
 MULTI_LABEL_METRICS: tuple[MetricName, ...] = ("map_micro", "map_macro")
-
-DEFINITIONS: dict[MetricName, str] = {
-    "accuracy": "share of the samples whose highest-scoring class is theirs",
-    "macro_f1": "F1 of each class that occurs in the labels or the predictions, averaged over the classes",
-    "map_micro": "average precision over all (sample, class) decisions as one ranking",
-    "map_macro": "average precision of each class that has a positive sample, averaged over the classes",
-}
-
-# chosen: the ends of a 95 % interval then vary by about a fifth of a standard error.
-_NUM_RESAMPLES = 1000
-_PERCENTILES = (2.5, 97.5)
-# chosen: numbers held at once, about 64 MB as float64.
-_CHUNK_NUMBERS = 8_000_000
-
-_Weighted = Callable[[Float[Array, "resample sample"]], Float[Array, "resample"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +40,7 @@ class Score:
     metric: MetricName
     """Name of the metric; see `DEFINITIONS`."""
     value: float
-    """The score, from 0 to 1."""
+    """The score: shares from 0 to 1, errors in the unit of the target."""
     low: float
     """Lower end of the 95 % bootstrap interval (percentile method)."""
     high: float
@@ -64,11 +51,11 @@ class Score:
 
 def metric_value(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> float:
     """Compute one metric without an interval; see `score_predictions`."""
-    return float(_weighted_metric(name, labels, scores)(np.ones((1, len(labels))))[0])
+    return value_of(label_metric(name, labels, scores), num_samples=len(labels))
 
 
 def score_predictions(
-    labels: Labels, scores: Float[Array, "sample class"], *, seed: int, num_resamples: int = _NUM_RESAMPLES
+    labels: Labels, scores: Float[Array, "sample class"], *, seed: int, num_resamples: int = NUM_RESAMPLES
 ) -> tuple[Score, ...]:
     """Score predictions: accuracy and macro F1 for class numbers, micro and macro mAP for a label matrix.
 
@@ -80,60 +67,79 @@ def score_predictions(
 
     Raises:
         InputError: there is no sample, or no positive label at all.
-
-    Source:
-        Efron, "Bootstrap methods: another look at the jackknife", 1979; percentile interval.
     """
     num_samples = len(labels)
     if not num_samples or (labels.ndim == 2 and not labels.any()):
         raise InputError(f"nothing to score: {num_samples} test samples, none with a label")
-    metrics = MULTI_LABEL_METRICS if labels.ndim == 2 else MULTI_CLASS_METRICS
-    weighted = {name: _weighted_metric(name, labels, scores) for name in metrics}
-    resampled: dict[MetricName, list[Float[Array, "resample"]]] = {name: [] for name in metrics}
-    chunk = max(1, _CHUNK_NUMBERS // (num_samples * (scores.shape[1] if labels.ndim == 2 else 1)))
-    for first in range(0, num_resamples, chunk):
-        weights = _resample_weights(seed, range(first, min(first + chunk, num_resamples)), num_samples)
-        for name in metrics:
-            resampled[name].append(weighted[name](weights))
+    names = MULTI_LABEL_METRICS if labels.ndim == 2 else MULTI_CLASS_METRICS
+    return scores_by_metric(
+        {name: label_metric(name, labels, scores) for name in names},
+        num_samples=num_samples,
+        seed=seed,
+        num_resamples=num_resamples,
+        numbers_per_sample=scores.shape[1] if labels.ndim == 2 else 1,
+    )
+
+
+def scores_by_metric(
+    metrics: Mapping[MetricName, Weighted],
+    *,
+    num_samples: int,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    numbers_per_sample: int = 1,
+) -> tuple[Score, ...]:
+    """Compute metrics with their intervals; see `bootstrap.resample`."""
+    resampled = resample(
+        metrics,
+        num_samples=num_samples,
+        seed=seed,
+        num_resamples=num_resamples,
+        numbers_per_sample=numbers_per_sample,
+    )
     return tuple(
-        _score(name, metric_value(name, labels, scores), np.concatenate(resampled[name]), num_samples)
-        for name in metrics
+        _score(name, value_of(metric, num_samples=num_samples), resampled[name], num_samples)
+        for name, metric in metrics.items()
     )
 
 
 def _score(name: MetricName, value: float, resampled: Float[Array, "resample"], num_samples: int) -> Score:
-    # A resample without any positive label has no average precision.
-    known = resampled[np.isfinite(resampled)]
-    low, high = np.percentile(known, _PERCENTILES) if len(known) else (np.nan, np.nan)
-    return Score(metric=name, value=value, low=float(low), high=float(high), num_samples=num_samples)
+    low, high = interval(resampled)
+    return Score(metric=name, value=value, low=low, high=high, num_samples=num_samples)
 
 
-def _resample_weights(seed: int, resamples: range, num_samples: int) -> Float[Array, "resample sample"]:
-    rows = [
-        np.bincount(
-            generator(seed, step=index, sample=0, purpose="bootstrap").integers(0, num_samples, num_samples),
-            minlength=num_samples,
-        )
-        for index in resamples
-    ]
-    return np.stack(rows).astype(np.float64)
+def label_metric(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
+    """Make a metric of classes or labels for weighted samples.
 
-
-def _weighted_metric(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> _Weighted:
+    Args:
+        name: of classes (`accuracy`, `macro_f1`, `balanced_accuracy`) or of labels (`map_micro`, `map_macro`).
+        labels: the truth; class numbers, or which labels hold.
+        scores: higher is more likely.
+    """
     if name == "accuracy":
         correct = (scores.argmax(axis=1) == labels).astype(np.float64)
         return lambda weights: np.asarray(weights @ correct / weights.sum(axis=1))
     if name == "macro_f1":
         return _macro_f1(labels, scores)
+    if name == "balanced_accuracy":
+        return _balanced_accuracy(labels, scores)
     if name == "map_micro":
-        num_classes = scores.shape[1]
-        ranking = _average_precision(labels.ravel(), scores.ravel())
-        return lambda weights: ranking(weights.repeat(num_classes, axis=1))
+        return _average_precision(labels.ravel(), scores.ravel(), items_per_sample=scores.shape[1])
+    if name != "map_macro":
+        raise InputError(f"'{name}' is no metric of classes or labels")
     classes = [_average_precision(labels[:, c], scores[:, c]) for c in np.flatnonzero(labels.any(axis=0))]
     return lambda weights: _mean_of_known(np.stack([one(weights) for one in classes]))
 
 
-def _macro_f1(labels: Labels, scores: Float[Array, "sample class"]) -> _Weighted:
+def class_average_precisions(
+    labels: Bool[Array, "sample class"], scores: Float[Array, "sample class"]
+) -> Float[Array, "class"]:
+    """Compute the average precision of each class; NaN where no sample has it."""
+    columns = [_average_precision(labels[:, c], scores[:, c]) for c in range(labels.shape[1])]
+    return np.array([value_of(column, num_samples=len(labels)) for column in columns])
+
+
+def _macro_f1(labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
     numbers = np.arange(scores.shape[1])
     truth = (labels[:, None] == numbers).astype(np.float64)
     predicted = (scores.argmax(axis=1)[:, None] == numbers).astype(np.float64)
@@ -147,15 +153,28 @@ def _macro_f1(labels: Labels, scores: Float[Array, "sample class"]) -> _Weighted
     return weighted
 
 
-def _average_precision(positive: Array, scores: Float[Array, "item"]) -> _Weighted:
+def _balanced_accuracy(labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
+    truth = (labels[:, None] == np.arange(scores.shape[1])).astype(np.float64)
+    found = truth * (scores.argmax(axis=1) == labels)[:, None]
+
+    def weighted(weights: Float[Array, "resample sample"]) -> Float[Array, "resample"]:
+        counts = weights @ truth
+        recall = weights @ found / np.where(counts > 0, counts, 1.0)
+        return np.asarray(recall.sum(axis=1) / (counts > 0).sum(axis=1))
+
+    return weighted
+
+
+def _average_precision(positive: Array, scores: Float[Array, "item"], *, items_per_sample: int = 1) -> Weighted:
     """Sum of precision times gain in recall over the distinct scores, from the highest."""
     order = np.argsort(-scores, kind="stable")
     hit = positive[order].astype(np.float64)
+    sample = order // items_per_sample
     # Items of equal score enter together: only the last of each run is a threshold.
     last_of_run = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
 
-    def weighted(weights: Float[Array, "resample item"]) -> Float[Array, "resample"]:
-        ranked = weights[:, order]
+    def weighted(weights: Float[Array, "resample sample"]) -> Float[Array, "resample"]:
+        ranked = weights[:, sample]
         hits = np.cumsum(ranked * hit, axis=1)[:, last_of_run]
         taken = np.cumsum(ranked, axis=1)[:, last_of_run]
         gained = np.diff(hits, axis=1, prepend=0.0)

@@ -8,7 +8,8 @@ from typing import Any
 
 from anyband import __version__
 from anyband.models.weight_files import checkpoint_hash, locate
-from anyband.tasks.metrics import DEFINITIONS, MetricName, Score
+from anyband.tasks.metric_facts import DEFINITIONS, METRICS, MetricName, interval_text, value_text
+from anyband.tasks.metrics import Score
 from anyband.whole_files import whole_file
 
 __all__ = [
@@ -23,13 +24,6 @@ __all__ = [
 ]
 
 RESULT_VERSION = 1
-
-_METRIC_TITLES: dict[MetricName, str] = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "map_micro": "mAP micro",
-    "map_macro": "mAP macro",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +91,8 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def score_text(score: Score) -> str:
-    """Write a score and its interval in per cent: `61.2 [58.0–64.1]`."""
-    return f"{100 * score.value:.1f} [{100 * score.low:.1f}–{100 * score.high:.1f}]"
+    """Write a score and its interval, shares in per cent: `61.2 [58.0–64.1]`."""
+    return f"{value_text(score.metric, score.value)} [{interval_text(score.metric, score.low, score.high)}]"
 
 
 def table_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -108,12 +102,16 @@ def table_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], tuple[tuple[str
         The header, and a row for each kind of features.
     """
     metrics = [score.metric for score in evaluation.rows[0].scores]
-    header = ("features", "width", *(f"{_METRIC_TITLES[name]}, %" for name in metrics), "samples")
+    header = ("features", "width", *map(_metric_title, metrics), "samples")
     rows = tuple(
         (row.features, str(row.width), *map(score_text, row.scores), str(row.scores[0].num_samples))
         for row in evaluation.rows
     )
     return header, rows
+
+
+def _metric_title(name: MetricName) -> str:
+    return f"{METRICS[name].title}, %" if METRICS[name].percent else METRICS[name].title
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
