@@ -22,6 +22,7 @@ from anyband.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     state_of,
+    withhold_range,
 )
 from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig, encoder_config
@@ -244,6 +245,29 @@ def test_a_grown_checkpoint_is_saved_and_loaded(checkpoint: Checkpoint, tmp_path
     grown = extend_checkpoint(encoder_only(checkpoint), table, torch.full((1, 5), 0.2))
     save_checkpoint(tmp_path / "grown.safetensors", grown)
     assert load_checkpoint(tmp_path / "grown.safetensors").ranges == table
+
+
+def test_without_a_range_bands_of_the_others_are_encoded_as_before(
+    checkpoint: Checkpoint, make_image: Callable[..., ImageBatch]
+) -> None:
+    left = withhold_range(checkpoint, "r1")
+    assert left.ranges.range_names == ("r0", "r2", "r3", "r4")
+    image = make_image(1, bands=2)
+    before = build_encoder(checkpoint)(replace(image, mixing=torch.eye(5)[[0, 3]]))
+    after = build_encoder(left)(replace(image, mixing=torch.eye(4)[[0, 2]]))
+    assert torch.equal(before.cls, after.cls)
+
+
+def test_a_withheld_range_given_back_by_interpolation_is_a_mixture_of_the_others(checkpoint: Checkpoint) -> None:
+    left = withhold_range(checkpoint, "r1")
+    grown = extend_checkpoint(left, replace(TABLE, ranges=(*left.ranges.ranges, _range(1))), torch.full((1, 4), 0.25))
+    weights = build_encoder(grown).projection.weight
+    assert torch.allclose(weights[4], weights[:4].mean(dim=0), atol=1e-6)
+
+
+def test_an_unknown_range_can_not_be_withheld(checkpoint: Checkpoint) -> None:
+    with pytest.raises(CheckpointError, match=r"range 'r9' can't be withheld from r0, r1, r2, r3, r4; did you mean"):
+        withhold_range(checkpoint, "r9")
 
 
 def test_ranges_are_only_added_at_the_end(checkpoint: Checkpoint) -> None:

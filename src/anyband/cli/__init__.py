@@ -17,7 +17,7 @@ VERBS = {
     "simulate": "render landscapes with known truth through the catalogue's sensors",
     "prepare": "turn rasters into a chip store; or compute the statistics of a store",
     "pretrain": "pre-train an encoder on a chip store, from a recipe",
-    "evaluate": "score an encoder on labelled data: kNN, probes, fine-tuning, segmentation, change detection, regression",
+    "evaluate": "score an encoder on labelled data: kNN, probes, fine-tuning, segmentation, change, regression",
     "embed": "write the features of a whole scene as a GeoTIFF",
     "reconstruct": "predict an image that was not taken, or what clouds hid of one, from others of its place",
     "verify": "run a checkpoint on recorded vectors and compare",
