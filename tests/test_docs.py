@@ -155,7 +155,7 @@ def test_the_own_sensor_of_the_page_loads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("page", "name", "count"),
-    [("prepare.md", "manifest.csv", 4), ("prepare.md", "manifest.yaml", 4), ("evaluate.md", "place.csv", 3)],
+    [("prepare.md", "manifest.csv", 4), ("prepare.md", "manifest.yaml", 4), ("embed.md", "place.csv", 3)],
 )
 def test_the_manifests_of_the_pages_are_read(page: str, name: str, count: int, tmp_path: Path) -> None:
     assert len(read_manifest(_file(page, name, tmp_path))) == count
