@@ -1,0 +1,164 @@
+"""BigEarthNet's patches of Sentinel-1 and Sentinel-2 as they are published, Sentinel-1 in its own decibels."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyband.data.chip_index import SPLITS
+from anyband.data.rasters.records import RasterSource
+from anyband.data.supervised.bigearthnet import CLASSES_19, CLASSES_43, to_19_classes
+from anyband.data.supervised.found_samples import (
+    FoundSample,
+    FoundSet,
+    check_options,
+    chosen_option,
+    found_data,
+    known_root,
+)
+from anyband.data.supervised.named_sets import declared_slots
+from anyband.data.supervised.records import DataSpec, ListSpec, TaskData
+from anyband.errors import ManifestError, nearest_name
+from anyband.progress import progress
+from anyband.sensors.catalogue import get_sensor
+
+__all__ = ["open_bigearthnet"]
+
+_SENSORS = {"s1": "sentinel1-grd", "s2": "sentinel2-l2a"}
+_STATISTICS = {"s1": "BigEarthNetS1", "s2": "BigEarthNetS2"}
+_WANTED = (
+    "folders of patches, each with single-band files (…_B02.tif, …_VV.tif) and …_labels_metadata.json or labels.json; "
+    "Sentinel-1 in the same folders, or in others whose JSON says `corresponding_s2_patch`; and, where the parts are "
+    "not to be drawn, train.csv, val.csv and test.csv (or bigearthnet-train.csv, …) that name the patches"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Folder:
+    """One folder of a patch."""
+
+    path: Path
+    """Where."""
+    patch: str
+    """Sentinel-2 patch that it belongs to."""
+    holds: tuple[str, ...]
+    """Which of `s1` and `s2` are inside."""
+    labels: tuple[str, ...]
+    """Of the 43 classes."""
+
+
+def open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
+    """Open patches of BigEarthNet.
+
+    Patches whose labels have no class among the 19 are left out, as its publishers do.
+
+    Args:
+        spec: `root` is the folder; options `bands` (all, s1, s2) and `num_classes` (19, 43).
+        seed: of parts that no list declares.
+
+    Raises:
+        ManifestError: the folder is not as it should be, or a label is unknown.
+    """
+    check_options(spec, ("bands", "num_classes"))
+    root = known_root(spec, wanted=_WANTED)
+    bands = chosen_option(spec, "bands", ("all", "s1", "s2"))
+    only_19 = chosen_option(spec, "num_classes", ("19", "43")) == "19"
+    keys = ("s1", "s2") if bands == "all" else (bands,)
+    sensors = declared_slots([get_sensor(_SENSORS[key]) for key in keys], spec, name=spec.source)
+    samples = [_sample(name, folders, keys, only_19) for name, folders in sorted(_patches(root).items())]
+    complete = [one for one in samples if len(one.sources) == len(keys)]
+    kept = [one for one in complete if one.labels or not only_19]
+    if not kept:
+        raise ManifestError(f"'{root}' has no patches with {' and '.join(keys)}. It wants: {_WANTED}")
+    about = FoundSet(
+        kind="labels",
+        classes=CLASSES_19 if only_19 else CLASSES_43,
+        sensors=sensors,
+        lists=spec.split.lists or _lists(root),
+        statistics=_STATISTICS[keys[0]] if len(keys) == 1 else None,
+        notes=_notes(len(samples) - len(complete), len(complete) - len(kept), keys),
+    )
+    return found_data(spec, kept, about, seed=seed)
+
+
+def _patches(root: Path) -> dict[str, list[_Folder]]:
+    """Group folders by the patch that they show."""
+    found: dict[str, list[_Folder]] = {}
+    places = [path.parent for path in _label_files(root)]
+    with progress("labels of BigEarthNet", len(places)) as advance:
+        for place in places:
+            folder = _folder(place)
+            found.setdefault(folder.patch, []).append(folder)
+            advance(1)
+    return found
+
+
+def _label_files(root: Path) -> Iterator[Path]:
+    # A patch lies in the root, or one folder below: those of Sentinel-1 and Sentinel-2.
+    for pattern in ("*_labels_metadata.json", "labels.json"):
+        for depth in ("*/", "*/*/"):
+            yield from sorted(root.glob(depth + pattern))
+
+
+def _folder(path: Path) -> _Folder:
+    file = next(iter([*path.glob("*_labels_metadata.json"), *path.glob("labels.json")]))
+    said = _json(file)
+    endings = {one.stem.rpartition("_")[2] for one in path.glob("*.tif")}
+    holds = tuple(key for key, band in (("s1", "VV"), ("s2", "B02")) if band in endings)
+    labels = said.get("labels")
+    if not isinstance(labels, list):
+        raise ManifestError(f"'{file}' has no list `labels`")
+    patch = str(said.get("corresponding_s2_patch", path.name))
+    return _Folder(path=path, patch=patch, holds=holds, labels=tuple(map(str, labels)))
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ManifestError(f"cannot read '{file}' as JSON: {problem}") from problem
+    if not isinstance(said, dict):
+        raise ManifestError(f"'{file}' is no JSON object with `labels`")
+    return said
+
+
+def _sample(name: str, folders: Sequence[_Folder], keys: Sequence[str], only_19: bool) -> FoundSample:
+    labels = folders[0].labels
+    for other in folders[1:]:
+        if set(other.labels) != set(labels):
+            raise ManifestError(f"'{folders[0].path}' and '{other.path}' show one patch, but have other labels")
+    holders = [next((one.path for one in folders if key in one.holds), None) for key in keys]
+    return FoundSample(
+        name=name,
+        sources=tuple(RasterSource(paths=(path,)) for path in holders if path is not None),
+        labels=to_19_classes(labels, patch=name) if only_19 else _checked(labels, name),
+    )
+
+
+def _checked(labels: Sequence[str], patch: str) -> tuple[str, ...]:
+    strange = [name for name in labels if name not in CLASSES_43]
+    if strange:
+        raise ManifestError(
+            f"patch '{patch}' has the label '{strange[0]}', which is none of BigEarthNet's 43 classes"
+            f"{nearest_name(strange[0], CLASSES_43)}"
+        )
+    return tuple(labels)
+
+
+def _lists(root: Path) -> ListSpec | None:
+    """Find the published lists in the folder; None: they are not there."""
+    for pattern in ("bigearthnet-{}.csv", "{}.csv"):
+        files = {part: root / pattern.format(part) for part in SPLITS}
+        if all(file.is_file() for file in files.values()):
+            return ListSpec(train=str(files["train"]), val=str(files["val"]), test=str(files["test"]))
+    return None
+
+
+def _notes(incomplete: int, unlabelled: int, keys: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    if incomplete:
+        notes.append(f"{incomplete} patches without {' and '.join(keys)} are left out")
+    if unlabelled:
+        notes.append(f"{unlabelled} patches have none of the 19 classes and are left out")
+    return tuple(notes)

@@ -1,0 +1,194 @@
+"""Samples that a reader of a published data set found in its folder, made into labelled data."""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from anyband.data.chip_index import Split
+from anyband.data.rasters.reader import open_raster
+from anyband.data.rasters.records import RasterSource
+from anyband.data.supervised.named_sets import Targets, drawn_parts, quick_fingerprint
+from anyband.data.supervised.records import DataSpec, ListSpec, Sample, SampleImage, TaskData, TaskKind
+from anyband.errors import ManifestError, RecipeError, nearest_name
+from anyband.sensors.sensor import Sensor
+
+__all__ = ["FoundSample", "FoundSet", "check_options", "chosen_option", "found_data", "known_root"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundSample:
+    """One sample: its images and what they show."""
+
+    name: str
+    """Of the sample, as lists of parts name it."""
+    sources: tuple[RasterSource, ...]
+    """Image of each slot."""
+    labels: tuple[str, ...]
+    """Its class, or its classes."""
+    part: Split | None = None
+    """Where the publisher says it."""
+    place: str = ""
+    """What it shows; empty: a place of its own."""
+    datetime: dt.datetime | None = None
+    """Time of the images, UTC; None: not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundSet:
+    """What holds for all samples of a data set."""
+
+    kind: TaskKind
+    """`class` or `labels`."""
+    classes: tuple[str, ...]
+    """Names, in their order."""
+    sensors: tuple[Sensor, ...]
+    """Of the slots."""
+    lists: ListSpec | None = None
+    """Files that name the samples of each part; None: as the samples say, else drawn."""
+    statistics: str | None = None
+    """Name of the published normalisation."""
+    notes: tuple[str, ...] = ()
+    """What a reader of results should know."""
+
+
+def known_root(spec: DataSpec, *, wanted: str) -> Path:
+    """Give the folder of a data set.
+
+    Args:
+        spec: with its `root`.
+        wanted: what should stand in it, for messages.
+
+    Raises:
+        ManifestError: none is given, or it does not exist.
+    """
+    if spec.root is None:
+        raise ManifestError(f"'{spec.source}' needs `root`, the folder that holds it. It wants: {wanted}")
+    if not Path(spec.root).is_dir():
+        raise ManifestError(f"'{spec.root}' is no folder; '{spec.source}' wants: {wanted}")
+    return Path(spec.root)
+
+
+def chosen_option(spec: DataSpec, name: str, allowed: Sequence[str]) -> str:
+    """Give the value of an option; the first one allowed where it is not given.
+
+    Raises:
+        RecipeError: another value.
+    """
+    value = spec.options.get(name, allowed[0])
+    if value not in allowed:
+        raise RecipeError(
+            f"option '{name}' of '{spec.source}' must be one of {', '.join(allowed)}, found '{value}'"
+            f"{nearest_name(value, allowed)}"
+        )
+    return value
+
+
+def check_options(spec: DataSpec, allowed: Sequence[str]) -> None:
+    """Refuse options that a data set does not have.
+
+    Raises:
+        RecipeError: there is one.
+    """
+    for name in spec.options:
+        if name not in allowed:
+            raise RecipeError(
+                f"'{spec.source}' has no option '{name}' (it has: {', '.join(allowed) or 'none'})"
+                f"{nearest_name(name, allowed)}"
+            )
+
+
+def found_data(spec: DataSpec, samples: Sequence[FoundSample], about: FoundSet, *, seed: int) -> TaskData:
+    """Make labelled data of what was found.
+
+    Args:
+        spec: as the user gave it.
+        samples: all of them.
+        about: what holds for them all.
+        seed: of parts that nothing declares.
+
+    Raises:
+        ManifestError: a list names a sample that is not there, or two samples have one name.
+        InputError: parts that can't be drawn.
+    """
+    _check_names(samples, spec)
+    samples = _listed(samples, about.lists) if about.lists else list(samples)
+    targets = _targets(samples, about)
+    splits = drawn_parts([one.part for one in samples], targets, spec.split, classes=about.classes, seed=seed)
+    names = tuple(one.name for one in samples)
+    files = [tuple(path for source in one.sources for path in source.paths) for one in samples]
+    settings = [*(f"{one.name} {one.default_encoding} {' '.join(one.band_names)}" for one in about.sensors)]
+
+    def read(position: int) -> Sample:
+        return _read(samples[position], about.sensors)
+
+    return TaskData(
+        name=spec.source,
+        kind=about.kind,
+        classes=about.classes,
+        names=names,
+        splits=splits,
+        places=tuple(one.place or one.name for one in samples) if any(one.place for one in samples) else (),
+        sensors=(about.sensors,) * len(samples),
+        targets=targets,
+        read=read,
+        fingerprint=quick_fingerprint(names, files, targets, splits, settings=settings),
+        notes=about.notes,
+        statistics=about.statistics,
+    )
+
+
+def _check_names(samples: Sequence[FoundSample], spec: DataSpec) -> None:
+    twice = [name for name, count in Counter(one.name for one in samples).items() if count > 1]
+    if twice:
+        raise ManifestError(f"'{spec.root}' has '{twice[0]}' more than once; a sample in two parts would leak")
+
+
+def _listed(samples: Sequence[FoundSample], lists: ListSpec) -> list[FoundSample]:
+    """Keep the samples that the lists name, with their parts; without a list of validation, that is to be drawn."""
+    files: dict[Split, str | None] = {"train": lists.train, "val": lists.val, "test": lists.test}
+    part_of: dict[str, Split] = {}
+    for part, file in files.items():
+        for name in _names_in(Path(file)) if file else ():
+            if part_of.setdefault(name, part) != part:
+                raise ManifestError(f"'{name}' stands in the lists of {part_of[name]} and of {part}")
+    known = {one.name: one for one in samples}
+    absent = [name for name in part_of if name not in known]
+    if absent:
+        raise ManifestError(
+            f"{len(absent)} of {len(part_of)} samples in the lists are not there, such as '{absent[0]}'"
+            f"{nearest_name(absent[0], list(known)[:1000])}"
+        )
+    return [replace(known[name], part=part) for name, part in part_of.items()]
+
+
+def _names_in(file: Path) -> list[str]:
+    """Read the first column of a list; folders before a name, and its ending, do not count."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ManifestError(f"cannot read the list '{file}': {problem}") from problem
+    return [Path(line.split(",")[0].strip()).name for line in lines if line.strip()]
+
+
+def _targets(samples: Sequence[FoundSample], about: FoundSet) -> Targets:
+    number = {name: index for index, name in enumerate(about.classes)}
+    if about.kind == "class":
+        return np.array([number[one.labels[0]] for one in samples], dtype=np.int64)
+    present = np.zeros((len(samples), len(number)), dtype=bool)
+    for row, one in enumerate(samples):
+        present[row, [number[name] for name in one.labels]] = True
+    return present
+
+
+def _read(one: FoundSample, sensors: Sequence[Sensor]) -> Sample:
+    images = []
+    for source, sensor in zip(one.sources, sensors, strict=True):
+        with open_raster(source, sensor) as reader:
+            raster = reader.read()
+            time = one.datetime or reader.datetime
+        images.append(SampleImage(dn=raster.dn, valid=raster.valid, sensor=sensor, grid=raster.grid, datetime=time))
+    return Sample(images=tuple(images))
