@@ -1,0 +1,317 @@
+"""Labelled samples of any kind as network input: in order for scoring, shuffled and varied for training, in windows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from anyband.data.supervised.records import Sample, TaskData
+from anyband.data.tiles import Window
+from anyband.errors import InputError
+from anyband.models.inputs import ImageBatch, SetMetadata
+from anyband.progress import progress
+from anyband.randomness import permutation
+from anyband.shapes import Array, Float, Int, Num
+from anyband.tasks.features import SensorEncoder
+from anyband.tasks.image_metadata import CheckedFacts
+from anyband.tasks.readings import joined_batches
+from anyband.tasks.transfer.boxes import TrainingDraw, centre_boxes, cover, drawn_boxes, whole_boxes, window_box
+from anyband.tasks.transfer.read_ahead import read_ahead
+from anyband.tasks.transfer.reading_samples import (
+    Boxes,
+    InputRules,
+    Member,
+    box_grid,
+    image_batch,
+    label_maps,
+    native_map,
+)
+from anyband.tasks.transfer.recipe import TransferRecipe
+from anyband.tasks.transfer.records import TaskBatch
+from anyband.tasks.transfer.sample_facts import facts_of, sample_metadata
+from anyband.tasks.transfer.sensor_readings import SensorReadings
+
+__all__ = ["TaskReader"]
+
+
+class TaskReader:
+    """Reads samples as one network takes them.
+
+    A batch holds samples of one kind: the same sensors in the same slots. Images are normalised in their own pixels,
+    then reduced (`scale`), then brought to the network's size; what is not valid stays so.
+
+    Args:
+        encoder: whose ranges, normalisations and size. Its weights don't matter.
+        data: the samples.
+        recipe: how images become input, and how training varies them.
+
+    Raises:
+        InputError: a size that doesn't fit the network, or a way of resizing that doesn't fit maps.
+    """
+
+    def __init__(self, encoder: SensorEncoder, data: TaskData, recipe: TransferRecipe) -> None:
+        config = encoder.config
+        self.data = data
+        self.recipe = recipe
+        self.img_size = recipe.input.img_size or config.img_size
+        if self.img_size % config.patch_size:
+            raise InputError(f"img_size {self.img_size} is not a multiple of the patch size {config.patch_size}")
+        if data.is_dense and recipe.input.resize == "short_side":
+            raise InputError(
+                "input.resize=short_side leaves out the edges of images, and maps need all of them; use whole or native"
+            )
+        self._encoder = encoder
+        self._readings = SensorReadings(encoder, data, recipe.input.statistics)
+        self._rules = InputRules(
+            img_size=self.img_size,
+            resize=recipe.input.resize,
+            interpolation=recipe.input.interpolation,
+            needs_data=not data.is_dense,
+        )
+        self._told = recipe.input.metadata and config.encodings.any
+        self._last: tuple[int, Sample] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how images are read."""
+        several = max(len(sensors) for sensors in self.data.sensors) > 1
+        joint = several and self.recipe.fusion == "joint"
+        return (*self._readings.notes, *(self._encoder.set_notes if joint else ()))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of training batches."""
+        return sum(len(_sliced(len(one), self.recipe.fit.batch_size)) for one in self._kinds(self.data.part("train")))
+
+    def settings(self) -> dict[str, Any]:
+        """Tell all that features depend on beside the weights, the images and their fusion; reads no image."""
+        return {
+            "img_size": self.img_size,
+            "resize": self.recipe.input.resize,
+            "interpolation": self.recipe.input.interpolation,
+            "metadata": self._told,
+            **self._readings.settings(),
+        }
+
+    def batches(
+        self,
+        samples: Sequence[int] | Int[Array, " sample"],
+        *,
+        scale: float = 1.0,
+        targets: bool = False,
+        shown: bool = False,
+    ) -> Iterator[TaskBatch]:
+        """Give samples as they are, in batches of `input.batch_size`; those of one kind come together.
+
+        With `native`, the window in the middle of each sample is given; see `windows` for all of it.
+
+        Args:
+            samples: positions in the data; `TaskBatch.samples` tells which a batch holds.
+            scale: share of their size to which images are reduced first.
+            targets: whether the targets come too.
+            shown: show a progress bar.
+
+        Raises:
+            InputError: what is wrong with a sample; it is named.
+            GeometryError: images of a sample show different ground.
+        """
+        self._readings.prepare(shown=shown)
+        rules = replace(self._rules, scale=scale)
+        boxes = centre_boxes(self.img_size) if rules.resize == "native" else whole_boxes
+        plans = [
+            [kind[place] for place in part]
+            for kind in self._kinds(np.asarray(samples, dtype=np.int64))
+            for part in _parts(len(kind), self.recipe.input.batch_size)
+        ]
+        with progress("read and encode samples", len(samples), shown=shown) as advance:
+            for batch in read_ahead(lambda plan: self._batch(plan, rules, boxes, targets=targets), plans):
+                yield batch
+                advance(len(batch))
+
+    def training_batches(self, epoch: int) -> Iterator[TaskBatch]:
+        """Give the training samples shuffled and varied, with targets; equal epochs give equal batches.
+
+        With `native`, each sample gives one window an epoch, with a label in it wherever the sample has one. With
+        `short_side` and crops, crops are of the whole image.
+
+        Args:
+            epoch: from 0; order and variation follow from it.
+
+        Raises:
+            InputError: what is wrong with a sample; it is named.
+            GeometryError: images of a sample show different ground.
+        """
+        self._readings.prepare()
+        recipe, train = self.recipe, self.data.part("train")
+        order = permutation(recipe.seed, step=epoch, purpose="order of the training samples", size=len(train))
+        plans = [
+            [kind[place] for place in part]
+            for kind in self._kinds(train[order])
+            for part in _sliced(len(kind), recipe.fit.batch_size)
+        ]
+        turns = permutation(recipe.seed, step=epoch, purpose="order of the training batches", size=len(plans))
+        draw = TrainingDraw(
+            augment=recipe.fit.augment,
+            seed=recipe.seed,
+            epoch=epoch,
+            img_size=self.img_size,
+            native=recipe.input.resize == "native",
+        )
+        rules = replace(self._rules, resize="whole") if draw.crops and not draw.native else self._rules
+        boxes = drawn_boxes(draw)
+        shuffled = [plans[turn] for turn in turns]
+        yield from read_ahead(lambda plan: self._batch(plan, rules, boxes, targets=True), shuffled)
+
+    def windows(self, sample: int) -> Iterator[tuple[TaskBatch, Window]]:
+        """Give all of a sample, window by window: with `native` overlapping ones, else one, the whole.
+
+        Args:
+            sample: position in the data.
+
+        Returns:
+            Each window as network input without targets, and which pixels of the first image it shows; see
+            `to_window`.
+        """
+        self._readings.prepare()
+        member = self._member(sample)
+        height, width = member.shapes[0][1:]
+        if self._rules.resize != "native":
+            yield (
+                self._joined([member], self._rules, whole_boxes, targets=False),
+                Window(row=0, col=0, height=height, width=width),
+            )
+            return
+        for window in cover(height, width, self.img_size):
+            yield self._joined([member], self._rules, window_box(window, self.img_size), targets=False), window
+
+    def to_window(
+        self, maps: Float[Tensor, "sample channel row col"], window: Window
+    ) -> Float[Tensor, "sample channel rows cols"]:
+        """Bring maps of the network's input to the pixels of a window: resized where images were, else cut.
+
+        Args:
+            maps: of the input's size.
+            window: as `windows` gives it.
+        """
+        if self._rules.resize == "native":
+            return maps[:, :, : window.height, : window.width]
+        return functional.interpolate(maps, size=(window.height, window.width), mode="bilinear", align_corners=False)
+
+    def target(self, sample: int) -> Num[Array, "row col"]:
+        """Give the map of a sample in the pixels of its first image: classes as int64 with −1, or numbers with NaN.
+
+        Args:
+            sample: position in the data.
+
+        Raises:
+            InputError: the sample has no map, or a wrong one.
+        """
+        return native_map(self._member(sample), num_classes=self._num_classes)
+
+    def sample(self, position: int) -> Sample:
+        """Read a sample as it is stored; the one that was read last is at hand."""
+        last = self._last
+        if last is None or last[0] != position:
+            last = self._last = (position, self.data.read(position))
+        return last[1]
+
+    @property
+    def _num_classes(self) -> int:
+        return len(self.data.classes) if self.data.kind == "class_map" else 0
+
+    def _kinds(self, samples: Int[Array, " sample"]) -> list[list[int]]:
+        """Sort samples by their sensors, kinds and samples in the order given."""
+        kinds: dict[object, list[int]] = {}
+        for sample in samples.tolist():
+            kinds.setdefault(self.data.sensors[sample], []).append(sample)
+        return list(kinds.values())
+
+    def _member(self, position: int) -> Member:
+        return self._checked(position, self.sample(position))
+
+    def _checked(self, position: int, sample: Sample) -> Member:
+        name, declared = self.data.names[position], self.data.sensors[position]
+        found = tuple(image.sensor.name for image in sample.images)
+        if found != tuple(sensor.name for sensor in declared):
+            said = ", ".join(sensor.name for sensor in declared)
+            raise InputError(f"'{name}' was declared with images of {said}, and has {', '.join(found) or 'none'}")
+        return Member(position=position, name=name, sample=sample)
+
+    def _batch(self, plan: Sequence[int], rules: InputRules, boxes: Boxes, *, targets: bool) -> TaskBatch:
+        members = [self._checked(position, self.data.read(position)) for position in plan]
+        return self._joined(members, rules, boxes, targets=targets)
+
+    def _joined(self, members: Sequence[Member], rules: InputRules, boxes: Boxes, *, targets: bool) -> TaskBatch:
+        """Make one batch of samples of one kind; those of equal shapes are worked on together."""
+        groups: dict[object, list[int]] = {}
+        for place, member in enumerate(members):
+            groups.setdefault(member.shapes, []).append(place)
+        parts = [self._part([members[place] for place in places], rules, boxes, targets) for places in groups.values()]
+        order = np.argsort(np.concatenate([np.array(places) for places in groups.values()]))
+        return _in_order(parts, torch.from_numpy(order))
+
+    def _part(self, members: Sequence[Member], rules: InputRules, boxes: Boxes, targets: bool) -> TaskBatch:
+        placed = boxes(members, box_grid(members[0].shapes, rules))
+        sensors = self.data.sensors[members[0].position]
+        images = tuple(
+            image_batch(members, slot, self._readings.of(sensor), rules, placed) for slot, sensor in enumerate(sensors)
+        )
+        facts: list[list[CheckedFacts]] = []
+        if self._told or len(sensors) > 1:
+            facts = [facts_of(member) for member in members]
+        return TaskBatch(
+            images=images,
+            sensors=tuple(sensor.name for sensor in sensors),
+            samples=np.array([member.position for member in members], dtype=np.int64),
+            metadata=sample_metadata(members, facts, rules, placed) if self._told else None,
+            targets=self._targets(members, rules, placed) if targets else None,
+        )
+
+    def _targets(self, members: Sequence[Member], rules: InputRules, boxes: Any) -> Num[Tensor, "sample ..."]:
+        if self.data.is_dense:
+            return label_maps(members, rules, boxes, num_classes=self._num_classes)
+        if self.data.targets is None:
+            raise InputError(f"'{self.data.name}' has no targets")
+        found = torch.from_numpy(self.data.targets[[member.position for member in members]])
+        return found.long() if self.data.kind == "class" else found.float()
+
+
+def _parts(count: int, size: int) -> list[range]:
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def _sliced(count: int, size: int) -> list[range]:
+    """Share samples among batches; a single one left over joins the batch before, because some layers need two."""
+    parts = _parts(count, size)
+    if len(parts) > 1 and len(parts[-1]) == 1 and size > 1:
+        parts[-2:] = [range(parts[-2].start, count)]
+    return parts
+
+
+def _in_order(parts: Sequence[TaskBatch], order: Int[Tensor, " sample"]) -> TaskBatch:
+    """Join parts of a batch, the samples in the order wanted."""
+    if len(parts) == 1:
+        return parts[0]
+    images = [joined_batches([part.images[slot] for part in parts]) for slot in range(len(parts[0].images))]
+    targets = [part.targets for part in parts if part.targets is not None]
+    return TaskBatch(
+        images=tuple(_image_in_order(image, order) for image in images),
+        sensors=parts[0].sensors,
+        samples=np.concatenate([part.samples for part in parts])[order.numpy()],
+        metadata=_metadata_in_order([part.metadata for part in parts if part.metadata is not None], order),
+        targets=torch.cat(targets)[order] if targets else None,
+    )
+
+
+def _image_in_order(image: ImageBatch, order: Tensor) -> ImageBatch:
+    return replace(image, pixels=image.pixels[order], valid=None if image.valid is None else image.valid[order])
+
+
+def _metadata_in_order(parts: Sequence[SetMetadata], order: Tensor) -> SetMetadata | None:
+    if not parts:
+        return None
+    return SetMetadata(**{name: torch.cat([getattr(part, name) for part in parts])[order] for name in vars(parts[0])})
