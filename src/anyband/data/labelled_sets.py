@@ -1,47 +1,151 @@
-"""Rows of a table of labels that belong together: images of one place with one label."""
+"""Rows of a table of labels as images of a manifest, and rows that belong together: images of one place, one label."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anyband.data.manifest import COLUMNS, ImageEntry, parse_entry
 from anyband.data.rasters.records import RasterSource
 from anyband.errors import AnybandError, ManifestError
+from anyband.sensors.catalogue import find_sensor_name
 
-__all__ = ["grouped_rows", "set_entries"]
+__all__ = ["EntryMaker", "Slot", "grouped_rows", "set_entries"]
 
-# What a set says as a whole.
+# What a set says as a whole, and what isn't of its images.
 _OF_SETS = ("place", "split")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """How an image is read where its row does not say it."""
+
+    sensor: str
+    """Name in the catalogue, or the whole path of a YAML file."""
+    bands: tuple[str, ...] = ()
+    """In the order of the files; empty: all of the sensor's."""
+    encoding: str | None = None
+    """How the numbers are stored; None: the sensor's default."""
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """The same as cells of a manifest."""
+        cells = {"sensor": self.sensor, "bands": ";".join(self.bands), "encoding": self.encoding or ""}
+        return {name: text for name, text in cells.items() if text}
+
+
+class EntryMaker:
+    """Makes images of a manifest from paths and cells; cells that were seen before are not parsed again."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take what all images share.
+
+        Args:
+            folder: that relative paths are relative to.
+        """
+        self._folder = folder
+        self._made: dict[object, ImageEntry] = {}
+
+    def entry(self, path: str, cells: Mapping[str, str]) -> ImageEntry:
+        """Make an image.
+
+        Args:
+            path: of its file or folder, or of several, joined by `;`.
+            cells: other columns of a manifest.
+
+        Raises:
+            ManifestError: a cell is wrong.
+            CatalogueError: the sensor, a band or the encoding is unknown.
+        """
+        key = (*cells.items(), *self._order(path, cells))
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = parse_entry({**cells, "path": path}, folder=self._folder)
+        paths = tuple(self._folder / item.strip() for item in path.split(";") if item.strip())
+        return replace(made, name=path, source=replace(made.source, paths=paths))
+
+    def _order(self, path: str, cells: Mapping[str, str]) -> tuple[object, ...]:
+        # Whether bands are found by order or by name depends on the files.
+        if "bands" not in cells:
+            return ()
+        return (path.count(";"), Path(path).suffix.casefold(), (self._folder / path).is_dir())
+
+
 def set_entries(
-    columns: Mapping[str, Sequence[str]], *, path_column: str, table: Path, sensor: str | None
-) -> list[ImageEntry]:
+    columns: Mapping[str, Sequence[str]], *, path_column: str, table: Path, slots: Sequence[Slot] = ()
+) -> list[tuple[ImageEntry, ...]]:
     """Read each row as an image of a manifest; columns that a manifest doesn't have are left alone.
+
+    A row that names no sensor is read by a slot: the only one; else, in a set, that of its position in the set. A row
+    outside of sets is then an image for each slot, from the same file or folder.
 
     Args:
         columns: of the table.
         path_column: which has the paths.
         table: for messages, and because paths are relative to it.
-        sensor: of rows that name none.
+        slots: for rows that name no sensor; a row that names a slot's sensor has that slot's bands and encoding,
+            where it names none.
 
     Raises:
         ManifestError: a row is wrong, or two are of one image.
     """
-    known = [name for name in columns if name in COLUMNS and name not in _OF_SETS]
-    entries: list[ImageEntry] = []
-    first_row: dict[RasterSource, int] = {}
+    known = [name for name in columns if name in COLUMNS and name not in (*_OF_SETS, path_column)]
+    maker = EntryMaker(table.parent)
+    positions = _positions(columns["set"]) if "set" in columns else [None] * len(columns[path_column])
+    entries: list[tuple[ImageEntry, ...]] = []
+    first_row: dict[tuple[RasterSource, str], int] = {}
     for number, path in enumerate(columns[path_column], start=1):
-        row = {name: columns[name][number - 1].strip() for name in known} | {"path": path.strip()}
-        row["sensor"] = row.get("sensor") or sensor or ""
+        cells = {name: columns[name][number - 1].strip() for name in known}
+        cells = {name: text for name, text in cells.items() if text}
         try:
-            entry = parse_entry(row, folder=table.parent)
+            said = _cells_of_images(cells, slots, positions[number - 1])
+            row = tuple(maker.entry(path.strip(), one) for one in said)
         except AnybandError as problem:
             raise ManifestError(f"row {number} of '{table}': {problem}") from problem
-        first = first_row.setdefault(entry.source, number)
-        if first != number:
-            raise ManifestError(f"rows {first} and {number} of '{table}' are of one image, '{entry.name}'; keep one")
-        entries.append(entry)
+        for entry in row:
+            first = first_row.setdefault((entry.source, entry.sensor.name if len(slots) > 1 else ""), number)
+            if first != number:
+                raise ManifestError(
+                    f"rows {first} and {number} of '{table}' are of one image, '{entry.name}'; keep one"
+                )
+        entries.append(row)
     return entries
+
+
+def _positions(names: Sequence[str]) -> list[int | None]:
+    """Count each row's position in its set; None: it is in none."""
+    counts: dict[str, int] = {}
+    found: list[int | None] = []
+    for text in names:
+        name = text.strip()
+        found.append(counts.get(name, 0) if name else None)
+        counts[name] = counts.get(name, 0) + 1
+    return found
+
+
+def _cells_of_images(cells: dict[str, str], slots: Sequence[Slot], position: int | None) -> list[dict[str, str]]:
+    """Fill in what a row leaves open."""
+    if "sensor" in cells:
+        slot = next((slot for slot in slots if _is_same(slot.sensor, cells["sensor"])), None)
+        # A scale or an offset of the row says how numbers are stored, too.
+        own = {"encoding"} if {"scale", "offset"} & set(cells) else set()
+        filled = {} if slot is None else {name: text for name, text in slot.cells.items() if name not in own}
+        return [{**filled, **cells}]
+    if not slots:
+        return [cells]
+    if len(slots) == 1:
+        return [{**slots[0].cells, **cells}]
+    if position is None:
+        return [{**slot.cells, **cells} for slot in slots]
+    if position >= len(slots):
+        raise ManifestError(
+            f"it is image {position + 1} of its set and names no sensor; {len(slots)} sensors are declared beside the "
+            "table: name one in column `sensor`"
+        )
+    return [{**slots[position].cells, **cells}]
+
+
+def _is_same(first: str, second: str) -> bool:
+    return (find_sensor_name(first) or first) == (find_sensor_name(second) or second)
 
 
 def grouped_rows(names: Sequence[str], said: Mapping[str, Sequence[str]], table: Path) -> list[list[int]]:
