@@ -146,14 +146,7 @@ class TaskReader:
             GeometryError: images of a sample show different ground.
         """
         self._readings.prepare()
-        recipe, train = self.recipe, self.data.part("train")
-        order = permutation(recipe.seed, step=epoch, purpose="order of the training samples", size=len(train))
-        plans = [
-            [kind[place] for place in part]
-            for kind in self._kinds(train[order])
-            for part in _sliced(len(kind), recipe.fit.batch_size)
-        ]
-        turns = permutation(recipe.seed, step=epoch, purpose="order of the training batches", size=len(plans))
+        recipe = self.recipe
         draw = TrainingDraw(
             augment=recipe.fit.augment,
             seed=recipe.seed,
@@ -163,8 +156,20 @@ class TaskReader:
         )
         rules = replace(self._rules, resize="whole") if draw.crops and not draw.native else self._rules
         boxes = drawn_boxes(draw)
-        shuffled = [plans[turn] for turn in turns]
-        yield from read_ahead(lambda plan: self._batch(plan, rules, boxes, targets=True), shuffled)
+        plans = self.training_order(epoch)
+        yield from read_ahead(lambda plan: self._batch(plan, rules, boxes, targets=True), plans)
+
+    def training_order(self, epoch: int) -> list[list[int]]:
+        """List the training samples of each batch of an epoch, in order; reads no image."""
+        recipe, train = self.recipe, self.data.part("train")
+        order = permutation(recipe.seed, step=epoch, purpose="order of the training samples", size=len(train))
+        plans = [
+            [kind[place] for place in part]
+            for kind in self._kinds(train[order])
+            for part in _sliced(len(kind), recipe.fit.batch_size)
+        ]
+        turns = permutation(recipe.seed, step=epoch, purpose="order of the training batches", size=len(plans))
+        return [plans[turn] for turn in turns]
 
     def windows(self, sample: int) -> Iterator[tuple[TaskBatch, Window]]:
         """Give all of a sample, window by window: with `native` overlapping ones, else one, the whole.
