@@ -32,15 +32,15 @@ class Blender:
     Args:
         num_bands: of the image.
         width: of the image, pixels.
-        window: edge of a window, pixels.
+        window: edge of a window, or its rows and columns, pixels.
         num_rows: rows that are taken at once.
     """
 
-    def __init__(self, *, num_bands: int, width: int, window: int, num_rows: int) -> None:
-        ramp = np.minimum(np.arange(window) + 0.5, window - np.arange(window) - 0.5)
-        self._weights = np.outer(ramp, ramp).astype(np.float32) / (window / 2) ** 2
-        self._total = np.zeros((num_bands, num_rows + window, width), dtype=np.float32)
-        self._weight = np.zeros((num_rows + window, width), dtype=np.float32)
+    def __init__(self, *, num_bands: int, width: int, window: int | tuple[int, int], num_rows: int) -> None:
+        height, across = (window, window) if isinstance(window, int) else window
+        self._weights = np.outer(_ramp(height), _ramp(across)).astype(np.float32)
+        self._total = np.zeros((num_bands, num_rows + height, width), dtype=np.float32)
+        self._weight = np.zeros((num_rows + height, width), dtype=np.float32)
         self.first_row = 0
         """First row of the image that was not taken yet."""
 
@@ -59,3 +59,8 @@ class Blender:
             rows[..., -num_rows:, :] = 0
         self.first_row += num_rows
         return mean
+
+
+def _ramp(size: int) -> Float[Array, "pixel"]:
+    """Rise from the edge to the middle, where it is 1 or a little less."""
+    return np.asarray(np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (size / 2))

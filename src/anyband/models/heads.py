@@ -14,7 +14,7 @@ from anyband.errors import InputError
 from anyband.randomness import generator
 from anyband.shapes import Float
 
-__all__ = ["FINAL", "HeadConfig", "LinearHead", "MapHeadKind", "UPerNetHead", "head_blocks", "make_head"]
+__all__ = ["FINAL", "HeadConfig", "LinearHead", "MapHeadKind", "UPerNetHead", "head_blocks", "make_head", "resized"]
 
 MapHeadKind = Literal["linear", "dfc2020", "upernet"]
 """A 1×1 convolution after the final norm, the same before it, or UPerNet over four blocks."""
@@ -78,6 +78,15 @@ def head_blocks(kind: MapHeadKind, *, depth: int, blocks: Sequence[int] = ()) ->
     return tuple(blocks) or _PUBLISHED_BLOCKS.get(depth, equal)
 
 
+def resized(
+    outputs: Float[Tensor, "sample output row col"], size: tuple[int, int]
+) -> Float[Tensor, "sample output down across"]:
+    """Bring a head's outputs to a size in pixels, bilinearly; anti-aliased where it is smaller than theirs."""
+    if tuple(outputs.shape[2:]) == size:
+        return outputs
+    return functional.interpolate(outputs, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
 def make_head(config: HeadConfig, *, seed: int) -> "LinearHead | UPerNetHead":
     """Make a head with first weights.
 
@@ -115,8 +124,15 @@ class LinearHead(nn.Module):
             levels: one map of features.
             size: of the result, pixels down and across.
         """
+        return resized(self.outputs(levels), size)
+
+    def outputs(
+        self, levels: Sequence[Float[Tensor, "sample width row col"]]
+    ) -> Float[Tensor, "sample output row col"]:
+        """Compute the logits of each patch."""
         _check_levels(levels, self.config, self.num_levels)
-        return _resized(self.classifier(levels[0]), size)
+        logits: Tensor = self.classifier(levels[0])
+        return logits
 
 
 class UPerNetHead(nn.Module):
@@ -163,6 +179,13 @@ class UPerNetHead(nn.Module):
         Args:
             levels: four maps of features of one size, from the first block to the last.
             size: of the result, pixels down and across.
+        """
+        return resized(self.outputs(levels), size)
+
+    def outputs(
+        self, levels: Sequence[Float[Tensor, "sample width row col"]]
+    ) -> Float[Tensor, "sample output fine_row fine_col"]:
+        """Compute the logits at four times the resolution of the patches.
 
         Raises:
             InputError: another number of maps, another width, or maps of one patch, which have no half.
@@ -177,7 +200,8 @@ class UPerNetHead(nn.Module):
         scaled = [scale(level) for scale, level in zip(self.pyramid, levels, strict=True)]
         # The decoder writes into its list, so it gets one of its own.
         fused = self.decoder([scaled[0], scaled[0], *scaled])
-        return _resized(self.classifier(fused), size)
+        logits: Tensor = self.classifier(fused)
+        return logits
 
 
 def _pyramid(width: int) -> list[nn.Module]:
@@ -219,13 +243,6 @@ def _check_levels(levels: Sequence[Tensor], config: HeadConfig, num_levels: int)
         raise InputError(
             f"head '{config.kind}' takes {num_levels} maps of one size and width {config.width}, found {found}"
         )
-
-
-def _resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(logits.shape[2:]) == size:
-        return logits
-    # Anti-aliased: labels may be coarser than the logits.
-    return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _start(head: nn.Module, *, seed: int) -> None:
