@@ -17,7 +17,7 @@ from anyband.sensors.sensor import Sensor
 from anyband.sensors.stem import is_stem
 from anyband.tasks.recipe import ModelRecipe
 
-__all__ = ["check_same_network", "load_mae_start", "load_start"]
+__all__ = ["check_same_network", "load_mae_start", "load_start", "with_new_ranges"]
 
 # These may differ: they change how a network is trained, not what its weights are.
 _FREE = ("drop_path", "mask_ratio", "mixup_ratio", "mixup", "norm_pix_loss", "target_variance")
@@ -52,7 +52,10 @@ def load_start(model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint | No
         return None
     checkpoint = load_checkpoint(model.start)
     _check_stem(checkpoint, model)
-    return checkpoint if model.ranges == "start" else _with_new_ranges(checkpoint, model, sensors)
+    if model.ranges == "start":
+        return checkpoint
+    rules = AssignmentRules(unseen="interpolate", min_support=model.min_support, out_of_span=model.out_of_span)
+    return with_new_ranges(checkpoint, sensors, rules)
 
 
 def _check_stem(checkpoint: Checkpoint, model: ModelRecipe) -> None:
@@ -104,10 +107,25 @@ def check_same_network(start: Checkpoint, config: AutoencoderConfig, *, where: s
         )
 
 
-def _with_new_ranges(checkpoint: Checkpoint, model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint:
-    rules = AssignmentRules(unseen="interpolate", min_support=model.min_support, out_of_span=model.out_of_span)
+def with_new_ranges(
+    checkpoint: Checkpoint, sensors: Sequence[Sensor], rules: AssignmentRules, *, min_iou: float = 0.95
+) -> Checkpoint:
+    """Give every band that the ranges don't know exactly a range of its own, which starts as interpolation reads it.
+
+    Args:
+        checkpoint: with the trained ranges.
+        sensors: whose bands are looked at; bands that the rules drop get no range.
+        rules: interpolation, and what is outside the span.
+        min_iou: a band this much like a range becomes known to it instead; see `extend_ranges`.
+
+    Returns:
+        The checkpoint itself where nothing is new.
+
+    Raises:
+        AssignmentError: a band that its ranges can't express.
+    """
     kept = [assign(sensor, checkpoint.ranges, rules).sensor for sensor in sensors]
-    table = extend_ranges(checkpoint.ranges, kept)
+    table = extend_ranges(checkpoint.ranges, kept, min_iou=min_iou)
     owners = {(sensor.name, band): sensor for sensor in kept for band in sensor.band_names}
     rows = []
     for entry in table.ranges[len(checkpoint.ranges.ranges) :]:

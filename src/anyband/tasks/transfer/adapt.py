@@ -1,0 +1,162 @@
+"""Encoders made ready for training on a task: which of their weights are learned, and from where they start."""
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anyband.data.supervised.records import TaskData
+from anyband.errors import RecipeError
+from anyband.models.checkpoint import Checkpoint
+from anyband.models.encodings import sincos_positions
+from anyband.models.layout import to_published
+from anyband.tasks.features import SensorEncoder
+from anyband.tasks.train import seeded
+from anyband.tasks.transfer.new_ranges import (
+    added_ranges,
+    extended_for,
+    free_all_ranges,
+    sensors_of,
+    train_new_ranges_only,
+)
+from anyband.tasks.transfer.recipe import FitRecipe, LoraRecipe, TransferRecipe
+
+if TYPE_CHECKING:
+    from peft import LoraModel
+
+__all__ = ["AdaptedEncoder", "adapt", "checkpoint_of"]
+
+
+@dataclass(kw_only=True, eq=False)
+class AdaptedEncoder:
+    """A copy of an encoder whose weights are learned as a recipe says."""
+
+    encoder: SensorEncoder
+    """On the device of the one that it was made from; what is not learned requires no gradient."""
+    new_ranges: tuple[str, ...] = ()
+    """Names of the ranges that were added; where there are some, images must be read with this encoder's ranges."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the results should know."""
+    adapters: "LoraModel | None" = field(default=None, repr=False)
+    """Low-rank updates that are not yet part of the weights."""
+
+    def settle(self) -> None:
+        """Put what was learned beside the weights into them: the network is a plain one again, with equal features."""
+        free_all_ranges(self.encoder.encoder.projection)
+        if self.adapters is not None:
+            self.adapters.merge_and_unload()
+            self.adapters = None
+
+
+def adapt(encoder: SensorEncoder, data: TaskData, recipe: TransferRecipe) -> AdaptedEncoder:
+    """Copy an encoder and make it ready for training; its features are those of the original until it is trained.
+
+    Args:
+        encoder: stays as it is.
+        data: its sensors get new ranges where the recipe asks for them.
+        recipe: `fit` says what is learned, `input.img_size` for which grid positions are.
+
+    Raises:
+        RecipeError: settings that do not go together, or peft is not installed.
+        AssignmentError: a band that the trained ranges can't express.
+    """
+    fit = recipe.fit
+    _check(fit)
+    start = checkpoint_of(encoder)
+    checkpoint = start
+    if fit.new_ranges != "none":
+        checkpoint = extended_for(start, sensors_of(data), encoder.rules)
+    new, notes = added_ranges(start, checkpoint), _range_notes(fit, added_ranges(start, checkpoint))
+    copy = SensorEncoder(_prepared(checkpoint, recipe), rules=encoder.rules)
+    # Before it is on its device, so that the first weights of adapters are the same on all of them.
+    adapters = _free(copy, recipe, num_new=len(new))
+    copy = copy.to(next(encoder.parameters()).device)
+    return AdaptedEncoder(encoder=copy, new_ranges=new, notes=notes, adapters=adapters)
+
+
+def checkpoint_of(encoder: SensorEncoder) -> Checkpoint:
+    """Make a checkpoint of an encoder as it is now, without a decoder; loading it gives equal features."""
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.encoder.state_dict().items()}
+    config = replace(encoder.checkpoint.config, encoder=encoder.config)
+    return replace(encoder.checkpoint, config=config, state=to_published(state))
+
+
+def _check(fit: FitRecipe) -> None:
+    if fit.encoder == "frozen" and fit.new_ranges == "with_rest":
+        raise RecipeError(
+            "fit.new_ranges=with_rest learns new ranges with the rest of the encoder, but fit.encoder=frozen; set "
+            "fit.encoder=trained, or fit.new_ranges=alone"
+        )
+    if fit.encoder == "lora" and fit.new_ranges == "alone":
+        raise RecipeError(
+            "fit.new_ranges=alone freezes everything else of the encoder, but fit.encoder=lora adapts its attention; "
+            "set fit.new_ranges=with_rest to learn both"
+        )
+
+
+def _range_notes(fit: FitRecipe, new: tuple[str, ...]) -> tuple[str, ...]:
+    if fit.new_ranges == "none":
+        return ()
+    if new:
+        return (f"ranges added, started from interpolation: {', '.join(new)}",)
+    if fit.new_ranges == "alone":
+        raise RecipeError(
+            "fit.new_ranges=alone has nothing to learn: every band of the data is exactly a trained range; set "
+            "fit.new_ranges=none"
+        )
+    return ("no range was added: every band of the data is exactly a trained range",)
+
+
+def _trains_all(fit: FitRecipe) -> bool:
+    return fit.encoder == "trained" and fit.new_ranges != "alone"
+
+
+def _prepared(checkpoint: Checkpoint, recipe: TransferRecipe) -> Checkpoint:
+    """Set drop path and the kind of positions; fixed positions that are to be trained start as the input's grid has
+    them."""
+    fit, config = recipe.fit, checkpoint.config.encoder
+    config = replace(config, drop_path=0.0 if fit.encoder == "frozen" else fit.drop_path)
+    state = checkpoint.state
+    if _trains_all(fit) and fit.positions == "trained" and config.positions == "fixed":
+        config = replace(config, positions="trained", img_size=recipe.input.img_size or config.img_size)
+        computed = functional.pad(sincos_positions(*config.grid, config.embed_dim), (0, 0, 1, 0))
+        state = {**state, "pos_embed": computed.unsqueeze(0)}
+    return replace(checkpoint, config=replace(checkpoint.config, encoder=config), state=state)
+
+
+def _free(copy: SensorEncoder, recipe: TransferRecipe, *, num_new: int) -> "LoraModel | None":
+    """Let gradients into what is learned, and nowhere else."""
+    fit, network = recipe.fit, copy.encoder
+    network.requires_grad_(_trains_all(fit))
+    if fit.positions == "fixed" and isinstance(network.positions.table, nn.Parameter):
+        network.positions.table.requires_grad = False
+    adapters = _with_adapters(network.blocks, fit.lora, seed=recipe.seed) if fit.encoder == "lora" else None
+    if num_new and not _trains_all(fit):
+        train_new_ranges_only(network.projection, num_new)
+        for new in _grown(network.projection):
+            new.requires_grad = True
+    return adapters
+
+
+def _grown(projection: nn.Module) -> list[Tensor]:
+    return [one for name, one in projection.named_parameters() if name.endswith(".original")]
+
+
+def _with_adapters(blocks: nn.Module, lora: LoraRecipe, *, seed: int) -> "LoraModel":
+    """Put low-rank updates, which start at zero, on the linear maps of all attention layers."""
+    try:
+        from peft import LoraConfig, LoraModel
+    except ImportError as problem:
+        raise RecipeError(
+            "fit.encoder=lora needs peft, which is not installed: install `anyband[lora]`, or set fit.encoder=trained"
+        ) from problem
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=["attn.qkv", "attn.proj"],
+    )
+    with seeded(seed, step=0, purpose="lora", device=torch.device("cpu")):
+        return LoraModel(blocks, config, "default")
