@@ -67,8 +67,10 @@ def _check_targets(data: TaskData) -> None:
     if data.is_dense or targets is None:
         if data.is_dense and targets is None:
             return
-        has = "has none" if targets is None else "has one"
-        raise InputError(f"'{data.name}' has kind '{data.kind}' and {has} target a sample: kind and targets disagree")
+        has = "no" if targets is None else "a"
+        raise InputError(
+            f"'{data.name}' has kind '{data.kind}' and {has} number or class for each sample; the two disagree"
+        )
     if data.kind == "number":
         _check_numbers(data, targets)
         return
