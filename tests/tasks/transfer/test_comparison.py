@@ -42,7 +42,7 @@ def _every_kind() -> list[Evidence]:
         labels_evidence(draw.random((40, 3)) < 0.5, draw.random((40, 3)), classes=_CLASSES, samples=_NAMES),
         number_evidence(draw.random(40), draw.random(40), samples=_NAMES),
         class_map_evidence(draw.integers(0, 20, (40, 3, 3)), classes=_CLASSES, samples=_NAMES),
-        number_map_evidence(draw.random((40, 5)) + [0, 0, 9, 0, 0], samples=_NAMES),
+        number_map_evidence(draw.random((40, 5)) + np.array([0, 0, 9, 0, 0]), samples=_NAMES),
     ]
 
 
