@@ -16,9 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="other values than the recipe's, such as optim.epochs=5",
     )
     parser.add_argument("--data", required=True, metavar="STORE", help="chip store to learn from")
-    parser.add_argument(
-        "--out", required=True, metavar="RUN", help="folder of the run; a run that was stopped goes on"
-    )
+    parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run; a run that was stopped goes on")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 

@@ -15,10 +15,11 @@ from anyband.errors import InputError
 from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.progress import progress
 from anyband.randomness import permutation
+from anyband.sensors.sensor import Sensor
 from anyband.shapes import Array, Float, Int, Num
 from anyband.tasks.features import SensorEncoder
 from anyband.tasks.image_metadata import CheckedFacts
-from anyband.tasks.readings import joined_batches
+from anyband.tasks.readings import BandReading, joined_batches
 from anyband.tasks.transfer.boxes import TrainingDraw, centre_boxes, cover, drawn_boxes, whole_boxes, window_box
 from anyband.tasks.transfer.read_ahead import read_ahead
 from anyband.tasks.transfer.reading_samples import (
@@ -216,6 +217,10 @@ class TaskReader:
             InputError: the sample has no map, or a wrong one.
         """
         return native_map(self._member(sample), num_classes=self._num_classes)
+
+    def reading(self, sensor: Sensor) -> BandReading:
+        """Tell how images of one of the data's sensors are read; `data` statistics are counted now."""
+        return self._readings.of(sensor)
 
     def sample(self, position: int) -> Sample:
         """Read a sample as it is stored; the one that was read last is at hand."""

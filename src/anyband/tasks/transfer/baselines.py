@@ -1,0 +1,191 @@
+"""What a user would try first, without any network: band means, a random forest on pixels, change vector analysis."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from anyband.data.chip_index import Split
+from anyband.data.supervised.records import SampleImage
+from anyband.errors import InputError
+from anyband.progress import progress
+from anyband.randomness import generator
+from anyband.shapes import Array, Bool, Float, Int, Num
+from anyband.tasks.evaluate import band_means
+from anyband.tasks.readings import BandReading, standardised_batch
+from anyband.tasks.transfer.map_kinds import ClassMaps, MapKind, NumberMaps
+from anyband.tasks.transfer.records import Outcome
+from anyband.tasks.transfer.setting import Setting
+
+__all__ = ["baselines", "change_vectors", "pixel_values"]
+
+# chosen: more pixels make a forest slower and hardly better; trees are grown to the end, as scikit-learn's default is.
+_MAX_PIXELS = 200_000
+_NUM_TREES = 100
+# chosen: thresholds of change are tried at these shares of the validation pixels.
+_THRESHOLD_SHARES = np.linspace(0.01, 0.99, 99)
+# chosen: enough for a page.
+_KEPT_MAPS = 8
+
+Labels = Num[Array, "row col"]
+_Predict = Callable[[Float[Array, "row col value"]], Labels]
+
+
+def baselines(setting: Setting) -> list[Outcome]:
+    """Score what needs no network on the same samples.
+
+    Image-level data: mean and deviation of each band, for the same protocol's classifier. Maps: a random forest on the
+    standardised values of each pixel; for change also change vector analysis, where both dates have the same bands.
+    """
+    if not setting.data.is_dense:
+        return _band_means(setting)
+    outcomes = [_forest(setting)]
+    if setting.protocol == "change" and len(setting.data.classes) == 2:
+        outcomes += _change_vector_analysis(setting)
+    return outcomes
+
+
+def pixel_values(images: Sequence[SampleImage], readings: Sequence[BandReading]) -> Float[Array, "row col value"]:
+    """Give each pixel of the first image its standardised values in every band of every image, NaN where it has none.
+
+    Args:
+        images: of a sample; others than the first are brought to its pixels bilinearly.
+        readings: of the images.
+    """
+    height, width = images[0].dn.shape[1:]
+    planes = []
+    for image, reading in zip(images, readings, strict=True):
+        dn, valid = torch.from_numpy(image.dn)[None], torch.from_numpy(image.valid)[None]
+        batch = standardised_batch(dn, reading, valid=valid)
+        pixels = batch.pixels if batch.valid is None else batch.pixels.masked_fill(~batch.valid, torch.nan)
+        if pixels.shape[2:] != (height, width):
+            pixels = functional.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
+        planes.append(pixels[0])
+    return np.asarray(np.moveaxis(torch.cat(planes).numpy(), 0, -1))
+
+
+def change_vectors(values: Float[Array, "row col value"]) -> Float[Array, "row col"]:
+    """Measure change as the length of the difference of standardised values; the first half of them is before.
+
+    Source:
+        Malila, "Change vector analysis: an approach for detecting forest changes with Landsat", 1980.
+    """
+    before, after = np.split(values, 2, axis=-1)
+    return np.asarray(np.linalg.norm(after - before, axis=-1))
+
+
+def _band_means(setting: Setting) -> list[Outcome]:
+    from anyband.tasks.transfer.probes import score_vectors
+
+    every = np.arange(len(setting.data))
+    rows: dict[int, Array] = {}
+    for batch in setting.reader.batches(every, shown=setting.shown):
+        described = torch.cat([band_means(image) for image in batch.images], dim=1)
+        rows |= dict(zip(batch.samples.tolist(), described.numpy(), strict=True))
+    if len({len(row) for row in rows.values()}) > 1:
+        return []
+    features = np.stack([rows[sample] for sample in every.tolist()])
+    return [score_vectors(setting, features, name="band means")]
+
+
+def _kind(setting: Setting) -> MapKind:
+    if setting.data.kind == "class_map":
+        return ClassMaps(classes=setting.data.classes)
+    return NumberMaps(mean=0.0, std=1.0)
+
+
+def _samples(setting: Setting, part: Split) -> Iterator[tuple[int, Labels, Float[Array, "row col value"]]]:
+    positions = setting.data.part(part).tolist()
+    with progress(f"read {part} pixels", len(positions), shown=setting.shown) as advance:
+        for position in positions:
+            truth = setting.reader.target(position)
+            images = setting.reader.sample(position).images
+            yield position, truth, pixel_values(images, [setting.reader.reading(image.sensor) for image in images])
+            advance(1)
+
+
+def _known(truth: Labels) -> Bool[Array, "row col"]:
+    return np.asarray(np.isfinite(truth) if truth.dtype.kind == "f" else truth >= 0)
+
+
+def _filled(values: Float[Array, "*pixel value"]) -> Float[Array, "*pixel value"]:
+    # Standardised values: 0 is the mean. A forest of scikit-learn takes NaN too, but not where training had none.
+    return np.asarray(np.nan_to_num(values, nan=0.0))
+
+
+def _training_pixels(setting: Setting) -> tuple[Float[Array, "pixel value"], Num[Array, "pixel"]]:
+    each = max(1, _MAX_PIXELS // max(setting.data.splits.count("train"), 1))
+    values, targets = [], []
+    for position, truth, pixels in _samples(setting, "train"):
+        draw = generator(setting.recipe.seed, step=0, sample=position, purpose="pixels of a forest")
+        chosen = draw.permutation(np.flatnonzero(_known(truth)))[:each]
+        values.append(_filled(pixels.reshape(-1, pixels.shape[-1])[chosen]))
+        targets.append(truth.ravel()[chosen])
+    found = np.concatenate(targets)
+    if not len(found):
+        raise InputError(f"no training pixel of '{setting.data.name}' has a label")
+    return np.concatenate(values), found
+
+
+def _forest(setting: Setting) -> Outcome:
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+    values, targets = _training_pixels(setting)
+    kind = RandomForestClassifier if setting.data.kind == "class_map" else RandomForestRegressor
+    forest = kind(n_estimators=_NUM_TREES, random_state=setting.recipe.seed % 2**32, n_jobs=-1)
+    forest.fit(values, targets)
+
+    def predicted(pixels: Float[Array, "row col value"]) -> Labels:
+        flat: Array = forest.predict(_filled(pixels.reshape(-1, pixels.shape[-1])))
+        return flat.reshape(pixels.shape[:2])
+
+    return _mapped(setting, predicted, name="random forest on pixels", width=values.shape[1])
+
+
+def _change_vector_analysis(setting: Setting) -> list[Outcome]:
+    slots = setting.data.sensors[0]
+    half = len(slots) // 2
+    if [one.band_names for one in slots[:half]] != [one.band_names for one in slots[half:]]:
+        return []
+    lengths, truths = [], []
+    for _, truth, pixels in _samples(setting, "val"):
+        length = change_vectors(pixels)
+        known = _known(truth) & np.isfinite(length)
+        lengths.append(length[known])
+        truths.append(truth[known])
+    threshold, score = _best_threshold(np.concatenate(lengths), np.concatenate(truths))
+
+    def predicted(pixels: Float[Array, "row col value"]) -> Labels:
+        return np.asarray(change_vectors(pixels) > threshold, dtype=np.int64)
+
+    width = sum(len(one.bands) for one in slots[:half])
+    outcome = _mapped(setting, predicted, name="change vector analysis", width=width)
+    return [replace(outcome, chosen={"threshold": threshold, "validation miou": score})]
+
+
+def _best_threshold(lengths: Float[Array, "pixel"], truth: Int[Array, "pixel"]) -> tuple[float, float]:
+    """Choose the length over which a pixel has changed by mIoU on the validation pixels."""
+    if not len(lengths):
+        raise InputError("no validation pixel has a label; change vector analysis chooses its threshold there")
+    tried = np.unique(np.quantile(lengths, _THRESHOLD_SHARES))
+    maps = ClassMaps(classes=("unchanged", "changed"))
+    scores = [maps.score(maps.count(truth[None], (lengths > one).astype(np.int64)[None])[None]) for one in tried]
+    best = int(np.argmax(scores))
+    return float(tried[best]), scores[best]
+
+
+def _mapped(setting: Setting, predict: _Predict, *, name: str, width: int) -> Outcome:
+    """Predict the maps of the test samples, and count them against the truth."""
+    kind = _kind(setting)
+    counts: list[Array] = []
+    names: list[str] = []
+    maps: dict[int, Array] = {}
+    for position, truth, pixels in _samples(setting, "test"):
+        found = predict(pixels)
+        counts.append(kind.count(truth, found))
+        names.append(setting.data.names[position])
+        if len(maps) < _KEPT_MAPS:
+            maps[position] = found
+    return Outcome(features=name, width=width, evidence=kind.evidence(np.stack(counts), names), maps=maps)
