@@ -5,7 +5,7 @@ those of A²-MAE (arXiv 2406.08079).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -64,6 +64,11 @@ class FusedEncoder(nn.Module):
         self.pool = pool
         self.seed = seed
         self.metadata = metadata
+
+    def settings(self) -> dict[str, Any]:
+        """Tell all that features depend on beside weights and input, as plain values."""
+        drawn = {"seed": self.seed} if self.fusion == "mixup_concat" else {}
+        return {"fusion": self.fusion, "pool": self.pool, "metadata": self.metadata, **drawn}
 
     def width(self, num_slots: int) -> int:
         """Count the numbers of a sample's vector.

@@ -1,0 +1,130 @@
+"""Features that were made once, kept on the disk: equal weights, data and settings give equal features."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anyband.shapes import Array, Float, Int
+from anyband.whole_files import whole_file
+
+__all__ = ["FeatureCache", "cache_key", "weights_hash"]
+
+# Counts up when the same inputs would give other features.
+_VERSION = 1
+_ENDING = ".safetensors"
+_DIGEST_BYTES = 16
+
+
+class FeatureCache:
+    """A folder of features.
+
+    Features of one key lie in parts, each with some of the samples; a part that is damaged, or that is of something
+    else, counts as absent and is made again. Several processes may write at once.
+
+    Args:
+        folder: where features are kept; it is made when the first part is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(
+        self, key: str, samples: Int[Array, " sample"]
+    ) -> Iterator[tuple[Int[Array, " found"], tuple[Float[Tensor, "found ..."], ...]]]:
+        """Give what is there of some samples, part by part, each sample once.
+
+        Args:
+            key: see `cache_key`.
+            samples: positions in the data.
+
+        Returns:
+            Of each part the samples, and their features; several tensors where there are several levels.
+        """
+        wanted = set(samples.tolist())
+        for path in sorted(self._place(key).glob(f"*{_ENDING}")):
+            part = _read_part(path, key)
+            if part is None:
+                continue
+            rows = [row for row, sample in enumerate(part[0].tolist()) if sample in wanted]
+            wanted -= {int(part[0][row]) for row in rows}
+            if rows:
+                yield part[0][rows], tuple(tensor[rows] for tensor in part[1])
+            if not wanted:
+                return
+
+    def add(self, key: str, samples: Int[Array, " sample"], features: Sequence[Float[Tensor, "sample ..."]]) -> None:
+        """Keep the features of some samples.
+
+        Args:
+            key: see `cache_key`.
+            samples: positions in the data.
+            features: of these samples, float32 on the CPU; several tensors where there are several levels.
+
+        Raises:
+            OutputError: the folder can't be written to.
+        """
+        # Late: a run without a cache needs no library for files.
+        from safetensors.torch import save_file
+
+        positions = torch.from_numpy(np.ascontiguousarray(samples))
+        tensors = {f"level_{index}": tensor.contiguous() for index, tensor in enumerate(features)}
+        tensors["samples"] = positions
+        name = hashlib.blake2b(positions.numpy().tobytes(), digest_size=_DIGEST_BYTES).hexdigest()
+        with whole_file(self._place(key) / f"{name}{_ENDING}") as path:
+            save_file(tensors, path, metadata={"key": key, "digest": _digest(tensors)})
+
+    def _place(self, key: str) -> Path:
+        return self.folder / key[:2] / key
+
+
+def cache_key(description: Mapping[str, Any]) -> str:
+    """Hash a description of features: of plain values, in any order of keys."""
+    text = json.dumps({"version": _VERSION, **description}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Hash all weights of a network with their names: equal networks, and no others, have equal hashes."""
+    state = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for name, tensor in sorted(module.state_dict().items()):
+        state.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        state.update(_bytes(tensor))
+    return state.hexdigest()
+
+
+def _read_part(path: Path, key: str) -> tuple[Int[Array, " sample"], tuple[Tensor, ...]] | None:
+    """Read a part; None where it is damaged or of something else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key:
+                return None
+            names: list[str] = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError):
+        return None
+    levels = [tensors.get(f"level_{index}") for index in range(len(tensors) - 1)]
+    found = [level for level in levels if level is not None]
+    fits = "samples" in tensors and len(found) == len(levels) and metadata.get("digest") == _digest(tensors)
+    return (tensors["samples"].numpy(), tuple(found)) if fits else None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    state = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for name, tensor in sorted(tensors.items()):
+        state.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        state.update(_bytes(tensor))
+    return state.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    # As bytes and not as numbers: NumPy knows no bfloat16.
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
