@@ -13,6 +13,7 @@ from anyband.data.rasters.reader import open_raster
 from anyband.data.rasters.records import RasterSource
 from anyband.data.supervised.named_sets import Targets, drawn_parts, quick_fingerprint
 from anyband.data.supervised.records import DataSpec, ListSpec, Sample, SampleImage, TaskData, TaskKind
+from anyband.data.supervised.split_lists import parts_from_lists
 from anyband.errors import ManifestError, RecipeError, nearest_name
 from anyband.sensors.sensor import Sensor
 
@@ -94,7 +95,7 @@ def check_options(spec: DataSpec, allowed: Sequence[str]) -> None:
         RecipeError: there is one.
     """
     for name in spec.options:
-        if name not in allowed:
+        if name not in allowed and name != "absent":
             raise RecipeError(
                 f"'{spec.source}' has no option '{name}' (it has: {', '.join(allowed) or 'none'})"
                 f"{nearest_name(name, allowed)}"
@@ -115,9 +116,10 @@ def found_data(spec: DataSpec, samples: Sequence[FoundSample], about: FoundSet, 
         InputError: parts that can't be drawn.
     """
     _check_names(samples, spec)
-    samples = _listed(samples, about.lists) if about.lists else list(samples)
+    samples, notes = _listed(samples, spec, about.lists)
     targets = _targets(samples, about)
-    splits = drawn_parts([one.part for one in samples], targets, spec.split, classes=about.classes, seed=seed)
+    places = tuple(one.place or one.name for one in samples) if any(one.place for one in samples) else ()
+    splits = drawn_parts([one.part for one in samples], targets, spec.split, places=places, seed=seed)
     names = tuple(one.name for one in samples)
     files = [tuple(path for source in one.sources for path in source.paths) for one in samples]
     settings = [*(f"{one.name} {one.default_encoding} {' '.join(one.band_names)}" for one in about.sensors)]
@@ -131,12 +133,12 @@ def found_data(spec: DataSpec, samples: Sequence[FoundSample], about: FoundSet, 
         classes=about.classes,
         names=names,
         splits=splits,
-        places=tuple(one.place or one.name for one in samples) if any(one.place for one in samples) else (),
+        places=places,
         sensors=(about.sensors,) * len(samples),
         targets=targets,
         read=read,
         fingerprint=quick_fingerprint(names, files, targets, splits, settings=settings),
-        notes=about.notes,
+        notes=(*about.notes, *notes),
         statistics=about.statistics,
     )
 
@@ -147,31 +149,17 @@ def _check_names(samples: Sequence[FoundSample], spec: DataSpec) -> None:
         raise ManifestError(f"'{spec.root}' has '{twice[0]}' more than once; a sample in two parts would leak")
 
 
-def _listed(samples: Sequence[FoundSample], lists: ListSpec) -> list[FoundSample]:
-    """Keep the samples that the lists name, with their parts; without a list of validation, that is to be drawn."""
-    files: dict[Split, str | None] = {"train": lists.train, "val": lists.val, "test": lists.test}
-    part_of: dict[str, Split] = {}
-    for part, file in files.items():
-        for name in _names_in(Path(file)) if file else ():
-            if part_of.setdefault(name, part) != part:
-                raise ManifestError(f"'{name}' stands in the lists of {part_of[name]} and of {part}")
-    known = {one.name: one for one in samples}
-    absent = [name for name in part_of if name not in known]
-    if absent:
-        raise ManifestError(
-            f"{len(absent)} of {len(part_of)} samples in the lists are not there, such as '{absent[0]}'"
-            f"{nearest_name(absent[0], list(known)[:1000])}"
-        )
-    return [replace(known[name], part=part) for name, part in part_of.items()]
-
-
-def _names_in(file: Path) -> list[str]:
-    """Read the first column of a list; folders before a name, and its ending, do not count."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ManifestError(f"cannot read the list '{file}': {problem}") from problem
-    return [Path(line.split(",")[0].strip()).name for line in lines if line.strip()]
+def _listed(
+    samples: Sequence[FoundSample], spec: DataSpec, lists: ListSpec | None
+) -> tuple[list[FoundSample], tuple[str, ...]]:
+    """Keep the samples that the lists name, with their parts, where there are lists."""
+    if lists is None:
+        return list(samples), ()
+    names = [one.name for one in samples]
+    absent = spec.options.get("absent", "refuse")
+    listed = parts_from_lists(lists, names, source=spec.source, absent=absent)
+    kept = [replace(one, part=part) for one, part in zip(samples, listed.parts, strict=True) if part is not None]
+    return kept, listed.notes
 
 
 def _targets(samples: Sequence[FoundSample], about: FoundSet) -> Targets:

@@ -1,15 +1,13 @@
 """What named data sets share: sensors that a user declares, parts that are drawn, and a fingerprint that is quick."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
-
-import numpy as np
 
 from anyband.data.chip_index import Split
 from anyband.data.labelled import LabelledImages
 from anyband.data.labelled import split as draw_split
+from anyband.data.supervised.contents import contents_of, fingerprint_of, sizes_of
 from anyband.data.supervised.records import DataSpec, SplitSpec
 from anyband.errors import ManifestError
 from anyband.sensors.catalogue import resolve_sensor
@@ -60,52 +58,46 @@ def _encoded(sensor: Sensor, encoding: str) -> Sensor:
 
 
 def drawn_parts(
-    parts: Sequence[Split | None], targets: Targets, shares: SplitSpec, *, classes: Sequence[str], seed: int
+    parts: Sequence[Split | None], targets: Targets, shares: SplitSpec, *, places: Sequence[str] = (), seed: int
 ) -> tuple[Split, ...]:
     """Complete the parts: all are drawn where none is declared; validation from training where there is none.
 
-    Classes keep their shares; labels, numbers and maps are drawn without regard to them. Declared parts stay.
+    Classes keep their shares; labels, numbers and maps are drawn without regard to them. Samples of one place stay
+    together. Declared parts stay.
 
     Args:
         parts: of each sample, None: not declared.
         targets: of each sample.
         shares: of validation and test.
-        classes: names, for messages.
+        places: that each sample shows; empty: each has its own.
         seed: of the draw.
 
     Raises:
         InputError: a class too rare for every part, or shares that leave nothing to learn from.
     """
     missing = [index for index, part in enumerate(parts) if part is None]
-    if missing:
-        return _filled(parts, missing, targets, shares, classes=classes, seed=seed)
-    if "val" in parts or shares.val == 0:
+    if not missing and ("val" in parts or shares.val == 0):
         return tuple(part for part in parts if part is not None)
-    train = [index for index, part in enumerate(parts) if part == "train"]
-    only_val = replace(shares, test=0.0)
-    return _filled(parts, train, targets, only_val, classes=classes, seed=seed)
-
-
-def _filled(
-    parts: Sequence[Split | None],
-    positions: Sequence[int],
-    targets: Targets,
-    shares: SplitSpec,
-    *,
-    classes: Sequence[str],
-    seed: int,
-) -> tuple[Split, ...]:
-    is_class = targets is not None and targets.ndim == 1 and targets.dtype.kind == "i"
-    labels = [(int(targets[index]),) for index in positions] if is_class and targets is not None else []
-    images = LabelledImages(
-        paths=tuple(Path(str(index)) for index in positions),
-        labels=tuple(labels) or ((),) * len(positions),
-        classes=tuple(classes),
-        multi_label=not is_class,
-    )
-    drawn = draw_split(images, val=shares.val, test=shares.test, seed=seed).splits
-    filled = dict(enumerate(parts)) | dict(zip(positions, drawn, strict=True))
+    to_draw = missing or [index for index, part in enumerate(parts) if part == "train"]
+    test = shares.test if missing else 0.0
+    val = shares.val if missing else shares.val / (1 - shares.test)
+    images = _as_images(to_draw, targets, [places[index] for index in to_draw] if places else ())
+    drawn = draw_split(images, val=val, test=test, seed=seed).splits
+    filled = dict(enumerate(parts)) | dict(zip(to_draw, drawn, strict=True))
     return tuple(part for index in range(len(parts)) if (part := filled[index]) is not None)
+
+
+def _as_images(positions: Sequence[int], targets: Targets, places: Sequence[str]) -> LabelledImages:
+    """Say what a draw needs to know: classes, where there is one a sample, and places."""
+    is_class = targets is not None and targets.ndim == 1 and targets.dtype.kind == "i"
+    classes = [int(targets[index]) for index in positions] if is_class and targets is not None else []
+    return LabelledImages(
+        paths=tuple(Path(str(index)) for index in positions),
+        labels=tuple((one,) for one in classes) or ((),) * len(positions),
+        classes=tuple(map(str, range(max(classes, default=0) + 1))),
+        multi_label=not is_class,
+        places=tuple(places),
+    )
 
 
 def quick_fingerprint(
@@ -118,39 +110,18 @@ def quick_fingerprint(
 ) -> str:
     """Hash names, targets, parts, the sizes of all files and the contents of some, spread evenly.
 
+    Published parts are trusted, so contents are not compared between them, and need not all be read.
+
     Args:
         names: of the samples.
-        files: of each sample; a folder stands for its files.
+        files: of each sample; of a folder its images count.
         targets: of each sample; None for maps.
         splits: of each sample.
         settings: whatever else changes what is read.
 
     Returns:
-        32 hexadecimal digits, the same on every machine.
+        Hexadecimal digits, the same on every machine.
     """
-    digest = blake2b(digest_size=16)
-    _add(digest, [*settings, *names, *splits])
-    if targets is not None:
-        digest.update(np.ascontiguousarray(targets).astype("<f8").tobytes())
-    for paths in files:
-        _add(digest, [f"{path.name} {path.stat().st_size if path.is_file() else 0}" for path in paths])
     step = max(1, len(files) // _READ_SAMPLES)
-    for paths in files[::step]:
-        for path in _expanded(paths):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _add(digest: blake2b, words: Iterable[str]) -> None:
-    for word in words:
-        raw = word.encode()
-        # The length goes first, so that no two lists run together into one text.
-        digest.update(len(raw).to_bytes(8, "little") + raw)
-
-
-def _expanded(paths: Iterable[Path]) -> list[Path]:
-    """Give the files themselves, in the order of their names."""
-    found: list[Path] = []
-    for path in paths:
-        found += sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
-    return found
+    seen = (*sizes_of(files), *contents_of(files[::step]))
+    return fingerprint_of([*settings, *names], seen, targets, splits)

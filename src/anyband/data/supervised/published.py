@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from anyband.data.supervised.found_samples import check_options, known_root
+from anyband.data.supervised.found_samples import known_root
 from anyband.data.supervised.records import DataSpec, TaskData
 from anyband.errors import ManifestError, nearest_name
 
@@ -135,7 +135,6 @@ def _opener(name: str) -> Callable[[DataSpec, int], TaskData]:
 def _open_class_set(one: _ClassSet, spec: DataSpec, *, seed: int) -> TaskData:
     from anyband.data.supervised.image_level import open_image_level
 
-    check_options(spec, ())
     folder = _class_folder(one, known_root(spec, wanted=_wanted(one)))
     declared = replace(
         spec,

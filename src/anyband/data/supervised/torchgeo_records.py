@@ -36,13 +36,17 @@ class ImageSlot:
     sensor: str | None
     """Catalogue name; None: the catalogue does not have it, so a user declares one."""
     bands: tuple[str, ...] = ()
-    """TorchGeo's names of the channels, in its order, understood by the catalogue; empty: all of the sensor's."""
-    prefix: str = ""
-    """What TorchGeo puts before the names of bands, such as `S2_`."""
+    """Bands of the sensor that the channels are, in TorchGeo's order; empty: all of the sensor's."""
+    names: tuple[str, ...] = ()
+    """TorchGeo's names of them, where the catalogue does not understand those; empty: as `bands`."""
     encoding: str | None = None
     """How the numbers are stored; None: the sensor's default."""
     steps: int = 0
     """So many dates of a (time, band, row, col) tensor, spread evenly, each an image; 0: there is no time."""
+    channels: tuple[int, ...] = ()
+    """Channels of the tensor that are bands, where others (heights, ratios) are not; empty: all."""
+    factor: float = 1.0
+    """TorchGeo's values times this are the numbers that the files store."""
 
     def described(self) -> Sensor:
         """Give the sensor with the bands of the channels, in their order, and the encoding of the numbers.
@@ -55,7 +59,7 @@ class ImageSlot:
             raise ManifestError(f"the catalogue has no sensor for '{self.key}'; declare one in `sensors`")
         sensor = get_sensor(self.sensor)
         if self.bands:
-            sensor = find_bands((name.removeprefix(self.prefix) for name in self.bands), sensor)
+            sensor = find_bands(self.bands, sensor)
         if self.encoding is None:
             return sensor
         for band in sensor.bands:
@@ -89,8 +93,16 @@ class TorchgeoSet:
     """Key of the label; None: `mask` for maps, else `label`."""
     targets: str | None = None
     """Attribute with all labels, or method that reads the label of one sample; None: samples are read."""
+    targets_key: str | None = None
+    """Where entries of `targets` are mappings: the key of the label, a number or the names of classes."""
     files: str | None = None
     """Attribute that lists the files of each sample; None: samples are known by number."""
+    file_keys: tuple[str, ...] = ()
+    """Where entries of `files` are mappings: which keys have files that are read; empty: all."""
+    names: str | None = None
+    """Attribute that lists the names of the samples, where files do not name them."""
+    place_pattern: str = ""
+    """Pattern in the names of samples whose group is the place, where several samples show one."""
     layout: str = ""
     """What stands in the folder."""
     statistics: str | None = None
@@ -170,20 +182,22 @@ def find_torchgeo(name: str) -> TorchgeoSet:
 def _sets() -> dict[str, TorchgeoSet]:
     found: dict[str, TorchgeoSet] = {}
     for path in sorted(_FOLDER.glob("*.yaml")):
-        for name, raw in read_yaml(path, error=ManifestError).items():
-            if name.startswith("."):  # parts that entries share
-                continue
-            found[name] = TorchgeoSet(name=name, **_parsed(raw, where=f"{path.name}: {name}"))
+        entries = read_yaml(path, error=ManifestError)
+        for name, raw in entries.items():
+            # Classes that differ in little from another of the file say so.
+            whole = {**entries[raw["like"]], **raw} if "like" in raw else raw
+            found[name] = TorchgeoSet(name=name, **_parsed(whole, where=f"{path.name}: {name}"))
     return found
 
 
 def _parsed(raw: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """Turn an entry's plain values into the fields of the record."""
-    known = {one.name for one in fields(TorchgeoSet)} | {"kind"}
+    known = {one.name for one in fields(TorchgeoSet)} | {"kind", "like"}
     unknown = sorted(set(raw) - known)
     if unknown:
         raise ManifestError(f"{where}: unknown key '{unknown[0]}'{nearest_name(unknown[0], known)}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    values.pop("like", None)
     kind = values.pop("kind", ())
     values["kinds"] = kind if isinstance(kind, tuple) else (kind,)
     values["images"] = _slots(raw.get("images", ()))
@@ -212,5 +226,6 @@ def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
         changed = dict(by_value[value] or {})
         if "images" in changed:
             changed["images"] = _slots(changed["images"])
-        one = replace(one, **{key: tuple(v) if isinstance(v, list) else v for key, v in changed.items()})
+        fields_of: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in changed.items()}
+        one = replace(one, **fields_of)
     return one

@@ -10,8 +10,8 @@ import numpy as np
 from anyband.data.chip_index import Split
 from anyband.data.supervised.named_sets import Targets
 from anyband.data.supervised.records import DENSE_KINDS, Sample, SampleImage, TaskKind
-from anyband.data.supervised.torchgeo_records import TorchgeoSet
-from anyband.errors import InputError, ManifestError
+from anyband.data.supervised.torchgeo_records import ImageSlot, TorchgeoSet
+from anyband.errors import InputError, ManifestError, nearest_name
 from anyband.progress import progress
 from anyband.sensors.sensor import Sensor
 from anyband.shapes import Array, Int
@@ -87,9 +87,11 @@ def targets_of(reading: Reading, items: Sequence[Items]) -> Targets:
         for one in items:
             known = _known_labels(reading, one.data)
             for index in range(len(one.data)):
-                found.append(_label(known, index) if known is not None else one.data[index][reading.target])
+                found.append(_label(known, index, reading) if known is not None else one.data[index][reading.target])
                 advance(1)
     values = np.stack([np.squeeze(np.asarray(one)) for one in found])
+    if values.ndim != (2 if reading.kind == "labels" else 1):
+        raise InputError(f"'{reading.one.name}' gives targets of shape {values.shape[1:]}; choose one by its options")
     if reading.kind == "number":
         return values.astype(np.float64)
     if reading.kind == "labels":
@@ -102,8 +104,27 @@ def _known_labels(reading: Reading, data: Any) -> Any:
     return None if reading.one.targets is None else _attribute(data, reading.one.targets, {})
 
 
-def _label(known: Any, index: int) -> Any:
-    return known(index) if callable(known) else known[index]
+def _label(known: Any, index: int, reading: Reading) -> Any:
+    entry = known(index) if callable(known) else known[index]
+    if reading.one.targets_key is not None:
+        entry = entry[reading.one.targets_key]
+    names = [entry] if isinstance(entry, str) else entry
+    if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+        return _from_names(names, reading)
+    return entry
+
+
+def _from_names(names: Sequence[str], reading: Reading) -> Any:
+    """Turn names of classes, or numbers written as text, into what TorchGeo would give."""
+    known = {name: value for value, name in reading.classes.items()}
+    if reading.kind == "labels":
+        return [name in names for name in known]
+    if reading.kind == "class" and names[0] in known:
+        return known[names[0]]
+    try:
+        return float(names[0])
+    except ValueError:
+        raise InputError(f"'{names[0]}' is no class of '{reading.one.name}'{nearest_name(names[0], known)}") from None
 
 
 def files_of(one: TorchgeoSet, data: Any, root: Path) -> list[tuple[Path, ...]]:
@@ -111,7 +132,11 @@ def files_of(one: TorchgeoSet, data: Any, root: Path) -> list[tuple[Path, ...]]:
     if one.files is None:
         return [()] * len(data)
     entries = _attribute(data, one.files, {})
-    return [tuple(_paths_in(entries[index], root)) for index in range(len(data))]
+    return [tuple(_paths_in(_read_of(entries[index], one), root)) for index in range(len(data))]
+
+
+def _read_of(entry: Any, one: TorchgeoSet) -> Any:
+    return [entry[key] for key in one.file_keys] if isinstance(entry, Mapping) and one.file_keys else entry
 
 
 def _paths_in(entry: Any, root: Path) -> list[Path]:
@@ -161,22 +186,29 @@ def _image(dn: Array, sensor: Sensor, *, name: str) -> SampleImage:
 
 def _by_slot(raw: Mapping[str, Any], reading: Reading, *, name: str) -> list[Array]:
     """Cut the tensors into images: channels one after the other, dates spread evenly."""
-    slots, found = reading.one.images, list[Array]()
+    found: list[Array] = []
     taken: dict[str, int] = {}
-    for slot in slots:
+    for slot in reading.one.images:
         if slot.key not in raw:
             raise InputError(f"'{name}' has no '{slot.key}'; TorchGeo gives {', '.join(raw)}")
-        stored = np.asarray(raw[slot.key])
+        stored = _stored(np.asarray(raw[slot.key]), slot)
         if slot.steps:
             dates = np.linspace(0, len(stored) - 1, slot.steps).round().astype(int)
             found += list(stored[dates])
             continue
         start = taken.get(slot.key, 0)
-        shares = sum(other.key == slot.key for other in slots) > 1
-        count = len(reading.sensors[len(found)].bands) if shares else len(stored)
+        is_shared = sum(other.key == slot.key for other in reading.one.images) > 1
+        count = len(reading.sensors[len(found)].bands) if is_shared else len(stored)
         found.append(stored[start : start + count])
         taken[slot.key] = start + count
     return found
+
+
+def _stored(values: Array, slot: ImageSlot) -> Array:
+    """Undo what TorchGeo does to the numbers, and leave out channels that are no bands."""
+    if slot.channels:
+        values = values[..., list(slot.channels), :, :]
+    return values if slot.factor == 1 else np.rint(values * slot.factor).astype(np.float32)
 
 
 def _positions(values: Array, reading: Reading, *, name: str) -> Int[Array, "..."]:

@@ -1,17 +1,27 @@
 """TorchGeo's data sets by name: its splits and downloads, our sensors."""
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anyband.data.chip_index import Split
 from anyband.data.supervised.named_sets import declared_slots, drawn_parts, quick_fingerprint
 from anyband.data.supervised.records import DataSpec, Sample, TaskData, TaskKind
-from anyband.data.supervised.torchgeo_records import TorchgeoSet, find_torchgeo, list_torchgeo, variant_of
+from anyband.data.supervised.torchgeo_records import (
+    ImageSlot,
+    TorchgeoSet,
+    find_torchgeo,
+    list_torchgeo,
+    variant_of,
+)
 from anyband.data.supervised.torchgeo_samples import Items, Reading, class_values, files_of, read_sample, targets_of
 from anyband.errors import ManifestError, RecipeError, nearest_name
 from anyband.sensors.sensor import Sensor
@@ -82,7 +92,9 @@ def _arguments(spec: DataSpec, one: TorchgeoSet, make: Any) -> dict[str, Any]:
     for name, text in spec.options.items():
         if name not in allowed:
             raise RecipeError(_no_option(name, one, allowed))
-        values[name] = parse_yaml(text, name=f"option '{name}'", error=RecipeError)
+        # A text that looks like a number stays one where the class takes texts.
+        is_text = isinstance(values.get(name), str)
+        values[name] = text if is_text else parse_yaml(text, name=f"option '{name}'", error=RecipeError)
     return values
 
 
@@ -111,14 +123,32 @@ def _selected(one: TorchgeoSet, arguments: Mapping[str, Any], spec: DataSpec) ->
     if not (one.bands_option and one.bands_option in spec.options):
         return one
     chosen = [str(name) for name in arguments[one.bands_option]]
-    _check_bands(chosen, one)
-    slots = (replace(slot, bands=tuple(name for name in chosen if name in slot.bands)) for slot in one.images)
-    return replace(one, images=tuple(slot for slot in slots if slot.bands))
+    names = {slot: slot.names or slot.bands for slot in one.images}
+    known = [name for slot in one.images for name in names[slot]]
+    for name in chosen:
+        if name not in known:
+            raise RecipeError(
+                f"TorchGeo's '{one.name}' has no band '{name}' that can be used{nearest_name(name, known)}"
+            )
+    slots = tuple(_with_bands(slot, [name for name in chosen if name in names[slot]]) for slot in one.images)
+    slots = tuple(slot for slot in slots if slot.bands)
+    if [name for slot in slots for name in slot.names] != chosen:
+        raise RecipeError(f"name the bands of '{one.name}' sensor by sensor, found {', '.join(chosen)}")
+    return replace(one, images=slots)
+
+
+def _with_bands(slot: ImageSlot, chosen: Sequence[str]) -> ImageSlot:
+    names = slot.names or slot.bands
+    bands = tuple(slot.bands[names.index(name)] for name in chosen)
+    return replace(slot, bands=bands, names=tuple(chosen))
 
 
 def _described(one: TorchgeoSet, spec: DataSpec) -> tuple[Sensor, ...]:
     """Give the sensors of the slots; nothing where a user declares them."""
     if spec.sensors:
+        count = sum(max(slot.steps, 1) for slot in one.images)
+        if len(spec.sensors) != count:
+            raise ManifestError(f"'{spec.source}' has {count} images a sample, `sensors` declares {len(spec.sensors)}")
         return ()
     unknown = [slot for slot in one.images if slot.sensor is None]
     if unknown:
@@ -127,13 +157,6 @@ def _described(one: TorchgeoSet, spec: DataSpec) -> tuple[Sensor, ...]:
             f"a catalogue name or a YAML file. {' '.join(one.notes)}".strip()
         )
     return tuple(sensor for slot in one.images for sensor in [slot.described()] * max(slot.steps, 1))
-
-
-def _check_bands(chosen: list[str], one: TorchgeoSet) -> None:
-    known = [name for slot in one.images for name in slot.bands]
-    for name in chosen:
-        if name not in known:
-            raise RecipeError(f"TorchGeo's '{one.name}' has no band '{name}'{nearest_name(name, known)}")
 
 
 def _opened(one: TorchgeoSet, make: Any, root: Path, given: Mapping[str, Any]) -> list[Items]:
@@ -150,7 +173,8 @@ def _made(one: TorchgeoSet, make: Callable[[], Any], root: Path) -> Any:
     from torchgeo.datasets.errors import DatasetNotFoundError, DependencyNotFoundError
 
     try:
-        return make()
+        with _kept_randomness():
+            return make()
     except DatasetNotFoundError as problem:
         raise ManifestError(
             f"'{root}' does not hold '{one.name}' as TorchGeo wants it{_wanted(one)}. Give its folder in `root`, or "
@@ -164,6 +188,16 @@ def _made(one: TorchgeoSet, make: Callable[[], Any], root: Path) -> Any:
         ) from problem
     except (AssertionError, ValueError, TypeError, KeyError) as problem:
         raise RecipeError(f"TorchGeo's '{one.name}' refuses the options or files: {problem!r}") from problem
+
+
+@contextlib.contextmanager
+def _kept_randomness() -> Iterator[None]:
+    """Give NumPy's global generator back as it was; some of TorchGeo's classes seed it to draw their parts."""
+    state = np.random.get_state()  # noqa: NPY002 (theirs)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002 (theirs)
 
 
 def _wanted(one: TorchgeoSet) -> str:
@@ -181,10 +215,11 @@ def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed
         raise ManifestError(f"'{spec.source}' at '{spec.root}' has no samples")
     root = Path(spec.root or ".")
     files = [paths for item in items for paths in files_of(reading.one, item.data, root)]
-    names = _names(places, files, root)
+    names = _names(reading.one, items, files, root)
     targets, classes = targets_of(reading, items), tuple(reading.classes.values())
     parts = [item.part for item, _ in places]
-    splits = drawn_parts(parts, targets, spec.split, classes=classes, seed=seed)
+    shown = _places(reading.one, names)
+    splits = drawn_parts(parts, targets, spec.split, places=shown, seed=seed)
 
     def read(position: int) -> Sample:
         item, index = places[position]
@@ -196,6 +231,7 @@ def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed
         classes=classes,
         names=names,
         splits=splits,
+        places=shown,
         sensors=(reading.sensors,) * len(places),
         targets=targets,
         read=read,
@@ -205,14 +241,24 @@ def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed
     )
 
 
-def _names(places: Sequence[tuple[Items, int]], files: Sequence[Sequence[Path]], root: Path) -> tuple[str, ...]:
-    """Name samples by their first file, or by part and number where files are unknown or shared."""
-    numbered = tuple(f"{item.part or 'sample'}/{index:06d}" for item, index in places)
-    if not all(files):
-        return numbered
-    firsts = [paths[0] for paths in files]
-    named = tuple(one.relative_to(root).as_posix() if one.is_relative_to(root) else one.as_posix() for one in firsts)
-    return named if len(set(named)) == len(named) else numbered
+def _names(one: TorchgeoSet, items: Sequence[Items], files: Sequence[Sequence[Path]], root: Path) -> tuple[str, ...]:
+    """Name samples by the class's own list, by their first file, or by part and number."""
+    own = [str(name) for item in items for name in getattr(item.data, one.names)] if one.names else []
+    firsts = own or [_below(paths[0], root) for paths in files if paths]
+    numbered = [f"{item.part or 'sample'}/{index:06d}" for item in items for index in range(len(item.data))]
+    return tuple(firsts if len(set(firsts)) == len(numbered) else numbered)
+
+
+def _below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _places(one: TorchgeoSet, names: Sequence[str]) -> tuple[str, ...]:
+    """Find what each sample shows in its name; nothing where each has a place of its own."""
+    if not one.place_pattern:
+        return ()
+    found = (re.search(one.place_pattern, name) for name in names)
+    return tuple(match.group(1) if match else name for match, name in zip(found, names, strict=True))
 
 
 def _settings(spec: DataSpec, reading: Reading) -> list[str]:
