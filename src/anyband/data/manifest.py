@@ -28,9 +28,11 @@ __all__ = [
     "MANIFEST_ENDINGS",
     "ImageEntry",
     "entries_from_globs",
+    "entry_sensor",
     "is_future",
     "parse_entry",
     "read_manifest",
+    "read_rows",
 ]
 
 MANIFEST_ENDINGS = (".csv", ".yaml", ".yml", ".parquet", ".geoparquet")
@@ -54,6 +56,9 @@ COLUMNS = {
 
 # chosen: local time that is taken for UTC is half a day ahead at most.
 _CLOCKS_DIFFER = dt.timedelta(days=1)
+
+# Name of an encoding that a list declares by numbers.
+_DECLARED = "declared by the list of images"
 
 # A GeoParquet file has these whether asked for or not.
 _IGNORED = ("geometry", "bbox")
@@ -92,18 +97,12 @@ def read_manifest(path: Path) -> list[ImageEntry]:
     Raises:
         ManifestError: the file is missing, empty, of unknown kind, or a row is wrong; the row is named.
     """
-    ending = path.suffix.casefold()
-    if ending not in MANIFEST_ENDINGS:
+    if path.suffix.casefold() not in MANIFEST_ENDINGS:
         raise ManifestError(
             f"'{path}' is no manifest: its name ends in '{path.suffix}', allowed are "
             f"{', '.join(MANIFEST_ENDINGS)}; to prepare images directly, name their sensor with --sensor"
         )
-    if ending == ".csv":
-        rows = _csv_rows(path)
-    elif ending in (".yaml", ".yml"):
-        rows = _yaml_rows(path)
-    else:
-        rows = _parquet_rows(path)
+    rows = read_rows(path)
     if not rows:
         raise ManifestError(f"manifest '{path}' has no images; give it a row for each (columns: {', '.join(COLUMNS)})")
     entries = [
@@ -111,6 +110,18 @@ def read_manifest(path: Path) -> list[ImageEntry]:
     ]
     _check_consistent(entries, path)
     return entries
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a table (`MANIFEST_ENDINGS`), column → value; nothing is checked but that it is a table.
+
+    Raises:
+        ManifestError: the file is missing or no table.
+    """
+    ending = path.suffix.casefold()
+    if ending == ".csv":
+        return _csv_rows(path)
+    return _yaml_rows(path) if ending in (".yaml", ".yml") else _parquet_rows(path)
 
 
 def entries_from_globs(
@@ -179,6 +190,16 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path) -> ImageEntry:
         datetime=_taken(given["datetime"]) if "datetime" in given else None,
         split=_split(given.get("split")),
     )
+
+
+def entry_sensor(entry: ImageEntry) -> Sensor:
+    """Make the sensor of an image of a list: with its bands, and stored by default as the list says."""
+    named = entry.source.encoding or entry.sensor.default_encoding
+    stored = dict(entry.encoding)
+    if all(dict(band.encodings).get(named) == stored[band.name] for band in entry.sensor.bands):
+        return replace(entry.sensor, default_encoding=named)
+    bands = tuple(replace(band, encodings=((_DECLARED, stored[band.name]),)) for band in entry.sensor.bands)
+    return replace(entry.sensor, bands=bands, default_encoding=_DECLARED)
 
 
 def _located(row: Mapping[str, Any], *, folder: Path, where: str) -> ImageEntry:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anyband.data.augment import apply, whole_footprint
 from anyband.data.harmonise import Normalisation, Stretch, normalisation_for, standardise, stretched, to_physical
-from anyband.data.manifest import ImageEntry
+from anyband.data.manifest import entry_sensor
 from anyband.errors import CatalogueError, InputError
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch
@@ -26,9 +26,6 @@ __all__ = [
     "standardised_batch",
     "with_data",
 ]
-
-_DECLARED = "declared by the list of images"
-
 
 _TRAINED = "statistics of the checkpoint"
 
@@ -75,16 +72,6 @@ def checkpoint_sensor(checkpoint: Checkpoint, sensor: str | Sensor) -> Sensor:
         if sensor not in checkpoint.sensors:
             raise
     return sensor_from_dict(checkpoint.sensors[sensor])
-
-
-def entry_sensor(entry: ImageEntry) -> Sensor:
-    """Make the sensor of an image of a list: with its bands, and stored by default as the list says."""
-    named = entry.source.encoding or entry.sensor.default_encoding
-    stored = dict(entry.encoding)
-    if all(dict(band.encodings).get(named) == stored[band.name] for band in entry.sensor.bands):
-        return replace(entry.sensor, default_encoding=named)
-    bands = tuple(replace(band, encodings=((_DECLARED, stored[band.name]),)) for band in entry.sensor.bands)
-    return replace(entry.sensor, bands=bands, default_encoding=_DECLARED)
 
 
 def read_bands(

@@ -28,7 +28,7 @@ from anyband.errors import GeometryError, RasterError, nearest_name
 from anyband.sensors.sensor import Sensor
 from anyband.shapes import Array
 
-__all__ = ["RasterReader", "open_raster"]
+__all__ = ["RasterReader", "open_raster", "open_sheet"]
 
 _NETCDF_ENDINGS = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
 
@@ -152,7 +152,7 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
     with contextlib.ExitStack() as opened:
 
         def sheet(path: Path) -> Sheet:
-            one = _open_sheet(path, source)
+            one = open_sheet(path, time_index=source.time_index, time=source.time)
             opened.callback(one.close)
             return one
 
@@ -171,9 +171,19 @@ def _files(source: RasterSource, sensor: Sensor) -> list[Path]:
     return files
 
 
-def _open_sheet(path: Path, source: RasterSource) -> Sheet:
+def open_sheet(path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None) -> Sheet:
+    """Open one file of any format; the caller closes it.
+
+    Args:
+        path: to open.
+        time_index: which time of a file with a time axis.
+        time: or the time itself.
+
+    Raises:
+        RasterError: the file is missing, corrupt or no raster, or its time is not said.
+    """
     if path.suffix.lower() in _NETCDF_ENDINGS:
-        return NetcdfSheet(path, time_index=source.time_index, time=source.time)
+        return NetcdfSheet(path, time_index=time_index, time=time)
     return GdalSheet(path)
 
 
