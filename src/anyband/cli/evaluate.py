@@ -1,152 +1,156 @@
-"""`anyband evaluate knn|linear --checkpoint C --data FOLDER_OR_TABLE --sensor NAME`."""
+"""`anyband evaluate PROTOCOL [RECIPE] [KEY=VALUE ...] --checkpoint C --data FOLDER_OR_TABLE`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyband.cli.evaluate_options import PROTOCOL_NAMES, add_options, overrides_of, quick_recipe_of
+from anyband.cli.tables import plain_console, print_json, print_table
+
 if TYPE_CHECKING:
-    from anyband.data.labelled import LabelledImages
-    from anyband.sensors.sensor import Sensor
-    from anyband.tasks.evaluate import EvaluateOptions
-    from anyband.tasks.features import SensorEncoder
-    from anyband.tasks.results import Evaluation
+    from anyband.tasks.transfer.outputs import Written
+    from anyband.tasks.transfer.recipe import TransferRecipe
+    from anyband.tasks.transfer.run import RunOptions
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("protocol", choices=("knn", "linear"), help="nearest neighbours, or a linear probe")
-    parser.add_argument("--checkpoint", required=True, help="safetensors file, or a hub id")
+    parser.usage = (
+        "anyband evaluate PROTOCOL [RECIPE] [KEY=VALUE ...] [--checkpoint C] [--data FOLDER_OR_TABLE] [options]"
+    )
+    parser.add_argument("protocol", choices=PROTOCOL_NAMES, metavar="PROTOCOL", help=", ".join(PROTOCOL_NAMES))
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RECIPE KEY=VALUE",
+        help="YAML file or shipped recipe such as paper/table2_eurosat_linear; other values than the recipe's",
+    )
+    parser.add_argument("--checkpoint", help="safetensors file, or a hub id")
     parser.add_argument(
         "--data",
-        required=True,
-        type=Path,
-        help="folder of class folders, or CSV or Parquet of path and label; with a column `set`, of sets of images",
+        help="folder, CSV, Parquet or GeoParquet; `torchgeo:NAME` or a published set's name with --root; with a recipe "
+        "of a named set, its folder",
     )
-    parser.add_argument("--sensor", help="name in the catalogue, or a YAML file; of sets, where a row names none")
-    parser.add_argument("--bands", help="bands to use, by commas (default: all of the sensor)")
-    parser.add_argument("--encoding", help="how the numbers are stored (default: the sensor's; it is printed)")
-    parser.add_argument("--multi-label", action="store_true", help="images may have several labels")
-    parser.add_argument(
-        "--split", default="0.1,0.2", help="shares of val and test, where none is declared (default 0.1,0.2)"
+    parser.add_argument("--root", help="folder of a data set that --data names")
+    add_options(parser)
+    outputs = parser.add_argument_group("outputs")
+    outputs.add_argument("--out", type=Path, help="new folder for report, result, recipe and fitted weights")
+    outputs.add_argument(
+        "--results", type=Path, default=Path("results.parquet"), help="file that results are appended to"
     )
-    parser.add_argument("--untrained", action="store_true", help="also score the architecture before training")
-    parser.add_argument("--baseline", action="store_true", help="also score means and deviations of the bands")
-    parser.add_argument(
-        "--statistics",
-        help="'data' to count them on the training images, or a chip store, or a JSON or YAML file "
-        "(default: the checkpoint's, else the catalogue's)",
-    )
-    parser.add_argument("--pool", choices=("cls", "mean"), default="cls", help="vector of an image, or of a set")
-    parser.add_argument(
-        "--no-metadata",
-        action="store_true",
-        help="do not tell where, how finely and when the images of sets were taken",
-    )
-    parser.add_argument("--img-size", type=int, help="pixels to which images are resized (default: checkpoint's)")
-    parser.add_argument("--k", type=int, default=20, help="neighbours (default 20)")
-    parser.add_argument("--epochs", type=int, default=100, help="of the linear probe (default 100)")
-    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
-    parser.add_argument("--batch-size", type=int, default=64, help="images encoded at once")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    parser.add_argument("--seed", type=int, default=0, help="of split, probe and bootstrap")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--out", type=Path, help="write JSON here too")
+    outputs.add_argument("--no-results", action="store_true", help="append nothing")
+    outputs.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    outputs.add_argument("--dry-run", action="store_true", help="check everything, estimate time and memory, and stop")
+    outputs.add_argument("--cache", type=Path, help="folder of kept features (default: in the user's cache folder)")
+    outputs.add_argument("--no-cache", action="store_true", help="keep no features")
+    outputs.add_argument("--download", action="store_true", help="let a named data set be fetched")
+    outputs.add_argument("--device", default="cpu", help="cpu, cuda, …")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import json
-    from dataclasses import replace
+    from anyband.tasks.transfer.outputs import Outputs, write_outputs
+    from anyband.tasks.transfer.run import evaluate
 
-    from anyband.tasks.evaluate import EvaluateOptions, ScoreOptions, read_split_images
-    from anyband.tasks.features import load_encoder
-    from anyband.tasks.knn import KnnOptions
-    from anyband.tasks.linear import LinearOptions
-    from anyband.tasks.results import checkpoint_name, evaluation_to_dict, print_evaluation, write_evaluation
-    from anyband.whole_files import check_target
-
-    if arguments.out:
-        check_target(arguments.out)
-    encoder = load_encoder(arguments.checkpoint, device=arguments.device)
-    _check_sensor(encoder, arguments)
-    val_share, test_share = _shares(arguments.split)
-    images = read_split_images(
-        arguments.data,
-        multi_label=arguments.multi_label,
-        val_share=val_share,
-        test_share=test_share,
-        seed=arguments.seed,
-        sensor=arguments.sensor,
-    )
-    options = EvaluateOptions(
-        score=ScoreOptions(
-            protocol=arguments.protocol,
-            knn=KnnOptions(k=arguments.k),
-            linear=LinearOptions(epochs=arguments.epochs),
-            seed=arguments.seed,
-            device=arguments.device,
-            shown=True,
-        ),
-        pool=arguments.pool,
-        img_size=arguments.img_size,
-        precision=arguments.precision,
-        batch_size=arguments.batch_size,
-        encoding=arguments.encoding,
-        statistics=arguments.statistics,
-        untrained=arguments.untrained,
-        baseline=arguments.baseline,
-        metadata=not arguments.no_metadata,
-    )
-    evaluation = _evaluation(encoder, images, options, arguments)
-    evaluation = replace(
-        evaluation,
-        checkpoint=checkpoint_name(arguments.checkpoint),
-        data=f"{arguments.data.name} {evaluation.data}",
-    )
-    if arguments.out:
-        write_evaluation(arguments.out, evaluation)
+    recipe = _recipe(arguments)
+    options = _options(arguments)
+    if arguments.dry_run:
+        return _dry_run(recipe, arguments, options)
+    outputs = Outputs(folder=arguments.out, results=None if arguments.no_results else arguments.results)
+    outputs.check()
+    setting, outcomes = evaluate(recipe, arguments.protocol, options)
+    written = write_outputs(setting, outcomes, outputs)
     if arguments.json:
-        print(json.dumps(evaluation_to_dict(evaluation), ensure_ascii=False))
-    else:
-        print_evaluation(evaluation)
+        from anyband.tasks.transfer.result_records import row_to_dict
+
+        print_json({"results": [row_to_dict(row) for row in written.rows], "notes": list(written.notes)})
+        return 0
+    _print(written, arguments)
     return 0
 
 
-def _check_sensor(encoder: "SensorEncoder", arguments: argparse.Namespace) -> None:
-    """Refuse an unknown sensor before any image is looked for."""
-    if arguments.sensor is not None:
-        _sensor(encoder, arguments)
+def _print(written: "Written", arguments: argparse.Namespace) -> None:
+    from anyband.tasks.transfer.result_tables import group_table, grouped
+
+    console = plain_console()
+    row = written.rows[0]
+    counts = ", ".join(f"{name} {count}" for name, count in row.num_samples.items())
+    console.print(f"{row.protocol}: {row.checkpoint} ({row.checkpoint_hash[:8]}) on {row.data} ({counts})")
+    for note in dict.fromkeys(note for one in written.rows for note in one.notes):
+        console.print(note)
+    for group in grouped(written.rows, None):
+        header, texts = group_table(group, None)
+        print_table(console, "", header, texts)
+    console.print("in brackets 95 % bootstrap intervals over test samples; validation chose, test is only reported")
+    if not arguments.no_results:
+        console.print(f"appended to {arguments.results}; `anyband results {arguments.results}` prints and compares")
+    for note in written.notes:
+        console.print(note)
+    if arguments.out is not None:
+        console.print(f"report: {arguments.out / 'report.html'}")
 
 
-def _sensor(encoder: "SensorEncoder", arguments: argparse.Namespace) -> "Sensor":
-    from anyband.errors import InputError
-    from anyband.tasks.readings import checkpoint_sensor
+def _recipe(arguments: argparse.Namespace) -> "TransferRecipe":
+    """Read the recipe that is named, or make one from the options."""
+    from anyband.errors import RecipeError
+    from anyband.tasks.transfer.recipe_files import load_transfer_recipe, transfer_recipe
 
-    if arguments.sensor is None:
-        raise InputError("say with --sensor what the images were taken by; only the rows of sets have their own")
-    sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)
-    return sensor.select(name.strip() for name in arguments.bands.split(",")) if arguments.bands else sensor
-
-
-def _evaluation(
-    encoder: "SensorEncoder", images: "LabelledImages", options: "EvaluateOptions", arguments: argparse.Namespace
-) -> "Evaluation":
-    from anyband.errors import InputError
-    from anyband.tasks.evaluate import evaluate_images
-    from anyband.tasks.set_evaluate import evaluate_sets
-
-    if not images.members:
-        return evaluate_images(encoder, images, _sensor(encoder, arguments), options)
-    if arguments.bands:
-        raise InputError("images of sets have bands of their own: name them in the table's column `bands`")
-    return evaluate_sets(encoder, images, options)
+    names = [word for word in arguments.words if "=" not in word]
+    if len(names) > 1:
+        raise RecipeError(f"'{names[1]}' is neither KEY=VALUE nor the only recipe; one recipe was named: '{names[0]}'")
+    words = [word for word in arguments.words if "=" in word]
+    arguments.words = words
+    overrides = overrides_of(arguments)
+    if names:
+        overrides += _data_of_recipe(load_transfer_recipe(names[0]), arguments)
+        return load_transfer_recipe(names[0], [*overrides, *words])
+    if arguments.data is None and not any(word.startswith("data.source=") for word in words):
+        raise RecipeError("say what to evaluate on: name a recipe, or give --data a folder, a table or a data set")
+    if arguments.data is not None:
+        overrides.append(f"data.source={_quoted(arguments.data)}")
+    return transfer_recipe(quick_recipe_of(arguments), [*overrides, *words])
 
 
-def _shares(text: str) -> tuple[float, float]:
-    from anyband.errors import InputError
+def _data_of_recipe(recipe: "TransferRecipe", arguments: argparse.Namespace) -> list[str]:
+    """Take --data as the folder of a set that the recipe names, else as other data."""
+    from anyband.data.supervised.opening import is_named
 
-    try:
-        val_share, test_share = (float(part) for part in text.split(","))
-    except ValueError as problem:
-        raise InputError(f"--split takes the shares of val and test, such as 0.1,0.2; found '{text}'") from problem
-    return val_share, test_share
+    if arguments.data is None:
+        return []
+    named = is_named(recipe.data.source) and not is_named(arguments.data)
+    return [f"data.{'root' if named else 'source'}={_quoted(arguments.data)}"]
+
+
+def _quoted(text: str) -> str:
+    import json
+
+    return json.dumps(text)
+
+
+def _options(arguments: argparse.Namespace) -> "RunOptions":
+    from anyband.tasks.transfer.run import RunOptions
+
+    return RunOptions(
+        device=arguments.device,
+        cache=None if arguments.no_cache else arguments.cache or _cache_folder(),
+        download=arguments.download,
+        shown=not arguments.json,
+    )
+
+
+def _cache_folder() -> Path:
+    # Source: XDG Base Directory Specification 0.8.
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "anyband" / "features"
+
+
+def _dry_run(recipe: "TransferRecipe", arguments: argparse.Namespace, options: "RunOptions") -> int:
+    from anyband.tasks.transfer.dry_run import dry_run
+
+    found = dry_run(recipe, protocol=arguments.protocol, options=options)
+    if arguments.json:
+        print_json(found.to_dict())
+    else:
+        print("\n".join(found.lines))
+    return 0 if found.ok else 1

@@ -165,6 +165,11 @@ def _regress(setting: Setting) -> list[Outcome]:
 
 
 def check_kind(kind: TaskKind, protocol: Protocol) -> None:
+    """See that a protocol is for what is predicted.
+
+    Raises:
+        RecipeError: it is for other kinds; they are named.
+    """
     """See that a protocol is for data of a kind.
 
     Raises:
@@ -178,6 +183,12 @@ def check_kind(kind: TaskKind, protocol: Protocol) -> None:
 
 
 def check_data(data: TaskData, recipe: TransferRecipe, protocol: Protocol) -> None:
+    """See that samples have as many images, and of such sensors, as protocol and fusion need.
+
+    Raises:
+        RecipeError: the protocol is for other kinds of data.
+        InputError: too few images, too many, or of differing sensors.
+    """
     """See that the images of the samples go with the protocol and the fusion.
 
     Raises:

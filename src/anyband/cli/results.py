@@ -1,0 +1,170 @@
+"""`anyband results [FILE]`: print the table of results, and compare two of them, or all with one."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyband.cli.tables import plain_console, print_json, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from anyband.tasks.metric_facts import MetricName
+    from anyband.tasks.transfer.comparison import Difference
+    from anyband.tasks.transfer.result_records import ResultRow
+    from anyband.tasks.transfer.result_tables import Compared, ResultFilter
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=Path("results.parquet"), help="the table (default results.parquet)"
+    )
+    parser.add_argument("--data", help="only of these data: part of their name, or the beginning of their fingerprint")
+    parser.add_argument("--protocol", help="only of this protocol")
+    parser.add_argument("--features", help="only of these features, for example encoder: part of their name")
+    parser.add_argument("--metric", help="only this metric, for example accuracy or miou")
+    compare = parser.add_mutually_exclusive_group()
+    compare.add_argument("--compare", nargs=2, metavar=("A", "B"), help="A less B, paired by test sample; ids")
+    compare.add_argument("--against", metavar="A", help="every result less A, paired by test sample; an id")
+    parser.add_argument("--seed", type=int, default=0, help="of the intervals of differences (default 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print or compare."""
+    from anyband.tasks.transfer.result_store import read_results
+    from anyband.tasks.transfer.result_tables import filtered
+
+    metric = _metric(arguments.metric)
+    comparing = arguments.compare or arguments.against
+    rows = read_results(arguments.file, evidence=bool(comparing))
+    if arguments.compare:
+        _compare_two(rows, arguments, metric)
+    elif arguments.against:
+        _compare_all(rows, arguments, metric)
+    else:
+        _list(filtered(rows, _filter(arguments)), metric, as_json=arguments.json)
+    return 0
+
+
+def _metric(name: str | None) -> "MetricName | None":
+    from anyband.errors import InputError, nearest_name
+    from anyband.tasks.metric_facts import METRICS
+
+    if name is not None and name not in METRICS:
+        raise InputError(f"there is no metric '{name}' ({', '.join(METRICS)}){nearest_name(name, METRICS)}")
+    return name
+
+
+def _filter(arguments: argparse.Namespace) -> "ResultFilter":
+    from anyband.tasks.transfer.result_tables import ResultFilter
+
+    return ResultFilter(data=arguments.data, protocol=arguments.protocol, features=arguments.features)
+
+
+def _list(rows: "Sequence[ResultRow]", metric: "MetricName | None", *, as_json: bool) -> None:
+    from anyband.errors import InputError
+    from anyband.tasks.transfer.result_records import row_to_dict
+    from anyband.tasks.transfer.result_tables import group_table, grouped
+
+    groups = grouped(rows, metric)
+    if metric is not None and not groups:
+        raise InputError(f"none of the {len(rows)} results has the metric '{metric}'")
+    if as_json:
+        print_json({"results": [row_to_dict(row) for group in groups for row in group.rows]})
+        return
+    console = plain_console()
+    for group in groups:
+        counts = ", ".join(f"{name} {count}" for name, count in group.rows[0].num_samples.items())
+        header, texts = group_table(group, metric)
+        print_table(console, f"{group.data} ({group.fingerprint[:8]}); samples: {counts}", header, texts)
+    total = f"{len(rows)} result{'s' * (len(rows) != 1)}"
+    console.print(f"{total}; in brackets 95 % bootstrap intervals over test samples; the best stand first")
+
+
+def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:
+    from anyband.tasks.metric_facts import METRICS_OF
+    from anyband.tasks.transfer.comparison import difference
+    from anyband.tasks.transfer.result_records import find_row, short_id
+
+    first, second = (find_row(rows, identity) for identity in arguments.compare)
+    assert first.evidence is not None
+    assert second.evidence is not None
+    names = [metric] if metric else METRICS_OF[first.kind]
+    found = [difference(first.evidence, second.evidence, name, seed=arguments.seed) for name in names]
+    if arguments.json:
+        print_json({"first": first.id, "second": second.id, "differences": [_plain(one) for one in found]})
+        return
+    console = plain_console()
+    console.print(f"A {short_id(first.id)}: {_said(first)}", f"B {short_id(second.id)}: {_said(second)}", sep="\n")
+    texts = [_difference_cells(one) for one in found]
+    print_table(console, f"{found[0].num_samples} test samples", ("metric", "A", "B", *_DIFFERENCE_HEADER), texts)
+    _explain(console)
+
+
+def _compare_all(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:
+    from anyband.tasks.metric_facts import METRICS, METRICS_OF
+    from anyband.tasks.transfer.result_records import find_row, short_id
+    from anyband.tasks.transfer.result_tables import compared_with, filtered
+
+    reference = find_row(rows, arguments.against)
+    name = metric or METRICS_OF[reference.kind][0]
+    found = compared_with(reference, filtered(rows, _filter(arguments)), name, seed=arguments.seed)
+    if arguments.json:
+        print_json({"reference": reference.id, "compared": [_plain_compared(one) for one in found]})
+        return
+    console = plain_console()
+    console.print(f"B {short_id(reference.id)}: {_said(reference)}")
+    sign = -1 if METRICS[name].higher_is_better else 1
+    able = [(one.row, one.difference) for one in found if one.difference is not None]
+    able.sort(key=lambda pair: sign * pair[1].value)
+    texts = [(short_id(row.id), row.protocol, row.features, *_difference_cells(one)) for row, one in able]
+    header = ("id", "protocol", "features", "metric", "A", "B", *_DIFFERENCE_HEADER)
+    if texts:
+        print_table(console, f"{reference.data}: {reference.num_samples['test']} test samples", header, texts)
+        _explain(console)
+    unable = [one for one in found if one.difference is None]
+    if unable:
+        shown = ", ".join(short_id(one.row.id) for one in unable[:5]) + " …" * (len(unable) > 5)
+        console.print(f"{len(unable)} not compared ({shown}): {unable[0].reason}")
+    if not found:
+        console.print("there is no other result to compare with it")
+
+
+_DIFFERENCE_HEADER = ("A − B", "resamples with A > B", "better")
+
+
+def _difference_cells(one: "Difference") -> tuple[str, ...]:
+    from anyband.tasks.metric_facts import value_text
+    from anyband.tasks.transfer.comparison import difference_text
+    from anyband.tasks.transfer.result_tables import metric_title
+
+    values = (value_text(one.metric, one.first), value_text(one.metric, one.second))
+    better = {True: "A", False: "B", None: "open"}[one.better]
+    return metric_title(one.metric), *values, difference_text(one), f"{one.share_above:.1%}", better
+
+
+def _plain(one: "Difference") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(one), "first_is_better": one.better}
+
+
+def _plain_compared(one: "Compared") -> dict[str, Any]:
+    found = None if one.difference is None else _plain(one.difference)
+    return {"id": one.row.id, "difference": found, "reason": one.reason}
+
+
+def _said(row: "ResultRow") -> str:
+    return f"{row.protocol}, {row.features}, recipe {row.recipe}, {row.checkpoint} on {row.data}"
+
+
+def _explain(console: "Console") -> None:
+    console.print(
+        "differences are paired by test sample: in every resample both are scored on the same samples; in brackets "
+        "95 % bootstrap intervals; where they hold 0, which is better is open"
+    )

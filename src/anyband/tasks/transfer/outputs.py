@@ -1,0 +1,106 @@
+"""What an evaluation leaves behind: rows in the table of results, and a folder with a report and fitted weights."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from anyband import __version__
+from anyband.errors import OutputError
+from anyband.tasks.transfer.records import Outcome
+from anyband.tasks.transfer.result_records import ResultRow, json_values, row_to_dict
+from anyband.tasks.transfer.result_rows import result_rows
+from anyband.tasks.transfer.result_store import append_results
+from anyband.tasks.transfer.setting import Setting
+from anyband.whole_files import check_target, whole_directory
+
+__all__ = ["Outputs", "Written", "write_outputs"]
+
+_UNSAFE = str.maketrans(dict.fromkeys(" /%+", "_"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Where results go."""
+
+    folder: Path | None = None
+    """New folder for the report and what belongs to it; None: none."""
+    results: Path | None = None
+    """Table that results are appended to; None: none."""
+
+    def check(self) -> None:
+        """See before any work that results can be written.
+
+        Raises:
+            OutputError: the folder exists, or a file can't be written.
+        """
+        if self.folder is not None:
+            if self.folder.exists():
+                raise OutputError(f"'{self.folder}' exists already; remove it or name another folder")
+            check_target(self.folder)
+        if self.results is not None:
+            check_target(self.results)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was written."""
+
+    rows: tuple[ResultRow, ...]
+    """One for each outcome, with the ids that they have in the table."""
+    notes: tuple[str, ...]
+    """What became of rows that the table had already."""
+
+
+def write_outputs(setting: Setting, outcomes: Sequence[Outcome], outputs: Outputs) -> Written:
+    """Score outcomes, write the folder, and append to the table; each appears whole or not at all.
+
+    The folder holds `report.html`, `result.json`, `recipe.yaml` (with every key), and for each outcome with something
+    fitted its weights as `NAME.safetensors`.
+
+    Args:
+        setting: that they were found with.
+        outcomes: the encoder's first.
+        outputs: where to.
+
+    Raises:
+        OutputError: no room, or no permission.
+        InputError: the table is none.
+    """
+    rows = result_rows(setting, outcomes)
+    if outputs.folder is not None:
+        with whole_directory(outputs.folder) as beside:
+            _write_folder(beside, setting, outcomes, rows)
+    notes: tuple[str, ...] = ()
+    if outputs.results is not None:
+        notes = append_results(outputs.results, rows).notes
+    return Written(rows=tuple(rows), notes=notes)
+
+
+def _write_folder(folder: Path, setting: Setting, outcomes: Sequence[Outcome], rows: Sequence[ResultRow]) -> None:
+    from anyband.tasks.transfer.task_report import write_report
+
+    result = {"anyband": __version__, "results": [row_to_dict(row) for row in rows]}
+    (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    recipe = json_values({**asdict(setting.recipe), "protocol": setting.protocol})
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    for outcome, row in zip(outcomes, rows, strict=True):
+        if outcome.model:
+            _write_weights(folder / f"{outcome.features.translate(_UNSAFE)}.safetensors", outcome, row)
+    write_report(folder / "report.html", setting, outcomes, rows)
+
+
+def _write_weights(path: Path, outcome: Outcome, row: ResultRow) -> None:
+    from safetensors.torch import save_file
+
+    header = {
+        "anyband_task": row.protocol,
+        "classes": json.dumps(outcome.evidence.classes),
+        "checkpoint": row.checkpoint,
+        "checkpoint_hash": row.checkpoint_hash,
+        "settings": json.dumps(row.settings),
+    }
+    weights = {name: value.detach().cpu().contiguous() for name, value in outcome.model.items()}
+    save_file(weights, path, metadata=header)
