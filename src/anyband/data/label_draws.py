@@ -35,7 +35,11 @@ def draw_halves(
             indices, test_size=share, random_state=seed % 2**32, stratify=classes, shuffle=True
         )
     except ValueError as problem:
-        raise InputError(f"{len(indices)} images can't be split with a share of {share:g}: {problem}") from problem
+        of = "" if classes is None else f" of {len(np.unique(classes))} classes"
+        raise InputError(
+            f"{len(indices)} images{of} can't be split with a share of {share:g}: {problem}; take a larger share, add "
+            "images, or declare a column `split`"
+        ) from problem
     return first, second
 
 

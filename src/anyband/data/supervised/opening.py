@@ -26,7 +26,7 @@ def open_task_data(spec: DataSpec, *, seed: int, download: bool = False) -> Task
     from anyband.data.supervised.fractions import take_fraction
 
     data = _opened(spec, seed=seed, download=download)
-    check_task_data(data)
+    check_task_data(data, needs_validation=spec.split.val > 0)
     return take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
 
 
