@@ -113,8 +113,11 @@ def found_data(spec: DataSpec, samples: Sequence[FoundSample], about: FoundSet, 
 
     Raises:
         ManifestError: a list names a sample that is not there, or two samples have one name.
+        RecipeError: blocks, which are for maps.
         InputError: parts that can't be drawn.
     """
+    if spec.split.blocks is not None:
+        raise RecipeError(f"split.blocks are for maps of labels; '{spec.source}' has {about.kind}")
     _check_names(samples, spec)
     samples, notes = _listed(samples, spec, about.lists)
     targets = _targets(samples, about)

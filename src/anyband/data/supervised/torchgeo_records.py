@@ -77,7 +77,7 @@ class TorchgeoSet:
     """What can be predicted; the first one where nothing is asked."""
     images: tuple[ImageSlot, ...]
     """Of each sample."""
-    splits: Mapping[Split, str] = field(default_factory=dict)
+    splits: Mapping[Split, Any] = field(default_factory=dict)
     """Value of the class's argument for each part; empty: the class has no parts."""
     split_argument: str = "split"
     """Name of that argument."""
@@ -196,7 +196,7 @@ def _parsed(raw: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     unknown = sorted(set(raw) - known)
     if unknown:
         raise ManifestError(f"{where}: unknown key '{unknown[0]}'{nearest_name(unknown[0], known)}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    values = {key: _frozen(value) for key, value in raw.items()}
     values.pop("like", None)
     kind = values.pop("kind", ())
     values["kinds"] = kind if isinstance(kind, tuple) else (kind,)
@@ -208,7 +208,12 @@ def _parsed(raw: Mapping[str, Any], *, where: str) -> dict[str, Any]:
 
 def _slots(raw: Any) -> tuple[ImageSlot, ...]:
     """Make the slots that a table lists."""
-    return tuple(ImageSlot(**{key: tuple(v) if isinstance(v, list) else v for key, v in one.items()}) for one in raw)
+    listed: list[dict[str, Any]] = [dict(one) for one in raw]
+    return tuple(ImageSlot(**{key: _frozen(value) for key, value in one.items()}) for one in listed)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
@@ -226,6 +231,6 @@ def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
         changed = dict(by_value[value] or {})
         if "images" in changed:
             changed["images"] = _slots(changed["images"])
-        fields_of: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in changed.items()}
+        fields_of: dict[str, Any] = {key: _frozen(value) for key, value in changed.items()}
         one = replace(one, **fields_of)
     return one

@@ -75,6 +75,8 @@ def _class(name: str) -> Any:
 def _root(spec: DataSpec, one: TorchgeoSet) -> Path:
     if spec.root is None:
         raise ManifestError(f"'{spec.source}' needs `root`, the folder that holds it{_wanted(one)}")
+    if spec.split.blocks is not None or spec.tile_px is not None:
+        raise RecipeError(f"`split.blocks` and `tile_px` need to know where pixels lie, which '{spec.source}' hides")
     if spec.split.lists is not None:
         raise ManifestError(
             f"'{spec.source}' has parts of its own, so file lists don't apply; "
