@@ -11,10 +11,12 @@ import pytest
 from anyband.data.chip_index import Split
 from anyband.data.supervised.records import Sample, SampleImage, TaskData
 from anyband.data.tiles import Grid
+from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of
 from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
+from anyband.models.encodings import EncodingConfig
 from anyband.models.smarties import Smarties
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import load_ranges
@@ -50,6 +52,25 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_encoder(tiny_checkpoint: Path) -> SensorEncoder:
     """The checkpoint's encoder; each test has its own, because training changes it."""
     return SensorEncoder(load_checkpoint(tiny_checkpoint)).eval()
+
+
+@pytest.fixture
+def informed_encoder() -> SensorEncoder:
+    """An encoder of sets that is told where, how finely, when and by what images were taken; as large as the other."""
+    ranges = load_ranges("smarties_v1")
+    encoder = EncoderConfig(
+        img_size=_SIZE_PX,
+        patch_size=8,
+        embed_dim=32,
+        depth=4,
+        num_heads=2,
+        num_ranges=len(ranges.ranges),
+        encodings=EncodingConfig(place=True, resolution=True, date=True, source=True),
+    )
+    decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
+    config = AutoencoderConfig(encoder=encoder, decoder=decoder, images="set")
+    state = state_of(SetAutoencoder(config, seed=0))
+    return SensorEncoder(Checkpoint(config=config, state=state, ranges=ranges)).eval()
 
 
 @pytest.fixture(scope="session")

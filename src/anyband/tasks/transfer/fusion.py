@@ -5,14 +5,14 @@ those of A²-MAE (arXiv 2406.08079).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from anyband.errors import InputError, nearest_name
+from anyband.errors import InputError
 from anyband.models.encoder import TokenSets
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.masking import smallest_first
@@ -56,9 +56,6 @@ class FusedEncoder(nn.Module):
 
     def __init__(self, encoder: SensorEncoder, *, fusion: Fusion, pool: Pool, seed: int, metadata: bool) -> None:
         super().__init__()
-        for found, allowed in ((fusion, get_args(Fusion)), (pool, get_args(Pool))):
-            if found not in allowed:
-                raise InputError(f"'{found}' is not one of {', '.join(allowed)}{nearest_name(found, allowed)}")
         self.encoder = encoder
         self.fusion = fusion
         self.pool = pool
