@@ -121,15 +121,16 @@ def check_listed_once(paths: Sequence[Path], name: str) -> None:
     Raises:
         ManifestError: one is.
     """
-    folders: dict[Path, Path] = {}
-    seen: set[Path] = set()
-    for path in paths:
+    folders: dict[str, str] = {}
+    seen: set[str] = set()
+    for path in map(str, paths):
         # The ways to half a million files go through few folders.
-        parent = folders.get(path.parent)
+        folder, last = os.path.split(path)
+        parent = folders.get(folder)
         if parent is None:
-            parent = folders[path.parent] = path.parent.resolve()
-        is_plain = path.name != ".." and not path.is_symlink()
-        found = parent / path.name if is_plain else path.resolve()
+            parent = folders[folder] = os.path.realpath(folder)
+        is_plain = last != ".." and not os.path.islink(path)  # noqa: PTH114 (half a million)
+        found = os.path.join(parent, last) if is_plain else os.path.realpath(path)  # noqa: PTH118 (half a million)
         if found in seen:
             raise ManifestError(
                 f"'{name}' lists '{found}' more than once; an image in two places would leak from one split into "

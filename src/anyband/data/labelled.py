@@ -197,8 +197,9 @@ def _with_entries(images: LabelledImages, form: LabelForm, *, folder: Path) -> L
             f"nothing says which sensor the images in '{folder}' are of; name it in the recipe, `data.sensors`"
         )
     maker, cells = EntryMaker(folder), [slot.cells for slot in form.slots]
-    names = [path.relative_to(folder).as_posix() for path in images.paths]
-    return replace(images, members=tuple(tuple(maker.entry(name, one) for one in cells) for name in names))
+    start = len(str(folder / "x")) - 1
+    members = (tuple(maker.entry(str(path)[start:], path, one) for one in cells) for path in images.paths)
+    return replace(images, members=tuple(members))
 
 
 def _images_of(class_folder: Path) -> list[Path]:
@@ -252,7 +253,7 @@ def read_label_table(table: Path, *, form: LabelForm | None = None) -> LabelledI
     check_listed_once(paths, str(table))
     if not form.entries:
         return images
-    entries = set_entries(columns, path_column=path_column, table=table, slots=form.slots)
+    entries = set_entries(columns, images.paths, path_column=path_column, table=table, slots=form.slots)
     return replace(images, members=tuple(entries))
 
 
@@ -265,7 +266,7 @@ def _as_sets(
     columns_of: tuple[str, str],
 ) -> LabelledImages:
     path_column, label_column = columns_of
-    entries = set_entries(columns, path_column=path_column, table=table, slots=slots)
+    entries = set_entries(columns, images.paths, path_column=path_column, table=table, slots=slots)
     labels = [";".join(sorted(names)) for names in map(labels_in, columns[label_column])]
     said = {"label": labels} | {name: list(columns[name]) for name in ("split", "place") if name in columns}
     groups = grouped_rows(columns["set"], said, table)

@@ -7,12 +7,16 @@ from pathlib import Path
 from anyband.data.manifest import COLUMNS, ImageEntry, parse_entry
 from anyband.data.rasters.records import RasterSource
 from anyband.errors import AnybandError, ManifestError
+from anyband.progress import progress
 from anyband.sensors.catalogue import find_sensor_name
 
 __all__ = ["EntryMaker", "Slot", "grouped_rows", "set_entries"]
 
 # What a set says as a whole, and what isn't of its images.
 _OF_SETS = ("place", "split")
+# chosen: fewer rows are read within two seconds.
+_SHOWN_FROM = 20_000
+_SHOWN_EVERY = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,33 +49,34 @@ class EntryMaker:
         self._folder = folder
         self._made: dict[object, ImageEntry] = {}
 
-    def entry(self, path: str, cells: Mapping[str, str]) -> ImageEntry:
+    def entry(self, name: str, path: Path, cells: Mapping[str, str]) -> ImageEntry:
         """Make an image.
 
         Args:
-            path: of its file or folder, or of several, joined by `;`.
+            name: of its file or folder, as the table writes it.
+            path: the same, found.
             cells: other columns of a manifest.
 
         Raises:
             ManifestError: a cell is wrong.
             CatalogueError: the sensor, a band or the encoding is unknown.
         """
-        key = (*cells.items(), *self._order(path, cells))
+        # Whether bands are found by order or by name depends on the file.
+        kind = (path.suffix.casefold(), path.is_dir()) if "bands" in cells else ()
+        key = (*cells.items(), *kind)
         made = self._made.get(key)
         if made is None:
-            made = self._made[key] = parse_entry({**cells, "path": path}, folder=self._folder)
-        paths = tuple(self._folder / item.strip() for item in path.split(";") if item.strip())
-        return replace(made, name=path, source=replace(made.source, paths=paths))
-
-    def _order(self, path: str, cells: Mapping[str, str]) -> tuple[object, ...]:
-        # Whether bands are found by order or by name depends on the files.
-        if "bands" not in cells:
-            return ()
-        return (path.count(";"), Path(path).suffix.casefold(), (self._folder / path).is_dir())
+            made = self._made[key] = parse_entry({**cells, "path": name}, folder=self._folder)
+        return replace(made, name=name, source=replace(made.source, paths=(path,)))
 
 
 def set_entries(
-    columns: Mapping[str, Sequence[str]], *, path_column: str, table: Path, slots: Sequence[Slot] = ()
+    columns: Mapping[str, Sequence[str]],
+    paths: Sequence[Path],
+    *,
+    path_column: str,
+    table: Path,
+    slots: Sequence[Slot] = (),
 ) -> list[tuple[ImageEntry, ...]]:
     """Read each row as an image of a manifest; columns that a manifest doesn't have are left alone.
 
@@ -80,7 +85,8 @@ def set_entries(
 
     Args:
         columns: of the table.
-        path_column: which has the paths.
+        paths: found, of each row.
+        path_column: which has the paths as written.
         table: for messages, and because paths are relative to it.
         slots: for rows that name no sensor; a row that names a slot's sensor has that slot's bands and encoding,
             where it names none.
@@ -91,24 +97,33 @@ def set_entries(
     known = [name for name in columns if name in COLUMNS and name not in (*_OF_SETS, path_column)]
     maker = EntryMaker(table.parent)
     positions = _positions(columns["set"]) if "set" in columns else [None] * len(columns[path_column])
+    rows = list(zip(columns[path_column], paths, positions, strict=True))
     entries: list[tuple[ImageEntry, ...]] = []
+    with progress("read the table", len(rows), shown=len(rows) > _SHOWN_FROM) as advance:
+        for number, (name, path, position) in enumerate(rows, start=1):
+            cells = {column: text for column in known if (text := columns[column][number - 1].strip())}
+            try:
+                said = _cells_of_images(cells, slots, position)
+                entries.append(tuple(maker.entry(name.strip(), path, one) for one in said))
+            except AnybandError as problem:
+                raise ManifestError(f"row {number} of '{table}': {problem}") from problem
+            if number % _SHOWN_EVERY == 0:
+                advance(_SHOWN_EVERY)
+    if "set" in columns:
+        _check_distinct(entries, table)
+    return entries
+
+
+def _check_distinct(entries: Sequence[Sequence[ImageEntry]], table: Path) -> None:
+    """Refuse an image that is in two sets, or twice in one. Sensors may share a folder of bands."""
     first_row: dict[tuple[RasterSource, str], int] = {}
-    for number, path in enumerate(columns[path_column], start=1):
-        cells = {name: columns[name][number - 1].strip() for name in known}
-        cells = {name: text for name, text in cells.items() if text}
-        try:
-            said = _cells_of_images(cells, slots, positions[number - 1])
-            row = tuple(maker.entry(path.strip(), one) for one in said)
-        except AnybandError as problem:
-            raise ManifestError(f"row {number} of '{table}': {problem}") from problem
+    for number, row in enumerate(entries, start=1):
         for entry in row:
-            first = first_row.setdefault((entry.source, entry.sensor.name if len(slots) > 1 else ""), number)
+            first = first_row.setdefault((entry.source, entry.sensor.name), number)
             if first != number:
                 raise ManifestError(
                     f"rows {first} and {number} of '{table}' are of one image, '{entry.name}'; keep one"
                 )
-        entries.append(row)
-    return entries
 
 
 def _positions(names: Sequence[str]) -> list[int | None]:

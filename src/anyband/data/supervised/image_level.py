@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -220,10 +221,11 @@ class _Sensors:
         return self._by_encoding[key]
 
     def facts(self, entry: ImageEntry) -> str:
-        """Write what decides how an image is read, and when it was taken; no paths."""
+        """Hash what decides how an image is read, and say when it was taken; no paths."""
         key = id(entry.encoding)
         if key not in self._facts:
             source, sensor = entry.source, entry.sensor
             how = (source.bands, source.time_index, source.time, source.nodata, source.valid_values)
-            self._facts[key] = repr((sensor.name, sensor.band_names, entry.encoding, how, source.valid_variable))
+            written = repr((sensor.name, sensor.band_names, entry.encoding, how, source.valid_variable))
+            self._facts[key] = blake2b(written.encode(), digest_size=8).hexdigest()
         return f"{self._facts[key]} {entry.datetime}"
