@@ -44,6 +44,11 @@ class BandReading:
     """Where the normalisation statistics come from."""
 
     @property
+    def from_checkpoint(self) -> bool:
+        """Whether the statistics are those that the checkpoint was trained with."""
+        return self.statistics_source == _TRAINED
+
+    @property
     def support(self) -> dict[str, float]:
         """How well the trained ranges back each band asked for, 0 to 1."""
         return dict(zip(self.assignment.asked, self.assignment.support, strict=True))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from anyband.data.supervised.records import DataSpec, TaskData
 from anyband.errors import InputError, RecipeError, TrainingError
-from anyband.models.checkpoint import Checkpoint, save_checkpoint
+from anyband.models.checkpoint import save_checkpoint
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Sensor
 from anyband.tasks.features import SensorEncoder, load_encoder
@@ -79,7 +80,7 @@ def test_numbers_are_learned_in_their_own_unit(number_data: TaskData, make_setti
     outcome = finetune(make_setting(data, _fitting(epochs=15)))[0]
     truth, predicted = outcome.evidence.arrays["truth"], outcome.evidence.arrays["predicted"]
     assert np.sqrt(np.mean((truth - predicted) ** 2)) < 0.6 * truth.std()
-    assert outcome.chosen["validation −rmse"] < 0
+    assert outcome.chosen["validation minus rmse"] < 0
 
 
 def test_images_of_two_sensors_are_learned(pair_data: TaskData, make_setting: MakeSetting) -> None:
@@ -155,23 +156,36 @@ def test_everything_is_learned_where_nothing_is_frozen(class_data: TaskData, mak
 
 @pytest.mark.parametrize("mode", ["trained", "lora"])
 def test_what_is_handed_out_predicts_what_was_reported(
-    mode: str, class_data: TaskData, make_setting: MakeSetting, tmp_path: object
+    mode: str, class_data: TaskData, make_setting: MakeSetting, tmp_path: Path
 ) -> None:
     setting = make_setting(class_data, _fitting(encoder=mode, base_lr=1e-2))
     outcome = finetune(setting)[0]
-    state = {name: one for name, one in outcome.model.items() if not name.startswith("head.")}
-    whole = setting.encoders["encoder"].checkpoint
-    config = replace(
-        whole.config, encoder=replace(whole.config.encoder, positions="trained" if mode == "trained" else "fixed")
-    )
-    checkpoint = Checkpoint(config=config, state=state, ranges=whole.ranges)
-    save_checkpoint(tmp_path / "tuned.safetensors", checkpoint)  # type: ignore[operator]
-    loaded = replace(setting, encoders={"encoder": load_encoder(tmp_path / "tuned.safetensors")})  # type: ignore[operator]
+    save_checkpoint(tmp_path / "tuned.safetensors", outcome.checkpoint)
+    loaded = replace(setting, encoders={"encoder": load_encoder(tmp_path / "tuned.safetensors")})
     model = ImageModel(loaded.fused("encoder"), num_slots=1, num_outputs=3, seed=0)
     model.head.load_state_dict({"weight": outcome.model["head.weight"], "bias": outcome.model["head.bias"]})
     predicted = predict(model, setting.reader, class_data.part("test"), _FIT)
     np.testing.assert_allclose(predicted, outcome.evidence.arrays["scores"], atol=1e-5)
     assert all(one.is_contiguous() and one.device.type == "cpu" for one in outcome.model.values())
+    assert set(outcome.model) == {*outcome.checkpoint.state, "head.weight", "head.bias"}
+
+
+def test_a_tuned_checkpoint_reads_a_new_sensor_as_it_was_trained(
+    class_data: TaskData, make_setting: MakeSetting, tmp_path: Path
+) -> None:
+    recipe = replace(_fitting(new_ranges="with_rest", epochs=1), input=_COUNTED)
+    data = _as_landsat(class_data)
+    setting = make_setting(data, recipe)
+    save_checkpoint(tmp_path / "tuned.safetensors", finetune(setting)[0].checkpoint)
+    reading = load_encoder(tmp_path / "tuned.safetensors").reading(data.sensors[0][0])
+    counted = setting.reader.reading(data.sensors[0][0]).normalisation
+    assert reading.from_checkpoint
+    assert (reading.normalisation.p01, reading.normalisation.std) == (counted.p01, counted.std)
+    assert set(reading.assignment.origin) == {"exact"}
+
+
+def test_a_frozen_encoder_is_not_handed_out(class_data: TaskData, make_setting: MakeSetting) -> None:
+    assert finetune(make_setting(class_data, _fitting(encoder="frozen", epochs=1)))[0].checkpoint is None
 
 
 def test_the_head_handed_out_gives_numbers_in_their_own_unit(number_data: TaskData, make_setting: MakeSetting) -> None:

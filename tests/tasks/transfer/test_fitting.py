@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from anyband.errors import InputError, TrainingError
+from anyband.errors import InputError, RecipeError, TrainingError
 from anyband.models.encoder import Encoder, EncoderConfig
 from anyband.shapes import Array
 from anyband.tasks.transfer.fit_schedule import FitSchedule, layer_ids, parameter_groups, peak_rate
@@ -181,6 +181,11 @@ def test_nothing_to_train_is_an_error() -> None:
     model = _line().requires_grad_(requires_grad=False)
     with pytest.raises(InputError, match="nothing of the network is trained"):
         fit(model, _task(), _RECIPE, seed=0)
+
+
+def test_half_precision_on_a_cpu_is_refused() -> None:
+    with pytest.raises(RecipeError, match="16-mixed needs a GPU; on a CPU use bf16-mixed"):
+        fit(_line(), _task(), replace(_RECIPE, precision="16-mixed"), seed=0)
 
 
 def test_no_training_samples_are_an_error() -> None:

@@ -134,7 +134,7 @@ def test_numbers_are_probed_by_ridge_regression(number_data: TaskData, make_sett
     arrays = outcome.evidence.arrays
     spread = arrays["truth"].std()
     assert np.sqrt(np.mean((arrays["truth"] - arrays["predicted"]) ** 2)) < 0.5 * spread
-    assert {"penalty", "validation −rmse"} == set(outcome.chosen)
+    assert {"penalty", "validation minus rmse"} == set(outcome.chosen)
 
 
 def test_the_epoch_is_chosen_by_validation(class_data: TaskData, make_setting: MakeSetting) -> None:

@@ -1,5 +1,6 @@
 """Encoders made ready for training on a task: which of their weights are learned, and from where they start."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,9 @@ from anyband.errors import RecipeError
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.encodings import sincos_positions
 from anyband.models.layout import to_published
+from anyband.sensors.records import sensor_to_dict
 from anyband.tasks.features import SensorEncoder
+from anyband.tasks.readings import BandReading
 from anyband.tasks.train import seeded
 from anyband.tasks.transfer.new_ranges import (
     added_ranges,
@@ -26,7 +29,7 @@ from anyband.tasks.transfer.recipe import FitRecipe, LoraRecipe, TransferRecipe
 if TYPE_CHECKING:
     from peft import LoraModel
 
-__all__ = ["AdaptedEncoder", "adapt", "checkpoint_of"]
+__all__ = ["AdaptedEncoder", "adapt", "checkpoint_of", "tuned_checkpoint"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -81,6 +84,25 @@ def checkpoint_of(encoder: SensorEncoder) -> Checkpoint:
     state = {f"encoder.{name}": tensor for name, tensor in encoder.encoder.state_dict().items()}
     config = replace(encoder.checkpoint.config, encoder=encoder.config)
     return replace(encoder.checkpoint, config=config, state=to_published(state))
+
+
+def tuned_checkpoint(encoder: SensorEncoder, readings: Iterable[BandReading]) -> Checkpoint:
+    """Make a checkpoint of an encoder that was trained on a task: its sensors are read from now on as they were there.
+
+    Args:
+        encoder: settled.
+        readings: of the sensors of the task; of several choices of bands of one sensor, the largest counts.
+    """
+    checkpoint = checkpoint_of(encoder)
+    chosen = {one.asked.name: one for one in sorted(readings, key=lambda one: len(one.asked.bands))}
+    normalised = {name: one.normalisation.to_dict() for name, one in chosen.items() if not one.from_checkpoint}
+    sensors = {name: sensor_to_dict(chosen[name].asked) for name in normalised}
+    return replace(
+        checkpoint,
+        normalisations={**checkpoint.normalisations, **normalised},
+        sensors={**checkpoint.sensors, **sensors},
+        step=None,
+    )
 
 
 def _check(fit: FitRecipe) -> None:

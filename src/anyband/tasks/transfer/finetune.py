@@ -10,16 +10,18 @@ from torch.nn import functional
 
 from anyband.data.supervised.records import TaskData
 from anyband.errors import InputError, RecipeError
+from anyband.models.checkpoint import Checkpoint
 from anyband.randomness import generator
 from anyband.shapes import Array, Float, Int
 from anyband.tasks.labels import LabelledFeatures, check_same_classes
 from anyband.tasks.metrics import metric_value
-from anyband.tasks.transfer.adapt import AdaptedEncoder, adapt, checkpoint_of
+from anyband.tasks.transfer.adapt import AdaptedEncoder, adapt, checkpoint_of, tuned_checkpoint
 from anyband.tasks.transfer.fit_schedule import parameter_groups
 from anyband.tasks.transfer.fitting import FitResult, FitTask, fit, predicting
 from anyband.tasks.transfer.fusion import FusedEncoder
 from anyband.tasks.transfer.inputs import TaskReader
 from anyband.tasks.transfer.mix_images import mixed_samples, mixes
+from anyband.tasks.transfer.new_ranges import sensors_of
 from anyband.tasks.transfer.probes import VALIDATION_SCORES, check_parts, evidence_of
 from anyband.tasks.transfer.recipe import FitRecipe
 from anyband.tasks.transfer.records import Evidence, Outcome, TaskBatch
@@ -150,6 +152,7 @@ def _finetuned(setting: Setting, name: str) -> Outcome:
         chosen={"epoch": result.best_epoch, f"validation {VALIDATION_SCORES[data.kind]}": result.best_score},
         curves={"training loss": result.losses, "validation": result.validation},
         model=_weights(adapted, model.head, scale),
+        checkpoint=_tuned(adapted, reader, recipe.fit),
         notes=(*adapted.notes, counts),
     )
 
@@ -248,6 +251,12 @@ def _restored(outputs: Float[Array, "sample 1"], scale: _Scale) -> Float[Array, 
 def _evidence(data: TaskData, samples: Int[Array, " sample"], outputs: Array, scale: _Scale) -> Evidence:
     predicted = _restored(outputs, scale) if data.kind == "number" else outputs
     return evidence_of(data, samples, predicted)
+
+
+def _tuned(adapted: AdaptedEncoder, reader: TaskReader, recipe: FitRecipe) -> Checkpoint | None:
+    if recipe.encoder == "frozen" and not adapted.new_ranges:
+        return None
+    return tuned_checkpoint(adapted.encoder, [reader.reading(sensor) for sensor in sensors_of(reader.data)])
 
 
 def _weights(adapted: AdaptedEncoder, head: nn.Linear, scale: _Scale) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_check
 import torch
 from torch import Tensor, nn
 
-from anyband.errors import InputError, TrainingError
+from anyband.errors import InputError, RecipeError, TrainingError
 from anyband.models.encoder import set_fused_attention
 from anyband.progress import Advance, progress
 from anyband.shapes import Array, Float, Int
@@ -105,6 +105,7 @@ def fit(
 
     Raises:
         InputError: nothing to fit, or nothing to fit it to.
+        RecipeError: the device can't compute in the precision.
         TrainingError: a loss or a validation score is not finite.
     """
     if task.steps_per_epoch < 1:
@@ -260,6 +261,8 @@ def _make_fabric(device: str, recipe: FitRecipe) -> "Fabric":
     from anyband.tasks.steps import without_announcements
 
     target = torch.device(device)
+    if target.type == "cpu" and recipe.precision == "16-mixed":
+        raise RecipeError("fit.precision=16-mixed needs a GPU; on a CPU use bf16-mixed or 32-true")
     devices = 1 if target.type == "cpu" else [target.index or 0]
     with without_announcements():
         return Fabric(accelerator=target.type, devices=devices, precision=recipe.precision)

@@ -9,6 +9,7 @@ import yaml
 
 from anyband import __version__
 from anyband.errors import OutputError
+from anyband.models.checkpoint import save_checkpoint
 from anyband.tasks.transfer.records import Outcome
 from anyband.tasks.transfer.result_records import ResultRow, json_values, row_to_dict
 from anyband.tasks.transfer.result_rows import result_rows
@@ -58,7 +59,8 @@ def write_outputs(setting: Setting, outcomes: Sequence[Outcome], outputs: Output
     """Score outcomes, write the folder, and append to the table; each appears whole or not at all.
 
     The folder holds `report.html`, `result.json`, `recipe.yaml` (with every key), and for each outcome with something
-    fitted its weights as `NAME.safetensors`.
+    fitted its weights as `NAME.safetensors`; an encoder that was trained is beside it, as the checkpoint
+    `NAME_checkpoint.safetensors`.
 
     Args:
         setting: that they were found with.
@@ -87,8 +89,11 @@ def _write_folder(folder: Path, setting: Setting, outcomes: Sequence[Outcome], r
     recipe = json_values({**asdict(setting.recipe), "protocol": setting.protocol})
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
     for outcome, row in zip(outcomes, rows, strict=True):
+        name = outcome.features.translate(_UNSAFE)
         if outcome.model:
-            _write_weights(folder / f"{outcome.features.translate(_UNSAFE)}.safetensors", outcome, row)
+            _write_weights(folder / f"{name}.safetensors", outcome, row)
+        if outcome.checkpoint is not None:
+            save_checkpoint(folder / f"{name}_checkpoint.safetensors", outcome.checkpoint)
     write_report(folder / "report.html", setting, outcomes, rows)
 
 
@@ -102,5 +107,8 @@ def _write_weights(path: Path, outcome: Outcome, row: ResultRow) -> None:
         "checkpoint_hash": row.checkpoint_hash,
         "settings": json.dumps(row.settings),
     }
-    weights = {name: value.detach().cpu().contiguous() for name, value in outcome.model.items()}
+    elsewhere = {} if outcome.checkpoint is None else outcome.checkpoint.state
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in outcome.model.items() if name not in elsewhere
+    }
     save_file(weights, path, metadata=header)

@@ -23,7 +23,7 @@ from anyband.tasks.transfer.setting import Setting
 __all__ = ["VALIDATION_SCORES", "check_parts", "evidence_of", "knn", "linear", "score_vectors"]
 
 VALIDATION_SCORES: Mapping[TaskKind, str] = MappingProxyType(
-    {"class": "accuracy", "labels": "map_micro", "number": "−rmse"}
+    {"class": "accuracy", "labels": "map_micro", "number": "minus rmse"}
 )
 """What validation compares, by kind of data; higher is better."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from anyband.data.supervised.records import TaskKind
+from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.shapes import Array, Int, Num, Shaped
 
@@ -84,5 +85,7 @@ class Outcome:
     """Predicted maps of some test samples, by position in the data, for pictures."""
     model: Mapping[str, Tensor] = field(default_factory=dict)
     """Weights of what was fitted; empty where nothing was, or not kept."""
+    checkpoint: Checkpoint | None = None
+    """The encoder as it was trained here, to be used like any other; None: it was not."""
     notes: tuple[str, ...] = ()
     """What a reader should know."""
