@@ -54,6 +54,8 @@ class Picture:
     """What to look at, and what must be known about it."""
     pixels: bool = False
     """Enlarge small pictures with sharp pixels."""
+    full_size: bool = False
+    """Show it in its own size, to be scrolled; else it is as wide as the page at most."""
 
     def __post_init__(self) -> None:
         if not self.png.startswith(_PNG_SIGNATURE):
@@ -130,7 +132,7 @@ def _part_html(part: Part) -> str:
 
 def _picture_html(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
-    kind = ' class="pixels"' if picture.pixels else ""
+    kind = ' class="pixels"' if picture.pixels else ' class="full"' if picture.full_size else ""
     caption = f"<figcaption>{html.escape(picture.caption)}</figcaption>" if picture.caption else ""
     image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(picture.alt, quote=True)}">'
     return f"<figure{kind}>{image}{caption}</figure>"
