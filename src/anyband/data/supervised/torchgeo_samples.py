@@ -164,7 +164,8 @@ def read_sample(raw: Mapping[str, Any], reading: Reading, *, name: str) -> Sampl
     images = tuple(_image(dn, one, name=name) for dn, one in zip(slots, reading.sensors, strict=True))
     if reading.kind not in DENSE_KINDS:
         return Sample(images=images)
-    values = np.squeeze(np.asarray(raw[reading.target]))
+    values = np.asarray(raw[reading.target])
+    values = values[0] if values.ndim == 3 and len(values) == 1 else values
     if values.shape != images[0].dn.shape[1:]:
         raise InputError(f"'{name}' has a map of shape {values.shape} over an image of {images[0].dn.shape[1:]}")
     if reading.kind == "number_map":

@@ -203,12 +203,7 @@ def _kept_randomness() -> Iterator[None]:
 
 
 def _wanted(one: TorchgeoSet) -> str:
-    if one.layout:
-        return f". It wants: {one.layout.strip()}"
-    made = _class(one.name)
-    words = (getattr(made, name, None) for name in ("directory", "base_dir", "filename", "zipfilename"))
-    found = [word for word in words if isinstance(word, str)]
-    return f". It wants: {', '.join(found)}" if found else ""
+    return f". It wants: {one.layout.strip()}"
 
 
 def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed: int) -> TaskData:
