@@ -132,8 +132,8 @@ def _survey(data: TaskData, blocks: BlockSpec, labels: BlockLabels) -> list[_Lyi
 
 def _corner(grid: Grid, first: Grid, *, names: tuple[str, str]) -> tuple[int, int]:
     """Find where a sample begins, in pixels of the first sample of its place."""
-    begins = np.array(to_pixels(*grid.to_coordinates(0, 0), grid=first))
-    ends = np.array(to_pixels(*grid.to_coordinates(grid.height, grid.width), grid=first))
+    begins = np.array(to_pixels(*grid.to_coordinates(0.0, 0.0), grid=first))
+    ends = np.array(to_pixels(*grid.to_coordinates(float(grid.height), float(grid.width)), grid=first))
     whole = np.round(begins).astype(int)
     moved = np.abs([begins - whole, ends - whole - (grid.height, grid.width)]).max()
     if not same_crs(grid.crs, first.crs) or moved > _SHIFT_PX:

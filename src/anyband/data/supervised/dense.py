@@ -14,6 +14,7 @@ from anyband.data.supervised.contents import PARTIAL, contents_of, fingerprint_o
 from anyband.data.supervised.dense_parts import DenseParts, parts_of
 from anyband.data.supervised.dense_scenes import SHOWN_FROM, Scene, open_scenes, read_image
 from anyband.data.supervised.dense_tables import DenseItem, dense_items
+from anyband.data.supervised.found_samples import check_options
 from anyband.data.supervised.label_rasters import (
     ClassTable,
     check_values,
@@ -92,6 +93,7 @@ def open_dense(spec: DataSpec, *, seed: int) -> TaskData:
         InputError: labels that are no class, no labels at all, or a class that training lacks.
     """
     source = Path(spec.source)
+    check_options(spec, ("outside",))
     return dense_data(dense_items(source, spec), spec, name=source.stem if source.is_file() else source.name, seed=seed)
 
 

@@ -83,7 +83,7 @@ def matching_window(window: Window, grid: Grid, other: Grid, *, names: tuple[str
     return Window(row=int(whole[0]), col=int(whole[1]), height=int(size[0]), width=int(size[1]))
 
 
-def _position(corner: tuple[float, float], grid: Grid, other: Grid) -> tuple[float, float]:
+def _position(corner: tuple[int, int], grid: Grid, other: Grid) -> tuple[float, float]:
     """Where a corner of a pixel lies in another image, in its pixels; without georeference both show the same."""
     row, col = float(corner[0]), float(corner[1])
     if grid.crs is None or other.crs is None:
