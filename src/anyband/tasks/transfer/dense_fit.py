@@ -137,7 +137,7 @@ def _parts(setting: Setting, task: DenseTask, name: str) -> _Parts:
     if adapted is not None:
         reader = TaskReader(adapted.encoder, data, recipe) if adapted.new_ranges else setting.reader
         network = MapNetwork(head, blocks=blocks, encoder=encoder)
-        samples: MapSamples = ReadSamples(reader, native=recipe.input.resize == "native")
+        samples: MapSamples = ReadSamples(reader, native=recipe.input.resize == "native", frozen=False)
     else:
         network = MapNetwork(
             head, blocks=blocks, frozen=frozen_levels(encoder, blocks, precision=recipe.input.precision)
@@ -152,7 +152,7 @@ def _frozen_samples(setting: Setting, frozen: FrozenEncoder) -> MapSamples:
     patch_size = setting.encoders[frozen.name].config.patch_size
     if stays_the_same(setting) and fits_memory(setting, width=width, num_levels=num_levels, patch_size=patch_size):
         return KnownSamples(setting, frozen)
-    return ReadSamples(setting.reader, native=setting.recipe.input.resize == "native")
+    return ReadSamples(setting.reader, native=setting.recipe.input.resize == "native", frozen=True)
 
 
 def _is_frozen(fit_recipe: FitRecipe) -> bool:

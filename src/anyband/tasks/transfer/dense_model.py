@@ -142,21 +142,20 @@ class MapNetwork(nn.Module):
             raise InputError("these levels were not made ahead, and there is no encoder to make them")
         return self._frozen(batch)
 
-    def outputs(self, batch: TaskBatch | LevelBatch) -> Float[Tensor, "sample output row col"]:
-        """Compute the outputs at the head's own resolution."""
-        return self.head.outputs(self.levels(batch))
+    def known(self, batch: TaskBatch) -> LevelBatch:
+        """Make the levels of a batch, to be kept on the CPU."""
+        with torch.no_grad():
+            levels = self.levels(batch.to(next(self.head.parameters()).device))
+        return LevelBatch(samples=batch.samples, levels=tuple(level.cpu() for level in levels), size=input_size(batch))
 
-    def forward(
-        self, batch: TaskBatch | LevelBatch, *, step: int = 0, size: tuple[int, int] | None = None
-    ) -> Float[Tensor, "sample output row col"]:
-        """Compute the outputs of each pixel.
+    def forward(self, batch: TaskBatch | LevelBatch, *, step: int = 0) -> Float[Tensor, "sample output row col"]:
+        """Compute the outputs of each pixel of the network's input.
 
         Args:
             batch: samples.
             step: of training, for what is drawn.
-            size: of the result, pixels down and across; None: the input's.
         """
-        outputs: Tensor = self.head(self.levels(batch, step), input_size(batch) if size is None else size)
+        outputs: Tensor = self.head(self.levels(batch, step), input_size(batch))
         return outputs
 
 

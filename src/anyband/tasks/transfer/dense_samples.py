@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyband.data.tiles import Window
 from anyband.errors import InputError
 from anyband.shapes import Array, Int, Num
 from anyband.tasks.memory import available_bytes
@@ -50,15 +51,21 @@ class MapSamples(Protocol):
 class ReadSamples:
     """Samples that are read, and encoded, whenever they are needed.
 
+    Only windows of validation samples are encoded once, where the encoder is frozen: a large image has many, and each
+    epoch asks for all of them.
+
     Args:
         reader: of the samples.
         native: whether maps are predicted in windows of the images' own pixels.
+        frozen: whether levels never change.
     """
 
-    def __init__(self, reader: TaskReader, *, native: bool) -> None:
+    def __init__(self, reader: TaskReader, *, native: bool, frozen: bool) -> None:
         self._reader = reader
         self._native = native
         self._truths = _Truths(reader)
+        self._repeated = set(reader.data.part("val").tolist()) if frozen else set()
+        self._windows = _Windows(reader)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -77,7 +84,8 @@ class ReadSamples:
             yield from predict_whole(network, self._reader.batches(samples), read=read, size_of=self._truths.size)
             return
         for sample in samples.tolist():
-            windows = self._reader.windows(sample)
+            repeated = sample in self._repeated
+            windows = self._windows.of(network, sample) if repeated else self._reader.windows(sample)
             yield sample, predict_windows(network, windows, read=read, size=self._truths.size(sample))
 
     def truth(self, sample: int) -> Num[Array, "row col"]:
@@ -160,6 +168,29 @@ class KnownSamples:
             size=(size, size),
             targets=targets,
         )
+
+
+class _Windows:
+    """Levels of windows, held as long as there is room."""
+
+    def __init__(self, reader: TaskReader) -> None:
+        self._reader = reader
+        self._held: dict[int, list[tuple[LevelBatch, Window]]] = {}
+        free = available_bytes(torch.device("cpu"))
+        self._room = np.inf if free is None else _MEMORY_SHARE * free
+
+    def of(self, network: MapNetwork, sample: int) -> Iterator[tuple[LevelBatch, Window]]:
+        if sample in self._held:
+            yield from self._held[sample]
+            return
+        made = []
+        for batch, window in self._reader.windows(sample):
+            levels = network.known(batch)
+            self._room -= sum(level.nbytes for level in levels.levels)
+            made.append((levels, window))
+            yield levels, window
+        if self._room > 0:
+            self._held[sample] = made
 
 
 class _Truths:

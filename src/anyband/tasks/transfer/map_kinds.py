@@ -148,7 +148,7 @@ def confusion_of(
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
 
 
-def number_maps_of(maps: Iterable[Float[Array, "row col"]]) -> NumberMaps:
+def number_maps_of(maps: Iterable[Float[Array, "_ _"]]) -> NumberMaps:
     """Take mean and spread over all pixels that have a number; a spread of 0 counts as 1.
 
     Raises:
