@@ -170,7 +170,7 @@ def test_a_wrong_value_of_an_option_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_option_of_a_published_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        RecipeError, match=r"'fmow-pairs' has no option 'image' \(it has: images\); did you mean 'images'\?"
+        RecipeError, match=r"'fmow-pairs' has no option 'image' \(it has: images, absent\); did you mean 'images'\?"
     ):
         _open("fmow-pairs", tmp_path, image="rgb")
 
@@ -223,4 +223,13 @@ def test_fmow_tables_without_a_column_are_refused(tmp_path: Path) -> None:
     (tmp_path / "fmow-sentinel").mkdir()
     (tmp_path / "fmow-sentinel" / "train.csv").write_text("category,location,image_id,timestamp\n")
     with pytest.raises(ManifestError, match=r"has no column 'location_id'.*did you mean 'location'\?"):
+        _open("fmow-pairs", tmp_path)
+
+
+def test_an_image_number_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "fmow-sentinel").mkdir()
+    for name in ("train", "test_gt"):
+        table = tmp_path / "fmow-sentinel" / f"{name}.csv"
+        table.write_text("category,location_id,image_id,timestamp\nzoo,0,first,2016-08-15T10:20:30Z\n")
+    with pytest.raises(ManifestError, match=r"the table of train has the image_id 'first', which is no number"):
         _open("fmow-pairs", tmp_path)

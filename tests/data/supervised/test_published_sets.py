@@ -266,3 +266,17 @@ def test_opening_again_gives_the_same_fingerprint_and_other_images_another(bigea
         file.write(file.read() + 1)
     assert first.fingerprint == again.fingerprint
     assert first.fingerprint != _opened("bigearthnet-mm", bigearthnet).fingerprint
+
+
+def test_equal_patches_under_two_names_stay_in_one_part(bigearthnet: Path) -> None:
+    for part in ("train", "val", "test"):
+        (bigearthnet / f"{part}.csv").unlink()
+    for index in range(20, 26):
+        for folder, bands, number in (("BigEarthNet-v1.0", _S2_BANDS, 2), ("BigEarthNet-S1-v1.0", ["VV", "VH"], 1)):
+            name = f"S{number}_{index}"
+            said = {"corresponding_s2_patch": f"S2_{index}"} if number == 1 else {}
+            _patch(bigearthnet / folder / name, bands, ["Pastures"], seed=index // 2, **said)
+    data = _opened("bigearthnet-mm", bigearthnet, split=SplitSpec(val=0.3, test=0.3))
+    part_of = dict(zip(data.names, data.splits, strict=True))
+    assert all(part_of[f"S2_{index}"] == part_of[f"S2_{index + 1}"] for index in (20, 22, 24))
+    assert "3 samples have the files of another one; they are kept in its part" in data.notes

@@ -173,7 +173,7 @@ def test_parts_that_torchgeo_lacks_are_drawn_and_noted(monkeypatch: pytest.Monke
     _pretend(monkeypatch, [{"image": _image(3, 2, 2), "mask": torch.ones(2, 2)}] * 8)
     data = _opened("SpaceNet8")
     assert data.num_samples == {"train": 4, "val": 2, "test": 2}
-    assert any("has no parts; train, val and test are drawn" in note for note in data.notes)
+    assert any("train, val and test are drawn (seed 0)" in note for note in data.notes)
 
 
 def test_labels_are_read_where_torchgeo_lists_none(monkeypatch: pytest.MonkeyPatch) -> None:

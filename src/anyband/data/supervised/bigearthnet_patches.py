@@ -54,13 +54,14 @@ def open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
     Patches whose labels have no class among the 19 are left out, as its publishers do.
 
     Args:
-        spec: `root` is the folder; options `bands` (all, s1, s2) and `num_classes` (19, 43).
+        spec: `root` is the folder; options `bands` (all, s1, s2), `num_classes` (19, 43) and `absent`
+            (refuse, leave_out) for lists that name what is not there.
         seed: of parts that no list declares.
 
     Raises:
         ManifestError: the folder is not as it should be, or a label is unknown.
     """
-    check_options(spec, ("bands", "num_classes"))
+    check_options(spec, ("bands", "num_classes", "absent"))
     root = known_root(spec, wanted=_WANTED)
     bands = chosen_option(spec, "bands", ("all", "s1", "s2"))
     only_19 = chosen_option(spec, "num_classes", ("19", "43")) == "19"

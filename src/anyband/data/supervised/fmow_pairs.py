@@ -47,17 +47,18 @@ def open_fmow_pairs(spec: DataSpec, *, seed: int) -> TaskData:
     Images without a picture, and pairs of which a file is missing, are left out; their number is noted.
 
     Args:
-        spec: `root` holds `fmow-sentinel` and `fmow-rgb`; option `images` (all, rgb, s2).
+        spec: `root` holds `fmow-sentinel` and `fmow-rgb`; options `images` (all, rgb, s2) and `absent` (refuse,
+            leave_out) for lists that name what is not there.
         seed: of the validation part, where its table is missing.
 
     Raises:
         ManifestError: the folder is not as it should be.
     """
-    check_options(spec, ("images",))
+    check_options(spec, ("images", "absent"))
     root = known_root(spec, wanted=_WANTED)
     images = chosen_option(spec, "images", ("all", "rgb", "s2"))
     rows = [(part, row) for part in _TABLES for row in _rows(root, part)]
-    paired = [(part, row) for part, row in rows if int(row["image_id"]) < _FIRST_WITHOUT_PICTURE]
+    paired = [(part, row) for part, row in rows if _number(row, part) < _FIRST_WITHOUT_PICTURE]
     samples = [_sample(root, part, row, images) for part, row in paired]
     there = [one for one in samples if all(path.is_file() for source in one.sources for path in source.paths)]
     if not there:
@@ -92,6 +93,13 @@ def _rows(root: Path, part: Split) -> Iterator[dict[str, str]]:
                     f"{nearest_name(name, reader.fieldnames or ())}"
                 )
         yield from reader
+
+
+def _number(row: Mapping[str, str], part: Split) -> int:
+    try:
+        return int(row["image_id"])
+    except ValueError:
+        raise ManifestError(f"the table of {part} has the image_id '{row['image_id']}', which is no number") from None
 
 
 def _sample(root: Path, part: Split, row: Mapping[str, str], images: str) -> FoundSample:

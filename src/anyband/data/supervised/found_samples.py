@@ -95,7 +95,7 @@ def check_options(spec: DataSpec, allowed: Sequence[str]) -> None:
         RecipeError: there is one.
     """
     for name in spec.options:
-        if name not in allowed and name != "absent":
+        if name not in allowed:
             raise RecipeError(
                 f"'{spec.source}' has no option '{name}' (it has: {', '.join(allowed) or 'none'})"
                 f"{nearest_name(name, allowed)}"
@@ -122,9 +122,9 @@ def found_data(spec: DataSpec, samples: Sequence[FoundSample], about: FoundSet, 
     samples, notes = _listed(samples, spec, about.lists)
     targets = _targets(samples, about)
     places = tuple(one.place or one.name for one in samples) if any(one.place for one in samples) else ()
-    splits = drawn_parts([one.part for one in samples], targets, spec.split, places=places, seed=seed)
     names = tuple(one.name for one in samples)
     files = [tuple(path for source in one.sources for path in source.paths) for one in samples]
+    parts = drawn_parts([one.part for one in samples], targets, spec.split, files=files, places=places, seed=seed)
     settings = [*(f"{one.name} {one.default_encoding} {' '.join(one.band_names)}" for one in about.sensors)]
 
     def read(position: int) -> Sample:
@@ -135,13 +135,14 @@ def found_data(spec: DataSpec, samples: Sequence[FoundSample], about: FoundSet, 
         kind=about.kind,
         classes=about.classes,
         names=names,
-        splits=splits,
-        places=places,
+        splits=parts.splits,
+        places=parts.places,
         sensors=(about.sensors,) * len(samples),
         targets=targets,
         read=read,
-        fingerprint=quick_fingerprint(names, files, targets, splits, settings=settings),
-        notes=(*about.notes, *notes),
+        fingerprint=quick_fingerprint(names, files, targets, parts.splits, settings=settings),
+        contents=parts.contents,
+        notes=(*about.notes, *notes, *parts.notes),
         statistics=about.statistics,
     )
 

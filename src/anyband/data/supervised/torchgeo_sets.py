@@ -214,9 +214,9 @@ def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed
     files = [paths for item in items for paths in files_of(reading.one, item.data, root)]
     names = _names(reading.one, items, files, root)
     targets, classes = targets_of(reading, items), tuple(reading.classes.values())
-    parts = [item.part for item, _ in places]
+    declared = [item.part for item, _ in places]
     shown = _places(reading.one, names)
-    splits = drawn_parts(parts, targets, spec.split, places=shown, seed=seed)
+    parts = drawn_parts(declared, targets, spec.split, files=files, places=shown, seed=seed)
 
     def read(position: int) -> Sample:
         item, index = places[position]
@@ -227,13 +227,14 @@ def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed
         kind=reading.kind,
         classes=classes,
         names=names,
-        splits=splits,
-        places=shown,
+        splits=parts.splits,
+        places=parts.places,
         sensors=(reading.sensors,) * len(places),
         targets=targets,
         read=read,
-        fingerprint=quick_fingerprint(names, files, targets, splits, settings=_settings(spec, reading)),
-        notes=_notes(reading.one, parts, splits),
+        fingerprint=quick_fingerprint(names, files, targets, parts.splits, settings=_settings(spec, reading)),
+        contents=parts.contents,
+        notes=(*_notes(reading.one), *parts.notes),
         statistics=reading.one.statistics,
     )
 
@@ -264,12 +265,7 @@ def _settings(spec: DataSpec, reading: Reading) -> list[str]:
     return [reading.one.name, reading.kind, *sensors, *(f"{key}={spec.options[key]}" for key in sorted(spec.options))]
 
 
-def _notes(one: TorchgeoSet, parts: Sequence[Split | None], splits: Sequence[Split]) -> tuple[str, ...]:
-    notes = list(one.notes)
-    if None in parts:
-        notes.append(f"TorchGeo's '{one.name}' has no parts; train, val and test are drawn")
-    elif "val" not in parts and "val" in splits:
-        notes.append(f"TorchGeo's '{one.name}' has no validation part; it is drawn from training")
-    if not one.tested:
-        notes.append(f"the mapping of TorchGeo's '{one.name}' to sensors is not tested on its data")
-    return tuple(notes)
+def _notes(one: TorchgeoSet) -> tuple[str, ...]:
+    if one.tested:
+        return one.notes
+    return (*one.notes, f"the mapping of TorchGeo's '{one.name}' to sensors is not tested on its data")
