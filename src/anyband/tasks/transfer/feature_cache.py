@@ -48,13 +48,10 @@ class FeatureCache:
         """
         wanted = set(samples.tolist())
         for path in sorted(self._place(key).glob(f"*{_ENDING}")):
-            part = _read_part(path, key)
-            if part is None:
-                continue
-            rows = [row for row, sample in enumerate(part[0].tolist()) if sample in wanted]
-            wanted -= {int(part[0][row]) for row in rows}
-            if rows:
-                yield part[0][rows], tuple(tensor[rows] for tensor in part[1])
+            found = _read_part(path, key, wanted)
+            if found is not None:
+                wanted -= set(found[0].tolist())
+                yield found
             if not wanted:
                 return
 
@@ -98,23 +95,25 @@ def weights_hash(module: nn.Module) -> str:
     return state.hexdigest()
 
 
-def _read_part(path: Path, key: str) -> tuple[Int[Array, " sample"], tuple[Tensor, ...]] | None:
-    """Read a part; None where it is damaged or of something else."""
+def _read_part(path: Path, key: str, wanted: set[int]) -> tuple[Int[Array, " found"], tuple[Tensor, ...]] | None:
+    """Read the samples of a part that are wanted; None where there is none, or it is damaged or of something else."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != key:
+            metadata, names = file.metadata() or {}, list(file.keys())
+            if metadata.get("key") != key or "samples" not in names:
                 return None
-            names: list[str] = file.keys()
+            samples = file.get_tensor("samples").numpy()
+            rows = [row for row, sample in enumerate(samples.tolist()) if sample in wanted]
+            if not rows:
+                return None
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError):
         return None
-    levels = [tensors.get(f"level_{index}") for index in range(len(tensors) - 1)]
-    found = [level for level in levels if level is not None]
-    fits = "samples" in tensors and len(found) == len(levels) and metadata.get("digest") == _digest(tensors)
-    return (tensors["samples"].numpy(), tuple(found)) if fits else None
+    if metadata.get("digest") != _digest(tensors):
+        return None
+    return samples[rows], tuple(tensors[f"level_{index}"][rows] for index in range(len(tensors) - 1))
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

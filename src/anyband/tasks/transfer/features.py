@@ -202,10 +202,11 @@ def _extracted(
         raise InputError(f"no samples of '{images.reader.data.name}' were asked for; there is nothing to encode")
     names = images.reader.data.names
     rows = {name: _Rows(list(dict.fromkeys(wanted)), names) for name in makers}
-    kept = {name: _Kept(cache, "" if cache is None else _key(maker, images)) for name, maker in makers.items()}
+    keys = {name: "" if cache is None else _key(maker, images) for name, maker in makers.items()}
+    kept = {name: _Kept(cache, key) for name, key in keys.items()}
     if cache is not None:
-        for name, maker in makers.items():
-            for found, made in cache.read(_key(maker, images), np.array(wanted)):
+        for name, key in keys.items():
+            for found, made in cache.read(key, np.array(wanted)):
                 rows[name].fill(found, made)
     todo = list(dict.fromkeys(sample for one in rows.values() for sample in one.missing))
     if todo:

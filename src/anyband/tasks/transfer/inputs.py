@@ -75,6 +75,7 @@ class TaskReader:
         )
         self._told = recipe.input.metadata and config.encodings.any
         self._last: tuple[int, Sample] | None = None
+        self._compared: set[int] = set()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -235,9 +236,9 @@ class TaskReader:
 
     def _kinds(self, samples: Int[Array, " sample"]) -> list[list[int]]:
         """Sort samples by their sensors, kinds and samples in the order given."""
-        kinds: dict[object, list[int]] = {}
-        for sample in samples.tolist():
-            kinds.setdefault(self.data.sensors[sample], []).append(sample)
+        kinds: dict[int, list[int]] = {}
+        for sample, kind in zip(samples.tolist(), self._readings.kind_of[samples].tolist(), strict=True):
+            kinds.setdefault(kind, []).append(sample)
         return list(kinds.values())
 
     def _member(self, position: int) -> Member:
@@ -270,9 +271,7 @@ class TaskReader:
         images = tuple(
             image_batch(members, slot, self._readings.of(sensor), rules, placed) for slot, sensor in enumerate(sensors)
         )
-        facts: list[list[CheckedFacts]] = []
-        if self._told or len(sensors) > 1:
-            facts = [facts_of(member) for member in members]
+        facts = self._facts(members)
         return TaskBatch(
             images=images,
             sensors=tuple(sensor.name for sensor in sensors),
@@ -280,6 +279,16 @@ class TaskReader:
             metadata=sample_metadata(members, facts, rules, placed) if self._told else None,
             targets=self._targets(members, rules, placed) if targets else None,
         )
+
+    def _facts(self, members: Sequence[Member]) -> list[list[CheckedFacts]]:
+        """Take what is known of images where the network is told, or their footprints are not compared yet."""
+        positions = {member.position for member in members}
+        alone = len(members[0].sample.images) == 1
+        if not self._told and (alone or positions <= self._compared):
+            return []
+        facts = [facts_of(member) for member in members]
+        self._compared |= positions
+        return facts
 
     def _targets(self, members: Sequence[Member], rules: InputRules, boxes: Any) -> Num[Tensor, "sample ..."]:
         if self.data.is_dense:

@@ -16,10 +16,11 @@ from anyband.data.supervised.records import TaskData
 from anyband.errors import CatalogueError, InputError
 from anyband.progress import progress
 from anyband.sensors.sensor import BandStatistics, Sensor
-from anyband.shapes import Array, Bool
+from anyband.shapes import Array, Bool, Int
 from anyband.tasks.features import SensorEncoder
 from anyband.tasks.readings import BandReading
 from anyband.tasks.statistics import read_statistics
+from anyband.tasks.transfer.read_ahead import read_ahead
 from anyband.tasks.transfer.reading_samples import labelled_pixels
 
 __all__ = ["SensorReadings"]
@@ -44,7 +45,8 @@ class SensorReadings:
 
     def __init__(self, encoder: SensorEncoder, data: TaskData, statistics: str | None) -> None:
         self.statistics = None if statistics == "checkpoint" else statistics
-        self.sensors = tuple(dict.fromkeys(sensor for kind in dict.fromkeys(data.sensors) for sensor in kind))
+        self.kinds, self.kind_of = _kinds(data)
+        self.sensors = tuple(dict.fromkeys(sensor for kind in self.kinds for sensor in kind))
         self._encoder = encoder
         self._data = data
         self._readings: dict[Sensor, BandReading] = {}
@@ -127,8 +129,7 @@ class SensorReadings:
         counters = {sensor: StatisticsAccumulator(sensor.band_names) for sensor in self.sensors}
         shared = _shared_places(data)
         with progress("statistics of the training images", len(train), shown=shown) as advance:
-            for position in train.tolist():
-                sample = data.read(position)
+            for position, sample in zip(train.tolist(), read_ahead(data.read, train.tolist()), strict=True):
                 labelled = labelled_pixels(sample) if data.places and data.places[position] in shared else None
                 for image in sample.images:
                     decoding = normalisation_for(image.sensor, statistics=_uncounted(image.sensor))
@@ -145,7 +146,21 @@ class SensorReadings:
         return {sensor: counter.result() for sensor, counter in counters.items()}
 
     def _training_sensors(self) -> set[Sensor]:
-        return {sensor for position in self._data.part("train") for sensor in self._data.sensors[position]}
+        return {sensor for kind in set(self.kind_of[self._data.part("train")].tolist()) for sensor in self.kinds[kind]}
+
+
+def _kinds(data: TaskData) -> tuple[list[tuple[Sensor, ...]], Int[Array, " sample"]]:
+    """List the choices of sensors that samples have, and tell which each has."""
+    numbers: dict[tuple[Sensor, ...], int] = {}
+    # Most samples share their records, and comparing hundreds of bands takes a while.
+    seen: dict[tuple[int, ...], int] = {}
+    found = np.empty(len(data), dtype=np.int64)
+    for position, sensors in enumerate(data.sensors):
+        same = tuple(map(id, sensors))
+        if same not in seen:
+            seen[same] = numbers.setdefault(sensors, len(numbers))
+        found[position] = seen[same]
+    return list(numbers), found
 
 
 def _uncounted(sensor: Sensor) -> dict[str, BandStatistics]:
