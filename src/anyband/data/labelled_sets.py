@@ -146,7 +146,9 @@ def _cells_of_images(cells: dict[str, str], slots: Sequence[Slot], position: int
         filled = {} if slot is None else {name: text for name, text in slot.cells.items() if name not in own}
         return [{**filled, **cells}]
     if not slots:
-        return [cells]
+        raise ManifestError(
+            "'sensor' is missing; name it in the table's column `sensor`, or one for all images beside the table"
+        )
     if len(slots) == 1:
         return [{**slots[0].cells, **cells}]
     if position is None:

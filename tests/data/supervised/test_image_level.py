@@ -266,6 +266,7 @@ def test_sizes_may_be_compared_in_place_of_contents(tmp_path: Path) -> None:
         ({"sensors": ()}, ManifestError, r"nothing says which sensor the images in '.*' are of; name it in the recipe"),
         ({"sensors": ("rbg",)}, CatalogueError, "there is no sensor 'rbg'"),
         ({"bands": (("R",), ("G",))}, RecipeError, r"data\.bands has 2 entries, data\.sensors has 1"),
+        ({"bands": (("R",),), "sensors": ()}, RecipeError, "name them in the table's column `bands`"),
         ({"encodings": ("odd",)}, CatalogueError, "encoding 'odd' is not declared"),
         ({"options": {"absnet": "x"}}, RecipeError, r"data\.options has 'absnet'.*did you mean 'absent'"),
         (

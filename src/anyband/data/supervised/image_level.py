@@ -68,7 +68,12 @@ def _check_spec(spec: DataSpec) -> None:
 
 
 def _slots(spec: DataSpec) -> tuple[Slot, ...]:
-    for field, given in (("bands", spec.bands), ("encodings", spec.encodings)):
+    for field, given, column in (("bands", spec.bands, "bands"), ("encodings", spec.encodings, "encoding")):
+        if given and not spec.sensors:
+            raise RecipeError(
+                f"data.{field} are of images of data.sensors, which are not named; name the sensors too, or where "
+                f"each image has its own, name them in the table's column `{column}`"
+            )
         if given and len(given) != len(spec.sensors):
             raise RecipeError(
                 f"data.{field} has {len(given)} entries, data.sensors has {len(spec.sensors)}; give one for each "
