@@ -15,8 +15,9 @@ from PIL import Image
 
 from anyband.data.rasters.gdal import open_quietly
 from anyband.data.supervised.opening import open_task_data
+from anyband.data.supervised.published import list_published
 from anyband.data.supervised.records import DataSpec, SplitSpec, TaskData, TaskKind
-from anyband.data.supervised.torchgeo_records import find_torchgeo, torchgeo_names, variant_of
+from anyband.data.supervised.torchgeo_records import TorchgeoRow, find_torchgeo, torchgeo_names, variant_of
 from anyband.data.supervised.torchgeo_sets import list_torchgeo, open_torchgeo
 
 _PARTS = ("train", "val", "test")
@@ -355,3 +356,17 @@ def test_bigearthnet_v2_has_maps_where_they_are_asked_for(bigearthnet_v2: Path) 
     assert labels is not None
     assert labels.shape == (120, 120)
     assert {data.classes[index] for index in np.unique(labels[labels >= 0])} <= set(data.classes)
+
+
+@pytest.mark.parametrize("row", list_torchgeo(), ids=lambda row: row.name)
+def test_the_page_lists_the_set_as_the_table_does(row: TorchgeoRow) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    parts = ", ".join(row.splits) or "drawn"
+    usable = f"| `{row.name}` | {', '.join(row.kinds)} | {', '.join(row.sensors)} | {parts} | {row.state} |"
+    assert (f"| `{row.name}` | {row.note} |" if row.state == "not mapped" else usable) in page.splitlines()
+
+
+@pytest.mark.parametrize("name", list_published())
+def test_the_page_lists_the_published_set(name: str) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert f"| `{name}` |" in page
