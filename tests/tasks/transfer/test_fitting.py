@@ -15,7 +15,7 @@ from anyband.models.encoder import Encoder, EncoderConfig
 from anyband.shapes import Array
 from anyband.tasks.transfer.fit_schedule import FitSchedule, layer_ids, parameter_groups, peak_rate
 from anyband.tasks.transfer.fitting import FitTask, fit, predicting
-from anyband.tasks.transfer.recipe import FitRecipe
+from anyband.tasks.transfer.recipe import AugmentRecipe, FitRecipe, LoraRecipe
 
 _RECIPE = FitRecipe(epochs=4, batch_size=8, base_lr=0.05, lr_samples=None, warmup_epochs=0.0, weight_decay=0.0)
 
@@ -348,3 +348,21 @@ def test_the_rate_of_a_group_follows_the_schedule_and_its_scale() -> None:
     finally:
         hook.remove()
     assert rates == pytest.approx([0.025] * 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FitRecipe(patience=0), r"fit\.patience must be at least 1, found 0"),
+        (lambda: FitRecipe(lr_samples=0), r"fit\.lr_samples must be at least 1, found 0"),
+        (lambda: FitRecipe(clip_grad_norm=0.0), r"fit\.clip_grad_norm must be over 0, found 0"),
+        (lambda: FitRecipe(layer_decay=1.5), r"fit\.layer_decay must be over 0 and at most 1, found 1\.5"),
+        (lambda: LoraRecipe(rank=0), r"fit\.lora\.rank must be at least 1, found 0"),
+        (lambda: LoraRecipe(dropout=1.0), r"fit\.lora\.dropout must be at least 0 and under 1, found 1"),
+        (lambda: AugmentRecipe(mixup=-1.0), r"fit\.augment\.mixup must be at least 0, found -1"),
+        (lambda: AugmentRecipe(crop_area=(0.5, 0.2)), r"fit\.augment\.crop_area must be two rising shares"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make()

@@ -105,6 +105,15 @@ class AugmentRecipe:
     cutmix: float = 0.0
     """Alpha of cutmix; 0: none."""
 
+    def __post_init__(self) -> None:
+        need_at_least("fit.augment.mixup", self.mixup, 0)
+        need_at_least("fit.augment.cutmix", self.cutmix, 0)
+        least, largest = self.crop_area
+        need(
+            0 < least <= largest <= 1,
+            f"fit.augment.crop_area must be two rising shares over 0 and at most 1, found {least:g} and {largest:g}",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRecipe:
@@ -116,6 +125,11 @@ class LoraRecipe:
     """Scale of the update, over rank."""
     dropout: float = 0.0
     """On the update's input."""
+
+    def __post_init__(self) -> None:
+        need_at_least("fit.lora.rank", self.rank, 1)
+        need_over_0("fit.lora.alpha", self.alpha)
+        need(0 <= self.dropout < 1, f"fit.lora.dropout must be at least 0 and under 1, found {self.dropout:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +195,11 @@ class FitRecipe:
             0 <= self.warmup_epochs <= self.epochs,
             f"fit.warmup_epochs must be from 0 to fit.epochs {self.epochs}, found {self.warmup_epochs:g}",
         )
+        for name in ("lr_samples", "patience"):
+            if getattr(self, name) is not None:
+                need_at_least(f"fit.{name}", getattr(self, name), 1)
+        if self.clip_grad_norm is not None:
+            need_over_0("fit.clip_grad_norm", self.clip_grad_norm)
         for beta in self.betas:
             need_between("fit.betas", beta, 0.0, 1.0)
 
