@@ -17,10 +17,15 @@ from anyband.shapes import Array, Float, Int, Num
 
 __all__ = ["MapRow", "class_maps_png", "number_maps_png"]
 
-_CELL_IN = 2.5
-_LEGEND_IN = 2.0
-_TITLE_IN = 0.32
-_FONT = 9.0
+# chosen: few maps are large, and many fit a page with readable titles.
+_CELLS_IN = 9.0
+_LARGEST_CELL_IN = 2.6
+_SMALLEST_CELL_IN = 1.7
+_LEGEND_IN = 1.7
+_LINE_IN = 0.17
+# A letter is about 0.6 of its height, of which 72 make an inch.
+_LETTERS_PER_IN = 72 / (0.6 * 8.5)
+_FONT = 8.5
 _COLOUR_SCALE = "viridis"
 # chosen: a few odd pixels do not take the whole scale.
 _PERCENTILES = (1.0, 99.0)
@@ -37,7 +42,7 @@ class MapRow:
     pictures: tuple[Float[Array, "colour _ _"], ...]
     """Its images in [0, 1]; NaN where there is no data."""
     picture_titles: tuple[str, ...]
-    """What each image is."""
+    """What each image is; one or two lines."""
     truth: Num[Array, "_ _"]
     """Labels: class numbers, −1 where there is none; or numbers, NaN where there is none."""
     predicted: tuple[Num[Array, "_ _"], ...]
@@ -70,32 +75,37 @@ def number_maps_png(rows: Sequence[MapRow], *, label: str = "") -> bytes:
     figure, grid = _frame(rows)
     known = np.concatenate([one[np.isfinite(one)].ravel() for row in rows for one in (row.truth, *row.predicted)])
     low, high = np.percentile(known, _PERCENTILES) if len(known) else (0.0, 1.0)
-    scale = ScalarMappable(Normalize(float(low), float(max(high, low + 1e-12))), _COLOUR_SCALE)
+    scale = ScalarMappable(Normalize(float(low), float(high)), _COLOUR_SCALE)
     for axes, row in zip(grid, rows, strict=True):
         _draw_row(axes, row, [_scaled(one, scale) for one in (row.truth, *row.predicted)])
-    bar = figure.colorbar(scale, ax=grid.ravel().tolist(), shrink=min(1.0, 1.6 / len(rows)), extend="both")
+    bar = figure.colorbar(
+        scale, ax=[axes for row in grid for axes in row], shrink=min(1.0, 1.6 / len(rows)), extend="both"
+    )
     bar.set_label(label, fontsize=_FONT)
     bar.ax.tick_params(labelsize=8.5)
     return figure_png(figure)
 
 
-def _frame(rows: Sequence[MapRow]) -> tuple[Figure, Array]:
+def _frame(rows: Sequence[MapRow]) -> tuple[Figure, list[list[Axes]]]:
     counts = {len(row.pictures) + 1 + len(row.predicted) for row in rows}
     if len(counts) != 1:
         raise InputError(f"rows of maps need equally many maps, found {sorted(counts) or 'no row'}")
     columns = counts.pop()
+    cell_in = min(max(_CELLS_IN / columns, _SMALLEST_CELL_IN), _LARGEST_CELL_IN)
     aspect = min(max(row.truth.shape[0] / row.truth.shape[1] for row in rows), 2.0)
-    width_in = _CELL_IN * columns + _LEGEND_IN
-    figure = new_figure(width_in=width_in, height_in=(_CELL_IN * aspect + _TITLE_IN) * len(rows) + 0.3)
-    return figure, figure.subplots(len(rows), columns, squeeze=False)
+    height_in = (cell_in * aspect + 2 * _LINE_IN + 0.1) * len(rows) + 0.2
+    figure = new_figure(width_in=cell_in * columns + _LEGEND_IN, height_in=height_in)
+    return figure, figure.subplots(len(rows), columns, squeeze=False).tolist()
 
 
 def _draw_row(grid: Sequence[Axes], row: MapRow, maps: Sequence[Float[Array, "colour _ _"]]) -> None:
     titles = (*row.picture_titles, "labels", *row.predicted_titles)
+    letters = int(min(max(_CELLS_IN / len(titles), _SMALLEST_CELL_IN), _LARGEST_CELL_IN) * _LETTERS_PER_IN)
     for axes, picture, title in zip(grid, (*row.pictures, *maps), titles, strict=True):
         show_picture(axes, picture)
-        axes.set_title(shortened(title, 32), fontsize=_FONT)
-    grid[0].set_ylabel(shortened(row.title, 36), fontsize=_FONT)
+        lines = [shortened(line, letters) for line in title.splitlines()]
+        axes.set_title("\n".join(lines), fontsize=_FONT, linespacing=1.1)
+    grid[0].set_ylabel(shortened(row.title, letters), fontsize=_FONT)
 
 
 def _coloured(classes: Num[Array, "row col"], colours: ClassColours) -> Float[Array, "3 row col"]:

@@ -110,7 +110,8 @@ def value_text(metric: MetricName, value: float) -> str:
     """Write a value of a metric: a share in per cent without its sign, else four digits; a dash where undefined."""
     if not math.isfinite(value):
         return _UNKNOWN
-    return f"{100 * value:.1f}" if METRICS[metric].percent else f"{value:.4g}"
+    text = f"{100 * value:.1f}" if METRICS[metric].percent else f"{value:.4g}"
+    return text.replace("-", "−")
 
 
 def interval_text(metric: MetricName, low: float, high: float) -> str:

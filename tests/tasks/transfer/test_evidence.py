@@ -166,5 +166,5 @@ def test_every_metric_has_a_definition_and_belongs_to_a_kind() -> None:
 def test_shares_are_written_in_per_cent_and_errors_as_they_are() -> None:
     assert (value_text("accuracy", 0.6125), value_text("rmse", 1234.5678)) == ("61.3", "1235")
     assert interval_text("miou", 0.5, 0.75) == "50.0–75.0"
-    assert interval_text("r2", -0.25, 0.5) == "-0.25 to 0.5"
+    assert interval_text("r2", -0.25, 0.5) == "−0.25 to 0.5"
     assert value_text("r2", float("nan")) == interval_text("r2", float("nan"), 0.5) == "–"

@@ -122,7 +122,7 @@ def mistake_parts(data: TaskData, evidence: Evidence, features: str) -> tuple[Pa
     """Show the samples that went most wrong."""
     found = worst_mistakes(evidence)
     if not found:
-        return (Paragraph(text=f"{features}: none of the {len(evidence.samples)} test samples is wrong."),)
+        return (Paragraph(text=f"{features}: {_nothing_wrong(evidence)}."),)
     position = {name: index for index, name in enumerate(data.names)}
     pictures = []
     for mistake in found:
@@ -130,3 +130,10 @@ def mistake_parts(data: TaskData, evidence: Evidence, features: str) -> tuple[Pa
         pictures.append(SheetPicture(picture=sample_picture(image), lines=(*mistake.lines, mistake.sample)))
     caption = f"{features}: {RANKED_BY[evidence.kind]}, the worst first. The first image of each sample is shown."
     return (Picture(png=sheet_png(pictures), alt="pictures of the worst mistakes", caption=caption),)
+
+
+def _nothing_wrong(evidence: Evidence) -> str:
+    count = len(evidence.samples)
+    if evidence.kind == "labels":
+        return f"in each of the {count} test samples, all labels that hold are scored above those that do not"
+    return f"none of the {count} test samples is wrong"

@@ -18,7 +18,7 @@ from anyband.tasks.transfer.result_tables import metric_title
 
 __all__ = ["report_page", "write_report"]
 
-_INTERVALS = "In brackets: 95 % bootstrap intervals over test samples."
+_INTERVALS = "In brackets: 95 % bootstrap intervals over test samples"
 
 
 def write_report(path: Path, data: TaskData, outcomes: Sequence[Outcome], rows: Sequence[ResultRow]) -> None:
@@ -74,8 +74,8 @@ def _score_parts(rows: Sequence[ResultRow]) -> tuple[Part, ...]:
     names = METRICS_OF[rows[0].kind]
     header = ("features", "width", *map(metric_title, names))
     cells = tuple((row.features, str(row.width), *(score_text(row.score(name)) for name in names)) for row in rows)
-    definitions = " ".join(f"{METRICS[name].title}: {METRICS[name].definition}." for name in names)
-    scores = Table(header=header, rows=cells, caption=f"{_INTERVALS} {definitions}", strong_rows=(0,))
+    definitions = " · ".join(f"{METRICS[name].title}: {METRICS[name].definition}" for name in names)
+    scores = Table(header=header, rows=cells, caption=f"{_INTERVALS} · {definitions}.", strong_rows=(0,))
     if len(rows) == 1:
         return (scores,)
     return scores, _difference_table(rows)
