@@ -53,6 +53,12 @@ def test_an_empty_folder_says_what_torchgeo_wants_and_how_to_get_it(tmp_path: Pa
     assert "allow the download with `--download`" in str(problem.value)
 
 
+def test_a_folder_that_does_not_exist_is_told_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"nowhere' is no folder. It wants: SN7_buildings/train"):
+        _open("torchgeo:SpaceNet7", tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_part_without_a_class_is_told_in_torchgeos_words(tmp_path: Path) -> None:
     images = tmp_path / "UCMerced_LandUse" / "Images"
     for name in ("agricultural", "airplane"):
@@ -141,7 +147,7 @@ def test_a_published_set_without_a_folder_says_what_it_wants() -> None:
         _open("whu-rs19", None)
 
 
-def test_a_folder_that_does_not_exist_is_told(tmp_path: Path) -> None:
+def test_a_folder_of_a_published_set_that_does_not_exist_is_told(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nowhere' is no folder; 'bigearthnet-mm' wants: folders of patches"):
         _open("bigearthnet-mm", tmp_path / "nowhere")
 

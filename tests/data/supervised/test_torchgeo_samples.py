@@ -12,7 +12,14 @@ from PIL import Image
 from anyband.data.supervised import torchgeo_sets
 from anyband.data.supervised.records import DataSpec, SplitSpec, TaskData, TaskKind
 from anyband.data.supervised.torchgeo_sets import open_torchgeo
-from anyband.errors import InputError
+from anyband.errors import InputError, RasterError
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run where the pretended sets lie."""
+    (tmp_path / "nowhere").mkdir()
+    monkeypatch.chdir(tmp_path)
 
 
 def _pretend(
@@ -245,3 +252,24 @@ def test_torchgeos_own_class_reads_change_pairs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample.images[1].dn, stored)
     assert sample.class_map is not None
     assert set(np.unique(sample.class_map)) == {0, 1}
+
+
+def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+    for index in range(6):
+        _change_pair(tmp_path / "LEVIR-CD+" / ("train" if index < 4 else "test"), f"{index}", seed=index)
+    (tmp_path / "LEVIR-CD+" / "train" / "B" / "0.png").write_bytes(b"no picture")
+    spec = DataSpec(source="torchgeo:LEVIRCDPlus", root=str(tmp_path), split=SplitSpec(val=0.25, test=0.0))
+    data = open_torchgeo(spec, seed=0, download=False)
+    with pytest.raises(RasterError, match=r"TorchGeo can't read sample 'LEVIR-CD\+/train/A/0.png': cannot identify"):
+        data.read(0)
+
+
+def test_a_changed_file_of_all_samples_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [{"image": _image(12, 2, 2), "label": torch.tensor(index % 3)} for index in range(12)]
+    _pretend(monkeypatch, samples, per_part={part: list(range(12)) for part in ("train", "validation", "test")})
+    file = Path("nowhere") / "training.h5"
+    fingerprints = []
+    for text in ("first", "other", "first"):
+        file.write_text(text)
+        fingerprints.append(_opened("So2Sat").fingerprint)
+    assert fingerprints[0] == fingerprints[2] != fingerprints[1]

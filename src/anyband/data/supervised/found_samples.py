@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from anyband.data.chip_index import Split
-from anyband.data.rasters.reader import open_raster
 from anyband.data.rasters.records import RasterSource
 from anyband.data.supervised.named_sets import Targets, drawn_parts, quick_fingerprint
 from anyband.data.supervised.records import DataSpec, ListSpec, Sample, SampleImage, TaskData, TaskKind
@@ -177,6 +176,9 @@ def _targets(samples: Sequence[FoundSample], about: FoundSet) -> Targets:
 
 
 def _read(one: FoundSample, sensors: Sequence[Sensor]) -> Sample:
+    # Late: data are listed without a raster library.
+    from anyband.data.rasters.reader import open_raster
+
     images = []
     for source, sensor in zip(one.sources, sensors, strict=True):
         with open_raster(source, sensor) as reader:

@@ -23,13 +23,15 @@ from anyband.data.supervised.torchgeo_records import (
     variant_of,
 )
 from anyband.data.supervised.torchgeo_samples import Items, Reading, class_values, files_of, read_sample, targets_of
-from anyband.errors import ManifestError, RecipeError, nearest_name
+from anyband.errors import ManifestError, RasterError, RecipeError, nearest_name
 from anyband.sensors.sensor import Sensor
 from anyband.yaml_files import parse_yaml
 
 __all__ = ["list_torchgeo", "open_torchgeo"]
 
 _PREFIX = "torchgeo:"
+_HOW = ". Give its folder in `root`, or allow the download with `--download` where TorchGeo can fetch it"
+_ARCHIVES = (".zip", ".gz", ".tar", ".tgz")
 _OURS = {
     "root": "the folder is `root` of the data, not an option",
     "download": "the download is allowed by `--download`, not by an option",
@@ -58,6 +60,7 @@ def open_torchgeo(spec: DataSpec, *, seed: int, download: bool) -> TaskData:
     one = _selected(variant_of(one, arguments), arguments, spec)
     kind = _kind(spec, one)
     sensors = declared_slots(_described(one, spec), spec, name=spec.source)
+    _check_exists(root, one, download=download)
     given = {name: value for name, value in arguments.items() if name in spec.options or name in one.arguments}
     if "download" in inspect.signature(make).parameters:
         given["download"] = download
@@ -83,6 +86,12 @@ def _root(spec: DataSpec, one: TorchgeoSet) -> Path:
             "to use lists, open its folder of images as the source"
         )
     return Path(spec.root)
+
+
+def _check_exists(root: Path, one: TorchgeoSet, *, download: bool) -> None:
+    # Some of TorchGeo's classes make the folder that they look into.
+    if not download and not root.is_dir():
+        raise ManifestError(f"'{root}' is no folder{_wanted(one)}{_HOW}")
 
 
 def _arguments(spec: DataSpec, one: TorchgeoSet, make: Any) -> dict[str, Any]:
@@ -179,8 +188,7 @@ def _made(one: TorchgeoSet, make: Callable[[], Any], root: Path) -> Any:
             return make()
     except DatasetNotFoundError as problem:
         raise ManifestError(
-            f"'{root}' does not hold '{one.name}' as TorchGeo wants it{_wanted(one)}. Give its folder in `root`, or "
-            "allow the download with `--download` where TorchGeo can fetch it"
+            f"'{root}' does not hold '{one.name}' as TorchGeo wants it{_wanted(one)}{_HOW}"
         ) from problem
     except DependencyNotFoundError as problem:
         raise ManifestError(f"TorchGeo's '{one.name}' needs another package: {problem}") from problem
@@ -220,7 +228,7 @@ def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed
 
     def read(position: int) -> Sample:
         item, index = places[position]
-        return read_sample(item.data[index], reading, name=names[position])
+        return read_sample(_raw(item, index, names[position]), reading, name=names[position])
 
     return TaskData(
         name=spec.source,
@@ -232,11 +240,27 @@ def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed
         sensors=(reading.sensors,) * len(places),
         targets=targets,
         read=read,
-        fingerprint=quick_fingerprint(names, files, targets, parts.splits, settings=_settings(spec, reading)),
+        fingerprint=quick_fingerprint(
+            names, files if any(files) else _top_files(root), targets, parts.splits, settings=_settings(spec, reading)
+        ),
         contents=parts.contents,
         notes=(*_notes(reading.one), *parts.notes),
         statistics=reading.one.statistics,
     )
+
+
+def _raw(item: Items, index: int, name: str) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = item.data[index]
+    except (OSError, ValueError, RuntimeError, LookupError) as problem:
+        raise RasterError(f"TorchGeo can't read sample '{name}': {problem}") from problem
+    return found
+
+
+def _top_files(root: Path) -> list[tuple[Path, ...]]:
+    """List the files that tell data apart where no sample has files of its own, such as HDF5 files of them all."""
+    found = sorted(path for path in root.iterdir() if path.is_file() and path.suffix.lower() not in _ARCHIVES)
+    return [(path,) for path in found]
 
 
 def _names(one: TorchgeoSet, items: Sequence[Items], files: Sequence[Sequence[Path]], root: Path) -> tuple[str, ...]:
