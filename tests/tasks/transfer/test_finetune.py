@@ -323,3 +323,22 @@ def test_a_number_that_is_missing_names_its_sample(number_data: TaskData, make_s
 def test_a_network_that_diverges_names_epoch_and_samples(class_data: TaskData, make_setting: MakeSetting) -> None:
     with pytest.raises(TrainingError, match=r"(loss is not finite|validation score) (in|of) epoch \d"):
         finetune(make_setting(class_data, _fitting(base_lr=1e30, warmup_epochs=0.0, epochs=6)))
+
+
+def test_training_in_bfloat16_gives_float32_weights(class_data: TaskData, make_setting: MakeSetting) -> None:
+    outcome = finetune(make_setting(class_data, _fitting(epochs=2, precision="bf16-mixed")))[0]
+    assert {one.dtype for one in outcome.model.values()} == {torch.float32}
+    assert np.isfinite(outcome.evidence.arrays["scores"]).all()
+
+
+def test_samples_of_several_sensors_are_learned_together(class_data: TaskData, make_setting: MakeSetting) -> None:
+    landsat = _as_landsat(class_data)
+    data = replace(
+        class_data,
+        sensors=(*class_data.sensors[:24], *landsat.sensors[24:]),
+        read=lambda position: (class_data if position < 24 else landsat).read(position),
+    )
+    recipe = replace(_fitting(new_ranges="with_rest", epochs=2), input=_COUNTED)
+    outcome = finetune(make_setting(data, recipe))[0]
+    assert len(outcome.evidence.samples) == data.num_samples["test"]
+    assert np.isfinite(outcome.evidence.arrays["scores"]).all()
