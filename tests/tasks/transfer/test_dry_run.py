@@ -222,7 +222,7 @@ def pictures(folder_of: Callable[[str], Path]) -> Path:
     return folder_of("ucmerced")
 
 
-_KNN, _LINEAR = "paper/table4_ucmerced_knn", "paper/table3_resisc45_finetune"
+_KNN, _FINETUNED = "paper/table4_ucmerced_knn", "paper/table3_resisc45_finetune"
 
 
 def test_it_tells_parts_classes_sensors_and_shapes(pictures: Path, deep_checkpoint: Path):
@@ -309,7 +309,7 @@ def test_the_dictionary_is_plain_json_and_says_the_same(pictures: Path, deep_che
 
 def test_epochs_count_for_what_is_trained_only(pictures: Path, deep_checkpoint: Path):
     knn = _run(_KNN, pictures, deep_checkpoint).cost
-    trained = _run(_LINEAR, pictures, deep_checkpoint, "data.source=ucmerced", "fit.epochs=7").cost
+    trained = _run(_FINETUNED, pictures, deep_checkpoint, "data.source=ucmerced", "fit.epochs=7").cost
     assert knn is not None
     assert trained is not None
     assert (knn.num_epochs, knn.num_encoded, knn.fitted_bytes) == (0, 20, 0)

@@ -77,7 +77,7 @@ def open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
         classes=CLASSES_19 if only_19 else CLASSES_43,
         sensors=sensors,
         lists=spec.split.lists or _lists(root),
-        statistics=_STATISTICS[keys[0]] if len(keys) == 1 else None,
+        statistics=_STATISTICS[keys[0]] if len(keys) == 1 else "BigEarthNet-MM",
         notes=_notes(len(samples) - len(complete), len(complete) - len(kept), keys),
     )
     return found_data(spec, kept, about, seed=seed)
