@@ -130,18 +130,20 @@ def _open(path: Path) -> Any:
 
 def _image_variables(file: Any, path: Path) -> dict[str, Any]:
     """Find numeric variables over (y, x) or (time, y, x); of several grids the one with most pixels."""
+    # Asking for a shape takes a millisecond, so each is asked for once.
+    shapes = {name: tuple(variable.shape) for name, variable in file.variables.items()}
     found = {
         name: variable
         for name, variable in file.variables.items()
-        if len(variable.shape) in (2, 3) and np.dtype(variable.dtype).kind in "iuf" and name not in variable.dimensions
+        if len(shapes[name]) in (2, 3) and np.dtype(variable.dtype).kind in "iuf" and name not in variable.dimensions
     }
     if not found:
         raise RasterError(
             f"'{path}' has no image variables (numbers over (y, x) or (time, y, x)); it has "
             f"{', '.join(file.variables) or 'nothing'}"
         )
-    largest = max((variable.shape for variable in found.values()), key=lambda shape: shape[-1] * shape[-2])
-    return {name: variable for name, variable in found.items() if variable.shape[-2:] == largest[-2:]}
+    largest = max((shapes[name] for name in found), key=lambda shape: shape[-1] * shape[-2])
+    return {name: variable for name, variable in found.items() if shapes[name][-2:] == largest[-2:]}
 
 
 def _stored_type(variable: Any) -> np.dtype[Any]:

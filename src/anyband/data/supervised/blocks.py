@@ -37,8 +37,8 @@ BlockLabels = Callable[[int], tuple[Num[Array, "row col"], Grid]]
 
 # chosen: within a twentieth of a pixel two images have one grid.
 _SHIFT_PX = 0.05
-# chosen: fewer are read within two seconds.
-_SHOWN_FROM = 200
+# chosen: reading one takes up to a tenth of a second.
+_SHOWN_FROM = 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

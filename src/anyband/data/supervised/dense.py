@@ -17,6 +17,8 @@ from anyband.data.supervised.dense_tables import DenseItem, dense_items
 from anyband.data.supervised.found_samples import check_options
 from anyband.data.supervised.label_rasters import (
     ClassTable,
+    LabelPixels,
+    Labels,
     check_values,
     class_table,
     to_class_map,
@@ -36,6 +38,21 @@ __all__ = ["dense_data", "open_dense"]
 _MOST_CLASSES = 256
 
 
+class _LabelReader:
+    """Reads labels, and keeps the last: many dates of a place share one file of them."""
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[Labels, Grid, Window], LabelPixels] | None = None
+
+    def read(self, scene: Scene, window: Window) -> LabelPixels:
+        """Read a window of the labels of a scene. What is given must not be changed."""
+        key, last = (scene.labels, scene.grids[0], window), self._last
+        if last is None or last[0] != key:
+            last = key, scene.labels.read(scene.grids[0], window, image=scene.name)
+            self._last = last
+        return last[1]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Piece:
     """One sample: a scene, or a square of it."""
@@ -48,6 +65,8 @@ class _Piece:
     """Its part."""
     place: str
     """Its place."""
+    label_reader: "_LabelReader"
+    """Reads its labels."""
 
     @property
     def name(self) -> str:
@@ -59,6 +78,10 @@ class _Piece:
     def where(self) -> str:
         """Of its labels, for messages."""
         return f"label '{self.scene.labels.path}'"
+
+    def labels(self) -> LabelPixels:
+        """Read its labels, as stored."""
+        return self.label_reader.read(self.scene, self.tile.window)
 
     def windows(self) -> list[Window]:
         """Find its pixels in each image."""
@@ -140,8 +163,9 @@ def dense_data(items: Sequence[DenseItem], spec: DataSpec, *, name: str, seed: i
 def _pieces(scenes: Sequence[Scene], parts: DenseParts, tile_px: int | None) -> list[_Piece]:
     if tile_px is not None and tile_px < 1:
         raise InputError(f"tile_px must be at least 1, found {tile_px}")
+    reader = _LabelReader()
     found = [
-        _Piece(scene=scene, tile=tile, split=split, place=place)
+        _Piece(scene=scene, tile=tile, split=split, place=place, label_reader=reader)
         for scene, split, place in zip(scenes, parts.splits, parts.places, strict=True)
         if split is not None
         for tile in tiles_of(scene.grids[0], tile_px)
@@ -156,7 +180,7 @@ def _counted(pieces: Sequence[_Piece], spec: DataSpec) -> list[Counter[int]]:
     found = []
     with progress("check labels", len(pieces), shown=len(pieces) > SHOWN_FROM) as advance:
         for piece in pieces:
-            pixels = piece.scene.labels.read(piece.scene.grids[0], piece.tile.window, image=piece.scene.name)
+            pixels = piece.labels()
             known = pixels.known & piece.tile.is_own()
             if spec.kind == "number_map":
                 numbers = to_number_map(pixels, ignore=spec.ignore)[known]
@@ -179,7 +203,8 @@ def _table(
     classes = dict(spec.classes) or dict(named) or _found_classes(by_part["train"], pieces)
     table = class_table(classes, ignore=spec.ignore)
     if len(table.names) < 2:
-        raise InputError(f"maps of classes need two classes at least, found {', '.join(table.names) or 'none'}")
+        only = f"only '{table.names[0]}'" if table.names else "none"
+        raise InputError(f"maps of classes need two classes at least, found {only}; name them in `classes`")
     declared = bool(spec.classes) or bool(named)
     for piece, found in zip(pieces, counts, strict=True):
         if declared or piece.split == "train":
@@ -285,8 +310,7 @@ def _sample(piece: _Piece, spec: DataSpec, table: ClassTable | None) -> Sample:
 def _labels(piece: _Piece, spec: DataSpec, table: ClassTable | None) -> tuple[Num[Array, "row col"], Grid]:
     """Read the labels of a sample alone, and where they lie."""
     grid = piece.scene.grids[0]
-    pixels = piece.scene.labels.read(grid, piece.tile.window, image=piece.scene.name)
-    own = piece.tile.is_own()
+    pixels, own = piece.labels(), piece.tile.is_own()
     if table is None:
         return np.where(own, to_number_map(pixels, ignore=spec.ignore), np.nan), grid.part(piece.tile.window)
     return np.where(own, to_class_map(pixels, table, where=piece.where), -1), grid.part(piece.tile.window)

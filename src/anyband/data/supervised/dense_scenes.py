@@ -22,8 +22,8 @@ from anyband.sensors.sensor import Sensor
 
 __all__ = ["SHOWN_FROM", "Scene", "open_scenes", "read_image"]
 
-SHOWN_FROM = 500
-"""A bar is shown for so many images. chosen: fewer are opened within two seconds."""
+SHOWN_FROM = 20
+"""A bar is shown for so many images. chosen: opening one takes a tenth of a second where it has many variables."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -95,7 +95,8 @@ def to_pixels(x: float, y: float, *, grid: Grid) -> tuple[float, float]:
     """Find where coordinates lie in a grid, as (row, column): the inverse of `Grid.to_coordinates`."""
     a, b, c, d, e, f = grid.transform
     determinant = a * e - b * d
-    return (a * (y - f) - d * (x - c)) / determinant, (e * (x - c) - b * (y - f)) / determinant
+    # Adding zero turns −0.0 into 0.0.
+    return (a * (y - f) - d * (x - c)) / determinant + 0.0, (e * (x - c) - b * (y - f)) / determinant + 0.0
 
 
 def check_same_ground(first: Grid, other: Grid, *, names: tuple[str, str]) -> None:
