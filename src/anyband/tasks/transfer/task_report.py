@@ -36,10 +36,11 @@ def write_report(path: Path, data: TaskData, outcomes: Sequence[Outcome], rows: 
 def report_page(data: TaskData, outcomes: Sequence[Outcome], rows: Sequence[ResultRow]) -> Page:
     """Put the report together; see `write_report`."""
     first = rows[0]
+    task = f"{first.protocol} on {first.data}"
     evidence = outcomes[0].evidence
     sections = (
         Section(title="Scores", parts=_score_parts(rows)),
-        Section(title="Training", parts=_training_parts(rows)),
+        Section(title="Fit", parts=_training_parts(rows)),
         Section(title="Classes", parts=class_parts(evidence, first.features)),
         Section(title="Numbers", parts=number_parts(evidence, first.features)),
         Section(title="Maps", parts=map_parts(data, outcomes)),
@@ -47,7 +48,7 @@ def report_page(data: TaskData, outcomes: Sequence[Outcome], rows: Sequence[Resu
         Section(title="What was done", parts=_setting_parts(rows)),
     )
     return Page(
-        title=f"{first.recipe}: {first.protocol} on {first.data}",
+        title=first.recipe if first.recipe == task else f"{first.recipe}: {task}",
         lead=_lead(rows),
         sections=tuple(section for section in sections if section.parts),
         footer=f"anyband {first.version}, {first.made:%Y-%m-%d %H:%M} UTC, result {first.id}, seed {first.seed}",
@@ -76,9 +77,16 @@ def _score_parts(rows: Sequence[ResultRow]) -> tuple[Part, ...]:
     cells = tuple((row.features, str(row.width), *(score_text(row.score(name)) for name in names)) for row in rows)
     definitions = " · ".join(f"{METRICS[name].title}: {METRICS[name].definition}" for name in names)
     scores = Table(header=header, rows=cells, caption=f"{_INTERVALS} · {definitions}.", strong_rows=(0,))
-    if len(rows) == 1:
+    # At several scales the first result holds each sample several times; only equal samples can be paired.
+    paired_rows = [row for row in rows if _samples_of(row) == _samples_of(rows[0])]
+    if len(paired_rows) == 1:
         return (scores,)
-    return scores, _difference_table(rows)
+    return scores, _difference_table(paired_rows)
+
+
+def _samples_of(row: ResultRow) -> frozenset[str]:
+    assert row.evidence is not None
+    return frozenset(row.evidence.samples)
 
 
 def _difference_table(rows: Sequence[ResultRow]) -> Table:
@@ -108,8 +116,8 @@ def _training_parts(rows: Sequence[ResultRow]) -> tuple[Part, ...]:
         if row.chosen
     )
     if chosen:
-        caption = "Validation chooses; test samples choose nothing."
-        parts.append(Table(header=("features", "what validation chose"), rows=chosen, caption=caption))
+        caption = "Validation chooses what is not given; test samples choose nothing."
+        parts.append(Table(header=("features", "chosen"), rows=chosen, caption=caption))
     panels = _curve_panels(rows)
     if panels:
         alt = "curves over the epochs: " + ", ".join(panel.title for panel in panels)
@@ -143,9 +151,14 @@ def _setting_parts(rows: Sequence[ResultRow]) -> tuple[Part, ...]:
         "seed": first.seed,
         **flat_settings(first.settings),
     }
-    cells = tuple((name, _text(value)) for name, value in known.items())
-    notes = tuple(Paragraph(text=f"{note[:1].upper()}{note[1:]}.") for note in dict.fromkeys(_notes(rows)))
-    return (*notes, Table(header=("choice", "value"), rows=cells))
+    cells = tuple((name, _text(value)) for name, value in known.items() if value not in (None, "", [], {}))
+    notes = tuple(Paragraph(text=f"{_sentence(note)}.") for note in dict.fromkeys(_notes(rows)))
+    return (*notes, Table(header=("choice", "value"), rows=cells, caption="Choices that are empty are left out."))
+
+
+def _sentence(note: str) -> str:
+    # Names such as `maxar-rgb:` stay as they are.
+    return f"{note[:1].upper()}{note[1:]}" if note.split(" ")[0].isalpha() else note
 
 
 def _notes(rows: Sequence[ResultRow]) -> list[str]:
@@ -155,12 +168,10 @@ def _notes(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value)) or "–"
-    return str(value) or "–"
+        return ", ".join(map(_text, value))
+    return str(value)
