@@ -15,6 +15,7 @@ from anyband.data.supervised.dense_parts import DenseParts, parts_of
 from anyband.data.supervised.dense_scenes import SHOWN_FROM, Scene, open_scenes, read_image
 from anyband.data.supervised.dense_tables import DenseItem, dense_items
 from anyband.data.supervised.found_samples import check_options
+from anyband.data.supervised.kept_samples import keep_samples
 from anyband.data.supervised.label_rasters import (
     ClassTable,
     LabelPixels,
@@ -261,7 +262,7 @@ def _task_data(pieces: Sequence[_Piece], spec: DataSpec, table: ClassTable | Non
         splits=splits,
         places=tuple(piece.place for piece in pieces),
         sensors=tuple(piece.scene.sensors for piece in pieces),
-        read=lambda index: _sample(pieces[index], spec, table),
+        read=keep_samples(lambda index: _sample(pieces[index], spec, table)),
         fingerprint=fingerprint_of(names, contents, labels, splits, classes=classes),
         contents=contents,
     )

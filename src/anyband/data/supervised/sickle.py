@@ -26,6 +26,7 @@ from anyband.data.manifest import read_rows
 from anyband.data.rasters.reader import open_sheet
 from anyband.data.supervised.contents import contents_of, fingerprint_of
 from anyband.data.supervised.found_samples import check_options, chosen_option, known_root
+from anyband.data.supervised.kept_samples import keep_samples
 from anyband.data.supervised.named_sets import declared_slots
 from anyband.data.supervised.records import DataSpec, Sample, SampleImage, TaskData
 from anyband.data.tiles import Window
@@ -260,7 +261,7 @@ def _task_data(fields: Sequence[_Field], sensors: tuple[Sensor, ...], notes: tup
         splits=splits,
         places=tuple(field.number for field in fields),
         sensors=(sensors,) * len(fields),
-        read=lambda index: _sample(fields[index], sensors),
+        read=keep_samples(lambda index: _sample(fields[index], sensors)),
         fingerprint=fingerprint_of(names, contents, labels, splits, classes=_CLASSES),
         contents=contents,
         notes=notes,
