@@ -167,7 +167,7 @@ def test_sections_without_anything_to_show_are_left_out(class_data: TaskData) ->
 
 def test_what_validation_chose_and_its_curves_are_shown(class_data: TaskData) -> None:
     page = _page(class_data, _class_outcome(class_data, "encoder"))
-    assert _tables(page, "Training")[0].rows == (("encoder", "epoch 2, validation 0.75"),)
+    assert _tables(page, "Fit")[0].rows == (("encoder", "epoch 2, validation 0.75"),)
     assert "curves over the epochs: training loss, validation" in [picture.alt for picture in _pictures(page)]
 
 
@@ -223,7 +223,7 @@ def test_notes_of_one_outcome_name_it(class_data: TaskData) -> None:
     rows[1] = replace(rows[1], notes=(*rows[1].notes, "no image was read"))
     section = report_page(class_data, outcomes, rows).sections[-1]
     texts = [part.text for part in section.parts if isinstance(part, Paragraph)]
-    assert texts == ["The samples are few.", "Other: no image was read."]
+    assert texts == ["The samples are few.", "other: no image was read."]
 
 
 def _mistakes(evidence: Evidence) -> list[tuple[str, ...]]:
