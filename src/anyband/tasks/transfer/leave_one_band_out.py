@@ -137,6 +137,9 @@ def _as_never_trained(setting: Setting, one: _Trained, way: Literal["interpolate
         raise InputError("leave-one-band-out takes ranges out of a checkpoint; name it in the recipe")
     checkpoint = withhold_range(load_checkpoint(setting.recipe.checkpoint), one.range_name)
     rules = AssignmentRules(unseen=way, min_support=whole.rules.min_support, out_of_span=whole.rules.out_of_span)
+    # Here, where it can be told apart from other errors: a band that no other range can stand for.
+    for sensor in {sensor for slots in setting.data.sensors for sensor in slots}:
+        assign(sensor, checkpoint.ranges, rules)
     encoder = SensorEncoder(checkpoint, rules=rules).to(setting.device).eval()
     return replace(
         setting,
