@@ -37,15 +37,15 @@ _HEAD = {
 _TUNED = {
     "fit": {
         "encoder": "trained",
-        "epochs": 40,
-        "warmup_epochs": 4.0,
+        "epochs": 25,
+        "warmup_epochs": 2.5,
         "base_lr": 1e-3,
         "lr_samples": 256,
         "batch_size": 64,
         "layer_decay": 0.75,
         "drop_path": 0.1,
         "label_smoothing": 0.1,
-        "patience": 12,
+        "patience": 8,
         "precision": "bf16-mixed",
         "augment": {"flips": True, "quarter_turns": True, "crop_area": [0.5, 1.0], "mixup": 0.8, "cutmix": 1.0},
     }
@@ -92,10 +92,11 @@ def evaluations(images: Path, out: Path, *, short: bool) -> Iterator[tuple[str, 
     yield "ucmerced_knn_scales", "knn", _with(rgb, {"input": {"scales": [0.125, 0.25, 0.5, 1.0]}})
     yield "ucmerced_linear", "linear", rgb
     yield "ucmerced_linear_lbfgs", "linear", _with(rgb, {"linear": {"solver": "lbfgs"}})
+    alone = {"compare": {"untrained": False, "baseline": False}}
     tenth = {"linear": {"solver": "lbfgs"}, "data": {"split": {"fraction": 0.1}}}
     yield "ucmerced_linear_lbfgs_tenth", "linear", _with(rgb, tenth)
     yield "ucmerced_finetune", "finetune", _with(rgb, _TUNED)
-    yield "ucmerced_lora", "finetune", _with(rgb, _TUNED, {"fit": {"encoder": "lora", "drop_path": 0.0}})
+    yield "ucmerced_lora", "finetune", _with(rgb, _TUNED, {"fit": {"encoder": "lora", "drop_path": 0.0}, **alone})
     compare = {"compare": {"untrained": True, "baseline": True}}
     for name in ("worldcereal_s2", "worldcereal_s1", "worldcereal_both", "worldcereal_landsat8"):
         fusion = {"fusion": "concat"} if name.endswith("both") else {}
