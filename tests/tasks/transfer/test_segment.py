@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from anyband.data.supervised.records import DataSpec, TaskData
+from anyband.data.supervised.records import DataSpec, Sample, TaskData
 from anyband.errors import InputError, RecipeError
 from anyband.tasks.features import SensorEncoder
 from anyband.tasks.transfer.inputs import TaskReader
@@ -204,6 +204,46 @@ def test_held_windows_give_what_encoding_again_gives(
     monkeypatch.setattr("anyband.tasks.transfer.dense_samples.available_bytes", lambda _: 0)
     _, again = _windows_seen(tiny_encoder, class_map_data, monkeypatch, epochs=2)
     assert held.curves == again.curves
+
+
+def _with_few_labels(data: TaskData, rows: slice) -> TaskData:
+    def read(index: int) -> Sample:
+        sample = data.read(index)
+        assert sample.class_map is not None
+        labels = np.full_like(sample.class_map, -1)
+        labels[rows] = sample.class_map[rows]
+        return replace(sample, class_map=labels)
+
+    return replace(data, read=read)
+
+
+def test_windows_without_labels_are_left_out_and_change_no_score(
+    tiny_encoder: SensorEncoder, class_map_data: TaskData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, _ = _windows_seen(tiny_encoder, class_map_data, monkeypatch, epochs=1)
+    few = _with_few_labels(class_map_data, slice(0, 6))
+    seen, outcome = _windows_seen(tiny_encoder, few, monkeypatch, epochs=1)
+    assert seen < every
+    for row, sample in enumerate(few.part("test").tolist()):
+        truth = few.read(sample).class_map
+        assert truth is not None
+        known = truth >= 0
+        expected = confusion_matrix(truth[known], outcome.maps[sample][known], labels=range(3))
+        assert np.array_equal(_confusion(outcome)[row], expected)
+
+
+def test_a_sample_without_any_label_counts_for_nothing(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
+    empty = int(class_map_data.part("test")[1])
+    read = class_map_data.read
+
+    def without(index: int) -> Sample:
+        sample = read(index)
+        return replace(sample, class_map=np.full((48, 48), -1)) if index == empty else sample
+
+    images, fit = InputRecipe(resize="native"), replace(_FIT, epochs=1)
+    (outcome,) = segment(_setting(tiny_encoder, replace(class_map_data, read=without), input=images, fit=fit))
+    assert _confusion(outcome).sum(axis=(1, 2)).tolist() == [2160, 0, 2160]
+    assert empty not in outcome.maps
 
 
 def test_without_room_levels_are_not_held(

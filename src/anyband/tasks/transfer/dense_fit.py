@@ -113,7 +113,7 @@ def _outcome(setting: Setting, task: DenseTask, name: str) -> Outcome:
     with predicting(parts.network, recipe.fit):
         counts = _counts(parts, task.kind, test)
         pictures = _spread(counts, task.kind)
-        maps = dict(parts.samples.predicted(parts.network, test[pictures], task.kind.read))
+        maps = dict(parts.samples.predicted(parts.network, test[pictures], task.kind.read, labelled=False))
     return Outcome(
         features=name,
         width=parts.width,
@@ -182,7 +182,7 @@ def _loss(network: MapNetwork, batch: TaskBatch | LevelBatch, step: int, *, kind
 
 def _counts(parts: _Parts, kind: MapKind, samples: Int[Array, " sample"]) -> Num[Array, "sample ..."]:
     rows: dict[int, Num[Array, "..."]] = {}
-    for position, predicted in parts.samples.predicted(parts.network, samples, kind.read):
+    for position, predicted in parts.samples.predicted(parts.network, samples, kind.read, labelled=True):
         rows[position] = kind.count(parts.samples.truth(position), predicted)
     return np.stack([rows[int(sample)] for sample in samples])
 

@@ -1,6 +1,6 @@
 """Samples with maps as a network takes them: read again in every epoch, or encoded once by a frozen encoder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -27,6 +27,9 @@ __all__ = ["FrozenEncoder", "KnownSamples", "MapSamples", "ReadSamples", "fits_m
 _MEMORY_SHARE = 0.4
 _FLOAT_BYTES = 4
 
+Needed = Callable[[Window], bool]
+"""Tells which windows are predicted."""
+
 
 @runtime_checkable
 class MapSamples(Protocol):
@@ -40,9 +43,9 @@ class MapSamples(Protocol):
         """Give the training samples in the order of an epoch, with targets."""
 
     def predicted(
-        self, network: MapNetwork, samples: Int[Array, " sample"], read: Read
+        self, network: MapNetwork, samples: Int[Array, " sample"], read: Read, *, labelled: bool
     ) -> Iterator[tuple[int, Num[Array, "row col"]]]:
-        """Predict whole maps at the size of their labels."""
+        """Predict maps at the size of their labels; `labelled`: what has no label need not be right."""
 
     def truth(self, sample: int) -> Num[Array, "row col"]:
         """Give the map of a sample at its own size."""
@@ -77,15 +80,25 @@ class ReadSamples:
         yield from self._reader.training_batches(epoch)
 
     def predicted(
-        self, network: MapNetwork, samples: Int[Array, " sample"], read: Read
+        self, network: MapNetwork, samples: Int[Array, " sample"], read: Read, *, labelled: bool
     ) -> Iterator[tuple[int, Num[Array, "row col"]]]:
-        """Predict whole maps at the size of their labels, of samples in any order."""
+        """Predict maps at the size of their labels, of samples in any order.
+
+        Args:
+            network: in evaluation mode.
+            samples: positions.
+            read: makes a map of outputs.
+            labelled: leave out windows without any label; what is predicted where labels are stays the same.
+        """
         if not self._native:
             yield from predict_whole(network, self._reader.batches(samples), read=read, size_of=self._truths.size)
             return
         for sample in samples.tolist():
-            repeated = sample in self._repeated
-            windows = self._windows.of(network, sample) if repeated else self._reader.windows(sample)
+            needed = self._truths.has_label(sample) if labelled else None
+            if labelled and sample in self._repeated:
+                windows: Iterable[tuple[TaskBatch | LevelBatch, Window]] = self._windows.of(network, sample, needed)
+            else:
+                windows = self._reader.windows(sample, needed=needed)
             yield sample, predict_windows(network, windows, read=read, size=self._truths.size(sample))
 
     def truth(self, sample: int) -> Num[Array, "row col"]:
@@ -148,7 +161,12 @@ class KnownSamples:
             yield self._batch(samples, targets if targets.is_floating_point() else targets.long())
 
     def predicted(
-        self, network: MapNetwork, samples: Int[Array, " sample"], read: Read
+        self,
+        network: MapNetwork,
+        samples: Int[Array, " sample"],
+        read: Read,
+        *,
+        labelled: bool,  # noqa: ARG002 (images are seen whole)
     ) -> Iterator[tuple[int, Num[Array, "row col"]]]:
         """Predict whole maps at the size of their labels, of samples in any order."""
         parts = [
@@ -179,12 +197,12 @@ class _Windows:
         free = available_bytes(torch.device("cpu"))
         self._room = np.inf if free is None else _MEMORY_SHARE * free
 
-    def of(self, network: MapNetwork, sample: int) -> Iterator[tuple[LevelBatch, Window]]:
+    def of(self, network: MapNetwork, sample: int, needed: Needed | None) -> Iterator[tuple[LevelBatch, Window]]:
         if sample in self._held:
             yield from self._held[sample]
             return
         made = []
-        for batch, window in self._reader.windows(sample):
+        for batch, window in self._reader.windows(sample, needed=needed):
             levels = network.known(batch)
             self._room -= sum(level.nbytes for level in levels.levels)
             made.append((levels, window))
@@ -205,6 +223,11 @@ class _Truths:
             self._held[sample] = _compact(torch.from_numpy(self._reader.target(sample)))
         held = self._held[sample]
         return (held if held.is_floating_point() else held.long()).numpy()
+
+    def has_label(self, sample: int) -> Needed:
+        truth = self.of(sample)
+        known = np.isfinite(truth) if truth.dtype.kind == "f" else truth >= 0
+        return lambda window: bool(known[window.rows, window.cols].any())
 
     def size(self, sample: int) -> tuple[int, int]:
         rows, cols = self.of(sample).shape

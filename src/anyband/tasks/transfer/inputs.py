@@ -1,6 +1,6 @@
 """Labelled samples of any kind as network input: in order for scoring, shuffled and varied for training, in windows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,9 +27,10 @@ from anyband.tasks.transfer.reading_samples import (
     InputRules,
     Member,
     box_grid,
-    image_batch,
     label_maps,
     native_map,
+    placed_images,
+    standardised_images,
 )
 from anyband.tasks.transfer.recipe import TransferRecipe
 from anyband.tasks.transfer.records import TaskBatch
@@ -173,11 +174,14 @@ class TaskReader:
         turns = permutation(recipe.seed, step=epoch, purpose="order of the training batches", size=len(plans))
         return [plans[turn] for turn in turns]
 
-    def windows(self, sample: int) -> Iterator[tuple[TaskBatch, Window]]:
+    def windows(
+        self, sample: int, *, needed: Callable[[Window], bool] | None = None
+    ) -> Iterator[tuple[TaskBatch, Window]]:
         """Give all of a sample, window by window: with `native` overlapping ones, else one, the whole.
 
         Args:
             sample: position in the data.
+            needed: which windows to give; None: all.
 
         Returns:
             Each window as network input without targets, and which pixels of the first image it shows; see
@@ -192,8 +196,11 @@ class TaskReader:
                 Window(row=0, col=0, height=height, width=width),
             )
             return
+        images = self._standardised([member], self._rules)
         for window in cover(height, width, self.img_size):
-            yield self._joined([member], self._rules, window_box(window, self.img_size), targets=False), window
+            if needed is None or needed(window):
+                box = window_box(window, self.img_size)
+                yield self._placed([member], images, self._rules, box, targets=False), window
 
     def to_window(
         self, maps: Float[Tensor, "sample channel row col"], window: Window
@@ -266,14 +273,28 @@ class TaskReader:
         return _in_order(parts, torch.from_numpy(order))
 
     def _part(self, members: Sequence[Member], rules: InputRules, boxes: Boxes, targets: bool) -> TaskBatch:
+        return self._placed(members, self._standardised(members, rules), rules, boxes, targets=targets)
+
+    def _standardised(self, members: Sequence[Member], rules: InputRules) -> list[ImageBatch]:
+        sensors = self.data.sensors[members[0].position]
+        return [
+            standardised_images(members, slot, self._readings.of(sensor), rules) for slot, sensor in enumerate(sensors)
+        ]
+
+    def _placed(
+        self,
+        members: Sequence[Member],
+        images: Sequence[ImageBatch],
+        rules: InputRules,
+        boxes: Boxes,
+        *,
+        targets: bool,
+    ) -> TaskBatch:
         placed = boxes(members, box_grid(members[0].shapes, rules))
         sensors = self.data.sensors[members[0].position]
-        images = tuple(
-            image_batch(members, slot, self._readings.of(sensor), rules, placed) for slot, sensor in enumerate(sensors)
-        )
         facts = self._facts(members)
         return TaskBatch(
-            images=images,
+            images=tuple(placed_images(image, rules, placed) for image in images),
             sensors=tuple(sensor.name for sensor in sensors),
             samples=np.array([member.position for member in members], dtype=np.int64),
             metadata=sample_metadata(members, facts, rules, placed) if self._told else None,

@@ -63,7 +63,8 @@ def predict_windows(
 
     Args:
         network: in evaluation mode.
-        windows: one sample's, in the images' own pixels, all of one size, row by row.
+        windows: one sample's, in the images' own pixels, all of one size, row by row; where there is none, what is
+            predicted means nothing.
         read: makes a map of outputs.
         size: rows and columns of the map.
     """
@@ -76,7 +77,10 @@ def predict_windows(
             # Images that are smaller than the input fill its first rows and columns.
             yield window, found[0, :, : window.height, : window.width].cpu().numpy()
 
-    return np.concatenate([read(strip) for strip in joined_windows(outputs(), size=size)])
+    strips = [read(strip) for strip in joined_windows(outputs(), size=size)]
+    if not strips:
+        return read(np.full((network.head.config.num_outputs, *size), np.nan, dtype=np.float32))
+    return np.concatenate(strips)
 
 
 def joined_windows(

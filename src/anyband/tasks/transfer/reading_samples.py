@@ -21,12 +21,13 @@ __all__ = [
     "InputRules",
     "Member",
     "box_grid",
-    "image_batch",
     "label_maps",
     "labelled_pixels",
     "native_map",
+    "placed_images",
     "reduced_shape",
     "short_side_box",
+    "standardised_images",
 ]
 
 # Source: the published evaluation brings the short side to 256 for an input of 224.
@@ -108,17 +109,14 @@ def short_side_box(shape: tuple[int, int], img_size: int) -> Augmentation:
     return Augmentation(grid=grid, first=first, size=size, transposed=unmoved[:, 0], flipped=unmoved)
 
 
-def image_batch(
-    members: Sequence[Member], slot: int, reading: BandReading, rules: InputRules, boxes: Augmentation
-) -> ImageBatch:
-    """Make network input of one image of each sample, all of one shape.
+def standardised_images(members: Sequence[Member], slot: int, reading: BandReading, rules: InputRules) -> ImageBatch:
+    """Normalise one image of each sample, in its own pixels; all are of one shape.
 
     Args:
         members: the samples.
         slot: which image.
         reading: of its sensor.
-        rules: how images meet the network's size.
-        boxes: of each sample, on `box_grid`.
+        rules: whether an image may be without data.
 
     Raises:
         InputError: other bands than declared, or an image without data; it names the sample.
@@ -126,6 +124,17 @@ def image_batch(
     images = [member.sample.images[slot] for member in members]
     batch = _standardised(members, images, slot, reading)
     _check_data(members, images, slot, batch, rules)
+    return batch
+
+
+def placed_images(batch: ImageBatch, rules: InputRules, boxes: Augmentation) -> ImageBatch:
+    """Bring normalised images to the network's size.
+
+    Args:
+        batch: as `standardised_images` gives it.
+        rules: how images meet the network's size.
+        boxes: of each image, on `box_grid`.
+    """
     pixels, valid = batch.pixels, batch.valid
     if rules.scale < 1:
         shape = reduced_shape((pixels.shape[2], pixels.shape[3]), rules.scale)
