@@ -10,7 +10,7 @@ from anyband.data.footprints import image_facts
 from anyband.data.store import ChipStore
 from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.shapes import Array, Float, Int
-from anyband.tasks.evaluate import band_means
+from anyband.tasks.band_means import band_means
 from anyband.tasks.features import Pool, SensorEncoder, pooled
 from anyband.tasks.metadata import set_metadata
 from anyband.tasks.set_features import pooled_sets, set_batch

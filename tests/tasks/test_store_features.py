@@ -20,7 +20,7 @@ from anyband.models.encodings import EncodingConfig
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import load_ranges
 from anyband.sensors.sensor import BandStatistics, Encoding
-from anyband.tasks.evaluate import band_means
+from anyband.tasks.band_means import band_means
 from anyband.tasks.features import EncodeOptions, SensorEncoder, SetImage, load_encoder
 from anyband.tasks.store_features import (
     ChipOptions,

@@ -122,8 +122,8 @@ def _embed_list(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "Emb
 
 
 def _options(arguments: argparse.Namespace) -> "EmbedOptions":
+    from anyband.models.weight_files import checkpoint_name
     from anyband.scenes.embed import EmbedOptions
-    from anyband.tasks.results import checkpoint_name
 
     return EmbedOptions(
         tile=arguments.tile,

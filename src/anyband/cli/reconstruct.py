@@ -58,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from anyband.data.manifest import read_manifest
+    from anyband.models.weight_files import checkpoint_name
     from anyband.scenes.reconstruct import ReconstructOptions, reconstruct
     from anyband.tasks.completion import load_completer
-    from anyband.tasks.results import checkpoint_name
 
     entries = read_manifest(arguments.context)
     completer = load_completer(

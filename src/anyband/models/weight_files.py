@@ -13,7 +13,7 @@ from torch import Tensor
 from anyband.errors import CheckpointError
 from anyband.whole_files import whole_file
 
-__all__ = ["WeightFile", "checkpoint_hash", "locate", "read_weights", "write_weights"]
+__all__ = ["WeightFile", "checkpoint_hash", "checkpoint_name", "locate", "read_weights", "write_weights"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILE = "model.safetensors"
@@ -183,3 +183,12 @@ def checkpoint_hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:
         raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
+
+
+def checkpoint_name(path_or_hub_id: str | Path) -> str:
+    """Name a checkpoint by what was asked for and the first quarter of its hash.
+
+    Raises:
+        CheckpointError: as `locate` and `checkpoint_hash`.
+    """
+    return f"{Path(path_or_hub_id).name} sha256:{checkpoint_hash(locate(path_or_hub_id))[:16]}"

@@ -94,6 +94,7 @@ def scores_by_metric(
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
     numbers_per_sample: int = 1,
+    shown: bool = False,
 ) -> tuple[Score, ...]:
     """Compute metrics with their intervals; see `bootstrap.resample`."""
     resampled = resample(
@@ -102,6 +103,7 @@ def scores_by_metric(
         seed=seed,
         num_resamples=num_resamples,
         numbers_per_sample=numbers_per_sample,
+        shown=shown,
     )
     return tuple(
         _score(name, value_of(metric, num_samples=num_samples), resampled[name], num_samples)

@@ -1,11 +1,12 @@
 """Features of the chips of a store, and the cells that several of its arrays share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from anyband.data.chip_index import Split
 from anyband.data.footprints import find_footprints, image_facts
@@ -15,7 +16,6 @@ from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.progress import progress
 from anyband.sensors.sensor import BandStatistics
 from anyband.shapes import Array, Float, Int
-from anyband.tasks.evaluate import FeatureMaker, features_of
 from anyband.tasks.features import Pool, Precision, SensorEncoder, pooled
 from anyband.tasks.memory import check_memory
 from anyband.tasks.metadata import set_metadata
@@ -24,6 +24,7 @@ from anyband.tasks.set_features import pooled_sets, set_batch
 
 __all__ = [
     "ChipOptions",
+    "FeatureMaker",
     "StoreCells",
     "StoreSets",
     "cell_sets",
@@ -34,6 +35,9 @@ __all__ = [
     "store_features",
     "store_set_batch",
 ]
+
+FeatureMaker = Callable[[ImageBatch], Float[Tensor, "batch width"]]
+"""Makes one vector an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,17 @@ def made_features(
             advance(len(part))
             return chip_batch(store, array, part, reading, img_size=size)
 
-        return features_of(map(batch_at, starts), makers)
+        return _made_in_one_pass(map(batch_at, starts), makers)
+
+
+def _made_in_one_pass(
+    batches: Iterable[ImageBatch], makers: Mapping[str, FeatureMaker]
+) -> dict[str, Float[Array, "sample width"]]:
+    parts: dict[str, list[Array]] = {name: [] for name in makers}
+    for batch in batches:
+        for name, maker in makers.items():
+            parts[name].append(maker(batch).float().cpu().numpy())
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def chip_batch(

@@ -7,8 +7,7 @@ from typing import Any
 
 from anyband.errors import InputError, nearest_name
 from anyband.tasks.metric_facts import METRICS, METRICS_OF, MetricName
-from anyband.tasks.metrics import Score
-from anyband.tasks.results import score_text
+from anyband.tasks.metrics import Score, score_text
 from anyband.tasks.transfer.comparison import Difference, difference
 from anyband.tasks.transfer.result_records import ResultRow, flat_settings, short_id
 
@@ -139,7 +138,12 @@ def set_apart(rows: Sequence[ResultRow]) -> dict[str, str]:
 
 
 def compared_with(
-    reference: ResultRow, rows: Sequence[ResultRow], metric: MetricName | None = None, *, seed: int
+    reference: ResultRow,
+    rows: Sequence[ResultRow],
+    metric: MetricName | None = None,
+    *,
+    seed: int,
+    shown: bool = False,
 ) -> list[Compared]:
     """Compare results with one, paired by test sample; those of another test say why they can't be.
 
@@ -148,6 +152,7 @@ def compared_with(
         rows: with theirs; the reference among them is left out.
         metric: which; None: the main one.
         seed: of the bootstrap.
+        shown: show a progress bar where it takes long.
     """
     found = []
     for row in rows:
@@ -156,7 +161,7 @@ def compared_with(
         assert row.evidence is not None
         assert reference.evidence is not None
         try:
-            one = difference(row.evidence, reference.evidence, metric, seed=seed)
+            one = difference(row.evidence, reference.evidence, metric, seed=seed, shown=shown)
         except InputError as problem:
             found.append(Compared(row=row, difference=None, reason=str(problem)))
         else:

@@ -9,7 +9,7 @@ from anyband.data.supervised.records import TaskData
 from anyband.report.curves import Curve, CurvePanel, curves_png
 from anyband.report.page import Page, Paragraph, Part, Picture, Section, Table, write_page
 from anyband.tasks.metric_facts import METRICS, METRICS_OF
-from anyband.tasks.results import score_text
+from anyband.tasks.metrics import score_text
 from anyband.tasks.transfer.comparison import difference, difference_text
 from anyband.tasks.transfer.records import Outcome
 from anyband.tasks.transfer.report_parts import class_parts, map_parts, mistake_parts, number_parts
