@@ -1,29 +1,37 @@
 """What a user would try first, without any network: band means, a random forest on pixels, change vector analysis."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.data.chip_index import Split
-from anyband.data.supervised.records import SampleImage
+from anyband.data.supervised.records import SampleImage, TaskData
 from anyband.errors import InputError
 from anyband.progress import progress
 from anyband.randomness import generator
 from anyband.shapes import Array, Bool, Float, Int, Num
-from anyband.tasks.evaluate import band_means
+from anyband.tasks.band_means import band_means
 from anyband.tasks.readings import BandReading, standardised_batch
 from anyband.tasks.transfer.map_kinds import ClassMaps, MapKind, NumberMaps
-from anyband.tasks.transfer.records import Outcome
+from anyband.tasks.transfer.records import Outcome, TaskBatch
 from anyband.tasks.transfer.setting import Setting
 
-__all__ = ["baselines", "change_vectors", "pixel_values"]
+__all__ = ["BandMeans", "baselines", "change_vectors", "missing_baselines", "pixel_values"]
 
 # chosen: more pixels make a forest slower and hardly better; trees are grown to the end, as scikit-learn's default is.
 _MAX_PIXELS = 200_000
 _NUM_TREES = 100
+# chosen: more than most machines have cores, and few enough that the bar moves.
+_TREES_AT_ONCE = 10
+# chosen: a few for each core even of a small image, each long enough to be worth a thread.
+_CHUNK_PIXELS = 16_384
 # chosen: thresholds of change are tried at these shares of the validation pixels.
 _THRESHOLD_SHARES = np.linspace(0.01, 0.99, 99)
 # chosen: enough for a page.
@@ -39,12 +47,29 @@ def baselines(setting: Setting) -> list[Outcome]:
     Image-level data: mean and deviation of each band, for the same protocol's classifier. Maps: a random forest on the
     standardised values of each pixel; for change also change vector analysis, where both dates have the same bands.
     """
+    if not _are_alike(setting.data):
+        return []
     if not setting.data.is_dense:
         return _band_means(setting)
     outcomes = [_forest(setting)]
-    if setting.protocol == "change" and len(setting.data.classes) == 2:
-        outcomes += _change_vector_analysis(setting)
+    if setting.protocol == "change" and len(setting.data.classes) == 2 and _has_equal_dates(setting.data):
+        outcomes.append(_change_vector_analysis(setting))
     return outcomes
+
+
+def missing_baselines(setting: Setting) -> tuple[str, ...]:
+    """Say which baseline these data can't have, and why."""
+    data = setting.data
+    if not _are_alike(data):
+        what = "random forest on pixels" if data.is_dense else "band means"
+        return (f"there is no baseline of {what}: samples have different sensors or bands",)
+    if setting.protocol != "change":
+        return ()
+    if len(data.classes) != 2:
+        return (f"change vector analysis tells change from none, and there are {len(data.classes)} classes",)
+    if not _has_equal_dates(data):
+        return ("change vector analysis needs the same bands before and after",)
+    return ()
 
 
 def pixel_values(images: Sequence[SampleImage], readings: Sequence[BandReading]) -> Float[Array, "row col value"]:
@@ -76,18 +101,34 @@ def change_vectors(values: Float[Array, "row col value"]) -> Float[Array, "row c
     return np.asarray(np.linalg.norm(after - before, axis=-1))
 
 
-def _band_means(setting: Setting) -> list[Outcome]:
-    from anyband.tasks.transfer.probes import score_vectors
+class BandMeans(nn.Module):
+    """Describes each sample by mean and standard deviation of the standardised bands of all its images."""
 
-    every = np.arange(len(setting.data))
-    rows: dict[int, Array] = {}
-    for batch in setting.reader.batches(every, shown=setting.shown):
-        described = torch.cat([band_means(image) for image in batch.images], dim=1)
-        rows |= dict(zip(batch.samples.tolist(), described.numpy(), strict=True))
-    if len({len(row) for row in rows.values()}) > 1:
-        return []
-    features = np.stack([rows[sample] for sample in every.tolist()])
-    return [score_vectors(setting, features, name="band means")]
+    def forward(self, batch: TaskBatch) -> Float[Tensor, "sample width"]:
+        """Put what the images of a sample say side by side; see `band_means`."""
+        return torch.cat([band_means(image) for image in batch.images], dim=1)
+
+    def settings(self) -> dict[str, Any]:
+        """Tell all that the vectors depend on beside the images."""
+        return {"vectors": "band means"}
+
+
+def _band_means(setting: Setting) -> list[Outcome]:
+    from anyband.tasks.transfer.features import extract_features
+    from anyband.tasks.transfer.probes import over_scales, score_vectors
+
+    every, name = np.arange(len(setting.data)), "band means"
+    outcomes = []
+    for scale in setting.recipe.input.scales:
+        makers = {name: BandMeans()}
+        found = extract_features(makers, setting.reader, every, cache=setting.cache, scale=scale, shown=setting.shown)
+        outcomes.append(score_vectors(setting, found[name], name=name))
+    return over_scales(outcomes, setting.recipe.input.scales)
+
+
+def _are_alike(data: TaskData) -> bool:
+    """Tell whether all samples have the same bands in the same order."""
+    return len({tuple((one.name, one.band_names) for one in slots) for slots in dict.fromkeys(data.sensors)}) == 1
 
 
 def _kind(setting: Setting) -> MapKind:
@@ -130,25 +171,43 @@ def _training_pixels(setting: Setting) -> tuple[Float[Array, "pixel value"], Num
 
 
 def _forest(setting: Setting) -> Outcome:
-    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-
     values, targets = _training_pixels(setting)
-    kind = RandomForestClassifier if setting.data.kind == "class_map" else RandomForestRegressor
-    forest = kind(n_estimators=_NUM_TREES, random_state=setting.recipe.seed % 2**32, n_jobs=-1)
-    forest.fit(values, targets)
+    forest = _grown(setting, values, targets)
 
     def predicted(pixels: Float[Array, "row col value"]) -> Labels:
-        flat: Array = forest.predict(_filled(pixels.reshape(-1, pixels.shape[-1])))
-        return flat.reshape(pixels.shape[:2])
+        flat = _filled(pixels.reshape(-1, pixels.shape[-1]))
+        chunks = np.array_split(flat, max(1, -(-len(flat) // _CHUNK_PIXELS)))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(forest.predict, chunks))
+        return np.asarray(np.concatenate(found).reshape(pixels.shape[:2]))
 
     return _mapped(setting, predicted, name="random forest on pixels", width=values.shape[1])
 
 
-def _change_vector_analysis(setting: Setting) -> list[Outcome]:
-    slots = setting.data.sensors[0]
-    half = len(slots) // 2
-    if [one.band_names for one in slots[:half]] != [one.band_names for one in slots[half:]]:
-        return []
+def _grown(setting: Setting, values: Float[Array, "pixel value"], targets: Num[Array, "pixel"]) -> Any:
+    """Grow a forest in steps, which gives the same trees as growing all at once."""
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+    kind = RandomForestClassifier if setting.data.kind == "class_map" else RandomForestRegressor
+    forest = kind(n_estimators=1, random_state=setting.recipe.seed % 2**32, n_jobs=-1, warm_start=True)
+    with progress("random forest", _NUM_TREES, shown=setting.shown) as advance:
+        for first in range(0, _NUM_TREES, _TREES_AT_ONCE):
+            num = min(_TREES_AT_ONCE, _NUM_TREES - first)
+            forest.set_params(n_estimators=first + num)
+            forest.fit(values, targets)
+            advance(num)
+    # Several threads of its own would add the votes up in any order, and a rerun would differ in the last digit.
+    return forest.set_params(n_jobs=1)
+
+
+def _has_equal_dates(data: TaskData) -> bool:
+    """Tell whether images after have the bands of those before."""
+    bands = [(one.name, one.band_names) for one in data.sensors[0]]
+    half = len(bands) // 2
+    return bands[:half] == bands[half:]
+
+
+def _change_vector_analysis(setting: Setting) -> Outcome:
     lengths, truths = [], []
     for _, truth, pixels in _samples(setting, "val"):
         length = change_vectors(pixels)
@@ -160,9 +219,9 @@ def _change_vector_analysis(setting: Setting) -> list[Outcome]:
     def predicted(pixels: Float[Array, "row col value"]) -> Labels:
         return np.asarray(change_vectors(pixels) > threshold, dtype=np.int64)
 
-    width = sum(len(one.bands) for one in slots[:half])
+    width = sum(len(one.bands) for one in setting.data.sensors[0]) // 2
     outcome = _mapped(setting, predicted, name="change vector analysis", width=width)
-    return [replace(outcome, chosen={"threshold": threshold, "validation miou": score})]
+    return replace(outcome, chosen={"threshold": threshold, "validation miou": score})
 
 
 def _best_threshold(lengths: Float[Array, "pixel"], truth: Int[Array, "pixel"]) -> tuple[float, float]:

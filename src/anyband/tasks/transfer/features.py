@@ -17,13 +17,24 @@ from anyband.tasks.transfer.fusion import FusedEncoder, Levels
 from anyband.tasks.transfer.inputs import TaskReader
 from anyband.tasks.transfer.records import TaskBatch
 
-__all__ = ["LevelMaker", "extract_features", "extract_levels"]
+__all__ = ["LevelMaker", "VectorMaker", "extract_features", "extract_levels"]
 
 # chosen: what an interrupted run loses at most, and what is in memory twice while it is written.
 _PART_BYTES = 1 << 26
 
 Made = tuple[Tensor, ...]
 """Features of a batch: one tensor, or one for each level, the sample first."""
+
+
+@runtime_checkable
+class VectorMaker(Protocol):
+    """A module that makes a vector of each sample."""
+
+    def __call__(self, batch: TaskBatch) -> Tensor:
+        """Make the vectors of a batch."""
+
+    def settings(self) -> dict[str, Any]:
+        """Tell all that the vectors depend on beside weights and images, as plain values."""
 
 
 @runtime_checkable
@@ -38,7 +49,7 @@ class LevelMaker(Protocol):
 
 
 def extract_features(
-    encoders: Mapping[str, FusedEncoder],
+    encoders: Mapping[str, VectorMaker],
     reader: TaskReader,
     samples: Sequence[int] | Int[Array, " sample"],
     *,
@@ -49,7 +60,7 @@ def extract_features(
     """Make one vector a sample by each encoder, without gradients; nothing is varied.
 
     Args:
-        encoders: by name.
+        encoders: modules, by name.
         reader: of the samples.
         samples: positions in the data.
         cache: where features are kept; None: nowhere.
@@ -63,7 +74,10 @@ def extract_features(
         InputError: a sample that can't be read, whose features are no finite numbers, or whose number of images differs
             from the others' where the fusion needs one; it is named.
     """
-    makers = {name: _Maker(_vectors(one), one, {"of": "vectors", **one.settings()}) for name, one in encoders.items()}
+    makers = {}
+    for name, one in encoders.items():
+        assert isinstance(one, nn.Module)
+        makers[name] = _Maker(_vectors(one), one, {"of": "vectors", **one.settings()})
     made = _extracted(makers, _Images(reader, scale, shown), samples, cache)
     return {name: tensors[0].numpy() for name, tensors in made.items()}
 
@@ -237,7 +251,8 @@ def _make(
 
 
 def _encoded(maker: _Maker, batch: TaskBatch, reader: TaskReader) -> Made:
-    device = next(maker.module.parameters()).device
+    weights = next(maker.module.parameters(), None)
+    device = torch.device("cpu") if weights is None else weights.device
     _check_joint(maker.module, batch)
     with (
         torch.no_grad(),
@@ -266,7 +281,7 @@ def _key(maker: _Maker, images: _Images) -> str:
     return cache_key({"weights": weights_hash(maker.module), "features": maker.described, **images.settings()})
 
 
-def _vectors(encoder: FusedEncoder) -> Callable[[TaskBatch], Made]:
+def _vectors(encoder: VectorMaker) -> Callable[[TaskBatch], Made]:
     return lambda batch: (encoder(batch),)
 
 

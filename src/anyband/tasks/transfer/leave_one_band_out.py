@@ -1,25 +1,31 @@
 """What the absence of each trained band costs: left out of the images, or never trained and read through its
 neighbours."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from anyband.data.supervised.records import Sample, SampleImage, TaskData
-from anyband.errors import AssignmentError, InputError
-from anyband.models.checkpoint import load_checkpoint, withhold_range
-from anyband.sensors.assignment import AssignmentRules, assign
+from anyband.errors import AssignmentError, CheckpointError, InputError
+from anyband.models.checkpoint import Checkpoint, withhold_range
+from anyband.progress import progress
+from anyband.sensors.assignment import assign
 from anyband.sensors.sensor import Sensor
 from anyband.tasks.features import SensorEncoder
+from anyband.tasks.transfer.adapt import checkpoint_of
 from anyband.tasks.transfer.inputs import TaskReader
 from anyband.tasks.transfer.records import Outcome
 from anyband.tasks.transfer.setting import Setting
 
 __all__ = ["leave_one_band_out", "without_band"]
 
-_WAYS: tuple[Literal["interpolate", "nearest"], ...] = ("interpolate", "nearest")
+_Way = Literal["interpolate", "nearest"]
+_Make = Callable[[], Setting]
+
+_WAYS: tuple[_Way, ...] = ("interpolate", "nearest")
 _SAID = {"interpolate": "interpolated", "nearest": "by nearest"}
 
 
@@ -33,6 +39,8 @@ class _Trained:
     """Its name."""
     range_name: str
     """The trained range that it is."""
+    alone: bool
+    """Whether images of the sensor have no other band."""
 
 
 def leave_one_band_out(setting: Setting) -> list[Outcome]:
@@ -55,10 +63,17 @@ def leave_one_band_out(setting: Setting) -> list[Outcome]:
             "absence of a trained band costs"
         )
     whole = replace(setting, encoders={"encoder": setting.encoders["encoder"]})
-    outcomes = _measured(whole, name="encoder")
-    notes: list[str] = []
-    for name, variant in _variants(whole, trained, notes):
-        outcomes += _measured(variant, name=name)
+    outcomes = [_measured(whole, name="encoder")]
+    notes = [_only_band(one.sensor, one.band) for one in trained if one.alone]
+    # One bar over the others: bars of each would not tell how much is left.
+    variants = list(_variants(replace(whole, shown=False), trained))
+    with progress("leave one band out", len(variants), shown=setting.shown) as advance:
+        for name, make in variants:
+            try:
+                outcomes.append(_measured(make(), name=name))
+            except (AssignmentError, CheckpointError) as problem:
+                notes.append(f"{name}: {problem}")
+            advance(1)
     return [replace(outcomes[0], notes=(*outcomes[0].notes, *notes)), *outcomes[1:]]
 
 
@@ -88,8 +103,12 @@ def _without(sensor: Sensor, name: str, band: str) -> Sensor:
         return sensor
     kept = [one for one in sensor.band_names if one != band]
     if not kept:
-        raise InputError(f"'{name}' has no other band than '{band}'; without it there is no image")
+        raise InputError(_only_band(name, band))
     return sensor.select(kept)
+
+
+def _only_band(sensor: str, band: str) -> str:
+    return f"'{sensor}' has no other band than '{band}'; without it there is no image"
 
 
 def _image_without(image: SampleImage, name: str, band: str) -> SampleImage:
@@ -107,40 +126,35 @@ def _trained_bands(setting: Setting) -> list[_Trained]:
         for index, origin in enumerate(read.origin):
             if origin == "exact":
                 column = int(np.argmax(read.mixing[rows[index]]))
-                one = _Trained(sensor=sensor.name, band=read.asked[index], range_name=read.range_names[column])
+                one = _Trained(
+                    sensor=sensor.name,
+                    band=read.asked[index],
+                    range_name=read.range_names[column],
+                    alone=len(sensor.bands) == 1,
+                )
                 found[(sensor.name, one.band)] = one
     return list(found.values())
 
 
-def _variants(setting: Setting, trained: list[_Trained], notes: list[str]) -> Iterator[tuple[str, Setting]]:
+def _variants(setting: Setting, trained: list[_Trained]) -> Iterator[tuple[str, _Make]]:
     several = len({one.sensor for one in trained}) > 1
+    checkpoint = checkpoint_of(setting.encoders["encoder"])
     for one in trained:
         title = f"{one.sensor} {one.band}" if several else one.band
-        try:
-            yield f"{title} left out", _with_data(setting, without_band(setting.data, one.sensor, one.band))
-        except InputError as problem:
-            notes.append(str(problem))
+        if not one.alone:
+            yield f"{title} left out", partial(_left_out, setting, one)
         for way in _WAYS:
-            try:
-                yield f"{title} {_SAID[way]}", _as_never_trained(setting, one, way)
-            except AssignmentError as problem:
-                notes.append(f"{title} {_SAID[way]}: {problem}")
+            yield f"{title} {_SAID[way]}", partial(_as_never_trained, setting, checkpoint, one, way)
 
 
-def _with_data(setting: Setting, data: TaskData) -> Setting:
+def _left_out(setting: Setting, one: _Trained) -> Setting:
+    data = without_band(setting.data, one.sensor, one.band)
     return replace(setting, data=data, reader=TaskReader(setting.encoders["encoder"], data, setting.recipe))
 
 
-def _as_never_trained(setting: Setting, one: _Trained, way: Literal["interpolate", "nearest"]) -> Setting:
-    whole = setting.encoders["encoder"]
-    if setting.recipe.checkpoint is None:
-        raise InputError("leave-one-band-out takes ranges out of a checkpoint; name it in the recipe")
-    checkpoint = withhold_range(load_checkpoint(setting.recipe.checkpoint), one.range_name)
-    rules = AssignmentRules(unseen=way, min_support=whole.rules.min_support, out_of_span=whole.rules.out_of_span)
-    # Here, where it can be told apart from other errors: a band that no other range can stand for.
-    for sensor in {sensor for slots in setting.data.sensors for sensor in slots}:
-        assign(sensor, checkpoint.ranges, rules)
-    encoder = SensorEncoder(checkpoint, rules=rules).to(setting.device).eval()
+def _as_never_trained(setting: Setting, checkpoint: Checkpoint, one: _Trained, way: _Way) -> Setting:
+    rules = replace(setting.encoders["encoder"].rules, unseen=way)
+    encoder = SensorEncoder(withhold_range(checkpoint, one.range_name), rules=rules).to(setting.device).eval()
     return replace(
         setting,
         encoders={"encoder": encoder},
@@ -149,7 +163,7 @@ def _as_never_trained(setting: Setting, one: _Trained, way: Literal["interpolate
     )
 
 
-def _measured(setting: Setting, *, name: str) -> list[Outcome]:
+def _measured(setting: Setting, *, name: str) -> Outcome:
     # Late: each brings its libraries.
     if setting.recipe.measures == "segment":
         from anyband.tasks.transfer.segment import segment as measure
@@ -157,5 +171,4 @@ def _measured(setting: Setting, *, name: str) -> list[Outcome]:
         from anyband.tasks.transfer.probes import linear as measure
     else:
         from anyband.tasks.transfer.probes import knn as measure
-    outcome = measure(setting)[0]
-    return [replace(outcome, features=name)]
+    return replace(measure(setting)[0], features=name)

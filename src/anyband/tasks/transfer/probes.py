@@ -20,7 +20,7 @@ from anyband.tasks.transfer.features import extract_features
 from anyband.tasks.transfer.records import Evidence, Outcome
 from anyband.tasks.transfer.setting import Setting
 
-__all__ = ["VALIDATION_SCORES", "check_parts", "evidence_of", "knn", "linear", "score_vectors"]
+__all__ = ["VALIDATION_SCORES", "check_parts", "evidence_of", "knn", "linear", "over_scales", "score_vectors"]
 
 VALIDATION_SCORES: Mapping[TaskKind, str] = MappingProxyType(
     {"class": "accuracy", "labels": "map_micro", "number": "minus rmse"}
@@ -118,7 +118,7 @@ def _for_encoders(setting: Setting, probe: _Probe) -> list[Outcome]:
     for scale in scales:
         for name, features in _features(setting, scale).items():
             found[name].append(replace(probe(setting, features), features=name))
-    return [outcome for name in found for outcome in _over_scales(found[name], scales)]
+    return [outcome for name in found for outcome in over_scales(found[name], scales)]
 
 
 def _features(setting: Setting, scale: float) -> dict[str, Features]:
@@ -127,7 +127,13 @@ def _features(setting: Setting, scale: float) -> dict[str, Features]:
     return extract_features(encoders, setting.reader, every, cache=setting.cache, shown=setting.shown, scale=scale)
 
 
-def _over_scales(outcomes: Sequence[Outcome], scales: Sequence[float]) -> list[Outcome]:
+def over_scales(outcomes: Sequence[Outcome], scales: Sequence[float]) -> list[Outcome]:
+    """Put what was found at several scales together: the mean over them first, then each; one scale stays as it is.
+
+    Args:
+        outcomes: of one kind of features, one for each scale.
+        scales: shares of the size of the images.
+    """
     if len(scales) == 1:
         return list(outcomes)
     labels = [f"{100 * scale:g} %" for scale in scales]

@@ -1,7 +1,7 @@
 """An evaluation from its recipe to what was found: the one way in for every protocol."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anyband.data.supervised.opening import open_task_data
@@ -103,12 +103,13 @@ def make_setting(recipe: TransferRecipe, protocol: Protocol, options: RunOptions
 
 def run_protocol(setting: Setting) -> list[Outcome]:
     """Do what the protocol says, for each encoder; then the baseline, where it is asked for."""
-    outcomes = _protocol(setting)(setting)
-    if setting.recipe.compare.baseline and setting.protocol != "leave-one-band-out":
-        from anyband.tasks.transfer.baselines import baselines
+    if not setting.recipe.compare.baseline or setting.protocol == "leave-one-band-out":
+        return _protocol(setting)(setting)
+    from anyband.tasks.transfer.baselines import baselines, missing_baselines
 
-        outcomes = [*outcomes, *baselines(setting)]
-    return outcomes
+    first, *others = _protocol(setting)(setting)
+    first = replace(first, notes=(*first.notes, *missing_baselines(setting)))
+    return [first, *others, *baselines(setting)]
 
 
 def _encoder(recipe: TransferRecipe, options: RunOptions) -> SensorEncoder:
@@ -170,11 +171,6 @@ def check_kind(kind: TaskKind, protocol: Protocol) -> None:
     Raises:
         RecipeError: it is for other kinds; they are named.
     """
-    """See that a protocol is for data of a kind.
-
-    Raises:
-        RecipeError: it is for others.
-    """
     if kind not in _KINDS[protocol]:
         raise RecipeError(
             f"'{protocol}' ({PROTOCOLS[protocol]}) is for data of kind {' or '.join(_KINDS[protocol])}, and these are "
@@ -188,12 +184,6 @@ def check_data(data: TaskData, recipe: TransferRecipe, protocol: Protocol) -> No
     Raises:
         RecipeError: the protocol is for other kinds of data.
         InputError: too few images, too many, or of differing sensors.
-    """
-    """See that the images of the samples go with the protocol and the fusion.
-
-    Raises:
-        RecipeError: the protocol is for data of another kind.
-        InputError: another number of images, or sensors that can't be put side by side.
     """
     check_kind(data.kind, protocol)
     counts = sorted({len(slots) for slots in data.sensors})
