@@ -120,7 +120,9 @@ def evaluations(images: Path, out: Path, *, short: bool) -> Iterator[tuple[str, 
     for name in ("sen1floods11_s2", "sen1floods11_s1", "sen1floods11_both"):
         fusion = {"fusion": "concat"} if name.endswith("both") else {}
         yield name, "segment", _with({"data": declared[name]}, compare, _HEAD, {"input": {"resize": "native"}}, fusion)
-    change = _with({"data": declared["taizhou_change"]}, compare, _HEAD, {"input": {"resize": "native"}})
+    # No weights come with statistics of this Landsat product.
+    own = {"input": {"resize": "native", "statistics": "data"}}
+    change = _with({"data": declared["taizhou_change"]}, compare, _HEAD, own)
     yield "taizhou_change", "change", change
 
 
