@@ -154,3 +154,9 @@ def test_a_metric_of_another_kind_is_refused() -> None:
         number_metric("miou", np.ones((1, 5)))
     with pytest.raises(InputError, match="'miou' is no metric of classes or labels"):
         metric_value("miou", np.array([0]), np.ones((1, 2)))
+
+
+def test_progress_is_shown_only_where_resampling_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
+    metric = number_metric("mae", error_sums(*np.random.default_rng(1).normal(size=(2, 12))))
+    resample({"mae": metric}, num_samples=12, seed=1, num_resamples=30, shown=True)
+    assert capsys.readouterr().err == ""

@@ -95,7 +95,10 @@ def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, met
     assert first.evidence is not None
     assert second.evidence is not None
     names = [metric] if metric else METRICS_OF[first.kind]
-    found = [difference(first.evidence, second.evidence, name, seed=arguments.seed) for name in names]
+    found = [
+        difference(first.evidence, second.evidence, name, seed=arguments.seed, shown=not arguments.json)
+        for name in names
+    ]
     if arguments.json:
         print_json({"first": first.id, "second": second.id, "differences": [_plain(one) for one in found]})
         return
@@ -113,7 +116,9 @@ def _compare_all(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, met
 
     reference = find_row(rows, arguments.against)
     name = metric or METRICS_OF[reference.kind][0]
-    found = compared_with(reference, filtered(rows, _filter(arguments)), name, seed=arguments.seed)
+    found = compared_with(
+        reference, filtered(rows, _filter(arguments)), name, seed=arguments.seed, shown=not arguments.json
+    )
     if arguments.json:
         print_json({"reference": reference.id, "compared": [_plain_compared(one) for one in found]})
         return

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from anyband.progress import progress
 from anyband.randomness import generator
 from anyband.shapes import Array, Float
 
@@ -25,6 +26,8 @@ NUM_RESAMPLES = 1000
 _PERCENTILES = (2.5, 97.5)
 # chosen: numbers held at once, about 64 MB as float64.
 _CHUNK_NUMBERS = 8_000_000
+# chosen: takes about two seconds.
+_LONG_NUMBERS = 100_000_000
 
 
 def value_of(metric: Weighted, *, num_samples: int) -> float:
@@ -39,6 +42,7 @@ def resample(
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
     numbers_per_sample: int = 1,
+    shown: bool = False,
 ) -> dict[NameT, Float[Array, "resample"]]:
     """Compute metrics on resamples of the test samples, all on the same ones.
 
@@ -48,13 +52,17 @@ def resample(
         seed: of the draws; equal seeds and numbers of samples give equal draws.
         num_resamples: how many.
         numbers_per_sample: that a metric holds for one sample of one resample, so that memory stays bounded.
+        shown: show a progress bar where it takes long.
     """
     found: dict[NameT, list[Float[Array, "resample"]]] = {name: [] for name in metrics}
     chunk = max(1, _CHUNK_NUMBERS // (num_samples * numbers_per_sample))
-    for first in range(0, num_resamples, chunk):
-        weights = _resample_weights(seed, range(first, min(first + chunk, num_resamples)), num_samples)
-        for name, metric in metrics.items():
-            found[name].append(metric(weights))
+    is_long = num_samples * numbers_per_sample * num_resamples > _LONG_NUMBERS
+    with progress("resample test samples", num_resamples, shown=shown and is_long) as advance:
+        for first in range(0, num_resamples, chunk):
+            weights = _resample_weights(seed, range(first, min(first + chunk, num_resamples)), num_samples)
+            for name, metric in metrics.items():
+                found[name].append(metric(weights))
+            advance(len(weights))
     return {name: np.concatenate(values) for name, values in found.items()}
 
 

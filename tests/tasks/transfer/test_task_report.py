@@ -297,3 +297,9 @@ def test_test_samples_that_share_places_are_noted(class_data: TaskData) -> None:
     one = replace(class_data, places=("here",) * len(class_data))
     assert place_notes(one)[0].startswith("the 9 test samples are of one place; samples of one place are not")
     assert place_notes(replace(class_data, places=class_data.names)) == ()
+
+
+def test_predictions_that_find_no_room_are_named(class_map_data: TaskData) -> None:
+    page = _page(class_map_data, *(_map_outcome(class_map_data, name, predicted=0) for name in "abcde"))
+    caption = next(picture for picture in _pictures(page) if "predicted maps" in picture.alt).caption
+    assert caption == "Test samples; grey has no label; predictions of d, e are not shown."

@@ -54,6 +54,7 @@ def difference(
     *,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
+    shown: bool = False,
 ) -> Difference:
     """Subtract a metric of the second result from that of the first; every resample is the same for both.
 
@@ -65,6 +66,7 @@ def difference(
         metric: one of their kind; None: the first of it.
         seed: of the bootstrap.
         num_resamples: of the bootstrap.
+        shown: show a progress bar where it takes long.
 
     Raises:
         InputError: samples, classes or truths are not the same.
@@ -82,6 +84,7 @@ def difference(
         seed=seed,
         num_resamples=num_resamples,
         numbers_per_sample=numbers_per_sample(first),
+        shown=shown,
     )
     values = {which: value_of(function, num_samples=count) for which, function in both.items()}
     differences = drawn["first"] - drawn["second"]

@@ -147,7 +147,9 @@ def number_map_evidence(sums: Float[Array, "sample 5"], *, samples: Sequence[str
     return Evidence(kind="number_map", classes=(), samples=tuple(samples), arrays={"sums": sums.astype(np.float64)})
 
 
-def scores_of(evidence: Evidence, *, seed: int, num_resamples: int = NUM_RESAMPLES) -> tuple[Score, ...]:
+def scores_of(
+    evidence: Evidence, *, seed: int, num_resamples: int = NUM_RESAMPLES, shown: bool = False
+) -> tuple[Score, ...]:
     """Score evidence by all metrics of its kind, each with a 95 % bootstrap interval over the samples.
 
     Samples of one place are not independent; where a test has few places, the interval is too narrow.
@@ -156,6 +158,7 @@ def scores_of(evidence: Evidence, *, seed: int, num_resamples: int = NUM_RESAMPL
         evidence: from one of the makers here.
         seed: of the bootstrap.
         num_resamples: of the bootstrap.
+        shown: show a progress bar where it takes long.
     """
     return scores_by_metric(
         metric_functions(evidence),
@@ -163,6 +166,7 @@ def scores_of(evidence: Evidence, *, seed: int, num_resamples: int = NUM_RESAMPL
         seed=seed,
         num_resamples=num_resamples,
         numbers_per_sample=numbers_per_sample(evidence),
+        shown=shown,
     )
 
 

@@ -94,7 +94,7 @@ def _write_folder(folder: Path, setting: Setting, outcomes: Sequence[Outcome], r
             _write_weights(folder / f"{name}.safetensors", outcome, row)
         if outcome.checkpoint is not None:
             save_checkpoint(folder / f"{name}_checkpoint.safetensors", outcome.checkpoint)
-    write_report(folder / "report.html", setting.data, outcomes, rows)
+    write_report(folder / "report.html", setting.data, outcomes, rows, shown=setting.shown)
 
 
 def _write_weights(path: Path, outcome: Outcome, row: ResultRow) -> None:

@@ -88,7 +88,8 @@ def map_parts(data: TaskData, outcomes: Sequence[Outcome]) -> tuple[Part, ...]:
     positions = sorted(outcomes[0].maps)[:_MOST_MAP_ROWS]
     if not positions:
         return ()
-    shown = [one for one in outcomes if all(position in one.maps for position in positions)][:_MOST_PREDICTIONS]
+    able = [one for one in outcomes if all(position in one.maps for position in positions)]
+    shown = able[:_MOST_PREDICTIONS]
     samples = [data.read(position) for position in positions]
     # Columns must be equal in all rows, and sets may have more images or fewer.
     num_images = min(_MOST_MAP_IMAGES, *(len(sample.images) for sample in samples))
@@ -107,6 +108,8 @@ def map_parts(data: TaskData, outcomes: Sequence[Outcome]) -> tuple[Part, ...]:
         )
     more = max(len(sample.images) for sample in samples) - num_images
     caption = "Test samples; grey has no label" + (f"; {more} more images of a sample are not shown" * (more > 0))
+    if able[len(shown) :]:
+        caption += f"; predictions of {', '.join(one.features for one in able[len(shown) :])} are not shown"
     png = class_maps_png(rows, class_colours(data.classes)) if data.kind == "class_map" else number_maps_png(rows)
     return (Picture(png=png, alt="images, labels and predicted maps of test samples", caption=f"{caption}."),)
 

@@ -60,7 +60,7 @@ def result_rows(setting: "Setting", outcomes: Sequence[Outcome]) -> list[ResultR
             num_samples={str(part): count for part, count in data.num_samples.items()},
             seed=recipe.seed,
             settings=settings,
-            scores=scores_of(outcome.evidence, seed=recipe.seed),
+            scores=scores_of(outcome.evidence, seed=recipe.seed, shown=setting.shown),
             chosen=json_values(outcome.chosen),
             curves={name: tuple(float(value) for value in values) for name, values in outcome.curves.items()},
             notes=tuple(dict.fromkeys((*notes, *outcome.notes))),

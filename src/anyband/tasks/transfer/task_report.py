@@ -21,7 +21,9 @@ __all__ = ["report_page", "write_report"]
 _INTERVALS = "In brackets: 95 % bootstrap intervals over test samples"
 
 
-def write_report(path: Path, data: TaskData, outcomes: Sequence[Outcome], rows: Sequence[ResultRow]) -> None:
+def write_report(
+    path: Path, data: TaskData, outcomes: Sequence[Outcome], rows: Sequence[ResultRow], *, shown: bool = False
+) -> None:
     """Write the report as one HTML file that needs no other, whole or not at all.
 
     Args:
@@ -29,17 +31,18 @@ def write_report(path: Path, data: TaskData, outcomes: Sequence[Outcome], rows: 
         data: that was evaluated on; some test samples are read again for pictures.
         outcomes: the encoder's first, with their maps.
         rows: their rows in the table of results, in the same order, with evidence.
+        shown: show a progress bar where it takes long.
     """
-    write_page(path, report_page(data, outcomes, rows))
+    write_page(path, report_page(data, outcomes, rows, shown=shown))
 
 
-def report_page(data: TaskData, outcomes: Sequence[Outcome], rows: Sequence[ResultRow]) -> Page:
+def report_page(data: TaskData, outcomes: Sequence[Outcome], rows: Sequence[ResultRow], *, shown: bool = False) -> Page:
     """Put the report together; see `write_report`."""
     first = rows[0]
     task = f"{first.protocol} on {first.data}"
     evidence = outcomes[0].evidence
     sections = (
-        Section(title="Scores", parts=_score_parts(rows)),
+        Section(title="Scores", parts=_score_parts(rows, shown=shown)),
         Section(title="Fit", parts=_training_parts(rows)),
         Section(title="Classes", parts=class_parts(evidence, first.features)),
         Section(title="Numbers", parts=number_parts(evidence, first.features)),
@@ -71,7 +74,7 @@ def _lead(rows: Sequence[ResultRow]) -> str:
     return lead
 
 
-def _score_parts(rows: Sequence[ResultRow]) -> tuple[Part, ...]:
+def _score_parts(rows: Sequence[ResultRow], *, shown: bool) -> tuple[Part, ...]:
     names = METRICS_OF[rows[0].kind]
     header = ("features", "width", *map(metric_title, names))
     cells = tuple((row.features, str(row.width), *(score_text(row.score(name)) for name in names)) for row in rows)
@@ -81,7 +84,7 @@ def _score_parts(rows: Sequence[ResultRow]) -> tuple[Part, ...]:
     paired_rows = [row for row in rows if _samples_of(row) == _samples_of(rows[0])]
     if len(paired_rows) == 1:
         return (scores,)
-    return scores, _difference_table(paired_rows)
+    return scores, _difference_table(paired_rows, shown=shown)
 
 
 def _samples_of(row: ResultRow) -> frozenset[str]:
@@ -89,13 +92,13 @@ def _samples_of(row: ResultRow) -> frozenset[str]:
     return frozenset(row.evidence.samples)
 
 
-def _difference_table(rows: Sequence[ResultRow]) -> Table:
+def _difference_table(rows: Sequence[ResultRow], *, shown: bool) -> Table:
     first, names = rows[0], METRICS_OF[rows[0].kind]
     cells = []
     for row in rows[1:]:
         assert first.evidence is not None
         assert row.evidence is not None
-        found = [difference(first.evidence, row.evidence, name, seed=first.seed) for name in names]
+        found = [difference(first.evidence, row.evidence, name, seed=first.seed, shown=shown) for name in names]
         cells.append((row.features, *map(difference_text, found), f"{found[0].share_above:.1%}"))
     main = METRICS[names[0]]
     caption = (
