@@ -272,3 +272,13 @@ def test_data_without_maps_are_refused() -> None:
     )  # fmt: skip
     with pytest.raises(InputError, match="'scenes' has kind 'class'; blocks divide maps of labels, other data by"):
         blocked(data, BlockSpec(size_px=8), val=0.2, test=0.3, seed=0)
+
+
+def test_each_pixel_knows_its_block_on_every_date() -> None:
+    dates = _data(_sample(_chessboard()), _sample(_chessboard()), places=("here", "here"))
+    data = blocked(dates, BlockSpec(size_px=8), val=0.2, test=0.2, seed=0)
+    expected = np.arange(16).reshape(4, 4).repeat(8, axis=0).repeat(8, axis=1)
+    for position in range(len(data)):
+        regions = data.read(position).regions
+        assert regions is not None
+        assert np.array_equal(regions, expected)

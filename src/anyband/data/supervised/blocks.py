@@ -210,12 +210,20 @@ def _num_labels(lying: _Lying, part: int, blocks: BlockSpec, drawn: DrawnBlocks)
 
 
 def _read(data: TaskData, member: tuple[int, int], lying: _Lying, blocks: BlockSpec, drawn: DrawnBlocks) -> Sample:
-    sample = data.read(member[0])
+    sample = replace(data.read(member[0]), regions=_regions(lying, blocks, drawn))
     kept = _kept(lying, member[1], blocks, drawn)
     if sample.class_map is not None:
         return replace(sample, class_map=np.where(kept, sample.class_map, -1))
     number_map = sample.number_map if sample.number_map is not None else np.full(kept.shape, np.nan)
     return replace(sample, number_map=np.where(kept, number_map, np.nan))
+
+
+def _regions(lying: _Lying, blocks: BlockSpec, drawn: DrawnBlocks) -> Int[Array, "row col"]:
+    """Number the blocks that pixels lie in; −1 where no label of the place lies."""
+    number = {block: index for index, block in enumerate(sorted(one for one in drawn.parts if one[0] == lying.place))}
+    rows, cols = (axis_of(start, size, blocks).block for start, size in zip(lying.corner, lying.size, strict=True))
+    found = [[number.get((lying.place, int(row), int(col)), -1) for col in np.unique(cols)] for row in np.unique(rows)]
+    return np.asarray(np.array(found)[rows - rows[0]][:, cols - cols[0]], dtype=np.int64)
 
 
 def _kept(lying: _Lying, part: int, blocks: BlockSpec, drawn: DrawnBlocks) -> Bool[Array, "row col"]:

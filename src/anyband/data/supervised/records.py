@@ -58,6 +58,8 @@ class Sample:
     """Class of each pixel of the first image; −1: none, or not of this part. None: the target is no map of classes."""
     number_map: Float[Array, "row col"] | None = None
     """Number of each pixel of the first image; NaN: none. None: the target is no map of numbers."""
+    regions: Int[Array, "row col"] | None = None
+    """Piece of ground that each pixel lies in, by number, the same on all dates of a place; None: the sample is one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -65,6 +65,9 @@ class Evidence:
     """Name of each test sample, for pairing."""
     arrays: Mapping[str, Shaped[Array, "sample ..."]]
     """By name, as above; the first axis is the sample."""
+    groups: tuple[str, ...] = ()
+    """Piece of ground that each test sample shows, where several show one: dates of a place, or of a block of it. What
+    is of one group is resampled together, because it is not independent. Empty: each sample is one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
