@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from anyband.data.label_tables import (
 from anyband.data.labelled_sets import EntryMaker, Slot, grouped_rows, set_entries
 from anyband.data.manifest import ImageEntry
 from anyband.errors import InputError, ManifestError
+from anyband.sensors.sensor import Sensor
 from anyband.shapes import Array, Bool, Float, Int
 
 __all__ = [
@@ -63,6 +64,8 @@ class LabelForm:
     """Of the labels; None: one of the usual names."""
     slots: tuple[Slot, ...] = ()
     """Sensors of the images."""
+    sensors: Mapping[str, Sensor] = field(default_factory=dict)
+    """By name, beside those of the catalogue."""
     entries: bool = False
     """Whether every image becomes that of a manifest, with a sensor, and not only those of sets."""
 
@@ -196,7 +199,7 @@ def _with_entries(images: LabelledImages, form: LabelForm, *, folder: Path) -> L
         raise ManifestError(
             f"nothing says which sensor the images in '{folder}' are of; name it in the recipe, `data.sensors`"
         )
-    maker, cells = EntryMaker(folder), [slot.cells for slot in form.slots]
+    maker, cells = EntryMaker(folder, form.sensors), [slot.cells for slot in form.slots]
     start = len(str(folder / "x")) - 1
     members = (tuple(maker.entry(str(path)[start:], path, one) for one in cells) for path in images.paths)
     return replace(images, members=tuple(members))
@@ -249,12 +252,19 @@ def read_label_table(table: Path, *, form: LabelForm | None = None) -> LabelledI
         images = _collect(paths, names, name=str(table))
     images = replace(images, splits=parts, places=places_in(columns, parts, table))
     if "set" in columns:
-        return _as_sets(images, columns, table=table, slots=form.slots, columns_of=(path_column, label_column))
+        return _as_sets(images, columns, table=table, form=form, columns_of=(path_column, label_column))
     check_listed_once(paths, str(table))
     if not form.entries:
         return images
-    entries = set_entries(columns, images.paths, path_column=path_column, table=table, slots=form.slots)
-    return replace(images, members=tuple(entries))
+    return replace(images, members=tuple(_entries(images, columns, path_column, table=table, form=form)))
+
+
+def _entries(
+    images: LabelledImages, columns: Mapping[str, Sequence[str]], path_column: str, *, table: Path, form: LabelForm
+) -> list[tuple[ImageEntry, ...]]:
+    return set_entries(
+        columns, images.paths, path_column=path_column, table=table, slots=form.slots, sensors=form.sensors
+    )
 
 
 def _as_sets(
@@ -262,11 +272,11 @@ def _as_sets(
     columns: Mapping[str, Sequence[str]],
     *,
     table: Path,
-    slots: Sequence[Slot],
+    form: LabelForm,
     columns_of: tuple[str, str],
 ) -> LabelledImages:
     path_column, label_column = columns_of
-    entries = set_entries(columns, images.paths, path_column=path_column, table=table, slots=slots)
+    entries = _entries(images, columns, path_column, table=table, form=form)
     labels = [";".join(sorted(names)) for names in map(labels_in, columns[label_column])]
     said = {"label": labels} | {name: list(columns[name]) for name in ("split", "place") if name in columns}
     groups = grouped_rows(columns["set"], said, table)

@@ -9,6 +9,7 @@ from anyband.data.rasters.records import RasterSource
 from anyband.errors import AnybandError, ManifestError
 from anyband.progress import progress
 from anyband.sensors.catalogue import find_sensor_name
+from anyband.sensors.sensor import Sensor
 
 __all__ = ["EntryMaker", "Slot", "grouped_rows", "set_entries"]
 
@@ -40,13 +41,15 @@ class Slot:
 class EntryMaker:
     """Makes images of a manifest from paths and cells; cells that were seen before are not parsed again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, known: Mapping[str, Sensor] | None = None) -> None:
         """Take what all images share.
 
         Args:
             folder: that relative paths are relative to.
+            known: sensors by name that the catalogue need not have.
         """
         self._folder = folder
+        self._known = known
         self._made: dict[object, ImageEntry] = {}
 
     def entry(self, name: str, path: Path, cells: Mapping[str, str]) -> ImageEntry:
@@ -66,7 +69,7 @@ class EntryMaker:
         key = (*cells.items(), *kind)
         made = self._made.get(key)
         if made is None:
-            made = self._made[key] = parse_entry({**cells, "path": name}, folder=self._folder)
+            made = self._made[key] = parse_entry({**cells, "path": name}, folder=self._folder, known=self._known)
         return replace(made, name=name, source=replace(made.source, paths=(path,)))
 
 
@@ -77,6 +80,7 @@ def set_entries(
     path_column: str,
     table: Path,
     slots: Sequence[Slot] = (),
+    sensors: Mapping[str, Sensor] | None = None,
 ) -> list[tuple[ImageEntry, ...]]:
     """Read each row as an image of a manifest; columns that a manifest doesn't have are left alone.
 
@@ -90,12 +94,13 @@ def set_entries(
         table: for messages, and because paths are relative to it.
         slots: for rows that name no sensor; a row that names a slot's sensor has that slot's bands and encoding,
             where it names none.
+        sensors: by name, that the catalogue need not have.
 
     Raises:
         ManifestError: a row is wrong, or two are of one image.
     """
     known = [name for name in columns if name in COLUMNS and name not in (*_OF_SETS, path_column)]
-    maker = EntryMaker(table.parent)
+    maker = EntryMaker(table.parent, sensors)
     positions = _positions(columns["set"]) if "set" in columns else [None] * len(columns[path_column])
     rows = list(zip(columns[path_column], paths, positions, strict=True))
     entries: list[tuple[ImageEntry, ...]] = []

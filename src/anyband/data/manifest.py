@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from anyband.data.chip_index import SPLITS, Split
 from anyband.data.rasters.records import RasterSource
 from anyband.errors import AnybandError, ManifestError, nearest_name
-from anyband.sensors.catalogue import resolve_sensor
+from anyband.sensors.catalogue import find_sensor_name, resolve_sensor
 from anyband.sensors.sensor import Encoding, Sensor
 from anyband.yaml_files import read_yaml
 
@@ -146,12 +146,13 @@ def entries_from_globs(
     return [_located({**row, "path": path}, folder=Path(), where=f"'{path}'") for path in sorted(paths)]
 
 
-def parse_entry(row: Mapping[str, Any], *, folder: Path) -> ImageEntry:
+def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sensor] | None = None) -> ImageEntry:
     """Check one row.
 
     Args:
         row: column → value; None or empty text means absent.
         folder: that relative paths are relative to.
+        known: sensors by name that the catalogue need not have.
 
     Raises:
         ManifestError: a column is unknown or missing, or a value is wrong.
@@ -165,7 +166,7 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path) -> ImageEntry:
         if key not in given:
             raise ManifestError(f"'{key}' is missing; it is {COLUMNS[key]}")
     paths = _paths(given["path"], folder)
-    product = _sensor(str(given["sensor"]), folder)
+    product = _sensor(str(given["sensor"]), folder, known or {})
     bands = _bands(given.get("bands"), paths, product)
     sensor = product.select(band for band, _ in bands) if bands else product
     time_index, time = _time(given.get("time"))
@@ -285,8 +286,10 @@ def _paths(value: Any, folder: Path) -> tuple[Path, ...]:
     return tuple(folder / str(item) for item in _items(value))
 
 
-def _sensor(name: str, folder: Path) -> Sensor:
+def _sensor(name: str, folder: Path, known: Mapping[str, Sensor]) -> Sensor:
     is_file = name.casefold().endswith((".yaml", ".yml"))
+    if name in known and find_sensor_name(name) is None:
+        return known[name]
     return resolve_sensor(str(folder / name) if is_file else name)
 
 

@@ -2,50 +2,56 @@
 
 from pathlib import Path
 
-from anyband.data.labelled import LabelledImages, read_labelled, split
-from anyband.errors import InputError
+import numpy as np
+
+from anyband.data.labelled import LabelForm, read_labelled
+from anyband.data.labelled_sets import Slot
+from anyband.data.supervised.image_level import open_image_level
+from anyband.data.supervised.records import DataSpec, SplitSpec, TaskData
 from anyband.models.checkpoint import Checkpoint
 from anyband.sensors.assignment import AssignmentRules
-from anyband.tasks.evaluate import EvaluateOptions, feature_makers, features_of
 from anyband.tasks.features import SensorEncoder
 from anyband.tasks.knn import KnnOptions, knn_scores
-from anyband.tasks.labelled_inputs import labelled_batches, labelled_parts
+from anyband.tasks.labels import LabelledFeatures
 from anyband.tasks.metrics import score_predictions
-from anyband.tasks.readings import checkpoint_sensor
+from anyband.tasks.readings import checkpoint_sensors
 from anyband.tasks.recipe import KnnRecipe
+from anyband.tasks.transfer.features import extract_features
+from anyband.tasks.transfer.fusion import FusedEncoder
+from anyband.tasks.transfer.inputs import TaskReader
+from anyband.tasks.transfer.probes import check_parts
+from anyband.tasks.transfer.recipe import Fusion, TransferRecipe
 
 __all__ = ["KnnWatch"]
 
 # chosen: the shares of `anyband evaluate`, where no split is declared. Test images are never looked at.
-_VAL_SHARE, _TEST_SHARE = 0.1, 0.2
+_SHARES = SplitSpec(val=0.1, test=0.2)
 
 
 class KnnWatch:
-    """Scores a network on one labelled set again and again."""
+    """Scores a network on one labelled set again and again.
+
+    Images that are samples together are one sequence. The network is told nothing of them but their pixels, so that
+    the score depends on nothing else.
+    """
 
     def __init__(self, knn: KnnRecipe, *, seed: int) -> None:
-        """List the images and split them; no image is read yet.
-
-        Raises:
-            ManifestError: there are no labelled images at that path.
-            InputError: a part has none.
-        """
-        images = split(read_labelled(Path(knn.labelled)), val=_VAL_SHARE, test=_TEST_SHARE, seed=seed)
-        for part in ("train", "val"):
-            if part not in images.splits:
-                raise InputError(f"'{knn.labelled}' has no images for {part}; a kNN score needs train and val")
-        self._images: LabelledImages = images
         self._knn = knn
         self._seed = seed
+        self._opened: TaskData | None = None
 
     def check(self, checkpoint: Checkpoint, *, rules: AssignmentRules) -> None:
-        """See that a network reads the sensor of the images, before any training.
+        """See that the images are there and that a network reads their sensors, before any training; reads no image.
 
         Raises:
+            ManifestError: there are no labelled images at that path, or a table of them is wrong.
+            InputError: a part has none.
             CatalogueError: no such sensor, or one without statistics.
             AssignmentError: a band that the network's ranges can't express.
         """
-        SensorEncoder(checkpoint, rules=rules).reading(checkpoint_sensor(checkpoint, self._knn.sensor))
+        data, reader, _ = self._parts(checkpoint, rules)
+        for sensor in dict.fromkeys(sensor for slots in data.sensors for sensor in slots):
+            reader.reading(sensor)
 
     def score(self, checkpoint: Checkpoint, *, rules: AssignmentRules, device: str) -> float:
         """Let the training images vote on the validation images.
@@ -53,14 +59,40 @@ class KnnWatch:
         Returns:
             Accuracy, or the micro mean average precision where images have several labels; 0 to 1.
         """
-        encoder = SensorEncoder(checkpoint, rules=rules).to(device).eval()
-        reading = encoder.reading(checkpoint_sensor(checkpoint, self._knn.sensor))
-        options = EvaluateOptions()
-        batches = labelled_batches(
-            self._images, reading, img_size=encoder.config.img_size, batch_size=options.batch_size
+        data, reader, fused = self._parts(checkpoint, rules)
+        samples = np.concatenate([data.part("train"), data.part("val")])
+        features = extract_features({"encoder": fused.to(device)}, reader, samples, cache=None)["encoder"]
+        assert data.targets is not None
+        num_train = data.num_samples["train"]
+        train, val = (
+            LabelledFeatures(features=features[part], labels=data.targets[samples[part]], classes=data.classes)
+            for part in (slice(0, num_train), slice(num_train, None))
         )
-        features = features_of(batches, feature_makers(encoder, options))
-        parts = labelled_parts(self._images, features["encoder"])
-        neighbours = KnnOptions(k=min(KnnOptions().k, len(parts["train"])))
-        votes = knn_scores(parts["train"], parts["val"], neighbours, device=device)
-        return score_predictions(parts["val"].labels, votes, seed=self._seed, num_resamples=1)[0].value
+        votes = knn_scores(train, val, KnnOptions(k=min(KnnOptions().k, num_train)), device=device)
+        return score_predictions(val.labels, votes, seed=self._seed, num_resamples=1)[0].value
+
+    def _parts(self, checkpoint: Checkpoint, rules: AssignmentRules) -> tuple[TaskData, TaskReader, FusedEncoder]:
+        data = self._data(checkpoint)
+        encoder = SensorEncoder(checkpoint, rules=rules).eval()
+        recipe = TransferRecipe(name="kNN while training", data=DataSpec(source=self._knn.labelled))
+        fusion: Fusion = "single" if {len(slots) for slots in data.sensors} == {1} else "joint"
+        fused = FusedEncoder(encoder, fusion=fusion, pool="cls", seed=self._seed, metadata=False)
+        return data, TaskReader(encoder, data, recipe), fused
+
+    def _data(self, checkpoint: Checkpoint) -> TaskData:
+        """List the images and split them, once."""
+        if self._opened is None:
+            source, known = Path(self._knn.labelled), checkpoint_sensors(checkpoint)
+            several = read_labelled(source, form=LabelForm(slots=(Slot(sensor=self._knn.sensor),), sensors=known))
+            spec = DataSpec(
+                source=str(source),
+                kind="labels" if several.multi_label else "class",
+                sensors=(self._knn.sensor,),
+                split=_SHARES,
+                # Nothing but a look: what is in the files is not compared.
+                options={"contents": "sizes"},
+            )
+            data = open_image_level(spec, seed=self._seed, sensors=known)
+            check_parts(data, protocol="a kNN score", parts=("train", "val"))
+            self._opened = data
+        return self._opened

@@ -20,6 +20,7 @@ from anyband.shapes import Bool, Num
 __all__ = [
     "BandReading",
     "checkpoint_sensor",
+    "checkpoint_sensors",
     "entry_sensor",
     "joined_batches",
     "read_bands",
@@ -77,6 +78,11 @@ def checkpoint_sensor(checkpoint: Checkpoint, sensor: str | Sensor) -> Sensor:
         if sensor not in checkpoint.sensors:
             raise
     return sensor_from_dict(checkpoint.sensors[sensor])
+
+
+def checkpoint_sensors(checkpoint: Checkpoint) -> dict[str, Sensor]:
+    """Give the sensors that a checkpoint was trained on, by name."""
+    return {name: sensor_from_dict(raw) for name, raw in checkpoint.sensors.items()}
 
 
 def read_bands(

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -26,7 +26,7 @@ _OPTIONS = {"absent": ("refuse", "leave_out"), "contents": ("files", "sizes")}
 _MOST_READ = 200_000
 
 
-def open_image_level(spec: DataSpec, *, seed: int) -> TaskData:
+def open_image_level(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | None = None) -> TaskData:
     """Find samples with a class, labels or a number each; their images are read later.
 
     `source` is a folder of class folders, such folders in `train`, `val` and `test`, or a table (`read_label_table`).
@@ -39,6 +39,7 @@ def open_image_level(spec: DataSpec, *, seed: int) -> TaskData:
     Args:
         spec: which data, and how they are read.
         seed: of the parts that are drawn.
+        sensors: by name, beside those of the catalogue.
 
     Raises:
         ManifestError: nothing is there, a row or list is wrong, a sensor is missing, or names are not distinct.
@@ -47,7 +48,13 @@ def open_image_level(spec: DataSpec, *, seed: int) -> TaskData:
     """
     _check_spec(spec)
     source = Path(spec.source)
-    form = LabelForm(numbers=spec.kind == "number", column=spec.label_column, slots=_slots(spec), entries=True)
+    form = LabelForm(
+        numbers=spec.kind == "number",
+        column=spec.label_column,
+        slots=_slots(spec),
+        sensors=sensors or {},
+        entries=True,
+    )
     images = _of_kind(read_labelled(source, form=form), spec)
     names = _names(images, source)
     kept, images, notes = _in_parts(images, names, spec, seed=seed)

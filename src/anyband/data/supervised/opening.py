@@ -1,21 +1,26 @@
 """Labelled data from what a recipe says of them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from anyband.data.supervised.records import DENSE_KINDS, DataSpec, TaskData
+from anyband.sensors.sensor import Sensor
 
 __all__ = ["is_named", "open_task_data"]
 
 _TORCHGEO = "torchgeo:"
 
 
-def open_task_data(spec: DataSpec, *, seed: int, download: bool = False) -> TaskData:
+def open_task_data(
+    spec: DataSpec, *, seed: int, download: bool = False, sensors: Mapping[str, Sensor] | None = None
+) -> TaskData:
     """Find the samples of labelled data, their parts and targets; images are read later.
 
     Args:
         spec: which data, and how they are read.
         seed: of what is drawn: parts that nothing declares, label fractions.
         download: whether a named data set may be fetched.
+        sensors: by name, beside those of the catalogue; folders and tables of whole images may name them.
 
     Raises:
         ManifestError: nothing is there, or a table, folder or list is wrong.
@@ -25,7 +30,7 @@ def open_task_data(spec: DataSpec, *, seed: int, download: bool = False) -> Task
     from anyband.data.supervised.checks import check_task_data
     from anyband.data.supervised.fractions import take_fraction
 
-    data = _opened(spec, seed=seed, download=download)
+    data = _opened(spec, seed=seed, download=download, sensors=sensors)
     check_task_data(data, needs_validation=spec.split.val > 0)
     return take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
 
@@ -37,7 +42,7 @@ def is_named(source: str) -> bool:
     return source.startswith(_TORCHGEO) or (source in list_published() and not Path(source).exists())
 
 
-def _opened(spec: DataSpec, *, seed: int, download: bool) -> TaskData:
+def _opened(spec: DataSpec, *, seed: int, download: bool, sensors: Mapping[str, Sensor] | None) -> TaskData:
     if spec.source.startswith(_TORCHGEO):
         from anyband.data.supervised.torchgeo_sets import open_torchgeo
 
@@ -52,4 +57,4 @@ def _opened(spec: DataSpec, *, seed: int, download: bool) -> TaskData:
         return open_dense(spec, seed=seed)
     from anyband.data.supervised.image_level import open_image_level
 
-    return open_image_level(spec, seed=seed)
+    return open_image_level(spec, seed=seed, sensors=sensors)

@@ -19,6 +19,7 @@ from anyband.models.encoder import EncoderConfig
 from anyband.models.smarties import Smarties
 from anyband.sensors.assignment import AssignmentRules, load_ranges
 from anyband.tasks.features import SensorEncoder, find_device
+from anyband.tasks.readings import checkpoint_sensors
 from anyband.tasks.transfer.cost import Cost, cost_of
 from anyband.tasks.transfer.inputs import TaskReader
 from anyband.tasks.transfer.recipe import PROTOCOLS, Protocol, TransferRecipe
@@ -106,7 +107,7 @@ def dry_run(recipe: TransferRecipe, *, protocol: Protocol, options: RunOptions |
     checks: list[Check] = []
     _look(checks, "recipe", lambda: (None, _checked_recipe(recipe, protocol)))
     encoder = _look(checks, "checkpoint", lambda: _encoder(recipe, options))
-    data = _look(checks, "data", lambda: _data(recipe, protocol))
+    data = _look(checks, "data", lambda: _data(recipe, protocol, encoder))
     if encoder is None or data is None or not checks[0].ok:
         return DryRun(recipe=recipe.name, protocol=protocol, checks=tuple(checks), cost=None)
     cost = _look(checks, "shapes", lambda: _rehearsed(recipe, protocol, options, encoder, data))
@@ -189,8 +190,9 @@ def _stand_in(name: str) -> tuple[Checkpoint, str]:
     return checkpoint, f"not on this machine, and a dry run fetches nothing; a {title} of random weights stands in"
 
 
-def _data(recipe: TransferRecipe, protocol: Protocol) -> tuple[TaskData, str]:
-    data = open_task_data(recipe.data, seed=recipe.seed, download=False)
+def _data(recipe: TransferRecipe, protocol: Protocol, encoder: SensorEncoder | None) -> tuple[TaskData, str]:
+    known = {} if encoder is None else checkpoint_sensors(encoder.checkpoint)
+    data = open_task_data(recipe.data, seed=recipe.seed, download=False, sensors=known)
     check_data(data, recipe, protocol)
     parts = ", ".join(f"{data.num_samples[part]:,} {part}" for part in SPLITS)
     kinds = dict.fromkeys(data.sensors)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from anyband.data.supervised.opening import open_task_data
 from anyband.data.supervised.records import TaskData, TaskKind
-from anyband.errors import InputError, RecipeError
+from anyband.errors import InputError, OutputError, RecipeError
 from anyband.models.checkpoint import checkpoint_hash
 from anyband.models.weight_files import locate
 from anyband.tasks.features import SensorEncoder, load_encoder
+from anyband.tasks.readings import checkpoint_sensors
 from anyband.tasks.transfer.recipe import PROTOCOLS, Protocol, TransferRecipe
 from anyband.tasks.transfer.records import Outcome
 from anyband.tasks.transfer.setting import Setting
+from anyband.whole_files import check_writable
 
 __all__ = ["RunOptions", "check_data", "check_kind", "evaluate", "make_setting", "run_protocol"]
 
@@ -79,11 +81,13 @@ def make_setting(recipe: TransferRecipe, protocol: Protocol, options: RunOptions
     options = options or RunOptions()
     if recipe.checkpoint is None:
         raise RecipeError("an evaluation needs a checkpoint: name it in the recipe or with --checkpoint")
+    _check_cache(options.cache)
     if recipe.protocol not in (None, protocol):
         raise RecipeError(f"recipe '{recipe.name}' is for '{recipe.protocol}', and '{protocol}' was asked for")
     check_kind(recipe.data.kind, protocol)
     encoder = _encoder(recipe, options)
-    data = open_task_data(recipe.data, seed=recipe.seed, download=options.download)
+    known = checkpoint_sensors(encoder.checkpoint)
+    data = open_task_data(recipe.data, seed=recipe.seed, download=options.download, sensors=known)
     check_data(data, recipe, protocol)
     encoders = {"encoder": encoder}
     if recipe.compare.untrained and protocol != "leave-one-band-out":
@@ -110,6 +114,18 @@ def run_protocol(setting: Setting) -> list[Outcome]:
     first, *others = _protocol(setting)(setting)
     first = replace(first, notes=(*first.notes, *missing_baselines(setting)))
     return [first, *others, *baselines(setting)]
+
+
+def _check_cache(folder: Path | None) -> None:
+    """See before any work that features can be kept."""
+    if folder is None:
+        return
+    try:
+        check_writable(folder)
+    except OutputError as problem:
+        raise OutputError(
+            f"{problem}; features are kept there: name a folder by --cache, or use --no-cache"
+        ) from problem
 
 
 def _encoder(recipe: TransferRecipe, options: RunOptions) -> SensorEncoder:
@@ -182,10 +198,11 @@ def check_data(data: TaskData, recipe: TransferRecipe, protocol: Protocol) -> No
     """See that samples have as many images, and of such sensors, as protocol and fusion need.
 
     Raises:
-        RecipeError: the protocol is for other kinds of data.
+        RecipeError: the protocol, or what leave-one-band-out measures, is for other kinds of data, or takes no scales.
         InputError: too few images, too many, or of differing sensors.
     """
     check_kind(data.kind, protocol)
+    _check_measure(data.kind, recipe, protocol)
     counts = sorted({len(slots) for slots in data.sensors})
     if protocol == "change":
         if any(count < 2 or count % 2 for count in counts):
@@ -208,4 +225,20 @@ def check_data(data: TaskData, recipe: TransferRecipe, protocol: Protocol) -> No
         raise InputError(
             f"fusion '{recipe.fusion}' puts images side by side, so every sample needs the same sensors in the same "
             "order; take fusion 'joint', or samples of one kind"
+        )
+
+
+def _check_measure(kind: TaskKind, recipe: TransferRecipe, protocol: Protocol) -> None:
+    measure: Protocol = recipe.measures if protocol == "leave-one-band-out" else protocol
+    if kind not in _KINDS[measure]:
+        allowed = [one for one in ("knn", "linear", "segment") if kind in _KINDS[one]]
+        raise RecipeError(
+            f"leave-one-band-out measures '{measure}', which is for data of kind {' or '.join(_KINDS[measure])}, and "
+            f"these are of kind '{kind}'; set measures={' or measures='.join(allowed)}"
+        )
+    if recipe.input.scales != (1.0,) and measure not in ("knn", "linear"):
+        found = ", ".join(f"{scale:g}" for scale in recipe.input.scales)
+        raise RecipeError(
+            f"input.scales are for knn and linear, and '{measure}' takes images as they are; found {found}: set "
+            "input.scales=[1.0]"
         )
