@@ -45,7 +45,7 @@ def test_every_choice_of_sensors_is_scored_beside_both_baselines(result: DemoRes
     for one in result.places:
         assert set(one.scores) == set(KINDS)
         for kind in KINDS:
-            accuracy = one.scores[kind].scores[0]
+            accuracy = one.scores[kind]
             assert 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
             assert accuracy.num_samples == one.num_test
 
@@ -117,7 +117,7 @@ def test_a_finished_demo_is_taken_up_and_tells_the_same(result: DemoResult, fold
     again = run_demo(folder, OPTIONS)
     assert again.prepared.was_complete
     for one, other in zip(result.places, again.places, strict=True):
-        values = [[entry.scores[kind].scores[0].value for kind in KINDS] for entry in (one, other)]
+        values = [[entry.scores[kind].value for kind in KINDS] for entry in (one, other)]
         np.testing.assert_array_equal(*values)
 
 

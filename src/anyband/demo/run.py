@@ -5,22 +5,25 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from anyband.data.labelled import read_labelled
 from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.prepare_options import PrepareRun
 from anyband.data.store import ChipStore
+from anyband.data.supervised.opening import open_task_data
+from anyband.data.supervised.records import DataSpec
 from anyband.demo.archive import Archive, make_archive
 from anyband.demo.one_place import PlacePictures, draw_place
 from anyband.demo.options import SIMULATED_PAIRS, UNSEEN_SENSOR, DemoOptions
 from anyband.demo.scene import SceneMaps, map_scene
 from anyband.demo.scoring import PlaceScores, score_places
 from anyband.errors import OutputError
-from anyband.sensors.catalogue import resolve_sensor
 from anyband.tasks.features import SensorEncoder, load_encoder
 from anyband.tasks.pretrain import pretrain
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.recipe_files import load_recipe
-from anyband.tasks.results import Evaluation
+from anyband.tasks.transfer.recipe import CompareRecipe, InputRecipe, TransferRecipe
+from anyband.tasks.transfer.result_records import ResultRow
+from anyband.tasks.transfer.result_rows import result_rows
+from anyband.tasks.transfer.run import RunOptions, evaluate
 from anyband.whole_files import check_writable, whole_file
 
 __all__ = ["DemoResult", "run_demo"]
@@ -62,8 +65,8 @@ class DemoResult:
     """Scores on held-out places; empty without labels."""
     set_places: tuple[PlaceScores, ...]
     """Scores of the network of sets, each image by itself; empty without labels."""
-    labelled: Evaluation | None
-    """Scores on labelled images of the user; None: none were given."""
+    labelled: tuple[ResultRow, ...]
+    """Scores on labelled images of the user; empty: none were given."""
     scene: SceneMaps
     """A whole scene."""
     place: PlacePictures | None
@@ -194,23 +197,25 @@ def _check_labelled(options: DemoOptions, store: ChipStore) -> None:
     """See before the training, which takes minutes, that the labelled images and their sensor are there."""
     if options.labelled is None or options.labelled_sensor is None:
         return
-    read_labelled(options.labelled)
-    if options.labelled_sensor not in store.sensors:
-        resolve_sensor(options.labelled_sensor)
+    open_task_data(_labelled_data(options), seed=options.seed, sensors=store.sensors)
 
 
-def _score_labelled(checkpoint: Path, options: DemoOptions) -> Evaluation | None:
-    if options.labelled is None or options.labelled_sensor is None:
-        return None
-    from anyband.tasks.evaluate import EvaluateOptions, ScoreOptions, evaluate_images, read_split_images
+def _labelled_data(options: DemoOptions) -> DataSpec:
+    assert options.labelled is not None
+    assert options.labelled_sensor is not None
+    return DataSpec(source=str(options.labelled), sensors=(options.labelled_sensor,))
 
-    images = read_split_images(options.labelled, multi_label=False, val_share=0.1, test_share=0.2, seed=options.seed)
-    settings = EvaluateOptions(
-        score=ScoreOptions(seed=options.seed, shown=options.shown),
-        precision="bf16",
-        statistics="data",
-        untrained=True,
-        baseline=True,
+
+def _score_labelled(checkpoint: Path, options: DemoOptions) -> tuple[ResultRow, ...]:
+    if options.labelled is None:
+        return ()
+    recipe = TransferRecipe(
+        name="demo",
+        data=_labelled_data(options),
+        checkpoint=str(checkpoint),
+        seed=options.seed,
+        input=InputRecipe(precision="bf16", statistics="data", out_of_span="drop"),
+        compare=CompareRecipe(untrained=True, baseline=True),
     )
-    encoder = load_encoder(checkpoint, out_of_span="drop")
-    return evaluate_images(encoder, images, options.labelled_sensor, settings)
+    setting, outcomes = evaluate(recipe, "knn", RunOptions(shown=options.shown))
+    return tuple(result_rows(setting, outcomes))

@@ -10,11 +10,11 @@ from anyband.data.store import ChipStore
 from anyband.errors import StoreError
 from anyband.sensors.sensor import BandStatistics
 from anyband.shapes import Array, Float
-from anyband.tasks.evaluate import ScoreOptions, band_means, score_features
+from anyband.tasks.band_means import band_means
 from anyband.tasks.features import Pool, SensorEncoder, pooled
-from anyband.tasks.knn import KnnOptions
+from anyband.tasks.knn import KnnOptions, knn_scores
 from anyband.tasks.labels import LabelledFeatures
-from anyband.tasks.results import ScoredFeatures
+from anyband.tasks.metrics import Score, score_predictions
 from anyband.tasks.store_features import ChipOptions, StoreCells, common_cells, made_features
 
 __all__ = ["KINDS", "POOL", "PlaceScores", "score_places"]
@@ -34,8 +34,8 @@ class PlaceScores:
     """Sensors whose features were put side by side."""
     unseen: bool
     """Whether training never saw one of them."""
-    scores: dict[str, ScoredFeatures]
-    """Kind of features → its scores, for each of `KINDS`."""
+    scores: dict[str, Score]
+    """Kind of features → accuracy, for each of `KINDS`."""
     num_train: int
     """Chips that vote."""
     num_test: int
@@ -81,10 +81,8 @@ def score_places(
             sensors=choice,
             unseen=not trained_on.issuperset(choice),
             scores={
-                kind: score_features(
-                    _parts([features[sensor][kind] for sensor in choice], cells, labels, wanted),
-                    ScoreOptions(knn=KnnOptions(k=k), seed=seed),
-                    name=kind,
+                kind: _accuracy(
+                    _parts([features[sensor][kind] for sensor in choice], cells, labels, wanted), k=k, seed=seed
                 )
                 for kind in KINDS
             },
@@ -95,6 +93,11 @@ def score_places(
         )
         for choice in choices
     ]
+
+
+def _accuracy(parts: Mapping[str, LabelledFeatures], *, k: int, seed: int) -> Score:
+    votes = knn_scores(parts["train"], parts["test"], KnnOptions(k=k))
+    return score_predictions(parts["test"].labels, votes, seed=seed)[0]
 
 
 def _array_of(store: ChipStore, sensor: str) -> str:

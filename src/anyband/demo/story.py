@@ -10,7 +10,10 @@ from anyband.demo.run import DemoResult
 from anyband.demo.scoring import KINDS, POOL, PlaceScores
 from anyband.report.curves import curves_png, metrics_panels, read_columns
 from anyband.report.page import Page, Paragraph, Part, Picture, Section, Table, write_page
-from anyband.tasks.results import score_text, table_rows
+from anyband.tasks.metric_facts import METRICS_OF
+from anyband.tasks.metrics import score_text
+from anyband.tasks.transfer.result_records import ResultRow
+from anyband.tasks.transfer.result_tables import metric_title
 
 __all__ = ["summary_lines", "write_report"]
 
@@ -41,15 +44,11 @@ def write_report(path: Path, result: DemoResult) -> None:
 def summary_lines(result: DemoResult) -> list[str]:
     """Say the scores in lines for a terminal."""
     lines = [
-        f"{_choice(one)}: " + ", ".join(f"{kind} {score_text(one.scores[kind].scores[0])} %" for kind in KINDS)
+        f"{_choice(one)}: " + ", ".join(f"{kind} {score_text(one.scores[kind])} %" for kind in KINDS)
         for one in result.places
     ]
-    lines += [
-        f"{_choice(one)}, network of sets: {score_text(one.scores[KINDS[0]].scores[0])} %" for one in result.set_places
-    ]
-    if result.labelled is not None:
-        lines += [f"labelled images, {row.features}: {score_text(row.scores[0])} %" for row in result.labelled.rows]
-    return lines
+    lines += [f"{_choice(one)}, network of sets: {score_text(one.scores[KINDS[0]])} %" for one in result.set_places]
+    return lines + [f"labelled images, {row.features}: {score_text(row.scores[0])} %" for row in result.labelled]
 
 
 def _lead(result: DemoResult) -> str:
@@ -72,7 +71,7 @@ def _lead(result: DemoResult) -> str:
 
 
 def _percent(scores: PlaceScores, kind: str) -> str:
-    return f"{100 * scores.scores[kind].scores[0].value:.1f} %"
+    return f"{100 * scores.scores[kind].value:.1f} %"
 
 
 def _choice(scores: PlaceScores) -> str:
@@ -166,10 +165,8 @@ def _scores(result: DemoResult) -> Section:
     for recipe, places in ((result.recipe, result.places), (result.set_recipe, result.set_places)):
         if places:
             parts += _place_scores(places, name=recipe.name)
-    if result.labelled is not None:
-        header, body = table_rows(result.labelled)
-        caption = f"kNN on labelled images of {', '.join(result.labelled.sensors)}: {result.labelled.data}"
-        parts.append(Table(header=header, rows=body, caption=caption))
+    if result.labelled:
+        parts.append(_labelled(result.labelled))
     if not parts:
         parts.append(
             Paragraph(text="Nothing was scored: no labels, or too few places. `--labelled` takes labelled images.")
@@ -178,7 +175,7 @@ def _scores(result: DemoResult) -> Section:
 
 
 def _place_scores(places: Sequence[PlaceScores], *, name: str) -> list[Part]:
-    rows = tuple((_choice(one), *(score_text(one.scores[kind].scores[0]) for kind in KINDS)) for one in places)
+    rows = tuple((_choice(one), *(score_text(one.scores[kind]) for kind in KINDS)) for one in places)
     caption = (
         f"Recipe '{name}': kNN accuracy in % (k = {places[0].k}) with 95 % bootstrap intervals, "
         f"{places[0].num_test} chips of test places, {places[0].num_train} of training places vote; the label is the "
@@ -190,6 +187,14 @@ def _place_scores(places: Sequence[PlaceScores], *, name: str) -> list[Part]:
         "colour and contrast and nothing of structure. Two sensors: their features side by side, each of unit length."
     )
     return [Table(header=("sensors", *KINDS), rows=rows, caption=caption), Paragraph(text=text)]
+
+
+def _labelled(rows: Sequence[ResultRow]) -> Table:
+    first = rows[0]
+    header = ("features", "width", *(metric_title(name) for name in METRICS_OF[first.kind]))
+    body = tuple((row.features, str(row.width), *map(score_text, row.scores)) for row in rows)
+    caption = f"kNN (k = {first.settings['knn']['k']}) on {first.num_samples['test']} labelled images of '{first.data}'"
+    return Table(header=header, rows=body, caption=caption)
 
 
 def _scene(result: DemoResult) -> Section:
