@@ -117,12 +117,14 @@ def evaluations(images: Path, out: Path, *, short: bool) -> Iterator[tuple[str, 
                 "compare": {"untrained": False, "baseline": False},
             }
             yield f"{name}_bands", "leave-one-band-out", _with(maps, one, {"input": {"img_size": 96}})
+    # One scene gives one window an epoch, tiles of it give one each; a tile is as large as the network's input.
+    tiles = {"data": {"tile_px": 96}}
     for name in ("sen1floods11_s2", "sen1floods11_s1", "sen1floods11_both"):
         fusion = {"fusion": "concat"} if name.endswith("both") else {}
-        yield name, "segment", _with({"data": declared[name]}, compare, _HEAD, {"input": {"resize": "native"}}, fusion)
+        yield name, "segment", _with({"data": declared[name]}, compare, _HEAD, tiles, fusion)
     # No weights come with statistics of this Landsat product.
-    own = {"input": {"resize": "native", "statistics": "data"}}
-    change = _with({"data": declared["taizhou_change"]}, compare, _HEAD, own)
+    own = {"input": {"statistics": "data"}}
+    change = _with({"data": declared["taizhou_change"]}, compare, _HEAD, tiles, own)
     yield "taizhou_change", "change", change
 
 

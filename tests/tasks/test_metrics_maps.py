@@ -131,7 +131,7 @@ def test_the_interval_is_that_of_drawing_samples_again(name: str) -> None:
     def of(drawn: np.ndarray) -> Weighted:
         return map_metric("miou", counts[drawn]) if name == "miou" else number_metric("rmse", sums[drawn])
 
-    drawn = resample({"metric": of(np.arange(12))}, num_samples=12, seed=7, num_resamples=40)["metric"]
+    drawn = resample({"metric": of(np.arange(12))}, units=np.arange(12), seed=7, num_resamples=40)["metric"]
     by_hand = []
     for index in range(40):
         again = generator(7, step=index, sample=0, purpose="bootstrap").integers(0, 12, 12)
@@ -142,8 +142,8 @@ def test_the_interval_is_that_of_drawing_samples_again(name: str) -> None:
 
 def test_draws_do_not_depend_on_how_many_are_made_at_once() -> None:
     metric = number_metric("mae", error_sums(*np.random.default_rng(1).normal(size=(2, 12))))
-    whole = resample({"mae": metric}, num_samples=12, seed=1, num_resamples=30)["mae"]
-    parts = resample({"mae": metric}, num_samples=12, seed=1, num_resamples=30, numbers_per_sample=200_000)["mae"]
+    whole = resample({"mae": metric}, units=np.arange(12), seed=1, num_resamples=30)["mae"]
+    parts = resample({"mae": metric}, units=np.arange(12), seed=1, num_resamples=30, numbers_per_sample=200_000)["mae"]
     assert whole == pytest.approx(parts, rel=1e-12)
 
 
@@ -158,5 +158,5 @@ def test_a_metric_of_another_kind_is_refused() -> None:
 
 def test_progress_is_shown_only_where_resampling_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
     metric = number_metric("mae", error_sums(*np.random.default_rng(1).normal(size=(2, 12))))
-    resample({"mae": metric}, num_samples=12, seed=1, num_resamples=30, shown=True)
+    resample({"mae": metric}, units=np.arange(12), seed=1, num_resamples=30, shown=True)
     assert capsys.readouterr().err == ""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from anyband.errors import InputError
-from anyband.shapes import Array, Bool, Float
-from anyband.tasks.bootstrap import NUM_RESAMPLES, Weighted, interval, resample, value_of
+from anyband.shapes import Array, Bool, Float, Int
+from anyband.tasks.bootstrap import NUM_RESAMPLES, Weighted, interval, resample, units_of, value_of
 from anyband.tasks.labels import Labels
 from anyband.tasks.metric_facts import DEFINITIONS, MetricName, interval_text, value_text
 
@@ -80,7 +80,7 @@ def score_predictions(
     names = MULTI_LABEL_METRICS if labels.ndim == 2 else MULTI_CLASS_METRICS
     return scores_by_metric(
         {name: label_metric(name, labels, scores) for name in names},
-        num_samples=num_samples,
+        units=units_of((), num_samples=num_samples),
         seed=seed,
         num_resamples=num_resamples,
         numbers_per_sample=scores.shape[1] if labels.ndim == 2 else 1,
@@ -90,16 +90,17 @@ def score_predictions(
 def scores_by_metric(
     metrics: Mapping[MetricName, Weighted],
     *,
-    num_samples: int,
+    units: Int[Array, "sample"],
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
     numbers_per_sample: int = 1,
     shown: bool = False,
 ) -> tuple[Score, ...]:
     """Compute metrics with their intervals; see `bootstrap.resample`."""
+    num_samples = len(units)
     resampled = resample(
         metrics,
-        num_samples=num_samples,
+        units=units,
         seed=seed,
         num_resamples=num_resamples,
         numbers_per_sample=numbers_per_sample,

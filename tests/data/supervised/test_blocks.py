@@ -278,7 +278,6 @@ def test_each_pixel_knows_its_block_on_every_date() -> None:
     dates = _data(_sample(_chessboard()), _sample(_chessboard()), places=("here", "here"))
     data = blocked(dates, BlockSpec(size_px=8), val=0.2, test=0.2, seed=0)
     expected = np.arange(16).reshape(4, 4).repeat(8, axis=0).repeat(8, axis=1)
+    assert data.regions is not None
     for position in range(len(data)):
-        regions = data.read(position).regions
-        assert regions is not None
-        assert np.array_equal(regions, expected)
+        assert np.array_equal(data.regions(position), expected)

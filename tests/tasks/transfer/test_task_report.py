@@ -22,7 +22,7 @@ from anyband.tasks.transfer.evidence import (
 )
 from anyband.tasks.transfer.records import Evidence, Outcome
 from anyband.tasks.transfer.result_records import ResultRow
-from anyband.tasks.transfer.result_rows import place_notes
+from anyband.tasks.transfer.result_rows import ground_notes
 from anyband.tasks.transfer.sample_pictures import picture_title, sample_picture, thinned
 from anyband.tasks.transfer.task_report import report_page, write_report
 from anyband.tasks.transfer.worst_mistakes import worst_mistakes
@@ -292,11 +292,16 @@ def test_small_maps_are_not_thinned() -> None:
     assert (thinned(array) == array).all()
 
 
-def test_test_samples_that_share_places_are_noted(class_data: TaskData) -> None:
-    assert place_notes(class_data) == ()
-    one = replace(class_data, places=("here",) * len(class_data))
-    assert place_notes(one)[0].startswith("the 9 test samples are of one place; samples of one place are not")
-    assert place_notes(replace(class_data, places=class_data.names)) == ()
+def test_test_samples_that_share_ground_are_noted() -> None:
+    evidence = number_evidence(np.arange(4.0), np.arange(4.0), samples=("a", "b", "c", "d"))
+    assert ground_notes(evidence) == ()
+    two = replace(evidence, groups=("here", "here", "there", "there"))
+    assert ground_notes(two) == (
+        "intervals resample 2 independent images, places or blocks; 4 predictions are of them",
+    )
+    assert ground_notes(replace(evidence, groups=("here",) * 4))[0].endswith(
+        "one piece of ground, which has no interval"
+    )
 
 
 def test_predictions_that_find_no_room_are_named(class_map_data: TaskData) -> None:

@@ -199,6 +199,7 @@ def _divided(data: TaskData, blocks: BlockSpec, lying: list[_Lying], drawn: Draw
         # Parts of one image share its files: they must be seen to be of one place.
         places=taken.places or taken.names,
         read=lambda position: _read(data, members[position], lying[members[position][0]], blocks, drawn),
+        regions=lambda position: _regions(lying[members[position][0]], blocks, drawn),
         notes=(*data.notes, *_notes(data, blocks, drawn)),
     )
 
@@ -210,7 +211,7 @@ def _num_labels(lying: _Lying, part: int, blocks: BlockSpec, drawn: DrawnBlocks)
 
 
 def _read(data: TaskData, member: tuple[int, int], lying: _Lying, blocks: BlockSpec, drawn: DrawnBlocks) -> Sample:
-    sample = replace(data.read(member[0]), regions=_regions(lying, blocks, drawn))
+    sample = data.read(member[0])
     kept = _kept(lying, member[1], blocks, drawn)
     if sample.class_map is not None:
         return replace(sample, class_map=np.where(kept, sample.class_map, -1))

@@ -58,8 +58,6 @@ class Sample:
     """Class of each pixel of the first image; −1: none, or not of this part. None: the target is no map of classes."""
     number_map: Float[Array, "row col"] | None = None
     """Number of each pixel of the first image; NaN: none. None: the target is no map of numbers."""
-    regions: Int[Array, "row col"] | None = None
-    """Piece of ground that each pixel lies in, by number, the same on all dates of a place; None: the sample is one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,6 +87,9 @@ class TaskData:
     contents: tuple[str, ...] = ()
     """Hash of each sample's files, to find one in two parts; empty: unknown. Samples that may share files (blocks of
     one image) have the same place and are not compared."""
+    regions: Callable[[int], Int[Array, "row col"]] | None = None
+    """Numbers the pieces of ground that the pixels of a sample lie in, the same on all dates of a place; None: each
+    place is one. Scores of a test are resampled by them."""
     notes: tuple[str, ...] = ()
     """What a reader of the results should know."""
     statistics: str | None = None
@@ -129,7 +130,7 @@ class TaskData:
             fingerprint: of what is kept.
         """
         kept = [int(sample) for sample in samples]
-        read = self.read
+        read, regions = self.read, self.regions
         return replace(
             self,
             names=tuple(self.names[index] for index in kept),
@@ -139,6 +140,7 @@ class TaskData:
             targets=None if self.targets is None else self.targets[kept],
             contents=tuple(self.contents[index] for index in kept) if self.contents else (),
             read=lambda index: read(kept[index]),
+            regions=None if regions is None else lambda index: regions(kept[index]),
             fingerprint=fingerprint,
         )
 

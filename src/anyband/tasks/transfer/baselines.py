@@ -19,6 +19,7 @@ from anyband.randomness import generator
 from anyband.shapes import Array, Bool, Float, Int, Num
 from anyband.tasks.band_means import band_means
 from anyband.tasks.readings import BandReading, standardised_batch
+from anyband.tasks.transfer.grounds import GroundCounts
 from anyband.tasks.transfer.map_kinds import ClassMaps, MapKind, NumberMaps
 from anyband.tasks.transfer.records import Outcome, TaskBatch
 from anyband.tasks.transfer.setting import Setting
@@ -237,14 +238,11 @@ def _best_threshold(lengths: Float[Array, "pixel"], truth: Int[Array, "pixel"]) 
 
 def _mapped(setting: Setting, predict: _Predict, *, name: str, width: int) -> Outcome:
     """Predict the maps of the test samples, and count them against the truth."""
-    kind = _kind(setting)
-    counts: list[Array] = []
-    names: list[str] = []
+    counted = GroundCounts(data=setting.data, kind=_kind(setting))
     maps: dict[int, Array] = {}
     for position, truth, pixels in _samples(setting, "test"):
         found = predict(pixels)
-        counts.append(kind.count(truth, found))
-        names.append(setting.data.names[position])
+        counted.add(position, truth, found)
         if len(maps) < _KEPT_MAPS:
             maps[position] = found
-    return Outcome(features=name, width=width, evidence=kind.evidence(np.stack(counts), names), maps=maps)
+    return Outcome(features=name, width=width, evidence=counted.evidence(), maps=maps)

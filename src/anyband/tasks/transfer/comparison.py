@@ -8,7 +8,7 @@ import numpy as np
 
 from anyband.errors import InputError
 from anyband.shapes import Array, Bool, Shaped
-from anyband.tasks.bootstrap import NUM_RESAMPLES, Weighted, interval, resample, value_of
+from anyband.tasks.bootstrap import NUM_RESAMPLES, Weighted, interval, resample, units_of, value_of
 from anyband.tasks.metric_facts import METRICS, METRICS_OF, MetricName
 from anyband.tasks.transfer.evidence import metric_functions, numbers_per_sample
 from anyband.tasks.transfer.records import Evidence
@@ -80,7 +80,7 @@ def difference(
     }
     drawn = resample(
         both,
-        num_samples=count,
+        units=units_of(first.groups, num_samples=count),
         seed=seed,
         num_resamples=num_resamples,
         numbers_per_sample=numbers_per_sample(first),
@@ -126,6 +126,7 @@ def paired(first: Evidence, second: Evidence) -> Evidence:
         kind=second.kind,
         classes=second.classes,
         samples=first.samples,
+        groups=first.groups,
         arrays={name: array[order] for name, array in second.arrays.items()},
     )
     _check_same_truth(first, ordered)

@@ -29,6 +29,7 @@ from anyband.tasks.transfer.dense_samples import (
 from anyband.tasks.transfer.fit_schedule import parameter_groups
 from anyband.tasks.transfer.fitting import FitResult, FitTask, fit, predicting
 from anyband.tasks.transfer.fusion import FusedEncoder
+from anyband.tasks.transfer.grounds import GroundCounts
 from anyband.tasks.transfer.inputs import TaskReader
 from anyband.tasks.transfer.map_kinds import MapKind
 from anyband.tasks.transfer.recipe import FitRecipe
@@ -111,13 +112,14 @@ def _outcome(setting: Setting, task: DenseTask, name: str) -> Outcome:
         parts.adapted.settle()
     test = setting.data.part("test")
     with predicting(parts.network, recipe.fit):
-        counts = _counts(parts, task.kind, test)
+        grounds = GroundCounts(data=setting.data, kind=task.kind)
+        counts = _counts(parts, task.kind, test, grounds)
         pictures = _spread(counts, task.kind)
         maps = dict(parts.samples.predicted(parts.network, test[pictures], task.kind.read, labelled=False))
     return Outcome(
         features=name,
         width=parts.width,
-        evidence=task.kind.evidence(counts, [setting.data.names[int(one)] for one in test]),
+        evidence=grounds.evidence(),
         chosen={"epoch": result.best_epoch, f"validation {task.kind.metric}": result.best_score},
         curves={"training loss": result.losses, "validation": result.validation},
         maps=maps,
@@ -180,10 +182,15 @@ def _loss(network: MapNetwork, batch: TaskBatch | LevelBatch, step: int, *, kind
     return kind.loss(network(batch, step=step + 1).float(), batch.targets)
 
 
-def _counts(parts: _Parts, kind: MapKind, samples: Int[Array, " sample"]) -> Num[Array, "sample ..."]:
+def _counts(
+    parts: _Parts, kind: MapKind, samples: Int[Array, " sample"], grounds: GroundCounts | None = None
+) -> Num[Array, "sample ..."]:
     rows: dict[int, Num[Array, "..."]] = {}
     for position, predicted in parts.samples.predicted(parts.network, samples, kind.read, labelled=True):
-        rows[position] = kind.count(parts.samples.truth(position), predicted)
+        truth = parts.samples.truth(position)
+        rows[position] = kind.count(truth, predicted)
+        if grounds is not None:
+            grounds.add(position, truth, predicted)
     return np.stack([rows[int(sample)] for sample in samples])
 
 

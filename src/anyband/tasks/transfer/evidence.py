@@ -7,7 +7,7 @@ import numpy as np
 
 from anyband.errors import InputError
 from anyband.shapes import Array, Bool, Float, Int, Shaped
-from anyband.tasks.bootstrap import NUM_RESAMPLES, Weighted
+from anyband.tasks.bootstrap import NUM_RESAMPLES, Weighted, units_of
 from anyband.tasks.metric_facts import METRICS_OF, MetricName
 from anyband.tasks.metrics import Score, label_metric, scores_by_metric
 from anyband.tasks.metrics_maps import ERROR_SUMS, error_sums, map_metric, number_metric
@@ -152,7 +152,7 @@ def scores_of(
 ) -> tuple[Score, ...]:
     """Score evidence by all metrics of its kind, each with a 95 % bootstrap interval over the samples.
 
-    Samples of one place are not independent; where a test has few places, the interval is too narrow.
+    Samples of one group are drawn together, because they are not independent; a single group has no interval.
 
     Args:
         evidence: from one of the makers here.
@@ -162,7 +162,7 @@ def scores_of(
     """
     return scores_by_metric(
         metric_functions(evidence),
-        num_samples=len(evidence.samples),
+        units=units_of(evidence.groups, num_samples=len(evidence.samples)),
         seed=seed,
         num_resamples=num_resamples,
         numbers_per_sample=numbers_per_sample(evidence),

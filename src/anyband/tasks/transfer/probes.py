@@ -17,6 +17,7 @@ from anyband.tasks.linear import LinearOptions, LinearProbe, fit_linear_probe, p
 from anyband.tasks.linear_solver import SolvedProbe, solve_linear_probe, solve_ridge
 from anyband.tasks.transfer.evidence import class_evidence, labels_evidence, number_evidence
 from anyband.tasks.transfer.features import extract_features
+from anyband.tasks.transfer.grounds import with_grounds
 from anyband.tasks.transfer.records import Evidence, Outcome
 from anyband.tasks.transfer.setting import Setting
 
@@ -106,10 +107,12 @@ def evidence_of(data: TaskData, samples: Int[Array, " sample"], predicted: Float
     assert data.targets is not None
     names, truth = [data.names[int(sample)] for sample in samples], data.targets[samples]
     if data.kind == "class":
-        return class_evidence(truth, predicted, classes=data.classes, samples=names)
-    if data.kind == "labels":
-        return labels_evidence(truth, predicted, classes=data.classes, samples=names)
-    return number_evidence(np.asarray(truth, dtype=np.float64), predicted, samples=names)
+        found = class_evidence(truth, predicted, classes=data.classes, samples=names)
+    elif data.kind == "labels":
+        found = labels_evidence(truth, predicted, classes=data.classes, samples=names)
+    else:
+        found = number_evidence(np.asarray(truth, dtype=np.float64), predicted, samples=names)
+    return with_grounds(found, data, samples)
 
 
 def _for_encoders(setting: Setting, probe: _Probe) -> list[Outcome]:
@@ -142,20 +145,18 @@ def over_scales(outcomes: Sequence[Outcome], scales: Sequence[float]) -> list[Ou
         features=first.features,
         width=first.width,
         evidence=_joined([one.evidence for one in outcomes], labels),
-        notes=(
-            f"mean over images reduced to {', '.join(labels)}; the interval takes the predictions for one image at "
-            "several scales as independent",
-        ),
+        notes=(f"mean over images reduced to {', '.join(labels)}",),
     )
     alone = [replace(one, features=f"{one.features} @ {label}") for one, label in zip(outcomes, labels, strict=True)]
     return [together, *alone]
 
 
 def _joined(evidence: Sequence[Evidence], labels: Sequence[str]) -> Evidence:
-    """Lay the predictions at several scales one after the other."""
+    """Lay the predictions at several scales one after the other; those for one image are drawn together."""
     names = [f"{sample} @ {label}" for one, label in zip(evidence, labels, strict=True) for sample in one.samples]
     arrays = {name: np.concatenate([one.arrays[name] for one in evidence]) for name in evidence[0].arrays}
-    return replace(evidence[0], samples=tuple(names), arrays=arrays)
+    groups = (evidence[0].groups or evidence[0].samples) * len(labels)
+    return replace(evidence[0], samples=tuple(names), arrays=arrays, groups=groups)
 
 
 def _part(data: TaskData, features: Features, part: Split) -> LabelledFeatures:

@@ -7,16 +7,15 @@ from dataclasses import asdict
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from anyband.data.supervised.records import TaskData
 from anyband.tasks.transfer.evidence import scores_of
 from anyband.tasks.transfer.recipe import Protocol, TransferRecipe
-from anyband.tasks.transfer.records import Outcome
+from anyband.tasks.transfer.records import Evidence, Outcome
 from anyband.tasks.transfer.result_records import ResultRow, json_values
 
 if TYPE_CHECKING:
     from anyband.tasks.transfer.setting import Setting
 
-__all__ = ["place_notes", "result_id", "result_rows", "settings_of"]
+__all__ = ["ground_notes", "result_id", "result_rows", "settings_of"]
 
 # What a protocol does not use changes no result, so it is no part of what a result is known by.
 _PARTS_OF: dict[Protocol, tuple[str, ...]] = {
@@ -43,7 +42,7 @@ def result_rows(setting: "Setting", outcomes: Sequence[Outcome]) -> list[ResultR
     recipe, data, reader = setting.recipe, setting.data, setting.reader
     settings = settings_of(recipe, setting.protocol, reader=reader.settings())
     made = dt.datetime.now(dt.UTC).replace(microsecond=0)
-    notes = (*data.notes, *reader.notes, *place_notes(data))
+    notes = (*data.notes, *reader.notes)
     return [
         ResultRow(
             id=result_id(setting, outcome.features, settings),
@@ -63,7 +62,7 @@ def result_rows(setting: "Setting", outcomes: Sequence[Outcome]) -> list[ResultR
             scores=scores_of(outcome.evidence, seed=recipe.seed, shown=setting.shown),
             chosen=json_values(outcome.chosen),
             curves={name: tuple(float(value) for value in values) for name, values in outcome.curves.items()},
-            notes=tuple(dict.fromkeys((*notes, *outcome.notes))),
+            notes=tuple(dict.fromkeys((*notes, *outcome.notes, *ground_notes(outcome.evidence)))),
             evidence=outcome.evidence,
         )
         for outcome in outcomes
@@ -104,14 +103,11 @@ def result_id(setting: "Setting", features: str, settings: Mapping[str, Any]) ->
     return blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest()
 
 
-def place_notes(data: TaskData) -> tuple[str, ...]:
-    """Say where test samples share places, because then they are not independent and intervals are too narrow."""
-    test = data.part("test")
-    places = {data.places[index] for index in test} if data.places else set()
-    if not places or len(places) == len(test):
-        return ()
-    shown = "one place" if len(places) == 1 else f"{len(places)} places"
-    return (
-        f"the {len(test)} test samples are of {shown}; samples of one place are not independent, so the intervals are "
-        "too narrow and nothing is said of other places",
-    )
+def ground_notes(evidence: Evidence) -> tuple[str, ...]:
+    """Say where test samples share ground, because then they are not independent and are resampled together."""
+    count, num_grounds = len(evidence.samples), len(set(evidence.groups))
+    if not evidence.groups:
+        return () if count > 1 else ("the test is one sample, which has no interval",)
+    if num_grounds == 1:
+        return (f"all {count} predictions of the test are of one piece of ground, which has no interval",)
+    return (f"intervals resample {num_grounds} independent images, places or blocks; {count} predictions are of them",)

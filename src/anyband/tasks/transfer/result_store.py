@@ -250,7 +250,8 @@ def _json(value: Any) -> str:
 
 def _packed(evidence: Evidence) -> bytes:
     """Write evidence as a compressed NumPy archive, with what is not an array as JSON in it."""
-    facts = json.dumps({"kind": evidence.kind, "classes": evidence.classes, "samples": evidence.samples})
+    named = ("kind", "classes", "samples", "groups")
+    facts = json.dumps({name: getattr(evidence, name) for name in named})
     buffer = io.BytesIO()
     arrays = {name: np.asarray(array) for name, array in evidence.arrays.items()}
     np.savez_compressed(buffer, allow_pickle=False, facts=np.frombuffer(facts.encode(), dtype=np.uint8), **arrays)
@@ -267,4 +268,5 @@ def _unpacked(packed: bytes, identity: str, path: Path) -> Evidence:
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
         raise InputError(f"the evidence of {identity} in '{path}' is damaged ({problem}); evaluate again") from problem
     facts = json.loads(arrays.pop("facts").tobytes().decode())
-    return Evidence(kind=facts["kind"], classes=tuple(facts["classes"]), samples=tuple(facts["samples"]), arrays=arrays)
+    named = {name: tuple(facts[name]) for name in ("classes", "samples", "groups")}
+    return Evidence(kind=facts["kind"], arrays=arrays, **named)
