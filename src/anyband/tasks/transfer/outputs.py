@@ -2,18 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from anyband import __version__
-from anyband.errors import OutputError
+from anyband.errors import InputError, OutputError
 from anyband.models.checkpoint import save_checkpoint
 from anyband.tasks.transfer.records import Outcome
 from anyband.tasks.transfer.result_records import ResultRow, json_values, row_to_dict
 from anyband.tasks.transfer.result_rows import result_rows
-from anyband.tasks.transfer.result_store import append_results
+from anyband.tasks.transfer.result_store import Appended, append_results, read_results
 from anyband.tasks.transfer.setting import Setting
 from anyband.whole_files import check_target, whole_directory
 
@@ -36,6 +36,7 @@ class Outputs:
 
         Raises:
             OutputError: the folder exists, or a file can't be written.
+            InputError: the table is none.
         """
         if self.folder is not None:
             if self.folder.exists():
@@ -43,6 +44,9 @@ class Outputs:
             check_target(self.folder)
         if self.results is not None:
             check_target(self.results)
+            # Whatever is there must be a table of results, or hours of work would end in an error.
+            if self.results.exists():
+                read_results(self.results)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +79,21 @@ def write_outputs(setting: Setting, outcomes: Sequence[Outcome], outputs: Output
     if outputs.folder is not None:
         with whole_directory(outputs.folder) as beside:
             _write_folder(beside, setting, outcomes, rows)
-    notes: tuple[str, ...] = ()
-    if outputs.results is not None:
-        notes = append_results(outputs.results, rows).notes
-    return Written(rows=tuple(rows), notes=notes)
+    if outputs.results is None:
+        return Written(rows=tuple(rows), notes=())
+    appended = _append(outputs.results, rows, outputs.folder)
+    known = [replace(row, id=identity) for row, identity in zip(rows, appended.ids, strict=True)]
+    return Written(rows=tuple(known), notes=appended.notes)
+
+
+def _append(path: Path, rows: Sequence[ResultRow], folder: Path | None) -> Appended:
+    try:
+        return append_results(path, rows)
+    except (InputError, OutputError) as problem:
+        if folder is None:
+            raise
+        # The work is not lost with the table.
+        raise OutputError(f"{problem}; '{folder}' is written and holds the results") from problem
 
 
 def _write_folder(folder: Path, setting: Setting, outcomes: Sequence[Outcome], rows: Sequence[ResultRow]) -> None:
