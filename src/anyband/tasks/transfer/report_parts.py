@@ -122,8 +122,9 @@ def _labels(sample: Sample) -> Num[Array, "row col"]:
 
 
 def _place_of(sample: str, places: Mapping[str, int]) -> int:
-    """Find a test sample among the data's; of one at a smaller scale the name goes on with ` @ 25 %`."""
-    return places[sample] if sample in places else places[sample.rpartition(" @ ")[0]]
+    """Find a test sample among the data's; the name of one scale of it goes on with ` @ 25 %`, of a block ` block 3`."""
+    whole = (sample, sample.rpartition(" @ ")[0], sample.rpartition(" block ")[0])
+    return next(places[name] for name in whole if name in places)
 
 
 def mistake_parts(data: TaskData, evidence: Evidence, features: str) -> tuple[Part, ...]:
