@@ -10,7 +10,7 @@ from anyband.errors import InputError
 from anyband.shapes import Array, Float
 from anyband.tasks.labels import LabelledFeatures, check_same_classes, label_matrix
 
-__all__ = ["KnnOptions", "knn_scores"]
+__all__ = ["KnnOptions", "check_neighbours", "knn_scores"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,7 @@ def knn_scores(
         Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018.
     """
     options = options or KnnOptions()
-    if options.k > len(train):
-        raise InputError(f"k is {options.k} but there are {len(train)} training samples; ask for a smaller k")
+    check_neighbours(options, len(train))
     check_same_classes(train, test)
     keys = normalize(torch.from_numpy(train.features).float().to(device), dim=1)
     queries = normalize(torch.from_numpy(test.features).float().to(device), dim=1)
@@ -65,6 +64,16 @@ def knn_scores(
     starts = range(0, len(queries), chunk)
     votes = [_votes(queries[start : start + chunk] @ keys.T, classes, options) for start in starts]
     return torch.cat(votes).cpu().numpy() if votes else np.empty((0, len(train.classes)))
+
+
+def check_neighbours(options: KnnOptions, num_train: int) -> None:
+    """See that there are as many training samples as vote.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if options.k > num_train:
+        raise InputError(f"k is {options.k} but there are {num_train} training samples; ask for a smaller k")
 
 
 def _votes(similarity: torch.Tensor, classes: torch.Tensor, options: KnnOptions) -> torch.Tensor:

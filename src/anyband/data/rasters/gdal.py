@@ -23,6 +23,10 @@ __all__ = ["GdalSheet", "open_quietly"]
 # What rasterio raises for damaged files: its own errors, GDAL's, and those of texts that are no UTF-8.
 _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
 
+# GDAL's quick way of reading a whole PNG at once gives what was in memory before, and no error, where the file breaks
+# off (seen with GDAL 3.10); row by row it is an error. It must be said when a file is opened and when it is read.
+_READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
+
 # `warnings.catch_warnings` changes a global list, so only one thread may be inside it.
 _warnings_lock = threading.Lock()
 
@@ -76,7 +80,7 @@ class GdalSheet:
         numbers = [self._numbers[position] for position in positions]
         place = RasterioWindow(window.col, window.row, window.width, window.height)
         try:
-            with rasterio.Env():
+            with rasterio.Env(**_READING):
                 stored = self._dataset.read(numbers, window=place)
                 valid = self._dataset.read_masks(numbers, window=place) > 0 if self._has_mask else None
         except _LIBRARY_ERRORS as problem:
@@ -107,7 +111,8 @@ def _open(path: Path) -> Any:
     if path.is_file() and path.stat().st_size == 0:
         raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
     try:
-        return open_quietly(path)
+        with rasterio.Env(**_READING):
+            return open_quietly(path)
     except _LIBRARY_ERRORS as problem:
         raise RasterError(
             f"cannot open '{path}' as a raster: {_cause(problem)}; get it again or leave it out"

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anyband.models.weight_files import write_weights
 from anyband.shapes import Array, Float, Int
-from anyband.whole_files import whole_file
 
 __all__ = ["FeatureCache", "cache_key", "weights_hash"]
 
@@ -66,15 +66,12 @@ class FeatureCache:
         Raises:
             OutputError: the folder can't be written to.
         """
-        # Late: a run without a cache needs no library for files.
-        from safetensors.torch import save_file
-
         positions = torch.from_numpy(np.ascontiguousarray(samples))
         tensors = {f"level_{index}": tensor.contiguous() for index, tensor in enumerate(features)}
         tensors["samples"] = positions
         name = hashlib.blake2b(positions.numpy().tobytes(), digest_size=_DIGEST_BYTES).hexdigest()
-        with whole_file(self._place(key) / f"{name}{_ENDING}") as path:
-            save_file(tensors, path, metadata={"key": key, "digest": _digest(tensors)})
+        path = self._place(key) / f"{name}{_ENDING}"
+        write_weights(path, tensors, {"key": key, "digest": _digest(tensors)})
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2] / key

@@ -10,6 +10,7 @@ import yaml
 from anyband import __version__
 from anyband.errors import InputError, OutputError
 from anyband.models.checkpoint import save_checkpoint
+from anyband.models.weight_files import write_weights
 from anyband.tasks.transfer.records import Outcome
 from anyband.tasks.transfer.result_records import ResultRow, json_values, row_to_dict
 from anyband.tasks.transfer.result_rows import result_rows
@@ -113,8 +114,6 @@ def _write_folder(folder: Path, setting: Setting, outcomes: Sequence[Outcome], r
 
 
 def _write_weights(path: Path, outcome: Outcome, row: ResultRow) -> None:
-    from safetensors.torch import save_file
-
     header = {
         "anyband_task": row.protocol,
         "classes": json.dumps(outcome.evidence.classes),
@@ -123,7 +122,5 @@ def _write_weights(path: Path, outcome: Outcome, row: ResultRow) -> None:
         "settings": json.dumps(row.settings),
     }
     elsewhere = {} if outcome.checkpoint is None else outcome.checkpoint.state
-    weights = {
-        name: value.detach().cpu().contiguous() for name, value in outcome.model.items() if name not in elsewhere
-    }
-    save_file(weights, path, metadata=header)
+    weights = {name: value for name, value in outcome.model.items() if name not in elsewhere}
+    write_weights(path, weights, header)

@@ -11,7 +11,7 @@ from anyband.data.chip_index import Split
 from anyband.data.supervised.records import TaskData, TaskKind
 from anyband.errors import InputError
 from anyband.shapes import Array, Float, Int
-from anyband.tasks.knn import knn_scores
+from anyband.tasks.knn import check_neighbours, knn_scores
 from anyband.tasks.labels import LabelledFeatures, check_same_classes
 from anyband.tasks.linear import LinearOptions, LinearProbe, fit_linear_probe, probe_scores
 from anyband.tasks.linear_solver import SolvedProbe, solve_linear_probe, solve_ridge
@@ -43,6 +43,8 @@ def knn(setting: Setting) -> list[Outcome]:
             sample.
     """
     check_parts(setting.data, protocol="kNN", parts=("train", "test"))
+    # Before the images are read, which may take hours.
+    check_neighbours(setting.recipe.knn, setting.data.num_samples["train"])
     return _for_encoders(setting, _voted)
 
 
