@@ -1,6 +1,7 @@
 """What an evaluation leaves behind: rows in the table of results, and a folder with a report and fitted weights."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from anyband.whole_files import check_target, whole_directory
 
 __all__ = ["Outputs", "Written", "write_outputs"]
 
-_UNSAFE = str.maketrans(dict.fromkeys(" /%+", "_"))
+# What does not stand in the names of files: all but letters, digits, dots and dashes.
+_UNSAFE = re.compile(r"[^\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ def _write_folder(folder: Path, setting: Setting, outcomes: Sequence[Outcome], r
     recipe = json_values({**asdict(setting.recipe), "protocol": setting.protocol})
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
     for outcome, row in zip(outcomes, rows, strict=True):
-        name = outcome.features.translate(_UNSAFE)
+        name = _UNSAFE.sub("_", outcome.features).strip("_")
         if outcome.model:
             _write_weights(folder / f"{name}.safetensors", outcome, row)
         if outcome.checkpoint is not None:
