@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from anyband.errors import InputError
+from anyband.progress import progress
 from anyband.shapes import Array, Float
 from anyband.tasks.labels import LabelledFeatures, check_same_classes, label_matrix
 
@@ -32,7 +33,12 @@ _CHUNK_NUMBERS = 16_000_000
 
 
 def knn_scores(
-    train: LabelledFeatures, test: LabelledFeatures, options: KnnOptions | None = None, *, device: str = "cpu"
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    options: KnnOptions | None = None,
+    *,
+    device: str = "cpu",
+    shown: bool = False,
 ) -> Float[Array, "sample class"]:
     """Score the classes of test samples by the weighted votes of their nearest training samples.
 
@@ -44,6 +50,7 @@ def knn_scores(
         test: samples to score.
         options: of the protocol.
         device: where similarities are computed.
+        shown: show a progress bar.
 
     Returns:
         float64 (sample, class): the share of the votes that name the class.
@@ -61,8 +68,12 @@ def knn_scores(
     queries = normalize(torch.from_numpy(test.features).float().to(device), dim=1)
     classes = torch.from_numpy(label_matrix(train)).double().to(device)
     chunk = max(1, _CHUNK_NUMBERS // len(train))
-    starts = range(0, len(queries), chunk)
-    votes = [_votes(queries[start : start + chunk] @ keys.T, classes, options) for start in starts]
+    votes = []
+    with progress("nearest neighbours", len(queries), shown=shown) as advance:
+        for start in range(0, len(queries), chunk):
+            some = queries[start : start + chunk]
+            votes.append(_votes(some @ keys.T, classes, options))
+            advance(len(some))
     return torch.cat(votes).cpu().numpy() if votes else np.empty((0, len(train.classes)))
 
 

@@ -215,7 +215,7 @@ def _change_vector_analysis(setting: Setting) -> Outcome:
         known = _known(truth) & np.isfinite(length)
         lengths.append(length[known])
         truths.append(truth[known])
-    threshold, score = _best_threshold(np.concatenate(lengths), np.concatenate(truths))
+    threshold, score = _best_threshold(np.concatenate(lengths), np.concatenate(truths), shown=setting.shown)
 
     def predicted(pixels: Float[Array, "row col value"]) -> Labels:
         return np.asarray(change_vectors(pixels) > threshold, dtype=np.int64)
@@ -225,13 +225,19 @@ def _change_vector_analysis(setting: Setting) -> Outcome:
     return replace(outcome, chosen={"threshold": threshold, "validation miou": score})
 
 
-def _best_threshold(lengths: Float[Array, "pixel"], truth: Int[Array, "pixel"]) -> tuple[float, float]:
+def _best_threshold(
+    lengths: Float[Array, "pixel"], truth: Int[Array, "pixel"], *, shown: bool = False
+) -> tuple[float, float]:
     """Choose the length over which a pixel has changed by mIoU on the validation pixels."""
     if not len(lengths):
         raise InputError("no validation pixel has a label; change vector analysis chooses its threshold there")
     tried = np.unique(np.quantile(lengths, _THRESHOLD_SHARES))
     maps = ClassMaps(classes=("unchanged", "changed"))
-    scores = [maps.score(maps.count(truth[None], (lengths > one).astype(np.int64)[None])[None]) for one in tried]
+    scores = []
+    with progress("threshold of change", len(tried), shown=shown) as advance:
+        for one in tried:
+            scores.append(maps.score(maps.count(truth[None], (lengths > one).astype(np.int64)[None])[None]))
+            advance(1)
     best = int(np.argmax(scores))
     return float(tried[best]), scores[best]
 

@@ -170,7 +170,7 @@ def _part(data: TaskData, features: Features, part: Split) -> LabelledFeatures:
 def _voted(setting: Setting, features: Features) -> Outcome:
     data = setting.data
     train, test = (_part(data, features, part) for part in ("train", "test"))
-    scores = knn_scores(train, test, setting.recipe.knn, device=setting.device)
+    scores = knn_scores(train, test, setting.recipe.knn, device=setting.device, shown=setting.shown)
     return Outcome(
         features="",
         width=features.shape[1],
