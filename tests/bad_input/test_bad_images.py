@@ -19,7 +19,7 @@ _EMBED = (
 )
 _EVALUATE = (
     "evaluate", "knn", "--k", "1", "--checkpoint", "KIT/model.safetensors", "--data", "HERE/labels.csv",
-    "--sensor", "{sensor}", "--out", "HERE/scores.json",
+    "--sensor", "{sensor}", "--out", "HERE/scores", "--no-results", "--no-cache",
 )  # fmt: skip
 
 _IMAGES = {
@@ -45,7 +45,7 @@ def _filled(words: tuple[str, ...], image: str) -> list[str]:
 @pytest.fixture
 def existing(tmp_path: Path) -> Path:
     """Outputs of an earlier run."""
-    for name in ("f.tif", "f_pca.png", "scores.json"):
+    for name in ("f.tif", "f_pca.png"):
         (tmp_path / name).write_text("an earlier result")
     return tmp_path
 
@@ -65,7 +65,8 @@ def test_embed_says_why_a_scene_can_not_be_used(refused, existing, image: str) -
 @pytest.mark.parametrize("image", _IMAGES)
 def test_evaluate_says_which_image_can_not_be_used(refused, existing, kit: Path, image: str) -> None:
     good = "s1_{}.tif" if image == "nan.tif" else "rgb{}.tif"
-    rows = [f"{kit / good.format(number)},a,{'train' if number < 2 else 'test'}" for number in range(4)]
+    parts = ("train", "train", "val", "test")
+    rows = [f"{kit / good.format(number)},{'ab'[number % 2]},{part}" for number, part in enumerate(parts)]
     (existing / "labels.csv").write_text("\n".join(["path,label,split", *rows, f"{kit / image},a,test"]) + "\n")
     assert re.search(_IMAGES[image], refused(*_filled(_EVALUATE, image)))
 

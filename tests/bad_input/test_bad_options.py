@@ -7,7 +7,7 @@ _PREPARE = ("prepare", "KIT/rgb0.tif", "--sensor", "rgb", "--out", "HERE/store",
 _EMBED = ("embed", "KIT/rgb0.tif", "--sensor", "rgb", "--checkpoint", "KIT/model.safetensors", "--out", "HERE/f.tif")
 _EVALUATE = (
     "evaluate", "knn", "--checkpoint", "KIT/model.safetensors", "--data", "KIT/labelled", "--sensor", "rgb",
-    "--out", "HERE/scores.json",
+    "--out", "HERE/scores", "--no-results", "--no-cache",
 )  # fmt: skip
 _DEMO = ("demo", "--out", "HERE/demo", "--quiet")
 
@@ -84,15 +84,15 @@ def test_embed_refuses_options_that_can_not_be(refused, option: str, message: st
     [
         ("--k=0", "kNN needs k ≥ 1 and temperature > 0, found 0"),
         ("--k=100", "k is 100 but there are 7 training samples; ask for a smaller k"),
-        ("--split=0.5", "--split takes the shares of val and test, such as 0.1,0.2; found '0.5'"),
+        ("--split=0.5", "--split takes the shares of val and test, such as 0.1,0.2; found 0.5"),
         ("--split=0.5,0.6", "shares must be 0 or more and leave some to learn from, found val 0.5, test 0.6"),
-        ("--split=nan,0.2", "shares must be 0 or more"),
-        ("--img-size=0", "batch_size and img_size must be at least 1, found 64 and 0"),
-        ("--img-size=-32", "found 64 and -32"),
-        ("--img-size=33", "images of 33 × 33 pixels can't be cut into patches of 16 × 16"),
-        ("--batch-size=0", "found 0 and None"),
+        ("--split=nan,0.2", "key 'data.split.val': expected float, found NaN"),
+        ("--img-size=0", "input.img_size must be at least 1, found 0"),
+        ("--img-size=-32", "input.img_size must be at least 1, found -32"),
+        ("--img-size=33", "img_size 33 is not a multiple of the patch size 16"),
+        ("--batch-size=0", "input.batch_size must be at least 1, found 0"),
         ("--device=abacus", "there is no device 'abacus' here: "),
-        ("--pool=max", "argument --pool: invalid choice: 'max'"),
+        ("--pool=max", "key 'input.pool': expected one of ['cls', 'mean'], found max"),
     ],
 )
 def test_evaluate_refuses_options_that_can_not_be(refused, option: str, message: str) -> None:
@@ -123,7 +123,7 @@ def test_a_want_of_memory_is_said_and_not_traced(refused, monkeypatch: pytest.Mo
     def too_large(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("anyband.tasks.evaluate.features_of", too_large)
+    monkeypatch.setattr("anyband.tasks.transfer.probes.extract_features", too_large)
     message = refused(*_EVALUATE, "--k", "1")
     assert "there is not enough memory for this; take smaller images, batches or tiles" in message
 
@@ -134,7 +134,7 @@ def test_other_errors_of_the_program_are_not_hidden(kit, tmp_path, monkeypatch: 
     def mistake(*_: object, **__: object) -> None:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr("anyband.tasks.evaluate.features_of", mistake)
+    monkeypatch.setattr("anyband.tasks.transfer.probes.extract_features", mistake)
     words = [word.replace("KIT", str(kit)).replace("HERE", str(tmp_path)) for word in _EVALUATE]
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         main([*words, "--k", "1"])

@@ -16,7 +16,10 @@ _MODEL = ("--checkpoint", "KIT/model.safetensors")
 _SIMULATE = ("simulate", "--places", "1", "--sensors", "sentinel2-l2a", "--out", "{out}")
 _PREPARE = ("prepare", "KIT/m.csv", "--workers", "1", "--quiet", "--out", "{out}")
 _PRETRAIN = ("pretrain", "KIT/recipe.yaml", "--data", "KIT/store", "--quiet", "--out", "{out}")
-_EVALUATE = ("evaluate", "knn", "--k", "1", *_MODEL, "--data", "KIT/labelled", "--sensor", "rgb", "--out", "{out}")
+_EVALUATE = (
+    "evaluate", "knn", "--k", "1", *_MODEL, "--data", "KIT/labelled", "--sensor", "rgb", "--no-results", "--no-cache",
+    "--out", "{out}",
+)  # fmt: skip
 _EMBED = ("embed", "KIT/rgb0.tif", "--sensor", "rgb", *_MODEL, "--out", "{out}.tif")
 _DEMO = ("demo", "--images", "KIT/m.csv", "--quiet", "--out", "{out}")
 _VERBS = {
@@ -74,18 +77,27 @@ def test_a_folder_that_even_root_may_not_change_is_said(refused, tmp_path, verb:
     assert "is not writable (Operation not permitted); name another output" in message
 
 
-@pytest.mark.parametrize(("verb", "name"), [("embed", "out.tif"), ("embed", "out_pca.png"), ("evaluate", "out")])
-def test_a_read_only_file_is_not_replaced(refused, tmp_path, verb: str, name: str) -> None:
+@pytest.mark.parametrize("name", ["out.tif", "out_pca.png"])
+def test_a_read_only_file_is_not_replaced(refused, tmp_path, name: str) -> None:
     (tmp_path / name).write_text("to be kept")
     with _unchangeable(tmp_path / name):
-        message = refused(*_to(verb, "HERE/out"))
+        message = refused(*_to("embed", "HERE/out"))
     assert "exists and is read-only; make it writable, or name another output" in message
 
 
-@pytest.mark.parametrize(("verb", "name"), [("embed", "out.tif"), ("embed", "out_pca.png"), ("evaluate", "out")])
-def test_a_folder_in_place_of_the_file_is_said(refused, tmp_path, verb: str, name: str) -> None:
+@pytest.mark.parametrize("name", ["out.tif", "out_pca.png"])
+def test_a_folder_in_place_of_the_file_is_said(refused, tmp_path, name: str) -> None:
     (tmp_path / name).mkdir()
-    assert f"{name}' is a folder; name a file" in refused(*_to(verb, "HERE/out"))
+    assert f"{name}' is a folder; name a file" in refused(*_to("embed", "HERE/out"))
+
+
+@pytest.mark.parametrize("made", ["file", "folder"])
+def test_evaluate_leaves_what_is_there_alone(refused, tmp_path, made: str) -> None:
+    if made == "file":
+        (tmp_path / "out").write_text("to be kept")
+    else:
+        (tmp_path / "out").mkdir()
+    assert "exists already; remove it or name another folder" in refused(*_to("evaluate", "HERE/out"))
 
 
 def test_simulate_leaves_an_existing_folder_alone(refused, tmp_path) -> None:

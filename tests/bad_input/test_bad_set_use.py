@@ -4,15 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from anyband.data.labelled import read_labelled
-from anyband.errors import InputError
-from anyband.tasks.features import load_encoder
-from anyband.tasks.labelled_inputs import labelled_batches
-
 _EMBED = ("embed", "HERE/set.csv", "--checkpoint", "KIT/model.safetensors", "--out", "HERE/f.tif")
 _EVALUATE = (
     "evaluate", "knn", "--k", "1", "--checkpoint", "KIT/model.safetensors", "--data", "HERE/sets.csv",
-    "--out", "HERE/scores.json",
+    "--fusion", "joint", "--out", "HERE/scores", "--no-results", "--no-cache",
 )  # fmt: skip
 
 
@@ -23,7 +18,7 @@ def _list(folder: Path, kit: Path, *rows: str, header: str = "path,sensor") -> N
 @pytest.fixture
 def existing(tmp_path: Path) -> Path:
     """Outputs of an earlier run."""
-    for name in ("f.tif", "f_pca.png", "scores.json"):
+    for name in ("f.tif", "f_pca.png"):
         (tmp_path / name).write_text("an earlier result")
     return tmp_path
 
@@ -82,8 +77,8 @@ def test_embed_says_how_much_memory_a_list_needs(refused, existing, kit, monkeyp
 
 def _sets(folder: Path, kit: Path, *more: str) -> None:
     rows = ["path,set,label,split,sensor,datetime"]
-    for number in range(4):
-        part, label = ("train", "ab"[number % 2]) if number < 2 else ("test", "ab"[number % 2])
+    for number, part in enumerate(("train", "train", "val", "test")):
+        label = "ab"[number % 2]
         rows.append(f"{kit}/rgb{number}.tif,s{number},{label},{part},rgb,2020-06-01")
         rows.append(f"{kit}/s1_{number}.tif,s{number},{label},{part},sentinel1-grd,")
     (folder / "sets.csv").write_text("\n".join([*rows, *(row.replace("KIT", str(kit)) for row in more)]) + "\n")
@@ -93,8 +88,8 @@ def _sets(folder: Path, kit: Path, *more: str) -> None:
     ("row", "message"),
     [
         ("KIT/far.tif,s1,b,train,rgb,", "share 0% of the larger one"),
-        ("KIT/nodata.tif,s0,a,train,rgb,", "nodata.tif' has no pixel with data"),
-        ("KIT/nan.tif,s9,a,test,sentinel1-grd,", "nan.tif' has no pixel with data"),
+        ("KIT/nodata.tif,s0,a,train,rgb,", "'s0': image 3 (maxar-rgb) has no pixel with data"),
+        ("KIT/nan.tif,s9,a,test,sentinel1-grd,", "'s9': image 1 (sentinel1-grd) has no pixel with data"),
         ("KIT/other_crs.tif,s0,a,test,rgb,", "have the split 'train' and 'test'; a set has one split"),
         ("KIT/other_crs.tif,s0,b,train,rgb,", "have the label 'a' and 'b'; a set has one label"),
         ("KIT/other_crs.tif,s0,a,train,,", "row 9 of "),
@@ -110,11 +105,16 @@ def test_evaluate_says_what_is_wrong_with_a_set(refused, existing, kit, row: str
 def test_evaluate_refuses_options_that_each_image_of_a_set_has(refused, existing, kit) -> None:
     _sets(existing, kit)
     assert "name them in the table's column `bands`" in refused(*_EVALUATE, "--bands", "R")
-    assert "name it in the table's column `encoding`" in refused(*_EVALUATE, "--encoding", "dn")
+    assert "name them in the table's column `encoding`" in refused(*_EVALUATE, "--encoding", "dn")
 
 
-def test_labelled_sets_are_not_read_as_images(kit, existing) -> None:
+def test_evaluate_asks_how_the_images_of_a_set_become_one_feature(refused, existing, kit) -> None:
     _sets(existing, kit)
-    reading = load_encoder(kit / "model.safetensors").reading("maxar-rgb")
-    with pytest.raises(InputError, match="the labels are of sets of images, which `anyband evaluate` scores"):
-        next(labelled_batches(read_labelled(existing / "sets.csv"), reading, img_size=32, batch_size=2))
+    message = refused(*(word for word in _EVALUATE if word not in ("--fusion", "joint")))
+    assert "samples of 'sets.csv' have 2 images; say with fusion (stack, concat, mixup_concat or joint)" in message
+
+
+def test_evaluate_says_how_much_memory_sets_need(refused, existing, kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anyband.tasks.memory.available_bytes", lambda device: 10)
+    _sets(existing, kit)
+    assert "sets of 2 images with 4 tokens each" in refused(*_EVALUATE)

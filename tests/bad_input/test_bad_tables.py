@@ -8,7 +8,7 @@ import pytest
 _MANIFEST = ("prepare", "HERE/{name}", "--out", "HERE/store", "--workers", "1", "--quiet")
 _LABELS = (
     "evaluate", "knn", "--k", "1", "--checkpoint", "KIT/model.safetensors", "--sensor", "rgb",
-    "--out", "HERE/scores.json", "--data", "HERE/{name}",
+    "--out", "HERE/scores", "--no-results", "--no-cache", "--data", "HERE/{name}",
 )  # fmt: skip
 _EMBED = ("embed", "KIT/rgb0.tif", "--sensor", "rgb", "--checkpoint", "KIT/model.safetensors", "--out", "HERE/f.tif")
 
@@ -89,7 +89,8 @@ def test_the_demo_refuses_an_empty_manifest(refused, tmp_path) -> None:
     assert "has no images" in message
 
 
-_ROWS = "".join(f"KIT/rgb{number}.tif,{'ab'[number % 2]},{'train' if number < 2 else 'test'}\n" for number in range(4))
+_PARTS = ("train", "train", "val", "test")
+_ROWS = "".join(f"KIT/rgb{number}.tif,{'ab'[number % 2]},{part}\n" for number, part in enumerate(_PARTS))
 
 
 @pytest.mark.parametrize(
@@ -105,12 +106,12 @@ _ROWS = "".join(f"KIT/rgb{number}.tif,{'ab'[number % 2]},{'train' if number < 2 
         ("path,label\nKIT/rgb0.tif\n", "has 1 fields, the header has 2"),
         ("path,label\nKIT/rgb0.tif,a\nKIT/rgb0.tif,b\n", "more than once; an image in two places would leak"),
         ("path,label\nKIT/rgb0.tif,\nKIT/rgb1.tif,\n", "has no labels"),
-        ("path,label\nKIT/rgb0.tif,a;b\nKIT/rgb1.tif,a\n", "say so with `--multi-label`"),
+        ("path,label\nKIT/rgb0.tif,a;b\nKIT/rgb1.tif,a\n", "say `kind: labels` (`--multi-label`)"),
         ("path,label\nKIT/rgb0.tif,a\nKIT/rgb1.tif,b\n", "class 'a' has 1 image, too few for 3 parts"),
         ("path,label,split\nKIT/rgb0.tif,a,trian\n", "did you mean 'train'?"),
-        ("path,label,split\n" + _ROWS.replace("train", "test"), "there are 0 training samples"),
-        ("path,label,split\n" + _ROWS.replace("test", "train"), "nothing to score: 0 test samples"),
-        ("path,label,split\n" + _ROWS.replace("b,test", "c,test"), "have no training sample: 'c'"),
+        ("path,label,split\n" + _ROWS.replace("train", "test"), "has no sample in part 'train' to learn from (samples: train 0, val 1, test 3)"),
+        ("path,label,split\n" + _ROWS.replace("test", "train"), "has no sample in part 'test' to report (samples: "),
+        ("path,label,split\n" + _ROWS.replace("b,test", "c,test"), "are in part 'test' of 'labels.csv' and not in training: 'c'"),
         (b"\x89PNG\xff\xfe\x00", "is no CSV text in UTF-8"),
     ],
 )  # fmt: skip

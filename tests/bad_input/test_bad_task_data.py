@@ -122,7 +122,7 @@ def test_several_labels_of_a_class(tmp_path: Path) -> None:
     said = str(_said(tmp_path, "path,label", rows))
     assert "4 samples of " in said
     assert "have no label or several, the first is" in said
-    assert "say `kind: labels`, or give every sample one label" in said
+    assert "say `kind: labels` (`--multi-label`), or give every sample one label" in said
 
 
 def test_one_class_for_all(tmp_path: Path) -> None:

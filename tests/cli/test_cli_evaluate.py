@@ -360,7 +360,7 @@ def test_a_dry_run_that_finds_something_in_the_way_ends_with_1(
         ("knn", (*_KNN, "knn.k=many"), "knn.k"),
         ("knn", ("--k", "3"), "say what to evaluate on: name a recipe, or give --data a folder, a table or a data set"),
         ("knn", ("--data", "KIT/nowhere", "--sensor", "rgb"), "nowhere"),
-        ("knn", (*_KNN, "--split", "0.2"), "--split takes the shares of val and test, such as 0.1,0.2; found 1"),
+        ("knn", (*_KNN, "--split", "0.2"), "--split takes the shares of val and test, such as 0.1,0.2; found 0.2"),
         ("knn", (*_KNN, "--split", "a,b"), "takes numbers joined by commas, found 'a,b'"),
         ("knn", (*_KNN, "--split", "0.6,0.6"), "0.6"),
         ("knn", (*_MAPS, "--kind", "class_map"), "'knn' (nearest neighbours vote; nothing is trained) is for"),

@@ -1,5 +1,6 @@
 """The main job on simulated landscapes, small: every stage gives what the report tells."""
 
+import csv
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -126,6 +127,41 @@ def test_a_demo_of_other_options_is_refused_and_left_alone(result: DemoResult, f
     assert main(["demo", "--out", str(folder), "--steps", "5", "--quiet"]) == 2
     assert "holds a demo of other options" in capsys.readouterr().err
     assert (folder / "demo.json").read_bytes() == before
+
+
+def _labelled(folder: Path) -> Path:
+    """Take the simulated images as those of a user: eight places, and two classes that nothing tells apart."""
+    manifest = (folder / "images" / "manifest.csv").read_text(encoding="utf-8")
+    columns, *rows = csv.reader(manifest.splitlines())
+    path, place, sensor = (columns.index(name) for name in ("path", "place", "sensor"))
+    own = [row for row in rows if row[place] < "place_00008" and row[sensor] != UNSEEN_SENSOR]
+    parts = ("train", "train", "train", "train", "val", "val", "test", "test")
+    with (folder / "images" / "own.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *own])
+    with (folder / "images" / "own_labels.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "place", "split"])
+        for row in own:
+            number = int(row[place][-1])
+            if row[sensor] == "maxar-rgb":
+                writer.writerow([row[path], "ab"[number % 2], row[place], parts[number]])
+    return folder / "images" / "own_labels.csv"
+
+
+def test_labelled_images_of_the_user_are_scored_beside_both_baselines(
+    result: DemoResult, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = _labelled(folder)
+    words = ["--images", str(labels.parent / "own.csv"), "--labelled", str(labels), "--labelled-sensor", "maxar-rgb"]
+    brief = ["--steps", "1", "--set-steps", "1", "--batch-size", "4", "--quiet"]
+    assert main(["demo", "--out", str(tmp_path / "out"), *words, *brief]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("labelled images, ")]
+    names = [line.removeprefix("labelled images, ").partition(":")[0] for line in lines]
+    assert names == ["encoder", "untrained encoder", "band means + nearest neighbours"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "kNN (k = 8) on 4 labelled images of" in page
+    for line in lines:
+        assert re.findall(r"\d+\.\d \[", line)[0] in page
 
 
 def test_labelled_images_need_a_sensor() -> None:

@@ -17,6 +17,7 @@ from anyband.demo.scene import SceneMaps, map_scene
 from anyband.demo.scoring import PlaceScores, score_places
 from anyband.errors import OutputError
 from anyband.tasks.features import SensorEncoder, load_encoder
+from anyband.tasks.knn import KnnOptions
 from anyband.tasks.pretrain import pretrain
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.recipe_files import load_recipe
@@ -97,7 +98,7 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
     prepared = _prepare(archive, out, options)
     store = ChipStore.open(out / "store")
     clock.stage("prepare")
-    _check_labelled(options, store)
+    neighbours = _neighbours(options, store)
     recipe = _recipe(archive, options)
     trained = pretrain(recipe, data=store.path, out=out / "run", shown=options.shown)
     clock.stage("pre-train")
@@ -109,7 +110,7 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
         _score(load_encoder(checkpoint, out_of_span="drop"), store, archive, seed=options.seed)
         for checkpoint in (trained.checkpoint, of_sets.checkpoint)
     )
-    labelled = _score_labelled(trained.checkpoint, options)
+    labelled = _score_labelled(trained.checkpoint, options, neighbours)
     clock.stage("evaluate")
     scene = map_scene(encoder, archive.scene, out / "features.tif", shown=options.shown)
     place = draw_place(encoder, store)
@@ -193,11 +194,16 @@ def _score(encoder: SensorEncoder, store: ChipStore, archive: Archive, *, seed: 
     return tuple(score_places(encoder, store, archive.labels, _CHOICES, seed=seed))
 
 
-def _check_labelled(options: DemoOptions, store: ChipStore) -> None:
-    """See before the training, which takes minutes, that the labelled images and their sensor are there."""
-    if options.labelled is None or options.labelled_sensor is None:
-        return
-    open_task_data(_labelled_data(options), seed=options.seed, sensors=store.sensors)
+def _neighbours(options: DemoOptions, store: ChipStore) -> KnnOptions:
+    """See before the training, which takes minutes, that the labelled images and their sensor are there.
+
+    Returns:
+        How many of them vote: the paper's 20, or all where there are fewer.
+    """
+    if options.labelled is None:
+        return KnnOptions()
+    data = open_task_data(_labelled_data(options), seed=options.seed, sensors=store.sensors)
+    return KnnOptions(k=min(KnnOptions.k, data.num_samples["train"]))
 
 
 def _labelled_data(options: DemoOptions) -> DataSpec:
@@ -206,7 +212,7 @@ def _labelled_data(options: DemoOptions) -> DataSpec:
     return DataSpec(source=str(options.labelled), sensors=(options.labelled_sensor,))
 
 
-def _score_labelled(checkpoint: Path, options: DemoOptions) -> tuple[ResultRow, ...]:
+def _score_labelled(checkpoint: Path, options: DemoOptions, neighbours: KnnOptions) -> tuple[ResultRow, ...]:
     if options.labelled is None:
         return ()
     recipe = TransferRecipe(
@@ -215,6 +221,7 @@ def _score_labelled(checkpoint: Path, options: DemoOptions) -> tuple[ResultRow, 
         checkpoint=str(checkpoint),
         seed=options.seed,
         input=InputRecipe(precision="bf16", statistics="data", out_of_span="drop"),
+        knn=neighbours,
         compare=CompareRecipe(untrained=True, baseline=True),
     )
     setting, outcomes = evaluate(recipe, "knn", RunOptions(shown=options.shown))

@@ -104,7 +104,7 @@ def _of_kind(images: LabelledImages, spec: DataSpec) -> LabelledImages:
         wrong = [index for index, labels in enumerate(images.labels) if len(labels) != 1]
         raise InputError(
             f"{len(wrong)} samples of '{spec.source}' have no label or several, the first is "
-            f"'{images.paths[wrong[0]]}'; say `kind: labels`, or give every sample one label"
+            f"'{images.paths[wrong[0]]}'; say `kind: labels` (`--multi-label`), or give every sample one label"
         )
     return replace(images, multi_label=spec.kind == "labels")
 
