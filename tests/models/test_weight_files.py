@@ -1,5 +1,6 @@
 """Files of weights: what is refused, and how."""
 
+import hashlib
 import pickle
 import uuid
 from pathlib import Path
@@ -11,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 
 from anyband.errors import CheckpointError, OutputError
-from anyband.models.weight_files import locate, read_weights, write_weights
+from anyband.models.weight_files import checkpoint_name, locate, read_weights, write_weights
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pth", "model"])
@@ -132,3 +133,9 @@ def test_an_unreachable_hub_is_one_clear_message(monkeypatch: pytest.MonkeyPatch
         locate("owner/name")
     assert "could not be had from the hub: cannot reach the hub. Check the name" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_is_named_with_a_part_of_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "tiny.safetensors").write_bytes(b"weights")
+    expected = hashlib.sha256(b"weights").hexdigest()[:16]
+    assert checkpoint_name(tmp_path / "tiny.safetensors") == f"tiny.safetensors sha256:{expected}"

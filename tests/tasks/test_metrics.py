@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
 from anyband.errors import InputError
-from anyband.tasks.metrics import Score, metric_value, score_predictions
+from anyband.tasks.metrics import Score, metric_value, score_predictions, score_text
 
 _seeds = st.integers(0, 10_000)
 
@@ -114,3 +114,13 @@ def test_no_samples_and_no_labels_are_refused() -> None:
         score_predictions(np.zeros(0, int), np.zeros((0, 2)), seed=0)
     with pytest.raises(InputError, match="none with a label"):
         score_predictions(np.zeros((3, 2), bool), np.zeros((3, 2)), seed=0)
+
+
+def test_a_score_stands_with_its_interval_in_per_cent() -> None:
+    score = Score(metric="accuracy", value=0.612, low=0.562, high=0.662, num_samples=210)
+    assert score_text(score) == "61.2 [56.2–66.2]"
+
+
+def test_an_error_stands_in_its_unit() -> None:
+    score = Score(metric="rmse", value=3.25, low=2.5, high=4.0, num_samples=9)
+    assert score_text(score) == "3.25 [2.5 to 4]"

@@ -119,7 +119,8 @@ def _shares(split: list[float] | None) -> dict[str, Any]:
     if split is None:
         return {}
     if len(split) != 2:
-        raise InputError(f"--split takes the shares of val and test, such as 0.1,0.2; found {','.join(f'{one:g}' for one in split)}")
+        found = ",".join(f"{share:g}" for share in split)
+        raise InputError(f"--split takes the shares of val and test, such as 0.1,0.2; found {found}")
     return {"data.split.val": split[0], "data.split.test": split[1]}
 
 

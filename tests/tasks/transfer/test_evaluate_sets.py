@@ -182,9 +182,7 @@ def test_sets_of_several_sizes_are_scored_in_the_order_of_the_table(checkpoint: 
 
 
 def test_the_size_of_batches_changes_no_score(checkpoint: Path, table: Path) -> None:
-    found = [
-        _rows(_recipe(table, checkpoint, input=InputRecipe(batch_size=size, pool="mean")))[0] for size in (1, 64)
-    ]
+    found = [_rows(_recipe(table, checkpoint, input=InputRecipe(batch_size=size, pool="mean")))[0] for size in (1, 64)]
     assert found[0].scores == found[1].scores
     assert found[0].id == found[1].id
 
