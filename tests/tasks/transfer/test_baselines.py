@@ -163,6 +163,15 @@ def test_a_second_probe_reads_no_image_for_its_baseline_either(
         assert np.array_equal(one.evidence.arrays["scores"], other.evidence.arrays["scores"])
 
 
+def test_a_probe_and_its_baseline_read_each_image_once(
+    tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
+) -> None:
+    data, seen = _counted(class_data)
+    compare = CompareRecipe(untrained=True, baseline=True)
+    run_protocol(_setting(tiny_encoder, data, "knn", cache=tmp_path, compare=compare))
+    assert sorted(seen) == list(range(len(data)))
+
+
 def test_kept_band_means_are_not_those_of_other_statistics(
     tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
 ) -> None:

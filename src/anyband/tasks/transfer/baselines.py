@@ -19,12 +19,13 @@ from anyband.randomness import generator
 from anyband.shapes import Array, Bool, Float, Int, Num
 from anyband.tasks.band_means import band_means
 from anyband.tasks.readings import BandReading, standardised_batch
+from anyband.tasks.transfer.features import VectorMaker, extract_features
 from anyband.tasks.transfer.grounds import GroundCounts
 from anyband.tasks.transfer.map_kinds import ClassMaps, MapKind, NumberMaps
 from anyband.tasks.transfer.records import Outcome, TaskBatch
 from anyband.tasks.transfer.setting import Setting
 
-__all__ = ["BandMeans", "baselines", "change_vectors", "missing_baselines", "pixel_values"]
+__all__ = ["BandMeans", "baselines", "change_vectors", "keep_with_encoders", "missing_baselines", "pixel_values"]
 
 # chosen: more pixels make a forest slower and hardly better; trees are grown to the end, as scikit-learn's default is.
 _MAX_PIXELS = 200_000
@@ -37,6 +38,7 @@ _CHUNK_PIXELS = 16_384
 _THRESHOLD_SHARES = np.linspace(0.01, 0.99, 99)
 # chosen: enough for a page.
 _KEPT_MAPS = 8
+_BAND_MEANS = "band means"
 
 Labels = Num[Array, "row col"]
 _Predict = Callable[[Float[Array, "row col value"]], Labels]
@@ -71,6 +73,17 @@ def missing_baselines(setting: Setting) -> tuple[str, ...]:
     if not _has_equal_dates(data):
         return ("change vector analysis needs the same bands before and after",)
     return ()
+
+
+def keep_with_encoders(setting: Setting) -> None:
+    """Keep band means beside the features of the encoders, so that a probe and its baseline read every image once."""
+    if setting.cache is None or setting.protocol not in ("knn", "linear") or not _are_alike(setting.data):
+        return
+    makers: dict[str, VectorMaker] = {_BAND_MEANS: BandMeans()}
+    makers |= {name: setting.fused(name) for name in setting.encoders}
+    every = np.arange(len(setting.data))
+    for scale in setting.recipe.input.scales:
+        extract_features(makers, setting.reader, every, cache=setting.cache, scale=scale, shown=setting.shown)
 
 
 def pixel_values(images: Sequence[SampleImage], readings: Sequence[BandReading]) -> Float[Array, "row col value"]:
@@ -115,10 +128,9 @@ class BandMeans(nn.Module):
 
 
 def _band_means(setting: Setting) -> list[Outcome]:
-    from anyband.tasks.transfer.features import extract_features
     from anyband.tasks.transfer.probes import over_scales, score_vectors
 
-    every, name = np.arange(len(setting.data)), "band means"
+    every, name = np.arange(len(setting.data)), _BAND_MEANS
     outcomes = []
     for scale in setting.recipe.input.scales:
         makers = {name: BandMeans()}

@@ -109,8 +109,9 @@ def run_protocol(setting: Setting) -> list[Outcome]:
     """Do what the protocol says, for each encoder; then the baseline, where it is asked for."""
     if not setting.recipe.compare.baseline or setting.protocol == "leave-one-band-out":
         return _protocol(setting)(setting)
-    from anyband.tasks.transfer.baselines import baselines, missing_baselines
+    from anyband.tasks.transfer.baselines import baselines, keep_with_encoders, missing_baselines
 
+    keep_with_encoders(setting)
     first, *others = _protocol(setting)(setting)
     first = replace(first, notes=(*first.notes, *missing_baselines(setting)))
     return [first, *others, *baselines(setting)]
