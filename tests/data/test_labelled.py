@@ -30,6 +30,10 @@ def _table(folder: Path, text: str, *images: str) -> Path:
     return path
 
 
+def _in_test(images: LabelledImages) -> LabelledImages:
+    return images.take([index for index, part in enumerate(images.splits) if part == "test"])
+
+
 def _made(counts: dict[str, int]) -> LabelledImages:
     numbers = [index for index, count in enumerate(counts.values()) for _ in range(count)]
     return LabelledImages(
@@ -100,7 +104,7 @@ def test_a_declared_split_is_kept(tmp_path: Path) -> None:
     table = _table(tmp_path, "path,label,split\na.tif,x,test\nb.tif,y,train\n", "a.tif", "b.tif")
     images = split(read_labelled(table), val=0.2, test=0.2, seed=0)
     assert images.splits == ("test", "train")
-    assert images.part("test").paths == (tmp_path / "a.tif",)
+    assert _in_test(images).paths == (tmp_path / "a.tif",)
 
 
 @pytest.mark.parametrize(
@@ -169,16 +173,11 @@ def test_shares_over_one_are_refused() -> None:
         split(_made({"a": 30}), val=0.5, test=0.6, seed=0)
 
 
-def test_a_part_without_a_split_is_refused() -> None:
-    with pytest.raises(InputError, match="these 30 images have no split"):
-        _made({"a": 30}).part("test")
-
-
 @pytest.mark.real
 def test_uc_merced_is_read_and_split_by_class(real_data: Path) -> None:
     images = split(read_labelled(real_data / "ucmerced_jpg"), val=0.1, test=0.2, seed=0)
     assert (len(images), len(images.classes)) == (1890, 21)
-    shares = np.bincount(images.part("test").targets()) / np.bincount(images.targets())
+    shares = np.bincount(_in_test(images).targets()) / np.bincount(images.targets())
     assert np.abs(shares - 0.2).max() < 0.02
 
 
@@ -206,7 +205,7 @@ def test_images_of_one_place_stay_in_one_part(tmp_path: Path, seed: int) -> None
 
 def test_places_are_drawn_with_the_classes_in_the_same_shares(tmp_path: Path) -> None:
     images = split(read_labelled(_table_of_places(tmp_path, dates=2, places=20)), val=0.2, test=0.2, seed=0)
-    in_test = images.part("test")
+    in_test = _in_test(images)
     assert [in_test.labels.count((number,)) for number in (0, 1)] == [4, 4]
 
 

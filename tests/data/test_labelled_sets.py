@@ -7,9 +7,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from anyband.data.labelled import read_labelled, split
+from anyband.data.labelled import LabelForm, read_labelled, split
+from anyband.data.labelled_sets import Slot
 from anyband.errors import ManifestError
 
+_RGB = LabelForm(slots=(Slot(sensor="maxar-rgb"),))
 _HEADER = "path,set,label,sensor,datetime,bands\n"
 
 
@@ -41,13 +43,13 @@ def test_rows_of_one_set_are_one_sample(tmp_path: Path) -> None:
 
 def test_a_row_without_a_set_is_a_set_of_its_own(tmp_path: Path) -> None:
     text = "path,set,label\na.tif,,x\nb.tif,p,x\nc.tif,,y\nd.tif,p,x\n"
-    images = read_labelled(_table(tmp_path, text, "a.tif", "b.tif", "c.tif", "d.tif"), sensor="maxar-rgb")
+    images = read_labelled(_table(tmp_path, text, "a.tif", "b.tif", "c.tif", "d.tif"), form=_RGB)
     assert [len(members) for members in images.members] == [1, 2, 1]
 
 
 def test_rows_without_a_sensor_have_the_one_that_is_named_beside_the_table(tmp_path: Path) -> None:
     text = "path,set,label,sensor\na.tif,p,x,\nb.tif,p,x,sentinel1-grd\n"
-    images = read_labelled(_table(tmp_path, text, "a.tif", "b.tif"), sensor="maxar-rgb")
+    images = read_labelled(_table(tmp_path, text, "a.tif", "b.tif"), form=_RGB)
     assert [entry.sensor.name for entry in images.members[0]] == ["maxar-rgb", "sentinel1-grd"]
 
 
@@ -90,9 +92,8 @@ def test_splits_are_drawn_by_set_and_keep_places_together(tmp_path: Path) -> Non
         parts.setdefault(place, set()).add(part)
     assert all(len(found) == 1 for found in parts.values())
     assert Counter(images.splits) == {"train": 24, "val": 8, "test": 8}
-    assert [len(entries) for entries in images.part("test").members] == [
-        len(entries) for entries, part in zip(images.members, images.splits, strict=True) if part == "test"
-    ]
+    in_test = [index for index, part in enumerate(images.splits) if part == "test"]
+    assert images.take(in_test).members == tuple(images.members[index] for index in in_test)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_splits_are_drawn_by_set_and_keep_places_together(tmp_path: Path) -> Non
 )
 def test_a_wrong_table_of_sets_is_explained(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
-        read_labelled(_table(tmp_path, text, "a.tif", "b.tif"), sensor="maxar-rgb")
+        read_labelled(_table(tmp_path, text, "a.tif", "b.tif"), form=_RGB)
 
 
 def test_a_set_whose_images_have_no_sensor_is_refused(tmp_path: Path) -> None:

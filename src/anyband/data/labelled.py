@@ -96,16 +96,6 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def part(self, name: Split) -> "LabelledImages":
-        """Take the images of one part; all classes stay.
-
-        Raises:
-            InputError: no split is there yet.
-        """
-        if not self.splits:
-            raise InputError(f"these {len(self)} images have no split; declare a column `split`, or draw one")
-        return self.take([index for index, one in enumerate(self.splits) if one == name])
-
     def take(self, kept: Sequence[int] | Int[Array, " sample"]) -> "LabelledImages":
         """Keep some images, in the order given; all classes stay."""
         return replace(
@@ -131,18 +121,17 @@ class LabelledImages:
         return present
 
 
-def read_labelled(path: Path, *, sensor: str | None = None, form: LabelForm | None = None) -> LabelledImages:
+def read_labelled(path: Path, *, form: LabelForm | None = None) -> LabelledImages:
     """Read labelled images from a folder of class folders, or from a CSV or Parquet table.
 
     Args:
         path: folder or table.
-        sensor: of the images of sets whose rows name none; the same as a form of one slot.
         form: what labels are, and how images are read.
 
     Raises:
         ManifestError: there is nothing, or a row is wrong.
     """
-    form = form or LabelForm(slots=() if sensor is None else (Slot(sensor=sensor),))
+    form = form or LabelForm()
     if path.is_dir():
         return read_class_folders(path, form=form)
     if path.suffix.lower() in LABEL_TABLE_ENDINGS:
