@@ -277,7 +277,7 @@ def test_a_table_of_something_else_is_refused_before_any_work(refusal: Callable[
 
 def test_nothing_is_left_behind_when_a_run_fails(refusal: Callable[..., str]) -> None:
     message = refusal("knn", *_PHOTOGRAPHS, "--k", "500", "--out", "out", "--results", "r.parquet")
-    assert "k" in message
+    assert "k is 500 but there are 14 training samples; ask for a smaller k" in message
 
 
 def test_results_are_appended(evaluate: Run, here: Path) -> None:
@@ -352,17 +352,17 @@ def test_a_dry_run_that_finds_something_in_the_way_ends_with_1(
 @pytest.mark.parametrize(
     ("protocol", "words", "message"),
     [
-        ("knn", ("nowhere.yaml",), "nowhere.yaml"),
+        ("knn", ("nowhere.yaml",), "'nowhere.yaml' is neither a file nor a shipped recipe (paper/"),
         ("knn", ("paper/table4_ucmerced_kn",), "did you mean 'paper/table4_ucmerced_knn'?"),
         ("knn", (*_KNN, "one.yaml", "two.yaml"), "'two.yaml' is neither KEY=VALUE nor the only recipe"),
         ("knn", (*_KNN, "knn.kk=3"), "did you mean 'k'?"),
         ("knn", (*_KNN, "--kk", "3"), "unrecognized arguments: --kk"),
-        ("knn", (*_KNN, "knn.k=many"), "knn.k"),
+        ("knn", (*_KNN, "knn.k=many"), "key 'knn.k': expected int, found many"),
         ("knn", ("--k", "3"), "say what to evaluate on: name a recipe, or give --data a folder, a table or a data set"),
         ("knn", ("--data", "KIT/nowhere", "--sensor", "rgb"), "nowhere"),
         ("knn", (*_KNN, "--split", "0.2"), "--split takes the shares of val and test, such as 0.1,0.2; found 0.2"),
         ("knn", (*_KNN, "--split", "a,b"), "takes numbers joined by commas, found 'a,b'"),
-        ("knn", (*_KNN, "--split", "0.6,0.6"), "0.6"),
+        ("knn", (*_KNN, "--split", "0.6,0.6"), "leave some to learn from, found val 0.6, test 0.6"),
         ("knn", (*_MAPS, "--kind", "class_map"), "'knn' (nearest neighbours vote; nothing is trained) is for"),
         ("segment", (*_KNN, "--kind", "class"), "'segment' (a head for maps of classes, on a frozen or trained"),
         ("knn", (*_KNN, "--kind", "number"), "take linear, finetune or regress, or say with data.kind what"),
@@ -370,7 +370,8 @@ def test_a_dry_run_that_finds_something_in_the_way_ends_with_1(
         ("leave-one-band-out", (*_MAPS, "--kind", "class_map"), "these are of kind 'class_map'; set measures=segment"),
         ("cluster", _KNN, "invalid choice: 'cluster'"),
         ("knn", (*_KNN, "--device", "toaster"), "there is no device 'toaster' here"),
-        ("knn", (*_KNN, "fusion=melt"), "fusion"),
+        ("knn", (*_KNN, "fusion=melt"), "key 'fusion': expected one of ['single', 'stack', 'concat', 'mixup_concat'"),
+        ("knn", (*_KNN, "--root", "KIT"), "--root is the folder of a data set that --data names, and '"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_is_refused_at_once(

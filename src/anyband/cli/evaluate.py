@@ -104,12 +104,25 @@ def _recipe(arguments: argparse.Namespace) -> "TransferRecipe":
     overrides = overrides_of(arguments)
     if names:
         overrides += _data_of_recipe(load_transfer_recipe(names[0]), arguments)
-        return load_transfer_recipe(names[0], [*overrides, *words])
+        return _with_useful_root(load_transfer_recipe(names[0], [*overrides, *words]))
     if arguments.data is None and not any(word.startswith("data.source=") for word in words):
         raise RecipeError("say what to evaluate on: name a recipe, or give --data a folder, a table or a data set")
     if arguments.data is not None:
         overrides.append(f"data.source={_quoted(arguments.data)}")
-    return transfer_recipe(quick_recipe_of(arguments), [*overrides, *words])
+    return _with_useful_root(transfer_recipe(quick_recipe_of(arguments), [*overrides, *words]))
+
+
+def _with_useful_root(recipe: "TransferRecipe") -> "TransferRecipe":
+    """Refuse a root that nothing would look into."""
+    from anyband.data.supervised.opening import is_named
+    from anyband.errors import RecipeError
+
+    if recipe.data.root is not None and not is_named(recipe.data.source):
+        raise RecipeError(
+            f"--root is the folder of a data set that --data names, and '{recipe.data.source}' is no name of one; leave "
+            "it out, or name a set such as torchgeo:EuroSAT"
+        )
+    return recipe
 
 
 def _data_of_recipe(recipe: "TransferRecipe", arguments: argparse.Namespace) -> list[str]:
