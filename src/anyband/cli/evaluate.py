@@ -119,8 +119,8 @@ def _with_useful_root(recipe: "TransferRecipe") -> "TransferRecipe":
 
     if recipe.data.root is not None and not is_named(recipe.data.source):
         raise RecipeError(
-            f"--root is the folder of a data set that --data names, and '{recipe.data.source}' is no name of one; leave "
-            "it out, or name a set such as torchgeo:EuroSAT"
+            f"--root is the folder of a data set that --data names, and '{recipe.data.source}' is no name of one; "
+            "leave it out, or name a set such as torchgeo:EuroSAT"
         )
     return recipe
 
