@@ -55,7 +55,7 @@ def test_rows_without_a_sensor_have_the_one_that_is_named_beside_the_table(tmp_p
 
 def test_columns_of_other_programs_are_left_alone(tmp_path: Path) -> None:
     text = "image,set,class,remark\na.tif,p,x,cloudy\n"
-    images = read_labelled(_table(tmp_path, text, "a.tif"), sensor="rgb")
+    images = read_labelled(_table(tmp_path, text, "a.tif"), form=_RGB)
     assert images.members[0][0].name == "a.tif"
 
 
@@ -69,7 +69,7 @@ def test_parquet_tables_have_sets_too(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     table = pyarrow.table({"path": ["a.tif", "b.tif"], "set": ["p", "p"], "labels": [["y", "x"], ["x", "y"]]})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
-    images = read_labelled(tmp_path / "t.parquet", sensor="rgb")
+    images = read_labelled(tmp_path / "t.parquet", form=_RGB)
     assert (len(images), images.multi_label, images.labels) == (1, True, ((0, 1),))
 
 
@@ -85,7 +85,7 @@ def _many(folder: Path, *, declared: bool) -> Path:
 
 
 def test_splits_are_drawn_by_set_and_keep_places_together(tmp_path: Path) -> None:
-    images = split(read_labelled(_many(tmp_path, declared=False), sensor="rgb"), val=0.2, test=0.2, seed=0)
+    images = split(read_labelled(_many(tmp_path, declared=False), form=_RGB), val=0.2, test=0.2, seed=0)
     assert len(images.splits) == len(images.members) == 40
     parts: dict[str, set[str]] = {}
     for place, part in zip(images.places, images.splits, strict=True):
