@@ -1,7 +1,7 @@
 """What a user would try first, without any network: band means, a random forest on pixels, change vector analysis."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -36,27 +36,29 @@ _TREES_AT_ONCE = 10
 _CHUNK_PIXELS = 16_384
 # chosen: thresholds of change are tried at these shares of the validation pixels.
 _THRESHOLD_SHARES = np.linspace(0.01, 0.99, 99)
-# chosen: enough for a page.
-_KEPT_MAPS = 8
 _BAND_MEANS = "band means"
 
 Labels = Num[Array, "row col"]
 _Predict = Callable[[Float[Array, "row col value"]], Labels]
 
 
-def baselines(setting: Setting) -> list[Outcome]:
+def baselines(setting: Setting, *, pictured: Collection[int] = ()) -> list[Outcome]:
     """Score what needs no network on the same samples.
 
     Image-level data: mean and deviation of each band, for the same protocol's classifier. Maps: a random forest on the
     standardised values of each pixel; for change also change vector analysis, where both dates have the same bands.
+
+    Args:
+        setting: as a protocol's.
+        pictured: positions of the test samples whose maps are kept, so that they stand beside those of an encoder.
     """
     if not _are_alike(setting.data):
         return []
     if not setting.data.is_dense:
         return _band_means(setting)
-    outcomes = [_forest(setting)]
+    outcomes = [_forest(setting, pictured)]
     if setting.protocol == "change" and len(setting.data.classes) == 2 and _has_equal_dates(setting.data):
-        outcomes.append(_change_vector_analysis(setting))
+        outcomes.append(_change_vector_analysis(setting, pictured))
     return outcomes
 
 
@@ -183,7 +185,7 @@ def _training_pixels(setting: Setting) -> tuple[Float[Array, "pixel value"], Num
     return np.concatenate(values), found
 
 
-def _forest(setting: Setting) -> Outcome:
+def _forest(setting: Setting, pictured: Collection[int]) -> Outcome:
     values, targets = _training_pixels(setting)
     forest = _grown(setting, values, targets)
 
@@ -194,7 +196,8 @@ def _forest(setting: Setting) -> Outcome:
             found = list(pool.map(forest.predict, chunks))
         return np.asarray(np.concatenate(found).reshape(pixels.shape[:2]))
 
-    return _mapped(setting, predicted, name="random forest on pixels", width=values.shape[1])
+    outcome = _mapped(setting, predicted, name="random forest on pixels", pictured=pictured)
+    return replace(outcome, width=values.shape[1])
 
 
 def _grown(setting: Setting, values: Float[Array, "pixel value"], targets: Num[Array, "pixel"]) -> Any:
@@ -220,7 +223,7 @@ def _has_equal_dates(data: TaskData) -> bool:
     return bands[:half] == bands[half:]
 
 
-def _change_vector_analysis(setting: Setting) -> Outcome:
+def _change_vector_analysis(setting: Setting, pictured: Collection[int]) -> Outcome:
     lengths, truths = [], []
     for _, truth, pixels in _samples(setting, "val"):
         length = change_vectors(pixels)
@@ -233,8 +236,8 @@ def _change_vector_analysis(setting: Setting) -> Outcome:
         return np.asarray(change_vectors(pixels) > threshold, dtype=np.int64)
 
     width = sum(len(one.bands) for one in setting.data.sensors[0]) // 2
-    outcome = _mapped(setting, predicted, name="change vector analysis", width=width)
-    return replace(outcome, chosen={"threshold": threshold, "validation miou": score})
+    outcome = _mapped(setting, predicted, name="change vector analysis", pictured=pictured)
+    return replace(outcome, width=width, chosen={"threshold": threshold, "validation miou": score})
 
 
 def _best_threshold(
@@ -254,13 +257,13 @@ def _best_threshold(
     return float(tried[best]), scores[best]
 
 
-def _mapped(setting: Setting, predict: _Predict, *, name: str, width: int) -> Outcome:
+def _mapped(setting: Setting, predict: _Predict, *, name: str, pictured: Collection[int]) -> Outcome:
     """Predict the maps of the test samples, and count them against the truth."""
     counted = GroundCounts(data=setting.data, kind=_kind(setting))
     maps: dict[int, Array] = {}
     for position, truth, pixels in _samples(setting, "test"):
         found = predict(pixels)
         counted.add(position, truth, found)
-        if len(maps) < _KEPT_MAPS:
+        if position in pictured:
             maps[position] = found
-    return Outcome(features=name, width=width, evidence=counted.evidence(), maps=maps)
+    return Outcome(features=name, width=0, evidence=counted.evidence(), maps=maps)

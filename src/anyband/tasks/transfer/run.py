@@ -114,7 +114,7 @@ def run_protocol(setting: Setting) -> list[Outcome]:
     keep_with_encoders(setting)
     first, *others = _protocol(setting)(setting)
     first = replace(first, notes=(*first.notes, *missing_baselines(setting)))
-    return [first, *others, *baselines(setting)]
+    return [first, *others, *baselines(setting, pictured=first.maps)]
 
 
 def _check_cache(folder: Path | None) -> None:
