@@ -100,9 +100,17 @@ def open_quietly(path: Path, mode: str = "r", *, profile: Mapping[str, Any] | No
 
     An image without georeference is no mistake: its CRS is None, and what needs one says so.
     """
+    try:
+        return _opened_quietly(path, mode, profile or {})
+    except NotGeoreferencedWarning:
+        # Where warnings are errors: the lock is ours alone, and a library in another thread put its filters back.
+        return _opened_quietly(path, mode, profile or {})
+
+
+def _opened_quietly(path: Path, mode: str, profile: Mapping[str, Any]) -> Any:
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **(profile or {}))
+        return rasterio.open(path, mode, **profile)
 
 
 def _open(path: Path) -> Any:
