@@ -11,6 +11,8 @@ that all tables have the same labels, its pixels are written twice by twice into
 
 `sen1floods11_s2.csv`, `sen1floods11_s1.csv`, `sen1floods11_both.csv`: water of one chip.
 
+`worldcereal_elevation.csv`: twelve monthly composites of one place and its heights in metres.
+
 `taizhou_change.csv`: two images of Landsat 7 and the pixels that are known to have changed, or not.
 
 `data.yaml`: for each table what a recipe says of it under `data`: classes, ignored values, blocks.
@@ -52,6 +54,7 @@ MOST_DAYS_APART = 6.0
 WORLDCEREAL_BLOCKS = {"size_px": 16, "buffer_px": 5}
 # chosen: an eighth of the chip's edge; the buffer is one patch of 16 pixels.
 FLOOD_BLOCKS = {"size_px": 64, "buffer_px": 16}
+HEIGHT_BLOCKS = {"size_px": 20, "buffer_px": 5}
 CHANGE_BLOCKS = {"size_px": 50, "buffer_px": 16}
 
 
@@ -152,6 +155,22 @@ def _landsat(kit: ModuleType, site: Path, most_dates: int) -> list[Row]:
     return [row for row in kit._worldcereal_landsat(site, 1000) if row["time"] in chosen]
 
 
+def elevation_table(images: Path, out: Path) -> None:
+    """Write the table of elevation: monthly composites of Sentinel-2 of one place, and the raster of its heights."""
+    rows = [row for row in _kit()._worldcereal_monthly(images) if row["sensor"] == "sentinel2-l2a"]
+    with h5netcdf.File(rows[0]["path"], "r") as file:
+        heights = file.variables["elevation"][0]
+        x, y = file.variables["x"][...], file.variables["y"][...]
+        crs = str(file.variables["crs"].attrs["crs_wkt"])
+    step = float(x[1] - x[0])
+    transform = rasterio.Affine(step, 0.0, float(x[0]) - step / 2, 0.0, -step, float(y[0]) + step / 2)
+    label = out / "worldcereal_elevation.tif"
+    shape = {"count": 1, "height": heights.shape[0], "width": heights.shape[1], "dtype": "float32"}
+    with rasterio.open(label, "w", driver="GTiff", crs=crs, transform=transform, **shape) as file:
+        file.write(heights.astype(np.float32), 1)
+    _write([row | {"label": str(label)} for row in rows], out / "worldcereal_elevation.csv")
+
+
 def sen1floods11_tables(images: Path, out: Path) -> None:
     """Write the three tables of water on one chip."""
     radar, optical = list(_kit()._sen1floods11(images))
@@ -192,11 +211,13 @@ def data_of_recipes() -> dict[str, Row]:
     cover["split"] |= {"blocks": WORLDCEREAL_BLOCKS}
     water = {"kind": "class_map", "classes": WATER, "ignore": [-1]}
     water["split"] = {"val": 0.2, "test": 0.3, "blocks": FLOOD_BLOCKS}
+    height = {"kind": "number_map", "split": {"val": 0.2, "test": 0.3, "blocks": HEIGHT_BLOCKS}}
     change = {"kind": "class_map", "classes": CHANGE, "split": {"val": 0.2, "test": 0.3, "blocks": CHANGE_BLOCKS}}
     return {
         **{f"worldcereal_{name}": cover for name in ("s2", "s1", "both", "landsat8")},
         **{f"sen1floods11_{name}": water for name in ("s2", "s1", "both")},
         "taizhou_change": change,
+        "worldcereal_elevation": height,
     }
 
 
@@ -212,6 +233,7 @@ def write_tables(images: Path, out: Path, *, most_dates: int = 1000) -> list[Pat
     worldcereal_tables(images, out, most_dates=most_dates)
     sen1floods11_tables(images, out)
     taizhou_table(images, out)
+    elevation_table(images, out)
     said = {name: {"source": str(out / f"{name}.csv")} | row for name, row in data_of_recipes().items()}
     (out / "data.yaml").write_text(yaml.dump(said, Dumper=_Plain, sort_keys=False))
     return [out / f"{name}.csv" for name in said]

@@ -124,6 +124,8 @@ def evaluations(images: Path, out: Path, *, short: bool) -> Iterator[tuple[str, 
     for name in ("sen1floods11_s2", "sen1floods11_s1", "sen1floods11_both"):
         fusion = {"fusion": "concat"} if name.endswith("both") else {}
         yield name, "segment", _with({"data": declared[name]}, compare, _HEAD, tiles, fusion)
+    height = _with({"data": declared["worldcereal_elevation"]}, compare, _HEAD, {"input": {"img_size": 96}})
+    yield "worldcereal_elevation", "regress", height
     # No weights come with statistics of this Landsat product.
     own = {"input": {"statistics": "data"}}
     change = _with({"data": declared["taizhou_change"]}, compare, _HEAD, tiles, own)
