@@ -268,5 +268,5 @@ def _unpacked(packed: bytes, identity: str, path: Path) -> Evidence:
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
         raise InputError(f"the evidence of {identity} in '{path}' is damaged ({problem}); evaluate again") from problem
     facts = json.loads(arrays.pop("facts").tobytes().decode())
-    named = {name: tuple(facts[name]) for name in ("classes", "samples", "groups")}
+    named = {name: tuple(facts.get(name, ())) for name in ("classes", "samples", "groups")}
     return Evidence(kind=facts["kind"], arrays=arrays, **named)
