@@ -242,7 +242,8 @@ def withhold_range(checkpoint: Checkpoint, name: str) -> Checkpoint:
         network[stacked] = network[stacked][kept]
     encoder = replace(checkpoint.config.encoder, num_ranges=len(kept))
     config = replace(checkpoint.config, encoder=encoder)
-    return replace(checkpoint, config=config, state=to_published(network), ranges=without_range(checkpoint.ranges, name))
+    ranges = without_range(checkpoint.ranges, name)
+    return replace(checkpoint, config=config, state=to_published(network), ranges=ranges)
 
 
 def _ranges(metadata: Mapping[str, str], config: AutoencoderConfig) -> RangeTable:

@@ -122,7 +122,7 @@ def _labels(sample: Sample) -> Num[Array, "row col"]:
 
 
 def _place_of(sample: str, places: Mapping[str, int]) -> int:
-    """Find a test sample among the data's; the name of one scale of it goes on with ` @ 25 %`, of a block ` block 3`."""
+    """Find a test sample among the data's; at one scale its name ends in ` @ 25 %`, in a block in ` block 3`."""
     whole = (sample, sample.rpartition(" @ ")[0], sample.rpartition(" block ")[0])
     return next(places[name] for name in whole if name in places)
 
