@@ -22,6 +22,7 @@ from anyband.tasks.recipe_checks import (
     need_visible,
     need_width,
 )
+from anyband.tasks.recipe_run import KnnRecipe, RunRecipe
 from anyband.tasks.recipe_sets import SetRecipe
 from anyband.tasks.recipe_stages import StageRecipe, check_stages
 
@@ -86,6 +87,8 @@ class ModelRecipe:
     """What the tokens of a set carry beside their position in the grid."""
     levels: bool = False
     """Whether mean and deviation of each band in a token are predicted too, so that absolute values come back."""
+    decode_ratio: float = 1.0
+    """Share of the hidden tokens that are decoded and compared; 1: all of them."""
     norm_pix_loss: bool = True
     """Whether targets are normalised for each token."""
     target_variance: Literal["unbiased", "repeated"] = "unbiased"
@@ -117,6 +120,10 @@ class ModelRecipe:
         need_width("model.decoder_embed_dim", self.decoder_embed_dim, "model.decoder_num_heads", heads)
         for name in ("mask_ratio", "mixup_ratio"):
             need_between(f"model.{name}", getattr(self, name), 0.0, 1.0)
+        need(
+            0.0 < self.decode_ratio <= 1.0,
+            f"model.decode_ratio must be over 0 and at most 1, found {self.decode_ratio:g}",
+        )
         need(0.0 <= self.hidden_image <= 1.0, f"model.hidden_image must be from 0 to 1, found {self.hidden_image:g}")
         for name in ("drop_path", "min_support"):
             value = getattr(self, name)
@@ -147,12 +154,18 @@ class DataRecipe:
     stretch: Literal["percentiles", "two_sigma"] = "percentiles"
     """percentiles: clipped to the 1st and 99th, then mean 0 and deviation 1; two_sigma: mean ± 2 deviations become 0
     and 1, as in the research code of A²-MAE."""
+    shuffle: Literal["chips", "shards"] = "chips"
+    """How the order of a round is drawn. chips: any chip may follow any other; shards: whole shards are read one after
+    the other, for disks and object storage where reading here and there is slow."""
+    open_shards: int = 32
+    """Shards whose chips are mixed at any time, with `shuffle: shards`: more mix better and take more memory."""
     stages: tuple[StageRecipe, ...] | None = None
     """Parts of the run that draw from different footprints, one after the other; null: one, of everything."""
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     """Flips, turns and crops."""
 
     def __post_init__(self) -> None:
+        need_at_least("data.open_shards", self.open_shards, 1)
         if self.pairs == "any":
             return
         need(
@@ -206,57 +219,6 @@ class OptimRecipe:
             need_between("optim.betas", beta, 0.0, 1.0)
         if self.clip_grad_norm is not None:
             need_over_0("optim.clip_grad_norm", self.clip_grad_norm)
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnnRecipe:
-    """A kNN score now and then, on labelled images of one sensor."""
-
-    labelled: str
-    """Folder of class folders, or a table of path and label."""
-    sensor: str
-    """Sensor of the images."""
-    every_steps: int
-    """Steps between two scores."""
-
-    def __post_init__(self) -> None:
-        need_at_least("run.knn.every_steps", self.every_steps, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecipe:
-    """How and where the run is done, and what it writes. These may change when a run is resumed."""
-
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    """Kind of device."""
-    devices: int | Literal["auto"] = "auto"
-    """Processes on each machine, one a device; on CPUs auto means 1."""
-    num_nodes: int = 1
-    """Machines."""
-    strategy: Literal["auto", "ddp"] = "auto"
-    """How processes share the work; auto: ddp for more than one."""
-    compile: bool = False
-    """Whether the block stacks are compiled; takes a while, then saves some percent."""
-    workers: int = 2
-    """Threads that read ahead."""
-    log_every_steps: int = 10
-    """Steps between two rows of metrics.csv."""
-    checkpoint_every_steps: int = 500
-    """Steps between two checkpoints; a kill loses at most so many."""
-    panel_every_steps: int = 1000
-    """Steps between two reconstruction panels; 0: none."""
-    val_batches: int = 8
-    """Batches of the validation split scored at each checkpoint; 0: none."""
-    knn: KnnRecipe | None = None
-    """A kNN score now and then; null: none."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_nodes", "workers", "log_every_steps", "checkpoint_every_steps"):
-            need_at_least(f"run.{name}", getattr(self, name), 1)
-        for name in ("panel_every_steps", "val_batches"):
-            need_at_least(f"run.{name}", getattr(self, name), 0)
-        if self.devices != "auto":
-            need_at_least("run.devices", self.devices, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
