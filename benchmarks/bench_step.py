@@ -24,9 +24,10 @@ from measure import circumstances, report, time_in_turn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.blocks import set_fused_attention
 from anyband.models.checkpoint import state_of
 from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import encoder_config, set_fused_attention
+from anyband.models.encoder import encoder_config
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.masking import draw_pair_plan
 from anyband.models.smarties import Smarties

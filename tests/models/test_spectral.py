@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anyband.models.initialise import initialise
 from anyband.models.spectral import SpectralProjection, SpectralReconstruction
@@ -67,3 +68,54 @@ def test_each_band_is_predicted_by_its_own_map(bands: int) -> None:
     ]
     found = reconstruction(torch.from_numpy(tokens).float(), torch.from_numpy(mixing).float())
     np.testing.assert_allclose(found.detach().numpy(), np.concatenate(each, axis=-1), rtol=1e-4, atol=1e-5)
+
+
+class _Products(TorchDispatchMode):
+    """Notes every matrix product, and the largest tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: list[str] = []
+        self.largest = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        made = function(*arguments, **(named or {}))
+        if function.overloadpacket in (
+            torch.ops.aten.mm,
+            torch.ops.aten.addmm,
+            torch.ops.aten.bmm,
+            torch.ops.aten.matmul,
+        ):
+            self.products.append(str(function))
+        if isinstance(made, torch.Tensor):
+            self.largest = max(self.largest, made.untyped_storage().nbytes() // made.element_size())
+        return made
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bands", [1, 2, 3, 12, 13, 17, 18, 224])
+def test_a_sensor_of_any_bands_takes_one_product_of_pixels_and_two_of_shares(bands: int) -> None:
+    """One for the tokens; the others join the shares of the bands with weights or pixels, and with biases."""
+    projection = SpectralProjection(num_ranges=17, patch_size=4, embed_dim=64, max_bands=12)
+    initialise(projection, seed=1)
+    mixing = torch.rand(bands, 17, generator=torch.Generator().manual_seed(1))
+    patches = torch.randn(2, 9, bands * 16, generator=torch.Generator().manual_seed(2))
+    with _Products() as seen:
+        projection(patches, mixing)
+    assert len(seen.products) == 3
+    # Never tokens × bands × width, nor weights for more bands than there are ranges.
+    assert seen.largest <= max(patches.numel(), 17 * 16 * 64)
+
+
+@settings(deadline=None, max_examples=20)
+@given(bands=st.integers(RANGES + 1, 40), seed=st.integers(0, 99))
+def test_many_bands_are_predicted_as_each_by_its_own_mixture(bands: int, seed: int) -> None:
+    reconstruction = SpectralReconstruction(num_ranges=RANGES, num_values=PATCH**2, width=8)
+    initialise(reconstruction, seed=2)
+    torch.nn.init.normal_(reconstruction.bias, generator=torch.Generator().manual_seed(3))
+    mixing = _mixing(seed, bands)
+    tokens = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(seed))
+    together = reconstruction(tokens, torch.from_numpy(mixing).float()).unflatten(2, (bands, -1))
+    for band in (0, bands // 2, bands - 1):
+        alone = reconstruction(tokens, torch.from_numpy(mixing[band : band + 1]).float())
+        torch.testing.assert_close(together[:, :, band], alone, rtol=1e-4, atol=1e-5)

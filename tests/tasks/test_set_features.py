@@ -11,9 +11,10 @@ import torch
 from anyband.errors import GeometryError, InputError
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.blocks import set_fused_attention
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import EncoderConfig, SetOutput, set_fused_attention
+from anyband.models.encoder import EncoderConfig, SetOutput
 from anyband.models.encodings import EncodingConfig
 from anyband.sensors.ranges import load_ranges
 from anyband.tasks import memory

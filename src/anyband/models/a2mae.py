@@ -19,7 +19,14 @@ from anyband.errors import InputError
 from anyband.models.autoencoder import Autoencoder, ImagePatches
 from anyband.models.inputs import SetBatch, SetNoise
 from anyband.models.locations import check_sets, image_shares, set_hidden
-from anyband.models.masking import SetMaskRules, SetPlan, SetSources, draw_set_plan, plan_from_masked
+from anyband.models.masking import (
+    SetMaskRules,
+    SetPlan,
+    SetSources,
+    count_decoded,
+    draw_set_plan,
+    plan_from_masked,
+)
 from anyband.models.patches import gather_tokens, unpatchify
 from anyband.shapes import Bool, Float, Int
 
@@ -109,14 +116,19 @@ class SetAutoencoder(Autoencoder):
         """
         sets = self._cut_sets(batch)
         plan = self._draw(sets, noise)
-        errors, counted = self._errors(sets, plan, self._decode(sets, plan, apart=self._apart(batch)))
+        decoded = self._decode(sets, plan, apart=self._apart(batch), whole=False)
+        errors, counted = self._errors(sets, plan, decoded)
         return SetLoss(loss=errors / counted.clamp(min=1), plan=plan)
 
     def count(self, batch: SetBatch, noise: SetNoise) -> Float[Tensor, "1"]:
-        """Count the masked tokens that enter the loss; parts of a batch are joined by these."""
+        """Count the decoded tokens that enter the loss; parts of a batch are joined by these."""
         hidden = set_hidden(batch, self.config.encoder.patch_size)
-        masked = draw_set_plan(noise, SetSources.of(batch), hidden, rules=self._rules).masked
-        counted = masked if hidden is None else masked & ~hidden
+        plan = draw_set_plan(noise, SetSources.of(batch), hidden, rules=self._rules)
+        if plan.num_visible is None:
+            counted = plan.masked if hidden is None else plan.masked & ~hidden
+        else:
+            asked = self._asked(_ids_of_images(plan, plan.num_visible)[1])
+            counted = torch.ones_like(asked, dtype=torch.bool) if hidden is None else ~torch.gather(hidden, 2, asked)
         return counted.sum().float().unsqueeze(0)
 
     def reconstruct(self, batch: SetBatch, noise: SetNoise) -> SetReconstruction:
@@ -172,7 +184,7 @@ class SetAutoencoder(Autoencoder):
         """
         sets = self._cut_sets(batch)
         plan = self._draw(sets, _hiding_last(noise))
-        decoded = self._decode(sets, plan, apart=False)
+        decoded = self._decode(sets, plan, apart=False, whole=True)
         errors = [self.pixel_errors(group, tokens) for group, tokens in zip(sets.groups, decoded.tokens, strict=True)]
         last = sets.of_slots(errors)[:, -1]
         counted = plan.masked[:, 0]
@@ -210,15 +222,26 @@ class SetAutoencoder(Autoencoder):
             )
         return draw_set_plan(noise, SetSources.of(sets.batch), sets.hidden, rules=self._rules)
 
-    def _decode(self, sets: _Sets, plan: SetPlan, *, apart: bool) -> _Decoded:
-        """Encode and decode, and bring every token of interest to the image that owns it."""
+    def _decode(self, sets: _Sets, plan: SetPlan, *, apart: bool, whole: bool) -> _Decoded:
+        """Encode and decode, and bring every token of interest to the image that owns it.
+
+        Args:
+            sets: the batch.
+            plan: what is masked and exchanged.
+            apart: whether the images that exchange tokens stand in sequences of their own.
+            whole: whether all masked tokens are decoded, whatever the share in training.
+        """
         if plan.num_visible is None:
             decoded = self._decode_joint(sets, plan)
             return _Decoded(tokens=sets.of_images(decoded), ids=None)
         keep, masked = _ids_of_images(plan, plan.num_visible)
-        decoded = self._decode_even(sets, plan, keep, masked, apart=apart)
-        at = rearrange(gather_tokens(decoded.flatten(0, 1), masked.flatten(0, 1)), "(s k) n d -> s k n d", s=len(keep))
-        return _Decoded(tokens=sets.of_images(at), ids=sets.of_images(masked))
+        asked = masked if whole else self._asked(masked)
+        decoded = self._decode_even(sets, plan, keep, asked, apart=apart)
+        return _Decoded(tokens=sets.of_images(decoded), ids=sets.of_images(asked))
+
+    def _asked(self, masked: Tensor) -> Tensor:
+        """Choose the masked positions of each image that are decoded: those that the noise put first."""
+        return masked[..., : count_decoded(masked.shape[2], self.config.decode_ratio)]
 
     def _decode_joint(self, sets: _Sets, plan: SetPlan) -> Tensor:
         """One sequence a set, whatever is masked in each image."""
@@ -229,11 +252,18 @@ class SetAutoencoder(Autoencoder):
         visible_hidden = None if hidden is None else torch.gather(hidden, 1, plan.ids_keep)
         latent = self.encoder.encode_tokens(gather_tokens(tokens.flatten(1, 2), plan.ids_keep), visible_hidden)
         places = self._decoder_locations(sets).flatten(1, 2)
-        decoded = self.decoder(latent, plan.ids_restore, hidden, positions=_after_cls(places))
-        return _by_slot(decoded[:, 1:], sets.batch.num_slots)
+        ordered = torch.cat([plan.ids_keep, plan.ids_masked], dim=1)
+        ordered_hidden = None if hidden is None else torch.gather(hidden, 1, ordered)
+        sequence = self.decoder.sequence(latent, gather_tokens(places, ordered), ordered_hidden)
+        decoded = self.decoder.norm(gather_tokens(sequence[:, 1:], plan.ids_restore))
+        return _by_slot(decoded, sets.batch.num_slots)
 
-    def _decode_even(self, sets: _Sets, plan: SetPlan, keep: Tensor, masked: Tensor, *, apart: bool) -> Tensor:
-        """The same number of visible tokens in every image, so that only those are projected."""
+    def _decode_even(self, sets: _Sets, plan: SetPlan, keep: Tensor, asked: Tensor, *, apart: bool) -> Tensor:
+        """The same number of visible tokens in every image, so that only those are projected.
+
+        Returns:
+            The tokens asked for of each image (set, slot, asked, width).
+        """
         tokens = self._visible(sets, keep)
         places, hidden = self._decoder_locations(sets), sets.hidden
         if apart:
@@ -245,7 +275,7 @@ class SetAutoencoder(Autoencoder):
             self._sequence(
                 tokens[:, slots],
                 keep[:, slots],
-                masked[:, slots],
+                asked[:, slots],
                 places[:, slots],
                 None if hidden is None else hidden[:, slots],
             )
@@ -253,19 +283,21 @@ class SetAutoencoder(Autoencoder):
         ]
         slots = [slot for sequence in sequences for slot in sequence]
         decoded = torch.cat(parts, dim=1)[:, [slots.index(slot) for slot in range(len(slots))]]
-        return _exchanged(decoded, plan.swapped) if apart else decoded
+        # Images that exchange tokens share their mask, so their tokens at one place stand at one position here too.
+        return _exchanged(decoded, torch.gather(plan.swapped, 1, asked[:, 0])) if apart else decoded
 
-    def _sequence(self, tokens: Tensor, keep: Tensor, masked: Tensor, places: Tensor, hidden: Tensor | None) -> Tensor:
+    def _sequence(self, tokens: Tensor, keep: Tensor, asked: Tensor, places: Tensor, hidden: Tensor | None) -> Tensor:
         """Encode and decode some images of each set as one sequence."""
         num_slots, num_tokens = places.shape[1:3]
         first = torch.arange(num_slots, device=keep.device)[:, None] * num_tokens
-        ids_keep, ids_masked = (keep + first).flatten(1), (masked + first).flatten(1)
-        ids_restore = torch.argsort(torch.cat([ids_keep, ids_masked], dim=1), dim=1)
+        ids_keep = (keep + first).flatten(1)
+        ordered = torch.cat([ids_keep, (asked + first).flatten(1)], dim=1)
         flat = None if hidden is None else hidden.flatten(1)
         visible_hidden = None if flat is None else torch.gather(flat, 1, ids_keep)
+        ordered_hidden = None if flat is None else torch.gather(flat, 1, ordered)
         latent = self.encoder.encode_tokens(tokens.flatten(1, 2), visible_hidden)
-        decoded = self.decoder(latent, ids_restore, flat, positions=_after_cls(places.flatten(1, 2)))
-        return _by_slot(decoded[:, 1:], num_slots)
+        decoded = self.decoder(latent, gather_tokens(places.flatten(1, 2), ordered), ordered_hidden)
+        return _by_slot(decoded, num_slots)
 
     def _visible(self, sets: _Sets, keep: Tensor) -> Tensor:
         projected = [
@@ -302,7 +334,7 @@ class SetAutoencoder(Autoencoder):
         return total, count
 
     def _whole(self, sets: _Sets, plan: SetPlan, *, apart: bool) -> tuple[Tensor, ...]:
-        decoded = self._decode(sets, plan, apart=apart)
+        decoded = self._decode(sets, plan, apart=apart, whole=True)
         masked = sets.of_images(plan.masked)
         images = []
         for index, (group, tokens) in enumerate(zip(sets.groups, decoded.tokens, strict=True)):
@@ -346,8 +378,3 @@ def _exchanged(per_slot: Tensor, swapped: Tensor) -> Tensor:
 def _by_slot(sequence: Tensor, num_slots: int) -> Tensor:
     slots: Tensor = rearrange(sequence, "s (k n) d -> s k n d", k=num_slots)
     return slots
-
-
-def _after_cls(places: Tensor) -> Tensor:
-    """Put nothing before the tokens' locations: CLS has none."""
-    return torch.nn.functional.pad(places, (0, 0, 1, 0))

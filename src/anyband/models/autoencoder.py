@@ -45,6 +45,9 @@ class AutoencoderConfig:
     """Share of positions at which a' takes the token of a."""
     mixup: MixupKind = "mirrored"
     """mirrored: b' takes what a' does not. released: b' is b unmixed, as in released code. none: no mixup."""
+    decode_ratio: float = 1.0
+    """Share of the masked tokens that are decoded and compared, drawn with the mask; 1: all of them. Where an image is
+    hidden whole, or images hide unequal shares, all are."""
     norm_pix_loss: bool = True
     """Whether targets are normalised for each token over its valid pixels of all bands."""
     target_variance: TargetVariance = "unbiased"
@@ -75,6 +78,8 @@ class AutoencoderConfig:
                 f"{self.mask_ratio:g} and "
                 f"{self.mixup_ratio:g}"
             )
+        if not 0 < self.decode_ratio <= 1:
+            raise InputError(f"decode_ratio is a share over 0, at most 1; found {self.decode_ratio:g}")
         self._check_sets()
 
     def _check_sets(self) -> None:

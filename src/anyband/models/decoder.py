@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from anyband.errors import InputError
-from anyband.models.encoder import EncoderConfig, attention_from, make_blocks
+from anyband.models.blocks import attention_from, make_blocks
+from anyband.models.encoder_records import EncoderConfig
 from anyband.models.encodings import Positions
 from anyband.models.inputs import SetMetadata
 from anyband.models.locations import token_locations
-from anyband.models.patches import gather_tokens
 from anyband.models.set_encodings import SetEncodings
-from anyband.shapes import Bool, Float, Int
+from anyband.shapes import Bool, Float
 
 __all__ = ["Decoder", "DecoderConfig"]
 
@@ -74,29 +74,36 @@ class Decoder(nn.Module):
     def forward(
         self,
         latent: Float[Tensor, "batch cls_and_visible latent"],
-        ids_restore: Int[Tensor, "batch token"],
+        places: Float[Tensor, "batch token width"],
         hidden: Bool[Tensor, "batch token"] | None,
-        positions: Float[Tensor, "#batch cls_and_token width"],
-    ) -> Float[Tensor, "batch cls_and_token width"]:
-        """Decode every position.
+    ) -> Float[Tensor, "batch asked width"]:
+        """Decode the positions that are asked for.
 
         Args:
             latent: the encoder's output, CLS first, then the visible tokens in their order.
-            ids_restore: where each position stands among (visible, masked).
-            hidden: positions that no other may attend to; None: none.
-            positions: what is added to CLS and to each position.
+            places: what is added to each token: to the visible ones in that order, then to those asked for.
+            hidden: tokens, in the same order, that no other may attend to; None: none.
 
         Returns:
-            After the decoder's norm, CLS first, then the positions row by row.
+            After the decoder's norm, the tokens asked for.
+        """
+        decoded: Tensor = self.norm(self.sequence(latent, places, hidden)[:, latent.shape[1] :])
+        return decoded
+
+    def sequence(
+        self,
+        latent: Float[Tensor, "batch cls_and_visible latent"],
+        places: Float[Tensor, "batch token width"],
+        hidden: Bool[Tensor, "batch token"] | None,
+    ) -> Float[Tensor, "batch cls_and_token width"]:
+        """Pass all tokens through the blocks, as `forward` does, before the norm: CLS, visible, asked for.
+
+        Attention does not see the order of its tokens, so nothing is brought into the order of the grid.
         """
         tokens = self.embed(latent)
-        visible = tokens[:, 1:]
-        num_masked = ids_restore.shape[1] - visible.shape[1]
-        blank = self.mask_token.to(tokens.dtype).expand(tokens.shape[0], num_masked, -1)
-        ordered = gather_tokens(torch.cat([visible, blank], dim=1), ids_restore)
-        sequence = torch.cat([tokens[:, :1], ordered], dim=1) + positions
-        attention = attention_from(hidden)
-        for block in self.blocks:
-            sequence = block(sequence, attn_mask=attention)
-        decoded: Tensor = self.norm(sequence)
+        num_visible = latent.shape[1] - 1
+        visible = tokens[:, 1:] + places[:, :num_visible]
+        asked = self.mask_token + places[:, num_visible:]
+        sequence = torch.cat([tokens[:, :1].to(visible.dtype), visible, asked.to(visible.dtype)], dim=1)
+        decoded: Tensor = self.blocks(sequence, attention_from(hidden))
         return decoded

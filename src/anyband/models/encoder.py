@@ -1,14 +1,13 @@
 """The encoder: spectrum-aware projection, positions, CLS and transformer blocks. Any bands, any grid."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional
 
 from anyband.errors import InputError
+from anyband.models.blocks import attention_from, make_blocks
 from anyband.models.encoder_records import (
     SIZES,
     EncoderConfig,
@@ -40,10 +39,7 @@ __all__ = [
     "SetFeatureMaps",
     "SetOutput",
     "TokenSets",
-    "attention_from",
     "encoder_config",
-    "make_blocks",
-    "set_fused_attention",
 ]
 
 
@@ -197,10 +193,7 @@ class Encoder(nn.Module):
         Returns:
             After the final norm, CLS first.
         """
-        attention = attention_from(hidden)
-        sequence = self._with_cls(tokens)
-        for block in self.blocks:
-            sequence = block(sequence, attn_mask=attention)
+        sequence = self.blocks(self._with_cls(tokens), attention_from(hidden))
         encoded: Tensor = self.norm(sequence)
         return encoded
 
@@ -250,65 +243,6 @@ class Encoder(nn.Module):
     def _with_cls(self, tokens: Tensor) -> Tensor:
         cls = (self.cls_token + self.positions.table[:, :1]).expand(tokens.shape[0], -1, -1)
         return torch.cat([cls.to(tokens.dtype), tokens], dim=1)
-
-
-def make_blocks(
-    depth: int, *, width: int, num_heads: int, mlp_ratio: float, norm_eps: float, drop_path: float
-) -> nn.ModuleList:
-    """Make pre-norm transformer blocks without values, drawing no random numbers.
-
-    Args:
-        depth: how many.
-        width: of a token.
-        num_heads: attention heads.
-        mlp_ratio: width of the hidden layer over `width`.
-        norm_eps: of the layer norms.
-        drop_path: rate of the last block; it falls linearly to 0 at the first.
-
-    Returns:
-        timm's blocks, whose attention takes a mask.
-    """
-    from timm.models.vision_transformer import Block
-
-    with torch.device("meta"):
-        blocks = nn.ModuleList(
-            Block(
-                dim=width,
-                num_heads=num_heads,
-                mlp_ratio=mlp_ratio,
-                qkv_bias=True,
-                drop_path=drop_path * index / max(depth - 1, 1),
-                norm_layer=partial(nn.LayerNorm, eps=norm_eps),  # type: ignore[arg-type]
-            )
-            for index in range(depth)
-        )
-    return blocks.to_empty(device="cpu")
-
-
-def attention_from(hidden: Bool[Tensor, "batch token"] | None) -> Float[Tensor, "batch 1 1 key"] | None:
-    """Make what is added to the attention scores: −inf for hidden keys, else 0; CLS is never hidden.
-
-    None lets attention use its fastest kernel.
-    """
-    if hidden is None:
-        return None
-    unseen = functional.pad(hidden, (1, 0), value=False)
-    return torch.zeros(unseen.shape, device=hidden.device).masked_fill(unseen, -torch.inf)[:, None, None, :]
-
-
-def set_fused_attention(module: nn.Module, *, fused: bool) -> None:
-    """Choose how every transformer block in a network computes attention; the results agree to rounding.
-
-    Fused is right nearly everywhere. Plain matrix products are for training in bfloat16 on a CPU, where the gradient of
-    the fused kernel is slow (torch 2.15): `benchmarks/bench_step.py` times a step with each.
-
-    Args:
-        module: with timm's blocks anywhere inside.
-        fused: whether to use the fused kernel.
-    """
-    for part in module.modules():
-        if hasattr(part, "fused_attn"):
-            part.fused_attn = fused  # type: ignore[assignment]
 
 
 def _by_slot(tokens: Tensor, num_slots: int) -> Tensor:

@@ -17,6 +17,7 @@ __all__ = [
     "SetMaskRules",
     "SetPlan",
     "SetSources",
+    "count_decoded",
     "count_visible",
     "draw_pair_plan",
     "draw_set_plan",
@@ -59,6 +60,11 @@ def count_visible(num_tokens: int, mask_ratio: float) -> int:
             f"at least one must be visible and one masked: use larger images or another ratio"
         )
     return visible
+
+
+def count_decoded(num_masked: int, decode_ratio: float) -> int:
+    """Count the masked tokens that are decoded: the share, rounded, and at least one."""
+    return min(num_masked, max(1, round(num_masked * decode_ratio)))
 
 
 def smallest_first(noise: Float[Tensor, "batch token"], count: int) -> Bool[Tensor, "batch token"]:

@@ -15,7 +15,7 @@ from anyband.errors import InputError
 from anyband.models.autoencoder import Autoencoder, ImagePatches
 from anyband.models.inputs import PairBatch, PairNoise, check_grid
 from anyband.models.losses import mean_over
-from anyband.models.masking import PairPlan, count_visible, draw_pair_plan
+from anyband.models.masking import PairPlan, count_decoded, count_visible, draw_pair_plan
 from anyband.models.patches import gather_tokens, unpatchify
 from anyband.shapes import Bool, Float
 
@@ -76,28 +76,29 @@ class Smarties(Autoencoder):
         grid = self._check(pair)
         a, b = self.cut(pair.a), self.cut(pair.b)
         plan = self._draw(a, b, noise)
-        decoded = self._decode(self._encode(a, b, plan, grid), a, b, plan, grid)
-        loss_a, loss_b = self._losses(a, b, plan, decoded)
+        asked = self._asked(plan)
+        decoded = self._decode(self._encode(a, b, plan, grid), a, b, plan, asked, grid)
+        loss_a, loss_b = self._losses(a, b, plan, asked, decoded)
         return PairOutput(loss=(loss_a + loss_b) / 2, loss_a=loss_a, loss_b=loss_b, plan=plan)
 
     def count(self, pair: PairBatch, noise: PairNoise) -> Float[Tensor, "2"]:
-        """Count the masked tokens that enter each of the two terms of the loss.
+        """Count the decoded tokens that enter each of the two terms of the loss.
 
         The terms are means over these, so parts of a batch are joined by their counts: where data are missing,
         parts of equal size do not weigh the same.
         """
         batch, num_tokens = noise.masking.shape
         if pair.a.valid is None and pair.b.valid is None:
-            masked = batch * (num_tokens - count_visible(num_tokens, self.config.mask_ratio))
-            return noise.masking.new_full((2,), float(masked))
+            num_masked = num_tokens - count_visible(num_tokens, self.config.mask_ratio)
+            return noise.masking.new_full((2,), float(batch * count_decoded(num_masked, self.config.decode_ratio)))
         a, b = self.cut(pair.a), self.cut(pair.b)
         plan = self._draw(a, b, noise)
-        hidden = self._hidden(a, b, plan)
+        hidden = self._hidden(a, b, plan, self._asked(plan))
         assert hidden is not None
-        return torch.stack([(plan.masked & ~one).sum() for one in hidden.chunk(2)]).float()
+        return torch.stack([(~one).sum() for one in hidden.chunk(2)]).float()
 
     def follow(self, pair: PairBatch, plan: PairPlan) -> tuple[Tensor, Tensor, PairOutput]:
-        """Compute the loss of a plan that was made elsewhere, with what the encoder and decoder gave.
+        """Compute the loss of a plan that was made elsewhere, with what the encoder and decoder gave of all positions.
 
         Args:
             pair: registered images of two sensors.
@@ -110,8 +111,11 @@ class Smarties(Autoencoder):
         grid = self._check(pair)
         a, b = self.cut(pair.a), self.cut(pair.b)
         latent = self._encode(a, b, plan, grid)
-        decoded = self._decode(latent, a, b, plan, grid)
-        loss_a, loss_b = self._losses(a, b, plan, decoded)
+        inputs = self._decoder_inputs(latent, a, b, plan, plan.ids_masked, grid)
+        tokens = self.decoder.norm(self.decoder.sequence(*inputs))
+        decoded = torch.cat([tokens[:, :1], gather_tokens(tokens[:, 1:], _twice(plan.ids_restore))], dim=1)
+        asked = tokens[:, latent.shape[1] :]
+        loss_a, loss_b = self._losses(a, b, plan, plan.ids_masked, asked)
         output = PairOutput(loss=(loss_a + loss_b) / 2, loss_a=loss_a, loss_b=loss_b, plan=plan)
         return latent, decoded, output
 
@@ -131,7 +135,8 @@ class Smarties(Autoencoder):
         grid = self._check(pair)
         a, b = self.cut(pair.a), self.cut(pair.b)
         plan = self._draw(a, b, noise)
-        first, second = self._masked_tokens(self._decode(self._encode(a, b, plan, grid), a, b, plan, grid), plan)
+        latent = self._encode(a, b, plan, grid)
+        first, second = self._decode(latent, a, b, plan, plan.ids_masked, grid).chunk(2)
         from_a = torch.gather(plan.from_a, 1, plan.ids_masked).unsqueeze(-1)
         mirrored = self.config.mixup != "released"
         tokens_a = torch.where(from_a, first, second) if mirrored else first
@@ -159,7 +164,8 @@ class Smarties(Autoencoder):
         a, b = self.cut(pair.a), self.cut(pair.b)
         plan = self._draw(a, b, noise)
         alone = replace(plan, from_a=torch.ones_like(plan.from_a))
-        from_a, from_b = self._masked_tokens(self._decode(self._encode(a, b, alone, grid), a, b, alone, grid), alone)
+        latent = self._encode(a, b, alone, grid)
+        from_a, from_b = self._decode(latent, a, b, alone, alone.ids_masked, grid).chunk(2)
         masked_a, masked_b = a.at(plan.ids_masked), b.at(plan.ids_masked)
         return _means(self.pixel_errors(masked_b, from_a), masked_b), _means(
             self.pixel_errors(masked_a, from_b), masked_a
@@ -199,13 +205,18 @@ class Smarties(Autoencoder):
         second = b if self.config.mixup == "released" else torch.where(from_a, b, a)
         return torch.cat([torch.where(from_a, a, b), second])
 
-    def _hidden(self, a: ImagePatches, b: ImagePatches, plan: PairPlan) -> Tensor | None:
+    def _asked(self, plan: PairPlan) -> Tensor:
+        """Choose the masked positions that are decoded: those that the noise put first, where both have data first."""
+        return plan.ids_masked[:, : count_decoded(plan.ids_masked.shape[1], self.config.decode_ratio)]
+
+    def _hidden(self, a: ImagePatches, b: ImagePatches, plan: PairPlan, ids: Tensor) -> Tensor | None:
+        """Tell which tokens of a', then of b', at some positions have too little data; None: none anywhere."""
         if a.hidden is None and b.hidden is None:
             return None
         none = torch.zeros_like(plan.masked)
         hidden_a = none if a.hidden is None else a.hidden
         hidden_b = none if b.hidden is None else b.hidden
-        return self._exchange(hidden_a, hidden_b, plan.from_a)
+        return torch.gather(self._exchange(hidden_a, hidden_b, plan.from_a), 1, _twice(ids))
 
     def _encode(self, a: ImagePatches, b: ImagePatches, plan: PairPlan, grid: tuple[int, int]) -> Tensor:
         # At a visible position a' takes the token of one image and b' that of the other: project each once.
@@ -215,26 +226,30 @@ class Smarties(Autoencoder):
         from_a = torch.gather(plan.from_a, 1, plan.ids_keep).unsqueeze(-1)
         positions = self.encoder.positions(grid)[:, 1:].expand(len(plan.ids_keep), -1, -1)
         mixed = self._exchange(tokens_a, tokens_b, from_a) + _twice(gather_tokens(positions, plan.ids_keep))
-        hidden = self._hidden(a, b, plan)
-        visible_hidden = None if hidden is None else torch.gather(hidden, 1, _twice(plan.ids_keep))
-        return self.encoder.encode_tokens(mixed, visible_hidden)
+        return self.encoder.encode_tokens(mixed, self._hidden(a, b, plan, plan.ids_keep))
 
     def _decode(
-        self, latent: Tensor, a: ImagePatches, b: ImagePatches, plan: PairPlan, grid: tuple[int, int]
+        self, latent: Tensor, a: ImagePatches, b: ImagePatches, plan: PairPlan, ids: Tensor, grid: tuple[int, int]
     ) -> Tensor:
-        positions = self.decoder.positions(grid)
-        decoded: Tensor = self.decoder(latent, _twice(plan.ids_restore), self._hidden(a, b, plan), positions=positions)
+        """Decode some masked positions of a', then of b'."""
+        decoded: Tensor = self.decoder(*self._decoder_inputs(latent, a, b, plan, ids, grid))
         return decoded
 
-    def _masked_tokens(self, decoded: Tensor, plan: PairPlan) -> tuple[Tensor, Tensor]:
-        first, second = gather_tokens(decoded[:, 1:], _twice(plan.ids_masked)).chunk(2)
-        return first, second
+    def _decoder_inputs(
+        self, latent: Tensor, a: ImagePatches, b: ImagePatches, plan: PairPlan, ids: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        ordered = torch.cat([plan.ids_keep, ids], dim=1)
+        places = self.decoder.positions(grid)[0, 1:][_twice(ordered)]
+        return latent, places, self._hidden(a, b, plan, ordered)
 
-    def _losses(self, a: ImagePatches, b: ImagePatches, plan: PairPlan, decoded: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = self._masked_tokens(decoded, plan)
-        from_a = torch.gather(plan.from_a, 1, plan.ids_masked)
+    def _losses(
+        self, a: ImagePatches, b: ImagePatches, plan: PairPlan, ids: Tensor, decoded: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compare the tokens that were decoded at some positions, of a', then of b'."""
+        first, second = decoded.chunk(2)
+        from_a = torch.gather(plan.from_a, 1, ids)
         owner = from_a.unsqueeze(-1)
-        masked_a, masked_b = a.at(plan.ids_masked), b.at(plan.ids_masked)
+        masked_a, masked_b = a.at(ids), b.at(ids)
         if self.config.mixup == "released":
             # b' carries b everywhere: tokens of b that stand in a' too are predicted twice, some of a never.
             errors_a, errors_b = self.errors(masked_a, first), self.errors(masked_b, first)

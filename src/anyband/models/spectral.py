@@ -16,7 +16,9 @@ __all__ = ["SpectralProjection", "SpectralReconstruction"]
 class SpectralProjection(nn.Module):
     """Project patches to tokens in one matrix product: `max_bands · mean over bands of f_i(its patch)`.
 
-    The order of the bands, with the rows of `mixing`, does not change the tokens.
+    The order of the bands, with the rows of `mixing`, does not change the tokens. Shares and weights are joined first,
+    or, where a sensor has more bands than there are ranges, shares and pixels: then the product is as wide as the
+    ranges, however many bands there are.
 
     Args:
         num_ranges: trained spectral ranges.
@@ -47,14 +49,22 @@ class SpectralProjection(nn.Module):
             Tokens, without positions.
         """
         # The scale goes into the small matrix, so that the weights of all bands come out scaled at no cost.
-        shares = mixing * (self.max_bands / mixing.shape[0])
-        weight = (shares @ self.weight.flatten(1)).view(-1, self.weight.shape[-1])
+        num_bands, num_ranges = mixing.shape
+        shares = mixing * (self.max_bands / num_bands)
         bias = (shares @ self.bias).sum(dim=0)
+        if num_bands > num_ranges:
+            bands = patches.unflatten(2, (num_bands, -1))
+            weight = self.weight.flatten(0, 1)
+            patches = (shares.t().to(patches.dtype) @ bands).flatten(2)
+        else:
+            weight = (shares @ self.weight.flatten(1)).view(-1, self.weight.shape[-1])
         return functional.linear(patches, weight.t(), bias)
 
 
 class SpectralReconstruction(nn.Module):
     """Predict the pixels of every band from decoded tokens: each band by its own r_i, as one matrix product.
+
+    Where a sensor has more bands than there are ranges, all ranges are predicted and then shared out to the bands.
 
     Args:
         num_ranges: trained spectral ranges.
@@ -82,6 +92,10 @@ class SpectralReconstruction(nn.Module):
         Returns:
             Patches, the bands' pixels one after the other.
         """
+        num_bands, num_ranges = mixing.shape
+        if num_bands > num_ranges:
+            of_ranges = functional.linear(tokens, self.weight.flatten(0, 1), self.bias.flatten())
+            return (mixing.to(of_ranges.dtype) @ of_ranges.unflatten(2, (num_ranges, -1))).flatten(2)
         weight = (mixing @ self.weight.flatten(1)).view(-1, self.weight.shape[-1])
         bias = (mixing @ self.bias).flatten()
         return functional.linear(tokens, weight, bias)

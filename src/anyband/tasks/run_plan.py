@@ -194,6 +194,7 @@ def network_config(recipe: PretrainRecipe, *, num_ranges: int) -> AutoencoderCon
         mask_ratio=model.mask_ratio,
         mixup_ratio=model.mixup_ratio,
         mixup=model.mixup,
+        decode_ratio=model.decode_ratio,
         norm_pix_loss=model.norm_pix_loss,
         target_variance=model.target_variance,
         images="pair" if recipe.data.sets is None else "set",

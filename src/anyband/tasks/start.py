@@ -20,7 +20,7 @@ from anyband.tasks.recipe import ModelRecipe
 __all__ = ["check_same_network", "load_mae_start", "load_start", "with_new_ranges"]
 
 # These may differ: they change how a network is trained, not what its weights are.
-_FREE = ("drop_path", "mask_ratio", "mixup_ratio", "mixup", "norm_pix_loss", "target_variance")
+_FREE = ("drop_path", "mask_ratio", "mixup_ratio", "decode_ratio", "mixup", "norm_pix_loss", "target_variance")
 
 
 def load_start(model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anyband.errors import RecipeError
 from anyband.models.autoencoder import Autoencoder
-from anyband.models.encoder import set_fused_attention
+from anyband.models.blocks import set_fused_attention, set_recompute
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.shapes import Float
 from anyband.tasks.recipe import PretrainRecipe
@@ -79,8 +79,9 @@ class Stepper:
     def __init__(self, fabric: "Fabric", model: Autoencoder, recipe: PretrainRecipe, schedule: Schedule) -> None:
         """Put the network on the devices. `model` stays the same object, with its own names."""
         if recipe.run.compile:
-            for block in (*model.encoder.blocks, *model.decoder.blocks):
-                block.compile()
+            for stack in (model.encoder.blocks, model.decoder.blocks):
+                stack.compile_blocks()
+        set_recompute(model, recompute=recipe.run.recompute)
         on_cpu_in_bf16 = fabric.device.type == "cpu" and recipe.optim.precision.startswith("bf16")
         set_fused_attention(model, fused=not on_cpu_in_bf16)
         self.model = model

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anyband.errors import InputError, RecipeError, TrainingError
-from anyband.models.encoder import set_fused_attention
+from anyband.models.blocks import set_fused_attention
 from anyband.progress import Advance, progress
 from anyband.shapes import Array, Float, Int
 from anyband.tasks.train import seeded

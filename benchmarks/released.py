@@ -1,0 +1,116 @@
+"""The released code of SMARTIES as a rival in benchmarks: imported from a checkout; nothing of it is here.
+
+The user clones the paper's repository to a folder outside of this one and names it: `--released FOLDER`.
+
+Its model takes patches with the bands repeated to 12 and the number of the projection of each; its data set reads a
+pair of BigEarthNet folders. Both are called as its own `main_pretrain.py` does.
+"""
+
+import contextlib
+import importlib
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from einops import rearrange
+from torch import Tensor
+
+from anyband.models.inputs import PairBatch
+
+__all__ = ["BANDS_TILED", "released_batch", "released_dataset", "released_model"]
+
+# Source: the released model repeats the bands of each image to so many.
+BANDS_TILED = 12
+_SENSORS = ("SENTINEL2-L2A", "SENTINEL1-GRD")
+
+
+@contextlib.contextmanager
+def _modules_of(folder: Path) -> Iterator[None]:
+    """Its modules have everyday names (`utils`), so they are imported from its folder only and then forgotten."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] in ("utils", "models_smarties", "pretraining_dataset"):
+                del sys.modules[name]
+
+
+def _specs(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    with (folder / "config" / "electromagnetic_spectrum.yaml").open() as file:
+        spectrum = yaml.safe_load(file)
+    with (folder / "config" / "pretraining_sensors.yaml").open() as file:
+        sensors = yaml.safe_load(file)
+    return spectrum, sensors
+
+
+def released_model(folder: Path, *, name: str, precision: str, img_size: int) -> torch.nn.Module:
+    """Build its network with first weights of its own.
+
+    Args:
+        folder: checkout.
+        name: of the builder, for example `smarties_vit_base_patch16`.
+        precision: bf16 or float32; of the autocast that it will run under.
+        img_size: side of the images, pixels.
+    """
+    spectrum, _ = _specs(folder)
+    with _modules_of(folder), torch.random.fork_rng():
+        torch.manual_seed(0)
+        module: types.ModuleType = importlib.import_module("models_smarties")
+        build = getattr(module, name)
+        network: torch.nn.Module = build(
+            spectrum_specs=spectrum,
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            img_size=img_size,
+            norm_pix_loss=True,
+        )
+    return network
+
+
+def released_batch(folder: Path, pair: PairBatch, *, patch_size: int) -> tuple[Tensor, ...]:
+    """Bring a batch of Sentinel-2 L2A and Sentinel-1 into the form that its network takes."""
+    spectrum, sensors = _specs(folder)
+    tensors, indices = [], []
+    for image, sensor in zip((pair.a, pair.b), _SENSORS, strict=True):
+        bands = [sensors[sensor]["bands"][index] for index in sensors[sensor]["selected_bands"]]
+        if len(bands) != image.pixels.shape[1]:
+            raise SystemExit(f"{sensor} has {len(bands)} bands there and {image.pixels.shape[1]} here")
+        patches = rearrange(image.pixels, "b c (h p) (w q) -> b h w c p q", p=patch_size, q=patch_size)
+        tensors.append(patches.repeat(1, 1, 1, BANDS_TILED // len(bands), 1, 1))
+        numbers = torch.tensor([spectrum[band]["projection_idx"] for band in bands], dtype=torch.int32)
+        grid = patches.shape[:3]
+        indices.append(numbers.repeat(BANDS_TILED // len(bands)).expand(*grid, -1).contiguous())
+    return (*tensors, *indices)
+
+
+def released_dataset(folder: Path, *, first_root: Path, second_root: Path, names: Path, img_size: int) -> Any:
+    """Make its data set of pairs.
+
+    Args:
+        folder: checkout.
+        first_root: folder of the Sentinel-2 folders.
+        second_root: folder of the Sentinel-1 folders.
+        names: text file with the two folder names of a pair in each line.
+        img_size: side of the images that it gives, pixels.
+    """
+    spectrum, sensors = _specs(folder)
+    with _modules_of(folder):
+        module = importlib.import_module("pretraining_dataset")
+        return module.BigEarthNetPairs(
+            first_root_path=str(first_root),
+            second_root_path=str(second_root),
+            img_pair_list_path=str(names),
+            input_size=img_size,
+            sensor_specs=sensors,
+            spectrum_specs=spectrum,
+            patch_size=16,
+        )
