@@ -5,6 +5,7 @@ Both keep one linear map for each trained spectral range, stacked in one paramet
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -53,7 +54,7 @@ class SpectralProjection(nn.Module):
         shares = mixing * (self.max_bands / num_bands)
         bias = (shares @ self.bias).sum(dim=0)
         if num_bands > num_ranges:
-            bands = patches.unflatten(2, (num_bands, -1))
+            bands = rearrange(patches, "b t (c p) -> b t c p", c=num_bands)
             weight = self.weight.flatten(0, 1)
             patches = (shares.t().to(patches.dtype) @ bands).flatten(2)
         else:
@@ -95,7 +96,8 @@ class SpectralReconstruction(nn.Module):
         num_bands, num_ranges = mixing.shape
         if num_bands > num_ranges:
             of_ranges = functional.linear(tokens, self.weight.flatten(0, 1), self.bias.flatten())
-            return (mixing.to(of_ranges.dtype) @ of_ranges.unflatten(2, (num_ranges, -1))).flatten(2)
+            apart = rearrange(of_ranges, "b t (r p) -> b t r p", r=num_ranges)
+            return (mixing.to(of_ranges.dtype) @ apart).flatten(2)
         weight = (mixing @ self.weight.flatten(1)).view(-1, self.weight.shape[-1])
         bias = (mixing @ self.bias).flatten()
         return functional.linear(tokens, weight, bias)
