@@ -80,7 +80,7 @@ def test_a_stack_keeps_the_names_of_a_list() -> None:
 def test_compiled_stacks_have_one_graph_each_for_all_pairs_of_sensors(
     tiny_config: AutoencoderConfig, make_pair: Callable[..., Pair]
 ) -> None:
-    """Numbers of bands differ between pairs; blocks see tokens alone, those of a stack share a graph. A break raises."""
+    """Numbers of bands differ between pairs; blocks see tokens alone, those of a stack share one. A break raises."""
     torch._dynamo.reset()
     counted: list[int] = []
 
