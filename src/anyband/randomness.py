@@ -14,6 +14,9 @@ from anyband.shapes import Array, Float
 
 __all__ = ["generator", "permutation", "uniform"]
 
+# Which word of a counter is the sample.
+_SAMPLE_WORD = 2
+
 
 def generator(seed: int, *, step: int, sample: int, purpose: str) -> np.random.Generator:
     """Make the generator of one draw. Equal arguments give equal streams; different ones independent streams.
@@ -33,7 +36,8 @@ def generator(seed: int, *, step: int, sample: int, purpose: str) -> np.random.G
     word = int.from_bytes(blake2b(purpose.encode(), digest_size=8).digest(), "little")
     key = np.array([seed % 2**64, word], dtype=np.uint64)
     # The lowest counter word is left to the generator itself, which counts its own draws there.
-    counter = np.array([0, step, sample, 0], dtype=np.uint64)
+    counter = np.array([0, step, 0, 0], dtype=np.uint64)
+    counter[_SAMPLE_WORD] = sample
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
@@ -52,8 +56,18 @@ def uniform(
     Returns:
         float64 (sample, *shape).
     """
-    rows = [generator(seed, step=step, sample=sample, purpose=purpose).random(shape) for sample in samples]
-    return np.stack(rows) if rows else np.empty((0, *shape))
+    identities = list(samples)
+    drawn = np.empty((len(identities), *shape))
+    if not identities:
+        return drawn
+    # Making a generator takes longer than most draws, so one is set to the start of each sample's stream.
+    source = generator(seed, step=step, sample=identities[0], purpose=purpose)
+    start = source.bit_generator.state
+    for row, sample in zip(drawn, identities, strict=True):
+        start["state"]["counter"][_SAMPLE_WORD] = sample
+        source.bit_generator.state = start
+        source.random(out=row)
+    return drawn
 
 
 def permutation(seed: int, *, step: int, purpose: str, size: int) -> Array:

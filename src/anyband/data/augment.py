@@ -1,49 +1,30 @@
 """Registered augmentation in batches: flips, quarter turns and one crop of ground for all images of a sample.
 
 A crop is drawn in whole pixels of the coarser image, so images of every resolution are cut along the same
-line on the ground. Each image is then resampled to the network's size by two matrices a sample, one for
-rows and one for columns; flips only reverse the matrices, and a quarter turn is a flip of a transposed
-image.
+line on the ground. `resampling` brings what is cut to the network's size.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from anyband.errors import InputError, RecipeError
+from anyband.errors import RecipeError
 from anyband.randomness import uniform
-from anyband.shapes import Array, Bool, Float, Int, Num
+from anyband.shapes import Array, Bool, Float, Int
 
 __all__ = [
     "AugmentOptions",
     "Augmentation",
-    "Interpolation",
-    "apply",
-    "apply_to_map",
     "coarser_grid",
     "draw_augmentation",
     "input_corners",
     "input_gsd_m",
-    "resized",
     "whole_footprint",
 ]
 
-Interpolation = Literal["bicubic", "bilinear"]
-"""Kernel of a resampling; both widen when pixels are merged, which keeps out aliases."""
-
-_CUBIC_A = -0.5  # Source: Keys, IEEE Trans. ASSP 29(6), 1981; the kernel of Pillow and torchvision
 # Row and column of the upper left, upper right, lower right and lower left corner, as shares of an image.
 _CORNERS = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
-_CUBIC_RADIUS = 2.0  # the kernel is zero from two pixels on
-_RADII = {"bicubic": _CUBIC_RADIUS, "bilinear": 1.0}
-# chosen: an output pixel is valid when valid inputs carry at least half of the kernel's absolute weight;
-# then the signed weight that is divided by stays over 0.2, so that a hole never blows up noise.
-_MIN_VALID_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,85 +126,6 @@ def draw_augmentation(
     return Augmentation(grid=grid, first=first, size=size, transposed=turned, flipped=flipped)
 
 
-def apply(
-    pixels: Float[Tensor, "batch band row col"],
-    valid: Bool[Tensor, "batch band row col"] | None,
-    augmentation: Augmentation,
-    *,
-    img_size: int,
-    interpolation: Interpolation = "bicubic",
-) -> tuple[Float[Tensor, "batch band size size"], Bool[Tensor, "batch band size size"] | None]:
-    """Cut, resample (anti-aliased, only from pixels that the box touches), transpose and flip.
-
-    Equal to a crop and an anti-aliased bicubic resize where a box lies on the image's own pixels; between
-    images of different resolution the same output pixel covers the same ground.
-
-    Args:
-        pixels: float32, standardised.
-        valid: which of them are data; None: all. Values under False never count, NaN neither.
-        augmentation: drawn for this batch, on the footprint of these images.
-        img_size: side of the result in pixels.
-        interpolation: kernel.
-
-    Returns:
-        Pixels, 0 where not valid; and which are valid: valid inputs carry at least half of the weight.
-    """
-    _, _, height, width = pixels.shape
-    _check_count(augmentation, len(pixels))
-    radius = _RADII[interpolation]
-    rows = _matrices(augmentation, axis=0, num_pixels=height, img_size=img_size, radius=radius).to(pixels.device)
-    cols = _matrices(augmentation, axis=1, num_pixels=width, img_size=img_size, radius=radius).to(pixels.device)
-    resampled, seen = _resample_valid(pixels, valid, rows, cols)
-    return _transpose(resampled, augmentation), None if seen is None else _transpose(seen, augmentation)
-
-
-def resized(
-    pixels: Float[Tensor, "batch band row col"],
-    valid: Bool[Tensor, "batch band row col"] | None,
-    *,
-    shape: tuple[int, int],
-    interpolation: Interpolation,
-) -> tuple[Float[Tensor, "batch band rows cols"], Bool[Tensor, "batch band rows cols"] | None]:
-    """Bring whole images to a number of rows and columns, anti-aliased.
-
-    Args:
-        pixels: float32, standardised.
-        valid: which of them are data; None: all. Values under False never count, NaN neither.
-        shape: rows and columns of the result.
-        interpolation: kernel.
-
-    Returns:
-        As `apply` gives them.
-    """
-    height, width = pixels.shape[2:]
-    whole, radius = whole_footprint(len(pixels), grid=(height, width)), _RADII[interpolation]
-    rows = _matrices(whole, axis=0, num_pixels=height, img_size=shape[0], radius=radius).to(pixels.device)
-    cols = _matrices(whole, axis=1, num_pixels=width, img_size=shape[1], radius=radius).to(pixels.device)
-    return _resample_valid(pixels, valid, rows, cols)
-
-
-def apply_to_map(
-    values: Num[Tensor, "batch row col"], augmentation: Augmentation, *, img_size: int
-) -> Num[Tensor, "batch size size"]:
-    """Cut, take the nearest pixel, transpose and flip: what `apply` does to images, for maps whose values can't be
-    mixed. Where a box lies on the map's own pixels, no value changes.
-
-    Args:
-        values: labels or numbers of each pixel, on the footprint of the images.
-        augmentation: that of the images.
-        img_size: side of the result in pixels.
-
-    Returns:
-        Values of the map and no others.
-    """
-    _, height, width = values.shape
-    _check_count(augmentation, len(values))
-    rows = _nearest(augmentation, axis=0, num_pixels=height, img_size=img_size).to(values.device)
-    cols = _nearest(augmentation, axis=1, num_pixels=width, img_size=img_size).to(values.device)
-    sample = torch.arange(len(values), device=values.device)[:, None, None]
-    return _transpose(values[sample, rows[:, :, None], cols[:, None, :]][:, None], augmentation)[:, 0]
-
-
 def input_corners(
     augmentation: Augmentation, corners_deg: Float[Array, "sample image 4 2"]
 ) -> Float[Array, "sample image 4 2"]:
@@ -287,90 +189,3 @@ def _draw_boxes(
     size = np.stack([side, side], axis=1)
     room = np.array(grid, dtype=np.int64) - size + 1
     return np.floor(draws[:, 1:] * room).astype(np.int64), size
-
-
-def _matrices(
-    augmentation: Augmentation, *, axis: int, num_pixels: int, img_size: int, radius: float
-) -> Float[Tensor, "batch size pixel"]:
-    """Build the resampling matrix of each sample along one axis; rows sum to 1, flips are in it.
-
-    Box edges are kept as fractions of whole numbers until the last moment, so that an edge on a pixel's
-    border stays there.
-    """
-    first, size, cells = augmentation.first[:, axis], augmentation.size[:, axis], augmentation.grid[axis]
-    touched_from = first * num_pixels // cells
-    touched_to = -(-(first + size) * num_pixels // cells)
-    scale = (size * num_pixels / cells / img_size)[:, None]
-    stretch = np.maximum(scale, 1.0)  # a kernel widens when pixels are merged, never narrows
-    output = np.broadcast_to(np.arange(img_size), (len(first), img_size))
-    flipped = _flips_before_transposition(augmentation)[:, axis]
-    output = np.where(flipped[:, None], img_size - 1 - output, output)
-    center = (first * num_pixels / cells)[:, None] + (output + 0.5) * scale
-    num_taps = min(num_pixels, math.ceil(2 * radius * float(stretch.max(initial=1.0))) + 2)
-    start = np.floor(center - radius * stretch).astype(np.int64).clip(0, num_pixels - num_taps)
-    taps = start[:, :, None] + np.arange(num_taps)
-    kernel = _cubic if radius == _CUBIC_RADIUS else _triangle
-    weights = kernel((taps + 0.5 - center[:, :, None]) / stretch[:, :, None])
-    inside = (taps >= touched_from[:, None, None]) & (taps < touched_to[:, None, None])
-    weights = np.where(inside, weights, 0.0)
-    weights /= weights.sum(axis=2, keepdims=True)
-    dense = torch.zeros(len(first), img_size, num_pixels)
-    return dense.scatter_(2, torch.from_numpy(taps), torch.from_numpy(weights).float())
-
-
-def _flips_before_transposition(augmentation: Augmentation) -> Bool[Array, "sample 2"]:
-    # What flips rows after a transposition flips columns before it.
-    swapped = augmentation.flipped[:, ::-1]
-    return np.where(augmentation.transposed[:, None], swapped, augmentation.flipped)
-
-
-def _cubic(distance: Float[Array, "..."]) -> Float[Array, "..."]:
-    x = np.abs(distance)
-    near = ((_CUBIC_A + 2) * x - (_CUBIC_A + 3)) * x * x + 1
-    far = ((x - 5) * x + 8) * x * _CUBIC_A - 4 * _CUBIC_A
-    return np.where(x < 1, near, np.where(x < _CUBIC_RADIUS, far, 0.0))
-
-
-def _triangle(distance: Float[Array, "..."]) -> Float[Array, "..."]:
-    return np.asarray(np.maximum(1 - np.abs(distance), 0.0))
-
-
-def _nearest(augmentation: Augmentation, *, axis: int, num_pixels: int, img_size: int) -> Int[Tensor, "batch size"]:
-    """Find the pixel under the centre of each output pixel; where it is a border, the one after it. Flips are in it."""
-    first, size, cells = augmentation.first[:, axis, None], augmentation.size[:, axis, None], augmentation.grid[axis]
-    output = np.broadcast_to(np.arange(img_size), (len(first), img_size))
-    flipped = _flips_before_transposition(augmentation)[:, axis]
-    output = np.where(flipped[:, None], img_size - 1 - output, output)
-    # In whole numbers, so that an edge on a pixel's border stays there.
-    found = (2 * first * img_size + (2 * output + 1) * size) * num_pixels // (2 * cells * img_size)
-    return torch.from_numpy(found.clip(0, num_pixels - 1))
-
-
-def _check_count(augmentation: Augmentation, count: int) -> None:
-    if len(augmentation.transposed) != count:
-        raise InputError(f"an augmentation of {len(augmentation.transposed)} samples for a batch of {count}")
-
-
-def _resample_valid(pixels: Tensor, valid: Tensor | None, rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Resample only what is valid; a pixel is valid whose valid inputs carry enough of the weight."""
-    if valid is None:
-        return _resample(pixels, rows, cols), None
-    weight = valid.to(pixels.dtype)
-    full = torch.ones_like(weight[:, :1])
-    share = _resample(weight, rows.abs(), cols.abs()) / _resample(full, rows.abs(), cols.abs())
-    seen = share >= _MIN_VALID_SHARE
-    total = _resample(weight, rows, cols)
-    resampled = _resample(pixels.masked_fill(~valid, 0.0), rows, cols) / total.where(seen, 1.0)
-    return resampled.masked_fill(~seen, 0.0), seen
-
-
-def _resample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    cut = torch.einsum("bsw,bchw->bchs", cols, image)
-    return torch.einsum("bth,bchs->bcts", rows, cut)
-
-
-def _transpose(image: Tensor, augmentation: Augmentation) -> Tensor:
-    if not augmentation.transposed.any():
-        return image
-    turned = torch.from_numpy(augmentation.transposed).to(image.device)[:, None, None, None]
-    return torch.where(turned, image.mT, image)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyband.data.device_copies import host_memory
 from anyband.data.footprints import ImageFacts, image_facts
 from anyband.data.image_sets import SetDraw
 from anyband.data.sets import PairPlan, Pairs
@@ -160,6 +161,9 @@ class BatchLoader(Generic[DrawnT, RawT]):
 
 
 def _read(store: ChipStore, array: str, chips: Int[Array, " chip"]) -> tuple[Tensor, Tensor | None]:
-    rows = store.array_rows[chips]
-    pixels, valid = store.read(array, rows)
-    return torch.from_numpy(pixels), None if valid is None else torch.from_numpy(valid)
+    info = store.arrays[array]
+    shape = (len(chips), len(info.bands), info.height, info.width)
+    # Where there is a GPU, chips are decoded straight into memory that it reads by itself.
+    pixels = host_memory(shape, getattr(torch, info.dtype), pinned=torch.cuda.is_available())
+    _, valid = store.read(array, store.array_rows[chips], out=pixels.numpy())
+    return pixels, None if valid is None else torch.from_numpy(valid)

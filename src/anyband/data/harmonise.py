@@ -12,12 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from anyband.data.device_copies import to_device
 from anyband.errors import CatalogueError, InputError
 from anyband.sensors.sensor import BandStatistics, Sensor
 from anyband.shapes import Bool, Float, Num
 
 __all__ = [
     "Normalisation",
+    "Standardiser",
     "Stretch",
     "normalisation_for",
     "restore",
@@ -256,12 +258,37 @@ def standardise(
     Returns:
         float32; missing, NaN and infinite pixels are 0.
     """
-    physical = to_physical(dn, n)
-    low, high = _per_band(n.p01, physical), _per_band(n.p99, physical)
-    scaled = (physical.clamp(low, high) - low) / (high - low)
-    standard = (scaled - _per_band(n.mean, physical)) / _per_band(n.std, physical)
-    usable = torch.isfinite(physical) if valid is None else torch.isfinite(physical) & valid
-    return torch.where(usable, standard, 0.0)
+    return Standardiser(n, device=dn.device)(dn, valid)
+
+
+class Standardiser:
+    """Turns stored numbers into network input on a device: `standardise` with the constants at hand."""
+
+    def __init__(self, n: Normalisation, *, device: torch.device) -> None:
+        """Bring the numbers of the bands to the device."""
+        self._n = n
+        rows = (n.scale, n.offset, n.p01, n.p99, n.mean, n.std)
+        numbers = torch.tensor(rows, dtype=torch.float32)[:, :, None, None]
+        self._scale, self._offset, self._low, self._high, self._mean, self._std = to_device(numbers, device)
+        self._is_linear = set(n.transform) == {"identity"}
+
+    def __call__(
+        self, dn: Num[Tensor, "*batch band row col"], valid: Bool[Tensor, "*batch band row col"] | None = None
+    ) -> Float[Tensor, "*batch band row col"]:
+        """Standardise; see `standardise`. In place on one float32 copy, because memory is what this waits for."""
+        _check_bands(dn, self._n)
+        # Whole numbers times a factor are finite, so there is nothing to look for.
+        always_finite = self._is_linear and not dn.is_floating_point()
+        x = dn.to(torch.float32, copy=True)
+        x.mul_(self._scale).add_(self._offset)
+        if not self._is_linear:
+            x = torch.stack([_decoded(band, self._n, index) for index, band in enumerate(x.unbind(-3))], dim=-3)
+        missing = None if always_finite else ~torch.isfinite(x)
+        if valid is not None:
+            missing = ~valid if missing is None else missing | ~valid
+        x.clamp_(self._low, self._high).sub_(self._low).div_(self._high - self._low)
+        x.sub_(self._mean).div_(self._std)
+        return x if missing is None else x.masked_fill_(missing, 0.0)
 
 
 def restore(x: Float[Tensor, "*batch band row col"], n: Normalisation) -> Float[Tensor, "*batch band row col"]:

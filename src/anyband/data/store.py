@@ -138,13 +138,18 @@ class ChipStore:
         return store
 
     def read(
-        self, array: str, rows: Sequence[int] | Num[Array, " chip"]
+        self,
+        array: str,
+        rows: Sequence[int] | Num[Array, " chip"],
+        *,
+        out: Num[Array, "chip band row col"] | None = None,
     ) -> tuple[Num[Array, "chip band row col"], Bool[Array, "chip band row col"] | None]:
         """Read chips in stored numbers, all in one go.
 
         Args:
             array: name of the array.
             rows: of the array, in any order; a row may stand more than once.
+            out: memory to fill, of the right shape and type; None: new.
 
         Returns:
             The chips in their stored type, and where they are data (None: everywhere).
@@ -159,13 +164,14 @@ class ChipStore:
                 f"array '{array}' has rows 0 to {info.num_chips - 1}, asked for {wanted.min()} to {wanted.max()}"
             )
         whole = self._whole_rows[array][wanted]
-        chips = self._chips[array][wanted].read()
+        taken = self._chips[array][wanted]
+        reading = taken.read() if out is None else ts.array(out, copy=False).write(taken)
         if whole.all():
-            return _result(chips, self.path), None
+            return _done(reading, out, self.path), None
         valid = np.ones((len(wanted), len(info.bands), info.height, info.width), dtype=bool)
         partial = np.flatnonzero(~whole)
         valid[partial] = _result(self._valid[array][wanted[partial]].read(), self.path) != 0
-        return _result(chips, self.path), valid
+        return _done(reading, out, self.path), valid
 
     def array_sensor(self, array: str) -> Sensor:
         """Make the sensor of an array: its bands only, with one encoding, the stored one."""
@@ -318,6 +324,12 @@ def _open_array(path: Path) -> ts.TensorStore:
         raise StoreError(f"array '{path}' can't be opened: {problem}; prepare the store again") from problem
     opened: ts.TensorStore = _result(opening, path)
     return opened
+
+
+def _done(reading: Any, out: Array | None, path: Path) -> Array:
+    """Wait for chips that are read, into new memory or into what was given."""
+    found = _result(reading, path)
+    return np.asarray(found) if out is None else out
 
 
 def _result(future: Any, path: Path) -> Any:

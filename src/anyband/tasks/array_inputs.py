@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from anyband.data.augment import Augmentation, apply
-from anyband.data.harmonise import Normalisation, standardise, stretched
+from anyband.data.augment import Augmentation
+from anyband.data.device_copies import to_device
+from anyband.data.harmonise import Normalisation, Standardiser, stretched
+from anyband.data.resampling import Resampler
 from anyband.data.store import ChipStore
 from anyband.errors import CatalogueError
 from anyband.models.inputs import ImageBatch
@@ -74,13 +76,19 @@ class ArrayReader:
             name: torch.as_tensor(np.asarray(entry.assignment.mixing), dtype=torch.float32, device=device)
             for name, entry in inputs.items()
         }
+        self._standardise = {name: Standardiser(entry.normalisation, device=device) for name, entry in inputs.items()}
+        self._kept = {name: _kept(entry, device) for name, entry in inputs.items()}
+
+    def resampler(self, drawn: Augmentation) -> Resampler:
+        """Make what cuts and resizes the images of a batch; images of one footprint share it."""
+        return Resampler(drawn, shape=(self._img_size, self._img_size), device=self._device)
 
     def image(
         self,
         dn: Num[torch.Tensor, "batch band row col"],
         valid: Bool[torch.Tensor, "batch band row col"] | None,
         array: str,
-        drawn: Augmentation,
+        resample: Resampler,
         bands: Int[Array, "batch 3"] | None = None,
     ) -> ImageBatch:
         """Standardise images, keep the bands that the ranges express, and augment them.
@@ -89,17 +97,26 @@ class ArrayReader:
             dn: stored numbers.
             valid: where they are data; None: everywhere.
             array: that they are from.
-            drawn: an augmentation for each image.
+            resample: cuts and resizes each image.
             bands: of each image, for a stem of three; None: those of the assignment.
         """
-        entry = self._inputs[array]
-        dn = dn.to(self._device, non_blocking=True)
-        valid = None if valid is None else valid.to(self._device, non_blocking=True)
-        pixels = standardise(dn, entry.normalisation, valid)
-        kept = entry.assignment.kept_index
+        known = None if valid is None else to_device(valid, self._device)
+        pixels = self._standardise[array](to_device(dn, self._device), known)
+        kept = self._kept[array]
         if bands is not None:
-            pixels, valid = take_stem_bands(pixels, valid, bands)
-        elif kept != tuple(range(pixels.shape[1])):
-            pixels, valid = pixels[:, kept], None if valid is None else valid[:, kept]
-        pixels, valid = apply(pixels, valid, drawn, img_size=self._img_size)
-        return ImageBatch(pixels=pixels, valid=valid, mixing=self._mixing[array])
+            pixels, known = take_stem_bands(pixels, known, bands)
+        elif kept is not None:
+            pixels = pixels.index_select(1, kept)
+            known = None if known is None else known.index_select(1, kept)
+        # Pixels are resampled in float32, whatever the network computes in.
+        with torch.autocast(self._device.type, enabled=False):
+            pixels, known = resample(pixels, known)
+        return ImageBatch(pixels=pixels, valid=known, mixing=self._mixing[array])
+
+
+def _kept(entry: ArrayInput, device: torch.device) -> torch.Tensor | None:
+    """Tell which bands of an array are kept; None: all."""
+    kept = entry.assignment.kept_index
+    if kept == tuple(range(len(entry.normalisation.bands))):
+        return None
+    return torch.tensor(kept, dtype=torch.int64, device=device)

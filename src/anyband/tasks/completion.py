@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyband.data.augment import Augmentation, apply, whole_footprint
+from anyband.data.augment import Augmentation, whole_footprint
 from anyband.data.harmonise import restore
+from anyband.data.resampling import apply
 from anyband.errors import AssignmentError, CheckpointError, InputError
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import AutoencoderConfig

@@ -1,24 +1,26 @@
 """From pairs in stored numbers to network input on the device: harmonised, augmented, with noise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from anyband.data.augment import AugmentOptions, coarser_grid, draw_augmentation
+from anyband.data.augment import Augmentation, AugmentOptions, coarser_grid, draw_augmentation
 from anyband.data.batch import RawPair, read_pair_batch
+from anyband.data.device_copies import to_device
 from anyband.data.sets import PairPlan, Pairs, PairSampler
 from anyband.data.store import ChipStore
 from anyband.models.inputs import PairBatch, PairNoise
 from anyband.models.smarties import Smarties
 from anyband.randomness import uniform
-from anyband.shapes import Array, Int
+from anyband.shapes import Array, Float, Int
 from anyband.tasks.array_inputs import ArrayInput, ArrayReader
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.reconstructions import draw_reconstructions
-from anyband.tasks.samples import Samples
+from anyband.tasks.samples import Preparer, Samples
 
-__all__ = ["PairPreparer", "PairSamples"]
+__all__ = ["DrawnPair", "PairPreparer", "PairSamples"]
 
 
 class PairSamples(Samples[PairPlan]):
@@ -99,7 +101,19 @@ class PairSamples(Samples[PairPlan]):
         return PairPlan(rows=rows, pair_type=kind, samples=self.pairs.sample[rows], epoch=0)
 
 
-class PairPreparer:
+@dataclass(frozen=True, kw_only=True)
+class DrawnPair:
+    """A batch of pairs with all that is drawn for it, on the way to the device."""
+
+    raw: RawPair
+    """As read."""
+    augmentation: Augmentation
+    """Of each pair."""
+    noise: Float[Array, "sample 2 token"]
+    """For mixup, then for masking."""
+
+
+class PairPreparer(Preparer[RawPair, DrawnPair]):
     """Make network input of raw pairs; every draw is a function of (seed, step, sample)."""
 
     def __init__(self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device) -> None:
@@ -108,17 +122,8 @@ class PairPreparer:
         self._reader = ArrayReader(recipe, inputs, device=device)
         self._device = device
 
-    def prepare(self, raw: RawPair, *, step: int, augment: AugmentOptions | None = None) -> tuple[PairBatch, PairNoise]:
-        """Make the network input of a batch.
-
-        Args:
-            raw: as read.
-            step: training step, for the draws.
-            augment: what augmentation may do; None: what the recipe says.
-
-        Returns:
-            The pair and its noise, on the device.
-        """
+    def draw(self, raw: RawPair, *, step: int, augment: AugmentOptions | None = None) -> DrawnPair:
+        """Draw what happens to a batch: crops, and noise for mixup and masking."""
         samples = raw.plan.samples.tolist()
         drawn = draw_augmentation(
             augment or self._recipe.data.augment,
@@ -127,14 +132,16 @@ class PairPreparer:
             samples=samples,
             grid=coarser_grid((raw.a.shape[2], raw.a.shape[3]), (raw.b.shape[2], raw.b.shape[3])),
         )
-        a = self._reader.image(raw.a, raw.valid_a, raw.array_a, drawn)
-        b = self._reader.image(raw.b, raw.valid_b, raw.array_b, drawn)
-        return PairBatch(a=a, b=b), self._noise(step, samples)
-
-    def _noise(self, step: int, samples: Sequence[int]) -> PairNoise:
         num_tokens = (self._recipe.model.img_size // self._recipe.model.patch_size) ** 2
-        draws = uniform(
+        noise = uniform(
             self._recipe.seed, step=step, samples=samples, purpose="mixup and masking", shape=(2, num_tokens)
         )
-        on_device = torch.from_numpy(draws).float().to(self._device, non_blocking=True)
-        return PairNoise(mixup=on_device[:, 0], masking=on_device[:, 1])
+        return DrawnPair(raw=raw, augmentation=drawn, noise=noise.astype(np.float32))
+
+    def finish(self, drawn: DrawnPair) -> tuple[PairBatch, PairNoise]:
+        """Copy a batch to the device and make the network's input there."""
+        raw, resample = drawn.raw, self._reader.resampler(drawn.augmentation)
+        a = self._reader.image(raw.a, raw.valid_a, raw.array_a, resample)
+        b = self._reader.image(raw.b, raw.valid_b, raw.array_b, resample)
+        noise = to_device(drawn.noise, self._device)
+        return PairBatch(a=a, b=b), PairNoise(mixup=noise[:, 0], masking=noise[:, 1])

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from anyband.data.augment import apply, whole_footprint
+from anyband.data.augment import whole_footprint
 from anyband.data.harmonise import Normalisation, Stretch, normalisation_for, standardise, stretched, to_physical
 from anyband.data.manifest import entry_sensor
+from anyband.data.resampling import apply
 from anyband.errors import CatalogueError, InputError
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch

@@ -26,6 +26,8 @@ Example = tuple[PairBatch, PairNoise] | tuple[SetBatch, SetNoise]
 
 
 OwnT = TypeVar("OwnT")
+RawT = TypeVar("RawT")
+ReadyT = TypeVar("ReadyT")
 
 
 @runtime_checkable
@@ -60,18 +62,29 @@ class Sampler(Protocol[DrawnT]):
         """Tell what the batch of a step holds."""
 
 
-@runtime_checkable
-class Preparer(Protocol):
-    """Makes network input of what was read; every draw is a function of (seed, step, sample)."""
+class Preparer(ABC, Generic[RawT, ReadyT]):
+    """Makes network input of what was read; every draw is a function of (seed, step, sample).
 
-    def prepare(self, raw: Any, *, step: int, augment: AugmentOptions | None = None) -> Example:
-        """Make the network input of a batch.
+    In two parts: what is drawn needs no device, so threads that read ahead do it too; the rest is work of the device.
+    """
+
+    @abstractmethod
+    def draw(self, raw: RawT, *, step: int, augment: AugmentOptions | None = None) -> ReadyT:
+        """Draw all that happens to a batch.
 
         Args:
             raw: as read.
             step: training step, for the draws.
             augment: what augmentation may do where a batch is looked at, not trained on; None: training.
         """
+
+    @abstractmethod
+    def finish(self, drawn: ReadyT) -> Example:
+        """Make the network input of a batch on the device. On a GPU nothing is waited for."""
+
+    def prepare(self, raw: RawT, *, step: int, augment: AugmentOptions | None = None) -> Example:
+        """Do both."""
+        return self.finish(self.draw(raw, step=step, augment=augment))
 
 
 class Samples(ABC, Generic[DrawT]):
@@ -108,7 +121,9 @@ class Samples(ABC, Generic[DrawT]):
         """
 
     @abstractmethod
-    def preparer(self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device) -> Preparer:
+    def preparer(
+        self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device
+    ) -> Preparer[Any, Any]:
         """Make what brings a batch to the network."""
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """From sets in stored numbers to network input on the device: harmonised, augmented, with facts and noise."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,20 +9,21 @@ import torch
 
 from anyband.data.augment import Augmentation, AugmentOptions, draw_augmentation, input_corners, input_gsd_m
 from anyband.data.batch import RawSets, read_set_batch
+from anyband.data.device_copies import to_device
 from anyband.data.image_sets import ImageSets, SetDraw, SetSampler
 from anyband.data.store import ChipStore
 from anyband.models.a2mae import SetAutoencoder
-from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
+from anyband.models.inputs import SetBatch, SetMetadata, SetNoise
 from anyband.randomness import generator, uniform
 from anyband.shapes import Array, Float, Int
 from anyband.tasks.array_inputs import ArrayInput, ArrayReader
 from anyband.tasks.metadata import FACTS, hide_facts, set_metadata
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.reconstructions import SetTitles, draw_set_reconstructions
-from anyband.tasks.samples import Samples
+from anyband.tasks.samples import Preparer, Samples
 from anyband.tasks.stems import drawn_for_groups
 
-__all__ = ["SetPreparer", "SetSamples"]
+__all__ = ["DrawnSets", "SetPreparer", "SetSamples"]
 
 # chosen: batches that a panel's sets are looked for in.
 _LOOKED_THROUGH = 16
@@ -135,7 +136,25 @@ def _images_word(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
-class SetPreparer:
+@dataclass(frozen=True, kw_only=True)
+class DrawnSets:
+    """A batch of sets with all that is drawn for it, on the way to the device."""
+
+    raw: RawSets
+    """As read."""
+    augmentation: Augmentation
+    """Of each set."""
+    bands: tuple[Int[Array, "_ 3"] | None, ...]
+    """Of the images of each group: the bands that a stem of three reads; None: those of the assignment."""
+    metadata: SetMetadata
+    """What the network is told of each image."""
+    noise: Float[Array, "set purpose token"]
+    """For mixup, then for the masking of each image, then for its tying."""
+    hides_last: bool
+    """Whether the last image of each set is hidden whole."""
+
+
+class SetPreparer(Preparer[RawSets, DrawnSets]):
     """Make network input of raw sets; every draw is a function of (seed, step, sample)."""
 
     def __init__(
@@ -159,17 +178,10 @@ class SetPreparer:
         self._device = device
         self._grid = grid
 
-    def prepare(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> tuple[SetBatch, SetNoise]:
-        """Make the network input of a batch: one augmentation for all images of a set.
+    def draw(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> DrawnSets:
+        """Draw what happens to a batch: one augmentation for all images of a set, facts to hide, noise.
 
-        Args:
-            raw: as read.
-            step: training step, for the draws.
-            augment: what augmentation may do where a batch is looked at; then all known facts are told. None: training,
-                with what the recipe says.
-
-        Returns:
-            The sets and their noise, on the device.
+        A batch that is looked at is told all known facts.
         """
         drawn = draw_augmentation(
             augment or self._recipe.data.augment,
@@ -181,31 +193,52 @@ class SetPreparer:
         metadata = self._metadata(raw, drawn)
         if augment is None:
             metadata = self._forgetting(metadata, step, raw.draw)
-        batch = SetBatch(
-            groups=self._images(raw, drawn, self._bands(raw, step, trains=augment is None)),
-            rows=torch.from_numpy(raw.rows),
-            same_source=torch.from_numpy(raw.draw.same_source),
-            first_slot=torch.from_numpy(raw.draw.first_slot),
+        num_slots = raw.draw.chips.shape[1]
+        coin = float(generator(self._recipe.seed, step=step, sample=0, purpose="hidden image").random())
+        return DrawnSets(
+            raw=raw,
+            augmentation=drawn,
+            bands=self._bands(raw, step, trains=augment is None),
             metadata=metadata,
+            noise=self._noise(step, raw.draw),
+            hides_last=num_slots > 1 and coin < self._recipe.model.hidden_image,
+        )
+
+    def finish(self, drawn: DrawnSets) -> tuple[SetBatch, SetNoise]:
+        """Copy a batch to the device and make the network's input there."""
+        raw, num_slots = drawn.raw, drawn.raw.draw.chips.shape[1]
+        groups = tuple(
+            self._reader.image(
+                group.pixels,
+                group.valid,
+                group.array,
+                self._reader.resampler(drawn.augmentation.of(group.sets)),
+                chosen,
+            )
+            for group, chosen in zip(raw.groups, drawn.bands, strict=True)
+        )
+        facts = {name: to_device(values, self._device) for name, values in vars(drawn.metadata).items()}
+        batch = SetBatch(
+            groups=groups,
+            rows=to_device(raw.rows, self._device),
+            same_source=to_device(raw.draw.same_source, self._device),
+            first_slot=to_device(raw.draw.first_slot, self._device),
+            metadata=SetMetadata(**facts),
             partnered=raw.draw.partnered,
         )
-        return batch.to(self._device, non_blocking=True), self._noise(step, raw.draw)
+        noise = to_device(drawn.noise, self._device)
+        return batch, SetNoise(
+            mixup=noise[:, 0],
+            masking=noise[:, 1 : 1 + num_slots],
+            tying=noise[:, 1 + num_slots :],
+            hides_last=drawn.hides_last,
+        )
 
-    def _images(
-        self, raw: RawSets, drawn: Augmentation, bands: Sequence[Int[Array, "_ 3"] | None]
-    ) -> tuple[ImageBatch, ...]:
-        # A network that is looked at in mixed precision would have its images resampled in bf16 too.
-        with torch.autocast(self._device.type, enabled=False):
-            return tuple(
-                self._reader.image(group.pixels, group.valid, group.array, drawn.of(group.sets), chosen)
-                for group, chosen in zip(raw.groups, bands, strict=True)
-            )
-
-    def _bands(self, raw: RawSets, step: int, *, trains: bool) -> Sequence[Int[Array, "_ 3"] | None]:
+    def _bands(self, raw: RawSets, step: int, *, trains: bool) -> tuple[Int[Array, "_ 3"] | None, ...]:
         """Draw the bands that a stem of three reads of each image; None: those that are used outside of training."""
         if trains and self._recipe.model.stem == "triplet":
             return drawn_for_groups(raw, seed=self._recipe.seed, step=step)
-        return [None] * len(raw.groups)
+        return (None,) * len(raw.groups)
 
     def _metadata(self, raw: RawSets, drawn: Augmentation) -> SetMetadata:
         """Tell the facts of the images as the network sees them: corners and pixel size follow the crop."""
@@ -221,18 +254,11 @@ class SetPreparer:
         draws = self._draws(step, draw, purpose="facts", shape=(draw.chips.shape[1], len(FACTS)))
         return hide_facts(metadata, torch.from_numpy(draws < share))
 
-    def _noise(self, step: int, draw: SetDraw) -> SetNoise:
+    def _noise(self, step: int, draw: SetDraw) -> Float[Array, "set purpose token"]:
         model, num_slots = self._recipe.model, draw.chips.shape[1]
         num_tokens = (model.img_size // model.patch_size) ** 2
         draws = self._draws(step, draw, purpose="masking of sets", shape=(1 + 2 * num_slots, num_tokens))
-        on_device = torch.from_numpy(draws).float().to(self._device, non_blocking=True)
-        coin = float(generator(self._recipe.seed, step=step, sample=0, purpose="hidden image").random())
-        return SetNoise(
-            mixup=on_device[:, 0],
-            masking=on_device[:, 1 : 1 + num_slots],
-            tying=on_device[:, 1 + num_slots :],
-            hides_last=num_slots > 1 and coin < model.hidden_image,
-        )
+        return draws.astype(np.float32)
 
     def _draws(self, step: int, draw: SetDraw, *, purpose: str, shape: tuple[int, ...]) -> Float[Array, "set ..."]:
         return uniform(self._recipe.seed, step=step, samples=draw.samples.tolist(), purpose=purpose, shape=shape)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,7 +32,7 @@ class Watch:
     """What is looked at between steps. Draws depend on the seed only, so every look sees the same masks."""
 
     def __init__(
-        self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", model: Autoencoder, preparer: Preparer
+        self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", model: Autoencoder, preparer: Preparer[Any, Any]
     ) -> None:
         """Choose the batches to look at; nothing is read yet."""
         self._plan = plan

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anyband.data.augment import Augmentation, Interpolation, apply, apply_to_map, coarser_grid, resized
+from anyband.data.augment import Augmentation, coarser_grid
+from anyband.data.resampling import Interpolation, apply, apply_to_map, resized
 from anyband.data.supervised.records import Sample, SampleImage
 from anyband.errors import InputError
 from anyband.models.inputs import ImageBatch

@@ -1,0 +1,32 @@
+"""Copies to the device that nobody waits for."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyband.shapes import Array, Shaped
+
+__all__ = ["host_memory", "to_device"]
+
+
+def to_device(values: Shaped[Array, "..."] | Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+    """Copy values to a device; on a GPU the copy is queued and this returns at once.
+
+    A copy from ordinary memory would wait for all that the GPU has to do before it, so the values go through memory
+    that the GPU reads by itself.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def host_memory(shape: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Shaped[Tensor, "..."]:
+    """Make an array to fill on the way to the device, without values.
+
+    Args:
+        shape: of it.
+        dtype: of its numbers.
+        pinned: whether a GPU shall read it by itself; needs one. Such memory is taken up again, not made anew.
+    """
+    return torch.empty(shape, dtype=dtype, pin_memory=pinned)
