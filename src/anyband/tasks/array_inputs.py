@@ -1,5 +1,6 @@
 """How the chips of each array of a store become network input: standardised, with the bands that the ranges express."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -108,10 +109,16 @@ class ArrayReader:
         elif kept is not None:
             pixels = pixels.index_select(1, kept)
             known = None if known is None else known.index_select(1, kept)
-        # Pixels are resampled in float32, whatever the network computes in.
-        with torch.autocast(self._device.type, enabled=False):
+        with _in_float32(self._device):
             pixels, known = resample(pixels, known)
         return ImageBatch(pixels=pixels, valid=known, mixing=self._mixing[array])
+
+
+def _in_float32(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Pixels are resampled in float32, whatever the network computes in."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _kept(entry: ArrayInput, device: torch.device) -> torch.Tensor | None:
