@@ -167,7 +167,9 @@ def test_wrong_credentials_are_said(remote, object_server) -> None:
 
 def _check_credentials(object_server: str, *, after: int) -> None:
     """Let the server check credentials after so many more requests."""
-    request = urllib.request.Request(f"{object_server}/moto-api/reset-auth", data=str(after).encode(), method="POST")
+    request = urllib.request.Request(
+        f"{object_server}/moto-api/reset-auth", str(after).encode(), {"Content-Type": "text/plain"}, method="POST"
+    )
     with urllib.request.urlopen(request, timeout=30) as answer:
         assert answer.status == 200
 

@@ -41,8 +41,8 @@ class CopyReport:
 def copy_store(source: ChipStore, target: StoreLocation, *, overwrite: bool = False, shown: bool = False) -> CopyReport:
     """Copy a store. What was stopped goes on: keys that are there with the same content are left alone.
 
-    Property: the target gets the keys of the source, with equal bytes, and keeps no others. Until the last moment it has
-    no header, so that it is no store.
+    Property: the target gets the keys of the source, with equal bytes, and keeps no others. Until the last moment it
+    has no header, so that it is no store.
 
     Args:
         source: finished.
