@@ -151,3 +151,10 @@ def test_what_is_no_store_is_left_alone(local, target, overwrite: bool) -> None:
 def test_a_store_is_not_copied_onto_itself(local) -> None:
     with pytest.raises(OutputError, match="is the store itself; name another place"):
         copy_store(local, StoreLocation.of(local.path), overwrite=True)
+
+
+def test_what_a_killed_copy_left_beside_does_not_stop_the_next(local, tmp_path) -> None:
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / ".0123abcd.partial.index.parquet").write_bytes(b"PAR1")
+    report = copy_store(local, StoreLocation.of(tmp_path / "second"))
+    assert report.copied == report.keys

@@ -156,9 +156,9 @@ class StoreLocation:
             StoreError: there is no such bucket, or object storage refuses, or can't be reached.
         """
         if isinstance(self.root, Path):
-            return {
-                file.relative_to(self.root).as_posix() for file in (self.root / prefix).rglob("*") if file.is_file()
-            }
+            found = (file for file in (self.root / prefix).rglob("*") if file.is_file())
+            # What a killed `write` leaves beside is no key.
+            return {file.relative_to(self.root).as_posix() for file in found if ".partial." not in file.name}
         wanted = ts.KvStore.KeyRange(prefix, f"{prefix}\U0010ffff") if prefix else None
         return {key.decode() for key in self._answer(lambda store: store.list(wanted))}
 
