@@ -1,6 +1,11 @@
-"""Checks array shapes at every public boundary while the tests run, and finds the real images."""
+"""Checks array shapes at every public boundary while the tests run, finds real images, and serves object storage."""
 
 import os
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +35,40 @@ def real_data() -> Path:
 def golden() -> Path:
     """Folder of recorded vectors."""
     return _HERE.parent / "golden"
+
+
+_OBJECT_SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[str]:
+    """Address of an S3-compatible server in a process of its own; it holds all objects in memory."""
+    # The server's libraries warn of their own code, and warnings are errors here; so it is a process of its own.
+    with subprocess.Popen(
+        [sys.executable, "-c", _OBJECT_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        server.stdin.close()
+
+
+@pytest.fixture
+def bucket(object_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty bucket at `object_server`, with credentials in the environment."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    request = urllib.request.Request(f"{object_server}/{name}", method="PUT")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 200
+    return f"s3://{name}"

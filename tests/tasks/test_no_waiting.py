@@ -15,7 +15,7 @@ from anyband.tasks.recipe_files import load_recipe
 from anyband.tasks.run_plan import plan_run
 
 _META = torch.device("meta")
-_SMALL = ["model.img_size=32", "model.depth=2", "optim.batch_size=8", "data.statistics=store"]
+_SMALL = ["model.img_size=32", "model.depth=2", "optim.batch_size=8"]
 _PAIRS = ["smarties_tiny"]
 _SETS = ["a2mae_tiny", "unified_tiny"]
 

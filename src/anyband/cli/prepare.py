@@ -1,4 +1,4 @@
-"""`anyband prepare`: rasters → chip store; or the statistics of a store; or what a store holds."""
+"""`anyband prepare`: rasters → chip store; or the statistics of a store, what it holds, or a copy of it."""
 
 import argparse
 from pathlib import Path
@@ -15,6 +15,7 @@ examples:
   anyband prepare 'scenes/*.tif' --sensor sentinel2-l2a --out store
   anyband prepare --stats store
   anyband prepare --show store
+  anyband prepare --copy store --out s3://bucket/store --endpoint http://127.0.0.1:9000
 
 A manifest has a row for each image (CSV, YAML or GeoParquet) with the columns path, sensor and, where
 needed, place, datetime, bands, encoding, scale, offset, nodata, time, valid, valid_values, valid_variable,
@@ -23,6 +24,7 @@ or have one `place`, are cut to the same footprints, each at its own resolution.
 of up to 512 pixels stay whole and larger ones are cut to 256 pixels of the finest image; with one, places
 that are smaller stay whole.
 
+A STORE is a folder, or at s3://bucket/path or gs://bucket/path.
 A run that is stopped leaves OUT.partial; the same command goes on from there.
 """
 
@@ -32,16 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="one manifest, or with --sensor images and patterns")
-    parser.add_argument("--out", type=Path, help="folder of the store to make")
+    parser.add_argument("--out", metavar="STORE", help="folder of the store to make; of a copy, also a URL")
     parser.add_argument(
         "--stats",
         nargs="?",
-        type=Path,
-        const=Path(),
+        const="",
         metavar="STORE",
         help="compute normalisation statistics of the train split: of STORE, or of what is being prepared",
     )
-    parser.add_argument("--show", type=Path, metavar="STORE", help="print what a store holds, and stop")
+    parser.add_argument("--show", metavar="STORE", help="print what a store holds, and stop")
+    parser.add_argument("--copy", metavar="STORE", help="copy a finished store to OUT, and stop")
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="address of the S3-compatible server of a store at s3:// (default: Amazon's)"
+    )
     images = parser.add_argument_group("images without a manifest")
     images.add_argument("--sensor", help="name in the catalogue, or a YAML file, of all images")
     images.add_argument("--encoding", help="how their numbers are stored")
@@ -65,31 +70,52 @@ def run(arguments: argparse.Namespace) -> int:
     from anyband.errors import InputError
 
     if arguments.show is not None:
-        return _show(arguments.show)
-    has_store = arguments.stats is not None and arguments.stats != Path()
-    if has_store and not arguments.inputs and arguments.out is None:
-        return _statistics(arguments.stats, shown=not arguments.quiet)
-    if has_store:
+        return _show(arguments)
+    if arguments.copy is not None:
+        return _copy(arguments)
+    if arguments.stats and not arguments.inputs and arguments.out is None:
+        return _statistics(arguments)
+    if arguments.stats:
         raise InputError("--stats takes no STORE while images are prepared; put --stats last")
     if not arguments.inputs or arguments.out is None:
         raise InputError("name the images (a manifest, or patterns with --sensor) and with --out the store to make")
+    if "://" in arguments.out:
+        raise InputError(
+            f"images are prepared into a folder, found --out '{arguments.out}'; name a folder, then copy the store: "
+            f"`anyband prepare --copy FOLDER --out {arguments.out}`"
+        )
     return _prepare(arguments)
 
 
-def _show(path: Path) -> int:
+def _show(arguments: argparse.Namespace) -> int:
     from anyband.data.prepare_report import describe_store
     from anyband.data.store import ChipStore
 
-    print("\n".join(describe_store(ChipStore.open(path))))
+    print("\n".join(describe_store(ChipStore.open(arguments.show, endpoint=arguments.endpoint))))
     return 0
 
 
-def _statistics(path: Path, *, shown: bool) -> int:
+def _copy(arguments: argparse.Namespace) -> int:
+    from anyband.data.store import ChipStore
+    from anyband.data.store_copy import copy_store
+    from anyband.data.store_location import StoreLocation
+    from anyband.errors import InputError
+
+    if arguments.out is None or arguments.inputs or arguments.stats is not None:
+        raise InputError("--copy takes a finished store and, with --out, the folder or URL of its copy; nothing else")
+    source = ChipStore.open(arguments.copy, endpoint=arguments.endpoint)
+    target = StoreLocation.of(arguments.out, endpoint=arguments.endpoint)
+    report = copy_store(source, target, overwrite=arguments.overwrite, shown=not arguments.quiet)
+    print(report.line())
+    return 0
+
+
+def _statistics(arguments: argparse.Namespace) -> int:
     from anyband.data.statistics import store_statistics
     from anyband.data.store import ChipStore
 
-    store = ChipStore.open(path)
-    statistics, problems = store_statistics(store, shown=shown)
+    store = ChipStore.open(arguments.stats, endpoint=arguments.endpoint)
+    statistics, problems = store_statistics(store, shown=not arguments.quiet)
     store.save_statistics(statistics)
     for sensor, bands in statistics.items():
         for band, one in bands.items():
@@ -123,7 +149,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         strict=arguments.strict,
         shown=not arguments.quiet,
     )
-    report = prepare(entries, arguments.out, options, how)
+    report = prepare(entries, Path(arguments.out), options, how)
     if report.was_complete:
         print(f"'{arguments.out}' is complete already, of the same images and options; nothing was done")
     print("\n".join(report.lines()))

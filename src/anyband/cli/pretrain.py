@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="other values than the recipe's, such as optim.epochs=5",
     )
-    parser.add_argument("--data", required=True, metavar="STORE", help="chip store to learn from")
+    parser.add_argument("--data", required=True, metavar="STORE", help="chip store to learn from: a folder or URL")
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run; a run that was stopped goes on")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from anyband.tasks.recipe_files import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.words)
-    result = pretrain(recipe, data=Path(arguments.data), out=Path(arguments.out), shown=not arguments.quiet)
+    result = pretrain(recipe, data=arguments.data, out=Path(arguments.out), shown=not arguments.quiet)
     if not arguments.quiet and getattr(rank_zero_only, "rank", 0) == 0:
         print(f"{result.checkpoint} ({result.steps} steps)")
     return 0

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from anyband.data.store_location import StoreLocation
 from anyband.errors import StoreError
 
 __all__ = ["INDEX_SCHEMA", "SPLITS", "ChipRecord", "Split", "index_table", "read_index", "write_index"]
@@ -93,16 +94,20 @@ def write_index(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", store_schema=True)
 
 
-def read_index(path: Path) -> pa.Table:
-    """Read an index and check its columns.
+def read_index(location: StoreLocation) -> pa.Table:
+    """Read the index of a store and check its columns.
 
     Raises:
-        StoreError: the file is missing, broken, or lacks a column.
+        StoreError: the file is missing, broken, or lacks a column; or object storage can't be reached.
     """
-    if not path.is_file():
-        raise StoreError(f"the chip store has no index: there is no '{path}'; prepare the store again")
+    path = location.file("index.parquet")
     try:
-        table = pq.read_table(path)
+        content = location.read("index.parquet")
+        if content is None:
+            raise StoreError(f"the chip store has no index: there is no '{path}'; prepare the store again")
+        table = pq.read_table(pa.BufferReader(content))
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException) as problem:
         raise StoreError(
             f"the index of the chip store can't be read: '{path}': {problem}; prepare the store again"

@@ -1,6 +1,6 @@
 """The chip store: sharded arrays of chips in stored numbers, an index of them, and what the numbers mean.
 
-A store is a folder:
+A store is a folder, or the same keys on object storage (see `store_location`):
 
 - `store.json`: version, sensors, arrays, statistics, options; written last: a folder without it is no store.
 - `index.parquet`: a GeoParquet row for each chip (see `chip_index`).
@@ -22,11 +22,11 @@ import pyarrow as pa
 import tensorstore as ts
 
 from anyband.data.chip_index import read_index
+from anyband.data.store_location import TENSORSTORE_ERRORS, StoreLocation, reading_context
 from anyband.errors import AnybandError, StoreError, nearest_name
 from anyband.sensors.catalogue import sensor_from_dict
 from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
 from anyband.shapes import Array, Bool, Int, Num
-from anyband.whole_files import whole_file
 
 if TYPE_CHECKING:
     from anyband.data.harmonise import Normalisation
@@ -100,9 +100,10 @@ class ArrayInfo(ArraySpec):
 class ChipStore:
     """A finished chip store, open for reading. Reading is safe from several threads."""
 
-    def __init__(self, path: Path, header: Mapping[str, Any], index: pa.Table) -> None:
+    def __init__(self, location: StoreLocation, header: Mapping[str, Any], index: pa.Table) -> None:
         """Use `ChipStore.open`."""
-        self.path = path
+        self.location = location
+        self.path: Path | str = location.root
         self.version: int = header["version"]
         self.sensors: dict[str, Sensor] = {name: sensor_from_dict(entry) for name, entry in header["sensors"].items()}
         infos = [ArrayInfo.from_dict(entry) for entry in header["arrays"]]
@@ -115,26 +116,34 @@ class ChipStore:
         self.report: dict[str, Any] = header.get("report", {})
         self.inputs: str | None = header.get("inputs")
         self.index = index
-        self._chips = {name: _open_array(path / "chips" / name) for name in self.arrays}
-        self._valid = {name: _open_array(path / "valid" / name) for name, info in self.arrays.items() if info.has_valid}
+        self._chips = {name: _open_array(location, f"chips/{name}") for name in self.arrays}
+        self._valid = {
+            name: _open_array(location, f"valid/{name}") for name, info in self.arrays.items() if info.has_valid
+        }
 
     @classmethod
-    def open(cls, path: Path) -> "ChipStore":
+    def open(cls, path: Path | str, *, endpoint: str | None = None) -> "ChipStore":
         """Open a store and check that it is whole.
 
+        Args:
+            path: folder; or URL, `s3://bucket/path` or `gs://bucket/path`.
+            endpoint: address of an S3-compatible server; None: the provider's own, or what AWS_ENDPOINT_URL says.
+
         Raises:
-            StoreError: nothing is there, it is unfinished, broken, or of another version.
+            StoreError: nothing is there, it is unfinished, broken, or of another version; or object storage refuses, or
+                can't be reached.
         """
-        header = _read_header(path)
-        index = read_index(path / "index.parquet")
+        location = StoreLocation.of(path, endpoint=endpoint)
+        header = _read_header(location)
+        index = read_index(location)
         try:
-            store = cls(path, header, index)
+            store = cls(location, header, index)
             store._check_arrays()
             store._check_whole()
         except StoreError:
             raise
         except (AnybandError, *_WRONG_JSON) as problem:
-            raise _broken(path / "store.json", problem) from problem
+            raise _broken(location.file("store.json"), problem) from problem
         return store
 
     def read(
@@ -167,11 +176,11 @@ class ChipStore:
         taken = self._chips[array][wanted]
         reading = taken.read() if out is None else ts.array(out, copy=False).write(taken)
         if whole.all():
-            return _done(reading, out, self.path), None
+            return _done(reading, out, self.location), None
         valid = np.ones((len(wanted), len(info.bands), info.height, info.width), dtype=bool)
         partial = np.flatnonzero(~whole)
-        valid[partial] = _result(self._valid[array][wanted[partial]].read(), self.path) != 0
-        return _done(reading, out, self.path), valid
+        valid[partial] = _result(self._valid[array][wanted[partial]].read(), self.location) != 0
+        return _done(reading, out, self.location), valid
 
     def array_sensor(self, array: str) -> Sensor:
         """Make the sensor of an array: its bands only, with one encoding, the stored one."""
@@ -206,18 +215,17 @@ class ChipStore:
 
     def fingerprint(self) -> str:
         """Hash what the store holds: arrays, sensors, index. Statistics computed later do not change it."""
-        header = _read_header(self.path)
+        header = _read_header(self.location)
         parts = {key: header[key] for key in ("version", "sensors", "arrays")}
         state = blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16)
-        state.update((self.path / "index.parquet").read_bytes())
+        state.update(self.location.read("index.parquet") or b"")
         return state.hexdigest()
 
     def save_statistics(self, statistics: Mapping[str, Mapping[str, BandStatistics]]) -> None:
         """Put statistics (sensor → band → numbers) into the store, at once or not at all."""
-        header = _read_header(self.path)
+        header = _read_header(self.location)
         header["statistics"] = statistics_to_dict(statistics)
-        with whole_file(self.path / "store.json") as beside:
-            beside.write_text(header_text(header), encoding="utf-8")
+        self.location.write("store.json", header_text(header).encode())
         self.statistics = {sensor: dict(bands) for sensor, bands in statistics.items()}
 
     @cached_property
@@ -267,11 +275,17 @@ class ChipStore:
             raise StoreError(
                 f"store '{self.path}' has {counted} chips and {self.index.num_rows} rows of index; prepare it again"
             )
-        for info in self.arrays.values():
-            for shard in range(-(-info.num_chips // info.chips_per_shard)):
-                file = self.path / "chips" / info.name / "c" / str(shard) / "0" / "0" / "0"
-                if not file.is_file():
-                    raise StoreError(f"store '{self.path}' is incomplete: '{file}' is missing; prepare it again")
+        shards = (
+            f"chips/{info.name}/c/{shard}/0/0/0"
+            for info in self.arrays.values()
+            for shard in range(-(-info.num_chips // info.chips_per_shard))
+        )
+        missing = self.location.missing(shards)
+        if missing is not None:
+            raise StoreError(
+                f"store '{self.path}' is incomplete: '{self.location.file(missing)}' is missing; "
+                f"{_again(self.location)}"
+            )
 
 
 def partial_path(path: Path) -> Path:
@@ -289,57 +303,86 @@ def statistics_to_dict(statistics: Mapping[str, Mapping[str, BandStatistics]]) -
     return {sensor: {band: dict(vars(entry)) for band, entry in bands.items()} for sensor, bands in statistics.items()}
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    file = path / "store.json"
-    if not file.is_file():
-        if partial_path(path).is_dir():
-            raise StoreError(
-                f"store '{path}' is not finished; run the same `anyband prepare` again, it goes on where it stopped"
-            )
-        raise StoreError(f"there is no chip store at '{path}' (no 'store.json'); make one with `anyband prepare`")
+def _read_header(location: StoreLocation) -> dict[str, Any]:
+    file = location.file("store.json")
     try:
-        header = json.loads(file.read_text(encoding="utf-8"))
+        content = location.read("store.json")
+        if content is None:
+            raise _no_store(location)
+        header = json.loads(content.decode("utf-8"))
         version = header["version"]
+    except StoreError:
+        raise
     except (OSError, *_WRONG_JSON) as problem:
         raise _broken(file, problem) from problem
     if not isinstance(version, int):
         raise StoreError(f"'{file}' is broken (its version is {version!r}); prepare the store again")
     if version != STORE_VERSION:
         advice = "update anyband" if version > STORE_VERSION else "prepare the store again"
-        raise StoreError(f"store '{path}' has version {version}; this anyband reads version {STORE_VERSION}; {advice}")
+        raise StoreError(
+            f"store '{location}' has version {version}; this anyband reads version {STORE_VERSION}; {advice}"
+        )
     return dict(header)
 
 
-def _open_array(path: Path) -> ts.TensorStore:
+def _no_store(location: StoreLocation) -> StoreError:
+    if isinstance(location.root, Path):
+        if partial_path(location.root).is_dir():
+            return StoreError(
+                f"store '{location}' is not finished; run the same `anyband prepare` again, it goes on where it stopped"
+            )
+        return StoreError(f"there is no chip store at '{location}' (no 'store.json'); make one with `anyband prepare`")
+    # A bucket that is missing is told by listing only.
+    if location.list_keys("chips/"):
+        return StoreError(
+            f"store '{location}' is not finished; run the same `anyband prepare --copy` again, it goes on"
+        )
+    return StoreError(
+        f"there is no chip store at '{location}' (no 'store.json', {location.server}); "
+        f"put one there with `anyband prepare --copy STORE --out {location}`"
+    )
+
+
+def _again(location: StoreLocation) -> str:
+    return "copy it again" if location.is_remote else "prepare it again"
+
+
+def _open_array(location: StoreLocation, key: str) -> ts.TensorStore:
     spec = {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(path)},
+        "kvstore": location.kvstore(key),
         # The files of a finished store never change.
         "recheck_cached_data": "open",
         "recheck_cached_metadata": "open",
+        # Each chip is written, also one of zeros; one that is gone must not be read as zeros. Valid ones take no room.
+        "fill_missing_data_reads": not key.startswith("chips/"),
     }
     try:
-        opening = ts.open(spec, open=True, read=True)
+        opening = ts.open(spec, open=True, read=True, context=reading_context())
     except ValueError as problem:
-        raise StoreError(f"array '{path}' can't be opened: {problem}; prepare the store again") from problem
-    opened: ts.TensorStore = _result(opening, path)
+        raise StoreError(
+            f"array '{location.file(key)}' can't be opened: {problem}; prepare the store again"
+        ) from problem
+    opened: ts.TensorStore = _result(opening, location, key)
     return opened
 
 
-def _done(reading: Any, out: Array | None, path: Path) -> Array:
+def _done(reading: Any, out: Array | None, location: StoreLocation) -> Array:
     """Wait for chips that are read, into new memory or into what was given."""
-    found = _result(reading, path)
+    found = _result(reading, location)
     return np.asarray(found) if out is None else out
 
 
-def _result(future: Any, path: Path) -> Any:
+def _result(future: Any, location: StoreLocation, key: str | None = None) -> Any:
     """Wait for TensorStore; its errors (builtin classes, many of them) become ours."""
     try:
         return future.result()
-    except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError) as problem:
-        raise StoreError(f"store '{path}' can't be read: {str(problem).split(' [')[0]}; prepare it again") from problem
+    except TENSORSTORE_ERRORS as problem:
+        where = location if key is None else location.file(key)
+        damage = f"store '{where}' can't be read: {str(problem).split(' [')[0]}; {_again(location)}"
+        raise StoreError(location.trouble(problem) or damage) from problem
 
 
-def _broken(file: Path, problem: Exception) -> StoreError:
+def _broken(file: Path | str, problem: Exception) -> StoreError:
     found = f"it has no {problem}" if isinstance(problem, KeyError) else str(problem)
     return StoreError(f"'{file}' is broken ({found}); prepare the store again")

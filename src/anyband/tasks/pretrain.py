@@ -43,7 +43,7 @@ class PretrainResult:
 
 
 def pretrain(
-    recipe: PretrainRecipe, *, data: Path, out: Path, resume: bool = True, shown: bool = True
+    recipe: PretrainRecipe, *, data: Path | str, out: Path, resume: bool = True, shown: bool = True
 ) -> PretrainResult:
     """Pre-train a network, or go on with a run that was stopped.
 
@@ -52,7 +52,7 @@ def pretrain(
 
     Args:
         recipe: what to do.
-        data: chip store.
+        data: chip store: a folder, or a URL (at `run.endpoint`).
         out: folder of the run.
         resume: False refuses a folder that holds a run already.
         shown: whether progress is shown.
@@ -65,7 +65,7 @@ def pretrain(
         TrainingError: the loss is not finite; the places are named, the last good checkpoint is kept.
         AnybandError: the store or the recipe does not do.
     """
-    store = ChipStore.open(data)
+    store = ChipStore.open(data, endpoint=recipe.run.endpoint)
     folder = RunFolder(out)
     identity = _identity(recipe, store)
     existed = folder.check(identity, resume=resume)

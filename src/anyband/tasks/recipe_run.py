@@ -53,8 +53,8 @@ class RunRecipe:
     knn: KnnRecipe | None = None
     """A kNN score now and then; null: none."""
     endpoint: str | None = None
-    """Address of the object-storage server that a store at `s3://` or `gs://` is on; null: the provider's own, or what
-    AWS_ENDPOINT_URL says."""
+    """Address of the S3-compatible server that a store at `s3://` is on; null: what AWS_ENDPOINT_URL says, or Amazon's.
+    One at `gs://` is where TENSORSTORE_GCS_HTTP_URL says, or at Google's."""
 
     def __post_init__(self) -> None:
         for name in ("num_nodes", "workers", "log_every_steps", "checkpoint_every_steps"):
