@@ -10,7 +10,7 @@ A store is a folder:
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -36,6 +36,7 @@ __all__ = [
     "ArrayInfo",
     "ArraySpec",
     "ChipStore",
+    "ReadRows",
     "header_text",
     "partial_path",
     "statistics_to_dict",
@@ -48,6 +49,9 @@ _WRONG_JSON = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError,
 
 # Name of the only encoding that the sensor of an array has: the one its numbers are stored in.
 _STORED = "stored"
+
+ReadRows = Callable[[ts.TensorStore, Int[Array, " chip"]], Any]
+"""Begins to read rows of an opened array; its result waits for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,10 @@ class ArrayInfo(ArraySpec):
         return cls(**{**entry, "bands": tuple(entry["bands"]), "encoding": encoding})
 
 
+def _read_rows(opened: ts.TensorStore, rows: Int[Array, " chip"]) -> Any:
+    return opened[rows].read()
+
+
 class ChipStore:
     """A finished chip store, open for reading. Reading is safe from several threads."""
 
@@ -138,13 +146,14 @@ class ChipStore:
         return store
 
     def read(
-        self, array: str, rows: Sequence[int] | Num[Array, " chip"]
+        self, array: str, rows: Sequence[int] | Num[Array, " chip"], *, read_rows: ReadRows = _read_rows
     ) -> tuple[Num[Array, "chip band row col"], Bool[Array, "chip band row col"] | None]:
         """Read chips in stored numbers, all in one go.
 
         Args:
             array: name of the array.
             rows: of the array, in any order; a row may stand more than once.
+            read_rows: how, for example `OpenShards.read`.
 
         Returns:
             The chips in their stored type, and where they are data (None: everywhere).
@@ -159,12 +168,12 @@ class ChipStore:
                 f"array '{array}' has rows 0 to {info.num_chips - 1}, asked for {wanted.min()} to {wanted.max()}"
             )
         whole = self._whole_rows[array][wanted]
-        chips = self._chips[array][wanted].read()
+        chips = read_rows(self._chips[array], wanted)
         if whole.all():
             return _result(chips, self.path), None
         valid = np.ones((len(wanted), len(info.bands), info.height, info.width), dtype=bool)
         partial = np.flatnonzero(~whole)
-        valid[partial] = _result(self._valid[array][wanted[partial]].read(), self.path) != 0
+        valid[partial] = _result(read_rows(self._valid[array], wanted[partial]), self.path) != 0
         return _result(chips, self.path), valid
 
     def array_sensor(self, array: str) -> Sensor:
@@ -218,6 +227,26 @@ class ChipStore:
     def array_rows(self) -> Int[Array, " chip"]:
         """Row of its array, for each chip of the index."""
         return np.asarray(self.index.column("array_row").to_numpy())
+
+    @cached_property
+    def array_numbers(self) -> Int[Array, " chip"]:
+        """Position in `arrays` of its array, for each chip of the index."""
+        position = {name: number for number, name in enumerate(self.arrays)}
+        coded = self.index.column("array").combine_chunks().dictionary_encode()
+        numbers = np.array([position[name] for name in coded.dictionary.to_pylist()], dtype=np.int64)
+        return np.asarray(numbers[coded.indices.to_numpy()])
+
+    def shards_of(self, chips: Int[Array, " chip"]) -> list[tuple[ts.TensorStore, int]]:
+        """Tell which shards of which opened arrays hold some chips of the index, and say where they are data."""
+        found = []
+        for number, (name, info) in enumerate(self.arrays.items()):
+            rows = self.array_rows[chips[self.array_numbers[chips] == number]]
+            kinds = [(self._chips[name], rows)]
+            if name in self._valid:
+                kinds.append((self._valid[name], rows[~self._whole_rows[name][rows]]))
+            for opened, wanted in kinds:
+                found += [(opened, int(shard)) for shard in np.unique(wanted // info.chips_per_shard)]
+        return found
 
     @cached_property
     def _whole_rows(self) -> dict[str, Array]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from anyband.data.batch import BatchLoader
 from anyband.errors import TrainingError
 from anyband.models.checkpoint import save_checkpoint
+from anyband.tasks.loading import part_loader
 from anyband.tasks.logs import MetricsLog, ProgressLine
 from anyband.tasks.run_plan import RunPlan
 from anyband.tasks.runs import Progress, RunFolder
@@ -102,12 +102,9 @@ class TrainingLoop:
 
     def _batches(self, first_step: int) -> Iterator[list[Example]]:
         parts = self._plan.recipe.optim.accumulate
-        loader = BatchLoader(
-            self._plan.samples.read,
-            self._sampler,
-            first_step=first_step * parts,
-            last_step=self._plan.total_steps * parts,
-            workers=self._plan.recipe.run.workers,
+        plan = self._plan
+        loader = part_loader(
+            plan.samples, self._sampler, plan.recipe, first_step=first_step, last_step=plan.total_steps
         )
         raw = iter(loader)
         for step in range(first_step, self._plan.total_steps):

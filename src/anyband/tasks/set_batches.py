@@ -1,6 +1,6 @@
 """From sets in stored numbers to network input on the device: harmonised, augmented, with facts and noise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from anyband.data.augment import Augmentation, AugmentOptions, draw_augmentation, input_corners, input_gsd_m
 from anyband.data.batch import RawSets, read_set_batch
 from anyband.data.image_sets import ImageSets, SetDraw, SetSampler
+from anyband.data.lanes import ShardLanes
+from anyband.data.open_shards import OpenShards
 from anyband.data.store import ChipStore
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
@@ -31,9 +33,10 @@ _LOOKED_THROUGH = 16
 class SetSamples(Samples[SetDraw]):
     """Sets of images of a store."""
 
-    def __init__(self, store: ChipStore, sets: ImageSets) -> None:
-        """Take the sets that were found in a store."""
+    def __init__(self, store: ChipStore, sets: ImageSets, *, lanes: ShardLanes | None = None) -> None:
+        """Take the sets that were found in a store; `lanes`: their shards, to read one after the other."""
         self.store = store
+        self.lanes = lanes
         self.sets = sets
 
     @property
@@ -53,11 +56,11 @@ class SetSamples(Samples[SetDraw]):
 
     def sampler(self, *, batch_size: int, seed: int) -> SetSampler:
         """Plan batches."""
-        return SetSampler(self.sets, batch_size=batch_size, seed=seed)
+        return SetSampler(self.sets, batch_size=batch_size, seed=seed, lanes=self.lanes)
 
-    def read(self, draw: SetDraw) -> RawSets:
+    def read(self, draw: SetDraw, shards: OpenShards | None = None) -> RawSets:
         """Read a batch, as it is stored."""
-        return read_set_batch(self.store, draw)
+        return read_set_batch(self.store, draw, shards=shards)
 
     def preparer(
         self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device
@@ -68,6 +71,15 @@ class SetSamples(Samples[SetDraw]):
     def chips(self, draw: SetDraw) -> Int[Array, "sample image"]:
         """Tell the rows of the store's index that a batch holds."""
         return draw.chips
+
+    def items(self, draw: SetDraw) -> Int[Array, " sample"]:
+        """Tell which footprints a batch holds."""
+        return draw.footprints
+
+    def kind(self, draw: SetDraw) -> Hashable:
+        """Name the kind of the footprints of a batch: images that can be drawn, whether of several sensors."""
+        footprint = draw.footprints[0]
+        return int(self.sets.capacity[footprint]), bool(self.sets.has_partner[footprint])
 
     def title(self, draw: SetDraw) -> str:
         """Say what a batch holds, for messages."""
