@@ -37,9 +37,7 @@ def test_every_item_passes_once_a_round(shards, batch_size, lanes, seed, num_rou
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    shards=_SHARDS, batch_size=st.integers(1, 16), lanes=st.integers(1, 12), seed=_SEEDS, number=st.integers(0, 3)
-)
+@given(shards=_SHARDS, batch_size=st.integers(1, 16), lanes=st.integers(1, 12), seed=_SEEDS, number=st.integers(0, 3))
 def test_shards_of_a_round_pass_one_after_the_other_lane_by_lane(shards, batch_size, lanes, seed, number) -> None:
     numbers = np.asarray(shards, dtype=np.int64)
     num_lanes = min(lanes, len(set(shards)))

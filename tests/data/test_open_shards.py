@@ -146,7 +146,7 @@ def test_a_damaged_shard_is_an_error_and_no_wrong_numbers(store) -> None:
     file.write_bytes(damaged)
     shards = OpenShards(store, batches=1)
     shards.expect(_chips(store, "testradar_4x4"), kind=0)
-    with pytest.raises(StoreError, match="can't be read.*prepare it again"):
+    with pytest.raises(StoreError, match=r"can't be read.*prepare it again"):
         store.read("testradar_4x4", range(4, 8), read_rows=shards.read)
 
 

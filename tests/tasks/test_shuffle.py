@@ -1,5 +1,6 @@
 """The order of samples depends on seed and step only: not on workers, processes, parts or where a run was resumed."""
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -36,11 +37,10 @@ def make_recipe(kind, changed, changed_sets):
 def plan_for(kind, make_recipe, sharded_stores):
     """Plan a run of a kind: `plan_for("shards", accumulate=2)`."""
 
-    def plan(shuffle: str, *, accumulate: int = 1, workers: int = 2):
+    def plan(shuffle: str, *, accumulate: int = 1, open_shards: int = 4):
         recipe = make_recipe(
-            data={"shuffle": shuffle, "open_shards": 4},
+            data={"shuffle": shuffle, "open_shards": open_shards},
             optim={"batch_size": _BATCH, "accumulate": accumulate},
-            run={"workers": workers},
         )
         return plan_run(recipe, ChipStore.open(sharded_stores[kind]))
 
@@ -118,6 +118,17 @@ def test_by_shards_a_batch_stays_within_the_open_shards(plan_for) -> None:
         of_batch = lanes.shards[plan.samples.items(sampler.batch(step))]
         # A lane may end a shard and begin another within a batch.
         assert len(set(of_batch.tolist())) <= 2 * lanes.count
+
+
+def test_a_run_by_shards_says_how_well_it_mixes_and_one_by_chips_says_nothing(plan_for) -> None:
+    plan = plan_for("shards", open_shards=1)
+    (note,) = [note for note in plan.notes() if note.startswith("order by shards")]
+    found = re.search(
+        r"up to 1 of each kind mixed.* of one shard in ([\d.]+)% .*`data.shuffle=chips` in ([\d.]+)%", note
+    )
+    assert found is not None, note
+    assert float(found[1]) > float(found[2]) > 0
+    assert not [note for note in plan_for("chips").notes() if "order" in note]
 
 
 @pytest.mark.parametrize("is_staged", [False, True])

@@ -120,8 +120,10 @@ class _Shard:
         fetched = self._fetched.result()
         # Where all values equal the fill value no shard is stored, and reading gives that value here as there.
         if fetched.state == "value":
-            _kvstore(array).write(self._key, fetched.value).result()
-            self.num_bytes = len(fetched.value)
+            # Asking for the value copies it, so once.
+            stored = fetched.value
+            _kvstore(array).write(self._key, stored).result()
+            self.num_bytes = len(stored)
         self._fetched = None
         return array
 
@@ -134,8 +136,8 @@ def _kvstore(array: ts.TensorStore) -> ts.KvStore:
 
 def _chips_per_shard(array: ts.TensorStore) -> int:
     shape = array.chunk_layout.write_chunk.shape
-    assert shape is not None and shape[0], "arrays in Zarr have shards of one size"
-    return int(shape[0])
+    assert shape is not None, "arrays in Zarr have shards of one size"
+    return int(shape[0] or 1)
 
 
 # Threads and limits are those of the process, not of each shard.
