@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anyband.data import store_writer
 from anyband.data.augment import AugmentOptions
 from anyband.data.chip_index import ChipRecord
 from anyband.data.store import ArraySpec
@@ -47,6 +48,21 @@ def set_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     write_store(path, _set_chips(), StoreHeader(sensors=sensors))
     return path
+
+
+@pytest.fixture(scope="session")
+def sharded_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The chips of `pair_store` (pairs) and of `set_store` (sets) in shards of 4 chips."""
+    folder = tmp_path_factory.mktemp("sharded")
+    sensors = {
+        "sentinel2-l2a": get_sensor("sentinel2-l2a").select(_BANDS),
+        "sentinel1-grd": get_sensor("sentinel1-grd").select(("VV", "VH")),
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(store_writer, "CHIPS_PER_SHARD", 4)
+        write_store(folder / "pairs", _chips(), StoreHeader(sensors=sensors))
+        write_store(folder / "sets", _set_chips(), StoreHeader(sensors=sensors))
+    return {name: folder / name for name in ("pairs", "sets")}
 
 
 _OPTICAL = ArraySpec(

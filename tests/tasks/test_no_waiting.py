@@ -4,6 +4,8 @@ Tensors of the device `meta` have shapes and no values: whatever asks for a valu
 waiting unless it goes through `to_device`, which takes memory that a GPU reads by itself.
 """
 
+import traceback
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,7 +48,7 @@ class _Copies(TorchDispatchMode):
         given = [one for one in arguments if isinstance(one, torch.Tensor)]
         to_meta = isinstance(made, torch.Tensor) and made.device == _META
         if to_meta and not self._allowed and any(one.device.type == "cpu" and one.ndim for one in given):
-            self.waited_for.append(str(function))
+            self.waited_for.append("".join(traceback.format_stack()[-12:-1]))
         return made
 
 

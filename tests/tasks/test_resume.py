@@ -15,18 +15,23 @@ from anyband.tasks.recipe import recipe_to_dict
 from anyband.tasks.runs import RunFolder
 
 _SCRIPT = Path(__file__).with_name("process_runs.py")
-_KILLS = {"pairs": 5, "sets": 2}
-_STEPS = {"pairs": 90, "sets": 30}
+_KILLS = {"pairs": 5, "sets": 2, "shards": 2}
+_STEPS = {"pairs": 90, "sets": 30, "shards": 60}
 
 
 @pytest.fixture(scope="module")
-def all_runs(pair_store, set_store, changed, changed_sets, tmp_path_factory):
-    """Do one run whole; one killed at random and once within a save; one step alone and by two. Of pairs, of sets."""
+def all_runs(pair_store, set_store, sharded_stores, changed, changed_sets, tmp_path_factory):
+    """Do one run whole; one killed at random and once within a save; one step alone and by two. Of each kind."""
     folder = tmp_path_factory.mktemp("runs")
     jobs = []
-    for kind, store, make in (("pairs", pair_store, changed), ("sets", set_store, changed_sets)):
+    kinds = (
+        ("pairs", pair_store, changed, {}),
+        ("sets", set_store, changed_sets, {}),
+        ("shards", sharded_stores["pairs"], changed, {"shuffle": "shards", "open_shards": 2}),
+    )
+    for kind, store, make, data in kinds:
         run = {"checkpoint_every_steps": 3, "log_every_steps": 2}
-        recipe = make(optim={"steps": _STEPS[kind], "batch_size": 4}, run=run)
+        recipe = make(optim={"steps": _STEPS[kind], "batch_size": 4}, run=run, data=data)
         (folder / f"{kind}.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe)))
         out, file = folder / kind, folder / f"{kind}.yaml"
         jobs.append({"recipe": str(file), "store": str(store), "out": str(out), "num_kills": _KILLS[kind]})

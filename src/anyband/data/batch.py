@@ -13,6 +13,7 @@ from torch import Tensor
 from anyband.data.device_copies import host_memory
 from anyband.data.footprints import ImageFacts, image_facts
 from anyband.data.image_sets import SetDraw
+from anyband.data.open_shards import OpenShards
 from anyband.data.sets import PairPlan, Pairs
 from anyband.data.store import ChipStore
 from anyband.shapes import Array, Bool, Int, Num
@@ -24,6 +25,8 @@ RawT = TypeVar("RawT")
 
 # chosen: each thread has one batch in work and one waiting.
 _BATCHES_PER_WORKER = 2
+# chosen: shards on their way while four batches are used; each more takes memory for the shards of one more.
+_BATCHES_AHEAD = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +77,31 @@ class RawSets:
     """What is known of each beside its pixels."""
 
 
-def read_pair_batch(store: ChipStore, pairs: Pairs, plan: PairPlan) -> RawPair:
+def read_pair_batch(store: ChipStore, pairs: Pairs, plan: PairPlan, *, shards: OpenShards | None = None) -> RawPair:
     """Read the pairs of a plan, each of both sides in one go.
+
+    Args:
+        store: that they are in.
+        pairs: that the plan chooses from.
+        plan: which.
+        shards: what is in memory already; None: nothing.
 
     Raises:
         StoreError: the store is damaged.
     """
     array_a, array_b = pairs.types[plan.pair_type]
-    a, valid_a = _read(store, array_a, pairs.index_a[plan.rows])
-    b, valid_b = _read(store, array_b, pairs.index_b[plan.rows])
+    a, valid_a = _read(store, array_a, pairs.index_a[plan.rows], shards)
+    b, valid_b = _read(store, array_b, pairs.index_b[plan.rows], shards)
     return RawPair(a=a, b=b, valid_a=valid_a, valid_b=valid_b, array_a=array_a, array_b=array_b, plan=plan)
 
 
-def read_set_batch(store: ChipStore, draw: SetDraw) -> RawSets:
+def read_set_batch(store: ChipStore, draw: SetDraw, *, shards: OpenShards | None = None) -> RawSets:
     """Read the sets of a draw, the images of each array in one go.
+
+    Args:
+        store: that they are in.
+        draw: which.
+        shards: what is in memory already; None: nothing.
 
     Raises:
         StoreError: the store is damaged.
@@ -96,7 +110,7 @@ def read_set_batch(store: ChipStore, draw: SetDraw) -> RawSets:
     groups, order = [], []
     for array in (name for name in store.arrays if name in set(names)):
         images = np.flatnonzero(names == array)
-        pixels, valid = _read(store, array, draw.chips.ravel()[images])
+        pixels, valid = _read(store, array, draw.chips.ravel()[images], shards)
         sets = images // draw.chips.shape[1]
         groups.append(RawImages(array=array, pixels=pixels, valid=valid, sets=sets))
         order.append(images)
@@ -123,6 +137,7 @@ class BatchLoader(Generic[DrawnT, RawT]):
         first_step: int,
         last_step: int,
         workers: int = 2,
+        expect: Callable[[DrawnT], None] | None = None,
     ) -> None:
         """Plan the reading; it starts with the iteration.
 
@@ -132,11 +147,19 @@ class BatchLoader(Generic[DrawnT, RawT]):
             first_step: first step to give.
             last_step: step to stop before.
             workers: threads that read ahead; 0 reads when asked.
+            expect: told what each batch holds, in order, before it is read and some batches ahead, for example to
+                begin to fetch shards. None: nobody.
         """
         self._read = read
         self._sampler = sampler
         self._steps = range(first_step, last_step)
         self._workers = workers
+        self._expect = expect
+
+    @staticmethod
+    def batches_in_work(workers: int) -> int:
+        """Count the batches from the oldest that may be being read to the newest that `expect` is told of."""
+        return workers * _BATCHES_PER_WORKER + 1 + _BATCHES_AHEAD
 
     def __len__(self) -> int:
         """Count the batches."""
@@ -145,13 +168,13 @@ class BatchLoader(Generic[DrawnT, RawT]):
     def __iter__(self) -> Iterator[RawT]:
         """Give the batches in the order of the steps."""
         if self._workers == 0:
-            yield from (self._read(self._sampler.batch(step)) for step in self._steps)
+            yield from map(self._read, self._drawn())
             return
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="anyband-batch")
         waiting: deque[Future[RawT]] = deque()
         try:
-            for step in self._steps:
-                waiting.append(pool.submit(self._read, self._sampler.batch(step)))
+            for drawn in self._drawn():
+                waiting.append(pool.submit(self._read, drawn))
                 if len(waiting) > self._workers * _BATCHES_PER_WORKER:
                     yield waiting.popleft().result()
             while waiting:
@@ -159,11 +182,26 @@ class BatchLoader(Generic[DrawnT, RawT]):
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _drawn(self) -> Iterator[DrawnT]:
+        ahead: deque[DrawnT] = deque()
+        for step in self._steps:
+            ahead.append(self._sampler.batch(step))
+            if self._expect is None:
+                yield ahead.popleft()
+                continue
+            self._expect(ahead[-1])
+            if len(ahead) > _BATCHES_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
 
-def _read(store: ChipStore, array: str, chips: Int[Array, " chip"]) -> tuple[Tensor, Tensor | None]:
+
+def _read(
+    store: ChipStore, array: str, chips: Int[Array, " chip"], shards: OpenShards | None
+) -> tuple[Tensor, Tensor | None]:
     info = store.arrays[array]
     shape = (len(chips), len(info.bands), info.height, info.width)
     # Where there is a GPU, chips are decoded straight into memory that it reads by itself.
     pixels = host_memory(shape, getattr(torch, info.dtype), pinned=torch.cuda.is_available())
-    _, valid = store.read(array, store.array_rows[chips], out=pixels.numpy())
+    rows, out = store.array_rows[chips], pixels.numpy()
+    _, valid = store.read(array, rows, out=out) if shards is None else store.read(array, rows, out=out, how=shards.read)
     return pixels, None if valid is None else torch.from_numpy(valid)

@@ -14,6 +14,7 @@ import numpy as np
 from anyband.data.augment import coarser_grid
 from anyband.data.chip_index import Split
 from anyband.data.footprints import Footprints, check_corners, check_sensors, chip_times, find_footprints
+from anyband.data.lanes import ShardLanes
 from anyband.data.rounds import Rounds
 from anyband.data.spacing import are_apart, most_with_each, room_left
 from anyband.data.store import ChipStore
@@ -145,19 +146,20 @@ class SetSampler:
     is the same for a batch; which, is a function of (seed, step, sample).
     """
 
-    def __init__(self, sets: ImageSets, *, batch_size: int, seed: int) -> None:
+    def __init__(self, sets: ImageSets, *, batch_size: int, seed: int, lanes: ShardLanes | None = None) -> None:
         """Plan the batches.
 
         Args:
             sets: to draw from.
             batch_size: sets a batch.
             seed: of the draws.
+            lanes: shards of the footprints, to read one after the other; None: any footprint may follow any other.
         """
         self._sets = sets
         self._seed = seed
         kinds = np.stack([sets.capacity, sets.has_partner], axis=1)
         self._kinds, numbers = np.unique(kinds, axis=0, return_inverse=True)
-        self._rounds = Rounds(numbers.reshape(-1), batch_size=batch_size, seed=seed, noun="sets")
+        self._rounds = Rounds(numbers.reshape(-1), batch_size=batch_size, seed=seed, noun="sets", lanes=lanes)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from anyband.data.lanes import ShardLanes
 from anyband.randomness import permutation
 from anyband.shapes import Array, Int
 
@@ -32,7 +33,9 @@ class Rounds:
     things than a batch passes several times in one.
     """
 
-    def __init__(self, kinds: Int[Array, " item"], *, batch_size: int, seed: int, noun: str) -> None:
+    def __init__(
+        self, kinds: Int[Array, " item"], *, batch_size: int, seed: int, noun: str, lanes: ShardLanes | None = None
+    ) -> None:
         """Plan the batches.
 
         Args:
@@ -40,10 +43,12 @@ class Rounds:
             batch_size: things a batch.
             seed: of the orders.
             noun: what the things are called, for example `pairs`: other names are other orders.
+            lanes: shards to read one after the other; None: any thing may follow any other.
         """
         self._batch_size = batch_size
         self._seed = seed
         self._noun = noun
+        self._lanes = lanes
         self._items_of_kind = [np.flatnonzero(kinds == kind) for kind in range(int(kinds.max(initial=-1)) + 1)]
         counts = [len(items) for items in self._items_of_kind]
         # An epoch has about as many batches of a kind as the kind fills, at least one.
@@ -82,4 +87,13 @@ class Rounds:
     def _draw_round(self, kind: int, number: int) -> Array:
         items = self._items_of_kind[kind]
         order = permutation(self._seed, step=number, purpose=f"order of {self._noun} {kind}", size=len(items))
-        return np.asarray(items[order])
+        if self._lanes is None:
+            return np.asarray(items[order])
+        return self._lanes.deal(
+            items[order],
+            first=number * len(items),
+            batch_size=self._batch_size,
+            seed=self._seed,
+            purpose=f"order of shards of {self._noun} {kind}",
+            number=number,
+        )

@@ -9,6 +9,7 @@ import numpy as np
 
 from anyband.data.chip_index import Split
 from anyband.data.footprints import UNKNOWN_TIME, check_sensors, chip_times, find_footprints
+from anyband.data.lanes import ShardLanes
 from anyband.data.rounds import Rounds
 from anyband.data.store import ChipStore
 from anyband.errors import StoreError
@@ -100,16 +101,17 @@ def find_pairs(
 class PairSampler:
     """Batches of pairs of one kind each, in rounds (see `Rounds`): a pure function of (seed, step)."""
 
-    def __init__(self, pairs: Pairs, *, batch_size: int, seed: int) -> None:
+    def __init__(self, pairs: Pairs, *, batch_size: int, seed: int, lanes: ShardLanes | None = None) -> None:
         """Plan the batches.
 
         Args:
             pairs: to draw from, at least one.
             batch_size: pairs a batch.
             seed: of the orders.
+            lanes: shards of the pairs, to read one after the other; None: any pair may follow any other.
         """
         self._pairs = pairs
-        self._rounds = Rounds(pairs.pair_type, batch_size=batch_size, seed=seed, noun="pairs")
+        self._rounds = Rounds(pairs.pair_type, batch_size=batch_size, seed=seed, noun="pairs", lanes=lanes)
         # Identities of one round do not meet those of the next.
         self._identities = int(pairs.sample.max(initial=-1)) + 1
 

@@ -10,8 +10,8 @@ A store is a folder, or the same keys on object storage (see `store_location`):
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -21,11 +21,12 @@ import numpy as np
 import pyarrow as pa
 import tensorstore as ts
 
+from anyband.data.array_records import ArrayInfo, ArraySpec
 from anyband.data.chip_index import read_index
 from anyband.data.store_location import TENSORSTORE_ERRORS, StoreLocation, reading_context
 from anyband.errors import AnybandError, StoreError, nearest_name
 from anyband.sensors.catalogue import sensor_from_dict
-from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
+from anyband.sensors.sensor import BandStatistics, Sensor
 from anyband.shapes import Array, Bool, Int, Num
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "ArrayInfo",
     "ArraySpec",
     "ChipStore",
+    "ReadRows",
     "header_text",
     "partial_path",
     "statistics_to_dict",
@@ -49,52 +51,12 @@ _WRONG_JSON = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError,
 # Name of the only encoding that the sensor of an array has: the one its numbers are stored in.
 _STORED = "stored"
 
-
-@dataclass(frozen=True, kw_only=True)
-class ArraySpec:
-    """What all chips of one array share."""
-
-    sensor: str
-    """Name of the sensor."""
-    bands: tuple[str, ...]
-    """Names of the bands, in order."""
-    height: int
-    """Rows of a chip."""
-    width: int
-    """Columns of a chip."""
-    dtype: str
-    """NumPy name of the stored type, for example `uint16`."""
-    encoding: Mapping[str, Encoding]
-    """How the stored numbers of each band become physical values."""
-    nodata: float | None
-    """Stored number at places without data; None where only the `valid` array tells."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Make plain JSON; `from_dict` is its inverse."""
-        encoding = {band: asdict(entry) for band, entry in self.encoding.items()}
-        return {**vars(self), "bands": list(self.bands), "encoding": encoding}
+ReadRows = Callable[[ts.TensorStore, Int[Array, " chip"], Array], Any]
+"""Begins to read rows of an opened array into memory; its result waits for them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArrayInfo(ArraySpec):
-    """One array of a store."""
-
-    name: str
-    """Name of the array and of its folder, for example `sentinel2-l2a_96x96`."""
-    num_chips: int
-    """Number of chips."""
-    chips_per_shard: int
-    """Chips in one file; chips of one shard are read faster together."""
-    has_valid: bool
-    """Whether the store keeps a `valid` array beside it."""
-    digest: str
-    """Hash of all stored numbers and their validity."""
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> "ArrayInfo":
-        """Read what `to_dict` wrote."""
-        encoding = {band: Encoding(**numbers) for band, numbers in entry["encoding"].items()}
-        return cls(**{**entry, "bands": tuple(entry["bands"]), "encoding": encoding})
+def _read_rows(opened: ts.TensorStore, rows: Int[Array, " chip"], out: Array) -> Any:
+    return ts.array(out, copy=False).write(opened[rows])
 
 
 class ChipStore:
@@ -152,6 +114,7 @@ class ChipStore:
         rows: Sequence[int] | Num[Array, " chip"],
         *,
         out: Num[Array, "chip band row col"] | None = None,
+        how: ReadRows = _read_rows,
     ) -> tuple[Num[Array, "chip band row col"], Bool[Array, "chip band row col"] | None]:
         """Read chips in stored numbers, all in one go.
 
@@ -159,6 +122,7 @@ class ChipStore:
             array: name of the array.
             rows: of the array, in any order; a row may stand more than once.
             out: memory to fill, of the right shape and type; None: new.
+            how: reads rows of an opened array, for example `OpenShards.read`.
 
         Returns:
             The chips in their stored type, and where they are data (None: everywhere).
@@ -173,14 +137,19 @@ class ChipStore:
                 f"array '{array}' has rows 0 to {info.num_chips - 1}, asked for {wanted.min()} to {wanted.max()}"
             )
         whole = self._whole_rows[array][wanted]
-        taken = self._chips[array][wanted]
-        reading = taken.read() if out is None else ts.array(out, copy=False).write(taken)
-        if whole.all():
-            return _done(reading, out, self.location), None
-        valid = np.ones((len(wanted), len(info.bands), info.height, info.width), dtype=bool)
+        shape = (len(wanted), len(info.bands), info.height, info.width)
+        chips = np.empty(shape, dtype=info.dtype) if out is None else out
+        reading = how(self._chips[array], wanted, chips)
         partial = np.flatnonzero(~whole)
-        valid[partial] = _result(self._valid[array][wanted[partial]].read(), self.location) != 0
-        return _done(reading, out, self.location), valid
+        known = np.empty((len(partial), *shape[1:]), dtype=np.uint8)
+        reading_known = how(self._valid[array], wanted[partial], known) if len(partial) else None
+        _result(reading, self.location)
+        if reading_known is None:
+            return chips, None
+        _result(reading_known, self.location)
+        valid = np.ones(shape, dtype=bool)
+        valid[partial] = known != 0
+        return chips, valid
 
     def array_sensor(self, array: str) -> Sensor:
         """Make the sensor of an array: its bands only, with one encoding, the stored one."""
@@ -232,6 +201,26 @@ class ChipStore:
     def array_rows(self) -> Int[Array, " chip"]:
         """Row of its array, for each chip of the index."""
         return np.asarray(self.index.column("array_row").to_numpy())
+
+    @cached_property
+    def array_numbers(self) -> Int[Array, " chip"]:
+        """Position in `arrays` of its array, for each chip of the index."""
+        position = {name: number for number, name in enumerate(self.arrays)}
+        coded = self.index.column("array").combine_chunks().dictionary_encode()
+        numbers = np.array([position[name] for name in coded.dictionary.to_pylist()], dtype=np.int64)
+        return np.asarray(numbers[coded.indices.to_numpy()])
+
+    def shards_of(self, chips: Int[Array, " chip"]) -> list[tuple[ts.TensorStore, int]]:
+        """Tell which shards of which opened arrays hold some chips of the index, and say where they are data."""
+        found = []
+        for number, (name, info) in enumerate(self.arrays.items()):
+            rows = self.array_rows[chips[self.array_numbers[chips] == number]]
+            kinds = [(self._chips[name], rows)]
+            if name in self._valid:
+                kinds.append((self._valid[name], rows[~self._whole_rows[name][rows]]))
+            for opened, wanted in kinds:
+                found += [(opened, int(shard)) for shard in np.unique(wanted // info.chips_per_shard)]
+        return found
 
     @cached_property
     def _whole_rows(self) -> dict[str, Array]:
@@ -365,12 +354,6 @@ def _open_array(location: StoreLocation, key: str) -> ts.TensorStore:
         ) from problem
     opened: ts.TensorStore = _result(opening, location, key)
     return opened
-
-
-def _done(reading: Any, out: Array | None, location: StoreLocation) -> Array:
-    """Wait for chips that are read, into new memory or into what was given."""
-    found = _result(reading, location)
-    return np.asarray(found) if out is None else out
 
 
 def _result(future: Any, location: StoreLocation, key: str | None = None) -> Any:

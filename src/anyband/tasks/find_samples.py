@@ -5,10 +5,13 @@ from typing import Any
 
 from anyband.data.chip_index import Split
 from anyband.data.image_sets import SetOptions, find_sets
+from anyband.data.lanes import ShardLanes
+from anyband.data.open_shards import shard_lanes
 from anyband.data.sets import find_pairs
 from anyband.data.store import ChipStore
 from anyband.errors import StoreError
 from anyband.sensors.catalogue import get_sensor
+from anyband.shapes import Array, Int
 from anyband.tasks.pair_batches import PairSamples
 from anyband.tasks.recipe import PretrainRecipe, SetRecipe
 from anyband.tasks.samples import Samples
@@ -25,8 +28,17 @@ def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> S
         CatalogueError: a sensor is unknown.
     """
     if recipe.data.sets is not None:
-        return SetSamples(store, find_sets(store, _set_options(recipe, recipe.data.sets, store), split=split))
-    return PairSamples(store, find_pairs(store, sensors=_wanted_pairs(recipe, store), split=split))
+        sets = find_sets(store, _set_options(recipe, recipe.data.sets, store), split=split)
+        return SetSamples(store, sets, lanes=_lanes(recipe, store, sets.chips[sets.bounds[:-1]]))
+    pairs = find_pairs(store, sensors=_wanted_pairs(recipe, store), split=split)
+    return PairSamples(store, pairs, lanes=_lanes(recipe, store, pairs.index_a))
+
+
+def _lanes(recipe: PretrainRecipe, store: ChipStore, chips: Int[Array, " sample"]) -> ShardLanes | None:
+    """Sort samples into the shards of their first chips, if these are to be read one after the other."""
+    if recipe.data.shuffle == "chips":
+        return None
+    return shard_lanes(store, chips, count=recipe.data.open_shards)
 
 
 def _set_options(recipe: PretrainRecipe, sets: SetRecipe, store: ChipStore) -> SetOptions:

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from anyband.data.batch import BatchLoader
 from anyband.errors import TrainingError
 from anyband.models.checkpoint import save_checkpoint
+from anyband.tasks.loading import part_loader
 from anyband.tasks.logs import MetricsLog, ProgressLine
 from anyband.tasks.run_plan import RunPlan
 from anyband.tasks.runs import Progress, RunFolder
@@ -38,18 +38,6 @@ class _Pending:
 
     step: int
     result: StepResult
-
-
-class _Steps:
-    """The parts of a sampler, each with the number of its training step."""
-
-    def __init__(self, sampler: SharedSampler[Any], parts: int) -> None:
-        self._sampler = sampler
-        self._parts = parts
-
-    def batch(self, step: int) -> tuple[int, Any]:
-        """Tell what a part holds."""
-        return step // self._parts, self._sampler.batch(step)
 
 
 class TrainingLoop:
@@ -114,21 +102,16 @@ class TrainingLoop:
 
     def _batches(self, first_step: int) -> Iterator[list[Example]]:
         parts = self._plan.recipe.optim.accumulate
-        loader = BatchLoader(
-            self._read,
-            _Steps(self._sampler, parts),
-            first_step=first_step * parts,
-            last_step=self._plan.total_steps * parts,
-            workers=self._plan.recipe.run.workers,
+        loader = part_loader(
+            self._plan.samples,
+            self._sampler,
+            self._preparer,
+            self._plan.recipe,
+            steps=range(first_step, self._plan.total_steps),
         )
         drawn = iter(loader)
         for _ in range(first_step, self._plan.total_steps):
             yield [self._preparer.finish(one) for one in itertools.islice(drawn, parts)]
-
-    def _read(self, job: tuple[int, Any]) -> Any:
-        """Read and draw a part of a step; done by threads, ahead of the step."""
-        step, draw = job
-        return self._preparer.draw(self._plan.samples.read(draw), step=step)
 
     def _settle(self, progress: Progress) -> Progress:
         """Look at the loss of the step before: stop if it is not finite, else take it into the progress."""

@@ -1,6 +1,6 @@
 """From pairs in stored numbers to network input on the device: harmonised, augmented, with noise."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,8 @@ import torch
 from anyband.data.augment import Augmentation, AugmentOptions, coarser_grid, draw_augmentation
 from anyband.data.batch import RawPair, read_pair_batch
 from anyband.data.device_copies import to_device
+from anyband.data.lanes import ShardLanes
+from anyband.data.open_shards import OpenShards
 from anyband.data.sets import PairPlan, Pairs, PairSampler
 from anyband.data.store import ChipStore
 from anyband.models.inputs import PairBatch, PairNoise
@@ -26,9 +28,10 @@ __all__ = ["DrawnPair", "PairPreparer", "PairSamples"]
 class PairSamples(Samples[PairPlan]):
     """Pairs of a store."""
 
-    def __init__(self, store: ChipStore, pairs: Pairs) -> None:
-        """Take the pairs that were found in a store."""
+    def __init__(self, store: ChipStore, pairs: Pairs, *, lanes: ShardLanes | None = None) -> None:
+        """Take the pairs that were found in a store; `lanes`: their shards, to read one after the other."""
         self.store = store
+        self.lanes = lanes
         self.pairs = pairs
 
     @property
@@ -48,11 +51,11 @@ class PairSamples(Samples[PairPlan]):
 
     def sampler(self, *, batch_size: int, seed: int) -> PairSampler:
         """Plan batches."""
-        return PairSampler(self.pairs, batch_size=batch_size, seed=seed)
+        return PairSampler(self.pairs, batch_size=batch_size, seed=seed, lanes=self.lanes)
 
-    def read(self, draw: PairPlan) -> RawPair:
+    def read(self, draw: PairPlan, shards: OpenShards | None = None) -> RawPair:
         """Read a batch, as it is stored."""
-        return read_pair_batch(self.store, self.pairs, draw)
+        return read_pair_batch(self.store, self.pairs, draw, shards=shards)
 
     def preparer(
         self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device
@@ -63,6 +66,14 @@ class PairSamples(Samples[PairPlan]):
     def chips(self, draw: PairPlan) -> Int[Array, "sample image"]:
         """Tell the rows of the store's index that a batch holds."""
         return np.stack([self.pairs.index_a[draw.rows], self.pairs.index_b[draw.rows]], axis=1)
+
+    def items(self, draw: PairPlan) -> Int[Array, " sample"]:
+        """Tell which of the pairs a batch holds."""
+        return draw.rows
+
+    def kind(self, draw: PairPlan) -> Hashable:
+        """Name the kind of the pairs of a batch."""
+        return draw.pair_type
 
     def title(self, draw: PairPlan) -> str:
         """Say what a batch holds, for messages."""

@@ -18,6 +18,7 @@ from anyband.sensors.sensor import Sensor
 from anyband.sensors.stem import stem_ranges
 from anyband.tasks.array_inputs import ArrayInput, array_inputs
 from anyband.tasks.find_samples import find_samples
+from anyband.tasks.loading import order_notes
 from anyband.tasks.recipe import ModelRecipe, PretrainRecipe, recipe_to_dict
 from anyband.tasks.samples import Samples
 from anyband.tasks.stages import in_stages, run_length
@@ -91,8 +92,12 @@ class RunPlan:
 
     def notes(self) -> list[str]:
         """Say what a reader of the run should know before it starts."""
-        repeated = self.samples.notes(batch_size=self.recipe.optim.batch_size)
-        return [*self.start_notes, *self._bands_not_exact(), *self._ranges_not_trained(), *repeated]
+        batch_size = self.recipe.optim.batch_size
+        drawn = [
+            *self.samples.notes(batch_size=batch_size),
+            *order_notes(self.samples, batch_size=batch_size, seed=self.recipe.seed),
+        ]
+        return [*self.start_notes, *self._bands_not_exact(), *self._ranges_not_trained(), *drawn]
 
     def _bands_not_exact(self) -> list[str]:
         return [report for entry in self.inputs.values() if (report := entry.assignment.report())]

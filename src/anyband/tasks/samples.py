@@ -1,7 +1,7 @@
 """What a run learns from, behind one face: pairs or sets of a store, in batches that processes and parts share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -9,6 +9,8 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import torch
 
 from anyband.data.augment import AugmentOptions
+from anyband.data.lanes import ShardLanes
+from anyband.data.open_shards import OpenShards
 from anyband.data.store import ChipStore
 from anyband.errors import RecipeError
 from anyband.models.inputs import PairBatch, PairNoise, SetBatch, SetNoise
@@ -92,6 +94,8 @@ class Samples(ABC, Generic[DrawT]):
 
     store: ChipStore
     """Where they are."""
+    lanes: ShardLanes | None
+    """The shards that they stand in, where these are read one after the other; None: chips are read one by one."""
 
     @property
     @abstractmethod
@@ -113,8 +117,12 @@ class Samples(ABC, Generic[DrawT]):
         """Plan batches."""
 
     @abstractmethod
-    def read(self, draw: DrawT) -> Any:
+    def read(self, draw: DrawT, shards: OpenShards | None = None) -> Any:
         """Read a batch, as it is stored.
+
+        Args:
+            draw: what it holds.
+            shards: what is in memory already; None: nothing.
 
         Raises:
             StoreError: the store is damaged.
@@ -129,6 +137,14 @@ class Samples(ABC, Generic[DrawT]):
     @abstractmethod
     def chips(self, draw: DrawT) -> Int[Array, "sample image"]:
         """Tell the rows of the store's index that a batch holds."""
+
+    @abstractmethod
+    def items(self, draw: DrawT) -> Int[Array, " sample"]:
+        """Tell which of the samples a batch holds, by their numbers in `lanes`."""
+
+    @abstractmethod
+    def kind(self, draw: DrawT) -> Hashable:
+        """Name what all samples of a batch have in common; kinds pass in rounds of their own."""
 
     @abstractmethod
     def title(self, draw: DrawT) -> str:
@@ -160,6 +176,10 @@ class Samples(ABC, Generic[DrawT]):
         Returns:
             A PNG.
         """
+
+    def expect(self, shards: OpenShards, draw: DrawT) -> None:
+        """Let the shards of a batch be fetched that comes."""
+        shards.expect(self.chips(draw).ravel(), kind=self.kind(draw))
 
     def places(self, draw: DrawT) -> list[str]:
         """Name the place of each sample of a batch."""

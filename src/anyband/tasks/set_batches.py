@@ -1,6 +1,6 @@
 """From sets in stored numbers to network input on the device: harmonised, augmented, with facts and noise."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,8 @@ from anyband.data.augment import Augmentation, AugmentOptions, draw_augmentation
 from anyband.data.batch import RawSets, read_set_batch
 from anyband.data.device_copies import to_device
 from anyband.data.image_sets import ImageSets, SetDraw, SetSampler
+from anyband.data.lanes import ShardLanes
+from anyband.data.open_shards import OpenShards
 from anyband.data.store import ChipStore
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.inputs import SetBatch, SetMetadata, SetNoise
@@ -32,9 +34,10 @@ _LOOKED_THROUGH = 16
 class SetSamples(Samples[SetDraw]):
     """Sets of images of a store."""
 
-    def __init__(self, store: ChipStore, sets: ImageSets) -> None:
-        """Take the sets that were found in a store."""
+    def __init__(self, store: ChipStore, sets: ImageSets, *, lanes: ShardLanes | None = None) -> None:
+        """Take the sets that were found in a store; `lanes`: their shards, to read one after the other."""
         self.store = store
+        self.lanes = lanes
         self.sets = sets
 
     @property
@@ -54,11 +57,11 @@ class SetSamples(Samples[SetDraw]):
 
     def sampler(self, *, batch_size: int, seed: int) -> SetSampler:
         """Plan batches."""
-        return SetSampler(self.sets, batch_size=batch_size, seed=seed)
+        return SetSampler(self.sets, batch_size=batch_size, seed=seed, lanes=self.lanes)
 
-    def read(self, draw: SetDraw) -> RawSets:
+    def read(self, draw: SetDraw, shards: OpenShards | None = None) -> RawSets:
         """Read a batch, as it is stored."""
-        return read_set_batch(self.store, draw)
+        return read_set_batch(self.store, draw, shards=shards)
 
     def preparer(
         self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device
@@ -69,6 +72,15 @@ class SetSamples(Samples[SetDraw]):
     def chips(self, draw: SetDraw) -> Int[Array, "sample image"]:
         """Tell the rows of the store's index that a batch holds."""
         return draw.chips
+
+    def items(self, draw: SetDraw) -> Int[Array, " sample"]:
+        """Tell which footprints a batch holds."""
+        return draw.footprints
+
+    def kind(self, draw: SetDraw) -> Hashable:
+        """Name the kind of the footprints of a batch: images that can be drawn, whether of several sensors."""
+        footprint = draw.footprints[0]
+        return int(self.sets.capacity[footprint]), bool(self.sets.has_partner[footprint])
 
     def title(self, draw: SetDraw) -> str:
         """Say what a batch holds, for messages."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from anyband.data.footprints import check_sensors
 from anyband.data.image_sets import ImageSets, SetDraw, SetSampler
+from anyband.data.lanes import ShardLanes
 from anyband.data.store import ChipStore
 from anyband.errors import RecipeError, StoreError
 from anyband.randomness import generator
@@ -50,7 +51,7 @@ def in_stages(samples: Samples[Any], recipe: PretrainRecipe) -> Samples[Any]:
         return samples
     if not isinstance(samples, SetSamples):
         raise RecipeError("data.stages is for sets of images; write data.sets, or leave it null")
-    return StagedSamples(samples.store, samples.sets, stages, steps=recipe.optim.steps)
+    return StagedSamples(samples.store, samples.sets, stages, steps=recipe.optim.steps, lanes=samples.lanes)
 
 
 def run_length(samples: Samples[Any], recipe: PretrainRecipe) -> RunLength:
@@ -118,7 +119,13 @@ class StagedSamples(SetSamples):
     """Sets of images of a store, drawn in stages."""
 
     def __init__(
-        self, store: ChipStore, sets: ImageSets, stages: Sequence[StageRecipe], *, steps: int | None = None
+        self,
+        store: ChipStore,
+        sets: ImageSets,
+        stages: Sequence[StageRecipe],
+        *,
+        steps: int | None = None,
+        lanes: ShardLanes | None = None,
     ) -> None:
         """Sort the footprints into stages.
 
@@ -127,8 +134,9 @@ class StagedSamples(SetSamples):
             sets: of the training split.
             stages: in their order.
             steps: of the whole run; None: as many as the epochs of the stages have.
+            lanes: shards of the footprints, to read one after the other; None: any footprint may follow any other.
         """
-        super().__init__(store, sets)
+        super().__init__(store, sets, lanes=lanes)
         self._stages = tuple(stages)
         self._steps = steps
         self._footprints = stage_footprints(sets, stages, store)
@@ -140,7 +148,10 @@ class StagedSamples(SetSamples):
                 footprints=footprints,
                 epochs=stage.epochs,
                 sampler=SetSampler(
-                    _some_of(self.sets, footprints), batch_size=batch_size, seed=_stage_seed(seed, number)
+                    _some_of(self.sets, footprints),
+                    batch_size=batch_size,
+                    seed=_stage_seed(seed, number),
+                    lanes=None if self.lanes is None else self.lanes.of(footprints),
                 ),
             )
             for number, (stage, footprints) in enumerate(zip(self._stages, self._footprints, strict=True))
@@ -158,7 +169,7 @@ class StagedSamples(SetSamples):
 
     def shown(self, count: int) -> dict[str, SetDraw]:
         """Choose what panels show of all footprints, whatever the stage."""
-        return SetSamples(self.store, self.sets).shown(count)
+        return SetSamples(self.store, self.sets, lanes=self.lanes).shown(count)
 
 
 def _of(stage: StageRecipe) -> str:

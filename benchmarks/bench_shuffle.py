@@ -1,0 +1,173 @@
+"""What an order by shards costs in mixing, and what it saves in reading.
+
+    python benchmarks/bench_shuffle.py [--pairs 1024] [--shard-pairs 16] [--repeats 3]
+
+Mixing is computed, for 250,000 pairs in 1,000 shards and batches of 2,048: different shards in a batch, how often two
+samples of a batch are of one shard, how far apart in the round two samples of one shard stand (all of the first round,
+from the sampler itself), and how often a shard is fetched in a round. Reading is measured on a store on the disk, with
+batches of 64: Sentinel-2 (12 bands) and Sentinel-1 (2 bands) of 120 pixels. Requests and bytes are those that
+TensorStore counts. All threads share one core. The files are in the system's memory, so the rates say what the
+processor does; on slow disks and object storage the number of requests decides.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from bench_data import SIDE, _scene, _spec
+from measure import Timing, circumstances, pin_to_one_core, report, time_in_turn
+
+from anyband.data import store_writer
+from anyband.data.batch import BatchLoader, read_pair_batch
+from anyband.data.chip_index import ChipRecord
+from anyband.data.lanes import ShardLanes, lane_of
+from anyband.data.open_shards import OpenShards, shard_lanes
+from anyband.data.rounds import Rounds
+from anyband.data.sets import PairPlan, Pairs, PairSampler, find_pairs
+from anyband.data.shuffle_quality import full_shuffle_quality, shuffle_quality
+from anyband.data.store import ChipStore
+from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.sensor import Encoding
+
+NUM_PAIRS, NUM_SHARDS, BATCH = 250_000, 1_000, 2_048
+OPEN_SHARDS = (8, 32, 64)
+STORE_BATCH = 64
+WORKERS = 2
+# chosen: so many different scenes; the others are these, moved.
+SCENES = 16
+REQUESTS, BYTES = "/tensorstore/kvstore/file/batch_read", "/tensorstore/kvstore/file/bytes_read"
+
+
+def _mixing(lanes: int | None) -> dict[str, float | str]:
+    """Measure the first round of an imagined store; `lanes` None: by chips."""
+    shards = np.arange(NUM_PAIRS) * NUM_SHARDS // NUM_PAIRS
+    dealt = None if lanes is None else ShardLanes(shards=shards, count=lanes)
+    rounds = Rounds(np.zeros(NUM_PAIRS, dtype=np.int64), batch_size=BATCH, seed=0, noun="pairs", lanes=dealt)
+    steps = range(-(-NUM_PAIRS // BATCH))
+    order = shards[np.concatenate([rounds.batch(step).items for step in steps])[:NUM_PAIRS]]
+    quality = shuffle_quality(order, batch_size=BATCH)
+    full = full_shuffle_quality(shards, batch_size=BATCH)
+    fetched: float | str = ""
+    if lanes is not None:
+        of_lane = lane_of(np.arange(NUM_PAIRS), batch_size=BATCH, num_lanes=lanes)
+        fetched = len(np.unique(of_lane * NUM_SHARDS + order)) / NUM_SHARDS
+    return {
+        "shards/batch": quality.shards_per_batch,
+        "same shard %": 100 * quality.same_shard,
+        "x full": quality.same_shard / full.same_shard,
+        "spread %": 100 * quality.spread,
+        "fetches/shard": fetched,
+    }
+
+
+def _write_chips(path: Path, num_pairs: int) -> ChipStore:
+    specs = {
+        "sentinel2-l2a": _spec("sentinel2-l2a", "uint16", Encoding(scale=1e-4), 0.0),
+        "sentinel1-grd": _spec("sentinel1-grd", "int16", Encoding(scale=0.01), -32768.0),
+    }
+    rng = np.random.default_rng(0)
+    scenes = {
+        name: [np.stack([_scene(rng, SIDE, 200, 6000) for _ in spec.bands]).astype(spec.dtype) for _ in range(SCENES)]
+        for name, spec in specs.items()
+    }
+
+    def chips() -> Iterator[tuple[Any, ChipRecord, Chip]]:
+        for number in range(num_pairs):
+            shift = tuple(rng.integers(0, SIDE, 2))
+            for sensor, spec in specs.items():
+                pixels = np.roll(scenes[sensor][number % SCENES], shift, axis=(1, 2))
+                record = ChipRecord(
+                    place=f"{number:06d}", cell="r000c000", sensor=sensor, source_path="scene", valid_fraction=1.0
+                )
+                yield spec, record, Chip(pixels=pixels)
+
+    write_store(path, chips(), StoreHeader(sensors={name: get_sensor(name) for name in specs}))
+    return ChipStore.open(path)
+
+
+@dataclass(kw_only=True)
+class _Pass:
+    """One round of the store on the disk, read in one order."""
+
+    store: ChipStore
+    pairs: Pairs
+    lanes: int | None
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self) -> None:
+        """Read all batches of the round that are whole, and count."""
+        before = {name: _metric(name) for name in (REQUESTS, BYTES)}
+        self.counts["memory"] = 0.0
+        for _ in self._loader():
+            pass
+        self.counts |= {name: _metric(name) - before[name] for name in (REQUESTS, BYTES)}
+
+    def _loader(self) -> BatchLoader[Any, Any]:
+        dealt, read, expect = None, partial(read_pair_batch, self.store, self.pairs), None
+        if self.lanes is not None:
+            dealt = shard_lanes(self.store, self.pairs.index_a, count=self.lanes)
+            shards = OpenShards(self.store, batches=BatchLoader.batches_in_work(WORKERS) + 1)
+            read, expect = partial(read, shards=shards), self._expecting(shards)
+        sampler = PairSampler(self.pairs, batch_size=STORE_BATCH, seed=0, lanes=dealt)
+        last = len(self.pairs) // STORE_BATCH
+        return BatchLoader(read, sampler, first_step=0, last_step=last, workers=WORKERS, expect=expect)
+
+    def _expecting(self, shards: OpenShards) -> Callable[[PairPlan], None]:
+        def expect(plan: PairPlan) -> None:
+            self.counts["memory"] = max(self.counts["memory"], shards.num_bytes)
+            chips = np.concatenate([self.pairs.index_a[plan.rows], self.pairs.index_b[plan.rows]])
+            shards.expect(chips, kind=plan.pair_type)
+
+        return expect
+
+    def measured(self, timing: Timing) -> dict[str, float]:
+        """Tell what one pass costs for each pair."""
+        num_pairs = len(self.pairs) // STORE_BATCH * STORE_BATCH
+        return {
+            "pairs/s": num_pairs / timing.median_s,
+            "CPU ms/pair": 1000 * sorted(timing.cpu_s)[len(timing.cpu_s) // 2] / num_pairs,
+            "spread of s": timing.spread,
+            "requests/pair": self.counts[REQUESTS] / num_pairs,
+            "kB/request": self.counts[BYTES] / self.counts[REQUESTS] / 1e3,
+            "kB/pair": self.counts[BYTES] / num_pairs / 1e3,
+            "open MB": self.counts["memory"] / 1e6,
+        }
+
+
+def _metric(name: str) -> float:
+    found = [metric for metric in ts.experimental_collect_matching_metrics(name) if metric["name"] == name]
+    return float(sum(value["value"] for metric in found for value in metric["values"]))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=1024)
+    parser.add_argument("--shard-pairs", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    core = pin_to_one_core()
+    orders: dict[str, int | None] = {"chips": None, **{f"shards, {count} open": count for count in OPEN_SHARDS}}
+    with tempfile.TemporaryDirectory() as name:
+        store_writer.CHIPS_PER_SHARD = arguments.shard_pairs
+        store = _write_chips(Path(name) / "store", arguments.pairs)
+        pairs = find_pairs(store, sensors="any")
+        passes = {order: _Pass(store=store, pairs=pairs, lanes=lanes) for order, lanes in orders.items()}
+        timings = time_in_turn({**passes}, repeats=arguments.repeats)
+    rows = [
+        {"order": order, **_mixing(lanes), **passes[order].measured(timings[order])} for order, lanes in orders.items()
+    ]
+    settings = {"pairs": arguments.pairs, "shard_pairs": arguments.shard_pairs, "batch": STORE_BATCH, "core": core}
+    facts = circumstances(("numpy", "tensorstore"))
+    report("bench_shuffle", rows, {**facts, "settings": {**settings, "repeats": arguments.repeats}})
+
+
+if __name__ == "__main__":
+    main()
