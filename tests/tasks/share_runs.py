@@ -20,6 +20,7 @@ from anyband.tasks import loop
 from anyband.tasks.pretrain import pretrain
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.recipe_files import load_recipe
+from anyband.tasks.sharded import own_share
 
 assert PRELOADED
 
@@ -58,6 +59,7 @@ def start(recipe: PretrainRecipe, data: Path, out: Path, *, environment: dict[st
     try:
         os.environ.update(environment)
         torch.set_num_threads(1)
+        loop.Stepper._clip = measuring(loop.Stepper._clip, out.with_name(f"{out.name}_held.json"))
         if dies_at_save:
             loop.save_checkpoint = dying(loop.save_checkpoint, at_save=dies_at_save)
         pretrain(recipe, data=data, out=out, shown=False)
@@ -65,6 +67,24 @@ def start(recipe: PretrainRecipe, data: Path, out: Path, *, environment: dict[st
     except BaseException as problem:  # noqa: BLE001 (a child must end here, whatever happened)
         print(repr(problem), file=sys.stderr, flush=True)
         os._exit(1)
+
+
+def measuring(original, file: Path):
+    """Write down how many numbers the first process holds when the gradient of a step is done."""
+
+    def clip(self):
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        states = [state for parameter in trained if (state := self.optimizer.state.get(parameter))]
+        held = {
+            "weights": sum(own_share(parameter.detach()).numel() for parameter in trained),
+            "gradients": sum(own_share(parameter.grad).numel() for parameter in trained),
+            "moments": sum(own_share(state[key]).numel() for state in states for key in ("exp_avg", "exp_avg_sq")),
+        }
+        if int(os.environ["LOCAL_RANK"]) == 0:
+            file.write_text(json.dumps(held))
+        return original(self)
+
+    return clip
 
 
 def dying(original, *, at_save: int):

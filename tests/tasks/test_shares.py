@@ -92,6 +92,15 @@ def test_weights_and_moments_at_the_end_are_those_of_one_process_to_rounding(sha
         torch.testing.assert_close(moments[moment], tensor, rtol=1e-3, atol=1e-8, msg=moment)
 
 
+@pytest.mark.parametrize("kind", ["pairs", "sets"])
+def test_a_process_holds_about_half_of_weights_gradients_and_moments(shared_runs, kind):
+    folder, _, _ = shared_runs
+    held, whole = (json.loads((folder / kind / f"{name}_held.json").read_text()) for name in ("fsdp", "one"))
+    assert whole["moments"] == 2 * whole["weights"] == 2 * whole["gradients"]
+    # Rows are shared, so that the first process has one more of an odd number.
+    assert all(0.5 * whole[name] <= held[name] < 0.6 * whole[name] for name in whole)
+
+
 def test_a_run_of_shares_that_was_killed_ends_equal_to_the_bit(shared_runs):
     folder, _, _ = shared_runs
     whole, resumed = (

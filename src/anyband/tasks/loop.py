@@ -180,7 +180,7 @@ class TrainingLoop:
         """A loss can be finite while its gradient is not; such weights must not replace good ones."""
         flags = [torch.isfinite(own_share(parameter)).all() for parameter in self._stepper.model.parameters()]
         # Each process sees its own share only; all of them must stop.
-        if sum_over_processes(self._fabric, (~torch.stack(flags)).sum()) > 0:
+        if sum_over_processes(self._fabric, (~torch.stack(flags)).sum().float()) > 0:
             raise TrainingError(self._not_finite(f"the weights after step {done - 1} are not finite", done - 1))
 
     def _not_finite(self, what: str, step: int) -> str:
