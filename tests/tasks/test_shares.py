@@ -25,9 +25,7 @@ _FSDP = ["run.devices=2", "run.strategy=fsdp"]
 # Name of a run: how it is shared, and how those share it that take it up after a kill.
 _RUNS = {
     "one": [_ONE],
-    "ddp": [_DDP],
     "fsdp": [_FSDP],
-    "fsdp_alone": [["run.devices=1", "run.strategy=fsdp"]],
     "fsdp_in_parts": [[*_FSDP, "optim.accumulate=2"]],
     "fsdp_fsdp": [_FSDP, _FSDP],
     "fsdp_one": [_FSDP, _ONE],
@@ -42,13 +40,13 @@ def shared_runs(pair_store, set_store, changed, changed_sets, tmp_path_factory):
     """Do the runs of pairs and of sets: their folders, and with what codes their processes ended."""
     folder = tmp_path_factory.mktemp("shares")
     jobs = []
-    for kind, store, make, runs in (
-        ("pairs", pair_store, changed, _RUNS),
-        ("sets", set_store, changed_sets, _RUNS_OF_SETS),
+    for kind, store, make, runs, panels in (
+        ("pairs", pair_store, changed, _RUNS, 0),
+        ("sets", set_store, changed_sets, _RUNS_OF_SETS, 6),
     ):
         # Adam divides a gradient that is 0 but for rounding by its own size; clipped under its epsilon it does not.
         optim = {"steps": 6, "clip_grad_norm": 1e-3}
-        recipe = make(model={"drop_path": 0.0}, optim=optim, run={"val_batches": 3, "panel_every_steps": 6})
+        recipe = make(model={"drop_path": 0.0}, optim=optim, run={"val_batches": 3, "panel_every_steps": panels})
         file = folder / f"{kind}.yaml"
         file.write_text(yaml.safe_dump(recipe_to_dict(recipe)))
         for name, shares in runs.items():

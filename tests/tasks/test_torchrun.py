@@ -18,7 +18,8 @@ from anyband.tasks.recipe import recipe_to_dict
 
 pytestmark = pytest.mark.slow
 
-_TIMEOUT_S = 240
+# chosen: far over what it takes on a busy machine; a run that waits for ever must end.
+_TIMEOUT_S = 600
 _DDP = ["run.devices=2", "run.strategy=ddp"]
 _TWO_MACHINES = ["run.devices=1", "run.num_nodes=2", "run.strategy=fsdp"]
 

@@ -99,13 +99,14 @@ def check_step_memory(
     )
     if needed <= free:
         return
+    keeps_less = "" if recipe.run.recompute else "; run.recompute=true keeps less of each block"
     sample, size_key = ("pairs", "") if config.images == "pair" else ("sets", "data.sets.size, ")
     tokens = config.encoder.grid[0] * config.encoder.grid[1] * num_images
     raise RecipeError(
         f"a step of {num_samples} {sample} of up to {num_images} images ({tokens:,} tokens) needs at least "
         f"{needed / _GB:,.1f} GB on '{device}', and {free / _GB:,.1f} GB are free; lower {size_key}optim.batch_size, "
         "model.img_size or the sizes of the network, or cut the batch into more parts with optim.accumulate "
-        f"(now {optim.accumulate}), which changes nothing else"
+        f"(now {optim.accumulate}), which changes nothing else{keeps_less}"
     )
 
 
