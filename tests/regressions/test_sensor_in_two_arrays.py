@@ -52,5 +52,5 @@ def test_the_checkpoint_has_the_normalisation_of_all_bands(tmp_path) -> None:
         optim=dataclasses.replace(OptimRecipe(), batch_size=2, steps=1),
     )
     plan = plan_run(recipe, ChipStore.open(tmp_path / "store"))
-    checkpoint = plan.checkpoint(Smarties(plan.config, seed=0), step=0)
+    checkpoint = plan.checkpoint(Smarties(plan.config, seed=0).state_dict(), step=0)
     assert checkpoint.normalisations["sentinel2-l2a"]["bands"] == list(_MANY)

@@ -24,7 +24,7 @@ from anyband.tasks.recipe_files import list_recipes, load_recipe
 
 _SHIPPED = (
     *(f"a2mae_{size}" for size in ("base", "large", "tiny")),
-    *(f"smarties_{size}" for size in ("base", "large", "small", "tiny")),
+    *(f"smarties_{size}" for size in ("base", "huge", "large", "small", "tiny")),
     *(f"unified_{size}" for size in ("base", "large", "tiny")),
 )
 
@@ -55,6 +55,16 @@ def test_the_paper_recipes_carry_the_paper_numbers(name, sizes):
     assert (optim.base_lr, optim.weight_decay, optim.betas) == (1.5e-4, 0.05, (0.9, 0.95))
     assert recipe.data.augment == AugmentOptions(crop_area=(0.25, 1.0), flips=True, quarter_turns=True)
     assert recipe.data.pairs == (("maxar-rgb", "sentinel2-l1c"), ("sentinel2-l2a", "sentinel1-grd"))
+
+
+def test_the_huge_recipe_is_the_large_one_with_a_larger_encoder_in_shares():
+    huge, large = (load_recipe(f"smarties_{size}") for size in ("huge", "large"))
+    model = huge.model
+    assert (model.embed_dim, model.depth, model.num_heads, model.patch_size) == (1280, 32, 16, 14)
+    assert (huge.run.strategy, huge.run.recompute) == ("fsdp", True)
+    differences = recipe_differences(recipe_to_dict(large), recipe_to_dict(huge))
+    named = {one.partition(":")[0] for one in differences}
+    assert named == {"model.embed_dim", "model.depth", "model.patch_size"}
 
 
 def test_the_tiny_recipe_is_the_one_that_was_asked_for():
@@ -107,7 +117,7 @@ def test_the_tiny_recipes_of_sets_have_the_sizes_of_the_tiny_recipe_of_pairs(met
     assert all(getattr(ours, name) == getattr(pairs, name) for name in (*names, *decoder))
 
 
-@pytest.mark.parametrize("size", ["base", "large", "small", "tiny"])
+@pytest.mark.parametrize("size", ["base", "huge", "large", "small", "tiny"])
 def test_recipes_of_pairs_leave_what_is_for_sets_at_its_default(size):
     model, plain = load_recipe(f"smarties_{size}").model, ModelRecipe()
     names = ("masking", "sequence", "hidden_image", "encodings", "levels")

@@ -1,9 +1,11 @@
 """Memory of a step: the estimate against what torch keeps for the gradient, and the refusal."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from anyband.errors import RecipeError
 from anyband.models.checkpoint import make_model
@@ -14,12 +16,15 @@ from anyband.tasks.run_plan import network_config
 from anyband.tasks.step_memory import check_step_memory, step_bytes
 
 _SETS = 4
-_OVERRIDES = ["model.depth=4", "optim.precision=32-true"]
+_FLOAT32 = "optim.precision=32-true"
+_OVERRIDES = ["model.depth=4", _FLOAT32]
 
 
-def _kept_bytes(recipe, num_images: int) -> int:
+def _kept_bytes(recipe, num_images: int, *, recomputed: bool = False) -> int:
     """Add up what the forward pass keeps for the gradient, beside the weights."""
     model = make_model(network_config(recipe, num_ranges=6), seed=0)
+    for block in (*model.encoder.blocks, *model.decoder.blocks) if recomputed else ():
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -93,6 +98,63 @@ def test_bf16_and_compiled_blocks_keep_less():
     in_bf16 = dataclasses.replace(recipe.optim, precision="bf16-mixed")
     assert kept(optim=in_bf16) < kept()
     assert kept(run=dataclasses.replace(recipe.run, compile=True)) < kept()
+
+
+def test_recomputed_blocks_keep_their_input_only():
+    """Of four blocks more, the estimate must grow as what torch keeps of them, beside their weights."""
+    grown = []
+    for depth in (4, 8):
+        recipe = load_recipe("unified_tiny", [_FLOAT32, f"model.depth={depth}", "run.recompute=true"])
+        config = network_config(recipe, num_ranges=6)
+        estimate = step_bytes(recipe, config, num_samples=_SETS, num_images=3, fused=True)
+        grown.append((estimate, _kept_bytes(recipe, 3, recomputed=True), config))
+    (few, kept_few, shallow), (many, kept_many, deep) = grown
+    of_weights = step_memory._bytes_of_weights(recipe, deep, 1) - step_memory._bytes_of_weights(recipe, shallow, 1)
+    found = kept_many - kept_few
+    assert 0.75 * found < many - few - of_weights <= found
+
+
+def test_the_block_that_is_recomputed_needs_its_room():
+    kept, recomputed = (
+        load_recipe("unified_tiny", [_FLOAT32, "model.decoder_depth=1", "model.depth=1", f"run.recompute={value}"])
+        for value in ("false", "true")
+    )
+    config = network_config(kept, num_ranges=6)
+    of_weights = step_memory._bytes_of_weights(kept, config, 1)
+    whole, least = (
+        step_bytes(recipe, config, num_samples=_SETS, num_images=3, fused=True) - of_weights
+        for recipe in (kept, recomputed)
+    )
+    assert 0.5 * whole < least < whole
+
+
+def _bytes_of_shares(*words: str, num_processes: int) -> int:
+    recipe = load_recipe("smarties_huge", list(words))
+    config = network_config(recipe, num_ranges=17)
+    return step_bytes(recipe, config, num_samples=1, num_images=2, fused=True, num_processes=num_processes)
+
+
+def test_shares_of_weights_shrink_with_the_processes():
+    whole, half, eighth = (_bytes_of_shares(num_processes=count) for count in (1, 2, 8))
+    # 16 bytes of each weight are shared: what is saved from 1 to 2 is twice what is saved from 2 to 4.
+    assert whole - half == pytest.approx((whole - eighth) * (1 / 2) / (7 / 8), rel=1e-6)
+    config = network_config(load_recipe("smarties_huge"), num_ranges=17)
+    assert whole - half == pytest.approx(_weights(config) / 2, rel=0.02)
+
+
+def test_beside_shares_one_block_stands_whole_with_its_gradient():
+    recipe = load_recipe("smarties_huge", ["optim.precision=32-true"])
+    config = network_config(recipe, num_ranges=17)
+    # Of so many processes each has next to nothing of its own.
+    beside = step_memory._bytes_of_weights(recipe, config, 10**12)
+    block = make_model(config, seed=None).encoder.blocks[0]
+    assert beside == pytest.approx(8 * sum(parameter.numel() for parameter in block.parameters()), rel=0.01)
+
+
+def test_parts_that_are_accumulated_keep_their_gradient_whole():
+    config = network_config(load_recipe("smarties_huge"), num_ranges=17)
+    joint, in_parts = (_bytes_of_shares(f"optim.accumulate={parts}", num_processes=8) for parts in (1, 2))
+    assert in_parts - joint == pytest.approx(_weights(config) / 4, rel=0.02)
 
 
 def _check(monkeypatch, recipe, *, free_bytes: int, num_images: int = 6, num_processes: int = 1) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -205,21 +206,24 @@ def test_a_range_absent_from_a_batch_has_a_zero_gradient_and_is_still_stepped(ch
     torch.testing.assert_close(optimizer.state[weight]["exp_avg"][-1], 0.9 * moment)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["pairs", "sets"])
-def test_shares_of_all_processes_and_parts_are_the_global_batch(kind, request):
+def test_shares_of_all_processes_and_parts_are_the_global_batch(kind, num_processes, parts, request):
+    """The global batch is that of a sampler of its own, so that it depends on the seed and the step alone."""
     store, recipe = {"pairs": ("pair_store", "small_recipe"), "sets": ("set_store", "set_recipe")}[kind]
     plan = plan_run(request.getfixturevalue(recipe), ChipStore.open(request.getfixturevalue(store)))
-    whole = plan.samples.sampler(batch_size=8, seed=1)
+    shares = [Share(process=process, num_processes=num_processes, parts=parts) for process in range(num_processes)]
     samplers = [
-        SharedSampler(whole, batch_size=8, share=Share(process=process, num_processes=2, parts=2))
-        for process in range(2)
+        SharedSampler(plan.samples.sampler(batch_size=8, seed=1), batch_size=8, share=share) for share in shares
     ]
-    for step in (0, 3):
-        together = [sampler.batch(2 * step + part).samples for sampler in samplers for part in range(2)]
-        assert torch.equal(
-            torch.cat([torch.from_numpy(samples) for samples in together]),
-            torch.from_numpy(samplers[0].global_batch(step).samples),
-        )
+    # Out of order, and over the end of an epoch.
+    for step in (3, 0, 7):
+        together = [sampler.batch(parts * step + part) for sampler in samplers for part in range(parts)]
+        whole = plan.samples.sampler(batch_size=8, seed=1).batch(step)
+        assert np.array_equal(np.concatenate([part.samples for part in together]), whole.samples)
+        chips = np.concatenate([plan.samples.chips(part) for part in together])
+        assert np.array_equal(chips, plan.samples.chips(whole))
 
 
 def test_a_batch_that_processes_can_not_share_is_refused():

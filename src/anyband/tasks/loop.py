@@ -17,7 +17,8 @@ from anyband.tasks.logs import MetricsLog, ProgressLine
 from anyband.tasks.run_plan import RunPlan
 from anyband.tasks.runs import Progress, RunFolder
 from anyband.tasks.samples import Example, Share, SharedSampler
-from anyband.tasks.steps import Stepper, StepResult
+from anyband.tasks.sharded import own_share
+from anyband.tasks.steps import Stepper, StepResult, sum_over_processes
 from anyband.tasks.train import optimizer_tensors
 from anyband.tasks.watch import Watch
 
@@ -62,7 +63,7 @@ class TrainingLoop:
         self._stepper = stepper
         self._line = line
         self._preparer = plan.samples.preparer(plan.recipe, plan.inputs, device=fabric.device)
-        self._watch = Watch(plan, folder, fabric, stepper.model, self._preparer)
+        self._watch = Watch(plan, folder, fabric, stepper, self._preparer)
         self._pending: _Pending | None = None
         self._numbers: dict[str, float] = {}
         self._started, self._num_images = time.perf_counter(), 0
@@ -144,12 +145,12 @@ class TrainingLoop:
             self._check_weights(done)
             numbers |= self._watch.validate()
             progress = progress.scored(numbers.get("val_loss", progress.smoothed_loss))
-        if self._fabric.is_global_zero:
-            numbers |= self._watch.look(done, log)
-            if log is not None:
-                log.add(done, numbers)
-            if self._is_checkpoint(done):
-                self._save(progress)
+        # Looking and saving gather what is in shares, so all processes take part.
+        numbers |= self._watch.look(done, log)
+        if log is not None:
+            log.add(done, numbers)
+        if self._is_checkpoint(done):
+            self._save(progress)
         if self._is_checkpoint(done) or self._watch.is_due(done):
             self._fabric.barrier()
             # Scoring and saving are no part of the speed.
@@ -167,14 +168,19 @@ class TrainingLoop:
         return {"epoch": epoch, "lr": rate, "images_per_s": images_per_s}
 
     def _save(self, progress: Progress) -> None:
-        checkpoint = self._plan.checkpoint(self._stepper.model, step=progress.step)
-        tensors = optimizer_tensors(self._stepper.optimizer, self._stepper.model)
+        is_first_process = self._fabric.is_global_zero
+        weights = self._stepper.whole_weights()
+        tensors = optimizer_tensors(self._stepper.optimizer, self._stepper.model, kept=is_first_process)
+        if not is_first_process:
+            return
+        checkpoint = self._plan.checkpoint(weights, step=progress.step)
         self._folder.save(progress, tensors, lambda path: save_checkpoint(path, checkpoint))
 
     def _check_weights(self, done: int) -> None:
         """A loss can be finite while its gradient is not; such weights must not replace good ones."""
-        flags = [torch.isfinite(parameter).all() for parameter in self._stepper.model.parameters()]
-        if not bool(torch.stack(flags).all()):
+        flags = [torch.isfinite(own_share(parameter)).all() for parameter in self._stepper.model.parameters()]
+        # Each process sees its own share only; all of them must stop.
+        if sum_over_processes(self._fabric, (~torch.stack(flags)).sum().float()) > 0:
             raise TrainingError(self._not_finite(f"the weights after step {done - 1} are not finite", done - 1))
 
     def _not_finite(self, what: str, step: int) -> str:

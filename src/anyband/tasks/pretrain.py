@@ -139,8 +139,9 @@ def _train(
         if start is not None:
             line.say(f"going on with run '{folder.path}' after step {progress.step} of {plan.total_steps}")
         progress = TrainingLoop(plan, folder, fabric, stepper, line=line).run(progress)
+    weights = stepper.whole_weights()
     if is_first_process:
-        save_checkpoint(folder.encoder_path, plan.checkpoint(model, step=progress.step))
+        save_checkpoint(folder.encoder_path, plan.checkpoint(weights, step=progress.step))
     fabric.barrier()
     return progress
 

@@ -1,17 +1,19 @@
 """What a recipe means on a store: samples, ranges, network, length. Made once, before any training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from anyband.data.store import ChipStore
 from anyband.errors import StoreError
-from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, state_of
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint
 from anyband.models.decoder import DecoderConfig
 from anyband.models.encoder import EncoderConfig
+from anyband.models.layout import to_published
 from anyband.sensors.catalogue import sensor_to_dict
 from anyband.sensors.ranges import RangeTable, load_ranges, ranges_from_sensors
 from anyband.sensors.sensor import Sensor
@@ -72,14 +74,19 @@ class RunPlan:
             total_steps=self.total_steps,
         )
 
-    def checkpoint(self, model: Autoencoder, *, step: int) -> Checkpoint:
-        """Join the weights with all that is needed to use them."""
+    def checkpoint(self, weights: Mapping[str, Tensor], *, step: int) -> Checkpoint:
+        """Join weights with all that is needed to use them.
+
+        Args:
+            weights: the network's state, whole.
+            step: steps done.
+        """
         # A sensor may have several arrays, some with a part of its bands; the one with the most speaks for it.
         by_bands = sorted(self.inputs, key=lambda name: len(self.store.arrays[name].bands))
         arrays = {self.store.arrays[name].sensor: name for name in by_bands}
         return Checkpoint(
             config=self.config,
-            state=state_of(model),
+            state=to_published(weights),
             ranges=self.ranges,
             normalisations={sensor: self.inputs[name].normalisation.to_dict() for sensor, name in arrays.items()},
             sensors={

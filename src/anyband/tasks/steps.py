@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from anyband.errors import RecipeError
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.blocks import set_fused_attention, set_recompute
+from anyband.models.checkpoint import make_model
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.shapes import Float
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.samples import Example
+from anyband.tasks.sharded import in_shares, sharding_strategy, whole, whole_tensors
 from anyband.tasks.train import Schedule, make_optimizer, seeded, set_learning_rate
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def make_fabric(recipe: PretrainRecipe) -> "Fabric":
                 accelerator=run.accelerator,
                 devices=run.devices,
                 num_nodes=run.num_nodes,
-                strategy=run.strategy,
+                strategy=sharding_strategy() if run.strategy == "fsdp" else run.strategy,
                 precision=recipe.optim.precision,
             )
         except (RuntimeError, ValueError) as problem:
@@ -85,11 +87,16 @@ class Stepper:
         on_cpu_in_bf16 = fabric.device.type == "cpu" and recipe.optim.precision.startswith("bf16")
         set_fused_attention(model, fused=not on_cpu_in_bf16)
         self.model = model
-        self.optimizer = make_optimizer(model, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas)
         self._fabric = fabric
         self._recipe = recipe
         self._schedule = schedule
-        self._network, self._stepping = fabric.setup(_Terms(model), self.optimizer)
+        self._terms = _Terms(model)
+        self._network = fabric.setup_module(self._terms)
+        # Cutting weights into shares replaces the parameters, so the optimiser comes after.
+        self.optimizer = make_optimizer(model, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas)
+        stepping = fabric.setup_optimizers(self.optimizer)
+        assert not isinstance(stepping, tuple)
+        self._stepping = stepping
 
     def step(self, step: int, parts: Sequence[Example]) -> StepResult:
         """Do one step with this process's parts of the global batch.
@@ -116,6 +123,29 @@ class Stepper:
         self._stepping.zero_grad(set_to_none=True)
         return StepResult(loss=sum_over_processes(self._fabric, loss), grad_norm=grad_norm)
 
+    def loss(self, example: Example) -> Float[Tensor, ""]:
+        """Compute the loss of an example for a look at it. All processes must do so equally often."""
+        terms: Tensor = self._terms(_Carried(example))
+        return terms.mean()
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """Gather the network's state on the CPU of the first process; empty on others. All processes must ask."""
+        return whole_tensors(self.model.state_dict(), kept=self._fabric.is_global_zero)
+
+    def whole_model(self) -> Autoencoder | None:
+        """Give the first process the network with whole weights, and None to others. All processes must ask.
+
+        It is the trained network itself, or a copy where that is in shares.
+        """
+        if not in_shares(self.model):
+            return self.model if self._fabric.is_global_zero else None
+        weights = self.whole_weights()
+        if not weights:
+            return None
+        copy = make_model(self.model.config, seed=None)
+        copy.load_state_dict(weights, strict=True)
+        return copy.to(self._fabric.device)
+
     def _rounded(self, example: Example) -> Example:
         """Round pairs and their noise to bf16 in mixed precision, as release 0.1 did: its runs stay what they were.
 
@@ -136,7 +166,7 @@ class Stepper:
             return None
         # A norm that is not finite comes from a loss that is not; that is reported with the places.
         norm = self._fabric.clip_gradients(self._network, self._stepping, max_norm=largest, error_if_nonfinite=False)
-        return None if norm is None else norm.detach()
+        return None if norm is None else whole(norm.detach())
 
     def _drawing(self, step: int, index: int) -> contextlib.AbstractContextManager[None]:
         if not self.model.config.encoder.drop_path:

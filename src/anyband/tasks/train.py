@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from anyband.errors import CheckpointError
 from anyband.models.layout import without_decay
 from anyband.randomness import generator
+from anyband.tasks.sharded import shared_like, whole_tensors
 
 __all__ = [
     "Schedule",
@@ -68,15 +69,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Take the optimiser's state as named tensors: `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, *, kept: bool = True) -> dict[str, Tensor]:
+    """Take the optimiser's state as named, whole tensors: `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`.
+
+    Args:
+        optimizer: of the model; where it is in shares, all processes must ask.
+        model: whose names are taken.
+        kept: whether this process keeps them; nothing is returned else.
+    """
     tensors = {}
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter)
         if state:
             for key in (*_MOMENTS, "step"):
-                tensors[f"{key}.{name}"] = torch.as_tensor(state[key]).detach().cpu().contiguous()
-    return tensors
+                tensors[f"{key}.{name}"] = torch.as_tensor(state[key])
+    return whole_tensors(tensors, kept=kept)
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -94,7 +101,9 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
         if missing or tensors[keys["exp_avg"]].shape != parameter.shape:
             raise CheckpointError(f"the optimiser's state does not fit parameter '{name}'")
         # A fused optimiser keeps the count of steps beside the weights too.
-        optimizer.state[parameter] = {key: tensors[name].to(parameter.device, copy=True) for key, name in keys.items()}
+        state = {key: shared_like(tensors[keys[key]], parameter) for key in _MOMENTS}
+        state["step"] = tensors[keys["step"]].to(parameter.device, copy=True)
+        optimizer.state[parameter] = state
         left -= set(keys.values())
     if left:
         raise CheckpointError(f"the optimiser's state has '{min(left)}', which the model lacks")
