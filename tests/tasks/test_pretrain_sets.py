@@ -118,7 +118,7 @@ def test_validation_without_such_sets_is_left_out(set_store, changed_sets, tmp_p
 def test_speed_counts_every_image_of_a_set(set_store, changed_sets, tmp_path, monkeypatch):
     """With a clock that goes on by a second whenever it is read, the speed is the number of images of a step."""
     seconds = iter(range(1000))
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: next(seconds)))
+    monkeypatch.setattr(meter, "time", types.SimpleNamespace(perf_counter=lambda: next(seconds)))
     recipe = changed_sets(optim={"steps": 6}, run={"checkpoint_every_steps": 6, "val_batches": 0})
     pretrain(recipe, data=set_store, out=tmp_path / "run", shown=False)
     found = [float(row["images_per_s"]) for row in read_metrics(tmp_path / "run" / "metrics.csv")]
