@@ -117,7 +117,7 @@ def test_validation_without_such_sets_is_left_out(set_store, changed_sets, tmp_p
 
 def test_speed_counts_every_image_of_a_set(set_store, changed_sets, tmp_path, monkeypatch):
     """The clock goes on by a second whenever it is read: before and after a batch is waited for, and at the row."""
-    seconds = iter(range(1000))
+    seconds = iter(float(second) for second in range(1000))
     monkeypatch.setattr(meter, "time", types.SimpleNamespace(perf_counter=lambda: next(seconds)))
     recipe = changed_sets(optim={"steps": 6}, run={"checkpoint_every_steps": 6, "val_batches": 0})
     pretrain(recipe, data=set_store, out=tmp_path / "run", shown=False)

@@ -73,8 +73,8 @@ def _limit_line(cost: RunCost) -> str:
         else "arithmetic limits"
     )
     return (
-        f"cost: {what}; computing takes {cost.computed_samples_s:,.0f} {cost.noun}s a second, and one thread of "
-        f"{'each' if cost.place.num_processes > 1 else 'the'} process read {cost.read_samples_s:,.0f} (measured)"
+        f"cost: {what}; computing takes {cost.computed_samples_s:,.3g} {cost.noun}s a second, and one thread of "
+        f"{'each' if cost.place.num_processes > 1 else 'the'} process read {cost.read_samples_s:,.3g} (measured)"
     )
 
 
