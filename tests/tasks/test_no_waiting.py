@@ -48,7 +48,7 @@ class _Copies(TorchDispatchMode):
         given = [one for one in arguments if isinstance(one, torch.Tensor)]
         to_meta = isinstance(made, torch.Tensor) and made.device == _META
         if to_meta and not self._allowed and any(one.device.type == "cpu" and one.ndim for one in given):
-            self.waited_for.append("".join(traceback.format_stack()[-12:-1]))
+            self.waited_for.append("".join(traceback.format_stack()[-80:-1]))
         return made
 
 

@@ -7,7 +7,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "anyband pretrain RECIPE --data STORE --out RUN [KEY=VALUE ...] [--quiet]"
+    parser.usage = "anyband pretrain RECIPE --data STORE --out RUN [KEY=VALUE ...] [--dry-run] [--quiet]"
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or a shipped recipe such as smarties_tiny")
     parser.add_argument(
         "words",
@@ -17,16 +17,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", required=True, metavar="STORE", help="chip store to learn from: a folder or URL")
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run; a run that was stopped goes on")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, reckon what it costs, and stop")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-    from anyband.tasks.pretrain import pretrain
+    from anyband.tasks.pretrain import dry_run, pretrain
     from anyband.tasks.recipe_files import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.words)
+    if arguments.dry_run:
+        found = dry_run(recipe, data=arguments.data, out=Path(arguments.out))
+        print("\n".join(found.lines))
+        return 0 if found.ok else 1
     result = pretrain(recipe, data=arguments.data, out=Path(arguments.out), shown=not arguments.quiet)
     if not arguments.quiet and getattr(rank_zero_only, "rank", 0) == 0:
         print(f"{result.checkpoint} ({result.steps} steps)")

@@ -23,7 +23,7 @@ from anyband.models.image_facts import (
 from anyband.models.inputs import SetMetadata
 from anyband.shapes import Bool, Float
 
-__all__ = ["EncodingRole", "SetEncodings"]
+__all__ = ["EncodingRole", "SetEncodings", "count_features"]
 
 EncodingRole = Literal["encoder", "decoder"]
 
@@ -33,6 +33,21 @@ _PLACE_DEGREE = 10
 _REFERENCE_GSD_M = 1.0
 # Source: A²-MAE composes the positions of three images; the corners of an image have eight codes of 32 bits.
 _COMPOSED_IMAGES, _CODE_BITS, _CODES = 3, 32, 8
+
+
+def count_features(config: EncodingConfig, *, num_ranges: int) -> int:
+    """Count the numbers of each image that linear maps bring to the width of a token, in each of both networks.
+
+    Args:
+        config: what is encoded.
+        num_ranges: trained spectral ranges.
+    """
+    return (
+        (_PLACE_DEGREE + 1) ** 2 * config.place
+        + 2 * RESOLUTION_FEATURES * config.resolution
+        + (DAY_FEATURES + YEAR_FEATURES) * config.date
+        + num_ranges * config.source
+    )
 
 
 class SetEncodings(nn.Module):

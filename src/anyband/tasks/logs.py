@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["METRICS", "MetricsLog", "ProgressLine", "progress_line", "read_metrics"]
 
-METRICS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "val_loss", "knn_score")
-"""Columns of metrics.csv. A cell is empty where a number was not taken at that step."""
+METRICS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "data_wait", "mfu", "val_loss", "knn_score")
+"""Columns of metrics.csv. A cell is empty where a number was not taken at that step. `data_wait` is the share of the
+time since the last row in which the first process waited for data; `mfu` is what the model's arithmetic reached of a
+plain matrix product that was measured at the start."""
 
 # chosen: a log file gets a line now and then, a terminal is redrawn by rich.
 _LINE_EVERY_S = 15.0

@@ -1,9 +1,7 @@
 """The training loop: steps in order, and between them what is logged, drawn, scored and saved."""
 
 import contextlib
-import itertools
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,8 +10,10 @@ import torch
 
 from anyband.errors import TrainingError
 from anyband.models.checkpoint import save_checkpoint
+from anyband.tasks.cost_shapes import RunShapes
 from anyband.tasks.loading import part_loader
 from anyband.tasks.logs import MetricsLog, ProgressLine
+from anyband.tasks.meter import Meter, Reached
 from anyband.tasks.run_plan import RunPlan
 from anyband.tasks.runs import Progress, RunFolder
 from anyband.tasks.samples import Example, Share, SharedSampler
@@ -45,9 +45,24 @@ class TrainingLoop:
     """The steps of one run. All processes run it; the first one writes."""
 
     def __init__(
-        self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", stepper: Stepper, *, line: ProgressLine
+        self,
+        plan: RunPlan,
+        folder: RunFolder,
+        fabric: "Fabric",
+        stepper: Stepper,
+        *,
+        line: ProgressLine,
+        peak_flops_s: float | None = None,
     ) -> None:
         """Put together what the loop needs; nothing is read or written yet.
+
+        Args:
+            plan: what is done.
+            folder: of the run.
+            fabric: devices and processes.
+            stepper: the network and its optimiser.
+            line: how far the run is.
+            peak_flops_s: rate of a plain matrix product, of all processes together; None: not measured.
 
         Raises:
             RecipeError: the batch can't be cut for these processes.
@@ -66,7 +81,13 @@ class TrainingLoop:
         self._watch = Watch(plan, folder, fabric, stepper, self._preparer)
         self._pending: _Pending | None = None
         self._numbers: dict[str, float] = {}
-        self._started, self._num_images = time.perf_counter(), 0
+        self._shapes = RunShapes(plan, num_parts=share.num_processes * share.parts)
+        self._meter = Meter(peak_flops_s=peak_flops_s)
+
+    @property
+    def reached(self) -> Reached:
+        """What the steps of this call reached up to the last row of metrics.csv."""
+        return self._meter.total
 
     def run(self, progress: Progress) -> Progress:
         """Do all steps from `progress` on.
@@ -81,16 +102,20 @@ class TrainingLoop:
         total = self._plan.total_steps
         if progress.step == total:
             return progress
-        self._started, self._num_images = time.perf_counter(), 0
+        self._meter.restart()
         with self._opened_log(progress.step) as log:
             for step, parts in enumerate(self._batches(progress.step), start=progress.step):
                 result = self._stepper.step(step, parts)
-                self._num_images += self._plan.samples.chips(self._sampler.global_batch(step)).size
+                self._measure(step)
                 progress = self._settle(progress)
                 self._pending = _Pending(step=step, result=result)
                 if self._is_stop(step + 1):
                     progress = self._stop(self._settle(progress), log)
         return progress
+
+    def _measure(self, step: int) -> None:
+        draw = self._sampler.global_batch(step)
+        self._meter.did(num_images=self._plan.samples.chips(draw).size, flops=self._shapes.flops(draw).trained)
 
     @contextlib.contextmanager
     def _opened_log(self, restored_step: int) -> Iterator[MetricsLog | None]:
@@ -112,7 +137,7 @@ class TrainingLoop:
         )
         drawn = iter(loader)
         for _ in range(first_step, self._plan.total_steps):
-            yield [self._preparer.finish(one) for one in itertools.islice(drawn, parts)]
+            yield [self._preparer.finish(one) for one in self._meter.take(drawn, parts)]
 
     def _settle(self, progress: Progress) -> Progress:
         """Look at the loss of the step before: stop if it is not finite, else take it into the progress."""
@@ -154,18 +179,18 @@ class TrainingLoop:
         if self._is_checkpoint(done) or self._watch.is_due(done):
             self._fabric.barrier()
             # Scoring and saving are no part of the speed.
-            self._started, self._num_images = time.perf_counter(), 0
+            self._meter.restart()
         return progress
 
     def _speed(self, progress: Progress) -> dict[str, float]:
-        now, done = time.perf_counter(), progress.step
-        images_per_s = self._num_images / max(now - self._started, 1e-9)
-        self._started, self._num_images = now, 0
+        row, done = self._meter.row(), progress.step
         rate = self._plan.schedule.rate(done - 1)
         loss = progress.smoothed_loss or 0.0
-        self._line.update(done, loss=loss, rate=rate, images_per_s=images_per_s)
-        epoch = done / self._plan.steps_per_epoch
-        return {"epoch": epoch, "lr": rate, "images_per_s": images_per_s}
+        self._line.update(done, loss=loss, rate=rate, images_per_s=row.images_per_s)
+        speed = {"images_per_s": row.images_per_s, "data_wait": row.data_wait}
+        if row.mfu is not None:
+            speed["mfu"] = row.mfu
+        return {"epoch": done / self._plan.steps_per_epoch, "lr": rate, **speed}
 
     def _save(self, progress: Progress) -> None:
         is_first_process = self._fabric.is_global_zero

@@ -7,12 +7,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anyband.data.store import ChipStore, statistics_to_dict
+from anyband.errors import RecipeError
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import build_model, load_checkpoint, make_model, save_checkpoint
 from anyband.models.weight_files import checkpoint_hash, locate
+from anyband.tasks.cost_lines import cost_lines, reached_lines
+from anyband.tasks.cost_model import Place, RunCost, count_processes, run_cost
+from anyband.tasks.cost_timing import Device, peak_flops_s
 from anyband.tasks.logs import progress_line
 from anyband.tasks.loop import TrainingLoop
+from anyband.tasks.meter import Reached
 from anyband.tasks.recipe import PretrainRecipe, recipe_to_dict
 from anyband.tasks.run_plan import RunPlan, plan_run
 from anyband.tasks.runs import Progress, RunFolder, SavedStep
@@ -21,7 +28,7 @@ from anyband.tasks.steps import Stepper, make_fabric
 from anyband.tasks.train import load_optimizer_tensors
 from anyband.tasks.watch import check_knn
 
-__all__ = ["PretrainResult", "pretrain"]
+__all__ = ["DryRun", "PretrainResult", "dry_run", "pretrain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +47,22 @@ class PretrainResult:
     """Step that this call went on from; None: it began the run."""
     already_finished: bool
     """Whether the run was done before, so that nothing was left to do."""
+    cost: RunCost | None = None
+    """What was expected of the steps of this call; None: nothing was shown or left to do."""
+    reached: Reached | None = None
+    """What they reached; None: nothing was left to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a run would do and cost."""
+
+    lines: tuple[str, ...]
+    """For people."""
+    cost: RunCost
+    """What its steps are expected to cost."""
+    ok: bool
+    """Whether nothing is in the way."""
 
 
 def pretrain(
@@ -72,9 +95,40 @@ def pretrain(
     saved = folder.saved_steps()
     if existed and folder.encoder_path.is_file():
         return _finished(folder, saved, shown=shown)
-    progress = _train(plan_run(recipe, store), folder, identity, saved=saved, shown=shown)
+    progress, cost, reached = _train(plan_run(recipe, store), folder, identity, saved=saved, shown=shown)
     resumed_from = saved[-1].progress.step if saved else None
-    return _result(folder, progress, resumed_from=resumed_from, already_finished=False)
+    result = _result(folder, progress, resumed_from=resumed_from, already_finished=False)
+    return replace(result, cost=cost, reached=reached)
+
+
+def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> DryRun:
+    """Check what a run needs, and reckon what the steps that are left cost. Nothing is trained or written.
+
+    One process measures on one device, whatever the number of processes of the run.
+
+    Args:
+        recipe: of the run.
+        data: chip store.
+        out: folder of the run; a run that was stopped would go on.
+
+    Raises:
+        OutputError: `out` holds another run.
+        AnybandError: the store or the recipe does not do.
+    """
+    store, folder = ChipStore.open(data, endpoint=recipe.run.endpoint), RunFolder(out)
+    folder.check(_identity(recipe, store), resume=True)
+    saved = folder.saved_steps()
+    plan = plan_run(recipe, store)
+    # One process on one device, so that nothing is launched.
+    fabric = make_fabric(replace(recipe, run=replace(recipe.run, devices=1, num_nodes=1, strategy="auto")))
+    place = _place(recipe, fabric.device, num_processes=count_processes(recipe.run, fabric.device))
+    cost = run_cost(plan, place, first_step=saved[-1].progress.step if saved else 0)
+    lines = [*plan.notes(), *cost_lines(cost)]
+    try:
+        _check_memory(plan, fabric.device, place.num_processes)
+    except RecipeError as problem:
+        return DryRun(lines=(*lines, f"NOT OK: {problem}", "nothing was trained; see NOT OK"), cost=cost, ok=False)
+    return DryRun(lines=(*lines, "nothing was trained; the run can start"), cost=cost, ok=True)
 
 
 def _identity(recipe: PretrainRecipe, store: ChipStore) -> dict[str, Any]:
@@ -112,17 +166,15 @@ def _result(
 
 def _train(
     plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any], *, saved: list[SavedStep], shown: bool
-) -> Progress:
+) -> tuple[Progress, RunCost | None, Reached]:
     """Do the steps that are left, and write the finished model."""
     fabric = make_fabric(plan.recipe)
-    check_step_memory(
-        plan.recipe,
-        plan.config,
-        num_images=plan.samples.most_images,
-        device=fabric.device,
-        num_processes=fabric.world_size,
-    )
+    _check_memory(plan, fabric.device, fabric.world_size)
     start = saved[-1] if saved else None
+    place = _place(plan.recipe, fabric.device, num_processes=fabric.world_size) if fabric.is_global_zero else None
+    cost = None
+    if shown and place is not None:
+        cost = run_cost(plan, place, first_step=start.progress.step if start is not None else 0)
     model = _first_model(plan) if start is None else _load_model(start, plan)
     check_knn(plan, model)
     stepper = Stepper(fabric, model, plan.recipe, plan.schedule)
@@ -134,16 +186,31 @@ def _train(
     fabric.barrier()
     progress = start.progress if start is not None else Progress(step=0)
     with progress_line(plan.total_steps, first_step=progress.step, shown=shown and is_first_process) as line:
-        for note in plan.notes():
+        for note in (*plan.notes(), *(cost_lines(cost) if cost is not None else ())):
             line.say(note)
         if start is not None:
             line.say(f"going on with run '{folder.path}' after step {progress.step} of {plan.total_steps}")
-        progress = TrainingLoop(plan, folder, fabric, stepper, line=line).run(progress)
+        peak = None if place is None else place.num_processes * place.peak_flops_s
+        loop = TrainingLoop(plan, folder, fabric, stepper, line=line, peak_flops_s=peak)
+        progress = loop.run(progress)
+        for note in reached_lines(loop.reached, cost):
+            line.say(note)
     weights = stepper.whole_weights()
     if is_first_process:
         save_checkpoint(folder.encoder_path, plan.checkpoint(weights, step=progress.step))
     fabric.barrier()
-    return progress
+    return progress, cost, loop.reached
+
+
+def _check_memory(plan: RunPlan, device: torch.device, num_processes: int) -> None:
+    most = plan.samples.most_images
+    check_step_memory(plan.recipe, plan.config, num_images=most, device=device, num_processes=num_processes)
+
+
+def _place(recipe: PretrainRecipe, device: torch.device, *, num_processes: int) -> Place:
+    """Measure where a run is done."""
+    where = Device(device=device, precision=recipe.optim.precision)
+    return Place(where=where, num_processes=num_processes, peak_flops_s=peak_flops_s(where))
 
 
 def _first_model(plan: RunPlan) -> Autoencoder:

@@ -4,7 +4,7 @@ import torch
 
 from anyband.errors import RecipeError
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.masking import count_visible
+from anyband.models.masking import count_decoded, count_visible
 from anyband.tasks.memory import available_bytes
 from anyband.tasks.recipe import PretrainRecipe
 
@@ -39,9 +39,9 @@ def step_bytes(
 
     Weights take 16 bytes each, which processes share with `run.strategy: fsdp`. Beside them stands what the gradient
     needs: for each token, block and unit of width 8 + 2 · mlp_ratio values (6 + mlp_ratio where blocks are compiled),
-    of 4 bytes, or 2 in mixed precision. Only the visible tokens pass the encoder, all of them the decoder. Plain
-    attention keeps the scores of all pairs of tokens too. With `run.recompute` blocks keep their input only, and one
-    block at a time the rest.
+    of 4 bytes, or 2 in mixed precision. Only the visible tokens pass the encoder; the decoder sees them and what is
+    decoded. Plain attention keeps the scores of all pairs of tokens too. With `run.recompute` blocks keep their input
+    only, and one block at a time the rest.
 
     Args:
         recipe: of the run.
@@ -54,13 +54,14 @@ def step_bytes(
     encoder, decoder = config.encoder, config.decoder
     num_tokens = encoder.grid[0] * encoder.grid[1]
     visible = count_visible(num_tokens, config.mask_ratio)
+    decoded = visible + count_decoded(num_tokens - visible, config.decode_ratio)
     num_sequences = 1
     if config.images == "pair" or config.sequence == "apart":
         num_sequences = min(2, num_images)
     inputs, all_kept, most_kept = 0, 0, 0
     for tokens, width, depth, heads in (
         (visible, encoder.embed_dim, encoder.depth, encoder.num_heads),
-        (num_tokens, decoder.decoder_embed_dim, decoder.decoder_depth, decoder.decoder_num_heads),
+        (decoded, decoder.decoder_embed_dim, decoder.decoder_depth, decoder.decoder_num_heads),
     ):
         length = tokens * num_images
         kept = length * width * _bytes_kept(recipe)
