@@ -6,8 +6,8 @@ A pair is Sentinel-2 (12 bands on grids of 120, 60 and 20 pixels) and Sentinel-1
 laid out as BigEarthNet lays it out: two folders of single-band GeoTIFFs, each pair a place of its own. Some hundred
 pairs have pixels of their own, the others are hard links to them, so files are read from memory, not from a disk.
 Each run is the command `anyband prepare` in a process of its own; CPU seconds are those of all its processes.
-Beside it stand one pass of a plain reader (14 files, scikit-image) and, with `--released`, of the reader of SMARTIES in a
-checkout of it, with its normalising, cropping and resizing. Memory is read from /proc, so this runs on Linux.
+Beside it stand one pass of a plain reader (14 files, scikit-image) and, with `--released`, of the reader of SMARTIES in
+a checkout of it, with its normalising, cropping and resizing. Memory is read from /proc, so this runs on Linux.
 """
 
 import argparse

@@ -66,6 +66,9 @@ class _Header:
     def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         return self.tags.get(tag, default)  # type: ignore[return-value]
 
+    def floats(self, tag: int) -> tuple[float, ...]:
+        return tuple(float(number) for number in self.tags[tag])
+
     def number(self, tag: int, default: int = 0) -> int:
         """Give a tag of which all numbers are equal."""
         found = set(self.numbers(tag, (default,)))
@@ -186,7 +189,7 @@ def _joined(data: bytes, offsets: Sequence[int], sizes: Sequence[int]) -> bytes:
 
 
 def _transform(header: _Header) -> Transform:
-    scale, tie = header.numbers(_PIXEL_SCALE), header.numbers(_TIE_POINTS)
+    scale, tie = header.floats(_PIXEL_SCALE), header.floats(_TIE_POINTS)
     keys = header.numbers(_GEO_KEYS)
     entries = [keys[start : start + 4] for start in range(4, len(keys), 4)]
     is_area = (_RASTER_TYPE_KEY, 0, 1, _PIXEL_IS_AREA) in entries
@@ -194,7 +197,7 @@ def _transform(header: _Header) -> Transform:
     finite = all(math.isfinite(number) for number in (*scale, *tie))
     if not (is_area and at_corner and finite and len(scale) == 3 and min(scale[:2]) > 0):
         raise _NotPlainError
-    return float(scale[0]), 0.0, tie[3] + 0.0, 0.0, -float(scale[1]), tie[4] + 0.0
+    return scale[0], 0.0, tie[3] + 0.0, 0.0, -scale[1], tie[4] + 0.0
 
 
 def _nodata(header: _Header, dtype: np.dtype[np.generic]) -> float | None:
@@ -205,9 +208,9 @@ def _nodata(header: _Header, dtype: np.dtype[np.generic]) -> float | None:
     # Of numbers that the type can't hold GDAL and rasterio each have their own opinion.
     if not math.isfinite(value):
         raise _NotPlainError
-    limits = np.iinfo(dtype) if dtype.kind in "iu" else None
-    fits = float(dtype.type(value)) == value if limits is None else limits.min <= value <= limits.max
-    if not fits or (limits is not None and value != int(value)):
+    with np.errstate(all="ignore"):
+        is_held = float(np.array(value).astype(dtype)) == value
+    if not is_held:
         raise _NotPlainError
     return value
 
