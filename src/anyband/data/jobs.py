@@ -136,8 +136,8 @@ class _Lines(Mapping[str, Any]):
 
 
 def _word_and_number(key: str) -> tuple[str, int | None]:
-    word, _, number = key.rpartition(" ")
-    is_count = number.isascii() and number.isdecimal() and (number == "0" or number[0] != "0")
+    word, space, number = key.rpartition(" ")
+    is_count = space and number.isascii() and number.isdecimal() and (number == "0" or number[0] != "0")
     return (word, int(number)) if is_count else (key, None)
 
 
