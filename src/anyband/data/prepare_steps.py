@@ -261,9 +261,7 @@ def _in_pieces(
 ) -> Iterator[tuple[str, Any]]:
     """Do pieces, of which there are about `total`; small jobs one by one, large ones in batches."""
     batch = min(_LARGEST_BATCH, max(1, total // (_BATCHES_PER_WORKER * job.run.workers)))
-    return run_pieces(
-        pieces, work, journal=job.work.journal, executor=job.pool, workers=job.run.workers, batch=batch
-    )
+    return run_pieces(pieces, work, journal=job.work.journal, executor=job.pool, workers=job.run.workers, batch=batch)
 
 
 @dataclass(kw_only=True)

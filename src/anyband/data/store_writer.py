@@ -171,8 +171,7 @@ class StoreWriter:
         shard = len(array.done)
         done = self._finished.get((array.name, shard))
         if done is None:
-            loaded = [source.load() for source in array.waiting]
-            done = _write_shard(self.folder, array, [pixels for pixels, _ in loaded], [valid for _, valid in loaded])
+            done = _write_shard(self.folder, array)
             self._on_shard(done)
         array.done.append(done)
         for source in array.waiting:
@@ -243,18 +242,24 @@ def _array_name(spec: ArraySpec, taken: set[str]) -> str:
     return next(candidate for candidate in numbered if candidate not in taken)
 
 
-def _write_shard(folder: Path, array: _GrowingArray, pixels: list[Array], valid: list[Array | None]) -> ShardDone:
+def _write_shard(folder: Path, array: _GrowingArray) -> ShardDone:
+    """Write the chips that wait. They are gathered in one block, and hashed where they are: a shard is large."""
     shard = len(array.done)
-    stacked = np.stack(pixels)
-    state = blake2b(stacked.tobytes(), digest_size=16)
+    first, first_valid = array.waiting[0].load()
+    stacked = np.empty((len(array.waiting), *first.shape), dtype=first.dtype)
+    holes: dict[int, Array] = {}
+    for row, source in enumerate(array.waiting):
+        stacked[row], valid = source.load() if row else (first, first_valid)
+        if valid is not None and not valid.all():
+            holes[row] = valid
+    state = blake2b(stacked.data, digest_size=16)
     _put(folder / "chips" / array.name, array, stacked, fill_value=0)
-    partial = any(part is not None and not part.all() for part in valid)
+    partial = bool(holes)
     if partial:
         stacked_valid = np.ones(stacked.shape, dtype=np.uint8)
-        for row, part in enumerate(valid):
-            if part is not None:
-                stacked_valid[row] = part
-        state.update(stacked_valid.tobytes())
+        for row, valid in holes.items():
+            stacked_valid[row] = valid
+        state.update(stacked_valid.data)
         # Chips that are wholly valid equal the fill value, so they take no room.
         _put(folder / "valid" / array.name, array, stacked_valid, fill_value=1)
     return ShardDone(array=array.name, shard=shard, digest=state.hexdigest(), partial=partial)
