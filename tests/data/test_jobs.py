@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,3 +105,56 @@ def test_journal_in_a_folder_that_is_a_file_is_said(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write the journal"):
         Journal(tmp_path / "file" / "j")
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_batches_change_no_result(tmp_path, batch: int) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        journal = Journal(tmp_path / "j")
+        results = list(run_pieces(_pieces(20), _square, journal=journal, executor=pool, workers=2, batch=batch))
+    assert results == [(f"piece {number}", number * number) for number in range(20)]
+
+
+def test_pieces_of_a_batch_before_one_that_fails_are_kept(tmp_path) -> None:
+    def work(number: int) -> int:
+        if number == 3:
+            raise OutputError("no room")
+        return number
+
+    journal = Journal(tmp_path / "j")
+    with ThreadPoolExecutor(1) as pool, pytest.raises(OutputError, match="no room"):
+        list(run_pieces(_pieces(6), work, journal=journal, executor=pool, batch=6))
+    assert set(Journal(tmp_path / "j").results) == {"piece 0", "piece 1", "piece 2"}
+
+
+def test_only_pieces_of_a_batch_that_are_not_in_the_journal_are_done(tmp_path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.add("piece 1", 100)
+    with ThreadPoolExecutor(1) as pool:
+        results = list(run_pieces(_pieces(4), _square, journal=journal, executor=pool, batch=4))
+    assert [result for _, result in results] == [0, 100, 4, 9]
+
+
+def test_pieces_are_made_only_a_few_ahead_of_their_results(tmp_path) -> None:
+    made: list[int] = []
+
+    def pieces() -> Iterator[tuple[str, int]]:
+        for number in range(1000):
+            made.append(number)
+            yield f"piece {number}", number
+
+    with ThreadPoolExecutor(1) as pool:
+        results = run_pieces(pieces(), _square, journal=Journal(tmp_path / "j"), executor=pool, batch=5)
+        next(results)
+        assert len(made) < 50
+        results.close()
+
+
+@settings(deadline=None, max_examples=40)
+@given(keys=st.lists(st.one_of(st.integers(0, 10**7).map("cut {}".format), st.text(max_size=8)), unique=True))
+def test_a_journal_gives_back_what_was_noted_under_any_key(tmp_path_factory, keys: list[str]) -> None:
+    journal = Journal(tmp_path_factory.mktemp("journal") / "j")
+    for number, key in enumerate(keys):
+        journal.add(key, number)
+    assert dict(journal.results) == {key: number for number, key in enumerate(keys)}
+    assert len(journal.results) == len(keys)

@@ -457,6 +457,16 @@ def test_workers_change_no_byte(write, tmp_path) -> None:
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
 
 
+def test_batches_of_small_images_change_no_byte(write, tmp_path, monkeypatch) -> None:
+    from anyband.data import prepare_steps
+
+    entries = [_entry(write(f"{n}.tif", _noise(n, 3, 48, "uint8"), east_m=300.0 * n), "maxar-rgb") for n in range(9)]
+    _prepare(entries, tmp_path / "one", chip_px=16)
+    monkeypatch.setattr(prepare_steps, "_BATCHES_PER_WORKER", 1)
+    _prepare(entries, tmp_path / "two", PrepareRun(workers=2), chip_px=16)
+    assert _files(tmp_path / "one") == _files(tmp_path / "two")
+
+
 def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_bytes(write, tmp_path) -> None:
     rows = []
     for n in range(24):

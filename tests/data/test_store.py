@@ -295,3 +295,19 @@ def _write(path: Path, sensor: Sensor, pixels: np.ndarray) -> ChipStore:
     chips = ((_spec(), _record(), Chip(pixels=chip)) for chip in pixels)
     write_store(path, chips, StoreHeader(sensors={sensor.name: sensor}))
     return ChipStore.open(path)
+
+
+def test_an_index_gathered_in_parts_is_one_made_at_once(monkeypatch, tmp_path) -> None:
+    from anyband.data import chip_index
+
+    records = [
+        ChipRecord(place=f"p{number}", cell="r000c000", sensor="s", source_path="a", valid_fraction=1.0)
+        for number in range(11)
+    ]
+    locations = [("a", number) for number in range(11)]
+    write_index(index_table(records, locations), tmp_path / "once.parquet")
+    monkeypatch.setattr(chip_index, "_ROWS_TOGETHER", 3)
+    table = index_table(records, locations)
+    write_index(table, tmp_path / "parts.parquet")
+    assert table.column("chip").to_pylist() == list(range(11))
+    assert (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "once.parquet").read_bytes()

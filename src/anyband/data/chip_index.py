@@ -2,7 +2,7 @@
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +13,25 @@ import pyarrow.parquet as pq
 from anyband.data.store_location import StoreLocation
 from anyband.errors import StoreError
 
-__all__ = ["INDEX_SCHEMA", "SPLITS", "ChipRecord", "Split", "index_table", "read_index", "write_index"]
+__all__ = [
+    "INDEX_SCHEMA",
+    "SPLITS",
+    "ChipRecord",
+    "IndexColumns",
+    "Split",
+    "chips_of",
+    "index_table",
+    "read_index",
+    "write_index",
+]
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+# chosen: rows that are Python objects together, some kilobytes each; as columns they take a tenth.
+_ROWS_TOGETHER = 4096
+
+_Bounds = tuple[float, float, float, float]
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -38,7 +53,7 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChipRecord:
     """What the index says of one chip, besides where its pixels are."""
 
@@ -68,6 +83,63 @@ class ChipRecord:
     """Least longitude, least latitude, greatest longitude, greatest latitude of `geometry`."""
 
 
+class IndexColumns:
+    """The index while a store is written: rows become columns soon, which take some hundred bytes a chip."""
+
+    def __init__(self) -> None:
+        """Begin without rows."""
+        self._parts: list[pa.Table] = []
+        self._records: list[ChipRecord] = []
+        self._locations: list[tuple[str, int]] = []
+        self._bounds: _Bounds | None = None
+        self._num_packed = 0
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return self._num_packed + len(self._records)
+
+    def add(self, record: ChipRecord, location: tuple[str, int]) -> None:
+        """Add a chip: what is said of it, and (array, row of the array)."""
+        self._records.append(record)
+        self._locations.append(location)
+        if record.bounds is not None:
+            self._bounds = record.bounds if self._bounds is None else _both(self._bounds, record.bounds)
+        if len(self._records) == _ROWS_TOGETHER:
+            self._pack()
+
+    def table(self) -> pa.Table:
+        """Make the table, with GeoParquet metadata."""
+        self._pack()
+        schema = INDEX_SCHEMA.with_metadata({"geo": json.dumps(_geo_metadata(self._bounds))})
+        # In one piece, because the bytes of a file depend on how its table is cut.
+        return pa.concat_tables([INDEX_SCHEMA.empty_table(), *self._parts]).combine_chunks().cast(schema)
+
+    def chips(self) -> Iterator[tuple[str, str, str, str]]:
+        """Give (place, cell, sensor, split) of each chip."""
+        self._pack()
+        for part in self._parts:
+            yield from chips_of(part)
+
+    def _pack(self) -> None:
+        count = len(self._records)
+        columns: dict[str, Any] = {
+            "chip": range(self._num_packed, self._num_packed + count),
+            "array": [array for array, _ in self._locations],
+            "array_row": [row for _, row in self._locations],
+        }
+        for field in INDEX_SCHEMA.names[3:]:
+            columns[field] = [getattr(record, field) for record in self._records]
+        self._parts.append(pa.table(columns, schema=INDEX_SCHEMA))
+        self._records, self._locations = [], []
+        self._num_packed += count
+
+
+def chips_of(table: pa.Table) -> Iterator[tuple[str, str, str, str]]:
+    """Give (place, cell, sensor, split) of each chip of an index."""
+    for batch in table.select(["place", "cell", "sensor", "split"]).to_batches(max_chunksize=_ROWS_TOGETHER):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
 def index_table(records: Sequence[ChipRecord], locations: Sequence[tuple[str, int]]) -> pa.Table:
     """Make the table of the index, with GeoParquet metadata.
 
@@ -78,15 +150,10 @@ def index_table(records: Sequence[ChipRecord], locations: Sequence[tuple[str, in
     Returns:
         A table with `INDEX_SCHEMA`; column `chip` counts the rows.
     """
-    columns: dict[str, list[Any]] = {
-        "chip": list(range(len(records))),
-        "array": [array for array, _ in locations],
-        "array_row": [row for _, row in locations],
-    }
-    for field in INDEX_SCHEMA.names[3:]:
-        columns[field] = [getattr(record, field) for record in records]
-    schema = INDEX_SCHEMA.with_metadata({"geo": json.dumps(_geo_metadata(records))})
-    return pa.table(columns, schema=schema)
+    columns = IndexColumns()
+    for record, location in zip(records, locations, strict=True):
+        columns.add(record, location)
+    return columns.table()
 
 
 def write_index(table: pa.Table, path: Path) -> None:
@@ -118,14 +185,17 @@ def read_index(location: StoreLocation) -> pa.Table:
     return table
 
 
-def _geo_metadata(records: Iterable[ChipRecord]) -> dict[str, Any]:
+def _both(one: _Bounds, other: _Bounds) -> _Bounds:
+    west, south, east, north = zip(one, other, strict=True)
+    return min(west), min(south), max(east), max(north)
+
+
+def _geo_metadata(bounds: _Bounds | None) -> dict[str, Any]:
     """Describe the geometry column. Without a `crs` entry it is in longitude and latitude (OGC:CRS84).
 
     Source: GeoParquet 1.1.0.
     """
-    bounds = [record.bounds for record in records if record.bounds is not None]
     column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Polygon"] if bounds else []}
     if bounds:
-        west, south, east, north = zip(*bounds, strict=True)
-        column["bbox"] = [min(west), min(south), max(east), max(north)]
+        column["bbox"] = list(bounds)
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}

@@ -1,9 +1,10 @@
 """The work of preparing, piece by piece: look at an image, and cut its chips into a file of their own."""
 
 import datetime as dt
+import sys
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ class Storage:
     """Number kept where there is no data; None: only validity tells."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSurvey:
     """What an image says when it is opened."""
 
@@ -67,9 +68,12 @@ class ImageSurvey:
     @classmethod
     def from_dict(cls, entry: dict[str, Any]) -> "ImageSurvey":
         """Read what `survey_image` gave."""
-        grid = Grid(**{**entry["grid"], "transform": tuple(entry["grid"]["transform"])})
+        said = entry["grid"]
+        # Names come anew with each image; thousands of images share a few of them.
+        crs = None if said["crs"] is None else sys.intern(said["crs"])
+        grid = Grid(**{**said, "transform": tuple(said["transform"]), "crs": crs})
         time = None if entry["datetime"] is None else dt.datetime.fromisoformat(entry["datetime"])
-        return cls(grid=grid, dtype=entry["dtype"], nodata=entry["nodata"], datetime=time)
+        return cls(grid=grid, dtype=sys.intern(entry["dtype"]), nodata=entry["nodata"], datetime=time)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +135,7 @@ def survey_image(entry: ImageEntry) -> dict[str, Any]:
             storage_of(entry, str(reader.dtype), reader.nodata)
             time = None if reader.datetime is None else reader.datetime.isoformat()
             nodata = None if reader.nodata is None or np.isnan(reader.nodata) else float(reader.nodata)
-            grid = {**vars(reader.grid), "transform": list(reader.grid.transform)}
+            grid = asdict(reader.grid)
             return {"grid": grid, "dtype": str(reader.dtype), "nodata": nodata, "datetime": time}
     except OutputError:
         raise

@@ -2,11 +2,14 @@
 
 import json
 import multiprocessing
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -18,13 +21,15 @@ Task = TypeVar("Task")
 
 # chosen: enough that no worker waits for the one who takes the results, few enough that results stay few.
 _PIECES_PER_WORKER = 4
+# chosen: more pieces than are handed out at once, far fewer than would take room.
+_LONGEST_GAP = 2**16
 
 
 class Journal:
     """Results of finished pieces, one JSON line each, in a file that only grows.
 
     A line that a killed run left unfinished is cut off. Lines are handed to the system at once, so they
-    survive the end of the process at any moment.
+    survive the end of the process at any moment. Results stay in the file: in memory is where each begins.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,14 +39,21 @@ class Journal:
             OutputError: the file can't be written.
         """
         self.path = path
-        self.results: dict[str, Any] = {}
+        self._lines = _Lines(path)
+        self._length = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab+") as file:
                 file.seek(0)
-                file.truncate(self._load(file))
+                self._length = self._load(file)
+                file.truncate(self._length)
         except OSError as problem:
             raise OutputError(f"cannot write the journal '{path}': {problem.strerror or problem}") from problem
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """Results of finished pieces by their keys, read from the file when they are asked for."""
+        return self._lines
 
     def add(self, key: str, result: Any) -> None:
         """Note a finished piece.
@@ -53,15 +65,17 @@ class Journal:
         Raises:
             OutputError: there is no room.
         """
+        line = json.dumps([key, result]).encode() + b"\n"
         try:
             with self.path.open("ab") as file:
-                file.write(json.dumps([key, result]).encode() + b"\n")
+                file.write(line)
         except OSError as problem:
             raise OutputError(
                 f"cannot write the journal '{self.path}': {problem.strerror or problem}; "
                 "what is finished is kept: free some room and run the same command again"
             ) from problem
-        self.results[key] = result
+        self._lines.note(key, self._length)
+        self._length += len(line)
 
     def _load(self, file: BinaryIO) -> int:
         """Read the finished lines. Returns the length of the file up to their end."""
@@ -69,28 +83,82 @@ class Journal:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            key, result = json.loads(line)
-            self.results[key] = result
+            key, _ = json.loads(line)
+            self._lines.note(key, length)
             length += len(line)
         return length
 
 
+class _Lines(Mapping[str, Any]):
+    """Key → result, of which only the place in the file is kept: 8 bytes for keys that are a word and a count."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._counted: dict[str, array[int]] = {}
+        self._others: dict[str, int] = {}
+
+    def note(self, key: str, start: int) -> None:
+        """Say where the line of a key begins."""
+        word, number = _word_and_number(key)
+        starts = self._counted.setdefault(word, array("q"))
+        # Pieces finish about in order, so gaps are short; a number far away would make a long one.
+        if number is None or number > len(starts) + _LONGEST_GAP:
+            self._others[key] = start
+            return
+        starts.extend([-1] * (number + 1 - len(starts)))
+        starts[number] = start
+
+    def __getitem__(self, key: str) -> Any:
+        start = self._start(key)
+        if start is None:
+            raise KeyError(key)
+        with self._path.open("rb") as file:
+            file.seek(start)
+            return json.loads(file.readline())[1]
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._start(key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        for word, starts in self._counted.items():
+            yield from (f"{word} {number}" for number, start in enumerate(starts) if start >= 0)
+        yield from self._others
+
+    def __len__(self) -> int:
+        return len(self._others) + sum(sum(start >= 0 for start in starts) for starts in self._counted.values())
+
+    def _start(self, key: str) -> int | None:
+        word, number = _word_and_number(key)
+        starts = self._counted.get(word, ())
+        if number is not None and number < len(starts) and starts[number] >= 0:
+            return starts[number]
+        return self._others.get(key)
+
+
+def _word_and_number(key: str) -> tuple[str, int | None]:
+    word, space, number = key.rpartition(" ")
+    is_count = space and number.isascii() and number.isdecimal() and (number == "0" or number[0] != "0")
+    return (word, int(number)) if is_count else (key, None)
+
+
 def run_pieces(
-    pieces: Sequence[tuple[str, Task]],
+    pieces: Iterable[tuple[str, Task]],
     work: Callable[[Task], Any],
     *,
     journal: Journal,
     executor: Executor | None = None,
     workers: int = 1,
+    batch: int = 1,
 ) -> Iterator[tuple[str, Any]]:
     """Do every piece that is not in the journal, and give all results in the order of the pieces.
 
     Args:
-        pieces: (key, task); keys are distinct.
+        pieces: (key, task); keys are distinct. They are taken a few ahead of the results, so they may be made then.
         work: from a task to a result of plain JSON; for processes, a function at the top of a module.
         journal: of finished pieces.
         executor: that does the work; None: here, one after the other.
         workers: of the executor; sets how many pieces are handed out ahead.
+        batch: pieces that a worker is handed at once; more cost less, and more are lost if it is killed.
 
     Returns:
         (key, result) of each piece, in order, whatever order they finish in.
@@ -101,19 +169,21 @@ def run_pieces(
     """
     if executor is None:
         for key, task in pieces:
-            if key not in journal.results:
-                journal.add(key, json.loads(json.dumps(work(task))))
-            yield key, journal.results[key]
+            if key in journal.results:
+                yield key, journal.results[key]
+            else:
+                result = json.loads(json.dumps(work(task)))
+                journal.add(key, result)
+                yield key, result
         return
-    waiting: deque[tuple[str, Future[Any] | None]] = deque()
+    waiting: deque[_Batch] = deque()
     try:
-        for key, task in pieces:
-            future = None if key in journal.results else executor.submit(work, task)
-            waiting.append((key, future))
+        for several in _several(pieces, batch):
+            waiting.append(_handed_out(several, work, journal, executor))
             if len(waiting) > workers * _PIECES_PER_WORKER:
-                yield _take(waiting, journal)
+                yield from _take(waiting, journal)
         while waiting:
-            yield _take(waiting, journal)
+            yield from _take(waiting, journal)
     except BrokenProcessPool as problem:
         _keep_finished(waiting, journal)
         raise WorkerError(
@@ -121,9 +191,9 @@ def run_pieces(
             "run the same command again with fewer --workers"
         ) from problem
     finally:
-        for _, future in waiting:
-            if future is not None:
-                future.cancel()
+        for one in waiting:
+            if one.future is not None:
+                one.future.cancel()
 
 
 @contextmanager
@@ -143,15 +213,60 @@ def worker_pool(workers: int) -> Iterator[Executor | None]:
             raise
 
 
-def _keep_finished(waiting: deque[tuple[str, Future[Any] | None]], journal: Journal) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """Pieces that a worker does one after the other."""
+
+    keys: list[str]
+    """Of the pieces, in order."""
+    to_do: list[str]
+    """Of those that are not in the journal."""
+    future: "Future[tuple[list[Any], Exception | None]] | None"
+    """Their results, and what ended the work on the next one; None: nothing is to be done."""
+
+
+def _several(pieces: Iterable[tuple[str, Task]], batch: int) -> Iterator[list[tuple[str, Task]]]:
+    rest = iter(pieces)
+    while several := list(islice(rest, batch)):
+        yield several
+
+
+def _handed_out(
+    several: Sequence[tuple[str, Task]], work: Callable[[Task], Any], journal: Journal, executor: Executor
+) -> _Batch:
+    left = [(key, task) for key, task in several if key not in journal.results]
+    future = executor.submit(_do_several, work, [task for _, task in left]) if left else None
+    return _Batch(keys=[key for key, _ in several], to_do=[key for key, _ in left], future=future)
+
+
+def _do_several(work: Callable[[Task], Any], tasks: Sequence[Task]) -> tuple[list[Any], Exception | None]:
+    """Do pieces in a worker. What one raises is given back beside the results of those before it."""
+    results: list[Any] = []
+    for task in tasks:
+        try:
+            results.append(work(task))
+        except Exception as problem:  # noqa: BLE001 - raised again where the results are taken
+            return results, problem
+    return results, None
+
+
+def _keep_finished(waiting: deque[_Batch], journal: Journal) -> None:
     """Note the pieces that were finished out of order, before one that was not."""
-    for key, future in waiting:
+    for one in waiting:
+        future = one.future
         if future is not None and future.done() and not future.cancelled() and future.exception() is None:
-            journal.add(key, json.loads(json.dumps(future.result())))
+            results, _ = future.result()
+            for key, result in zip(one.to_do, results, strict=False):
+                journal.add(key, json.loads(json.dumps(result)))
 
 
-def _take(waiting: deque[tuple[str, Future[Any] | None]], journal: Journal) -> tuple[str, Any]:
-    key, future = waiting.popleft()
-    if future is not None:
-        journal.add(key, json.loads(json.dumps(future.result())))
-    return key, journal.results[key]
+def _take(waiting: deque[_Batch], journal: Journal) -> Iterator[tuple[str, Any]]:
+    one = waiting.popleft()
+    results, problem = one.future.result() if one.future is not None else ([], None)
+    done = dict(zip(one.to_do, json.loads(json.dumps(results)), strict=False))
+    for key, result in done.items():
+        journal.add(key, result)
+    for key in one.keys:
+        if problem is not None and key in one.to_do and key not in done:
+            raise problem
+        yield key, done[key] if key in done else journal.results[key]

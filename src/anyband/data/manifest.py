@@ -63,8 +63,11 @@ _DECLARED = "declared by the list of images"
 # A GeoParquet file has these whether asked for or not.
 _IGNORED = ("geometry", "bbox")
 
+# Thousands of images hold one of a few.
+_shared_encodings: dict[tuple[tuple[str, Encoding], ...], tuple[tuple[str, Encoding], ...]] = {}
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageEntry:
     """One image of a manifest, checked."""
 
@@ -335,7 +338,7 @@ def _encoding(given: Mapping[str, Any], sensor: Sensor) -> tuple[tuple[str, Enco
                 source="the manifest",
             )
         found.append((band.name, encoding))
-    return tuple(found)
+    return _shared_encodings.setdefault(tuple(found), tuple(found))
 
 
 def _time(value: Any) -> tuple[int | None, dt.datetime | None]:

@@ -24,7 +24,7 @@ _NAMED_PROBLEMS = 3
 _TINY_DEG = 1e-9
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlacedImage:
     """What of an image decides its place."""
 
@@ -38,7 +38,7 @@ class PlacedImage:
     """Declared part of the data; None: drawn."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
     """Images that show the same ground."""
 
@@ -46,10 +46,15 @@ class Place:
     """Declared, or made of the coordinates of its centre, or the path of its only image."""
     members: tuple[int, ...]
     """Positions of its images in the list given."""
-    layout: Layout
-    """Where they lie."""
+    images: tuple[PlacedImage, ...]
+    """What is known of each."""
     split: Split | None
     """Declared part of the data; None: to be drawn."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where they lie. Worked out anew each time, because it is larger than all else and needed once."""
+        return lay_out([image.grid for image in self.images], [image.name for image in self.images])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +155,7 @@ def _laid_out(images: Sequence[PlacedImage], groups: Iterable[tuple[str, tuple[i
         except GeometryError as problem:
             problems.append(f"place '{name}': {problem}")
             continue
-        places.append(Place(name=name, members=members, layout=layout, split=_declared_split(name, chosen)))
+        places.append(Place(name=name, members=members, images=tuple(chosen), split=_declared_split(name, chosen)))
     if problems:
         more = len(problems) - _NAMED_PROBLEMS
         shown = problems[:_NAMED_PROBLEMS] + ([f"and {more} more places"] if more > 0 else [])

@@ -5,6 +5,7 @@ that was not: the order of the chips is that of places and images, whatever the 
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -100,19 +101,23 @@ def _inputs_digest(entries: Sequence[ImageEntry], sensors: dict[str, Sensor], op
         declared = (entry.name, entry.source, entry.sensor.band_names, entry.encoding)
         state.update(repr((*declared, entry.place, entry.datetime, entry.split)).encode())
         for path in (*entry.source.paths, *entry.source.valid_paths):
-            state.update(repr([_file_state(file) for file in _files(path)]).encode())
+            state.update(repr(_file_states(path)).encode())
     return state.hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
-    return sorted(path.iterdir()) if path.is_dir() else [path]
+def _file_states(path: Path) -> list[tuple[str, int, int]]:
+    if not path.is_dir():
+        return [_file_state(path.name, path)]
+    with os.scandir(path) as entries:
+        return sorted(_file_state(entry.name, entry) for entry in entries)
 
 
-def _file_state(path: Path) -> tuple[str, int, int]:
-    if not path.exists():
-        return path.name, -1, -1
-    status = path.stat()
-    return path.name, status.st_size, status.st_mtime_ns
+def _file_state(name: str, file: "Path | os.DirEntry[str]") -> tuple[str, int, int]:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return name, -1, -1
+    return name, status.st_size, status.st_mtime_ns
 
 
 def _finished(out: Path, inputs: str, run: PrepareRun) -> PrepareReport | None:

@@ -1,12 +1,12 @@
 """What preparing gave: counts, pairs, and what was skipped and why, for people and for machines."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations_with_replacement
 from typing import Any
 
-from anyband.data.chip_index import SPLITS
+from anyband.data.chip_index import SPLITS, chips_of
 from anyband.data.store import ChipStore
 
 __all__ = ["PrepareReport", "Skipped", "StoreCounts", "count_chips", "describe_store"]
@@ -98,28 +98,33 @@ class PrepareReport:
         return lines
 
 
+_Content = tuple[tuple[str, int], ...]
+
+
 def count_chips(chips: Iterable[tuple[str, str, str, str]]) -> StoreCounts:
     """Count chips given as (place, cell, sensor, split)."""
     sensors: Counter[str] = Counter()
     splits: Counter[str] = Counter()
-    footprints: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    # Most footprints hold the same: they share one tuple of (sensor, chips).
+    contents: dict[_Content, _Content] = {}
+    footprints: dict[tuple[str, str], _Content] = {}
     for place, cell, sensor, split in chips:
         sensors[sensor] += 1
         splits[split] += 1
-        footprints[place, cell][sensor] += 1
+        content = _with_one_more(footprints.get((place, cell), ()), sensor)
+        footprints[place, cell] = contents.setdefault(content, content)
     return StoreCounts(
         chips=dict(sensors),
         places=len({place for place, _ in footprints}),
         footprints=len(footprints),
         splits={split: splits[split] for split in SPLITS},
-        pairs=_count_pairs(list(sensors), footprints.values()),
+        pairs=_count_pairs(list(sensors), Counter(footprints.values())),
     )
 
 
 def describe_store(store: ChipStore) -> list[str]:
     """Say what a store holds: counts, arrays and statistics."""
-    columns = store.index.select(["place", "cell", "sensor", "split"]).to_pydict()
-    counts = count_chips(zip(*columns.values(), strict=True))
+    counts = count_chips(chips_of(store.index))
     lines = [f"chip store '{store.path}', version {store.version}", *counts.lines(), "arrays:"]
     lines += [
         f"  {info.name}: {info.num_chips} × {len(info.bands)} × {info.height} × {info.width} {info.dtype}"
@@ -130,11 +135,18 @@ def describe_store(store: ChipStore) -> list[str]:
     return [*lines, f"statistics of the store: {computed}"]
 
 
-def _count_pairs(sensors: Sequence[str], footprints: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _with_one_more(content: _Content, sensor: str) -> _Content:
+    counts = dict(content)
+    counts[sensor] = counts.get(sensor, 0) + 1
+    return tuple(counts.items())
+
+
+def _count_pairs(sensors: Sequence[str], footprints: Mapping[_Content, int]) -> dict[str, int]:
     pairs: Counter[str] = Counter()
-    for footprint in footprints:
+    for content, number in footprints.items():
+        footprint = dict(content)
         here = [sensor for sensor in sensors if sensor in footprint]
         for first, second in combinations_with_replacement(here, 2):
             a, b = footprint[first], footprint[second]
-            pairs[f"{first} + {second}"] += a * (a - 1) // 2 if first == second else a * b
+            pairs[f"{first} + {second}"] += number * (a * (a - 1) // 2 if first == second else a * b)
     return {name: count for name, count in pairs.items() if count}

@@ -1,9 +1,11 @@
 """The steps of preparing: look at the images, group them into places, plan the pieces, cut them, report."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 from anyband.data.cells import Cell, CellRules, View, plan_cells
 from anyband.data.chip_index import SPLITS, ChipRecord
@@ -11,6 +13,7 @@ from anyband.data.cutting import (
     CutTask,
     ImageSurvey,
     SpooledChip,
+    Storage,
     cut_image,
     storage_of,
     survey_image,
@@ -23,6 +26,7 @@ from anyband.data.prepare_report import PrepareReport, Skipped, count_chips
 from anyband.data.rasters.records import RasterSource
 from anyband.data.store import ArraySpec
 from anyband.data.store_writer import ShardDone, StoreWriter
+from anyband.data.tiles import Grid
 from anyband.data.workspace import Workspace
 from anyband.errors import RasterError
 from anyband.progress import progress
@@ -32,6 +36,9 @@ __all__ = ["Piece", "PrepareJob", "cut_pieces", "group_images", "plan_pieces", "
 # chosen: the chips of one piece are in memory together, and are cut again when a run is killed.
 _VALUES_PER_PIECE = 2**25
 _NAMED_PROBLEMS = 3
+# chosen: what a batch costs to hand out is little beside so many images; what is lost with a killed worker too.
+_LARGEST_BATCH = 32
+_BATCHES_PER_WORKER = 16
 
 
 @dataclass(kw_only=True)
@@ -74,10 +81,14 @@ class Piece:
     """Number of the image."""
     place: Place
     """The image's place."""
+    anchor: Grid
+    """Grid of the place's finest image."""
     cells: tuple[Cell, ...]
     """Cell of each view of the task."""
     task: CutTask
     """The work."""
+    is_last: bool
+    """Whether no other piece of the image follows."""
 
 
 def survey_images(job: PrepareJob) -> None:
@@ -86,9 +97,9 @@ def survey_images(job: PrepareJob) -> None:
     for number in repeated:
         job.skip(number, f"'{job.entries[number].name}' stands in the list twice")
     numbers = [number for number in range(len(job.entries)) if number not in repeated]
-    pieces = [(f"survey {number}", job.entries[number]) for number in numbers]
-    with progress("looking at images", len(pieces), shown=job.run.shown) as advance:
-        results = run_pieces(pieces, survey_image, journal=job.work.journal, executor=job.pool, workers=job.run.workers)
+    pieces = ((f"survey {number}", job.entries[number]) for number in numbers)
+    with progress("looking at images", len(numbers), shown=job.run.shown) as advance:
+        results = _in_pieces(job, pieces, survey_image, len(numbers))
         for number, (_, result) in zip(numbers, results, strict=True):
             if "skipped" in result:
                 job.skip(number, result["skipped"])
@@ -149,30 +160,41 @@ def group_images(job: PrepareJob) -> list[Place]:
         Place(
             name=place.name,
             members=tuple(numbers[member] for member in place.members),
-            layout=place.layout,
+            images=place.images,
             split=place.split or split_of(place.name, seed=job.options.seed, fractions=job.options.fractions),
         )
         for place in places
     ]
 
 
-def plan_pieces(job: PrepareJob, places: Sequence[Place]) -> list[Piece]:
-    """List the work: for each image of each place the cells that it covers, in pieces. Others are skipped."""
+def plan_pieces(job: PrepareJob, places: Sequence[Place]) -> Iterator[Piece]:
+    """Give the work: for each image of each place the cells that it covers, in pieces. Others are skipped.
+
+    A piece is made when it is asked for, so that the plan of a large archive is never in memory.
+    """
     rules = CellRules(chip_px=job.options.chip_px, chip_m=job.options.chip_m, min_cover=job.options.min_valid)
-    pieces: list[Piece] = []
+    number = 0
     for place in places:
-        cells = plan_cells(place.layout, rules)
+        layout = place.layout
+        cells = plan_cells(layout, rules)
         for position, image in enumerate(place.members):
             views = [(cell, view) for cell in cells for own, view in cell.views if own == position]
             if not views:
                 name, least = job.entries[image].name, job.options.min_valid
                 job.skip(image, f"'{name}' does not cover {least:.0%} of any footprint")
-            pieces += _pieces_of(job, image, place, views, len(pieces))
-    return pieces
+            for piece in _pieces_of(job, image, _Ground(place=place, anchor=layout.anchor), views, number):
+                yield piece
+                number += 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ground:
+    place: Place
+    anchor: Grid
 
 
 def _pieces_of(
-    job: PrepareJob, image: int, place: Place, views: Sequence[tuple[Cell, View]], first_number: int
+    job: PrepareJob, image: int, ground: _Ground, views: Sequence[tuple[Cell, View]], first_number: int
 ) -> Iterator[Piece]:
     """Cut the work on one image into pieces that fit in memory."""
     entry, survey = job.entries[image], job.surveys[image]
@@ -187,33 +209,86 @@ def _pieces_of(
             min_valid=job.options.min_valid,
             spool=job.work.spool / f"{number:08d}.npz",
         )
-        yield Piece(image=image, place=place, cells=tuple(cell for cell, _ in part), task=task)
+        yield Piece(
+            image=image,
+            place=ground.place,
+            anchor=ground.anchor,
+            cells=tuple(cell for cell, _ in part),
+            task=task,
+            is_last=start + size >= len(views),
+        )
 
 
-def cut_pieces(job: PrepareJob, pieces: Sequence[Piece]) -> StoreWriter:
+def cut_pieces(job: PrepareJob, pieces: Iterable[Piece]) -> StoreWriter:
     """Cut all pieces, and write each shard as soon as its chips are there."""
     journal = job.work.journal
-    finished = [ShardDone(**entry) for key, entry in journal.results.items() if key.startswith("shard ")]
+    shards = [key for key in journal.results if key.startswith("shard ")]
     writer = StoreWriter(
         job.work.store,
-        finished=finished,
+        finished=[ShardDone(**journal.results[key]) for key in shards],
         on_shard=lambda done: journal.add(f"shard {done.array} {done.shard}", vars(done)),
     )
-    tasks = [(f"cut {number}", piece.task) for number, piece in enumerate(pieces)]
-    best: dict[int, float] = {}
-    with progress("cutting chips", len(tasks), shown=job.run.shown) as advance:
-        results = run_pieces(tasks, cut_image, journal=journal, executor=job.pool, workers=job.run.workers)
-        for piece, (_, result) in zip(pieces, results, strict=True):
+    handed_out: deque[Piece] = deque()
+    counts = _CutCounts()
+    with progress("cutting chips", len(job.surveys), shown=job.run.shown) as advance:
+        results = _in_pieces(job, _tasks(pieces, handed_out), cut_image, len(job.surveys))
+        for _, result in results:
+            piece = handed_out.popleft()
+            counts.add(piece)
             if "skipped" in result:
                 job.skip(piece.image, result["skipped"])
             else:
-                best[piece.image] = max(best.get(piece.image, 0.0), result["best"])
+                counts.best = max(counts.best or 0.0, result["best"])
                 _add_chips(job, writer, piece, dict(result["chips"]))
-            advance(1)
-    _skip_empty(job, best)
-    _note_interpolated(job, pieces)
+            if piece.is_last:
+                _skip_empty(job, piece.image, counts.best)
+                counts.best = None
+                advance(1)
+    job.notes += counts.notes()
     _check_some_left(job, writer.num_chips)
     return writer
+
+
+def _tasks(pieces: Iterable[Piece], handed_out: "deque[Piece]") -> Iterator[tuple[str, CutTask]]:
+    """Give the tasks of pieces, and keep each piece until its result is there."""
+    for number, piece in enumerate(pieces):
+        handed_out.append(piece)
+        yield f"cut {number}", piece.task
+
+
+def _in_pieces(
+    job: PrepareJob, pieces: Iterable[tuple[str, Any]], work: Callable[[Any], Any], total: int
+) -> Iterator[tuple[str, Any]]:
+    """Do pieces, of which there are about `total`; small jobs one by one, large ones in batches."""
+    batch = min(_LARGEST_BATCH, max(1, total // (_BATCHES_PER_WORKER * job.run.workers)))
+    return run_pieces(pieces, work, journal=job.work.journal, executor=job.pool, workers=job.run.workers, batch=batch)
+
+
+@dataclass(kw_only=True)
+class _CutCounts:
+    """What is counted while chips are cut."""
+
+    views: Counter[str] = field(default_factory=Counter)
+    """Sensor → chips planned."""
+    moved: Counter[str] = field(default_factory=Counter)
+    """Sensor → chips of them that are interpolated."""
+    best: float | None = None
+    """Largest share of data of a chip of the image at hand; None: it could not be read."""
+
+    def add(self, piece: Piece) -> None:
+        """Count the chips of a piece."""
+        sensor = piece.task.entry.sensor.name
+        self.views[sensor] += len(piece.task.views)
+        self.moved[sensor] += sum(not view.is_copy for view in piece.task.views)
+
+    def notes(self) -> list[str]:
+        """Say how many chips were interpolated."""
+        return [
+            f"{sensor}: {count} of {self.views[sensor]} chips were interpolated, because their pixels do not fit the "
+            "footprint that other images of the place share"
+            for sensor, count in self.moved.items()
+            if count
+        ]
 
 
 def _add_chips(job: PrepareJob, writer: StoreWriter, piece: Piece, shares: Mapping[int, float]) -> None:
@@ -221,21 +296,26 @@ def _add_chips(job: PrepareJob, writer: StoreWriter, piece: Piece, shares: Mappi
     waiting = set(shares)
     for number, share in shares.items():
         cell, view = piece.cells[number], task.views[number]
-        spec = ArraySpec(
-            sensor=entry.sensor.name,
-            bands=entry.sensor.band_names,
-            height=view.height,
-            width=view.width,
-            dtype=task.storage.dtype,
-            encoding=dict(task.storage.encoding),
-            nodata=task.storage.nodata,
-        )
+        spec = _array_spec(entry.sensor.name, entry.sensor.band_names, (view.height, view.width), task.storage)
         record = _record(piece, cell, view, survey=survey, share=share)
         writer.add(spec, record, SpooledChip(spool=task.spool, number=number, waiting=waiting))
 
 
+@lru_cache(maxsize=64)
+def _array_spec(sensor: str, bands: tuple[str, ...], shape: tuple[int, int], storage: Storage) -> ArraySpec:
+    return ArraySpec(
+        sensor=sensor,
+        bands=bands,
+        height=shape[0],
+        width=shape[1],
+        dtype=storage.dtype,
+        encoding=dict(storage.encoding),
+        nodata=storage.nodata,
+    )
+
+
 def _record(piece: Piece, cell: Cell, view: View, *, survey: ImageSurvey, share: float) -> ChipRecord:
-    entry, anchor = piece.task.entry, piece.place.layout.anchor
+    entry, anchor = piece.task.entry, piece.anchor
     transform = cell.chip_transform(anchor, view)
     ground = None
     if anchor.crs is not None:
@@ -259,7 +339,7 @@ def _record(piece: Piece, cell: Cell, view: View, *, survey: ImageSurvey, share:
 def report_of(job: PrepareJob, writer: StoreWriter) -> PrepareReport:
     """Say what was made of the images."""
     _note_default_encodings(job)
-    counts = count_chips((one.place, one.cell, one.sensor, one.split) for one in writer.records)
+    counts = count_chips(writer.chips())
     for split, fraction in zip(SPLITS, job.options.fractions, strict=True):
         if fraction and not counts.splits[split]:
             job.notes.append(
@@ -270,28 +350,13 @@ def report_of(job: PrepareJob, writer: StoreWriter) -> PrepareReport:
     return PrepareReport(counts=counts, skipped=skipped, notes=tuple(job.notes))
 
 
-def _skip_empty(job: PrepareJob, best: Mapping[int, float]) -> None:
-    """Skip the images of which no chip had enough data."""
-    for image, share in best.items():
-        name, least = job.entries[image].name, job.options.min_valid
-        if share == 0:
-            job.skip(image, f"'{name}' has no data: every pixel is nodata, NaN or masked")
-        elif share < least:
-            job.skip(image, f"'{name}' has no chip with at least {least:.0%} of data (the best has {share:.0%})")
-
-
-def _note_interpolated(job: PrepareJob, pieces: Sequence[Piece]) -> None:
-    views, moved = Counter[str](), Counter[str]()
-    for piece in pieces:
-        sensor = piece.task.entry.sensor.name
-        views[sensor] += len(piece.task.views)
-        moved[sensor] += sum(not view.is_copy for view in piece.task.views)
-    job.notes += [
-        f"{sensor}: {count} of {views[sensor]} chips were interpolated, because their pixels do not fit the "
-        "footprint that other images of the place share"
-        for sensor, count in moved.items()
-        if count
-    ]
+def _skip_empty(job: PrepareJob, image: int, best: float | None) -> None:
+    """Skip an image of which no chip had enough data."""
+    name, least = job.entries[image].name, job.options.min_valid
+    if best == 0:
+        job.skip(image, f"'{name}' has no data: every pixel is nodata, NaN or masked")
+    elif best is not None and best < least:
+        job.skip(image, f"'{name}' has no chip with at least {least:.0%} of data (the best has {best:.0%})")
 
 
 def _note_default_encodings(job: PrepareJob) -> None:

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import count
@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorstore as ts
 
-from anyband.data.chip_index import ChipRecord, index_table, write_index
+from anyband.data.chip_index import ChipRecord, IndexColumns, write_index
 from anyband.data.store import STORE_VERSION, ArrayInfo, ArraySpec, header_text, statistics_to_dict
 from anyband.errors import OutputError
 from anyband.sensors.catalogue import sensor_to_dict
@@ -29,6 +29,8 @@ CHIPS_PER_SHARD = 256
 _MAX_SHARD_BYTES = 512 * 2**20
 # chosen: more chips than any store has. Shards are written before their number is known; `finish` sets it.
 _UNKNOWN_LENGTH = 2**32
+# chosen: more kinds of chips than most stores have; one that is not remembered is found by its content.
+_MAX_KNOWN_SPECS = 1024
 
 
 @runtime_checkable
@@ -113,8 +115,8 @@ class StoreWriter:
         self._finished = {(done.array, done.shard): done for done in finished}
         self._on_shard = on_shard
         self._arrays: dict[str, _GrowingArray] = {}
-        self._records: list[ChipRecord] = []
-        self._locations: list[tuple[str, int]] = []
+        self._by_spec: dict[int, tuple[ArraySpec, _GrowingArray]] = {}
+        self._index = IndexColumns()
 
     def add(self, spec: ArraySpec, record: ChipRecord, source: ChipSource) -> None:
         """Add one chip; when its shard is full, the shard is written.
@@ -123,8 +125,7 @@ class StoreWriter:
             OutputError: the shard can't be written.
         """
         array = self._array(spec)
-        self._records.append(record)
-        self._locations.append((array.name, array.num_chips))
+        self._index.add(record, (array.name, array.num_chips))
         array.waiting.append(source)
         array.num_chips += 1
         if len(array.waiting) == array.chips_per_shard:
@@ -141,34 +142,36 @@ class StoreWriter:
                 self._flush(array)
             for kind in ("chips", "valid") if array.has_valid else ("chips",):
                 _set_length(self.folder / kind / array.name, array.num_chips)
-        index = index_table(self._records, self._locations)
-        _write_whole(self.folder / "index.parquet", lambda path: write_index(index, path))
+        _write_whole(self.folder / "index.parquet", lambda path: write_index(self._index.table(), path))
         text = header_text(self._header(header))
         _write_whole(self.folder / "store.json", lambda path: path.write_text(text, encoding="utf-8"))
 
-    @property
-    def records(self) -> Sequence[ChipRecord]:
-        """What the index will say of the chips added."""
-        return self._records
+    def chips(self) -> Iterator[tuple[str, str, str, str]]:
+        """Give (place, cell, sensor, split) of each chip added."""
+        return self._index.chips()
 
     @property
     def num_chips(self) -> int:
         """Number of chips added."""
-        return len(self._records)
+        return len(self._index)
 
     def _array(self, spec: ArraySpec) -> "_GrowingArray":
+        # Chips of one image, and of images like it, bring the same record; the second part keeps it alive.
+        if id(spec) in self._by_spec:
+            return self._by_spec[id(spec)][1]
         key = json.dumps(spec.to_dict(), sort_keys=True)
         if key not in self._arrays:
             taken = {array.name for array in self._arrays.values()}
             self._arrays[key] = _GrowingArray(name=_array_name(spec, taken), spec=spec)
+        if len(self._by_spec) < _MAX_KNOWN_SPECS:
+            self._by_spec[id(spec)] = spec, self._arrays[key]
         return self._arrays[key]
 
     def _flush(self, array: "_GrowingArray") -> None:
         shard = len(array.done)
         done = self._finished.get((array.name, shard))
         if done is None:
-            loaded = [source.load() for source in array.waiting]
-            done = _write_shard(self.folder, array, [pixels for pixels, _ in loaded], [valid for _, valid in loaded])
+            done = _write_shard(self.folder, array)
             self._on_shard(done)
         array.done.append(done)
         for source in array.waiting:
@@ -239,18 +242,24 @@ def _array_name(spec: ArraySpec, taken: set[str]) -> str:
     return next(candidate for candidate in numbered if candidate not in taken)
 
 
-def _write_shard(folder: Path, array: _GrowingArray, pixels: list[Array], valid: list[Array | None]) -> ShardDone:
+def _write_shard(folder: Path, array: _GrowingArray) -> ShardDone:
+    """Write the chips that wait. They are gathered in one block, and hashed where they are: a shard is large."""
     shard = len(array.done)
-    stacked = np.stack(pixels)
-    state = blake2b(stacked.tobytes(), digest_size=16)
+    first, first_valid = array.waiting[0].load()
+    stacked = np.empty((len(array.waiting), *first.shape), dtype=first.dtype)
+    holes: dict[int, Array] = {}
+    for row, source in enumerate(array.waiting):
+        stacked[row], valid = source.load() if row else (first, first_valid)
+        if valid is not None and not valid.all():
+            holes[row] = valid
+    state = blake2b(stacked.data, digest_size=16)
     _put(folder / "chips" / array.name, array, stacked, fill_value=0)
-    partial = any(part is not None and not part.all() for part in valid)
+    partial = bool(holes)
     if partial:
         stacked_valid = np.ones(stacked.shape, dtype=np.uint8)
-        for row, part in enumerate(valid):
-            if part is not None:
-                stacked_valid[row] = part
-        state.update(stacked_valid.tobytes())
+        for row, valid in holes.items():
+            stacked_valid[row] = valid
+        state.update(stacked_valid.data)
         # Chips that are wholly valid equal the fill value, so they take no room.
         _put(folder / "valid" / array.name, array, stacked_valid, fill_value=1)
     return ShardDone(array=array.name, shard=shard, digest=state.hexdigest(), partial=partial)

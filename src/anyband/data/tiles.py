@@ -85,7 +85,7 @@ class Bounds:
     """Largest y."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
     """Where the pixels of an image lie."""
 

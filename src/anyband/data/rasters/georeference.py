@@ -1,6 +1,8 @@
 """Names of coordinate systems, and the size of a pixel on the ground."""
 
 import math
+from functools import lru_cache
+from typing import Any
 
 from anyband.data.tiles import Transform
 
@@ -11,6 +13,11 @@ __all__ = ["crs_name", "pixel_size_m", "same_crs"]
 _PROJECTION_TOLERANCE = 0.01
 
 
+# chosen: more systems than an archive has.
+_KNOWN_CRS = 128
+
+
+@lru_cache(maxsize=_KNOWN_CRS)
 def crs_name(wkt: str) -> str | None:
     """Name a coordinate system: `EPSG:n` where it has a number, else its WKT; None for no place on Earth."""
     from rasterio.crs import CRS
@@ -46,22 +53,29 @@ def pixel_size_m(transform: Transform, *, crs: str, height: int, width: int) -> 
     Source:
         Geodesics by pyproj on the CRS's own ellipsoid (Karney, "Algorithms for geodesics", J. Geodesy 2013).
     """
-    from pyproj import CRS, Geod, Transformer
-
-    system = CRS.from_user_input(crs)
+    to_degrees, geod, unit_m = _on_ellipsoid(crs)
     a, b, c, d, e, f = transform
     row, col = height / 2, width / 2
     corners = [(col + step_col, row + step_row) for step_col, step_row in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]
     xs = [a * x + b * y + c for x, y in corners]
     ys = [d * x + e * y + f for x, y in corners]
-    to_degrees = Transformer.from_crs(system, system.geodetic_crs or 4326, always_xy=True)
     lons, lats = to_degrees.transform(xs, ys)
-    geod = system.get_geod() or Geod(ellps="WGS84")
     _, _, across_m = geod.inv(lons[0], lats[0], lons[1], lats[1])
     _, _, along_m = geod.inv(lons[2], lats[2], lons[3], lats[3])
     measured_m = math.sqrt(across_m * along_m)
-    if system.is_projected:
-        named_m = math.sqrt(abs(a * e - b * d)) * system.axis_info[0].unit_conversion_factor
+    if unit_m is not None:
+        named_m = math.sqrt(abs(a * e - b * d)) * unit_m
         if abs(measured_m / named_m - 1) < _PROJECTION_TOLERANCE:
             return named_m
     return measured_m
+
+
+@lru_cache(maxsize=_KNOWN_CRS)
+def _on_ellipsoid(crs: str) -> tuple[Any, Any, float | None]:
+    """Make what measures in a CRS: to degrees, distances, and metres a unit of its axes (None: not projected)."""
+    from pyproj import CRS, Geod, Transformer
+
+    system = CRS.from_user_input(crs)
+    to_degrees = Transformer.from_crs(system, system.geodetic_crs or 4326, always_xy=True)
+    unit_m = float(system.axis_info[0].unit_conversion_factor) if system.is_projected else None
+    return to_degrees, system.get_geod() or Geod(ellps="WGS84"), unit_m

@@ -14,6 +14,7 @@ from anyband.data.rasters.folders import band_files
 from anyband.data.rasters.gdal import GdalSheet
 from anyband.data.rasters.georeference import pixel_size_m, same_crs
 from anyband.data.rasters.netcdf import NetcdfSheet
+from anyband.data.rasters.plain_tiff import open_plain_tiff
 from anyband.data.rasters.records import Raster, RasterSource, Sheet
 from anyband.data.rasters.resample import (
     Placement,
@@ -31,6 +32,7 @@ from anyband.shapes import Array
 __all__ = ["RasterReader", "open_raster", "open_sheet"]
 
 _NETCDF_ENDINGS = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
+_TIFF_ENDINGS = (".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class RasterReader:
         used = [sheets[index] for index in sorted({index for index, _ in places})]
         self.grid: Grid = _finest_grid(used, sensor, names)
         """The finest grid of the bands."""
-        self._parts = _parts(sheets, places, self.grid)
+        self._alike = _alike(_parts(sheets, places, self.grid))
         self._valid_sheets = [
             (sheet, _valid_position(sheet, source), _placement(sheet, self.grid)) for sheet in valid_sheets
         ]
@@ -102,27 +104,40 @@ class RasterReader:
         grid = self.grid.part(window)
         shape = (len(self.band_names), window.height, window.width)
         dn, valid = np.zeros(shape, dtype=self.dtype), np.zeros(shape, dtype=bool)
-        for part in self._parts:
-            self._read_part(part, window, dn, valid)
+        for alike in self._alike:
+            self._read_parts(alike, window, dn, valid)
         for sheet, position, placement in self._valid_sheets:
             valid &= self._read_valid(sheet, position, placement, window)
         return Raster(dn=dn, valid=valid, grid=grid)
 
-    def _read_part(self, part: _Part, window: Window, dn: Array, valid: Array) -> None:
-        same_grid = part.placement.is_identity(self.grid.height, self.grid.width)
-        needed = window if same_grid else source_window(part.placement, window)
+    def _read_parts(self, alike: Sequence[_Part], window: Window, dn: Array, valid: Array) -> None:
+        """Read parts of one placement. What is whole of them is resampled together, which gives the same numbers."""
+        placement = alike[0].placement
+        same_grid = placement.is_identity(self.grid.height, self.grid.width)
+        needed = window if same_grid else source_window(placement, window)
         if needed is None:
             return
+        read = [(list(part.targets), *self._stored(part, needed)) for part in alike]
+        if same_grid:
+            for targets, stored, known in read:
+                dn[targets], valid[targets] = stored, known
+            return
+        whole = [one for one in read if one[2].all()]
+        if len({stored.dtype for _, stored, _ in whole}) == 1:
+            joined = [target for targets, _, _ in whole for target in targets]
+            together = (joined, np.concatenate([one[1] for one in whole]), np.concatenate([one[2] for one in whole]))
+            read = [one for one in read if not one[2].all()] + [together]
+        for targets, stored, known in read:
+            values, kept = resample_bilinear(stored, known, placement=placement, part=needed, window=window)
+            dn[targets], valid[targets] = _to_type(values, stored.dtype), kept
+
+    def _stored(self, part: _Part, needed: Window) -> tuple[Array, Array]:
+        """Read the stored numbers of a part, and which are data."""
         stored, with_data = part.sheet.read(part.positions, needed)
         known = np.ones(stored.shape, dtype=bool) if with_data is None else with_data.copy()
         for index, target in enumerate(part.targets):
             known[index] &= _has_data(stored[index], self._nodata[target])
-        targets = list(part.targets)
-        if same_grid:
-            dn[targets], valid[targets] = stored, known
-            return
-        values, kept = resample_bilinear(stored, known, placement=part.placement, part=needed, window=window)
-        dn[targets], valid[targets] = _to_type(values, stored.dtype), kept
+        return stored, known
 
     def _read_valid(self, sheet: Sheet, position: int, placement: Placement, window: Window) -> Array:
         needed = source_window(placement, window)
@@ -182,9 +197,11 @@ def open_sheet(path: Path, *, time_index: int | None = None, time: datetime.date
     Raises:
         RasterError: the file is missing, corrupt or no raster, or its time is not said.
     """
-    if path.suffix.lower() in _NETCDF_ENDINGS:
+    ending = path.suffix.lower()
+    if ending in _NETCDF_ENDINGS:
         return NetcdfSheet(path, time_index=time_index, time=time)
-    return GdalSheet(path)
+    plain = open_plain_tiff(path) if ending in _TIFF_ENDINGS else None
+    return plain or GdalSheet(path)
 
 
 def _check_time(source: RasterSource, sheets: Sequence[Sheet]) -> None:
@@ -273,6 +290,14 @@ def _parts(sheets: Sequence[Sheet], places: Sequence[BandPlace], grid: Grid) -> 
             )
         )
     return parts
+
+
+def _alike(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """Put the parts together that lie on one grid."""
+    groups: dict[Placement, list[_Part]] = {}
+    for part in parts:
+        groups.setdefault(part.placement, []).append(part)
+    return list(groups.values())
 
 
 def _valid_position(sheet: Sheet, source: RasterSource) -> int:

@@ -12,7 +12,7 @@ from anyband.shapes import Array, Bool, Num, Shaped
 __all__ = ["Raster", "RasterSource", "Sheet"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RasterSource:
     """One image: the files that hold its bands, and whatever the files don't say themselves."""
 

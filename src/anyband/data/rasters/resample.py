@@ -1,6 +1,7 @@
 """Bring pixels of one grid onto another of the same CRS: bilinear over valid pixels, or nearest."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -118,13 +119,18 @@ def _needed(axis: Axis, start: int, size: int) -> tuple[int, int] | None:
     return int(below[inside].min()), int(min(axis.size, below[inside].max() + 2))
 
 
+# Bands and images of one archive ask for the same few, again and again; the arrays are shared, so they are read-only.
+@lru_cache(maxsize=32)
 def _neighbours(axis: Axis, start: int, size: int) -> tuple[Array, Array, Array]:
     """Find the source pixel before each target pixel's centre, the weight of the next, and what is inside."""
     edges = axis.scale * (np.arange(start, start + size) + 0.5) + axis.offset
     inside = (edges >= -_PIXEL_TOLERANCE) & (edges <= axis.size + _PIXEL_TOLERANCE)
     centres = np.clip(edges - 0.5, 0, axis.size - 1)
     below = np.minimum(np.floor(centres).astype(np.int64), max(axis.size - 2, 0))
-    return below, centres - below, inside
+    found = below, centres - below, inside
+    for one in found:
+        one.flags.writeable = False
+    return found
 
 
 def resample_bilinear(

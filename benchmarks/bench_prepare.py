@@ -1,0 +1,207 @@
+"""CPU seconds, wall seconds and memory of `anyband prepare` for growing numbers of pairs, against reading them once.
+
+    python benchmarks/bench_prepare.py [--pairs 1000 10000 100000] [--workers 1 2] [--released FOLDER]
+
+A pair is Sentinel-2 (12 bands on grids of 120, 60 and 20 pixels) and Sentinel-1 (2 bands of 120 pixels, dB as float32),
+laid out as BigEarthNet lays it out: two folders of single-band GeoTIFFs, each pair a place of its own. Some hundred
+pairs have pixels of their own, the others are hard links to them, so files are read from memory, not from a disk.
+Each run is the command `anyband prepare` in a process of its own; CPU seconds are those of all its processes.
+Beside it stand one pass of a plain reader (14 files, scikit-image) and, with `--released`, of the reader of SMARTIES in
+a checkout of it, with its normalising, cropping and resizing. Memory is read from /proc, so this runs on Linux.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from bench_data import SIZES, _read_slow, _scene
+from bench_prepare_released import ReleasedReader
+from measure import circumstances, report
+
+from anyband.sensors.catalogue import get_sensor
+
+_COMMAND = "import sys; from anyband.cli import main; sys.exit(main(sys.argv[1:]))"
+# chosen: memory is asked for so often that no process ends long after its last answer.
+_LOOK_S = 0.05
+_MB = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What one run of `anyband prepare` took."""
+
+    cpu_s: float
+    """Processor seconds of all its processes."""
+    wall_s: float
+    """Seconds from start to end."""
+    main_mb: float
+    """Peak resident memory of the first process."""
+    worker_mb: float
+    """Peak resident memory of its largest worker; 0 without workers."""
+
+
+def _write_pixels(folder: Path, number: int) -> None:
+    """Write the 14 files of one pair with pixels of its own."""
+    rng = np.random.default_rng(number)
+    for kind, sensor in (("S2", "sentinel2-l2a"), ("S1", "sentinel1-grd")):
+        (folder / kind / str(number)).mkdir(parents=True)
+        for band in get_sensor(sensor).bands:
+            side = SIZES[band.gsd_m] if kind == "S2" else SIZES[10.0]
+            low, high, dtype = (200, 6000, "uint16") if kind == "S2" else (-25, 0, "float32")
+            values = _scene(rng, side, low, high).astype(dtype)
+            size_m = 1200.0 / side
+            place = rasterio.Affine(size_m, 0.0, 500_000.0 + 1200.0 * number, 0.0, -size_m, 5_000_000.0)
+            profile = {"driver": "GTiff", "height": side, "width": side, "count": 1, "dtype": dtype}
+            path = folder / kind / str(number) / f"{number}_{band.name}.tif"
+            with rasterio.open(path, "w", crs="EPSG:32631", transform=place, **profile) as file:
+                file.write(values, 1)
+
+
+def _link_pairs(pixels: Path, folder: Path, *, pairs: int, distinct: int) -> Path:
+    """Give the files of `pairs` pairs names of their own. Returns a manifest of them."""
+    manifest = folder / "manifest.csv"
+    with manifest.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "sensor", "place", "encoding"])
+        for number in range(pairs):
+            for kind, sensor, encoding in (("S2", "sentinel2-l2a", "dn"), ("S1", "sentinel1-grd", "db")):
+                name = f"{kind}_{number:07d}"
+                (folder / kind / name).mkdir(parents=True)
+                for band in get_sensor(sensor).band_names:
+                    source = pixels / kind / str(number % distinct) / f"{number % distinct}_{band}.tif"
+                    os.link(source, folder / kind / name / f"{name}_{band}.tif")
+                rows.writerow([f"{kind}/{name}", sensor, f"pair {number:07d}", encoding])
+    return manifest
+
+
+def _prepare(manifest: Path, out: Path, workers: int) -> Usage:
+    """Run the command, and look at the memory of its processes until it ends."""
+    words = ["prepare", str(manifest), "--out", str(out), "--workers", str(workers), "--quiet"]
+    start, peaks = time.perf_counter(), dict[int, float]()
+    process = subprocess.Popen([sys.executable, "-c", _COMMAND, *words], stdout=subprocess.DEVNULL)
+    while True:
+        pid, status, used = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        for one in (process.pid, *_children(process.pid)):
+            peaks[one] = max(peaks.get(one, 0.0), _peak_mb(one))
+        time.sleep(_LOOK_S)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"`anyband {' '.join(words)}` ended with code {process.returncode}")
+    wall_s = time.perf_counter() - start
+    main_mb = peaks.pop(process.pid, 0.0)
+    worker_mb = max(peaks.values(), default=0.0) if workers > 1 else 0.0
+    return Usage(cpu_s=used.ru_utime + used.ru_stime, wall_s=wall_s, main_mb=main_mb, worker_mb=worker_mb)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        texts = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return []
+    return [int(word) for text in texts for word in text.split()]
+
+
+def _peak_mb(pid: int) -> float:
+    """Read the largest resident memory of a process so far; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((float(line.split()[1]) * 1024 / _MB for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def _read_plain(folder: Path, name: str) -> None:
+    for kind, sensor in (("S2", "sentinel2-l2a"), ("S1", "sentinel1-grd")):
+        named = f"{kind}_{name}"
+        _read_slow([folder / kind / named / f"{named}_{band}.tif" for band in get_sensor(sensor).band_names])
+
+
+def _pass_row(what: str, pairs: int, read_pair) -> dict[str, object]:
+    """Time one pass of a reader over some pairs, in this process."""
+    read_pair(0)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for number in range(pairs):
+        read_pair(number)
+    return _row(what, pairs, time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def _row(what: str, pairs: int, cpu_s: float, wall_s: float) -> dict[str, object]:
+    return {
+        "what": what,
+        "pairs": pairs,
+        "workers": 1,
+        "CPU ms/pair": 1000 * cpu_s / pairs,
+        "wall s": wall_s,
+        "pairs/s": pairs / wall_s,
+        "main MB": 0.0,
+        "worker MB": 0.0,
+        "store MB": 0.0,
+    }
+
+
+def _prepare_rows(folder: Path, manifest: Path, *, pairs: int, workers: list[int]) -> list[dict[str, object]]:
+    rows = []
+    for count in workers:
+        used = _prepare(manifest, folder / "store", count)
+        size = sum(file.stat().st_size for file in (folder / "store").rglob("*") if file.is_file())
+        shutil.rmtree(folder / "store")
+        memory = {"main MB": used.main_mb, "worker MB": used.worker_mb, "store MB": size / _MB}
+        rows.append({**_row("anyband prepare", pairs, used.cpu_s, used.wall_s), "workers": count, **memory})
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--distinct", type=int, default=200, help="pairs with pixels of their own")
+    parser.add_argument("--read-pairs", type=int, default=100, help="pairs that the readers read once")
+    parser.add_argument("--released", type=Path, help="a checkout of the released code of SMARTIES")
+    parser.add_argument("--folder", type=Path, help="where to make the files; default: the system's temporary folder")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        top = Path(name)
+        for number in range(arguments.distinct):
+            _write_pixels(top / "pixels", number)
+        rows: list[dict[str, object]] = []
+        for pairs in arguments.pairs:
+            folder = top / str(pairs)
+            folder.mkdir()
+            manifest = _link_pairs(top / "pixels", folder, pairs=pairs, distinct=arguments.distinct)
+            if not rows:
+                rows += _reader_rows(folder, min(pairs, arguments.read_pairs), arguments.released)
+            rows += _prepare_rows(folder, manifest, pairs=pairs, workers=arguments.workers)
+            shutil.rmtree(folder)
+    slowest = next(row["CPU ms/pair"] for row in rows if row["what"] != "anyband prepare")
+    for row in rows:
+        row["fewer CPU s"] = slowest / row["CPU ms/pair"]
+    facts = circumstances(("numpy", "rasterio", "scikit-image", "tensorstore", "pyarrow"))
+    settings = {"distinct": arguments.distinct, "against": rows[0]["what"]}
+    report("bench_prepare", rows, {**facts, "settings": settings})
+
+
+def _reader_rows(folder: Path, pairs: int, released: Path | None) -> list[dict[str, object]]:
+    """Time the readers; the one that `prepare` is compared with comes first."""
+    rows = []
+    if released is not None:
+        reader = ReleasedReader(released, folder, pairs=pairs)
+        rows.append(_pass_row("one pass, released reader", pairs, reader.read))
+    rows.append(_pass_row("one pass, plain reader", pairs, lambda number: _read_plain(folder, f"{number:07d}")))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
