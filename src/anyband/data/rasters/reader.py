@@ -14,6 +14,7 @@ from anyband.data.rasters.folders import band_files
 from anyband.data.rasters.gdal import GdalSheet
 from anyband.data.rasters.georeference import pixel_size_m, same_crs
 from anyband.data.rasters.netcdf import NetcdfSheet
+from anyband.data.rasters.plain_tiff import open_plain_tiff
 from anyband.data.rasters.records import Raster, RasterSource, Sheet
 from anyband.data.rasters.resample import (
     Placement,
@@ -31,6 +32,7 @@ from anyband.shapes import Array
 __all__ = ["RasterReader", "open_raster", "open_sheet"]
 
 _NETCDF_ENDINGS = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
+_TIFF_ENDINGS = (".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +197,11 @@ def open_sheet(path: Path, *, time_index: int | None = None, time: datetime.date
     Raises:
         RasterError: the file is missing, corrupt or no raster, or its time is not said.
     """
-    if path.suffix.lower() in _NETCDF_ENDINGS:
+    ending = path.suffix.lower()
+    if ending in _NETCDF_ENDINGS:
         return NetcdfSheet(path, time_index=time_index, time=time)
-    return GdalSheet(path)
+    plain = open_plain_tiff(path) if ending in _TIFF_ENDINGS else None
+    return plain or GdalSheet(path)
 
 
 def _check_time(source: RasterSource, sheets: Sequence[Sheet]) -> None:

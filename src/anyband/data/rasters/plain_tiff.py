@@ -1,0 +1,225 @@
+"""Small, plain GeoTIFFs without GDAL, which takes longer to open such a file than to read it.
+
+Plain means: uncompressed strips of whole numbers or floats, one image, and every tag known here. Whatever is not plain,
+or not whole, is left to GDAL, so this decides nothing: it gives what GDAL gives, or declines. Tags of the coordinate
+system are understood by GDAL, once for each system.
+"""
+
+import datetime
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anyband.data.rasters.gdal import GdalSheet
+from anyband.data.tiles import Transform, Window
+from anyband.shapes import Array, Bool, Shaped
+
+__all__ = ["PlainTiffSheet", "open_plain_tiff"]
+
+# chosen: a file is read whole when it is opened; for larger ones the time that GDAL takes to open does not count.
+_MAX_BYTES = 2**22
+
+# Source: TIFF 6.0, sections 2 and 8; GeoTIFF 1.1 (OGC 19-008r4), annex B; GDAL's own tag of missing data.
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_STRIPS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR = 273, 277, 278, 279, 284
+_EXTRA_SAMPLES, _FORMAT = 338, 339
+_PIXEL_SCALE, _TIE_POINTS, _GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS, _NODATA = 33550, 33922, 34735, 34736, 34737, 42113
+_NEEDED = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _STRIP_BYTES, _PIXEL_SCALE, _TIE_POINTS}
+_NEEDED |= {_GEO_KEYS}
+_KNOWN = _NEEDED | {_SAMPLES, _ROWS_PER_STRIP, _PLANAR, _EXTRA_SAMPLES, _FORMAT, _GEO_DOUBLES, _GEO_TEXTS, _NODATA}
+_RASTER_TYPE_KEY, _PIXEL_IS_AREA = 1025, 1
+_GREY, _RGB, _CHUNKY, _PLANES = 1, 2, 1, 2
+
+_FIELD_TYPES = {2: "s", 3: "H", 4: "I", 12: "d"}
+_DTYPES = {
+    (8, 1): "uint8",
+    (16, 1): "uint16",
+    (32, 1): "uint32",
+    (16, 2): "int16",
+    (32, 2): "int32",
+    (32, 3): "float32",
+    (64, 3): "float64",
+}
+
+# What files beside an image say goes before, or beside, what it says itself.
+_SIDECARS = (".aux.xml", ".msk", ".ovr")
+
+# chosen: more systems than an archive has; a name is some tens of bytes.
+_MAX_CRS_NAMES = 256
+_crs_names: dict[tuple[bytes, ...], str | None] = {}
+
+
+class _NotPlainError(Exception):
+    """The file is for GDAL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    tags: Mapping[int, tuple[int | float, ...] | bytes]
+    geo: tuple[bytes, ...]
+
+    def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        return self.tags.get(tag, default)  # type: ignore[return-value]
+
+    def floats(self, tag: int) -> tuple[float, ...]:
+        return tuple(float(number) for number in self.tags[tag])
+
+    def number(self, tag: int, default: int = 0) -> int:
+        """Give a tag of which all numbers are equal."""
+        found = set(self.numbers(tag, (default,)))
+        if len(found) != 1:
+            raise _NotPlainError
+        return found.pop()
+
+
+class PlainTiffSheet:
+    """One small file, in memory; what `GdalSheet` says of the same file."""
+
+    def __init__(self, path: Path, pixels: Shaped[Array, "band row col"], header: _Header) -> None:
+        """Take what the header says; made by `open_plain_tiff`."""
+        self.path = path
+        self._pixels = pixels
+        count, self.height, self.width = pixels.shape
+        self.names: tuple[str, ...] = ("",) * count
+        self.transform = _transform(header)
+        self.crs = _crs_name(path, header.geo)
+        self.dtypes: tuple[str, ...] = (str(pixels.dtype),) * count
+        self.nodata: tuple[float | None, ...] = (_nodata(header, pixels.dtype),) * count
+        self.times: tuple[datetime.datetime, ...] = ()
+        self.time_index: int | None = None
+
+    def read(
+        self, positions: Sequence[int], window: Window
+    ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
+        """Give bands of a window: stored numbers; such files have no mask."""
+        # An index by a list copies, so what is given is the caller's.
+        return self._pixels[:, window.rows, window.cols][list(positions)], None
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def open_plain_tiff(path: Path) -> PlainTiffSheet | None:
+    """Open a file if it is a small, plain and whole GeoTIFF; None: it is for GDAL, which says what is wrong."""
+    try:
+        data = _bytes(path)
+        header = _header(data)
+        return PlainTiffSheet(path, _pixels(data, header), header)
+    except (_NotPlainError, OSError, struct.error, ValueError):
+        return None
+
+
+def _bytes(path: Path) -> bytes:
+    name = str(path)
+    with open(name, "rb") as file:  # noqa: PTH123 - the quicker of two ways, and this is done for each file
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES or data[:4] != b"II*\0":
+        raise _NotPlainError
+    beside = [name + ending for ending in _SIDECARS]
+    beside.append(os.path.splitext(name)[0] + ".aux")  # noqa: PTH122
+    if any(map(os.path.exists, beside)):
+        raise _NotPlainError
+    return data
+
+
+def _header(data: bytes) -> _Header:
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    end = start + 2 + 12 * count
+    # A second image in the file is a mask, or an overview, or something else of which GDAL knows.
+    if struct.unpack_from("<I", data, end) != (0,):
+        raise _NotPlainError
+    tags: dict[int, tuple[int | float, ...] | bytes] = {}
+    raw: dict[int, bytes] = {}
+    for tag, kind, length, place in struct.iter_unpack("<HHII", data[start + 2 : end]):
+        if tag not in _KNOWN or kind not in _FIELD_TYPES or tag in tags:
+            raise _NotPlainError
+        form = f"<{length}{_FIELD_TYPES[kind]}"
+        size = struct.calcsize(form)
+        if size <= 4:
+            raw[tag] = struct.pack("<I", place)[:size]
+        else:
+            raw[tag] = data[place : place + size]
+        values = struct.unpack(form, raw[tag])
+        tags[tag] = values[0] if kind == 2 else values
+    if not tags.keys() >= _NEEDED:
+        raise _NotPlainError
+    return _Header(tags=tags, geo=tuple(raw.get(tag, b"") for tag in (_GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS)))
+
+
+def _pixels(data: bytes, header: _Header) -> Shaped[Array, "band row col"]:
+    height, width, samples = header.number(_HEIGHT), header.number(_WIDTH), header.number(_SAMPLES, 1)
+    planar, photometric = header.number(_PLANAR, _CHUNKY), header.number(_PHOTOMETRIC)
+    dtype = _DTYPES.get((header.number(_BITS), header.number(_FORMAT, 1)))
+    is_rgb = photometric == _RGB and samples == 3
+    if (
+        dtype is None
+        or min(height, width, samples) < 1
+        or header.number(_COMPRESSION) != 1
+        or planar not in (_CHUNKY, _PLANES)
+        or not (photometric == _GREY or is_rgb)
+        or any(header.numbers(_EXTRA_SAMPLES))
+    ):
+        raise _NotPlainError
+    planes, per_plane = (samples, 1) if planar == _PLANES else (1, samples)
+    row_bytes = width * per_plane * np.dtype(dtype).itemsize
+    rows = min(header.number(_ROWS_PER_STRIP, height), height)
+    strips = [min(rows, height - row) * row_bytes for row in range(0, height, rows)] * planes
+    offsets = header.numbers(_STRIPS)
+    if header.numbers(_STRIP_BYTES) != tuple(strips) or len(offsets) != len(strips):
+        raise _NotPlainError
+    values = np.frombuffer(_joined(data, offsets, strips), dtype=np.dtype(dtype).newbyteorder("<"))
+    if planar == _PLANES:
+        return values.reshape(samples, height, width)
+    return values.reshape(height, width, samples).transpose(2, 0, 1)
+
+
+def _joined(data: bytes, offsets: Sequence[int], sizes: Sequence[int]) -> bytes:
+    if any(start < 8 or start + size > len(data) for start, size in zip(offsets, sizes, strict=True)):
+        raise _NotPlainError
+    follows = all(a + size == b for a, size, b in zip(offsets, sizes, offsets[1:], strict=False))
+    if follows:
+        return data[offsets[0] : offsets[0] + sum(sizes)]
+    return b"".join(data[start : start + size] for start, size in zip(offsets, sizes, strict=True))
+
+
+def _transform(header: _Header) -> Transform:
+    scale, tie = header.floats(_PIXEL_SCALE), header.floats(_TIE_POINTS)
+    keys = header.numbers(_GEO_KEYS)
+    entries = [keys[start : start + 4] for start in range(4, len(keys), 4)]
+    is_area = (_RASTER_TYPE_KEY, 0, 1, _PIXEL_IS_AREA) in entries
+    at_corner = len(tie) == 6 and not any(tie[:3])
+    finite = all(math.isfinite(number) for number in (*scale, *tie))
+    if not (is_area and at_corner and finite and len(scale) == 3 and min(scale[:2]) > 0):
+        raise _NotPlainError
+    return scale[0], 0.0, tie[3] + 0.0, 0.0, -scale[1], tie[4] + 0.0
+
+
+def _nodata(header: _Header, dtype: np.dtype[np.generic]) -> float | None:
+    text = header.tags.get(_NODATA)
+    if text is None:
+        return None
+    value = float(bytes(text).rstrip(b"\0 ").decode("ascii"))  # type: ignore[arg-type]
+    # Of numbers that the type can't hold GDAL and rasterio each have their own opinion.
+    if not math.isfinite(value):
+        raise _NotPlainError
+    with np.errstate(all="ignore"):
+        is_held = float(np.array(value).astype(dtype)) == value
+    if not is_held:
+        raise _NotPlainError
+    return value
+
+
+def _crs_name(path: Path, geo: tuple[bytes, ...]) -> str | None:
+    if geo not in _crs_names:
+        if len(_crs_names) >= _MAX_CRS_NAMES:
+            _crs_names.clear()
+        sheet = GdalSheet(path)
+        sheet.close()
+        _crs_names[geo] = sheet.crs
+    return _crs_names[geo]
