@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -49,12 +49,24 @@ class Place:
     """−180 to 180."""
     epsg: int
     """Code of its UTM zone."""
-    easting_m: float
-    """Of the upper left corner."""
-    northing_m: float
-    """Of the upper left corner."""
     theme: Theme
     """Kind of landscape."""
+
+    @property
+    def easting_m(self) -> float:
+        """Of the upper left corner, in the UTM zone."""
+        return self._corner_m[0]
+
+    @property
+    def northing_m(self) -> float:
+        """Of the upper left corner, in the UTM zone."""
+        return self._corner_m[1]
+
+    @cached_property
+    def _corner_m(self) -> tuple[float, float]:
+        # Asked for only where images are put on the ground: rendering needs no library of projections.
+        easting_m, northing_m = _project(self.latitude_deg, self.longitude_deg, self.epsg)
+        return round(easting_m / _GRID_M) * _GRID_M, round(northing_m / _GRID_M) * _GRID_M
 
     @property
     def name(self) -> str:
@@ -86,16 +98,12 @@ def make_place(seed: int, index: int, *, theme: Theme | None = None) -> Place:
     latitude_deg = float(rng.uniform(0, MAX_LATITUDE_DEG) * (1 if rng.random() < 2 / 3 else -1))
     longitude_deg = float((rng.random() * 1e-3 + index * _GOLDEN_SHARE) % 1 * 360 - 180)
     drawn = load_themes()[int(rng.choice(len(load_themes()), p=theme_weights(latitude_deg)))]
-    epsg = utm_epsg(latitude_deg, longitude_deg)
-    easting_m, northing_m = _project(latitude_deg, longitude_deg, epsg)
     return Place(
         index=index,
         seed=seed,
         latitude_deg=latitude_deg,
         longitude_deg=longitude_deg,
-        epsg=epsg,
-        easting_m=round(easting_m / _GRID_M) * _GRID_M,
-        northing_m=round(northing_m / _GRID_M) * _GRID_M,
+        epsg=utm_epsg(latitude_deg, longitude_deg),
         theme=theme or drawn,
     )
 

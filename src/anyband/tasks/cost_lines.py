@@ -2,6 +2,7 @@
 
 from anyband.tasks.cost_model import RunCost
 from anyband.tasks.meter import Reached
+from anyband.tasks.precision import precision_note
 
 __all__ = ["cost_lines", "duration", "reached_lines", "scaled"]
 
@@ -40,6 +41,7 @@ def cost_lines(cost: RunCost) -> list[str]:
         f"blocks {duration(seconds.blocks)}, other products {duration(seconds.maps)}, "
         f"preparing {duration(seconds.preparing)}, optimiser {duration(seconds.optimizer)}"
     )
+    imitated = precision_note(place.where.device, place.where.precision)
     return [
         f"cost: {scaled(cost.flops_a_sample, 'FLOP')} a {noun}, {scaled(trained, 'FLOP')} a step of {cost.batch_size} "
         f"{noun}s, {scaled(cost.num_steps * trained, 'FLOP')} in {cost.num_steps} steps; "
@@ -51,6 +53,7 @@ def cost_lines(cost: RunCost) -> list[str]:
         f"cost: a step needs at least {scaled(float(cost.needed_bytes), 'B')} of memory{free}",
         _reading_line(cost),
         _limit_line(cost),
+        *([] if imitated is None else [f"cost: {imitated}"]),
     ]
 
 

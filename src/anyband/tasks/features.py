@@ -28,6 +28,7 @@ from anyband.tasks.feature_records import (
 )
 from anyband.tasks.image_metadata import check_one_footprint, checked_facts, network_metadata
 from anyband.tasks.memory import check_memory
+from anyband.tasks.precision import RoundedCopy
 from anyband.tasks.readings import BandReading, checkpoint_sensor, read_bands, standardised_batch
 from anyband.tasks.set_features import SetItem, common_size, image_vectors, joined_sets, set_maps
 from anyband.tasks.stored_images import StoredImages, check_set_options, set_image, set_names, stored_images
@@ -103,6 +104,7 @@ class SensorEncoder(nn.Module):
         # The weights live in the network from here on; the rest of the checkpoint tells how to use them.
         self.checkpoint = replace(checkpoint, state={})
         self.rules = rules or AssignmentRules()
+        self._rounded = RoundedCopy()
 
     @property
     def config(self) -> EncoderConfig:
@@ -114,7 +116,7 @@ class SensorEncoder(nn.Module):
         twin = SensorEncoder.__new__(SensorEncoder)
         nn.Module.__init__(twin)
         twin.encoder = Encoder(self.config, seed=seed)
-        twin.checkpoint, twin.rules = self.checkpoint, self.rules
+        twin.checkpoint, twin.rules, twin._rounded = self.checkpoint, self.rules, RoundedCopy()
         return twin.to(next(self.parameters()).device).eval()
 
     def reading(
@@ -238,7 +240,7 @@ class SensorEncoder(nn.Module):
         """Encode sets of network input without gradients; the features are float32 on the encoder's device."""
         device = next(self.parameters()).device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            output = self.encoder.encode_set(batch.to(device))
+            output = self._network(precision).encode_set(batch.to(device))
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
 
     @property
@@ -262,8 +264,11 @@ class SensorEncoder(nn.Module):
         device = next(self.parameters()).device
         known = None if metadata is None else metadata.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            output: EncoderOutput = self.encoder(batch.to(device), known)
+            output: EncoderOutput = self._network(precision)(batch.to(device), known)
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
+
+    def _network(self, precision: Precision) -> Encoder:
+        return self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
 
     def _encode_part(
         self, part: StoredImages, reading: BandReading, size: int | None, options: EncodeOptions
