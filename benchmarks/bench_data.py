@@ -1,156 +1,129 @@
-"""Pairs a second for one core: from the chip store, against single-band files resized with scikit-image.
+"""Pairs a second for one core: from the chip store to a batch, against single-band files.
 
-    python benchmarks/bench_data.py [--pairs 256] [--repeats 5]
+    python benchmarks/bench_data.py [--pairs 512] [--repeats 5] [--released FOLDER]
 
-A pair is Sentinel-2 (12 bands on grids of 120, 60 and 20 pixels) and Sentinel-1 (2 bands of 120 pixels), laid out as
-BigEarthNet lays it out: 14 GeoTIFFs. The slow reader opens each, and brings coarser bands to 120 pixels by cubic,
-anti-aliased resizing. The store reader gives the same pairs, shuffled, as one collated batch of native numbers.
+A pair is Sentinel-2 (12 bands) and Sentinel-1 (2 bands) of 120 pixels, laid out as BigEarthNet lays it out: 14 GeoTIFFs
+(`pair_files.py`). `anyband prepare` makes the store of them. In turn, in one process on one core, pairs shuffled:
+
+- a plain reader opens each file and brings coarser bands to 120 pixels by cubic, anti-aliased resizing (scikit-image);
+- with `--released`, the data set of the released code of SMARTIES, which also normalises, crops and resizes;
+- the chip store gives collated batches of native numbers, in memory that a GPU reads by itself where there is one;
+- the same, with what training draws for each pair: its crop, and noise for mixup and masking.
+
+What is handed over for each pair is counted in bytes. Cropping and resizing of ours happen on the device;
+`tests/tasks/test_fast_and_slow_path.py` holds what comes out to the slow way.
 """
 
 import argparse
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import rasterio
+import torch
 from measure import circumstances, pin_to_one_core, report, time_in_turn
+from pair_files import link_pairs, read_plain, write_pixels
 from rasterio.errors import NotGeoreferencedWarning
-from scipy.ndimage import gaussian_filter
-from skimage.transform import resize
+from released import ReleasedReader
 
-from anyband.data.chip_index import ChipRecord
-from anyband.data.store import ArraySpec, ChipStore
-from anyband.data.store_writer import Chip, StoreHeader, write_store
-from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.sensor import Encoding
+from anyband.cli import main as anyband
+from anyband.data.batch import read_pair_batch
+from anyband.data.sets import PairSampler, find_pairs
+from anyband.data.store import ChipStore
+from anyband.tasks.pair_batches import PairPreparer
+from anyband.tasks.recipe import PretrainRecipe
+from anyband.tasks.run_plan import plan_run
 
-SIDE = 120
 BATCH = 64
-SIZES = {10.0: 120, 20.0: 60, 60.0: 20}
-
-
-def _scene(rng: np.random.Generator, side: int, low: float, high: float) -> np.ndarray:
-    """Smooth noise: compresses about as well as land does, neither constant nor white."""
-    smooth = gaussian_filter(rng.standard_normal((side, side)), side / 60) * side / 60
-    return low + (high - low) / (1 + np.exp(-3 * smooth - 0.3 * rng.standard_normal((side, side))))
-
-
-def _write_files(folder: Path, num_pairs: int) -> list[tuple[list[Path], list[Path]]]:
-    optical, radar = get_sensor("sentinel2-l2a"), get_sensor("sentinel1-grd")
-    pairs = []
-    for number in range(num_pairs):
-        rng = np.random.default_rng(number)
-        names: tuple[list[Path], list[Path]] = ([], [])
-        for band in optical.bands:
-            dn = _scene(rng, SIZES[band.gsd_m], 200, 6000).astype(np.uint16)
-            names[0].append(_write(folder / f"{number}_{band.name}.tif", dn))
-        for band in radar.bands:
-            sigma0_db = _scene(rng, SIDE, -25, 0).astype(np.float32)
-            names[1].append(_write(folder / f"{number}_{band.name}.tif", sigma0_db))
-        pairs.append(names)
-    return pairs
-
-
-def _write(path: Path, values: np.ndarray) -> Path:
-    profile = {"driver": "GTiff", "height": values.shape[0], "width": values.shape[1], "count": 1}
-    with rasterio.open(path, "w", dtype=values.dtype, **profile) as file:
-        file.write(values, 1)
-    return path
-
-
-def _read_slow(paths: list[Path]) -> np.ndarray:
-    bands = []
-    for path in paths:
-        with rasterio.open(path) as file:
-            band = file.read(1).astype(np.float32)
-        if band.shape != (SIDE, SIDE):
-            band = resize(band, (SIDE, SIDE), order=3, anti_aliasing=True, preserve_range=True)
-        bands.append(band)
-    return np.stack(bands)
-
-
-def _write_chips(path: Path, pairs: list[tuple[list[Path], list[Path]]]) -> ChipStore:
-    specs = {
-        "sentinel2-l2a": _spec("sentinel2-l2a", "uint16", Encoding(scale=1e-4), 0.0),
-        "sentinel1-grd": _spec("sentinel1-grd", "int16", Encoding(scale=0.01), -32768.0),
-    }
-
-    def chips():
-        for number, (optical, radar) in enumerate(pairs):
-            images = {
-                "sentinel2-l2a": _read_slow(optical).round().astype(np.uint16),
-                "sentinel1-grd": (_read_slow(radar) * 100).round().astype(np.int16),
-            }
-            for sensor, pixels in images.items():
-                record = ChipRecord(
-                    place=str(number),
-                    cell="r000c000",
-                    sensor=sensor,
-                    source_path=str(number),
-                    valid_fraction=1.0,
-                )
-                yield specs[sensor], record, Chip(pixels=pixels)
-
-    write_store(path, chips(), StoreHeader(sensors={name: get_sensor(name) for name in specs}))
-    return ChipStore.open(path)
-
-
-def _spec(sensor: str, dtype: str, encoding: Encoding, nodata: float) -> ArraySpec:
-    bands = get_sensor(sensor).band_names
-    encodings = dict.fromkeys(bands, encoding)
-    return ArraySpec(
-        sensor=sensor, bands=bands, height=SIDE, width=SIDE, dtype=dtype, encoding=encodings, nodata=nodata
-    )
+DISTINCT = 128
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=512)
     parser.add_argument("--slow-pairs", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--released", type=Path, help="checkout of the released code of SMARTIES")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
-    core = pin_to_one_core()
     with tempfile.TemporaryDirectory() as name:
-        pairs = _write_files(Path(name), arguments.pairs)
-        store = _write_chips(Path(name) / "store", pairs)
-        order = np.random.default_rng(0).permutation(arguments.pairs)
-
-        def slow() -> None:
-            for number in order[: arguments.slow_pairs]:
-                _read_slow(pairs[number][0])
-                _read_slow(pairs[number][1])
-
-        def fast() -> None:
-            for start in range(0, arguments.pairs - BATCH + 1, BATCH):
-                for array in store.arrays:
-                    store.read(array, order[start : start + BATCH])
-
-        timings = time_in_turn({"files": slow, "store": fast}, repeats=arguments.repeats)
-        counts = {"files": arguments.slow_pairs, "store": arguments.pairs // BATCH * BATCH}
-        size_mb = sum(file.stat().st_size for file in (Path(name) / "store").rglob("*") if file.is_file()) / 1e6
+        top = Path(name)
+        files, store = _files_and_store(top, arguments.pairs)
+        core = pin_to_one_core()
+        torch.set_num_threads(1)
+        order = np.random.default_rng(0).permutation(arguments.pairs)[: arguments.slow_pairs]
+        ways, handed = _store_ways(store)
+        counts = dict.fromkeys(ways, arguments.pairs // BATCH * BATCH)
+        plain = "14 GeoTIFFs, plain reader"
+        ways[plain] = lambda: [read_plain(files, f"{number:07d}") for number in order]
+        counts[plain], handed[plain] = len(order), 14 * 120 * 120 * 4
+        rival = plain
+        if arguments.released:
+            rival = "14 GeoTIFFs, released reader"
+            reader = ReleasedReader(arguments.released, files, pairs=arguments.pairs)
+            ways[rival] = lambda: [reader.read(int(number)) for number in order]
+            counts[rival], handed[rival] = len(order), sum(one.nbytes for one in reader.read(0))
+        timings = time_in_turn(ways, repeats=arguments.repeats)
+        size_mb = sum(file.stat().st_size for file in (top / "store").rglob("*") if file.is_file()) / 1e6
     rates = {key: counts[key] / timing.median_s for key, timing in timings.items()}
     rows = [
         {
-            "reader": {"files": "14 GeoTIFFs, scikit-image", "store": "chip store"}[key],
+            "reader": key,
             "pairs/s": rates[key],
             "CPU ms/pair": 1000 * sorted(timing.cpu_s)[len(timing.cpu_s) // 2] / counts[key],
+            "MB/pair": handed[key] / 1e6,
             "spread": timing.spread,
-            "ratio": rates[key] / rates["files"],
+            "ratio": rates[key] / rates[rival],
         }
         for key, timing in timings.items()
     ]
-    facts = circumstances(("numpy", "rasterio", "scikit-image", "tensorstore"))
+    facts = circumstances(("numpy", "rasterio", "scikit-image", "tensorstore", "torch"))
     settings = {
         "pairs": arguments.pairs,
         "batch": BATCH,
         "repeats": arguments.repeats,
         "core": core,
         "store_mb": size_mb,
+        "against": rival,
     }
     report("bench_data", rows, {**facts, "settings": settings})
+
+
+def _files_and_store(top: Path, num_pairs: int) -> tuple[Path, ChipStore]:
+    """Write the files of all pairs and prepare a store of them."""
+    for number in range(min(DISTINCT, num_pairs)):
+        write_pixels(top / "pixels", number)
+    files = top / "files"
+    files.mkdir()
+    manifest = link_pairs(top / "pixels", files, pairs=num_pairs, distinct=min(DISTINCT, num_pairs))
+    if anyband(["prepare", str(manifest), "--out", str(top / "store"), "--workers", "2", "--quiet"]):
+        raise SystemExit("the store could not be prepared")
+    return files, ChipStore.open(top / "store")
+
+
+def _store_ways(store: ChipStore) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
+    """Read all pairs of the store in batches, in the order of training, without and with what is drawn for each."""
+    pairs = find_pairs(store, sensors=[("sentinel2-l2a", "sentinel1-grd")], split=None)
+    sampler = PairSampler(pairs, batch_size=BATCH, seed=0)
+    recipe = PretrainRecipe(name="reading")
+    preparer = PairPreparer(recipe, plan_run(recipe, store).inputs, device=torch.device("cpu"))
+    steps = range(len(pairs) // BATCH)
+
+    def read() -> None:
+        for step in steps:
+            read_pair_batch(store, pairs, sampler.batch(step))
+
+    def read_and_draw() -> None:
+        for step in steps:
+            preparer.draw(read_pair_batch(store, pairs, sampler.batch(step)), step=step)
+
+    raw = read_pair_batch(store, pairs, sampler.batch(0))
+    drawn = preparer.draw(raw, step=0)
+    pixels = (raw.a.nbytes + raw.b.nbytes) / BATCH
+    ways = {"chip store to batch": read, "chip store to batch, with draws": read_and_draw}
+    return ways, dict(zip(ways, (pixels, pixels + drawn.noise.nbytes / BATCH), strict=True))
 
 
 if __name__ == "__main__":

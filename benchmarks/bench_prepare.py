@@ -11,7 +11,6 @@ a checkout of it, with its normalising, cropping and resizing. Memory is read fr
 """
 
 import argparse
-import csv
 import os
 import shutil
 import subprocess
@@ -21,13 +20,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import rasterio
-from bench_data import SIZES, _read_slow, _scene
-from bench_prepare_released import ReleasedReader
 from measure import circumstances, report
-
-from anyband.sensors.catalogue import get_sensor
+from pair_files import link_pairs, read_plain, write_pixels
+from released import ReleasedReader
 
 _COMMAND = "import sys; from anyband.cli import main; sys.exit(main(sys.argv[1:]))"
 # chosen: memory is asked for so often that no process ends long after its last answer.
@@ -47,40 +42,6 @@ class Usage:
     """Peak resident memory of the first process."""
     worker_mb: float
     """Peak resident memory of its largest worker; 0 without workers."""
-
-
-def _write_pixels(folder: Path, number: int) -> None:
-    """Write the 14 files of one pair with pixels of its own."""
-    rng = np.random.default_rng(number)
-    for kind, sensor in (("S2", "sentinel2-l2a"), ("S1", "sentinel1-grd")):
-        (folder / kind / str(number)).mkdir(parents=True)
-        for band in get_sensor(sensor).bands:
-            side = SIZES[band.gsd_m] if kind == "S2" else SIZES[10.0]
-            low, high, dtype = (200, 6000, "uint16") if kind == "S2" else (-25, 0, "float32")
-            values = _scene(rng, side, low, high).astype(dtype)
-            size_m = 1200.0 / side
-            place = rasterio.Affine(size_m, 0.0, 500_000.0 + 1200.0 * number, 0.0, -size_m, 5_000_000.0)
-            profile = {"driver": "GTiff", "height": side, "width": side, "count": 1, "dtype": dtype}
-            path = folder / kind / str(number) / f"{number}_{band.name}.tif"
-            with rasterio.open(path, "w", crs="EPSG:32631", transform=place, **profile) as file:
-                file.write(values, 1)
-
-
-def _link_pairs(pixels: Path, folder: Path, *, pairs: int, distinct: int) -> Path:
-    """Give the files of `pairs` pairs names of their own. Returns a manifest of them."""
-    manifest = folder / "manifest.csv"
-    with manifest.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path", "sensor", "place", "encoding"])
-        for number in range(pairs):
-            for kind, sensor, encoding in (("S2", "sentinel2-l2a", "dn"), ("S1", "sentinel1-grd", "db")):
-                name = f"{kind}_{number:07d}"
-                (folder / kind / name).mkdir(parents=True)
-                for band in get_sensor(sensor).band_names:
-                    source = pixels / kind / str(number % distinct) / f"{number % distinct}_{band}.tif"
-                    os.link(source, folder / kind / name / f"{name}_{band}.tif")
-                rows.writerow([f"{kind}/{name}", sensor, f"pair {number:07d}", encoding])
-    return manifest
 
 
 def _prepare(manifest: Path, out: Path, workers: int) -> Usage:
@@ -119,12 +80,6 @@ def _peak_mb(pid: int) -> float:
     except OSError:
         return 0.0
     return next((float(line.split()[1]) * 1024 / _MB for line in lines if line.startswith("VmHWM")), 0.0)
-
-
-def _read_plain(folder: Path, name: str) -> None:
-    for kind, sensor in (("S2", "sentinel2-l2a"), ("S1", "sentinel1-grd")):
-        named = f"{kind}_{name}"
-        _read_slow([folder / kind / named / f"{named}_{band}.tif" for band in get_sensor(sensor).band_names])
 
 
 def _pass_row(what: str, pairs: int, read_pair) -> dict[str, object]:
@@ -175,12 +130,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         top = Path(name)
         for number in range(arguments.distinct):
-            _write_pixels(top / "pixels", number)
+            write_pixels(top / "pixels", number)
         rows: list[dict[str, object]] = []
         for pairs in arguments.pairs:
             folder = top / str(pairs)
             folder.mkdir()
-            manifest = _link_pairs(top / "pixels", folder, pairs=pairs, distinct=arguments.distinct)
+            manifest = link_pairs(top / "pixels", folder, pairs=pairs, distinct=arguments.distinct)
             if not rows:
                 rows += _reader_rows(folder, min(pairs, arguments.read_pairs), arguments.released)
             rows += _prepare_rows(folder, manifest, pairs=pairs, workers=arguments.workers)
@@ -199,7 +154,7 @@ def _reader_rows(folder: Path, pairs: int, released: Path | None) -> list[dict[s
     if released is not None:
         reader = ReleasedReader(released, folder, pairs=pairs)
         rows.append(_pass_row("one pass, released reader", pairs, reader.read))
-    rows.append(_pass_row("one pass, plain reader", pairs, lambda number: _read_plain(folder, f"{number:07d}")))
+    rows.append(_pass_row("one pass, plain reader", pairs, lambda number: read_plain(folder, f"{number:07d}")))
     return rows
 
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 import tensorstore as ts
-from bench_data import SIDE, _scene, _spec
 from measure import Timing, circumstances, pin_to_one_core, report, time_in_turn
+from pair_files import SIDE, scene
+from pair_store import array_spec
 
 from anyband.data import store_writer
 from anyband.data.batch import BatchLoader, read_pair_batch
@@ -69,12 +70,12 @@ def _mixing(lanes: int | None) -> dict[str, float | str]:
 
 def _write_chips(path: Path, num_pairs: int) -> ChipStore:
     specs = {
-        "sentinel2-l2a": _spec("sentinel2-l2a", "uint16", Encoding(scale=1e-4), 0.0),
-        "sentinel1-grd": _spec("sentinel1-grd", "int16", Encoding(scale=0.01), -32768.0),
+        "sentinel2-l2a": array_spec("sentinel2-l2a", "uint16", Encoding(scale=1e-4), 0.0),
+        "sentinel1-grd": array_spec("sentinel1-grd", "int16", Encoding(scale=0.01), -32768.0),
     }
     rng = np.random.default_rng(0)
     scenes = {
-        name: [np.stack([_scene(rng, SIDE, 200, 6000) for _ in spec.bands]).astype(spec.dtype) for _ in range(SCENES)]
+        name: [np.stack([scene(rng, SIDE, 200, 6000) for _ in spec.bands]).astype(spec.dtype) for _ in range(SCENES)]
         for name, spec in specs.items()
     }
 

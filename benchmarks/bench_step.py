@@ -1,10 +1,13 @@
-"""A training step against the plain per-band reference of the tests: same weights, batch, precision and run.
+"""A training step against the released code's, and against the plain per-band reference of the tests.
 
-    python benchmarks/bench_step.py [--sizes tiny base] [--precision bf16] [--repeats 5]
+    python benchmarks/bench_step.py [--sizes tiny base] [--precision bf16] [--repeats 5] [--released FOLDER]
 
 A step is forward, backward and AdamW on one batch of pairs (Sentinel-2, 12 bands, and Sentinel-1, 2 bands), as
-`anyband pretrain` does it; and once more with torch's fused attention, which training in bf16 on CPUs leaves out. All
-take turns, after a check that their losses agree. The ceiling is the rate of a plain matrix product in the same
+`anyband pretrain` does it; and once more with torch's fused attention, which training in bf16 on CPUs leaves out. The
+reference has the same weights, and its loss must agree. With `--released`, the network of a checkout of the released
+code takes its turn at size base, on the same images, with first weights, masks and mixup of its own, and with AdamW
+without a fused kernel, as its script makes it. All take turns in one run and precision: bf16 where the processor has
+it, else float32. The ceiling is the rate of a plain matrix product in the same
 precision, measured beside them; FLOPs are those of the matrix products and attention, counted by torch while the step
 runs. Peak memory is of a process of its own for each.
 """
@@ -21,6 +24,7 @@ from pathlib import Path
 
 import torch
 from measure import circumstances, report, time_in_turn
+from released import released_batch, released_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyband.models.autoencoder import AutoencoderConfig
@@ -33,6 +37,7 @@ from anyband.models.masking import draw_pair_plan
 from anyband.models.smarties import Smarties
 from anyband.sensors.assignment import assign, load_ranges
 from anyband.sensors.catalogue import get_sensor
+from anyband.tasks.precision import has_bf16
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "oracles"))
 from smarties_reference import Image, Reference
@@ -77,6 +82,15 @@ def _loss_with_fused_attention(size: str, _precision: str) -> tuple[torch.nn.Mod
     return model, lambda: model(pair, noise).loss
 
 
+def _loss_of_released(size: str, precision: str) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
+    folder = _RELEASED_FOLDER[0]
+    side, count, *_ = SETTINGS[size]
+    pair = _pair(side, count)
+    network = released_model(folder, name=RELEASED[size], precision=precision, img_size=side)
+    batch = released_batch(folder, pair, patch_size=16)
+    return network, lambda: network(batch)[0]
+
+
 def _loss_of_reference(size: str, _precision: str) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
     model, pair, noise = _model(size)
     # Not by running the model: its memory would stay with the process and hide what the reference needs.
@@ -97,12 +111,18 @@ WAYS = {
     "anyband": _loss_of_ours,
     "anyband, fused attention": _loss_with_fused_attention,
     "reference": _loss_of_reference,
+    "released code": _loss_of_released,
 }
+RELEASED = {"base": "smarties_vit_base_patch16"}
+# Where the released code is; set by the command.
+_RELEASED_FOLDER: list[Path] = []
 
 
 def _step(way: str, size: str, precision: str) -> Callable[[], float]:
     network, loss_of = WAYS[way](size, precision)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05)
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    fused = way != "released code"
+    optimizer = torch.optim.AdamW(learned, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=fused)
 
     def step() -> float:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -136,6 +156,7 @@ def _flops(way: str, size: str) -> float:
 
 def _peak_mb(way: str, size: str, precision: str) -> float:
     command = [sys.executable, __file__, "--sizes", size, "--precision", precision, "--memory-of", way]
+    command += [word for folder in _RELEASED_FOLDER for word in ("--released", str(folder))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout)["peak_mb"])
 
@@ -160,10 +181,13 @@ def _memory_kib(field: str) -> int:
 
 def _rows(size: str, precision: str, repeats: int) -> list[dict[str, object]]:
     count = SETTINGS[size][1]
-    steps = {way: _step(way, size, precision) for way in WAYS}
+    ways = [way for way in WAYS if way != "released code" or (_RELEASED_FOLDER and size in RELEASED)]
+    steps = {way: _step(way, size, precision) for way in ways}
     first = {way: step() for way, step in steps.items()}
-    if max(first.values()) - min(first.values()) > (0.02 if precision == "bf16" else 1e-4):
-        raise SystemExit(f"the two ways disagree: {first}")
+    ours = [loss for way, loss in first.items() if way != "released code"]
+    if max(ours) - min(ours) > (0.02 if precision == "bf16" else 1e-4):
+        raise SystemExit(f"the ways disagree: {first}")
+    rival = ways[-1]
     timings = time_in_turn(steps, repeats=repeats)
     ceiling = _ceiling_flops_s(precision)
     del steps
@@ -178,7 +202,7 @@ def _rows(size: str, precision: str, repeats: int) -> list[dict[str, object]]:
             "GFLOP/step": _flops(way, size) / 1e9,
             "share of ceiling": _flops(way, size) / timing.median_s / ceiling,
             "peak MB of a step": _peak_mb(way, size, precision),
-            "times faster": timings["reference"].median_s / timing.median_s,
+            "times faster": timings[rival].median_s / timing.median_s,
             "first loss": first[way],
         }
         for way, timing in timings.items()
@@ -189,10 +213,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--precision", choices=["bf16", "float32"], default="bf16")
+    precision = "bf16" if has_bf16(torch.device("cpu")) else "float32"
+    parser.add_argument("--precision", choices=["bf16", "float32"], default=precision)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--released", type=Path, help="checkout of the released code of SMARTIES")
     parser.add_argument("--memory-of", choices=list(WAYS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    _RELEASED_FOLDER[:] = [arguments.released] if arguments.released else []
     if arguments.memory_of:
         _print_memory(arguments.memory_of, arguments.sizes[0], arguments.precision)
         return

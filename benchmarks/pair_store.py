@@ -19,7 +19,7 @@ from anyband.sensors.sensor import Encoding
 from anyband.simulate.options import SimulateOptions
 from anyband.simulate.render import render_place
 
-__all__ = ["SENSORS", "SIDE", "build_pair_store"]
+__all__ = ["SENSORS", "SIDE", "array_spec", "build_pair_store"]
 
 SENSORS = ("sentinel2-l2a", "sentinel1-grd")
 SIDE = 120
@@ -67,7 +67,10 @@ def _landscape(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
 def _chips(
     rendered: Iterator[tuple[np.ndarray, np.ndarray]], num_pairs: int
 ) -> Iterator[tuple[ArraySpec, ChipRecord, Chip]]:
-    specs = (_spec("sentinel2-l2a", "uint16", None, 0.0), _spec("sentinel1-grd", "int16", _DECIBEL, _DECIBEL_NODATA))
+    specs = (
+        array_spec("sentinel2-l2a", "uint16", None, 0.0),
+        array_spec("sentinel1-grd", "int16", _DECIBEL, _DECIBEL_NODATA),
+    )
     number = 0
     for images in rendered:
         for turn in range(_ORIENTATIONS):
@@ -92,7 +95,8 @@ def _record(sensor: str, number: int) -> ChipRecord:
     )
 
 
-def _spec(name: str, dtype: str, encoding: Encoding | None, nodata: float) -> ArraySpec:
+def array_spec(name: str, dtype: str, encoding: Encoding | None, nodata: float) -> ArraySpec:
+    """Make the array of a sensor's chips; without an encoding the sensor's default."""
     sensor = get_sensor(name)
     encodings = {band.name: encoding or band.encoding(sensor.default_encoding) for band in sensor.bands}
     return ArraySpec(

@@ -20,12 +20,14 @@ import yaml
 from einops import rearrange
 from torch import Tensor
 
+from anyband.errors import InputError
 from anyband.models.inputs import PairBatch
 
-__all__ = ["BANDS_TILED", "released_batch", "released_dataset", "released_model"]
+__all__ = ["BANDS_TILED", "ReleasedReader", "released_batch", "released_model"]
 
 # Source: the released model repeats the bands of each image to so many.
 BANDS_TILED = 12
+_INPUT_PX, _PATCH_PX = 224, 16
 _SENSORS = ("SENTINEL2-L2A", "SENTINEL1-GRD")
 
 
@@ -92,25 +94,33 @@ def released_batch(folder: Path, pair: PairBatch, *, patch_size: int) -> tuple[T
     return (*tensors, *indices)
 
 
-def released_dataset(folder: Path, *, first_root: Path, second_root: Path, names: Path, img_size: int) -> Any:
-    """Make its data set of pairs.
+class ReleasedReader:
+    """Samples as the released code makes them: read, normalised, cropped, resized and cut to patches."""
 
-    Args:
-        folder: checkout.
-        first_root: folder of the Sentinel-2 folders.
-        second_root: folder of the Sentinel-1 folders.
-        names: text file with the two folder names of a pair in each line.
-        img_size: side of the images that it gives, pixels.
-    """
-    spectrum, sensors = _specs(folder)
-    with _modules_of(folder):
-        module = importlib.import_module("pretraining_dataset")
-        return module.BigEarthNetPairs(
-            first_root_path=str(first_root),
-            second_root_path=str(second_root),
-            img_pair_list_path=str(names),
-            input_size=img_size,
-            sensor_specs=sensors,
-            spectrum_specs=spectrum,
-            patch_size=16,
-        )
+    def __init__(self, folder: Path, files: Path, *, pairs: int) -> None:
+        """Make its data set of the pairs that `files` holds, as `S2/S2_NUMBER` and `S1/S1_NUMBER`.
+
+        Raises:
+            InputError: `folder` does not hold the released code.
+        """
+        if not (folder / "pretraining_dataset.py").is_file():
+            raise InputError(f"'{folder}' is no checkout of SMARTIES: it has no 'pretraining_dataset.py'")
+        listed = files / "released_pairs.txt"
+        listed.write_text("".join(f"S2_{number:07d} S1_{number:07d}\n" for number in range(pairs)), encoding="utf-8")
+        spectrum, sensors = _specs(folder)
+        with _modules_of(folder):
+            module = importlib.import_module("pretraining_dataset")
+            self._pairs = module.BigEarthNetPairs(
+                first_root_path=str(files / "S2"),
+                second_root_path=str(files / "S1"),
+                img_pair_list_path=str(listed),
+                input_size=_INPUT_PX,
+                sensor_specs=sensors,
+                spectrum_specs=spectrum,
+                patch_size=_PATCH_PX,
+            )
+
+    def read(self, number: int) -> tuple[Tensor, ...]:
+        """Make one sample: what it hands to the device."""
+        sample: tuple[Tensor, ...] = self._pairs[number]
+        return sample

@@ -1,4 +1,4 @@
-"""bf16: a copy with rounded weights gives what mixed precision gives, follows the weights, and is said where imitated."""
+"""bf16: a copy with rounded weights gives what mixed precision gives and follows the weights; imitation is said."""
 
 import pytest
 import torch
