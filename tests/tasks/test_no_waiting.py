@@ -4,13 +4,11 @@ Tensors of the device `meta` have shapes and no values: whatever asks for a valu
 waiting unless it goes through `to_device`, which takes memory that a GPU reads by itself.
 """
 
-import traceback
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anyband.data import device_copies
+from anyband import device_copies
 from anyband.data.store import ChipStore
 from anyband.models.checkpoint import make_model
 from anyband.tasks.recipe_files import load_recipe
@@ -38,7 +36,7 @@ class _Copies(TorchDispatchMode):
             finally:
                 self._allowed -= 1
 
-        for module in ("data.device_copies", "data.harmonise", "data.resampling"):
+        for module in ("device_copies", "data.harmonise", "data.resampling", "models.image_facts"):
             monkeypatch.setattr(f"anyband.{module}.to_device", to_device)
         for module in ("array_inputs", "pair_batches", "set_batches"):
             monkeypatch.setattr(f"anyband.tasks.{module}.to_device", to_device)
@@ -48,7 +46,7 @@ class _Copies(TorchDispatchMode):
         given = [one for one in arguments if isinstance(one, torch.Tensor)]
         to_meta = isinstance(made, torch.Tensor) and made.device == _META
         if to_meta and not self._allowed and any(one.device.type == "cpu" and one.ndim for one in given):
-            self.waited_for.append("".join(traceback.format_stack()[-80:-1]))
+            self.waited_for.append(str(function))
         return made
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.data.device_copies import host_memory
 from anyband.data.footprints import ImageFacts, image_facts
 from anyband.data.image_sets import SetDraw
 from anyband.data.open_shards import OpenShards
 from anyband.data.sets import PairPlan, Pairs
 from anyband.data.store import ChipStore
+from anyband.device_copies import host_memory
 from anyband.shapes import Array, Bool, Int, Num
 
 __all__ = ["BatchLoader", "BatchSampler", "RawImages", "RawPair", "RawSets", "read_pair_batch", "read_set_batch"]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from anyband.data.device_copies import to_device
+from anyband.device_copies import to_device
 from anyband.errors import CatalogueError, InputError
 from anyband.sensors.sensor import BandStatistics, Sensor
 from anyband.shapes import Bool, Float, Num

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from anyband.data.augment import Augmentation, whole_footprint
-from anyband.data.device_copies import to_device
+from anyband.device_copies import to_device
 from anyband.errors import InputError
 from anyband.shapes import Array, Bool, Float, Int, Num
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from anyband.device_copies import to_device
 from anyband.shapes import Float
 
 __all__ = [
@@ -79,7 +80,7 @@ def resolution_features(gsd_m: Float[Tensor, "*image"]) -> Float[Tensor, "*image
         float64: the line, sines, cosines.
     """
     octaves = gsd_m.double().log2()[..., None]
-    period = torch.tensor(_OCTAVES_A_PERIOD, device=octaves.device, dtype=torch.float64)
+    period = to_device(torch.tensor(_OCTAVES_A_PERIOD, dtype=torch.float64), octaves.device)
     angle = 2 * math.pi * octaves / period
     return torch.cat([octaves / _OCTAVES_A_UNIT, angle.sin(), angle.cos()], dim=-1)
 
@@ -124,7 +125,7 @@ def spherical_harmonics(
 
 def _legendre(latitude: Tensor, degree: int) -> list[Tensor]:
     """Compute for each degree the normalised associated Legendre functions of orders 0 to `degree`, 0 where over it."""
-    first, second, sectoral = (table.to(latitude.device) for table in _legendre_factors(degree))
+    first, second, sectoral = (to_device(table, latitude.device) for table in _legendre_factors(degree))
     height, breadth = latitude.sin()[..., None], latitude.cos()[..., None]
     order = torch.arange(degree + 1, device=latitude.device, dtype=torch.float64)
     # Functions of an order equal to the degree start each column; a power of 0 is 1 at the poles too.

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from anyband.data.augment import Augmentation
-from anyband.data.device_copies import to_device
 from anyband.data.harmonise import Normalisation, Standardiser, stretched
 from anyband.data.resampling import Resampler
 from anyband.data.store import ChipStore
+from anyband.device_copies import to_device
 from anyband.errors import CatalogueError
 from anyband.models.inputs import ImageBatch
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign

@@ -8,11 +8,11 @@ import torch
 
 from anyband.data.augment import Augmentation, AugmentOptions, coarser_grid, draw_augmentation
 from anyband.data.batch import RawPair, read_pair_batch
-from anyband.data.device_copies import to_device
 from anyband.data.lanes import ShardLanes
 from anyband.data.open_shards import OpenShards
 from anyband.data.sets import PairPlan, Pairs, PairSampler
 from anyband.data.store import ChipStore
+from anyband.device_copies import to_device
 from anyband.models.inputs import PairBatch, PairNoise
 from anyband.models.smarties import Smarties
 from anyband.randomness import uniform

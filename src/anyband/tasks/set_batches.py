@@ -9,11 +9,11 @@ import torch
 
 from anyband.data.augment import Augmentation, AugmentOptions, draw_augmentation, input_corners, input_gsd_m
 from anyband.data.batch import RawSets, read_set_batch
-from anyband.data.device_copies import to_device
 from anyband.data.image_sets import ImageSets, SetDraw, SetSampler
 from anyband.data.lanes import ShardLanes
 from anyband.data.open_shards import OpenShards
 from anyband.data.store import ChipStore
+from anyband.device_copies import to_device
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.inputs import SetBatch, SetMetadata, SetNoise
 from anyband.randomness import generator, uniform
