@@ -32,7 +32,7 @@ types: $(VENV)/.installed # check types, strictly on src
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed # measure speed; prints tables and writes benchmarks/results
-	$(BIN)/python benchmarks/bench_step.py && $(BIN)/python benchmarks/bench_data.py
+	PYTHON=$(BIN)/python benchmarks/cpu.sh
 
 clean: # remove the environment and the demo's output
 	rm -rf $(VENV) $(OUT)

@@ -7,12 +7,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.blocks import set_fused_attention
 from anyband.models.checkpoint import make_model
 from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import EncoderConfig, encoder_config, set_fused_attention
+from anyband.models.encoder import EncoderConfig, encoder_config
 from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetNoise
-from anyband.tasks.cost_flops import BatchFlops, BatchShape, batch_flops, block_flops, count_decoded, sample_tokens
+from anyband.tasks.cost_flops import BatchFlops, BatchShape, batch_flops, block_flops, sample_tokens
 
 _RANGES = 5
 _NEAR = 0.01
@@ -153,15 +154,28 @@ def test_parts_of_a_batch_add_up_to_the_whole():
 
 
 def test_a_sparse_decoder_sees_cls_the_visible_and_the_decoded_tokens():
-    config = _config()
+    config = _config(decode_ratio=0.25)
     _, shape = _pairs(config, (3, 2), count=1)
-    tokens = sample_tokens(config, shape, decode_ratio=0.25)
+    tokens = sample_tokens(config, shape)
     # 16 tokens, 4 of them visible; a quarter of 12 is decoded.
     assert (tokens.encoder, tokens.decoder, tokens.compared) == ((5, 5), (8, 8), 3)
 
 
-def test_at_least_one_token_is_decoded():
-    assert count_decoded(12, 0.01) == 1
+@pytest.mark.parametrize("images", ["pair", "set"])
+def test_a_step_that_decodes_a_share_is_counted_as_torch_counts_it(images):
+    config = _config(images=images, decode_ratio=0.4)
+    if images == "pair":
+        example, shape = _pairs(config, (3, 2), count=4)
+    else:
+        example, shape = _sets(config, count=3, num_slots=3, apart=False)
+    assert batch_flops(config, shape).trained == pytest.approx(_counted(config, *example), rel=_NEAR)
+
+
+@pytest.mark.parametrize("bands", [(6, 2), (40, 9), (2, 40)])
+def test_more_bands_than_ranges_are_counted_as_torch_counts_them(bands):
+    config = _config()
+    example, shape = _pairs(config, bands, count=4)
+    assert batch_flops(config, shape).trained == pytest.approx(_counted(config, *example), rel=_NEAR)
 
 
 def test_recomputing_blocks_is_a_third_more_of_them_and_no_work_of_the_model():

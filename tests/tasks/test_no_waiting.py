@@ -61,15 +61,16 @@ def _example(recipe_name, store, overrides=()):
 @pytest.mark.parametrize("recipe", _PAIRS)
 @pytest.mark.parametrize("overrides", [(), ("model.decode_ratio=0.5",), ("model.levels=true",)])
 def test_a_step_on_pairs_asks_for_no_value_and_waits_for_no_copy(recipe, overrides, pair_store, monkeypatch):
-    _check_step(recipe, pair_store, overrides, monkeypatch)
+    assert _waited_for(recipe, pair_store, overrides, monkeypatch) == []
 
 
 @pytest.mark.parametrize("recipe", _SETS)
 def test_a_step_on_sets_asks_for_no_value_and_waits_for_no_copy(recipe, pair_store, monkeypatch):
-    _check_step(recipe, pair_store, ("data.sets.size=[2, 2]",), monkeypatch)
+    assert _waited_for(recipe, pair_store, ("data.sets.size=[2, 2]",), monkeypatch) == []
 
 
-def _check_step(recipe, store, overrides, monkeypatch):
+def _waited_for(recipe, store, overrides, monkeypatch):
+    """Do a step on the device without values; tell which copies it waited for."""
     plan, preparer, drawn = _example(recipe, store, overrides)
     model = make_model(plan.config, seed=0).to(_META)
     with _Copies(monkeypatch) as copies:
@@ -77,8 +78,8 @@ def _check_step(recipe, store, overrides, monkeypatch):
         counts = model.count(*example)
         terms = model(*example).terms
         (terms * counts).sum().backward()
-    assert copies.waited_for == []
     assert all(parameter.grad is not None for parameter in model.encoder.blocks.parameters())
+    return copies.waited_for
 
 
 def test_asking_for_a_value_would_be_noticed():

@@ -49,15 +49,17 @@ class BatchFlops:
     maps: float = 0.0
     """Forward, of the map into the decoder and of the reconstruction."""
     first: float = 0.0
-    """Forward, of products whose input needs no gradient: projection, weights from ranges, encodings."""
+    """Forward, of products of which one side needs no gradient: projection, weights from ranges, encodings."""
+    fixed: float = 0.0
+    """Forward, of products of which neither side does: pixels of many bands shared out to ranges."""
 
     @property
     def trained(self) -> float:
-        """Forward and backward: twice the forward where the input needs a gradient, once where it does not.
+        """Forward and backward: a product takes as much again for each side that needs a gradient.
 
         Computing a block again for the gradient is no work of the model and does not count.
         """
-        return 3 * (self.blocks + self.maps) + 2 * self.first
+        return 3 * (self.blocks + self.maps) + 2 * self.first + self.fixed
 
     def computed(self, *, recompute: bool) -> float:
         """Count what the device does: with recomputation the blocks once more."""
@@ -69,6 +71,7 @@ class BatchFlops:
             blocks=self.blocks + times * other.blocks,
             maps=self.maps + times * other.maps,
             first=self.first + times * other.first,
+            fixed=self.fixed + times * other.fixed,
         )
 
 
@@ -140,23 +143,24 @@ def batch_flops(config: AutoencoderConfig, shape: BatchShape, *, num_parts: int 
     )
     embedded = 2 * sum(tokens.encoder) * encoder.embed_dim * decoder.decoder_embed_dim
     predicted = encoder.patch_size**2 + 2 * config.levels
-    of_token = sum(
-        count * times * 2 * predicted * _mapped(bands, encoder.num_ranges, width=decoder.decoder_embed_dim)
-        for (bands, count), times in _reconstructed(config, shape)
-    )
+    groups = _reconstructed(config, shape)
+    values = 2 * predicted * tokens.compared
+    mapped = sum(count * times * min(bands, encoder.num_ranges) for (bands, count), times in groups)
+    shared = sum(count * times * _shared(bands, encoder.num_ranges) for (bands, count), times in groups)
+    pixels = 2 * tokens.projected * encoder.patch_size**2
     return BatchFlops(
         blocks=shape.num_samples * blocks,
-        maps=shape.num_samples * embedded + tokens.compared * of_token,
-        first=_first_flops(config, shape, tokens.projected) + num_parts * _weights_flops(config, shape),
+        maps=shape.num_samples * embedded + values * mapped * decoder.decoder_embed_dim,
+        first=_first_flops(config, shape, tokens.projected)
+        + num_parts * _weights_flops(config, shape)
+        + values * shared,
+        fixed=float(pixels * sum(count * _shared(bands, encoder.num_ranges) for bands, count in shape.groups)),
     )
 
 
-def _mapped(bands: int, num_ranges: int, *, width: int) -> int:
-    """Count the products of one pixel position between tokens and bands.
-
-    With more bands than ranges, all ranges are mapped, and shared out to the bands: see `models.spectral`.
-    """
-    return bands * width if bands <= num_ranges else num_ranges * (width + bands)
+def _shared(bands: int, num_ranges: int) -> int:
+    """Count the products that share out one pixel position between bands and ranges: see `models.spectral`."""
+    return bands * num_ranges if bands > num_ranges else 0
 
 
 def _reconstructed(config: AutoencoderConfig, shape: BatchShape) -> list[tuple[tuple[int, int], int]]:
@@ -167,7 +171,7 @@ def _reconstructed(config: AutoencoderConfig, shape: BatchShape) -> list[tuple[t
 
 def _first_flops(config: AutoencoderConfig, shape: BatchShape, projected: int) -> float:
     encoder = config.encoder
-    of_pixel = sum(count * _mapped(bands, encoder.num_ranges, width=encoder.embed_dim) for bands, count in shape.groups)
+    of_pixel = encoder.embed_dim * sum(count * min(bands, encoder.num_ranges) for bands, count in shape.groups)
     features = count_features(encoder.encodings, num_ranges=encoder.num_ranges)
     widths = encoder.embed_dim + config.decoder.decoder_embed_dim
     of_images = shape.num_samples * shape.num_slots * features * widths
