@@ -15,6 +15,8 @@ What is handed over for each pair is counted in bytes. Cropping and resizing of 
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -27,7 +29,6 @@ from pair_files import link_pairs, read_plain, write_pixels
 from rasterio.errors import NotGeoreferencedWarning
 from released import ReleasedReader
 
-from anyband.cli import main as anyband
 from anyband.data.batch import read_pair_batch
 from anyband.data.sets import PairSampler, find_pairs
 from anyband.data.store import ChipStore
@@ -50,9 +51,11 @@ def main() -> None:
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
-        files, store = _files_and_store(top, arguments.pairs)
+        files = _files_and_store(top, arguments.pairs)
+        # Threads stay on the core that they were made on, so the store is opened after this.
         core = pin_to_one_core()
         torch.set_num_threads(1)
+        store = ChipStore.open(top / "store")
         order = np.random.default_rng(0).permutation(arguments.pairs)[: arguments.slow_pairs]
         ways, handed = _store_ways(store)
         counts = dict.fromkeys(ways, arguments.pairs // BATCH * BATCH)
@@ -91,16 +94,16 @@ def main() -> None:
     report("bench_data", rows, {**facts, "settings": settings})
 
 
-def _files_and_store(top: Path, num_pairs: int) -> tuple[Path, ChipStore]:
+def _files_and_store(top: Path, num_pairs: int) -> Path:
     """Write the files of all pairs and prepare a store of them."""
     for number in range(min(DISTINCT, num_pairs)):
         write_pixels(top / "pixels", number)
     files = top / "files"
     files.mkdir()
     manifest = link_pairs(top / "pixels", files, pairs=num_pairs, distinct=min(DISTINCT, num_pairs))
-    if anyband(["prepare", str(manifest), "--out", str(top / "store"), "--workers", "2", "--quiet"]):
-        raise SystemExit("the store could not be prepared")
-    return files, ChipStore.open(top / "store")
+    words = ["prepare", str(manifest), "--out", str(top / "store"), "--workers", "2", "--quiet"]
+    subprocess.run([sys.executable, "-m", "anyband", *words], check=True, stdout=subprocess.DEVNULL)
+    return files
 
 
 def _store_ways(store: ChipStore) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
