@@ -15,6 +15,7 @@ from anyband.errors import AssignmentError
 from anyband.report.maps import fit_pca_colours, pca_picture, pictures_png
 from anyband.shapes import Array, Float
 from anyband.tasks.features import SensorEncoder, feature_map
+from anyband.tasks.precision import quicker_precision
 from anyband.tasks.store_features import chip_batch
 
 __all__ = ["PlacePictures", "draw_place"]
@@ -99,7 +100,7 @@ def _features(encoder: SensorEncoder, store: ChipStore, chip: dict[str, Any]) ->
     reading = encoder.reading(sensor, statistics=store.statistics[sensor.name])
     size = _PATCHES * encoder.config.patch_size
     batch = chip_batch(store, chip["array"], np.array([chip["array_row"]]), reading, img_size=size)
-    output = encoder.encode_batch(batch, precision="bf16")
+    output = encoder.encode_batch(batch, precision=quicker_precision(torch.device("cpu")))
     features: Float[Array, "width row col"] = feature_map(output)[0].numpy()
     return features
 

@@ -4,6 +4,9 @@ import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.prepare_options import PrepareRun
@@ -18,6 +21,7 @@ from anyband.demo.scoring import PlaceScores, score_places
 from anyband.errors import OutputError
 from anyband.tasks.features import SensorEncoder, load_encoder
 from anyband.tasks.knn import KnnOptions
+from anyband.tasks.precision import has_bf16, quicker_precision
 from anyband.tasks.pretrain import pretrain
 from anyband.tasks.recipe import PretrainRecipe
 from anyband.tasks.recipe_files import load_recipe
@@ -166,6 +170,12 @@ def _prepare(archive: Archive, out: Path, options: DemoOptions) -> PrepareReport
     return prepare(archive.entries, out / "store", settings, run)
 
 
+def _precision() -> Literal["32-true", "bf16-mixed"]:
+    """Choose what the device of the run computes without imitation."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16-mixed" if has_bf16(device) else "32-true"
+
+
 def _recipe(archive: Archive, options: DemoOptions) -> PretrainRecipe:
     recipe = load_recipe("smarties_tiny")
     pairs = SIMULATED_PAIRS if options.images is None else recipe.data.pairs
@@ -173,7 +183,7 @@ def _recipe(archive: Archive, options: DemoOptions) -> PretrainRecipe:
     data = replace(recipe.data, pairs=pairs, held_out=archive.held_out, statistics="store")
     model = replace(recipe.model, out_of_span="drop")
     run = replace(recipe.run, panel_every_steps=options.steps, checkpoint_every_steps=max(1, options.steps // 4))
-    optim = replace(recipe.optim, steps=options.steps, batch_size=options.batch_size)
+    optim = replace(recipe.optim, steps=options.steps, batch_size=options.batch_size, precision=_precision())
     return replace(recipe, seed=options.seed, data=data, model=model, optim=optim, run=run)
 
 
@@ -183,7 +193,7 @@ def _set_recipe(pairs: PretrainRecipe, options: DemoOptions) -> PretrainRecipe:
     data = replace(recipe.data, held_out=pairs.data.held_out, statistics=pairs.data.statistics)
     every = options.set_steps
     run = replace(recipe.run, panel_every_steps=every, checkpoint_every_steps=max(1, every // 2))
-    optim = replace(recipe.optim, steps=every, batch_size=options.set_batch_size)
+    optim = replace(recipe.optim, steps=every, batch_size=options.set_batch_size, precision=_precision())
     model = replace(recipe.model, out_of_span="drop")
     return replace(recipe, seed=options.seed, data=data, model=model, optim=optim, run=run)
 
@@ -220,7 +230,7 @@ def _score_labelled(checkpoint: Path, options: DemoOptions, neighbours: KnnOptio
         data=_labelled_data(options),
         checkpoint=str(checkpoint),
         seed=options.seed,
-        input=InputRecipe(precision="bf16", statistics="data", out_of_span="drop"),
+        input=InputRecipe(precision=quicker_precision(torch.device("cpu")), statistics="data", out_of_span="drop"),
         knn=neighbours,
         compare=CompareRecipe(untrained=True, baseline=True),
     )

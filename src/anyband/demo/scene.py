@@ -15,6 +15,7 @@ from anyband.scenes.embed import EmbedOptions, EmbedReport, embed_scene, scene_s
 from anyband.sensors.sensor import Sensor
 from anyband.shapes import Array, Float
 from anyband.tasks.features import SensorEncoder
+from anyband.tasks.precision import quicker_precision
 
 __all__ = ["SceneMaps", "map_scene"]
 
@@ -47,7 +48,7 @@ def map_scene(encoder: SensorEncoder, entry: ImageEntry, out: Path, *, shown: bo
     """
     sensor, source = _declared(entry), replace(entry.source, encoding=None)
     statistics = scene_statistics(source, sensor, shown=shown)
-    options = EmbedOptions(precision="bf16", statistics=statistics, shown=shown)
+    options = EmbedOptions(precision=quicker_precision(torch.device("cpu")), statistics=statistics, shown=shown)
     report = embed_scene(encoder, source, sensor, out, options)
     with open_raster(source, sensor) as reader:
         raster = reader.read()

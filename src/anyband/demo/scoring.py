@@ -15,6 +15,7 @@ from anyband.tasks.features import Pool, SensorEncoder, pooled
 from anyband.tasks.knn import KnnOptions, knn_scores
 from anyband.tasks.labels import LabelledFeatures
 from anyband.tasks.metrics import Score, score_predictions
+from anyband.tasks.precision import quicker_precision
 from anyband.tasks.store_features import ChipOptions, StoreCells, common_cells, made_features
 
 __all__ = ["KINDS", "POOL", "PlaceScores", "score_places"]
@@ -122,10 +123,10 @@ def _statistics(store: ChipStore, array: str) -> Mapping[str, BandStatistics]:
 def _features(
     encoder: SensorEncoder, store: ChipStore, array: str, cells: StoreCells, *, seed: int
 ) -> dict[str, Float[Array, "sample width"]]:
-    untrained = encoder.untrained(seed=seed)
+    untrained, precision = encoder.untrained(seed=seed), quicker_precision(torch.device("cpu"))
     makers = {
-        "pre-trained": lambda batch: pooled(encoder.encode_batch(batch, precision="bf16"), POOL),
-        "untrained": lambda batch: pooled(untrained.encode_batch(batch, precision="bf16"), POOL),
+        "pre-trained": lambda batch: pooled(encoder.encode_batch(batch, precision=precision), POOL),
+        "untrained": lambda batch: pooled(untrained.encode_batch(batch, precision=precision), POOL),
         "band means": band_means,
     }
     options = ChipOptions(statistics=_statistics(store, array))

@@ -7,8 +7,9 @@ from torch import nn
 
 from anyband.models.encoder import Encoder
 from anyband.models.spectral import SpectralProjection
+from anyband.tasks.feature_records import Precision
 
-__all__ = ["RoundedCopy", "has_bf16", "precision_note"]
+__all__ = ["RoundedCopy", "has_bf16", "precision_note", "quicker_precision"]
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -23,6 +24,11 @@ def has_bf16(device: torch.device) -> bool:
     # The library that torch multiplies with on CPUs knows; where this torch has none, nothing can be said.
     asks = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return True if asks is None else bool(asks())
+
+
+def quicker_precision(device: torch.device) -> Precision:
+    """Choose bf16 where a device has it, else float32."""
+    return "bf16" if has_bf16(device) else "float32"
 
 
 def precision_note(device: torch.device, precision: str) -> str | None:
