@@ -1,6 +1,6 @@
 """CPU seconds, wall seconds and memory of `anyband prepare` for growing numbers of pairs, against reading them once.
 
-    python benchmarks/bench_prepare.py [--pairs 1000 10000 100000] [--workers 1 2] [--released FOLDER]
+    python benchmarks/bench_prepare.py [--pairs 500 5000 50000] [--workers 1 2] [--released FOLDER]
 
 A pair is Sentinel-2 (12 bands on grids of 120, 60 and 20 pixels) and Sentinel-1 (2 bands of 120 pixels, dB as float32),
 laid out as BigEarthNet lays it out: two folders of single-band GeoTIFFs, each pair a place of its own. Some hundred
@@ -120,7 +120,7 @@ def _prepare_rows(folder: Path, manifest: Path, *, pairs: int, workers: list[int
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--pairs", type=int, nargs="+", default=[500, 5_000, 50_000])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--distinct", type=int, default=200, help="pairs with pixels of their own")
     parser.add_argument("--read-pairs", type=int, default=100, help="pairs that the readers read once")

@@ -4,7 +4,8 @@
 
 Trains `smarties_tiny` with a decoder of the size that the encoder deserves at scale (four blocks, so that decoding is
 about half of the step) on a simulated archive, with `model.decode_ratio` of each value and everything else equal, and
-scores Sentinel-2 by kNN of CLS every so many steps, on places that training never saw. Runs are kept in DIR and taken
+scores Sentinel-2 by kNN of CLS every so many steps: of each class, every other place votes and the rest is scored;
+pre-training saw the images, never their labels. Runs are kept in DIR and taken
 up again. Reported for each ratio, as means over seeds: seconds a step (median of rows of metrics.csv, runs in turn),
 kNN at the end, and the first scored step, with the seconds up to it, at which kNN reached the best score that the full
 decoder has at half of its steps.
@@ -47,15 +48,19 @@ def _archive(out: Path, places: int) -> tuple[Path, Path]:
 
 
 def _keep_common(source: Path, target: Path) -> None:
-    """Leave out the classes that too few places have to be divided."""
+    """Divide the places of each class in two; classes of few places are left out."""
     with source.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     counts = Counter(row["label"] for row in rows)
     kept = [row for row in rows if counts[row["label"]] >= _LEAST_PLACES]
     with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, [*rows[0], "split"])
         writer.writeheader()
-        writer.writerows({**row, "path": str(source.parent / row["path"])} for row in kept)
+        seen = Counter[str]()
+        for row in kept:
+            part = ("train", "val")[seen[row["label"]] % 2]
+            seen[row["label"]] += 1
+            writer.writerow({**row, "path": str(source.parent / row["path"]), "split": part})
 
 
 def _run(out: Path, ratio: float, seed: int, arguments: argparse.Namespace) -> list[dict[str, str]]:
