@@ -1,14 +1,16 @@
 """What the index knows of an image reaches the batch: corners, ground resolution, time."""
 
 import datetime as dt
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import shapely
 
-from anyband.data.chip_index import ChipRecord, index_table
+from anyband.data.chip_index import ChipRecord, IndexWriter
 from anyband.data.footprints import check_corners, find_footprints, image_facts
 from anyband.data.places import footprint
 from anyband.data.store import ArrayInfo, ChipStore
@@ -29,7 +31,12 @@ def _store(*records: ChipRecord) -> ChipStore:
     """Make a store that has an index and no pixels."""
     store = ChipStore.__new__(ChipStore)
     store.path = Path("somewhere")
-    store.index = index_table(records, [("s_4x6", row) for row in range(len(records))])
+    with tempfile.TemporaryDirectory() as folder:
+        index = IndexWriter(Path(folder))
+        for row, record in enumerate(records):
+            index.add(record, ("s_4x6", row))
+        index.write(Path(folder) / "index.parquet")
+        store.index = pq.read_table(Path(folder) / "index.parquet")
     shape = {"height": 4, "width": 6, "bands": ("B",), "dtype": "uint8", "encoding": {}, "nodata": None}
     counts = {"num_chips": len(records), "chips_per_shard": 1, "has_valid": False, "digest": ""}
     store.arrays = {"s_4x6": ArrayInfo(sensor="s", name="s_4x6", **shape, **counts)}  # type: ignore[arg-type]

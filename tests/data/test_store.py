@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from anyband.data.chip_index import ChipRecord, index_table, write_index
+from anyband.data.chip_index import ChipRecord, IndexWriter
 from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, StoreHeader, StoreWriter, write_store
 from anyband.errors import OutputError, StoreError
@@ -97,7 +98,7 @@ def test_geopandas_reads_the_index(tmp_path) -> None:
         ),
         ChipRecord(place="q", cell="r000c000", sensor="s", source_path="b.png", valid_fraction=1.0),
     ]  # fmt: skip
-    write_index(index_table(records, [("a", 0), ("a", 1)]), tmp_path / "index.parquet")
+    _write_index(tmp_path / "index.parquet", records)
     frame = geopandas.read_parquet(tmp_path / "index.parquet")
     assert frame.crs.to_authority() == ("OGC", "CRS84")
     assert frame.geometry[0].equals(square)
@@ -297,17 +298,32 @@ def _write(path: Path, sensor: Sensor, pixels: np.ndarray) -> ChipStore:
     return ChipStore.open(path)
 
 
-def test_an_index_gathered_in_parts_is_one_made_at_once(monkeypatch, tmp_path) -> None:
+def _write_index(path: Path, records: list[ChipRecord]) -> None:
+    index = IndexWriter(path.parent)
+    for row, record in enumerate(records):
+        index.add(record, ("a", row))
+    index.write(path)
+
+
+@pytest.mark.parametrize(("rows", "batches"), [(3, 8), (3, 2), (4, 1)])
+def test_an_index_gathered_in_parts_holds_every_row_once(monkeypatch, tmp_path, rows: int, batches: int) -> None:
     from anyband.data import chip_index
 
     records = [
         ChipRecord(place=f"p{number}", cell="r000c000", sensor="s", source_path="a", valid_fraction=1.0)
         for number in range(11)
     ]
-    locations = [("a", number) for number in range(11)]
-    write_index(index_table(records, locations), tmp_path / "once.parquet")
-    monkeypatch.setattr(chip_index, "_ROWS_TOGETHER", 3)
-    table = index_table(records, locations)
-    write_index(table, tmp_path / "parts.parquet")
-    assert table.column("chip").to_pylist() == list(range(11))
-    assert (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "once.parquet").read_bytes()
+    _write_index(tmp_path / "once.parquet", records)
+    monkeypatch.setattr(chip_index, "_ROWS_TOGETHER", rows)
+    monkeypatch.setattr(chip_index, "_BATCHES_A_GROUP", batches)
+    _write_index(tmp_path / "parts.parquet", records)
+    once, parts = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("once", "parts"))
+    assert parts.equals(once, check_metadata=True)
+    assert parts["chip"].to_pylist() == list(range(11))
+    assert parts["place"].to_pylist() == [record.place for record in records]
+    groups = pq.ParquetFile(tmp_path / "parts.parquet").num_row_groups
+    assert groups == -(-11 // (rows * batches))
+    # In one group of rows the way that they came can't be told from the bytes.
+    same = (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "once.parquet").read_bytes()
+    assert same == (groups == 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["once.parquet", "parts.parquet"]

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anyband.data.manifest import ImageEntry
 
 __all__ = ["add_arguments", "run"]
@@ -156,8 +158,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _entries(arguments: argparse.Namespace) -> "list[ImageEntry]":
-    from anyband.data.manifest import entries_from_globs, read_manifest
+def _entries(arguments: argparse.Namespace) -> "Sequence[ImageEntry]":
+    from anyband.data.manifest import entries_from_globs, open_manifest
     from anyband.errors import InputError
 
     if arguments.sensor is not None:
@@ -168,7 +170,7 @@ def _entries(arguments: argparse.Namespace) -> "list[ImageEntry]":
         raise InputError("--encoding and --bands go with --sensor; a manifest has columns for them")
     if len(arguments.inputs) != 1:
         raise InputError(f"{len(arguments.inputs)} inputs need --sensor; without it give one manifest")
-    return read_manifest(Path(arguments.inputs[0]))
+    return open_manifest(Path(arguments.inputs[0]))
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

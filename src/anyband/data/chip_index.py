@@ -17,19 +17,19 @@ __all__ = [
     "INDEX_SCHEMA",
     "SPLITS",
     "ChipRecord",
-    "IndexColumns",
+    "IndexWriter",
     "Split",
     "chips_of",
-    "index_table",
     "read_index",
-    "write_index",
 ]
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-# chosen: rows that are Python objects together, some kilobytes each; as columns they take a tenth.
+# chosen: rows that are Python objects together, some kilobytes each.
 _ROWS_TOGETHER = 4096
+# chosen: a group of rows of the index takes some ten megabytes.
+_BATCHES_A_GROUP = 8
 
 _Bounds = tuple[float, float, float, float]
 
@@ -83,12 +83,17 @@ class ChipRecord:
     """Least longitude, least latitude, greatest longitude, greatest latitude of `geometry`."""
 
 
-class IndexColumns:
-    """The index while a store is written: rows become columns soon, which take some hundred bytes a chip."""
+class IndexWriter:
+    """The index while a store is written: rows go to the disk soon, so memory does not grow with their number."""
 
-    def __init__(self) -> None:
-        """Begin without rows."""
-        self._parts: list[pa.Table] = []
+    def __init__(self, folder: Path) -> None:
+        """Begin without rows.
+
+        Args:
+            folder: for rows that wait, and for the index.
+        """
+        self._waiting = folder / ".partial.index.arrow"
+        self._file: pa.ipc.RecordBatchStreamWriter | None = None
         self._records: list[ChipRecord] = []
         self._locations: list[tuple[str, int]] = []
         self._bounds: _Bounds | None = None
@@ -99,7 +104,11 @@ class IndexColumns:
         return self._num_packed + len(self._records)
 
     def add(self, record: ChipRecord, location: tuple[str, int]) -> None:
-        """Add a chip: what is said of it, and (array, row of the array)."""
+        """Add a chip: what is said of it, and (array, row of the array).
+
+        Raises:
+            OSError: the disk is full, say.
+        """
         self._records.append(record)
         self._locations.append(location)
         if record.bounds is not None:
@@ -107,58 +116,59 @@ class IndexColumns:
         if len(self._records) == _ROWS_TOGETHER:
             self._pack()
 
-    def table(self) -> pa.Table:
-        """Make the table, with GeoParquet metadata."""
-        self._pack()
-        schema = INDEX_SCHEMA.with_metadata({"geo": json.dumps(_geo_metadata(self._bounds))})
-        # In one piece, because the bytes of a file depend on how its table is cut.
-        return pa.concat_tables([INDEX_SCHEMA.empty_table(), *self._parts]).combine_chunks().cast(schema)
+    def write(self, path: Path) -> None:
+        """Write the index with GeoParquet metadata; equal rows give equal bytes. Nothing can be added afterwards.
 
-    def chips(self) -> Iterator[tuple[str, str, str, str]]:
-        """Give (place, cell, sensor, split) of each chip."""
+        Raises:
+            OSError: the disk is full, say.
+        """
         self._pack()
-        for part in self._parts:
-            yield from chips_of(part)
+        assert self._file is not None
+        self._file.close()
+        # The bounds of all rows stand in the schema, which comes first: so there are two passes.
+        schema = INDEX_SCHEMA.with_metadata({"geo": json.dumps(_geo_metadata(self._bounds))})
+        with pq.ParquetWriter(path, schema, compression="zstd", store_schema=True) as index:
+            for table in _groups(self._waiting):
+                index.write_table(table.cast(schema), row_group_size=len(table))
+        self._waiting.unlink()
 
     def _pack(self) -> None:
-        count = len(self._records)
-        columns: dict[str, Any] = {
-            "chip": range(self._num_packed, self._num_packed + count),
-            "array": [array for array, _ in self._locations],
-            "array_row": [row for _, row in self._locations],
-        }
-        for field in INDEX_SCHEMA.names[3:]:
-            columns[field] = [getattr(record, field) for record in self._records]
-        self._parts.append(pa.table(columns, schema=INDEX_SCHEMA))
+        if self._file is None:
+            self._waiting.parent.mkdir(parents=True, exist_ok=True)
+            self._file = pa.ipc.new_stream(self._waiting, INDEX_SCHEMA)
+        self._file.write_table(_rows(self._records, self._locations, first=self._num_packed))
+        self._num_packed += len(self._records)
         self._records, self._locations = [], []
-        self._num_packed += count
+
+
+def _rows(records: Sequence[ChipRecord], locations: Sequence[tuple[str, int]], *, first: int) -> pa.Table:
+    columns: dict[str, Any] = {
+        "chip": range(first, first + len(records)),
+        "array": [array for array, _ in locations],
+        "array_row": [row for _, row in locations],
+    }
+    for field in INDEX_SCHEMA.names[3:]:
+        columns[field] = [getattr(record, field) for record in records]
+    return pa.table(columns, schema=INDEX_SCHEMA)
+
+
+def _groups(path: Path) -> Iterator[pa.Table]:
+    """Give the rows that wait in tables of one piece, because the bytes of a file depend on how a table is cut."""
+    batches: list[pa.RecordBatch] = []
+    with pa.ipc.open_stream(path) as stream:
+        for batch in stream:
+            batches.append(batch)
+            if len(batches) == _BATCHES_A_GROUP:
+                yield pa.Table.from_batches(batches).combine_chunks()
+                batches = []
+    if batches:
+        yield pa.Table.from_batches(batches, INDEX_SCHEMA).combine_chunks()
 
 
 def chips_of(table: pa.Table) -> Iterator[tuple[str, str, str, str]]:
     """Give (place, cell, sensor, split) of each chip of an index."""
     for batch in table.select(["place", "cell", "sensor", "split"]).to_batches(max_chunksize=_ROWS_TOGETHER):
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
-
-
-def index_table(records: Sequence[ChipRecord], locations: Sequence[tuple[str, int]]) -> pa.Table:
-    """Make the table of the index, with GeoParquet metadata.
-
-    Args:
-        records: of the chips, in the order of the index.
-        locations: (array, row of the array) of each chip.
-
-    Returns:
-        A table with `INDEX_SCHEMA`; column `chip` counts the rows.
-    """
-    columns = IndexColumns()
-    for record, location in zip(records, locations, strict=True):
-        columns.add(record, location)
-    return columns.table()
-
-
-def write_index(table: pa.Table, path: Path) -> None:
-    """Write an index; equal tables give equal bytes."""
-    pq.write_table(table, path, compression="zstd", store_schema=True)
 
 
 def read_index(location: StoreLocation) -> pa.Table:

@@ -1,10 +1,11 @@
 """Which images show the same ground, what a place is called, and which part of the data it belongs to."""
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -12,9 +13,19 @@ from anyband.data.cells import Layout, lay_out
 from anyband.data.chip_index import SPLITS, Split
 from anyband.data.tiles import Grid, Transform
 from anyband.errors import GeometryError, ManifestError
-from anyband.shapes import Array
+from anyband.shapes import Array, Float, Int
 
-__all__ = ["Footprint", "Place", "PlacedImage", "corners_lonlat", "find_places", "footprint", "off_globe", "split_of"]
+__all__ = [
+    "Footprint",
+    "Place",
+    "PlacedImage",
+    "Places",
+    "corners_lonlat",
+    "find_places",
+    "footprint",
+    "off_globe",
+    "split_of",
+]
 
 # chosen: images that share an edge, or a sliver, are neighbours and not one place.
 _LEAST_OVERLAP = 0.01
@@ -67,11 +78,53 @@ class Footprint:
     """West, south, east, north, degrees."""
 
 
-def find_places(images: Sequence[PlacedImage]) -> tuple[list[Place], list[str]]:
+class Places(Sequence[Place]):
+    """Places of many images: what is kept of each image is a number, and each place is made when it is asked for."""
+
+    def __init__(self, images: Sequence[PlacedImage], groups: Int[Array, " image"], names: Mapping[int, str]) -> None:
+        """Use `find_places`.
+
+        Args:
+            images: of all places.
+            groups: number of the group of each image.
+            names: of the groups that were found; those of others are declared by their images.
+        """
+        self._images = images
+        self._members = np.argsort(groups, kind="stable")
+        numbers, starts = np.unique(groups[self._members], return_index=True)
+        # Places stand in the order of their first images.
+        order = np.argsort(self._members[starts])
+        self._starts, self._ends = starts[order], np.append(starts[1:], len(groups))[order]
+        self._names = {place: names[number] for place, number in enumerate(numbers[order]) if number in names}
+
+    def __len__(self) -> int:
+        """Count the places."""
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, number: int) -> Place: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Place]: ...
+    def __getitem__(self, number: int | slice) -> Place | list[Place]:
+        """Make a place."""
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        members = tuple(self._members[self._starts[number] : self._ends[number]].tolist())
+        images = tuple(self._images[member] for member in members)
+        name = self._names.get(range(len(self))[number]) or images[0].place
+        assert name is not None
+        split = next((image.split for image in images if image.split is not None), None)
+        return Place(name=name, members=members, images=images, split=split)
+
+
+def find_places(images: Sequence[PlacedImage]) -> tuple[Places, list[str]]:
     """Group images into places.
 
     Declared places are as declared. Other images of one CRS form a place where their footprints overlap,
     directly or through others; images without CRS, and overlaps between different CRS, are never joined.
+
+    Args:
+        images: each is asked for a few times, one after the other, and not kept.
 
     Returns:
         The places, in the order of their first images, and notes for people.
@@ -80,19 +133,25 @@ def find_places(images: Sequence[PlacedImage]) -> tuple[list[Place], list[str]]:
         GeometryError: images of a declared place do not fit together; the first such places are named.
         ManifestError: images of one place are declared for different splits.
     """
-    declared: dict[str, list[int]] = {}
-    for position, image in enumerate(images):
-        if image.place is not None:
-            declared.setdefault(image.place, []).append(position)
-    found = [position for position, image in enumerate(images) if image.place is None]
-    groups = [(name, tuple(members)) for name, members in declared.items()]
-    taken = set(declared)
-    for members in _overlapping(images, found):
+    declared = np.array([b"" if image.place is None else _digest(image.place) for image in images], dtype="S17")
+    found = np.flatnonzero(declared == b"")
+    # Images that declare nothing get groups of their own, after those that are declared.
+    _, groups = np.unique(declared, return_inverse=True)
+    names: dict[int, str] = {}
+    taken = {image.place for image in images if image.place is not None} if len(found) else set()
+    for number, members in enumerate(_overlapping(images, found), len(images)):
+        groups[list(members)] = number
         name = _free_name(_place_name([images[member] for member in members]), taken)
         taken.add(name)
-        groups.append((name, members))
-    groups.sort(key=lambda group: group[1])
-    return _laid_out(images, groups), _notes(images, found)
+        names[number] = name
+    places = Places(images, groups, names)
+    _check_places(places)
+    return places, _notes(images, found)
+
+
+def _digest(name: str) -> bytes:
+    # The first byte tells it from no name, the last one keeps NumPy from dropping zeros at the end.
+    return b"d" + blake2b(name.encode(), digest_size=15).digest() + b"."
 
 
 def split_of(place: str, *, seed: int, fractions: tuple[float, float, float]) -> Split:
@@ -145,22 +204,19 @@ def off_globe(grid: Grid) -> str | None:
     return None
 
 
-def _laid_out(images: Sequence[PlacedImage], groups: Iterable[tuple[str, tuple[int, ...]]]) -> list[Place]:
-    places, problems = [], []
-    for name, members in groups:
-        chosen = [images[member] for member in members]
+def _check_places(places: Places) -> None:
+    problems = []
+    for place in places:
         try:
-            layout = lay_out([image.grid for image in chosen], [image.name for image in chosen])
-            _check_overlap(layout, chosen)
+            _check_overlap(place.layout, place.images)
         except GeometryError as problem:
-            problems.append(f"place '{name}': {problem}")
+            problems.append(f"place '{place.name}': {problem}")
             continue
-        places.append(Place(name=name, members=members, images=tuple(chosen), split=_declared_split(name, chosen)))
+        _check_split(place)
     if problems:
         more = len(problems) - _NAMED_PROBLEMS
         shown = problems[:_NAMED_PROBLEMS] + ([f"and {more} more places"] if more > 0 else [])
         raise GeometryError("; ".join(shown))
-    return places
 
 
 def _check_overlap(layout: Layout, images: Sequence[PlacedImage]) -> None:
@@ -174,38 +230,37 @@ def _check_overlap(layout: Layout, images: Sequence[PlacedImage]) -> None:
             )
 
 
-def _declared_split(name: str, images: Sequence[PlacedImage]) -> Split | None:
-    splits = sorted({image.split for image in images if image.split is not None})
+def _check_split(place: Place) -> None:
+    splits = sorted({image.split for image in place.images if image.split is not None})
     if len(splits) > 1:
         raise ManifestError(
-            f"place '{name}' is declared for split '{splits[0]}' and for '{splits[1]}'; a place has one split"
+            f"place '{place.name}' is declared for split '{splits[0]}' and for '{splits[1]}'; a place has one split"
         )
-    return splits[0] if splits else None
 
 
-def _overlapping(images: Sequence[PlacedImage], chosen: Sequence[int]) -> list[tuple[int, ...]]:
+def _overlapping(images: Sequence[PlacedImage], chosen: Int[Array, " found"]) -> Iterator[tuple[int, ...]]:
     """Find the connected groups of overlapping footprints, each CRS on its own."""
-    by_crs: dict[str, list[int]] = {}
-    groups: list[tuple[int, ...]] = []
-    for position in chosen:
-        crs = images[position].grid.crs
-        if crs is None:
-            groups.append((position,))
+    by_crs: dict[str, tuple[array[int], array[float]]] = {}
+    for position in chosen.tolist():
+        grid = images[position].grid
+        if grid.crs is None:
+            yield (position,)
         else:
-            by_crs.setdefault(crs, []).append(position)
-    for members in by_crs.values():
-        labels = _connected(len(members), _overlaps([_bounds(images[member].grid) for member in members]))
+            members, bounds = by_crs.setdefault(grid.crs, (array("q"), array("d")))
+            members.append(position)
+            bounds.extend(_bounds(grid))
+    for members, bounds in by_crs.values():
+        labels = _connected(len(members), _overlaps(np.frombuffer(bounds).reshape(-1, 4)))
         joined: dict[int, list[int]] = {}
-        for member, label in zip(members, labels, strict=True):
-            joined.setdefault(int(label), []).append(member)
-        groups += [tuple(group) for group in joined.values()]
-    return groups
+        for member, label in zip(members, labels.tolist(), strict=True):
+            joined.setdefault(label, []).append(member)
+        yield from map(tuple, joined.values())
 
 
-def _overlaps(bounds: Sequence[tuple[float, float, float, float]]) -> Array:
+def _overlaps(bounds: Float[Array, "image side"]) -> Array:
     import shapely
 
-    boxes = shapely.box(*np.array(bounds).T)
+    boxes = shapely.box(*bounds.T)
     first, second = shapely.STRtree(boxes).query(boxes, predicate="intersects")
     once = first < second
     first, second = first[once], second[once]
@@ -228,17 +283,21 @@ def _bounds(grid: Grid) -> tuple[float, float, float, float]:
     return bounds.left, bounds.bottom, bounds.right, bounds.top
 
 
-def _notes(images: Sequence[PlacedImage], chosen: Sequence[int]) -> list[str]:
+def _notes(images: Sequence[PlacedImage], chosen: Int[Array, " found"]) -> list[str]:
     """Say how many images overlap others of another CRS: they are not joined, which may surprise."""
     import shapely
 
-    placed = [images[position] for position in chosen if images[position].grid.crs is not None]
-    if len({image.grid.crs for image in placed}) < 2:
+    grids = (images[position].grid for position in chosen.tolist())
+    numbers: dict[str, int] = {}
+    crs = np.array([-1 if grid.crs is None else numbers.setdefault(grid.crs, len(numbers)) for grid in grids])
+    if len(numbers) < 2:
         return []
-    polygons = np.array([_lonlat_polygon(image.grid) for image in placed])
+    placed = chosen[crs >= 0]
+    crs = crs[crs >= 0]
+    polygons = np.array([_lonlat_polygon(images[position].grid) for position in placed.tolist()])
     first, second = shapely.STRtree(polygons).query(polygons, predicate="intersects")
-    across = {int(a) for a, b in zip(first, second, strict=True) if placed[a].grid.crs != placed[b].grid.crs}
-    if not across:
+    across = np.unique(first[crs[first] != crs[second]])
+    if not len(across):
         return []
     return [f"{len(across)} images overlap images of another CRS; they are not joined to a place: reproject them"]
 

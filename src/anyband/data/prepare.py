@@ -74,7 +74,7 @@ def prepare(
             job = PrepareJob(entries=entries, options=options, run=run, work=work, pool=pool)
             survey_images(job)
             writer = cut_pieces(job, plan_pieces(job, group_images(job)))
-        report = report_of(job, writer)
+        report = report_of(job)
         writer.finish(StoreHeader(sensors=sensors, options=options.to_dict(), report=report.to_dict(), inputs=inputs))
         if options.statistics:
             report = _with_statistics(work.store, report, run)

@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass
 from itertools import combinations_with_replacement
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from anyband.data.chip_index import SPLITS, chips_of
 from anyband.data.store import ChipStore
 
-__all__ = ["PrepareReport", "Skipped", "StoreCounts", "count_chips", "describe_store"]
+__all__ = ["ChipCounter", "PrepareReport", "Skipped", "StoreCounts", "describe_store"]
 
 # chosen: as many skipped images are listed as fit a screen; `store.json` has all.
 _LISTED = 20
@@ -101,30 +104,58 @@ class PrepareReport:
 _Content = tuple[tuple[str, int], ...]
 
 
-def count_chips(chips: Iterable[tuple[str, str, str, str]]) -> StoreCounts:
-    """Count chips given as (place, cell, sensor, split)."""
-    sensors: Counter[str] = Counter()
-    splits: Counter[str] = Counter()
-    # Most footprints hold the same: they share one tuple of (sensor, chips).
-    contents: dict[_Content, _Content] = {}
-    footprints: dict[tuple[str, str], _Content] = {}
-    for place, cell, sensor, split in chips:
-        sensors[sensor] += 1
-        splits[split] += 1
-        content = _with_one_more(footprints.get((place, cell), ()), sensor)
-        footprints[place, cell] = contents.setdefault(content, content)
-    return StoreCounts(
-        chips=dict(sensors),
-        places=len({place for place, _ in footprints}),
-        footprints=len(footprints),
-        splits={split: splits[split] for split in SPLITS},
-        pairs=_count_pairs(list(sensors), Counter(footprints.values())),
-    )
+class ChipCounter:
+    """Counts chips that come place by place: what is kept does not grow with the number of places."""
+
+    def __init__(self, sensors: Iterable[str] = ()) -> None:
+        """Begin with nothing counted.
+
+        Args:
+            sensors: in the order of the result; others come after them as they appear.
+        """
+        self._sensors = Counter[str](dict.fromkeys(sensors, 0))
+        self._splits = Counter[str]()
+        self._places = 0
+        self._place: str | None = None
+        self._cells: dict[str, _Content] = {}
+        self._contents = Counter[_Content]()
+
+    def add(self, place: str, cell: str, sensor: str, split: str) -> None:
+        """Count one chip; those of a place come one after the other."""
+        if place != self._place:
+            self._close_place()
+            self._place = place
+        self._sensors[sensor] += 1
+        self._splits[split] += 1
+        self._cells[cell] = _with_one_more(self._cells.get(cell, ()), sensor)
+
+    def result(self) -> StoreCounts:
+        """Say what was counted."""
+        self._close_place()
+        return StoreCounts(
+            chips=dict(self._sensors),
+            places=self._places,
+            footprints=self._contents.total(),
+            splits={split: self._splits[split] for split in SPLITS},
+            pairs=_count_pairs(list(self._sensors), self._contents),
+        )
+
+    def _close_place(self) -> None:
+        self._contents.update(self._cells.values())
+        self._places += bool(self._cells)
+        self._place, self._cells = None, {}
+
+
+def _count_index(index: pa.Table) -> StoreCounts:
+    counter = ChipCounter(pc.unique(index["sensor"]).to_pylist())
+    for chip in chips_of(index.select(["place", "cell", "sensor", "split"]).sort_by("place")):
+        counter.add(*chip)
+    return counter.result()
 
 
 def describe_store(store: ChipStore) -> list[str]:
     """Say what a store holds: counts, arrays and statistics."""
-    counts = count_chips(chips_of(store.index))
+    counts = _count_index(store.index)
     lines = [f"chip store '{store.path}', version {store.version}", *counts.lines(), "arrays:"]
     lines += [
         f"  {info.name}: {info.num_chips} × {len(info.bands)} × {info.height} × {info.width} {info.dtype}"

@@ -19,13 +19,13 @@ from anyband.data.cutting import (
     survey_image,
 )
 from anyband.data.jobs import run_pieces
-from anyband.data.manifest import ImageEntry, is_future
-from anyband.data.places import Place, PlacedImage, find_places, footprint, off_globe, split_of
+from anyband.data.manifest import ImageEntry, is_future, repeated_images
+from anyband.data.places import Place, find_places, footprint, off_globe, split_of
 from anyband.data.prepare_options import PrepareOptions, PrepareRun
-from anyband.data.prepare_report import PrepareReport, Skipped, count_chips
-from anyband.data.rasters.records import RasterSource
+from anyband.data.prepare_report import ChipCounter, PrepareReport, Skipped
 from anyband.data.store import ArraySpec
 from anyband.data.store_writer import ShardDone, StoreWriter
+from anyband.data.surveys import PlacedImages, Surveys, survey_key
 from anyband.data.tiles import Grid
 from anyband.data.workspace import Workspace
 from anyband.errors import RasterError
@@ -55,12 +55,19 @@ class PrepareJob:
     """Where."""
     pool: Executor | None
     """Who does the work; None: this process."""
-    surveys: dict[int, ImageSurvey] = field(default_factory=dict)
+    surveys: Surveys = field(init=False)
     """What each usable image said."""
+    default_encodings: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(sensor, encoding) → usable images of which the encoding was a choice of ours."""
+    counter: ChipCounter = field(default_factory=ChipCounter)
+    """Chips made."""
     skipped: dict[int, str] = field(default_factory=dict)
     """Why others are not used."""
     notes: list[str] = field(default_factory=list)
     """What else to report."""
+
+    def __post_init__(self) -> None:
+        self.surveys = Surveys(self.work.journal, len(self.entries))
 
     def skip(self, image: int, reason: str) -> None:
         """Leave an image out and remember why.
@@ -93,25 +100,36 @@ class Piece:
 
 def survey_images(job: PrepareJob) -> None:
     """Look at every image; what can't be opened is skipped."""
-    repeated = _repeated(job.entries)
+    repeated = repeated_images(job.entries)
     for number in repeated:
         job.skip(number, f"'{job.entries[number].name}' stands in the list twice")
-    numbers = [number for number in range(len(job.entries)) if number not in repeated]
-    pieces = ((f"survey {number}", job.entries[number]) for number in numbers)
-    with progress("looking at images", len(numbers), shown=job.run.shown) as advance:
-        results = _in_pieces(job, pieces, survey_image, len(numbers))
-        for number, (_, result) in zip(numbers, results, strict=True):
+    total = len(job.entries) - len(repeated)
+    handed_out: deque[tuple[int, ImageEntry]] = deque()
+    pieces = _surveys(
+        ((number, entry) for number, entry in enumerate(job.entries) if number not in repeated), handed_out
+    )
+    with progress("looking at images", total, shown=job.run.shown) as advance:
+        for _, result in _in_pieces(job, pieces, survey_image, total):
+            number, entry = handed_out.popleft()
             if "skipped" in result:
                 job.skip(number, result["skipped"])
             else:
-                _keep_survey(job, number, ImageSurvey.from_dict(result))
+                _keep_survey(job, number, entry, ImageSurvey.from_dict(result))
             advance(1)
     _check_some_left(job, len(job.surveys))
 
 
-def _keep_survey(job: PrepareJob, number: int, survey: ImageSurvey) -> None:
+def _surveys(
+    images: Iterable[tuple[int, ImageEntry]], handed_out: "deque[tuple[int, ImageEntry]]"
+) -> Iterator[tuple[str, ImageEntry]]:
+    """Give the images to look at, and keep each until its survey is there."""
+    for number, entry in images:
+        handed_out.append((number, entry))
+        yield survey_key(number), entry
+
+
+def _keep_survey(job: PrepareJob, number: int, entry: ImageEntry, survey: ImageSurvey) -> None:
     """Use an image, unless what it says of its ground or time can't be true."""
-    entry = job.entries[number]
     problem = off_globe(survey.grid)
     if problem is not None:
         job.skip(number, f"'{entry.name}' {problem}")
@@ -122,14 +140,9 @@ def _keep_survey(job: PrepareJob, number: int, survey: ImageSurvey) -> None:
             "declare its `datetime` in the manifest",
         )
     else:
-        job.surveys[number] = survey
-
-
-def _repeated(entries: Sequence[ImageEntry]) -> set[int]:
-    """Find the entries that equal an earlier one."""
-    first: dict[tuple[RasterSource, str], int] = {}
-    numbers = enumerate(entries)
-    return {number for number, one in numbers if first.setdefault((one.source, one.sensor.name), number) < number}
+        job.surveys.use(number)
+        if _is_default(entry):
+            job.default_encodings[entry.sensor.name, entry.sensor.default_encoding] += 1
 
 
 def _check_some_left(job: PrepareJob, count: int) -> None:
@@ -142,32 +155,28 @@ def _check_some_left(job: PrepareJob, count: int) -> None:
     )
 
 
-def group_images(job: PrepareJob) -> list[Place]:
-    """Find the places; their members count all images of the manifest."""
-    numbers = list(job.surveys)
-    images = [
-        PlacedImage(
-            name=job.entries[number].name,
-            grid=job.surveys[number].grid,
-            place=job.entries[number].place,
-            split=job.entries[number].split,
-        )
-        for number in numbers
-    ]
-    places, notes = find_places(images)
+def group_images(job: PrepareJob) -> Iterable[Place]:
+    """Find the places; their members count all images of the manifest.
+
+    Raises:
+        GeometryError: images of a declared place do not fit together.
+        ManifestError: images of one place are declared for different splits.
+    """
+    numbers = job.surveys.images
+    places, notes = find_places(PlacedImages(job.entries, job.surveys))
     job.notes += notes
-    return [
+    return (
         Place(
             name=place.name,
-            members=tuple(numbers[member] for member in place.members),
+            members=tuple(numbers[list(place.members)].tolist()),
             images=place.images,
             split=place.split or split_of(place.name, seed=job.options.seed, fractions=job.options.fractions),
         )
         for place in places
-    ]
+    )
 
 
-def plan_pieces(job: PrepareJob, places: Sequence[Place]) -> Iterator[Piece]:
+def plan_pieces(job: PrepareJob, places: Iterable[Place]) -> Iterator[Piece]:
     """Give the work: for each image of each place the cells that it covers, in pieces. Others are skipped.
 
     A piece is made when it is asked for, so that the plan of a large archive is never in memory.
@@ -298,6 +307,7 @@ def _add_chips(job: PrepareJob, writer: StoreWriter, piece: Piece, shares: Mappi
         cell, view = piece.cells[number], task.views[number]
         spec = _array_spec(entry.sensor.name, entry.sensor.band_names, (view.height, view.width), task.storage)
         record = _record(piece, cell, view, survey=survey, share=share)
+        job.counter.add(record.place, record.cell, record.sensor, record.split)
         writer.add(spec, record, SpooledChip(spool=task.spool, number=number, waiting=waiting))
 
 
@@ -336,10 +346,13 @@ def _record(piece: Piece, cell: Cell, view: View, *, survey: ImageSurvey, share:
     )
 
 
-def report_of(job: PrepareJob, writer: StoreWriter) -> PrepareReport:
+def report_of(job: PrepareJob) -> PrepareReport:
     """Say what was made of the images."""
-    _note_default_encodings(job)
-    counts = count_chips(writer.chips())
+    job.notes += [
+        f"{sensor}: encoding '{encoding}', the default, was taken for {count} images; none was declared"
+        for (sensor, encoding), count in job.default_encodings.items()
+    ]
+    counts = job.counter.result()
     for split, fraction in zip(SPLITS, job.options.fractions, strict=True):
         if fraction and not counts.splits[split]:
             job.notes.append(
@@ -357,18 +370,6 @@ def _skip_empty(job: PrepareJob, image: int, best: float | None) -> None:
         job.skip(image, f"'{name}' has no data: every pixel is nodata, NaN or masked")
     elif best is not None and best < least:
         job.skip(image, f"'{name}' has no chip with at least {least:.0%} of data (the best has {best:.0%})")
-
-
-def _note_default_encodings(job: PrepareJob) -> None:
-    used = Counter(
-        (entry.sensor.name, entry.sensor.default_encoding)
-        for number, entry in enumerate(job.entries)
-        if number in job.surveys and _is_default(entry)
-    )
-    job.notes += [
-        f"{sensor}: encoding '{encoding}', the default, was taken for {count} images; none was declared"
-        for (sensor, encoding), count in used.items()
-    ]
 
 
 def _is_default(entry: ImageEntry) -> bool:

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import count
@@ -14,9 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorstore as ts
 
-from anyband.data.chip_index import ChipRecord, IndexColumns, write_index
+from anyband.data.chip_index import ChipRecord, IndexWriter
 from anyband.data.store import STORE_VERSION, ArrayInfo, ArraySpec, header_text, statistics_to_dict
 from anyband.errors import OutputError
+from anyband.process_memory import return_freed_memory
 from anyband.sensors.catalogue import sensor_to_dict
 from anyband.sensors.sensor import BandStatistics, Sensor
 from anyband.shapes import Array, Bool, Num
@@ -116,7 +117,7 @@ class StoreWriter:
         self._on_shard = on_shard
         self._arrays: dict[str, _GrowingArray] = {}
         self._by_spec: dict[int, tuple[ArraySpec, _GrowingArray]] = {}
-        self._index = IndexColumns()
+        self._index = IndexWriter(folder)
 
     def add(self, spec: ArraySpec, record: ChipRecord, source: ChipSource) -> None:
         """Add one chip; when its shard is full, the shard is written.
@@ -125,7 +126,10 @@ class StoreWriter:
             OutputError: the shard can't be written.
         """
         array = self._array(spec)
-        self._index.add(record, (array.name, array.num_chips))
+        try:
+            self._index.add(record, (array.name, array.num_chips))
+        except OSError as problem:
+            raise output_error(self.folder / "index.parquet", problem.errno, str(problem)) from problem
         array.waiting.append(source)
         array.num_chips += 1
         if len(array.waiting) == array.chips_per_shard:
@@ -142,13 +146,9 @@ class StoreWriter:
                 self._flush(array)
             for kind in ("chips", "valid") if array.has_valid else ("chips",):
                 _set_length(self.folder / kind / array.name, array.num_chips)
-        _write_whole(self.folder / "index.parquet", lambda path: write_index(self._index.table(), path))
+        _write_whole(self.folder / "index.parquet", self._index.write)
         text = header_text(self._header(header))
         _write_whole(self.folder / "store.json", lambda path: path.write_text(text, encoding="utf-8"))
-
-    def chips(self) -> Iterator[tuple[str, str, str, str]]:
-        """Give (place, cell, sensor, split) of each chip added."""
-        return self._index.chips()
 
     @property
     def num_chips(self) -> int:
@@ -173,6 +173,7 @@ class StoreWriter:
         if done is None:
             done = _write_shard(self.folder, array)
             self._on_shard(done)
+            return_freed_memory()
         array.done.append(done)
         for source in array.waiting:
             source.release()
@@ -271,7 +272,9 @@ def _put(path: Path, array: _GrowingArray, values: Array, *, fill_value: int) ->
     # A shard of zeros is written too, so that a shard that is missing is known to be lost.
     spec["store_data_equal_to_fill_value"] = fill_value == 0
     opened = _wait(ts.open(spec, open=True, create=True), path)
-    _wait(opened[first : first + len(values)].write(values), path)
+    # The shard is not touched until it is written, so it need not be copied first.
+    rows = opened[first : first + len(values)]
+    _wait(rows.write(values, can_reference_source_data_indefinitely=True), path)
 
 
 def _set_length(path: Path, num_chips: int) -> None:

@@ -76,7 +76,7 @@ class KnnWatch:
         encoder = SensorEncoder(checkpoint, rules=rules).eval()
         recipe = TransferRecipe(name="kNN while training", data=DataSpec(source=self._knn.labelled))
         fusion: Fusion = "single" if {len(slots) for slots in data.sensors} == {1} else "joint"
-        fused = FusedEncoder(encoder, fusion=fusion, pool="cls", seed=self._seed, metadata=False)
+        fused = FusedEncoder(encoder, fusion=fusion, pool=self._knn.pool, seed=self._seed, metadata=False)
         return data, TaskReader(encoder, data, recipe), fused
 
     def _data(self, checkpoint: Checkpoint) -> TaskData:

@@ -18,6 +18,8 @@ class KnnRecipe:
     """Sensor of the images."""
     every_steps: int
     """Steps between two scores."""
+    pool: Literal["cls", "mean"] = "cls"
+    """What stands for an image: its CLS token, or the mean of its patches."""
 
     def __post_init__(self) -> None:
         need_at_least("run.knn.every_steps", self.every_steps, 1)
