@@ -12,12 +12,12 @@ import rasterio
 from anyband.data.manifest import ImageList, entries_from_globs, open_manifest
 
 _FEW, _MANY = 160, 460
-# As objects, entry, survey and place of an image take well over a kilobyte. What is left are numbers, and names of places
-# that were found.
+# As objects, entry, survey and place of an image take well over a kilobyte. What is left are numbers, and names of
+# places that were found.
 _MOST_BYTES_AN_IMAGE = 500
 
-# A process of its own: there, nothing else allocates meanwhile. What is kept for a while is kept for few images, so that
-# few tell about many.
+# A process of its own: there, nothing else allocates meanwhile. What is kept for a while is kept for few images, so
+# that few tell about many.
 _SCRIPT = """
 import gc, pathlib, sys, tracemalloc
 from pathlib import Path
@@ -39,7 +39,8 @@ def look(job, image, best):
 prepare_steps._skip_empty = look
 for number, manifest in enumerate(sys.argv[1:]):
     tracemalloc.start()
-    report = prepare(open_manifest(Path(manifest)), Path(manifest).with_suffix(f".{number}"), PrepareOptions(chip_px=16))
+    out = Path(manifest).with_suffix(f".{number}")
+    report = prepare(open_manifest(Path(manifest)), out, PrepareOptions(chip_px=16))
     tracemalloc.stop()
     print(sum(report.counts.chips.values()), held)
 """
