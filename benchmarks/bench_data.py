@@ -51,7 +51,7 @@ def main() -> None:
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
-        files = _files_and_store(top, arguments.pairs)
+        files = write_store(top, arguments.pairs)
         # Threads stay on the core that they were made on, so the store is opened after this.
         core = pin_to_one_core()
         torch.set_num_threads(1)
@@ -94,8 +94,8 @@ def main() -> None:
     report("bench_data", rows, {**facts, "settings": settings})
 
 
-def _files_and_store(top: Path, num_pairs: int) -> Path:
-    """Write the files of all pairs and prepare a store of them."""
+def write_store(top: Path, num_pairs: int) -> Path:
+    """Write the files of all pairs and prepare `top/store` of them. Returns the folder of the files."""
     for number in range(min(DISTINCT, num_pairs)):
         write_pixels(top / "pixels", number)
     files = top / "files"

@@ -8,9 +8,9 @@ of the step. Runs differ in `model.decode_ratio` and seed alone. Every so many s
 class votes on the other half by kNN of patch means. Runs are kept in DIR and taken up again, so they may be stopped.
 
 Seconds a step are measured apart, afterwards: short runs of each ratio in turn, medians of all rows of metrics.csv, so
-only then must nothing else run. Reported for each ratio: kNN of the first weights and every so many steps, as means
-over seeds, with the spread at the end; and the first scored step, with the seconds up to it, at which mean kNN reached
-what all tokens reach by three quarters of the way to their best score from the first weights' score.
+only then must nothing else run. Reported for each ratio: kNN every so many steps, as means over seeds, with the spread
+at the end; and the first scored step, with the seconds up to it, at which mean kNN was three quarters of the way from
+the first score to the best that all tokens reach.
 """
 
 import argparse

@@ -110,7 +110,7 @@ class StoreLocation:
             key: below the store, such as `chips/ARRAY`; with a slash at its end all keys below.
         """
         if isinstance(self.root, Path):
-            return {"driver": "file", "path": str(self.root / key)}
+            return {"driver": "file", "path": str(self.root / key) + "/" * key.endswith("/")}
         scheme, rest = self.root.split("://", 1)
         bucket, _, path = rest.partition("/")
         spec: dict[str, Any] = {"driver": _DRIVERS[scheme], "bucket": bucket, "path": f"{path}/{key}".lstrip("/")}
