@@ -1,7 +1,9 @@
 """The kNN score of training: that of the encoder's features, whatever way leads there."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from anyband.errors import CatalogueError, InputError, ManifestError
 from anyband.models.checkpoint import Checkpoint, load_checkpoint
 from anyband.sensors.assignment import AssignmentRules
 from anyband.sensors.catalogue import get_sensor, sensor_to_dict
-from anyband.tasks.features import EncodeOptions, SensorEncoder
+from anyband.tasks.features import EncodeOptions, Features, SensorEncoder
 from anyband.tasks.knn_watch import KnnWatch
 from anyband.tasks.metrics import metric_value
 from anyband.tasks.recipe import KnnRecipe
@@ -54,28 +56,48 @@ def _table(folder: Path, out: Path, *, labels: bool = False, splits: tuple[str, 
     return out
 
 
-def _score(labelled: Path, checkpoint: Checkpoint, *, sensor: str = "maxar-rgb", seed: int = 0) -> float:
-    watch = KnnWatch(KnnRecipe(labelled=str(labelled), sensor=sensor, every_steps=1), seed=seed)
+def _score(
+    labelled: Path,
+    checkpoint: Checkpoint,
+    *,
+    sensor: str = "maxar-rgb",
+    seed: int = 0,
+    pool: Literal["cls", "mean"] = "cls",
+) -> float:
+    watch = KnnWatch(KnnRecipe(labelled=str(labelled), sensor=sensor, every_steps=1, pool=pool), seed=seed)
     watch.check(checkpoint, rules=_RULES)
     return watch.score(checkpoint, rules=_RULES, device="cpu")
+
+
+def _scored_by_scikit_learn(
+    checkpoint: Checkpoint, folder: Path, vector: Callable[[Features], torch.Tensor], *, seed: int
+) -> float:
+    images = split(read_labelled(folder), val=0.1, test=0.2, seed=seed)
+    encoder = SensorEncoder(checkpoint).eval()
+    options = EncodeOptions(img_size=checkpoint.config.encoder.img_size)
+    arrays = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in images.paths]
+    with torch.no_grad():
+        encoded = [encoder.encode(one, sensor="maxar-rgb", options=options) for one in arrays]
+    features = np.stack([vector(one).numpy() for one in encoded])
+    train, val = (np.array(images.splits) == part for part in ("train", "val"))
+    oracle = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d) / 0.07), metric="cosine")
+    votes = oracle.fit(features[train], images.targets()[train]).predict_proba(features[val])
+    return metric_value("accuracy", images.targets()[val], votes)
 
 
 @pytest.mark.parametrize(("seed", "recorded"), [(0, 0.6), (3, 1.0)])
 def test_the_score_is_that_of_features_and_of_scikit_learn(
     checkpoint: Checkpoint, folder: Path, seed: int, recorded: float
 ) -> None:
-    images = split(read_labelled(folder), val=0.1, test=0.2, seed=seed)
-    encoder = SensorEncoder(checkpoint).eval()
-    options = EncodeOptions(img_size=checkpoint.config.encoder.img_size)
-    arrays = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in images.paths]
-    with torch.no_grad():
-        cls = np.stack([encoder.encode(one, sensor="maxar-rgb", options=options).cls.numpy() for one in arrays])
-    train, val = (np.array(images.splits) == part for part in ("train", "val"))
-    oracle = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d) / 0.07), metric="cosine")
-    votes = oracle.fit(cls[train], images.targets()[train]).predict_proba(cls[val])
-    expected = metric_value("accuracy", images.targets()[val], votes)
+    expected = _scored_by_scikit_learn(checkpoint, folder, lambda one: one.cls, seed=seed)
     # Recorded before evaluation of images and of sets became one.
     assert _score(folder, checkpoint, seed=seed) == pytest.approx(expected) == recorded
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_mean_of_patches_may_be_scored_instead(checkpoint: Checkpoint, folder: Path, seed: int) -> None:
+    expected = _scored_by_scikit_learn(checkpoint, folder, lambda one: one.map.flatten(1).mean(1), seed=seed)
+    assert _score(folder, checkpoint, seed=seed, pool="mean") == pytest.approx(expected)
 
 
 def test_several_labels_are_scored_by_average_precision(checkpoint: Checkpoint, folder: Path, tmp_path: Path) -> None:
