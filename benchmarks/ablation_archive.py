@@ -102,7 +102,7 @@ def _simulate(folder: Path, *, num_places: int, workers: int) -> None:
 def _prepare(
     manifest: Path, folder: Path, *, fractions: tuple[float, float, float] | None, chip_px: int | None, workers: int
 ) -> None:
-    from anyband.data.manifest import read_manifest
+    from anyband.data.image_lists import read_manifest
     from anyband.data.prepare import PrepareOptions, prepare
     from anyband.data.prepare_options import PrepareRun
 

@@ -27,7 +27,7 @@ from gap_filling_table import ALL_BANDS, summarised, tables_of, write_csv
 from measure import RESULTS, circumstances, exit_code_of
 
 from anyband.data.harmonise import normalisation_for, to_physical
-from anyband.data.manifest import read_manifest
+from anyband.data.image_lists import read_manifest
 from anyband.data.pictures import picture
 from anyband.data.prepare import PrepareOptions, PrepareRun, prepare
 from anyband.errors import OutputError

@@ -12,8 +12,8 @@ import pytest
 
 import anyband
 from anyband import cli
+from anyband.data.image_lists import read_manifest
 from anyband.data.labelled import read_labelled
-from anyband.data.manifest import read_manifest
 from anyband.sensors.catalogue import load_sensor_file
 from anyband.tasks.recipe_files import load_recipe
 

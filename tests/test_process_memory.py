@@ -38,4 +38,5 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     process_memory._trim.cache_clear()
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     return_freed_memory()
+    assert process_memory._trim() is None
     process_memory._trim.cache_clear()

@@ -106,6 +106,13 @@ def test_simulate_leaves_an_existing_folder_alone(refused, tmp_path) -> None:
     assert "exists already; remove it or name another output" in refused(*_to("simulate", "HERE/out"))
 
 
+@pytest.mark.parametrize("verb", _VERBS)
+def test_a_url_is_no_folder_to_write_to(refused, verb: str) -> None:
+    assert "found " in (message := refused(*_to(verb, "s3://bucket/out")))
+    assert "s3://bucket/out" in message
+    assert "folder, then copy" in message
+
+
 @pytest.mark.parametrize("verb", ["prepare", "pretrain"])
 def test_a_folder_of_something_else_is_left_alone(refused, tmp_path, verb: str) -> None:
     (tmp_path / "out").mkdir()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+from anyband.data.image_lists import read_manifest
 from anyband.data.image_sets import SetOptions, find_sets
-from anyband.data.manifest import read_manifest
 from anyband.data.prepare import PrepareOptions, prepare
 from anyband.data.store import ChipStore
 from anyband.tasks.pretrain import pretrain

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anyband.data.image_lists import entries_from_globs
 from anyband.data.jobs import Journal, run_pieces, worker_pool
-from anyband.data.manifest import entries_from_globs
 from anyband.data.prepare import PrepareRun, prepare
 from anyband.data.rasters.writing import write_geotiff
 from anyband.data.store import ChipStore

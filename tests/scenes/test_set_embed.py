@@ -11,7 +11,8 @@ import pytest
 import rasterio
 
 from anyband.cli import main
-from anyband.data.manifest import ImageEntry, parse_entry, read_manifest
+from anyband.data.image_lists import read_manifest
+from anyband.data.manifest import ImageEntry, parse_entry
 from anyband.data.places import corners_lonlat
 from anyband.data.rasters.records import RasterSource
 from anyband.data.rasters.writing import write_geotiff

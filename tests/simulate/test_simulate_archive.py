@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import rasterio
 
+from anyband.data.image_lists import read_manifest
 from anyband.data.labelled import read_labelled
-from anyband.data.manifest import read_manifest
 from anyband.errors import GeometryError, InputError, OutputError
 from anyband.sensors.catalogue import get_sensor
 from anyband.simulate.archive import simulate

@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
+from anyband.cli.local_paths import output_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="folder; a stopped demo goes on there")
+    parser.add_argument("--out", type=output_path, required=True, help="folder; a stopped demo goes on there")
     parser.add_argument("--images", type=Path, help="manifest of your own images instead of simulated ones")
     parser.add_argument("--labelled", type=Path, help="labelled images to score on: class folders or a table")
     parser.add_argument("--labelled-sensor", help="their sensor")

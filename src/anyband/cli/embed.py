@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyband.cli.local_paths import output_path
 from anyband.cli.network_options import add_network_options
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sensor", help="name in the catalogue, or a YAML file; images of a list have their own")
     parser.add_argument("--checkpoint", required=True, help="safetensors file, or a hub id")
-    parser.add_argument("--out", required=True, type=Path, help="GeoTIFF of features; F_pca.png is put beside it")
+    parser.add_argument(
+        "--out", required=True, type=output_path, help="GeoTIFF of features; F_pca.png is put beside it"
+    )
     parser.add_argument("--bands", help="bands to use, by commas (default: all of the sensor)")
     parser.add_argument("--encoding", help="how the numbers are stored (default: the sensor's; it is printed)")
     parser.add_argument("--time-index", type=int, help="which time of a file with a time axis, from 0")
@@ -48,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.data.manifest import MANIFEST_ENDINGS
+    from anyband.data.manifest_rows import MANIFEST_ENDINGS
     from anyband.tasks.features import load_encoder
 
     is_list = len(arguments.scene) == 1 and arguments.scene[0].suffix.casefold() in MANIFEST_ENDINGS
@@ -112,7 +115,7 @@ def _embed_scene(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "Em
 
 
 def _embed_list(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "EmbedReport":
-    from anyband.data.manifest import read_manifest
+    from anyband.data.image_lists import read_manifest
     from anyband.scenes.set_embed import embed_set, named_set_statistics
 
     entries = read_manifest(arguments.scene[0])

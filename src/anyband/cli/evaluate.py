@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyband.cli.evaluate_options import PROTOCOL_NAMES, add_options, overrides_of, quick_recipe_of
+from anyband.cli.local_paths import output_path
 from anyband.cli.tables import plain_console, print_json, print_table
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", help="folder of a data set that --data names")
     add_options(parser)
     outputs = parser.add_argument_group("outputs")
-    outputs.add_argument("--out", type=Path, help="new folder for report, result, recipe and fitted weights")
+    outputs.add_argument("--out", type=output_path, help="new folder for report, result, recipe and fitted weights")
     outputs.add_argument(
         "--results", type=Path, default=Path("results.parquet"), help="file that results are appended to"
     )

@@ -159,7 +159,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _entries(arguments: argparse.Namespace) -> "Sequence[ImageEntry]":
-    from anyband.data.manifest import entries_from_globs, open_manifest
+    from anyband.data.image_lists import entries_from_globs, open_manifest
     from anyband.errors import InputError
 
     if arguments.sensor is not None:

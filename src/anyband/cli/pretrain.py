@@ -1,7 +1,8 @@
 """`anyband pretrain RECIPE --data STORE --out RUN [KEY=VALUE ...]`: pre-train an encoder on a chip store."""
 
 import argparse
-from pathlib import Path
+
+from anyband.cli.local_paths import output_path
 
 __all__ = ["add_arguments", "run"]
 
@@ -16,7 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="other values than the recipe's, such as optim.epochs=5",
     )
     parser.add_argument("--data", required=True, metavar="STORE", help="chip store to learn from: a folder or URL")
-    parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run; a run that was stopped goes on")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=output_path,
+        metavar="RUN",
+        help="folder of the run; a run that was stopped goes on",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, reckon what it costs, and stop")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -29,10 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     recipe = load_recipe(arguments.recipe, arguments.words)
     if arguments.dry_run:
-        found = dry_run(recipe, data=arguments.data, out=Path(arguments.out))
+        found = dry_run(recipe, data=arguments.data, out=arguments.out)
         print("\n".join(found.lines))
         return 0 if found.ok else 1
-    result = pretrain(recipe, data=arguments.data, out=Path(arguments.out), shown=not arguments.quiet)
+    result = pretrain(recipe, data=arguments.data, out=arguments.out, shown=not arguments.quiet)
     if not arguments.quiet and getattr(rank_zero_only, "rank", 0) == 0:
         print(f"{result.checkpoint} ({result.steps} steps)")
     return 0

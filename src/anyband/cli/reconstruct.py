@@ -5,6 +5,7 @@ import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyband.cli.local_paths import output_path
 from anyband.cli.network_options import add_network_options
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-sensor", required=True, help="name in the catalogue, or a YAML file")
     parser.add_argument("--date", help="when the target was or would have been taken (default: the time of its file)")
     parser.add_argument("--checkpoint", required=True, help="safetensors file with a decoder, or a hub id")
-    parser.add_argument("--out", required=True, type=Path, help="GeoTIFF to write; F_picture.png is put beside it")
+    parser.add_argument(
+        "--out", required=True, type=output_path, help="GeoTIFF to write; F_picture.png is put beside it"
+    )
     seen = parser.add_argument_group("a target that is seen in part")
     seen.add_argument("--target", nargs="+", metavar="FILE", help="the image, or files or a folder that hold its bands")
     seen.add_argument("--cloudy", type=Path, metavar="MASK", help="raster that is not 0 where the target is cloudy")
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.data.manifest import read_manifest
+    from anyband.data.image_lists import read_manifest
     from anyband.models.weight_files import checkpoint_name
     from anyband.scenes.reconstruct import ReconstructOptions, reconstruct
     from anyband.tasks.completion import load_completer

@@ -1,7 +1,8 @@
 """`anyband simulate`: render landscapes with known truth through the catalogue's sensors."""
 
 import argparse
-from pathlib import Path
+
+from anyband.cli.local_paths import output_path
 
 __all__ = ["add_arguments", "run"]
 
@@ -10,7 +11,7 @@ _PREVIEW_PLACES = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make; must not exist")
+    parser.add_argument("--out", type=output_path, required=True, metavar="DIR", help="folder to make; must not exist")
     parser.add_argument("--places", type=int, default=100, metavar="N", help="number of places (default 100)")
     parser.add_argument(
         "--sensors",

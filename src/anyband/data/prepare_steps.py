@@ -18,8 +18,9 @@ from anyband.data.cutting import (
     storage_of,
     survey_image,
 )
+from anyband.data.image_lists import repeated_images
 from anyband.data.jobs import run_pieces
-from anyband.data.manifest import ImageEntry, is_future, repeated_images
+from anyband.data.manifest import ImageEntry, is_future
 from anyband.data.places import Place, find_places, footprint, off_globe, split_of
 from anyband.data.prepare_options import PrepareOptions, PrepareRun
 from anyband.data.prepare_report import ChipCounter, PrepareReport, Skipped

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyband.data.manifest import ImageEntry, read_manifest
+from anyband.data.image_lists import read_manifest
+from anyband.data.manifest import ImageEntry
 from anyband.demo.options import UNSEEN_SENSOR, DemoOptions
 from anyband.errors import AnybandError, ManifestError
 

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from anyband.data.chip_index import SPLITS, Split
 from anyband.data.labelled_sets import grouped_rows
-from anyband.data.manifest import COLUMNS, MANIFEST_ENDINGS, ImageEntry, parse_entry, read_rows
+from anyband.data.manifest import COLUMNS, ImageEntry, parse_entry
+from anyband.data.manifest_rows import MANIFEST_ENDINGS, read_rows
 from anyband.data.supervised.label_rasters import LabelRaster
 from anyband.data.supervised.records import DataSpec
 from anyband.errors import AnybandError, ManifestError, nearest_name

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from anyband.data.chip_index import SPLITS, Split
-from anyband.data.manifest import read_rows
+from anyband.data.manifest_rows import read_rows
 from anyband.data.rasters.reader import open_sheet
 from anyband.data.supervised.contents import contents_of, fingerprint_of
 from anyband.data.supervised.found_samples import check_options, chosen_option, known_root
