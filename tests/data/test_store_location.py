@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorstore as ts
 
 from anyband.data.store import ChipStore
 from anyband.data.store_copy import copy_store
@@ -254,3 +255,11 @@ def test_without_an_endpoint_amazon_finds_the_region(monkeypatch) -> None:
 def test_a_key_that_cannot_be_written_is_said(bucket, object_server) -> None:
     with pytest.raises(OutputError, match=r"cannot write 's3://nothing-here/x/store.json': there is no bucket"):
         StoreLocation.of("s3://nothing-here/x", endpoint=object_server).write("store.json", b"{}")
+
+
+def test_a_part_of_a_folder_holds_no_key_of_another_with_a_longer_name(tmp_path) -> None:
+    for name in ("a", "ab"):
+        (tmp_path / "chips" / name).mkdir(parents=True)
+        (tmp_path / "chips" / name / "zarr.json").write_text("{}")
+    part = ts.KvStore.open(StoreLocation.of(tmp_path).kvstore("chips/a/")).result()
+    assert part.list().result() == [b"zarr.json"]

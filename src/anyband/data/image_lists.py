@@ -9,18 +9,19 @@ from array import array
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from anyband.data.manifest import COLUMNS, ImageEntry, parse_entry
 from anyband.data.manifest_rows import MANIFEST_ENDINGS, iterate_rows
 from anyband.errors import AnybandError, ManifestError, OutputError
+from anyband.lazy_sequence import LazySequence
 
 __all__ = ["ImageList", "entries_from_globs", "open_manifest", "read_manifest", "repeated_images"]
 
 
-class ImageList(Sequence[ImageEntry]):
+class ImageList(LazySequence[ImageEntry]):
     """Images of a list, of which only the place in a file is kept; each is made anew when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
@@ -61,15 +62,8 @@ class ImageList(Sequence[ImageEntry]):
         """Count the images."""
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, number: int) -> ImageEntry: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[ImageEntry]: ...
-    def __getitem__(self, number: int | slice) -> ImageEntry | list[ImageEntry]:
+    def make(self, number: int) -> ImageEntry:
         """Make an image anew."""
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(len(self)))]
-        number = range(len(self))[number]
         start = self._ends[number - 1] if number else 0
         line = os.pread(self._file.fileno(), self._ends[number] - start, start)
         return parse_entry(json.loads(line), folder=self._folder)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from anyband.data.cells import Layout, lay_out
 from anyband.data.chip_index import SPLITS, Split
 from anyband.data.tiles import Grid, Transform
 from anyband.errors import GeometryError, ManifestError
+from anyband.lazy_sequence import LazySequence
 from anyband.shapes import Array, Float, Int
 
 __all__ = [
@@ -78,7 +79,7 @@ class Footprint:
     """West, south, east, north, degrees."""
 
 
-class Places(Sequence[Place]):
+class Places(LazySequence[Place]):
     """Places of many images: what is kept of each image is a number, and each place is made when it is asked for."""
 
     def __init__(self, images: Sequence[PlacedImage], groups: Int[Array, " image"], names: Mapping[int, str]) -> None:
@@ -101,17 +102,11 @@ class Places(Sequence[Place]):
         """Count the places."""
         return len(self._starts)
 
-    @overload
-    def __getitem__(self, number: int) -> Place: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Place]: ...
-    def __getitem__(self, number: int | slice) -> Place | list[Place]:
+    def make(self, number: int) -> Place:
         """Make a place."""
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(len(self)))]
         members = tuple(self._members[self._starts[number] : self._ends[number]].tolist())
         images = tuple(self._images[member] for member in members)
-        name = self._names.get(range(len(self))[number]) or images[0].place
+        name = self._names.get(number) or images[0].place
         assert name is not None
         split = next((image.split for image in images if image.split is not None), None)
         return Place(name=name, members=members, images=images, split=split)

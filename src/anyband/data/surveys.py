@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import overload
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from anyband.data.cutting import ImageSurvey
 from anyband.data.jobs import Journal
 from anyband.data.manifest import ImageEntry
 from anyband.data.places import PlacedImage
+from anyband.lazy_sequence import LazySequence
 from anyband.shapes import Array, Int
 
 __all__ = ["PlacedImages", "Surveys", "survey_key"]
@@ -66,7 +66,7 @@ class Surveys(Mapping[int, ImageSurvey]):
         return ImageSurvey.from_dict(self._journal.results[survey_key(image)])
 
 
-class PlacedImages(Sequence[PlacedImage]):
+class PlacedImages(LazySequence[PlacedImage]):
     """What decides the places of the images that are used, in the order of their numbers."""
 
     def __init__(self, entries: Sequence[ImageEntry], surveys: Surveys) -> None:
@@ -79,14 +79,8 @@ class PlacedImages(Sequence[PlacedImage]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, position: int) -> PlacedImage: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[PlacedImage]: ...
-    def __getitem__(self, position: int | slice) -> PlacedImage | list[PlacedImage]:
-        if isinstance(position, slice):
-            return [self[one] for one in range(*position.indices(len(self)))]
-        return self._read(int(self._numbers[position]))
+    def make(self, number: int) -> PlacedImage:
+        return self._read(int(self._numbers[number]))
 
     def _placed(self, image: int) -> PlacedImage:
         entry = self._entries[image]
