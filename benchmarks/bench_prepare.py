@@ -27,6 +27,8 @@ from released import ReleasedReader
 _COMMAND = "import sys; from anyband.cli import main; sys.exit(main(sys.argv[1:]))"
 # chosen: memory is asked for so often that no process ends long after its last answer.
 _LOOK_S = 0.05
+# chosen: chips are cut by then, and the index is not yet written.
+_MIDDLE = (0.5, 0.9)
 _MB = 1e6
 
 
@@ -40,6 +42,8 @@ class Usage:
     """Seconds from start to end."""
     main_mb: float
     """Peak resident memory of the first process."""
+    kept_mb: float
+    """Its least resident memory between half and nine tenths of its time: what it holds while no shard is written."""
     worker_mb: float
     """Peak resident memory of its largest worker; 0 without workers."""
 
@@ -47,14 +51,15 @@ class Usage:
 def _prepare(manifest: Path, out: Path, workers: int) -> Usage:
     """Run the command, and look at the memory of its processes until it ends."""
     words = ["prepare", str(manifest), "--out", str(out), "--workers", str(workers), "--quiet"]
-    start, peaks = time.perf_counter(), dict[int, float]()
+    start, peaks, resident = time.perf_counter(), dict[int, float](), list[float]()
     process = subprocess.Popen([sys.executable, "-c", _COMMAND, *words], stdout=subprocess.DEVNULL)
     while True:
         pid, status, used = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
         for one in (process.pid, *_children(process.pid)):
-            peaks[one] = max(peaks.get(one, 0.0), _peak_mb(one))
+            peaks[one] = max(peaks.get(one, 0.0), _status_mb(one, "VmHWM"))
+        resident.append(_status_mb(process.pid, "VmRSS"))
         time.sleep(_LOOK_S)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -62,7 +67,14 @@ def _prepare(manifest: Path, out: Path, workers: int) -> Usage:
     wall_s = time.perf_counter() - start
     main_mb = peaks.pop(process.pid, 0.0)
     worker_mb = max(peaks.values(), default=0.0) if workers > 1 else 0.0
-    return Usage(cpu_s=used.ru_utime + used.ru_stime, wall_s=wall_s, main_mb=main_mb, worker_mb=worker_mb)
+    begin, end = (int(share * len(resident)) for share in _MIDDLE)
+    return Usage(
+        cpu_s=used.ru_utime + used.ru_stime,
+        wall_s=wall_s,
+        main_mb=main_mb,
+        kept_mb=min(resident[begin:end], default=0.0),
+        worker_mb=worker_mb,
+    )
 
 
 def _children(pid: int) -> list[int]:
@@ -73,13 +85,13 @@ def _children(pid: int) -> list[int]:
     return [int(word) for text in texts for word in text.split()]
 
 
-def _peak_mb(pid: int) -> float:
-    """Read the largest resident memory of a process so far; 0 once it has ended."""
+def _status_mb(pid: int, name: str) -> float:
+    """Read a number of a process's state, `VmHWM` (its largest resident memory so far) say; 0 once it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0.0
-    return next((float(line.split()[1]) * 1024 / _MB for line in lines if line.startswith("VmHWM")), 0.0)
+    return next((float(line.split()[1]) * 1024 / _MB for line in lines if line.startswith(f"{name}:")), 0.0)
 
 
 def _pass_row(what: str, pairs: int, read_pair) -> dict[str, object]:
@@ -100,6 +112,7 @@ def _row(what: str, pairs: int, cpu_s: float, wall_s: float) -> dict[str, object
         "wall s": wall_s,
         "pairs/s": pairs / wall_s,
         "main MB": 0.0,
+        "kept MB": 0.0,
         "worker MB": 0.0,
         "store MB": 0.0,
     }
@@ -111,7 +124,7 @@ def _prepare_rows(folder: Path, manifest: Path, *, pairs: int, workers: list[int
         used = _prepare(manifest, folder / "store", count)
         size = sum(file.stat().st_size for file in (folder / "store").rglob("*") if file.is_file())
         shutil.rmtree(folder / "store")
-        memory = {"main MB": used.main_mb, "worker MB": used.worker_mb, "store MB": size / _MB}
+        memory = {"main MB": used.main_mb, "kept MB": used.kept_mb, "worker MB": used.worker_mb, "store MB": size / _MB}
         rows.append({**_row("anyband prepare", pairs, used.cpu_s, used.wall_s), "workers": count, **memory})
         print(rows[-1], file=sys.stderr)
     return rows

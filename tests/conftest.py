@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+# Before a library starts its threads: test processes with a thread each, since threads of several would wait for each
+# other. It is set for the commands that tests start, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 install_import_hook("anyband", "beartype.beartype").__enter__()
 
 _HERE = Path(__file__).resolve()

@@ -27,9 +27,9 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 # chosen: rows that are Python objects together, some kilobytes each.
-_ROWS_TOGETHER = 4096
+_ROWS_TOGETHER = 512
 # chosen: a group of rows of the index takes some ten megabytes.
-_BATCHES_A_GROUP = 8
+_BATCHES_A_GROUP = 64
 
 _Bounds = tuple[float, float, float, float]
 
@@ -139,6 +139,8 @@ class IndexWriter:
         self._file.write_table(_rows(self._records, self._locations, first=self._num_packed))
         self._num_packed += len(self._records)
         self._records, self._locations = [], []
+        # Arrow keeps what it freed for later, as much as it ever had.
+        pa.default_memory_pool().release_unused()
 
 
 def _rows(records: Sequence[ChipRecord], locations: Sequence[tuple[str, int]], *, first: int) -> pa.Table:

@@ -27,6 +27,7 @@ from anyband.data.store import STORE_VERSION, ChipStore
 from anyband.data.store_writer import StoreHeader
 from anyband.data.workspace import open_workspace, remove_leftover
 from anyband.errors import ManifestError, OutputError, StoreError
+from anyband.process_memory import large_blocks_returned
 from anyband.sensors.catalogue import sensor_to_dict
 from anyband.sensors.sensor import Sensor
 
@@ -68,7 +69,7 @@ def prepare(
     if done is not None:
         remove_leftover(out, inputs=inputs)
         return done
-    with open_workspace(out, inputs=inputs) as work:
+    with open_workspace(out, inputs=inputs) as work, large_blocks_returned():
         with worker_pool(run.workers if run.executor is None else 1) as own_pool:
             pool = run.executor or own_pool
             job = PrepareJob(entries=entries, options=options, run=run, work=work, pool=pool)

@@ -163,13 +163,13 @@ def group_images(job: PrepareJob) -> Iterable[Place]:
         GeometryError: images of a declared place do not fit together.
         ManifestError: images of one place are declared for different splits.
     """
-    numbers = job.surveys.images
-    places, notes = find_places(PlacedImages(job.entries, job.surveys))
+    images = PlacedImages(job.entries, job.surveys)
+    places, notes = find_places(images)
     job.notes += notes
     return (
         Place(
             name=place.name,
-            members=tuple(numbers[list(place.members)].tolist()),
+            members=tuple(images.numbers[list(place.members)].tolist()),
             images=place.images,
             split=place.split or split_of(place.name, seed=job.options.seed, fractions=job.options.fractions),
         )

@@ -73,14 +73,15 @@ class PlacedImages(LazySequence[PlacedImage]):
         """Look at entries and surveys when an image is asked for."""
         self._entries = entries
         self._surveys = surveys
-        self._numbers = surveys.images
+        self.numbers = surveys.images
+        """Number of each image in `entries`."""
         self._read = lru_cache(maxsize=_KEPT)(self._placed)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def make(self, number: int) -> PlacedImage:
-        return self._read(int(self._numbers[number]))
+        return self._read(int(self.numbers[number]))
 
     def _placed(self, image: int) -> PlacedImage:
         entry = self._entries[image]
