@@ -44,6 +44,7 @@ def result(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> DemoRes
     options = DemoOptions(
         images=manifest,
         steps=6,
+        set_steps=6,
         batch_size=8,
         chip_px=96,
         labelled=_label_table(real_data, folder / "labels.csv", each=10),
