@@ -38,6 +38,8 @@ from anyband.tasks.run_plan import plan_run
 
 BATCH = 64
 DISTINCT = 128
+# chosen: about a second, beside the slow readers' five.
+PASSES = 4
 
 
 def main() -> None:
@@ -58,7 +60,7 @@ def main() -> None:
         store = ChipStore.open(top / "store")
         order = np.random.default_rng(0).permutation(arguments.pairs)[: arguments.slow_pairs]
         ways, handed = _store_ways(store)
-        counts = dict.fromkeys(ways, arguments.pairs // BATCH * BATCH)
+        counts = dict.fromkeys(ways, PASSES * (arguments.pairs // BATCH) * BATCH)
         plain = "14 GeoTIFFs, plain reader"
         ways[plain] = lambda: [read_plain(files, f"{number:07d}") for number in order]
         counts[plain], handed[plain] = len(order), 14 * 120 * 120 * 4
@@ -86,6 +88,7 @@ def main() -> None:
     settings = {
         "pairs": arguments.pairs,
         "batch": BATCH,
+        "passes": PASSES,
         "repeats": arguments.repeats,
         "core": core,
         "store_mb": size_mb,
@@ -107,12 +110,12 @@ def write_store(top: Path, num_pairs: int) -> Path:
 
 
 def _store_ways(store: ChipStore) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
-    """Read all pairs of the store in batches, in the order of training, without and with what is drawn for each."""
+    """Read all pairs of the store some times in batches, in the order of training, without and with draws for each."""
     pairs = find_pairs(store, sensors=[("sentinel2-l2a", "sentinel1-grd")], split=None)
     sampler = PairSampler(pairs, batch_size=BATCH, seed=0)
     recipe = PretrainRecipe(name="reading")
     preparer = PairPreparer(recipe, plan_run(recipe, store).inputs, device=torch.device("cpu"))
-    steps = range(len(pairs) // BATCH)
+    steps = range(PASSES * (len(pairs) // BATCH))
 
     def read() -> None:
         for step in steps:
