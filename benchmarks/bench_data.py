@@ -110,7 +110,7 @@ def write_store(top: Path, num_pairs: int) -> Path:
 
 
 def _store_ways(store: ChipStore) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
-    """Read all pairs of the store some times in batches, in the order of training, without and with draws for each."""
+    """Read all pairs of the store `PASSES` times, batched in the order of training, without and with draws for each."""
     pairs = find_pairs(store, sensors=[("sentinel2-l2a", "sentinel1-grd")], split=None)
     sampler = PairSampler(pairs, batch_size=BATCH, seed=0)
     recipe = PretrainRecipe(name="reading")

@@ -7,7 +7,8 @@ laid out as BigEarthNet lays it out: two folders of single-band GeoTIFFs, each p
 pairs have pixels of their own, the others are hard links to them, so files are read from memory, not from a disk.
 Each run is the command `anyband prepare` in a process of its own; CPU seconds are those of all its processes.
 Beside it stand one pass of a plain reader (14 files, scikit-image) and, with `--released`, of the reader of SMARTIES in
-a checkout of it, with its normalising, cropping and resizing. Memory is read from /proc, so this runs on Linux.
+a checkout of it, with its normalising, cropping and resizing. Memory is read from /proc, so this runs on Linux: the
+peak of each process, and what the first one keeps while it writes no shard.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from released import ReleasedReader
 _COMMAND = "import sys; from anyband.cli import main; sys.exit(main(sys.argv[1:]))"
 # chosen: memory is asked for so often that no process ends long after its last answer.
 _LOOK_S = 0.05
-# chosen: chips are cut by then, and the index is not yet written.
+# chosen: by then chips are being cut, and the index is not yet written.
 _MIDDLE = (0.5, 0.9)
 _MB = 1e6
 
