@@ -23,7 +23,7 @@ from ablation_table import page_name, put_between_markers, tables_of, write_csv
 from ablation_variants import DEFAULT_VARIANTS, UNTRAINED, TrainOptions, check_variant, variants
 from measure import RESULTS, exit_code_of
 
-from anyband.whole_files import whole_file
+from anyband.files import whole_file
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "ablation.md"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anyband.data.store import ChipStore
 from anyband.errors import InputError
-from anyband.whole_files import whole_file
+from anyband.files import whole_file
 
 __all__ = ["KIT", "SIMULATED", "Archive", "Cell", "make_archive"]
 
@@ -88,7 +88,7 @@ def make_archive(folder: Path, name: str, *, num_places: int, workers: int) -> A
 
 def _simulate(folder: Path, *, num_places: int, workers: int) -> None:
     from anyband.simulate.archive import simulate
-    from anyband.simulate.options import SimulateOptions
+    from anyband.simulate.plan import SimulateOptions
 
     images = folder / "images"
     if not images.exists():
@@ -102,9 +102,8 @@ def _simulate(folder: Path, *, num_places: int, workers: int) -> None:
 def _prepare(
     manifest: Path, folder: Path, *, fractions: tuple[float, float, float] | None, chip_px: int | None, workers: int
 ) -> None:
-    from anyband.data.image_lists import read_manifest
-    from anyband.data.prepare import PrepareOptions, prepare
-    from anyband.data.prepare_options import PrepareRun
+    from anyband.data.manifest import read_manifest
+    from anyband.data.prepare import PrepareOptions, PrepareRun, prepare
 
     options = PrepareOptions(statistics=True, chip_px=chip_px, fractions=fractions or PrepareOptions.fractions)
     report = prepare(read_manifest(manifest), folder / "store", options, PrepareRun(workers=workers, shown=True))

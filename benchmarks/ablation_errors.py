@@ -11,15 +11,14 @@ from ablation_features import CellChips, cell_chips, cell_images, metadata_of
 from ablation_scores import Score, encoder_of
 from torch import Tensor
 
+from anyband.arrays import Array
 from anyband.data.store import ChipStore
+from anyband.encode.encoder import SensorEncoder, set_batch
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.checkpoint import Checkpoint, build_model
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetNoise
 from anyband.models.smarties import Smarties
 from anyband.randomness import uniform
-from anyband.shapes import Array
-from anyband.tasks.features import SensorEncoder
-from anyband.tasks.set_features import set_batch
 
 __all__ = ["error_scores"]
 

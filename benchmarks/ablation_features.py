@@ -6,15 +6,14 @@ from itertools import product
 
 import numpy as np
 
-from anyband.data.footprints import image_facts
+from anyband.arrays import Array, Float, Int
+from anyband.data.sampler import image_facts
 from anyband.data.store import ChipStore
+from anyband.encode.encoder import Pool, SensorEncoder, pooled, pooled_sets, set_batch
+from anyband.encode.metadata import set_metadata
+from anyband.encode.store import chip_batch
+from anyband.evaluate.baselines import band_means
 from anyband.models.inputs import ImageBatch, SetMetadata
-from anyband.shapes import Array, Float, Int
-from anyband.tasks.band_means import band_means
-from anyband.tasks.features import Pool, SensorEncoder, pooled
-from anyband.tasks.metadata import set_metadata
-from anyband.tasks.set_features import pooled_sets, set_batch
-from anyband.tasks.store_features import chip_batch
 
 __all__ = [
     "POOLS",

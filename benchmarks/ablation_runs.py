@@ -15,11 +15,11 @@ from ablation_variants import MAE_EACH, UNTRAINED, TrainOptions, mae_of, recipe_
 from measure import circumstances
 
 from anyband.errors import OutputError
+from anyband.files import whole_file
 from anyband.models.checkpoint import Checkpoint, load_checkpoint, make_model
-from anyband.tasks.pretrain import pretrain
-from anyband.tasks.recipe import PretrainRecipe
-from anyband.tasks.run_plan import plan_run
-from anyband.whole_files import whole_file
+from anyband.pretrain.loop import pretrain
+from anyband.pretrain.plan import plan_run
+from anyband.pretrain.recipe import PretrainRecipe
 
 __all__ = ["BAND_MEANS", "Ablation"]
 

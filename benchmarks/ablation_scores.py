@@ -8,14 +8,14 @@ import numpy as np
 from ablation_archive import SIMULATED, Archive
 from ablation_features import POOLS, CellChips, cell_chips, joint_features, mean_features, sensor_features
 
+from anyband.arrays import Array, Float
 from anyband.data.store import ChipStore
+from anyband.encode.encoder import Pool, SensorEncoder
 from anyband.errors import AssignmentError
+from anyband.evaluate.knn import KnnOptions, knn_scores
+from anyband.evaluate.metrics import LabelledFeatures
 from anyband.models.checkpoint import Checkpoint
 from anyband.sensors.assignment import AssignmentRules, Unseen
-from anyband.shapes import Array, Float
-from anyband.tasks.features import Pool, SensorEncoder
-from anyband.tasks.knn import KnnOptions, knn_scores
-from anyband.tasks.labels import LabelledFeatures
 
 __all__ = ["Facts", "KnnTask", "Score", "band_mean_scores", "encoder_of", "knn_scores_of", "task_of"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from ablation_archive import KIT
 
 from anyband.errors import OutputError
-from anyband.whole_files import whole_file
+from anyband.files import whole_file
 
 __all__ = ["page_name", "put_between_markers", "tables_of", "write_csv"]
 

@@ -20,11 +20,11 @@ from ablation_table import put_between_markers
 from measure import exit_code_of
 from torch.nn import functional
 
+from anyband.arrays import Array, Float
+from anyband.encode.encoder import SensorEncoder, pooled
 from anyband.errors import InputError
 from anyband.models.checkpoint import load_checkpoint
 from anyband.models.inputs import ImageBatch
-from anyband.shapes import Array, Float
-from anyband.tasks.features import SensorEncoder, pooled
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "ablation.md"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from anyband.errors import InputError, RecipeError, nearest_name
-from anyband.tasks.recipe import PretrainRecipe
-from anyband.yaml_files import read_yaml
+from anyband.files import read_yaml
+from anyband.pretrain.recipe import PretrainRecipe
 
 __all__ = [
     "DEFAULT_VARIANTS",

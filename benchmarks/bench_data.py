@@ -11,7 +11,7 @@ A pair is Sentinel-2 (12 bands) and Sentinel-1 (2 bands) of 120 pixels, laid out
 - the same, with what training draws for each pair: its crop, and noise for mixup and masking.
 
 What is handed over for each pair is counted in bytes. Cropping and resizing of ours happen on the device;
-`tests/tasks/test_fast_and_slow_path.py` holds what comes out to the slow way.
+`tests/pretrain/test_fast_and_slow_path.py` holds what comes out to the slow way.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from pair_files import link_pairs, read_plain, write_pixels
 from rasterio.errors import NotGeoreferencedWarning
 from released import ReleasedReader
 
-from anyband.data.batch import read_pair_batch
-from anyband.data.sets import PairSampler, find_pairs
+from anyband.data.image_sets import PairSampler, find_pairs
+from anyband.data.loader import read_pair_batch
 from anyband.data.store import ChipStore
-from anyband.tasks.pair_batches import PairPreparer
-from anyband.tasks.recipe import PretrainRecipe
-from anyband.tasks.run_plan import plan_run
+from anyband.pretrain.pair_batches import PairPreparer
+from anyband.pretrain.plan import plan_run
+from anyband.pretrain.recipe import PretrainRecipe
 
 BATCH = 64
 DISTINCT = 128

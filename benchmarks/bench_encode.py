@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from measure import circumstances, report, time_in_turn
 
+from anyband.encode.encoder import SensorEncoder, has_bf16
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, make_model, state_of
-from anyband.models.encoder import encoder_config
 from anyband.models.inputs import ImageBatch
+from anyband.models.vit import encoder_config
 from anyband.sensors.assignment import assign, load_ranges
 from anyband.sensors.catalogue import get_sensor
-from anyband.tasks.features import SensorEncoder
-from anyband.tasks.precision import has_bf16
 
 _IMG_SIZE = 224
 _NARROW_NM = (450.0, 2200.0)

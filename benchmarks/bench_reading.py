@@ -25,8 +25,8 @@ from bench_data import BATCH, write_store
 from measure import circumstances, exit_code_of, pin_to_one_core, report, time_in_turn
 from numcodecs import Blosc
 
-from anyband.data.batch import read_pair_batch
-from anyband.data.sets import PairSampler, find_pairs
+from anyband.data.image_sets import PairSampler, find_pairs
+from anyband.data.loader import read_pair_batch
 from anyband.data.store import ChipStore
 
 _SENSORS = ("sentinel2-l2a", "sentinel1-grd")

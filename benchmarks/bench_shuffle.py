@@ -25,13 +25,10 @@ from pair_files import SIDE, scene
 from pair_store import array_spec
 
 from anyband.data import store_writer
-from anyband.data.batch import BatchLoader, read_pair_batch
 from anyband.data.chip_index import ChipRecord
-from anyband.data.lanes import ShardLanes, lane_of
-from anyband.data.open_shards import OpenShards, shard_lanes
-from anyband.data.rounds import Rounds
-from anyband.data.sets import PairPlan, Pairs, PairSampler, find_pairs
-from anyband.data.shuffle_quality import full_shuffle_quality, shuffle_quality
+from anyband.data.image_sets import PairPlan, Pairs, PairSampler, find_pairs
+from anyband.data.loader import BatchLoader, OpenShards, read_pair_batch, shard_lanes
+from anyband.data.sampler import Rounds, ShardLanes, full_shuffle_quality, lane_of, shuffle_quality
 from anyband.data.store import ChipStore
 from anyband.data.store_writer import Chip, StoreHeader, write_store
 from anyband.sensors.catalogue import get_sensor

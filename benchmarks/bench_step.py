@@ -27,17 +27,15 @@ from measure import circumstances, report, time_in_turn
 from released import released_batch, released_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from anyband.encode.encoder import has_bf16
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.blocks import set_fused_attention
 from anyband.models.checkpoint import state_of
-from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import encoder_config
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.masking import draw_pair_plan
 from anyband.models.smarties import Smarties
+from anyband.models.vit import DecoderConfig, encoder_config, set_fused_attention
 from anyband.sensors.assignment import assign, load_ranges
 from anyband.sensors.catalogue import get_sensor
-from anyband.tasks.precision import has_bf16
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "oracles"))
 from smarties_reference import Image, Reference

@@ -33,14 +33,12 @@ from anyband.data.store import ChipStore
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import make_model
 from anyband.models.inputs import PairBatch
-from anyband.tasks.cost_flops import BatchShape, batch_flops
-from anyband.tasks.cost_timing import Device, peak_flops_s
-from anyband.tasks.logs import read_metrics
-from anyband.tasks.pretrain import pretrain
-from anyband.tasks.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe
-from anyband.tasks.run_plan import RunPlan, plan_run
-from anyband.tasks.samples import Example
-from anyband.tasks.steps import Stepper, make_fabric
+from anyband.pretrain.batches import Example
+from anyband.pretrain.cost import BatchShape, Device, batch_flops, peak_flops_s
+from anyband.pretrain.loop import pretrain
+from anyband.pretrain.plan import RunPlan, plan_run
+from anyband.pretrain.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe
+from anyband.pretrain.runs import Stepper, make_fabric, read_metrics
 
 MODELS = {
     "tiny": ModelRecipe(

@@ -26,18 +26,16 @@ from gap_filling_dates import Site, Target, draw_clouds, find_sites, find_target
 from gap_filling_table import ALL_BANDS, summarised, tables_of, write_csv
 from measure import RESULTS, circumstances, exit_code_of
 
-from anyband.data.harmonise import normalisation_for, to_physical
-from anyband.data.image_lists import read_manifest
-from anyband.data.pictures import picture
+from anyband.data.harmonise import normalisation_for, picture, to_physical
+from anyband.data.manifest import read_manifest
 from anyband.data.prepare import PrepareOptions, PrepareRun, prepare
+from anyband.encode.complete import SetCompleter, load_completer
 from anyband.errors import OutputError
+from anyband.files import whole_file
+from anyband.pretrain.loop import pretrain
+from anyband.pretrain.recipe import PretrainRecipe, load_recipe
 from anyband.report.maps import pictures_png
 from anyband.sensors.catalogue import get_sensor
-from anyband.tasks.completion import SetCompleter, load_completer
-from anyband.tasks.pretrain import pretrain
-from anyband.tasks.recipe import PretrainRecipe
-from anyband.tasks.recipe_files import load_recipe
-from anyband.whole_files import whole_file
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reconstruct.md"
 MARKER = "gap filling"

@@ -11,11 +11,11 @@ import rasterio
 from gap_filling_dates import Row, Site, Target
 
 from anyband.data.manifest import ImageEntry, parse_entry
-from anyband.data.rasters.reader import open_raster
-from anyband.data.rasters.writing import write_geotiff
-from anyband.data.tiles import Grid
+from anyband.encode.complete import SetCompleter
+from anyband.rasters.grid import Grid
+from anyband.rasters.reader import open_raster
+from anyband.rasters.writer import write_geotiff
 from anyband.scenes.reconstruct import ReconstructOptions, TargetImage, reconstruct
-from anyband.tasks.completion import SetCompleter
 
 LINE = "line in time"
 SHIFTED = "line in time, shifted to what is seen"

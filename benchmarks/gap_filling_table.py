@@ -8,7 +8,7 @@ from typing import Any
 
 from gap_filling_cases import METHODS
 
-from anyband.whole_files import whole_file
+from anyband.files import whole_file
 
 Row = dict[str, Any]
 

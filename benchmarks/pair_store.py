@@ -16,8 +16,8 @@ from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, StoreHeader, write_store
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
-from anyband.simulate.options import SimulateOptions
-from anyband.simulate.render import render_place
+from anyband.simulate.archive import render_place
+from anyband.simulate.plan import SimulateOptions
 
 __all__ = ["SENSORS", "SIDE", "array_spec", "build_pair_store"]
 

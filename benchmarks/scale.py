@@ -15,12 +15,10 @@ from typing import Any
 from measure import RESULTS, circumstances, report
 
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.encoder import SIZES
-from anyband.tasks.cost_flops import BatchShape, batch_flops
-from anyband.tasks.cost_model import count_weights
-from anyband.tasks.recipe import ModelRecipe, OptimRecipe, PretrainRecipe
-from anyband.tasks.run_plan import network_config
-from anyband.tasks.step_memory import step_bytes
+from anyband.models.vit import SIZES
+from anyband.pretrain.cost import BatchShape, batch_flops, count_weights, step_bytes
+from anyband.pretrain.plan import network_config
+from anyband.pretrain.recipe import ModelRecipe, OptimRecipe, PretrainRecipe
 
 PAIRS, EPOCHS, BATCH = 1_250_000, 300, 2048
 BANDS = (12, 2)

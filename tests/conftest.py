@@ -17,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 install_import_hook("anyband", "beartype.beartype").__enter__()
 
+pytest_plugins = ["chip_stores", "small_runs"]
+
 _HERE = Path(__file__).resolve()
 
 

@@ -12,10 +12,10 @@ import pytest
 
 import anyband
 from anyband import cli
-from anyband.data.image_lists import read_manifest
-from anyband.data.labelled import read_labelled
+from anyband.data.manifest import read_manifest
+from anyband.labelled.tables import read_labelled
+from anyband.pretrain.recipe import load_recipe
 from anyband.sensors.catalogue import load_sensor_file
-from anyband.tasks.recipe_files import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 import anyband
 from anyband.cli import VERBS, main
 from anyband.errors import AnybandError, OutputError, RecipeError, nearest_name
+from anyband.files import check_writable, parse_yaml, read_yaml, whole_directory, whole_file
 from anyband.progress import progress
 from anyband.randomness import generator, permutation, uniform
-from anyband.whole_files import check_writable, whole_directory, whole_file
-from anyband.yaml_files import parse_yaml, read_yaml
 
 
 def test_the_nearest_name_is_offered() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from anyband import process_memory
-from anyband.process_memory import large_blocks_returned, return_freed_memory
+from anyband.data import store_writer as process_memory
+from anyband.data.store_writer import large_blocks_returned, return_freed_memory
 
 needs_glibc = pytest.mark.skipif(
     not Path("/proc/self/statm").exists() or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"),
@@ -35,7 +35,7 @@ _SCRIPT = """
 import sys, threading
 from pathlib import Path
 import numpy as np
-from anyband.process_memory import large_blocks_returned, return_freed_memory
+from anyband.data.store_writer import large_blocks_returned, return_freed_memory
 
 def resident_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6

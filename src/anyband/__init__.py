@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anyband.data.store import ChipStore
+    from anyband.encode.encoder import SensorEncoder, load_encoder
+    from anyband.encode.metadata import EncodeOptions, Features, ImageMetadata, SetFeatures, SetImage
+    from anyband.pretrain.loop import pretrain
+    from anyband.pretrain.recipe import PretrainRecipe, load_recipe
     from anyband.sensors.assignment import AssignmentRules, assign, load_ranges
     from anyband.sensors.catalogue import get_sensor, list_sensors, load_sensor_file
-    from anyband.tasks.feature_records import EncodeOptions, Features, ImageMetadata, SetFeatures, SetImage
-    from anyband.tasks.features import SensorEncoder, load_encoder
-    from anyband.tasks.pretrain import pretrain
-    from anyband.tasks.recipe import PretrainRecipe
-    from anyband.tasks.recipe_files import load_recipe
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,21 +40,21 @@ __all__ = [
 _HOMES = {
     "AssignmentRules": "sensors.assignment",
     "ChipStore": "data.store",
-    "EncodeOptions": "tasks.feature_records",
-    "Features": "tasks.feature_records",
-    "ImageMetadata": "tasks.feature_records",
-    "PretrainRecipe": "tasks.recipe",
-    "SensorEncoder": "tasks.features",
-    "SetFeatures": "tasks.feature_records",
-    "SetImage": "tasks.feature_records",
+    "EncodeOptions": "encode.metadata",
+    "Features": "encode.metadata",
+    "ImageMetadata": "encode.metadata",
+    "PretrainRecipe": "pretrain.recipe",
+    "SensorEncoder": "encode.encoder",
+    "SetFeatures": "encode.metadata",
+    "SetImage": "encode.metadata",
     "assign": "sensors.assignment",
     "get_sensor": "sensors.catalogue",
     "list_sensors": "sensors.catalogue",
-    "load_encoder": "tasks.features",
+    "load_encoder": "encode.encoder",
     "load_ranges": "sensors.assignment",
-    "load_recipe": "tasks.recipe_files",
+    "load_recipe": "pretrain.recipe",
     "load_sensor_file": "sensors.catalogue",
-    "pretrain": "tasks.pretrain",
+    "pretrain": "pretrain.loop",
 }
 
 

@@ -1,10 +1,10 @@
-"""Copies to the device that nobody waits for."""
+"""Copies to a device."""
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
+from numpy import ndarray as Array  # noqa: N812 (an array of any shape; the annotation says which)
 from torch import Tensor
-
-from anyband.shapes import Array, Shaped
 
 __all__ = ["host_memory", "to_device"]
 

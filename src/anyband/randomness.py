@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from anyband.shapes import Array, Float
+from anyband.arrays import Array, Float
 
 __all__ = ["generator", "permutation", "uniform"]
 

@@ -12,9 +12,8 @@ from PIL import Image
 from anyband.cli import main
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
-from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import EncoderConfig
 from anyband.models.smarties import Smarties
+from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.ranges import load_ranges
 
 _RECIPE = """\

@@ -184,7 +184,7 @@ def test_a_run_that_starts_from_another_network_is_refused(refused, kit, tmp_pat
 
 
 def test_a_checkpoint_in_half_precision_is_read(write, kit, tmp_path) -> None:
-    from anyband.tasks.features import load_encoder
+    from anyband.encode.encoder import load_encoder
 
     write(lambda tensors: tensors.update({name: tensor.half() for name, tensor in tensors.items()}))
     half, whole = load_encoder(tmp_path / "model.safetensors"), load_encoder(kit / "model.safetensors")

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyband.data.supervised.opening import open_task_data
-from anyband.data.supervised.records import BlockSpec, DataSpec, SplitSpec
 from anyband.errors import AnybandError
+from anyband.labelled.open import open_task_data
+from anyband.labelled.samples import BlockSpec, DataSpec, SplitSpec
 
 _CLASSES = {1: "field", 2: "water"}
 Refusal = Callable[..., str]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyband.data.supervised.opening import open_task_data
-from anyband.data.supervised.records import BlockSpec, DataSpec, ListSpec, SplitSpec, TaskData
 from anyband.errors import ManifestError, RecipeError
+from anyband.labelled.open import open_task_data
+from anyband.labelled.samples import BlockSpec, DataSpec, ListSpec, SplitSpec, TaskData
 
 
 def _open(source: str, root: Path | None, *, split: SplitSpec | None = None, **options: str) -> TaskData:

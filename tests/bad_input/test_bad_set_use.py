@@ -70,7 +70,7 @@ def test_embed_refuses_to_write_over_an_image_of_the_list(refused, existing, kit
 
 
 def test_embed_says_how_much_memory_a_list_needs(refused, existing, kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anyband.tasks.memory.available_bytes", lambda device: 10)
+    monkeypatch.setattr("anyband.encode.encoder.available_bytes", lambda device: 10)
     _list(existing, kit, "KIT/rgb0.tif,rgb", "KIT/s1_0.tif,sentinel1-grd")
     assert "8 tokens that attend to each other) need about 0.0 GB, and 0.0 GB are free on 'cpu'" in refused(*_EMBED)
 
@@ -115,6 +115,6 @@ def test_evaluate_asks_how_the_images_of_a_set_become_one_feature(refused, exist
 
 
 def test_evaluate_says_how_much_memory_sets_need(refused, existing, kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anyband.tasks.memory.available_bytes", lambda device: 10)
+    monkeypatch.setattr("anyband.encode.encoder.available_bytes", lambda device: 10)
     _sets(existing, kit)
     assert "sets of 2 images with 4 tokens each" in refused(*_EVALUATE)

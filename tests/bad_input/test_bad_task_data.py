@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyband.data.supervised.opening import open_task_data
-from anyband.data.supervised.records import DataSpec, ListSpec, SplitSpec, TaskKind
 from anyband.errors import AnybandError, InputError, ManifestError, RasterError
+from anyband.labelled.open import open_task_data
+from anyband.labelled.samples import DataSpec, ListSpec, SplitSpec, TaskKind
 
 
 def _images(folder: Path, num: int) -> list[str]:

@@ -9,8 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from anyband.tasks.recipe import recipe_differences, recipe_to_dict
-from anyband.tasks.recipe_files import list_recipes, load_recipe
+from anyband.pretrain.recipe import list_recipes, load_recipe, recipe_differences, recipe_to_dict
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyband.data.tiles import IDENTITY, Grid
 from anyband.errors import InputError
+from anyband.rasters.grid import IDENTITY, Grid
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -12,15 +12,14 @@ import yaml
 from PIL import Image
 
 from anyband.cli import main
+from anyband.encode.encoder import load_encoder
+from anyband.evaluate.recipe import load_transfer_recipe
+from anyband.evaluate.results import read_results
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
-from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import EncoderConfig
 from anyband.models.smarties import Smarties
+from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.ranges import load_ranges
-from anyband.tasks.features import load_encoder
-from anyband.tasks.transfer.recipe_files import load_transfer_recipe
-from anyband.tasks.transfer.result_store import read_results
 
 _PARTS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
 _COLOURS = {"beach": (220, 200, 150), "forest": (40, 90, 40), "river": (60, 80, 140)}
@@ -325,7 +324,7 @@ def test_a_second_probe_opens_no_image(
     def opened(*_: object) -> None:
         raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("anyband.data.supervised.image_level._read", opened)
+    monkeypatch.setattr("anyband.labelled.images._read", opened)
     assert evaluate("knn", *words, "--k", "3") == 0
     assert evaluate("linear", *words, "--solver", "lbfgs") == 0
     assert "band means + logistic regression" in capsys.readouterr().out

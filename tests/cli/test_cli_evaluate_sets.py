@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from anyband.cli import main
-from anyband.data.rasters.writing import write_geotiff
-from anyband.data.tiles import Grid
+from anyband.rasters.grid import Grid
+from anyband.rasters.writer import write_geotiff
 
 _BANDS = ("B02", "B03", "B04")
 

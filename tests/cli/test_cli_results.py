@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 from anyband.cli import main
-from anyband.tasks.transfer.evidence import class_evidence, number_evidence, scores_of
-from anyband.tasks.transfer.records import Evidence
-from anyband.tasks.transfer.result_records import ResultRow
-from anyband.tasks.transfer.result_store import append_results
+from anyband.evaluate.predictions import Evidence, class_evidence, number_evidence, scores_of
+from anyband.evaluate.results import ResultRow, append_results
 
 _NAMES = tuple(f"image {index}" for index in range(40))
 _LABELS = np.random.default_rng(0).integers(0, 2, 40)

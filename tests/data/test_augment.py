@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
-from anyband.data.augment import (
+from anyband.data.resample import (
     Augmentation,
     AugmentOptions,
+    apply,
     coarser_grid,
     draw_augmentation,
     input_corners,
     input_gsd_m,
     whole_footprint,
 )
-from anyband.data.resampling import apply
 from anyband.errors import InputError, RecipeError
 
 

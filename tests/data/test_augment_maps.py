@@ -9,8 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from anyband.data.augment import Augmentation, AugmentOptions, draw_augmentation, whole_footprint
-from anyband.data.resampling import Interpolation, apply, apply_to_map, resized
+from anyband.data.resample import (
+    Augmentation,
+    AugmentOptions,
+    Interpolation,
+    apply,
+    apply_to_map,
+    draw_augmentation,
+    resized,
+    whole_footprint,
+)
 from anyband.errors import InputError
 
 _MODES = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from anyband.data.batch import BatchLoader, RawSets, read_pair_batch, read_set_batch
-from anyband.data.image_sets import SetOptions, SetSampler, find_sets
-from anyband.data.sets import PairSampler, find_pairs
+from anyband.data.image_sets import PairSampler, SetOptions, SetSampler, find_pairs, find_sets
+from anyband.data.loader import BatchLoader, RawSets, read_pair_batch, read_set_batch
 from anyband.errors import StoreError
 
 

@@ -11,8 +11,8 @@ import pytest
 import shapely
 
 from anyband.data.chip_index import ChipRecord, IndexWriter
-from anyband.data.footprints import check_corners, find_footprints, image_facts
 from anyband.data.places import footprint
+from anyband.data.sampler import check_corners, find_footprints, image_facts
 from anyband.data.store import ArrayInfo, ChipStore
 from anyband.errors import StoreError
 

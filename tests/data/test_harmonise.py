@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from anyband.data.harmonise import Normalisation, normalisation_for, restore, standardise, stretched, to_physical
 from anyband.errors import CatalogueError, InputError
-from anyband.sensors.sensor import Band, BandStatistics, Encoding, Sensor
-from anyband.sensors.spectrum import OpticalRange, RadarBeam
+from anyband.sensors.sensor import Band, BandStatistics, Encoding, OpticalRange, RadarBeam, Sensor
 
 _RED = BandStatistics(p01=0.01, p99=0.41, mean=0.4, std=0.2)
 _WARM = BandStatistics(p01=270.0, p99=320.0, mean=0.5, std=0.25)

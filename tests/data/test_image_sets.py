@@ -12,8 +12,8 @@ from hypothesis import settings as options
 from hypothesis import strategies as st
 
 from anyband.data.chip_index import INDEX_SCHEMA, Split
-from anyband.data.footprints import UNKNOWN_TIME
 from anyband.data.image_sets import ImageSets, SetDraw, SetOptions, SetSampler, find_sets
+from anyband.data.sampler import UNKNOWN_TIME
 from anyband.data.store import ArrayInfo, ChipStore
 from anyband.errors import RecipeError, StoreError
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.jobs import Journal, run_pieces, worker_pool
+from anyband.data.ledger import Journal, run_pieces, worker_pool
 from anyband.errors import OutputError, WorkerError
 
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.lanes import ShardLanes, lane_of
-from anyband.data.rounds import Rounds
+from anyband.data.sampler import Rounds, ShardLanes, lane_of
 
 _SHARDS = st.lists(st.integers(0, 9), min_size=1, max_size=60)
 _SEEDS = st.integers(0, 2**63)

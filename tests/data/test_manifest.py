@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.image_lists import entries_from_globs, read_manifest
-from anyband.data.manifest import is_future, parse_entry
+from anyband.data.manifest import entries_from_globs, is_future, parse_entry, read_manifest
 from anyband.errors import ManifestError
 from anyband.sensors.sensor import Encoding
 

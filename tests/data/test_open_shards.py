@@ -9,9 +9,8 @@ import pytest
 import tensorstore as ts
 
 from anyband.data import store_writer
-from anyband.data.batch import BatchLoader, read_pair_batch
-from anyband.data.open_shards import OpenShards, shard_lanes, shard_numbers
-from anyband.data.sets import PairSampler, find_pairs
+from anyband.data.image_sets import PairSampler, find_pairs
+from anyband.data.loader import BatchLoader, OpenShards, read_pair_batch, shard_lanes, shard_numbers
 from anyband.data.store import ChipStore
 from anyband.errors import StoreError
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from anyband.data.pictures import composite, picture
+from anyband.data.harmonise import composite, picture
 from anyband.errors import InputError
-from anyband.sensors.sensor import Band, Encoding, Sensor
-from anyband.sensors.spectrum import OpticalRange, Polarisation, RadarBeam
+from anyband.sensors.sensor import Band, Encoding, OpticalRange, Polarisation, RadarBeam, Sensor
 
 
 def _optical(name: str, low_nm: float, *aliases: str) -> Band:

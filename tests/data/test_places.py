@@ -5,8 +5,8 @@ import pytest
 import shapely
 
 from anyband.data.places import PlacedImage, find_places, footprint, off_globe, split_of
-from anyband.data.tiles import IDENTITY, Grid
 from anyband.errors import GeometryError, ManifestError
+from anyband.rasters.grid import IDENTITY, Grid
 
 
 def _image(

@@ -458,7 +458,7 @@ def test_workers_change_no_byte(write, tmp_path) -> None:
 
 
 def test_batches_of_small_images_change_no_byte(write, tmp_path, monkeypatch) -> None:
-    from anyband.data import prepare_steps
+    from anyband.data import prepare as prepare_steps
 
     entries = [_entry(write(f"{n}.tif", _noise(n, 3, 48, "uint8"), east_m=300.0 * n), "maxar-rgb") for n in range(9)]
     _prepare(entries, tmp_path / "one", chip_px=16)
@@ -478,7 +478,7 @@ def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_bytes(write
     program = (
         "import json, sys, time; from pathlib import Path\n"
         "import anyband.data.store_writer as writer; writer.CHIPS_PER_SHARD = 16\n"
-        "from anyband.data.jobs import Journal\n"
+        "from anyband.data.ledger import Journal\n"
         "add = Journal.add\n"
         "Journal.add = lambda self, key, result: (add(self, key, result), time.sleep(float(sys.argv[2])))\n"
         "from anyband.data.manifest import parse_entry\n"

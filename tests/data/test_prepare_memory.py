@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from anyband.data.image_lists import ImageList, entries_from_globs, open_manifest
+from anyband.data.manifest import ImageList, entries_from_globs, open_manifest
 
 _FEW, _MANY = 160, 460
 # As objects, entry, survey and place of an image take well over a kilobyte. What is left are numbers, and names of
@@ -23,7 +23,7 @@ import gc, pathlib, sys, tracemalloc
 from pathlib import Path
 import pyarrow as pa
 from anyband.data import chip_index, prepare_steps, store_writer, surveys
-from anyband.data.image_lists import open_manifest
+from anyband.data.manifest import open_manifest
 from anyband.data.prepare import PrepareOptions, prepare
 
 chip_index._ROWS_TOGETHER, chip_index._BATCHES_A_GROUP, surveys._KEPT, store_writer.CHIPS_PER_SHARD = 8, 2, 8, 60

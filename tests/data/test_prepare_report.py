@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from anyband.data.chip_index import SPLITS, chips_of
-from anyband.data.prepare_report import ChipCounter, StoreCounts, describe_store
+from anyband.data.prepare import ChipCounter, StoreCounts, describe_store
 from anyband.data.store import ChipStore
 
 SENSORS = ("testoptical", "testradar")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.sets import Pairs, PairSampler, find_pairs
+from anyband.data.image_sets import Pairs, PairSampler, find_pairs
 from anyband.errors import StoreError
 
 

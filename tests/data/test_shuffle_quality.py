@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.lanes import ShardLanes
-from anyband.data.shuffle_quality import full_shuffle_quality, shuffle_quality
+from anyband.data.sampler import ShardLanes, full_shuffle_quality, shuffle_quality
 
 _SHARDS = st.lists(st.integers(0, 4), min_size=4, max_size=20)
 

@@ -259,7 +259,7 @@ except OutputError as problem:
 def test_reading_a_store_needs_no_raster_library(make_store) -> None:
     program = (
         "import sys; from pathlib import Path; from anyband.data.store import ChipStore; "
-        "import anyband.data.sets, anyband.data.batch; "
+        "import anyband.data.image_sets, anyband.data.loader; "
         f"ChipStore.open(Path({str(make_store(2).path)!r})).read('testoptical_8x8', [0]); "
         "print(sorted({'rasterio', 'geopandas', 'shapely', 'pyproj', 'jsonargparse'} & set(sys.modules)))"
     )

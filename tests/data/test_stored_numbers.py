@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.harmonise import normalisation_for, to_physical
-from anyband.data.stored_numbers import can_hold, rounded_into, to_stored
+from anyband.data.harmonise import can_hold, normalisation_for, rounded_into, to_physical, to_stored
 from anyband.errors import InputError
 from anyband.sensors.catalogue import get_sensor
 

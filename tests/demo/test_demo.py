@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from anyband.cli import main
-from anyband.demo.options import UNSEEN_SENSOR, DemoOptions
-from anyband.demo.run import DemoResult, run_demo
-from anyband.demo.scoring import KINDS
+from anyband.demo.run import KINDS, UNSEEN_SENSOR, DemoOptions, DemoResult, run_demo
 from anyband.demo.story import summary_lines, write_report
 from anyband.errors import InputError, OutputError
 from anyband.models.checkpoint import load_checkpoint

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import EncoderConfig
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
+from anyband.models.vit import DecoderConfig, EncoderConfig
 
 NUM_RANGES = 5
 

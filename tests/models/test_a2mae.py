@@ -19,9 +19,8 @@ from anyband.models.checkpoint import (
     save_checkpoint,
     state_of,
 )
-from anyband.models.encodings import EncodingConfig
+from anyband.models.encodings import EncodingConfig, image_shares
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetMetadata, SetNoise
-from anyband.models.locations import image_shares
 from anyband.models.masking import SetSources, draw_set_plan
 from anyband.models.patches import patchify
 from anyband.models.smarties import Smarties

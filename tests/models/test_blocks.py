@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.blocks import BlockStack, make_blocks, set_recompute
 from anyband.models.inputs import PairBatch, PairNoise
 from anyband.models.smarties import Smarties
+from anyband.models.vit import BlockStack, make_blocks, set_recompute
 
 Pair = tuple[PairBatch, PairNoise]
 

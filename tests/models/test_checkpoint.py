@@ -18,19 +18,18 @@ from anyband.models.checkpoint import (
     build_model,
     checkpoint_hash,
     encoder_only,
+    expected_shapes,
     extend_checkpoint,
     load_checkpoint,
     save_checkpoint,
     state_of,
     withhold_range,
 )
-from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import EncoderConfig, encoder_config
 from anyband.models.inputs import ImageBatch
-from anyband.models.layout import expected_shapes
 from anyband.models.smarties import Smarties
+from anyband.models.vit import DecoderConfig, EncoderConfig, encoder_config
 from anyband.sensors.ranges import RangeTable, TrainedRange
-from anyband.sensors.spectrum import OpticalRange
+from anyband.sensors.sensor import OpticalRange
 
 
 def _range(index: int) -> TrainedRange:

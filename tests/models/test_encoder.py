@@ -8,9 +8,8 @@ import torch
 
 from anyband.errors import InputError
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.blocks import attention_from, set_fused_attention
-from anyband.models.encoder import SIZES, Encoder, EncoderConfig, encoder_config
 from anyband.models.inputs import ImageBatch
+from anyband.models.vit import SIZES, Encoder, EncoderConfig, attention_from, encoder_config, set_fused_attention
 
 
 @pytest.fixture

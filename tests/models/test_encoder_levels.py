@@ -8,9 +8,9 @@ import torch
 
 from anyband.errors import InputError
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.encoder import Encoder
 from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
+from anyband.models.vit import Encoder
 
 
 @pytest.fixture

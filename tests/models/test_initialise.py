@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.encoder import Encoder, encoder_config
 from anyband.models.smarties import Smarties
+from anyband.models.vit import Encoder, encoder_config
 
 
 @pytest.fixture(scope="module")

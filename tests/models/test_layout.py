@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.encoder import Encoder
-from anyband.models.layout import expected_shapes, from_published, num_ranges_of, to_published, without_decay
+from anyband.models.checkpoint import expected_shapes, from_published, num_ranges_of, to_published, without_decay
 from anyband.models.smarties import Smarties
+from anyband.models.vit import Encoder
 
 
 @pytest.fixture

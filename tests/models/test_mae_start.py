@@ -13,14 +13,12 @@ from torch import nn
 from anyband.errors import CheckpointError
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, build_model, make_model, state_of
-from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import EncoderConfig
 from anyband.models.inputs import ImageBatch
 from anyband.models.mae_start import MaeStart, load_mae, start_from_mae
+from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.ranges import load_ranges
-from anyband.sensors.stem import stem_ranges
+from anyband.sensors.ranges import load_ranges, stem_ranges
 
 _WIDTH, _PATCH, _SIDE, _DECODER = 32, 8, 32, 16
 _TABLE = load_ranges("smarties_v1")

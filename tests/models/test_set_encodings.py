@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyband.errors import InputError
-from anyband.models.encodings import EncodingConfig, gsd_positions
-from anyband.models.geosot import corner_bits
-from anyband.models.initialise import initialise
+from anyband.models.encodings import EncodingConfig, EncodingRole, SetEncodings, corner_bits, gsd_positions
 from anyband.models.inputs import SetMetadata
-from anyband.models.set_encodings import EncodingRole, SetEncodings
+from anyband.models.vit import initialise
 
 GRID = (3, 4)
 NUM_RANGES = 5

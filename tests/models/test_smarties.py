@@ -12,10 +12,10 @@ from torch import Tensor
 
 from anyband.errors import InputError
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.decoder import DecoderConfig
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.patches import gather_tokens, patchify, standardised_patches
 from anyband.models.smarties import Smarties
+from anyband.models.vit import DecoderConfig
 
 Pair = tuple[PairBatch, PairNoise]
 
@@ -235,8 +235,8 @@ def test_a_decoder_whose_heads_do_not_divide_its_width_is_refused() -> None:
 # Run apart, because the shape checks of these tests are no part of a compiled graph.
 _COMPILED = """
 import torch
-from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import EncoderConfig
+from anyband.models.vit import DecoderConfig
+from anyband.models.vit import EncoderConfig
 from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.smarties import Smarties

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.checkpoint import to_published
 from anyband.models.inputs import ImageBatch, PairBatch
-from anyband.models.layout import to_published
 from anyband.models.masking import draw_pair_plan
 from anyband.models.smarties import Smarties
 

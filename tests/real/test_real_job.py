@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from anyband.data.store import ChipStore
-from anyband.demo.options import DemoOptions
-from anyband.demo.run import DemoResult, run_demo
+from anyband.demo.run import DemoOptions, DemoResult, run_demo
 from anyband.demo.story import summary_lines, write_report
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

@@ -11,8 +11,8 @@ import pytest
 import rasterio
 import yaml
 
-from anyband.data.supervised.opening import open_task_data
-from anyband.data.supervised.records import BlockSpec, DataSpec, SplitSpec, TaskData
+from anyband.labelled.open import open_task_data
+from anyband.labelled.samples import BlockSpec, DataSpec, SplitSpec, TaskData
 
 pytestmark = pytest.mark.real
 

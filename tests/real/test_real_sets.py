@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
-from anyband.data.image_lists import read_manifest
 from anyband.data.image_sets import SetOptions, find_sets
+from anyband.data.manifest import read_manifest
 from anyband.data.prepare import PrepareOptions, prepare
 from anyband.data.store import ChipStore
-from anyband.tasks.pretrain import pretrain
-from anyband.tasks.recipe_files import load_recipe
+from anyband.pretrain.loop import pretrain
+from anyband.pretrain.recipe import load_recipe
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

@@ -8,12 +8,11 @@ from types import ModuleType
 
 import pytest
 
+from anyband.evaluate.results import read_results
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, make_model, save_checkpoint, state_of
-from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import EncoderConfig
+from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.ranges import load_ranges
-from anyband.tasks.transfer.result_store import read_results
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from anyband.data.rasters.gdal import open_quietly
+from anyband.rasters.formats import open_quietly
 
 
 def test_an_image_is_opened_though_another_thread_puts_filters_back(

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyband.data.image_lists import entries_from_globs
-from anyband.data.jobs import Journal, run_pieces, worker_pool
+from anyband.data.ledger import Journal, run_pieces, worker_pool
+from anyband.data.manifest import entries_from_globs
 from anyband.data.prepare import PrepareRun, prepare
-from anyband.data.rasters.writing import write_geotiff
 from anyband.data.store import ChipStore
-from anyband.data.tiles import Grid
 from anyband.errors import WorkerError
+from anyband.rasters.grid import Grid
+from anyband.rasters.writer import write_geotiff
 from anyband.simulate.archive import simulate
-from anyband.simulate.options import SimulateOptions
+from anyband.simulate.plan import SimulateOptions
 
 
 class _DyingPool(Executor):

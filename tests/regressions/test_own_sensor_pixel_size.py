@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from anyband.errors import GeometryError
-from anyband.simulate.options import SimulateOptions, sensors_of
+from anyband.simulate.plan import SimulateOptions, sensors_of
 
 _OWN = """
 mission: Drone

@@ -11,12 +11,12 @@ from anyband.data.chip_index import ChipRecord
 from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, StoreHeader, write_store
 from anyband.errors import CatalogueError
+from anyband.pretrain import loop as pretraining
+from anyband.pretrain.loop import PretrainResult
+from anyband.pretrain.plan import plan_run
+from anyband.pretrain.recipe import PretrainRecipe
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
-from anyband.tasks import pretrain as pretraining
-from anyband.tasks.pretrain import PretrainResult
-from anyband.tasks.recipe import PretrainRecipe
-from anyband.tasks.run_plan import plan_run
 
 
 @pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])

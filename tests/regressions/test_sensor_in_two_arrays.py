@@ -8,10 +8,10 @@ from anyband.data.chip_index import ChipRecord
 from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, StoreHeader, write_store
 from anyband.models.smarties import Smarties
+from anyband.pretrain.plan import plan_run
+from anyband.pretrain.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
-from anyband.tasks.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe
-from anyband.tasks.run_plan import plan_run
 
 _FEW, _MANY, _RADAR = ("B02", "B03"), ("B02", "B03", "B04"), ("VV", "VH")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyband.data.rasters.gdal import GdalSheet
-from anyband.data.tiles import Window
 from anyband.errors import RasterError
+from anyband.rasters.formats import GdalSheet
+from anyband.rasters.grid import Window
 
 _WHOLE = Window(row=0, col=0, height=64, width=64)
 

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from anyband.errors import InputError
-from anyband.report.confusion import confusion_png
-from anyband.report.texts import count_text, shortened
+from anyband.report.figures import confusion_png, count_text, shortened
 
 
 def _matrix(classes: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyband.errors import InputError
-from anyband.report.curves import Curve, CurvePanel, curves_png, metrics_panels, read_columns, smoothed
+from anyband.report.figures import Curve, CurvePanel, curves_png, metrics_panels, read_columns, smoothed
 
 _TABLE = "step,loss,lr,knn\n0,1.5,0.1,\n10,1.25,0.2,0.5\n20,nan,0.1,text\n"
 

@@ -10,14 +10,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from anyband.errors import InputError
-from anyband.report.maps import (
-    class_colours,
-    class_map_png,
-    fit_pca_colours,
-    pca_picture,
-    picture_png,
-    pictures_png,
-)
+from anyband.report.maps import class_colours, class_map_png, fit_pca_colours, pca_picture, picture_png, pictures_png
 
 _FEATURES = np.random.default_rng(1).normal(size=(200, 6)) * [5, 4, 3, 1, 1, 1]
 

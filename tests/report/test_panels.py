@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from anyband.errors import InputError
-from anyband.report.panels import PREDICTED_NOTE, PanelImages, hide_patches, reconstruction_panel
+from anyband.report.figures import PREDICTED_NOTE, PanelImages, hide_patches, reconstruction_panel
 
 _PICTURES = np.random.default_rng(0).random((2, 3, 8, 8))
 

@@ -7,10 +7,8 @@ import pytest
 from PIL import Image
 
 from anyband.errors import InputError
-from anyband.report.class_maps import MapRow, class_maps_png, number_maps_png
-from anyband.report.maps import class_colours
-from anyband.report.scatter import scatter_png
-from anyband.report.sheets import SheetPicture, sheet_png
+from anyband.report.figures import scatter_png
+from anyband.report.maps import MapRow, SheetPicture, class_colours, class_maps_png, number_maps_png, sheet_png
 
 _DRAW = np.random.default_rng(0)
 

@@ -9,17 +9,16 @@ import pytest
 import torch
 
 from anyband.data.manifest import ImageEntry, parse_entry
-from anyband.data.rasters.writing import write_geotiff
-from anyband.data.tiles import Grid
+from anyband.encode.complete import SetCompleter
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
-from anyband.models.decoder import DecoderConfig
-from anyband.models.encoder import EncoderConfig
 from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import SetBatch
+from anyband.models.vit import DecoderConfig, EncoderConfig
+from anyband.rasters.grid import Grid
+from anyband.rasters.writer import write_geotiff
 from anyband.sensors.assignment import load_ranges
-from anyband.tasks.completion import SetCompleter
 
 BANDS = ("B02", "B03", "B04")
 

@@ -11,14 +11,14 @@ from PIL import Image
 from rasterio.transform import Affine
 
 from anyband.cli import main
-from anyband.data.rasters.records import RasterSource
-from anyband.data.rasters.writing import write_geotiff
-from anyband.data.tiles import IDENTITY, Grid
+from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.errors import CatalogueError, GeometryError, InputError, OutputError, RasterError
+from anyband.rasters.grid import IDENTITY, Grid
+from anyband.rasters.records import RasterSource
+from anyband.rasters.writer import write_geotiff
 from anyband.scenes import embed, outputs
 from anyband.scenes.embed import EmbedOptions, EmbedReport, embed_scene, named_statistics, scene_statistics
 from anyband.sensors.catalogue import get_sensor
-from anyband.tasks.features import SensorEncoder, load_encoder
 
 _SENSOR = get_sensor("sentinel2-l2a").select(["B02", "B03", "B04", "B08"])
 _UTM = (10.0, 0.0, 399960.0, 0.0, -10.0, 5700000.0)
@@ -280,7 +280,7 @@ def test_a_full_disk_leaves_neither_features_nor_pieces(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     source = _scene(tmp_path, _pixels(64, 64))
-    monkeypatch.setattr("anyband.data.rasters.writing.GeoTiffWriter.write", full)
+    monkeypatch.setattr("anyband.rasters.writer.GeoTiffWriter.write", full)
     with pytest.raises(OutputError, match="no room on the disk"):
         embed_scene(encoder, source, _SENSOR, tmp_path / "f.tif")
     assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]

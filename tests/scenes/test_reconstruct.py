@@ -12,17 +12,17 @@ import rasterio
 from rasterio.transform import Affine
 
 from anyband.data.manifest import ImageEntry, parse_entry
-from anyband.data.rasters.gdal import open_quietly
-from anyband.data.rasters.writing import write_geotiff
-from anyband.data.tiles import IDENTITY
+from anyband.encode.complete import SetCompleter
 from anyband.errors import AssignmentError, GeometryError, InputError, OutputError
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
+from anyband.rasters.formats import open_quietly
+from anyband.rasters.grid import IDENTITY
+from anyband.rasters.writer import write_geotiff
 from anyband.scenes.reconstruct import ReconstructOptions, ReconstructReport, TargetImage, reconstruct
 from anyband.sensors.catalogue import get_sensor
-from anyband.tasks.completion import SetCompleter
 
 _S2 = get_sensor("sentinel2-l2a")
 _DATE = dt.datetime(2020, 6, 10, tzinfo=dt.UTC)

@@ -11,19 +11,17 @@ import pytest
 import rasterio
 
 from anyband.cli import main
-from anyband.data.image_lists import read_manifest
-from anyband.data.manifest import ImageEntry, parse_entry
+from anyband.data.manifest import ImageEntry, parse_entry, read_manifest
 from anyband.data.places import corners_lonlat
-from anyband.data.rasters.records import RasterSource
-from anyband.data.rasters.writing import write_geotiff
-from anyband.data.tiles import IDENTITY, Grid
+from anyband.encode import encoder as memory
+from anyband.encode.encoder import EncodeOptions, SensorEncoder, SetImage, load_encoder
 from anyband.errors import GeometryError, InputError, OutputError
 from anyband.models.checkpoint import Checkpoint
-from anyband.scenes.embed import EmbedOptions, embed_scene
-from anyband.scenes.set_embed import embed_set, named_set_statistics
+from anyband.rasters.grid import IDENTITY, Grid
+from anyband.rasters.records import RasterSource
+from anyband.rasters.writer import write_geotiff
+from anyband.scenes.embed import EmbedOptions, embed_scene, embed_set, named_set_statistics
 from anyband.sensors.catalogue import get_sensor
-from anyband.tasks import memory
-from anyband.tasks.features import EncodeOptions, SensorEncoder, SetImage, load_encoder
 
 _S2 = get_sensor("sentinel2-l2a").select(["B02", "B03", "B04", "B08"])
 _S1 = get_sensor("sentinel1-grd").select(["VV", "VH"])

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.tiles import Grid, Window
-from anyband.scenes.windows import Tiling, plan_tiling, views_of
+from anyband.rasters.grid import Grid, Window
+from anyband.scenes.outputs import Tiling, plan_tiling, views_of
 
 _sizes = st.integers(1, 40)
 

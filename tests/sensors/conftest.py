@@ -5,8 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from anyband.sensors.ranges import RangeTable, load_ranges
-from anyband.sensors.sensor import Band, Encoding, Sensor
-from anyband.sensors.spectrum import OpticalRange, RadarBeam, Spectrum
+from anyband.sensors.sensor import Band, Encoding, OpticalRange, RadarBeam, Sensor, Spectrum
 
 MakeSensor = Callable[..., Sensor]
 

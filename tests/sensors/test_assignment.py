@@ -10,7 +10,7 @@ from anyband.errors import AssignmentError
 from anyband.sensors.assignment import AssignmentRules, assign, mixing_of_ranges
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import DeclaredRange, RangeTable, TrainedRange, ranges_from_sensors
-from anyband.sensors.spectrum import OpticalRange, RadarBeam
+from anyband.sensors.sensor import OpticalRange, RadarBeam
 
 _DROP = AssignmentRules(out_of_span="drop")
 

@@ -7,12 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from anyband.sensors.assignment import AssignmentRules, assign
+from anyband.sensors.assignment import AssignmentRules, assign, interpolated_weights, nearest_weights, support_of
 from anyband.sensors.catalogue import get_sensor, list_sensors
-from anyband.sensors.mixing import interpolated_weights, nearest_weights, support_of
 from anyband.sensors.ranges import RangeTable, load_ranges, ranges_from_sensors
-from anyband.sensors.sensor import Band, Encoding, Sensor
-from anyband.sensors.spectrum import OpticalRange, RadarBeam, Spectrum
+from anyband.sensors.sensor import Band, Encoding, OpticalRange, RadarBeam, Sensor, Spectrum
 
 _V1 = load_ranges("smarties_v1")
 _DROP = AssignmentRules(out_of_span="drop")

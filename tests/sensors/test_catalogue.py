@@ -13,13 +13,12 @@ from anyband.sensors.catalogue import (
     get_sensor,
     list_sensors,
     load_sensor_file,
+    parse_mission,
     resolve_sensor,
     sensor_from_dict,
     sensor_to_dict,
 )
-from anyband.sensors.sensor import Sensor
-from anyband.sensors.spectrum import RadarBeam
-from anyband.sensors.table_files import parse_mission
+from anyband.sensors.sensor import RadarBeam, Sensor
 
 
 def _table() -> dict[str, Any]:

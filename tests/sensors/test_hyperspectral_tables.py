@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.spectrum import OpticalRange
+from anyband.sensors.sensor import OpticalRange
 
 
 def _optical(sensor: str, band: str) -> OpticalRange:

@@ -5,8 +5,7 @@ from typing import get_args
 import pytest
 
 from anyband.errors import CatalogueError
-from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.names import Convention, band_name, find_band, find_bands, translate
+from anyband.sensors.catalogue import Convention, band_name, find_band, find_bands, get_sensor, translate
 
 _OWN = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"]
 _GIVEN = {

@@ -20,7 +20,7 @@ from anyband.sensors.ranges import (
     range_table_to_dict,
     ranges_from_sensors,
 )
-from anyband.sensors.spectrum import OpticalRange, RadarBeam
+from anyband.sensors.sensor import OpticalRange, RadarBeam
 
 
 def test_v1_has_17_ranges_in_the_order_of_the_checkpoint(v1: RangeTable) -> None:

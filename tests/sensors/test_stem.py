@@ -6,9 +6,16 @@ import pytest
 from anyband.errors import CatalogueError
 from anyband.sensors.assignment import AssignmentRules, assign
 from anyband.sensors.catalogue import get_sensor, list_sensors
-from anyband.sensors.ranges import load_ranges, range_table_from_dict, range_table_to_dict
-from anyband.sensors.spectrum import OpticalRange, RadarBeam
-from anyband.sensors.stem import colour_of, is_stem, stem_bands, stem_ranges
+from anyband.sensors.ranges import (
+    colour_of,
+    is_stem,
+    load_ranges,
+    range_table_from_dict,
+    range_table_to_dict,
+    stem_bands,
+    stem_ranges,
+)
+from anyband.sensors.sensor import OpticalRange, RadarBeam
 
 
 def _named_colours(name: str) -> list[str] | None:

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 import anyband.sensors
 from anyband.errors import CatalogueError
+from anyband.files import read_yaml
 from anyband.sensors.catalogue import get_sensor, list_sensors
-from anyband.sensors.sensor import Band, Encoding
-from anyband.sensors.spectrum import OpticalRange, RadarBeam
-from anyband.yaml_files import read_yaml
+from anyband.sensors.sensor import Band, Encoding, OpticalRange, RadarBeam
 
 TABLES = sorted((Path(anyband.sensors.__file__).parent / "tables").glob("*.yaml"))
 

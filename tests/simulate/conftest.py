@@ -6,9 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from anyband.simulate.fields import Frame
 from anyband.simulate.landscape import make_landscape
-from anyband.simulate.places import Theme, make_place
+from anyband.simulate.plan import Frame, Theme, make_place
 from anyband.simulate.surface import Surface, make_surface
 
 SurfaceOf = Callable[..., Surface]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anyband.randomness import generator
-from anyband.simulate.fields import (
+from anyband.simulate.plan import (
     Frame,
     Tiles,
     fractal_noise,

@@ -9,13 +9,21 @@ import pytest
 from anyband.errors import CatalogueError
 from anyband.randomness import generator
 from anyband.sensors.catalogue import get_sensor, list_sensors
-from anyband.sensors.sensor import Sensor
-from anyband.sensors.spectrum import OpticalRange, RadarBeam
-from anyband.simulate.atmosphere import Sky, clear_sky, draw_sky, swath
-from anyband.simulate.fields import Frame
-from anyband.simulate.instrument import area_mean, noise_of, observe
-from anyband.simulate.products import encode, stored_nodata, stored_type
-from anyband.simulate.radar import speckle
+from anyband.sensors.sensor import OpticalRange, RadarBeam, Sensor
+from anyband.simulate.instruments import (
+    Sky,
+    area_mean,
+    clear_sky,
+    draw_sky,
+    encode,
+    noise_of,
+    observe,
+    speckle,
+    stored_nodata,
+    stored_type,
+    swath,
+)
+from anyband.simulate.plan import Frame
 from anyband.simulate.surface import Surface, reflectance_at
 
 

@@ -5,11 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.simulate.fields import Frame
-from anyband.simulate.landscape import make_landscape
-from anyband.simulate.places import load_themes, make_place, theme_weights, utm_epsg
-from anyband.simulate.render import acquisition_days, cover_map
-from anyband.simulate.season import sun_position
+from anyband.simulate.archive import acquisition_days, cover_map
+from anyband.simulate.landscape import make_landscape, sun_position
+from anyband.simulate.plan import Frame, load_themes, make_place, theme_weights, utm_epsg
 
 
 def _weight(theme: str, latitude_deg: float) -> float:

@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.simulate.covers import cover_named
-from anyband.simulate.materials import material_names, reflectance_curves
-from anyband.simulate.season import (
+from anyband.simulate.landscape import (
     air_temperature_k,
     cover_shares,
     material_temperatures_k,
@@ -15,6 +13,7 @@ from anyband.simulate.season import (
     snow_share,
     sun_position,
 )
+from anyband.simulate.plan import cover_named, material_names, reflectance_curves
 
 MONTHS = np.arange(15.0, 365.0, 30.4)
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy import constants
 
 from anyband.errors import CatalogueError
-from anyband.sensors.spectrum import OpticalRange
-from anyband.simulate.places import make_place
-from anyband.simulate.spectra import (
+from anyband.sensors.sensor import OpticalRange
+from anyband.simulate.plan import make_place
+from anyband.simulate.surface import (
     band_mean,
     brightness_temperature_k,
     material_emission,

@@ -6,16 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyband.errors import CatalogueError
-from anyband.simulate.covers import cover_named, load_covers, part_shares
-from anyband.simulate.instrument import noise_of
-from anyband.simulate.materials import (
+from anyband.simulate.instruments import noise_of
+from anyband.simulate.plan import (
     KNOWN_NM,
+    cover_named,
+    load_covers,
     load_materials,
+    load_themes,
     material_names,
+    part_shares,
     read_table,
     reflectance_curves,
 )
-from anyband.simulate.places import load_themes
 
 
 def _reflectance(material: str, wavelength_nm: float) -> float:

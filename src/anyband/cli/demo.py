@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from anyband.cli.local_paths import output_path
+from anyband.cli.options import output_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.demo.options import DemoOptions
-    from anyband.demo.run import run_demo
+    from anyband.demo.run import DemoOptions, run_demo
     from anyband.demo.story import summary_lines, write_report
 
     options = DemoOptions(

@@ -4,12 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyband.cli.local_paths import output_path
-from anyband.cli.network_options import add_network_options
+from anyband.cli.options import add_network_options, output_path
 
 if TYPE_CHECKING:
+    from anyband.encode.encoder import SensorEncoder
     from anyband.scenes.embed import EmbedOptions, EmbedReport
-    from anyband.tasks.features import SensorEncoder
 
 __all__ = ["add_arguments", "run"]
 
@@ -51,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.data.manifest_rows import MANIFEST_ENDINGS
-    from anyband.tasks.features import load_encoder
+    from anyband.data.manifest import MANIFEST_ENDINGS
+    from anyband.encode.encoder import load_encoder
 
     is_list = len(arguments.scene) == 1 and arguments.scene[0].suffix.casefold() in MANIFEST_ENDINGS
     _check_words(arguments, is_list=is_list)
@@ -96,9 +95,9 @@ def _check_words(arguments: argparse.Namespace, *, is_list: bool) -> None:
 def _embed_scene(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "EmbedReport":
     from dataclasses import replace
 
-    from anyband.data.rasters.records import RasterSource
+    from anyband.encode.input_spec import checkpoint_sensor
+    from anyband.rasters.records import RasterSource
     from anyband.scenes.embed import embed_scene, named_statistics
-    from anyband.tasks.readings import checkpoint_sensor
 
     sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)
     if arguments.bands:
@@ -115,8 +114,8 @@ def _embed_scene(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "Em
 
 
 def _embed_list(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "EmbedReport":
-    from anyband.data.image_lists import read_manifest
-    from anyband.scenes.set_embed import embed_set, named_set_statistics
+    from anyband.data.manifest import read_manifest
+    from anyband.scenes.embed import embed_set, named_set_statistics
 
     entries = read_manifest(arguments.scene[0])
     options = _options(arguments)

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from anyband.data.prepare_report import describe_store
+    from anyband.data.prepare import describe_store
     from anyband.data.store import ChipStore
 
     print("\n".join(describe_store(ChipStore.open(arguments.show, endpoint=arguments.endpoint))))
@@ -159,7 +159,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _entries(arguments: argparse.Namespace) -> "Sequence[ImageEntry]":
-    from anyband.data.image_lists import entries_from_globs, open_manifest
+    from anyband.data.manifest import entries_from_globs, open_manifest
     from anyband.errors import InputError
 
     if arguments.sensor is not None:

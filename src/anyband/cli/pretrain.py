@@ -2,7 +2,7 @@
 
 import argparse
 
-from anyband.cli.local_paths import output_path
+from anyband.cli.options import output_path
 
 __all__ = ["add_arguments", "run"]
 
@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-    from anyband.tasks.pretrain import dry_run, pretrain
-    from anyband.tasks.recipe_files import load_recipe
+    from anyband.pretrain.loop import dry_run, pretrain
+    from anyband.pretrain.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.words)
     if arguments.dry_run:

@@ -5,8 +5,7 @@ import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyband.cli.local_paths import output_path
-from anyband.cli.network_options import add_network_options
+from anyband.cli.options import add_network_options, output_path
 
 if TYPE_CHECKING:
     from anyband.models.checkpoint import Checkpoint
@@ -60,10 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.data.image_lists import read_manifest
+    from anyband.data.manifest import read_manifest
+    from anyband.encode.complete import load_completer
     from anyband.models.weight_files import checkpoint_name
     from anyband.scenes.reconstruct import ReconstructOptions, reconstruct
-    from anyband.tasks.completion import load_completer
 
     entries = read_manifest(arguments.context)
     completer = load_completer(
@@ -89,9 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _target(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "TargetImage":
+    from anyband.encode.input_spec import checkpoint_sensor
     from anyband.errors import InputError
     from anyband.scenes.reconstruct import TargetImage
-    from anyband.tasks.readings import checkpoint_sensor
 
     if arguments.target is not None:
         return _seen_target(arguments)
@@ -145,8 +144,7 @@ def _clear_values(text: str) -> tuple[float, ...]:
 
 
 def _time(date: str | None) -> dt.datetime | None:
-    from anyband.tasks.feature_records import ImageMetadata
-    from anyband.tasks.image_metadata import checked_facts
+    from anyband.encode.metadata import ImageMetadata, checked_facts
 
     if date is None:
         return None

@@ -4,19 +4,60 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyband.cli.tables import plain_console, print_json, print_table
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
 
-    from anyband.tasks.metric_facts import MetricName
-    from anyband.tasks.transfer.comparison import Difference
-    from anyband.tasks.transfer.result_records import ResultRow
-    from anyband.tasks.transfer.result_tables import Compared, ResultFilter
+    from anyband.evaluate.comparison import Compared, Difference, ResultFilter
+    from anyband.evaluate.metrics import MetricName
+    from anyband.evaluate.results import ResultRow
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "plain_console", "print_json", "print_table", "run"]
+
+# chosen: wide enough that no column is cut where the output is not a terminal.
+_PLAIN_WIDTH = 240
+
+
+def plain_console() -> "Console":
+    """Make what tables are printed to: as wide as the terminal, or so wide that a file has no folded lines."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH, markup=False, emoji=False)
+
+
+def print_table(console: "Console", title: str, header: "Sequence[str]", rows: "Sequence[Sequence[str]]") -> None:
+    """Print texts as a table; columns of numbers stand to the right.
+
+    Args:
+        console: from `plain_console`.
+        title: above; empty: none.
+        header: names of the columns.
+        rows: cells, as many in each as the header has.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(header):
+        number = any(row[index][:1].isdigit() or row[index][:1] in "+−-–" for row in rows) and name != "id"
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    if title:
+        console.print(title)
+    console.print(table)
+
+
+def print_json(value: Any) -> None:
+    """Print one line of JSON; numbers that are not finite become null."""
+    import json
+
+    from anyband.evaluate.results import json_values
+
+    print(json.dumps(json_values(value), ensure_ascii=False))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print or compare."""
-    from anyband.tasks.transfer.result_store import read_results
-    from anyband.tasks.transfer.result_tables import filtered
+    from anyband.evaluate.comparison import filtered
+    from anyband.evaluate.results import read_results
 
     metric = _metric(arguments.metric)
     comparing = arguments.compare or arguments.against
@@ -53,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _metric(name: str | None) -> "MetricName | None":
     from anyband.errors import InputError, nearest_name
-    from anyband.tasks.metric_facts import METRICS
+    from anyband.evaluate.metrics import METRICS
 
     if name is not None and name not in METRICS:
         raise InputError(f"there is no metric '{name}' ({', '.join(METRICS)}){nearest_name(name, METRICS)}")
@@ -61,15 +102,15 @@ def _metric(name: str | None) -> "MetricName | None":
 
 
 def _filter(arguments: argparse.Namespace) -> "ResultFilter":
-    from anyband.tasks.transfer.result_tables import ResultFilter
+    from anyband.evaluate.comparison import ResultFilter
 
     return ResultFilter(data=arguments.data, protocol=arguments.protocol, features=arguments.features)
 
 
 def _list(rows: "Sequence[ResultRow]", metric: "MetricName | None", *, as_json: bool) -> None:
     from anyband.errors import InputError
-    from anyband.tasks.transfer.result_records import row_to_dict
-    from anyband.tasks.transfer.result_tables import group_table, grouped
+    from anyband.evaluate.comparison import group_table, grouped
+    from anyband.evaluate.results import row_to_dict
 
     groups = grouped(rows, metric)
     if metric is not None and not groups:
@@ -87,9 +128,9 @@ def _list(rows: "Sequence[ResultRow]", metric: "MetricName | None", *, as_json: 
 
 
 def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:
-    from anyband.tasks.metric_facts import METRICS_OF
-    from anyband.tasks.transfer.comparison import difference
-    from anyband.tasks.transfer.result_records import find_row, short_id
+    from anyband.evaluate.comparison import difference
+    from anyband.evaluate.metrics import METRICS_OF
+    from anyband.evaluate.results import find_row, short_id
 
     first, second = (find_row(rows, identity) for identity in arguments.compare)
     assert first.evidence is not None
@@ -110,9 +151,9 @@ def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, met
 
 
 def _compare_all(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:
-    from anyband.tasks.metric_facts import METRICS, METRICS_OF
-    from anyband.tasks.transfer.result_records import find_row, short_id
-    from anyband.tasks.transfer.result_tables import compared_with, filtered
+    from anyband.evaluate.comparison import compared_with, filtered
+    from anyband.evaluate.metrics import METRICS, METRICS_OF
+    from anyband.evaluate.results import find_row, short_id
 
     reference = find_row(rows, arguments.against)
     name = metric or METRICS_OF[reference.kind][0]
@@ -144,9 +185,8 @@ _DIFFERENCE_HEADER = ("A − B", "resamples with A > B", "better")
 
 
 def _difference_cells(one: "Difference") -> tuple[str, ...]:
-    from anyband.tasks.metric_facts import value_text
-    from anyband.tasks.transfer.comparison import difference_text
-    from anyband.tasks.transfer.result_tables import metric_title
+    from anyband.evaluate.comparison import difference_text, metric_title
+    from anyband.evaluate.metrics import value_text
 
     values = (value_text(one.metric, one.first), value_text(one.metric, one.second))
     better = {True: "A", False: "B", None: "open"}[one.better]

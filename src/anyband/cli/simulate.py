@@ -2,7 +2,7 @@
 
 import argparse
 
-from anyband.cli.local_paths import output_path
+from anyband.cli.options import output_path
 
 __all__ = ["add_arguments", "run"]
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Render the archive and say where it is."""
     from anyband.simulate.archive import simulate
-    from anyband.simulate.options import DEFAULT_SENSORS, SimulateOptions
+    from anyband.simulate.plan import DEFAULT_SENSORS, SimulateOptions
 
     sensors = tuple(arguments.sensors.split(",")) if arguments.sensors else DEFAULT_SENSORS
     given = tuple(_pixel_size(word) for word in arguments.gsd)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = simulate(arguments.out, options)
     print(f"{manifest}: {options.num_places} places, {len(sensors)} sensors, {options.num_dates} date(s)")
     if arguments.preview:
-        from anyband.simulate.preview import draw_preview
+        from anyband.simulate.archive import draw_preview
 
         picture = arguments.out / "preview.png"
         draw_preview(picture, options, indices=tuple(range(min(_PREVIEW_PLACES, options.num_places))))

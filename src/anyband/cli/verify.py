@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anyband.tasks.verify import VerifyReport
+    from anyband.encode.verify import VerifyReport
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.tasks.verify import verify
+    from anyband.encode.verify import verify
 
     report = verify(arguments.checkpoint, arguments.vectors, tolerance=arguments.tolerance)
     if arguments.json:

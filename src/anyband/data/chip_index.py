@@ -13,15 +13,7 @@ import pyarrow.parquet as pq
 from anyband.data.store_location import StoreLocation
 from anyband.errors import StoreError
 
-__all__ = [
-    "INDEX_SCHEMA",
-    "SPLITS",
-    "ChipRecord",
-    "IndexWriter",
-    "Split",
-    "chips_of",
-    "read_index",
-]
+__all__ = ["INDEX_SCHEMA", "SPLITS", "ChipRecord", "IndexWriter", "Split", "chips_of", "read_index"]
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

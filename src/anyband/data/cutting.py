@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anyband.data.cells import View
+from anyband.arrays import Array, Bool, Num
 from anyband.data.manifest import ImageEntry
-from anyband.data.rasters.resample import resample_bilinear, source_window
-from anyband.data.tiles import Grid, Window
 from anyband.errors import AnybandError, GeometryError, OutputError, RasterError
+from anyband.rasters.footprints import View
+from anyband.rasters.grid import Grid, Window, resample_bilinear, source_window
 from anyband.sensors.sensor import Encoding
-from anyband.shapes import Array, Bool, Num
 
 __all__ = [
     "MIN_IMAGE_PX",
@@ -127,7 +126,7 @@ class SpooledChip:
 
 def survey_image(entry: ImageEntry) -> dict[str, Any]:
     """Tell grid and type of an image as plain JSON; or `skipped`, the reason why it can't be used."""
-    from anyband.data.rasters.reader import open_raster
+    from anyband.rasters.reader import open_raster
 
     try:
         with open_raster(entry.source, entry.sensor) as reader:
@@ -212,7 +211,7 @@ def view_window(view: View) -> Window | None:
 
 
 def _cut(task: CutTask) -> Any:
-    from anyband.data.rasters.reader import open_raster
+    from anyband.rasters.reader import open_raster
 
     with open_raster(task.entry.source, task.entry.sensor) as reader:
         for view in task.views:

@@ -1,31 +1,34 @@
-"""Stored numbers to physical units to network input, and back.
-
-stored → `transform(stored · scale + offset)` → clip to [p01, p99] → [0, 1] → minus mean, over std. Missing
-pixels are 0 in the end, which is the mean; with `two_sigma` statistics it is the mean less two deviations.
-"""
+"""Digital numbers, physical units, network input, and pictures of them."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from anyband.arrays import Array, Bool, Float, Num
 from anyband.device_copies import to_device
 from anyband.errors import CatalogueError, InputError
-from anyband.sensors.sensor import BandStatistics, Sensor
-from anyband.shapes import Bool, Float, Num
+from anyband.sensors.sensor import BandStatistics, RadarBeam, Sensor
 
 __all__ = [
+    "Composite",
     "Normalisation",
     "Standardiser",
     "Stretch",
+    "can_hold",
+    "composite",
     "normalisation_for",
+    "picture",
     "restore",
+    "rounded_into",
     "standardise",
     "stretched",
     "to_physical",
+    "to_stored",
     "two_sigma",
 ]
 
@@ -309,4 +312,183 @@ def _check_bands(pixels: Tensor, n: Normalisation) -> None:
             f"'{n.sensor}' is normalised over {len(n.bands)} bands ({', '.join(n.bands[:16])}), found "
             f"an array of shape {tuple(pixels.shape)}; it needs (…, band, row, col), "
             f"with these bands in this order"
+        )
+
+
+def to_stored(physical: Float[Array, "band row col"], n: Normalisation) -> Float[Array, "band row col"]:
+    """Encode physical units as numbers to store, float64 and not rounded: the inverse of `harmonise.to_physical`.
+
+    Args:
+        physical: reflectance, decibel, kelvin, …
+        n: of these bands, in this order.
+
+    Raises:
+        InputError: another number of bands.
+    """
+    if len(physical) != len(n.bands):
+        raise InputError(f"'{n.sensor}' has {len(n.bands)} bands here, found an array of shape {physical.shape}")
+    return np.stack([_encoded(band.astype(np.float64), n, index) for index, band in enumerate(physical)])
+
+
+def _encoded(physical: Array, n: Normalisation, index: int) -> Array:
+    transform, linear = n.transform[index], physical
+    if transform == "brightness_temperature":
+        linear = n.k1[index] / np.expm1(n.k2[index] / physical)
+    elif transform != "identity":
+        linear = 10.0 ** (physical / (10.0 if transform == "power_to_db" else 20.0))
+    return np.asarray((linear - n.offset[index]) / n.scale[index])
+
+
+def rounded_into(
+    stored: Float[Array, "band row col"], dtype: str, *, nodata: float | None
+) -> Num[Array, "band row col"]:
+    """Bring numbers into a type: rounded and clipped to it, and never the number that means "no data".
+
+    A number that would be `nodata` becomes the next one that the type holds, on the side of the true one.
+
+    Args:
+        stored: finite.
+        dtype: NumPy name of the type.
+        nodata: stored number that means "no data"; None, NaN or one that the type can't hold: none.
+    """
+    kind: np.dtype[Any] = np.dtype(dtype)
+    low, high = _limits(kind)
+    whole = stored if kind.kind == "f" else np.rint(stored)
+    numbers: Array = whole.clip(low, high).astype(kind)
+    if nodata is None or nodata != nodata or not can_hold(dtype, nodata):
+        return numbers
+    below, above = _neighbours(kind, nodata)
+    beside = np.where((stored > nodata) & (above <= high) | (below < low), above, below).astype(kind)
+    return np.where(numbers == kind.type(nodata), beside, numbers)
+
+
+def _limits(kind: np.dtype[Any]) -> tuple[float, float]:
+    limits: Any = np.finfo(kind) if kind.kind == "f" else np.iinfo(kind)
+    return float(limits.min), float(limits.max)
+
+
+def can_hold(dtype: str, number: float) -> bool:
+    """Tell whether a number is one of a type; NaN and infinity are of floats.
+
+    Args:
+        dtype: NumPy name of the type.
+        number: any.
+    """
+    kind: np.dtype[Any] = np.dtype(dtype)
+    low, high = _limits(kind)
+    if kind.kind == "f":
+        return bool(low <= number <= high or not np.isfinite(number))
+    return bool(low <= number <= high and number == int(number))
+
+
+def _neighbours(kind: np.dtype[Any], nodata: float) -> tuple[float, float]:
+    if kind.kind != "f":
+        return nodata - 1, nodata + 1
+    value = kind.type(nodata)
+    return float(np.nextafter(value, -np.inf, dtype=kind)), float(np.nextafter(value, np.inf, dtype=kind))
+
+
+# chosen: 2 % and 98 % show structure without being led by a few bright roofs.
+_PERCENTILES = (2.0, 98.0)
+_MISSING = 1.0  # chosen: white, as paper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composite:
+    """Which bands make red, green and blue."""
+
+    channels: tuple[tuple[str, ...], ...]
+    """Three of: (band,), or (band, band) for the difference of two."""
+    title: str
+    """What it shows, for a caption."""
+
+
+def composite(sensor: Sensor) -> Composite:
+    """Choose bands for a picture.
+
+    Natural colour where the sensor has it; radar as co-polarised, cross-polarised and their difference; else
+    three bands spread over the spectrum, the longest as red; of one or two bands the first in grey.
+    """
+    natural = _found(sensor, ("red", "green", "blue"))
+    if natural is not None:
+        return Composite(channels=tuple((name,) for name in natural), title="natural colour")
+    for pair in (("VV", "VH"), ("HH", "HV")):
+        radar = _found(sensor, pair)
+        if radar is not None and isinstance(sensor.band(radar[0]).spectrum, RadarBeam):
+            co, cross = radar
+            return Composite(channels=((co,), (cross,), (co, cross)), title=f"{co}, {cross}, {co} − {cross}")
+    by_wavelength = sorted(sensor.bands, key=lambda band: band.spectrum.center_nm, reverse=True)
+    if len(by_wavelength) < 3:
+        name = sensor.bands[0].name
+        return Composite(channels=((name,),) * 3, title=name)
+    names = tuple(by_wavelength[index].name for index in (0, len(by_wavelength) // 2, -1))
+    return Composite(channels=tuple((name,) for name in names), title=", ".join(names))
+
+
+def picture(
+    physical: Float[Array, "band row col"],
+    sensor: Sensor,
+    *,
+    valid: Bool[Array, "band row col"] | None = None,
+    like: Float[Array, "band y x"] | None = None,
+    percentiles: tuple[float, float] = _PERCENTILES,
+    missing_grey: float = _MISSING,
+) -> Float[Array, "row col colour"]:
+    """Draw an image in the bands that `composite` chooses, each channel stretched between two percentiles.
+
+    Args:
+        physical: values in physical units, bands as in `sensor`.
+        sensor: what the bands are.
+        valid: which values have data; None: the finite ones.
+        like: image whose percentiles are used, so that two pictures can be compared; None: this one.
+        percentiles: that become black and full colour.
+        missing_grey: drawn where a pixel lacks a shown band; NaN leaves that to who shows the picture.
+
+    Returns:
+        Colours in [0, 1].
+
+    Raises:
+        InputError: the array has another number of bands than the sensor.
+    """
+    _check(physical, sensor)
+    known = np.isfinite(physical) if valid is None else np.isfinite(physical) & valid
+    channels = composite(sensor).channels
+    shown = np.stack([_channel(physical, sensor, names) for names in channels], axis=-1)
+    missing = ~np.logical_and.reduce([known[sensor.band_index(name)] for names in channels for name in names])
+    reference, usable = shown, ~missing
+    if like is not None:
+        _check(like, sensor)
+        reference = np.stack([_channel(like, sensor, names) for names in channels], axis=-1)
+        usable = np.isfinite(reference).all(axis=-1)
+    stretched = _stretched(shown, reference[usable], percentiles)
+    stretched[missing] = missing_grey
+    return stretched
+
+
+def _found(sensor: Sensor, names: Sequence[str]) -> tuple[str, ...] | None:
+    try:
+        return tuple(sensor.band(name).name for name in names)
+    except CatalogueError:
+        return None
+
+
+def _channel(physical: Array, sensor: Sensor, names: tuple[str, ...]) -> Array:
+    first = physical[sensor.band_index(names[0])]
+    return np.asarray(first if len(names) == 1 else first - physical[sensor.band_index(names[1])])
+
+
+def _stretched(shown: Array, reference: Array, percentiles: tuple[float, float]) -> Array:
+    if not len(reference):
+        return np.full(shown.shape, _MISSING, dtype=np.float32)
+    low, high = np.percentile(reference.astype(np.float64), percentiles, axis=0)
+    # A channel of one value is drawn as black, not divided by zero.
+    span = np.where(high > low, high - low, 1.0)
+    scaled: Array = np.clip(np.nan_to_num((shown - low) / span), 0, 1).astype(np.float32)
+    return scaled
+
+
+def _check(physical: Array, sensor: Sensor) -> None:
+    if physical.shape[0] != len(sensor.bands):
+        raise InputError(
+            f"an image of '{sensor.name}' has {len(sensor.bands)} bands, found an array of shape {physical.shape}"
         )

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from anyband.data.cells import Layout, lay_out
+from anyband.arrays import Array, Float, Int, LazySequence
 from anyband.data.chip_index import SPLITS, Split
-from anyband.data.tiles import Grid, Transform
 from anyband.errors import GeometryError, ManifestError
-from anyband.lazy_sequence import LazySequence
-from anyband.shapes import Array, Float, Int
+from anyband.rasters.footprints import Layout, lay_out
+from anyband.rasters.grid import Grid, Transform
 
 __all__ = [
     "Footprint",

@@ -1,17 +1,8 @@
-"""The chip store: sharded arrays of chips in stored numbers, an index of them, and what the numbers mean.
-
-A store is a folder, or the same keys on object storage (see `store_location`):
-
-- `store.json`: version, sensors, arrays, statistics, options; written last: a folder without it is no store.
-- `index.parquet`: a GeoParquet row for each chip (see `chip_index`).
-- `chips/ARRAY/`: Zarr v3 of one sensor and chip shape, dimensions chip, band, row, col; a shard is one file
-  of many chips, and each chip is a chunk of its own, so that it is read alone.
-- `valid/ARRAY/`: the same shape, 1 where a value is data; only if some chip of the array is not wholly valid.
-"""
+"""The chip store: reading chips and what is known of them."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -21,13 +12,12 @@ import numpy as np
 import pyarrow as pa
 import tensorstore as ts
 
-from anyband.data.array_records import ArrayInfo, ArraySpec
+from anyband.arrays import Array, Bool, Int, Num
 from anyband.data.chip_index import read_index
 from anyband.data.store_location import TENSORSTORE_ERRORS, StoreLocation, reading_context
 from anyband.errors import AnybandError, StoreError, nearest_name
 from anyband.sensors.catalogue import sensor_from_dict
-from anyband.sensors.sensor import BandStatistics, Sensor
-from anyband.shapes import Array, Bool, Int, Num
+from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
 
 if TYPE_CHECKING:
     from anyband.data.harmonise import Normalisation
@@ -42,6 +32,54 @@ __all__ = [
     "partial_path",
     "statistics_to_dict",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """What all chips of one array share."""
+
+    sensor: str
+    """Name of the sensor."""
+    bands: tuple[str, ...]
+    """Names of the bands, in order."""
+    height: int
+    """Rows of a chip."""
+    width: int
+    """Columns of a chip."""
+    dtype: str
+    """NumPy name of the stored type, for example `uint16`."""
+    encoding: Mapping[str, Encoding]
+    """How the stored numbers of each band become physical values."""
+    nodata: float | None
+    """Stored number at places without data; None where only the `valid` array tells."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make plain JSON; `from_dict` is its inverse."""
+        encoding = {band: asdict(entry) for band, entry in self.encoding.items()}
+        return {**vars(self), "bands": list(self.bands), "encoding": encoding}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayInfo(ArraySpec):
+    """One array of a store."""
+
+    name: str
+    """Name of the array and of its folder, for example `sentinel2-l2a_96x96`."""
+    num_chips: int
+    """Number of chips."""
+    chips_per_shard: int
+    """Chips in one file; chips of one shard are read faster together."""
+    has_valid: bool
+    """Whether the store keeps a `valid` array beside it."""
+    digest: str
+    """Hash of all stored numbers and their validity."""
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "ArrayInfo":
+        """Read what `to_dict` wrote."""
+        encoding = {band: Encoding(**numbers) for band, numbers in entry["encoding"].items()}
+        return cls(**{**entry, "bands": tuple(entry["bands"]), "encoding": encoding})
+
 
 STORE_VERSION = 1
 

@@ -16,7 +16,7 @@ from typing import Any
 import tensorstore as ts
 
 from anyband.errors import OutputError, StoreError
-from anyband.whole_files import whole_file
+from anyband.files import whole_file
 
 __all__ = ["TENSORSTORE_ERRORS", "StoreLocation", "reading_context"]
 

@@ -1,11 +1,15 @@
-"""Writing of chip stores: chips arrive one by one, shards are written whole, the header comes last."""
+"""Writing a chip store, with flat memory."""
 
+import ctypes
 import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -14,16 +18,72 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorstore as ts
 
+from anyband.arrays import Array, Bool, Num
 from anyband.data.chip_index import ChipRecord, IndexWriter
 from anyband.data.store import STORE_VERSION, ArrayInfo, ArraySpec, header_text, statistics_to_dict
 from anyband.errors import OutputError
-from anyband.process_memory import return_freed_memory
+from anyband.files import sync, whole_directory
 from anyband.sensors.catalogue import sensor_to_dict
 from anyband.sensors.sensor import BandStatistics, Sensor
-from anyband.shapes import Array, Bool, Num
-from anyband.whole_files import sync, whole_directory
 
-__all__ = ["Chip", "ChipSource", "ShardDone", "StoreHeader", "StoreWriter", "output_error", "write_store"]
+__all__ = [
+    "Chip",
+    "ChipSource",
+    "ShardDone",
+    "StoreHeader",
+    "StoreWriter",
+    "large_blocks_returned",
+    "output_error",
+    "return_freed_memory",
+    "write_store",
+]
+
+# Numbers of settings. Source: malloc.h of glibc.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# chosen: pixels of a chip and all that is larger; mapping smaller blocks one by one would cost more than it returns.
+_LARGE_BYTES = 256 * 1024
+# Where glibc's own settings end once blocks as large have been freed. Source: mallopt(3).
+_LARGEST_MMAP_THRESHOLD, _LARGEST_TRIM_THRESHOLD = 32 * 2**20, 64 * 2**20
+
+
+def return_freed_memory() -> None:
+    """Give memory that was freed back to the system, where the C library is one that can be asked to.
+
+    glibc keeps what threads freed, a pool for each thread, so that a process looks larger the longer it works with
+    large arrays in several threads. Source: malloc_trim(3).
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+@contextmanager
+def large_blocks_returned() -> Iterator[None]:
+    """Have large blocks go back to the system as soon as they are freed, in all threads, where glibc is the C library.
+
+    Of its own, glibc keeps ever larger blocks for later, in pools of which the largest sum depends on how threads
+    happened to meet. Source: mallopt(3), M_MMAP_THRESHOLD.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)
+
+
+@cache
+def _glibc() -> Any:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    # Others have functions of these names that take other settings.
+    return libc if hasattr(libc, "gnu_get_libc_version") else None
+
 
 CHIPS_PER_SHARD = 256
 # chosen: a shard is gathered in memory before it is written; large chips get smaller shards.

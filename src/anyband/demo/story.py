@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anyband import __version__
-from anyband.demo.run import DemoResult
-from anyband.demo.scoring import KINDS, POOL, PlaceScores
-from anyband.report.curves import curves_png, metrics_panels, read_columns
+from anyband.demo.run import KINDS, POOL, DemoResult, PlaceScores
+from anyband.evaluate.comparison import metric_title
+from anyband.evaluate.metrics import METRICS_OF, score_text
+from anyband.evaluate.results import ResultRow
+from anyband.report.figures import curves_png, metrics_panels, read_columns
 from anyband.report.page import Page, Paragraph, Part, Picture, Section, Table, write_page
-from anyband.tasks.metric_facts import METRICS_OF
-from anyband.tasks.metrics import score_text
-from anyband.tasks.transfer.result_records import ResultRow
-from anyband.tasks.transfer.result_tables import metric_title
 
 __all__ = ["summary_lines", "write_report"]
 

@@ -15,20 +15,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from anyband.arrays import Bool, Float, Int
 from anyband.errors import InputError
 from anyband.models.autoencoder import Autoencoder, ImagePatches
+from anyband.models.encodings import check_sets, image_shares, set_hidden
 from anyband.models.inputs import SetBatch, SetNoise
-from anyband.models.locations import check_sets, image_shares, set_hidden
-from anyband.models.masking import (
-    SetMaskRules,
-    SetPlan,
-    SetSources,
-    count_decoded,
-    draw_set_plan,
-    plan_from_masked,
-)
+from anyband.models.masking import SetMaskRules, SetPlan, SetSources, count_decoded, draw_set_plan, plan_from_masked
 from anyband.models.patches import gather_tokens, unpatchify
-from anyband.shapes import Bool, Float, Int
 
 __all__ = ["SetAutoencoder", "SetLoss", "SetReconstruction"]
 

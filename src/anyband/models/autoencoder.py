@@ -7,16 +7,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from anyband.arrays import Bool, Float, Int
 from anyband.errors import InputError, nearest_name
-from anyband.models.decoder import Decoder, DecoderConfig
-from anyband.models.encoder import Encoder, EncoderConfig
-from anyband.models.initialise import initialise
 from anyband.models.inputs import ImageBatch
 from anyband.models.losses import TargetVariance, patch_moments, token_errors
 from anyband.models.masking import MaskingKind, MixupKind
 from anyband.models.patches import gather_tokens, hidden_tokens, patchify, standardised_patches
 from anyband.models.spectral import SpectralReconstruction
-from anyband.shapes import Bool, Float, Int
+from anyband.models.vit import Decoder, DecoderConfig, Encoder, EncoderConfig, initialise
 
 __all__ = ["Autoencoder", "AutoencoderConfig", "ImagePatches", "SampleKind", "SequenceKind"]
 

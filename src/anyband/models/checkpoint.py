@@ -1,34 +1,24 @@
-"""Checkpoints: weights in the published layout, and in the header all that is needed to use them."""
+"""Checkpoints: layout of their tensors, header, reading and writing."""
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from anyband.errors import CatalogueError, CheckpointError, nearest_name
+from anyband.arrays import Float
+from anyband.errors import CatalogueError, CheckpointError, InputError, nearest_name
 from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.encoder import Encoder
-from anyband.models.encodings import PositionKind, sincos_positions
-from anyband.models.header import (
-    CHECKPOINT_VERSION,
-    config_from_header,
-    config_from_shapes,
-    has_decoder,
-    header_json,
-    header_of,
-    header_records,
-)
-from anyband.models.layout import decoder_only, expected_shapes, from_published, num_ranges_of, to_published
+from anyband.models.encodings import EncodingConfig, PositionKind, SetEncodings, sincos_positions
 from anyband.models.smarties import Smarties
+from anyband.models.vit import DecoderConfig, Encoder, EncoderConfig
 from anyband.models.weight_files import checkpoint_hash, locate, read_weights, write_weights
 from anyband.sensors.ranges import RangeTable, load_ranges, range_table_from_dict, range_table_to_dict, without_range
-from anyband.shapes import Float
 
 __all__ = [
     "CHECKPOINT_VERSION",
@@ -36,14 +26,386 @@ __all__ = [
     "build_encoder",
     "build_model",
     "checkpoint_hash",
+    "config_from_header",
+    "config_from_shapes",
+    "decoder_only",
     "encoder_only",
+    "expected_shapes",
     "extend_checkpoint",
+    "from_published",
+    "has_decoder",
+    "header_json",
+    "header_of",
+    "header_records",
     "load_checkpoint",
     "make_model",
+    "num_ranges_of",
     "save_checkpoint",
     "state_of",
+    "to_published",
     "withhold_range",
+    "without_decay",
 ]
+
+_PROJECTION = "spectrum_projection.spectrum_embeds.{}.proj.{}"
+_PREDICTION = "decoder_preds.{}.{}"
+_LEVEL = "decoder_levels.{}.{}"
+_DECODER_NAMES = ("decoder_", "mask_token")
+
+
+def decoder_only(name: str) -> bool:
+    """Tell whether a weight belongs to the decoder and not to the encoder."""
+    return name.startswith(_DECODER_NAMES)
+
+
+def num_ranges_of(names: Mapping[str, Tensor]) -> int:
+    """Count the trained ranges by the projection weights that are there."""
+    first, last = _PROJECTION.split("{}", 1)[0], ".proj.weight"
+    return sum(1 for name in names if name.startswith(first) and name.endswith(last))
+
+
+def expected_shapes(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tuple[int, ...]]:
+    """List every weight of a checkpoint with its shape.
+
+    Args:
+        config: the architecture.
+        decoder: whether the decoder and the reconstruction belong to it.
+
+    Returns:
+        Shapes by name, in a fixed order.
+    """
+    shapes = _encoder_shapes(config.encoder)
+    if decoder:
+        shapes |= _decoder_shapes(config.encoder, config.decoder, levels=config.levels)
+    return shapes
+
+
+def _encoder_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    width, pixels = config.embed_dim, config.patch_size**2
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 1 + config.grid[0] * config.grid[1], width),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+    }
+    for index in range(config.num_ranges):
+        shapes[_PROJECTION.format(index, "weight")] = (width, pixels)
+        shapes[_PROJECTION.format(index, "bias")] = (width,)
+    shapes |= _encoding_shapes(config, width, "encoder")
+    return shapes | _block_shapes("blocks", config.depth, width, config.mlp_ratio)
+
+
+def _decoder_shapes(encoder: EncoderConfig, decoder: DecoderConfig, *, levels: bool) -> dict[str, tuple[int, ...]]:
+    width, pixels = decoder.decoder_embed_dim, encoder.patch_size**2
+    shapes: dict[str, tuple[int, ...]] = {
+        "decoder_embed.weight": (width, encoder.embed_dim),
+        "decoder_embed.bias": (width,),
+        "mask_token": (1, 1, width),
+        "decoder_pos_embed": (1, 1 + encoder.grid[0] * encoder.grid[1], width),
+        "decoder_norm.weight": (width,),
+        "decoder_norm.bias": (width,),
+    }
+    for index in range(encoder.num_ranges):
+        shapes[_PREDICTION.format(index, "weight")] = (pixels, width)
+        shapes[_PREDICTION.format(index, "bias")] = (pixels,)
+        if levels:
+            shapes[_LEVEL.format(index, "weight")] = (2, width)
+            shapes[_LEVEL.format(index, "bias")] = (2,)
+    shapes |= _encoding_shapes(encoder, width, "decoder")
+    return shapes | _block_shapes("decoder_blocks", decoder.decoder_depth, width, encoder.mlp_ratio)
+
+
+def _encoding_shapes(
+    config: EncoderConfig, width: int, role: Literal["encoder", "decoder"]
+) -> dict[str, tuple[int, ...]]:
+    if not config.encodings.any:
+        return {}
+    with torch.device("meta"):
+        encodings = SetEncodings(config.encodings, width=width, num_ranges=config.num_ranges, role=role)
+    prefix = "encodings" if role == "encoder" else "decoder_encodings"
+    return {f"{prefix}.{name}": tuple(tensor.shape) for name, tensor in encodings.state_dict().items()}
+
+
+def _block_shapes(prefix: str, depth: int, width: int, mlp_ratio: float) -> dict[str, tuple[int, ...]]:
+    inner = int(width * mlp_ratio)
+    linear = {
+        "attn.qkv": (3 * width, width),
+        "attn.proj": (width, width),
+        "mlp.fc1": (inner, width),
+        "mlp.fc2": (width, inner),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index in range(depth):
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"{prefix}.{index}.{norm}.{part}": (width,) for part in ("weight", "bias")}
+        for name, (out, into) in linear.items():
+            shapes[f"{prefix}.{index}.{name}.weight"] = (out, into)
+            shapes[f"{prefix}.{index}.{name}.bias"] = (out,)
+    return shapes
+
+
+def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give a network's state the names and shapes of the published layout; `from_published` is the inverse.
+
+    Args:
+        state: of `Smarties`.
+
+    Returns:
+        Weights on the CPU, each with memory of its own.
+    """
+    published: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for key, value in _published_entries(name, tensor):
+            published[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return published
+
+
+def _published_entries(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+    part = name.rpartition(".")[2]
+    if name.startswith("encoder.projection."):
+        rows = tensor.transpose(1, 2) if part == "weight" else tensor
+        return [(_PROJECTION.format(index, part), row) for index, row in enumerate(rows)]
+    if name.startswith("reconstruction."):
+        return [(_PREDICTION.format(index, part), row) for index, row in enumerate(tensor)]
+    if name.startswith("levels."):
+        return [(_LEVEL.format(index, part), row) for index, row in enumerate(tensor)]
+    return [(_published_name(name), tensor)]
+
+
+def _published_name(name: str) -> str:
+    plain = name.replace("positions.table", "pos_embed")
+    if plain.startswith("encoder."):
+        return plain.removeprefix("encoder.")
+    if plain == "decoder.mask_token":
+        return "mask_token"
+    return plain.replace("decoder.", "decoder_", 1)
+
+
+def from_published(state: Mapping[str, Tensor], num_ranges: int) -> dict[str, Tensor]:
+    """Give published weights the names and shapes of the network; `to_published` is the inverse.
+
+    Args:
+        state: complete, as `expected_shapes` lists it.
+        num_ranges: trained ranges.
+
+    Returns:
+        State of `Smarties`, or of its encoder alone with `encoder.` before each name.
+    """
+    ranged = ("spectrum_projection.", "decoder_preds.", "decoder_levels.")
+    network = {_network_name(name): tensor for name, tensor in state.items() if not name.startswith(ranged)}
+    for part in ("weight", "bias"):
+        rows = torch.stack([state[_PROJECTION.format(index, part)] for index in range(num_ranges)])
+        network[f"encoder.projection.{part}"] = rows.transpose(1, 2) if part == "weight" else rows
+        if _PREDICTION.format(0, part) in state:
+            predictions = [state[_PREDICTION.format(index, part)] for index in range(num_ranges)]
+            network[f"reconstruction.{part}"] = torch.stack(predictions)
+        if _LEVEL.format(0, part) in state:
+            levels = [state[_LEVEL.format(index, part)] for index in range(num_ranges)]
+            network[f"levels.{part}"] = torch.stack(levels)
+    return network
+
+
+def _network_name(name: str) -> str:
+    plain = name.replace("pos_embed", "positions.table")
+    if plain == "mask_token":
+        return "decoder.mask_token"
+    if plain.startswith("decoder_"):
+        return plain.replace("decoder_", "decoder.", 1)
+    return f"encoder.{plain}"
+
+
+def without_decay(state: Mapping[str, Tensor]) -> frozenset[str]:
+    """Name the parameters that are 1-D in the published layout (biases and norms), which weight decay spares.
+
+    Stacked biases are 2-D in memory, so the number of axes does not tell.
+
+    Args:
+        state: parameters by name, of `Smarties`, `Encoder` or a network around them.
+    """
+    return frozenset(name for name, tensor in state.items() if tensor.ndim <= 1 or name.endswith(".bias"))
+
+
+CHECKPOINT_VERSION = 1
+
+_COUNTS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
+_DECODER_COUNTS = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
+# chosen: far above any network, low enough that a broken header can't ask for all the memory.
+_LARGEST_COUNT = 1 << 16
+
+# Width → (blocks, heads) of published files, which carry no header. Source: ViT (arXiv 2010.11929), table 1.
+_PUBLISHED = {768: (12, 12), 1024: (24, 16), 1280: (32, 16)}
+_PUBLISHED_DECODER = DecoderConfig(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16)
+
+
+def header_of(config: AutoencoderConfig, *, decoder: bool) -> dict[str, str]:
+    """Write an architecture as header entries; `config_from_header` reads them back exactly.
+
+    Args:
+        config: of the network.
+        decoder: whether the file has the decoder too.
+    """
+    task = asdict(config)
+    entries, decoder_entries = task.pop("encoder"), task.pop("decoder")
+    entries["encodings"] = json.dumps(entries["encodings"])
+    entries |= decoder_entries if decoder else {}
+    header = {name: value if isinstance(value, str) else repr(value) for name, value in entries.items()}
+    return header | {
+        "format": "pt",
+        "anyband_version": str(CHECKPOINT_VERSION),
+        "pretraining": json.dumps(task),
+    }
+
+
+def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, positions: PositionKind) -> AutoencoderConfig:
+    """Read an architecture from header entries.
+
+    Args:
+        metadata: of the file.
+        num_ranges: counted from the weights.
+        positions: kind to take where the header does not say.
+
+    Raises:
+        CheckpointError: an entry is missing or wrong, or the file is of a newer version.
+    """
+    _check_version(metadata)
+    counts = {name: _count(metadata, name) for name in _COUNTS}
+    decoder = {name: _count(metadata, name) for name in _DECODER_COUNTS if name in metadata}
+    if decoder and len(decoder) < len(_DECODER_COUNTS):
+        missing = next(name for name in _DECODER_COUNTS if name not in metadata)
+        raise CheckpointError(f"the header of the checkpoint has no '{missing}', but other numbers of a decoder")
+    kind = metadata.get("positions", positions)
+    if kind not in ("fixed", "trained"):
+        raise CheckpointError(f"'positions' in the header of the checkpoint is '{kind}', not 'fixed' or 'trained'")
+    task = header_json(metadata, "pretraining") or {}
+    try:
+        encoder = EncoderConfig(
+            img_size=counts["img_size"],
+            patch_size=counts["patch_size"],
+            embed_dim=counts["embed_dim"],
+            depth=counts["depth"],
+            num_heads=counts["num_heads"],
+            mlp_ratio=_number(metadata, "mlp_ratio", 4.0),
+            num_ranges=num_ranges,
+            max_bands=_count(metadata, "max_bands") if "max_bands" in metadata else 12,
+            drop_path=_number(metadata, "drop_path", 0.0),
+            norm_eps=_number(metadata, "norm_eps", 1e-6),
+            positions="trained" if kind == "trained" else "fixed",
+            encodings=EncodingConfig(**(header_json(metadata, "encodings") or {})),
+        )
+        return AutoencoderConfig(encoder=encoder, decoder=DecoderConfig(**decoder), **task)
+    except (InputError, TypeError, AttributeError) as problem:
+        raise CheckpointError(f"the header of the checkpoint describes no network: {problem}") from problem
+
+
+def config_from_shapes(tensors: Mapping[str, Tensor], *, positions: PositionKind) -> AutoencoderConfig:
+    """Tell the architecture of a published v1 file, which has no header, from the shapes of its weights.
+
+    Args:
+        tensors: of the file.
+        positions: kind of the positions, told from their values.
+
+    Raises:
+        CheckpointError: not the weights of a published size.
+    """
+    num_ranges = num_ranges_of(tensors)
+    first = tensors.get("spectrum_projection.spectrum_embeds.0.proj.weight")
+    table = tensors.get("pos_embed")
+    if first is None or table is None or first.ndim != 2 or table.ndim != 3:
+        raise CheckpointError(
+            "the file has no architecture in its header and no 'pos_embed' and "
+            "'spectrum_projection.spectrum_embeds.0.proj.weight' as published checkpoints have; "
+            "it is not a checkpoint of anyband or SMARTIES v1"
+        )
+    width, pixels = first.shape
+    patch_size, edge = math.isqrt(pixels), math.isqrt(table.shape[1] - 1)
+    if patch_size**2 != pixels or edge**2 != table.shape[1] - 1:
+        raise CheckpointError(
+            f"a projection of {pixels} pixels and {table.shape[1] - 1} positions are not squares; "
+            f"the file is not a checkpoint of SMARTIES v1"
+        )
+    if width not in _PUBLISHED:
+        raise CheckpointError(
+            f"the file has no architecture in its header, and {width} is not the width of a published size "
+            f"({', '.join(map(str, _PUBLISHED))}); add img_size, patch_size, embed_dim, depth and "
+            "num_heads to its header"
+        )
+    depth, num_heads = _PUBLISHED[width]
+    encoder = EncoderConfig(
+        img_size=edge * patch_size,
+        patch_size=patch_size,
+        embed_dim=width,
+        depth=depth,
+        num_heads=num_heads,
+        num_ranges=num_ranges,
+        positions=positions,
+    )
+    return AutoencoderConfig(encoder=encoder, decoder=_PUBLISHED_DECODER)
+
+
+def header_json(metadata: Mapping[str, str], name: str) -> dict[str, Any] | None:
+    """Read a JSON object from the header; None where it is absent.
+
+    Raises:
+        CheckpointError: it is no JSON object.
+    """
+    if name not in metadata:
+        return None
+    try:
+        value = json.loads(metadata[name])
+    except (json.JSONDecodeError, RecursionError) as problem:
+        raise CheckpointError(f"'{name}' in the header of the checkpoint is not JSON: {problem}") from problem
+    if not isinstance(value, dict):
+        raise CheckpointError(f"'{name}' in the header of the checkpoint is not a JSON object")
+    return value
+
+
+def header_records(metadata: Mapping[str, str], name: str) -> dict[str, dict[str, Any]]:
+    """Read a JSON object of JSON objects from the header; empty where it is absent.
+
+    Raises:
+        CheckpointError: it is anything else.
+    """
+    records = header_json(metadata, name) or {}
+    wrong = next((key for key, value in records.items() if not isinstance(value, dict)), None)
+    if wrong is not None:
+        raise CheckpointError(f"'{name}' in the header of the checkpoint: '{wrong}' is not a JSON object")
+    return records
+
+
+def has_decoder(names: Mapping[str, Tensor]) -> bool:
+    """Tell whether a file has a decoder, by any of its weights."""
+    return any(decoder_only(name) for name in names)
+
+
+def _check_version(metadata: Mapping[str, str]) -> None:
+    version = metadata.get("anyband_version", str(CHECKPOINT_VERSION))
+    if not version.isdecimal() or int(version) > CHECKPOINT_VERSION:
+        raise CheckpointError(
+            f"the checkpoint is of format version '{version}'; this anyband reads up to {CHECKPOINT_VERSION}: update it"
+        )
+
+
+def _count(metadata: Mapping[str, str], name: str) -> int:
+    text = metadata.get(name)
+    if text is None:
+        raise CheckpointError(f"the header of the checkpoint has no '{name}'")
+    if not text.isdecimal() or not 0 < int(text) <= _LARGEST_COUNT:
+        raise CheckpointError(
+            f"'{name}' in the header of the checkpoint is '{text}', no number from 1 to {_LARGEST_COUNT}"
+        )
+    return int(text)
+
+
+def _number(metadata: Mapping[str, str], name: str, default: float) -> float:
+    text = metadata.get(name, repr(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise CheckpointError(f"'{name}' in the header of the checkpoint is '{text}', no number of 0 or more")
+    return value
+
 
 _PUBLISHED_RANGES = "smarties_v1"
 # What is stacked by range, in the network's own names.

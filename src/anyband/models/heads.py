@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anyband.arrays import Float
 from anyband.errors import InputError
 from anyband.randomness import generator
-from anyband.shapes import Float
 
 __all__ = ["FINAL", "HeadConfig", "LinearHead", "MapHeadKind", "UPerNetHead", "head_blocks", "make_head", "resized"]
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from anyband.shapes import Bool, Float
+from anyband.arrays import Bool, Float
 
 __all__ = ["TargetVariance", "mean_over", "patch_moments", "token_errors"]
 

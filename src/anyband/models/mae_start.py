@@ -17,11 +17,10 @@ from torch import Tensor
 
 from anyband.errors import CheckpointError
 from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.checkpoint import expected_shapes
 from anyband.models.encodings import sincos_positions
-from anyband.models.layout import expected_shapes
 from anyband.models.weight_files import locate, read_weights
-from anyband.sensors.ranges import RangeTable
-from anyband.sensors.stem import colour_of
+from anyband.sensors.ranges import RangeTable, colour_of
 
 __all__ = ["MaeStart", "MaeWeights", "load_mae", "start_from_mae"]
 

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from anyband.arrays import Bool, Float, Int
 from anyband.errors import InputError
 from anyband.models.inputs import PairNoise, SetBatch, SetNoise
-from anyband.shapes import Bool, Float, Int
 
 __all__ = [
     "MaskingKind",

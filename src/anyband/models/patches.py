@@ -4,10 +4,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from anyband.shapes import Bool, Float, Int, Shaped
+from anyband.arrays import Bool, Float, Int, Shaped
 
 __all__ = ["gather_tokens", "hidden_tokens", "patchify", "standardised_patches", "unpatchify"]
-
 
 # A token with under half of its pixels valid is hidden from attention.
 _MIN_VALID_SHARE = 0.5

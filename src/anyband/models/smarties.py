@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from anyband.arrays import Bool, Float
 from anyband.errors import InputError
 from anyband.models.autoencoder import Autoencoder, ImagePatches
 from anyband.models.inputs import PairBatch, PairNoise, check_grid
 from anyband.models.losses import mean_over
 from anyband.models.masking import PairPlan, count_decoded, count_visible, draw_pair_plan
 from anyband.models.patches import gather_tokens, unpatchify
-from anyband.shapes import Bool, Float
 
 __all__ = ["PairOutput", "PairReconstruction", "Smarties"]
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anyband.shapes import Float
+from anyband.arrays import Float
 
 __all__ = ["SpectralProjection", "SpectralReconstruction"]
 

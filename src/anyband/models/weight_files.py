@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anyband.errors import CheckpointError
-from anyband.whole_files import whole_file
+from anyband.files import whole_file
 
 __all__ = ["WeightFile", "checkpoint_hash", "checkpoint_name", "locate", "read_weights", "write_weights"]
 

@@ -1,15 +1,44 @@
-"""The frame of every drawing: one figure without global state, written as PNG bytes."""
+"""Figures: curves, panels, scatter plots, confusion matrices."""
 
+import csv
 import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Rectangle
 
-from anyband.errors import InputError
-from anyband.shapes import Array, Float
+from anyband.arrays import Array, Bool, Float, Int
+from anyband.errors import InputError, nearest_name
 
-__all__ = ["MISSING_GREY", "drawable", "figure_png", "new_figure", "show_picture"]
+__all__ = [
+    "MISSING_GREY",
+    "PREDICTED_NOTE",
+    "RECONSTRUCTION_NOTE",
+    "Curve",
+    "CurvePanel",
+    "PanelImages",
+    "confusion_png",
+    "count_text",
+    "curves_png",
+    "drawable",
+    "figure_png",
+    "hide_patches",
+    "metrics_panels",
+    "new_figure",
+    "read_columns",
+    "reconstruction_panel",
+    "scatter_png",
+    "shortened",
+    "show_picture",
+    "smoothed",
+]
 
 MISSING_GREY = 0.82
 """Grey level of places without data; chosen: lighter than most ground, darker than the page."""
@@ -56,3 +85,403 @@ def show_picture(axes: Axes, picture: Float[Array, "colour row col"]) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def shortened(text: str, longest: int) -> str:
+    """Cut the middle out of a text that is too long, because names of files differ at their ends.
+
+    Args:
+        text: any.
+        longest: letters that fit, at least 3.
+    """
+    if len(text) <= longest:
+        return text
+    head = (longest - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (longest - 1 - head) :]}"
+
+
+def count_text(count: int) -> str:
+    """Write a count in at most five letters: `128`, `13 k`, `2.5 M`."""
+    for size, sign in ((10**9, " G"), (10**6, " M"), (10**4, " k")):
+        if count >= size:
+            scaled = count / (1000 if size == 10**4 else size)
+            return f"{scaled:.1f}{sign}" if scaled < 9.95 else f"{scaled:.0f}{sign}"
+    return str(count)
+
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# chosen: shows the trend of a noisy loss and still bends with it; the raw values stay visible behind.
+_SMOOTHING_SHARE = 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One line: values over steps."""
+
+    label: str
+    """Name in the legend."""
+    steps: Sequence[int | float]
+    """Where the values were taken, ascending."""
+    values: Sequence[int | float]
+    """The values; NaN where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePanel:
+    """Curves that share one pair of axes."""
+
+    title: str
+    """What is shown, with its unit."""
+    curves: tuple[Curve, ...]
+    """The lines."""
+    smooth: bool = False
+    """Draw the running mean strongly and the raw values faintly."""
+    log_scale: bool = False
+    """Logarithmic values."""
+
+
+def read_columns(path: Path, *, columns: Sequence[str] = ()) -> dict[str, Float[Array, "row"]]:
+    """Read the number columns of a CSV table; an empty field, or one that is no number, becomes NaN.
+
+    Args:
+        path: of the table, with a header line.
+        columns: those that must be there.
+
+    Raises:
+        InputError: a column is missing, or the file can't be read.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+            names = list(rows[0]) if rows else []
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"cannot read '{path}': {problem}") from problem
+    for column in columns:
+        if column not in names:
+            raise InputError(f"'{path}' has no column '{column}' ({', '.join(names)}){nearest_name(column, names)}")
+    return {name: np.array([_number(row[name]) for row in rows]) for name in names}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text) if text else math.nan
+    except ValueError:
+        return math.nan
+
+
+def smoothed(values: Float[Array, "row"], *, width: int) -> Float[Array, "row"]:
+    """Average over `width` neighbours on each side; shorter at the ends; NaN counts for nothing."""
+    kernel = np.ones(2 * width + 1)
+    known = np.isfinite(values)
+    # np.convolve swaps its inputs where the kernel is longer, so the same part is cut out by hand.
+    sums = np.convolve(np.where(known, values, 0.0), kernel)[width : width + len(values)]
+    counts = np.convolve(known.astype(float), kernel)[width : width + len(values)]
+    return np.where(counts > 0.5, sums / np.maximum(counts, 1.0), math.nan)
+
+
+def curves_png(panels: Sequence[CurvePanel], *, xlabel: str = "step") -> bytes:
+    """Draw panels of curves beside each other.
+
+    Args:
+        panels: at least one.
+        xlabel: what the steps count.
+    """
+    if not panels:
+        raise InputError("curves need at least one panel, found none")
+    figure = new_figure(width_in=4.0 * len(panels), height_in=2.9)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw_panel(axes, panel)
+        axes.set_xlabel(xlabel, fontsize=9)
+    return figure_png(figure)
+
+
+def _draw_panel(axes: Axes, panel: CurvePanel) -> None:
+    for colour, curve in zip(_cycled(len(panel.curves)), panel.curves, strict=True):
+        steps, values = np.asarray(curve.steps, float), np.asarray(curve.values, float)
+        known = np.isfinite(values)
+        steps, values = steps[known], values[known]
+        if panel.smooth and len(values) > 20:
+            axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.25)
+            values = smoothed(values, width=max(1, round(_SMOOTHING_SHARE * len(values))))
+        marker = "o" if len(values) <= 20 else ""
+        axes.plot(steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=curve.label)
+    axes.set_title(panel.title, fontsize=10, loc="left")
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.tick_params(labelsize=8.5, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if panel.log_scale:
+        axes.set_yscale("log")
+    if len(panel.curves) > 1:
+        axes.legend(frameon=False, fontsize=8.5)
+
+
+def _cycled(count: int) -> list[str]:
+    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
+
+
+def metrics_panels(columns: Mapping[str, Float[Array, "row"]], *, titles: Mapping[str, str]) -> tuple[CurvePanel, ...]:
+    """Make a panel for each named column that has values, against the column `step`.
+
+    Args:
+        columns: of a run's metrics; see `read_columns`.
+        titles: column → title, in the order of drawing; columns that are absent or empty are left out.
+    """
+    steps = columns["step"].tolist()
+    return tuple(
+        CurvePanel(
+            title=title,
+            curves=(Curve(label=title, steps=steps, values=columns[name].tolist()),),
+            smooth=name.startswith("loss"),
+        )
+        for name, title in titles.items()
+        if name in columns and bool(np.isfinite(columns[name]).any())
+    )
+
+
+RECONSTRUCTION_NOTE = (
+    "Every reconstructed patch is de-normalised with the mean and deviation of the target patch itself, "
+    "so its brightness and contrast are given; the network predicts the structure inside."
+)
+"""What a reader must know about a reconstruction whose patches were normalised; stands under its panel."""
+PREDICTED_NOTE = (
+    "Every reconstructed patch is predicted whole, with its brightness and contrast; nothing of the target is used. "
+    "Colours are stretched as in the original beside it."
+)
+"""What a reader may know about a reconstruction with values of its own; stands under its panel."""
+
+# chosen: darker than land in a stretched picture, so that what is hidden can't be taken for ground.
+_HIDDEN_GREY = 0.25
+# chosen: seen on vegetation, on water and on radar in false colour.
+_OUTLINE = "#ff9a00"
+_CELL_IN = 1.7
+_ROW_TITLE_IN = 1.15
+_COLUMN_TITLES = ("original", "what the encoder saw", "reconstruction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelImages:
+    """A block of a panel, a row for each sample: samples of one sensor of a pair, or the images of one set."""
+
+    title: str
+    """Stands above: the name of the sensor and the bands shown, or of the place."""
+    original: Float[Array, "sample colour row col"]
+    """The images, in [0, 1]; NaN where there is no data."""
+    seen: Float[Array, "sample colour row col"]
+    """The images with the patches hidden that the encoder did not see; see `hide_patches`."""
+    reconstruction: Float[Array, "sample colour row col"]
+    """The decoder's images, in [0, 1]."""
+    row_titles: tuple[str, ...] = ()
+    """Stand beside the rows, some lines each; empty: none."""
+    outlined: Bool[Array, "sample down across"] | None = None
+    """Patches to outline in what the encoder saw, on the grid of patches; None: none."""
+
+    def __post_init__(self) -> None:
+        if not len(self.original):
+            raise InputError(f"the pictures of '{self.title}' need at least one sample, found none")
+        if self.row_titles and len(self.row_titles) != len(self.original):
+            raise InputError(
+                f"the pictures of '{self.title}' have {len(self.original)} rows and {len(self.row_titles)} row "
+                "titles; give one for each row, or none"
+            )
+
+
+def hide_patches(
+    pictures: Float[Array, "sample colour row col"], hidden: Bool[Array, "sample token"], *, patch_size: int
+) -> Float[Array, "sample colour row col"]:
+    """Paint the hidden patches dark grey and leave the others as they are.
+
+    Args:
+        pictures: in [0, 1].
+        hidden: True where the encoder did not see the patch; tokens row by row.
+        patch_size: edge of a patch in pixels; divides rows and columns.
+    """
+    rows, cols = pictures.shape[2] // patch_size, pictures.shape[3] // patch_size
+    if rows * cols != hidden.shape[1] or (rows * patch_size, cols * patch_size) != pictures.shape[2:]:
+        size = f"{pictures.shape[2]} × {pictures.shape[3]} px"
+        raise InputError(f"{hidden.shape[1]} tokens of {patch_size} px do not cover {size}")
+    grid = hidden.reshape(-1, rows, cols).repeat(patch_size, axis=1).repeat(patch_size, axis=2)
+    return np.where(grid[:, None], np.asarray(_HIDDEN_GREY, pictures.dtype), pictures)
+
+
+def reconstruction_panel(
+    blocks: Sequence[PanelImages], *, title: str = "", note: str = RECONSTRUCTION_NOTE, across: int | None = None
+) -> bytes:
+    """Draw a panel of blocks with three columns each: the original, what the encoder saw, and the reconstruction.
+
+    Args:
+        blocks: the sensors of a pair, or some sets; equally many rows each.
+        title: stands above the panel, for example the step.
+        note: stands under the pictures.
+        across: blocks beside each other, the others below; None: all.
+
+    Returns:
+        A PNG.
+    """
+    counts = {len(images.original) for images in blocks}
+    if len(counts) != 1:
+        raise InputError(f"the blocks of a panel need equally many rows, found {sorted(counts) or 'no block'}")
+    columns = min(len(blocks), across or len(blocks))
+    lines = -(-len(blocks) // columns)
+    width_in = 3 * _CELL_IN + (_ROW_TITLE_IN if any(images.row_titles for images in blocks) else 0.0)
+    # Above the pictures of a block stand its title and those of the columns.
+    height_in = _CELL_IN * counts.pop() + 0.45
+    figure = new_figure(width_in=width_in * columns + 0.2, height_in=height_in * lines + 0.5)
+    places = figure.subfigures(lines, columns, squeeze=False, wspace=0.04).flat
+    for images, block in zip(blocks, places, strict=False):
+        _draw_block(images, block)
+    if title:
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure.supxlabel(note, fontsize=8, color="0.25", wrap=True)
+    return figure_png(figure)
+
+
+def _draw_block(images: PanelImages, block: SubFigure) -> None:
+    block.suptitle(images.title, fontsize=10, fontweight="bold")
+    num_rows = len(images.original)
+    grid = block.subplots(num_rows, 3, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+    for column, pictures in enumerate((images.original, images.seen, images.reconstruction)):
+        grid[0, column].set_title(_COLUMN_TITLES[column], fontsize=8.5)
+        for row in range(num_rows):
+            show_picture(grid[row, column], pictures[row])
+    for row, title in enumerate(images.row_titles):
+        grid[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8, linespacing=1.4)
+    if images.outlined is not None:
+        for row in range(num_rows):
+            _outline(grid[row, 1], images.outlined[row], images.seen.shape[2:])
+
+
+def _outline(axes: Axes, outlined: Array, size: tuple[int, ...]) -> None:
+    """Draw the edges of some patches just inside them, so that neighbours keep one each."""
+    height, width = size[0] / outlined.shape[0], size[1] / outlined.shape[1]
+    for down, across in np.argwhere(outlined).tolist():
+        # A pixel's centre has whole coordinates, so the picture begins at −0.5.
+        corner = ((across + 0.06) * width - 0.5, (down + 0.06) * height - 0.5)
+        edge = Rectangle(corner, 0.88 * width, 0.88 * height, fill=False, edgecolor=_OUTLINE, linewidth=0.9)
+        axes.add_patch(edge)
+
+
+_COLOUR = "#0072B2"
+# chosen: more points hide each other, so their density is drawn instead.
+_MOST_POINTS = 2000
+
+
+def scatter_png(truth: Float[Array, "sample"], predicted: Float[Array, "sample"], *, label: str = "") -> bytes:
+    """Draw each sample at its true and predicted number, with the line on which both are equal.
+
+    Args:
+        truth: the numbers.
+        predicted: what was found, in the same unit.
+        label: of both axes, with the unit.
+    """
+    if not len(truth) or len(truth) != len(predicted):
+        raise InputError(f"{len(truth)} true and {len(predicted)} predicted numbers make no picture")
+    figure = new_figure(width_in=5.0, height_in=4.6)
+    axes: Axes = figure.subplots()
+    both = np.concatenate([truth, predicted])
+    low, high = float(both.min()), float(both.max())
+    margin = 0.04 * (high - low) or 1.0
+    ends = (low - margin, high + margin)
+    axes.plot(ends, ends, color="0.55", linewidth=1.0)
+    if len(truth) > _MOST_POINTS:
+        drawn = axes.hexbin(truth, predicted, gridsize=50, bins="log", cmap="viridis", mincnt=1, extent=(*ends, *ends))
+        figure.colorbar(drawn, ax=axes, label="samples", shrink=0.8)
+    else:
+        axes.scatter(truth, predicted, s=14, alpha=0.6, color=_COLOUR, linewidths=0)
+    axes.set(xlim=ends, ylim=ends, aspect="equal")
+    axes.set_xlabel(f"true {label}".strip(), fontsize=9)
+    axes.set_ylabel(f"predicted {label}".strip(), fontsize=9)
+    axes.grid(color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8.5, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure_png(figure)
+
+
+_COLOURS_CONFUSION = "Blues"
+# chosen: on darker cells black text has a contrast under 4.5.
+_DARK_SHARE = 0.5
+# chosen: a share under it would be written as 0.
+_LEAST_PERCENT = 0.5
+_LONGEST_NAME = 28
+
+
+def confusion_png(
+    counts: Int[Array, "class class"], names: Sequence[str], *, cells: Literal["counts", "percent"] = "counts"
+) -> bytes:
+    """Draw a confusion matrix; colours are shares of the true class, so rare classes are seen as well as frequent ones.
+
+    Args:
+        counts: true classes in rows, predicted ones in columns.
+        names: of the classes.
+        cells: what is written in the cells; those of no count stay empty.
+
+    Raises:
+        InputError: another number of names.
+    """
+    if counts.shape != (len(names), len(names)):
+        raise InputError(
+            f"a confusion matrix of shape {counts.shape} needs {counts.shape[0]} names, found {len(names)}"
+        )
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    cell_in, font = _cell_size(len(names))
+    shown = [shortened(name, _LONGEST_NAME) for name in names]
+    # A letter is about 0.6 of its height, of which 72 make an inch.
+    label_in = max(len(name) for name in shown) * 0.6 * _label_font(font) / 72 + 0.5
+    side_in = cell_in * len(names)
+    figure = new_figure(width_in=side_in + label_in + 0.6, height_in=side_in + 0.75 * label_in + 0.4)
+    axes = figure.subplots()
+    axes.imshow(shares, cmap=_COLOURS_CONFUSION, vmin=0.0, vmax=1.0)
+    _write_cells(axes, counts, shares, font=font, cells=cells)
+    labels = [f"{name}  {count_text(int(total))}" for name, total in zip(shown, totals, strict=True)]
+    _label(axes, labels, shown, font=_label_font(font))
+    return figure_png(figure)
+
+
+def _cell_size(num_classes: int) -> tuple[float, float]:
+    """Give the edge of a cell in inches and the height of its text in points.
+
+    Up to about 20 classes the picture fits a page as it is; more make it larger, to be looked at by itself.
+    """
+    edges = ((6, 0.75, 9.5), (10, 0.6, 9.0), (20, 0.43, 8.0))
+    return next(((edge, font) for most, edge, font in edges if num_classes <= most), (0.34, 7.5))
+
+
+def _label_font(font: float) -> float:
+    return max(font, 8.5)
+
+
+def _write_cells(
+    axes: Axes,
+    counts: Int[Array, "class class"],
+    shares: Float[Array, "class class"],
+    *,
+    font: float,
+    cells: Literal["counts", "percent"],
+) -> None:
+    for row, column in np.argwhere(counts > 0).tolist():
+        share = float(shares[row, column])
+        text = count_text(int(counts[row, column])) if cells == "counts" else _percent(share)
+        colour = "white" if share > _DARK_SHARE else "black"
+        weight = "bold" if row == column else "normal"
+        axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour, weight=weight)
+
+
+def _percent(share: float) -> str:
+    return "<1" if 100 * share < _LEAST_PERCENT else f"{100 * share:.0f}"
+
+
+def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, font: float) -> None:
+    positions = range(len(rows))
+    axes.set_yticks(positions, rows, fontsize=font)
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(rows) <= 20 else {"rotation": 90}
+    axes.set_xticks(positions, columns, fontsize=font, **turned)
+    axes.set_ylabel("true, and how many", fontsize=10)
+    axes.set_xlabel("predicted", fontsize=10)
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(0.5, len(rows) - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, len(rows) - 1), minor=True)
+    axes.grid(which="minor", color="0.92", linewidth=0.8)
+    axes.tick_params(which="minor", length=0)
+    for spine in axes.spines.values():
+        spine.set_color("0.8")

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from anyband.errors import InputError
-from anyband.whole_files import whole_file
+from anyband.files import whole_file
 
 __all__ = ["Page", "Paragraph", "Part", "Picture", "Section", "Table", "page_html", "write_page"]
 

@@ -7,17 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from anyband.data.cells import place_image
+from anyband.arrays import Array, Num
 from anyband.data.cutting import ImageSurvey, survey_image
 from anyband.data.manifest import ImageEntry
-from anyband.data.rasters.georeference import same_crs
-from anyband.data.rasters.reader import RasterReader
-from anyband.data.rasters.resample import Axis, Placement, source_window
-from anyband.data.tiles import Grid, Window
+from anyband.encode.complete import ImageView, SetCompleter
+from anyband.encode.input_spec import BandReading, entry_sensor
 from anyband.errors import AssignmentError, CatalogueError, GeometryError, InputError
-from anyband.shapes import Array, Num
-from anyband.tasks.completion import ImageView, SetCompleter
-from anyband.tasks.readings import BandReading, entry_sensor
+from anyband.rasters.footprints import place_image
+from anyband.rasters.grid import Axis, Grid, Placement, Window, same_crs, source_window
+from anyband.rasters.reader import RasterReader
 
 __all__ = ["OpenImage", "OtherImage", "nearest_in_time", "placed_images", "readable_images", "survey_images"]
 

@@ -1,28 +1,60 @@
-"""Features of a whole scene, window by window, in memory that does not grow with the scene."""
+"""Features of a whole scene, or of a set of images of one place."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.data.rasters.reader import RasterReader, open_raster
-from anyband.data.rasters.records import RasterSource
-from anyband.data.tiles import Grid, Window, windows_covering
-from anyband.errors import InputError
+from anyband.arrays import Array, Bool, Float, Num
+from anyband.data.cutting import onto_chip, view_window
+from anyband.data.manifest import ImageEntry
+from anyband.data.places import corners_lonlat
+from anyband.encode.encoder import SensorEncoder, check_memory, feature_map, set_batch, set_maps
+from anyband.encode.input_spec import BandReading, entry_sensor, standardised_batch
+from anyband.encode.metadata import CheckedFacts, ImageMetadata, Precision, checked_facts, network_metadata
+from anyband.encode.statistics import (
+    SetStatistics,
+    count_statistics,
+    counted_statistics,
+    read_set_statistics,
+    read_statistics,
+)
+from anyband.errors import GeometryError, InputError
+from anyband.models.inputs import SetMetadata
 from anyband.progress import progress
-from anyband.scenes.outputs import FeatureJob, checked_outputs, place_notes, tiling_tags, write_features
-from anyband.scenes.windows import Tiling, View, plan_tiling, scene_patch_grid
+from anyband.rasters.footprints import Box, box_of, place_image, view_of
+from anyband.rasters.grid import Grid, Placement, Window, same_crs, windows_covering
+from anyband.rasters.reader import RasterReader, open_raster
+from anyband.rasters.records import RasterSource
+from anyband.scenes.outputs import (
+    FeatureJob,
+    Tiling,
+    View,
+    checked_outputs,
+    place_notes,
+    plan_tiling,
+    scene_patch_grid,
+    tiling_tags,
+    write_features,
+)
 from anyband.sensors.sensor import BandStatistics, Sensor
-from anyband.shapes import Array, Bool, Float, Num
-from anyband.tasks.features import Precision, SensorEncoder, feature_map
-from anyband.tasks.readings import BandReading, standardised_batch
-from anyband.tasks.statistics import count_statistics, read_statistics
 
-__all__ = ["EmbedOptions", "EmbedReport", "embed_scene", "named_statistics", "scene_pieces", "scene_statistics"]
+__all__ = [
+    "EmbedOptions",
+    "EmbedReport",
+    "embed_scene",
+    "embed_set",
+    "named_set_statistics",
+    "named_statistics",
+    "scene_pieces",
+    "scene_statistics",
+]
 
 # chosen: windows in which the statistics of a scene are counted.
 _STATISTICS_PIXELS = 1024
@@ -219,3 +251,265 @@ def _tags(scene: _Scene) -> dict[str, object]:
         "ANYBAND_BANDS": list(scene.reading.normalisation.bands),
         "ANYBAND_NORMALISATION": scene.reading.normalisation.to_dict(),
     }
+
+
+Pixels = tuple[Num[Array, "_ _ _"], Bool[Array, "_ _ _"]]
+"""Stored numbers (band, row, col), and which have data."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Image:
+    """One open image of the set."""
+
+    entry: ImageEntry
+    """What the list says of it."""
+    reader: RasterReader
+    """Its pixels."""
+    reading: BandReading
+    """How its bands are read."""
+    placement: Placement
+    """The anchor's grid in it."""
+    facts: CheckedFacts
+    """When it was taken and its ground sampling distance; its corners are those of each window."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Set:
+    """What every step of one embedding needs."""
+
+    encoder: SensorEncoder
+    """The network."""
+    images: tuple[_Image, ...]
+    """The anchor first."""
+    tiling: Tiling
+    """How the anchor's grid is cut."""
+    precision: Precision
+    """Of the network's arithmetic."""
+
+    @property
+    def anchor(self) -> Grid:
+        """Grid of the first image."""
+        return self.images[0].reader.grid
+
+
+def embed_set(
+    encoder: SensorEncoder,
+    entries: Sequence[ImageEntry],
+    out: Path,
+    options: EmbedOptions | None = None,
+    *,
+    statistics: SetStatistics | None = None,
+) -> EmbedReport:
+    """Write the features of the ground that images of one place show, as a GeoTIFF on the first image's patch grid.
+
+    The images of a window are one joint sequence, each with its place, ground resolution and date; images without
+    data in the window are left out. Features of a patch are the mean over the images that show it: those with at least
+    half of the patch's pixels valid. A patch that none shows is NaN. A set of one image gives the features of
+    `embed_scene`, up to what its place and date add.
+
+    Args:
+        encoder: to use.
+        entries: of the images, as `read_manifest` gives them. The first is the anchor, whose grid counts; the others
+            have its CRS, at any resolution.
+        out: of the GeoTIFF; `OUT_pca.png` is put beside it.
+        options: tiles, halo, precision; `batch_size` counts images of views, and `statistics` is not for sets.
+        statistics: by sensor; None: the checkpoint's, else the catalogue's.
+
+    Raises:
+        InputError: no images, several places, a date in the future, or more images than memory holds.
+        RasterError: an image can't be read.
+        GeometryError: images of different CRS, turned against each other, or that don't overlap the first.
+        OutputError: an output can't be written. Each of the two appears whole or not at all.
+    """
+    options = options or EmbedOptions()
+    _check_entries(entries, options)
+    out, picture = checked_outputs(out, (path for one in entries for path in _files(one)))
+    config = encoder.config
+    tiling = plan_tiling(patch_size=config.patch_size, img_size=config.img_size, tile=options.tile, halo=options.halo)
+    with ExitStack() as opened:
+        images = tuple(_opened_images(encoder, entries, statistics or {}, opened))
+        scene = _Set(encoder=encoder, images=images, tiling=tiling, precision=options.precision)
+        grid = scene_patch_grid(scene.anchor, config.patch_size)
+        num_views = max(1, options.batch_size // len(images))
+        job = FeatureJob(
+            grid=grid,
+            tiling=tiling,
+            width=config.embed_dim,
+            encoded=partial(_encoded_set_embed, scene),
+            batch_size=num_views,
+            tags={"ANYBAND_IMAGES": _image_tags(images), **tiling_tags(tiling), **dict(options.tags)},
+            shown=options.shown,
+        )
+        num_missing = write_features(job, out, picture)
+    notes = (*_notes(encoder, images), *place_notes(grid))
+    return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
+
+
+def named_set_statistics(name: str | None, entries: Sequence[ImageEntry]) -> SetStatistics | None:
+    """Get the statistics that a user names, for each sensor of a set: `scene` counts them over all its images.
+
+    Args:
+        name: `scene`, or the path of a chip store or a file; None: none are named.
+        entries: of the images.
+    """
+    if name is None:
+        return None
+    if name == "scene":
+        return counted_statistics(entries, lambda entry: scene_pieces(entry.source, entry.sensor))
+    return read_set_statistics(Path(name), entries)
+
+
+def _check_entries(entries: Sequence[ImageEntry], options: EmbedOptions) -> None:
+    if not entries:
+        raise InputError("a set needs at least one image; found none")
+    if options.statistics is not None:
+        raise InputError("the images of a set have statistics by sensor: give them as `statistics`, not as an option")
+    places = list(dict.fromkeys(one.place for one in entries if one.place is not None))
+    if len(places) > 1:
+        raise InputError(
+            f"the images are of {len(places)} places ({', '.join(places[:4])}{' …' * (len(places) > 4)}), and the "
+            "features of one are made at a time; list the images of one place"
+        )
+
+
+def _files(entry: ImageEntry) -> tuple[Path, ...]:
+    return (*entry.source.paths, *entry.source.valid_paths)
+
+
+def _opened_images(
+    encoder: SensorEncoder, entries: Sequence[ImageEntry], statistics: SetStatistics, opened: ExitStack
+) -> Iterator[_Image]:
+    anchor: Grid | None = None
+    for entry in entries:
+        sensor = entry_sensor(entry)
+        reading = encoder.reading(sensor, statistics=statistics.get(sensor.name))
+        reader = opened.enter_context(open_raster(entry.source, entry.sensor))
+        anchor = anchor or reader.grid
+        said = ImageMetadata(
+            gsd_m=reader.grid.gsd_m if reader.grid.crs else None, datetime=entry.datetime or reader.datetime
+        )
+        yield _Image(
+            entry=entry,
+            reader=reader,
+            reading=reading,
+            placement=_placement(anchor, reader.grid, entry.name, entries[0].name),
+            facts=checked_facts(said, name=f"'{entry.name}'"),
+        )
+
+
+def _placement(anchor: Grid, grid: Grid, name: str, anchor_name: str) -> Placement:
+    if not same_crs(anchor.crs, grid.crs):
+        raise GeometryError(
+            f"'{anchor_name}', the first image, has {anchor.crs or 'no CRS'}, '{name}' has {grid.crs or 'no CRS'}; "
+            "images of a set must share a CRS: reproject one of them"
+        )
+    placement = place_image(anchor, grid, name)
+    whole = Box(row=0.0, col=0.0, height=float(anchor.height), width=float(anchor.width))
+    if whole.shared_with(box_of(placement)) is None:
+        raise GeometryError(
+            f"'{name}' lies at {_said(grid)} and '{anchor_name}', the first image, at {_said(anchor)}: they show no "
+            "common ground; leave it out, or list it in a set of its own"
+        )
+    return placement
+
+
+def _said(grid: Grid) -> str:
+    bounds = grid.bounds
+    return f"x {bounds.left:.10g} to {bounds.right:.10g}, y {bounds.bottom:.10g} to {bounds.top:.10g}"
+
+
+def _encoded_set_embed(scene: _Set, views: Sequence[View]) -> list[tuple[View, Float[Array, "width row col"]]]:
+    """Encode what views see, those together whose ground the same images show; views without any are left out."""
+    read = [(view, _box(view, scene), _read_images(scene, view)) for view in views]
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for position, (_, _, pixels) in enumerate(read):
+        alike.setdefault(tuple(pixels), []).append(position)
+    encoded = []
+    for shown, members in alike.items():
+        if shown:
+            chosen = [read[position] for position in members]
+            maps = _maps(scene, shown, [box for _, box, _ in chosen], [pixels for _, _, pixels in chosen])
+            encoded += [(view, one) for (view, _, _), one in zip(chosen, maps, strict=True)]
+    return encoded
+
+
+def _box(view: View, scene: _Set) -> Box:
+    """Find the ground that a view sees, as a square: beyond a narrow scene there is no data, which changes nothing."""
+    size = scene.tiling.patch_size
+    edge = float(size * max(view.seen.height, view.seen.width))
+    return Box(row=float(size * view.seen.row), col=float(size * view.seen.col), height=edge, width=edge)
+
+
+def _read_images(scene: _Set, view: View) -> dict[int, Pixels]:
+    """Read what each image shows of a view, at its own resolution; images without data are left out."""
+    box, found = _box(view, scene), {}
+    for position, image in enumerate(scene.images):
+        own = view_of("", image.placement, box)
+        if own is None:
+            raise GeometryError(
+                f"'{image.entry.name}' has too few pixels in a view of {box.height:g} pixels of the first image; "
+                "list a coarser image first, or choose a larger `--tile`"
+            )
+        window = view_window(own)
+        if window is None:
+            continue
+        raster = image.reader.read(window)
+        dn, valid = onto_chip(raster.dn, raster.valid, own, window)
+        if valid.any():
+            found[position] = dn, valid
+    return found
+
+
+def _maps(
+    scene: _Set, shown: Sequence[int], boxes: Sequence[Box], pixels: Sequence[Mapping[int, Pixels]]
+) -> Float[Array, "view width row col"]:
+    """Encode views of the same images; a patch has the mean over the images with data in it."""
+    edge = int(boxes[0].height)
+    groups = []
+    for position in shown:
+        dn, valid = (torch.from_numpy(np.stack([one[position][part] for one in pixels])) for part in (0, 1))
+        groups.append(standardised_batch(dn, scene.images[position].reading, valid=valid, img_size=edge))
+    rows = np.arange(len(shown) * len(boxes)).reshape(len(shown), len(boxes)).T.copy()
+    num_tokens = (edge // scene.tiling.patch_size) ** 2
+    check_memory(scene.encoder.encoder, num_sets=len(boxes), num_images=len(shown), num_tokens=num_tokens)
+    batch = set_batch(groups, rows, _metadata(scene, shown, boxes))
+    output = scene.encoder.encode_sets(batch, precision=scene.precision)
+    maps: Array = set_maps(output).nanmean(dim=1).cpu().numpy()
+    return maps
+
+
+def _metadata(scene: _Set, shown: Sequence[int], boxes: Sequence[Box]) -> SetMetadata:
+    corners = [_corners_deg(scene.anchor, box) for box in boxes]
+    facts = [[replace(scene.images[position].facts, corners_deg=one) for position in shown] for one in corners]
+    gsd_m = scene.anchor.gsd_m if scene.anchor.crs else np.nan
+    return network_metadata(facts, np.full((len(boxes), len(shown)), gsd_m))
+
+
+def _corners_deg(anchor: Grid, box: Box) -> Float[Array, "4 2"]:
+    if anchor.crs is None:
+        return np.full((4, 2), np.nan)
+    a, b, _, d, e, _ = anchor.transform
+    x, y = anchor.to_coordinates(box.row, box.col)
+    return np.array(corners_lonlat((a, b, x, d, e, y), int(box.height), int(box.width), anchor.crs))
+
+
+def _image_tags(images: Sequence[_Image]) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": image.entry.name,
+            "sensor": image.reading.asked.name,
+            "datetime": None if np.isnat(image.facts.time) else f"{image.facts.time}Z",
+            "normalisation": image.reading.normalisation.to_dict(),
+        }
+        for image in images
+    ]
+
+
+def _notes(encoder: SensorEncoder, images: Sequence[_Image]) -> tuple[str, ...]:
+    """Say what a user should know: of each sensor once, and of the set."""
+    first = images[0]
+    grid = f"{len(images)} images on the grid of '{first.entry.name}'"
+    of_sensors = dict.fromkeys(note for image in images for note in image.reading.notes)
+    untimed = [f"'{image.entry.name}'" for image in images if np.isnat(image.facts.time)]
+    unknown = (f"no date is known of {', '.join(untimed[:4])}{' …' * (len(untimed) > 4)}",) if untimed else ()
+    return (grid, *of_sensors, *unknown, *(encoder.set_notes if len(images) > 1 else ()))

@@ -1,35 +1,294 @@
-"""An image that was not taken, or what clouds hid of one, from the other images of its place."""
+"""An image that was not taken, or what clouds hid of one."""
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from anyband.data.blending import Blender, window_starts
-from anyband.data.cells import place_image
+from anyband.arrays import Array, Bool, Float, Num
+from anyband.data.harmonise import can_hold, composite, normalisation_for, picture, rounded_into, to_physical, to_stored
 from anyband.data.manifest import ImageEntry
 from anyband.data.places import corners_lonlat
-from anyband.data.rasters.reader import RasterReader, open_raster
-from anyband.data.rasters.writing import GeoTiffLayout, GeoTiffWriter, geotiff_writer
-from anyband.data.stored_numbers import rounded_into, to_stored
-from anyband.data.tiles import Grid, Window
+from anyband.encode.complete import ImageView, PlaceView, SetCompleter
+from anyband.encode.input_spec import BandReading, entry_sensor
+from anyband.encode.metadata import ImageMetadata, Precision, checked_facts
 from anyband.errors import GeometryError, InputError, OutputError
+from anyband.files import check_target, whole_file
 from anyband.progress import Advance, progress
+from anyband.rasters.footprints import place_image
+from anyband.rasters.formats import GdalSheet
+from anyband.rasters.grid import (
+    Axis,
+    Blender,
+    Grid,
+    Placement,
+    Window,
+    pixel_size_m,
+    resample_nearest,
+    source_window,
+    window_starts,
+    windows_covering,
+)
+from anyband.rasters.reader import RasterReader, open_raster
+from anyband.rasters.records import RasterSource
+from anyband.rasters.writer import GeoTiffLayout, GeoTiffWriter, geotiff_writer
+from anyband.report.maps import pictures_png
 from anyband.scenes.context import OpenImage, OtherImage, nearest_in_time, placed_images, readable_images, survey_images
-from anyband.scenes.reconstruct_picture import write_reconstruction_picture
-from anyband.scenes.target_layout import TargetImage, TargetLayout, layout_as_seen, layout_of_unseen
-from anyband.shapes import Array, Bool, Float, Num
-from anyband.tasks.completion import ImageView, PlaceView, SetCompleter
-from anyband.tasks.feature_records import ImageMetadata, Precision
-from anyband.tasks.image_metadata import checked_facts
-from anyband.tasks.readings import BandReading
-from anyband.whole_files import check_target
+from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
 
-__all__ = ["ReconstructOptions", "ReconstructReport", "TargetImage", "reconstruct"]
+__all__ = [
+    "ReconstructOptions",
+    "ReconstructReport",
+    "TargetImage",
+    "TargetLayout",
+    "layout_as_seen",
+    "layout_of_unseen",
+    "reconstruct",
+    "write_reconstruction_picture",
+]
+
+_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+# chosen: a stored unit that is less than a physical one shows that whole numbers are meant.
+_WHOLE_SCALE = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetImage:
+    """An image to reconstruct."""
+
+    sensor: Sensor
+    """The whole sensor."""
+    time: dt.datetime | None = None
+    """When it was, or would have been, taken, UTC; None: the time of its file."""
+    entry: ImageEntry | None = None
+    """The image as it is, whose masks say what of it is seen; None: nothing is."""
+    bands: tuple[str, ...] = ()
+    """To write where nothing is seen; empty: those of the sensor's nearest other image, else all."""
+    encoding: str | None = None
+    """How to store numbers where nothing is seen; None: as that image does, else the sensor's default."""
+    dtype: str | None = None
+    """NumPy name of the type to store them in; None: as that image does, else what the encoding needs."""
+    like: Path | None = None
+    """A raster whose grid the target has where nothing is seen; None: the ground of the first other image, at the
+    sensor's ground sampling distance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetLayout:
+    """What is written."""
+
+    sensor: Sensor
+    """With the bands written; its default encoding is how they are stored."""
+    grid: Grid
+    """Where the pixels lie."""
+    dtype: str
+    """NumPy name of the type."""
+    nodata: float | None
+    """Stored number that means "no data"; None: there is none."""
+    notes: tuple[str, ...] = ()
+    """Where type and encoding come from, if nobody named them."""
+
+
+def layout_as_seen(target: TargetImage, reader: RasterReader) -> TargetLayout:
+    """Keep everything as the target's own file has it.
+
+    Raises:
+        InputError: something else is asked for.
+    """
+    assert target.entry is not None
+    for what, asked in (("--dtype", target.dtype), ("--like", target.like)):
+        if asked is not None:
+            raise InputError(f"{what} says what the file of the target says already; leave it out")
+    sensor = entry_sensor(target.entry)
+    dtype = str(reader.dtype)
+    return TargetLayout(sensor=sensor, grid=reader.grid, dtype=dtype, nodata=_held(reader.nodata, dtype))
+
+
+def layout_of_unseen(target: TargetImage, others: Sequence[OtherImage], time: dt.datetime) -> TargetLayout:
+    """Choose what to write of an image of which there is no file.
+
+    Args:
+        target: what is asked for.
+        others: the other images, the first of the list first.
+        time: of the target.
+
+    Raises:
+        CatalogueError: an unknown band or encoding.
+        InputError: a type that can't be.
+        RasterError: the raster named by `like` can't be read.
+    """
+    alike = nearest_in_time([one for one in others if one.entry.sensor.name == target.sensor.name], time, 1)
+    sensor, notes = _sensor(target, alike)
+    dtype = target.dtype
+    if dtype is not None and dtype not in _TYPES:
+        raise InputError(f"dtype '{dtype}' is not one of {', '.join(_TYPES)}")
+    takes_type = alike and target.encoding is None
+    dtype = dtype or (alike[0].survey.dtype if takes_type else _usual_type(sensor))
+    nodata = alike[0].survey.nodata if takes_type else None
+    nodata = _held(target.sensor.nodata if nodata is None else nodata, dtype)
+    if np.dtype(dtype).kind == "f" and nodata is None:
+        nodata = float("nan")
+    grid = _grid_at(others[0].survey.grid, sensor.gsd_m) if target.like is None else _grid_of(target.like, sensor)
+    said = f"stored as {dtype}, encoding '{sensor.default_encoding}'{notes}"
+    return TargetLayout(sensor=sensor, grid=grid, dtype=dtype, nodata=nodata, notes=(said,))
+
+
+def _held(nodata: float | None, dtype: str) -> float | None:
+    """Keep a number that the type can hold: no other stands in the file."""
+    return nodata if nodata is not None and can_hold(dtype, nodata) else None
+
+
+def _sensor(target: TargetImage, alike: Sequence[OtherImage]) -> tuple[Sensor, str]:
+    """Choose bands and encoding, and say after what."""
+    whole = target.sensor
+    named = target.encoding or whole.default_encoding
+    if not alike:
+        sensor = whole.select(target.bands) if target.bands else whole
+        return _stored_as(sensor, named), ""
+    like = entry_sensor(alike[0].entry)
+    names = tuple(whole.band(name).name for name in target.bands) or like.band_names
+    if target.encoding is not None or any(name not in like.band_names for name in names):
+        return _stored_as(whole.select(names), named), ""
+    return like.select(names), f", as '{alike[0].entry.name}'"
+
+
+def _stored_as(sensor: Sensor, encoding: str) -> Sensor:
+    for band in sensor.bands:
+        band.encoding(encoding)
+    return replace(sensor, default_encoding=encoding)
+
+
+def _usual_type(sensor: Sensor) -> str:
+    """Choose a type by the encoding: whole numbers where a stored unit is not a physical one, and for counts."""
+    codes: list[Encoding] = [band.encoding(sensor.default_encoding) for band in sensor.bands]
+    if all(band.unit == "count" for band in sensor.bands):
+        largest = [band.statistics.p99 if band.statistics else np.inf for band in sensor.bands]
+        return "uint8" if max(largest) <= np.iinfo(np.uint8).max else "uint16"
+    if any(abs(code.scale) >= _WHOLE_SCALE for code in codes):
+        return "float32"
+    # Reflectance lies over 0 and decibels mostly under it.
+    return "int16" if any(band.unit == "sigma0_db" for band in sensor.bands) else "uint16"
+
+
+def _grid_of(path: Path, sensor: Sensor) -> Grid:
+    sheet = GdalSheet(path)
+    try:
+        size = {"height": sheet.height, "width": sheet.width}
+        gsd_m = sensor.gsd_m if sheet.crs is None else pixel_size_m(sheet.transform, crs=sheet.crs, **size)
+        return Grid(transform=sheet.transform, crs=sheet.crs, gsd_m=float(gsd_m), **size)
+    finally:
+        sheet.close()
+
+
+def _grid_at(grid: Grid, gsd_m: float) -> Grid:
+    """Cut the ground of a grid into pixels of about another size, a whole number of them."""
+    height, width = (max(1, round(size * grid.gsd_m / gsd_m)) for size in (grid.height, grid.width))
+    if (height, width) == (grid.height, grid.width):
+        return grid
+    down, across = grid.height / height, grid.width / width
+    a, b, c, d, e, f = grid.transform
+    # Without georeference coordinates are pixels, of whatever size.
+    transform = grid.transform if grid.crs is None else (a * across, b * down, c, d * across, e * down, f)
+    return Grid(
+        height=height, width=width, transform=transform, crs=grid.crs, gsd_m=grid.gsd_m * float(np.sqrt(down * across))
+    )
+
+
+# chosen: enough to see a field, few enough that six images make a small file; larger targets show every second, …
+_PICTURE_EDGE = 384
+# chosen: pixels of a source that are read at once for it.
+_READ_EDGE = 2048
+
+# Physical values are drawn, so that no statistics are needed.
+_ANY = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
+
+_Shown = tuple[Float[Array, "band row col"], Bool[Array, "band row col"]]
+
+
+def write_reconstruction_picture(
+    path: Path, filled: Path, layout: TargetLayout, images: Sequence[OpenImage], reader: RasterReader | None
+) -> None:
+    """Draw the images that were looked at on the target's grid, the target as it was, and filled.
+
+    The target before and after is stretched alike; the other images each by themselves.
+
+    Args:
+        path: of the PNG.
+        filled: the GeoTIFF that was written.
+        layout: of the target.
+        images: that were looked at.
+        reader: the target as it was; None: nothing of it was seen.
+    """
+    grid, sensor = layout.grid, layout.sensor
+    pictures, titles = [], []
+    for image in images:
+        physical, valid = _lattice(image.reader, image.placement, grid, image.reading.asked)
+        pictures.append(_drawn(physical, image.reading.asked, valid))
+        titles.append(f"{image.title}\n{composite(image.reading.asked).title}")
+    with open_raster(RasterSource(paths=(filled,)), sensor) as written:
+        physical, valid = _lattice(written, _same(grid), grid, sensor)
+    if reader is not None:
+        before, seen = _lattice(reader, _same(grid), grid, sensor)
+        pictures.append(_drawn(before, sensor, seen, like=physical))
+        titles.append(f"{sensor.name}, as given\n{composite(sensor).title}")
+    pictures.append(_drawn(physical, sensor, valid, like=physical))
+    titles.append(f"{sensor.name}, {'filled' if reader is not None else 'reconstructed'}\n{composite(sensor).title}")
+    with whole_file(path) as beside:
+        beside.write_bytes(pictures_png(pictures, titles))
+
+
+def _drawn(physical: Array, sensor: Sensor, valid: Array, *, like: Array | None = None) -> Float[Array, "3 row col"]:
+    colours = picture(physical, sensor, valid=valid, like=like, missing_grey=float("nan"))
+    return np.moveaxis(colours, -1, 0).astype(np.float32)
+
+
+def _lattice(reader: RasterReader, placement: Placement, grid: Grid, sensor: Sensor) -> _Shown:
+    """Read an image at every so many pixels of a grid, as physical values, the nearest pixel at each."""
+    step = -(-max(grid.height, grid.width) // _PICTURE_EDGE)
+    shape = (len(sensor.bands), -(-grid.height // step), -(-grid.width // step))
+    physical, valid = np.full(shape, np.nan, dtype=np.float32), np.zeros(shape, dtype=bool)
+    decoding = normalisation_for(sensor, statistics=dict.fromkeys(sensor.band_names, _ANY))
+    for tile in _tiles(grid, placement, step):
+        needed = source_window(placement, tile)
+        if needed is None:
+            continue
+        raster = reader.read(needed)
+        values = to_physical(torch.from_numpy(_signed(raster.dn)), decoding).numpy()
+        at = (slice(tile.row // step, None), slice(tile.col // step, None))
+        for band in range(len(values)):
+            shown, inside = resample_nearest(values[band], placement=placement, part=needed, window=tile)
+            known, _ = resample_nearest(raster.valid[band], placement=placement, part=needed, window=tile)
+            _put(physical[band][at], shown[::step, ::step])
+            _put(valid[band][at], (inside & known)[::step, ::step])
+    return physical, valid
+
+
+def _put(onto: Array, part: Array) -> None:
+    onto[: part.shape[0], : part.shape[1]] = part
+
+
+def _tiles(grid: Grid, placement: Placement, step: int) -> Iterator[Window]:
+    """Cut a grid so that the pixels of the image behind a tile fit in memory."""
+    scale = max(1.0, placement.rows.scale, placement.cols.scale)
+    edge = max(1, int(_READ_EDGE / scale) // step) * step
+    return windows_covering(grid.height, grid.width, tile_height=edge, tile_width=edge)
+
+
+def _same(grid: Grid) -> Placement:
+    return Placement(
+        rows=Axis(scale=1.0, offset=0.0, size=grid.height), cols=Axis(scale=1.0, offset=0.0, size=grid.width)
+    )
+
+
+def _signed(dn: Array) -> Array:
+    """Torch computes with few unsigned types."""
+    return dn.astype(np.int64) if dn.dtype.kind == "u" else dn
+
 
 # chosen: the rows that are written at once are the GeoTIFF's own blocks, so that none is written twice.
 _BLOCK_ROWS = 256

@@ -1,32 +1,280 @@
-"""Trained ranges: stretches of the spectrum for which a network has projection weights, in layer order."""
+"""Trained spectral ranges, the spectra they are made from, and stems that no band has."""
 
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from anyband.errors import CatalogueError, nearest_name
-from anyband.sensors.fields import checked_items, checked_keys, names, number, table, text
-from anyband.sensors.records import parse_statistics
-from anyband.sensors.sensor import Band, BandStatistics, Sensor
-from anyband.sensors.spectra import SPECTRUM_KEYS, parse_spectrum, spectrum_to_dict
-from anyband.sensors.spectrum import RadarBeam, Spectrum, intersection_over_union
-from anyband.yaml_files import read_yaml
+from anyband.files import read_yaml
+from anyband.sensors.sensor import (
+    Band,
+    BandStatistics,
+    Encoding,
+    OpticalRange,
+    Orbit,
+    Polarisation,
+    RadarBeam,
+    Sensor,
+    Spectrum,
+    Transform,
+    Unit,
+    checked_items,
+    checked_keys,
+    choice,
+    covered_share,
+    intersection_over_union,
+    names,
+    number,
+    table,
+    text,
+)
 
 __all__ = [
+    "ENCODING_KEYS",
+    "SPECTRUM_KEYS",
+    "STEM",
     "DeclaredRange",
     "RangeTable",
     "TrainedRange",
+    "colour_of",
     "extend_ranges",
+    "is_stem",
     "list_ranges",
     "load_ranges",
+    "parse_encoding",
+    "parse_spectrum",
+    "parse_statistics",
     "published_statistics",
     "range_table_from_dict",
     "range_table_to_dict",
     "ranges_from_sensors",
+    "sensor_from_dict",
+    "sensor_to_dict",
+    "spectrum_to_dict",
+    "stem_bands",
+    "stem_ranges",
     "without_range",
 ]
+
+_OPTICAL_KEYS = ("low_nm", "high_nm", "center_nm", "fwhm_nm", "response")
+_RADAR_KEYS = ("frequency_ghz", "polarisation", "orbit")
+SPECTRUM_KEYS = (*_OPTICAL_KEYS, *_RADAR_KEYS)
+
+
+def parse_spectrum(raw: Mapping[str, Any], *, where: str) -> Spectrum:
+    """Read a spectrum from the keys of `SPECTRUM_KEYS` that `raw` has; other keys are not looked at.
+
+    Optical: `low_nm` and `high_nm`, or `center_nm` and `fwhm_nm`, or a sampled `response` (alone, or with the
+    edges to use). Radar: `frequency_ghz`, `polarisation` and, where it is known, `orbit`.
+
+    Args:
+        raw: an entry of a table.
+        where: its place, for messages.
+
+    Raises:
+        CatalogueError: keys are missing, or do not go together, or have values that can't be.
+    """
+    given = {key for key in SPECTRUM_KEYS if raw.get(key) is not None}
+    if given & set(_RADAR_KEYS):
+        return _radar(raw, given=given, where=where)
+    if "response" in given:
+        return _sampled(raw, given=given, where=where)
+    if given == {"low_nm", "high_nm"}:
+        low_nm, high_nm = number(raw["low_nm"], where=where), number(raw["high_nm"], where=where)
+    elif given == {"center_nm", "fwhm_nm"}:
+        center_nm = number(raw["center_nm"], where=f"{where}.center_nm", above=0.0)
+        half_nm = number(raw["fwhm_nm"], where=f"{where}.fwhm_nm", above=0.0) / 2
+        low_nm, high_nm = center_nm - half_nm, center_nm + half_nm
+    else:
+        raise _wrong_keys(given, where=where)
+    return _range(low_nm, high_nm, where=where)
+
+
+def spectrum_to_dict(spectrum: Spectrum) -> dict[str, Any]:
+    """Write a spectrum as plain JSON values; `parse_spectrum` gives it back exactly."""
+    if isinstance(spectrum, RadarBeam):
+        return {
+            "frequency_ghz": spectrum.frequency_ghz,
+            "polarisation": spectrum.polarisation,
+            "orbit": spectrum.orbit,
+        }
+    edges: dict[str, Any] = {"low_nm": spectrum.low_nm, "high_nm": spectrum.high_nm}
+    return edges | ({"response": [list(pair) for pair in spectrum.response]} if spectrum.response else {})
+
+
+def _radar(raw: Mapping[str, Any], *, given: set[str], where: str) -> RadarBeam:
+    if given - set(_RADAR_KEYS) or not {"frequency_ghz", "polarisation"} <= given:
+        raise _wrong_keys(given, where=where)
+    polarisation = choice(raw["polarisation"], where=f"{where}.polarisation", allowed=get_args(Polarisation))
+    orbit = raw.get("orbit")
+    if orbit is not None:
+        orbit = choice(orbit, where=f"{where}.orbit", allowed=get_args(Orbit))
+    return RadarBeam(
+        frequency_ghz=number(raw["frequency_ghz"], where=f"{where}.frequency_ghz", above=0.0),
+        polarisation=cast(Polarisation, polarisation),
+        orbit=cast(Orbit | None, orbit),
+    )
+
+
+def _sampled(raw: Mapping[str, Any], *, given: set[str], where: str) -> OpticalRange:
+    if given not in ({"response"}, {"response", "low_nm", "high_nm"}):
+        raise _wrong_keys(given, where=where)
+    samples = [
+        _sample(pair, where=f"{where}.response[{index}]")
+        for index, pair in enumerate(checked_items(raw["response"], where=f"{where}.response"))
+    ]
+    try:
+        measured = OpticalRange.from_response(samples)
+    except CatalogueError as problem:
+        raise CatalogueError(f"{where}: {problem}") from problem
+    if "low_nm" not in given:
+        return measured
+    edges_nm = number(raw["low_nm"], where=where), number(raw["high_nm"], where=where)
+    return _range(*edges_nm, where=where, response=measured.response)
+
+
+def _sample(raw: Any, *, where: str) -> tuple[float, float]:
+    if not isinstance(raw, list | tuple) or len(raw) != 2:
+        raise CatalogueError(f"{where}: expected [wavelength in nm, response], found {raw!r}")
+    return number(raw[0], where=where, above=0.0), number(raw[1], where=where)
+
+
+def _range(
+    low_nm: float, high_nm: float, *, where: str, response: tuple[tuple[float, float], ...] = ()
+) -> OpticalRange:
+    try:
+        return OpticalRange(low_nm=low_nm, high_nm=high_nm, response=response)
+    except CatalogueError as problem:
+        raise CatalogueError(f"{where}: {problem}") from problem
+
+
+def _wrong_keys(given: set[str], *, where: str) -> CatalogueError:
+    found = ", ".join(key for key in SPECTRUM_KEYS if key in given) or "none of them"
+    return CatalogueError(
+        f"{where}: a band's spectrum is low_nm and high_nm, or center_nm and fwhm_nm, or response, "
+        f"or for radar frequency_ghz and polarisation (and maybe orbit); found {found}"
+    )
+
+
+ENCODING_KEYS = ("scale", "offset", "transform", "k1", "k2", "source")
+
+_STATISTICS_KEYS = ("p01", "p99", "mean", "std")
+_ENCODING_NUMBERS = ("scale", "offset", "k1", "k2")
+
+
+def sensor_to_dict(sensor: Sensor) -> dict[str, Any]:
+    """Write a sensor as plain JSON values; `sensor_from_dict` gives an equal sensor back."""
+    return {
+        "name": sensor.name,
+        "title": sensor.title,
+        "aliases": list(sensor.aliases),
+        "nodata": sensor.nodata,
+        "default_encoding": sensor.default_encoding,
+        "source": sensor.source,
+        "statistics_source": sensor.statistics_source,
+        "bands": [_band_to_dict(band) for band in sensor.bands],
+    }
+
+
+def sensor_from_dict(raw: Mapping[str, Any]) -> Sensor:
+    """Read what `sensor_to_dict` wrote.
+
+    Raises:
+        CatalogueError: a key is unknown or missing, or a value is wrong.
+    """
+    where = f"sensor '{raw.get('name')}'"
+    required = ("name", "title", "default_encoding", "bands")
+    optional = ("aliases", "nodata", "source", "statistics_source")
+    keys = checked_keys(dict(raw), where=where, required=required, optional=optional)
+    bands = enumerate(checked_items(keys["bands"], where=f"{where}: bands"))
+    return Sensor(
+        name=text(keys["name"], where=f"{where}: name"),
+        title=text(keys["title"], where=f"{where}: title"),
+        bands=tuple(_band_from_dict(band, where=f"{where}: bands[{index}]") for index, band in bands),
+        default_encoding=text(keys["default_encoding"], where=f"{where}: default_encoding"),
+        nodata=None if keys.get("nodata") is None else number(keys["nodata"], where=f"{where}: nodata"),
+        aliases=names(keys.get("aliases"), where=f"{where}: aliases"),
+        source=str(keys.get("source") or ""),
+        statistics_source=str(keys.get("statistics_source") or ""),
+    )
+
+
+def parse_encoding(raw: Any, *, where: str) -> Encoding:
+    """Read an encoding from the keys of `ENCODING_KEYS`; what is absent has its default.
+
+    Raises:
+        CatalogueError: a key is unknown, a value is wrong, or thermal constants are missing.
+    """
+    keys = checked_keys(raw, where=where, optional=ENCODING_KEYS)
+    given = {key: number(keys[key], where=f"{where}.{key}") for key in _ENCODING_NUMBERS if key in keys}
+    transform = choice(keys.get("transform", "identity"), where=f"{where}.transform", allowed=get_args(Transform))
+    source = text(keys["source"], where=f"{where}.source") if keys.get("source") else ""
+    try:
+        return Encoding(**given, transform=cast(Transform, transform), source=source)
+    except CatalogueError as problem:
+        raise CatalogueError(f"{where}: {problem}") from problem
+
+
+def parse_statistics(raw: Any, *, where: str, unit_scale: float = 1.0) -> BandStatistics:
+    """Read the normalisation of one band from its four numbers.
+
+    Args:
+        raw: keys p01, p99, mean and std.
+        where: its place, for messages.
+        unit_scale: physical units per unit of p01 and p99.
+
+    Raises:
+        CatalogueError: a key is missing or unknown, or the numbers can't be.
+    """
+    keys = checked_keys(raw, where=where, required=_STATISTICS_KEYS)
+    p01, p99, mean, std = (number(keys[key], where=f"{where}.{key}") for key in _STATISTICS_KEYS)
+    try:
+        return BandStatistics(p01=p01 * unit_scale, p99=p99 * unit_scale, mean=mean, std=std)
+    except CatalogueError as problem:
+        raise CatalogueError(f"{where}: {problem}") from problem
+
+
+def _band_to_dict(band: Band) -> dict[str, Any]:
+    statistics = band.statistics
+    return {
+        "name": band.name,
+        **spectrum_to_dict(band.spectrum),
+        "gsd_m": band.gsd_m,
+        "unit": band.unit,
+        "encodings": {name: _encoding_to_dict(encoding) for name, encoding in band.encodings},
+        "statistics": None if statistics is None else {key: getattr(statistics, key) for key in _STATISTICS_KEYS},
+        "aliases": list(band.aliases),
+        "source": band.source,
+    }
+
+
+def _band_from_dict(raw: Any, *, where: str) -> Band:
+    required, optional = ("name", "gsd_m", "unit", "encodings"), ("statistics", "aliases", "source")
+    keys = checked_keys(raw, where=where, required=required, optional=(*SPECTRUM_KEYS, *optional))
+    encodings = table(keys["encodings"], where=f"{where}.encodings")
+    return Band(
+        name=text(keys["name"], where=f"{where}.name"),
+        spectrum=parse_spectrum(keys, where=where),
+        gsd_m=number(keys["gsd_m"], where=f"{where}.gsd_m", above=0.0),
+        unit=cast(Unit, choice(keys["unit"], where=f"{where}.unit", allowed=get_args(Unit))),
+        encodings=tuple(
+            (name, parse_encoding(entry, where=f"{where}.encodings.{name}")) for name, entry in encodings.items()
+        ),
+        statistics=None
+        if keys.get("statistics") is None
+        else parse_statistics(keys["statistics"], where=f"{where}.statistics"),
+        aliases=names(keys.get("aliases"), where=f"{where}.aliases"),
+        source=str(keys.get("source") or ""),
+    )
+
+
+def _encoding_to_dict(encoding: Encoding) -> dict[str, Any]:
+    numbers = {key: getattr(encoding, key) for key in _ENCODING_NUMBERS}
+    return {**numbers, "transform": encoding.transform, "source": encoding.source}
+
 
 _FOLDER = Path(__file__).parent / "tables" / "ranges"
 
@@ -292,3 +540,73 @@ def _likeness(a: Spectrum, b: Spectrum) -> float:
     if isinstance(a, RadarBeam) or isinstance(b, RadarBeam):
         return 0.0
     return intersection_over_union(a, b)
+
+
+STEM = "triplet"
+"""Name of the range table whose ranges are the positions of a stem."""
+
+# chosen: a range that lies in no window with at least half of it (panchromatic, yellow, red edge) is no colour.
+_MIN_COVERED = 0.5
+
+
+@cache
+def stem_ranges() -> RangeTable:
+    """Give the table of the stem's positions: red, green, blue."""
+    return load_ranges(STEM)
+
+
+def is_stem(table: RangeTable) -> bool:
+    """Tell whether a network's ranges are the positions of a stem, which any band may stand in."""
+    return table.name == STEM
+
+
+def colour_of(spectrum: Spectrum) -> str | None:
+    """Tell whether a spectrum is red, green or blue: at least half of it lies in that window.
+
+    Args:
+        spectrum: of a band or a trained range.
+
+    Returns:
+        The colour in whose window most of it lies; None: it is no colour.
+    """
+    if not isinstance(spectrum, OpticalRange):
+        return None
+    covered = {name: covered_share(spectrum, window) for name, window in _windows().items()}
+    best = max(covered, key=covered.__getitem__)
+    return best if covered[best] >= _MIN_COVERED else None
+
+
+def stem_bands(sensor: Sensor) -> tuple[int, int, int]:
+    """Choose the bands that stand in the stem when a network is used.
+
+    Red, green and blue where the sensor has all three: of several of one colour the one nearest to the window's
+    centre. Else the first three bands; a sensor with fewer repeats them in turn.
+
+    Args:
+        sensor: with the bands that are there, in their order.
+
+    Returns:
+        Position of a band for each position of the stem.
+
+    """
+    # chosen: features must not depend on chance, and colours are what most sensors share.
+    found = [_of_colour(sensor, colour, window) for colour, window in _windows().items()]
+    red, green, blue = (index if index is not None else -1 for index in found)
+    if min(red, green, blue) >= 0:
+        return red, green, blue
+    count = len(sensor.bands)
+    return 0, 1 % count, 2 % count
+
+
+def _of_colour(sensor: Sensor, colour: str, window: OpticalRange) -> int | None:
+    candidates = [index for index, band in enumerate(sensor.bands) if colour_of(band.spectrum) == colour]
+    return min(
+        candidates,
+        key=lambda index: abs(sensor.bands[index].spectrum.center_nm - window.center_nm),
+        default=None,
+    )
+
+
+def _windows() -> dict[str, OpticalRange]:
+    ranges = stem_ranges().ranges
+    return {entry.name: entry.spectrum for entry in ranges if isinstance(entry.spectrum, OpticalRange)}

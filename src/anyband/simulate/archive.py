@@ -1,7 +1,8 @@
-"""Write a simulated archive: GeoTIFFs, manifest, land-cover maps and labels."""
+"""A rendered archive of images."""
 
 import csv
 import dataclasses
+import datetime
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,18 +12,232 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from anyband.data.rasters.writing import GeoTiffLayout, geotiff_writer
-from anyband.data.tiles import Grid
-from anyband.errors import WorkerError
-from anyband.progress import progress
-from anyband.shapes import Array, Num
-from anyband.simulate.covers import cover_names, load_covers
-from anyband.simulate.options import SimulateOptions, frame_of, sensors_of
-from anyband.simulate.products import stored_nodata
-from anyband.simulate.render import Image, RenderedPlace, render_place
-from anyband.whole_files import whole_directory
+import numpy as np
 
-__all__ = ["simulate"]
+from anyband.arrays import Array, Float, Num, UInt8
+from anyband.errors import WorkerError
+from anyband.files import whole_directory, whole_file
+from anyband.progress import progress
+from anyband.rasters.grid import Grid
+from anyband.rasters.writer import GeoTiffLayout, geotiff_writer
+from anyband.sensors.sensor import Band, OpticalRange, RadarBeam, Sensor
+from anyband.simulate.instruments import clear_sky, draw_sky, encode, observe, stored_nodata, swath
+from anyband.simulate.landscape import Landscape, make_landscape, sun_position
+from anyband.simulate.plan import (
+    Frame,
+    Place,
+    SimulateOptions,
+    cover_names,
+    frame_of,
+    load_covers,
+    make_place,
+    sensors_of,
+)
+from anyband.simulate.surface import Surface, make_surface
+
+__all__ = ["Image", "RenderedPlace", "acquisition_days", "cover_map", "draw_preview", "render_place", "simulate"]
+
+# chosen: lower suns are not used for mapping; also keeps polar winters out.
+_LOWEST_SUN_DEG = 20.0
+_OPTICAL_HOUR, _RADAR_HOUR = 10.5, 18.0  # local solar time; Source: Sentinel-2 and Sentinel-1 orbits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One acquisition of one sensor at one place."""
+
+    sensor: Sensor
+    """With the pixel sizes that were used."""
+    number: int
+    """Which of the dates of the place, from 0."""
+    datetime_utc: datetime.datetime
+    """When, UTC."""
+    stored: Num[Array, "band row col"]
+    """Numbers as the sensor's products store them."""
+    cloud_share: float
+    """Share of the footprint under cloud; 0 for radar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedPlace:
+    """A place with everything that is written of it."""
+
+    place: Place
+    """Where it is."""
+    cover: UInt8[Array, "row col"]
+    """Land-cover map at the label's pixel size."""
+    fractions: Float[Array, " cover"]
+    """Share of the map under each cover, in the order of their values."""
+    images: tuple[Image, ...]
+    """By date, then in the order of the sensors."""
+
+    @property
+    def label(self) -> str:
+        """Majority class of the map."""
+        return cover_names()[int(self.fractions.argmax())]
+
+
+def render_place(options: SimulateOptions, index: int) -> RenderedPlace:
+    """Render one place: a function of the options' seed and the index of the place."""
+    frame = frame_of(options)
+    place = make_place(options.seed, index)
+    landscape = make_landscape(place, frame)
+    cover = cover_map(landscape, gsd_m=options.label_gsd_m)
+    counts = np.bincount(cover.ravel(), minlength=len(load_covers()) + 1)[1:]
+    surfaces: dict[int, Surface] = {}
+    images = []
+    for date, base_day in enumerate(acquisition_days(place, options.num_dates)):
+        for sensor in sensors_of(options):
+            gap = place.generator(f"gap/{sensor.name}", sample=date).integers(
+                -options.max_gap_days, options.max_gap_days + 1
+            )
+            day = base_day + int(gap)
+            if day not in surfaces:
+                surfaces[day] = make_surface(landscape, float(day))
+            images.append(_acquire(options, surfaces[day], sensor, date))
+    return RenderedPlace(place=place, cover=cover, fractions=counts / counts.sum(), images=tuple(images))
+
+
+def acquisition_days(place: Place, num_dates: int) -> tuple[int, ...]:
+    """Draw the days of the year on which a place is looked at, spread over those with enough sun."""
+    usable = [day for day in range(1, 366) if _sunny(place, day)]
+    rng = place.generator("dates")
+    parts = np.array_split(np.array(usable), num_dates)
+    return tuple(int(rng.choice(part)) if len(part) else usable[-1] for part in parts)
+
+
+def cover_map(landscape: Landscape, *, gsd_m: float) -> UInt8[Array, "row col"]:
+    """Reduce the true covers to coarser pixels, each with the cover that has most of it."""
+    frame: Frame = landscape.frame
+    size = round(frame.footprint_m / gsd_m)
+    centre = ((np.arange(frame.num_pixels) + 0.5) * size / frame.num_pixels).astype(np.intp)
+    pixel = centre[:, None] * size + centre[None, :]
+    num_values = len(load_covers()) + 1
+    at = (pixel * num_values + landscape.cover).ravel()
+    counts = np.bincount(at, minlength=size * size * num_values).reshape(size, size, num_values)
+    return np.asarray(counts.argmax(axis=-1), dtype=np.uint8)
+
+
+def _acquire(options: SimulateOptions, surface: Surface, sensor: Sensor, date: int) -> Image:
+    place, frame = surface.landscape.place, surface.landscape.frame
+    optical = any(isinstance(band.spectrum, OpticalRange) for band in sensor.bands)
+    sky = clear_sky(frame)
+    if optical:
+        rng = place.generator(f"sky/{sensor.name}", sample=date)
+        sky = draw_sky(rng, frame, surface.sun, cloudy=bool(rng.random() < options.cloud_share))
+    values = observe(surface, sensor, sky, place.generator(f"noise/{sensor.name}", sample=date))
+    rng = place.generator(f"edge/{sensor.name}", sample=date)
+    valid = np.ones(values.shape[1:], dtype=bool)
+    edged = stored_nodata(sensor, encoding=sensor.default_encoding) is not None
+    if rng.random() < options.edge_share and edged:
+        valid = swath(rng, values.shape[-1])
+    return Image(
+        sensor=sensor,
+        number=date,
+        datetime_utc=_moment(options, place, surface.day, _OPTICAL_HOUR if optical else _RADAR_HOUR),
+        stored=encode(values, sensor, valid),
+        cloud_share=sky.cloud_share,
+    )
+
+
+def _sunny(place: Place, day: int) -> bool:
+    return sun_position(place.latitude_deg, float(day)).elevation_deg >= _LOWEST_SUN_DEG
+
+
+def _moment(options: SimulateOptions, place: Place, day: float, solar_hour: float) -> datetime.datetime:
+    start = datetime.datetime(options.year, 1, 1, tzinfo=datetime.UTC)
+    moment = start + datetime.timedelta(days=day - 1, hours=solar_hour - place.longitude_deg / 15)
+    return moment.replace(microsecond=0)
+
+
+_RED_NM, _GREEN_NM, _BLUE_NM, _INFRARED_NM = 660.0, 560.0, 480.0, 850.0
+_DOTS_PER_INCH = 110
+_PANEL_INCHES = 2.6
+
+
+def draw_preview(path: Path, options: SimulateOptions, *, indices: tuple[int, ...]) -> None:
+    """Draw some of the places of a run, a row each; rendered anew, they come out the same.
+
+    Args:
+        path: PNG to write.
+        options: of the run.
+        indices: places to draw.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [_panels(render_place(options, index)) for index in indices]
+    columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(_PANEL_INCHES * columns, (_PANEL_INCHES + 0.3) * len(rows)), layout="compressed")
+    axes = np.atleast_2d(figure.subplots(len(rows), columns, squeeze=False))
+    for row, panels in zip(axes, rows, strict=True):
+        for axis, (title, picture) in zip(row, panels, strict=False):
+            axis.imshow(picture, interpolation="nearest", cmap="inferno")
+            axis.set_title(title, fontsize=7)
+        for axis in row:
+            axis.set_axis_off()
+    with whole_file(path) as beside:
+        figure.savefig(beside, dpi=_DOTS_PER_INCH)
+
+
+def _panels(rendered: RenderedPlace) -> list[tuple[str, Array]]:
+    place = rendered.place
+    panels = [_colour_panel(rendered, (_RED_NM, _GREEN_NM, _BLUE_NM))]
+    panels.append(_colour_panel(rendered, (_INFRARED_NM, _RED_NM, _GREEN_NM)))
+    radar = [image for image in rendered.images if isinstance(image.sensor.bands[0].spectrum, RadarBeam)]
+    panels += [_radar_panel(image) for image in radar[:1]]
+    panels += _thermal_panels(rendered)[:1]
+    colours = np.array([(0, 0, 0), *(tuple(bytes.fromhex(cover.colour[1:])) for cover in load_covers())], np.uint8)
+    panels.append((f"{place.theme.name}, {place.latitude_deg:.0f}°", colours[rendered.cover]))
+    return panels
+
+
+def _colour_panel(rendered: RenderedPlace, wavelengths_nm: tuple[float, ...]) -> tuple[str, Array]:
+    fitting = [
+        image for image in rendered.images if all(_band_at(image.sensor, nm) is not None for nm in wavelengths_nm)
+    ]
+    if not fitting:
+        return "", np.zeros((1, 1, 3))
+    image = min(fitting, key=lambda candidate: candidate.sensor.gsd_m)
+    names = [band.name for nm in wavelengths_nm if (band := _band_at(image.sensor, nm))]
+    planes = np.stack([image.stored[image.sensor.band_index(name)].astype(float) for name in names], axis=-1)
+    # True colours need one stretch for all three; false ones show more with a stretch each.
+    picture = _stretched(planes, together=wavelengths_nm[0] == _RED_NM)
+    return f"{image.sensor.name} {image.datetime_utc:%d %b} {' '.join(names)}", picture
+
+
+def _radar_panel(image: Image) -> tuple[str, Array]:
+    first, last = image.stored[0].astype(float), image.stored[-1].astype(float)
+    planes = np.stack([first, last, first - last], axis=-1)
+    return f"{image.sensor.name} {image.datetime_utc:%d %b}", _stretched(planes, together=False)
+
+
+def _thermal_panels(rendered: RenderedPlace) -> list[tuple[str, Array]]:
+    panels = []
+    for image in rendered.images:
+        for band, plane in zip(image.sensor.bands, image.stored, strict=True):
+            if band.unit == "kelvin":
+                encoding = band.encoding(image.sensor.default_encoding)
+                kelvin = np.where(plane == image.sensor.nodata, np.nan, plane * encoding.scale + encoding.offset)
+                title = f"{band.name}: {np.nanmin(kelvin):.0f} to {np.nanmax(kelvin):.0f} K"
+                panels.append((title, kelvin))
+    return panels
+
+
+def _band_at(sensor: Sensor, wavelength_nm: float) -> Band | None:
+    """Find the band that covers a wavelength, the one with the nearest centre of several."""
+    covering = [
+        band
+        for band in sensor.bands
+        if isinstance(band.spectrum, OpticalRange) and band.spectrum.low_nm <= wavelength_nm <= band.spectrum.high_nm
+    ]
+    return min(covering, key=lambda band: abs(band.spectrum.center_nm - wavelength_nm), default=None)
+
+
+def _stretched(planes: Float[Array, "row col plane"], *, together: bool) -> Float[Array, "row col plane"]:
+    low, high = np.nanpercentile(planes, (1, 99), axis=None if together else (0, 1))
+    stretched: Float[Array, "row col plane"] = np.clip((planes - low) / np.maximum(high - low, 1e-9), 0, 1)
+    return np.asarray(np.nan_to_num(stretched))
+
 
 _MANIFEST_COLUMNS = ("path", "sensor", "place", "datetime", "encoding")
 _PLACE_COLUMNS = ("place", "map", "label", "theme", "latitude_deg", "longitude_deg")

@@ -1,26 +1,180 @@
-"""One place as it stands all year: relief, land covers, fields, roads, buildings, trees."""
+"""Landscapes, their seasons and surfaces."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from anyband.shapes import Array, Float, Int, UInt8
-from anyband.simulate.covers import cover_named, load_covers
-from anyband.simulate.fields import (
+from anyband.arrays import Array, Float, Int, UInt8
+from anyband.simulate.plan import (
+    Cover,
     Frame,
+    Part,
+    Place,
+    Plan,
+    Settlement,
+    Structure,
     Tiles,
+    cover_named,
+    draw_plan,
     fractal_noise,
     irregular_tiles,
+    load_covers,
+    load_materials,
+    material_names,
+    part_shares,
     rectangular_tiles,
     rotated,
     smooth_noise,
 )
-from anyband.simulate.places import Place
-from anyband.simulate.plan import Plan, draw_plan
-from anyband.simulate.settlement import Settlement
-from anyband.simulate.structures import Rows, arrange
 
-__all__ = ["Landscape", "make_landscape"]
+__all__ = [
+    "Canopy",
+    "Landscape",
+    "Rows",
+    "Sun",
+    "air_temperature_k",
+    "arrange",
+    "cover_shares",
+    "make_landscape",
+    "material_temperatures_k",
+    "northern_day",
+    "snow_share",
+    "sun_position",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canopy:
+    """The upper part of a cover, drawn over the whole frame."""
+
+    share: Float[Array, "row col"]
+    """Share of the pixel under it, 0 to 1; its mean is the cover's `canopy_share`."""
+    height_m: Float[Array, "row col"]
+    """Height, metres."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Directions that follow the parcels: what is planted stands in line with its field."""
+
+    across_m: Float[Array, "row col"]
+    """Position across the rows, metres."""
+    along_m: Float[Array, "row col"]
+    """Position along the rows, metres."""
+    spacing_m: Float[Array, "row col"]
+    """Distance between rows, metres; one value a parcel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Draw:
+    """What an arrangement is drawn from."""
+
+    rng: np.random.Generator
+    frame: Frame
+    cover: Cover
+    rows: Rows
+
+    def noise(self, spacing_m: float) -> Array:
+        return smooth_noise(self.rng, self.frame, spacing_m=spacing_m)
+
+
+_Pattern = tuple[Array, Array]
+"""Share of canopy (its level is set afterwards) and height relative to the cover's."""
+
+
+def arrange(rng: np.random.Generator, frame: Frame, cover: Cover, rows: Rows) -> Canopy:
+    """Draw the upper part of a cover over the whole frame."""
+    if cover.structure not in _PATTERNS:
+        nothing = np.zeros((frame.num_pixels,) * 2, dtype=np.float32)
+        return Canopy(share=nothing, height_m=nothing)
+    draw = _Draw(rng=rng, frame=frame, cover=cover, rows=rows)
+    pattern, relative_height = _PATTERNS[cover.structure](draw)
+    return Canopy(share=_with_mean(pattern, cover.canopy_share), height_m=np.float32(cover.height_m) * relative_height)
+
+
+def _crowns(draw: _Draw) -> _Pattern:
+    crown = draw.noise(4.5)
+    gap = _above(draw.noise(22.0), share=0.92, softness=0.3)
+    stand = 1 + 0.08 * draw.noise(70.0)
+    return gap * (0.93 + 0.05 * crown), gap * stand * np.clip(0.8 + 0.16 * crown, 0.2, 1.2)
+
+
+def _grid(draw: _Draw) -> _Pattern:
+    crown = np.cos(_turns(draw.rows.across_m, 8.0)) * np.cos(_turns(draw.rows.along_m, 8.0))
+    # chosen: a ride of 6 m every 75 m, the same share of open ground as the gaps of a natural forest.
+    ride = (draw.rows.across_m % 75.0 > 6.0).astype(np.float32)
+    return ride * (0.93 + 0.05 * crown), ride * (0.85 + 0.12 * crown)
+
+
+def _clumps(draw: _Draw) -> _Pattern:
+    surface = 0.8 * draw.noise(8.0) + 0.6 * draw.noise(28.0)
+    clump = _above(surface, share=draw.cover.canopy_share, softness=0.25)
+    return clump, clump * (0.8 + 0.2 * draw.noise(5.0))
+
+
+def _rows(draw: _Draw) -> _Pattern:
+    wave = np.cos(_turns(draw.rows.across_m, draw.rows.spacing_m)) + 0.25 * np.cos(
+        _turns(draw.rows.along_m, draw.rows.spacing_m)
+    )
+    wave += 0.25 * draw.noise(6.0)
+    tree = _above(wave, share=draw.cover.canopy_share, softness=0.25)
+    return tree, tree * (0.8 + 0.2 * draw.noise(5.0))
+
+
+def _sward(draw: _Draw) -> _Pattern:
+    patches = fractal_noise(draw.rng, draw.frame, longest_m=160.0, shortest_m=5.0, roughness=0.75)
+    return np.clip(0.85 + 0.17 * patches, 0, 1), np.zeros_like(patches)
+
+
+def _field(draw: _Draw) -> _Pattern:
+    # chosen: wheel tracks of 2.5 m every 27 m, as sprayers leave them, and drill lines in the row direction.
+    track = (draw.rows.across_m % 27.0 < 2.5).astype(np.float32)
+    soil = fractal_noise(draw.rng, draw.frame, longest_m=120.0, shortest_m=15.0)
+    drill = np.cos(_turns(draw.rows.across_m, 9.0))
+    return np.clip(0.93 + 0.06 * soil + 0.02 * drill - 0.35 * track, 0, 1), np.zeros_like(soil)
+
+
+def _dunes(draw: _Draw) -> _Pattern:
+    y_m, x_m = draw.frame.coordinates_m()
+    warp_m = 45 * draw.noise(150.0) + 12 * draw.noise(40.0)
+    angle = draw.rng.uniform(0, 2 * np.pi)
+    position_m = np.float32(np.cos(angle)) * x_m + np.float32(np.sin(angle)) * y_m + warp_m
+    crest = 1 - np.abs(np.sin(_turns(position_m, 150.0)))
+    hollow = _above(draw.noise(60.0), share=0.93, softness=0.4)
+    return hollow, crest * (1 + 0.3 * draw.noise(90.0)) + 0.03 * draw.noise(9.0)
+
+
+_PATTERNS: dict[Structure, Callable[[_Draw], _Pattern]] = {
+    "crowns": _crowns,
+    "grid": _grid,
+    "clumps": _clumps,
+    "rows": _rows,
+    "sward": _sward,
+    "field": _field,
+    "dunes": _dunes,
+}
+
+
+def _turns(position_m: Array, period_m: Array | float) -> Array:
+    return position_m * np.float32(2 * np.pi) / np.asarray(period_m, dtype=np.float32)
+
+
+def _above(surface: Array, *, share: float, softness: float) -> Array:
+    """Mark the highest `share` of a surface with 1, the rest with 0; the edge is `softness` units wide."""
+    edge = np.quantile(surface[::2, ::2], 1 - share)
+    soft = (surface - np.float32(edge)) / np.float32(softness) + np.float32(0.5)
+    return np.asarray(np.clip(soft, 0, 1))
+
+
+def _with_mean(pattern: Array, share: float) -> Array:
+    """Bring the mean of a pattern in [0, 1] to `share`, staying in [0, 1]."""
+    pattern = np.clip(pattern, 0, 1)
+    mean = float(pattern.mean())
+    if mean >= share:
+        return pattern * np.float32(share / mean)
+    return 1 - (1 - pattern) * np.float32((1 - share) / (1 - mean))
+
 
 # chosen: fields of one crop are up to about two weeks apart, patches of natural growth some days.
 _DAY_SPREAD, _WILD_DAY_SPREAD = 8.0, 2.5
@@ -212,3 +366,125 @@ def _finish(place: Place, frame: Frame, canvas: _Canvas, plan: Plan) -> Landscap
         relief_m=plan.relief_m,
         texture=np.clip(texture, 0.7, 1.3),
     )
+
+
+FREEZING_K = 273.15
+
+_HALF_YEAR_DAYS = 182.625
+_WARMEST_DAY = 202.0  # chosen: about a month after the longest day, as at middle latitudes
+_FULL_SEASONS_FROM_DEG = 35.0  # chosen: nearer the equator natural vegetation keeps more of its leaves all year
+_WATER_LAG_DAYS = 30.0  # chosen: lakes warm and cool about a month after the air
+_WATER_SWING = 0.65  # chosen: and less than it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sun:
+    """Direction to the sun."""
+
+    elevation_deg: float
+    """Above the horizon, degrees; negative at night."""
+    azimuth_deg: float
+    """Clockwise from north, degrees."""
+
+
+def northern_day(latitude_deg: float, day: float) -> float:
+    """Give the day of the northern year that has the same season; six months away in the south."""
+    return day if latitude_deg >= 0 else day + _HALF_YEAR_DAYS
+
+
+def sun_position(latitude_deg: float, day: float, *, solar_hour: float = 10.5) -> Sun:
+    """Compute where the sun stands.
+
+    Args:
+        latitude_deg: −90 to 90.
+        day: of the year, from 1.
+        solar_hour: local solar time; 10.5 is the overpass of Sentinel-2.
+
+    Source:
+        Cooper, "The absorption of radiation in solar stills", Solar Energy 12, 1969 (declination).
+    """
+    declination = np.radians(23.45) * np.sin(2 * np.pi * (284 + day) / 365)
+    hour_angle = np.radians(15 * (solar_hour - 12))
+    latitude = np.radians(latitude_deg)
+    east = -np.cos(declination) * np.sin(hour_angle)
+    north = np.cos(latitude) * np.sin(declination) - np.sin(latitude) * np.cos(declination) * np.cos(hour_angle)
+    up = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(hour_angle)
+    return Sun(
+        elevation_deg=float(np.degrees(np.arcsin(up))),
+        azimuth_deg=float(np.degrees(np.arctan2(east, north)) % 360),
+    )
+
+
+def air_temperature_k(latitude_deg: float, day: float, *, lag_days: float = 0.0, swing: float = 1.0) -> float:
+    """Estimate the mid-morning air temperature at sea level.
+
+    chosen: 300 K at the equator falling with the squared sine of latitude, and a yearly swing of a third of a
+    kelvin a degree up to 16 K; within a few kelvin of zonal means over land.
+    """
+    mean_k = 300.0 - 36.0 * np.sin(np.radians(latitude_deg)) ** 2
+    amplitude_k = min(abs(latitude_deg) / 3.0, 16.0) * swing
+    phase = 2 * np.pi * (northern_day(latitude_deg, day) - _WARMEST_DAY - lag_days) / 365.25
+    return float(mean_k + amplitude_k * np.cos(phase))
+
+
+def material_temperatures_k(latitude_deg: float, day: float, *, elevation_deg: float) -> Float[Array, " material"]:
+    """Estimate the surface temperature of each material in mid-morning.
+
+    Sun-warmed materials stand over the air in proportion to the sine of the sun's elevation; water follows
+    the season late and never freezes here; snow never exceeds its melting point.
+
+    Args:
+        latitude_deg: −90 to 90.
+        day: of the year, from 1.
+        elevation_deg: of the sun.
+    """
+    air_k = air_temperature_k(latitude_deg, day)
+    water_k = air_temperature_k(latitude_deg, day, lag_days=_WATER_LAG_DAYS, swing=_WATER_SWING)
+    sunlit = max(0.0, float(np.sin(np.radians(elevation_deg))))
+    temperatures_k = [
+        # A cloud top is cold whatever the sun does; the others warm with it.
+        air_k + material.warming_k * (sunlit if material.warming_k > 0 else 1.0)
+        for material in load_materials()
+    ]
+    for index, name in enumerate(material_names()):
+        if name in ("deep_water", "turbid_water"):
+            temperatures_k[index] = max(water_k, FREEZING_K)
+        elif name == "snow":
+            temperatures_k[index] = min(temperatures_k[index], FREEZING_K)
+    return np.array(temperatures_k)
+
+
+def snow_share(latitude_deg: float, day: float) -> float:
+    """Estimate how much of open ground lies under snow: none above −1 °C in the mean, 0.9 below −9 °C."""
+    below_k = FREEZING_K - 1.0 - air_temperature_k(latitude_deg, day)
+    return float(np.clip(below_k / 8.0, 0.0, 0.9))
+
+
+def cover_shares(
+    cover: Cover, *, latitude_deg: float, day: Float[Array, " unit"], choice: Float[Array, " unit"]
+) -> tuple[Float[Array, "unit material"], Float[Array, "unit material"]]:
+    """Tell what the upper and lower parts of a cover are made of, for several fields, lakes or roofs of it.
+
+    Args:
+        cover: land cover.
+        latitude_deg: of the place.
+        day: of the year, for each of them (fields differ by some days).
+        choice: number in [0, 1) that draws one material where a part is one of several.
+
+    Returns:
+        Shares of the materials of the upper and of the lower part; rows sum to 1.
+    """
+    season = np.array([northern_day(latitude_deg, float(d)) for d in day])
+    full = 1.0 if cover.seasonal else min(abs(latitude_deg) / _FULL_SEASONS_FROM_DEG, 1.0)
+    upper = _shares(cover.upper, season, choice, full=full, peak_day=cover.peak_day)
+    lower = _shares(cover.lower, season, choice, full=full, peak_day=cover.peak_day)
+    return upper, lower
+
+
+def _shares(part: Part, season: Array, choice: Array, *, full: float, peak_day: float) -> Array:
+    if part.one_of:
+        bounds = np.cumsum(part.shares[0])
+        drawn = np.minimum(np.searchsorted(bounds, choice, side="right"), len(bounds) - 1)
+        return np.eye(len(bounds))[drawn]
+    always = part_shares(part, np.full(len(season), peak_day))
+    return full * part_shares(part, season) + (1 - full) * always

@@ -1,0 +1,366 @@
+"""Batches of chips, decoded by threads."""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import tensorstore as ts
+import torch
+from torch import Tensor
+
+from anyband.arrays import Array, Bool, Int, Num
+from anyband.data.image_sets import PairPlan, Pairs, SetDraw
+from anyband.data.sampler import ImageFacts, ShardLanes, image_facts
+from anyband.data.store import ChipStore
+from anyband.device_copies import host_memory
+
+__all__ = [
+    "BatchLoader",
+    "BatchSampler",
+    "OpenShards",
+    "RawImages",
+    "RawPair",
+    "RawSets",
+    "read_pair_batch",
+    "read_set_batch",
+    "shard_lanes",
+    "shard_numbers",
+]
+
+
+def shard_numbers(store: ChipStore) -> Int[Array, " chip"]:
+    """Number the shard of each chip of the index, over all arrays of the store."""
+    infos = list(store.arrays.values())
+    shard_chips = np.array([info.chips_per_shard for info in infos], dtype=np.int64)
+    counts = -(-np.array([info.num_chips for info in infos], dtype=np.int64) // shard_chips)
+    first = np.cumsum(counts) - counts
+    return np.asarray(first[store.array_numbers] + store.array_rows // shard_chips[store.array_numbers])
+
+
+def shard_lanes(store: ChipStore, chips: Int[Array, " sample"], *, count: int) -> ShardLanes:
+    """Sort samples into the shards of their first chips.
+
+    Args:
+        store: that they are in.
+        chips: row of the store's index, for each sample.
+        count: shards that are mixed at any time.
+    """
+    return ShardLanes(shards=shard_numbers(store)[chips], count=count)
+
+
+class OpenShards:
+    """The shards that the next batches need. What is not among them is read as without it: no answer ever differs."""
+
+    def __init__(self, store: ChipStore, *, batches: int) -> None:
+        """Nothing is fetched yet.
+
+        Args:
+            store: to read.
+            batches: a shard stays open while one of the last so many batches of a kind needs it.
+        """
+        self._store = store
+        self._batches = batches
+        self._shards: dict[tuple[int, int], _Shard] = {}
+        self._expected: dict[Hashable, deque[frozenset[tuple[int, int]]]] = {}
+        self._lock = Lock()
+
+    def expect(self, chips: Int[Array, " chip"], *, kind: Hashable) -> None:
+        """Begin to fetch the shards of a batch that comes, and close those that no batch needs any more.
+
+        Args:
+            chips: rows of the store's index.
+            kind: of the batch. Kinds take turns, so shards wait for the next batch of theirs.
+        """
+        wanted = {(id(opened), number): opened for opened, number in self._store.shards_of(chips)}
+        with self._lock:
+            for key, opened in wanted.items():
+                if key not in self._shards:
+                    self._shards[key] = _Shard(opened, key[1])
+            self._expected.setdefault(kind, deque(maxlen=self._batches)).append(frozenset(wanted))
+            needed = frozenset().union(*(keys for batches in self._expected.values() for keys in batches))
+            # A thread that still reads from a shard holds it, so closing takes nothing away.
+            self._shards = {key: shard for key, shard in self._shards.items() if key in needed}
+
+    def read(self, opened: ts.TensorStore, rows: Int[Array, " chip"], out: Num[Array, "chip ..."]) -> "_Reading":
+        """Begin to read rows of an array of the store into memory; see `ChipStore.read`."""
+        numbers = rows // _chips_per_shard(opened)
+        with self._lock:
+            held = {int(number): self._shards.get((id(opened), int(number))) for number in np.unique(numbers)}
+        return _Reading(opened=opened, rows=rows, out=out, numbers=numbers, held=held)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the shards take which have arrived, bytes."""
+        with self._lock:
+            return sum(shard.num_bytes for shard in self._shards.values())
+
+    def __len__(self) -> int:
+        """Count the shards that are open or on their way."""
+        return len(self._shards)
+
+
+class _Shard:
+    """One shard of an array, on its way or here."""
+
+    def __init__(self, opened: ts.TensorStore, number: int) -> None:
+        self._opened = opened
+        self._key = "/".join(["c", str(number), *["0"] * (opened.rank - 1)])
+        self._fetched: Any = _kvstore(opened).read(self._key)
+        self._lock = Lock()
+        self.num_bytes = 0
+
+    def array(self) -> ts.TensorStore:
+        """Give the array of which this shard is all there is; waits for it."""
+        with self._lock:
+            return self._in_memory
+
+    @cached_property
+    def _in_memory(self) -> ts.TensorStore:
+        spec = {
+            "driver": "zarr3",
+            "kvstore": {"driver": "memory"},
+            "metadata": self._opened.spec().to_json()["metadata"],
+            "fill_missing_data_reads": self._opened.spec().to_json().get("fill_missing_data_reads", True),
+        }
+        # A memory of its own, so that it goes with this object.
+        context = ts.Context({"memory_key_value_store": {}}, parent=_SHARED)
+        array = ts.open(spec, context=context, open=True, read=True, assume_metadata=True).result()
+        fetched = self._fetched.result()
+        # Where all values equal the fill value no shard is stored, and reading gives that value here as there.
+        if fetched.state == "value":
+            # Asking for the value copies it, so once.
+            stored = fetched.value
+            _kvstore(array).write(self._key, stored).result()
+            self.num_bytes = len(stored)
+        self._fetched = None
+        return array
+
+
+def _kvstore(array: ts.TensorStore) -> ts.KvStore:
+    kvstore = array.kvstore
+    assert kvstore is not None, "arrays in Zarr are kept in one"
+    return kvstore
+
+
+def _chips_per_shard(array: ts.TensorStore) -> int:
+    shape = array.chunk_layout.write_chunk.shape
+    assert shape is not None, "arrays in Zarr have shards of one size"
+    return int(shape[0] or 1)
+
+
+# Threads and limits are those of the process, not of each shard.
+_SHARED = ts.Context()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """Rows of an array that are asked for."""
+
+    opened: ts.TensorStore
+    rows: Int[Array, " chip"]
+    out: Num[Array, "chip ..."]
+    numbers: Int[Array, " chip"]
+    held: dict[int, _Shard | None]
+
+    def result(self) -> None:
+        """Wait for them all."""
+        target = ts.array(self.out, copy=False)
+        writing = []
+        for number, shard in self.held.items():
+            source = self.opened if shard is None else shard.array()
+            where = np.flatnonzero(self.numbers == number)
+            writing.append(target[where].write(source[self.rows[where]]))
+        for part in writing:
+            part.result()
+
+
+DrawnT = TypeVar("DrawnT", covariant=True)
+RawT = TypeVar("RawT")
+
+# chosen: each thread has one batch in work and one waiting.
+_BATCHES_PER_WORKER = 2
+# chosen: shards on their way while four batches are used; each more takes memory for the shards of one more.
+_BATCHES_AHEAD = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawPair:
+    """A batch of pairs as it is stored; sample k of `a` and of `b` show one footprint."""
+
+    a: Num[Tensor, "batch band_a row_a col_a"]
+    """First images, stored numbers in the type of their array."""
+    b: Num[Tensor, "batch band_b row_b col_b"]
+    """Second images."""
+    valid_a: Bool[Tensor, "batch band_a row_a col_a"] | None
+    """Where `a` is data; None: everywhere."""
+    valid_b: Bool[Tensor, "batch band_b row_b col_b"] | None
+    """Where `b` is data; None: everywhere."""
+    array_a: str
+    """Array of the store that `a` is from."""
+    array_b: str
+    """Array of the store that `b` is from."""
+    plan: PairPlan
+    """Which pairs these are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawImages:
+    """The images of some sets that are of one array, as they are stored."""
+
+    array: str
+    """Array of the store."""
+    pixels: Num[Tensor, "batch band row col"]
+    """Stored numbers in the type of their array."""
+    valid: Bool[Tensor, "batch band row col"] | None
+    """Where they are data; None: everywhere."""
+    sets: Int[Array, " batch"]
+    """Which set of the batch each image belongs to; in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawSets:
+    """A batch of image sets as it is stored; all images of a set show one footprint."""
+
+    groups: tuple[RawImages, ...]
+    """The images, those of one array together."""
+    rows: Int[Array, "set slot"]
+    """Where each image stands when the groups are laid one after the other."""
+    draw: SetDraw
+    """Which images these are."""
+    facts: ImageFacts
+    """What is known of each beside its pixels."""
+
+
+def read_pair_batch(store: ChipStore, pairs: Pairs, plan: PairPlan, *, shards: OpenShards | None = None) -> RawPair:
+    """Read the pairs of a plan, each of both sides in one go.
+
+    Args:
+        store: that they are in.
+        pairs: that the plan chooses from.
+        plan: which.
+        shards: what is in memory already; None: nothing.
+
+    Raises:
+        StoreError: the store is damaged.
+    """
+    array_a, array_b = pairs.types[plan.pair_type]
+    a, valid_a = _read(store, array_a, pairs.index_a[plan.rows], shards)
+    b, valid_b = _read(store, array_b, pairs.index_b[plan.rows], shards)
+    return RawPair(a=a, b=b, valid_a=valid_a, valid_b=valid_b, array_a=array_a, array_b=array_b, plan=plan)
+
+
+def read_set_batch(store: ChipStore, draw: SetDraw, *, shards: OpenShards | None = None) -> RawSets:
+    """Read the sets of a draw, the images of each array in one go.
+
+    Args:
+        store: that they are in.
+        draw: which.
+        shards: what is in memory already; None: nothing.
+
+    Raises:
+        StoreError: the store is damaged.
+    """
+    names = np.array(store.index.column("array").take(draw.chips.ravel()).to_pylist(), dtype=object)
+    groups, order = [], []
+    for array in (name for name in store.arrays if name in set(names)):
+        images = np.flatnonzero(names == array)
+        pixels, valid = _read(store, array, draw.chips.ravel()[images], shards)
+        sets = images // draw.chips.shape[1]
+        groups.append(RawImages(array=array, pixels=pixels, valid=valid, sets=sets))
+        order.append(images)
+    rows = np.argsort(np.concatenate(order)).reshape(draw.chips.shape)
+    return RawSets(groups=tuple(groups), rows=rows, draw=draw, facts=image_facts(store, draw.chips))
+
+
+@runtime_checkable
+class BatchSampler(Protocol[DrawnT]):
+    """What tells the content of a step's batch."""
+
+    def batch(self, step: int) -> DrawnT:
+        """Tell what the batch of a step holds."""
+
+
+class BatchLoader(Generic[DrawnT, RawT]):
+    """Batches of the steps `first_step` to `last_step` − 1, in order, whatever the number of workers."""
+
+    def __init__(
+        self,
+        read: Callable[[DrawnT], RawT],
+        sampler: BatchSampler[DrawnT],
+        *,
+        first_step: int,
+        last_step: int,
+        workers: int = 2,
+        expect: Callable[[DrawnT], None] | None = None,
+    ) -> None:
+        """Plan the reading; it starts with the iteration.
+
+        Args:
+            read: reads what a sampler tells, for example `partial(read_set_batch, store)`.
+            sampler: tells what the batch of a step holds.
+            first_step: first step to give.
+            last_step: step to stop before.
+            workers: threads that read ahead; 0 reads when asked.
+            expect: told what each batch holds, in order, before it is read and some batches ahead, for example to
+                begin to fetch shards. None: nobody.
+        """
+        self._read = read
+        self._sampler = sampler
+        self._steps = range(first_step, last_step)
+        self._workers = workers
+        self._expect = expect
+
+    @staticmethod
+    def batches_in_work(workers: int) -> int:
+        """Count the batches from the oldest that may be being read to the newest that `expect` is told of."""
+        return workers * _BATCHES_PER_WORKER + 1 + _BATCHES_AHEAD
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[RawT]:
+        """Give the batches in the order of the steps."""
+        if self._workers == 0:
+            yield from map(self._read, self._drawn())
+            return
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="anyband-batch")
+        waiting: deque[Future[RawT]] = deque()
+        try:
+            for drawn in self._drawn():
+                waiting.append(pool.submit(self._read, drawn))
+                if len(waiting) > self._workers * _BATCHES_PER_WORKER:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _drawn(self) -> Iterator[DrawnT]:
+        ahead: deque[DrawnT] = deque()
+        for step in self._steps:
+            ahead.append(self._sampler.batch(step))
+            if self._expect is None:
+                yield ahead.popleft()
+                continue
+            self._expect(ahead[-1])
+            if len(ahead) > _BATCHES_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def _read(
+    store: ChipStore, array: str, chips: Int[Array, " chip"], shards: OpenShards | None
+) -> tuple[Tensor, Tensor | None]:
+    info = store.arrays[array]
+    shape = (len(chips), len(info.bands), info.height, info.width)
+    # Where there is a GPU, chips are decoded straight into memory that it reads by itself.
+    pixels = host_memory(shape, getattr(torch, info.dtype), pinned=torch.cuda.is_available())
+    rows, out = store.array_rows[chips], pixels.numpy()
+    _, valid = store.read(array, rows, out=out) if shards is None else store.read(array, rows, out=out, how=shards.read)
+    return pixels, None if valid is None else torch.from_numpy(valid)

@@ -1,0 +1,423 @@
+"""Crops, flips and registered resizing on the device."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyband.arrays import Array, Bool, Float, Int, Num
+from anyband.device_copies import to_device
+from anyband.errors import InputError, RecipeError
+from anyband.randomness import uniform
+
+__all__ = [
+    "AugmentOptions",
+    "Augmentation",
+    "Interpolation",
+    "Resampler",
+    "apply",
+    "apply_to_map",
+    "coarser_grid",
+    "draw_augmentation",
+    "input_corners",
+    "input_gsd_m",
+    "resized",
+    "whole_footprint",
+]
+
+# Row and column of the upper left, upper right, lower right and lower left corner, as shares of an image.
+_CORNERS = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """What augmentation may do. The defaults are the paper's (SMARTIES, section 4)."""
+
+    enabled: bool = True
+    """False: the whole footprint, neither flipped nor turned."""
+    crop_area: tuple[float, float] = (0.25, 1.0)
+    """Least and largest share of the footprint's area in a crop; crops are square."""
+    flips: bool = True
+    """Mirror up-down and left-right, each for half of the samples."""
+    quarter_turns: bool = True
+    """Turn by 0°, 90°, 180° or 270°, each for a quarter of the samples."""
+
+    def __post_init__(self) -> None:
+        least, largest = self.crop_area
+        if not 0.0 < least <= largest <= 1.0:
+            raise RecipeError(f"crop_area needs 0 < least <= largest <= 1, found {least:g} to {largest:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What happens to each sample: cut `first` to `first + size` out of `grid`, transpose, then flip."""
+
+    grid: tuple[int, int]
+    """Rows and columns of the grid that boxes are counted on: the coarsest image's."""
+    first: Int[Array, "sample 2"]
+    """First row and column of each box."""
+    size: Int[Array, "sample 2"]
+    """Rows and columns of each box."""
+    transposed: Bool[Array, "sample"]
+    """Whether rows and columns change places."""
+    flipped: Bool[Array, "sample 2"]
+    """Whether rows, and columns, run backwards afterwards."""
+
+    def of(self, samples: Int[Array, " image"]) -> "Augmentation":
+        """Make the augmentation of images: that of the sample which each belongs to.
+
+        Args:
+            samples: positions in this augmentation; each may stand several times.
+        """
+        return Augmentation(
+            grid=self.grid,
+            first=self.first[samples],
+            size=self.size[samples],
+            transposed=self.transposed[samples],
+            flipped=self.flipped[samples],
+        )
+
+
+def coarser_grid(*shapes: tuple[int, int]) -> tuple[int, int]:
+    """Find the grid that crops of images of one footprint are aligned to: the fewest rows and columns.
+
+    Args:
+        shapes: rows and columns of the images, at least one.
+    """
+    return min(rows for rows, _ in shapes), min(cols for _, cols in shapes)
+
+
+def whole_footprint(count: int, *, grid: tuple[int, int]) -> Augmentation:
+    """Make the augmentation that changes nothing: each sample whole, as it lies."""
+    return Augmentation(
+        grid=grid,
+        first=np.zeros((count, 2), dtype=np.int64),
+        size=np.tile(np.array(grid, dtype=np.int64), (count, 1)),
+        transposed=np.zeros(count, dtype=bool),
+        flipped=np.zeros((count, 2), dtype=bool),
+    )
+
+
+def draw_augmentation(
+    options: AugmentOptions, *, seed: int, step: int, samples: Sequence[int], grid: tuple[int, int]
+) -> Augmentation:
+    """Draw one augmentation a sample. A sample's draw does not depend on the others in the batch.
+
+    Args:
+        options: what may be done.
+        seed: of the run.
+        step: training step.
+        samples: identities of the samples.
+        grid: rows and columns that crops are aligned to, see `coarser_grid`. What a sample draws depends on them, so
+            for batches of changing images take the fewest of all that may come.
+
+    Returns:
+        The same for every image of a sample; `apply` it to each.
+    """
+    if not options.enabled:
+        return whole_footprint(len(samples), grid=grid)
+    draws = uniform(seed, step=step, samples=samples, purpose="augment", shape=(6,))
+    first, size = _draw_boxes(options.crop_area, draws[:, :3], grid)
+    coins = draws[:, 3:6] < 0.5
+    turned = coins[:, 0] if options.quarter_turns else np.zeros(len(samples), dtype=bool)
+    flipped = coins[:, 1:]
+    if not options.flips:
+        # Without mirror images only the four turns remain: a turn by 90° is a transposition and one flip.
+        half = coins[:, 1] & options.quarter_turns
+        flipped = np.stack([half, half ^ turned], axis=1)
+    return Augmentation(grid=grid, first=first, size=size, transposed=turned, flipped=flipped)
+
+
+def input_corners(
+    augmentation: Augmentation, corners_deg: Float[Array, "sample image 4 2"]
+) -> Float[Array, "sample image 4 2"]:
+    """Find where the corners of augmented images lie. Between the corners of a chip, positions are bilinear.
+
+    Args:
+        augmentation: of each sample.
+        corners_deg: longitude and latitude of the upper left, upper right, lower right and lower left corner of each
+            image as it was before; NaN where unknown.
+
+    Returns:
+        The same of the images that `apply` gives: crop, transposition and flips are in it. Longitudes from −180 to 180.
+    """
+    row, col = _corners_before(augmentation)
+    weights = np.stack([(1 - row) * (1 - col), (1 - row) * col, row * col, row * (1 - col)], axis=-1)
+    lon, lat = corners_deg[..., 0], corners_deg[..., 1]
+    # Across longitude ±180 the numbers jump, the ground does not: count on from the first corner.
+    step = lon - lon[..., :1]
+    lon = lon - 360.0 * (step > 180.0) + 360.0 * (step < -180.0)
+    lon, lat = (np.einsum("scw,siw->sic", weights, values) for values in (lon, lat))
+    lon = lon + 360.0 * (lon < -180.0) - 360.0 * (lon > 180.0)
+    # Weights add up to 1 but for rounding, which must not pass the pole.
+    return np.stack([lon, lat.clip(-90.0, 90.0)], axis=-1)
+
+
+def input_gsd_m(
+    augmentation: Augmentation,
+    gsd_m: Float[Array, "sample image"],
+    shape_px: Int[Array, "sample image 2"],
+    *,
+    img_size: int,
+) -> Float[Array, "sample image"]:
+    """Compute how large a pixel of augmented images is on the ground: the root of its area, metres.
+
+    Args:
+        augmentation: of each sample.
+        gsd_m: ground sampling distance of each image as it was before; NaN where unknown.
+        shape_px: rows and columns of each image as it was before.
+        img_size: side of the images that `apply` gives, pixels.
+    """
+    cut_px = shape_px * (augmentation.size / np.array(augmentation.grid))[:, None, :]
+    return np.asarray(gsd_m * np.sqrt(cut_px.prod(axis=-1)) / img_size)
+
+
+def _corners_before(augmentation: Augmentation) -> tuple[Float[Array, "sample 4"], Float[Array, "sample 4"]]:
+    """Tell where the corners of the result were: the shares of all rows and columns above and left of each."""
+    flipped = augmentation.flipped[:, :, None]
+    row, col = np.moveaxis(np.where(flipped, 1 - _CORNERS.T, _CORNERS.T), 1, 0)
+    turned = augmentation.transposed[:, None]
+    inside = np.stack([np.where(turned, col, row), np.where(turned, row, col)], axis=1)
+    before = augmentation.first[:, :, None] + augmentation.size[:, :, None] * inside
+    return before[:, 0] / augmentation.grid[0], before[:, 1] / augmentation.grid[1]
+
+
+def _draw_boxes(
+    crop_area: tuple[float, float], draws: Float[Array, "sample 3"], grid: tuple[int, int]
+) -> tuple[Int[Array, "sample 2"], Int[Array, "sample 2"]]:
+    least, largest = crop_area
+    area = (least + (largest - least) * draws[:, 0]) * grid[0] * grid[1]
+    side = np.clip(np.round(np.sqrt(area)), 1, min(grid)).astype(np.int64)
+    size = np.stack([side, side], axis=1)
+    room = np.array(grid, dtype=np.int64) - size + 1
+    return np.floor(draws[:, 1:] * room).astype(np.int64), size
+
+
+Interpolation = Literal["bicubic", "bilinear"]
+"""Kernel of a resampling; both widen when pixels are merged, which keeps out aliases."""
+
+_CUBIC_A = -0.5  # Source: Keys, IEEE Trans. ASSP 29(6), 1981; the kernel of Pillow and torchvision
+_CUBIC_RADIUS = 2.0  # the kernel is zero from two pixels on
+_RADII = {"bicubic": _CUBIC_RADIUS, "bilinear": 1.0}
+# chosen: an output pixel is valid when valid inputs carry at least half of the kernel's absolute weight;
+# then the signed weight that is divided by stays over 0.2, so that a hole never blows up noise.
+_MIN_VALID_SHARE = 0.5
+
+
+class Resampler:
+    """Cuts, resamples, transposes and flips the images of a batch, all of one footprint, on the device they are on."""
+
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        *,
+        shape: tuple[int, int],
+        device: torch.device,
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
+        """Take what is done to each sample; the boxes travel to the device, the matrices are built there.
+
+        Args:
+            augmentation: of each sample of the batch.
+            shape: rows and columns of the result.
+            device: of the images.
+            interpolation: kernel.
+        """
+        self._augmentation = augmentation
+        self._shape = shape
+        self._radius = _RADII[interpolation]
+        self._device = device
+        # Float64 keeps the edges of boxes where they are; MPS has none.
+        self._builds_on = torch.device("cpu") if device.type == "mps" else device
+        flipped = _flips_before_transposition(augmentation)
+        numbers = np.stack([augmentation.first, augmentation.size, flipped, _both(augmentation.transposed)])
+        # (first, size, flipped, transposed) × sample × (rows, columns), in one copy.
+        self._boxes = to_device(numbers.astype(np.int64), self._builds_on)
+        self._matrices: dict[tuple[int, int], Tensor] = {}
+
+    def __call__(
+        self, pixels: Float[Tensor, "batch band row col"], valid: Bool[Tensor, "batch band row col"] | None
+    ) -> tuple[Float[Tensor, "batch band rows cols"], Bool[Tensor, "batch band rows cols"] | None]:
+        """Resample images of the footprint; see `apply`."""
+        _, _, height, width = pixels.shape
+        _check_count(self._augmentation, len(pixels))
+        rows, cols = self._matrix(0, height), self._matrix(1, width)
+        resampled, seen = _resample_valid(pixels, valid, rows, cols)
+        return self._transpose(resampled), None if seen is None else self._transpose(seen)
+
+    def _transpose(self, image: Tensor) -> Tensor:
+        if not self._augmentation.transposed.any():
+            return image
+        turned = self._boxes[3, :, 0].bool().to(image.device)[:, None, None, None]
+        return torch.where(turned, image.mT, image)
+
+    def _matrix(self, axis: int, num_pixels: int) -> Float[Tensor, "batch size pixel"]:
+        key = (axis, num_pixels)
+        if key not in self._matrices:
+            self._matrices[key] = self._built(axis, num_pixels).to(self._device)
+        return self._matrices[key]
+
+    def _built(self, axis: int, num_pixels: int) -> Float[Tensor, "batch size pixel"]:
+        """Build the resampling matrix of each sample along one axis; rows sum to 1, flips are in it.
+
+        Box edges are kept as fractions of whole numbers until the last moment, so that an edge on a pixel's
+        border stays there.
+        """
+        cells, out_size = self._augmentation.grid[axis], self._shape[axis]
+        first, size, flipped = self._boxes[:3, :, axis, None]
+        touched_from = first * num_pixels // cells
+        touched_to = -(-(first + size) * num_pixels // cells)
+        scale = (size * num_pixels).double() / cells / out_size
+        stretch = scale.clamp(min=1.0)  # a kernel widens when pixels are merged, never narrows
+        output = torch.arange(out_size, device=first.device)
+        output = torch.where(flipped.bool(), out_size - 1 - output, output)
+        center = (first * num_pixels).double() / cells + (output + 0.5) * scale
+        num_taps = self._num_taps(axis, num_pixels)
+        start = (center - self._radius * stretch).floor().long().clamp(0, num_pixels - num_taps)
+        taps = start[:, :, None] + torch.arange(num_taps, device=first.device)
+        kernel = _cubic if self._radius == _CUBIC_RADIUS else _triangle
+        weights = kernel((taps + 0.5 - center[:, :, None]) / stretch[:, :, None])
+        inside = (taps >= touched_from[:, :, None]) & (taps < touched_to[:, :, None])
+        weights = torch.where(inside, weights, 0.0)
+        weights = weights / weights.sum(dim=2, keepdim=True)
+        dense = torch.zeros(len(first), out_size, num_pixels, device=first.device)
+        return dense.scatter_(2, taps, weights.float())
+
+    def _num_taps(self, axis: int, num_pixels: int) -> int:
+        """Count the pixels that the widest kernel of the batch can reach; known here, so the device is not asked."""
+        largest = int(self._augmentation.size[:, axis].max(initial=0))
+        stretch = max(1.0, largest * num_pixels / self._augmentation.grid[axis] / self._shape[axis])
+        return min(num_pixels, math.ceil(2 * self._radius * stretch) + 2)
+
+
+def apply(
+    pixels: Float[Tensor, "batch band row col"],
+    valid: Bool[Tensor, "batch band row col"] | None,
+    augmentation: Augmentation,
+    *,
+    img_size: int,
+    interpolation: Interpolation = "bicubic",
+) -> tuple[Float[Tensor, "batch band size size"], Bool[Tensor, "batch band size size"] | None]:
+    """Cut, resample (anti-aliased, only from pixels that the box touches), transpose and flip.
+
+    Equal to a crop and an anti-aliased bicubic resize where a box lies on the image's own pixels; between
+    images of different resolution the same output pixel covers the same ground.
+
+    Args:
+        pixels: float32, standardised.
+        valid: which of them are data; None: all. Values under False never count, NaN neither.
+        augmentation: drawn for this batch, on the footprint of these images.
+        img_size: side of the result in pixels.
+        interpolation: kernel.
+
+    Returns:
+        Pixels, 0 where not valid; and which are valid: valid inputs carry at least half of the weight.
+    """
+    shape = (img_size, img_size)
+    return Resampler(augmentation, shape=shape, device=pixels.device, interpolation=interpolation)(pixels, valid)
+
+
+def resized(
+    pixels: Float[Tensor, "batch band row col"],
+    valid: Bool[Tensor, "batch band row col"] | None,
+    *,
+    shape: tuple[int, int],
+    interpolation: Interpolation,
+) -> tuple[Float[Tensor, "batch band rows cols"], Bool[Tensor, "batch band rows cols"] | None]:
+    """Bring whole images to a number of rows and columns, anti-aliased.
+
+    Args:
+        pixels: float32, standardised.
+        valid: which of them are data; None: all. Values under False never count, NaN neither.
+        shape: rows and columns of the result.
+        interpolation: kernel.
+
+    Returns:
+        As `apply` gives them.
+    """
+    height, width = pixels.shape[2:]
+    whole = whole_footprint(len(pixels), grid=(height, width))
+    return Resampler(whole, shape=shape, device=pixels.device, interpolation=interpolation)(pixels, valid)
+
+
+def apply_to_map(
+    values: Num[Tensor, "batch row col"], augmentation: Augmentation, *, img_size: int
+) -> Num[Tensor, "batch size size"]:
+    """Cut, take the nearest pixel, transpose and flip: what `apply` does to images, for maps whose values can't be
+    mixed. Where a box lies on the map's own pixels, no value changes.
+
+    Args:
+        values: labels or numbers of each pixel, on the footprint of the images.
+        augmentation: that of the images.
+        img_size: side of the result in pixels.
+
+    Returns:
+        Values of the map and no others.
+    """
+    _, height, width = values.shape
+    _check_count(augmentation, len(values))
+    rows = _nearest(augmentation, axis=0, num_pixels=height, img_size=img_size).to(values.device)
+    cols = _nearest(augmentation, axis=1, num_pixels=width, img_size=img_size).to(values.device)
+    sample = torch.arange(len(values), device=values.device)[:, None, None]
+    taken = values[sample, rows[:, :, None], cols[:, None, :]]
+    turned = torch.from_numpy(augmentation.transposed).to(values.device)[:, None, None]
+    return torch.where(turned, taken.mT, taken)
+
+
+def _both(one: Bool[Array, " sample"]) -> Bool[Array, "sample 2"]:
+    return np.stack([one, one], axis=1)
+
+
+def _flips_before_transposition(augmentation: Augmentation) -> Bool[Array, "sample 2"]:
+    # What flips rows after a transposition flips columns before it.
+    swapped = augmentation.flipped[:, ::-1]
+    return np.where(augmentation.transposed[:, None], swapped, augmentation.flipped)
+
+
+def _cubic(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    x = distance.abs()
+    near = ((_CUBIC_A + 2) * x - (_CUBIC_A + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * _CUBIC_A - 4 * _CUBIC_A
+    return torch.where(x < 1, near, torch.where(x < _CUBIC_RADIUS, far, 0.0))
+
+
+def _triangle(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return (1 - distance.abs()).clamp(min=0.0)
+
+
+def _nearest(augmentation: Augmentation, *, axis: int, num_pixels: int, img_size: int) -> Int[Tensor, "batch size"]:
+    """Find the pixel under the centre of each output pixel; where it is a border, the one after it. Flips are in it."""
+    first, size, cells = augmentation.first[:, axis, None], augmentation.size[:, axis, None], augmentation.grid[axis]
+    output = np.broadcast_to(np.arange(img_size), (len(first), img_size))
+    flipped = _flips_before_transposition(augmentation)[:, axis]
+    output = np.where(flipped[:, None], img_size - 1 - output, output)
+    # In whole numbers, so that an edge on a pixel's border stays there.
+    found = (2 * first * img_size + (2 * output + 1) * size) * num_pixels // (2 * cells * img_size)
+    return torch.from_numpy(found.clip(0, num_pixels - 1))
+
+
+def _check_count(augmentation: Augmentation, count: int) -> None:
+    if len(augmentation.transposed) != count:
+        raise InputError(f"an augmentation of {len(augmentation.transposed)} samples for a batch of {count}")
+
+
+def _resample_valid(pixels: Tensor, valid: Tensor | None, rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Resample only what is valid; a pixel is valid whose valid inputs carry enough of the weight."""
+    if valid is None:
+        return _resample(pixels, rows, cols), None
+    weight = valid.to(pixels.dtype)
+    full = torch.ones_like(weight[:, :1])
+    share = _resample(weight, rows.abs(), cols.abs()) / _resample(full, rows.abs(), cols.abs())
+    seen = share >= _MIN_VALID_SHARE
+    total = _resample(weight, rows, cols)
+    resampled = _resample(pixels.masked_fill(~valid, 0.0), rows, cols) / total.where(seen, 1.0)
+    return resampled.masked_fill(~seen, 0.0), seen
+
+
+def _resample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    cut = torch.einsum("bsw,bchw->bchs", cols, image)
+    return torch.einsum("bth,bchs->bcts", rows, cut)

@@ -1,1 +1,0 @@
-"""Labelled data for downstream tasks: files, tables, rasters of labels, and published data sets by name."""

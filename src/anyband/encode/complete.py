@@ -1,0 +1,349 @@
+"""Images that were not seen, from the other images of their place: the network's side of `anyband reconstruct`.
+
+The target stands in the last slot of its set, as in the training steps that hide an image whole; unlike there, the
+other images are visible whole. A target that is seen in part has its seen tokens in the same slot.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anyband.arrays import Array, Bool, Float, Num
+from anyband.data.harmonise import restore
+from anyband.data.resample import Augmentation, apply, whole_footprint
+from anyband.encode.encoder import check_memory, find_device
+from anyband.encode.input_spec import BandReading, checkpoint_sensor, joined_batches, read_bands, standardised_batch
+from anyband.encode.metadata import Precision, set_metadata
+from anyband.errors import AssignmentError, CheckpointError, InputError
+from anyband.models.a2mae import SetAutoencoder
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, build_model, load_checkpoint
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
+from anyband.sensors.assignment import AssignmentRules, Unseen
+from anyband.sensors.sensor import BandStatistics, Sensor
+
+__all__ = ["ImageView", "PlaceView", "SetCompleter", "load_completer"]
+
+# Parts of a pixel that edges of views are rounded to.
+_PARTS = 4096
+# Source: what A²-MAE's released code draws; for a checkpoint that does not say what it was trained on.
+_USUAL_SET_SIZE = 3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageView:
+    """What one image shows of a square of ground."""
+
+    reading: BandReading
+    """How its bands are read."""
+    dn: Num[Array, "band y x"]
+    """Stored numbers of all pixels that the square touches."""
+    valid: Bool[Array, "band y x"]
+    """Which have data and may be seen."""
+    box: tuple[float, float, float, float]
+    """The square in these pixels: first row, first column, rows, columns."""
+    gsd_m: float
+    """Ground sampling distance of the image's own pixels, metres; NaN where unknown."""
+    time: np.datetime64
+    """UTC; NaT where unknown."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlaceView:
+    """What all images of a place show of one square of ground."""
+
+    context: tuple[ImageView, ...]
+    """The other images, the most telling first: it is the anchor."""
+    target: ImageView
+    """The image to complete, on the pixels that are asked for: the square is all of them."""
+    unseen: Bool[Array, "row col"]
+    """Which pixels of the target are to be predicted; of these nothing is looked at."""
+    corners_deg: Float[Array, "4 2"]
+    """(longitude, latitude) of the square: upper left, upper right, lower right, lower left; NaN where unknown."""
+
+    @property
+    def has_data(self) -> bool:
+        """Whether anything of the place is seen here."""
+        seen = self.target.valid & ~self.unseen
+        return bool(seen.any()) or any(bool(image.valid.any()) for image in self.context)
+
+
+def load_completer(
+    path_or_hub_id: str | Path,
+    *,
+    device: str = "cpu",
+    unseen: Unseen = "interpolate",
+    min_support: float = 0.05,
+) -> "SetCompleter":
+    """Load a network that completes images of a place.
+
+    Args:
+        path_or_hub_id: a safetensors file with its decoder, such as `encoder.safetensors` of a run, or a hub id.
+        device: where it runs.
+        unseen: what to do with bands that no trained range is.
+        min_support: bands with less support can't be reconstructed.
+
+    Raises:
+        CheckpointError: no such checkpoint, or not one that can predict an image; it says why.
+        InputError: there is no such device.
+    """
+    found = find_device(device)
+    rules = AssignmentRules(unseen=unseen, min_support=min_support, out_of_span="refuse")
+    return SetCompleter(load_checkpoint(path_or_hub_id), rules=rules).to(found).eval()
+
+
+class SetCompleter(nn.Module):
+    """A network of sets with its decoder, its ranges, normalisations and rules.
+
+    Args:
+        checkpoint: weights and what they were trained on.
+        rules: for bands that no trained range is.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, rules: AssignmentRules | None = None) -> None:
+        super().__init__()
+        _check_task(checkpoint.config)
+        self.model: SetAutoencoder = _set_network(checkpoint)
+        # The weights live in the network from here on; the rest of the checkpoint tells how to use them.
+        self.checkpoint = replace(checkpoint, state={})
+        self.rules = rules or AssignmentRules()
+
+    @property
+    def img_size(self) -> int:
+        """Side of the network's input, pixels."""
+        return self.model.config.encoder.img_size
+
+    @property
+    def num_context(self) -> int:
+        """How many other images the network was at most trained to see."""
+        sets = _recipe_part(self.checkpoint, "data").get("sets") or {}
+        most = int(sets.get("size", (1, _USUAL_SET_SIZE))[1])
+        return max(1, most - 1)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the training."""
+        if _recipe_part(self.checkpoint, "model").get("hidden_image", 1):
+            return ()
+        return (
+            "the network was never trained on images that are hidden whole (model.hidden_image is 0); expect little "
+            "of a target of which nothing is seen",
+        )
+
+    def context_reading(
+        self, sensor: Sensor, *, encoding: str | None = None, statistics: Mapping[str, BandStatistics] | None = None
+    ) -> BandReading:
+        """Work out how an image to look at is read; see `read_bands`."""
+        return read_bands(self.checkpoint, sensor, rules=self.rules, encoding=encoding, statistics=statistics)
+
+    def target_reading(
+        self,
+        sensor: str | Sensor,
+        *,
+        encoding: str | None = None,
+        statistics: Mapping[str, BandStatistics] | None = None,
+    ) -> BandReading:
+        """Work out how an image to predict is read and written.
+
+        Raises:
+            AssignmentError: bands that this network can't reconstruct; they are named.
+            CatalogueError: an unknown sensor or encoding, or no statistics.
+        """
+        found = checkpoint_sensor(self.checkpoint, sensor)
+        rules = replace(self.rules, out_of_span="refuse")
+        try:
+            reading = read_bands(self.checkpoint, found, rules=rules, encoding=encoding, statistics=statistics)
+        except AssignmentError as problem:
+            raise AssignmentError(
+                f"this checkpoint can't reconstruct '{found.name}': {problem}\nname the bands that it can with "
+                "--bands, or take a checkpoint that was trained on such bands"
+            ) from problem
+        kept = reading.assignment.kept_index
+        if kept != tuple(range(len(found.bands))):
+            read = ", ".join(found.band_names[index] for index in kept)
+            raise AssignmentError(
+                f"this checkpoint can't reconstruct all of {', '.join(found.band_names)} of '{found.name}' in this "
+                f"order: it reads {read}; name bands that it reads, in its order, with --bands"
+            )
+        return reading
+
+    @torch.no_grad()
+    def complete(
+        self, places: Sequence[PlaceView], *, precision: Precision = "float32"
+    ) -> list[Float[Array, "band row col"]]:
+        """Predict the targets of some places, one sensor with one band choice, equally many context images each.
+
+        A token of the target that touches a pixel to be predicted is hidden whole; all other tokens with data are seen.
+
+        Args:
+            places: what is seen.
+            precision: of the network's arithmetic; the result is float32 in both.
+
+        Returns:
+            Each target whole in physical units: predicted at hidden tokens, elsewhere as given and read by the network.
+
+        Raises:
+            InputError: no other image, more than the encodings of the network have room for, or than memory holds.
+        """
+        in_slots = [_in_slots(place) for place in places]
+        num_tokens = (self.img_size // self.model.config.encoder.patch_size) ** 2
+        check_memory(self.model.encoder, num_sets=len(places), num_images=len(in_slots[0]), num_tokens=num_tokens)
+        metadata = _metadata(in_slots, places, self.img_size)
+        masked = torch.stack([self._masked(place) for place in places])
+        slots = [
+            self._slot([images[slot] for images in in_slots], masked if slot == len(in_slots[0]) - 1 else None)
+            for slot in range(len(in_slots[0]))
+        ]
+        found: dict[int, Tensor] = {}
+        for members in _equally_masked(masked):
+            chosen = torch.tensor(members)
+            batch = _set_batch([_taken(slot, chosen) for slot in slots], in_slots[0], _known_of(metadata, chosen))
+            completed = self._completed(batch, masked[chosen], precision)
+            found |= dict(zip(members, completed, strict=True))
+        return [self._physical(found[number], place) for number, place in enumerate(places)]
+
+    def _completed(self, batch: SetBatch, masked: Tensor, precision: Precision) -> Tensor:
+        device = next(self.parameters()).device
+        whole = torch.zeros(len(masked), batch.num_slots, masked.shape[1], dtype=torch.bool, device=device)
+        whole[:, -1] = masked.to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            images = self.model.complete(batch.to(device), whole)
+        return images[-1].float().cpu()
+
+    def _slot(self, images: Sequence[ImageView], masked: Tensor | None) -> ImageBatch:
+        """Bring images of one slot onto the network's grid; hidden tokens of the target are blank and count as data."""
+        slot = joined_batches([_on_grid(image, self.img_size) for image in images])
+        if masked is None:
+            return slot
+        edge = self.model.config.encoder.patch_size
+        side = self.img_size // edge
+        hidden = masked.view(-1, 1, side, side).repeat_interleave(edge, 2).repeat_interleave(edge, 3)
+        # In training all of a hidden image is data: its mask tokens attend to each other.
+        valid = None if slot.valid is None else slot.valid | hidden
+        known = None if valid is None or bool(valid.all()) else valid
+        return replace(slot, pixels=slot.pixels.masked_fill(hidden, 0.0), valid=known)
+
+    def _masked(self, place: PlaceView) -> Bool[Tensor, "token"]:
+        side = self.img_size // self.model.config.encoder.patch_size
+        rows, cols = (_touched(size, side) for size in place.unseen.shape)
+        return torch.from_numpy((rows @ place.unseen.astype(np.int64) @ cols.T > 0).ravel())
+
+    def _physical(self, standard: Tensor, place: PlaceView) -> Float[Array, "band row col"]:
+        image, side = standard[None], place.unseen.shape[0]
+        if side != self.img_size:
+            image, _ = apply(image, None, whole_footprint(1, grid=(self.img_size, self.img_size)), img_size=side)
+        return restore(image, place.target.reading.normalisation)[0].numpy()
+
+
+def _set_network(checkpoint: Checkpoint) -> SetAutoencoder:
+    network = build_model(checkpoint)
+    assert isinstance(network, SetAutoencoder)
+    return network
+
+
+def _check_task(config: AutoencoderConfig) -> None:
+    if config.images != "set":
+        raise CheckpointError(
+            "the checkpoint was trained on pairs of sensors; to reconstruct an image from the others of its place, "
+            "take one that was trained on sets of images, as the unified recipes do"
+        )
+    if not config.predicts_values:
+        raise CheckpointError(
+            "the checkpoint predicts the structure inside a token and not its values (norm_pix_loss without levels), "
+            "so no image in physical units comes out of it; take one trained with model.levels=true, as the unified "
+            "recipes do"
+        )
+
+
+def _recipe_part(checkpoint: Checkpoint, name: Literal["data", "model"]) -> dict[str, Any]:
+    part = (checkpoint.recipe or {}).get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _in_slots(place: PlaceView) -> list[ImageView]:
+    """Order the images: the anchor, one of another sensor where there is one, the others, the target last."""
+    if not place.context:
+        raise InputError("a target needs at least one other image of its place; found none")
+    anchor, *others = place.context
+    partner = next((image for image in others if image.reading.asked.name != anchor.reading.asked.name), None)
+    rest = [image for image in others if image is not partner]
+    target = replace(place.target, valid=place.target.valid & ~place.unseen)
+    return [anchor, *([] if partner is None else [partner]), *rest, target]
+
+
+def _on_grid(image: ImageView, img_size: int) -> ImageBatch:
+    """Standardise an image and cut it along the edges of its view, as training resamples chips."""
+    dn, known = torch.from_numpy(image.dn)[None], torch.from_numpy(image.valid)[None]
+    batch = standardised_batch(dn, image.reading, valid=known)
+    cut = _cut_of(image)
+    if cut is None and image.dn.shape[1:] == (img_size, img_size):
+        return batch
+    whole = whole_footprint(1, grid=(image.dn.shape[1], image.dn.shape[2]))
+    pixels, valid = apply(batch.pixels, batch.valid, cut or whole, img_size=img_size)
+    return replace(batch, pixels=pixels, valid=None if valid is None or bool(valid.all()) else valid)
+
+
+def _cut_of(image: ImageView) -> Augmentation | None:
+    """Write the view as a box that `apply` cuts; None where it is all of the pixels."""
+    rows, cols = image.dn.shape[1:]
+    row, col, height, width = image.box
+    if (row, col, height, width) == (0.0, 0.0, float(rows), float(cols)):
+        return None
+    parts = np.rint(np.array([[row, col, height, width]]) * _PARTS).astype(np.int64)
+    whole = whole_footprint(1, grid=(rows * _PARTS, cols * _PARTS))
+    return replace(whole, first=parts[:, :2], size=parts[:, 2:])
+
+
+def _touched(num_pixels: int, num_tokens: int) -> Array:
+    """Tell which pixels (columns) each token (row) of an axis touches."""
+    token = np.arange(num_tokens)[:, None]
+    first, last = token * num_pixels // num_tokens, -(-(token + 1) * num_pixels // num_tokens)
+    pixel = np.arange(num_pixels)
+    return ((pixel >= first) & (pixel < last)).astype(np.int64)
+
+
+def _equally_masked(masked: Bool[Tensor, "set token"]) -> list[list[int]]:
+    """Group sets by how many tokens of the target are hidden: a batch needs equally many."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for number, count in enumerate(masked.sum(dim=1).tolist()):
+        groups[count].append(number)
+    return list(groups.values())
+
+
+def _taken(images: ImageBatch, chosen: Tensor) -> ImageBatch:
+    valid = None if images.valid is None else images.valid[chosen]
+    return replace(images, pixels=images.pixels[chosen], valid=valid)
+
+
+def _known_of(metadata: SetMetadata, chosen: Tensor) -> SetMetadata:
+    return SetMetadata(**{name: one[chosen] for name, one in vars(metadata).items()})
+
+
+def _set_batch(slots: Sequence[ImageBatch], images: Sequence[ImageView], metadata: SetMetadata) -> SetBatch:
+    """Make a batch with one group a slot."""
+    num_sets = len(slots[0].pixels)
+    same = torch.tensor([image.reading.asked.name == images[0].reading.asked.name for image in images])
+    return SetBatch(
+        groups=tuple(slots),
+        rows=torch.arange(len(slots) * num_sets).view(len(slots), num_sets).T,
+        same_source=same.expand(num_sets, -1),
+        first_slot=torch.zeros(num_sets, dtype=torch.int64),
+        metadata=metadata,
+        partnered=not bool(same[1]),
+    )
+
+
+def _metadata(in_slots: Sequence[Sequence[ImageView]], places: Sequence[PlaceView], img_size: int) -> SetMetadata:
+    """Tell the network what is known: all images of a set are cut to one square, so they share its corners."""
+    num_slots = len(in_slots[0])
+    corners = np.stack([np.broadcast_to(place.corners_deg, (num_slots, 4, 2)) for place in places])
+    gsd_m = np.array([[image.gsd_m for image in images] for images in in_slots])
+    input_gsd_m = np.array([[place.target.gsd_m * place.unseen.shape[0] / img_size] * num_slots for place in places])
+    time = np.array([[image.time for image in images] for images in in_slots], dtype="datetime64[us]")
+    return set_metadata(corners, gsd_m, time, input_gsd_m)

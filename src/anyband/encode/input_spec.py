@@ -1,0 +1,236 @@
+"""How one checkpoint reads the stored numbers of one sensor: harmonisation, assignment, and their sources."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from anyband.arrays import Bool, Num
+from anyband.data.harmonise import Normalisation, Stretch, normalisation_for, standardise, stretched, to_physical
+from anyband.data.manifest import entry_sensor
+from anyband.data.resample import apply, whole_footprint
+from anyband.errors import CatalogueError, InputError
+from anyband.models.checkpoint import Checkpoint
+from anyband.models.inputs import ImageBatch
+from anyband.sensors.assignment import Assignment, AssignmentRules, assign
+from anyband.sensors.catalogue import resolve_sensor, sensor_from_dict
+from anyband.sensors.sensor import BandStatistics, Sensor
+
+__all__ = [
+    "BandReading",
+    "checkpoint_sensor",
+    "checkpoint_sensors",
+    "entry_sensor",
+    "joined_batches",
+    "read_bands",
+    "standardised_batch",
+    "with_data",
+]
+
+_TRAINED = "statistics of the checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BandReading:
+    """How images of one sensor become the input of one network."""
+
+    asked: Sensor
+    """The bands of the images, in their order."""
+    normalisation: Normalisation
+    """Of the bands that are used, in the order of the network's input."""
+    assignment: Assignment
+    """Of the bands to trained ranges; says which are used."""
+    statistics_source: str
+    """Where the normalisation statistics come from."""
+
+    @property
+    def from_checkpoint(self) -> bool:
+        """Whether the statistics are those that the checkpoint was trained with."""
+        return self.statistics_source == _TRAINED
+
+    @property
+    def support(self) -> dict[str, float]:
+        """How well the trained ranges back each band asked for, 0 to 1."""
+        return dict(zip(self.assignment.asked, self.assignment.support, strict=True))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: statistics, encoding, and every band that is not exactly known."""
+        report = self.assignment.report()
+        return (
+            f"{self.asked.name}: {self.normalisation.source}",
+            *report.splitlines(),
+        )
+
+
+def checkpoint_sensor(checkpoint: Checkpoint, sensor: str | Sensor) -> Sensor:
+    """Find a sensor: in the catalogue or a YAML file, or among those that the checkpoint was trained on.
+
+    Raises:
+        CatalogueError: no such sensor; the nearest name is offered.
+    """
+    if isinstance(sensor, Sensor):
+        return sensor
+    try:
+        return resolve_sensor(sensor)
+    except CatalogueError:
+        if sensor not in checkpoint.sensors:
+            raise
+    return sensor_from_dict(checkpoint.sensors[sensor])
+
+
+def checkpoint_sensors(checkpoint: Checkpoint) -> dict[str, Sensor]:
+    """Give the sensors that a checkpoint was trained on, by name."""
+    return {name: sensor_from_dict(raw) for name, raw in checkpoint.sensors.items()}
+
+
+def read_bands(
+    checkpoint: Checkpoint,
+    sensor: Sensor,
+    *,
+    rules: AssignmentRules,
+    encoding: str | None = None,
+    statistics: Mapping[str, BandStatistics] | None = None,
+) -> BandReading:
+    """Work out how a checkpoint reads a sensor.
+
+    Statistics are those given, else those that the checkpoint was trained with for this sensor, else the
+    catalogue's. They are never mixed: one source has all bands. A checkpoint that was trained with another stretch
+    (`data.stretch`) has it applied to statistics from elsewhere. A checkpoint with a stem of three bands reads those
+    that `stem_bands` chooses.
+
+    Args:
+        checkpoint: with its ranges and normalisations.
+        sensor: the bands of the images, in their order.
+        rules: for bands that no range knows.
+        encoding: how the numbers are stored; None: the sensor's default.
+        statistics: by band, in physical units, by percentiles.
+
+    Raises:
+        AssignmentError: a band can't be expressed by the trained ranges.
+        CatalogueError: an encoding is unknown, or no source has statistics for all bands.
+    """
+    assignment = assign(sensor, checkpoint.ranges, rules)
+    chosen, source = _statistics(checkpoint, assignment.sensor, statistics)
+    normalisation = normalisation_for(assignment.sensor, encoding=encoding, statistics=chosen)
+    # Here it is known whose statistics they are.
+    normalisation = replace(normalisation, source=f"encoding '{encoding or sensor.default_encoding}'; {source}")
+    if source != _TRAINED:
+        normalisation = stretched(normalisation, _stretch_of(checkpoint))
+    normalisation = normalisation.at(_places(assignment))
+    return BandReading(asked=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source)
+
+
+def _places(assignment: Assignment) -> list[int]:
+    """Tell where each band of the network's input stands among those used; in a stem one may stand twice."""
+    used = list(dict.fromkeys(assignment.kept_index))
+    return [used.index(band) for band in assignment.kept_index]
+
+
+def _stretch_of(checkpoint: Checkpoint) -> Stretch:
+    data = (checkpoint.recipe or {}).get("data")
+    return "two_sigma" if isinstance(data, dict) and data.get("stretch") == "two_sigma" else "percentiles"
+
+
+def _statistics(
+    checkpoint: Checkpoint, sensor: Sensor, given: Mapping[str, BandStatistics] | None
+) -> tuple[Mapping[str, BandStatistics] | None, str]:
+    if given is not None:
+        return given, "statistics given by the caller"
+    trained = _trained_statistics(checkpoint, sensor.name)
+    if all(name in trained for name in sensor.band_names):
+        return trained, _TRAINED
+    missing = [band.name for band in sensor.bands if band.statistics is None]
+    if missing:
+        shown = ", ".join(missing[:8]) + " …" * (len(missing) > 8)
+        raise CatalogueError(
+            f"no normalisation statistics for {len(missing)} of {len(sensor.bands)} bands of '{sensor.name}' "
+            f"({shown}) in the checkpoint or the catalogue; give those of your images with `--statistics` "
+            "(in Python `statistics`), computed there or by `anyband prepare --stats`"
+        )
+    return None, "statistics of the catalogue"
+
+
+def _trained_statistics(checkpoint: Checkpoint, sensor: str) -> dict[str, BandStatistics]:
+    stored = checkpoint.normalisations.get(sensor)
+    if stored is None:
+        return {}
+    n = Normalisation.from_dict(stored)
+    rows = zip(n.p01, n.p99, n.mean, n.std, strict=True)
+    return {
+        band: BandStatistics(p01=p01, p99=p99, mean=mean, std=std)
+        for band, (p01, p99, mean, std) in zip(n.bands, rows, strict=True)
+    }
+
+
+def with_data(
+    dn: Num[Tensor, "batch band row col"],
+    reading: BandReading,
+    valid: Bool[Tensor, "batch band row col"] | None,
+) -> Bool[Tensor, "batch band row col"]:
+    """Tell which pixels have data: those declared, else all but nodata; and only with a physical value."""
+    known = torch.isfinite(to_physical(dn, reading.normalisation))
+    if valid is not None:
+        return known & valid
+    nodata = reading.asked.nodata
+    return known if nodata is None or nodata != nodata else known & (dn != nodata)
+
+
+def standardised_batch(
+    dn: Num[Tensor, "batch band row col"],
+    reading: BandReading,
+    *,
+    valid: Bool[Tensor, "batch band row col"] | None = None,
+    img_size: int | None = None,
+) -> ImageBatch:
+    """Make network input of stored numbers.
+
+    Args:
+        dn: images with the bands asked for, in their order.
+        reading: of this sensor.
+        valid: which pixels have data; None: all but the sensor's nodata. NaN is missing in both cases.
+        img_size: side to which whole images are resized (bicubic, anti-aliased); None: as they are.
+
+    Returns:
+        Standardised images of the bands that are used; `valid` is None where everything is.
+
+    Raises:
+        InputError: another number of bands than asked for.
+    """
+    _check_bands(dn, reading)
+    kept = list(reading.assignment.kept_index)
+    # Older torch (seen with 2.7) can't index unsigned numbers of more than 8 bits; the next larger signed type holds
+    # them all.
+    dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))[:, kept]
+    known = with_data(dn, reading, None if valid is None else valid[:, kept])
+    seen: Tensor | None = None if bool(known.all()) else known
+    pixels = standardise(dn, reading.normalisation, seen)
+    if img_size is not None and dn.shape[2:] != (img_size, img_size):
+        whole = whole_footprint(len(dn), grid=(dn.shape[2], dn.shape[3]))
+        pixels, seen = apply(pixels, seen, whole, img_size=img_size)
+    mixing = torch.from_numpy(reading.assignment.mixing).to(pixels.device, torch.float32)
+    return ImageBatch(pixels=pixels, valid=seen, mixing=mixing)
+
+
+def joined_batches(batches: Sequence[ImageBatch]) -> ImageBatch:
+    """Put batches of one reading and one size into one, in order."""
+    valid = None
+    if any(batch.valid is not None for batch in batches):
+        valid = torch.cat(
+            [torch.ones_like(one.pixels, dtype=torch.bool) if one.valid is None else one.valid for one in batches]
+        )
+    return ImageBatch(pixels=torch.cat([batch.pixels for batch in batches]), valid=valid, mixing=batches[0].mixing)
+
+
+_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64}
+
+
+def _check_bands(dn: Tensor, reading: BandReading) -> None:
+    names: Sequence[str] = reading.asked.band_names
+    if dn.shape[1] != len(names):
+        shown = ", ".join(names) if len(names) <= 16 else f"{names[0]} … {names[-1]}"
+        raise InputError(
+            f"the array has {dn.shape[1]} bands, but {len(names)} of '{reading.asked.name}' are meant "
+            f"({shown}); name the bands of the array, in its order, with `bands`"
+        )

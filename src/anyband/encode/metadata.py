@@ -1,0 +1,362 @@
+"""What is known of an image, and what an encoder returns."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyband.arrays import Array, Bool, Float, Num, Shaped
+from anyband.errors import GeometryError, InputError
+from anyband.models.encodings import corner_bits
+from anyband.models.inputs import SetMetadata
+from anyband.sensors.sensor import BandStatistics, Sensor
+
+__all__ = [
+    "FACTS",
+    "CheckedFacts",
+    "Corners",
+    "EncodeOptions",
+    "Features",
+    "ImageMetadata",
+    "Pool",
+    "Precision",
+    "SetFeatures",
+    "SetImage",
+    "check_one_footprint",
+    "checked_facts",
+    "hide_facts",
+    "network_metadata",
+    "set_metadata",
+]
+
+Precision = Literal["float32", "bf16"]
+Pool = Literal["cls", "mean"]
+Corners = Sequence[Sequence[float | int]] | Array
+"""Four (longitude, latitude) in degrees: upper left, upper right, lower right, lower left."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageMetadata:
+    """Where, how finely and when an image was taken. What is not known is None, and is encoded as unknown.
+
+    Only networks that were trained with encodings of these facts use them.
+    """
+
+    corners_deg: Corners | None = None
+    """(longitude, latitude) of the image's outer corners: upper left, upper right, lower right, lower left."""
+    gsd_m: float | int | None = None
+    """Ground sampling distance of the image's own pixels, metres."""
+    datetime: dt.datetime | dt.date | np.datetime64 | str | None = None
+    """Time of acquisition; text is ISO 8601, and UTC is meant where no zone is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """What is seldom changed when images are encoded."""
+
+    img_size: int | None = None
+    """Side in pixels to which whole images are resized (bicubic, anti-aliased), a multiple of the patch
+    size. None: images that the patch size divides stay as they are, others get the checkpoint's own size;
+    so do the images of a set that differ in size."""
+    precision: Precision = "float32"
+    """float32, or bf16 for the network's arithmetic; features are float32 in both."""
+    statistics: Mapping[str, BandStatistics] | None = None
+    """By band, in physical units; None: the checkpoint's for this sensor, else the catalogue's. The images of a
+    set have their own."""
+    batch_size: int = 64
+    """Images that go through the network at once."""
+    metadata: ImageMetadata | Sequence[ImageMetadata] | None = None
+    """Of the image, or of each image of a batch; None: nothing is known. The images of a set have their own."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """Features of one image, or of a batch with the batch first; both after the final norm, float32."""
+
+    cls: Float[Tensor, "*batch width"]
+    """One vector an image: the CLS token. Of an image inside a set, whose sequence has one CLS for all: the mean of
+    the image's own patches with data; NaN where none has."""
+    map: Float[Tensor, "*batch width row col"]
+    """One vector a patch; NaN for patches with under half of their pixels valid."""
+    support: dict[str, float] = field(default_factory=dict)
+    """How well the trained ranges back each band, 0 to 1; 1 for bands that are exactly known."""
+    notes: tuple[str, ...] = ()
+    """Encoding and statistics that were used, and each band that was interpolated or dropped."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SetImage:
+    """One image of a set: stored numbers, what they are, and what is known of the image."""
+
+    array: Num[Array, "..."] | Num[Tensor, "..."]
+    """(band, row, col), as the file stores it. Images of a set show the same ground, in pixels of any size."""
+    sensor: str | Sensor
+    """Name in the catalogue, a YAML file, or a record."""
+    bands: Sequence[str] | None = None
+    """Of the array, in its order; None: all of the sensor's."""
+    encoding: str | None = None
+    """How the numbers are stored; None: the sensor's default."""
+    valid: Bool[Array, "..."] | Bool[Tensor, "..."] | None = None
+    """Which pixels have data; None: all but the sensor's nodata. NaN is missing in both cases."""
+    corners_deg: Corners | None = None
+    """As `ImageMetadata.corners_deg`."""
+    gsd_m: float | int | None = None
+    """As `ImageMetadata.gsd_m`."""
+    datetime: dt.datetime | dt.date | np.datetime64 | str | None = None
+    """As `ImageMetadata.datetime`."""
+    statistics: Mapping[str, BandStatistics] | None = None
+    """By band, in physical units; None: the checkpoint's for this sensor, else the catalogue's."""
+
+    @property
+    def metadata(self) -> ImageMetadata:
+        """What is known of the image."""
+        return ImageMetadata(corners_deg=self.corners_deg, gsd_m=self.gsd_m, datetime=self.datetime)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SetFeatures:
+    """Features of a place and of each of its images, all from one joint sequence; after the final norm, float32."""
+
+    place: Float[Tensor, "width"]
+    """CLS of the sequence of all images."""
+    images: tuple[Features, ...]
+    """Of each image, in the order given; every patch has seen the other images too."""
+    notes: tuple[str, ...] = ()
+    """What concerns the set as a whole."""
+
+
+FACTS = ("place", "resolution", "date")
+"""What may be known of an image, each by itself."""
+
+
+def set_metadata(
+    corners_deg: Float[Array, "set slot 4 2"],
+    gsd_m: Float[Array, "set slot"],
+    time: Shaped[Array, "set slot"],
+    input_gsd_m: Float[Array, "set slot"],
+) -> SetMetadata:
+    """Bring what is known of images to what networks take, on the CPU. A fact that is not known is NaN there.
+
+    A place counts as known where all its corners are.
+
+    Args:
+        corners_deg: (longitude, latitude) of the corners of the network's input image: upper left, upper right, lower
+            right, lower left; NaN where unknown.
+        gsd_m: ground sampling distance of the image's own pixels, metres; NaN where unknown.
+        time: UTC as `datetime64`; NaT where unknown.
+        input_gsd_m: ground sampling distance of the network's input pixels, metres; NaN where unknown.
+
+    Raises:
+        InputError: a longitude outside ±180 or a latitude outside ±90 degrees.
+    """
+    known = np.isfinite(corners_deg).all(axis=(2, 3), keepdims=True)
+    corners = np.where(known, corners_deg, np.nan)
+    day_of_year, year = _calendar(time)
+    return SetMetadata(
+        corner_bits=_tensor(corner_bits(corners)),
+        lonlat_deg=_tensor(_centres(corners)),
+        gsd_m=_tensor(gsd_m),
+        input_gsd_m=_tensor(input_gsd_m),
+        day_of_year=_tensor(day_of_year),
+        year=_tensor(year),
+    )
+
+
+def hide_facts(metadata: SetMetadata, hidden: Bool[Tensor, "set slot fact"]) -> SetMetadata:
+    """Forget facts of some images, as if they had never been known.
+
+    Args:
+        metadata: of images.
+        hidden: whether place, resolution and date of each image are forgotten, in the order of `FACTS`.
+    """
+    place, resolution, date = hidden.to(metadata.gsd_m.device).unbind(dim=-1)
+    return replace(
+        metadata,
+        corner_bits=metadata.corner_bits.masked_fill(place[..., None], torch.nan),
+        lonlat_deg=metadata.lonlat_deg.masked_fill(place[..., None], torch.nan),
+        gsd_m=metadata.gsd_m.masked_fill(resolution, torch.nan),
+        input_gsd_m=metadata.input_gsd_m.masked_fill(resolution, torch.nan),
+        day_of_year=metadata.day_of_year.masked_fill(date, torch.nan),
+        year=metadata.year.masked_fill(date, torch.nan),
+    )
+
+
+def _centres(corners_deg: Array) -> Array:
+    """Find the middle of four corners. Across longitude 180° the numbers jump, the ground does not."""
+    lon, lat = corners_deg[..., 0], corners_deg[..., 1]
+    from_first = (lon - lon[..., :1] + 180) % 360 - 180
+    middle = (lon[..., 0] + from_first.mean(axis=-1) + 180) % 360 - 180
+    return np.stack([middle, lat.mean(axis=-1)], axis=-1)
+
+
+def _calendar(time: Array) -> tuple[Array, Array]:
+    """Tell the days since the year began, from 0, and the year."""
+    moment = time.astype("datetime64[us]")
+    began = moment.astype("datetime64[Y]")
+    days = (moment - began.astype("datetime64[us]")) / np.timedelta64(1, "D")
+    year = np.where(np.isnat(moment), np.nan, began.astype(np.int64) + 1970.0)
+    return days, year
+
+
+def _tensor(values: Array) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+# chosen: images that share less of their ground would put different places under one patch.
+_LEAST_SHARED = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CheckedFacts:
+    """What is known of one image; NaN and NaT where something is not."""
+
+    corners_deg: Float[Array, "4 2"]
+    """(longitude, latitude): upper left, upper right, lower right, lower left."""
+    gsd_m: float
+    """Ground sampling distance of the image's own pixels, metres."""
+    time: np.datetime64
+    """UTC, in microseconds."""
+
+
+def checked_facts(metadata: ImageMetadata | None, *, name: str) -> CheckedFacts:
+    """Check what a user says of an image.
+
+    Args:
+        metadata: of the image; None: nothing is known.
+        name: of the image, for messages.
+
+    Raises:
+        InputError: corners that are no longitudes and latitudes, a ground sampling distance of 0 or less, or a date
+            that doesn't parse or lies in the future.
+    """
+    metadata = metadata or ImageMetadata()
+    try:
+        return CheckedFacts(
+            corners_deg=_corners(metadata.corners_deg),
+            gsd_m=_gsd_m(metadata.gsd_m),
+            time=_time(metadata.datetime),
+        )
+    except InputError as problem:
+        raise InputError(f"{name}: {problem}") from problem
+
+
+def network_metadata(facts: Sequence[Sequence[CheckedFacts]], input_gsd_m: Float[Array, "set slot"]) -> SetMetadata:
+    """Bring the facts of sets of images to what networks take.
+
+    Args:
+        facts: of each image of each set, equally many in each.
+        input_gsd_m: of the network's input pixels, metres; NaN where unknown.
+    """
+    return set_metadata(
+        np.array([[one.corners_deg for one in images] for images in facts]),
+        np.array([[one.gsd_m for one in images] for images in facts]),
+        np.array([[one.time for one in images] for images in facts]),
+        input_gsd_m,
+    )
+
+
+def check_one_footprint(facts: Sequence[CheckedFacts], names: Sequence[str]) -> None:
+    """See that images whose corners are known show one piece of ground: each at least half of each other's.
+
+    Args:
+        facts: of the images.
+        names: of the images, for messages.
+
+    Raises:
+        GeometryError: two of them do not.
+    """
+    placed = [(one, name) for one, name in zip(facts, names, strict=True) if not np.isnan(one.corners_deg).any()]
+    if len(placed) < 2:
+        return
+    first, first_name = placed[0]
+    for other, name in placed[1:]:
+        shared = _shared_part(first.corners_deg, other.corners_deg)
+        if shared < _LEAST_SHARED:
+            raise GeometryError(
+                f"images of a set must show the same ground, but {first_name} and {name} share {shared:.0%} of the "
+                f"larger one: {first_name} lies at {_said(first.corners_deg)}, {name} at {_said(other.corners_deg)}; "
+                "cut both to what they share, or encode them apart"
+            )
+
+
+def _corners(corners: Any) -> Float[Array, "4 2"]:
+    if corners is None:
+        return np.full((4, 2), np.nan)
+    found = np.asarray(corners, dtype=np.float64)
+    if found.shape != (4, 2):
+        raise InputError(
+            f"corners_deg has shape {found.shape}; give four (longitude, latitude): upper left, upper right, "
+            "lower right, lower left"
+        )
+    for what, values, limit in (("longitude", found[:, 0], 180), ("latitude", found[:, 1], 90)):
+        wrong = values[~(np.abs(values) <= limit)]
+        if len(wrong):
+            raise InputError(
+                f"{what} {wrong[0]:g} is not from -{limit} to {limit} degrees; corners_deg holds (longitude, latitude)"
+            )
+    if not _polygon(found, about_deg=found[0, 0]).is_valid:
+        raise InputError(
+            f"corners_deg ({_said(found)}) enclose no ground, or their edges cross; give them in the order upper left, "
+            "upper right, lower right, lower left"
+        )
+    return found
+
+
+def _gsd_m(gsd_m: float | int | None) -> float:
+    if gsd_m is None:
+        return float("nan")
+    if not (np.isfinite(gsd_m) and gsd_m > 0):
+        raise InputError(f"gsd_m is {gsd_m:g}; it must be a number of metres over 0; leave it out if it is unknown")
+    return float(gsd_m)
+
+
+def _time(time: Any) -> np.datetime64:
+    if time is None or (isinstance(time, np.datetime64) and np.isnat(time)):
+        return np.datetime64("NaT", "us")
+    found = _parsed(time)
+    now = dt.datetime.now(dt.UTC)
+    if found > now:
+        raise InputError(f"datetime {found:%Y-%m-%dT%H:%M:%SZ} lies in the future (now is {now:%Y-%m-%dT%H:%M:%SZ})")
+    return np.datetime64(found.replace(tzinfo=None), "us")
+
+
+def _parsed(time: Any) -> dt.datetime:
+    if isinstance(time, dt.date) and not isinstance(time, dt.datetime):
+        time = dt.datetime(time.year, time.month, time.day)
+    if not isinstance(time, dt.datetime):
+        # NumPy writes nanoseconds, which Python does not read.
+        text = str(time.astype("datetime64[us]") if isinstance(time, np.datetime64) else time).strip()
+        try:
+            time = dt.datetime.fromisoformat(text)
+        except ValueError as problem:
+            raise InputError(f"datetime '{text}' is not ISO 8601, such as 2020-07-01T10:30:00Z") from problem
+    found: dt.datetime = time
+    try:
+        return found.replace(tzinfo=dt.UTC) if found.tzinfo is None else found.astimezone(dt.UTC)
+    except OverflowError as problem:
+        raise InputError(f"datetime '{time}' is before year 1 or after year 9999 in UTC") from problem
+
+
+def _shared_part(a: Array, b: Array) -> float:
+    """Compute the area that two footprints share, over the larger one's."""
+    # Degrees of one latitude compare with each other; footprints are small.
+    first, second = (_polygon(one, about_deg=float(a[0, 0])) for one in (a, b))
+    return float(first.intersection(second).area / max(first.area, second.area))
+
+
+def _polygon(corners: Array, *, about_deg: float) -> Any:
+    # Late: sets of a chip store need no geographic library.
+    import shapely
+
+    # Across longitude 180° the numbers jump, the ground does not.
+    longitude = (corners[:, 0] - about_deg + 180) % 360 - 180
+    return shapely.Polygon(np.stack([longitude, corners[:, 1]], axis=1))
+
+
+def _said(corners: Array) -> str:
+    (west, south), (east, north) = corners.min(axis=0), corners.max(axis=0)
+    return f"longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}"

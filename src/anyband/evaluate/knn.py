@@ -1,0 +1,96 @@
+"""Nearest neighbours by cosine similarity: how good features are without any training."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from anyband.arrays import Array, Float
+from anyband.errors import InputError
+from anyband.evaluate.metrics import LabelledFeatures, check_same_classes, label_matrix
+from anyband.progress import progress
+
+__all__ = ["KnnOptions", "check_neighbours", "knn_scores"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnOptions:
+    """The protocol of SMARTIES, section 4.1; see `docs/parity.md`."""
+
+    k: int = 20
+    """Number of neighbours that vote."""
+    temperature: float = 0.07
+    """A neighbour of similarity s votes with weight exp(s / temperature)."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or not self.temperature > 0:
+            raise InputError(f"kNN needs k ≥ 1 and temperature > 0, found {self.k} and {self.temperature:g}")
+
+
+# chosen: similarities held at once, about 64 MB as float32.
+_CHUNK_NUMBERS = 16_000_000
+
+
+def knn_scores(
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    options: KnnOptions | None = None,
+    *,
+    device: str = "cpu",
+    shown: bool = False,
+) -> Float[Array, "sample class"]:
+    """Score the classes of test samples by the weighted votes of their nearest training samples.
+
+    The scores of a sample with one class sum to 1. Of training samples at equal similarity the first count,
+    so the result does not depend on the order of a sort.
+
+    Args:
+        train: samples that vote.
+        test: samples to score.
+        options: of the protocol.
+        device: where similarities are computed.
+        shown: show a progress bar.
+
+    Returns:
+        float64 (sample, class): the share of the votes that name the class.
+
+    Raises:
+        InputError: k is over the number of training samples, or a class of the test has none.
+
+    Source:
+        Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018.
+    """
+    options = options or KnnOptions()
+    check_neighbours(options, len(train))
+    check_same_classes(train, test)
+    keys = normalize(torch.from_numpy(train.features).float().to(device), dim=1)
+    queries = normalize(torch.from_numpy(test.features).float().to(device), dim=1)
+    classes = torch.from_numpy(label_matrix(train)).double().to(device)
+    chunk = max(1, _CHUNK_NUMBERS // len(train))
+    votes = []
+    with progress("nearest neighbours", len(queries), shown=shown) as advance:
+        for start in range(0, len(queries), chunk):
+            some = queries[start : start + chunk]
+            votes.append(_votes(some @ keys.T, classes, options))
+            advance(len(some))
+    return torch.cat(votes).cpu().numpy() if votes else np.empty((0, len(train.classes)))
+
+
+def check_neighbours(options: KnnOptions, num_train: int) -> None:
+    """See that there are as many training samples as vote.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if options.k > num_train:
+        raise InputError(f"k is {options.k} but there are {num_train} training samples; ask for a smaller k")
+
+
+def _votes(similarity: torch.Tensor, classes: torch.Tensor, options: KnnOptions) -> torch.Tensor:
+    kth = similarity.topk(options.k, dim=1).values[:, -1:]
+    above, level = similarity > kth, similarity == kth
+    room = options.k - above.sum(dim=1, keepdim=True)
+    chosen = above | (level & (level.cumsum(dim=1) <= room))
+    weights = torch.where(chosen, torch.exp(similarity.double() / options.temperature), 0.0)
+    return weights @ classes / weights.sum(dim=1, keepdim=True)

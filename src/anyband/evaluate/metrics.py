@@ -1,0 +1,556 @@
+"""Scores, their intervals, and what each of them means."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from anyband.arrays import Array, Bool, Float, Int
+from anyband.errors import InputError
+from anyband.labelled.samples import TaskKind
+from anyband.progress import progress
+from anyband.randomness import generator
+
+__all__ = [
+    "DEFINITIONS",
+    "ERROR_SUMS",
+    "METRICS",
+    "METRICS_OF",
+    "MULTI_CLASS_METRICS",
+    "MULTI_LABEL_METRICS",
+    "NUM_RESAMPLES",
+    "LabelledFeatures",
+    "Labels",
+    "MetricFacts",
+    "MetricName",
+    "Score",
+    "Weighted",
+    "check_same_classes",
+    "class_average_precisions",
+    "error_sums",
+    "interval",
+    "interval_text",
+    "label_matrix",
+    "label_metric",
+    "map_metric",
+    "metric_value",
+    "number_metric",
+    "resample",
+    "score_predictions",
+    "score_text",
+    "scores_by_metric",
+    "units_of",
+    "value_of",
+    "value_text",
+]
+
+Labels = Int[Array, "sample"] | Bool[Array, "sample class"]
+"""One class number for each sample, or for each sample which classes hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledFeatures:
+    """Features of the samples of one split."""
+
+    features: Float[Array, "sample width"]
+    """One row a sample."""
+    labels: Labels
+    """Classes as numbers (multi-class), or as a boolean matrix (multi-label)."""
+    classes: tuple[str, ...]
+    """Names of the classes; a class's number is its position."""
+
+    def __post_init__(self) -> None:
+        if len(self.features) != len(self.labels):
+            raise InputError(f"{len(self.features)} features have {len(self.labels)} labels; give one for each")
+        if not np.isfinite(self.features).all():
+            row = int(np.flatnonzero(~np.isfinite(self.features).all(axis=1))[0])
+            raise InputError(f"the feature of sample {row} is not finite; leave out images without data")
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a sample may have several classes."""
+        return self.labels.ndim == 2
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def label_matrix(labelled: LabelledFeatures) -> Bool[Array, "sample class"]:
+    """Write the labels as a boolean matrix; for one class a sample each row holds one True."""
+    if labelled.multi_label:
+        return np.asarray(labelled.labels, dtype=bool)
+    return np.asarray(labelled.labels[:, None] == np.arange(len(labelled.classes)))
+
+
+def check_same_classes(train: LabelledFeatures, test: LabelledFeatures) -> None:
+    """See that every class of the test samples has training samples.
+
+    Raises:
+        InputError: a class has none, or the two splits name different classes.
+    """
+    if train.classes != test.classes:
+        raise InputError(f"training names the classes {train.classes}, test {test.classes}; give both one list")
+    known = [bool(column.any()) for column in label_matrix(train).T]
+    asked = [bool(column.any()) for column in label_matrix(test).T]
+    missing = [train.classes[i] for i in range(len(asked)) if asked[i] and not known[i]]
+    if missing:
+        shown = ", ".join(f"'{name}'" for name in missing[:5]) + " …" * (len(missing) > 5)
+        raise InputError(
+            f"{len(missing)} of {sum(asked)} classes in the test split have no training sample: {shown}; "
+            "add training samples of them or split by class"
+        )
+
+
+MetricName = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "map_micro",
+    "map_macro",
+    "miou",
+    "pixel_accuracy",
+    "map_f1_macro",
+    "rmse",
+    "mae",
+    "r2",
+]
+"""Names of the metrics, as in tables for machines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricFacts:
+    """What a reader must know of a metric."""
+
+    title: str
+    """Name for people."""
+    definition: str
+    """What it is, in one sentence."""
+    percent: bool = True
+    """Whether it is a share, shown in per cent; else it has the unit of the target, or none."""
+    higher_is_better: bool = True
+    """Whether more is better."""
+
+
+METRICS: dict[MetricName, MetricFacts] = {
+    "accuracy": MetricFacts(title="accuracy", definition="share of the samples whose highest-scoring class is theirs"),
+    "balanced_accuracy": MetricFacts(
+        title="balanced accuracy",
+        definition="share of each class's samples that are found (recall), averaged over the classes that occur in "
+        "the labels",
+    ),
+    "macro_f1": MetricFacts(
+        title="macro F1",
+        definition="F1 of each class that occurs in the labels or the predictions, averaged over the classes",
+    ),
+    "map_micro": MetricFacts(
+        title="mAP micro", definition="average precision over all (sample, class) decisions as one ranking"
+    ),
+    "map_macro": MetricFacts(
+        title="mAP macro",
+        definition="average precision of each class that has a positive sample, averaged over the classes",
+    ),
+    "miou": MetricFacts(
+        title="mIoU",
+        definition="intersection over union of each class that occurs in the labels or the predictions, pixels of all "
+        "test samples counted together, averaged over the classes",
+    ),
+    "pixel_accuracy": MetricFacts(
+        title="pixel accuracy",
+        definition="share of the labelled pixels whose class is theirs, all test samples counted together",
+    ),
+    "map_f1_macro": MetricFacts(
+        title="macro F1 of pixels",
+        definition="F1 of each class that occurs in the labels or the predictions, pixels of all test samples counted "
+        "together, averaged over the classes",
+    ),
+    "rmse": MetricFacts(
+        title="RMSE",
+        definition="root of the mean squared error, in the unit of the target; over all pixels where it is a map",
+        percent=False,
+        higher_is_better=False,
+    ),
+    "mae": MetricFacts(
+        title="MAE",
+        definition="mean absolute error, in the unit of the target; over all pixels where it is a map",
+        percent=False,
+        higher_is_better=False,
+    ),
+    "r2": MetricFacts(
+        title="R²",
+        definition="1 less the squared errors over the squared deviations of the target from its test mean; over all "
+        "pixels where it is a map",
+        percent=False,
+    ),
+}
+"""All metrics."""
+
+METRICS_OF: dict[TaskKind, tuple[MetricName, ...]] = {
+    "class": ("accuracy", "macro_f1", "balanced_accuracy"),
+    "labels": ("map_micro", "map_macro"),
+    "number": ("rmse", "mae", "r2"),
+    "class_map": ("miou", "pixel_accuracy", "map_f1_macro"),
+    "number_map": ("rmse", "mae", "r2"),
+}
+"""Metrics of each kind of target; the first is the one that results are sorted and compared by."""
+
+DEFINITIONS: dict[MetricName, str] = {name: facts.definition for name, facts in METRICS.items()}
+"""What each metric is, for records."""
+
+_UNKNOWN = "–"
+
+
+def value_text(metric: MetricName, value: float) -> str:
+    """Write a value of a metric: a share in per cent without its sign, else four digits; a dash where undefined."""
+    if not math.isfinite(value):
+        return _UNKNOWN
+    text = f"{100 * value:.1f}" if METRICS[metric].percent else f"{value:.4g}"
+    return text.replace("-", "−")
+
+
+def interval_text(metric: MetricName, low: float, high: float) -> str:
+    """Write an interval of a metric: `58.0–64.1`; with `to` where a number may be negative."""
+    between = "–" if METRICS[metric].percent and low >= 0 else " to "
+    return f"{value_text(metric, low)}{between}{value_text(metric, high)}" if math.isfinite(low) else _UNKNOWN
+
+
+Weighted = Callable[[Float[Array, "resample sample"]], Float[Array, "resample"]]
+"""A metric for many weightings of the samples at once."""
+
+NameT = TypeVar("NameT", bound=str)
+
+NUM_RESAMPLES = 1000
+"""Of a bootstrap; chosen: the ends of a 95 % interval then vary by about a fifth of a standard error."""
+
+_PERCENTILES = (2.5, 97.5)
+# chosen: numbers held at once, about 64 MB as float64.
+_CHUNK_NUMBERS = 8_000_000
+# chosen: takes about two seconds.
+_LONG_NUMBERS = 100_000_000
+
+
+def value_of(metric: Weighted, *, num_samples: int) -> float:
+    """Compute a metric with every sample once."""
+    return float(metric(np.ones((1, num_samples)))[0])
+
+
+def resample(
+    metrics: Mapping[NameT, Weighted],
+    *,
+    units: Int[Array, "sample"],
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    numbers_per_sample: int = 1,
+    shown: bool = False,
+) -> dict[NameT, Float[Array, "resample"]]:
+    """Compute metrics on resamples of the test samples, all on the same ones.
+
+    Args:
+        metrics: by name.
+        units: number of the unit that each test sample belongs to; units are drawn, with all their samples; one unit
+            alone gives NaN. See `units_of`.
+        seed: of the draws; equal seeds and numbers of units give equal draws.
+        num_resamples: how many.
+        numbers_per_sample: that a metric holds for one sample of one resample, so that memory stays bounded.
+        shown: show a progress bar where it takes long.
+    """
+    num_samples, num_units = len(units), int(units.max()) + 1
+    if num_units == 1:
+        # One unit tells nothing of how another would score.
+        return {name: np.full(num_resamples, np.nan) for name in metrics}
+    found: dict[NameT, list[Float[Array, "resample"]]] = {name: [] for name in metrics}
+    chunk = max(1, _CHUNK_NUMBERS // (num_samples * numbers_per_sample))
+    is_long = num_samples * numbers_per_sample * num_resamples > _LONG_NUMBERS
+    with progress("resample test samples", num_resamples, shown=shown and is_long) as advance:
+        for first in range(0, num_resamples, chunk):
+            weights = _resample_weights(seed, range(first, min(first + chunk, num_resamples)), num_units)[:, units]
+            for name, metric in metrics.items():
+                found[name].append(metric(weights))
+            advance(len(weights))
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def units_of(groups: Sequence[str], *, num_samples: int) -> Int[Array, "sample"]:
+    """Number the units that are drawn: groups of samples that are not independent; without groups each sample is one.
+
+    Args:
+        groups: name of each sample's group; empty: none.
+        num_samples: of the test.
+    """
+    if not groups:
+        return np.arange(num_samples)
+    number = {group: index for index, group in enumerate(dict.fromkeys(groups))}
+    return np.array([number[group] for group in groups], dtype=np.int64)
+
+
+def interval(resampled: Float[Array, "resample"]) -> tuple[float, float]:
+    """Give the ends of the 95 % interval by percentiles; resamples without a value are left out.
+
+    Source:
+        Efron, "Bootstrap methods: another look at the jackknife", 1979; percentile interval.
+    """
+    # A resample without any positive label has no average precision.
+    known = resampled[np.isfinite(resampled)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, _PERCENTILES)
+    return float(low), float(high)
+
+
+def _resample_weights(seed: int, resamples: range, num_units: int) -> Float[Array, "resample unit"]:
+    rows = [
+        np.bincount(
+            generator(seed, step=index, sample=0, purpose="bootstrap").integers(0, num_units, num_units),
+            minlength=num_units,
+        )
+        for index in resamples
+    ]
+    return np.stack(rows).astype(np.float64)
+
+
+MULTI_CLASS_METRICS: tuple[MetricName, ...] = ("accuracy", "macro_f1")
+MULTI_LABEL_METRICS: tuple[MetricName, ...] = ("map_micro", "map_macro")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number with its uncertainty from the choice of test samples."""
+
+    metric: MetricName
+    """Name of the metric; see `DEFINITIONS`."""
+    value: float
+    """The score: shares from 0 to 1, errors in the unit of the target."""
+    low: float
+    """Lower end of the 95 % bootstrap interval (percentile method)."""
+    high: float
+    """Upper end."""
+    num_samples: int
+    """Number of test samples."""
+
+
+def score_text(score: Score) -> str:
+    """Write a score and its interval, shares in per cent: `61.2 [58.0–64.1]`."""
+    return f"{value_text(score.metric, score.value)} [{interval_text(score.metric, score.low, score.high)}]"
+
+
+def metric_value(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> float:
+    """Compute one metric without an interval; see `score_predictions`."""
+    return value_of(label_metric(name, labels, scores), num_samples=len(labels))
+
+
+def score_predictions(
+    labels: Labels, scores: Float[Array, "sample class"], *, seed: int, num_resamples: int = NUM_RESAMPLES
+) -> tuple[Score, ...]:
+    """Score predictions: accuracy and macro F1 for class numbers, micro and macro mAP for a label matrix.
+
+    Args:
+        labels: the truth.
+        scores: higher is more likely; of equal scores the lower class number wins.
+        seed: of the bootstrap.
+        num_resamples: of the bootstrap.
+
+    Raises:
+        InputError: there is no sample, or no positive label at all.
+    """
+    num_samples = len(labels)
+    if not num_samples or (labels.ndim == 2 and not labels.any()):
+        raise InputError(f"nothing to score: {num_samples} test samples, none with a label")
+    names = MULTI_LABEL_METRICS if labels.ndim == 2 else MULTI_CLASS_METRICS
+    return scores_by_metric(
+        {name: label_metric(name, labels, scores) for name in names},
+        units=units_of((), num_samples=num_samples),
+        seed=seed,
+        num_resamples=num_resamples,
+        numbers_per_sample=scores.shape[1] if labels.ndim == 2 else 1,
+    )
+
+
+def scores_by_metric(
+    metrics: Mapping[MetricName, Weighted],
+    *,
+    units: Int[Array, "sample"],
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    numbers_per_sample: int = 1,
+    shown: bool = False,
+) -> tuple[Score, ...]:
+    """Compute metrics with their intervals; see `bootstrap.resample`."""
+    num_samples = len(units)
+    resampled = resample(
+        metrics,
+        units=units,
+        seed=seed,
+        num_resamples=num_resamples,
+        numbers_per_sample=numbers_per_sample,
+        shown=shown,
+    )
+    return tuple(
+        _score(name, value_of(metric, num_samples=num_samples), resampled[name], num_samples)
+        for name, metric in metrics.items()
+    )
+
+
+def _score(name: MetricName, value: float, resampled: Float[Array, "resample"], num_samples: int) -> Score:
+    low, high = interval(resampled)
+    return Score(metric=name, value=value, low=low, high=high, num_samples=num_samples)
+
+
+def label_metric(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
+    """Make a metric of classes or labels for weighted samples.
+
+    Args:
+        name: of classes (`accuracy`, `macro_f1`, `balanced_accuracy`) or of labels (`map_micro`, `map_macro`).
+        labels: the truth; class numbers, or which labels hold.
+        scores: higher is more likely.
+    """
+    if name == "accuracy":
+        correct = (scores.argmax(axis=1) == labels).astype(np.float64)
+        return lambda weights: np.asarray(weights @ correct / weights.sum(axis=1))
+    if name == "macro_f1":
+        return _macro_f1(labels, scores)
+    if name == "balanced_accuracy":
+        return _balanced_accuracy(labels, scores)
+    if name == "map_micro":
+        return _average_precision(labels.ravel(), scores.ravel(), items_per_sample=scores.shape[1])
+    if name != "map_macro":
+        raise InputError(f"'{name}' is no metric of classes or labels")
+    classes = [_average_precision(labels[:, c], scores[:, c]) for c in np.flatnonzero(labels.any(axis=0))]
+    return lambda weights: _mean_of_known(np.stack([one(weights) for one in classes]))
+
+
+def class_average_precisions(
+    labels: Bool[Array, "sample class"], scores: Float[Array, "sample class"]
+) -> Float[Array, "class"]:
+    """Compute the average precision of each class; NaN where no sample has it."""
+    columns = [_average_precision(labels[:, c], scores[:, c]) for c in range(labels.shape[1])]
+    return np.array([value_of(column, num_samples=len(labels)) for column in columns])
+
+
+def _macro_f1(labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
+    numbers = np.arange(scores.shape[1])
+    truth = (labels[:, None] == numbers).astype(np.float64)
+    predicted = (scores.argmax(axis=1)[:, None] == numbers).astype(np.float64)
+    both = truth * predicted
+
+    def weighted(weights: Float[Array, "resample sample"]) -> Float[Array, "resample"]:
+        occurring = weights @ (truth + predicted)
+        f1 = 2 * (weights @ both) / np.where(occurring > 0, occurring, 1.0)
+        return np.asarray(f1.sum(axis=1) / (occurring > 0).sum(axis=1))
+
+    return weighted
+
+
+def _balanced_accuracy(labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
+    truth = (labels[:, None] == np.arange(scores.shape[1])).astype(np.float64)
+    found = truth * (scores.argmax(axis=1) == labels)[:, None]
+
+    def weighted(weights: Float[Array, "resample sample"]) -> Float[Array, "resample"]:
+        counts = weights @ truth
+        recall = weights @ found / np.where(counts > 0, counts, 1.0)
+        return np.asarray(recall.sum(axis=1) / (counts > 0).sum(axis=1))
+
+    return weighted
+
+
+def _average_precision(positive: Array, scores: Float[Array, "item"], *, items_per_sample: int = 1) -> Weighted:
+    """Sum of precision times gain in recall over the distinct scores, from the highest; NaN without a positive.
+
+    Recall grows only at scores that a positive item has, so weights are summed between those and nowhere else.
+    """
+    order = np.argsort(-scores, kind="stable")
+    sample, hits_at = order // items_per_sample, np.flatnonzero(positive[order])
+    if not len(hits_at):
+        return lambda weights: np.full(len(weights), np.nan)
+    # Items of equal score enter together: only the last of each run is a threshold.
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    ends = ends[np.unique(np.searchsorted(ends, hits_at))]
+    starts = np.append(0, ends[:-1] + 1)
+    ranked, hit = sample[: ends[-1] + 1], sample[hits_at]
+    first_hits = np.searchsorted(hits_at, starts)
+
+    def weighted(weights: Float[Array, "resample sample"]) -> Float[Array, "resample"]:
+        taken = np.cumsum(np.add.reduceat(weights[:, ranked], starts, axis=1), axis=1)
+        gained = np.add.reduceat(weights[:, hit], first_hits, axis=1)
+        hits = np.cumsum(gained, axis=1)
+        total = hits[:, -1]
+        summed = (gained * hits / np.where(taken > 0, taken, 1.0)).sum(axis=1)
+        return np.where(total > 0, summed / np.where(total > 0, total, 1.0), np.nan)
+
+    return weighted
+
+
+def _mean_of_known(values: Float[Array, "class resample"]) -> Float[Array, "resample"]:
+    known = np.isfinite(values)
+    counts = known.sum(axis=0)
+    return np.where(counts > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(counts, 1), np.nan)
+
+
+ERROR_SUMS = ("pixels", "truth", "truth²", "error²", "|error|")
+"""What the columns of sums hold: how many numbers, and sums over them."""
+
+
+def map_metric(name: MetricName, confusion: Int[Array, "sample class class"]) -> Weighted:
+    """Make a metric of maps of classes; pixels of all samples are counted together, each as often as its sample.
+
+    Args:
+        name: `miou`, `pixel_accuracy` or `map_f1_macro`.
+        confusion: pixels, true classes in rows.
+    """
+    hits = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)
+    truth, predicted = confusion.sum(axis=2).astype(np.float64), confusion.sum(axis=1).astype(np.float64)
+    if name == "pixel_accuracy":
+        return lambda weights: _ratio(weights @ hits.sum(axis=1), weights @ truth.sum(axis=1))
+    # chosen: a class that neither the labels nor the predictions hold is left out, as in scikit-learn and torchmetrics.
+    if name == "miou":
+        return lambda weights: _mean_over_classes(weights @ hits, weights @ (truth + predicted - hits))
+    if name == "map_f1_macro":
+        return lambda weights: _mean_over_classes(2 * (weights @ hits), weights @ (truth + predicted))
+    raise InputError(f"'{name}' is no metric of maps of classes")
+
+
+def error_sums(truth: Float[Array, "sample"], predicted: Float[Array, "sample"]) -> Float[Array, "sample 5"]:
+    """Write numbers as the sums of `ERROR_SUMS`, one number a sample.
+
+    The truth is taken from its mean, which changes no metric and keeps R² exact where the mean is large.
+    """
+    centred, error = truth - truth.mean(), predicted - truth
+    return np.stack([np.ones_like(truth), centred, centred**2, error**2, np.abs(error)], axis=1)
+
+
+def number_metric(name: MetricName, sums: Float[Array, "sample 5"]) -> Weighted:
+    """Make a metric of numbers.
+
+    Args:
+        name: `rmse`, `mae` or `r2`; the last is NaN where all numbers are equal.
+        sums: of each sample, as `ERROR_SUMS` says.
+    """
+    count, truth, truth_squared, error_squared, error = sums.astype(np.float64).T
+    if name == "rmse":
+        return lambda weights: np.sqrt(_ratio(weights @ error_squared, weights @ count))
+    if name == "mae":
+        return lambda weights: _ratio(weights @ error, weights @ count)
+    if name != "r2":
+        raise InputError(f"'{name}' is no metric of numbers")
+
+    def r2(weights: Float[Array, "resample sample"]) -> Float[Array, "resample"]:
+        raw = weights @ truth_squared
+        spread = raw - (weights @ truth) * _ratio(weights @ truth, weights @ count)
+        # What is left of a spread of 0 is rounding, which may have either sign.
+        spread = np.where(spread > 1e-12 * raw, spread, np.nan)
+        return np.asarray(1 - weights @ error_squared / spread)
+
+    return r2
+
+
+def _ratio(above: Float[Array, "resample"], below: Float[Array, "resample"]) -> Float[Array, "resample"]:
+    return np.where(below > 0, above / np.where(below > 0, below, 1.0), np.nan)
+
+
+def _mean_over_classes(
+    above: Float[Array, "resample class"], below: Float[Array, "resample class"]
+) -> Float[Array, "resample"]:
+    """Average ratios over the classes that occur; NaN where none does."""
+    counts = (below > 0).sum(axis=1)
+    summed = (above / np.where(below > 0, below, 1.0)).sum(axis=1)
+    return np.where(counts > 0, summed / np.maximum(counts, 1), np.nan)

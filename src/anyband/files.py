@@ -1,0 +1,184 @@
+"""Files that appear whole or not at all, and strict YAML."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anyband.errors import AnybandError, OutputError
+
+__all__ = ["check_target", "check_writable", "parse_yaml", "read_yaml", "sync", "whole_directory", "whole_file"]
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the entries of a folder, to the disk, so that a rename that follows can't outrun it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_writable(folder: Path) -> None:
+    """See that files can be written in `folder`, or that it can be made, before any work is done.
+
+    Leaves nothing behind: where the folder is missing, its nearest parent is tried.
+
+    Raises:
+        OutputError: the folder can't be made, is a file, or can't be written to.
+    """
+    try:
+        standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        probe = standing / f".write-test-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as problem:
+        raise _output_error(folder, problem) from problem
+
+
+def check_target(path: Path) -> None:
+    """See that a file can become `path`, before any work is done. A file that is read-only is left alone.
+
+    Raises:
+        OutputError: its folder can't be written to, or `path` is a folder or read-only.
+    """
+    check_writable(path.parent)
+    if path.is_dir():
+        raise OutputError(f"'{path}' is a folder; name a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise OutputError(f"'{path}' exists and is read-only; make it writable, or name another output")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to; when the block ends well the file there becomes `path`, else it is removed.
+
+    An existing `path` stays as it was until the moment of the rename. The name keeps its ending, because writers
+    choose a format by it.
+
+    Raises:
+        OutputError: the file can't be written (no permission, no room).
+    """
+    beside = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
+    with _cleaned(beside, target=path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        sync(beside)
+        beside.replace(path)
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """Give a folder to fill; when the block ends well it becomes `path`, else it is removed.
+
+    Raises:
+        OutputError: the folder can't be written, or `path` exists already.
+    """
+    if path.exists():
+        raise OutputError(f"'{path}' exists already; remove it or name another output")
+    beside = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
+    with _cleaned(beside, target=path):
+        beside.mkdir(parents=True)
+        yield beside
+        for file in beside.rglob("*"):
+            sync(file)
+        beside.replace(path)
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def _cleaned(beside: Path, *, target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OutputError as problem:
+        _remove(beside)
+        # A file inside of an unfinished folder is named as it would be in the finished one.
+        raise OutputError(str(problem).replace(beside.name, target.name)) from problem
+    except OSError as problem:
+        _remove(beside)
+        if problem.errno is None:
+            raise
+        raise _output_error(target, problem) from problem
+    except BaseException:
+        _remove(beside)
+        raise
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _output_error(path: Path, problem: OSError) -> OutputError:
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OutputError(f"no room on the disk to write '{path}'; free some or name another output")
+    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(f"'{path}' is not writable ({problem.strerror}); name another output")
+    return OutputError(f"cannot write '{path}': {problem.strerror or problem}")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and reads `1e-4` as a number, as YAML 1.2 does."""
+
+
+def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, Hashable):
+            raise yaml.MarkedYAMLError(
+                problem=f"{key!r} can't be a key; a key is a text or a number",
+                problem_mark=key_node.start_mark,
+            )
+        if key in seen:
+            raise yaml.MarkedYAMLError(
+                problem=f"key '{key}' stands twice, on lines {seen[key]} and {line}",
+                problem_mark=key_node.start_mark,
+            )
+        seen[key] = line
+    loader.flatten_mapping(node)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+_float_words = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", _float_words, list("-+0123456789."))
+
+
+def parse_yaml(text: str, *, name: str, error: type[AnybandError]) -> Any:
+    """Parse YAML text; duplicate keys and broken syntax raise `error` with the line.
+
+    Args:
+        text: of the document.
+        name: of the document in messages.
+        error: class to raise.
+
+    Returns:
+        Plain Python values.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as problem:
+        raise error(f"'{name}' is not valid YAML: {problem}") from problem
+    except RecursionError as problem:
+        raise error(f"'{name}' is nested too deeply to be read") from problem
+
+
+def read_yaml(path: Path, *, error: type[AnybandError]) -> Any:
+    """Read a YAML file; see `parse_yaml`. A missing or unreadable file raises `error` too."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise error(f"cannot read '{path}': {problem.strerror or problem}") from problem
+    except ValueError as problem:
+        raise error(f"'{path}' is not a text in UTF-8, so it can't be YAML: {problem}") from problem
+    return parse_yaml(text, name=str(path), error=error)

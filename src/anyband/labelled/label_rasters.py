@@ -1,0 +1,503 @@
+"""Label maps from rasters and polygons."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from anyband.arrays import Array, Bool, Float, Int, Num
+from anyband.errors import GeometryError, InputError, ManifestError, RasterError, nearest_name
+from anyband.rasters.grid import IDENTITY, Grid, Window, same_crs
+from anyband.rasters.reader import open_sheet
+from anyband.rasters.records import Sheet
+
+__all__ = [
+    "ClassTable",
+    "LabelPixels",
+    "LabelRaster",
+    "Labels",
+    "PolygonLabels",
+    "check_values",
+    "class_table",
+    "read_polygons",
+    "to_class_map",
+    "to_number_map",
+    "whole_values",
+]
+
+# chosen: transforms are written with 6 to 15 digits; a twentieth of a pixel is no shift of the ground.
+_SHIFT_PX = 0.05
+# chosen: as many values as a reader takes in.
+_NAMED_VALUES = 8
+_NAMED_CLASSES = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelPixels:
+    """Labels of a window, as stored."""
+
+    values: Num[Array, "row col"]
+    """What is stored; means nothing where not known."""
+    known: Bool[Array, "row col"]
+    """Where there is a label."""
+
+
+@runtime_checkable
+class Labels(Protocol):
+    """Where the labels of an image come from: a raster, or polygons."""
+
+    @property
+    def path(self) -> Path:
+        """File."""
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What is said of the file that changes its labels."""
+
+    def read(self, grid: Grid, window: Window, *, image: str) -> LabelPixels:
+        """Give the labels of a window of an image.
+
+        Args:
+            grid: of the image.
+            window: of the grid.
+            image: for messages.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRaster:
+    """A file with a value for each pixel of an image."""
+
+    path: Path
+    """File."""
+    variable: str = ""
+    """Variable, band name or number from 1, where the file has several; empty: its only one."""
+    nodata: float | None = None
+    """Value that means "no label", instead of the file's own; None: the file's."""
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What is said of the file that changes its labels."""
+        return self.variable, self.nodata
+
+    def read(self, grid: Grid, window: Window, *, image: str) -> LabelPixels:
+        """Read the labels of a window.
+
+        Args:
+            grid: of the image.
+            window: of the grid.
+            image: for messages.
+
+        Raises:
+            RasterError: the file can't be read, or doesn't say which of its bands has the labels.
+            GeometryError: it lies on another grid.
+        """
+        with closing(open_sheet(self.path)) as sheet:
+            position = self._position(sheet)
+            _check_grid(sheet, grid, image)
+            stored, with_data = sheet.read([position], window)
+            values = stored[0]
+            known = np.ones(values.shape, dtype=bool) if with_data is None else with_data[0].copy()
+            nodata = sheet.nodata[position] if self.nodata is None else self.nodata
+        if values.dtype.kind == "f":
+            known &= np.isfinite(values)
+        if nodata is not None and not math.isnan(nodata):
+            known &= values != nodata
+        return LabelPixels(values=values, known=known)
+
+    def _position(self, sheet: Sheet) -> int:
+        names = sheet.names
+        if not self.variable:
+            if len(names) == 1:
+                return 0
+            named = ", ".join(name for name in names if name) or f"{len(names)} without names"
+            raise RasterError(
+                f"label raster '{self.path}' has {len(names)} bands ({named}); say which one by `label_variable`: "
+                "its name, or its number from 1"
+            )
+        if self.variable in names:
+            return names.index(self.variable)
+        if self.variable.isdigit() and 1 <= int(self.variable) <= len(names):
+            return int(self.variable) - 1
+        raise RasterError(
+            f"label raster '{self.path}' has no band '{self.variable}' ({', '.join(names)})"
+            f"{nearest_name(self.variable, names)}"
+        )
+
+
+def _check_grid(sheet: Sheet, grid: Grid, image: str) -> None:
+    """Refuse another CRS, corner, pixel size or number of pixels; without georeference the sizes must agree."""
+    placed = sheet.crs is not None and grid.crs is not None
+    same = (sheet.height, sheet.width) == (grid.height, grid.width)
+    if placed:
+        same = same and same_crs(sheet.crs, grid.crs) and _shift_px(sheet, grid) <= _SHIFT_PX
+    if not same:
+        raise GeometryError(
+            f"label raster '{sheet.path}' and image '{image}' lie on different grids: the labels have "
+            f"{_said(sheet.crs, sheet.transform, sheet.height, sheet.width)}; the image has "
+            f"{_said(grid.crs, grid.transform, grid.height, grid.width)}. Labels have a value for each pixel of the "
+            f"image: resample them, for example by `rio warp LABELS NEW --like IMAGE --resampling nearest`"
+        )
+
+
+def _shift_px(sheet: Sheet, grid: Grid) -> float:
+    """Find how far the corners of two grids of one size lie apart, in pixels of the image."""
+    labels = Grid(height=sheet.height, width=sheet.width, transform=sheet.transform, crs=sheet.crs, gsd_m=grid.gsd_m)
+    a, b, _, d, e, _ = grid.transform
+    pixel = math.sqrt(abs(a * e - b * d))
+    corners = [(0.0, 0.0), (0.0, float(grid.width)), (float(grid.height), 0.0), (float(grid.height), float(grid.width))]
+    return max(math.dist(labels.to_coordinates(*one), grid.to_coordinates(*one)) for one in corners) / pixel
+
+
+def _said(crs: str | None, transform: tuple[float, ...], height: int, width: int) -> str:
+    size = f"{height} × {width} pixels"
+    if crs is None and transform == IDENTITY:
+        return f"no georeference, {size}"
+    a, b, c, d, e, f = transform
+    name = crs if crs is None or len(crs) < 20 else "a CRS without number"
+    turned = "" if b == d == 0 else " turned"
+    return f"{name or 'no CRS'}, {size} of {abs(a):.9g} × {abs(e):.9g}{turned} from ({c:.9g}, {f:.9g})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTable:
+    """Which stored value is which class."""
+
+    names: tuple[str, ...]
+    """Names of the classes; a class's number is its position."""
+    positions: Mapping[int, int]
+    """Value → class. Several values may be one class."""
+    ignore: tuple[int, ...] = ()
+    """Values that are no class."""
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """All values that mean something, ascending."""
+        return tuple(sorted(self.positions))
+
+
+def class_table(classes: Mapping[int, str], *, ignore: Sequence[int] = ()) -> ClassTable:
+    """Number the classes in the order of their values; values of one name are one class.
+
+    Args:
+        classes: name of each value.
+        ignore: values that are no class.
+
+    Raises:
+        InputError: a value is both.
+    """
+    both = sorted(set(classes) & set(ignore))
+    if both:
+        raise InputError(f"value {both[0]} is class '{classes[both[0]]}' and to be ignored; take it out of one of them")
+    names = tuple(dict.fromkeys(classes[value] for value in sorted(classes)))
+    positions = {value: names.index(classes[value]) for value in sorted(classes)}
+    return ClassTable(names=names, positions=positions, ignore=tuple(ignore))
+
+
+def to_class_map(pixels: LabelPixels, table: ClassTable, *, where: str) -> Int[Array, "row col"]:
+    """Turn values into class numbers; −1 where there is no label or the value is to be ignored.
+
+    Args:
+        pixels: as stored.
+        table: what the values mean.
+        where: for messages.
+
+    Raises:
+        InputError: values that mean nothing, or are not whole.
+    """
+    values = whole_values(pixels, where=where)
+    known = pixels.known & ~np.isin(values, table.ignore)
+    sorted_values = np.array(table.values, dtype=np.int64)
+    places = np.minimum(np.searchsorted(sorted_values, values), len(sorted_values) - 1)
+    foreign = known & (sorted_values[places] != values)
+    if foreign.any():
+        found, counts = np.unique(values[foreign], return_counts=True)
+        check_values(dict(zip(found.tolist(), counts.tolist(), strict=True)), table, where=where)
+    numbers = np.array([table.positions[value] for value in table.values], dtype=np.int64)
+    return np.where(known, numbers[places], -1)
+
+
+def whole_values(pixels: LabelPixels, *, where: str) -> Int[Array, "row col"]:
+    """Give values as int64, 0 where there is no label.
+
+    Raises:
+        InputError: a value has a fraction.
+    """
+    values = pixels.values
+    if values.dtype.kind == "f":
+        broken = pixels.known & (values != np.round(values))
+        if broken.any():
+            raise InputError(
+                f"{where} has values that are no class numbers, such as {values[broken][0]:g} at "
+                f"{_pixels(int(broken.sum()))}; for maps of numbers use `kind: number_map`"
+            )
+    return np.where(pixels.known, values, 0).astype(np.int64)
+
+
+def check_values(counts: Mapping[int, int], table: ClassTable, *, where: str) -> None:
+    """See that every value is a class or to be ignored.
+
+    Args:
+        counts: pixels of each value.
+        table: what the values mean.
+        where: for messages.
+
+    Raises:
+        InputError: a value is neither; values and counts are named.
+    """
+    foreign = sorted(set(counts) - set(table.positions) - set(table.ignore))
+    if not foreign:
+        return
+    said = ", ".join(f"{value} at {_pixels(counts[value])}" for value in foreign[:_NAMED_VALUES])
+    more = f" and {len(foreign) - _NAMED_VALUES} more values" if len(foreign) > _NAMED_VALUES else ""
+    classes = ", ".join(f"{value} {table.names[table.positions[value]]}" for value in table.values[:_NAMED_CLASSES])
+    classes += " …" if len(table.values) > _NAMED_CLASSES else ""
+    ignored = f"; ignored: {', '.join(map(str, table.ignore))}" if table.ignore else ""
+    raise InputError(
+        f"{where} has values that are no class: {said}{more} (classes: {classes}{ignored}); name them in `classes`, or "
+        "list them in `ignore`"
+    )
+
+
+def _pixels(count: int) -> str:
+    return f"{count} pixel{'' if count == 1 else 's'}"
+
+
+def to_number_map(pixels: LabelPixels, *, ignore: Sequence[int] = ()) -> Float[Array, "row col"]:
+    """Give values as float64; NaN where there is no label or the value is to be ignored."""
+    known = pixels.known & ~np.isin(pixels.values, ignore)
+    return np.where(known, pixels.values, np.nan).astype(np.float64)
+
+
+_COLUMNS = ("label", "class")
+_SURFACES = ("Polygon", "MultiPolygon")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PolygonLabels:
+    """Polygons of one file and the value of each. Where none lies, there is no label."""
+
+    path: Path
+    """File."""
+    crs: Any
+    """Of the polygons."""
+    shapes: Array
+    """Polygons."""
+    values: Float[Array, "polygon"]
+    """Value of each; of classes the number that stands for them."""
+    outside: float | None = None
+    """Value where no polygon lies; None: no label."""
+    _reprojected: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What is said of the file that changes its labels."""
+        return (self.outside,)
+
+    def read(self, grid: Grid, window: Window, *, image: str) -> LabelPixels:
+        """Give each pixel the value of the polygon that its centre lies in.
+
+        Args:
+            grid: of the image.
+            window: of the grid.
+            image: for messages.
+
+        Raises:
+            GeometryError: the image lies nowhere, no polygon lies on it, or polygons of different values overlap.
+        """
+        tree = self._in(grid, image)
+        shapes, part = tree.geometries, grid.part(window)
+        near = tree.query(_box(part))
+        # The order decides who is on top: by value, so that the order of the file doesn't matter.
+        near = near[np.argsort(self.values[near], kind="stable")]
+        lowest = _burnt(shapes[near[::-1]], self.values[near[::-1]], part)
+        highest = _burnt(shapes[near], self.values[near], part)
+        clash = (lowest != highest) & np.isfinite(highest)
+        if clash.any():
+            row, col = np.argwhere(clash)[0]
+            raise GeometryError(
+                f"polygons of '{self.path}' overlap with different labels at {int(clash.sum())} pixels of '{image}', "
+                f"first at row {window.row + row}, column {window.col + col}; cut them so that each pixel has one label"
+            )
+        known = np.isfinite(highest)
+        if self.outside is not None:
+            return LabelPixels(values=np.where(known, highest, self.outside), known=np.ones_like(known))
+        return LabelPixels(values=np.where(known, highest, 0.0), known=known)
+
+    def _in(self, grid: Grid, image: str) -> Any:
+        """Reproject once for each CRS, and see that the polygons lie on the image. Gives a tree of them."""
+        import shapely
+
+        if grid.crs is None:
+            raise GeometryError(
+                f"image '{image}' has no coordinate system, so the polygons of '{self.path}' can't be laid on it; "
+                "georeference it, or use a raster of labels"
+            )
+        tree = self._reprojected.get(grid.crs)
+        if tree is None:
+            tree = shapely.STRtree(_to_crs(self.shapes, self.crs, grid.crs))
+            tree = self._reprojected.setdefault(grid.crs, tree)
+        if self.outside is None and not len(tree.query(_box(grid), predicate="intersects")):
+            west, south, east, north = shapely.total_bounds(tree.geometries)
+            whole = grid.bounds
+            raise GeometryError(
+                f"no polygon of '{self.path}' lies on image '{image}': in {grid.crs} the polygons reach from "
+                f"({west:.9g}, {south:.9g}) to ({east:.9g}, {north:.9g}), the image from ({whole.left:.9g}, "
+                f"{whole.bottom:.9g}) to ({whole.right:.9g}, {whole.top:.9g}); check the CRS that the file declares"
+            )
+        return tree
+
+
+def _box(grid: Grid) -> Any:
+    import shapely
+
+    bounds = grid.bounds
+    return shapely.box(bounds.left, bounds.bottom, bounds.right, bounds.top)
+
+
+def _to_crs(shapes: Array, source: Any, target: str) -> Array:
+    import geopandas
+
+    return np.asarray(geopandas.GeoSeries(shapes, crs=source).to_crs(target).to_numpy())
+
+
+def _burnt(shapes: Array, values: Array, grid: Grid) -> Float[Array, "row col"]:
+    """Burn polygons one over the other; NaN where none lies."""
+    from rasterio.features import rasterize
+    from rasterio.transform import Affine
+
+    if not len(shapes):
+        return np.full((grid.height, grid.width), np.nan)
+    return np.asarray(
+        rasterize(
+            zip(shapes, values.tolist(), strict=True),
+            out_shape=(grid.height, grid.width),
+            transform=Affine(*grid.transform),
+            fill=np.nan,
+            dtype="float64",
+        )
+    )
+
+
+def read_polygons(
+    paths: Sequence[Path], *, column: str | None, classes: Mapping[int, str], outside: str | None = None
+) -> tuple[dict[Path, PolygonLabels], dict[int, str]]:
+    """Read files of polygons with labels: numbers, or names of classes.
+
+    Names stand for the values that `classes` gives them; without `classes` they are numbered in alphabetic order, over
+    all files. Numbers stay.
+
+    Args:
+        paths: GeoPackage, GeoJSON, Shapefile, FlatGeobuf, GeoParquet.
+        column: with the labels; None: `label` or `class`.
+        classes: name of each value; empty: not declared.
+        outside: label of what no polygon covers; None: none.
+
+    Returns:
+        Polygons of each file, and the names of the values where labels are names.
+
+    Raises:
+        ManifestError: a file can't be read or has no polygons, no CRS, no such column, or a row without label.
+        GeometryError: a shape is empty, invalid or no polygon.
+        InputError: a name is no class.
+    """
+    tables = {path: _table(path, column) for path in dict.fromkeys(paths)}
+    texts = [labels for _, labels in tables.values() if labels.dtype.kind not in "iufb"]
+    if texts and len(texts) < len(tables):
+        raise ManifestError("some files of polygons have names as labels and others numbers; use one of them")
+    numbers = _numbers([str(label) for labels in texts for label in labels], classes, outside) if texts else {}
+    found = {
+        path: PolygonLabels(
+            path=path,
+            crs=table.crs,
+            shapes=np.asarray(table.geometry.to_numpy()),
+            values=np.array([numbers[str(one)] for one in labels] if texts else labels, dtype=np.float64),
+            outside=_outside(outside, numbers) if outside is not None else None,
+        )
+        for path, (table, labels) in tables.items()
+    }
+    return found, {value: name for name, value in numbers.items()}
+
+
+def _numbers(names: Sequence[str], classes: Mapping[int, str], outside: str | None) -> dict[str, int]:
+    if not classes:
+        everything = sorted({*names, *([outside] if outside is not None else [])})
+        return {name: value for value, name in enumerate(everything)}
+    numbers = {name: value for value, name in sorted(classes.items(), reverse=True)}
+    foreign = sorted(set(names) - set(numbers))
+    if foreign:
+        raise InputError(
+            f"polygons have the label '{foreign[0]}' at {names.count(foreign[0])} of them, which is no class "
+            f"({', '.join(numbers)}){nearest_name(foreign[0], numbers)}; name it in `classes`, or leave them out"
+        )
+    return numbers
+
+
+def _outside(label: str, numbers: Mapping[str, int]) -> float:
+    if label in numbers:
+        return float(numbers[label])
+    try:
+        return float(label)
+    except ValueError as problem:
+        raise InputError(
+            f"option `outside` is '{label}', which is no number and no class ({', '.join(numbers)})"
+            f"{nearest_name(label, numbers)}"
+        ) from problem
+
+
+def _table(path: Path, column: str | None) -> tuple[Any, Array]:
+    """Read and check one file: a table of polygons, and the label of each."""
+    import geopandas
+    import pandas
+
+    try:
+        is_parquet = path.suffix.casefold() in (".parquet", ".geoparquet")
+        table = geopandas.read_parquet(path) if is_parquet else geopandas.read_file(path)
+    except (OSError, ValueError, RuntimeError) as problem:
+        raise ManifestError(f"cannot read '{path}' as polygons: {problem}") from problem
+    if not isinstance(table, geopandas.GeoDataFrame) or table.empty:
+        raise ManifestError(f"'{path}' has no polygons; fill it, or leave it out")
+    if table.crs is None:
+        raise ManifestError(f"'{path}' has no coordinate system, so its polygons lie nowhere; declare it in the file")
+    name = _label_column(path, list(table.columns.drop(table.geometry.name)), column)
+    labels = table[name]
+    if labels.isna().any():
+        raise ManifestError(
+            f"row {int(np.flatnonzero(labels.isna())[0]) + 1} of '{path}' has no `{name}`; give it one, or leave the "
+            "polygon out"
+        )
+    _check_shapes(path, table)
+    is_number = pandas.api.types.is_numeric_dtype(labels)
+    return table, np.asarray(labels.to_numpy(dtype=np.float64) if is_number else labels.astype(str).to_numpy(object))
+
+
+def _label_column(path: Path, columns: Sequence[str], column: str | None) -> str:
+    wanted = (column,) if column is not None else _COLUMNS
+    for name in wanted:
+        if name in columns:
+            return name
+    raise ManifestError(
+        f"the polygons of '{path}' have no column {' or '.join(f'`{name}`' for name in wanted)}; they have "
+        f"{', '.join(columns) or 'none'}{nearest_name(wanted[0], columns)}; name it in `label_column`"
+    )
+
+
+def _check_shapes(path: Path, table: Any) -> None:
+    import shapely
+
+    shapes = np.asarray(table.geometry.to_numpy())
+    for number, shape in enumerate(shapes, start=1):
+        where = f"row {number} of '{path}'"
+        if shape is None or shape.is_empty:
+            raise GeometryError(f"{where} has an empty geometry; draw it, or leave the row out")
+        if shape.geom_type not in _SURFACES:
+            raise GeometryError(f"{where} is a {shape.geom_type}; labels are of polygons: buffer it, or leave it out")
+        if not shape.is_valid:
+            raise GeometryError(
+                f"{where} is an invalid polygon ({shapely.is_valid_reason(shape)}); repair it, for example by "
+                "`GeoDataFrame.make_valid`"
+            )

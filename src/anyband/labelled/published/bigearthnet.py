@@ -1,0 +1,265 @@
+"""BigEarthNet as distributed."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyband.data.chip_index import SPLITS
+from anyband.errors import ManifestError, nearest_name
+from anyband.labelled.published.found import (
+    FoundSample,
+    FoundSet,
+    check_options,
+    chosen_option,
+    declared_slots,
+    found_data,
+    known_root,
+)
+from anyband.labelled.samples import DataSpec, ListSpec, TaskData
+from anyband.progress import progress
+from anyband.rasters.records import RasterSource
+from anyband.sensors.catalogue import get_sensor
+
+__all__ = ["CLASSES_19", "CLASSES_43", "open_bigearthnet", "to_19_classes"]
+
+CLASSES_19 = (
+    "Urban fabric",
+    "Industrial or commercial units",
+    "Arable land",
+    "Permanent crops",
+    "Pastures",
+    "Complex cultivation patterns",
+    "Land principally occupied by agriculture, with significant areas of natural vegetation",
+    "Agro-forestry areas",
+    "Broad-leaved forest",
+    "Coniferous forest",
+    "Mixed forest",
+    "Natural grassland and sparsely vegetated areas",
+    "Moors, heathland and sclerophyllous vegetation",
+    "Transitional woodland, shrub",
+    "Beaches, dunes, sands",
+    "Inland wetlands",
+    "Coastal wetlands",
+    "Inland waters",
+    "Marine waters",
+)
+"""Names of the 19 classes, in their order.
+
+Source:
+    Sumbul et al., "BigEarthNet-MM", IEEE GRSM 2021, arXiv:2105.07921, table II.
+"""
+
+# The class of 19 that each of the 43 belongs to; None: the class was left out.
+# Source: as above; the names and order of the 43 are level 3 of CORINE Land Cover.
+_CLASS_OF: Mapping[str, str | None] = {
+    "Continuous urban fabric": "Urban fabric",
+    "Discontinuous urban fabric": "Urban fabric",
+    "Industrial or commercial units": "Industrial or commercial units",
+    "Road and rail networks and associated land": None,
+    "Port areas": None,
+    "Airports": None,
+    "Mineral extraction sites": None,
+    "Dump sites": None,
+    "Construction sites": None,
+    "Green urban areas": None,
+    "Sport and leisure facilities": None,
+    "Non-irrigated arable land": "Arable land",
+    "Permanently irrigated land": "Arable land",
+    "Rice fields": "Arable land",
+    "Vineyards": "Permanent crops",
+    "Fruit trees and berry plantations": "Permanent crops",
+    "Olive groves": "Permanent crops",
+    "Pastures": "Pastures",
+    "Annual crops associated with permanent crops": "Permanent crops",
+    "Complex cultivation patterns": "Complex cultivation patterns",
+    CLASSES_19[6]: CLASSES_19[6],
+    "Agro-forestry areas": "Agro-forestry areas",
+    "Broad-leaved forest": "Broad-leaved forest",
+    "Coniferous forest": "Coniferous forest",
+    "Mixed forest": "Mixed forest",
+    "Natural grassland": "Natural grassland and sparsely vegetated areas",
+    "Moors and heathland": "Moors, heathland and sclerophyllous vegetation",
+    "Sclerophyllous vegetation": "Moors, heathland and sclerophyllous vegetation",
+    "Transitional woodland/shrub": "Transitional woodland, shrub",
+    "Beaches, dunes, sands": "Beaches, dunes, sands",
+    "Bare rock": None,
+    "Sparsely vegetated areas": "Natural grassland and sparsely vegetated areas",
+    "Burnt areas": None,
+    "Inland marshes": "Inland wetlands",
+    "Peatbogs": "Inland wetlands",
+    "Salt marshes": "Coastal wetlands",
+    "Salines": "Coastal wetlands",
+    "Intertidal flats": None,
+    "Water courses": "Inland waters",
+    "Water bodies": "Inland waters",
+    "Coastal lagoons": "Marine waters",
+    "Estuaries": "Marine waters",
+    "Sea and ocean": "Marine waters",
+}
+
+CLASSES_43 = tuple(_CLASS_OF)
+"""Names of the 43 classes, in their order."""
+
+
+def to_19_classes(names: Iterable[str], *, patch: str) -> tuple[str, ...]:
+    """Turn names of the 43 classes into those of the 19, each once, in their order; some of the 43 have none.
+
+    Args:
+        names: of the 43; those of the 19 stay.
+        patch: for messages.
+
+    Raises:
+        ManifestError: a name of neither.
+    """
+    found = {_CLASS_OF[_checked(name, patch)] if name not in CLASSES_19 else name for name in names}
+    return tuple(name for name in CLASSES_19 if name in found)
+
+
+def _checked(name: str, patch: str) -> str:
+    if name not in _CLASS_OF:
+        raise ManifestError(
+            f"patch '{patch}' has the label '{name}', which is no class of BigEarthNet{nearest_name(name, CLASSES_43)}"
+        )
+    return name
+
+
+_SENSORS = {"s1": "sentinel1-grd", "s2": "sentinel2-l2a"}
+_STATISTICS = {"s1": "BigEarthNetS1", "s2": "BigEarthNetS2"}
+_WANTED = (
+    "folders of patches, each with single-band files (…_B02.tif, …_VV.tif) and …_labels_metadata.json or labels.json; "
+    "Sentinel-1 in the same folders, or in others whose JSON says `corresponding_s2_patch`; and, where the parts are "
+    "not to be drawn, train.csv, val.csv and test.csv (or bigearthnet-train.csv, …) that name the patches"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Folder:
+    """One folder of a patch."""
+
+    path: Path
+    """Where."""
+    patch: str
+    """Sentinel-2 patch that it belongs to."""
+    holds: tuple[str, ...]
+    """Which of `s1` and `s2` are inside."""
+    labels: tuple[str, ...]
+    """Of the 43 classes."""
+
+
+def open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
+    """Open patches of BigEarthNet.
+
+    Patches whose labels have no class among the 19 are left out, as its publishers do.
+
+    Args:
+        spec: `root` is the folder; options `bands` (all, s1, s2), `num_classes` (19, 43) and `absent`
+            (refuse, leave_out) for lists that name what is not there.
+        seed: of parts that no list declares.
+
+    Raises:
+        ManifestError: the folder is not as it should be, or a label is unknown.
+    """
+    check_options(spec, ("bands", "num_classes", "absent"))
+    root = known_root(spec, wanted=_WANTED)
+    bands = chosen_option(spec, "bands", ("all", "s1", "s2"))
+    only_19 = chosen_option(spec, "num_classes", ("19", "43")) == "19"
+    keys = ("s1", "s2") if bands == "all" else (bands,)
+    sensors = declared_slots([get_sensor(_SENSORS[key]) for key in keys], spec, name=spec.source)
+    samples = [_sample(name, folders, keys, only_19) for name, folders in sorted(_patches(root).items())]
+    complete = [one for one in samples if len(one.sources) == len(keys)]
+    kept = [one for one in complete if one.labels or not only_19]
+    if not kept:
+        raise ManifestError(f"'{root}' has no patches with {' and '.join(keys)}. It wants: {_WANTED}")
+    about = FoundSet(
+        kind="labels",
+        classes=CLASSES_19 if only_19 else CLASSES_43,
+        sensors=sensors,
+        lists=spec.split.lists or _lists(root),
+        statistics=_STATISTICS[keys[0]] if len(keys) == 1 else "BigEarthNet-MM",
+        notes=_notes(len(samples) - len(complete), len(complete) - len(kept), keys),
+    )
+    return found_data(spec, kept, about, seed=seed)
+
+
+def _patches(root: Path) -> dict[str, list[_Folder]]:
+    """Group folders by the patch that they show."""
+    found: dict[str, list[_Folder]] = {}
+    places = [path.parent for path in _label_files(root)]
+    with progress("labels of BigEarthNet", len(places)) as advance:
+        for place in places:
+            folder = _folder(place)
+            found.setdefault(folder.patch, []).append(folder)
+            advance(1)
+    return found
+
+
+def _label_files(root: Path) -> Iterator[Path]:
+    # A patch lies in the root, or one folder below: those of Sentinel-1 and Sentinel-2.
+    for pattern in ("*_labels_metadata.json", "labels.json"):
+        for depth in ("*/", "*/*/"):
+            yield from sorted(root.glob(depth + pattern))
+
+
+def _folder(path: Path) -> _Folder:
+    file = next(iter([*path.glob("*_labels_metadata.json"), *path.glob("labels.json")]))
+    said = _json(file)
+    endings = {one.stem.rpartition("_")[2] for one in path.glob("*.tif")}
+    holds = tuple(key for key, band in (("s1", "VV"), ("s2", "B02")) if band in endings)
+    labels = said.get("labels")
+    if not isinstance(labels, list):
+        raise ManifestError(f"'{file}' has no list `labels`")
+    patch = str(said.get("corresponding_s2_patch", path.name))
+    return _Folder(path=path, patch=patch, holds=holds, labels=tuple(map(str, labels)))
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ManifestError(f"cannot read '{file}' as JSON: {problem}") from problem
+    if not isinstance(said, dict):
+        raise ManifestError(f"'{file}' is no JSON object with `labels`")
+    return said
+
+
+def _sample(name: str, folders: Sequence[_Folder], keys: Sequence[str], only_19: bool) -> FoundSample:
+    labels = folders[0].labels
+    for other in folders[1:]:
+        if set(other.labels) != set(labels):
+            raise ManifestError(f"'{folders[0].path}' and '{other.path}' show one patch, but have other labels")
+    holders = [next((one.path for one in folders if key in one.holds), None) for key in keys]
+    return FoundSample(
+        name=name,
+        sources=tuple(RasterSource(paths=(path,)) for path in holders if path is not None),
+        labels=to_19_classes(labels, patch=name) if only_19 else _checked_bigearthnet_patches(labels, name),
+    )
+
+
+def _checked_bigearthnet_patches(labels: Sequence[str], patch: str) -> tuple[str, ...]:
+    strange = [name for name in labels if name not in CLASSES_43]
+    if strange:
+        raise ManifestError(
+            f"patch '{patch}' has the label '{strange[0]}', which is none of BigEarthNet's 43 classes"
+            f"{nearest_name(strange[0], CLASSES_43)}"
+        )
+    return tuple(labels)
+
+
+def _lists(root: Path) -> ListSpec | None:
+    """Find the published lists in the folder; None: they are not there."""
+    for pattern in ("bigearthnet-{}.csv", "{}.csv"):
+        files = {part: root / pattern.format(part) for part in SPLITS}
+        if all(file.is_file() for file in files.values()):
+            return ListSpec(train=str(files["train"]), val=str(files["val"]), test=str(files["test"]))
+    return None
+
+
+def _notes(incomplete: int, unlabelled: int, keys: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    if incomplete:
+        notes.append(f"{incomplete} patches without {' and '.join(keys)} are left out")
+    if unlabelled:
+        notes.append(f"{unlabelled} patches have none of the 19 classes and are left out")
+    return tuple(notes)

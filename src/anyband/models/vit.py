@@ -1,0 +1,659 @@
+"""The transformer: blocks, encoder and decoder."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from anyband.arrays import Bool, Float
+from anyband.errors import InputError, nearest_name
+from anyband.models.encodings import (
+    EncodingConfig,
+    PositionKind,
+    Positions,
+    SetEncodings,
+    check_sets,
+    image_shares,
+    set_hidden,
+    token_locations,
+)
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, check_grid
+from anyband.models.patches import hidden_tokens, standardised_patches
+from anyband.models.spectral import SpectralProjection
+from anyband.randomness import generator
+
+__all__ = [
+    "SIZES",
+    "BlockStack",
+    "Decoder",
+    "DecoderConfig",
+    "Encoder",
+    "EncoderConfig",
+    "EncoderOutput",
+    "EncoderSize",
+    "FeatureMaps",
+    "SetFeatureMaps",
+    "SetOutput",
+    "TokenSets",
+    "attention_from",
+    "encoder_config",
+    "initialise",
+    "make_blocks",
+    "set_fused_attention",
+    "set_recompute",
+    "tokens_as_map",
+]
+
+# Source: masked autoencoders (arXiv 2111.06377), section A.1 and BEiT's tokens.
+_TOKEN_STD = 0.02
+
+
+def initialise(module: nn.Module, *, seed: int, prefix: str = "encoder") -> None:
+    """Draw every parameter: linear maps Xavier uniform with zero bias, norms 1 and 0, tokens normal.
+
+    A parameter's numbers depend on the seed and its name only; no global generator is touched.
+
+    Args:
+        module: whose parameters are filled.
+        seed: any integer of 64 bits.
+        prefix: name of the module in the whole network, so that two modules draw different numbers.
+    """
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("positions.table"):
+                continue  # Starts from the computed positions, whether it is trained or not.
+            parameter.copy_(_first_values(f"{prefix}.{name}", tuple(parameter.shape), seed))
+
+
+def _first_values(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if len(shape) == 1:
+        return torch.ones(shape)
+    draws = generator(seed, step=0, sample=0, purpose=f"first weights of {name}")
+    if name.endswith("_token"):
+        return torch.from_numpy(draws.standard_normal(shape, dtype=np.float32) * np.float32(_TOKEN_STD))
+    # The last two axes are the two sides of a linear map, whichever way round; any before them count maps.
+    edge = math.sqrt(6 / (shape[-1] + shape[-2]))
+    return torch.from_numpy(draws.random(shape, dtype=np.float32) * np.float32(2 * edge) - np.float32(edge))
+
+
+class BlockStack(nn.ModuleList):
+    """Transformer blocks, one after the other. A list of them otherwise, so the weights keep their names."""
+
+    recompute: bool = False
+    """Whether what happens inside a block is computed again for the gradient instead of kept."""
+
+    def forward(
+        self, sequence: Float[Tensor, "batch token width"], attention: Float[Tensor, "batch 1 1 key"] | None
+    ) -> Float[Tensor, "batch token width"]:
+        """Pass tokens through all blocks.
+
+        Args:
+            sequence: tokens.
+            attention: added to the scores; None: everything attends to everything.
+        """
+        for block in self:
+            if self.recompute and torch.is_grad_enabled():
+                sequence = checkpoint(block, sequence, attn_mask=attention, use_reentrant=False)
+            else:
+                sequence = block(sequence, attn_mask=attention)
+        return sequence
+
+    def compile_blocks(self) -> None:
+        """Compile each block as one graph: a break in it is an error. Blocks of one stack share what is compiled."""
+        for block in self:
+            block.compile(fullgraph=True, dynamic=False)
+
+
+def make_blocks(
+    depth: int, *, width: int, num_heads: int, mlp_ratio: float, norm_eps: float, drop_path: float
+) -> BlockStack:
+    """Make pre-norm transformer blocks without values, drawing no random numbers.
+
+    Args:
+        depth: how many.
+        width: of a token.
+        num_heads: attention heads.
+        mlp_ratio: width of the hidden layer over `width`.
+        norm_eps: of the layer norms.
+        drop_path: rate of the last block; it falls linearly to 0 at the first.
+
+    Returns:
+        timm's blocks, whose attention takes a mask.
+    """
+    from timm.models.vision_transformer import Block
+
+    with torch.device("meta"):
+        blocks = BlockStack(
+            Block(
+                dim=width,
+                num_heads=num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=True,
+                drop_path=drop_path * index / max(depth - 1, 1),
+                norm_layer=partial(nn.LayerNorm, eps=norm_eps),  # type: ignore[arg-type]
+            )
+            for index in range(depth)
+        )
+    empty: BlockStack = blocks.to_empty(device="cpu")
+    return empty
+
+
+def attention_from(hidden: Bool[Tensor, "batch token"] | None) -> Float[Tensor, "batch 1 1 key"] | None:
+    """Make what is added to the attention scores: −inf for hidden keys, else 0; CLS is never hidden.
+
+    None lets attention use its fastest kernel.
+    """
+    if hidden is None:
+        return None
+    unseen = functional.pad(hidden, (1, 0), value=False)
+    return torch.zeros(unseen.shape, device=hidden.device).masked_fill(unseen, -torch.inf)[:, None, None, :]
+
+
+def set_fused_attention(module: nn.Module, *, fused: bool) -> None:
+    """Choose how every transformer block in a network computes attention; the results agree to rounding.
+
+    Fused is right nearly everywhere. Plain matrix products are for training in bfloat16 on a CPU, where the gradient of
+    the fused kernel is slow (torch 2.15): `benchmarks/bench_step.py` times a step with each.
+
+    Args:
+        module: with timm's blocks anywhere inside.
+        fused: whether to use the fused kernel.
+    """
+    for part in module.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = fused  # type: ignore[assignment]
+
+
+def set_recompute(module: nn.Module, *, recompute: bool) -> None:
+    """Choose whether the stacks in a network keep what their blocks compute, or compute it again for the gradient.
+
+    The gradient is the same to the bit where the blocks are deterministic. A block then keeps its input alone.
+
+    Args:
+        module: with stacks anywhere inside.
+        recompute: whether to compute again.
+    """
+    for part in module.modules():
+        if isinstance(part, BlockStack):
+            part.recompute = recompute
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSize:
+    """The numbers of a named encoder size."""
+
+    embed_dim: int
+    """Width of a token."""
+    depth: int
+    """Transformer blocks."""
+    num_heads: int
+    """Attention heads."""
+    patch_size: int = 16
+    """Edge of a patch, pixels."""
+
+
+# Source: ViT (arXiv 2010.11929), table 1; tiny and small from DeiT (arXiv 2012.12877), table 1.
+SIZES = MappingProxyType(
+    {
+        "tiny": EncoderSize(embed_dim=192, depth=12, num_heads=3),
+        "small": EncoderSize(embed_dim=384, depth=12, num_heads=6),
+        "base": EncoderSize(embed_dim=768, depth=12, num_heads=12),
+        "large": EncoderSize(embed_dim=1024, depth=24, num_heads=16),
+        "huge": EncoderSize(embed_dim=1280, depth=32, num_heads=16, patch_size=14),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Everything that fixes an encoder's parameters."""
+
+    img_size: int
+    """Edge of the images that it is trained on, pixels; others work too."""
+    patch_size: int
+    """Edge of a patch, pixels."""
+    embed_dim: int
+    """Width of a token, a multiple of 4 and of num_heads."""
+    depth: int
+    """Transformer blocks."""
+    num_heads: int
+    """Attention heads."""
+    mlp_ratio: float = 4.0
+    """Width of a block's hidden layer over embed_dim."""
+    num_ranges: int
+    """Trained spectral ranges."""
+    max_bands: int = 12
+    """C_max: tokens are scaled as if the sensor had so many bands."""
+    drop_path: float = 0.0
+    """Share of samples whose last block is skipped in training; falls to 0 at the first block."""
+    norm_eps: float = 1e-6
+    """Of the layer norms."""
+    positions: PositionKind = "fixed"
+    """Sine and cosine positions as computed, or trained from there."""
+    encodings: EncodingConfig = field(default_factory=EncodingConfig)
+    """What tokens carry beside their position."""
+
+    def __post_init__(self) -> None:
+        counts = (self.img_size, self.patch_size, self.embed_dim, self.depth, self.num_heads, self.num_ranges)
+        if min(*counts, self.max_bands) < 1 or self.img_size % self.patch_size:
+            raise InputError(
+                f"an encoder needs sizes and counts over 0 and an img_size that patch_size divides; found "
+                f"img_size {self.img_size}, patch_size {self.patch_size}, embed_dim {self.embed_dim}, "
+                f"depth {self.depth}, num_heads {self.num_heads}, num_ranges {self.num_ranges}"
+            )
+        if self.embed_dim % self.num_heads or self.embed_dim % 4:
+            raise InputError(
+                f"embed_dim must be a multiple of 4 and of num_heads; found {self.embed_dim} with "
+                f"{self.num_heads} heads"
+            )
+        if not 0 <= self.drop_path < 1:
+            raise InputError(f"drop_path must be at least 0 and under 1, found {self.drop_path:g}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across at the network's own image size."""
+        return self.img_size // self.patch_size, self.img_size // self.patch_size
+
+
+def encoder_config(size: str, *, img_size: int, num_ranges: int) -> EncoderConfig:
+    """Make the configuration of a named size: tiny, small, base, large or huge.
+
+    Raises:
+        InputError: no such size, or an image size that its patch size does not divide.
+    """
+    if size not in SIZES:
+        raise InputError(f"there is no encoder size '{size}' ({', '.join(SIZES)}){nearest_name(size, SIZES)}")
+    numbers = SIZES[size]
+    return EncoderConfig(
+        img_size=img_size,
+        patch_size=numbers.patch_size,
+        embed_dim=numbers.embed_dim,
+        depth=numbers.depth,
+        num_heads=numbers.num_heads,
+        num_ranges=num_ranges,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOutput:
+    """Features after the final norm."""
+
+    cls: Float[Tensor, "batch width"]
+    """One vector for each image."""
+    tokens: Float[Tensor, "batch token width"]
+    """One vector for each patch, row by row."""
+    hidden: Bool[Tensor, "batch token"] | None
+    """Patches with under half of their pixels valid, whose tokens mean nothing; None: there are none."""
+    grid: tuple[int, int]
+    """Patches down and across."""
+
+    @property
+    def map(self) -> Float[Tensor, "batch width row col"]:
+        """The tokens as an image."""
+        return tokens_as_map(self.tokens, self.grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetOutput:
+    """Features of sets, each encoded as one joint sequence, after the final norm."""
+
+    cls: Float[Tensor, "set width"]
+    """One vector for each set."""
+    tokens: Float[Tensor, "set slot token width"]
+    """One vector for each patch of each image, row by row."""
+    hidden: Bool[Tensor, "set slot token"] | None
+    """Patches with under half of their pixels valid, whose tokens mean nothing; None: there are none."""
+    grid: tuple[int, int]
+    """Patches down and across."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMaps:
+    """Patch features of chosen blocks, before the final norm, without CLS."""
+
+    maps: tuple[Float[Tensor, "batch width row col"], ...]
+    """One for each block asked for, in that order."""
+    hidden: Bool[Tensor, "batch token"] | None
+    """Patches with under half of their pixels valid; None: there are none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFeatureMaps:
+    """Patch features of sets after chosen blocks, each set encoded as one joint sequence; before the final norm."""
+
+    maps: tuple[Float[Tensor, "set slot width row col"], ...]
+    """One for each block asked for, in that order."""
+    hidden: Bool[Tensor, "set slot token"] | None
+    """Patches with under half of their pixels valid; None: there are none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSets:
+    """Tokens of the images of some sets before the first block; they carry their positions and encodings."""
+
+    tokens: Float[Tensor, "set slot token width"]
+    """One vector for each patch, row by row."""
+    hidden: Bool[Tensor, "set slot token"] | None
+    """Patches with under half of their pixels valid; None: there are none."""
+    grid: tuple[int, int]
+    """Patches down and across."""
+
+
+def tokens_as_map(
+    tokens: Float[Tensor, "*batch token width"], grid: tuple[int, int]
+) -> Float[Tensor, "*batch width row col"]:
+    """Lay tokens out as an image.
+
+    Args:
+        tokens: row by row, without CLS.
+        grid: patches down and across.
+    """
+    return rearrange(tokens, "... (h w) d -> ... d h w", h=grid[0], w=grid[1])
+
+
+class Encoder(nn.Module):
+    """Encode images of any sensor.
+
+    Hidden tokens (under half of their pixels valid) have no influence on any other token.
+
+    Args:
+        config: the architecture.
+        seed: of the first weights; None leaves them without values, for a checkpoint to fill.
+    """
+
+    def __init__(self, config: EncoderConfig, *, seed: int | None) -> None:
+        super().__init__()
+        self.config = config
+        self.projection = SpectralProjection(
+            num_ranges=config.num_ranges,
+            patch_size=config.patch_size,
+            embed_dim=config.embed_dim,
+            max_bands=config.max_bands,
+        )
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
+        self.positions = Positions(grid=config.grid, width=config.embed_dim, kind=config.positions)
+        self.encodings: SetEncodings | None = None
+        if config.encodings.any:
+            self.encodings = SetEncodings(
+                config.encodings, width=config.embed_dim, num_ranges=config.num_ranges, role="encoder"
+            )
+        self.blocks = make_blocks(
+            config.depth,
+            width=config.embed_dim,
+            num_heads=config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+            norm_eps=config.norm_eps,
+            drop_path=config.drop_path,
+        )
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        if seed is not None:
+            initialise(self, seed=seed)
+
+    def forward(self, batch: ImageBatch, metadata: SetMetadata | None = None) -> EncoderOutput:
+        """Encode whole images, each by itself.
+
+        Args:
+            batch: of one sensor.
+            metadata: of sets of one image; None: nothing is known. A network without encodings ignores it.
+
+        Returns:
+            CLS and patch tokens, after the final norm.
+
+        Raises:
+            InputError: images that do not fit the network.
+        """
+        tokens, hidden, grid = self._embedded(batch, metadata)
+        sequence = self.encode_tokens(tokens, hidden)
+        return EncoderOutput(cls=sequence[:, 0], tokens=sequence[:, 1:], hidden=hidden, grid=grid)
+
+    def forward_features(
+        self, batch: ImageBatch, *, blocks: Sequence[int], metadata: SetMetadata | None = None
+    ) -> FeatureMaps:
+        """Encode whole images and give the patch tokens after chosen blocks, before the final norm.
+
+        Args:
+            batch: of one sensor.
+            blocks: which, from 0.
+            metadata: of sets of one image; None: nothing is known. A network without encodings ignores it.
+
+        Returns:
+            One map for each.
+
+        Raises:
+            InputError: images that do not fit the network, or a block that is not there.
+        """
+        tokens, hidden, grid = self._embedded(batch, metadata)
+        levels = self.token_levels(tokens, hidden, blocks=blocks)
+        return FeatureMaps(maps=tuple(tokens_as_map(level, grid) for level in levels), hidden=hidden)
+
+    def encode_set(self, batch: SetBatch) -> SetOutput:
+        """Encode whole sets: the images of a set are one sequence, so that every token sees all of them.
+
+        Args:
+            batch: sets of equally many images.
+
+        Returns:
+            CLS of each set and the tokens of each image, after the final norm.
+
+        Raises:
+            InputError: images that do not fit the network or each other.
+        """
+        sets = self.embed_sets(batch)
+        flat = None if sets.hidden is None else sets.hidden.flatten(1)
+        sequence = self.encode_tokens(sets.tokens.flatten(1, 2), flat)
+        return SetOutput(
+            cls=sequence[:, 0],
+            tokens=_by_slot(sequence[:, 1:], batch.num_slots),
+            hidden=sets.hidden,
+            grid=sets.grid,
+        )
+
+    def set_features(self, batch: SetBatch, *, blocks: Sequence[int]) -> SetFeatureMaps:
+        """Encode whole sets as `encode_set` does, and give the patch tokens after chosen blocks, before the final norm.
+
+        Args:
+            batch: sets of equally many images.
+            blocks: which, from 0.
+
+        Returns:
+            For each block, one map for each image.
+
+        Raises:
+            InputError: images that do not fit the network or each other, or a block that is not there.
+        """
+        sets = self.embed_sets(batch)
+        flat = None if sets.hidden is None else sets.hidden.flatten(1)
+        levels = self.token_levels(sets.tokens.flatten(1, 2), flat, blocks=blocks)
+        maps = tuple(tokens_as_map(_by_slot(level, batch.num_slots), sets.grid) for level in levels)
+        return SetFeatureMaps(maps=maps, hidden=sets.hidden)
+
+    def embed_sets(self, batch: SetBatch) -> TokenSets:
+        """Project the images of sets to tokens and add what each carries; nothing has attended to anything yet.
+
+        Args:
+            batch: sets of equally many images.
+
+        Raises:
+            InputError: images that do not fit the network or each other.
+        """
+        config = self.config
+        grid = check_sets(batch, patch_size=config.patch_size, num_ranges=config.num_ranges)
+        patches = [standardised_patches(one.pixels, one.valid, config.patch_size) for one in batch.groups]
+        projected = [self.projection(part, one.mixing) for part, one in zip(patches, batch.groups, strict=True)]
+        tokens = torch.cat(projected)[batch.rows] + self.locations(grid, batch.metadata, image_shares(batch))
+        return TokenSets(tokens=tokens, hidden=set_hidden(batch, config.patch_size), grid=grid)
+
+    def locations(
+        self, grid: tuple[int, int], metadata: SetMetadata | None, shares: Float[Tensor, "set slot range"]
+    ) -> Float[Tensor, "#set #slot token width"]:
+        """Compute what is added to each token of each image; see `token_locations`."""
+        return token_locations(self.positions, self.encodings, grid, metadata, shares)
+
+    def encode_tokens(
+        self, tokens: Float[Tensor, "batch visible width"], hidden: Bool[Tensor, "batch visible"] | None
+    ) -> Float[Tensor, "batch cls_and_visible width"]:
+        """Encode tokens that already carry their positions.
+
+        Args:
+            tokens: any number of them.
+            hidden: those that no other may attend to; None: none.
+
+        Returns:
+            After the final norm, CLS first.
+        """
+        sequence = self.blocks(self._with_cls(tokens), attention_from(hidden))
+        encoded: Tensor = self.norm(sequence)
+        return encoded
+
+    def token_levels(
+        self,
+        tokens: Float[Tensor, "batch visible width"],
+        hidden: Bool[Tensor, "batch visible"] | None,
+        *,
+        blocks: Sequence[int],
+    ) -> tuple[Float[Tensor, "batch visible width"], ...]:
+        """Encode tokens that already carry their positions, and give them after chosen blocks.
+
+        Args:
+            tokens: any number of them.
+            hidden: those that no other may attend to; None: none.
+            blocks: which, from 0.
+
+        Returns:
+            For each block, before the final norm and without CLS.
+
+        Raises:
+            InputError: a block that is not there, or none.
+        """
+        depth = len(self.blocks)
+        if not blocks or not all(0 <= index < depth for index in blocks):
+            raise InputError(f"blocks {list(blocks)} were asked for; the encoder has 0 to {depth - 1}")
+        attention = attention_from(hidden)
+        sequence = self._with_cls(tokens)
+        found: dict[int, Tensor] = {}
+        for index, block in enumerate(self.blocks[: max(blocks) + 1]):
+            sequence = block(sequence, attn_mask=attention)
+            if index in blocks:
+                found[index] = sequence[:, 1:]
+        return tuple(found[index] for index in blocks)
+
+    def _embedded(
+        self, batch: ImageBatch, metadata: SetMetadata | None
+    ) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        config = self.config
+        grid = check_grid(batch, patch_size=config.patch_size, num_ranges=config.num_ranges)
+        hidden = None if batch.valid is None else hidden_tokens(batch.valid, config.patch_size)
+        patches = standardised_patches(batch.pixels, batch.valid, config.patch_size)
+        shares = batch.mixing.mean(dim=0).expand(len(patches), 1, -1)
+        tokens = self.projection(patches, batch.mixing) + self.locations(grid, metadata, shares)[:, 0]
+        return tokens, hidden, grid
+
+    def _with_cls(self, tokens: Tensor) -> Tensor:
+        cls = (self.cls_token + self.positions.table[:, :1]).expand(tokens.shape[0], -1, -1)
+        return torch.cat([cls.to(tokens.dtype), tokens], dim=1)
+
+
+def _by_slot(tokens: Tensor, num_slots: int) -> Tensor:
+    return rearrange(tokens, "s (k n) d -> s k n d", k=num_slots)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Everything that fixes a decoder's parameters."""
+
+    decoder_embed_dim: int = 512
+    """Width of a decoded token, a multiple of 4 and of the heads."""
+    decoder_depth: int = 8
+    """Transformer blocks."""
+    decoder_num_heads: int = 16
+    """Attention heads."""
+
+    def __post_init__(self) -> None:
+        if min(self.decoder_embed_dim, self.decoder_depth, self.decoder_num_heads) < 1:
+            raise InputError(f"a decoder needs sizes and counts over 0; found {self}")
+        if self.decoder_embed_dim % self.decoder_num_heads or self.decoder_embed_dim % 4:
+            raise InputError(
+                f"decoder_embed_dim must be a multiple of 4 and of decoder_num_heads; found "
+                f"{self.decoder_embed_dim} with {self.decoder_num_heads} heads"
+            )
+
+
+class Decoder(nn.Module):
+    """Decode the tokens of every position from the visible ones.
+
+    Args:
+        config: the architecture.
+        encoder: of the encoder whose tokens are decoded.
+    """
+
+    def __init__(self, config: DecoderConfig, *, encoder: EncoderConfig) -> None:
+        super().__init__()
+        width = config.decoder_embed_dim
+        self.embed = nn.Linear(encoder.embed_dim, width, device="meta").to_empty(device="cpu")
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = Positions(grid=encoder.grid, width=width, kind="fixed")
+        self.encodings: SetEncodings | None = None
+        if encoder.encodings.any:
+            self.encodings = SetEncodings(encoder.encodings, width=width, num_ranges=encoder.num_ranges, role="decoder")
+        self.blocks = make_blocks(
+            config.decoder_depth,
+            width=width,
+            num_heads=config.decoder_num_heads,
+            mlp_ratio=encoder.mlp_ratio,
+            norm_eps=encoder.norm_eps,
+            drop_path=0.0,
+        )
+        self.norm = nn.LayerNorm(width, eps=encoder.norm_eps)
+
+    def locations(
+        self, grid: tuple[int, int], metadata: SetMetadata | None, shares: Float[Tensor, "set slot range"]
+    ) -> Float[Tensor, "#set #slot token width"]:
+        """Compute what is added to each token of each image; see `token_locations`."""
+        return token_locations(self.positions, self.encodings, grid, metadata, shares)
+
+    def forward(
+        self,
+        latent: Float[Tensor, "batch cls_and_visible latent"],
+        places: Float[Tensor, "batch token width"],
+        hidden: Bool[Tensor, "batch token"] | None,
+    ) -> Float[Tensor, "batch asked width"]:
+        """Decode the positions that are asked for.
+
+        Args:
+            latent: the encoder's output, CLS first, then the visible tokens in their order.
+            places: what is added to each token: to the visible ones in that order, then to those asked for.
+            hidden: tokens, in the same order, that no other may attend to; None: none.
+
+        Returns:
+            After the decoder's norm, the tokens asked for.
+        """
+        decoded: Tensor = self.norm(self.sequence(latent, places, hidden)[:, latent.shape[1] :])
+        return decoded
+
+    def sequence(
+        self,
+        latent: Float[Tensor, "batch cls_and_visible latent"],
+        places: Float[Tensor, "batch token width"],
+        hidden: Bool[Tensor, "batch token"] | None,
+    ) -> Float[Tensor, "batch cls_and_token width"]:
+        """Pass all tokens through the blocks, as `forward` does, before the norm: CLS, visible, asked for.
+
+        Attention does not see the order of its tokens, so nothing is brought into the order of the grid.
+        """
+        tokens = self.embed(latent)
+        num_visible = latent.shape[1] - 1
+        visible = tokens[:, 1:] + places[:, :num_visible]
+        asked = self.mask_token + places[:, num_visible:]
+        sequence = torch.cat([tokens[:, :1].to(visible.dtype), visible, asked.to(visible.dtype)], dim=1)
+        decoded: Tensor = self.blocks(sequence, attention_from(hidden))
+        return decoded

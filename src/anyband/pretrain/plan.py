@@ -1,0 +1,607 @@
+"""The plan of a run: samples, stages, the network it starts from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, combinations, pairwise
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from anyband.arrays import Array, Bool, Int
+from anyband.data.chip_index import Split
+from anyband.data.image_sets import ImageSets, SetDraw, SetOptions, SetSampler, find_pairs, find_sets
+from anyband.data.loader import shard_lanes
+from anyband.data.sampler import ShardLanes, check_sensors
+from anyband.data.store import ChipStore
+from anyband.errors import CheckpointError, RecipeError, StoreError
+from anyband.evaluate.adapt import with_new_ranges
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, load_checkpoint, make_model, state_of, to_published
+from anyband.models.mae_start import load_mae, start_from_mae
+from anyband.models.vit import DecoderConfig, EncoderConfig
+from anyband.pretrain.batches import NUM_STEM_BANDS, ArrayInput, Samples, array_inputs, order_notes
+from anyband.pretrain.pair_batches import PairSamples
+from anyband.pretrain.recipe import ModelRecipe, PretrainRecipe, SetRecipe, StageRecipe, recipe_to_dict
+from anyband.pretrain.set_batches import SetSamples
+from anyband.randomness import generator
+from anyband.sensors.assignment import AssignmentRules
+from anyband.sensors.catalogue import get_sensor, sensor_to_dict
+from anyband.sensors.ranges import RangeTable, is_stem, load_ranges, ranges_from_sensors, stem_ranges
+from anyband.sensors.sensor import Sensor
+from anyband.training.steps import Schedule
+
+__all__ = [
+    "RunLength",
+    "RunPlan",
+    "StagedSampler",
+    "StagedSamples",
+    "check_same_network",
+    "find_samples",
+    "in_stages",
+    "load_mae_start",
+    "load_start",
+    "network_config",
+    "plan_run",
+    "run_length",
+    "stage_footprints",
+]
+
+# These may differ: they change how a network is trained, not what its weights are.
+_FREE = ("drop_path", "mask_ratio", "mixup_ratio", "decode_ratio", "mixup", "norm_pix_loss", "target_variance")
+
+
+def load_start(model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint | None:
+    """Load the checkpoint that a run starts from.
+
+    With `ranges: start_and_new`, every band of the sensors that its ranges don't know exactly gets a range of its own,
+    which starts as the mixture that interpolation gives: the first loss is the same as without it.
+
+    Args:
+        model: of the recipe.
+        sensors: that are trained on.
+
+    Returns:
+        The checkpoint; None where the recipe names none.
+
+    Raises:
+        RecipeError: `start` and `ranges` do not go together.
+        CheckpointError: no such checkpoint, or one with another stem than the recipe's.
+        AssignmentError: a band that its ranges can't express.
+    """
+    keeps_ranges = model.ranges in ("start", "start_and_new")
+    if (model.start is not None) != keeps_ranges:
+        raise RecipeError(
+            f"model.start is {model.start or 'null'} and model.ranges '{model.ranges}'; a run that starts from a "
+            "checkpoint keeps its ranges (`start`, or `start_and_new` for ranges of new bands), any other run has "
+            "ranges of its own"
+        )
+    if model.start is None:
+        return None
+    checkpoint = load_checkpoint(model.start)
+    _check_stem(checkpoint, model)
+    if model.ranges == "start":
+        return checkpoint
+    rules = AssignmentRules(unseen="interpolate", min_support=model.min_support, out_of_span=model.out_of_span)
+    return with_new_ranges(checkpoint, sensors, rules)
+
+
+def _check_stem(checkpoint: Checkpoint, model: ModelRecipe) -> None:
+    found = "triplet" if is_stem(checkpoint.ranges) else "spectral"
+    if found != model.stem:
+        raise CheckpointError(
+            f"'{model.start}' was trained with model.stem '{found}', the recipe has '{model.stem}'; take the "
+            "checkpoint's stem into the recipe"
+        )
+
+
+def load_mae_start(
+    model: ModelRecipe, config: AutoencoderConfig, ranges: RangeTable, *, seed: int
+) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """Make the first weights of a run that starts from a masked autoencoder of ImageNet.
+
+    Args:
+        model: of the recipe.
+        config: of the network.
+        ranges: of the network.
+        seed: of the weights that the file does not have.
+
+    Returns:
+        All weights, as a checkpoint of no step, and what to say of them; None and nothing where the recipe names no
+        file.
+
+    Raises:
+        CheckpointError: no such file, a pickle, or another network; every difference is named.
+    """
+    if model.start_mae is None:
+        return None, ()
+    weights = load_mae(model.start_mae)
+    started = start_from_mae(weights, state_of(make_model(config, seed=seed)), config=config, ranges=ranges)
+    return Checkpoint(config=config, state=started.state, ranges=ranges), started.notes
+
+
+def check_same_network(start: Checkpoint, config: AutoencoderConfig, *, where: str) -> None:
+    """See that a checkpoint's weights fit the network of a recipe.
+
+    Raises:
+        CheckpointError: they don't; every difference is named.
+    """
+    asked, found = _numbers(config), _numbers(start.config)
+    different = [f"{key} {asked[key]}, not {found[key]}" for key in asked if asked[key] != found[key]]
+    if different:
+        raise CheckpointError(
+            f"'{where}' holds another network than the recipe's: {'; '.join(different)} (the recipe's number first); "
+            "take the checkpoint's numbers into the recipe"
+        )
+
+
+def _numbers(config: AutoencoderConfig) -> dict[str, Any]:
+    plain = {**asdict(config.encoder), **asdict(config.decoder), "levels": config.levels}
+    return {key: value for key, value in plain.items() if key not in _FREE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLength:
+    """How long a run is."""
+
+    total_steps: int
+    """Steps of the whole run."""
+    steps_per_epoch: int
+    """Batches in an epoch; with stages the mean, rounded."""
+    warmup_share: float
+    """Share of the steps over which the rate rises."""
+
+
+def in_stages(samples: Samples[Any], recipe: PretrainRecipe) -> Samples[Any]:
+    """Let samples of sets be drawn in the stages of a recipe; without stages they stay as they are.
+
+    Raises:
+        StoreError: the store lacks a sensor of a stage, or a stage has no footprint.
+    """
+    stages = recipe.data.stages
+    if stages is None:
+        return samples
+    if not isinstance(samples, SetSamples):
+        raise RecipeError("data.stages is for sets of images; write data.sets, or leave it null")
+    return StagedSamples(samples.store, samples.sets, stages, steps=recipe.optim.steps, lanes=samples.lanes)
+
+
+def run_length(samples: Samples[Any], recipe: PretrainRecipe) -> RunLength:
+    """Work out the length of a run.
+
+    With stages it is the sum of each stage's epochs times its steps, and warm-up ends with the epoch that the recipe
+    names. `optim.steps` sets the length instead, and stages and warm-up keep their shares.
+
+    Args:
+        samples: as `in_stages` gives them.
+        recipe: of the run.
+    """
+    optim = recipe.optim
+    sampler = samples.sampler(batch_size=optim.batch_size, seed=recipe.seed)
+    if not isinstance(sampler, StagedSampler):
+        per_epoch = sampler.steps_per_epoch
+        total = optim.steps or optim.epochs * per_epoch
+        return RunLength(total_steps=total, steps_per_epoch=per_epoch, warmup_share=optim.warmup_epochs / optim.epochs)
+    return RunLength(
+        total_steps=sampler.total_steps,
+        steps_per_epoch=sampler.steps_per_epoch,
+        warmup_share=sampler.share_until(optim.warmup_epochs),
+    )
+
+
+def stage_footprints(
+    sets: ImageSets, stages: Sequence[StageRecipe], store: ChipStore
+) -> tuple[Int[Array, " footprint"], ...]:
+    """Tell which footprints each stage takes; one may stand in several.
+
+    Args:
+        sets: of the training split.
+        stages: in their order.
+        store: that the sets are in.
+
+    Returns:
+        Positions in `sets`, ascending, for each stage.
+
+    Raises:
+        StoreError: the store lacks a sensor, or a stage has no footprint.
+    """
+    shown = [_showing(sets, stage, store) for stage in stages]
+    named = np.any([one for one, stage in zip(shown, stages, strict=True) if stage.with_sensors], axis=0)
+    taken = [one if stage.with_sensors else ~(named | one) for one, stage in zip(shown, stages, strict=True)]
+    for number, (one, stage) in enumerate(zip(taken, stages, strict=True)):
+        if not one.any():
+            what = f"shows {' or '.join(stage.with_sensors)}" if stage.with_sensors else "is left by the other stages"
+            raise StoreError(
+                f"stage {number} of data.stages (from 0) has nothing to draw from: none of the {len(sets)} footprints "
+                f"of store '{store.path}' that are trained on {what}; change the stage, or leave it out"
+            )
+    return tuple(np.flatnonzero(one) for one in taken)
+
+
+def _showing(sets: ImageSets, stage: StageRecipe, store: ChipStore) -> Bool[Array, " footprint"]:
+    """Tell which footprints have an image of one of the stage's sensors."""
+    names = [name if name in store.sensors else get_sensor(name).name for name in stage.with_sensors]
+    check_sensors(store, names)
+    numbers = [list(store.sensors).index(name) for name in names]
+    is_wanted = np.isin(sets.sources, numbers)
+    return np.array([bool(is_wanted[sets.images(footprint)].any()) for footprint in range(len(sets))])
+
+
+class StagedSamples(SetSamples):
+    """Sets of images of a store, drawn in stages."""
+
+    def __init__(
+        self,
+        store: ChipStore,
+        sets: ImageSets,
+        stages: Sequence[StageRecipe],
+        *,
+        steps: int | None = None,
+        lanes: ShardLanes | None = None,
+    ) -> None:
+        """Sort the footprints into stages.
+
+        Args:
+            store: that the sets are in.
+            sets: of the training split.
+            stages: in their order.
+            steps: of the whole run; None: as many as the epochs of the stages have.
+            lanes: shards of the footprints, to read one after the other; None: any footprint may follow any other.
+        """
+        super().__init__(store, sets, lanes=lanes)
+        self._stages = tuple(stages)
+        self._steps = steps
+        self._footprints = stage_footprints(sets, stages, store)
+
+    def sampler(self, *, batch_size: int, seed: int) -> "StagedSampler":  # type: ignore[override]
+        """Plan batches."""
+        parts = [
+            _Part(
+                footprints=footprints,
+                epochs=stage.epochs,
+                sampler=SetSampler(
+                    _some_of(self.sets, footprints),
+                    batch_size=batch_size,
+                    seed=_stage_seed(seed, number),
+                    lanes=None if self.lanes is None else self.lanes.of(footprints),
+                ),
+            )
+            for number, (stage, footprints) in enumerate(zip(self._stages, self._footprints, strict=True))
+        ]
+        return StagedSampler(parts, steps=self._steps)
+
+    def notes(self, *, batch_size: int) -> list[str]:
+        """Say what each stage draws from, and for how long."""
+        steps = self.sampler(batch_size=batch_size, seed=0).steps_of_stages
+        lines = [
+            f"stage {number}: {count} steps over {len(footprints)} of {len(self.sets)} footprints, {_of(stage)}"
+            for number, (stage, footprints, count) in enumerate(zip(self._stages, self._footprints, steps, strict=True))
+        ]
+        return [*lines, *super().notes(batch_size=batch_size)]
+
+    def shown(self, count: int) -> dict[str, SetDraw]:
+        """Choose what panels show of all footprints, whatever the stage."""
+        return SetSamples(self.store, self.sets, lanes=self.lanes).shown(count)
+
+
+def _of(stage: StageRecipe) -> str:
+    return f"those with {' or '.join(stage.with_sensors)}" if stage.with_sensors else "those of no other stage"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A stage with its own sampler."""
+
+    footprints: Int[Array, " footprint"]
+    """Positions in all sets."""
+    epochs: int
+    """Passes over them."""
+    sampler: SetSampler
+    """Over these alone."""
+
+
+class StagedSampler:
+    """Batches of sets, of one stage after the other: a pure function of (seed, step)."""
+
+    def __init__(self, parts: Sequence[_Part], *, steps: int | None) -> None:
+        """Lay the stages one after the other; see `StagedSamples`."""
+        self._parts = tuple(parts)
+        full_steps = [part.epochs * part.sampler.steps_per_epoch for part in parts]
+        # Where each stage starts, and the end of the last: in whole epochs, and in the steps that the run has.
+        self._full: list[int] = [0, *accumulate(full_steps)]
+        total = self._full[-1] if steps is None else steps
+        self._starts: list[int] = [round(start * total / self._full[-1]) for start in self._full]
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self._starts[-1]
+
+    @property
+    def steps_of_stages(self) -> tuple[int, ...]:
+        """Steps of each stage."""
+        return tuple(after - before for before, after in pairwise(self._starts))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches of an epoch, on average over the stages."""
+        return max(1, round(self._full[-1] / sum(part.epochs for part in self._parts)))
+
+    def share_until(self, epoch: float) -> float:
+        """Tell which share of the run the first so many epochs have."""
+        ends = np.cumsum([0, *(part.epochs for part in self._parts)])
+        return float(np.interp(epoch, ends, self._full)) / self._full[-1]
+
+    def batch(self, step: int) -> SetDraw:
+        """Tell what the batch of a step holds.
+
+        Args:
+            step: from 0; after the last stage that one goes on.
+        """
+        number = min(int(np.searchsorted(self._starts, step, side="right")), len(self._parts)) - 1
+        part = self._parts[number]
+        draw = part.sampler.batch(step - self._starts[number])
+        epochs_before = sum(earlier.epochs for earlier in self._parts[:number])
+        return replace(draw, footprints=part.footprints[draw.footprints], epoch=epochs_before + draw.epoch)
+
+
+def _stage_seed(seed: int, number: int) -> int:
+    """Give each stage draws of its own; a run of one stage draws what one without stages does."""
+    return (
+        seed if number == 0 else int(generator(seed, step=number, sample=0, purpose="seed of a stage").integers(2**62))
+    )
+
+
+def _some_of(sets: ImageSets, footprints: Int[Array, " footprint"]) -> ImageSets:
+    images = np.concatenate([np.arange(sets.images(int(one)).start, sets.images(int(one)).stop) for one in footprints])
+    counts = np.diff(sets.bounds)[footprints]
+    return replace(
+        sets,
+        bounds=np.append(0, np.cumsum(counts)),
+        chips=sets.chips[images],
+        sources=sets.sources[images],
+        time_us=sets.time_us[images],
+        capacity=sets.capacity[footprints],
+        has_partner=sets.has_partner[footprints],
+    )
+
+
+def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> Samples[Any]:
+    """Find the pairs or sets of a split that a recipe asks for.
+
+    Raises:
+        StoreError: the store has none.
+        CatalogueError: a sensor is unknown.
+    """
+    if recipe.data.sets is not None:
+        sets = find_sets(store, _set_options(recipe, recipe.data.sets, store), split=split)
+        return SetSamples(store, sets, lanes=_lanes(recipe, store, sets.chips[sets.bounds[:-1]]))
+    pairs = find_pairs(store, sensors=_wanted_pairs(recipe, store), split=split)
+    return PairSamples(store, pairs, lanes=_lanes(recipe, store, pairs.index_a))
+
+
+def _lanes(recipe: PretrainRecipe, store: ChipStore, chips: Int[Array, " sample"]) -> ShardLanes | None:
+    """Sort samples into the shards of their first chips, if these are to be read one after the other."""
+    if recipe.data.shuffle == "chips":
+        return None
+    return shard_lanes(store, chips, count=recipe.data.open_shards)
+
+
+def _set_options(recipe: PretrainRecipe, sets: SetRecipe, store: ChipStore) -> SetOptions:
+    seen = _seen_sensors(recipe, store)
+    if not seen:
+        raise StoreError(
+            f"data.held_out names all sensors of store '{store.path}' ({', '.join(store.sensors)}); leave one to train "
+            "on"
+        )
+    return SetOptions(
+        size=sets.size, gap_days=sets.gap_days, needs_two_sources=sets.needs_two_sources, sensors=tuple(seen)
+    )
+
+
+def _wanted_pairs(recipe: PretrainRecipe, store: ChipStore) -> list[tuple[str, str]]:
+    seen = _seen_sensors(recipe, store)
+    if recipe.data.pairs != "any":
+        return [(_sensor_name(a, store), _sensor_name(b, store)) for a, b in recipe.data.pairs]
+    if len(seen) < 2:
+        raise StoreError(
+            f"store '{store.path}' has {len(store.sensors)} sensors ({', '.join(store.sensors)}), of which "
+            f"{len(seen)} may be trained on; pairs need two: prepare images of another sensor, "
+            "or name pairs of dates such as data.pairs=[[sentinel2-l2a, sentinel2-l2a]]"
+        )
+    return list(combinations(seen, 2))
+
+
+def _seen_sensors(recipe: PretrainRecipe, store: ChipStore) -> list[str]:
+    held_out = {_sensor_name(name, store) for name in recipe.data.held_out}
+    return [name for name in store.sensors if name not in held_out]
+
+
+def _sensor_name(name: str, store: ChipStore) -> str:
+    """Resolve an alias; a name that neither the store nor the catalogue knows is an error, never ignored."""
+    return name if name in store.sensors else get_sensor(name).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """A recipe on a store."""
+
+    recipe: PretrainRecipe
+    """What is done."""
+    store: ChipStore
+    """With what."""
+    samples: Samples[Any]
+    """Pairs or sets that are learned from."""
+    val_samples: Samples[Any] | None
+    """Those that choose the best checkpoint; None: there are none."""
+    start: Checkpoint | None
+    """Weights that the run starts from; None: drawn from the seed."""
+    start_notes: tuple[str, ...] = ()
+    """What to say of them."""
+    ranges: RangeTable
+    """Ranges that get weights."""
+    inputs: dict[str, ArrayInput]
+    """How each array of these samples is read."""
+    steps_per_epoch: int
+    """Batches in an epoch."""
+    total_steps: int
+    """Length of the run."""
+    warmup_share: float
+    """Share of it over which the learning rate rises."""
+
+    @property
+    def config(self) -> AutoencoderConfig:
+        """The network."""
+        return network_config(self.recipe, num_ranges=len(self.ranges.ranges))
+
+    @property
+    def schedule(self) -> Schedule:
+        """Learning rate of each step."""
+        optim = self.recipe.optim
+        return Schedule.of_batch(
+            base_lr=optim.base_lr,
+            batch_size=optim.batch_size,
+            warmup_share=self.warmup_share,
+            total_steps=self.total_steps,
+        )
+
+    def checkpoint(self, weights: Mapping[str, Tensor], *, step: int) -> Checkpoint:
+        """Join weights with all that is needed to use them.
+
+        Args:
+            weights: the network's state, whole.
+            step: steps done.
+        """
+        # A sensor may have several arrays, some with a part of its bands; the one with the most speaks for it.
+        by_bands = sorted(self.inputs, key=lambda name: len(self.store.arrays[name].bands))
+        arrays = {self.store.arrays[name].sensor: name for name in by_bands}
+        return Checkpoint(
+            config=self.config,
+            state=to_published(weights),
+            ranges=self.ranges,
+            normalisations={sensor: self.inputs[name].normalisation.to_dict() for sensor, name in arrays.items()},
+            sensors={
+                sensor: sensor_to_dict(self.store.sensors[sensor].select(self.store.arrays[name].bands))
+                for sensor, name in arrays.items()
+            },
+            recipe=recipe_to_dict(self.recipe),
+            step=step,
+        )
+
+    def notes(self) -> list[str]:
+        """Say what a reader of the run should know before it starts."""
+        batch_size = self.recipe.optim.batch_size
+        drawn = [
+            *self.samples.notes(batch_size=batch_size),
+            *order_notes(self.samples, batch_size=batch_size, seed=self.recipe.seed),
+        ]
+        return [*self.start_notes, *self._bands_not_exact(), *self._ranges_not_trained(), *drawn]
+
+    def _bands_not_exact(self) -> list[str]:
+        return [report for entry in self.inputs.values() if (report := entry.assignment.report())]
+
+    def _ranges_not_trained(self) -> list[str]:
+        used = np.zeros(len(self.ranges.ranges), dtype=bool)
+        for entry in self.inputs.values():
+            used |= np.asarray(entry.assignment.mixing).any(axis=0)
+        idle = [name for name, is_used in zip(self.ranges.range_names, used, strict=True) if not is_used]
+        if not idle:
+            return []
+        return [
+            f"{len(idle)} of {len(used)} ranges are seen by no sensor of these {self._noun} and learn nothing "
+            f"({', '.join(idle)}); `model.ranges=from_data` leaves them out"
+        ]
+
+    @property
+    def _noun(self) -> str:
+        return "pairs" if self.recipe.data.sets is None else "sets"
+
+
+def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
+    """Work out a run.
+
+    Raises:
+        StoreError: the store has no such pairs or sets.
+        AssignmentError: a band that the ranges can't express.
+        CatalogueError: a sensor is unknown, or a band has no statistics.
+        CheckpointError: the checkpoint to start from is missing, or holds another network.
+    """
+    samples = in_stages(find_samples(recipe, store, split=recipe.data.split), recipe)
+    val_samples = _val_samples(recipe, store) if recipe.run.val_batches else None
+    names = dict.fromkeys(name for found in (samples, val_samples) if found for name in found.arrays)
+    sensors = [store.array_sensor(name) for name in samples.arrays]
+    start = load_start(recipe.model, sensors)
+    ranges = _ranges(recipe.model, start, sensors)
+    network = network_config(recipe, num_ranges=len(ranges.ranges))
+    start_notes: tuple[str, ...] = ()
+    if start is not None:
+        check_same_network(start, network, where=str(recipe.model.start))
+    else:
+        start, start_notes = load_mae_start(recipe.model, network, ranges, seed=recipe.seed)
+    length = run_length(samples, recipe)
+    return RunPlan(
+        recipe=recipe,
+        store=store,
+        samples=samples,
+        val_samples=val_samples,
+        start=start,
+        start_notes=start_notes,
+        ranges=ranges,
+        inputs=array_inputs(store, names, ranges=ranges, recipe=recipe),
+        steps_per_epoch=length.steps_per_epoch,
+        total_steps=length.total_steps,
+        warmup_share=length.warmup_share,
+    )
+
+
+def _ranges(model: ModelRecipe, start: Checkpoint | None, sensors: Sequence[Sensor]) -> RangeTable:
+    if start is not None:
+        return start.ranges
+    if model.stem == "triplet":
+        return stem_ranges()
+    return ranges_from_sensors(sensors) if model.ranges == "from_data" else load_ranges(model.ranges)
+
+
+def _val_samples(recipe: PretrainRecipe, store: ChipStore) -> Samples[Any] | None:
+    if recipe.data.val_split not in store.index.column("split").unique().to_pylist():
+        return None
+    try:
+        return find_samples(recipe, store, split=recipe.data.val_split)
+    except StoreError:
+        # Places of that split may show one sensor only.
+        return None
+
+
+def network_config(recipe: PretrainRecipe, *, num_ranges: int) -> AutoencoderConfig:
+    """Tell the network that a recipe describes, for so many ranges."""
+    model = recipe.model
+    return AutoencoderConfig(
+        encoder=EncoderConfig(
+            img_size=model.img_size,
+            patch_size=model.patch_size,
+            embed_dim=model.embed_dim,
+            depth=model.depth,
+            num_heads=model.num_heads,
+            mlp_ratio=model.mlp_ratio,
+            num_ranges=num_ranges,
+            # A token of a stem is the plain sum over its three bands.
+            max_bands=NUM_STEM_BANDS if model.stem == "triplet" else EncoderConfig.max_bands,
+            drop_path=model.drop_path,
+            encodings=model.encodings,
+        ),
+        decoder=DecoderConfig(
+            decoder_embed_dim=model.decoder_embed_dim,
+            decoder_depth=model.decoder_depth,
+            decoder_num_heads=model.decoder_num_heads,
+        ),
+        mask_ratio=model.mask_ratio,
+        mixup_ratio=model.mixup_ratio,
+        mixup=model.mixup,
+        decode_ratio=model.decode_ratio,
+        norm_pix_loss=model.norm_pix_loss,
+        target_variance=model.target_variance,
+        images="pair" if recipe.data.sets is None else "set",
+        masking=model.masking,
+        sequence=model.sequence,
+        levels=model.levels,
+    )

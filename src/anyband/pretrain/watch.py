@@ -1,0 +1,242 @@
+"""What is watched while a network trains: reconstructions, validation loss, kNN."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyband.arrays import Float
+from anyband.data.resample import AugmentOptions
+from anyband.encode.encoder import SensorEncoder
+from anyband.encode.input_spec import checkpoint_sensors
+from anyband.evaluate.features import extract_features
+from anyband.evaluate.fusion import FusedEncoder
+from anyband.evaluate.inputs import TaskReader
+from anyband.evaluate.knn import KnnOptions, knn_scores
+from anyband.evaluate.metrics import LabelledFeatures, score_predictions
+from anyband.evaluate.probes import check_parts
+from anyband.evaluate.recipe import Fusion, TransferRecipe
+from anyband.files import whole_file
+from anyband.labelled.images import open_image_level
+from anyband.labelled.samples import DataSpec, SplitSpec, TaskData
+from anyband.labelled.tables import LabelForm, Slot, read_labelled
+from anyband.models.autoencoder import Autoencoder
+from anyband.models.checkpoint import Checkpoint
+from anyband.pretrain.batches import Draw, Preparer, assignment_rules
+from anyband.pretrain.plan import RunPlan
+from anyband.pretrain.recipe import KnnRecipe
+from anyband.pretrain.runs import MetricsLog, RunFolder, Stepper, sum_over_processes
+from anyband.sensors.assignment import AssignmentRules
+
+if TYPE_CHECKING:
+    pass
+    from lightning_fabric import Fabric
+
+__all__ = ["KnnWatch", "Watch", "check_knn"]
+
+# chosen: the shares of `anyband evaluate`, where no split is declared. Test images are never looked at.
+_SHARES = SplitSpec(val=0.1, test=0.2)
+
+
+class KnnWatch:
+    """Scores a network on one labelled set again and again.
+
+    Images that are samples together are one sequence. The network is told nothing of them but their pixels, so that
+    the score depends on nothing else.
+    """
+
+    def __init__(self, knn: KnnRecipe, *, seed: int) -> None:
+        self._knn = knn
+        self._seed = seed
+        self._opened: TaskData | None = None
+
+    def check(self, checkpoint: Checkpoint, *, rules: AssignmentRules) -> None:
+        """See that the images are there and that a network reads their sensors, before any training; reads no image.
+
+        Raises:
+            ManifestError: there are no labelled images at that path, or a table of them is wrong.
+            InputError: a part has none.
+            CatalogueError: no such sensor, or one without statistics.
+            AssignmentError: a band that the network's ranges can't express.
+        """
+        data, reader, _ = self._parts(checkpoint, rules)
+        for sensor in dict.fromkeys(sensor for slots in data.sensors for sensor in slots):
+            reader.reading(sensor)
+
+    def score(self, checkpoint: Checkpoint, *, rules: AssignmentRules, device: str) -> float:
+        """Let the training images vote on the validation images.
+
+        Returns:
+            Accuracy, or the micro mean average precision where images have several labels; 0 to 1.
+        """
+        data, reader, fused = self._parts(checkpoint, rules)
+        samples = np.concatenate([data.part("train"), data.part("val")])
+        features = extract_features({"encoder": fused.to(device)}, reader, samples, cache=None)["encoder"]
+        assert data.targets is not None
+        num_train = data.num_samples["train"]
+        train, val = (
+            LabelledFeatures(features=features[part], labels=data.targets[samples[part]], classes=data.classes)
+            for part in (slice(0, num_train), slice(num_train, None))
+        )
+        votes = knn_scores(train, val, KnnOptions(k=min(KnnOptions().k, num_train)), device=device)
+        return score_predictions(val.labels, votes, seed=self._seed, num_resamples=1)[0].value
+
+    def _parts(self, checkpoint: Checkpoint, rules: AssignmentRules) -> tuple[TaskData, TaskReader, FusedEncoder]:
+        data = self._data(checkpoint)
+        encoder = SensorEncoder(checkpoint, rules=rules).eval()
+        recipe = TransferRecipe(name="kNN while training", data=DataSpec(source=self._knn.labelled))
+        fusion: Fusion = "single" if {len(slots) for slots in data.sensors} == {1} else "joint"
+        fused = FusedEncoder(encoder, fusion=fusion, pool=self._knn.pool, seed=self._seed, metadata=False)
+        return data, TaskReader(encoder, data, recipe), fused
+
+    def _data(self, checkpoint: Checkpoint) -> TaskData:
+        """List the images and split them, once."""
+        if self._opened is None:
+            source, known = Path(self._knn.labelled), checkpoint_sensors(checkpoint)
+            several = read_labelled(source, form=LabelForm(slots=(Slot(sensor=self._knn.sensor),), sensors=known))
+            spec = DataSpec(
+                source=str(source),
+                kind="labels" if several.multi_label else "class",
+                sensors=(self._knn.sensor,),
+                split=_SHARES,
+                # Nothing but a look: what is in the files is not compared.
+                options={"contents": "sizes"},
+            )
+            data = open_image_level(spec, seed=self._seed, sensors=known)
+            check_parts(data, protocol="a kNN score", parts=("train", "val"))
+            self._opened = data
+        return self._opened
+
+
+_WHOLE = AugmentOptions(enabled=False)
+# chosen: samples of a panel; enough to judge by, small enough to look at.
+_PANEL_SAMPLES = 4
+
+
+class Watch:
+    """What is looked at between steps. Draws depend on the seed only, so every look sees the same masks."""
+
+    def __init__(
+        self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", stepper: Stepper, preparer: Preparer[Any, Any]
+    ) -> None:
+        """Choose the batches to look at; nothing is read yet."""
+        self._plan = plan
+        self._folder = folder
+        self._fabric = fabric
+        self._stepper = stepper
+        self._preparer = preparer
+        self._val_batches = _val_batches(plan, num_processes=fabric.world_size)
+        self._knn = _knn_watch(plan) if fabric.is_global_zero else None
+
+    def is_due(self, done: int) -> bool:
+        """Tell whether `look` has something to do after so many steps."""
+        return self._panel_is_due(done) or self._knn_is_due(done)
+
+    def validate(self) -> dict[str, float]:
+        """Compute the loss on validation samples, the same ones and masks each time; processes share them."""
+        if not self._val_batches:
+            return {}
+        total = torch.zeros((), dtype=torch.float64, device=self._fabric.device)
+        with self._looking(self._stepper.model):
+            for first in range(0, len(self._val_batches), self._fabric.world_size):
+                total += self._val_loss(first + self._fabric.global_rank)
+        total = sum_over_processes(self._fabric, total)
+        return {"val_loss": float(total) / len(self._val_batches)}
+
+    def _val_loss(self, index: int) -> Float[Tensor, ""]:
+        """Compute the loss of a batch of validation; 0 behind the last one.
+
+        Weights in shares are whole only while all processes compute, so one without a batch goes over the last again.
+        """
+        assert self._plan.val_samples is not None
+        last = len(self._val_batches) - 1
+        chosen = min(index, last)
+        raw = self._plan.val_samples.read(self._val_batches[chosen])
+        loss = self._stepper.loss(self._preparer.prepare(raw, step=chosen, augment=_WHOLE)).double()
+        return loss if index <= last else torch.zeros_like(loss)
+
+    def look(self, done: int, log: MetricsLog | None) -> dict[str, float]:
+        """Draw and score what is due. The first process does; the others lend it their shares of the weights."""
+        if not self.is_due(done):
+            return {}
+        model = self._stepper.whole_model()
+        if model is None:
+            return {}
+        if self._panel_is_due(done):
+            self._draw_panels(model, done, log)
+        if self._knn is None or not self._knn_is_due(done):
+            return {}
+        checkpoint = self._plan.checkpoint(model.state_dict(), step=done)
+        rules, device = assignment_rules(self._plan.recipe), str(self._fabric.device)
+        return {"knn_score": self._knn.score(checkpoint, rules=rules, device=device)}
+
+    def _panel_is_due(self, done: int) -> bool:
+        every = self._plan.recipe.run.panel_every_steps
+        return bool(every) and (done % every == 0 or done == self._plan.total_steps)
+
+    def _knn_is_due(self, done: int) -> bool:
+        knn = self._plan.recipe.run.knn
+        return knn is not None and (done % knn.every_steps == 0 or done == self._plan.total_steps)
+
+    def _draw_panels(self, model: Autoencoder, done: int, log: MetricsLog | None) -> None:
+        """Draw panels, always of the same samples."""
+        samples = self._plan.val_samples or self._plan.samples
+        title = f"{self._plan.recipe.name}, step {done}"
+        for name, draw in samples.shown(_PANEL_SAMPLES).items():
+            raw = samples.read(draw)
+            example = self._preparer.prepare(raw, step=0, augment=_WHOLE)
+            for end, view in samples.views(example, self._plan.recipe).items():
+                with self._looking(model):
+                    png = samples.panel(model, raw, view, self._plan.inputs, title=title)
+                self._keep(png, name + end, done, log)
+
+    def _keep(self, png: bytes, name: str, done: int, log: MetricsLog | None) -> None:
+        with whole_file(self._folder.panels_path / f"step_{done:08d}_{name}.png") as beside:
+            beside.write_bytes(png)
+        if log is not None:
+            log.add_picture(f"reconstruction/{name}", png, done)
+
+    @contextlib.contextmanager
+    def _looking(self, model: Autoencoder) -> Iterator[None]:
+        """Without gradients, without drop path, in the precision of training."""
+        model.eval()
+        try:
+            with torch.no_grad(), self._fabric.autocast():
+                yield
+        finally:
+            model.train()
+
+
+def check_knn(plan: RunPlan, model: Autoencoder) -> None:
+    """See that the labelled images of the recipe are there and can be read, before the run is begun.
+
+    Raises:
+        AnybandError: they can't; see `KnnWatch`.
+    """
+    watch = _knn_watch(plan)
+    if watch is not None:
+        watch.check(plan.checkpoint(model.state_dict(), step=0), rules=assignment_rules(plan.recipe))
+
+
+def _knn_watch(plan: RunPlan) -> "KnnWatch | None":
+    if plan.recipe.run.knn is None:
+        return None
+    # Reading labelled images needs rasterio; a run without them does not.
+
+    return KnnWatch(plan.recipe.run.knn, seed=plan.recipe.seed)
+
+
+def _val_batches(plan: RunPlan, *, num_processes: int) -> list[Draw]:
+    """Choose the batches of validation, as large as a part of a training batch where the samples suffice."""
+    samples = plan.val_samples
+    if samples is None:
+        return []
+    optim = plan.recipe.optim
+    part = max(1, optim.batch_size // (optim.accumulate * num_processes))
+    sampler = samples.sampler(batch_size=min(part, samples.largest_kind), seed=plan.recipe.seed)
+    count = min(plan.recipe.run.val_batches, sampler.steps_per_epoch)
+    return [sampler.batch(index) for index in range(count)]

@@ -1,0 +1,555 @@
+"""Raster formats: GDAL's, small plain GeoTIFFs, and folders of bands."""
+
+import datetime
+import math
+import os
+import re
+import struct
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from anyband.arrays import Array, Bool, Shaped
+from anyband.errors import RasterError, nearest_name
+from anyband.rasters.grid import Transform, Window, crs_name
+from anyband.rasters.records import RasterSource, Sheet
+from anyband.sensors.sensor import Sensor
+
+__all__ = [
+    "BandPlace",
+    "GdalSheet",
+    "PlainTiffSheet",
+    "band_files",
+    "file_names",
+    "find_bands",
+    "known_names",
+    "match_band",
+    "open_plain_tiff",
+    "open_quietly",
+]
+
+
+BandPlace = tuple[int, int]
+"""(index of the sheet, position of the band in it), both from 0."""
+
+# Names that may stand at the end of a longer one (`T32UQD_B02`, `S1_VV`) carry a number or a polarisation.
+# Plain words may not: the end of `infra-red` is not the red band.
+_PIECES = re.compile(r"([_\-. ])")
+_TAIL = re.compile(r"[A-Za-z]*\d+[A-Za-z]*|[VH][VH]", re.IGNORECASE)
+# Sentinel-2 L2A products name the resolution last: `..._B02_10m.jp2`.
+_RESOLUTION_END = re.compile(r"_\d+m$", re.IGNORECASE)
+
+
+def known_names(sensor: Sensor) -> dict[str, str]:
+    """Map every name of a sensor's bands, without case, to the catalogue's; a name goes before an alias."""
+    aliases = {alias.casefold(): band.name for band in reversed(sensor.bands) for alias in band.aliases}
+    return aliases | {band.name.casefold(): band.name for band in sensor.bands}
+
+
+def match_band(name: str, known: Mapping[str, str]) -> str | None:
+    """Find the band that a name in a file means: exactly, by an alias, or by the end of the name.
+
+    Args:
+        name: a band description, variable or file stem.
+        known: the sensor's names, from `known_names`.
+
+    Returns:
+        The catalogue's band name, or None where nothing fits.
+    """
+    found = (known.get(candidate.casefold()) for candidate in (name, *_tails(name)))
+    return next((band for band in found if band is not None), None)
+
+
+def file_names(path: Path) -> tuple[str, ...]:
+    """List what a file of one band may be called: its stem, its name, and the ends of its stem."""
+    return (path.stem, path.name, *_tails(path.stem))
+
+
+def _tails(name: str) -> list[str]:
+    pieces = _PIECES.split(_RESOLUTION_END.sub("", name))
+    if not _TAIL.fullmatch(pieces[-1]):
+        return []
+    # The separators stand between the pieces. `SR_B4` before `B4`: the longest end that is a name wins.
+    return ["".join(pieces[start:]) for start in range(2, len(pieces), 2)]
+
+
+def find_bands(
+    source: RasterSource, sensor: Sensor, sheets: Sequence[Sheet]
+) -> tuple[tuple[str, ...], tuple[BandPlace, ...]]:
+    """Find each band asked for in the files.
+
+    Returns:
+        Catalogue band names, and where each is.
+
+    Raises:
+        RasterError: a declared band is not in the files, is there twice, or nothing says which band is which.
+        CatalogueError: a declared band is not the sensor's.
+    """
+    if source.bands:
+        names = tuple(sensor.band(band).name for band, _ in source.bands)
+        return names, tuple(_declared(band, name, sensor, sheets) for band, name in source.bands)
+    named = _named(sensor, sheets)
+    if set(named) == set(sensor.band_names):
+        return sensor.band_names, tuple(named[name] for name in sensor.band_names)
+    in_order = [place for place, _ in _candidates(sheets)]
+    if len(in_order) == len(sensor.bands) and _agrees_with_order(named, in_order, sensor):
+        return sensor.band_names, tuple(in_order)
+    raise RasterError(_no_match(sensor, sheets, named))
+
+
+def _candidates(sheets: Sequence[Sheet]) -> list[tuple[BandPlace, tuple[str, ...]]]:
+    """List every band of the files with the names it goes by; a file of one band goes by its own name too."""
+    return [
+        ((index, position), (name, *file_names(sheet.path)) if len(sheet.names) == 1 else (name,))
+        for index, sheet in enumerate(sheets)
+        for position, name in enumerate(sheet.names)
+    ]
+
+
+def _named(sensor: Sensor, sheets: Sequence[Sheet]) -> dict[str, BandPlace]:
+    known, found = known_names(sensor), dict[str, BandPlace]()
+    for place, names in _candidates(sheets):
+        matches = [match_band(name, known) for name in names if name]
+        band = next((match for match in matches if match is not None), None)
+        if band is None:
+            continue
+        if band in found:
+            first, second = sheets[found[band][0]], sheets[place[0]]
+            raise RasterError(
+                f"band '{band}' of '{sensor.name}' is there twice: in '{first.path}' and in '{second.path}'; "
+                f"say which one by `bands`"
+            )
+        found[band] = place
+    return found
+
+
+def _declared(band: str, name: str, sensor: Sensor, sheets: Sequence[Sheet]) -> BandPlace:
+    if not name:
+        return _found_by_own_name(sensor.band(band).name, sensor, sheets)
+    candidates = _candidates(sheets)
+    exact = [place for place, names in candidates if name in names]
+    folded = [place for place, names in candidates if name.casefold() in [known.casefold() for known in names]]
+    fitting = exact or folded
+    if len(fitting) > 1:
+        raise RasterError(
+            f"band '{band}' is declared as '{name}', which is there {len(fitting)} times in "
+            f"{_listed_files(sheets)}; use the whole name of a file, or its number"
+        )
+    if fitting:
+        return fitting[0]
+    if name.isdigit() and 1 <= int(name) <= len(candidates):
+        return candidates[int(name) - 1][0]
+    known = _own_names(sheets)
+    raise RasterError(
+        f"band '{band}' is declared as '{name}', which is not in {_listed_files(sheets)} "
+        f"({len(candidates)} bands{': ' + _listed(known) if known else ''}){nearest_name(name, known)}"
+    )
+
+
+def _found_by_own_name(band: str, sensor: Sensor, sheets: Sequence[Sheet]) -> BandPlace:
+    named = _named(sensor, sheets)
+    if band not in named:
+        raise RasterError(
+            f"band '{band}' of '{sensor.name}' is not in {_listed_files(sheets)} by any of its names; found "
+            f"{_listed(_own_names(sheets)) or 'no names'}; "
+            f"say its name in the file by `bands`"
+        )
+    return named[band]
+
+
+def _own_names(sheets: Sequence[Sheet]) -> list[str]:
+    single = [sheet.names[0] or sheet.path.stem for sheet in sheets if len(sheet.names) == 1]
+    return single + [name for sheet in sheets if len(sheet.names) > 1 for name in sheet.names if name]
+
+
+def _agrees_with_order(named: dict[str, BandPlace], in_order: list[BandPlace], sensor: Sensor) -> bool:
+    return all(in_order[sensor.band_index(band)] == place for band, place in named.items())
+
+
+def _no_match(sensor: Sensor, sheets: Sequence[Sheet], named: dict[str, BandPlace]) -> str:
+    count = sum(len(sheet.names) for sheet in sheets)
+    message = (
+        f"{_listed_files(sheets)} has {count} band{'' if count == 1 else 's'}, sensor '{sensor.name}' has "
+        f"{len(sensor.bands)} ({_listed(sensor.band_names)})"
+    )
+    if named:
+        missing = [name for name in sensor.band_names if name not in named]
+        message += f"; found by name: {_listed(tuple(named))}"
+        message += f"; missing: {_listed(missing)}" if missing else ""
+    return message + "; declare `bands`: for each catalogue band its name or number in the file"
+
+
+def _listed(names: Sequence[str]) -> str:
+    names = tuple(names)
+    return ", ".join(names) if len(names) <= 16 else f"{', '.join(names[:3])} … {names[-1]}"
+
+
+def _listed_files(sheets: Sequence[Sheet]) -> str:
+    paths: list[Path] = [sheet.path for sheet in sheets]
+    if not paths:
+        return "no file"
+    return f"'{paths[0]}'" if len(paths) == 1 else f"'{paths[0].parent}' ({len(paths)} files)"
+
+
+_RASTER_ENDINGS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bsq", ".nc", ".h5")
+
+
+def band_files(folder: Path, source: RasterSource, sensor: Sensor) -> tuple[Path, ...]:
+    """List the files of a folder that hold bands asked for, by name; others (quality, previews) are left out.
+
+    Raises:
+        RasterError: none of them does.
+    """
+    rasters = sorted(path for path in folder.iterdir() if path.suffix.lower() in _RASTER_ENDINGS)
+    declared = {name.casefold() for _, name in source.bands if name}
+    wanted = {sensor.band(band).name for band, name in source.bands if not name}
+    if not source.bands:
+        wanted = set(sensor.band_names)
+    known = known_names(sensor)
+    found = tuple(
+        path
+        for path in rasters
+        if declared & {name.casefold() for name in file_names(path)} or match_band(path.stem, known) in wanted
+    )
+    if found:
+        return found
+    names = ", ".join(path.name for path in rasters[:5])
+    raise RasterError(
+        f"folder '{folder}' has no file named after a band of '{sensor.name}' "
+        f"({', '.join(sensor.band_names[:16])}); found "
+        f"{names or 'no rasters'}{' …' if len(rasters) > 5 else ''}"
+    )
+
+
+# What rasterio raises for damaged files: its own errors, GDAL's, and those of texts that are no UTF-8.
+_LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
+
+# GDAL's quick way of reading a whole PNG at once gives what was in memory before, and no error, where the file breaks
+# off (seen with GDAL 3.10); row by row it is an error. It must be said when a file is opened and when it is read.
+_READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
+
+# `warnings.catch_warnings` changes a global list, so only one thread may be inside it.
+_warnings_lock = threading.Lock()
+
+
+class GdalSheet:
+    """One file that GDAL reads. Not to be shared by threads: each opens its own."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file.
+
+        Raises:
+            RasterError: the file is missing, empty, corrupt, or not a raster.
+        """
+        self.path = path
+        self._dataset = _open(path)
+        try:
+            with rasterio.Env():
+                self._describe(self._dataset)
+        except _LIBRARY_ERRORS as problem:
+            raise RasterError(
+                f"'{path}' is damaged: its header can't be read ({_cause(problem)}); get it again or leave it out"
+            ) from problem
+
+    def _describe(self, dataset: Any) -> None:
+        """Take what the header says. Outside of an `Env` GDAL writes warnings of damaged files to stderr."""
+        self._numbers = tuple(
+            number
+            for number, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True)
+            if meaning != ColorInterp.alpha
+        )
+        self.names: tuple[str, ...] = tuple((dataset.descriptions[number - 1] or "") for number in self._numbers)
+        self.height = int(dataset.height)
+        self.width = int(dataset.width)
+        self.crs = crs_name(dataset.crs.to_wkt()) if dataset.crs else None
+        self.transform = _transform(dataset)
+        self.dtypes: tuple[str, ...] = tuple(str(dataset.dtypes[n - 1]) for n in self._numbers)
+        self.nodata: tuple[float | None, ...] = tuple(dataset.nodatavals[n - 1] for n in self._numbers)
+        self.times: tuple[datetime.datetime, ...] = ()
+        self.time_index: int | None = None
+        flags = {flag for number in self._numbers for flag in dataset.mask_flag_enums[number - 1]}
+        self._has_mask = bool(flags & {MaskFlags.alpha, MaskFlags.per_dataset})
+
+    def read(
+        self, positions: Sequence[int], window: Window
+    ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
+        """Read bands of a window: stored numbers, and the file's alpha or mask band where it has one.
+
+        Raises:
+            RasterError: the file breaks off or is damaged there.
+        """
+        numbers = [self._numbers[position] for position in positions]
+        place = RasterioWindow(window.col, window.row, window.width, window.height)
+        try:
+            with rasterio.Env(**_READING):
+                stored = self._dataset.read(numbers, window=place)
+                valid = self._dataset.read_masks(numbers, window=place) > 0 if self._has_mask else None
+        except _LIBRARY_ERRORS as problem:
+            raise RasterError(
+                f"cannot read '{self.path}' at {window}: the file is truncated or damaged "
+                f"({_cause(problem)}); get it again or leave it out"
+            ) from problem
+        return stored, valid
+
+    def close(self) -> None:
+        """Close the file."""
+        self._dataset.close()
+
+
+def open_quietly(path: Path, mode: str = "r", *, profile: Mapping[str, Any] | None = None) -> Any:
+    """Open a file with rasterio, without its warning that an image lies nowhere.
+
+    An image without georeference is no mistake: its CRS is None, and what needs one says so.
+    """
+    try:
+        return _opened_quietly(path, mode, profile or {})
+    except NotGeoreferencedWarning:
+        # Where warnings are errors: the lock is ours alone, and a library in another thread put its filters back.
+        return _opened_quietly(path, mode, profile or {})
+
+
+def _opened_quietly(path: Path, mode: str, profile: Mapping[str, Any]) -> Any:
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **profile)
+
+
+def _open(path: Path) -> Any:
+    if not path.exists():
+        raise RasterError(f"'{path}' does not exist")
+    if path.is_file() and path.stat().st_size == 0:
+        raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
+    try:
+        with rasterio.Env(**_READING):
+            return open_quietly(path)
+    except _LIBRARY_ERRORS as problem:
+        raise RasterError(
+            f"cannot open '{path}' as a raster: {_cause(problem)}; get it again or leave it out"
+        ) from problem
+
+
+def _transform(dataset: Any) -> Transform:
+    a, b, c, d, e, f = (float(value) for value in tuple(dataset.transform)[:6])
+    # Adding zero turns the −0.0 that some headers give into 0.0.
+    return a + 0.0, b + 0.0, c + 0.0, d + 0.0, e + 0.0, f + 0.0
+
+
+def _cause(problem: BaseException) -> str:
+    deepest = problem
+    while deepest.__cause__ is not None:
+        deepest = deepest.__cause__
+    return str(deepest).strip() or type(deepest).__name__
+
+
+# chosen: a file is read whole when it is opened; for larger ones the time that GDAL takes to open does not count.
+_MAX_BYTES = 2**22
+
+# Source: TIFF 6.0, sections 2 and 8; GeoTIFF 1.1 (OGC 19-008r4), annex B; GDAL's own tag of missing data.
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_STRIPS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR = 273, 277, 278, 279, 284
+_EXTRA_SAMPLES, _FORMAT = 338, 339
+_PIXEL_SCALE, _TIE_POINTS, _GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS, _NODATA = 33550, 33922, 34735, 34736, 34737, 42113
+_NEEDED = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _STRIP_BYTES, _PIXEL_SCALE, _TIE_POINTS}
+_NEEDED |= {_GEO_KEYS}
+_KNOWN = _NEEDED | {_SAMPLES, _ROWS_PER_STRIP, _PLANAR, _EXTRA_SAMPLES, _FORMAT, _GEO_DOUBLES, _GEO_TEXTS, _NODATA}
+_RASTER_TYPE_KEY, _PIXEL_IS_AREA = 1025, 1
+_GREY, _RGB, _CHUNKY, _PLANES = 1, 2, 1, 2
+
+_FIELD_TYPES = {2: "s", 3: "H", 4: "I", 12: "d"}
+_DTYPES = {
+    (8, 1): "uint8",
+    (16, 1): "uint16",
+    (32, 1): "uint32",
+    (16, 2): "int16",
+    (32, 2): "int32",
+    (32, 3): "float32",
+    (64, 3): "float64",
+}
+
+# What files beside an image say goes before, or beside, what it says itself.
+_SIDECARS = (".aux.xml", ".msk", ".ovr")
+
+# chosen: more systems than an archive has; a name is some tens of bytes.
+_MAX_CRS_NAMES = 256
+_crs_names: dict[tuple[bytes, ...], str | None] = {}
+
+
+class _NotPlainError(Exception):
+    """The file is for GDAL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    tags: Mapping[int, tuple[int | float, ...] | bytes]
+    geo: tuple[bytes, ...]
+
+    def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        return self.tags.get(tag, default)  # type: ignore[return-value]
+
+    def floats(self, tag: int) -> tuple[float, ...]:
+        return tuple(float(number) for number in self.tags[tag])
+
+    def number(self, tag: int, default: int = 0) -> int:
+        """Give a tag of which all numbers are equal."""
+        found = set(self.numbers(tag, (default,)))
+        if len(found) != 1:
+            raise _NotPlainError
+        return found.pop()
+
+
+class PlainTiffSheet:
+    """One small file, in memory; what `GdalSheet` says of the same file."""
+
+    def __init__(self, path: Path, pixels: Shaped[Array, "band row col"], header: _Header) -> None:
+        """Take what the header says; made by `open_plain_tiff`."""
+        self.path = path
+        self._pixels = pixels
+        count, self.height, self.width = pixels.shape
+        self.names: tuple[str, ...] = ("",) * count
+        self.transform = _transform_plain_tiff(header)
+        self.crs = _crs_name(path, header.geo)
+        self.dtypes: tuple[str, ...] = (str(pixels.dtype),) * count
+        self.nodata: tuple[float | None, ...] = (_nodata(header, pixels.dtype),) * count
+        self.times: tuple[datetime.datetime, ...] = ()
+        self.time_index: int | None = None
+
+    def read(
+        self, positions: Sequence[int], window: Window
+    ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
+        """Give bands of a window: stored numbers; such files have no mask."""
+        # An index by a list copies, so what is given is the caller's.
+        return self._pixels[:, window.rows, window.cols][list(positions)], None
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def open_plain_tiff(path: Path) -> PlainTiffSheet | None:
+    """Open a file if it is a small, plain and whole GeoTIFF; None: it is for GDAL, which says what is wrong."""
+    try:
+        data = _bytes(path)
+        header = _header(data)
+        return PlainTiffSheet(path, _pixels(data, header), header)
+    except (_NotPlainError, OSError, struct.error, ValueError):
+        return None
+
+
+def _bytes(path: Path) -> bytes:
+    name = str(path)
+    with open(name, "rb") as file:  # noqa: PTH123 - the quicker of two ways, and this is done for each file
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES or data[:4] != b"II*\0":
+        raise _NotPlainError
+    beside = [name + ending for ending in _SIDECARS]
+    beside.append(os.path.splitext(name)[0] + ".aux")  # noqa: PTH122
+    if any(map(os.path.exists, beside)):
+        raise _NotPlainError
+    return data
+
+
+def _header(data: bytes) -> _Header:
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    end = start + 2 + 12 * count
+    # A second image in the file is a mask, or an overview, or something else of which GDAL knows.
+    if struct.unpack_from("<I", data, end) != (0,):
+        raise _NotPlainError
+    tags: dict[int, tuple[int | float, ...] | bytes] = {}
+    raw: dict[int, bytes] = {}
+    for tag, kind, length, place in struct.iter_unpack("<HHII", data[start + 2 : end]):
+        if tag not in _KNOWN or kind not in _FIELD_TYPES or tag in tags:
+            raise _NotPlainError
+        form = f"<{length}{_FIELD_TYPES[kind]}"
+        size = struct.calcsize(form)
+        if size <= 4:
+            raw[tag] = struct.pack("<I", place)[:size]
+        else:
+            raw[tag] = data[place : place + size]
+        values = struct.unpack(form, raw[tag])
+        tags[tag] = values[0] if kind == 2 else values
+    if not tags.keys() >= _NEEDED:
+        raise _NotPlainError
+    return _Header(tags=tags, geo=tuple(raw.get(tag, b"") for tag in (_GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS)))
+
+
+def _pixels(data: bytes, header: _Header) -> Shaped[Array, "band row col"]:
+    height, width, samples = header.number(_HEIGHT), header.number(_WIDTH), header.number(_SAMPLES, 1)
+    planar, photometric = header.number(_PLANAR, _CHUNKY), header.number(_PHOTOMETRIC)
+    dtype = _DTYPES.get((header.number(_BITS), header.number(_FORMAT, 1)))
+    is_rgb = photometric == _RGB and samples == 3
+    if (
+        dtype is None
+        or min(height, width, samples) < 1
+        or header.number(_COMPRESSION) != 1
+        or planar not in (_CHUNKY, _PLANES)
+        or not (photometric == _GREY or is_rgb)
+        or any(header.numbers(_EXTRA_SAMPLES))
+    ):
+        raise _NotPlainError
+    planes, per_plane = (samples, 1) if planar == _PLANES else (1, samples)
+    row_bytes = width * per_plane * np.dtype(dtype).itemsize
+    rows = min(header.number(_ROWS_PER_STRIP, height), height)
+    strips = [min(rows, height - row) * row_bytes for row in range(0, height, rows)] * planes
+    offsets = header.numbers(_STRIPS)
+    if header.numbers(_STRIP_BYTES) != tuple(strips) or len(offsets) != len(strips):
+        raise _NotPlainError
+    values = np.frombuffer(_joined(data, offsets, strips), dtype=np.dtype(dtype).newbyteorder("<"))
+    if planar == _PLANES:
+        return values.reshape(samples, height, width)
+    return values.reshape(height, width, samples).transpose(2, 0, 1)
+
+
+def _joined(data: bytes, offsets: Sequence[int], sizes: Sequence[int]) -> bytes:
+    if any(start < 8 or start + size > len(data) for start, size in zip(offsets, sizes, strict=True)):
+        raise _NotPlainError
+    follows = all(a + size == b for a, size, b in zip(offsets, sizes, offsets[1:], strict=False))
+    if follows:
+        return data[offsets[0] : offsets[0] + sum(sizes)]
+    return b"".join(data[start : start + size] for start, size in zip(offsets, sizes, strict=True))
+
+
+def _transform_plain_tiff(header: _Header) -> Transform:
+    scale, tie = header.floats(_PIXEL_SCALE), header.floats(_TIE_POINTS)
+    keys = header.numbers(_GEO_KEYS)
+    entries = [keys[start : start + 4] for start in range(4, len(keys), 4)]
+    is_area = (_RASTER_TYPE_KEY, 0, 1, _PIXEL_IS_AREA) in entries
+    at_corner = len(tie) == 6 and not any(tie[:3])
+    finite = all(math.isfinite(number) for number in (*scale, *tie))
+    if not (is_area and at_corner and finite and len(scale) == 3 and min(scale[:2]) > 0):
+        raise _NotPlainError
+    return scale[0], 0.0, tie[3] + 0.0, 0.0, -scale[1], tie[4] + 0.0
+
+
+def _nodata(header: _Header, dtype: np.dtype[np.generic]) -> float | None:
+    text = header.tags.get(_NODATA)
+    if text is None:
+        return None
+    value = float(bytes(text).rstrip(b"\0 ").decode("ascii"))  # type: ignore[arg-type]
+    # Of numbers that the type can't hold GDAL and rasterio each have their own opinion.
+    if not math.isfinite(value):
+        raise _NotPlainError
+    with np.errstate(all="ignore"):
+        is_held = float(np.array(value).astype(dtype)) == value
+    if not is_held:
+        raise _NotPlainError
+    return value
+
+
+def _crs_name(path: Path, geo: tuple[bytes, ...]) -> str | None:
+    if geo not in _crs_names:
+        if len(_crs_names) >= _MAX_CRS_NAMES:
+            _crs_names.clear()
+        sheet = GdalSheet(path)
+        sheet.close()
+        _crs_names[geo] = sheet.crs
+    return _crs_names[geo]

@@ -1,0 +1,631 @@
+"""The only geometry: grids, windows, tilings, blending and georeference."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from anyband.arrays import Array, Bool, Float, Num, Shaped
+from anyband.errors import GeometryError, InputError
+
+__all__ = [
+    "IDENTITY",
+    "Axis",
+    "Blender",
+    "Bounds",
+    "Grid",
+    "Placement",
+    "Tile",
+    "Transform",
+    "Window",
+    "check_same_ground",
+    "crs_name",
+    "matching_window",
+    "patch_grid",
+    "pixel_size_m",
+    "place",
+    "place_by_shape",
+    "resample_bilinear",
+    "resample_nearest",
+    "same_crs",
+    "source_window",
+    "tiles_of",
+    "to_pixels",
+    "window_starts",
+    "windows_covering",
+]
+
+Transform = tuple[float, float, float, float, float, float]
+"""(a, b, c, d, e, f) of `x = a·col + b·row + c`, `y = d·col + e·row + f`."""
+
+IDENTITY: Transform = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+"""Transform of an image without a place on the ground: coordinates are pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A rectangle of pixels."""
+
+    row: int
+    """First row, from 0."""
+    col: int
+    """First column, from 0."""
+    height: int
+    """Number of rows, at least 1."""
+    width: int
+    """Number of columns, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise GeometryError(
+                f"a window needs at least one pixel, found {self.height} × {self.width} (rows × columns)"
+            )
+
+    def __str__(self) -> str:
+        return f"rows {self.row}–{self.row + self.height - 1}, columns {self.col}–{self.col + self.width - 1}"
+
+    @property
+    def rows(self) -> slice:
+        """Slice of the rows, to index an array."""
+        return slice(self.row, self.row + self.height)
+
+    @property
+    def cols(self) -> slice:
+        """Slice of the columns, to index an array."""
+        return slice(self.col, self.col + self.width)
+
+    def is_inside(self, height: int, width: int) -> bool:
+        """Tell whether the window lies wholly inside an image of this size."""
+        return self.row >= 0 and self.col >= 0 and self.row + self.height <= height and self.col + self.width <= width
+
+    def moved_by(self, rows: int, cols: int) -> "Window":
+        """Shift the window; its size stays."""
+        return Window(row=self.row + rows, col=self.col + cols, height=self.height, width=self.width)
+
+    def within(self, outer: "Window") -> "Window":
+        """Express this window in the pixels of `outer`, whose first pixel becomes (0, 0)."""
+        return self.moved_by(-outer.row, -outer.col)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """A rectangle in the coordinates of a CRS."""
+
+    left: float
+    """Smallest x."""
+    bottom: float
+    """Smallest y."""
+    right: float
+    """Largest x."""
+    top: float
+    """Largest y."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """Where the pixels of an image lie."""
+
+    height: int
+    """Number of rows."""
+    width: int
+    """Number of columns."""
+    transform: Transform
+    """From (col, row) to coordinates of the CRS; `IDENTITY` for an image without georeference."""
+    crs: str | None
+    """`EPSG:n` where the CRS has a number, else WKT; None without georeference."""
+    gsd_m: float
+    """Pixel size on the ground, metres, at the centre of the image."""
+
+    @property
+    def whole(self) -> Window:
+        """The window of all pixels."""
+        return Window(row=0, col=0, height=self.height, width=self.width)
+
+    @property
+    def bounds(self) -> Bounds:
+        """The rectangle around all four corners, in coordinates of the CRS."""
+        corners = [
+            self.to_coordinates(row, col) for row in (0.0, float(self.height)) for col in (0.0, float(self.width))
+        ]
+        xs, ys = [x for x, _ in corners], [y for _, y in corners]
+        return Bounds(left=min(xs), bottom=min(ys), right=max(xs), top=max(ys))
+
+    def to_coordinates(self, row: float, col: float) -> tuple[float, float]:
+        """Map a position in pixels (0, 0 is the outer corner of the first pixel) to (x, y) of the CRS."""
+        a, b, c, d, e, f = self.transform
+        return a * col + b * row + c, d * col + e * row + f
+
+    def part(self, window: Window) -> "Grid":
+        """Make the grid of a window of this grid.
+
+        Raises:
+            GeometryError: the window reaches outside.
+        """
+        if not window.is_inside(self.height, self.width):
+            raise GeometryError(
+                f"the window ({window}) reaches outside the image of {self.height} × {self.width} pixels"
+            )
+        a, b, _, d, e, _ = self.transform
+        x, y = self.to_coordinates(float(window.row), float(window.col))
+        return Grid(
+            height=window.height,
+            width=window.width,
+            transform=(a, b, x, d, e, y),
+            crs=self.crs,
+            gsd_m=self.gsd_m,
+        )
+
+
+def windows_covering(height: int, width: int, *, tile_height: int, tile_width: int) -> Iterator[Window]:
+    """Cut an image into windows, row by row. Each pixel is in exactly one; the last ones may be smaller.
+
+    Args:
+        height: of the image, pixels.
+        width: of the image, pixels.
+        tile_height: of a window, pixels, at least 1.
+        tile_width: of a window, pixels, at least 1.
+
+    Returns:
+        Windows that together cover the image without gap or overlap.
+    """
+    if tile_height < 1 or tile_width < 1:
+        raise GeometryError(f"a tile needs at least one pixel, found {tile_height} × {tile_width}")
+    for row in range(0, height, tile_height):
+        for col in range(0, width, tile_width):
+            yield Window(
+                row=row,
+                col=col,
+                height=min(tile_height, height - row),
+                width=min(tile_width, width - col),
+            )
+
+
+def patch_grid(grid: Grid, patch_size: int) -> Grid:
+    """Make the grid whose pixels are the patches of `grid`. A remainder under one patch is left out.
+
+    Raises:
+        GeometryError: the image is smaller than one patch.
+    """
+    height, width = grid.height // patch_size, grid.width // patch_size
+    if height < 1 or width < 1:
+        raise GeometryError(
+            f"an image of {grid.height} × {grid.width} pixels is smaller than one patch of "
+            f"{patch_size} × {patch_size}; use a larger image or a smaller patch"
+        )
+    a, b, c, d, e, f = grid.transform
+    size = float(patch_size)
+    return Grid(
+        height=height,
+        width=width,
+        transform=(a * size, b * size, c, d * size, e * size, f),
+        crs=grid.crs,
+        gsd_m=grid.gsd_m * size,
+    )
+
+
+# chosen: UTM departs from the ground by up to 0.1 % and its pixels are called 10 m all the same; Web Mercator
+# departs by 1 / cos(latitude), which must not pass.
+_PROJECTION_TOLERANCE = 0.01
+
+
+# chosen: more systems than an archive has.
+_KNOWN_CRS = 128
+
+
+@lru_cache(maxsize=_KNOWN_CRS)
+def crs_name(wkt: str) -> str | None:
+    """Name a coordinate system: `EPSG:n` where it has a number, else its WKT; None for no place on Earth."""
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    try:
+        crs = CRS.from_string(wkt) if wkt.strip() else CRS()
+    except CRSError:
+        return None
+    if not crs.is_projected and not crs.is_geographic:
+        return None
+    number = crs.to_epsg()
+    return f"EPSG:{number}" if number is not None else str(crs.to_wkt())
+
+
+def same_crs(a: str | None, b: str | None) -> bool:
+    """Tell whether two names mean one coordinate system."""
+    if a == b:
+        return True
+    if a is None or b is None:
+        return False
+    from rasterio.crs import CRS
+
+    return bool(CRS.from_string(a) == CRS.from_string(b))
+
+
+def pixel_size_m(transform: Transform, *, crs: str, height: int, width: int) -> float:
+    """Measure a pixel on the ground at the centre of an image: the root of its area, metres.
+
+    A projected CRS counts as true to scale where it departs by less than 1 % from the ellipsoid (UTM: 0.1 %
+    at most); a geographic CRS and Web Mercator are measured on the ellipsoid.
+
+    Source:
+        Geodesics by pyproj on the CRS's own ellipsoid (Karney, "Algorithms for geodesics", J. Geodesy 2013).
+    """
+    to_degrees, geod, unit_m = _on_ellipsoid(crs)
+    a, b, c, d, e, f = transform
+    row, col = height / 2, width / 2
+    corners = [(col + step_col, row + step_row) for step_col, step_row in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]
+    xs = [a * x + b * y + c for x, y in corners]
+    ys = [d * x + e * y + f for x, y in corners]
+    lons, lats = to_degrees.transform(xs, ys)
+    _, _, across_m = geod.inv(lons[0], lats[0], lons[1], lats[1])
+    _, _, along_m = geod.inv(lons[2], lats[2], lons[3], lats[3])
+    measured_m = math.sqrt(across_m * along_m)
+    if unit_m is not None:
+        named_m = math.sqrt(abs(a * e - b * d)) * unit_m
+        if abs(measured_m / named_m - 1) < _PROJECTION_TOLERANCE:
+            return named_m
+    return measured_m
+
+
+@lru_cache(maxsize=_KNOWN_CRS)
+def _on_ellipsoid(crs: str) -> tuple[Any, Any, float | None]:
+    """Make what measures in a CRS: to degrees, distances, and metres a unit of its axes (None: not projected)."""
+    from pyproj import CRS, Geod, Transformer
+
+    system = CRS.from_user_input(crs)
+    to_degrees = Transformer.from_crs(system, system.geodetic_crs or 4326, always_xy=True)
+    unit_m = float(system.axis_info[0].unit_conversion_factor) if system.is_projected else None
+    return to_degrees, system.get_geod() or Geod(ellps="WGS84"), unit_m
+
+
+def window_starts(size: int, window: int, step: int) -> list[int]:
+    """Place windows of one size along an axis: every `step` pixels, and the last one at the end.
+
+    Property: each pixel lies in a window, and none reaches outside.
+
+    Args:
+        size: of the axis, pixels.
+        window: of a window, pixels; at most `size`.
+        step: from a window to the next, pixels; at most `window`.
+    """
+    if not 0 < step <= window <= size:
+        raise InputError(f"windows of {window} pixels every {step} do not cover an axis of {size}")
+    return [*range(0, size - window, step), size - window]
+
+
+class Blender:
+    """The weighted mean of overlapping windows. A window counts most in its middle and least at its edges.
+
+    Memory holds some rows of the image at its full width, whatever its height.
+
+    Args:
+        num_bands: of the image.
+        width: of the image, pixels.
+        window: edge of a window, or its rows and columns, pixels.
+        num_rows: rows that are taken at once.
+    """
+
+    def __init__(self, *, num_bands: int, width: int, window: int | tuple[int, int], num_rows: int) -> None:
+        height, across = (window, window) if isinstance(window, int) else window
+        self._weights = np.outer(_ramp(height), _ramp(across)).astype(np.float32)
+        self._total = np.zeros((num_bands, num_rows + height, width), dtype=np.float32)
+        self._weight = np.zeros((num_rows + height, width), dtype=np.float32)
+        self.first_row = 0
+        """First row of the image that was not taken yet."""
+
+    def add(self, window: Window, pixels: Float[Array, "band row col"]) -> None:
+        """Take in a window. It may not begin before `first_row`."""
+        rows = slice(window.row - self.first_row, window.row - self.first_row + window.height)
+        self._total[:, rows, window.cols] += pixels * self._weights
+        self._weight[rows, window.cols] += self._weights
+
+    def take(self, num_rows: int) -> Float[Array, "band row col"]:
+        """Give the next rows, to which no further window is added; NaN where there was none."""
+        total, weight = self._total[:, :num_rows], self._weight[:num_rows]
+        mean = np.divide(total, weight, out=np.full(total.shape, np.nan, dtype=np.float32), where=weight > 0)
+        for rows in (self._total, self._weight):
+            rows[..., :-num_rows, :] = rows[..., num_rows:, :].copy()
+            rows[..., -num_rows:, :] = 0
+        self.first_row += num_rows
+        return mean
+
+
+def _ramp(size: int) -> Float[Array, "pixel"]:
+    """Rise from the edge to the middle, where it is 1 or a little less."""
+    return np.asarray(np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (size / 2))
+
+
+# chosen: within a twentieth of a pixel a window of one image is one of another.
+_SHIFT_PX = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A square of an image."""
+
+    window: Window
+    """Its pixels."""
+    own: Window
+    """Those that no tile before has; labels count in these alone."""
+
+    def is_own(self) -> Bool[Array, "row col"]:
+        """Tell which of its pixels are its own."""
+        found = np.zeros((self.window.height, self.window.width), dtype=bool)
+        inside = self.own.within(self.window)
+        found[inside.rows, inside.cols] = True
+        return found
+
+
+def tiles_of(grid: Grid, tile_px: int | None) -> Iterator[Tile]:
+    """Cut an image into squares of one size, row by row. Each pixel is in exactly one tile's `own`.
+
+    The last tile of a row or column reaches back into the one before, so that all are of one size. An image that is
+    smaller than a square is one tile.
+
+    Args:
+        grid: of the image.
+        tile_px: edge of a square; None: the image is one tile.
+    """
+    if tile_px is None:
+        yield Tile(window=grid.whole, own=grid.whole)
+        return
+    height, width = min(tile_px, grid.height), min(tile_px, grid.width)
+    for own in windows_covering(grid.height, grid.width, tile_height=height, tile_width=width):
+        row, col = min(own.row, grid.height - height), min(own.col, grid.width - width)
+        yield Tile(window=Window(row=row, col=col, height=height, width=width), own=own)
+
+
+def matching_window(window: Window, grid: Grid, other: Grid, *, names: tuple[str, str]) -> Window:
+    """Find the window of another image that shows the same ground.
+
+    Args:
+        window: of the first image.
+        grid: of the first image.
+        other: grid of the other.
+        names: of both, for messages.
+
+    Raises:
+        GeometryError: the window cuts through pixels of the other image, or reaches outside of it.
+    """
+    if window == grid.whole:
+        return other.whole
+    (top, left), (bottom, right) = (
+        _position(corner, grid, other)
+        for corner in ((window.row, window.col), (window.row + window.height, window.col + window.width))
+    )
+    edges = np.array([top, left, bottom, right])
+    whole = np.round(edges).astype(int)
+    size = whole[2:] - whole[:2]
+    inside = (whole >= 0).all() and whole[2] <= other.height and whole[3] <= other.width and (size >= 1).all()
+    if np.abs(edges - whole).max() > _SHIFT_PX or not inside:
+        raise GeometryError(
+            f"{window} of '{names[0]}' are rows {top:g} to {bottom:g} and columns {left:g} to {right:g} of "
+            f"'{names[1]}' ({other.height} × {other.width} pixels), which is no window of it; choose a `tile_px` that "
+            "falls on its pixels too, or resample it"
+        )
+    return Window(row=int(whole[0]), col=int(whole[1]), height=int(size[0]), width=int(size[1]))
+
+
+def _position(corner: tuple[int, int], grid: Grid, other: Grid) -> tuple[float, float]:
+    """Where a corner of a pixel lies in another image, in its pixels; without georeference both show the same."""
+    row, col = float(corner[0]), float(corner[1])
+    if grid.crs is None or other.crs is None:
+        return row * other.height / grid.height, col * other.width / grid.width
+    return to_pixels(*grid.to_coordinates(row, col), grid=other)
+
+
+def to_pixels(x: float, y: float, *, grid: Grid) -> tuple[float, float]:
+    """Find where coordinates lie in a grid, as (row, column): the inverse of `Grid.to_coordinates`."""
+    a, b, c, d, e, f = grid.transform
+    determinant = a * e - b * d
+    # Adding zero turns −0.0 into 0.0.
+    return (a * (y - f) - d * (x - c)) / determinant + 0.0, (e * (x - c) - b * (y - f)) / determinant + 0.0
+
+
+def check_same_ground(first: Grid, other: Grid, *, names: tuple[str, str]) -> None:
+    """See that two images of a sample show the same ground, to a pixel of the coarser of them.
+
+    Raises:
+        GeometryError: other CRS, or other extents; without georeference: other ratios of height to width.
+    """
+    if first.crs is None or other.crs is None:
+        if first.height * other.width != other.height * first.width:
+            raise GeometryError(
+                f"'{names[0]}' has {first.height} × {first.width} pixels and '{names[1]}' {other.height} × "
+                f"{other.width}; images of one sample without georeference must have shapes in ratio"
+            )
+        return
+    if not same_crs(first.crs, other.crs):
+        raise GeometryError(
+            f"'{names[0]}' has {first.crs}, '{names[1]}' has {other.crs}; images of one sample must share a CRS: "
+            "reproject one of them"
+        )
+    ends = np.array([_position(end, first, other) for end in ((0, 0), (first.height, first.width))])
+    wanted = np.array([(0, 0), (other.height, other.width)])
+    pixel = max(1.0, other.height / first.height, other.width / first.width)
+    if np.abs(ends - wanted).max() > pixel:
+        raise GeometryError(
+            f"'{names[0]}' and '{names[1]}' are of one sample but show different ground: the first covers rows "
+            f"{ends[0, 0]:.6g} to {ends[1, 0]:.6g} and columns {ends[0, 1]:.6g} to {ends[1, 1]:.6g} of the second, "
+            f"which has {other.height} × {other.width} pixels; cut both to the same extent"
+        )
+
+
+# chosen: transforms are written with 6 to 15 digits; a thousandth of a pixel over the image is not a shift.
+_PIXEL_TOLERANCE = 1e-3
+# chosen: half, so that a resampled pixel is valid where valid pixels carry most of its weight.
+_VALID_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """Where positions of the target lie in the source, along one axis: `source = scale · target + offset`."""
+
+    scale: float
+    """Source pixels per target pixel."""
+    offset: float
+    """Source position of the target's outer edge, in source pixels."""
+    size: int
+    """Number of source pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the target grid lies in a source grid."""
+
+    rows: Axis
+    """Along y."""
+    cols: Axis
+    """Along x."""
+
+    def is_identity(self, height: int, width: int) -> bool:
+        """Tell whether both grids are the same."""
+        return self == Placement(
+            rows=Axis(scale=1.0, offset=0.0, size=height), cols=Axis(scale=1.0, offset=0.0, size=width)
+        )
+
+
+def place(
+    target: Transform, target_shape: tuple[int, int], source: Transform, source_shape: tuple[int, int]
+) -> Placement:
+    """Place a target grid in a source grid by their transforms.
+
+    Raises:
+        GeometryError: one grid is turned against the other.
+    """
+    a, b, c, d, e, f = source
+    determinant = a * e - b * d
+    ta, tb, tc, td, te, tf = target
+    col_of_col, col_of_row = (e * ta - b * td) / determinant, (e * tb - b * te) / determinant
+    row_of_col, row_of_row = (a * td - d * ta) / determinant, (a * te - d * tb) / determinant
+    turned = max(abs(col_of_row) * target_shape[0], abs(row_of_col) * target_shape[1])
+    if turned > _PIXEL_TOLERANCE:
+        raise GeometryError("bands of one image lie on grids that are turned against each other; resample them first")
+    col_offset = (e * (tc - c) - b * (tf - f)) / determinant
+    row_offset = (a * (tf - f) - d * (tc - c)) / determinant
+    return Placement(
+        rows=_axis(row_of_row, row_offset, target_shape[0], source_shape[0]),
+        cols=_axis(col_of_col, col_offset, target_shape[1], source_shape[1]),
+    )
+
+
+def place_by_shape(target_shape: tuple[int, int], source_shape: tuple[int, int]) -> Placement:
+    """Place grids without georeference: both cover the same ground, so their shapes must be in ratio.
+
+    Raises:
+        GeometryError: they are not.
+    """
+    (height, width), (source_height, source_width) = target_shape, source_shape
+    if height * source_width != width * source_height:
+        raise GeometryError(
+            f"bands without georeference must have shapes in ratio, found {height} × {width} and "
+            f"{source_height} × {source_width} pixels"
+        )
+    return Placement(
+        rows=Axis(scale=source_height / height, offset=0.0, size=source_height),
+        cols=Axis(scale=source_width / width, offset=0.0, size=source_width),
+    )
+
+
+def _axis(scale: float, offset: float, target_size: int, source_size: int) -> Axis:
+    # Rounding of written transforms is taken off where a whole pixel, or no change of size, is surely meant.
+    if abs(scale - 1) * target_size < _PIXEL_TOLERANCE:
+        scale = 1.0
+        offset = round(offset) if abs(offset - round(offset)) < _PIXEL_TOLERANCE else offset
+    return Axis(scale=scale, offset=float(offset), size=source_size)
+
+
+def source_window(placement: Placement, window: Window) -> Window | None:
+    """Find the source pixels that a window of the target needs; None where it lies wholly outside."""
+    rows = _needed(placement.rows, window.row, window.height)
+    cols = _needed(placement.cols, window.col, window.width)
+    if rows is None or cols is None:
+        return None
+    return Window(row=rows[0], col=cols[0], height=rows[1] - rows[0], width=cols[1] - cols[0])
+
+
+def _needed(axis: Axis, start: int, size: int) -> tuple[int, int] | None:
+    below, _, inside = _neighbours(axis, start, size)
+    if not inside.any():
+        return None
+    return int(below[inside].min()), int(min(axis.size, below[inside].max() + 2))
+
+
+# Bands and images of one archive ask for the same few, again and again; the arrays are shared, so they are read-only.
+@lru_cache(maxsize=32)
+def _neighbours(axis: Axis, start: int, size: int) -> tuple[Array, Array, Array]:
+    """Find the source pixel before each target pixel's centre, the weight of the next, and what is inside."""
+    edges = axis.scale * (np.arange(start, start + size) + 0.5) + axis.offset
+    inside = (edges >= -_PIXEL_TOLERANCE) & (edges <= axis.size + _PIXEL_TOLERANCE)
+    centres = np.clip(edges - 0.5, 0, axis.size - 1)
+    below = np.minimum(np.floor(centres).astype(np.int64), max(axis.size - 2, 0))
+    found = below, centres - below, inside
+    for one in found:
+        one.flags.writeable = False
+    return found
+
+
+def resample_bilinear(
+    stored: Num[Array, "band y x"],
+    valid: Bool[Array, "band y x"],
+    *,
+    placement: Placement,
+    part: Window,
+    window: Window,
+) -> tuple[Float[Array, "band row col"], Bool[Array, "band row col"]]:
+    """Interpolate between pixel centres, over valid pixels only. Beyond the source's edge nothing is valid.
+
+    Args:
+        stored: source pixels of `part`.
+        valid: which of them have data.
+        placement: of the target in the source.
+        part: source window that `stored` covers, from `source_window`.
+        window: target window asked for.
+
+    Returns:
+        Interpolated numbers (0 where not valid); valid where valid pixels carry at least half of the weight.
+    """
+    precise = stored.dtype.itemsize > 2 and stored.dtype != np.float32
+    numbers = np.where(valid, stored, 0).astype(np.float64 if precise else np.float32)
+    rows = _neighbours(placement.rows, window.row, window.height)
+    cols = _neighbours(placement.cols, window.col, window.width)
+    values = _interpolate(numbers, rows, cols, part)
+    inside = np.broadcast_to(rows[2][:, None] & cols[2][None, :], values.shape)
+    if valid.all():
+        return np.where(inside, values, 0), inside.copy()
+    share = _interpolate(valid.astype(np.float32), rows, cols, part)
+    kept = inside & (share >= _VALID_SHARE - 1e-6)
+    return np.divide(values, share, out=np.zeros_like(values), where=kept), kept
+
+
+def _interpolate(
+    numbers: Array, rows: tuple[Array, Array, Array], cols: tuple[Array, Array, Array], part: Window
+) -> Array:
+    def along(values: Array, neighbours: tuple[Array, Array, Array], start: int, axis: int) -> Array:
+        last = values.shape[axis] - 1
+        # Targets outside the source point outside `part` too; they are dropped later, so any pixel will do.
+        first = np.clip(neighbours[0] - start, 0, last)
+        weight = neighbours[1].astype(values.dtype)
+        weight = weight[:, None] if axis == 1 else weight[None, :]
+        before, after = values.take(first, axis=axis), values.take(np.minimum(first + 1, last), axis=axis)
+        return np.asarray(before * (1 - weight) + after * weight)
+
+    return np.asarray(along(along(numbers, rows, part.row, 1), cols, part.col, 2))
+
+
+def resample_nearest(
+    stored: Shaped[Array, "y x"], *, placement: Placement, part: Window, window: Window
+) -> tuple[Shaped[Array, "row col"], Bool[Array, "row col"]]:
+    """Take the pixel that a target pixel's centre lies in; for masks. Returns them, and what is inside."""
+    rows, rows_inside = _containing(placement.rows, window.row, window.height)
+    cols, cols_inside = _containing(placement.cols, window.col, window.width)
+    rows = np.clip(rows - part.row, 0, part.height - 1)
+    cols = np.clip(cols - part.col, 0, part.width - 1)
+    return np.asarray(stored[rows[:, None], cols[None, :]]), rows_inside[:, None] & cols_inside[None, :]
+
+
+def _containing(axis: Axis, start: int, size: int) -> tuple[Array, Array]:
+    edges = axis.scale * (np.arange(start, start + size) + 0.5) + axis.offset
+    inside = (edges >= -_PIXEL_TOLERANCE) & (edges <= axis.size + _PIXEL_TOLERANCE)
+    return np.clip(np.floor(edges + 1e-9).astype(np.int64), 0, axis.size - 1), inside

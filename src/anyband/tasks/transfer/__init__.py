@@ -1,1 +1,0 @@
-"""Downstream tasks: every protocol from labelled data and a checkpoint to scores, maps and a report."""

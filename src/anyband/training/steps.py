@@ -1,0 +1,226 @@
+"""Optimiser, schedule, shares and seeded steps, for pre-training and fitting."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from anyband.errors import CheckpointError
+from anyband.models.checkpoint import without_decay
+from anyband.randomness import generator
+
+if TYPE_CHECKING:
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+    from torch.distributed.device_mesh import DeviceMesh
+
+    pass
+
+__all__ = [
+    "Schedule",
+    "in_shares",
+    "load_optimizer_tensors",
+    "make_optimizer",
+    "optimizer_tensors",
+    "own_share",
+    "seeded",
+    "set_learning_rate",
+    "sharding_strategy",
+    "shared_like",
+    "whole",
+    "whole_tensors",
+    "without_announcements",
+]
+
+
+def sharding_strategy() -> "ModelParallelStrategy":
+    """Make the strategy by which Fabric starts processes that hold shares.
+
+    Fabric's own `fsdp` wants GPUs; this one takes any device that the processes can talk on.
+    """
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    return ModelParallelStrategy(parallelize_fn=_shard)
+
+
+def _shard(module: nn.Module, mesh: "DeviceMesh") -> nn.Module:
+    """Cut each transformer block, then what is left, over all processes of all machines."""
+    import torch.distributed as dist
+    from timm.models.vision_transformer import Block
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    # Fabric's mesh has an axis for each kind of parallel work; here there is one kind.
+    line = init_device_mesh(mesh.device_type, (dist.get_world_size(),))
+    for block in [part for part in module.modules() if isinstance(part, Block)]:
+        fully_shard(block, mesh=line, reshard_after_forward=True)
+    # By default the root stays whole after a forward pass; after one without a gradient nobody would cut it again.
+    fully_shard(module, mesh=line, reshard_after_forward=True)
+    return module
+
+
+def in_shares(module: nn.Module) -> bool:
+    """Tell whether a network's weights are in shares."""
+    return any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gather a tensor from all processes; all of them must ask for the same tensors in the same order."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def whole_tensors(tensors: Mapping[str, Tensor], *, kept: bool) -> dict[str, Tensor]:
+    """Gather tensors one by one into the memory of the CPU.
+
+    Args:
+        tensors: by name; the same names in the same order on all processes.
+        kept: whether this process keeps them.
+
+    Returns:
+        Whole tensors by name; nothing on a process that does not keep them.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        gathered = whole(tensor.detach())
+        if kept:
+            found[name] = gathered.cpu().contiguous()
+    return found
+
+
+def own_share(tensor: Tensor) -> Tensor:
+    """Take what this process holds of a tensor, without asking the others."""
+    take = getattr(tensor, "to_local", None)
+    return tensor if take is None else take()
+
+
+def shared_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Copy a whole tensor, which every process has, to where a parameter is, and keep of it what is kept of that."""
+    copied = tensor.to(parameter.device, copy=True)
+    if not hasattr(parameter, "full_tensor"):
+        return copied
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
+    # Every process cuts out its own share; nothing is sent.
+    return distribute_tensor(copied, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+_IMAGES_OF_BASE_RATE = 256  # Source: Goyal et al., arXiv 1706.02677; SMARTIES gives its rates so
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Learning rate of each step: a linear rise from 0, then a half cosine to 0."""
+
+    peak: float
+    """Rate at the end of the rise."""
+    warmup_steps: float
+    """Length of the rise in steps, not always whole."""
+    total_steps: int
+    """Length of the run in steps."""
+
+    @classmethod
+    def of_batch(cls, *, base_lr: float, batch_size: int, warmup_share: float, total_steps: int) -> "Schedule":
+        """Scale the rate to the global batch; `warmup_share` is the part of the run that warms up."""
+        peak = base_lr * batch_size / _IMAGES_OF_BASE_RATE
+        return cls(peak=peak, warmup_steps=warmup_share * total_steps, total_steps=total_steps)
+
+    def rate(self, step: int) -> float:
+        """Compute the rate of a step, taken at its middle, so that neither first nor last is wasted."""
+        now = step + 0.5
+        if now < self.warmup_steps:
+            return self.peak * now / self.warmup_steps
+        share = (now - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        return self.peak * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+
+
+def make_optimizer(model: nn.Module, *, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """Make AdamW with decay on weights only: not on 1-D parameters, nor on biases stacked for all ranges."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    spared = without_decay(dict(named))
+    plain = [parameter for name, parameter in named if name in spared]
+    decayed = [parameter for name, parameter in named if name not in spared]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    # The rate of every step is set by the schedule. Fused: one pass over the weights, not five.
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, *, kept: bool = True) -> dict[str, Tensor]:
+    """Take the optimiser's state as named, whole tensors: `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`.
+
+    Args:
+        optimizer: of the model; where it is in shares, all processes must ask.
+        model: whose names are taken.
+        kept: whether this process keeps them; nothing is returned else.
+    """
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state.get(parameter)
+        if state:
+            for key in (*_MOMENTS, "step"):
+                tensors[f"{key}.{name}"] = torch.as_tensor(state[key])
+    return whole_tensors(tensors, kept=kept)
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` took, to the bit.
+
+    Raises:
+        CheckpointError: the tensors are those of another model.
+    """
+    left = set(tensors)
+    for name, parameter in model.named_parameters():
+        keys = {key: f"{key}.{name}" for key in (*_MOMENTS, "step")}
+        if not left & set(keys.values()):
+            continue
+        missing = [key for key in keys.values() if key not in tensors]
+        if missing or tensors[keys["exp_avg"]].shape != parameter.shape:
+            raise CheckpointError(f"the optimiser's state does not fit parameter '{name}'")
+        # A fused optimiser keeps the count of steps beside the weights too.
+        state = {key: shared_like(tensors[keys[key]], parameter) for key in _MOMENTS}
+        state["step"] = tensors[keys["step"]].to(parameter.device, copy=True)
+        optimizer.state[parameter] = state
+        left -= set(keys.values())
+    if left:
+        raise CheckpointError(f"the optimiser's state has '{min(left)}', which the model lacks")
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *, step: int, purpose: str, device: torch.device) -> Iterator[None]:
+    """Seed the generators of torch for a block that draws from them, such as drop path; then restore them.
+
+    Args:
+        seed: of the run.
+        step: training step.
+        purpose: what is drawn.
+        device: whose generator is seeded beside the CPU's.
+    """
+    word = int(generator(seed, step=step, sample=0, purpose=purpose).integers(2**63))
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, enabled=True):
+        torch.manual_seed(word)
+        yield
+
+
+@contextlib.contextmanager
+def without_announcements() -> Iterator[None]:
+    """Fabric announces its precision and processes on the log; the recipe says them already."""
+    log = logging.getLogger("lightning_fabric")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,252 @@
+"""Baselines: the values of pixels, change vectors and their threshold, forests."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import confusion_matrix, jaccard_score
+
+from anyband.encode.encoder import SensorEncoder
+from anyband.evaluate.baselines import (
+    _best_threshold,
+    _filled,
+    _grown,
+    _training_pixels,
+    baselines,
+    change_vectors,
+    missing_baselines,
+    pixel_values,
+)
+from anyband.evaluate.context import Setting
+from anyband.evaluate.features import FeatureCache
+from anyband.evaluate.inputs import TaskReader
+from anyband.evaluate.knn import KnnOptions
+from anyband.evaluate.predictions import scores_of
+from anyband.evaluate.probes import knn, linear
+from anyband.evaluate.recipe import CompareRecipe, InputRecipe, LinearRecipe, Protocol, TransferRecipe
+from anyband.evaluate.run import run_protocol
+from anyband.labelled.samples import DataSpec, Sample, SampleImage, TaskData
+from anyband.sensors.catalogue import get_sensor
+
+RADAR = get_sensor("sentinel1-grd").select(("VV", "VH"))
+
+
+_RECIPE = TransferRecipe(
+    name="tiny", data=DataSpec(source="memory"), linear=LinearRecipe(solver="lbfgs"), knn=KnnOptions(k=5)
+)
+
+
+def _setting(
+    encoder: SensorEncoder, data: TaskData, protocol: Protocol, *, cache: Path | None = None, **changes: Any
+) -> Setting:
+    recipe = replace(_RECIPE, **changes)
+    return Setting(
+        recipe=recipe,
+        protocol=protocol,
+        data=data,
+        encoders={"encoder": encoder},
+        reader=TaskReader(encoder, data, recipe),
+        cache=None if cache is None else FeatureCache(cache),
+        checkpoint_hash="tiny",
+    )
+
+
+def _counted(data: TaskData) -> tuple[TaskData, list[int]]:
+    """Give the data, and a list of the samples that have been read of it."""
+    seen: list[int] = []
+
+    def read(position: int) -> Sample:
+        seen.append(position)
+        return data.read(position)
+
+    return replace(data, read=read), seen
+
+
+def _radar_image(dn: np.ndarray) -> SampleImage:
+    return SampleImage(dn=dn.astype(np.float32), valid=np.isfinite(dn), sensor=RADAR)
+
+
+def test_pixel_values_are_standardised_and_missing_where_there_is_no_data(tiny_encoder: SensorEncoder) -> None:
+    dn = np.full((2, 3, 4), -12.0)
+    dn[1, 2, 3] = np.nan
+    reading = tiny_encoder.reading(RADAR)
+    values = pixel_values([_radar_image(dn)], [reading])
+    n = reading.normalisation
+    expected = ((np.clip(-12.0, n.p01[0], n.p99[0]) - n.p01[0]) / (n.p99[0] - n.p01[0]) - n.mean[0]) / n.std[0]
+    assert values.shape == (3, 4, 2)
+    assert np.allclose(values[..., 0], expected, atol=1e-5)
+    assert np.isnan(values[2, 3, 1])
+
+
+def test_another_image_is_brought_to_the_pixels_of_the_first(tiny_encoder: SensorEncoder) -> None:
+    fine, coarse = _radar_image(np.full((2, 8, 8), -15.0)), _radar_image(np.full((2, 4, 4), -10.0))
+    reading = tiny_encoder.reading(RADAR)
+    values = pixel_values([fine, coarse], [reading, reading])
+    assert values.shape == (8, 8, 4)
+    assert np.ptp(values[..., 2]) < 1e-6
+
+
+def test_change_is_the_length_of_the_difference() -> None:
+    values = np.zeros((1, 2, 4))
+    values[0, 1] = [1.0, 2.0, 4.0, 6.0]
+    assert np.allclose(change_vectors(values), [[0.0, 5.0]])
+
+
+def test_the_threshold_of_change_is_that_of_the_best_mean_iou() -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.random(2000) < 0.3).astype(np.int64)
+    lengths = truth * 1.0 + rng.normal(0, 0.4, 2000)
+    threshold, score = _best_threshold(lengths, truth)
+    assert score == pytest.approx(jaccard_score(truth, lengths > threshold, average="macro"))
+    others = [jaccard_score(truth, lengths > one, average="macro") for one in np.linspace(-1, 2, 40)]
+    assert score > max(others) - 0.01
+
+
+def test_a_forest_learns_classes_from_the_colour_of_pixels(
+    tiny_encoder: SensorEncoder, class_map_data: TaskData
+) -> None:
+    pictured = [int(class_map_data.part("test")[0])]
+    (outcome,) = baselines(_setting(tiny_encoder, class_map_data, "segment"), pictured=pictured)
+    assert list(outcome.maps) == pictured
+    scores = {score.metric: score.value for score in scores_of(outcome.evidence, seed=0)}
+    assert scores["miou"] > 0.9
+    position = next(iter(outcome.maps))
+    truth = class_map_data.read(position).class_map
+    assert truth is not None
+    known = truth >= 0
+    expected = confusion_matrix(truth[known], outcome.maps[position][known], labels=range(3))
+    assert np.array_equal(outcome.evidence.arrays["confusion"][0], expected)
+
+
+def test_a_forest_learns_numbers_from_the_colour_of_pixels(
+    tiny_encoder: SensorEncoder, number_map_data: TaskData
+) -> None:
+    (outcome,) = baselines(_setting(tiny_encoder, number_map_data, "regress"))
+    assert {score.metric: score.value for score in scores_of(outcome.evidence, seed=0)}["r2"] > 0.9
+
+
+def test_change_is_scored_by_a_forest_and_by_change_vectors(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
+    outcomes = baselines(_setting(tiny_encoder, change_data, "change"))
+    assert [one.features for one in outcomes] == ["random forest on pixels", "change vector analysis"]
+    for outcome in outcomes:
+        assert {score.metric: score.value for score in scores_of(outcome.evidence, seed=0)}["miou"] > 0.9
+    assert outcomes[1].chosen["threshold"] >= 0
+
+
+def test_band_means_are_scored_by_the_classifier_of_the_protocol(
+    tiny_encoder: SensorEncoder, class_data: TaskData
+) -> None:
+    (outcome,) = baselines(_setting(tiny_encoder, class_data, "linear"))
+    assert outcome.width == 8
+    assert {score.metric: score.value for score in scores_of(outcome.evidence, seed=0)}["accuracy"] > 0.9
+
+
+def test_a_rerun_gives_the_same_numbers(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
+    setting = _setting(tiny_encoder, class_map_data, "segment")
+    first, second = baselines(setting), baselines(setting)
+    assert np.array_equal(first[0].evidence.arrays["confusion"], second[0].evidence.arrays["confusion"])
+
+
+def test_a_second_probe_reads_no_image_for_its_baseline_either(
+    tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
+) -> None:
+    data, seen = _counted(class_data)
+    compare = CompareRecipe(untrained=True, baseline=True)
+    first = run_protocol(_setting(tiny_encoder, data, "knn", cache=tmp_path, compare=compare))
+    assert seen
+    seen.clear()
+    again = run_protocol(_setting(tiny_encoder, data, "knn", cache=tmp_path, compare=compare))
+    run_protocol(_setting(tiny_encoder, data, "linear", cache=tmp_path, compare=compare))
+    assert seen == []
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(one.evidence.arrays["scores"], other.evidence.arrays["scores"])
+
+
+def test_a_probe_and_its_baseline_read_each_image_once(
+    tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
+) -> None:
+    data, seen = _counted(class_data)
+    compare = CompareRecipe(untrained=True, baseline=True)
+    run_protocol(_setting(tiny_encoder, data, "knn", cache=tmp_path, compare=compare))
+    assert sorted(seen) == list(range(len(data)))
+
+
+def test_kept_band_means_are_not_those_of_other_statistics(
+    tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
+) -> None:
+    data, seen = _counted(class_data)
+    baselines(_setting(tiny_encoder, data, "knn", cache=tmp_path))
+    seen.clear()
+    baselines(_setting(tiny_encoder, data, "knn", cache=tmp_path, input=InputRecipe(statistics="data")))
+    assert set(seen) == set(range(len(data)))
+
+
+@pytest.mark.parametrize(("protocol", "probe"), [("knn", knn), ("linear", linear)])
+def test_several_scales_are_scored_as_those_of_the_encoder_are(
+    tiny_encoder: SensorEncoder, class_data: TaskData, protocol: Protocol, probe: Any
+) -> None:
+    setting = _setting(tiny_encoder, class_data, protocol, input=InputRecipe(scales=(0.5, 1.0)))
+    encoded, described = probe(setting), baselines(setting)
+    assert [one.evidence.samples for one in described] == [one.evidence.samples for one in encoded]
+    assert [one.features.rpartition("@")[2] for one in described[1:]] == [" 50 %", " 100 %"]
+    whole = baselines(_setting(tiny_encoder, class_data, protocol))[0]
+    assert np.array_equal(described[2].evidence.arrays["scores"], whole.evidence.arrays["scores"])
+
+
+def test_samples_of_different_sensors_have_no_baseline_and_that_is_said(
+    tiny_encoder: SensorEncoder, class_data: TaskData
+) -> None:
+    data = _with_other_sensor(class_data)
+    setting = _setting(tiny_encoder, data, "knn", compare=CompareRecipe(baseline=True))
+    assert baselines(setting) == []
+    said = "there is no baseline of band means: samples have different sensors or bands"
+    assert run_protocol(setting)[0].notes[-1] == said
+
+
+def _with_other_sensor(data: TaskData) -> TaskData:
+    """Make the last image lack a band."""
+    fewer = data.sensors[0][0].select(("B02", "B03", "B04"))
+    last = len(data) - 1
+
+    def read(position: int) -> Sample:
+        sample = data.read(position)
+        if position != last:
+            return sample
+        image = sample.images[0]
+        return Sample(images=(replace(image, dn=image.dn[:3], valid=image.valid[:3], sensor=fewer),))
+
+    return replace(data, sensors=(*data.sensors[:-1], (fewer,)), read=read, fingerprint="mixed")
+
+
+def test_change_vectors_need_the_same_bands_on_both_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
+    before, after = change_data.sensors[0]
+    data = replace(change_data, sensors=((before, after.select(("B02", "B03", "B04"))),) * len(change_data))
+    setting = _setting(tiny_encoder, data, "change")
+    assert missing_baselines(setting) == ("change vector analysis needs the same bands before and after",)
+    assert missing_baselines(_setting(tiny_encoder, change_data, "change")) == ()
+
+
+def test_a_forest_grown_in_steps_is_the_one_grown_at_once(
+    tiny_encoder: SensorEncoder, class_map_data: TaskData
+) -> None:
+    setting = _setting(tiny_encoder, class_map_data, "segment")
+    values, targets = _training_pixels(setting)
+    values, targets = values[:400], targets[:400]
+    once = RandomForestClassifier(n_estimators=100, random_state=0).fit(values, targets)
+    steps = _grown(setting, values, targets)
+    assert np.array_equal(steps.predict_proba(values), once.predict_proba(values))
+
+
+def test_pixels_without_data_count_as_the_mean() -> None:
+    assert _filled(np.array([[1.0, np.nan]])).tolist() == [[1.0, 0.0]]
+
+
+def test_a_forest_of_numbers_is_the_same_to_the_last_digit(
+    tiny_encoder: SensorEncoder, number_map_data: TaskData
+) -> None:
+    setting = _setting(tiny_encoder, number_map_data, "regress")
+    first, second = baselines(setting), baselines(setting)
+    assert np.array_equal(first[0].evidence.arrays["sums"], second[0].evidence.arrays["sums"])

@@ -1,0 +1,372 @@
+"""A dry run: it passes for every recipe of the paper on folders laid out like the data, and names what is in the way.
+
+The folders hold random pixels. They show that layout and shapes are right, and nothing else.
+"""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from PIL import Image
+from torch import nn
+
+from anyband import cli
+from anyband.evaluate import dry_run as cost
+from anyband.evaluate import dry_run as dry_run_module
+from anyband.evaluate.dry_run import DryRun, _Watch, dry_run, rehearsed_data
+from anyband.evaluate.recipe import list_transfer_recipes, load_transfer_recipe
+from anyband.labelled.samples import TaskData
+from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
+from anyband.models.smarties import Smarties
+from anyband.models.vit import DecoderConfig, EncoderConfig
+from anyband.sensors.ranges import load_ranges
+
+_RNG = np.random.default_rng(0)
+_PARTS = ("train",) * 4 + ("val", "test")
+_S2_PX = {"B01": 2, "B09": 2, "B02": 12, "B03": 12, "B04": 12, "B08": 12}
+
+
+@pytest.fixture(scope="module")
+def deep_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights with twelve blocks, as the recipes of table 5 want them."""
+    ranges = load_ranges("smarties_v1")
+    encoder = EncoderConfig(img_size=32, patch_size=8, embed_dim=16, depth=12, num_heads=2, num_ranges=17)
+    decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
+    config = AutoencoderConfig(encoder=encoder, decoder=decoder)
+    path = tmp_path_factory.mktemp("checkpoint") / "deep.safetensors"
+    save_checkpoint(path, Checkpoint(config=config, state=state_of(Smarties(config, seed=0)), ranges=ranges))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder, or the table, of a data set by what recipes call it; each is written once."""
+    made: dict[str, Path] = {}
+
+    def folder(source: str) -> Path:
+        if source not in made:
+            root = tmp_path_factory.mktemp("data")
+            made[source] = _WRITERS[source](root) or root
+        return made[source]
+
+    return folder
+
+
+def _tif(path: Path, pixels: np.ndarray, *, place: int = 0, gsd_m: float = 10.0) -> None:
+    """Write a GeoTIFF; equal places lie on equal ground."""
+    import rasterio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands, height, width = pixels.shape
+    transform = Affine(gsd_m, 0, 500_000, 0, -gsd_m, 5_000_000 + 10_000 * place)
+    shape = {"count": bands, "height": height, "width": width, "dtype": pixels.dtype}
+    with rasterio.open(path, "w", driver="GTiff", crs="EPSG:32632", transform=transform, **shape) as file:
+        file.write(pixels)
+
+
+def _dn(*shape: int) -> np.ndarray:
+    return _RNG.integers(100, 4000, shape).astype(np.uint16)
+
+
+def _class_folders(root: Path, names: tuple[str, str], write: Callable[[Path], None]) -> None:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for index in range(10):
+            write(root / name / f"{name}_{index}")
+
+
+def _eurosat(root: Path) -> None:
+    _class_folders(root, ("Forest", "River"), lambda path: _tif(path.with_suffix(".tif"), _dn(13, 16, 16)))
+
+
+def _pictures(names: tuple[str, str]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        Image.fromarray(_RNG.integers(0, 255, (24, 24, 3)).astype(np.uint8)).save(path.with_suffix(".jpg"))
+
+    return lambda root: _class_folders(root, names, write)
+
+
+def _bigearthnet(root: Path) -> None:
+    for index in range(24):
+        optical, radar = f"S2A_{index}_1", f"S1A_{index}_1"
+        labels = [["Pastures", "Sea and ocean"][index % 2], *(["Mixed forest"] if index % 3 else [])]
+        for band in ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"):
+            size = _S2_PX.get(band, 6)
+            _tif(root / "BigEarthNet-v1.0" / optical / f"{optical}_{band}.tif", _dn(1, size, size), gsd_m=120 / size)
+        for band in ("VV", "VH"):
+            decibels = _RNG.normal(-12, 3, (1, 12, 12)).astype(np.float32)
+            _tif(root / "BigEarthNet-S1-v1.0" / radar / f"{radar}_{band}.tif", decibels)
+        said = {"labels": labels}
+        _json(root / "BigEarthNet-v1.0" / optical / f"{optical}_labels_metadata.json", said)
+        said |= {"corresponding_s2_patch": optical}
+        _json(root / "BigEarthNet-S1-v1.0" / radar / f"{radar}_labels_metadata.json", said)
+
+
+def _json(path: Path, said: object) -> None:
+    path.write_text(json.dumps(said), encoding="utf-8")
+
+
+def _burn_scars(root: Path) -> None:
+    for part, count in (("training", 6), ("validation", 2)):
+        for index in range(count):
+            stem = f"subsetted_512x512_HLS.S30.T1{index}SDH.2018{190 + index}.v1.4"
+            _tif(root / part / f"{stem}_merged.tif", _RNG.random((6, 48, 48), dtype=np.float32), place=index)
+            _tif(root / part / f"{stem}.mask.tif", _RNG.integers(-1, 2, (1, 48, 48)).astype(np.int16), place=index)
+
+
+def _dfc2020(root: Path) -> None:
+    for part, count in (("test", 6), ("validation", 2)):
+        folder = root / f"ROIs0000_{part}"
+        for index in range(count):
+            patch = f"0_p{index}"
+            files = {kind: folder / f"{kind}_0" / f"ROIs0000_{part}_{kind}_{patch}.tif" for kind in ("s2", "s1", "dfc")}
+            _tif(files["s2"], _dn(13, 32, 32), place=index)
+            _tif(files["s1"], _RNG.normal(-12, 3, (2, 32, 32)).astype(np.float32), place=index)
+            _tif(files["dfc"], _RNG.choice([1, 2, 10], (1, 32, 32)).astype(np.uint16), place=index)
+
+
+def _dynamicearthnet(root: Path) -> Path:
+    table = root / "dynamicearthnet.csv"
+    rows = []
+    for index, part in enumerate(_PARTS):
+        _tif(root / f"{index}_planet.tif", _dn(4, 48, 48), place=index)
+        _tif(root / f"{index}_label.tif", _RNG.integers(0, 7, (1, 48, 48)).astype(np.uint8), place=index)
+        rows.append([f"{index}_planet.tif", f"{index}_label.tif", part, f"place {index}"])
+    with table.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["image", "label", "split", "place"], *rows])
+    return table
+
+
+def _sickle(root: Path) -> None:
+    rows = [["UNIQUE_ID", "PLOT_ID", "STANDARD_SEASON", "YEAR", "SPLIT"]]
+    for index in range(8):
+        rows.append([str(index), str(index), "Jan-June", "2018", "train" if index < 6 else "val"])
+        crops = _RNG.integers(1, 3, (16, 16))
+        _tif(root / "masks" / "10m" / f"{index}.tif", np.stack([np.full((16, 16), index), crops]).astype(np.float32))
+        for date in ("20180110", "20180211"):
+            path = root / "images" / "L8" / "npy" / str(index) / f"LC08_143053_{date}.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, **{band: _dn(6, 6) for band in (*(f"SR_B{number}" for number in range(1, 8)), "ST_B10")})
+    with (root / "sickle_dataset_tabular.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _spacenet7(root: Path) -> None:
+    for index in range(8):
+        folder = root / "SN7_buildings" / "train" / f"L15-{index}"
+        stem = f"global_monthly_2018_0{index + 1}_mosaic_L15-{index}"
+        _tif(folder / "images" / f"{stem}.tif", _RNG.integers(1, 255, (4, 32, 32)).astype(np.uint8), place=index)
+        corner = {"west": 500_050, "north": 5_000_000 + 10_000 * index - 40}
+        _buildings(folder / "labels" / f"{stem}_Buildings.geojson", **corner)
+
+
+def _buildings(path: Path, *, west: float, north: float) -> None:
+    import geopandas
+    from shapely.geometry import box
+
+    path.parent.mkdir(parents=True)
+    houses = geopandas.GeoSeries([box(west, north - 90, west + 80, north)], crs="EPSG:32632")
+    path.write_text(houses.to_crs("EPSG:4326").to_json(), encoding="utf-8")
+
+
+_WRITERS: dict[str, Callable[[Path], Path | None]] = {
+    "eurosat": _eurosat,
+    "whu-rs19": _pictures(("Beach", "Bridge")),
+    "ucmerced": _pictures(("beach", "river")),
+    "resisc45": _pictures(("beach", "river")),
+    "bigearthnet-mm": _bigearthnet,
+    "hls-burn-scars": _burn_scars,
+    "dfc2020": _dfc2020,
+    "dynamicearthnet.csv": _dynamicearthnet,
+    "sickle": _sickle,
+    "torchgeo:SpaceNet7": _spacenet7,
+}
+
+
+def _run(name: str, data: Path | str, checkpoint: Path | str, *changes: str) -> DryRun:
+    source = load_transfer_recipe(name).data.source
+    key = "source" if source.endswith(".csv") else "root"
+    recipe = load_transfer_recipe(
+        name, [f"data.{key}={data}", f"checkpoint={checkpoint}", "input.img_size=32", *changes]
+    )
+    assert recipe.protocol is not None
+    return dry_run(recipe, protocol=recipe.protocol)
+
+
+# TorchGeo 0.8 drops rows in a way that pandas 3 deprecates.
+@pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
+@pytest.mark.parametrize("name", list_transfer_recipes())
+def test_a_recipe_of_the_paper_passes_on_a_folder_laid_out_like_its_data(
+    name: str, folder_of: Callable[[str], Path], deep_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if "spacenet7" in name:
+        # TorchGeo brings these images to 1024 pixels, of which a tiny network would need thousands of windows.
+        monkeypatch.setattr("torchgeo.datasets.SpaceNet7.chip_size", {})
+    source = load_transfer_recipe(name).data.source
+    found = _run(name, folder_of(source), deep_checkpoint, "head.channels=16")
+    assert found.ok, found.lines
+    assert found.cost is not None
+    assert found.cost.total_s > 0
+
+
+@pytest.fixture
+def pictures(folder_of: Callable[[str], Path]) -> Path:
+    return folder_of("ucmerced")
+
+
+_KNN, _FINETUNED = "paper/table4_ucmerced_knn", "paper/table3_resisc45_finetune"
+
+
+def test_it_tells_parts_classes_sensors_and_shapes(pictures: Path, deep_checkpoint: Path):
+    found = _run(_KNN, pictures, deep_checkpoint)
+    said = {check.what: check.said for check in found.checks}
+    assert "16 train, 2 val, 2 test; 2 classes; sensors (bands): maxar-rgb (3)" in said["data"]
+    assert "12 blocks, 16 wide, 32 pixels, patches of 8" in said["checkpoint"]
+    assert "maxar-rgb: 3 bands, 32 × 32; 16 numbers a sample" in said["shapes"]
+    assert found.lines[-1] == "nothing was scored; the evaluation can start"
+
+
+def test_without_the_data_everything_else_is_still_checked(tmp_path: Path, deep_checkpoint: Path):
+    found = _run(_KNN, tmp_path / "nowhere", deep_checkpoint)
+    assert {check.what: check.ok for check in found.checks} == {"recipe": True, "checkpoint": True, "data": False}
+    assert not found.ok
+    assert found.cost is None
+    assert "data        NOT OK: " in "\n".join(found.lines)
+    assert "nowhere" in "\n".join(found.lines)
+
+
+def test_several_things_in_the_way_are_named_together(tmp_path: Path):
+    found = _run(_KNN, tmp_path / "nowhere", tmp_path / "missing.safetensors")
+    assert [check.what for check in found.checks if not check.ok] == ["checkpoint", "data"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ("null", "an evaluation needs a checkpoint"),
+        ("missing.safetensors", "there is no checkpoint 'missing.safetensors'"),
+        ("somebody/some-encoder", "its name tells no size to check with"),
+    ],
+)
+def test_a_checkpoint_that_can_not_be_had_is_in_the_way(pictures: Path, checkpoint: str, message: str):
+    found = _run(_KNN, pictures, checkpoint)
+    assert not found.ok
+    assert message in next(check.said for check in found.checks if check.what == "checkpoint")
+
+
+def test_weights_of_the_hub_are_not_fetched_but_stood_for(pictures: Path, monkeypatch: pytest.MonkeyPatch):
+    # Narrow, so that the test is quick; the name still tells the size.
+    monkeypatch.setattr(dry_run_module, "_SIZES", {"b": ("ViT-B", 32, 2, 2)})
+    found = _run(_KNN, pictures, "gsumbul/SMARTIES-v1-ViT-B")
+    assert found.ok
+    said = next(check.said for check in found.checks if check.what == "checkpoint")
+    assert "not on this machine, and a dry run fetches nothing; a ViT-B of random weights stands in" in said
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("ViT-B", (768, 12, 12)), ("ViT-L", (1024, 24, 16))])
+def test_what_stands_in_has_the_size_of_the_published_network(name: str, sizes: tuple[int, int, int]):
+    letter = dry_run_module._SIZE_IN_NAME.search(f"gsumbul/SMARTIES-v1-{name}")
+    assert letter is not None
+    assert dry_run_module._SIZES[letter[1].lower()] == (name, *sizes)
+
+
+def test_a_protocol_for_other_data_is_in_the_way(pictures: Path, deep_checkpoint: Path):
+    recipe = load_transfer_recipe(_KNN, [f"data.root={pictures}", f"checkpoint={deep_checkpoint}", "protocol=null"])
+    found = dry_run(recipe, protocol="segment")
+    assert not found.checks[0].ok
+    assert "is for data of kind class_map" in found.checks[0].said
+
+
+def test_a_band_that_no_range_reads_is_in_the_way(folder_of: Callable[[str], Path], deep_checkpoint: Path):
+    found = _run("paper/table4_eurosat_knn", folder_of("eurosat"), deep_checkpoint, "input.unseen=refuse")
+    check = found.checks[-1]
+    assert (check.what, check.ok) == ("shapes", False)
+    assert "B10" in check.said
+
+
+def test_too_little_memory_is_in_the_way(pictures: Path, deep_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 1000)
+    found = _run(_KNN, pictures, deep_checkpoint)
+    assert found.checks[-1].what == "memory"
+    assert "lower fit.batch_size" in found.checks[-1].said
+
+
+def test_the_dictionary_is_plain_json_and_says_the_same(pictures: Path, deep_checkpoint: Path):
+    found = _run(_KNN, pictures, deep_checkpoint)
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert plain["ok"]
+    assert [check["what"] for check in plain["checks"]] == ["recipe", "checkpoint", "data", "shapes"]
+    assert plain["cost"]["num_encoded"] == 20
+
+
+def test_epochs_count_for_what_is_trained_only(pictures: Path, deep_checkpoint: Path):
+    knn = _run(_KNN, pictures, deep_checkpoint).cost
+    trained = _run(_FINETUNED, pictures, deep_checkpoint, "data.source=ucmerced", "fit.epochs=7").cost
+    assert knn is not None
+    assert trained is not None
+    assert (knn.num_epochs, knn.num_encoded, knn.fitted_bytes) == (0, 20, 0)
+    assert (trained.num_epochs, trained.num_encoded, trained.num_in_epoch) == (7, 4, 16)
+    assert trained.fitted_bytes > 4 * trained.weights_bytes * 0.9
+
+
+def test_time_grows_with_samples_epochs_and_encoders():
+    base = {"device": "cpu", "encode_s": 0.5, "epoch_s": 0.25, "weights_bytes": 1, "fitted_bytes": 2, "batch_bytes": 4}
+    one = cost.Cost(num_encoded=10, num_epochs=3, num_in_epoch=8, num_encoders=1, free_bytes=None, **base)
+    two = cost.Cost(num_encoded=10, num_epochs=3, num_in_epoch=8, num_encoders=2, free_bytes=7, **base)
+    assert (one.total_s, two.total_s) == (10 * 0.5 + 3 * 8 * 0.25, 2 * (10 * 0.5 + 3 * 8 * 0.25))
+    assert (one.needed_bytes, two.advice) == (7, "")
+
+
+def test_a_training_step_is_measured_by_what_it_keeps():
+    layers = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    optimizer = torch.optim.AdamW(layers.parameters())
+    watch = _Watch()
+    with watch.watching():
+        layers(torch.ones(3, 8)).square().sum().backward()
+        optimizer.step()
+    # The input, what comes out of the activation and of the last layer; weights are counted among what is fitted.
+    assert watch.kept_bytes == 4 * 3 * (8 + 16 + 4)
+    numbers = sum(one.numel() for one in layers.parameters())
+    # Weights, gradients and two moments, and a count of steps for each parameter.
+    assert watch.fitted_bytes == 4 * (4 * numbers + 4)
+
+
+def test_rehearsed_samples_stand_in_every_part(class_data: TaskData):
+    small = rehearsed_data(class_data, [3, 5])
+    assert small.splits == ("train", "train", "val", "val", "test", "test")
+    assert small.targets is not None
+    assert class_data.targets is not None
+    assert list(small.targets) == [class_data.targets[3], class_data.targets[5]] * 3
+    assert len(set(small.names)) == 6
+
+
+@pytest.mark.parametrize("json_words", [[], ["--json"]])
+def test_the_command_tells_by_its_exit_code(
+    pictures: Path,
+    deep_checkpoint: Path,
+    json_words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "evaluate",
+        "knn",
+        _KNN,
+        "input.img_size=32",
+        "--checkpoint",
+        str(deep_checkpoint),
+        "--dry-run",
+        *json_words,
+    ]
+    assert cli.main([*words, *json_words, "--data", str(pictures)]) == 0
+    assert cli.main([*words, *json_words, "--data", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

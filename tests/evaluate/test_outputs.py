@@ -1,0 +1,183 @@
+"""What an evaluation leaves behind: whole, complete, and usable by what reads it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+
+from anyband.encode.encoder import SensorEncoder, load_encoder
+from anyband.errors import InputError, OutputError
+from anyband.evaluate.context import Setting
+from anyband.evaluate.features import extract_features
+from anyband.evaluate.fusion import FusedEncoder
+from anyband.evaluate.inputs import TaskReader
+from anyband.evaluate.knn import KnnOptions
+from anyband.evaluate.predictions import Outcome
+from anyband.evaluate.recipe import FitRecipe, LinearRecipe, Protocol, TransferRecipe, load_transfer_recipe
+from anyband.evaluate.report import Outputs, write_outputs
+from anyband.evaluate.results import read_results
+from anyband.evaluate.run import run_protocol
+from anyband.labelled.samples import DataSpec, TaskData
+
+_RECIPE = TransferRecipe(
+    name="tiny",
+    data=DataSpec(source="memory"),
+    checkpoint="somewhere/tiny.safetensors",
+    knn=KnnOptions(k=5),
+    linear=LinearRecipe(solver="lbfgs"),
+    fit=FitRecipe(epochs=2, warmup_epochs=0.0, batch_size=16),
+)
+
+Made = tuple[Setting, list[Outcome]]
+
+
+@pytest.fixture
+def made(tiny_encoder: SensorEncoder, class_data: TaskData) -> Callable[[Protocol], Made]:
+    """Does a protocol on images of three classes."""
+
+    def run(protocol: Protocol) -> Made:
+        setting = Setting(
+            recipe=_RECIPE,
+            protocol=protocol,
+            data=class_data,
+            encoders={"encoder": tiny_encoder},
+            reader=TaskReader(tiny_encoder, class_data, _RECIPE),
+            cache=None,
+            checkpoint_hash="c" * 64,
+        )
+        return setting, run_protocol(setting)
+
+    return run
+
+
+def _vectors(encoder: SensorEncoder, data: TaskData) -> np.ndarray:
+    fused = FusedEncoder(encoder, fusion="single", pool="cls", seed=0, metadata=True)
+    found = extract_features({"e": fused}, TaskReader(encoder, data, _RECIPE), [0, 1, 2], cache=None)
+    return np.asarray(found["e"])
+
+
+def test_a_folder_of_a_probe_holds_report_result_recipe_and_its_layer(
+    made: Callable[[Protocol], Made], tmp_path: Path
+) -> None:
+    written = write_outputs(*made("linear"), Outputs(folder=tmp_path / "out"))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"report.html", "result.json", "recipe.yaml", "encoder.safetensors"}
+    assert written.notes == ()
+
+
+def test_nothing_is_fitted_by_neighbours(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
+    write_outputs(*made("knn"), Outputs(folder=tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_fitted_weights_say_what_they_belong_to(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
+    setting, outcomes = made("linear")
+    write_outputs(setting, outcomes, Outputs(folder=tmp_path / "out"))
+    with safe_open(tmp_path / "out" / "encoder.safetensors", framework="pt") as file:
+        header = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    assert json.loads(header["classes"]) == ["water", "field", "town"]
+    assert (header["anyband_task"], header["checkpoint_hash"]) == ("linear", "c" * 64)
+    assert json.loads(header["settings"])["linear"]["solver"] == "lbfgs"
+    assert all(torch.equal(value, outcomes[0].model[name]) for name, value in weights.items())
+    assert set(weights) == set(outcomes[0].model)
+
+
+def test_a_trained_encoder_is_used_like_any_other(
+    made: Callable[[Protocol], Made], class_data: TaskData, tiny_encoder: SensorEncoder, tmp_path: Path
+) -> None:
+    setting, outcomes = made("finetune")
+    write_outputs(setting, outcomes, Outputs(folder=tmp_path / "out"))
+    tuned = load_encoder(tmp_path / "out" / "encoder_checkpoint.safetensors")
+    checkpoint = outcomes[0].checkpoint
+    assert checkpoint is not None
+    expected = _vectors(SensorEncoder(checkpoint).eval(), class_data)
+    assert np.array_equal(_vectors(tuned, class_data), expected)
+    assert not np.allclose(expected, _vectors(tiny_encoder, class_data), atol=1e-4)
+
+
+def test_weights_of_the_encoder_are_written_once(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
+    setting, outcomes = made("finetune")
+    write_outputs(setting, outcomes, Outputs(folder=tmp_path / "out"))
+    both = []
+    for name in ("encoder", "encoder_checkpoint"):
+        with safe_open(tmp_path / "out" / f"{name}.safetensors", framework="pt") as file:
+            both.append(set(file.keys()))
+    assert both[0]
+    assert not both[0] & both[1]
+
+
+def test_the_recipe_reloads_to_the_one_that_was_run(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
+    write_outputs(*made("knn"), Outputs(folder=tmp_path / "out"))
+    path = tmp_path / "out" / "recipe.yaml"
+    assert load_transfer_recipe(path) == replace(_RECIPE, protocol="knn")
+    assert set(yaml.safe_load(path.read_text())) == set(TransferRecipe.__dataclass_fields__)
+
+
+def test_the_result_holds_scores_with_definitions(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
+    written = write_outputs(*made("knn"), Outputs(folder=tmp_path / "out"))
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert [row["id"] for row in result["results"]] == [row.id for row in written.rows]
+    assert all(score["definition"] for row in result["results"] for score in row["scores"])
+
+
+def test_names_of_features_become_names_of_files(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
+    setting, outcomes = made("linear")
+    named = [replace(outcomes[0], features="band means + logistic regression @ 12.5 %")]
+    write_outputs(setting, named, Outputs(folder=tmp_path / "out"))
+    names = [path.name for path in (tmp_path / "out").glob("*.safetensors")]
+    assert names == ["band_means_logistic_regression_12.5.safetensors"]
+
+
+def _others(outcomes: list[Outcome]) -> list[Outcome]:
+    """Give the same outcomes with other scores."""
+    evidence = outcomes[0].evidence
+    arrays = {**evidence.arrays, "scores": evidence.arrays["scores"][::-1].copy()}
+    return [replace(outcomes[0], evidence=replace(evidence, arrays=arrays))]
+
+
+def test_rows_have_the_ids_that_stand_in_the_table(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
+    setting, outcomes = made("knn")
+    table = Outputs(results=tmp_path / "results.parquet")
+    first = write_outputs(setting, outcomes, table)
+    other = write_outputs(setting, _others(outcomes), table)
+    assert other.rows[0].id == f"{first.rows[0].id}-2"
+    assert [row.id for row in read_results(tmp_path / "results.parquet")] == [first.rows[0].id, other.rows[0].id]
+    assert "warning: encoder has other scores than an earlier run" in other.notes[0]
+
+
+def test_a_folder_that_exists_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="out' exists already; remove it or name another folder"):
+        Outputs(folder=tmp_path / "out").check()
+
+
+def test_a_table_that_is_none_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "results.parquet").write_text("something else")
+    with pytest.raises(InputError, match="can't be read as a table of results"):
+        Outputs(results=tmp_path / "results.parquet").check()
+
+
+def test_looking_before_the_work_leaves_nothing(tmp_path: Path) -> None:
+    Outputs(folder=tmp_path / "a" / "out", results=tmp_path / "b" / "results.parquet").check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_fails_leaves_no_folder(
+    made: Callable[[Protocol], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise InputError("no picture")
+
+    monkeypatch.setattr("anyband.evaluate.report.write_report", failing)
+    setting, outcomes = made("knn")
+    with pytest.raises(InputError, match="no picture"):
+        write_outputs(setting, outcomes, Outputs(folder=tmp_path / "out", results=tmp_path / "r.parquet"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,129 @@
+"""Rows of results: what a result is known by, and what it holds."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from anyband.encode.encoder import SensorEncoder
+from anyband.evaluate.context import Setting
+from anyband.evaluate.inputs import TaskReader
+from anyband.evaluate.knn import KnnOptions
+from anyband.evaluate.predictions import Outcome, class_evidence
+from anyband.evaluate.recipe import FitRecipe, InputRecipe, TransferRecipe
+from anyband.evaluate.results import ResultRow, flat_settings, json_values, result_rows
+from anyband.labelled.samples import DataSpec, ListSpec, SplitSpec, TaskData
+
+_RECIPE = TransferRecipe(
+    name="fields", data=DataSpec(source="/somewhere/fields"), checkpoint="folder/tiny.safetensors", seed=3
+)
+
+
+@pytest.fixture
+def setting(tiny_encoder: SensorEncoder, class_data: TaskData) -> Setting:
+    return Setting(
+        recipe=_RECIPE,
+        protocol="knn",
+        data=class_data,
+        encoders={"encoder": tiny_encoder},
+        reader=TaskReader(tiny_encoder, class_data, _RECIPE),
+        cache=None,
+        checkpoint_hash="c0ffee",
+    )
+
+
+def _row(setting: Setting, features: str = "encoder") -> ResultRow:
+    test = setting.data.part("test")
+    labels = np.asarray(setting.data.targets)[test]
+    names = [setting.data.names[index] for index in test]
+    evidence = class_evidence(labels, np.eye(3)[labels], classes=setting.data.classes, samples=names)
+    outcome = Outcome(
+        features=features,
+        width=32,
+        evidence=evidence,
+        chosen={"epoch": np.int64(3), "validation": np.float32(0.5)},
+        curves={"validation": (0.25, 0.5)},
+        notes=("all is well",),
+    )
+    return result_rows(setting, [outcome])[0]
+
+
+def _with(setting: Setting, recipe: TransferRecipe) -> Setting:
+    return replace(setting, recipe=recipe)
+
+
+def test_a_row_holds_all_that_is_needed_to_repeat_it(setting: Setting) -> None:
+    row = _row(setting)
+    assert (row.recipe, row.protocol, row.features, row.seed) == ("fields", "knn", "encoder", 3)
+    assert (row.checkpoint, row.checkpoint_hash) == ("tiny.safetensors", "c0ffee")
+    assert (row.data, row.data_fingerprint) == (setting.data.name, setting.data.fingerprint)
+    assert row.num_samples == {"train": 30, "val": 9, "test": 9}
+    assert row.settings["knn"] == {"k": 20, "temperature": 0.07}
+    assert row.settings["reader"] == json_values(setting.reader.settings())
+    assert row.scores[0].value == 1
+    assert row.chosen == {"epoch": 3, "validation": 0.5}
+    assert row.notes[-1] == "all is well"
+
+
+def test_an_equal_evaluation_has_the_same_id(setting: Setting) -> None:
+    assert _row(setting).id == _row(setting).id
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda setting: replace(setting, checkpoint_hash="beef"),
+        lambda setting: replace(setting, protocol="linear"),
+        lambda setting: replace(setting, data=replace(setting.data, fingerprint="other")),
+        lambda setting: _with(setting, replace(_RECIPE, seed=4)),
+        lambda setting: _with(setting, replace(_RECIPE, knn=KnnOptions(k=5))),
+        lambda setting: _with(setting, replace(_RECIPE, input=InputRecipe(pool="mean"))),
+        lambda setting: _with(setting, replace(_RECIPE, fusion="stack")),
+        lambda setting: _with(
+            setting, replace(_RECIPE, data=replace(_RECIPE.data, split=SplitSpec(fraction=0.1)))
+        ),
+    ],
+    ids=["checkpoint", "protocol", "data", "seed", "k", "pool", "fusion", "fraction"],
+)  # fmt: skip
+def test_another_evaluation_has_another_id(setting: Setting, changed: Callable[[Setting], Setting]) -> None:
+    assert _row(changed(setting)).id != _row(setting).id
+
+
+def test_other_features_have_another_id(setting: Setting) -> None:
+    assert _row(setting, "band means").id != _row(setting).id
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(_RECIPE, name="another name"),
+        replace(_RECIPE, checkpoint="elsewhere/copy.safetensors"),
+        replace(_RECIPE, data=replace(_RECIPE.data, source="/elsewhere/fields", root="/here")),
+        replace(_RECIPE, data=replace(_RECIPE.data, split=SplitSpec(lists=ListSpec(train="a.txt", test="b.txt")))),
+        replace(_RECIPE, fit=FitRecipe(epochs=7, warmup_epochs=1.0)),
+        replace(_RECIPE, input=InputRecipe(batch_size=7)),
+    ],
+    ids=["name", "path of the checkpoint", "path of the data", "paths of lists", "what kNN ignores", "batch size"],
+)
+def test_what_changes_no_result_changes_no_id(setting: Setting, recipe: TransferRecipe) -> None:
+    assert _row(_with(setting, recipe)).id == _row(setting).id
+
+
+def test_settings_are_plain_json(setting: Setting) -> None:
+    settings = _row(setting).settings
+    assert json.loads(json.dumps(settings)) == settings
+
+
+def test_settings_lie_flat_under_their_whole_names() -> None:
+    assert flat_settings({"fit": {"lora": {"rank": 8}, "empty": {}}, "seed": 1}) == {
+        "fit.lora.rank": 8,
+        "fit.empty": {},
+        "seed": 1,
+    }
+
+
+def test_numbers_of_libraries_and_those_that_are_not_finite_become_plain() -> None:
+    values = {"a": np.float32(0.5), "b": float("nan"), "c": (np.int64(2), None), "d": np.arange(2), 3: True}
+    assert json_values(values) == {"a": 0.5, "b": None, "c": [2, None], "d": [0, 1], "3": True}

@@ -1,0 +1,308 @@
+"""The report of an evaluation: what it says, what it shows, and the worst mistakes."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyband.errors import OutputError
+from anyband.evaluate.predictions import (
+    Evidence,
+    Outcome,
+    class_evidence,
+    class_map_evidence,
+    labels_evidence,
+    number_evidence,
+    number_map_evidence,
+    scores_of,
+)
+from anyband.evaluate.report import picture_title, report_page, sample_picture, thinned, worst_mistakes, write_report
+from anyband.evaluate.results import ResultRow, ground_notes
+from anyband.labelled.samples import SampleImage, TaskData
+from anyband.report.page import Page, Paragraph, Picture, Table
+from anyband.sensors.catalogue import get_sensor
+
+
+def _class_outcome(data: TaskData, features: str, *, wrong: Sequence[int] = (), margin: float = 1.0) -> Outcome:
+    test = data.part("test")
+    labels = np.asarray(data.targets)[test]
+    scores = np.eye(3)[labels]
+    for index in wrong:
+        scores[index, (labels[index] + 1) % 3] = 1 + margin
+    evidence = class_evidence(labels, scores, classes=data.classes, samples=[data.names[i] for i in test])
+    return Outcome(
+        features=features,
+        width=32,
+        evidence=evidence,
+        chosen={"epoch": 2, "validation": 0.75},
+        curves={"training loss": (1.0, 0.5), "validation": (0.5, 0.75)},
+    )
+
+
+def _map_outcome(data: TaskData, features: str, *, predicted: int) -> Outcome:
+    test, count = data.part("test"), len(data.classes)
+    maps, counts = {}, []
+    for position in test.tolist():
+        truth = data.read(position).class_map
+        assert truth is not None
+        maps[position] = np.full(truth.shape, predicted)
+        labelled = truth[truth >= 0]
+        counts.append(np.bincount(labelled * count + predicted, minlength=count**2).reshape(count, count))
+    names = [data.names[position] for position in test]
+    evidence = class_map_evidence(np.stack(counts), classes=data.classes, samples=names)
+    return Outcome(features=features, width=32, evidence=evidence, maps=maps)
+
+
+def _number_map_outcome(data: TaskData) -> Outcome:
+    test = data.part("test")
+    maps, sums = {}, []
+    for position in test.tolist():
+        truth = data.read(position).number_map
+        assert truth is not None
+        maps[position] = np.zeros_like(truth)
+        known = truth[np.isfinite(truth)].astype(np.float64)
+        squares = (known**2).sum()
+        sums.append([len(known), known.sum(), squares, squares, np.abs(known).sum()])
+    evidence = number_map_evidence(np.array(sums), samples=[data.names[position] for position in test])
+    return Outcome(features="encoder", width=32, evidence=evidence, maps=maps)
+
+
+def _rows(data: TaskData, outcomes: Sequence[Outcome], *, notes: tuple[str, ...] = ()) -> list[ResultRow]:
+    return [
+        ResultRow(
+            id="a1b2c3d4" * 4,
+            made=dt.datetime(2024, 5, 1, 12, 30, tzinfo=dt.UTC),
+            recipe="fields <west>",
+            protocol="linear",
+            features=outcome.features,
+            width=outcome.width,
+            checkpoint="tiny.safetensors",
+            checkpoint_hash="c0ffee",
+            data=data.name,
+            data_fingerprint=data.fingerprint,
+            kind=data.kind,
+            num_samples={str(part): count for part, count in data.num_samples.items()},
+            seed=0,
+            settings={"input": {"pool": "cls", "img_size": None}},
+            scores=scores_of(outcome.evidence, seed=0, num_resamples=20),
+            chosen=outcome.chosen,
+            curves=outcome.curves,
+            notes=notes,
+            evidence=outcome.evidence,
+        )
+        for outcome in outcomes
+    ]
+
+
+def _page(data: TaskData, *outcomes: Outcome) -> Page:
+    return report_page(data, outcomes, _rows(data, outcomes))
+
+
+def _titles(page: Page) -> list[str]:
+    return [section.title for section in page.sections]
+
+
+def _tables(page: Page, title: str) -> list[Table]:
+    section = next(section for section in page.sections if section.title == title)
+    return [part for part in section.parts if isinstance(part, Table)]
+
+
+def _pictures(page: Page) -> list[Picture]:
+    return [part for section in page.sections for part in section.parts if isinstance(part, Picture)]
+
+
+def test_a_report_is_one_file_that_fetches_nothing(tmp_path: Path, class_data: TaskData) -> None:
+    outcomes = [_class_outcome(class_data, "encoder", wrong=[1])]
+    write_report(tmp_path / "report.html", class_data, outcomes, _rows(class_data, outcomes))
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "fields &lt;west&gt;: linear on tiny class of 1" in html
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "<script" not in html
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_report_that_can_not_be_written_leaves_the_old_one(tmp_path: Path, class_data: TaskData) -> None:
+    outcomes = [_class_outcome(class_data, "encoder")]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError):
+        write_report(tmp_path / "folder", class_data, outcomes, _rows(class_data, outcomes))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_the_lead_gives_the_main_score_and_the_best_of_the_others(class_data: TaskData) -> None:
+    encoder = _class_outcome(class_data, "encoder", wrong=[0])
+    others = [_class_outcome(class_data, "band means", wrong=range(wrong)) for wrong in (5, 3)]
+    page = _page(class_data, encoder, *others)
+    assert "tiny.safetensors (encoder) reaches accuracy 88.9 [" in page.lead
+    assert "on 9 test samples of tiny class of 1, with 30 samples for training" in page.lead
+    assert "The best of what it is compared with, band means, reaches 66.7 [" in page.lead
+
+
+def test_scores_stand_with_their_definitions_and_paired_differences(class_data: TaskData) -> None:
+    encoder = _class_outcome(class_data, "encoder", wrong=[0])
+    scores, differences = _tables(
+        _page(class_data, encoder, _class_outcome(class_data, "other", wrong=[0, 1])), "Scores"
+    )
+    assert [row[0] for row in scores.rows] == ["encoder", "other"]
+    assert "accuracy: share of the samples whose highest-scoring class is theirs" in scores.caption
+    assert differences.header[0] == "encoder less"
+    assert differences.rows[0][0] == "other"
+    assert differences.rows[0][1].startswith("+11.1 [0.0 to +")
+
+
+def test_one_outcome_alone_has_no_differences(class_data: TaskData) -> None:
+    assert len(_tables(_page(class_data, _class_outcome(class_data, "encoder")), "Scores")) == 1
+
+
+def test_sections_without_anything_to_show_are_left_out(class_data: TaskData) -> None:
+    bare = replace(_class_outcome(class_data, "encoder"), chosen={}, curves={})
+    assert _titles(_page(class_data, bare)) == ["Scores", "Classes", "Worst mistakes", "What was done"]
+
+
+def test_what_validation_chose_and_its_curves_are_shown(class_data: TaskData) -> None:
+    page = _page(class_data, _class_outcome(class_data, "encoder"))
+    assert _tables(page, "Fit")[0].rows == (("encoder", "epoch 2, validation 0.75"),)
+    assert "curves over the epochs: training loss, validation" in [picture.alt for picture in _pictures(page)]
+
+
+def test_each_class_has_its_scores(class_data: TaskData) -> None:
+    page = _page(class_data, _class_outcome(class_data, "encoder", wrong=[0]))
+    rows = _tables(page, "Classes")[0].rows
+    assert [row[0] for row in rows] == list(class_data.classes)
+    assert {row[1] for row in rows} == {"3"}
+
+
+def test_wrong_samples_are_shown_and_where_none_is_wrong_that_is_said(class_data: TaskData) -> None:
+    wrong = _page(class_data, _class_outcome(class_data, "encoder", wrong=[0]))
+    assert "pictures of the worst mistakes" in [picture.alt for picture in _pictures(wrong)]
+    right = _page(class_data, _class_outcome(class_data, "encoder"))
+    said = next(section for section in right.sections if section.title == "Worst mistakes").parts[0]
+    assert said == Paragraph(text="encoder: none of the 9 test samples is wrong.")
+
+
+def test_maps_stand_beside_images_and_labels(class_map_data: TaskData) -> None:
+    page = _page(class_map_data, *(_map_outcome(class_map_data, name, predicted=k) for k, name in enumerate("ab")))
+    assert "Maps" in _titles(page)
+    assert "images, labels and predicted maps of test samples" in [picture.alt for picture in _pictures(page)]
+
+
+def test_maps_of_change_show_both_dates(change_data: TaskData) -> None:
+    page = _page(change_data, _map_outcome(change_data, "encoder", predicted=0))
+    caption = next(picture for picture in _pictures(page) if "predicted maps" in picture.alt).caption
+    assert caption == "Test samples; grey has no label."
+
+
+def test_numbers_of_samples_and_of_pixels_are_drawn(number_data: TaskData, number_map_data: TaskData) -> None:
+    test = number_data.part("test")
+    truth = np.asarray(number_data.targets)[test]
+    names = [number_data.names[position] for position in test]
+    single = Outcome(features="encoder", width=8, evidence=number_evidence(truth, truth + 0.1, samples=names))
+    assert "Numbers" in _titles(_page(number_data, single))
+    assert "Maps" in _titles(_page(number_map_data, _number_map_outcome(number_map_data)))
+
+
+def test_labels_have_a_precision_each_and_no_confusion(labels_data: TaskData) -> None:
+    test = labels_data.part("test")
+    holds = np.asarray(labels_data.targets)[test]
+    names = [labels_data.names[position] for position in test]
+    evidence = labels_evidence(holds, holds.astype(float), classes=labels_data.classes, samples=names)
+    page = _page(labels_data, Outcome(features="encoder", width=8, evidence=evidence))
+    assert {row[2] for row in _tables(page, "Classes")[0].rows} == {"100.0"}
+    assert not [picture for picture in _pictures(page) if "confusion" in picture.alt]
+
+
+def test_notes_of_one_outcome_name_it(class_data: TaskData) -> None:
+    outcomes = [_class_outcome(class_data, name) for name in ("encoder", "other")]
+    rows = _rows(class_data, outcomes, notes=("the samples are few.",))
+    rows[1] = replace(rows[1], notes=(*rows[1].notes, "no image was read"))
+    section = report_page(class_data, outcomes, rows).sections[-1]
+    texts = [part.text for part in section.parts if isinstance(part, Paragraph)]
+    assert texts == ["The samples are few.", "other: no image was read."]
+
+
+def _mistakes(evidence: Evidence) -> list[tuple[str, ...]]:
+    return [(one.sample, *one.lines) for one in worst_mistakes(evidence)]
+
+
+def test_the_most_confident_mistake_is_the_worst() -> None:
+    scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.9, 0.1]])
+    evidence = class_evidence(np.array([0, 1, 1, 0]), scores, classes=("water", "town"), samples=tuple("abcd"))
+    assert _mistakes(evidence) == [
+        ("c", "water", "true: town", "scores 0.8, true class 0.2"),
+        ("b", "water", "true: town", "scores 0.6, true class 0.4"),
+    ]
+
+
+def test_of_labels_the_worst_order_counts() -> None:
+    labels = np.array([[True, False], [False, True], [True, True], [False, False]])
+    scores = np.array([[0.9, 0.1], [0.7, 0.2], [0.1, 0.2], [0.9, 0.8]])
+    evidence = labels_evidence(labels, scores, classes=("water", "town"), samples=tuple("abcd"))
+    assert _mistakes(evidence) == [("b", "not there: water", "there: town", "scores 0.7 and 0.2")]
+
+
+def test_of_numbers_the_largest_error_counts() -> None:
+    evidence = number_evidence(np.array([1.0, 2.0, 3.0]), np.array([1.5, 2.0, 1.0]), samples=tuple("abc"))
+    assert [mistake[0] for mistake in _mistakes(evidence)] == ["c", "a"]
+    assert _mistakes(evidence)[0][1:] == ("predicted 1", "true 3", "error 2")
+
+
+def test_of_maps_the_share_of_wrong_pixels_counts_and_the_commonest_error_is_named() -> None:
+    counts = np.array([[[8, 2], [0, 0]], [[0, 0], [0, 0]], [[1, 4], [5, 0]], [[9, 0], [0, 9]]])
+    evidence = class_map_evidence(counts, classes=("water", "town"), samples=tuple("abcd"))
+    assert _mistakes(evidence) == [
+        ("c", "90 % of 10 pixels wrong", "most: town", "taken for water"),
+        ("a", "20 % of 10 pixels wrong", "most: water", "taken for town"),
+    ]
+
+
+def test_of_maps_of_numbers_samples_without_labels_are_no_mistakes() -> None:
+    sums = np.array([[4.0, 4.0, 4.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0, 0.0], [4.0, 8.0, 16.0, 64.0, 16.0]])
+    assert _mistakes(number_map_evidence(sums, samples=tuple("abc"))) == [
+        ("c", "RMSE 4", "mean of the labels 2", "4 pixels"),
+        ("a", "RMSE 0.5", "mean of the labels 1", "4 pixels"),
+    ]
+
+
+def test_no_more_mistakes_are_shown_than_a_person_looks_through() -> None:
+    evidence = number_evidence(np.zeros(40), np.arange(40.0) + 1, samples=[str(index) for index in range(40)])
+    assert len(worst_mistakes(evidence)) == 12
+
+
+def test_a_picture_has_no_colour_where_the_image_has_no_data_and_is_no_larger_than_a_screen_needs() -> None:
+    sensor = get_sensor("sentinel2-l2a").select(("B02", "B03", "B04"))
+    dn = np.random.default_rng(0).integers(1, 3000, (3, 800, 900)).astype(np.uint16)
+    valid = np.ones(dn.shape, dtype=bool)
+    valid[0, :30] = False
+    image = SampleImage(dn=dn, valid=valid, sensor=sensor, datetime=dt.datetime(2021, 6, 1, tzinfo=dt.UTC))
+    drawn = sample_picture(image)
+    assert max(drawn.shape[1:]) <= 384
+    assert np.isnan(drawn[:, 0]).all()
+    assert np.isfinite(drawn[:, -1]).all()
+    assert picture_title(image) == "sentinel2-l2a 2021-06-01\nnatural colour"
+
+
+def test_small_maps_are_not_thinned() -> None:
+    array = np.arange(384 * 4).reshape(4, 384)
+    assert (thinned(array) == array).all()
+
+
+def test_test_samples_that_share_ground_are_noted() -> None:
+    evidence = number_evidence(np.arange(4.0), np.arange(4.0), samples=("a", "b", "c", "d"))
+    assert ground_notes(evidence) == ()
+    two = replace(evidence, groups=("here", "here", "there", "there"))
+    assert ground_notes(two) == (
+        "intervals resample 2 independent images, places or blocks; 4 predictions are of them",
+    )
+    assert ground_notes(replace(evidence, groups=("here",) * 4))[0].endswith(
+        "one piece of ground, which has no interval"
+    )
+
+
+def test_predictions_that_find_no_room_are_named(class_map_data: TaskData) -> None:
+    page = _page(class_map_data, *(_map_outcome(class_map_data, name, predicted=0) for name in "abcde"))
+    caption = next(picture for picture in _pictures(page) if "predicted maps" in picture.alt).caption
+    assert caption == "Test samples; grey has no label; predictions of d, e are not shown."

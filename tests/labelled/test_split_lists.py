@@ -1,0 +1,134 @@
+"""Files that list the samples of each part."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyband.errors import ManifestError
+from anyband.labelled.samples import ListSpec
+from anyband.labelled.splits import ListedParts, parts_from_lists, read_split_list
+
+
+def _list(folder: Path, name: str, *lines: str) -> str:
+    (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(folder / name)
+
+
+def _parts(folder: Path, names: list[str], train: list[str], test: list[str], *, absent: str = "refuse") -> ListedParts:
+    lists = ListSpec(train=_list(folder, "train.txt", *train), test=_list(folder, "test.txt", *test))
+    return parts_from_lists(lists, names, source="data", absent=absent)
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("agricultural/agricultural00.jpg", "agricultural/agricultural00.tif"),
+        ("AnnualCrop/AnnualCrop_1.tif", "AnnualCrop_1.tif"),
+        ("AnnualCrop/AnnualCrop_1.tif", "AnnualCrop_1.jpg"),
+        ("AnnualCrop/AnnualCrop_1.tif", "AnnualCrop_1"),
+        ("beach/b1.tif", "UCMerced_LandUse/Images/beach/b1.tif"),
+        ("b1.tif", "Images/beach/b1.jpg"),
+        ("beach/b1.tif", "./beach/b1.tif"),
+        ("beach/b1.tif", "beach\\b1.tif"),
+        ("S2A_20170613_0_45", "S2A_20170613_0_45"),
+        ("a b/c d.tif", "a b/c d.tif"),
+    ],
+)
+def test_a_listed_name_is_found_with_other_folders_and_endings(tmp_path: Path, name: str, listed: str) -> None:
+    found = _parts(tmp_path, [name, "x/other.tif"], [listed], ["other.tif"])
+    assert found.parts == ("train", "test")
+    assert found.notes == ()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    samples=st.sets(
+        st.lists(st.sampled_from(["a", "b", "c1", "d"]), min_size=1, max_size=3).map("/".join), min_size=2, max_size=12
+    )
+)
+def test_whole_names_are_never_ambiguous(tmp_path_factory: pytest.TempPathFactory, samples: set[str]) -> None:
+    names = [f"{name}.tif" for name in sorted(samples)]
+    found = _parts(tmp_path_factory.mktemp("lists"), names, names[:1], names[1:])
+    assert found.parts == ("train", *["test"] * (len(names) - 1))
+
+
+def test_samples_that_differ_in_their_ending_need_it(tmp_path: Path) -> None:
+    names = ["x/a.tif", "x/a.jpg", "x/b.tif"]
+    assert _parts(tmp_path, names, ["x/a.tif", "a.jpg"], ["b"]).parts == ("train", "train", "test")
+    with pytest.raises(
+        ManifestError, match=r"lists 1 names that several samples of 'data' have, the first is 'x/a\.png'"
+    ):
+        _parts(tmp_path, names, ["x/a.png"], ["b"])
+
+
+def test_ambiguous_names_are_counted_and_shown(tmp_path: Path) -> None:
+    names = ["x/1.tif", "y/1.tif", "x/2.tif", "y/2.tif"]
+    with pytest.raises(
+        ManifestError, match=r"train.txt' lists 2 names that several .* the first is '2\.tif'; write them"
+    ):
+        _parts(tmp_path, names, ["2.tif", "1.tif"], ["x/1.tif"])
+
+
+def test_unknown_names_are_counted_and_shown(tmp_path: Path) -> None:
+    with pytest.raises(
+        ManifestError, match=r"test.txt' lists 2 names that 'data' does not have, the first is 'q/7\.tif'"
+    ):
+        _parts(tmp_path, ["a.tif", "b.tif"], ["a.tif"], ["q/7.tif", "b.tif", "8.tif"])
+
+
+def test_unknown_names_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
+    found = _parts(tmp_path, ["a.tif", "b.tif"], ["a.tif"], ["7.tif", "b.tif"], absent="leave_out")
+    assert found.parts == ("train", "test")
+    assert found.notes == ("1 samples of 'test.txt' are not in the data and left out",)
+
+
+def test_a_sample_in_two_lists_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"'k/a\.tif' is listed for train and again in '.*test.txt' for test"):
+        _parts(tmp_path, ["k/a.tif", "k/b.tif"], ["a.tif"], ["k/a.jpg"])
+
+
+def test_samples_in_no_list_are_left_out_and_counted(tmp_path: Path) -> None:
+    found = _parts(tmp_path, ["a.tif", "b.tif", "c.tif"], ["a"], ["c"])
+    assert found.parts == ("train", None, "test")
+    assert found.notes == ("1 of 3 samples are in no split list and left out",)
+
+
+def test_a_validation_list_is_read(tmp_path: Path) -> None:
+    lists = ListSpec(
+        train=_list(tmp_path, "a.txt", "a"), val=_list(tmp_path, "b.txt", "b"), test=_list(tmp_path, "c.txt", "c")
+    )
+    assert parts_from_lists(lists, ["c", "b", "a"], source="data").parts == ("test", "val", "train")
+
+
+def test_the_first_column_of_a_csv_counts(tmp_path: Path) -> None:
+    path = _list(tmp_path, "train.csv", "patch,s1", '"S2A,1",S1A', "S2B,S1B", "")
+    assert read_split_list(Path(path)) == ["S2A,1", "S2B"]
+
+
+def test_a_csv_without_a_header_loses_nothing(tmp_path: Path) -> None:
+    assert read_split_list(Path(_list(tmp_path, "train.csv", "S2A,S1A", "S2B,S1B"))) == ["S2A", "S2B"]
+
+
+def test_blank_lines_and_marks_of_encodings_are_no_names(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfa.tif\r\n\r\n  b.tif \r\n")
+    assert read_split_list(tmp_path / "t.txt") == ["a.tif", "b.tif"]
+
+
+def test_a_list_that_is_missing_or_empty_or_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "noise.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ManifestError, match=r"cannot read the split list '.*none.txt': No such file"):
+        read_split_list(tmp_path / "none.txt")
+    with pytest.raises(ManifestError, match=r"empty.txt' lists nothing; give it a file name a line"):
+        read_split_list(tmp_path / "empty.txt")
+    with pytest.raises(ManifestError, match=r"noise.txt' is no text in UTF-8"):
+        read_split_list(tmp_path / "noise.txt")
+
+
+def test_many_names_are_found(tmp_path: Path) -> None:
+    names = [f"c{number % 10}/S2A_{number}.tif" for number in range(20_000)]
+    listed = [f"S2A_{number}.jpg" for number in range(20_000)]
+    found = _parts(tmp_path, names, listed[:10_000], listed[10_000:])
+    assert (found.parts.count("train"), found.parts.count("test")) == (10_000, 10_000)

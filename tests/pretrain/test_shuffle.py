@@ -1,0 +1,176 @@
+"""The order of samples depends on seed and step only: not on workers, processes, parts or where a run was resumed."""
+
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from anyband.data.loader import BatchLoader
+from anyband.data.store import ChipStore
+from anyband.models.checkpoint import load_checkpoint
+from anyband.pretrain import loop
+from anyband.pretrain.batches import Share, SharedSampler, part_loader
+from anyband.pretrain.loop import pretrain
+from anyband.pretrain.plan import plan_run
+from anyband.pretrain.recipe import StageRecipe
+
+_BATCH = 8
+_STAGES = (StageRecipe(epochs=1), StageRecipe(epochs=2, with_sensors=("sentinel1-grd",)))
+_SHARES = [(1, 1), (2, 1), (1, 2), (4, 1), (2, 2), (1, 8), (8, 1)]
+
+
+@pytest.fixture(params=["pairs", "sets"])
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def make_recipe(kind, changed, changed_sets):
+    """Make the small recipe of a kind."""
+    return {"pairs": changed, "sets": changed_sets}[kind]
+
+
+@pytest.fixture
+def plan_for(kind, make_recipe, sharded_stores):
+    """Plan a run of a kind: `plan_for("shards", accumulate=2)`."""
+
+    def plan(shuffle: str, *, accumulate: int = 1, open_shards: int = 4):
+        recipe = make_recipe(
+            data={"shuffle": shuffle, "open_shards": open_shards},
+            optim={"batch_size": _BATCH, "accumulate": accumulate},
+        )
+        return plan_run(recipe, ChipStore.open(sharded_stores[kind]))
+
+    return plan
+
+
+def _whole(plan):
+    return plan.samples.sampler(batch_size=_BATCH, seed=plan.recipe.seed)
+
+
+def _draw(raw):
+    return raw.plan if hasattr(raw, "plan") else raw.draw
+
+
+def _pixels(raw) -> list[torch.Tensor]:
+    return [raw.a, raw.b] if hasattr(raw, "a") else [group.pixels for group in raw.groups]
+
+
+@pytest.mark.parametrize("shuffle", ["chips", "shards"])
+@pytest.mark.parametrize("workers", [0, 1, 2, 5])
+def test_the_order_is_the_same_whatever_the_number_of_workers(plan_for, shuffle, workers) -> None:
+    plan = plan_for(shuffle)
+    sampler = _whole(plan)
+    loader = BatchLoader(plan.samples.read, _whole(plan), first_step=1, last_step=12, workers=workers)
+    for step, raw in enumerate(loader, start=1):
+        expected = sampler.batch(step)
+        np.testing.assert_array_equal(_draw(raw).samples, expected.samples)
+        np.testing.assert_array_equal(plan.samples.chips(_draw(raw)), plan.samples.chips(expected))
+
+
+@pytest.mark.parametrize("shuffle", ["chips", "shards"])
+@pytest.mark.parametrize(("processes", "parts"), _SHARES)
+def test_the_order_is_the_same_however_batches_are_cut(plan_for, shuffle, processes, parts) -> None:
+    plan = plan_for(shuffle, accumulate=parts)
+    preparer = plan.samples.preparer(plan.recipe, plan.inputs, device=torch.device("cpu"))
+    loaders = []
+    for process in range(processes):
+        share = Share(process=process, num_processes=processes, parts=parts)
+        sampler = SharedSampler(_whole(plan), batch_size=_BATCH, share=share)
+        loaders.append(iter(part_loader(plan.samples, sampler, preparer, plan.recipe, steps=range(2, 9))))
+    for step in range(2, 9):
+        together = [next(loader).raw for loader in loaders for _ in range(parts)]
+        draw = _whole(plan).batch(step)
+        np.testing.assert_array_equal(np.concatenate([_draw(raw).samples for raw in together]), draw.samples)
+        for raw in together:
+            plain = plan.samples.read(_draw(raw))
+            for ours, theirs in zip(_pixels(raw), _pixels(plain), strict=True):
+                assert torch.equal(ours, theirs)
+
+
+def test_a_run_by_shards_learns_the_same_whatever_the_number_of_workers(
+    make_recipe, sharded_stores, kind, tmp_path
+) -> None:
+    one, other = (
+        pretrain(
+            make_recipe(data={"shuffle": "shards", "open_shards": 2}, optim={"steps": 4}, run={"workers": workers}),
+            data=sharded_stores[kind],
+            out=tmp_path / str(workers),
+            shown=False,
+        )
+        for workers in (1, 5)
+    )
+    assert one.loss == other.loss
+
+
+def test_by_shards_is_another_order_than_by_chips(plan_for) -> None:
+    chips, shards = (_whole(plan_for(shuffle)) for shuffle in ("chips", "shards"))
+    steps = range(chips.steps_per_epoch)
+    assert any(not np.array_equal(chips.batch(step).samples, shards.batch(step).samples) for step in steps)
+
+
+def test_by_shards_a_batch_stays_within_the_open_shards(plan_for) -> None:
+    plan = plan_for("shards")
+    sampler, lanes = _whole(plan), plan.samples.lanes
+    for step in range(sampler.steps_per_epoch):
+        of_batch = lanes.shards[plan.samples.items(sampler.batch(step))]
+        # A lane may end a shard and begin another within a batch.
+        assert len(set(of_batch.tolist())) <= 2 * lanes.count
+
+
+def test_a_run_by_shards_says_how_well_it_mixes_and_one_by_chips_says_nothing(plan_for) -> None:
+    plan = plan_for("shards", open_shards=1)
+    (note,) = [note for note in plan.notes() if note.startswith("order by shards")]
+    found = re.search(
+        r"up to 1 of each kind mixed.* of one shard in ([\d.]+)% .*`data.shuffle=chips` in ([\d.]+)%", note
+    )
+    assert found is not None, note
+    assert float(found[1]) > float(found[2]) > 0
+    assert not [note for note in plan_for("chips").notes() if "order" in note]
+
+
+@pytest.mark.parametrize("is_staged", [False, True])
+def test_a_run_by_shards_that_stopped_within_a_round_ends_with_the_same_weights(
+    changed_sets, sharded_stores, tmp_path, monkeypatch, is_staged
+) -> None:
+    """Of sets; `test_resume` kills runs of pairs."""
+    recipe = changed_sets(
+        data={"shuffle": "shards", "open_shards": 2, "stages": _STAGES if is_staged else None},
+        optim={"batch_size": 4, "epochs": 3},
+    )
+    data = sharded_stores["sets"]
+    whole = pretrain(recipe, data=data, out=tmp_path / "whole", shown=False)
+    monkeypatch.setattr(loop.TrainingLoop, "_save", _stopping_at(7, loop.TrainingLoop._save))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, data=data, out=tmp_path / "stopped", shown=False)
+    monkeypatch.undo()
+    resumed = pretrain(recipe, data=data, out=tmp_path / "stopped", shown=False)
+    assert resumed.resumed_from == 6
+    ours, theirs = (load_checkpoint(result.checkpoint).state for result in (whole, resumed))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def _stopping_at(step, save):
+    def stop(self, progress):
+        if progress.step >= step:
+            raise KeyboardInterrupt
+        save(self, progress)
+
+    return stop
+
+
+def test_validation_by_shards_looks_at_the_same_batches_each_time(make_recipe, sharded_stores, kind, tmp_path) -> None:
+    recipe = make_recipe(
+        data={"shuffle": "shards", "open_shards": 2},
+        optim={"base_lr": 1e-30, "steps": 6, "warmup_epochs": 0.0},
+        run={"checkpoint_every_steps": 2},
+    )
+    pretrain(recipe, data=sharded_stores[kind], out=tmp_path / "run", shown=False)
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("val_loss")
+    scores = [row.split(",")[column] for row in rows[1:] if row.split(",")[column]]
+    assert len(scores) == 3
+    assert all(one == other for one, other in pairwise(scores))

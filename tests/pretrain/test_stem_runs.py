@@ -1,0 +1,130 @@
+"""Runs over sets with a stem of three bands: what the network is given, what the checkpoint keeps, and resuming."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from anyband.data.resample import AugmentOptions
+from anyband.data.store import ChipStore
+from anyband.encode.encoder import load_encoder
+from anyband.errors import CheckpointError, RecipeError
+from anyband.models.checkpoint import load_checkpoint
+from anyband.pretrain.batches import drawn_for_groups
+from anyband.pretrain.loop import pretrain
+from anyband.pretrain.plan import plan_run
+from anyband.sensors.ranges import stem_ranges
+
+_WHOLE = AugmentOptions(enabled=False)
+
+
+@pytest.fixture
+def stem(changed_sets):
+    """The small recipe of sets with a stem of three; other values as of `changed_sets`."""
+
+    def make(**parts: object):
+        encodings = dataclasses.replace(changed_sets().model.encodings, source=False)
+        model = {"stem": "triplet", "encodings": encodings, **parts.pop("model", {})}
+        return changed_sets(model=model, data={"augment": _WHOLE}, **parts)
+
+    return make
+
+
+def _prepared(store, recipe, *, augment=None):
+    plan = plan_run(recipe, store)
+    preparer = plan.samples.preparer(recipe, plan.inputs, device=torch.device("cpu"))
+    spectral = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, stem="spectral"))
+    all_bands = plan.samples.preparer(spectral, plan_run(spectral, store).inputs, device=torch.device("cpu"))
+    for step in range(4):
+        raw = plan.samples.read(plan.samples.sampler(batch_size=8, seed=0).batch(step))
+        whole = all_bands.prepare(raw, step=step, augment=_WHOLE)[0]
+        yield step, raw, preparer.prepare(raw, step=step, augment=augment)[0], whole
+
+
+def test_a_batch_of_training_has_the_drawn_bands_of_each_image(set_store, stem) -> None:
+    recipe = stem()
+    for step, raw, batch, whole in _prepared(ChipStore.open(set_store), recipe):
+        drawn = drawn_for_groups(raw, seed=recipe.seed, step=step)
+        for group, every, bands in zip(batch.groups, whole.groups, drawn, strict=True):
+            assert group.pixels.shape[1] == 3
+            torch.testing.assert_close(group.mixing, torch.eye(3))
+            for image, chosen in enumerate(bands):
+                torch.testing.assert_close(group.pixels[image], every.pixels[image, chosen])
+
+
+def test_a_batch_that_is_looked_at_has_the_bands_of_use(set_store, stem) -> None:
+    fixed = {"sentinel2-l2a": [2, 1, 0], "sentinel1-grd": [0, 1, 0]}
+    store = ChipStore.open(set_store)
+    for _, raw, batch, whole in _prepared(store, stem(), augment=_WHOLE):
+        for name, group, every in zip(raw.groups, batch.groups, whole.groups, strict=True):
+            bands = fixed[store.arrays[name.array].sensor]
+            torch.testing.assert_close(group.pixels, every.pixels[:, bands])
+
+
+def test_bands_follow_their_images_into_the_groups(set_store, stem) -> None:
+    """Each image's draw is that of its set and slot, whatever array it is in."""
+    store, recipe = ChipStore.open(set_store), stem()
+    for step, raw, _, _ in _prepared(store, recipe):
+        laid = np.concatenate(drawn_for_groups(raw, seed=recipe.seed, step=step))
+        counts = np.concatenate([np.full(len(group.pixels), group.pixels.shape[1]) for group in raw.groups])
+        assert (laid[raw.rows].max(axis=2) < counts[raw.rows]).all()
+        assert all(len(set(bands)) == min(3, count) for bands, count in zip(laid.tolist(), counts, strict=True))
+
+
+def test_a_run_ends_in_a_checkpoint_that_reads_by_the_stem(set_store, stem, tmp_path) -> None:
+    done = pretrain(stem(optim={"steps": 2}), data=set_store, out=tmp_path / "run", shown=False)
+    checkpoint = load_checkpoint(done.checkpoint)
+    assert checkpoint.ranges == stem_ranges()
+    assert (checkpoint.config.encoder.num_ranges, checkpoint.config.encoder.max_bands) == (3, 3)
+    encoder = load_encoder(done.checkpoint)
+    found = encoder.encode(np.full((2, 16, 16), -12.0, dtype=np.float32), sensor="sentinel1-grd")
+    assert found.notes[1] == "sentinel1-grd: a stem of three bands reads VV, VH, VV"
+    assert torch.isfinite(found.cls).all()
+
+
+def test_a_resumed_run_ends_with_the_same_weights(set_store, stem, tmp_path) -> None:
+    whole = stem(optim={"steps": 4}, run={"checkpoint_every_steps": 2})
+    pretrain(whole, data=set_store, out=tmp_path / "whole", shown=False)
+    stopped = tmp_path / "stopped"
+    pretrain(whole, data=set_store, out=stopped, shown=False)
+    (stopped / "encoder.safetensors").unlink()
+    last = max(path for path in (stopped / "checkpoints").iterdir() if path.is_dir())
+    for path in last.iterdir():
+        path.unlink()
+    last.rmdir()
+    pretrain(whole, data=set_store, out=stopped, shown=False)
+    left, right = (load_checkpoint(tmp_path / name / "encoder.safetensors").state for name in ("whole", "stopped"))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_start_with_another_stem_is_refused(set_store, stem, changed_sets, tmp_path) -> None:
+    done = pretrain(stem(optim={"steps": 1}), data=set_store, out=tmp_path / "run", shown=False)
+    encodings = stem().model.encodings
+    spectral = changed_sets(model={"start": str(done.checkpoint), "ranges": "start", "encodings": encodings})
+    with pytest.raises(CheckpointError, match=r"was trained with model.stem 'triplet', the recipe has 'spectral'"):
+        plan_run(spectral, ChipStore.open(set_store))
+    again = stem(model={"start": str(done.checkpoint), "ranges": "start"})
+    assert plan_run(again, ChipStore.open(set_store)).start is not None
+
+
+@pytest.mark.parametrize(
+    ("parts", "source", "message"),
+    [
+        (
+            {"ranges": "start_and_new", "start": "x"},
+            False,
+            "three positions for whatever bands there are and no ranges to add",
+        ),
+        ({}, True, "model.encodings.source tells sensors apart by the ranges that they see"),
+    ],
+)
+def test_recipes_that_a_stem_can_not_follow_are_refused(changed_sets, parts, source, message) -> None:
+    encodings = dataclasses.replace(changed_sets().model.encodings, source=source)
+    with pytest.raises(RecipeError, match=message):
+        changed_sets(model={"stem": "triplet", "encodings": encodings, **parts})
+
+
+def test_pairs_have_no_stem_of_three(changed) -> None:
+    with pytest.raises(RecipeError, match=r"model.stem is for sets of images"):
+        changed(model={"stem": "triplet"})

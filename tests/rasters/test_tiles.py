@@ -1,0 +1,85 @@
+"""Windows, grids and patch grids."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyband.errors import GeometryError
+from anyband.rasters.grid import IDENTITY, Grid, Window, patch_grid, windows_covering
+
+_sizes = st.integers(1, 40)
+
+
+def _grid(height: int, width: int) -> Grid:
+    return Grid(
+        height=height,
+        width=width,
+        transform=(10.0, 0.0, 500.0, 0.0, -10.0, 900.0),
+        crs="EPSG:32633",
+        gsd_m=10.0,
+    )
+
+
+@settings(deadline=None)
+@given(height=_sizes, width=_sizes, tile_height=_sizes, tile_width=_sizes)
+def test_windows_cover_each_pixel_once(height: int, width: int, tile_height: int, tile_width: int) -> None:
+    count = np.zeros((height, width), dtype=int)
+    for window in windows_covering(height, width, tile_height=tile_height, tile_width=tile_width):
+        assert window.is_inside(height, width)
+        count[window.rows, window.cols] += 1
+    assert (count == 1).all()
+
+
+@given(row=st.integers(0, 9), col=st.integers(0, 9), height=_sizes, width=_sizes)
+@settings(deadline=None)
+def test_a_window_within_another_shows_the_same_pixels(row: int, col: int, height: int, width: int) -> None:
+    pixels = np.arange(2500).reshape(50, 50)
+    inner = Window(row=row, col=col, height=height, width=width)
+    outer = Window(row=row // 2, col=col // 2, height=50 - row // 2, width=50 - col // 2)
+    moved = inner.within(outer)
+    seen = pixels[outer.rows, outer.cols][moved.rows, moved.cols]
+    np.testing.assert_array_equal(seen, pixels[inner.rows, inner.cols])
+
+
+def test_window_without_pixels_is_refused() -> None:
+    with pytest.raises(GeometryError, match="at least one pixel, found 0 × 3"):
+        Window(row=0, col=0, height=0, width=3)
+
+
+def test_tile_without_pixels_is_refused() -> None:
+    with pytest.raises(GeometryError, match="at least one pixel, found 0 × 4"):
+        list(windows_covering(10, 10, tile_height=0, tile_width=4))
+
+
+def test_part_of_a_grid_has_the_same_coordinates() -> None:
+    grid, window = _grid(30, 40), Window(row=5, col=7, height=6, width=8)
+    part = grid.part(window)
+    assert (part.height, part.width) == (6, 8)
+    assert part.to_coordinates(1.0, 2.0) == grid.to_coordinates(6.0, 9.0)
+
+
+def test_part_outside_is_refused() -> None:
+    with pytest.raises(GeometryError, match="reaches outside the image of 30 × 40 pixels"):
+        _grid(30, 40).part(Window(row=25, col=0, height=6, width=8))
+
+
+def test_bounds_of_a_north_up_grid() -> None:
+    bounds = _grid(30, 40).bounds
+    assert (bounds.left, bounds.bottom, bounds.right, bounds.top) == (500, 600, 900, 900)
+
+
+def test_patch_grid_has_patches_as_pixels() -> None:
+    patches = patch_grid(_grid(50, 40), 16)
+    assert (patches.height, patches.width, patches.gsd_m) == (3, 2, 160.0)
+    assert patches.transform == (160, 0, 500, 0, -160, 900)
+
+
+def test_patch_grid_of_a_small_image_is_refused() -> None:
+    with pytest.raises(GeometryError, match="15 × 40 pixels is smaller than one patch of 16 × 16"):
+        patch_grid(_grid(15, 40), 16)
+
+
+def test_identity_maps_pixels_to_themselves() -> None:
+    grid = Grid(height=3, width=4, transform=IDENTITY, crs=None, gsd_m=10.0)
+    assert grid.to_coordinates(2.0, 3.0) == (3.0, 2.0)
