@@ -2,16 +2,17 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .SUFFIXES:
-PYTHON ?= python3.11
+# The newest that really runs: the name of a version may be there without the version (version managers).
+PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell python$(version) -c "import venv" 2>/dev/null && echo python$(version))) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: demo test lint types bench clean help
+.PHONY: demo test test-all lint types bench clean help
 
 help:
-	@grep -E '^[a-z]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:.*# */\t/'
+	@grep -E '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:.*# */\t/'
 
 # The stamp is written last, so an interrupted installation is taken up again.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -24,6 +25,9 @@ demo: $(VENV)/.installed # simulate, prepare, pre-train, evaluate, embed, and wr
 
 test: $(VENV)/.installed # run the tests
 	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed # run the slow tests too, and property tests on examples drawn anew
+	$(BIN)/python -m pytest -m "" --hypothesis-profile=random
 
 lint: $(VENV)/.installed # check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

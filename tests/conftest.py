@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -16,6 +17,11 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 install_import_hook("anyband", "beartype.beartype").__enter__()
+
+# `make test` sees the same examples each time; `make test-all` draws them anew. Times vary, so there is no deadline.
+hypothesis.settings.register_profile("steady", derandomize=True, database=None)
+hypothesis.settings.register_profile("random", deadline=None)
+hypothesis.settings.load_profile("steady")
 
 pytest_plugins = ["chip_stores", "small_runs"]
 

@@ -28,7 +28,7 @@ def test_no_name_is_offered_when_none_is_near() -> None:
 
 
 @given(seed=st.integers(0, 2**63), step=st.integers(0, 2**40), sample=st.integers(0, 2**40))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_equal_arguments_draw_equal_numbers(seed: int, step: int, sample: int) -> None:
     one = generator(seed, step=step, sample=sample, purpose="mask").random(4)
     two = generator(seed, step=step, sample=sample, purpose="mask").random(4)

@@ -35,7 +35,7 @@ def _box(grid, first, size, *, transposed=False, flipped=(False, False)) -> Augm
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     height=st.integers(6, 40),
     width=st.integers(6, 40),
@@ -84,7 +84,7 @@ def test_the_whole_footprint_at_its_own_size_is_unchanged_to_the_bit():
     assert valid is None
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(fine=st.integers(20, 61), coarse=st.integers(8, 20), seed=st.integers(0, 10_000))
 def test_two_resolutions_stay_registered_for_any_ratio(fine, coarse, seed):
     """Both images sample one linear field, which the kernel reproduces away from a crop's edge."""
@@ -233,7 +233,7 @@ def test_images_get_the_augmentation_of_their_sample():
 _CORNERS = np.array([[(10.0, 50.0), (10.8, 49.8), (10.6, 49.2), (9.8, 49.4)]])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     grid=st.tuples(st.integers(5, 30), st.integers(5, 30)),
@@ -261,7 +261,7 @@ def test_corners_are_those_of_an_affine_that_follows_each_step(seed, grid, img_s
     np.testing.assert_allclose(input_corners(drawn, _CORNERS[None])[0, 0], expected, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), fine=st.integers(30, 60), coarse=st.integers(16, 30))
 def test_corners_agree_with_the_pixels_of_a_painted_position(seed, fine, coarse):
     """Each pixel is painted with where it lies; what stands in a corner of the result says where that corner lies."""
@@ -301,7 +301,7 @@ def test_corners_that_are_not_known_stay_so():
     assert np.isnan(found[0, 1]).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000))
 def test_a_chip_across_longitude_180_is_cut_as_one_beside_it(seed):
     drawn = _any_augmentation(seed, 1, (20, 20))
@@ -316,7 +316,7 @@ def test_a_chip_across_longitude_180_is_cut_as_one_beside_it(seed):
     np.testing.assert_allclose((found - beside + 180) % 360, 180, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), img_size=st.integers(4, 60))
 def test_input_pixels_cover_the_ground_between_the_input_corners(seed, img_size):
     drawn = _any_augmentation(seed, 2, (24, 36))

@@ -53,7 +53,7 @@ def test_what_is_not_valid_never_reaches_a_resized_image(interpolation: Interpol
     assert (found[~seen] == 0).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 999), size=st.sampled_from([5, 8, 16]))
 def test_a_map_moves_as_its_image_does(seed: int, size: int) -> None:
     """A box of the output's size lies on the map's own pixels: then image and map hold the same numbers."""
@@ -64,7 +64,7 @@ def test_a_map_moves_as_its_image_does(seed: int, size: int) -> None:
     assert torch.allclose(apply_to_map(values, boxes, img_size=size), image[:, 0], atol=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 999), height=st.integers(1, 20), width=st.integers(1, 20), img_size=st.integers(1, 24))
 def test_a_resampled_map_takes_the_pixel_under_each_centre(seed: int, height: int, width: int, img_size: int) -> None:
     values = torch.arange(height * width).view(1, height, width)

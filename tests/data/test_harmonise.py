@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.data.harmonise import Normalisation, normalisation_for, restore, standardise, stretched, to_physical
@@ -66,7 +66,6 @@ def test_power_of_zero_or_less_is_missing() -> None:
     assert standardise(stored, n)[..., :2].tolist() == [[[0.0, 0.0]]]
 
 
-@settings(deadline=None)
 @given(share=st.floats(0.0, 1.0), band=st.sampled_from(["red", "warm"]))
 def test_restore_is_the_inverse_where_nothing_was_clipped(share: float, band: str) -> None:
     statistics = {"red": _RED, "warm": _WARM}[band]
@@ -76,7 +75,6 @@ def test_restore_is_the_inverse_where_nothing_was_clipped(share: float, band: st
     torch.testing.assert_close(back, physical, rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None)
 @given(value=st.floats(-1.0, 2.0, width=32))
 def test_standardise_agrees_with_numpy(value: float) -> None:
     n = normalisation_for(_sensor(_band("red", Encoding(), _RED)))
@@ -156,7 +154,6 @@ def test_another_number_of_bands_is_refused() -> None:
         standardise(torch.zeros(3, 2, 2), normalisation_for(_MIXED))
 
 
-@settings(deadline=None)
 @given(value=st.floats(-1.0, 2.0))
 def test_two_sigma_agrees_with_numpy(value: float) -> None:
     n = stretched(normalisation_for(_sensor(_band("red", Encoding(), _RED))), "two_sigma")
@@ -166,7 +163,6 @@ def test_two_sigma_agrees_with_numpy(value: float) -> None:
     assert found == pytest.approx(expected, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(share=st.floats(0.0, 1.0))
 def test_two_sigma_is_restored_inside_its_ends(share: float) -> None:
     n = stretched(normalisation_for(_sensor(_band("warm", Encoding(), _WARM))), "two_sigma")

@@ -50,7 +50,7 @@ def test_whole_numbers_get_their_percentiles() -> None:
     assert (found.mean, found.std) == pytest.approx((mean, std), abs=2e-3)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), cut=st.integers(1, 5))
 def test_pieces_add_up_to_the_whole_in_any_order(seed: int, cut: int) -> None:
     images = _images(seed, low=-3.0, high=9.0)
@@ -62,7 +62,7 @@ def test_pieces_add_up_to_the_whole_in_any_order(seed: int, cut: int) -> None:
     assert first.result() == whole.result()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(factor=st.sampled_from([0.25, 2.0, 1024.0]))
 def test_a_change_of_unit_by_a_power_of_two_scales_the_percentiles_only(factor: float) -> None:
     images = _images(3, low=-0.1, high=0.7)

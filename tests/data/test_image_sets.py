@@ -99,7 +99,7 @@ def _most_of_any_anchor(images: list[Image], gap_days: float) -> int:
     return min(most(anchor) for anchor in range(len(images)))
 
 
-@options(deadline=None, max_examples=60)
+@options(max_examples=60)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63))
 def test_no_image_is_repeated_in_a_set_and_all_are_of_its_footprint(images, chosen, seed) -> None:
     for draw in _draws(find_sets(_store(images), SetOptions(**chosen)), seed=seed):
@@ -108,7 +108,7 @@ def test_no_image_is_repeated_in_a_set_and_all_are_of_its_footprint(images, chos
             assert len({images[chip][0] for chip in chips}) == 1
 
 
-@options(deadline=None, max_examples=60)
+@options(max_examples=60)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63))
 def test_images_of_one_source_keep_the_gap(images, chosen, seed) -> None:
     for draw in _draws(find_sets(_store(images), SetOptions(**chosen)), seed=seed):
@@ -117,7 +117,7 @@ def test_images_of_one_source_keep_the_gap(images, chosen, seed) -> None:
                 assert _are_apart(images[a], images[b], chosen["gap_days"])
 
 
-@options(deadline=None, max_examples=60)
+@options(max_examples=60)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63))
 def test_slot_1_is_of_another_source_wherever_the_footprint_has_one(images, chosen, seed) -> None:
     sensors_of: dict[str, set[str]] = {}
@@ -131,7 +131,7 @@ def test_slot_1_is_of_another_source_wherever_the_footprint_has_one(images, chos
             assert len(one) == 1 or same[1] != draw.partnered
 
 
-@options(deadline=None, max_examples=60)
+@options(max_examples=60)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63))
 def test_capacity_is_what_can_be_drawn_whatever_the_anchor(images, chosen, seed) -> None:
     sets = find_sets(_store(images), SetOptions(**chosen))
@@ -140,7 +140,7 @@ def test_capacity_is_what_can_be_drawn_whatever_the_anchor(images, chosen, seed)
         assert sets.capacity[footprint] == min(chosen["size"][1], _most_of_any_anchor(mine, chosen["gap_days"]))
 
 
-@options(deadline=None, max_examples=60)
+@options(max_examples=60)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63))
 def test_a_batch_has_as_many_images_a_set_as_drawn_for_it_within_what_its_footprints_have(images, chosen, seed) -> None:
     sets = find_sets(_store(images), SetOptions(**chosen))
@@ -151,7 +151,7 @@ def test_a_batch_has_as_many_images_a_set_as_drawn_for_it_within_what_its_footpr
         assert min(least, capacity) <= size <= min(most, capacity)
 
 
-@options(deadline=None, max_examples=40)
+@options(max_examples=40)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63))
 def test_the_first_slot_holds_the_earliest_image_and_unknown_times_come_last(images, chosen, seed) -> None:
     def order(chip: int) -> tuple[float, int]:
@@ -163,7 +163,7 @@ def test_the_first_slot_holds_the_earliest_image_and_unknown_times_come_last(ima
             assert chips[first] == min(chips, key=order)
 
 
-@options(deadline=None, max_examples=30)
+@options(max_examples=30)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63), step=st.integers(0, 10_000))
 def test_a_batch_is_a_function_of_seed_and_step_alone(images, chosen, seed, step) -> None:
     sets = find_sets(_store(images), SetOptions(**chosen))
@@ -175,7 +175,7 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(images, chosen, seed, step
         np.testing.assert_array_equal(value, getattr(other, name))
 
 
-@options(deadline=None, max_examples=30)
+@options(max_examples=30)
 @given(images=_IMAGES, chosen=_OPTIONS, batch_size=st.integers(1, 5), seed=st.integers(0, 2**63))
 def test_every_footprint_passes_once_a_round(images, chosen, batch_size, seed) -> None:
     sets = find_sets(_store(images), SetOptions(**chosen))

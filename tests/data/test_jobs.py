@@ -61,7 +61,7 @@ def test_results_are_the_same_from_work_and_from_the_journal(tmp_path) -> None:
     assert list(run_pieces(_pieces(2), work, journal=Journal(tmp_path / "j"))) == first
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cut=st.integers(0, 400))
 def test_a_journal_cut_anywhere_keeps_the_whole_lines_before(tmp_path_factory, cut: int) -> None:
     path: Path = tmp_path_factory.mktemp("journal") / "j"
@@ -150,7 +150,7 @@ def test_pieces_are_made_only_a_few_ahead_of_their_results(tmp_path) -> None:
         results.close()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(keys=st.lists(st.one_of(st.integers(0, 10**7).map("cut {}".format), st.text(max_size=8)), unique=True))
 def test_a_journal_gives_back_what_was_noted_under_any_key(tmp_path_factory, keys: list[str]) -> None:
     journal = Journal(tmp_path_factory.mktemp("journal") / "j")

@@ -23,7 +23,7 @@ def _stream(rounds: Rounds, steps: int) -> np.ndarray:
     return np.concatenate([rounds.batch(step).items for step in range(steps)])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shards=_SHARDS, batch_size=st.integers(1, 16), lanes=st.integers(1, 12), seed=_SEEDS, num_rounds=st.integers(1, 3)
 )
@@ -35,7 +35,7 @@ def test_every_item_passes_once_a_round(shards, batch_size, lanes, seed, num_rou
         assert sorted(stream[number * len(shards) : (number + 1) * len(shards)]) == list(range(len(shards)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shards=_SHARDS, batch_size=st.integers(1, 16), lanes=st.integers(1, 12), seed=_SEEDS, number=st.integers(0, 3))
 def test_shards_of_a_round_pass_one_after_the_other_lane_by_lane(shards, batch_size, lanes, seed, number) -> None:
     numbers = np.asarray(shards, dtype=np.int64)
@@ -49,7 +49,7 @@ def test_shards_of_a_round_pass_one_after_the_other_lane_by_lane(shards, batch_s
     assert np.count_nonzero(np.diff(read)) == len(set(shards)) - 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(batch_size=st.integers(1, 40), lanes=st.integers(1, 40), batch=st.integers(0, 9))
 def test_lanes_ascend_within_a_batch_and_none_is_idle(batch_size, lanes, batch) -> None:
     of_batch = [
@@ -60,7 +60,7 @@ def test_lanes_ascend_within_a_batch_and_none_is_idle(batch_size, lanes, batch) 
     assert set(np.concatenate(of_batch).tolist()) == set(range(lanes))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     pieces=st.integers(1, 8), of_piece=st.integers(1, 12), lanes_of_piece=st.integers(1, 12), places=st.integers(0, 99)
 )

@@ -101,7 +101,7 @@ def test_sensor_may_be_a_file_beside_the_manifest(tmp_path) -> None:
     assert entry.sensor.name == "mine"
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     time=st.datetimes(
         max_value=dt.datetime(2025, 1, 1),

@@ -74,7 +74,7 @@ def test_no_pair_is_an_error(make_store) -> None:
         find_pairs(make_store(1), sensors="any", split="val")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     counts=st.lists(st.integers(0, 20), min_size=1, max_size=4).filter(any),
     batch_size=st.integers(1, 6),
@@ -94,7 +94,7 @@ def test_every_pair_of_a_kind_passes_equally_often_but_for_the_round_that_is_und
         assert sum(passed) == sum(plan.pair_type == kind for plan in plans) * batch_size
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(counts=st.lists(st.integers(1, 9), min_size=1, max_size=3), seed=st.integers(0, 2**63))
 def test_a_pair_that_passes_again_has_another_identity(counts, seed) -> None:
     sampler = PairSampler(_pairs(counts), batch_size=4, seed=seed)

@@ -12,7 +12,7 @@ from anyband.data.sampler import ShardLanes, full_shuffle_quality, shuffle_quali
 _SHARDS = st.lists(st.integers(0, 4), min_size=4, max_size=20)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(shards=_SHARDS, batch_size=st.integers(2, 4))
 def test_quality_is_what_its_definition_says(shards, batch_size) -> None:
     quality = shuffle_quality(np.array(shards), batch_size=batch_size)

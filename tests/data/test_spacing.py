@@ -30,7 +30,7 @@ def _choices(times: list[int], gap: int) -> list[tuple[int, ...]]:
     ]
 
 
-@options(deadline=None, max_examples=100)
+@options(max_examples=100)
 @given(times=_TIMES, gap=st.integers(0, 15))
 def test_most_with_each_equals_the_best_of_all_choices(times, gap) -> None:
     choices = _choices(times, gap)
@@ -38,7 +38,7 @@ def test_most_with_each_equals_the_best_of_all_choices(times, gap) -> None:
     assert most_with_each(np.array(times), gap) == best
 
 
-@options(deadline=None, max_examples=100)
+@options(max_examples=100)
 @given(times=_TIMES, gap=st.integers(0, 15), which=st.integers(0, 10_000))
 def test_room_left_equals_the_best_of_all_choices_that_go_on_from_what_is_taken(times, gap, which) -> None:
     choices = _choices(times, gap)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.data.harmonise import can_hold, normalisation_for, rounded_into, to_physical, to_stored
@@ -47,7 +47,6 @@ def test_reflectance_as_whole_numbers_comes_back_exactly() -> None:
     st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=20),
     st.one_of(st.none(), st.integers(-130, 260).map(float), st.just(float("nan")), st.just(65535.0)),
 )
-@settings(deadline=None)
 def test_numbers_fit_their_type_and_are_never_nodata(dtype: str, values: list[float], nodata: float | None) -> None:
     stored = np.array(values).reshape(1, 1, -1)
     found = rounded_into(stored, dtype, nodata=nodata)

@@ -78,7 +78,7 @@ def test_a_batch_gives_the_features_of_its_images(encoder: SensorEncoder) -> Non
     assert torch.allclose(together.cls[3], alone.cls, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(order=st.permutations(list(range(12))))
 def test_features_do_not_depend_on_the_order_of_bands(encoder: SensorEncoder, order: list[int]) -> None:
     names = get_sensor(_S2).band_names

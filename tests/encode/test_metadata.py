@@ -58,7 +58,7 @@ def test_the_centre_of_a_place_across_longitude_180_lies_on_it():
     assert made.lonlat_deg[0, 0].tolist() == pytest.approx([-179.95, 0.9], abs=1e-4)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(moment=st.datetimes(min_value=dt.datetime(1900, 1, 1), max_value=dt.datetime(2100, 1, 1)))
 def test_day_and_year_are_those_of_the_calendar(moment):
     made = _metadata(time=np.datetime64(moment, "us"))

@@ -70,7 +70,7 @@ def test_the_order_of_the_samples_changes_nothing(evidence: Evidence) -> None:
     assert (found.value, found.low, found.high) == (0, 0, 0)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 1000))
 def test_the_difference_the_other_way_round_is_its_negative(seed: int) -> None:
     first, second = _guess(seed), _guess(seed + 1)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -104,7 +104,6 @@ def test_a_rerun_gives_identical_numbers(tiny_encoder: SensorEncoder, number_map
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=9), min_size=1, max_size=6))
-@settings(deadline=None)
 def test_mean_and_spread_are_those_of_all_pixels_together(rows: list[list[float]]) -> None:
     maps = [np.array([row], dtype=np.float64) for row in rows]
     found, every = number_maps_of(maps), np.concatenate([one.ravel() for one in maps])

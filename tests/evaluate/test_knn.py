@@ -22,7 +22,7 @@ def _labelled(seed: int, count: int = 60, *, multi_label: bool = False) -> Label
     return LabelledFeatures(features=features, labels=labels, classes=_NAMES)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.integers(1, 30))
 def test_votes_are_those_of_scikit_learn(seed: int, k: int) -> None:
     train, test = _labelled(seed), _labelled(seed + 1, 20)

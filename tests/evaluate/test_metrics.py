@@ -30,7 +30,7 @@ def _by_name(scores: tuple[Score, ...]) -> dict[str, Score]:
     return {score.metric: score for score in scores}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(_seeds)
 def test_accuracy_and_macro_f1_are_those_of_scikit_learn(seed: int) -> None:
     labels, scores = _multi_class(seed)
@@ -40,7 +40,7 @@ def test_accuracy_and_macro_f1_are_those_of_scikit_learn(seed: int) -> None:
     assert metric_value("macro_f1", labels, scores) == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(_seeds)
 def test_mean_average_precision_is_that_of_scikit_learn_also_with_ties(seed: int) -> None:
     labels, scores = _multi_label(seed)

@@ -47,7 +47,7 @@ def _value(metric: Weighted, count: int) -> float:
     return value_of(metric, num_samples=count)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(_seeds, st.integers(2, _CLASSES))
 def test_mean_iou_is_that_of_torchmetrics_on_the_pixels(seed: int, occurring: int) -> None:
     from torchmetrics.functional.classification import multiclass_jaccard_index
@@ -57,7 +57,7 @@ def test_mean_iou_is_that_of_torchmetrics_on_the_pixels(seed: int, occurring: in
     assert _value(map_metric("miou", _counted(truth, predicted)), 5) == pytest.approx(float(other), abs=1e-6)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(_seeds, st.integers(2, _CLASSES))
 def test_pixel_accuracy_and_f1_are_those_of_scikit_learn_on_the_pixels(seed: int, occurring: int) -> None:
     truth, predicted = _maps(seed, occurring=occurring)
@@ -90,7 +90,7 @@ def test_samples_without_labelled_pixels_change_nothing_and_alone_have_no_score(
     assert np.isnan(metric(np.array([[0.0, 0, 0, 0, 0, 1, 1]])))[0]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(_seeds)
 def test_errors_of_numbers_are_those_of_scikit_learn(seed: int) -> None:
     truth, predicted = np.random.default_rng(seed).normal(size=(2, 25))
@@ -117,7 +117,7 @@ def test_r2_of_equal_numbers_has_no_value(level: float) -> None:
     assert np.isnan(_value(number_metric("r2", error_sums(np.full(9, level), np.arange(9.0))), 9))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(_seeds)
 def test_balanced_accuracy_is_that_of_scikit_learn(seed: int) -> None:
     draw = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 from torch.nn import functional
@@ -38,7 +38,6 @@ def _windows(image: np.ndarray, shape: tuple[int, int]) -> Iterator[tuple[Window
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 12), st.integers(0, 12))
-@settings(deadline=None)
 def test_windows_of_an_image_give_it_back(height: int, width: int, more_rows: int, more_cols: int) -> None:
     shape = (height + more_rows, width + more_cols)
     image = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
@@ -113,7 +112,6 @@ def test_maps_come_at_the_size_that_each_sample_asks_for(tiny_encoder: SensorEnc
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5))
-@settings(deadline=None)
 def test_confusion_is_that_of_scikit_learn(seed: int, num_classes: int) -> None:
     rng = np.random.default_rng(seed)
     truth, predicted = rng.integers(-1, num_classes, (6, 7)), rng.integers(0, num_classes, (6, 7))

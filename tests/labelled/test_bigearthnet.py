@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from torchgeo.datasets import BigEarthNet
 
 from anyband.errors import ManifestError
@@ -24,13 +24,11 @@ def test_every_one_of_the_19_is_reached() -> None:
     assert to_19_classes(CLASSES_43, patch="p") == CLASSES_19
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(CLASSES_43)))
 def test_order_and_repetition_of_labels_do_not_matter(names: list[str]) -> None:
     assert to_19_classes(names, patch="p") == to_19_classes(set(names), patch="p")
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(CLASSES_43)))
 def test_translating_again_changes_nothing(names: list[str]) -> None:
     once = to_19_classes(names, patch="p")

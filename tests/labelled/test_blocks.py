@@ -107,7 +107,6 @@ def _without_buffer(whole: np.ndarray, buffer_px: int) -> np.ndarray:
     return kept
 
 
-@settings(deadline=None)
 @given(hnp.arrays(np.int64, (4, 3), elements=st.integers(-1, 2)), st.integers(1, 7), st.data())
 def test_the_buffer_takes_what_is_near_a_later_part(drawn: np.ndarray, size_px: int, data: st.DataObject) -> None:
     blocks = BlockSpec(size_px=size_px, buffer_px=data.draw(st.integers(0, size_px)))
@@ -169,7 +168,7 @@ def test_the_draw_is_a_function_of_the_seed() -> None:
     assert (_parts(first) != _parts(other)).any()
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 10_000))
 def test_a_rare_class_comes_into_every_part_where_it_can(seed: int) -> None:
     labels = np.zeros((32, 32), dtype=int)

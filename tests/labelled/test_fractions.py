@@ -49,7 +49,7 @@ def _kept(data: TaskData, *, fraction: float = 1.0, per_class: int | None = None
     return {name for name, part in zip(taken.names, taken.splits, strict=True) if part == "train"}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     counts=st.lists(st.integers(1, 60), min_size=2, max_size=5), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 99)
 )
@@ -63,7 +63,7 @@ def test_each_class_keeps_its_share_and_at_least_one(counts: list[int], fraction
 _labels = st.integers(0, 10_000).map(lambda seed: np.random.default_rng(seed).random((40, 4)) < [0.6, 0.3, 0.1, 0.03])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(labels=_labels, small=st.floats(0.01, 0.5), grown=st.floats(0.01, 0.4), seed=st.integers(0, 99))
 def test_a_smaller_fraction_is_inside_a_larger_one(labels: Array, small: float, grown: float, seed: int) -> None:
     for data in (_data(labels[:, 0].astype(int)), _data(labels, kind="labels"), _data(None, kind="class_map")):
@@ -71,7 +71,7 @@ def test_a_smaller_fraction_is_inside_a_larger_one(labels: Array, small: float, 
         assert inner <= outer
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(labels=_labels, small=st.integers(1, 4), grown=st.integers(1, 4), seed=st.integers(0, 99))
 def test_fewer_of_each_label_are_inside_more(labels: Array, small: int, grown: int, seed: int) -> None:
     inner, outer = (rounds_order(labels, rounds=rounds, seed=seed, purpose="p") for rounds in (small, small + grown))
@@ -79,7 +79,7 @@ def test_fewer_of_each_label_are_inside_more(labels: Array, small: int, grown: i
     assert (labels[inner].sum(axis=0) >= np.minimum(small, labels.sum(axis=0))).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(labels=_labels, num=st.integers(0, 50), seed=st.integers(0, 99))
 def test_a_balanced_order_has_each_sample_once_and_every_label(labels: Array, num: int, seed: int) -> None:
     order = balanced_order(labels, seed=seed, purpose="p", num=num)

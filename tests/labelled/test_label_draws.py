@@ -22,7 +22,7 @@ def _images(labels: np.ndarray, places: tuple[str, ...] = ()) -> LabelledImages:
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.integers(0, 10_000), seed=st.integers(0, 2**40))
 def test_training_has_every_label_that_is_there(data: int, seed: int) -> None:
     labels = np.random.default_rng(data).random((60, 6)) < [0.6, 0.4, 0.2, 0.1, 0.03, 0.02]

@@ -5,7 +5,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
 from anyband.errors import GeometryError, InputError, RasterError
@@ -145,7 +145,6 @@ def test_whole_floats_are_classes_and_fractions_are_refused() -> None:
         to_class_map(_pixels([1.5, 2.0, 2.5]), _TABLE, where="l")
 
 
-@settings(deadline=None)
 @given(
     hnp.arrays(np.int16, (5, 7), elements=st.sampled_from([-5, 0, 3, 8, 200])),
     hnp.arrays(np.bool_, (5, 7)),

@@ -131,7 +131,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
         read_labelled(tmp_path / "none.txt")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     counts=st.lists(st.integers(20, 60), min_size=2, max_size=5),
     val=st.sampled_from([0.0, 0.1, 0.25]),

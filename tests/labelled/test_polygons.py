@@ -77,7 +77,7 @@ def test_a_window_without_polygons_has_no_labels(tmp_path: Path) -> None:
     assert not labels.read(_GRID, Window(row=6, col=0, height=2, width=3), image="a.tif").known.any()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.tuples(*[st.floats(0, 8)] * 3, *[st.floats(0, 10)] * 3))
 def test_a_pixel_belongs_where_its_centre_lies(tmp_path_factory, corners: tuple[float, ...]) -> None:
     rows, cols = corners[:3], corners[3:]

@@ -42,7 +42,7 @@ def test_a_listed_name_is_found_with_other_folders_and_endings(tmp_path: Path, n
     assert found.notes == ()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     samples=st.sets(
         st.lists(st.sampled_from(["a", "b", "c1", "d"]), min_size=1, max_size=3).map("/".join), min_size=2, max_size=12

@@ -45,13 +45,13 @@ def test_codes_equal_the_recorded_ones_to_one_unit_of_the_last_level(golden: Pat
         assert abs(_code(float(row[axis]), row["level"]) - row[f"{axis}_code"]) <= unit, row
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(ANGLES)
 def test_codes_equal_exact_fractions(angle: float) -> None:
     assert _code(angle) == _exact_code(angle)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(0, 180 * 3600 * 2048), st.integers(-2, 2))
 def test_codes_are_exact_beside_the_edges_of_cells(fractions: int, steps: int) -> None:
     angle = fractions / (3600 * 2048)
@@ -61,27 +61,23 @@ def test_codes_are_exact_beside_the_edges_of_cells(fractions: int, steps: int) -
     assert _code(angle) == _exact_code(angle)
 
 
-@settings(deadline=None)
 @given(ANGLES)
 def test_the_cell_of_a_code_holds_its_angle(angle: float) -> None:
     edge = _lower_edge(_code(angle))
     assert edge <= Fraction(abs(angle)) < edge + Fraction(1, 3600 * 2048)
 
 
-@settings(deadline=None)
 @given(ANGLES, st.integers(1, BITS))
 def test_a_level_keeps_the_leading_bits(angle: float, level: int) -> None:
     assert _code(angle, level) == _code(angle) >> BITS - level << BITS - level
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 180), min_size=2, max_size=20))
 def test_codes_have_the_order_of_their_angles(angles: list[float]) -> None:
     codes = geosot_codes(np.sort(np.array(angles))).astype(np.int64)
     assert (np.diff(codes) >= 0).all()
 
 
-@settings(deadline=None)
 @given(st.floats(5e-324, 180))
 def test_a_negative_angle_differs_in_its_sign_alone(angle: float) -> None:
     assert _code(-angle) == _code(angle) | 1 << 31
@@ -105,7 +101,6 @@ def test_codes_hold_degrees_minutes_seconds_and_2048ths(angle: float, parts: tup
     assert (code >> 23, code >> 17 & 63, code >> 11 & 63, code & 2047) == parts
 
 
-@settings(deadline=None)
 @given(st.lists(ANGLES, max_size=12))
 def test_codes_of_many_are_those_of_each(angles: list[float]) -> None:
     assert geosot_codes(np.array(angles)).tolist() == [_code(angle) for angle in angles]

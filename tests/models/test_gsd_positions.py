@@ -31,14 +31,14 @@ def test_positions_equal_a_plain_loop(rows: int, cols: int, width: int, gsd_m: f
     assert torch.allclose(positions, torch.tensor(expected), rtol=0, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 15), st.integers(1, 15), st.integers(1, 48))
 def test_at_1_m_they_are_the_positions_of_the_grid(rows: int, cols: int, quarter: int) -> None:
     positions = gsd_positions(rows, cols, 4 * quarter, torch.ones(()))
     assert torch.equal(positions, sincos_positions(rows, cols, 4 * quarter))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(0.05, 2000), st.integers(1, 13))
 def test_equal_distances_on_the_ground_have_equal_positions(gsd_m: float, index: int) -> None:
     near = gsd_positions(14, 14, 32, torch.tensor(gsd_m, dtype=torch.float64))

@@ -42,14 +42,14 @@ def _harmonics(lon_deg: float, lat_deg: float, degree: int = 10) -> torch.Tensor
     return spherical_harmonics(lon, lat, degree=degree)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(LONGITUDES, LATITUDES, st.integers(0, 12))
 def test_harmonics_equal_those_of_scipy(lon_deg: float, lat_deg: float, degree: int) -> None:
     expected = torch.tensor(_of_scipy(lon_deg, lat_deg, degree), dtype=torch.float64)
     assert torch.allclose(_harmonics(lon_deg, lat_deg, degree), expected, rtol=0, atol=1e-10)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(LONGITUDES, LATITUDES)
 def test_harmonics_of_one_degree_have_mean_square_1_everywhere(lon_deg: float, lat_deg: float) -> None:
     square = _harmonics(lon_deg, lat_deg, 40).square()
@@ -67,13 +67,13 @@ def test_harmonics_are_orthonormal_over_the_sphere() -> None:
     assert torch.allclose(products, torch.eye((degree + 1) ** 2, dtype=torch.float64), atol=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(LATITUDES)
 def test_longitudes_of_180_meet(lat_deg: float) -> None:
     assert torch.allclose(_harmonics(-180.0, lat_deg), _harmonics(180.0, lat_deg), rtol=0, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(LONGITUDES, st.sampled_from([-90.0, 90.0]))
 def test_a_pole_has_no_longitude(lon_deg: float, lat_deg: float) -> None:
     assert torch.allclose(_harmonics(lon_deg, lat_deg), _harmonics(0.0, lat_deg), rtol=0, atol=1e-12)
@@ -86,7 +86,7 @@ def test_places_take_longitude_before_latitude() -> None:
     assert expected.shape == (2, 25)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 365))
 def test_a_day_is_a_point_on_circles(day: int) -> None:
     features = day_features(torch.tensor(float(day)))
@@ -106,14 +106,14 @@ def test_no_two_days_of_a_leap_year_are_alike() -> None:
     assert (torch.cdist(features, features) + torch.eye(366) > 0.01).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1800, 2300), st.integers(-50, 50))
 def test_years_lie_on_a_line(year: int, step: int) -> None:
     at = year_features(torch.tensor([float(year), float(year + step)]))
     assert (at[1] - at[0]).item() == pytest.approx(step / 10)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.floats(0.01, 5000), st.floats(0.01, 5000))
 def test_resolutions_of_one_ratio_are_equally_far_apart(first_m: float, second_m: float) -> None:
     gsd_m = torch.tensor([first_m, 2 * first_m, second_m, 2 * second_m], dtype=torch.float64)

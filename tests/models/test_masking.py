@@ -16,7 +16,7 @@ def _plan(seed: int, tokens: int, hidden: torch.Tensor | None = None, mixup: str
     return draw_pair_plan(noise, hidden, mask_ratio=0.75, mixup_ratio=0.5, mixup=mixup)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), tokens=st.integers(4, 60))
 def test_restoring_inverts_the_permutation(seed: int, tokens: int) -> None:
     plan = _plan(seed, tokens)
@@ -26,7 +26,7 @@ def test_restoring_inverts_the_permutation(seed: int, tokens: int) -> None:
     assert torch.equal(torch.gather(plan.ids_restore, 1, shuffle), places)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), tokens=st.integers(4, 60))
 def test_every_position_is_visible_or_masked_and_half_come_from_a(seed: int, tokens: int) -> None:
     plan = _plan(seed, tokens)
@@ -36,7 +36,7 @@ def test_every_position_is_visible_or_masked_and_half_come_from_a(seed: int, tok
     assert plan.from_a.sum(dim=1).tolist() == [round(tokens / 2)] * 3
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), share=st.floats(0, 1))
 def test_positions_with_data_in_both_images_become_visible_first(seed: int, share: float) -> None:
     draw = torch.Generator().manual_seed(seed)

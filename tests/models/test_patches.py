@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from anyband.models.patches import gather_tokens, hidden_tokens, patchify, standardised_patches, unpatchify
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(bands=st.integers(1, 5), rows=st.integers(1, 4), cols=st.integers(1, 4), patch_size=st.integers(1, 6))
 def test_unpatchify_inverts_patchify(bands: int, rows: int, cols: int, patch_size: int) -> None:
     images = torch.arange(2 * bands * rows * cols * patch_size**2).view(2, bands, rows * patch_size, -1)

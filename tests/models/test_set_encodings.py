@@ -243,7 +243,7 @@ def test_nothing_known_differs_from_every_known_value(config: EncodingConfig, ro
     assert ((known - unknown).flatten(1).norm(dim=1) > 0.05).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.floats(-180, 180), st.floats(-90, 90))
 def test_an_unknown_place_is_unlike_any_place(lon_deg: float, lat_deg: float) -> None:
     encodings = _encodings(EncodingConfig(place=True), width=192)
@@ -253,7 +253,7 @@ def test_an_unknown_place_is_unlike_any_place(lon_deg: float, lat_deg: float) ->
     assert (known - unknown).norm() > 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.dates(date(1950, 1, 1), date(2099, 12, 31)))
 def test_an_unknown_date_is_unlike_any_date(day: date) -> None:
     encodings = _encodings(EncodingConfig(date=True), width=192)
@@ -265,7 +265,7 @@ def test_an_unknown_date_is_unlike_any_date(day: date) -> None:
     assert (torch.cdist(tokens, tokens) + torch.eye(4) > 0.1).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.floats(0.01, 10_000))
 def test_an_unknown_resolution_is_unlike_any_resolution(gsd_m: float) -> None:
     encodings = _encodings(EncodingConfig(resolution=True), width=192)
@@ -308,7 +308,7 @@ def test_a_source_is_the_mix_of_what_it_sees() -> None:
     assert torch.allclose(tokens, torch.stack([table[0], 0.25 * table[0] + 0.75 * table[2]]), atol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(width=32), min_size=6, max_size=6), st.sampled_from(["encoder", "decoder"]))
 def test_everything_is_finite_for_any_facts_and_so_are_gradients(values: list[float], role: EncodingRole) -> None:
     encodings, metadata = _encodings(ALL, role=role), _metadata(1, 2)

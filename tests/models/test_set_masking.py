@@ -25,7 +25,7 @@ from anyband.models.masking import (
 
 KINDS = get_args(MaskingKind)
 EVEN_KINDS = [kind for kind in KINDS if kind != "released"]
-_examples = settings(deadline=None, max_examples=25)
+_examples = settings(max_examples=25)
 _seeds, _slots, _tokens = st.integers(0, 999), st.integers(1, 6), st.integers(4, 50)
 
 

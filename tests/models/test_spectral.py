@@ -25,7 +25,7 @@ def _mixing(seed: int, bands: int) -> np.ndarray:
     return mixing / mixing.sum(axis=1, keepdims=True)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(bands=st.integers(1, 20), seed=st.integers(0, 99))
 def test_a_token_is_twelve_times_the_mean_of_its_bands_projections(bands: int, seed: int) -> None:
     projection, mixing = _projection(), _mixing(seed, bands)
@@ -41,7 +41,7 @@ def test_a_token_is_twelve_times_the_mean_of_its_bands_projections(bands: int, s
     np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(bands=st.integers(2, 9), seed=st.integers(0, 99))
 def test_the_order_of_bands_does_not_count(bands: int, seed: int) -> None:
     projection, mixing = _projection(), torch.from_numpy(_mixing(seed, bands)).float()
@@ -107,7 +107,7 @@ def test_a_sensor_of_any_bands_takes_one_product_of_pixels_and_two_of_shares(ban
     assert seen.largest <= max(patches.numel(), 17 * 16 * 64)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(bands=st.integers(RANGES + 1, 40), seed=st.integers(0, 99))
 def test_many_bands_are_predicted_as_each_by_its_own_mixture(bands: int, seed: int) -> None:
     reconstruction = SpectralReconstruction(num_ranges=RANGES, num_values=PATCH**2, width=8)

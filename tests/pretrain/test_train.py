@@ -37,7 +37,7 @@ def test_the_rate_grows_with_the_global_batch():
     assert _schedule(batch_size=256).peak == pytest.approx(1e-3)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(share=st.floats(0.0, 1.0), total=st.integers(1, 500))
 def test_the_rate_rises_to_the_peak_and_falls_to_zero(share, total):
     schedule = _schedule(warmup_share=share, total_steps=total)

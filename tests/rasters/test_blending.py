@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import InputError
@@ -10,7 +10,6 @@ from anyband.rasters.grid import Blender, Window, window_starts
 
 
 @given(st.integers(1, 90), st.data())
-@settings(deadline=None)
 def test_windows_cover_an_axis_and_none_reaches_outside(size: int, data: st.DataObject) -> None:
     window = data.draw(st.integers(1, size))
     starts = window_starts(size, window, data.draw(st.integers(1, window)))
@@ -47,7 +46,6 @@ def _blended(image: np.ndarray, *, window: int, step: int, num_rows: int, noise:
 
 
 @given(st.integers(4, 12), st.integers(1, 40), st.integers(0, 20), st.integers(0, 20))
-@settings(deadline=None)
 def test_windows_of_one_image_give_it_back(window: int, num_rows: int, more_rows: int, more_cols: int) -> None:
     image = np.random.default_rng(1).normal(size=(2, window + more_rows, window + more_cols)).astype(np.float32)
     blended = _blended(image, window=window, step=window // 2, num_rows=num_rows)

@@ -120,7 +120,7 @@ def test_upside_down_grid_is_refused() -> None:
         _layout(_grid(32, 32, 10.0), flipped)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     coarse_m=st.sampled_from([10.0, 15.0, 20.0, 30.0, 33.3, 60.0]),
     east_m=st.floats(-200.0, 200.0),
@@ -146,7 +146,7 @@ def test_every_view_of_a_cell_covers_its_ground_to_a_quarter_pixel(coarse_m, eas
                 assert abs(at[1] - ground[1]) <= tolerance_m
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(height=st.integers(40, 200), width=st.integers(40, 200), side=st.integers(16, 40))
 def test_cells_of_one_image_do_not_overlap_and_lose_only_the_rim(height, width, side) -> None:
     cells = plan_cells(_layout(_grid(height, width, 10.0)), CellRules(chip_px=side, min_cover=1.0))

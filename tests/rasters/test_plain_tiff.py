@@ -115,7 +115,7 @@ def test_what_is_read_can_be_written_to_without_changing_the_sheet(tmp_path) -> 
     np.testing.assert_array_equal(sheet.read([0], window)[0], first)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(changes=st.lists(st.tuples(st.integers(0, 420), st.integers(0, 255)), max_size=4), length=st.integers(0, 2500))
 def test_a_damaged_file_is_read_as_gdal_reads_it_or_left_to_gdal(tmp_path_factory, changes, length: int) -> None:
     path = _write(tmp_path_factory.mktemp("damaged") / "a.tif", _noise("uint16"), nodata=0)

@@ -37,7 +37,7 @@ def _resample(
     return resample_bilinear(stored[cut], valid[cut], placement=placement, part=part, window=window)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     scale=st.sampled_from([0.5, 1 / 6, 1.0, 2 / 3]),
     offsets=st.tuples(st.floats(-1.5, 1.5), st.floats(-1.5, 1.5)),
@@ -56,7 +56,7 @@ def test_bilinear_agrees_with_scipy(scale: float, offsets: tuple[float, float], 
     np.testing.assert_allclose(values[0][valid[0]], expected[valid[0]], rtol=1e-4, atol=1e-3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     scale=st.sampled_from([0.5, 1 / 6, 1.0, 0.4]),
     offset=st.floats(-2.0, 2.0),
@@ -81,7 +81,7 @@ def test_a_window_has_the_pixels_of_the_whole(
     np.testing.assert_allclose(values, whole_values[:, window.rows, window.cols], rtol=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([0.5, 1 / 3]))
 def test_missing_pixels_have_no_part_in_the_result(seed: int, scale: float) -> None:
     generator = np.random.default_rng(seed)

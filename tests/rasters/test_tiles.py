@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import GeometryError
@@ -21,7 +21,6 @@ def _grid(height: int, width: int) -> Grid:
     )
 
 
-@settings(deadline=None)
 @given(height=_sizes, width=_sizes, tile_height=_sizes, tile_width=_sizes)
 def test_windows_cover_each_pixel_once(height: int, width: int, tile_height: int, tile_width: int) -> None:
     count = np.zeros((height, width), dtype=int)
@@ -32,7 +31,6 @@ def test_windows_cover_each_pixel_once(height: int, width: int, tile_height: int
 
 
 @given(row=st.integers(0, 9), col=st.integers(0, 9), height=_sizes, width=_sizes)
-@settings(deadline=None)
 def test_a_window_within_another_shows_the_same_pixels(row: int, col: int, height: int, width: int) -> None:
     pixels = np.arange(2500).reshape(50, 50)
     inner = Window(row=row, col=col, height=height, width=width)

@@ -42,7 +42,7 @@ def test_only_columns_with_values_get_a_panel(tmp_path: Path) -> None:
     assert panels[0].curves[0].values == [1, 2]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 60))
 def test_smoothing_is_the_mean_of_the_neighbours_that_exist(count: int, width: int) -> None:
     values = np.random.default_rng(count).normal(size=count)

@@ -27,7 +27,7 @@ def test_the_largest_entry_of_every_axis_is_positive() -> None:
     assert (axes[np.arange(3), np.abs(axes).argmax(axis=1)] > 0).all()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(0.1, 10), st.floats(-5, 5))
 def test_colours_do_not_change_with_scale_and_shift_of_features(scale: float, shift: float) -> None:
     grid = _FEATURES.T.reshape(6, 10, 20)

@@ -14,7 +14,7 @@ def _grid(height: int, width: int) -> Grid:
     return Grid(height=height, width=width, transform=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0), crs="EPSG:32632", gsd_m=1.0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(_sizes, _sizes, st.integers(1, 9), st.integers(0, 9))
 def test_cores_cover_every_patch_once_and_views_hold_them(height: int, width: int, core: int, halo: int) -> None:
     grid = _grid(height, width)
@@ -28,7 +28,7 @@ def test_cores_cover_every_patch_once_and_views_hold_them(height: int, width: in
     assert (counts == 1).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(_sizes, _sizes, st.integers(1, 9), st.integers(0, 9))
 def test_a_core_sees_its_whole_halo_wherever_the_scene_goes_so_far(
     height: int, width: int, core: int, halo: int

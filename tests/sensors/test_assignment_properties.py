@@ -45,7 +45,6 @@ def _sensor(drawn: list[_Drawn]) -> Sensor:
     return Sensor(name="own", title="own", bands=bands, default_encoding="dn")
 
 
-@settings(deadline=None)
 @given(st.lists(_drawn, min_size=1, max_size=8), st.sampled_from(["interpolate", "nearest"]))
 def test_rows_of_the_mixing_matrix_sum_to_one(drawn: list[_Drawn], unseen: str) -> None:
     rules = AssignmentRules(unseen=unseen, min_support=0.0)
@@ -54,7 +53,6 @@ def test_rows_of_the_mixing_matrix_sum_to_one(drawn: list[_Drawn], unseen: str) 
     assert mixing.min() >= 0
 
 
-@settings(deadline=None)
 @given(st.lists(_drawn, min_size=1, max_size=8), st.randoms(use_true_random=False))
 def test_permuting_the_bands_permutes_the_rows(drawn: list[_Drawn], random: object) -> None:
     sensor = _sensor(drawn)
@@ -65,7 +63,6 @@ def test_permuting_the_bands_permutes_the_rows(drawn: list[_Drawn], random: obje
     assert np.array_equal(shuffled.mixing, assign(sensor, _V1, rules).mixing[order])
 
 
-@settings(deadline=None)
 @given(_optical)
 def test_the_nearer_centre_counts_more(drawn: _Drawn) -> None:
     band = _spectrum(drawn)
@@ -76,7 +73,6 @@ def test_the_nearer_centre_counts_more(drawn: _Drawn) -> None:
     assert [distances[index] for index in by_weight] == sorted(distances.values())
 
 
-@settings(deadline=None)
 @given(st.floats(492.6, 542.9), st.floats(492.6, 542.9))
 def test_moving_towards_a_centre_never_lowers_its_share(a_nm: float, b_nm: float) -> None:
     spectra = [entry.spectrum for entry in _V1.ranges]
@@ -87,7 +83,6 @@ def test_moving_towards_a_centre_never_lowers_its_share(a_nm: float, b_nm: float
     assert shares[0] <= shares[1]
 
 
-@settings(deadline=None)
 @given(_optical)
 def test_interpolation_agrees_with_numpy(drawn: _Drawn) -> None:
     band = _spectrum(drawn)
@@ -102,7 +97,6 @@ def test_interpolation_agrees_with_numpy(drawn: _Drawn) -> None:
     assert assign(_sensor([drawn]), _V1, AssignmentRules(min_support=0.0)).mixing[0] == pytest.approx(shares)
 
 
-@settings(deadline=None)
 @given(_optical)
 def test_nearest_agrees_with_a_search(drawn: _Drawn) -> None:
     band = _spectrum(drawn)
@@ -112,20 +106,18 @@ def test_nearest_agrees_with_a_search(drawn: _Drawn) -> None:
     assert distances[nearest] == pytest.approx(min(distances))
 
 
-@settings(deadline=None)
 @given(_drawn)
 def test_support_lies_between_zero_and_one(drawn: _Drawn) -> None:
     assert 0.0 < support_of(_spectrum(drawn), [entry.spectrum for entry in _V1.ranges]) <= 1.0
 
 
-@settings(deadline=None)
 @given(_radar)
 def test_radar_stays_in_its_family(drawn: _Drawn) -> None:
     weights = interpolated_weights(_spectrum(drawn), [entry.spectrum for entry in _V1.ranges])
     assert set(weights) == ({15} if drawn[2] in ("VV", "HH") else {16})
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(_drawn, min_size=1, max_size=8))
 def test_a_sensors_own_trained_bands_are_one_hot(drawn: list[_Drawn]) -> None:
     sensor = _sensor(drawn)

@@ -20,7 +20,7 @@ _EVERY = [
 
 @pytest.mark.parametrize("encoding", _EVERY, ids=lambda encoding: encoding.transform)
 def test_encode_undoes_decode(encoding: Encoding) -> None:
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.floats(1, 65_535))
     def check(stored: float) -> None:
         assert encoding.encode(encoding.decode(stored)) == pytest.approx(stored, rel=1e-9)

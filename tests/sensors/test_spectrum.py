@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import CatalogueError
@@ -14,7 +14,6 @@ from anyband.sensors.sensor import OpticalRange, RadarBeam, covered_share, inter
 edges = st.tuples(st.floats(300, 3000), st.floats(1, 500)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
 
-@settings(deadline=None)
 @given(edges, edges)
 def test_intersection_over_union_is_symmetric_and_at_most_one(a: tuple[float, float], b: tuple[float, float]) -> None:
     first, second = (OpticalRange(low_nm=low, high_nm=high) for low, high in (a, b))
@@ -23,7 +22,6 @@ def test_intersection_over_union_is_symmetric_and_at_most_one(a: tuple[float, fl
     assert 0 <= iou <= 1
 
 
-@settings(deadline=None)
 @given(edges, edges)
 def test_covered_share_agrees_with_a_fine_grid(a: tuple[float, float], b: tuple[float, float]) -> None:
     grid_nm = np.linspace(a[0], a[1], 20_001)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import anyband.sensors
@@ -208,7 +208,6 @@ def test_every_radar_band_is_backscatter_and_named_by_its_polarisation() -> None
         assert band.spectrum.polarisation in band.name.upper(), sensor
 
 
-@settings(deadline=None)
 @given(dn=st.integers(min_value=1, max_value=65_535))
 def test_palsar2_numbers_become_twenty_log_dn_minus_83_db(dn: int) -> None:
     for name in ("palsar2", "palsar2-mosaic"):

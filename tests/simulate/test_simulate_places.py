@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.simulate.archive import acquisition_days, cover_map
@@ -16,7 +16,6 @@ def _weight(theme: str, latitude_deg: float) -> float:
 
 
 @given(latitude_deg=st.floats(-66, 66))
-@settings(deadline=None)
 def test_theme_weights_sum_to_1(latitude_deg: float) -> None:
     assert theme_weights(latitude_deg).sum() == pytest.approx(1.0)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.simulate.landscape import (
@@ -61,7 +61,6 @@ def test_broadleaf_forest_keeps_its_leaves_at_the_equator_only() -> None:
 
 
 @given(latitude_deg=st.floats(-66, 66), day=st.floats(1, 365))
-@settings(deadline=None)
 def test_seasons_of_mirrored_latitudes_are_half_a_year_apart(latitude_deg: float, day: float) -> None:
     here = air_temperature_k(latitude_deg, day)
     there = air_temperature_k(-latitude_deg, day + 182.625 if latitude_deg >= 0 else day - 182.625)
@@ -70,7 +69,6 @@ def test_seasons_of_mirrored_latitudes_are_half_a_year_apart(latitude_deg: float
 
 
 @given(latitude_deg=st.floats(-66, 66), day=st.floats(1, 365))
-@settings(deadline=None)
 def test_surface_temperatures_are_those_of_the_earth(latitude_deg: float, day: float) -> None:
     elevation_deg = sun_position(latitude_deg, day).elevation_deg
     kelvin = material_temperatures_k(latitude_deg, day, elevation_deg=elevation_deg)

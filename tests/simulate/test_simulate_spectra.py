@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import constants
 
@@ -21,7 +21,6 @@ from anyband.simulate.surface import (
 
 
 @given(low_nm=st.floats(400, 2000), width_nm=st.floats(5, 300), slope=st.floats(-1, 1))
-@settings(deadline=None)
 def test_a_straight_curve_over_a_flat_band_gives_its_value_at_the_centre(
     low_nm: float, width_nm: float, slope: float
 ) -> None:
@@ -61,7 +60,6 @@ def test_planck_integrates_to_stefan_boltzmann() -> None:
 
 
 @given(kelvin=st.floats(200, 350))
-@settings(deadline=None)
 def test_brightness_temperature_undoes_the_emission_of_a_black_body(kelvin: float) -> None:
     band = OpticalRange(low_nm=10_600.0, high_nm=11_190.0)
     wavelength_nm, _ = response_weights(band)

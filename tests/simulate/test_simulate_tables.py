@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import CatalogueError
@@ -34,7 +34,6 @@ def test_every_table_names_its_source(table: str) -> None:
 
 
 @given(wavelength_nm=st.floats(*KNOWN_NM))
-@settings(deadline=None)
 def test_reflectance_stays_between_0_and_1_at_every_wavelength(wavelength_nm: float) -> None:
     curves = reflectance_curves(np.array([wavelength_nm]))
     assert ((curves >= 0) & (curves <= 1)).all()
@@ -74,7 +73,6 @@ def test_only_clouds_let_radar_through() -> None:
 
 
 @given(day=st.floats(-400, 800))
-@settings(deadline=None)
 def test_shares_of_every_cover_sum_to_1_on_every_day(day: float) -> None:
     parts = [part for cover in load_covers() for part in (cover.upper, cover.lower) if not part.one_of]
     sums = [part_shares(part, np.array([day])).sum() for part in parts]
