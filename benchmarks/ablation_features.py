@@ -176,7 +176,7 @@ def cell_images(encoder: SensorEncoder, store: ChipStore, array: str, rows: Int[
     Statistics are the store's, for every network.
     """
     sensor = store.array_sensor(array)
-    reading = encoder.reading(sensor, statistics=store.statistics[sensor.name])
+    reading = encoder.input_spec(sensor, statistics=store.statistics[sensor.name])
     return chip_batch(store, array, store.array_rows[rows], reading, img_size=encoder.config.img_size)
 
 

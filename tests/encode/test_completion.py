@@ -46,17 +46,17 @@ def completer(checkpoint: Checkpoint) -> SetCompleter:
 
 def _optical(completer: SetCompleter, *, seed: int = 0, side: int = _SIDE, day: str = "2020-06-01") -> ImageView:
     dn = np.random.default_rng(seed).integers(500, 1500, (2, side, side)).astype(np.uint16)
-    return _view(completer.context_reading(_S2), dn, gsd_m=10.0, day=day)
+    return _view(completer.context_spec(_S2), dn, gsd_m=10.0, day=day)
 
 
 def _radar(completer: SetCompleter, *, side: int = 16) -> ImageView:
     dn = np.random.default_rng(5).uniform(-20, -5, (2, side, side)).astype(np.float32)
-    return _view(completer.context_reading(_S1), dn, gsd_m=20.0, day="2020-06-03")
+    return _view(completer.context_spec(_S1), dn, gsd_m=20.0, day="2020-06-03")
 
 
 def _view(reading: object, dn: np.ndarray, *, gsd_m: float, day: str) -> ImageView:
     return ImageView(
-        reading=reading,  # type: ignore[arg-type]
+        spec=reading,  # type: ignore[arg-type]
         dn=dn,
         valid=np.ones(dn.shape, dtype=bool),
         box=(0.0, 0.0, float(dn.shape[1]), float(dn.shape[2])),
@@ -180,11 +180,11 @@ def test_a_coarse_image_is_cut_along_the_edges_of_the_square(
 ) -> None:
     shown = _shown(completer, monkeypatch)
     ramp = np.broadcast_to(-20 + np.arange(9.0)[:, None] + 0.5, (2, 9, 9)).astype(np.float32)
-    view = replace(_view(completer.context_reading(_S1), ramp, gsd_m=50.0, day="2020-06-03"), box=(1.25, 0.5, 6.4, 6.4))
+    view = replace(_view(completer.context_spec(_S1), ramp, gsd_m=50.0, day="2020-06-03"), box=(1.25, 0.5, 6.4, 6.4))
     completer.complete([_place(completer, view)])
     from anyband.data.harmonise import restore
 
-    seen = restore(shown[0][0].groups[0].pixels, view.reading.normalisation)[0, 0].numpy()
+    seen = restore(shown[0][0].groups[0].pixels, view.spec.normalisation)[0, 0].numpy()
     expected = -20 + 1.25 + (np.arange(_SIDE) + 0.5) * 6.4 / _SIDE
     # Inside, where the kernel stays within the pixels that the square touches.
     assert np.allclose(seen[10:22], expected[10:22, None], atol=0.02)
@@ -247,7 +247,7 @@ def test_bands_that_can_not_be_reconstructed_are_named(checkpoint: Checkpoint) -
     strict = SetCompleter(checkpoint, rules=AssignmentRules(unseen="refuse"))
     landsat = get_sensor("landsat8-oli-tirs-l2").select(["B4", "B10"])
     with pytest.raises(AssignmentError, match=r"can't reconstruct 'landsat8-oli-tirs-l2'(.|\n)*B10(.|\n)*--bands"):
-        strict.target_reading(landsat)
+        strict.target_spec(landsat)
 
 
 @pytest.mark.parametrize(

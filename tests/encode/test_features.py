@@ -101,17 +101,17 @@ def test_given_statistics_come_before_the_checkpoint_and_those_before_the_catalo
     trained = normalisation_for(sensor, statistics={name: replace(own[name], mean=0.4) for name in own})
     with_own = SensorEncoder(replace(checkpoint, normalisations={sensor.name: trained.to_dict()}))
     plain = SensorEncoder(checkpoint)
-    given = with_own.reading("sentinel1-grd", statistics=own)
+    given = with_own.input_spec("sentinel1-grd", statistics=own)
     assert (given.statistics_source, given.normalisation.mean) == (
         "statistics given by the caller",
         (0.5, 0.5),
     )
-    stored = with_own.reading("sentinel1-grd")
+    stored = with_own.input_spec("sentinel1-grd")
     assert (stored.statistics_source, stored.normalisation.mean) == (
         "statistics of the checkpoint",
         (0.4, 0.4),
     )
-    assert plain.reading("sentinel1-grd").statistics_source == "statistics of the catalogue"
+    assert plain.input_spec("sentinel1-grd").statistics_source == "statistics of the catalogue"
 
 
 def test_a_sensor_without_statistics_says_how_to_compute_them(encoder: SensorEncoder) -> None:
@@ -176,11 +176,9 @@ def test_nan_pixels_count_as_missing(encoder: SensorEncoder) -> None:
 
 
 def test_the_mean_leaves_hidden_patches_out(encoder: SensorEncoder) -> None:
-    from anyband.encode.input_spec import standardised_batch
-
     holed = _scene()
     holed[:, :16, :16] = 0
-    batch = standardised_batch(torch.from_numpy(holed)[None], encoder.reading(_S2))
+    batch = encoder.input_spec(_S2).image_batch(torch.from_numpy(holed)[None])
     output = encoder.encode_batch(batch)
     expected = output.tokens[:, 1:].mean(dim=1)
     assert torch.allclose(pooled(output, "mean"), expected, atol=1e-6)

@@ -134,7 +134,7 @@ def test_a_set_is_one_sequence_of_the_tokens_of_its_images(plain: SensorEncoder)
     tokens = []
     with torch.no_grad():
         for one in _set():
-            reading = plain.reading(one.sensor)
+            reading = plain.input_spec(one.sensor)
             pixels = torch.from_numpy(one.array.astype(np.float32))[None]
             n = reading.normalisation
             low, high, mean, std, scale = (

@@ -8,7 +8,7 @@ import torch
 
 from anyband.data.harmonise import restore, standardise
 from anyband.data.store import ChipStore
-from anyband.encode.input_spec import read_bands
+from anyband.encode.input_spec import input_spec_for
 from anyband.models.checkpoint import load_checkpoint
 from anyband.pretrain.loop import pretrain
 from anyband.pretrain.plan import plan_run
@@ -48,12 +48,12 @@ def test_a_trained_network_reads_sensors_as_it_was_trained(pair_store, changed, 
     recipe = changed(data={"stretch": "two_sigma"}, optim={"steps": 1})
     checkpoint = load_checkpoint(pretrain(recipe, data=pair_store, out=tmp_path / "run", shown=False).checkpoint)
     sensor = get_sensor("sentinel2-l2a").select(["B02", "B03", "B04"])
-    found = read_bands(checkpoint, sensor, rules=AssignmentRules()).normalisation
+    found = input_spec_for(checkpoint, sensor, rules=AssignmentRules()).normalisation
     assert (found.p01, found.p99) == (stretches["two_sigma"].p01, stretches["two_sigma"].p99)
     # A sensor that it was not trained on is stretched alike, with the catalogue's numbers.
-    unseen = read_bands(checkpoint, get_sensor("maxar-rgb"), rules=AssignmentRules()).normalisation
+    unseen = input_spec_for(checkpoint, get_sensor("maxar-rgb"), rules=AssignmentRules()).normalisation
     forgetful = dataclasses.replace(checkpoint, recipe=None)
-    plain = read_bands(forgetful, get_sensor("maxar-rgb"), rules=AssignmentRules()).normalisation
+    plain = input_spec_for(forgetful, get_sensor("maxar-rgb"), rules=AssignmentRules()).normalisation
     assert unseen.std == (1.0, 1.0, 1.0)
     centre = [(low + high) / 2 for low, high in zip(unseen.p01, unseen.p99, strict=True)]
     mean = [low + share * (high - low) for low, high, share in zip(plain.p01, plain.p99, plain.mean, strict=True)]

@@ -72,7 +72,7 @@ def _radar_image(dn: np.ndarray) -> SampleImage:
 def test_pixel_values_are_standardised_and_missing_where_there_is_no_data(tiny_encoder: SensorEncoder) -> None:
     dn = np.full((2, 3, 4), -12.0)
     dn[1, 2, 3] = np.nan
-    reading = tiny_encoder.reading(RADAR)
+    reading = tiny_encoder.input_spec(RADAR)
     values = pixel_values([_radar_image(dn)], [reading])
     n = reading.normalisation
     expected = ((np.clip(-12.0, n.p01[0], n.p99[0]) - n.p01[0]) / (n.p99[0] - n.p01[0]) - n.mean[0]) / n.std[0]
@@ -83,7 +83,7 @@ def test_pixel_values_are_standardised_and_missing_where_there_is_no_data(tiny_e
 
 def test_another_image_is_brought_to_the_pixels_of_the_first(tiny_encoder: SensorEncoder) -> None:
     fine, coarse = _radar_image(np.full((2, 8, 8), -15.0)), _radar_image(np.full((2, 4, 4), -10.0))
-    reading = tiny_encoder.reading(RADAR)
+    reading = tiny_encoder.input_spec(RADAR)
     values = pixel_values([fine, coarse], [reading, reading])
     assert values.shape == (8, 8, 4)
     assert np.ptp(values[..., 2]) < 1e-6

@@ -177,8 +177,8 @@ def test_a_tuned_checkpoint_reads_a_new_sensor_as_it_was_trained(
     data = _as_landsat(class_data)
     setting = make_setting(data, recipe)
     save_checkpoint(tmp_path / "tuned.safetensors", finetune(setting)[0].checkpoint)
-    reading = load_encoder(tmp_path / "tuned.safetensors").reading(data.sensors[0][0])
-    counted = setting.reader.reading(data.sensors[0][0]).normalisation
+    reading = load_encoder(tmp_path / "tuned.safetensors").input_spec(data.sensors[0][0])
+    counted = setting.reader.input_spec(data.sensors[0][0]).normalisation
     assert reading.from_checkpoint
     assert (reading.normalisation.p01, reading.normalisation.std) == (counted.p01, counted.std)
     assert set(reading.assignment.origin) == {"exact"}

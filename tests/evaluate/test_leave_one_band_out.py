@@ -109,7 +109,7 @@ def test_a_withheld_range_is_read_as_a_network_without_it_reads_the_band(
     setting = make_setting(class_data)
     checkpoint = load_checkpoint(tiny_checkpoint)
     names = checkpoint.ranges.range_names
-    read = setting.reader.reading(class_data.sensors[0][0]).assignment
+    read = setting.reader.input_spec(class_data.sensors[0][0]).assignment
     name = names[int(np.argmax(read.mixing[1]))]
     network = SensorEncoder(withhold_range(checkpoint, name), rules=AssignmentRules(unseen=unseen)).eval()
     reader = TaskReader(network, class_data, setting.recipe)

@@ -8,7 +8,6 @@ import torch
 from torchvision.transforms.v2 import functional as vision
 
 from anyband.encode.encoder import SensorEncoder
-from anyband.encode.input_spec import standardised_batch
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.predictions import TaskBatch
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, InputRecipe, TransferRecipe
@@ -42,8 +41,8 @@ def _only(batches: object) -> TaskBatch:
 def _standardised(encoder: SensorEncoder, sample: Sample, slot: int = 0) -> ImageBatch:
     """The image in its own pixels."""
     image = sample.images[slot]
-    reading = encoder.reading(image.sensor)
-    return standardised_batch(torch.from_numpy(image.dn)[None], reading, valid=torch.from_numpy(image.valid)[None])
+    reading = encoder.input_spec(image.sensor)
+    return reading.image_batch(torch.from_numpy(image.dn)[None], valid=torch.from_numpy(image.valid)[None])
 
 
 @pytest.mark.parametrize("resize", ["whole", "native"])

@@ -87,9 +87,9 @@ def test_a_place_of_several_parts_is_counted_where_it_is_labelled(
     data = replace(class_map_data, read=read, places=("one",) * len(class_map_data))
     reader = TaskReader(tiny_encoder, data, _with(statistics="data"))
     sensor = data.sensors[0][0]
-    assert max(reader.reading(sensor).normalisation.p99) < 0.35
+    assert max(reader.input_spec(sensor).normalisation.p99) < 0.35
     apart = TaskReader(tiny_encoder, replace(data, places=()), _with(statistics="data"))
-    assert max(apart.reading(sensor).normalisation.p99) > 1
+    assert max(apart.input_spec(sensor).normalisation.p99) > 1
 
 
 def test_statistics_of_the_catalogue_and_of_a_file_are_taken(
@@ -115,7 +115,7 @@ def test_published_statistics_are_those_of_the_data_set(tiny_encoder: SensorEnco
     sensor = class_data.sensors[0][0]
     reader = TaskReader(tiny_encoder, replace(class_data, statistics="BigEarthNet"), _with(statistics="published"))
     published = published_statistics_of("BigEarthNet", sensor)
-    assert reader.reading(sensor).normalisation.mean == tuple(published[band].mean for band in sensor.band_names)
+    assert reader.input_spec(sensor).normalisation.mean == tuple(published[band].mean for band in sensor.band_names)
 
 
 def test_data_without_a_published_normalisation_are_refused(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:

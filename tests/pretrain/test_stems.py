@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chisquare
 
 from anyband.encode.encoder import SensorEncoder
-from anyband.encode.input_spec import read_bands, standardised_batch
+from anyband.encode.input_spec import input_spec_for
 from anyband.errors import CatalogueError
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint, make_model, save_checkpoint, state_of
@@ -68,7 +68,7 @@ def test_bands_are_taken_of_each_image_with_their_validity() -> None:
     ("name", "bands"), [("sentinel2-l2a", ("B04", "B03", "B02")), ("sentinel1-grd", ("VV", "VH", "VV"))]
 )
 def test_a_checkpoint_with_a_stem_reads_three_bands_and_says_which(checkpoint, name, bands) -> None:
-    reading = read_bands(checkpoint, get_sensor(name), rules=AssignmentRules(unseen="refuse"))
+    reading = input_spec_for(checkpoint, get_sensor(name), rules=AssignmentRules(unseen="refuse"))
     assert reading.normalisation.bands == bands
     assert f"{name}: a stem of three bands reads {', '.join(bands)}" in reading.notes[1]
     assert reading.support == {band: float(band in bands) for band in get_sensor(name).band_names}
@@ -92,9 +92,9 @@ def test_only_the_bands_in_the_stem_change_the_features(checkpoint, tmp_path) ->
 def test_the_stem_is_one_linear_map_of_three_stacked_bands(checkpoint) -> None:
     """Against plain NumPy: an ordinary patch embedding over three channels."""
     encoder = build_encoder(checkpoint)
-    reading = read_bands(checkpoint, get_sensor("sentinel1-grd"), rules=AssignmentRules())
+    reading = input_spec_for(checkpoint, get_sensor("sentinel1-grd"), rules=AssignmentRules())
     dn = torch.from_numpy(np.random.default_rng(0).uniform(-25, -5, (1, 2, 8, 8)).astype(np.float32))
-    batch = standardised_batch(dn, reading)
+    batch = reading.image_batch(dn)
     weight = np.concatenate(list(encoder.projection.weight.detach().numpy()))
     expected = batch.pixels.numpy().reshape(1, -1) @ weight + encoder.projection.bias.detach().numpy().sum(0)
     np.testing.assert_array_equal(batch.pixels[0, 0], batch.pixels[0, 2])
@@ -107,19 +107,19 @@ def test_a_stretch_is_applied_to_statistics_that_the_checkpoint_did_not_bring(ch
     sensor = get_sensor("sentinel2-l2a").select(["B04"])
     given = {"B04": BandStatistics(p01=0.0, p99=1.0, mean=0.5, std=0.1)}
     for statistics in (given, None):
-        reading = read_bands(trained, sensor, rules=AssignmentRules(), statistics=statistics)
+        reading = input_spec_for(trained, sensor, rules=AssignmentRules(), statistics=statistics)
         assert (reading.normalisation.mean, reading.normalisation.std) == ((0.0,) * 3, (1.0,) * 3)
         assert "mean ± 2 deviations stretched to [0, 1]" in reading.notes[0]
-    found = read_bands(trained, sensor, rules=AssignmentRules(), statistics=given).normalisation
+    found = input_spec_for(trained, sensor, rules=AssignmentRules(), statistics=given).normalisation
     np.testing.assert_allclose((found.p01[0], found.p99[0]), (0.3, 0.7))
 
 
 def test_the_checkpoints_own_statistics_are_not_stretched_twice(checkpoint) -> None:
-    own = read_bands(checkpoint, get_sensor("sentinel2-l2a"), rules=AssignmentRules()).normalisation
+    own = input_spec_for(checkpoint, get_sensor("sentinel2-l2a"), rules=AssignmentRules()).normalisation
     stored = dataclasses.replace(
         checkpoint, recipe={"data": {"stretch": "two_sigma"}}, normalisations={"sentinel2-l2a": own.to_dict()}
     )
-    reading = read_bands(stored, get_sensor("sentinel2-l2a"), rules=AssignmentRules())
+    reading = input_spec_for(stored, get_sensor("sentinel2-l2a"), rules=AssignmentRules())
     assert reading.normalisation.p01 == own.p01
     assert reading.statistics_source == "statistics of the checkpoint"
 

@@ -349,7 +349,7 @@ def _parts(
 
 
 def _notes(encoder: SensorEncoder, store: ChipStore, array: str) -> tuple[str, ...]:
-    reading = encoder.reading(store.array_sensor(array), statistics=_statistics(store, array))
+    reading = encoder.input_spec(store.array_sensor(array), statistics=_statistics(store, array))
     return tuple(reading.assignment.report().splitlines())
 
 
@@ -432,7 +432,7 @@ def _features_one_place(
     encoder: SensorEncoder, store: ChipStore, chip: dict[str, Any]
 ) -> Float[Array, "width row col"]:
     sensor = store.array_sensor(chip["array"])
-    reading = encoder.reading(sensor, statistics=store.statistics[sensor.name])
+    reading = encoder.input_spec(sensor, statistics=store.statistics[sensor.name])
     size = _PATCHES * encoder.config.patch_size
     batch = chip_batch(store, chip["array"], np.array([chip["array_row"]]), reading, img_size=size)
     output = encoder.encode_batch(batch, precision=quicker_precision(torch.device("cpu")))

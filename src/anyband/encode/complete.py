@@ -18,7 +18,7 @@ from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.harmonise import restore
 from anyband.data.resample import Augmentation, apply, whole_footprint
 from anyband.encode.encoder import check_memory, find_device
-from anyband.encode.input_spec import BandReading, checkpoint_sensor, joined_batches, read_bands, standardised_batch
+from anyband.encode.input_spec import InputSpec, checkpoint_sensor, input_spec_for, joined_batches
 from anyband.encode.metadata import Precision, set_metadata
 from anyband.errors import AssignmentError, CheckpointError, InputError
 from anyband.models.a2mae import SetAutoencoder
@@ -40,7 +40,7 @@ _USUAL_SET_SIZE = 3
 class ImageView:
     """What one image shows of a square of ground."""
 
-    reading: BandReading
+    spec: InputSpec
     """How its bands are read."""
     dn: Num[Array, "band y x"]
     """Stored numbers of all pixels that the square touches."""
@@ -136,19 +136,19 @@ class SetCompleter(nn.Module):
             "of a target of which nothing is seen",
         )
 
-    def context_reading(
+    def context_spec(
         self, sensor: Sensor, *, encoding: str | None = None, statistics: Mapping[str, BandStatistics] | None = None
-    ) -> BandReading:
-        """Work out how an image to look at is read; see `read_bands`."""
-        return read_bands(self.checkpoint, sensor, rules=self.rules, encoding=encoding, statistics=statistics)
+    ) -> InputSpec:
+        """Work out how an image to look at is read; see `input_spec_for`."""
+        return input_spec_for(self.checkpoint, sensor, rules=self.rules, encoding=encoding, statistics=statistics)
 
-    def target_reading(
+    def target_spec(
         self,
         sensor: str | Sensor,
         *,
         encoding: str | None = None,
         statistics: Mapping[str, BandStatistics] | None = None,
-    ) -> BandReading:
+    ) -> InputSpec:
         """Work out how an image to predict is read and written.
 
         Raises:
@@ -158,20 +158,20 @@ class SetCompleter(nn.Module):
         found = checkpoint_sensor(self.checkpoint, sensor)
         rules = replace(self.rules, out_of_span="refuse")
         try:
-            reading = read_bands(self.checkpoint, found, rules=rules, encoding=encoding, statistics=statistics)
+            spec = input_spec_for(self.checkpoint, found, rules=rules, encoding=encoding, statistics=statistics)
         except AssignmentError as problem:
             raise AssignmentError(
                 f"this checkpoint can't reconstruct '{found.name}': {problem}\nname the bands that it can with "
                 "--bands, or take a checkpoint that was trained on such bands"
             ) from problem
-        kept = reading.assignment.kept_index
+        kept = spec.assignment.kept_index
         if kept != tuple(range(len(found.bands))):
             read = ", ".join(found.band_names[index] for index in kept)
             raise AssignmentError(
                 f"this checkpoint can't reconstruct all of {', '.join(found.band_names)} of '{found.name}' in this "
                 f"order: it reads {read}; name bands that it reads, in its order, with --bands"
             )
-        return reading
+        return spec
 
     @torch.no_grad()
     def complete(
@@ -238,7 +238,7 @@ class SetCompleter(nn.Module):
         image, side = standard[None], place.unseen.shape[0]
         if side != self.img_size:
             image, _ = apply(image, None, whole_footprint(1, grid=(self.img_size, self.img_size)), img_size=side)
-        return restore(image, place.target.reading.normalisation)[0].numpy()
+        return restore(image, place.target.spec.normalisation)[0].numpy()
 
 
 def _set_network(checkpoint: Checkpoint) -> SetAutoencoder:
@@ -271,7 +271,7 @@ def _in_slots(place: PlaceView) -> list[ImageView]:
     if not place.context:
         raise InputError("a target needs at least one other image of its place; found none")
     anchor, *others = place.context
-    partner = next((image for image in others if image.reading.asked.name != anchor.reading.asked.name), None)
+    partner = next((image for image in others if image.spec.sensor.name != anchor.spec.sensor.name), None)
     rest = [image for image in others if image is not partner]
     target = replace(place.target, valid=place.target.valid & ~place.unseen)
     return [anchor, *([] if partner is None else [partner]), *rest, target]
@@ -280,7 +280,7 @@ def _in_slots(place: PlaceView) -> list[ImageView]:
 def _on_grid(image: ImageView, img_size: int) -> ImageBatch:
     """Standardise an image and cut it along the edges of its view, as training resamples chips."""
     dn, known = torch.from_numpy(image.dn)[None], torch.from_numpy(image.valid)[None]
-    batch = standardised_batch(dn, image.reading, valid=known)
+    batch = image.spec.image_batch(dn, valid=known)
     cut = _cut_of(image)
     if cut is None and image.dn.shape[1:] == (img_size, img_size):
         return batch
@@ -328,7 +328,7 @@ def _known_of(metadata: SetMetadata, chosen: Tensor) -> SetMetadata:
 def _set_batch(slots: Sequence[ImageBatch], images: Sequence[ImageView], metadata: SetMetadata) -> SetBatch:
     """Make a batch with one group a slot."""
     num_sets = len(slots[0].pixels)
-    same = torch.tensor([image.reading.asked.name == images[0].reading.asked.name for image in images])
+    same = torch.tensor([image.spec.sensor.name == images[0].spec.sensor.name for image in images])
     return SetBatch(
         groups=tuple(slots),
         rows=torch.arange(len(slots) * num_sets).view(len(slots), num_sets).T,

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from anyband.arrays import Array, Bool, Float, Int, Num
-from anyband.encode.input_spec import BandReading, checkpoint_sensor, joined_batches, read_bands, standardised_batch
+from anyband.encode.input_spec import InputSpec, checkpoint_sensor, input_spec_for, joined_batches
 from anyband.encode.metadata import (
     CheckedFacts,
     EncodeOptions,
@@ -189,8 +189,8 @@ class RoundedCopy:
 class SetItem:
     """One image of a set as network input."""
 
-    reading: BandReading
-    """How its bands are read. Images of one reading are projected together."""
+    spec: InputSpec
+    """How its bands are read. Images of one input spec are projected together."""
     image: ImageBatch
     """The image, alone."""
 
@@ -224,7 +224,7 @@ def set_batch(groups: Sequence[ImageBatch], rows: Int[Array, "set slot"], metada
     """Make a batch of sets that are encoded whole: nothing is hidden, so it doesn't matter which source is whose.
 
     Args:
-        groups: the images, those of one reading together.
+        groups: the images, those of one input spec together.
         rows: where each image of each set stands when the groups are laid one after the other.
         metadata: of each image; None: nothing is known.
     """
@@ -247,8 +247,8 @@ def joined_sets(sets: Sequence[Sequence[SetItem]], metadata: SetMetadata | None)
     """
     flat = [item for images in sets for item in images]
     rows, groups, first = np.zeros(len(flat), dtype=np.int64), [], 0
-    for reading in dict.fromkeys(item.reading for item in flat):
-        members = [position for position, item in enumerate(flat) if item.reading is reading]
+    for spec in dict.fromkeys(item.spec for item in flat):
+        members = [position for position, item in enumerate(flat) if item.spec is spec]
         groups.append(joined_batches([flat[position].image for position in members]))
         rows[members] = first + np.arange(len(members))
         first += len(members)
@@ -468,18 +468,18 @@ class SensorEncoder(nn.Module):
         twin.checkpoint, twin.rules, twin._rounded = self.checkpoint, self.rules, RoundedCopy()
         return twin.to(next(self.parameters()).device).eval()
 
-    def reading(
+    def input_spec(
         self,
         sensor: str | Sensor,
         *,
         bands: Sequence[str] | None = None,
         encoding: str | None = None,
         statistics: Mapping[str, BandStatistics] | None = None,
-    ) -> BandReading:
-        """Work out how images of a sensor are read; see `read_bands`."""
+    ) -> InputSpec:
+        """Work out how images of a sensor are read; see `input_spec_for`."""
         found = checkpoint_sensor(self.checkpoint, sensor)
         asked = found if bands is None else found.select(bands)
-        return read_bands(self.checkpoint, asked, rules=self.rules, encoding=encoding, statistics=statistics)
+        return input_spec_for(self.checkpoint, asked, rules=self.rules, encoding=encoding, statistics=statistics)
 
     def forward(
         self,
@@ -536,17 +536,17 @@ class SensorEncoder(nn.Module):
             AssignmentError: a band outside the span of the trained ranges.
         """
         options = options or EncodeOptions()
-        reading = self.reading(sensor, bands=bands, encoding=encoding, statistics=options.statistics)
+        spec = self.input_spec(sensor, bands=bands, encoding=encoding, statistics=options.statistics)
         images = stored_images(array, valid, metadata=options.metadata)
         size = self._target_size(images.dn, options.img_size)
-        parts = [self._encode_part(part, reading, size, options) for part in images.parts(options.batch_size)]
+        parts = [self._encode_part(part, spec, size, options) for part in images.parts(options.batch_size)]
         cls = torch.cat([part[0] for part in parts])
         grid = torch.cat([part[1] for part in parts])
         return Features(
             cls=cls[0] if images.single else cls,
             map=grid[0] if images.single else grid,
-            support=reading.support,
-            notes=reading.notes,
+            support=spec.support,
+            notes=spec.notes,
         )
 
     def encode_set(self, images: Sequence[SetImage], *, options: EncodeOptions | None = None) -> SetFeatures:
@@ -620,9 +620,9 @@ class SensorEncoder(nn.Module):
         return self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
 
     def _encode_part(
-        self, part: StoredImages, reading: BandReading, size: int | None, options: EncodeOptions
+        self, part: StoredImages, spec: InputSpec, size: int | None, options: EncodeOptions
     ) -> tuple[Tensor, Tensor]:
-        batch = standardised_batch(part.dn, reading, valid=part.valid, img_size=size)
+        batch = spec.image_batch(part.dn, valid=part.valid, img_size=size)
         _check_any_data(batch, lambda position: f"image {part.first + position}")
         metadata = None
         if part.facts:
@@ -632,18 +632,18 @@ class SensorEncoder(nn.Module):
         return output.cls, feature_map(output)
 
     def _set_item(self, image: SetImage, stack: StoredImages, name: str, size: int | None) -> SetItem:
-        reading = self.reading(image.sensor, bands=image.bands, encoding=image.encoding, statistics=image.statistics)
+        spec = self.input_spec(image.sensor, bands=image.bands, encoding=image.encoding, statistics=image.statistics)
         try:
-            batch = standardised_batch(stack.dn, reading, valid=stack.valid, img_size=size)
+            batch = spec.image_batch(stack.dn, valid=stack.valid, img_size=size)
         except InputError as problem:
             raise InputError(f"{name}: {problem}") from problem
         _check_any_data(batch, lambda _: name)
-        return SetItem(reading=reading, image=batch)
+        return SetItem(spec=spec, image=batch)
 
     def _set_features(self, items: Sequence[SetItem], output: SetOutput) -> SetFeatures:
         vectors, maps = image_vectors(output)[0], set_maps(output)[0]
         images = tuple(
-            Features(cls=vector, map=one, support=item.reading.support, notes=item.reading.notes)
+            Features(cls=vector, map=one, support=item.spec.support, notes=item.spec.notes)
             for item, vector, one in zip(items, vectors, maps, strict=True)
         )
         return SetFeatures(place=output.cls[0], images=images, notes=self.set_notes if len(items) > 1 else ())

@@ -1,4 +1,4 @@
-"""How one checkpoint reads the stored numbers of one sensor: harmonisation, assignment, and their sources."""
+"""How numbers as files store them become the input of one network: encoding, statistics and bands, joined."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,6 @@ from torch import Tensor
 
 from anyband.arrays import Bool, Num
 from anyband.data.harmonise import Normalisation, Stretch, normalisation_for, standardise, stretched, to_physical
-from anyband.data.manifest import entry_sensor
 from anyband.data.resample import apply, whole_footprint
 from anyband.errors import CatalogueError, InputError
 from anyband.models.checkpoint import Checkpoint
@@ -17,32 +16,25 @@ from anyband.sensors.assignment import Assignment, AssignmentRules, assign
 from anyband.sensors.catalogue import resolve_sensor, sensor_from_dict
 from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = [
-    "BandReading",
-    "checkpoint_sensor",
-    "checkpoint_sensors",
-    "entry_sensor",
-    "joined_batches",
-    "read_bands",
-    "standardised_batch",
-    "with_data",
-]
+__all__ = ["InputSpec", "checkpoint_sensor", "checkpoint_sensors", "input_spec_for", "joined_batches"]
 
 _TRAINED = "statistics of the checkpoint"
+# Older torch (seen with 2.7) can't index unsigned numbers of more than 8 bits; the next larger signed type holds them.
+_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BandReading:
-    """How images of one sensor become the input of one network."""
+class InputSpec:
+    """How images of one sensor become the input of one network, for training, encoding and evaluating."""
 
-    asked: Sensor
+    sensor: Sensor
     """The bands of the images, in their order."""
     normalisation: Normalisation
-    """Of the bands that are used, in the order of the network's input."""
+    """Encoding and statistics of the bands that are used, in the order of the network's input."""
     assignment: Assignment
     """Of the bands to trained ranges; says which are used."""
     statistics_source: str
-    """Where the normalisation statistics come from."""
+    """Where the statistics come from."""
 
     @property
     def from_checkpoint(self) -> bool:
@@ -51,17 +43,62 @@ class BandReading:
 
     @property
     def support(self) -> dict[str, float]:
-        """How well the trained ranges back each band asked for, 0 to 1."""
+        """How well the trained ranges back each of the sensor's bands, 0 to 1."""
         return dict(zip(self.assignment.asked, self.assignment.support, strict=True))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know: statistics, encoding, and every band that is not exactly known."""
-        report = self.assignment.report()
-        return (
-            f"{self.asked.name}: {self.normalisation.source}",
-            *report.splitlines(),
-        )
+        return f"{self.sensor.name}: {self.normalisation.source}", *self.assignment.report().splitlines()
+
+    def image_batch(
+        self,
+        dn: Num[Tensor, "batch band row col"],
+        valid: Bool[Tensor, "batch band row col"] | None = None,
+        *,
+        img_size: int | None = None,
+    ) -> ImageBatch:
+        """Make network input of digital numbers: standardised images of the bands that are used.
+
+        Args:
+            dn: images with the sensor's bands.
+            valid: which pixels have data; None: all but the sensor's nodata. NaN is missing in both cases.
+            img_size: side to which whole images are resized (bicubic, anti-aliased); None: as they are.
+
+        Returns:
+            `valid` is None where every pixel has data.
+
+        Raises:
+            InputError: another number of bands.
+        """
+        self._check_bands(dn)
+        kept = list(self.assignment.kept_index)
+        dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))[:, kept]
+        known = self._with_data(dn, None if valid is None else valid[:, kept])
+        seen: Tensor | None = None if bool(known.all()) else known
+        pixels = standardise(dn, self.normalisation, seen)
+        if img_size is not None and dn.shape[2:] != (img_size, img_size):
+            whole = whole_footprint(len(dn), grid=(dn.shape[2], dn.shape[3]))
+            pixels, seen = apply(pixels, seen, whole, img_size=img_size)
+        mixing = torch.from_numpy(self.assignment.mixing).to(pixels.device, torch.float32)
+        return ImageBatch(pixels=pixels, valid=seen, mixing=mixing)
+
+    def _with_data(self, dn: Tensor, valid: Tensor | None) -> Tensor:
+        """Tell which pixels have data: those declared, else all but nodata; and only with a physical value."""
+        known = torch.isfinite(to_physical(dn, self.normalisation))
+        if valid is not None:
+            return known & valid
+        nodata = self.sensor.nodata
+        return known if nodata is None or nodata != nodata else known & (dn != nodata)
+
+    def _check_bands(self, dn: Tensor) -> None:
+        names = self.sensor.band_names
+        if dn.shape[1] != len(names):
+            shown = ", ".join(names) if len(names) <= 16 else f"{names[0]} … {names[-1]}"
+            raise InputError(
+                f"the array has {dn.shape[1]} bands, but {len(names)} of '{self.sensor.name}' are meant "
+                f"({shown}); name the bands of the array, in its order, with `bands`"
+            )
 
 
 def checkpoint_sensor(checkpoint: Checkpoint, sensor: str | Sensor) -> Sensor:
@@ -85,15 +122,15 @@ def checkpoint_sensors(checkpoint: Checkpoint) -> dict[str, Sensor]:
     return {name: sensor_from_dict(raw) for name, raw in checkpoint.sensors.items()}
 
 
-def read_bands(
+def input_spec_for(
     checkpoint: Checkpoint,
     sensor: Sensor,
     *,
     rules: AssignmentRules,
     encoding: str | None = None,
     statistics: Mapping[str, BandStatistics] | None = None,
-) -> BandReading:
-    """Work out how a checkpoint reads a sensor.
+) -> InputSpec:
+    """Work out how images of a sensor become the input of a checkpoint's network.
 
     Statistics are those given, else those that the checkpoint was trained with for this sensor, else the
     catalogue's. They are never mixed: one source has all bands. A checkpoint that was trained with another stretch
@@ -119,7 +156,7 @@ def read_bands(
     if source != _TRAINED:
         normalisation = stretched(normalisation, _stretch_of(checkpoint))
     normalisation = normalisation.at(_places(assignment))
-    return BandReading(asked=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source)
+    return InputSpec(sensor=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source)
 
 
 def _places(assignment: Assignment) -> list[int]:
@@ -164,73 +201,11 @@ def _trained_statistics(checkpoint: Checkpoint, sensor: str) -> dict[str, BandSt
     }
 
 
-def with_data(
-    dn: Num[Tensor, "batch band row col"],
-    reading: BandReading,
-    valid: Bool[Tensor, "batch band row col"] | None,
-) -> Bool[Tensor, "batch band row col"]:
-    """Tell which pixels have data: those declared, else all but nodata; and only with a physical value."""
-    known = torch.isfinite(to_physical(dn, reading.normalisation))
-    if valid is not None:
-        return known & valid
-    nodata = reading.asked.nodata
-    return known if nodata is None or nodata != nodata else known & (dn != nodata)
-
-
-def standardised_batch(
-    dn: Num[Tensor, "batch band row col"],
-    reading: BandReading,
-    *,
-    valid: Bool[Tensor, "batch band row col"] | None = None,
-    img_size: int | None = None,
-) -> ImageBatch:
-    """Make network input of stored numbers.
-
-    Args:
-        dn: images with the bands asked for, in their order.
-        reading: of this sensor.
-        valid: which pixels have data; None: all but the sensor's nodata. NaN is missing in both cases.
-        img_size: side to which whole images are resized (bicubic, anti-aliased); None: as they are.
-
-    Returns:
-        Standardised images of the bands that are used; `valid` is None where everything is.
-
-    Raises:
-        InputError: another number of bands than asked for.
-    """
-    _check_bands(dn, reading)
-    kept = list(reading.assignment.kept_index)
-    # Older torch (seen with 2.7) can't index unsigned numbers of more than 8 bits; the next larger signed type holds
-    # them all.
-    dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))[:, kept]
-    known = with_data(dn, reading, None if valid is None else valid[:, kept])
-    seen: Tensor | None = None if bool(known.all()) else known
-    pixels = standardise(dn, reading.normalisation, seen)
-    if img_size is not None and dn.shape[2:] != (img_size, img_size):
-        whole = whole_footprint(len(dn), grid=(dn.shape[2], dn.shape[3]))
-        pixels, seen = apply(pixels, seen, whole, img_size=img_size)
-    mixing = torch.from_numpy(reading.assignment.mixing).to(pixels.device, torch.float32)
-    return ImageBatch(pixels=pixels, valid=seen, mixing=mixing)
-
-
 def joined_batches(batches: Sequence[ImageBatch]) -> ImageBatch:
-    """Put batches of one reading and one size into one, in order."""
+    """Put batches of one input spec and one size into one, in order."""
     valid = None
     if any(batch.valid is not None for batch in batches):
         valid = torch.cat(
             [torch.ones_like(one.pixels, dtype=torch.bool) if one.valid is None else one.valid for one in batches]
         )
     return ImageBatch(pixels=torch.cat([batch.pixels for batch in batches]), valid=valid, mixing=batches[0].mixing)
-
-
-_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64}
-
-
-def _check_bands(dn: Tensor, reading: BandReading) -> None:
-    names: Sequence[str] = reading.asked.band_names
-    if dn.shape[1] != len(names):
-        shown = ", ".join(names) if len(names) <= 16 else f"{names[0]} … {names[-1]}"
-        raise InputError(
-            f"the array has {dn.shape[1]} bands, but {len(names)} of '{reading.asked.name}' are meant "
-            f"({shown}); name the bands of the array, in its order, with `bands`"
-        )

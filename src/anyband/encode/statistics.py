@@ -10,9 +10,8 @@ import torch
 
 from anyband.arrays import Array, Bool, Num
 from anyband.data.harmonise import normalisation_for, to_physical
-from anyband.data.manifest import ImageEntry
+from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.data.statistics import StatisticsAccumulator
-from anyband.encode.input_spec import entry_sensor
 from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
 from anyband.files import parse_yaml
 from anyband.sensors.sensor import BandStatistics, Sensor

@@ -13,7 +13,7 @@ from anyband.data.chip_index import Split
 from anyband.data.sampler import find_footprints, image_facts
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import Pool, SensorEncoder, check_memory, pooled, pooled_sets, set_batch
-from anyband.encode.input_spec import BandReading, standardised_batch
+from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import Precision, set_metadata
 from anyband.errors import InputError, StoreError
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
@@ -102,13 +102,13 @@ def made_features(
 
     Args:
         makers: by name.
-        encoder: whose reading of the sensor is used, and whose image size.
+        encoder: whose input spec of the sensor is used, and whose image size.
         store: to read.
         array: name of the array.
         rows: of the array, in the order wanted.
         options: size, statistics; pooling and precision are the makers' own.
     """
-    reading = encoder.reading(store.array_sensor(array), statistics=options.statistics)
+    spec = encoder.input_spec(store.array_sensor(array), statistics=options.statistics)
     size = options.img_size or encoder.config.img_size
     starts = range(0, len(rows), options.batch_size)
     with progress(f"encode {array}", len(rows), shown=options.shown) as advance:
@@ -116,7 +116,7 @@ def made_features(
         def batch_at(start: int) -> ImageBatch:
             part = rows[start : start + options.batch_size]
             advance(len(part))
-            return chip_batch(store, array, part, reading, img_size=size)
+            return chip_batch(store, array, part, spec, img_size=size)
 
         return _made_in_one_pass(map(batch_at, starts), makers)
 
@@ -132,13 +132,13 @@ def _made_in_one_pass(
 
 
 def chip_batch(
-    store: ChipStore, array: str, rows: Int[Array, "sample"], reading: BandReading, *, img_size: int
+    store: ChipStore, array: str, rows: Int[Array, "sample"], spec: InputSpec, *, img_size: int
 ) -> ImageBatch:
     """Read chips as network input. The store says which pixels have data."""
     chips, valid = store.read(array, rows)
     known = np.ones(chips.shape, dtype=bool) if valid is None else valid
     dn, seen = torch.from_numpy(chips), torch.from_numpy(known)
-    return standardised_batch(dn, reading, valid=seen, img_size=img_size)
+    return spec.image_batch(dn, valid=seen, img_size=img_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +226,7 @@ def store_set_batch(
     """Read sets of chips as network input, whole, with what the index knows of them.
 
     Args:
-        encoder: whose reading of the sensors is used, and whose image size.
+        encoder: whose input specs are used, and whose image size.
         store: to read.
         chips: rows of its index.
         options: size, and whether facts are told.
@@ -237,7 +237,7 @@ def store_set_batch(
     for array in dict.fromkeys(names.tolist()):
         members = np.flatnonzero(names == array)
         rows = store.array_rows[chips.ravel()[members]]
-        groups.append(chip_batch(store, array, rows, encoder.reading(store.array_sensor(array)), img_size=size))
+        groups.append(chip_batch(store, array, rows, encoder.input_spec(store.array_sensor(array)), img_size=size))
         order.append(members)
     check_memory(
         encoder.encoder,

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from anyband.arrays import Float
 from anyband.encode.encoder import SensorEncoder
-from anyband.encode.input_spec import BandReading
+from anyband.encode.input_spec import InputSpec
 from anyband.errors import RecipeError
 from anyband.evaluate.recipe import FitRecipe, LoraRecipe, TransferRecipe
 from anyband.labelled.samples import TaskData
@@ -203,7 +203,7 @@ def checkpoint_of(encoder: SensorEncoder) -> Checkpoint:
     return replace(encoder.checkpoint, config=config, state=to_published(state))
 
 
-def tuned_checkpoint(encoder: SensorEncoder, readings: Iterable[BandReading]) -> Checkpoint:
+def tuned_checkpoint(encoder: SensorEncoder, readings: Iterable[InputSpec]) -> Checkpoint:
     """Make a checkpoint of an encoder that was trained on a task: its sensors are read from now on as they were there.
 
     Args:
@@ -211,9 +211,9 @@ def tuned_checkpoint(encoder: SensorEncoder, readings: Iterable[BandReading]) ->
         readings: of the sensors of the task; of several choices of bands of one sensor, the largest counts.
     """
     checkpoint = checkpoint_of(encoder)
-    chosen = {one.asked.name: one for one in sorted(readings, key=lambda one: len(one.asked.bands))}
+    chosen = {one.sensor.name: one for one in sorted(readings, key=lambda one: len(one.sensor.bands))}
     normalised = {name: one.normalisation.to_dict() for name, one in chosen.items() if not one.from_checkpoint}
-    sensors = {name: sensor_to_dict(chosen[name].asked) for name in normalised}
+    sensors = {name: sensor_to_dict(chosen[name].sensor) for name in normalised}
     return replace(
         checkpoint,
         normalisations={**checkpoint.normalisations, **normalised},

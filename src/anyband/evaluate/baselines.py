@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.data.chip_index import Split
-from anyband.encode.input_spec import BandReading, standardised_batch
+from anyband.encode.input_spec import InputSpec
 from anyband.errors import InputError
 from anyband.evaluate.context import Setting
 from anyband.evaluate.features import VectorMaker, extract_features
@@ -108,7 +108,7 @@ def keep_with_encoders(setting: Setting) -> None:
         extract_features(makers, setting.reader, every, cache=setting.cache, scale=scale, shown=setting.shown)
 
 
-def pixel_values(images: Sequence[SampleImage], readings: Sequence[BandReading]) -> Float[Array, "row col value"]:
+def pixel_values(images: Sequence[SampleImage], readings: Sequence[InputSpec]) -> Float[Array, "row col value"]:
     """Give each pixel of the first image its standardised values in every band of every image, NaN where it has none.
 
     Args:
@@ -119,7 +119,7 @@ def pixel_values(images: Sequence[SampleImage], readings: Sequence[BandReading])
     planes = []
     for image, reading in zip(images, readings, strict=True):
         dn, valid = torch.from_numpy(image.dn)[None], torch.from_numpy(image.valid)[None]
-        batch = standardised_batch(dn, reading, valid=valid)
+        batch = reading.image_batch(dn, valid=valid)
         pixels = batch.pixels if batch.valid is None else batch.pixels.masked_fill(~batch.valid, torch.nan)
         if pixels.shape[2:] != (height, width):
             pixels = functional.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
@@ -178,7 +178,7 @@ def _samples(setting: Setting, part: Split) -> Iterator[tuple[int, Labels, Float
         for position in positions:
             truth = setting.reader.target(position)
             images = setting.reader.sample(position).images
-            yield position, truth, pixel_values(images, [setting.reader.reading(image.sensor) for image in images])
+            yield position, truth, pixel_values(images, [setting.reader.input_spec(image.sensor) for image in images])
             advance(1)
 
 

@@ -340,7 +340,7 @@ def _evidence(data: TaskData, samples: Int[Array, " sample"], outputs: Array, sc
 def _tuned(adapted: AdaptedEncoder, reader: TaskReader, recipe: FitRecipe) -> Checkpoint | None:
     if recipe.encoder == "frozen" and not adapted.new_ranges:
         return None
-    return tuned_checkpoint(adapted.encoder, [reader.reading(sensor) for sensor in sensors_of(reader.data)])
+    return tuned_checkpoint(adapted.encoder, [reader.input_spec(sensor) for sensor in sensors_of(reader.data)])
 
 
 def _weights(adapted: AdaptedEncoder, head: nn.Linear, scale: _Scale) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.data.harmonise import normalisation_for, to_physical
 from anyband.data.statistics import StatisticsAccumulator
 from anyband.encode.encoder import SensorEncoder
-from anyband.encode.input_spec import BandReading, joined_batches
+from anyband.encode.input_spec import InputSpec, joined_batches
 from anyband.encode.metadata import CheckedFacts
 from anyband.encode.statistics import read_statistics
 from anyband.errors import CatalogueError, InputError
@@ -75,9 +75,9 @@ class SensorReadings:
         self.sensors = tuple(dict.fromkeys(sensor for kind in self.kinds for sensor in kind))
         self._encoder = encoder
         self._data = data
-        self._readings: dict[Sensor, BandReading] = {}
+        self._readings: dict[Sensor, InputSpec] = {}
 
-    def of(self, sensor: Sensor) -> BandReading:
+    def of(self, sensor: Sensor) -> InputSpec:
         """Tell how images of a sensor are read; equal sensors share one reading.
 
         Raises:
@@ -105,12 +105,12 @@ class SensorReadings:
         else:
             self._readings = {sensor: self.declared(sensor) for sensor in self.sensors}
 
-    def declared(self, sensor: Sensor) -> BandReading:
+    def declared(self, sensor: Sensor) -> InputSpec:
         """Tell how a sensor is read without reading images; statistics that must be counted are left open."""
         if self.statistics == "data":
             return self._reading(sensor, _uncounted(sensor), _COUNTED)
         if self.statistics is None:
-            return self._encoder.reading(sensor)
+            return self._encoder.input_spec(sensor)
         if self.statistics == "catalogue":
             return self._reading(sensor, _catalogue_statistics(sensor), "statistics of the catalogue")
         if self.statistics == "published":
@@ -127,12 +127,12 @@ class SensorReadings:
         """Tell what network input depends on beside the images: equal settings of equal data give equal input."""
         declared = [self.declared(sensor) for sensor in self.sensors]
         return {
-            "statistics": {one.asked.name: one.statistics_source for one in declared},
+            "statistics": {one.sensor.name: one.statistics_source for one in declared},
             "readings": _digest([_plain(one) for one in declared]),
         }
 
-    def _reading(self, sensor: Sensor, statistics: Mapping[str, BandStatistics], source: str) -> BandReading:
-        reading = self._encoder.reading(sensor, statistics=statistics)
+    def _reading(self, sensor: Sensor, statistics: Mapping[str, BandStatistics], source: str) -> InputSpec:
+        reading = self._encoder.input_spec(sensor, statistics=statistics)
         said = f"encoding '{sensor.default_encoding}'; {source}"
         normalisation = replace(reading.normalisation, source=said)
         return replace(reading, statistics_source=source, normalisation=normalisation)
@@ -217,9 +217,9 @@ def _as_large(labelled: Bool[Array, "row col"], shape: tuple[int, ...]) -> Bool[
     return np.asarray(labelled[rows[:, None], cols[None, :]])
 
 
-def _plain(reading: BandReading) -> dict[str, Any]:
+def _plain(reading: InputSpec) -> dict[str, Any]:
     return {
-        "bands": reading.asked.band_names,
+        "bands": reading.sensor.band_names,
         "kept": reading.assignment.kept_index,
         "mixing": reading.assignment.mixing.tolist(),
         "normalisation": reading.normalisation.to_dict(),
@@ -416,7 +416,7 @@ class TaskReader:
         """
         return native_map(self._member(sample), num_classes=self._num_classes)
 
-    def reading(self, sensor: Sensor) -> BandReading:
+    def input_spec(self, sensor: Sensor) -> InputSpec:
         """Tell how images of one of the data's sensors are read; `data` statistics are counted now."""
         return self._readings.of(sensor)
 

@@ -26,7 +26,7 @@ from anyband.data.resample import (
     resized,
     whole_footprint,
 )
-from anyband.encode.input_spec import BandReading, standardised_batch
+from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import CheckedFacts, ImageMetadata, check_one_footprint, checked_facts, set_metadata
 from anyband.errors import InputError
 from anyband.evaluate.recipe import AugmentRecipe, Resize
@@ -164,7 +164,7 @@ def short_side_box(shape: tuple[int, int], img_size: int) -> Augmentation:
     return Augmentation(grid=grid, first=first, size=size, transposed=unmoved[:, 0], flipped=unmoved)
 
 
-def standardised_images(members: Sequence[Member], slot: int, reading: BandReading, rules: InputRules) -> ImageBatch:
+def standardised_images(members: Sequence[Member], slot: int, reading: InputSpec, rules: InputRules) -> ImageBatch:
     """Normalise one image of each sample, in its own pixels; all are of one shape.
 
     Args:
@@ -266,12 +266,12 @@ def native_map(member: Member, *, num_classes: int) -> Num[Array, "row col"]:
 
 
 def _standardised(
-    members: Sequence[Member], images: Sequence[SampleImage], slot: int, reading: BandReading
+    members: Sequence[Member], images: Sequence[SampleImage], slot: int, reading: InputSpec
 ) -> ImageBatch:
     dn = torch.from_numpy(np.stack([image.dn for image in images]))
     valid = torch.from_numpy(np.stack([image.valid for image in images]))
     try:
-        return standardised_batch(dn, reading, valid=valid)
+        return reading.image_batch(dn, valid=valid)
     except InputError as problem:
         raise InputError(f"'{members[0].name}', image {slot + 1}: {problem}") from problem
 

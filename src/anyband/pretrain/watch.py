@@ -65,7 +65,7 @@ class KnnWatch:
         """
         data, reader, _ = self._parts(checkpoint, rules)
         for sensor in dict.fromkeys(sensor for slots in data.sensors for sensor in slots):
-            reader.reading(sensor)
+            reader.input_spec(sensor)
 
     def score(self, checkpoint: Checkpoint, *, rules: AssignmentRules, device: str) -> float:
         """Let the training images vote on the validation images.

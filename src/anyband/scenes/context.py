@@ -9,9 +9,9 @@ import numpy as np
 
 from anyband.arrays import Array, Num
 from anyband.data.cutting import ImageSurvey, survey_image
-from anyband.data.manifest import ImageEntry
+from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.encode.complete import ImageView, SetCompleter
-from anyband.encode.input_spec import BandReading, entry_sensor
+from anyband.encode.input_spec import InputSpec
 from anyband.errors import AssignmentError, CatalogueError, GeometryError, InputError
 from anyband.rasters.footprints import place_image
 from anyband.rasters.grid import Axis, Grid, Placement, Window, same_crs, source_window
@@ -32,7 +32,7 @@ class OtherImage:
     """What the list says of it."""
     survey: ImageSurvey
     """What its files say."""
-    reading: BandReading | None = None
+    spec: InputSpec | None = None
     """How its bands are read; None: not worked out yet."""
 
     @property
@@ -53,7 +53,7 @@ class OpenImage:
 
     reader: RasterReader
     """Its pixels."""
-    reading: BandReading
+    spec: InputSpec
     """How its bands are read."""
     placement: Placement
     """The target's grid in it."""
@@ -71,7 +71,7 @@ class OpenImage:
         )
         dn, valid = self._pixels(row, col, height, width)
         return ImageView(
-            reading=self.reading,
+            spec=self.spec,
             dn=dn,
             valid=valid,
             box=(pad_rows, pad_cols, rows.scale * window.height, cols.scale * window.width),
@@ -147,7 +147,7 @@ def readable_images(completer: SetCompleter, images: Sequence[OtherImage]) -> tu
     found, notes = [], []
     for image in images:
         try:
-            found.append(replace(image, reading=completer.context_reading(entry_sensor(image.entry))))
+            found.append(replace(image, spec=completer.context_spec(entry_sensor(image.entry))))
         except (AssignmentError, CatalogueError) as problem:
             notes.append(f"'{image.entry.name}' is left out: {problem}")
     _check_any(found, [image.entry for image in images], notes, "can be read by this network")

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.cutting import onto_chip, view_window
-from anyband.data.manifest import ImageEntry
+from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.data.places import corners_lonlat
 from anyband.encode.encoder import SensorEncoder, check_memory, feature_map, set_batch, set_maps
-from anyband.encode.input_spec import BandReading, entry_sensor, standardised_batch
+from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import CheckedFacts, ImageMetadata, Precision, checked_facts, network_metadata
 from anyband.encode.statistics import (
     SetStatistics,
@@ -127,11 +127,11 @@ def embed_scene(
     """
     options = options or EmbedOptions()
     out, picture = checked_outputs(out, (*source.paths, *source.valid_paths))
-    reading = encoder.reading(sensor, encoding=source.encoding, statistics=options.statistics)
+    spec = encoder.input_spec(sensor, encoding=source.encoding, statistics=options.statistics)
     config = encoder.config
     tiling = plan_tiling(patch_size=config.patch_size, img_size=config.img_size, tile=options.tile, halo=options.halo)
     with open_raster(source, sensor) as reader:
-        scene = _Scene(encoder=encoder, reader=reader, reading=reading, tiling=tiling, precision=options.precision)
+        scene = _Scene(encoder=encoder, reader=reader, spec=spec, tiling=tiling, precision=options.precision)
         grid = scene_patch_grid(reader.grid, config.patch_size)
         job = FeatureJob(
             grid=grid,
@@ -143,7 +143,7 @@ def embed_scene(
             shown=options.shown,
         )
         num_missing = write_features(job, out, picture)
-    notes = (*reading.notes, *place_notes(grid))
+    notes = (*spec.notes, *place_notes(grid))
     return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
 
 
@@ -208,7 +208,7 @@ class _Scene:
     """The network."""
     reader: RasterReader
     """The open scene."""
-    reading: BandReading
+    spec: InputSpec
     """How its bands are read."""
     tiling: Tiling
     """How it is cut."""
@@ -224,7 +224,7 @@ def _encoded(scene: _Scene, views: Sequence[View]) -> list[tuple[View, Float[Arr
         return []
     dn = torch.from_numpy(np.stack([one for _, one, _ in with_data]))
     valid = torch.from_numpy(np.stack([one for _, _, one in with_data]))
-    batch = standardised_batch(dn, scene.reading, valid=valid)
+    batch = scene.spec.image_batch(dn, valid=valid)
     maps: Tensor = feature_map(scene.encoder.encode_batch(batch, precision=scene.precision))
     return [(view, one) for (view, _, _), one in zip(with_data, maps.cpu().numpy(), strict=True)]
 
@@ -247,9 +247,9 @@ def _pixels(scene: _Scene, patches: Window) -> tuple[Num[Array, "band row col"],
 
 def _tags(scene: _Scene) -> dict[str, object]:
     return {
-        "ANYBAND_SENSOR": scene.reading.asked.name,
-        "ANYBAND_BANDS": list(scene.reading.normalisation.bands),
-        "ANYBAND_NORMALISATION": scene.reading.normalisation.to_dict(),
+        "ANYBAND_SENSOR": scene.spec.sensor.name,
+        "ANYBAND_BANDS": list(scene.spec.normalisation.bands),
+        "ANYBAND_NORMALISATION": scene.spec.normalisation.to_dict(),
     }
 
 
@@ -265,7 +265,7 @@ class _Image:
     """What the list says of it."""
     reader: RasterReader
     """Its pixels."""
-    reading: BandReading
+    spec: InputSpec
     """How its bands are read."""
     placement: Placement
     """The anchor's grid in it."""
@@ -382,7 +382,7 @@ def _opened_images(
     anchor: Grid | None = None
     for entry in entries:
         sensor = entry_sensor(entry)
-        reading = encoder.reading(sensor, statistics=statistics.get(sensor.name))
+        spec = encoder.input_spec(sensor, statistics=statistics.get(sensor.name))
         reader = opened.enter_context(open_raster(entry.source, entry.sensor))
         anchor = anchor or reader.grid
         said = ImageMetadata(
@@ -391,7 +391,7 @@ def _opened_images(
         yield _Image(
             entry=entry,
             reader=reader,
-            reading=reading,
+            spec=spec,
             placement=_placement(anchor, reader.grid, entry.name, entries[0].name),
             facts=checked_facts(said, name=f"'{entry.name}'"),
         )
@@ -468,7 +468,7 @@ def _maps(
     groups = []
     for position in shown:
         dn, valid = (torch.from_numpy(np.stack([one[position][part] for one in pixels])) for part in (0, 1))
-        groups.append(standardised_batch(dn, scene.images[position].reading, valid=valid, img_size=edge))
+        groups.append(scene.images[position].spec.image_batch(dn, valid=valid, img_size=edge))
     rows = np.arange(len(shown) * len(boxes)).reshape(len(shown), len(boxes)).T.copy()
     num_tokens = (edge // scene.tiling.patch_size) ** 2
     check_memory(scene.encoder.encoder, num_sets=len(boxes), num_images=len(shown), num_tokens=num_tokens)
@@ -497,9 +497,9 @@ def _image_tags(images: Sequence[_Image]) -> list[dict[str, Any]]:
     return [
         {
             "path": image.entry.name,
-            "sensor": image.reading.asked.name,
+            "sensor": image.spec.sensor.name,
             "datetime": None if np.isnat(image.facts.time) else f"{image.facts.time}Z",
-            "normalisation": image.reading.normalisation.to_dict(),
+            "normalisation": image.spec.normalisation.to_dict(),
         }
         for image in images
     ]
@@ -509,7 +509,7 @@ def _notes(encoder: SensorEncoder, images: Sequence[_Image]) -> tuple[str, ...]:
     """Say what a user should know: of each sensor once, and of the set."""
     first = images[0]
     grid = f"{len(images)} images on the grid of '{first.entry.name}'"
-    of_sensors = dict.fromkeys(note for image in images for note in image.reading.notes)
+    of_sensors = dict.fromkeys(note for image in images for note in image.spec.notes)
     untimed = [f"'{image.entry.name}'" for image in images if np.isnat(image.facts.time)]
     unknown = (f"no date is known of {', '.join(untimed[:4])}{' …' * (len(untimed) > 4)}",) if untimed else ()
     return (grid, *of_sensors, *unknown, *(encoder.set_notes if len(images) > 1 else ()))

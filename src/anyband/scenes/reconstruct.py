@@ -12,10 +12,10 @@ import torch
 
 from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.harmonise import can_hold, composite, normalisation_for, picture, rounded_into, to_physical, to_stored
-from anyband.data.manifest import ImageEntry
+from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.data.places import corners_lonlat
 from anyband.encode.complete import ImageView, PlaceView, SetCompleter
-from anyband.encode.input_spec import BandReading, entry_sensor
+from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import ImageMetadata, Precision, checked_facts
 from anyband.errors import GeometryError, InputError, OutputError
 from anyband.files import check_target, whole_file
@@ -227,9 +227,9 @@ def write_reconstruction_picture(
     grid, sensor = layout.grid, layout.sensor
     pictures, titles = [], []
     for image in images:
-        physical, valid = _lattice(image.reader, image.placement, grid, image.reading.asked)
-        pictures.append(_drawn(physical, image.reading.asked, valid))
-        titles.append(f"{image.title}\n{composite(image.reading.asked).title}")
+        physical, valid = _lattice(image.reader, image.placement, grid, image.spec.sensor)
+        pictures.append(_drawn(physical, image.spec.sensor, valid))
+        titles.append(f"{image.title}\n{composite(image.spec.sensor).title}")
     with open_raster(RasterSource(paths=(filled,)), sensor) as written:
         physical, valid = _lattice(written, _same(grid), grid, sensor)
     if reader is not None:
@@ -350,7 +350,7 @@ class _Job:
     """To look at, the anchor first."""
     layout: TargetLayout
     """What is written."""
-    reading: BandReading
+    spec: InputSpec
     """How the target's bands are read and written."""
     reader: RasterReader | None
     """The target as it is; None: nothing of it is seen."""
@@ -379,7 +379,7 @@ class _Job:
         if part.crs is not None:
             corners = np.array(corners_lonlat(part.transform, part.height, part.width, part.crs))
         target = ImageView(
-            reading=self.reading,
+            spec=self.spec,
             dn=dn,
             valid=valid,
             box=(0.0, 0.0, float(window.height), float(window.width)),
@@ -426,13 +426,13 @@ def reconstruct(
         time = _time_of(target, reader)
         others, itself = _without_target(others, target, time)
         layout = layout_of_unseen(target, others, time) if reader is None else layout_as_seen(target, reader)
-        reading = completer.target_reading(layout.sensor)
+        spec = completer.target_spec(layout.sensor)
         images, unusable = _context(completer, others, layout.grid, time, options.num_context)
         job = _Job(
             completer=completer,
             images=tuple(_opened(image, layout.grid, opened) for image in images),
             layout=layout,
-            reading=reading,
+            spec=spec,
             reader=reader,
             time=_as_numpy(time),
             window=_window(completer, layout.grid, options),
@@ -441,7 +441,7 @@ def reconstruct(
         counts = _write(job, out)
         if options.picture:
             write_reconstruction_picture(picture, out, layout, job.images, reader)
-    notes = [*completer.notes, *layout.notes, *reading.notes, *_notes(job.images), *itself, *left_out, *unusable]
+    notes = [*completer.notes, *layout.notes, *spec.notes, *_notes(job.images), *itself, *left_out, *unusable]
     return _report(job, out, picture, counts, notes)
 
 
@@ -516,10 +516,10 @@ def _context(
 
 def _opened(image: OtherImage, grid: Grid, opened: ExitStack) -> OpenImage:
     entry = image.entry
-    assert image.reading is not None
+    assert image.spec is not None
     return OpenImage(
         reader=opened.enter_context(open_raster(entry.source, entry.sensor)),
-        reading=image.reading,
+        spec=image.spec,
         placement=place_image(grid, image.survey.grid, entry.name),
         time=_as_numpy(image.time),
         title=image.title,
@@ -587,7 +587,7 @@ def _write_strip(job: _Job, writer: GeoTiffWriter, blender: Blender, num_rows: i
 
 
 def _stored(job: _Job, predicted: Float[Array, "band row col"], known: Array) -> Num[Array, "band row col"]:
-    numbers = to_stored(predicted, job.reading.normalisation)
+    numbers = to_stored(predicted, job.spec.normalisation)
     return rounded_into(np.where(known, numbers, 0.0), job.layout.dtype, nodata=job.layout.nodata)
 
 
@@ -637,4 +637,4 @@ def _encodings(layout: TargetLayout) -> dict[str, dict[str, float | str]]:
 
 
 def _notes(images: Sequence[OpenImage]) -> list[str]:
-    return [note for image in images for note in image.reading.notes]
+    return [note for image in images for note in image.spec.notes]
