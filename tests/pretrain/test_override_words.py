@@ -23,7 +23,7 @@ import anyband
 from anyband.errors import AnybandError
 
 _TABLE = Path(__file__).with_name("override_words.json")
-_EVALUATION_LOADER = ("anyband.tasks.transfer.recipe_files", "load_transfer_recipe")
+_EVALUATION_LOADER = ("anyband.evaluate.recipe", "load_transfer_recipe")
 _FILE = "file"
 """Key of the cases whose recipe is the text of a file."""
 
