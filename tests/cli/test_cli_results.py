@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 
 from anyband.cli import main
-from anyband.evaluate.predictions import Evidence, class_evidence, number_evidence, scores_of
+from anyband.evaluate.predictions import Predictions, class_predictions, number_predictions, scores_of
 from anyband.evaluate.results import ResultRow, append_results
 
 _NAMES = tuple(f"image {index}" for index in range(40))
 _LABELS = np.random.default_rng(0).integers(0, 2, 40)
 
 
-def _classes(right: int) -> Evidence:
+def _classes(right: int) -> Predictions:
     guessed = np.where(np.arange(40) < right, _LABELS, 1 - _LABELS)
-    return class_evidence(_LABELS, np.eye(2)[guessed], classes=("water", "town"), samples=_NAMES)
+    return class_predictions(_LABELS, np.eye(2)[guessed], classes=("water", "town"), samples=_NAMES)
 
 
-def _numbers(error: float) -> Evidence:
+def _numbers(error: float) -> Predictions:
     truth = np.random.default_rng(1).normal(size=40)
-    return number_evidence(truth, truth + error * np.sin(np.arange(40)), samples=_NAMES)
+    return number_predictions(truth, truth + error * np.sin(np.arange(40)), samples=_NAMES)
 
 
-def _row(identity: str, evidence: Evidence, **changed: Any) -> ResultRow:
+def _row(identity: str, predictions: Predictions, **changed: Any) -> ResultRow:
     row = ResultRow(
         id=identity,
         made=dt.datetime(2024, 5, 1, tzinfo=dt.UTC),
@@ -39,12 +39,12 @@ def _row(identity: str, evidence: Evidence, **changed: Any) -> ResultRow:
         checkpoint_hash="c" * 64,
         data="photographs [old]",
         data_fingerprint="f00df00d",
-        kind=evidence.kind,
+        kind=predictions.kind,
         num_samples={"train": 30, "val": 6, "test": 40},
         seed=0,
         settings={"fusion": "single", "input": {"pool": "cls"}},
-        scores=scores_of(evidence, seed=0, num_resamples=50),
-        evidence=evidence,
+        scores=scores_of(predictions, seed=0, num_resamples=50),
+        predictions=predictions,
     )
     return replace(row, **changed)
 
@@ -92,7 +92,7 @@ def test_json_holds_scores_with_definitions_and_no_evidence(table: Path, capsys:
     assert len(found) == 5
     assert found[0]["scores"][0]["value"] == 0.85
     assert found[0]["scores"][0]["definition"].startswith("share of the samples")
-    assert "evidence" not in found[0]
+    assert "predictions" not in found[0]
 
 
 def test_one_metric_is_shown_alone_and_only_where_it_is_defined(

@@ -20,13 +20,12 @@ from anyband.evaluate.baselines import (
     missing_baselines,
     pixel_values,
 )
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.features import FeatureCache
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import KnnOptions
 from anyband.evaluate.predictions import scores_of
 from anyband.evaluate.probes import knn, linear
-from anyband.evaluate.recipe import CompareRecipe, InputRecipe, LinearRecipe, Protocol, TransferRecipe
+from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, LinearRecipe, Protocol, TransferRecipe
 from anyband.evaluate.run import run_protocol
 from anyband.labelled.samples import DataSpec, Sample, SampleImage, TaskData
 from anyband.sensors.catalogue import get_sensor
@@ -35,15 +34,15 @@ RADAR = get_sensor("sentinel1-grd").select(("VV", "VH"))
 
 
 _RECIPE = TransferRecipe(
-    name="tiny", data=DataSpec(source="memory"), linear=LinearRecipe(solver="lbfgs"), knn=KnnOptions(k=5)
+    name="tiny", data=DataSpec(source="memory"), linear=LinearRecipe(solver="lbfgs"), knn=KnnRecipe(k=5)
 )
 
 
 def _setting(
     encoder: SensorEncoder, data: TaskData, protocol: Protocol, *, cache: Path | None = None, **changes: Any
-) -> Setting:
+) -> Context:
     recipe = replace(_RECIPE, **changes)
-    return Setting(
+    return Context(
         recipe=recipe,
         protocol=protocol,
         data=data,
@@ -109,45 +108,45 @@ def test_a_forest_learns_classes_from_the_colour_of_pixels(
     tiny_encoder: SensorEncoder, class_map_data: TaskData
 ) -> None:
     pictured = [int(class_map_data.part("test")[0])]
-    (outcome,) = baselines(_setting(tiny_encoder, class_map_data, "segment"), pictured=pictured)
-    assert list(outcome.maps) == pictured
-    scores = {score.metric: score.value for score in scores_of(outcome.evidence, seed=0)}
+    (result,) = baselines(_setting(tiny_encoder, class_map_data, "segment"), pictured=pictured)
+    assert list(result.maps) == pictured
+    scores = {score.metric: score.value for score in scores_of(result.predictions, seed=0)}
     assert scores["miou"] > 0.9
-    position = next(iter(outcome.maps))
+    position = next(iter(result.maps))
     truth = class_map_data.read(position).class_map
     assert truth is not None
     known = truth >= 0
-    expected = confusion_matrix(truth[known], outcome.maps[position][known], labels=range(3))
-    assert np.array_equal(outcome.evidence.arrays["confusion"][0], expected)
+    expected = confusion_matrix(truth[known], result.maps[position][known], labels=range(3))
+    assert np.array_equal(result.predictions.arrays["confusion"][0], expected)
 
 
 def test_a_forest_learns_numbers_from_the_colour_of_pixels(
     tiny_encoder: SensorEncoder, number_map_data: TaskData
 ) -> None:
-    (outcome,) = baselines(_setting(tiny_encoder, number_map_data, "regress"))
-    assert {score.metric: score.value for score in scores_of(outcome.evidence, seed=0)}["r2"] > 0.9
+    (result,) = baselines(_setting(tiny_encoder, number_map_data, "regress"))
+    assert {score.metric: score.value for score in scores_of(result.predictions, seed=0)}["r2"] > 0.9
 
 
 def test_change_is_scored_by_a_forest_and_by_change_vectors(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    outcomes = baselines(_setting(tiny_encoder, change_data, "change"))
-    assert [one.features for one in outcomes] == ["random forest on pixels", "change vector analysis"]
-    for outcome in outcomes:
-        assert {score.metric: score.value for score in scores_of(outcome.evidence, seed=0)}["miou"] > 0.9
-    assert outcomes[1].chosen["threshold"] >= 0
+    results = baselines(_setting(tiny_encoder, change_data, "change"))
+    assert [one.features for one in results] == ["random forest on pixels", "change vector analysis"]
+    for result in results:
+        assert {score.metric: score.value for score in scores_of(result.predictions, seed=0)}["miou"] > 0.9
+    assert results[1].chosen["threshold"] >= 0
 
 
 def test_band_means_are_scored_by_the_classifier_of_the_protocol(
     tiny_encoder: SensorEncoder, class_data: TaskData
 ) -> None:
-    (outcome,) = baselines(_setting(tiny_encoder, class_data, "linear"))
-    assert outcome.width == 8
-    assert {score.metric: score.value for score in scores_of(outcome.evidence, seed=0)}["accuracy"] > 0.9
+    (result,) = baselines(_setting(tiny_encoder, class_data, "linear"))
+    assert result.width == 8
+    assert {score.metric: score.value for score in scores_of(result.predictions, seed=0)}["accuracy"] > 0.9
 
 
 def test_a_rerun_gives_the_same_numbers(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
-    setting = _setting(tiny_encoder, class_map_data, "segment")
-    first, second = baselines(setting), baselines(setting)
-    assert np.array_equal(first[0].evidence.arrays["confusion"], second[0].evidence.arrays["confusion"])
+    context = _setting(tiny_encoder, class_map_data, "segment")
+    first, second = baselines(context), baselines(context)
+    assert np.array_equal(first[0].predictions.arrays["confusion"], second[0].predictions.arrays["confusion"])
 
 
 def test_a_second_probe_reads_no_image_for_its_baseline_either(
@@ -162,7 +161,7 @@ def test_a_second_probe_reads_no_image_for_its_baseline_either(
     run_protocol(_setting(tiny_encoder, data, "linear", cache=tmp_path, compare=compare))
     assert seen == []
     for one, other in zip(first, again, strict=True):
-        assert np.array_equal(one.evidence.arrays["scores"], other.evidence.arrays["scores"])
+        assert np.array_equal(one.predictions.arrays["scores"], other.predictions.arrays["scores"])
 
 
 def test_a_probe_and_its_baseline_read_each_image_once(
@@ -188,22 +187,22 @@ def test_kept_band_means_are_not_those_of_other_statistics(
 def test_several_scales_are_scored_as_those_of_the_encoder_are(
     tiny_encoder: SensorEncoder, class_data: TaskData, protocol: Protocol, probe: Any
 ) -> None:
-    setting = _setting(tiny_encoder, class_data, protocol, input=InputRecipe(scales=(0.5, 1.0)))
-    encoded, described = probe(setting), baselines(setting)
-    assert [one.evidence.samples for one in described] == [one.evidence.samples for one in encoded]
+    context = _setting(tiny_encoder, class_data, protocol, input=InputRecipe(scales=(0.5, 1.0)))
+    encoded, described = probe(context), baselines(context)
+    assert [one.predictions.samples for one in described] == [one.predictions.samples for one in encoded]
     assert [one.features.rpartition("@")[2] for one in described[1:]] == [" 50 %", " 100 %"]
     whole = baselines(_setting(tiny_encoder, class_data, protocol))[0]
-    assert np.array_equal(described[2].evidence.arrays["scores"], whole.evidence.arrays["scores"])
+    assert np.array_equal(described[2].predictions.arrays["scores"], whole.predictions.arrays["scores"])
 
 
 def test_samples_of_different_sensors_have_no_baseline_and_that_is_said(
     tiny_encoder: SensorEncoder, class_data: TaskData
 ) -> None:
     data = _with_other_sensor(class_data)
-    setting = _setting(tiny_encoder, data, "knn", compare=CompareRecipe(baseline=True))
-    assert baselines(setting) == []
+    context = _setting(tiny_encoder, data, "knn", compare=CompareRecipe(baseline=True))
+    assert baselines(context) == []
     said = "there is no baseline of band means: samples have different sensors or bands"
-    assert run_protocol(setting)[0].notes[-1] == said
+    assert run_protocol(context)[0].notes[-1] == said
 
 
 def _with_other_sensor(data: TaskData) -> TaskData:
@@ -224,19 +223,19 @@ def _with_other_sensor(data: TaskData) -> TaskData:
 def test_change_vectors_need_the_same_bands_on_both_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
     before, after = change_data.sensors[0]
     data = replace(change_data, sensors=((before, after.select(("B02", "B03", "B04"))),) * len(change_data))
-    setting = _setting(tiny_encoder, data, "change")
-    assert missing_baselines(setting) == ("change vector analysis needs the same bands before and after",)
+    context = _setting(tiny_encoder, data, "change")
+    assert missing_baselines(context) == ("change vector analysis needs the same bands before and after",)
     assert missing_baselines(_setting(tiny_encoder, change_data, "change")) == ()
 
 
 def test_a_forest_grown_in_steps_is_the_one_grown_at_once(
     tiny_encoder: SensorEncoder, class_map_data: TaskData
 ) -> None:
-    setting = _setting(tiny_encoder, class_map_data, "segment")
-    values, targets = _training_pixels(setting)
+    context = _setting(tiny_encoder, class_map_data, "segment")
+    values, targets = _training_pixels(context)
     values, targets = values[:400], targets[:400]
     once = RandomForestClassifier(n_estimators=100, random_state=0).fit(values, targets)
-    steps = _grown(setting, values, targets)
+    steps = _grown(context, values, targets)
     assert np.array_equal(steps.predict_proba(values), once.predict_proba(values))
 
 
@@ -247,6 +246,6 @@ def test_pixels_without_data_count_as_the_mean() -> None:
 def test_a_forest_of_numbers_is_the_same_to_the_last_digit(
     tiny_encoder: SensorEncoder, number_map_data: TaskData
 ) -> None:
-    setting = _setting(tiny_encoder, number_map_data, "regress")
-    first, second = baselines(setting), baselines(setting)
-    assert np.array_equal(first[0].evidence.arrays["sums"], second[0].evidence.arrays["sums"])
+    context = _setting(tiny_encoder, number_map_data, "regress")
+    first, second = baselines(context), baselines(context)
+    assert np.array_equal(first[0].predictions.arrays["sums"], second[0].predictions.arrays["sums"])

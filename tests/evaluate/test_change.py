@@ -8,13 +8,13 @@ import torch
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.features import FeatureCache
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.map_model import SiameseEncoder
 from anyband.evaluate.maps import change, difference_for
-from anyband.evaluate.predictions import TaskBatch
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, TransferRecipe
+from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import DataSpec, Sample, TaskData
 from anyband.sensors.catalogue import get_sensor
 
@@ -22,14 +22,14 @@ _BLOCKS = (0, 1, 2, 3)
 _FIT = FitRecipe(encoder="frozen", epochs=6, batch_size=4, base_lr=1e-2, lr_samples=None, warmup_epochs=0.0)
 
 
-def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Setting:
+def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context:
     recipe = replace(
         TransferRecipe(
             name="change", data=DataSpec(source="memory", kind="class_map"), fit=_FIT, head=HeadRecipe(channels=8)
         ),
         **parts,  # type: ignore[arg-type]
     )
-    return Setting(
+    return Context(
         recipe=recipe,
         protocol="change",
         data=data,
@@ -48,22 +48,22 @@ def _swapped(data: TaskData) -> TaskData:
     return replace(data, read=read, sensors=tuple(slots[::-1] for slots in data.sensors), fingerprint="swapped")
 
 
-def _batch(setting: Setting) -> TaskBatch:
-    return next(setting.reader.batches([0, 1]))
+def _batch(context: Context) -> TaskBatch:
+    return next(context.reader.batches([0, 1]))
 
 
 def test_absolute_levels_do_not_tell_the_order_of_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    setting, other = _setting(tiny_encoder, change_data), _setting(tiny_encoder, _swapped(change_data))
-    siamese = SiameseEncoder(setting.fused("encoder"), difference="absolute")
-    pairs = zip(siamese.levels(_batch(setting), _BLOCKS), siamese.levels(_batch(other), _BLOCKS), strict=True)
+    context, other = _setting(tiny_encoder, change_data), _setting(tiny_encoder, _swapped(change_data))
+    siamese = SiameseEncoder(context.fused("encoder"), difference="absolute")
+    pairs = zip(siamese.levels(_batch(context), _BLOCKS), siamese.levels(_batch(other), _BLOCKS), strict=True)
     assert all(torch.equal(forward, backward) for forward, backward in pairs)
 
 
 def test_signed_levels_turn_with_the_order_of_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    setting, other = _setting(tiny_encoder, change_data), _setting(tiny_encoder, _swapped(change_data))
-    siamese = SiameseEncoder(setting.fused("encoder"), difference="signed")
+    context, other = _setting(tiny_encoder, change_data), _setting(tiny_encoder, _swapped(change_data))
+    siamese = SiameseEncoder(context.fused("encoder"), difference="signed")
     for forward, backward in zip(
-        siamese.levels(_batch(setting), _BLOCKS), siamese.levels(_batch(other), _BLOCKS), strict=True
+        siamese.levels(_batch(context), _BLOCKS), siamese.levels(_batch(other), _BLOCKS), strict=True
     ):
         assert torch.equal(forward[:, 32:], -backward[:, 32:])
         assert torch.allclose(forward[:, :32] + forward[:, 32:], backward[:, :32], atol=1e-5)
@@ -73,8 +73,8 @@ def test_signed_levels_turn_with_the_order_of_dates(tiny_encoder: SensorEncoder,
 def test_levels_are_differences_of_each_date_by_itself(
     tiny_encoder: SensorEncoder, change_data: TaskData, blocks: tuple[int, ...] | str
 ) -> None:
-    setting = _setting(tiny_encoder, change_data)
-    fused, batch = setting.fused("encoder"), _batch(setting)
+    context = _setting(tiny_encoder, change_data)
+    fused, batch = context.fused("encoder"), _batch(context)
     dates = [
         fused.levels(replace(batch, images=(image,), sensors=(name,)), blocks)  # type: ignore[arg-type]
         for image, name in zip(batch.images, batch.sensors, strict=True)
@@ -90,33 +90,33 @@ def test_two_classes_are_symmetric_and_more_are_not() -> None:
 @pytest.mark.parametrize("kind", ["linear", "upernet"])
 @pytest.mark.parametrize("how", ["frozen", "trained"])
 def test_change_is_found(tiny_encoder: SensorEncoder, change_data: TaskData, kind: str, how: str) -> None:
-    setting = _setting(
+    context = _setting(
         tiny_encoder, change_data, head=HeadRecipe(kind=kind, channels=8), fit=replace(_FIT, encoder=how, epochs=12)
     )
-    (outcome,) = change(setting)
-    summed = outcome.evidence.arrays["confusion"].sum(axis=0)
+    (result,) = change(context)
+    summed = result.predictions.arrays["confusion"].sum(axis=0)
     assert np.trace(summed) / summed.sum() > 0.65
-    assert outcome.width == 32
+    assert result.width == 32
 
 
 def test_the_order_of_dates_does_not_change_what_is_found(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
     first, second = (change(_setting(tiny_encoder, data))[0] for data in (change_data, _swapped(change_data)))
     assert first.curves == second.curves
-    assert np.array_equal(first.evidence.arrays["confusion"], second.evidence.arrays["confusion"])
+    assert np.array_equal(first.predictions.arrays["confusion"], second.predictions.arrays["confusion"])
 
 
 def test_kinds_of_change_see_both_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
     data = replace(change_data, classes=("same", "brighter", "darker"))
-    (outcome,) = change(_setting(tiny_encoder, data, fit=replace(_FIT, epochs=1)))
-    assert outcome.width == 64
-    assert outcome.evidence.arrays["confusion"].shape[1:] == (3, 3)
+    (result,) = change(_setting(tiny_encoder, data, fit=replace(_FIT, epochs=1)))
+    assert result.width == 64
+    assert result.predictions.arrays["confusion"].shape[1:] == (3, 3)
 
 
 def test_windows_of_both_dates_go_together(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    setting = _setting(tiny_encoder, change_data, input=InputRecipe(resize="native"), fit=replace(_FIT, epochs=3))
-    (outcome,) = change(setting)
-    assert outcome.evidence.arrays["confusion"].sum() == 3 * 48 * 48
-    assert all(found.shape == (48, 48) for found in outcome.maps.values())
+    context = _setting(tiny_encoder, change_data, input=InputRecipe(resize="native"), fit=replace(_FIT, epochs=3))
+    (result,) = change(context)
+    assert result.predictions.arrays["confusion"].sum() == 3 * 48 * 48
+    assert all(found.shape == (48, 48) for found in result.maps.values())
 
 
 def test_dates_of_different_sensors_are_compared(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
@@ -133,8 +133,8 @@ def test_dates_of_different_sensors_are_compared(tiny_encoder: SensorEncoder, ch
         return replace(sample, images=(sample.images[0], after))
 
     data = replace(change_data, read=read, sensors=tuple((slots[0], three) for slots in change_data.sensors))
-    (outcome,) = change(_setting(tiny_encoder, data, fit=replace(_FIT, epochs=2)))
-    assert outcome.evidence.arrays["confusion"].sum() == 3 * 48 * 48
+    (result,) = change(_setting(tiny_encoder, data, fit=replace(_FIT, epochs=2)))
+    assert result.predictions.arrays["confusion"].sum() == 3 * 48 * 48
 
 
 def test_two_images_a_date_are_fused(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
@@ -143,8 +143,8 @@ def test_two_images_a_date_are_fused(tiny_encoder: SensorEncoder, change_data: T
         return replace(sample, images=tuple(image for image in sample.images for _ in range(2)))
 
     data = replace(change_data, read=read, sensors=tuple(slots * 2 for slots in change_data.sensors))
-    (outcome,) = change(_setting(tiny_encoder, data, fusion="concat", fit=replace(_FIT, epochs=1)))
-    assert outcome.width == 64
+    (result,) = change(_setting(tiny_encoder, data, fusion="concat", fit=replace(_FIT, epochs=1)))
+    assert result.width == 64
 
 
 def test_differences_are_kept_in_the_cache_apart_from_each_other(
@@ -154,7 +154,7 @@ def test_differences_are_kept_in_the_cache_apart_from_each_other(
     two = replace(_setting(tiny_encoder, change_data, fit=replace(_FIT, epochs=1)), cache=cache)
     kinds = replace(change_data, classes=("same", "brighter", "darker"))
     three = replace(_setting(tiny_encoder, kinds, fit=replace(_FIT, epochs=1)), cache=cache)
-    widths = [change(setting)[0].width for setting in (two, three, two)]
+    widths = [change(context)[0].width for context in (two, three, two)]
     assert widths == [32, 64, 32]
 
 

@@ -12,12 +12,12 @@ from anyband.errors import InputError
 from anyband.evaluate.comparison import Difference, difference, difference_text, paired
 from anyband.evaluate.metrics import METRICS_OF
 from anyband.evaluate.predictions import (
-    Evidence,
-    class_evidence,
-    class_map_evidence,
-    labels_evidence,
-    number_evidence,
-    number_map_evidence,
+    Predictions,
+    class_map_predictions,
+    class_predictions,
+    labels_predictions,
+    number_map_predictions,
+    number_predictions,
     scores_of,
 )
 from anyband.randomness import generator
@@ -27,46 +27,46 @@ _CLASSES = ("water", "field", "town")
 _LABELS = np.random.default_rng(0).integers(0, 3, 40)
 
 
-def _guess(seed: int, *, right: float = 0.5) -> Evidence:
+def _guess(seed: int, *, right: float = 0.5) -> Predictions:
     draw = np.random.default_rng(seed)
     scores = draw.random((40, 3))
     lucky = draw.random(40) < right
     scores[lucky, _LABELS[lucky]] += 1
-    return class_evidence(_LABELS, scores, classes=_CLASSES, samples=_NAMES)
+    return class_predictions(_LABELS, scores, classes=_CLASSES, samples=_NAMES)
 
 
-def _every_kind() -> list[Evidence]:
+def _every_kind() -> list[Predictions]:
     draw = np.random.default_rng(4)
     return [
         _guess(1),
-        labels_evidence(draw.random((40, 3)) < 0.5, draw.random((40, 3)), classes=_CLASSES, samples=_NAMES),
-        number_evidence(draw.random(40), draw.random(40), samples=_NAMES),
-        class_map_evidence(draw.integers(0, 20, (40, 3, 3)), classes=_CLASSES, samples=_NAMES),
-        number_map_evidence(draw.random((40, 5)) + np.array([0, 0, 9, 0, 0]), samples=_NAMES),
+        labels_predictions(draw.random((40, 3)) < 0.5, draw.random((40, 3)), classes=_CLASSES, samples=_NAMES),
+        number_predictions(draw.random(40), draw.random(40), samples=_NAMES),
+        class_map_predictions(draw.integers(0, 20, (40, 3, 3)), classes=_CLASSES, samples=_NAMES),
+        number_map_predictions(draw.random((40, 5)) + np.array([0, 0, 9, 0, 0]), samples=_NAMES),
     ]
 
 
-def _shuffled(evidence: Evidence, seed: int) -> Evidence:
-    order = np.random.default_rng(seed).permutation(len(evidence.samples))
-    return Evidence(
-        kind=evidence.kind,
-        classes=evidence.classes,
-        samples=tuple(evidence.samples[index] for index in order),
-        arrays={name: array[order] for name, array in evidence.arrays.items()},
+def _shuffled(predictions: Predictions, seed: int) -> Predictions:
+    order = np.random.default_rng(seed).permutation(len(predictions.samples))
+    return Predictions(
+        kind=predictions.kind,
+        classes=predictions.classes,
+        samples=tuple(predictions.samples[index] for index in order),
+        arrays={name: array[order] for name, array in predictions.arrays.items()},
     )
 
 
-@pytest.mark.parametrize("evidence", _every_kind(), ids=lambda one: one.kind)
-def test_equal_evidence_differs_by_nothing_in_any_metric(evidence: Evidence) -> None:
-    for metric in METRICS_OF[evidence.kind]:
-        found = difference(evidence, evidence, metric, seed=0, num_resamples=50)
+@pytest.mark.parametrize("predictions", _every_kind(), ids=lambda one: one.kind)
+def test_equal_evidence_differs_by_nothing_in_any_metric(predictions: Predictions) -> None:
+    for metric in METRICS_OF[predictions.kind]:
+        found = difference(predictions, predictions, metric, seed=0, num_resamples=50)
         assert (found.value, found.low, found.high) == (0, 0, 0)
         assert (found.share_above, found.share_below, found.better) == (0, 0, None)
 
 
-@pytest.mark.parametrize("evidence", _every_kind(), ids=lambda one: one.kind)
-def test_the_order_of_the_samples_changes_nothing(evidence: Evidence) -> None:
-    found = difference(evidence, _shuffled(evidence, 3), seed=0, num_resamples=20)
+@pytest.mark.parametrize("predictions", _every_kind(), ids=lambda one: one.kind)
+def test_the_order_of_the_samples_changes_nothing(predictions: Predictions) -> None:
+    found = difference(predictions, _shuffled(predictions, 3), seed=0, num_resamples=20)
     assert (found.value, found.low, found.high) == (0, 0, 0)
 
 
@@ -109,7 +109,7 @@ def test_pairs_tell_more_than_two_separate_intervals() -> None:
     scores = worse.arrays["scores"].copy()
     wrong = np.flatnonzero(scores.argmax(axis=1) != _LABELS)[:4]
     scores[wrong] = np.eye(3)[_LABELS[wrong]] * 5
-    better = class_evidence(_LABELS, scores, classes=_CLASSES, samples=_NAMES)
+    better = class_predictions(_LABELS, scores, classes=_CLASSES, samples=_NAMES)
     found = difference(better, worse, seed=0)
     intervals = [scores_of(one, seed=0)[0] for one in (better, worse)]
     assert intervals[0].low < intervals[1].high
@@ -120,7 +120,7 @@ def test_pairs_tell_more_than_two_separate_intervals() -> None:
 def test_of_errors_the_smaller_is_better() -> None:
     truth = np.random.default_rng(0).normal(size=40)
     near, far = truth + 0.1, truth + 1.0
-    first, second = (number_evidence(truth, one, samples=_NAMES) for one in (near, far))
+    first, second = (number_predictions(truth, one, samples=_NAMES) for one in (near, far))
     found = difference(first, second, "rmse", seed=0, num_resamples=50)
     assert found.value == pytest.approx(-0.9)
     assert found.better is True
@@ -137,28 +137,28 @@ def test_other_samples_are_refused_and_counted() -> None:
 def test_other_labels_of_the_same_samples_are_refused() -> None:
     labels = _LABELS.copy()
     labels[7] = (labels[7] + 1) % 3
-    other = class_evidence(labels, _guess(1).arrays["scores"], classes=_CLASSES, samples=_NAMES)
+    other = class_predictions(labels, _guess(1).arrays["scores"], classes=_CLASSES, samples=_NAMES)
     with pytest.raises(InputError, match=r"labels of 1 of 40 test samples are not the same in both.*'image 7'"):
         difference(_guess(1), other, seed=0)
 
 
 def test_maps_with_other_labelled_pixels_are_refused() -> None:
     counts = np.random.default_rng(4).integers(1, 20, (40, 3, 3))
-    first = class_map_evidence(counts, classes=_CLASSES, samples=_NAMES)
-    second = class_map_evidence(counts * 4, classes=_CLASSES, samples=_NAMES)
+    first = class_map_predictions(counts, classes=_CLASSES, samples=_NAMES)
+    second = class_map_predictions(counts * 4, classes=_CLASSES, samples=_NAMES)
     with pytest.raises(InputError, match="labels of 40 of 40 test samples are not the same"):
         paired(first, second)
 
 
 def test_sums_that_differ_by_rounding_alone_are_of_the_same_labels() -> None:
     sums = np.random.default_rng(4).random((40, 5))
-    first = number_map_evidence(sums, samples=_NAMES)
-    second = number_map_evidence(sums * (1 + 1e-12), samples=_NAMES)
+    first = number_map_predictions(sums, samples=_NAMES)
+    second = number_map_predictions(sums * (1 + 1e-12), samples=_NAMES)
     assert paired(first, second).samples == _NAMES
 
 
 def test_results_of_two_tasks_are_refused() -> None:
-    numbers = number_evidence(np.arange(40.0), np.arange(40.0), samples=_NAMES)
+    numbers = number_predictions(np.arange(40.0), np.arange(40.0), samples=_NAMES)
     with pytest.raises(InputError, match="results of kind 'class' with 3 classes and of kind 'number' can't be"):
         difference(_guess(1), numbers, seed=0)
 

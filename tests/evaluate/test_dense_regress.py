@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.map_kinds import NumberMaps, map_squared_error, number_maps_of
 from anyband.evaluate.map_model import MapNetwork, frozen_levels, map_head, predict_whole
@@ -22,7 +22,7 @@ from anyband.labelled.samples import DataSpec, Sample, TaskData
 _FIT = FitRecipe(encoder="frozen", epochs=6, batch_size=4, base_lr=1e-2, lr_samples=None, warmup_epochs=0.0)
 
 
-def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Setting:
+def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context:
     recipe = replace(
         TransferRecipe(
             name="numbers",
@@ -32,7 +32,7 @@ def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Setting
         ),
         **parts,  # type: ignore[arg-type]
     )
-    return Setting(
+    return Context(
         recipe=recipe,
         protocol="regress",
         data=data,
@@ -53,22 +53,22 @@ def _in_other_unit(data: TaskData, *, factor: float, offset: float) -> TaskData:
 
 
 def test_more_is_explained_than_by_the_mean(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
-    (outcome,) = regress_maps(_setting(tiny_encoder, number_map_data))
-    pixels, truth, truth_squared, error_squared, _ = outcome.evidence.arrays["sums"].sum(axis=0)
+    (result,) = regress_maps(_setting(tiny_encoder, number_map_data))
+    pixels, truth, truth_squared, error_squared, _ = result.predictions.arrays["sums"].sum(axis=0)
     assert error_squared < 0.7 * (truth_squared - truth**2 / pixels)
 
 
 def test_the_sums_of_each_sample_are_those_of_its_own_map(
     tiny_encoder: SensorEncoder, number_map_data: TaskData
 ) -> None:
-    (outcome,) = regress_maps(_setting(tiny_encoder, number_map_data, fit=replace(_FIT, epochs=2)))
+    (result,) = regress_maps(_setting(tiny_encoder, number_map_data, fit=replace(_FIT, epochs=2)))
     for row, sample in enumerate(number_map_data.part("test").tolist()):
         truth = number_map_data.read(sample).number_map
         assert truth is not None
         known = np.isfinite(truth)
-        wanted, error = truth[known].astype(float), (outcome.maps[sample][known] - truth[known]).astype(float)
+        wanted, error = truth[known].astype(float), (result.maps[sample][known] - truth[known]).astype(float)
         expected = [known.sum(), wanted.sum(), (wanted**2).sum(), (error**2).sum(), np.abs(error).sum()]
-        assert np.allclose(outcome.evidence.arrays["sums"][row], expected, rtol=1e-5)
+        assert np.allclose(result.predictions.arrays["sums"][row], expected, rtol=1e-5)
 
 
 def test_validation_is_minus_the_rmse_in_the_unit_of_the_data(
@@ -84,23 +84,23 @@ def test_validation_is_minus_the_rmse_in_the_unit_of_the_data(
 
 def test_kept_weights_give_numbers_in_their_own_unit(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
     data = _in_other_unit(number_map_data, factor=100.0, offset=7.0)
-    setting = _setting(tiny_encoder, data, fit=replace(_FIT, epochs=2))
-    (outcome,) = regress_maps(setting)
-    head = map_head(setting.recipe.head, width=32, num_outputs=1, seed=5)
-    head.load_state_dict({name.removeprefix("head."): value for name, value in outcome.model.items()})
-    network = MapNetwork(head.eval(), blocks="final", frozen=frozen_levels(setting.fused("encoder"), "final"))
-    samples = sorted(outcome.maps)
+    context = _setting(tiny_encoder, data, fit=replace(_FIT, epochs=2))
+    (result,) = regress_maps(context)
+    head = map_head(context.recipe.head, width=32, num_outputs=1, seed=5)
+    head.load_state_dict({name.removeprefix("head."): value for name, value in result.model.items()})
+    network = MapNetwork(head.eval(), blocks="final", frozen=frozen_levels(context.fused("encoder"), "final"))
+    samples = sorted(result.maps)
     found = dict(
-        predict_whole(network, setting.reader.batches(samples), read=lambda out: out[0], size_of=lambda _: (48, 48))
+        predict_whole(network, context.reader.batches(samples), read=lambda out: out[0], size_of=lambda _: (48, 48))
     )
-    assert all(np.allclose(found[sample], outcome.maps[sample], rtol=1e-4) for sample in samples)
+    assert all(np.allclose(found[sample], result.maps[sample], rtol=1e-4) for sample in samples)
 
 
 def test_a_rerun_gives_identical_numbers(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
     head, fit = HeadRecipe(channels=8), replace(_FIT, epochs=2, encoder="trained")
     first, second = (regress_maps(_setting(tiny_encoder, number_map_data, head=head, fit=fit))[0] for _ in range(2))
     assert first.curves == second.curves
-    assert np.array_equal(first.evidence.arrays["sums"], second.evidence.arrays["sums"])
+    assert np.array_equal(first.predictions.arrays["sums"], second.predictions.arrays["sums"])
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=9), min_size=1, max_size=6))

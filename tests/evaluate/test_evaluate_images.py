@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from anyband.errors import InputError, RasterError
-from anyband.evaluate.knn import KnnOptions
-from anyband.evaluate.recipe import CompareRecipe, InputRecipe, LinearRecipe, Protocol, TransferRecipe
+from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, LinearRecipe, Protocol, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import evaluate
 from anyband.labelled.samples import DataSpec, SplitSpec
@@ -57,7 +56,7 @@ def _recipe(source: Path, checkpoint: Path, **changes: Any) -> TransferRecipe:
         name="test",
         data=DataSpec(source=str(source), sensors=("maxar-rgb",), split=SplitSpec(val=0.2, test=0.2)),
         checkpoint=str(checkpoint),
-        knn=KnnOptions(k=5),
+        knn=KnnRecipe(k=5),
         linear=LinearRecipe(epochs=20, base_lr=0.1),
     )
     return replace(recipe, **changes)
@@ -87,8 +86,8 @@ def test_several_labels_an_image_are_scored_by_average_precision(
 ) -> None:
     recipe = _recipe(table, checkpoint)
     (row,) = _rows(replace(recipe, data=replace(recipe.data, kind="labels")), protocol)
-    assert row.evidence is not None
-    assert row.evidence.classes == ("beach", "forest", "land", "river")
+    assert row.predictions is not None
+    assert row.predictions.classes == ("beach", "forest", "land", "river")
     assert [score.metric for score in row.scores][:2] == ["map_micro", "map_macro"]
     assert row.scores[0].value > 0.9
 
@@ -97,9 +96,9 @@ def test_equal_seeds_give_equal_results(checkpoint: Path, folders: Path) -> None
     first, second = (_rows(_recipe(folders, checkpoint, seed=3), "linear")[0] for _ in range(2))
     assert first.id == second.id
     assert first.scores == second.scores
-    assert first.evidence is not None
-    assert second.evidence is not None
-    assert np.array_equal(first.evidence.arrays["scores"], second.evidence.arrays["scores"])
+    assert first.predictions is not None
+    assert second.predictions is not None
+    assert np.array_equal(first.predictions.arrays["scores"], second.predictions.arrays["scores"])
 
 
 def test_statistics_may_be_counted_on_the_training_images(checkpoint: Path, folders: Path) -> None:
@@ -129,7 +128,7 @@ def test_several_labels_must_be_declared(checkpoint: Path, table: Path) -> None:
 
 def test_more_neighbours_than_training_images_are_refused(checkpoint: Path, folders: Path) -> None:
     with pytest.raises(InputError, match="k is 50 but there are 36 training samples"):
-        evaluate(_recipe(folders, checkpoint, knn=KnnOptions(k=50)), "knn")
+        evaluate(_recipe(folders, checkpoint, knn=KnnRecipe(k=50)), "knn")
 
 
 def test_a_class_that_training_lacks_is_refused(checkpoint: Path, folders: Path, tmp_path: Path) -> None:

@@ -15,11 +15,10 @@ from anyband.evaluate.baselines import band_means
 from anyband.evaluate.features import extract_features
 from anyband.evaluate.fusion import FusedEncoder
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import KnnOptions
 from anyband.evaluate.probes import score_vectors
-from anyband.evaluate.recipe import CompareRecipe, InputRecipe, TransferRecipe
+from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows
-from anyband.evaluate.run import evaluate, make_setting
+from anyband.evaluate.run import evaluate, make_context
 from anyband.labelled.open import open_task_data
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData
 from anyband.models.a2mae import SetAutoencoder
@@ -105,7 +104,7 @@ def _recipe(table: Path, checkpoint: Path, **changes: Any) -> TransferRecipe:
         data=DataSpec(source=str(table), split=SplitSpec(val=0.1, test=0.25)),
         checkpoint=str(checkpoint),
         fusion="joint",
-        knn=KnnOptions(k=3),
+        knn=KnnRecipe(k=3),
     )
     return replace(recipe, **changes)
 
@@ -158,8 +157,8 @@ def test_what_is_told_changes_features_and_is_written_down(informed: Path, table
     arrays, settings = [], []
     for metadata in (True, False):
         recipe = _recipe(table, informed, input=InputRecipe(metadata=metadata))
-        setting = make_setting(recipe, "knn")
-        arrays.append(extract_features({"e": setting.fused("encoder")}, setting.reader, range(4), cache=None)["e"])
+        context = make_context(recipe, "knn")
+        arrays.append(extract_features({"e": context.fused("encoder")}, context.reader, range(4), cache=None)["e"])
         settings.append(_rows(recipe)[0].settings)
     assert not np.allclose(*arrays, atol=1e-4)
     assert [one["input"]["metadata"] for one in settings] == [True, False]
@@ -173,10 +172,10 @@ def test_sets_of_several_sizes_are_scored_in_the_order_of_the_table(checkpoint: 
     assert list(rows[0].settings["reader"]["statistics"]) == ["sentinel2-l2a", "sentinel1-grd"]
     assert any("band means" in note for note in rows[0].notes)
     assert any("trained on pairs" in note for note in rows[0].notes)
-    assert rows[0].evidence is not None
-    names = rows[0].evidence.samples
+    assert rows[0].predictions is not None
+    names = rows[0].predictions.samples
     assert list(names) == sorted(names, key=lambda name: int(name[1:]))
-    assert rows[0].evidence.arrays["labels"].tolist() == [int(name[1:]) % 2 for name in names]
+    assert rows[0].predictions.arrays["labels"].tolist() == [int(name[1:]) % 2 for name in names]
 
 
 def test_the_size_of_batches_changes_no_score(checkpoint: Path, table: Path) -> None:
@@ -187,14 +186,14 @@ def test_the_size_of_batches_changes_no_score(checkpoint: Path, table: Path) -> 
 
 def test_band_means_stand_side_by_side_where_sets_have_the_same_sensors(checkpoint: Path, tmp_path: Path) -> None:
     recipe = _recipe(_table(tmp_path, dates=1), checkpoint, compare=CompareRecipe(baseline=True))
-    setting, outcomes = evaluate(recipe, "knn")
-    assert outcomes[1].features == "band means + nearest neighbours"
-    assert outcomes[1].width == 2 * (3 + 2)
-    batches = [next(iter(setting.reader.batches([number]))) for number in range(24)]
+    context, results = evaluate(recipe, "knn")
+    assert results[1].features == "band means + nearest neighbours"
+    assert results[1].width == 2 * (3 + 2)
+    batches = [next(iter(context.reader.batches([number]))) for number in range(24)]
     beside = [torch.cat([band_means(image)[0] for image in batch.images]).numpy() for batch in batches]
-    scores = score_vectors(setting, np.stack(beside), name="band means").evidence.arrays["scores"]
-    assert np.allclose(outcomes[1].evidence.arrays["scores"], scores, atol=1e-5)
-    assert not any("band means" in note for note in outcomes[0].notes)
+    scores = score_vectors(context, np.stack(beside), name="band means").predictions.arrays["scores"]
+    assert np.allclose(results[1].predictions.arrays["scores"], scores, atol=1e-5)
+    assert not any("band means" in note for note in results[0].notes)
 
 
 def test_statistics_are_counted_on_the_training_sets_by_sensor(checkpoint: Path, table: Path) -> None:

@@ -14,8 +14,8 @@ from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
 from anyband.evaluate.fusion import FusedEncoder, mixed_tokens, slot_sets, stacked_images
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.predictions import TaskBatch
 from anyband.evaluate.recipe import TransferRecipe
+from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import DataSpec, TaskData
 from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.models.vit import Encoder, TokenSets

@@ -8,8 +8,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from anyband.errors import InputError
 from anyband.evaluate import knn
-from anyband.evaluate.knn import KnnOptions, knn_scores
+from anyband.evaluate.knn import knn_scores
 from anyband.evaluate.metrics import LabelledFeatures
+from anyband.evaluate.recipe import KnnRecipe
 
 _NAMES = ("water", "forest", "field")
 
@@ -32,7 +33,7 @@ def test_votes_are_those_of_scikit_learn(seed: int, k: int) -> None:
         algorithm="brute",
         weights=lambda distance: np.exp((1 - distance) / 0.07),
     ).fit(train.features, train.labels)
-    assert knn_scores(train, test, KnnOptions(k=k)) == pytest.approx(oracle.predict_proba(test.features), abs=1e-4)
+    assert knn_scores(train, test, k=k) == pytest.approx(oracle.predict_proba(test.features), abs=1e-4)
 
 
 def test_several_labels_a_sample_are_scored_by_the_share_of_the_votes() -> None:
@@ -42,14 +43,14 @@ def test_several_labels_a_sample_are_scored_by_the_share_of_the_votes() -> None:
     nearest = np.argsort(-similarity, axis=1)[:, :5]
     weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / 0.07)
     expected = (weights[:, :, None] * train.labels[nearest]).sum(1) / weights.sum(1, keepdims=True)
-    assert knn_scores(train, test, KnnOptions(k=5)) == pytest.approx(expected, abs=1e-5)
+    assert knn_scores(train, test, k=5) == pytest.approx(expected, abs=1e-5)
 
 
 def test_of_equal_neighbours_the_first_ones_vote() -> None:
     same = np.ones((4, 2))
     train = LabelledFeatures(features=same, labels=np.array([2, 1, 0, 0]), classes=_NAMES)
     test = LabelledFeatures(features=same[:1], labels=np.array([0]), classes=_NAMES)
-    assert knn_scores(train, test, KnnOptions(k=2))[0] == pytest.approx([0, 0.5, 0.5])
+    assert knn_scores(train, test, k=2)[0] == pytest.approx([0, 0.5, 0.5])
 
 
 def test_scores_do_not_depend_on_the_size_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +75,7 @@ def test_a_class_that_training_lacks_is_named() -> None:
     train = LabelledFeatures(features=np.ones((4, 2)), labels=np.array([0, 0, 1, 1]), classes=_NAMES)
     test = LabelledFeatures(features=np.ones((2, 2)), labels=np.array([0, 2]), classes=_NAMES)
     with pytest.raises(InputError, match=r"1 of 2 classes in the test split have no training sample: 'field'"):
-        knn_scores(train, test, KnnOptions(k=1))
+        knn_scores(train, test, k=1)
 
 
 def test_splits_with_other_classes_are_refused() -> None:
@@ -90,4 +91,4 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 def test_no_neighbours_are_refused() -> None:
     with pytest.raises(InputError, match="k ≥ 1"):
-        KnnOptions(k=0)
+        KnnRecipe(k=0)

@@ -11,13 +11,12 @@ import torch
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import KnnOptions
 from anyband.evaluate.leave_one_band_out import leave_one_band_out, without_band
-from anyband.evaluate.predictions import Outcome
+from anyband.evaluate.predictions import Result
 from anyband.evaluate.probes import knn, linear
-from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, LinearRecipe, TransferRecipe
+from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, KnnRecipe, LinearRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
 from anyband.models.checkpoint import load_checkpoint, withhold_range
 from anyband.sensors.assignment import AssignmentRules
@@ -27,22 +26,22 @@ _RECIPE = TransferRecipe(
     name="tiny",
     data=DataSpec(source="memory"),
     # All 30 training samples vote, so that scores follow features closely.
-    knn=KnnOptions(k=30),
+    knn=KnnRecipe(k=30),
     linear=LinearRecipe(solver="lbfgs"),
     head=HeadRecipe(kind="linear"),
     fit=FitRecipe(encoder="frozen", epochs=1, warmup_epochs=0.0),
 )
 
-MakeSetting = Callable[..., Setting]
+MakeSetting = Callable[..., Context]
 
 
 @pytest.fixture
-def make_setting(tiny_encoder: SensorEncoder) -> MakeSetting:
-    """Makes a setting of the tiny encoder for data; other values of the recipe by name."""
+def make_context(tiny_encoder: SensorEncoder) -> MakeSetting:
+    """Makes a context of the tiny encoder for data; other values of the recipe by name."""
 
-    def made(data: TaskData, **changes: Any) -> Setting:
+    def made(data: TaskData, **changes: Any) -> Context:
         recipe = replace(_RECIPE, **changes)
-        return Setting(
+        return Context(
             recipe=recipe,
             protocol="leave-one-band-out",
             data=data,
@@ -55,43 +54,43 @@ def make_setting(tiny_encoder: SensorEncoder) -> MakeSetting:
     return made
 
 
-def _scores(outcome: Outcome) -> np.ndarray:
-    return np.asarray(outcome.evidence.arrays["scores"])
+def _scores(result: Result) -> np.ndarray:
+    return np.asarray(result.predictions.arrays["scores"])
 
 
-def _by_name(outcomes: list[Outcome]) -> dict[str, Outcome]:
-    return {one.features: one for one in outcomes}
+def _by_name(results: list[Result]) -> dict[str, Result]:
+    return {one.features: one for one in results}
 
 
-def test_each_trained_band_is_left_out_in_three_ways(class_data: TaskData, make_setting: MakeSetting) -> None:
+def test_each_trained_band_is_left_out_in_three_ways(class_data: TaskData, make_context: MakeSetting) -> None:
     ways = ("left out", "interpolated", "by nearest")
     expected = [f"{band} {way}" for band in ("B02", "B03", "B04", "B08") for way in ways]
-    assert [one.features for one in leave_one_band_out(make_setting(class_data))] == ["encoder", *expected]
+    assert [one.features for one in leave_one_band_out(make_context(class_data))] == ["encoder", *expected]
 
 
 @pytest.mark.parametrize(("measures", "plain"), [("knn", knn), ("linear", linear)])
 def test_the_first_outcome_is_that_of_the_plain_protocol(
-    class_data: TaskData, make_setting: MakeSetting, measures: str, plain: Callable[[Setting], list[Outcome]]
+    class_data: TaskData, make_context: MakeSetting, measures: str, plain: Callable[[Context], list[Result]]
 ) -> None:
-    setting = make_setting(class_data, measures=measures)
-    assert np.array_equal(_scores(leave_one_band_out(setting)[0]), _scores(plain(setting)[0]))
+    context = make_context(class_data, measures=measures)
+    assert np.array_equal(_scores(leave_one_band_out(context)[0]), _scores(plain(context)[0]))
 
 
-def test_a_band_that_is_left_out_changes_nothing(class_data: TaskData, make_setting: MakeSetting) -> None:
+def test_a_band_that_is_left_out_changes_nothing(class_data: TaskData, make_context: MakeSetting) -> None:
     def spoilt(position: int) -> Sample:
         sample = class_data.read(position)
         dn = sample.images[0].dn.copy()
         dn[2] = 7000 - 100 * position
         return Sample(images=(replace(sample.images[0], dn=dn),))
 
-    first = _by_name(leave_one_band_out(make_setting(class_data)))
-    other = _by_name(leave_one_band_out(make_setting(replace(class_data, read=spoilt, fingerprint="spoilt"))))
+    first = _by_name(leave_one_band_out(make_context(class_data)))
+    other = _by_name(leave_one_band_out(make_context(replace(class_data, read=spoilt, fingerprint="spoilt"))))
     assert np.array_equal(_scores(first["B04 left out"]), _scores(other["B04 left out"]))
     assert not np.array_equal(_scores(first["B03 left out"]), _scores(other["B03 left out"]))
 
 
-def test_a_band_that_is_left_out_was_never_there(class_data: TaskData, make_setting: MakeSetting) -> None:
-    found = _by_name(leave_one_band_out(make_setting(class_data)))["B03 left out"]
+def test_a_band_that_is_left_out_was_never_there(class_data: TaskData, make_context: MakeSetting) -> None:
+    found = _by_name(leave_one_band_out(make_context(class_data)))["B03 left out"]
     fewer = get_sensor("sentinel2-l2a").select(("B02", "B04", "B08"))
 
     def read(position: int) -> Sample:
@@ -99,38 +98,38 @@ def test_a_band_that_is_left_out_was_never_there(class_data: TaskData, make_sett
         return Sample(images=(replace(image, dn=image.dn[[0, 2, 3]], valid=image.valid[[0, 2, 3]], sensor=fewer),))
 
     alone = replace(class_data, sensors=((fewer,),) * len(class_data), read=read, fingerprint="three bands")
-    assert np.array_equal(_scores(found), _scores(knn(make_setting(alone))[0]))
+    assert np.array_equal(_scores(found), _scores(knn(make_context(alone))[0]))
 
 
 @pytest.mark.parametrize(("way", "unseen"), [("interpolated", "interpolate"), ("by nearest", "nearest")])
 def test_a_withheld_range_is_read_as_a_network_without_it_reads_the_band(
-    class_data: TaskData, make_setting: MakeSetting, tiny_checkpoint: Path, way: str, unseen: Any
+    class_data: TaskData, make_context: MakeSetting, tiny_checkpoint: Path, way: str, unseen: Any
 ) -> None:
-    setting = make_setting(class_data)
+    context = make_context(class_data)
     checkpoint = load_checkpoint(tiny_checkpoint)
     names = checkpoint.ranges.range_names
-    read = setting.reader.input_spec(class_data.sensors[0][0]).assignment
+    read = context.reader.input_spec(class_data.sensors[0][0]).assignment
     name = names[int(np.argmax(read.mixing[1]))]
     network = SensorEncoder(withhold_range(checkpoint, name), rules=AssignmentRules(unseen=unseen)).eval()
-    reader = TaskReader(network, class_data, setting.recipe)
-    expected = knn(replace(setting, encoders={"encoder": network}, reader=reader))[0]
-    found = _by_name(leave_one_band_out(setting))
+    reader = TaskReader(network, class_data, context.recipe)
+    expected = knn(replace(context, encoders={"encoder": network}, reader=reader))[0]
+    found = _by_name(leave_one_band_out(context))
     assert np.array_equal(_scores(found[f"B03 {way}"]), _scores(expected))
     assert not np.array_equal(_scores(found[f"B03 {way}"]), _scores(found["encoder"]))
 
 
 def test_reading_through_neighbours_is_told_from_taking_the_nearest(
-    class_data: TaskData, make_setting: MakeSetting
+    class_data: TaskData, make_context: MakeSetting
 ) -> None:
-    found = _by_name(leave_one_band_out(make_setting(class_data)))
+    found = _by_name(leave_one_band_out(make_context(class_data)))
     assert not np.array_equal(_scores(found["B03 interpolated"]), _scores(found["B03 by nearest"]))
 
 
-def test_the_encoder_keeps_its_weights(class_data: TaskData, make_setting: MakeSetting) -> None:
-    setting = make_setting(class_data)
-    before = {name: value.clone() for name, value in setting.encoders["encoder"].state_dict().items()}
-    leave_one_band_out(setting)
-    after = setting.encoders["encoder"].state_dict()
+def test_the_encoder_keeps_its_weights(class_data: TaskData, make_context: MakeSetting) -> None:
+    context = make_context(class_data)
+    before = {name: value.clone() for name, value in context.encoders["encoder"].state_dict().items()}
+    leave_one_band_out(context)
+    after = context.encoders["encoder"].state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
@@ -146,34 +145,34 @@ def _radar_only(pair_data: TaskData, bands: tuple[str, ...]) -> TaskData:
 
 
 def test_radar_without_a_neighbour_is_noted_and_the_others_are_scored(
-    pair_data: TaskData, make_setting: MakeSetting
+    pair_data: TaskData, make_context: MakeSetting
 ) -> None:
-    outcomes = leave_one_band_out(make_setting(_radar_only(pair_data, ("VV", "VH"))))
-    assert [one.features for one in outcomes] == ["encoder", "VV left out", "VH left out"]
-    notes = " ".join(outcomes[0].notes)
+    results = leave_one_band_out(make_context(_radar_only(pair_data, ("VV", "VH"))))
+    assert [one.features for one in results] == ["encoder", "VV left out", "VH left out"]
+    notes = " ".join(results[0].notes)
     assert "VV interpolated: " in notes
     assert "VH by nearest: " in notes
 
 
-def test_a_sensor_with_one_band_is_noted(pair_data: TaskData, make_setting: MakeSetting) -> None:
-    outcomes = leave_one_band_out(make_setting(_radar_only(pair_data, ("VV",))))
-    assert [one.features for one in outcomes] == ["encoder"]
-    assert "'sentinel1-grd' has no other band than 'VV'; without it there is no image" in outcomes[0].notes
+def test_a_sensor_with_one_band_is_noted(pair_data: TaskData, make_context: MakeSetting) -> None:
+    results = leave_one_band_out(make_context(_radar_only(pair_data, ("VV",))))
+    assert [one.features for one in results] == ["encoder"]
+    assert "'sentinel1-grd' has no other band than 'VV'; without it there is no image" in results[0].notes
 
 
-def test_bands_of_several_sensors_are_named_with_them(pair_data: TaskData, make_setting: MakeSetting) -> None:
-    names = [one.features for one in leave_one_band_out(make_setting(pair_data, fusion="concat"))]
+def test_bands_of_several_sensors_are_named_with_them(pair_data: TaskData, make_context: MakeSetting) -> None:
+    names = [one.features for one in leave_one_band_out(make_context(pair_data, fusion="concat"))]
     assert names[:2] == ["encoder", "sentinel1-grd VV left out"]
     assert "sentinel2-l2a B08 by nearest" in names
 
 
-def test_maps_are_scored_by_segmentation(class_map_data: TaskData, make_setting: MakeSetting) -> None:
-    outcomes = leave_one_band_out(make_setting(class_map_data, measures="segment"))
-    assert len(outcomes) == 13
-    assert {one.evidence.kind for one in outcomes} == {"class_map"}
+def test_maps_are_scored_by_segmentation(class_map_data: TaskData, make_context: MakeSetting) -> None:
+    results = leave_one_band_out(make_context(class_map_data, measures="segment"))
+    assert len(results) == 13
+    assert {one.predictions.kind for one in results} == {"class_map"}
 
 
-def test_a_sensor_that_the_network_knows_nothing_of_is_refused(class_data: TaskData, make_setting: MakeSetting) -> None:
+def test_a_sensor_that_the_network_knows_nothing_of_is_refused(class_data: TaskData, make_context: MakeSetting) -> None:
     bands = get_sensor("landsat8-l2").select(("SR_B2", "SR_B3")).bands
     other = replace(get_sensor("landsat8-l2"), bands=bands)
 
@@ -183,12 +182,12 @@ def test_a_sensor_that_the_network_knows_nothing_of_is_refused(class_data: TaskD
 
     data = replace(class_data, sensors=((other,),) * len(class_data), read=read, fingerprint="landsat")
     with pytest.raises(InputError, match="'tiny class of 1' has no band that the checkpoint was trained on"):
-        leave_one_band_out(make_setting(data))
+        leave_one_band_out(make_context(data))
 
 
-def test_all_variants_are_scored_on_the_same_samples(class_data: TaskData, make_setting: MakeSetting) -> None:
-    outcomes = leave_one_band_out(make_setting(class_data, input=InputRecipe(scales=(0.5, 1.0))))
-    assert {one.evidence.samples for one in outcomes} == {outcomes[0].evidence.samples}
+def test_all_variants_are_scored_on_the_same_samples(class_data: TaskData, make_context: MakeSetting) -> None:
+    results = leave_one_band_out(make_context(class_data, input=InputRecipe(scales=(0.5, 1.0))))
+    assert {one.predictions.samples for one in results} == {results[0].predictions.samples}
 
 
 def test_a_band_can_not_be_taken_from_a_sensor_that_has_no_other(pair_data: TaskData) -> None:

@@ -6,8 +6,8 @@ import torch
 from timm.data.mixup import Mixup
 
 from anyband.evaluate.finetune import mixed_samples, mixes
-from anyband.evaluate.predictions import TaskBatch
 from anyband.evaluate.recipe import AugmentRecipe
+from anyband.evaluate.samples import TaskBatch
 from anyband.models.inputs import ImageBatch
 from anyband.randomness import generator
 

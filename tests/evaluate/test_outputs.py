@@ -14,13 +14,12 @@ from safetensors import safe_open
 
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.errors import InputError, OutputError
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.features import extract_features
 from anyband.evaluate.fusion import FusedEncoder
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import KnnOptions
-from anyband.evaluate.predictions import Outcome
-from anyband.evaluate.recipe import FitRecipe, LinearRecipe, Protocol, TransferRecipe, load_transfer_recipe
+from anyband.evaluate.predictions import Result
+from anyband.evaluate.recipe import FitRecipe, KnnRecipe, LinearRecipe, Protocol, TransferRecipe, load_transfer_recipe
 from anyband.evaluate.report import Outputs, write_outputs
 from anyband.evaluate.results import read_results
 from anyband.evaluate.run import run_protocol
@@ -30,12 +29,12 @@ _RECIPE = TransferRecipe(
     name="tiny",
     data=DataSpec(source="memory"),
     checkpoint="somewhere/tiny.safetensors",
-    knn=KnnOptions(k=5),
+    knn=KnnRecipe(k=5),
     linear=LinearRecipe(solver="lbfgs"),
     fit=FitRecipe(epochs=2, warmup_epochs=0.0, batch_size=16),
 )
 
-Made = tuple[Setting, list[Outcome]]
+Made = tuple[Context, list[Result]]
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def made(tiny_encoder: SensorEncoder, class_data: TaskData) -> Callable[[Protoco
     """Does a protocol on images of three classes."""
 
     def run(protocol: Protocol) -> Made:
-        setting = Setting(
+        context = Context(
             recipe=_RECIPE,
             protocol=protocol,
             data=class_data,
@@ -52,7 +51,7 @@ def made(tiny_encoder: SensorEncoder, class_data: TaskData) -> Callable[[Protoco
             cache=None,
             checkpoint_hash="c" * 64,
         )
-        return setting, run_protocol(setting)
+        return context, run_protocol(context)
 
     return run
 
@@ -78,25 +77,25 @@ def test_nothing_is_fitted_by_neighbours(made: Callable[[Protocol], Made], tmp_p
 
 
 def test_fitted_weights_say_what_they_belong_to(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
-    setting, outcomes = made("linear")
-    write_outputs(setting, outcomes, Outputs(folder=tmp_path / "out"))
+    context, results = made("linear")
+    write_outputs(context, results, Outputs(folder=tmp_path / "out"))
     with safe_open(tmp_path / "out" / "encoder.safetensors", framework="pt") as file:
         header = file.metadata()
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     assert json.loads(header["classes"]) == ["water", "field", "town"]
     assert (header["anyband_task"], header["checkpoint_hash"]) == ("linear", "c" * 64)
     assert json.loads(header["settings"])["linear"]["solver"] == "lbfgs"
-    assert all(torch.equal(value, outcomes[0].model[name]) for name, value in weights.items())
-    assert set(weights) == set(outcomes[0].model)
+    assert all(torch.equal(value, results[0].model[name]) for name, value in weights.items())
+    assert set(weights) == set(results[0].model)
 
 
 def test_a_trained_encoder_is_used_like_any_other(
     made: Callable[[Protocol], Made], class_data: TaskData, tiny_encoder: SensorEncoder, tmp_path: Path
 ) -> None:
-    setting, outcomes = made("finetune")
-    write_outputs(setting, outcomes, Outputs(folder=tmp_path / "out"))
+    context, results = made("finetune")
+    write_outputs(context, results, Outputs(folder=tmp_path / "out"))
     tuned = load_encoder(tmp_path / "out" / "encoder_checkpoint.safetensors")
-    checkpoint = outcomes[0].checkpoint
+    checkpoint = results[0].checkpoint
     assert checkpoint is not None
     expected = _vectors(SensorEncoder(checkpoint).eval(), class_data)
     assert np.array_equal(_vectors(tuned, class_data), expected)
@@ -104,8 +103,8 @@ def test_a_trained_encoder_is_used_like_any_other(
 
 
 def test_weights_of_the_encoder_are_written_once(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
-    setting, outcomes = made("finetune")
-    write_outputs(setting, outcomes, Outputs(folder=tmp_path / "out"))
+    context, results = made("finetune")
+    write_outputs(context, results, Outputs(folder=tmp_path / "out"))
     both = []
     for name in ("encoder", "encoder_checkpoint"):
         with safe_open(tmp_path / "out" / f"{name}.safetensors", framework="pt") as file:
@@ -129,25 +128,25 @@ def test_the_result_holds_scores_with_definitions(made: Callable[[Protocol], Mad
 
 
 def test_names_of_features_become_names_of_files(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
-    setting, outcomes = made("linear")
-    named = [replace(outcomes[0], features="band means + logistic regression @ 12.5 %")]
-    write_outputs(setting, named, Outputs(folder=tmp_path / "out"))
+    context, results = made("linear")
+    named = [replace(results[0], features="band means + logistic regression @ 12.5 %")]
+    write_outputs(context, named, Outputs(folder=tmp_path / "out"))
     names = [path.name for path in (tmp_path / "out").glob("*.safetensors")]
     assert names == ["band_means_logistic_regression_12.5.safetensors"]
 
 
-def _others(outcomes: list[Outcome]) -> list[Outcome]:
-    """Give the same outcomes with other scores."""
-    evidence = outcomes[0].evidence
-    arrays = {**evidence.arrays, "scores": evidence.arrays["scores"][::-1].copy()}
-    return [replace(outcomes[0], evidence=replace(evidence, arrays=arrays))]
+def _others(results: list[Result]) -> list[Result]:
+    """Give the same results with other scores."""
+    predictions = results[0].predictions
+    arrays = {**predictions.arrays, "scores": predictions.arrays["scores"][::-1].copy()}
+    return [replace(results[0], predictions=replace(predictions, arrays=arrays))]
 
 
 def test_rows_have_the_ids_that_stand_in_the_table(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
-    setting, outcomes = made("knn")
+    context, results = made("knn")
     table = Outputs(results=tmp_path / "results.parquet")
-    first = write_outputs(setting, outcomes, table)
-    other = write_outputs(setting, _others(outcomes), table)
+    first = write_outputs(context, results, table)
+    other = write_outputs(context, _others(results), table)
     assert other.rows[0].id == f"{first.rows[0].id}-2"
     assert [row.id for row in read_results(tmp_path / "results.parquet")] == [first.rows[0].id, other.rows[0].id]
     assert "warning: encoder has other scores than an earlier run" in other.notes[0]
@@ -177,7 +176,7 @@ def test_a_report_that_fails_leaves_no_folder(
         raise InputError("no picture")
 
     monkeypatch.setattr("anyband.evaluate.report.write_report", failing)
-    setting, outcomes = made("knn")
+    context, results = made("knn")
     with pytest.raises(InputError, match="no picture"):
-        write_outputs(setting, outcomes, Outputs(folder=tmp_path / "out", results=tmp_path / "r.parquet"))
+        write_outputs(context, results, Outputs(folder=tmp_path / "out", results=tmp_path / "r.parquet"))
     assert list(tmp_path.iterdir()) == []

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from anyband.encode.encoder import SensorEncoder
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import KnnOptions
-from anyband.evaluate.predictions import Outcome, class_evidence
-from anyband.evaluate.recipe import FitRecipe, InputRecipe, TransferRecipe
+from anyband.evaluate.predictions import Result, class_predictions
+from anyband.evaluate.recipe import FitRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, flat_settings, json_values, result_rows
 from anyband.labelled.samples import DataSpec, ListSpec, SplitSpec, TaskData
 
@@ -22,8 +21,8 @@ _RECIPE = TransferRecipe(
 
 
 @pytest.fixture
-def setting(tiny_encoder: SensorEncoder, class_data: TaskData) -> Setting:
-    return Setting(
+def context(tiny_encoder: SensorEncoder, class_data: TaskData) -> Context:
+    return Context(
         recipe=_RECIPE,
         protocol="knn",
         data=class_data,
@@ -34,65 +33,65 @@ def setting(tiny_encoder: SensorEncoder, class_data: TaskData) -> Setting:
     )
 
 
-def _row(setting: Setting, features: str = "encoder") -> ResultRow:
-    test = setting.data.part("test")
-    labels = np.asarray(setting.data.targets)[test]
-    names = [setting.data.names[index] for index in test]
-    evidence = class_evidence(labels, np.eye(3)[labels], classes=setting.data.classes, samples=names)
-    outcome = Outcome(
+def _row(context: Context, features: str = "encoder") -> ResultRow:
+    test = context.data.part("test")
+    labels = np.asarray(context.data.targets)[test]
+    names = [context.data.names[index] for index in test]
+    predictions = class_predictions(labels, np.eye(3)[labels], classes=context.data.classes, samples=names)
+    result = Result(
         features=features,
         width=32,
-        evidence=evidence,
+        predictions=predictions,
         chosen={"epoch": np.int64(3), "validation": np.float32(0.5)},
         curves={"validation": (0.25, 0.5)},
         notes=("all is well",),
     )
-    return result_rows(setting, [outcome])[0]
+    return result_rows(context, [result])[0]
 
 
-def _with(setting: Setting, recipe: TransferRecipe) -> Setting:
-    return replace(setting, recipe=recipe)
+def _with(context: Context, recipe: TransferRecipe) -> Context:
+    return replace(context, recipe=recipe)
 
 
-def test_a_row_holds_all_that_is_needed_to_repeat_it(setting: Setting) -> None:
-    row = _row(setting)
+def test_a_row_holds_all_that_is_needed_to_repeat_it(context: Context) -> None:
+    row = _row(context)
     assert (row.recipe, row.protocol, row.features, row.seed) == ("fields", "knn", "encoder", 3)
     assert (row.checkpoint, row.checkpoint_hash) == ("tiny.safetensors", "c0ffee")
-    assert (row.data, row.data_fingerprint) == (setting.data.name, setting.data.fingerprint)
+    assert (row.data, row.data_fingerprint) == (context.data.name, context.data.fingerprint)
     assert row.num_samples == {"train": 30, "val": 9, "test": 9}
     assert row.settings["knn"] == {"k": 20, "temperature": 0.07}
-    assert row.settings["reader"] == json_values(setting.reader.settings())
+    assert row.settings["reader"] == json_values(context.reader.settings())
     assert row.scores[0].value == 1
     assert row.chosen == {"epoch": 3, "validation": 0.5}
     assert row.notes[-1] == "all is well"
 
 
-def test_an_equal_evaluation_has_the_same_id(setting: Setting) -> None:
-    assert _row(setting).id == _row(setting).id
+def test_an_equal_evaluation_has_the_same_id(context: Context) -> None:
+    assert _row(context).id == _row(context).id
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        lambda setting: replace(setting, checkpoint_hash="beef"),
-        lambda setting: replace(setting, protocol="linear"),
-        lambda setting: replace(setting, data=replace(setting.data, fingerprint="other")),
-        lambda setting: _with(setting, replace(_RECIPE, seed=4)),
-        lambda setting: _with(setting, replace(_RECIPE, knn=KnnOptions(k=5))),
-        lambda setting: _with(setting, replace(_RECIPE, input=InputRecipe(pool="mean"))),
-        lambda setting: _with(setting, replace(_RECIPE, fusion="stack")),
-        lambda setting: _with(
-            setting, replace(_RECIPE, data=replace(_RECIPE.data, split=SplitSpec(fraction=0.1)))
+        lambda context: replace(context, checkpoint_hash="beef"),
+        lambda context: replace(context, protocol="linear"),
+        lambda context: replace(context, data=replace(context.data, fingerprint="other")),
+        lambda context: _with(context, replace(_RECIPE, seed=4)),
+        lambda context: _with(context, replace(_RECIPE, knn=KnnRecipe(k=5))),
+        lambda context: _with(context, replace(_RECIPE, input=InputRecipe(pool="mean"))),
+        lambda context: _with(context, replace(_RECIPE, fusion="stack")),
+        lambda context: _with(
+            context, replace(_RECIPE, data=replace(_RECIPE.data, split=SplitSpec(fraction=0.1)))
         ),
     ],
     ids=["checkpoint", "protocol", "data", "seed", "k", "pool", "fusion", "fraction"],
 )  # fmt: skip
-def test_another_evaluation_has_another_id(setting: Setting, changed: Callable[[Setting], Setting]) -> None:
-    assert _row(changed(setting)).id != _row(setting).id
+def test_another_evaluation_has_another_id(context: Context, changed: Callable[[Context], Context]) -> None:
+    assert _row(changed(context)).id != _row(context).id
 
 
-def test_other_features_have_another_id(setting: Setting) -> None:
-    assert _row(setting, "band means").id != _row(setting).id
+def test_other_features_have_another_id(context: Context) -> None:
+    assert _row(context, "band means").id != _row(context).id
 
 
 @pytest.mark.parametrize(
@@ -107,12 +106,12 @@ def test_other_features_have_another_id(setting: Setting) -> None:
     ],
     ids=["name", "path of the checkpoint", "path of the data", "paths of lists", "what kNN ignores", "batch size"],
 )
-def test_what_changes_no_result_changes_no_id(setting: Setting, recipe: TransferRecipe) -> None:
-    assert _row(_with(setting, recipe)).id == _row(setting).id
+def test_what_changes_no_result_changes_no_id(context: Context, recipe: TransferRecipe) -> None:
+    assert _row(_with(context, recipe)).id == _row(context).id
 
 
-def test_settings_are_plain_json(setting: Setting) -> None:
-    settings = _row(setting).settings
+def test_settings_are_plain_json(context: Context) -> None:
+    settings = _row(context).settings
     assert json.loads(json.dumps(settings)) == settings
 
 

@@ -18,12 +18,12 @@ import pytest
 from anyband.errors import InputError, OutputError
 from anyband.evaluate.metrics import DEFINITIONS
 from anyband.evaluate.predictions import (
-    Evidence,
-    class_evidence,
-    class_map_evidence,
-    labels_evidence,
-    number_evidence,
-    number_map_evidence,
+    Predictions,
+    class_map_predictions,
+    class_predictions,
+    labels_predictions,
+    number_map_predictions,
+    number_predictions,
     scores_of,
 )
 from anyband.evaluate.results import (
@@ -39,23 +39,25 @@ from anyband.evaluate.results import (
 _SAMPLES = tuple(f"müll {index}" for index in range(12))
 
 
-def _evidence(kind: str, seed: int = 0) -> Evidence:
+def _predictions(kind: str, seed: int = 0) -> Predictions:
     draw = np.random.default_rng(seed)
     classes = ("water", "town")
     match kind:
         case "class":
-            return class_evidence(draw.integers(0, 2, 12), draw.random((12, 2)), classes=classes, samples=_SAMPLES)
+            return class_predictions(draw.integers(0, 2, 12), draw.random((12, 2)), classes=classes, samples=_SAMPLES)
         case "labels":
-            return labels_evidence(draw.random((12, 2)) < 0.6, draw.random((12, 2)), classes=classes, samples=_SAMPLES)
+            return labels_predictions(
+                draw.random((12, 2)) < 0.6, draw.random((12, 2)), classes=classes, samples=_SAMPLES
+            )
         case "class_map":
-            return class_map_evidence(draw.integers(0, 9, (12, 2, 2)), classes=classes, samples=_SAMPLES)
+            return class_map_predictions(draw.integers(0, 9, (12, 2, 2)), classes=classes, samples=_SAMPLES)
         case "number_map":
-            return number_map_evidence(draw.random((12, 5)), samples=_SAMPLES)
-    return number_evidence(draw.random(12), draw.random(12), samples=_SAMPLES)
+            return number_map_predictions(draw.random((12, 5)), samples=_SAMPLES)
+    return number_predictions(draw.random(12), draw.random(12), samples=_SAMPLES)
 
 
 def _row(identity: str = "a1b2c3d4e5f6", *, kind: str = "class", seed: int = 0, **changed: Any) -> ResultRow:
-    evidence = _evidence(kind, seed)
+    predictions = _predictions(kind, seed)
     row = ResultRow(
         id=identity,
         made=dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC),
@@ -67,20 +69,20 @@ def _row(identity: str = "a1b2c3d4e5f6", *, kind: str = "class", seed: int = 0, 
         checkpoint_hash="c" * 64,
         data="fields",
         data_fingerprint="f" * 32,
-        kind=evidence.kind,
+        kind=predictions.kind,
         num_samples={"train": 30, "val": 6, "test": 12},
         seed=seed,
         settings={"fusion": "single", "input": {"pool": "cls", "img_size": None}},
-        scores=scores_of(evidence, seed=0, num_resamples=20),
+        scores=scores_of(predictions, seed=0, num_resamples=20),
         chosen={"epoch": 3},
         curves={"validation": (0.5, float("nan"), 0.7)},
         notes=("samples are few",),
-        evidence=evidence,
+        predictions=predictions,
     )
     return replace(row, **changed)
 
 
-def _same_evidence(first: Evidence, second: Evidence) -> bool:
+def _same_evidence(first: Predictions, second: Predictions) -> bool:
     arrays = all(
         np.array_equal(first.arrays[name], second.arrays[name])
         and first.arrays[name].dtype == second.arrays[name].dtype
@@ -93,23 +95,23 @@ def _same_evidence(first: Evidence, second: Evidence) -> bool:
 def test_a_row_comes_back_as_it_was(tmp_path: Path, kind: str) -> None:
     row = _row(kind=kind)
     append_results(tmp_path / "results.parquet", [row])
-    (back,) = read_results(tmp_path / "results.parquet", evidence=True)
-    assert back.evidence is not None
-    assert row.evidence is not None
-    assert _same_evidence(back.evidence, row.evidence)
+    (back,) = read_results(tmp_path / "results.parquet", predictions=True)
+    assert back.predictions is not None
+    assert row.predictions is not None
+    assert _same_evidence(back.predictions, row.predictions)
     assert row_to_dict(back) == row_to_dict(row)
 
 
 def test_scores_of_evidence_that_was_stored_are_those_of_the_row(tmp_path: Path) -> None:
     append_results(tmp_path / "results.parquet", [_row(kind="labels")])
-    (back,) = read_results(tmp_path / "results.parquet", evidence=True)
-    assert back.evidence is not None
-    assert scores_of(back.evidence, seed=0, num_resamples=20) == back.scores
+    (back,) = read_results(tmp_path / "results.parquet", predictions=True)
+    assert back.predictions is not None
+    assert scores_of(back.predictions, seed=0, num_resamples=20) == back.scores
 
 
 def test_evidence_is_read_only_where_it_is_asked_for(tmp_path: Path) -> None:
     append_results(tmp_path / "results.parquet", [_row()])
-    assert read_results(tmp_path / "results.parquet")[0].evidence is None
+    assert read_results(tmp_path / "results.parquet")[0].predictions is None
 
 
 def test_rows_are_appended_in_the_order_in_which_they_came(tmp_path: Path) -> None:
@@ -147,9 +149,9 @@ def test_a_third_rerun_is_known_by_either_of_the_scores(tmp_path: Path) -> None:
 
 
 def test_scores_without_a_value_are_equal_to_themselves(tmp_path: Path) -> None:
-    evidence = number_evidence(np.full(12, 3.0), np.arange(12.0), samples=_SAMPLES)
-    scores = scores_of(evidence, seed=0, num_resamples=5)
-    row = _row(kind="number", evidence=evidence, scores=scores)
+    predictions = number_predictions(np.full(12, 3.0), np.arange(12.0), samples=_SAMPLES)
+    scores = scores_of(predictions, seed=0, num_resamples=5)
+    row = _row(kind="number", predictions=predictions, scores=scores)
     append_results(tmp_path / "results.parquet", [row])
     assert append_results(tmp_path / "results.parquet", [row]).num_added == 0
     assert "null" in scores_json(scores)
@@ -195,7 +197,7 @@ def _process(work: str, target: Path, rows: list[ResultRow]) -> subprocess.Popen
     code = (
         "import os, signal\nfrom pathlib import Path\nfrom anyband.errors import AnybandError\n"
         "from anyband.evaluate.results import append_results, read_results\n"
-        f"target, rows = Path({str(target)!r}), read_results(Path({str(source)!r}), evidence=True)\n{work}"
+        f"target, rows = Path({str(target)!r}), read_results(Path({str(source)!r}), predictions=True)\n{work}"
     )
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
@@ -278,10 +280,10 @@ def test_damaged_evidence_is_named(tmp_path: Path) -> None:
     path = tmp_path / "results.parquet"
     append_results(path, [_row()])
     table = pq.read_table(path)
-    column = table.schema.get_field_index("evidence")
-    pq.write_table(table.set_column(column, "evidence", pa.array([b"spoilt"], pa.binary())), path)
-    with pytest.raises(InputError, match=r"the evidence of a1b2c3d4 in .* is damaged"):
-        read_results(path, evidence=True)
+    column = table.schema.get_field_index("predictions")
+    pq.write_table(table.set_column(column, "predictions", pa.array([b"spoilt"], pa.binary())), path)
+    with pytest.raises(InputError, match=r"the predictions of a1b2c3d4 in .* is damaged"):
+        read_results(path, predictions=True)
 
 
 def test_a_missing_table_and_a_folder_are_said(tmp_path: Path) -> None:
@@ -292,8 +294,8 @@ def test_a_missing_table_and_a_folder_are_said(tmp_path: Path) -> None:
 
 
 def test_a_row_without_evidence_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="results a1b2c3d4 have no evidence"):
-        append_results(tmp_path / "results.parquet", [_row(evidence=None)])
+    with pytest.raises(InputError, match="results a1b2c3d4 have no predictions"):
+        append_results(tmp_path / "results.parquet", [_row(predictions=None)])
 
 
 def test_a_result_is_found_by_the_beginning_of_its_id() -> None:

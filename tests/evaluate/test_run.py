@@ -1,4 +1,4 @@
-"""The way in: which protocol is for which data, in which order outcomes come, and what is refused before any work."""
+"""The way in: which protocol is for which data, in which order results come, and what is refused before any work."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,44 +10,44 @@ import pytest
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import AnybandError, InputError, OutputError, RecipeError
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import KnnOptions
 from anyband.evaluate.recipe import (
     PROTOCOLS,
     CompareRecipe,
     FitRecipe,
     HeadRecipe,
     InputRecipe,
+    KnnRecipe,
     LinearRecipe,
     Protocol,
     TransferRecipe,
 )
-from anyband.evaluate.run import RunOptions, check_data, check_kind, make_setting, run_protocol
+from anyband.evaluate.run import RunOptions, check_data, check_kind, make_context, run_protocol
 from anyband.labelled.samples import DataSpec, TaskData, TaskKind
 
 _RECIPE = TransferRecipe(
     name="tiny",
     data=DataSpec(source="memory"),
-    knn=KnnOptions(k=5),
+    knn=KnnRecipe(k=5),
     linear=LinearRecipe(solver="lbfgs"),
     head=HeadRecipe(kind="linear"),
     fit=FitRecipe(epochs=1, warmup_epochs=0.0, batch_size=16),
 )
 
-MakeSetting = Callable[..., Setting]
+MakeSetting = Callable[..., Context]
 
 
 @pytest.fixture
 def make_setting_of(tiny_encoder: SensorEncoder) -> MakeSetting:
-    """Makes a setting of the tiny encoder for a protocol and data; other values of the recipe by name."""
+    """Makes a context of the tiny encoder for a protocol and data; other values of the recipe by name."""
 
-    def made(protocol: Protocol, data: TaskData, **changes: Any) -> Setting:
+    def made(protocol: Protocol, data: TaskData, **changes: Any) -> Context:
         recipe = replace(_RECIPE, **changes)
         encoders = {"encoder": tiny_encoder}
         if recipe.compare.untrained:
             encoders["untrained encoder"] = tiny_encoder.untrained(seed=1)
-        return Setting(
+        return Context(
             recipe=recipe,
             protocol=protocol,
             data=data,
@@ -169,22 +169,24 @@ def test_fitted_protocols_have_their_baselines(
         "change": ["random forest on pixels", "change vector analysis"],
         "regress": ["band means + ridge regression"],
     }
-    setting = make_setting_of(protocol, request.getfixturevalue(data[protocol]), compare=CompareRecipe(baseline=True))
-    outcomes = run_protocol(setting)
-    assert [one.features for one in outcomes] == ["encoder", *expected[protocol]]
-    assert {one.evidence.samples for one in outcomes} == {outcomes[0].evidence.samples}
+    context = make_setting_of(protocol, request.getfixturevalue(data[protocol]), compare=CompareRecipe(baseline=True))
+    results = run_protocol(context)
+    assert [one.features for one in results] == ["encoder", *expected[protocol]]
+    assert {one.predictions.samples for one in results} == {results[0].predictions.samples}
 
 
 def test_numbers_of_pixels_and_of_images_are_both_regressed(
     make_setting_of: MakeSetting, number_data: TaskData, number_map_data: TaskData
 ) -> None:
-    kinds = [run_protocol(make_setting_of("regress", data))[0].evidence.kind for data in (number_data, number_map_data)]
+    kinds = [
+        run_protocol(make_setting_of("regress", data))[0].predictions.kind for data in (number_data, number_map_data)
+    ]
     assert kinds == ["number", "number_map"]
 
 
 def test_leaving_bands_out_is_compared_with_nothing_else(make_setting_of: MakeSetting, class_data: TaskData) -> None:
-    setting = make_setting_of("leave-one-band-out", class_data, compare=CompareRecipe(untrained=True, baseline=True))
-    names = [one.features for one in run_protocol(setting)]
+    context = make_setting_of("leave-one-band-out", class_data, compare=CompareRecipe(untrained=True, baseline=True))
+    names = [one.features for one in run_protocol(context)]
     assert names[0] == "encoder"
     assert not [name for name in names if "untrained" in name or "means" in name]
 
@@ -194,33 +196,33 @@ def test_leaving_bands_out_is_compared_with_nothing_else(make_setting_of: MakeSe
 
 def test_there_must_be_a_checkpoint() -> None:
     with pytest.raises(RecipeError, match="needs a checkpoint: name it in the recipe or with --checkpoint"):
-        make_setting(_RECIPE, "knn")
+        make_context(_RECIPE, "knn")
 
 
 def test_a_recipe_is_for_its_protocol(tiny_checkpoint: Path) -> None:
     recipe = replace(_RECIPE, protocol="linear", checkpoint=str(tiny_checkpoint))
     with pytest.raises(RecipeError, match="recipe 'tiny' is for 'linear', and 'knn' was asked for"):
-        make_setting(recipe, "knn")
+        make_context(recipe, "knn")
 
 
 def test_features_must_have_a_place(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="features are kept there: name a folder by --cache, or use --no-cache"):
-        make_setting(
+        make_context(
             replace(_RECIPE, checkpoint=str(tiny_checkpoint)), "knn", RunOptions(cache=tmp_path / "file" / "kept")
         )
 
 
 def test_there_must_be_the_device(tiny_checkpoint: Path) -> None:
     with pytest.raises(InputError, match="there is no device 'toaster' here"):
-        make_setting(replace(_RECIPE, checkpoint=str(tiny_checkpoint)), "knn", RunOptions(device="toaster"))
+        make_context(replace(_RECIPE, checkpoint=str(tiny_checkpoint)), "knn", RunOptions(device="toaster"))
 
 
 def test_the_untrained_encoder_is_the_architecture_with_other_weights(
     make_setting_of: MakeSetting, class_data: TaskData
 ) -> None:
-    setting = make_setting_of("knn", class_data, compare=CompareRecipe(untrained=True))
-    first, other = (dict(one.named_parameters()) for one in setting.encoders.values())
+    context = make_setting_of("knn", class_data, compare=CompareRecipe(untrained=True))
+    first, other = (dict(one.named_parameters()) for one in context.encoders.values())
     assert {name: value.shape for name, value in first.items()} == {name: value.shape for name, value in other.items()}
     assert not np.array_equal(
         first["encoder.projection.weight"].detach().numpy(), other["encoder.projection.weight"].detach().numpy()

@@ -10,24 +10,24 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.maps import segment
-from anyband.evaluate.predictions import Outcome
+from anyband.evaluate.predictions import Result
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, HeadRecipe, InputRecipe, LoraRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
 
 _FIT = FitRecipe(encoder="frozen", epochs=6, batch_size=4, base_lr=1e-2, lr_samples=None, warmup_epochs=0.0)
 
 
-def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Setting:
+def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context:
     recipe = replace(
         TransferRecipe(
             name="maps", data=DataSpec(source="memory", kind="class_map"), fit=_FIT, head=HeadRecipe(channels=8)
         ),
         **parts,  # type: ignore[arg-type]
     )
-    return Setting(
+    return Context(
         recipe=recipe,
         protocol="segment",
         data=data,
@@ -38,8 +38,8 @@ def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Setting
     )
 
 
-def _confusion(outcome: Outcome) -> np.ndarray:
-    return outcome.evidence.arrays["confusion"]
+def _confusion(result: Result) -> np.ndarray:
+    return result.predictions.arrays["confusion"]
 
 
 def _state(encoder: SensorEncoder) -> dict[str, torch.Tensor]:
@@ -63,8 +63,8 @@ def test_a_head_learns_more_than_the_commonest_class(
     tiny_encoder: SensorEncoder, class_map_data: TaskData, kind: str, resize: str
 ) -> None:
     head, images = HeadRecipe(kind=kind, channels=8), InputRecipe(resize=resize)
-    (outcome,) = segment(_setting(tiny_encoder, class_map_data, head=head, input=images))
-    summed = _confusion(outcome).sum(axis=0)
+    (result,) = segment(_setting(tiny_encoder, class_map_data, head=head, input=images))
+    summed = _confusion(result).sum(axis=0)
     assert np.trace(summed) > summed.sum(axis=1).max() * 1.3
 
 
@@ -74,18 +74,18 @@ def test_a_tiny_map_is_learned_by_heart(tiny_encoder: SensorEncoder, class_map_d
         class_map_data.take([one] * 3, fingerprint="one"), names=("a", "b", "c"), splits=("train", "val", "test")
     )
     fit = replace(_FIT, epochs=40, encoder="trained", base_lr=3e-3)
-    (outcome,) = segment(_setting(tiny_encoder, data, fit=fit, input=InputRecipe(img_size=48)))
-    assert outcome.chosen["validation miou"] > 0.9
+    (result,) = segment(_setting(tiny_encoder, data, fit=fit, input=InputRecipe(img_size=48)))
+    assert result.chosen["validation miou"] > 0.9
 
 
 def test_a_frozen_encoder_keeps_its_weights_and_gets_no_gradient(
     tiny_encoder: SensorEncoder, class_map_data: TaskData
 ) -> None:
     before = _state(tiny_encoder)
-    (outcome,) = segment(_setting(tiny_encoder, class_map_data, input=InputRecipe(resize="native")))
+    (result,) = segment(_setting(tiny_encoder, class_map_data, input=InputRecipe(resize="native")))
     assert _unchanged(tiny_encoder, before)
     assert all(parameter.grad is None for parameter in tiny_encoder.parameters())
-    assert all(name.startswith("head.") for name in outcome.model)
+    assert all(name.startswith("head.") for name in result.model)
 
 
 @pytest.mark.parametrize("how", ["trained", "lora"])
@@ -94,29 +94,29 @@ def test_a_trained_encoder_is_a_copy_that_has_changed(
 ) -> None:
     before = _state(tiny_encoder)
     fit = replace(_FIT, encoder=how, epochs=2, lora=LoraRecipe(rank=2))
-    (outcome,) = segment(_setting(tiny_encoder, three_maps, fit=fit))
+    (result,) = segment(_setting(tiny_encoder, three_maps, fit=fit))
     assert _unchanged(tiny_encoder, before)
     name = "blocks.0.attn.qkv.weight"
-    assert not torch.equal(outcome.model[name], before[f"encoder.{name}"])
+    assert not torch.equal(result.model[name], before[f"encoder.{name}"])
 
 
 def test_the_confusion_of_each_sample_is_that_of_scikit_learn_on_its_own_map(
     tiny_encoder: SensorEncoder, class_map_data: TaskData
 ) -> None:
-    (outcome,) = segment(_setting(tiny_encoder, class_map_data))
+    (result,) = segment(_setting(tiny_encoder, class_map_data))
     test = class_map_data.part("test")
-    assert sorted(outcome.maps) == sorted(test.tolist())
+    assert sorted(result.maps) == sorted(test.tolist())
     for row, sample in enumerate(test.tolist()):
         truth = class_map_data.read(sample).class_map
         assert truth is not None
         known = truth >= 0
-        expected = confusion_matrix(truth[known], outcome.maps[sample][known], labels=range(3))
-        assert np.array_equal(_confusion(outcome)[row], expected)
+        expected = confusion_matrix(truth[known], result.maps[sample][known], labels=range(3))
+        assert np.array_equal(_confusion(result)[row], expected)
 
 
 def test_unlabelled_pixels_are_not_counted(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
-    (outcome,) = segment(_setting(tiny_encoder, class_map_data))
-    assert (_confusion(outcome).sum(axis=(1, 2)) == 48 * 48 - 12 * 12).all()
+    (result,) = segment(_setting(tiny_encoder, class_map_data))
+    assert (_confusion(result).sum(axis=(1, 2)) == 48 * 48 - 12 * 12).all()
 
 
 def test_validation_is_the_miou_of_torchmetrics_over_all_validation_pixels(
@@ -125,7 +125,7 @@ def test_validation_is_the_miou_of_torchmetrics_over_all_validation_pixels(
     # Validation samples stand in for test, so that their maps come out.
     swapped = {"train": "train", "val": "test", "test": "val"}
     fit = replace(_FIT, epochs=1)
-    (outcome,) = segment(_setting(tiny_encoder, class_map_data, fit=fit))
+    (result,) = segment(_setting(tiny_encoder, class_map_data, fit=fit))
     data = replace(class_map_data, splits=tuple(swapped[part] for part in class_map_data.splits))  # type: ignore[misc]
     (other,) = segment(_setting(tiny_encoder, data, fit=fit))
     truth = np.stack([class_map_data.read(sample).class_map for sample in sorted(other.maps)])  # type: ignore[misc]
@@ -133,7 +133,7 @@ def test_validation_is_the_miou_of_torchmetrics_over_all_validation_pixels(
     expected = multiclass_jaccard_index(
         torch.from_numpy(predicted), torch.from_numpy(truth), num_classes=3, ignore_index=-1, average="macro"
     )
-    assert outcome.chosen["validation miou"] == pytest.approx(float(expected), abs=1e-6)
+    assert result.chosen["validation miou"] == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize("how", ["frozen", "trained"])
@@ -170,14 +170,14 @@ def test_a_frozen_encoder_sees_each_image_once(
 
 def _windows_seen(
     encoder: SensorEncoder, data: TaskData, monkeypatch: pytest.MonkeyPatch, *, epochs: int
-) -> tuple[int, Outcome]:
+) -> tuple[int, Result]:
     seen: list[int] = []
     plain = encoder.encoder.embed_sets
     with monkeypatch.context() as patch:
         patch.setattr(encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.num_sets), plain(batch))[1])
         fit, images = replace(_FIT, epochs=epochs), InputRecipe(resize="native")
-        (outcome,) = segment(_setting(encoder, data, fit=fit, input=images, head=HeadRecipe(kind="linear")))
-    return sum(seen), outcome
+        (result,) = segment(_setting(encoder, data, fit=fit, input=images, head=HeadRecipe(kind="linear")))
+    return sum(seen), result
 
 
 def test_validation_windows_are_encoded_once_by_a_frozen_encoder(
@@ -215,14 +215,14 @@ def test_windows_without_labels_are_left_out_and_change_no_score(
 ) -> None:
     every, _ = _windows_seen(tiny_encoder, class_map_data, monkeypatch, epochs=1)
     few = _with_few_labels(class_map_data, slice(0, 6))
-    seen, outcome = _windows_seen(tiny_encoder, few, monkeypatch, epochs=1)
+    seen, result = _windows_seen(tiny_encoder, few, monkeypatch, epochs=1)
     assert seen < every
     for row, sample in enumerate(few.part("test").tolist()):
         truth = few.read(sample).class_map
         assert truth is not None
         known = truth >= 0
-        expected = confusion_matrix(truth[known], outcome.maps[sample][known], labels=range(3))
-        assert np.array_equal(_confusion(outcome)[row], expected)
+        expected = confusion_matrix(truth[known], result.maps[sample][known], labels=range(3))
+        assert np.array_equal(_confusion(result)[row], expected)
 
 
 def test_a_sample_without_any_label_counts_for_nothing(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
@@ -234,9 +234,9 @@ def test_a_sample_without_any_label_counts_for_nothing(tiny_encoder: SensorEncod
         return replace(sample, class_map=np.full((48, 48), -1)) if index == empty else sample
 
     images, fit = InputRecipe(resize="native"), replace(_FIT, epochs=1)
-    (outcome,) = segment(_setting(tiny_encoder, replace(class_map_data, read=without), input=images, fit=fit))
-    assert _confusion(outcome).sum(axis=(1, 2)).tolist() == [2160, 0, 2160]
-    assert empty not in outcome.maps
+    (result,) = segment(_setting(tiny_encoder, replace(class_map_data, read=without), input=images, fit=fit))
+    assert _confusion(result).sum(axis=(1, 2)).tolist() == [2160, 0, 2160]
+    assert empty not in result.maps
 
 
 def test_without_room_levels_are_not_held(
@@ -244,8 +244,8 @@ def test_without_room_levels_are_not_held(
 ) -> None:
     monkeypatch.setattr("anyband.evaluate.map_model.available_bytes", lambda _: 1000)
     monkeypatch.setattr("anyband.evaluate.maps.KnownSamples", None)
-    (outcome,) = segment(_setting(tiny_encoder, class_map_data, fit=replace(_FIT, epochs=1)))
-    assert _confusion(outcome).any()
+    (result,) = segment(_setting(tiny_encoder, class_map_data, fit=replace(_FIT, epochs=1)))
+    assert _confusion(result).any()
 
 
 def test_augmented_images_are_encoded_in_every_epoch(
@@ -281,12 +281,12 @@ def test_test_labels_change_nothing_that_is_learned(tiny_encoder: SensorEncoder,
 
 def test_pictures_go_from_the_worst_to_the_best(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
     data = replace(class_map_data, splits=("train", "train", "val", *["test"] * 13))
-    (outcome,) = segment(_setting(tiny_encoder, data))
-    confusion = _confusion(outcome)
+    (result,) = segment(_setting(tiny_encoder, data))
+    confusion = _confusion(result)
     union = confusion.sum(axis=1) + confusion.sum(axis=2) - np.diagonal(confusion, axis1=1, axis2=2)
     shares = np.diagonal(confusion, axis1=1, axis2=2) / np.maximum(union, 1)
     miou = shares.sum(axis=1) / (union > 0).sum(axis=1)
-    rows = [sample - 3 for sample in outcome.maps]
+    rows = [sample - 3 for sample in result.maps]
     assert len(rows) == 8
     assert rows[0] == miou.argmin()
     assert miou[rows[-1]] == miou.max()
@@ -294,11 +294,11 @@ def test_pictures_go_from_the_worst_to_the_best(tiny_encoder: SensorEncoder, cla
 
 
 def test_outcomes_come_in_the_order_of_the_encoders(tiny_encoder: SensorEncoder, three_maps: TaskData) -> None:
-    setting = _setting(tiny_encoder, three_maps, fit=replace(_FIT, epochs=1))
+    context = _setting(tiny_encoder, three_maps, fit=replace(_FIT, epochs=1))
     twins = {"encoder": tiny_encoder, "untrained encoder": tiny_encoder.untrained(seed=1)}
-    outcomes = segment(replace(setting, encoders=twins))
-    assert [outcome.features for outcome in outcomes] == list(twins)
-    assert [outcome.width for outcome in outcomes] == [32, 32]
+    results = segment(replace(context, encoders=twins))
+    assert [result.features for result in results] == list(twins)
+    assert [result.width for result in results] == [32, 32]
 
 
 def test_numbers_of_one_image_are_refused(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:

@@ -9,9 +9,8 @@ from torchvision.transforms.v2 import functional as vision
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.predictions import TaskBatch
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, InputRecipe, TransferRecipe
-from anyband.evaluate.samples import cover
+from anyband.evaluate.samples import TaskBatch, cover
 from anyband.labelled.samples import DataSpec, Sample, TaskData
 from anyband.models.inputs import ImageBatch
 from anyband.rasters.grid import Window

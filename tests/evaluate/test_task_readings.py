@@ -11,8 +11,8 @@ from anyband.data.places import corners_lonlat
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import GeometryError, InputError
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.predictions import TaskBatch
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, InputRecipe, TransferRecipe
+from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import DataSpec, Sample, TaskData
 
 _RECIPE = TransferRecipe(

@@ -10,39 +10,39 @@ import pytest
 
 from anyband.errors import OutputError
 from anyband.evaluate.predictions import (
-    Evidence,
-    Outcome,
-    class_evidence,
-    class_map_evidence,
-    labels_evidence,
-    number_evidence,
-    number_map_evidence,
+    Predictions,
+    Result,
+    class_map_predictions,
+    class_predictions,
+    labels_predictions,
+    number_map_predictions,
+    number_predictions,
     scores_of,
 )
 from anyband.evaluate.report import picture_title, report_page, sample_picture, thinned, worst_mistakes, write_report
-from anyband.evaluate.results import ResultRow, ground_notes
+from anyband.evaluate.results import ResultRow, group_notes
 from anyband.labelled.samples import SampleImage, TaskData
 from anyband.report.page import Page, Paragraph, Picture, Table
 from anyband.sensors.catalogue import get_sensor
 
 
-def _class_outcome(data: TaskData, features: str, *, wrong: Sequence[int] = (), margin: float = 1.0) -> Outcome:
+def _class_outcome(data: TaskData, features: str, *, wrong: Sequence[int] = (), margin: float = 1.0) -> Result:
     test = data.part("test")
     labels = np.asarray(data.targets)[test]
     scores = np.eye(3)[labels]
     for index in wrong:
         scores[index, (labels[index] + 1) % 3] = 1 + margin
-    evidence = class_evidence(labels, scores, classes=data.classes, samples=[data.names[i] for i in test])
-    return Outcome(
+    predictions = class_predictions(labels, scores, classes=data.classes, samples=[data.names[i] for i in test])
+    return Result(
         features=features,
         width=32,
-        evidence=evidence,
+        predictions=predictions,
         chosen={"epoch": 2, "validation": 0.75},
         curves={"training loss": (1.0, 0.5), "validation": (0.5, 0.75)},
     )
 
 
-def _map_outcome(data: TaskData, features: str, *, predicted: int) -> Outcome:
+def _map_outcome(data: TaskData, features: str, *, predicted: int) -> Result:
     test, count = data.part("test"), len(data.classes)
     maps, counts = {}, []
     for position in test.tolist():
@@ -52,11 +52,11 @@ def _map_outcome(data: TaskData, features: str, *, predicted: int) -> Outcome:
         labelled = truth[truth >= 0]
         counts.append(np.bincount(labelled * count + predicted, minlength=count**2).reshape(count, count))
     names = [data.names[position] for position in test]
-    evidence = class_map_evidence(np.stack(counts), classes=data.classes, samples=names)
-    return Outcome(features=features, width=32, evidence=evidence, maps=maps)
+    predictions = class_map_predictions(np.stack(counts), classes=data.classes, samples=names)
+    return Result(features=features, width=32, predictions=predictions, maps=maps)
 
 
-def _number_map_outcome(data: TaskData) -> Outcome:
+def _number_map_outcome(data: TaskData) -> Result:
     test = data.part("test")
     maps, sums = {}, []
     for position in test.tolist():
@@ -66,19 +66,19 @@ def _number_map_outcome(data: TaskData) -> Outcome:
         known = truth[np.isfinite(truth)].astype(np.float64)
         squares = (known**2).sum()
         sums.append([len(known), known.sum(), squares, squares, np.abs(known).sum()])
-    evidence = number_map_evidence(np.array(sums), samples=[data.names[position] for position in test])
-    return Outcome(features="encoder", width=32, evidence=evidence, maps=maps)
+    predictions = number_map_predictions(np.array(sums), samples=[data.names[position] for position in test])
+    return Result(features="encoder", width=32, predictions=predictions, maps=maps)
 
 
-def _rows(data: TaskData, outcomes: Sequence[Outcome], *, notes: tuple[str, ...] = ()) -> list[ResultRow]:
+def _rows(data: TaskData, results: Sequence[Result], *, notes: tuple[str, ...] = ()) -> list[ResultRow]:
     return [
         ResultRow(
             id="a1b2c3d4" * 4,
             made=dt.datetime(2024, 5, 1, 12, 30, tzinfo=dt.UTC),
             recipe="fields <west>",
             protocol="linear",
-            features=outcome.features,
-            width=outcome.width,
+            features=result.features,
+            width=result.width,
             checkpoint="tiny.safetensors",
             checkpoint_hash="c0ffee",
             data=data.name,
@@ -87,18 +87,18 @@ def _rows(data: TaskData, outcomes: Sequence[Outcome], *, notes: tuple[str, ...]
             num_samples={str(part): count for part, count in data.num_samples.items()},
             seed=0,
             settings={"input": {"pool": "cls", "img_size": None}},
-            scores=scores_of(outcome.evidence, seed=0, num_resamples=20),
-            chosen=outcome.chosen,
-            curves=outcome.curves,
+            scores=scores_of(result.predictions, seed=0, num_resamples=20),
+            chosen=result.chosen,
+            curves=result.curves,
             notes=notes,
-            evidence=outcome.evidence,
+            predictions=result.predictions,
         )
-        for outcome in outcomes
+        for result in results
     ]
 
 
-def _page(data: TaskData, *outcomes: Outcome) -> Page:
-    return report_page(data, outcomes, _rows(data, outcomes))
+def _page(data: TaskData, *results: Result) -> Page:
+    return report_page(data, results, _rows(data, results))
 
 
 def _titles(page: Page) -> list[str]:
@@ -115,8 +115,8 @@ def _pictures(page: Page) -> list[Picture]:
 
 
 def test_a_report_is_one_file_that_fetches_nothing(tmp_path: Path, class_data: TaskData) -> None:
-    outcomes = [_class_outcome(class_data, "encoder", wrong=[1])]
-    write_report(tmp_path / "report.html", class_data, outcomes, _rows(class_data, outcomes))
+    results = [_class_outcome(class_data, "encoder", wrong=[1])]
+    write_report(tmp_path / "report.html", class_data, results, _rows(class_data, results))
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "fields &lt;west&gt;: linear on tiny class of 1" in html
     assert "http://" not in html
@@ -126,10 +126,10 @@ def test_a_report_is_one_file_that_fetches_nothing(tmp_path: Path, class_data: T
 
 
 def test_a_report_that_can_not_be_written_leaves_the_old_one(tmp_path: Path, class_data: TaskData) -> None:
-    outcomes = [_class_outcome(class_data, "encoder")]
+    results = [_class_outcome(class_data, "encoder")]
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError):
-        write_report(tmp_path / "folder", class_data, outcomes, _rows(class_data, outcomes))
+        write_report(tmp_path / "folder", class_data, results, _rows(class_data, results))
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
@@ -200,7 +200,7 @@ def test_numbers_of_samples_and_of_pixels_are_drawn(number_data: TaskData, numbe
     test = number_data.part("test")
     truth = np.asarray(number_data.targets)[test]
     names = [number_data.names[position] for position in test]
-    single = Outcome(features="encoder", width=8, evidence=number_evidence(truth, truth + 0.1, samples=names))
+    single = Result(features="encoder", width=8, predictions=number_predictions(truth, truth + 0.1, samples=names))
     assert "Numbers" in _titles(_page(number_data, single))
     assert "Maps" in _titles(_page(number_map_data, _number_map_outcome(number_map_data)))
 
@@ -209,29 +209,29 @@ def test_labels_have_a_precision_each_and_no_confusion(labels_data: TaskData) ->
     test = labels_data.part("test")
     holds = np.asarray(labels_data.targets)[test]
     names = [labels_data.names[position] for position in test]
-    evidence = labels_evidence(holds, holds.astype(float), classes=labels_data.classes, samples=names)
-    page = _page(labels_data, Outcome(features="encoder", width=8, evidence=evidence))
+    predictions = labels_predictions(holds, holds.astype(float), classes=labels_data.classes, samples=names)
+    page = _page(labels_data, Result(features="encoder", width=8, predictions=predictions))
     assert {row[2] for row in _tables(page, "Classes")[0].rows} == {"100.0"}
     assert not [picture for picture in _pictures(page) if "confusion" in picture.alt]
 
 
 def test_notes_of_one_outcome_name_it(class_data: TaskData) -> None:
-    outcomes = [_class_outcome(class_data, name) for name in ("encoder", "other")]
-    rows = _rows(class_data, outcomes, notes=("the samples are few.",))
+    results = [_class_outcome(class_data, name) for name in ("encoder", "other")]
+    rows = _rows(class_data, results, notes=("the samples are few.",))
     rows[1] = replace(rows[1], notes=(*rows[1].notes, "no image was read"))
-    section = report_page(class_data, outcomes, rows).sections[-1]
+    section = report_page(class_data, results, rows).sections[-1]
     texts = [part.text for part in section.parts if isinstance(part, Paragraph)]
     assert texts == ["The samples are few.", "other: no image was read."]
 
 
-def _mistakes(evidence: Evidence) -> list[tuple[str, ...]]:
-    return [(one.sample, *one.lines) for one in worst_mistakes(evidence)]
+def _mistakes(predictions: Predictions) -> list[tuple[str, ...]]:
+    return [(one.sample, *one.lines) for one in worst_mistakes(predictions)]
 
 
 def test_the_most_confident_mistake_is_the_worst() -> None:
     scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.9, 0.1]])
-    evidence = class_evidence(np.array([0, 1, 1, 0]), scores, classes=("water", "town"), samples=tuple("abcd"))
-    assert _mistakes(evidence) == [
+    predictions = class_predictions(np.array([0, 1, 1, 0]), scores, classes=("water", "town"), samples=tuple("abcd"))
+    assert _mistakes(predictions) == [
         ("c", "water", "true: town", "scores 0.8, true class 0.2"),
         ("b", "water", "true: town", "scores 0.6, true class 0.4"),
     ]
@@ -240,20 +240,20 @@ def test_the_most_confident_mistake_is_the_worst() -> None:
 def test_of_labels_the_worst_order_counts() -> None:
     labels = np.array([[True, False], [False, True], [True, True], [False, False]])
     scores = np.array([[0.9, 0.1], [0.7, 0.2], [0.1, 0.2], [0.9, 0.8]])
-    evidence = labels_evidence(labels, scores, classes=("water", "town"), samples=tuple("abcd"))
-    assert _mistakes(evidence) == [("b", "not there: water", "there: town", "scores 0.7 and 0.2")]
+    predictions = labels_predictions(labels, scores, classes=("water", "town"), samples=tuple("abcd"))
+    assert _mistakes(predictions) == [("b", "not there: water", "there: town", "scores 0.7 and 0.2")]
 
 
 def test_of_numbers_the_largest_error_counts() -> None:
-    evidence = number_evidence(np.array([1.0, 2.0, 3.0]), np.array([1.5, 2.0, 1.0]), samples=tuple("abc"))
-    assert [mistake[0] for mistake in _mistakes(evidence)] == ["c", "a"]
-    assert _mistakes(evidence)[0][1:] == ("predicted 1", "true 3", "error 2")
+    predictions = number_predictions(np.array([1.0, 2.0, 3.0]), np.array([1.5, 2.0, 1.0]), samples=tuple("abc"))
+    assert [mistake[0] for mistake in _mistakes(predictions)] == ["c", "a"]
+    assert _mistakes(predictions)[0][1:] == ("predicted 1", "true 3", "error 2")
 
 
 def test_of_maps_the_share_of_wrong_pixels_counts_and_the_commonest_error_is_named() -> None:
     counts = np.array([[[8, 2], [0, 0]], [[0, 0], [0, 0]], [[1, 4], [5, 0]], [[9, 0], [0, 9]]])
-    evidence = class_map_evidence(counts, classes=("water", "town"), samples=tuple("abcd"))
-    assert _mistakes(evidence) == [
+    predictions = class_map_predictions(counts, classes=("water", "town"), samples=tuple("abcd"))
+    assert _mistakes(predictions) == [
         ("c", "90 % of 10 pixels wrong", "most: town", "taken for water"),
         ("a", "20 % of 10 pixels wrong", "most: water", "taken for town"),
     ]
@@ -261,15 +261,15 @@ def test_of_maps_the_share_of_wrong_pixels_counts_and_the_commonest_error_is_nam
 
 def test_of_maps_of_numbers_samples_without_labels_are_no_mistakes() -> None:
     sums = np.array([[4.0, 4.0, 4.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0, 0.0], [4.0, 8.0, 16.0, 64.0, 16.0]])
-    assert _mistakes(number_map_evidence(sums, samples=tuple("abc"))) == [
+    assert _mistakes(number_map_predictions(sums, samples=tuple("abc"))) == [
         ("c", "RMSE 4", "mean of the labels 2", "4 pixels"),
         ("a", "RMSE 0.5", "mean of the labels 1", "4 pixels"),
     ]
 
 
 def test_no_more_mistakes_are_shown_than_a_person_looks_through() -> None:
-    evidence = number_evidence(np.zeros(40), np.arange(40.0) + 1, samples=[str(index) for index in range(40)])
-    assert len(worst_mistakes(evidence)) == 12
+    predictions = number_predictions(np.zeros(40), np.arange(40.0) + 1, samples=[str(index) for index in range(40)])
+    assert len(worst_mistakes(predictions)) == 12
 
 
 def test_a_picture_has_no_colour_where_the_image_has_no_data_and_is_no_larger_than_a_screen_needs() -> None:
@@ -291,13 +291,11 @@ def test_small_maps_are_not_thinned() -> None:
 
 
 def test_test_samples_that_share_ground_are_noted() -> None:
-    evidence = number_evidence(np.arange(4.0), np.arange(4.0), samples=("a", "b", "c", "d"))
-    assert ground_notes(evidence) == ()
-    two = replace(evidence, groups=("here", "here", "there", "there"))
-    assert ground_notes(two) == (
-        "intervals resample 2 independent images, places or blocks; 4 predictions are of them",
-    )
-    assert ground_notes(replace(evidence, groups=("here",) * 4))[0].endswith(
+    predictions = number_predictions(np.arange(4.0), np.arange(4.0), samples=("a", "b", "c", "d"))
+    assert group_notes(predictions) == ()
+    two = replace(predictions, groups=("here", "here", "there", "there"))
+    assert group_notes(two) == ("intervals resample 2 independent images, places or blocks; 4 predictions are of them",)
+    assert group_notes(replace(predictions, groups=("here",) * 4))[0].endswith(
         "one piece of ground, which has no interval"
     )
 

@@ -77,9 +77,9 @@ def test_simple_baselines_stand_beside_the_encoder(out: Path) -> None:
 
 
 def test_blocks_of_one_site_are_what_intervals_draw(out: Path) -> None:
-    rows = [row for row in read_results(out / "results.parquet", evidence=True) if row.recipe == "worldcereal_s2"]
-    assert rows[0].evidence is not None
-    assert len(rows[0].evidence.groups) == 2 * len(set(rows[0].evidence.groups)) > 2
+    rows = [row for row in read_results(out / "results.parquet", predictions=True) if row.recipe == "worldcereal_s2"]
+    assert rows[0].predictions is not None
+    assert len(rows[0].predictions.groups) == 2 * len(set(rows[0].predictions.groups)) > 2
 
 
 def test_a_rerun_gives_identical_numbers(

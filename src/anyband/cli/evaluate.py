@@ -189,8 +189,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _dry_run(recipe, arguments, options)
     outputs = Outputs(folder=arguments.out, results=None if arguments.no_results else arguments.results)
     outputs.check()
-    setting, outcomes = evaluate(recipe, arguments.protocol, options)
-    written = write_outputs(setting, outcomes, outputs)
+    context, results = evaluate(recipe, arguments.protocol, options)
+    written = write_outputs(context, results, outputs)
     if arguments.json:
         from anyband.evaluate.results import row_to_dict
 

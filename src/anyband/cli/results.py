@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     metric = _metric(arguments.metric)
     comparing = arguments.compare or arguments.against
-    rows = read_results(arguments.file, evidence=bool(comparing))
+    rows = read_results(arguments.file, predictions=bool(comparing))
     if arguments.compare:
         _compare_two(rows, arguments, metric)
     elif arguments.against:
@@ -133,11 +133,11 @@ def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, met
     from anyband.evaluate.results import find_row, short_id
 
     first, second = (find_row(rows, identity) for identity in arguments.compare)
-    assert first.evidence is not None
-    assert second.evidence is not None
+    assert first.predictions is not None
+    assert second.predictions is not None
     names = [metric] if metric else METRICS_OF[first.kind]
     found = [
-        difference(first.evidence, second.evidence, name, seed=arguments.seed, shown=not arguments.json)
+        difference(first.predictions, second.predictions, name, seed=arguments.seed, shown=not arguments.json)
         for name in names
     ]
     if arguments.json:

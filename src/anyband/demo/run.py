@@ -21,9 +21,9 @@ from anyband.encode.encoder import Pool, SensorEncoder, feature_map, has_bf16, l
 from anyband.encode.store import ChipOptions, StoreCells, chip_batch, common_cells, made_features
 from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError, StoreError
 from anyband.evaluate.baselines import band_means
-from anyband.evaluate.knn import KnnOptions, knn_scores
+from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.metrics import LabelledFeatures, Score, score_predictions
-from anyband.evaluate.recipe import CompareRecipe, InputRecipe, TransferRecipe
+from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import RunOptions, evaluate
 from anyband.files import check_writable, whole_file
@@ -256,7 +256,7 @@ def score_places(
     if not wanted:
         return []
     num_train, num_test = (_count(cells, labels, wanted, split) for split in ("train", "test"))
-    k = min(KnnOptions.k, num_train)
+    k = min(NUM_NEIGHBOURS, num_train)
     features = {sensor: _features(encoder, store, array, cells, seed=seed) for sensor, array in arrays.items()}
     trained_on = set(encoder.checkpoint.sensors)
     return [
@@ -279,7 +279,7 @@ def score_places(
 
 
 def _accuracy(parts: Mapping[str, LabelledFeatures], *, k: int, seed: int) -> Score:
-    votes = knn_scores(parts["train"], parts["test"], KnnOptions(k=k))
+    votes = knn_scores(parts["train"], parts["test"], k=k)
     return score_predictions(parts["test"].labels, votes, seed=seed)[0]
 
 
@@ -678,16 +678,16 @@ def _score(encoder: SensorEncoder, store: ChipStore, archive: Archive, *, seed: 
     return tuple(score_places(encoder, store, archive.labels, _CHOICES, seed=seed))
 
 
-def _neighbours(options: DemoOptions, store: ChipStore) -> KnnOptions:
+def _neighbours(options: DemoOptions, store: ChipStore) -> KnnRecipe:
     """See before the training, which takes minutes, that the labelled images and their sensor are there.
 
     Returns:
         How many of them vote: the paper's 20, or all where there are fewer.
     """
     if options.labelled is None:
-        return KnnOptions()
+        return KnnRecipe()
     data = open_task_data(_labelled_data(options), seed=options.seed, sensors=store.sensors)
-    return KnnOptions(k=min(KnnOptions.k, data.num_samples["train"]))
+    return KnnRecipe(k=min(NUM_NEIGHBOURS, data.num_samples["train"]))
 
 
 def _labelled_data(options: DemoOptions) -> DataSpec:
@@ -696,7 +696,7 @@ def _labelled_data(options: DemoOptions) -> DataSpec:
     return DataSpec(source=str(options.labelled), sensors=(options.labelled_sensor,))
 
 
-def _score_labelled(checkpoint: Path, options: DemoOptions, neighbours: KnnOptions) -> tuple[ResultRow, ...]:
+def _score_labelled(checkpoint: Path, options: DemoOptions, neighbours: KnnRecipe) -> tuple[ResultRow, ...]:
     if options.labelled is None:
         return ()
     recipe = TransferRecipe(
@@ -708,5 +708,5 @@ def _score_labelled(checkpoint: Path, options: DemoOptions, neighbours: KnnOptio
         knn=neighbours,
         compare=CompareRecipe(untrained=True, baseline=True),
     )
-    setting, outcomes = evaluate(recipe, "knn", RunOptions(shown=options.shown))
-    return tuple(result_rows(setting, outcomes))
+    context, results = evaluate(recipe, "knn", RunOptions(shown=options.shown))
+    return tuple(result_rows(context, results))

@@ -15,10 +15,11 @@ from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.data.chip_index import Split
 from anyband.encode.input_spec import InputSpec
 from anyband.errors import InputError
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.features import VectorMaker, extract_features
-from anyband.evaluate.map_kinds import ClassMaps, GroundCounts, MapKind, NumberMaps
-from anyband.evaluate.predictions import Outcome, TaskBatch
+from anyband.evaluate.map_kinds import ClassMaps, MapCounts, MapKind, NumberMaps
+from anyband.evaluate.predictions import Result
+from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import SampleImage, TaskData
 from anyband.models.inputs import ImageBatch
 from anyband.progress import progress
@@ -62,33 +63,33 @@ Labels = Num[Array, "row col"]
 _Predict = Callable[[Float[Array, "row col value"]], Labels]
 
 
-def baselines(setting: Setting, *, pictured: Collection[int] = ()) -> list[Outcome]:
+def baselines(context: Context, *, pictured: Collection[int] = ()) -> list[Result]:
     """Score what needs no network on the same samples.
 
     Image-level data: mean and deviation of each band, for the same protocol's classifier. Maps: a random forest on the
     standardised values of each pixel; for change also change vector analysis, where both dates have the same bands.
 
     Args:
-        setting: as a protocol's.
+        context: as a protocol's.
         pictured: positions of the test samples whose maps are kept, so that they stand beside those of an encoder.
     """
-    if not _are_alike(setting.data):
+    if not _are_alike(context.data):
         return []
-    if not setting.data.is_dense:
-        return _band_means(setting)
-    outcomes = [_forest(setting, pictured)]
-    if setting.protocol == "change" and len(setting.data.classes) == 2 and _has_equal_dates(setting.data):
-        outcomes.append(_change_vector_analysis(setting, pictured))
-    return outcomes
+    if not context.data.is_dense:
+        return _band_means(context)
+    results = [_forest(context, pictured)]
+    if context.protocol == "change" and len(context.data.classes) == 2 and _has_equal_dates(context.data):
+        results.append(_change_vector_analysis(context, pictured))
+    return results
 
 
-def missing_baselines(setting: Setting) -> tuple[str, ...]:
+def missing_baselines(context: Context) -> tuple[str, ...]:
     """Say which baseline these data can't have, and why."""
-    data = setting.data
+    data = context.data
     if not _are_alike(data):
         what = "random forest on pixels" if data.is_dense else "band means"
         return (f"there is no baseline of {what}: samples have different sensors or bands",)
-    if setting.protocol != "change":
+    if context.protocol != "change":
         return ()
     if len(data.classes) != 2:
         return (f"change vector analysis tells change from none, and there are {len(data.classes)} classes",)
@@ -97,15 +98,15 @@ def missing_baselines(setting: Setting) -> tuple[str, ...]:
     return ()
 
 
-def keep_with_encoders(setting: Setting) -> None:
+def keep_with_encoders(context: Context) -> None:
     """Keep band means beside the features of the encoders, so that a probe and its baseline read every image once."""
-    if setting.cache is None or setting.protocol not in ("knn", "linear") or not _are_alike(setting.data):
+    if context.cache is None or context.protocol not in ("knn", "linear") or not _are_alike(context.data):
         return
     makers: dict[str, VectorMaker] = {_BAND_MEANS: BandMeans()}
-    makers |= {name: setting.fused(name) for name in setting.encoders}
-    every = np.arange(len(setting.data))
-    for scale in setting.recipe.input.scales:
-        extract_features(makers, setting.reader, every, cache=setting.cache, scale=scale, shown=setting.shown)
+    makers |= {name: context.fused(name) for name in context.encoders}
+    every = np.arange(len(context.data))
+    for scale in context.recipe.input.scales:
+        extract_features(makers, context.reader, every, cache=context.cache, scale=scale, shown=context.shown)
 
 
 def pixel_values(images: Sequence[SampleImage], readings: Sequence[InputSpec]) -> Float[Array, "row col value"]:
@@ -149,16 +150,16 @@ class BandMeans(nn.Module):
         return {"vectors": "band means"}
 
 
-def _band_means(setting: Setting) -> list[Outcome]:
+def _band_means(context: Context) -> list[Result]:
     from anyband.evaluate.probes import over_scales, score_vectors
 
-    every, name = np.arange(len(setting.data)), _BAND_MEANS
-    outcomes = []
-    for scale in setting.recipe.input.scales:
+    every, name = np.arange(len(context.data)), _BAND_MEANS
+    results = []
+    for scale in context.recipe.input.scales:
         makers = {name: BandMeans()}
-        found = extract_features(makers, setting.reader, every, cache=setting.cache, scale=scale, shown=setting.shown)
-        outcomes.append(score_vectors(setting, found[name], name=name))
-    return over_scales(outcomes, setting.recipe.input.scales)
+        found = extract_features(makers, context.reader, every, cache=context.cache, scale=scale, shown=context.shown)
+        results.append(score_vectors(context, found[name], name=name))
+    return over_scales(results, context.recipe.input.scales)
 
 
 def _are_alike(data: TaskData) -> bool:
@@ -166,19 +167,19 @@ def _are_alike(data: TaskData) -> bool:
     return len({tuple((one.name, one.band_names) for one in slots) for slots in dict.fromkeys(data.sensors)}) == 1
 
 
-def _kind(setting: Setting) -> MapKind:
-    if setting.data.kind == "class_map":
-        return ClassMaps(classes=setting.data.classes)
+def _kind(context: Context) -> MapKind:
+    if context.data.kind == "class_map":
+        return ClassMaps(classes=context.data.classes)
     return NumberMaps(mean=0.0, std=1.0)
 
 
-def _samples(setting: Setting, part: Split) -> Iterator[tuple[int, Labels, Float[Array, "row col value"]]]:
-    positions = setting.data.part(part).tolist()
-    with progress(f"read {part} pixels", len(positions), shown=setting.shown) as advance:
+def _samples(context: Context, part: Split) -> Iterator[tuple[int, Labels, Float[Array, "row col value"]]]:
+    positions = context.data.part(part).tolist()
+    with progress(f"read {part} pixels", len(positions), shown=context.shown) as advance:
         for position in positions:
-            truth = setting.reader.target(position)
-            images = setting.reader.sample(position).images
-            yield position, truth, pixel_values(images, [setting.reader.input_spec(image.sensor) for image in images])
+            truth = context.reader.target(position)
+            images = context.reader.sample(position).images
+            yield position, truth, pixel_values(images, [context.reader.input_spec(image.sensor) for image in images])
             advance(1)
 
 
@@ -191,23 +192,23 @@ def _filled(values: Float[Array, "*pixel value"]) -> Float[Array, "*pixel value"
     return np.asarray(np.nan_to_num(values, nan=0.0))
 
 
-def _training_pixels(setting: Setting) -> tuple[Float[Array, "pixel value"], Num[Array, "pixel"]]:
-    each = max(1, _MAX_PIXELS // max(setting.data.splits.count("train"), 1))
+def _training_pixels(context: Context) -> tuple[Float[Array, "pixel value"], Num[Array, "pixel"]]:
+    each = max(1, _MAX_PIXELS // max(context.data.splits.count("train"), 1))
     values, targets = [], []
-    for position, truth, pixels in _samples(setting, "train"):
-        draw = generator(setting.recipe.seed, step=0, sample=position, purpose="pixels of a forest")
+    for position, truth, pixels in _samples(context, "train"):
+        draw = generator(context.recipe.seed, step=0, sample=position, purpose="pixels of a forest")
         chosen = draw.permutation(np.flatnonzero(_known(truth)))[:each]
         values.append(_filled(pixels.reshape(-1, pixels.shape[-1])[chosen]))
         targets.append(truth.ravel()[chosen])
     found = np.concatenate(targets)
     if not len(found):
-        raise InputError(f"no training pixel of '{setting.data.name}' has a label")
+        raise InputError(f"no training pixel of '{context.data.name}' has a label")
     return np.concatenate(values), found
 
 
-def _forest(setting: Setting, pictured: Collection[int]) -> Outcome:
-    values, targets = _training_pixels(setting)
-    forest = _grown(setting, values, targets)
+def _forest(context: Context, pictured: Collection[int]) -> Result:
+    values, targets = _training_pixels(context)
+    forest = _grown(context, values, targets)
 
     def predicted(pixels: Float[Array, "row col value"]) -> Labels:
         flat = _filled(pixels.reshape(-1, pixels.shape[-1]))
@@ -216,17 +217,17 @@ def _forest(setting: Setting, pictured: Collection[int]) -> Outcome:
             found = list(pool.map(forest.predict, chunks))
         return np.asarray(np.concatenate(found).reshape(pixels.shape[:2]))
 
-    outcome = _mapped(setting, predicted, name="random forest on pixels", pictured=pictured)
-    return replace(outcome, width=values.shape[1])
+    result = _mapped(context, predicted, name="random forest on pixels", pictured=pictured)
+    return replace(result, width=values.shape[1])
 
 
-def _grown(setting: Setting, values: Float[Array, "pixel value"], targets: Num[Array, "pixel"]) -> Any:
+def _grown(context: Context, values: Float[Array, "pixel value"], targets: Num[Array, "pixel"]) -> Any:
     """Grow a forest in steps, which gives the same trees as growing all at once."""
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-    kind = RandomForestClassifier if setting.data.kind == "class_map" else RandomForestRegressor
-    forest = kind(n_estimators=1, random_state=setting.recipe.seed % 2**32, n_jobs=-1, warm_start=True)
-    with progress("random forest", _NUM_TREES, shown=setting.shown) as advance:
+    kind = RandomForestClassifier if context.data.kind == "class_map" else RandomForestRegressor
+    forest = kind(n_estimators=1, random_state=context.recipe.seed % 2**32, n_jobs=-1, warm_start=True)
+    with progress("random forest", _NUM_TREES, shown=context.shown) as advance:
         for first in range(0, _NUM_TREES, _TREES_AT_ONCE):
             num = min(_TREES_AT_ONCE, _NUM_TREES - first)
             forest.set_params(n_estimators=first + num)
@@ -243,21 +244,21 @@ def _has_equal_dates(data: TaskData) -> bool:
     return bands[:half] == bands[half:]
 
 
-def _change_vector_analysis(setting: Setting, pictured: Collection[int]) -> Outcome:
+def _change_vector_analysis(context: Context, pictured: Collection[int]) -> Result:
     lengths, truths = [], []
-    for _, truth, pixels in _samples(setting, "val"):
+    for _, truth, pixels in _samples(context, "val"):
         length = change_vectors(pixels)
         known = _known(truth) & np.isfinite(length)
         lengths.append(length[known])
         truths.append(truth[known])
-    threshold, score = _best_threshold(np.concatenate(lengths), np.concatenate(truths), shown=setting.shown)
+    threshold, score = _best_threshold(np.concatenate(lengths), np.concatenate(truths), shown=context.shown)
 
     def predicted(pixels: Float[Array, "row col value"]) -> Labels:
         return np.asarray(change_vectors(pixels) > threshold, dtype=np.int64)
 
-    width = sum(len(one.bands) for one in setting.data.sensors[0]) // 2
-    outcome = _mapped(setting, predicted, name="change vector analysis", pictured=pictured)
-    return replace(outcome, width=width, chosen={"threshold": threshold, "validation miou": score})
+    width = sum(len(one.bands) for one in context.data.sensors[0]) // 2
+    result = _mapped(context, predicted, name="change vector analysis", pictured=pictured)
+    return replace(result, width=width, chosen={"threshold": threshold, "validation miou": score})
 
 
 def _best_threshold(
@@ -277,13 +278,13 @@ def _best_threshold(
     return float(tried[best]), scores[best]
 
 
-def _mapped(setting: Setting, predict: _Predict, *, name: str, pictured: Collection[int]) -> Outcome:
+def _mapped(context: Context, predict: _Predict, *, name: str, pictured: Collection[int]) -> Result:
     """Predict the maps of the test samples, and count them against the truth."""
-    counted = GroundCounts(data=setting.data, kind=_kind(setting))
+    counted = MapCounts(data=context.data, kind=_kind(context))
     maps: dict[int, Array] = {}
-    for position, truth, pixels in _samples(setting, "test"):
+    for position, truth, pixels in _samples(context, "test"):
         found = predict(pixels)
         counted.add(position, truth, found)
         if position in pictured:
             maps[position] = found
-    return Outcome(features=name, width=0, evidence=counted.evidence(), maps=maps)
+    return Result(features=name, width=0, predictions=counted.predictions(), maps=maps)

@@ -22,7 +22,7 @@ from anyband.evaluate.metrics import (
     units_of,
     value_of,
 )
-from anyband.evaluate.predictions import Evidence, metric_functions, numbers_per_sample
+from anyband.evaluate.predictions import Predictions, metric_functions, numbers_per_sample
 from anyband.evaluate.results import ResultRow, flat_settings, short_id
 
 __all__ = [
@@ -74,8 +74,8 @@ class Difference:
 
 
 def difference(
-    first: Evidence,
-    second: Evidence,
+    first: Predictions,
+    second: Predictions,
     metric: MetricName | None = None,
     *,
     seed: int,
@@ -84,10 +84,10 @@ def difference(
 ) -> Difference:
     """Subtract a metric of the second result from that of the first; every resample is the same for both.
 
-    Equal evidence has a difference of 0 with an interval of 0 to 0.
+    Equal predictions has a difference of 0 with an interval of 0 to 0.
 
     Args:
-        first: evidence of one result.
+        first: predictions of one result.
         second: of another, on the same samples; their order is free.
         metric: one of their kind; None: the first of it.
         seed: of the bootstrap.
@@ -137,7 +137,7 @@ def difference_text(found: Difference) -> str:
     return f"{numbers[0]} [{numbers[1]} to {numbers[2]}]"
 
 
-def paired(first: Evidence, second: Evidence) -> Evidence:
+def paired(first: Predictions, second: Predictions) -> Predictions:
     """Bring the second result into the order of the first one's samples.
 
     Raises:
@@ -148,7 +148,7 @@ def paired(first: Evidence, second: Evidence) -> Evidence:
     _check_same_samples(first.samples, second.samples)
     place = {name: index for index, name in enumerate(second.samples)}
     order = np.array([place[name] for name in first.samples])
-    ordered = Evidence(
+    ordered = Predictions(
         kind=second.kind,
         classes=second.classes,
         samples=first.samples,
@@ -170,7 +170,7 @@ def _check_same_samples(first: tuple[str, ...], second: tuple[str, ...]) -> None
         )
 
 
-def _check_same_truth(first: Evidence, second: Evidence) -> None:
+def _check_same_truth(first: Predictions, second: Predictions) -> None:
     true, other = _truth(first), _truth(second)
     differs = np.zeros(len(first.samples), dtype=bool)
     for name, array in true.items():
@@ -190,21 +190,21 @@ def _same(first: Shaped[Array, "sample ..."], second: Shaped[Array, "sample ..."
     return np.asarray(np.isclose(first, second, rtol=1e-6, atol=1e-6 * float(np.abs(first).max())))
 
 
-def _truth(evidence: Evidence) -> Mapping[str, Shaped[Array, "sample ..."]]:
-    """Give what of the evidence does not depend on predictions."""
-    match evidence.kind:
+def _truth(predictions: Predictions) -> Mapping[str, Shaped[Array, "sample ..."]]:
+    """Give what of the predictions does not depend on predictions."""
+    match predictions.kind:
         case "class" | "labels":
-            return {"labels": evidence.arrays["labels"]}
+            return {"labels": predictions.arrays["labels"]}
         case "number":
-            return {"truth": evidence.arrays["truth"]}
+            return {"truth": predictions.arrays["truth"]}
         case "class_map":
-            return {"counts": evidence.arrays["confusion"].sum(axis=2)}
+            return {"counts": predictions.arrays["confusion"].sum(axis=2)}
         case "number_map":
-            return {"sums": evidence.arrays["sums"][:, :3]}
+            return {"sums": predictions.arrays["sums"][:, :3]}
 
 
-def _kind(evidence: Evidence) -> str:
-    return f"kind '{evidence.kind}'" + (f" with {len(evidence.classes)} classes" if evidence.classes else "")
+def _kind(predictions: Predictions) -> str:
+    return f"kind '{predictions.kind}'" + (f" with {len(predictions.classes)} classes" if predictions.classes else "")
 
 
 def _signed(number: float, digits: str) -> str:
@@ -340,7 +340,7 @@ def compared_with(
     """Compare results with one, paired by test sample; those of another test say why they can't be.
 
     Args:
-        reference: with its evidence.
+        reference: with its predictions.
         rows: with theirs; the reference among them is left out.
         metric: which; None: the main one.
         seed: of the bootstrap.
@@ -350,10 +350,10 @@ def compared_with(
     for row in rows:
         if row.id == reference.id:
             continue
-        assert row.evidence is not None
-        assert reference.evidence is not None
+        assert row.predictions is not None
+        assert reference.predictions is not None
         try:
-            one = difference(row.evidence, reference.evidence, metric, seed=seed, shown=shown)
+            one = difference(row.predictions, reference.predictions, metric, seed=seed, shown=shown)
         except InputError as problem:
             found.append(Compared(row=row, difference=None, reason=str(problem)))
         else:

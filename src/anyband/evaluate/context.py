@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from anyband.evaluate.fusion import FusedEncoder
     from anyband.evaluate.inputs import TaskReader
 
-__all__ = ["Setting"]
+__all__ = ["Context"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Setting:
+class Context:
     """What is evaluated, on what, and where."""
 
     recipe: TransferRecipe

@@ -19,12 +19,13 @@ from anyband.data.chip_index import SPLITS, Split
 from anyband.encode.encoder import SensorEncoder, available_bytes, find_device, sequence_bytes
 from anyband.encode.input_spec import checkpoint_sensors
 from anyband.errors import AnybandError, CheckpointError, InputError, RecipeError
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.fusion import FusedEncoder
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.predictions import Outcome, TaskBatch
+from anyband.evaluate.predictions import Result
 from anyband.evaluate.recipe import PROTOCOLS, CompareRecipe, Protocol, TransferRecipe
 from anyband.evaluate.run import RunOptions, check_data, check_kind, run_protocol
+from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.open import open_task_data
 from anyband.labelled.samples import Sample, TaskData
 from anyband.models.autoencoder import AutoencoderConfig
@@ -65,7 +66,7 @@ _ROUNDS = 4
 class Rehearsal:
     """What was seen on a few samples."""
 
-    outcome: Outcome
+    result: Result
     """Of the encoder."""
     shapes: tuple[str, ...]
     """Of each image of a sample, as the network takes it."""
@@ -79,27 +80,27 @@ class Rehearsal:
     """What is kept for the gradient, for each sample of a batch."""
 
 
-def rehearse(setting: Setting) -> Rehearsal:
+def rehearse(context: Context) -> Rehearsal:
     """Do a protocol on two training samples, which stand for validation and test too, for one epoch and for two.
 
-    Two samples of validation and test are read as well. The setting's own data, reader and encoders stay as they are.
+    Two samples of validation and test are read as well. The context's own data, reader and encoders stay as they are.
 
     Raises:
         AnybandError: whatever the protocol itself would raise on these samples.
     """
-    chosen = _chosen(setting.data)
-    with progress("dry run", _ROUNDS, shown=setting.shown) as advance:
-        shapes = _read_each_part(setting, chosen)
-        small = rehearsed_data(setting.data, chosen)
+    chosen = _chosen(context.data)
+    with progress("dry run", _ROUNDS, shown=context.shown) as advance:
+        shapes = _read_each_part(context, chosen)
+        small = rehearsed_data(context.data, chosen)
         advance(1)
-        outcome, watch, _ = _done(setting, small, epochs=1)
+        result, watch, _ = _done(context, small, epochs=1)
         advance(1)
-        encode_s = _encode_s(setting, small)
+        encode_s = _encode_s(context, small)
         advance(1)
-        epoch_s = _epoch_s(setting, small) if num_epochs(setting.recipe, setting.protocol) else 0.0
+        epoch_s = _epoch_s(context, small) if num_epochs(context.recipe, context.protocol) else 0.0
         advance(1)
     return Rehearsal(
-        outcome=outcome,
+        result=result,
         shapes=shapes,
         encode_s=encode_s,
         epoch_s=epoch_s,
@@ -164,12 +165,12 @@ def _has_labels(sample: Sample) -> bool:
     return numbers is not None and bool(np.isfinite(numbers).any())
 
 
-def _read_each_part(setting: Setting, chosen: Sequence[int]) -> tuple[str, ...]:
+def _read_each_part(context: Context, chosen: Sequence[int]) -> tuple[str, ...]:
     """Read samples of every part as the network takes them, with targets."""
-    data = setting.data
+    data = context.data
     positions = [*chosen, *(int(one) for part in _PARTS[1:] for one in data.part(part)[:1])]
     few = data.take(positions, fingerprint="dry run")
-    reader = TaskReader(setting.encoders["encoder"], few, setting.recipe)
+    reader = TaskReader(context.encoders["encoder"], few, context.recipe)
     batches = list(reader.batches(_every(few), targets=True))
     shapes = [_shape(batch, slot) for batch in batches[:1] for slot in range(len(batch.images))]
     return tuple(shapes)
@@ -220,12 +221,12 @@ class _Watch:
         self._kept.clear()
 
 
-def _done(setting: Setting, small: TaskData, *, epochs: int) -> tuple[Outcome, _Watch, float]:
+def _done(context: Context, small: TaskData, *, epochs: int) -> tuple[Result, _Watch, float]:
     """Do the protocol and take its time, in seconds."""
-    recipe, watch = _shortened(setting.recipe, epochs), _Watch()
-    encoder = setting.encoders["encoder"]
+    recipe, watch = _shortened(context.recipe, epochs), _Watch()
+    encoder = context.encoders["encoder"]
     rehearsed = replace(
-        setting,
+        context,
         recipe=recipe,
         data=small,
         encoders={"encoder": encoder},
@@ -235,13 +236,13 @@ def _done(setting: Setting, small: TaskData, *, epochs: int) -> tuple[Outcome, _
     )
     started = time.perf_counter()
     with watch.watching():
-        outcome = run_protocol(rehearsed)[0]
-    return outcome, watch, time.perf_counter() - started
+        result = run_protocol(rehearsed)[0]
+    return result, watch, time.perf_counter() - started
 
 
-def _epoch_s(setting: Setting, small: TaskData) -> float:
+def _epoch_s(context: Context, small: TaskData) -> float:
     """Take the time of an epoch, in seconds a sample: what two take longer than one, since the rest is as long."""
-    times = [_done(setting, small, epochs=epochs)[2] for epochs in (1, 2)]
+    times = [_done(context, small, epochs=epochs)[2] for epochs in (1, 2)]
     return max(times[1] - times[0], 0.0) / (2 * NUM_REHEARSED)
 
 
@@ -257,14 +258,14 @@ def _shortened(recipe: TransferRecipe, epochs: int) -> TransferRecipe:
     )
 
 
-def _encode_s(setting: Setting, small: TaskData) -> float:
+def _encode_s(context: Context, small: TaskData) -> float:
     """Take the time of reading and encoding the samples once, in seconds a sample."""
-    encoder = setting.encoders["encoder"]
-    reader = TaskReader(encoder, small, setting.recipe)
+    encoder = context.encoders["encoder"]
+    reader = TaskReader(encoder, small, context.recipe)
     started = time.perf_counter()
     with torch.inference_mode():
-        for batch in _batches(reader, setting.recipe):
-            _encode(encoder, batch.to(setting.device))
+        for batch in _batches(reader, context.recipe):
+            _encode(encoder, batch.to(context.device))
     return (time.perf_counter() - started) / NUM_REHEARSED
 
 
@@ -363,56 +364,56 @@ class Cost:
         return {**asdict(self), "total_s": self.total_s, "needed_bytes": self.needed_bytes}
 
 
-def cost_of(setting: Setting, rehearsal: Rehearsal) -> Cost:
+def cost_of(context: Context, rehearsal: Rehearsal) -> Cost:
     """Reckon time and memory of a whole evaluation.
 
     Args:
-        setting: of the evaluation.
+        context: of the evaluation.
         rehearsal: what two of its samples cost.
     """
-    recipe, counts, encoder = setting.recipe, setting.data.num_samples, setting.encoders["encoder"]
-    trains_encoder = setting.protocol in FITTED and recipe.fit.encoder != "frozen"
+    recipe, counts, encoder = context.recipe, context.data.num_samples, context.encoders["encoder"]
+    trains_encoder = context.protocol in FITTED and recipe.fit.encoder != "frozen"
     return Cost(
-        device=setting.device,
+        device=context.device,
         # A trained encoder encodes its test samples at the end; the others come with the epochs.
         num_encoded=counts["test"] if trains_encoder else sum(counts.values()),
         encode_s=rehearsal.encode_s,
-        num_epochs=num_epochs(recipe, setting.protocol),
+        num_epochs=num_epochs(recipe, context.protocol),
         num_in_epoch=counts["train"] + counts["val"],
         epoch_s=rehearsal.epoch_s,
-        num_encoders=_num_encoders(setting),
+        num_encoders=_num_encoders(context),
         weights_bytes=sum(one.nbytes for one in encoder.parameters()),
         fitted_bytes=rehearsal.fitted_bytes,
-        batch_bytes=max(_encode_bytes(setting), rehearsal.kept_bytes * _batch_size(setting)),
-        free_bytes=available_bytes(torch.device(setting.device)),
+        batch_bytes=max(_encode_bytes(context), rehearsal.kept_bytes * _batch_size(context)),
+        free_bytes=available_bytes(torch.device(context.device)),
     )
 
 
-def _num_encoders(setting: Setting) -> int:
-    if setting.protocol != "leave-one-band-out":
-        return 1 + setting.recipe.compare.untrained
+def _num_encoders(context: Context) -> int:
+    if context.protocol != "leave-one-band-out":
+        return 1 + context.recipe.compare.untrained
     # With every band, and without each in three ways.
-    return 1 + 3 * _num_bands(setting.data)
+    return 1 + 3 * _num_bands(context.data)
 
 
 def _num_bands(data: TaskData) -> int:
     return max(sum(len(one.bands) for one in slots) for slots in data.sensors)
 
 
-def _batch_size(setting: Setting) -> int:
-    recipe = setting.recipe
-    asked = recipe.fit.batch_size if setting.protocol in FITTED else recipe.linear.batch_size
-    return min(asked, setting.data.num_samples["train"])
+def _batch_size(context: Context) -> int:
+    recipe = context.recipe
+    asked = recipe.fit.batch_size if context.protocol in FITTED else recipe.linear.batch_size
+    return min(asked, context.data.num_samples["train"])
 
 
-def _encode_bytes(setting: Setting) -> int:
-    encoder = setting.encoders["encoder"].encoder
-    tokens = (setting.reader.img_size // encoder.config.patch_size) ** 2
-    slots = max(len(one) for one in setting.data.sensors)
-    joint = setting.recipe.fusion == "joint"
+def _encode_bytes(context: Context) -> int:
+    encoder = context.encoders["encoder"].encoder
+    tokens = (context.reader.img_size // encoder.config.patch_size) ** 2
+    slots = max(len(one) for one in context.data.sensors)
+    joint = context.recipe.fusion == "joint"
     return sequence_bytes(
         encoder,
-        num_sets=setting.recipe.input.batch_size * (1 if joint else slots),
+        num_sets=context.recipe.input.batch_size * (1 if joint else slots),
         num_tokens=tokens * (slots if joint else 1),
     )
 
@@ -605,7 +606,7 @@ def _data(recipe: TransferRecipe, protocol: Protocol, encoder: SensorEncoder | N
 def _rehearsed(
     recipe: TransferRecipe, protocol: Protocol, options: RunOptions, encoder: SensorEncoder, data: TaskData
 ) -> tuple[Cost, str]:
-    setting = Setting(
+    context = Context(
         recipe=recipe,
         protocol=protocol,
         data=data,
@@ -616,10 +617,10 @@ def _rehearsed(
         device=options.device,
         shown=options.shown,
     )
-    rehearsal = rehearse(setting)
+    rehearsal = rehearse(context)
     said = (
         f"{NUM_REHEARSED} training samples went through all of it, and one of val and test was read; "
-        f"{'; '.join(rehearsal.shapes)}; {rehearsal.outcome.width} numbers "
-        f"{'a pixel' if setting.data.is_dense else 'a sample'}"
+        f"{'; '.join(rehearsal.shapes)}; {rehearsal.result.width} numbers "
+        f"{'a pixel' if context.data.is_dense else 'a sample'}"
     )
-    return cost_of(setting, rehearsal), said
+    return cost_of(context, rehearsal), said

@@ -17,7 +17,7 @@ from anyband.encode.encoder import check_memory
 from anyband.errors import InputError
 from anyband.evaluate.fusion import FusedEncoder, Levels
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.predictions import TaskBatch
+from anyband.evaluate.samples import TaskBatch
 from anyband.models.weight_files import write_weights
 
 __all__ = [

@@ -13,14 +13,15 @@ from torch.nn import functional
 from anyband.arrays import Array, Float, Int
 from anyband.errors import InputError, RecipeError
 from anyband.evaluate.adapt import AdaptedEncoder, adapt, checkpoint_of, sensors_of, tuned_checkpoint
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.fitting import FitResult, FitTask, fit, parameter_groups, predicting
 from anyband.evaluate.fusion import FusedEncoder
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import LabelledFeatures, check_same_classes, metric_value
-from anyband.evaluate.predictions import Evidence, Outcome, TaskBatch
-from anyband.evaluate.probes import VALIDATION_SCORES, check_parts, evidence_of
+from anyband.evaluate.predictions import Predictions, Result
+from anyband.evaluate.probes import VALIDATION_SCORES, check_splits, predictions_of
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe
+from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch
@@ -144,18 +145,18 @@ class ImageModel(nn.Module):
         return outputs
 
 
-def finetune(setting: Setting) -> list[Outcome]:
+def finetune(context: Context) -> list[Result]:
     """Train each encoder with a linear layer on the training samples, and test the epoch that validation chose.
 
-    The setting's encoders stay as they are. Equal settings give equal outcomes.
+    The context's encoders stay as they are. Equal settings give equal results.
 
     Raises:
         InputError: a part is empty, or a class of validation or test has no training sample.
         RecipeError: settings that do not go together.
         TrainingError: the loss is not finite.
     """
-    _check(setting)
-    return [_finetuned(setting, name) for name in setting.encoders]
+    _check(context)
+    return [_finetuned(context, name) for name in context.encoders]
 
 
 def predict(
@@ -182,9 +183,9 @@ class _Scale:
     """Of the training samples; 1 where all are equal."""
 
 
-def _check(setting: Setting) -> None:
-    data, recipe = setting.data, setting.recipe
-    check_parts(data, protocol="fine-tuning")
+def _check(context: Context) -> None:
+    data, recipe = context.data, context.recipe
+    check_splits(data, protocol="fine-tuning")
     if recipe.input.scales != (1.0,):
         raise RecipeError(
             f"input.scales are for knn and linear, which train no encoder; fine-tuning takes images as they are, and "
@@ -219,20 +220,20 @@ def _labels_only(data: TaskData, samples: Int[Array, " sample"]) -> LabelledFeat
     return LabelledFeatures(features=nothing, labels=data.targets[samples], classes=data.classes)
 
 
-def _finetuned(setting: Setting, name: str) -> Outcome:
-    data, recipe = setting.data, setting.recipe
-    adapted = adapt(setting.encoders[name], data, recipe)
-    reader = TaskReader(adapted.encoder, data, recipe) if adapted.new_ranges else setting.reader
-    model = _model(setting, adapted).to(setting.device)
+def _finetuned(context: Context, name: str) -> Result:
+    data, recipe = context.data, context.recipe
+    adapted = adapt(context.encoders[name], data, recipe)
+    reader = TaskReader(adapted.encoder, data, recipe) if adapted.new_ranges else context.reader
+    model = _model(context, adapted).to(context.device)
     counts = _counted(model)
-    result, scale = _fitted(model, reader, setting, title=f"fine-tuning {name}")
+    result, scale = _fitted(model, reader, context, title=f"fine-tuning {name}")
     adapted.settle()
     test = data.part("test")
-    outputs = predict(model, reader, test, recipe.fit, shown=setting.shown)
-    return Outcome(
+    outputs = predict(model, reader, test, recipe.fit, shown=context.shown)
+    return Result(
         features=name,
         width=model.head.in_features,
-        evidence=_evidence(data, test, outputs, scale),
+        predictions=_predictions(data, test, outputs, scale),
         chosen={"epoch": result.best_epoch, f"validation {VALIDATION_SCORES[data.kind]}": result.best_score},
         curves={"training loss": result.losses, "validation": result.validation},
         model=_weights(adapted, model.head, scale),
@@ -241,8 +242,8 @@ def _finetuned(setting: Setting, name: str) -> Outcome:
     )
 
 
-def _model(setting: Setting, adapted: AdaptedEncoder) -> ImageModel:
-    data, recipe = setting.data, setting.recipe
+def _model(context: Context, adapted: AdaptedEncoder) -> ImageModel:
+    data, recipe = context.data, context.recipe
     encoder = FusedEncoder(
         adapted.encoder,
         fusion=recipe.fusion,
@@ -264,19 +265,19 @@ def _counted(model: ImageModel) -> str:
     return f"{trained:,} of {sum(size for size, _ in every):,} weights were trained"
 
 
-def _fitted(model: ImageModel, reader: TaskReader, setting: Setting, *, title: str) -> tuple[FitResult, _Scale]:
-    data, recipe = setting.data, setting.recipe
+def _fitted(model: ImageModel, reader: TaskReader, context: Context, *, title: str) -> tuple[FitResult, _Scale]:
+    data, recipe = context.data, context.recipe
     scale = _scale_of(data)
     task = FitTask(
         batches=reader.training_batches,
         steps_per_epoch=reader.steps_per_epoch,
-        loss=partial(_loss, setting=setting, scale=scale),
-        validate=lambda fitted: _validation_score(fitted, reader, setting, scale),
+        loss=partial(_loss, context=context, scale=scale),
+        validate=lambda fitted: _validation_score(fitted, reader, context, scale),
         groups=lambda fitted: parameter_groups(fitted, recipe.fit),
         names=data.names,
         title=title,
     )
-    result = fit(model, task, recipe.fit, seed=recipe.seed, device=setting.device, shown=setting.shown)
+    result = fit(model, task, recipe.fit, seed=recipe.seed, device=context.device, shown=context.shown)
     return result, scale
 
 
@@ -288,11 +289,11 @@ def _scale_of(data: TaskData) -> _Scale:
     return _Scale(mean=float(numbers.mean()), std=float(numbers.std()) or 1.0)
 
 
-def _loss(model: ImageModel, batch: TaskBatch, step: int, *, setting: Setting, scale: _Scale) -> Tensor:
-    fit_recipe, data = setting.recipe.fit, setting.data
+def _loss(model: ImageModel, batch: TaskBatch, step: int, *, context: Context, scale: _Scale) -> Tensor:
+    fit_recipe, data = context.recipe.fit, context.data
     targets = _as_numbers(batch, data, fit_recipe, scale)
     if mixes(fit_recipe.augment):
-        batch, targets = mixed_samples(batch, targets, fit_recipe.augment, seed=setting.recipe.seed, step=step)
+        batch, targets = mixed_samples(batch, targets, fit_recipe.augment, seed=context.recipe.seed, step=step)
     # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.
     outputs = model(batch, step=step + 1).float()
     if data.kind == "class":
@@ -314,11 +315,11 @@ def _as_numbers(batch: TaskBatch, data: TaskData, recipe: FitRecipe, scale: _Sca
     return ((batch.targets.double() - scale.mean) / scale.std).float()[:, None]
 
 
-def _validation_score(model: ImageModel, reader: TaskReader, setting: Setting, scale: _Scale) -> float:
-    data = setting.data
+def _validation_score(model: ImageModel, reader: TaskReader, context: Context, scale: _Scale) -> float:
+    data = context.data
     assert data.targets is not None
     samples = data.part("val")
-    outputs, truth = predict(model, reader, samples, setting.recipe.fit), data.targets[samples]
+    outputs, truth = predict(model, reader, samples, context.recipe.fit), data.targets[samples]
     if not np.isfinite(outputs).all():
         return float("nan")
     if data.kind == "class":
@@ -332,9 +333,9 @@ def _restored(outputs: Float[Array, "sample 1"], scale: _Scale) -> Float[Array, 
     return outputs[:, 0] * scale.std + scale.mean
 
 
-def _evidence(data: TaskData, samples: Int[Array, " sample"], outputs: Array, scale: _Scale) -> Evidence:
+def _predictions(data: TaskData, samples: Int[Array, " sample"], outputs: Array, scale: _Scale) -> Predictions:
     predicted = _restored(outputs, scale) if data.kind == "number" else outputs
-    return evidence_of(data, samples, predicted)
+    return predictions_of(data, samples, predicted)
 
 
 def _tuned(adapted: AdaptedEncoder, reader: TaskReader, recipe: FitRecipe) -> Checkpoint | None:

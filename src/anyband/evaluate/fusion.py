@@ -16,8 +16,8 @@ from anyband.arrays import Bool, Float
 from anyband.encode.encoder import SensorEncoder, set_batch
 from anyband.encode.metadata import Pool
 from anyband.errors import InputError
-from anyband.evaluate.predictions import TaskBatch
 from anyband.evaluate.recipe import Fusion
+from anyband.evaluate.samples import TaskBatch
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.masking import smallest_first
 from anyband.models.vit import TokenSets

@@ -20,12 +20,12 @@ from anyband.encode.input_spec import InputSpec, joined_batches
 from anyband.encode.metadata import CheckedFacts
 from anyband.encode.statistics import read_statistics
 from anyband.errors import CatalogueError, InputError
-from anyband.evaluate.predictions import TaskBatch
 from anyband.evaluate.recipe import TransferRecipe
 from anyband.evaluate.samples import (
     Boxes,
     InputRules,
     Member,
+    TaskBatch,
     TrainingDraw,
     box_grid,
     centre_boxes,

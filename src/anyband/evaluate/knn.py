@@ -1,7 +1,5 @@
 """Nearest neighbours by cosine similarity: how good features are without any training."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch.nn.functional import normalize
@@ -11,22 +9,11 @@ from anyband.errors import InputError
 from anyband.evaluate.metrics import LabelledFeatures, check_same_classes, label_matrix
 from anyband.progress import progress
 
-__all__ = ["KnnOptions", "check_neighbours", "knn_scores"]
+__all__ = ["NUM_NEIGHBOURS", "check_neighbours", "knn_scores"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class KnnOptions:
-    """The protocol of SMARTIES, section 4.1; see `docs/parity.md`."""
-
-    k: int = 20
-    """Number of neighbours that vote."""
-    temperature: float = 0.07
-    """A neighbour of similarity s votes with weight exp(s / temperature)."""
-
-    def __post_init__(self) -> None:
-        if self.k < 1 or not self.temperature > 0:
-            raise InputError(f"kNN needs k ≥ 1 and temperature > 0, found {self.k} and {self.temperature:g}")
-
+NUM_NEIGHBOURS = 20
+"""That vote, as published: SMARTIES, section 4.1."""
 
 # chosen: similarities held at once, about 64 MB as float32.
 _CHUNK_NUMBERS = 16_000_000
@@ -35,8 +22,9 @@ _CHUNK_NUMBERS = 16_000_000
 def knn_scores(
     train: LabelledFeatures,
     test: LabelledFeatures,
-    options: KnnOptions | None = None,
     *,
+    k: int = NUM_NEIGHBOURS,
+    temperature: float = 0.07,
     device: str = "cpu",
     shown: bool = False,
 ) -> Float[Array, "sample class"]:
@@ -48,7 +36,8 @@ def knn_scores(
     Args:
         train: samples that vote.
         test: samples to score.
-        options: of the protocol.
+        k: number of neighbours that vote.
+        temperature: a neighbour of similarity s votes with weight exp(s / temperature).
         device: where similarities are computed.
         shown: show a progress bar.
 
@@ -61,8 +50,7 @@ def knn_scores(
     Source:
         Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018.
     """
-    options = options or KnnOptions()
-    check_neighbours(options, len(train))
+    check_neighbours(k, len(train))
     check_same_classes(train, test)
     keys = normalize(torch.from_numpy(train.features).float().to(device), dim=1)
     queries = normalize(torch.from_numpy(test.features).float().to(device), dim=1)
@@ -72,25 +60,25 @@ def knn_scores(
     with progress("nearest neighbours", len(queries), shown=shown) as advance:
         for start in range(0, len(queries), chunk):
             some = queries[start : start + chunk]
-            votes.append(_votes(some @ keys.T, classes, options))
+            votes.append(_votes(some @ keys.T, classes, k, temperature))
             advance(len(some))
     return torch.cat(votes).cpu().numpy() if votes else np.empty((0, len(train.classes)))
 
 
-def check_neighbours(options: KnnOptions, num_train: int) -> None:
+def check_neighbours(k: int, num_train: int) -> None:
     """See that there are as many training samples as vote.
 
     Raises:
         InputError: there are fewer.
     """
-    if options.k > num_train:
-        raise InputError(f"k is {options.k} but there are {num_train} training samples; ask for a smaller k")
+    if k > num_train:
+        raise InputError(f"k is {k} but there are {num_train} training samples; ask for a smaller k")
 
 
-def _votes(similarity: torch.Tensor, classes: torch.Tensor, options: KnnOptions) -> torch.Tensor:
-    kth = similarity.topk(options.k, dim=1).values[:, -1:]
+def _votes(similarity: torch.Tensor, classes: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
+    kth = similarity.topk(k, dim=1).values[:, -1:]
     above, level = similarity > kth, similarity == kth
-    room = options.k - above.sum(dim=1, keepdim=True)
+    room = k - above.sum(dim=1, keepdim=True)
     chosen = above | (level & (level.cumsum(dim=1) <= room))
-    weights = torch.where(chosen, torch.exp(similarity.double() / options.temperature), 0.0)
+    weights = torch.where(chosen, torch.exp(similarity.double() / temperature), 0.0)
     return weights @ classes / weights.sum(dim=1, keepdim=True)

@@ -11,9 +11,9 @@ import numpy as np
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import AssignmentError, CheckpointError, InputError
 from anyband.evaluate.adapt import checkpoint_of
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.predictions import Outcome
+from anyband.evaluate.predictions import Result
 from anyband.labelled.samples import Sample, SampleImage, TaskData
 from anyband.models.checkpoint import Checkpoint, withhold_range
 from anyband.progress import progress
@@ -23,7 +23,7 @@ from anyband.sensors.sensor import Sensor
 __all__ = ["leave_one_band_out", "without_band"]
 
 _Way = Literal["interpolate", "nearest"]
-_Make = Callable[[], Setting]
+_Make = Callable[[], Context]
 
 _WAYS: tuple[_Way, ...] = ("interpolate", "nearest")
 _SAID = {"interpolate": "interpolated", "nearest": "by nearest"}
@@ -43,7 +43,7 @@ class _Trained:
     """Whether images of the sensor have no other band."""
 
 
-def leave_one_band_out(setting: Setting) -> list[Outcome]:
+def leave_one_band_out(context: Context) -> list[Result]:
     """Score the encoder with every band, and without each band that it was trained on, in three ways.
 
     `B04 left out`: the images lack the band. `B04 interpolated`, `B04 by nearest`: the images have it, but the network
@@ -51,30 +51,30 @@ def leave_one_band_out(setting: Setting) -> list[Outcome]:
     what the band is worth, the others what reading an unseen band through others loses of it.
 
     Args:
-        setting: with the encoder of the recipe's checkpoint; `recipe.measures` says what is scored.
+        context: with the encoder of the recipe's checkpoint; `recipe.measures` says what is scored.
 
     Raises:
         InputError: the network knows no band of these data exactly.
     """
-    trained = _trained_bands(setting)
+    trained = _trained_bands(context)
     if not trained:
         raise InputError(
-            f"'{setting.data.name}' has no band that the checkpoint was trained on; leave-one-band-out asks what the "
+            f"'{context.data.name}' has no band that the checkpoint was trained on; leave-one-band-out asks what the "
             "absence of a trained band costs"
         )
-    whole = replace(setting, encoders={"encoder": setting.encoders["encoder"]})
-    outcomes = [_measured(whole, name="encoder")]
+    whole = replace(context, encoders={"encoder": context.encoders["encoder"]})
+    results = [_measured(whole, name="encoder")]
     notes = [_only_band(one.sensor, one.band) for one in trained if one.alone]
     # One bar over the others: bars of each would not tell how much is left.
     variants = list(_variants(replace(whole, shown=False), trained))
-    with progress("leave one band out", len(variants), shown=setting.shown) as advance:
+    with progress("leave one band out", len(variants), shown=context.shown) as advance:
         for name, make in variants:
             try:
-                outcomes.append(_measured(make(), name=name))
+                results.append(_measured(make(), name=name))
             except (AssignmentError, CheckpointError) as problem:
                 notes.append(f"{name}: {problem}")
             advance(1)
-    return [replace(outcomes[0], notes=(*outcomes[0].notes, *notes)), *outcomes[1:]]
+    return [replace(results[0], notes=(*results[0].notes, *notes)), *results[1:]]
 
 
 def without_band(data: TaskData, sensor: str, band: str) -> TaskData:
@@ -117,11 +117,11 @@ def _image_without(image: SampleImage, name: str, band: str) -> SampleImage:
     return replace(image, dn=image.dn[kept], valid=image.valid[kept], sensor=sensor)
 
 
-def _trained_bands(setting: Setting) -> list[_Trained]:
-    checkpoint = setting.encoders["encoder"].checkpoint
+def _trained_bands(context: Context) -> list[_Trained]:
+    checkpoint = context.encoders["encoder"].checkpoint
     found: dict[tuple[str, str], _Trained] = {}
-    for sensor in dict.fromkeys(sensor for slots in setting.data.sensors for sensor in slots):
-        read = assign(sensor, checkpoint.ranges, setting.encoders["encoder"].rules)
+    for sensor in dict.fromkeys(sensor for slots in context.data.sensors for sensor in slots):
+        read = assign(sensor, checkpoint.ranges, context.encoders["encoder"].rules)
         rows = {asked: row for row, asked in enumerate(read.kept_index)}
         for index, origin in enumerate(read.origin):
             if origin == "exact":
@@ -136,39 +136,39 @@ def _trained_bands(setting: Setting) -> list[_Trained]:
     return list(found.values())
 
 
-def _variants(setting: Setting, trained: list[_Trained]) -> Iterator[tuple[str, _Make]]:
+def _variants(context: Context, trained: list[_Trained]) -> Iterator[tuple[str, _Make]]:
     several = len({one.sensor for one in trained}) > 1
-    checkpoint = checkpoint_of(setting.encoders["encoder"])
+    checkpoint = checkpoint_of(context.encoders["encoder"])
     for one in trained:
         title = f"{one.sensor} {one.band}" if several else one.band
         if not one.alone:
-            yield f"{title} left out", partial(_left_out, setting, one)
+            yield f"{title} left out", partial(_left_out, context, one)
         for way in _WAYS:
-            yield f"{title} {_SAID[way]}", partial(_as_never_trained, setting, checkpoint, one, way)
+            yield f"{title} {_SAID[way]}", partial(_as_never_trained, context, checkpoint, one, way)
 
 
-def _left_out(setting: Setting, one: _Trained) -> Setting:
-    data = without_band(setting.data, one.sensor, one.band)
-    return replace(setting, data=data, reader=TaskReader(setting.encoders["encoder"], data, setting.recipe))
+def _left_out(context: Context, one: _Trained) -> Context:
+    data = without_band(context.data, one.sensor, one.band)
+    return replace(context, data=data, reader=TaskReader(context.encoders["encoder"], data, context.recipe))
 
 
-def _as_never_trained(setting: Setting, checkpoint: Checkpoint, one: _Trained, way: _Way) -> Setting:
-    rules = replace(setting.encoders["encoder"].rules, unseen=way)
-    encoder = SensorEncoder(withhold_range(checkpoint, one.range_name), rules=rules).to(setting.device).eval()
+def _as_never_trained(context: Context, checkpoint: Checkpoint, one: _Trained, way: _Way) -> Context:
+    rules = replace(context.encoders["encoder"].rules, unseen=way)
+    encoder = SensorEncoder(withhold_range(checkpoint, one.range_name), rules=rules).to(context.device).eval()
     return replace(
-        setting,
+        context,
         encoders={"encoder": encoder},
-        reader=TaskReader(encoder, setting.data, setting.recipe),
-        checkpoint_hash=f"{setting.checkpoint_hash} without {one.range_name} {way}",
+        reader=TaskReader(encoder, context.data, context.recipe),
+        checkpoint_hash=f"{context.checkpoint_hash} without {one.range_name} {way}",
     )
 
 
-def _measured(setting: Setting, *, name: str) -> Outcome:
+def _measured(context: Context, *, name: str) -> Result:
     # Late: each brings its libraries.
-    if setting.recipe.measures == "segment":
+    if context.recipe.measures == "segment":
         from anyband.evaluate.maps import segment as measure
-    elif setting.recipe.measures == "linear":
+    elif context.recipe.measures == "linear":
         from anyband.evaluate.probes import linear as measure
     else:
         from anyband.evaluate.probes import knn as measure
-    return replace(measure(setting)[0], features=name)
+    return replace(measure(context)[0], features=name)

@@ -12,19 +12,19 @@ from torch.nn import functional
 from anyband.arrays import Array, Float, Int, Num
 from anyband.errors import InputError
 from anyband.evaluate.metrics import map_metric
-from anyband.evaluate.predictions import Evidence, class_map_evidence, number_map_evidence
+from anyband.evaluate.predictions import Predictions, class_map_predictions, number_map_predictions
 from anyband.labelled.samples import TaskData
 
 __all__ = [
     "ClassMaps",
-    "GroundCounts",
+    "MapCounts",
     "MapKind",
     "NumberMaps",
     "confusion_of",
     "map_cross_entropy",
     "map_squared_error",
     "number_maps_of",
-    "with_grounds",
+    "with_spatial_groups",
 ]
 
 
@@ -89,7 +89,7 @@ class MapKind(Protocol):
     def score(self, counts: Num[Array, "sample ..."]) -> float:
         """Score samples together; higher is better, NaN where no pixel has a target."""
 
-    def evidence(self, counts: Num[Array, "sample ..."], samples: Sequence[str]) -> Evidence:
+    def predictions(self, counts: Num[Array, "sample ..."], samples: Sequence[str]) -> Predictions:
         """Record the counts of the test samples."""
 
     def settled(self, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,9 +128,9 @@ class ClassMaps:
         """Compute the mIoU over the pixels of all samples."""
         return float(map_metric("miou", counts)(np.ones((1, len(counts))))[0])
 
-    def evidence(self, counts: Int[Array, "sample class class"], samples: Sequence[str]) -> Evidence:
+    def predictions(self, counts: Int[Array, "sample class class"], samples: Sequence[str]) -> Predictions:
         """Record the confusion matrix of each sample."""
-        return class_map_evidence(counts, classes=self.classes, samples=samples)
+        return class_map_predictions(counts, classes=self.classes, samples=samples)
 
     def settled(self, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the head's weights as they are."""
@@ -171,9 +171,9 @@ class NumberMaps:
         pixels, error_squared = counts[:, 0].sum(), counts[:, 3].sum()
         return -float(np.sqrt(error_squared / pixels)) if pixels else float("nan")
 
-    def evidence(self, counts: Float[Array, "sample 5"], samples: Sequence[str]) -> Evidence:
+    def predictions(self, counts: Float[Array, "sample 5"], samples: Sequence[str]) -> Predictions:
         """Record the sums of each sample."""
-        return number_map_evidence(counts, samples=samples)
+        return number_map_predictions(counts, samples=samples)
 
     def settled(self, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the head's weights so that its outputs are in the data's own unit."""
@@ -221,7 +221,7 @@ def number_maps_of(maps: Iterable[Float[Array, "_ _"]]) -> NumberMaps:
 
 
 @dataclass(kw_only=True)
-class GroundCounts:
+class MapCounts:
     """Counts of predicted maps against their truth: an entry for each sample, or for each region of it."""
 
     data: TaskData
@@ -252,9 +252,9 @@ class GroundCounts:
             inside = np.where(regions == region, truth, nothing).astype(truth.dtype)
             self._append(self.kind.count(inside, predicted), f"{name} block {region}", f"{place} block {region}")
 
-    def evidence(self) -> Evidence:
+    def predictions(self) -> Predictions:
         """Record what was counted."""
-        found = self.kind.evidence(np.stack(self._counts), self._names)
+        found = self.kind.predictions(np.stack(self._counts), self._names)
         return found if len(set(self._groups)) == len(self._groups) else replace(found, groups=tuple(self._groups))
 
     def _append(self, counts: Num[Array, "..."], name: str, group: str) -> None:
@@ -263,15 +263,17 @@ class GroundCounts:
         self._groups.append(group)
 
 
-def with_grounds(evidence: Evidence, data: TaskData, samples: Sequence[int] | Int[Array, " sample"]) -> Evidence:
+def with_spatial_groups(
+    predictions: Predictions, data: TaskData, samples: Sequence[int] | Int[Array, " sample"]
+) -> Predictions:
     """Say which test samples show one place, so that they are resampled together.
 
     Args:
-        evidence: of image-level predictions.
+        predictions: of image-level predictions.
         data: with the places of its samples.
-        samples: positions of the test samples, in the order of the evidence.
+        samples: positions of the test samples, in the order of the predictions.
     """
     if not data.places:
-        return evidence
+        return predictions
     places = tuple(data.places[int(sample)] for sample in samples)
-    return evidence if len(set(places)) == len(places) else replace(evidence, groups=places)
+    return predictions if len(set(places)) == len(places) else replace(predictions, groups=places)

@@ -12,12 +12,12 @@ from anyband.arrays import Array, Float, Int, Num
 from anyband.encode.encoder import available_bytes
 from anyband.encode.metadata import Precision
 from anyband.errors import InputError
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.features import extract_levels
 from anyband.evaluate.fusion import FusedEncoder, Levels
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.predictions import TaskBatch
 from anyband.evaluate.recipe import AugmentRecipe, HeadRecipe
+from anyband.evaluate.samples import TaskBatch
 from anyband.models.heads import HeadConfig, LinearHead, UPerNetHead, make_head, resized
 from anyband.models.inputs import SetMetadata
 from anyband.rasters.grid import Blender, Window
@@ -438,28 +438,28 @@ class KnownSamples:
     The order of training is that of reading, so both give the same head, but for rounding.
 
     Args:
-        setting: whose images are seen whole, and never varied.
+        context: whose images are seen whole, and never varied.
         frozen: gives the levels.
     """
 
-    def __init__(self, setting: Setting, frozen: FrozenEncoder) -> None:
-        data, self._reader = setting.data, setting.reader
-        self._batch_size = setting.recipe.input.batch_size
-        self._truths = _Truths(setting.reader)
+    def __init__(self, context: Context, frozen: FrozenEncoder) -> None:
+        data, self._reader = context.data, context.reader
+        self._batch_size = context.recipe.input.batch_size
+        self._truths = _Truths(context.reader)
         every = np.arange(len(data))
         found = extract_levels(
             {frozen.name: frozen.encoder},
-            setting.reader,
+            context.reader,
             every,
             blocks=frozen.blocks,
-            cache=setting.cache,
-            shown=setting.shown,
+            cache=context.cache,
+            shown=context.shown,
         )
         self._levels = found[frozen.name]
         train = data.part("train")
         self._targets = {
             int(sample): _compact(target)
-            for batch in self._reader.batches(train, targets=True, shown=setting.shown)
+            for batch in self._reader.batches(train, targets=True, shown=context.shown)
             for sample, target in zip(batch.samples, _targets(batch), strict=True)
         }
 
@@ -548,24 +548,24 @@ class _Truths:
         return rows, cols
 
 
-def stays_the_same(setting: Setting) -> bool:
+def stays_the_same(context: Context) -> bool:
     """Tell whether training sees each image in one way only: whole, and never varied."""
-    plain = setting.recipe.fit.augment == AugmentRecipe()
-    return plain and setting.recipe.input.resize == "whole"
+    plain = context.recipe.fit.augment == AugmentRecipe()
+    return plain and context.recipe.input.resize == "whole"
 
 
-def fits_memory(setting: Setting, *, width: int, num_levels: int, patch_size: int) -> bool:
+def fits_memory(context: Context, *, width: int, num_levels: int, patch_size: int) -> bool:
     """Tell whether the levels of all samples can be held; where nobody says how much memory there is, they can.
 
     Args:
-        setting: samples, and the size of their input.
+        context: samples, and the size of their input.
         width: of a level.
         num_levels: that the head sees.
         patch_size: of the encoder, pixels.
     """
     free = available_bytes(torch.device("cpu"))
-    patches = (setting.reader.img_size // patch_size) ** 2
-    return free is None or len(setting.data) * num_levels * width * patches * _FLOAT_BYTES < _MEMORY_SHARE * free
+    patches = (context.reader.img_size // patch_size) ** 2
+    return free is None or len(context.data) * num_levels * width * patches * _FLOAT_BYTES < _MEMORY_SHARE * free
 
 
 def _targets(batch: TaskBatch) -> Num[Tensor, "sample row col"]:

@@ -2,15 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import nan
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Float, Int, Num, Shaped
+from anyband.arrays import Array, Bool, Float, Int, Shaped
 from anyband.errors import InputError
 from anyband.evaluate.metrics import (
     ERROR_SUMS,
@@ -29,20 +28,18 @@ from anyband.evaluate.metrics import (
 )
 from anyband.labelled.samples import TaskKind
 from anyband.models.checkpoint import Checkpoint
-from anyband.models.inputs import ImageBatch, SetMetadata
 
 __all__ = [
     "ClassScores",
-    "Evidence",
-    "Outcome",
-    "TaskBatch",
-    "class_evidence",
-    "class_map_evidence",
+    "Predictions",
+    "Result",
+    "class_map_predictions",
+    "class_predictions",
     "confusion",
-    "labels_evidence",
+    "labels_predictions",
     "metric_functions",
-    "number_evidence",
-    "number_map_evidence",
+    "number_map_predictions",
+    "number_predictions",
     "numbers_per_sample",
     "per_class",
     "scores_of",
@@ -50,37 +47,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TaskBatch:
-    """Samples as network input. All have the same sensors in the same slots, and one size in pixels."""
-
-    images: tuple[ImageBatch, ...]
-    """Images of each slot, the samples in one order."""
-    sensors: tuple[str, ...]
-    """Name of each slot's sensor."""
-    samples: Int[Array, " sample"]
-    """Positions of the samples in their data: identities for random draws."""
-    metadata: SetMetadata | None = None
-    """What is known of each image; None: nothing, or nothing is told."""
-    targets: Num[Tensor, "sample ..."] | None = None
-    """Classes (sample) as int64, labels (sample, class) or numbers (sample) as float32, or maps (sample, row, col) of
-    the input's size: int64 with −1 where there is no class, float32 with NaN where there is no number. None: not asked
-    for."""
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def to(self, device: torch.device | str) -> "TaskBatch":
-        """Copy the tensors to a device."""
-        return replace(
-            self,
-            images=tuple(image.to(device) for image in self.images),
-            metadata=None if self.metadata is None else self.metadata.to(device),
-            targets=None if self.targets is None else self.targets.to(device),
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evidence:
+class Predictions:
     """What was predicted for each test sample: all that scores, intervals and comparisons are made of.
 
     `arrays` holds by kind:
@@ -105,14 +72,14 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
+class Result:
     """What a protocol found with one kind of features."""
 
     features: str
     """`encoder`, `untrained encoder`, `band means + logistic regression`, …"""
     width: int
     """Numbers a sample, or a pixel of a map of features."""
-    evidence: Evidence
+    predictions: Predictions
     """On the test samples."""
     chosen: Mapping[str, Any] = field(default_factory=dict)
     """What validation chose, such as the epoch, and its score there."""
@@ -128,13 +95,13 @@ class Outcome:
     """What a reader should know."""
 
 
-def class_evidence(
+def class_predictions(
     labels: Int[Array, "sample"],
     scores: Float[Array, "sample class"],
     *,
     classes: tuple[str, ...],
     samples: Sequence[str],
-) -> Evidence:
+) -> Predictions:
     """Record predictions of one class a sample.
 
     Args:
@@ -157,16 +124,16 @@ def class_evidence(
             f"{len(classes) - 1}"
         )
     arrays: dict[str, Array] = {"labels": labels.astype(np.int64), "scores": scores.astype(np.float32)}
-    return Evidence(kind="class", classes=classes, samples=tuple(samples), arrays=arrays)
+    return Predictions(kind="class", classes=classes, samples=tuple(samples), arrays=arrays)
 
 
-def labels_evidence(
+def labels_predictions(
     labels: Bool[Array, "sample class"],
     scores: Float[Array, "sample class"],
     *,
     classes: tuple[str, ...],
     samples: Sequence[str],
-) -> Evidence:
+) -> Predictions:
     """Record predictions of several labels a sample.
 
     Args:
@@ -185,12 +152,12 @@ def labels_evidence(
     if not labels.any():
         raise InputError(f"nothing to score: {len(samples)} test samples, none with a label")
     arrays: dict[str, Array] = {"labels": labels.astype(bool), "scores": scores.astype(np.float32)}
-    return Evidence(kind="labels", classes=classes, samples=tuple(samples), arrays=arrays)
+    return Predictions(kind="labels", classes=classes, samples=tuple(samples), arrays=arrays)
 
 
-def number_evidence(
+def number_predictions(
     truth: Float[Array, "sample"], predicted: Float[Array, "sample"], *, samples: Sequence[str]
-) -> Evidence:
+) -> Predictions:
     """Record predictions of a number a sample.
 
     Args:
@@ -204,12 +171,12 @@ def number_evidence(
     _check_lengths(samples, {"truth": truth, "predicted": predicted})
     _check_finite(samples, {"truth": truth, "predicted": predicted})
     arrays = {"truth": truth.astype(np.float64), "predicted": predicted.astype(np.float64)}
-    return Evidence(kind="number", classes=(), samples=tuple(samples), arrays=arrays)
+    return Predictions(kind="number", classes=(), samples=tuple(samples), arrays=arrays)
 
 
-def class_map_evidence(
+def class_map_predictions(
     confusion: Int[Array, "sample class class"], *, classes: tuple[str, ...], samples: Sequence[str]
-) -> Evidence:
+) -> Predictions:
     """Record predictions of maps of classes as a confusion matrix a sample.
 
     Args:
@@ -227,10 +194,10 @@ def class_map_evidence(
     if not confusion.any():
         raise InputError(f"nothing to score: {len(samples)} test samples, none with a labelled pixel")
     arrays = {"confusion": confusion.astype(np.int64)}
-    return Evidence(kind="class_map", classes=classes, samples=tuple(samples), arrays=arrays)
+    return Predictions(kind="class_map", classes=classes, samples=tuple(samples), arrays=arrays)
 
 
-def number_map_evidence(sums: Float[Array, "sample 5"], *, samples: Sequence[str]) -> Evidence:
+def number_map_predictions(sums: Float[Array, "sample 5"], *, samples: Sequence[str]) -> Predictions:
     """Record predictions of maps of numbers as a few sums a sample.
 
     Args:
@@ -247,55 +214,55 @@ def number_map_evidence(sums: Float[Array, "sample 5"], *, samples: Sequence[str
             raise InputError(f"the sum of {name} is negative in a sample, the least is {sums[:, column].min():g}")
     if not sums[:, 0].any():
         raise InputError(f"nothing to score: {len(samples)} test samples, none with a labelled pixel")
-    return Evidence(kind="number_map", classes=(), samples=tuple(samples), arrays={"sums": sums.astype(np.float64)})
+    return Predictions(kind="number_map", classes=(), samples=tuple(samples), arrays={"sums": sums.astype(np.float64)})
 
 
 def scores_of(
-    evidence: Evidence, *, seed: int, num_resamples: int = NUM_RESAMPLES, shown: bool = False
+    predictions: Predictions, *, seed: int, num_resamples: int = NUM_RESAMPLES, shown: bool = False
 ) -> tuple[Score, ...]:
-    """Score evidence by all metrics of its kind, each with a 95 % bootstrap interval over the samples.
+    """Score predictions by all metrics of its kind, each with a 95 % bootstrap interval over the samples.
 
     Samples of one group are drawn together, because they are not independent; a single group has no interval.
 
     Args:
-        evidence: from one of the makers here.
+        predictions: from one of the makers here.
         seed: of the bootstrap.
         num_resamples: of the bootstrap.
         shown: show a progress bar where it takes long.
     """
     return scores_by_metric(
-        metric_functions(evidence),
-        units=units_of(evidence.groups, num_samples=len(evidence.samples)),
+        metric_functions(predictions),
+        units=units_of(predictions.groups, num_samples=len(predictions.samples)),
         seed=seed,
         num_resamples=num_resamples,
-        numbers_per_sample=numbers_per_sample(evidence),
+        numbers_per_sample=numbers_per_sample(predictions),
         shown=shown,
     )
 
 
-def metric_functions(evidence: Evidence, *, only: MetricName | None = None) -> dict[MetricName, Weighted]:
-    """Make the metrics of evidence for weighted samples, by name.
+def metric_functions(predictions: Predictions, *, only: MetricName | None = None) -> dict[MetricName, Weighted]:
+    """Make the metrics of predictions for weighted samples, by name.
 
     Args:
-        evidence: from one of the makers here.
+        predictions: from one of the makers here.
         only: this one; None: all of its kind.
 
     Raises:
         InputError: the kind does not have that metric.
     """
-    names = METRICS_OF[evidence.kind]
+    names = METRICS_OF[predictions.kind]
     if only is not None and only not in names:
-        raise InputError(f"results of kind '{evidence.kind}' have no '{only}' ({', '.join(names)})")
-    return {name: _metric(evidence, name) for name in ((only,) if only else names)}
+        raise InputError(f"results of kind '{predictions.kind}' have no '{only}' ({', '.join(names)})")
+    return {name: _metric(predictions, name) for name in ((only,) if only else names)}
 
 
-def numbers_per_sample(evidence: Evidence) -> int:
+def numbers_per_sample(predictions: Predictions) -> int:
     """Count the numbers that a metric holds for one sample; see `bootstrap.resample`."""
-    return len(evidence.classes) if evidence.kind == "labels" else 1
+    return len(predictions.classes) if predictions.kind == "labels" else 1
 
 
-def _metric(evidence: Evidence, name: MetricName) -> Weighted:
-    arrays, kind = evidence.arrays, evidence.kind
+def _metric(predictions: Predictions, name: MetricName) -> Weighted:
+    arrays, kind = predictions.arrays, predictions.kind
     if kind == "class_map":
         return map_metric(name, arrays["confusion"])
     if kind == "number_map":
@@ -355,30 +322,30 @@ class ClassScores:
     """Of its labels as a ranking of the samples; only of several labels."""
 
 
-def confusion(evidence: Evidence) -> Int[Array, "class class"]:
+def confusion(predictions: Predictions) -> Int[Array, "class class"]:
     """Count samples, or labelled pixels of all samples: true classes in rows, predicted ones in columns.
 
     Raises:
-        InputError: the evidence is of labels or numbers, which have no one predicted class.
+        InputError: the predictions is of labels or numbers, which have no one predicted class.
     """
-    if evidence.kind == "class_map":
-        return np.asarray(evidence.arrays["confusion"].sum(axis=0))
-    if evidence.kind != "class":
+    if predictions.kind == "class_map":
+        return np.asarray(predictions.arrays["confusion"].sum(axis=0))
+    if predictions.kind != "class":
         raise InputError(
-            f"a confusion matrix is of kind 'class' or 'class_map', and this evidence is of kind '{evidence.kind}'"
+            f"a confusion matrix is of kind 'class' or 'class_map', and these are of kind '{predictions.kind}'"
         )
-    count = len(evidence.classes)
-    pairs = evidence.arrays["labels"] * count + evidence.arrays["scores"].argmax(axis=1)
+    count = len(predictions.classes)
+    pairs = predictions.arrays["labels"] * count + predictions.arrays["scores"].argmax(axis=1)
     return np.bincount(pairs, minlength=count**2).reshape(count, count)
 
 
-def per_class(evidence: Evidence) -> tuple[ClassScores, ...]:
+def per_class(predictions: Predictions) -> tuple[ClassScores, ...]:
     """Score each class, in the order of their numbers; numbers have none."""
-    if evidence.kind == "labels":
-        return _of_labels(evidence)
-    if not evidence.classes:
+    if predictions.kind == "labels":
+        return _of_labels(predictions)
+    if not predictions.classes:
         return ()
-    counts = confusion(evidence).astype(np.float64)
+    counts = confusion(predictions).astype(np.float64)
     hits, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     precision, recall = _ratio(hits, predicted), _ratio(hits, true)
     f1, iou = _ratio(2 * hits, true + predicted), _ratio(hits, true + predicted - hits)
@@ -392,16 +359,16 @@ def per_class(evidence: Evidence) -> tuple[ClassScores, ...]:
             f1=float(f1[index]),
             iou=float(iou[index]),
         )
-        for index, name in enumerate(evidence.classes)
+        for index, name in enumerate(predictions.classes)
     )
 
 
-def _of_labels(evidence: Evidence) -> tuple[ClassScores, ...]:
-    labels = evidence.arrays["labels"]
-    precisions = class_average_precisions(labels, evidence.arrays["scores"])
+def _of_labels(predictions: Predictions) -> tuple[ClassScores, ...]:
+    labels = predictions.arrays["labels"]
+    precisions = class_average_precisions(labels, predictions.arrays["scores"])
     return tuple(
         ClassScores(name=name, num_true=int(labels[:, index].sum()), average_precision=float(precisions[index]))
-        for index, name in enumerate(evidence.classes)
+        for index, name in enumerate(predictions.classes)
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from anyband.arrays import Array, Float, Int
 from anyband.data.chip_index import Split
 from anyband.errors import InputError
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.features import extract_features
 from anyband.evaluate.knn import check_neighbours, knn_scores
 from anyband.evaluate.linear import (
@@ -22,12 +22,12 @@ from anyband.evaluate.linear import (
     solve_linear_probe,
     solve_ridge,
 )
-from anyband.evaluate.map_kinds import with_grounds
+from anyband.evaluate.map_kinds import with_spatial_groups
 from anyband.evaluate.metrics import LabelledFeatures, check_same_classes
-from anyband.evaluate.predictions import Evidence, Outcome, class_evidence, labels_evidence, number_evidence
+from anyband.evaluate.predictions import Predictions, Result, class_predictions, labels_predictions, number_predictions
 from anyband.labelled.samples import TaskData, TaskKind
 
-__all__ = ["VALIDATION_SCORES", "check_parts", "evidence_of", "knn", "linear", "over_scales", "score_vectors"]
+__all__ = ["VALIDATION_SCORES", "check_splits", "knn", "linear", "over_scales", "predictions_of", "score_vectors"]
 
 VALIDATION_SCORES: Mapping[TaskKind, str] = MappingProxyType(
     {"class": "accuracy", "labels": "map_micro", "number": "minus rmse"}
@@ -35,58 +35,58 @@ VALIDATION_SCORES: Mapping[TaskKind, str] = MappingProxyType(
 """What validation compares, by kind of data; higher is better."""
 
 Features = Float[Array, "sample width"]
-_Probe = Callable[[Setting, Features], Outcome]
+_Probe = Callable[[Context, Features], Result]
 
 
-def knn(setting: Setting) -> list[Outcome]:
+def knn(context: Context) -> list[Result]:
     """Score each encoder by the votes of the nearest training samples.
 
-    With several `input.scales`, an encoder's first outcome holds its predictions at all scales, so that its accuracy
-    is their mean; an outcome for each scale follows.
+    With several `input.scales`, an encoder's first result holds its predictions at all scales, so that its accuracy
+    is their mean; an result for each scale follows.
 
     Raises:
         InputError: k is over the number of training samples, a part is empty, or a class of the test has no training
             sample.
     """
-    check_parts(setting.data, protocol="kNN", parts=("train", "test"))
+    check_splits(context.data, protocol="kNN", parts=("train", "test"))
     # Before the images are read, which may take hours.
-    check_neighbours(setting.recipe.knn, setting.data.num_samples["train"])
-    return _for_encoders(setting, _voted)
+    check_neighbours(context.recipe.knn.k, context.data.num_samples["train"])
+    return _for_encoders(context, _voted)
 
 
-def linear(setting: Setting) -> list[Outcome]:
+def linear(context: Context) -> list[Result]:
     """Score a linear layer on each encoder's frozen features; numbers are fitted by ridge regression.
 
-    With several `input.scales`, there is a probe for each; outcomes are as those of `knn`.
+    With several `input.scales`, there is a probe for each; results are as those of `knn`.
 
     Raises:
         InputError: a part is empty, or a class of validation or test has no training sample.
     """
-    check_parts(setting.data, protocol="a linear probe")
-    return _for_encoders(setting, _probed)
+    check_splits(context.data, protocol="a linear probe")
+    return _for_encoders(context, _probed)
 
 
-def score_vectors(setting: Setting, features: Features, *, name: str) -> Outcome:
+def score_vectors(context: Context, features: Features, *, name: str) -> Result:
     """Score other features as the protocol scores those of an encoder; for fine-tuning, the solved linear probe.
 
     Args:
-        setting: data, protocol and its options.
+        context: data, protocol and its options.
         features: of all samples of the data, in their order.
         name: of the features; what they are scored by is added.
 
     Raises:
         InputError: as `knn` and `linear`.
     """
-    if setting.protocol == "knn":
-        return replace(_voted(setting, features), features=f"{name} + nearest neighbours")
-    if setting.data.kind == "number":
-        return replace(_probed(setting, features), features=f"{name} + ridge regression")
-    if setting.protocol == "linear" and setting.recipe.linear.solver == "adamw":
-        return replace(_probed(setting, features), features=f"{name} + linear probe")
-    return replace(_solved(setting, features), features=f"{name} + logistic regression")
+    if context.protocol == "knn":
+        return replace(_voted(context, features), features=f"{name} + nearest neighbours")
+    if context.data.kind == "number":
+        return replace(_probed(context, features), features=f"{name} + ridge regression")
+    if context.protocol == "linear" and context.recipe.linear.solver == "adamw":
+        return replace(_probed(context, features), features=f"{name} + linear probe")
+    return replace(_solved(context, features), features=f"{name} + logistic regression")
 
 
-def check_parts(data: TaskData, *, protocol: str, parts: Sequence[Split] = ("train", "val", "test")) -> None:
+def check_splits(data: TaskData, *, protocol: str, parts: Sequence[Split] = ("train", "val", "test")) -> None:
     """See that data have the parts that a protocol needs, and targets.
 
     Raises:
@@ -104,7 +104,9 @@ def check_parts(data: TaskData, *, protocol: str, parts: Sequence[Split] = ("tra
         )
 
 
-def evidence_of(data: TaskData, samples: Int[Array, " sample"], predicted: Float[Array, "sample *output"]) -> Evidence:
+def predictions_of(
+    data: TaskData, samples: Int[Array, " sample"], predicted: Float[Array, "sample *output"]
+) -> Predictions:
     """Record what was predicted for samples: scores of the classes, or numbers.
 
     Args:
@@ -115,56 +117,56 @@ def evidence_of(data: TaskData, samples: Int[Array, " sample"], predicted: Float
     assert data.targets is not None
     names, truth = [data.names[int(sample)] for sample in samples], data.targets[samples]
     if data.kind == "class":
-        found = class_evidence(truth, predicted, classes=data.classes, samples=names)
+        found = class_predictions(truth, predicted, classes=data.classes, samples=names)
     elif data.kind == "labels":
-        found = labels_evidence(truth, predicted, classes=data.classes, samples=names)
+        found = labels_predictions(truth, predicted, classes=data.classes, samples=names)
     else:
-        found = number_evidence(np.asarray(truth, dtype=np.float64), predicted, samples=names)
-    return with_grounds(found, data, samples)
+        found = number_predictions(np.asarray(truth, dtype=np.float64), predicted, samples=names)
+    return with_spatial_groups(found, data, samples)
 
 
-def _for_encoders(setting: Setting, probe: _Probe) -> list[Outcome]:
-    scales = setting.recipe.input.scales
-    found: dict[str, list[Outcome]] = {name: [] for name in setting.encoders}
+def _for_encoders(context: Context, probe: _Probe) -> list[Result]:
+    scales = context.recipe.input.scales
+    found: dict[str, list[Result]] = {name: [] for name in context.encoders}
     for scale in scales:
-        for name, features in _features(setting, scale).items():
-            found[name].append(replace(probe(setting, features), features=name))
-    return [outcome for name in found for outcome in over_scales(found[name], scales)]
+        for name, features in _features(context, scale).items():
+            found[name].append(replace(probe(context, features), features=name))
+    return [result for name in found for result in over_scales(found[name], scales)]
 
 
-def _features(setting: Setting, scale: float) -> dict[str, Features]:
-    encoders = {name: setting.fused(name) for name in setting.encoders}
-    every = np.arange(len(setting.data))
-    return extract_features(encoders, setting.reader, every, cache=setting.cache, shown=setting.shown, scale=scale)
+def _features(context: Context, scale: float) -> dict[str, Features]:
+    encoders = {name: context.fused(name) for name in context.encoders}
+    every = np.arange(len(context.data))
+    return extract_features(encoders, context.reader, every, cache=context.cache, shown=context.shown, scale=scale)
 
 
-def over_scales(outcomes: Sequence[Outcome], scales: Sequence[float]) -> list[Outcome]:
+def over_scales(results: Sequence[Result], scales: Sequence[float]) -> list[Result]:
     """Put what was found at several scales together: the mean over them first, then each; one scale stays as it is.
 
     Args:
-        outcomes: of one kind of features, one for each scale.
+        results: of one kind of features, one for each scale.
         scales: shares of the size of the images.
     """
     if len(scales) == 1:
-        return list(outcomes)
+        return list(results)
     labels = [f"{100 * scale:g} %" for scale in scales]
-    first = outcomes[0]
-    together = Outcome(
+    first = results[0]
+    together = Result(
         features=first.features,
         width=first.width,
-        evidence=_joined([one.evidence for one in outcomes], labels),
+        predictions=_joined([one.predictions for one in results], labels),
         notes=(f"mean over images reduced to {', '.join(labels)}",),
     )
-    alone = [replace(one, features=f"{one.features} @ {label}") for one, label in zip(outcomes, labels, strict=True)]
+    alone = [replace(one, features=f"{one.features} @ {label}") for one, label in zip(results, labels, strict=True)]
     return [together, *alone]
 
 
-def _joined(evidence: Sequence[Evidence], labels: Sequence[str]) -> Evidence:
+def _joined(predictions: Sequence[Predictions], labels: Sequence[str]) -> Predictions:
     """Lay the predictions at several scales one after the other; those for one image are drawn together."""
-    names = [f"{sample} @ {label}" for one, label in zip(evidence, labels, strict=True) for sample in one.samples]
-    arrays = {name: np.concatenate([one.arrays[name] for one in evidence]) for name in evidence[0].arrays}
-    groups = (evidence[0].groups or evidence[0].samples) * len(labels)
-    return replace(evidence[0], samples=tuple(names), arrays=arrays, groups=groups)
+    names = [f"{sample} @ {label}" for one, label in zip(predictions, labels, strict=True) for sample in one.samples]
+    arrays = {name: np.concatenate([one.arrays[name] for one in predictions]) for name in predictions[0].arrays}
+    groups = (predictions[0].groups or predictions[0].samples) * len(labels)
+    return replace(predictions[0], samples=tuple(names), arrays=arrays, groups=groups)
 
 
 def _part(data: TaskData, features: Features, part: Split) -> LabelledFeatures:
@@ -173,54 +175,61 @@ def _part(data: TaskData, features: Features, part: Split) -> LabelledFeatures:
     return LabelledFeatures(features=features[samples], labels=data.targets[samples], classes=data.classes)
 
 
-def _voted(setting: Setting, features: Features) -> Outcome:
-    data = setting.data
+def _voted(context: Context, features: Features) -> Result:
+    data = context.data
     train, test = (_part(data, features, part) for part in ("train", "test"))
-    scores = knn_scores(train, test, setting.recipe.knn, device=setting.device, shown=setting.shown)
-    return Outcome(
+    scores = knn_scores(
+        train,
+        test,
+        k=context.recipe.knn.k,
+        temperature=context.recipe.knn.temperature,
+        device=context.device,
+        shown=context.shown,
+    )
+    return Result(
         features="",
         width=features.shape[1],
-        evidence=evidence_of(data, data.part("test"), scores),
-        chosen={"k": setting.recipe.knn.k, "temperature": setting.recipe.knn.temperature},
+        predictions=predictions_of(data, data.part("test"), scores),
+        chosen={"k": context.recipe.knn.k, "temperature": context.recipe.knn.temperature},
     )
 
 
-def _probed(setting: Setting, features: Features) -> Outcome:
-    if setting.data.kind == "number":
-        return _ridge(setting, features)
-    return _solved(setting, features) if setting.recipe.linear.solver == "lbfgs" else _by_epochs(setting, features)
+def _probed(context: Context, features: Features) -> Result:
+    if context.data.kind == "number":
+        return _ridge(context, features)
+    return _solved(context, features) if context.recipe.linear.solver == "lbfgs" else _by_epochs(context, features)
 
 
-def _by_epochs(setting: Setting, features: Features) -> Outcome:
-    data, recipe = setting.data, setting.recipe.linear
+def _by_epochs(context: Context, features: Features) -> Result:
+    data, recipe = context.data, context.recipe.linear
     train, validation, test = (_part(data, features, part) for part in ("train", "val", "test"))
     check_same_classes(train, test)
     options = LinearOptions(
         batch_size=recipe.batch_size, base_lr=recipe.base_lr, epochs=recipe.epochs, drops=recipe.drops
     )
     fit = fit_linear_probe(
-        train, validation, options, seed=setting.recipe.seed, device=setting.device, shown=setting.shown
+        train, validation, options, seed=context.recipe.seed, device=context.device, shown=context.shown
     )
     chosen = {"epoch": fit.best_epoch, _validation_name(data): fit.validation[fit.best_epoch - 1]}
-    outcome = _outcome(setting, features, fit.probe, chosen)
-    return replace(outcome, curves={"validation": fit.validation})
+    result = _result(context, features, fit.probe, chosen)
+    return replace(result, curves={"validation": fit.validation})
 
 
-def _solved(setting: Setting, features: Features) -> Outcome:
-    data = setting.data
+def _solved(context: Context, features: Features) -> Result:
+    data = context.data
     train, validation, test = (_part(data, features, part) for part in ("train", "val", "test"))
     check_same_classes(train, test)
-    solved = solve_linear_probe(train, validation, device=setting.device, shown=setting.shown)
-    return replace(_outcome(setting, features, solved.probe, _chosen(data, solved)), notes=solved.notes)
+    solved = solve_linear_probe(train, validation, device=context.device, shown=context.shown)
+    return replace(_result(context, features, solved.probe, _chosen(data, solved)), notes=solved.notes)
 
 
-def _ridge(setting: Setting, features: Features) -> Outcome:
-    data = setting.data
+def _ridge(context: Context, features: Features) -> Result:
+    data = context.data
     assert data.targets is not None
     numbers = np.asarray(data.targets, dtype=np.float64)
     train, validation = ((features[data.part(part)], numbers[data.part(part)]) for part in ("train", "val"))
-    solved = solve_ridge(train, validation, device=setting.device, shown=setting.shown)
-    return replace(_outcome(setting, features, solved.probe, _chosen(data, solved)), notes=solved.notes)
+    solved = solve_ridge(train, validation, device=context.device, shown=context.shown)
+    return replace(_result(context, features, solved.probe, _chosen(data, solved)), notes=solved.notes)
 
 
 def _chosen(data: TaskData, solved: SolvedProbe) -> dict[str, Any]:
@@ -231,14 +240,14 @@ def _validation_name(data: TaskData) -> str:
     return f"validation {VALIDATION_SCORES[data.kind]}"
 
 
-def _outcome(setting: Setting, features: Features, probe: LinearProbe, chosen: Mapping[str, Any]) -> Outcome:
-    data = setting.data
+def _result(context: Context, features: Features, probe: LinearProbe, chosen: Mapping[str, Any]) -> Result:
+    data = context.data
     test = data.part("test")
     scores = probe_scores(probe, features[test])
-    return Outcome(
+    return Result(
         features="",
         width=features.shape[1],
-        evidence=evidence_of(data, test, scores[:, 0] if data.kind == "number" else scores),
+        predictions=predictions_of(data, test, scores[:, 0] if data.kind == "number" else scores),
         chosen=chosen,
         model={name: value.detach().cpu().contiguous() for name, value in probe.state_dict().items()},
     )

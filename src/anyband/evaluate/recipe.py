@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anyband.encode.metadata import Pool, Precision
-from anyband.evaluate.knn import KnnOptions
+from anyband.errors import InputError
 from anyband.labelled.samples import DataSpec
 from anyband.sensors.assignment import Unseen
 from anyband.training.recipes import (
@@ -28,6 +28,7 @@ __all__ = [
     "HeadKind",
     "HeadRecipe",
     "InputRecipe",
+    "KnnRecipe",
     "LinearRecipe",
     "LoraRecipe",
     "Protocol",
@@ -218,6 +219,20 @@ class FitRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnnRecipe:
+    """The protocol of SMARTIES, section 4.1; see `docs/parity.md`."""
+
+    k: int = 20
+    """Number of neighbours that vote."""
+    temperature: float = 0.07
+    """A neighbour of similarity s votes with weight exp(s / temperature)."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or not self.temperature > 0:
+            raise InputError(f"kNN needs k ≥ 1 and temperature > 0, found {self.k} and {self.temperature:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LinearRecipe:
     """The linear probe. The defaults are the paper's (SMARTIES, section 4)."""
 
@@ -274,7 +289,7 @@ class TransferRecipe:
     """Images to features."""
     fusion: Fusion = "single"
     """How several images of a sample become one feature."""
-    knn: KnnOptions = field(default_factory=KnnOptions)
+    knn: KnnRecipe = field(default_factory=KnnRecipe)
     """Nearest neighbours."""
     linear: LinearRecipe = field(default_factory=LinearRecipe)
     """Linear probe."""

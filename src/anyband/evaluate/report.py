@@ -17,9 +17,9 @@ from anyband.arrays import Array, Float, Int, Num, Shaped
 from anyband.data.harmonise import composite, normalisation_for, picture, to_physical
 from anyband.errors import InputError, OutputError
 from anyband.evaluate.comparison import difference, difference_text, metric_title
-from anyband.evaluate.context import Setting
+from anyband.evaluate.context import Context
 from anyband.evaluate.metrics import METRICS, METRICS_OF, score_text
-from anyband.evaluate.predictions import ClassScores, Evidence, Outcome, confusion, per_class
+from anyband.evaluate.predictions import ClassScores, Predictions, Result, confusion, per_class
 from anyband.evaluate.results import (
     Appended,
     ResultRow,
@@ -106,36 +106,36 @@ class Mistake:
     """What was predicted, what is true, and by how much it went wrong."""
 
 
-def worst_mistakes(evidence: Evidence, *, most: int = _MOST) -> tuple[Mistake, ...]:
+def worst_mistakes(predictions: Predictions, *, most: int = _MOST) -> tuple[Mistake, ...]:
     """Find the samples that went most wrong, the worst first; those that are right are never among them.
 
     Args:
-        evidence: of a task.
+        predictions: of a task.
         most: so many at most.
     """
-    match evidence.kind:
+    match predictions.kind:
         case "class":
-            return _of_classes(evidence, most)
+            return _of_classes(predictions, most)
         case "labels":
-            return _of_labels(evidence, most)
+            return _of_labels(predictions, most)
         case "number":
-            return _of_numbers(evidence, most)
+            return _of_numbers(predictions, most)
         case "class_map":
-            return _of_class_maps(evidence, most)
+            return _of_class_maps(predictions, most)
         case "number_map":
-            return _of_number_maps(evidence, most)
+            return _of_number_maps(predictions, most)
 
 
-def _of_classes(evidence: Evidence, most: int) -> tuple[Mistake, ...]:
-    labels, scores = evidence.arrays["labels"], evidence.arrays["scores"]
+def _of_classes(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
+    labels, scores = predictions.arrays["labels"], predictions.arrays["scores"]
     guessed, rows = scores.argmax(axis=1), np.arange(len(labels))
     high, low = scores[rows, guessed], scores[rows, labels]
     return tuple(
         Mistake(
-            sample=evidence.samples[index],
+            sample=predictions.samples[index],
             lines=(
-                evidence.classes[guessed[index]],
-                f"true: {evidence.classes[labels[index]]}",
+                predictions.classes[guessed[index]],
+                f"true: {predictions.classes[labels[index]]}",
                 f"scores {high[index]:.3g}, true class {low[index]:.3g}",
             ),
         )
@@ -143,18 +143,18 @@ def _of_classes(evidence: Evidence, most: int) -> tuple[Mistake, ...]:
     )
 
 
-def _of_labels(evidence: Evidence, most: int) -> tuple[Mistake, ...]:
-    labels, scores = evidence.arrays["labels"], evidence.arrays["scores"]
+def _of_labels(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
+    labels, scores = predictions.arrays["labels"], predictions.arrays["scores"]
     false, true = np.where(labels, -np.inf, scores), np.where(labels, scores, np.inf)
     above, below = false.argmax(axis=1), true.argmin(axis=1)
     # A sample of which all labels hold, or none, has no wrong order: its difference is −∞.
     differences = false.max(axis=1) - true.min(axis=1)
     return tuple(
         Mistake(
-            sample=evidence.samples[index],
+            sample=predictions.samples[index],
             lines=(
-                f"not there: {evidence.classes[above[index]]}",
-                f"there: {evidence.classes[below[index]]}",
+                f"not there: {predictions.classes[above[index]]}",
+                f"there: {predictions.classes[below[index]]}",
                 f"scores {scores[index, above[index]]:.3g} and {scores[index, below[index]]:.3g}",
             ),
         )
@@ -162,42 +162,42 @@ def _of_labels(evidence: Evidence, most: int) -> tuple[Mistake, ...]:
     )
 
 
-def _of_numbers(evidence: Evidence, most: int) -> tuple[Mistake, ...]:
-    truth, predicted = evidence.arrays["truth"], evidence.arrays["predicted"]
+def _of_numbers(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
+    truth, predicted = predictions.arrays["truth"], predictions.arrays["predicted"]
     error = np.abs(predicted - truth)
     return tuple(
         Mistake(
-            sample=evidence.samples[index],
+            sample=predictions.samples[index],
             lines=(f"predicted {predicted[index]:.4g}", f"true {truth[index]:.4g}", f"error {error[index]:.3g}"),
         )
         for index in _worst(np.where(error > 0, error, -np.inf), most)
     )
 
 
-def _of_class_maps(evidence: Evidence, most: int) -> tuple[Mistake, ...]:
-    counts = evidence.arrays["confusion"]
+def _of_class_maps(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
+    counts = predictions.arrays["confusion"]
     totals, hits = counts.sum(axis=(1, 2)), np.trace(counts, axis1=1, axis2=2)
     wrong = 1 - hits / np.maximum(totals, 1)
     found = []
     for index in _worst(np.where((totals > 0) & (wrong > 0), wrong, -np.inf), most):
-        off = counts[index] * (1 - np.eye(len(evidence.classes), dtype=np.int64))
+        off = counts[index] * (1 - np.eye(len(predictions.classes), dtype=np.int64))
         true, guessed = np.unravel_index(off.argmax(), off.shape)
         lines = (
             f"{100 * wrong[index]:.0f} % of {totals[index]} pixels wrong",
-            f"most: {evidence.classes[true]}",
-            f"taken for {evidence.classes[guessed]}",
+            f"most: {predictions.classes[true]}",
+            f"taken for {predictions.classes[guessed]}",
         )
-        found.append(Mistake(sample=evidence.samples[index], lines=lines))
+        found.append(Mistake(sample=predictions.samples[index], lines=lines))
     return tuple(found)
 
 
-def _of_number_maps(evidence: Evidence, most: int) -> tuple[Mistake, ...]:
-    count, truth, _, squared, _ = evidence.arrays["sums"].T
+def _of_number_maps(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
+    count, truth, _, squared, _ = predictions.arrays["sums"].T
     known = np.maximum(count, 1)
     error, mean = np.sqrt(squared / known), truth / known
     return tuple(
         Mistake(
-            sample=evidence.samples[index],
+            sample=predictions.samples[index],
             lines=(f"RMSE {error[index]:.3g}", f"mean of the labels {mean[index]:.4g}", f"{count[index]:.0f} pixels"),
         )
         for index in _worst(np.where((count > 0) & (error > 0), error, -np.inf), most)
@@ -220,25 +220,25 @@ _MOST_ON_PAGE = 21
 _LARGEST_COUNT = 9_999
 
 
-def class_parts(evidence: Evidence, features: str) -> tuple[Part, ...]:
+def class_parts(predictions: Predictions, features: str) -> tuple[Part, ...]:
     """Show which class is taken for which, and the scores of each; nothing where there are no classes."""
-    rows = per_class(evidence)
+    rows = per_class(predictions)
     if not rows:
         return ()
     table = _class_table(rows, features)
-    return (table,) if evidence.kind == "labels" else (_confusion_picture(evidence, features), table)
+    return (table,) if predictions.kind == "labels" else (_confusion_picture(predictions, features), table)
 
 
-def _confusion_picture(evidence: Evidence, features: str) -> Picture:
-    counts = confusion(evidence)
-    in_counts = evidence.kind == "class" and counts.max() <= _LARGEST_COUNT
-    what = "samples" if evidence.kind == "class" else "pixels"
+def _confusion_picture(predictions: Predictions, features: str) -> Picture:
+    counts = confusion(predictions)
+    in_counts = predictions.kind == "class" and counts.max() <= _LARGEST_COUNT
+    what = "samples" if predictions.kind == "class" else "pixels"
     cells = f"numbers of {what}" if in_counts else f"per cent of the {what} of the true class"
     return Picture(
-        png=confusion_png(counts, evidence.classes, cells="counts" if in_counts else "percent"),
-        alt=f"confusion matrix of {len(evidence.classes)} classes",
+        png=confusion_png(counts, predictions.classes, cells="counts" if in_counts else "percent"),
+        alt=f"confusion matrix of {len(predictions.classes)} classes",
         caption=f"{features}: {cells}; colours are shares of the true class, which stands left with its {what}.",
-        full_size=len(evidence.classes) > _MOST_ON_PAGE,
+        full_size=len(predictions.classes) > _MOST_ON_PAGE,
     )
 
 
@@ -261,25 +261,25 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}" if math.isfinite(share) else "–"
 
 
-def number_parts(evidence: Evidence, features: str) -> tuple[Part, ...]:
+def number_parts(predictions: Predictions, features: str) -> tuple[Part, ...]:
     """Show predicted numbers over true ones; nothing where the target is no number of a sample."""
-    if evidence.kind != "number":
+    if predictions.kind != "number":
         return ()
     return (
         Picture(
-            png=scatter_png(evidence.arrays["truth"], evidence.arrays["predicted"]),
+            png=scatter_png(predictions.arrays["truth"], predictions.arrays["predicted"]),
             alt="predicted numbers over true ones",
             caption=f"{features}: each test sample; on the line, prediction and truth are equal.",
         ),
     )
 
 
-def map_parts(data: TaskData, outcomes: Sequence[Outcome]) -> tuple[Part, ...]:
-    """Show images, labels and predictions beside each other, for samples of which the outcomes kept their maps."""
-    positions = sorted(outcomes[0].maps)[:_MOST_MAP_ROWS]
+def map_parts(data: TaskData, results: Sequence[Result]) -> tuple[Part, ...]:
+    """Show images, labels and predictions beside each other, for samples of which the results kept their maps."""
+    positions = sorted(results[0].maps)[:_MOST_MAP_ROWS]
     if not positions:
         return ()
-    able = [one for one in outcomes if all(position in one.maps for position in positions)]
+    able = [one for one in results if all(position in one.maps for position in positions)]
     shown = able[:_MOST_PREDICTIONS]
     samples = [data.read(position) for position in positions]
     # Columns must be equal in all rows, and sets may have more images or fewer.
@@ -318,23 +318,23 @@ def _place_of(sample: str, places: Mapping[str, int]) -> int:
     return next(places[name] for name in whole if name in places)
 
 
-def mistake_parts(data: TaskData, evidence: Evidence, features: str) -> tuple[Part, ...]:
+def mistake_parts(data: TaskData, predictions: Predictions, features: str) -> tuple[Part, ...]:
     """Show the samples that went most wrong."""
-    found = worst_mistakes(evidence)
+    found = worst_mistakes(predictions)
     if not found:
-        return (Paragraph(text=f"{features}: {_nothing_wrong(evidence)}."),)
+        return (Paragraph(text=f"{features}: {_nothing_wrong(predictions)}."),)
     position = {name: index for index, name in enumerate(data.names)}
     pictures = []
     for mistake in found:
         image = data.read(_place_of(mistake.sample, position)).images[0]
         pictures.append(SheetPicture(picture=sample_picture(image), lines=(*mistake.lines, mistake.sample)))
-    caption = f"{features}: {RANKED_BY[evidence.kind]}, the worst first. The first image of each sample is shown."
+    caption = f"{features}: {RANKED_BY[predictions.kind]}, the worst first. The first image of each sample is shown."
     return (Picture(png=sheet_png(pictures), alt="pictures of the worst mistakes", caption=caption),)
 
 
-def _nothing_wrong(evidence: Evidence) -> str:
-    count = len(evidence.samples)
-    if evidence.kind == "labels":
+def _nothing_wrong(predictions: Predictions) -> str:
+    count = len(predictions.samples)
+    if predictions.kind == "labels":
         return f"in each of the {count} test samples, all labels that hold are scored above those that do not"
     return f"none of the {count} test samples is wrong"
 
@@ -343,33 +343,33 @@ _INTERVALS = "In brackets: 95 % bootstrap intervals over test samples"
 
 
 def write_report(
-    path: Path, data: TaskData, outcomes: Sequence[Outcome], rows: Sequence[ResultRow], *, shown: bool = False
+    path: Path, data: TaskData, results: Sequence[Result], rows: Sequence[ResultRow], *, shown: bool = False
 ) -> None:
     """Write the report as one HTML file that needs no other, whole or not at all.
 
     Args:
         path: of the file.
         data: that was evaluated on; some test samples are read again for pictures.
-        outcomes: the encoder's first, with their maps.
-        rows: their rows in the table of results, in the same order, with evidence.
+        results: the encoder's first, with their maps.
+        rows: their rows in the table of results, in the same order, with predictions.
         shown: show a progress bar where it takes long.
     """
-    write_page(path, report_page(data, outcomes, rows, shown=shown))
+    write_page(path, report_page(data, results, rows, shown=shown))
 
 
-def report_page(data: TaskData, outcomes: Sequence[Outcome], rows: Sequence[ResultRow], *, shown: bool = False) -> Page:
+def report_page(data: TaskData, results: Sequence[Result], rows: Sequence[ResultRow], *, shown: bool = False) -> Page:
     """Put the report together; see `write_report`."""
     first = rows[0]
     task = f"{first.protocol} on {first.data}"
-    evidence = outcomes[0].evidence
+    predictions = results[0].predictions
     sections = (
         Section(title="Scores", parts=_score_parts(rows, shown=shown)),
         Section(title="Fit", parts=_training_parts(rows)),
-        Section(title="Classes", parts=class_parts(evidence, first.features)),
-        Section(title="Numbers", parts=number_parts(evidence, first.features)),
-        Section(title="Maps", parts=map_parts(data, outcomes)),
-        Section(title="Worst mistakes", parts=mistake_parts(data, evidence, first.features)),
-        Section(title="What was done", parts=_setting_parts(rows)),
+        Section(title="Classes", parts=class_parts(predictions, first.features)),
+        Section(title="Numbers", parts=number_parts(predictions, first.features)),
+        Section(title="Maps", parts=map_parts(data, results)),
+        Section(title="Worst mistakes", parts=mistake_parts(data, predictions, first.features)),
+        Section(title="What was done", parts=_context_parts(rows)),
     )
     return Page(
         title=first.recipe if first.recipe == task else f"{first.recipe}: {task}",
@@ -409,17 +409,17 @@ def _score_parts(rows: Sequence[ResultRow], *, shown: bool) -> tuple[Part, ...]:
 
 
 def _samples_of(row: ResultRow) -> frozenset[str]:
-    assert row.evidence is not None
-    return frozenset(row.evidence.samples)
+    assert row.predictions is not None
+    return frozenset(row.predictions.samples)
 
 
 def _difference_table(rows: Sequence[ResultRow], *, shown: bool) -> Table:
     first, names = rows[0], METRICS_OF[rows[0].kind]
     cells = []
     for row in rows[1:]:
-        assert first.evidence is not None
-        assert row.evidence is not None
-        found = [difference(first.evidence, row.evidence, name, seed=first.seed, shown=shown) for name in names]
+        assert first.predictions is not None
+        assert row.predictions is not None
+        found = [difference(first.predictions, row.predictions, name, seed=first.seed, shown=shown) for name in names]
         cells.append((row.features, *map(difference_text, found), f"{found[0].share_above:.1%}"))
     main = METRICS[names[0]]
     caption = (
@@ -464,7 +464,7 @@ def _curve_panels(rows: Sequence[ResultRow]) -> list[CurvePanel]:
     ]
 
 
-def _setting_parts(rows: Sequence[ResultRow]) -> tuple[Part, ...]:
+def _context_parts(rows: Sequence[ResultRow]) -> tuple[Part, ...]:
     first = rows[0]
     counts = ", ".join(f"{name} {count}" for name, count in first.num_samples.items())
     known = {
@@ -537,31 +537,31 @@ class Written:
     """What was written."""
 
     rows: tuple[ResultRow, ...]
-    """One for each outcome, with the ids that they have in the table."""
+    """One for each result, with the ids that they have in the table."""
     notes: tuple[str, ...]
     """What became of rows that the table had already."""
 
 
-def write_outputs(setting: Setting, outcomes: Sequence[Outcome], outputs: Outputs) -> Written:
-    """Score outcomes, write the folder, and append to the table; each appears whole or not at all.
+def write_outputs(context: Context, results: Sequence[Result], outputs: Outputs) -> Written:
+    """Score results, write the folder, and append to the table; each appears whole or not at all.
 
-    The folder holds `report.html`, `result.json`, `recipe.yaml` (with every key), and for each outcome with something
+    The folder holds `report.html`, `result.json`, `recipe.yaml` (with every key), and for each result with something
     fitted its weights as `NAME.safetensors`; an encoder that was trained is beside it, as the checkpoint
     `NAME_checkpoint.safetensors`.
 
     Args:
-        setting: that they were found with.
-        outcomes: the encoder's first.
+        context: that they were found with.
+        results: the encoder's first.
         outputs: where to.
 
     Raises:
         OutputError: no room, or no permission.
         InputError: the table is none.
     """
-    rows = result_rows(setting, outcomes)
+    rows = result_rows(context, results)
     if outputs.folder is not None:
         with whole_directory(outputs.folder) as beside:
-            _write_folder(beside, setting, outcomes, rows)
+            _write_folder(beside, context, results, rows)
     if outputs.results is None:
         return Written(rows=tuple(rows), notes=())
     appended = _append(outputs.results, rows, outputs.folder)
@@ -579,29 +579,29 @@ def _append(path: Path, rows: Sequence[ResultRow], folder: Path | None) -> Appen
         raise OutputError(f"{problem}; '{folder}' is written and holds the results") from problem
 
 
-def _write_folder(folder: Path, setting: Setting, outcomes: Sequence[Outcome], rows: Sequence[ResultRow]) -> None:
+def _write_folder(folder: Path, context: Context, results: Sequence[Result], rows: Sequence[ResultRow]) -> None:
 
-    result = {"anyband": __version__, "results": [row_to_dict(row) for row in rows]}
-    (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    recipe = json_values({**asdict(setting.recipe), "protocol": setting.protocol})
+    found = {"anyband": __version__, "results": [row_to_dict(row) for row in rows]}
+    (folder / "result.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    recipe = json_values({**asdict(context.recipe), "protocol": context.protocol})
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    for outcome, row in zip(outcomes, rows, strict=True):
-        name = _UNSAFE.sub("_", outcome.features).strip("_")
-        if outcome.model:
-            _write_weights(folder / f"{name}.safetensors", outcome, row)
-        if outcome.checkpoint is not None:
-            save_checkpoint(folder / f"{name}_checkpoint.safetensors", outcome.checkpoint)
-    write_report(folder / "report.html", setting.data, outcomes, rows, shown=setting.shown)
+    for result, row in zip(results, rows, strict=True):
+        name = _UNSAFE.sub("_", result.features).strip("_")
+        if result.model:
+            _write_weights(folder / f"{name}.safetensors", result, row)
+        if result.checkpoint is not None:
+            save_checkpoint(folder / f"{name}_checkpoint.safetensors", result.checkpoint)
+    write_report(folder / "report.html", context.data, results, rows, shown=context.shown)
 
 
-def _write_weights(path: Path, outcome: Outcome, row: ResultRow) -> None:
+def _write_weights(path: Path, result: Result, row: ResultRow) -> None:
     header = {
         "anyband_task": row.protocol,
-        "classes": json.dumps(outcome.evidence.classes),
+        "classes": json.dumps(result.predictions.classes),
         "checkpoint": row.checkpoint,
         "checkpoint_hash": row.checkpoint_hash,
         "settings": json.dumps(row.settings),
     }
-    elsewhere = {} if outcome.checkpoint is None else outcome.checkpoint.state
-    weights = {name: value for name, value in outcome.model.items() if name not in elsewhere}
+    elsewhere = {} if result.checkpoint is None else result.checkpoint.state
+    weights = {name: value for name, value in result.model.items() if name not in elsewhere}
     write_weights(path, weights, header)

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from anyband import __version__
 from anyband.errors import AnybandError, InputError, OutputError, nearest_name
 from anyband.evaluate.metrics import DEFINITIONS, MetricName, Score
-from anyband.evaluate.predictions import Evidence, Outcome, scores_of
+from anyband.evaluate.predictions import Predictions, Result, scores_of
 from anyband.evaluate.recipe import Protocol, TransferRecipe
 from anyband.files import check_target, whole_file
 from anyband.labelled.samples import TaskKind
 
 if TYPE_CHECKING:
-    from anyband.evaluate.context import Setting
+    from anyband.evaluate.context import Context
 
 __all__ = [
     "Appended",
@@ -33,7 +33,7 @@ __all__ = [
     "append_results",
     "find_row",
     "flat_settings",
-    "ground_notes",
+    "group_notes",
     "json_values",
     "read_results",
     "result_id",
@@ -49,7 +49,7 @@ _SHORT_LETTERS = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ResultRow:
-    """One outcome on the test samples."""
+    """One result on the test samples."""
 
     id: str
     """Hash of all that the result should follow from; with `-2` where another run of it gave other scores."""
@@ -89,7 +89,7 @@ class ResultRow:
     """What a reader should know."""
     version: str = __version__
     """Of the program."""
-    evidence: Evidence | None = None
+    predictions: Predictions | None = None
     """What was predicted for each test sample; None: not read."""
 
     def score(self, metric: MetricName) -> Score:
@@ -157,8 +157,8 @@ def json_values(value: Any) -> Any:
 
 
 def row_to_dict(row: ResultRow) -> dict[str, Any]:
-    """Make plain JSON values of all but the evidence, with the definition of every metric."""
-    values = {name: getattr(row, name) for name in row.__dataclass_fields__ if name not in ("evidence", "scores")}
+    """Make plain JSON values of all but the predictions, with the definition of every metric."""
+    values = {name: getattr(row, name) for name in row.__dataclass_fields__ if name not in ("predictions", "scores")}
     scores = [{**asdict(score), "definition": DEFINITIONS[score.metric]} for score in row.scores]
     plain: dict[str, Any] = json_values({**values, "made": row.made.isoformat(), "scores": scores})
     return plain
@@ -210,7 +210,7 @@ _SCHEMA = pa.schema(
         ("curves", pa.string()),
         ("notes", pa.list_(pa.string())),
         ("version", pa.string()),
-        ("evidence", pa.binary()),
+        ("predictions", pa.binary()),
     ],
     metadata={_MARK: str(_VERSION).encode()},
 )
@@ -236,15 +236,15 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> Appended:
 
     Args:
         path: of the table; made where it is not.
-        rows: with their evidence.
+        rows: with their predictions.
 
     Raises:
-        InputError: a row without evidence, or the file is no table of results, damaged, or of a newer version.
+        InputError: a row without predictions, or the file is no table of results, damaged, or of a newer version.
         OutputError: the file can't be written.
     """
-    bare = [short_id(row.id) for row in rows if row.evidence is None]
+    bare = [short_id(row.id) for row in rows if row.predictions is None]
     if bare:
-        raise InputError(f"results {', '.join(bare)} have no evidence; read them with `evidence=True`")
+        raise InputError(f"results {', '.join(bare)} have no predictions; read them with `predictions=True`")
     check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path):
@@ -257,12 +257,12 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> Appended:
     return appended
 
 
-def read_results(path: Path, *, evidence: bool = False) -> list[ResultRow]:
+def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
     """Read the table, in the order in which results came.
 
     Args:
         path: of the table.
-        evidence: whether to read what was predicted for each sample, too; it is most of the file.
+        predictions: whether to read what was predicted for each sample, too; it is most of the file.
 
     Raises:
         InputError: there is no such file, or it is no table of results, damaged, or of a newer version.
@@ -271,7 +271,7 @@ def read_results(path: Path, *, evidence: bool = False) -> list[ResultRow]:
         raise InputError(
             f"there is no table of results '{path}'; `anyband evaluate … --results {path}` makes one, or name another"
         )
-    names = [name for name in _SCHEMA.names if evidence or name != "evidence"]
+    names = [name for name in _SCHEMA.names if predictions or name != "predictions"]
     try:
         return [_from_values(values, path) for values in _read_table(path, names).to_pylist()]
     except (KeyError, TypeError, ValueError) as problem:
@@ -347,7 +347,7 @@ def _sorted_out(table: pa.Table, rows: Sequence[ResultRow]) -> tuple[list[Result
 
 
 def _to_values(row: ResultRow) -> dict[str, Any]:
-    assert row.evidence is not None
+    assert row.predictions is not None
     plain = {name: getattr(row, name) for name in _SCHEMA.names if name in row.__dataclass_fields__}
     main = row.scores[0]
     return {
@@ -357,13 +357,13 @@ def _to_values(row: ResultRow) -> dict[str, Any]:
         "scores": [{**asdict(score), "definition": DEFINITIONS[score.metric]} for score in row.scores],
         **{name: _json(getattr(row, name)) for name in ("settings", "chosen", "curves")},
         "notes": list(row.notes),
-        "evidence": _packed(row.evidence),
+        "predictions": _packed(row.predictions),
     }
 
 
 def _from_values(values: Mapping[str, Any], path: Path) -> ResultRow:
     plain = {name: value for name, value in values.items() if name in ResultRow.__dataclass_fields__}
-    packed = plain.pop("evidence", None)
+    packed = values.get("predictions")
     curves = json.loads(plain["curves"])
     return ResultRow(
         **{
@@ -375,7 +375,7 @@ def _from_values(values: Mapping[str, Any], path: Path) -> ResultRow:
             "curves": {name: tuple(_number(value) for value in one) for name, one in curves.items()},
             "notes": tuple(plain["notes"]),
         },
-        evidence=None if packed is None else _unpacked(packed, short_id(values["id"]), path),
+        predictions=None if packed is None else _unpacked(packed, short_id(values["id"]), path),
     )
 
 
@@ -391,17 +391,17 @@ def _json(value: Any) -> str:
     return json.dumps(json_values(value), ensure_ascii=False)
 
 
-def _packed(evidence: Evidence) -> bytes:
-    """Write evidence as a compressed NumPy archive, with what is not an array as JSON in it."""
+def _packed(predictions: Predictions) -> bytes:
+    """Write predictions as a compressed NumPy archive, with what is not an array as JSON in it."""
     named = ("kind", "classes", "samples", "groups")
-    facts = json.dumps({name: getattr(evidence, name) for name in named})
+    facts = json.dumps({name: getattr(predictions, name) for name in named})
     buffer = io.BytesIO()
-    arrays = {name: np.asarray(array) for name, array in evidence.arrays.items()}
+    arrays = {name: np.asarray(array) for name, array in predictions.arrays.items()}
     np.savez_compressed(buffer, allow_pickle=False, facts=np.frombuffer(facts.encode(), dtype=np.uint8), **arrays)
     return buffer.getvalue()
 
 
-def _unpacked(packed: bytes, identity: str, path: Path) -> Evidence:
+def _unpacked(packed: bytes, identity: str, path: Path) -> Predictions:
     import zipfile
     import zlib
 
@@ -409,10 +409,12 @@ def _unpacked(packed: bytes, identity: str, path: Path) -> Evidence:
         with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
-        raise InputError(f"the evidence of {identity} in '{path}' is damaged ({problem}); evaluate again") from problem
+        raise InputError(
+            f"the predictions of {identity} in '{path}' is damaged ({problem}); evaluate again"
+        ) from problem
     facts = json.loads(arrays.pop("facts").tobytes().decode())
     named = {name: tuple(facts.get(name, ())) for name in ("classes", "samples", "groups")}
-    return Evidence(kind=facts["kind"], arrays=arrays, **named)
+    return Predictions(kind=facts["kind"], arrays=arrays, **named)
 
 
 # What a protocol does not use changes no result, so it is no part of what a result is known by.
@@ -430,40 +432,40 @@ _PLACES_OF_DATA = ("source", "root")
 _ID_BYTES = 16
 
 
-def result_rows(setting: "Setting", outcomes: Sequence[Outcome]) -> list[ResultRow]:
-    """Score outcomes and write down what they are of.
+def result_rows(context: "Context", results: Sequence[Result]) -> list[ResultRow]:
+    """Score results and write down what they are of.
 
     Args:
-        setting: that they were found with.
-        outcomes: of the protocol, and of what it is compared with.
+        context: that they were found with.
+        results: of the protocol, and of what it is compared with.
     """
-    recipe, data, reader = setting.recipe, setting.data, setting.reader
-    settings = settings_of(recipe, setting.protocol, reader=reader.settings())
+    recipe, data, reader = context.recipe, context.data, context.reader
+    settings = settings_of(recipe, context.protocol, reader=reader.settings())
     made = dt.datetime.now(dt.UTC).replace(microsecond=0)
     notes = (*data.notes, *reader.notes)
     return [
         ResultRow(
-            id=result_id(setting, outcome.features, settings),
+            id=result_id(context, result.features, settings),
             made=made,
             recipe=recipe.name,
-            protocol=setting.protocol,
-            features=outcome.features,
-            width=outcome.width,
+            protocol=context.protocol,
+            features=result.features,
+            width=result.width,
             checkpoint=(recipe.checkpoint or "").rstrip("/").rsplit("/", 1)[-1],
-            checkpoint_hash=setting.checkpoint_hash,
+            checkpoint_hash=context.checkpoint_hash,
             data=data.name,
             data_fingerprint=data.fingerprint,
             kind=data.kind,
             num_samples={str(part): count for part, count in data.num_samples.items()},
             seed=recipe.seed,
             settings=settings,
-            scores=scores_of(outcome.evidence, seed=recipe.seed, shown=setting.shown),
-            chosen=json_values(outcome.chosen),
-            curves={name: tuple(float(value) for value in values) for name, values in outcome.curves.items()},
-            notes=tuple(dict.fromkeys((*notes, *outcome.notes, *ground_notes(outcome.evidence)))),
-            evidence=outcome.evidence,
+            scores=scores_of(result.predictions, seed=recipe.seed, shown=context.shown),
+            chosen=json_values(result.chosen),
+            curves={name: tuple(float(value) for value in values) for name, values in result.curves.items()},
+            notes=tuple(dict.fromkeys((*notes, *result.notes, *group_notes(result.predictions)))),
+            predictions=result.predictions,
         )
-        for outcome in outcomes
+        for result in results
     ]
 
 
@@ -487,24 +489,24 @@ def settings_of(recipe: TransferRecipe, protocol: Protocol, *, reader: Mapping[s
     return settings
 
 
-def result_id(setting: "Setting", features: str, settings: Mapping[str, Any]) -> str:
+def result_id(context: "Context", features: str, settings: Mapping[str, Any]) -> str:
     """Hash all that a result should follow from: checkpoint, data, features, protocol, choices and seed."""
     known = {
-        "checkpoint": setting.checkpoint_hash,
-        "data": setting.data.fingerprint,
+        "checkpoint": context.checkpoint_hash,
+        "data": context.data.fingerprint,
         "features": features,
-        "protocol": setting.protocol,
+        "protocol": context.protocol,
         "settings": settings,
-        "seed": setting.recipe.seed,
+        "seed": context.recipe.seed,
     }
     text = json.dumps(known, sort_keys=True, ensure_ascii=False)
     return blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest()
 
 
-def ground_notes(evidence: Evidence) -> tuple[str, ...]:
+def group_notes(predictions: Predictions) -> tuple[str, ...]:
     """Say where test samples share ground, because then they are not independent and are resampled together."""
-    count, num_grounds = len(evidence.samples), len(set(evidence.groups))
-    if not evidence.groups:
+    count, num_grounds = len(predictions.samples), len(set(predictions.groups))
+    if not predictions.groups:
         return () if count > 1 else ("the test is one sample, which has no interval",)
     if num_grounds == 1:
         return (f"all {count} predictions of the test are of one piece of ground, which has no interval",)

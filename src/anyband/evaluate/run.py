@@ -7,8 +7,8 @@ from pathlib import Path
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.encode.input_spec import checkpoint_sensors
 from anyband.errors import InputError, OutputError, RecipeError
-from anyband.evaluate.context import Setting
-from anyband.evaluate.predictions import Outcome
+from anyband.evaluate.context import Context
+from anyband.evaluate.predictions import Result
 from anyband.evaluate.recipe import PROTOCOLS, Protocol, TransferRecipe
 from anyband.files import check_writable
 from anyband.labelled.open import open_task_data
@@ -16,7 +16,7 @@ from anyband.labelled.samples import TaskData, TaskKind
 from anyband.models.checkpoint import checkpoint_hash
 from anyband.models.weight_files import locate
 
-__all__ = ["RunOptions", "check_data", "check_kind", "evaluate", "make_setting", "run_protocol"]
+__all__ = ["RunOptions", "check_data", "check_kind", "evaluate", "make_context", "run_protocol"]
 
 _KINDS: dict[Protocol, tuple[TaskKind, ...]] = {
     "knn": ("class", "labels"),
@@ -52,7 +52,7 @@ class RunOptions:
 
 def evaluate(
     recipe: TransferRecipe, protocol: Protocol, options: RunOptions | None = None
-) -> tuple[Setting, list[Outcome]]:
+) -> tuple[Context, list[Result]]:
     """Do an evaluation.
 
     Args:
@@ -61,7 +61,7 @@ def evaluate(
         options: where.
 
     Returns:
-        What it was done with, and what was found: the encoder's outcome first, then what it is compared with.
+        What it was done with, and what was found: the encoder's result first, then what it is compared with.
 
     Raises:
         RecipeError: the protocol is for another kind of data, or there is no checkpoint.
@@ -69,11 +69,11 @@ def evaluate(
         InputError: parts, classes or samples that can't be used.
         CheckpointError: no such checkpoint.
     """
-    setting = make_setting(recipe, protocol, options)
-    return setting, run_protocol(setting)
+    context = make_context(recipe, protocol, options)
+    return context, run_protocol(context)
 
 
-def make_setting(recipe: TransferRecipe, protocol: Protocol, options: RunOptions | None = None) -> Setting:
+def make_context(recipe: TransferRecipe, protocol: Protocol, options: RunOptions | None = None) -> Context:
     """Open data and checkpoint, and see that they go with the protocol; nothing is fitted yet. See `evaluate`."""
     from anyband.evaluate.features import FeatureCache
     from anyband.evaluate.inputs import TaskReader
@@ -92,7 +92,7 @@ def make_setting(recipe: TransferRecipe, protocol: Protocol, options: RunOptions
     encoders = {"encoder": encoder}
     if recipe.compare.untrained and protocol != "leave-one-band-out":
         encoders["untrained encoder"] = encoder.untrained(seed=recipe.seed)
-    return Setting(
+    return Context(
         recipe=recipe,
         protocol=protocol,
         data=data,
@@ -105,16 +105,16 @@ def make_setting(recipe: TransferRecipe, protocol: Protocol, options: RunOptions
     )
 
 
-def run_protocol(setting: Setting) -> list[Outcome]:
+def run_protocol(context: Context) -> list[Result]:
     """Do what the protocol says, for each encoder; then the baseline, where it is asked for."""
-    if not setting.recipe.compare.baseline or setting.protocol == "leave-one-band-out":
-        return _protocol(setting)(setting)
+    if not context.recipe.compare.baseline or context.protocol == "leave-one-band-out":
+        return _protocol(context)(context)
     from anyband.evaluate.baselines import baselines, keep_with_encoders, missing_baselines
 
-    keep_with_encoders(setting)
-    first, *others = _protocol(setting)(setting)
-    first = replace(first, notes=(*first.notes, *missing_baselines(setting)))
-    return [first, *others, *baselines(setting, pictured=first.maps)]
+    keep_with_encoders(context)
+    first, *others = _protocol(context)(context)
+    first = replace(first, notes=(*first.notes, *missing_baselines(context)))
+    return [first, *others, *baselines(context, pictured=first.maps)]
 
 
 def _check_cache(folder: Path | None) -> None:
@@ -141,9 +141,9 @@ def _encoder(recipe: TransferRecipe, options: RunOptions) -> SensorEncoder:
     )
 
 
-def _protocol(setting: Setting) -> Callable[[Setting], list[Outcome]]:
+def _protocol(context: Context) -> Callable[[Context], list[Result]]:
     # Late: each brings its libraries.
-    match setting.protocol:
+    match context.protocol:
         case "knn":
             from anyband.evaluate.probes import knn
 
@@ -172,14 +172,14 @@ def _protocol(setting: Setting) -> Callable[[Setting], list[Outcome]]:
             return leave_one_band_out
 
 
-def _regress(setting: Setting) -> list[Outcome]:
-    if setting.data.is_dense:
+def _regress(context: Context) -> list[Result]:
+    if context.data.is_dense:
         from anyband.evaluate.maps import regress_maps
 
-        return regress_maps(setting)
+        return regress_maps(context)
     from anyband.evaluate.finetune import finetune
 
-    return finetune(setting)
+    return finetune(context)
 
 
 def check_kind(kind: TaskKind, protocol: Protocol) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "Boxes",
     "InputRules",
     "Member",
+    "TaskBatch",
     "TrainingDraw",
     "box_grid",
     "centre_boxes",
@@ -57,6 +58,37 @@ __all__ = [
     "whole_boxes",
     "window_box",
 ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TaskBatch:
+    """Samples as network input. All have the same sensors in the same slots, and one size in pixels."""
+
+    images: tuple[ImageBatch, ...]
+    """Images of each slot, the samples in one order."""
+    sensors: tuple[str, ...]
+    """Name of each slot's sensor."""
+    samples: Int[Array, " sample"]
+    """Positions of the samples in their data: identities for random draws."""
+    metadata: SetMetadata | None = None
+    """What is known of each image; None: nothing, or nothing is told."""
+    targets: Num[Tensor, "sample ..."] | None = None
+    """Classes (sample) as int64, labels (sample, class) or numbers (sample) as float32, or maps (sample, row, col) of
+    the input's size: int64 with −1 where there is no class, float32 with NaN where there is no number. None: not asked
+    for."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def to(self, device: torch.device | str) -> "TaskBatch":
+        """Copy the tensors to a device."""
+        return replace(
+            self,
+            images=tuple(image.to(device) for image in self.images),
+            metadata=None if self.metadata is None else self.metadata.to(device),
+            targets=None if self.targets is None else self.targets.to(device),
+        )
+
 
 PlanT = TypeVar("PlanT")
 MadeT = TypeVar("MadeT")

@@ -16,9 +16,9 @@ from anyband.encode.input_spec import checkpoint_sensors
 from anyband.evaluate.features import extract_features
 from anyband.evaluate.fusion import FusedEncoder
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import KnnOptions, knn_scores
+from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.metrics import LabelledFeatures, score_predictions
-from anyband.evaluate.probes import check_parts
+from anyband.evaluate.probes import check_splits
 from anyband.evaluate.recipe import Fusion, TransferRecipe
 from anyband.files import whole_file
 from anyband.labelled.images import open_image_level
@@ -82,7 +82,7 @@ class KnnWatch:
             LabelledFeatures(features=features[part], labels=data.targets[samples[part]], classes=data.classes)
             for part in (slice(0, num_train), slice(num_train, None))
         )
-        votes = knn_scores(train, val, KnnOptions(k=min(KnnOptions().k, num_train)), device=device)
+        votes = knn_scores(train, val, k=min(NUM_NEIGHBOURS, num_train), device=device)
         return score_predictions(val.labels, votes, seed=self._seed, num_resamples=1)[0].value
 
     def _parts(self, checkpoint: Checkpoint, rules: AssignmentRules) -> tuple[TaskData, TaskReader, FusedEncoder]:
@@ -107,7 +107,7 @@ class KnnWatch:
                 options={"contents": "sizes"},
             )
             data = open_image_level(spec, seed=self._seed, sensors=known)
-            check_parts(data, protocol="a kNN score", parts=("train", "val"))
+            check_splits(data, protocol="a kNN score", parts=("train", "val"))
             self._opened = data
         return self._opened
 

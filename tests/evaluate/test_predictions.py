@@ -1,4 +1,4 @@
-"""Evidence: what is refused, and that its scores are those of the predictions."""
+"""Predictions: what is refused, and that its scores are those of the predictions."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,13 @@ from sklearn.metrics import accuracy_score, average_precision_score, precision_r
 from anyband.errors import InputError
 from anyband.evaluate.metrics import DEFINITIONS, METRICS, METRICS_OF, interval_text, value_text
 from anyband.evaluate.predictions import (
-    class_evidence,
-    class_map_evidence,
+    class_map_predictions,
+    class_predictions,
     confusion,
-    labels_evidence,
+    labels_predictions,
     metric_functions,
-    number_evidence,
-    number_map_evidence,
+    number_map_predictions,
+    number_predictions,
     per_class,
     scores_of,
 )
@@ -30,8 +30,8 @@ _TRUTH, _PREDICTED = _DRAW.normal(size=30), _DRAW.normal(size=30)
 
 
 def test_scores_of_classes_are_those_of_the_predictions() -> None:
-    evidence = class_evidence(_LABELS, _SCORES, classes=_CLASSES, samples=_NAMES)
-    scores = {score.metric: score for score in scores_of(evidence, seed=0, num_resamples=50)}
+    predictions = class_predictions(_LABELS, _SCORES, classes=_CLASSES, samples=_NAMES)
+    scores = {score.metric: score for score in scores_of(predictions, seed=0, num_resamples=50)}
     assert tuple(scores) == METRICS_OF["class"]
     assert scores["accuracy"].value == pytest.approx(accuracy_score(_LABELS, _SCORES.argmax(axis=1)))
     assert scores["accuracy"].low < scores["accuracy"].value < scores["accuracy"].high
@@ -39,16 +39,16 @@ def test_scores_of_classes_are_those_of_the_predictions() -> None:
 
 
 def test_scores_of_labels_are_those_of_the_ranking() -> None:
-    evidence = labels_evidence(_HOLDS, _SCORES, classes=_CLASSES, samples=_NAMES)
-    scores = {score.metric: score.value for score in scores_of(evidence, seed=0, num_resamples=2)}
+    predictions = labels_predictions(_HOLDS, _SCORES, classes=_CLASSES, samples=_NAMES)
+    scores = {score.metric: score.value for score in scores_of(predictions, seed=0, num_resamples=2)}
     assert scores["map_macro"] == pytest.approx(average_precision_score(_HOLDS, _SCORES.astype(np.float32)))
 
 
 def test_scores_of_numbers_and_of_their_sums_are_the_same() -> None:
-    whole = number_evidence(_TRUTH, _PREDICTED, samples=_NAMES)
+    whole = number_predictions(_TRUTH, _PREDICTED, samples=_NAMES)
     error = _PREDICTED - _TRUTH
     sums = np.stack([np.ones(30), _TRUTH, _TRUTH**2, error**2, np.abs(error)], axis=1)
-    summed = number_map_evidence(sums, samples=_NAMES)
+    summed = number_map_predictions(sums, samples=_NAMES)
     for one, other in zip(
         scores_of(whole, seed=3, num_resamples=20), scores_of(summed, seed=3, num_resamples=20), strict=True
     ):
@@ -56,50 +56,50 @@ def test_scores_of_numbers_and_of_their_sums_are_the_same() -> None:
 
 
 def test_a_score_has_the_same_interval_on_a_rerun_and_another_with_another_seed() -> None:
-    evidence = class_map_evidence(_DRAW.integers(0, 40, (6, 3, 3)), classes=_CLASSES, samples=_NAMES[:6])
-    assert scores_of(evidence, seed=2, num_resamples=30) == scores_of(evidence, seed=2, num_resamples=30)
-    assert scores_of(evidence, seed=2, num_resamples=30) != scores_of(evidence, seed=3, num_resamples=30)
+    predictions = class_map_predictions(_DRAW.integers(0, 40, (6, 3, 3)), classes=_CLASSES, samples=_NAMES[:6])
+    assert scores_of(predictions, seed=2, num_resamples=30) == scores_of(predictions, seed=2, num_resamples=30)
+    assert scores_of(predictions, seed=2, num_resamples=30) != scores_of(predictions, seed=3, num_resamples=30)
 
 
 def test_a_metric_of_another_kind_is_refused() -> None:
-    evidence = number_evidence(_TRUTH, _PREDICTED, samples=_NAMES)
+    predictions = number_predictions(_TRUTH, _PREDICTED, samples=_NAMES)
     with pytest.raises(InputError, match=r"results of kind 'number' have no 'miou' \(rmse, mae, r2\)"):
-        metric_functions(evidence, only="miou")
+        metric_functions(predictions, only="miou")
 
 
 _WRONG: dict[str, Callable[[], object]] = {
-    "29 test samples have 30 labels; give one for each": lambda: class_evidence(
+    "29 test samples have 30 labels; give one for each": lambda: class_predictions(
         _LABELS, _SCORES, classes=_CLASSES, samples=_NAMES[:29]
     ),
-    "nothing to score: 0 test samples": lambda: number_evidence(np.zeros(0), np.zeros(0), samples=()),
-    "two test samples have the name 'image 0'": lambda: number_evidence(
+    "nothing to score: 0 test samples": lambda: number_predictions(np.zeros(0), np.zeros(0), samples=()),
+    "two test samples have the name 'image 0'": lambda: number_predictions(
         _TRUTH, _PREDICTED, samples=(*_NAMES[:29], "image 0")
     ),
-    "predictions tell 3 classes apart, 2 are named": lambda: class_evidence(
+    "predictions tell 3 classes apart, 2 are named": lambda: class_predictions(
         _LABELS, _SCORES, classes=_CLASSES[:2], samples=_NAMES
     ),
-    r"scores of sample 'image 4' are not finite \(1 of 30 samples\)": lambda: class_evidence(
+    r"scores of sample 'image 4' are not finite \(1 of 30 samples\)": lambda: class_predictions(
         _LABELS, _with_nan(_SCORES), classes=_CLASSES, samples=_NAMES
     ),
-    "predicted of sample 'image 4' are not finite": lambda: number_evidence(
+    "predicted of sample 'image 4' are not finite": lambda: number_predictions(
         _TRUTH, _with_nan(_PREDICTED), samples=_NAMES
     ),
-    "the label of sample 'image 0' is .*; 3 classes have the numbers 0 to 2": lambda: class_evidence(
+    "the label of sample 'image 0' is .*; 3 classes have the numbers 0 to 2": lambda: class_predictions(
         _LABELS + 3, _SCORES, classes=_CLASSES, samples=_NAMES
     ),
-    "30 test samples, none with a label": lambda: labels_evidence(
+    "30 test samples, none with a label": lambda: labels_predictions(
         np.zeros((30, 3), bool), _SCORES, classes=_CLASSES, samples=_NAMES
     ),
-    "30 test samples, none with a labelled pixel": lambda: class_map_evidence(
+    "30 test samples, none with a labelled pixel": lambda: class_map_predictions(
         np.zeros((30, 3, 3), int), classes=_CLASSES, samples=_NAMES
     ),
-    "counts of pixels are negative, the least is -1": lambda: class_map_evidence(
+    "counts of pixels are negative, the least is -1": lambda: class_map_predictions(
         np.full((30, 3, 3), -1), classes=_CLASSES, samples=_NAMES
     ),
-    "the sum of error² is negative in a sample, the least is -2": lambda: number_map_evidence(
+    "the sum of error² is negative in a sample, the least is -2": lambda: number_map_predictions(
         np.array([[1.0, 1.0, 1.0, -2.0, 1.0]]), samples=("image",)
     ),
-    "1 test samples, none with a labelled pixel": lambda: number_map_evidence(np.zeros((1, 5)), samples=("image",)),
+    "1 test samples, none with a labelled pixel": lambda: number_map_predictions(np.zeros((1, 5)), samples=("image",)),
 }
 
 
@@ -116,46 +116,46 @@ def test_predictions_that_can_not_be_scored_are_refused(said: str) -> None:
 
 
 def test_scores_of_each_class_are_those_of_scikit_learn() -> None:
-    rows = per_class(class_evidence(_LABELS, _SCORES, classes=_CLASSES, samples=_NAMES))
+    rows = per_class(class_predictions(_LABELS, _SCORES, classes=_CLASSES, samples=_NAMES))
     expected = precision_recall_fscore_support(_LABELS, _SCORES.astype(np.float32).argmax(axis=1))
     found = np.array([(row.precision, row.recall, row.f1, row.num_true) for row in rows]).T
     assert found == pytest.approx(np.array(expected))
 
 
 def test_average_precision_of_each_label_is_that_of_scikit_learn() -> None:
-    rows = per_class(labels_evidence(_HOLDS, _SCORES, classes=_CLASSES, samples=_NAMES))
+    rows = per_class(labels_predictions(_HOLDS, _SCORES, classes=_CLASSES, samples=_NAMES))
     expected = average_precision_score(_HOLDS, _SCORES.astype(np.float32), average=None)
     assert [row.average_precision for row in rows] == pytest.approx(expected)
 
 
 def test_a_class_that_never_occurs_has_no_score() -> None:
     counts = np.array([[[5, 1, 0], [2, 3, 0], [0, 0, 0]]])
-    rows = per_class(class_map_evidence(counts, classes=_CLASSES, samples=("image",)))
+    rows = per_class(class_map_predictions(counts, classes=_CLASSES, samples=("image",)))
     assert rows[0].iou == pytest.approx(5 / 8)
     assert np.isnan([rows[2].iou, rows[2].precision, rows[2].recall, rows[2].f1]).all()
     assert (rows[2].num_true, rows[2].num_predicted) == (0, 0)
 
 
 def test_numbers_have_no_classes() -> None:
-    assert per_class(number_evidence(_TRUTH, _PREDICTED, samples=_NAMES)) == ()
+    assert per_class(number_predictions(_TRUTH, _PREDICTED, samples=_NAMES)) == ()
 
 
 def test_true_classes_are_the_rows_of_a_confusion_matrix() -> None:
-    evidence = class_evidence(
+    predictions = class_predictions(
         np.array([0, 0, 2]), np.array([[0.9, 0.0, 0.1], [0.0, 0.8, 0.2], [0.0, 0.0, 1.0]]), classes=_CLASSES,
         samples=("a", "b", "c"),
     )  # fmt: skip
-    assert confusion(evidence).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert confusion(predictions).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
 def test_a_confusion_matrix_of_labels_is_refused() -> None:
-    with pytest.raises(InputError, match="is of kind 'class' or 'class_map', and this evidence is of kind 'labels'"):
-        confusion(labels_evidence(_HOLDS, _SCORES, classes=_CLASSES, samples=_NAMES))
+    with pytest.raises(InputError, match="is of kind 'class' or 'class_map', and these are of kind 'labels'"):
+        confusion(labels_predictions(_HOLDS, _SCORES, classes=_CLASSES, samples=_NAMES))
 
 
 def test_r2_keeps_its_digits_where_the_mean_is_large() -> None:
-    evidence = number_evidence(_TRUTH + 1e8, _PREDICTED + 1e8, samples=_NAMES)
-    scores = {score.metric: score.value for score in scores_of(evidence, seed=0, num_resamples=2)}
+    predictions = number_predictions(_TRUTH + 1e8, _PREDICTED + 1e8, samples=_NAMES)
+    scores = {score.metric: score.value for score in scores_of(predictions, seed=0, num_resamples=2)}
     assert scores["r2"] == pytest.approx(r2_score(_TRUTH, _PREDICTED), rel=1e-6)
 
 

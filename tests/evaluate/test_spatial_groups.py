@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from anyband.evaluate.comparison import difference
-from anyband.evaluate.map_kinds import ClassMaps, GroundCounts, with_grounds
+from anyband.evaluate.map_kinds import ClassMaps, MapCounts, with_spatial_groups
 from anyband.evaluate.metrics import interval, resample, units_of
-from anyband.evaluate.predictions import number_evidence, scores_of
+from anyband.evaluate.predictions import number_predictions, scores_of
 from anyband.labelled.samples import TaskData
 
 
@@ -16,8 +16,8 @@ def _quarters(_: int) -> np.ndarray:
     return np.kron(np.array([[0, 1], [2, 3]]), np.ones((24, 24), dtype=np.int64))
 
 
-def _counted(data: TaskData, *positions: int) -> GroundCounts:
-    counted = GroundCounts(data=data, kind=ClassMaps(classes=data.classes))
+def _counted(data: TaskData, *positions: int) -> MapCounts:
+    counted = MapCounts(data=data, kind=ClassMaps(classes=data.classes))
     for position in positions:
         truth = data.read(position).class_map
         assert truth is not None
@@ -26,9 +26,9 @@ def _counted(data: TaskData, *positions: int) -> GroundCounts:
 
 
 def test_each_block_of_a_sample_is_counted_by_itself(class_map_data: TaskData) -> None:
-    whole = _counted(class_map_data, 0).evidence()
+    whole = _counted(class_map_data, 0).predictions()
     data = replace(class_map_data, regions=_quarters, places=("here",) * len(class_map_data))
-    blocks = _counted(data, 0).evidence()
+    blocks = _counted(data, 0).predictions()
     assert len(blocks.samples) == 4
     assert blocks.samples[3] == "map 0 block 3"
     assert np.array_equal(blocks.arrays["confusion"].sum(axis=0), whole.arrays["confusion"][0])
@@ -36,20 +36,20 @@ def test_each_block_of_a_sample_is_counted_by_itself(class_map_data: TaskData) -
 
 def test_a_block_is_one_piece_of_ground_on_all_dates(class_map_data: TaskData) -> None:
     data = replace(class_map_data, regions=_quarters, places=("here",) * len(class_map_data))
-    evidence = _counted(data, 0, 1).evidence()
-    assert len(evidence.groups) == 8
-    assert set(evidence.groups) == {f"here block {block}" for block in range(4)}
+    predictions = _counted(data, 0, 1).predictions()
+    assert len(predictions.groups) == 8
+    assert set(predictions.groups) == {f"here block {block}" for block in range(4)}
 
 
 def test_samples_of_places_of_their_own_have_no_groups(class_map_data: TaskData) -> None:
-    assert _counted(class_map_data, 0, 1).evidence().groups == ()
+    assert _counted(class_map_data, 0, 1).predictions().groups == ()
 
 
 def test_the_places_of_images_are_their_groups(class_data: TaskData) -> None:
-    evidence = number_evidence(np.zeros(4), np.zeros(4), samples=tuple("abcd"))
-    assert with_grounds(evidence, class_data, [0, 1, 2, 3]).groups == ()
+    predictions = number_predictions(np.zeros(4), np.zeros(4), samples=tuple("abcd"))
+    assert with_spatial_groups(predictions, class_data, [0, 1, 2, 3]).groups == ()
     placed = replace(class_data, places=tuple(f"place {index // 2}" for index in range(len(class_data))))
-    assert with_grounds(evidence, placed, [0, 1, 2, 3]).groups == ("place 0", "place 0", "place 1", "place 1")
+    assert with_spatial_groups(predictions, placed, [0, 1, 2, 3]).groups == ("place 0", "place 0", "place 1", "place 1")
 
 
 def test_what_shares_ground_is_drawn_together() -> None:
@@ -62,8 +62,8 @@ def test_what_shares_ground_is_drawn_together() -> None:
 def test_copies_of_a_sample_do_not_narrow_its_interval() -> None:
     rng = np.random.default_rng(0)
     truth, predicted = rng.normal(size=12), rng.normal(size=12)
-    alone = number_evidence(truth, predicted, samples=tuple(f"place {index}" for index in range(12)))
-    dates = number_evidence(
+    alone = number_predictions(truth, predicted, samples=tuple(f"place {index}" for index in range(12)))
+    dates = number_predictions(
         np.tile(truth, 5), np.tile(predicted, 5), samples=tuple(f"date {index}" for index in range(60))
     )
     grouped = replace(dates, groups=alone.samples * 5)
@@ -75,8 +75,8 @@ def test_copies_of_a_sample_do_not_narrow_its_interval() -> None:
 
 
 def test_one_piece_of_ground_has_no_interval() -> None:
-    evidence = number_evidence(np.arange(4.0), np.zeros(4), samples=tuple("abcd"))
-    one = replace(evidence, groups=("here",) * 4)
+    predictions = number_predictions(np.arange(4.0), np.zeros(4), samples=tuple("abcd"))
+    one = replace(predictions, groups=("here",) * 4)
     score = scores_of(one, seed=0)[0]
     assert np.isfinite(score.value)
     assert np.isnan([score.low, score.high]).all()
