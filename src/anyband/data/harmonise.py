@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from anyband.arrays import Array, Bool, Float, Num
 from anyband.device_copies import to_device
 from anyband.errors import CatalogueError, InputError
-from anyband.sensors.sensor import BandStatistics, RadarBeam, Sensor
+from anyband.sensors.sensor import BandStatistics, Encoding, RadarBeam, Sensor, Transform, physical_values
 
 __all__ = [
     "Composite",
@@ -21,6 +21,7 @@ __all__ = [
     "Stretch",
     "can_hold",
     "composite",
+    "decode",
     "normalisation_for",
     "picture",
     "restore",
@@ -80,6 +81,18 @@ class Normalisation:
                 f"a normalisation needs one value of each kind for each of its {len(self.bands)} bands, "
                 f"found {', '.join(f'{length} of {name}' for name, length in lengths.items())}"
             )
+        for band, transform in zip(self.bands, self.transform, strict=True):
+            if transform not in get_args(Transform):
+                raise CatalogueError(
+                    f"transform '{transform}' of band '{band}' is not known; there are {', '.join(get_args(Transform))}"
+                )
+
+    @property
+    def encodings(self) -> tuple[Encoding, ...]:
+        """How digital numbers of each band become physical values."""
+        none = (0.0,) * len(self.bands)
+        rows = zip(self.scale, self.offset, self.transform, self.k1 or none, self.k2 or none, strict=True)
+        return tuple(Encoding(scale=a, offset=b, transform=c, k1=d, k2=e) for a, b, c, d, e in rows)  # type: ignore[arg-type]
 
     def at(self, index: Sequence[int]) -> "Normalisation":
         """Take the bands at some positions, in that order; one may be taken twice."""
@@ -216,34 +229,29 @@ def stretched(n: Normalisation, stretch: Stretch) -> Normalisation:
     )
 
 
+def decode(
+    dn: Num[Array, "*batch band row col"], sensor: Sensor, *, encoding: str | None = None
+) -> Float[Array, "*batch band row col"]:
+    """Decode digital numbers of a sensor's bands to physical units, as `to_physical`; no statistics are needed."""
+    unused = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
+    n = normalisation_for(sensor, encoding=encoding, statistics=dict.fromkeys(sensor.band_names, unused))
+    return np.asarray(to_physical(torch.from_numpy(np.ascontiguousarray(dn)), n).numpy())
+
+
 def to_physical(dn: Num[Tensor, "*batch band row col"], n: Normalisation) -> Float[Tensor, "*batch band row col"]:
-    """Decode stored numbers to physical units, float32. What has no logarithm becomes NaN.
+    """Decode digital numbers to physical units, float32. What has no logarithm becomes NaN.
 
     Property: the numbers of a band depend on that band alone.
     """
     _check_bands(dn, n)
-    linear = dn.to(torch.float32) * _per_band(n.scale, dn) + _per_band(n.offset, dn)
+    return _transformed(dn.to(torch.float32) * _per_band(n.scale, dn) + _per_band(n.offset, dn), n)
+
+
+def _transformed(linear: Tensor, n: Normalisation) -> Tensor:
     if set(n.transform) == {"identity"}:
         return linear
-    return torch.stack([_decoded(band, n, index) for index, band in enumerate(linear.unbind(-3))], dim=-3)
-
-
-def _decoded(linear: Tensor, n: Normalisation, index: int) -> Tensor:
-    transform = n.transform[index]
-    if transform == "identity":
-        return linear
-    # No echo and no radiance have no logarithm: those pixels are missing, not −∞.
-    positive = torch.where(linear > 0, linear, torch.nan)
-    if transform == "power_to_db":
-        return 10 * torch.log10(positive)
-    if transform == "amplitude_to_db":
-        return 20 * torch.log10(positive)
-    if transform == "brightness_temperature":
-        return n.k2[index] / torch.log1p(n.k1[index] / positive)
-    raise CatalogueError(
-        f"transform '{transform}' of band '{n.bands[index]}' is not known; there are identity, power_to_db, "
-        f"amplitude_to_db and brightness_temperature"
-    )
+    rows = zip(linear.unbind(-3), n.encodings, strict=True)
+    return torch.stack([physical_values(x, one.transform, k1=one.k1, k2=one.k2, xp=torch) for x, one in rows], dim=-3)
 
 
 def standardise(
@@ -284,8 +292,7 @@ class Standardiser:
         always_finite = self._is_linear and not dn.is_floating_point()
         x = dn.to(torch.float32, copy=True)
         x.mul_(self._scale).add_(self._offset)
-        if not self._is_linear:
-            x = torch.stack([_decoded(band, self._n, index) for index, band in enumerate(x.unbind(-3))], dim=-3)
+        x = _transformed(x, self._n)
         missing = None if always_finite else ~torch.isfinite(x)
         if valid is not None:
             missing = ~valid if missing is None else missing | ~valid
@@ -327,16 +334,8 @@ def to_stored(physical: Float[Array, "band row col"], n: Normalisation) -> Float
     """
     if len(physical) != len(n.bands):
         raise InputError(f"'{n.sensor}' has {len(n.bands)} bands here, found an array of shape {physical.shape}")
-    return np.stack([_encoded(band.astype(np.float64), n, index) for index, band in enumerate(physical)])
-
-
-def _encoded(physical: Array, n: Normalisation, index: int) -> Array:
-    transform, linear = n.transform[index], physical
-    if transform == "brightness_temperature":
-        linear = n.k1[index] / np.expm1(n.k2[index] / physical)
-    elif transform != "identity":
-        linear = 10.0 ** (physical / (10.0 if transform == "power_to_db" else 20.0))
-    return np.asarray((linear - n.offset[index]) / n.scale[index])
+    rows = zip(physical, n.encodings, strict=True)
+    return np.stack([encoding.encode(band.astype(np.float64)) for band, encoding in rows])
 
 
 def rounded_into(

@@ -1,19 +1,18 @@
 """Counts of values, and statistics of bands computed from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 
-from anyband.arrays import Array, Bool, Float, Int
+from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.data.chip_index import Split
-from anyband.data.harmonise import normalisation_for, to_physical
-from anyband.data.store import ArrayInfo, ChipStore
+from anyband.data.harmonise import decode
+from anyband.data.store import ChipStore
 from anyband.errors import InputError
 from anyband.progress import progress
-from anyband.sensors.sensor import BandStatistics
+from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = ["RELATIVE_RESOLUTION", "StatisticsAccumulator", "store_statistics"]
+__all__ = ["RELATIVE_RESOLUTION", "StatisticsAccumulator", "count_statistics", "store_statistics"]
 
 # chosen: 10 of a float's 23 bits; one megabyte a band, and 0.25 K at the temperatures of the Earth.
 _MANTISSA_BITS = 10
@@ -68,22 +67,6 @@ class StatisticsAccumulator:
                 self._counts[index] += np.bincount(_bin_of(values), minlength=self._counts.shape[1])
                 self._lowest[index] = min(self._lowest[index], values.min())
                 self._highest[index] = max(self._highest[index], values.max())
-
-    def merge(self, other: "StatisticsAccumulator") -> None:
-        """Add what another one counted; the order of merging does not matter.
-
-        Raises:
-            InputError: it counted other bands.
-        """
-        if other.bands != self.bands:
-            raise InputError(f"statistics of {other.bands} can't be added to those of {self.bands}")
-        self._counts += other._counts
-        self._lowest = np.minimum(self._lowest, other._lowest)
-        self._highest = np.maximum(self._highest, other._highest)
-
-    def num_values(self) -> dict[str, int]:
-        """Tell how many values each band has counted."""
-        return {band: int(self._counts[index].sum()) for index, band in enumerate(self.bands)}
 
     def result(self) -> dict[str, BandStatistics]:
         """Compute the statistics of each band: percentiles to within a bin, moments of scaled values.
@@ -154,10 +137,32 @@ _VALUES_PER_READ = 2**24
 Statistics = dict[str, dict[str, BandStatistics]]
 
 
+def count_statistics(
+    images: Iterable[tuple[Num[Array, "*batch band row col"], Bool[Array, "*batch band row col"] | None]],
+    sensor: Sensor,
+    *,
+    encoding: str | None = None,
+) -> dict[str, BandStatistics]:
+    """Count the statistics of images of one sensor in one pass and constant memory.
+
+    Args:
+        images: digital numbers of the sensor's bands, and which have data (None: all that are finite).
+        sensor: whose bands they are.
+        encoding: how the numbers are stored; None: the sensor's default.
+
+    Raises:
+        InputError: a band has no valid value, or only one.
+    """
+    counted = StatisticsAccumulator(sensor.band_names)
+    for dn, valid in images:
+        counted.add(decode(dn, sensor, encoding=encoding), valid)
+    return counted.result()
+
+
 def store_statistics(
     store: ChipStore, *, split: Split | None = "train", shown: bool = False
 ) -> tuple[Statistics, list[str]]:
-    """Compute the statistics of every band of a store, in physical units, over all its arrays.
+    """Count the statistics of every band of a store, in physical units, over all its arrays.
 
     Args:
         store: to read.
@@ -169,13 +174,26 @@ def store_statistics(
     """
     counters: dict[tuple[str, str], StatisticsAccumulator] = {}
     wanted = {name: _rows(store, name, split) for name in store.arrays}
-    total = sum(len(rows) for rows in wanted.values())
-    with progress("statistics", total, shown=shown) as advance:
+    with progress("statistics", sum(map(len, wanted.values())), shown=shown) as advance:
         for name, rows in wanted.items():
-            for batch in _batches(store.arrays[name], rows):
-                _count(store, name, batch, counters)
-                advance(len(batch))
-    return _results(counters)
+            info, sensor = store.arrays[name], store.array_sensor(name)
+            size = max(1, _VALUES_PER_READ // (len(info.bands) * info.height * info.width))
+            for first in range(0, len(rows), size):
+                dn, valid = store.read(name, rows[first : first + size])
+                physical = decode(dn, sensor)
+                for index, band in enumerate(info.bands):
+                    counter = counters.setdefault((info.sensor, band), StatisticsAccumulator([band]))
+                    one = slice(index, index + 1)
+                    counter.add(physical[:, one], None if valid is None else valid[:, one])
+                advance(len(dn))
+    found: Statistics = {}
+    problems: list[str] = []
+    for (sensor_name, _), counter in counters.items():
+        try:
+            found.setdefault(sensor_name, {}).update(counter.result())
+        except InputError as problem:
+            problems.append(f"{sensor_name}: {problem}")
+    return found, problems
 
 
 def _rows(store: ChipStore, array: str, split: Split | None) -> Int[Array, " chip"]:
@@ -183,37 +201,3 @@ def _rows(store: ChipStore, array: str, split: Split | None) -> Int[Array, " chi
     if split is not None:
         here &= store.index.column("split").to_numpy(zero_copy_only=False) == split
     return np.sort(store.array_rows[here])
-
-
-def _batches(info: ArrayInfo, rows: Array) -> Iterator[Array]:
-    size = max(1, _VALUES_PER_READ // (len(info.bands) * info.height * info.width))
-    yield from (rows[first : first + size] for first in range(0, len(rows), size))
-
-
-def _count(store: ChipStore, array: str, rows: Array, counters: dict[tuple[str, str], StatisticsAccumulator]) -> None:
-    chips, valid = store.read(array, rows)
-    physical = _decode(store, array, chips)
-    for position, band in enumerate(store.arrays[array].bands):
-        key = (store.arrays[array].sensor, band)
-        counter = counters.setdefault(key, StatisticsAccumulator([band]))
-        one = slice(position, position + 1)
-        counter.add(physical[:, one], None if valid is None else valid[:, one])
-
-
-def _decode(store: ChipStore, array: str, chips: Array) -> Array:
-    sensor = store.array_sensor(array)
-    # Decoding needs no statistics, and there are none yet; these are never used.
-    unused = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
-    decoding = normalisation_for(sensor, statistics=dict.fromkeys(sensor.band_names, unused))
-    return np.asarray(to_physical(torch.from_numpy(chips), decoding).numpy())
-
-
-def _results(counters: dict[tuple[str, str], StatisticsAccumulator]) -> tuple[Statistics, list[str]]:
-    found: Statistics = {}
-    problems: list[str] = []
-    for (sensor, band), counter in counters.items():
-        try:
-            found.setdefault(sensor, {})[band] = counter.result()[band]
-        except InputError as problem:
-            problems.append(f"{sensor}: {problem}")
-    return found, problems

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from anyband.arrays import Array, Float
-from anyband.data.harmonise import composite, normalisation_for, picture, to_physical
+from anyband.data.harmonise import composite, decode, picture
 from anyband.data.manifest import ImageEntry, read_manifest
 from anyband.data.prepare import PrepareOptions, PrepareReport, PrepareRun, prepare
 from anyband.data.store import ChipStore
@@ -442,8 +442,7 @@ def _features_one_place(
 
 def _colours(store: ChipStore, chip: dict[str, Any]) -> Float[Array, "3 row col"]:
     dn, valid = store.read(chip["array"], [chip["array_row"]])
-    normalisation = store.normalisation(chip["array"], source="store")
-    physical = to_physical(torch.from_numpy(dn), normalisation)[0].numpy()
+    physical = decode(dn, store.array_sensor(chip["array"]))[0]
     seen = None if valid is None else valid[0]
     drawn = picture(physical, store.array_sensor(chip["array"]), valid=seen)
     return np.moveaxis(drawn, -1, 0).astype(np.float32)
@@ -482,9 +481,9 @@ def map_scene(encoder: SensorEncoder, entry: ImageEntry, out: Path, *, shown: bo
     report = embed_scene(encoder, source, sensor, out, options)
     with open_raster(source, sensor) as reader:
         raster = reader.read()
-    physical = to_physical(torch.from_numpy(raster.dn), normalisation_for(sensor, statistics=statistics))
+    physical = decode(raster.dn, sensor)
     step = max(1, -(-max(raster.dn.shape[1:]) // _PICTURE_SIDE))
-    colours = picture(physical.numpy()[:, ::step, ::step], sensor, valid=raster.valid[:, ::step, ::step])
+    colours = picture(physical[:, ::step, ::step], sensor, valid=raster.valid[:, ::step, ::step])
     title = composite(sensor).title
     titles = [f"{sensor.name}, {title}", "its features: first three principal components"]
     parts = [np.moveaxis(colours, -1, 0).astype(np.float32), _read_picture(report.picture)]

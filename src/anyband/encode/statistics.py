@@ -6,44 +6,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from anyband.arrays import Array, Bool, Num
-from anyband.data.harmonise import normalisation_for, to_physical
 from anyband.data.manifest import ImageEntry, entry_sensor
-from anyband.data.statistics import StatisticsAccumulator
+from anyband.data.statistics import count_statistics
 from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
 from anyband.files import parse_yaml
 from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = ["SetStatistics", "count_statistics", "counted_statistics", "read_set_statistics", "read_statistics"]
+__all__ = ["SetStatistics", "counted_statistics", "read_set_statistics", "read_statistics"]
 
 _KEYS = {"p01", "p99", "mean", "std"}
-
-Pixels = tuple[Num[Array, "*batch band row col"], Bool[Array, "*batch band row col"] | None]
-"""Stored numbers, and which have data (None: all that are finite)."""
-
-
-def count_statistics(
-    images: Iterable[Pixels], sensor: Sensor, *, encoding: str | None = None
-) -> dict[str, BandStatistics]:
-    """Count the statistics of images in one pass and constant memory.
-
-    Args:
-        images: stored numbers with the sensor's bands.
-        sensor: whose bands they are.
-        encoding: how the numbers are stored; None: the sensor's default.
-
-    Raises:
-        InputError: a band has no valid value, or only one.
-    """
-    # Decoding needs no statistics, and there are none yet; these are never used.
-    unused = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
-    decoding = normalisation_for(sensor, encoding=encoding, statistics=dict.fromkeys(sensor.band_names, unused))
-    counted = StatisticsAccumulator(sensor.band_names)
-    for dn, valid in images:
-        counted.add(to_physical(torch.from_numpy(dn), decoding).numpy(), valid)
-    return counted.result()
 
 
 def read_statistics(source: Path, sensor: Sensor) -> dict[str, BandStatistics]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anyband.arrays import Array, Bool, Float, Int, Num
-from anyband.data.harmonise import normalisation_for, to_physical
+from anyband.data.harmonise import decode
 from anyband.data.statistics import StatisticsAccumulator
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import InputSpec, joined_batches
@@ -158,10 +158,8 @@ class SensorReadings:
             for position, sample in zip(train.tolist(), read_ahead(data.read, train.tolist()), strict=True):
                 labelled = labelled_pixels(sample) if data.places and data.places[position] in shared else None
                 for image in sample.images:
-                    decoding = normalisation_for(image.sensor, statistics=_uncounted(image.sensor))
-                    physical = to_physical(torch.from_numpy(image.dn)[None], decoding).numpy()[0]
                     valid = image.valid if labelled is None else image.valid & _as_large(labelled, image.dn.shape[1:])
-                    counters[image.sensor].add(physical, valid)
+                    counters[image.sensor].add(decode(image.dn, image.sensor), valid)
                 advance(1)
         unseen = next((one.name for one in counters if one not in self._training_sensors()), None)
         if unseen is not None:

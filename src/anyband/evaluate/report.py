@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
 from anyband import __version__
 from anyband.arrays import Array, Float, Int, Num, Shaped
-from anyband.data.harmonise import composite, normalisation_for, picture, to_physical
+from anyband.data.harmonise import composite, decode, picture
 from anyband.errors import InputError, OutputError
 from anyband.evaluate.comparison import difference, difference_text, metric_title
 from anyband.evaluate.context import Context
@@ -37,7 +36,6 @@ from anyband.models.weight_files import write_weights
 from anyband.report.figures import Curve, CurvePanel, confusion_png, curves_png, scatter_png
 from anyband.report.maps import MapRow, SheetPicture, class_colours, class_maps_png, number_maps_png, sheet_png
 from anyband.report.page import Page, Paragraph, Part, Picture, Section, Table, write_page
-from anyband.sensors.sensor import BandStatistics
 
 __all__ = [
     "RANKED_BY",
@@ -58,15 +56,11 @@ __all__ = [
 ]
 
 _LONGEST_PX = 384
-# Physical values are drawn, so that no statistics are needed.
-_ANY = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
 
 
 def sample_picture(image: SampleImage) -> Float[Array, "3 row col"]:
     """Draw an image in the bands that its sensor's composite chooses; NaN where a shown band has no data."""
-    decoding = normalisation_for(image.sensor, statistics=dict.fromkeys(image.sensor.band_names, _ANY))
-    numbers = np.ascontiguousarray(thinned(image.dn)).astype(np.float64)
-    physical = to_physical(torch.from_numpy(numbers), decoding).numpy()
+    physical = decode(thinned(image.dn), image.sensor)
     colours = picture(physical, image.sensor, valid=thinned(image.valid), missing_grey=float("nan"))
     return np.moveaxis(colours, -1, 0).astype(np.float32)
 

@@ -15,12 +15,12 @@ from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.cutting import onto_chip, view_window
 from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.data.places import corners_lonlat
+from anyband.data.statistics import count_statistics
 from anyband.encode.encoder import SensorEncoder, check_memory, feature_map, set_batch, set_maps
 from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import CheckedFacts, ImageMetadata, Precision, checked_facts, network_metadata
 from anyband.encode.statistics import (
     SetStatistics,
-    count_statistics,
     counted_statistics,
     read_set_statistics,
     read_statistics,

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from anyband.arrays import Array, Bool, Float, Num
-from anyband.data.harmonise import can_hold, composite, normalisation_for, picture, rounded_into, to_physical, to_stored
+from anyband.data.harmonise import can_hold, composite, decode, picture, rounded_into, to_stored
 from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.data.places import corners_lonlat
 from anyband.encode.complete import ImageView, PlaceView, SetCompleter
@@ -39,7 +38,7 @@ from anyband.rasters.records import RasterSource
 from anyband.rasters.writer import GeoTiffLayout, GeoTiffWriter, geotiff_writer
 from anyband.report.maps import pictures_png
 from anyband.scenes.context import OpenImage, OtherImage, nearest_in_time, placed_images, readable_images, survey_images
-from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
+from anyband.sensors.sensor import Encoding, Sensor
 
 __all__ = [
     "ReconstructOptions",
@@ -204,9 +203,6 @@ _PICTURE_EDGE = 384
 # chosen: pixels of a source that are read at once for it.
 _READ_EDGE = 2048
 
-# Physical values are drawn, so that no statistics are needed.
-_ANY = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
-
 _Shown = tuple[Float[Array, "band row col"], Bool[Array, "band row col"]]
 
 
@@ -252,13 +248,12 @@ def _lattice(reader: RasterReader, placement: Placement, grid: Grid, sensor: Sen
     step = -(-max(grid.height, grid.width) // _PICTURE_EDGE)
     shape = (len(sensor.bands), -(-grid.height // step), -(-grid.width // step))
     physical, valid = np.full(shape, np.nan, dtype=np.float32), np.zeros(shape, dtype=bool)
-    decoding = normalisation_for(sensor, statistics=dict.fromkeys(sensor.band_names, _ANY))
     for tile in _tiles(grid, placement, step):
         needed = source_window(placement, tile)
         if needed is None:
             continue
         raster = reader.read(needed)
-        values = to_physical(torch.from_numpy(_signed(raster.dn)), decoding).numpy()
+        values = decode(raster.dn, sensor)
         at = (slice(tile.row // step, None), slice(tile.col // step, None))
         for band in range(len(values)):
             shown, inside = resample_nearest(values[band], placement=placement, part=needed, window=tile)
@@ -283,11 +278,6 @@ def _same(grid: Grid) -> Placement:
     return Placement(
         rows=Axis(scale=1.0, offset=0.0, size=grid.height), cols=Axis(scale=1.0, offset=0.0, size=grid.width)
     )
-
-
-def _signed(dn: Array) -> Array:
-    """Torch computes with few unsigned types."""
-    return dn.astype(np.int64) if dn.dtype.kind == "u" else dn
 
 
 # chosen: the rows that are written at once are the GeoTIFF's own blocks, so that none is written twice.

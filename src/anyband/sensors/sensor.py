@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
+
 from anyband.errors import CatalogueError, nearest_name
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "names",
     "number",
     "octaves_between",
+    "physical_values",
     "table",
     "text",
 ]
@@ -278,31 +281,41 @@ class Encoding:
                 f"found '{self.transform}' with k1 {self.k1:g}, k2 {self.k2:g}"
             )
 
-    def decode(self, stored: float) -> float:
-        """Turn a stored number into its physical value; NaN where the transform has none (power ≤ 0).
+    def decode(self, dn: Any) -> Any:
+        """Turn digital numbers (a number or an array) into physical values; NaN where there are none (power ≤ 0)."""
+        return physical_values(dn * self.scale + self.offset, self.transform, k1=self.k1, k2=self.k2)
 
-        Source:
-            Brightness temperature: USGS, Landsat 8 Data Users Handbook, LSDS-1574, section 5.
-        """
-        value = stored * self.scale + self.offset
-        if self.transform == "identity":
-            return value
-        if value <= 0:
-            return math.nan
-        if self.transform == "brightness_temperature":
-            return self.k2 / math.log(self.k1 / value + 1)
-        return (10.0 if self.transform == "power_to_db" else 20.0) * math.log10(value)
-
-    def encode(self, physical: float) -> float:
-        """Turn a physical value into the number to store, not rounded: the inverse of `decode`.
+    def encode(self, physical: Any) -> Any:
+        """Turn physical values (a number or an array) into digital numbers, not rounded: the inverse of `decode`.
 
         The inverse of a brightness temperature T in kelvin is the radiance k1 / (exp(k2 / T) − 1).
         """
         if self.transform == "brightness_temperature":
-            physical = self.k1 / math.expm1(self.k2 / physical)
+            physical = self.k1 / np.expm1(self.k2 / physical)
         elif self.transform != "identity":
             physical = 10.0 ** (physical / (10.0 if self.transform == "power_to_db" else 20.0))
         return (physical - self.offset) / self.scale
+
+
+def physical_values(linear: Any, transform: str, *, k1: float = 0.0, k2: float = 0.0, xp: Any = np) -> Any:
+    """Apply the transform of an encoding to scaled numbers; NaN where it has no value: no echo is missing, not −∞.
+
+    Args:
+        linear: `dn · scale + offset`, of any shape.
+        transform: `Encoding.transform`.
+        k1: of a brightness temperature.
+        k2: of a brightness temperature.
+        xp: numpy or torch, of which `linear` is.
+
+    Source:
+        Brightness temperature: USGS, Landsat 8 Data Users Handbook, LSDS-1574, section 5.
+    """
+    if transform == "identity":
+        return linear
+    positive = xp.where(linear > 0, linear, xp.nan)
+    if transform == "brightness_temperature":
+        return k2 / xp.log1p(k1 / positive)
+    return (10 if transform == "power_to_db" else 20) * xp.log10(positive)
 
 
 @dataclass(frozen=True, kw_only=True)
