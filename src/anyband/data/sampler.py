@@ -242,7 +242,7 @@ UNKNOWN_TIME = int(np.iinfo(np.int64).max)
 
 # A polygon of one ring of five points: byte order, three counts, ten numbers. Source: OGC 06-103r4, section 8.2.
 _WKB_HEADER, _WKB_BYTES = [3, 1, 5], 93
-_NOT_A_TIME = int(np.datetime64("NaT").astype(np.int64))
+_NOT_A_TIME = int(np.datetime64("NaT", "us").astype(np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
