@@ -1,8 +1,12 @@
-"""Filters of warnings are global: a library in another thread may put its own back while a file is opened."""
+"""Filters of warnings are global: other threads may change them while a file is opened."""
 
+import itertools
+import threading
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,20 +15,57 @@ from PIL import Image
 
 from anyband.rasters.formats import open_quietly
 
+_NUM_FILES, _NUM_THREADS = 200, 8
 
-def test_an_image_is_opened_though_another_thread_puts_filters_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    opened, calls = rasterio.open, []
 
-    def disturbed(*words: Any, **named: Any) -> Any:
-        calls.append(words)
-        if len(calls) == 1:
-            warnings.simplefilter("error")
-        return opened(*words, **named)
+@contextmanager
+def _filters_that_change() -> Iterator[None]:
+    """Let another thread put filters in and out all the time, as libraries do."""
+    stop = threading.Event()
 
-    monkeypatch.setattr(rasterio, "open", disturbed)
-    with open_quietly(tmp_path / "a.png") as dataset:
-        assert dataset.count == 3
-    assert len(calls) == 2
+    def change() -> None:
+        for action in itertools.cycle(("error", "ignore", "error")):
+            if stop.is_set():
+                return
+            with warnings.catch_warnings():
+                warnings.simplefilter(action)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_that_lie_nowhere_are_opened_by_many_threads(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(path)
+
+    def num_bands(_: int) -> int:
+        with open_quietly(path) as dataset:
+            assert dataset.transform == rasterio.Affine.identity()
+            return int(dataset.count)
+
+    with _filters_that_change(), ThreadPoolExecutor(_NUM_THREADS) as pool:
+        assert set(pool.map(num_bands, range(_NUM_FILES))) == {3}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_file_that_lies_nowhere_is_written(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "height": 2, "width": 2, "count": 1, "dtype": "uint8"}
+    with open_quietly(tmp_path / "a.tif", profile=profile) as dataset:
+        dataset.write(np.ones((1, 2, 2), dtype=np.uint8))
+    with open_quietly(tmp_path / "a.tif") as dataset:
+        assert dataset.read().sum() == 4
+
+
+def test_filters_of_the_user_stay(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    open_quietly(tmp_path / "a.png").close()
+    assert warnings.filters == before
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        rasterio.open(tmp_path / "a.png").close()

@@ -5,18 +5,18 @@ import math
 import os
 import re
 import struct
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window as RasterioWindow
 
 from anyband.arrays import Array, Bool, Shaped
@@ -238,8 +238,32 @@ _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
 # off (seen with GDAL 3.10); row by row it is an error. It must be said when a file is opened and when it is read.
 _READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
 
-# `warnings.catch_warnings` changes a global list, so only one thread may be inside it.
-_warnings_lock = threading.Lock()
+# An image without georeference is no mistake: its CRS is None, and what needs one says so. The filter is of this
+# module's own calls; nothing of a user's filters changes.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=rf"{re.escape(__name__)}$")
+
+# What rasterio gives for a file without a transform: the identity, in GDAL's order.
+_NO_TRANSFORM = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+
+
+class _QuietReader(DatasetReader):  # type: ignore[misc]
+    """A file opened without a warning that it lies nowhere, whatever other threads do to the filters of warnings."""
+
+    def read_transform(self) -> list[float]:
+        try:
+            return cast(list[float], super().read_transform())
+        except NotGeoreferencedWarning:
+            return _NO_TRANSFORM
+
+
+class _QuietWriter(DatasetWriter):  # type: ignore[misc]
+    """The same, to be written."""
+
+    def read_transform(self) -> list[float]:
+        try:
+            return cast(list[float], super().read_transform())
+        except NotGeoreferencedWarning:
+            return _NO_TRANSFORM
 
 
 class GdalSheet:
@@ -306,22 +330,10 @@ class GdalSheet:
         self._dataset.close()
 
 
-def open_quietly(path: Path, mode: str = "r", *, profile: Mapping[str, Any] | None = None) -> Any:
-    """Open a file with rasterio, without its warning that an image lies nowhere.
-
-    An image without georeference is no mistake: its CRS is None, and what needs one says so.
-    """
-    try:
-        return _opened_quietly(path, mode, profile or {})
-    except NotGeoreferencedWarning:
-        # Where warnings are errors: the lock is ours alone, and a library in another thread put its filters back.
-        return _opened_quietly(path, mode, profile or {})
-
-
-def _opened_quietly(path: Path, mode: str, profile: Mapping[str, Any]) -> Any:
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **profile)
+def open_quietly(path: Path, *, profile: Mapping[str, Any] | None = None) -> Any:
+    """Open a file with rasterio, without its warning that an image lies nowhere; with a profile it is written anew."""
+    with rasterio.Env():
+        return _QuietReader(str(path)) if profile is None else _QuietWriter(str(path), "w", **profile)
 
 
 def _open(path: Path) -> Any:

@@ -125,7 +125,7 @@ def write_geotiff(
 
 @contextlib.contextmanager
 def _opened(path: Path, layout: GeoTiffLayout) -> Iterator[Any]:
-    dataset = open_quietly(path, "w", profile=_profile(layout))
+    dataset = open_quietly(path, profile=_profile(layout))
     try:
         dataset.update_tags(**dict(layout.tags))
         for number, description in enumerate(layout.descriptions, start=1):
