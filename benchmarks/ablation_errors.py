@@ -127,7 +127,6 @@ def _two_sensors(
 ) -> SetBatch:
     """Make sets of an anchor and, behind it, the image of another sensor."""
     ordered = np.stack([chips[index] for index in order], axis=1)
-    rows = np.arange(ordered.size).reshape(2, -1).T
-    batch = set_batch([images[index] for index in order], rows, metadata_of(store, ordered, img_size=img_size))
+    batch = set_batch([images[index] for index in order], metadata_of(store, ordered, img_size=img_size))
     same_source = torch.tensor([True, False]).expand(len(ordered), 2)
     return replace(batch, same_source=same_source, partnered=True)

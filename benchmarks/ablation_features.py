@@ -9,7 +9,7 @@ import numpy as np
 from anyband.arrays import Array, Float, Int
 from anyband.data.sampler import image_facts
 from anyband.data.store import ChipStore
-from anyband.encode.encoder import Pool, SensorEncoder, pooled, pooled_sets, set_batch
+from anyband.encode.encoder import Pool, SensorEncoder, pooled, set_batch
 from anyband.encode.metadata import set_metadata
 from anyband.encode.store import chip_batch
 from anyband.evaluate.baselines import band_means
@@ -131,11 +131,10 @@ def joint_features(
             cell_images(encoder, store, cells.arrays[sensor], rows)
             for sensor, rows in zip(sensors, chips.T, strict=True)
         ]
-        order = np.arange(chips.size).reshape(len(sensors), -1).T
         metadata = metadata_of(store, chips, img_size=encoder.config.img_size) if known else None
-        output = encoder.encode_sets(set_batch(groups, order, metadata), precision="bf16")
+        output = encoder.encode_sets(set_batch(groups, metadata), precision="bf16")
         for pool in POOLS:
-            made[pool].append(pooled_sets(output, pool).cpu().numpy())
+            made[pool].append(pooled(output, pool).cpu().numpy())
     return {pool: unit_length(np.concatenate(parts)) for pool, parts in made.items()}
 
 

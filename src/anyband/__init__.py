@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from anyband.data.store import ChipStore
     from anyband.encode.encoder import SensorEncoder, load_encoder
-    from anyband.encode.metadata import EncodeOptions, Features, ImageMetadata, SetFeatures, SetImage
+    from anyband.encode.metadata import EncodeOptions, Features, ImageMetadata, SetImage
     from anyband.pretrain.loop import pretrain
     from anyband.pretrain.recipe import PretrainRecipe, load_recipe
     from anyband.sensors.assignment import AssignmentRules, assign, load_ranges
@@ -24,7 +24,6 @@ __all__ = [
     "ImageMetadata",
     "PretrainRecipe",
     "SensorEncoder",
-    "SetFeatures",
     "SetImage",
     "__version__",
     "assign",
@@ -45,7 +44,6 @@ _HOMES = {
     "ImageMetadata": "encode.metadata",
     "PretrainRecipe": "pretrain.recipe",
     "SensorEncoder": "encode.encoder",
-    "SetFeatures": "encode.metadata",
     "SetImage": "encode.metadata",
     "assign": "sensors.assignment",
     "get_sensor": "sensors.catalogue",

@@ -1,4 +1,4 @@
-"""bf16: a copy with rounded weights gives what mixed precision gives and follows the weights; imitation is said."""
+"""bf16: a copy with rounded weights gives what mixed precision gives and follows the weights; emulation is said."""
 
 import pytest
 import torch
@@ -58,12 +58,12 @@ def test_the_copy_is_made_once_and_is_no_part_of_the_encoder(encoder: SensorEnco
     assert set(encoder.state_dict()) == names
 
 
-def test_a_precision_that_is_imitated_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_is_emulated_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cpu")
     monkeypatch.setattr(precision, "has_bf16", lambda _device: False)
     note = precision_note(device, "bf16-mixed")
     assert note is not None
-    assert "'cpu' has no arithmetic in bf16 and imitates it" in note
+    assert "'cpu' has no arithmetic in bf16 and emulates it" in note
     assert "optim.precision=32-true" in note
     assert precision_note(device, "32-true") is None
     monkeypatch.setattr(precision, "has_bf16", lambda _device: True)

@@ -15,7 +15,7 @@ from anyband.encode.encoder import (
     SensorEncoder,
     SetImage,
     load_encoder,
-    pooled_sets,
+    pooled,
     sequence_bytes,
 )
 from anyband.errors import GeometryError, InputError
@@ -214,8 +214,8 @@ def test_an_image_without_a_patch_of_data_does_not_enter_the_mean_of_a_set() -> 
     tokens = torch.randn(1, 2, 4, 8)
     hidden = torch.tensor([[[False, False, True, False], [True] * 4]])
     output = SetOutput(cls=torch.zeros(1, 8), tokens=tokens, hidden=hidden, grid=(2, 2))
-    assert torch.allclose(pooled_sets(output, "mean"), tokens[:, 0, [0, 1, 3]].mean(dim=1))
-    assert torch.equal(pooled_sets(output, "cls"), output.cls)
+    assert torch.allclose(pooled(output, "mean"), tokens[:, 0, [0, 1, 3]].mean(dim=1))
+    assert torch.equal(pooled(output, "cls"), output.cls)
 
 
 def test_footprints_across_longitude_180_overlap(informed: SensorEncoder) -> None:

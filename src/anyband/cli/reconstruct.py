@@ -144,9 +144,9 @@ def _clear_values(text: str) -> tuple[float, ...]:
 
 
 def _time(date: str | None) -> dt.datetime | None:
-    from anyband.encode.metadata import ImageMetadata, checked_facts
+    from anyband.encode.metadata import ImageMetadata, checked_metadata
 
     if date is None:
         return None
-    time: dt.datetime = checked_facts(ImageMetadata(datetime=date), name="--date").time.astype(dt.datetime)
+    time: dt.datetime = checked_metadata(ImageMetadata(datetime=date), name="--date").time.astype(dt.datetime)
     return time.replace(tzinfo=dt.UTC)

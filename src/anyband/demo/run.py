@@ -17,8 +17,8 @@ from anyband.data.harmonise import composite, decode, picture
 from anyband.data.manifest import ImageEntry, read_manifest
 from anyband.data.prepare import PrepareOptions, PrepareReport, PrepareRun, prepare
 from anyband.data.store import ChipStore
-from anyband.encode.encoder import Pool, SensorEncoder, feature_map, has_bf16, load_encoder, pooled, quicker_precision
-from anyband.encode.store import ChipOptions, StoreCells, chip_batch, common_cells, made_features
+from anyband.encode.encoder import Pool, SensorEncoder, feature_maps, has_bf16, load_encoder, pooled, quicker_precision
+from anyband.encode.store import chip_batch, common_footprints, store_features
 from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError, StoreError
 from anyband.evaluate.baselines import band_means
 from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
@@ -202,6 +202,9 @@ def _labels(path: Path) -> dict[str, str]:
         return {row["place"]: row["label"] for row in csv.DictReader(file)}
 
 
+Footprints = Sequence[tuple[str, str]]
+"""(place, split) of each footprint."""
+
 KINDS = ("pre-trained", "untrained", "band means")
 """What is compared: the encoder, the same one with its first weights, and mean and deviation of each band."""
 
@@ -250,14 +253,14 @@ def score_places(
         One entry for each choice; none where no class has both training and test places.
     """
     arrays = {sensor: _array_of(store, sensor) for choice in choices for sensor in choice}
-    cells = common_cells(store, tuple(arrays.values()))
+    footprints, rows = common_footprints(store, tuple(arrays.values()))
     # Classes too rare to have training and test places would score 0 whatever the features are.
-    wanted = _classes_in_both(cells, labels)
+    wanted = _classes_in_both(footprints, labels)
     if not wanted:
         return []
-    num_train, num_test = (_count(cells, labels, wanted, split) for split in ("train", "test"))
+    num_train, num_test = (_count(footprints, labels, wanted, split) for split in ("train", "test"))
     k = min(NUM_NEIGHBOURS, num_train)
-    features = {sensor: _features(encoder, store, array, cells, seed=seed) for sensor, array in arrays.items()}
+    features = {sensor: _features(encoder, store, array, rows[array], seed=seed) for sensor, array in arrays.items()}
     trained_on = set(encoder.checkpoint.sensors)
     return [
         PlaceScores(
@@ -265,7 +268,7 @@ def score_places(
             unseen=not trained_on.issuperset(choice),
             scores={
                 kind: _accuracy(
-                    _parts([features[sensor][kind] for sensor in choice], cells, labels, wanted), k=k, seed=seed
+                    _parts([features[sensor][kind] for sensor in choice], footprints, labels, wanted), k=k, seed=seed
                 )
                 for kind in KINDS
             },
@@ -290,11 +293,8 @@ def _array_of(store: ChipStore, sensor: str) -> str:
     return found[0]
 
 
-def _classes_in_both(cells: StoreCells, labels: Mapping[str, str]) -> tuple[str, ...]:
-    seen = {
-        split: {labels[place] for place, part in zip(cells.places, cells.splits, strict=True) if part == split}
-        for split in ("train", "test")
-    }
+def _classes_in_both(footprints: Footprints, labels: Mapping[str, str]) -> tuple[str, ...]:
+    seen = {split: {labels[place] for place, part in footprints if part == split} for split in ("train", "test")}
     return tuple(sorted(seen["train"] & seen["test"]))
 
 
@@ -303,7 +303,7 @@ def _statistics(store: ChipStore, array: str) -> Mapping[str, BandStatistics]:
 
 
 def _features(
-    encoder: SensorEncoder, store: ChipStore, array: str, cells: StoreCells, *, seed: int
+    encoder: SensorEncoder, store: ChipStore, array: str, rows: Array, *, seed: int
 ) -> dict[str, Float[Array, "sample width"]]:
     untrained, precision = encoder.untrained(seed=seed), quicker_precision(torch.device("cpu"))
     makers = {
@@ -311,9 +311,7 @@ def _features(
         "untrained": lambda batch: pooled(untrained.encode_batch(batch, precision=precision), POOL),
         "band means": band_means,
     }
-    options = ChipOptions(statistics=_statistics(store, array))
-    with torch.no_grad():
-        made = made_features(makers, encoder, store, array, cells.rows[array], options)
+    made = store_features(makers, encoder, store, array, rows, statistics=_statistics(store, array))
     return {kind: _unit_length(made[kind]) for kind in KINDS}
 
 
@@ -323,34 +321,33 @@ def _unit_length(features: Float[Array, "sample width"]) -> Float[Array, "sample
     return scaled
 
 
-def _chosen(cells: StoreCells, labels: Mapping[str, str], wanted: Sequence[str], split: str) -> Array:
-    rows = zip(cells.places, cells.splits, strict=True)
-    return np.array([part == split and labels[place] in wanted for place, part in rows], dtype=bool)
+def _chosen(footprints: Footprints, labels: Mapping[str, str], wanted: Sequence[str], split: str) -> Array:
+    return np.array([part == split and labels[place] in wanted for place, part in footprints], dtype=bool)
 
 
-def _count(cells: StoreCells, labels: Mapping[str, str], wanted: Sequence[str], split: str) -> int:
-    return int(_chosen(cells, labels, wanted, split).sum())
+def _count(footprints: Footprints, labels: Mapping[str, str], wanted: Sequence[str], split: str) -> int:
+    return int(_chosen(footprints, labels, wanted, split).sum())
 
 
 def _parts(
     features: Sequence[Float[Array, "sample _"]],
-    cells: StoreCells,
+    footprints: Footprints,
     labels: Mapping[str, str],
     wanted: tuple[str, ...],
 ) -> dict[str, LabelledFeatures]:
     joined = np.concatenate(features, axis=1)
     parts = {}
     for split in ("train", "test"):
-        chosen = _chosen(cells, labels, wanted, split)
-        names = [labels[place] for place, keep in zip(cells.places, chosen, strict=True) if keep]
+        chosen = _chosen(footprints, labels, wanted, split)
+        names = [labels[place] for (place, _), keep in zip(footprints, chosen, strict=True) if keep]
         numbers = np.array([wanted.index(name) for name in names], dtype=np.int64)
         parts[split] = LabelledFeatures(features=joined[chosen], labels=numbers, classes=wanted)
     return parts
 
 
 def _notes(encoder: SensorEncoder, store: ChipStore, array: str) -> tuple[str, ...]:
-    reading = encoder.input_spec(store.array_sensor(array), statistics=_statistics(store, array))
-    return tuple(reading.assignment.report().splitlines())
+    spec = encoder.input_spec(store.array_sensor(array), statistics=_statistics(store, array))
+    return tuple(spec.assignment.report().splitlines())
 
 
 # chosen: as many pictures as fit the page's width, and dates as show the seasons.
@@ -432,11 +429,11 @@ def _features_one_place(
     encoder: SensorEncoder, store: ChipStore, chip: dict[str, Any]
 ) -> Float[Array, "width row col"]:
     sensor = store.array_sensor(chip["array"])
-    reading = encoder.input_spec(sensor, statistics=store.statistics[sensor.name])
+    spec = encoder.input_spec(sensor, statistics=store.statistics[sensor.name])
     size = _PATCHES * encoder.config.patch_size
-    batch = chip_batch(store, chip["array"], np.array([chip["array_row"]]), reading, img_size=size)
+    batch = chip_batch(store, chip["array"], np.array([chip["array_row"]]), spec, img_size=size)
     output = encoder.encode_batch(batch, precision=quicker_precision(torch.device("cpu")))
-    features: Float[Array, "width row col"] = feature_map(output)[0].numpy()
+    features: Float[Array, "width row col"] = feature_maps(output)[0].numpy()
     return features
 
 

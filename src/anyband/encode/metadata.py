@@ -17,17 +17,16 @@ from anyband.sensors.sensor import BandStatistics, Sensor
 
 __all__ = [
     "FACTS",
-    "CheckedFacts",
+    "CheckedMetadata",
     "Corners",
     "EncodeOptions",
     "Features",
     "ImageMetadata",
     "Pool",
     "Precision",
-    "SetFeatures",
     "SetImage",
     "check_one_footprint",
-    "checked_facts",
+    "checked_metadata",
     "hide_facts",
     "network_metadata",
     "set_metadata",
@@ -75,22 +74,31 @@ class EncodeOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
-    """Features of one image, or of a batch with the batch first; both after the final norm, float32."""
+    """Features of one image, of a batch with the batch first, or of a set of images; after the final norm, float32."""
 
     cls: Float[Tensor, "*batch width"]
-    """One vector an image: the CLS token. Of an image inside a set, whose sequence has one CLS for all: the mean of
-    the image's own patches with data; NaN where none has."""
+    """One vector an image, or a set: the CLS token of its sequence. Of an image inside a set, whose sequence has one
+    CLS for all: the mean of the image's own patches with data; NaN where none has."""
     map: Float[Tensor, "*batch width row col"]
-    """One vector a patch; NaN for patches with under half of their pixels valid."""
+    """One vector a patch, of a set the mean over the images that show it; NaN for patches with under half of their
+    pixels valid."""
     support: dict[str, float] = field(default_factory=dict)
-    """How well the trained ranges back each band, 0 to 1; 1 for bands that are exactly known."""
+    """How well the trained ranges back each band of an image, 0 to 1; 1 for bands that are exactly known."""
     notes: tuple[str, ...] = ()
-    """Encoding and statistics that were used, and each band that was interpolated or dropped."""
+    """Encoding and statistics that were used, and each band that was interpolated or dropped; of a set, what concerns
+    it as a whole."""
+    images: tuple["Features", ...] = ()
+    """Of each image of a set, in the order given; every patch has seen the other images too."""
+
+    @property
+    def place(self) -> Float[Tensor, "*batch width"]:
+        """CLS of the sequence of all images of a set."""
+        return self.cls
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SetImage:
-    """One image of a set: stored numbers, what they are, and what is known of the image."""
+    """One image of a set: digital numbers, what they are, and what is known of the image."""
 
     array: Num[Array, "..."] | Num[Tensor, "..."]
     """(band, row, col), as the file stores it. Images of a set show the same ground, in pixels of any size."""
@@ -115,18 +123,6 @@ class SetImage:
     def metadata(self) -> ImageMetadata:
         """What is known of the image."""
         return ImageMetadata(corners_deg=self.corners_deg, gsd_m=self.gsd_m, datetime=self.datetime)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SetFeatures:
-    """Features of a place and of each of its images, all from one joint sequence; after the final norm, float32."""
-
-    place: Float[Tensor, "width"]
-    """CLS of the sequence of all images."""
-    images: tuple[Features, ...]
-    """Of each image, in the order given; every patch has seen the other images too."""
-    notes: tuple[str, ...] = ()
-    """What concerns the set as a whole."""
 
 
 FACTS = ("place", "resolution", "date")
@@ -211,7 +207,7 @@ _LEAST_SHARED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CheckedFacts:
+class CheckedMetadata:
     """What is known of one image; NaN and NaT where something is not."""
 
     corners_deg: Float[Array, "4 2"]
@@ -222,7 +218,7 @@ class CheckedFacts:
     """UTC, in microseconds."""
 
 
-def checked_facts(metadata: ImageMetadata | None, *, name: str) -> CheckedFacts:
+def checked_metadata(metadata: ImageMetadata | None, *, name: str) -> CheckedMetadata:
     """Check what a user says of an image.
 
     Args:
@@ -235,7 +231,7 @@ def checked_facts(metadata: ImageMetadata | None, *, name: str) -> CheckedFacts:
     """
     metadata = metadata or ImageMetadata()
     try:
-        return CheckedFacts(
+        return CheckedMetadata(
             corners_deg=_corners(metadata.corners_deg),
             gsd_m=_gsd_m(metadata.gsd_m),
             time=_time(metadata.datetime),
@@ -244,42 +240,44 @@ def checked_facts(metadata: ImageMetadata | None, *, name: str) -> CheckedFacts:
         raise InputError(f"{name}: {problem}") from problem
 
 
-def network_metadata(facts: Sequence[Sequence[CheckedFacts]], input_gsd_m: Float[Array, "set slot"]) -> SetMetadata:
-    """Bring the facts of sets of images to what networks take.
+def network_metadata(
+    metadata: Sequence[Sequence[CheckedMetadata]], input_gsd_m: Float[Array, "set slot"]
+) -> SetMetadata:
+    """Bring what is known of sets of images to what networks take.
 
     Args:
-        facts: of each image of each set, equally many in each.
+        metadata: of each image of each set, equally many in each.
         input_gsd_m: of the network's input pixels, metres; NaN where unknown.
     """
     return set_metadata(
-        np.array([[one.corners_deg for one in images] for images in facts]),
-        np.array([[one.gsd_m for one in images] for images in facts]),
-        np.array([[one.time for one in images] for images in facts]),
+        np.array([[one.corners_deg for one in images] for images in metadata]),
+        np.array([[one.gsd_m for one in images] for images in metadata]),
+        np.array([[one.time for one in images] for images in metadata]),
         input_gsd_m,
     )
 
 
-def check_one_footprint(facts: Sequence[CheckedFacts], names: Sequence[str]) -> None:
+def check_one_footprint(metadata: Sequence[CheckedMetadata], names: Sequence[str]) -> None:
     """See that images whose corners are known show one piece of ground: each at least half of each other's.
 
     Args:
-        facts: of the images.
+        metadata: of the images.
         names: of the images, for messages.
 
     Raises:
         GeometryError: two of them do not.
     """
-    placed = [(one, name) for one, name in zip(facts, names, strict=True) if not np.isnan(one.corners_deg).any()]
+    placed = [(one, name) for one, name in zip(metadata, names, strict=True) if not np.isnan(one.corners_deg).any()]
     if len(placed) < 2:
         return
     first, first_name = placed[0]
     for other, name in placed[1:]:
-        shared = _shared_part(first.corners_deg, other.corners_deg)
+        shared = _shared_area(first.corners_deg, other.corners_deg)
         if shared < _LEAST_SHARED:
             raise GeometryError(
                 f"images of a set must show the same ground, but {first_name} and {name} share {shared:.0%} of the "
-                f"larger one: {first_name} lies at {_said(first.corners_deg)}, {name} at {_said(other.corners_deg)}; "
-                "cut both to what they share, or encode them apart"
+                f"larger one: {first_name} lies at {_extent(first.corners_deg)}, {name} at "
+                f"{_extent(other.corners_deg)}; cut both to what they share, or encode them apart"
             )
 
 
@@ -300,8 +298,8 @@ def _corners(corners: Any) -> Float[Array, "4 2"]:
             )
     if not _polygon(found, about_deg=found[0, 0]).is_valid:
         raise InputError(
-            f"corners_deg ({_said(found)}) enclose no ground, or their edges cross; give them in the order upper left, "
-            "upper right, lower right, lower left"
+            f"corners_deg ({_extent(found)}) enclose no ground, or their edges cross; give them in the order upper "
+            "left, upper right, lower right, lower left"
         )
     return found
 
@@ -341,7 +339,7 @@ def _parsed(time: Any) -> dt.datetime:
         raise InputError(f"datetime '{time}' is before year 1 or after year 9999 in UTC") from problem
 
 
-def _shared_part(a: Array, b: Array) -> float:
+def _shared_area(a: Array, b: Array) -> float:
     """Compute the area that two footprints share, over the larger one's."""
     # Degrees of one latitude compare with each other; footprints are small.
     first, second = (_polygon(one, about_deg=float(a[0, 0])) for one in (a, b))
@@ -357,6 +355,6 @@ def _polygon(corners: Array, *, about_deg: float) -> Any:
     return shapely.Polygon(np.stack([longitude, corners[:, 1]], axis=1))
 
 
-def _said(corners: Array) -> str:
+def _extent(corners: Array) -> str:
     (west, south), (east, north) = corners.min(axis=0), corners.max(axis=0)
     return f"longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}"

@@ -7,7 +7,6 @@ those of A²-MAE (arXiv 2406.08079).
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -170,10 +169,7 @@ def slot_sets(images: Sequence[ImageBatch], metadata: SetMetadata | None) -> Set
         images: of each slot, the samples in one order.
         metadata: of each image of each sample; None: nothing is known.
     """
-    num_samples = len(images[0].pixels)
-    rows = np.arange(num_samples * len(images)).reshape(len(images), num_samples).T
-    sets = set_batch(images, np.ascontiguousarray(rows), metadata)
-    return sets.to(images[0].pixels.device)
+    return set_batch(images, metadata).to(images[0].pixels.device)
 
 
 def mixed_tokens(sets: TokenSets, from_a: Bool[Tensor, "set token"]) -> TokenSets:

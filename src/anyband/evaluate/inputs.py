@@ -17,7 +17,7 @@ from anyband.data.harmonise import decode
 from anyband.data.statistics import StatisticsAccumulator
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import InputSpec, joined_batches
-from anyband.encode.metadata import CheckedFacts
+from anyband.encode.metadata import CheckedMetadata
 from anyband.encode.statistics import read_statistics
 from anyband.errors import CatalogueError, InputError
 from anyband.evaluate.recipe import TransferRecipe
@@ -489,7 +489,7 @@ class TaskReader:
             targets=self._targets(members, rules, placed) if targets else None,
         )
 
-    def _facts(self, members: Sequence[Member]) -> list[list[CheckedFacts]]:
+    def _facts(self, members: Sequence[Member]) -> list[list[CheckedMetadata]]:
         """Take what is known of images where the network is told, or their footprints are not compared yet."""
         positions = {member.position for member in members}
         alone = len(members[0].sample.images) == 1

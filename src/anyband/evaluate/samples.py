@@ -27,7 +27,7 @@ from anyband.data.resample import (
     whole_footprint,
 )
 from anyband.encode.input_spec import InputSpec
-from anyband.encode.metadata import CheckedFacts, ImageMetadata, check_one_footprint, checked_facts, set_metadata
+from anyband.encode.metadata import CheckedMetadata, ImageMetadata, check_one_footprint, checked_metadata, set_metadata
 from anyband.errors import InputError
 from anyband.evaluate.recipe import AugmentRecipe, Resize
 from anyband.labelled.samples import Sample, SampleImage
@@ -489,7 +489,7 @@ def _drawn_start(rng: np.random.Generator, at: int, side: int, length: int) -> i
     return int(rng.integers(max(0, at - side + 1), min(at, length - side) + 1))
 
 
-def facts_of(member: Member) -> list[CheckedFacts]:
+def facts_of(member: Member) -> list[CheckedMetadata]:
     """Take what is known of each image of a sample, and see that all show one piece of ground.
 
     Raises:
@@ -505,7 +505,7 @@ def facts_of(member: Member) -> list[CheckedFacts]:
 
 
 def sample_metadata(
-    members: Sequence[Member], facts: Sequence[Sequence[CheckedFacts]], rules: InputRules, boxes: Augmentation
+    members: Sequence[Member], facts: Sequence[Sequence[CheckedMetadata]], rules: InputRules, boxes: Augmentation
 ) -> SetMetadata:
     """Bring the facts of samples to what networks take, for the part of each image that the network sees.
 
@@ -535,13 +535,13 @@ def sample_metadata(
     return set_metadata(input_corners(boxes, corners_deg), gsd_m, time, seen_m)
 
 
-def _facts(image: SampleImage, name: str) -> CheckedFacts:
+def _facts(image: SampleImage, name: str) -> CheckedMetadata:
     located = image.grid is not None and image.grid.crs is not None
     gsd_m = image.grid.gsd_m if image.grid is not None and located else None
     said = ImageMetadata(
         gsd_m=gsd_m if gsd_m is not None and math.isfinite(gsd_m) and gsd_m > 0 else None, datetime=image.datetime
     )
-    facts = checked_facts(said, name=name)
+    facts = checked_metadata(said, name=name)
     return replace(facts, corners_deg=_corners_deg(image.grid)) if image.grid is not None and located else facts
 
 

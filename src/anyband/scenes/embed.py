@@ -16,9 +16,9 @@ from anyband.data.cutting import onto_chip, view_window
 from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.data.places import corners_lonlat
 from anyband.data.statistics import count_statistics
-from anyband.encode.encoder import SensorEncoder, check_memory, feature_map, set_batch, set_maps
+from anyband.encode.encoder import SensorEncoder, check_memory, feature_maps, set_batch
 from anyband.encode.input_spec import InputSpec
-from anyband.encode.metadata import CheckedFacts, ImageMetadata, Precision, checked_facts, network_metadata
+from anyband.encode.metadata import CheckedMetadata, ImageMetadata, Precision, checked_metadata, network_metadata
 from anyband.encode.statistics import (
     SetStatistics,
     counted_statistics,
@@ -225,7 +225,7 @@ def _encoded(scene: _Scene, views: Sequence[View]) -> list[tuple[View, Float[Arr
     dn = torch.from_numpy(np.stack([one for _, one, _ in with_data]))
     valid = torch.from_numpy(np.stack([one for _, _, one in with_data]))
     batch = scene.spec.image_batch(dn, valid=valid)
-    maps: Tensor = feature_map(scene.encoder.encode_batch(batch, precision=scene.precision))
+    maps: Tensor = feature_maps(scene.encoder.encode_batch(batch, precision=scene.precision))
     return [(view, one) for (view, _, _), one in zip(with_data, maps.cpu().numpy(), strict=True)]
 
 
@@ -269,7 +269,7 @@ class _Image:
     """How its bands are read."""
     placement: Placement
     """The anchor's grid in it."""
-    facts: CheckedFacts
+    facts: CheckedMetadata
     """When it was taken and its ground sampling distance; its corners are those of each window."""
 
 
@@ -393,7 +393,7 @@ def _opened_images(
             reader=reader,
             spec=spec,
             placement=_placement(anchor, reader.grid, entry.name, entries[0].name),
-            facts=checked_facts(said, name=f"'{entry.name}'"),
+            facts=checked_metadata(said, name=f"'{entry.name}'"),
         )
 
 
@@ -469,12 +469,11 @@ def _maps(
     for position in shown:
         dn, valid = (torch.from_numpy(np.stack([one[position][part] for one in pixels])) for part in (0, 1))
         groups.append(scene.images[position].spec.image_batch(dn, valid=valid, img_size=edge))
-    rows = np.arange(len(shown) * len(boxes)).reshape(len(shown), len(boxes)).T.copy()
     num_tokens = (edge // scene.tiling.patch_size) ** 2
     check_memory(scene.encoder.encoder, num_sets=len(boxes), num_images=len(shown), num_tokens=num_tokens)
-    batch = set_batch(groups, rows, _metadata(scene, shown, boxes))
+    batch = set_batch(groups, _metadata(scene, shown, boxes))
     output = scene.encoder.encode_sets(batch, precision=scene.precision)
-    maps: Array = set_maps(output).nanmean(dim=1).cpu().numpy()
+    maps: Array = feature_maps(output).nanmean(dim=1).cpu().numpy()
     return maps
 
 

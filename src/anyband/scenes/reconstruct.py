@@ -15,7 +15,7 @@ from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.data.places import corners_lonlat
 from anyband.encode.complete import ImageView, PlaceView, SetCompleter
 from anyband.encode.input_spec import InputSpec
-from anyband.encode.metadata import ImageMetadata, Precision, checked_facts
+from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata
 from anyband.errors import GeometryError, InputError, OutputError
 from anyband.files import check_target, whole_file
 from anyband.progress import Advance, progress
@@ -464,7 +464,7 @@ def _time_of(target: TargetImage, reader: RasterReader | None) -> dt.datetime:
     if time is None:
         raise InputError("when was the target taken? Nothing says it; name its date, such as 2020-07-01T10:30:00Z")
     # The one place that refuses dates of the future.
-    checked_facts(ImageMetadata(datetime=time), name="the target")
+    checked_metadata(ImageMetadata(datetime=time), name="the target")
     return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
 
 
