@@ -5,17 +5,16 @@ import math
 import os
 import re
 import struct
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window as RasterioWindow
 
@@ -238,32 +237,23 @@ _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
 # off (seen with GDAL 3.10); row by row it is an error. It must be said when a file is opened and when it is read.
 _READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
 
-# An image without georeference is no mistake: its CRS is None, and what needs one says so. The filter is of this
-# module's own calls; nothing of a user's filters changes.
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=rf"{re.escape(__name__)}$")
-
-# What rasterio gives for a file without a transform: the identity, in GDAL's order.
-_NO_TRANSFORM = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-
 
 class _QuietReader(DatasetReader):  # type: ignore[misc]
-    """A file opened without a warning that it lies nowhere, whatever other threads do to the filters of warnings."""
+    """A file opened without rasterio's warning that it lies nowhere; no filter of warnings is touched.
 
-    def read_transform(self) -> list[float]:
-        try:
-            return cast(list[float], super().read_transform())
-        except NotGeoreferencedWarning:
-            return _NO_TRANSFORM
+    An image without georeference is no mistake: its CRS is None, and what needs one says so.
+    """
+
+    def _has_gcps_or_rpcs(self) -> bool:
+        # rasterio warns where there is neither a transform nor one of these.
+        return True
 
 
 class _QuietWriter(DatasetWriter):  # type: ignore[misc]
     """The same, to be written."""
 
-    def read_transform(self) -> list[float]:
-        try:
-            return cast(list[float], super().read_transform())
-        except NotGeoreferencedWarning:
-            return _NO_TRANSFORM
+    def _has_gcps_or_rpcs(self) -> bool:
+        return True
 
 
 class GdalSheet:
