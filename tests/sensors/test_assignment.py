@@ -9,7 +9,7 @@ import pytest
 from anyband.errors import AssignmentError
 from anyband.sensors.assignment import AssignmentRules, assign, mixing_of_ranges
 from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.ranges import DeclaredRange, RangeTable, TrainedRange, ranges_from_sensors
+from anyband.sensors.ranges import RangeTable, TrainedRange, ranges_from_sensors
 from anyband.sensors.sensor import OpticalRange, RadarBeam
 
 _DROP = AssignmentRules(out_of_span="drop")
@@ -248,6 +248,6 @@ def test_a_declared_range_on_its_neighbours_centre_takes_the_other() -> None:
             TrainedRange(name="a", spectrum=optical(400.0, 500.0)),
             TrainedRange(name="b", spectrum=optical(500.0, 600.0)),
         ),
-        declared=(DeclaredRange(name="c", spectrum=optical(440.0, 460.0), neighbours=("a", "b")),),
+        declared=(TrainedRange(name="c", spectrum=optical(440.0, 460.0), neighbours=("a", "b")),),
     )
     assert mixing_of_ranges(["c"], table, unseen="released")[0] == pytest.approx([0.0, 1.0])

@@ -172,7 +172,7 @@ def _spoil(path: str, value: Any) -> dict[str, Any]:
         ("sensors/own/title", 5, r"own: title: expected a text, found 5 \(int\); put it in quotes"),
         ("sensors/own/bands", [], "own: bands: expected a list with at least one item"),
         ("sensors/own/bands/0/low_nn", 4, r"own: bands\[0\]: unknown key 'low_nn'; did you mean 'low_nm'"),
-        ("sensors/own/bands/0/low_nm", "blue", r"bands\[0\] \('G'\): expected a number, found 'blue'"),
+        ("sensors/own/bands/0/low_nm", "blue", r"bands\[0\] \('G'\): low_nm: expected a number, found 'blue'"),
         ("sensors/own/bands/0/low_nm", True, "expected a number, found True"),
         ("sensors/own/bands/0/low_nm", 650, r"bands\[0\] \('G'\): a spectral range needs 0 < low < high"),
         ("sensors/own/bands/0/gsd_m", 0, "gsd_m: expected a finite number over 0, found 0"),

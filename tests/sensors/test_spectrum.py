@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import CatalogueError
-from anyband.sensors.ranges import parse_spectrum, spectrum_to_dict
-from anyband.sensors.sensor import OpticalRange, RadarBeam, covered_share, intersection_over_union, octaves_between
+from anyband.sensors.sensor import (
+    OpticalRange,
+    RadarBeam,
+    covered_share,
+    intersection_over_union,
+    octaves_between,
+    parse_spectrum,
+    spectrum_to_dict,
+)
 
 edges = st.tuples(st.floats(300, 3000), st.floats(1, 500)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 

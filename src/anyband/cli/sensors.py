@@ -180,7 +180,7 @@ def _list(sensors: list[Sensor], *, as_json: bool) -> None:
 
 
 def _show(sensor: Sensor, ranges: RangeTable, *, as_json: bool) -> None:
-    from anyband.sensors.ranges import sensor_to_dict
+    from anyband.sensors.sensor import sensor_to_dict
 
     readings, refusal = _readings(sensor, ranges)
     if as_json:

@@ -20,8 +20,8 @@ from anyband.models.checkpoint import Checkpoint, extend_checkpoint, to_publishe
 from anyband.models.encodings import sincos_positions
 from anyband.models.spectral import SpectralProjection
 from anyband.sensors.assignment import AssignmentRules, assign, extend_ranges
-from anyband.sensors.ranges import is_stem, sensor_to_dict
-from anyband.sensors.sensor import Sensor
+from anyband.sensors.ranges import is_stem
+from anyband.sensors.sensor import Sensor, sensor_to_dict
 from anyband.training.steps import seeded
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import numpy as np
 from anyband.arrays import Array, Float
 from anyband.errors import AssignmentError, nearest_name
 from anyband.sensors.ranges import (
-    DeclaredRange,
     RangeTable,
     TrainedRange,
     extend_ranges,
@@ -91,7 +90,7 @@ def nearest_weights(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> Weights:
     return {max(weights, key=lambda index: (weights[index], -spectra[index].center_nm)): 1.0}
 
 
-def released_weights(entry: DeclaredRange, table: RangeTable) -> Weights:
+def released_weights(entry: TrainedRange, table: RangeTable) -> Weights:
     """Weigh declared neighbours as the published code does: own distance of centres over the sum.
 
     The farther neighbour counts more, against the paper; only this reproduces what was published for such
@@ -289,22 +288,21 @@ class Assignment:
     sensor: Sensor
     """With the kept bands only."""
     kept_index: tuple[int, ...]
-    """Positions of the kept bands among those asked for, one for each row of `mixing`. A band that stands in a stem
+    """Positions of the kept bands among those requested, one for each row of `mixing`. A band that stands in a stem
     more than once comes more than once here, and once in `sensor`."""
     mixing: Float[Array, "band range"]
     """Share of each trained range in each kept band; rows sum to 1."""
     support: tuple[float, ...]
-    """How well the trained ranges back each band asked for, 0 to 1."""
+    """How well the trained ranges back each requested band, 0 to 1."""
     origin: tuple[Origin, ...]
-    """How each band asked for was assigned."""
+    """How each requested band was assigned."""
     asked: tuple[str, ...]
-    """Names of the bands asked for."""
+    """Names of the requested bands."""
     reasons: tuple[str, ...]
-    """Why a band asked for was dropped; empty where it was not."""
+    """Why a requested band was dropped; empty where it was not."""
     range_names: tuple[str, ...] = field(repr=False)
     """Names of the trained ranges, the columns of `mixing`."""
     table_name: str
-    """Name of the range table."""
 
     def report(self) -> str:
         """Say in lines for people what is not exactly known, with weights and support; empty where all is.
@@ -344,7 +342,7 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     Args:
         sensor: with the bands to use; `Sensor.select` makes one with fewer.
         table: the trained ranges.
-        rules: for bands that are not exactly known; None: interpolate, refuse what lies outside. A stem needs none.
+        rules: for bands that are not exactly known; None: interpolate, refuse what lies outside.
 
     Raises:
         AssignmentError: a band can't be expressed and may not be dropped, or none is left.
@@ -353,18 +351,19 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
         return _stem_assignment(sensor, table)
     rules = AssignmentRules() if rules is None else rules
     found = [_assign_band(sensor, band, table, rules) for band in sensor.bands]
-    refused = [(band.name, entry.reason) for band, entry in zip(sensor.bands, found, strict=True) if entry.reason]
+    weights, support, origin, reasons = zip(*found, strict=True)
+    refused = [(band.name, reason) for band, reason in zip(sensor.bands, reasons, strict=True) if reason]
     if refused and (rules.unseen == "refuse" or rules.out_of_span == "refuse" or len(refused) == len(found)):
         raise _refusal(sensor, table, refused, rules)
-    kept_index = tuple(index for index, entry in enumerate(found) if not entry.reason)
+    kept_index = tuple(index for index, reason in enumerate(reasons) if not reason)
     return Assignment(
         sensor=sensor.select(sensor.bands[index].name for index in kept_index),
         kept_index=kept_index,
-        mixing=_rows([found[index].weights for index in kept_index], table),
-        support=tuple(entry.support for entry in found),
-        origin=tuple(entry.origin for entry in found),
+        mixing=_rows([weights[index] for index in kept_index], table),
+        support=support,
+        origin=origin,
         asked=sensor.band_names,
-        reasons=tuple(entry.reason for entry in found),
+        reasons=reasons,
         range_names=table.range_names,
         table_name=table.name,
     )
@@ -397,9 +396,6 @@ def mixing_of_ranges(
         table: the trained ranges.
         unseen: what to do with a range without weights.
 
-    Returns:
-        Share of each trained range in each band; rows sum to 1.
-
     Raises:
         AssignmentError: a range is unknown, or can't be expressed.
     """
@@ -418,24 +414,13 @@ def mixing_of_ranges(
     return _rows(rows, table)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """One band's share of an assignment."""
-
-    weights: Weights
-    """By position of the range; empty where refused."""
-    support: float
-    """0 to 1."""
-    origin: Origin
-    """How it was assigned."""
-    reason: str = ""
-    """Why it can't be expressed; empty where it can."""
-
-
-def _assign_band(sensor: Sensor, band: Band, table: RangeTable, rules: AssignmentRules) -> _Entry:
+def _assign_band(
+    sensor: Sensor, band: Band, table: RangeTable, rules: AssignmentRules
+) -> tuple[Weights, float, Origin, str]:
+    """Give a band's weights (empty where refused), its support, its origin, and the reason of a refusal."""
     exact = _exact_index(sensor, band, table)
     if exact is not None:
-        return _Entry(weights={exact: 1.0}, support=1.0, origin="exact")
+        return {exact: 1.0}, 1.0, "exact", ""
     support = support_of(band.spectrum, [entry.spectrum for entry in table.ranges])
     try:
         weights = _unseen_weights(sensor, band, table, rules.unseen)
@@ -445,8 +430,8 @@ def _assign_band(sensor: Sensor, band: Band, table: RangeTable, rules: Assignmen
                 "the trained ranges cover too little of it"
             )
     except AssignmentError as problem:
-        return _Entry(weights={}, support=support, origin="dropped", reason=str(problem))
-    return _Entry(weights=weights, support=support, origin=_ORIGIN_OF[rules.unseen])
+        return {}, support, "dropped", str(problem)
+    return weights, support, _ORIGIN_OF[rules.unseen], ""
 
 
 def _exact_index(sensor: Sensor, band: Band, table: RangeTable) -> int | None:

@@ -1,42 +1,29 @@
 """The catalogue of sensors: tables that come with the package, files of users, and names."""
 
 import functools
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 from anyband.errors import CatalogueError, nearest_name
 from anyband.files import read_yaml
-from anyband.sensors.ranges import (
-    ENCODING_KEYS,
+from anyband.sensors.ranges import load_ranges, published_statistics
+from anyband.sensors.sensor import (
     SPECTRUM_KEYS,
-    load_ranges,
-    parse_encoding,
-    parse_spectrum,
-    parse_statistics,
-    published_statistics,
+    Band,
+    Items,
+    Number,
+    Positive,
+    Sensor,
+    Table,
+    Text,
+    checked,
+    checked_keys,
     sensor_from_dict,
     sensor_to_dict,
 )
-from anyband.sensors.sensor import (
-    Band,
-    BandStatistics,
-    Sensor,
-    Unit,
-    checked_items,
-    checked_keys,
-    choice,
-    names,
-    number,
-    table,
-    text,
-)
 
 __all__ = [
-    "Convention",
-    "band_name",
     "find_band",
     "find_bands",
     "find_sensor_name",
@@ -48,35 +35,14 @@ __all__ = [
     "resolve_sensor",
     "sensor_from_dict",
     "sensor_to_dict",
-    "translate",
 ]
 
-_SENSOR_REQUIRED = ("title", "encodings")
-_SENSOR_OPTIONAL = (
-    *(
-        "bands",
-        "band_series",
-        "aliases",
-        "nodata",
-        "default_encoding",
-        "unit",
-        "gsd_m",
-        "source",
-        "statistics",
-    ),
+_SENSOR_KEYS = (
+    *("title", "encodings", "bands", "band_series", "aliases", "nodata", "default_encoding"),
+    *("unit", "gsd_m", "source", "statistics"),
 )
-_BAND_OPTIONAL = (*SPECTRUM_KEYS, "gsd_m", "unit", "source", "aliases", "encodings")
+_BAND_KEYS = ("name", *SPECTRUM_KEYS, "gsd_m", "unit", "source", "aliases", "encodings")
 _SERIES_KEYS = ("prefix", "first", "centers_nm", "fwhm_nm", "gsd_m", "unit", "source", "pad")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Defaults:
-    """What a sensor says for all of its bands."""
-
-    unit: str | None
-    gsd_m: float | None
-    encodings: dict[str, dict[str, Any]]
-    band_names: tuple[str, ...]
 
 
 def read_mission(path: Path) -> tuple[Sensor, ...]:
@@ -98,176 +64,138 @@ def parse_mission(raw: Any, *, name: str) -> tuple[Sensor, ...]:
     Raises:
         CatalogueError: naming the table, the sensor and the band that are wrong.
     """
-    keys = checked_keys(raw, where=name, required=("mission", "sensors"), optional=("source",))
-    text(keys["mission"], where=f"{name}: mission")
-    sensors = table(keys["sensors"], where=f"{name}: sensors")
+    keys = checked_keys(raw, ("mission", "sensors", "source"), where=name, required=("mission", "sensors"))
+    checked(Text, keys["mission"], where=f"{name}: mission")
+    sensors = checked(Table, keys["sensors"], where=f"{name}: sensors")
     if not sensors:
         raise CatalogueError(f"{name}: sensors: expected at least one sensor, found none")
     return tuple(
-        _located(entry, sensor_name, source=keys.get("source"), where=f"{name}: {sensor_name}")
+        _sensor(entry, sensor_name, source=keys.get("source"), where=f"{name}: {sensor_name}")
         for sensor_name, entry in sensors.items()
     )
 
 
-def _located(raw: Any, name: str, *, source: Any, where: str) -> Sensor:
-    """Build a sensor; errors of the records themselves get its place in front."""
-    try:
-        return _sensor(raw, name, source=source, where=where)
-    except CatalogueError as problem:
-        if str(problem).startswith(where):
-            raise
-        raise CatalogueError(f"{where}: {problem}") from problem
-
-
 def _sensor(raw: Any, name: str, *, source: Any, where: str) -> Sensor:
-    keys = checked_keys(raw, where=where, required=_SENSOR_REQUIRED, optional=_SENSOR_OPTIONAL)
+    """Write a sensor's table out into the form of headers, in which each band has all that is its own."""
+    keys = checked_keys(raw, _SENSOR_KEYS, where=where, required=("title", "encodings"))
     source = keys.get("source", source)
     if source is None:
         raise CatalogueError(f"{where}: key 'source' is missing, here and at the top of the table")
-    entries = _band_entries(keys, where=where)
-    band_names = tuple(text(entry["name"], where=f"{where}: {place}.name") for place, entry in entries)
-    defaults = _Defaults(
-        unit=keys.get("unit"),
-        gsd_m=None if keys.get("gsd_m") is None else number(keys["gsd_m"], where=f"{where}: gsd_m", above=0.0),
-        encodings=_encoding_tables(keys["encodings"], band_names, where=f"{where}: encodings"),
-        band_names=band_names,
+    bands = _band_entries(keys, where=where)
+    band_names = tuple(band["name"] for band in bands)
+    encodings = _encodings(keys["encodings"], band_names, where=f"{where}: encodings")
+    statistics, statistics_source = _statistics(keys.get("statistics"), name, band_names, where=f"{where}: statistics")
+    shared = {key: keys[key] for key in ("unit", "gsd_m") if key in keys}
+    sensor = sensor_from_dict(
+        {
+            "name": name,
+            "title": keys["title"],
+            "bands": [
+                shared
+                | band
+                | {"encodings": _encodings_of(band, encodings, where=where), "statistics": statistics.get(band["name"])}
+                for band in bands
+            ],
+            "default_encoding": _default_encoding(keys, where=f"{where}: default_encoding"),
+            "nodata": keys.get("nodata"),
+            "aliases": keys.get("aliases"),
+            "source": checked(Text, source, where=f"{where}: source"),
+            "statistics_source": statistics_source,
+        },
+        where=where,
     )
-    statistics, statistics_source = _statistics(keys.get("statistics"), name, defaults, where=f"{where}: statistics")
-    bands = tuple(
-        _band(entry, defaults, statistics.get(entry["name"]), where=f"{where}: {place}") for place, entry in entries
-    )
-    _check_aliases(bands, where=where)
-    return Sensor(
-        name=name,
-        title=text(keys["title"], where=f"{where}: title"),
-        bands=bands,
-        default_encoding=_default_encoding(keys, where=f"{where}: default_encoding"),
-        nodata=None if keys.get("nodata") is None else number(keys["nodata"], where=f"{where}: nodata"),
-        aliases=names(keys.get("aliases"), where=f"{where}: aliases"),
-        source=text(source, where=f"{where}: source"),
-        statistics_source=statistics_source,
-    )
+    _check_aliases(sensor.bands, where=where)
+    return sensor
 
 
-def _default_encoding(keys: dict[str, Any], *, where: str) -> str:
+def _default_encoding(keys: dict[str, Any], *, where: str) -> Any:
     known = list(keys["encodings"])
     if keys.get("default_encoding") is None and len(known) == 1:
-        return str(known[0])
-    return choice(keys.get("default_encoding"), where=where, allowed=known)
+        return known[0]
+    name = checked(Text, keys.get("default_encoding"), where=where)
+    if name not in known:
+        raise CatalogueError(f"{where}: '{name}' is not one of {', '.join(known)}{nearest_name(name, known)}")
+    return name
 
 
-def _band_entries(keys: dict[str, Any], *, where: str) -> list[tuple[str, dict[str, Any]]]:
-    """List (place in the table, entry) of all bands: those of a series first, then those written out."""
-    entries: list[tuple[str, dict[str, Any]]] = []
+def _band_entries(keys: dict[str, Any], *, where: str) -> list[dict[str, Any]]:
+    """List the entries of all bands: those of a series first, then those written out."""
+    entries: list[Any] = []
     if keys.get("band_series") is not None:
         entries += _series(keys["band_series"], where=f"{where}: band_series")
     if keys.get("bands") is not None or not entries:
-        written = checked_items(keys.get("bands"), where=f"{where}: bands")
-        entries += [(f"bands[{index}]", entry) for index, entry in enumerate(written)]
-    for place, entry in entries:
-        checked_keys(entry, where=f"{where}: {place}", required=("name",), optional=_BAND_OPTIONAL)
+        entries += checked(Items, keys.get("bands"), where=f"{where}: bands")
+    for index, entry in enumerate(entries):
+        checked_keys(entry, _BAND_KEYS, where=f"{where}: bands[{index}]", required=("name",))
+        checked(Text, entry["name"], where=f"{where}: bands[{index}]: name")
     return entries
 
 
-def _series(raw: Any, *, where: str) -> list[tuple[str, dict[str, Any]]]:
+def _series(raw: Any, *, where: str) -> list[dict[str, Any]]:
     """Write out a compact run of bands: names from a prefix and a running number, numbers from lists."""
-    keys = checked_keys(raw, where=where, required=("prefix", "centers_nm", "fwhm_nm"), optional=_SERIES_KEYS)
-    prefix = text(keys["prefix"], where=f"{where}.prefix")
-    first, pad = int(number(keys.get("first", 1), where=f"{where}.first")), int(keys.get("pad") or 0)
-    centers_nm = checked_items(keys["centers_nm"], where=f"{where}.centers_nm")
-    widths = keys["fwhm_nm"]
-    widths_nm = widths if isinstance(widths, list) else [widths] * len(centers_nm)
+    keys = checked_keys(raw, _SERIES_KEYS, where=where, required=("prefix", "centers_nm", "fwhm_nm"))
+    prefix = checked(Text, keys["prefix"], where=f"{where}: prefix")
+    first, pad = (int(checked(Number, keys.get(key) or 0, where=f"{where}: {key}")) for key in ("first", "pad"))
+    first = first if "first" in keys else 1
+    centers_nm = checked(Items, keys["centers_nm"], where=f"{where}: centers_nm")
+    widths_nm = keys["fwhm_nm"] if isinstance(keys["fwhm_nm"], list) else [keys["fwhm_nm"]] * len(centers_nm)
     if len(widths_nm) != len(centers_nm):
         raise CatalogueError(f"{where}: {len(centers_nm)} centers_nm but {len(widths_nm)} fwhm_nm")
     shared: dict[str, Any] = {key: keys[key] for key in ("gsd_m", "unit", "source") if key in keys}
     return [
-        (
-            f"band_series[{index}]",
-            {
-                "name": f"{prefix}{first + index:0{pad}d}",
-                "center_nm": center_nm,
-                "fwhm_nm": fwhm_nm,
-                **shared,
-            },
-        )
-        for index, (center_nm, fwhm_nm) in enumerate(zip(centers_nm, widths_nm, strict=True))
+        {"name": f"{prefix}{first + index:0{pad}d}", "center_nm": center_nm, "fwhm_nm": width_nm, **shared}
+        for index, (center_nm, width_nm) in enumerate(zip(centers_nm, widths_nm, strict=True))
     ]
 
 
-def _encoding_tables(raw: Any, band_names: tuple[str, ...], *, where: str) -> dict[str, dict[str, Any]]:
-    encodings = table(raw, where=where)
+def _encodings(raw: Any, band_names: tuple[str, ...], *, where: str) -> dict[str, dict[str, Any]]:
+    """Check the encodings that all bands share, and which bands have other numbers in them."""
+    encodings = {name: checked(Table, entry or {}, where=f"{where}.{name}") for name, entry in raw.items()}
     for name, entry in encodings.items():
-        keys = checked_keys(entry, where=f"{where}.{name}", optional=(*ENCODING_KEYS, "bands"))
-        for band_name, override in table(keys.get("bands"), where=f"{where}.{name}.bands").items():
+        for band_name in checked(Table, entry.get("bands") or {}, where=f"{where}.{name}.bands"):
             if band_name not in band_names:
                 offer = nearest_name(band_name, band_names)
                 raise CatalogueError(f"{where}.{name}.bands: there is no band '{band_name}'{offer}")
-            checked_keys(override, where=f"{where}.{name}.bands.{band_name}", optional=ENCODING_KEYS)
-    return {name: entry or {} for name, entry in encodings.items()}
+    return encodings
 
 
-def _band(raw: dict[str, Any], defaults: _Defaults, statistics: BandStatistics | None, *, where: str) -> Band:
-    name = raw["name"]
-    place = f"{where} ('{name}')"
-    own = table(raw.get("encodings"), where=f"{place}.encodings")
-    encodings = []
-    for encoding_name in (*defaults.encodings, *(key for key in own if key not in defaults.encodings)):
-        shared = defaults.encodings.get(encoding_name, {})
-        merged = {key: value for key, value in shared.items() if key != "bands"}
-        merged |= table(shared.get("bands"), where=place).get(name) or {}
-        merged |= table(own.get(encoding_name), where=f"{place}.encodings.{encoding_name}")
-        encodings.append((encoding_name, parse_encoding(merged, where=f"{place}.encodings.{encoding_name}")))
-    unit = choice(raw.get("unit", defaults.unit), where=f"{place}.unit", allowed=get_args(Unit))
-    return Band(
-        name=name,
-        spectrum=parse_spectrum(raw, where=place),
-        gsd_m=number(raw.get("gsd_m", defaults.gsd_m), where=f"{place}.gsd_m", above=0.0),
-        unit=cast(Unit, unit),
-        encodings=tuple(encodings),
-        statistics=statistics,
-        aliases=names(raw.get("aliases"), where=f"{place}.aliases"),
-        source=text(raw.get("source"), where=f"{place}.source") if raw.get("source") is not None else "",
-    )
+def _encodings_of(band: dict[str, Any], shared: dict[str, dict[str, Any]], *, where: str) -> dict[str, dict[str, Any]]:
+    """Merge the encodings of a band: what all share, then what an encoding says of it, then its own entry."""
+    place = f"{where}: '{band['name']}': encodings"
+    own = checked(Table, band.get("encodings") or {}, where=place)
+    merged = {}
+    for name in (*shared, *(key for key in own if key not in shared)):
+        entry = shared.get(name, {})
+        of_band = (entry.get("bands") or {}).get(band["name"]) or {}
+        merged[name] = {key: value for key, value in entry.items() if key != "bands"}
+        merged[name] |= checked(Table, of_band, where=f"{place}.{name}")
+        merged[name] |= checked(Table, own.get(name) or {}, where=f"{place}.{name}")
+    return merged
 
 
-def _statistics(
-    raw: Any, sensor_name: str, defaults: _Defaults, *, where: str
-) -> tuple[dict[str, BandStatistics], str]:
+def _statistics(raw: Any, sensor_name: str, band_names: tuple[str, ...], *, where: str) -> tuple[dict[str, Any], str]:
     """Read (statistics by band name, their source) from a published table or from numbers written out."""
     if raw is None:
         return {}, ""
-    keys = checked_keys(raw, where=where, optional=("table", "set", "unit_scale", "source", "bands"))
+    keys = checked_keys(raw, ("table", "set", "unit_scale", "source", "bands"), where=where)
     if keys.get("bands") is not None:
-        checked_keys(raw, where=where, required=("bands", "source"))
-        return _written_statistics(keys["bands"], defaults, where=where), text(keys["source"], where=where)
-    checked_keys(raw, where=where, required=("table", "set"), optional=("unit_scale", "source"))
+        checked_keys(raw, ("bands", "source"), where=where, required=("bands", "source"))
+        written = checked(Table, keys["bands"], where=f"{where}.bands")
+        unknown = next((name for name in written if name not in band_names), None)
+        if unknown is not None:
+            raise CatalogueError(f"{where}.bands.{unknown}: there is no such band{nearest_name(unknown, band_names)}")
+        return written, checked(Text, keys["source"], where=f"{where}: source")
+    checked_keys(raw, keys, where=where, required=("table", "set"))
     table_name, set_name = str(keys["table"]), str(keys["set"])
-    scale = None if keys.get("unit_scale") is None else number(keys["unit_scale"], where=where, above=0.0)
+    scale = None if keys.get("unit_scale") is None else checked(Positive, keys["unit_scale"], where=where)
     by_range = published_statistics(set_name, table_name=table_name, unit_scale=scale)
-    by_band = {
-        band: by_range[range_name]
-        for range_name, band in _known_bands(table_name, sensor_name)
-        if range_name in by_range
-    }
+    ranges = load_ranges(table_name)
+    known = [(entry.name, band) for entry in ranges.ranges for sensor, band in entry.known if sensor == sensor_name]
+    known += [(name, band) for sensor, band, name in ranges.published if sensor == sensor_name]
+    by_band = {band: vars(by_range[name]) for name, band in known if name in by_range}
     if not by_band:
         raise CatalogueError(f"{where}: range table '{table_name}' knows no band of '{sensor_name}'")
     return by_band, str(keys.get("source") or f"{table_name}, set {set_name}")
-
-
-def _known_bands(table_name: str, sensor_name: str) -> list[tuple[str, str]]:
-    ranges = load_ranges(table_name)
-    known = [(entry.name, band) for entry in ranges.ranges for sensor, band in entry.known if sensor == sensor_name]
-    return known + [(name, band) for sensor, band, name in ranges.published if sensor == sensor_name]
-
-
-def _written_statistics(raw: Any, defaults: _Defaults, *, where: str) -> dict[str, BandStatistics]:
-    statistics = {}
-    for band_name, entry in table(raw, where=f"{where}.bands").items():
-        place = f"{where}.bands.{band_name}"
-        if band_name not in defaults.band_names:
-            raise CatalogueError(f"{place}: there is no such band{nearest_name(band_name, defaults.band_names)}")
-        statistics[band_name] = parse_statistics(entry, where=place)
-    return statistics
 
 
 def _check_aliases(bands: tuple[Band, ...], *, where: str) -> None:
@@ -295,9 +223,9 @@ def get_sensor(name: str) -> Sensor:
     """
     found = find_sensor_name(name)
     if found is None:
+        spelt = [word for sensor in _sensors().values() for word in (sensor.name, *sensor.aliases)]
         raise CatalogueError(
-            f"there is no sensor '{name}' in the catalogue ({len(_sensors())} sensors)"
-            f"{nearest_name(name, _spelt())}\n"
+            f"there is no sensor '{name}' in the catalogue ({len(_sensors())} sensors){nearest_name(name, spelt)}\n"
             "`anyband sensors` lists them; a sensor of your own is one YAML file, named by its path"
         )
     return _sensors()[found]
@@ -311,9 +239,20 @@ def find_sensor_name(name_or_alias: str) -> str | None:
 def load_sensor_file(path: Path) -> Sensor:
     """Load a user's own sensor from a YAML file of the catalogue's form that describes exactly one.
 
+    A file is parsed once, and again when its time or size has changed.
+
     Raises:
         CatalogueError: the file is wrong, holds several sensors, or takes a name that the catalogue has.
     """
+    try:
+        state = path.stat()
+    except OSError as problem:
+        raise CatalogueError(f"cannot read '{path}': {problem.strerror or problem}") from problem
+    return _loaded(path, (state.st_mtime_ns, state.st_size))
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(path: Path, _state: tuple[int, int]) -> Sensor:
     sensors = read_mission(path)
     if len(sensors) != 1:
         found = ", ".join(sensor.name for sensor in sensors)
@@ -359,40 +298,6 @@ def _index() -> dict[str, str]:
     return index
 
 
-def _spelt() -> list[str]:
-    return [word for sensor in _sensors().values() for word in (sensor.name, *sensor.aliases)]
-
-
-Convention = Literal["catalogue", "torchgeo", "pangaea", "terratorch", "stac", "geobench"]
-
-# The first of these that a band goes by is its name.
-# Source: STAC EO extension 1.1, common band names; rededge1 to 3: Earth Search, Sentinel-2 collections.
-_STAC_NAMES = (
-    *("coastal", "blue", "green", "green05", "yellow", "red"),
-    *("rededge1", "rededge2", "rededge3", "rededge071", "rededge075", "rededge078", "rededge"),
-    *("nir", "nir08", "nir09", "cirrus", "swir16", "swir22", "lwir11", "lwir12", "lwir", "pan"),
-)
-# Source: TerraTorch, band enumerations of its data sets (optical, HLS and SAR bands).
-_TERRATORCH_NAMES = (
-    *(
-        "COASTAL_AEROSOL",
-        "BLUE",
-        "GREEN",
-        "YELLOW",
-        "RED",
-        "RED_EDGE_1",
-        "RED_EDGE_2",
-        "RED_EDGE_3",
-        "RED_EDGE",
-    ),
-    *("NIR_BROAD", "NIR_NARROW", "NIR", "WATER_VAPOR", "CIRRUS", "SWIR_1", "SWIR_2", "SWIR_3"),
-    *("THERMAL_INFRARED_1", "THERMAL_INFRARED_2", "PAN", "VV", "VH", "HH", "HV"),
-)
-_PADDED = re.compile(r"B0(\d)")
-_UNPADDED = re.compile(r"B(\d)(A?)")
-_GEOBENCH = re.compile(r"\d{2}A? - .+")
-
-
 def find_band(name: str, sensor: Sensor) -> Band:
     """Find the band of a sensor that any convention's name means.
 
@@ -404,10 +309,12 @@ def find_band(name: str, sensor: Sensor) -> Band:
         CatalogueError: the sensor has no such band, or the prefix names another sensor.
     """
     prefix, dot, rest = name.rpartition(".")
-    if not dot or _has(sensor, name):
+    words = {word.casefold() for band in sensor.bands for word in (band.name, *band.aliases)}
+    if not dot or name.casefold() in words:
         return sensor.band(name)
     owner = find_sensor_name(prefix)
-    if owner is not None and owner != sensor.name and prefix.casefold() not in _words(sensor):
+    own = {word.casefold() for word in (sensor.name, *sensor.aliases)}
+    if owner is not None and owner != sensor.name and prefix.casefold() not in own:
         raise CatalogueError(f"'{name}' is a band of sensor '{owner}', but '{sensor.name}' was declared")
     return sensor.band(rest)
 
@@ -419,90 +326,3 @@ def find_bands(names: Iterable[str], sensor: Sensor) -> Sensor:
         CatalogueError: see `find_band`; or a band is named twice.
     """
     return sensor.select([find_band(name, sensor).name for name in names])
-
-
-def band_name(band: Band, convention: Convention) -> str:
-    """Name a band in a convention.
-
-    Raises:
-        CatalogueError: the convention has no name for this band, or is unknown.
-    """
-    if convention not in _NAMERS:
-        raise CatalogueError(
-            f"there is no naming convention '{convention}' (known: {', '.join(get_args(Convention))})"
-            f"{nearest_name(convention, get_args(Convention))}"
-        )
-    found = _NAMERS[convention](band)
-    if found is None:
-        names = ", ".join((band.name, *band.aliases))
-        raise CatalogueError(f"convention '{convention}' has no name for band '{band.name}' (known as {names})")
-    return found
-
-
-def translate(names: Iterable[str], sensor: Sensor, *, to: Convention) -> tuple[str, ...]:
-    """Rename bands of a sensor from any convention, mixed or not, to one.
-
-    Translating to a convention and back to `catalogue` gives the catalogue's names.
-
-    Args:
-        names: bands of the sensor.
-        sensor: whose bands they are.
-        to: convention to give.
-
-    Raises:
-        CatalogueError: see `find_band` and `band_name`.
-    """
-    return tuple(band_name(find_band(name, sensor), to) for name in names)
-
-
-def _has(sensor: Sensor, name: str) -> bool:
-    folded = name.casefold()
-    return any(folded == word.casefold() for band in sensor.bands for word in (band.name, *band.aliases))
-
-
-def _words(sensor: Sensor) -> set[str]:
-    return {sensor.name.casefold(), *(alias.casefold() for alias in sensor.aliases)}
-
-
-def _catalogue(band: Band) -> str:
-    return band.name
-
-
-def _torchgeo(band: Band) -> str:
-    """Give TorchGeo's name: Sentinel-2 bands with two digits, other products' own names."""
-    short = _UNPADDED.fullmatch(band.name)
-    padded = f"B0{short.group(1)}" if short and not short.group(2) else band.name
-    return padded if padded in band.aliases else band.name
-
-
-def _pangaea(band: Band) -> str:
-    """Give PANGAEA's name: without zeros before the number."""
-    return _PADDED.sub(r"B\1", band.name) if _PADDED.fullmatch(band.name) else band.name
-
-
-def _terratorch(band: Band) -> str | None:
-    return _first(_TERRATORCH_NAMES, band)
-
-
-def _stac(band: Band) -> str | None:
-    return _first(_STAC_NAMES, band)
-
-
-def _geobench(band: Band) -> str | None:
-    return next((alias for alias in band.aliases if _GEOBENCH.fullmatch(alias)), None)
-
-
-def _first(vocabulary: Iterable[str], band: Band) -> str | None:
-    """Find the first word of the vocabulary that a band goes by."""
-    known = {word.casefold() for word in (band.name, *band.aliases)}
-    return next((word for word in vocabulary if word.casefold() in known), None)
-
-
-_NAMERS: Mapping[str, Callable[[Band], str | None]] = {
-    "catalogue": _catalogue,
-    "torchgeo": _torchgeo,
-    "pangaea": _pangaea,
-    "terratorch": _terratorch,
-    "stac": _stac,
-    "geobench": _geobench,
-}

@@ -1,43 +1,63 @@
-"""What an instrument measures: bands, spectra, encodings and statistics."""
+"""What an instrument measures: bands, spectra, encodings and statistics, and how plain values become them."""
 
+import dataclasses
+import functools
 import math
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Gt, MinLen
+from pydantic import AfterValidator, AllowInfNan, Strict, TypeAdapter, ValidationError
 
 from anyband.errors import CatalogueError, nearest_name
 
 __all__ = [
+    "SPECTRUM_KEYS",
     "SPEED_OF_LIGHT_M_S",
     "Band",
     "BandStatistics",
     "Encoding",
+    "Items",
+    "Names",
+    "Number",
     "OpticalRange",
     "Orbit",
     "Polarisation",
+    "Positive",
     "RadarBeam",
     "Sensor",
     "Spectrum",
+    "Table",
+    "Text",
     "Transform",
     "Unit",
-    "checked_items",
+    "checked",
     "checked_keys",
-    "choice",
     "covered_share",
     "intersection_over_union",
-    "names",
-    "number",
     "octaves_between",
+    "parse_spectrum",
     "physical_values",
-    "table",
-    "text",
+    "sensor_from_dict",
+    "sensor_to_dict",
+    "spectrum_to_dict",
 ]
 
 Polarisation = Literal["VV", "VH", "HH", "HV"]
 Orbit = Literal["ascending", "descending"]
+Unit = Literal["reflectance", "kelvin", "sigma0_db", "radiance", "count"]
+Transform = Literal["identity", "power_to_db", "amplitude_to_db", "brightness_temperature"]
+
+Number = Annotated[float, Strict(), AllowInfNan(False)]
+Positive = Annotated[float, Strict(), AllowInfNan(False), Gt(0.0)]
+Text = Annotated[str, MinLen(1)]
+Names = tuple[Text, ...]
+Table = dict[Text, Any]
+Items = Annotated[list[Any], MinLen(1)]
 
 SPEED_OF_LIGHT_M_S = 299_792_458.0  # exact; Source: BIPM, SI Brochure, 9th edition
 
@@ -49,11 +69,9 @@ class OpticalRange:
     `response` is a sampled relative response; the edges are then where it crosses half of its maximum.
     """
 
-    low_nm: float
-    """Lower edge, nanometres."""
-    high_nm: float
-    """Upper edge, nanometres."""
-    response: tuple[tuple[float, float], ...] = ()
+    low_nm: Number
+    high_nm: Number
+    response: tuple[tuple[Number, Number], ...] = ()
     """(wavelength in nanometres, relative response), ascending; empty: flat between the edges."""
 
     def __post_init__(self) -> None:
@@ -87,7 +105,7 @@ class OpticalRange:
 
     @property
     def center_nm(self) -> float:
-        """Centre wavelength in nanometres: the centroid of the response, or the middle of the edges."""
+        """Centre wavelength: the centroid of the response, or the middle of the edges."""
         if not self.response:
             return (self.low_nm + self.high_nm) / 2
         # Trapezoids, so that unevenly spaced samples do not pull the centre towards where they are dense.
@@ -119,12 +137,9 @@ def _half_crossing_nm(samples: Sequence[tuple[float, float]], half: float) -> fl
 class RadarBeam:
     """A radar channel: frequency, polarisation (sent, received) and, where it is known, orbit direction."""
 
-    frequency_ghz: float
-    """Centre frequency, gigahertz."""
+    frequency_ghz: Number
     polarisation: Polarisation
-    """Sent and received polarisation."""
     orbit: Orbit | None = None
-    """Direction of flight; None where it is not declared."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.frequency_ghz) and self.frequency_ghz > 0):
@@ -132,12 +147,12 @@ class RadarBeam:
 
     @property
     def wavelength_nm(self) -> float:
-        """Wavelength in nanometres; C band at 5.405 GHz gives 5.5466e7 nm."""
+        """Wavelength; C band at 5.405 GHz gives 5.5466e7 nm."""
         return SPEED_OF_LIGHT_M_S / self.frequency_ghz
 
     @property
     def center_nm(self) -> float:
-        """Centre wavelength in nanometres, named as for optical ranges."""
+        """Centre wavelength, named as for optical ranges."""
         return self.wavelength_nm
 
 
@@ -161,112 +176,19 @@ def octaves_between(a_nm: float, b_nm: float) -> float:
     return abs(math.log2(a_nm / b_nm))
 
 
-def checked_keys(
-    raw: Any, *, where: str, required: Collection[str] = (), optional: Collection[str] = ()
-) -> dict[str, Any]:
-    """Check that `raw` is a mapping with all required keys and no unknown ones.
-
-    Args:
-        raw: what stands in the table.
-        where: its place, for messages.
-        required: keys that must stand there.
-        optional: keys that may stand there.
-
-    Returns:
-        The mapping.
-
-    Raises:
-        CatalogueError: a key is unknown (the nearest one is offered) or missing.
-    """
-    mapping = table(raw, where=where)
-    allowed = [*required, *optional]
-    for key in mapping:
-        if key not in allowed:
-            raise CatalogueError(
-                f"{where}: unknown key '{key}'{nearest_name(key, allowed)} (allowed: {', '.join(allowed)})"
-            )
-    missing = [key for key in required if mapping.get(key) is None]
-    if missing:
-        raise CatalogueError(f"{where}: key '{missing[0]}' is missing (needed: {', '.join(required)})")
-    return mapping
-
-
-def table(raw: Any, *, where: str) -> dict[str, Any]:
-    """Check that `raw` is a mapping whose keys are texts. An empty entry counts as an empty mapping."""
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise CatalogueError(f"{where}: expected a mapping of keys to values, found {_shown(raw)}")
-    for key in raw:
-        text(key, where=f"{where}, key {key!r}")
-    return raw
-
-
-def checked_items(raw: Any, *, where: str) -> list[Any]:
-    """Check that `raw` is a list with at least one item."""
-    if not isinstance(raw, list) or not raw:
-        raise CatalogueError(f"{where}: expected a list with at least one item, found {_shown(raw)}")
-    return raw
-
-
-def text(raw: Any, *, where: str) -> str:
-    """Check that `raw` is a text with something in it."""
-    if not isinstance(raw, str) or not raw.strip():
-        raise CatalogueError(f"{where}: expected a text, found {_shown(raw)}; put it in quotes if it is one")
-    return raw
-
-
-def names(raw: Any, *, where: str) -> tuple[str, ...]:
-    """Check that `raw` is a list of texts, maybe empty or absent."""
-    if raw is None:
-        return ()
-    if not isinstance(raw, list):
-        raise CatalogueError(f"{where}: expected a list of texts, found {_shown(raw)}")
-    return tuple(text(item, where=f"{where}[{index}]") for index, item in enumerate(raw))
-
-
-def number(raw: Any, *, where: str, above: float = -math.inf) -> float:
-    """Check that `raw` is a finite number, and greater than `above`."""
-    if isinstance(raw, bool) or not isinstance(raw, int | float):
-        raise CatalogueError(f"{where}: expected a number, found {_shown(raw)}")
-    if not (math.isfinite(raw) and raw > above):
-        bound = f" over {above:g}" if math.isfinite(above) else ""
-        raise CatalogueError(f"{where}: expected a finite number{bound}, found {raw:g}")
-    return float(raw)
-
-
-def choice(raw: Any, *, where: str, allowed: Collection[str]) -> str:
-    """Check that `raw` is one of the allowed words; else the nearest one is offered."""
-    word = text(raw, where=where)
-    if word not in allowed:
-        raise CatalogueError(f"{where}: '{word}' is not one of {', '.join(allowed)}{nearest_name(word, allowed)}")
-    return word
-
-
-def _shown(raw: Any) -> str:
-    return "nothing" if raw is None else f"{raw!r} ({type(raw).__name__})"
-
-
-Unit = Literal["reflectance", "kelvin", "sigma0_db", "radiance", "count"]
-Transform = Literal["identity", "power_to_db", "amplitude_to_db", "brightness_temperature"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """How a stored number becomes a physical value: `transform(stored · scale + offset)`."""
+    """How a digital number becomes a physical value: `transform(dn · scale + offset)`."""
 
-    scale: float = 1.0
-    """Physical units per stored unit."""
-    offset: float = 0.0
-    """Physical value of a stored 0, before the transform."""
+    scale: Number = 1.0
+    offset: Number = 0.0
     transform: Transform = "identity"
     """power_to_db: 10·log10(v); amplitude_to_db: 20·log10(v); brightness_temperature: k2/ln(k1/v + 1)."""
-    k1: float = 0.0
+    k1: Number = 0.0
     """First thermal constant, in the unit of the radiance; only for brightness_temperature."""
-    k2: float = 0.0
+    k2: Number = 0.0
     """Second thermal constant, kelvin; only for brightness_temperature."""
     source: str = ""
-    """Where the numbers come from."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and math.isfinite(self.offset)) or self.scale == 0:
@@ -322,14 +244,12 @@ def physical_values(linear: Any, transform: str, *, k1: float = 0.0, k2: float =
 class BandStatistics:
     """Normalisation of one band. `mean` and `std` are of the values already clipped and scaled to [0, 1]."""
 
-    p01: float
+    p01: Number
     """1st percentile in the band's physical unit; becomes 0."""
-    p99: float
+    p99: Number
     """99th percentile in the band's physical unit; becomes 1."""
-    mean: float
-    """Mean of the scaled values."""
-    std: float
-    """Standard deviation of the scaled values."""
+    mean: Number
+    std: Number
 
     def __post_init__(self) -> None:
         are_finite = all(math.isfinite(value) for value in (self.p01, self.p99, self.mean, self.std))
@@ -344,19 +264,18 @@ class BandStatistics:
 class Band:
     """One band of a sensor."""
 
-    name: str
+    name: Text
     """Name in the sensor's own convention, for example `B02`."""
     spectrum: Spectrum
-    """What it sees."""
-    gsd_m: float
-    """Ground sampling distance of the product's grid, metres."""
+    gsd_m: Positive
+    """Ground sampling distance of the product's grid."""
     unit: Unit
     """Physical unit after decoding."""
     encodings: tuple[tuple[str, Encoding], ...]
     """(name, encoding) for each way in which products store this band."""
     statistics: BandStatistics | None = None
-    """Normalisation where a source exists; else None."""
-    aliases: tuple[str, ...] = ()
+    """Normalisation where a source exists."""
+    aliases: Names = ()
     """Other names of this band: STAC common name, TorchGeo, PANGAEA, TerraTorch."""
     source: str = ""
     """Where the numbers come from; empty: as the sensor's."""
@@ -380,20 +299,15 @@ class Band:
 class Sensor:
     """An instrument's product: ordered bands, and how they are stored."""
 
-    name: str
-    """Name in the catalogue, for example `sentinel2-l2a`."""
-    title: str
-    """Name for people."""
+    name: Text
+    title: Text
     bands: tuple[Band, ...]
-    """In the order of the product."""
-    default_encoding: str
+    default_encoding: Text
     """Encoding meant where none is declared; it is always reported."""
-    nodata: float | None = None
-    """Stored number that means "no data"; None where the product has none."""
-    aliases: tuple[str, ...] = ()
-    """Other names of the sensor."""
+    nodata: Number | None = None
+    """Digital number that means "no data"; None where the product has none."""
+    aliases: Names = ()
     source: str = ""
-    """Where the numbers come from."""
     statistics_source: str = ""
     """Where the normalisation comes from; empty where there is none."""
 
@@ -412,7 +326,7 @@ class Sensor:
 
     @property
     def gsd_m(self) -> float:
-        """Finest ground sampling distance of the bands, metres."""
+        """Finest ground sampling distance of the bands."""
         return min(band.gsd_m for band in self.bands)
 
     def band(self, name: str) -> Band:
@@ -446,3 +360,170 @@ class Sensor:
             CatalogueError: a band is unknown or named twice.
         """
         return replace(self, bands=tuple(self.band(name) for name in names))
+
+
+# Reading: plain values of a table or a header become the types above, or an error that says where.
+
+
+def checked(kind: Any, raw: Any, *, where: str) -> Any:
+    """Check plain values against a type, and make it of them. Nothing is converted but whole numbers to floats.
+
+    Args:
+        kind: any annotation; of a record `raw` holds the fields, and an entry that is None counts as absent.
+        raw: what stands in the table.
+        where: its place, for messages.
+
+    Raises:
+        CatalogueError: a key is unknown (the nearest is offered) or missing, or a value is wrong.
+    """
+    if dataclasses.is_dataclass(kind):
+        raw = checked_keys(raw, [field.name for field in dataclasses.fields(kind)], where=where)
+        raw = {key: value for key, value in raw.items() if value is not None}
+    try:
+        return _adapter(kind).validate_python(raw)
+    except ValidationError as problem:
+        error = problem.errors(include_url=False)[0]
+        place = "".join(f"[{step}]" if isinstance(step, int) else f": {step}" for step in error["loc"])
+        if error["type"] == "missing":
+            raise CatalogueError(f"{where}: key '{error['loc'][-1]}' is missing") from None
+        raise CatalogueError(f"{where}{place}: {_sentence(error)}") from None
+
+
+def checked_keys(raw: Any, allowed: Collection[str], *, where: str, required: Collection[str] = ()) -> dict[str, Any]:
+    """Check that `raw` is a mapping with all required keys and none but the allowed ones; None is an empty one.
+
+    Raises:
+        CatalogueError: a key is unknown (the nearest one is offered) or missing.
+    """
+    mapping: dict[str, Any] = checked(Table, {} if raw is None else raw, where=where)
+    unknown = next((key for key in mapping if key not in allowed), None)
+    if unknown is not None:
+        raise CatalogueError(
+            f"{where}: unknown key '{unknown}'{nearest_name(unknown, allowed)} (allowed: {', '.join(allowed)})"
+        )
+    missing = next((key for key in required if mapping.get(key) is None), None)
+    if missing is not None:
+        raise CatalogueError(f"{where}: key '{missing}' is missing (needed: {', '.join(required)})")
+    return mapping
+
+
+_adapter = functools.cache(TypeAdapter)
+
+
+def _sentence(error: Any) -> str:
+    """Say what was expected and what was found."""
+    kind, found = error["type"], error["input"]
+    shown = "nothing" if found is None else f"{found!r} ({type(found).__name__})"
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "literal_error" and isinstance(found, str):
+        allowed = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return f"'{found}' is not one of {', '.join(allowed)}{nearest_name(found, allowed)}"
+    if kind in ("literal_error", "string_type", "string_too_short"):
+        return f"expected a text, found {shown}; put it in quotes if it is one"
+    if kind in ("finite_number", "greater_than"):
+        over = f" over {error['ctx']['gt']:g}" if kind == "greater_than" else ""
+        return f"expected a finite number{over}, found {found:g}"
+    expected = {
+        "float_type": "a number",
+        "dict_type": "a mapping of keys to values",
+        "tuple_type": "a list",
+        "list_type": "a list with at least one item",
+        "too_short": "a list with at least one item",
+    }
+    return f"expected {expected.get(kind, error['msg'])}, found {shown}"
+
+
+_RADAR_KEYS = ("frequency_ghz", "polarisation", "orbit")
+SPECTRUM_KEYS = ("low_nm", "high_nm", "center_nm", "fwhm_nm", "response", *_RADAR_KEYS)
+_Measured = Annotated[list[tuple[Positive, Number]], AfterValidator(OpticalRange.from_response)]
+
+
+def parse_spectrum(raw: Mapping[str, Any], *, where: str) -> Spectrum:
+    """Read a spectrum from the keys of `SPECTRUM_KEYS` that `raw` has; other keys are not looked at.
+
+    Optical: `low_nm` and `high_nm`, or `center_nm` and `fwhm_nm`, or a sampled `response` (alone, or with the
+    edges to use). Radar: `frequency_ghz`, `polarisation` and, where it is known, `orbit`.
+
+    Raises:
+        CatalogueError: keys are missing, or do not go together, or have values that can't be.
+    """
+    values = {key: raw[key] for key in SPECTRUM_KEYS if raw.get(key) is not None}
+    given = set(values)
+    if {"frequency_ghz", "polarisation"} <= given <= set(_RADAR_KEYS):
+        return checked(RadarBeam, values, where=where)  # type: ignore[no-any-return]
+    if given == {"center_nm", "fwhm_nm"}:
+        center_nm, width_nm = (checked(Positive, values[key], where=f"{where}: {key}") for key in values)
+        values = {"low_nm": center_nm - width_nm / 2, "high_nm": center_nm + width_nm / 2}
+    elif given in ({"response"}, {"response", "low_nm", "high_nm"}):
+        measured = checked(_Measured, values["response"], where=f"{where}: response")
+        values = dataclasses.asdict(measured) | values | {"response": measured.response}
+    elif given != {"low_nm", "high_nm"}:
+        raise CatalogueError(
+            f"{where}: a band's spectrum is low_nm and high_nm, or center_nm and fwhm_nm, or response, or for radar "
+            f"frequency_ghz and polarisation (and maybe orbit); found {', '.join(values) or 'none of them'}"
+        )
+    return checked(OpticalRange, values, where=where)  # type: ignore[no-any-return]
+
+
+def spectrum_to_dict(spectrum: Spectrum) -> dict[str, Any]:
+    """Write a spectrum as plain JSON values; `parse_spectrum` gives it back exactly."""
+    if isinstance(spectrum, RadarBeam):
+        return dataclasses.asdict(spectrum)
+    edges: dict[str, Any] = {"low_nm": spectrum.low_nm, "high_nm": spectrum.high_nm}
+    return edges | ({"response": [list(pair) for pair in spectrum.response]} if spectrum.response else {})
+
+
+_SENSOR_KEYS = ("name", "title", "aliases", "nodata", "default_encoding", "source", "statistics_source", "bands")
+_BAND_KEYS = ("name", *SPECTRUM_KEYS, "gsd_m", "unit", "encodings", "statistics", "aliases", "source")
+_ENCODING_KEYS = ("scale", "offset", "k1", "k2", "transform", "source")
+
+
+def sensor_to_dict(sensor: Sensor) -> dict[str, Any]:
+    """Write a sensor as plain JSON values; `sensor_from_dict` gives an equal sensor back."""
+    written = {key: getattr(sensor, key) for key in _SENSOR_KEYS}
+    return written | {"aliases": list(sensor.aliases), "bands": [_band_to_dict(band) for band in sensor.bands]}
+
+
+def _band_to_dict(band: Band) -> dict[str, Any]:
+    return {
+        "name": band.name,
+        **spectrum_to_dict(band.spectrum),
+        "gsd_m": band.gsd_m,
+        "unit": band.unit,
+        "encodings": {name: {key: getattr(entry, key) for key in _ENCODING_KEYS} for name, entry in band.encodings},
+        "statistics": None if band.statistics is None else dataclasses.asdict(band.statistics),
+        "aliases": list(band.aliases),
+        "source": band.source,
+    }
+
+
+def sensor_from_dict(raw: Mapping[str, Any], *, where: str = "") -> Sensor:
+    """Read what `sensor_to_dict` wrote.
+
+    Args:
+        raw: plain JSON values.
+        where: their place, for messages; empty: the sensor's name.
+
+    Raises:
+        CatalogueError: a key is unknown or missing, or a value is wrong.
+    """
+    where = where or f"sensor '{raw.get('name')}'"
+    keys = checked_keys(dict(raw), _SENSOR_KEYS, where=where, required=("name", "title", "default_encoding", "bands"))
+    bands = enumerate(checked(Items, keys["bands"], where=f"{where}: bands"))
+    made = tuple(_band_from_dict(band, where=f"{where}: bands[{index}]") for index, band in bands)
+    return checked(Sensor, keys | {"bands": made}, where=where)  # type: ignore[no-any-return]
+
+
+def _band_from_dict(raw: Any, *, where: str) -> Band:
+    keys = checked_keys(raw, _BAND_KEYS, where=where, required=("name", "gsd_m", "unit", "encodings"))
+    where = f"{where} ('{keys['name']}')"
+    encodings = checked(Table, keys["encodings"], where=f"{where}: encodings").items()
+    made: dict[str, Any] = {key: value for key, value in keys.items() if key not in SPECTRUM_KEYS}
+    made["spectrum"] = parse_spectrum(keys, where=where)
+    made["encodings"] = tuple(
+        (name, checked(Encoding, entry, where=f"{where}: encodings.{name}")) for name, entry in encodings
+    )
+    if keys.get("statistics") is not None:
+        made["statistics"] = checked(BandStatistics, keys["statistics"], where=f"{where}: statistics")
+    return checked(Band, made, where=where)  # type: ignore[no-any-return]

@@ -3,12 +3,12 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from anyband.errors import CatalogueError, nearest_name
 from anyband.files import read_yaml
 from anyband.sensors.ranges import load_ranges, published_statistics
-from anyband.sensors.sensor import BandStatistics, Sensor, Unit, checked_items, checked_keys, choice, names, table, text
+from anyband.sensors.sensor import BandStatistics, Items, Names, Sensor, Table, Text, Unit, checked, checked_keys
 
 __all__ = ["list_published_statistics", "published_statistics_of"]
 
@@ -20,11 +20,11 @@ _INSTEAD = "take `statistics: data` to count them on the training images"
 class _Images:
     """What one set of published numbers is of."""
 
-    table: str
+    table: Text
     """Range table that holds them."""
-    set_name: str
+    set_name: Text
     """Their name in it."""
-    sensor: str
+    sensor: Text
     """That took the images."""
     unit: Unit
     """Of p01 and p99."""
@@ -105,30 +105,26 @@ def _spelt() -> dict[str, str]:
     """Find names of sets by every way in which they are written."""
     spelt: dict[str, str] = {}
     for title, entry in _entries().items():
-        aliases = names(entry.get("aliases"), where=f"{_FILE.name}: {title}.aliases")
+        aliases = checked(Names, entry.get("aliases") or (), where=f"{_FILE.name}: {title}.aliases")
         spelt |= {_folded(alias): title for alias in (title, *aliases)}
     return spelt
 
 
 def _entries() -> dict[str, Any]:
-    keys = checked_keys(read_yaml(_FILE, error=CatalogueError), where=_FILE.name, required=("source", "sets"))
-    return table(keys["sets"], where=f"{_FILE.name}: sets")
+    raw = read_yaml(_FILE, error=CatalogueError)
+    keys = checked_keys(raw, ("source", "sets"), where=_FILE.name, required=("source", "sets"))
+    return checked(Table, keys["sets"], where=f"{_FILE.name}: sets")  # type: ignore[no-any-return]
 
 
 def _parsed(raw: Any, title: str) -> tuple[_Images, ...]:
     where = f"{_FILE.name}: {title}"
-    keys = checked_keys(raw, where=where, required=("images",), optional=("aliases",))
-    return tuple(_one(entry, where=where) for entry in checked_items(keys["images"], where=where))
+    keys = checked_keys(raw, ("images", "aliases"), where=where, required=("images",))
+    return tuple(_one(entry, where=where) for entry in checked(Items, keys["images"], where=where))
 
 
 def _one(raw: Any, *, where: str) -> _Images:
-    keys = checked_keys(raw, where=where, required=("table", "set", "sensor", "unit"))
-    return _Images(
-        table=text(keys["table"], where=f"{where}.table"),
-        set_name=text(keys["set"], where=f"{where}.set"),
-        sensor=text(keys["sensor"], where=f"{where}.sensor"),
-        unit=cast(Unit, choice(keys["unit"], where=f"{where}.unit", allowed=get_args(Unit))),
-    )
+    keys = checked_keys(raw, ("table", "set", "sensor", "unit"), where=where)
+    return checked(_Images, {"set_name" if key == "set" else key: keys[key] for key in keys}, where=where)  # type: ignore[no-any-return]
 
 
 def _folded(name: str) -> str:
