@@ -8,8 +8,7 @@ import pytest
 
 from anyband.errors import RasterError
 from anyband.rasters.grid import IDENTITY, Grid, Window
-from anyband.rasters.reader import open_raster
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterSource, open_raster
 from anyband.rasters.writer import write_geotiff
 from anyband.sensors.sensor import Band, Encoding, OpticalRange, Sensor
 

@@ -11,8 +11,7 @@ from rasterio.crs import CRS
 
 from anyband.errors import RasterError
 from anyband.rasters.grid import Window
-from anyband.rasters.reader import open_raster
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterSource, open_raster
 from anyband.sensors.sensor import Band, Encoding, OpticalRange, Sensor
 
 

@@ -10,8 +10,7 @@ from rasterio.transform import Affine
 
 from anyband.errors import CatalogueError, GeometryError, RasterError
 from anyband.rasters.grid import IDENTITY, Grid, Window
-from anyband.rasters.reader import open_raster
-from anyband.rasters.records import Raster, RasterSource
+from anyband.rasters.reader import Raster, RasterSource, open_raster
 from anyband.rasters.writer import write_geotiff
 from anyband.sensors.sensor import Band, Encoding, OpticalRange, Sensor
 

@@ -10,8 +10,7 @@ import torch
 
 from anyband.data.harmonise import picture
 from anyband.rasters.grid import Window
-from anyband.rasters.reader import RasterReader, open_raster
-from anyband.rasters.records import Raster, RasterSource
+from anyband.rasters.reader import Raster, RasterReader, RasterSource, open_raster
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Sensor
 

@@ -14,7 +14,7 @@ from anyband.cli import main
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.errors import CatalogueError, GeometryError, InputError, OutputError, RasterError
 from anyband.rasters.grid import IDENTITY, Grid
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterSource
 from anyband.rasters.writer import write_geotiff
 from anyband.scenes import embed, outputs
 from anyband.scenes.embed import EmbedOptions, EmbedReport, embed_scene, named_statistics, scene_statistics

@@ -18,7 +18,7 @@ from anyband.encode.encoder import EncodeOptions, SensorEncoder, SetImage, load_
 from anyband.errors import GeometryError, InputError, OutputError
 from anyband.models.checkpoint import Checkpoint
 from anyband.rasters.grid import IDENTITY, Grid
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterSource
 from anyband.rasters.writer import write_geotiff
 from anyband.scenes.embed import EmbedOptions, embed_scene, embed_set, named_set_statistics
 from anyband.sensors.catalogue import get_sensor

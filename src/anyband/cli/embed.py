@@ -96,7 +96,7 @@ def _embed_scene(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "Em
     from dataclasses import replace
 
     from anyband.encode.input_spec import checkpoint_sensor
-    from anyband.rasters.records import RasterSource
+    from anyband.rasters.reader import RasterSource
     from anyband.scenes.embed import embed_scene, named_statistics
 
     sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)

@@ -23,7 +23,7 @@ from anyband.arrays import LazySequence
 from anyband.data.chip_index import SPLITS, Split
 from anyband.errors import AnybandError, ManifestError, OutputError, nearest_name
 from anyband.files import read_yaml
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterSource
 from anyband.sensors.catalogue import find_sensor_name, resolve_sensor
 from anyband.sensors.sensor import Encoding, Sensor
 

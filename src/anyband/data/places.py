@@ -273,8 +273,7 @@ def _connected(size: int, edges: Array) -> Array:
 
 
 def _bounds(grid: Grid) -> tuple[float, float, float, float]:
-    bounds = grid.bounds
-    return bounds.left, bounds.bottom, bounds.right, bounds.top
+    return grid.bounds
 
 
 def _notes(images: Sequence[PlacedImage], chosen: Int[Array, " found"]) -> list[str]:

@@ -12,8 +12,7 @@ import numpy as np
 from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.errors import GeometryError, InputError, ManifestError, RasterError, nearest_name
 from anyband.rasters.grid import IDENTITY, Grid, Window, same_crs
-from anyband.rasters.reader import open_sheet
-from anyband.rasters.records import Sheet
+from anyband.rasters.reader import Sheet, open_sheet
 
 __all__ = [
     "ClassTable",
@@ -343,11 +342,11 @@ class PolygonLabels:
             tree = self._reprojected.setdefault(grid.crs, tree)
         if self.outside is None and not len(tree.query(_box(grid), predicate="intersects")):
             west, south, east, north = shapely.total_bounds(tree.geometries)
-            whole = grid.bounds
+            left, bottom, right, top = grid.bounds
             raise GeometryError(
                 f"no polygon of '{self.path}' lies on image '{image}': in {grid.crs} the polygons reach from "
-                f"({west:.9g}, {south:.9g}) to ({east:.9g}, {north:.9g}), the image from ({whole.left:.9g}, "
-                f"{whole.bottom:.9g}) to ({whole.right:.9g}, {whole.top:.9g}); check the CRS that the file declares"
+                f"({west:.9g}, {south:.9g}) to ({east:.9g}, {north:.9g}), the image from ({left:.9g}, "
+                f"{bottom:.9g}) to ({right:.9g}, {top:.9g}); check the CRS that the file declares"
             )
         return tree
 
@@ -355,8 +354,7 @@ class PolygonLabels:
 def _box(grid: Grid) -> Any:
     import shapely
 
-    bounds = grid.bounds
-    return shapely.box(bounds.left, bounds.bottom, bounds.right, bounds.top)
+    return shapely.box(*grid.bounds)
 
 
 def _to_crs(shapes: Array, source: Any, target: str) -> Array:

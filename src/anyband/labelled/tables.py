@@ -16,7 +16,7 @@ from anyband.data.manifest import COLUMNS, ImageEntry, parse_entry
 from anyband.errors import AnybandError, InputError, ManifestError, nearest_name
 from anyband.progress import progress
 from anyband.randomness import permutation
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterSource
 from anyband.sensors.catalogue import find_sensor_name
 from anyband.sensors.sensor import Sensor
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,6 @@ __all__ = [
     "IDENTITY",
     "Axis",
     "Blender",
-    "Bounds",
     "Grid",
     "Placement",
     "Tile",
@@ -25,6 +24,7 @@ __all__ = [
     "crs_name",
     "matching_window",
     "patch_grid",
+    "pixel_area",
     "pixel_size_m",
     "place",
     "place_by_shape",
@@ -47,16 +47,12 @@ IDENTITY: Transform = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """A rectangle of pixels."""
+    """A rectangle of at least one pixel; its first pixel is at `row`, `col`, counted from 0."""
 
     row: int
-    """First row, from 0."""
     col: int
-    """First column, from 0."""
     height: int
-    """Number of rows, at least 1."""
     width: int
-    """Number of columns, at least 1."""
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -69,12 +65,12 @@ class Window:
 
     @property
     def rows(self) -> slice:
-        """Slice of the rows, to index an array."""
+        """Rows, to index an array."""
         return slice(self.row, self.row + self.height)
 
     @property
     def cols(self) -> slice:
-        """Slice of the columns, to index an array."""
+        """Columns, to index an array."""
         return slice(self.col, self.col + self.width)
 
     def is_inside(self, height: int, width: int) -> bool:
@@ -90,28 +86,12 @@ class Window:
         return self.moved_by(-outer.row, -outer.col)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """A rectangle in the coordinates of a CRS."""
-
-    left: float
-    """Smallest x."""
-    bottom: float
-    """Smallest y."""
-    right: float
-    """Largest x."""
-    top: float
-    """Largest y."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
     """Where the pixels of an image lie."""
 
     height: int
-    """Number of rows."""
     width: int
-    """Number of columns."""
     transform: Transform
     """From (col, row) to coordinates of the CRS; `IDENTITY` for an image without georeference."""
     crs: str | None
@@ -125,13 +105,13 @@ class Grid:
         return Window(row=0, col=0, height=self.height, width=self.width)
 
     @property
-    def bounds(self) -> Bounds:
-        """The rectangle around all four corners, in coordinates of the CRS."""
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right and top of the rectangle around all four corners, in coordinates of the CRS."""
         corners = [
             self.to_coordinates(row, col) for row in (0.0, float(self.height)) for col in (0.0, float(self.width))
         ]
         xs, ys = [x for x, _ in corners], [y for _, y in corners]
-        return Bounds(left=min(xs), bottom=min(ys), right=max(xs), top=max(ys))
+        return min(xs), min(ys), max(xs), max(ys)
 
     def to_coordinates(self, row: float, col: float) -> tuple[float, float]:
         """Map a position in pixels (0, 0 is the outer corner of the first pixel) to (x, y) of the CRS."""
@@ -150,37 +130,22 @@ class Grid:
             )
         a, b, _, d, e, _ = self.transform
         x, y = self.to_coordinates(float(window.row), float(window.col))
-        return Grid(
-            height=window.height,
-            width=window.width,
-            transform=(a, b, x, d, e, y),
-            crs=self.crs,
-            gsd_m=self.gsd_m,
-        )
+        return replace(self, height=window.height, width=window.width, transform=(a, b, x, d, e, y))
 
 
 def windows_covering(height: int, width: int, *, tile_height: int, tile_width: int) -> Iterator[Window]:
-    """Cut an image into windows, row by row. Each pixel is in exactly one; the last ones may be smaller.
-
-    Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
-        tile_height: of a window, pixels, at least 1.
-        tile_width: of a window, pixels, at least 1.
-
-    Returns:
-        Windows that together cover the image without gap or overlap.
-    """
+    """Cut an image into windows, row by row. Each pixel is in exactly one; the last ones may be smaller."""
     if tile_height < 1 or tile_width < 1:
         raise GeometryError(f"a tile needs at least one pixel, found {tile_height} × {tile_width}")
     for row in range(0, height, tile_height):
         for col in range(0, width, tile_width):
-            yield Window(
-                row=row,
-                col=col,
-                height=min(tile_height, height - row),
-                width=min(tile_width, width - col),
-            )
+            yield Window(row=row, col=col, height=min(tile_height, height - row), width=min(tile_width, width - col))
+
+
+def pixel_area(transform: Transform) -> float:
+    """Compute the area of a pixel in the squared units of its coordinates."""
+    a, b, _, d, e, _ = transform
+    return abs(a * e - b * d)
 
 
 def patch_grid(grid: Grid, patch_size: int) -> Grid:
@@ -197,13 +162,8 @@ def patch_grid(grid: Grid, patch_size: int) -> Grid:
         )
     a, b, c, d, e, f = grid.transform
     size = float(patch_size)
-    return Grid(
-        height=height,
-        width=width,
-        transform=(a * size, b * size, c, d * size, e * size, f),
-        crs=grid.crs,
-        gsd_m=grid.gsd_m * size,
-    )
+    transform = (a * size, b * size, c, d * size, e * size, f)
+    return Grid(height=height, width=width, transform=transform, crs=grid.crs, gsd_m=grid.gsd_m * size)
 
 
 # chosen: UTM departs from the ground by up to 0.1 % and its pixels are called 10 m all the same; Web Mercator
@@ -262,7 +222,7 @@ def pixel_size_m(transform: Transform, *, crs: str, height: int, width: int) -> 
     _, _, along_m = geod.inv(lons[2], lats[2], lons[3], lats[3])
     measured_m = math.sqrt(across_m * along_m)
     if unit_m is not None:
-        named_m = math.sqrt(abs(a * e - b * d)) * unit_m
+        named_m = math.sqrt(pixel_area(transform)) * unit_m
         if abs(measured_m / named_m - 1) < _PROJECTION_TOLERANCE:
             return named_m
     return measured_m
@@ -282,12 +242,7 @@ def _on_ellipsoid(crs: str) -> tuple[Any, Any, float | None]:
 def window_starts(size: int, window: int, step: int) -> list[int]:
     """Place windows of one size along an axis: every `step` pixels, and the last one at the end.
 
-    Property: each pixel lies in a window, and none reaches outside.
-
-    Args:
-        size: of the axis, pixels.
-        window: of a window, pixels; at most `size`.
-        step: from a window to the next, pixels; at most `window`.
+    Property: each pixel lies in a window, and none reaches outside. `step` ≤ `window` ≤ `size`, in pixels.
     """
     if not 0 < step <= window <= size:
         raise InputError(f"windows of {window} pixels every {step} do not cover an axis of {size}")
@@ -342,12 +297,10 @@ _SHIFT_PX = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A square of an image."""
+    """A square of an image. Its `own` pixels no tile before has; labels count in these alone."""
 
     window: Window
-    """Its pixels."""
     own: Window
-    """Those that no tile before has; labels count in these alone."""
 
     def is_own(self) -> Bool[Array, "row col"]:
         """Tell which of its pixels are its own."""
@@ -361,11 +314,7 @@ def tiles_of(grid: Grid, tile_px: int | None) -> Iterator[Tile]:
     """Cut an image into squares of one size, row by row. Each pixel is in exactly one tile's `own`.
 
     The last tile of a row or column reaches back into the one before, so that all are of one size. An image that is
-    smaller than a square is one tile.
-
-    Args:
-        grid: of the image.
-        tile_px: edge of a square; None: the image is one tile.
+    smaller than a square is one tile, and without `tile_px` every image.
     """
     if tile_px is None:
         yield Tile(window=grid.whole, own=grid.whole)
@@ -377,13 +326,7 @@ def tiles_of(grid: Grid, tile_px: int | None) -> Iterator[Tile]:
 
 
 def matching_window(window: Window, grid: Grid, other: Grid, *, names: tuple[str, str]) -> Window:
-    """Find the window of another image that shows the same ground.
-
-    Args:
-        window: of the first image.
-        grid: of the first image.
-        other: grid of the other.
-        names: of both, for messages.
+    """Find the window of another image that shows the same ground as a window of `grid`; names are for messages.
 
     Raises:
         GeometryError: the window cuts through pixels of the other image, or reaches outside of it.
@@ -467,7 +410,7 @@ class Axis:
     offset: float
     """Source position of the target's outer edge, in source pixels."""
     size: int
-    """Number of source pixels."""
+    """Source pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -475,9 +418,7 @@ class Placement:
     """Where the target grid lies in a source grid."""
 
     rows: Axis
-    """Along y."""
     cols: Axis
-    """Along x."""
 
     def is_identity(self, height: int, width: int) -> bool:
         """Tell whether both grids are the same."""
@@ -581,7 +522,7 @@ def resample_bilinear(
         valid: which of them have data.
         placement: of the target in the source.
         part: source window that `stored` covers, from `source_window`.
-        window: target window asked for.
+        window: requested window of the target.
 
     Returns:
         Interpolated numbers (0 where not valid); valid where valid pixels carry at least half of the weight.

@@ -3,19 +3,22 @@
 import contextlib
 import datetime
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from anyband.arrays import Array
+from anyband.arrays import Array, Bool, Num, Shaped
 from anyband.errors import GeometryError, RasterError, nearest_name
-from anyband.rasters.formats import BandPlace, GdalSheet, band_files, find_bands, open_plain_tiff
 from anyband.rasters.grid import (
     Grid,
     Placement,
+    Transform,
     Window,
+    pixel_area,
     pixel_size_m,
     place,
     place_by_shape,
@@ -24,28 +27,82 @@ from anyband.rasters.grid import (
     same_crs,
     source_window,
 )
-from anyband.rasters.netcdf import NetcdfSheet
-from anyband.rasters.records import Raster, RasterSource, Sheet
 from anyband.sensors.sensor import Sensor
 
-__all__ = ["RasterReader", "open_raster", "open_sheet"]
+__all__ = ["Raster", "RasterReader", "RasterSource", "Sheet", "open_raster", "open_sheet"]
 
 _NETCDF_ENDINGS = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
 _TIFF_ENDINGS = (".tif", ".tiff")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """The bands that come from one sheet."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RasterSource:
+    """One image: the files that hold its bands, and whatever the files don't say themselves."""
 
-    sheet: Sheet
-    """The file."""
-    positions: tuple[int, ...]
-    """Which of its bands."""
-    targets: tuple[int, ...]
-    """Where each goes among the bands asked for."""
-    placement: Placement
-    """Of the common grid in the file's grid."""
+    paths: tuple[Path, ...]
+    """Files, or folders of single-band files; together they hold the bands."""
+    bands: tuple[tuple[str, str], ...] = ()
+    """(catalogue band, its name, variable or 1-based number in the file; empty: found by its own names).
+    Empty: all bands of the sensor, found by their names, or by order where the counts agree."""
+    time_index: int | None = None
+    """Which time of a file with a time axis, from 0; negative numbers count from the end."""
+    time: datetime.datetime | None = None
+    """Or the time itself; the day must be in the file."""
+    valid_paths: tuple[Path, ...] = ()
+    """Mask files; a pixel is valid where all of them say so."""
+    valid_values: tuple[float, ...] = ()
+    """Values of the masks that mean "valid". Empty: every value but 0."""
+    valid_variable: str = ""
+    """Variable or band of the mask files; empty: their only one."""
+    nodata: float | None = None
+    """Digital number that means "no data", instead of the file's own or the sensor's; None: theirs."""
+    encoding: str | None = None
+    """Name of the catalogue's encoding of these digital numbers; None: the sensor's default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raster:
+    """Pixels of a window, as digital numbers."""
+
+    dn: Num[Array, "band row col"]
+    valid: Bool[Array, "band row col"]
+    """Which pixels have data, for each band."""
+    grid: Grid
+
+
+@runtime_checkable
+class Sheet(Protocol):
+    """Bands of one file that share a grid: what every format family gives to the reader."""
+
+    path: Path
+    names: tuple[str, ...]
+    """Name of each band, empty where the file says nothing."""
+    height: int
+    width: int
+    transform: Transform
+    """Identity without georeference."""
+    crs: str | None
+    """`EPSG:n`, WKT, or None."""
+    dtypes: tuple[str, ...]
+    """NumPy type of each band's digital numbers."""
+    nodata: tuple[float | None, ...]
+    """The file's own "no data" number of each band."""
+    times: tuple[datetime.datetime, ...]
+    """Times of the file's time axis; empty without one."""
+    time_index: int | None
+    """The time that `read` gives; None without a time axis."""
+
+    def read(
+        self, positions: Sequence[int], window: Window
+    ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
+        """Read bands (by position, from 0) of a window: digital numbers, and the file's own mask or None."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+_Part = tuple[Sheet, list[int], list[int]]
+"""Bands of one sheet: which of its bands, and where each goes among those requested."""
 
 
 class RasterReader:
@@ -56,32 +113,36 @@ class RasterReader:
     ) -> None:
         """Find the bands and the grid; nothing is read yet."""
         self._source = source
-        self._sensor = sensor
-        names, places = find_bands(source, sensor, sheets)
+        names, places = _find_bands(source, sensor, sheets)
         self.band_names: tuple[str, ...] = names
         """Catalogue names of the bands, in the order that `read` gives."""
-        used = [sheets[index] for index in sorted({index for index, _ in places})]
-        self.grid: Grid = _finest_grid(used, sensor, names)
+        used = {index: sheets[index] for index in sorted({index for index, _ in places})}
+        self.grid: Grid = _finest_grid(list(used.values()), sensor, names)
         """The finest grid of the bands."""
-        self._alike = _alike(_parts(sheets, places, self.grid))
+        # Parts that lie on one grid stand together.
+        self._parts: dict[Placement, list[_Part]] = {}
+        for index, sheet in used.items():
+            targets = [target for target, (held_by, _) in enumerate(places) if held_by == index]
+            part = sheet, [places[target][1] for target in targets], targets
+            self._parts.setdefault(_placement(sheet, self.grid), []).append(part)
         self._valid_sheets = [
             (sheet, _valid_position(sheet, source), _placement(sheet, self.grid)) for sheet in valid_sheets
         ]
         self.dtype: np.dtype[np.generic] = np.result_type(
             *(np.dtype(sheets[index].dtypes[position]) for index, position in places)
         )
-        """NumPy type that holds the stored numbers of all bands."""
+        """NumPy type that holds the digital numbers of all bands."""
         self._nodata = tuple(
             _first_known(source.nodata, sheets[index].nodata[position], sensor.nodata) for index, position in places
         )
-        self.datetime: datetime.datetime | None = _common_time(used)
+        self.datetime: datetime.datetime | None = _common_time(list(used.values()))
         """Time of the image where the file says it, UTC."""
-        self.num_times: int = max((len(sheet.times) for sheet in used), default=0) or 1
+        self.num_times: int = max((len(sheet.times) for sheet in used.values()), default=0) or 1
         """How many times the file holds."""
 
     @property
     def nodata(self) -> float | None:
-        """The stored number that means "no data" in every band; None where there is none, or several."""
+        """The digital number that means "no data" in every band; None where there is none, or several."""
         first = self._nodata[0]
         same = all(value == first or (_is_nan(value) and _is_nan(first)) for value in self._nodata)
         return first if same else None
@@ -93,7 +154,7 @@ class RasterReader:
             window: of `grid`; None reads everything.
 
         Returns:
-            Stored numbers and which are valid; where not valid the numbers mean nothing.
+            Digital numbers and which are valid; where not valid the numbers mean nothing.
 
         Raises:
             RasterError: a file breaks off or is damaged there.
@@ -103,20 +164,21 @@ class RasterReader:
         grid = self.grid.part(window)
         shape = (len(self.band_names), window.height, window.width)
         dn, valid = np.zeros(shape, dtype=self.dtype), np.zeros(shape, dtype=bool)
-        for alike in self._alike:
-            self._read_parts(alike, window, dn, valid)
+        for placement, parts in self._parts.items():
+            self._read_parts(placement, parts, window, dn, valid)
         for sheet, position, placement in self._valid_sheets:
             valid &= self._read_valid(sheet, position, placement, window)
         return Raster(dn=dn, valid=valid, grid=grid)
 
-    def _read_parts(self, alike: Sequence[_Part], window: Window, dn: Array, valid: Array) -> None:
+    def _read_parts(
+        self, placement: Placement, parts: Sequence[_Part], window: Window, dn: Array, valid: Array
+    ) -> None:
         """Read parts of one placement. What is whole of them is resampled together, which gives the same numbers."""
-        placement = alike[0].placement
         same_grid = placement.is_identity(self.grid.height, self.grid.width)
         needed = window if same_grid else source_window(placement, window)
         if needed is None:
             return
-        read = [(list(part.targets), *self._stored(part, needed)) for part in alike]
+        read = [(targets, *self._dn_of(sheet, positions, targets, needed)) for sheet, positions, targets in parts]
         if same_grid:
             for targets, stored, known in read:
                 dn[targets], valid[targets] = stored, known
@@ -130,11 +192,13 @@ class RasterReader:
             values, kept = resample_bilinear(stored, known, placement=placement, part=needed, window=window)
             dn[targets], valid[targets] = _to_type(values, stored.dtype), kept
 
-    def _stored(self, part: _Part, needed: Window) -> tuple[Array, Array]:
-        """Read the stored numbers of a part, and which are data."""
-        stored, with_data = part.sheet.read(part.positions, needed)
+    def _dn_of(
+        self, sheet: Sheet, positions: Sequence[int], targets: Sequence[int], needed: Window
+    ) -> tuple[Array, Array]:
+        """Read the digital numbers of a part, and which are data."""
+        stored, with_data = sheet.read(positions, needed)
         known = np.ones(stored.shape, dtype=bool) if with_data is None else with_data.copy()
-        for index, target in enumerate(part.targets):
+        for index, target in enumerate(targets):
             known[index] &= _has_data(stored[index], self._nodata[target])
         return stored, known
 
@@ -150,19 +214,19 @@ class RasterReader:
 
 @contextlib.contextmanager
 def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
-    """Open an image to read windows of it.
+    """Open an image to read windows of it; it is closed when the block ends.
 
     Args:
         source: files, and what they don't say themselves.
-        sensor: whose bands they hold; `sensor.select(names)` asks for some of them.
-
-    Returns:
-        A reader, closed when the block ends.
+        sensor: whose bands they hold; `sensor.select(names)` for some of them.
 
     Raises:
         RasterError: a file is missing, empty, corrupt, doesn't say which band is which, or has no such time.
         GeometryError: bands lie on different coordinate systems, or shapes don't fit.
     """
+    if not source.paths:
+        raise RasterError("an image without files; name at least one path")
+    files = [file for path in source.paths for file in (_band_files(path, source, sensor) if path.is_dir() else [path])]
     with contextlib.ExitStack() as opened:
 
         def sheet(path: Path) -> Sheet:
@@ -170,19 +234,9 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
             opened.callback(one.close)
             return one
 
-        sheets = [sheet(path) for path in _files(source, sensor)]
+        sheets = [sheet(path) for path in files]
         _check_time(source, sheets)
-        valid_sheets = [sheet(path) for path in source.valid_paths]
-        yield RasterReader(source, sensor, sheets, valid_sheets)
-
-
-def _files(source: RasterSource, sensor: Sensor) -> list[Path]:
-    if not source.paths:
-        raise RasterError("an image without files; name at least one path")
-    files: list[Path] = []
-    for path in source.paths:
-        files += band_files(path, source, sensor) if path.is_dir() else [path]
-    return files
+        yield RasterReader(source, sensor, sheets, [sheet(path) for path in source.valid_paths])
 
 
 def open_sheet(path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None) -> Sheet:
@@ -196,50 +250,48 @@ def open_sheet(path: Path, *, time_index: int | None = None, time: datetime.date
     Raises:
         RasterError: the file is missing, corrupt or no raster, or its time is not said.
     """
+    # Imported here, because what only names files needs no geographic library.
     ending = path.suffix.lower()
     if ending in _NETCDF_ENDINGS:
+        from anyband.rasters.netcdf import NetcdfSheet
+
         return NetcdfSheet(path, time_index=time_index, time=time)
+    from anyband.rasters.formats import GdalSheet, open_plain_tiff
+
     plain = open_plain_tiff(path) if ending in _TIFF_ENDINGS else None
     return plain or GdalSheet(path)
 
 
 def _check_time(source: RasterSource, sheets: Sequence[Sheet]) -> None:
-    """Refuse a time that is asked of files without a time axis, which would be ignored."""
+    """Refuse a time of files without a time axis, which would be ignored."""
     if any(sheet.time_index is not None for sheet in sheets):
         return
     if source.time is not None or source.time_index not in (None, 0, -1):
-        asked = source.time_index if source.time is None else f"{source.time:%Y-%m-%d}"
-        raise RasterError(f"time {asked} is asked of '{sheets[0].path}', which has no time axis; leave the time out")
+        time = source.time_index if source.time is None else f"{source.time:%Y-%m-%d}"
+        raise RasterError(f"time {time} is asked of '{sheets[0].path}', which has no time axis; leave the time out")
 
 
 def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) -> Grid:
-    first = sheets[0]
+    crs = sheets[0].crs
     for sheet in sheets[1:]:
-        if not same_crs(sheet.crs, first.crs):
+        if not same_crs(sheet.crs, crs):
             raise GeometryError(
-                f"bands of one image must share a coordinate system: '{first.path}' has "
-                f"{first.crs or 'none'}, '{sheet.path}' has {sheet.crs or 'none'}; reproject one of them"
+                f"bands of one image must share a coordinate system: '{sheets[0].path}' has "
+                f"{crs or 'none'}, '{sheet.path}' has {sheet.crs or 'none'}; reproject one of them"
             )
-    if first.crs is None:
+    if crs is None:
         finest = max(sheets, key=lambda sheet: sheet.height * sheet.width)
         gsd_m = min(sensor.band(name).gsd_m for name in names)
     else:
         _check_transforms(sheets)
-        finest = min(sheets, key=_pixel_area)
-        gsd_m = _ground_pixel_m(finest, first.crs)
-    return Grid(
-        height=finest.height,
-        width=finest.width,
-        transform=finest.transform,
-        crs=first.crs,
-        gsd_m=float(gsd_m),
-    )
+        finest = min(sheets, key=lambda sheet: pixel_area(sheet.transform))
+        gsd_m = _ground_pixel_m(finest, crs)
+    return Grid(height=finest.height, width=finest.width, transform=finest.transform, crs=crs, gsd_m=float(gsd_m))
 
 
 def _check_transforms(sheets: Sequence[Sheet]) -> None:
     for sheet in sheets:
-        area = _pixel_area(sheet)
-        if not (all(math.isfinite(number) for number in sheet.transform) and area > 0):
+        if not (all(math.isfinite(number) for number in sheet.transform) and pixel_area(sheet.transform) > 0):
             raise RasterError(
                 f"'{sheet.path}' has a georeference in which a pixel is no rectangle of ground (its transform is "
                 f"{_written(sheet)}); write its right corner and pixel size, for example with `gdal_edit.py -a_ullr`"
@@ -260,11 +312,6 @@ def _written(sheet: Sheet) -> str:
     return f"({', '.join(f'{number:g}' for number in sheet.transform)})"
 
 
-def _pixel_area(sheet: Sheet) -> float:
-    a, b, _, d, e, _ = sheet.transform
-    return abs(a * e - b * d)
-
-
 def _placement(sheet: Sheet, grid: Grid) -> Placement:
     shapes = (grid.height, grid.width), (sheet.height, sheet.width)
     if grid.crs is None:
@@ -274,29 +321,6 @@ def _placement(sheet: Sheet, grid: Grid) -> Placement:
             f"'{sheet.path}' has {sheet.crs or 'no coordinate system'}, the image has {grid.crs}; reproject one of them"
         )
     return place(grid.transform, shapes[0], sheet.transform, shapes[1])
-
-
-def _parts(sheets: Sequence[Sheet], places: Sequence[BandPlace], grid: Grid) -> list[_Part]:
-    parts = []
-    for index in sorted({index for index, _ in places}):
-        chosen = [(position, target) for target, (sheet, position) in enumerate(places) if sheet == index]
-        parts.append(
-            _Part(
-                sheet=sheets[index],
-                positions=tuple(position for position, _ in chosen),
-                targets=tuple(target for _, target in chosen),
-                placement=_placement(sheets[index], grid),
-            )
-        )
-    return parts
-
-
-def _alike(parts: Sequence[_Part]) -> list[list[_Part]]:
-    """Put the parts together that lie on one grid."""
-    groups: dict[Placement, list[_Part]] = {}
-    for part in parts:
-        groups.setdefault(part.placement, []).append(part)
-    return list(groups.values())
 
 
 def _valid_position(sheet: Sheet, source: RasterSource) -> int:
@@ -346,3 +370,184 @@ def _has_data(stored: Array, nodata: float | None) -> Array:
 def _to_type(values: Array, dtype: np.dtype[np.generic]) -> Array:
     # Interpolated numbers lie between stored ones, so rounding can't leave the type's range.
     return np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
+
+
+_BandPlace = tuple[int, int]
+"""(index of the sheet, position of the band in it), both from 0."""
+
+# Names that may stand at the end of a longer one (`T32UQD_B02`, `S1_VV`) carry a number or a polarisation.
+# Plain words may not: the end of `infra-red` is not the red band.
+_PIECES = re.compile(r"([_\-. ])")
+_TAIL = re.compile(r"[A-Za-z]*\d+[A-Za-z]*|[VH][VH]", re.IGNORECASE)
+# Sentinel-2 L2A products name the resolution last: `..._B02_10m.jp2`.
+_RESOLUTION_END = re.compile(r"_\d+m$", re.IGNORECASE)
+
+
+def _known_names(sensor: Sensor) -> dict[str, str]:
+    """Map every name of a sensor's bands, without case, to the catalogue's; a name goes before an alias."""
+    aliases = {alias.casefold(): band.name for band in reversed(sensor.bands) for alias in band.aliases}
+    return aliases | {band.name.casefold(): band.name for band in sensor.bands}
+
+
+def _match_band(name: str, known: Mapping[str, str]) -> str | None:
+    """Find the band that a description, variable or file stem means: exactly, by an alias, or by its end."""
+    found = (known.get(candidate.casefold()) for candidate in (name, *_tails(name)))
+    return next((band for band in found if band is not None), None)
+
+
+def _file_names(path: Path) -> tuple[str, ...]:
+    """List what a file of one band may be called: its stem, its name, and the ends of its stem."""
+    return (path.stem, path.name, *_tails(path.stem))
+
+
+def _tails(name: str) -> list[str]:
+    pieces = _PIECES.split(_RESOLUTION_END.sub("", name))
+    if not _TAIL.fullmatch(pieces[-1]):
+        return []
+    # The separators stand between the pieces. `SR_B4` before `B4`: the longest end that is a name wins.
+    return ["".join(pieces[start:]) for start in range(2, len(pieces), 2)]
+
+
+def _find_bands(
+    source: RasterSource, sensor: Sensor, sheets: Sequence[Sheet]
+) -> tuple[tuple[str, ...], tuple[_BandPlace, ...]]:
+    """Find each requested band in the files: catalogue names, and where each is.
+
+    Raises:
+        RasterError: a declared band is not in the files, is there twice, or nothing says which band is which.
+        CatalogueError: a declared band is not the sensor's.
+    """
+    if source.bands:
+        names = tuple(sensor.band(band).name for band, _ in source.bands)
+        return names, tuple(_declared(band, name, sensor, sheets) for band, name in source.bands)
+    named = _named(sensor, sheets)
+    if set(named) == set(sensor.band_names):
+        return sensor.band_names, tuple(named[name] for name in sensor.band_names)
+    in_order = [place for place, _ in _candidates(sheets)]
+    if len(in_order) == len(sensor.bands) and _agrees_with_order(named, in_order, sensor):
+        return sensor.band_names, tuple(in_order)
+    raise RasterError(_no_match(sensor, sheets, named))
+
+
+def _candidates(sheets: Sequence[Sheet]) -> list[tuple[_BandPlace, tuple[str, ...]]]:
+    """List every band of the files with the names it goes by; a file of one band goes by its own name too."""
+    return [
+        ((index, position), (name, *_file_names(sheet.path)) if len(sheet.names) == 1 else (name,))
+        for index, sheet in enumerate(sheets)
+        for position, name in enumerate(sheet.names)
+    ]
+
+
+def _named(sensor: Sensor, sheets: Sequence[Sheet]) -> dict[str, _BandPlace]:
+    known, found = _known_names(sensor), dict[str, _BandPlace]()
+    for held_by, names in _candidates(sheets):
+        matches = [_match_band(name, known) for name in names if name]
+        band = next((match for match in matches if match is not None), None)
+        if band is None:
+            continue
+        if band in found:
+            first, second = sheets[found[band][0]], sheets[held_by[0]]
+            raise RasterError(
+                f"band '{band}' of '{sensor.name}' is there twice: in '{first.path}' and in '{second.path}'; "
+                f"say which one by `bands`"
+            )
+        found[band] = held_by
+    return found
+
+
+def _declared(band: str, name: str, sensor: Sensor, sheets: Sequence[Sheet]) -> _BandPlace:
+    if not name:
+        return _found_by_own_name(sensor.band(band).name, sensor, sheets)
+    candidates = _candidates(sheets)
+    exact = [place for place, names in candidates if name in names]
+    folded = [place for place, names in candidates if name.casefold() in [known.casefold() for known in names]]
+    fitting = exact or folded
+    if len(fitting) > 1:
+        raise RasterError(
+            f"band '{band}' is declared as '{name}', which is there {len(fitting)} times in "
+            f"{_listed_files(sheets)}; use the whole name of a file, or its number"
+        )
+    if fitting:
+        return fitting[0]
+    if name.isdigit() and 1 <= int(name) <= len(candidates):
+        return candidates[int(name) - 1][0]
+    known = _own_names(sheets)
+    raise RasterError(
+        f"band '{band}' is declared as '{name}', which is not in {_listed_files(sheets)} "
+        f"({len(candidates)} bands{': ' + _listed(known) if known else ''}){nearest_name(name, known)}"
+    )
+
+
+def _found_by_own_name(band: str, sensor: Sensor, sheets: Sequence[Sheet]) -> _BandPlace:
+    named = _named(sensor, sheets)
+    if band not in named:
+        raise RasterError(
+            f"band '{band}' of '{sensor.name}' is not in {_listed_files(sheets)} by any of its names; found "
+            f"{_listed(_own_names(sheets)) or 'no names'}; "
+            f"say its name in the file by `bands`"
+        )
+    return named[band]
+
+
+def _own_names(sheets: Sequence[Sheet]) -> list[str]:
+    single = [sheet.names[0] or sheet.path.stem for sheet in sheets if len(sheet.names) == 1]
+    return single + [name for sheet in sheets if len(sheet.names) > 1 for name in sheet.names if name]
+
+
+def _agrees_with_order(named: dict[str, _BandPlace], in_order: list[_BandPlace], sensor: Sensor) -> bool:
+    return all(in_order[sensor.band_index(band)] == place for band, place in named.items())
+
+
+def _no_match(sensor: Sensor, sheets: Sequence[Sheet], named: dict[str, _BandPlace]) -> str:
+    count = sum(len(sheet.names) for sheet in sheets)
+    message = (
+        f"{_listed_files(sheets)} has {count} band{'' if count == 1 else 's'}, sensor '{sensor.name}' has "
+        f"{len(sensor.bands)} ({_listed(sensor.band_names)})"
+    )
+    if named:
+        missing = [name for name in sensor.band_names if name not in named]
+        message += f"; found by name: {_listed(tuple(named))}"
+        message += f"; missing: {_listed(missing)}" if missing else ""
+    return message + "; declare `bands`: for each catalogue band its name or number in the file"
+
+
+def _listed(names: Sequence[str]) -> str:
+    names = tuple(names)
+    return ", ".join(names) if len(names) <= 16 else f"{', '.join(names[:3])} … {names[-1]}"
+
+
+def _listed_files(sheets: Sequence[Sheet]) -> str:
+    paths = [sheet.path for sheet in sheets]
+    if not paths:
+        return "no file"
+    return f"'{paths[0]}'" if len(paths) == 1 else f"'{paths[0].parent}' ({len(paths)} files)"
+
+
+_RASTER_ENDINGS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bsq", ".nc", ".h5")
+
+
+def _band_files(folder: Path, source: RasterSource, sensor: Sensor) -> tuple[Path, ...]:
+    """List the files of a folder that hold requested bands, by name; others (quality, previews) are left out.
+
+    Raises:
+        RasterError: none of them does.
+    """
+    rasters = sorted(path for path in folder.iterdir() if path.suffix.lower() in _RASTER_ENDINGS)
+    declared = {name.casefold() for _, name in source.bands if name}
+    wanted = {sensor.band(band).name for band, name in source.bands if not name}
+    if not source.bands:
+        wanted = set(sensor.band_names)
+    known = _known_names(sensor)
+    found = tuple(
+        path
+        for path in rasters
+        if declared & {name.casefold() for name in _file_names(path)} or _match_band(path.stem, known) in wanted
+    )
+    if found:
+        return found
+    names = ", ".join(path.name for path in rasters[:5])
+    raise RasterError(
+        f"folder '{folder}' has no file named after a band of '{sensor.name}' "
+        f"({', '.join(sensor.band_names[:16])}); found "
+        f"{names or 'no rasters'}{' …' if len(rasters) > 5 else ''}"
+    )

@@ -30,8 +30,7 @@ from anyband.models.inputs import SetMetadata
 from anyband.progress import progress
 from anyband.rasters.footprints import Box, box_of, place_image, view_of
 from anyband.rasters.grid import Grid, Placement, Window, same_crs, windows_covering
-from anyband.rasters.reader import RasterReader, open_raster
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterReader, RasterSource, open_raster
 from anyband.scenes.outputs import (
     FeatureJob,
     Tiling,
@@ -414,8 +413,8 @@ def _placement(anchor: Grid, grid: Grid, name: str, anchor_name: str) -> Placeme
 
 
 def _said(grid: Grid) -> str:
-    bounds = grid.bounds
-    return f"x {bounds.left:.10g} to {bounds.right:.10g}, y {bounds.bottom:.10g} to {bounds.top:.10g}"
+    left, bottom, right, top = grid.bounds
+    return f"x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}"
 
 
 def _encoded_set_embed(scene: _Set, views: Sequence[View]) -> list[tuple[View, Float[Array, "width row col"]]]:

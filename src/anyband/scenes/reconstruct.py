@@ -33,8 +33,7 @@ from anyband.rasters.grid import (
     window_starts,
     windows_covering,
 )
-from anyband.rasters.reader import RasterReader, open_raster
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterReader, RasterSource, open_raster
 from anyband.rasters.writer import GeoTiffLayout, GeoTiffWriter, geotiff_writer
 from anyband.report.maps import pictures_png
 from anyband.scenes.context import OpenImage, OtherImage, nearest_in_time, placed_images, readable_images, survey_images

@@ -19,7 +19,7 @@ from anyband.labelled.published.found import (
 )
 from anyband.labelled.samples import DataSpec, ListSpec, TaskData
 from anyband.progress import progress
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterSource
 from anyband.sensors.catalogue import get_sensor
 
 __all__ = ["CLASSES_19", "CLASSES_43", "open_bigearthnet", "to_19_classes"]

@@ -17,7 +17,7 @@ from anyband.labelled.published.found import (
     known_root,
 )
 from anyband.labelled.samples import DataSpec, TaskData
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterSource
 from anyband.sensors.catalogue import find_bands, get_sensor
 from anyband.sensors.sensor import Sensor
 

@@ -16,7 +16,7 @@ from anyband.labelled.samples import DataSpec, ListSpec, Sample, SampleImage, Sp
 from anyband.labelled.splits import parts_from_lists
 from anyband.labelled.tables import LabelledImages
 from anyband.labelled.tables import split as draw_split
-from anyband.rasters.records import RasterSource
+from anyband.rasters.reader import RasterSource
 from anyband.sensors.catalogue import find_bands, resolve_sensor
 from anyband.sensors.sensor import Sensor
 
