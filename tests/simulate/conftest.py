@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anyband.simulate.landscape import make_landscape
-from anyband.simulate.plan import Frame, Theme, make_place
+from anyband.simulate.plan import Frame, make_place
 from anyband.simulate.surface import Surface, make_surface
 
 SurfaceOf = Callable[..., Surface]
@@ -24,8 +24,8 @@ def surface_of() -> SurfaceOf:
         latitude_deg: float = 45.0,
         footprint_m: float = 480.0,
     ) -> Surface:
-        theme = Theme(name="test", latitude=((0.0, 1.0),), river_share=0.0, shares=tuple(shares.items()))
-        place = dataclasses.replace(make_place(5, 3, theme=theme), latitude_deg=latitude_deg)
+        own = {"theme": "test", "river_share": 0.0, "shares": tuple(shares.items()), "latitude_deg": latitude_deg}
+        place = dataclasses.replace(make_place(5, 3), **own)
         return make_surface(make_landscape(place, Frame(footprint_m=footprint_m, detail_m=2.5)), day)
 
     return make

@@ -14,7 +14,8 @@ from anyband.errors import GeometryError, InputError, OutputError
 from anyband.labelled.tables import read_labelled
 from anyband.sensors.catalogue import get_sensor
 from anyband.simulate.archive import draw_preview, simulate
-from anyband.simulate.plan import SimulateOptions, cover_names, sensors_of
+from anyband.simulate.covers import cover_names
+from anyband.simulate.plan import SimulateOptions, sensors_of
 
 OPTIONS = SimulateOptions(num_places=3, footprint_m=240.0, seed=11, edge_share=0.5, cloud_share=0.5, shown=False)
 

@@ -89,7 +89,7 @@ def test_noise_has_the_declared_standard_deviation(mixed_surface: Surface) -> No
     sky = _clear(mixed_surface)
     quiet = observe(mixed_surface, sensor, sky, None)
     draws = np.stack([observe(mixed_surface, sensor, sky, _rng(k)) - quiet for k in range(20)])
-    assert draws.std() == pytest.approx(0.1 / dict(noise_of("sentinel2-l2a").snr_of_band)["B8A"], rel=0.05)
+    assert draws.std() == pytest.approx(0.1 / noise_of("sentinel2-l2a")["snr_of_band"]["B8A"], rel=0.05)
 
 
 def test_speckle_has_mean_1_and_the_declared_number_of_looks() -> None:
@@ -102,7 +102,7 @@ def test_radar_over_uniform_ground_has_the_backscatter_of_the_table(
     surface_of: Callable[..., Surface],
 ) -> None:
     water = surface_of({"water": 1.0})
-    offset_db = water.palette.sigma0_db[list(water.materials)]
+    offset_db = water.palette[2][list(water.materials)]
     vv, vh = observe(water, get_sensor("sentinel1-grd"), _clear(water), None)
     deep = (-20.5 + offset_db, -19.0 + offset_db)
     assert min(map(float, deep[0])) - 1 < float(np.median(vv)) < max(map(float, deep[1])) + 1

@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.simulate.archive import acquisition_days, cover_map
-from anyband.simulate.landscape import make_landscape, sun_position
-from anyband.simulate.plan import Frame, load_themes, make_place, theme_weights, utm_epsg
+from anyband.simulate.covers import load_themes
+from anyband.simulate.landscape import make_landscape
+from anyband.simulate.plan import Frame, make_place, theme_weights, utm_epsg
+from anyband.simulate.surface import sun_position
 
 
 def _weight(theme: str, latitude_deg: float) -> float:
-    names = [known.name for known in load_themes()]
-    return float(theme_weights(latitude_deg)[names.index(theme)])
+    return float(theme_weights(latitude_deg)[list(load_themes()).index(theme)])
 
 
 @given(latitude_deg=st.floats(-66, 66))
@@ -28,8 +29,8 @@ def test_the_mix_of_landscapes_changes_with_latitude() -> None:
 
 def test_drawn_places_follow_the_weights_of_their_latitude() -> None:
     places = [make_place(0, index) for index in range(400)]
-    boreal = [abs(place.latitude_deg) for place in places if place.theme.name == "boreal_forest"]
-    rice = [abs(place.latitude_deg) for place in places if place.theme.name == "rice_delta"]
+    boreal = [abs(place.latitude_deg) for place in places if place.theme == "boreal_forest"]
+    rice = [abs(place.latitude_deg) for place in places if place.theme == "rice_delta"]
     assert min(boreal) > 40 > np.mean(rice)
 
 
@@ -55,7 +56,7 @@ def test_places_do_not_overlap() -> None:
 
 def test_days_with_a_low_sun_are_not_used() -> None:
     places = [make_place(0, index) for index in range(60)]
-    lowest = min(sun_position(p.latitude_deg, float(d)).elevation_deg for p in places for d in acquisition_days(p, 2))
+    lowest = min(sun_position(p.latitude_deg, float(d))[0] for p in places for d in acquisition_days(p, 2))
     assert lowest >= 20
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from anyband.errors import CatalogueError
-from anyband.simulate.landscape import Sun, make_landscape
-from anyband.simulate.plan import Frame, cover_named, make_place
+from anyband.simulate.covers import cover_named
+from anyband.simulate.landscape import make_landscape
+from anyband.simulate.plan import Frame, make_place
 from anyband.simulate.surface import Surface, make_surface, reflectance_at, sun_shade
 
 BANDS_NM = np.array([490.0, 560.0, 665.0, 705.0, 842.0, 1610.0, 2190.0])
@@ -80,13 +81,13 @@ def test_a_landscape_depends_on_seed_and_index_only() -> None:
 
 def test_flat_open_ground_has_full_light(surface_of: Callable[..., Surface]) -> None:
     surface = surface_of({"bare_soil": 1.0})
-    shade = sun_shade(surface.landscape, Sun(elevation_deg=60.0, azimuth_deg=140.0))
+    shade = sun_shade(surface.landscape, (60.0, 140.0))
     assert float(np.median(shade)) == pytest.approx(1.0, abs=0.05)
 
 
 def test_shadows_lie_on_the_side_away_from_the_sun(surface_of: Callable[..., Surface]) -> None:
     landscape = surface_of({"urban_dense": 1.0}).landscape
-    east, west = (sun_shade(landscape, Sun(elevation_deg=30.0, azimuth_deg=azimuth)) for azimuth in (90.0, 270.0))
+    east, west = (sun_shade(landscape, (30.0, azimuth)) for azimuth in (90.0, 270.0))
     high = landscape.height_m > 5
     west_of_building = ~high[:, :-1] & high[:, 1:]
     assert east[:, :-1][west_of_building].mean() < 0.6 * west[:, :-1][west_of_building].mean()

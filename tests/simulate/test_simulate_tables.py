@@ -6,18 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import CatalogueError
-from anyband.simulate.instruments import noise_of
-from anyband.simulate.plan import (
+from anyband.simulate.covers import (
     KNOWN_NM,
+    calendar_shares,
     cover_named,
     load_covers,
     load_materials,
     load_themes,
     material_names,
-    part_shares,
     read_table,
     reflectance_curves,
 )
+from anyband.simulate.instruments import noise_of
 
 
 def _reflectance(material: str, wavelength_nm: float) -> float:
@@ -40,11 +40,11 @@ def test_reflectance_stays_between_0_and_1_at_every_wavelength(wavelength_nm: fl
 
 
 def test_curves_are_declared_over_the_whole_known_stretch() -> None:
-    assert {(m.wavelength_nm[0], m.wavelength_nm[-1]) for m in load_materials()} == {KNOWN_NM}
+    assert {(m["wavelength_nm"][0], m["wavelength_nm"][-1]) for m in load_materials().values()} == {KNOWN_NM}
 
 
 def test_wavelengths_of_every_curve_ascend() -> None:
-    assert all(np.all(np.diff(material.wavelength_nm) > 0) for material in load_materials())
+    assert all(np.all(np.diff(material["wavelength_nm"]) > 0) for material in load_materials().values())
 
 
 @pytest.mark.parametrize("plant", ["broadleaf", "conifer", "crop", "grass"])
@@ -64,18 +64,18 @@ def test_snow_is_bright_in_green_and_dark_at_1600_nm() -> None:
 
 
 def test_co_polarised_backscatter_exceeds_cross_polarised_for_every_material() -> None:
-    radar = [dict(material.sigma0_db) for material in load_materials() if material.sigma0_db]
+    radar = [material["sigma0_db"] for material in load_materials().values() if material["sigma0_db"]]
     assert all(row["VV"] - row["VH"] >= 5 for row in radar)
 
 
 def test_only_clouds_let_radar_through() -> None:
-    assert [material.name for material in load_materials() if not material.sigma0_db] == ["cloud"]
+    assert [name for name, material in load_materials().items() if not material["sigma0_db"]] == ["cloud"]
 
 
 @given(day=st.floats(-400, 800))
 def test_shares_of_every_cover_sum_to_1_on_every_day(day: float) -> None:
-    parts = [part for cover in load_covers() for part in (cover.upper, cover.lower) if not part.one_of]
-    sums = [part_shares(part, np.array([day])).sum() for part in parts]
+    parts = [part for cover in load_covers() for part in (cover.upper, cover.lower) if part[0]]
+    sums = [calendar_shares(part, np.array([day])).sum() for part in parts]
     np.testing.assert_allclose(sums, 1.0, atol=1e-12)
 
 
@@ -92,13 +92,13 @@ def test_an_unknown_cover_is_refused_with_the_nearest_name() -> None:
 
 
 def test_every_theme_is_mostly_its_first_cover() -> None:
-    assert all(theme.shares[0][1] == max(share for _, share in theme.shares) for theme in load_themes())
+    assert all(theme["shares"][0][1] == max(share for _, share in theme["shares"]) for theme in load_themes().values())
 
 
 def test_every_cover_but_roads_leads_some_theme_or_its_pair() -> None:
-    leading = {theme.shares[0][0] for theme in load_themes()}
+    leading = {theme["shares"][0][0] for theme in load_themes().values()}
     assert leading == {cover.name for cover in load_covers()} - {"road"}
 
 
 def test_a_sensor_without_own_noise_takes_the_default() -> None:
-    assert noise_of("naip").snr == read_table("instruments.yaml")["default"]["snr"]
+    assert noise_of("naip")["snr"] == read_table("instruments.yaml")["default"]["snr"]

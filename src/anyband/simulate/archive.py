@@ -21,19 +21,11 @@ from anyband.progress import progress
 from anyband.rasters.grid import Grid
 from anyband.rasters.writer import GeoTiffLayout, geotiff_writer
 from anyband.sensors.sensor import Band, OpticalRange, RadarBeam, Sensor
+from anyband.simulate.covers import cover_names, load_covers
 from anyband.simulate.instruments import clear_sky, draw_sky, encode, observe, stored_nodata, swath
-from anyband.simulate.landscape import Landscape, make_landscape, sun_position
-from anyband.simulate.plan import (
-    Frame,
-    Place,
-    SimulateOptions,
-    cover_names,
-    frame_of,
-    load_covers,
-    make_place,
-    sensors_of,
-)
-from anyband.simulate.surface import Surface, make_surface
+from anyband.simulate.landscape import Landscape, make_landscape
+from anyband.simulate.plan import Frame, Place, SimulateOptions, frame_of, make_place, sensors_of
+from anyband.simulate.surface import Surface, make_surface, sun_position
 
 __all__ = ["Image", "RenderedPlace", "acquisition_days", "cover_map", "draw_preview", "render_place", "simulate"]
 
@@ -141,7 +133,7 @@ def _acquire(options: SimulateOptions, surface: Surface, sensor: Sensor, date: i
 
 
 def _sunny(place: Place, day: int) -> bool:
-    return sun_position(place.latitude_deg, float(day)).elevation_deg >= _LOWEST_SUN_DEG
+    return sun_position(place.latitude_deg, float(day))[0] >= _LOWEST_SUN_DEG
 
 
 def _moment(options: SimulateOptions, place: Place, day: float, solar_hour: float) -> datetime.datetime:
@@ -187,7 +179,7 @@ def _panels(rendered: RenderedPlace) -> list[tuple[str, Array]]:
     panels += [_radar_panel(image) for image in radar[:1]]
     panels += _thermal_panels(rendered)[:1]
     colours = np.array([(0, 0, 0), *(tuple(bytes.fromhex(cover.colour[1:])) for cover in load_covers())], np.uint8)
-    panels.append((f"{place.theme.name}, {place.latitude_deg:.0f}°", colours[rendered.cover]))
+    panels.append((f"{place.theme}, {place.latitude_deg:.0f}°", colours[rendered.cover]))
     return panels
 
 
@@ -246,16 +238,8 @@ _LABEL_COLUMNS = ("path", "label", "place")
 Row = tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Written:
-    """What was written of one place."""
-
-    images: tuple[tuple[str, Row], ...]
-    """(sensor, row of the manifest) for each image."""
-    label: str
-    """Majority class."""
-    row: Row
-    """Row of the table of places."""
+_Written = tuple[list[tuple[str, Row]], str, Row]
+"""What was written of one place: (sensor, row of the manifest) for each image, the majority class, the label row."""
 
 
 def simulate(out: Path, options: SimulateOptions) -> Path:
@@ -302,14 +286,14 @@ def _written_places(folder: Path, options: SimulateOptions) -> list[_Written]:
 
 
 def _write_tables(folder: Path, options: SimulateOptions, written: Sequence[_Written]) -> None:
-    images = [row for place in written for _, row in place.images]
+    images = [row for of_place, _, _ in written for _, row in of_place]
     _write_table(folder / "manifest.csv", _MANIFEST_COLUMNS, images)
-    _write_table(folder / "labels.csv", (*_PLACE_COLUMNS, *cover_names()), [place.row for place in written])
+    _write_table(folder / "labels.csv", (*_PLACE_COLUMNS, *cover_names()), [row for _, _, row in written])
     for sensor in sensors_of(options):
         labels = [
-            (row[0], place.label, row[2])
-            for place in written
-            for sensor_name, row in place.images
+            (row[0], label, row[2])
+            for of_place, label, _ in written
+            for sensor_name, row in of_place
             if sensor_name == sensor.name
         ]
         _write_table(folder / f"labels_{sensor.name}.csv", _LABEL_COLUMNS, labels)
@@ -336,12 +320,12 @@ def _render_and_write(folder: Path, options: SimulateOptions, index: int) -> _Wr
     # One thread: the workers are the parallelism, and sums come out in the same order everywhere.
     with threadpool_limits(limits=1):
         rendered = render_place(options, index)
-    asked = dict(zip((sensor.name for sensor in sensors_of(options)), options.sensors, strict=True))
-    images = tuple(
-        (image.sensor.name, _write_image(folder, options, rendered, image, asked[image.sensor.name]))
+    named = dict(zip((sensor.name for sensor in sensors_of(options)), options.sensors, strict=True))
+    images = [
+        (image.sensor.name, _write_image(folder, options, rendered, image, named[image.sensor.name]))
         for image in rendered.images
-    )
-    return _Written(images=images, label=rendered.label, row=_write_map(folder, options, rendered))
+    ]
+    return images, rendered.label, _write_map(folder, options, rendered)
 
 
 def _write_image(
@@ -374,7 +358,7 @@ def _write_map(folder: Path, options: SimulateOptions, rendered: RenderedPlace) 
     place = rendered.place
     position = (f"{place.latitude_deg:.4f}", f"{place.longitude_deg:.4f}")
     shares = tuple(f"{share:.4f}" for share in rendered.fractions)
-    return (place.name, path.as_posix(), rendered.label, place.theme.name, *position, *shares)
+    return (place.name, path.as_posix(), rendered.label, place.theme, *position, *shares)
 
 
 def _write_geotiff(path: Path, layout: GeoTiffLayout, pixels: Num[Array, "band row col"]) -> None:

@@ -1,7 +1,7 @@
 """Instruments: atmosphere, radar, noise and products."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Num
 from anyband.errors import CatalogueError
-from anyband.sensors.sensor import Band, Encoding, OpticalRange, RadarBeam, Sensor
-from anyband.simulate.landscape import Sun
-from anyband.simulate.plan import Frame, fractal_noise, load_materials, material_names, read_table
+from anyband.sensors.sensor import Band, OpticalRange, RadarBeam, Sensor
+from anyband.simulate.covers import load_materials, material_names, read_table
+from anyband.simulate.plan import Frame, fractal_noise
 from anyband.simulate.surface import (
     Surface,
     band_mean,
@@ -25,7 +25,6 @@ from anyband.simulate.surface import (
 
 __all__ = [
     "C_BAND_GHZ",
-    "Noise",
     "Sky",
     "area_mean",
     "clear_sky",
@@ -80,7 +79,7 @@ def clear_sky(frame: Frame) -> Sky:
     return Sky(cloud=np.zeros(shape, dtype=np.float32), light=np.ones(shape, dtype=np.float32), haze=0.0, gain=1.0)
 
 
-def draw_sky(rng: np.random.Generator, frame: Frame, sun: Sun, *, cloudy: bool) -> Sky:
+def draw_sky(rng: np.random.Generator, frame: Frame, sun: tuple[float, float], *, cloudy: bool) -> Sky:
     """Draw the air of one acquisition; clouds throw shadows away from the sun."""
     clear = clear_sky(frame)
     haze = abs(float(rng.normal(0, _HAZE_SPREAD)))
@@ -93,8 +92,8 @@ def draw_sky(rng: np.random.Generator, frame: Frame, sun: Sun, *, cloudy: bool) 
     surface = fractal_noise(rng, wide, longest_m=320.0, shortest_m=20.0, roughness=0.55)
     edge = np.quantile(surface[::4, ::4], 1 - rng.uniform(*_CLOUD_COVER))
     opacity = np.clip((surface - np.float32(edge)) / np.float32(0.5), 0, 1)
-    shift = rng.uniform(*_CLOUD_BASE_M) / np.tan(np.radians(max(sun.elevation_deg, 25.0))) / frame.detail_m
-    azimuth = np.radians(sun.azimuth_deg)
+    shift = rng.uniform(*_CLOUD_BASE_M) / np.tan(np.radians(max(sun[0], 25.0))) / frame.detail_m
+    azimuth = np.radians(sun[1])
     away = (round(float(np.cos(azimuth)) * shift), round(-float(np.sin(azimuth)) * shift))
     return Sky(
         cloud=_cut(opacity, margin, frame.num_pixels, (0, 0)),
@@ -140,15 +139,16 @@ def material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " present
     Raises:
         CatalogueError: the beam is not C band, or the table has no such polarisation.
     """
-    known = sorted({name for material in load_materials() for name, _ in material.sigma0_db})
+    levels_db = [material["sigma0_db"] for material in load_materials().values()]
+    known = sorted({name for level_db in levels_db for name in level_db})
     if not C_BAND_GHZ[0] <= beam.frequency_ghz <= C_BAND_GHZ[1] or beam.polarisation not in known:
         raise CatalogueError(
             f"the simulator knows backscatter at C band ({C_BAND_GHZ[0]:g} to {C_BAND_GHZ[1]:g} GHz) in "
             f"{' and '.join(known)}, asked for {beam.frequency_ghz:g} GHz {beam.polarisation}; "
             "use 'sentinel1-grd'"
         )
-    sigma0_db = np.array([dict(material.sigma0_db).get(beam.polarisation, -np.inf) for material in load_materials()])
-    linear: Array = 10 ** ((sigma0_db + surface.palette.sigma0_db) / 10)
+    sigma0_db = np.array([level_db.get(beam.polarisation, -np.inf) for level_db in levels_db])
+    linear: Array = 10 ** ((sigma0_db + surface.palette[2]) / 10)
     return linear[list(surface.materials)]
 
 
@@ -201,7 +201,7 @@ def encode(
     dtype, nodata = stored_type(sensor, encoding=name), stored_nodata(sensor, encoding=name)
     if nodata is None and not valid.all():
         raise CatalogueError(f"sensor '{sensor.name}' has no nodata value, so its images can't have an edge")
-    stored = np.stack([_scaled(plane, band.encoding(name)) for plane, band in zip(values, sensor.bands, strict=True)])
+    stored = np.stack([band.encoding(name).encode(plane) for plane, band in zip(values, sensor.bands, strict=True)])
     if dtype.kind != "f":
         limits = np.iinfo(dtype)
         stored = np.clip(np.rint(stored), limits.min, limits.max)
@@ -234,17 +234,6 @@ def stored_nodata(sensor: Sensor, *, encoding: str) -> float | None:
     return sensor.nodata
 
 
-def _scaled(values: Array, encoding: Encoding) -> Array:
-    """Undo the decoding of an encoding over a whole band; `Encoding.encode` does it for one number."""
-    if encoding.transform == "power_to_db":
-        values = 10 ** (values / 10)
-    elif encoding.transform == "amplitude_to_db":
-        values = 10 ** (values / 20)
-    elif encoding.transform == "brightness_temperature":
-        values = encoding.k1 / np.expm1(encoding.k2 / values)
-    return np.asarray((values - encoding.offset) / encoding.scale)
-
-
 # Signal-to-noise ratios are stated at a reference radiance, near that of a surface of this reflectance ...
 _REFERENCE_REFLECTANCE = 0.1
 # ... and, chosen, of this temperature.
@@ -257,27 +246,14 @@ _FLOOR_SIGMA0 = 1e-4
 _EMISSION_FROM_NM = 2500.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """Noise of one sensor."""
-
-    snr: float
-    """Signal-to-noise ratio of its optical bands at a reflectance of 0.1, but for those in `snr_of_band`."""
-    snr_of_band: tuple[tuple[str, float], ...]
-    """(band, ratio)."""
-    noise_k: float
-    """Standard deviation of its thermal bands, kelvin."""
-    looks: float
-    """Equivalent number of looks of its radar bands."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class _View:
     """A surface under a sky, averaged over pixels of any size, each average taken once."""
 
-    surface: Surface
-    sky: Sky
-    averages: dict[tuple[str, float], Array] = field(default_factory=dict)
+    def __init__(self, surface: Surface, sky: Sky) -> None:
+        """Look at nothing yet."""
+        self.surface = surface
+        self.sky = sky
+        self._averages: dict[tuple[str, float], Array] = {}
 
     @property
     def materials(self) -> list[int]:
@@ -304,24 +280,28 @@ class _View:
         return np.concatenate([ground, self.sky.cloud[None]])
 
     def _average(self, kind: str, gsd_m: float, fine: Callable[[], Array]) -> Array:
-        if (kind, gsd_m) not in self.averages:
-            frame = self.surface.landscape.frame
-            self.averages[kind, gsd_m] = area_mean(fine(), frame, gsd_m=gsd_m)
-        return self.averages[kind, gsd_m]
+        if (kind, gsd_m) not in self._averages:
+            self._averages[kind, gsd_m] = area_mean(fine(), self.surface.landscape.frame, gsd_m=gsd_m)
+        return self._averages[kind, gsd_m]
 
 
 @cache
-def noise_of(sensor_name: str) -> Noise:
-    """Look up the noise of a sensor; the default where the table does not name it."""
+def noise_of(sensor_name: str) -> dict[str, Any]:
+    """Look up the noise of a sensor; the default where the table does not name it.
+
+    Returns:
+        `snr`: signal-to-noise ratio at a reflectance of 0.1 of the optical bands that `snr_of_band` does not name;
+        `noise_k`: standard deviation of thermal bands; `looks`: equivalent number of looks of radar bands.
+    """
     table = read_table("instruments.yaml")
-    default: Mapping[str, Any] = table["default"]
-    row: Mapping[str, Any] = table["sensors"].get(sensor_name, {})
-    return Noise(
-        snr=float(default["snr"]),
-        snr_of_band=tuple((band, float(value)) for band, value in row.get("snr", {}).items()),
-        noise_k=float(row.get("noise_k", default["noise_k"])),
-        looks=float(row.get("looks", default["looks"])),
-    )
+    row = table["sensors"].get(sensor_name, {})
+    of_band = {band: float(value) for band, value in row.get("snr", {}).items()}
+    default = table["default"]
+    return {
+        "snr": float(default["snr"]),
+        "snr_of_band": of_band,
+        **{key: float(row.get(key, default[key])) for key in ("noise_k", "looks")},
+    }
 
 
 def observe(
@@ -345,7 +325,7 @@ def observe(
     Raises:
         CatalogueError: a band is outside what the simulator knows.
     """
-    view, noise = _View(surface=surface, sky=sky), noise_of(sensor.name)
+    view, noise = _View(surface, sky), noise_of(sensor.name)
     finest = round(surface.landscape.frame.footprint_m / sensor.gsd_m)
     return np.stack([_repeated(_measured(view, band, noise, rng), finest) for band in sensor.bands])
 
@@ -360,11 +340,11 @@ def area_mean(
     return np.asarray(weights @ fields @ weights.T)
 
 
-def _measured(view: _View, band: Band, noise: Noise, rng: np.random.Generator | None) -> Array:
+def _measured(view: _View, band: Band, noise: Mapping[str, Any], rng: np.random.Generator | None) -> Array:
     if isinstance(band.spectrum, RadarBeam):
         power = _mixed(material_sigma0(view.surface, band.spectrum), view.sending(band.gsd_m))
         if rng is not None:
-            power = power * speckle(rng, power.shape, looks=noise.looks)
+            power = power * speckle(rng, power.shape, looks=noise["looks"])
         return np.asarray(10 * np.log10(np.maximum(power, _FLOOR_SIGMA0)))
     values = _optical(view, band, band.spectrum)
     if rng is not None:
@@ -383,7 +363,7 @@ def _optical(view: _View, band: Band, spectrum: OpticalRange) -> Array:
     seen = hazy(curves, wavelength_nm, view.sky)
     if band.unit in ("reflectance", "count"):
         return _mixed(band_mean(spectrum, seen), view.lit(band.gsd_m))
-    sunlight = sunlight_radiance(wavelength_nm, view.surface.sun.elevation_deg)
+    sunlight = sunlight_radiance(wavelength_nm, view.surface.sun[0])
     radiance = _mixed(band_mean(spectrum, seen * sunlight), view.lit(band.gsd_m))
     if spectrum.high_nm > _EMISSION_FROM_NM:
         emission = material_emission(spectrum, curves, view.surface.temperature_k[view.materials])
@@ -391,15 +371,15 @@ def _optical(view: _View, band: Band, spectrum: OpticalRange) -> Array:
     return brightness_temperature_k(spectrum, radiance) if band.unit == "kelvin" else radiance
 
 
-def _noise_level(view: _View, band: Band, spectrum: OpticalRange, noise: Noise) -> float:
+def _noise_level(view: _View, band: Band, spectrum: OpticalRange, noise: Mapping[str, Any]) -> float:
     """Give the standard deviation of a band's noise in its unit (of a picture, before it is one)."""
     if band.unit == "kelvin":
-        return noise.noise_k
-    share = 1 / dict(noise.snr_of_band).get(band.name, noise.snr)
+        return float(noise["noise_k"])
+    share = 1 / float(noise["snr_of_band"].get(band.name, noise["snr"]))
     if band.unit != "radiance":
         return share * _REFERENCE_REFLECTANCE
     wavelength_nm, _ = response_weights(spectrum)
-    sunlight = sunlight_radiance(wavelength_nm, view.surface.sun.elevation_deg)
+    sunlight = sunlight_radiance(wavelength_nm, view.surface.sun[0])
     emitted = planck_radiance(wavelength_nm, np.full_like(wavelength_nm, _REFERENCE_K))
     return share * float(band_mean(spectrum, _REFERENCE_REFLECTANCE * sunlight + emitted))
 

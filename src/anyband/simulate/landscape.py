@@ -1,159 +1,82 @@
-"""Landscapes, their seasons and surfaces."""
+"""Landscapes: which cover lies where, and what stands on it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from anyband.arrays import Array, Float, Int, UInt8
+from anyband.arrays import Array, Bool, Float, Int, UInt8
+from anyband.simulate.covers import Cover, cover_named, load_covers
 from anyband.simulate.plan import (
-    Cover,
     Frame,
-    Part,
     Place,
-    Plan,
-    Settlement,
-    Structure,
     Tiles,
-    cover_named,
-    draw_plan,
     fractal_noise,
     irregular_tiles,
-    load_covers,
-    load_materials,
-    material_names,
-    part_shares,
     rectangular_tiles,
     rotated,
     smooth_noise,
+    winding_distance_m,
 )
 
-__all__ = [
-    "Canopy",
-    "Landscape",
-    "Rows",
-    "Sun",
-    "air_temperature_k",
-    "arrange",
-    "cover_shares",
-    "make_landscape",
-    "material_temperatures_k",
-    "northern_day",
-    "snow_share",
-    "sun_position",
-]
+__all__ = ["Landscape", "make_landscape"]
+
+_Settlement = tuple[Bool[Array, "row col"], Bool[Array, "row col"], Int[Array, "row col"], Float[Array, "row col"]]
+"""The plan of a town over the whole frame, of which a landscape uses the part that is settled: streets, buildings, the
+number of the lot (and so of its building), and the height of the buildings, metres, 0 beside them."""
+
+_Rows = tuple[Array, Array, Array]
+"""Position across and along the rows and their spacing, metres: what is planted stands in line with its parcel."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Canopy:
-    """The upper part of a cover, drawn over the whole frame."""
-
-    share: Float[Array, "row col"]
-    """Share of the pixel under it, 0 to 1; its mean is the cover's `canopy_share`."""
-    height_m: Float[Array, "row col"]
-    """Height, metres."""
+def _arrange(rng: np.random.Generator, frame: Frame, cover: Cover, rows: _Rows) -> tuple[Array, Array]:
+    """Draw the upper part of a cover over the whole frame: its share (mean `canopy_share`) and its height, metres."""
+    pattern, relative_height = _pattern(rng, frame, cover, rows)
+    return _with_mean(pattern, cover.canopy_share), np.float32(cover.height_m) * relative_height
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Directions that follow the parcels: what is planted stands in line with its field."""
+def _pattern(rng: np.random.Generator, frame: Frame, cover: Cover, rows: _Rows) -> tuple[Array, Array]:
+    """Draw the share of canopy (its level is set afterwards) and the height relative to the cover's."""
+    across_m, along_m, spacing_m = rows
 
-    across_m: Float[Array, "row col"]
-    """Position across the rows, metres."""
-    along_m: Float[Array, "row col"]
-    """Position along the rows, metres."""
-    spacing_m: Float[Array, "row col"]
-    """Distance between rows, metres; one value a parcel."""
+    def noise(of_m: float) -> Array:
+        return smooth_noise(rng, frame, spacing_m=of_m)
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Draw:
-    """What an arrangement is drawn from."""
-
-    rng: np.random.Generator
-    frame: Frame
-    cover: Cover
-    rows: Rows
-
-    def noise(self, spacing_m: float) -> Array:
-        return smooth_noise(self.rng, self.frame, spacing_m=spacing_m)
-
-
-_Pattern = tuple[Array, Array]
-"""Share of canopy (its level is set afterwards) and height relative to the cover's."""
-
-
-def arrange(rng: np.random.Generator, frame: Frame, cover: Cover, rows: Rows) -> Canopy:
-    """Draw the upper part of a cover over the whole frame."""
-    if cover.structure not in _PATTERNS:
-        nothing = np.zeros((frame.num_pixels,) * 2, dtype=np.float32)
-        return Canopy(share=nothing, height_m=nothing)
-    draw = _Draw(rng=rng, frame=frame, cover=cover, rows=rows)
-    pattern, relative_height = _PATTERNS[cover.structure](draw)
-    return Canopy(share=_with_mean(pattern, cover.canopy_share), height_m=np.float32(cover.height_m) * relative_height)
-
-
-def _crowns(draw: _Draw) -> _Pattern:
-    crown = draw.noise(4.5)
-    gap = _above(draw.noise(22.0), share=0.92, softness=0.3)
-    stand = 1 + 0.08 * draw.noise(70.0)
-    return gap * (0.93 + 0.05 * crown), gap * stand * np.clip(0.8 + 0.16 * crown, 0.2, 1.2)
-
-
-def _grid(draw: _Draw) -> _Pattern:
-    crown = np.cos(_turns(draw.rows.across_m, 8.0)) * np.cos(_turns(draw.rows.along_m, 8.0))
-    # chosen: a ride of 6 m every 75 m, the same share of open ground as the gaps of a natural forest.
-    ride = (draw.rows.across_m % 75.0 > 6.0).astype(np.float32)
-    return ride * (0.93 + 0.05 * crown), ride * (0.85 + 0.12 * crown)
-
-
-def _clumps(draw: _Draw) -> _Pattern:
-    surface = 0.8 * draw.noise(8.0) + 0.6 * draw.noise(28.0)
-    clump = _above(surface, share=draw.cover.canopy_share, softness=0.25)
-    return clump, clump * (0.8 + 0.2 * draw.noise(5.0))
-
-
-def _rows(draw: _Draw) -> _Pattern:
-    wave = np.cos(_turns(draw.rows.across_m, draw.rows.spacing_m)) + 0.25 * np.cos(
-        _turns(draw.rows.along_m, draw.rows.spacing_m)
-    )
-    wave += 0.25 * draw.noise(6.0)
-    tree = _above(wave, share=draw.cover.canopy_share, softness=0.25)
-    return tree, tree * (0.8 + 0.2 * draw.noise(5.0))
-
-
-def _sward(draw: _Draw) -> _Pattern:
-    patches = fractal_noise(draw.rng, draw.frame, longest_m=160.0, shortest_m=5.0, roughness=0.75)
-    return np.clip(0.85 + 0.17 * patches, 0, 1), np.zeros_like(patches)
-
-
-def _field(draw: _Draw) -> _Pattern:
-    # chosen: wheel tracks of 2.5 m every 27 m, as sprayers leave them, and drill lines in the row direction.
-    track = (draw.rows.across_m % 27.0 < 2.5).astype(np.float32)
-    soil = fractal_noise(draw.rng, draw.frame, longest_m=120.0, shortest_m=15.0)
-    drill = np.cos(_turns(draw.rows.across_m, 9.0))
-    return np.clip(0.93 + 0.06 * soil + 0.02 * drill - 0.35 * track, 0, 1), np.zeros_like(soil)
-
-
-def _dunes(draw: _Draw) -> _Pattern:
-    y_m, x_m = draw.frame.coordinates_m()
-    warp_m = 45 * draw.noise(150.0) + 12 * draw.noise(40.0)
-    angle = draw.rng.uniform(0, 2 * np.pi)
-    position_m = np.float32(np.cos(angle)) * x_m + np.float32(np.sin(angle)) * y_m + warp_m
-    crest = 1 - np.abs(np.sin(_turns(position_m, 150.0)))
-    hollow = _above(draw.noise(60.0), share=0.93, softness=0.4)
-    return hollow, crest * (1 + 0.3 * draw.noise(90.0)) + 0.03 * draw.noise(9.0)
-
-
-_PATTERNS: dict[Structure, Callable[[_Draw], _Pattern]] = {
-    "crowns": _crowns,
-    "grid": _grid,
-    "clumps": _clumps,
-    "rows": _rows,
-    "sward": _sward,
-    "field": _field,
-    "dunes": _dunes,
-}
+    match cover.structure:
+        case "crowns":
+            crown = noise(4.5)
+            gap = _above(noise(22.0), share=0.92, softness=0.3)
+            stand = 1 + 0.08 * noise(70.0)
+            return gap * (0.93 + 0.05 * crown), gap * stand * np.clip(0.8 + 0.16 * crown, 0.2, 1.2)
+        case "grid":
+            crown = np.cos(_turns(across_m, 8.0)) * np.cos(_turns(along_m, 8.0))
+            # chosen: a ride of 6 m every 75 m, the same share of open ground as the gaps of a natural forest.
+            ride = (across_m % 75.0 > 6.0).astype(np.float32)
+            return ride * (0.93 + 0.05 * crown), ride * (0.85 + 0.12 * crown)
+        case "clumps":
+            clump = _above(0.8 * noise(8.0) + 0.6 * noise(28.0), share=cover.canopy_share, softness=0.25)
+            return clump, clump * (0.8 + 0.2 * noise(5.0))
+        case "rows":
+            wave = np.cos(_turns(across_m, spacing_m)) + 0.25 * np.cos(_turns(along_m, spacing_m))
+            tree = _above(wave + 0.25 * noise(6.0), share=cover.canopy_share, softness=0.25)
+            return tree, tree * (0.8 + 0.2 * noise(5.0))
+        case "sward":
+            patches = fractal_noise(rng, frame, longest_m=160.0, shortest_m=5.0, roughness=0.75)
+            return np.clip(0.85 + 0.17 * patches, 0, 1), np.zeros_like(patches)
+        case "field":
+            # chosen: wheel tracks of 2.5 m every 27 m, as sprayers leave them, and drill lines in the row direction.
+            track = (across_m % 27.0 < 2.5).astype(np.float32)
+            soil = fractal_noise(rng, frame, longest_m=120.0, shortest_m=15.0)
+            drill = np.cos(_turns(across_m, 9.0))
+            return np.clip(0.93 + 0.06 * soil + 0.02 * drill - 0.35 * track, 0, 1), np.zeros_like(soil)
+        case "dunes":
+            y_m, x_m = frame.coordinates_m()
+            warp_m = 45 * noise(150.0) + 12 * noise(40.0)
+            angle = rng.uniform(0, 2 * np.pi)
+            position_m = np.float32(np.cos(angle)) * x_m + np.float32(np.sin(angle)) * y_m + warp_m
+            crest = 1 - np.abs(np.sin(_turns(position_m, 150.0)))
+            hollow = _above(noise(60.0), share=0.93, softness=0.4)
+            return hollow, crest * (1 + 0.3 * noise(90.0)) + 0.03 * noise(9.0)
+    raise ValueError(f"structure '{cover.structure}' has no pattern")
 
 
 def _turns(position_m: Array, period_m: Array | float) -> Array:
@@ -187,9 +110,7 @@ class Landscape:
     """A place at its finest detail. Materials follow from it and a date."""
 
     place: Place
-    """Where it is."""
     frame: Frame
-    """Its size and detail."""
     cover: UInt8[Array, "row col"]
     """Land cover: values of covers.yaml, the truth of the map."""
     unit: Int[Array, "row col"]
@@ -210,18 +131,18 @@ class Landscape:
     """Factor on brightness that differs within materials; mean about 1."""
 
 
-@dataclass
 class _Canvas:
-    """What is drawn on, layer over layer."""
+    """What is drawn on, layer over layer. Units of natural patches differ less from each other than fields do."""
 
-    cover: Array
-    recipe: Array
-    unit: Array
-    canopy: Array
-    height_m: Array
-    num_units: int
-    wild_units: range
-    """Units of natural patches, which differ less from each other than fields do."""
+    def __init__(self, cover: Array, unit: Array, *, num_units: int, wild_units: range) -> None:
+        """Begin with open land."""
+        self.cover = cover.copy()
+        self.recipe = cover.copy()
+        self.unit = unit
+        self.num_units = num_units
+        self.wild_units = wild_units
+        self.canopy: Array = np.zeros(unit.shape, dtype=np.float32)
+        self.height_m: Array = self.canopy.copy()
 
     def paint(self, where: Array, *, cover: str | None, recipe: str, unit: Array | None = None) -> None:
         """Give pixels a recipe and, if named, a cover; `unit` tells them apart, else they become one unit."""
@@ -241,19 +162,18 @@ class _Canvas:
 def make_landscape(place: Place, frame: Frame) -> Landscape:
     """Draw a place: a function of its seed and index, the same at every detail but for what is finer."""
     parcels, rows = _parcels(place, frame)
-    plan = draw_plan(place, frame, parcels)
-    canvas = _open_land(place, frame, plan, parcels)
+    cover, farmed, relief_m, settlements, margins = _draw_covers(place, frame, parcels)
+    canvas = _open_land(place, frame, parcels, cover, farmed)
     _plant(place, frame, canvas, rows)
-    _field_margins(canvas, plan, parcels)
-    for settlement, name in ((plan.suburb, "urban_residential"), (plan.town, "urban_dense")):
-        if settlement is not None:
-            _build(place, frame, canvas, settlement, name=name)
-    for road in plan.roads:
+    _field_margins(canvas, farmed, parcels[1], *margins)
+    for name, settlement in settlements.items():
+        _build(place, frame, canvas, settlement, name=name)
+    for road in _draw_roads(place, frame):
         canvas.paint(road & (canvas.cover != cover_named("water").value), cover="road", recipe="road")
-    return _finish(place, frame, canvas, plan)
+    return _finish(place, frame, canvas, relief_m)
 
 
-def _parcels(place: Place, frame: Frame) -> tuple[Tiles, Rows]:
+def _parcels(place: Place, frame: Frame) -> tuple[Tiles, _Rows]:
     rng = place.generator("parcels")
     y_m, x_m = frame.coordinates_m()
     across_m, along_m = rotated(y_m, x_m, angle_rad=rng.uniform(0, np.pi))
@@ -266,82 +186,72 @@ def _parcels(place: Place, frame: Frame) -> tuple[Tiles, Rows]:
         parcels = irregular_tiles(rng, across_m, along_m, spacing_m=width_m * 1.2)
     else:
         parcels = rectangular_tiles(rng, across_m, along_m, width_m=width_m, length_m=width_m * rng.uniform(1.2, 2.5))
-    crosswise = (rng.random(parcels.num_tiles) < 0.4)[parcels.index]
-    spacing_m = rng.uniform(9, 14, parcels.num_tiles).astype(np.float32)[parcels.index]
-    rows = Rows(
-        across_m=np.where(crosswise, along_m, across_m),
-        along_m=np.where(crosswise, across_m, along_m),
-        spacing_m=spacing_m,
-    )
-    return parcels, rows
+    parcel, _, num_parcels = parcels
+    crosswise = (rng.random(num_parcels) < 0.4)[parcel]
+    spacing_m = rng.uniform(9, 14, num_parcels).astype(np.float32)[parcel]
+    return parcels, (np.where(crosswise, along_m, across_m), np.where(crosswise, across_m, along_m), spacing_m)
 
 
-def _open_land(place: Place, frame: Frame, plan: Plan, parcels: Tiles) -> _Canvas:
+def _open_land(place: Place, frame: Frame, parcels: Tiles, cover: Array, farmed: Array) -> _Canvas:
     """Lay farmed parcels and natural patches, each pixel with its unit."""
     rng = place.generator("patches")
     y_m, x_m = frame.coordinates_m()
     # chosen: patches of some 70 m differ in timing, their outlines blurred by noise.
     warp_m = 14 * smooth_noise(rng, frame, spacing_m=40.0)
-    patches = irregular_tiles(rng, y_m + warp_m, x_m - warp_m, spacing_m=70.0)
-    unit = np.where(plan.farmed, parcels.index, patches.index + parcels.num_tiles)
+    patch, _, num_patches = irregular_tiles(rng, y_m + warp_m, x_m - warp_m, spacing_m=70.0)
+    parcel, _, num_parcels = parcels
+    unit = np.where(farmed, parcel, patch + num_parcels)
     # A patch that crosses a border of covers is a unit on each side: a unit has one recipe.
-    num_covers = int(plan.cover.max()) + 1
-    whole = np.isin(plan.cover, [cover_named("water").value])
-    unit = np.where(whole, parcels.num_tiles + patches.num_tiles, unit)
-    unit = unit * num_covers + plan.cover
-    num_units = (parcels.num_tiles + patches.num_tiles + 1) * num_covers
-    nothing = np.zeros(unit.shape, dtype=np.float32)
-    return _Canvas(
-        cover=plan.cover.copy(),
-        recipe=plan.cover.copy(),
-        unit=unit,
-        canopy=nothing,
-        height_m=nothing.copy(),
-        num_units=num_units,
-        wild_units=range(parcels.num_tiles * num_covers, num_units),
-    )
+    num_covers = int(cover.max()) + 1
+    unit = np.where(cover == cover_named("water").value, num_parcels + num_patches, unit)
+    num_units = (num_parcels + num_patches + 1) * num_covers
+    wild_units = range(num_parcels * num_covers, num_units)
+    return _Canvas(cover, unit * num_covers + cover, num_units=num_units, wild_units=wild_units)
 
 
-def _plant(place: Place, frame: Frame, canvas: _Canvas, rows: Rows) -> None:
+def _plant(place: Place, frame: Frame, canvas: _Canvas, rows: _Rows) -> None:
     present = set(np.unique(canvas.cover).tolist())
     for cover in load_covers():
         if cover.value in present and cover.structure not in ("blocks", "lots", "plain"):
-            canopy = arrange(place.generator(f"structure/{cover.name}"), frame, cover, rows)
+            share, height_m = _arrange(place.generator(f"structure/{cover.name}"), frame, cover, rows)
             here = canvas.cover == cover.value
-            canvas.canopy[here] = canopy.share[here]
-            canvas.height_m[here] = canopy.height_m[here]
+            canvas.canopy[here] = share[here]
+            canvas.height_m[here] = height_m[here]
 
 
-def _field_margins(canvas: _Canvas, plan: Plan, parcels: Tiles) -> None:
+def _field_margins(
+    canvas: _Canvas, farmed: Array, border_m: Array, half_width_m: float, grassy: bool, hedge_m: float
+) -> None:
     """Draw tracks or grass strips between the fields; the map keeps the crop, as maps do."""
-    margin = plan.farmed & (parcels.border_m < plan.margin_m)
-    canvas.paint(margin, cover=None, recipe="grassland" if plan.grassy_margins else "bare_soil")
+    margin = farmed & (border_m < half_width_m)
+    canvas.paint(margin, cover=None, recipe="grassland" if grassy else "bare_soil")
     canvas.canopy[margin] = 0.85
-    if plan.hedge_height_m > 0:
-        hedge = margin & (parcels.border_m < plan.margin_m * 0.7)
+    if hedge_m > 0:
+        hedge = margin & (border_m < half_width_m * 0.7)
         canvas.paint(hedge, cover=None, recipe="broadleaf_forest")
         canvas.canopy[hedge] = 0.9
-        canvas.height_m[hedge] = plan.hedge_height_m
+        canvas.height_m[hedge] = hedge_m
 
 
-def _build(place: Place, frame: Frame, canvas: _Canvas, settlement: Settlement, *, name: str) -> None:
+def _build(place: Place, frame: Frame, canvas: _Canvas, settlement: _Settlement, *, name: str) -> None:
     """Set streets, buildings and gardens where the plan has the settlement."""
+    street, building, lot, height_m = settlement
     here = canvas.cover == cover_named(name).value
-    canvas.paint(here, cover=None, recipe=name, unit=settlement.lot)
+    canvas.paint(here, cover=None, recipe=name, unit=lot)
     rng = place.generator(f"gardens/{name}")
     tree = smooth_noise(rng, frame, spacing_m=5.0) + 0.7 * smooth_noise(rng, frame, spacing_m=25.0)
     garden = here & (tree > (0.9 if name == "urban_residential" else 1.9))
     canvas.paint(garden, cover=None, recipe="broadleaf_forest")
     canvas.canopy[garden] = 0.9
     canvas.height_m[garden] = 6
-    canvas.paint(here & settlement.street, cover=None, recipe="road")
-    building = here & settlement.building
-    canvas.paint(building, cover=None, recipe=name, unit=settlement.lot)
-    canvas.canopy[building] = 1
-    canvas.height_m[building] = settlement.height_m[building]
+    canvas.paint(here & street, cover=None, recipe="road")
+    built = here & building
+    canvas.paint(built, cover=None, recipe=name, unit=lot)
+    canvas.canopy[built] = 1
+    canvas.height_m[built] = height_m[built]
 
 
-def _finish(place: Place, frame: Frame, canvas: _Canvas, plan: Plan) -> Landscape:
+def _finish(place: Place, frame: Frame, canvas: _Canvas, relief_m: Array) -> Landscape:
     present, unit = np.unique(canvas.unit, return_inverse=True)
     recipe = np.zeros(len(present), dtype=np.uint8)
     recipe[unit] = canvas.recipe
@@ -363,128 +273,219 @@ def _finish(place: Place, frame: Frame, canvas: _Canvas, plan: Plan) -> Landscap
         unit_choice=choice,
         canopy=canvas.canopy,
         height_m=canvas.height_m,
-        relief_m=plan.relief_m,
+        relief_m=relief_m,
         texture=np.clip(texture, 0.7, 1.3),
     )
 
 
-FREEZING_K = 273.15
-
-_HALF_YEAR_DAYS = 182.625
-_WARMEST_DAY = 202.0  # chosen: about a month after the longest day, as at middle latitudes
-_FULL_SEASONS_FROM_DEG = 35.0  # chosen: nearer the equator natural vegetation keeps more of its leaves all year
-_WATER_LAG_DAYS = 30.0  # chosen: lakes warm and cool about a month after the air
-_WATER_SWING = 0.65  # chosen: and less than it
+# chosen: measures of ordinary towns, metres.
+_EMPTY_LOTS = 0.12
+_STREET_BEND_M = 12
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sun:
-    """Direction to the sun."""
-
-    elevation_deg: float
-    """Above the horizon, degrees; negative at night."""
-    azimuth_deg: float
-    """Clockwise from north, degrees."""
-
-
-def northern_day(latitude_deg: float, day: float) -> float:
-    """Give the day of the northern year that has the same season; six months away in the south."""
-    return day if latitude_deg >= 0 else day + _HALF_YEAR_DAYS
-
-
-def sun_position(latitude_deg: float, day: float, *, solar_hour: float = 10.5) -> Sun:
-    """Compute where the sun stands.
+def _draw_settlement(
+    rng: np.random.Generator,
+    frame: Frame,
+    angle_rad: float,
+    *,
+    block_m: tuple[float, float],
+    half_street_m: float,
+    lot_m: tuple[float, float],
+    yard_m: tuple[float, float],
+    storeys_m: tuple[float, float],
+) -> tuple[Tiles, _Settlement]:
+    """Draw the blocks, streets, lots and buildings of a town on a street grid at an angle; one building on each lot.
 
     Args:
-        latitude_deg: −90 to 90.
-        day: of the year, from 1.
-        solar_hour: local solar time; 10.5 is the overpass of Sentinel-2.
-
-    Source:
-        Cooper, "The absorption of radiation in solar stills", Solar Energy 12, 1969 (declination).
+        rng: draws it.
+        frame: to fill.
+        angle_rad: of the streets.
+        block_m: width and length.
+        half_street_m: half the width of a street.
+        lot_m: width and length.
+        yard_m: least and greatest distance of a building from the edge of its lot.
+        storeys_m: height of the lowest and the highest building.
     """
-    declination = np.radians(23.45) * np.sin(2 * np.pi * (284 + day) / 365)
-    hour_angle = np.radians(15 * (solar_hour - 12))
-    latitude = np.radians(latitude_deg)
-    east = -np.cos(declination) * np.sin(hour_angle)
-    north = np.cos(latitude) * np.sin(declination) - np.sin(latitude) * np.cos(declination) * np.cos(hour_angle)
-    up = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(hour_angle)
-    return Sun(
-        elevation_deg=float(np.degrees(np.arcsin(up))),
-        azimuth_deg=float(np.degrees(np.arctan2(east, north)) % 360),
+    y_m, x_m = frame.coordinates_m()
+    across_m, along_m = rotated(y_m, x_m, angle_rad=angle_rad)
+    # chosen: streets bend by some metres; few towns are ruled with a line.
+    across_m = across_m + _STREET_BEND_M * smooth_noise(rng, frame, spacing_m=320.0)
+    blocks = rectangular_tiles(rng, across_m, along_m, width_m=block_m[0], length_m=block_m[1])
+    lot, lot_border_m, num_lots = rectangular_tiles(rng, across_m, along_m, width_m=lot_m[0], length_m=lot_m[1])
+    free_m = rng.uniform(*yard_m, num_lots).astype(np.float32)
+    height_m = rng.uniform(*storeys_m, num_lots).astype(np.float32)
+    free_m[rng.random(num_lots) < _EMPTY_LOTS] = np.inf
+    building = (lot_border_m > free_m[lot]) & (blocks[1] > half_street_m + 3)
+    return blocks, (blocks[1] < half_street_m, building, lot, np.where(building, height_m[lot], np.float32(0)))
+
+
+def _draw_town(rng: np.random.Generator, frame: Frame, angle_rad: float) -> tuple[Tiles, _Settlement]:
+    return _draw_settlement(
+        rng,
+        frame,
+        angle_rad,
+        block_m=(85.0, 120.0),
+        half_street_m=6.0,
+        lot_m=(30.0, 38.0),
+        yard_m=(1.0, 5.0),
+        storeys_m=(8.0, 24.0),
     )
 
 
-def air_temperature_k(latitude_deg: float, day: float, *, lag_days: float = 0.0, swing: float = 1.0) -> float:
-    """Estimate the mid-morning air temperature at sea level.
-
-    chosen: 300 K at the equator falling with the squared sine of latitude, and a yearly swing of a third of a
-    kelvin a degree up to 16 K; within a few kelvin of zonal means over land.
-    """
-    mean_k = 300.0 - 36.0 * np.sin(np.radians(latitude_deg)) ** 2
-    amplitude_k = min(abs(latitude_deg) / 3.0, 16.0) * swing
-    phase = 2 * np.pi * (northern_day(latitude_deg, day) - _WARMEST_DAY - lag_days) / 365.25
-    return float(mean_k + amplitude_k * np.cos(phase))
-
-
-def material_temperatures_k(latitude_deg: float, day: float, *, elevation_deg: float) -> Float[Array, " material"]:
-    """Estimate the surface temperature of each material in mid-morning.
-
-    Sun-warmed materials stand over the air in proportion to the sine of the sun's elevation; water follows
-    the season late and never freezes here; snow never exceeds its melting point.
-
-    Args:
-        latitude_deg: −90 to 90.
-        day: of the year, from 1.
-        elevation_deg: of the sun.
-    """
-    air_k = air_temperature_k(latitude_deg, day)
-    water_k = air_temperature_k(latitude_deg, day, lag_days=_WATER_LAG_DAYS, swing=_WATER_SWING)
-    sunlit = max(0.0, float(np.sin(np.radians(elevation_deg))))
-    temperatures_k = [
-        # A cloud top is cold whatever the sun does; the others warm with it.
-        air_k + material.warming_k * (sunlit if material.warming_k > 0 else 1.0)
-        for material in load_materials()
-    ]
-    for index, name in enumerate(material_names()):
-        if name in ("deep_water", "turbid_water"):
-            temperatures_k[index] = max(water_k, FREEZING_K)
-        elif name == "snow":
-            temperatures_k[index] = min(temperatures_k[index], FREEZING_K)
-    return np.array(temperatures_k)
+def _draw_suburb(rng: np.random.Generator, frame: Frame, angle_rad: float) -> tuple[Tiles, _Settlement]:
+    return _draw_settlement(
+        rng,
+        frame,
+        angle_rad,
+        block_m=(75.0, 140.0),
+        half_street_m=4.0,
+        lot_m=(20.0, 24.0),
+        yard_m=(3.5, 6.5),
+        storeys_m=(4.0, 8.0),
+    )
 
 
-def snow_share(latitude_deg: float, day: float) -> float:
-    """Estimate how much of open ground lies under snow: none above −1 °C in the mean, 0.9 below −9 °C."""
-    below_k = FREEZING_K - 1.0 - air_temperature_k(latitude_deg, day)
-    return float(np.clip(below_k / 8.0, 0.0, 0.9))
+_FARMED = ("winter_crop", "summer_crop", "paddy", "orchard", "plantation")
+_BUILT = ("urban_residential", "urban_dense")
+_WET = ("water", "wetland")
+# Covers that keep roads away: nobody drives over them.
+_WILD_THEMES = ("dunes", "ice_field", "marsh", "lake_land")
 
 
-def cover_shares(
-    cover: Cover, *, latitude_deg: float, day: Float[Array, " unit"], choice: Float[Array, " unit"]
-) -> tuple[Float[Array, "unit material"], Float[Array, "unit material"]]:
-    """Tell what the upper and lower parts of a cover are made of, for several fields, lakes or roofs of it.
-
-    Args:
-        cover: land cover.
-        latitude_deg: of the place.
-        day: of the year, for each of them (fields differ by some days).
-        choice: number in [0, 1) that draws one material where a part is one of several.
+def _draw_covers(
+    place: Place, frame: Frame, parcels: Tiles
+) -> tuple[Array, Array, Array, dict[str, _Settlement], tuple[float, bool, float]]:
+    """Draw which cover lies where, with the shares of the place's theme.
 
     Returns:
-        Shares of the materials of the upper and of the lower part; rows sum to 1.
+        Land cover (values of covers.yaml); whether a pixel is part of a parcel; height of the ground, metres; plans of
+        the town and its suburb by the name of their cover; and of the strips between fields half their width, metres,
+        whether they are grass or else a track, and the height of their hedges, metres.
     """
-    season = np.array([northern_day(latitude_deg, float(d)) for d in day])
-    full = 1.0 if cover.seasonal else min(abs(latitude_deg) / _FULL_SEASONS_FROM_DEG, 1.0)
-    upper = _shares(cover.upper, season, choice, full=full, peak_day=cover.peak_day)
-    lower = _shares(cover.lower, season, choice, full=full, peak_day=cover.peak_day)
-    return upper, lower
+    rng = place.generator("plan")
+    shares = _own_shares(place, rng)
+    farmed_share = sum(shares.get(name, 0.0) for name in _FARMED)
+    relief_m = _relief(place, frame, flat=farmed_share > 0.3 or any(name in shares for name in _BUILT))
+    cover, farmed = _open_covers(rng, frame, parcels, shares)
+    settlements = _settle(rng, place, frame, shares, cover)
+    _flood(rng, place, frame, shares, relief_m, cover)
+    farmed &= np.isin(cover, [cover_named(name).value for name in (*_FARMED, "grassland")])
+    margins = float(rng.uniform(1.3, 3.0)), bool(rng.random() < 0.6), float(rng.choice([0.0, 0.0, 4.0]))
+    return cover, farmed, relief_m, settlements, margins
 
 
-def _shares(part: Part, season: Array, choice: Array, *, full: float, peak_day: float) -> Array:
-    if part.one_of:
-        bounds = np.cumsum(part.shares[0])
-        drawn = np.minimum(np.searchsorted(bounds, choice, side="right"), len(bounds) - 1)
-        return np.eye(len(bounds))[drawn]
-    always = part_shares(part, np.full(len(season), peak_day))
-    return full * part_shares(part, season) + (1 - full) * always
+def _own_shares(place: Place, rng: np.random.Generator) -> dict[str, float]:
+    """Draw the shares of a place around those of its theme, normalised."""
+    # chosen: gamma of shape 4, so that a share varies by about half of itself.
+    drawn = {name: share * float(rng.gamma(4.0) / 4.0) for name, share in place.shares}
+    total = sum(drawn.values())
+    return {name: share / total for name, share in drawn.items()}
+
+
+def _relief(place: Place, frame: Frame, *, flat: bool) -> Array:
+    rng = place.generator("relief")
+    height_m = np.exp(rng.uniform(np.log(4), np.log(18 if flat else 70)))
+    return np.float32(height_m) * fractal_noise(rng, frame, longest_m=480.0, shortest_m=15.0, roughness=0.42)
+
+
+def _draw_roads(place: Place, frame: Frame) -> list[Bool[Array, "row col"]]:
+    """Draw the main roads; none in the wild."""
+    rng = place.generator("roads")
+    num_roads = 0 if place.theme in _WILD_THEMES else int(rng.choice([0, 1, 1, 2]))
+    return [
+        winding_distance_m(rng, frame, bend_m=rng.uniform(10, 60), wavelength_m=rng.uniform(600, 1200))
+        < rng.uniform(3.5, 7.5)
+        for _ in range(num_roads)
+    ]
+
+
+def _open_covers(
+    rng: np.random.Generator, frame: Frame, parcels: Tiles, shares: dict[str, float]
+) -> tuple[Array, Array]:
+    """Divide the ground into parcels of crops and natural patches; returns cover and whether it is farmed."""
+    farm = {name: share for name, share in shares.items() if name in _FARMED}
+    wild = {name: share for name, share in shares.items() if name not in (*_FARMED, *_BUILT, *_WET)}
+    if sum(farm.values()) > sum(wild.values()) and "grassland" in wild:
+        farm["grassland"] = wild.pop("grassland")  # pasture among fields
+    if not farm and not wild:
+        wild = {"grassland": 1.0}  # what towns and lakes leave over
+    surface = fractal_noise(rng, frame, longest_m=420.0, shortest_m=14.0, roughness=0.55)
+    cover = _sliced(surface, _shuffled(rng, wild)) if wild else np.zeros(surface.shape, dtype=np.uint8)
+    if not farm:
+        return cover, np.zeros(cover.shape, dtype=bool)
+    # A parcel is farmed or not as a whole, so woods and fields meet along the borders of the fields.
+    mood = fractal_noise(rng, frame, longest_m=480.0, shortest_m=120.0)
+    parcel_mood = _tile_mean(mood, parcels)
+    farmed_share = sum(farm.values()) / (sum(farm.values()) + sum(wild.values()))
+    farmed = parcel_mood >= np.quantile(parcel_mood, 1 - farmed_share) if wild else np.ones(cover.shape, dtype=bool)
+    names, weights = list(farm), np.array(list(farm.values()))
+    crops = np.array([cover_named(name).value for name in names], dtype=np.uint8)
+    crop = crops[rng.choice(len(names), p=weights / weights.sum(), size=parcels[2])]
+    return np.where(farmed, crop[parcels[0]], cover), farmed
+
+
+def _settle(
+    rng: np.random.Generator, place: Place, frame: Frame, shares: dict[str, float], cover: Array
+) -> dict[str, _Settlement]:
+    """Lay a town with its suburb around it, by whole blocks; returns their plans by the name of their cover."""
+    dense_share, garden_share = shares.get("urban_dense", 0.0), shares.get("urban_residential", 0.0)
+    if dense_share + garden_share == 0:
+        return {}
+    angle_rad = rng.uniform(0, np.pi / 2)
+    pull = fractal_noise(rng, frame, longest_m=480.0, shortest_m=120.0, roughness=0.4)
+    drawn = [
+        ("urban_residential", dense_share + garden_share, _draw_suburb(place.generator("suburb"), frame, angle_rad))
+    ]
+    if dense_share:
+        drawn.append(("urban_dense", dense_share, _draw_town(place.generator("town"), frame, angle_rad)))
+    for name, share, (blocks, _) in drawn:
+        block_pull = _tile_mean(pull, blocks)
+        cover[block_pull >= np.quantile(block_pull, 1 - min(share, 1.0))] = cover_named(name).value
+    return {name: settlement for name, _, (_, settlement) in drawn if shares.get(name)}
+
+
+def _flood(
+    rng: np.random.Generator,
+    place: Place,
+    frame: Frame,
+    shares: dict[str, float],
+    relief_m: Array,
+    cover: Array,
+) -> None:
+    """Fill hollows with lakes, their rims with wetland, and let a river through."""
+    water, wetland = shares.get("water", 0.0), shares.get("wetland", 0.0)
+    broad = relief_m + relief_m.std() * 0.8 * fractal_noise(rng, frame, longest_m=480.0, shortest_m=60.0, roughness=0.4)
+    if wetland:
+        cover[broad <= np.quantile(broad, min(water + wetland, 1.0))] = cover_named("wetland").value
+    if water:
+        cover[broad <= np.quantile(broad, min(water, 1.0))] = cover_named("water").value
+    if rng.random() < place.river_share:
+        distance_m = winding_distance_m(rng, frame, bend_m=rng.uniform(30, 100), wavelength_m=rng.uniform(350, 700))
+        half_width_m = np.exp(rng.uniform(np.log(6), np.log(32)))
+        bank_m = half_width_m + rng.uniform(5, 25) * (
+            1 + 0.5 * fractal_noise(rng, frame, longest_m=60.0, shortest_m=15.0)
+        )
+        bank = "broadleaf_forest" if abs(place.latitude_deg) < 62 else "wetland"
+        cover[distance_m < bank_m] = cover_named(bank).value
+        cover[distance_m < half_width_m] = cover_named("water").value
+
+
+def _sliced(surface: Array, shares: dict[str, float]) -> Array:
+    """Cut a surface into levels of the given shares, so that covers lie in zones beside each other."""
+    bounds = np.cumsum(list(shares.values())) / sum(shares.values())
+    edges = np.quantile(surface[::2, ::2], bounds[:-1])
+    values = np.array([cover_named(name).value for name in shares], dtype=np.uint8)
+    sliced: Array = values[np.searchsorted(edges, surface)]
+    return sliced
+
+
+def _shuffled(rng: np.random.Generator, shares: dict[str, float]) -> dict[str, float]:
+    names = list(shares)
+    return {names[index]: shares[names[index]] for index in rng.permutation(len(names))}
+
+
+def _tile_mean(surface: Array, tiles: Tiles) -> Array:
+    index, _, num_tiles = tiles
+    total = np.bincount(index.ravel(), weights=surface.ravel(), minlength=num_tiles)
+    mean: Array = (total / np.maximum(np.bincount(index.ravel(), minlength=num_tiles), 1))[index]
+    return mean

@@ -1,4 +1,4 @@
-"""Spectra of a surface."""
+"""A landscape on a day: sun, warmth, what the plants are like, and the spectra of every pixel."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,29 +8,38 @@ import numpy as np
 from anyband.arrays import Array, Float
 from anyband.errors import CatalogueError
 from anyband.sensors.sensor import OpticalRange
-from anyband.simulate.landscape import Landscape, Sun, cover_shares, material_temperatures_k, snow_share, sun_position
-from anyband.simulate.plan import (
+from anyband.simulate.covers import (
     KNOWN_NM,
-    Place,
+    Calendar,
+    Cover,
+    calendar_shares,
     cover_named,
     load_covers,
     load_materials,
     material_names,
     reflectance_curves,
 )
+from anyband.simulate.landscape import Landscape
+from anyband.simulate.plan import Place
 
 __all__ = [
     "Palette",
     "Surface",
+    "air_temperature_k",
     "band_mean",
     "brightness_temperature_k",
+    "cover_shares",
     "make_surface",
     "material_emission",
     "material_reflectance",
+    "material_temperatures_k",
+    "northern_day",
     "place_palette",
     "planck_radiance",
     "reflectance_at",
     "response_weights",
+    "snow_share",
+    "sun_position",
     "sun_shade",
     "sunlight_radiance",
 ]
@@ -47,27 +56,18 @@ _TILT_SPREAD = 0.08
 _BACKSCATTER_SPREAD_DB = 0.8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Palette:
-    """How the materials of one place differ from those of the table."""
-
-    level: Float[Array, " material"]
-    """Factor on the reflectance at 1000 nm."""
-    tilt: Float[Array, " material"]
-    """Exponent on wavelength over 1000 nm: positive is redder. Both act below 2500 nm only."""
-    sigma0_db: Float[Array, " material"]
-    """Added to the backscatter, decibels."""
+Palette = tuple[Float[Array, " material"], Float[Array, " material"], Float[Array, " material"]]
+"""How the materials of one place differ from those of the table: a factor on the reflectance at 1000 nm, an exponent on
+wavelength over 1000 nm (positive is redder; both act below 2500 nm only), and decibels added to the backscatter."""
 
 
 def place_palette(place: Place) -> Palette:
     """Draw how the materials of a place differ from those of the table."""
     rng = place.generator("palette")
     count = len(load_materials())
-    return Palette(
-        level=np.exp(rng.normal(0, _LEVEL_SPREAD, count)),
-        tilt=rng.normal(0, _TILT_SPREAD, count),
-        sigma0_db=rng.normal(0, _BACKSCATTER_SPREAD_DB, count),
-    )
+    level = np.exp(rng.normal(0, _LEVEL_SPREAD, count))
+    tilt = rng.normal(0, _TILT_SPREAD, count)
+    return level, tilt, rng.normal(0, _BACKSCATTER_SPREAD_DB, count)
 
 
 def material_reflectance(
@@ -84,7 +84,8 @@ def material_reflectance(
             f"the truth is known from {KNOWN_NM[0]:g} to {KNOWN_NM[1]:g} nm, asked for {low_nm:g} to "
             f"{high_nm:g} nm; leave out the bands beyond"
         )
-    own = palette.level[:, None] * (wavelength_nm / 1000.0) ** palette.tilt[:, None]
+    level, tilt, _ = palette
+    own = level[:, None] * (wavelength_nm / 1000.0) ** tilt[:, None]
     # 0.98: nothing reflects more than it receives, whatever the draw.
     tinted = np.minimum(reflectance_curves(wavelength_nm) * own, 0.98)
     return np.where(wavelength_nm <= _REFLECTIVE_TO_NM, tinted, reflectance_curves(wavelength_nm))
@@ -173,13 +174,11 @@ class Surface:
     """A landscape on a day, under a clear sky."""
 
     landscape: Landscape
-    """The place."""
     day: float
     """Of the year, from 1."""
-    sun: Sun
-    """Where the sun stands in mid-morning."""
+    sun: tuple[float, float]
+    """Elevation and azimuth of the sun in mid-morning, degrees."""
     palette: Palette
-    """How its materials differ from those of the table."""
     materials: tuple[int, ...]
     """Materials that are present (indices of the table)."""
     abundance: Float[Array, "present row col"]
@@ -209,7 +208,7 @@ def make_surface(landscape: Landscape, day: float) -> Surface:
         materials=tuple(present.tolist()),
         abundance=over,
         shade=sun_shade(landscape, sun) * landscape.texture,
-        temperature_k=material_temperatures_k(place.latitude_deg, day, elevation_deg=sun.elevation_deg),
+        temperature_k=material_temperatures_k(place.latitude_deg, day, elevation_deg=sun[0]),
     )
 
 
@@ -226,14 +225,15 @@ def reflectance_at(surface: Surface, wavelength_nm: Float[Array, " wavelength"])
     return np.asarray(truth * surface.shade)
 
 
-def sun_shade(landscape: Landscape, sun: Sun) -> Float[Array, "row col"]:
+def sun_shade(landscape: Landscape, sun: tuple[float, float]) -> Float[Array, "row col"]:
     """Compute the light on every pixel relative to open flat ground: slopes, crowns and cast shadows.
 
     Flat, open ground has 1; full shadow keeps the light of the sky.
     """
     # chosen: at least 10 degrees, lower suns make shadows longer than a footprint.
-    elevation = np.radians(max(sun.elevation_deg, 10.0))
-    east, north = np.sin(np.radians(sun.azimuth_deg)), np.cos(np.radians(sun.azimuth_deg))
+    elevation_deg, azimuth_deg = sun
+    elevation = np.radians(max(elevation_deg, 10.0))
+    east, north = np.sin(np.radians(azimuth_deg)), np.cos(np.radians(azimuth_deg))
     height_m = landscape.relief_m + np.float32(_RELIEF_OF_OBJECTS) * landscape.height_m
     slope_down, slope_right = np.gradient(height_m, landscape.frame.detail_m)
     toward_sun = slope_right * np.float32(east) - slope_down * np.float32(north)
@@ -292,3 +292,112 @@ def _under_snow(shares: Array, snow: Array) -> Array:
     covered: Array = shares * (1 - snow)[:, None]
     covered[:, material_names().index("snow")] += snow
     return covered
+
+
+FREEZING_K = 273.15
+
+_HALF_YEAR_DAYS = 182.625
+_WARMEST_DAY = 202.0  # chosen: about a month after the longest day, as at middle latitudes
+_FULL_SEASONS_FROM_DEG = 35.0  # chosen: nearer the equator natural vegetation keeps more of its leaves all year
+_WATER_LAG_DAYS = 30.0  # chosen: lakes warm and cool about a month after the air
+_WATER_SWING = 0.65  # chosen: and less than it
+
+
+def northern_day(latitude_deg: float, day: float) -> float:
+    """Give the day of the northern year that has the same season; six months away in the south."""
+    return day if latitude_deg >= 0 else day + _HALF_YEAR_DAYS
+
+
+def sun_position(latitude_deg: float, day: float, *, solar_hour: float = 10.5) -> tuple[float, float]:
+    """Compute where the sun stands: degrees above the horizon (negative at night), and clockwise from north.
+
+    Args:
+        latitude_deg: −90 to 90.
+        day: of the year, from 1.
+        solar_hour: local solar time; 10.5 is the overpass of Sentinel-2.
+
+    Source:
+        Cooper, "The absorption of radiation in solar stills", Solar Energy 12, 1969 (declination).
+    """
+    declination = np.radians(23.45) * np.sin(2 * np.pi * (284 + day) / 365)
+    hour_angle = np.radians(15 * (solar_hour - 12))
+    latitude = np.radians(latitude_deg)
+    east = -np.cos(declination) * np.sin(hour_angle)
+    north = np.cos(latitude) * np.sin(declination) - np.sin(latitude) * np.cos(declination) * np.cos(hour_angle)
+    up = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(hour_angle)
+    return float(np.degrees(np.arcsin(up))), float(np.degrees(np.arctan2(east, north)) % 360)
+
+
+def air_temperature_k(latitude_deg: float, day: float, *, lag_days: float = 0.0, swing: float = 1.0) -> float:
+    """Estimate the mid-morning air temperature at sea level.
+
+    chosen: 300 K at the equator falling with the squared sine of latitude, and a yearly swing of a third of a
+    kelvin a degree up to 16 K; within a few kelvin of zonal means over land.
+    """
+    mean_k = 300.0 - 36.0 * np.sin(np.radians(latitude_deg)) ** 2
+    amplitude_k = min(abs(latitude_deg) / 3.0, 16.0) * swing
+    phase = 2 * np.pi * (northern_day(latitude_deg, day) - _WARMEST_DAY - lag_days) / 365.25
+    return float(mean_k + amplitude_k * np.cos(phase))
+
+
+def material_temperatures_k(latitude_deg: float, day: float, *, elevation_deg: float) -> Float[Array, " material"]:
+    """Estimate the surface temperature of each material in mid-morning.
+
+    Sun-warmed materials stand over the air in proportion to the sine of the sun's elevation; water follows
+    the season late and never freezes here; snow never exceeds its melting point.
+
+    Args:
+        latitude_deg: −90 to 90.
+        day: of the year, from 1.
+        elevation_deg: of the sun.
+    """
+    air_k = air_temperature_k(latitude_deg, day)
+    water_k = air_temperature_k(latitude_deg, day, lag_days=_WATER_LAG_DAYS, swing=_WATER_SWING)
+    sunlit = max(0.0, float(np.sin(np.radians(elevation_deg))))
+    temperatures_k = [
+        # A cloud top is cold whatever the sun does; the others warm with it.
+        air_k + material["warming_k"] * (sunlit if material["warming_k"] > 0 else 1.0)
+        for material in load_materials().values()
+    ]
+    for index, name in enumerate(material_names()):
+        if name in ("deep_water", "turbid_water"):
+            temperatures_k[index] = max(water_k, FREEZING_K)
+        elif name == "snow":
+            temperatures_k[index] = min(temperatures_k[index], FREEZING_K)
+    return np.array(temperatures_k)
+
+
+def snow_share(latitude_deg: float, day: float) -> float:
+    """Estimate how much of open ground lies under snow: none above −1 °C in the mean, 0.9 below −9 °C."""
+    below_k = FREEZING_K - 1.0 - air_temperature_k(latitude_deg, day)
+    return float(np.clip(below_k / 8.0, 0.0, 0.9))
+
+
+def cover_shares(
+    cover: Cover, *, latitude_deg: float, day: Float[Array, " unit"], choice: Float[Array, " unit"]
+) -> tuple[Float[Array, "unit material"], Float[Array, "unit material"]]:
+    """Tell what the upper and lower parts of a cover are made of, for several fields, lakes or roofs of it.
+
+    Args:
+        cover: land cover.
+        latitude_deg: of the place.
+        day: of the year, for each of them (fields differ by some days).
+        choice: number in [0, 1) that draws one material where a part is one of several.
+
+    Returns:
+        Shares of the materials of the upper and of the lower part; rows sum to 1.
+    """
+    season = np.array([northern_day(latitude_deg, float(d)) for d in day])
+    full = 1.0 if cover.seasonal else min(abs(latitude_deg) / _FULL_SEASONS_FROM_DEG, 1.0)
+    upper = _shares(cover.upper, season, choice, full=full, peak_day=cover.peak_day)
+    lower = _shares(cover.lower, season, choice, full=full, peak_day=cover.peak_day)
+    return upper, lower
+
+
+def _shares(part: Calendar, season: Array, choice: Array, *, full: float, peak_day: float) -> Array:
+    if not part[0]:
+        bounds = np.cumsum(part[1][0])
+        drawn = np.minimum(np.searchsorted(bounds, choice, side="right"), len(bounds) - 1)
+        return np.eye(len(bounds))[drawn]
+    always = calendar_shares(part, np.full(len(season), peak_day))
+    return full * calendar_shares(part, season) + (1 - full) * always
