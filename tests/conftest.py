@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 install_import_hook("anyband", "beartype.beartype").__enter__()
 
 # `make test` sees the same examples each time; `make test-all` draws them anew. Times vary, so there is no deadline.
-hypothesis.settings.register_profile("steady", derandomize=True, database=None)
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile("steady")
 
