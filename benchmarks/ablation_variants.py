@@ -122,8 +122,7 @@ def recipe_of(
     base_lr = options.base_lr or plain.optim.base_lr
     # The rate is base_lr · batch_size / 256: so it is that of as many pairs, whatever a sample is.
     optim = replace(plain.optim, batch_size=batch_size, base_lr=base_lr * pairs / batch_size, steps=options.steps)
-    run = replace(
-        recipe.run,
+    run = recipe.run.changed(
         accelerator=options.accelerator,
         checkpoint_every_steps=max(1, options.steps // 3),
         panel_every_steps=0,
@@ -133,8 +132,8 @@ def recipe_of(
     # weighting needs. A network of one sensor has that sensor's ranges alone: others would stay as they were drawn.
     ranges: Literal["smarties_v1", "from_data"] = "from_data" if name.startswith(_MAE) else "smarties_v1"
     shared = {key: getattr(plain.model, key) for key in ("stem", "start", "start_mae")}
-    model = replace(recipe.model, ranges=ranges, out_of_span="drop", **shared)
-    return replace(recipe, name=name, seed=seed, model=model, data=data, optim=optim, run=run)
+    model = recipe.model.changed(ranges=ranges, out_of_span="drop", **shared)
+    return recipe.changed(name=name, seed=seed, model=model, data=data, optim=optim, run=run)
 
 
 def images_a_sample(recipe: PretrainRecipe) -> float:

@@ -11,8 +11,7 @@ Builds a store of simulated pairs at the real layout (`pair_store.py`), and meas
   first rows, in which it compiles.
 - with `--released`, the step of the released code's network on a batch of `--released-batch` pairs, and ours on it.
 
-MFU is the arithmetic of the model over the rate of a plain matrix product in the same run. Needs neither rasterio nor
-jsonargparse.
+MFU is the arithmetic of the model over the rate of a plain matrix product in the same run. It does not need rasterio.
 """
 
 import argparse

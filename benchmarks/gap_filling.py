@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +136,14 @@ def _recipe(bench: Bench, device: str) -> PretrainRecipe:
     recipe = load_recipe(asked["recipe"])
     hidden = recipe.model.hidden_image if asked["hidden_image"] is None else asked["hidden_image"]
     most = asked["steps"]
-    return replace(
-        recipe,
+    return recipe.changed(
         name=f"{recipe.name} for filling gaps",
         seed=asked["seed"],
-        model=replace(recipe.model, hidden_image=hidden),
-        data=replace(recipe.data, statistics="store"),
-        optim=replace(recipe.optim, batch_size=asked["batch_size"], steps=most),
-        run=replace(
-            recipe.run, accelerator=device, val_batches=0, panel_every_steps=0, checkpoint_every_steps=max(1, most // 5)
+        model=recipe.model.changed(hidden_image=hidden),
+        data=recipe.data.changed(statistics="store"),
+        optim=recipe.optim.changed(batch_size=asked["batch_size"], steps=most),
+        run=recipe.run.changed(
+            accelerator=device, val_batches=0, panel_every_steps=0, checkpoint_every_steps=max(1, most // 5)
         ),
     )
 

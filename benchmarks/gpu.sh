@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Training on the GPU of this machine: rates, MFU, data stall, memory, compile time; tables, JSON, benchmarks/results/gpu.csv.
-# Needs no rasterio, jsonargparse or geopandas. RELEASED=FOLDER compares with a checkout of the released code too.
+# Needs no rasterio or geopandas. RELEASED=FOLDER compares with a checkout of the released code too.
 # Further words go to bench_train.py, for example: benchmarks/gpu.sh --sizes base --batch 256
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -177,15 +177,14 @@ def small_recipe() -> PretrainRecipe:
 @pytest.fixture(scope="session")
 def set_recipe(small_recipe: PretrainRecipe) -> PretrainRecipe:
     """The small network on sets of 1 to 3 images, with all parts of `unified`."""
-    model = dataclasses.replace(
-        small_recipe.model,
+    model = small_recipe.model.changed(
         sequence="apart",
         hidden_image=0.3,
         encodings=EncodingConfig(place=True, resolution=True, date=True, source=True),
         levels=True,
     )
     sets = SetRecipe(size=(1, 3), metadata_dropout=0.2)
-    return dataclasses.replace(small_recipe, model=model, data=dataclasses.replace(small_recipe.data, sets=sets))
+    return small_recipe.changed(model=model, data=small_recipe.data.changed(sets=sets))
 
 
 Changed = Callable[..., PretrainRecipe]
@@ -205,7 +204,7 @@ def changed_sets(set_recipe: PretrainRecipe) -> Changed:
 
 def _changed(recipe: PretrainRecipe, parts: dict[str, object]) -> PretrainRecipe:
     values = {
-        name: dataclasses.replace(getattr(recipe, name), **value) if isinstance(value, dict) else value
+        name: getattr(recipe, name).changed(**value) if isinstance(value, dict) else value
         for name, value in parts.items()
     }
-    return dataclasses.replace(recipe, **values)
+    return recipe.changed(**values)

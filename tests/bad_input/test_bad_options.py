@@ -82,7 +82,7 @@ def test_embed_refuses_options_that_can_not_be(refused, option: str, message: st
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--k=0", "kNN needs k ≥ 1 and temperature > 0, found 0"),
+        ("--k=0", "knn.k must be at least 1, found 0"),
         ("--k=100", "k is 100 but there are 7 training samples; ask for a smaller k"),
         ("--split=0.5", "--split takes the shares of val and test, such as 0.1,0.2; found 0.5"),
         ("--split=0.5,0.6", "shares must be 0 or more and leave some to learn from, found val 0.5, test 0.6"),

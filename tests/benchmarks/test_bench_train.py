@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-WITHOUT = ("rasterio", "jsonargparse", "geopandas", "shapely", "pyproj")
+WITHOUT = ("rasterio", "geopandas", "shapely", "pyproj")
 SMALL = ("--device", "cpu", "--sizes", "tiny", "--pairs", "64", "--batch", "8", "--steps", "5", "--workers", "1")
 
 

@@ -41,7 +41,7 @@ _RECIPE = TransferRecipe(
 def _setting(
     encoder: SensorEncoder, data: TaskData, protocol: Protocol, *, cache: Path | None = None, **changes: Any
 ) -> Context:
-    recipe = replace(_RECIPE, **changes)
+    recipe = _RECIPE.changed(**changes)
     return Context(
         recipe=recipe,
         protocol=protocol,

@@ -23,10 +23,9 @@ _FIT = FitRecipe(encoder="frozen", epochs=6, batch_size=4, base_lr=1e-2, lr_samp
 
 
 def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context:
-    recipe = replace(
-        TransferRecipe(
-            name="change", data=DataSpec(source="memory", kind="class_map"), fit=_FIT, head=HeadRecipe(channels=8)
-        ),
+    recipe = TransferRecipe(
+        name="change", data=DataSpec(source="memory", kind="class_map"), fit=_FIT, head=HeadRecipe(channels=8)
+    ).changed(
         **parts,  # type: ignore[arg-type]
     )
     return Context(
@@ -91,7 +90,7 @@ def test_two_classes_are_symmetric_and_more_are_not() -> None:
 @pytest.mark.parametrize("how", ["frozen", "trained"])
 def test_change_is_found(tiny_encoder: SensorEncoder, change_data: TaskData, kind: str, how: str) -> None:
     context = _setting(
-        tiny_encoder, change_data, head=HeadRecipe(kind=kind, channels=8), fit=replace(_FIT, encoder=how, epochs=12)
+        tiny_encoder, change_data, head=HeadRecipe(kind=kind, channels=8), fit=_FIT.changed(encoder=how, epochs=12)
     )
     (result,) = change(context)
     summed = result.predictions.arrays["confusion"].sum(axis=0)
@@ -107,13 +106,13 @@ def test_the_order_of_dates_does_not_change_what_is_found(tiny_encoder: SensorEn
 
 def test_kinds_of_change_see_both_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
     data = replace(change_data, classes=("same", "brighter", "darker"))
-    (result,) = change(_setting(tiny_encoder, data, fit=replace(_FIT, epochs=1)))
+    (result,) = change(_setting(tiny_encoder, data, fit=_FIT.changed(epochs=1)))
     assert result.width == 64
     assert result.predictions.arrays["confusion"].shape[1:] == (3, 3)
 
 
 def test_windows_of_both_dates_go_together(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    context = _setting(tiny_encoder, change_data, input=InputRecipe(resize="native"), fit=replace(_FIT, epochs=3))
+    context = _setting(tiny_encoder, change_data, input=InputRecipe(resize="native"), fit=_FIT.changed(epochs=3))
     (result,) = change(context)
     assert result.predictions.arrays["confusion"].sum() == 3 * 48 * 48
     assert all(found.shape == (48, 48) for found in result.maps.values())
@@ -133,7 +132,7 @@ def test_dates_of_different_sensors_are_compared(tiny_encoder: SensorEncoder, ch
         return replace(sample, images=(sample.images[0], after))
 
     data = replace(change_data, read=read, sensors=tuple((slots[0], three) for slots in change_data.sensors))
-    (result,) = change(_setting(tiny_encoder, data, fit=replace(_FIT, epochs=2)))
+    (result,) = change(_setting(tiny_encoder, data, fit=_FIT.changed(epochs=2)))
     assert result.predictions.arrays["confusion"].sum() == 3 * 48 * 48
 
 
@@ -143,7 +142,7 @@ def test_two_images_a_date_are_fused(tiny_encoder: SensorEncoder, change_data: T
         return replace(sample, images=tuple(image for image in sample.images for _ in range(2)))
 
     data = replace(change_data, read=read, sensors=tuple(slots * 2 for slots in change_data.sensors))
-    (result,) = change(_setting(tiny_encoder, data, fusion="concat", fit=replace(_FIT, epochs=1)))
+    (result,) = change(_setting(tiny_encoder, data, fusion="concat", fit=_FIT.changed(epochs=1)))
     assert result.width == 64
 
 
@@ -151,9 +150,9 @@ def test_differences_are_kept_in_the_cache_apart_from_each_other(
     tiny_encoder: SensorEncoder, change_data: TaskData, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     cache = FeatureCache(tmp_path_factory.mktemp("cache"))
-    two = replace(_setting(tiny_encoder, change_data, fit=replace(_FIT, epochs=1)), cache=cache)
+    two = replace(_setting(tiny_encoder, change_data, fit=_FIT.changed(epochs=1)), cache=cache)
     kinds = replace(change_data, classes=("same", "brighter", "darker"))
-    three = replace(_setting(tiny_encoder, kinds, fit=replace(_FIT, epochs=1)), cache=cache)
+    three = replace(_setting(tiny_encoder, kinds, fit=_FIT.changed(epochs=1)), cache=cache)
     widths = [change(context)[0].width for context in (two, three, two)]
     assert widths == [32, 64, 32]
 

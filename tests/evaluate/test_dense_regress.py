@@ -23,13 +23,12 @@ _FIT = FitRecipe(encoder="frozen", epochs=6, batch_size=4, base_lr=1e-2, lr_samp
 
 
 def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context:
-    recipe = replace(
-        TransferRecipe(
-            name="numbers",
-            data=DataSpec(source="memory", kind="number_map"),
-            fit=_FIT,
-            head=HeadRecipe(kind="linear", channels=8),
-        ),
+    recipe = TransferRecipe(
+        name="numbers",
+        data=DataSpec(source="memory", kind="number_map"),
+        fit=_FIT,
+        head=HeadRecipe(kind="linear", channels=8),
+    ).changed(
         **parts,  # type: ignore[arg-type]
     )
     return Context(
@@ -61,7 +60,7 @@ def test_more_is_explained_than_by_the_mean(tiny_encoder: SensorEncoder, number_
 def test_the_sums_of_each_sample_are_those_of_its_own_map(
     tiny_encoder: SensorEncoder, number_map_data: TaskData
 ) -> None:
-    (result,) = regress_maps(_setting(tiny_encoder, number_map_data, fit=replace(_FIT, epochs=2)))
+    (result,) = regress_maps(_setting(tiny_encoder, number_map_data, fit=_FIT.changed(epochs=2)))
     for row, sample in enumerate(number_map_data.part("test").tolist()):
         truth = number_map_data.read(sample).number_map
         assert truth is not None
@@ -74,7 +73,7 @@ def test_the_sums_of_each_sample_are_those_of_its_own_map(
 def test_validation_is_minus_the_rmse_in_the_unit_of_the_data(
     tiny_encoder: SensorEncoder, number_map_data: TaskData
 ) -> None:
-    fit = replace(_FIT, epochs=2)
+    fit = _FIT.changed(epochs=2)
     plain = regress_maps(_setting(tiny_encoder, number_map_data, fit=fit))[0]
     scaled = _in_other_unit(number_map_data, factor=100.0, offset=7.0)
     other = regress_maps(_setting(tiny_encoder, scaled, fit=fit))[0]
@@ -84,7 +83,7 @@ def test_validation_is_minus_the_rmse_in_the_unit_of_the_data(
 
 def test_kept_weights_give_numbers_in_their_own_unit(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
     data = _in_other_unit(number_map_data, factor=100.0, offset=7.0)
-    context = _setting(tiny_encoder, data, fit=replace(_FIT, epochs=2))
+    context = _setting(tiny_encoder, data, fit=_FIT.changed(epochs=2))
     (result,) = regress_maps(context)
     head = map_head(context.recipe.head, width=32, num_outputs=1, seed=5)
     head.load_state_dict({name.removeprefix("head."): value for name, value in result.model.items()})
@@ -97,7 +96,7 @@ def test_kept_weights_give_numbers_in_their_own_unit(tiny_encoder: SensorEncoder
 
 
 def test_a_rerun_gives_identical_numbers(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
-    head, fit = HeadRecipe(channels=8), replace(_FIT, epochs=2, encoder="trained")
+    head, fit = HeadRecipe(channels=8), _FIT.changed(epochs=2, encoder="trained")
     first, second = (regress_maps(_setting(tiny_encoder, number_map_data, head=head, fit=fit))[0] for _ in range(2))
     assert first.curves == second.curves
     assert np.array_equal(first.predictions.arrays["sums"], second.predictions.arrays["sums"])
@@ -148,7 +147,7 @@ def test_training_without_numbers_is_refused(tiny_encoder: SensorEncoder, number
 
 def test_label_smoothing_is_refused(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
     with pytest.raises(RecipeError, match=r"fit.label_smoothing is for classes, and these data have numbers"):
-        regress_maps(_setting(tiny_encoder, number_map_data, fit=replace(_FIT, label_smoothing=0.1)))
+        regress_maps(_setting(tiny_encoder, number_map_data, fit=_FIT.changed(label_smoothing=0.1)))
 
 
 def test_maps_of_classes_are_refused(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:

@@ -59,7 +59,7 @@ def _recipe(source: Path, checkpoint: Path, **changes: Any) -> TransferRecipe:
         knn=KnnRecipe(k=5),
         linear=LinearRecipe(epochs=20, base_lr=0.1),
     )
-    return replace(recipe, **changes)
+    return recipe.changed(**changes)
 
 
 def _rows(recipe: TransferRecipe, protocol: Protocol = "knn") -> list[ResultRow]:
@@ -85,7 +85,7 @@ def test_several_labels_an_image_are_scored_by_average_precision(
     checkpoint: Path, table: Path, protocol: Protocol
 ) -> None:
     recipe = _recipe(table, checkpoint)
-    (row,) = _rows(replace(recipe, data=replace(recipe.data, kind="labels")), protocol)
+    (row,) = _rows(recipe.changed(data=replace(recipe.data, kind="labels")), protocol)
     assert row.predictions is not None
     assert row.predictions.classes == ("beach", "forest", "land", "river")
     assert [score.metric for score in row.scores][:2] == ["map_micro", "map_macro"]
@@ -115,7 +115,7 @@ def test_a_sensor_that_only_the_checkpoint_knows_may_be_named(checkpoint: Path, 
         replace(known, sensors={**known.sensors, "our-camera": sensor_to_dict(own)}),
     )
     recipe = _recipe(folders, tmp_path / "own.safetensors")
-    (own_row,) = _rows(replace(recipe, data=replace(recipe.data, sensors=("our-camera",))))
+    (own_row,) = _rows(recipe.changed(data=replace(recipe.data, sensors=("our-camera",))))
     (row,) = _rows(recipe)
     assert own_row.scores == row.scores
     assert any(note.startswith("our-camera: ") for note in own_row.notes)
@@ -162,6 +162,6 @@ def test_real_aerial_images_of_unequal_size_are_scored(checkpoint: Path, real_da
             (tmp_path / folder.name / image.name).symlink_to(image)
     recipe = _recipe(tmp_path, checkpoint, compare=CompareRecipe(baseline=True))
     split = SplitSpec(val=0.1, test=0.3)
-    rows = _rows(replace(recipe, data=replace(recipe.data, split=split)))
+    rows = _rows(recipe.changed(data=replace(recipe.data, split=split)))
     assert rows[0].num_samples["test"] == 12
     assert all(row.scores[0].value > 0.25 for row in rows)

@@ -1,6 +1,5 @@
 """Evaluation of sets of images that lie in files: each set is one sample."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def _recipe(table: Path, checkpoint: Path, **changes: Any) -> TransferRecipe:
         fusion="joint",
         knn=KnnRecipe(k=3),
     )
-    return replace(recipe, **changes)
+    return recipe.changed(**changes)
 
 
 def _rows(recipe: TransferRecipe) -> list[ResultRow]:

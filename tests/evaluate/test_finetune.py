@@ -52,7 +52,7 @@ def make_context(tiny_encoder: SensorEncoder) -> MakeSetting:
 
 
 def _fitting(**changes: object) -> TransferRecipe:
-    return replace(_RECIPE, fit=replace(_FIT, **changes))
+    return _RECIPE.changed(fit=_FIT.changed(**changes))
 
 
 def _scored(result: object, metric: str = "accuracy") -> float:
@@ -85,7 +85,7 @@ def test_numbers_are_learned_in_their_own_unit(number_data: TaskData, make_conte
 
 def test_images_of_two_sensors_are_learned(pair_data: TaskData, make_context: MakeSetting) -> None:
     for fusion, width in (("stack", 32), ("concat", 64), ("mixup_concat", 64), ("joint", 32)):
-        result = finetune(make_context(pair_data, replace(_fitting(epochs=2), fusion=fusion)))[0]
+        result = finetune(make_context(pair_data, _fitting(epochs=2).changed(fusion=fusion)))[0]
         assert result.width == width
         assert len(result.curves["validation"]) == 2
 
@@ -173,7 +173,7 @@ def test_what_is_handed_out_predicts_what_was_reported(
 def test_a_tuned_checkpoint_reads_a_new_sensor_as_it_was_trained(
     class_data: TaskData, make_context: MakeSetting, tmp_path: Path
 ) -> None:
-    recipe = replace(_fitting(new_ranges="with_rest", epochs=1), input=_COUNTED)
+    recipe = _fitting(new_ranges="with_rest", epochs=1).changed(input=_COUNTED)
     data = _as_landsat(class_data)
     context = make_context(data, recipe)
     save_checkpoint(tmp_path / "tuned.safetensors", finetune(context)[0].checkpoint)
@@ -221,7 +221,7 @@ def _as_landsat(data: TaskData) -> TaskData:
 
 @pytest.mark.parametrize("how", ["with_rest", "alone"])
 def test_sensors_that_were_never_seen_are_learned(how: str, class_data: TaskData, make_context: MakeSetting) -> None:
-    recipe = replace(_fitting(new_ranges=how, base_lr=1e-2, epochs=12), input=_COUNTED)
+    recipe = _fitting(new_ranges=how, base_lr=1e-2, epochs=12).changed(input=_COUNTED)
     context = make_context(_as_landsat(class_data), recipe)
     result = finetune(context)[0]
     assert "started from interpolation" in result.notes[0]
@@ -231,7 +231,7 @@ def test_sensors_that_were_never_seen_are_learned(how: str, class_data: TaskData
 
 
 def test_new_ranges_are_all_that_is_learned_alone(class_data: TaskData, make_context: MakeSetting) -> None:
-    recipe = replace(_fitting(new_ranges="alone", epochs=2), input=_COUNTED)
+    recipe = _fitting(new_ranges="alone", epochs=2).changed(input=_COUNTED)
     context = make_context(_as_landsat(class_data), recipe)
     result = finetune(context)[0]
     before = checkpoint_of(context.encoders["encoder"]).state
@@ -241,7 +241,7 @@ def test_new_ranges_are_all_that_is_learned_alone(class_data: TaskData, make_con
 def test_training_begins_where_interpolation_stands(class_data: TaskData, make_context: MakeSetting) -> None:
     losses = []
     for how in ("none", "with_rest", "alone"):
-        recipe = replace(_fitting(new_ranges=how, epochs=1, base_lr=1e-12, warmup_epochs=0.0), input=_COUNTED)
+        recipe = _fitting(new_ranges=how, epochs=1, base_lr=1e-12, warmup_epochs=0.0).changed(input=_COUNTED)
         result = finetune(make_context(_as_landsat(class_data), recipe))[0]
         losses.append(result.curves["training loss"][0])
     assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-6)
@@ -308,7 +308,7 @@ def test_labels_of_kinds_without_classes_are_not_smoothed(number_data: TaskData,
 
 
 def test_several_scales_are_for_frozen_features(class_data: TaskData, make_context: MakeSetting) -> None:
-    recipe = replace(_RECIPE, input=InputRecipe(scales=(0.5, 1.0)))
+    recipe = _RECIPE.changed(input=InputRecipe(scales=(0.5, 1.0)))
     with pytest.raises(RecipeError, match=r"input\.scales are for knn and linear"):
         finetune(make_context(class_data, recipe))
 
@@ -338,7 +338,7 @@ def test_samples_of_several_sensors_are_learned_together(class_data: TaskData, m
         sensors=(*class_data.sensors[:24], *landsat.sensors[24:]),
         read=lambda position: (class_data if position < 24 else landsat).read(position),
     )
-    recipe = replace(_fitting(new_ranges="with_rest", epochs=2), input=_COUNTED)
+    recipe = _fitting(new_ranges="with_rest", epochs=2).changed(input=_COUNTED)
     result = finetune(make_context(data, recipe))[0]
     assert len(result.predictions.samples) == data.num_samples["test"]
     assert np.isfinite(result.predictions.arrays["scores"]).all()

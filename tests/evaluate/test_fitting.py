@@ -67,7 +67,7 @@ def _task(
 
 
 def test_a_line_is_found() -> None:
-    recipe = replace(_RECIPE, epochs=60)
+    recipe = _RECIPE.changed(epochs=60)
     model = _line()
     fit(model, _task(recipe=recipe, validate=_negative_error), recipe, seed=0)
     np.testing.assert_allclose(model[0].weight.detach().numpy()[0], [1.0, -2.0, 0.5], atol=1e-2)
@@ -108,7 +108,7 @@ def test_buffers_of_the_best_epoch_are_put_back() -> None:
 
 def test_training_stops_when_validation_no_longer_improves() -> None:
     scores = iter([0.1, 0.5, 0.4, 0.5, 0.9])
-    recipe = replace(_RECIPE, epochs=10, patience=2)
+    recipe = _RECIPE.changed(epochs=10, patience=2)
     result = fit(_line(), _task(lambda _: next(scores)), recipe, seed=0)
     assert result.stopped_early
     assert result.validation == (0.1, 0.5, 0.4, 0.5)
@@ -123,7 +123,7 @@ def test_the_curves_have_an_entry_an_epoch() -> None:
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_samples() -> None:
-    recipe = replace(_RECIPE, epochs=1, base_lr=1e-30)
+    recipe = _RECIPE.changed(epochs=1, base_lr=1e-30)
     result = fit(_line(), _task(recipe=recipe), recipe, seed=0)
     everything = [_squared(_line(), batch, 0) for batch in _rows(0)]
     assert result.losses[0] == pytest.approx(float(torch.stack(everything).detach().mean()), rel=1e-6)
@@ -184,7 +184,7 @@ def test_nothing_to_train_is_an_error() -> None:
 
 def test_half_precision_on_a_cpu_is_refused() -> None:
     with pytest.raises(RecipeError, match="16-mixed needs a GPU; on a CPU use bf16-mixed"):
-        fit(_line(), _task(), replace(_RECIPE, precision="16-mixed"), seed=0)
+        fit(_line(), _task(), _RECIPE.changed(precision="16-mixed"), seed=0)
 
 
 def test_no_training_samples_are_an_error() -> None:
@@ -193,7 +193,7 @@ def test_no_training_samples_are_an_error() -> None:
 
 
 def test_a_gradient_is_clipped() -> None:
-    recipe = replace(_RECIPE, epochs=1, clip_grad_norm=1e-3)
+    recipe = _RECIPE.changed(epochs=1, clip_grad_norm=1e-3)
     norms: list[float] = []
 
     def loss(model: nn.Module, batch: _Rows, step: int) -> Tensor:
@@ -220,7 +220,7 @@ def test_a_gradient_is_clipped() -> None:
 
 def test_predictions_are_made_in_the_precision_of_training() -> None:
     model = _line().train()
-    with predicting(model, replace(_RECIPE, precision="bf16-mixed")):
+    with predicting(model, _RECIPE.changed(precision="bf16-mixed")):
         half = model(torch.ones(2, 3))
         assert not model.training
     assert half.dtype == torch.bfloat16
@@ -228,7 +228,7 @@ def test_predictions_are_made_in_the_precision_of_training() -> None:
 
 
 def test_training_in_bfloat16_keeps_weights_in_float32() -> None:
-    recipe = replace(_RECIPE, precision="bf16-mixed")
+    recipe = _RECIPE.changed(precision="bf16-mixed")
     seen: list[torch.dtype] = []
 
     def loss(model: nn.Module, batch: _Rows, step: int) -> Tensor:
@@ -244,7 +244,7 @@ def test_training_in_bfloat16_keeps_weights_in_float32() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "steps", "constant"])
 def test_the_rate_rises_linearly_and_stays_over_0(schedule: str) -> None:
-    recipe = replace(_RECIPE, epochs=10, warmup_epochs=2.5, schedule=schedule)
+    recipe = _RECIPE.changed(epochs=10, warmup_epochs=2.5, schedule=schedule)
     rates = [FitSchedule(recipe=recipe, steps_per_epoch=4).rate(step) for step in range(40)]
     np.testing.assert_allclose(rates[:10], 0.05 * (np.arange(10) + 0.5) / 10)
     assert min(rates) > 0
@@ -252,21 +252,21 @@ def test_the_rate_rises_linearly_and_stays_over_0(schedule: str) -> None:
 
 
 def test_the_rate_falls_to_a_tenth_at_each_drop() -> None:
-    recipe = replace(_RECIPE, epochs=10, schedule="steps", drops=(0.6, 0.9))
+    recipe = _RECIPE.changed(epochs=10, schedule="steps", drops=(0.6, 0.9))
     schedule = FitSchedule(recipe=recipe, steps_per_epoch=3)
     epochs = [schedule.rate(3 * epoch) for epoch in range(10)]
     np.testing.assert_allclose(epochs, [0.05] * 6 + [0.005] * 3 + [0.0005])
 
 
 def test_the_rate_falls_as_half_a_cosine() -> None:
-    recipe = replace(_RECIPE, epochs=10)
+    recipe = _RECIPE.changed(epochs=10)
     schedule = FitSchedule(recipe=recipe, steps_per_epoch=2)
     rates = [schedule.rate(step) for step in range(20)]
     np.testing.assert_allclose(rates, 0.025 * (1 + np.cos(np.pi * (np.arange(20) + 0.5) / 20)))
 
 
 def test_a_rise_over_all_epochs_is_allowed() -> None:
-    recipe = replace(_RECIPE, warmup_epochs=4.0)
+    recipe = _RECIPE.changed(warmup_epochs=4.0)
     schedule = FitSchedule(recipe=recipe, steps_per_epoch=2)
     assert [schedule.rate(step) for step in range(8)] == pytest.approx([0.05 * (step + 0.5) / 8 for step in range(8)])
 
@@ -335,7 +335,7 @@ def test_biases_and_norms_have_no_decay() -> None:
 
 
 def test_the_rate_of_a_group_follows_the_schedule_and_its_scale() -> None:
-    recipe = replace(_RECIPE, epochs=1, schedule="constant")
+    recipe = _RECIPE.changed(epochs=1, schedule="constant")
     rates: list[float] = []
     hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
-from anyband.errors import InputError
+from anyband.errors import InputError, RecipeError
 from anyband.evaluate import knn
 from anyband.evaluate.knn import knn_scores
 from anyband.evaluate.metrics import LabelledFeatures
@@ -90,5 +90,5 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 
 def test_no_neighbours_are_refused() -> None:
-    with pytest.raises(InputError, match="k ≥ 1"):
+    with pytest.raises(RecipeError, match="k must be at least 1, found 0"):
         KnnRecipe(k=0)

@@ -40,7 +40,7 @@ def make_context(tiny_encoder: SensorEncoder) -> MakeSetting:
     """Makes a context of the tiny encoder for data; other values of the recipe by name."""
 
     def made(data: TaskData, **changes: Any) -> Context:
-        recipe = replace(_RECIPE, **changes)
+        recipe = _RECIPE.changed(**changes)
         return Context(
             recipe=recipe,
             protocol="leave-one-band-out",

@@ -24,7 +24,7 @@ _RECIPE = TransferRecipe(
     knn=KnnRecipe(k=5),
     linear=LinearRecipe(epochs=30, base_lr=0.2, batch_size=16),
 )
-_LBFGS = replace(_RECIPE, linear=LinearRecipe(solver="lbfgs"))
+_LBFGS = _RECIPE.changed(linear=LinearRecipe(solver="lbfgs"))
 
 MakeSetting = Callable[..., Context]
 
@@ -84,14 +84,14 @@ def test_there_is_an_outcome_for_each_encoder(
     protocol: Callable[[Context], list], class_data: TaskData, make_context: MakeSetting
 ) -> None:
     # All training samples vote nearly alike, so that small differences of features show.
-    recipe = replace(_RECIPE, knn=KnnRecipe(k=30, temperature=5.0))
+    recipe = _RECIPE.changed(knn=KnnRecipe(k=30, temperature=5.0))
     results = protocol(make_context(class_data, recipe, both=True))
     assert [one.features for one in results] == ["encoder", "untrained encoder"]
     assert not np.array_equal(results[0].predictions.arrays["scores"], results[1].predictions.arrays["scores"])
 
 
 def test_accuracies_are_averaged_over_scales(class_data: TaskData, make_context: MakeSetting) -> None:
-    recipe = replace(_RECIPE, input=InputRecipe(scales=(0.125, 0.5, 1.0)))
+    recipe = _RECIPE.changed(input=InputRecipe(scales=(0.125, 0.5, 1.0)))
     together, *alone = knn(make_context(class_data, recipe))
     assert [one.features for one in alone] == ["encoder @ 12.5 %", "encoder @ 50 %", "encoder @ 100 %"]
     assert _accuracy(together) == pytest.approx(np.mean([_accuracy(one) for one in alone]))
@@ -101,14 +101,14 @@ def test_accuracies_are_averaged_over_scales(class_data: TaskData, make_context:
 
 
 def test_the_whole_scale_is_the_plain_outcome(class_data: TaskData, make_context: MakeSetting) -> None:
-    recipe = replace(_RECIPE, input=InputRecipe(scales=(0.5, 1.0)))
+    recipe = _RECIPE.changed(input=InputRecipe(scales=(0.5, 1.0)))
     last = knn(make_context(class_data, recipe))[-1]
     plain = knn(make_context(class_data))[0]
     assert np.array_equal(last.predictions.arrays["scores"], plain.predictions.arrays["scores"])
 
 
 def test_training_and_test_are_reduced_alike(class_data: TaskData, make_context: MakeSetting) -> None:
-    recipe = replace(_RECIPE, input=InputRecipe(scales=(0.25, 1.0)))
+    recipe = _RECIPE.changed(input=InputRecipe(scales=(0.25, 1.0)))
     context = make_context(class_data, recipe)
     reduced = score_vectors(context, _vectors(context, 0.25), name="x")
     assert np.array_equal(knn(context)[1].predictions.arrays["scores"], reduced.predictions.arrays["scores"])
@@ -184,7 +184,7 @@ def test_other_features_are_scored_as_the_protocol_does(
 
 def test_more_neighbours_than_training_samples_are_refused(class_data: TaskData, make_context: MakeSetting) -> None:
     with pytest.raises(InputError, match="k is 31 but there are 30 training samples; ask for a smaller k"):
-        knn(make_context(class_data, replace(_RECIPE, knn=KnnRecipe(k=31))))
+        knn(make_context(class_data, _RECIPE.changed(knn=KnnRecipe(k=31))))
 
 
 @pytest.mark.parametrize(("protocol", "recipe"), [(knn, _RECIPE), (linear, _RECIPE), (linear, _LBFGS)])

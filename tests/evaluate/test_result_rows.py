@@ -76,12 +76,12 @@ def test_an_equal_evaluation_has_the_same_id(context: Context) -> None:
         lambda context: replace(context, checkpoint_hash="beef"),
         lambda context: replace(context, protocol="linear"),
         lambda context: replace(context, data=replace(context.data, fingerprint="other")),
-        lambda context: _with(context, replace(_RECIPE, seed=4)),
-        lambda context: _with(context, replace(_RECIPE, knn=KnnRecipe(k=5))),
-        lambda context: _with(context, replace(_RECIPE, input=InputRecipe(pool="mean"))),
-        lambda context: _with(context, replace(_RECIPE, fusion="stack")),
+        lambda context: _with(context, _RECIPE.changed(seed=4)),
+        lambda context: _with(context, _RECIPE.changed(knn=KnnRecipe(k=5))),
+        lambda context: _with(context, _RECIPE.changed(input=InputRecipe(pool="mean"))),
+        lambda context: _with(context, _RECIPE.changed(fusion="stack")),
         lambda context: _with(
-            context, replace(_RECIPE, data=replace(_RECIPE.data, split=SplitSpec(fraction=0.1)))
+            context, _RECIPE.changed(data=replace(_RECIPE.data, split=SplitSpec(fraction=0.1)))
         ),
     ],
     ids=["checkpoint", "protocol", "data", "seed", "k", "pool", "fusion", "fraction"],
@@ -97,12 +97,12 @@ def test_other_features_have_another_id(context: Context) -> None:
 @pytest.mark.parametrize(
     "recipe",
     [
-        replace(_RECIPE, name="another name"),
-        replace(_RECIPE, checkpoint="elsewhere/copy.safetensors"),
-        replace(_RECIPE, data=replace(_RECIPE.data, source="/elsewhere/fields", root="/here")),
-        replace(_RECIPE, data=replace(_RECIPE.data, split=SplitSpec(lists=ListSpec(train="a.txt", test="b.txt")))),
-        replace(_RECIPE, fit=FitRecipe(epochs=7, warmup_epochs=1.0)),
-        replace(_RECIPE, input=InputRecipe(batch_size=7)),
+        _RECIPE.changed(name="another name"),
+        _RECIPE.changed(checkpoint="elsewhere/copy.safetensors"),
+        _RECIPE.changed(data=replace(_RECIPE.data, source="/elsewhere/fields", root="/here")),
+        _RECIPE.changed(data=replace(_RECIPE.data, split=SplitSpec(lists=ListSpec(train="a.txt", test="b.txt")))),
+        _RECIPE.changed(fit=FitRecipe(epochs=7, warmup_epochs=1.0)),
+        _RECIPE.changed(input=InputRecipe(batch_size=7)),
     ],
     ids=["name", "path of the checkpoint", "path of the data", "paths of lists", "what kNN ignores", "batch size"],
 )

@@ -43,7 +43,7 @@ def make_setting_of(tiny_encoder: SensorEncoder) -> MakeSetting:
     """Makes a context of the tiny encoder for a protocol and data; other values of the recipe by name."""
 
     def made(protocol: Protocol, data: TaskData, **changes: Any) -> Context:
-        recipe = replace(_RECIPE, **changes)
+        recipe = _RECIPE.changed(**changes)
         encoders = {"encoder": tiny_encoder}
         if recipe.compare.untrained:
             encoders["untrained encoder"] = tiny_encoder.untrained(seed=1)
@@ -93,7 +93,7 @@ def test_what_is_offered_instead_is_for_that_kind() -> None:
 
 def _refused(data: TaskData, protocol: Protocol, **changes: Any) -> str:
     with pytest.raises(AnybandError) as caught:
-        check_data(data, replace(_RECIPE, **changes), protocol)
+        check_data(data, _RECIPE.changed(**changes), protocol)
     return str(caught.value)
 
 
@@ -106,7 +106,7 @@ def test_several_images_need_a_fusion(pair_data: TaskData) -> None:
 
 @pytest.mark.parametrize("fusion", ["stack", "concat", "mixup_concat", "joint"])
 def test_every_fusion_takes_two_images(pair_data: TaskData, fusion: Any) -> None:
-    check_data(pair_data, replace(_RECIPE, fusion=fusion), "knn")
+    check_data(pair_data, _RECIPE.changed(fusion=fusion), "knn")
     assert len(pair_data.sensors[0]) == 2
 
 
@@ -140,7 +140,7 @@ def test_scales_are_for_probes(
 def test_what_is_measured_must_fit_the_data(class_map_data: TaskData, number_data: TaskData) -> None:
     assert "set measures=segment" in _refused(class_map_data, "leave-one-band-out")
     assert "set measures=linear" in _refused(number_data, "leave-one-band-out")
-    check_data(class_map_data, replace(_RECIPE, measures="segment"), "leave-one-band-out")
+    check_data(class_map_data, _RECIPE.changed(measures="segment"), "leave-one-band-out")
 
 
 def test_outcomes_begin_with_the_encoder_and_end_with_the_baseline(
@@ -200,7 +200,7 @@ def test_there_must_be_a_checkpoint() -> None:
 
 
 def test_a_recipe_is_for_its_protocol(tiny_checkpoint: Path) -> None:
-    recipe = replace(_RECIPE, protocol="linear", checkpoint=str(tiny_checkpoint))
+    recipe = _RECIPE.changed(protocol="linear", checkpoint=str(tiny_checkpoint))
     with pytest.raises(RecipeError, match="recipe 'tiny' is for 'linear', and 'knn' was asked for"):
         make_context(recipe, "knn")
 
@@ -209,13 +209,13 @@ def test_features_must_have_a_place(tiny_checkpoint: Path, tmp_path: Path) -> No
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="features are kept there: name a folder by --cache, or use --no-cache"):
         make_context(
-            replace(_RECIPE, checkpoint=str(tiny_checkpoint)), "knn", RunOptions(cache=tmp_path / "file" / "kept")
+            _RECIPE.changed(checkpoint=str(tiny_checkpoint)), "knn", RunOptions(cache=tmp_path / "file" / "kept")
         )
 
 
 def test_there_must_be_the_device(tiny_checkpoint: Path) -> None:
     with pytest.raises(InputError, match="there is no device 'toaster' here"):
-        make_context(replace(_RECIPE, checkpoint=str(tiny_checkpoint)), "knn", RunOptions(device="toaster"))
+        make_context(_RECIPE.changed(checkpoint=str(tiny_checkpoint)), "knn", RunOptions(device="toaster"))
 
 
 def test_the_untrained_encoder_is_the_architecture_with_other_weights(

@@ -21,10 +21,9 @@ _FIT = FitRecipe(encoder="frozen", epochs=6, batch_size=4, base_lr=1e-2, lr_samp
 
 
 def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context:
-    recipe = replace(
-        TransferRecipe(
-            name="maps", data=DataSpec(source="memory", kind="class_map"), fit=_FIT, head=HeadRecipe(channels=8)
-        ),
+    recipe = TransferRecipe(
+        name="maps", data=DataSpec(source="memory", kind="class_map"), fit=_FIT, head=HeadRecipe(channels=8)
+    ).changed(
         **parts,  # type: ignore[arg-type]
     )
     return Context(
@@ -73,7 +72,7 @@ def test_a_tiny_map_is_learned_by_heart(tiny_encoder: SensorEncoder, class_map_d
     data = replace(
         class_map_data.take([one] * 3, fingerprint="one"), names=("a", "b", "c"), splits=("train", "val", "test")
     )
-    fit = replace(_FIT, epochs=40, encoder="trained", base_lr=3e-3)
+    fit = _FIT.changed(epochs=40, encoder="trained", base_lr=3e-3)
     (result,) = segment(_setting(tiny_encoder, data, fit=fit, input=InputRecipe(img_size=48)))
     assert result.chosen["validation miou"] > 0.9
 
@@ -93,7 +92,7 @@ def test_a_trained_encoder_is_a_copy_that_has_changed(
     tiny_encoder: SensorEncoder, three_maps: TaskData, how: str
 ) -> None:
     before = _state(tiny_encoder)
-    fit = replace(_FIT, encoder=how, epochs=2, lora=LoraRecipe(rank=2))
+    fit = _FIT.changed(encoder=how, epochs=2, lora=LoraRecipe(rank=2))
     (result,) = segment(_setting(tiny_encoder, three_maps, fit=fit))
     assert _unchanged(tiny_encoder, before)
     name = "blocks.0.attn.qkv.weight"
@@ -124,7 +123,7 @@ def test_validation_is_the_miou_of_torchmetrics_over_all_validation_pixels(
 ) -> None:
     # Validation samples stand in for test, so that their maps come out.
     swapped = {"train": "train", "val": "test", "test": "val"}
-    fit = replace(_FIT, epochs=1)
+    fit = _FIT.changed(epochs=1)
     (result,) = segment(_setting(tiny_encoder, class_map_data, fit=fit))
     data = replace(class_map_data, splits=tuple(swapped[part] for part in class_map_data.splits))  # type: ignore[misc]
     (other,) = segment(_setting(tiny_encoder, data, fit=fit))
@@ -139,7 +138,7 @@ def test_validation_is_the_miou_of_torchmetrics_over_all_validation_pixels(
 @pytest.mark.parametrize("how", ["frozen", "trained"])
 def test_a_rerun_gives_identical_numbers(tiny_encoder: SensorEncoder, class_map_data: TaskData, how: str) -> None:
     augment = AugmentRecipe(flips=True, crop_area=(0.5, 1.0)) if how == "trained" else AugmentRecipe()
-    fit = replace(_FIT, encoder=how, epochs=2, drop_path=0.2, augment=augment)
+    fit = _FIT.changed(encoder=how, epochs=2, drop_path=0.2, augment=augment)
     first, second = (segment(_setting(tiny_encoder, class_map_data, fit=fit))[0] for _ in range(2))
     assert first.curves == second.curves
     assert np.array_equal(_confusion(first), _confusion(second))
@@ -175,7 +174,7 @@ def _windows_seen(
     plain = encoder.encoder.embed_sets
     with monkeypatch.context() as patch:
         patch.setattr(encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.num_sets), plain(batch))[1])
-        fit, images = replace(_FIT, epochs=epochs), InputRecipe(resize="native")
+        fit, images = _FIT.changed(epochs=epochs), InputRecipe(resize="native")
         (result,) = segment(_setting(encoder, data, fit=fit, input=images, head=HeadRecipe(kind="linear")))
     return sum(seen), result
 
@@ -233,7 +232,7 @@ def test_a_sample_without_any_label_counts_for_nothing(tiny_encoder: SensorEncod
         sample = read(index)
         return replace(sample, class_map=np.full((48, 48), -1)) if index == empty else sample
 
-    images, fit = InputRecipe(resize="native"), replace(_FIT, epochs=1)
+    images, fit = InputRecipe(resize="native"), _FIT.changed(epochs=1)
     (result,) = segment(_setting(tiny_encoder, replace(class_map_data, read=without), input=images, fit=fit))
     assert _confusion(result).sum(axis=(1, 2)).tolist() == [2160, 0, 2160]
     assert empty not in result.maps
@@ -244,7 +243,7 @@ def test_without_room_levels_are_not_held(
 ) -> None:
     monkeypatch.setattr("anyband.evaluate.map_model.available_bytes", lambda _: 1000)
     monkeypatch.setattr("anyband.evaluate.maps.KnownSamples", None)
-    (result,) = segment(_setting(tiny_encoder, class_map_data, fit=replace(_FIT, epochs=1)))
+    (result,) = segment(_setting(tiny_encoder, class_map_data, fit=_FIT.changed(epochs=1)))
     assert _confusion(result).any()
 
 
@@ -256,7 +255,7 @@ def test_augmented_images_are_encoded_in_every_epoch(
     monkeypatch.setattr(
         tiny_encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.num_sets), plain(batch))[1]
     )
-    fit = replace(_FIT, epochs=3, augment=AugmentRecipe(flips=True))
+    fit = _FIT.changed(epochs=3, augment=AugmentRecipe(flips=True))
     segment(_setting(tiny_encoder, class_map_data, fit=fit))
     counts = class_map_data.num_samples
     # Training and validation in each epoch; test, and its pictures.
@@ -294,7 +293,7 @@ def test_pictures_go_from_the_worst_to_the_best(tiny_encoder: SensorEncoder, cla
 
 
 def test_outcomes_come_in_the_order_of_the_encoders(tiny_encoder: SensorEncoder, three_maps: TaskData) -> None:
-    context = _setting(tiny_encoder, three_maps, fit=replace(_FIT, epochs=1))
+    context = _setting(tiny_encoder, three_maps, fit=_FIT.changed(epochs=1))
     twins = {"encoder": tiny_encoder, "untrained encoder": tiny_encoder.untrained(seed=1)}
     results = segment(replace(context, encoders=twins))
     assert [result.features for result in results] == list(twins)
@@ -307,7 +306,7 @@ def test_numbers_of_one_image_are_refused(tiny_encoder: SensorEncoder, number_ma
 
 
 def test_mixing_images_is_refused(tiny_encoder: SensorEncoder, three_maps: TaskData) -> None:
-    fit = replace(_FIT, augment=AugmentRecipe(mixup=0.8))
+    fit = _FIT.changed(augment=AugmentRecipe(mixup=0.8))
     with pytest.raises(RecipeError, match=r"mix the classes of whole images, and these data have maps; set both to 0"):
         segment(_setting(tiny_encoder, three_maps, fit=fit))
 

@@ -64,7 +64,7 @@ def test_a_second_probe_reads_no_image(
     statistics: str | None, tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
 ) -> None:
     data, reads = _counting(class_data)
-    recipe = replace(_RECIPE, input=replace(_RECIPE.input, statistics=statistics))
+    recipe = _RECIPE.changed(input=_RECIPE.input.changed(statistics=statistics))
     cache = FeatureCache(tmp_path)
     first = extract_features(
         {"encoder": _fused(tiny_encoder)}, TaskReader(tiny_encoder, data, recipe), range(8), cache=cache
@@ -91,7 +91,7 @@ def test_only_samples_that_are_missing_are_read(
 
 
 def _other_size(reader: TaskReader) -> TaskReader:
-    return TaskReader(reader._encoder, reader.data, replace(_RECIPE, input=replace(_RECIPE.input, img_size=16)))
+    return TaskReader(reader._encoder, reader.data, _RECIPE.changed(input=_RECIPE.input.changed(img_size=16)))
 
 
 def _other_data(reader: TaskReader) -> TaskReader:
@@ -99,12 +99,12 @@ def _other_data(reader: TaskReader) -> TaskReader:
 
 
 def _other_statistics(reader: TaskReader) -> TaskReader:
-    recipe = replace(_RECIPE, input=replace(_RECIPE.input, statistics="data"))
+    recipe = _RECIPE.changed(input=_RECIPE.input.changed(statistics="data"))
     return TaskReader(reader._encoder, reader.data, recipe)
 
 
 def _other_precision(reader: TaskReader) -> TaskReader:
-    return TaskReader(reader._encoder, reader.data, replace(_RECIPE, input=replace(_RECIPE.input, precision="bf16")))
+    return TaskReader(reader._encoder, reader.data, _RECIPE.changed(input=_RECIPE.input.changed(precision="bf16")))
 
 
 @pytest.mark.parametrize("other", [_other_size, _other_data, _other_statistics, _other_precision])

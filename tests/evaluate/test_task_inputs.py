@@ -25,11 +25,11 @@ _ALL = ["class_data", "labels_data", "number_data", "pair_data", "class_map_data
 
 
 def _with(**values: object) -> TransferRecipe:
-    return replace(_RECIPE, input=replace(_RECIPE.input, **values))
+    return _RECIPE.changed(input=_RECIPE.input.changed(**values))
 
 
 def _augmented(resize: str, **values: object) -> TransferRecipe:
-    return replace(_with(resize=resize), fit=replace(_RECIPE.fit, augment=AugmentRecipe(**values)))
+    return _with(resize=resize).changed(fit=_RECIPE.fit.changed(augment=AugmentRecipe(**values)))
 
 
 def _only(batches: object) -> TaskBatch:
@@ -94,7 +94,7 @@ def test_epochs_differ_in_order_and_variation(tiny_encoder: SensorEncoder, class
 def test_how_a_sample_is_varied_does_not_depend_on_its_batch(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
     found = []
     for size in (3, 30):
-        reader = TaskReader(tiny_encoder, class_data, replace(_RECIPE, fit=replace(_RECIPE.fit, batch_size=size)))
+        reader = TaskReader(tiny_encoder, class_data, _RECIPE.changed(fit=_RECIPE.fit.changed(batch_size=size)))
         batches = list(reader.training_batches(0))
         pixels = torch.cat([batch.images[0].pixels for batch in batches])
         found.append(pixels[np.argsort(np.concatenate([batch.samples for batch in batches]))])
@@ -108,7 +108,7 @@ def test_a_single_sample_left_over_joins_the_batch_before(
     count: int, size: int, expected: list[int], tiny_encoder: SensorEncoder, class_data: TaskData
 ) -> None:
     data = class_data.take(class_data.part("train")[:count], fingerprint="few")
-    reader = TaskReader(tiny_encoder, data, replace(_RECIPE, fit=replace(_RECIPE.fit, batch_size=size)))
+    reader = TaskReader(tiny_encoder, data, _RECIPE.changed(fit=_RECIPE.fit.changed(batch_size=size)))
     assert sorted(len(one) for one in reader.training_order(0)) == sorted(expected)
     assert reader.steps_per_epoch == len(expected)
 

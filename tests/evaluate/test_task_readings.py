@@ -24,7 +24,7 @@ _RECIPE = TransferRecipe(
 
 
 def _with(**values: object) -> TransferRecipe:
-    return replace(_RECIPE, input=replace(_RECIPE.input, **values))
+    return _RECIPE.changed(input=_RECIPE.input.changed(**values))
 
 
 def _only(batches: object) -> TaskBatch:
@@ -261,7 +261,7 @@ def test_a_size_that_patches_do_not_fill_is_refused(tiny_encoder: SensorEncoder,
 
 def test_joint_sets_of_a_network_of_pairs_are_noted(tiny_encoder: SensorEncoder, pair_data: TaskData) -> None:
     joint, apart = (
-        TaskReader(tiny_encoder, pair_data, replace(_RECIPE, fusion=fusion)) for fusion in ("joint", "concat")
+        TaskReader(tiny_encoder, pair_data, _RECIPE.changed(fusion=fusion)) for fusion in ("joint", "concat")
     )
     assert any("trained on pairs" in note for note in joint.notes)
     assert not any("trained on pairs" in note for note in apart.notes)

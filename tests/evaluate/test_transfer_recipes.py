@@ -165,14 +165,14 @@ def test_overrides_reach_every_depth_and_tables_by_number(written: Path):
         ("fit.epoch=3", r"unknown recipe key 'epoch' in 'fit'; did you mean 'epochs'\?"),
         ("data.split.fration=0.1", r"unknown recipe key 'fration' in 'data\.split'; did you mean 'fraction'\?"),
         ("protocol=kmm", r"key 'protocol': expected one of \['knn', 'linear'"),
-        ("knn.k=0", r"kNN needs k ≥ 1"),
+        ("knn.k=0", r"knn\.k must be at least 1, found 0"),
         ("data.classes.x=y", r"the keys of 'data\.classes' are whole numbers, found 'x'"),
-        ("input.scales=[2]", r"input\.scales must be over 0 and at most 1, found 2"),
+        ("input.scales=[2]", r"input\.scales\[0\] must be over 0 and at most 1, found 2"),
         ("fit.layer_decay=0", r"fit\.layer_decay must be over 0 and at most 1, found 0"),
         ("fit.warmup_epochs=99", r"fit\.warmup_epochs must be from 0 to fit\.epochs 50, found 99"),
         ("data.split.lists={train: a}", r"key 'data\.split\.lists': missing test"),
         ("head=upernet", r"recipe key 'head' holds keys of its own, found str 'upernet'"),
-        ("data.options.num_classes=19", r"key 'data\.options': expected str, found 19"),
+        ("data.options.num_classes=19", r"key 'data\.options\.num_classes': expected str, found 19"),
     ],
 )
 def test_an_override_that_can_not_be_is_refused(written: Path, override: str, message: str):

@@ -4,7 +4,6 @@ Children are forks of a process that has imported everything and computed nothin
 once. Takes a JSON list of jobs, and prints a JSON list of what came of them.
 """
 
-import dataclasses
 import json
 import os
 import random
@@ -25,7 +24,7 @@ from anyband.pretrain.recipe import PretrainRecipe, load_recipe
 from anyband.pretrain.runs import RunFolder
 
 PRELOADED = (lightning_fabric, timm.models.vision_transformer, torch.utils.tensorboard)
-NOT_NEEDED = ("rasterio", "geopandas", "shapely", "pyproj", "jsonargparse")
+NOT_NEEDED = ("rasterio", "geopandas", "shapely", "pyproj")
 
 
 def main(jobs: str) -> None:
@@ -58,9 +57,9 @@ def kill_and_resume(recipe: PretrainRecipe, data: Path, out: Path, *, num_kills:
 
 def work_together(recipe: PretrainRecipe, data: Path, out: Path) -> list[int]:
     """Do one step alone, and in two processes. Without drop path, which each process draws for itself."""
-    optim = dataclasses.replace(recipe.optim, steps=1)
-    alone = dataclasses.replace(recipe, optim=optim, model=dataclasses.replace(recipe.model, drop_path=0.0))
-    shared = dataclasses.replace(alone, run=dataclasses.replace(alone.run, devices=2, strategy="ddp"))
+    optim = recipe.optim.changed(steps=1)
+    alone = recipe.changed(optim=optim, model=recipe.model.changed(drop_path=0.0))
+    shared = alone.changed(run=alone.run.changed(devices=2, strategy="ddp"))
     codes = [wait(start(alone, data, out / "alone"))]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,6 +1,5 @@
 """Pre-training on sets: the same core as for pairs, and what is of sets alone."""
 
-import dataclasses
 import types
 
 import numpy as np
@@ -182,6 +181,6 @@ def test_the_shipped_recipes_of_sets_train(name, set_store, tmp_path):
 
 
 def test_an_image_more_than_the_footprint_has_is_not_counted_into_memory(set_store, changed_sets):
-    sets = dataclasses.replace(changed_sets().data.sets, size=(1, 100))
+    sets = changed_sets().data.sets.changed(size=(1, 100))
     plan = plan_run(changed_sets(data={"sets": sets}), ChipStore.open(set_store))
     assert plan.samples.most_images == 5

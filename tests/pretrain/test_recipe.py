@@ -1,7 +1,5 @@
 """Recipes: strict keys, clear types, values that go together, and the shipped ones."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -163,12 +161,12 @@ def test_dotted_overrides_replace_values_of_any_depth():
         ("name: x\nname: y", [], r"key 'name' stands twice, on lines 1 and 2"),
         ("name: x", ["seed=1", "seed=2"], r"key 'seed' is overridden twice"),
         ("name: x", ["seed"], r"override 'seed' must read key\.key=value"),
-        ("name: x", ["seed.part=1"], r"unknown recipe key|recipe key 'seed'|expected int"),
+        ("name: x", ["seed.part=1"], r"override 'seed\.part': 'seed' holds|expected int"),
         ("name: x\nmodel: {depth: 1.5}", [], r"key 'model\.depth': expected int, found 1\.5"),
         (
             "name: x\nmodel: {mixup: mirored}",
             [],
-            r"key 'model\.mixup': expected one of \['mirrored', .* found mirored",
+            r"key 'model\.mixup': expected one of \['mirrored', .* found 'mirored'",
         ),
         ("name: x\nmodel: 4", [], r"recipe key 'model' holds keys of its own, found int '4'"),
         ("name: x\nseed: null", [], r"recipe key 'seed' needs a value, found nothing"),
@@ -206,32 +204,32 @@ def test_an_unknown_recipe_name_offers_the_nearest():
         (lambda: ModelRecipe(num_heads=7), r"model\.num_heads 7 does not divide model\.embed_dim 768"),
         (
             lambda: ModelRecipe(embed_dim=30, num_heads=3),
-            r"model\.embed_dim must be a multiple of 4, found 30",
+            r"embed_dim must be a multiple of 4, found 30",
         ),
-        (lambda: ModelRecipe(mask_ratio=1.0), r"model\.mask_ratio must be over 0 and under 1, found 1"),
-        (lambda: ModelRecipe(drop_path=1.0), r"model\.drop_path must be from 0 to under 1, found 1"),
+        (lambda: ModelRecipe(mask_ratio=1.0), r"mask_ratio must be over 0 and under 1, found 1"),
+        (lambda: ModelRecipe(drop_path=1.0), r"drop_path must be from 0 to under 1, found 1"),
         (lambda: DataRecipe(pairs=()), r"data\.pairs is empty"),
         (
             lambda: DataRecipe(pairs=(("a", "b"),), held_out=("b",)),
             r"sensor 'b' stands in data\.pairs and in",
         ),
         (lambda: OptimRecipe(accumulate=3), r"optim\.accumulate 3 does not divide optim\.batch_size 2048"),
-        (lambda: OptimRecipe(steps=0), r"optim\.steps must be at least 1, found 0"),
+        (lambda: OptimRecipe(steps=0), r"steps must be at least 1, found 0"),
         (
             lambda: OptimRecipe(warmup_epochs=400.0),
             r"optim\.warmup_epochs must be from 0 to optim\.epochs 300",
         ),
-        (lambda: OptimRecipe(base_lr=0.0), r"optim\.base_lr must be over 0, found 0"),
-        (lambda: OptimRecipe(betas=(0.9, 1.0)), r"optim\.betas must be over 0 and under 1, found 1"),
-        (lambda: OptimRecipe(clip_grad_norm=-1.0), r"optim\.clip_grad_norm must be over 0, found -1"),
+        (lambda: OptimRecipe(base_lr=0.0), r"base_lr must be over 0, found 0"),
+        (lambda: OptimRecipe(betas=(0.9, 1.0)), r"betas\[1\] must be over 0 and under 1, found 1"),
+        (lambda: OptimRecipe(clip_grad_norm=-1.0), r"clip_grad_norm must be over 0, found -1"),
         (lambda: SetRecipe(size=(2, 1)), r"data\.sets\.size needs 1 <= least <= most, found 2 to 1"),
         (lambda: SetRecipe(size=(0, 1)), r"data\.sets\.size needs 1 <= least <= most, found 0 to 1"),
-        (lambda: SetRecipe(gap_days=-1.0), r"data\.sets\.gap_days must be at least 0, found -1"),
-        (lambda: SetRecipe(metadata_dropout=1.0), r"data\.sets\.metadata_dropout must be from 0 to under 1, found 1"),
+        (lambda: SetRecipe(gap_days=-1.0), r"gap_days must be at least 0, found -1"),
+        (lambda: SetRecipe(metadata_dropout=1.0), r"metadata_dropout must be from 0 to under 1, found 1"),
         (lambda: SetRecipe(size=(1, 1), needs_two_sources=True), r"images of two sensors, but .* is at most 1"),
-        (lambda: ModelRecipe(hidden_image=1.5), r"model\.hidden_image must be from 0 to 1, found 1\.5"),
-        (lambda: RunRecipe(devices=0), r"run\.devices must be at least 1, found 0"),
-        (lambda: RunRecipe(workers=0), r"run\.workers must be at least 1, found 0"),
+        (lambda: ModelRecipe(hidden_image=1.5), r"hidden_image must be from 0 to 1, found 1\.5"),
+        (lambda: RunRecipe(devices=0), r"devices must be at least 1, found 0"),
+        (lambda: RunRecipe(workers=0), r"workers must be at least 1, found 0"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(make, message):
@@ -290,10 +288,10 @@ def test_differences_name_what_makes_another_run_and_nothing_else():
     assert recipe_differences(ours, theirs) == ("seed: 1, not 2",)
 
 
-def test_records_work_without_the_parser():
-    code = (
-        "import sys; sys.modules['jsonargparse'] = None; sys.modules['rasterio'] = None\n"
-        "from anyband.pretrain.recipe import PretrainRecipe, recipe_to_dict\n"
-        "assert recipe_to_dict(PretrainRecipe(name='x'))['optim']['epochs'] == 300"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_a_changed_recipe_is_checked_as_a_new_one_is():
+    optim = OptimRecipe(epochs=20)
+    assert optim.changed(epochs=30) == OptimRecipe(epochs=30)
+    with pytest.raises(RecipeError, match=r"unknown recipe key 'epoch'; did you mean 'epochs'\?"):
+        optim.changed(epoch=30)
+    with pytest.raises(RecipeError, match=r"warmup_epochs must be from 0 to optim\.epochs 10, found 20"):
+        optim.changed(epochs=10)

@@ -25,9 +25,9 @@ def prepare(plan):
 
     def make(step: int, which: slice = slice(None), *, augment: AugmentOptions | None = None, **changes):
         recipe = plan.recipe
-        model = dataclasses.replace(recipe.model, **changes.get("model", {}))
-        sets = dataclasses.replace(recipe.data.sets, **changes.get("sets", {}))
-        recipe = dataclasses.replace(recipe, model=model, data=dataclasses.replace(recipe.data, sets=sets))
+        model = recipe.model.changed(**changes.get("model", {}))
+        sets = recipe.data.sets.changed(**changes.get("sets", {}))
+        recipe = recipe.changed(model=model, data=recipe.data.changed(sets=sets))
         draw = _sampler(plan).batch(step).part(which)
         preparer = plan.samples.preparer(recipe, plan.inputs, device=_CPU)
         return draw, *preparer.prepare(plan.samples.read(draw), step=step, augment=augment)
@@ -177,7 +177,7 @@ def test_notes_name_footprints_that_are_too_few_for_a_batch(plan):
 
 
 def test_footprints_with_fewer_images_than_asked_for_are_counted(set_store, changed_sets, set_recipe):
-    sets = dataclasses.replace(set_recipe.data.sets, size=(3, 3))
+    sets = set_recipe.data.sets.changed(size=(3, 3))
     found = plan_run(changed_sets(data={"sets": sets}), ChipStore.open(set_store)).samples
     few = int((found.sets.capacity < 3).sum())
     assert 0 < few < len(found.sets)

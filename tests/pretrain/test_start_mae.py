@@ -51,9 +51,9 @@ def _after_one_step(pair_store, changed, mae, out):
 def test_sets_start_from_it_too(set_store, changed_sets, tmp_path, change) -> None:
     encodings = dataclasses.replace(changed_sets().model.encodings, source=False)
     recipe = changed_sets(model={"encodings": encodings, **change})
-    plain = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encodings=EncodingConfig()))
+    plain = recipe.changed(model=recipe.model.changed(encodings=EncodingConfig()))
     path = _written(plain, tmp_path / "mae.safetensors", seed=1)
-    started = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, start_mae=str(path)))
+    started = recipe.changed(model=recipe.model.changed(start_mae=str(path)))
     plan = plan_run(started, ChipStore.open(set_store))
     assert plan.start is not None
     assert any(name.startswith("encodings.") for name in plan.start.state)

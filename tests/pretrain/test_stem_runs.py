@@ -34,7 +34,7 @@ def stem(changed_sets):
 def _prepared(store, recipe, *, augment=None):
     plan = plan_run(recipe, store)
     preparer = plan.samples.preparer(recipe, plan.inputs, device=torch.device("cpu"))
-    spectral = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, stem="spectral"))
+    spectral = recipe.changed(model=recipe.model.changed(stem="spectral"))
     all_bands = plan.samples.preparer(spectral, plan_run(spectral, store).inputs, device=torch.device("cpu"))
     for step in range(4):
         raw = plan.samples.read(plan.samples.sampler(batch_size=8, seed=0).batch(step))

@@ -1,6 +1,5 @@
 """Memory of a step: the estimate against what torch keeps for the gradient, and the refusal."""
 
-import dataclasses
 from functools import partial
 
 import pytest
@@ -92,12 +91,12 @@ def test_bf16_and_compiled_blocks_keep_less():
     config = network_config(recipe, num_ranges=6)
 
     def kept(**changes) -> int:
-        changed = dataclasses.replace(recipe, **changes)
+        changed = recipe.changed(**changes)
         return step_bytes(changed, config, num_samples=50, num_images=3, fused=True)
 
-    in_bf16 = dataclasses.replace(recipe.optim, precision="bf16-mixed")
+    in_bf16 = recipe.optim.changed(precision="bf16-mixed")
     assert kept(optim=in_bf16) < kept()
-    assert kept(run=dataclasses.replace(recipe.run, compile=True)) < kept()
+    assert kept(run=recipe.run.changed(compile=True)) < kept()
 
 
 def test_recomputed_blocks_keep_their_input_only():

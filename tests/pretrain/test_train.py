@@ -1,7 +1,5 @@
 """The small pieces of training: schedule, optimiser, seeded calls, and steps that accumulate."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -140,9 +138,9 @@ def _arriving(recipe, store, tmp_path, monkeypatch):
             return original(self, batch, noise)
 
         monkeypatch.setattr(kind, "forward", spied)
-    optim = dataclasses.replace(recipe.optim, steps=1, precision="bf16-mixed")
-    run = dataclasses.replace(recipe.run, val_batches=0)
-    recipe = dataclasses.replace(recipe, optim=optim, run=run)
+    optim = recipe.optim.changed(steps=1, precision="bf16-mixed")
+    run = recipe.run.changed(val_batches=0)
+    recipe = recipe.changed(optim=optim, run=run)
     pretrain(recipe, data=store, out=tmp_path / "run", shown=False)
     return seen[0]
 

@@ -1,7 +1,5 @@
 """A sensor with two arrays, one of fewer bands: the checkpoint must know the normalisation of all its bands."""
 
-import dataclasses
-
 import numpy as np
 
 from anyband.data.chip_index import ChipRecord
@@ -49,7 +47,7 @@ def test_the_checkpoint_has_the_normalisation_of_all_bands(tmp_path) -> None:
         name="two arrays",
         model=model,
         data=DataRecipe(pairs=(("sentinel2-l2a", "sentinel1-grd"),)),
-        optim=dataclasses.replace(OptimRecipe(), batch_size=2, steps=1),
+        optim=OptimRecipe().changed(batch_size=2, steps=1),
     )
     plan = plan_run(recipe, ChipStore.open(tmp_path / "store"))
     checkpoint = plan.checkpoint(Smarties(plan.config, seed=0).state_dict(), step=0)

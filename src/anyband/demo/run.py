@@ -650,22 +650,22 @@ def _recipe(archive: Archive, options: DemoOptions) -> PretrainRecipe:
     recipe = load_recipe("smarties_tiny")
     pairs = SIMULATED_PAIRS if options.images is None else recipe.data.pairs
     # Statistics of the store: the archive decides them, and they exist for every sensor in it.
-    data = replace(recipe.data, pairs=pairs, held_out=archive.held_out, statistics="store")
-    model = replace(recipe.model, out_of_span="drop")
-    run = replace(recipe.run, panel_every_steps=options.steps, checkpoint_every_steps=max(1, options.steps // 4))
-    optim = replace(recipe.optim, steps=options.steps, batch_size=options.batch_size, precision=_precision())
-    return replace(recipe, seed=options.seed, data=data, model=model, optim=optim, run=run)
+    data = recipe.data.changed(pairs=pairs, held_out=archive.held_out, statistics="store")
+    model = recipe.model.changed(out_of_span="drop")
+    run = recipe.run.changed(panel_every_steps=options.steps, checkpoint_every_steps=max(1, options.steps // 4))
+    optim = recipe.optim.changed(steps=options.steps, batch_size=options.batch_size, precision=_precision())
+    return recipe.changed(seed=options.seed, data=data, model=model, optim=optim, run=run)
 
 
 def _set_recipe(pairs: PretrainRecipe, options: DemoOptions) -> PretrainRecipe:
     """Take the recipe of sets, with the statistics and the sensors of the run on pairs."""
     recipe = load_recipe("unified_tiny")
-    data = replace(recipe.data, held_out=pairs.data.held_out, statistics=pairs.data.statistics)
+    data = recipe.data.changed(held_out=pairs.data.held_out, statistics=pairs.data.statistics)
     every = options.set_steps
-    run = replace(recipe.run, panel_every_steps=every, checkpoint_every_steps=max(1, every // 2))
-    optim = replace(recipe.optim, steps=every, batch_size=options.set_batch_size, precision=_precision())
-    model = replace(recipe.model, out_of_span="drop")
-    return replace(recipe, seed=options.seed, data=data, model=model, optim=optim, run=run)
+    run = recipe.run.changed(panel_every_steps=every, checkpoint_every_steps=max(1, every // 2))
+    optim = recipe.optim.changed(steps=every, batch_size=options.set_batch_size, precision=_precision())
+    model = recipe.model.changed(out_of_span="drop")
+    return recipe.changed(seed=options.seed, data=data, model=model, optim=optim, run=run)
 
 
 def _score(encoder: SensorEncoder, store: ChipStore, archive: Archive, *, seed: int) -> tuple[PlaceScores, ...]:

@@ -248,12 +248,11 @@ def _epoch_s(context: Context, small: TaskData) -> float:
 
 def _shortened(recipe: TransferRecipe, epochs: int) -> TransferRecipe:
     few = NUM_REHEARSED
-    return replace(
-        recipe,
-        input=replace(recipe.input, batch_size=few),
-        knn=replace(recipe.knn, k=min(recipe.knn.k, few)),
-        linear=replace(recipe.linear, epochs=epochs, batch_size=few),
-        fit=replace(recipe.fit, epochs=epochs, batch_size=few, warmup_epochs=0.0, patience=None),
+    return recipe.changed(
+        input=recipe.input.changed(batch_size=few),
+        knn=recipe.knn.changed(k=min(recipe.knn.k, few)),
+        linear=recipe.linear.changed(epochs=epochs, batch_size=few),
+        fit=recipe.fit.changed(epochs=epochs, batch_size=few, warmup_epochs=0.0, patience=None),
         compare=CompareRecipe(),
     )
 

@@ -1,21 +1,25 @@
 """Recipes of downstream evaluations from YAML: a file or a shipped name such as `paper/table2_eurosat_linear`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from anyband.encode.metadata import Pool, Precision
-from anyband.errors import InputError
 from anyband.labelled.samples import DataSpec
 from anyband.sensors.assignment import Unseen
 from anyband.training.recipes import (
-    load_record,
+    Below1,
+    Between0And1,
+    Count,
+    From0,
+    Over0,
+    Over0To1,
+    Recipe,
+    load_recipe_as,
     need,
-    need_at_least,
-    need_between,
-    need_over_0,
-    record_of,
+    recipe_of,
     shipped_recipes,
 )
 
@@ -65,17 +69,16 @@ HeadKind = Literal["linear", "dfc2020", "upernet"]
 """Heads for maps: a 1×1 convolution after the final norm, the same before it, or UPerNet over four blocks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class InputRecipe:
+class InputRecipe(Recipe):
     """How images become the network's input, and features come out."""
 
-    img_size: int | None = None
+    img_size: Count | None = None
     """Edge of the network's input, pixels; null: the checkpoint's."""
     resize: Resize = "whole"
     """How images are brought to it."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """Of the resizing; both are anti-aliased when they reduce."""
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[Over0To1, ...] = (1.0,)
     """Images are first reduced to these shares of their size, bilinearly; scores are averaged over them (kNN)."""
     pool: Pool = "cls"
     """An image's vector."""
@@ -92,20 +95,16 @@ class InputRecipe:
     """Whether a network with encodings is told where, how finely and when images were taken."""
     precision: Precision = "float32"
     """Of the frozen encoder's arithmetic."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Samples encoded at once, where nothing is trained."""
 
-    def __post_init__(self) -> None:
-        if self.img_size is not None:
-            need_at_least("input.img_size", self.img_size, 1)
-        need_at_least("input.batch_size", self.batch_size, 1)
+    @model_validator(mode="after")
+    def _check(self) -> "InputRecipe":
         need(len(self.scales) > 0, "input.scales needs at least one share")
-        for scale in self.scales:
-            need(0 < scale <= 1, f"input.scales must be over 0 and at most 1, found {scale:g}")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class AugmentRecipe:
+class AugmentRecipe(Recipe):
     """What is varied in training; the same for all images of a sample and for its labels."""
 
     flips: bool = False
@@ -114,40 +113,33 @@ class AugmentRecipe:
     """Turn by 0°, 90°, 180° or 270°."""
     crop_area: tuple[float, float] = (1.0, 1.0)
     """Least and largest share of the image in a crop."""
-    mixup: float = 0.0
+    mixup: From0 = 0.0
     """Alpha of mixup (images, not tokens); 0: none."""
-    cutmix: float = 0.0
+    cutmix: From0 = 0.0
     """Alpha of cutmix; 0: none."""
 
-    def __post_init__(self) -> None:
-        need_at_least("fit.augment.mixup", self.mixup, 0)
-        need_at_least("fit.augment.cutmix", self.cutmix, 0)
+    @model_validator(mode="after")
+    def _check(self) -> "AugmentRecipe":
         least, largest = self.crop_area
         need(
             0 < least <= largest <= 1,
             f"fit.augment.crop_area must be two rising shares over 0 and at most 1, found {least:g} and {largest:g}",
         )
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoraRecipe:
+class LoraRecipe(Recipe):
     """Low-rank adaptation of the attention layers, by peft; the rest of the encoder is frozen."""
 
-    rank: int = 8
+    rank: Count = 8
     """Of the update."""
-    alpha: float = 16.0
+    alpha: Over0 = 16.0
     """Scale of the update, over rank."""
-    dropout: float = 0.0
+    dropout: Below1 = 0.0
     """On the update's input."""
 
-    def __post_init__(self) -> None:
-        need_at_least("fit.lora.rank", self.rank, 1)
-        need_over_0("fit.lora.alpha", self.alpha)
-        need(0 <= self.dropout < 1, f"fit.lora.dropout must be at least 0 and under 1, found {self.dropout:g}")
 
-
-@dataclass(frozen=True, kw_only=True)
-class FitRecipe:
+class FitRecipe(Recipe):
     """How a head is trained, and the encoder with it."""
 
     encoder: Literal["frozen", "trained", "lora"] = "trained"
@@ -157,83 +149,62 @@ class FitRecipe:
     with everything else of the encoder frozen."""
     positions: Literal["fixed", "trained"] = "trained"
     """Whether positions are learned, where the encoder is."""
-    lora: LoraRecipe = field(default_factory=LoraRecipe)
+    lora: LoraRecipe = LoraRecipe()
     """Where `encoder` is `lora`."""
-    epochs: int = 50
+    epochs: Count = 50
     """Passes over the training samples."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Samples a step."""
-    base_lr: float = 1.0e-3
+    base_lr: Over0 = 1.0e-3
     """Learning rate of a batch of `lr_samples`."""
-    lr_samples: int | None = 256
+    lr_samples: Count | None = 256
     """The rate grows in proportion to the batch, and is `base_lr` for so many samples; null: it is `base_lr` for
     any."""
-    weight_decay: float = 0.05
+    weight_decay: From0 = 0.05
     """Of AdamW, on parameters of two or more dimensions."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Between0And1, Between0And1] = (0.9, 0.95)
     """Of AdamW."""
-    warmup_epochs: float = 5.0
+    warmup_epochs: From0 = 5.0
     """The rate rises linearly for so long."""
     schedule: Literal["cosine", "steps", "constant"] = "cosine"
     """How it falls: to 0, or to a tenth at each of `drops`."""
     drops: tuple[float, ...] = (0.6, 0.9)
     """Shares of the epochs."""
-    layer_decay: float = 1.0
+    layer_decay: Over0To1 = 1.0
     """A block's rate is this times that of the block after it."""
-    drop_path: float = 0.0
+    drop_path: Below1 = 0.0
     """Share of samples whose last block is skipped; falls to 0 at the first."""
-    label_smoothing: float = 0.0
+    label_smoothing: Below1 = 0.0
     """Share of a label that goes to all classes."""
-    clip_grad_norm: float | None = None
+    clip_grad_norm: Over0 | None = None
     """Largest norm of a gradient; null: any."""
-    patience: int | None = None
+    patience: Count | None = None
     """Stop after so many epochs without a better validation score; null: never. The best weights are kept in any
     case."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Of the arithmetic."""
-    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    augment: AugmentRecipe = AugmentRecipe()
     """What is varied."""
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            need_at_least(f"fit.{name}", getattr(self, name), 1)
-        need_over_0("fit.base_lr", self.base_lr)
-        need_at_least("fit.weight_decay", self.weight_decay, 0)
-        need(0 < self.layer_decay <= 1, f"fit.layer_decay must be over 0 and at most 1, found {self.layer_decay:g}")
-        need(0 <= self.drop_path < 1, f"fit.drop_path must be at least 0 and under 1, found {self.drop_path:g}")
+    @model_validator(mode="after")
+    def _check(self) -> "FitRecipe":
         need(
-            0 <= self.label_smoothing < 1,
-            f"fit.label_smoothing must be at least 0 and under 1, found {self.label_smoothing:g}",
-        )
-        need(
-            0 <= self.warmup_epochs <= self.epochs,
+            self.warmup_epochs <= self.epochs,
             f"fit.warmup_epochs must be from 0 to fit.epochs {self.epochs}, found {self.warmup_epochs:g}",
         )
-        for name in ("lr_samples", "patience"):
-            if getattr(self, name) is not None:
-                need_at_least(f"fit.{name}", getattr(self, name), 1)
-        if self.clip_grad_norm is not None:
-            need_over_0("fit.clip_grad_norm", self.clip_grad_norm)
-        for beta in self.betas:
-            need_between("fit.betas", beta, 0.0, 1.0)
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class KnnRecipe:
+class KnnRecipe(Recipe):
     """The protocol of SMARTIES, section 4.1; see `docs/parity.md`."""
 
-    k: int = 20
+    k: Count = 20
     """Number of neighbours that vote."""
-    temperature: float = 0.07
+    temperature: Over0 = 0.07
     """A neighbour of similarity s votes with weight exp(s / temperature)."""
 
-    def __post_init__(self) -> None:
-        if self.k < 1 or not self.temperature > 0:
-            raise InputError(f"kNN needs k ≥ 1 and temperature > 0, found {self.k} and {self.temperature:g}")
 
-
-@dataclass(frozen=True, kw_only=True)
-class LinearRecipe:
+class LinearRecipe(Recipe):
     """The linear probe. The defaults are the paper's (SMARTIES, section 4)."""
 
     solver: Literal["adamw", "lbfgs"] = "adamw"
@@ -249,8 +220,7 @@ class LinearRecipe:
     """Shares of the epochs after which the rate falls to a tenth."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadRecipe:
+class HeadRecipe(Recipe):
     """The head for maps."""
 
     kind: HeadKind = "upernet"
@@ -261,8 +231,7 @@ class HeadRecipe:
     """Blocks of the encoder, from 0, that UPerNet sees; empty: four in equal distances, the last included."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareRecipe:
+class CompareRecipe(Recipe):
     """What the encoder is scored beside."""
 
     untrained: bool = False
@@ -271,8 +240,7 @@ class CompareRecipe:
     """What a user would try first: band means, a random forest on pixels, change vector analysis."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransferRecipe:
+class TransferRecipe(Recipe):
     """One evaluation."""
 
     name: str
@@ -285,19 +253,19 @@ class TransferRecipe:
     """A safetensors file or hub id; null: what the command names."""
     seed: int = 0
     """Of every draw."""
-    input: InputRecipe = field(default_factory=InputRecipe)
+    input: InputRecipe = InputRecipe()
     """Images to features."""
     fusion: Fusion = "single"
     """How several images of a sample become one feature."""
-    knn: KnnRecipe = field(default_factory=KnnRecipe)
+    knn: KnnRecipe = KnnRecipe()
     """Nearest neighbours."""
-    linear: LinearRecipe = field(default_factory=LinearRecipe)
+    linear: LinearRecipe = LinearRecipe()
     """Linear probe."""
-    fit: FitRecipe = field(default_factory=FitRecipe)
+    fit: FitRecipe = FitRecipe()
     """Training of heads and encoders."""
-    head: HeadRecipe = field(default_factory=HeadRecipe)
+    head: HeadRecipe = HeadRecipe()
     """Head for maps."""
-    compare: CompareRecipe = field(default_factory=CompareRecipe)
+    compare: CompareRecipe = CompareRecipe()
     """What else is scored."""
     measures: Literal["knn", "linear", "segment"] = "knn"
     """What `leave-one-band-out` scores."""
@@ -322,7 +290,7 @@ def load_transfer_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()
         RecipeError: no such recipe, an unknown or duplicate key, a wrong type, or values that do not go
         together.
     """
-    return load_record(TransferRecipe, name_or_path, overrides, shipped=shipped_recipes(_FOLDER))
+    return load_recipe_as(TransferRecipe, name_or_path, overrides, shipped=shipped_recipes(_FOLDER))
 
 
 def transfer_recipe(values: dict[str, Any], overrides: Sequence[str] = ()) -> TransferRecipe:
@@ -335,4 +303,4 @@ def transfer_recipe(values: dict[str, Any], overrides: Sequence[str] = ()) -> Tr
     Raises:
         RecipeError: as `load_transfer_recipe`.
     """
-    return record_of(TransferRecipe, values, overrides, name=str(values.get("name", "evaluation")))
+    return recipe_of(TransferRecipe, values, overrides, name=str(values.get("name", "evaluation")))

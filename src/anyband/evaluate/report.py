@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -577,7 +577,7 @@ def _write_folder(folder: Path, context: Context, results: Sequence[Result], row
 
     found = {"anyband": __version__, "results": [row_to_dict(row) for row in rows]}
     (folder / "result.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    recipe = json_values({**asdict(context.recipe), "protocol": context.protocol})
+    recipe = json_values({**context.recipe.model_dump(), "protocol": context.protocol})
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
     for result, row in zip(results, rows, strict=True):
         name = _UNSAFE.sub("_", result.features).strip("_")

@@ -477,7 +477,7 @@ def settings_of(recipe: TransferRecipe, protocol: Protocol, *, reader: Mapping[s
         protocol: what is done.
         reader: settings of the reader, such as where the statistics came from.
     """
-    plain = asdict(recipe)
+    plain = recipe.model_dump()
     data = {name: value for name, value in plain["data"].items() if name not in _PLACES_OF_DATA}
     # Files that list the parts are paths too; the parts that they gave are in the fingerprint.
     data["split"] = {name: value for name, value in data["split"].items() if name != "lists"}

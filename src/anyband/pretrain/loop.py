@@ -334,7 +334,7 @@ def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> DryRun:
     saved = folder.saved_steps()
     plan = plan_run(recipe, store)
     # One process on one device, so that nothing is launched.
-    fabric = make_fabric(replace(recipe, run=replace(recipe.run, devices=1, num_nodes=1, strategy="auto")))
+    fabric = make_fabric(recipe.changed(run=recipe.run.changed(devices=1, num_nodes=1, strategy="auto")))
     place = _place(recipe, fabric.device, num_processes=count_processes(recipe.run, fabric.device))
     cost = run_cost(plan, place, first_step=saved[-1].progress.step if saved else 0)
     lines = [*plan.notes(), *cost_lines(cost)]

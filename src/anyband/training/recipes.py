@@ -1,32 +1,91 @@
-"""Recipes from YAML, strictly typed, and what their numbers must satisfy."""
+"""Recipes: pydantic models read from YAML with dotted overrides, and the sentence that each refusal is."""
 
 import dataclasses
+import json
 import math
-import re
-import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from importlib import resources
 from importlib.resources.abc import Traversable
+from operator import getitem
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from anyband.errors import InputError, RecipeError, nearest_name
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic._internal._model_construction import ModelMetaclass
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from anyband.errors import RecipeError, nearest_name
 from anyband.files import parse_yaml, read_yaml
-from anyband.models.masking import count_visible
 
 __all__ = [
-    "load_record",
+    "Below1",
+    "Between0And1",
+    "Count",
+    "CountOr0",
+    "From0",
+    "From0To1",
+    "Over0",
+    "Over0To1",
+    "Recipe",
+    "bounded",
+    "load_recipe_as",
     "need",
-    "need_at_least",
-    "need_between",
-    "need_divides",
-    "need_over_0",
-    "need_visible",
-    "need_width",
-    "record_of",
+    "recipe_of",
     "shipped_recipes",
 ]
+
+
+def bounded(allowed: str, holds: Callable[[Any], bool]) -> AfterValidator:
+    """Make the check of a number, with the words that follow `must be` in what it is refused with."""
+
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise PydanticCustomError("bound", allowed)
+        return value
+
+    return AfterValidator(check)
+
+
+_FINITE = bounded("finite", lambda value: value < math.inf)
+Count = Annotated[int, bounded("at least 1", lambda value: value >= 1)]
+CountOr0 = Annotated[int, bounded("at least 0", lambda value: value >= 0)]
+From0 = Annotated[float, bounded("at least 0", lambda value: value >= 0), _FINITE]
+Over0 = Annotated[float, bounded("over 0", lambda value: value > 0), _FINITE]
+Over0To1 = Annotated[float, bounded("over 0 and at most 1", lambda value: 0 < value <= 1)]
+From0To1 = Annotated[float, bounded("from 0 to 1", lambda value: 0 <= value <= 1)]
+Below1 = Annotated[float, bounded("from 0 to under 1", lambda value: 0 <= value < 1)]
+Between0And1 = Annotated[float, bounded("over 0 and under 1", lambda value: 0 < value < 1)]
+
+
+class _Refusing(ModelMetaclass):
+    """What a recipe's constructor refuses is an error of ours, as what a file's reader refuses."""
+
+    if not TYPE_CHECKING:
+
+        def __call__(self, *args, **values):
+            try:
+                return super().__call__(*args, **values)
+            except ValidationError as problem:
+                raise RecipeError(_sentence(problem, self, values)) from problem
+
+
+RecipeT = TypeVar("RecipeT", bound="Recipe")
+
+
+class Recipe(BaseModel, metaclass=_Refusing):
+    """Some options. Types are strict, names are checked, values do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def changed(self: "RecipeT", **values: Any) -> "RecipeT":
+        """Give a copy with other values, checked as new ones are.
+
+        Raises:
+            RecipeError: a name or a value is wrong.
+        """
+        return type(self)(**{**dict(self), **values})
 
 
 def need(holds: bool, message: str) -> None:
@@ -35,83 +94,59 @@ def need(holds: bool, message: str) -> None:
         raise RecipeError(message)
 
 
-def need_at_least(key: str, value: int | float, least: int) -> None:
-    """Refuse a number under `least`, or one that is not finite."""
-    need(value >= least, f"{key} must be at least {least}, found {value:g}")
-    need(value < math.inf, f"{key} must be finite, found {value:g}")
-
-
-def need_over_0(key: str, value: float) -> None:
-    """Refuse a number that is not over 0, or not finite."""
-    need(value > 0, f"{key} must be over 0, found {value:g}")
-    need(value < math.inf, f"{key} must be finite, found {value:g}")
-
-
-def need_between(key: str, value: float, low: float, high: float) -> None:
-    """Refuse a number outside the open interval."""
-    need(low < value < high, f"{key} must be over {low:g} and under {high:g}, found {value:g}")
-
-
-def need_divides(key: str, divisor: int, of_key: str, value: int) -> None:
-    """Refuse a divisor that leaves a rest."""
-    need(value % divisor == 0, f"{key} {divisor} does not divide {of_key} {value}")
-
-
-def need_width(key: str, width: int, heads_key: str, num_heads: int) -> None:
-    """Refuse a width that can't be cut into heads, or into quarters for the positions."""
-    # Positions take a quarter of the width each for sine and cosine of row and column.
-    need(width >= 4 and width % 4 == 0, f"{key} must be a multiple of 4, found {width}")
-    need_divides(heads_key, num_heads, key, width)
-
-
-def need_visible(mask_ratio: float, num_tokens: int) -> None:
-    """Refuse a mask ratio that leaves nothing visible or nothing masked."""
-    try:
-        count_visible(num_tokens, mask_ratio)
-    except InputError as problem:
-        raise RecipeError(f"model.mask_ratio: {problem}") from problem
-
-
-_Record = TypeVar("_Record")
-
-
-def load_record(
-    record: type[_Record],
-    name_or_path: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    shipped: Mapping[str, Traversable],
-) -> _Record:
-    """Read a record of any kind from YAML, as `load_recipe` does.
-
-    Args:
-        record: a dataclass whose fields are the keys.
-        name_or_path: a YAML file, or a name in `shipped`.
-        overrides: `key.key=value`, values in YAML.
-        shipped: files by name; see `shipped_recipes`.
+def load_recipe_as(
+    model: type[RecipeT], name_or_path: str | Path, overrides: Sequence[str], *, shipped: Mapping[str, Traversable]
+) -> RecipeT:
+    """Read a recipe of any kind from YAML: a file, or one of `shipped` by its name.
 
     Raises:
-        RecipeError: as `load_recipe`.
+        RecipeError: no such recipe, an unknown or duplicate key, a wrong type, or values that do not go together.
     """
-    return record_of(record, _read(name_or_path, shipped), overrides, name=str(name_or_path))
+    path = Path(name_or_path)
+    if path.is_file():
+        values = read_yaml(path, error=RecipeError)
+    elif str(name_or_path) in shipped:
+        text = shipped[str(name_or_path)].read_text(encoding="utf-8")
+        values = parse_yaml(text, name=str(name_or_path), error=RecipeError)
+    else:
+        known = ", ".join(sorted(shipped, key=lambda name: ("/" in name, name)))
+        near = nearest_name(str(name_or_path), shipped)
+        raise RecipeError(f"'{name_or_path}' is neither a file nor a shipped recipe ({known}){near}")
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe '{name_or_path}' must be keys with values, found {_kind(values)}")
+    return recipe_of(model, values, overrides, name=str(name_or_path))
 
 
-def record_of(record: type[_Record], values: dict[str, Any], overrides: Sequence[str], *, name: str) -> _Record:
-    """Make a record of plain values, as `load_record` does of a file's.
+def recipe_of(model: type[RecipeT], values: dict[str, Any], overrides: Sequence[str], *, name: str) -> RecipeT:
+    """Make a recipe of plain values, as `load_recipe_as` does of a file's.
 
     Args:
-        record: a dataclass whose fields are the keys.
+        model: whose fields are the keys.
         values: by key, changed in place.
         overrides: `key.key=value`, values in YAML.
         name: of the recipe, for messages.
 
     Raises:
-        RecipeError: as `load_recipe`.
+        RecipeError: as `load_recipe_as`.
     """
-    for key, value in _parse_overrides(overrides).items():
-        _override(values, key, value)
-    _check_keys(values, record, prefix="")
-    return _typed(values, record, name=name)
+    seen = set()
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        need(bool(equals and key), f"override '{word}' must read key.key=value, for example optim.epochs=5")
+        need(key not in seen, f"key '{key}' is overridden twice")
+        seen.add(key)
+        _override(values, key, parse_yaml(text, name=word, error=RecipeError))
+    try:
+        # Through JSON, in which a list may stand for a tuple and a text for a path, and nothing else for another.
+        plain = json.loads(json.dumps(values, default=lambda one: {type(one).__name__: str(one)}))
+    except TypeError as problem:
+        raise RecipeError(f"recipe '{name}': a key is neither a text nor a number: {problem}") from problem
+    while True:
+        try:
+            return model.model_validate_json(json.dumps(plain))
+        except ValidationError as problem:
+            if not _read_texts(plain, problem):
+                raise RecipeError(f"recipe '{name}': {_sentence(problem, model, plain)}") from problem
 
 
 def shipped_recipes(folder: str) -> dict[str, Traversable]:
@@ -131,128 +166,115 @@ def shipped_recipes(folder: str) -> dict[str, Traversable]:
     return {f"{prefix}{Path(file.name).stem}": file for file in inside.iterdir() if file.name.endswith(".yaml")}
 
 
-def _read(name_or_path: str | Path, shipped: Mapping[str, Traversable]) -> dict[str, Any]:
-    path = Path(name_or_path)
-    if path.is_file():
-        values = read_yaml(path, error=RecipeError)
-    elif str(name_or_path) in shipped:
-        text = shipped[str(name_or_path)].read_text(encoding="utf-8")
-        values = parse_yaml(text, name=str(name_or_path), error=RecipeError)
-    else:
-        known = ", ".join(sorted(shipped, key=lambda name: ("/" in name, name)))
-        near = nearest_name(str(name_or_path), shipped)
-        raise RecipeError(f"'{name_or_path}' is neither a file nor a shipped recipe ({known}){near}")
-    if not isinstance(values, dict):
-        raise RecipeError(f"recipe '{name_or_path}' must be keys with values, found {_kind(values)}")
-    return values
-
-
-def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    for word in overrides:
-        key, equals, text = word.partition("=")
-        if not equals or not key:
-            raise RecipeError(f"override '{word}' must read key.key=value, for example optim.epochs=5")
-        if key in parsed:
-            raise RecipeError(f"key '{key}' is overridden twice")
-        parsed[key] = parse_yaml(text, name=word, error=RecipeError)
-    return parsed
-
-
 def _override(values: dict[str, Any], key: str, value: Any) -> None:
-    *parts, last = key.split(".")
+    *parents, last = key.split(".")
     inner = values
-    for part in parts:
-        if inner.get(part) is None:
-            inner[part] = {}
-        inner = inner[part]
+    for parent in parents:
+        if inner.get(parent) is None:
+            inner[parent] = {}
+        inner = inner[parent]
         if not isinstance(inner, dict):
-            raise RecipeError(f"override '{key}': '{part}' holds {_kind(inner)}, which has no keys in it")
+            raise RecipeError(f"override '{key}': '{parent}' holds {_kind(inner)}, which has no keys in it")
     inner[last] = value
 
 
-def _check_keys(values: dict[str, Any], record: type, *, prefix: str) -> None:
-    """See that every key exists and that records are records; types inside are the parser's to check."""
-    hints = typing.get_type_hints(record)
-    for key, value in values.items():
-        path = f"{prefix}.{key}" if prefix else str(key)
-        if key not in hints:
-            where = f" in '{prefix}'" if prefix else ""
-            near = nearest_name(str(key), hints)
-            raise RecipeError(f"unknown recipe key '{key}'{where}{near} (known: {', '.join(hints)})")
-        options = _options(hints[key])
-        _check_numbers(value, options, path=path)
-        item = _record_in_list(options)
-        if item is not None and isinstance(value, list):
-            _check_items(value, item, path=path)
-        inner = next((option for option in options if dataclasses.is_dataclass(option)), None)
-        if value is None and type(None) not in options:
-            raise RecipeError(f"recipe key '{path}' needs a value, found nothing")
-        if isinstance(inner, type) and isinstance(value, dict):
-            _check_keys(value, inner, prefix=path)
-        elif inner is not None and value is not None:
-            raise RecipeError(f"recipe key '{path}' holds keys of its own, found {_kind(value)}")
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_TYPES = {"int": "int", "float": "float", "bool": "bool", "string": "str", "tuple": "tuple", "dict": "dict"}
 
 
-def _record_in_list(options: tuple[Any, ...]) -> type | None:
-    """Find the record that a list of records holds, as in `data.stages`."""
-    inner = [item for option in options if typing.get_origin(option) is tuple for item in typing.get_args(option)]
-    return next((item for item in inner if dataclasses.is_dataclass(item) and isinstance(item, type)), None)
+def _sentence(problem: ValidationError, model: type, values: Any) -> str:
+    """Say in one line what is wrong: the key, what is allowed, what was found; unknown keys before all else."""
+    errors = problem.errors(include_url=False)
+    unknown = [error for error in errors if error["type"] in _UNKNOWN]
+    if unknown:
+        return "; ".join(_unknown_key(_key(error["loc"], values), model) for error in unknown)
+    sentences: list[str] = []
+    missing: dict[str, list[str]] = {}
+    # Each member of a union refuses a value for a reason of its own, under one key.
+    expected: dict[str, tuple[list[str], Any]] = {}
+    for error in errors:
+        location, kind, found = error["loc"], error["type"], error["input"]
+        key = _key(location, values)
+        if kind == "value_error":
+            sentences.append(str(error["ctx"]["error"]))
+        elif kind == "bound":
+            sentences.append(f"{key} must be {error['msg']}, found {found:g}")
+        elif kind == "missing" and isinstance(location[-1], str):
+            missing.setdefault(key, []).append(location[-1])
+        elif found is None:
+            sentences.append(f"recipe key '{key}' needs a value, found nothing")
+        elif kind in ("model_type", "dataclass_type"):
+            sentences.append(f"recipe key '{key}' holds keys of its own, found {_kind(found)}")
+        elif location[-1] == "[key]":
+            sentences.append(f"the keys of '{key}' are whole numbers, found '{found}'")
+        else:
+            expected.setdefault(key, ([], found))[0].append(_expected(error))
+    sentences += [f"{f'key {key!r}: ' if key else ''}missing {', '.join(names)}" for key, names in missing.items()]
+    for key, (allowed, found) in expected.items():
+        sentences.append(f"key '{key}': expected {'; or '.join(dict.fromkeys(allowed))}, found {found!r}")
+    return "; ".join(dict.fromkeys(sentences))
 
 
-def _check_items(values: list[Any], record: type, *, path: str) -> None:
-    for number, value in enumerate(values):
-        if not isinstance(value, dict):
-            raise RecipeError(f"recipe key '{path}' is a list of keys with values, found {_kind(value)}")
-        _check_keys(value, record, prefix=f"{path}[{number}]")
+def _expected(error: ErrorDetails) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "literal_error":
+        return f"one of [{context['expected'].replace(' or ', ', ')}]"
+    if kind == "too_long":
+        return f"tuple with {context['max_length']} elements"
+    if kind == "missing":
+        return "tuple with more elements"
+    return _TYPES.get(kind.removesuffix("_type"), error["msg"])
 
 
-def _check_numbers(value: Any, options: tuple[Any, ...], *, path: str) -> None:
-    """See that the keys of a table by number, as `data.classes`, are numbers."""
-    by_number = any(typing.get_origin(option) is dict and typing.get_args(option)[0] is int for option in options)
-    if by_number and isinstance(value, dict):
-        # A key of an override is a text.
-        wrong = [key for key in value if not (isinstance(key, int) or re.fullmatch(r"-?\d+", str(key)))]
-        if wrong:
-            raise RecipeError(f"the keys of '{path}' are whole numbers, found '{wrong[0]}'")
+def _read_texts(values: dict[str, Any], problem: ValidationError) -> bool:
+    """Read a text that stands where a number or a switch belongs, as in `epochs: "5"`, once more as YAML."""
+    changed = False
+    for error in problem.errors():
+        if error["type"] in ("int_type", "float_type", "bool_type") and isinstance(error["input"], str):
+            *outer, last = _steps(error["loc"], values)
+            again = parse_yaml(error["input"], name=str(last), error=RecipeError)
+            if not isinstance(again, str):
+                reduce(getitem, outer, values)[last] = again
+                changed = True
+    return changed
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if is_union else (hint,)
+def _key(location: tuple[int | str, ...], values: Any) -> str:
+    steps = _steps(location, values)
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
 
 
-def _typed(values: dict[str, Any], record: type[_Record], *, name: str) -> _Record:
-    from jsonargparse import ArgumentError, ArgumentParser
+def _steps(location: tuple[int | str, ...], values: Any) -> list[Any]:
+    """Tell where an error is, without the marks by which pydantic tells the members of a union apart."""
+    steps: list[Any] = []
+    for number, step in enumerate(location):
+        if isinstance(step, int):
+            if not isinstance(values, Sequence) or step >= len(values):
+                break
+            values = values[step]
+        else:
+            fields = values if isinstance(values, Mapping) else getattr(values, "__dict__", {})
+            if step not in fields or location[number + 1 :] == ("[key]",):
+                continue
+            values = fields[step]
+        steps.append(step)
+    return steps
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--recipe", type=record)
-    try:
-        parsed = parser.parse_object({"recipe": values})
-        recipe = parser.instantiate(parsed).recipe
-    except RecipeError as problem:
-        raise RecipeError(f"recipe '{name}': {problem}") from problem
-    except (ArgumentError, ValueError, TypeError) as problem:
-        raise RecipeError(f"recipe '{name}': {_reason(str(problem))}") from problem
-    assert isinstance(recipe, record)
-    return recipe
+
+def _unknown_key(key: str, model: type) -> str:
+    *parents, last = key.split(".")
+    for parent in parents:
+        model = _inner_model(typing.get_type_hints(model)[parent.partition("[")[0]]) or model
+    known = [name for name in typing.get_type_hints(model) if not name.startswith(("model_", "_"))]
+    where = f" in '{'.'.join(parents)}'" if parents else ""
+    return f"unknown recipe key '{last}'{where}{nearest_name(last, known)} (known: {', '.join(known)})"
 
 
-def _reason(message: str) -> str:
-    """Turn the parser's message into one line: the key, what is allowed, what was found."""
-    missing = re.search(r"arguments are required: (.*)", message)
-    keys = [key for key in re.findall(r'Parser key "([^"]*)"', message) if key]
-    where = f"key '{'.'.join(keys).removeprefix('recipe.')}': " if keys else ""
-    if missing:
-        return f"{where}missing {missing.group(1).replace('recipe.', '')}"
-    expected = [line for line in re.findall(r"Expected an? (.*)", message) if "NoneType" not in line]
-    if not expected:
-        # An optional record is a union to the parser, which then lists why each of its members fails.
-        own = [line for line in re.findall(r"^  - (.*)", message, flags=re.MULTILINE) if "NoneType" not in line]
-        return "; ".join(own) or message
-    allowed = "; or ".join(dict.fromkeys(expected))
-    allowed = re.sub(r"<class '(\w+)'>", r"\1", allowed).replace("typing.Literal", "one of ")
-    return f"{where}expected {allowed.replace('. Got value: ', ', found ')}"
+def _inner_model(hint: Any) -> type | None:
+    """Find the record that a field holds, alone, in a list or as one of several kinds."""
+    if isinstance(hint, type) and (issubclass(hint, BaseModel) or dataclasses.is_dataclass(hint)):
+        return hint
+    return next((found for inner in typing.get_args(hint) if (found := _inner_model(inner)) is not None), None)
 
 
 def _kind(value: Any) -> str:
