@@ -86,13 +86,13 @@ def test_embed_refuses_options_that_can_not_be(refused, option: str, message: st
         ("--k=100", "k is 100 but there are 7 training samples; ask for a smaller k"),
         ("--split=0.5", "--split takes the shares of val and test, such as 0.1,0.2; found 0.5"),
         ("--split=0.5,0.6", "shares must be 0 or more and leave some to learn from, found val 0.5, test 0.6"),
-        ("--split=nan,0.2", "key 'data.split.val': expected float, found NaN"),
+        ("--split=nan,0.2", "key 'data.split.val': expected float, found 'NaN'"),
         ("--img-size=0", "input.img_size must be at least 1, found 0"),
         ("--img-size=-32", "input.img_size must be at least 1, found -32"),
         ("--img-size=33", "img_size 33 is not a multiple of the patch size 16"),
         ("--batch-size=0", "input.batch_size must be at least 1, found 0"),
         ("--device=abacus", "there is no device 'abacus' here: "),
-        ("--pool=max", "key 'input.pool': expected one of ['cls', 'mean'], found max"),
+        ("--pool=max", "key 'input.pool': expected one of ['cls', 'mean'], found 'max'"),
     ],
 )
 def test_evaluate_refuses_options_that_can_not_be(refused, option: str, message: str) -> None:

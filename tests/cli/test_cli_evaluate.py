@@ -259,7 +259,7 @@ def test_the_recipe_that_is_written_has_every_key_and_equals_what_was_run(evalua
     recipe = load_transfer_recipe(here / "out" / "recipe.yaml")
     assert (recipe.protocol, recipe.linear.epochs, recipe.input.pool) == ("linear", 2, "mean")
     written = yaml.safe_load((here / "out" / "recipe.yaml").read_text())
-    assert set(written) == set(recipe.__dataclass_fields__)
+    assert set(written) == set(type(recipe).model_fields)
     assert set(written["data"]["split"]) == set(recipe.data.split.__dataclass_fields__)
 
 

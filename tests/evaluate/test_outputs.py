@@ -117,7 +117,7 @@ def test_the_recipe_reloads_to_the_one_that_was_run(made: Callable[[Protocol], M
     write_outputs(*made("knn"), Outputs(folder=tmp_path / "out"))
     path = tmp_path / "out" / "recipe.yaml"
     assert load_transfer_recipe(path) == _RECIPE.changed(protocol="knn")
-    assert set(yaml.safe_load(path.read_text())) == set(TransferRecipe.__dataclass_fields__)
+    assert set(yaml.safe_load(path.read_text())) == set(TransferRecipe.model_fields)
 
 
 def test_the_result_holds_scores_with_definitions(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
