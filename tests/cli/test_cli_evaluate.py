@@ -356,7 +356,7 @@ def test_a_dry_run_that_finds_something_in_the_way_ends_with_1(
         ("knn", (*_KNN, "one.yaml", "two.yaml"), "'two.yaml' is neither KEY=VALUE nor the only recipe"),
         ("knn", (*_KNN, "knn.kk=3"), "did you mean 'k'?"),
         ("knn", (*_KNN, "--kk", "3"), "unrecognized arguments: --kk"),
-        ("knn", (*_KNN, "knn.k=many"), "key 'knn.k': expected int, found many"),
+        ("knn", (*_KNN, "knn.k=many"), "key 'knn.k': expected int, found 'many'"),
         ("knn", ("--k", "3"), "say what to evaluate on: name a recipe, or give --data a folder, a table or a data set"),
         ("knn", ("--data", "KIT/nowhere", "--sensor", "rgb"), "nowhere"),
         ("knn", (*_KNN, "--split", "0.2"), "--split takes the shares of val and test, such as 0.1,0.2; found 0.2"),
