@@ -23,8 +23,9 @@ from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, make_model, state_of
 from anyband.models.inputs import ImageBatch
 from anyband.models.vit import encoder_config
-from anyband.sensors.assignment import assign, load_ranges
+from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.ranges import load_ranges
 
 _IMG_SIZE = 224
 _NARROW_NM = (450.0, 2200.0)

@@ -34,8 +34,9 @@ from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.masking import draw_pair_plan
 from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, encoder_config, set_fused_attention
-from anyband.sensors.assignment import assign, load_ranges
+from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.ranges import load_ranges
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "oracles"))
 from smarties_reference import Image, Reference

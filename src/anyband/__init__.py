@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from anyband.encode.metadata import EncodeOptions, Features, ImageMetadata, SetImage
     from anyband.pretrain.loop import pretrain
     from anyband.pretrain.recipe import PretrainRecipe, load_recipe
-    from anyband.sensors.assignment import AssignmentRules, assign, load_ranges
+    from anyband.sensors.assignment import AssignmentRules, assign
     from anyband.sensors.catalogue import get_sensor, list_sensors, load_sensor_file
+    from anyband.sensors.ranges import load_ranges
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,7 +50,7 @@ _HOMES = {
     "get_sensor": "sensors.catalogue",
     "list_sensors": "sensors.catalogue",
     "load_encoder": "encode.encoder",
-    "load_ranges": "sensors.assignment",
+    "load_ranges": "sensors.ranges",
     "load_recipe": "pretrain.recipe",
     "load_sensor_file": "sensors.catalogue",
     "pretrain": "pretrain.loop",

@@ -14,8 +14,9 @@ from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import SetBatch
 from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.sensors.assignment import AssignmentRules, load_ranges
+from anyband.sensors.assignment import AssignmentRules
 from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.ranges import load_ranges
 
 _S2 = get_sensor("sentinel2-l2a").select(["B03", "B04"])
 _S1 = get_sensor("sentinel1-grd")

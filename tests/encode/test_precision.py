@@ -9,7 +9,7 @@ from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, make_model, state_of
 from anyband.models.inputs import ImageBatch
 from anyband.models.vit import EncoderConfig
-from anyband.sensors.assignment import load_ranges
+from anyband.sensors.ranges import load_ranges
 
 
 @pytest.fixture

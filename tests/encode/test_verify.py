@@ -18,8 +18,9 @@ from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from anyband.models.inputs import ImageBatch
 from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.sensors.assignment import assign, load_ranges
+from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.ranges import load_ranges
 
 Change = Callable[[dict[str, torch.Tensor]], Any]
 

@@ -18,7 +18,7 @@ from anyband.models.inputs import SetBatch
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.rasters.grid import Grid
 from anyband.rasters.writer import write_geotiff
-from anyband.sensors.assignment import load_ranges
+from anyband.sensors.ranges import load_ranges
 
 BANDS = ("B02", "B03", "B04")
 

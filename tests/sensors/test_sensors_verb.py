@@ -30,9 +30,9 @@ def test_the_list_as_json_says_who_has_statistics(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("sensor", "wanted"),
     [
-        ("S2L1C", ["blue_1 (exact)", "0.703 short_wave_infrared_3 (support 0.80)", "stored · 0.0001 − 0.1"]),
-        ("sentinel1-grd", ["55,466 µm", "5.405 GHz VV", "10 · log10(stored)", "statistics: smarties_v1"]),
-        ("LC08_L1", ["1321.08 / ln(774.885 / (stored · 0.0003342 + 0.1) + 1) (kelvin)", "statistics: none"]),
+        ("S2L1C", ["blue_1 (exact)", "0.703 short_wave_infrared_3 (support 0.80)", "DN · 0.0001 − 0.1"]),
+        ("sentinel1-grd", ["55,466 µm", "5.405 GHz VV", "10 · log10(DN)", "statistics: smarties_v1"]),
+        ("LC08_L1", ["1321.08 / ln(774.885 / (DN · 0.0003342 + 0.1) + 1) (kelvin)", "statistics: none"]),
         ("palsar2", ["cannot be expressed", "2.10 octaves"]),
         ("emit", ["cannot be expressed: its centre, 381.006 nm, lies outside"]),
     ],

@@ -19,8 +19,8 @@ from anyband.labelled.samples import TaskData
 from anyband.models.checkpoint import Checkpoint, extend_checkpoint, to_published
 from anyband.models.encodings import sincos_positions
 from anyband.models.spectral import SpectralProjection
-from anyband.sensors.assignment import AssignmentRules, assign, extend_ranges
-from anyband.sensors.ranges import is_stem
+from anyband.sensors.assignment import AssignmentRules, assign
+from anyband.sensors.ranges import extend_ranges, is_stem
 from anyband.sensors.sensor import Sensor, sensor_to_dict
 from anyband.training.steps import seeded
 

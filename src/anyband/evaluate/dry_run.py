@@ -33,7 +33,8 @@ from anyband.models.checkpoint import Checkpoint, load_checkpoint, state_of
 from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.progress import progress
-from anyband.sensors.assignment import AssignmentRules, load_ranges
+from anyband.sensors.assignment import AssignmentRules
+from anyband.sensors.ranges import load_ranges
 
 __all__ = [
     "FITTED",

@@ -9,17 +9,7 @@ import numpy as np
 
 from anyband.arrays import Array, Float
 from anyband.errors import AssignmentError, nearest_name
-from anyband.sensors.ranges import (
-    RangeTable,
-    TrainedRange,
-    extend_ranges,
-    is_stem,
-    load_ranges,
-    range_table_from_dict,
-    range_table_to_dict,
-    ranges_from_sensors,
-    stem_bands,
-)
+from anyband.sensors.ranges import RangeTable, TrainedRange, is_stem, stem_bands
 from anyband.sensors.sensor import (
     Band,
     OpticalRange,
@@ -35,19 +25,12 @@ __all__ = [
     "Assignment",
     "AssignmentRules",
     "Origin",
-    "RangeTable",
-    "TrainedRange",
     "Unseen",
     "Weights",
     "assign",
-    "extend_ranges",
     "interpolated_weights",
-    "load_ranges",
     "mixing_of_ranges",
     "nearest_weights",
-    "range_table_from_dict",
-    "range_table_to_dict",
-    "ranges_from_sensors",
     "released_weights",
     "support_of",
 ]
@@ -119,29 +102,30 @@ def support_of(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> float:
     ranges that they may mix with.
     """
     if isinstance(spectrum, RadarBeam):
-        candidates: list[Spectrum] = [spectra[index] for index in _radar_candidates(spectrum, spectra)]
+        centers_nm = [spectra[index].center_nm for index in _radar_candidates(spectrum, spectra)]
     else:
-        candidates = [other for other in spectra if isinstance(other, OpticalRange)]
-        share = max((covered_share(spectrum, other) for other in _optical(candidates)), default=0.0)
+        optical = _optical(spectra)
+        share = max((covered_share(spectrum, other) for other in optical.values()), default=0.0)
         if share > 0:
             return share
-    octaves = [octaves_between(spectrum.center_nm, other.center_nm) for other in candidates]
+        centers_nm = [other.center_nm for other in optical.values()]
+    octaves = [octaves_between(spectrum.center_nm, center_nm) for center_nm in centers_nm]
     return math.exp(-min(octaves)) if octaves else 0.0
 
 
-def _optical(spectra: Sequence[Spectrum]) -> list[OpticalRange]:
-    return [spectrum for spectrum in spectra if isinstance(spectrum, OpticalRange)]
+def _optical(spectra: Sequence[Spectrum]) -> dict[int, OpticalRange]:
+    return {index: other for index, other in enumerate(spectra) if isinstance(other, OpticalRange)}
 
 
 def _optical_weights(band: OpticalRange, spectra: Sequence[Spectrum]) -> Weights:
-    center_nm = band.center_nm
-    ladder = _optical_ladder(band, spectra)
-    if not ladder:
+    optical, center_nm = _optical(spectra), band.center_nm
+    if not optical:
         raise AssignmentError("no optical range was trained")
+    ladder = _ladder({index: intersection_over_union(band, other) for index, other in optical.items()}, spectra)
     (lowest, lowest_nm), (highest, highest_nm) = ladder[0], ladder[-1]
     if lowest_nm <= center_nm <= highest_nm:
         return _bracketed(center_nm, ladder)
-    low_edge_nm, high_edge_nm = _edges_nm(spectra[lowest])[0], _edges_nm(spectra[highest])[1]
+    low_edge_nm, high_edge_nm = optical[lowest].low_nm, optical[highest].high_nm
     if low_edge_nm <= center_nm < lowest_nm:
         return {lowest: 1.0}
     if highest_nm < center_nm <= high_edge_nm:
@@ -156,17 +140,8 @@ def _optical_weights(band: OpticalRange, spectra: Sequence[Spectrum]) -> Weights
     )
 
 
-def _optical_ladder(band: OpticalRange, spectra: Sequence[Spectrum]) -> list[tuple[int, float]]:
-    """List (position, centre in nm) of the optical ranges by ascending centre, one for each centre."""
-    likeness = {
-        index: intersection_over_union(band, other)
-        for index, other in enumerate(spectra)
-        if isinstance(other, OpticalRange)
-    }
-    return _ladder(likeness, spectra)
-
-
 def _ladder(likeness: dict[int, float], spectra: Sequence[Spectrum]) -> list[tuple[int, float]]:
+    """List (position, centre in nm) by ascending centre, of each centre the range that is most alike."""
     ladder: list[tuple[int, float]] = []
     for index in sorted(likeness, key=lambda index: (spectra[index].center_nm, index)):
         center_nm = spectra[index].center_nm
@@ -189,12 +164,6 @@ def _bracketed(center_nm: float, ladder: Sequence[tuple[int, float]]) -> Weights
     return {low: 1.0 - share, high: share} if share > 0 else {low: 1.0}
 
 
-def _edges_nm(spectrum: Spectrum) -> tuple[float, float]:
-    if isinstance(spectrum, OpticalRange):
-        return spectrum.low_nm, spectrum.high_nm
-    return spectrum.wavelength_nm, spectrum.wavelength_nm
-
-
 def _co_polarised(center_nm: float, spectra: Sequence[Spectrum]) -> tuple[int, float] | None:
     """Find the co-polarised radar range nearest to an optical wavelength; of equal ones the first."""
     beams = [
@@ -210,7 +179,12 @@ def _radar_weights(band: RadarBeam, spectra: Sequence[Spectrum]) -> Weights:
     if not candidates:
         family = f"{band.polarisation} or {_PARTNER[band.polarisation]}"
         raise AssignmentError(f"no radar range with polarisation {family} was trained")
-    ladder = _ladder({index: _orbit_likeness(band, spectra[index]) for index in candidates}, spectra)
+    # Of one frequency, the band's own polarisation goes first, then its own orbit.
+    likeness = {
+        index: 2.0 * (beam.polarisation == band.polarisation) + 1.0 * (beam.orbit == band.orbit)
+        for index, beam in candidates.items()
+    }
+    ladder = _ladder(likeness, spectra)
     nearest, nearest_nm = min(ladder, key=lambda rung: octaves_between(band.wavelength_nm, rung[1]))
     octaves = octaves_between(band.wavelength_nm, nearest_nm)
     if octaves > _MAX_RADAR_OCTAVES:
@@ -223,27 +197,18 @@ def _radar_weights(band: RadarBeam, spectra: Sequence[Spectrum]) -> Weights:
     return {nearest: 1.0}
 
 
-def _radar_candidates(band: RadarBeam, spectra: Sequence[Spectrum]) -> list[int]:
-    """List the radar ranges that a band may mix with.
+def _radar_candidates(band: RadarBeam, spectra: Sequence[Spectrum]) -> dict[int, RadarBeam]:
+    """Find the radar ranges that a band may mix with, by position.
 
     Those of its own polarisation if one of them lies within an octave, else those of its partner too: HH
     with VV, HV with VH.
     """
-    family = {
-        index: beam.polarisation == band.polarisation
-        for index, beam in enumerate(spectra)
-        if isinstance(beam, RadarBeam) and beam.polarisation in (band.polarisation, _PARTNER[band.polarisation])
-    }
-    own = [index for index, same in family.items() if same]
-    near = (octaves_between(band.wavelength_nm, spectra[index].center_nm) <= _MAX_RADAR_OCTAVES for index in own)
-    return own if any(near) else list(family)
-
-
-def _orbit_likeness(band: RadarBeam, other: Spectrum) -> float:
-    """Rank ranges of one frequency: the band's own polarisation first, then its own orbit."""
-    if not isinstance(other, RadarBeam):
-        raise TypeError("only radar ranges are ranked by orbit")
-    return 2.0 * (band.polarisation == other.polarisation) + 1.0 * (band.orbit == other.orbit)
+    pair = (band.polarisation, _PARTNER[band.polarisation])
+    beams = {index: beam for index, beam in enumerate(spectra) if isinstance(beam, RadarBeam)}
+    family = {index: beam for index, beam in beams.items() if beam.polarisation in pair}
+    own = {index: beam for index, beam in family.items() if beam.polarisation == band.polarisation}
+    near = (octaves_between(band.wavelength_nm, beam.center_nm) <= _MAX_RADAR_OCTAVES for beam in own.values())
+    return own if any(near) else family
 
 
 Unseen = Literal["interpolate", "nearest", "released", "refuse"]
