@@ -10,7 +10,7 @@ from timm.layers import DropPath
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import RecipeError
-from anyband.evaluate.adapt import AdaptedEncoder, adapt, checkpoint_of
+from anyband.evaluate.fitting import AdaptedEncoder, adapt, checkpoint_of
 from anyband.evaluate.recipe import FitRecipe, InputRecipe, LoraRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData
 from anyband.models.checkpoint import load_checkpoint, save_checkpoint

@@ -9,9 +9,8 @@ import torch
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
 from anyband.evaluate.context import Context
-from anyband.evaluate.features import FeatureCache
+from anyband.evaluate.features import FeatureCache, SiameseEncoder
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.map_model import SiameseEncoder
 from anyband.evaluate.maps import change, difference_for
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, TransferRecipe
 from anyband.evaluate.samples import TaskBatch

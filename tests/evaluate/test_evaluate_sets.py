@@ -11,8 +11,7 @@ from anyband.data.places import corners_lonlat
 from anyband.encode.encoder import SensorEncoder, SetImage
 from anyband.errors import GeometryError, InputError, ManifestError
 from anyband.evaluate.baselines import band_means
-from anyband.evaluate.features import extract_features
-from anyband.evaluate.fusion import FusedEncoder
+from anyband.evaluate.features import FusedEncoder, extract_features
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.probes import score_vectors
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe

@@ -10,10 +10,9 @@ import torch
 
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.errors import InputError, RecipeError, TrainingError
-from anyband.evaluate import finetune as module
-from anyband.evaluate.adapt import checkpoint_of
 from anyband.evaluate.context import Context
-from anyband.evaluate.finetune import ImageModel, finetune, predict
+from anyband.evaluate.finetune import ImageModel, finetune, image_loss, predict
+from anyband.evaluate.fitting import checkpoint_of, fit
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import metric_value
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, InputRecipe, TransferRecipe
@@ -121,13 +120,13 @@ def test_each_encoder_starts_from_its_own_weights(
 ) -> None:
     context = make_context(class_data, both=True)
     started: list[torch.Tensor] = []
-    fitted = module.fit
+    fitted = fit
 
     def watched(model: ImageModel, *args: object, **options: object) -> object:
         started.append(model.encoder.encoder.encoder.projection.weight.detach().clone())
         return fitted(model, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "fit", watched)
+    monkeypatch.setattr("anyband.evaluate.finetune.fit", watched)
     results = finetune(replace(context, recipe=_fitting(epochs=1)))
     assert [one.features for one in results] == ["encoder", "untrained encoder"]
     for weight, encoder in zip(started, context.encoders.values(), strict=True):
@@ -283,7 +282,7 @@ def test_a_smoothed_label_is_that_of_torch(class_data: TaskData, make_context: M
     with torch.no_grad():
         model.head.weight.mul_(1e5)
     batch = next(context.reader.training_batches(0))
-    ours = module._loss(model, batch, 0, context=context, scale=module._Scale())
+    ours = image_loss(model, batch, 0, data=class_data, recipe=recipe)
     expected = torch.nn.functional.cross_entropy(model(batch), batch.targets, label_smoothing=0.2)
     torch.testing.assert_close(ours, expected)
 

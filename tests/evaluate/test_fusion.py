@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anyband.encode.encoder import SensorEncoder
+from anyband.encode.encoder import SensorEncoder, set_batch
 from anyband.errors import InputError
-from anyband.evaluate.fusion import FusedEncoder, mixed_tokens, slot_sets, stacked_images
+from anyband.evaluate.features import FusedEncoder, mixed_tokens, stacked_images
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import TransferRecipe
 from anyband.evaluate.samples import TaskBatch
@@ -181,7 +181,7 @@ def test_levels_of_concatenated_images_are_those_of_each_alone(tiny_encoder: Sen
 
 def test_levels_of_a_joint_sequence_are_those_of_the_set(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     levels = _fused(tiny_encoder, "joint").levels(pairs, (1, 3))
-    expected = tiny_encoder.encoder.set_features(slot_sets(pairs.images, None), blocks=(1, 3)).maps
+    expected = tiny_encoder.encoder.set_features(set_batch(pairs.images, None), blocks=(1, 3)).maps
     for level, one in zip(levels, expected, strict=True):
         assert torch.allclose(level, one.flatten(1, 2), atol=1e-6)
 
@@ -289,7 +289,7 @@ def test_exchanged_tokens_are_conserved(sets: int, tokens: int, seed: int) -> No
 
 def test_half_of_the_tokens_of_each_sample_are_exchanged(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     fused = _fused(tiny_encoder, "mixup_concat")
-    sets = tiny_encoder.encoder.embed_sets(slot_sets(pairs.images, None))
+    sets = tiny_encoder.encoder.embed_sets(set_batch(pairs.images, None))
     mixed = fused._tokens(pairs, 0)
     kept = (mixed.tokens[:, 0] == sets.tokens[:, 0]).all(dim=-1)
     assert kept.sum(dim=1).tolist() == [8, 8, 8]
@@ -351,7 +351,7 @@ def test_each_exchanged_token_carries_what_is_known_of_its_own_image(
     fused = FusedEncoder(informed_encoder, fusion="mixup_concat", pool="cls", seed=0, metadata=True)
     batch, encoder = replace(pairs, metadata=_known(2)), informed_encoder.encoder
     mixed = fused._tokens(batch, 0)
-    alone = encoder.embed_sets(slot_sets(batch.images, batch.metadata)).tokens
+    alone = encoder.embed_sets(set_batch(batch.images, batch.metadata)).tokens
     is_a, is_b = ((mixed.tokens[:, 0] == alone[:, slot]).all(dim=-1) for slot in (0, 1))
     assert (is_a ^ is_b).all()
 

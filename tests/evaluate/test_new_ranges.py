@@ -8,7 +8,7 @@ import torch
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import RecipeError
-from anyband.evaluate.adapt import adapt, checkpoint_of, sensors_of
+from anyband.evaluate.fitting import adapt, checkpoint_of, sensors_of
 from anyband.evaluate.recipe import FitRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData
 from anyband.models.inputs import ImageBatch
@@ -153,6 +153,6 @@ def test_each_choice_of_bands_is_listed_once(class_data: TaskData, landsat_data:
 def test_a_stem_of_three_bands_has_no_ranges_to_add(
     tiny_encoder: SensorEncoder, landsat_data: TaskData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anyband.evaluate.adapt.is_stem", lambda table: True)
+    monkeypatch.setattr("anyband.evaluate.fitting.is_stem", lambda table: True)
     with pytest.raises(RecipeError, match=r"stem of three bands: set fit.new_ranges=none"):
         adapt(tiny_encoder, landsat_data, _recipe(new_ranges="with_rest"))

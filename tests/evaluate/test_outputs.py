@@ -15,8 +15,7 @@ from safetensors import safe_open
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.errors import InputError, OutputError
 from anyband.evaluate.context import Context
-from anyband.evaluate.features import extract_features
-from anyband.evaluate.fusion import FusedEncoder
+from anyband.evaluate.features import FusedEncoder, extract_features
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.predictions import Result
 from anyband.evaluate.recipe import FitRecipe, KnnRecipe, LinearRecipe, Protocol, TransferRecipe, load_transfer_recipe

@@ -1,7 +1,6 @@
 """Whole maps from windows, losses of maps, and counts."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,20 +11,13 @@ from sklearn.metrics import confusion_matrix
 from torch.nn import functional
 
 from anyband.encode.encoder import SensorEncoder
-from anyband.errors import InputError
-from anyband.evaluate.fusion import FusedEncoder
+from anyband.evaluate.features import FusedEncoder
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.map_kinds import ClassMaps, confusion_of, map_cross_entropy
-from anyband.evaluate.map_model import (
-    MapNetwork,
-    frozen_levels,
-    joined_windows,
-    map_head,
-    predict_whole,
-    predict_windows,
-)
-from anyband.evaluate.recipe import HeadRecipe, InputRecipe, Resize, TransferRecipe
+from anyband.evaluate.maps import MapNetwork, joined_windows, predict_whole, predict_windows
+from anyband.evaluate.recipe import InputRecipe, Resize, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData
+from anyband.models.heads import HeadConfig, make_head
 from anyband.rasters.grid import Window, window_starts
 
 
@@ -57,27 +49,14 @@ def test_a_window_as_large_as_the_image_is_the_image() -> None:
     assert np.allclose(joined, image, atol=1e-6)
 
 
-def test_a_window_that_reaches_outside_is_refused() -> None:
-    outside = [(Window(row=0, col=4, height=4, width=4), np.zeros((1, 4, 4), dtype=np.float32))]
-    with pytest.raises(InputError, match=r"\(rows 0–3, columns 4–7\) reaches outside a map of 6 × 6 pixels"):
-        list(joined_windows(outside, size=(6, 6)))
-
-
-def test_windows_that_go_back_up_are_refused() -> None:
-    zeros = np.zeros((1, 4, 4), dtype=np.float32)
-    back = [(Window(row=row, col=0, height=4, width=4), zeros) for row in (0, 2, 0)]
-    with pytest.raises(InputError, match="comes after row 2 was finished; go row by row"):
-        list(joined_windows(back, size=(6, 4)))
-
-
 def _network_and_reader(
     encoder: SensorEncoder, data: TaskData, *, resize: Resize, img_size: int
 ) -> tuple[MapNetwork, TaskReader]:
     images = InputRecipe(resize=resize, img_size=img_size)
     recipe = TransferRecipe(name="maps", data=DataSpec(source="memory", kind="class_map"), input=images)
     fused = FusedEncoder(encoder, fusion="single", pool="cls", seed=0, metadata=True)
-    head = map_head(HeadRecipe(kind="upernet", channels=8), width=32, num_outputs=3, seed=0).eval()
-    network = MapNetwork(head, blocks=(0, 1, 2, 3), frozen=frozen_levels(fused, (0, 1, 2, 3)))
+    head = make_head(HeadConfig(kind="upernet", width=32, num_outputs=3, channels=8), seed=0).eval()
+    network = MapNetwork(head, fused, blocks=(0, 1, 2, 3), img_size=img_size, frozen="float32")
     return network, TaskReader(encoder, data, recipe)
 
 
@@ -153,10 +132,3 @@ def test_an_ignored_sample_leaves_scores_alone() -> None:
     counts = np.array([[[3, 1], [0, 4]], [[0, 0], [0, 0]]])
     assert kind.score(counts) == pytest.approx((3 / 4 + 4 / 5) / 2)
     assert np.isnan(kind.score(counts[1:]))
-
-
-def test_levels_that_nobody_makes_are_an_error(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
-    network, reader = _network_and_reader(tiny_encoder, class_map_data, resize="whole", img_size=32)
-    alone = MapNetwork(network.head, blocks=(0, 1, 2, 3))
-    with pytest.raises(InputError, match="there is no encoder to make them"):
-        alone(replace(next(reader.batches([0])), targets=None))

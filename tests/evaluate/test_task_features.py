@@ -11,8 +11,7 @@ import torch
 from anyband.encode import encoder as memory
 from anyband.encode.encoder import EncodeOptions, SensorEncoder
 from anyband.errors import InputError
-from anyband.evaluate.features import FeatureCache, extract_features, extract_levels
-from anyband.evaluate.fusion import FusedEncoder
+from anyband.evaluate.features import FeatureCache, FusedEncoder, extract_features, extract_levels
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import InputRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
@@ -138,7 +137,7 @@ def test_other_weights_scales_and_fusions_are_not_taken_from_the_cache(
 
 def test_levels_stand_in_the_order_of_the_samples(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
     fused, reader = _fused(tiny_encoder), TaskReader(tiny_encoder, class_map_data, _RECIPE)
-    found = extract_levels({"encoder": fused}, reader, [7, 2, 9], blocks=(1, 3), cache=None)["encoder"]
+    found = extract_levels(fused, reader, [7, 2, 9], blocks=(1, 3), cache=None)
     batch = next(iter(reader.batches([2])))
     with torch.no_grad():
         expected = fused.levels(batch, (1, 3))
@@ -153,9 +152,9 @@ def test_levels_come_from_the_cache_exactly(
 ) -> None:
     data, reads = _counting(class_map_data)
     reader, cache = TaskReader(tiny_encoder, data, _RECIPE), FeatureCache(tmp_path)
-    first = extract_levels({"encoder": _fused(tiny_encoder)}, reader, range(9), blocks=blocks, cache=cache)["encoder"]
+    first = extract_levels(_fused(tiny_encoder), reader, range(9), blocks=blocks, cache=cache)
     reads.clear()
-    again = extract_levels({"encoder": _fused(tiny_encoder)}, reader, range(9), blocks=blocks, cache=cache)["encoder"]
+    again = extract_levels(_fused(tiny_encoder), reader, range(9), blocks=blocks, cache=cache)
     assert reads == []
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
@@ -169,7 +168,7 @@ def test_features_that_are_not_finite_name_their_sample(tiny_encoder: SensorEnco
 
 
 def test_no_samples_are_refused(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
-    with pytest.raises(InputError, match="no samples of 'tiny class of 1' were asked for"):
+    with pytest.raises(InputError, match="no samples of 'tiny class of 1' were requested"):
         extract_features({"e": _fused(tiny_encoder)}, TaskReader(tiny_encoder, class_data, _RECIPE), [], cache=None)
 
 

@@ -103,7 +103,7 @@ def test_the_loss_stays_finite(result: DemoResult) -> None:
 
 
 def test_features_of_the_largest_scene_lie_on_its_patch_grid(result: DemoResult) -> None:
-    grid = result.scene.report.grid
+    grid = result.scene.grid
     assert grid.crs == "EPSG:32648"
     assert (grid.height, grid.width, grid.gsd_m) == (67, 67, 160.0)
 

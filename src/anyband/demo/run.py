@@ -1,4 +1,4 @@
-"""The main job from start to end."""
+"""The main job from start to end: images, store, pre-training, scores, maps."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from anyband.data.prepare import PrepareOptions, PrepareReport, PrepareRun, prep
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import Pool, SensorEncoder, feature_maps, has_bf16, load_encoder, pooled, quicker_precision
 from anyband.encode.store import chip_batch, common_footprints, store_features
-from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError, StoreError
+from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError
 from anyband.evaluate.baselines import band_means
 from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.metrics import LabelledFeatures, Score, score_predictions
@@ -34,32 +34,42 @@ from anyband.pretrain.recipe import PretrainRecipe, load_recipe
 from anyband.rasters.reader import open_raster
 from anyband.report.maps import fit_pca_colours, pca_picture, pictures_png
 from anyband.scenes.embed import EmbedOptions, EmbedReport, embed_scene, scene_statistics
-from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = [
-    "KINDS",
-    "POOL",
-    "SIMULATED_PAIRS",
-    "UNSEEN_SENSOR",
-    "Archive",
-    "DemoOptions",
-    "DemoResult",
-    "PlacePictures",
-    "PlaceScores",
-    "SceneMaps",
-    "draw_place",
-    "make_archive",
-    "map_scene",
-    "run_demo",
-    "score_places",
-]
-
-# Source: SMARTIES (arXiv 2506.19585), section 4.1, pairs Sentinel-2 with Sentinel-1 and with sub-metre RGB.
-SIMULATED_PAIRS = (("sentinel2-l2a", "sentinel1-grd"), ("maxar-rgb", "sentinel2-l2a"))
-"""Pairs of sensors that the simulated archive trains on."""
+__all__ = ["KINDS", "POOL", "UNSEEN_SENSOR", "DemoOptions", "DemoResult", "run_demo"]
 
 UNSEEN_SENSOR = "landsat8-oli-tirs-l2"
 """Sensor of the simulated archive that training never sees; it has thermal bands."""
+
+KINDS = ("pre-trained", "untrained", "band means")
+"""What is compared: the encoder, the same one with its first weights, and mean and deviation of each band."""
+
+POOL: Pool = "mean"
+"""chosen: after minutes of training the mean of the patches tells more than CLS; docs/log.md has both."""
+
+# Source: SMARTIES (arXiv 2506.19585), section 4.1, pairs Sentinel-2 with Sentinel-1 and with sub-metre RGB.
+_SIMULATED_PAIRS = (("sentinel2-l2a", "sentinel1-grd"), ("maxar-rgb", "sentinel2-l2a"))
+_CHOICES = (
+    ("sentinel2-l2a",),
+    ("sentinel1-grd",),
+    ("maxar-rgb",),
+    ("sentinel2-l2a", "sentinel1-grd"),
+    (UNSEEN_SENSOR,),
+)
+# chosen: many test places, so that the intervals of the scores are narrow; few that only choose a checkpoint.
+_SIMULATED_FRACTIONS = (0.65, 0.05, 0.30)
+# chosen: two dates are the fewest that make sets of dates, and images are what the demo's time goes to.
+_NUM_DATES = 2
+# chosen: 36 × 36 patches make a map, and a few seconds of rendering and encoding.
+_SCENE_SIDE_M = 5_760.0
+_SCENE_SENSOR = "sentinel2-l2a"
+# chosen: another seed than the archive's, so the scene is none of its places; by default towns, a lake, a river.
+_SCENE_SEED_STEP = 1_000_035
+# chosen: as many pictures as fit the page's width, and dates as show the seasons.
+_COLUMNS = 8
+# chosen: 14 × 14 patches, over twice the training size; positions are computed for any grid.
+_PATCHES = 14
+# chosen: pixels of the longer side of a picture in the page.
+_PICTURE_SIDE = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +81,7 @@ class DemoOptions:
     num_places: int = 480
     """Simulated places."""
     steps: int = 700
-    """Training steps."""
+    """Training steps on pairs."""
     batch_size: int = 32
     """Pairs a step."""
     set_steps: int = 250
@@ -83,7 +93,6 @@ class DemoOptions:
     labelled: Path | None = None
     """Labelled images to score on (class folders or a table), for the user's own images."""
     labelled_sensor: str | None = None
-    """Sensor of the labelled images."""
     seed: int = 0
     """Of everything."""
     workers: int = 2
@@ -101,41 +110,133 @@ class DemoOptions:
             raise InputError("labelled images go with your own images; the simulated archive has labels of its own")
 
 
-# chosen: 36 × 36 patches make a map, and a few seconds of rendering and encoding.
-_SCENE_SIDE_M = 5_760.0
-_SCENE_SENSOR = "sentinel2-l2a"
-# chosen: two dates are the fewest that make sets of dates, and images are what the demo's time goes to.
-_NUM_DATES = 2
-# chosen: another seed than the archive's, so the scene is none of its places; by default towns, a lake, a river.
-_SCENE_SEED_STEP = 1_000_035
+Scores = Mapping[tuple[str, ...], Mapping[str, Score]]
+"""Sensors whose features are put side by side → kind of features → accuracy, for each of `KINDS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Archive:
-    """The images of a demo."""
+class DemoResult:
+    """All that a demo gave."""
 
-    entries: tuple[ImageEntry, ...]
-    """Images to prepare."""
-    scene: ImageEntry
-    """Image to embed whole."""
-    labels: dict[str, str]
-    """Place → majority class; empty where nothing is known."""
-    held_out: tuple[str, ...]
-    """Sensors that training does not see."""
+    options: DemoOptions
+    prepared: PrepareReport
+    """Counts of the store, and what was skipped."""
+    store: ChipStore
     preview: bytes | None
     """Picture of some places, PNG; None: there is none."""
+    recipe: PretrainRecipe
+    """What was trained on pairs."""
+    run: Path
+    """Folder of that run."""
+    set_recipe: PretrainRecipe
+    """What was trained on sets of images."""
+    set_run: Path
+    """Folder of that run."""
+    places: Scores
+    """Scores on held-out places; empty without labels."""
+    set_places: Scores
+    """Scores of the network of sets, each image by itself; empty without labels."""
+    counts: Mapping[str, int]
+    """Chips of places that vote (`train`) and are scored (`test`), and how many of them vote for each (`k`)."""
+    labelled: tuple[ResultRow, ...]
+    """Scores on labelled images of the user; empty: none were given."""
+    notes: tuple[str, ...]
+    """How bands of the scored sensors and of the scene were read where they are not exactly known."""
+    scene_name: str
+    """Of the image that was embedded whole, as the manifest has it."""
+    scene: EmbedReport
+    """Where its features are."""
+    scene_title: str
+    """What its colours show."""
+    scene_png: bytes
+    """The scene in colour and its features beside it."""
+    place: tuple[str, bytes, int] | None
+    """Place and cell of a footprint, pictures of its chips above their features (PNG), and how many; None: no sensor of
+    the store can be read."""
+    seconds: Mapping[str, float]
+    """Stage → wall-clock seconds."""
 
 
-def make_archive(out: Path, options: DemoOptions) -> Archive:
-    """Simulate the archive below `out`, or read the user's manifest. What is there already is kept.
+def run_demo(out: Path, options: DemoOptions) -> DemoResult:
+    """Do the main job below a folder. Stages that are done already are kept, so a stopped demo goes on.
+
+    Returns:
+        What each stage gave; `write_report` makes the page of it.
 
     Raises:
-        ManifestError: the manifest is wrong, or no image of it can be read.
+        OutputError: `out` can't be written, or holds a demo of other options.
+        AnybandError: a stage can't do what is requested.
     """
-    return _simulated(out, options) if options.images is None else _own(options.images)
+    check_writable(out)
+    _check_same(out / "demo.json", options)
+    seconds: dict[str, float] = {}
+    started = time.monotonic()
+
+    def done(stage: str) -> None:
+        nonlocal started
+        seconds[stage], started = time.monotonic() - started, time.monotonic()
+
+    entries, scene, labels, preview = _simulated(out, options) if options.images is None else _own(options.images)
+    done("images")
+    prepared = _prepared(entries, out, options)
+    store = ChipStore.open(out / "store")
+    done("prepare")
+    neighbours = _neighbours(options, store)
+    recipe, set_recipe = _recipes(options)
+    trained = pretrain(recipe, data=store.path, out=out / "run", shown=options.shown)
+    done("pre-train")
+    of_sets = pretrain(set_recipe, data=store.path, out=out / "run_sets", shown=options.shown)
+    done("pre-train on sets")
+    encoder, set_encoder = (load_encoder(one.checkpoint, out_of_span="drop") for one in (trained, of_sets))
+    places, counts, notes = _score_places(encoder, store, labels, seed=options.seed)
+    set_places, _, _ = _score_places(set_encoder, store, labels, seed=options.seed)
+    labelled = _score_labelled(trained.checkpoint, options, neighbours)
+    done("evaluate")
+    report, scene_title, scene_png = _map_scene(encoder, scene, out / "features.tif", shown=options.shown)
+    place = _draw_place(encoder, store)
+    done("embed")
+    return DemoResult(
+        options=options,
+        prepared=prepared,
+        store=store,
+        preview=preview,
+        recipe=recipe,
+        run=out / "run",
+        set_recipe=set_recipe,
+        set_run=out / "run_sets",
+        places=places,
+        set_places=set_places,
+        counts=counts,
+        labelled=labelled,
+        notes=(*notes, *report.notes),
+        scene_name=scene.name,
+        scene=report,
+        scene_title=scene_title,
+        scene_png=scene_png,
+        place=place,
+        seconds=seconds,
+    )
 
 
-def _simulated(out: Path, options: DemoOptions) -> Archive:
+def _check_same(path: Path, options: DemoOptions) -> None:
+    """See that what lies in the folder belongs to these options; stages that are done are taken as they are."""
+    requested = {key: value for key, value in asdict(options).items() if key not in ("workers", "shown")}
+    text = json.dumps(requested, indent=1, default=str) + "\n"
+    if not path.exists():
+        with whole_file(path) as beside:
+            beside.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != text:
+        raise OutputError(
+            f"'{path.parent}' holds a demo of other options ('{path}'); name another folder, or remove it"
+        )
+
+
+# Images to prepare, the one to embed whole, place → majority class where it is known, and a picture of some places.
+_Archive = tuple[Sequence[ImageEntry], ImageEntry, dict[str, str], bytes | None]
+
+
+def _simulated(out: Path, options: DemoOptions) -> _Archive:
+    """Simulate the archive below `out`; what is there already is kept."""
     from anyband.simulate.archive import draw_preview, simulate
     from anyband.simulate.plan import SimulateOptions
 
@@ -166,24 +267,19 @@ def _simulated(out: Path, options: DemoOptions) -> Archive:
         )
     if not preview.exists():
         draw_preview(preview, settings, indices=tuple(range(min(4, options.num_places))))
-    return Archive(
-        entries=tuple(read_manifest(images / "manifest.csv")),
-        scene=read_manifest(scene / "manifest.csv")[0],
-        labels=_labels(images / "labels.csv"),
-        held_out=(UNSEEN_SENSOR,),
-        preview=preview.read_bytes(),
+    with (images / "labels.csv").open(encoding="utf-8", newline="") as file:
+        labels = {row["place"]: row["label"] for row in csv.DictReader(file)}
+    return (
+        read_manifest(images / "manifest.csv"),
+        read_manifest(scene / "manifest.csv")[0],
+        labels,
+        preview.read_bytes(),
     )
 
 
-def _own(manifest: Path) -> Archive:
+def _own(manifest: Path) -> _Archive:
+    """Read the user's manifest; of its images that can be opened the one with the most pixels is embedded whole."""
     entries = read_manifest(manifest)
-    return Archive(entries=tuple(entries), scene=_largest(entries, manifest), labels={}, held_out=(), preview=None)
-
-
-def _largest(entries: Sequence[ImageEntry], manifest: Path) -> ImageEntry:
-    """Find the image with the most pixels among those that can be opened; of equal ones the first."""
-    from anyband.rasters.reader import open_raster
-
     sizes: dict[int, int] = {}
     for number, entry in enumerate(entries):
         try:
@@ -194,115 +290,77 @@ def _largest(entries: Sequence[ImageEntry], manifest: Path) -> ImageEntry:
             continue
     if not sizes:
         raise ManifestError(f"none of the {len(entries)} images of '{manifest}' can be read")
-    return entries[max(sizes, key=lambda number: (sizes[number], -number))]
+    return entries, entries[max(sizes, key=lambda number: (sizes[number], -number))], {}, None
 
 
-def _labels(path: Path) -> dict[str, str]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return {row["place"]: row["label"] for row in csv.DictReader(file)}
+def _prepared(entries: Sequence[ImageEntry], out: Path, options: DemoOptions) -> PrepareReport:
+    settings = PrepareOptions(chip_px=options.chip_px, statistics=True, seed=options.seed)
+    if options.images is None:
+        settings = replace(settings, fractions=_SIMULATED_FRACTIONS)
+    return prepare(entries, out / "store", settings, PrepareRun(workers=options.workers, shown=options.shown))
 
 
-Footprints = Sequence[tuple[str, str]]
-"""(place, split) of each footprint."""
-
-KINDS = ("pre-trained", "untrained", "band means")
-"""What is compared: the encoder, the same one with its first weights, and mean and deviation of each band."""
-
-POOL: Pool = "mean"
-"""chosen: after minutes of training the mean of the patches tells more than CLS; docs/log.md has both."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlaceScores:
-    """Scores of one choice of sensors."""
-
-    sensors: tuple[str, ...]
-    """Sensors whose features were put side by side."""
-    unseen: bool
-    """Whether training never saw one of them."""
-    scores: dict[str, Score]
-    """Kind of features → accuracy, for each of `KINDS`."""
-    num_train: int
-    """Chips that vote."""
-    num_test: int
-    """Chips that are scored."""
-    k: int
-    """Neighbours that vote: the paper's 20, or all where there are fewer."""
-    notes: tuple[str, ...]
-    """How bands were read where they are not exactly known."""
+def _recipes(options: DemoOptions) -> tuple[PretrainRecipe, PretrainRecipe]:
+    """Give the recipes of pairs and of sets, with the statistics of the store: every sensor in it has them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # What the device of the run computes without emulation.
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed" if has_bf16(device) else "32-true"
+    held_out = (UNSEEN_SENSOR,) if options.images is None else ()
+    made = []
+    for name, steps, batch_size, saves in (
+        ("smarties_tiny", options.steps, options.batch_size, 4),
+        ("unified_tiny", options.set_steps, options.set_batch_size, 2),
+    ):
+        recipe = load_recipe(name)
+        data = recipe.data.changed(held_out=held_out, statistics="store")
+        if name == "smarties_tiny" and options.images is None:
+            data = data.changed(pairs=_SIMULATED_PAIRS)
+        model = recipe.model.changed(out_of_span="drop")
+        run = recipe.run.changed(panel_every_steps=steps, checkpoint_every_steps=max(1, steps // saves))
+        optim = recipe.optim.changed(steps=steps, batch_size=batch_size, precision=precision)
+        made.append(recipe.changed(seed=options.seed, data=data, model=model, optim=optim, run=run))
+    return made[0], made[1]
 
 
-def score_places(
-    encoder: SensorEncoder,
-    store: ChipStore,
-    labels: Mapping[str, str],
-    choices: Sequence[tuple[str, ...]],
-    *,
-    seed: int,
-) -> list[PlaceScores]:
-    """Score choices of sensors on the test places; training places vote.
+# Scores on held-out places.
 
-    Args:
-        encoder: pre-trained.
-        store: with statistics; every sensor has one array.
-        labels: place → class.
-        choices: sensors whose features are put side by side, each of unit length.
-        seed: of the untrained weights and the bootstrap.
 
-    Returns:
-        One entry for each choice; none where no class has both training and test places.
-    """
-    arrays = {sensor: _array_of(store, sensor) for choice in choices for sensor in choice}
-    footprints, rows = common_footprints(store, tuple(arrays.values()))
+def _score_places(
+    encoder: SensorEncoder, store: ChipStore, labels: Mapping[str, str], *, seed: int
+) -> tuple[Scores, dict[str, int], tuple[str, ...]]:
+    """Score choices of sensors on the test places; training places vote. Nothing where no class is in both."""
+    if not labels:
+        return {}, {}, ()
+    arrays = {info.sensor: name for name, info in reversed(list(store.arrays.items()))}
+    sensors = {sensor: arrays[sensor] for choice in _CHOICES for sensor in choice}
+    footprints, rows = common_footprints(store, tuple(sensors.values()))
+    seen = {split: {labels[place] for place, of in footprints if of == split} for split in ("train", "test")}
     # Classes too rare to have training and test places would score 0 whatever the features are.
-    wanted = _classes_in_both(footprints, labels)
-    if not wanted:
-        return []
-    num_train, num_test = (_count(footprints, labels, wanted, split) for split in ("train", "test"))
-    k = min(NUM_NEIGHBOURS, num_train)
-    features = {sensor: _features(encoder, store, array, rows[array], seed=seed) for sensor, array in arrays.items()}
-    trained_on = set(encoder.checkpoint.sensors)
-    return [
-        PlaceScores(
-            sensors=choice,
-            unseen=not trained_on.issuperset(choice),
-            scores={
-                kind: _accuracy(
-                    _parts([features[sensor][kind] for sensor in choice], footprints, labels, wanted), k=k, seed=seed
-                )
-                for kind in KINDS
-            },
-            num_train=num_train,
-            num_test=num_test,
-            k=k,
-            notes=tuple(note for sensor in choice for note in _notes(encoder, store, arrays[sensor])),
+    classes = tuple(sorted(seen["train"] & seen["test"]))
+    if not classes:
+        return {}, {}, ()
+    chosen = {split: np.array([of == split and labels[place] in classes for place, of in footprints]) for split in seen}
+    counts = {split: int(one.sum()) for split, one in chosen.items()}
+    counts["k"] = min(NUM_NEIGHBOURS, counts["train"])
+    numbers = np.array([classes.index(labels[place]) if labels[place] in classes else -1 for place, _ in footprints])
+    features = {one: _unit_features(encoder, store, array, rows[array], seed=seed) for one, array in sensors.items()}
+
+    def accuracy(choice: tuple[str, ...], kind: str) -> Score:
+        joined = np.concatenate([features[sensor][kind] for sensor in choice], axis=1)
+        train, test = (
+            LabelledFeatures(features=joined[chosen[split]], labels=numbers[chosen[split]], classes=classes)
+            for split in ("train", "test")
         )
-        for choice in choices
-    ]
+        return score_predictions(test.labels, knn_scores(train, test, k=counts["k"]), seed=seed)[0]
+
+    notes: list[str] = []
+    for sensor, array in sensors.items():
+        spec = encoder.input_spec(store.array_sensor(array), statistics=store.statistics[sensor])
+        notes += spec.assignment.report().splitlines()
+    return {choice: {kind: accuracy(choice, kind) for kind in KINDS} for choice in _CHOICES}, counts, tuple(notes)
 
 
-def _accuracy(parts: Mapping[str, LabelledFeatures], *, k: int, seed: int) -> Score:
-    votes = knn_scores(parts["train"], parts["test"], k=k)
-    return score_predictions(parts["test"].labels, votes, seed=seed)[0]
-
-
-def _array_of(store: ChipStore, sensor: str) -> str:
-    found = [name for name, info in store.arrays.items() if info.sensor == sensor]
-    if not found:
-        raise StoreError(f"store '{store.path}' has no chips of sensor '{sensor}' ({', '.join(store.sensors)})")
-    return found[0]
-
-
-def _classes_in_both(footprints: Footprints, labels: Mapping[str, str]) -> tuple[str, ...]:
-    seen = {split: {labels[place] for place, part in footprints if part == split} for split in ("train", "test")}
-    return tuple(sorted(seen["train"] & seen["test"]))
-
-
-def _statistics(store: ChipStore, array: str) -> Mapping[str, BandStatistics]:
-    return store.statistics[store.arrays[array].sensor]
-
-
-def _features(
+def _unit_features(
     encoder: SensorEncoder, store: ChipStore, array: str, rows: Array, *, seed: int
 ) -> dict[str, Float[Array, "sample width"]]:
     untrained, precision = encoder.untrained(seed=seed), quicker_precision(torch.device("cpu"))
@@ -311,103 +369,107 @@ def _features(
         "untrained": lambda batch: pooled(untrained.encode_batch(batch, precision=precision), POOL),
         "band means": band_means,
     }
-    made = store_features(makers, encoder, store, array, rows, statistics=_statistics(store, array))
-    return {kind: _unit_length(made[kind]) for kind in KINDS}
+    made = store_features(makers, encoder, store, array, rows, statistics=store.statistics[store.arrays[array].sensor])
+    tiny = np.finfo(np.float32).tiny
+    return {kind: made[kind] / np.maximum(np.linalg.norm(made[kind], axis=1, keepdims=True), tiny) for kind in KINDS}
 
 
-def _unit_length(features: Float[Array, "sample width"]) -> Float[Array, "sample width"]:
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    scaled: Float[Array, "sample width"] = features / np.maximum(length, np.finfo(np.float32).tiny)
-    return scaled
+def _labelled_data(options: DemoOptions) -> DataSpec:
+    assert options.labelled_sensor is not None
+    return DataSpec(source=str(options.labelled), sensors=(options.labelled_sensor,))
 
 
-def _chosen(footprints: Footprints, labels: Mapping[str, str], wanted: Sequence[str], split: str) -> Array:
-    return np.array([part == split and labels[place] in wanted for place, part in footprints], dtype=bool)
+def _neighbours(options: DemoOptions, store: ChipStore) -> KnnRecipe:
+    """See before the training, which takes minutes, that the labelled images and their sensor are there.
+
+    Returns:
+        How many of them vote: the paper's 20, or all where there are fewer.
+    """
+    if options.labelled is None:
+        return KnnRecipe()
+    data = open_task_data(_labelled_data(options), seed=options.seed, sensors=store.sensors)
+    return KnnRecipe(k=min(NUM_NEIGHBOURS, data.num_samples["train"]))
 
 
-def _count(footprints: Footprints, labels: Mapping[str, str], wanted: Sequence[str], split: str) -> int:
-    return int(_chosen(footprints, labels, wanted, split).sum())
+def _score_labelled(checkpoint: Path, options: DemoOptions, neighbours: KnnRecipe) -> tuple[ResultRow, ...]:
+    if options.labelled is None:
+        return ()
+    recipe = TransferRecipe(
+        name="demo",
+        data=_labelled_data(options),
+        checkpoint=str(checkpoint),
+        seed=options.seed,
+        input=InputRecipe(precision=quicker_precision(torch.device("cpu")), statistics="data", out_of_span="drop"),
+        knn=neighbours,
+        compare=CompareRecipe(untrained=True, baseline=True),
+    )
+    context, results = evaluate(recipe, "knn", RunOptions(shown=options.shown))
+    return tuple(result_rows(context, results))
 
 
-def _parts(
-    features: Sequence[Float[Array, "sample _"]],
-    footprints: Footprints,
-    labels: Mapping[str, str],
-    wanted: tuple[str, ...],
-) -> dict[str, LabelledFeatures]:
-    joined = np.concatenate(features, axis=1)
-    parts = {}
-    for split in ("train", "test"):
-        chosen = _chosen(footprints, labels, wanted, split)
-        names = [labels[place] for (place, _), keep in zip(footprints, chosen, strict=True) if keep]
-        numbers = np.array([wanted.index(name) for name in names], dtype=np.int64)
-        parts[split] = LabelledFeatures(features=joined[chosen], labels=numbers, classes=wanted)
-    return parts
+# Pictures.
 
 
-def _notes(encoder: SensorEncoder, store: ChipStore, array: str) -> tuple[str, ...]:
-    spec = encoder.input_spec(store.array_sensor(array), statistics=_statistics(store, array))
-    return tuple(spec.assignment.report().splitlines())
+def _map_scene(encoder: SensorEncoder, entry: ImageEntry, out: Path, *, shown: bool) -> tuple[EmbedReport, str, bytes]:
+    """Embed a scene whole, normalised with its own statistics, and draw it; give what its colours show, too."""
+    encodings = dict(entry.encoding)
+    bands = tuple(replace(band, encodings=(("declared", encodings[band.name]),)) for band in entry.sensor.bands)
+    sensor = replace(entry.sensor, bands=bands, default_encoding="declared")
+    source = replace(entry.source, encoding=None)
+    statistics = scene_statistics(source, sensor, shown=shown)
+    options = EmbedOptions(precision=quicker_precision(torch.device("cpu")), statistics=statistics, shown=shown)
+    report = embed_scene(encoder, source, sensor, out, options)
+    with open_raster(source, sensor) as reader:
+        raster = reader.read()
+    step = max(1, -(-max(raster.dn.shape[1:]) // _PICTURE_SIDE))
+    drawn = picture(decode(raster.dn, sensor)[:, ::step, ::step], sensor, valid=raster.valid[:, ::step, ::step])
+    title = composite(sensor).title
+    titles = [f"{sensor.name}, {title}", "its features: first three principal components"]
+    parts = [np.moveaxis(drawn, -1, 0).astype(np.float32), _read_picture(report.picture)]
+    return report, title, pictures_png(parts, titles, num_columns=2)
 
 
-# chosen: as many pictures as fit the page's width, and dates as show the seasons.
-_COLUMNS = 8
-# chosen: 14 × 14 patches, over twice the training size; positions are computed for any grid.
-_PATCHES = 14
+def _read_picture(path: Path) -> Float[Array, "3 row col"]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
+    return np.where(pixels[None, ..., 3] > 0, np.moveaxis(pixels[..., :3], -1, 0), np.float32(np.nan))
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlacePictures:
-    """Chips of one footprint above the principal components of their features."""
-
-    name: str
-    """Place and cell."""
-    png: bytes
-    """The pictures."""
-    num_chips: int
-    """How many are drawn."""
-
-
-def draw_place(encoder: SensorEncoder, store: ChipStore) -> PlacePictures | None:
+def _draw_place(encoder: SensorEncoder, store: ChipStore) -> tuple[str, bytes, int] | None:
     """Draw the footprint that the most sensors show, of equal ones the one with the most chips.
 
     The colours of the features are fitted to all of them together, so equal colours mean equal features over sensors
-    and dates.
-
-    Args:
-        encoder: to use.
-        store: with statistics.
-
-    Returns:
-        None where no sensor of the store can be read by the encoder.
+    and dates. None where no sensor of the store can be read by the encoder.
     """
-    (place, cell), chips = _richest(store)
+    footprints: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    columns = ["place", "cell", "sensor", "array", "array_row", "datetime", "valid_fraction"]
+    for chip in store.index.select(columns).to_pylist():
+        footprints[chip["place"], chip["cell"]].append(chip)
+    (place, cell), chips = max(
+        footprints.items(), key=lambda entry: (len({chip["sensor"] for chip in entry[1]}), len(entry[1]), entry[0])
+    )
     drawn, maps, titles = [], [], []
     for chip in _spread(chips):
         try:
-            features = _features_one_place(encoder, store, chip)
+            maps.append(_features(encoder, store, chip))
         except AssignmentError:
             # A sensor that the trained ranges can't express has no features.
             continue
-        maps.append(features)
-        drawn.append(_colours(store, chip))
+        dn, valid = store.read(chip["array"], [chip["array_row"]])
+        sensor = store.array_sensor(chip["array"])
+        colours = picture(decode(dn, sensor)[0], sensor, valid=None if valid is None else valid[0])
+        drawn.append(np.moveaxis(colours, -1, 0).astype(np.float32))
         when = f"{chip['datetime']:%Y-%m-%d}" if chip["datetime"] else "no date"
         titles.append(f"{chip['sensor']}\n{when}")
     if not maps:
         return None
     known = np.concatenate([features.reshape(len(features), -1).T for features in maps])
-    colours = fit_pca_colours(known[np.isfinite(known).all(axis=1)])
-    below = [pca_picture(features, colours) for features in maps]
+    fitted = fit_pca_colours(known[np.isfinite(known).all(axis=1)])
+    below = [pca_picture(features, fitted) for features in maps]
     png = pictures_png([*drawn, *below], [*titles, *[""] * len(below)], num_columns=len(drawn))
-    return PlacePictures(name=f"{place}, {cell}", png=png, num_chips=len(drawn))
-
-
-def _richest(store: ChipStore) -> tuple[tuple[str, str], list[dict[str, Any]]]:
-    names = ["place", "cell", "sensor", "array", "array_row", "datetime", "valid_fraction"]
-    cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for chip in store.index.select(names).to_pylist():
-        cells[chip["place"], chip["cell"]].append(chip)
-    return max(cells.items(), key=lambda entry: (len({chip["sensor"] for chip in entry[1]}), len(entry[1]), entry[0]))
+    return f"{place}, {cell}", png, len(drawn)
 
 
 def _spread(chips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -425,9 +487,7 @@ def _spread(chips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return chosen[:_COLUMNS]
 
 
-def _features_one_place(
-    encoder: SensorEncoder, store: ChipStore, chip: dict[str, Any]
-) -> Float[Array, "width row col"]:
+def _features(encoder: SensorEncoder, store: ChipStore, chip: dict[str, Any]) -> Float[Array, "width row col"]:
     sensor = store.array_sensor(chip["array"])
     spec = encoder.input_spec(sensor, statistics=store.statistics[sensor.name])
     size = _PATCHES * encoder.config.patch_size
@@ -435,274 +495,3 @@ def _features_one_place(
     output = encoder.encode_batch(batch, precision=quicker_precision(torch.device("cpu")))
     features: Float[Array, "width row col"] = feature_maps(output)[0].numpy()
     return features
-
-
-def _colours(store: ChipStore, chip: dict[str, Any]) -> Float[Array, "3 row col"]:
-    dn, valid = store.read(chip["array"], [chip["array_row"]])
-    physical = decode(dn, store.array_sensor(chip["array"]))[0]
-    seen = None if valid is None else valid[0]
-    drawn = picture(physical, store.array_sensor(chip["array"]), valid=seen)
-    return np.moveaxis(drawn, -1, 0).astype(np.float32)
-
-
-# chosen: pixels of the longer side of a picture in the page.
-_PICTURE_SIDE = 600
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneMaps:
-    """A scene and its features."""
-
-    name: str
-    """Of the image, as the manifest has it."""
-    report: EmbedReport
-    """Where the features are."""
-    picture: bytes
-    """The scene in colour and its features beside it, PNG."""
-    colours: str
-    """What the colour picture shows."""
-
-
-def map_scene(encoder: SensorEncoder, entry: ImageEntry, out: Path, *, shown: bool) -> SceneMaps:
-    """Embed a scene whole, normalised with its own statistics, and draw it.
-
-    Args:
-        encoder: to use.
-        entry: the scene, as a manifest declares it.
-        out: GeoTIFF to write.
-        shown: whether to show progress.
-    """
-    sensor, source = _declared(entry), replace(entry.source, encoding=None)
-    statistics = scene_statistics(source, sensor, shown=shown)
-    options = EmbedOptions(precision=quicker_precision(torch.device("cpu")), statistics=statistics, shown=shown)
-    report = embed_scene(encoder, source, sensor, out, options)
-    with open_raster(source, sensor) as reader:
-        raster = reader.read()
-    physical = decode(raster.dn, sensor)
-    step = max(1, -(-max(raster.dn.shape[1:]) // _PICTURE_SIDE))
-    colours = picture(physical[:, ::step, ::step], sensor, valid=raster.valid[:, ::step, ::step])
-    title = composite(sensor).title
-    titles = [f"{sensor.name}, {title}", "its features: first three principal components"]
-    parts = [np.moveaxis(colours, -1, 0).astype(np.float32), _read_picture(report.picture)]
-    return SceneMaps(name=entry.name, report=report, picture=pictures_png(parts, titles, num_columns=2), colours=title)
-
-
-def _declared(entry: ImageEntry) -> Sensor:
-    """Make the sensor whose default encoding is the one that the manifest declares for this image."""
-    encodings = dict(entry.encoding)
-    bands = tuple(replace(band, encodings=(("declared", encodings[band.name]),)) for band in entry.sensor.bands)
-    return replace(entry.sensor, bands=bands, default_encoding="declared")
-
-
-def _read_picture(path: Path) -> Float[Array, "3 row col"]:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
-    colours = np.moveaxis(pixels[..., :3], -1, 0)
-    return np.where(pixels[None, ..., 3] > 0, colours, np.float32(np.nan))
-
-
-# chosen: many test places, so that the intervals of the scores are narrow; few that only choose a checkpoint.
-_SIMULATED_FRACTIONS = (0.65, 0.05, 0.30)
-_CHOICES = (
-    ("sentinel2-l2a",),
-    ("sentinel1-grd",),
-    ("maxar-rgb",),
-    ("sentinel2-l2a", "sentinel1-grd"),
-    (UNSEEN_SENSOR,),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoResult:
-    """All that a demo gave."""
-
-    options: DemoOptions
-    """What was asked."""
-    archive: Archive
-    """The images."""
-    prepared: PrepareReport
-    """Counts of the store, and what was skipped."""
-    store: ChipStore
-    """The store."""
-    recipe: PretrainRecipe
-    """What was trained."""
-    run: Path
-    """Folder of the run."""
-    checkpoint: Path
-    """The pre-trained model."""
-    set_recipe: PretrainRecipe
-    """What was trained on sets of images."""
-    set_run: Path
-    """Folder of that run."""
-    places: tuple[PlaceScores, ...]
-    """Scores on held-out places; empty without labels."""
-    set_places: tuple[PlaceScores, ...]
-    """Scores of the network of sets, each image by itself; empty without labels."""
-    labelled: tuple[ResultRow, ...]
-    """Scores on labelled images of the user; empty: none were given."""
-    scene: SceneMaps
-    """A whole scene."""
-    place: PlacePictures | None
-    """One footprint in several sensors and dates; None: no sensor of the store can be read."""
-    seconds: dict[str, float]
-    """Stage → wall-clock seconds."""
-
-
-def run_demo(out: Path, options: DemoOptions) -> DemoResult:
-    """Do the main job below a folder. Stages that are done already are kept, so a stopped demo goes on.
-
-    Args:
-        out: folder, made if it is missing.
-        options: what to do.
-
-    Returns:
-        What each stage gave; `write_report` makes the page of it.
-
-    Raises:
-        OutputError: `out` can't be written, or holds a demo of other options.
-        AnybandError: a stage can't do what it is asked.
-    """
-    check_writable(out)
-    _check_same(out / "demo.json", options)
-    clock = _Clock()
-    archive = make_archive(out, options)
-    clock.stage("images")
-    prepared = _prepare(archive, out, options)
-    store = ChipStore.open(out / "store")
-    clock.stage("prepare")
-    neighbours = _neighbours(options, store)
-    recipe = _recipe(archive, options)
-    trained = pretrain(recipe, data=store.path, out=out / "run", shown=options.shown)
-    clock.stage("pre-train")
-    set_recipe = _set_recipe(recipe, options)
-    of_sets = pretrain(set_recipe, data=store.path, out=out / "run_sets", shown=options.shown)
-    clock.stage("pre-train on sets")
-    encoder = load_encoder(trained.checkpoint, out_of_span="drop")
-    places, set_places = (
-        _score(load_encoder(checkpoint, out_of_span="drop"), store, archive, seed=options.seed)
-        for checkpoint in (trained.checkpoint, of_sets.checkpoint)
-    )
-    labelled = _score_labelled(trained.checkpoint, options, neighbours)
-    clock.stage("evaluate")
-    scene = map_scene(encoder, archive.scene, out / "features.tif", shown=options.shown)
-    place = draw_place(encoder, store)
-    clock.stage("embed")
-    return DemoResult(
-        options=options,
-        archive=archive,
-        prepared=prepared,
-        store=store,
-        recipe=recipe,
-        run=out / "run",
-        checkpoint=trained.checkpoint,
-        set_recipe=set_recipe,
-        set_run=out / "run_sets",
-        places=places,
-        set_places=set_places,
-        labelled=labelled,
-        scene=scene,
-        place=place,
-        seconds=clock.seconds,
-    )
-
-
-def _check_same(path: Path, options: DemoOptions) -> None:
-    """See that what lies in the folder belongs to these options; stages that are done are taken as they are."""
-    asked = {key: value for key, value in asdict(options).items() if key not in ("workers", "shown")}
-    text = json.dumps(asked, indent=1, default=str) + "\n"
-    if not path.exists():
-        with whole_file(path) as beside:
-            beside.write_text(text, encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != text:
-        raise OutputError(
-            f"'{path.parent}' holds a demo of other options ('{path}'); name another folder, or remove it"
-        )
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def stage(self, name: str) -> None:
-        now = time.monotonic()
-        self.seconds[name], self._last = now - self._last, now
-
-
-def _prepare(archive: Archive, out: Path, options: DemoOptions) -> PrepareReport:
-    simulated = options.images is None
-    settings = PrepareOptions(chip_px=options.chip_px, statistics=True, seed=options.seed)
-    if simulated:
-        settings = replace(settings, fractions=_SIMULATED_FRACTIONS)
-    run = PrepareRun(workers=options.workers, shown=options.shown)
-    return prepare(archive.entries, out / "store", settings, run)
-
-
-def _precision() -> Literal["32-true", "bf16-mixed"]:
-    """Choose what the device of the run computes without imitation."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bf16-mixed" if has_bf16(device) else "32-true"
-
-
-def _recipe(archive: Archive, options: DemoOptions) -> PretrainRecipe:
-    recipe = load_recipe("smarties_tiny")
-    pairs = SIMULATED_PAIRS if options.images is None else recipe.data.pairs
-    # Statistics of the store: the archive decides them, and they exist for every sensor in it.
-    data = recipe.data.changed(pairs=pairs, held_out=archive.held_out, statistics="store")
-    model = recipe.model.changed(out_of_span="drop")
-    run = recipe.run.changed(panel_every_steps=options.steps, checkpoint_every_steps=max(1, options.steps // 4))
-    optim = recipe.optim.changed(steps=options.steps, batch_size=options.batch_size, precision=_precision())
-    return recipe.changed(seed=options.seed, data=data, model=model, optim=optim, run=run)
-
-
-def _set_recipe(pairs: PretrainRecipe, options: DemoOptions) -> PretrainRecipe:
-    """Take the recipe of sets, with the statistics and the sensors of the run on pairs."""
-    recipe = load_recipe("unified_tiny")
-    data = recipe.data.changed(held_out=pairs.data.held_out, statistics=pairs.data.statistics)
-    every = options.set_steps
-    run = recipe.run.changed(panel_every_steps=every, checkpoint_every_steps=max(1, every // 2))
-    optim = recipe.optim.changed(steps=every, batch_size=options.set_batch_size, precision=_precision())
-    model = recipe.model.changed(out_of_span="drop")
-    return recipe.changed(seed=options.seed, data=data, model=model, optim=optim, run=run)
-
-
-def _score(encoder: SensorEncoder, store: ChipStore, archive: Archive, *, seed: int) -> tuple[PlaceScores, ...]:
-    if not archive.labels:
-        return ()
-    return tuple(score_places(encoder, store, archive.labels, _CHOICES, seed=seed))
-
-
-def _neighbours(options: DemoOptions, store: ChipStore) -> KnnRecipe:
-    """See before the training, which takes minutes, that the labelled images and their sensor are there.
-
-    Returns:
-        How many of them vote: the paper's 20, or all where there are fewer.
-    """
-    if options.labelled is None:
-        return KnnRecipe()
-    data = open_task_data(_labelled_data(options), seed=options.seed, sensors=store.sensors)
-    return KnnRecipe(k=min(NUM_NEIGHBOURS, data.num_samples["train"]))
-
-
-def _labelled_data(options: DemoOptions) -> DataSpec:
-    assert options.labelled is not None
-    assert options.labelled_sensor is not None
-    return DataSpec(source=str(options.labelled), sensors=(options.labelled_sensor,))
-
-
-def _score_labelled(checkpoint: Path, options: DemoOptions, neighbours: KnnRecipe) -> tuple[ResultRow, ...]:
-    if options.labelled is None:
-        return ()
-    recipe = TransferRecipe(
-        name="demo",
-        data=_labelled_data(options),
-        checkpoint=str(checkpoint),
-        seed=options.seed,
-        input=InputRecipe(precision=quicker_precision(torch.device("cpu")), statistics="data", out_of_span="drop"),
-        knn=neighbours,
-        compare=CompareRecipe(untrained=True, baseline=True),
-    )
-    context, results = evaluate(recipe, "knn", RunOptions(shown=options.shown))
-    return tuple(result_rows(context, results))

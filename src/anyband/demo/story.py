@@ -2,11 +2,11 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from anyband import __version__
-from anyband.demo.run import KINDS, POOL, DemoResult, PlaceScores
+from anyband.demo.run import KINDS, POOL, UNSEEN_SENSOR, DemoResult, Scores
 from anyband.evaluate.comparison import metric_title
 from anyband.evaluate.metrics import METRICS_OF, score_text
 from anyband.evaluate.results import ResultRow
@@ -28,7 +28,7 @@ def write_report(path: Path, result: DemoResult) -> None:
         _scores(result),
         _scene(result),
         _place(result),
-        _readings(result),
+        _bands(result),
     )
     page = Page(
         title="Rasters of several sensors, one encoder",
@@ -42,11 +42,18 @@ def write_report(path: Path, result: DemoResult) -> None:
 def summary_lines(result: DemoResult) -> list[str]:
     """Say the scores in lines for a terminal."""
     lines = [
-        f"{_choice(one)}: " + ", ".join(f"{kind} {score_text(one.scores[kind])} %" for kind in KINDS)
-        for one in result.places
+        f"{_titled(sensors)}: " + ", ".join(f"{kind} {score_text(scores[kind])} %" for kind in KINDS)
+        for sensors, scores in result.places.items()
     ]
-    lines += [f"{_choice(one)}, network of sets: {score_text(one.scores[KINDS[0]])} %" for one in result.set_places]
+    lines += [
+        f"{_titled(sensors)}, network of sets: {score_text(scores[KINDS[0]])} %"
+        for sensors, scores in result.set_places.items()
+    ]
     return lines + [f"labelled images, {row.features}: {score_text(row.scores[0])} %" for row in result.labelled]
+
+
+def _titled(sensors: Sequence[str]) -> str:
+    return " and ".join(sensors) + (", never seen in training" if UNSEEN_SENSOR in sensors else "")
 
 
 def _lead(result: DemoResult) -> str:
@@ -59,27 +66,19 @@ def _lead(result: DemoResult) -> str:
     )
     if not result.places:
         return f"{lead}, and run over a whole scene."
-    first, unseen = result.places[0], result.places[-1]
-    return (
-        f"{lead}. kNN accuracy on {first.num_test} chips of held-out places, {_choice(first)}: "
-        f"{_percent(first, KINDS[0])} pre-trained, {_percent(first, KINDS[1])} untrained, "
-        f"{_percent(first, KINDS[2])} by band means; {_choice(unseen)}: {_percent(unseen, KINDS[0])}, "
-        f"{_percent(unseen, KINDS[1])}, {_percent(unseen, KINDS[2])}."
+    (first, *_, unseen) = result.places
+    (trained, plain, means), others = (
+        [f"{100 * result.places[one][kind].value:.1f} %" for kind in KINDS] for one in (first, unseen)
     )
-
-
-def _percent(scores: PlaceScores, kind: str) -> str:
-    return f"{100 * scores.scores[kind].value:.1f} %"
-
-
-def _choice(scores: PlaceScores) -> str:
-    names = " and ".join(scores.sensors)
-    return f"{names}, never seen in training" if scores.unseen else names
+    return (
+        f"{lead}. kNN accuracy on {result.counts['test']} chips of held-out places, {_titled(first)}: {trained} "
+        f"pre-trained, {plain} untrained, {means} by band means; {_titled(unseen)}: {', '.join(others)}."
+    )
 
 
 def _images(result: DemoResult) -> Section:
     parts: list[Part] = []
-    if result.archive.preview is not None:
+    if result.preview is not None:
         text = (
             "Four of the rendered places, a row each: sub-metre RGB at 2.5 m, Sentinel-2 with near infrared as red, "
             "Sentinel-1, the surface temperature that Landsat sees, and the land cover. Spectra, structure, season, "
@@ -87,7 +86,7 @@ def _images(result: DemoResult) -> Section:
             "own bands and pixels."
         )
         alt = "Rows of simulated landscapes in several sensors, with their land-cover maps"
-        parts = [Paragraph(text=text), Picture(png=result.archive.preview, alt=alt)]
+        parts = [Paragraph(text=text), Picture(png=result.preview, alt=alt)]
     return Section(title="The images", parts=tuple(parts))
 
 
@@ -119,7 +118,13 @@ def _training(result: DemoResult) -> Section:
         ),
         Picture(png=curves, alt="Curves of training loss, validation loss and learning rate over the steps"),
     ]
-    parts += [_panel(path) for path in _last_panels(result.run / "panels")]
+    alt = "Originals, the visible patches and the reconstruction, for both sensors of a pair"
+    caption = (
+        "Reconstructed patches are de-normalised with the mean and deviation of the target patch itself: brightness "
+        "and contrast of a patch are given, the structure inside is predicted."
+    )
+    panels = _last_panels(result.run / "panels")
+    parts += [Picture(png=path.read_bytes(), alt=alt, caption=caption) for path in panels]
     return Section(title="Pre-training", parts=tuple(parts))
 
 
@@ -143,15 +148,6 @@ def _sets(result: DemoResult) -> Section:
     return Section(title="Sets of images", parts=tuple(parts))
 
 
-def _panel(path: Path) -> Picture:
-    return Picture(
-        png=path.read_bytes(),
-        alt="Originals, the visible patches and the reconstruction, for both sensors of a pair",
-        caption="Reconstructed patches are de-normalised with the mean and deviation of the target patch itself: "
-        "brightness and contrast of a patch are given, the structure inside is predicted.",
-    )
-
-
 def _last_panels(folder: Path) -> list[Path]:
     panels = sorted(folder.glob("step_*.png"))
     last = panels[-1].name.split("_")[1] if panels else ""
@@ -162,22 +158,21 @@ def _scores(result: DemoResult) -> Section:
     parts: list[Part] = []
     for recipe, places in ((result.recipe, result.places), (result.set_recipe, result.set_places)):
         if places:
-            parts += _place_scores(places, name=recipe.name)
+            parts += _place_scores(places, result.counts, name=recipe.name)
     if result.labelled:
         parts.append(_labelled(result.labelled))
     if not parts:
-        parts.append(
-            Paragraph(text="Nothing was scored: no labels, or too few places. `--labelled` takes labelled images.")
-        )
+        text = "Nothing was scored: no labels, or too few places. `--labelled` takes labelled images."
+        parts.append(Paragraph(text=text))
     return Section(title="Held-out places", parts=tuple(parts))
 
 
-def _place_scores(places: Sequence[PlaceScores], *, name: str) -> list[Part]:
-    rows = tuple((_choice(one), *(score_text(one.scores[kind]) for kind in KINDS)) for one in places)
+def _place_scores(places: Scores, counts: Mapping[str, int], *, name: str) -> list[Part]:
+    rows = tuple((_titled(one), *(score_text(places[one][kind]) for kind in KINDS)) for one in places)
     caption = (
-        f"Recipe '{name}': kNN accuracy in % (k = {places[0].k}) with 95 % bootstrap intervals, "
-        f"{places[0].num_test} chips of test places, {places[0].num_train} of training places vote; the label is the "
-        "majority class of the chip's land cover."
+        f"Recipe '{name}': kNN accuracy in % (k = {counts['k']}) with 95 % bootstrap intervals, {counts['test']} chips "
+        f"of test places, {counts['train']} of training places vote; the label is the majority class of the chip's "
+        "land cover."
     )
     text = (
         f"An encoder's feature is the {POOL} of its patch tokens ('cls': the CLS token). Untrained is the same "
@@ -196,32 +191,30 @@ def _labelled(rows: Sequence[ResultRow]) -> Table:
 
 
 def _scene(result: DemoResult) -> Section:
-    report = result.scene.report
+    report = result.scene
     text = (
-        f"'{Path(result.scene.name).name}': {report.grid.height} × {report.grid.width} patches of "
+        f"'{Path(result.scene_name).name}': {report.grid.height} × {report.grid.width} patches of "
         f"{report.grid.gsd_m:g} m, {report.num_missing} without data, written to {report.features.name} by window."
     )
-    alt = f"A scene ({result.scene.colours}) beside the principal components of its features"
-    parts = (Paragraph(text=text), Picture(png=result.scene.picture, alt=alt, pixels=True))
+    alt = f"A scene ({result.scene_title}) beside the principal components of its features"
+    parts = (Paragraph(text=text), Picture(png=result.scene_png, alt=alt, pixels=True))
     return Section(title="A whole scene", parts=parts)
 
 
 def _place(result: DemoResult) -> Section:
     if result.place is None:
         return Section(title="One place", parts=())
+    name, png, num_chips = result.place
     text = (
-        f"{result.place.name}: {result.place.num_chips} of its images, each by its own bands, above the first three "
-        "principal components of its features. The components are fitted to all of them together: equal colours mean "
-        "equal features."
+        f"{name}: {num_chips} of its images, each by its own bands, above the first three principal components of its "
+        "features. The components are fitted to all of them together: equal colours mean equal features."
     )
     alt = "One place in several sensors and dates, above the principal components of its features"
-    return Section(title="One place", parts=(Paragraph(text=text), Picture(png=result.place.png, alt=alt, pixels=True)))
+    return Section(title="One place", parts=(Paragraph(text=text), Picture(png=png, alt=alt, pixels=True)))
 
 
-def _readings(result: DemoResult) -> Section:
-    seen = dict.fromkeys(note for one in result.places for note in one.notes)
-    rows = dict.fromkeys((*seen, *result.scene.report.notes))
-    parts = tuple(Paragraph(text=note.strip()) for note in rows)
+def _bands(result: DemoResult) -> Section:
+    parts = tuple(Paragraph(text=note.strip()) for note in dict.fromkeys(result.notes))
     return Section(title="How bands were read", parts=parts)
 
 

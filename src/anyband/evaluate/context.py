@@ -9,8 +9,7 @@ from anyband.evaluate.recipe import Protocol, TransferRecipe
 from anyband.labelled.samples import TaskData
 
 if TYPE_CHECKING:
-    from anyband.evaluate.features import FeatureCache
-    from anyband.evaluate.fusion import FusedEncoder
+    from anyband.evaluate.features import FeatureCache, FusedEncoder
     from anyband.evaluate.inputs import TaskReader
 
 __all__ = ["Context"]
@@ -41,7 +40,7 @@ class Context:
 
     def fused(self, name: str) -> "FusedEncoder":
         """Make what turns samples into features with one of the encoders."""
-        from anyband.evaluate.fusion import FusedEncoder
+        from anyband.evaluate.features import FusedEncoder
 
         recipe = self.recipe
         return FusedEncoder(

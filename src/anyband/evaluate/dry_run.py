@@ -20,7 +20,7 @@ from anyband.encode.encoder import SensorEncoder, available_bytes, find_device, 
 from anyband.encode.input_spec import checkpoint_sensors
 from anyband.errors import AnybandError, CheckpointError, InputError, RecipeError
 from anyband.evaluate.context import Context
-from anyband.evaluate.fusion import FusedEncoder
+from anyband.evaluate.features import FusedEncoder
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.predictions import Result
 from anyband.evaluate.recipe import PROTOCOLS, CompareRecipe, Protocol, TransferRecipe

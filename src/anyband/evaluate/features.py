@@ -1,34 +1,464 @@
-"""Features of labelled samples, kept by a hash of the weights."""
+"""Samples to features: how several images of a sample become one, extraction, and a cache by the weights' hash."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from anyband.arrays import Array, Float, Int
-from anyband.encode.encoder import check_memory
+from anyband.arrays import Array, Bool, Float, Int
+from anyband.encode.encoder import SensorEncoder, check_memory, set_batch
+from anyband.encode.metadata import Pool
 from anyband.errors import InputError
-from anyband.evaluate.fusion import FusedEncoder, Levels
 from anyband.evaluate.inputs import TaskReader
+from anyband.evaluate.recipe import Fusion
 from anyband.evaluate.samples import TaskBatch
+from anyband.models.inputs import ImageBatch, SetMetadata
+from anyband.models.masking import smallest_first
+from anyband.models.vit import TokenSets
 from anyband.models.weight_files import write_weights
+from anyband.randomness import uniform
 
 __all__ = [
+    "Difference",
     "FeatureCache",
-    "LevelMaker",
+    "FusedEncoder",
+    "Levels",
+    "SiameseEncoder",
     "VectorMaker",
     "cache_key",
     "extract_features",
     "extract_levels",
+    "mixed_tokens",
+    "stacked_images",
     "weights_hash",
 ]
+
+Levels = Sequence[int] | Literal["final"]
+"""Blocks of the encoder, from 0, before the final norm; or the last block after it."""
+
+Difference = Literal["absolute", "signed"]
+"""How levels of two dates become one: |after − before|; or before beside after − before."""
+
+# Source: SMARTIES, section 3.2: half of the tokens of a' are of a.
+_MIXUP_RATIO = 0.5
+
+
+class FusedEncoder(nn.Module):
+    """Encode samples whose images are fused.
+
+    - `single`: the sample's only image.
+    - `stack`: one token from the bands of all images; what is known of the first image is told.
+    - `concat`: each image by itself, their features side by side.
+    - `mixup_concat`: two images a and b exchange half of their tokens, drawn for each sample; the mixed images a' and
+      b' are encoded whole, their features side by side. A token that is hidden stays so wherever it goes.
+    - `joint`: the images are one sequence.
+
+    The order of a batch's samples changes no sample's features.
+
+    Args:
+        encoder: of any sensors; its weights are shared, not copied.
+        fusion: the strategy.
+        pool: a vector is the CLS token, or the mean of the patches that are not hidden; of a joint sequence the mean
+            over its images of theirs.
+        seed: of what `mixup_concat` draws.
+        metadata: whether the network is told what a batch knows of its images.
+
+    Source:
+        SMARTIES (arXiv 2506.19585), table 8, for stacking, concatenation and mixup concatenation; joint sequences are
+        those of A²-MAE (arXiv 2406.08079).
+    """
+
+    def __init__(self, encoder: SensorEncoder, *, fusion: Fusion, pool: Pool, seed: int, metadata: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.fusion = fusion
+        self.pool = pool
+        self.seed = seed
+        self.metadata = metadata
+
+    def settings(self) -> dict[str, Any]:
+        """Tell all that features depend on beside weights and input, as plain values."""
+        drawn = {"seed": self.seed} if self.fusion == "mixup_concat" else {}
+        return {"fusion": self.fusion, "pool": self.pool, "metadata": self.metadata, **drawn}
+
+    def width(self, num_slots: int) -> int:
+        """Count the numbers of the vector of a sample with so many images."""
+        return self.encoder.config.embed_dim if self.fusion == "joint" else self.map_width(num_slots)
+
+    def map_width(self, num_slots: int) -> int:
+        """Count the numbers of each patch in a level of a sample with so many images."""
+        return self.encoder.config.embed_dim * (1 if self.fusion in ("single", "stack") else num_slots)
+
+    def forward(self, batch: TaskBatch, *, step: int = 0) -> Float[Tensor, "sample width"]:
+        """Make one vector a sample, with gradients.
+
+        Args:
+            batch: samples as network input, on the encoder's device.
+            step: of training, for what is drawn; 0 where nothing is trained.
+
+        Raises:
+            InputError: a number of images that the strategy can't take, or images that do not fit the network.
+        """
+        sets = self._tokens(batch, step)
+        sequence = self.encoder.encoder.encode_tokens(*self._sequences(sets))
+        if self.pool == "cls":
+            return rearrange(sequence[:, 0], "(s q) d -> s (q d)", s=len(batch))
+        tokens = rearrange(sequence[:, 1:], "(s q) (k n) d -> s (q k) n d", s=len(batch), n=sets.tokens.shape[2])
+        seen = tokens.new_ones(tokens.shape[:3]) if sets.hidden is None else (~sets.hidden).to(tokens.dtype)
+        counts = seen.sum(dim=2, keepdim=True)
+        means = (tokens * seen[..., None]).sum(dim=2) / counts.clamp(min=1)
+        if self.fusion != "joint":
+            return means.flatten(1)
+        known = (counts > 0).to(tokens.dtype)
+        return (means * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+
+    def levels(
+        self, batch: TaskBatch, blocks: Levels, *, step: int = 0
+    ) -> tuple[Float[Tensor, "sample width row col"], ...]:
+        """Make maps of patch features after chosen blocks, with gradients.
+
+        Returns:
+            One map for each block, of the first image's channels, then the next one's. Patches that are hidden have
+            numbers that mean nothing.
+
+        Raises:
+            InputError: as `forward`, or a block that is not there.
+        """
+        sets, encoder = self._tokens(batch, step), self.encoder.encoder
+        tokens, hidden = self._sequences(sets)
+        if blocks == "final":
+            levels: tuple[Tensor, ...] = (encoder.encode_tokens(tokens, hidden)[:, 1:],)
+        else:
+            levels = encoder.token_levels(tokens, hidden, blocks=blocks)
+        (rows, cols), samples = sets.grid, len(batch)
+        return tuple(rearrange(one, "(s q) (k h w) d -> s (q k d) h w", s=samples, h=rows, w=cols) for one in levels)
+
+    def _sequences(self, sets: TokenSets) -> tuple[Tensor, Tensor | None]:
+        """Make sequences of (sample, slot, token, …): one a sample for joint sets, else one a slot."""
+        first = 1 if self.fusion == "joint" else 0
+        hidden = None if sets.hidden is None else sets.hidden.flatten(first, first + 1)
+        return sets.tokens.flatten(first, first + 1), hidden
+
+    def _tokens(self, batch: TaskBatch, step: int) -> TokenSets:
+        """Project the images to what goes into the first block, (sample, slot, token, width)."""
+        _check_slots(self.fusion, batch)
+        images, metadata = batch.images, batch.metadata if self.metadata else None
+        if self.fusion == "stack":
+            images, metadata = (stacked_images(images),), None if metadata is None else _slots_of(metadata, slice(0, 1))
+        sets = self.encoder.encoder.embed_sets(set_batch(images, metadata))
+        if self.fusion != "mixup_concat":
+            return sets
+        samples, shape = [int(sample) for sample in batch.samples], (sets.tokens.shape[2],)
+        noise = uniform(self.seed, step=step, samples=samples, purpose="mixup concatenation", shape=shape)
+        from_a = smallest_first(torch.from_numpy(noise), round(_MIXUP_RATIO * noise.shape[1]))
+        return mixed_tokens(sets, from_a.to(sets.tokens.device))
+
+
+class SiameseEncoder(nn.Module):
+    """Levels of the change between two dates, which one encoder sees by themselves.
+
+    `absolute` is for two classes, changed or not: which date came first does not matter, and exchanging the dates
+    changes nothing. `signed` is for kinds of change: what was there, beside what was added. Nothing of the two dates is
+    lost, and exchanging them turns the sign of the second half.
+
+    Args:
+        encoder: of the images of one date.
+        difference: how the two become one.
+
+    Source:
+        Daudt et al., "Fully convolutional siamese networks for change detection" (arXiv 1810.08462): differences of
+        features at several levels.
+    """
+
+    def __init__(self, encoder: FusedEncoder, *, difference: Difference) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.difference = difference
+
+    def settings(self) -> dict[str, Any]:
+        """Tell all that levels depend on beside weights and images."""
+        return {**self.encoder.settings(), "difference": self.difference}
+
+    def map_width(self, num_slots: int) -> int:
+        """Count the numbers of each patch in a level of a sample with so many images, of both dates."""
+        return self.encoder.map_width(num_slots // 2) * (1 if self.difference == "absolute" else 2)
+
+    def levels(
+        self, batch: TaskBatch, blocks: Levels, *, step: int = 0
+    ) -> tuple[Float[Tensor, "sample width row col"], ...]:
+        """Make maps of the change in patch features from images before, then as many after; both see the same draw."""
+        half = len(batch.images) // 2
+        before, after = (
+            self.encoder.levels(_with_slots(batch, date), blocks, step=step)
+            for date in (slice(0, half), slice(half, None))
+        )
+        changes = tuple(late - early for early, late in zip(before, after, strict=True))
+        if self.difference == "absolute":
+            return tuple(change.abs() for change in changes)
+        return tuple(torch.cat([early, change], dim=1) for early, change in zip(before, changes, strict=True))
+
+
+def mixed_tokens(sets: TokenSets, from_a: Bool[Tensor, "set token"]) -> TokenSets:
+    """Exchange tokens of the two images a and b of each set: a' takes those of a where `from_a`, b' the others.
+
+    Tokens keep what they carry: a' + b' = a + b. A hidden token is hidden wherever it goes.
+
+    Args:
+        sets: of two images.
+        from_a: where a' takes the token of a.
+
+    Returns:
+        a' in slot 0 and b' in slot 1.
+
+    Source:
+        SMARTIES (arXiv 2506.19585), equations 1 and 2.
+    """
+    # Slot 0 keeps its own where `from_a`, and so does slot 1.
+    own, other = sets.tokens, sets.tokens.flip(1)
+    hidden = sets.hidden
+    return TokenSets(
+        tokens=torch.where(from_a[:, None, :, None], own, other),
+        hidden=None if hidden is None else torch.where(from_a[:, None], hidden, hidden.flip(1)),
+        grid=sets.grid,
+    )
+
+
+def stacked_images(images: Sequence[ImageBatch]) -> ImageBatch:
+    """Put the bands of several images of each sample into one image.
+
+    Args:
+        images: of each slot, equal in count and size.
+
+    Raises:
+        InputError: they differ in size.
+    """
+    sizes = list(dict.fromkeys(tuple(image.pixels.shape[2:]) for image in images))
+    if len(sizes) > 1:
+        shown = " and ".join(f"{rows} × {cols}" for rows, cols in sizes)
+        raise InputError(f"images of {shown} pixels can't be stacked; bring them to one size, or use fusion=concat")
+    valid = None
+    if any(image.valid is not None for image in images):
+        valid = torch.cat(
+            [torch.ones_like(one.pixels, dtype=torch.bool) if one.valid is None else one.valid for one in images], dim=1
+        )
+    return ImageBatch(
+        pixels=torch.cat([image.pixels for image in images], dim=1),
+        valid=valid,
+        mixing=torch.cat([image.mixing for image in images]),
+    )
+
+
+def _check_slots(fusion: Fusion, batch: TaskBatch) -> None:
+    found = len(batch.images)
+    message = f"the samples have {found} image{'s' * (found != 1)} ({', '.join(batch.sensors)})"
+    if fusion == "single" and found != 1:
+        raise InputError(
+            f"{message}, and fusion 'single' takes one; use fusion=stack, concat, mixup_concat or joint, or data of "
+            "one sensor"
+        )
+    if fusion == "mixup_concat" and found != 2:
+        raise InputError(
+            f"{message}, and fusion 'mixup_concat' exchanges tokens of exactly two; use fusion=concat or joint"
+        )
+
+
+def _with_slots(batch: TaskBatch, slots: slice) -> TaskBatch:
+    metadata = None if batch.metadata is None else _slots_of(batch.metadata, slots)
+    return TaskBatch(images=batch.images[slots], sensors=batch.sensors[slots], samples=batch.samples, metadata=metadata)
+
+
+def _slots_of(metadata: SetMetadata, slots: slice) -> SetMetadata:
+    return SetMetadata(**{name: one[:, slots] for name, one in vars(metadata).items()})
+
+
+# Extraction.
+
+_Made = tuple[Tensor, ...]
+"""Features of a batch: one tensor, or one for each level, the sample first."""
+
+
+@runtime_checkable
+class VectorMaker(Protocol):
+    """A module that makes a vector of each sample."""
+
+    def __call__(self, batch: TaskBatch) -> Tensor:
+        """Make the vectors of a batch."""
+
+    def settings(self) -> dict[str, Any]:
+        """Tell all that the vectors depend on beside weights and images, as plain values."""
+
+
+def extract_features(
+    encoders: Mapping[str, VectorMaker],
+    reader: TaskReader,
+    samples: Sequence[int] | Int[Array, " sample"],
+    *,
+    cache: "FeatureCache | None",
+    scale: float = 1.0,
+    shown: bool = False,
+) -> dict[str, Float[Array, "sample width"]]:
+    """Make one vector a sample by each encoder, without gradients; nothing is varied.
+
+    Args:
+        encoders: modules, by name.
+        reader: of the samples.
+        samples: positions in the data.
+        cache: where features are kept; None: nowhere.
+        scale: share of their size to which images are reduced first.
+        shown: show a progress bar.
+
+    Raises:
+        InputError: a sample that can't be read, whose features are no finite numbers, or whose number of images differs
+            from the others' where the fusion needs one; it is named.
+    """
+    makers = {name: (one, {"of": "vectors", **one.settings()}) for name, one in encoders.items()}
+    found = _extracted(makers, lambda one, batch: (one(batch),), reader, samples, cache, scale=scale, shown=shown)
+    return {name: tensors[0].numpy() for name, tensors in found.items()}
+
+
+def extract_levels(
+    encoder: FusedEncoder | SiameseEncoder,
+    reader: TaskReader,
+    samples: Sequence[int] | Int[Array, " sample"],
+    *,
+    blocks: Levels,
+    cache: "FeatureCache | None",
+    shown: bool = False,
+) -> tuple[Float[Tensor, "sample width row col"], ...]:
+    """Make maps of patch features after chosen blocks, as `extract_features`; all are held in CPU memory, once."""
+    described = {"of": "levels", "blocks": blocks if blocks == "final" else list(blocks), **encoder.settings()}
+    makers = {"": (encoder, described)}
+    return _extracted(makers, lambda one, batch: one.levels(batch, blocks), reader, samples, cache, shown=shown)[""]
+
+
+def _extracted(
+    makers: Mapping[str, tuple[Any, Mapping[str, Any]]],
+    make: Callable[[Any, TaskBatch], _Made],
+    reader: TaskReader,
+    samples: Sequence[int] | Int[Array, " sample"],
+    cache: "FeatureCache | None",
+    *,
+    scale: float = 1.0,
+    shown: bool,
+) -> dict[str, _Made]:
+    """Take what is kept, and read what is missing once and encode it by each that lacks it."""
+    wanted = [int(sample) for sample in samples]
+    if not wanted:
+        raise InputError(f"no samples of '{reader.data.name}' were requested; there is nothing to encode")
+    rows = {}
+    for name, (module, described) in makers.items():
+        key = "" if cache is None else _key_of(module, described, reader, scale)
+        rows[name] = _Rows(wanted, reader.data.names, cache, key)
+    todo = list(dict.fromkeys(sample for one in rows.values() for sample in one.missing))
+    if todo:
+        with _evaluating([module for module, _ in makers.values()]):
+            for batch in reader.batches(np.array(todo), scale=scale, shown=shown):
+                for name, (module, _) in makers.items():
+                    lacking = np.flatnonzero([sample in rows[name].missing for sample in batch.samples.tolist()])
+                    if len(lacking):
+                        made = _encoded(module, make, batch, reader)
+                        rows[name].add(batch.samples[lacking], tuple(one[torch.from_numpy(lacking)] for one in made))
+        for one in rows.values():
+            one.flush()
+    return {name: one.of(wanted) for name, one in rows.items()}
+
+
+def _encoded(module: Any, make: Callable[[Any, TaskBatch], _Made], batch: TaskBatch, reader: TaskReader) -> _Made:
+    weights = next(module.parameters(), None)
+    device = torch.device("cpu") if weights is None else weights.device
+    if isinstance(module, FusedEncoder) and module.fusion == "joint":
+        encoder = module.encoder.encoder
+        rows, cols = (side // encoder.config.patch_size for side in batch.images[0].pixels.shape[2:])
+        check_memory(encoder, num_sets=len(batch), num_images=len(batch.images), num_tokens=rows * cols)
+    half = reader.recipe.input.precision == "bf16"
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+        made = tuple(one.float().cpu() for one in make(module, batch.to(device)))
+    for one in made:
+        wrong = np.flatnonzero(~one.flatten(1).isfinite().all(dim=1).numpy())
+        if len(wrong):
+            name = reader.data.names[int(batch.samples[wrong[0]])]
+            raise InputError(
+                f"the features of '{name}' are no finite numbers ({len(wrong)} of {len(batch)} samples of its batch); "
+                "look at its pixels and its normalisation, or leave it out"
+            )
+    return made
+
+
+@contextmanager
+def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    training = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, was in zip(modules, training, strict=True):
+            module.train(was)
+
+
+# chosen: what an interrupted run loses at most, and what is in memory twice while it is written.
+_PART_BYTES = 1 << 26
+
+
+class _Rows:
+    """Features of some samples, which come in any order; what is new is kept, in parts of some size."""
+
+    def __init__(self, samples: Sequence[int], names: Sequence[str], cache: "FeatureCache | None", key: str) -> None:
+        self.missing = dict.fromkeys(samples)
+        self._row = {sample: row for row, sample in enumerate(self.missing)}
+        self._names, self._cache, self._key = names, cache, key
+        self._made: _Made = ()
+        self._waiting: list[tuple[Int[Array, " sample"], _Made]] = []
+        for found, made in () if cache is None else cache.read(key, np.array(samples)):
+            self._fill(found, made)
+
+    def add(self, samples: Int[Array, " sample"], made: _Made) -> None:
+        """Put in the features of samples that are missing yet."""
+        self._fill(samples, made)
+        if self._cache is not None:
+            self._waiting.append((samples, made))
+            if sum(one.nbytes for _, tensors in self._waiting for one in tensors) >= _PART_BYTES:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._cache is not None and self._waiting:
+            joined = [torch.cat(one) for one in zip(*(made for _, made in self._waiting), strict=True)]
+            self._cache.add(self._key, np.concatenate([samples for samples, _ in self._waiting]), joined)
+            self._waiting = []
+
+    def of(self, samples: Sequence[int]) -> _Made:
+        """Give the features, a sample that stands twice twice."""
+        if len(samples) == len(self._row):
+            return self._made
+        rows = [self._row[sample] for sample in samples]
+        return tuple(one[rows] for one in self._made)
+
+    def _fill(self, samples: Int[Array, " found"], made: _Made) -> None:
+        if not self._made:
+            self._made = tuple(torch.empty(len(self._row), *one.shape[1:]) for one in made)
+        widths, found = ([tuple(one.shape[1:]) for one in tensors] for tensors in (self._made, made))
+        if found != widths:
+            raise InputError(
+                f"'{self._names[int(samples[0])]}' has features of another size than the samples before it ({found[0]} "
+                f"and not {widths[0]}), because it has another number of images; use fusion=joint, or samples of one "
+                "kind"
+            )
+        rows = [self._row[sample] for sample in samples.tolist()]
+        for held, one in zip(self._made, made, strict=True):
+            held[rows] = one
+        for sample in samples.tolist():
+            self.missing.pop(sample, None)
+
+
+# The cache.
 
 # Counts up when the same inputs would give other features.
 _VERSION = 1
@@ -52,14 +482,11 @@ class FeatureCache:
     def read(
         self, key: str, samples: Int[Array, " sample"]
     ) -> Iterator[tuple[Int[Array, " found"], tuple[Float[Tensor, "found ..."], ...]]]:
-        """Give what is there of some samples, part by part, each sample once.
+        """Give what is there of some samples, part by part, each sample once; several tensors of several levels.
 
         Args:
             key: see `cache_key`.
             samples: positions in the data.
-
-        Returns:
-            Of each part the samples, and their features; several tensors where there are several levels.
         """
         wanted = set(samples.tolist())
         for path in sorted(self._place(key).glob(f"*{_ENDING}")):
@@ -100,11 +527,20 @@ def cache_key(description: Mapping[str, Any]) -> str:
 
 def weights_hash(module: nn.Module) -> str:
     """Hash all weights of a network with their names: equal networks, and no others, have equal hashes."""
-    state = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for name, tensor in sorted(module.state_dict().items()):
-        state.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        state.update(_bytes(tensor))
-    return state.hexdigest()
+    return _digest(module.state_dict())
+
+
+def _key_of(module: nn.Module, described: Mapping[str, Any], reader: TaskReader, scale: float) -> str:
+    return cache_key(
+        {
+            "weights": weights_hash(module),
+            "features": described,
+            "data": reader.data.fingerprint,
+            "input": reader.settings(),
+            "scale": scale,
+            "precision": reader.recipe.input.precision,
+        }
+    )
 
 
 def _read_part(path: Path, key: str, wanted: set[int]) -> tuple[Int[Array, " found"], tuple[Tensor, ...]] | None:
@@ -132,292 +568,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     state = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for name, tensor in sorted(tensors.items()):
         state.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        state.update(_bytes(tensor))
+        # As bytes and not as numbers: NumPy knows no bfloat16.
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> Any:
-    # As bytes and not as numbers: NumPy knows no bfloat16.
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-# chosen: what an interrupted run loses at most, and what is in memory twice while it is written.
-_PART_BYTES = 1 << 26
-
-Made = tuple[Tensor, ...]
-"""Features of a batch: one tensor, or one for each level, the sample first."""
-
-
-@runtime_checkable
-class VectorMaker(Protocol):
-    """A module that makes a vector of each sample."""
-
-    def __call__(self, batch: TaskBatch) -> Tensor:
-        """Make the vectors of a batch."""
-
-    def settings(self) -> dict[str, Any]:
-        """Tell all that the vectors depend on beside weights and images, as plain values."""
-
-
-@runtime_checkable
-class LevelMaker(Protocol):
-    """A module that makes maps of samples."""
-
-    def levels(self, batch: TaskBatch, blocks: Levels, *, step: int = 0) -> tuple[Tensor, ...]:
-        """Make maps of patch features after chosen blocks."""
-
-    def settings(self) -> dict[str, Any]:
-        """Tell all that the maps depend on beside weights and images, as plain values."""
-
-
-def extract_features(
-    encoders: Mapping[str, VectorMaker],
-    reader: TaskReader,
-    samples: Sequence[int] | Int[Array, " sample"],
-    *,
-    cache: FeatureCache | None,
-    scale: float = 1.0,
-    shown: bool = False,
-) -> dict[str, Float[Array, "sample width"]]:
-    """Make one vector a sample by each encoder, without gradients; nothing is varied.
-
-    Args:
-        encoders: modules, by name.
-        reader: of the samples.
-        samples: positions in the data.
-        cache: where features are kept; None: nowhere.
-        scale: share of their size to which images are reduced first.
-        shown: show a progress bar.
-
-    Returns:
-        By encoder, float32, in the order of `samples`.
-
-    Raises:
-        InputError: a sample that can't be read, whose features are no finite numbers, or whose number of images differs
-            from the others' where the fusion needs one; it is named.
-    """
-    makers = {}
-    for name, one in encoders.items():
-        assert isinstance(one, nn.Module)
-        makers[name] = _Maker(_vectors(one), one, {"of": "vectors", **one.settings()})
-    made = _extracted(makers, _Images(reader, scale, shown), samples, cache)
-    return {name: tensors[0].numpy() for name, tensors in made.items()}
-
-
-def extract_levels(
-    encoders: Mapping[str, LevelMaker],
-    reader: TaskReader,
-    samples: Sequence[int] | Int[Array, " sample"],
-    *,
-    blocks: Levels,
-    cache: FeatureCache | None,
-    shown: bool = False,
-) -> dict[str, tuple[Float[Tensor, "sample width row col"], ...]]:
-    """Make maps of patch features by each encoder, without gradients; nothing is varied.
-
-    All of them are held in memory, once.
-
-    Args:
-        encoders: modules, by name.
-        reader: of the samples.
-        samples: positions in the data.
-        blocks: which levels; see `FusedEncoder.levels`.
-        cache: where levels are kept; None: nowhere.
-        shown: show a progress bar.
-
-    Returns:
-        By encoder one tensor for each level, float32 on the CPU, in the order of `samples`.
-
-    Raises:
-        InputError: as `extract_features`.
-    """
-    said = blocks if blocks == "final" else list(blocks)
-    makers = {}
-    for name, one in encoders.items():
-        assert isinstance(one, nn.Module)
-        makers[name] = _Maker(_levels(one, blocks), one, {"of": "levels", "blocks": said, **one.settings()})
-    return _extracted(makers, _Images(reader, 1.0, shown), samples, cache)
-
-
-@dataclass(frozen=True, eq=False)
-class _Maker:
-    """What makes features of one kind."""
-
-    make: Callable[[TaskBatch], Made]
-    """Of a batch on the module's device."""
-    module: nn.Module
-    """With the weights."""
-    described: dict[str, Any]
-    """All that features depend on beside weights and input."""
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Which images, and how they are read."""
-
-    reader: TaskReader
-    scale: float
-    shown: bool
-
-    def settings(self) -> dict[str, Any]:
-        """Tell all that network input depends on beside the stored images."""
-        return {
-            "data": self.reader.data.fingerprint,
-            "input": self.reader.settings(),
-            "scale": self.scale,
-            "precision": self.reader.recipe.input.precision,
-        }
-
-
-class _Rows:
-    """Features of some samples, which come in any order and stand in that of the samples."""
-
-    def __init__(self, samples: Sequence[int], names: Sequence[str]) -> None:
-        self.missing = dict.fromkeys(samples)
-        self._row = {sample: row for row, sample in enumerate(samples)}
-        self._names = names
-        self._made: Made = ()
-
-    def fill(self, samples: Int[Array, " found"], made: Made) -> None:
-        """Put in the features of samples that are missing yet."""
-        if not self._made:
-            self._made = tuple(torch.empty(len(self._row), *one.shape[1:]) for one in made)
-        widths, found = ([tuple(one.shape[1:]) for one in tensors] for tensors in (self._made, made))
-        if found != widths:
-            raise InputError(
-                f"'{self._names[int(samples[0])]}' has features of another size than the samples before it ({found[0]} "
-                f"and not {widths[0]}), because it has another number of images; use fusion=joint, or samples of one "
-                "kind"
-            )
-        rows = [self._row[sample] for sample in samples.tolist()]
-        for held, one in zip(self._made, made, strict=True):
-            held[rows] = one
-        for sample in samples.tolist():
-            self.missing.pop(sample, None)
-
-    def result(self, samples: Sequence[int]) -> Made:
-        """Give the features, a sample that stands twice twice."""
-        if len(samples) == len(self._row):
-            return self._made
-        rows = [self._row[sample] for sample in samples]
-        return tuple(one[rows] for one in self._made)
-
-
-class _Kept:
-    """Writes features to the cache in parts of some size."""
-
-    def __init__(self, cache: FeatureCache | None, key: str) -> None:
-        self._cache, self._key = cache, key
-        self._waiting: list[tuple[Int[Array, " sample"], Made]] = []
-
-    def add(self, samples: Int[Array, " sample"], made: Made) -> None:
-        """Take some samples, and write when there are enough."""
-        if self._cache is None:
-            return
-        self._waiting.append((samples, made))
-        if sum(one.nbytes for _, tensors in self._waiting for one in tensors) >= _PART_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what waits."""
-        if self._cache is None or not self._waiting:
-            return
-        joined = [torch.cat(one) for one in zip(*(made for _, made in self._waiting), strict=True)]
-        self._cache.add(self._key, np.concatenate([samples for samples, _ in self._waiting]), joined)
-        self._waiting = []
-
-
-def _extracted(
-    makers: Mapping[str, _Maker],
-    images: _Images,
-    samples: Sequence[int] | Int[Array, " sample"],
-    cache: FeatureCache | None,
-) -> dict[str, Made]:
-    wanted = [int(sample) for sample in samples]
-    if not wanted:
-        raise InputError(f"no samples of '{images.reader.data.name}' were asked for; there is nothing to encode")
-    names = images.reader.data.names
-    rows = {name: _Rows(list(dict.fromkeys(wanted)), names) for name in makers}
-    keys = {name: "" if cache is None else _key(maker, images) for name, maker in makers.items()}
-    kept = {name: _Kept(cache, key) for name, key in keys.items()}
-    if cache is not None:
-        for name, key in keys.items():
-            for found, made in cache.read(key, np.array(wanted)):
-                rows[name].fill(found, made)
-    todo = list(dict.fromkeys(sample for one in rows.values() for sample in one.missing))
-    if todo:
-        _make(makers, images, np.array(todo), rows, kept)
-    return {name: one.result(wanted) for name, one in rows.items()}
-
-
-def _make(
-    makers: Mapping[str, _Maker],
-    images: _Images,
-    todo: Int[Array, " sample"],
-    rows: Mapping[str, _Rows],
-    kept: Mapping[str, _Kept],
-) -> None:
-    """Read what is missing, once, and encode it by each that lacks it."""
-    reader = images.reader
-    with _evaluating([maker.module for maker in makers.values()]):
-        for batch in reader.batches(todo, scale=images.scale, shown=images.shown):
-            for name, maker in makers.items():
-                lacking = np.flatnonzero([sample in rows[name].missing for sample in batch.samples.tolist()])
-                if not len(lacking):
-                    continue
-                made = tuple(one[torch.from_numpy(lacking)] for one in _encoded(maker, batch, reader))
-                rows[name].fill(batch.samples[lacking], made)
-                kept[name].add(batch.samples[lacking], made)
-    for one in kept.values():
-        one.flush()
-
-
-def _encoded(maker: _Maker, batch: TaskBatch, reader: TaskReader) -> Made:
-    weights = next(maker.module.parameters(), None)
-    device = torch.device("cpu") if weights is None else weights.device
-    _check_joint(maker.module, batch)
-    with (
-        torch.no_grad(),
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=reader.recipe.input.precision == "bf16"),
-    ):
-        made = tuple(one.float().cpu() for one in maker.make(batch.to(device)))
-    for one in made:
-        wrong = np.flatnonzero(~one.flatten(1).isfinite().all(dim=1).numpy())
-        if len(wrong):
-            name = reader.data.names[int(batch.samples[wrong[0]])]
-            raise InputError(
-                f"the features of '{name}' are no finite numbers ({len(wrong)} of {len(batch)} samples of its batch); "
-                "look at its pixels and its normalisation, or leave it out"
-            )
-    return made
-
-
-def _check_joint(module: nn.Module, batch: TaskBatch) -> None:
-    if isinstance(module, FusedEncoder) and module.fusion == "joint":
-        encoder = module.encoder.encoder
-        rows, cols = (side // encoder.config.patch_size for side in batch.images[0].pixels.shape[2:])
-        check_memory(encoder, num_sets=len(batch), num_images=len(batch.images), num_tokens=rows * cols)
-
-
-def _key(maker: _Maker, images: _Images) -> str:
-    return cache_key({"weights": weights_hash(maker.module), "features": maker.described, **images.settings()})
-
-
-def _vectors(encoder: VectorMaker) -> Callable[[TaskBatch], Made]:
-    return lambda batch: (encoder(batch),)
-
-
-def _levels(encoder: LevelMaker, blocks: Levels) -> Callable[[TaskBatch], Made]:
-    return lambda batch: encoder.levels(batch, blocks)
-
-
-@contextmanager
-def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
-    training = [module.training for module in modules]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module, was in zip(modules, training, strict=True):
-            module.train(was)

@@ -1,9 +1,8 @@
-"""Fine-tuning, with mixup and cutmix of whole samples."""
+"""Fine-tuning of an encoder with a linear layer, with mixup and cutmix of whole samples."""
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,30 +11,31 @@ from torch.nn import functional
 
 from anyband.arrays import Array, Float, Int
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.adapt import AdaptedEncoder, adapt, checkpoint_of, sensors_of, tuned_checkpoint
 from anyband.evaluate.context import Context
-from anyband.evaluate.fitting import FitResult, FitTask, fit, parameter_groups, predicting
-from anyband.evaluate.fusion import FusedEncoder
+from anyband.evaluate.features import FusedEncoder
+from anyband.evaluate.fitting import (
+    AdaptedEncoder,
+    adapt,
+    checkpoint_of,
+    fit,
+    predicting,
+    sensors_of,
+    trained_weights_note,
+    tuned_checkpoint,
+)
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import LabelledFeatures, check_same_classes, metric_value
-from anyband.evaluate.predictions import Predictions, Result
+from anyband.evaluate.predictions import Result
 from anyband.evaluate.probes import VALIDATION_SCORES, check_splits, predictions_of
-from anyband.evaluate.recipe import AugmentRecipe, FitRecipe
+from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
-from anyband.models.checkpoint import Checkpoint
-from anyband.models.inputs import ImageBatch
 from anyband.randomness import generator
 
-__all__ = ["ImageModel", "finetune", "mixed_samples", "mixes", "predict"]
+__all__ = ["ImageModel", "finetune", "image_loss", "mixed_samples", "predict"]
 
 # chosen: a pixel of which less than this is missing counts as there; rounding is smaller.
 _WHOLE = 1 - 1e-4
-
-
-def mixes(recipe: AugmentRecipe) -> bool:
-    """Tell whether images are mixed at all."""
-    return recipe.mixup > 0 or recipe.cutmix > 0
 
 
 def mixed_samples(
@@ -57,44 +57,37 @@ def mixed_samples(
     Source:
         Zhang et al., "mixup" (arXiv 1710.09412); Yun et al., "CutMix" (arXiv 1905.04899).
     """
-    if not mixes(recipe):
+    if not (recipe.mixup or recipe.cutmix):
         return batch, targets
-    mixer = _Mixer(recipe, seed=seed, step=step)
-    images = tuple(mixer.image(image) for image in batch.images)
-    share = mixer.share(batch.images[0].pixels)
+
+    def mixed(rows: Tensor) -> Tensor:
+        return _mixed(_even(rows).clone(), recipe, seed=seed, step=step)[0][: len(rows)]
+
+    images = []
+    for image in batch.images:
+        pixels, valid = mixed(image.pixels), None
+        if image.valid is not None:
+            valid = mixed(image.valid.to(pixels.dtype)) > _WHOLE
+            pixels = torch.where(valid, pixels, 0.0)
+        images.append(replace(image, pixels=pixels, valid=valid))
+    # Which share of a mixed sample is its own, from two that are 0 and 1 and of the images' size.
+    first = batch.images[0].pixels
+    share = float(_mixed(first.new_zeros(2, 1, *first.shape[2:]), recipe, seed=seed, step=step)[1][0, 0])
     opposite = _even(targets).flip(0)[: len(targets)]
-    return replace(batch, images=images), share * targets + (1 - share) * opposite
+    return replace(batch, images=tuple(images)), share * targets + (1 - share) * opposite
 
 
-class _Mixer:
-    """One draw of timm's, done to as many arrays as there are."""
+def _mixed(pixels: Tensor, recipe: AugmentRecipe, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Do timm's draw of a step to an array; equal for as many arrays as there are."""
+    from timm.data.mixup import Mixup
 
-    def __init__(self, recipe: AugmentRecipe, *, seed: int, step: int) -> None:
-        self._recipe, self._seed, self._step = recipe, seed, step
-
-    def image(self, image: ImageBatch) -> ImageBatch:
-        pixels = self._mixed(_even(image.pixels).clone())[0][: len(image.pixels)]
-        if image.valid is None:
-            return replace(image, pixels=pixels)
-        shares = self._mixed(_even(image.valid).to(pixels.dtype))[0][: len(image.pixels)]
-        valid = shares > _WHOLE
-        return replace(image, pixels=torch.where(valid, pixels, 0.0), valid=valid)
-
-    def share(self, pixels: Tensor) -> float:
-        """Tell which share of a mixed sample is its own, from two that are 0 and 1 and of the images' size."""
-        pair = pixels.new_zeros(2, 1, *pixels.shape[2:])
-        return float(self._mixed(pair)[1][0, 0])
-
-    def _mixed(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        from timm.data.mixup import Mixup
-
-        mixer = Mixup(  # type: ignore[no-untyped-call]
-            mixup_alpha=self._recipe.mixup, cutmix_alpha=self._recipe.cutmix, label_smoothing=0.0, num_classes=2
-        )
-        classes = torch.arange(len(pixels), device=pixels.device) % 2
-        with _numpy_seeded(self._seed, step=self._step, purpose="mixup"):
-            mixed: tuple[Tensor, Tensor] = mixer(pixels, classes)
-        return mixed
+    mixer = Mixup(  # type: ignore[no-untyped-call]
+        mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, label_smoothing=0.0, num_classes=2
+    )
+    classes = torch.arange(len(pixels), device=pixels.device) % 2
+    with _numpy_seeded(seed, step=step, purpose="mixup"):
+        mixed: tuple[Tensor, Tensor] = mixer(pixels, classes)
+    return mixed
 
 
 def _even(rows: Tensor) -> Tensor:
@@ -173,16 +166,6 @@ def predict(
     return outputs
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scale:
-    """Standardisation of numbers to predict; the identity for classes."""
-
-    mean: float = 0.0
-    """Of the training samples."""
-    std: float = 1.0
-    """Of the training samples; 1 where all are equal."""
-
-
 def _check(context: Context) -> None:
     data, recipe = context.data, context.recipe
     check_splits(data, protocol="fine-tuning")
@@ -196,16 +179,12 @@ def _check(context: Context) -> None:
             f"fit.label_smoothing spreads one class a sample over the others, and '{data.name}' is of kind "
             f"'{data.kind}'; set fit.label_smoothing=0"
         )
-    if data.kind == "number":
-        _check_numbers(data)
-        return
-    train, *others = (_labels_only(data, data.part(part)) for part in ("train", "val", "test"))
-    for other in others:
-        check_same_classes(train, other)
-
-
-def _check_numbers(data: TaskData) -> None:
     assert data.targets is not None
+    if data.kind != "number":
+        train, *others = (_labels_only(data, data.part(split)) for split in ("train", "val", "test"))
+        for other in others:
+            check_same_classes(train, other)
+        return
     missing = np.flatnonzero(~np.isfinite(data.targets))
     if len(missing):
         raise InputError(
@@ -224,76 +203,75 @@ def _finetuned(context: Context, name: str) -> Result:
     data, recipe = context.data, context.recipe
     adapted = adapt(context.encoders[name], data, recipe)
     reader = TaskReader(adapted.encoder, data, recipe) if adapted.new_ranges else context.reader
-    model = _model(context, adapted).to(context.device)
-    counts = _counted(model)
-    result, scale = _fitted(model, reader, context, title=f"fine-tuning {name}")
+    encoder = replace(context, encoders={name: adapted.encoder}).fused(name)
+    num_outputs = 1 if data.kind == "number" else len(data.classes)
+    model = ImageModel(encoder, num_slots=len(data.sensors[0]), num_outputs=num_outputs, seed=recipe.seed)
+    note = trained_weights_note(model)
+    mean, std = _scale_of(data)
+    fitted = fit(
+        model,
+        recipe.fit,
+        batches=reader.training_batches,
+        steps_per_epoch=reader.steps_per_epoch,
+        loss=lambda batch, step: image_loss(model, batch, step, data=data, recipe=recipe, mean=mean, std=std),
+        validate=lambda: _validation_score(data, predict(model, reader, data.part("val"), recipe.fit), mean, std),
+        names=data.names,
+        seed=recipe.seed,
+        device=context.device,
+        title=f"fine-tuning {name}",
+        shown=context.shown,
+    )
     adapted.settle()
-    test = data.part("test")
-    outputs = predict(model, reader, test, recipe.fit, shown=context.shown)
+    outputs = predict(model, reader, data.part("test"), recipe.fit, shown=context.shown)
+    tuned = recipe.fit.encoder != "frozen" or adapted.new_ranges
+    specs = (reader.input_spec(sensor) for sensor in sensors_of(data))
     return Result(
         features=name,
         width=model.head.in_features,
-        predictions=_predictions(data, test, outputs, scale),
-        chosen={"epoch": result.best_epoch, f"validation {VALIDATION_SCORES[data.kind]}": result.best_score},
-        curves={"training loss": result.losses, "validation": result.validation},
-        model=_weights(adapted, model.head, scale),
-        checkpoint=_tuned(adapted, reader, recipe.fit),
-        notes=(*adapted.notes, counts),
+        predictions=predictions_of(data, data.part("test"), _restored(data, outputs, mean, std)),
+        chosen={
+            "epoch": fitted.best_epoch,
+            f"validation {VALIDATION_SCORES[data.kind]}": fitted.best_score,
+        },
+        curves={"training loss": fitted.losses, "validation": fitted.validation},
+        model=_weights(adapted, model.head, mean, std),
+        checkpoint=tuned_checkpoint(adapted.encoder, specs) if tuned else None,
+        notes=(*adapted.notes, note),
     )
 
 
-def _model(context: Context, adapted: AdaptedEncoder) -> ImageModel:
-    data, recipe = context.data, context.recipe
-    encoder = FusedEncoder(
-        adapted.encoder,
-        fusion=recipe.fusion,
-        pool=recipe.input.pool,
-        seed=recipe.seed,
-        metadata=recipe.input.metadata,
-    )
-    return ImageModel(
-        encoder,
-        num_slots=len(data.sensors[0]),
-        num_outputs=1 if data.kind == "number" else len(data.classes),
-        seed=recipe.seed,
-    )
-
-
-def _counted(model: ImageModel) -> str:
-    every = [(one.numel(), one.requires_grad) for one in model.parameters()]
-    trained = sum(size for size, learned in every if learned)
-    return f"{trained:,} of {sum(size for size, _ in every):,} weights were trained"
-
-
-def _fitted(model: ImageModel, reader: TaskReader, context: Context, *, title: str) -> tuple[FitResult, _Scale]:
-    data, recipe = context.data, context.recipe
-    scale = _scale_of(data)
-    task = FitTask(
-        batches=reader.training_batches,
-        steps_per_epoch=reader.steps_per_epoch,
-        loss=partial(_loss, context=context, scale=scale),
-        validate=lambda fitted: _validation_score(fitted, reader, context, scale),
-        groups=lambda fitted: parameter_groups(fitted, recipe.fit),
-        names=data.names,
-        title=title,
-    )
-    result = fit(model, task, recipe.fit, seed=recipe.seed, device=context.device, shown=context.shown)
-    return result, scale
-
-
-def _scale_of(data: TaskData) -> _Scale:
+def _scale_of(data: TaskData) -> tuple[float, float]:
+    """Give mean and deviation of the training numbers, 1 where all are equal; 0 and 1 for classes."""
     if data.kind != "number":
-        return _Scale()
+        return 0.0, 1.0
     assert data.targets is not None
     numbers = np.asarray(data.targets[data.part("train")], dtype=np.float64)
-    return _Scale(mean=float(numbers.mean()), std=float(numbers.std()) or 1.0)
+    return float(numbers.mean()), float(numbers.std()) or 1.0
 
 
-def _loss(model: ImageModel, batch: TaskBatch, step: int, *, context: Context, scale: _Scale) -> Tensor:
-    fit_recipe, data = context.recipe.fit, context.data
-    targets = _as_numbers(batch, data, fit_recipe, scale)
-    if mixes(fit_recipe.augment):
-        batch, targets = mixed_samples(batch, targets, fit_recipe.augment, seed=context.recipe.seed, step=step)
+def image_loss(
+    model: ImageModel,
+    batch: TaskBatch,
+    step: int,
+    *,
+    data: TaskData,
+    recipe: TransferRecipe,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Compute the loss of a training batch, mixed where the recipe asks for it.
+
+    Args:
+        model: in training mode.
+        batch: with targets.
+        step: from 0.
+        data: of the batch.
+        recipe: label smoothing and mixing.
+        mean: of the numbers to predict.
+        std: of the numbers to predict.
+    """
+    targets = _as_shares(batch, data, recipe.fit.label_smoothing, mean, std)
+    batch, targets = mixed_samples(batch, targets, recipe.fit.augment, seed=recipe.seed, step=step)
     # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.
     outputs = model(batch, step=step + 1).float()
     if data.kind == "class":
@@ -303,52 +281,38 @@ def _loss(model: ImageModel, batch: TaskBatch, step: int, *, context: Context, s
     return functional.mse_loss(outputs, targets)
 
 
-def _as_numbers(batch: TaskBatch, data: TaskData, recipe: FitRecipe, scale: _Scale) -> Tensor:
+def _as_shares(batch: TaskBatch, data: TaskData, smoothing: float, mean: float, std: float) -> Tensor:
     """Write targets as shares of the classes, or standardised: what may be mixed."""
-    if batch.targets is None:
-        raise InputError("training batches came without targets")
+    assert batch.targets is not None
     if data.kind == "class":
         shares = functional.one_hot(batch.targets.long(), len(data.classes)).float()
-        return shares * (1 - recipe.label_smoothing) + recipe.label_smoothing / len(data.classes)
+        return shares * (1 - smoothing) + smoothing / len(data.classes)
     if data.kind == "labels":
         return batch.targets.float()
-    return ((batch.targets.double() - scale.mean) / scale.std).float()[:, None]
+    return ((batch.targets.double() - mean) / std).float()[:, None]
 
 
-def _validation_score(model: ImageModel, reader: TaskReader, context: Context, scale: _Scale) -> float:
-    data = context.data
+def _validation_score(data: TaskData, outputs: Float[Array, "sample output"], mean: float, std: float) -> float:
     assert data.targets is not None
-    samples = data.part("val")
-    outputs, truth = predict(model, reader, samples, context.recipe.fit), data.targets[samples]
+    truth = data.targets[data.part("val")]
     if not np.isfinite(outputs).all():
         return float("nan")
     if data.kind == "class":
         return metric_value("accuracy", truth, outputs)
     if data.kind == "labels":
         return metric_value("map_micro", truth, outputs)
-    return -float(np.sqrt(np.mean((_restored(outputs, scale) - truth) ** 2)))
+    return -float(np.sqrt(np.mean((_restored(data, outputs, mean, std) - truth) ** 2)))
 
 
-def _restored(outputs: Float[Array, "sample 1"], scale: _Scale) -> Float[Array, " sample"]:
-    return outputs[:, 0] * scale.std + scale.mean
+def _restored(data: TaskData, outputs: Float[Array, "sample output"], mean: float, std: float) -> Array:
+    return outputs[:, 0] * std + mean if data.kind == "number" else outputs
 
 
-def _predictions(data: TaskData, samples: Int[Array, " sample"], outputs: Array, scale: _Scale) -> Predictions:
-    predicted = _restored(outputs, scale) if data.kind == "number" else outputs
-    return predictions_of(data, samples, predicted)
-
-
-def _tuned(adapted: AdaptedEncoder, reader: TaskReader, recipe: FitRecipe) -> Checkpoint | None:
-    if recipe.encoder == "frozen" and not adapted.new_ranges:
-        return None
-    return tuned_checkpoint(adapted.encoder, [reader.input_spec(sensor) for sensor in sensors_of(reader.data)])
-
-
-def _weights(adapted: AdaptedEncoder, head: nn.Linear, scale: _Scale) -> dict[str, Tensor]:
+def _weights(adapted: AdaptedEncoder, head: nn.Linear, mean: float, std: float) -> dict[str, Tensor]:
     """Name the encoder's weights as in checkpoints, and the head's `head.*`; it gives numbers in their own unit."""
     weight, bias = head.weight.detach().cpu().float(), head.bias.detach().cpu().float()
     return {
         **checkpoint_of(adapted.encoder).state,
-        "head.weight": (weight * scale.std).contiguous(),
-        "head.bias": (bias * scale.std + scale.mean).contiguous(),
+        "head.weight": (weight * std).contiguous(),
+        "head.bias": (bias * std + mean).contiguous(),
     }

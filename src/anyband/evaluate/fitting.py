@@ -1,172 +1,53 @@
-"""The loop that fits a network to labelled data, and its schedule."""
+"""Fitting a network to labelled data: what of an encoder is learned, and the loop for vectors and maps."""
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
 
-from anyband.arrays import Array, Float, Int
+from anyband.arrays import Float
+from anyband.encode.encoder import SensorEncoder
+from anyband.encode.input_spec import InputSpec
 from anyband.errors import InputError, RecipeError, TrainingError
-from anyband.evaluate.recipe import FitRecipe
-from anyband.models.checkpoint import without_decay
-from anyband.models.vit import Encoder, set_fused_attention
+from anyband.evaluate.recipe import FitRecipe, LoraRecipe, TransferRecipe
+from anyband.evaluate.samples import TaskBatch
+from anyband.labelled.samples import TaskData
+from anyband.models.checkpoint import Checkpoint, extend_checkpoint, to_published
+from anyband.models.encodings import sincos_positions
+from anyband.models.spectral import SpectralProjection
+from anyband.models.vit import set_fused_attention
 from anyband.progress import Advance, progress
-from anyband.training.steps import Schedule, seeded
+from anyband.sensors.assignment import AssignmentRules, assign
+from anyband.sensors.ranges import extend_ranges, is_stem
+from anyband.sensors.sensor import Sensor, sensor_to_dict
+from anyband.training.steps import Schedule, make_optimizer, seeded, set_learning_rate
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+    from peft import LoraModel
 
 __all__ = [
-    "FitBatch",
+    "AdaptedEncoder",
     "FitResult",
-    "FitSchedule",
-    "FitTask",
-    "ParameterGroup",
+    "adapt",
+    "checkpoint_of",
     "fit",
-    "layer_ids",
-    "parameter_groups",
-    "peak_rate",
+    "fit_schedule",
     "predicting",
+    "sensors_of",
+    "trained_weights_note",
+    "tuned_checkpoint",
+    "with_new_ranges",
 ]
-
-
-class ParameterGroup(TypedDict):
-    """Parameters that share a rate and a decay, as torch's optimisers take them."""
-
-    params: list[nn.Parameter]
-    weight_decay: float
-    lr_scale: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitSchedule:
-    """Learning rate of each step: a linear rise, then a half cosine to 0, steps down to a tenth, or no change."""
-
-    recipe: FitRecipe
-    """Peak, rise and fall."""
-    steps_per_epoch: int
-    """Steps of one pass."""
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of all epochs."""
-        return self.recipe.epochs * self.steps_per_epoch
-
-    def rate(self, step: int) -> float:
-        """Compute the rate of a step, from 0, taken at its middle; it is over 0 at every step."""
-        recipe, warmup_steps = self.recipe, self.recipe.warmup_epochs * self.steps_per_epoch
-        if recipe.schedule == "cosine":
-            schedule = Schedule(peak=peak_rate(recipe), warmup_steps=warmup_steps, total_steps=self.total_steps)
-            return schedule.rate(step)
-        risen = min((step + 0.5) / warmup_steps, 1.0) if warmup_steps else 1.0
-        drops = 0
-        if recipe.schedule == "steps":
-            drops = sum(step >= round(share * self.total_steps) for share in recipe.drops)
-        return peak_rate(recipe) * risen * 0.1**drops
-
-
-def peak_rate(recipe: FitRecipe) -> float:
-    """Compute the rate at the end of the rise: in proportion to the batch, or as it stands."""
-    if recipe.lr_samples is None:
-        return recipe.base_lr
-    return recipe.base_lr * recipe.batch_size / recipe.lr_samples
-
-
-def parameter_groups(model: nn.Module, recipe: FitRecipe) -> list[ParameterGroup]:
-    """Group the trained parameters of a network: each by its layer's rate, and with or without decay.
-
-    A block's rate is `layer_decay` times that of the block after it. What is outside the encoder (the head) and the
-    encoder's final norm have the full rate; what comes before the blocks has the smallest. Biases and norms have no
-    decay.
-
-    Args:
-        model: with at most one `Encoder` anywhere inside; without one all have the full rate.
-        recipe: its `layer_decay` and `weight_decay`.
-
-    Source:
-        Bao et al., "BEiT" (arXiv 2106.08254), as masked autoencoders (arXiv 2111.06377) use it.
-    """
-    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    spared = without_decay(trained)
-    layers = layer_ids(model)
-    last = max(layers.values(), default=0)
-    groups: dict[tuple[int, bool], ParameterGroup] = {}
-    for name, parameter in trained.items():
-        layer, decayed = layers.get(parameter, last), name not in spared
-        group = ParameterGroup(
-            params=[],
-            weight_decay=recipe.weight_decay if decayed else 0.0,
-            lr_scale=recipe.layer_decay ** (last - layer),
-        )
-        groups.setdefault((layer, decayed), group)["params"].append(parameter)
-    return [groups[key] for key in sorted(groups)]
-
-
-def layer_ids(model: nn.Module) -> dict[torch.nn.Parameter, int]:
-    """Number the layers of the encoder in a network: 0 before the blocks, then the blocks, the final norm after them.
-
-    Returns:
-        By parameter of the encoder; empty where there is no encoder.
-    """
-    encoder = next((part for part in model.modules() if isinstance(part, Encoder)), None)
-    if encoder is None:
-        return {}
-    ids = {}
-    for name, parameter in encoder.named_parameters():
-        first, _, rest = name.partition(".")
-        if first == "blocks":
-            ids[parameter] = 1 + int(rest.partition(".")[0])
-        else:
-            ids[parameter] = len(encoder.blocks) + 1 if first == "norm" else 0
-    return ids
-
 
 # chosen: an error names this many samples of a batch.
 _MAX_NAMED = 8
-
-
-SelfT = TypeVar("SelfT")
-
-
-@runtime_checkable
-class FitBatch(Protocol):
-    """What a step is done with."""
-
-    @property
-    def samples(self) -> Int[Array, " sample"]:
-        """Positions of the samples in their data."""
-
-    def to(self: SelfT, device: torch.device | str) -> SelfT:
-        """Copy the tensors to a device."""
-
-
-ModelT = TypeVar("ModelT", bound=nn.Module)
-BatchT = TypeVar("BatchT", bound=FitBatch)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FitTask(Generic[ModelT, BatchT]):
-    """What a network is fitted to."""
-
-    batches: Callable[[int], Iterable[BatchT]]
-    """Training batches of an epoch, from 0; each call gives the same."""
-    steps_per_epoch: int
-    """How many they are."""
-    loss: Callable[[ModelT, BatchT, int], Tensor]
-    """Mean loss of a batch at a step, from 0, in training mode and the recipe's precision; torch's global generator is
-    seeded from the step around it."""
-    validate: Callable[[ModelT], float]
-    """Score on the validation samples, higher is better; called in evaluation mode without gradients."""
-    groups: Callable[[ModelT], list[ParameterGroup]]
-    """Trained parameters; see `parameter_groups`."""
-    names: Sequence[str] = ()
-    """Name of each sample by position, for messages; empty: they are named by position."""
-    title: str = "fitting"
-    """Of the progress bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,23 +56,29 @@ class FitResult:
 
     best_epoch: int
     """The first epoch, from 1, with the best validation score."""
-    best_score: float
-    """That score."""
     losses: tuple[float, ...]
     """Mean training loss of each epoch."""
     validation: tuple[float, ...]
-    """Validation score after each epoch."""
-    stopped_early: bool
-    """Whether epochs were left out because validation no longer improved."""
+    """Validation score after each epoch; fewer than the recipe's where it lost patience."""
+
+    @property
+    def best_score(self) -> float:
+        """Validation score of the best epoch."""
+        return self.validation[self.best_epoch - 1]
 
 
 def fit(
-    model: ModelT,
-    task: FitTask[ModelT, BatchT],
+    model: nn.Module,
     recipe: FitRecipe,
     *,
+    batches: Callable[[int], Iterable[TaskBatch]],
+    steps_per_epoch: int,
+    loss: Callable[[TaskBatch, int], Tensor],
+    validate: Callable[[], float],
+    names: Sequence[str],
     seed: int,
     device: str = "cpu",
+    title: str = "fitting",
     shown: bool = False,
 ) -> FitResult:
     """Fit a network: AdamW by epochs, after each of which validation scores it; the best weights are put back.
@@ -200,175 +87,173 @@ def fit(
 
     Args:
         model: changed in place, left on the device in evaluation mode.
-        task: batches, loss, validation score and parameters.
         recipe: epochs, rates, precision, patience.
+        batches: training batches of an epoch, from 0; each call gives the same, `steps_per_epoch` of them.
+        steps_per_epoch: see `batches`.
+        loss: mean loss of the model for a batch at a step, from 0, in the recipe's precision; torch's global generator
+            is seeded from the step around it.
+        validate: scores the model on the validation samples, higher is better; in evaluation mode without gradients.
+        names: of the samples by position, for messages.
         seed: of what the network draws, such as drop path.
         device: where it runs.
-        shown: show a progress bar with the time left.
+        title: of the progress bar.
+        shown: show it.
 
     Raises:
         InputError: nothing to fit, or nothing to fit it to.
         RecipeError: the device can't compute in the precision.
         TrainingError: a loss or a validation score is not finite.
     """
-    if task.steps_per_epoch < 1:
-        raise InputError("there is no training sample to fit to; look at the parts of the data (`data.split`)")
-    run = _Run(model, task, recipe, seed=seed, device=device)
-    total = recipe.epochs * task.steps_per_epoch
-    with _attention_for(model, recipe, device), progress(task.title, total, shown=shown) as advance:
+    step = _stepper(model, recipe, loss, steps_per_epoch=steps_per_epoch, seed=seed, device=torch.device(device))
+    best: dict[str, Tensor] = {}
+    losses: list[float] = []
+    validation: list[float] = []
+    with _attention_for(model, recipe, device), progress(title, recipe.epochs * steps_per_epoch, shown=shown) as done:
         for epoch in range(recipe.epochs):
-            run.train_epoch(epoch, advance)
-            run.validate(epoch)
-            if run.has_lost_patience(epoch):
+            numbered = enumerate(batches(epoch), start=epoch * steps_per_epoch)
+            losses.append(_mean_loss(model, numbered, step, epoch=epoch, recipe=recipe, names=names, done=done))
+            with predicting(model, recipe):
+                validation.append(_known(validate(), epoch))
+            best_epoch = 1 + validation.index(max(validation))
+            if best_epoch == epoch + 1:
+                best = {name: one.detach().clone() for name, one in _changing(model).items()}
+            if recipe.patience is not None and epoch + 1 - best_epoch >= recipe.patience:
                 break
-    return run.finished()
+    _put_back(model, best)
+    return FitResult(best_epoch=best_epoch, losses=tuple(losses), validation=tuple(validation))
+
+
+def _mean_loss(
+    model: nn.Module,
+    batches: Iterable[tuple[int, TaskBatch]],
+    step: Callable[[TaskBatch, int], float],
+    *,
+    epoch: int,
+    recipe: FitRecipe,
+    names: Sequence[str],
+    done: Advance,
+) -> float:
+    """Do the steps of an epoch; give the mean loss over its samples."""
+    model.train()
+    summed, count = 0.0, 0
+    for number, batch in batches:
+        value = step(batch, number)
+        if not math.isfinite(value):
+            raise TrainingError(_diverged(recipe, epoch, number, [names[int(one)] for one in batch.samples]))
+        summed, count = summed + value * len(batch.samples), count + len(batch.samples)
+        done(1)
+    if not count:
+        raise InputError(f"there were no training samples in epoch {epoch + 1}; look at `data.split`")
+    return summed / count
+
+
+def _known(score: float, epoch: int) -> float:
+    if math.isnan(score):
+        raise TrainingError(
+            f"the validation score of epoch {epoch + 1} is not a number; see that validation has samples with "
+            "targets, and lower fit.base_lr where the network diverged"
+        )
+    return score
+
+
+def _put_back(model: nn.Module, best: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, one in _changing(model).items():
+            one.copy_(best[name])
+    model.zero_grad(set_to_none=True)
+    model.eval()
+
+
+def fit_schedule(recipe: FitRecipe, *, steps_per_epoch: int) -> Schedule:
+    """Make the schedule of a recipe; its peak is in proportion to the batch, or as it stands."""
+    return Schedule(
+        peak=recipe.base_lr if recipe.lr_samples is None else recipe.base_lr * recipe.batch_size / recipe.lr_samples,
+        warmup_steps=recipe.warmup_epochs * steps_per_epoch,
+        total_steps=recipe.epochs * steps_per_epoch,
+        fall=recipe.schedule,
+        drops=recipe.drops,
+    )
 
 
 @contextlib.contextmanager
 def predicting(model: nn.Module, recipe: FitRecipe) -> Iterator[None]:
     """Predict as validation does: evaluation mode, no gradients, the precision of training; then restore the mode."""
     was_training = model.training
-    device = next(model.parameters()).device.type
-    dtype = torch.float16 if recipe.precision == "16-mixed" else torch.bfloat16
     model.eval()
     try:
-        with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=recipe.precision != "32-true"):
+        with torch.no_grad(), _autocast(next(model.parameters()).device, recipe):
             yield
     finally:
         model.train(was_training)
 
 
-class _Run(Generic[ModelT, BatchT]):
-    """A network on its device, its optimiser, and the best weights so far."""
+def trained_weights_note(model: nn.Module) -> str:
+    """Say how many of a network's weights are trained."""
+    every = [(one.numel(), one.requires_grad) for one in model.parameters()]
+    trained = sum(size for size, learned in every if learned)
+    return f"{trained:,} of {sum(size for size, _ in every):,} weights were trained"
 
-    def __init__(
-        self, model: ModelT, task: FitTask[ModelT, BatchT], recipe: FitRecipe, *, seed: int, device: str
-    ) -> None:
-        self._model, self._task, self._recipe, self._seed = model, task, recipe, seed
-        self._schedule = FitSchedule(recipe=recipe, steps_per_epoch=task.steps_per_epoch)
-        self._fabric = _make_fabric(device, recipe)
-        model.to(self._fabric.device)
-        groups: list[Any] = list(task.groups(model))
-        if not groups:
-            raise InputError("nothing of the network is trained; look at fit.encoder and the head")
-        # A fused step can't be clipped in half precision, where it takes the scale out of the gradients itself.
-        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=recipe.precision != "16-mixed")
-        self._network, self._optimizer = self._fabric.setup(_Loss(model, task.loss), optimizer)
-        self._trained = [one for group in groups for one in group["params"]]
-        self._best: dict[str, Tensor] = {}
-        self._best_epoch, self._best_score = 0, -math.inf
-        self._losses: list[float] = []
-        self._validation: list[float] = []
 
-    def train_epoch(self, epoch: int, advance: Advance) -> None:
-        """Do the steps of an epoch, and note its mean loss."""
-        self._model.train()
-        summed, count = 0.0, 0
-        for index, batch in enumerate(self._task.batches(epoch)):
-            loss = self._step(epoch, epoch * self._task.steps_per_epoch + index, batch)
-            summed, count = summed + loss * len(batch.samples), count + len(batch.samples)
-            advance(1)
-        if not count:
-            raise InputError(f"there were no training samples in epoch {epoch + 1}; look at the parts of the data")
-        self._losses.append(summed / count)
+def _stepper(
+    model: nn.Module,
+    recipe: FitRecipe,
+    loss: Callable[[TaskBatch, int], Tensor],
+    *,
+    steps_per_epoch: int,
+    seed: int,
+    device: torch.device,
+) -> Callable[[TaskBatch, int], float]:
+    """Make what does a step and gives its loss; where that is not finite, the weights stay as they are."""
+    if steps_per_epoch < 1:
+        raise InputError("there is no training sample to fit to; look at `data.split`")
+    if device.type == "cpu" and recipe.precision == "16-mixed":
+        raise RecipeError("fit.precision=16-mixed needs a GPU; on a CPU use bf16-mixed or 32-true")
+    parameters = [one for one in model.to(device).parameters() if one.requires_grad]
+    if not parameters:
+        raise InputError("nothing of the network is trained; look at fit.encoder and the head")
+    half = recipe.precision == "16-mixed"
+    # A fused step can't be clipped in half precision, where it takes the scale out of the gradients itself.
+    optimizer = make_optimizer(
+        model, weight_decay=recipe.weight_decay, betas=recipe.betas, layer_decay=recipe.layer_decay, fused=not half
+    )
+    schedule = fit_schedule(recipe, steps_per_epoch=steps_per_epoch)
+    scaler = torch.amp.GradScaler(device.type, enabled=half)
 
-    def _step(self, epoch: int, step: int, batch: BatchT) -> float:
-        fabric, rate = self._fabric, self._schedule.rate(step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        with seeded(self._seed, step=step, purpose="fitting", device=fabric.device):
-            loss: Tensor = self._network(_Carried(batch.to(fabric.device)), step)
-        value = float(loss.detach())
+    def step(batch: TaskBatch, number: int) -> float:
+        set_learning_rate(optimizer, schedule.rate(number))
+        with seeded(seed, step=number, purpose="fitting", device=device), _autocast(device, recipe):
+            found = loss(batch.to(device), number)
+        value = float(found.detach())
         if not math.isfinite(value):
-            raise TrainingError(self._diverged(epoch, step, batch))
-        fabric.backward(loss)
-        if self._recipe.clip_grad_norm is not None:
-            fabric.clip_gradients(
-                self._network, self._optimizer, max_norm=self._recipe.clip_grad_norm, error_if_nonfinite=False
-            )
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            return value
+        scaler.scale(found).backward()  # type: ignore[no-untyped-call]
+        if recipe.clip_grad_norm is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, recipe.clip_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
         return value
 
-    def _diverged(self, epoch: int, step: int, batch: BatchT) -> str:
-        known, positions = self._task.names, [int(one) for one in batch.samples]
-        names = [f"'{known[one]}'" if known else f"sample {one}" for one in positions[:_MAX_NAMED]]
-        more = f" and {len(positions) - _MAX_NAMED} more" if len(positions) > _MAX_NAMED else ""
-        return (
-            f"the loss is not finite in epoch {epoch + 1} of {self._recipe.epochs} (step {step}), with the samples "
-            f"{', '.join(names)}{more}; look at their pixels and targets, or lower fit.base_lr, now "
-            f"{self._recipe.base_lr:g}"
-        )
-
-    def validate(self, epoch: int) -> None:
-        """Score the validation samples; keep the weights where none were better."""
-        with predicting(self._model, self._recipe):
-            score = self._task.validate(self._model)
-        self._validation.append(score)
-        if math.isnan(score):
-            raise TrainingError(
-                f"the validation score of epoch {epoch + 1} is not a number; see that validation has samples with "
-                "targets, and lower fit.base_lr where the network diverged"
-            )
-        if score > self._best_score or not self._best:
-            self._best_epoch, self._best_score = epoch + 1, score
-            self._best = {name: value.detach().clone() for name, value in self._changing().items()}
-
-    def _changing(self) -> dict[str, Tensor]:
-        trained = {name: one for name, one in self._model.named_parameters() if one.requires_grad}
-        return trained | dict(self._model.named_buffers())
-
-    def has_lost_patience(self, epoch: int) -> bool:
-        """Tell whether validation has not improved for as many epochs as the recipe waits."""
-        patience = self._recipe.patience
-        return patience is not None and epoch + 1 - self._best_epoch >= patience
-
-    def finished(self) -> FitResult:
-        """Put the best weights back and tell how it went."""
-        with torch.no_grad():
-            for name, value in self._changing().items():
-                value.copy_(self._best[name])
-        self._model.zero_grad(set_to_none=True)
-        self._model.eval()
-        return FitResult(
-            best_epoch=self._best_epoch,
-            best_score=self._best_score,
-            losses=tuple(self._losses),
-            validation=tuple(self._validation),
-            stopped_early=len(self._validation) < self._recipe.epochs,
-        )
+    return step
 
 
-class _Carried(Generic[BatchT]):
-    """A batch on its way through Fabric, which casts and copies the tensors in records that it can look into."""
-
-    def __init__(self, batch: BatchT) -> None:
-        self.batch = batch
+def _autocast(device: torch.device, recipe: FitRecipe) -> torch.autocast:
+    dtype = torch.float16 if recipe.precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=recipe.precision != "32-true")
 
 
-class _Loss(nn.Module, Generic[ModelT, BatchT]):
-    """The network as Fabric calls it: a batch in, its loss out."""
-
-    def __init__(self, model: ModelT, loss: Callable[[ModelT, BatchT, int], Tensor]) -> None:
-        super().__init__()
-        self.model = model
-        self._loss = loss
-
-    def forward(self, carried: _Carried[BatchT], step: int) -> Float[Tensor, ""]:
-        return self._loss(self.model, carried.batch, step)
+def _changing(model: nn.Module) -> dict[str, Tensor]:
+    return {name: one for name, one in model.named_parameters() if one.requires_grad} | dict(model.named_buffers())
 
 
-def _make_fabric(device: str, recipe: FitRecipe) -> "Fabric":
-    from lightning_fabric import Fabric
-
-    from anyband.training.steps import without_announcements
-
-    target = torch.device(device)
-    if target.type == "cpu" and recipe.precision == "16-mixed":
-        raise RecipeError("fit.precision=16-mixed needs a GPU; on a CPU use bf16-mixed or 32-true")
-    devices = 1 if target.type == "cpu" else [target.index or 0]
-    with without_announcements():
-        return Fabric(accelerator=target.type, devices=devices, precision=recipe.precision)
+def _diverged(recipe: FitRecipe, epoch: int, step: int, names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:_MAX_NAMED])
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return (
+        f"the loss is not finite in epoch {epoch + 1} of {recipe.epochs} (step {step}), with the samples {shown}{more}"
+        f"; look at their pixels and targets, or lower fit.base_lr, now {recipe.base_lr:g}"
+    )
 
 
 @contextlib.contextmanager
@@ -382,3 +267,224 @@ def _attention_for(model: nn.Module, recipe: FitRecipe, device: str) -> Iterator
     finally:
         if slow:
             set_fused_attention(model, fused=True)
+
+
+# chosen: only the very same spectrum counts as known, so that the features before training are those of interpolation.
+_SAME_SPECTRUM_IOU = 1.0
+
+
+@dataclass(kw_only=True, eq=False)
+class AdaptedEncoder:
+    """A copy of an encoder whose weights are learned as a recipe says."""
+
+    encoder: SensorEncoder
+    """On the device of the one that it was made from; what is not learned requires no gradient."""
+    new_ranges: tuple[str, ...] = ()
+    """Ranges that were added; where there are some, images must be made input with this encoder's ranges."""
+    notes: tuple[str, ...] = ()
+    adapters: "LoraModel | None" = field(default=None, repr=False)
+    """Low-rank updates that are not yet part of the weights."""
+
+    def settle(self) -> None:
+        """Put what was learned beside the weights into them: the network is a plain one again, with equal features."""
+        projection = self.encoder.encoder.projection
+        for name in ("weight", "bias"):
+            if parametrize.is_parametrized(projection, name):
+                parametrize.remove_parametrizations(projection, name, leave_parametrized=True)
+        if self.adapters is not None:
+            self.adapters.merge_and_unload()
+            self.adapters = None
+
+
+def adapt(encoder: SensorEncoder, data: TaskData, recipe: TransferRecipe) -> AdaptedEncoder:
+    """Copy an encoder and make it ready for training; its features are those of the original until it is trained.
+
+    Args:
+        encoder: stays as it is.
+        data: its sensors get new ranges where the recipe asks for them.
+        recipe: `fit` says what is learned, `input.img_size` for which grid positions are.
+
+    Raises:
+        RecipeError: settings that do not go together, or peft is not installed.
+        AssignmentError: a band that the trained ranges can't express.
+    """
+    fit = recipe.fit
+    if fit.encoder == "frozen" and fit.new_ranges == "with_rest":
+        raise RecipeError(
+            "fit.new_ranges=with_rest learns new ranges with the rest of the encoder, but fit.encoder=frozen; set "
+            "fit.encoder=trained, or fit.new_ranges=alone"
+        )
+    if fit.encoder == "lora" and fit.new_ranges == "alone":
+        raise RecipeError(
+            "fit.new_ranges=alone freezes everything else of the encoder, but fit.encoder=lora adapts its attention; "
+            "set fit.new_ranges=with_rest to learn both"
+        )
+    start = checkpoint_of(encoder)
+    checkpoint = start if fit.new_ranges == "none" else _extended(start, sensors_of(data), encoder.rules)
+    new = checkpoint.ranges.range_names[len(start.ranges.ranges) :]
+    notes = _range_notes(fit, new)
+    copy = SensorEncoder(_prepared(checkpoint, recipe), rules=encoder.rules)
+    # Before it is on its device, so that the first weights of adapters are the same on all of them.
+    adapters = _free(copy, recipe, num_new=len(new))
+    copy = copy.to(next(encoder.parameters()).device)
+    return AdaptedEncoder(encoder=copy, new_ranges=new, notes=notes, adapters=adapters)
+
+
+def sensors_of(data: TaskData) -> tuple[Sensor, ...]:
+    """List the sensors of labelled data, each choice of bands once."""
+    found = {(sensor.name, sensor.band_names): sensor for slots in data.sensors for sensor in slots}
+    return tuple(found.values())
+
+
+def checkpoint_of(encoder: SensorEncoder) -> Checkpoint:
+    """Make a checkpoint of an encoder as it is now, without a decoder; loading it gives equal features."""
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.encoder.state_dict().items()}
+    config = replace(encoder.checkpoint.config, encoder=encoder.config)
+    return replace(encoder.checkpoint, config=config, state=to_published(state))
+
+
+def tuned_checkpoint(encoder: SensorEncoder, specs: Iterable[InputSpec]) -> Checkpoint:
+    """Make a checkpoint of an encoder that was trained on a task: its sensors are read from now on as they were there.
+
+    Args:
+        encoder: settled.
+        specs: of the sensors of the task; of several choices of bands of one sensor, the largest counts.
+    """
+    checkpoint = checkpoint_of(encoder)
+    chosen = {one.sensor.name: one for one in sorted(specs, key=lambda one: len(one.sensor.bands))}
+    normalised = {name: one.normalisation.to_dict() for name, one in chosen.items() if not one.from_checkpoint}
+    sensors = {name: sensor_to_dict(chosen[name].sensor) for name in normalised}
+    return replace(
+        checkpoint,
+        normalisations={**checkpoint.normalisations, **normalised},
+        sensors={**checkpoint.sensors, **sensors},
+        step=None,
+    )
+
+
+def with_new_ranges(
+    checkpoint: Checkpoint, sensors: Sequence[Sensor], rules: AssignmentRules, *, min_iou: float = 0.95
+) -> Checkpoint:
+    """Give every band that the ranges don't know exactly a range of its own, which starts as interpolation has it.
+
+    Args:
+        checkpoint: with the trained ranges.
+        sensors: whose bands are looked at; bands that the rules drop get no range.
+        rules: interpolation, and what is outside the span.
+        min_iou: a band this much like a range becomes known to it instead; see `extend_ranges`.
+
+    Returns:
+        The checkpoint itself where nothing is new.
+
+    Raises:
+        AssignmentError: a band that its ranges can't express.
+    """
+    kept = [assign(sensor, checkpoint.ranges, rules).sensor for sensor in sensors]
+    table = extend_ranges(checkpoint.ranges, kept, min_iou=min_iou)
+    owners = {(sensor.name, band): sensor for sensor in kept for band in sensor.band_names}
+    rows = []
+    for entry in table.ranges[len(checkpoint.ranges.ranges) :]:
+        known = next(known for known in entry.known if known in owners)
+        rows.append(assign(owners[known].select([known[1]]), checkpoint.ranges, rules).mixing[0])
+    if not rows:
+        return checkpoint
+    return extend_checkpoint(checkpoint, table, torch.from_numpy(np.stack(rows)).float())
+
+
+def _extended(checkpoint: Checkpoint, sensors: Sequence[Sensor], rules: AssignmentRules) -> Checkpoint:
+    """Add a range for each band that no trained range is exactly; features stay as interpolation gives them."""
+    if is_stem(checkpoint.ranges):
+        raise RecipeError(
+            "fit.new_ranges adds ranges to a spectrum-aware projection; this checkpoint has a stem of three bands: "
+            "set fit.new_ranges=none"
+        )
+    return with_new_ranges(checkpoint, sensors, replace(rules, unseen="interpolate"), min_iou=_SAME_SPECTRUM_IOU)
+
+
+def _range_notes(fit: FitRecipe, new: tuple[str, ...]) -> tuple[str, ...]:
+    if fit.new_ranges == "none":
+        return ()
+    if new:
+        return (f"ranges added, started from interpolation: {', '.join(new)}",)
+    if fit.new_ranges == "alone":
+        raise RecipeError(
+            "fit.new_ranges=alone has nothing to learn: every band of the data is exactly a trained range; set "
+            "fit.new_ranges=none"
+        )
+    return ("no range was added: every band of the data is exactly a trained range",)
+
+
+def _trains_all(fit: FitRecipe) -> bool:
+    return fit.encoder == "trained" and fit.new_ranges != "alone"
+
+
+def _prepared(checkpoint: Checkpoint, recipe: TransferRecipe) -> Checkpoint:
+    """Set drop path and the kind of positions; fixed positions that are to be trained start as the input's grid has
+    them."""
+    fit, config = recipe.fit, checkpoint.config.encoder
+    config = replace(config, drop_path=0.0 if fit.encoder == "frozen" else fit.drop_path)
+    state = checkpoint.state
+    if _trains_all(fit) and fit.positions == "trained" and config.positions == "fixed":
+        config = replace(config, positions="trained", img_size=recipe.input.img_size or config.img_size)
+        computed = functional.pad(sincos_positions(*config.grid, config.embed_dim), (0, 0, 1, 0))
+        state = {**state, "pos_embed": computed.unsqueeze(0)}
+    return replace(checkpoint, config=replace(checkpoint.config, encoder=config), state=state)
+
+
+def _free(copy: SensorEncoder, recipe: TransferRecipe, *, num_new: int) -> "LoraModel | None":
+    """Let gradients into what is learned, and nowhere else."""
+    fit, network = recipe.fit, copy.encoder
+    network.requires_grad_(_trains_all(fit))
+    if fit.positions == "fixed" and isinstance(network.positions.table, nn.Parameter):
+        network.positions.table.requires_grad = False
+    adapters = _with_adapters(network.blocks, fit.lora, seed=recipe.seed) if fit.encoder == "lora" else None
+    if num_new and not _trains_all(fit):
+        _train_new_ranges_only(network.projection, num_new)
+    return adapters
+
+
+def _train_new_ranges_only(projection: SpectralProjection, num_new: int) -> None:
+    """Freeze the ranges that were there and leave the last ones to training, until they are settled.
+
+    All ranges are stacked in one parameter, so that freezing some of them takes a parameter that holds the others
+    only: an optimiser would move the frozen ones by its weight decay.
+    """
+    for name in ("weight", "bias"):
+        full = getattr(projection, name)
+        parametrize.register_parametrization(projection, name, _Grown(full.detach()[: len(full) - num_new].clone()))
+    for name, one in projection.named_parameters():
+        one.requires_grad = one.requires_grad or name.endswith(".original")
+
+
+class _Grown(nn.Module):
+    """Rows that stay, then rows that are trained."""
+
+    kept: Tensor
+
+    def __init__(self, kept: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("kept", kept)
+
+    def forward(self, new: Float[Tensor, "new *row"]) -> Float[Tensor, "range *row"]:
+        return torch.cat([self.kept, new])
+
+    def right_inverse(self, full: Float[Tensor, "range *row"]) -> Float[Tensor, "new *row"]:
+        return full[len(self.kept) :].clone()
+
+
+def _with_adapters(blocks: nn.Module, lora: LoraRecipe, *, seed: int) -> "LoraModel":
+    """Put low-rank updates, which start at zero, on the linear maps of all attention layers."""
+    try:
+        from peft import LoraConfig, LoraModel
+    except ImportError as problem:
+        raise RecipeError(
+            "fit.encoder=lora needs peft, which is not installed: install `anyband[lora]`, or set fit.encoder=trained"
+        ) from problem
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=["attn.qkv", "attn.proj"],
+    )
+    with seeded(seed, step=0, purpose="lora", device=torch.device("cpu")):
+        return LoraModel(blocks, config, "default")

@@ -1,8 +1,10 @@
-"""Network input of every sensor of labelled data."""
+"""Labelled samples as network input: the one way from a sample to a batch, for vectors and for maps."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,37 +12,33 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from anyband.arrays import Array, Bool, Float, Int, Num
+from anyband.arrays import Array, Bool, Int, Num
 from anyband.data.harmonise import decode
+from anyband.data.resample import Augmentation
 from anyband.data.statistics import StatisticsAccumulator
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import InputSpec, joined_batches
-from anyband.encode.metadata import CheckedMetadata
+from anyband.encode.metadata import CheckedMetadata, check_one_footprint
 from anyband.encode.statistics import read_statistics
 from anyband.errors import CatalogueError, InputError
-from anyband.evaluate.recipe import TransferRecipe
+from anyband.evaluate.recipe import Resize, TransferRecipe
 from anyband.evaluate.samples import (
     Boxes,
-    InputRules,
-    Member,
+    Samples,
     TaskBatch,
-    TrainingDraw,
     box_grid,
     centre_boxes,
+    checked_map,
     cover,
     drawn_boxes,
-    facts_of,
-    label_maps,
     labelled_pixels,
-    native_map,
-    placed_images,
-    read_ahead,
-    sample_metadata,
-    standardised_images,
+    metadata_of,
+    network_metadata,
+    placed_image,
+    placed_maps,
     whole_boxes,
-    window_box,
+    window_boxes,
 )
 from anyband.labelled.samples import Sample, TaskData
 from anyband.models.inputs import ImageBatch, SetMetadata
@@ -49,183 +47,11 @@ from anyband.randomness import permutation
 from anyband.rasters.grid import Window
 from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = ["SensorReadings", "TaskReader"]
-
-# Takes the place of statistics that are not counted yet: what is made with it tells bands and ranges, not values.
-_UNCOUNTED = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
-_COUNTED = "statistics counted on the training images"
+__all__ = ["TaskReader"]
 
 
-class SensorReadings:
-    """The readings of all sensors of labelled data.
-
-    Statistics: None or `checkpoint` are those that the checkpoint was trained with, else the catalogue's; `catalogue`
-    are the catalogue's; `data` are counted on the training samples, once, when they are first needed; `published` are
-    those that the published evaluation of this data set used; anything else is a chip store or a file.
-
-    Args:
-        encoder: whose ranges and normalisations.
-        data: with their sensors.
-        statistics: which.
-    """
-
-    def __init__(self, encoder: SensorEncoder, data: TaskData, statistics: str | None) -> None:
-        self.statistics = None if statistics == "checkpoint" else statistics
-        self.kinds, self.kind_of = _kinds(data)
-        self.sensors = tuple(dict.fromkeys(sensor for kind in self.kinds for sensor in kind))
-        self._encoder = encoder
-        self._data = data
-        self._readings: dict[Sensor, InputSpec] = {}
-
-    def of(self, sensor: Sensor) -> InputSpec:
-        """Tell how images of a sensor are read; equal sensors share one reading.
-
-        Raises:
-            AssignmentError: a band can't be expressed by the trained ranges.
-            CatalogueError: the source of the statistics lacks a band.
-            InputError: nothing is published for these data, or training images have no data to count.
-        """
-        if not self._readings:
-            self.prepare()
-        return self._readings[sensor]
-
-    def prepare(self, *, shown: bool = False) -> None:
-        """Work out all readings now; see `of`.
-
-        Args:
-            shown: show a progress bar where statistics are counted.
-        """
-        if self._readings:
-            return
-        if self.statistics == "data":
-            # Before the images are read: a band that can't be expressed is an error at once.
-            declared = {sensor: self._reading(sensor, _uncounted(sensor), _COUNTED) for sensor in self.sensors}
-            counted = self._counted(shown=shown)
-            self._readings = {sensor: self._reading(sensor, counted[sensor], _COUNTED) for sensor in declared}
-        else:
-            self._readings = {sensor: self.declared(sensor) for sensor in self.sensors}
-
-    def declared(self, sensor: Sensor) -> InputSpec:
-        """Tell how a sensor is read without reading images; statistics that must be counted are left open."""
-        if self.statistics == "data":
-            return self._reading(sensor, _uncounted(sensor), _COUNTED)
-        if self.statistics is None:
-            return self._encoder.input_spec(sensor)
-        if self.statistics == "catalogue":
-            return self._reading(sensor, _catalogue_statistics(sensor), "statistics of the catalogue")
-        if self.statistics == "published":
-            return self._reading(sensor, self._published(sensor), f"published statistics of '{self._data.statistics}'")
-        source = Path(self.statistics)
-        return self._reading(sensor, read_statistics(source, sensor), f"statistics of '{source.name}'")
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know: statistics, encoding, and every band that is not exactly known."""
-        return tuple(dict.fromkeys(note for sensor in self.sensors for note in self.declared(sensor).notes))
-
-    def settings(self) -> dict[str, Any]:
-        """Tell what network input depends on beside the images: equal settings of equal data give equal input."""
-        declared = [self.declared(sensor) for sensor in self.sensors]
-        return {
-            "statistics": {one.sensor.name: one.statistics_source for one in declared},
-            "readings": _digest([_plain(one) for one in declared]),
-        }
-
-    def _reading(self, sensor: Sensor, statistics: Mapping[str, BandStatistics], source: str) -> InputSpec:
-        reading = self._encoder.input_spec(sensor, statistics=statistics)
-        said = f"encoding '{sensor.default_encoding}'; {source}"
-        normalisation = replace(reading.normalisation, source=said)
-        return replace(reading, statistics_source=source, normalisation=normalisation)
-
-    def _published(self, sensor: Sensor) -> Mapping[str, BandStatistics]:
-        # Late: the table is read only where it is asked for.
-        from anyband.labelled.published.statistics import published_statistics_of
-
-        if self._data.statistics is None:
-            raise InputError(
-                f"'{self._data.name}' has no published normalisation; use input.statistics=data, which counts it on "
-                "the training images, or name a chip store or a file"
-            )
-        return published_statistics_of(self._data.statistics, sensor)
-
-    def _counted(self, *, shown: bool) -> dict[Sensor, Mapping[str, BandStatistics]]:
-        """Count the statistics of every sensor in one pass over the training samples."""
-        data = self._data
-        train = data.part("train")
-        counters = {sensor: StatisticsAccumulator(sensor.band_names) for sensor in self.sensors}
-        shared = _shared_places(data)
-        with progress("statistics of the training images", len(train), shown=shown) as advance:
-            for position, sample in zip(train.tolist(), read_ahead(data.read, train.tolist()), strict=True):
-                labelled = labelled_pixels(sample) if data.places and data.places[position] in shared else None
-                for image in sample.images:
-                    valid = image.valid if labelled is None else image.valid & _as_large(labelled, image.dn.shape[1:])
-                    counters[image.sensor].add(decode(image.dn, image.sensor), valid)
-                advance(1)
-        unseen = next((one.name for one in counters if one not in self._training_sensors()), None)
-        if unseen is not None:
-            raise InputError(
-                f"'{data.name}' has no training image of sensor '{unseen}', so input.statistics=data can't count its "
-                "statistics; leave it out for the checkpoint's or the catalogue's, or name a chip store or a file"
-            )
-        return {sensor: counter.result() for sensor, counter in counters.items()}
-
-    def _training_sensors(self) -> set[Sensor]:
-        return {sensor for kind in set(self.kind_of[self._data.part("train")].tolist()) for sensor in self.kinds[kind]}
-
-
-def _kinds(data: TaskData) -> tuple[list[tuple[Sensor, ...]], Int[Array, " sample"]]:
-    """List the choices of sensors that samples have, and tell which each has."""
-    numbers: dict[tuple[Sensor, ...], int] = {}
-    # Most samples share their records, and comparing hundreds of bands takes a while.
-    seen: dict[tuple[int, ...], int] = {}
-    found = np.empty(len(data), dtype=np.int64)
-    for position, sensors in enumerate(data.sensors):
-        same = tuple(map(id, sensors))
-        if same not in seen:
-            seen[same] = numbers.setdefault(sensors, len(numbers))
-        found[position] = seen[same]
-    return list(numbers), found
-
-
-def _uncounted(sensor: Sensor) -> dict[str, BandStatistics]:
-    return dict.fromkeys(sensor.band_names, _UNCOUNTED)
-
-
-def _catalogue_statistics(sensor: Sensor) -> dict[str, BandStatistics]:
-    missing = [band.name for band in sensor.bands if band.statistics is None]
-    if missing:
-        raise CatalogueError(
-            f"the catalogue has no statistics of band '{missing[0]}' of '{sensor.name}' ({len(missing)} missing); use "
-            "input.statistics=data, which counts them on the training images, or name a chip store or a file"
-        )
-    return {band.name: band.statistics for band in sensor.bands if band.statistics is not None}
-
-
-def _shared_places(data: TaskData) -> set[str]:
-    """Find the places that training shares with other parts: there, only labelled ground belongs to training."""
-    parts: dict[str, set[str]] = {}
-    for place, part in zip(data.places, data.splits, strict=False):
-        parts.setdefault(place, set()).add(part)
-    return {place for place, found in parts.items() if "train" in found and len(found) > 1}
-
-
-def _as_large(labelled: Bool[Array, "row col"], shape: tuple[int, ...]) -> Bool[Array, "row2 col2"]:
-    """Bring what is labelled to the pixels of another image of the same ground; the nearest decides."""
-    rows, cols = ((np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(shape, labelled.shape, strict=True))
-    return np.asarray(labelled[rows[:, None], cols[None, :]])
-
-
-def _plain(reading: InputSpec) -> dict[str, Any]:
-    return {
-        "bands": reading.sensor.band_names,
-        "kept": reading.assignment.kept_index,
-        "mixing": reading.assignment.mixing.tolist(),
-        "normalisation": reading.normalisation.to_dict(),
-    }
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+# chosen: decoding files keeps two threads busy beside the one that encodes, and a batch may fill much memory.
+_WORKERS = 2
 
 
 class TaskReader:
@@ -233,6 +59,10 @@ class TaskReader:
 
     A batch holds samples of one kind: the same sensors in the same slots. Images are normalised in their own pixels,
     then reduced (`scale`), then brought to the network's size; what is not valid stays so.
+
+    Statistics: None or `checkpoint` are those that the checkpoint was trained with, else the catalogue's; `catalogue`
+    are the catalogue's; `data` are counted on the training samples, once, when they are first needed; `published` are
+    those that the published evaluation of this data set used; anything else is a chip store or a file.
 
     Args:
         encoder: whose ranges, normalisations and size. Its weights don't matter.
@@ -255,38 +85,54 @@ class TaskReader:
                 "input.resize=short_side leaves out the edges of images, and maps need all of them; use whole or native"
             )
         self._encoder = encoder
-        self._readings = SensorReadings(encoder, data, recipe.input.statistics)
-        self._rules = InputRules(
-            img_size=self.img_size,
-            resize=recipe.input.resize,
-            interpolation=recipe.input.interpolation,
-            needs_data=not data.is_dense,
-        )
-        self._told = recipe.input.metadata and config.encodings.any
+        self._kinds, self._kind_of = _kinds(data)
+        self._specs: dict[Sensor, InputSpec] = {}
+        self._is_told = recipe.input.metadata and config.encodings.any
         self._last: tuple[int, Sample] | None = None
         self._compared: set[int] = set()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how images are read."""
-        several = max(len(sensors) for sensors in self.data.sensors) > 1
-        joint = several and self.recipe.fusion == "joint"
-        return (*self._readings.notes, *(self._encoder.set_notes if joint else ()))
+        """What a user should know: statistics, encoding, every band that is not exactly known, and sets of pairs."""
+        found = dict.fromkeys(note for spec in self._declared_specs().values() for note in spec.notes)
+        joint = max(len(sensors) for sensors in self.data.sensors) > 1 and self.recipe.fusion == "joint"
+        return (*found, *(self._encoder.set_notes if joint else ()))
 
     @property
     def steps_per_epoch(self) -> int:
         """Number of training batches."""
-        return sum(len(_sliced(len(one), self.recipe.fit.batch_size)) for one in self._kinds(self.data.part("train")))
+        size = self.recipe.fit.batch_size
+        return sum(len(_slices(len(one), size, merged=True)) for one in self._by_kind(self.data.part("train")))
 
     def settings(self) -> dict[str, Any]:
         """Tell all that features depend on beside the weights, the images and their fusion; reads no image."""
+        declared = self._declared_specs().values()
+        plain = [_plain(spec) for spec in declared]
         return {
             "img_size": self.img_size,
             "resize": self.recipe.input.resize,
             "interpolation": self.recipe.input.interpolation,
-            "metadata": self._told,
-            **self._readings.settings(),
+            "metadata": self._is_told,
+            "statistics": {spec.sensor.name: spec.statistics_source for spec in declared},
+            "readings": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16],
         }
+
+    def input_spec(self, sensor: Sensor, *, shown: bool = False) -> InputSpec:
+        """Tell how images of one of the data's sensors become input; `data` statistics are counted now.
+
+        Raises:
+            AssignmentError: a band can't be expressed by the trained ranges.
+            CatalogueError: the source of the statistics lacks a band.
+            InputError: nothing is published for these data, or training images have no data to count.
+        """
+        if not self._specs:
+            # Before the images are read: a band that can't be expressed is an error at once.
+            specs = self._declared_specs()
+            if self.recipe.input.statistics == "data":
+                counted = _counted_statistics(self.data, list(specs), shown=shown)
+                specs = {one: _spec_of(self._encoder, one, counted[one], _COUNTED) for one in specs}
+            self._specs = specs
+        return self._specs[sensor]
 
     def batches(
         self,
@@ -310,16 +156,15 @@ class TaskReader:
             InputError: what is wrong with a sample; it is named.
             GeometryError: images of a sample show different ground.
         """
-        self._readings.prepare(shown=shown)
-        rules = replace(self._rules, scale=scale)
-        boxes = centre_boxes(self.img_size) if rules.resize == "native" else whole_boxes
-        plans = [
-            [kind[place] for place in part]
-            for kind in self._kinds(np.asarray(samples, dtype=np.int64))
-            for part in _parts(len(kind), self.recipe.input.batch_size)
-        ]
+        self.input_spec(self.data.sensors[0][0], shown=shown)
+        resize, size = self.recipe.input.resize, self.recipe.input.batch_size
+        boxes = centre_boxes(self.img_size) if resize == "native" else whole_boxes
+        kinds = self._by_kind(np.asarray(samples, dtype=np.int64))
+        plans = [kind[part] for kind in kinds for part in _slices(len(kind), size)]
         with progress("read and encode samples", len(samples), shown=shown) as advance:
-            for batch in read_ahead(lambda plan: self._batch(plan, rules, boxes, targets=targets), plans):
+            for batch in _read_ahead(
+                lambda plan: self._batch(self._read(plan), boxes, resize, scale=scale, targets=targets), plans
+            ):
                 yield batch
                 advance(len(batch))
 
@@ -336,30 +181,23 @@ class TaskReader:
             InputError: what is wrong with a sample; it is named.
             GeometryError: images of a sample show different ground.
         """
-        self._readings.prepare()
-        recipe = self.recipe
-        draw = TrainingDraw(
-            augment=recipe.fit.augment,
-            seed=recipe.seed,
-            epoch=epoch,
-            img_size=self.img_size,
-            native=recipe.input.resize == "native",
+        self.input_spec(self.data.sensors[0][0])
+        resize, augment = self.recipe.input.resize, self.recipe.fit.augment
+        native = resize == "native"
+        if augment.crop_area != (1.0, 1.0) and not native:
+            resize = "whole"
+        boxes = drawn_boxes(augment, seed=self.recipe.seed, epoch=epoch, img_size=self.img_size, native=native)
+        yield from _read_ahead(
+            lambda plan: self._batch(self._read(plan), boxes, resize, targets=True), self.training_order(epoch)
         )
-        rules = replace(self._rules, resize="whole") if draw.crops and not draw.native else self._rules
-        boxes = drawn_boxes(draw)
-        plans = self.training_order(epoch)
-        yield from read_ahead(lambda plan: self._batch(plan, rules, boxes, targets=True), plans)
 
     def training_order(self, epoch: int) -> list[list[int]]:
         """List the training samples of each batch of an epoch, in order; reads no image."""
-        recipe, train = self.recipe, self.data.part("train")
-        order = permutation(recipe.seed, step=epoch, purpose="order of the training samples", size=len(train))
-        plans = [
-            [kind[place] for place in part]
-            for kind in self._kinds(train[order])
-            for part in _sliced(len(kind), recipe.fit.batch_size)
-        ]
-        turns = permutation(recipe.seed, step=epoch, purpose="order of the training batches", size=len(plans))
+        seed, size, train = self.recipe.seed, self.recipe.fit.batch_size, self.data.part("train")
+        order = permutation(seed, step=epoch, purpose="order of the training samples", size=len(train))
+        kinds = self._by_kind(train[order])
+        plans = [kind[part] for kind in kinds for part in _slices(len(kind), size, merged=True)]
+        turns = permutation(seed, step=epoch, purpose="order of the training batches", size=len(plans))
         return [plans[turn] for turn in turns]
 
     def windows(
@@ -372,36 +210,19 @@ class TaskReader:
             needed: which windows to give; None: all.
 
         Returns:
-            Each window as network input without targets, and which pixels of the first image it shows; see
-            `to_window`.
+            Each window as network input without targets, and which pixels of the first image it shows; an image that is
+            smaller than the input fills its first rows and columns.
         """
-        self._readings.prepare()
-        member = self._member(sample)
-        height, width = member.shapes[0][1:]
-        if self._rules.resize != "native":
-            yield (
-                self._joined([member], self._rules, whole_boxes, targets=False),
-                Window(row=0, col=0, height=height, width=width),
-            )
+        self.input_spec(self.data.sensors[0][0])
+        group, resize = [(sample, self.sample(sample))], self.recipe.input.resize
+        height, width = group[0][1].images[0].dn.shape[1:]
+        if resize != "native":
+            yield self._batch(group, whole_boxes, resize), Window(row=0, col=0, height=height, width=width)
             return
-        images = self._standardised([member], self._rules)
+        images = self._standardised(group)
         for window in cover(height, width, self.img_size):
             if needed is None or needed(window):
-                box = window_box(window, self.img_size)
-                yield self._placed([member], images, self._rules, box, targets=False), window
-
-    def to_window(
-        self, maps: Float[Tensor, "sample channel row col"], window: Window
-    ) -> Float[Tensor, "sample channel rows cols"]:
-        """Bring maps of the network's input to the pixels of a window: resized where images were, else cut.
-
-        Args:
-            maps: of the input's size.
-            window: as `windows` gives it.
-        """
-        if self._rules.resize == "native":
-            return maps[:, :, : window.height, : window.width]
-        return functional.interpolate(maps, size=(window.height, window.width), mode="bilinear", align_corners=False)
+                yield self._placed(group, images, window_boxes(window, self.img_size), resize), window
 
     def target(self, sample: int) -> Num[Array, "row col"]:
         """Give the map of a sample in the pixels of its first image: classes as int64 with −1, or numbers with NaN.
@@ -412,111 +233,149 @@ class TaskReader:
         Raises:
             InputError: the sample has no map, or a wrong one.
         """
-        return native_map(self._member(sample), num_classes=self._num_classes)
-
-    def input_spec(self, sensor: Sensor) -> InputSpec:
-        """Tell how images of one of the data's sensors are read; `data` statistics are counted now."""
-        return self._readings.of(sensor)
+        return checked_map(self.data, self.sample(sample), self.data.names[sample])
 
     def sample(self, position: int) -> Sample:
         """Read a sample as it is stored; the one that was read last is at hand."""
-        last = self._last
-        if last is None or last[0] != position:
-            last = self._last = (position, self.data.read(position))
-        return last[1]
+        if self._last is None or self._last[0] != position:
+            self._last = self._read([position])[0]
+        return self._last[1]
 
-    @property
-    def _num_classes(self) -> int:
-        return len(self.data.classes) if self.data.kind == "class_map" else 0
+    def _declared_specs(self) -> dict[Sensor, InputSpec]:
+        """Tell how each sensor becomes input without reading images; statistics that must be counted are left open."""
+        sensors = dict.fromkeys(sensor for kind in self._kinds for sensor in kind)
+        return {one: _declared_spec(self._encoder, self.data, one, self.recipe.input.statistics) for one in sensors}
 
-    def _kinds(self, samples: Int[Array, " sample"]) -> list[list[int]]:
+    def _by_kind(self, samples: Int[Array, " sample"]) -> list[list[int]]:
         """Sort samples by their sensors, kinds and samples in the order given."""
         kinds: dict[int, list[int]] = {}
-        for sample, kind in zip(samples.tolist(), self._readings.kind_of[samples].tolist(), strict=True):
+        for sample, kind in zip(samples.tolist(), self._kind_of[samples].tolist(), strict=True):
             kinds.setdefault(kind, []).append(sample)
         return list(kinds.values())
 
-    def _member(self, position: int) -> Member:
-        return self._checked(position, self.sample(position))
+    def _read(self, positions: Sequence[int]) -> list[tuple[int, Sample]]:
+        """Read samples, and see that they have the images that were declared."""
+        read = []
+        for position in positions:
+            sample = self.data.read(position)
+            found = [image.sensor.name for image in sample.images]
+            declared = [sensor.name for sensor in self.data.sensors[position]]
+            if found != declared:
+                raise InputError(
+                    f"'{self.data.names[position]}' was declared with images of {', '.join(declared)}, and has "
+                    f"{', '.join(found) or 'none'}"
+                )
+            read.append((position, sample))
+        return read
 
-    def _checked(self, position: int, sample: Sample) -> Member:
-        name, declared = self.data.names[position], self.data.sensors[position]
-        found = tuple(image.sensor.name for image in sample.images)
-        if found != tuple(sensor.name for sensor in declared):
-            said = ", ".join(sensor.name for sensor in declared)
-            raise InputError(f"'{name}' was declared with images of {said}, and has {', '.join(found) or 'none'}")
-        return Member(position=position, name=name, sample=sample)
-
-    def _batch(self, plan: Sequence[int], rules: InputRules, boxes: Boxes, *, targets: bool) -> TaskBatch:
-        members = [self._checked(position, self.data.read(position)) for position in plan]
-        return self._joined(members, rules, boxes, targets=targets)
-
-    def _joined(self, members: Sequence[Member], rules: InputRules, boxes: Boxes, *, targets: bool) -> TaskBatch:
+    def _batch(
+        self, samples: Samples, boxes: Boxes, resize: Resize, *, scale: float = 1.0, targets: bool = False
+    ) -> TaskBatch:
         """Make one batch of samples of one kind; those of equal shapes are worked on together."""
         groups: dict[object, list[int]] = {}
-        for place, member in enumerate(members):
-            groups.setdefault(member.shapes, []).append(place)
-        parts = [self._part([members[place] for place in places], rules, boxes, targets) for places in groups.values()]
+        for place, (_, sample) in enumerate(samples):
+            groups.setdefault(tuple(image.dn.shape for image in sample.images), []).append(place)
+        parts = []
+        for places in groups.values():
+            group = [samples[place] for place in places]
+            images = self._standardised(group)
+            parts.append(self._placed(group, images, boxes, resize, scale=scale, targets=targets))
         order = np.argsort(np.concatenate([np.array(places) for places in groups.values()]))
         return _in_order(parts, torch.from_numpy(order))
 
-    def _part(self, members: Sequence[Member], rules: InputRules, boxes: Boxes, targets: bool) -> TaskBatch:
-        return self._placed(members, self._standardised(members, rules), rules, boxes, targets=targets)
-
-    def _standardised(self, members: Sequence[Member], rules: InputRules) -> list[ImageBatch]:
-        sensors = self.data.sensors[members[0].position]
-        return [
-            standardised_images(members, slot, self._readings.of(sensor), rules) for slot, sensor in enumerate(sensors)
-        ]
+    def _standardised(self, group: Samples) -> list[ImageBatch]:
+        """Normalise the images of samples of one kind and shape, slot by slot, in their own pixels."""
+        batches = []
+        for slot, sensor in enumerate(self.data.sensors[group[0][0]]):
+            dn = torch.from_numpy(np.stack([sample.images[slot].dn for _, sample in group]))
+            valid = torch.from_numpy(np.stack([sample.images[slot].valid for _, sample in group]))
+            try:
+                batch = self.input_spec(sensor).image_batch(dn, valid=valid)
+            except InputError as problem:
+                raise InputError(f"'{self.data.names[group[0][0]]}', image {slot + 1}: {problem}") from problem
+            if batch.valid is not None and not self.data.is_dense:
+                empty = torch.nonzero(~batch.valid.flatten(1).any(dim=1)).flatten().tolist()
+                if empty:
+                    raise InputError(
+                        f"'{self.data.names[group[empty[0]][0]]}': image {slot + 1} ({sensor.name}) has no pixel with "
+                        "data (all nodata or NaN); leave the sample out, or check the nodata value"
+                    )
+            batches.append(batch)
+        return batches
 
     def _placed(
         self,
-        members: Sequence[Member],
+        group: Samples,
         images: Sequence[ImageBatch],
-        rules: InputRules,
         boxes: Boxes,
+        resize: Resize,
         *,
-        targets: bool,
+        scale: float = 1.0,
+        targets: bool = False,
     ) -> TaskBatch:
-        placed = boxes(members, box_grid(members[0].shapes, rules))
-        sensors = self.data.sensors[members[0].position]
-        facts = self._facts(members)
+        """Bring normalised images of one shape, their metadata and their targets to the network's size."""
+        size, how = self.img_size, self.recipe.input.interpolation
+        shapes = [(image.dn.shape[1], image.dn.shape[2]) for image in group[0][1].images]
+        drawn = boxes(group, box_grid(shapes, resize, scale=scale, img_size=size))
+        placed = tuple(
+            placed_image(image, drawn, resize, img_size=size, scale=scale, interpolation=how) for image in images
+        )
+        known = self._known(group)
         return TaskBatch(
-            images=tuple(placed_images(image, rules, placed) for image in images),
-            sensors=tuple(sensor.name for sensor in sensors),
-            samples=np.array([member.position for member in members], dtype=np.int64),
-            metadata=sample_metadata(members, facts, rules, placed) if self._told else None,
-            targets=self._targets(members, rules, placed) if targets else None,
+            images=tuple(placed),
+            sensors=tuple(sensor.name for sensor in self.data.sensors[group[0][0]]),
+            samples=np.array([position for position, _ in group], dtype=np.int64),
+            metadata=network_metadata(known, shapes, drawn, resize, img_size=size) if self._is_told else None,
+            targets=self._targets(group, drawn) if targets else None,
         )
 
-    def _facts(self, members: Sequence[Member]) -> list[list[CheckedMetadata]]:
+    def _known(self, group: Samples) -> list[list[CheckedMetadata]]:
         """Take what is known of images where the network is told, or their footprints are not compared yet."""
-        positions = {member.position for member in members}
-        alone = len(members[0].sample.images) == 1
-        if not self._told and (alone or positions <= self._compared):
+        positions = {position for position, _ in group}
+        if not self._is_told and (len(group[0][1].images) == 1 or positions <= self._compared):
             return []
-        facts = [facts_of(member) for member in members]
+        found = []
+        for position, sample in group:
+            names = [
+                f"'{self.data.names[position]}', image {slot + 1} ({image.sensor.name})"
+                for slot, image in enumerate(sample.images)
+            ]
+            found.append([metadata_of(image, name) for image, name in zip(sample.images, names, strict=True)])
+            check_one_footprint(found[-1], names)
         self._compared |= positions
-        return facts
+        return found
 
-    def _targets(self, members: Sequence[Member], rules: InputRules, boxes: Any) -> Num[Tensor, "sample ..."]:
+    def _targets(self, group: Samples, drawn: Augmentation) -> Num[Tensor, "sample ..."]:
+        """Give the targets; those of maps as their images are brought to the network's size, each pixel one label."""
         if self.data.is_dense:
-            return label_maps(members, rules, boxes, num_classes=self._num_classes)
+            maps = np.stack([checked_map(self.data, sample, self.data.names[at]) for at, sample in group])
+            return placed_maps(torch.from_numpy(maps), drawn, img_size=self.img_size)
         if self.data.targets is None:
             raise InputError(f"'{self.data.name}' has no targets")
-        found = torch.from_numpy(self.data.targets[[member.position for member in members]])
+        found = torch.from_numpy(self.data.targets[[position for position, _ in group]])
         return found.long() if self.data.kind == "class" else found.float()
 
 
-def _parts(count: int, size: int) -> list[range]:
-    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+def _read_ahead(make: Callable[[list[int]], TaskBatch | Sample], plans: Iterable[list[int]]) -> Iterator[Any]:
+    """Make things in the order of their plans, a few ahead of their use; the order doesn't depend on the threads."""
+    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="anyband-samples")
+    waiting: deque[Future[TaskBatch | Sample]] = deque()
+    try:
+        for plan in plans:
+            waiting.append(pool.submit(make, plan))
+            if len(waiting) > _WORKERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _sliced(count: int, size: int) -> list[range]:
-    """Share samples among batches; a single one left over joins the batch before, because some layers need two."""
-    parts = _parts(count, size)
-    if len(parts) > 1 and len(parts[-1]) == 1 and size > 1:
-        parts[-2:] = [range(parts[-2].start, count)]
+def _slices(count: int, size: int, *, merged: bool = False) -> list[slice]:
+    """Share samples among batches. Merged, a single one left over joins the batch before: some layers need two."""
+    parts = [slice(first, min(first + size, count)) for first in range(0, count, size)]
+    if merged and len(parts) > 1 and parts[-1].stop - parts[-1].start == 1 and size > 1:
+        parts[-2:] = [slice(parts[-2].start, count)]
     return parts
 
 
@@ -524,22 +383,119 @@ def _in_order(parts: Sequence[TaskBatch], order: Int[Tensor, " sample"]) -> Task
     """Join parts of a batch, the samples in the order wanted."""
     if len(parts) == 1:
         return parts[0]
-    images = [joined_batches([part.images[slot] for part in parts]) for slot in range(len(parts[0].images))]
+    images = []
+    for slot in range(len(parts[0].images)):
+        joined = joined_batches([part.images[slot] for part in parts])
+        valid = None if joined.valid is None else joined.valid[order]
+        images.append(replace(joined, pixels=joined.pixels[order], valid=valid))
     targets = [part.targets for part in parts if part.targets is not None]
+    known = [vars(part.metadata) for part in parts if part.metadata is not None]
     return TaskBatch(
-        images=tuple(_image_in_order(image, order) for image in images),
+        images=tuple(images),
         sensors=parts[0].sensors,
         samples=np.concatenate([part.samples for part in parts])[order.numpy()],
-        metadata=_metadata_in_order([part.metadata for part in parts if part.metadata is not None], order),
+        metadata=SetMetadata(**{name: torch.cat([one[name] for one in known])[order] for name in known[0]})
+        if known
+        else None,
         targets=torch.cat(targets)[order] if targets else None,
     )
 
 
-def _image_in_order(image: ImageBatch, order: Tensor) -> ImageBatch:
-    return replace(image, pixels=image.pixels[order], valid=None if image.valid is None else image.valid[order])
+_COUNTED = "statistics counted on the training images"
+# Takes the place of statistics that are not counted yet: what is made with it tells bands and ranges, not values.
+_UNCOUNTED = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
 
 
-def _metadata_in_order(parts: Sequence[SetMetadata], order: Tensor) -> SetMetadata | None:
-    if not parts:
-        return None
-    return SetMetadata(**{name: torch.cat([getattr(part, name) for part in parts])[order] for name in vars(parts[0])})
+def _kinds(data: TaskData) -> tuple[list[tuple[Sensor, ...]], Int[Array, " sample"]]:
+    """List the choices of sensors that samples have, and tell which each has."""
+    numbers: dict[tuple[Sensor, ...], int] = {}
+    # Most samples share their records, and comparing hundreds of bands takes a while.
+    seen: dict[tuple[int, ...], int] = {}
+    found = np.empty(len(data), dtype=np.int64)
+    for position, sensors in enumerate(data.sensors):
+        same = tuple(map(id, sensors))
+        if same not in seen:
+            seen[same] = numbers.setdefault(sensors, len(numbers))
+        found[position] = seen[same]
+    return list(numbers), found
+
+
+def _declared_spec(encoder: SensorEncoder, data: TaskData, sensor: Sensor, statistics: str | None) -> InputSpec:
+    if statistics in (None, "checkpoint"):
+        return encoder.input_spec(sensor)
+    if statistics == "data":
+        return _spec_of(encoder, sensor, dict.fromkeys(sensor.band_names, _UNCOUNTED), _COUNTED)
+    if statistics == "catalogue":
+        return _spec_of(encoder, sensor, _catalogue_statistics(sensor), "statistics of the catalogue")
+    if statistics == "published":
+        # Late: the table is read only where it is asked for.
+        from anyband.labelled.published.statistics import published_statistics_of
+
+        if data.statistics is None:
+            raise InputError(
+                f"'{data.name}' has no published normalisation; use input.statistics=data, which counts it on "
+                "the training images, or name a chip store or a file"
+            )
+        found = published_statistics_of(data.statistics, sensor)
+        return _spec_of(encoder, sensor, found, f"published statistics of '{data.statistics}'")
+    source = Path(str(statistics))
+    return _spec_of(encoder, sensor, read_statistics(source, sensor), f"statistics of '{source.name}'")
+
+
+def _spec_of(
+    encoder: SensorEncoder, sensor: Sensor, statistics: Mapping[str, BandStatistics], source: str
+) -> InputSpec:
+    spec = encoder.input_spec(sensor, statistics=statistics)
+    normalisation = replace(spec.normalisation, source=f"encoding '{sensor.default_encoding}'; {source}")
+    return replace(spec, statistics_source=source, normalisation=normalisation)
+
+
+def _catalogue_statistics(sensor: Sensor) -> dict[str, BandStatistics]:
+    missing = [band.name for band in sensor.bands if band.statistics is None]
+    if missing:
+        raise CatalogueError(
+            f"the catalogue has no statistics of band '{missing[0]}' of '{sensor.name}' ({len(missing)} missing); use "
+            "input.statistics=data, which counts them on the training images, or name a chip store or a file"
+        )
+    return {band.name: band.statistics for band in sensor.bands if band.statistics is not None}
+
+
+def _counted_statistics(
+    data: TaskData, sensors: Sequence[Sensor], *, shown: bool
+) -> dict[Sensor, Mapping[str, BandStatistics]]:
+    """Count the statistics of every sensor in one pass over the training samples."""
+    train = data.part("train").tolist()
+    counters = {sensor: StatisticsAccumulator(sensor.band_names) for sensor in sensors}
+    seen = {sensor for position in train for sensor in data.sensors[position]}
+    # Places that training shares with other splits: there, only labelled ground belongs to training.
+    others = {place for place, split in zip(data.places, data.splits, strict=False) if split != "train"}
+    with progress("statistics of the training images", len(train), shown=shown) as advance:
+        samples = _read_ahead(lambda plan: data.read(plan[0]), ([position] for position in train))
+        for position, sample in zip(train, samples, strict=True):
+            labelled = labelled_pixels(sample) if data.places and data.places[position] in others else None
+            for image in sample.images:
+                valid = image.valid if labelled is None else image.valid & _as_large(labelled, image.dn.shape[1:])
+                counters[image.sensor].add(decode(image.dn, image.sensor), valid)
+            advance(1)
+    unseen = next((one.name for one in counters if one not in seen), None)
+    if unseen is not None:
+        raise InputError(
+            f"'{data.name}' has no training image of sensor '{unseen}', so input.statistics=data can't count its "
+            "statistics; leave it out for the checkpoint's or the catalogue's, or name a chip store or a file"
+        )
+    return {sensor: counter.result() for sensor, counter in counters.items()}
+
+
+def _as_large(labelled: Bool[Array, "row col"], shape: tuple[int, ...]) -> Bool[Array, "row2 col2"]:
+    """Bring what is labelled to the pixels of another image of the same ground; the nearest decides."""
+    rows, cols = ((np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(shape, labelled.shape, strict=True))
+    return np.asarray(labelled[rows[:, None], cols[None, :]])
+
+
+def _plain(spec: InputSpec) -> dict[str, Any]:
+    return {
+        "bands": spec.sensor.band_names,
+        "kept": spec.assignment.kept_index,
+        "mixing": spec.assignment.mixing.tolist(),
+        "normalisation": spec.normalisation.to_dict(),
+    }

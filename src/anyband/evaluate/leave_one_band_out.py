@@ -10,8 +10,8 @@ import numpy as np
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import AssignmentError, CheckpointError, InputError
-from anyband.evaluate.adapt import checkpoint_of
 from anyband.evaluate.context import Context
+from anyband.evaluate.fitting import checkpoint_of
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.predictions import Result
 from anyband.labelled.samples import Sample, SampleImage, TaskData

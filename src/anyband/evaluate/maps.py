@@ -1,223 +1,56 @@
-"""Segmentation, change detection and regression of maps."""
+"""Segmentation, change detection and regression of maps: a head over an encoder's levels, and maps without seams."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from anyband.arrays import Array, Int, Num
+from anyband.arrays import Array, Float, Int, Num
+from anyband.encode.encoder import available_bytes
+from anyband.encode.metadata import Precision
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.adapt import AdaptedEncoder, adapt, checkpoint_of
 from anyband.evaluate.context import Context
-from anyband.evaluate.fitting import FitResult, FitTask, fit, parameter_groups, predicting
-from anyband.evaluate.fusion import FusedEncoder
+from anyband.evaluate.features import Difference, FusedEncoder, Levels, SiameseEncoder, extract_levels
+from anyband.evaluate.fitting import adapt, checkpoint_of, fit, predicting, trained_weights_note
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.map_kinds import ClassMaps, MapCounts, MapKind, number_maps_of
-from anyband.evaluate.map_model import (
-    Difference,
-    FrozenEncoder,
-    KnownSamples,
-    LevelBatch,
-    MapNetwork,
-    MapSamples,
-    ReadSamples,
-    SiameseEncoder,
-    fits_memory,
-    frozen_levels,
-    map_head,
-    stays_the_same,
-)
 from anyband.evaluate.predictions import Result
-from anyband.evaluate.recipe import FitRecipe
+from anyband.evaluate.recipe import AugmentRecipe
 from anyband.evaluate.samples import TaskBatch
-from anyband.models.heads import FINAL, head_blocks
+from anyband.models.heads import HeadConfig, LinearHead, UPerNetHead, head_blocks, make_head, resized
+from anyband.rasters.grid import Blender, Window
 
-__all__ = ["DenseTask", "change", "difference_for", "fit_maps", "regress_maps", "segment"]
+__all__ = [
+    "MapNetwork",
+    "change",
+    "difference_for",
+    "joined_windows",
+    "predict_whole",
+    "predict_windows",
+    "regress_maps",
+    "segment",
+]
 
 # chosen: a page of pictures; they go from the worst to the best of the test samples in equal steps of rank.
 _NUM_PICTURES = 8
+# chosen: UPerNet with 512 channels was seen to take 150 MB for a sample of 224 × 224 pixels (CPU).
+_HEAD_SAMPLES = 8
+# chosen: what is left is for the head, its activations, and reading.
+_MEMORY_SHARE = 0.4
+_FLOAT_BYTES = 4
 
-
-@dataclass(frozen=True, kw_only=True)
-class DenseTask:
-    """What is fitted, beside the context."""
-
-    kind: MapKind
-    """What the maps hold."""
-    around: Callable[[FusedEncoder], FusedEncoder | SiameseEncoder]
-    """Makes what gives levels of an encoder."""
-    title: str
-    """Of progress bars."""
-
-
-def fit_maps(context: Context, task: DenseTask) -> list[Result]:
-    """Fit a head over each encoder, and the encoder with it where the recipe says so.
-
-    The context's encoders stay as they are. Equal settings give equal results.
-
-    Args:
-        context: data of maps.
-        task: what the maps hold, and how levels are made.
-
-    Raises:
-        InputError: a part is empty, or samples do not go together.
-        RecipeError: settings that do not go together.
-        TrainingError: a loss is not finite.
-    """
-    _check(context)
-    return [_result(context, task, name) for name in context.encoders]
-
-
-def _check(context: Context) -> None:
-    data, augment = context.data, context.recipe.fit.augment
-    for part, count in data.num_samples.items():
-        if not count:
-            raise InputError(f"'{data.name}' has no sample in '{part}'; look at data.split")
-    if augment.mixup or augment.cutmix:
-        raise RecipeError(
-            "fit.augment.mixup and fit.augment.cutmix mix the classes of whole images, and these data have maps; "
-            "set both to 0"
-        )
-    counts = sorted({len(slots) for slots in data.sensors})
-    if len(counts) > 1:
-        raise InputError(
-            f"samples of '{data.name}' have {counts[0]} to {counts[-1]} images, and a head for maps has one width; "
-            "give samples with equally many"
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Parts:
-    """What is built before anything is fitted."""
-
-    network: MapNetwork
-    """Head, and the encoder where it is trained."""
-    samples: MapSamples
-    """The labelled samples as the network takes them."""
-    width: int
-    """Of a level."""
-    adapted: AdaptedEncoder | None
-    """The encoder that is trained; None: it is frozen."""
-
-
-def _result(context: Context, task: DenseTask, name: str) -> Result:
-    parts, recipe = _parts(context, task, name), context.recipe
-    notes = () if parts.adapted is None else (*parts.adapted.notes, _counted(parts.network))
-    result = _fitted(parts, context, task, title=f"{task.title}, {name}")
-    if parts.adapted is not None:
-        parts.adapted.settle()
-    test = context.data.part("test")
-    with predicting(parts.network, recipe.fit):
-        counted = MapCounts(data=context.data, kind=task.kind)
-        counts = _counts(parts, task.kind, test, counted)
-        pictures = _spread(counts, task.kind)
-        maps = dict(parts.samples.predicted(parts.network, test[pictures], task.kind.read, labelled=False))
-    return Result(
-        features=name,
-        width=parts.width,
-        predictions=counted.predictions(),
-        chosen={"epoch": result.best_epoch, f"validation {task.kind.metric}": result.best_score},
-        curves={"training loss": result.losses, "validation": result.validation},
-        maps=maps,
-        model=_weights(parts, task.kind),
-        notes=notes,
-    )
-
-
-def _parts(context: Context, task: DenseTask, name: str) -> _Parts:
-    data, recipe = context.data, context.recipe
-    adapted = None if _is_frozen(recipe.fit) else adapt(context.encoders[name], data, recipe)
-    sensor_encoder = context.encoders[name] if adapted is None else adapted.encoder
-    encoder = task.around(replace(context, encoders={name: sensor_encoder}).fused(name))
-    blocks = head_blocks(recipe.head.kind, depth=sensor_encoder.config.depth, blocks=recipe.head.blocks)
-    width = encoder.map_width(len(data.sensors[0]))
-    head = map_head(recipe.head, width=width, num_outputs=task.kind.num_outputs, seed=recipe.seed)
-    if adapted is not None:
-        reader = TaskReader(adapted.encoder, data, recipe) if adapted.new_ranges else context.reader
-        network = MapNetwork(head, blocks=blocks, encoder=encoder)
-        samples: MapSamples = ReadSamples(reader, native=recipe.input.resize == "native", frozen=False)
-    else:
-        network = MapNetwork(
-            head, blocks=blocks, frozen=frozen_levels(encoder, blocks, precision=recipe.input.precision)
-        )
-        samples = _frozen_samples(context, FrozenEncoder(name=name, encoder=encoder, blocks=blocks))
-    return _Parts(network=network.to(context.device), samples=samples, width=width, adapted=adapted)
-
-
-def _frozen_samples(context: Context, frozen: FrozenEncoder) -> MapSamples:
-    width = frozen.encoder.map_width(len(context.data.sensors[0]))
-    num_levels = 1 if frozen.blocks == FINAL else len(frozen.blocks)
-    patch_size = context.encoders[frozen.name].config.patch_size
-    if stays_the_same(context) and fits_memory(context, width=width, num_levels=num_levels, patch_size=patch_size):
-        return KnownSamples(context, frozen)
-    return ReadSamples(context.reader, native=context.recipe.input.resize == "native", frozen=True)
-
-
-def _is_frozen(fit_recipe: FitRecipe) -> bool:
-    return fit_recipe.encoder == "frozen" and fit_recipe.new_ranges == "none"
-
-
-def _fitted(parts: _Parts, context: Context, task: DenseTask, *, title: str) -> FitResult:
-    recipe, validation = context.recipe, context.data.part("val")
-    fit_task: FitTask[MapNetwork, TaskBatch | LevelBatch] = FitTask(
-        batches=parts.samples.training_batches,
-        steps_per_epoch=parts.samples.steps_per_epoch,
-        loss=partial(_loss, kind=task.kind),
-        validate=lambda _: task.kind.score(_counts(parts, task.kind, validation)),
-        groups=lambda network: parameter_groups(network, recipe.fit),
-        names=context.data.names,
-        title=title,
-    )
-    return fit(parts.network, fit_task, recipe.fit, seed=recipe.seed, device=context.device, shown=context.shown)
-
-
-def _loss(network: MapNetwork, batch: TaskBatch | LevelBatch, step: int, *, kind: MapKind) -> Tensor:
-    if batch.targets is None:
-        raise InputError("training batches came without targets")
-    # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.
-    return kind.loss(network(batch, step=step + 1).float(), batch.targets)
-
-
-def _counts(
-    parts: _Parts, kind: MapKind, samples: Int[Array, " sample"], counted: MapCounts | None = None
-) -> Num[Array, "sample ..."]:
-    rows: dict[int, Num[Array, "..."]] = {}
-    for position, predicted in parts.samples.predicted(parts.network, samples, kind.read, labelled=True):
-        truth = parts.samples.truth(position)
-        rows[position] = kind.count(truth, predicted)
-        if counted is not None:
-            counted.add(position, truth, predicted)
-    return np.stack([rows[int(sample)] for sample in samples])
-
-
-def _spread(counts: Num[Array, "sample ..."], kind: MapKind) -> Int[Array, " picture"]:
-    """Choose samples for pictures, from the worst to the best; those without labelled pixels are left out."""
-    scores = np.array([kind.score(one[None]) for one in counts])
-    ranked = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
-    steps = np.linspace(0, len(ranked) - 1, min(_NUM_PICTURES, len(ranked))).round().astype(np.int64)
-    return np.asarray(ranked[steps])
-
-
-def _weights(parts: _Parts, kind: MapKind) -> dict[str, Tensor]:
-    """Name the head's weights `head.*`, and those of a trained encoder as in checkpoints."""
-    state = kind.settled(parts.network.head.state_dict())
-    head = {f"head.{name}": one.detach().cpu().contiguous() for name, one in state.items()}
-    return head if parts.adapted is None else {**checkpoint_of(parts.adapted.encoder).state, **head}
-
-
-def _counted(network: MapNetwork) -> str:
-    every = [(one.numel(), one.requires_grad) for one in network.parameters()]
-    trained = sum(size for size, learned in every if learned)
-    return f"{trained:,} of {sum(size for size, _ in every):,} weights were trained"
+Read = Callable[[Float[Array, "output row col"]], Num[Array, "row col"]]
+"""Makes a map of a network's outputs."""
 
 
 def segment(context: Context) -> list[Result]:
     """Fit a head for maps of classes over each encoder; validation chooses the epoch by mIoU, test reports.
 
     Test compares at the size of the labels. Images are seen whole and the logits resized to it (`input.resize: whole`),
-    or in overlapping windows whose logits are averaged (`native`). Equal settings give equal results.
+    or in overlapping windows whose logits are averaged (`native`). Equal settings give equal results; the context's
+    encoders stay as they are.
 
     Args:
         context: data with maps of classes.
@@ -227,41 +60,29 @@ def segment(context: Context) -> list[Result]:
 
     Raises:
         RecipeError: the data have no maps of classes, or settings that do not go together.
-        InputError: a part is empty, or images that do not fit the network.
+        InputError: a split is empty, or images that do not fit the network.
         TrainingError: a loss is not finite, or validation has no labelled pixel.
 
     Source:
         SMARTIES (arXiv 2506.19585), section 4, tables 5 and 6.
     """
-    data, recipe = context.data, context.recipe
+    data = context.data
     if data.kind != "class_map":
         raise RecipeError(f"'segment' needs maps of classes, and '{data.name}' is of kind '{data.kind}'; see data.kind")
-    kind = ClassMaps(classes=data.classes, label_smoothing=recipe.fit.label_smoothing)
-    return fit_maps(context, DenseTask(kind=kind, around=lambda fused: fused, title="segmentation"))
+    kind = ClassMaps(classes=data.classes, label_smoothing=context.recipe.fit.label_smoothing)
+    return _fit_maps(context, kind, title="segmentation")
 
 
 def change(context: Context) -> list[Result]:
-    """Fit a head for maps of change over each encoder; validation chooses the epoch by mIoU, test reports.
+    """Fit a head for maps of change over each encoder, as `segment`.
 
     The first half of a sample's images is before, the second after, in the same order; the sensors may differ. Two
-    classes are changed or not; more are kinds of change. See `segment` for sizes and windows.
-
-    Args:
-        context: data with maps of classes and an even number of images a sample.
-
-    Returns:
-        One result for each encoder, in the context's order, with the confusion matrix of each test sample.
+    classes are changed or not; more are kinds of change.
 
     Raises:
-        RecipeError: the data have no maps of classes, or settings that do not go together.
-        InputError: an odd number of images, an empty part, or images that do not fit the network.
-        TrainingError: a loss is not finite, or validation has no labelled pixel.
-
-    Source:
-        Daudt et al., "Fully convolutional siamese networks for change detection" (arXiv 1810.08462): differences of
-        features at several levels.
+        InputError: an odd number of images, besides what `segment` raises.
     """
-    data, recipe = context.data, context.recipe
+    data = context.data
     if data.kind != "class_map":
         raise RecipeError(f"'change' needs maps of classes, and '{data.name}' is of kind '{data.kind}'; see data.kind")
     odd = next((index for index, slots in enumerate(data.sensors) if len(slots) < 2 or len(slots) % 2), None)
@@ -270,12 +91,8 @@ def change(context: Context) -> list[Result]:
             f"change is between images before and as many after; sample '{data.names[odd]}' has "
             f"{len(data.sensors[odd])}; give a table with the columns `before` and `after`"
         )
-    difference = difference_for(len(data.classes))
-    kind = ClassMaps(classes=data.classes, label_smoothing=recipe.fit.label_smoothing)
-    task = DenseTask(
-        kind=kind, around=lambda fused: SiameseEncoder(fused, difference=difference), title="change detection"
-    )
-    return fit_maps(context, task)
+    kind = ClassMaps(classes=data.classes, label_smoothing=context.recipe.fit.label_smoothing)
+    return _fit_maps(context, kind, title="change detection", difference=difference_for(len(data.classes)))
 
 
 def difference_for(num_classes: int) -> Difference:
@@ -289,26 +106,366 @@ def regress_maps(context: Context) -> list[Result]:
     The loss is the squared error of numbers standardised by the training pixels; what is predicted, validated and
     reported is in the data's own unit. See `segment` for sizes and windows.
 
-    Args:
-        context: data with maps of numbers.
-
-    Returns:
-        One result for each encoder, in the context's order, with the sums of errors of each test sample.
-
     Raises:
         RecipeError: the data have no maps of numbers, or settings that do not go together.
-        InputError: an empty part, no training pixel with a number, or images that do not fit the network.
+        InputError: an empty split, no training pixel with a number, or images that do not fit the network.
         TrainingError: a loss is not finite, or validation has no pixel with a number.
     """
-    data, fit = context.data, context.recipe.fit
+    data = context.data
     if data.kind != "number_map":
         raise RecipeError(
             f"regression of maps needs maps of numbers, and '{data.name}' is of kind '{data.kind}'; see data.kind"
         )
-    if fit.label_smoothing:
+    if context.recipe.fit.label_smoothing:
         raise RecipeError("fit.label_smoothing is for classes, and these data have numbers; set it to 0")
+    numbers = number_maps_of(context.reader.target(int(sample)) for sample in data.part("train"))
+    return _fit_maps(context, numbers, title="regression")
 
-    def targets() -> Iterator[Num[Array, "row col"]]:
-        return (context.reader.target(int(sample)) for sample in data.part("train"))
 
-    return fit_maps(context, DenseTask(kind=number_maps_of(targets()), around=lambda fused: fused, title="regression"))
+def _fit_maps(context: Context, kind: MapKind, *, title: str, difference: Difference | None = None) -> list[Result]:
+    """Fit a head over each encoder, and the encoder with it where the recipe says so."""
+    data, augment = context.data, context.recipe.fit.augment
+    for split, count in data.num_samples.items():
+        if not count:
+            raise InputError(f"'{data.name}' has no sample in '{split}'; look at data.split")
+    if augment.mixup or augment.cutmix:
+        raise RecipeError(
+            "fit.augment.mixup and fit.augment.cutmix mix the classes of whole images, and these data have maps; "
+            "set both to 0"
+        )
+    counts = sorted({len(slots) for slots in data.sensors})
+    if len(counts) > 1:
+        raise InputError(
+            f"samples of '{data.name}' have {counts[0]} to {counts[-1]} images, and a head for maps has one width; "
+            "give samples with equally many"
+        )
+    return [_fitted(context, name, kind, title=f"{title}, {name}", difference=difference) for name in context.encoders]
+
+
+def _fitted(context: Context, name: str, kind: MapKind, *, title: str, difference: Difference | None) -> Result:
+    data, recipe = context.data, context.recipe
+    is_frozen = recipe.fit.encoder == "frozen" and recipe.fit.new_ranges == "none"
+    adapted = None if is_frozen else adapt(context.encoders[name], data, recipe)
+    sensor_encoder = context.encoders[name] if adapted is None else adapted.encoder
+    fused = replace(context, encoders={name: sensor_encoder}).fused(name)
+    encoder = fused if difference is None else SiameseEncoder(fused, difference=difference)
+    blocks = head_blocks(recipe.head.kind, depth=sensor_encoder.config.depth, blocks=recipe.head.blocks)
+    width = encoder.map_width(len(data.sensors[0]))
+    head = HeadConfig(kind=recipe.head.kind, width=width, num_outputs=kind.num_outputs, channels=recipe.head.channels)
+    network = MapNetwork(
+        make_head(head, seed=recipe.seed),
+        encoder,
+        blocks=blocks,
+        img_size=context.reader.img_size,
+        frozen=recipe.input.precision if is_frozen else None,
+    )
+    if adapted is not None and adapted.new_ranges:
+        context = replace(context, reader=TaskReader(sensor_encoder, data, recipe))
+    samples = _MapSamples(context, network.to(context.device), encoder)
+    notes = () if adapted is None else (*adapted.notes, trained_weights_note(network))
+    fitted = fit(
+        network,
+        recipe.fit,
+        batches=samples.training_batches,
+        steps_per_epoch=context.reader.steps_per_epoch,
+        # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.
+        loss=lambda batch, step: kind.loss(network(batch, step=step + 1).float(), _targets(batch)),
+        validate=lambda: kind.score(_counts(samples, kind, data.part("val"))),
+        names=data.names,
+        seed=recipe.seed,
+        device=context.device,
+        title=title,
+        shown=context.shown,
+    )
+    if adapted is not None:
+        adapted.settle()
+    with predicting(network, recipe.fit):
+        counted = MapCounts(data=data, kind=kind)
+        counts = _counts(samples, kind, data.part("test"), counted)
+        pictured = data.part("test")[_spread(counts, kind)]
+        maps = dict(samples.predicted(pictured, kind.read, labelled=False))
+    settled = kind.settled(network.head.state_dict())
+    weights = {f"head.{key}": one.detach().cpu().contiguous() for key, one in settled.items()}
+    return Result(
+        features=name,
+        width=width,
+        predictions=counted.predictions(),
+        chosen={"epoch": fitted.best_epoch, f"validation {kind.metric}": fitted.best_score},
+        curves={"training loss": fitted.losses, "validation": fitted.validation},
+        maps=maps,
+        model=weights if adapted is None else {**checkpoint_of(adapted.encoder).state, **weights},
+        notes=notes,
+    )
+
+
+def _counts(
+    samples: "_MapSamples", kind: MapKind, positions: Int[Array, " sample"], counted: MapCounts | None = None
+) -> Num[Array, "sample ..."]:
+    rows: dict[int, Num[Array, "..."]] = {}
+    for position, predicted in samples.predicted(positions, kind.read, labelled=True):
+        truth = samples.truth(position)
+        rows[position] = kind.count(truth, predicted)
+        if counted is not None:
+            counted.add(position, truth, predicted)
+    return np.stack([rows[int(position)] for position in positions])
+
+
+def _spread(counts: Num[Array, "sample ..."], kind: MapKind) -> Int[Array, " picture"]:
+    """Choose samples for pictures, from the worst to the best; those without labelled pixels are left out."""
+    scores = np.array([kind.score(one[None]) for one in counts])
+    ranked = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
+    steps = np.linspace(0, len(ranked) - 1, min(_NUM_PICTURES, len(ranked))).round().astype(np.int64)
+    return np.asarray(ranked[steps])
+
+
+class MapNetwork(nn.Module):
+    """A head over the levels of an encoder.
+
+    Args:
+        head: of as many levels as there are blocks.
+        encoder: gives the levels.
+        blocks: what the head sees.
+        img_size: edge of the network's input, pixels.
+        frozen: precision of the arithmetic of an encoder in evaluation mode, whatever the head's is: it gives a sample
+            the same levels at every step, without gradients, and is no part of this module; None: it is trained with
+            the head.
+    """
+
+    def __init__(
+        self,
+        head: LinearHead | UPerNetHead,
+        encoder: FusedEncoder | SiameseEncoder,
+        *,
+        blocks: Levels,
+        img_size: int,
+        frozen: Precision | None = None,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.img_size = img_size
+        self.blocks = blocks
+        self.encoder = encoder if frozen is None else None
+        self._frozen = None if frozen is None else (encoder, frozen)
+
+    def levels(self, batch: TaskBatch, step: int = 0) -> tuple[Tensor, ...]:
+        """Make the levels of a batch, or take them where they are known."""
+        if batch.levels:
+            return batch.levels
+        if self._frozen is None:
+            assert self.encoder is not None
+            return self.encoder.levels(batch, self.blocks, step=step)
+        encoder, precision = self._frozen
+        encoder.eval()
+        device = batch.images[0].pixels.device.type
+        with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            return tuple(level.float() for level in encoder.levels(batch, self.blocks))
+
+    def forward(self, batch: TaskBatch, *, step: int = 0) -> Float[Tensor, "sample output row col"]:
+        """Compute the outputs of each pixel of the network's input; `step` is of training, for what is drawn."""
+        outputs: Tensor = self.head(self.levels(batch, step), (self.img_size, self.img_size))
+        return outputs
+
+
+class _MapSamples:
+    """Labelled maps as a network takes them, which stays the same object.
+
+    Levels of a frozen encoder are made once where memory holds them: those of all samples where training sees each in
+    one way only (whole, never varied), so that an epoch takes as long as its head; else those of the windows of
+    validation samples: a large image has many, and each epoch asks for all of them. The order of training is that of
+    reading, so both give the same head, but for rounding.
+    """
+
+    def __init__(self, context: Context, network: MapNetwork, encoder: FusedEncoder | SiameseEncoder) -> None:
+        self._reader, self._network, recipe = context.reader, network, context.recipe
+        self._native, self._batch_size = recipe.input.resize == "native", recipe.input.batch_size
+        self._truths: dict[int, Tensor] = {}
+        self._windows: dict[int, list[tuple[TaskBatch, Window]]] = {}
+        self._repeated = set(context.data.part("val").tolist()) if network.encoder is None else set()
+        free = available_bytes(torch.device("cpu"))
+        self._room = np.inf if free is None else _MEMORY_SHARE * free
+        self._levels: tuple[Tensor, ...] = ()
+        plain = recipe.fit.augment == AugmentRecipe() and recipe.input.resize == "whole"
+        if network.encoder is None and plain and self._level_bytes(context, network) < self._room:
+            every = np.arange(len(context.data))
+            self._levels = extract_levels(
+                encoder, self._reader, every, blocks=network.blocks, cache=context.cache, shown=context.shown
+            )
+            train = self._reader.batches(context.data.part("train"), targets=True, shown=context.shown)
+            self._targets = {
+                int(sample): _compact(target)
+                for batch in train
+                for sample, target in zip(batch.samples, _targets(batch), strict=True)
+            }
+
+    def training_batches(self, epoch: int) -> Iterator[TaskBatch]:
+        """Give the training samples shuffled and varied, with targets."""
+        if not self._levels:
+            yield from self._reader.training_batches(epoch)
+            return
+        for samples in self._reader.training_order(epoch):
+            yield replace(self._known(samples), targets=_loose(torch.stack([self._targets[one] for one in samples])))
+
+    def predicted(
+        self, samples: Int[Array, " sample"], read: Read, *, labelled: bool
+    ) -> Iterator[tuple[int, Num[Array, "row col"]]]:
+        """Predict maps at the size of their labels, of samples in any order, by the network in evaluation mode.
+
+        Args:
+            samples: positions.
+            read: makes a map of outputs.
+            labelled: leave out windows without any label; what is predicted where labels are stays the same.
+        """
+        if not self._native:
+            starts = range(0, len(samples), self._batch_size)
+            known = (self._known(samples[first : first + self._batch_size].tolist()) for first in starts)
+            batches = known if self._levels else self._reader.batches(samples)
+            yield from predict_whole(self._network, batches, read=read, size_of=lambda at: self.truth(at).shape)
+            return
+        for sample in samples.tolist():
+            windows = self._windows_of(sample, labelled=labelled)
+            yield sample, predict_windows(self._network, windows, read=read, size=self.truth(sample).shape)
+
+    def truth(self, sample: int) -> Num[Array, "row col"]:
+        """Give the map of a sample at its own size; it is read once and held in few bytes."""
+        if sample not in self._truths:
+            self._truths[sample] = _compact(torch.from_numpy(self._reader.target(sample)))
+        return _loose(self._truths[sample]).numpy()
+
+    def _level_bytes(self, context: Context, network: MapNetwork) -> int:
+        config = network.head.config
+        patches = (self._reader.img_size // next(iter(context.encoders.values())).config.patch_size) ** 2
+        num_levels = 1 if network.blocks == "final" else len(network.blocks)
+        return len(context.data) * num_levels * config.width * patches * _FLOAT_BYTES
+
+    def _known(self, samples: Sequence[int]) -> TaskBatch:
+        return TaskBatch(
+            images=(),
+            sensors=(),
+            samples=np.array(samples, dtype=np.int64),
+            levels=tuple(level[samples] for level in self._levels),
+        )
+
+    def _windows_of(self, sample: int, *, labelled: bool) -> Iterator[tuple[TaskBatch, Window]]:
+        if not labelled:
+            yield from self._reader.windows(sample)
+            return
+        if sample in self._windows:
+            yield from self._windows[sample]
+            return
+        truth = self.truth(sample)
+        known = np.isfinite(truth) if truth.dtype.kind == "f" else truth >= 0
+        made = []
+        for batch, window in self._reader.windows(sample, needed=lambda one: bool(known[one.rows, one.cols].any())):
+            if sample not in self._repeated:
+                yield batch, window
+                continue
+            with torch.no_grad():
+                levels = self._network.levels(batch.to(_device(self._network)))
+            kept = replace(batch, images=(), levels=tuple(level.cpu() for level in levels))
+            self._room -= sum(level.nbytes for level in kept.levels)
+            made.append((kept, window))
+            yield made[-1]
+        if sample in self._repeated and self._room > 0:
+            self._windows[sample] = made
+
+
+def predict_whole(
+    network: MapNetwork,
+    batches: Iterable[TaskBatch],
+    *,
+    read: Read,
+    size_of: Callable[[int], tuple[int, ...]],
+) -> Iterator[tuple[int, Num[Array, "row col"]]]:
+    """Predict the maps of samples that the network sees whole. The outputs are resized, bilinearly, not the classes.
+
+    Args:
+        network: in evaluation mode.
+        batches: of samples, on any device.
+        read: makes a map of outputs.
+        size_of: rows and columns of a sample's map.
+
+    Returns:
+        Position of each sample, and its map.
+    """
+    for batch in batches:
+        with torch.no_grad():
+            levels = network.levels(batch.to(_device(network)))
+        for row, sample in enumerate(batch.samples.tolist()):
+            if row % _HEAD_SAMPLES == 0:
+                with torch.no_grad():
+                    outputs = network.head.outputs([level[row : row + _HEAD_SAMPLES] for level in levels]).float()
+            one = row % _HEAD_SAMPLES
+            rows, cols = size_of(sample)
+            yield sample, read(resized(outputs[one : one + 1], (rows, cols))[0].cpu().numpy())
+
+
+def predict_windows(
+    network: MapNetwork, windows: Iterable[tuple[TaskBatch, Window]], *, read: Read, size: tuple[int, ...]
+) -> Num[Array, "row col"]:
+    """Predict the map of a sample from overlapping windows, whose outputs are averaged; see `Blender`.
+
+    Args:
+        network: in evaluation mode.
+        windows: one sample's, in the images' own pixels, all of one size, row by row; where there is none, what is
+            predicted means nothing.
+        read: makes a map of outputs.
+        size: rows and columns of the map.
+    """
+
+    def outputs() -> Iterator[tuple[Window, Float[Array, "output row col"]]]:
+        for batch, window in windows:
+            with torch.no_grad():
+                found = network(batch.to(_device(network))).float()
+            # Images that are smaller than the input fill its first rows and columns.
+            yield window, found[0, :, : window.height, : window.width].cpu().numpy()
+
+    strips = [read(strip) for strip in joined_windows(outputs(), size=size)]
+    if not strips:
+        return read(np.full((network.head.config.num_outputs, *size), np.nan, dtype=np.float32))
+    return np.concatenate(strips)
+
+
+def joined_windows(
+    parts: Iterable[tuple[Window, Float[Array, "output row col"]]], *, size: tuple[int, ...]
+) -> Iterator[Float[Array, "output row col"]]:
+    """Join overlapping windows of one size, row by row, to strips of the whole width, one below the other.
+
+    Only a few rows are held at once.
+
+    Args:
+        parts: windows inside the whole, and what is in them.
+        size: rows and columns of the whole.
+    """
+    blender, height = None, 0
+    for window, values in parts:
+        if blender is None:
+            height = window.height
+            shape = (window.height, window.width)
+            blender = Blender(num_bands=len(values), width=size[1], window=shape, num_rows=height)
+        yield from _taken(blender, window.row, height)
+        blender.add(window, values)
+    if blender is not None:
+        yield from _taken(blender, size[0], height)
+
+
+def _taken(blender: Blender, last_row: int, at_once: int) -> Iterator[Float[Array, "output row col"]]:
+    while (left := last_row - blender.first_row) > 0:
+        yield blender.take(min(left, at_once))
+
+
+def _device(network: MapNetwork) -> torch.device:
+    return next(network.head.parameters()).device
+
+
+def _targets(batch: TaskBatch) -> Num[Tensor, "sample row col"]:
+    assert batch.targets is not None
+    return batch.targets
+
+
+def _compact(targets: Num[Tensor, "*row col"]) -> Num[Tensor, "*row col"]:
+    """Hold classes in few bytes."""
+    return targets if targets.is_floating_point() else targets.to(torch.int16)
+
+
+def _loose(targets: Num[Tensor, "*row col"]) -> Num[Tensor, "*row col"]:
+    return targets if targets.is_floating_point() else targets.long()

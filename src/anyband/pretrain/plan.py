@@ -15,7 +15,7 @@ from anyband.data.loader import shard_lanes
 from anyband.data.sampler import ShardLanes, check_sensors
 from anyband.data.store import ChipStore
 from anyband.errors import CheckpointError, RecipeError, StoreError
-from anyband.evaluate.adapt import with_new_ranges
+from anyband.evaluate.fitting import with_new_ranges
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, load_checkpoint, make_model, state_of, to_published
 from anyband.models.mae_start import load_mae, start_from_mae

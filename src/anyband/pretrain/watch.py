@@ -13,8 +13,7 @@ from anyband.arrays import Float
 from anyband.data.resample import AugmentOptions
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import checkpoint_sensors
-from anyband.evaluate.features import extract_features
-from anyband.evaluate.fusion import FusedEncoder
+from anyband.evaluate.features import FusedEncoder, extract_features
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.metrics import LabelledFeatures, score_predictions
