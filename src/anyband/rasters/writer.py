@@ -3,11 +3,14 @@
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.transform import Affine
+from rasterio.windows import Window as RasterioWindow
 
 from anyband.arrays import Array, Num, Shaped
 from anyband.errors import InputError, OutputError
@@ -15,7 +18,7 @@ from anyband.files import whole_file
 from anyband.rasters.formats import open_quietly
 from anyband.rasters.grid import IDENTITY, Grid, Window
 
-__all__ = ["GeoTiffLayout", "GeoTiffWriter", "geotiff_writer", "write_geotiff"]
+__all__ = ["GeoTiffWriter", "geotiff_writer", "write_geotiff"]
 
 # chosen: 256 × 256 pixels of many bands still fit a cache, and a 224-pixel tile touches four blocks at most.
 _BLOCK_PIXELS = 256
@@ -24,31 +27,12 @@ _FULL_DISK_BYTES = 1_000_000
 _BLOCK_STEP = 16  # Source: TIFF 6.0, section 15: tile sides are multiples of 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeoTiffLayout:
-    """What a GeoTIFF holds besides its pixels."""
-
-    grid: Grid
-    """Where the pixels lie."""
-    dtype: str
-    """NumPy type of the stored numbers."""
-    descriptions: tuple[str, ...]
-    """Name of each band."""
-    nodata: float | None = None
-    """Stored number that means "no data"; NaN for floats."""
-    tags: tuple[tuple[str, str], ...] = ()
-    """(key, value) kept in the file, for example the sensor and the checkpoint."""
-    colours: tuple[tuple[int, tuple[int, int, int]], ...] = ()
-    """(stored number, red green blue 0 to 255) to show a map of classes in; of the first band, uint8."""
-
-
 class GeoTiffWriter:
     """Write a GeoTIFF by windows; made by `geotiff_writer`."""
 
-    def __init__(self, dataset: Any, layout: GeoTiffLayout, target: Path) -> None:
-        """Take an open dataset."""
+    def __init__(self, dataset: Any, target: Path) -> None:
+        """Take an open dataset, and the path that it will have."""
         self._dataset = dataset
-        self._layout = layout
         self._target = target
 
     def write(self, window: Window, pixels: Num[Array, "band row col"]) -> None:
@@ -58,35 +42,61 @@ class GeoTiffWriter:
             InputError: the pixels do not fit the window, the bands or the type.
             OutputError: no room, no permission.
         """
-        from rasterio.windows import Window as RasterioWindow
-
-        layout = self._layout
-        expected = (len(layout.descriptions), window.height, window.width)
-        if pixels.shape != expected or not window.is_inside(layout.grid.height, layout.grid.width):
+        count, height, width = self._dataset.count, self._dataset.height, self._dataset.width
+        if pixels.shape != (count, window.height, window.width) or not window.is_inside(height, width):
             raise InputError(
                 f"pixels of shape {pixels.shape} do not fit the window ({window}) of an image of "
-                f"{len(layout.descriptions)} bands, {layout.grid.height} × {layout.grid.width} pixels"
+                f"{count} bands, {height} × {width} pixels"
             )
-        if pixels.dtype != np.dtype(layout.dtype):
-            raise InputError(f"pixels of {pixels.dtype} can't be written to a GeoTIFF of {layout.dtype}")
+        dtype = np.dtype(self._dataset.dtypes[0])
+        if pixels.dtype != dtype:
+            raise InputError(f"pixels of {pixels.dtype} can't be written to a GeoTIFF of {dtype}")
         place = RasterioWindow(window.col, window.row, window.width, window.height)
-        with _as_output_error(self._target), _quiet():
+        # Outside of an `Env` GDAL writes errors to stderr too, beside the one message of ours.
+        with _as_output_error(self._target), rasterio.Env():
             self._dataset.write(pixels, window=place)
 
 
 @contextlib.contextmanager
-def geotiff_writer(path: Path, layout: GeoTiffLayout) -> Iterator[GeoTiffWriter]:
+def geotiff_writer(
+    path: Path,
+    *,
+    grid: Grid,
+    dtype: str,
+    descriptions: Sequence[str],
+    nodata: float | None = None,
+    tags: Mapping[str, str] | None = None,
+    colours: Mapping[int, tuple[int, int, int]] | None = None,
+) -> Iterator[GeoTiffWriter]:
     """Open a GeoTIFF for windows; it becomes `path` when the block ends well, else nothing stays.
 
-    Windows along the blocks of 256 × 256 pixels, row by row, are quickest. What is never written is nodata.
+    Args:
+        path: to write; an existing file is replaced at the end.
+        grid: where the pixels lie.
+        dtype: NumPy type of the digital numbers.
+        descriptions: name of each band.
+        nodata: digital number that means "no data"; NaN for floats.
+        tags: kept in the file, for example the sensor and the checkpoint.
+        colours: red green blue (0 to 255) to show each number of a map of classes in; of the first band, uint8.
 
     Raises:
         OutputError: no permission, no room on the disk.
     """
+    profile = _profile(grid, dtype=dtype, count=len(descriptions)) | {"nodata": nodata}
     with whole_file(path) as beside:
-        with _as_output_error(path), _opened(beside, layout) as dataset:
-            yield GeoTiffWriter(dataset, layout, path)
-        _check_written(beside, layout, path)
+        with _as_output_error(path):
+            dataset = open_quietly(beside, profile=profile)
+            try:
+                dataset.update_tags(**(tags or {}))
+                for number, description in enumerate(descriptions, start=1):
+                    dataset.set_band_description(number, description)
+                if colours:
+                    dataset.write_colormap(1, dict(colours))
+                yield GeoTiffWriter(dataset, path)
+            finally:
+                with rasterio.Env():
+                    dataset.close()
+        _check_written(beside, path)
 
 
 def write_geotiff(
@@ -97,86 +107,47 @@ def write_geotiff(
     descriptions: Sequence[str],
     nodata: float | None = None,
     tags: Mapping[str, str] | None = None,
+    colours: Mapping[int, tuple[int, int, int]] | None = None,
 ) -> None:
-    """Write an image whole as a tiled, compressed GeoTIFF.
-
-    Args:
-        path: to write; an existing file is replaced at the end.
-        pixels: stored numbers.
-        grid: where they lie.
-        descriptions: name of each band.
-        nodata: stored number that means "no data".
-        tags: kept in the file.
+    """Write an image whole as a tiled, compressed GeoTIFF; see `geotiff_writer`.
 
     Raises:
         InputError: pixels and grid or descriptions do not fit.
         OutputError: no permission, no room on the disk.
     """
-    layout = GeoTiffLayout(
-        grid=grid,
-        dtype=str(pixels.dtype),
-        descriptions=tuple(descriptions),
-        nodata=nodata,
-        tags=tuple((tags or {}).items()),
-    )
-    with geotiff_writer(path, layout) as writer:
+    dtype = str(pixels.dtype)
+    with geotiff_writer(
+        path, grid=grid, dtype=dtype, descriptions=descriptions, nodata=nodata, tags=tags, colours=colours
+    ) as writer:
         writer.write(Window(row=0, col=0, height=pixels.shape[1], width=pixels.shape[2]), pixels)
 
 
-@contextlib.contextmanager
-def _opened(path: Path, layout: GeoTiffLayout) -> Iterator[Any]:
-    dataset = open_quietly(path, profile=_profile(layout))
-    try:
-        dataset.update_tags(**dict(layout.tags))
-        for number, description in enumerate(layout.descriptions, start=1):
-            dataset.set_band_description(number, description)
-        if layout.colours:
-            dataset.write_colormap(1, dict(layout.colours))
-        yield dataset
-    finally:
-        with _quiet():
-            dataset.close()
-
-
-def _quiet() -> Any:
-    """Outside of an `Env` GDAL writes errors to stderr too, beside the one message of ours."""
-    import rasterio
-
-    return rasterio.Env()
-
-
-def _profile(layout: GeoTiffLayout) -> dict[str, Any]:
-    grid = layout.grid
+def _profile(grid: Grid, *, dtype: str, count: int) -> dict[str, Any]:
     block = min(_BLOCK_PIXELS, -(-max(grid.height, grid.width) // _BLOCK_STEP) * _BLOCK_STEP)
     profile: dict[str, Any] = {
         "driver": "GTiff",
         "height": grid.height,
         "width": grid.width,
-        "count": len(layout.descriptions),
-        "dtype": layout.dtype,
-        "nodata": layout.nodata,
+        "count": count,
+        "dtype": dtype,
         "tiled": True,
         "blockxsize": block,
         "blockysize": block,
         "interleave": "band",
         "compress": "deflate",
         # Differences of neighbours compress better than the numbers: 2 for integers, 3 for floats.
-        "predictor": 3 if np.dtype(layout.dtype).kind == "f" else 2,
+        "predictor": 3 if np.dtype(dtype).kind == "f" else 2,
         "BIGTIFF": "IF_SAFER",
     }
     if grid.crs is not None:
         profile["crs"] = grid.crs
     if grid.transform != IDENTITY:
-        from rasterio.transform import Affine
-
         profile["transform"] = Affine(*grid.transform)
     return profile
 
 
 @contextlib.contextmanager
 def _as_output_error(target: Path) -> Iterator[None]:
-    from rasterio.errors import RasterioError
-
     try:
         yield
     except RasterioError as problem:
@@ -194,16 +165,14 @@ def _output_error(target: Path, cause: str) -> OutputError:
     return OutputError(f"cannot write '{target}': {cause}")
 
 
-def _check_written(beside: Path, layout: GeoTiffLayout, target: Path) -> None:
+def _check_written(beside: Path, target: Path) -> None:
     """See that every block is in the file: GDAL writes late, and keeps quiet when closing a file fails."""
-    from rasterio.errors import RasterioError
-
     size = beside.stat().st_size
     try:
-        with _quiet(), open_quietly(beside) as dataset:
+        with rasterio.Env(), open_quietly(beside) as dataset:
             missing = sum(
                 not _block_is_inside(dataset, number, row, col, size)
-                for number in range(1, len(layout.descriptions) + 1)
+                for number in dataset.indexes
                 for (row, col), _ in dataset.block_windows(number)
             )
     except RasterioError as problem:

@@ -15,7 +15,7 @@ from anyband.files import check_target, whole_file
 from anyband.progress import Advance, progress
 from anyband.rasters.formats import GdalSheet
 from anyband.rasters.grid import IDENTITY, Grid, Window, patch_grid, windows_covering
-from anyband.rasters.writer import GeoTiffLayout, GeoTiffWriter, geotiff_writer
+from anyband.rasters.writer import GeoTiffWriter, geotiff_writer
 from anyband.report.maps import PcaColours, fit_pca_colours, pca_picture, picture_png
 
 __all__ = [
@@ -258,14 +258,14 @@ def feature_tiff(path: Path, grid: Grid, *, width: int, tags: dict[str, object])
         width: number of features, the bands.
         tags: how the features were made, kept in the file as JSON texts.
     """
-    layout = GeoTiffLayout(
+    with geotiff_writer(
+        path,
         grid=grid,
         dtype="float32",
-        descriptions=tuple(f"feature {index}" for index in range(width)),
+        descriptions=[f"feature {index}" for index in range(width)],
         nodata=float("nan"),
-        tags=tuple((key, value if isinstance(value, str) else json.dumps(value)) for key, value in tags.items()),
-    )
-    with geotiff_writer(path, layout) as writer:
+        tags={key: value if isinstance(value, str) else json.dumps(value) for key, value in tags.items()},
+    ) as writer:
         yield writer
 
 

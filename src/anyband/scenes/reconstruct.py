@@ -3,7 +3,7 @@
 import datetime as dt
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from anyband.rasters.grid import (
     windows_covering,
 )
 from anyband.rasters.reader import RasterReader, RasterSource, open_raster
-from anyband.rasters.writer import GeoTiffLayout, GeoTiffWriter, geotiff_writer
+from anyband.rasters.writer import GeoTiffWriter, geotiff_writer
 from anyband.report.maps import pictures_png
 from anyband.scenes.context import OpenImage, OtherImage, nearest_in_time, placed_images, readable_images, survey_images
 from anyband.sensors.sensor import Encoding, Sensor
@@ -537,7 +537,7 @@ def _write(job: _Job, out: Path) -> tuple[int, int]:
     blender = Blender(num_bands=len(job.layout.sensor.bands), width=grid.width, window=job.window, num_rows=_BLOCK_ROWS)
     counts = np.zeros(2, dtype=np.int64)
     with (
-        geotiff_writer(out, _geotiff(job)) as writer,
+        _geotiff(out, job) as writer,
         progress(f"reconstruct {out.name}", len(rows) * len(cols), shown=job.options.shown) as advance,
     ):
         for row, next_row in zip(rows, [*rows[1:], grid.height], strict=True):
@@ -597,7 +597,7 @@ def _check_filled(job: _Job, num_filled: int, num_unfilled: int) -> None:
         )
 
 
-def _geotiff(job: _Job) -> GeoTiffLayout:
+def _geotiff(out: Path, job: _Job) -> AbstractContextManager[GeoTiffWriter]:
     layout = job.layout
     tags = {
         "ANYBAND_SENSOR": layout.sensor.name,
@@ -607,12 +607,13 @@ def _geotiff(job: _Job) -> GeoTiffLayout:
         "ANYBAND_WINDOW_PX": str(job.window),
         **dict(job.options.tags),
     }
-    return GeoTiffLayout(
+    return geotiff_writer(
+        out,
         grid=layout.grid,
         dtype=layout.dtype,
         descriptions=layout.sensor.band_names,
         nodata=layout.nodata,
-        tags=tuple(tags.items()),
+        tags=tags,
     )
 
 

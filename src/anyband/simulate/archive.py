@@ -19,7 +19,7 @@ from anyband.errors import WorkerError
 from anyband.files import whole_directory, whole_file
 from anyband.progress import progress
 from anyband.rasters.grid import Grid
-from anyband.rasters.writer import GeoTiffLayout, geotiff_writer
+from anyband.rasters.writer import write_geotiff
 from anyband.sensors.sensor import Band, OpticalRange, RadarBeam, Sensor
 from anyband.simulate.covers import cover_names, load_covers
 from anyband.simulate.instruments import clear_sky, draw_sky, encode, observe, stored_nodata, swath
@@ -332,13 +332,13 @@ def _write_image(
     folder: Path, options: SimulateOptions, rendered: RenderedPlace, image: Image, sensor_name: str
 ) -> Row:
     path = Path("images", rendered.place.name, f"{image.sensor.name}_{image.number}_{image.datetime_utc:%Y%m%d}.tif")
-    layout = GeoTiffLayout(
+    write_geotiff(
+        folder / path,
+        image.stored,
         grid=_grid(rendered, options.footprint_m, image.stored.shape[-1]),
-        dtype=str(image.stored.dtype),
         descriptions=image.sensor.band_names,
         nodata=stored_nodata(image.sensor, encoding=image.sensor.default_encoding),
     )
-    _write_geotiff(folder / path, layout, image.stored)
     moment = image.datetime_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
     # A sensor of the user's own is named by its file, from wherever the manifest is read.
     named = str(Path(sensor_name).resolve()) if sensor_name.endswith((".yaml", ".yml")) else image.sensor.name
@@ -347,23 +347,18 @@ def _write_image(
 
 def _write_map(folder: Path, options: SimulateOptions, rendered: RenderedPlace) -> Row:
     path = Path("landcover", f"{rendered.place.name}.tif")
-    layout = GeoTiffLayout(
+    write_geotiff(
+        folder / path,
+        rendered.cover[None],
         grid=_grid(rendered, options.footprint_m, rendered.cover.shape[-1]),
-        dtype="uint8",
         descriptions=("land cover",),
         nodata=0.0,
-        colours=tuple((cover.value, _red_green_blue(cover.colour)) for cover in load_covers()),
+        colours={cover.value: _red_green_blue(cover.colour) for cover in load_covers()},
     )
-    _write_geotiff(folder / path, layout, rendered.cover[None])
     place = rendered.place
     position = (f"{place.latitude_deg:.4f}", f"{place.longitude_deg:.4f}")
     shares = tuple(f"{share:.4f}" for share in rendered.fractions)
     return (place.name, path.as_posix(), rendered.label, place.theme, *position, *shares)
-
-
-def _write_geotiff(path: Path, layout: GeoTiffLayout, pixels: Num[Array, "band row col"]) -> None:
-    with geotiff_writer(path, layout) as writer:
-        writer.write(layout.grid.whole, pixels)
 
 
 def _red_green_blue(colour: str) -> tuple[int, int, int]:
