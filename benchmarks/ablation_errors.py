@@ -14,10 +14,9 @@ from torch import Tensor
 from anyband.arrays import Array
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import SensorEncoder, set_batch
-from anyband.models.a2mae import SetAutoencoder
+from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import Checkpoint, build_model
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetNoise
-from anyband.models.smarties import Smarties
+from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
 from anyband.randomness import uniform
 
 __all__ = ["error_scores"]
@@ -79,7 +78,7 @@ def _error_score(names: tuple[str, ...], mean: float, count: int, *, told: bool)
 
 @torch.no_grad()
 def _pair_errors(
-    model: Smarties | SetAutoencoder,
+    model: Autoencoder,
     encoder: SensorEncoder,
     store: ChipStore,
     cells: CellChips,
@@ -98,26 +97,15 @@ def _pair_errors(
         # Of no network's seed: all are asked for the same tokens.
         draws = uniform(0, step=0, samples=numbers, purpose="ablation: visible tokens", shape=(num_tokens,))
         noise = torch.from_numpy(draws).float()
-        if isinstance(model, Smarties):
-            found.append(_errors_of_pairs(model, images, noise))
-        else:
-            both = [_two_sensors(store, images, chips, order, img_size=config.img_size) for order in ((0, 1), (1, 0))]
-            found.append(_errors_of_sets(model, both, noise))
+        both = [_two_sensors(store, images, chips, order, img_size=config.img_size) for order in ((0, 1), (1, 0))]
+        found.append(_errors(model, both, noise))
     first, second = (torch.cat(errors).double().nanmean() for errors in zip(*found, strict=True))
     return float(first), float(second)
 
 
-def _errors_of_pairs(model: Smarties, images: Sequence[ImageBatch], noise: Tensor) -> tuple[Tensor, Tensor]:
+def _errors(model: Autoencoder, batches: Sequence[SetBatch], noise: Tensor) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
-    pair = PairBatch(a=images[0], b=images[1]).to(device)
-    first, second = model.cross_errors(pair, PairNoise(mixup=noise, masking=noise).to(device))
-    return first.cpu(), second.cpu()
-
-
-def _errors_of_sets(model: SetAutoencoder, batches: Sequence[SetBatch], noise: Tensor) -> tuple[Tensor, Tensor]:
-    device = next(model.parameters()).device
-    both = noise[:, None].expand(-1, 2, -1)
-    drawn = SetNoise(masking=both, tying=both, mixup=noise, hides_last=True).to(device)
+    drawn = SetNoise(masking=noise[:, None].expand(-1, 2, -1), mixup=noise).to(device)
     first, second = (model.hidden_errors(batch.to(device), drawn).cpu() for batch in batches)
     return first, second
 

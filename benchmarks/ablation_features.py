@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 
 from anyband.arrays import Array, Float, Int
-from anyband.data.sampler import image_facts
+from anyband.data.sampler import chip_metadata
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import Pool, SensorEncoder, pooled, set_batch
 from anyband.encode.metadata import set_metadata
@@ -157,7 +157,7 @@ def metadata_of(store: ChipStore, chips: Int[Array, "set slot"], *, img_size: in
         chips: rows of its index.
         img_size: side to which they are resized, pixels.
     """
-    facts = image_facts(store, chips)
+    facts = chip_metadata(store, chips)
     names = store.index.column("array").take(chips.ravel()).to_pylist()
     sides = np.array([store.arrays[name].height for name in names], dtype=np.float64).reshape(chips.shape)
     return set_metadata(facts.corners_deg, facts.gsd_m, facts.time, facts.gsd_m * sides / img_size)

@@ -16,7 +16,8 @@ from measure import circumstances
 
 from anyband.errors import OutputError
 from anyband.files import whole_file
-from anyband.models.checkpoint import Checkpoint, load_checkpoint, make_model
+from anyband.models.autoencoder import Autoencoder
+from anyband.models.checkpoint import Checkpoint, load_checkpoint
 from anyband.pretrain.loop import pretrain
 from anyband.pretrain.plan import plan_run
 from anyband.pretrain.recipe import PretrainRecipe
@@ -110,7 +111,7 @@ class Ablation:
         """Train a network, go on with it, or take it; or make the one that is compared with as it starts."""
         if name in _FRESH:
             plan = plan_run(self._recipe(UNTRAINED, seed), self.archive.store)
-            return plan.checkpoint(make_model(plan.config, seed=seed).state_dict(), step=0), None
+            return plan.checkpoint(Autoencoder(plan.config, seed=seed).state_dict(), step=0), None
         folder = self.out / "training" / f"{name}_{seed}"
         result = pretrain(self._recipe(name, seed), data=self.archive.store.path, out=folder)
         return load_checkpoint(result.checkpoint), result.loss

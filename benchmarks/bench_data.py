@@ -29,10 +29,10 @@ from pair_files import link_pairs, read_plain, write_pixels
 from rasterio.errors import NotGeoreferencedWarning
 from released import ReleasedReader
 
-from anyband.data.image_sets import PairSampler, find_pairs
-from anyband.data.loader import read_pair_batch
+from anyband.data.image_sets import SetSampler, find_pairs
+from anyband.data.loader import read_sets
 from anyband.data.store import ChipStore
-from anyband.pretrain.pair_batches import PairPreparer
+from anyband.pretrain.batches import BatchPreparer
 from anyband.pretrain.plan import plan_run
 from anyband.pretrain.recipe import PretrainRecipe
 
@@ -112,20 +112,20 @@ def write_store(top: Path, num_pairs: int) -> Path:
 def _store_ways(store: ChipStore) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
     """Read all pairs of the store `PASSES` times, batched in the order of training, without and with draws for each."""
     pairs = find_pairs(store, sensors=[("sentinel2-l2a", "sentinel1-grd")], split=None)
-    sampler = PairSampler(pairs, batch_size=BATCH, seed=0)
+    sampler = SetSampler(pairs, batch_size=BATCH, seed=0)
     recipe = PretrainRecipe(name="reading")
-    preparer = PairPreparer(recipe, plan_run(recipe, store).inputs, device=torch.device("cpu"))
+    preparer = BatchPreparer(recipe, plan_run(recipe, store).inputs, device=torch.device("cpu"))
     steps = range(PASSES * (len(pairs) // BATCH))
 
     def read() -> None:
         for step in steps:
-            read_pair_batch(store, pairs, sampler.batch(step))
+            read_sets(store, sampler.batch(step), metadata=False)
 
     def read_and_draw() -> None:
         for step in steps:
-            preparer.draw(read_pair_batch(store, pairs, sampler.batch(step)), step=step)
+            preparer.draw(read_sets(store, sampler.batch(step), metadata=False), step=step)
 
-    raw = read_pair_batch(store, pairs, sampler.batch(0))
+    raw = read_sets(store, sampler.batch(0), metadata=False)
     drawn = preparer.draw(raw, step=0)
     pixels = (raw.a.nbytes + raw.b.nbytes) / BATCH
     ways = {"chip store to batch": read, "chip store to batch, with draws": read_and_draw}

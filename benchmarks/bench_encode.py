@@ -19,8 +19,8 @@ import torch
 from measure import circumstances, report, time_in_turn
 
 from anyband.encode.encoder import SensorEncoder, has_bf16
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, make_model, state_of
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.inputs import ImageBatch
 from anyband.models.vit import encoder_config
 from anyband.sensors.assignment import assign
@@ -53,7 +53,7 @@ def _images(mixing: torch.Tensor, count: int) -> ImageBatch:
 def _encoder(size: str) -> SensorEncoder:
     table = load_ranges("smarties_v1")
     config = AutoencoderConfig(encoder=encoder_config(size, img_size=_IMG_SIZE, num_ranges=len(table.ranges)))
-    return SensorEncoder(Checkpoint(config=config, state=state_of(make_model(config, seed=0)), ranges=table)).eval()
+    return SensorEncoder(Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=table)).eval()
 
 
 def _band_rows(encoder: SensorEncoder, count: int, repeats: int) -> list[dict[str, Any]]:

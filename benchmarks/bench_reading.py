@@ -25,8 +25,8 @@ from bench_data import BATCH, write_store
 from measure import circumstances, exit_code_of, pin_to_one_core, report, time_in_turn
 from numcodecs import Blosc
 
-from anyband.data.image_sets import PairSampler, find_pairs
-from anyband.data.loader import read_pair_batch
+from anyband.data.image_sets import SetSampler, find_pairs
+from anyband.data.loader import read_sets
 from anyband.data.store import ChipStore
 
 _SENSORS = ("sentinel2-l2a", "sentinel1-grd")
@@ -70,11 +70,11 @@ def _ways(store: ChipStore, num_pairs: int) -> dict[str, Callable[[], object]]:
                 files[name][rows].read().result()
 
     pairs = find_pairs(store, sensors=[_SENSORS], split=None)
-    sampler = PairSampler(pairs, batch_size=BATCH, seed=0)
+    sampler = SetSampler(pairs, batch_size=BATCH, seed=0)
 
     def batch() -> None:
         for step in range(num_pairs // BATCH):
-            read_pair_batch(store, pairs, sampler.batch(step))
+            read_sets(store, sampler.batch(step), metadata=False)
 
     return {
         "decoding alone": decode,

@@ -26,9 +26,9 @@ from pair_store import array_spec
 
 from anyband.data import store_writer
 from anyband.data.chip_index import ChipRecord
-from anyband.data.image_sets import PairPlan, Pairs, PairSampler, find_pairs
-from anyband.data.loader import BatchLoader, OpenShards, read_pair_batch, shard_lanes
-from anyband.data.sampler import Rounds, ShardLanes, full_shuffle_quality, lane_of, shuffle_quality
+from anyband.data.image_sets import ImageSets, SetDraw, SetSampler, find_pairs
+from anyband.data.loader import OpenShards, RawSets, batches_in_work, read_ahead, read_sets, shard_shuffle
+from anyband.data.sampler import BatchOrder, ShardShuffle, open_shard_of
 from anyband.data.store import ChipStore
 from anyband.data.store_writer import Chip, StoreHeader, write_store
 from anyband.sensors.catalogue import get_sensor
@@ -43,24 +43,34 @@ SCENES = 16
 REQUESTS, BYTES = "/tensorstore/kvstore/file/batch_read", "/tensorstore/kvstore/file/bytes_read"
 
 
-def _mixing(lanes: int | None) -> dict[str, float | str]:
-    """Measure the first round of an imagined store; `lanes` None: by chips."""
+def _same_shard(shards: np.ndarray) -> tuple[float, float]:
+    """Measure an order by the shards of its samples: different shards in a batch, and the share of all pairs of two
+    samples of a batch that are of one shard, in percent."""
+    batches = shards[: len(shards) // BATCH * BATCH].reshape(-1, BATCH)
+    counts = [np.unique(batch, return_counts=True)[1] for batch in batches]
+    same = float(np.mean([(count * (count - 1)).sum() for count in counts]))
+    return float(np.mean([len(count) for count in counts])), 100 * same / (BATCH * (BATCH - 1))
+
+
+def _mixing(open_shards: int | None) -> dict[str, float | str]:
+    """Measure the first epoch of an imagined store; `open_shards` None: by chips."""
     shards = np.arange(NUM_PAIRS) * NUM_SHARDS // NUM_PAIRS
-    dealt = None if lanes is None else ShardLanes(shards=shards, count=lanes)
-    rounds = Rounds(np.zeros(NUM_PAIRS, dtype=np.int64), batch_size=BATCH, seed=0, noun="pairs", lanes=dealt)
+    shuffle = None if open_shards is None else ShardShuffle(shards=shards, open_shards=open_shards)
+    pairs = BatchOrder(np.zeros(NUM_PAIRS, dtype=np.int64), batch_size=BATCH, seed=0, noun="pairs", shuffle=shuffle)
     steps = range(-(-NUM_PAIRS // BATCH))
-    order = shards[np.concatenate([rounds.batch(step).items for step in steps])[:NUM_PAIRS]]
-    quality = shuffle_quality(order, batch_size=BATCH)
-    full = full_shuffle_quality(shards, batch_size=BATCH)
+    order = shards[np.concatenate([pairs.batch(step)[0] for step in steps])[:NUM_PAIRS]]
+    shards_per_batch, same = _same_shard(order)
+    # On average of an order in which any pair may follow any other.
+    of_shard = NUM_PAIRS // NUM_SHARDS
+    full = 100 * (of_shard - 1) / (NUM_PAIRS - 1)
     fetched: float | str = ""
-    if lanes is not None:
-        of_lane = lane_of(np.arange(NUM_PAIRS), batch_size=BATCH, num_lanes=lanes)
-        fetched = len(np.unique(of_lane * NUM_SHARDS + order)) / NUM_SHARDS
+    if open_shards is not None:
+        served = open_shard_of(np.arange(NUM_PAIRS), batch_size=BATCH, num_open=open_shards)
+        fetched = len(np.unique(served * NUM_SHARDS + order)) / NUM_SHARDS
     return {
-        "shards/batch": quality.shards_per_batch,
-        "same shard %": 100 * quality.same_shard,
-        "x full": quality.same_shard / full.same_shard,
-        "spread %": 100 * quality.spread,
+        "shards/batch": shards_per_batch,
+        "same shard %": same,
+        "x full": same / full,
         "fetches/shard": fetched,
     }
 
@@ -92,36 +102,35 @@ def _write_chips(path: Path, num_pairs: int) -> ChipStore:
 
 @dataclass(kw_only=True)
 class _Pass:
-    """One round of the store on the disk, read in one order."""
+    """One epoch of the store on the disk, read in one order."""
 
     store: ChipStore
-    pairs: Pairs
-    lanes: int | None
+    pairs: ImageSets
+    open_shards: int | None
     counts: dict[str, float] = field(default_factory=dict)
 
     def __call__(self) -> None:
-        """Read all batches of the round that are whole, and count."""
+        """Read all batches of the epoch that are whole, and count."""
         before = {name: _metric(name) for name in (REQUESTS, BYTES)}
         self.counts["memory"] = 0.0
-        for _ in self._loader():
+        for _ in self._batches():
             pass
         self.counts |= {name: _metric(name) - before[name] for name in (REQUESTS, BYTES)}
 
-    def _loader(self) -> BatchLoader[Any, Any]:
-        dealt, read, expect = None, partial(read_pair_batch, self.store, self.pairs), None
-        if self.lanes is not None:
-            dealt = shard_lanes(self.store, self.pairs.index_a, count=self.lanes)
-            shards = OpenShards(self.store, batches=BatchLoader.batches_in_work(WORKERS) + 1)
+    def _batches(self) -> Iterator[RawSets]:
+        shuffle, read, expect = None, partial(read_sets, self.store, metadata=False), None
+        if self.open_shards is not None:
+            shuffle = shard_shuffle(self.store, self.pairs.chips[::2], open_shards=self.open_shards)
+            shards = OpenShards(self.store, batches=batches_in_work(WORKERS) + 1)
             read, expect = partial(read, shards=shards), self._expecting(shards)
-        sampler = PairSampler(self.pairs, batch_size=STORE_BATCH, seed=0, lanes=dealt)
-        last = len(self.pairs) // STORE_BATCH
-        return BatchLoader(read, sampler, first_step=0, last_step=last, workers=WORKERS, expect=expect)
+        sampler = SetSampler(self.pairs, batch_size=STORE_BATCH, seed=0, shuffle=shuffle)
+        steps = range(len(self.pairs) // STORE_BATCH)
+        return read_ahead(read, map(sampler.batch, steps), workers=WORKERS, expect=expect)
 
-    def _expecting(self, shards: OpenShards) -> Callable[[PairPlan], None]:
-        def expect(plan: PairPlan) -> None:
+    def _expecting(self, shards: OpenShards) -> Callable[[SetDraw], None]:
+        def expect(draw: SetDraw) -> None:
             self.counts["memory"] = max(self.counts["memory"], shards.num_bytes)
-            chips = np.concatenate([self.pairs.index_a[plan.rows], self.pairs.index_b[plan.rows]])
-            shards.expect(chips, kind=plan.pair_type)
+            shards.expect(draw.chips.ravel(), kind=draw.kind)
 
         return expect
 
@@ -157,10 +166,10 @@ def main() -> None:
         store_writer.CHIPS_PER_SHARD = arguments.shard_pairs
         store = _write_chips(Path(name) / "store", arguments.pairs)
         pairs = find_pairs(store, sensors="any")
-        passes = {order: _Pass(store=store, pairs=pairs, lanes=lanes) for order, lanes in orders.items()}
+        passes = {order: _Pass(store=store, pairs=pairs, open_shards=count) for order, count in orders.items()}
         timings = time_in_turn({**passes}, repeats=arguments.repeats)
     rows = [
-        {"order": order, **_mixing(lanes), **passes[order].measured(timings[order])} for order, lanes in orders.items()
+        {"order": order, **_mixing(count), **passes[order].measured(timings[order])} for order, count in orders.items()
     ]
     settings = {"pairs": arguments.pairs, "shard_pairs": arguments.shard_pairs, "batch": STORE_BATCH, "core": core}
     facts = circumstances(("numpy", "tensorstore"))

@@ -28,11 +28,10 @@ from released import released_batch, released_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyband.encode.encoder import has_bf16
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import state_of
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
-from anyband.models.masking import draw_pair_plan
-from anyband.models.smarties import Smarties
+from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
+from anyband.models.masking import draw_plan
 from anyband.models.vit import DecoderConfig, encoder_config, set_fused_attention
 from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
@@ -45,7 +44,7 @@ from smarties_reference import Image, Reference
 SETTINGS = {"tiny": (96, 32, 128, 2, 4), "base": (224, 4, 512, 8, 16)}
 
 
-def _pair(side: int, count: int) -> PairBatch:
+def _pair(side: int, count: int) -> SetBatch:
     table = load_ranges("smarties_v1")
     images = []
     for number, name in enumerate(("sentinel2-l2a", "sentinel1-grd")):
@@ -55,19 +54,18 @@ def _pair(side: int, count: int) -> PairBatch:
         images.append(
             ImageBatch(pixels=torch.randn(count, len(sensor.bands), side, side, generator=noise), mixing=mixing)
         )
-    return PairBatch(a=images[0], b=images[1])
+    return SetBatch(groups=tuple(images))
 
 
-def _model(size: str) -> tuple[Smarties, PairBatch, PairNoise]:
+def _model(size: str) -> tuple[Autoencoder, SetBatch, SetNoise]:
     side, count, width, depth, heads = SETTINGS[size]
     encoder = encoder_config(size, img_size=side, num_ranges=len(load_ranges("smarties_v1").ranges))
     decoder = DecoderConfig(decoder_embed_dim=width, decoder_depth=depth, decoder_num_heads=heads)
     noise = torch.Generator().manual_seed(7)
     tokens = (side // encoder.patch_size) ** 2
-    drawn = PairNoise(
-        mixup=torch.rand(count, tokens, generator=noise), masking=torch.rand(count, tokens, generator=noise)
-    )
-    return Smarties(AutoencoderConfig(encoder=encoder, decoder=decoder), seed=0), _pair(side, count), drawn
+    mixup, masking = (torch.rand(count, tokens, generator=noise) for _ in range(2))
+    drawn = SetNoise(mixup=mixup, masking=masking[:, None].expand(-1, 2, -1))
+    return Autoencoder(AutoencoderConfig(encoder=encoder, decoder=decoder), seed=0), _pair(side, count), drawn
 
 
 def _loss_of_ours(size: str, precision: str) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
@@ -94,16 +92,17 @@ def _loss_of_reference(size: str, _precision: str) -> tuple[torch.nn.Module, Cal
     model, pair, noise = _model(size)
     # Not by running the model: its memory would stay with the process and hide what the reference needs.
     config = model.config
-    plan = draw_pair_plan(noise, None, mask_ratio=config.mask_ratio, mixup_ratio=config.mixup_ratio, mixup=config.mixup)
+    plan = draw_plan(noise, masking="same", mask_ratio=config.mask_ratio, mixup_ratio=config.mixup_ratio)
     reference = Reference(
         state_of(model),
         num_heads=config.encoder.num_heads,
         decoder_num_heads=config.decoder.decoder_num_heads,
     )
-    images = [Image(pixels=image.pixels, valid=None, mixing=image.mixing) for image in (pair.a, pair.b)]
+    images = [Image(pixels=image.pixels, valid=None, mixing=image.mixing) for image in pair.groups]
     del model
-    owners = (plan.from_a, ~plan.from_a)
-    return reference, lambda: reference(*images, owners, plan.masked, plan.ids_keep).loss
+    assert plan.swapped is not None
+    owners, masked, keep = (~plan.swapped, plan.swapped), plan.masked[:, 0], plan.in_images()[0][:, 0]
+    return reference, lambda: reference(*images, owners, masked, keep).loss
 
 
 WAYS = {

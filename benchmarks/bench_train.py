@@ -29,10 +29,8 @@ from measure import circumstances, exit_code_of, report, time_in_turn
 from pair_store import build_pair_store
 
 from anyband.data.store import ChipStore
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import make_model
-from anyband.models.inputs import PairBatch
-from anyband.pretrain.batches import Example
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
+from anyband.pretrain.batches import BatchPreparer, Example
 from anyband.pretrain.cost import BatchShape, Device, batch_flops, peak_flops_s
 from anyband.pretrain.loop import pretrain
 from anyband.pretrain.plan import RunPlan, plan_run
@@ -103,10 +101,10 @@ class Bench:
         self._job = job
         self.plan: RunPlan = plan_run(job.recipe(size, batch_size, steps=10**6), ChipStore.open(job.store))
         self._fabric = make_fabric(self.plan.recipe)
-        self.model = make_model(self.plan.config, seed=0)
+        self.model = Autoencoder(self.plan.config, seed=0)
         self._stepper = Stepper(self._fabric, self.model, self.plan.recipe, self.plan.schedule)
         samples = self.plan.samples
-        self._preparer = samples.preparer(self.plan.recipe, self.plan.inputs, device=self._fabric.device)
+        self._preparer = BatchPreparer(self.plan.recipe, self.plan.inputs, device=self._fabric.device)
         draw = samples.sampler(batch_size=batch_size, seed=0).batch(0)
         self._drawn = self._preparer.draw(samples.read(draw), step=0)
         self._step = 0
@@ -227,14 +225,12 @@ def _released_rows(job: Job, folder: Path, size: str, batch_size: int) -> list[d
 
     bench = Bench(job, size, batch_size)
     example = bench.prepared()
-    pair = example[0]
-    assert isinstance(pair, PairBatch)
     precision = "bf16" if job.precision.startswith("bf16") else "float32"
     network = released_model(folder, name=RELEASED[size], precision=precision, img_size=MODELS[size].img_size)
     network = network.to(job.device)
     # As its own script does: AdamW without a fused kernel.
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.95))
-    theirs = tuple(one.to(job.device) for one in released_batch(folder, pair, patch_size=16))
+    theirs = tuple(one.to(job.device) for one in released_batch(folder, example[0], patch_size=16))
 
     def released() -> None:
         with torch.autocast(job.device, dtype=torch.bfloat16, enabled=precision == "bf16"):

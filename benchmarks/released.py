@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor
 
 from anyband.errors import InputError
-from anyband.models.inputs import PairBatch
+from anyband.models.inputs import SetBatch
 
 __all__ = ["BANDS_TILED", "ReleasedReader", "released_batch", "released_model"]
 
@@ -78,11 +78,11 @@ def released_model(folder: Path, *, name: str, precision: str, img_size: int) ->
     return network
 
 
-def released_batch(folder: Path, pair: PairBatch, *, patch_size: int) -> tuple[Tensor, ...]:
+def released_batch(folder: Path, pair: SetBatch, *, patch_size: int) -> tuple[Tensor, ...]:
     """Bring a batch of Sentinel-2 L2A and Sentinel-1 into the form that its network takes."""
     spectrum, sensors = _specs(folder)
     tensors, indices = [], []
-    for image, sensor in zip((pair.a, pair.b), _SENSORS, strict=True):
+    for image, sensor in zip(pair.groups, _SENSORS, strict=True):
         bands = [sensors[sensor]["bands"][index] for index in sensors[sensor]["selected_bands"]]
         if len(bands) != image.pixels.shape[1]:
             raise SystemExit(f"{sensor} has {len(bands)} bands there and {image.pixels.shape[1]} here")

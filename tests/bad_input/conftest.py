@@ -10,9 +10,8 @@ import rasterio
 from PIL import Image
 
 from anyband.cli import main
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
-from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.ranges import load_ranges
 
@@ -121,7 +120,7 @@ def _checkpoint(path: Path) -> None:
     )
     decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder)
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(Smarties(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
 
 
 def _snapshot(*folders: Path) -> dict[Path, bytes | None]:

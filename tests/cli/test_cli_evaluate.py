@@ -15,9 +15,8 @@ from anyband.cli import main
 from anyband.encode.encoder import load_encoder
 from anyband.evaluate.recipe import load_transfer_recipe
 from anyband.evaluate.results import read_results
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
-from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.ranges import load_ranges
 
@@ -60,7 +59,7 @@ def _checkpoint(path: Path) -> None:
     )
     decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder)
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(Smarties(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
 
 
 def _maps(root: Path, rng: np.random.Generator) -> None:

@@ -2,66 +2,59 @@
 
 import gc
 import threading
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from anyband.data.image_sets import PairSampler, SetOptions, SetSampler, find_pairs, find_sets
-from anyband.data.loader import BatchLoader, RawSets, read_pair_batch, read_set_batch
+from anyband.data.image_sets import SetOptions, SetSampler, find_pairs, find_sets
+from anyband.data.loader import RawSets, read_ahead, read_sets
 from anyband.errors import StoreError
 
 
-def _loader(store, *, workers: int, last_step: int = 9, batch_size: int = 3) -> BatchLoader:
-    pairs = find_pairs(store, sensors="any")
-    sampler = PairSampler(pairs, batch_size=batch_size, seed=5)
-    read = partial(read_pair_batch, store, pairs)
-    return BatchLoader(read, sampler, first_step=2, last_step=last_step, workers=workers)
+def _load(store, *, workers: int, last_step: int = 9) -> Iterator[RawSets]:
+    sampler = SetSampler(find_pairs(store, sensors="any"), batch_size=3, seed=5)
+    read = partial(read_sets, store, metadata=False)
+    return read_ahead(read, map(sampler.batch, range(2, last_step)), workers=workers)
 
 
-def test_batch_holds_the_chips_of_its_plan(make_store) -> None:
+def test_a_batch_of_pairs_holds_the_chips_of_its_draw(make_store) -> None:
     store = make_store(6)
-    pairs = find_pairs(store, sensors="any")
-    batch = read_pair_batch(store, pairs, PairSampler(pairs, batch_size=4, seed=0).batch(1))
-    for k, row in enumerate(batch.plan.rows):
-        rng = np.random.default_rng(int(row))
-        np.testing.assert_array_equal(batch.a[k].numpy(), rng.integers(1, 9000, (2, 8, 8)))
-        np.testing.assert_array_equal(batch.b[k].numpy(), rng.integers(-2500, 0, (1, 4, 4)))
-    assert (batch.a.dtype, batch.b.dtype) == (torch.uint16, torch.int16)
-    assert (batch.array_a, batch.array_b) == ("testoptical_8x8", "testradar_4x4")
+    draw = SetSampler(find_pairs(store, sensors="any"), batch_size=4, seed=0).batch(1)
+    batch = read_sets(store, draw, metadata=False)
+    first, second = batch.groups
+    assert (batch.rows, batch.metadata) == (None, None)
+    for k, item in enumerate(draw.items):
+        rng = np.random.default_rng(int(item))
+        np.testing.assert_array_equal(first.pixels[k].numpy(), rng.integers(1, 9000, (2, 8, 8)))
+        np.testing.assert_array_equal(second.pixels[k].numpy(), rng.integers(-2500, 0, (1, 4, 4)))
+    assert (first.pixels.dtype, second.pixels.dtype) == (torch.uint16, torch.int16)
+    assert (first.array, second.array) == ("testoptical_8x8", "testradar_4x4")
 
 
 def test_holes_reach_the_batch(make_store) -> None:
     store = make_store(6, holes=True)
-    pairs = find_pairs(store, sensors="any")
-    batch = read_pair_batch(store, pairs, PairSampler(pairs, batch_size=6, seed=0).batch(0))
-    assert batch.valid_a is not None
-    assert batch.valid_b is None
-    holed = {int(row) for row, valid in zip(batch.plan.rows, batch.valid_a, strict=True) if not valid.all()}
-    assert holed == {0, 3}
+    draw = SetSampler(find_pairs(store, sensors="any"), batch_size=6, seed=0).batch(0)
+    first, second = read_sets(store, draw, metadata=False).groups
+    assert first.valid is not None
+    assert second.valid is None
+    assert {int(item) for item, valid in zip(draw.items, first.valid, strict=True) if not valid.all()} == {0, 3}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_order_does_not_depend_on_workers(make_store, workers: int) -> None:
     store = make_store(7)
-    alone, together = list(_loader(store, workers=0)), list(_loader(store, workers=workers))
+    alone, together = list(_load(store, workers=0)), list(_load(store, workers=workers))
     assert len(alone) == len(together) == 7
     for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(one.a, other.a, rtol=0, atol=0)
-        np.testing.assert_array_equal(one.plan.rows, other.plan.rows)
-
-
-def test_steps_start_where_asked(make_store) -> None:
-    store = make_store(7)
-    pairs = find_pairs(store, sensors="any")
-    sampler = PairSampler(pairs, batch_size=3, seed=5)
-    first = next(iter(_loader(store, workers=2)))
-    np.testing.assert_array_equal(first.plan.rows, sampler.batch(2).rows)
+        torch.testing.assert_close(one.groups[0].pixels, other.groups[0].pixels, rtol=0, atol=0)
+        np.testing.assert_array_equal(one.draw.items, other.draw.items)
 
 
 def test_threads_end_when_the_iteration_is_left(make_store) -> None:
-    batches = iter(_loader(make_store(6), workers=2, last_step=500))
+    batches = _load(make_store(6), workers=2, last_step=500)
     next(batches)
     del batches
     gc.collect()
@@ -73,7 +66,7 @@ def test_damage_is_raised_to_the_reader(make_store) -> None:
     shard = store.path / "chips" / "testradar_4x4" / "c" / "0" / "0" / "0" / "0"
     shard.write_bytes(shard.read_bytes()[:10])
     with pytest.raises(StoreError, match="can't be read"):
-        list(_loader(store, workers=2))
+        list(_load(store, workers=2))
 
 
 def _sampler(store, *, size=(1, 4), batch_size: int = 3) -> SetSampler:
@@ -97,7 +90,7 @@ def test_a_batch_of_sets_holds_the_chips_of_its_draw(make_store) -> None:
     fractions = store.index.column("valid_fraction").to_pylist()
     sampler = _sampler(store)
     for step in range(sampler.steps_per_epoch):
-        raw = read_set_batch(store, sampler.batch(step))
+        raw = read_sets(store, sampler.batch(step))
         assert sorted(raw.rows.ravel()) == list(range(raw.rows.size))
         for number, chips in enumerate(raw.draw.chips.tolist()):
             for slot, chip in enumerate(chips):
@@ -109,7 +102,7 @@ def test_a_batch_of_sets_holds_the_chips_of_its_draw(make_store) -> None:
 
 def test_the_images_of_one_array_stand_in_one_group(make_store) -> None:
     store = make_store(6, dates=3)
-    raw = read_set_batch(store, _sampler(store, size=(4, 4)).batch(0))
+    raw = read_sets(store, _sampler(store, size=(4, 4)).batch(0))
     assert [group.array for group in raw.groups] == ["testoptical_8x8", "testradar_4x4"]
     assert [tuple(group.pixels.shape) for group in raw.groups] == [(9, 2, 8, 8), (3, 1, 4, 4)]
     assert raw.groups[1].sets.tolist() == [0, 1, 2]
@@ -118,19 +111,19 @@ def test_the_images_of_one_array_stand_in_one_group(make_store) -> None:
 def test_a_batch_of_sets_knows_the_time_and_the_size_of_each_image(make_store) -> None:
     store = make_store(6, dates=3)
     times = store.index.column("datetime").to_numpy()
-    raw = read_set_batch(store, _sampler(store, size=(4, 4)).batch(0))
-    np.testing.assert_array_equal(raw.facts.time, times[raw.draw.chips])
+    raw = read_sets(store, _sampler(store, size=(4, 4)).batch(0))
+    np.testing.assert_array_equal(raw.metadata.time, times[raw.draw.chips])
     for number, slot in np.ndindex(raw.rows.shape):
-        assert tuple(raw.facts.shape_px[number, slot]) == _image(raw, number, slot)[1].shape[1:]
+        assert tuple(raw.metadata.shape_px[number, slot]) == _image(raw, number, slot)[1].shape[1:]
 
 
 def test_what_the_index_does_not_know_is_unknown_in_the_batch(make_store) -> None:
     store = make_store(3, dated=False)
-    raw = read_set_batch(store, _sampler(store, size=(2, 2)).batch(0))
+    raw = read_sets(store, _sampler(store, size=(2, 2)).batch(0))
     optical = np.array([[_image(raw, *where)[0] == "testoptical_8x8" for where in row] for row in _positions(raw)])
-    np.testing.assert_array_equal(np.isnat(raw.facts.time), optical)
-    assert np.isnan(raw.facts.corners_deg).all()
-    assert np.isnan(raw.facts.gsd_m).all()
+    np.testing.assert_array_equal(np.isnat(raw.metadata.time), optical)
+    assert np.isnan(raw.metadata.corners_deg).all()
+    assert np.isnan(raw.metadata.gsd_m).all()
 
 
 def _positions(raw: RawSets) -> list[list[tuple[int, int]]]:
@@ -140,8 +133,8 @@ def _positions(raw: RawSets) -> list[list[tuple[int, int]]]:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_order_of_sets_does_not_depend_on_workers(make_store, workers: int) -> None:
     store = make_store(7, dates=2)
-    read = partial(read_set_batch, store)
-    loaders = [BatchLoader(read, _sampler(store), first_step=1, last_step=8, workers=number) for number in (0, workers)]
+    read = partial(read_sets, store)
+    loaders = [read_ahead(read, map(_sampler(store).batch, range(1, 8)), workers=number) for number in (0, workers)]
     for one, other in zip(*loaders, strict=True):
         np.testing.assert_array_equal(one.draw.chips, other.draw.chips)
         np.testing.assert_array_equal(one.rows, other.rows)

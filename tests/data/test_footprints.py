@@ -12,7 +12,7 @@ import shapely
 
 from anyband.data.chip_index import ChipRecord, IndexWriter
 from anyband.data.places import footprint
-from anyband.data.sampler import check_corners, find_footprints, image_facts
+from anyband.data.sampler import check_corners, chip_metadata, find_footprints
 from anyband.data.store import ArrayInfo, ChipStore
 from anyband.errors import StoreError
 
@@ -45,8 +45,8 @@ def _store(*records: ChipRecord) -> ChipStore:
 
 @pytest.mark.parametrize("byte_order", [0, 1])
 def test_corners_come_in_the_order_of_the_array(byte_order: int) -> None:
-    facts = image_facts(_store(_record(geometry=_wkb(_SQUARE, byte_order=byte_order))), np.array([[0]]))
-    np.testing.assert_array_equal(facts.corners_deg[0, 0], _SQUARE)
+    found = chip_metadata(_store(_record(geometry=_wkb(_SQUARE, byte_order=byte_order))), np.array([[0]]))
+    np.testing.assert_array_equal(found.corners_deg[0, 0], _SQUARE)
 
 
 @pytest.mark.parametrize(("down", "across"), [(-10.0, 10.0), (10.0, 10.0), (-10.0, -10.0)])
@@ -56,26 +56,26 @@ def test_corners_are_where_the_transform_of_the_chip_puts_them(down: float, acro
 
     transform = (across, 0.0, 500_000.0, 0.0, down, 5_500_000.0)
     wkb = footprint(transform, height=4, width=6, crs="EPSG:32632").wkb
-    facts = image_facts(_store(_record(geometry=wkb)), np.array([[0]]))
+    found = chip_metadata(_store(_record(geometry=wkb)), np.array([[0]]))
     to_lonlat = Transformer.from_crs("EPSG:32632", "OGC:CRS84", always_xy=True)
     ends = [(0, 0), (6, 0), (6, 4), (0, 4)]
     expected = [to_lonlat.transform(500_000.0 + across * x, 5_500_000.0 + down * y) for x, y in ends]
-    np.testing.assert_allclose(facts.corners_deg[0, 0], expected, atol=1e-12)
+    np.testing.assert_allclose(found.corners_deg[0, 0], expected, atol=1e-12)
 
 
 def test_facts_stand_in_the_order_asked_for_and_unknown_ones_are_no_numbers() -> None:
     taken = dt.datetime(2021, 5, 6, 7, 8, 9, 10, tzinfo=dt.UTC)
-    facts = image_facts(_store(_record(), _record(gsd_m=2.5, datetime=taken)), np.array([[1, 0], [1, 1]]))
-    np.testing.assert_array_equal(facts.gsd_m, [[2.5, np.nan], [2.5, 2.5]])
+    found = chip_metadata(_store(_record(), _record(gsd_m=2.5, datetime=taken)), np.array([[1, 0], [1, 1]]))
+    np.testing.assert_array_equal(found.gsd_m, [[2.5, np.nan], [2.5, 2.5]])
     known = np.datetime64("2021-05-06T07:08:09.000010")
-    np.testing.assert_array_equal(facts.time, [[known, np.datetime64("NaT")], [known, known]])
-    assert np.isnan(facts.corners_deg).all()
-    np.testing.assert_array_equal(facts.shape_px, np.full((2, 2, 2), [4, 6]))
+    np.testing.assert_array_equal(found.time, [[known, np.datetime64("NaT")], [known, known]])
+    assert np.isnan(found.corners_deg).all()
+    np.testing.assert_array_equal(found.shape_px, np.full((2, 2, 2), [4, 6]))
 
 
 def test_times_before_1970_are_known() -> None:
-    facts = image_facts(_store(_record(datetime=dt.datetime(1969, 12, 31, tzinfo=dt.UTC))), np.array([[0]]))
-    assert facts.time[0, 0] == np.datetime64("1969-12-31")
+    found = chip_metadata(_store(_record(datetime=dt.datetime(1969, 12, 31, tzinfo=dt.UTC))), np.array([[0]]))
+    assert found.time[0, 0] == np.datetime64("1969-12-31")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_times_before_1970_are_known() -> None:
 def test_corners_off_the_globe_are_refused(corners, said: str) -> None:
     message = f"chip 0 of store 'somewhere' has a corner at {said}; longitudes are -180 to 180 and latitudes -90 to 90"
     with pytest.raises(StoreError, match=message):
-        image_facts(_store(_record(geometry=_wkb(corners))), np.array([[0]]))
+        chip_metadata(_store(_record(geometry=_wkb(corners))), np.array([[0]]))
 
 
 def test_a_chip_off_the_globe_is_found_before_a_run_if_it_is_one_of_its_chips() -> None:
@@ -103,7 +103,7 @@ def test_a_chip_off_the_globe_is_found_before_a_run_if_it_is_one_of_its_chips() 
 @pytest.mark.parametrize("wkb", [b"", b"\x01", _wkb([*_SQUARE[:3], (9.0, 50.0), (9.5, 51.0)])])
 def test_a_geometry_that_is_no_quadrilateral_is_refused(wkb: bytes) -> None:
     with pytest.raises(StoreError, match="geometry of chip 0 of store 'somewhere' is no polygon of four corners"):
-        image_facts(_store(_record(geometry=wkb)), np.array([[0]]))
+        chip_metadata(_store(_record(geometry=wkb)), np.array([[0]]))
 
 
 def test_footprints_stand_by_place_and_cell_and_their_images_by_time_then_row() -> None:

@@ -147,7 +147,7 @@ def test_a_batch_has_as_many_images_a_set_as_drawn_for_it_within_what_its_footpr
     least, most = chosen["size"]
     for draw in _draws(sets, seed=seed):
         size = draw.chips.shape[1]
-        (capacity,) = set(sets.capacity[draw.footprints].tolist())
+        (capacity,) = set(sets.capacity[draw.items].tolist())
         assert min(least, capacity) <= size <= min(most, capacity)
 
 
@@ -180,7 +180,7 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(images, chosen, seed, step
 def test_every_footprint_passes_once_a_round(images, chosen, batch_size, seed) -> None:
     sets = find_sets(_store(images), SetOptions(**chosen))
     draws = _draws(sets, batch_size=batch_size, seed=seed, epochs=3)
-    passed = Counter(int(footprint) for draw in draws for footprint in draw.footprints)
+    passed = Counter(int(footprint) for draw in draws for footprint in draw.items)
     kinds = np.stack([sets.capacity, sets.has_partner], axis=1)
     for kind in np.unique(kinds, axis=0):
         counts = [passed[int(footprint)] for footprint in np.flatnonzero((kinds == kind).all(axis=1))]
@@ -193,7 +193,7 @@ def test_every_footprint_passes_once_a_round(images, chosen, batch_size, seed) -
 def test_a_part_of_a_batch_holds_the_same_sets() -> None:
     draw = SetSampler(find_sets(_store(_series("red", range(9)))), batch_size=4, seed=0).batch(0)
     part = draw.part(slice(1, 3))
-    for name in ("chips", "same_source", "first_slot", "samples", "footprints"):
+    for name in ("chips", "same_source", "first_slot", "samples", "items"):
         np.testing.assert_array_equal(getattr(part, name), getattr(draw, name)[1:3])
     assert (part.partnered, part.epoch) == (draw.partnered, draw.epoch)
 

@@ -9,8 +9,8 @@ import pytest
 import tensorstore as ts
 
 from anyband.data import store_writer
-from anyband.data.image_sets import PairSampler, find_pairs
-from anyband.data.loader import BatchLoader, OpenShards, read_pair_batch, shard_lanes, shard_numbers
+from anyband.data.image_sets import SetSampler, find_pairs
+from anyband.data.loader import OpenShards, batches_in_work, read_ahead, read_sets, shard_numbers, shard_shuffle
 from anyband.data.store import ChipStore
 from anyband.errors import StoreError
 
@@ -159,38 +159,37 @@ def test_shards_are_numbered_over_all_arrays(store) -> None:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_a_round_by_shards_gives_the_chips_of_its_plans_and_fetches_each_shard_once(store, workers: int) -> None:
     pairs = find_pairs(store, sensors="any")
-    # One lane, so that no shard is cut.
-    sampler = PairSampler(pairs, batch_size=4, seed=5, lanes=shard_lanes(store, pairs.index_a, count=1))
-    shards = OpenShards(store, batches=BatchLoader.batches_in_work(workers) + 1)
-
-    def expect(plan) -> None:
-        shards.expect(np.concatenate([pairs.index_a[plan.rows], pairs.index_b[plan.rows]]), kind=plan.pair_type)
-
-    steps = sampler.steps_per_epoch
-    read = partial(read_pair_batch, store, pairs, shards=shards)
-    loader = BatchLoader(read, sampler, first_step=0, last_step=steps, workers=workers, expect=expect)
+    # One shard at a time, so that none is cut.
+    shuffle = shard_shuffle(store, pairs.chips[::2], open_shards=1)
+    sampler = SetSampler(pairs, batch_size=4, seed=5, shuffle=shuffle)
+    shards = OpenShards(store, batches=batches_in_work(workers) + 1)
+    draws = map(sampler.batch, range(sampler.steps_per_epoch))
+    read = partial(read_sets, store, shards=shards, metadata=False)
+    loader = read_ahead(
+        read, draws, workers=workers, expect=lambda draw: shards.expect(draw.chips.ravel(), kind=draw.kind)
+    )
     before = _num_reads()
     batches = list(loader)
     num_reads = _num_reads() - before
     # Ten shards of each sensor, and ten that say where optical chips have holes.
     assert num_reads == 30
-    taken = Counter(int(row) for batch in batches for row in batch.plan.rows)
+    taken = Counter(int(row) for batch in batches for row in batch.draw.items)
     assert taken == Counter(range(40))
     for batch in batches:
-        plain = read_pair_batch(store, pairs, batch.plan)
-        assert bool((batch.a == plain.a).all())
-        assert bool((batch.b == plain.b).all())
-        np.testing.assert_equal(batch.valid_a.numpy(), plain.valid_a.numpy())  # type: ignore[union-attr]
+        plain = read_sets(store, batch.draw, metadata=False)
+        for ours, theirs in zip(batch.groups, plain.groups, strict=True):
+            assert bool((ours.pixels == theirs.pixels).all())
+        np.testing.assert_equal(batch.groups[0].valid.numpy(), plain.groups[0].valid.numpy())
 
 
 def test_the_loader_tells_of_batches_ahead_in_order(store) -> None:
     pairs = find_pairs(store, sensors="any")
-    sampler = PairSampler(pairs, batch_size=4, seed=5)
+    sampler = SetSampler(pairs, batch_size=4, seed=5)
     told: list = []
-    loader = BatchLoader(lambda plan: plan, sampler, first_step=2, last_step=9, workers=0, expect=told.append)
+    loader = read_ahead(lambda draw: draw, map(sampler.batch, range(2, 9)), workers=0, expect=told.append)
     seen = []
     for plan in loader:
         assert any(plan is one for one in told)
         seen.append(len(told))
-    assert [plan.rows.tolist() for plan in told] == [sampler.batch(step).rows.tolist() for step in range(2, 9)]
+    assert [plan.items.tolist() for plan in told] == [sampler.batch(step).items.tolist() for step in range(2, 9)]
     assert seen[0] > 1

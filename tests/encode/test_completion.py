@@ -8,8 +8,7 @@ import torch
 
 from anyband.encode.complete import ImageView, PlaceView, SetCompleter
 from anyband.errors import AssignmentError, CheckpointError, InputError
-from anyband.models.a2mae import SetAutoencoder
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import SetBatch
@@ -37,7 +36,7 @@ def checkpoint() -> Checkpoint:
     )
     decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder, images="set", levels=True)
-    return Checkpoint(config=config, state=state_of(SetAutoencoder(config, seed=1)), ranges=table)
+    return Checkpoint(config=config, state=state_of(Autoencoder(config, seed=1)), ranges=table)
 
 
 @pytest.fixture

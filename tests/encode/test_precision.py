@@ -5,8 +5,8 @@ import torch
 
 from anyband.encode import encoder as precision
 from anyband.encode.encoder import RoundedCopy, SensorEncoder, precision_note
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, make_model, state_of
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.inputs import ImageBatch
 from anyband.models.vit import EncoderConfig
 from anyband.sensors.ranges import load_ranges
@@ -17,7 +17,7 @@ def encoder() -> SensorEncoder:
     table = load_ranges("smarties_v1")
     sizes = EncoderConfig(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=4, num_ranges=len(table.ranges))
     config = AutoencoderConfig(encoder=sizes)
-    return SensorEncoder(Checkpoint(config=config, state=state_of(make_model(config, seed=1)), ranges=table)).eval()
+    return SensorEncoder(Checkpoint(config=config, state=state_of(Autoencoder(config, seed=1)), ranges=table)).eval()
 
 
 def _batch(bands: int = 3) -> ImageBatch:

@@ -19,8 +19,7 @@ from anyband.encode.encoder import (
     sequence_bytes,
 )
 from anyband.errors import GeometryError, InputError
-from anyband.models.a2mae import SetAutoencoder
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
 from anyband.models.vit import DecoderConfig, EncoderConfig, SetOutput, set_fused_attention
@@ -44,7 +43,7 @@ def _set_encoder(encodings: EncodingConfig) -> SensorEncoder:
     )
     decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder, images="set")
-    state = state_of(SetAutoencoder(config, seed=0))
+    state = state_of(Autoencoder(config, seed=0))
     return SensorEncoder(Checkpoint(config=config, state=state, ranges=ranges)).eval()
 
 

@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from anyband.cli import main
 from anyband.encode.verify import compare, verify
 from anyband.errors import CheckpointError, InputError
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of
 from anyband.models.inputs import ImageBatch
-from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
@@ -96,7 +95,7 @@ def test_other_weights_fail_nearly_everywhere(golden: Path, vectors: Path, tmp_p
     encoder = EncoderConfig(img_size=64, patch_size=16, embed_dim=64, depth=2, num_heads=4, num_ranges=17)
     decoder = DecoderConfig(decoder_embed_dim=32, decoder_depth=2, decoder_num_heads=4)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder)
-    other = Checkpoint(config=config, state=state_of(Smarties(config, seed=1)), ranges=load_ranges("smarties_v1"))
+    other = Checkpoint(config=config, state=state_of(Autoencoder(config, seed=1)), ranges=load_ranges("smarties_v1"))
     save_checkpoint(tmp_path / "other.safetensors", other)
     report = verify(tmp_path / "other.safetensors", vectors)
     assert not report.passed
@@ -108,7 +107,7 @@ def test_a_catalogue_sensor_and_its_bands_may_be_recorded(tmp_path: Path) -> Non
         encoder=EncoderConfig(img_size=32, patch_size=16, embed_dim=16, depth=1, num_heads=2, num_ranges=17),
         decoder=DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2),
     )
-    model, table = Smarties(config, seed=1).eval(), load_ranges("smarties_v1")
+    model, table = Autoencoder(config, seed=1).eval(), load_ranges("smarties_v1")
     save_checkpoint(tmp_path / "c.safetensors", Checkpoint(config=config, state=state_of(model), ranges=table))
     sensor = get_sensor("sentinel2-l2a").select(["B04", "B08"])
     image = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -11,11 +11,9 @@ import pytest
 from anyband.data.chip_index import Split
 from anyband.encode.encoder import SensorEncoder
 from anyband.labelled.samples import Sample, SampleImage, TaskData
-from anyband.models.a2mae import SetAutoencoder
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
-from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.rasters.grid import Grid
 from anyband.sensors.catalogue import get_sensor
@@ -43,7 +41,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(Smarties(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
     return path
 
 
@@ -68,7 +66,7 @@ def informed_encoder() -> SensorEncoder:
     )
     decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder, images="set")
-    state = state_of(SetAutoencoder(config, seed=0))
+    state = state_of(Autoencoder(config, seed=0))
     return SensorEncoder(Checkpoint(config=config, state=state, ranges=ranges)).eval()
 
 

@@ -21,9 +21,8 @@ from anyband.evaluate import dry_run as dry_run_module
 from anyband.evaluate.dry_run import DryRun, _Watch, dry_run, rehearsed_data
 from anyband.evaluate.recipe import list_transfer_recipes, load_transfer_recipe
 from anyband.labelled.samples import TaskData
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
-from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.ranges import load_ranges
 
@@ -40,7 +39,7 @@ def deep_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder)
     path = tmp_path_factory.mktemp("checkpoint") / "deep.safetensors"
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(Smarties(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
     return path
 
 

@@ -19,8 +19,7 @@ from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import evaluate, make_context
 from anyband.labelled.open import open_task_data
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData
-from anyband.models.a2mae import SetAutoencoder
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
 from anyband.models.vit import DecoderConfig, EncoderConfig
@@ -52,7 +51,7 @@ def informed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder, images="set")
     path = tmp_path_factory.mktemp("informed") / "model.safetensors"
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(SetAutoencoder(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
     return path
 
 

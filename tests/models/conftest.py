@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
+from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
 from anyband.models.vit import DecoderConfig, EncoderConfig
 
 NUM_RANGES = 5
@@ -62,16 +62,16 @@ def make_image() -> Callable[..., ImageBatch]:
 
 
 @pytest.fixture(scope="session")
-def make_pair(make_image: Callable[..., ImageBatch]) -> Callable[..., tuple[PairBatch, PairNoise]]:
+def make_pair(make_image: Callable[..., ImageBatch]) -> Callable[..., tuple[SetBatch, SetNoise]]:
     """Make a random pair and its noise."""
 
     def make(
         seed: int, *, bands: tuple[int, int] = (3, 2), batch: int = 2, missing: bool = False
-    ) -> tuple[PairBatch, PairNoise]:
+    ) -> tuple[SetBatch, SetNoise]:
         a = make_image(seed, bands=bands[0], batch=batch, missing=missing)
         b = make_image(seed + 1000, bands=bands[1], batch=batch, missing=missing)
         draw = torch.Generator().manual_seed(seed + 2000)
-        noise = PairNoise(mixup=torch.rand(batch, 16, generator=draw), masking=torch.rand(batch, 16, generator=draw))
-        return PairBatch(a=a, b=b), noise
+        mixup, masking = torch.rand(batch, 16, generator=draw), torch.rand(batch, 16, generator=draw)
+        return SetBatch(groups=(a, b)), SetNoise(mixup=mixup, masking=masking[:, None].expand(-1, 2, -1))
 
     return make

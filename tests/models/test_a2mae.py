@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from anyband.errors import InputError
-from anyband.models import a2mae
-from anyband.models.a2mae import SetAutoencoder
+from anyband.models import autoencoder
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import (
     Checkpoint,
@@ -19,11 +18,10 @@ from anyband.models.checkpoint import (
     save_checkpoint,
     state_of,
 )
-from anyband.models.encodings import EncodingConfig, image_shares
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetMetadata, SetNoise
-from anyband.models.masking import SetSources, draw_set_plan
+from anyband.models.encodings import EncodingConfig
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
+from anyband.models.masking import SetPlan
 from anyband.models.patches import patchify
-from anyband.models.smarties import Smarties
 from anyband.sensors.ranges import load_ranges
 
 TOKENS = 16
@@ -70,8 +68,13 @@ def set_config(tiny_config: AutoencoderConfig) -> AutoencoderConfig:
     return replace(tiny_config, images="set", mixup="none")
 
 
-def _network(config: AutoencoderConfig, seed: int = 4) -> SetAutoencoder:
-    return SetAutoencoder(config, seed=seed).eval()
+def _network(config: AutoencoderConfig, seed: int = 4) -> Autoencoder:
+    return Autoencoder(config, seed=seed).eval()
+
+
+def _plan_of(model: Autoencoder, batch: SetBatch, noise: SetNoise) -> SetPlan:
+    with torch.no_grad():
+        return model(batch, noise).plan
 
 
 def _attended(blocks: torch.nn.ModuleList, tokens: list[Tensor]) -> Tensor:
@@ -81,14 +84,14 @@ def _attended(blocks: torch.nn.ModuleList, tokens: list[Tensor]) -> Tensor:
     return sequence[0]
 
 
-def _plain_loss(model: SetAutoencoder, batch: SetBatch, noise: SetNoise, *, apart: bool = False) -> Tensor:
+def _plain_loss(model: Autoencoder, batch: SetBatch, noise: SetNoise, *, apart: bool = False) -> Tensor:
     """Compute the loss token by token: in each sequence a slot carries, at each place, the token of some owner."""
-    plan = draw_set_plan(noise, SetSources.of(batch), None, rules=model._rules)
+    plan = _plan_of(model, batch, noise)
     images = [(group, index) for group in batch.groups for index in range(len(group.pixels))]
     encoder, decoder = model.encoder, model.decoder
     shape = (batch.num_sets, batch.num_slots, TOKENS, -1)
-    located = encoder.locations((4, 4), batch.metadata, image_shares(batch)).expand(shape)
-    decoder_located = decoder.locations((4, 4), batch.metadata, image_shares(batch)).expand(shape)
+    located = encoder.locations((4, 4), batch).expand(shape)
+    decoder_located = decoder.locations((4, 4), batch).expand(shape)
     slots = list(range(batch.num_slots))
     errors = []
     for number in range(batch.num_sets):
@@ -179,7 +182,7 @@ def test_a_checkpoint_of_sets_comes_back_exactly(make_sets, wide_config, encodin
     batch, noise = make_sets(1)
     batch = replace(batch, metadata=_metadata(2, 3))
     again = build_model(found).eval()
-    assert isinstance(again, SetAutoencoder)
+    assert isinstance(again, Autoencoder)
     assert torch.equal(again(batch, noise).loss, model(batch, noise).loss)
 
 
@@ -218,30 +221,17 @@ def test_an_image_hidden_whole_equals_a_plain_loop(make_sets, set_config):
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_two_images_apart_without_encodings_are_smarties(make_pair, tiny_config, missing):
+def test_a_pair_is_a_set_of_two_apart(make_pair, tiny_config, missing):
     pair, noise = make_pair(3, batch=4, missing=missing)
-    smarties = Smarties(tiny_config, seed=8).eval()
-    of_sets = SetAutoencoder(replace(tiny_config, images="set", sequence="apart"), seed=8).eval()
-    batch, set_noise = _as_sets(pair, noise)
+    of_pairs = _network(tiny_config)
+    of_sets = _network(replace(tiny_config, images="set", sequence="apart"))
+    rows = torch.arange(8).view(2, 4).T
+    batch = replace(pair, rows=rows, same_source=torch.tensor([True, False]).expand(4, -1), partnered=True)
     with torch.no_grad():
-        expected, found = smarties(pair, noise), of_sets(batch, set_noise)
-    counts = smarties.count(pair, noise)
+        expected, found = of_pairs(pair, noise), of_sets(batch, noise)
+    counts = of_pairs.count(pair, noise)
     torch.testing.assert_close(found.loss, (expected.terms * counts).sum() / counts.sum())
-    assert torch.equal(of_sets.count(batch, set_noise), counts.sum()[None])
-
-
-def _as_sets(pair: PairBatch, noise: PairNoise) -> tuple[SetBatch, SetNoise]:
-    count = len(pair.a.pixels)
-    rows = torch.stack([torch.arange(count), torch.arange(count, 2 * count)], dim=1)
-    batch = SetBatch(
-        groups=(pair.a, pair.b),
-        rows=rows,
-        same_source=torch.tensor([True, False]).expand(count, -1),
-        first_slot=torch.zeros(count, dtype=torch.int64),
-        partnered=True,
-    )
-    both = noise.masking[:, None].expand(-1, 2, -1)
-    return batch, SetNoise(masking=both, tying=both, mixup=noise.mixup)
+    assert torch.equal(of_sets.count(batch, noise), counts.sum()[None])
 
 
 def test_in_one_sequence_an_exchange_of_tokens_changes_nothing(make_sets, set_config, monkeypatch):
@@ -251,7 +241,7 @@ def test_in_one_sequence_an_exchange_of_tokens_changes_nothing(make_sets, set_co
     batch, noise = make_sets(5, slots=3)
     with torch.no_grad():
         apart = mixed(batch, noise).loss
-        monkeypatch.setattr(a2mae, "_sequences", lambda num_slots, *, apart: [list(range(num_slots))])
+        monkeypatch.setattr(autoencoder, "_stacks", lambda num_slots, *, apart: [[list(range(num_slots))]])
         joint, expected = mixed(batch, noise).loss, plain(batch, noise).loss
     torch.testing.assert_close(joint, expected)
     assert abs(float(apart - expected)) > 1e-5
@@ -281,7 +271,7 @@ def test_apart_predicts_each_masked_token_once(make_sets, set_config, slots):
 def test_under_anchor_no_other_source_token_of_a_masked_place_reaches_the_encoder(make_sets, set_config, monkeypatch):
     model = _network(set_config)
     batch, noise = make_sets(7, slots=6)
-    plan = draw_set_plan(noise, SetSources.of(batch), None, rules=model._rules)
+    plan = _plan_of(model, batch, noise)
     other = ~batch.same_source
     assert torch.equal(plan.masked[other], plan.masked[:, :1].expand_as(plan.masked)[other])
     changed = _with_noise_at(batch, plan.masked[:, :1].expand_as(plan.masked) & other[..., None])
@@ -371,7 +361,7 @@ def test_hidden_errors_are_those_at_the_masked_places_of_the_anchor(make_sets, s
     """What stands in the last image where the anchor is seen does not matter, what stands elsewhere does."""
     model = _network(set_config)
     batch, noise = make_sets(11, slots=2)
-    plan = draw_set_plan(replace(noise, hides_last=True), SetSources.of(batch), None, rules=model._rules)
+    plan = _plan_of(model, batch, replace(noise, hides_last=True))
     at_last = torch.tensor([False, True])[None, :, None]
     chosen = (plan.masked[:, :1] if changes else ~plan.masked[:, :1]) & at_last
     with torch.no_grad():
@@ -392,7 +382,7 @@ def test_the_order_of_the_other_images_changes_nothing(make_sets, set_config):
 
 
 def test_every_weight_learns_from_sets(make_sets, set_config):
-    model = SetAutoencoder(replace(set_config, mixup="mirrored", sequence="apart", levels=True), seed=1)
+    model = Autoencoder(replace(set_config, mixup="mirrored", sequence="apart", levels=True), seed=1)
     batch, noise = make_sets(13, slots=3)
     model(batch, noise).loss.backward()
     idle = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]

@@ -6,7 +6,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from anyband.models.a2mae import SetAutoencoder
+from anyband.models.autoencoder import Autoencoder
 from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
 from anyband.models.patches import patchify
@@ -51,7 +51,7 @@ def test_masked_patches_get_their_own_colour_back(tiny_config):
     encoder = replace(tiny_config.encoder, embed_dim=32, encodings=EncodingConfig(date=True, source=True))
     decoder = replace(tiny_config.decoder, decoder_embed_dim=32)
     config = replace(tiny_config, encoder=encoder, decoder=decoder, images="set", sequence="apart", levels=True)
-    model, batch = SetAutoencoder(config, seed=0), _batch()
+    model, batch = Autoencoder(config, seed=0), _batch()
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3, betas=(0.9, 0.95))
     for step in range(STEPS):
         model(batch, _noise(step)).loss.backward()

@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.inputs import PairBatch, PairNoise
-from anyband.models.smarties import Smarties
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
+from anyband.models.inputs import SetBatch, SetNoise
 from anyband.models.vit import BlockStack, make_blocks, set_recompute
 
-Pair = tuple[PairBatch, PairNoise]
+Pair = tuple[SetBatch, SetNoise]
 
 
-def _gradients(model: Smarties, pair: PairBatch, noise: PairNoise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def _gradients(model: Autoencoder, pair: SetBatch, noise: SetNoise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     loss = model(pair, noise).loss
     loss.backward()
     gradients = {
@@ -30,7 +29,7 @@ def test_computing_again_gives_the_same_gradients_to_the_bit(
     tiny_config: AutoencoderConfig, make_pair: Callable[..., Pair], drop_path: float
 ) -> None:
     config = replace(tiny_config, encoder=replace(tiny_config.encoder, drop_path=drop_path))
-    model, found = Smarties(config, seed=1).train(), []
+    model, found = Autoencoder(config, seed=1).train(), []
     for recompute in (False, True):
         set_recompute(model, recompute=recompute)
         with torch.random.fork_rng():
@@ -88,8 +87,8 @@ def test_compiled_stacks_have_one_graph_each_for_all_pairs_of_sensors(
         counted.append(len(list(graph.graph.nodes)))
         return graph.forward
 
-    model = Smarties(tiny_config, seed=1)
-    plain = Smarties(tiny_config, seed=1)
+    model = Autoencoder(tiny_config, seed=1)
+    plain = Autoencoder(tiny_config, seed=1)
     for block in (*model.encoder.blocks, *model.decoder.blocks):
         block.compile(backend=counting, fullgraph=True, dynamic=False)
     for bands in ((3, 2), (12, 2), (1, 7)):

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from anyband.errors import CheckpointError, OutputError
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import (
     Checkpoint,
     build_encoder,
@@ -26,7 +26,6 @@ from anyband.models.checkpoint import (
     withhold_range,
 )
 from anyband.models.inputs import ImageBatch
-from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, EncoderConfig, encoder_config
 from anyband.sensors.ranges import RangeTable, TrainedRange
 from anyband.sensors.sensor import OpticalRange
@@ -44,7 +43,7 @@ def checkpoint(tiny_config: AutoencoderConfig) -> Checkpoint:
     config = replace(tiny_config, mask_ratio=0.6, mixup="released", target_variance="repeated")
     return Checkpoint(
         config=config,
-        state=state_of(Smarties(config, seed=5)),
+        state=state_of(Autoencoder(config, seed=5)),
         ranges=TABLE,
         normalisations={"x": {"p01": [0.1], "source": "Fläche"}},
         sensors={"x": {"bands": ["B1"]}},
@@ -86,7 +85,7 @@ def test_a_loaded_network_gives_the_same_features(
     checkpoint: Checkpoint, make_image: Callable[..., ImageBatch]
 ) -> None:
     image = make_image(1, bands=3)
-    model = Smarties(checkpoint.config, seed=5)
+    model = Autoencoder(checkpoint.config, seed=5)
     assert torch.equal(build_model(checkpoint).encoder(image).cls, model.encoder(image).cls)
     assert torch.equal(build_encoder(checkpoint)(image).cls, model.encoder(image).cls)
 
@@ -105,7 +104,7 @@ def test_a_published_file_without_header_is_told_by_its_shapes(tmp_path: Path, d
     config = AutoencoderConfig(encoder=encoder_config("base", img_size=32, num_ranges=17))
     shapes = expected_shapes(config, decoder=decoder)
     state = {name: torch.zeros(1).expand(shape).clone() for name, shape in shapes.items()}
-    sample = Smarties(replace(config, encoder=replace(config.encoder, depth=1)), seed=None)
+    sample = Autoencoder(replace(config, encoder=replace(config.encoder, depth=1)), seed=None)
     tables = {
         "pos_embed": sample.encoder.positions.table,
         "decoder_pos_embed": sample.decoder.positions.table,

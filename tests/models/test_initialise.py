@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.smarties import Smarties
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.vit import Encoder, encoder_config
 
 
@@ -43,14 +42,14 @@ def test_tokens_are_normal_with_deviation_0_02(encoder: Encoder) -> None:
 
 def test_weights_depend_on_the_seed_and_no_global_state(tiny_config: AutoencoderConfig) -> None:
     before = torch.get_rng_state()
-    first, second, other = (Smarties(tiny_config, seed=seed).state_dict() for seed in (1, 1, 2))
+    first, second, other = (Autoencoder(tiny_config, seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["encoder.blocks.0.attn.qkv.weight"], other["encoder.blocks.0.attn.qkv.weight"])
 
 
 def test_no_two_maps_start_from_the_same_numbers(tiny_config: AutoencoderConfig) -> None:
-    state = Smarties(tiny_config, seed=1).state_dict()
+    state = Autoencoder(tiny_config, seed=1).state_dict()
     starts = [tuple(value.flatten()[:3].tolist()) for name, value in state.items() if value.flatten()[:3].std() > 0]
     drawn = [start for start in starts if start[0] != 0]
     assert len(drawn) == len(set(drawn))
@@ -58,5 +57,5 @@ def test_no_two_maps_start_from_the_same_numbers(tiny_config: AutoencoderConfig)
 
 def test_an_encoder_alone_starts_like_that_of_the_whole_network(tiny_config: AutoencoderConfig) -> None:
     alone = Encoder(tiny_config.encoder, seed=4).state_dict()
-    whole = Smarties(tiny_config, seed=4).encoder.state_dict()
+    whole = Autoencoder(tiny_config, seed=4).encoder.state_dict()
     assert all(torch.equal(alone[name], whole[name]) for name in whole)

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anyband.errors import InputError
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, check_grid
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise, check_grid
 
 
 def _image(*shape: int, ranges: int = 5) -> ImageBatch:
@@ -46,18 +48,38 @@ def test_valid_must_have_the_shape_of_the_pixels() -> None:
         check_grid(image, patch_size=16, num_ranges=5)
 
 
-def test_moving_a_pair_moves_every_tensor() -> None:
+def test_moving_a_batch_moves_every_tensor() -> None:
     image = replace(_image(1, 2, 16, 16), valid=torch.ones(1, 2, 16, 16, dtype=torch.bool))
-    pair = PairBatch(a=image, b=_image(1, 2, 16, 16)).to("meta")
-    noise = PairNoise(mixup=torch.rand(1, 1), masking=torch.rand(1, 1)).to("meta")
-    moved = [
-        pair.a.pixels,
-        pair.a.valid,
-        pair.a.mixing,
-        pair.b.pixels,
-        pair.b.mixing,
-        noise.mixup,
-        noise.masking,
-    ]
-    assert all(tensor is not None and tensor.is_meta for tensor in moved)
-    assert pair.b.valid is None
+    batch = SetBatch(
+        groups=(image, _image(1, 2, 16, 16)),
+        rows=torch.tensor([[0, 1]]),
+        same_source=torch.tensor([[True, False]]),
+        first_slot=torch.zeros(1, dtype=torch.int64),
+        metadata=SetMetadata.unknown(1, 2),
+        partnered=True,
+    ).to("meta")
+    noise = SetNoise(mixup=torch.rand(1, 1), masking=torch.rand(1, 2, 1), hides_last=True).to("meta")
+    first, second = batch.groups
+    moved = [first.pixels, first.valid, first.mixing, second.pixels, batch.rows, batch.same_source, batch.first_slot]
+    assert all(tensor.is_meta for tensor in [*moved, *vars(batch.metadata).values(), noise.mixup, noise.masking])
+    assert (second.valid, noise.tying, batch.partnered, noise.hides_last) == (None, None, True, True)
+
+
+@given(seed=st.integers(0, 99), sets=st.integers(1, 4), slots=st.integers(1, 4))
+def test_what_goes_to_the_groups_comes_back_to_the_slots(seed: int, sets: int, slots: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    counts = torch.bincount(torch.randint(0, 3, (sets * slots,), generator=draw), minlength=3).tolist()
+    groups = tuple(_image(count, 1, 16, 16) for count in counts if count)
+    rows = torch.randperm(sets * slots, generator=draw).view(sets, slots)
+    batch = SetBatch(groups=groups, rows=rows)
+    values = torch.rand(sets, slots, 3, generator=draw)
+    of_groups = batch.to_groups(values.unbind(1))
+    assert torch.equal(torch.cat(of_groups)[rows], values)
+    assert torch.equal(torch.stack(batch.to_slots(of_groups), dim=1), values)
+
+
+def test_groups_without_rows_are_the_slots() -> None:
+    batch = SetBatch(groups=(_image(3, 2, 16, 16), _image(3, 1, 16, 16)))
+    assert (batch.num_sets, batch.num_slots) == (3, 2)
+    slots = [torch.zeros(3), torch.ones(3)]
+    assert all(one is other for one, other in zip(batch.to_groups(slots), slots, strict=True))

@@ -7,18 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import expected_shapes, from_published, num_ranges_of, to_published, without_decay
-from anyband.models.smarties import Smarties
 from anyband.models.vit import Encoder
 
 
 @pytest.fixture
-def model(tiny_config: AutoencoderConfig) -> Smarties:
-    return Smarties(tiny_config, seed=3)
+def model(tiny_config: AutoencoderConfig) -> Autoencoder:
+    return Autoencoder(tiny_config, seed=3)
 
 
-def test_a_network_has_exactly_the_expected_weights(model: Smarties) -> None:
+def test_a_network_has_exactly_the_expected_weights(model: Autoencoder) -> None:
     published = to_published(model.state_dict())
     shapes = {name: tuple(value.shape) for name, value in published.items()}
     assert shapes == expected_shapes(model.config, decoder=True)
@@ -26,7 +25,7 @@ def test_a_network_has_exactly_the_expected_weights(model: Smarties) -> None:
 
 def test_trained_positions_change_no_name(tiny_config: AutoencoderConfig) -> None:
     config = replace(tiny_config, encoder=replace(tiny_config.encoder, positions="trained"))
-    published = to_published(Smarties(config, seed=1).state_dict())
+    published = to_published(Autoencoder(config, seed=1).state_dict())
     assert published.keys() == expected_shapes(tiny_config, decoder=True).keys()
 
 
@@ -45,14 +44,14 @@ def test_names_are_those_of_the_recorded_checkpoint(golden: Path, tiny_config: A
     assert {name: tuple(value.shape) for name, value in recorded.items()} == expected
 
 
-def test_the_way_to_the_published_layout_and_back_changes_nothing(model: Smarties) -> None:
+def test_the_way_to_the_published_layout_and_back_changes_nothing(model: Autoencoder) -> None:
     state = model.state_dict()
     back = from_published(to_published(state), model.config.encoder.num_ranges)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
-def test_published_weights_have_memory_of_their_own(model: Smarties) -> None:
+def test_published_weights_have_memory_of_their_own(model: Autoencoder) -> None:
     published = to_published(model.state_dict())
     addresses = [value.data_ptr() for value in published.values()]
     own = {value.data_ptr() for value in model.state_dict().values()}
@@ -61,7 +60,7 @@ def test_published_weights_have_memory_of_their_own(model: Smarties) -> None:
     assert all(value.is_contiguous() for value in published.values())
 
 
-def test_an_encoder_alone_needs_no_decoder_names(model: Smarties) -> None:
+def test_an_encoder_alone_needs_no_decoder_names(model: Autoencoder) -> None:
     shapes = expected_shapes(model.config, decoder=False)
     state = {name: value for name, value in to_published(model.state_dict()).items() if name in shapes}
     network = from_published(state, model.config.encoder.num_ranges)
@@ -70,7 +69,7 @@ def test_an_encoder_alone_needs_no_decoder_names(model: Smarties) -> None:
     assert torch.equal(encoder.projection.weight, model.encoder.projection.weight)
 
 
-def test_weight_decay_spares_what_is_one_dimensional_on_disk(model: Smarties) -> None:
+def test_weight_decay_spares_what_is_one_dimensional_on_disk(model: Autoencoder) -> None:
     spared = without_decay(dict(model.named_parameters()))
     disk = to_published(dict(model.named_parameters()))
     assert {"encoder.projection.bias", "reconstruction.bias", "encoder.norm.weight"} <= spared

@@ -11,8 +11,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from anyband.errors import CheckpointError
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, build_model, make_model, state_of
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, build_model, state_of
 from anyband.models.inputs import ImageBatch
 from anyband.models.mae_start import MaeStart, load_mae, start_from_mae
 from anyband.models.vit import DecoderConfig, EncoderConfig
@@ -87,7 +87,7 @@ def _config(table=_TABLE, *, max_bands: int = 12, **numbers: object) -> Autoenco
 
 
 def _start(path: Path, config: AutoencoderConfig, table=_TABLE) -> MaeStart:
-    state = state_of(make_model(config, seed=0))
+    state = state_of(Autoencoder(config, seed=0))
     return start_from_mae(load_mae(path), state, config=config, ranges=table)
 
 
@@ -166,7 +166,7 @@ def test_a_file_without_decoder_leaves_it_to_the_seed(mae, tmp_path) -> None:
     state = {name: tensor for name, tensor in mae.state_dict().items() if not name.startswith(("decoder", "mask_"))}
     config = _config()
     started = _start(_saved(tmp_path / "timm.safetensors", state), config)
-    fresh = state_of(make_model(config, seed=0))
+    fresh = state_of(Autoencoder(config, seed=0))
     torch.testing.assert_close(started.state["decoder_embed.weight"], fresh["decoder_embed.weight"])
     assert started.notes[2] == "the file has no decoder; the decoder starts from the seed"
     assert not torch.equal(started.state["blocks.0.attn.qkv.weight"], fresh["blocks.0.attn.qkv.weight"])
@@ -175,7 +175,7 @@ def test_a_file_without_decoder_leaves_it_to_the_seed(mae, tmp_path) -> None:
 def test_a_decoder_of_other_numbers_is_left_and_the_reason_said(release) -> None:
     config = _config(decoder_depth=2, decoder_embed_dim=8)
     started = _start(release, config)
-    fresh = state_of(make_model(config, seed=0))
+    fresh = state_of(Autoencoder(config, seed=0))
     torch.testing.assert_close(started.state["decoder_embed.weight"], fresh["decoder_embed.weight"])
     assert started.notes[2] == (
         "the decoder starts from the seed, because the file's is another: decoder_embed_dim 8, not 16; "

@@ -6,7 +6,7 @@ from datetime import date
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -310,7 +310,10 @@ def test_a_source_is_the_mix_of_what_it_sees() -> None:
 
 @settings(max_examples=60)
 @given(st.lists(st.floats(width=32), min_size=6, max_size=6), st.sampled_from(["encoder", "decoder"]))
-def test_everything_is_finite_for_any_facts_and_so_are_gradients(values: list[float], role: EncodingRole) -> None:
+@example([0.0, 0.0, 1.0, 1.0, 0.0, 2.8e38], "encoder")
+@example([2.8e38] * 6, "encoder")
+@example([2.8e38] * 6, "decoder")
+def test_everything_is_finite_for_any_metadata_and_so_are_gradients(values: list[float], role: EncodingRole) -> None:
     encodings, metadata = _encodings(ALL, role=role), _metadata(1, 2)
     for name, value in zip(FACTS, values, strict=True):
         getattr(metadata, name)[:, 0] = value

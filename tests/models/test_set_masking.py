@@ -1,6 +1,5 @@
 """Plans over sets: exact counts, shared and own masks, inverse permutations, valid tokens first."""
 
-from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -10,18 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyband.errors import InputError
-from anyband.models.inputs import ImageBatch, PairNoise, SetBatch, SetNoise
-from anyband.models.masking import (
-    MaskingKind,
-    SetMaskRules,
-    SetPlan,
-    SetSources,
-    count_visible,
-    draw_pair_plan,
-    draw_set_plan,
-    plan_from_masked,
-    smallest_first,
-)
+from anyband.models.inputs import SetNoise
+from anyband.models.masking import MaskingKind, SetPlan, count_visible, draw_plan, plan_from_masked, smallest_first
 
 KINDS = get_args(MaskingKind)
 EVEN_KINDS = [kind for kind in KINDS if kind != "released"]
@@ -42,11 +31,11 @@ def _noise(seed: int, sets: int, slots: int, tokens: int, *, hides_last: bool = 
     )
 
 
-def _sources(seed: int, sets: int, slots: int) -> SetSources:
+def _sources(seed: int, sets: int, slots: int) -> dict[str, torch.Tensor]:
     same = _draw(seed + 3000, sets, slots) < 0.5
     same[:, 0] = True
     same[:, 1:2] = False
-    return SetSources(same_source=same, first_slot=(_draw(seed + 4000, sets) * slots).long(), partnered=slots > 1)
+    return {"same_source": same, "first_slot": (_draw(seed + 4000, sets) * slots).long()}
 
 
 def _plan(
@@ -59,7 +48,9 @@ def _plan(
     hides_last: bool = False,
 ) -> SetPlan:
     noise = _noise(seed, 4, slots, tokens, hides_last=hides_last)
-    return draw_set_plan(noise, _sources(seed, 4, slots), hidden, rules=SetMaskRules(kind=kind, mixup=True))
+    mixup_ratio = 0.5 if kind in ("anchor", "same") and slots > 1 else None
+    sources = _sources(seed, 4, slots)
+    return draw_plan(noise, hidden, masking=kind, mask_ratio=0.75, mixup_ratio=mixup_ratio, **sources)
 
 
 def _kept_of(plan: SetPlan, slot: int) -> list[list[int]]:
@@ -119,7 +110,7 @@ def test_an_image_of_another_source_shares_the_anchors_places_in_their_order(
 ) -> None:
     hidden = _draw(seed + 9000, 4, slots, tokens) < share
     plan = _plan(seed, "anchor", slots=slots, tokens=tokens, hidden=hidden)
-    same = _sources(seed, 4, slots).same_source
+    same = _sources(seed, 4, slots)["same_source"]
     anchor = _kept_of(plan, 0)
     for slot in range(1, slots):
         kept = _kept_of(plan, slot)
@@ -129,7 +120,7 @@ def test_an_image_of_another_source_shares_the_anchors_places_in_their_order(
 
 def test_no_token_of_another_source_at_a_masked_place_of_the_anchor_reaches_the_encoder() -> None:
     plan = _plan(3, "anchor", slots=5, tokens=40)
-    other = ~_sources(3, 4, 5).same_source
+    other = ~_sources(3, 4, 5)["same_source"]
     slot, position = plan.ids_keep // 40, plan.ids_keep % 40
     anchor_masked = torch.gather(plan.masked[:, 0], 1, position)
     assert anchor_masked.any()
@@ -140,8 +131,7 @@ def test_no_token_of_another_source_at_a_masked_place_of_the_anchor_reaches_the_
 def test_independent_masks_overlap_as_chance_does(kind: MaskingKind, slot: int) -> None:
     sets, tokens = 600, 40
     same = torch.tensor([True, False, True]).expand(sets, -1)
-    sources = SetSources(same_source=same, first_slot=torch.zeros(sets).long(), partnered=True)
-    plan = draw_set_plan(_noise(5, sets, 3, tokens), sources, None, rules=SetMaskRules(kind=kind))
+    plan = draw_plan(_noise(5, sets, 3, tokens), masking=kind, mask_ratio=0.75, same_source=same)
     overlap = (~plan.masked[:, 0] & ~plan.masked[:, slot]).sum(dim=1).double()
     # The overlap of two drawn sets of places is hypergeometric.
     count = count_visible(tokens, 0.75)
@@ -176,19 +166,15 @@ def test_hybrid_draws_the_other_half_for_each_image() -> None:
 
 
 def test_released_shows_the_image_that_comes_first_in_the_place_and_no_other() -> None:
-    sources = SetSources(
-        same_source=torch.tensor([[True, False, True]] * 3), first_slot=torch.tensor([0, 2, 1]), partnered=True
-    )
-    plan = draw_set_plan(_noise(1, 3, 3, 16), sources, None, rules=SetMaskRules(kind="released"))
+    first = torch.tensor([0, 2, 1])
+    plan = draw_plan(_noise(1, 3, 3, 16), masking="released", mask_ratio=0.75, first_slot=first)
     assert (~plan.masked).sum(dim=2).tolist() == [[12, 0, 0], [0, 0, 12], [0, 12, 0]]
     assert plan.num_visible is None
 
 
 def test_released_overflows_into_the_next_images_of_large_sets() -> None:
-    sources = SetSources(
-        same_source=torch.ones(2, 6, dtype=torch.bool), first_slot=torch.tensor([1, 5]), partnered=False
-    )
-    plan = draw_set_plan(_noise(1, 2, 6, 16), sources, None, rules=SetMaskRules(kind="released"))
+    first = torch.tensor([1, 5])
+    plan = draw_plan(_noise(1, 2, 6, 16), masking="released", mask_ratio=0.75, first_slot=first)
     assert (~plan.masked).sum(dim=2).tolist() == [[0, 16, 8, 0, 0, 0], [8, 0, 0, 0, 0, 16]]
 
 
@@ -197,7 +183,7 @@ def test_the_last_image_can_be_hidden_whole_and_the_others_keep_their_count(kind
     plan = _plan(1, kind, slots=3, hides_last=True)
     assert (~plan.masked).sum(dim=2).tolist() == [[4, 4, 0]] * 4
     assert plan.num_visible is None
-    assert not plan.swapped.any()
+    assert plan.swapped is None
 
 
 def test_released_never_shows_an_image_that_is_hidden_whole() -> None:
@@ -227,7 +213,7 @@ def test_positions_with_data_in_all_images_of_a_mask_become_visible_first(
 ) -> None:
     hidden = _draw(seed + 9000, 4, 4, 20) < share
     plan = _plan(seed, kind, slots=4, tokens=20, hidden=hidden)
-    same = _sources(seed, 4, 4).same_source
+    same = _sources(seed, 4, 4)["same_source"]
     own = torch.arange(4) > 0
     shared = {"anchor": ~same | ~own, "same": torch.ones(4, 4).bool()}.get(kind, (~own).expand(4, -1))
     for place in range(4):
@@ -239,41 +225,20 @@ def test_positions_with_data_in_all_images_of_a_mask_become_visible_first(
                 assert counts[~masked].max() <= counts[masked].min()
 
 
-@pytest.mark.parametrize(("kind", "swaps"), [("anchor", True), ("same", True), ("independent", False)])
-def test_tokens_are_exchanged_only_where_partners_share_a_mask(kind: MaskingKind, swaps: bool) -> None:
-    plan = _plan(1, kind, slots=3, tokens=17)
-    assert plan.swapped.sum(dim=1).tolist() == [17 - round(0.5 * 17) if swaps else 0] * 4
+def test_the_anchor_keeps_its_declared_share_of_tokens() -> None:
+    plan = _plan(1, "anchor", slots=3, tokens=17)
+    assert plan.swapped is not None
+    assert plan.swapped.sum(dim=1).tolist() == [17 - round(0.5 * 17)] * 4
 
 
-@pytest.mark.parametrize(("mixup", "partnered"), [(False, True), (True, False)])
-def test_nothing_is_exchanged_without_mixup_or_partner(mixup: bool, partnered: bool) -> None:
-    sources = replace(_sources(1, 4, 3), partnered=partnered)
-    plan = draw_set_plan(_noise(1, 4, 3, 16), sources, None, rules=SetMaskRules(mixup=mixup))
-    assert not plan.swapped.any()
-
-
-@_examples
-@given(seed=_seeds, tokens=_tokens, share=st.sampled_from([0.0, 0.3]))
-def test_a_set_of_two_sources_is_masked_and_mixed_as_a_pair(seed: int, tokens: int, share: float) -> None:
-    noise = _noise(seed, 4, 2, tokens)
-    hidden = _draw(seed + 9000, 4, 2, tokens) < share
-    plan = draw_set_plan(noise, _sources(seed, 4, 2), hidden, rules=SetMaskRules(mixup=True, mixup_ratio=0.3))
-    pair = draw_pair_plan(
-        PairNoise(mixup=noise.mixup, masking=noise.masking[:, 0]),
-        hidden.sum(dim=1),
-        mask_ratio=0.75,
-        mixup_ratio=0.3,
-        mixup="mirrored",
-    )
-    assert torch.equal(plan.ids_keep, torch.cat([pair.ids_keep, pair.ids_keep + tokens], dim=1))
-    assert torch.equal(plan.ids_masked, torch.cat([pair.ids_masked, pair.ids_masked + tokens], dim=1))
-    assert torch.equal(plan.swapped, ~pair.from_a)
+def test_without_a_share_nothing_is_exchanged() -> None:
+    assert _plan(1, "independent").swapped is None
 
 
 def test_plain_numpy_finds_the_same_anchor_masks() -> None:
-    noise, sources = _noise(7, 4, 5, 30), _sources(7, 4, 5)
-    plan = draw_set_plan(noise, sources, None, rules=SetMaskRules())
-    drawn, same = noise.masking.numpy(), sources.same_source.numpy()
+    noise, same = _noise(7, 4, 5, 30), _sources(7, 4, 5)["same_source"]
+    plan = draw_plan(noise, masking="anchor", mask_ratio=0.75, same_source=same)
+    drawn = noise.masking.numpy()
     for place, slot in np.ndindex(4, 5):
         order = np.argsort(drawn[place, slot if same[place, slot] else 0])
         assert _kept_of(plan, slot)[place] == order[:7].tolist()
@@ -282,26 +247,22 @@ def test_plain_numpy_finds_the_same_anchor_masks() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_set_does_not_depend_on_the_others_in_the_batch(kind: MaskingKind) -> None:
     noise, sources = _noise(1, 4, 3, 16), _sources(1, 4, 3)
-    rules = SetMaskRules(kind=kind, mixup=True)
-    whole = draw_set_plan(noise, sources, None, rules=rules)
-    alone = draw_set_plan(
-        SetNoise(masking=noise.masking[2:3], tying=noise.tying[2:3], mixup=noise.mixup[2:3]),
-        replace(sources, same_source=sources.same_source[2:3], first_slot=sources.first_slot[2:3]),
-        None,
-        rules=rules,
+    one = SetNoise(masking=noise.masking[2:3], tying=noise.tying[2:3], mixup=noise.mixup[2:3])
+    own = {name: value[2:3] for name, value in sources.items()}
+    whole, alone = (
+        draw_plan(drawn, masking=kind, mask_ratio=0.75, mixup_ratio=0.5, **known)
+        for drawn, known in ((noise, sources), (one, own))
     )
     assert torch.equal(whole.ids_restore[2:3], alone.ids_restore)
-    assert torch.equal(whole.swapped[2:3], alone.swapped)
+    assert kind == "released" or torch.equal(whole.swapped[2:3], alone.swapped)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_shape_depends_on_the_data(kind: MaskingKind) -> None:
     # A tensor on the device `meta` has no values: whatever reads one fails.
-    noise, sources = _noise(1, 4, 3, 16).to("meta"), _sources(1, 4, 3)
-    blind = replace(sources, same_source=sources.same_source.to("meta"), first_slot=sources.first_slot.to("meta"))
-    plan = draw_set_plan(
-        noise, blind, torch.zeros(4, 3, 16, dtype=torch.bool, device="meta"), rules=SetMaskRules(kind=kind, mixup=True)
-    )
+    noise, sources = _noise(1, 4, 3, 16).to("meta"), {name: one.to("meta") for name, one in _sources(1, 4, 3).items()}
+    hidden = torch.zeros(4, 3, 16, dtype=torch.bool, device="meta")
+    plan = draw_plan(noise, hidden, masking=kind, mask_ratio=0.75, mixup_ratio=0.5, **sources)
     assert plan.ids_keep.shape == (4, 12)
 
 
@@ -325,7 +286,7 @@ def test_a_declared_plan_counts_what_each_image_shows() -> None:
     masked[:, 1] = False
     masked[:, 1, 0] = True
     assert plan_from_masked(masked).num_visible is None
-    assert not plan_from_masked(masked).swapped.any()
+    assert plan_from_masked(masked).swapped is None
 
 
 def test_declared_masks_with_unequal_counts_are_refused() -> None:
@@ -343,17 +304,3 @@ def test_a_set_of_which_nothing_is_visible_is_refused() -> None:
 def test_images_too_small_for_the_ratio_are_refused() -> None:
     with pytest.raises(InputError, match="leaves 0 of 3 tokens visible"):
         _plan(1, "anchor", tokens=3)
-
-
-def test_sources_are_taken_from_a_batch() -> None:
-    image = ImageBatch(pixels=torch.zeros(2, 1, 8, 8), mixing=torch.ones(1, 1))
-    batch = SetBatch(
-        groups=(image, image),
-        rows=torch.tensor([[0, 2], [3, 1]]),
-        same_source=torch.tensor([[True, False]] * 2),
-        first_slot=torch.tensor([0, 1]),
-        partnered=True,
-    )
-    sources = SetSources.of(batch)
-    assert (sources.same_source is batch.same_source, sources.first_slot is batch.first_slot) == (True, True)
-    assert sources.partnered

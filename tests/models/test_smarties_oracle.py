@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.encode.verify import follow_pairs
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import to_published
-from anyband.models.inputs import ImageBatch, PairBatch
-from anyband.models.masking import draw_pair_plan
-from anyband.models.smarties import Smarties
+from anyband.models.inputs import ImageBatch
+from anyband.models.masking import SetPlan
 
 
-def _reference(oracle: ModuleType, model: Smarties) -> Any:
+def _reference(oracle: ModuleType, model: Autoencoder) -> Any:
     config = model.config
     return oracle.Reference(
         to_published(model.state_dict()),
@@ -32,9 +32,12 @@ def _image(oracle: ModuleType, image: ImageBatch) -> Any:
     return oracle.Image(pixels=image.pixels, valid=image.valid, mixing=image.mixing)
 
 
-def _owners(config: AutoencoderConfig, from_a: Tensor) -> tuple[Tensor, Tensor]:
-    second = torch.zeros_like(from_a) if config.mixup == "released" else ~from_a
-    return from_a, second
+def _planned(config: AutoencoderConfig, plan: SetPlan) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Say of each position whether a' and b' carry the token of a, whether it is masked, and which are visible."""
+    masked, keep = plan.masked[:, 0], plan.in_images()[0][:, 0]
+    swapped = torch.zeros_like(masked) if plan.swapped is None else plan.swapped
+    second = torch.zeros_like(swapped) if config.mixup == "released" else swapped
+    return (~swapped, second), masked, keep
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
@@ -63,18 +66,17 @@ def test_loss_and_gradients_equal_the_oracle(
     missing: bool,
 ) -> None:
     config = replace(tiny_config, **CASES[case])
-    model = Smarties(config, seed=1)
+    model = Autoencoder(config, seed=1)
     pair, noise = make_pair(5, bands=bands, batch=3, missing=missing)
     output = model(pair, noise)
     output.loss.backward()
     reference = _reference(oracle, model)
-    owners = _owners(config, output.plan.from_a)
-    result = reference(_image(oracle, pair.a), _image(oracle, pair.b), owners, output.plan.masked, output.plan.ids_keep)
+    result = reference(*(_image(oracle, image) for image in pair.groups), *_planned(config, output.plan))
     result.loss.backward()
 
     assert _close(output.loss, result.loss)
-    assert _close(output.loss_a, result.terms[0])
-    assert _close(output.loss_b, result.terms[1])
+    assert _close(output.terms[0], result.terms[0])
+    assert _close(output.terms[1], result.terms[1])
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     found, expected = to_published(gradients), reference.gradients()
     assert found.keys() == expected.keys()
@@ -85,18 +87,13 @@ def test_loss_and_gradients_equal_the_oracle(
 def test_latent_and_decoded_tokens_equal_the_oracle(
     oracle: ModuleType, tiny_config: AutoencoderConfig, make_pair: Callable[..., Any], missing: bool
 ) -> None:
-    model = Smarties(tiny_config, seed=2)
+    model = Autoencoder(tiny_config, seed=2)
     pair, noise = make_pair(8, missing=missing)
     with torch.no_grad():
         plan = model(pair, noise).plan
-        latent, decoded, _ = model.follow(pair, plan)
-        result = _reference(oracle, model)(
-            _image(oracle, pair.a),
-            _image(oracle, pair.b),
-            _owners(tiny_config, plan.from_a),
-            plan.masked,
-            plan.ids_keep,
-        )
+        latent, decoded, _ = follow_pairs(model, pair, plan)
+        images = (_image(oracle, image) for image in pair.groups)
+        result = _reference(oracle, model)(*images, *_planned(tiny_config, plan))
     expected_latent, expected_decoded = torch.cat(result.latents), torch.cat(result.decoded)
     # The oracle leaves hidden tokens out, so there its rows are 0.
     seen = expected_latent.abs().sum(dim=2, keepdim=True) > 0
@@ -109,7 +106,7 @@ def test_latent_and_decoded_tokens_equal_the_oracle(
 def test_whole_image_features_equal_the_oracle(
     oracle: ModuleType, tiny_config: AutoencoderConfig, make_image: Callable[..., ImageBatch], missing: bool
 ) -> None:
-    model = Smarties(tiny_config, seed=3)
+    model = Autoencoder(tiny_config, seed=3)
     image = make_image(4, bands=4, missing=missing)
     with torch.no_grad():
         output = model.encoder(image)
@@ -123,14 +120,6 @@ def test_missing_data_leaves_some_tokens_hidden_in_these_tests(
     tiny_config: AutoencoderConfig, make_pair: Callable[..., Any]
 ) -> None:
     pair, _ = make_pair(5, missing=True)
-    output = Smarties(tiny_config, seed=1).encoder(pair.a)
+    output = Autoencoder(tiny_config, seed=1).encoder(pair.groups[0])
     assert output.hidden is not None
     assert 0.1 < output.hidden.float().mean() < 0.6
-
-
-def test_a_plan_is_drawn_as_the_forward_pass_draws_it(
-    tiny_config: AutoencoderConfig, make_pair: Callable[..., tuple[PairBatch, Any]]
-) -> None:
-    pair, noise = make_pair(3)
-    plan = draw_pair_plan(noise, None, mask_ratio=0.75, mixup_ratio=0.5, mixup="mirrored")
-    assert torch.equal(Smarties(tiny_config, seed=1)(pair, noise).plan.ids_keep, plan.ids_keep)

@@ -10,17 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyband.errors import InputError
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.inputs import PairBatch, PairNoise
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
+from anyband.models.inputs import SetBatch, SetNoise
 from anyband.models.masking import count_decoded
-from anyband.models.patches import gather_tokens
-from anyband.models.smarties import Smarties
+from anyband.models.patches import hidden_tokens
 
-Pair = tuple[PairBatch, PairNoise]
+Pair = tuple[SetBatch, SetNoise]
 
 
-def _model(config: AutoencoderConfig, ratio: float) -> Smarties:
-    return Smarties(replace(config, decode_ratio=ratio), seed=1).eval()
+def _model(config: AutoencoderConfig, ratio: float) -> Autoencoder:
+    return Autoencoder(replace(config, decode_ratio=ratio), seed=1).eval()
 
 
 @given(num_masked=st.integers(1, 400), ratio=st.floats(0.001, 1.0))
@@ -38,7 +37,7 @@ def test_a_ratio_of_one_decodes_every_masked_token(
     model = _model(tiny_config, 1.0)
     with model.decoder.register_forward_hook(lambda _module, _arguments, decoded: caught.append(decoded)):
         plan = model(pair, noise).plan
-    assert caught[0].shape[1] == plan.ids_masked.shape[1]
+    assert caught[0].shape[1] == int(plan.masked[0, 0].sum())
 
 
 @torch.no_grad()
@@ -55,14 +54,15 @@ def test_decoded_tokens_see_the_visible_and_the_decoded_ones_alone(
     ):
         plan = model(pair, noise).plan
     latent = caught["inputs"][0]
-    asked = plan.ids_masked.shape[1] // 2
-    everything = torch.cat([plan.ids_keep, plan.ids_masked], dim=1)
-    places = model.decoder.positions((4, 4))[0, 1:][torch.cat([everything, everything])]
-    left_out = torch.arange(16).expand(len(latent), -1) >= plan.ids_keep.shape[1] + asked
+    keep, masked = (ids[:, 0] for ids in plan.in_images())
+    asked = masked.shape[1] // 2
+    everything = torch.cat([torch.cat([keep, masked], dim=1)] * 2)
+    places = model.decoder.positions((4, 4))[0, 1:][everything]
+    left_out = torch.arange(16).expand(len(latent), -1) >= keep.shape[1] + asked
     if missing:
-        a, b = model.cut(pair.a), model.cut(pair.b)
-        hidden = torch.cat([torch.where(plan.from_a, a.hidden, b.hidden), torch.where(plan.from_a, b.hidden, a.hidden)])
-        left_out = left_out | torch.gather(hidden, 1, torch.cat([everything, everything]))
+        a, b = (hidden_tokens(image.valid, 8) for image in pair.groups)
+        hidden = torch.cat([torch.where(plan.swapped, b, a), torch.where(plan.swapped, a, b)])
+        left_out = left_out | torch.gather(hidden, 1, everything)
     whole = model.decoder(latent, places, left_out)
     torch.testing.assert_close(caught["decoded"], whole[:, :asked], rtol=0, atol=1e-5)
 
@@ -78,9 +78,9 @@ def test_parts_of_a_batch_are_joined_by_what_they_decode(
     sums, counts = torch.zeros(2), torch.zeros(2)
     for sample in range(3):
         part = slice(sample, sample + 1)
-        images = [replace(one, pixels=one.pixels[part], valid=one.valid[part]) for one in (pair.a, pair.b)]
-        alone = PairBatch(a=images[0], b=images[1])
-        own = PairNoise(mixup=noise.mixup[part], masking=noise.masking[part])
+        images = (replace(one, pixels=one.pixels[part], valid=one.valid[part]) for one in pair.groups)
+        alone = SetBatch(groups=tuple(images))
+        own = SetNoise(mixup=noise.mixup[part], masking=noise.masking[part])
         count = model.count(alone, own)
         sums, counts = sums + model(alone, own).terms * count, counts + count
     assert torch.equal(model.count(pair, noise), counts)
@@ -92,11 +92,13 @@ def test_pixels_of_masked_tokens_that_are_not_decoded_have_no_part_in_the_loss(
 ) -> None:
     pair, noise = make_pair(4)
     model = _model(tiny_config, 0.25)
-    pixels = pair.a.pixels.clone().requires_grad_(True)
-    output = model(replace(pair, a=replace(pair.a, pixels=pixels)), noise)
+    first, second = pair.groups
+    pixels = first.pixels.clone().requires_grad_(True)
+    output = model(SetBatch(groups=(replace(first, pixels=pixels), second)), noise)
     output.loss.backward()
-    by_token = model.cut(replace(pair.a, pixels=pixels.grad)).values.abs().sum(dim=2)
-    counted = torch.cat([output.plan.ids_keep, output.plan.ids_masked[:, :3]], dim=1)
+    by_token = model.cut(replace(first, pixels=pixels.grad)).values.abs().sum(dim=2)
+    keep, masked = (ids[:, 0] for ids in output.plan.in_images())
+    counted = torch.cat([keep, masked[:, :3]], dim=1)
     touched = torch.zeros_like(by_token, dtype=torch.bool).scatter(1, counted, True)
     assert not by_token[~touched].any()
     assert by_token[touched].all()
@@ -108,7 +110,7 @@ def test_pictures_show_every_masked_token_whatever_the_ratio(
 ) -> None:
     pair, noise = make_pair(5)
     full, sparse = _model(tiny_config, 1.0), _model(tiny_config, 0.25)
-    torch.testing.assert_close(sparse.reconstruct(pair, noise).a, full.reconstruct(pair, noise).a)
+    torch.testing.assert_close(sparse.reconstruct(pair, noise).images, full.reconstruct(pair, noise).images)
 
 
 @torch.no_grad()
@@ -119,7 +121,7 @@ def test_over_many_draws_every_position_is_decoded(
     seen = torch.zeros(16)
     for seed in range(40):
         plan = model(*make_pair(seed)).plan
-        seen += torch.zeros(2, 16).scatter(1, plan.ids_masked[:, :3], 1.0).sum(dim=0)
+        seen += torch.zeros(2, 16).scatter(1, plan.in_images()[1][:, 0, :3], 1.0).sum(dim=0)
     assert (seen > 0).all()
 
 
@@ -133,5 +135,5 @@ def test_masked_positions_stand_in_the_order_of_their_noise(
 ) -> None:
     pair, noise = make_pair(6)
     plan = _model(tiny_config, 0.5)(pair, noise).plan
-    drawn = gather_tokens(noise.masking.unsqueeze(-1), plan.ids_masked).squeeze(-1)
-    assert (drawn.diff(dim=1) >= 0).all()
+    drawn = torch.gather(noise.masking, 2, plan.in_images()[1])
+    assert (drawn.diff(dim=2) >= 0).all()

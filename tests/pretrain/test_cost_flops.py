@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import make_model
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.encodings import EncodingConfig
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetNoise
+from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
 from anyband.models.vit import DecoderConfig, EncoderConfig, encoder_config, set_fused_attention
 from anyband.pretrain.cost import BatchFlops, BatchShape, batch_flops, block_flops, sample_tokens
 
@@ -43,7 +42,7 @@ def _noise(config: AutoencoderConfig, *shape: int) -> torch.Tensor:
 
 def _counted(config: AutoencoderConfig, batch, noise) -> float:
     """Let torch count a forward and backward pass."""
-    model = make_model(config, seed=0)
+    model = Autoencoder(config, seed=0)
     # Fused attention computes its scores again for the gradient, and how often is its own affair.
     set_fused_attention(model, fused=False)
     with FlopCounterMode(display=False) as counter:
@@ -53,9 +52,9 @@ def _counted(config: AutoencoderConfig, batch, noise) -> float:
 
 def _pairs(config: AutoencoderConfig, bands: tuple[int, int], count: int):
     a, b = (_image(one, count, config) for one in bands)
-    noise = PairNoise(mixup=_noise(config, count), masking=_noise(config, count))
+    noise = SetNoise(mixup=_noise(config, count), masking=_noise(config, count, 2))
     shape = BatchShape(num_samples=count, num_slots=2, groups=tuple((one, count) for one in bands))
-    return (PairBatch(a=a, b=b), noise), shape
+    return (SetBatch(groups=(a, b)), noise), shape
 
 
 def _sets(config: AutoencoderConfig, *, count: int, num_slots: int, apart: bool, hides_last: bool = False):

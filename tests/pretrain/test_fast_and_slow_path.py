@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from anyband.data.resample import coarser_grid, draw_augmentation
 from anyband.data.store import ChipStore
+from anyband.pretrain.batches import BatchPreparer
 from anyband.pretrain.plan import plan_run
 from anyband.pretrain.recipe import load_recipe
 
@@ -52,15 +53,14 @@ def test_what_reaches_the_network_is_what_the_slow_way_gives(pair_store, step):
     plan = plan_run(recipe, ChipStore.open(pair_store))
     draw = plan.samples.sampler(batch_size=8, seed=0).batch(step)
     raw = plan.samples.read(draw)
-    preparer = plan.samples.preparer(recipe, plan.inputs, device=torch.device("cpu"))
+    preparer = BatchPreparer(recipe, plan.inputs, device=torch.device("cpu"))
     pair, _ = preparer.prepare(raw, step=step)
-    box = coarser_grid(tuple(raw.a.shape[2:]), tuple(raw.b.shape[2:]))
+    box = coarser_grid(*(tuple(group.pixels.shape[2:]) for group in raw.groups))
+    assert box == draw.grid
     drawn = draw_augmentation(recipe.data.augment, seed=recipe.seed, step=step, samples=draw.samples.tolist(), grid=box)
     compared = 0
-    for ours, dn, valid, array in (
-        (pair.a, raw.a, raw.valid_a, raw.array_a),
-        (pair.b, raw.b, raw.valid_b, raw.array_b),
-    ):
+    for ours, stored in zip(pair.groups, raw.groups, strict=True):
+        dn, valid, array = stored.pixels, stored.valid, stored.array
         kept = list(plan.inputs[array].assignment.kept_index)
         for sample in range(8):
             if valid is not None and not valid[sample].all():
@@ -84,6 +84,6 @@ def test_another_crop_would_be_noticed(pair_store):
     recipe = load_recipe("smarties_tiny", [f"model.img_size={_IMG_SIZE}", "optim.batch_size=8", "run.accelerator=cpu"])
     plan = plan_run(recipe, ChipStore.open(pair_store))
     raw = plan.samples.read(plan.samples.sampler(batch_size=8, seed=0).batch(0))
-    preparer = plan.samples.preparer(recipe, plan.inputs, device=torch.device("cpu"))
-    first, other = (preparer.prepare(raw, step=step)[0].a.pixels for step in (0, 1))
+    preparer = BatchPreparer(recipe, plan.inputs, device=torch.device("cpu"))
+    first, other = (preparer.prepare(raw, step=step)[0].groups[0].pixels for step in (0, 1))
     assert float((first - other).abs().max()) > 100 * _NEAR

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anyband import device_copies
 from anyband.data.store import ChipStore
-from anyband.models.checkpoint import make_model
+from anyband.models.autoencoder import Autoencoder
+from anyband.pretrain.batches import BatchPreparer
 from anyband.pretrain.plan import plan_run
 from anyband.pretrain.recipe import load_recipe
 
@@ -36,10 +37,8 @@ class _Copies(TorchDispatchMode):
             finally:
                 self._allowed -= 1
 
-        for module in ("device_copies", "data.harmonise", "data.resample", "models.inputs"):
+        for module in ("device_copies", "data.harmonise", "data.resample", "models.inputs", "pretrain.batches"):
             monkeypatch.setattr(f"anyband.{module}.to_device", to_device)
-        for module in ("batches", "pair_batches", "set_batches"):
-            monkeypatch.setattr(f"anyband.pretrain.{module}.to_device", to_device)
 
     def __torch_dispatch__(self, function, types, arguments=(), named=None):
         made = function(*arguments, **(named or {}))
@@ -53,7 +52,7 @@ class _Copies(TorchDispatchMode):
 def _example(recipe_name, store, overrides=()):
     recipe = load_recipe(recipe_name, [*_SMALL, *overrides])
     plan = plan_run(recipe, ChipStore.open(store))
-    preparer = plan.samples.preparer(recipe, plan.inputs, device=_META)
+    preparer = BatchPreparer(recipe, plan.inputs, device=_META)
     draw = plan.samples.sampler(batch_size=8, seed=0).batch(0)
     return plan, preparer, preparer.draw(plan.samples.read(draw), step=0)
 
@@ -72,7 +71,7 @@ def test_a_step_on_sets_asks_for_no_value_and_waits_for_no_copy(recipe, pair_sto
 def _waited_for(recipe, store, overrides, monkeypatch):
     """Do a step on the device without values; tell which copies it waited for."""
     plan, preparer, drawn = _example(recipe, store, overrides)
-    model = make_model(plan.config, seed=0).to(_META)
+    model = Autoencoder(plan.config, seed=0).to(_META)
     with _Copies(monkeypatch) as copies:
         example = preparer.finish(drawn)
         counts = model.count(*example)

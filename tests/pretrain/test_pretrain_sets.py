@@ -8,7 +8,7 @@ import torch
 
 from anyband.data.store import ChipStore
 from anyband.errors import CatalogueError, OutputError, RecipeError, StoreError, TrainingError
-from anyband.models.a2mae import SetAutoencoder
+from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import build_model, load_checkpoint
 from anyband.models.encodings import EncodingConfig
 from anyband.pretrain import cost as meter
@@ -45,7 +45,7 @@ def test_a_run_on_sets_leaves_what_a_run_on_pairs_leaves(finished):
     assert set(checkpoint.sensors) == set(checkpoint.normalisations) == {"sentinel2-l2a", "sentinel1-grd"}
     assert result.best is not None
     assert len(RunFolder(out).saved_steps()) >= 2
-    assert isinstance(build_model(checkpoint), SetAutoencoder)
+    assert isinstance(build_model(checkpoint), Autoencoder)
 
 
 def test_the_network_of_a_checkpoint_is_the_one_of_the_recipe(finished):

@@ -11,13 +11,11 @@ from PIL import Image
 
 from anyband.data.harmonise import normalisation_for
 from anyband.errors import InputError
-from anyband.models.a2mae import SetAutoencoder
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetNoise
-from anyband.models.smarties import Smarties
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
+from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.pretrain.batches import ArrayInput
-from anyband.pretrain.reconstructions import SetTitles, draw_reconstructions, draw_set_reconstructions
+from anyband.pretrain.reconstructions import draw_reconstructions
 from anyband.report import figures as panels
 from anyband.report.figures import PREDICTED_NOTE, RECONSTRUCTION_NOTE, PanelImages
 from anyband.sensors.assignment import AssignmentRules, assign
@@ -27,7 +25,7 @@ from anyband.sensors.sensor import BandStatistics
 
 _TABLE = load_ranges("smarties_v1")
 _TIMES = np.array([["2021-06-12T10:30", "2021-06-13", "NaT"], ["2020-01-02"] * 3], dtype="datetime64[us]")
-_TITLES = SetTitles(title="step 3", places=("p0, r0c0", "p1, r0c0"), times=_TIMES)
+_TITLES = {"title": "step 3", "places": ("p0, r0c0", "p1, r0c0"), "times": _TIMES}
 
 
 @dataclass
@@ -104,8 +102,8 @@ def _config() -> AutoencoderConfig:
     return AutoencoderConfig(encoder=encoder, decoder=decoder, images="set")
 
 
-def _model(config: AutoencoderConfig | None = None) -> SetAutoencoder:
-    return SetAutoencoder(config or _config(), seed=0).eval()
+def _model(config: AutoencoderConfig | None = None) -> Autoencoder:
+    return Autoencoder(config or _config(), seed=0).eval()
 
 
 def _patches(pictures: np.ndarray) -> np.ndarray:
@@ -115,7 +113,7 @@ def _patches(pictures: np.ndarray) -> np.ndarray:
 
 
 def test_each_image_of_a_set_is_drawn_in_its_own_row(panel: _Panel) -> None:
-    draw_set_reconstructions(_model(), _sets(), _noise(), (_OPTICAL, _RADAR), titles=_TITLES)
+    draw_reconstructions(_model(), _sets(), _noise(), (_OPTICAL, _RADAR), **_TITLES)
     first, second = panel.blocks
     assert (first.title, second.title, panel.title) == ("p0, r0c0", "p1, r0c0", "step 3")
     assert first.row_titles == (
@@ -132,7 +130,7 @@ def test_each_image_of_a_set_is_drawn_in_its_own_row(panel: _Panel) -> None:
 
 def test_visible_patches_are_shown_and_hidden_ones_painted(panel: _Panel) -> None:
     model = _model()
-    draw_set_reconstructions(model, _sets(), _noise(), (_OPTICAL, _RADAR), titles=_TITLES)
+    draw_reconstructions(model, _sets(), _noise(), (_OPTICAL, _RADAR), **_TITLES)
     masked = model.reconstruct(_sets(), _noise()).plan.masked.numpy()
     for index, block in enumerate(panel.blocks):
         original, seen, made = (_patches(one) for one in (block.original, block.seen, block.reconstruction))
@@ -144,7 +142,7 @@ def test_visible_patches_are_shown_and_hidden_ones_painted(panel: _Panel) -> Non
 
 
 def test_missing_pixels_are_left_open_in_the_original_and_do_not_lead_the_stretch(panel: _Panel) -> None:
-    draw_set_reconstructions(_model(), _sets(missing=True), _noise(), (_OPTICAL, _RADAR), titles=_TITLES)
+    draw_reconstructions(_model(), _sets(missing=True), _noise(), (_OPTICAL, _RADAR), **_TITLES)
     anchor = panel.blocks[0].original[0]
     assert np.isnan(anchor[:, :5, :6]).all()
     assert np.isfinite(anchor).sum() == 3 * (32 * 32 - 30)
@@ -152,13 +150,13 @@ def test_missing_pixels_are_left_open_in_the_original_and_do_not_lead_the_stretc
 
 
 def test_an_image_hidden_whole_is_painted_whole(panel: _Panel) -> None:
-    draw_set_reconstructions(_model(), _sets(), _noise(hides_last=True), (_OPTICAL, _RADAR), titles=_TITLES)
+    draw_reconstructions(_model(), _sets(), _noise(hides_last=True), (_OPTICAL, _RADAR), **_TITLES)
     assert np.ptp(panel.blocks[0].seen[2]) == 0
 
 
 def test_exchanged_patches_are_outlined_where_the_exchange_has_an_effect(panel: _Panel) -> None:
     model = _model(replace(_config(), sequence="apart"))
-    draw_set_reconstructions(model, _sets(), _noise(), (_OPTICAL, _RADAR), titles=_TITLES)
+    draw_reconstructions(model, _sets(), _noise(), (_OPTICAL, _RADAR), **_TITLES)
     plan = model.reconstruct(_sets(), _noise()).plan
     expected = (plan.swapped & ~plan.masked[:, 0]).view(2, 4, 4).numpy()
     for block, places in zip(panel.blocks, expected, strict=True):
@@ -169,7 +167,7 @@ def test_exchanged_patches_are_outlined_where_the_exchange_has_an_effect(panel: 
 
 
 def test_nothing_is_outlined_in_one_joint_sequence(panel: _Panel) -> None:
-    draw_set_reconstructions(_model(), _sets(), _noise(), (_OPTICAL, _RADAR), titles=_TITLES)
+    draw_reconstructions(_model(), _sets(), _noise(), (_OPTICAL, _RADAR), **_TITLES)
     assert not np.stack([block.outlined for block in panel.blocks]).any()
     assert panel.note == RECONSTRUCTION_NOTE
 
@@ -177,7 +175,7 @@ def test_nothing_is_outlined_in_one_joint_sequence(panel: _Panel) -> None:
 @pytest.mark.parametrize("change", [{"levels": True}, {"norm_pix_loss": False}])
 def test_the_note_says_whether_values_are_predicted(panel: _Panel, change: dict[str, bool]) -> None:
     model = _model(replace(_config(), **change))
-    draw_set_reconstructions(model, _sets(), _noise(), (_OPTICAL, _RADAR), titles=_TITLES)
+    draw_reconstructions(model, _sets(), _noise(), (_OPTICAL, _RADAR), **_TITLES)
     assert panel.note == PREDICTED_NOTE
 
 
@@ -186,7 +184,7 @@ def test_bands_that_no_range_reads_are_left_out(panel: _Panel) -> None:
     entry = _input("sentinel2-l1c", ("B10", "B04", "B03", "B02"), rules)
     assert entry.assignment.kept_index == (1, 2, 3)
     batch = replace(_sets(), groups=(_images(entry, 4, seed=0), _images(_RADAR, 2, seed=1)))
-    draw_set_reconstructions(_model(), batch, _noise(), (entry, _RADAR), titles=_TITLES)
+    draw_reconstructions(_model(), batch, _noise(), (entry, _RADAR), **_TITLES)
     assert panel.blocks[0].row_titles[0].endswith("natural colour")
 
 
@@ -197,44 +195,43 @@ def test_a_band_that_stands_in_a_stem_twice_is_drawn_once(panel: _Panel) -> None
     optical = replace(_OPTICAL, assignment=assign(get_sensor("sentinel2-l2a").select(_BANDS), stem_ranges()))
     encoder = replace(_config().encoder, num_ranges=3)
     batch = replace(_sets(), groups=(_images(optical, 4, seed=0, missing=True), _images(entry, 2, seed=1)))
-    draw_set_reconstructions(
-        _model(replace(_config(), encoder=encoder)), batch, _noise(), (optical, entry), titles=_TITLES
-    )
+    draw_reconstructions(_model(replace(_config(), encoder=encoder)), batch, _noise(), (optical, entry), **_TITLES)
     assert panel.blocks[0].row_titles[1].endswith("VV, VH, VV − VH")
     assert np.isfinite(panel.blocks[0].original[1]).all()
 
 
 def test_a_panel_of_sets_is_a_picture() -> None:
-    png = draw_set_reconstructions(
-        _model(), _sets(missing=True), _noise(), (_OPTICAL, _RADAR), titles=replace(_TITLES, times=None)
+    png = draw_reconstructions(
+        _model(), _sets(missing=True), _noise(), (_OPTICAL, _RADAR), **{**_TITLES, "times": None}
     )
     assert np.asarray(Image.open(io.BytesIO(png))).std() > 10
 
 
 def test_both_images_of_a_pair_are_drawn_with_the_same_hidden_patches(panel: _Panel) -> None:
-    model = Smarties(replace(_config(), images="pair"), seed=0).eval()
-    pair = PairBatch(a=_images(_OPTICAL, 2, seed=0, missing=True), b=_images(_RADAR, 2, seed=1))
-    draw = torch.Generator().manual_seed(0)
-    noise = PairNoise(mixup=torch.rand(2, 16, generator=draw), masking=torch.rand(2, 16, generator=draw))
-    draw_reconstructions(model, pair, noise, (_OPTICAL, _RADAR), title="step 3")
-    masked = model.reconstruct(pair, noise).masked.numpy()
-    assert [block.title for block in panel.blocks] == [
-        "sentinel2-l2a (natural colour)",
-        "sentinel1-grd (VV, VH, VV − VH)",
-    ]
-    for block in panel.blocks:
+    model = Autoencoder(replace(_config(), images="pair"), seed=0).eval()
+    pairs = SetBatch(groups=(_images(_OPTICAL, 2, seed=0, missing=True), _images(_RADAR, 2, seed=1)))
+    noise = SetNoise(masking=_noise().masking[:, :2], mixup=_noise().mixup)
+    draw_reconstructions(model, pairs, noise, (_OPTICAL, _RADAR), title="step 3", places=("p0", "p1"))
+    plan = model.reconstruct(pairs, noise).plan
+    assert panel.blocks[1].row_titles == (
+        "anchor\nsentinel2-l2a\nnatural colour",
+        "sentinel1-grd\nVV, VH, VV − VH",
+    )
+    assert torch.equal(plan.masked[:, 0], plan.masked[:, 1])
+    for block, masked, outlined in zip(
+        panel.blocks, plan.masked.numpy(), (plan.swapped & ~plan.masked[:, 0]).view(2, 4, 4).numpy(), strict=True
+    ):
         assert np.ptp(_patches(block.seen)[masked]) == 0
-    assert panel.note == RECONSTRUCTION_NOTE
+        assert (block.outlined == outlined).all()
+    assert panel.note.startswith(RECONSTRUCTION_NOTE)
 
 
 def test_names_for_another_number_of_places_are_refused() -> None:
     with pytest.raises(InputError, match="2 sets need as many names of places, found 1"):
-        draw_set_reconstructions(
-            _model(), _sets(), _noise(), (_OPTICAL, _RADAR), titles=SetTitles(title="", places=("p0",))
-        )
+        draw_reconstructions(_model(), _sets(), _noise(), (_OPTICAL, _RADAR), title="", places=("p0",))
 
 
 def test_times_of_other_images_are_refused() -> None:
-    titles = replace(_TITLES, times=_TIMES[:, :2])
+    titles = {**_TITLES, "times": _TIMES[:, :2]}
     with pytest.raises(InputError, match=r"times of images have shape \(2, 2\); give \(2, 3\): set, image"):
-        draw_set_reconstructions(_model(), _sets(), _noise(), (_OPTICAL, _RADAR), titles=titles)
+        draw_reconstructions(_model(), _sets(), _noise(), (_OPTICAL, _RADAR), **titles)

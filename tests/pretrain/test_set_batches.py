@@ -9,7 +9,9 @@ import torch
 from anyband.data.resample import AugmentOptions, draw_augmentation, input_corners
 from anyband.data.store import ChipStore
 from anyband.models.encodings import corner_bits
+from anyband.pretrain.batches import BatchPreparer
 from anyband.pretrain.plan import plan_run
+from anyband.pretrain.reconstructions import panel_views
 
 _CPU = torch.device("cpu")
 
@@ -29,7 +31,7 @@ def prepare(plan):
         sets = recipe.data.sets.changed(**changes.get("sets", {}))
         recipe = recipe.changed(model=model, data=recipe.data.changed(sets=sets))
         draw = _sampler(plan).batch(step).part(which)
-        preparer = plan.samples.preparer(recipe, plan.inputs, device=_CPU)
+        preparer = BatchPreparer(recipe, plan.inputs, device=_CPU)
         return draw, *preparer.prepare(plan.samples.read(draw), step=step, augment=augment)
 
     return make
@@ -88,7 +90,7 @@ def test_corners_and_pixel_size_follow_the_crop(plan, prepare):
         grid=plan.samples.sets.grid,
     )
     raw = plan.samples.read(draw)
-    corners = input_corners(drawn, raw.facts.corners_deg)
+    corners = input_corners(drawn, raw.metadata.corners_deg)
     assert torch.equal(batch.metadata.corner_bits, torch.from_numpy(corner_bits(corners)))
     # 240 m of ground, of which the crop takes a share, on 16 pixels: for every sensor the same.
     share = drawn.size[:, 0] / drawn.grid[0]
@@ -115,7 +117,7 @@ def test_a_part_of_a_batch_is_prepared_as_in_the_whole(plan, prepare):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     for name, tensor in vars(own.metadata).items():
         torch.testing.assert_close(tensor, getattr(whole.metadata, name)[part], rtol=0, atol=0, equal_nan=True)
-    for name in ("masking", "tying", "mixup"):
+    for name in ("masking", "mixup"):
         assert torch.equal(getattr(own_noise, name), getattr(noise, name)[part])
     assert own_noise.hides_last == noise.hides_last
 
@@ -126,12 +128,15 @@ def test_another_step_or_seed_draws_anew(plan, prepare):
     draw = _sampler(plan).batch(step)
     raw = plan.samples.read(draw)
     for recipe, at in ((plan.recipe, step + 1), (dataclasses.replace(plan.recipe, seed=9), step)):
-        _, other = plan.samples.preparer(recipe, plan.inputs, device=_CPU).prepare(raw, step=at)
+        _, other = BatchPreparer(recipe, plan.inputs, device=_CPU).prepare(raw, step=at)
         assert not torch.equal(other.masking, noise.masking)
 
 
 def test_numbers_for_masking_tying_and_mixup_are_others(plan, prepare):
-    _, _, noise = prepare(_large_step(plan))
+    step = _large_step(plan)
+    _, _, noise = prepare(step, model={"masking": "hybrid", "sequence": "joint"})
+    assert prepare(step)[2].tying is None
+    assert torch.equal(prepare(step)[2].masking, noise.masking)
     every = torch.cat([noise.masking.flatten(), noise.tying.flatten(), noise.mixup.flatten()])
     assert len(every.unique()) > 0.99 * len(every)
     assert 0 <= every.min() < every.max() < 1
@@ -190,7 +195,6 @@ def test_panels_show_large_sets_of_several_sensors_and_hidden_ones_where_such_ar
     assert shown["sets"].chips.shape == (4, 3)
     assert shown["sets"].partnered
     _, batch, noise = prepare(_large_step(plan))
-    views = plan.samples.views((batch, noise), plan.recipe)
+    views = panel_views((batch, noise), hides_images=True)
     assert {end: view[1].hides_last for end, view in views.items()} == {"": False, "_hidden": True}
-    without = dataclasses.replace(plan.recipe, model=dataclasses.replace(plan.recipe.model, hidden_image=0.0))
-    assert plan.samples.views((batch, noise), without).keys() == {""}
+    assert panel_views((batch, noise), hides_images=False).keys() == {""}

@@ -10,10 +10,10 @@ from anyband.data.chip_index import INDEX_SCHEMA
 from anyband.data.image_sets import SetOptions, SetSampler, find_sets
 from anyband.data.store import ArrayInfo, ChipStore
 from anyband.errors import RecipeError, StoreError
+from anyband.pretrain.batches import Samples
 from anyband.pretrain.loop import pretrain
 from anyband.pretrain.plan import StagedSamples, in_stages, plan_run, run_length, stage_footprints
 from anyband.pretrain.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, SetRecipe, StageRecipe
-from anyband.pretrain.set_batches import SetSamples
 
 _SENSORS = ("gaofen1", "gaofen2", "landsat8-oli-tirs-l2", "sentinel2-l2a")
 # Places of four kinds, as in A²-MAE's archive: 12 of Gaofen-1, 4 of Gaofen-2, 8 of Landsat; all have Sentinel-2.
@@ -71,8 +71,8 @@ def _array(sensor: str) -> ArrayInfo:
 
 
 @pytest.fixture(scope="module")
-def samples(store) -> SetSamples:
-    return SetSamples(store, find_sets(store, SetOptions(size=(2, 3))))
+def samples(store) -> Samples:
+    return Samples(store, find_sets(store, SetOptions(size=(2, 3))))
 
 
 def _stages(*pairs: tuple[int, tuple[str, ...]]) -> tuple[StageRecipe, ...]:
@@ -128,7 +128,7 @@ def test_each_stage_draws_from_its_own_footprints(samples) -> None:
 def test_every_footprint_of_a_stage_passes_once_an_epoch(samples) -> None:
     sampler = _sampler(samples, _TWO)
     draws = [sampler.batch(step) for step in range(sampler.total_steps)]
-    passed = np.bincount(np.concatenate([draw.footprints for draw in draws]), minlength=24)
+    passed = np.bincount(np.concatenate([draw.items for draw in draws]), minlength=24)
     assert passed.tolist() == [3] * 16 + [2] * 8
 
 
@@ -136,7 +136,7 @@ def test_footprints_are_positions_in_all_sets(samples) -> None:
     sampler = _sampler(samples, _TWO)
     for step in range(sampler.total_steps):
         draw = sampler.batch(step)
-        for footprint, chips in zip(draw.footprints, draw.chips, strict=True):
+        for footprint, chips in zip(draw.items, draw.chips, strict=True):
             assert set(chips) <= set(samples.sets.chips[samples.sets.images(int(footprint))])
 
 

@@ -11,7 +11,7 @@ from anyband.data.store import ChipStore
 from anyband.encode.encoder import load_encoder
 from anyband.errors import CheckpointError, RecipeError
 from anyband.models.checkpoint import load_checkpoint
-from anyband.pretrain.batches import drawn_for_groups
+from anyband.pretrain.batches import BatchPreparer, draw_stem_bands
 from anyband.pretrain.loop import pretrain
 from anyband.pretrain.plan import plan_run
 from anyband.sensors.ranges import stem_ranges
@@ -33,9 +33,9 @@ def stem(changed_sets):
 
 def _prepared(store, recipe, *, augment=None):
     plan = plan_run(recipe, store)
-    preparer = plan.samples.preparer(recipe, plan.inputs, device=torch.device("cpu"))
+    preparer = BatchPreparer(recipe, plan.inputs, device=torch.device("cpu"))
     spectral = recipe.changed(model=recipe.model.changed(stem="spectral"))
-    all_bands = plan.samples.preparer(spectral, plan_run(spectral, store).inputs, device=torch.device("cpu"))
+    all_bands = BatchPreparer(spectral, plan_run(spectral, store).inputs, device=torch.device("cpu"))
     for step in range(4):
         raw = plan.samples.read(plan.samples.sampler(batch_size=8, seed=0).batch(step))
         whole = all_bands.prepare(raw, step=step, augment=_WHOLE)[0]
@@ -43,9 +43,10 @@ def _prepared(store, recipe, *, augment=None):
 
 
 def test_a_batch_of_training_has_the_drawn_bands_of_each_image(set_store, stem) -> None:
-    recipe = stem()
-    for step, raw, batch, whole in _prepared(ChipStore.open(set_store), recipe):
-        drawn = drawn_for_groups(raw, seed=recipe.seed, step=step)
+    store, recipe = ChipStore.open(set_store), stem()
+    preparer = BatchPreparer(recipe, plan_run(recipe, store).inputs, device=torch.device("cpu"))
+    for step, raw, batch, whole in _prepared(store, recipe):
+        drawn = preparer.draw(raw, step=step).bands
         for group, every, bands in zip(batch.groups, whole.groups, drawn, strict=True):
             assert group.pixels.shape[1] == 3
             torch.testing.assert_close(group.mixing, torch.eye(3))
@@ -65,11 +66,12 @@ def test_a_batch_that_is_looked_at_has_the_bands_of_use(set_store, stem) -> None
 def test_bands_follow_their_images_into_the_groups(set_store, stem) -> None:
     """Each image's draw is that of its set and slot, whatever array it is in."""
     store, recipe = ChipStore.open(set_store), stem()
+    preparer = BatchPreparer(recipe, plan_run(recipe, store).inputs, device=torch.device("cpu"))
     for step, raw, _, _ in _prepared(store, recipe):
-        laid = np.concatenate(drawn_for_groups(raw, seed=recipe.seed, step=step))
+        laid = np.concatenate(preparer.draw(raw, step=step).bands)
         counts = np.concatenate([np.full(len(group.pixels), group.pixels.shape[1]) for group in raw.groups])
-        assert (laid[raw.rows].max(axis=2) < counts[raw.rows]).all()
-        assert all(len(set(bands)) == min(3, count) for bands, count in zip(laid.tolist(), counts, strict=True))
+        of_slots = draw_stem_bands(counts[raw.rows], seed=recipe.seed, step=step, samples=raw.draw.samples.tolist())
+        np.testing.assert_array_equal(laid[raw.rows], of_slots)
 
 
 def test_a_run_ends_in_a_checkpoint_that_reads_by_the_stem(set_store, stem, tmp_path) -> None:

@@ -10,8 +10,8 @@ from scipy.stats import chisquare
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import input_spec_for
 from anyband.errors import CatalogueError
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint, make_model, save_checkpoint, state_of
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint, save_checkpoint, state_of
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.pretrain.batches import draw_stem_bands, take_stem_bands
 from anyband.sensors.assignment import AssignmentRules
@@ -26,7 +26,7 @@ def checkpoint() -> Checkpoint:
     encoder = EncoderConfig(img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_ranges=3, max_bands=3)
     decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder, images="set", mixup="none")
-    return Checkpoint(config=config, state=state_of(make_model(config, seed=0)), ranges=stem_ranges())
+    return Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=stem_ranges())
 
 
 def test_three_bands_are_drawn_for_each_image() -> None:

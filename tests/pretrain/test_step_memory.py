@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from anyband.errors import RecipeError
-from anyband.models.checkpoint import make_model
+from anyband.models.autoencoder import Autoencoder
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
 from anyband.pretrain import cost as step_memory
 from anyband.pretrain.cost import check_step_memory, step_bytes
@@ -21,7 +21,7 @@ _OVERRIDES = ["model.depth=4", _FLOAT32]
 
 def _kept_bytes(recipe, num_images: int, *, recomputed: bool = False) -> int:
     """Add up what the forward pass keeps for the gradient, beside the weights."""
-    model = make_model(network_config(recipe, num_ranges=6), seed=0)
+    model = Autoencoder(network_config(recipe, num_ranges=6), seed=0)
     for block in (*model.encoder.blocks, *model.decoder.blocks) if recomputed else ():
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -55,7 +55,7 @@ def _sets(size: int, num_images: int) -> tuple[SetBatch, SetNoise]:
 
 
 def _weights(config) -> int:
-    return 16 * sum(parameter.numel() for parameter in make_model(config, seed=None).parameters())
+    return 16 * sum(parameter.numel() for parameter in Autoencoder(config, seed=None).parameters())
 
 
 @pytest.mark.parametrize("num_images", [1, 3])
@@ -146,7 +146,7 @@ def test_beside_shares_one_block_stands_whole_with_its_gradient():
     config = network_config(recipe, num_ranges=17)
     # Of so many processes each has next to nothing of its own.
     beside = step_memory._bytes_of_weights(recipe, config, 10**12)
-    block = make_model(config, seed=None).encoder.blocks[0]
+    block = Autoencoder(config, seed=None).encoder.blocks[0]
     assert beside == pytest.approx(8 * sum(parameter.numel() for parameter in block.parameters()), rel=0.01)
 
 

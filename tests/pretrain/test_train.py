@@ -9,10 +9,9 @@ from torch import nn
 
 from anyband.data.store import ChipStore
 from anyband.errors import CheckpointError, RecipeError
-from anyband.models.a2mae import SetAutoencoder
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
-from anyband.models.smarties import Smarties
-from anyband.pretrain.batches import Share, SharedSampler
+from anyband.models.autoencoder import Autoencoder
+from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
+from anyband.pretrain.batches import BatchPreparer, SharedSampler
 from anyband.pretrain.loop import pretrain
 from anyband.pretrain.plan import plan_run
 from anyband.pretrain.runs import RunFolder
@@ -130,14 +129,13 @@ def test_accumulated_parts_of_sets_give_the_gradient_of_the_joint_batch(masking,
 def _arriving(recipe, store, tmp_path, monkeypatch):
     """Do a step in mixed precision, and tell what reaches the network."""
     seen = []
-    for kind in (Smarties, SetAutoencoder):
-        original = kind.forward
+    original = Autoencoder.forward
 
-        def spied(self, batch, noise, original=original):
-            seen.append((batch, noise))
-            return original(self, batch, noise)
+    def spied(self, batch, noise):
+        seen.append((batch, noise))
+        return original(self, batch, noise)
 
-        monkeypatch.setattr(kind, "forward", spied)
+    monkeypatch.setattr(Autoencoder, "forward", spied)
     optim = recipe.optim.changed(steps=1, precision="bf16-mixed")
     run = recipe.run.changed(val_batches=0)
     recipe = recipe.changed(optim=optim, run=run)
@@ -150,37 +148,12 @@ def test_sets_reach_the_network_as_they_were_made_also_in_mixed_precision(set_st
     batch, noise = _arriving(set_recipe, set_store, tmp_path, monkeypatch)
     plan = plan_run(set_recipe, ChipStore.open(set_store))
     draw = plan.samples.sampler(batch_size=8, seed=set_recipe.seed).batch(0)
-    preparer = plan.samples.preparer(set_recipe, plan.inputs, device=torch.device("cpu"))
+    preparer = BatchPreparer(set_recipe, plan.inputs, device=torch.device("cpu"))
     expected, expected_noise = preparer.prepare(plan.samples.read(draw), step=0)
     for name, tensor in vars(batch.metadata).items():
         torch.testing.assert_close(tensor, getattr(expected.metadata, name), rtol=0, atol=0, equal_nan=True)
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(batch.groups, expected.groups, strict=True))
     assert torch.equal(noise.masking, expected_noise.masking)
-
-
-def test_pairs_in_mixed_precision_are_rounded_as_in_the_first_release(pair_store, small_recipe, tmp_path, monkeypatch):
-    batch, noise = _arriving(small_recipe, pair_store, tmp_path, monkeypatch)
-    tensors = (batch.a.pixels, batch.b.pixels, batch.a.mixing, noise.masking, noise.mixup)
-    assert all(tensor.dtype == torch.bfloat16 for tensor in tensors)
-
-
-@pytest.mark.parametrize("mixup", ["mirrored", "released", "none"])
-def test_counted_tokens_are_those_that_the_loss_averages(mixup, changed):
-    """Errors are made 1 everywhere but at hidden tokens, so the sum over parts tells the count."""
-    recipe = changed(model={"mixup": mixup, "drop_path": 0.0})
-    model = _small_network(recipe)
-    whole, noise = _pair(batch=6)
-    joint = model(whole, noise)
-    losses, counts = [], []
-    for part in (slice(0, 2), slice(2, 6)):
-        pair, part_noise = _part(whole, noise, part)
-        output = model(pair, part_noise)
-        losses.append(torch.stack([output.loss_a, output.loss_b]))
-        counts.append(model.count(pair, part_noise))
-    total = torch.stack(counts).sum(dim=0)
-    assert torch.equal(total, model.count(whole, noise))
-    weighted = sum(loss * count / total for loss, count in zip(losses, counts, strict=True))
-    torch.testing.assert_close(weighted, torch.stack([joint.loss_a, joint.loss_b]))
 
 
 def test_a_range_absent_from_a_batch_has_a_zero_gradient_and_is_still_stepped(changed):
@@ -194,7 +167,7 @@ def test_a_range_absent_from_a_batch_has_a_zero_gradient_and_is_still_stepped(ch
     optimizer.zero_grad(set_to_none=True)
     weight = model.encoder.projection.weight
     before = weight.detach().clone()
-    model(PairBatch(a=_without_last_range(pair.a), b=_without_last_range(pair.b)), noise).loss.backward()
+    model(SetBatch(groups=tuple(_without_last_range(image) for image in pair.groups)), noise).loss.backward()
     assert weight.grad is not None
     assert not weight.grad[-1].any()
     assert weight.grad[:-1].any()
@@ -211,31 +184,33 @@ def test_shares_of_all_processes_and_parts_are_the_global_batch(kind, num_proces
     """The global batch is that of a sampler of its own, so that it depends on the seed and the step alone."""
     store, recipe = {"pairs": ("pair_store", "small_recipe"), "sets": ("set_store", "set_recipe")}[kind]
     plan = plan_run(request.getfixturevalue(recipe), ChipStore.open(request.getfixturevalue(store)))
-    shares = [Share(process=process, num_processes=num_processes, parts=parts) for process in range(num_processes)]
+    whole = plan.samples.sampler(batch_size=8, seed=1)
     samplers = [
-        SharedSampler(plan.samples.sampler(batch_size=8, seed=1), batch_size=8, share=share) for share in shares
+        SharedSampler(whole.batch, batch_size=8, process=process, num_processes=num_processes, parts=parts)
+        for process in range(num_processes)
     ]
     # Out of order, and over the end of an epoch.
     for step in (3, 0, 7):
         together = [sampler.batch(parts * step + part) for sampler in samplers for part in range(parts)]
         whole = plan.samples.sampler(batch_size=8, seed=1).batch(step)
         assert np.array_equal(np.concatenate([part.samples for part in together]), whole.samples)
-        chips = np.concatenate([plan.samples.chips(part) for part in together])
-        assert np.array_equal(chips, plan.samples.chips(whole))
+        chips = np.concatenate([part.chips for part in together])
+        assert np.array_equal(chips, whole.chips)
 
 
-def test_a_batch_that_processes_can_not_share_is_refused():
+def test_a_batch_that_processes_can_not_share_is_refused(small_recipe, pair_store):
+    whole = plan_run(small_recipe, ChipStore.open(pair_store)).samples.sampler(batch_size=8, seed=0)
     with pytest.raises(RecipeError, match="batch_size 8 can't be cut into 3 processes × 1"):
-        Share(process=0, num_processes=3, parts=1).check(8)
+        SharedSampler(whole.batch, batch_size=8, num_processes=3)
 
 
-def _small_network(recipe) -> Smarties:
+def _small_network(recipe) -> Autoencoder:
     from anyband.pretrain.plan import network_config
 
-    return Smarties(network_config(recipe, num_ranges=3), seed=1)
+    return Autoencoder(network_config(recipe, num_ranges=3), seed=1)
 
 
-def _pair(batch: int) -> tuple[PairBatch, PairNoise]:
+def _pair(batch: int) -> tuple[SetBatch, SetNoise]:
     draw = torch.Generator().manual_seed(0)
     images = []
     for bands in (3, 2):
@@ -245,21 +220,13 @@ def _pair(batch: int) -> tuple[PairBatch, PairNoise]:
         mixing = torch.rand(bands, 3, generator=draw)
         images.append(ImageBatch(pixels=pixels.masked_fill(~valid, 0.0), valid=valid, mixing=mixing))
     noise = torch.rand(batch, 2, 16, generator=draw)
-    return PairBatch(a=images[0], b=images[1]), PairNoise(mixup=noise[:, 0], masking=noise[:, 1])
+    return SetBatch(groups=tuple(images)), SetNoise(mixup=noise[:, 0], masking=noise[:, 1:].expand(-1, 2, -1))
 
 
 def _without_last_range(image: ImageBatch) -> ImageBatch:
     known = torch.ones(image.mixing.shape[1])
     known[-1] = 0.0
     return ImageBatch(pixels=image.pixels, valid=image.valid, mixing=image.mixing * known)
-
-
-def _part(pair: PairBatch, noise: PairNoise, part: slice) -> tuple[PairBatch, PairNoise]:
-    a, b = (
-        ImageBatch(pixels=image.pixels[part], valid=image.valid[part], mixing=image.mixing)
-        for image in (pair.a, pair.b)
-    )
-    return PairBatch(a=a, b=b), PairNoise(mixup=noise.mixup[part], masking=noise.masking[part])
 
 
 def _linear(seed: int) -> nn.Linear:

@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 
 from anyband.evaluate.results import read_results
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, make_model, save_checkpoint, state_of
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.ranges import load_ranges
 
@@ -48,7 +48,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(make_model(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
     return path
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from anyband.data.chip_index import ChipRecord
 from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, StoreHeader, write_store
-from anyband.models.smarties import Smarties
+from anyband.models.autoencoder import Autoencoder
 from anyband.pretrain.plan import plan_run
 from anyband.pretrain.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe
 from anyband.sensors.catalogue import get_sensor
@@ -50,5 +50,5 @@ def test_the_checkpoint_has_the_normalisation_of_all_bands(tmp_path) -> None:
         optim=OptimRecipe().changed(batch_size=2, steps=1),
     )
     plan = plan_run(recipe, ChipStore.open(tmp_path / "store"))
-    checkpoint = plan.checkpoint(Smarties(plan.config, seed=0).state_dict(), step=0)
+    checkpoint = plan.checkpoint(Autoencoder(plan.config, seed=0).state_dict(), step=0)
     assert checkpoint.normalisations["sentinel2-l2a"]["bands"] == list(_MANY)

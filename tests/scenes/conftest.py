@@ -10,8 +10,7 @@ import torch
 
 from anyband.data.manifest import ImageEntry, parse_entry
 from anyband.encode.complete import SetCompleter
-from anyband.models.a2mae import SetAutoencoder
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import SetBatch
@@ -45,7 +44,7 @@ def set_checkpoint(set_config: AutoencoderConfig) -> Checkpoint:
     """First weights, as a checkpoint."""
     return Checkpoint(
         config=set_config,
-        state=state_of(SetAutoencoder(set_config, seed=1)),
+        state=state_of(Autoencoder(set_config, seed=1)),
         ranges=load_ranges("smarties_v1"),
         recipe={"data": {"sets": {"size": [1, 4]}}, "model": {"hidden_image": 0.25}},
     )

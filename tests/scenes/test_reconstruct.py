@@ -14,8 +14,7 @@ from rasterio.transform import Affine
 from anyband.data.manifest import ImageEntry, parse_entry
 from anyband.encode.complete import SetCompleter
 from anyband.errors import AssignmentError, GeometryError, InputError, OutputError
-from anyband.models.a2mae import SetAutoencoder
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
 from anyband.rasters.formats import open_quietly
@@ -348,7 +347,7 @@ def test_a_geographic_encoding_has_room_for_three_images(
     encodings = EncodingConfig(geographic="a2mae")
     encoder = replace(set_config.encoder, embed_dim=32, encodings=encodings)
     config = replace(set_config, encoder=encoder, masking="anchor")
-    state = state_of(SetAutoencoder(config, seed=0))
+    state = state_of(Autoencoder(config, seed=0))
     network = SetCompleter(replace(set_checkpoint, config=config, state=state)).eval()
     place = make_place()
     others = [place.optical("2020-06-01"), place.optical("2020-06-20"), place.radar("2020-06-12")]

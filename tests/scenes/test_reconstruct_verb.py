@@ -11,9 +11,8 @@ import pytest
 import rasterio
 
 from anyband.cli import main
-from anyband.models.a2mae import SetAutoencoder
+from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import Checkpoint, encoder_only, save_checkpoint, state_of
-from anyband.models.smarties import Smarties
 
 
 @pytest.fixture
@@ -127,7 +126,7 @@ def test_a_checkpoint_that_can_not_predict_an_image_is_refused(
         if kind == "pair":
             plain = replace(config.encoder, encodings=type(config.encoder.encodings)())
             config = replace(config, images="pair", encoder=plain)
-        model = Smarties(config, seed=0) if kind == "pair" else SetAutoencoder(config, seed=0)
+        model = Autoencoder(config, seed=0)
         found = replace(found, config=config, state=state_of(model))
     path = tmp_path / "other.safetensors"
     save_checkpoint(path, found)

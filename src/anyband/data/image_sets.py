@@ -1,6 +1,7 @@
-"""Pairs and sets of images of one place, drawn without state."""
+"""Sets of images of one place, pairs among them, drawn without state."""
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise, product
@@ -13,192 +14,21 @@ from anyband.data.chip_index import Split
 from anyband.data.resample import coarser_grid
 from anyband.data.sampler import (
     UNKNOWN_TIME,
+    BatchOrder,
     Footprints,
-    Rounds,
-    ShardLanes,
-    are_apart,
+    ShardShuffle,
     check_corners,
     check_sensors,
     chip_times,
     find_footprints,
-    most_with_each,
-    room_left,
 )
 from anyband.data.store import ChipStore
 from anyband.errors import RecipeError, StoreError
 from anyband.randomness import generator
 
-__all__ = [
-    "ImageSets",
-    "PairPlan",
-    "PairSampler",
-    "Pairs",
-    "SetDraw",
-    "SetOptions",
-    "SetSampler",
-    "find_pairs",
-    "find_sets",
-]
+__all__ = ["ImageSets", "SetDraw", "SetOptions", "SetSampler", "find_pairs", "find_sets"]
 
 _DAY_US = 86_400_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pairs:
-    """All pairs of chips of one footprint. Pair k is chips `index_a[k]` and `index_b[k]`."""
-
-    types: tuple[tuple[str, str], ...]
-    """(array of a, array of b) for each kind of pair; pairs of one kind fit one batch."""
-    index_a: Int[Array, " pair"]
-    """Row of the store's index, first chip."""
-    index_b: Int[Array, " pair"]
-    """Row of the store's index, second chip."""
-    pair_type: Int[Array, " pair"]
-    """Position in `types`."""
-    sample: Int[Array, " pair"]
-    """Identity of the pair: stable for one store and one choice of sensors."""
-
-    def __len__(self) -> int:
-        """Count the pairs."""
-        return len(self.sample)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairPlan:
-    """What one batch holds."""
-
-    rows: Int[Array, " sample"]
-    """Positions in `Pairs`."""
-    pair_type: int
-    """Position in `Pairs.types`, the same for all of the batch."""
-    samples: Int[Array, " sample"]
-    """Identities of what is drawn for each: another for each time that a pair passes."""
-    epoch: int
-    """Epoch of the batch, from 0."""
-
-    def part(self, which: slice) -> "PairPlan":
-        """Take some of the pairs."""
-        return replace(self, rows=self.rows[which], samples=self.samples[which])
-
-
-def find_pairs(
-    store: ChipStore,
-    *,
-    sensors: Sequence[tuple[str, str]] | Literal["any"],
-    split: Split | None = "train",
-    max_gap_days: float | None = None,
-) -> Pairs:
-    """Find the pairs of chips that show one footprint, that is, one cell of one place.
-
-    Args:
-        store: to look in.
-        sensors: wanted (sensor of a, sensor of b); equal names pair two dates of one sensor. `any`: any two
-            different sensors, in the order of the store.
-        split: of the places; None: all.
-        max_gap_days: longest time between the two; pairs with an unknown time are left out then. None: any.
-
-    Returns:
-        The pairs, ordered by place and cell.
-
-    Raises:
-        StoreError: the store lacks a sensor, or has no such pair.
-    """
-    wanted = _wanted(store, sensors)
-    times_us = chip_times(store)
-    found = [
-        (a, b)
-        for chips in _chips_by_sensor(store, split)
-        for first, second in wanted
-        for a, b in _pairs_of(chips, first, second)
-        if _are_near(times_us, a, b, max_gap_days)
-    ]
-    if not found:
-        kinds = ", ".join(f"{first} + {second}" for first, second in wanted)
-        where = f"split '{split}' of store" if split else "store"
-        raise StoreError(
-            f"no footprint in {where} '{store.path}' has a pair of {kinds}; `anyband prepare --show` lists what it has"
-        )
-    return _pairs(store, np.array(found, dtype=np.int64))
-
-
-class PairSampler:
-    """Batches of pairs of one kind each, in rounds (see `Rounds`): a pure function of (seed, step)."""
-
-    def __init__(self, pairs: Pairs, *, batch_size: int, seed: int, lanes: ShardLanes | None = None) -> None:
-        """Plan the batches.
-
-        Args:
-            pairs: to draw from, at least one.
-            batch_size: pairs a batch.
-            seed: of the orders.
-            lanes: shards of the pairs, to read one after the other; None: any pair may follow any other.
-        """
-        self._pairs = pairs
-        self._rounds = Rounds(pairs.pair_type, batch_size=batch_size, seed=seed, noun="pairs", lanes=lanes)
-        # Identities of one round do not meet those of the next.
-        self._identities = int(pairs.sample.max(initial=-1)) + 1
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of batches of an epoch."""
-        return self._rounds.steps_per_epoch
-
-    def batch(self, step: int) -> PairPlan:
-        """Tell what the batch of a step holds.
-
-        Args:
-            step: from 0, counted over all epochs.
-        """
-        drawn = self._rounds.batch(step)
-        samples = self._pairs.sample[drawn.items] + drawn.passed * self._identities
-        return PairPlan(rows=drawn.items, pair_type=drawn.kind, samples=samples, epoch=drawn.epoch)
-
-
-def _wanted(store: ChipStore, sensors: Sequence[tuple[str, str]] | Literal["any"]) -> Sequence[tuple[str, str]]:
-    if sensors == "any":
-        return list(combinations(store.sensors, 2))
-    check_sensors(store, (name for pair in sensors for name in pair))
-    return sensors
-
-
-def _chips_by_sensor(store: ChipStore, split: Split | None) -> Iterator[dict[str, list[int]]]:
-    """Give, for each footprint of the split, sensor → its chips by time."""
-    sensors = store.index.column("sensor").to_pylist()
-    footprints = find_footprints(store, split=split)
-    for start, stop in pairwise(footprints.bounds.tolist()):
-        chips: dict[str, list[int]] = {}
-        for row in footprints.chips[start:stop].tolist():
-            chips.setdefault(sensors[row], []).append(row)
-        yield chips
-
-
-def _are_near(times_us: Int[Array, " chip"], a: int, b: int, max_gap_days: float | None) -> bool:
-    if max_gap_days is None:
-        return True
-    if UNKNOWN_TIME in (times_us[a], times_us[b]):
-        return False
-    return abs(int(times_us[a]) - int(times_us[b])) <= max_gap_days * _DAY_US
-
-
-def _pairs_of(chips: dict[str, list[int]], first: str, second: str) -> Iterator[tuple[int, int]]:
-    if first == second:
-        yield from combinations(chips.get(first, []), 2)
-    else:
-        yield from product(chips.get(first, []), chips.get(second, []))
-
-
-def _pairs(store: ChipStore, rows: Array) -> Pairs:
-    names = store.index.column("array").to_numpy(zero_copy_only=False)
-    kinds = list(zip(names[rows[:, 0]], names[rows[:, 1]], strict=True))
-    types = tuple(dict.fromkeys(kinds))
-    position = {kind: number for number, kind in enumerate(types)}
-    return Pairs(
-        types=tuple((str(a), str(b)) for a, b in types),
-        index_a=rows[:, 0],
-        index_b=rows[:, 1],
-        pair_type=np.array([position[kind] for kind in kinds], dtype=np.int64),
-        sample=np.arange(len(rows), dtype=np.int64),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,34 +57,70 @@ class SetOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSets:
-    """Footprints of a store with the images that may be drawn. Footprint k is images `bounds[k]` to `bounds[k + 1]`."""
+    """Samples of a store with the images that may be drawn of each: footprints, or pairs, which are drawn whole.
+
+    Sample k has the images `bounds[k]` to `bounds[k + 1]`.
+    """
 
     options: SetOptions
     """What may be drawn together."""
     bounds: Int[Array, " bound"]
-    """Where each footprint begins, and the end of the last."""
+    """Where each sample begins, and the end of the last."""
     chips: Int[Array, " image"]
     """Row of the store's index. The images of a footprint stand by time, unknown last, then by row."""
     sources: Int[Array, " image"]
     """Number of the image's sensor."""
     time_us: Int[Array, " image"]
     """Microseconds since 1970; `UNKNOWN_TIME` where not known."""
-    capacity: Int[Array, " footprint"]
-    """Images that can be drawn of each footprint whatever the anchor, at most the most that are asked for."""
-    has_partner: Bool[Array, " footprint"]
-    """Whether the footprint has a second source."""
+    capacity: Int[Array, " sample"]
+    """Images that can be drawn of each whatever the anchor, at most the most that are asked for."""
+    has_partner: Bool[Array, " sample"]
+    """Whether there is a second source."""
     arrays: tuple[str, ...]
     """Arrays of the store that the images are in."""
     grid: tuple[int, int]
     """Fewest rows and columns of all these arrays: what crops are aligned to, whatever is in a batch."""
+    pair_kind: Int[Array, " sample"] | None = None
+    """Of pairs: position in `pair_arrays`; None: these are footprints."""
+    pair_arrays: tuple[tuple[str, str], ...] = ()
+    """Of pairs: (array of a, array of b) of each kind; pairs of one kind fit one batch."""
+    pair_grids: tuple[tuple[int, int], ...] = ()
+    """Of pairs: what crops of each kind are aligned to."""
 
     def __len__(self) -> int:
-        """Count the footprints."""
+        """Count the samples."""
         return len(self.capacity)
 
-    def images(self, footprint: int) -> slice:
-        """Tell where the images of a footprint stand."""
-        return slice(int(self.bounds[footprint]), int(self.bounds[footprint + 1]))
+    @property
+    def are_pairs(self) -> bool:
+        """Whether these are pairs."""
+        return self.pair_kind is not None
+
+    def images(self, sample: int) -> slice:
+        """Tell where the images of a sample stand."""
+        return slice(int(self.bounds[sample]), int(self.bounds[sample + 1]))
+
+    def kinds(self) -> tuple[list[tuple[int, bool]], Int[Array, " sample"]]:
+        """List the kinds that pass in epochs of their own (images that can be drawn, whether of several sources), and
+        tell which each sample is of."""
+        if self.pair_kind is not None:
+            return [(2, True)] * len(self.pair_arrays), self.pair_kind
+        found, kinds = np.unique(np.stack([self.capacity, self.has_partner], axis=1), axis=0, return_inverse=True)
+        return [(int(capacity), bool(several)) for capacity, several in found], kinds.reshape(-1)
+
+    def of(self, samples: Int[Array, " chosen"]) -> "ImageSets":
+        """Keep some of the samples, which get new numbers from 0."""
+        images = np.concatenate([np.arange(self.bounds[one], self.bounds[one + 1]) for one in samples])
+        return replace(
+            self,
+            bounds=np.append(0, np.cumsum(np.diff(self.bounds)[samples])),
+            chips=self.chips[images],
+            sources=self.sources[images],
+            time_us=self.time_us[images],
+            capacity=self.capacity[samples],
+            has_partner=self.has_partner[samples],
+            pair_kind=None if self.pair_kind is None else self.pair_kind[samples],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,29 +130,70 @@ class SetDraw:
     chips: Int[Array, "set slot"]
     """Rows of the store's index. Slot 0 is the anchor, slot 1 the partner."""
     same_source: Bool[Array, "set slot"]
-    """Whether an image is of the anchor's source; True in slot 0."""
+    """Whether an image is of the anchor's source; True in slot 0. The second image of a pair counts as another's."""
     first_slot: Int[Array, " set"]
     """Slot of the image that comes first in the footprint: by time, unknown last, then by row."""
     partnered: bool
     """Whether slot 1 is of another source, in every set; False: in none."""
     samples: Int[Array, " set"]
-    """Identities of what is drawn: another for each time that a footprint passes."""
-    footprints: Int[Array, " set"]
+    """Identities of what is drawn: another for each time that a sample passes."""
+    items: Int[Array, " set"]
     """Positions in `ImageSets`."""
+    kind: int
+    """Of them all; see `ImageSets.kinds`."""
+    grid: tuple[int, int]
+    """Rows and columns that crops are aligned to."""
     epoch: int
     """Epoch of the batch, from 0."""
 
     def part(self, which: slice) -> "SetDraw":
         """Take some of the sets."""
-        return SetDraw(
+        return replace(
+            self,
             chips=self.chips[which],
             same_source=self.same_source[which],
             first_slot=self.first_slot[which],
-            partnered=self.partnered,
             samples=self.samples[which],
-            footprints=self.footprints[which],
-            epoch=self.epoch,
+            items=self.items[which],
         )
+
+
+def find_pairs(
+    store: ChipStore, *, sensors: Sequence[tuple[str, str]] | Literal["any"], split: Split | None = "train"
+) -> ImageSets:
+    """Find the pairs of chips that show one footprint.
+
+    Args:
+        store: to look in.
+        sensors: wanted (sensor of a, sensor of b); equal names pair two dates of one sensor. `any`: any two
+            different sensors, in the order of the store.
+        split: of the places; None: all.
+
+    Returns:
+        The pairs, ordered by place and footprint.
+
+    Raises:
+        StoreError: the store lacks a sensor, or has no such pair.
+    """
+    if sensors == "any":
+        sensors = list(combinations(store.sensors, 2))
+    check_sensors(store, (name for pair in sensors for name in pair))
+    found = [
+        pair
+        for chips in _chips_by_sensor(store, split)
+        for first, second in sensors
+        for pair in (
+            combinations(chips.get(first, []), 2)
+            if first == second
+            else product(chips.get(first, []), chips.get(second, []))
+        )
+    ]
+    if not found:
+        kinds = ", ".join(f"{first} + {second}" for first, second in sensors)
+        raise StoreError(
+            f"no footprint in {_where(store, split)} has a pair of {kinds}; `anyband prepare --show` lists what it has"
+        )
+    return _pairs(store, np.array(found, dtype=np.int64))
 
 
 def find_sets(store: ChipStore, options: SetOptions | None = None, *, split: Split | None = "train") -> ImageSets:
@@ -298,7 +205,7 @@ def find_sets(store: ChipStore, options: SetOptions | None = None, *, split: Spl
         split: of the places; None: all.
 
     Returns:
-        The footprints, ordered by place and cell.
+        The footprints, ordered by place and position on its grid.
 
     Raises:
         StoreError: the store lacks a sensor, has no footprint that can be used, or one that lies off the globe.
@@ -314,57 +221,50 @@ def find_sets(store: ChipStore, options: SetOptions | None = None, *, split: Spl
 
 
 class SetSampler:
-    """Batches of sets of one kind each, in rounds (see `Rounds`): a pure function of (seed, step).
+    """Batches of sets of one kind each, see `BatchOrder`: a pure function of (seed, step).
 
-    Footprints of one kind can draw equally many images and all have a partner, or all none. How many images are drawn
-    is the same for a batch; which, is a function of (seed, step, sample).
+    How many images are drawn of a footprint is the same for a batch; which, is a function of (seed, step, sample).
+
+    Args:
+        sets: to draw from.
+        batch_size: sets a batch.
+        seed: of the draws.
+        shuffle: shards of the samples, to read one after the other; None: any sample may follow any other.
     """
 
-    def __init__(self, sets: ImageSets, *, batch_size: int, seed: int, lanes: ShardLanes | None = None) -> None:
-        """Plan the batches.
-
-        Args:
-            sets: to draw from.
-            batch_size: sets a batch.
-            seed: of the draws.
-            lanes: shards of the footprints, to read one after the other; None: any footprint may follow any other.
-        """
+    def __init__(self, sets: ImageSets, *, batch_size: int, seed: int, shuffle: ShardShuffle | None = None) -> None:
         self._sets = sets
         self._seed = seed
-        kinds = np.stack([sets.capacity, sets.has_partner], axis=1)
-        self._kinds, numbers = np.unique(kinds, axis=0, return_inverse=True)
-        self._rounds = Rounds(numbers.reshape(-1), batch_size=batch_size, seed=seed, noun="sets", lanes=lanes)
+        self._kinds, numbers = sets.kinds()
+        noun = "pairs" if sets.are_pairs else "sets"
+        self._order = BatchOrder(numbers, batch_size=batch_size, seed=seed, noun=noun, shuffle=shuffle)
 
     @property
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch."""
-        return self._rounds.steps_per_epoch
+        return self._order.steps_per_epoch
 
     def batch(self, step: int) -> SetDraw:
-        """Tell what the batch of a step holds.
-
-        Args:
-            step: from 0, counted over all epochs.
-        """
-        drawn = self._rounds.batch(step)
-        capacity, has_partner = self._kinds[drawn.kind].tolist()
+        """Tell what the batch of a step holds; steps count from 0, over all epochs."""
+        items, passed, kind, epoch = self._order.batch(step)
+        samples = items + passed * len(self._sets)
+        if self._sets.are_pairs:
+            return pairs_drawn(self._sets, items, kind=kind, samples=samples, epoch=epoch)
+        capacity, has_partner = self._kinds[kind]
         size = self._size(step, capacity)
-        samples = drawn.items + drawn.passed * len(self._sets)
-        picked = np.array(
-            [
-                self._draw(int(footprint), size, step=step, sample=int(sample))
-                for footprint, sample in zip(drawn.items, samples, strict=True)
-            ]
-        )
+        drawn = zip(items.tolist(), samples.tolist(), strict=True)
+        picked = np.array([self._pick(item, size, step=step, sample=sample) for item, sample in drawn])
         sources = self._sets.sources[picked]
         return SetDraw(
             chips=self._sets.chips[picked],
             same_source=sources == sources[:, :1],
             first_slot=np.argmin(picked, axis=1),
-            partnered=bool(has_partner) and size > 1,
+            partnered=has_partner and size > 1,
             samples=samples,
-            footprints=drawn.items,
-            epoch=drawn.epoch,
+            items=items,
+            kind=kind,
+            grid=self._sets.grid,
+            epoch=epoch,
         )
 
     def _size(self, step: int, capacity: int) -> int:
@@ -374,9 +274,9 @@ class SetSampler:
         lowest = min(least, highest)
         return int(generator(self._seed, step=step, sample=0, purpose="size of sets").integers(lowest, highest + 1))
 
-    def _draw(self, footprint: int, size: int, *, step: int, sample: int) -> list[int]:
+    def _pick(self, item: int, size: int, *, step: int, sample: int) -> list[int]:
         """Draw the images of a set, anchor first, then the partner: positions in `ImageSets.chips`."""
-        where = self._sets.images(footprint)
+        where = self._sets.images(item)
         order = generator(self._seed, step=step, sample=sample, purpose="images of sets")
         shuffled = order.permutation(where.stop - where.start)
         picking = _Picking(
@@ -386,6 +286,23 @@ class SetSampler:
             size=size,
         )
         return [where.start + image for image in picking.pick(shuffled.tolist())]
+
+
+def pairs_drawn(
+    sets: ImageSets, items: Int[Array, " set"], *, kind: int, samples: Int[Array, " set"], epoch: int
+) -> SetDraw:
+    """Take pairs of one kind as they are: the first image is the anchor, the second counts as another source's."""
+    return SetDraw(
+        chips=sets.chips[sets.bounds[items][:, None] + np.arange(2)],
+        same_source=np.tile([True, False], (len(items), 1)),
+        first_slot=np.zeros(len(items), dtype=np.int64),
+        partnered=True,
+        samples=samples,
+        items=items,
+        kind=kind,
+        grid=sets.pair_grids[kind],
+        epoch=epoch,
+    )
 
 
 class _Picking:
@@ -427,6 +344,39 @@ class _Picking:
 
     def _room_of(self, source: int, taken_us: list[int]) -> int:
         return room_left(self._times_of[source], taken_us, self._gap_us)
+
+
+def _chips_by_sensor(store: ChipStore, split: Split | None) -> Iterator[dict[str, list[int]]]:
+    """Give, for each footprint of the split, sensor → its chips by time."""
+    sensors = store.index.column("sensor").to_pylist()
+    footprints = find_footprints(store, split=split)
+    for start, stop in pairwise(footprints.bounds.tolist()):
+        chips: dict[str, list[int]] = {}
+        for row in footprints.chips[start:stop].tolist():
+            chips.setdefault(sensors[row], []).append(row)
+        yield chips
+
+
+def _pairs(store: ChipStore, chips: Int[Array, "pair image"]) -> ImageSets:
+    names = list(store.arrays)
+    arrays = [(names[a], names[b]) for a, b in store.array_numbers[chips].tolist()]
+    kinds = {arrays_of: number for number, arrays_of in enumerate(dict.fromkeys(arrays))}
+    used = tuple(dict.fromkeys(name for kind in kinds for name in kind))
+    grids = [coarser_grid(*((store.arrays[name].height, store.arrays[name].width) for name in kind)) for kind in kinds]
+    return ImageSets(
+        options=SetOptions(size=(2, 2)),
+        bounds=2 * np.arange(len(chips) + 1),
+        chips=chips.ravel(),
+        sources=np.tile([0, 1], len(chips)),
+        time_us=chip_times(store)[chips.ravel()],
+        capacity=np.full(len(chips), 2),
+        has_partner=np.ones(len(chips), dtype=bool),
+        arrays=used,
+        grid=coarser_grid(*grids),
+        pair_kind=np.array([kinds[one] for one in arrays], dtype=np.int64),
+        pair_arrays=tuple(kinds),
+        pair_grids=tuple(grids),
+    )
 
 
 def _sets(store: ChipStore, found: Footprints, options: SetOptions, split: Split | None) -> ImageSets:
@@ -486,3 +436,65 @@ def _arrays(store: ChipStore, chips: Int[Array, " image"]) -> tuple[str, ...]:
 
 def _where(store: ChipStore, split: Split | None) -> str:
     return f"split '{split}' of store '{store.path}'" if split else f"store '{store.path}'"
+
+
+def are_apart(a_us: int, b_us: int, gap_us: int) -> bool:
+    """Tell whether two images of one source may be taken together. An unknown time is apart only without a gap."""
+    return gap_us == 0 or (UNKNOWN_TIME not in (a_us, b_us) and abs(a_us - b_us) >= gap_us)
+
+
+def most_with_each(times_us: Int[Array, " image"], gap_us: int) -> list[int]:
+    """Count, for each image of one source, the most that can be taken together with it, itself included.
+
+    Images that are taken together are pairwise apart, see `are_apart`.
+
+    Args:
+        times_us: in order, unknown ones last.
+        gap_us: least time between two images.
+    """
+    count = len(times_us)
+    if gap_us == 0:
+        return [count] * count
+    known = [time for time in times_us.tolist() if time != UNKNOWN_TIME]
+    forwards = _longest_ending(known, gap_us)
+    backwards = _longest_ending([-time for time in reversed(known)], gap_us)[::-1]
+    return [a + b - 1 for a, b in zip(forwards, backwards, strict=True)] + [1] * (count - len(known))
+
+
+def room_left(times_us: Sequence[int], taken_us: Sequence[int], gap_us: int) -> int:
+    """Count the most images of one source that can be taken beside those that are.
+
+    Args:
+        times_us: of all images of the source, in order, unknown ones last.
+        taken_us: of those that are taken, in order; pairwise far enough apart.
+        gap_us: least time between two images.
+    """
+    if gap_us == 0:
+        return len(times_us) - len(taken_us)
+    known = times_us[: bisect_left(times_us, UNKNOWN_TIME)]
+    if not taken_us:
+        return max(_greedy(known, gap_us), min(1, len(times_us)))
+    if UNKNOWN_TIME in taken_us:
+        return 0
+    lows = [0, *(bisect_left(known, time + gap_us) for time in taken_us)]
+    highs = [*(bisect_right(known, time - gap_us) for time in taken_us), len(known)]
+    return sum(_greedy(known[low:high], gap_us) for low, high in zip(lows, highs, strict=True))
+
+
+def _greedy(times_us: Sequence[int], gap_us: int) -> int:
+    """Take the earliest that is far enough from the last one taken: nothing takes more."""
+    count, position = 0, 0
+    while position < len(times_us):
+        count += 1
+        position = bisect_left(times_us, times_us[position] + gap_us, position + 1)
+    return count
+
+
+def _longest_ending(times_us: Sequence[int], gap_us: int) -> list[int]:
+    """Count, for each image, the most of it and earlier ones that are pairwise apart."""
+    longest: list[int] = []
+    for position, time in enumerate(times_us):
+        before = bisect_right(times_us, time - gap_us, 0, position)
+        # Later images end chains that are no shorter, so the last one before the gap ends the longest.
+        longest.append(1 + (longest[before - 1] if before else 0))
+    return longest

@@ -1,12 +1,12 @@
 """Batches of chips, decoded by threads."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorstore as ts
@@ -14,22 +14,20 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Int, Num
-from anyband.data.image_sets import PairPlan, Pairs, SetDraw
-from anyband.data.sampler import ImageFacts, ShardLanes, image_facts
+from anyband.data.image_sets import SetDraw
+from anyband.data.sampler import ChipMetadata, ShardShuffle, chip_metadata
 from anyband.data.store import ChipStore
 from anyband.device_copies import host_memory
 
 __all__ = [
-    "BatchLoader",
-    "BatchSampler",
     "OpenShards",
     "RawImages",
-    "RawPair",
     "RawSets",
-    "read_pair_batch",
-    "read_set_batch",
-    "shard_lanes",
+    "batches_in_work",
+    "read_ahead",
+    "read_sets",
     "shard_numbers",
+    "shard_shuffle",
 ]
 
 
@@ -42,15 +40,9 @@ def shard_numbers(store: ChipStore) -> Int[Array, " chip"]:
     return np.asarray(first[store.array_numbers] + store.array_rows // shard_chips[store.array_numbers])
 
 
-def shard_lanes(store: ChipStore, chips: Int[Array, " sample"], *, count: int) -> ShardLanes:
-    """Sort samples into the shards of their first chips.
-
-    Args:
-        store: that they are in.
-        chips: row of the store's index, for each sample.
-        count: shards that are mixed at any time.
-    """
-    return ShardLanes(shards=shard_numbers(store)[chips], count=count)
+def shard_shuffle(store: ChipStore, chips: Int[Array, " sample"], *, open_shards: int) -> ShardShuffle:
+    """Sort samples into the shards of their first chips, given as rows of the store's index."""
+    return ShardShuffle(shards=shard_numbers(store)[chips], open_shards=open_shards)
 
 
 class OpenShards:
@@ -179,7 +171,7 @@ class _Reading:
             part.result()
 
 
-DrawnT = TypeVar("DrawnT", covariant=True)
+DrawnT = TypeVar("DrawnT")
 RawT = TypeVar("RawT")
 
 # chosen: each thread has one batch in work and one waiting.
@@ -189,37 +181,17 @@ _BATCHES_AHEAD = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class RawPair:
-    """A batch of pairs as it is stored; sample k of `a` and of `b` show one footprint."""
-
-    a: Num[Tensor, "batch band_a row_a col_a"]
-    """First images, stored numbers in the type of their array."""
-    b: Num[Tensor, "batch band_b row_b col_b"]
-    """Second images."""
-    valid_a: Bool[Tensor, "batch band_a row_a col_a"] | None
-    """Where `a` is data; None: everywhere."""
-    valid_b: Bool[Tensor, "batch band_b row_b col_b"] | None
-    """Where `b` is data; None: everywhere."""
-    array_a: str
-    """Array of the store that `a` is from."""
-    array_b: str
-    """Array of the store that `b` is from."""
-    plan: PairPlan
-    """Which pairs these are."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class RawImages:
     """The images of some sets that are of one array, as they are stored."""
 
     array: str
     """Array of the store."""
     pixels: Num[Tensor, "batch band row col"]
-    """Stored numbers in the type of their array."""
+    """Digital numbers in the type of their array."""
     valid: Bool[Tensor, "batch band row col"] | None
     """Where they are data; None: everywhere."""
-    sets: Int[Array, " batch"]
-    """Which set of the batch each image belongs to; in order."""
+    sets: Int[Array, " batch"] | None
+    """Which set of the batch each image belongs to, in order; None: one to each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,139 +200,100 @@ class RawSets:
 
     groups: tuple[RawImages, ...]
     """The images, those of one array together."""
-    rows: Int[Array, "set slot"]
-    """Where each image stands when the groups are laid one after the other."""
+    rows: Int[Array, "set slot"] | None
+    """Where each image stands when the groups are laid one after the other; None: group k is slot k of every set."""
     draw: SetDraw
     """Which images these are."""
-    facts: ImageFacts
-    """What is known of each beside its pixels."""
+    metadata: ChipMetadata | None
+    """What is known of each beside its pixels; None: nothing was looked up."""
 
 
-def read_pair_batch(store: ChipStore, pairs: Pairs, plan: PairPlan, *, shards: OpenShards | None = None) -> RawPair:
-    """Read the pairs of a plan, each of both sides in one go.
-
-    Args:
-        store: that they are in.
-        pairs: that the plan chooses from.
-        plan: which.
-        shards: what is in memory already; None: nothing.
-
-    Raises:
-        StoreError: the store is damaged.
-    """
-    array_a, array_b = pairs.types[plan.pair_type]
-    a, valid_a = _read(store, array_a, pairs.index_a[plan.rows], shards)
-    b, valid_b = _read(store, array_b, pairs.index_b[plan.rows], shards)
-    return RawPair(a=a, b=b, valid_a=valid_a, valid_b=valid_b, array_a=array_a, array_b=array_b, plan=plan)
-
-
-def read_set_batch(store: ChipStore, draw: SetDraw, *, shards: OpenShards | None = None) -> RawSets:
+def read_sets(store: ChipStore, draw: SetDraw, *, shards: OpenShards | None = None, metadata: bool = True) -> RawSets:
     """Read the sets of a draw, the images of each array in one go.
 
     Args:
         store: that they are in.
         draw: which.
         shards: what is in memory already; None: nothing.
+        metadata: whether to look up what is known of each image. Without, as for pairs, each slot is of one array.
 
     Raises:
         StoreError: the store is damaged.
     """
-    names = np.array(store.index.column("array").take(draw.chips.ravel()).to_pylist(), dtype=object)
+    names, numbers = list(store.arrays), store.array_numbers[draw.chips]
+    if not metadata:
+        slots = zip(numbers[0].tolist(), draw.chips.T, strict=True)
+        of_slots = tuple(_read(store, names[array], chips, None, shards) for array, chips in slots)
+        return RawSets(groups=of_slots, rows=None, draw=draw, metadata=None)
     groups, order = [], []
-    for array in (name for name in store.arrays if name in set(names)):
-        images = np.flatnonzero(names == array)
-        pixels, valid = _read(store, array, draw.chips.ravel()[images], shards)
+    for array in np.unique(numbers).tolist():
+        images = np.flatnonzero(numbers.ravel() == array)
         sets = images // draw.chips.shape[1]
-        groups.append(RawImages(array=array, pixels=pixels, valid=valid, sets=sets))
+        groups.append(_read(store, names[array], draw.chips.ravel()[images], sets, shards))
         order.append(images)
     rows = np.argsort(np.concatenate(order)).reshape(draw.chips.shape)
-    return RawSets(groups=tuple(groups), rows=rows, draw=draw, facts=image_facts(store, draw.chips))
+    return RawSets(groups=tuple(groups), rows=rows, draw=draw, metadata=chip_metadata(store, draw.chips))
 
 
-@runtime_checkable
-class BatchSampler(Protocol[DrawnT]):
-    """What tells the content of a step's batch."""
-
-    def batch(self, step: int) -> DrawnT:
-        """Tell what the batch of a step holds."""
+def batches_in_work(workers: int) -> int:
+    """Count the batches from the oldest that may be being read to the newest that `expect` is told of."""
+    return workers * _BATCHES_PER_WORKER + 1 + _BATCHES_AHEAD
 
 
-class BatchLoader(Generic[DrawnT, RawT]):
-    """Batches of the steps `first_step` to `last_step` − 1, in order, whatever the number of workers."""
+def read_ahead(
+    read: Callable[[DrawnT], RawT],
+    draws: Iterable[DrawnT],
+    *,
+    workers: int,
+    expect: Callable[[DrawnT], None] | None = None,
+) -> Iterator[RawT]:
+    """Give what is read of each draw, in their order, whatever the number of workers.
 
-    def __init__(
-        self,
-        read: Callable[[DrawnT], RawT],
-        sampler: BatchSampler[DrawnT],
-        *,
-        first_step: int,
-        last_step: int,
-        workers: int = 2,
-        expect: Callable[[DrawnT], None] | None = None,
-    ) -> None:
-        """Plan the reading; it starts with the iteration.
-
-        Args:
-            read: reads what a sampler tells, for example `partial(read_set_batch, store)`.
-            sampler: tells what the batch of a step holds.
-            first_step: first step to give.
-            last_step: step to stop before.
-            workers: threads that read ahead; 0 reads when asked.
-            expect: told what each batch holds, in order, before it is read and some batches ahead, for example to
-                begin to fetch shards. None: nobody.
-        """
-        self._read = read
-        self._sampler = sampler
-        self._steps = range(first_step, last_step)
-        self._workers = workers
-        self._expect = expect
-
-    @staticmethod
-    def batches_in_work(workers: int) -> int:
-        """Count the batches from the oldest that may be being read to the newest that `expect` is told of."""
-        return workers * _BATCHES_PER_WORKER + 1 + _BATCHES_AHEAD
-
-    def __len__(self) -> int:
-        """Count the batches."""
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[RawT]:
-        """Give the batches in the order of the steps."""
-        if self._workers == 0:
-            yield from map(self._read, self._drawn())
-            return
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="anyband-batch")
-        waiting: deque[Future[RawT]] = deque()
-        try:
-            for drawn in self._drawn():
-                waiting.append(pool.submit(self._read, drawn))
-                if len(waiting) > self._workers * _BATCHES_PER_WORKER:
-                    yield waiting.popleft().result()
-            while waiting:
+    Args:
+        read: reads what one holds.
+        draws: what the batches hold.
+        workers: threads that read ahead; 0 reads when asked.
+        expect: told what each batch holds, in order, before it is read and some batches ahead, for example to begin to
+            fetch shards. None: nobody.
+    """
+    told = draws if expect is None else _told(draws, expect)
+    if workers == 0:
+        yield from map(read, told)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="anyband-batch")
+    waiting: deque[Future[RawT]] = deque()
+    try:
+        for drawn in told:
+            waiting.append(pool.submit(read, drawn))
+            if len(waiting) > workers * _BATCHES_PER_WORKER:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
-    def _drawn(self) -> Iterator[DrawnT]:
-        ahead: deque[DrawnT] = deque()
-        for step in self._steps:
-            ahead.append(self._sampler.batch(step))
-            if self._expect is None:
-                yield ahead.popleft()
-                continue
-            self._expect(ahead[-1])
-            if len(ahead) > _BATCHES_AHEAD:
-                yield ahead.popleft()
-        yield from ahead
+
+def _told(draws: Iterable[DrawnT], expect: Callable[[DrawnT], None]) -> Iterator[DrawnT]:
+    ahead: deque[DrawnT] = deque()
+    for drawn in draws:
+        expect(drawn)
+        ahead.append(drawn)
+        if len(ahead) > _BATCHES_AHEAD:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def _read(
-    store: ChipStore, array: str, chips: Int[Array, " chip"], shards: OpenShards | None
-) -> tuple[Tensor, Tensor | None]:
+    store: ChipStore,
+    array: str,
+    chips: Int[Array, " chip"],
+    sets: Int[Array, " chip"] | None,
+    shards: OpenShards | None,
+) -> RawImages:
     info = store.arrays[array]
     shape = (len(chips), len(info.bands), info.height, info.width)
     # Where there is a GPU, chips are decoded straight into memory that it reads by itself.
     pixels = host_memory(shape, getattr(torch, info.dtype), pinned=torch.cuda.is_available())
     rows, out = store.array_rows[chips], pixels.numpy()
     _, valid = store.read(array, rows, out=out) if shards is None else store.read(array, rows, out=out, how=shards.read)
-    return pixels, None if valid is None else torch.from_numpy(valid)
+    return RawImages(array=array, pixels=pixels, valid=None if valid is None else torch.from_numpy(valid), sets=sets)

@@ -21,7 +21,6 @@ from anyband.encode.encoder import check_memory, find_device
 from anyband.encode.input_spec import InputSpec, checkpoint_sensor, input_spec_for, joined_batches
 from anyband.encode.metadata import Precision, set_metadata
 from anyband.errors import AssignmentError, CheckpointError, InputError
-from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, build_model, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
@@ -109,7 +108,7 @@ class SetCompleter(nn.Module):
     def __init__(self, checkpoint: Checkpoint, *, rules: AssignmentRules | None = None) -> None:
         super().__init__()
         _check_task(checkpoint.config)
-        self.model: SetAutoencoder = _set_network(checkpoint)
+        self.model = build_model(checkpoint)
         # The weights live in the network from here on; the rest of the checkpoint tells how to use them.
         self.checkpoint = replace(checkpoint, state={})
         self.rules = rules or AssignmentRules()
@@ -239,12 +238,6 @@ class SetCompleter(nn.Module):
         if side != self.img_size:
             image, _ = apply(image, None, whole_footprint(1, grid=(self.img_size, self.img_size)), img_size=side)
         return restore(image, place.target.spec.normalisation)[0].numpy()
-
-
-def _set_network(checkpoint: Checkpoint) -> SetAutoencoder:
-    network = build_model(checkpoint)
-    assert isinstance(network, SetAutoencoder)
-    return network
 
 
 def _check_task(config: AutoencoderConfig) -> None:

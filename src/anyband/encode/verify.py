@@ -13,11 +13,12 @@ from torch import Tensor
 
 from anyband.arrays import Array, Bool, Float, Int
 from anyband.errors import CatalogueError, CheckpointError, InputError, nearest_name
+from anyband.models.autoencoder import Autoencoder, SetLoss
 from anyband.models.checkpoint import Checkpoint, build_encoder, build_model, load_checkpoint
-from anyband.models.inputs import ImageBatch, PairBatch
+from anyband.models.inputs import ImageBatch, SetBatch
 from anyband.models.losses import TargetVariance
-from anyband.models.masking import PairPlan, plan_from_ids
-from anyband.models.smarties import Smarties
+from anyband.models.masking import SetPlan, plan_from_positions
+from anyband.models.patches import gather_tokens
 from anyband.models.weight_files import WeightFile, read_weights
 from anyband.sensors.assignment import assign, mixing_of_ranges
 from anyband.sensors.catalogue import get_sensor
@@ -30,6 +31,7 @@ __all__ = [
     "Vectors",
     "VerifyReport",
     "compare",
+    "follow_pairs",
     "mixing_for",
     "parse_vectors",
     "verify",
@@ -426,26 +428,40 @@ def _pair_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -
         return
     config = replace(checkpoint.config, target_variance=_LOSS_VARIANCE, mixup="mirrored", norm_pix_loss=True)
     model = build_model(replace(checkpoint, config=config)).eval()
-    if not isinstance(model, Smarties):
+    if config.images != "pair":
         raise CheckpointError(
             "the vectors hold pairs, but this checkpoint was trained on sets of images; verify it with vectors of "
             "single images"
         )
     for name, vectors in recorded.pairs.items():
-        pair = PairBatch(
-            a=_image_batch(recorded.sensors[vectors.a], checkpoint),
-            b=_image_batch(recorded.sensors[vectors.b], checkpoint),
+        pair = SetBatch(
+            groups=tuple(_image_batch(recorded.sensors[name], checkpoint) for name in (vectors.a, vectors.b))
         )
-        latent, decoded, output = model.follow(pair, _plan(vectors, pair, patch_size=config.encoder.patch_size))
-        found = {
-            "latent_a": latent.chunk(2)[0],
-            "decoded_a": decoded.chunk(2)[0],
-            "loss_a": output.loss_a,
-        }
+        latent, decoded, output = follow_pairs(model, pair, _plan(vectors, pair, patch_size=config.encoder.patch_size))
+        found = {"latent_a": latent.chunk(2)[0], "decoded_a": decoded.chunk(2)[0], "loss_a": output.terms[0]}
         for kind, expected in vectors.outputs.items():
             record = expected.squeeze() if kind == "loss_a" else expected
             note = "variance of repeated values" if kind == "loss_a" else ""
             yield compare(f"{name}.{kind}", found[kind], record, tolerance=tolerance, note=note)
+
+
+def follow_pairs(model: Autoencoder, pairs: SetBatch, plan: SetPlan) -> tuple[Tensor, Tensor, SetLoss]:
+    """Compute the loss of a plan of pairs, with what encoder and decoder gave on the way.
+
+    Returns:
+        Latent tokens (2 · batch, 1 + visible, width) and decoded tokens (2 · batch, 1 + token, width), in the order of
+        the grid, of a' then of b', both after their norms; and the loss.
+    """
+    caught: dict[str, Tensor] = {}
+    with (
+        model.encoder.norm.register_forward_hook(lambda _, __, latent: caught.update(latent=latent)),
+        model.decoder.blocks.register_forward_hook(lambda _, __, decoded: caught.update(decoded=decoded)),
+    ):
+        output = model.follow(pairs, plan)
+    keep, masked = plan.in_images()
+    order = torch.argsort(torch.cat([keep, masked], dim=2), dim=2).transpose(0, 1).flatten(0, 1)
+    sequence = model.decoder.norm(caught["decoded"])
+    return caught["latent"], torch.cat([sequence[:, :1], gather_tokens(sequence[:, 1:], order)], dim=1), output
 
 
 def _image_batch(sensor: SensorVectors, checkpoint: Checkpoint) -> ImageBatch:
@@ -459,11 +475,11 @@ def _image_batch(sensor: SensorVectors, checkpoint: Checkpoint) -> ImageBatch:
     return ImageBatch(pixels=sensor.image, mixing=mixing)
 
 
-def _plan(vectors: PairVectors, pair: PairBatch, *, patch_size: int) -> PairPlan:
+def _plan(vectors: PairVectors, pair: SetBatch, *, patch_size: int) -> SetPlan:
     """Rebuild the plan from what was recorded; `masked` must be all that is not in `ids_keep`."""
     keep = vectors.ids_keep
     batch, tokens = vectors.from_a.shape
-    images, _, height, width = pair.a.pixels.shape
+    images, _, height, width = pair.groups[0].pixels.shape
     expected = (images, height * width // patch_size**2)
     if vectors.from_a.shape != expected:
         raise InputError(
@@ -474,8 +490,10 @@ def _plan(vectors: PairVectors, pair: PairBatch, *, patch_size: int) -> PairPlan
         raise InputError(f"'{vectors.name}.ids_keep' must name some, not all, positions from 0 to {tokens - 1}")
     order = torch.arange(tokens).repeat(batch, 1) + tokens
     order = order.scatter(1, keep, torch.arange(keep.shape[1]).repeat(batch, 1))
-    plan = plan_from_ids(vectors.from_a, torch.argsort(order, dim=1), keep.shape[1])
-    if not torch.equal(plan.masked, vectors.masked):
+    positions = torch.argsort(order, dim=1)[:, None].expand(-1, 2, -1)
+    plan = plan_from_positions(positions, torch.full((batch, 2), keep.shape[1]), 2 * keep.shape[1])
+    plan = replace(plan, swapped=~vectors.from_a, num_visible=keep.shape[1])
+    if not torch.equal(plan.masked[:, 0], vectors.masked):
         raise InputError(f"'{vectors.name}.masked' is not all that '{vectors.name}.ids_keep' leaves out")
     return plan
 

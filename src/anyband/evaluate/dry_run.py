@@ -28,9 +28,8 @@ from anyband.evaluate.run import RunOptions, check_data, check_kind, run_protoco
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.open import open_task_data
 from anyband.labelled.samples import Sample, TaskData
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, load_checkpoint, state_of
-from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.progress import progress
 from anyband.sensors.assignment import AssignmentRules
@@ -587,7 +586,7 @@ def _stand_in(name: str) -> tuple[Checkpoint, str]:
     # The decoder is not used.
     decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=1)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder)
-    checkpoint = Checkpoint(config=config, state=state_of(Smarties(config, seed=0)), ranges=ranges)
+    checkpoint = Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges)
     return checkpoint, f"not on this machine, and a dry run fetches nothing; a {title} of random weights stands in"
 
 

@@ -1,7 +1,18 @@
-"""What all masked autoencoders here share: the configuration, the parts, and what a prediction costs."""
+"""The masked autoencoder over sets of images of one place: which tokens it sees, what it predicts, what that costs.
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+A pair is a set of two. The images of a set hide most of their tokens; which, says `masking`. Encoder and decoder see
+the rest as one joint sequence, or in two: with `sequence: apart`, and always for pairs, the anchor and an image of
+another source exchange tokens first and stand in sequences of their own (inside one sequence, an exchange of tokens
+that carry where and what they are is a permutation, which attention does not see). Each hidden token is predicted by
+the bands of the image that owns it, and no shape depends on the data.
+
+Source: SMARTIES (arXiv 2506.19585), sections 3.1 to 3.3; A²-MAE (arXiv 2406.08079); what of it is our reading stands in
+docs/parity.md.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -9,14 +20,23 @@ from torch import Tensor, nn
 
 from anyband.arrays import Bool, Float, Int
 from anyband.errors import InputError, nearest_name
-from anyband.models.inputs import ImageBatch
+from anyband.models.encodings import check_sets, set_hidden
+from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
 from anyband.models.losses import TargetVariance, patch_moments, token_errors
-from anyband.models.masking import MaskingKind, MixupKind
-from anyband.models.patches import gather_tokens, hidden_tokens, patchify, standardised_patches
+from anyband.models.masking import MaskingKind, MixupKind, SetPlan, count_decoded, draw_plan, plan_from_masked
+from anyband.models.patches import gather_tokens, patchify, standardised_patches, unpatchify
 from anyband.models.spectral import SpectralReconstruction
 from anyband.models.vit import Decoder, DecoderConfig, Encoder, EncoderConfig, initialise
 
-__all__ = ["Autoencoder", "AutoencoderConfig", "ImagePatches", "SampleKind", "SequenceKind"]
+__all__ = [
+    "Autoencoder",
+    "AutoencoderConfig",
+    "ImagePatches",
+    "SampleKind",
+    "SequenceKind",
+    "SetLoss",
+    "SetReconstruction",
+]
 
 SampleKind = Literal["pair", "set"]
 SequenceKind = Literal["joint", "apart"]
@@ -105,28 +125,53 @@ class ImagePatches:
     """Standardised pixels, 0 where missing."""
     valid: Bool[Tensor, "batch token band_pixel"] | None
     """Which have data; None: all."""
-    hidden: Bool[Tensor, "batch token"] | None
-    """Patches with under half of their pixels valid; None: none."""
     mixing: Float[Tensor, "band range"]
     """Share of each trained range in each band."""
 
     def at(self, ids: Int[Tensor, "batch chosen"]) -> "ImagePatches":
         """Take the patches at some positions of each image."""
-        return ImagePatches(
-            values=gather_tokens(self.values, ids),
-            valid=None if self.valid is None else gather_tokens(self.valid, ids),
-            hidden=None if self.hidden is None else torch.gather(self.hidden, 1, ids),
-            mixing=self.mixing,
-        )
+        valid = None if self.valid is None else gather_tokens(self.valid, ids)
+        return ImagePatches(values=gather_tokens(self.values, ids), valid=valid, mixing=self.mixing)
 
-    @property
-    def counted(self) -> Bool[Tensor, "batch token"] | None:
-        """Which patches count in a loss; None: all."""
-        return None if self.hidden is None else ~self.hidden
+
+@dataclass(frozen=True, kw_only=True)
+class SetLoss:
+    """The loss of a batch of sets, and what was exchanged and masked."""
+
+    loss: Float[Tensor, ""]
+    """Mean of the terms."""
+    terms: Float[Tensor, "term"]
+    """Means over masked tokens with data: one of all images; of pairs, one of each mixed image."""
+    plan: SetPlan
+    """Which tokens were exchanged and masked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetReconstruction:
+    """All images of some sets with their masked tokens predicted, in standardised units."""
+
+    images: tuple[Float[Tensor, "_ _ row col"], ...]
+    """Images as the groups of the batch: visible tokens as seen, masked ones predicted."""
+    plan: SetPlan
+    """Which tokens were exchanged and masked."""
+    grid: tuple[int, int]
+    """Patches down and across."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sets:
+    """A batch, cut into patches."""
+
+    batch: SetBatch
+    groups: tuple[ImagePatches, ...]
+    hidden: Tensor | None
+    grid: tuple[int, int]
 
 
 class Autoencoder(nn.Module):
-    """Encoder, decoder and spectrum-aware reconstruction: the parts of every recipe, and how they are scored.
+    """Encoder, decoder and spectrum-aware reconstruction, trained on sets of images of one place.
+
+    The order of the images behind the second slot changes nothing but rounding.
 
     Args:
         config: the architecture and the task.
@@ -136,44 +181,100 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig, *, seed: int | None) -> None:
         super().__init__()
         self.config = config
-        encoder = config.encoder
+        encoder, width = config.encoder, config.decoder.decoder_embed_dim
         self.encoder = Encoder(encoder, seed=seed)
         self.decoder = Decoder(config.decoder, encoder=encoder)
         self.reconstruction = SpectralReconstruction(
-            num_ranges=encoder.num_ranges,
-            num_values=encoder.patch_size**2,
-            width=config.decoder.decoder_embed_dim,
+            num_ranges=encoder.num_ranges, num_values=encoder.patch_size**2, width=width
         )
         self.levels: SpectralReconstruction | None = None
         if config.levels:
-            self.levels = SpectralReconstruction(
-                num_ranges=encoder.num_ranges, num_values=2, width=config.decoder.decoder_embed_dim
-            )
+            self.levels = SpectralReconstruction(num_ranges=encoder.num_ranges, num_values=2, width=width)
         if seed is not None:
-            initialise(self.decoder, seed=seed, prefix="decoder")
-            initialise(self.reconstruction, seed=seed, prefix="reconstruction")
-            if self.levels is not None:
-                initialise(self.levels, seed=seed, prefix="levels")
+            for name, part in self.named_children():
+                if name != "encoder":
+                    initialise(part, seed=seed, prefix=name)
 
-    def count(self, batch: Any, noise: Any) -> Float[Tensor, " term"]:
-        """Count the masked tokens that enter each term of the loss; parts of a batch are joined by these.
+    def forward(self, batch: SetBatch, noise: SetNoise) -> SetLoss:
+        """Compute the loss of a batch of sets.
+
+        Raises:
+            InputError: images or noise that do not fit the network or each other.
+        """
+        sets = self._cut_sets(batch)
+        return self._loss(sets, self._draw(sets, noise))
+
+    def follow(self, batch: SetBatch, plan: SetPlan) -> SetLoss:
+        """Compute the loss of a plan that was made elsewhere."""
+        return self._loss(self._cut_sets(batch), plan)
+
+    def count(self, batch: SetBatch, noise: SetNoise) -> Float[Tensor, "term"]:
+        """Count the tokens that enter each term of the loss; parts of a batch are joined by these."""
+        sets = self._cut_sets(batch)
+        plan = self._draw(sets, noise)
+        return self._of_terms([one.sum().float() for one in self._counted(sets, plan, self._decoded_ids(plan))])
+
+    def reconstruct(self, batch: SetBatch, noise: SetNoise) -> SetReconstruction:
+        """Predict the masked tokens of all images, for pictures."""
+        sets = self._cut_sets(batch)
+        plan = self._draw(sets, noise)
+        return SetReconstruction(images=self._whole(sets, plan), plan=plan, grid=sets.grid)
+
+    def complete(
+        self, batch: SetBatch, masked: Bool[Tensor, "set slot token"]
+    ) -> tuple[Float[Tensor, "_ _ row col"], ...]:
+        """Predict chosen tokens from all the others, with their absolute values.
 
         Args:
-            batch: pairs or sets, as the network takes them.
-            noise: of the batch.
+            batch: registered images; what stands at the masked tokens is not looked at.
+            masked: what to predict; equally many tokens in each set.
+
+        Returns:
+            Images as the groups of the batch, in standardised units: tokens not masked as given, masked ones predicted.
+
+        Raises:
+            InputError: a network that predicts structure without values, or masks that do not fit.
         """
-        raise NotImplementedError
+        if not self.config.predicts_values:
+            raise InputError(
+                "this network predicts the structure inside a token and not its values (norm_pix_loss without levels); "
+                "train with model.levels=true, as the unified recipes do"
+            )
+        sets = self._cut_sets(batch)
+        expected = self._shape(sets)
+        if tuple(masked.shape) != expected:
+            raise InputError(f"'masked' has shape {tuple(masked.shape)}; give {expected}: set, image, token")
+        return self._whole(sets, plan_from_masked(masked), apart=False)
+
+    def hidden_errors(self, batch: SetBatch, noise: SetNoise) -> Float[Tensor, "set"]:
+        """Compute how well the last image of each set is predicted from the others, which hide their usual share.
+
+        Returns:
+            Mean squared error of the last image's pixels as the loss has them, at the positions that are masked in the
+            anchor too; 1 is what predicting each token's mean gives where targets are normalised.
+        """
+        sets = self._cut_sets(batch)
+        if self.config.images == "pair":
+            # Nothing is exchanged, so that the first sequence saw the first image alone.
+            plan = replace(self._draw(sets, noise), swapped=None)
+            ids = plan.in_images()[1]
+            tokens = self._decode(sets, plan, ids, apart=True)[0]
+            last = self._crossed_errors(sets, ids, tokens, self.pixel_errors)
+            counted = torch.ones_like(ids[:, 1], dtype=torch.bool)
+            hidden = None if sets.hidden is None else torch.gather(sets.hidden[:, 1], 1, ids[:, 1])
+        else:
+            plan = self._draw(sets, replace(noise, hides_last=True))
+            last = self._errors(sets, None, self._decode(sets, plan, None, apart=False), self.pixel_errors)[-1]
+            counted, hidden = plan.masked[:, 0], None if sets.hidden is None else sets.hidden[:, -1]
+        counted = counted if hidden is None else counted & ~hidden
+        return torch.where(counted, last, 0.0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
     def cut(self, image: ImageBatch) -> ImagePatches:
         """Cut images into patches."""
         patch_size = self.config.encoder.patch_size
-        values = standardised_patches(image.pixels, image.valid, patch_size)
-        if image.valid is None:
-            return ImagePatches(values=values, valid=None, hidden=None, mixing=image.mixing)
         return ImagePatches(
-            values=values,
-            valid=patchify(image.valid, patch_size),
-            hidden=hidden_tokens(image.valid, patch_size),
+            values=standardised_patches(image.pixels, image.valid, patch_size),
+            valid=None if image.valid is None else patchify(image.valid, patch_size),
             mixing=image.mixing,
         )
 
@@ -257,3 +358,228 @@ class Autoencoder(nn.Module):
             variance=self.config.target_variance,
             repeats=max(1, self.config.encoder.max_bands // patches.mixing.shape[0]),
         )
+
+    def _cut_sets(self, batch: SetBatch) -> _Sets:
+        encoder = self.config.encoder
+        grid = check_sets(batch, patch_size=encoder.patch_size, num_ranges=encoder.num_ranges)
+        if self.config.images == "pair" and batch.num_slots != 2:
+            raise InputError(f"this network is trained on pairs; give sets of two images, found {batch.num_slots}")
+        groups = tuple(self.cut(group) for group in batch.groups)
+        return _Sets(batch=batch, groups=groups, hidden=set_hidden(batch, encoder.patch_size), grid=grid)
+
+    def _shape(self, sets: _Sets) -> tuple[int, int, int]:
+        return sets.batch.num_sets, sets.batch.num_slots, sets.grid[0] * sets.grid[1]
+
+    def _apart(self, batch: SetBatch) -> bool:
+        """Whether images stand in two sequences: pairs, and where tokens are exchanged between two sources."""
+        config = self.config
+        return config.images == "pair" or (
+            config.mixup == "mirrored" and config.sequence == "apart" and batch.partnered
+        )
+
+    def _draw(self, sets: _Sets, noise: SetNoise) -> SetPlan:
+        expected, config, batch = self._shape(sets), self.config, sets.batch
+        if tuple(noise.masking.shape) != expected:
+            raise InputError(
+                f"noise must have one number for each token of each image, {expected}; found "
+                f"{tuple(noise.masking.shape)}"
+            )
+        exchanges = config.mixup != "none" and self._apart(batch)
+        return draw_plan(
+            noise,
+            sets.hidden,
+            masking="same" if config.images == "pair" else config.masking,
+            mask_ratio=config.mask_ratio,
+            mixup_ratio=config.mixup_ratio if exchanges else None,
+            same_source=batch.same_source,
+            first_slot=batch.first_slot,
+        )
+
+    def _decoded_ids(self, plan: SetPlan) -> Tensor | None:
+        """Choose the masked positions of each image that are decoded: those that the noise put first. None: all."""
+        if plan.num_visible is None:
+            return None
+        masked = plan.in_images()[1]
+        return masked[..., : count_decoded(masked.shape[2], self.config.decode_ratio)]
+
+    def _loss(self, sets: _Sets, plan: SetPlan) -> SetLoss:
+        ids = self._decoded_ids(plan)
+        decoded = self._decode(sets, plan, ids, apart=self._apart(sets.batch))
+        errors = self._errors(sets, ids, self._owned(decoded, plan, ids), self.errors)
+        if self.config.mixup == "released" and plan.swapped is not None:
+            # The second sequence carries its own image everywhere, so some of its tokens are predicted twice.
+            assert ids is not None
+            crossed = self._crossed_errors(sets, ids, decoded[0], self.errors)
+            errors = [self._exchanged([errors[0], crossed], plan, ids)[0], errors[1]]
+        else:
+            errors = self._exchanged(errors, plan, ids)
+        counted = self._counted(sets, plan, ids)
+        sums = [torch.where(one, error, 0.0).sum() for one, error in zip(counted, errors, strict=True)]
+        terms = self._of_terms(sums) / self._of_terms([one.sum() for one in counted]).clamp(min=1)
+        return SetLoss(loss=terms.mean(), terms=terms, plan=plan)
+
+    def _of_terms(self, of_slots: Sequence[Tensor]) -> Tensor:
+        """Add up what belongs to the terms of the loss: of pairs each mixed image has its own."""
+        found = torch.stack(list(of_slots))
+        return found if self.config.images == "pair" else found.sum(dim=0, keepdim=True)
+
+    def _counted(self, sets: _Sets, plan: SetPlan, ids: Tensor | None) -> list[Tensor]:
+        """Tell which decoded tokens count in the loss, where they stand in the sequences: those with data."""
+        counted = plan.masked if ids is None else torch.ones_like(ids, dtype=torch.bool)
+        if sets.hidden is not None:
+            counted = counted & ~(sets.hidden if ids is None else torch.gather(sets.hidden, 2, ids))
+        return self._exchanged(list(counted.unbind(1)), plan, ids)
+
+    def _errors(
+        self,
+        sets: _Sets,
+        ids: Tensor | None,
+        of_slots: Sequence[Tensor],
+        errors: Callable[[ImagePatches, Tensor], Tensor],
+    ) -> list[Tensor]:
+        """Compare the tokens of each slot with its image, at some positions; None: at all."""
+        tokens = sets.batch.to_groups(of_slots)
+        groups: Sequence[ImagePatches] = sets.groups
+        if ids is not None:
+            of_groups = sets.batch.to_groups(ids.unbind(1))
+            groups = [group.at(chosen) for group, chosen in zip(sets.groups, of_groups, strict=True)]
+        return sets.batch.to_slots([errors(group, one) for group, one in zip(groups, tokens, strict=True)])
+
+    def _crossed_errors(
+        self, sets: _Sets, ids: Tensor, tokens: Tensor, errors: Callable[[ImagePatches, Tensor], Tensor]
+    ) -> Tensor:
+        """Compare the tokens of the first slot with the image of the second, at some positions."""
+        if sets.batch.rows is None:
+            return errors(sets.groups[1].at(ids[:, 1]), tokens)
+        return self._errors(sets, ids, [tokens, tokens], errors)[1]
+
+    def _exchanged(self, of_slots: Sequence[Tensor], plan: SetPlan, ids: Tensor | None) -> list[Tensor]:
+        """Bring what belongs to the tokens of each image to the sequences; where mirrored, its own inverse.
+
+        Images that exchange tokens share their mask, so that their tokens at one place stand at one position.
+        """
+        if plan.swapped is None:
+            return list(of_slots)
+        assert ids is not None
+        first, second, *rest = of_slots
+        swapped = torch.gather(plan.swapped, 1, ids[:, 0])
+        swapped = swapped.reshape(*swapped.shape, *[1] * (first.ndim - 2))
+        other = second if self.config.mixup == "released" else torch.where(swapped, first, second)
+        return [torch.where(swapped, second, first), other, *rest]
+
+    def _owned(self, of_slots: Sequence[Tensor], plan: SetPlan, ids: Tensor | None) -> list[Tensor]:
+        """Bring decoded tokens to the images that own them; as released, each image has those of its own sequence."""
+        return list(of_slots) if self.config.mixup == "released" else self._exchanged(of_slots, plan, ids)
+
+    def _decode(self, sets: _Sets, plan: SetPlan, ids: Tensor | None, *, apart: bool) -> list[Tensor]:
+        """Encode what is visible and decode some masked positions of each image, in one sequence or two.
+
+        Returns:
+            For each slot (set, decoded, width), where the tokens stand in the sequences.
+        """
+        if ids is None:
+            return self._decode_uneven(sets, plan)
+        keep = plan.in_images()[0]
+        ordered, num_visible = torch.cat([keep, ids], dim=2), keep.shape[2]
+        tokens = self._exchanged(self._visible(sets, keep), plan, keep)
+        places = self.decoder.locations(sets.grid, sets.batch)
+        located = [_located(places, slot, ordered[:, slot]) for slot in range(ordered.shape[1])]
+        if not _are_shared(places):
+            located = self._exchanged(located, plan, ordered)
+        hidden: list[Tensor] | None = None
+        if sets.hidden is not None:
+            hidden = self._exchanged(list(torch.gather(sets.hidden, 2, ordered).unbind(1)), plan, ordered)
+        decoded: dict[int, Tensor] = {}
+        for stack in _stacks(len(tokens), apart=apart):
+            unseen = None if hidden is None else _laid(hidden, stack, num_visible)
+            num_seen = num_visible * len(stack[0])
+            latent = self.encoder.encode_tokens(
+                _laid(tokens, stack, num_visible), None if unseen is None else unseen[:, :num_seen]
+            )
+            found = self.decoder(latent, _laid(located, stack, num_visible), unseen)
+            for sequence, rows in zip(stack, found.chunk(len(stack)), strict=True):
+                decoded |= dict(zip(sequence, rows.chunk(len(sequence), dim=1), strict=True))
+        return [decoded[slot] for slot in range(len(tokens))]
+
+    def _decode_uneven(self, sets: _Sets, plan: SetPlan) -> list[Tensor]:
+        """Decode every position, in one sequence a set, whatever is masked in each image."""
+        projected = [self.encoder.projection(group.values, group.mixing) for group in sets.groups]
+        tokens = torch.stack(sets.batch.to_slots(projected), dim=1) + self.encoder.locations(sets.grid, sets.batch)
+        hidden = None if sets.hidden is None else sets.hidden.flatten(1)
+        visible_hidden = None if hidden is None else torch.gather(hidden, 1, plan.ids_keep)
+        latent = self.encoder.encode_tokens(gather_tokens(tokens.flatten(1, 2), plan.ids_keep), visible_hidden)
+        places = self.decoder.locations(sets.grid, sets.batch).expand(*self._shape(sets), -1).flatten(1, 2)
+        ordered = torch.cat([plan.ids_keep, plan.ids_masked], dim=1)
+        ordered_hidden = None if hidden is None else torch.gather(hidden, 1, ordered)
+        sequence = self.decoder.sequence(latent, gather_tokens(places, ordered), ordered_hidden)
+        decoded = self.decoder.norm(gather_tokens(sequence[:, 1:], plan.ids_restore))
+        return list(decoded.chunk(sets.batch.num_slots, dim=1))
+
+    def _visible(self, sets: _Sets, keep: Tensor) -> list[Tensor]:
+        """Project the visible tokens of each image, and those alone, and add what each carries."""
+        projected = [
+            self.encoder.projection(gather_tokens(group.values, ids), group.mixing)
+            for group, ids in zip(sets.groups, sets.batch.to_groups(keep.unbind(1)), strict=True)
+        ]
+        places = self.encoder.locations(sets.grid, sets.batch)
+        return [
+            tokens + _located(places, slot, keep[:, slot]) for slot, tokens in enumerate(sets.batch.to_slots(projected))
+        ]
+
+    def _whole(self, sets: _Sets, plan: SetPlan, *, apart: bool | None = None) -> tuple[Tensor, ...]:
+        """Predict all masked tokens and put them into their images."""
+        ids = None if plan.num_visible is None else plan.in_images()[1]
+        decoded = self._decode(sets, plan, ids, apart=self._apart(sets.batch) if apart is None else apart)
+        tokens = sets.batch.to_groups(self._owned(decoded, plan, ids))
+        at = sets.batch.to_groups((plan.masked if ids is None else ids).unbind(1))
+        images = []
+        for group, one, chosen in zip(sets.groups, tokens, at, strict=True):
+            patches = group if ids is None else group.at(chosen)
+            predicted = self.predicted_pixels(patches, one).to(group.values.dtype)
+            if ids is None:
+                whole = torch.where(chosen.unsqueeze(-1), predicted, group.values)
+            else:
+                whole = group.values.scatter(1, chosen.unsqueeze(-1).expand_as(predicted), predicted)
+            images.append(unpatchify(whole, self.config.encoder.patch_size, sets.grid))
+        return tuple(images)
+
+
+def _are_shared(places: Tensor) -> bool:
+    """Tell whether all images have the same positions and nothing else."""
+    return places.shape[:2] == (1, 1)
+
+
+def _located(places: Tensor, slot: int, ids: Tensor) -> Tensor:
+    """Take what is added to the tokens of one slot, at some positions."""
+    if _are_shared(places):
+        return places[0, 0][ids]
+    return gather_tokens(places[:, slot].expand(len(ids), -1, -1), ids)
+
+
+def _stacks(num_slots: int, *, apart: bool) -> list[list[list[int]]]:
+    """Say which images make up each sequence: all of them, or the two that exchange tokens and every other behind.
+
+    Sequences of equal length go through the network as one batch.
+    """
+    every = list(range(num_slots))
+    if not apart:
+        return [[every]]
+    first, second = every[0::2], every[1::2]
+    return [[first, second]] if len(first) == len(second) else [[first], [second]]
+
+
+def _laid(of_slots: Sequence[Tensor], stack: Sequence[Sequence[int]], num_visible: int) -> Tensor:
+    """Lay the images of each sequence one after the other, what is visible of all of them first."""
+    parts = (slice(num_visible), slice(num_visible, None))
+    return _joined(
+        [
+            of_slots[slots[0]]
+            if len(slots) == 1
+            else torch.cat([of_slots[slot][:, part] for part in parts for slot in slots], dim=1)
+            for slots in stack
+        ]
+    )
+
+
+def _joined(batches: Sequence[Tensor]) -> Tensor:
+    return batches[0] if len(batches) == 1 else torch.cat(list(batches))

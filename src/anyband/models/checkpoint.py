@@ -12,10 +12,8 @@ from torch import Tensor
 
 from anyband.arrays import Float
 from anyband.errors import CatalogueError, CheckpointError, InputError, nearest_name
-from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.encodings import EncodingConfig, PositionKind, SetEncodings, sincos_positions
-from anyband.models.smarties import Smarties
 from anyband.models.vit import DecoderConfig, Encoder, EncoderConfig
 from anyband.models.weight_files import checkpoint_hash, locate, read_weights, write_weights
 from anyband.sensors.ranges import RangeTable, load_ranges, range_table_from_dict, range_table_to_dict, without_range
@@ -38,7 +36,6 @@ __all__ = [
     "header_of",
     "header_records",
     "load_checkpoint",
-    "make_model",
     "num_ranges_of",
     "save_checkpoint",
     "state_of",
@@ -148,7 +145,7 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give a network's state the names and shapes of the published layout; `from_published` is the inverse.
 
     Args:
-        state: of `Smarties`.
+        state: of `Autoencoder`.
 
     Returns:
         Weights on the CPU, each with memory of its own.
@@ -189,7 +186,7 @@ def from_published(state: Mapping[str, Tensor], num_ranges: int) -> dict[str, Te
         num_ranges: trained ranges.
 
     Returns:
-        State of `Smarties`, or of its encoder alone with `encoder.` before each name.
+        State of `Autoencoder`, or of its encoder alone with `encoder.` before each name.
     """
     ranged = ("spectrum_projection.", "decoder_preds.", "decoder_levels.")
     network = {_network_name(name): tensor for name, tensor in state.items() if not name.startswith(ranged)}
@@ -220,7 +217,7 @@ def without_decay(state: Mapping[str, Tensor]) -> frozenset[str]:
     Stacked biases are 2-D in memory, so the number of axes does not tell.
 
     Args:
-        state: parameters by name, of `Smarties`, `Encoder` or a network around them.
+        state: parameters by name, of `Autoencoder`, `Encoder` or a network around them.
     """
     return frozenset(name for name, tensor in state.items() if tensor.ndim <= 1 or name.endswith(".bias"))
 
@@ -500,25 +497,15 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
     )
 
 
-def make_model(config: AutoencoderConfig, *, seed: int | None) -> Smarties | SetAutoencoder:
-    """Make the network that a configuration describes: of pairs or of sets.
-
-    Args:
-        config: the architecture and the task.
-        seed: of the first weights; None leaves them without values, for a checkpoint to fill.
-    """
-    return Smarties(config, seed=seed) if config.images == "pair" else SetAutoencoder(config, seed=seed)
-
-
-def build_model(checkpoint: Checkpoint) -> Smarties | SetAutoencoder:
-    """Make the whole network with the checkpoint's weights, of pairs or of sets, as it was trained.
+def build_model(checkpoint: Checkpoint) -> Autoencoder:
+    """Make the whole network with the checkpoint's weights.
 
     Raises:
         CheckpointError: the checkpoint has no decoder.
     """
     if not checkpoint.has_decoder:
         raise CheckpointError("the checkpoint has an encoder only; reconstruction needs one with its decoder")
-    model = make_model(checkpoint.config, seed=None)
+    model = Autoencoder(checkpoint.config, seed=None)
     model.load_state_dict(from_published(checkpoint.state, checkpoint.config.encoder.num_ranges), strict=True)
     return model
 

@@ -282,6 +282,8 @@ EncodingRole = Literal["encoder", "decoder"]
 _PLACE_DEGREE = 10
 # Source: A²-MAE (arXiv 2406.08079), whose positions are those of masked autoencoders at 1 m.
 _REFERENCE_GSD_M = 1.0
+# Source: ISO 8601, whose years have four digits; a number far beyond would make gradients overflow.
+_MOST_YEARS = 9999
 # Source: A²-MAE composes the positions of three images; the corners of an image have eight codes of 32 bits.
 _COMPOSED_IMAGES, _CODE_BITS, _CODES = 3, 32, 8
 
@@ -304,8 +306,8 @@ def count_features(config: EncodingConfig, *, num_ranges: int) -> int:
 class SetEncodings(nn.Module):
     """Encode what is known of each image.
 
-    Equal facts give equal encodings, whatever else stands in the batch; everything is finite for any input. A ground
-    resolution that is not over 0 counts as unknown.
+    Equal metadata give equal encodings, whatever else stands in the batch; everything is finite for any input. A ground
+    resolution that is not over 0 counts as unknown, and so does a year beyond ±9999.
 
     `geographic: a2mae` holds the positions of the tokens too. In the encoder, all images of a set get the same: a
     quarter of the width from the corners of the anchor, and a quarter each from the positions of three images, scaled
@@ -336,11 +338,11 @@ class SetEncodings(nn.Module):
         self.geographic: _ComposedPositions | _OwnPositions | None = None
         if config.geographic == "a2mae":
             self.geographic = _ComposedPositions(width) if role == "encoder" else _OwnPositions(width)
-        self.place = _Fact((_PLACE_DEGREE + 1) ** 2, width) if config.place else None
-        self.gsd = _Fact(RESOLUTION_FEATURES, width) if config.resolution else None
-        self.input_gsd = _Fact(RESOLUTION_FEATURES, width) if config.resolution else None
-        self.day = _Fact(DAY_FEATURES, width) if config.date else None
-        self.year = _Fact(YEAR_FEATURES, width) if config.date else None
+        self.place = _Known((_PLACE_DEGREE + 1) ** 2, width) if config.place else None
+        self.gsd = _Known(RESOLUTION_FEATURES, width) if config.resolution else None
+        self.input_gsd = _Known(RESOLUTION_FEATURES, width) if config.resolution else None
+        self.day = _Known(DAY_FEATURES, width) if config.date else None
+        self.year = _Known(YEAR_FEATURES, width) if config.date else None
         self.source = _Sources(num_ranges, width) if config.source else None
 
     def forward(
@@ -360,37 +362,38 @@ class SetEncodings(nn.Module):
             InputError: more images than A²-MAE composes, or metadata of other sets than `shares`.
         """
         num_sets, num_slots = shares.shape[:2]
-        facts = SetMetadata.unknown(num_sets, num_slots, device=shares.device) if metadata is None else metadata
-        if facts.gsd_m.shape != (num_sets, num_slots):
-            found = " × ".join(str(count) for count in facts.gsd_m.shape)
+        if metadata is None:
+            metadata = SetMetadata.unknown(num_sets, num_slots, device=shares.device)
+        if metadata.gsd_m.shape != (num_sets, num_slots):
+            found = " × ".join(str(count) for count in metadata.gsd_m.shape)
             raise InputError(f"metadata of {found} images were given for {num_sets} sets of {num_slots} images")
-        parts = [part.unsqueeze(2) for part in self._image_parts(facts, shares)]
+        parts = [part.unsqueeze(2) for part in self._image_parts(metadata, shares)]
         if self.geographic is not None:
-            parts.append(self.geographic(grid, facts))
+            parts.append(self.geographic(grid, metadata))
         return sum(parts[1:], start=parts[0])
 
-    def _image_parts(self, facts: SetMetadata, shares: Tensor) -> list[Tensor]:
+    def _image_parts(self, metadata: SetMetadata, shares: Tensor) -> list[Tensor]:
         parts: list[Tensor] = []
         if self.place is not None:
-            known = facts.lonlat_deg.isfinite().all(dim=-1)
-            lonlat_deg = torch.where(known[..., None], facts.lonlat_deg, 0.0)
+            known = metadata.lonlat_deg.isfinite().all(dim=-1)
+            lonlat_deg = torch.where(known[..., None], metadata.lonlat_deg, 0.0)
             parts.append(self.place(place_features(lonlat_deg, degree=_PLACE_DEGREE), known))
-        for fact, gsd_m in ((self.gsd, facts.gsd_m), (self.input_gsd, facts.input_gsd_m)):
-            if fact is not None:
+        for part, gsd_m in ((self.gsd, metadata.gsd_m), (self.input_gsd, metadata.input_gsd_m)):
+            if part is not None:
                 known = _known_gsd(gsd_m)
-                parts.append(fact(resolution_features(torch.where(known, gsd_m, _REFERENCE_GSD_M)), known))
+                parts.append(part(resolution_features(torch.where(known, gsd_m, _REFERENCE_GSD_M)), known))
         if self.day is not None:
-            known = facts.day_of_year.isfinite()
-            parts.append(self.day(day_features(torch.where(known, facts.day_of_year, 0.0)), known))
+            known = metadata.day_of_year.isfinite()
+            parts.append(self.day(day_features(torch.where(known, metadata.day_of_year, 0.0)), known))
         if self.year is not None:
-            known = facts.year.isfinite()
-            parts.append(self.year(year_features(torch.where(known, facts.year, 0.0)), known))
+            known = metadata.year.abs() <= _MOST_YEARS
+            parts.append(self.year(year_features(torch.where(known, metadata.year, 0.0)), known))
         if self.source is not None:
             parts.append(self.source(shares))
         return parts
 
 
-class _Fact(nn.Module):
+class _Known(nn.Module):
     """A linear map of what is known, and a trained vector for what is not."""
 
     def __init__(self, num_features: int, width: int) -> None:
@@ -425,9 +428,9 @@ class _OwnPositions(nn.Module):
         self.width = width
         self.gsd_token = nn.Parameter(torch.empty(1, width))
 
-    def forward(self, grid: tuple[int, int], facts: SetMetadata) -> Float[Tensor, "set slot token width"]:
-        known = _known_gsd(facts.input_gsd_m)
-        positions = gsd_positions(*grid, self.width, torch.where(known, facts.input_gsd_m, _REFERENCE_GSD_M))
+    def forward(self, grid: tuple[int, int], metadata: SetMetadata) -> Float[Tensor, "set slot token width"]:
+        known = _known_gsd(metadata.input_gsd_m)
+        positions = gsd_positions(*grid, self.width, torch.where(known, metadata.input_gsd_m, _REFERENCE_GSD_M))
         return positions + torch.where(known[..., None], 0.0, self.gsd_token).unsqueeze(2)
 
 
@@ -446,17 +449,17 @@ class _ComposedPositions(nn.Module):
         self.absent_token = nn.Parameter(torch.empty(1, self.quarter))
         self.own = _OwnPositions(self.quarter)
 
-    def forward(self, grid: tuple[int, int], facts: SetMetadata) -> Float[Tensor, "set slot token width"]:
-        num_sets, num_slots = facts.gsd_m.shape
+    def forward(self, grid: tuple[int, int], metadata: SetMetadata) -> Float[Tensor, "set slot token width"]:
+        num_sets, num_slots = metadata.gsd_m.shape
         if num_slots > _COMPOSED_IMAGES:
             raise InputError(
                 f"sets of {num_slots} images were given; the geographic encoding 'a2mae' composes the positions of "
                 f"three images: take encodings of each image, as in the recipe 'unified'"
             )
         num_tokens = grid[0] * grid[1]
-        corners = self._corners(facts.corner_bits[:, 0])
+        corners = self._corners(metadata.corner_bits[:, 0])
         absent = self.absent_token.expand(num_sets, _COMPOSED_IMAGES - num_slots, -1).flatten(1)
-        positions = rearrange(self.own(grid, facts), "s k n q -> s n (k q)")
+        positions = rearrange(self.own(grid, metadata), "s k n q -> s n (k q)")
         parts = [
             corners[:, None].expand(-1, num_tokens, -1),
             positions,
@@ -478,36 +481,27 @@ def _known_gsd(gsd_m: Float[Tensor, "set slot"]) -> Bool[Tensor, "set slot"]:
 
 
 def token_locations(
-    positions: Positions,
-    encodings: SetEncodings | None,
-    grid: tuple[int, int],
-    metadata: SetMetadata | None,
-    shares: Float[Tensor, "set slot range"],
+    positions: Positions, encodings: SetEncodings | None, grid: tuple[int, int], batch: SetBatch
 ) -> Float[Tensor, "#set #slot token width"]:
-    """Compute what is added to each token of each image.
+    """Compute what is added to each token of each image; axes of length 1 where all sets and images have the same.
 
     Args:
         positions: of the grid.
         encodings: of the images; None: tokens carry their position alone.
         grid: patches down and across.
-        metadata: of the images; None: nothing is known.
-        shares: what each image's sensor sees of the trained ranges.
-
-    Returns:
-        One vector a token; axes of length 1 where all sets and images have the same.
+        batch: whose metadata and sensors are encoded.
     """
     plain: Tensor = positions(grid)[:, None, 1:]
     if encodings is None:
         return plain
-    added: Tensor = encodings(grid, metadata, shares)
-    located: Tensor = added if encodings.config.geographic != "none" else plain + added
-    return located
+    added: Tensor = encodings(grid, batch.metadata, image_shares(batch))
+    return added if encodings.config.geographic != "none" else plain + added
 
 
 def image_shares(batch: SetBatch) -> Float[Tensor, "set slot range"]:
     """Tell what the sensor of each image sees of the trained ranges: the mean over its bands."""
     every = [group.mixing.mean(dim=0).expand(len(group.pixels), -1) for group in batch.groups]
-    return torch.cat(every)[batch.rows]
+    return torch.stack(batch.to_slots(every), dim=1)
 
 
 def set_hidden(batch: SetBatch, patch_size: int) -> Bool[Tensor, "set slot token"] | None:
@@ -519,7 +513,7 @@ def set_hidden(batch: SetBatch, patch_size: int) -> Bool[Tensor, "set slot token
         num_tokens = (group.pixels.shape[2] // patch_size) * (group.pixels.shape[3] // patch_size)
         none = torch.zeros(len(group.pixels), num_tokens, dtype=torch.bool, device=group.pixels.device)
         parts.append(none if group.valid is None else hidden_tokens(group.valid, patch_size))
-    return torch.cat(parts)[batch.rows]
+    return torch.stack(batch.to_slots(parts), dim=1)
 
 
 def check_sets(batch: SetBatch, *, patch_size: int, num_ranges: int) -> tuple[int, int]:
@@ -531,13 +525,15 @@ def check_sets(batch: SetBatch, *, patch_size: int, num_ranges: int) -> tuple[in
     Raises:
         InputError: no image, sizes or bands that do not fit, or images that no set has.
     """
-    if not batch.groups or not batch.rows.numel():
+    if not batch.groups or not batch.num_sets:
         raise InputError("a set needs at least one image; found none")
     grids = {check_grid(group, patch_size=patch_size, num_ranges=num_ranges) for group in batch.groups}
     if len(grids) > 1:
         sides = ", ".join(f"{rows * patch_size} × {cols * patch_size}" for rows, cols in sorted(grids))
         raise InputError(f"images of a set must have equal sides; found {sides} pixels: resize them to one")
-    num_images = sum(len(group.pixels) for group in batch.groups)
-    if batch.rows.numel() != num_images:
-        raise InputError(f"{batch.num_sets} sets of {batch.num_slots} images, but {num_images} images are given")
+    counts = [len(group.pixels) for group in batch.groups]
+    if batch.num_sets * batch.num_slots != sum(counts) or (batch.rows is None and len(set(counts)) > 1):
+        raise InputError(
+            f"{batch.num_sets} sets of {batch.num_slots} images, but {' + '.join(map(str, counts))} images are given"
+        )
     return grids.pop()

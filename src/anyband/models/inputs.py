@@ -1,8 +1,10 @@
 """What enters a network: batches of images, and what is known of each."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +19,6 @@ __all__ = [
     "RESOLUTION_FEATURES",
     "YEAR_FEATURES",
     "ImageBatch",
-    "PairBatch",
-    "PairNoise",
     "SetBatch",
     "SetMetadata",
     "SetNoise",
@@ -31,8 +31,30 @@ __all__ = [
 ]
 
 
+OnDeviceT = TypeVar("OnDeviceT", bound="OnDevice")
+
+
+class OnDevice:
+    """What is copied to a device whole: a record of tensors, and of such records."""
+
+    def to(self: OnDeviceT, device: torch.device | str, *, non_blocking: bool = False) -> OnDeviceT:
+        """Copy every tensor to a device."""
+        copied: OnDeviceT = _copied(self, device, non_blocking)
+        return copied
+
+
+def _copied(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, tuple):
+        return tuple(_copied(one, device, non_blocking) for one in value)
+    if isinstance(value, OnDevice):
+        return type(value)(**{name: _copied(one, device, non_blocking) for name, one in vars(value).items()})
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
-class ImageBatch:
+class ImageBatch(OnDevice):
     """Images of one sensor."""
 
     pixels: Float[Tensor, "batch band row col"]
@@ -42,49 +64,9 @@ class ImageBatch:
     mixing: Float[Tensor, "band range"]
     """Share of each trained range in each band; every row adds up to 1."""
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "ImageBatch":
-        """Copy the tensors to a device."""
-        return replace(
-            self,
-            pixels=self.pixels.to(device, non_blocking=non_blocking),
-            valid=None if self.valid is None else self.valid.to(device, non_blocking=non_blocking),
-            mixing=self.mixing.to(device, non_blocking=non_blocking),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
-class PairBatch:
-    """Images of two sensors, registered so that token p covers the same ground in both."""
-
-    a: ImageBatch
-    """Images of the first sensor."""
-    b: ImageBatch
-    """Images of the second sensor, the same places in the same order."""
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairBatch":
-        """Copy the tensors to a device."""
-        return PairBatch(a=self.a.to(device, non_blocking=non_blocking), b=self.b.to(device, non_blocking=non_blocking))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairNoise:
-    """The random numbers of one step, uniform in [0, 1), drawn outside the network."""
-
-    mixup: Float[Tensor, "batch token"]
-    """Chooses the positions at which a' takes the token of a."""
-    masking: Float[Tensor, "batch token"]
-    """Chooses the positions hidden from the encoder."""
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairNoise":
-        """Copy the tensors to a device."""
-        return PairNoise(
-            mixup=self.mixup.to(device, non_blocking=non_blocking),
-            masking=self.masking.to(device, non_blocking=non_blocking),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetMetadata:
+class SetMetadata(OnDevice):
     """What is known of each image of some sets; NaN wherever something is not known, never a value that means so."""
 
     corner_bits: Float[Tensor, "set slot 256"]
@@ -114,75 +96,65 @@ class SetMetadata:
             year=nothing.clone(),
         )
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "SetMetadata":
-        """Copy the tensors to a device."""
-        return SetMetadata(**{name: one.to(device, non_blocking=non_blocking) for name, one in vars(self).items()})
-
 
 @dataclass(frozen=True, kw_only=True)
-class SetBatch:
+class SetBatch(OnDevice):
     """Sets of images, each of one footprint, registered: token p covers the same ground in every image of a set.
 
-    All sets of a batch have equally many images, so that nothing is padded. Slot 0 is the anchor; slot 1 holds an image
-    of another source wherever the set has one.
+    A pair is a set of two, a single image a set of one. All sets of a batch have equally many images, so that nothing
+    is padded. Slot 0 is the anchor; slot 1 holds an image of another source wherever the set has one.
     """
 
     groups: tuple[ImageBatch, ...]
     """The images, those of one sensor and band choice together."""
-    rows: Int[Tensor, "set slot"]
-    """Where each image stands when the groups are laid one after the other."""
-    same_source: Bool[Tensor, "set slot"]
-    """Whether an image is of the anchor's source; True in slot 0."""
-    first_slot: Int[Tensor, "set"]
-    """Slot of the image that comes first in the place's own order; only masking as released asks."""
+    rows: Int[Tensor, "set slot"] | None = None
+    """Where each image stands when the groups are laid one after the other; None: group k is slot k of every set."""
+    same_source: Bool[Tensor, "set slot"] | None = None
+    """Whether an image is of the anchor's source; True in slot 0. None: slot 0 alone."""
+    first_slot: Int[Tensor, "set"] | None = None
+    """Slot of the image that comes first in the place's own order, for masking as released; None: slot 0."""
     metadata: SetMetadata | None = None
     """Of each image; None: nothing is known."""
-    partnered: bool
+    partnered: bool = False
     """Whether slot 1 of every set is of another source; False: there is no other source in any set."""
 
     @property
     def num_sets(self) -> int:
         """Count the sets."""
-        return self.rows.shape[0]
+        return len(self.groups[0].pixels) if self.rows is None else self.rows.shape[0]
 
     @property
     def num_slots(self) -> int:
         """Count the images of each set."""
-        return self.rows.shape[1]
+        return len(self.groups) if self.rows is None else self.rows.shape[1]
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "SetBatch":
-        """Copy the tensors to a device."""
-        return replace(
-            self,
-            groups=tuple(group.to(device, non_blocking=non_blocking) for group in self.groups),
-            rows=self.rows.to(device, non_blocking=non_blocking),
-            same_source=self.same_source.to(device, non_blocking=non_blocking),
-            first_slot=self.first_slot.to(device, non_blocking=non_blocking),
-            metadata=None if self.metadata is None else self.metadata.to(device, non_blocking=non_blocking),
-        )
+    def to_slots(self, of_groups: Sequence[Tensor]) -> list[Tensor]:
+        """Bring what belongs to the images of each group to the slots, each in the order of the sets."""
+        if self.rows is None:
+            return list(of_groups)
+        chosen = torch.cat(list(of_groups)).index_select(0, self.rows.flatten())
+        return list(chosen.view(*self.rows.shape, *chosen.shape[1:]).unbind(1))
+
+    def to_groups(self, of_slots: Sequence[Tensor]) -> list[Tensor]:
+        """Bring what belongs to the slots to the images of each group; the inverse of `to_slots`."""
+        if self.rows is None:
+            return list(of_slots)
+        in_order = torch.stack(list(of_slots), dim=1).flatten(0, 1).index_select(0, torch.argsort(self.rows.flatten()))
+        return list(torch.split(in_order, [len(group.pixels) for group in self.groups]))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetNoise:
-    """The random numbers of one step over sets, uniform in [0, 1), drawn outside the network."""
+class SetNoise(OnDevice):
+    """The random numbers of one step, uniform in [0, 1), drawn outside the network."""
 
     masking: Float[Tensor, "set slot token"]
     """Chooses the positions hidden from the encoder; images that share a mask use the anchor's."""
-    tying: Float[Tensor, "set slot token"]
-    """Chooses the positions that follow the anchor where half of them do."""
     mixup: Float[Tensor, "set token"]
     """Chooses the positions at which the anchor keeps its own token."""
+    tying: Float[Tensor, "set slot token"] | None = None
+    """Chooses the positions that follow the anchor, for masking `hybrid` alone."""
     hides_last: bool = False
     """Whether the last image of each set is hidden whole in this step, and nothing exchanged."""
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "SetNoise":
-        """Copy the tensors to a device."""
-        return replace(
-            self,
-            masking=self.masking.to(device, non_blocking=non_blocking),
-            tying=self.tying.to(device, non_blocking=non_blocking),
-            mixup=self.mixup.to(device, non_blocking=non_blocking),
-        )
 
 
 def check_grid(batch: ImageBatch, *, patch_size: int, num_ranges: int) -> tuple[int, int]:

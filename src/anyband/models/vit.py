@@ -21,7 +21,6 @@ from anyband.models.encodings import (
     Positions,
     SetEncodings,
     check_sets,
-    image_shares,
     set_hidden,
     token_locations,
 )
@@ -490,14 +489,12 @@ class Encoder(nn.Module):
         grid = check_sets(batch, patch_size=config.patch_size, num_ranges=config.num_ranges)
         patches = [standardised_patches(one.pixels, one.valid, config.patch_size) for one in batch.groups]
         projected = [self.projection(part, one.mixing) for part, one in zip(patches, batch.groups, strict=True)]
-        tokens = torch.cat(projected)[batch.rows] + self.locations(grid, batch.metadata, image_shares(batch))
+        tokens = torch.stack(batch.to_slots(projected), dim=1) + self.locations(grid, batch)
         return TokenSets(tokens=tokens, hidden=set_hidden(batch, config.patch_size), grid=grid)
 
-    def locations(
-        self, grid: tuple[int, int], metadata: SetMetadata | None, shares: Float[Tensor, "set slot range"]
-    ) -> Float[Tensor, "#set #slot token width"]:
+    def locations(self, grid: tuple[int, int], batch: SetBatch) -> Float[Tensor, "#set #slot token width"]:
         """Compute what is added to each token of each image; see `token_locations`."""
-        return token_locations(self.positions, self.encodings, grid, metadata, shares)
+        return token_locations(self.positions, self.encodings, grid, batch)
 
     def encode_tokens(
         self, tokens: Float[Tensor, "batch visible width"], hidden: Bool[Tensor, "batch visible"] | None
@@ -554,8 +551,8 @@ class Encoder(nn.Module):
         grid = check_grid(batch, patch_size=config.patch_size, num_ranges=config.num_ranges)
         hidden = None if batch.valid is None else hidden_tokens(batch.valid, config.patch_size)
         patches = standardised_patches(batch.pixels, batch.valid, config.patch_size)
-        shares = batch.mixing.mean(dim=0).expand(len(patches), 1, -1)
-        tokens = self.projection(patches, batch.mixing) + self.locations(grid, metadata, shares)[:, 0]
+        alone = SetBatch(groups=(batch,), metadata=metadata)
+        tokens = self.projection(patches, batch.mixing) + self.locations(grid, alone)[:, 0]
         return tokens, hidden, grid
 
     def _with_cls(self, tokens: Tensor) -> Tensor:
@@ -615,11 +612,9 @@ class Decoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=encoder.norm_eps)
 
-    def locations(
-        self, grid: tuple[int, int], metadata: SetMetadata | None, shares: Float[Tensor, "set slot range"]
-    ) -> Float[Tensor, "#set #slot token width"]:
+    def locations(self, grid: tuple[int, int], batch: SetBatch) -> Float[Tensor, "#set #slot token width"]:
         """Compute what is added to each token of each image; see `token_locations`."""
-        return token_locations(self.positions, self.encodings, grid, metadata, shares)
+        return token_locations(self.positions, self.encodings, grid, batch)
 
     def forward(
         self,

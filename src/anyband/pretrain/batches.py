@@ -1,51 +1,55 @@
-"""Batches of a pre-training step, and their noise."""
+"""From the samples of a store to batches on the device: what they hold, what is drawn for them, reading ahead."""
 
 import contextlib
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Float, Int, Num
+from anyband.arrays import Array, Bool, Float, Int
 from anyband.data.harmonise import Normalisation, Standardiser, stretched
-from anyband.data.loader import BatchLoader, OpenShards, RawSets
-from anyband.data.resample import Augmentation, AugmentOptions, Resampler
-from anyband.data.sampler import ShardLanes, shuffle_quality
+from anyband.data.image_sets import ImageSets, SetDraw, SetSampler, pairs_drawn
+from anyband.data.loader import OpenShards, RawImages, RawSets, batches_in_work, read_ahead, read_sets
+from anyband.data.resample import (
+    Augmentation,
+    AugmentOptions,
+    Resampler,
+    draw_augmentation,
+    input_corners,
+    input_gsd_m,
+)
+from anyband.data.sampler import ShardShuffle
 from anyband.data.store import ChipStore
 from anyband.device_copies import to_device
+from anyband.encode.metadata import FACTS, hide_facts, set_metadata
 from anyband.errors import CatalogueError, RecipeError
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetNoise
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
 from anyband.pretrain.recipe import PretrainRecipe
-from anyband.randomness import generator
+from anyband.randomness import generator, uniform
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign
 from anyband.sensors.ranges import RangeTable, stem_bands
 
 __all__ = [
     "NUM_STEM_BANDS",
     "ArrayInput",
-    "ArrayReader",
-    "Draw",
+    "BatchPreparer",
+    "DrawnSets",
     "Example",
-    "Preparer",
-    "Sampler",
     "Samples",
-    "Share",
     "SharedSampler",
     "array_inputs",
     "assignment_rules",
     "draw_stem_bands",
-    "drawn_for_groups",
-    "order_notes",
-    "part_loader",
+    "load_parts",
     "stem_bands",
     "take_stem_bands",
 ]
+
+Example = tuple[SetBatch, SetNoise]
+"""What an autoencoder takes."""
 
 NUM_STEM_BANDS = 3
 """Bands that a stem reads."""
@@ -78,25 +82,6 @@ def draw_stem_bands(
             order = draws.permutation(int(count))
             drawn[row, slot] = order[np.arange(NUM_STEM_BANDS) % count]
     return drawn
-
-
-def drawn_for_groups(raw: RawSets, *, seed: int, step: int) -> tuple[Int[Array, "_ 3"], ...]:
-    """Draw the bands of every image of a batch, and give them to each group in its own order.
-
-    Args:
-        raw: sets as they were read.
-        seed: of the run.
-        step: training step.
-
-    Returns:
-        One array for each group, one row for each of its images.
-    """
-    of_image = np.concatenate([np.full(len(group.pixels), group.pixels.shape[1]) for group in raw.groups])
-    drawn = draw_stem_bands(of_image[raw.rows], seed=seed, step=step, samples=raw.draw.samples.tolist())
-    in_groups = np.empty((len(of_image), NUM_STEM_BANDS), dtype=np.int64)
-    in_groups[raw.rows] = drawn
-    ends = np.cumsum([len(group.pixels) for group in raw.groups])
-    return tuple(np.split(in_groups, ends[:-1]))
 
 
 def take_stem_bands(
@@ -158,55 +143,6 @@ def _normalisation(store: ChipStore, array: str, recipe: PretrainRecipe) -> Norm
         raise CatalogueError(f"{problem}, and take them with data.statistics=store") from problem
 
 
-class ArrayReader:
-    """Makes images for the network of the stored numbers of an array, on the device."""
-
-    def __init__(self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device) -> None:
-        """Move what is constant to the device."""
-        self._img_size = recipe.model.img_size
-        self._inputs = inputs
-        self._device = device
-        self._mixing = {
-            name: torch.as_tensor(np.asarray(entry.assignment.mixing), dtype=torch.float32, device=device)
-            for name, entry in inputs.items()
-        }
-        self._standardise = {name: Standardiser(entry.normalisation, device=device) for name, entry in inputs.items()}
-        self._kept = {name: _kept(entry, device) for name, entry in inputs.items()}
-
-    def resampler(self, drawn: Augmentation) -> Resampler:
-        """Make what cuts and resizes the images of a batch; images of one footprint share it."""
-        return Resampler(drawn, shape=(self._img_size, self._img_size), device=self._device)
-
-    def image(
-        self,
-        dn: Num[torch.Tensor, "batch band row col"],
-        valid: Bool[torch.Tensor, "batch band row col"] | None,
-        array: str,
-        resample: Resampler,
-        bands: Int[Array, "batch 3"] | None = None,
-    ) -> ImageBatch:
-        """Standardise images, keep the bands that the ranges express, and augment them.
-
-        Args:
-            dn: stored numbers.
-            valid: where they are data; None: everywhere.
-            array: that they are from.
-            resample: cuts and resizes each image.
-            bands: of each image, for a stem of three; None: those of the assignment.
-        """
-        known = None if valid is None else to_device(valid, self._device)
-        pixels = self._standardise[array](to_device(dn, self._device), known)
-        kept = self._kept[array]
-        if bands is not None:
-            pixels, known = take_stem_bands(pixels, known, bands)
-        elif kept is not None:
-            pixels = pixels.index_select(1, kept)
-            known = None if known is None else known.index_select(1, kept)
-        with _in_float32(self._device):
-            pixels, known = resample(pixels, known)
-        return ImageBatch(pixels=pixels, valid=known, mixing=self._mixing[array])
-
-
 def _in_float32(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Pixels are resampled in float32, whatever the network computes in."""
     if not torch.amp.is_autocast_available(device.type):
@@ -222,104 +158,212 @@ def _kept(entry: ArrayInput, device: torch.device) -> torch.Tensor | None:
     return torch.tensor(kept, dtype=torch.int64, device=device)
 
 
-# chosen: more than what the threads of a loader have in work.
-_KEPT_BATCHES = 64
+@dataclass(frozen=True, kw_only=True)
+class DrawnSets:
+    """A batch of sets with all that is drawn for it, on the way to the device."""
 
-Example = tuple[PairBatch, PairNoise] | tuple[SetBatch, SetNoise]
-"""What an autoencoder takes."""
-
-
-OwnT = TypeVar("OwnT")
-RawT = TypeVar("RawT")
-ReadyT = TypeVar("ReadyT")
-
-
-@runtime_checkable
-class Draw(Protocol):
-    """What one batch holds."""
-
-    @property
-    def epoch(self) -> int:
-        """Epoch of the batch, from 0."""
-
-    @property
-    def samples(self) -> Int[Array, " sample"]:
-        """Identities of what is drawn."""
-
-    def part(self: OwnT, which: slice) -> OwnT:
-        """Take some of the samples."""
+    raw: RawSets
+    """As read."""
+    augmentation: Augmentation
+    """Of each set."""
+    bands: tuple[Int[Array, "_ 3"] | None, ...]
+    """Of the images of each group: the bands that a stem of three reads; None: those of the assignment."""
+    metadata: SetMetadata | None
+    """What the network is told of each image."""
+    noise: Float[Array, "set purpose token"]
+    """For mixup, then for the masks, then for tying."""
+    hides_last: bool
+    """Whether the last image of each set is hidden whole."""
 
 
-DrawT = TypeVar("DrawT", bound=Draw)
-DrawnT = TypeVar("DrawnT", bound=Draw, covariant=True)
-
-
-@runtime_checkable
-class Sampler(Protocol[DrawnT]):
-    """Batches as a pure function of the step."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of batches of an epoch."""
-
-    def batch(self, step: int) -> DrawnT:
-        """Tell what the batch of a step holds."""
-
-
-class Preparer(ABC, Generic[RawT, ReadyT]):
+class BatchPreparer:
     """Makes network input of what was read; every draw is a function of (seed, step, sample).
 
     In two parts: what is drawn needs no device, so threads that read ahead do it too; the rest is work of the device.
+
+    Args:
+        recipe: of the run.
+        inputs: how each array is read.
+        device: where the network runs.
     """
 
-    @abstractmethod
-    def draw(self, raw: RawT, *, step: int, augment: AugmentOptions | None = None) -> ReadyT:
-        """Draw all that happens to a batch.
+    def __init__(self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device) -> None:
+        self._recipe = recipe
+        self._device = device
+        self._mixing = {
+            name: torch.as_tensor(np.asarray(entry.assignment.mixing), dtype=torch.float32, device=device)
+            for name, entry in inputs.items()
+        }
+        self._standardise = {name: Standardiser(entry.normalisation, device=device) for name, entry in inputs.items()}
+        self._kept = {name: _kept(entry, device) for name, entry in inputs.items()}
+
+    def prepare(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> Example:
+        """Make network input of a batch; see `draw`."""
+        return self.finish(self.draw(raw, step=step, augment=augment))
+
+    def draw(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> DrawnSets:
+        """Draw all that happens to a batch: one augmentation for all images of a set, metadata to hide, noise.
 
         Args:
             raw: as read.
             step: training step, for the draws.
-            augment: what augmentation may do where a batch is looked at, not trained on; None: training.
+            augment: what augmentation may do where a batch is looked at, not trained on, and told all that is known;
+                None: training.
         """
+        recipe, samples = self._recipe, raw.draw.samples.tolist()
+        augmentation = draw_augmentation(
+            augment or recipe.data.augment, seed=recipe.seed, step=step, samples=samples, grid=raw.draw.grid
+        )
+        bands: tuple[Array | None, ...] = (None,) * len(raw.groups)
+        if augment is None and recipe.model.stem == "triplet":
+            bands = _bands_of_groups(raw, seed=recipe.seed, step=step)
+        coin = float(generator(recipe.seed, step=step, sample=0, purpose="hidden image").random())
+        on_sets, num_slots = recipe.data.sets is not None, raw.draw.chips.shape[1]
+        return DrawnSets(
+            raw=raw,
+            augmentation=augmentation,
+            bands=bands,
+            metadata=self._metadata(raw, augmentation, None if augment is not None else step),
+            noise=self._noise(raw.draw, step=step),
+            hides_last=on_sets and num_slots > 1 and coin < recipe.model.hidden_image,
+        )
 
-    @abstractmethod
-    def finish(self, drawn: ReadyT) -> Example:
-        """Make the network input of a batch on the device. On a GPU nothing is waited for."""
+    def finish(self, drawn: DrawnSets) -> Example:
+        """Copy a batch to the device and make the network's input there. On a GPU nothing is waited for."""
+        draw = drawn.raw.draw
+        # Images of one footprint share what is cut and resized where each set has one of them.
+        of_all = self._resampler(drawn.augmentation)
+        groups = tuple(
+            self._image(raw, bands, of_all if raw.sets is None else self._resampler(drawn.augmentation.of(raw.sets)))
+            for raw, bands in zip(drawn.raw.groups, drawn.bands, strict=True)
+        )
+        noise, num_slots = to_device(drawn.noise, self._device), draw.chips.shape[1]
+        if self._recipe.data.sets is None:
+            batch = SetBatch(groups=groups, partnered=True)
+            return batch, SetNoise(mixup=noise[:, 0], masking=noise[:, 1:].expand(-1, num_slots, -1))
+        batch = SetBatch(
+            groups=groups,
+            rows=None if drawn.raw.rows is None else to_device(drawn.raw.rows, self._device),
+            same_source=to_device(draw.same_source, self._device),
+            first_slot=to_device(draw.first_slot, self._device),
+            metadata=None if drawn.metadata is None else self._on_device(drawn.metadata),
+            partnered=draw.partnered,
+        )
+        tying = noise[:, 1 + num_slots :]
+        return batch, SetNoise(
+            mixup=noise[:, 0],
+            masking=noise[:, 1 : 1 + num_slots],
+            tying=tying if tying.shape[1] else None,
+            hides_last=drawn.hides_last,
+        )
 
-    def prepare(self, raw: RawT, *, step: int, augment: AugmentOptions | None = None) -> Example:
-        """Do both."""
-        return self.finish(self.draw(raw, step=step, augment=augment))
+    def _image(self, raw: RawImages, bands: Int[Array, "batch 3"] | None, resample: Resampler) -> ImageBatch:
+        """Standardise images, keep the bands that the ranges express or the stem draws, and augment them."""
+        known = None if raw.valid is None else to_device(raw.valid, self._device)
+        pixels = self._standardise[raw.array](to_device(raw.pixels, self._device), known)
+        kept = self._kept[raw.array]
+        if bands is not None:
+            pixels, known = take_stem_bands(pixels, known, bands)
+        elif kept is not None:
+            pixels = pixels.index_select(1, kept)
+            known = None if known is None else known.index_select(1, kept)
+        with _in_float32(self._device):
+            pixels, known = resample(pixels, known)
+        return ImageBatch(pixels=pixels, valid=known, mixing=self._mixing[raw.array])
+
+    def _resampler(self, augmentation: Augmentation) -> Resampler:
+        side = self._recipe.model.img_size
+        return Resampler(augmentation, shape=(side, side), device=self._device)
+
+    def _on_device(self, metadata: SetMetadata) -> SetMetadata:
+        return SetMetadata(**{name: to_device(values, self._device) for name, values in vars(metadata).items()})
+
+    def _metadata(self, raw: RawSets, augmentation: Augmentation, step: int | None) -> SetMetadata | None:
+        """Tell what is known of images as the network sees them: corners and pixel size follow the crop.
+
+        In a training step some of it is hidden.
+        """
+        known, sets = raw.metadata, self._recipe.data.sets
+        if known is None:
+            return None
+        gsd_m = input_gsd_m(augmentation, known.gsd_m, known.shape_px, img_size=self._recipe.model.img_size)
+        told = set_metadata(input_corners(augmentation, known.corners_deg), known.gsd_m, known.time, gsd_m)
+        if step is None or sets is None or not sets.metadata_dropout:
+            return told
+        shape = (raw.draw.chips.shape[1], len(FACTS))
+        draws = self._uniform(raw.draw, step=step, purpose="facts", shape=shape)
+        return hide_facts(told, torch.from_numpy(draws < sets.metadata_dropout))
+
+    def _noise(self, draw: SetDraw, *, step: int) -> Float[Array, "set purpose token"]:
+        model, num_slots = self._recipe.model, draw.chips.shape[1]
+        num_tokens = (model.img_size // model.patch_size) ** 2
+        if self._recipe.data.sets is None:
+            # Both images of a pair share their mask.
+            return self._uniform(draw, step=step, purpose="mixup and masking", shape=(2, num_tokens)).astype(np.float32)
+        num_drawn = 1 + num_slots * (2 if model.masking == "hybrid" else 1)
+        drawn = self._uniform(draw, step=step, purpose="masking of sets", shape=(num_drawn, num_tokens))
+        return drawn.astype(np.float32)
+
+    def _uniform(self, draw: SetDraw, *, step: int, purpose: str, shape: tuple[int, ...]) -> Float[Array, "set ..."]:
+        return uniform(self._recipe.seed, step=step, samples=draw.samples.tolist(), purpose=purpose, shape=shape)
 
 
-class Samples(ABC, Generic[DrawT]):
-    """What is learned from: samples of a split of a store, each of one footprint."""
+def _bands_of_groups(raw: RawSets, *, seed: int, step: int) -> tuple[Int[Array, "_ 3"], ...]:
+    """Draw the bands that a stem reads of every image, and give them to each group in its own order."""
+    counts = [np.full(len(group.pixels), group.pixels.shape[1]) for group in raw.groups]
+    rows = _rows(raw)
+    of_image = np.concatenate(counts)
+    drawn = draw_stem_bands(of_image[rows], seed=seed, step=step, samples=raw.draw.samples.tolist())
+    in_groups = np.empty((len(of_image), NUM_STEM_BANDS), dtype=np.int64)
+    in_groups[rows] = drawn
+    return tuple(np.split(in_groups, np.cumsum([len(one) for one in counts])[:-1]))
 
-    store: ChipStore
-    """Where they are."""
-    lanes: ShardLanes | None
-    """The shards that they stand in, where these are read one after the other; None: chips are read one by one."""
+
+def _rows(raw: RawSets) -> Int[Array, "set slot"]:
+    if raw.rows is not None:
+        return raw.rows
+    num_sets, num_slots = raw.draw.chips.shape
+    return np.arange(num_sets * num_slots).reshape(num_slots, num_sets).T
+
+
+# chosen: batches that a panel's sets are looked for in.
+_LOOKED_THROUGH = 16
+
+
+class Samples:
+    """What is learned from: pairs, or sets of images, of a split of a store.
+
+    Args:
+        store: where they are.
+        sets: that were found in it.
+        shuffle: their shards, to read one after the other; None: chips are read one by one.
+    """
+
+    def __init__(self, store: ChipStore, sets: ImageSets, *, shuffle: ShardShuffle | None = None) -> None:
+        self.store = store
+        self.sets = sets
+        self.shuffle = shuffle
 
     @property
-    @abstractmethod
     def arrays(self) -> tuple[str, ...]:
         """Arrays of the store that they are in."""
+        return self.sets.arrays
 
     @property
-    @abstractmethod
     def most_images(self) -> int:
         """Most images of a sample."""
+        return int(self.sets.capacity.max())
 
     @property
-    @abstractmethod
     def largest_kind(self) -> int:
         """Most samples that could stand in one batch, each once."""
+        return int(np.bincount(self.sets.kinds()[1]).max())
 
-    @abstractmethod
-    def sampler(self, *, batch_size: int, seed: int) -> Sampler[DrawT]:
+    def sampler(self, *, batch_size: int, seed: int) -> SetSampler:
         """Plan batches."""
+        return SetSampler(self.sets, batch_size=batch_size, seed=seed, shuffle=self.shuffle)
 
-    @abstractmethod
-    def read(self, draw: DrawT, shards: OpenShards | None = None) -> Any:
+    def read(self, draw: SetDraw, shards: OpenShards | None = None) -> RawSets:
         """Read a batch, as it is stored.
 
         Args:
@@ -329,128 +373,138 @@ class Samples(ABC, Generic[DrawT]):
         Raises:
             StoreError: the store is damaged.
         """
+        return read_sets(self.store, draw, shards=shards, metadata=not self.sets.are_pairs)
 
-    @abstractmethod
-    def preparer(
-        self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device
-    ) -> Preparer[Any, Any]:
-        """Make what brings a batch to the network."""
-
-    @abstractmethod
-    def chips(self, draw: DrawT) -> Int[Array, "sample image"]:
-        """Tell the rows of the store's index that a batch holds."""
-
-    @abstractmethod
-    def items(self, draw: DrawT) -> Int[Array, " sample"]:
-        """Tell which of the samples a batch holds, by their numbers in `lanes`."""
-
-    @abstractmethod
-    def kind(self, draw: DrawT) -> Hashable:
-        """Name what all samples of a batch have in common; kinds pass in rounds of their own."""
-
-    @abstractmethod
-    def title(self, draw: DrawT) -> str:
-        """Say what a batch holds, for messages."""
-
-    @abstractmethod
-    def notes(self, *, batch_size: int) -> list[str]:
-        """Say what a reader should know of them before a run."""
-
-    @abstractmethod
-    def shown(self, count: int) -> dict[str, DrawT]:
-        """Choose up to `count` samples for each panel, always the same: name of the panel → what it shows."""
-
-    def views(self, example: Any, recipe: PretrainRecipe) -> dict[str, Any]:  # noqa: ARG002 (sets ask)
-        """Say what of an example is drawn: end of the panel's name → what to draw."""
-        return {"": example}
-
-    @abstractmethod
-    def panel(self, model: Any, raw: Any, example: Any, inputs: Mapping[str, ArrayInput], *, title: str) -> bytes:
-        """Draw samples, what the encoder saw of them, and what the network makes of that.
-
-        Args:
-            model: of such samples, in evaluation mode.
-            raw: as read.
-            example: as prepared from it.
-            inputs: how each array is read.
-            title: stands above.
-
-        Returns:
-            A PNG.
-        """
-
-    def expect(self, shards: OpenShards, draw: DrawT) -> None:
+    def expect(self, shards: OpenShards, draw: SetDraw) -> None:
         """Let the shards of a batch be fetched that comes."""
-        shards.expect(self.chips(draw).ravel(), kind=self.kind(draw))
+        shards.expect(draw.chips.ravel(), kind=draw.kind)
 
-    def places(self, draw: DrawT) -> list[str]:
+    def places(self, draw: SetDraw) -> list[str]:
         """Name the place of each sample of a batch."""
         # All images of a sample are of one place.
-        named: list[str] = self.store.index.column("place").take(self.chips(draw)[:, 0]).to_pylist()
+        named: list[str] = self.store.index.column("place").take(draw.chips[:, 0]).to_pylist()
         return named
 
+    def title(self, draw: SetDraw) -> str:
+        """Say what a batch holds, for messages."""
+        if self.sets.are_pairs:
+            return f"pairs of {' + '.join(self.sets.pair_arrays[draw.kind])}"
+        sensors = sorted(set(self.store.index.column("sensor").take(draw.chips.ravel()).to_pylist()))
+        return f"sets of {_images_word(draw.chips.shape[1])} of {', '.join(sensors)}"
 
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """Which part of a global batch a process computes."""
-
-    process: int = 0
-    """Number of this process, from 0."""
-    num_processes: int = 1
-    """Number of processes."""
-    parts: int = 1
-    """Parts that a process computes one after the other."""
-
-    def check(self, batch_size: int) -> None:
-        """See that the batch can be cut so.
-
-        Raises:
-            RecipeError: it can't.
-        """
-        pieces = self.num_processes * self.parts
-        if batch_size % pieces:
-            raise RecipeError(
-                f"optim.batch_size {batch_size} can't be cut into {self.num_processes} processes × "
-                f"{self.parts} accumulated parts; take a multiple of {pieces}"
+    def notes(self, *, batch_size: int) -> list[str]:
+        """Say what stands in a batch several times, which sets are smaller than asked for, and how shards are mixed."""
+        kinds, numbers = self.sets.kinds()
+        few = [(kind, int(count)) for kind, count in enumerate(np.bincount(numbers, minlength=len(kinds)))]
+        few = [(kind, count) for kind, count in few if count < batch_size]
+        notes = []
+        if self.sets.are_pairs:
+            notes += [
+                f"{count} pairs of {' + '.join(self.sets.pair_arrays[kind])} do not fill a batch of {batch_size}: "
+                "they stand in it several times, each with draws of their own"
+                for kind, count in few
+            ]
+        elif few:
+            counted = (
+                f"{count} with {_images_word(kinds[kind][0])} of {_sensors_word(kinds[kind][1])}" for kind, count in few
             )
+            notes.append(
+                f"footprints that do not fill a batch of {batch_size} stand in it several times, each with draws of "
+                f"its own: {'; '.join(counted)}"
+            )
+        least = self.sets.options.size[0]
+        small = int((self.sets.capacity < least).sum())
+        if small:
+            notes.append(
+                f"{small} of {len(self.sets)} footprints have fewer than {_images_word(least)}: their sets are smaller"
+            )
+        if self.shuffle is not None:
+            notes.append(
+                f"order by shards: {len(np.unique(self.shuffle.shards))} shards, up to {self.shuffle.open_shards} of "
+                "each kind mixed at a time"
+            )
+        return notes
+
+    def shown(self, count: int) -> dict[str, SetDraw]:
+        """Choose up to `count` samples for each panel, always the same: name of the panel → what it shows.
+
+        Of pairs some of each kind; of sets the largest, if possible of several sensors, among the first batches that a
+        seed of 0 draws.
+        """
+        if self.sets.are_pairs:
+            return {"_".join(arrays): self._some(kind, count) for kind, arrays in enumerate(self.sets.pair_arrays)}
+        sampler = SetSampler(self.sets, batch_size=min(count, self.largest_kind), seed=0, shuffle=self.shuffle)
+        draws = [sampler.batch(step) for step in range(_LOOKED_THROUGH)]
+        return {"sets": max(draws, key=lambda draw: (draw.chips.shape[1], draw.partnered))}
+
+    def _some(self, kind: int, count: int) -> SetDraw:
+        items = np.flatnonzero(self.sets.pair_kind == kind)
+        # Spread over the list, because neighbours in it are neighbours on the ground.
+        items = items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(np.int64)]
+        return pairs_drawn(self.sets, items, kind=kind, samples=items, epoch=0)
 
 
-class SharedSampler(Generic[DrawT]):
+def _images_word(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def _sensors_word(several: bool) -> str:
+    return "several sensors" if several else "one sensor"
+
+
+# chosen: more than what the threads of a loader have in work.
+_KEPT_BATCHES = 64
+
+
+class SharedSampler:
     """The part of each global batch that one process computes, cut further into parts that are accumulated.
 
     All parts of all processes together are the global batch, in order: a pure function of the step.
+
+    Args:
+        whole: tells the global batch of a step.
+        batch_size: of these.
+        process: number of this process, from 0.
+        num_processes: that share the batch.
+        parts: that a process computes one after the other.
+
+    Raises:
+        RecipeError: the batch can't be cut so.
     """
 
-    def __init__(self, whole: Sampler[DrawT], *, batch_size: int, share: Share) -> None:
-        """Cut the batches of `whole`, which are of `batch_size`."""
+    def __init__(
+        self,
+        whole: Callable[[int], SetDraw],
+        *,
+        batch_size: int,
+        process: int = 0,
+        num_processes: int = 1,
+        parts: int = 1,
+    ) -> None:
+        pieces = num_processes * parts
+        if batch_size % pieces:
+            raise RecipeError(
+                f"optim.batch_size {batch_size} can't be cut into {num_processes} processes × "
+                f"{parts} accumulated parts; take a multiple of {pieces}"
+            )
         # Batches are read ahead, each in parts; keeping some does not change any answer.
-        self._global = lru_cache(maxsize=_KEPT_BATCHES)(whole.batch)
-        self._share = share
-        self._part_size = batch_size // (share.num_processes * share.parts)
+        self._global = lru_cache(maxsize=_KEPT_BATCHES)(whole)
+        self._first, self._size, self.parts = process * parts, batch_size // pieces, parts
 
-    def batch(self, step: int) -> DrawT:
-        """Tell what a part holds; `step` counts parts, `share.parts` to a training step."""
-        training_step, part = divmod(step, self._share.parts)
-        first = (self._share.process * self._share.parts + part) * self._part_size
-        return self.global_batch(training_step).part(slice(first, first + self._part_size))
+    def batch(self, step: int) -> SetDraw:
+        """Tell what a part holds; `step` counts parts, `parts` to a training step."""
+        training_step, part = divmod(step, self.parts)
+        first = (self._first + part) * self._size
+        return self.global_batch(training_step).part(slice(first, first + self._size))
 
-    def global_batch(self, step: int) -> DrawT:
+    def global_batch(self, step: int) -> SetDraw:
         """Tell what all processes together compute in a training step."""
         return self._global(step)
 
 
-# chosen: enough batches for a figure that is good to some percent, drawn in well under a second.
-_BATCHES_LOOKED_AT = 64
-
-
-def part_loader(
-    samples: Samples[Any],
-    sampler: SharedSampler[Any],
-    preparer: Preparer[Any, Any],
-    recipe: PretrainRecipe,
-    *,
-    steps: range,
-) -> BatchLoader[Any, Any]:
+def load_parts(
+    samples: Samples, sampler: SharedSampler, preparer: BatchPreparer, recipe: PretrainRecipe, *, steps: range
+) -> Iterator[DrawnSets]:
     """Load the parts of training steps that a process computes, each with all that is drawn for it.
 
     Args:
@@ -460,67 +514,16 @@ def part_loader(
         recipe: of the run.
         steps: training steps to load, one after the other.
     """
-    parts, workers = recipe.optim.accumulate, recipe.run.workers
+    parts, workers = sampler.parts, recipe.run.workers
     read, expect = samples.read, None
-    if samples.lanes is not None:
-        # A lane serves some of the parts of a step, and waits for its turn where a batch has fewer places than lanes.
-        turns = -(-samples.lanes.count // recipe.optim.batch_size)
-        shards = OpenShards(samples.store, batches=BatchLoader.batches_in_work(workers) + turns * parts)
+    if samples.shuffle is not None:
+        # A shard serves some of the parts of a step, and waits for its turn where a batch has fewer places than shards.
+        turns = -(-samples.shuffle.open_shards // recipe.optim.batch_size)
+        shards = OpenShards(samples.store, batches=batches_in_work(workers) + turns * parts)
         read, expect = partial(samples.read, shards=shards), partial(samples.expect, shards)
-    return BatchLoader(
-        lambda part: preparer.draw(read(part.draw), step=part.step),
-        _Parts(sampler, parts),
-        first_step=steps.start * parts,
-        last_step=steps.stop * parts,
+    return read_ahead(
+        lambda part: preparer.draw(read(part[1]), step=part[0]),
+        ((step // parts, sampler.batch(step)) for step in range(steps.start * parts, steps.stop * parts)),
         workers=workers,
-        expect=None if expect is None else lambda part: expect(part.draw),
+        expect=None if expect is None else lambda part: expect(part[1]),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """What is read and drawn at once."""
-
-    step: int
-    """Training step."""
-    draw: Any
-    """What it holds."""
-
-
-class _Parts:
-    """The parts of a sampler, each with its training step."""
-
-    def __init__(self, sampler: SharedSampler[Any], parts: int) -> None:
-        self._sampler = sampler
-        self._parts = parts
-
-    def batch(self, step: int) -> _Part:
-        """Tell what a part holds."""
-        return _Part(step=step // self._parts, draw=self._sampler.batch(step))
-
-
-def order_notes(samples: Samples[Any], *, batch_size: int, seed: int) -> list[str]:
-    """Say how well an order by shards mixes, from its first batches; nothing where chips are read one by one.
-
-    Args:
-        samples: that are learned from.
-        batch_size: samples of a batch.
-        seed: of the run.
-    """
-    if samples.lanes is None:
-        return []
-    shards, by_chips = samples.lanes.shards, copy(samples)
-    by_chips.lanes = None
-    ours, full = (_same_shard(one, shards, batch_size=batch_size, seed=seed) for one in (samples, by_chips))
-    return [
-        f"order by shards: {len(np.unique(shards))} shards, up to {samples.lanes.count} of each kind mixed at a time; "
-        f"two samples of a batch are of one shard in {ours:.2%} of all cases, with `data.shuffle=chips` in {full:.2%}"
-    ]
-
-
-def _same_shard(samples: Samples[Any], shards: Int[Array, " item"], *, batch_size: int, seed: int) -> float:
-    """Measure how often two samples of a batch are of one shard, over the first batches."""
-    sampler = samples.sampler(batch_size=batch_size, seed=seed)
-    steps = range(min(_BATCHES_LOOKED_AT, sampler.steps_per_epoch))
-    order = np.concatenate([shards[samples.items(sampler.batch(step))] for step in steps])
-    return shuffle_quality(order, batch_size=batch_size).same_shard

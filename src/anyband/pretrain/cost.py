@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from anyband.data.image_sets import SetDraw
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import available_bytes, precision_note
 from anyband.errors import RecipeError
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import make_model
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.encodings import count_features
 from anyband.models.masking import count_decoded, count_visible
 from anyband.models.vit import initialise, make_blocks, set_fused_attention
-from anyband.pretrain.batches import NUM_STEM_BANDS
+from anyband.pretrain.batches import NUM_STEM_BANDS, BatchPreparer
 from anyband.pretrain.plan import RunPlan
 from anyband.pretrain.recipe import PretrainRecipe, RunRecipe
 
@@ -370,15 +370,15 @@ class RunShapes:
         steps = np.unique(np.linspace(0, plan.total_steps - 1, _LOOKED_AT).astype(np.int64))
         return [sampler.batch(int(step)) for step in steps]
 
-    def images(self, draw: Any) -> dict[str, int]:
+    def images(self, draw: SetDraw) -> dict[str, int]:
         """Count the images of a batch that are of each array."""
-        counts = np.bincount(self._codes[self._plan.samples.chips(draw)].ravel(), minlength=len(self._names))
+        counts = np.bincount(self._codes[draw.chips].ravel(), minlength=len(self._names))
         return {name: int(count) for name, count in zip(self._names, counts, strict=True) if count}
 
-    def shape(self, draw: Any, *, hides_last: bool = False) -> BatchShape:
+    def shape(self, draw: SetDraw, *, hides_last: bool = False) -> BatchShape:
         """Tell the shape of a batch."""
         config = self._config
-        chips = self._plan.samples.chips(draw)
+        chips = draw.chips
         num_samples, num_slots = chips.shape
         if config.images == "pair":
             groups = tuple((self._bands(self._names[self._codes[chip]]), num_samples) for chip in chips[0])
@@ -391,13 +391,13 @@ class RunShapes:
             hides_last=hides_last,
         )
 
-    def flops(self, draw: Any) -> BatchFlops:
+    def flops(self, draw: SetDraw) -> BatchFlops:
         """Count the operations of a batch; of hidden images, what is to be expected."""
-        share = self._plan.recipe.model.hidden_image if self._plan.samples.chips(draw).shape[1] > 1 else 0.0
+        share = self._plan.recipe.model.hidden_image if draw.chips.shape[1] > 1 else 0.0
         whole = BatchFlops().plus(self._flops(draw, hides_last=False), times=1.0 - share)
         return whole.plus(self._flops(draw, hides_last=True), times=share) if share else whole
 
-    def _flops(self, draw: Any, *, hides_last: bool) -> BatchFlops:
+    def _flops(self, draw: SetDraw, *, hides_last: bool) -> BatchFlops:
         return batch_flops(
             self._config,
             self.shape(draw, hides_last=hides_last),
@@ -811,7 +811,7 @@ def count_processes(run: RunRecipe, device: torch.device) -> int:
 
 def count_weights(config: AutoencoderConfig) -> int:
     """Count the weights of a network with its decoder; none are drawn."""
-    return sum(parameter.numel() for parameter in make_model(config, seed=None).parameters())
+    return sum(parameter.numel() for parameter in Autoencoder(config, seed=None).parameters())
 
 
 def run_cost(plan: RunPlan, place: Place, *, first_step: int) -> RunCost:
@@ -900,9 +900,9 @@ def _part_size(recipe: PretrainRecipe, place: Place) -> int:
     return max(1, recipe.optim.batch_size // (recipe.optim.accumulate * place.num_processes))
 
 
-def _tried_seconds(plan: RunPlan, place: Place, draw: Any) -> tuple[float, float]:
+def _tried_seconds(plan: RunPlan, place: Place, draw: SetDraw) -> tuple[float, float]:
     """Read and prepare some samples, once to warm up and once timed: seconds of each for a sample."""
-    preparer = plan.samples.preparer(plan.recipe, plan.inputs, device=place.where.device)
+    preparer = BatchPreparer(plan.recipe, plan.inputs, device=place.where.device)
     seconds = (0.0, 0.0)
     for _ in range(2):
         begun = time.perf_counter()

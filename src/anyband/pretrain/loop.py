@@ -14,9 +14,9 @@ import torch
 from anyband.data.store import ChipStore, statistics_to_dict
 from anyband.errors import RecipeError, TrainingError
 from anyband.models.autoencoder import Autoencoder
-from anyband.models.checkpoint import build_model, load_checkpoint, make_model, save_checkpoint
+from anyband.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from anyband.models.weight_files import checkpoint_hash, locate
-from anyband.pretrain.batches import Example, Share, SharedSampler, part_loader
+from anyband.pretrain.batches import BatchPreparer, Example, SharedSampler, load_parts
 from anyband.pretrain.cost import (
     Device,
     Meter,
@@ -94,20 +94,23 @@ class TrainingLoop:
             RecipeError: the batch can't be cut for these processes.
         """
         optim = plan.recipe.optim
-        share = Share(process=fabric.global_rank, num_processes=fabric.world_size, parts=optim.accumulate)
-        share.check(optim.batch_size)
-        whole = plan.samples.sampler(batch_size=optim.batch_size, seed=plan.recipe.seed)
-        self._sampler = SharedSampler(whole, batch_size=optim.batch_size, share=share)
+        self._sampler = SharedSampler(
+            plan.samples.sampler(batch_size=optim.batch_size, seed=plan.recipe.seed).batch,
+            batch_size=optim.batch_size,
+            process=fabric.global_rank,
+            num_processes=fabric.world_size,
+            parts=optim.accumulate,
+        )
         self._plan = plan
         self._folder = folder
         self._fabric = fabric
         self._stepper = stepper
         self._line = line
-        self._preparer = plan.samples.preparer(plan.recipe, plan.inputs, device=fabric.device)
+        self._preparer = BatchPreparer(plan.recipe, plan.inputs, device=fabric.device)
         self._watch = Watch(plan, folder, fabric, stepper, self._preparer)
         self._pending: _Pending | None = None
         self._numbers: dict[str, float] = {}
-        self._shapes = RunShapes(plan, num_parts=share.num_processes * share.parts)
+        self._shapes = RunShapes(plan, num_parts=fabric.world_size * optim.accumulate)
         self._meter = Meter(peak_flops_s=peak_flops_s)
 
     @property
@@ -141,7 +144,7 @@ class TrainingLoop:
 
     def _measure(self, step: int) -> None:
         draw = self._sampler.global_batch(step)
-        self._meter.did(num_images=self._plan.samples.chips(draw).size, flops=self._shapes.flops(draw).trained)
+        self._meter.did(num_images=draw.chips.size, flops=self._shapes.flops(draw).trained)
 
     @contextlib.contextmanager
     def _opened_log(self, restored_step: int) -> Iterator[MetricsLog | None]:
@@ -154,7 +157,7 @@ class TrainingLoop:
 
     def _batches(self, first_step: int) -> Iterator[list[Example]]:
         parts = self._plan.recipe.optim.accumulate
-        loader = part_loader(
+        loader = load_parts(
             self._plan.samples,
             self._sampler,
             self._preparer,
@@ -429,7 +432,7 @@ def _place(recipe: PretrainRecipe, device: torch.device, *, num_processes: int) 
 
 def _first_model(plan: RunPlan) -> Autoencoder:
     if plan.start is None:
-        return make_model(plan.config, seed=plan.recipe.seed)
+        return Autoencoder(plan.config, seed=plan.recipe.seed)
     return build_model(replace(plan.start, config=plan.config))
 
 

@@ -11,19 +11,17 @@ from torch import Tensor
 from anyband.arrays import Array, Bool, Int
 from anyband.data.chip_index import Split
 from anyband.data.image_sets import ImageSets, SetDraw, SetOptions, SetSampler, find_pairs, find_sets
-from anyband.data.loader import shard_lanes
-from anyband.data.sampler import ShardLanes, check_sensors
+from anyband.data.loader import shard_shuffle
+from anyband.data.sampler import ShardShuffle, check_sensors
 from anyband.data.store import ChipStore
 from anyband.errors import CheckpointError, RecipeError, StoreError
 from anyband.evaluate.fitting import with_new_ranges
-from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, load_checkpoint, make_model, state_of, to_published
+from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
+from anyband.models.checkpoint import Checkpoint, load_checkpoint, state_of, to_published
 from anyband.models.mae_start import load_mae, start_from_mae
 from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.pretrain.batches import NUM_STEM_BANDS, ArrayInput, Samples, array_inputs, order_notes
-from anyband.pretrain.pair_batches import PairSamples
+from anyband.pretrain.batches import NUM_STEM_BANDS, ArrayInput, Samples, array_inputs
 from anyband.pretrain.recipe import ModelRecipe, PretrainRecipe, SetRecipe, StageRecipe, recipe_to_dict
-from anyband.pretrain.set_batches import SetSamples
 from anyband.randomness import generator
 from anyband.sensors.assignment import AssignmentRules
 from anyband.sensors.catalogue import get_sensor, sensor_to_dict
@@ -116,7 +114,7 @@ def load_mae_start(
     if model.start_mae is None:
         return None, ()
     weights = load_mae(model.start_mae)
-    started = start_from_mae(weights, state_of(make_model(config, seed=seed)), config=config, ranges=ranges)
+    started = start_from_mae(weights, state_of(Autoencoder(config, seed=seed)), config=config, ranges=ranges)
     return Checkpoint(config=config, state=started.state, ranges=ranges), started.notes
 
 
@@ -152,7 +150,7 @@ class RunLength:
     """Share of the steps over which the rate rises."""
 
 
-def in_stages(samples: Samples[Any], recipe: PretrainRecipe) -> Samples[Any]:
+def in_stages(samples: Samples, recipe: PretrainRecipe) -> Samples:
     """Let samples of sets be drawn in the stages of a recipe; without stages they stay as they are.
 
     Raises:
@@ -161,12 +159,12 @@ def in_stages(samples: Samples[Any], recipe: PretrainRecipe) -> Samples[Any]:
     stages = recipe.data.stages
     if stages is None:
         return samples
-    if not isinstance(samples, SetSamples):
+    if samples.sets.are_pairs:
         raise RecipeError("data.stages is for sets of images; write data.sets, or leave it null")
-    return StagedSamples(samples.store, samples.sets, stages, steps=recipe.optim.steps, lanes=samples.lanes)
+    return StagedSamples(samples.store, samples.sets, stages, steps=recipe.optim.steps, shuffle=samples.shuffle)
 
 
-def run_length(samples: Samples[Any], recipe: PretrainRecipe) -> RunLength:
+def run_length(samples: Samples, recipe: PretrainRecipe) -> RunLength:
     """Work out the length of a run.
 
     With stages it is the sum of each stage's epochs times its steps, and warm-up ends with the epoch that the recipe
@@ -227,7 +225,7 @@ def _showing(sets: ImageSets, stage: StageRecipe, store: ChipStore) -> Bool[Arra
     return np.array([bool(is_wanted[sets.images(footprint)].any()) for footprint in range(len(sets))])
 
 
-class StagedSamples(SetSamples):
+class StagedSamples(Samples):
     """Sets of images of a store, drawn in stages."""
 
     def __init__(
@@ -237,7 +235,7 @@ class StagedSamples(SetSamples):
         stages: Sequence[StageRecipe],
         *,
         steps: int | None = None,
-        lanes: ShardLanes | None = None,
+        shuffle: ShardShuffle | None = None,
     ) -> None:
         """Sort the footprints into stages.
 
@@ -246,9 +244,9 @@ class StagedSamples(SetSamples):
             sets: of the training split.
             stages: in their order.
             steps: of the whole run; None: as many as the epochs of the stages have.
-            lanes: shards of the footprints, to read one after the other; None: any footprint may follow any other.
+            shuffle: shards of the footprints, to read one after the other; None: any footprint may follow any other.
         """
-        super().__init__(store, sets, lanes=lanes)
+        super().__init__(store, sets, shuffle=shuffle)
         self._stages = tuple(stages)
         self._steps = steps
         self._footprints = stage_footprints(sets, stages, store)
@@ -260,10 +258,10 @@ class StagedSamples(SetSamples):
                 footprints=footprints,
                 epochs=stage.epochs,
                 sampler=SetSampler(
-                    _some_of(self.sets, footprints),
+                    self.sets.of(footprints),
                     batch_size=batch_size,
                     seed=_stage_seed(seed, number),
-                    lanes=None if self.lanes is None else self.lanes.of(footprints),
+                    shuffle=None if self.shuffle is None else self.shuffle.of(footprints),
                 ),
             )
             for number, (stage, footprints) in enumerate(zip(self._stages, self._footprints, strict=True))
@@ -278,10 +276,6 @@ class StagedSamples(SetSamples):
             for number, (stage, footprints, count) in enumerate(zip(self._stages, self._footprints, steps, strict=True))
         ]
         return [*lines, *super().notes(batch_size=batch_size)]
-
-    def shown(self, count: int) -> dict[str, SetDraw]:
-        """Choose what panels show of all footprints, whatever the stage."""
-        return SetSamples(self.store, self.sets, lanes=self.lanes).shown(count)
 
 
 def _of(stage: StageRecipe) -> str:
@@ -342,7 +336,7 @@ class StagedSampler:
         part = self._parts[number]
         draw = part.sampler.batch(step - self._starts[number])
         epochs_before = sum(earlier.epochs for earlier in self._parts[:number])
-        return replace(draw, footprints=part.footprints[draw.footprints], epoch=epochs_before + draw.epoch)
+        return replace(draw, items=part.footprints[draw.items], epoch=epochs_before + draw.epoch)
 
 
 def _stage_seed(seed: int, number: int) -> int:
@@ -352,21 +346,7 @@ def _stage_seed(seed: int, number: int) -> int:
     )
 
 
-def _some_of(sets: ImageSets, footprints: Int[Array, " footprint"]) -> ImageSets:
-    images = np.concatenate([np.arange(sets.images(int(one)).start, sets.images(int(one)).stop) for one in footprints])
-    counts = np.diff(sets.bounds)[footprints]
-    return replace(
-        sets,
-        bounds=np.append(0, np.cumsum(counts)),
-        chips=sets.chips[images],
-        sources=sets.sources[images],
-        time_us=sets.time_us[images],
-        capacity=sets.capacity[footprints],
-        has_partner=sets.has_partner[footprints],
-    )
-
-
-def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> Samples[Any]:
+def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> Samples:
     """Find the pairs or sets of a split that a recipe asks for.
 
     Raises:
@@ -375,16 +355,12 @@ def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> S
     """
     if recipe.data.sets is not None:
         sets = find_sets(store, _set_options(recipe, recipe.data.sets, store), split=split)
-        return SetSamples(store, sets, lanes=_lanes(recipe, store, sets.chips[sets.bounds[:-1]]))
-    pairs = find_pairs(store, sensors=_wanted_pairs(recipe, store), split=split)
-    return PairSamples(store, pairs, lanes=_lanes(recipe, store, pairs.index_a))
-
-
-def _lanes(recipe: PretrainRecipe, store: ChipStore, chips: Int[Array, " sample"]) -> ShardLanes | None:
-    """Sort samples into the shards of their first chips, if these are to be read one after the other."""
-    if recipe.data.shuffle == "chips":
-        return None
-    return shard_lanes(store, chips, count=recipe.data.open_shards)
+    else:
+        sets = find_pairs(store, sensors=_wanted_pairs(recipe, store), split=split)
+    shuffle = None
+    if recipe.data.shuffle == "shards":
+        shuffle = shard_shuffle(store, sets.chips[sets.bounds[:-1]], open_shards=recipe.data.open_shards)
+    return Samples(store, sets, shuffle=shuffle)
 
 
 def _set_options(recipe: PretrainRecipe, sets: SetRecipe, store: ChipStore) -> SetOptions:
@@ -430,9 +406,9 @@ class RunPlan:
     """What is done."""
     store: ChipStore
     """With what."""
-    samples: Samples[Any]
+    samples: Samples
     """Pairs or sets that are learned from."""
-    val_samples: Samples[Any] | None
+    val_samples: Samples | None
     """Those that choose the best checkpoint; None: there are none."""
     start: Checkpoint | None
     """Weights that the run starts from; None: drawn from the seed."""
@@ -491,10 +467,7 @@ class RunPlan:
     def notes(self) -> list[str]:
         """Say what a reader of the run should know before it starts."""
         batch_size = self.recipe.optim.batch_size
-        drawn = [
-            *self.samples.notes(batch_size=batch_size),
-            *order_notes(self.samples, batch_size=batch_size, seed=self.recipe.seed),
-        ]
+        drawn = self.samples.notes(batch_size=batch_size)
         return [*self.start_notes, *self._bands_not_exact(), *self._ranges_not_trained(), *drawn]
 
     def _bands_not_exact(self) -> list[str]:
@@ -562,7 +535,7 @@ def _ranges(model: ModelRecipe, start: Checkpoint | None, sensors: Sequence[Sens
     return ranges_from_sensors(sensors) if model.ranges == "from_data" else load_ranges(model.ranges)
 
 
-def _val_samples(recipe: PretrainRecipe, store: ChipStore) -> Samples[Any] | None:
+def _val_samples(recipe: PretrainRecipe, store: ChipStore) -> Samples | None:
     if recipe.data.val_split not in store.index.column("split").unique().to_pylist():
         return None
     try:

@@ -1,38 +1,34 @@
 """Pictures of what a network makes of hidden patches, over the sensors of a pair or the images of a set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Float, Shaped
+from anyband.arrays import Array, Float, Int, Shaped
 from anyband.data.harmonise import composite, picture, restore
 from anyband.errors import InputError
-from anyband.models.a2mae import SetAutoencoder
 from anyband.models.autoencoder import Autoencoder
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise, SetBatch, SetNoise
-from anyband.models.smarties import Smarties
-from anyband.pretrain.batches import ArrayInput
+from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
+from anyband.pretrain.batches import ArrayInput, Example
 
-__all__ = ["SetTitles", "draw_reconstructions", "draw_set_reconstructions"]
+__all__ = ["draw_reconstructions", "panel_views"]
 
 _OUTLINE_NOTE = "Outlined patches were exchanged between the first two images."
 # chosen: two sets of a few images stand beside each other on a page.
 _SETS_ACROSS = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class SetTitles:
-    """What is written on a panel of sets."""
-
-    title: str
-    """Stands above the panel, for example the step."""
-    places: tuple[str, ...]
-    """Name of the place of each set."""
-    times: Shaped[Array, "set slot"] | None = None
-    """When each image was taken, datetime64, NaT where unknown; None: no dates are written."""
+def panel_views(example: Example, *, hides_images: bool) -> dict[str, Example]:
+    """Say what of an example is drawn: end of the panel's name → it with every image in part visible, and, where
+    training hides whole images, with the last hidden."""
+    batch, noise = example
+    views = {"": (batch, replace(noise, hides_last=False))}
+    if hides_images and batch.num_slots > 1:
+        views["_hidden"] = (batch, replace(noise, hides_last=True))
+    return views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,43 +40,14 @@ class _Drawn:
 
 
 def draw_reconstructions(
-    model: Smarties, pair: PairBatch, noise: PairNoise, inputs: tuple[ArrayInput, ArrayInput], *, title: str
-) -> bytes:
-    """Draw original, what the encoder saw, and reconstruction of both images of each pair.
-
-    Args:
-        model: with its decoder, in evaluation mode.
-        pair: some pairs, on the model's device.
-        noise: of these pairs.
-        inputs: how the two arrays are read.
-        title: stands above the panel.
-
-    Returns:
-        A PNG.
-    """
-    from anyband.report.figures import PanelImages, hide_patches, reconstruction_panel
-
-    with torch.no_grad():
-        made = model.reconstruct(pair, noise)
-    patch_size = model.config.encoder.patch_size
-    masked = made.masked.cpu().numpy()
-    blocks = []
-    for image, reconstruction, entry in zip((pair.a, pair.b), (made.a, made.b), inputs, strict=True):
-        drawn = _draw(image, reconstruction, entry)
-        sensor = entry.assignment.sensor
-        blocks.append(
-            PanelImages(
-                title=f"{sensor.name} ({composite(sensor).title})",
-                original=drawn.original,
-                seen=hide_patches(drawn.original, masked, patch_size=patch_size),
-                reconstruction=drawn.reconstruction,
-            )
-        )
-    return reconstruction_panel(blocks, title=title, note=_note(model))
-
-
-def draw_set_reconstructions(
-    model: SetAutoencoder, batch: SetBatch, noise: SetNoise, inputs: Sequence[ArrayInput], *, titles: SetTitles
+    model: Autoencoder,
+    batch: SetBatch,
+    noise: SetNoise,
+    inputs: Sequence[ArrayInput],
+    *,
+    title: str,
+    places: Sequence[str],
+    times: Shaped[Array, "set slot"] | None = None,
 ) -> bytes:
     """Draw original, what the encoder saw, and reconstruction of each image of some sets, the anchor first.
 
@@ -91,26 +58,34 @@ def draw_set_reconstructions(
         batch: some sets, on the model's device.
         noise: of these sets.
         inputs: how the array of each group is read.
-        titles: what to write on the panel.
+        title: stands above the panel, for example the step.
+        places: name of the place of each set.
+        times: when each image was taken, datetime64, NaT where unknown; None: no dates are written.
 
     Returns:
         A PNG.
 
     Raises:
-        InputError: titles for other sets than these.
+        InputError: places or times of other sets than these.
     """
     from anyband.report.figures import PanelImages, hide_patches, reconstruction_panel
 
-    _check_titles(titles, batch)
+    if len(places) != batch.num_sets:
+        raise InputError(f"{batch.num_sets} sets need as many names of places, found {len(places)}")
+    expected = (batch.num_sets, batch.num_slots)
+    if times is not None and times.shape != expected:
+        raise InputError(f"times of images have shape {times.shape}; give {expected}: set, image")
     with torch.no_grad():
         made = model.reconstruct(batch, noise)
     drawn = [_draw(*one) for one in zip(batch.groups, made.images, inputs, strict=True)]
+    rows = _rows(batch)
     originals, reconstructions = (
-        np.concatenate([getattr(one, part) for one in drawn])[batch.rows.cpu().numpy()]
-        for part in ("original", "reconstruction")
+        np.concatenate([getattr(one, part) for one in drawn])[rows] for part in ("original", "reconstruction")
     )
     masked = made.plan.masked.cpu().numpy()
-    exchanged = _exchanged(model, made.plan.swapped.cpu().numpy(), masked)
+    exchanged = np.zeros_like(masked)
+    if made.plan.swapped is not None:
+        exchanged[:, :2] = made.plan.swapped.cpu().numpy()[:, None] & ~masked[:, :2]
     patch_size = model.config.encoder.patch_size
     blocks = [
         PanelImages(
@@ -118,13 +93,13 @@ def draw_set_reconstructions(
             original=originals[index],
             seen=hide_patches(originals[index], masked[index], patch_size=patch_size),
             reconstruction=reconstructions[index],
-            row_titles=_row_titles(batch, inputs, titles, index),
+            row_titles=_row_titles(rows[index], batch, inputs, None if times is None else times[index]),
             outlined=exchanged[index].reshape(-1, *made.grid),
         )
-        for index, place in enumerate(titles.places)
+        for index, place in enumerate(places)
     ]
     note = f"{_note(model)} {_OUTLINE_NOTE}" if exchanged.any() else _note(model)
-    return reconstruction_panel(blocks, title=titles.title, note=note, across=_SETS_ACROSS)
+    return reconstruction_panel(blocks, title=title, note=note, across=_SETS_ACROSS)
 
 
 def _draw(image: ImageBatch, reconstruction: Tensor, entry: ArrayInput) -> _Drawn:
@@ -166,35 +141,24 @@ def _note(model: Autoencoder) -> str:
     return PREDICTED_NOTE if model.config.predicts_values else RECONSTRUCTION_NOTE
 
 
-def _check_titles(titles: SetTitles, batch: SetBatch) -> None:
-    if len(titles.places) != batch.num_sets:
-        raise InputError(f"{batch.num_sets} sets need as many names of places, found {len(titles.places)}")
-    expected = (batch.num_sets, batch.num_slots)
-    if titles.times is not None and titles.times.shape != expected:
-        raise InputError(f"times of images have shape {titles.times.shape}; give {expected}: set, image")
+def _rows(batch: SetBatch) -> Array:
+    """Tell where each image stands when the groups are laid one after the other."""
+    if batch.rows is not None:
+        return batch.rows.cpu().numpy()
+    return np.arange(batch.num_sets * batch.num_slots).reshape(batch.num_slots, batch.num_sets).T
 
 
-def _exchanged(
-    model: SetAutoencoder, swapped: Bool[Array, "set token"], masked: Bool[Array, "set slot token"]
-) -> Bool[Array, "set slot token"]:
-    """Tell which visible tokens stand in another image's sequence."""
-    exchanged = np.zeros_like(masked)
-    # In one joint sequence an exchange of tokens that carry where they are is of no effect.
-    if model.config.sequence == "apart":
-        exchanged[:, :2] = swapped[:, None] & ~masked[:, :2]
-    return exchanged
-
-
-def _row_titles(batch: SetBatch, inputs: Sequence[ArrayInput], titles: SetTitles, index: int) -> tuple[str, ...]:
+def _row_titles(
+    rows: Int[Array, "slot"], batch: SetBatch, inputs: Sequence[ArrayInput], times: Shaped[Array, "slot"] | None
+) -> tuple[str, ...]:
     """Say of each image of a set whether it is the anchor, of which sensor and date, and in which bands it is shown."""
     group_of = np.repeat(np.arange(len(batch.groups)), [len(group.pixels) for group in batch.groups])
     texts = []
-    for slot, row in enumerate(batch.rows[index].tolist()):
+    for slot, row in enumerate(rows.tolist()):
         sensor = inputs[group_of[row]].assignment.sensor
         lines = ["anchor"] if slot == 0 else []
         lines.append(sensor.name)
-        if titles.times is not None:
-            time = titles.times[index, slot]
-            lines.append("date unknown" if np.isnat(time) else str(np.datetime64(time, "D")))
+        if times is not None:
+            lines.append("date unknown" if np.isnat(times[slot]) else str(np.datetime64(times[slot], "D")))
         texts.append("\n".join([*lines, composite(sensor).title]))
     return tuple(texts)

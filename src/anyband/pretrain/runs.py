@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,8 +21,6 @@ from anyband.arrays import Float
 from anyband.errors import OutputError, RecipeError
 from anyband.files import check_writable, whole_directory, whole_file
 from anyband.models.autoencoder import Autoencoder
-from anyband.models.checkpoint import make_model
-from anyband.models.inputs import ImageBatch, PairBatch, PairNoise
 from anyband.models.vit import set_fused_attention, set_recompute
 from anyband.models.weight_files import read_weights, write_weights
 from anyband.pretrain.batches import Example
@@ -467,7 +465,7 @@ class Stepper:
                 self._fabric.no_backward_sync(self._network, enabled=not is_last),
                 self._drawing(step, index),
             ):
-                terms = self._network(_Carried(self._rounded(part)))
+                terms = self._network(_Carried(part))
                 share = (terms * (count / total)).sum() / len(terms)
                 # Gradients are averaged over processes afterwards; their sum is wanted.
                 self._fabric.backward(share * self._fabric.world_size)
@@ -496,23 +494,9 @@ class Stepper:
         weights = self.whole_weights()
         if not weights:
             return None
-        copy = make_model(self.model.config, seed=None)
+        copy = Autoencoder(self.model.config, seed=None)
         copy.load_state_dict(weights, strict=True)
         return copy.to(self._fabric.device)
-
-    def _rounded(self, example: Example) -> Example:
-        """Round pairs and their noise to bf16 in mixed precision, as release 0.1 did: its runs stay what they were.
-
-        Sets are not rounded. The network casts what it computes with by itself, and numbers that only choose
-        positions lose nothing.
-        """
-        batch, noise = example
-        if not (isinstance(batch, PairBatch) and isinstance(noise, PairNoise)):
-            return example
-        if self._recipe.optim.precision != "bf16-mixed":
-            return example
-        rounded = PairNoise(mixup=noise.mixup.bfloat16(), masking=noise.masking.bfloat16())
-        return PairBatch(a=_rounded_image(batch.a), b=_rounded_image(batch.b)), rounded
 
     def _clip(self) -> Tensor | None:
         largest = self._recipe.optim.clip_grad_norm
@@ -537,10 +521,6 @@ def sum_over_processes(fabric: "Fabric", value: Float[Tensor, "*any"]) -> Float[
     summed = value.clone()
     torch.distributed.all_reduce(summed)
     return summed
-
-
-def _rounded_image(image: ImageBatch) -> ImageBatch:
-    return replace(image, pixels=image.pixels.bfloat16(), mixing=image.mixing.bfloat16())
 
 
 class _Carried:

@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from anyband.arrays import Float
+from anyband.data.image_sets import SetDraw
 from anyband.data.resample import AugmentOptions
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import checkpoint_sensors
@@ -25,9 +26,10 @@ from anyband.labelled.samples import DataSpec, SplitSpec, TaskData
 from anyband.labelled.tables import LabelForm, Slot, read_labelled
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import Checkpoint
-from anyband.pretrain.batches import Draw, Preparer, assignment_rules
+from anyband.pretrain.batches import BatchPreparer, assignment_rules
 from anyband.pretrain.plan import RunPlan
 from anyband.pretrain.recipe import KnnRecipe
+from anyband.pretrain.reconstructions import draw_reconstructions, panel_views
 from anyband.pretrain.runs import MetricsLog, RunFolder, Stepper, sum_over_processes
 from anyband.sensors.assignment import AssignmentRules
 
@@ -120,7 +122,7 @@ class Watch:
     """What is looked at between steps. Draws depend on the seed only, so every look sees the same masks."""
 
     def __init__(
-        self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", stepper: Stepper, preparer: Preparer[Any, Any]
+        self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", stepper: Stepper, preparer: BatchPreparer
     ) -> None:
         """Choose the batches to look at; nothing is read yet."""
         self._plan = plan
@@ -188,9 +190,13 @@ class Watch:
         for name, draw in samples.shown(_PANEL_SAMPLES).items():
             raw = samples.read(draw)
             example = self._preparer.prepare(raw, step=0, augment=_WHOLE)
-            for end, view in samples.views(example, self._plan.recipe).items():
+            times = None if raw.metadata is None else raw.metadata.time
+            inputs = [self._plan.inputs[group.array] for group in raw.groups]
+            for end, view in panel_views(example, hides_images=self._plan.recipe.model.hidden_image > 0).items():
                 with self._looking(model):
-                    png = samples.panel(model, raw, view, self._plan.inputs, title=title)
+                    png = draw_reconstructions(
+                        model, *view, inputs, title=title, places=samples.places(draw), times=times
+                    )
                 self._keep(png, name + end, done, log)
 
     def _keep(self, png: bytes, name: str, done: int, log: MetricsLog | None) -> None:
@@ -229,7 +235,7 @@ def _knn_watch(plan: RunPlan) -> "KnnWatch | None":
     return KnnWatch(plan.recipe.run.knn, seed=plan.recipe.seed)
 
 
-def _val_batches(plan: RunPlan, *, num_processes: int) -> list[Draw]:
+def _val_batches(plan: RunPlan, *, num_processes: int) -> list[SetDraw]:
     """Choose the batches of validation, as large as a part of a training batch where the samples suffice."""
     samples = plan.val_samples
     if samples is None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
-from anyband.data.sampler import UNKNOWN_TIME, most_with_each, room_left
+from anyband.data.image_sets import most_with_each, room_left
+from anyband.data.sampler import UNKNOWN_TIME
 
 _TIMES = st.lists(st.one_of(st.integers(-20, 20), st.just(UNKNOWN_TIME)), min_size=1, max_size=8).map(sorted)
 
