@@ -214,7 +214,7 @@ def test_both_images_of_a_pair_are_drawn_with_the_same_hidden_patches(panel: _Pa
     draw_reconstructions(model, pairs, noise, (_OPTICAL, _RADAR), title="step 3", places=("p0", "p1"))
     plan = model.reconstruct(pairs, noise).plan
     assert panel.blocks[1].row_titles == (
-        "anchor\nsentinel2-l2a\nnatural colour",
+        "sentinel2-l2a\nnatural colour",
         "sentinel1-grd\nVV, VH, VV − VH",
     )
     assert torch.equal(plan.masked[:, 0], plan.masked[:, 1])

@@ -26,7 +26,18 @@ from anyband.data.store import ChipStore
 from anyband.errors import RecipeError, StoreError
 from anyband.randomness import generator
 
-__all__ = ["ImageSets", "SetDraw", "SetOptions", "SetSampler", "find_pairs", "find_sets"]
+__all__ = [
+    "ImageSets",
+    "SetDraw",
+    "SetOptions",
+    "SetSampler",
+    "are_apart",
+    "find_pairs",
+    "find_sets",
+    "most_with_each",
+    "pairs_drawn",
+    "room_left",
+]
 
 _DAY_US = 86_400_000_000
 

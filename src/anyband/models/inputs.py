@@ -19,6 +19,7 @@ __all__ = [
     "RESOLUTION_FEATURES",
     "YEAR_FEATURES",
     "ImageBatch",
+    "OnDevice",
     "SetBatch",
     "SetMetadata",
     "SetNoise",

@@ -107,17 +107,13 @@ def draw_plan(
         hidden: tokens with too few valid pixels; None: nowhere.
         masking: which images share the anchor's mask.
         mask_ratio: share of masked positions of each image.
-        mixup_ratio: share of positions at which slot 0 keeps its own token, to a rounded count; None: nothing is
-            exchanged. Slots 0 and 1 must share their mask.
+        mixup_ratio: share of positions at which slot 0 keeps its own token; None: nothing is exchanged. Slots 0 and 1
+            must share their mask.
         same_source: whether an image is of the anchor's source; None: the anchor alone.
         first_slot: of the image that comes first in the place's own order; None: slot 0.
 
-    Raises:
-        InputError: nothing would be visible in an image, or nothing masked.
-
     Source:
-        A²-MAE (arXiv 2406.08079) for the anchor-aware mask; that every image keeps its own count is our reading, the
-        released code keeps the tokens of one image alone. Hiding an image whole is ours.
+        A²-MAE (arXiv 2406.08079) for the anchor-aware mask; that every image keeps its own count is our reading.
     """
     num_sets, num_slots, num_tokens = noise.masking.shape
     count = count_visible(num_tokens, mask_ratio)
@@ -126,16 +122,10 @@ def draw_plan(
     seen = slots < num_seen
     counts = (count * seen).expand(num_sets, -1)
     if masking == "released":
-        first = 0 if first_slot is None else first_slot[:, None]
-        counts = ((count * num_seen - (slots - first) % num_seen * num_tokens).clamp(0, num_tokens) * seen).expand(
-            num_sets, -1
-        )
-    shares = slots == 0
-    if masking == "anchor":
-        shares = torch.ones_like(shares) if same_source is None else shares | ~same_source
-    elif masking == "same":
-        shares = torch.ones_like(shares)
-    positions = _positions(noise, hidden, (shares & seen).expand(num_sets, -1), count, hybrid=masking == "hybrid")
+        after = slots if first_slot is None else slots - first_slot[:, None]
+        counts = ((count * num_seen - after % num_seen * num_tokens).clamp(0, num_tokens) * seen).expand(num_sets, -1)
+    shares = _shares(slots == 0, same_source, masking) & seen
+    positions = _positions(noise, hidden, shares.expand(num_sets, -1), count, hybrid=masking == "hybrid")
     plan = plan_from_positions(positions, counts, count * num_seen)
     if masking == "released" or num_seen < num_slots:
         return plan
@@ -186,6 +176,13 @@ def plan_from_positions(
         swapped=None,
         num_visible=None,
     )
+
+
+def _shares(is_anchor: Tensor, same_source: Tensor | None, masking: MaskingKind) -> Tensor:
+    """Tell which images have the anchor's mask; the anchor has it."""
+    if masking == "anchor" and same_source is not None:
+        return is_anchor | ~same_source
+    return torch.ones_like(is_anchor) if masking in ("anchor", "same") else is_anchor
 
 
 def _positions(noise: SetNoise, hidden: Tensor | None, shares: Tensor, count: int, *, hybrid: bool) -> Tensor:

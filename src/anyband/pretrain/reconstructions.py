@@ -1,7 +1,7 @@
 """Pictures of what a network makes of hidden patches, over the sensors of a pair or the images of a set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,14 +31,6 @@ def panel_views(example: Example, *, hides_images: bool) -> dict[str, Example]:
     return views
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Drawn:
-    """Pictures of the images of one sensor (sample, colour, row, col)."""
-
-    original: Float[Array, "sample 3 row col"]
-    reconstruction: Float[Array, "sample 3 row col"]
-
-
 def draw_reconstructions(
     model: Autoencoder,
     batch: SetBatch,
@@ -62,9 +54,6 @@ def draw_reconstructions(
         places: name of the place of each set.
         times: when each image was taken, datetime64, NaT where unknown; None: no dates are written.
 
-    Returns:
-        A PNG.
-
     Raises:
         InputError: places or times of other sets than these.
     """
@@ -79,21 +68,22 @@ def draw_reconstructions(
         made = model.reconstruct(batch, noise)
     drawn = [_draw(*one) for one in zip(batch.groups, made.images, inputs, strict=True)]
     rows = _rows(batch)
-    originals, reconstructions = (
-        np.concatenate([getattr(one, part) for one in drawn])[rows] for part in ("original", "reconstruction")
-    )
+    originals, reconstructions = (np.concatenate(pictures)[rows] for pictures in zip(*drawn, strict=True))
     masked = made.plan.masked.cpu().numpy()
     exchanged = np.zeros_like(masked)
     if made.plan.swapped is not None:
         exchanged[:, :2] = made.plan.swapped.cpu().numpy()[:, None] & ~masked[:, :2]
     patch_size = model.config.encoder.patch_size
+    pairs = model.config.images == "pair"
     blocks = [
         PanelImages(
             title=place,
             original=originals[index],
             seen=hide_patches(originals[index], masked[index], patch_size=patch_size),
             reconstruction=reconstructions[index],
-            row_titles=_row_titles(rows[index], batch, inputs, None if times is None else times[index]),
+            row_titles=_row_titles(
+                rows[index], batch, inputs, None if times is None else times[index], anchor=not pairs
+            ),
             outlined=exchanged[index].reshape(-1, *made.grid),
         )
         for index, place in enumerate(places)
@@ -102,18 +92,16 @@ def draw_reconstructions(
     return reconstruction_panel(blocks, title=title, note=note, across=_SETS_ACROSS)
 
 
-def _draw(image: ImageBatch, reconstruction: Tensor, entry: ArrayInput) -> _Drawn:
-    """Draw images and their reconstructions, both stretched as the original is."""
+def _draw(image: ImageBatch, reconstruction: Tensor, entry: ArrayInput) -> tuple[Array, Array]:
+    """Draw images and their reconstructions (sample, colour, row, col), both stretched as the original is."""
     sensor = entry.assignment.sensor
     original = _physical(image.pixels, entry)
     if image.valid is not None:
         known = image.valid[:, _rows_of_bands(entry)].cpu().numpy()
         original = np.where(known, original, np.float32(np.nan))
     made = _physical(reconstruction, entry)
-    return _Drawn(
-        original=_planes([picture(one, sensor, missing_grey=np.nan) for one in original]),
-        reconstruction=_planes([picture(one, sensor, like=like) for one, like in zip(made, original, strict=True)]),
-    )
+    shown = _planes([picture(one, sensor, missing_grey=np.nan) for one in original])
+    return shown, _planes([picture(one, sensor, like=like) for one, like in zip(made, original, strict=True)])
 
 
 def _physical(pixels: Tensor, entry: ArrayInput) -> Float[Array, "sample band row col"]:
@@ -149,14 +137,19 @@ def _rows(batch: SetBatch) -> Array:
 
 
 def _row_titles(
-    rows: Int[Array, "slot"], batch: SetBatch, inputs: Sequence[ArrayInput], times: Shaped[Array, "slot"] | None
+    rows: Int[Array, "slot"],
+    batch: SetBatch,
+    inputs: Sequence[ArrayInput],
+    times: Shaped[Array, "slot"] | None,
+    *,
+    anchor: bool,
 ) -> tuple[str, ...]:
     """Say of each image of a set whether it is the anchor, of which sensor and date, and in which bands it is shown."""
     group_of = np.repeat(np.arange(len(batch.groups)), [len(group.pixels) for group in batch.groups])
     texts = []
     for slot, row in enumerate(rows.tolist()):
         sensor = inputs[group_of[row]].assignment.sensor
-        lines = ["anchor"] if slot == 0 else []
+        lines = ["anchor"] if anchor and slot == 0 else []
         lines.append(sensor.name)
         if times is not None:
             lines.append("date unknown" if np.isnat(times[slot]) else str(np.datetime64(times[slot], "D")))
