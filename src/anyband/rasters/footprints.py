@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from anyband.errors import GeometryError
-from anyband.rasters.grid import Axis, Grid, Placement, Transform, place, place_by_shape
+from anyband.rasters.grid import Axis, Grid, Placement, Transform, pixel_area, place, place_by_shape
 
 __all__ = ["Box", "Cell", "CellRules", "Layout", "View", "box_of", "lay_out", "place_image", "plan_cells", "view_of"]
 
@@ -39,13 +39,9 @@ class Box:
     """A rectangle of ground, in pixels of the anchor."""
 
     row: float
-    """Upper edge."""
     col: float
-    """Left edge."""
     height: float
-    """Extent down."""
     width: float
-    """Extent to the right."""
 
     @property
     def area(self) -> float:
@@ -81,9 +77,7 @@ class View:
     cell: str
     """Identity of the cell in its place."""
     height: int
-    """Rows of the chip."""
     width: int
-    """Columns of the chip."""
     placement: Placement
     """The chip's grid in the image."""
     is_copy: bool
@@ -110,11 +104,7 @@ class Cell:
 
 
 def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
-    """Place images of one CRS, or without any, on the grid of the finest of them.
-
-    Args:
-        grids: of the images.
-        names: of the images, for messages.
+    """Place images of one CRS, or without any, on the grid of the finest of them; names are for messages.
 
     Raises:
         GeometryError: CRS differ, grids are turned, or shapes without CRS are not in ratio.
@@ -122,7 +112,7 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
     for grid, name in zip(grids, names, strict=True):
         if grid.crs != grids[0].crs:
             raise GeometryError(
-                f"'{names[0]}' has {_said(grids[0].crs)}, '{name}' has {_said(grid.crs)}; "
+                f"'{names[0]}' has {grids[0].crs or 'no CRS'}, '{name}' has {grid.crs or 'no CRS'}; "
                 "images of one place must share a CRS: reproject one of them"
             )
     anchor = min(grids, key=_fineness)
@@ -157,24 +147,12 @@ def plan_cells(layout: Layout, rules: CellRules) -> list[Cell]:
     return cells
 
 
-def _said(crs: str | None) -> str:
-    return crs or "no CRS"
-
-
 def _fineness(grid: Grid) -> float:
-    if grid.crs is None:
-        return -float(grid.height * grid.width)
-    a, b, _, d, e, _ = grid.transform
-    return abs(a * e - b * d)
+    return -float(grid.height * grid.width) if grid.crs is None else pixel_area(grid.transform)
 
 
 def place_image(anchor: Grid, grid: Grid, name: str) -> Placement:
-    """Place the anchor's grid in an image of the same CRS.
-
-    Args:
-        anchor: whose pixels positions are counted in.
-        grid: of the image.
-        name: of the image, for messages.
+    """Place the anchor's grid, whose pixels positions are counted in, in an image of the same CRS.
 
     Raises:
         GeometryError: the grids are turned against each other, or shapes without CRS are not in ratio.
@@ -253,13 +231,7 @@ def _cover(image: Box, cell: Box) -> float:
 
 
 def view_of(cell: str, placement: Placement, box: Box) -> View | None:
-    """Work out what an image gives to a cell, at its own resolution; None where that is too few pixels for a picture.
-
-    Args:
-        cell: its identity.
-        placement: of the anchor's grid in the image.
-        box: of the cell, in pixels of the anchor.
-    """
+    """Work out what an image gives to a cell, at its own resolution; None where that is too few pixels."""
     exact_rows, height = _chip_axis(placement.rows, box.row, box.height)
     exact_cols, width = _chip_axis(placement.cols, box.col, box.width)
     if min(height, width) < _MIN_CHIP_PX:

@@ -5,7 +5,6 @@ import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from anyband.errors import RasterError
 from anyband.rasters.grid import Transform, Window, crs_name
 
 __all__ = ["GdalSheet", "PlainTiffSheet", "open_plain_tiff", "open_quietly"]
-
 
 # What rasterio raises for damaged files: its own errors, GDAL's, and those of texts that are no UTF-8.
 _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
@@ -91,7 +89,7 @@ class GdalSheet:
     def read(
         self, positions: Sequence[int], window: Window
     ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
-        """Read bands of a window: stored numbers, and the file's alpha or mask band where it has one.
+        """Read bands of a window: digital numbers, and the file's alpha or mask band where it has one.
 
         Raises:
             RasterError: the file breaks off or is damaged there.
@@ -184,45 +182,30 @@ class _NotPlainError(Exception):
     """The file is for GDAL."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Header:
-    tags: Mapping[int, tuple[int | float, ...] | bytes]
-    geo: tuple[bytes, ...]
-
-    def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
-        return self.tags.get(tag, default)  # type: ignore[return-value]
-
-    def floats(self, tag: int) -> tuple[float, ...]:
-        return tuple(float(number) for number in self.tags[tag])
-
-    def number(self, tag: int, default: int = 0) -> int:
-        """Give a tag of which all numbers are equal."""
-        found = set(self.numbers(tag, (default,)))
-        if len(found) != 1:
-            raise _NotPlainError
-        return found.pop()
+_Tags = Mapping[int, Any]
+"""Numbers of each tag of a header; of a text its bytes."""
 
 
 class PlainTiffSheet:
     """One small file, in memory; what `GdalSheet` says of the same file."""
 
-    def __init__(self, path: Path, pixels: Shaped[Array, "band row col"], header: _Header) -> None:
+    def __init__(self, path: Path, pixels: Shaped[Array, "band row col"], tags: _Tags, geo: tuple[bytes, ...]) -> None:
         """Take what the header says; made by `open_plain_tiff`."""
         self.path = path
         self._pixels = pixels
         count, self.height, self.width = pixels.shape
         self.names: tuple[str, ...] = ("",) * count
-        self.transform = _transform_plain_tiff(header)
-        self.crs = _crs_name(path, header.geo)
+        self.transform = _plain_transform(tags)
+        self.crs = _crs_name(path, geo)
         self.dtypes: tuple[str, ...] = (str(pixels.dtype),) * count
-        self.nodata: tuple[float | None, ...] = (_nodata(header, pixels.dtype),) * count
+        self.nodata: tuple[float | None, ...] = (_nodata(tags, pixels.dtype),) * count
         self.times: tuple[datetime.datetime, ...] = ()
         self.time_index: int | None = None
 
     def read(
         self, positions: Sequence[int], window: Window
     ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
-        """Give bands of a window: stored numbers; such files have no mask."""
+        """Give bands of a window; such files have no mask."""
         # An index by a list copies, so what is given is the caller's.
         return self._pixels[:, window.rows, window.cols][list(positions)], None
 
@@ -234,8 +217,8 @@ def open_plain_tiff(path: Path) -> PlainTiffSheet | None:
     """Open a file if it is a small, plain and whole GeoTIFF; None: it is for GDAL, which says what is wrong."""
     try:
         data = _bytes(path)
-        header = _header(data)
-        return PlainTiffSheet(path, _pixels(data, header), header)
+        tags, geo = _header(data)
+        return PlainTiffSheet(path, _pixels(data, tags), tags, geo)
     except (_NotPlainError, OSError, struct.error, ValueError):
         return None
 
@@ -253,51 +236,57 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _header(data: bytes) -> _Header:
+def _header(data: bytes) -> tuple[_Tags, tuple[bytes, ...]]:
+    """Read the tags of the only image, and those of its georeference as they are written."""
     (start,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, start)
     end = start + 2 + 12 * count
     # A second image in the file is a mask, or an overview, or something else of which GDAL knows.
     if struct.unpack_from("<I", data, end) != (0,):
         raise _NotPlainError
-    tags: dict[int, tuple[int | float, ...] | bytes] = {}
+    tags: dict[int, Any] = {}
     raw: dict[int, bytes] = {}
     for tag, kind, length, place in struct.iter_unpack("<HHII", data[start + 2 : end]):
         if tag not in _KNOWN or kind not in _FIELD_TYPES or tag in tags:
             raise _NotPlainError
         form = f"<{length}{_FIELD_TYPES[kind]}"
         size = struct.calcsize(form)
-        if size <= 4:
-            raw[tag] = struct.pack("<I", place)[:size]
-        else:
-            raw[tag] = data[place : place + size]
+        raw[tag] = struct.pack("<I", place)[:size] if size <= 4 else data[place : place + size]
         values = struct.unpack(form, raw[tag])
         tags[tag] = values[0] if kind == 2 else values
     if not tags.keys() >= _NEEDED:
         raise _NotPlainError
-    return _Header(tags=tags, geo=tuple(raw.get(tag, b"") for tag in (_GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS)))
+    return tags, tuple(raw.get(tag, b"") for tag in (_GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS))
 
 
-def _pixels(data: bytes, header: _Header) -> Shaped[Array, "band row col"]:
-    height, width, samples = header.number(_HEIGHT), header.number(_WIDTH), header.number(_SAMPLES, 1)
-    planar, photometric = header.number(_PLANAR, _CHUNKY), header.number(_PHOTOMETRIC)
-    dtype = _DTYPES.get((header.number(_BITS), header.number(_FORMAT, 1)))
+def _number(tags: _Tags, tag: int, default: int = 0) -> int:
+    """Give a tag of which all numbers are equal."""
+    found = set(tags.get(tag, (default,)))
+    if len(found) != 1:
+        raise _NotPlainError
+    return int(found.pop())
+
+
+def _pixels(data: bytes, tags: _Tags) -> Shaped[Array, "band row col"]:
+    height, width, samples = _number(tags, _HEIGHT), _number(tags, _WIDTH), _number(tags, _SAMPLES, 1)
+    planar, photometric = _number(tags, _PLANAR, _CHUNKY), _number(tags, _PHOTOMETRIC)
+    dtype = _DTYPES.get((_number(tags, _BITS), _number(tags, _FORMAT, 1)))
     is_rgb = photometric == _RGB and samples == 3
     if (
         dtype is None
         or min(height, width, samples) < 1
-        or header.number(_COMPRESSION) != 1
+        or _number(tags, _COMPRESSION) != 1
         or planar not in (_CHUNKY, _PLANES)
         or not (photometric == _GREY or is_rgb)
-        or any(header.numbers(_EXTRA_SAMPLES))
+        or any(tags.get(_EXTRA_SAMPLES, ()))
     ):
         raise _NotPlainError
     planes, per_plane = (samples, 1) if planar == _PLANES else (1, samples)
     row_bytes = width * per_plane * np.dtype(dtype).itemsize
-    rows = min(header.number(_ROWS_PER_STRIP, height), height)
+    rows = min(_number(tags, _ROWS_PER_STRIP, height), height)
     strips = [min(rows, height - row) * row_bytes for row in range(0, height, rows)] * planes
-    offsets = header.numbers(_STRIPS)
-    if header.numbers(_STRIP_BYTES) != tuple(strips) or len(offsets) != len(strips):
+    offsets = tags[_STRIPS]
+    if tags[_STRIP_BYTES] != tuple(strips) or len(offsets) != len(strips):
         raise _NotPlainError
     values = np.frombuffer(_joined(data, offsets, strips), dtype=np.dtype(dtype).newbyteorder("<"))
     if planar == _PLANES:
@@ -314,9 +303,9 @@ def _joined(data: bytes, offsets: Sequence[int], sizes: Sequence[int]) -> bytes:
     return b"".join(data[start : start + size] for start, size in zip(offsets, sizes, strict=True))
 
 
-def _transform_plain_tiff(header: _Header) -> Transform:
-    scale, tie = header.floats(_PIXEL_SCALE), header.floats(_TIE_POINTS)
-    keys = header.numbers(_GEO_KEYS)
+def _plain_transform(tags: _Tags) -> Transform:
+    scale, tie = (tuple(map(float, tags[tag])) for tag in (_PIXEL_SCALE, _TIE_POINTS))
+    keys = tags[_GEO_KEYS]
     entries = [keys[start : start + 4] for start in range(4, len(keys), 4)]
     is_area = (_RASTER_TYPE_KEY, 0, 1, _PIXEL_IS_AREA) in entries
     at_corner = len(tie) == 6 and not any(tie[:3])
@@ -326,11 +315,10 @@ def _transform_plain_tiff(header: _Header) -> Transform:
     return scale[0], 0.0, tie[3] + 0.0, 0.0, -scale[1], tie[4] + 0.0
 
 
-def _nodata(header: _Header, dtype: np.dtype[np.generic]) -> float | None:
-    text = header.tags.get(_NODATA)
-    if text is None:
+def _nodata(tags: _Tags, dtype: np.dtype[np.generic]) -> float | None:
+    if _NODATA not in tags:
         return None
-    value = float(bytes(text).rstrip(b"\0 ").decode("ascii"))  # type: ignore[arg-type]
+    value = float(bytes(tags[_NODATA]).rstrip(b"\0 ").decode("ascii"))
     # Of numbers that the type can't hold GDAL and rasterio each have their own opinion.
     if not math.isfinite(value):
         raise _NotPlainError

@@ -169,8 +169,6 @@ def patch_grid(grid: Grid, patch_size: int) -> Grid:
 # chosen: UTM departs from the ground by up to 0.1 % and its pixels are called 10 m all the same; Web Mercator
 # departs by 1 / cos(latitude), which must not pass.
 _PROJECTION_TOLERANCE = 0.01
-
-
 # chosen: more systems than an archive has.
 _KNOWN_CRS = 128
 
@@ -253,15 +251,10 @@ class Blender:
     """The weighted mean of overlapping windows. A window counts most in its middle and least at its edges.
 
     Memory holds some rows of the image at its full width, whatever its height.
-
-    Args:
-        num_bands: of the image.
-        width: of the image, pixels.
-        window: edge of a window, or its rows and columns, pixels.
-        num_rows: rows that are taken at once.
     """
 
     def __init__(self, *, num_bands: int, width: int, window: int | tuple[int, int], num_rows: int) -> None:
+        """Begin at the first row of an image; `window` is an edge or rows and columns, `num_rows` are taken at once."""
         height, across = (window, window) if isinstance(window, int) else window
         self._weights = np.outer(_ramp(height), _ramp(across)).astype(np.float32)
         self._total = np.zeros((num_bands, num_rows + height, width), dtype=np.float32)

@@ -21,7 +21,7 @@ _X_NAMES = ("x", "lon", "longitude", "easting", "col")
 _UNIT_SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
 # chosen: coordinates written as float32 or rounded to centimetres still pass, a missing row doesn't.
-_SPACING_TOLERANCE = 0.01
+_STEP_TOLERANCE = 0.01
 
 
 class NetcdfSheet:
@@ -66,7 +66,7 @@ class NetcdfSheet:
     def read(
         self, positions: Sequence[int], window: Window
     ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
-        """Read variables of a window at the chosen time, as stored (no scale factor is applied).
+        """Read variables of a window at the chosen time, as digital numbers (no scale factor is applied).
 
         Raises:
             RasterError: the file is damaged there.
@@ -190,7 +190,7 @@ def _transform(file: Any, variable: Any, path: Path) -> Transform:
     ys, xs = _axis(file, variable, _Y_NAMES, -2), _axis(file, variable, _X_NAMES, -1)
     if ys is None or xs is None:
         return IDENTITY
-    step_y, step_x = _spacing(ys, path, "y"), _spacing(xs, path, "x")
+    step_y, step_x = _even_step(ys, path, "y"), _even_step(xs, path, "x")
     if step_x is None and step_y is None:
         return IDENTITY
     # One row or one column says nothing about its height: pixels are then taken as square.
@@ -200,11 +200,11 @@ def _transform(file: Any, variable: Any, path: Path) -> Transform:
     return step_x, 0.0, float(xs[0]) - step_x / 2, 0.0, step_y, float(ys[0]) - step_y / 2
 
 
-def _spacing(values: Array, path: Path, axis: str) -> float | None:
+def _even_step(values: Array, path: Path, axis: str) -> float | None:
     if len(values) < 2:
         return None
     step = float(values[-1] - values[0]) / (len(values) - 1)
-    if step == 0 or not np.all(np.abs(np.diff(values) - step) <= _SPACING_TOLERANCE * abs(step)):
+    if step == 0 or not np.all(np.abs(np.diff(values) - step) <= _STEP_TOLERANCE * abs(step)):
         raise RasterError(
             f"the {axis} coordinates of '{path}' are not evenly spaced; resample it to a regular grid first"
         )
@@ -257,8 +257,8 @@ def _index_of(time: datetime.datetime, times: tuple[datetime.datetime, ...], pat
     exact = [index for index in found if times[index] == _utc(time)]
     if len(exact) == 1 or len(found) == 1:
         return (exact or found)[0]
-    said = f"{len(found)} images" if found else "no image"
-    raise RasterError(f"'{path}' has {said} of {day}{_span(times)}; use `time_index`")
+    count = f"{len(found)} images" if found else "no image"
+    raise RasterError(f"'{path}' has {count} of {day}{_span(times)}; use `time_index`")
 
 
 def _span(times: tuple[datetime.datetime, ...]) -> str:
