@@ -60,7 +60,7 @@ def _landscape(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         gsd_m=(),
         shown=False,
     )
-    optical, radar = (image.stored for image in render_place(options, index).images)
+    optical, radar = (image.dn for image in render_place(options, index).images)
     return optical, np.rint(radar / _DECIBEL.scale).astype(np.int16)
 
 

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Render the archive and say where it is."""
-    from anyband.simulate.archive import simulate
+    from anyband.simulate.archive import draw_preview, simulate
     from anyband.simulate.plan import DEFAULT_SENSORS, SimulateOptions
 
     sensors = tuple(arguments.sensors.split(",")) if arguments.sensors else DEFAULT_SENSORS
@@ -64,8 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = simulate(arguments.out, options)
     print(f"{manifest}: {options.num_places} places, {len(sensors)} sensors, {options.num_dates} date(s)")
     if arguments.preview:
-        from anyband.simulate.archive import draw_preview
-
         picture = arguments.out / "preview.png"
         draw_preview(picture, options, indices=tuple(range(min(_PREVIEW_PLACES, options.num_places))))
         print(picture)

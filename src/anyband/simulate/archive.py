@@ -43,11 +43,8 @@ class Image:
     number: int
     """Which of the dates of the place, from 0."""
     datetime_utc: datetime.datetime
-    """When, UTC."""
-    stored: Num[Array, "band row col"]
-    """Numbers as the sensor's products store them."""
-    cloud_share: float
-    """Share of the footprint under cloud; 0 for radar."""
+    dn: Num[Array, "band row col"]
+    """As the sensor's products have them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +52,6 @@ class RenderedPlace:
     """A place with everything that is written of it."""
 
     place: Place
-    """Where it is."""
     cover: UInt8[Array, "row col"]
     """Land-cover map at the label's pixel size."""
     fractions: Float[Array, " cover"]
@@ -92,7 +88,8 @@ def render_place(options: SimulateOptions, index: int) -> RenderedPlace:
 
 def acquisition_days(place: Place, num_dates: int) -> tuple[int, ...]:
     """Draw the days of the year on which a place is looked at, spread over those with enough sun."""
-    usable = [day for day in range(1, 366) if _sunny(place, day)]
+    latitude_deg = place.latitude_deg
+    usable = [day for day in range(1, 366) if sun_position(latitude_deg, float(day))[0] >= _LOWEST_SUN_DEG]
     rng = place.generator("dates")
     parts = np.array_split(np.array(usable), num_dates)
     return tuple(int(rng.choice(part)) if len(part) else usable[-1] for part in parts)
@@ -127,13 +124,8 @@ def _acquire(options: SimulateOptions, surface: Surface, sensor: Sensor, date: i
         sensor=sensor,
         number=date,
         datetime_utc=_moment(options, place, surface.day, _OPTICAL_HOUR if optical else _RADAR_HOUR),
-        stored=encode(values, sensor, valid),
-        cloud_share=sky.cloud_share,
+        dn=encode(values, sensor, valid),
     )
-
-
-def _sunny(place: Place, day: int) -> bool:
-    return sun_position(place.latitude_deg, float(day))[0] >= _LOWEST_SUN_DEG
 
 
 def _moment(options: SimulateOptions, place: Place, day: float, solar_hour: float) -> datetime.datetime:
@@ -148,13 +140,7 @@ _PANEL_INCHES = 2.6
 
 
 def draw_preview(path: Path, options: SimulateOptions, *, indices: tuple[int, ...]) -> None:
-    """Draw some of the places of a run, a row each; rendered anew, they come out the same.
-
-    Args:
-        path: PNG to write.
-        options: of the run.
-        indices: places to draw.
-    """
+    """Draw some of the places of a run into a PNG, a row each; rendered anew, they come out the same."""
     from matplotlib.figure import Figure
 
     rows = [_panels(render_place(options, index)) for index in indices]
@@ -191,14 +177,14 @@ def _colour_panel(rendered: RenderedPlace, wavelengths_nm: tuple[float, ...]) ->
         return "", np.zeros((1, 1, 3))
     image = min(fitting, key=lambda candidate: candidate.sensor.gsd_m)
     names = [band.name for nm in wavelengths_nm if (band := _band_at(image.sensor, nm))]
-    planes = np.stack([image.stored[image.sensor.band_index(name)].astype(float) for name in names], axis=-1)
+    planes = np.stack([image.dn[image.sensor.band_index(name)].astype(float) for name in names], axis=-1)
     # True colours need one stretch for all three; false ones show more with a stretch each.
     picture = _stretched(planes, together=wavelengths_nm[0] == _RED_NM)
     return f"{image.sensor.name} {image.datetime_utc:%d %b} {' '.join(names)}", picture
 
 
 def _radar_panel(image: Image) -> tuple[str, Array]:
-    first, last = image.stored[0].astype(float), image.stored[-1].astype(float)
+    first, last = image.dn[0].astype(float), image.dn[-1].astype(float)
     planes = np.stack([first, last, first - last], axis=-1)
     return f"{image.sensor.name} {image.datetime_utc:%d %b}", _stretched(planes, together=False)
 
@@ -206,7 +192,7 @@ def _radar_panel(image: Image) -> tuple[str, Array]:
 def _thermal_panels(rendered: RenderedPlace) -> list[tuple[str, Array]]:
     panels = []
     for image in rendered.images:
-        for band, plane in zip(image.sensor.bands, image.stored, strict=True):
+        for band, plane in zip(image.sensor.bands, image.dn, strict=True):
             if band.unit == "kelvin":
                 encoding = band.encoding(image.sensor.default_encoding)
                 kelvin = np.where(plane == image.sensor.nodata, np.nan, plane * encoding.scale + encoding.offset)
@@ -250,10 +236,6 @@ def simulate(out: Path, options: SimulateOptions) -> Path:
     the share of every class), `labels_SENSOR.csv` (path and label of each image, to evaluate on) and
     `simulation.json` (the options). It appears whole or not at all.
 
-    Args:
-        out: folder to make; must not exist.
-        options: what to simulate.
-
     Returns:
         Path of the manifest.
 
@@ -265,24 +247,19 @@ def simulate(out: Path, options: SimulateOptions) -> Path:
     """
     frame_of(options)
     sensors_of(options)
+    written: list[_Written] = []
     with whole_directory(out) as folder:
         try:
-            written = _written_places(folder, options)
+            with progress("simulating places", options.num_places, shown=options.shown) as advance:
+                for place in _all_places(folder, options):
+                    written.append(place)
+                    advance(1)
         except BrokenProcessPool as problem:
             raise WorkerError(
                 "a worker process was killed, perhaps for want of memory; run the command again with fewer --workers"
             ) from problem
         _write_tables(folder, options, written)
     return out / "manifest.csv"
-
-
-def _written_places(folder: Path, options: SimulateOptions) -> list[_Written]:
-    written: list[_Written] = []
-    with progress("simulating places", options.num_places, shown=options.shown) as advance:
-        for place in _all_places(folder, options):
-            written.append(place)
-            advance(1)
-    return written
 
 
 def _write_tables(folder: Path, options: SimulateOptions, written: Sequence[_Written]) -> None:
@@ -334,8 +311,8 @@ def _write_image(
     path = Path("images", rendered.place.name, f"{image.sensor.name}_{image.number}_{image.datetime_utc:%Y%m%d}.tif")
     write_geotiff(
         folder / path,
-        image.stored,
-        grid=_grid(rendered, options.footprint_m, image.stored.shape[-1]),
+        image.dn,
+        grid=_grid(rendered, options.footprint_m, image.dn.shape[-1]),
         descriptions=image.sensor.band_names,
         nodata=stored_nodata(image.sensor, encoding=image.sensor.default_encoding),
     )

@@ -1,7 +1,7 @@
 """Instruments: atmosphere, radar, noise and products."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -24,17 +24,13 @@ from anyband.simulate.surface import (
 )
 
 __all__ = [
-    "C_BAND_GHZ",
     "Sky",
     "area_mean",
     "clear_sky",
     "draw_sky",
     "encode",
-    "hazy",
-    "material_sigma0",
     "noise_of",
     "observe",
-    "slope_gain",
     "speckle",
     "stored_nodata",
     "stored_type",
@@ -67,11 +63,6 @@ class Sky:
     gain: float
     """Error of calibration, a factor."""
 
-    @property
-    def cloud_share(self) -> float:
-        """Share of the footprint under cloud."""
-        return float(self.cloud.mean())
-
 
 def clear_sky(frame: Frame) -> Sky:
     """Make a sky with nothing in it."""
@@ -81,11 +72,10 @@ def clear_sky(frame: Frame) -> Sky:
 
 def draw_sky(rng: np.random.Generator, frame: Frame, sun: tuple[float, float], *, cloudy: bool) -> Sky:
     """Draw the air of one acquisition; clouds throw shadows away from the sun."""
-    clear = clear_sky(frame)
     haze = abs(float(rng.normal(0, _HAZE_SPREAD)))
     gain = 1 + float(rng.normal(0, _GAIN_SPREAD))
     if not cloudy:
-        return Sky(cloud=clear.cloud, light=clear.light, haze=haze, gain=gain)
+        return replace(clear_sky(frame), haze=haze, gain=gain)
     # Drawn on a wider frame, so that clouds outside the footprint can throw their shadows into it.
     margin = frame.num_pixels // 2
     wide = Frame(footprint_m=(frame.num_pixels + 2 * margin) * frame.detail_m, detail_m=frame.detail_m)
@@ -103,7 +93,7 @@ def draw_sky(rng: np.random.Generator, frame: Frame, sun: tuple[float, float], *
     )
 
 
-def hazy(
+def _hazy(
     reflectance: Float[Array, "material wavelength"], wavelength_nm: Float[Array, " wavelength"], sky: Sky
 ) -> Array:
     """See reflectances through the haze of a sky; blue suffers most, nothing changes beyond 2500 nm."""
@@ -126,14 +116,14 @@ def _cut(opacity: Array, margin: int, size: int, away: tuple[int, int]) -> Array
     return opacity[row : row + size, col : col + size]
 
 
-C_BAND_GHZ = (4.0, 8.0)
-"""Where the table of backscatter is taken to hold. Source: IEEE Std 521-2019, letter bands."""
+# Where the table of backscatter is taken to hold. Source: IEEE Std 521-2019, letter bands.
+_C_BAND_GHZ = (4.0, 8.0)
 
 # chosen: incidence of 37 degrees, the middle of the IW swath of Sentinel-1, looking from the west.
 _INCIDENCE_DEG = 37.0
 
 
-def material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " present"]:
+def _material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " present"]:
     """Give the linear backscatter of the materials that are present.
 
     Raises:
@@ -141,9 +131,9 @@ def material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " present
     """
     levels_db = [material["sigma0_db"] for material in load_materials().values()]
     known = sorted({name for level_db in levels_db for name in level_db})
-    if not C_BAND_GHZ[0] <= beam.frequency_ghz <= C_BAND_GHZ[1] or beam.polarisation not in known:
+    if not _C_BAND_GHZ[0] <= beam.frequency_ghz <= _C_BAND_GHZ[1] or beam.polarisation not in known:
         raise CatalogueError(
-            f"the simulator knows backscatter at C band ({C_BAND_GHZ[0]:g} to {C_BAND_GHZ[1]:g} GHz) in "
+            f"the simulator knows backscatter at C band ({_C_BAND_GHZ[0]:g} to {_C_BAND_GHZ[1]:g} GHz) in "
             f"{' and '.join(known)}, asked for {beam.frequency_ghz:g} GHz {beam.polarisation}; "
             "use 'sentinel1-grd'"
         )
@@ -152,7 +142,7 @@ def material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " present
     return linear[list(surface.materials)]
 
 
-def slope_gain(surface: Surface) -> Float[Array, "row col"]:
+def _slope_gain(surface: Surface) -> Float[Array, "row col"]:
     """Compute how much more power slopes facing the radar send back than flat ground does; 1 on flat ground.
 
     chosen: power falls with the tangent of the local incidence angle, kept within a factor of 2.
@@ -175,29 +165,16 @@ def speckle(rng: np.random.Generator, shape: tuple[int, ...], *, looks: float) -
 
 
 def encode(
-    values: Float[Array, "band row col"],
-    sensor: Sensor,
-    valid: Bool[Array, "row col"],
-    *,
-    encoding: str | None = None,
+    values: Float[Array, "band row col"], sensor: Sensor, valid: Bool[Array, "row col"]
 ) -> Num[Array, "band row col"]:
-    """Turn physical values into the numbers that a sensor's products store; what is not valid is nodata.
+    """Turn values in the bands' units into the digital numbers of a sensor's products; what is not valid is nodata.
 
     A measured number that would equal nodata moves by one.
 
-    Args:
-        values: in the units of the bands.
-        sensor: whose products are meant.
-        valid: False beyond the edge of the swath.
-        encoding: one that the sensor declares; None: its default.
-
-    Returns:
-        Numbers of `stored_type`.
-
     Raises:
-        CatalogueError: no such encoding, or the sensor has no nodata and not everything is valid.
+        CatalogueError: the sensor has no nodata and not everything is valid.
     """
-    name = encoding or sensor.default_encoding
+    name = sensor.default_encoding
     dtype, nodata = stored_type(sensor, encoding=name), stored_nodata(sensor, encoding=name)
     if nodata is None and not valid.all():
         raise CatalogueError(f"sensor '{sensor.name}' has no nodata value, so its images can't have an edge")
@@ -213,7 +190,7 @@ def encode(
 
 
 def stored_type(sensor: Sensor, *, encoding: str) -> np.dtype[Any]:
-    """Choose the type of the stored numbers, which the catalogue does not declare.
+    """Choose the type of the digital numbers, which the catalogue does not declare.
 
     Bytes for pictures, float32 where nothing is scaled, else 16 bits: signed for decibels and where nodata is
     negative.
@@ -271,7 +248,7 @@ class _View:
 
     def sending(self, gsd_m: float) -> Array:
         """Share of each material below the clouds, times the gain of its slope towards a radar."""
-        return self._average("sending", gsd_m, lambda: self.surface.abundance * slope_gain(self.surface))
+        return self._average("sending", gsd_m, lambda: self.surface.abundance * _slope_gain(self.surface))
 
     def _seen(self, light: Any) -> Array:
         if not self.sky.cloud.any():
@@ -342,7 +319,7 @@ def area_mean(
 
 def _measured(view: _View, band: Band, noise: Mapping[str, Any], rng: np.random.Generator | None) -> Array:
     if isinstance(band.spectrum, RadarBeam):
-        power = _mixed(material_sigma0(view.surface, band.spectrum), view.sending(band.gsd_m))
+        power = _mixed(_material_sigma0(view.surface, band.spectrum), view.sending(band.gsd_m))
         if rng is not None:
             power = power * speckle(rng, power.shape, looks=noise["looks"])
         return np.asarray(10 * np.log10(np.maximum(power, _FLOOR_SIGMA0)))
@@ -360,7 +337,7 @@ def _optical(view: _View, band: Band, spectrum: OpticalRange) -> Array:
     """Measure a band without noise: reflectance, also where it becomes a count; radiance; or kelvin."""
     wavelength_nm, _ = response_weights(spectrum)
     curves = material_reflectance(view.surface.palette, wavelength_nm)[view.materials]
-    seen = hazy(curves, wavelength_nm, view.sky)
+    seen = _hazy(curves, wavelength_nm, view.sky)
     if band.unit in ("reflectance", "count"):
         return _mixed(band_mean(spectrum, seen), view.lit(band.gsd_m))
     sunlight = sunlight_radiance(wavelength_nm, view.surface.sun[0])

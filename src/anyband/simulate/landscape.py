@@ -1,6 +1,7 @@
 """Landscapes: which cover lies where, and what stands on it."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -278,7 +279,7 @@ def _finish(place: Place, frame: Frame, canvas: _Canvas, relief_m: Array) -> Lan
     )
 
 
-# chosen: measures of ordinary towns, metres.
+# chosen: measures of ordinary towns, metres, here and below.
 _EMPTY_LOTS = 0.12
 _STREET_BEND_M = 12
 
@@ -319,31 +320,22 @@ def _draw_settlement(
     return blocks, (blocks[1] < half_street_m, building, lot, np.where(building, height_m[lot], np.float32(0)))
 
 
-def _draw_town(rng: np.random.Generator, frame: Frame, angle_rad: float) -> tuple[Tiles, _Settlement]:
-    return _draw_settlement(
-        rng,
-        frame,
-        angle_rad,
-        block_m=(85.0, 120.0),
-        half_street_m=6.0,
-        lot_m=(30.0, 38.0),
-        yard_m=(1.0, 5.0),
-        storeys_m=(8.0, 24.0),
-    )
-
-
-def _draw_suburb(rng: np.random.Generator, frame: Frame, angle_rad: float) -> tuple[Tiles, _Settlement]:
-    return _draw_settlement(
-        rng,
-        frame,
-        angle_rad,
-        block_m=(75.0, 140.0),
-        half_street_m=4.0,
-        lot_m=(20.0, 24.0),
-        yard_m=(3.5, 6.5),
-        storeys_m=(4.0, 8.0),
-    )
-
+_draw_town = partial(
+    _draw_settlement,
+    block_m=(85.0, 120.0),
+    half_street_m=6.0,
+    lot_m=(30.0, 38.0),
+    yard_m=(1.0, 5.0),
+    storeys_m=(8.0, 24.0),
+)
+_draw_suburb = partial(
+    _draw_settlement,
+    block_m=(75.0, 140.0),
+    half_street_m=4.0,
+    lot_m=(20.0, 24.0),
+    yard_m=(3.5, 6.5),
+    storeys_m=(4.0, 8.0),
+)
 
 _FARMED = ("winter_crop", "summer_crop", "paddy", "orchard", "plantation")
 _BUILT = ("urban_residential", "urban_dense")

@@ -311,10 +311,7 @@ def northern_day(latitude_deg: float, day: float) -> float:
 def sun_position(latitude_deg: float, day: float, *, solar_hour: float = 10.5) -> tuple[float, float]:
     """Compute where the sun stands: degrees above the horizon (negative at night), and clockwise from north.
 
-    Args:
-        latitude_deg: −90 to 90.
-        day: of the year, from 1.
-        solar_hour: local solar time; 10.5 is the overpass of Sentinel-2.
+    `day` is of the year, from 1; the solar hour 10.5 is the overpass of Sentinel-2.
 
     Source:
         Cooper, "The absorption of radiation in solar stills", Solar Energy 12, 1969 (declination).
@@ -345,11 +342,6 @@ def material_temperatures_k(latitude_deg: float, day: float, *, elevation_deg: f
 
     Sun-warmed materials stand over the air in proportion to the sine of the sun's elevation; water follows
     the season late and never freezes here; snow never exceeds its melting point.
-
-    Args:
-        latitude_deg: −90 to 90.
-        day: of the year, from 1.
-        elevation_deg: of the sun.
     """
     air_k = air_temperature_k(latitude_deg, day)
     water_k = air_temperature_k(latitude_deg, day, lag_days=_WATER_LAG_DAYS, swing=_WATER_SWING)
@@ -383,9 +375,6 @@ def cover_shares(
         latitude_deg: of the place.
         day: of the year, for each of them (fields differ by some days).
         choice: number in [0, 1) that draws one material where a part is one of several.
-
-    Returns:
-        Shares of the materials of the upper and of the lower part; rows sum to 1.
     """
     season = np.array([northern_day(latitude_deg, float(d)) for d in day])
     full = 1.0 if cover.seasonal else min(abs(latitude_deg) / _FULL_SEASONS_FROM_DEG, 1.0)
