@@ -97,11 +97,7 @@ class FusedEncoder(nn.Module):
         return self.encoder.config.embed_dim * (1 if self.fusion in ("single", "stack") else num_slots)
 
     def forward(self, batch: TaskBatch, *, step: int = 0) -> Float[Tensor, "sample width"]:
-        """Make one vector a sample, with gradients.
-
-        Args:
-            batch: samples as network input, on the encoder's device.
-            step: of training, for what is drawn; 0 where nothing is trained.
+        """Make one vector a sample, with gradients; `step` is of training, for what is drawn, 0 where nothing is.
 
         Raises:
             InputError: a number of images that the strategy can't take, or images that do not fit the network.
@@ -210,13 +206,6 @@ def mixed_tokens(sets: TokenSets, from_a: Bool[Tensor, "set token"]) -> TokenSet
 
     Tokens keep what they carry: a' + b' = a + b. A hidden token is hidden wherever it goes.
 
-    Args:
-        sets: of two images.
-        from_a: where a' takes the token of a.
-
-    Returns:
-        a' in slot 0 and b' in slot 1.
-
     Source:
         SMARTIES (arXiv 2506.19585), equations 1 and 2.
     """
@@ -231,10 +220,7 @@ def mixed_tokens(sets: TokenSets, from_a: Bool[Tensor, "set token"]) -> TokenSet
 
 
 def stacked_images(images: Sequence[ImageBatch]) -> ImageBatch:
-    """Put the bands of several images of each sample into one image.
-
-    Args:
-        images: of each slot, equal in count and size.
+    """Put the bands of several images of each sample, given by slot, into one image.
 
     Raises:
         InputError: they differ in size.
@@ -286,13 +272,11 @@ _Made = tuple[Tensor, ...]
 
 @runtime_checkable
 class VectorMaker(Protocol):
-    """A module that makes a vector of each sample."""
+    """A module that makes a vector of each sample; `settings` tell all that it depends on beside weights and images."""
 
-    def __call__(self, batch: TaskBatch) -> Tensor:
-        """Make the vectors of a batch."""
+    def __call__(self, batch: TaskBatch) -> Tensor: ...
 
-    def settings(self) -> dict[str, Any]:
-        """Tell all that the vectors depend on beside weights and images, as plain values."""
+    def settings(self) -> dict[str, Any]: ...
 
 
 def extract_features(
@@ -482,12 +466,7 @@ class FeatureCache:
     def read(
         self, key: str, samples: Int[Array, " sample"]
     ) -> Iterator[tuple[Int[Array, " found"], tuple[Float[Tensor, "found ..."], ...]]]:
-        """Give what is there of some samples, part by part, each sample once; several tensors of several levels.
-
-        Args:
-            key: see `cache_key`.
-            samples: positions in the data.
-        """
+        """Give what is there of some samples, part by part, each sample once; several tensors of several levels."""
         wanted = set(samples.tolist())
         for path in sorted(self._place(key).glob(f"*{_ENDING}")):
             found = _read_part(path, key, wanted)
@@ -498,12 +477,7 @@ class FeatureCache:
                 return
 
     def add(self, key: str, samples: Int[Array, " sample"], features: Sequence[Float[Tensor, "sample ..."]]) -> None:
-        """Keep the features of some samples.
-
-        Args:
-            key: see `cache_key`.
-            samples: positions in the data.
-            features: of these samples, float32 on the CPU; several tensors where there are several levels.
+        """Keep the features of some samples, float32 on the CPU.
 
         Raises:
             OutputError: the folder can't be written to.

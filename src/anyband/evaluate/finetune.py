@@ -47,12 +47,7 @@ def mixed_samples(
     images of a sample are mixed alike. A pixel has data where both have. What is known of an image stays that of the
     sample itself. The first sample of an odd batch is left as it is.
 
-    Args:
-        batch: network input.
-        targets: what each sample is, as numbers that may be averaged.
-        recipe: alphas of both; where both are over 0, each has half of the steps.
-        seed: of the run.
-        step: of the run.
+    Where both alphas are over 0, each has half of the steps; where none is, nothing is mixed.
 
     Source:
         Zhang et al., "mixup" (arXiv 1710.09412); Yun et al., "CutMix" (arXiv 1905.04899).
@@ -112,14 +107,7 @@ _HEAD_STD = 2e-5
 
 
 class ImageModel(nn.Module):
-    """An encoder of whole samples and one linear layer.
-
-    Args:
-        encoder: samples to vectors.
-        num_slots: images of a sample.
-        num_outputs: of the linear layer.
-        seed: of its first weights, which are close to zero.
-    """
+    """An encoder of samples of `num_slots` images and one linear layer, whose first weights are close to zero."""
 
     def __init__(self, encoder: FusedEncoder, *, num_slots: int, num_outputs: int, seed: int) -> None:
         super().__init__()
@@ -259,16 +247,9 @@ def image_loss(
     mean: float = 0.0,
     std: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """Compute the loss of a training batch, mixed where the recipe asks for it.
+    """Compute the loss of a training batch at a step, from 0, mixed where the recipe asks for it.
 
-    Args:
-        model: in training mode.
-        batch: with targets.
-        step: from 0.
-        data: of the batch.
-        recipe: label smoothing and mixing.
-        mean: of the numbers to predict.
-        std: of the numbers to predict.
+    Numbers to predict are standardised by `mean` and `std`.
     """
     targets = _as_shares(batch, data, recipe.fit.label_smoothing, mean, std)
     batch, targets = mixed_samples(batch, targets, recipe.fit.augment, seed=recipe.seed, step=step)

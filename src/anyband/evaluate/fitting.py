@@ -96,8 +96,8 @@ def fit(
         names: of the samples by position, for messages.
         seed: of what the network draws, such as drop path.
         device: where it runs.
-        title: of the progress bar.
-        shown: show it.
+        title: of the progress bar, where it is shown.
+        shown: whether it is.
 
     Raises:
         InputError: nothing to fit, or nothing to fit it to.
@@ -299,11 +299,6 @@ class AdaptedEncoder:
 def adapt(encoder: SensorEncoder, data: TaskData, recipe: TransferRecipe) -> AdaptedEncoder:
     """Copy an encoder and make it ready for training; its features are those of the original until it is trained.
 
-    Args:
-        encoder: stays as it is.
-        data: its sensors get new ranges where the recipe asks for them.
-        recipe: `fit` says what is learned, `input.img_size` for which grid positions are.
-
     Raises:
         RecipeError: settings that do not go together, or peft is not installed.
         AssignmentError: a band that the trained ranges can't express.
@@ -322,11 +317,19 @@ def adapt(encoder: SensorEncoder, data: TaskData, recipe: TransferRecipe) -> Ada
     start = checkpoint_of(encoder)
     checkpoint = start if fit.new_ranges == "none" else _extended(start, sensors_of(data), encoder.rules)
     new = checkpoint.ranges.range_names[len(start.ranges.ranges) :]
-    notes = _range_notes(fit, new)
+    if fit.new_ranges == "alone" and not new:
+        raise RecipeError(
+            "fit.new_ranges=alone has nothing to learn: every band of the data is exactly a trained range; set "
+            "fit.new_ranges=none"
+        )
+    note = "no range was added: every band of the data is exactly a trained range"
+    if new:
+        note = f"ranges added, started from interpolation: {', '.join(new)}"
     copy = SensorEncoder(_prepared(checkpoint, recipe), rules=encoder.rules)
     # Before it is on its device, so that the first weights of adapters are the same on all of them.
     adapters = _free(copy, recipe, num_new=len(new))
     copy = copy.to(next(encoder.parameters()).device)
+    notes = () if fit.new_ranges == "none" else (note,)
     return AdaptedEncoder(encoder=copy, new_ranges=new, notes=notes, adapters=adapters)
 
 
@@ -344,11 +347,9 @@ def checkpoint_of(encoder: SensorEncoder) -> Checkpoint:
 
 
 def tuned_checkpoint(encoder: SensorEncoder, specs: Iterable[InputSpec]) -> Checkpoint:
-    """Make a checkpoint of an encoder that was trained on a task: its sensors are read from now on as they were there.
+    """Make a checkpoint of an encoder that was trained on a task, settled; `specs` of its sensors are kept with it.
 
-    Args:
-        encoder: settled.
-        specs: of the sensors of the task; of several choices of bands of one sensor, the largest counts.
+    Of several choices of bands of one sensor, the largest counts.
     """
     checkpoint = checkpoint_of(encoder)
     chosen = {one.sensor.name: one for one in sorted(specs, key=lambda one: len(one.sensor.bands))}
@@ -367,14 +368,8 @@ def with_new_ranges(
 ) -> Checkpoint:
     """Give every band that the ranges don't know exactly a range of its own, which starts as interpolation has it.
 
-    Args:
-        checkpoint: with the trained ranges.
-        sensors: whose bands are looked at; bands that the rules drop get no range.
-        rules: interpolation, and what is outside the span.
-        min_iou: a band this much like a range becomes known to it instead; see `extend_ranges`.
-
-    Returns:
-        The checkpoint itself where nothing is new.
+    Bands that the rules drop get no range, and a band that is like a range by `min_iou` becomes known to it instead.
+    Where nothing is new, the checkpoint itself comes back.
 
     Raises:
         AssignmentError: a band that its ranges can't express.
@@ -392,26 +387,12 @@ def with_new_ranges(
 
 
 def _extended(checkpoint: Checkpoint, sensors: Sequence[Sensor], rules: AssignmentRules) -> Checkpoint:
-    """Add a range for each band that no trained range is exactly; features stay as interpolation gives them."""
     if is_stem(checkpoint.ranges):
         raise RecipeError(
             "fit.new_ranges adds ranges to a spectrum-aware projection; this checkpoint has a stem of three bands: "
             "set fit.new_ranges=none"
         )
     return with_new_ranges(checkpoint, sensors, replace(rules, unseen="interpolate"), min_iou=_SAME_SPECTRUM_IOU)
-
-
-def _range_notes(fit: FitRecipe, new: tuple[str, ...]) -> tuple[str, ...]:
-    if fit.new_ranges == "none":
-        return ()
-    if new:
-        return (f"ranges added, started from interpolation: {', '.join(new)}",)
-    if fit.new_ranges == "alone":
-        raise RecipeError(
-            "fit.new_ranges=alone has nothing to learn: every band of the data is exactly a trained range; set "
-            "fit.new_ranges=none"
-        )
-    return ("no range was added: every band of the data is exactly a trained range",)
 
 
 def _trains_all(fit: FitRecipe) -> bool:

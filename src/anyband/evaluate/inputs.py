@@ -169,17 +169,10 @@ class TaskReader:
                 advance(len(batch))
 
     def training_batches(self, epoch: int) -> Iterator[TaskBatch]:
-        """Give the training samples shuffled and varied, with targets; equal epochs give equal batches.
+        """Give the training samples shuffled and varied, with targets; equal epochs (from 0) give equal batches.
 
         With `native`, each sample gives one window an epoch, with a label in it wherever the sample has one. With
         `short_side` and crops, crops are of the whole image.
-
-        Args:
-            epoch: from 0; order and variation follow from it.
-
-        Raises:
-            InputError: what is wrong with a sample; it is named.
-            GeometryError: images of a sample show different ground.
         """
         self.input_spec(self.data.sensors[0][0])
         resize, augment = self.recipe.input.resize, self.recipe.fit.augment
@@ -205,13 +198,9 @@ class TaskReader:
     ) -> Iterator[tuple[TaskBatch, Window]]:
         """Give all of a sample, window by window: with `native` overlapping ones, else one, the whole.
 
-        Args:
-            sample: position in the data.
-            needed: which windows to give; None: all.
-
         Returns:
-            Each window as network input without targets, and which pixels of the first image it shows; an image that is
-            smaller than the input fills its first rows and columns.
+            Each window that is needed as network input without targets, and which pixels of the first image it shows;
+            an image that is smaller than the input fills its first rows and columns.
         """
         self.input_spec(self.data.sensors[0][0])
         group, resize = [(sample, self.sample(sample))], self.recipe.input.resize
@@ -225,14 +214,7 @@ class TaskReader:
                 yield self._placed(group, images, window_boxes(window, self.img_size), resize), window
 
     def target(self, sample: int) -> Num[Array, "row col"]:
-        """Give the map of a sample in the pixels of its first image: classes as int64 with −1, or numbers with NaN.
-
-        Args:
-            sample: position in the data.
-
-        Raises:
-            InputError: the sample has no map, or a wrong one.
-        """
+        """Give the map of a sample in the pixels of its first image: classes as int64 with −1, or numbers with NaN."""
         return checked_map(self.data, self.sample(sample), self.data.names[sample])
 
     def sample(self, position: int) -> Sample:

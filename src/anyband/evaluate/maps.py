@@ -52,12 +52,6 @@ def segment(context: Context) -> list[Result]:
     or in overlapping windows whose logits are averaged (`native`). Equal settings give equal results; the context's
     encoders stay as they are.
 
-    Args:
-        context: data with maps of classes.
-
-    Returns:
-        One result for each encoder, in the context's order, with the confusion matrix of each test sample.
-
     Raises:
         RecipeError: the data have no maps of classes, or settings that do not go together.
         InputError: a split is empty, or images that do not fit the network.
@@ -310,10 +304,7 @@ class _MapSamples:
     ) -> Iterator[tuple[int, Num[Array, "row col"]]]:
         """Predict maps at the size of their labels, of samples in any order, by the network in evaluation mode.
 
-        Args:
-            samples: positions.
-            read: makes a map of outputs.
-            labelled: leave out windows without any label; what is predicted where labels are stays the same.
+        `labelled` leaves out windows without any label; what is predicted where labels are stays the same.
         """
         if not self._native:
             starts = range(0, len(samples), self._batch_size)
@@ -378,14 +369,8 @@ def predict_whole(
 ) -> Iterator[tuple[int, Num[Array, "row col"]]]:
     """Predict the maps of samples that the network sees whole. The outputs are resized, bilinearly, not the classes.
 
-    Args:
-        network: in evaluation mode.
-        batches: of samples, on any device.
-        read: makes a map of outputs.
-        size_of: rows and columns of a sample's map.
-
     Returns:
-        Position of each sample, and its map.
+        Position of each sample, and its map, of as many rows and columns as `size_of` says.
     """
     for batch in batches:
         with torch.no_grad():
@@ -402,14 +387,9 @@ def predict_whole(
 def predict_windows(
     network: MapNetwork, windows: Iterable[tuple[TaskBatch, Window]], *, read: Read, size: tuple[int, ...]
 ) -> Num[Array, "row col"]:
-    """Predict the map of a sample from overlapping windows, whose outputs are averaged; see `Blender`.
+    """Predict the map of a sample from overlapping windows of one size, row by row, whose outputs are averaged.
 
-    Args:
-        network: in evaluation mode.
-        windows: one sample's, in the images' own pixels, all of one size, row by row; where there is none, what is
-            predicted means nothing.
-        read: makes a map of outputs.
-        size: rows and columns of the map.
+    Where there is no window, what is predicted means nothing.
     """
 
     def outputs() -> Iterator[tuple[Window, Float[Array, "output row col"]]]:
@@ -431,10 +411,6 @@ def joined_windows(
     """Join overlapping windows of one size, row by row, to strips of the whole width, one below the other.
 
     Only a few rows are held at once.
-
-    Args:
-        parts: windows inside the whole, and what is in them.
-        size: rows and columns of the whole.
     """
     blender, height = None, 0
     for window, values in parts:

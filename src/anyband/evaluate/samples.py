@@ -29,7 +29,7 @@ from anyband.evaluate.recipe import AugmentRecipe, Resize
 from anyband.labelled.samples import Sample, SampleImage, TaskData
 from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.randomness import generator
-from anyband.rasters.grid import Grid, Window
+from anyband.rasters.grid import Window
 
 __all__ = [
     "Boxes",
@@ -198,15 +198,9 @@ def placed_image(
     scale: float = 1.0,
     interpolation: Interpolation,
 ) -> ImageBatch:
-    """Bring normalised images of one shape to the network's size.
+    """Bring normalised images of one shape to the network's size: the box of each, counted on `box_grid`.
 
-    Args:
-        image: in its own pixels.
-        boxes: of each sample, on `box_grid`.
-        resize: how images meet the network's size.
-        img_size: edge of the network's input, pixels.
-        scale: share of their size to which images are reduced first.
-        interpolation: of the resizing.
+    Images are reduced to a share of their size (`scale`) first.
     """
     pixels, valid = image.pixels, image.valid
     if scale < 1:
@@ -309,19 +303,16 @@ def checked_map(data: TaskData, sample: Sample, name: str) -> Num[Array, "row co
 
 def metadata_of(image: SampleImage, name: str) -> CheckedMetadata:
     """Take what is known of an image; `name` is for messages."""
-    located = image.grid if image.grid is not None and image.grid.crs is not None else None
-    gsd_m = None if located is None else located.gsd_m
+    grid, crs = image.grid, None if image.grid is None else image.grid.crs
+    gsd_m = None if grid is None or crs is None else grid.gsd_m
     known = gsd_m is not None and math.isfinite(gsd_m) and gsd_m > 0
     found = checked_metadata(ImageMetadata(gsd_m=gsd_m if known else None, datetime=image.datetime), name=name)
-    return found if located is None else replace(found, corners_deg=_corners_deg(located))
-
-
-def _corners_deg(grid: Grid) -> Float[Array, "4 2"]:
+    if grid is None or crs is None:
+        return found
     # Late: images without a place need no geographic library.
     from anyband.data.places import corners_lonlat
 
-    assert grid.crs is not None
-    return np.array(corners_lonlat(grid.transform, grid.height, grid.width, grid.crs))
+    return replace(found, corners_deg=np.array(corners_lonlat(grid.transform, grid.height, grid.width, crs)))
 
 
 def network_metadata(
