@@ -13,7 +13,7 @@ from anyband.demo.story import summary_lines, write_report
 from anyband.errors import InputError, OutputError
 from anyband.models.checkpoint import load_checkpoint
 
-OPTIONS = DemoOptions(num_places=40, steps=4, batch_size=8, set_steps=2, set_batch_size=4, workers=2, shown=False)
+OPTIONS = DemoOptions(num_places=24, steps=4, batch_size=8, set_steps=2, set_batch_size=4, workers=2, shown=False)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def page(result: DemoResult, folder: Path) -> str:
 
 
 def test_the_unseen_sensor_is_prepared_and_never_trained_on(result: DemoResult) -> None:
-    assert result.prepared.counts.chips[UNSEEN_SENSOR] == 80  # Two dates of 40 places.
+    assert result.prepared.counts.chips[UNSEEN_SENSOR] == 48  # Two dates of 24 places.
     assert UNSEEN_SENSOR not in load_checkpoint(result.run / "encoder.safetensors").sensors
 
 
@@ -138,6 +138,7 @@ def _labelled(folder: Path) -> Path:
     return folder / "images" / "own_labels.csv"
 
 
+@pytest.mark.slow
 def test_labelled_images_of_the_user_are_scored_beside_both_baselines(
     result: DemoResult, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,8 +85,7 @@ def test_two_classes_are_symmetric_and_more_are_not() -> None:
     assert [difference_for(count) for count in (2, 3, 7)] == ["absolute", "signed", "signed"]
 
 
-@pytest.mark.parametrize("kind", ["linear", "upernet"])
-@pytest.mark.parametrize("how", ["frozen", "trained"])
+@pytest.mark.parametrize(("kind", "how"), [("linear", "trained"), ("upernet", "frozen")])
 def test_change_is_found(tiny_encoder: SensorEncoder, change_data: TaskData, kind: str, how: str) -> None:
     context = _setting(
         tiny_encoder, change_data, head=HeadRecipe(kind=kind, channels=8), fit=_FIT.changed(encoder=how, epochs=12)

@@ -206,13 +206,11 @@ Loss = Callable[[FusedEncoder, TaskBatch], Tensor]
         lambda fused, batch: fused.levels(batch, (1, 3))[1].square().sum(),
     ],
 )
-@pytest.mark.parametrize("holes", [False, True])
-@pytest.mark.parametrize("pool", ["cls", "mean"])
 @pytest.mark.parametrize("fusion", _STRATEGIES)
 def test_gradients_reach_the_ranges_of_both_sensors_and_every_block(
-    fusion: str, pool: str, holes: bool, loss: Loss, tiny_encoder: SensorEncoder, pairs: TaskBatch
+    fusion: str, loss: Loss, tiny_encoder: SensorEncoder, pairs: TaskBatch
 ) -> None:
-    loss(_fused(tiny_encoder, fusion, pool), _with_holes(pairs) if holes else pairs).backward()
+    loss(_fused(tiny_encoder, fusion, "mean"), _with_holes(pairs)).backward()
     gradient = tiny_encoder.encoder.projection.weight.grad
     assert gradient is not None
     for image in pairs.images:

@@ -44,37 +44,26 @@ def _standardised(encoder: SensorEncoder, sample: Sample, slot: int = 0) -> Imag
     return reading.image_batch(torch.from_numpy(image.dn)[None], valid=torch.from_numpy(image.valid)[None])
 
 
-@pytest.mark.parametrize("resize", ["whole", "native"])
 @pytest.mark.parametrize("name", _ALL)
-def test_every_sample_comes_once_and_in_order(
-    name: str, resize: str, tiny_encoder: SensorEncoder, request: pytest.FixtureRequest
+def test_every_sample_comes_once_and_equal_epochs_give_equal_batches(
+    name: str, tiny_encoder: SensorEncoder, request: pytest.FixtureRequest
 ) -> None:
     data: TaskData = request.getfixturevalue(name)
-    reader = TaskReader(tiny_encoder, data, _with(resize=resize))
-    batches = list(reader.batches(data.part("train"), targets=True))
-    assert np.concatenate([batch.samples for batch in batches]).tolist() == data.part("train").tolist()
-    for batch in batches:
-        assert batch.targets is not None
-        assert len(batch.targets) == len(batch) == len(batch.images[0].pixels)
-        assert batch.sensors == tuple(sensor.name for sensor in data.sensors[0])
-
-
-@pytest.mark.parametrize("resize", ["whole", "native"])
-@pytest.mark.parametrize("name", _ALL)
-def test_equal_epochs_give_equal_training_batches(
-    name: str, resize: str, tiny_encoder: SensorEncoder, request: pytest.FixtureRequest
-) -> None:
-    data: TaskData = request.getfixturevalue(name)
-    reader = TaskReader(tiny_encoder, data, _with(resize=resize))
-    first, again = list(reader.training_batches(3)), list(reader.training_batches(3))
-    assert len(first) == reader.steps_per_epoch
-    for one, other in zip(first, again, strict=True):
-        assert (one.samples == other.samples).all()
-        assert torch.equal(one.images[-1].pixels, other.images[-1].pixels)
-        assert one.targets is not None
-        assert other.targets is not None
-        assert torch.equal(one.targets.nan_to_num(), other.targets.nan_to_num())
-    assert sorted(np.concatenate([one.samples for one in first])) == data.part("train").tolist()
+    train = data.part("train").tolist()
+    for resize in ("whole", "native"):
+        reader = TaskReader(tiny_encoder, data, _with(resize=resize))
+        batches = list(reader.batches(train, targets=True))
+        assert np.concatenate([batch.samples for batch in batches]).tolist() == train
+        first, again = list(reader.training_batches(3)), list(reader.training_batches(3))
+        assert len(first) == reader.steps_per_epoch
+        assert sorted(np.concatenate([one.samples for one in first])) == train
+        for one, other in zip(first, again, strict=True):
+            assert (one.samples == other.samples).all()
+            assert torch.equal(one.images[-1].pixels, other.images[-1].pixels)
+            assert torch.equal(one.targets.nan_to_num(), other.targets.nan_to_num())
+        for batch in (*batches, *first):
+            assert len(batch.targets) == len(batch) == len(batch.images[0].pixels)
+            assert batch.sensors == tuple(sensor.name for sensor in data.sensors[0])
 
 
 def test_epochs_differ_in_order_and_variation(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:

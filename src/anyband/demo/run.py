@@ -160,9 +160,6 @@ class DemoResult:
 def run_demo(out: Path, options: DemoOptions) -> DemoResult:
     """Do the main job below a folder. Stages that are done already are kept, so a stopped demo goes on.
 
-    Returns:
-        What each stage gave; `write_report` makes the page of it.
-
     Raises:
         OutputError: `out` can't be written, or holds a demo of other options.
         AnybandError: a stage can't do what is requested.
@@ -181,7 +178,7 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
     prepared = _prepared(entries, out, options)
     store = ChipStore.open(out / "store")
     done("prepare")
-    neighbours = _neighbours(options, store)
+    labelled_recipe = _labelled_recipe(options, store)
     recipe, set_recipe = _recipes(options)
     trained = pretrain(recipe, data=store.path, out=out / "run", shown=options.shown)
     done("pre-train")
@@ -190,7 +187,10 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
     encoder, set_encoder = (load_encoder(one.checkpoint, out_of_span="drop") for one in (trained, of_sets))
     places, counts, notes = _score_places(encoder, store, labels, seed=options.seed)
     set_places, _, _ = _score_places(set_encoder, store, labels, seed=options.seed)
-    labelled = _score_labelled(trained.checkpoint, options, neighbours)
+    labelled: tuple[ResultRow, ...] = ()
+    if labelled_recipe is not None:
+        scored = labelled_recipe.changed(checkpoint=str(trained.checkpoint))
+        labelled = tuple(result_rows(*evaluate(scored, "knn", RunOptions(shown=options.shown))))
     done("evaluate")
     report, scene_title, scene_png = _map_scene(encoder, scene, out / "features.tif", shown=options.shown)
     place = _draw_place(encoder, store)
@@ -374,37 +374,21 @@ def _unit_features(
     return {kind: made[kind] / np.maximum(np.linalg.norm(made[kind], axis=1, keepdims=True), tiny) for kind in KINDS}
 
 
-def _labelled_data(options: DemoOptions) -> DataSpec:
-    assert options.labelled_sensor is not None
-    return DataSpec(source=str(options.labelled), sensors=(options.labelled_sensor,))
-
-
-def _neighbours(options: DemoOptions, store: ChipStore) -> KnnRecipe:
-    """See before the training, which takes minutes, that the labelled images and their sensor are there.
-
-    Returns:
-        How many of them vote: the paper's 20, or all where there are fewer.
-    """
-    if options.labelled is None:
-        return KnnRecipe()
-    data = open_task_data(_labelled_data(options), seed=options.seed, sensors=store.sensors)
-    return KnnRecipe(k=min(NUM_NEIGHBOURS, data.num_samples["train"]))
-
-
-def _score_labelled(checkpoint: Path, options: DemoOptions, neighbours: KnnRecipe) -> tuple[ResultRow, ...]:
-    if options.labelled is None:
-        return ()
-    recipe = TransferRecipe(
+def _labelled_recipe(options: DemoOptions, store: ChipStore) -> TransferRecipe | None:
+    """See before the training, which takes minutes, that labelled images and their sensor are there; say how they are
+    scored: by the paper's 20 neighbours, or all where there are fewer."""
+    if options.labelled is None or options.labelled_sensor is None:
+        return None
+    spec = DataSpec(source=str(options.labelled), sensors=(options.labelled_sensor,))
+    data = open_task_data(spec, seed=options.seed, sensors=store.sensors)
+    return TransferRecipe(
         name="demo",
-        data=_labelled_data(options),
-        checkpoint=str(checkpoint),
+        data=spec,
         seed=options.seed,
         input=InputRecipe(precision=quicker_precision(torch.device("cpu")), statistics="data", out_of_span="drop"),
-        knn=neighbours,
+        knn=KnnRecipe(k=min(NUM_NEIGHBOURS, data.num_samples["train"])),
         compare=CompareRecipe(untrained=True, baseline=True),
     )
-    context, results = evaluate(recipe, "knn", RunOptions(shown=options.shown))
-    return tuple(result_rows(context, results))
 
 
 # Pictures.

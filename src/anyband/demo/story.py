@@ -20,16 +20,8 @@ _CURVES = {"loss": "training loss", "val_loss": "validation loss", "lr": "learni
 
 def write_report(path: Path, result: DemoResult) -> None:
     """Write the page, self-contained: pictures inside, nothing fetched from elsewhere."""
-    sections = (
-        _images(result),
-        _store(result),
-        _training(result),
-        _sets(result),
-        _scores(result),
-        _scene(result),
-        _place(result),
-        _bands(result),
-    )
+    parts = (_images, _store, _training, _sets, _scores, _scene, _place, _bands)
+    sections = tuple(part(result) for part in parts)
     page = Page(
         title="Rasters of several sensors, one encoder",
         lead=_lead(result),
@@ -150,8 +142,7 @@ def _sets(result: DemoResult) -> Section:
 
 def _last_panels(folder: Path) -> list[Path]:
     panels = sorted(folder.glob("step_*.png"))
-    last = panels[-1].name.split("_")[1] if panels else ""
-    return [panel for panel in panels if panel.name.split("_")[1] == last]
+    return [panel for panel in panels if panel.name.split("_")[1] == panels[-1].name.split("_")[1]]
 
 
 def _scores(result: DemoResult) -> Section:
