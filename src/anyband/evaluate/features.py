@@ -63,7 +63,7 @@ class FusedEncoder(nn.Module):
     The order of a batch's samples changes no sample's features.
 
     Args:
-        encoder: of any sensors; its weights are shared, not copied.
+        encoder: its weights are shared, not copied.
         fusion: the strategy.
         pool: a vector is the CLS token, or the mean of the patches that are not hidden; of a joint sequence the mean
             over its images of theirs.

@@ -1,7 +1,5 @@
 """Fine-tuning of an encoder with a linear layer, with mixup and cutmix of whole samples."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -80,26 +78,20 @@ def _mixed(pixels: Tensor, recipe: AugmentRecipe, *, seed: int, step: int) -> tu
         mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, label_smoothing=0.0, num_classes=2
     )
     classes = torch.arange(len(pixels), device=pixels.device) % 2
-    with _numpy_seeded(seed, step=step, purpose="mixup"):
+    # timm draws from NumPy's global generator, which is seeded for this and restored.
+    word = int(generator(seed, step=step, sample=0, purpose="mixup").integers(2**32))
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(word)  # noqa: NPY002
+    try:
         mixed: tuple[Tensor, Tensor] = mixer(pixels, classes)
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
     return mixed
 
 
 def _even(rows: Tensor) -> Tensor:
     """Bring a batch to an even length with its first row once more, so that this row is mixed with itself."""
     return rows if len(rows) % 2 == 0 else torch.cat([rows, rows[:1]])
-
-
-@contextlib.contextmanager
-def _numpy_seeded(seed: int, *, step: int, purpose: str) -> Iterator[None]:
-    """Seed NumPy's global generator, from which timm draws, for a block; then restore it."""
-    word = int(generator(seed, step=step, sample=0, purpose=purpose).integers(2**32))
-    before = np.random.get_state()  # noqa: NPY002
-    np.random.seed(word)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
 
 
 # Source: masked autoencoders (arXiv 2111.06377), whose fine-tuning SMARTIES takes over.

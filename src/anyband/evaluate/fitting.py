@@ -88,8 +88,8 @@ def fit(
     Args:
         model: changed in place, left on the device in evaluation mode.
         recipe: epochs, rates, precision, patience.
-        batches: training batches of an epoch, from 0; each call gives the same, `steps_per_epoch` of them.
-        steps_per_epoch: see `batches`.
+        batches: training batches of an epoch, from 0; each call gives the same.
+        steps_per_epoch: how many they are.
         loss: mean loss of the model for a batch at a step, from 0, in the recipe's precision; torch's global generator
             is seeded from the step around it.
         validate: scores the model on the validation samples, higher is better; in evaluation mode without gradients.

@@ -28,7 +28,6 @@ from anyband.evaluate.samples import (
     Samples,
     TaskBatch,
     box_grid,
-    centre_boxes,
     checked_map,
     cover,
     drawn_boxes,
@@ -107,7 +106,15 @@ class TaskReader:
     def settings(self) -> dict[str, Any]:
         """Tell all that features depend on beside the weights, the images and their fusion; reads no image."""
         declared = self._declared_specs().values()
-        plain = [_plain(spec) for spec in declared]
+        plain = [
+            {
+                "bands": spec.sensor.band_names,
+                "kept": spec.assignment.kept_index,
+                "mixing": spec.assignment.mixing.tolist(),
+                "normalisation": spec.normalisation.to_dict(),
+            }
+            for spec in declared
+        ]
         return {
             "img_size": self.img_size,
             "resize": self.recipe.input.resize,
@@ -158,7 +165,7 @@ class TaskReader:
         """
         self.input_spec(self.data.sensors[0][0], shown=shown)
         resize, size = self.recipe.input.resize, self.recipe.input.batch_size
-        boxes = centre_boxes(self.img_size) if resize == "native" else whole_boxes
+        boxes = window_boxes(self.img_size) if resize == "native" else whole_boxes
         kinds = self._by_kind(np.asarray(samples, dtype=np.int64))
         plans = [kind[part] for kind in kinds for part in _slices(len(kind), size)]
         with progress("read and encode samples", len(samples), shown=shown) as advance:
@@ -211,7 +218,7 @@ class TaskReader:
         images = self._standardised(group)
         for window in cover(height, width, self.img_size):
             if needed is None or needed(window):
-                yield self._placed(group, images, window_boxes(window, self.img_size), resize), window
+                yield self._placed(group, images, window_boxes(self.img_size, window), resize), window
 
     def target(self, sample: int) -> Num[Array, "row col"]:
         """Give the map of a sample in the pixels of its first image: classes as int64 with −1, or numbers with NaN."""
@@ -472,12 +479,3 @@ def _as_large(labelled: Bool[Array, "row col"], shape: tuple[int, ...]) -> Bool[
     """Bring what is labelled to the pixels of another image of the same ground; the nearest decides."""
     rows, cols = ((np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(shape, labelled.shape, strict=True))
     return np.asarray(labelled[rows[:, None], cols[None, :]])
-
-
-def _plain(spec: InputSpec) -> dict[str, Any]:
-    return {
-        "bands": spec.sensor.band_names,
-        "kept": spec.assignment.kept_index,
-        "mixing": spec.assignment.mixing.tolist(),
-        "normalisation": spec.normalisation.to_dict(),
-    }

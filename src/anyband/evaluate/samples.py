@@ -36,7 +36,6 @@ __all__ = [
     "Samples",
     "TaskBatch",
     "box_grid",
-    "centre_boxes",
     "checked_map",
     "cover",
     "drawn_boxes",
@@ -125,24 +124,19 @@ def whole_boxes(samples: Samples, grid: tuple[int, int]) -> Augmentation:
     return whole_footprint(len(samples), grid=grid)
 
 
-def centre_boxes(img_size: int) -> Boxes:
-    """Take the window in the middle of every sample; of a smaller one all, and beyond it nothing."""
+def window_boxes(img_size: int, window: Window | None = None) -> Boxes:
+    """Take the window of the network's size that begins where `window` does, or the one in the middle of each sample.
+
+    Of a smaller sample it is all, and beyond it nothing.
+    """
 
     def boxes(samples: Samples, grid: tuple[int, int]) -> Augmentation:
-        first = [max(0, (side - img_size) // 2) for side in grid]
-        return _windows_from(np.tile(np.array(first, dtype=np.int64), (len(samples), 1)), img_size, grid)
+        middle = [max(0, (side - img_size) // 2) for side in grid]
+        start = np.array(middle if window is None else [window.row, window.col], dtype=np.int64)
+        first = np.tile(start, (len(samples), 1))
+        return replace(whole_footprint(len(first), grid=grid), first=first, size=np.full_like(first, img_size))
 
     return boxes
-
-
-def window_boxes(window: Window, img_size: int) -> Boxes:
-    """Take the window of the network's size that begins where `window` does."""
-    first = np.array([window.row, window.col], dtype=np.int64)
-    return lambda samples, grid: _windows_from(np.tile(first, (len(samples), 1)), img_size, grid)
-
-
-def _windows_from(first: Int[Array, "sample 2"], img_size: int, grid: tuple[int, int]) -> Augmentation:
-    return replace(whole_footprint(len(first), grid=grid), first=first, size=np.full_like(first, img_size))
 
 
 def drawn_boxes(augment: AugmentRecipe, *, seed: int, epoch: int, img_size: int, native: bool) -> Boxes:
