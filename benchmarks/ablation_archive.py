@@ -103,10 +103,10 @@ def _prepare(
     manifest: Path, folder: Path, *, fractions: tuple[float, float, float] | None, chip_px: int | None, workers: int
 ) -> None:
     from anyband.data.manifest import read_manifest
-    from anyband.data.prepare import PrepareOptions, PrepareRun, prepare
+    from anyband.data.prepare import PrepareOptions, prepare
 
     options = PrepareOptions(statistics=True, chip_px=chip_px, fractions=fractions or PrepareOptions.fractions)
-    report = prepare(read_manifest(manifest), folder / "store", options, PrepareRun(workers=workers, shown=True))
+    report = prepare(read_manifest(manifest), folder / "store", options, workers=workers, shown=True)
     print("\n".join(report.lines()))
 
 

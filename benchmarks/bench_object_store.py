@@ -23,9 +23,8 @@ import numpy as np
 from measure import circumstances, exit_code_of, report, time_in_turn
 
 from anyband.data import store_location
-from anyband.data.chip_index import ChipRecord
-from anyband.data.store import ArrayInfo, ArraySpec, ChipStore
-from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.data.store import ArrayInfo, ArraySpec, ChipRecord, ChipStore
+from anyband.data.store_writer import Chip, write_store
 
 BATCH = 128
 IN_FLIGHT = (8, 32, 128)
@@ -93,7 +92,7 @@ def _repeat(store: ChipStore, path: Path, num_chips: int) -> None:
                 )
                 yield spec, record, Chip(pixels=pixels[row % info.num_chips])
 
-    write_store(path, chips(), StoreHeader(sensors=store.sensors))
+    write_store(path, chips(), store.sensors)
 
 
 def _sizes(folder: Path, info: ArrayInfo) -> tuple[float, float]:

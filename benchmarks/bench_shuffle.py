@@ -25,12 +25,11 @@ from pair_files import SIDE, scene
 from pair_store import array_spec
 
 from anyband.data import store_writer
-from anyband.data.chip_index import ChipRecord
 from anyband.data.image_sets import ImageSets, SetDraw, SetSampler, find_pairs
 from anyband.data.loader import OpenShards, RawSets, batches_in_work, read_ahead, read_sets, shard_shuffle
 from anyband.data.sampler import BatchOrder, ShardShuffle, open_shard_of
-from anyband.data.store import ChipStore
-from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.data.store import ChipRecord, ChipStore
+from anyband.data.store_writer import Chip, write_store
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
 
@@ -96,7 +95,7 @@ def _write_chips(path: Path, num_pairs: int) -> ChipStore:
                 )
                 yield spec, record, Chip(pixels=pixels)
 
-    write_store(path, chips(), StoreHeader(sensors={name: get_sensor(name) for name in specs}))
+    write_store(path, chips(), {name: get_sensor(name) for name in specs})
     return ChipStore.open(path)
 
 

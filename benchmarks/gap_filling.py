@@ -28,7 +28,7 @@ from measure import RESULTS, circumstances, exit_code_of
 
 from anyband.data.harmonise import normalisation_for, picture, to_physical
 from anyband.data.manifest import read_manifest
-from anyband.data.prepare import PrepareOptions, PrepareRun, prepare
+from anyband.data.prepare import PrepareOptions, prepare
 from anyband.encode.complete import SetCompleter, load_completer
 from anyband.errors import OutputError
 from anyband.files import whole_file
@@ -128,7 +128,7 @@ def _prepare(bench: Bench, sites: Sequence[Site]) -> None:
     manifest = bench.out / "training.yaml"
     with whole_file(manifest) as beside:
         beside.write_text(yaml.safe_dump(rows, sort_keys=False), encoding="utf-8")
-    prepare(read_manifest(manifest), bench.store, PrepareOptions(statistics=True), PrepareRun(shown=True))
+    prepare(read_manifest(manifest), bench.store, PrepareOptions(statistics=True), shown=True)
 
 
 def _recipe(bench: Bench, device: str) -> PretrainRecipe:

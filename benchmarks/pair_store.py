@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anyband.data.chip_index import ChipRecord
-from anyband.data.store import ArraySpec, ChipStore
-from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.data.store import ArraySpec, ChipRecord, ChipStore
+from anyband.data.store_writer import Chip, write_store
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
 from anyband.simulate.archive import render_place
@@ -42,7 +41,7 @@ def build_pair_store(path: Path, *, num_pairs: int, workers: int, seed: int = 0)
     """
     per_landscape = _CHIPS_ACROSS**2 * _ORIENTATIONS
     num_landscapes = -(-num_pairs // per_landscape)
-    header = StoreHeader(sensors={name: get_sensor(name) for name in SENSORS})
+    header = {name: get_sensor(name) for name in SENSORS}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         rendered = pool.map(_landscape, [seed] * num_landscapes, range(num_landscapes))
         write_store(path, _chips(rendered, num_pairs), header)

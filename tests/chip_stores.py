@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyband.data.chip_index import ChipRecord
-from anyband.data.store import ArraySpec, ChipStore
-from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.data.store import ArraySpec, ChipRecord, ChipStore
+from anyband.data.store_location import StoreLocation
+from anyband.data.store_writer import Chip, write_store
 from anyband.sensors.sensor import Band, BandStatistics, Encoding, OpticalRange, RadarBeam, Sensor
 
 _REFLECTANCE = Encoding(scale=1e-4)
@@ -105,7 +105,7 @@ def make_store(tmp_path: Path, optical_sensor: Sensor, radar_sensor: Sensor) -> 
                 yield radar, _record(place, "testradar", 0, split, 1.0), Chip(pixels=pixels)
 
         sensors = {"testoptical": optical_sensor, "testradar": radar_sensor}
-        write_store(path, chips(), StoreHeader(sensors=sensors))
+        write_store(path, chips(), sensors)
         return ChipStore.open(path)
 
     return make
@@ -121,3 +121,10 @@ def _record(place: int, sensor: str, date: int | None, split: str, valid_fractio
         split=split,  # type: ignore[arg-type]
         datetime=None if date is None else dt.datetime(2020, 1, 1 + 10 * date, tzinfo=dt.UTC),
     )
+
+
+def upload(store: Path, location: StoreLocation) -> None:
+    """Put the files of a store at a place on object storage."""
+    for file in sorted(store.rglob("*")):
+        if file.is_file():
+            location.write(file.relative_to(store).as_posix(), file.read_bytes())

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from anyband.data import store_writer
-from anyband.data.chip_index import ChipRecord
 from anyband.data.resample import AugmentOptions
-from anyband.data.store import ArraySpec
-from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.data.store import ArraySpec, ChipRecord
+from anyband.data.store_writer import Chip, write_store
 from anyband.models.encodings import EncodingConfig
 from anyband.pretrain.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe, SetRecipe
 from anyband.sensors.catalogue import get_sensor
@@ -31,7 +30,7 @@ def pair_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sentinel2-l2a": get_sensor("sentinel2-l2a").select(_BANDS),
         "sentinel1-grd": get_sensor("sentinel1-grd").select(("VV", "VH")),
     }
-    write_store(path, _chips(), StoreHeader(sensors=sensors))
+    write_store(path, _chips(), sensors)
     return path
 
 
@@ -46,7 +45,7 @@ def set_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sentinel2-l2a": get_sensor("sentinel2-l2a").select(_BANDS),
         "sentinel1-grd": get_sensor("sentinel1-grd").select(("VV", "VH")),
     }
-    write_store(path, _set_chips(), StoreHeader(sensors=sensors))
+    write_store(path, _set_chips(), sensors)
     return path
 
 
@@ -60,8 +59,8 @@ def sharded_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(store_writer, "CHIPS_PER_SHARD", 4)
-        write_store(folder / "pairs", _chips(), StoreHeader(sensors=sensors))
-        write_store(folder / "sets", _set_chips(), StoreHeader(sensors=sensors))
+        write_store(folder / "pairs", _chips(), sensors)
+        write_store(folder / "sets", _set_chips(), sensors)
     return {name: folder / name for name in ("pairs", "sets")}
 
 

@@ -1,11 +1,13 @@
-"""`anyband prepare` with stores on object storage: copies, what they hold, their statistics, and what is refused."""
+"""`anyband prepare` with stores on object storage: what they hold, their statistics, and what is refused."""
 
 from pathlib import Path
 
 import pytest
+from chip_stores import upload
 
 from anyband.cli import main
 from anyband.data.store import ChipStore
+from anyband.data.store_location import StoreLocation
 
 
 @pytest.fixture
@@ -14,50 +16,32 @@ def store(make_store) -> Path:
     return make_store(6).path
 
 
-def _copy(store: Path | str, out: Path | str, object_server: str, *words: str) -> int:
-    return main(["prepare", "--copy", str(store), "--out", str(out), "--endpoint", object_server, "--quiet", *words])
+@pytest.fixture
+def url(store: Path, bucket: str, object_server: str) -> str:
+    """The same on object storage."""
+    upload(store, StoreLocation.of(f"{bucket}/store", endpoint=object_server))
+    return f"{bucket}/store"
 
 
-def test_a_store_is_copied_there_and_back(store, bucket, object_server, tmp_path, capsys) -> None:
-    assert _copy(store, f"{bucket}/store", object_server) == 0
-    assert "6 of 6 keys copied" in capsys.readouterr().out
-    assert _copy(f"{bucket}/store", tmp_path / "back", object_server) == 0
-    assert ChipStore.open(tmp_path / "back").fingerprint() == ChipStore.open(store).fingerprint()
-
-
-def test_show_tells_of_a_store_on_object_storage(store, bucket, object_server, capsys) -> None:
-    _copy(store, f"{bucket}/store", object_server)
-    capsys.readouterr()
-    assert main(["prepare", "--show", f"{bucket}/store", "--endpoint", object_server]) == 0
+def test_show_tells_of_a_store_on_object_storage(url, object_server, capsys) -> None:
+    assert main(["prepare", "--show", url, "--endpoint", object_server]) == 0
     printed = capsys.readouterr().out
-    assert f"chip store '{bucket}/store', version 1" in printed
-    assert f"`anyband prepare --stats {bucket}/store` computes them" in printed
+    assert f"chip store '{url}', version 1" in printed
+    assert f"`anyband prepare --stats {url}` computes them" in printed
 
 
-def test_statistics_are_computed_and_saved_on_object_storage(store, bucket, object_server, capsys) -> None:
-    _copy(store, f"{bucket}/store", object_server)
-    assert main(["prepare", "--stats", f"{bucket}/store", "--endpoint", object_server, "--quiet"]) == 0
+def test_statistics_are_computed_and_saved_on_object_storage(url, object_server, capsys) -> None:
+    assert main(["prepare", "--stats", url, "--endpoint", object_server, "--quiet"]) == 0
     assert "testoptical B1: p01 " in capsys.readouterr().out
-    assert set(ChipStore.open(f"{bucket}/store", endpoint=object_server).statistics) == {"testoptical", "testradar"}
-
-
-def test_another_store_is_replaced_with_overwrite_only(store, bucket, object_server, make_store, capsys) -> None:
-    _copy(store, f"{bucket}/store", object_server)
-    store.rename(store.with_name("first"))
-    other = make_store(2).path
-    assert _copy(other, f"{bucket}/store", object_server) == 2
-    assert "is another chip store; replace it with --overwrite" in capsys.readouterr().err
-    assert _copy(other, f"{bucket}/store", object_server, "--overwrite") == 0
+    assert set(ChipStore.open(url, endpoint=object_server).statistics) == {"testoptical", "testradar"}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--copy", "HERE"], "--copy takes a finished store and, with --out,"),
-        (["--copy", "HERE", "--out", "x", "image.tif"], "nothing else"),
-        (["--copy", "HERE/nothing", "--out", "x"], "there is no chip store at"),
-        (["--copy", "HERE", "--out", "ftp://x"], "'ftp://x' is no place of a chip store"),
         (["m.csv", "--out", "s3://bucket/store"], "images are prepared into a folder, found --out 's3://bucket/store'"),
+        (["--show", "HERE/nothing"], "there is no chip store at"),
+        (["--show", "ftp://x"], "'ftp://x' is no place of a chip store"),
         (["--show", "gs://bucket/store", "--endpoint", "http://x"], "set that variable, or use s3://"),
     ],
 )

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 
-from anyband.data.chip_index import ChipRecord, IndexWriter
 from anyband.data.places import footprint
 from anyband.data.sampler import check_corners, chip_metadata, find_footprints
-from anyband.data.store import ArrayInfo, ChipStore
+from anyband.data.store import ArrayInfo, ChipRecord, ChipStore
+from anyband.data.store_writer import IndexWriter
 from anyband.errors import StoreError
 
 _SQUARE = [(10.0, 50.0), (10.2, 50.0), (10.2, 49.9), (10.0, 49.9)]
@@ -32,7 +32,7 @@ def _store(*records: ChipRecord) -> ChipStore:
     store = ChipStore.__new__(ChipStore)
     store.path = Path("somewhere")
     with tempfile.TemporaryDirectory() as folder:
-        index = IndexWriter(Path(folder))
+        index = IndexWriter()
         for row, record in enumerate(records):
             index.add(record, ("s_4x6", row))
         index.write(Path(folder) / "index.parquet")
@@ -55,7 +55,7 @@ def test_corners_are_where_the_transform_of_the_chip_puts_them(down: float, acro
     from pyproj import Transformer
 
     transform = (across, 0.0, 500_000.0, 0.0, down, 5_500_000.0)
-    wkb = footprint(transform, height=4, width=6, crs="EPSG:32632").wkb
+    wkb = footprint(transform, height=4, width=6, crs="EPSG:32632")[0]
     found = chip_metadata(_store(_record(geometry=wkb)), np.array([[0]]))
     to_lonlat = Transformer.from_crs("EPSG:32632", "OGC:CRS84", always_xy=True)
     ends = [(0, 0), (6, 0), (6, 4), (0, 4)]

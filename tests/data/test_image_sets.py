@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
-from anyband.data.chip_index import INDEX_SCHEMA, Split
 from anyband.data.image_sets import ImageSets, SetDraw, SetOptions, SetSampler, find_sets
 from anyband.data.sampler import UNKNOWN_TIME
-from anyband.data.store import ArrayInfo, ChipStore
+from anyband.data.store import INDEX_SCHEMA, ArrayInfo, ChipStore, Split
 from anyband.errors import RecipeError, StoreError
 
 _SENSORS = ("red", "green", "blue")

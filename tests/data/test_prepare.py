@@ -6,6 +6,7 @@ import errno
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,8 +20,9 @@ import pytest
 import rasterio
 import shapely
 
+from anyband.data.ledger import Ledger
 from anyband.data.manifest import ImageEntry, parse_entry
-from anyband.data.prepare import PrepareOptions, PrepareReport, PrepareRun, prepare
+from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.store import ChipStore, partial_path
 from anyband.errors import AnybandError, GeometryError, InputError, ManifestError, OutputError, RasterError
 
@@ -85,8 +87,8 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-def _prepare(entries: list[ImageEntry], out: Path, run: PrepareRun | None = None, **options: Any) -> PrepareReport:
-    return prepare(entries, out, PrepareOptions(**{"fractions": _ALL_TRAIN, **options}), run)
+def _prepare(entries: list[ImageEntry], out: Path, run: dict[str, Any] | None = None, **options: Any) -> PrepareReport:
+    return prepare(entries, out, PrepareOptions(**{"fractions": _ALL_TRAIN, **options}), **(run or {}))
 
 
 def test_pair_is_cut_to_one_footprint_each_at_its_own_resolution(write, tmp_path) -> None:
@@ -97,7 +99,7 @@ def test_pair_is_cut_to_one_footprint_each_at_its_own_resolution(write, tmp_path
     ]
     report = _prepare(entries, tmp_path / "store")
     store = ChipStore.open(tmp_path / "store")
-    assert report.counts.pairs == {"sentinel2-l2a + sentinel2-l2a": 1}
+    assert report.pairs == {"sentinel2-l2a + sentinel2-l2a": 1}
     np.testing.assert_array_equal(store.read("sentinel2-l2a_96x64", [0])[0][0], fine[:, :, 32:])
     np.testing.assert_array_equal(store.read("sentinel2-l2a_48x32", [0])[0][0], coarse[:, :, :32])
 
@@ -216,7 +218,7 @@ def test_chips_with_too_little_data_are_left_out(write, tmp_path) -> None:
     pixels[:, :, 48:] = 0
     entry = _entry(write("a.tif", pixels, nodata=0), "maxar-rgb")
     report = _prepare([entry], tmp_path / "store", chip_px=32, min_valid=0.75)
-    assert report.counts.chips == {"maxar-rgb": 2}
+    assert report.chips == {"maxar-rgb": 2}
     assert {row["cell"] for row in ChipStore.open(tmp_path / "store").index.to_pylist()} == {
         "r000c000",
         "r001c000",
@@ -230,7 +232,7 @@ def test_images_without_crs_are_paired_by_their_place(write, tmp_path) -> None:
     ]
     report = _prepare(entries, tmp_path / "store")
     rows = ChipStore.open(tmp_path / "store").index.to_pylist()
-    assert report.counts.pairs == {"sentinel2-l2a + sentinel1-grd": 1}
+    assert report.pairs == {"sentinel2-l2a + sentinel1-grd": 1}
     assert [row["crs"] for row in rows] == [row["geometry"] for row in rows] == [None, None]
 
 
@@ -314,8 +316,8 @@ def test_images_that_cannot_be_used_are_skipped_and_the_reasons_kept(write, tmp_
             {"path": entry.name, "sensor": "maxar-rgb", "place": f"p{number}"}, folder=tmp_path / "images"
         )
     report = _prepare(entries, tmp_path / "store")
-    reasons = {one.name: one.reason for one in report.skipped}
-    assert report.counts.chips == {"maxar-rgb": 1}
+    reasons = dict(report.skipped)
+    assert report.chips == {"maxar-rgb": 1}
     assert "is empty (0 bytes)" in reasons["zero.tif"]
     assert "truncated or damaged" in reasons["cut.tif"]
     assert "has 15 × 15 pixels, smaller than a patch (16 × 16)" in reasons["small.tif"]
@@ -334,7 +336,7 @@ def test_strict_makes_an_error_of_what_would_be_skipped(write, tmp_path) -> None
         _entry(write("small.tif", _noise(0, 3, 15, "uint8")), "maxar-rgb", place="p"),
     ]
     with pytest.raises(RasterError, match=r"smaller than a patch .*with --strict"):
-        _prepare(entries, tmp_path / "store", PrepareRun(strict=True))
+        _prepare(entries, tmp_path / "store", {"strict": True})
 
 
 @pytest.mark.parametrize(
@@ -388,7 +390,7 @@ def test_finished_store_of_the_same_images_is_left_alone(write, tmp_path) -> Non
     before = (tmp_path / "store" / "store.json").stat().st_mtime_ns
     again = _prepare(entries, tmp_path / "store")
     assert again.was_complete
-    assert again.counts == first.counts
+    assert again.chips == first.chips
     assert (tmp_path / "store" / "store.json").stat().st_mtime_ns == before
 
 
@@ -400,7 +402,7 @@ def test_store_of_other_images_is_replaced_only_when_asked(write, tmp_path) -> N
     with pytest.raises(OutputError, match=r"is a chip store of other images or options; replace it with --overwrite"):
         _prepare([other], tmp_path / "store")
     assert _files(tmp_path / "store") == before
-    _prepare([other], tmp_path / "store", PrepareRun(overwrite=True))
+    _prepare([other], tmp_path / "store", {"overwrite": True})
     assert ChipStore.open(tmp_path / "store").index.column("source_path").to_pylist() == ["b.tif"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "store"]
 
@@ -410,7 +412,7 @@ def test_folder_that_is_no_store_is_never_replaced(write, tmp_path) -> None:
     (tmp_path / "store" / "thesis.txt").write_text("all of it")
     entries = [_entry(write("a.tif", _noise(0, 3, 32, "uint8")), "maxar-rgb")]
     with pytest.raises(OutputError, match=r"exists and is no whole chip store"):
-        _prepare(entries, tmp_path / "store", PrepareRun(overwrite=True))
+        _prepare(entries, tmp_path / "store", {"overwrite": True})
     assert (tmp_path / "store" / "thesis.txt").read_text() == "all of it"
 
 
@@ -422,19 +424,19 @@ def test_output_below_a_file_is_said(write, tmp_path) -> None:
 
 
 def test_full_disk_is_said_and_the_work_so_far_is_kept(write, tmp_path, monkeypatch) -> None:
-    entries = [_entry(write("a.tif", _noise(0, 3, 64, "uint8")), "maxar-rgb")]
-    _prepare(entries, tmp_path / "whole", chip_px=16)
+    entries = [_entry(write("a.tif", _noise(0, 3, 256, "uint8")), "maxar-rgb")]
+    _prepare(entries, tmp_path / "whole", chip_px=256)
 
     def full(*_args: Any, **_named: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(np, "savez", full)
+        patched.setattr(Path, "replace", full)
         with pytest.raises(OutputError, match=r"No space left.*what is finished is kept"):
-            _prepare(entries, tmp_path / "store", chip_px=16)
+            _prepare(entries, tmp_path / "store", chip_px=256)
     assert partial_path(tmp_path / "store").is_dir()
     assert not (tmp_path / "store").exists()
-    _prepare(entries, tmp_path / "store", chip_px=16)
+    _prepare(entries, tmp_path / "store", chip_px=256)
     assert _files(tmp_path / "store") == _files(tmp_path / "whole")
     assert not partial_path(tmp_path / "store").exists()
 
@@ -453,7 +455,7 @@ def test_two_runs_do_not_write_one_store(write, tmp_path) -> None:
 def test_workers_change_no_byte(write, tmp_path) -> None:
     entries = [_entry(write(f"{n}.tif", _noise(n, 3, 48, "uint8"), east_m=300.0 * n), "maxar-rgb") for n in range(6)]
     _prepare(entries, tmp_path / "one", chip_px=16)
-    _prepare(entries, tmp_path / "two", PrepareRun(workers=2), chip_px=16)
+    _prepare(entries, tmp_path / "two", {"workers": 2}, chip_px=16)
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
 
 
@@ -463,8 +465,17 @@ def test_batches_of_small_images_change_no_byte(write, tmp_path, monkeypatch) ->
     entries = [_entry(write(f"{n}.tif", _noise(n, 3, 48, "uint8"), east_m=300.0 * n), "maxar-rgb") for n in range(9)]
     _prepare(entries, tmp_path / "one", chip_px=16)
     monkeypatch.setattr(prepare_steps, "_BATCHES_PER_WORKER", 1)
-    _prepare(entries, tmp_path / "two", PrepareRun(workers=2), chip_px=16)
+    _prepare(entries, tmp_path / "two", {"workers": 2}, chip_px=16)
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
+
+
+def _pieces_done(ledger: Path) -> int:
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as database:
+            counts = database.execute("SELECT (SELECT count(*) FROM surveys) + (SELECT count(*) FROM cuts)")
+            return int(counts.fetchone()[0])
+    except sqlite3.Error:
+        return 0
 
 
 def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_bytes(write, tmp_path) -> None:
@@ -478,9 +489,9 @@ def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_bytes(write
     program = (
         "import json, sys, time; from pathlib import Path\n"
         "import anyband.data.store_writer as writer; writer.CHIPS_PER_SHARD = 16\n"
-        "from anyband.data.ledger import Journal\n"
-        "add = Journal.add\n"
-        "Journal.add = lambda self, key, result: (add(self, key, result), time.sleep(float(sys.argv[2])))\n"
+        "from anyband.data.ledger import Ledger\n"
+        "note = Ledger._note\n"
+        "Ledger._note = lambda self, *words: (note(self, *words), time.sleep(float(sys.argv[2])))\n"
         "from anyband.data.manifest import parse_entry\n"
         "from anyband.data.prepare import PrepareOptions, prepare\n"
         f"rows = json.loads(Path({str(tmp_path / 'rows.json')!r}).read_text())\n"
@@ -493,10 +504,10 @@ def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_bytes(write
 
     assert start(tmp_path / "whole", 0.0).wait() == 0
     killed = tmp_path / "killed"
-    journal = partial_path(killed) / "journal.jsonl"
+    ledger = partial_path(killed) / "ledger.sqlite"
     for goal in (10, 30, 45):
         process = start(killed, 0.01)
-        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= goal):
+        while process.poll() is None and _pieces_done(ledger) < goal:
             time.sleep(0.002)
         time.sleep(random.Random(goal).uniform(0.0, 0.03))
         process.send_signal(signal.SIGKILL)
@@ -511,10 +522,42 @@ def test_unfinished_store_of_other_images_is_not_taken_up(write, tmp_path) -> No
     entries = [_entry(write(f"{n}.tif", _noise(n, 3, 32, "uint8"), east_m=1e4 * n), "maxar-rgb") for n in range(2)]
     partial = partial_path(tmp_path / "store")
     (partial / "store" / "chips").mkdir(parents=True)
-    (partial / "inputs.txt").write_text("others")
-    (partial / "journal.jsonl").write_text('["survey 0", {"skipped": "of another run"}]\n')
+    ledger = Ledger(partial / "ledger.sqlite")
+    ledger.begin("others")
+    ledger.keep_survey(0, "of another run")
+    ledger.close()
     report = _prepare(entries, tmp_path / "store")
     assert report.skipped == ()
+
+
+def test_what_an_older_release_left_unfinished_is_prepared_anew(write, tmp_path) -> None:
+    entries = [_entry(write("a.tif", _noise(0, 3, 32, "uint8")), "maxar-rgb")]
+    partial = partial_path(tmp_path / "store")
+    partial.mkdir()
+    (partial / "inputs.txt").write_text("others")
+    (partial / "journal.jsonl").write_text('["survey 0", {"skipped": "of another run"}]\n')
+    assert _prepare(entries, tmp_path / "store").skipped == ()
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("side", [32, 256])
+def test_chips_of_an_earlier_run_that_are_damaged_are_said(write, tmp_path, monkeypatch, side: int) -> None:
+    entries = [_entry(write(f"{n}.tif", _noise(n, 3, side, "uint8"), east_m=1e4 * n), "maxar-rgb") for n in range(2)]
+    with monkeypatch.context() as patched:
+        patched.setattr("anyband.data.prepare.StoreWriter.finish_arrays", _stopped)
+        with pytest.raises(OutputError, match="stopped"):
+            _prepare(entries, tmp_path / "store")
+    partial = partial_path(tmp_path / "store")
+    for file in (partial / "spool").iterdir():
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with contextlib.closing(sqlite3.connect(partial / "ledger.sqlite")) as database, database:
+        database.execute("UPDATE cuts SET content = zeroblob(length(content))")
+    with pytest.raises(OutputError, match="which an earlier run wrote, is damaged; remove its folder"):
+        _prepare(entries, tmp_path / "store")
+
+
+def _stopped(_writer: object) -> None:
+    raise OutputError("stopped")
 
 
 def test_two_sensors_of_one_name_are_refused(write, tmp_path) -> None:
@@ -534,8 +577,9 @@ def test_what_a_run_killed_at_its_very_end_left_is_removed(write, tmp_path) -> N
     entries = [_entry(write("a.tif", _noise(0, 3, 32, "uint8")), "maxar-rgb")]
     _prepare(entries, tmp_path / "store")
     partial_path(tmp_path / "store").mkdir()
-    header = json.loads((tmp_path / "store" / "store.json").read_text())
-    (partial_path(tmp_path / "store") / "inputs.txt").write_text(header["inputs"])
+    ledger = Ledger(partial_path(tmp_path / "store") / "ledger.sqlite")
+    ledger.begin(json.loads((tmp_path / "store" / "store.json").read_text())["inputs"])
+    ledger.close()
     assert _prepare(entries, tmp_path / "store").was_complete
     assert not partial_path(tmp_path / "store").exists()
 

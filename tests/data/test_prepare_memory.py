@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from anyband.data.manifest import ImageList, entries_from_globs, open_manifest
+from anyband.data.manifest import entries_from_globs, open_manifest
 
 _FEW, _MANY = 160, 460
 # As objects, entry, survey and place of an image take well over a kilobyte. What is left are numbers, and names of
@@ -22,27 +22,28 @@ _SCRIPT = """
 import gc, pathlib, sys, tracemalloc
 from pathlib import Path
 import pyarrow as pa
-from anyband.data import chip_index, prepare_steps, store_writer, surveys
+from anyband.data import prepare as steps, store_writer
 from anyband.data.manifest import open_manifest
 from anyband.data.prepare import PrepareOptions, prepare
 
-chip_index._ROWS_TOGETHER, chip_index._BATCHES_A_GROUP, surveys._KEPT, store_writer.CHIPS_PER_SHARD = 8, 2, 8, 60
+store_writer._ROWS_TOGETHER, store_writer._BATCHES_A_GROUP, store_writer.CHIPS_PER_SHARD = 8, 2, 60
 
-def look(job, image, best):
+def look(run, piece, best):
     global held
-    if image == len(job.entries) - 1:
+    if piece.image == last:
         gc.collect()
         # Python's table of interned words is as large as it is now and then.
         traces = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, pathlib.__file__)])
         held = sum(one.size for one in traces.statistics("filename")) + pa.total_allocated_bytes()
 
-prepare_steps._skip_empty = look
+steps._Run._skip_empty = look
 for number, manifest in enumerate(sys.argv[1:]):
     tracemalloc.start()
-    out = Path(manifest).with_suffix(f".{number}")
-    report = prepare(open_manifest(Path(manifest)), out, PrepareOptions(chip_px=16))
+    entries, out = open_manifest(Path(manifest)), Path(manifest).with_suffix(f".{number}")
+    last = len(entries) - 1
+    report = prepare(entries, out, PrepareOptions(chip_px=16))
     tracemalloc.stop()
-    print(sum(report.counts.chips.values()), held)
+    print(sum(report.chips.values()), held)
 """
 
 
@@ -78,15 +79,12 @@ def test_memory_does_not_grow_with_the_number_of_chips(images: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("listed", ["manifest", "patterns"])
-def test_a_list_on_the_disk_is_a_sequence_of_its_images(images: Path, tmp_path: Path, listed: str) -> None:
-    entries: ImageList = (
+def test_a_list_on_the_disk_gives_its_images_again_and_again(images: Path, tmp_path: Path, listed: str) -> None:
+    entries = (
         open_manifest(_manifest(images, tmp_path / "m.csv", 3, places=True))
         if listed == "manifest"
         else entries_from_globs([str(images / "0000[012].tif")], sensor="maxar-rgb")
     )
     assert len(entries) == 3
-    assert entries[-1] == list(entries)[2] == entries[1:][1]
-    assert [Path(entry.name).stem for entry in entries[::-1]] == ["00002", "00001", "00000"]
-    for number in (3, -4):
-        with pytest.raises(IndexError):
-            entries[number]
+    assert list(entries) == list(entries)
+    assert [Path(entry.name).stem for entry in entries] == ["00000", "00001", "00002"]

@@ -1,5 +1,6 @@
 """Counts of chips, pairs and footprints, against counting in the plainest way."""
 
+import sqlite3
 from collections import Counter
 from itertools import combinations
 
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from anyband.data.chip_index import SPLITS, chips_of
-from anyband.data.prepare import ChipCounter, StoreCounts, describe_store
-from anyband.data.store import ChipStore
+from anyband.data.prepare import PrepareReport, count_index, describe_store
+from anyband.data.store import SPLITS, ChipRecord, ChipStore
+from anyband.data.store_writer import IndexWriter
 
 SENSORS = ("testoptical", "testradar")
 
@@ -19,7 +20,7 @@ chips = st.lists(
 )
 
 
-def _counted(found: list[tuple[str, str, str, str]]) -> StoreCounts:
+def _counted(found: list[tuple[str, str, str, str]]) -> PrepareReport:
     """Look at every two chips."""
     sensors = list(dict.fromkeys(chip[2] for chip in found))
     pairs = Counter(
@@ -27,7 +28,7 @@ def _counted(found: list[tuple[str, str, str, str]]) -> StoreCounts:
         for one, other in combinations(found, 2)
         if one[:2] == other[:2]
     )
-    return StoreCounts(
+    return PrepareReport(
         chips=dict(Counter(chip[2] for chip in found)),
         places=len({chip[0] for chip in found}),
         footprints=len({chip[:2] for chip in found}),
@@ -39,15 +40,19 @@ def _counted(found: list[tuple[str, str, str, str]]) -> StoreCounts:
 @given(chips)
 def test_chips_that_come_place_by_place_are_counted_as_all_at_once(found: list[tuple[str, str, str, str]]) -> None:
     found.sort(key=lambda chip: chip[0])
-    counter = ChipCounter()
-    for chip in found:
-        counter.add(*chip)
-    assert counter.result() == _counted(found)
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    index = IndexWriter(database)
+    for row, (place, cell, sensor, split) in enumerate(found):
+        where = {"place": place, "cell": cell, "sensor": sensor, "source_path": "a", "split": split}
+        index.add(ChipRecord(**where, valid_fraction=1.0), ("array", row))
+    index.flush()
+    assert count_index(database) == _counted(found)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_store_whose_places_are_scattered_is_counted(make_store, seed: int) -> None:
     store: ChipStore = make_store(places=7, dates=3, splits=("train", "val"))
     store.index = store.index.take(np.random.default_rng(seed).permutation(len(store.index)))
-    expected = _counted(list(chips_of(store.index))).lines()
+    columns = (store.index[name].to_pylist() for name in ("place", "cell", "sensor", "split"))
+    expected = _counted(list(zip(*columns, strict=True))).lines()
     assert describe_store(store)[1 : 1 + len(expected)] == expected

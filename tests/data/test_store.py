@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from anyband.data.chip_index import ChipRecord, IndexWriter
-from anyband.data.store import ArraySpec, ChipStore
-from anyband.data.store_writer import Chip, StoreHeader, StoreWriter, write_store
+from anyband.data.store import ArraySpec, ChipRecord, ChipStore
+from anyband.data.store_writer import Chip, IndexWriter, StoreWriter, write_store
 from anyband.errors import OutputError, StoreError
 from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
 
@@ -208,21 +207,21 @@ def test_truncated_index_is_said(make_store) -> None:
 def test_existing_folder_is_left_alone(tmp_path, optical_sensor) -> None:
     (tmp_path / "store").mkdir()
     with pytest.raises(OutputError, match="exists already"):
-        write_store(tmp_path / "store", [], StoreHeader(sensors={}))
+        write_store(tmp_path / "store", [], {})
 
 
 def test_finished_shards_are_not_loaded_again(tmp_path, optical_sensor, monkeypatch) -> None:
     monkeypatch.setattr("anyband.data.store_writer.CHIPS_PER_SHARD", 2)
     pixels = np.random.default_rng(0).integers(0, 99, (5, 2, 8, 8)).astype(np.uint16)
-    done = []
-    first = StoreWriter(tmp_path / "twice", on_shard=done.append)
+    done = {}
+    first = StoreWriter(tmp_path / "twice", on_shard=lambda array, shard, *rest: done.update({(array, shard): rest}))
     for chip in pixels[:4]:
         first.add(_spec(), _record(), Chip(pixels=chip))
     again = StoreWriter(tmp_path / "twice", finished=done)
     for _ in range(4):
         again.add(_spec(), _record(), _Unloadable())
     again.add(_spec(), _record(), Chip(pixels=pixels[4]))
-    again.finish(StoreHeader(sensors={"testoptical": optical_sensor}))
+    again.finish({"testoptical": optical_sensor})
     _write(tmp_path / "once", optical_sensor, pixels)
     assert _files(tmp_path / "twice") == _files(tmp_path / "once")
 
@@ -232,7 +231,7 @@ def test_full_disk_is_said(tmp_path, optical_sensor) -> None:
 import resource, signal
 import numpy as np
 from pathlib import Path
-from anyband.data.chip_index import ChipRecord
+from anyband.data.store import ChipRecord
 from anyband.data.store import ArraySpec
 from anyband.data.store_writer import Chip, StoreWriter
 from anyband.errors import OutputError
@@ -294,12 +293,12 @@ def _record() -> ChipRecord:
 
 def _write(path: Path, sensor: Sensor, pixels: np.ndarray) -> ChipStore:
     chips = ((_spec(), _record(), Chip(pixels=chip)) for chip in pixels)
-    write_store(path, chips, StoreHeader(sensors={sensor.name: sensor}))
+    write_store(path, chips, {sensor.name: sensor})
     return ChipStore.open(path)
 
 
 def _write_index(path: Path, records: list[ChipRecord]) -> None:
-    index = IndexWriter(path.parent)
+    index = IndexWriter()
     for row, record in enumerate(records):
         index.add(record, ("a", row))
     index.write(path)
@@ -307,15 +306,15 @@ def _write_index(path: Path, records: list[ChipRecord]) -> None:
 
 @pytest.mark.parametrize(("rows", "batches"), [(3, 8), (3, 2), (4, 1)])
 def test_an_index_gathered_in_parts_holds_every_row_once(monkeypatch, tmp_path, rows: int, batches: int) -> None:
-    from anyband.data import chip_index
+    from anyband.data import store_writer
 
     records = [
         ChipRecord(place=f"p{number}", cell="r000c000", sensor="s", source_path="a", valid_fraction=1.0)
         for number in range(11)
     ]
     _write_index(tmp_path / "once.parquet", records)
-    monkeypatch.setattr(chip_index, "_ROWS_TOGETHER", rows)
-    monkeypatch.setattr(chip_index, "_BATCHES_A_GROUP", batches)
+    monkeypatch.setattr(store_writer, "_ROWS_TOGETHER", rows)
+    monkeypatch.setattr(store_writer, "_BATCHES_A_GROUP", batches)
     _write_index(tmp_path / "parts.parquet", records)
     once, parts = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("once", "parts"))
     assert parts.equals(once, check_metadata=True)

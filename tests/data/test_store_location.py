@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorstore as ts
+from chip_stores import upload
 
 from anyband.data.store import ChipStore
-from anyband.data.store_copy import copy_store
 from anyband.data.store_location import StoreLocation
 from anyband.errors import OutputError, StoreError
 from anyband.sensors.sensor import BandStatistics
@@ -28,7 +28,7 @@ def local(make_store) -> ChipStore:
 @pytest.fixture
 def remote(local: ChipStore, bucket: str, object_server: str) -> ChipStore:
     """The same on object storage."""
-    copy_store(local, StoreLocation.of(f"{bucket}/deep/store", endpoint=object_server))
+    upload(local.path, StoreLocation.of(f"{bucket}/deep/store", endpoint=object_server))
     return ChipStore.open(f"{bucket}/deep/store", endpoint=object_server)
 
 
@@ -46,6 +46,10 @@ def few_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     store_location._asking_context.cache_clear()
     store_location.reading_context.cache_clear()
+
+
+def _remove(place: StoreLocation, key: str) -> None:
+    ts.KvStore.open(place.kvstore("")).result().write(key, None).result()
 
 
 def _free_address() -> str:
@@ -96,7 +100,7 @@ def test_the_endpoint_can_stand_in_the_environment(remote, object_server, monkey
 
 
 def test_a_whole_bucket_can_be_a_store(local, bucket, object_server) -> None:
-    copy_store(local, StoreLocation.of(bucket, endpoint=object_server))
+    upload(local.path, StoreLocation.of(bucket, endpoint=object_server))
     assert ChipStore.open(bucket, endpoint=object_server).index.num_rows == local.index.num_rows
 
 
@@ -106,7 +110,7 @@ def test_a_folder_needs_no_endpoint(local) -> None:
 
 def test_no_store_says_how_to_put_one_there(bucket, object_server) -> None:
     with pytest.raises(
-        StoreError, match=r"there is no chip store at 's3://.*/x'.*anyband prepare --copy STORE --out s3"
+        StoreError, match=r"there is no chip store at 's3://.*/x'.*copy it there, for example with `aws s3 sync`"
     ):
         ChipStore.open(f"{bucket}/x", endpoint=object_server)
 
@@ -116,11 +120,6 @@ def test_no_bucket_is_said(bucket, object_server) -> None:
         StoreError, match=r"there is no bucket 'nothing-here' at the server at http://127.* make it, or"
     ):
         ChipStore.open("s3://nothing-here/store", endpoint=object_server)
-
-
-def test_no_bucket_to_copy_to_is_said(local, bucket, object_server) -> None:
-    with pytest.raises(StoreError, match="there is no bucket 'nothing-here' at"):
-        copy_store(local, StoreLocation.of("s3://nothing-here/store", endpoint=object_server))
 
 
 @pytest.mark.usefixtures("few_retries")
@@ -151,7 +150,7 @@ def test_a_server_that_never_answers_is_named(bucket) -> None:
 @pytest.mark.usefixtures("few_retries")
 def test_a_server_that_goes_away_is_not_called_damage(local, bucket, object_server, monkeypatch) -> None:
     address = StoreLocation.of(f"{bucket}/store", endpoint=object_server)
-    copy_store(local, address)
+    upload(local.path, address)
     store = ChipStore.open(f"{bucket}/store", endpoint=object_server)
     problem = ValueError("ABORTED: All 2 retry attempts failed: CURL error Could not connect to server [curl_code='7']")
     assert str(store.location.trouble(problem)).startswith(f"the server at {object_server} can't be reached")
@@ -179,16 +178,16 @@ def _check_credentials(object_server: str, *, after: int) -> None:
     ("damage", "message"),
     [
         (
-            lambda place: place.remove("chips/testradar_4x4/c/0/0/0/0"),
+            lambda place: _remove(place, "chips/testradar_4x4/c/0/0/0/0"),
             r"is incomplete: 's3://.*c/0/0/0/0' is missing; co",
         ),
-        (lambda place: place.remove("chips/testradar_4x4/zarr.json"), r"store 's3://.*testradar_4x4' can't be read"),
-        (lambda place: place.remove("index.parquet"), r"no index: there is no 's3://.*/store/index.parquet'"),
+        (lambda place: _remove(place, "chips/testradar_4x4/zarr.json"), r"store 's3://.*testradar_4x4' can't be read"),
+        (lambda place: _remove(place, "index.parquet"), r"no index: there is no 's3://.*/store/index.parquet'"),
         (lambda place: place.write("index.parquet", b"PAR1"), r"the index of the chip store can't be read: 's3://"),
         (lambda place: place.write("store.json", b"{"), r"'s3://.*/store/store.json' is broken"),
         (
-            lambda place: place.remove("store.json"),
-            r"store 's3://.*/store' is not finished; run the same `anyband prep",
+            lambda place: _remove(place, "store.json"),
+            r"store 's3://.*/store' is not whole .*; copy it again, 'store.json' last",
         ),
     ],
     ids=["no shard", "no array", "no index", "broken index", "broken header", "no header"],
@@ -208,7 +207,7 @@ def test_a_shard_cut_short_is_noticed_when_it_is_read(remote, kept: int) -> None
 
 
 def test_a_shard_that_is_gone_after_opening_is_not_read_as_zeros(remote) -> None:
-    remote.location.remove(f"chips/{_OPTICAL}/c/0/0/0/0")
+    _remove(remote.location, f"chips/{_OPTICAL}/c/0/0/0/0")
     with pytest.raises(StoreError, match="is missing"):
         remote.read(_OPTICAL, [0])
 

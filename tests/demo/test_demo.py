@@ -33,7 +33,7 @@ def page(result: DemoResult, folder: Path) -> str:
 
 
 def test_the_unseen_sensor_is_prepared_and_never_trained_on(result: DemoResult) -> None:
-    assert result.prepared.counts.chips[UNSEEN_SENSOR] == 48  # Two dates of 24 places.
+    assert result.prepared.chips[UNSEEN_SENSOR] == 48  # Two dates of 24 places.
     assert UNSEEN_SENSOR not in load_checkpoint(result.run / "encoder.safetensors").sensors
 
 
@@ -60,7 +60,7 @@ def test_the_scene_is_embedded_whole(result: DemoResult) -> None:
 
 def test_the_place_of_the_page_is_shown_by_every_sensor(result: DemoResult) -> None:
     assert result.place is not None
-    assert len(result.prepared.counts.chips) == 4
+    assert len(result.prepared.chips) == 4
     assert result.place[2] == 8  # Four sensors, two dates.
 
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from anyband.data.chip_index import ChipRecord
-from anyband.data.store import ArraySpec, ChipStore
-from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.data.store import ArraySpec, ChipRecord, ChipStore
+from anyband.data.store_writer import Chip, write_store
 from anyband.encode.encoder import EncodeOptions, Pool, SensorEncoder, load_encoder, pooled
 from anyband.encode.store import common_footprints, store_features
 from anyband.errors import StoreError
@@ -67,7 +66,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ChipStore:
             pixels = draw.integers(-2500, -300, (2, 32, 32)).astype(np.int16)
             chips.append((radar, _record(place, "sentinel1-grd", None), Chip(pixels=pixels)))
     path = tmp_path_factory.mktemp("stores") / "store"
-    write_store(path, iter(chips), StoreHeader(sensors={"sentinel2-l2a": _OPTICAL, "sentinel1-grd": _RADAR}))
+    write_store(path, iter(chips), {"sentinel2-l2a": _OPTICAL, "sentinel1-grd": _RADAR})
     return ChipStore.open(path)
 
 
@@ -147,8 +146,8 @@ def test_arrays_without_a_common_footprint_are_refused(tmp_path: Path) -> None:
         (optical, _record(0, "sentinel2-l2a", 7), Chip(pixels=np.ones((12, 32, 32), np.uint16))),
         (radar, _record(3, "sentinel1-grd", None), Chip(pixels=np.ones((2, 32, 32), np.int16))),
     ]
-    header = StoreHeader(sensors={"sentinel2-l2a": _OPTICAL, "sentinel1-grd": _RADAR})
-    write_store(tmp_path / "apart", iter(chips), header)
+    sensors = {"sentinel2-l2a": _OPTICAL, "sentinel1-grd": _RADAR}
+    write_store(tmp_path / "apart", iter(chips), sensors)
     apart = ChipStore.open(tmp_path / "apart")
     with pytest.raises(StoreError, match=r"has no footprint that all of .* show"):
         common_footprints(apart, list(apart.arrays))

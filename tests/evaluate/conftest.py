@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyband.data.chip_index import Split
+from anyband.data.store import Split
 from anyband.encode.encoder import SensorEncoder
 from anyband.labelled.samples import Sample, SampleImage, TaskData
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyband.arrays import Array
-from anyband.data.chip_index import Split
+from anyband.data.store import Split
 from anyband.errors import InputError
 from anyband.labelled.samples import Sample, TaskData, TaskKind
 from anyband.labelled.splits import take_fraction

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from anyband.data.chip_index import Split
+from anyband.data.store import Split
 from anyband.errors import InputError
 from anyband.labelled.images import PARTIAL, check_task_data
 from anyband.labelled.samples import Sample, SampleImage, TaskData

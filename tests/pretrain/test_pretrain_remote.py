@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from chip_stores import upload
 
 from anyband.cli import main
-from anyband.data.store import ChipStore
-from anyband.data.store_copy import copy_store
 from anyband.data.store_location import StoreLocation
 from anyband.pretrain.loop import pretrain
 from anyband.pretrain.recipe import recipe_to_dict
@@ -17,7 +16,7 @@ from anyband.pretrain.runs import read_metrics
 @pytest.fixture
 def url(pair_store: Path, bucket: str, object_server: str) -> str:
     """Where a copy of the store of pairs is."""
-    copy_store(ChipStore.open(pair_store), StoreLocation.of(f"{bucket}/store", endpoint=object_server))
+    upload(pair_store, StoreLocation.of(f"{bucket}/store", endpoint=object_server))
     return f"{bucket}/store"
 
 

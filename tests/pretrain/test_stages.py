@@ -6,9 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from anyband.data.chip_index import INDEX_SCHEMA
 from anyband.data.image_sets import SetOptions, SetSampler, find_sets
-from anyband.data.store import ArrayInfo, ChipStore
+from anyband.data.store import INDEX_SCHEMA, ArrayInfo, ChipStore
 from anyband.errors import RecipeError, StoreError
 from anyband.pretrain.batches import Samples
 from anyband.pretrain.loop import pretrain

@@ -58,12 +58,12 @@ def test_every_usable_image_of_the_kit_gives_chips(result: DemoResult) -> None:
     reasons = [one.reason for one in result.prepared.skipped]
     assert all("has no data" in reason or "stands in the list twice" in reason for reason in reasons), reasons
     assert {"sentinel1-grd", "sentinel2-l1c", "sentinel2-l2a", "maxar-rgb", "capella-x", "naip"} <= set(
-        result.prepared.counts.chips
+        result.prepared.chips
     )
 
 
 def test_radar_and_optical_chips_of_one_footprint_pair(result: DemoResult) -> None:
-    pairs = result.prepared.counts.pairs
+    pairs = result.prepared.pairs
     assert pairs["sentinel2-l2a + sentinel1-grd"] > 50
     assert pairs["sentinel1-grd + sentinel2-l1c"] > 20
     assert pairs["maxar-rgb + capella-x"] >= 1

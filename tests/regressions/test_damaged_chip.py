@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyband.data.chip_index import ChipRecord
-from anyband.data.store import ArraySpec, ChipStore
-from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.data.store import ArraySpec, ChipRecord, ChipStore
+from anyband.data.store_writer import Chip, write_store
 from anyband.errors import StoreError
 from anyband.sensors.catalogue import get_sensor
 
@@ -28,7 +27,7 @@ def _chips() -> Iterator[tuple[ArraySpec, ChipRecord, Chip]]:
 
 @pytest.mark.parametrize("offset", [40, 300, 700])
 def test_a_flipped_byte_is_noticed(tmp_path: Path, offset: int) -> None:
-    write_store(tmp_path / "store", _chips(), StoreHeader(sensors={"maxar-rgb": get_sensor("maxar-rgb")}))
+    write_store(tmp_path / "store", _chips(), {"maxar-rgb": get_sensor("maxar-rgb")})
     shard = next((tmp_path / "store" / "chips").rglob("c/0/0/0/0"))
     stored = bytearray(shard.read_bytes())
     stored[offset] ^= 0xFF

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyband.data.ledger import Journal, run_pieces, worker_pool
+from anyband.data.cutting import run_pieces, worker_pool
+from anyband.data.ledger import Ledger
 from anyband.data.manifest import entries_from_globs
-from anyband.data.prepare import PrepareRun, prepare
+from anyband.data.prepare import prepare
 from anyband.data.store import ChipStore
 from anyband.errors import WorkerError
 from anyband.rasters.grid import Grid
@@ -58,32 +59,34 @@ def test_what_was_finished_stays_when_a_worker_is_killed(images: Path) -> None:
     entries = entries_from_globs([str(images / "*.tif")], sensor="maxar-rgb")
     out = images / "store"
     with pytest.raises(WorkerError, match="what is finished is kept"):
-        prepare(entries, out, run=PrepareRun(executor=_DyingPool(6)))
+        prepare(entries, out, executor=_DyingPool(6))
     partial = images / "store.partial"
-    assert sorted(Journal(partial / "journal.jsonl").results)[:2] == ["cut 0", "cut 1"]
+    ledger = Ledger(partial / "ledger.sqlite")
+    assert all(ledger.cut(number) is not None for number in (0, 1))
     assert not out.exists()
 
 
 def test_the_next_run_goes_on_from_there(images: Path) -> None:
     entries = entries_from_globs([str(images / "*.tif")], sensor="maxar-rgb")
     with pytest.raises(WorkerError):
-        prepare(entries, images / "store", run=PrepareRun(executor=_DyingPool(6)))
+        prepare(entries, images / "store", executor=_DyingPool(6))
     prepare(entries, images / "store")
     assert not (images / "store.partial").exists()
     assert ChipStore.open(images / "store").index.num_rows == 4
 
 
-def test_pieces_that_were_finished_out_of_order_are_kept_too(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j")
-    pieces = [(f"piece {number}", number) for number in range(3)]
+def test_pieces_that_were_finished_out_of_order_are_kept_too() -> None:
+    done: dict[int, int] = {}
+    pieces = [(number, number) for number in range(3)]
     with pytest.raises(WorkerError):
-        list(run_pieces(pieces, abs, journal=journal, executor=_DyingPool(1), workers=4))
-    assert set(journal.results) == {"piece 0", "piece 2"}
+        list(run_pieces(pieces, abs, find=done.get, keep=done.__setitem__, executor=_DyingPool(1), workers=4))
+    assert set(done) == {0, 2}
 
 
-def test_a_pool_with_a_killed_process_is_told_apart_from_bad_images(tmp_path: Path) -> None:
+def test_a_pool_with_a_killed_process_is_told_apart_from_bad_images() -> None:
+    done: dict[int, int] = {}
     with pytest.raises(WorkerError, match="a worker process was killed"), worker_pool(2) as pool:
-        list(run_pieces([("a", 1)], _kill, journal=Journal(tmp_path / "j"), executor=pool, workers=2))
+        list(run_pieces([(0, 1)], _kill, find=done.get, keep=done.__setitem__, executor=pool, workers=2))
 
 
 def test_a_killed_worker_of_the_simulator_is_said_and_leaves_nothing(

@@ -7,9 +7,8 @@ import pytest
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from anyband.cli import main
-from anyband.data.chip_index import ChipRecord
-from anyband.data.store import ArraySpec, ChipStore
-from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.data.store import ArraySpec, ChipRecord, ChipStore
+from anyband.data.store_writer import Chip, write_store
 from anyband.errors import CatalogueError
 from anyband.pretrain import loop as pretraining
 from anyband.pretrain.loop import PretrainResult
@@ -56,6 +55,6 @@ def test_a_sensor_without_published_statistics_is_trained_with_those_of_the_stor
         )
         for name in sensors
     ]
-    write_store(tmp_path / "store", chips, StoreHeader(sensors=sensors))
+    write_store(tmp_path / "store", chips, sensors)
     with pytest.raises(CatalogueError, match=r"prepare --stats`, and take them with data\.statistics=store"):
         plan_run(PretrainRecipe(name="catalogue"), ChipStore.open(tmp_path / "store"))

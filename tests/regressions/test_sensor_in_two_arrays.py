@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from anyband.data.chip_index import ChipRecord
-from anyband.data.store import ArraySpec, ChipStore
-from anyband.data.store_writer import Chip, StoreHeader, write_store
+from anyband.data.store import ArraySpec, ChipRecord, ChipStore
+from anyband.data.store_writer import Chip, write_store
 from anyband.models.autoencoder import Autoencoder
 from anyband.pretrain.plan import plan_run
 from anyband.pretrain.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe
@@ -33,7 +32,7 @@ def _chips():
 
 def test_the_checkpoint_has_the_normalisation_of_all_bands(tmp_path) -> None:
     sensors = {name: get_sensor(name) for name in ("sentinel2-l2a", "sentinel1-grd")}
-    write_store(tmp_path / "store", _chips(), StoreHeader(sensors=sensors))
+    write_store(tmp_path / "store", _chips(), sensors)
     model = ModelRecipe(
         img_size=32,
         embed_dim=8,

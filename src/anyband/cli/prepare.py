@@ -1,13 +1,11 @@
-"""`anyband prepare`: rasters → chip store; or the statistics of a store, what it holds, or a copy of it."""
+"""`anyband prepare`: rasters → chip store; or the statistics of a store, or what it holds."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from anyband.data.manifest import ImageEntry
+    from anyband.data.manifest import ImageList
 
 __all__ = ["add_arguments", "run"]
 
@@ -17,7 +15,6 @@ examples:
   anyband prepare 'scenes/*.tif' --sensor sentinel2-l2a --out store
   anyband prepare --stats store
   anyband prepare --show store
-  anyband prepare --copy store --out s3://bucket/store --endpoint http://127.0.0.1:9000
 
 A manifest has a row for each image (CSV, YAML or GeoParquet) with the columns path, sensor and, where
 needed, place, datetime, bands, encoding, scale, offset, nodata, time, valid, valid_values, valid_variable,
@@ -36,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="one manifest, or with --sensor images and patterns")
-    parser.add_argument("--out", metavar="STORE", help="folder of the store to make; of a copy, also a URL")
+    parser.add_argument("--out", metavar="STORE", help="folder of the store to make")
     parser.add_argument(
         "--stats",
         nargs="?",
@@ -45,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute normalisation statistics of the train split: of STORE, or of what is being prepared",
     )
     parser.add_argument("--show", metavar="STORE", help="print what a store holds, and stop")
-    parser.add_argument("--copy", metavar="STORE", help="copy a finished store to OUT, and stop")
     parser.add_argument(
         "--endpoint", metavar="URL", help="address of the S3-compatible server of a store at s3:// (default: Amazon's)"
     )
@@ -73,8 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.show is not None:
         return _show(arguments)
-    if arguments.copy is not None:
-        return _copy(arguments)
     if arguments.stats and not arguments.inputs and arguments.out is None:
         return _statistics(arguments)
     if arguments.stats:
@@ -83,8 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("name the images (a manifest, or patterns with --sensor) and with --out the store to make")
     if "://" in arguments.out:
         raise InputError(
-            f"images are prepared into a folder, found --out '{arguments.out}'; name a folder, then copy the store: "
-            f"`anyband prepare --copy FOLDER --out {arguments.out}`"
+            f"images are prepared into a folder, found --out '{arguments.out}'; name a folder, then copy the store "
+            "there, for example with `aws s3 sync` or `rclone copy`"
         )
     return _prepare(arguments)
 
@@ -94,21 +88,6 @@ def _show(arguments: argparse.Namespace) -> int:
     from anyband.data.store import ChipStore
 
     print("\n".join(describe_store(ChipStore.open(arguments.show, endpoint=arguments.endpoint))))
-    return 0
-
-
-def _copy(arguments: argparse.Namespace) -> int:
-    from anyband.data.store import ChipStore
-    from anyband.data.store_copy import copy_store
-    from anyband.data.store_location import StoreLocation
-    from anyband.errors import InputError
-
-    if arguments.out is None or arguments.inputs or arguments.stats is not None:
-        raise InputError("--copy takes a finished store and, with --out, the folder or URL of its copy; nothing else")
-    source = ChipStore.open(arguments.copy, endpoint=arguments.endpoint)
-    target = StoreLocation.of(arguments.out, endpoint=arguments.endpoint)
-    report = copy_store(source, target, overwrite=arguments.overwrite, shown=not arguments.quiet)
-    print(report.line())
     return 0
 
 
@@ -134,7 +113,7 @@ def _statistics(arguments: argparse.Namespace) -> int:
 def _prepare(arguments: argparse.Namespace) -> int:
     import os
 
-    from anyband.data.prepare import PrepareOptions, PrepareRun, prepare
+    from anyband.data.prepare import PrepareOptions, prepare
 
     entries = _entries(arguments)
     options = PrepareOptions(
@@ -145,20 +124,22 @@ def _prepare(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         statistics=arguments.stats is not None,
     )
-    how = PrepareRun(
+    report = prepare(
+        entries,
+        Path(arguments.out),
+        options,
         workers=min(os.cpu_count() or 1, len(entries)) if arguments.workers is None else arguments.workers,
         overwrite=arguments.overwrite,
         strict=arguments.strict,
         shown=not arguments.quiet,
     )
-    report = prepare(entries, Path(arguments.out), options, how)
     if report.was_complete:
         print(f"'{arguments.out}' is complete already, of the same images and options; nothing was done")
     print("\n".join(report.lines()))
     return 0
 
 
-def _entries(arguments: argparse.Namespace) -> "Sequence[ImageEntry]":
+def _entries(arguments: argparse.Namespace) -> "ImageList":
     from anyband.data.manifest import entries_from_globs, open_manifest
     from anyband.errors import InputError
 

@@ -1,33 +1,42 @@
-"""The work of preparing, piece by piece: look at an image, and cut its chips into a file of their own."""
+"""The work of preparing, piece by piece: look at an image, cut its chips; and the processes that do it."""
 
 import datetime as dt
-import sys
-import zipfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import multiprocessing
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 
 from anyband.arrays import Array, Bool, Num
 from anyband.data.manifest import ImageEntry
-from anyband.errors import AnybandError, GeometryError, OutputError, RasterError
+from anyband.data.store import Split
+from anyband.errors import AnybandError, GeometryError, OutputError, RasterError, WorkerError
 from anyband.rasters.footprints import View
-from anyband.rasters.grid import Grid, Window, resample_bilinear, source_window
+from anyband.rasters.grid import Grid, Transform, Window, resample_bilinear, source_window
+from anyband.rasters.reader import open_raster
 from anyband.sensors.sensor import Encoding
 
 __all__ = [
     "MIN_IMAGE_PX",
-    "CutTask",
+    "Cut",
     "ImageSurvey",
-    "SpooledChip",
-    "Storage",
+    "Piece",
+    "chip_bytes",
     "cut_image",
     "onto_chip",
+    "run_pieces",
     "storage_of",
     "survey_image",
     "view_window",
+    "worker_pool",
 ]
 
 # One patch of the usual vision transformer.
@@ -36,19 +45,12 @@ MIN_IMAGE_PX = 16
 _DECIBEL_SCALE = 0.01
 _DECIBEL_NODATA = -32768
 
+# chosen: chips of small images are quicker kept in the ledger than in files of their own.
+_SMALL_BYTES = 2**17
 
-@dataclass(frozen=True, kw_only=True)
-class Storage:
-    """How the numbers of an image are kept in a store."""
-
-    kind: Literal["as_is", "decibel", "float32"]
-    """as_is: integers stay; decibel: radar in dB as int16 × 0.01; float32: other floats."""
-    dtype: str
-    """NumPy name of the stored type."""
-    encoding: tuple[tuple[str, Encoding], ...]
-    """(band, encoding) of the numbers kept."""
-    nodata: float | None
-    """Number kept where there is no data; None: only validity tells."""
+Cut = tuple[list[tuple[int, float, bool, int]], float, bytes | None]
+"""(number, share of data, whether some value is not data, checksum) of each chip kept; the largest share found; and the
+chips one after the other, where they are small (None: they are in the piece's file)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,91 +66,72 @@ class ImageSurvey:
     datetime: dt.datetime | None
     """Its time, UTC, if the file says it."""
 
-    @classmethod
-    def from_dict(cls, entry: dict[str, Any]) -> "ImageSurvey":
-        """Read what `survey_image` gave."""
-        said = entry["grid"]
-        # Names come anew with each image; thousands of images share a few of them.
-        crs = None if said["crs"] is None else sys.intern(said["crs"])
-        grid = Grid(**{**said, "transform": tuple(said["transform"]), "crs": crs})
-        time = None if entry["datetime"] is None else dt.datetime.fromisoformat(entry["datetime"])
-        return cls(grid=grid, dtype=sys.intern(entry["dtype"]), nodata=entry["nodata"], datetime=time)
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """Chips of one image that are cut together, and what the index says of them."""
 
-@dataclass(frozen=True, kw_only=True)
-class CutTask:
-    """Chips to cut from one image."""
-
+    number: int
+    """Counts the pieces of a run."""
+    image: int
+    """Number of the image."""
     entry: ImageEntry
     """The image."""
-    storage: Storage
-    """How to keep its numbers."""
-    views: tuple[View, ...]
-    """What to cut."""
+    survey: ImageSurvey
+    """What it says."""
+    place: str
+    """Of the image."""
+    split: Split
+    """Of the place."""
+    chips: tuple[tuple[str, View, Transform], ...]
+    """Name of the cell, what the image gives to it, and the chip's transform."""
     min_valid: float
     """Least share of data of a chip."""
     spool: Path
     """File to write the chips to."""
+    is_last: bool
+    """Whether no other piece of the image follows."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpooledChip:
-    """A chip that waits in the file of its task; the last one released removes the file."""
-
-    spool: Path
-    """The file."""
-    number: int
-    """Which view of the task."""
-    waiting: set[int]
-    """Numbers of the file's chips that are still needed; shared by all of them."""
-
-    def load(self) -> tuple[Array, Array | None]:
-        """Read the chip back.
-
-        Raises:
-            OutputError: the file was lost or damaged since it was written.
-        """
-        try:
-            with np.load(self.spool) as file:
-                name = f"valid{self.number}"
-                return file[f"pixels{self.number}"], file.get(name)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
-            raise OutputError(
-                f"'{self.spool}', which an earlier run wrote, is damaged; remove its folder and prepare again"
-            ) from problem
-
-    def release(self) -> None:
-        """Say that the chip is safe in the store."""
-        self.waiting.discard(self.number)
-        if not self.waiting:
-            self.spool.unlink(missing_ok=True)
+def chip_bytes(piece: Piece, number: int, partial: bool) -> int:
+    """Tell the size of a chip in the file of its piece."""
+    _, view, _ = piece.chips[number]
+    dtype = storage_of(piece.entry, piece.survey.dtype, piece.survey.nodata)[0]
+    return len(piece.entry.sensor.bands) * view.height * view.width * (np.dtype(dtype).itemsize + partial)
 
 
-def survey_image(entry: ImageEntry) -> dict[str, Any]:
-    """Tell grid and type of an image as plain JSON; or `skipped`, the reason why it can't be used."""
-    from anyband.rasters.reader import open_raster
-
+def survey_image(entry: ImageEntry) -> ImageSurvey | str:
+    """Tell grid and type of an image; or the reason why it can't be used."""
     try:
         with open_raster(entry.source, entry.sensor) as reader:
-            _check_size(entry, reader.grid)
+            grid = reader.grid
+            if min(grid.height, grid.width) < MIN_IMAGE_PX:
+                raise GeometryError(
+                    f"'{entry.name}' has {grid.height} × {grid.width} pixels, smaller than a patch "
+                    f"({MIN_IMAGE_PX} × {MIN_IMAGE_PX})"
+                )
             storage_of(entry, str(reader.dtype), reader.nodata)
-            time = None if reader.datetime is None else reader.datetime.isoformat()
             nodata = None if reader.nodata is None or np.isnan(reader.nodata) else float(reader.nodata)
-            grid = asdict(reader.grid)
-            return {"grid": grid, "dtype": str(reader.dtype), "nodata": nodata, "datetime": time}
+            return ImageSurvey(grid=grid, dtype=str(reader.dtype), nodata=nodata, datetime=reader.datetime)
     except OutputError:
         raise
     except AnybandError as problem:
-        return {"skipped": str(problem)}
+        return str(problem)
 
 
-def storage_of(entry: ImageEntry, dtype: str, nodata: float | None) -> Storage:
+def storage_of(
+    entry: ImageEntry, dtype: str, nodata: float | None
+) -> tuple[str, tuple[tuple[str, Encoding], ...], float | None]:
     """Decide how numbers are kept: integers as they are, dB as int16 × 0.01, other floats as float32.
 
     Args:
         entry: the image.
         dtype: of its numbers.
         nodata: its own "no data" number.
+
+    Returns:
+        NumPy name of the type, encoding of each band, and the number kept where there is no data (None: only
+        validity tells).
 
     Raises:
         RasterError: numbers of this type can't be kept.
@@ -157,52 +140,45 @@ def storage_of(entry: ImageEntry, dtype: str, nodata: float | None) -> Storage:
     if kind in "iu":
         limits = np.iinfo(dtype)
         fits = nodata is not None and limits.min <= nodata <= limits.max and nodata == int(nodata)
-        return Storage(kind="as_is", dtype=dtype, encoding=entry.encoding, nodata=nodata if fits else None)
+        return dtype, entry.encoding, nodata if fits else None
     if kind == "b":
-        return Storage(kind="as_is", dtype="uint8", encoding=entry.encoding, nodata=None)
+        return "uint8", entry.encoding, None
     if kind != "f":
         raise RasterError(f"'{entry.name}' has numbers of type {dtype}; integers and floats can be prepared")
     if all(band.unit == "sigma0_db" for band in entry.sensor.bands):
         encoding = tuple((band, Encoding(scale=_DECIBEL_SCALE)) for band, _ in entry.encoding)
-        return Storage(kind="decibel", dtype="int16", encoding=encoding, nodata=float(_DECIBEL_NODATA))
-    return Storage(kind="float32", dtype="float32", encoding=entry.encoding, nodata=None)
+        return "int16", encoding, float(_DECIBEL_NODATA)
+    return "float32", entry.encoding, None
 
 
-def cut_image(task: CutTask) -> dict[str, Any]:
-    """Cut the chips of a task and write those with enough data to its file, whole or not at all.
+def cut_image(piece: Piece) -> Cut | str:
+    """Cut the chips of a piece; those with enough data go to its file, whole or not at all, unless they are small.
 
     Returns:
-        `chips`: (number of the view, share of data) of each chip written; `best`: the largest share found;
-        or `skipped`, the reason why the image can't be read.
+        What was cut; or the reason why the image can't be read.
 
     Raises:
         OutputError: the file can't be written.
     """
+    kept: list[tuple[int, float, bool, int]] = []
+    best = 0.0
+    parts: list[bytes] = []
     try:
-        cut = list(_cut(task))
+        for number, (pixels, valid) in enumerate(_cut(piece)):
+            share = float(valid.mean())
+            best = max(best, share)
+            if share > 0 and share >= piece.min_valid:
+                partial = not valid.all()
+                parts.append(pixels.tobytes() + (valid.tobytes() if partial else b""))
+                kept.append((number, share, partial, zlib.crc32(parts[-1])))
     except OutputError:
         raise
     except AnybandError as problem:
-        return {"skipped": str(problem)}
-    shares = [float(valid.mean()) for _, valid in cut]
-    kept = [number for number, share in enumerate(shares) if share > 0 and share >= task.min_valid]
-    arrays: dict[str, Array] = {}
-    for number in kept:
-        pixels, valid = cut[number]
-        arrays[f"pixels{number}"] = pixels
-        if not valid.all():
-            arrays[f"valid{number}"] = valid
-    if kept:
-        _write_spool(task.spool, arrays)
-    return {"chips": [[number, shares[number]] for number in kept], "best": max(shares, default=0.0)}
-
-
-def _check_size(entry: ImageEntry, grid: Grid) -> None:
-    if min(grid.height, grid.width) < MIN_IMAGE_PX:
-        raise GeometryError(
-            f"'{entry.name}' has {grid.height} × {grid.width} pixels, smaller than a patch "
-            f"({MIN_IMAGE_PX} × {MIN_IMAGE_PX})"
-        )
+        return str(problem)
+    if sum(map(len, parts)) <= _SMALL_BYTES:
+        return kept, best, b"".join(parts)
+    _write_spool(piece.spool, parts)
+    return kept, best, None
 
 
 def view_window(view: View) -> Window | None:
@@ -210,17 +186,14 @@ def view_window(view: View) -> Window | None:
     return source_window(view.placement, Window(row=0, col=0, height=view.height, width=view.width))
 
 
-def _cut(task: CutTask) -> Any:
-    from anyband.rasters.reader import open_raster
-
-    with open_raster(task.entry.source, task.entry.sensor) as reader:
-        for view in task.views:
+def _cut(piece: Piece) -> Iterator[tuple[Array, Array]]:
+    with open_raster(piece.entry.source, piece.entry.sensor) as reader:
+        for cell, view, _ in piece.chips:
             window = view_window(view)
             if window is None:
-                raise GeometryError(f"cell '{view.cell}' lies outside its image")
+                raise GeometryError(f"cell '{cell}' lies outside its image")
             raster = reader.read(window)
-            dn, valid = onto_chip(raster.dn, raster.valid, view, window)
-            yield _kept_numbers(dn, valid, task)
+            yield _kept_numbers(*onto_chip(raster.dn, raster.valid, view, window), piece)
 
 
 def onto_chip(
@@ -247,40 +220,35 @@ def _overlap(offset: int, size: int, start: int, length: int) -> tuple[slice, sl
     return slice(first - offset, last - offset), slice(first - start, last - start)
 
 
-def _kept_numbers(dn: Array, valid: Array, task: CutTask) -> tuple[Array, Array]:
-    storage = task.storage
-    if storage.kind == "decibel":
-        return _as_decibel(dn, valid, [encoding for _, encoding in task.entry.encoding])
-    kept = dn.astype(storage.dtype)
-    if storage.kind == "float32":
+def _kept_numbers(dn: Array, valid: Array, piece: Piece) -> tuple[Array, Array]:
+    dtype, _, nodata = storage_of(piece.entry, piece.survey.dtype, piece.survey.nodata)
+    if dn.dtype.kind == "f" and dtype == "int16":
+        return _as_decibel(dn, valid, [encoding for _, encoding in piece.entry.encoding])
+    kept = dn.astype(dtype)
+    if dtype == "float32":
         valid = valid & np.isfinite(kept)
-    if storage.nodata is not None or storage.kind == "float32":
-        kept[~valid] = storage.nodata or 0
+    if nodata is not None or dtype == "float32":
+        kept[~valid] = nodata or 0
     return kept, valid
 
 
 def _as_decibel(dn: Array, valid: Array, encodings: Sequence[Encoding]) -> tuple[Array, Array]:
     """Decode radar to decibels, kept as int16 × 0.01. No echo has no logarithm, so it counts as no data."""
-    factors = {"identity": 0.0, "power_to_db": 10.0, "amplitude_to_db": 20.0}
     kept = np.full(dn.shape, _DECIBEL_NODATA, dtype=np.int16)
     known = valid.copy()
+    limit = np.iinfo(np.int16).max
     for band, encoding in enumerate(encodings):
-        linear = dn[band].astype(np.float64) * encoding.scale + encoding.offset
-        factor = factors[encoding.transform]
-        known[band] &= np.isfinite(linear) & ((factor == 0) | (linear > 0))
-        usable = linear[known[band]]
-        decibel = factor * np.log10(usable) if factor else usable
-        limit = np.iinfo(np.int16).max
-        kept[band][known[band]] = np.clip(np.rint(decibel / _DECIBEL_SCALE), -limit, limit).astype(np.int16)
+        decibel = encoding.decode(dn[band].astype(np.float64))
+        known[band] &= np.isfinite(decibel)
+        kept[band][known[band]] = np.clip(np.rint(decibel[known[band]] / _DECIBEL_SCALE), -limit, limit)
     return kept, known
 
 
-def _write_spool(path: Path, arrays: dict[str, Array]) -> None:
+def _write_spool(path: Path, parts: Sequence[bytes]) -> None:
     beside = path.with_name(f".partial.{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.writelines(parts)
         beside.replace(path)
     except OSError as problem:
         beside.unlink(missing_ok=True)
@@ -288,3 +256,136 @@ def _write_spool(path: Path, arrays: dict[str, Array]) -> None:
             f"cannot write '{path}': {problem.strerror or problem}; what is finished is kept: "
             "free some room and run the same command again"
         ) from problem
+
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+# chosen: enough that no worker waits for the one who takes the results, few enough that results stay few.
+_PIECES_PER_WORKER = 4
+
+
+def run_pieces(
+    pieces: Iterable[tuple[int, Task]],
+    work: Callable[[Task], Result],
+    *,
+    find: Callable[[int], Result | None],
+    keep: Callable[[int, Result], None],
+    executor: Executor | None = None,
+    workers: int = 1,
+    batch: int = 1,
+) -> Iterator[tuple[Task, Result]]:
+    """Do every piece that was not done before, and give all results in the order of the pieces.
+
+    Args:
+        pieces: (number, task); numbers are distinct. Taken a few ahead of the results, so they may be made then.
+        work: from a task to its result; for processes, a function at the top of a module.
+        find: gives the result of a piece that was done before; None: it was not.
+        keep: notes the result of a piece, as soon as it is there.
+        executor: that does the work; None: here, one after the other.
+        workers: of the executor; sets how many pieces are handed out ahead.
+        batch: pieces that a worker is handed at once; more cost less, and more are lost if it is killed.
+
+    Returns:
+        (task, result) of each piece, in order, whatever order they finish in.
+
+    Raises:
+        WorkerError: a worker was killed; every finished piece was kept.
+        AnybandError: what `work` raises.
+    """
+    if executor is None:
+        for number, task in pieces:
+            known = find(number)
+            result = work(task) if known is None else known
+            if known is None:
+                keep(number, result)
+            yield task, result
+        return
+    waiting: deque[_Batch[Task, Result]] = deque()
+    rest = iter(pieces)
+    try:
+        while several := list(islice(rest, batch)):
+            waiting.append(_hand_out(several, work, find, executor))
+            if len(waiting) > workers * _PIECES_PER_WORKER:
+                yield from _take(waiting.popleft(), keep)
+        while waiting:
+            yield from _take(waiting.popleft(), keep)
+    except BrokenProcessPool as problem:
+        _keep_finished(waiting, keep)
+        raise WorkerError(
+            "a worker process was killed, perhaps for want of memory; what is finished is kept: "
+            "run the same command again with fewer --workers"
+        ) from problem
+    finally:
+        for _, future in waiting:
+            if future is not None:
+                future.cancel()
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[Executor | None]:
+    """Give a pool of processes, or None for one worker: then the work is done here.
+
+    Processes start afresh instead of as copies, because a copy of a process with threads may hang.
+    """
+    if workers <= 1:
+        yield None
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+# Pieces (number, task, result where it was done before), and the future results of the others, with what ended them.
+_Batch = tuple[
+    list[tuple[int, Task, Result | None]], "Future[tuple[list[Result], Exception | None]] | None"
+]  # fmt: skip
+
+
+def _hand_out(
+    several: Sequence[tuple[int, Task]],
+    work: Callable[[Task], Result],
+    find: Callable[[int], Result | None],
+    executor: Executor,
+) -> "_Batch[Task, Result]":
+    found = [(number, task, find(number)) for number, task in several]
+    left = [task for _, task, result in found if result is None]
+    return found, executor.submit(_do_several, work, left) if left else None
+
+
+def _do_several(work: Callable[[Task], Any], tasks: Sequence[Task]) -> tuple[list[Any], Exception | None]:
+    """Do pieces in a worker. What one raises is given back beside the results of those before it."""
+    results: list[Any] = []
+    for task in tasks:
+        try:
+            results.append(work(task))
+        except Exception as problem:  # noqa: BLE001 - raised again where the results are taken
+            return results, problem
+    return results, None
+
+
+def _keep_finished(waiting: "deque[_Batch[Task, Result]]", keep: Callable[[int, Result], None]) -> None:
+    """Note the pieces that were finished out of order, before one that was not."""
+    for found, future in waiting:
+        if future is not None and future.done() and not future.cancelled() and future.exception() is None:
+            left = [number for number, _, result in found if result is None]
+            for number, result in zip(left, future.result()[0], strict=False):
+                keep(number, result)
+
+
+def _take(batch: "_Batch[Task, Result]", keep: Callable[[int, Result], None]) -> Iterator[tuple[Task, Result]]:
+    found, future = batch
+    results, problem = future.result() if future is not None else ([], None)
+    left = [number for number, _, result in found if result is None]
+    for number, result in zip(left, results, strict=False):
+        keep(number, result)
+    fresh = iter(results)
+    for _, task, known in found:
+        given = next(fresh, None) if known is None else known
+        if given is None:
+            assert problem is not None
+            raise problem
+        yield task, given

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 
 from anyband.arrays import Array, Bool, Int
-from anyband.data.chip_index import Split
 from anyband.data.resample import coarser_grid
 from anyband.data.sampler import (
     UNKNOWN_TIME,
@@ -22,7 +21,7 @@ from anyband.data.sampler import (
     chip_times,
     find_footprints,
 )
-from anyband.data.store import ChipStore
+from anyband.data.store import ChipStore, Split
 from anyband.errors import RecipeError, StoreError
 from anyband.randomness import generator
 

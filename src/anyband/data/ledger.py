@@ -1,353 +1,333 @@
-"""The journal of a store under construction, its surveys, and the jobs of its workers."""
+"""The sqlite file of a store under construction: its images, their surveys, what was cut, and the index rows."""
 
+import datetime as dt
 import fcntl
 import json
-import multiprocessing
+import math
 import shutil
+import sqlite3
+import sys
 import uuid
-from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 
 import numpy as np
 
 from anyband.arrays import Array, Int, LazySequence
-from anyband.data.cutting import ImageSurvey
-from anyband.data.manifest import ImageEntry
+from anyband.data.cutting import Cut, ImageSurvey, Piece, chip_bytes, storage_of
+from anyband.data.manifest import ImageEntry, identity
 from anyband.data.places import PlacedImage
 from anyband.data.store import partial_path
 from anyband.errors import AnybandError, OutputError, WorkerError
-from anyband.files import check_writable, sync, whole_file
+from anyband.files import check_writable, sync
+from anyband.rasters.grid import Grid
+from anyband.rasters.reader import RasterSource
+from anyband.sensors.sensor import Encoding, Sensor
 
-__all__ = [
-    "Journal",
-    "PlacedImages",
-    "Surveys",
-    "Workspace",
-    "open_workspace",
-    "remove_leftover",
-    "run_pieces",
-    "survey_key",
-    "worker_pool",
-]
+__all__ = ["Ledger", "PlacedImages", "WaitingChip", "open_ledger", "publish", "remove_leftover"]
 
-Task = TypeVar("Task")
+_VERSION = 1
 
-# chosen: enough that no worker waits for the one who takes the results, few enough that results stay few.
-_PIECES_PER_WORKER = 4
-# chosen: more pieces than are handed out at once, far fewer than would take room.
-_LONGEST_GAP = 2**16
+# Images and what follows from them are written anew by each run; surveys, cuts and shards are what a killed run leaves.
+_KEPT = """
+CREATE TABLE inputs (digest TEXT NOT NULL);
+CREATE TABLE surveys (image INTEGER PRIMARY KEY, problem TEXT, dtype TEXT, nodata REAL, datetime TEXT, height INTEGER,
+    width INTEGER, transform TEXT, crs TEXT, gsd_m REAL);
+CREATE TABLE cuts (piece INTEGER PRIMARY KEY, problem TEXT, best REAL, chips TEXT, content BLOB);
+CREATE TABLE shards (array TEXT, shard INTEGER, digest TEXT, partial INTEGER, PRIMARY KEY (array, shard));
+"""
+_ANEW = """
+DROP TABLE IF EXISTS images;
+DROP TABLE IF EXISTS skipped;
+CREATE TABLE images (number INTEGER PRIMARY KEY, identity BLOB, name TEXT, source TEXT, kind INTEGER, place TEXT,
+    datetime TEXT, split TEXT);
+CREATE TABLE skipped (image INTEGER PRIMARY KEY, reason TEXT NOT NULL);
+"""
+# chosen: rows that are Python objects together, some kilobytes each.
+_ROWS_TOGETHER = 512
+
+_GRID = "height, width, transform, crs, gsd_m"
+_SURVEY = f"problem, dtype, nodata, surveys.datetime, {_GRID}"
 
 
-class Journal:
-    """Results of finished pieces, one JSON line each, in a file that only grows.
-
-    A line that a killed run left unfinished is cut off. Lines are handed to the system at once, so they
-    survive the end of the process at any moment. Results stay in the file: in memory is where each begins.
-    """
+class Ledger:
+    """The file that a run notes its work in. What was noted survives the end of the process at any moment."""
 
     def __init__(self, path: Path) -> None:
-        """Open a journal, or begin one.
+        """Open the file, or begin one.
 
         Raises:
-            OutputError: the file can't be written.
+            OutputError: it can't be written.
         """
         self.path = path
-        self._lines = _Lines(path)
-        self._length = 0
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab+") as file:
-                file.seek(0)
-                self._length = self._load(file)
-                file.truncate(self._length)
-        except OSError as problem:
-            raise OutputError(f"cannot write the journal '{path}': {problem.strerror or problem}") from problem
+        # (bands asked for, whole sensor, encoding): thousands of images share a few.
+        self._kinds: list[tuple[Sensor, Sensor, tuple[tuple[str, Encoding], ...]]] = []
+        with self._writing():
+            self.database = sqlite3.connect(path, isolation_level=None)
+            self.database.execute("PRAGMA journal_mode = WAL")
+            self.database.execute("PRAGMA synchronous = NORMAL")
 
-    @property
-    def results(self) -> Mapping[str, Any]:
-        """Results of finished pieces by their keys, read from the file when they are asked for."""
-        return self._lines
-
-    def add(self, key: str, result: Any) -> None:
-        """Note a finished piece.
-
-        Args:
-            key: identity of the piece.
-            result: plain JSON.
-
-        Raises:
-            OutputError: there is no room.
-        """
-        line = json.dumps([key, result]).encode() + b"\n"
-        try:
-            with self.path.open("ab") as file:
-                file.write(line)
-        except OSError as problem:
-            raise OutputError(
-                f"cannot write the journal '{self.path}': {problem.strerror or problem}; "
-                "what is finished is kept: free some room and run the same command again"
-            ) from problem
-        self._lines.note(key, self._length)
-        self._length += len(line)
-
-    def _load(self, file: BinaryIO) -> int:
-        """Read the finished lines. Returns the length of the file up to their end."""
-        length = 0
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            key, _ = json.loads(line)
-            self._lines.note(key, length)
-            length += len(line)
-        return length
-
-
-class _Lines(Mapping[str, Any]):
-    """Key → result, of which only the place in the file is kept: 8 bytes for keys that are a word and a count."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._counted: dict[str, array[int]] = {}
-        self._others: dict[str, int] = {}
-
-    def note(self, key: str, start: int) -> None:
-        """Say where the line of a key begins."""
-        word, number = _word_and_number(key)
-        starts = self._counted.setdefault(word, array("q"))
-        # Pieces finish about in order, so gaps are short; a number far away would make a long one.
-        if number is None or number > len(starts) + _LONGEST_GAP:
-            self._others[key] = start
+    def begin(self, inputs: str) -> None:
+        """Note for which images and options the work is; finished work for others is forgotten."""
+        if inputs == _inputs_of(self.database):
             return
-        starts.extend([-1] * (number + 1 - len(starts)))
-        starts[number] = start
+        with self._writing(), self._transaction():
+            for (table,) in self.database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                self.database.execute(f"DROP TABLE {table}")
+            for statement in _KEPT.split(";"):
+                self.database.execute(statement)
+            self.database.execute("INSERT INTO inputs VALUES (?)", [inputs])
+            self.database.execute(f"PRAGMA user_version = {_VERSION}")
 
-    def __getitem__(self, key: str) -> Any:
-        start = self._start(key)
-        if start is None:
-            raise KeyError(key)
-        with self._path.open("rb") as file:
-            file.seek(start)
-            return json.loads(file.readline())[1]
+    def fill(self, entries: Iterable[ImageEntry]) -> None:
+        """Write the images down, and which of them stand in the list again."""
+        kinds: dict[tuple[int, int, int], int] = {}
 
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._start(key) is not None
+        def row(number: int, entry: ImageEntry) -> tuple[Any, ...]:
+            kind = (entry.sensor, entry.product, entry.encoding)
+            ids = (id(kind[0]), id(kind[1]), id(kind[2]))
+            if ids not in kinds:
+                kinds[ids] = len(self._kinds)
+                self._kinds.append(kind)
+            time = entry.datetime and entry.datetime.isoformat()
+            source = _source_text(entry.source)
+            return number, identity(entry), entry.name, source, kinds[ids], entry.place, time, entry.split
 
-    def __iter__(self) -> Iterator[str]:
-        for word, starts in self._counted.items():
-            yield from (f"{word} {number}" for number, start in enumerate(starts) if start >= 0)
-        yield from self._others
+        with self._writing(), self._transaction():
+            for statement in _ANEW.split(";"):
+                self.database.execute(statement)
+            rows = (row(number, entry) for number, entry in enumerate(entries))
+            self.database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self.database.execute("CREATE INDEX again ON images (identity)")
+            self.database.execute(
+                "INSERT INTO skipped SELECT number, '''' || name || ''' stands in the list twice' FROM images AS one "
+                "WHERE EXISTS (SELECT 1 FROM images WHERE identity = one.identity AND number < one.number)"
+            )
+
+    def num_images(self) -> int:
+        """Count the images that are not skipped."""
+        return int(self._one("SELECT (SELECT count(*) FROM images) - (SELECT count(*) FROM skipped)")[0])
+
+    def numbers(self) -> Int[Array, " image"]:
+        """Numbers of the images that are not skipped, ascending."""
+        rows = self.database.execute(
+            "SELECT number FROM images WHERE number NOT IN (SELECT image FROM skipped) ORDER BY 1"
+        )
+        return np.fromiter((number for (number,) in rows), dtype=np.int64)
+
+    def entry(self, number: int) -> ImageEntry:
+        """Read an image."""
+        name, source, kind, place, time, split = self._one(
+            "SELECT name, source, kind, place, datetime, split FROM images WHERE number = ?", number
+        )
+        sensor, product, encoding = self._kinds[kind]
+        return ImageEntry(
+            name=name, source=_source_of(source), sensor=sensor, product=product, encoding=encoding, place=place,
+            datetime=_time(time), split=split,
+        )  # fmt: skip
+
+    def placed(self, number: int) -> PlacedImage:
+        """Read what decides the place of an image."""
+        name, place, split, *grid = self._one(
+            f"SELECT name, place, split, {_GRID} FROM images JOIN surveys ON image = number WHERE number = ?", number
+        )
+        return PlacedImage(name=name, grid=_grid(*grid), place=place, split=split)
+
+    def skip(self, image: int, reason: str) -> None:
+        """Note why an image is not used; the first reason stays."""
+        self._note("INSERT OR IGNORE INTO skipped VALUES (?, ?)", image, reason)
+
+    def skipped(self) -> Iterator[tuple[str, str]]:
+        """Give (name, reason) of each image that is not used."""
+        yield from self.database.execute(
+            "SELECT name, reason FROM skipped JOIN images ON number = image ORDER BY image"
+        )
+
+    def survey(self, image: int) -> ImageSurvey | str | None:
+        """Read what an image says, or why it can't be used; None: it was not looked at yet."""
+        row = self.database.execute(f"SELECT {_SURVEY} FROM surveys WHERE image = ?", [image]).fetchone()
+        if row is None or row[0] is not None:
+            return row and str(row[0])
+        _, dtype, nodata, time, *grid = row
+        return ImageSurvey(grid=_grid(*grid), dtype=sys.intern(dtype), nodata=nodata, datetime=_time(time))
+
+    def keep_survey(self, image: int, survey: ImageSurvey | str) -> None:
+        """Note what an image says, or why it can't be used."""
+        if isinstance(survey, str):
+            self._note("INSERT INTO surveys (image, problem) VALUES (?, ?)", image, survey)
+            return
+        grid, time = survey.grid, survey.datetime and survey.datetime.isoformat()
+        numbers = (grid.height, grid.width, json.dumps(grid.transform), grid.crs, grid.gsd_m)
+        values = (image, None, survey.dtype, survey.nodata, time, *numbers)
+        self._note("INSERT INTO surveys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
+
+    def cut(self, piece: int) -> Cut | str | None:
+        """Read what was cut of a piece, or why it can't be; None: it was not cut yet."""
+        row = self.database.execute("SELECT problem, best, chips FROM cuts WHERE piece = ?", [piece]).fetchone()
+        if row is None or row[0] is not None:
+            return row and str(row[0])
+        return [tuple(chip) for chip in json.loads(row[2])], row[1], None
+
+    def keep_cut(self, piece: int, cut: Cut | str) -> None:
+        """Note what was cut of a piece, or why it can't be."""
+        row = (cut, None, None, None) if isinstance(cut, str) else (None, cut[1], json.dumps(cut[0]), cut[2])
+        self._note("INSERT INTO cuts VALUES (?, ?, ?, ?, ?)", piece, *row)
+
+    def content(self, piece: int, start: int, size: int) -> bytes | None:
+        """Read some bytes of the chips of a small piece; None: they are in its file."""
+        row = self._one("SELECT substr(content, ?, ?) FROM cuts WHERE piece = ?", start + 1, size, piece)
+        content: bytes | None = row and row[0]
+        return content
+
+    def drop_content(self, piece: int) -> None:
+        """Forget the chips of a piece, which are safe in the store."""
+        self._note("UPDATE cuts SET content = NULL WHERE piece = ?", piece)
+
+    def shards(self) -> dict[tuple[str, int], tuple[str, bool]]:
+        """Read the shards that are on the disk: (array, number) → (hash, whether some value is not data)."""
+        rows = self.database.execute("SELECT * FROM shards").fetchall()
+        return {(array, shard): (digest, bool(partial)) for array, shard, digest, partial in rows}
+
+    def keep_shard(self, array: str, shard: int, digest: str, partial: bool) -> None:
+        """Note that a shard is on the disk."""
+        self._note("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?)", array, shard, digest, partial)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.database.close()
+
+    def _one(self, query: str, *values: Any) -> Any:
+        return self.database.execute(query, values).fetchone()
+
+    def _note(self, statement: str, *values: Any) -> None:
+        with self._writing():
+            self.database.execute(statement, values)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self.database.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self.database.execute("ROLLBACK")
+            raise
+        self.database.execute("COMMIT")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as problem:
+            raise OutputError(
+                f"cannot write the ledger '{self.path}': {problem}; what is finished is kept: "
+                "free some room and run the same command again"
+            ) from problem
+
+
+def _inputs_of(database: sqlite3.Connection) -> str | None:
+    """Read what the work of a file is for; None where the file is new or of another version."""
+    if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+        return None
+    return str(database.execute("SELECT digest FROM inputs").fetchone()[0])
+
+
+def _grid(height: int, width: int, transform: str, crs: str | None, gsd_m: float) -> Grid:
+    # Names come anew with each row; thousands of images share a few of them.
+    shared = crs and sys.intern(crs)
+    return Grid(height=height, width=width, transform=tuple(json.loads(transform)), crs=shared, gsd_m=gsd_m)
+
+
+def _source_text(source: RasterSource) -> str:
+    return json.dumps({name: getattr(source, name) for name in RasterSource.__slots__}, default=str)
+
+
+def _source_of(text: str) -> RasterSource:
+    given = json.loads(text)
+    lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    paths = {name: tuple(map(Path, given[name])) for name in ("paths", "valid_paths")}
+    bands = tuple((band, name) for band, name in given["bands"])
+    return RasterSource(**{**given, **lists, **paths, "bands": bands, "time": _time(given["time"])})
+
+
+def _time(text: str | None) -> dt.datetime | None:
+    return None if text is None else dt.datetime.fromisoformat(text)
+
+
+class PlacedImages(LazySequence[PlacedImage]):
+    """What decides the places of the images that are used, in the order of their numbers, read when asked for."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Take the images that are not skipped now."""
+        self._ledger = ledger
+        self.numbers = ledger.numbers()
+        """Number of each image."""
 
     def __len__(self) -> int:
-        return len(self._others) + sum(sum(start >= 0 for start in starts) for starts in self._counted.values())
+        return len(self.numbers)
 
-    def _start(self, key: str) -> int | None:
-        word, number = _word_and_number(key)
-        starts = self._counted.get(word, ())
-        if number is not None and number < len(starts) and starts[number] >= 0:
-            return starts[number]
-        return self._others.get(key)
+    def make(self, number: int) -> PlacedImage:
+        return self._ledger.placed(int(self.numbers[number]))
 
 
-def _word_and_number(key: str) -> tuple[str, int | None]:
-    word, space, number = key.rpartition(" ")
-    is_count = space and number.isascii() and number.isdecimal() and (number == "0" or number[0] != "0")
-    return (word, int(number)) if is_count else (key, None)
+class WaitingChip:
+    """A chip that waits for its shard, in the ledger or in the file of its piece; the last one released removes it."""
 
+    def __init__(self, ledger: Ledger, piece: Piece, chip: tuple[int, float, bool, int], start: int, waiting: set[int]):
+        """Say where the chip is.
 
-def run_pieces(
-    pieces: Iterable[tuple[str, Task]],
-    work: Callable[[Task], Any],
-    *,
-    journal: Journal,
-    executor: Executor | None = None,
-    workers: int = 1,
-    batch: int = 1,
-) -> Iterator[tuple[str, Any]]:
-    """Do every piece that is not in the journal, and give all results in the order of the pieces.
+        Args:
+            ledger: that noted it.
+            piece: it is of.
+            chip: what was noted of it, as in `Cut`.
+            start: first byte among the chips of the piece.
+            waiting: numbers of the chips of the piece that are still needed; shared by all of them.
+        """
+        self._ledger, self._piece, self._start, self._waiting = ledger, piece, start, waiting
+        self._number, _, self._partial, self._checksum = chip
 
-    Args:
-        pieces: (key, task); keys are distinct. They are taken a few ahead of the results, so they may be made then.
-        work: from a task to a result of plain JSON; for processes, a function at the top of a module.
-        journal: of finished pieces.
-        executor: that does the work; None: here, one after the other.
-        workers: of the executor; sets how many pieces are handed out ahead.
-        batch: pieces that a worker is handed at once; more cost less, and more are lost if it is killed.
-
-    Returns:
-        (key, result) of each piece, in order, whatever order they finish in.
-
-    Raises:
-        WorkerError: a worker was killed; every finished piece is in the journal.
-        AnybandError: what `work` raises.
-    """
-    if executor is None:
-        for key, task in pieces:
-            if key in journal.results:
-                yield key, journal.results[key]
-            else:
-                result = json.loads(json.dumps(work(task)))
-                journal.add(key, result)
-                yield key, result
-        return
-    waiting: deque[_Batch] = deque()
-    try:
-        for several in _several(pieces, batch):
-            waiting.append(_handed_out(several, work, journal, executor))
-            if len(waiting) > workers * _PIECES_PER_WORKER:
-                yield from _take(waiting, journal)
-        while waiting:
-            yield from _take(waiting, journal)
-    except BrokenProcessPool as problem:
-        _keep_finished(waiting, journal)
-        raise WorkerError(
-            "a worker process was killed, perhaps for want of memory; what is finished is kept: "
-            "run the same command again with fewer --workers"
-        ) from problem
-    finally:
-        for one in waiting:
-            if one.future is not None:
-                one.future.cancel()
-
-
-@contextmanager
-def worker_pool(workers: int) -> Iterator[Executor | None]:
-    """Give a pool of processes, or None for one worker: then the work is done here.
-
-    Processes start afresh instead of as copies, because a copy of a process with threads may hang.
-    """
-    if workers <= 1:
-        yield None
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Batch:
-    """Pieces that a worker does one after the other."""
-
-    keys: list[str]
-    """Of the pieces, in order."""
-    to_do: list[str]
-    """Of those that are not in the journal."""
-    future: "Future[tuple[list[Any], Exception | None]] | None"
-    """Their results, and what ended the work on the next one; None: nothing is to be done."""
-
-
-def _several(pieces: Iterable[tuple[str, Task]], batch: int) -> Iterator[list[tuple[str, Task]]]:
-    rest = iter(pieces)
-    while several := list(islice(rest, batch)):
-        yield several
-
-
-def _handed_out(
-    several: Sequence[tuple[str, Task]], work: Callable[[Task], Any], journal: Journal, executor: Executor
-) -> _Batch:
-    left = [(key, task) for key, task in several if key not in journal.results]
-    future = executor.submit(_do_several, work, [task for _, task in left]) if left else None
-    return _Batch(keys=[key for key, _ in several], to_do=[key for key, _ in left], future=future)
-
-
-def _do_several(work: Callable[[Task], Any], tasks: Sequence[Task]) -> tuple[list[Any], Exception | None]:
-    """Do pieces in a worker. What one raises is given back beside the results of those before it."""
-    results: list[Any] = []
-    for task in tasks:
-        try:
-            results.append(work(task))
-        except Exception as problem:  # noqa: BLE001 - raised again where the results are taken
-            return results, problem
-    return results, None
-
-
-def _keep_finished(waiting: deque[_Batch], journal: Journal) -> None:
-    """Note the pieces that were finished out of order, before one that was not."""
-    for one in waiting:
-        future = one.future
-        if future is not None and future.done() and not future.cancelled() and future.exception() is None:
-            results, _ = future.result()
-            for key, result in zip(one.to_do, results, strict=False):
-                journal.add(key, json.loads(json.dumps(result)))
-
-
-def _take(waiting: deque[_Batch], journal: Journal) -> Iterator[tuple[str, Any]]:
-    one = waiting.popleft()
-    results, problem = one.future.result() if one.future is not None else ([], None)
-    done = dict(zip(one.to_do, json.loads(json.dumps(results)), strict=False))
-    for key, result in done.items():
-        journal.add(key, result)
-    for key in one.keys:
-        if problem is not None and key in one.to_do and key not in done:
-            raise problem
-        yield key, done[key] if key in done else journal.results[key]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workspace:
-    """A store under construction."""
-
-    out: Path
-    """What the store becomes."""
-    journal: Journal
-    """Finished pieces."""
-
-    @property
-    def store(self) -> Path:
-        """Folder of the store until it is finished."""
-        return partial_path(self.out) / "store"
-
-    @property
-    def spool(self) -> Path:
-        """Folder of chips that wait for their shard."""
-        return partial_path(self.out) / "spool"
-
-    def publish(self) -> None:
-        """Make the finished store OUT. An existing OUT is replaced.
+    def load(self) -> tuple[Array, Array | None]:
+        """Read the chip back.
 
         Raises:
-            OutputError: it can't be renamed.
+            OutputError: it was lost or damaged since it was written.
         """
-        replaced = self.out.with_name(f".{uuid.uuid4().hex[:8]}.replaced.{self.out.name}")
-        try:
-            for file in self.store.rglob("*"):
-                sync(file)
-            if self.out.exists():
-                self.out.replace(replaced)
-            self.store.replace(self.out)
-            sync(self.out.parent)
-        except OSError as problem:
-            raise OutputError(f"cannot write '{self.out}': {problem.strerror or problem}") from problem
-        shutil.rmtree(replaced, ignore_errors=True)
-        self.remove()
+        piece, size = self._piece, chip_bytes(self._piece, self._number, self._partial)
+        content = self._ledger.content(piece.number, self._start, size)
+        if content is None:
+            with suppress(OSError), piece.spool.open("rb") as file:
+                file.seek(self._start)
+                content = file.read(size)
+        if content is None or zlib.crc32(content) != self._checksum:
+            raise OutputError(
+                f"'{piece.spool}', which an earlier run wrote, is damaged; remove its folder and prepare again"
+            )
+        _, view, _ = piece.chips[self._number]
+        shape = (len(piece.entry.sensor.bands), view.height, view.width)
+        dtype, _, _ = storage_of(piece.entry, piece.survey.dtype, piece.survey.nodata)
+        pixels = np.frombuffer(content, dtype, count=math.prod(shape)).reshape(shape)
+        valid = np.frombuffer(content, bool, offset=pixels.nbytes).reshape(shape) if self._partial else None
+        return pixels, valid
 
-    def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(partial_path(self.out), ignore_errors=True)
+    def release(self) -> None:
+        """Say that the chip is safe in the store."""
+        self._waiting.discard(self._number)
+        if not self._waiting:
+            self._ledger.drop_content(self._piece.number)
+            self._piece.spool.unlink(missing_ok=True)
 
 
 @contextmanager
-def open_workspace(out: Path, *, inputs: str) -> Iterator[Workspace]:
-    """Hold the folder of a store under construction.
+def open_ledger(out: Path) -> Iterator[Ledger]:
+    """Hold the folder of a store under construction, and open its ledger.
 
-    What an earlier run of the same inputs left is taken up; what one of other inputs left is removed. When
-    the block ends with an error of the inputs the folder is removed, because other inputs can't use it;
-    with any other error it stays.
+    When the block ends with an error of the inputs the folder is removed, because other inputs can't use it; with
+    any other error it stays, for the next run of the same inputs.
 
     Args:
         out: what the store becomes.
-        inputs: hash of the inputs and options.
 
     Raises:
         OutputError: the folder can't be written, or another run holds it.
@@ -355,30 +335,49 @@ def open_workspace(out: Path, *, inputs: str) -> Iterator[Workspace]:
     folder = partial_path(out)
     check_writable(out.parent)
     with _held(folder):
-        if not _is_of(folder, inputs):
-            _clear(folder)
-            with whole_file(folder / "inputs.txt") as beside:
-                beside.write_text(inputs, encoding="utf-8")
-        workspace = Workspace(out=out, journal=Journal(folder / "journal.jsonl"))
+        ledger = Ledger(folder / "ledger.sqlite")
         try:
-            yield workspace
+            yield ledger
         except (OutputError, WorkerError):
             raise
         except AnybandError:
-            workspace.remove()
+            shutil.rmtree(folder, ignore_errors=True)
             raise
+        finally:
+            ledger.close()
+
+
+def publish(out: Path) -> None:
+    """Make a finished store OUT; an existing OUT is replaced, and the rest of its folder removed.
+
+    Raises:
+        OutputError: it can't be renamed.
+    """
+    replaced = out.with_name(f".{uuid.uuid4().hex[:8]}.replaced.{out.name}")
+    store = partial_path(out) / "store"
+    try:
+        for file in store.rglob("*"):
+            sync(file)
+        if out.exists():
+            out.replace(replaced)
+        store.replace(out)
+        sync(out.parent)
+    except OSError as problem:
+        raise OutputError(f"cannot write '{out}': {problem.strerror or problem}") from problem
+    shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(partial_path(out), ignore_errors=True)
 
 
 def remove_leftover(out: Path, *, inputs: str) -> None:
     """Remove the folder that a run leaves which is killed after its store was published."""
-    folder = partial_path(out)
-    if _is_of(folder, inputs):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_of(folder: Path, inputs: str) -> bool:
-    said = folder / "inputs.txt"
-    return said.is_file() and said.read_text(encoding="utf-8") == inputs
+    path = partial_path(out) / "ledger.sqlite"
+    if not path.is_file():
+        return
+    with suppress(sqlite3.Error):
+        database = sqlite3.connect(path)
+        if _inputs_of(database) == inputs:
+            shutil.rmtree(path.parent, ignore_errors=True)
+        database.close()
 
 
 @contextmanager
@@ -396,86 +395,3 @@ def _held(folder: Path) -> Iterator[None]:
             yield
     except PermissionError as problem:
         raise OutputError(f"'{folder}' is not writable ({problem.strerror}); name another output") from problem
-
-
-def _clear(folder: Path) -> None:
-    for child in folder.iterdir():
-        if child.is_dir():
-            shutil.rmtree(child)
-        elif child.name != "lock":
-            child.unlink()
-
-
-# chosen: the images of a place are asked for several times, soon after each other.
-_KEPT = 1024
-
-
-def survey_key(image: int) -> str:
-    """Name the survey of an image in the journal."""
-    return f"survey {image}"
-
-
-class Surveys(Mapping[int, ImageSurvey]):
-    """Number of the image → its survey, for the images that are used; read from the journal when it is asked for."""
-
-    def __init__(self, journal: Journal, num_images: int) -> None:
-        """Begin without any image.
-
-        Args:
-            journal: holds the surveys.
-            num_images: images of the run, used or not.
-        """
-        self._journal = journal
-        self._used = np.zeros(num_images, dtype=bool)
-        self._count = 0
-        self._read = lru_cache(maxsize=_KEPT)(self._from_journal)
-
-    def use(self, image: int) -> None:
-        """Take an image whose survey is in the journal."""
-        self._count += not self._used[image]
-        self._used[image] = True
-
-    @property
-    def images(self) -> Int[Array, " image"]:
-        """Numbers of the images that are used, ascending."""
-        return np.flatnonzero(self._used)
-
-    def __getitem__(self, image: int) -> ImageSurvey:
-        if image not in self:
-            raise KeyError(image)
-        return self._read(image)
-
-    def __contains__(self, image: object) -> bool:
-        return isinstance(image, int) and 0 <= image < len(self._used) and bool(self._used[image])
-
-    def __iter__(self) -> Iterator[int]:
-        yield from self.images.tolist()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def _from_journal(self, image: int) -> ImageSurvey:
-        return ImageSurvey.from_dict(self._journal.results[survey_key(image)])
-
-
-class PlacedImages(LazySequence[PlacedImage]):
-    """What decides the places of the images that are used, in the order of their numbers."""
-
-    def __init__(self, entries: Sequence[ImageEntry], surveys: Surveys) -> None:
-        """Look at entries and surveys when an image is asked for."""
-        self._entries = entries
-        self._surveys = surveys
-        self.numbers = surveys.images
-        """Number of each image in `entries`."""
-        self._read = lru_cache(maxsize=_KEPT)(self._placed)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def make(self, number: int) -> PlacedImage:
-        return self._read(int(self.numbers[number]))
-
-    def _placed(self, image: int) -> PlacedImage:
-        entry = self._entries[image]
-        grid = self._surveys[image].grid
-        return PlacedImage(name=entry.name, grid=grid, place=entry.place, split=entry.split)

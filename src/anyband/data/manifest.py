@@ -3,13 +3,8 @@
 import csv
 import datetime as dt
 import glob
-import json
 import math
-import os
-import tempfile
-import weakref
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -19,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anyband.arrays import LazySequence
-from anyband.data.chip_index import SPLITS, Split
-from anyband.errors import AnybandError, ManifestError, OutputError, nearest_name
+from anyband.arrays import Array
+from anyband.data.store import SPLITS, Split
+from anyband.errors import AnybandError, ManifestError, nearest_name
 from anyband.files import read_yaml
 from anyband.rasters.reader import RasterSource
 from anyband.sensors.catalogue import find_sensor_name, resolve_sensor
@@ -34,13 +29,12 @@ __all__ = [
     "ImageList",
     "entries_from_globs",
     "entry_sensor",
+    "identity",
     "is_future",
-    "iterate_rows",
     "open_manifest",
     "parse_entry",
     "read_manifest",
     "read_rows",
-    "repeated_images",
 ]
 
 MANIFEST_ENDINGS = (".csv", ".yaml", ".yml", ".parquet", ".geoparquet")
@@ -55,15 +49,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         ManifestError: the file is missing or no table.
     """
-    return list(iterate_rows(path))
+    return list(_iterate_rows(path))
 
 
-def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Give the rows of a table one by one; only YAML is held whole.
-
-    Raises:
-        ManifestError: as `read_rows`, when the row is reached.
-    """
+def _iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Give the rows of a table one by one; only YAML is held whole."""
     ending = path.suffix.casefold()
     if ending == ".csv":
         return _csv_rows(path)
@@ -147,8 +137,10 @@ _DECLARED = "declared by the list of images"
 # A GeoParquet file has these whether asked for or not.
 _IGNORED = ("geometry", "bbox")
 
-# Thousands of images hold one of a few.
-_shared_encodings: dict[tuple[tuple[str, Encoding], ...], tuple[tuple[str, Encoding], ...]] = {}
+# Thousands of images share a few sensors: (sensor by its id, bands, encoding, scale, offset) → the sensor, its bands
+# asked for, and how each is stored. The sensor stands in the value too, so that no other gets its id.
+_declared: dict[tuple[Any, ...], tuple[Sensor, Sensor, tuple[tuple[str, Encoding], ...]]] = {}
+_MAX_DECLARED = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +162,7 @@ class ImageEntry:
     datetime: dt.datetime | None = None
     """Time of acquisition, UTC; None: the file's own, if it has one."""
     split: Split | None = None
-    """Part of the data; None: drawn for the place."""
+    """None: drawn for the place."""
 
 
 def is_future(time: dt.datetime) -> bool:
@@ -200,7 +192,7 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
     paths = _paths(given["path"], folder)
     product = _sensor(str(given["sensor"]), folder, known or {})
     bands = _bands(given.get("bands"), paths, product)
-    sensor = product.select(band for band, _ in bands) if bands else product
+    sensor, stored = _declaration(product, bands, given)
     time_index, time = _time(given.get("time"))
     source = RasterSource(
         paths=paths,
@@ -218,7 +210,7 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
         source=source,
         sensor=sensor,
         product=product,
-        encoding=_encoding(given, sensor),
+        encoding=stored,
         place=str(given["place"]) if "place" in given else None,
         datetime=_taken(given["datetime"]) if "datetime" in given else None,
         split=_split(given.get("split")),
@@ -253,10 +245,25 @@ def _paths(value: Any, folder: Path) -> tuple[Path, ...]:
 
 
 def _sensor(name: str, folder: Path, known: Mapping[str, Sensor]) -> Sensor:
-    is_file = name.casefold().endswith((".yaml", ".yml"))
     if name in known and find_sensor_name(name) is None:
         return known[name]
-    return resolve_sensor(str(folder / name) if is_file else name)
+    return resolve_sensor(str(folder / name) if name.casefold().endswith((".yaml", ".yml")) else name)
+
+
+def _declaration(
+    product: Sensor, bands: Sequence[tuple[str, str]], given: Mapping[str, Any]
+) -> tuple[Sensor, tuple[tuple[str, Encoding], ...]]:
+    """Find the bands asked for of a sensor, and how each is stored; the same objects for rows that say the same."""
+    names = tuple(band for band, _ in bands)
+    encoding = str(given["encoding"]) if "encoding" in given else None
+    scale, offset = _optional_number(given, "scale"), _optional_number(given, "offset")
+    key = (id(product), names, encoding, scale, offset)
+    if key not in _declared:
+        sensor = product.select(names) if names else product
+        if len(_declared) == _MAX_DECLARED:
+            _declared.clear()
+        _declared[key] = product, sensor, _encoding(sensor, encoding, scale, offset)
+    return _declared[key][1:]
 
 
 def _bands(value: Any, paths: Sequence[Path], sensor: Sensor) -> tuple[tuple[str, str], ...]:
@@ -282,18 +289,18 @@ def _has_order(paths: Sequence[Path]) -> bool:
     return len(paths) == 1 and not paths[0].is_dir() and paths[0].suffix.casefold() not in netcdf
 
 
-def _encoding(given: Mapping[str, Any], sensor: Sensor) -> tuple[tuple[str, Encoding], ...]:
+def _encoding(
+    sensor: Sensor, name: str | None, scale: float | None, offset: float | None
+) -> tuple[tuple[str, Encoding], ...]:
     """Find how each band is stored: a scale or offset replaces that of the encoding, whose transform stays.
 
-    A scale or offset without an encoding says all: `stored · scale + offset`.
+    A scale or offset without an encoding says all: `dn · scale + offset`.
     """
-    scale, offset = _optional_number(given, "scale"), _optional_number(given, "offset")
-    declares_all = "encoding" not in given and (scale is not None or offset is not None)
-    name = str(given.get("encoding", sensor.default_encoding))
+    is_given = scale is not None or offset is not None
     found = []
     for band in sensor.bands:
-        encoding = Encoding() if declares_all else band.encoding(name)
-        if scale is not None or offset is not None:
+        encoding = Encoding() if is_given and name is None else band.encoding(name or sensor.default_encoding)
+        if is_given:
             encoding = replace(
                 encoding,
                 scale=encoding.scale if scale is None else scale,
@@ -301,7 +308,7 @@ def _encoding(given: Mapping[str, Any], sensor: Sensor) -> tuple[tuple[str, Enco
                 source="the manifest",
             )
         found.append((band.name, encoding))
-    return _shared_encodings.setdefault(tuple(found), tuple(found))
+    return tuple(found)
 
 
 def _time(value: Any) -> tuple[int | None, dt.datetime | None]:
@@ -329,15 +336,11 @@ def _taken(value: Any) -> dt.datetime:
 
 def _datetime(value: Any, column: str) -> dt.datetime:
     """Read a time; a date is its midnight, and no zone means UTC."""
-    if isinstance(value, dt.datetime):
-        time = value
-    elif isinstance(value, dt.date):
-        time = dt.datetime(value.year, value.month, value.day)
-    else:
-        try:
-            time = dt.datetime.fromisoformat(str(value).strip())
-        except ValueError as problem:
-            raise ManifestError(f"{column} '{value}' is not ISO 8601, such as 2020-07-01T10:30:00Z") from problem
+    try:
+        # Tables and YAML give times of several classes; their texts are ISO 8601.
+        time = dt.datetime.fromisoformat(str(value).strip())
+    except ValueError as problem:
+        raise ManifestError(f"{column} '{value}' is not ISO 8601, such as 2020-07-01T10:30:00Z") from problem
     try:
         return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
     except OverflowError as problem:
@@ -363,66 +366,53 @@ def _split(value: Any) -> Split | None:
     return cast(Split, value)
 
 
-class ImageList(LazySequence[ImageEntry]):
-    """Images of a list, of which only the place in a file is kept; each is made anew when it is asked for."""
+class ImageList:
+    """Images of a list, each made from its row whenever they are gone through, so that none is kept."""
 
-    def __init__(self, folder: Path) -> None:
-        """Begin an empty list.
+    def __init__(self, name: str, folder: Path, rows: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]]) -> None:
+        """Check every row.
 
         Args:
+            name: of the list, for messages.
             folder: that relative paths are relative to.
-        """
-        self._folder = folder
-        # Without a name: it goes when this object goes, or the process, however it ends.
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
-        self._ends = array("q")
-
-    def append(self, row: Mapping[str, Any], *, where: str) -> None:
-        """Check a row and add its image.
-
-        Args:
-            row: column → value.
-            where: the row stands, for messages.
+            rows: gives (where it stands, column → value) of each image, as often as it is called.
 
         Raises:
-            ManifestError: the row is wrong.
-            OutputError: there is no room for temporary files.
+            ManifestError: a row is wrong, or two say different things of one image.
         """
-        # Times become text, which says the same.
-        line = json.dumps(dict(row), default=str).encode() + b"\n"
-        _located(json.loads(line), folder=self._folder, where=where)
-        try:
-            written = self._file.write(line)
-        except OSError as problem:
-            raise OutputError(f"cannot write a temporary file: {problem.strerror or problem}") from problem
-        if written != len(line):
-            raise OutputError(f"no room on the disk for a temporary file in '{tempfile.gettempdir()}'; free some")
-        self._ends.append(len(line) + (self._ends[-1] if self._ends else 0))
+        self._name, self._folder, self._rows = name, folder, rows
+        identities = np.fromiter(map(identity, self), dtype="S16")
+        self._length = len(identities)
+        self._check_consistent(identities)
 
     def __len__(self) -> int:
         """Count the images."""
-        return len(self._ends)
+        return self._length
 
-    def make(self, number: int) -> ImageEntry:
-        """Make an image anew."""
-        start = self._ends[number - 1] if number else 0
-        line = os.pread(self._file.fileno(), self._ends[number] - start, start)
-        return parse_entry(json.loads(line), folder=self._folder)
+    def __iter__(self) -> Iterator[ImageEntry]:
+        """Make each image anew."""
+        for where, row in self._rows():
+            try:
+                yield parse_entry(row, folder=self._folder)
+            except AnybandError as problem:
+                raise ManifestError(f"{where}: {problem}") from problem
+
+    def _check_consistent(self, identities: Array) -> None:
+        """Refuse two rows that differ in what they say of one image. Of equal ones, one is left out later."""
+        _, first, which = np.unique(identities, return_index=True, return_inverse=True)
+        again = {int(row): int(first[which[row]]) for row in np.flatnonzero(first[which] != np.arange(len(which)))}
+        wanted = {*again, *again.values()}
+        seen = {number: entry for number, entry in enumerate(self) if number in wanted} if wanted else {}
+        for number, one in again.items():
+            if seen[one] != seen[number]:
+                raise ManifestError(
+                    f"rows {one + 1} and {number + 1} of '{self._name}' say different things of one image, "
+                    f"'{seen[number].name}'"
+                )
 
 
-def repeated_images(entries: Sequence[ImageEntry]) -> dict[int, int]:
-    """Find the images that stand in a list again: number → number of the first, both from 0.
-
-    Images are the same where files, times and masks are, read as the same sensor.
-    """
-    digests = np.fromiter(map(_digest, entries), dtype="S16", count=len(entries))
-    _, first, which = np.unique(digests, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[which] != np.arange(len(entries)))
-    return {int(number): int(first[which[number]]) for number in again}
-
-
-def _digest(entry: ImageEntry) -> bytes:
+def identity(entry: ImageEntry) -> bytes:
+    """Hash what makes an image: images are the same where files, times and masks are, read as the same sensor."""
     # NumPy drops zeros at the end of such a word, of all words alike.
     return blake2b(repr((entry.source, entry.sensor.name)).encode(), digest_size=16).digest()
 
@@ -436,7 +426,7 @@ def read_manifest(path: Path) -> list[ImageEntry]:
     return list(open_manifest(path))
 
 
-def open_manifest(path: Path) -> "ImageList":
+def open_manifest(path: Path) -> ImageList:
     """Check every row of a manifest, and leave them on the disk: for so many images that they would fill memory.
 
     Raises:
@@ -447,18 +437,22 @@ def open_manifest(path: Path) -> "ImageList":
             f"'{path}' is no manifest: its name ends in '{path.suffix}', allowed are "
             f"{', '.join(MANIFEST_ENDINGS)}; to prepare images directly, name their sensor with --sensor"
         )
-    entries = ImageList(path.parent)
-    for number, row in enumerate(iterate_rows(path), 1):
-        entries.append(row, where=f"row {number} of '{path}'")
-    if not entries:
+    # YAML is read slowly, and whole.
+    held = read_rows(path) if path.suffix.casefold() in (".yaml", ".yml") else None
+
+    def rows() -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for number, row in enumerate(_iterate_rows(path) if held is None else held, 1):
+            yield f"row {number} of '{path}'", row
+
+    entries = ImageList(str(path), path.parent, rows)
+    if not len(entries):
         raise ManifestError(f"manifest '{path}' has no images; give it a row for each (columns: {', '.join(COLUMNS)})")
-    _check_consistent(entries, path)
     return entries
 
 
 def entries_from_globs(
     patterns: Sequence[str], *, sensor: str, encoding: str | None = None, bands: str | None = None
-) -> "ImageList":
+) -> ImageList:
     """List the images that match file patterns, all of one sensor.
 
     Args:
@@ -471,28 +465,8 @@ def entries_from_globs(
         ManifestError: nothing matches, or sensor, encoding or bands are wrong.
     """
     # `Path.glob` takes no absolute patterns.
-    paths = {found for pattern in patterns for found in glob.glob(pattern, recursive=True)}  # noqa: PTH207
+    paths = sorted({found for pattern in patterns for found in glob.glob(pattern, recursive=True)})  # noqa: PTH207
     if not paths:
         raise ManifestError(f"no file matches {', '.join(repr(pattern) for pattern in patterns)}")
-    entries = ImageList(Path())
-    for path in sorted(paths):
-        row = {"path": path, "sensor": sensor, "encoding": encoding, "bands": bands}
-        entries.append(row, where=f"'{path}'")
-    return entries
-
-
-def _located(row: Mapping[str, Any], *, folder: Path, where: str) -> ImageEntry:
-    try:
-        return parse_entry(row, folder=folder)
-    except AnybandError as problem:
-        raise ManifestError(f"{where}: {problem}") from problem
-
-
-def _check_consistent(entries: Sequence[ImageEntry], path: Path) -> None:
-    """Refuse two rows that differ in what they say of one image. Of equal ones, one is left out later."""
-    for number, first in repeated_images(entries).items():
-        if entries[first] != entries[number]:
-            raise ManifestError(
-                f"rows {first + 1} and {number + 1} of '{path}' say different things of one image, "
-                f"'{entries[number].name}'"
-            )
+    said = {"sensor": sensor, "encoding": encoding, "bands": bands}
+    return ImageList(patterns[0], Path(), lambda: ((f"'{path}'", {"path": path, **said}) for path in paths))

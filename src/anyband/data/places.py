@@ -1,6 +1,5 @@
 """Which images show the same ground, what a place is called, and which part of the data it belongs to."""
 
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from anyband.arrays import Array, Float, Int, LazySequence
-from anyband.data.chip_index import SPLITS, Split
+from anyband.arrays import Array, Float, Int
+from anyband.data.store import SPLITS, Split
 from anyband.errors import GeometryError, ManifestError
 from anyband.rasters.footprints import Layout, lay_out
 from anyband.rasters.grid import Grid, Transform
 
 __all__ = [
-    "Footprint",
     "Place",
     "PlacedImage",
     "Places",
@@ -68,18 +66,8 @@ class Place:
         return lay_out([image.grid for image in self.images], [image.name for image in self.images])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Footprint:
-    """A polygon in longitude and latitude."""
-
-    wkb: bytes
-    """As well-known binary."""
-    bounds: tuple[float, float, float, float]
-    """West, south, east, north, degrees."""
-
-
-class Places(LazySequence[Place]):
-    """Places of many images: what is kept of each image is a number, and each place is made when it is asked for."""
+class Places:
+    """Places of many images: what is kept of each image is a number, and each place is made when its turn comes."""
 
     def __init__(self, images: Sequence[PlacedImage], groups: Int[Array, " image"], names: Mapping[int, str]) -> None:
         """Use `find_places`.
@@ -89,23 +77,29 @@ class Places(LazySequence[Place]):
             groups: number of the group of each image.
             names: of the groups that were found; those of others are declared by their images.
         """
-        self._images = images
+        self._images, self._names = images, names
         self._members = np.argsort(groups, kind="stable")
-        numbers, starts = np.unique(groups[self._members], return_index=True)
+        self._groups, self._starts = np.unique(groups[self._members], return_index=True)
+        self._ends = np.append(self._starts[1:], len(groups))
         # Places stand in the order of their first images.
-        order = np.argsort(self._members[starts])
-        self._starts, self._ends = starts[order], np.append(starts[1:], len(groups))[order]
-        self._names = {place: names[number] for place, number in enumerate(numbers[order]) if number in names}
+        self._order = np.argsort(self._members[self._starts])
 
     def __len__(self) -> int:
         """Count the places."""
-        return len(self._starts)
+        return len(self._order)
 
-    def make(self, number: int) -> Place:
-        """Make a place."""
+    def __iter__(self) -> Iterator[Place]:
+        """Make one place after the other."""
+        return map(self._make, self._order.tolist())
+
+    def of_several(self) -> Iterator[Place]:
+        """Make the places of more than one image."""
+        return map(self._make, self._order[(self._ends - self._starts)[self._order] > 1].tolist())
+
+    def _make(self, number: int) -> Place:
         members = tuple(self._members[self._starts[number] : self._ends[number]].tolist())
         images = tuple(self._images[member] for member in members)
-        name = self._names.get(number) or images[0].place
+        name = self._names.get(int(self._groups[number])) or images[0].place
         assert name is not None
         split = next((image.split for image in images if image.split is not None), None)
         return Place(name=name, members=members, images=images, split=split)
@@ -127,20 +121,35 @@ def find_places(images: Sequence[PlacedImage]) -> tuple[Places, list[str]]:
         GeometryError: images of a declared place do not fit together; the first such places are named.
         ManifestError: images of one place are declared for different splits.
     """
-    declared = np.array([b"" if image.place is None else _digest(image.place) for image in images], dtype="S17")
+    declared, crs_of, bounds = _looked_at(images)
     found = np.flatnonzero(declared == b"")
     # Images that declare nothing get groups of their own, after those that are declared.
     _, groups = np.unique(declared, return_inverse=True)
     names: dict[int, str] = {}
-    taken = {image.place for image in images if image.place is not None} if len(found) else set()
-    for number, members in enumerate(_overlapping(images, found), len(images)):
-        groups[list(members)] = number
+    taken = {image.place for image in images if image.place is not None} if 0 < len(found) < len(images) else set()
+    for number, members in enumerate(_overlapping(found, crs_of, bounds), len(images)):
+        groups[members] = number
         name = _free_name(_place_name([images[member] for member in members]), taken)
         taken.add(name)
         names[number] = name
     places = Places(images, groups, names)
     _check_places(places)
-    return places, _notes(images, found)
+    return places, _notes(images, found, crs_of)
+
+
+def _looked_at(images: Sequence[PlacedImage]) -> tuple[Array, Array, Array]:
+    """Go through the images once: hash of the declared place, number of the CRS (-1: none), and bounds of each."""
+    declared = np.zeros(len(images), dtype="S17")
+    crs_of = np.full(len(images), -1)
+    bounds = np.zeros((len(images), 4))
+    numbers: dict[str, int] = {}
+    for position, image in enumerate(images):
+        if image.place is not None:
+            declared[position] = _digest(image.place)
+        elif image.grid.crs is not None:
+            crs_of[position] = numbers.setdefault(image.grid.crs, len(numbers))
+            bounds[position] = image.grid.bounds
+    return declared, crs_of, bounds
 
 
 def _digest(name: str) -> bytes:
@@ -164,12 +173,14 @@ def split_of(place: str, *, seed: int, fractions: tuple[float, float, float]) ->
     return SPLITS[int(np.flatnonzero(fractions)[-1])]
 
 
-def footprint(transform: Transform, *, height: int, width: int, crs: str) -> Footprint:
-    """Compute the footprint of an image as a polygon of its four corners in longitude and latitude."""
+def footprint(
+    transform: Transform, *, height: int, width: int, crs: str
+) -> tuple[bytes, tuple[float, float, float, float]]:
+    """Compute the polygon of an image's four corners in degrees: as well-known binary; and west, south, east, north."""
     import shapely
 
     polygon = shapely.Polygon(_on_globe(np.array(corners_lonlat(transform, height, width, crs))))
-    return Footprint(wkb=shapely.to_wkb(polygon), bounds=polygon.bounds)
+    return shapely.to_wkb(polygon), polygon.bounds
 
 
 def _on_globe(corners: Array) -> Array:
@@ -200,9 +211,14 @@ def off_globe(grid: Grid) -> str | None:
 
 def _check_places(places: Places) -> None:
     problems = []
-    for place in places:
+    for place in places.of_several():
         try:
-            _check_overlap(place.layout, place.images)
+            layout = place.layout
+            for position, box in enumerate(layout.boxes):
+                others = layout.boxes[:position] + layout.boxes[position + 1 :]
+                if not any(box.shared_with(other) for other in others):
+                    name = place.images[position].name
+                    raise GeometryError(f"'{name}' does not overlap any other image of it; give it a place of its own")
         except GeometryError as problem:
             problems.append(f"place '{place.name}': {problem}")
             continue
@@ -213,17 +229,6 @@ def _check_places(places: Places) -> None:
         raise GeometryError("; ".join(shown))
 
 
-def _check_overlap(layout: Layout, images: Sequence[PlacedImage]) -> None:
-    if len(images) == 1:
-        return
-    for position, box in enumerate(layout.boxes):
-        others = layout.boxes[:position] + layout.boxes[position + 1 :]
-        if not any(box.shared_with(other) for other in others):
-            raise GeometryError(
-                f"'{images[position].name}' does not overlap any other image of it; give it a place of its own"
-            )
-
-
 def _check_split(place: Place) -> None:
     splits = sorted({image.split for image in place.images if image.split is not None})
     if len(splits) > 1:
@@ -232,23 +237,15 @@ def _check_split(place: Place) -> None:
         )
 
 
-def _overlapping(images: Sequence[PlacedImage], chosen: Int[Array, " found"]) -> Iterator[tuple[int, ...]]:
-    """Find the connected groups of overlapping footprints, each CRS on its own."""
-    by_crs: dict[str, tuple[array[int], array[float]]] = {}
-    for position in chosen.tolist():
-        grid = images[position].grid
-        if grid.crs is None:
-            yield (position,)
-        else:
-            members, bounds = by_crs.setdefault(grid.crs, (array("q"), array("d")))
-            members.append(position)
-            bounds.extend(_bounds(grid))
-    for members, bounds in by_crs.values():
-        labels = _connected(len(members), _overlaps(np.frombuffer(bounds).reshape(-1, 4)))
-        joined: dict[int, list[int]] = {}
-        for member, label in zip(members, labels.tolist(), strict=True):
-            joined.setdefault(label, []).append(member)
-        yield from map(tuple, joined.values())
+def _overlapping(found: Array, crs_of: Array, bounds: Array) -> Iterator[list[int]]:
+    """Find the connected groups of overlapping footprints, each CRS on its own; an image without one is alone."""
+    yield from ([position] for position in found[crs_of[found] < 0].tolist())
+    for crs in range(crs_of.max(initial=-1) + 1):
+        members = np.flatnonzero(crs_of == crs)
+        labels = _connected(len(members), _overlaps(bounds[members]))
+        order = np.argsort(labels, kind="stable")
+        parts = np.split(members[order], np.flatnonzero(np.diff(labels[order])) + 1)
+        yield from (part.tolist() for part in sorted(parts, key=lambda part: int(part[0])))
 
 
 def _overlaps(bounds: Float[Array, "image side"]) -> Array:
@@ -272,21 +269,14 @@ def _connected(size: int, edges: Array) -> Array:
     return np.asarray(labels)
 
 
-def _bounds(grid: Grid) -> tuple[float, float, float, float]:
-    return grid.bounds
-
-
-def _notes(images: Sequence[PlacedImage], chosen: Int[Array, " found"]) -> list[str]:
+def _notes(images: Sequence[PlacedImage], found: Array, crs_of: Array) -> list[str]:
     """Say how many images overlap others of another CRS: they are not joined, which may surprise."""
     import shapely
 
-    grids = (images[position].grid for position in chosen.tolist())
-    numbers: dict[str, int] = {}
-    crs = np.array([-1 if grid.crs is None else numbers.setdefault(grid.crs, len(numbers)) for grid in grids])
-    if len(numbers) < 2:
+    placed = found[crs_of[found] >= 0]
+    crs = crs_of[placed]
+    if len(np.unique(crs)) < 2:
         return []
-    placed = chosen[crs >= 0]
-    crs = crs[crs >= 0]
     polygons = np.array([_lonlat_polygon(images[position].grid) for position in placed.tolist()])
     first, second = shapely.STRtree(polygons).query(polygons, predicate="intersects")
     across = np.unique(first[crs[first] != crs[second]])

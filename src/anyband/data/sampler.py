@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from anyband.arrays import Array, Bool, Float, Int, Shaped
-from anyband.data.chip_index import Split
-from anyband.data.store import ChipStore
+from anyband.data.store import ChipStore, Split
 from anyband.errors import StoreError, nearest_name
 from anyband.randomness import permutation
 

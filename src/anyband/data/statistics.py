@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num
-from anyband.data.chip_index import Split
 from anyband.data.harmonise import decode
-from anyband.data.store import ChipStore
+from anyband.data.store import ChipStore, Split
 from anyband.errors import InputError
 from anyband.progress import progress
 from anyband.sensors.sensor import BandStatistics, Sensor

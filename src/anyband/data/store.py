@@ -1,5 +1,6 @@
 """The chip store: reading chips and what is known of them."""
 
+import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import tensorstore as ts
 
 from anyband.arrays import Array, Bool, Int, Num
-from anyband.data.chip_index import read_index
 from anyband.data.store_location import TENSORSTORE_ERRORS, StoreLocation, reading_context
 from anyband.errors import AnybandError, StoreError, nearest_name
 from anyband.sensors.catalogue import sensor_from_dict
@@ -23,15 +24,73 @@ if TYPE_CHECKING:
     from anyband.data.harmonise import Normalisation
 
 __all__ = [
+    "INDEX_SCHEMA",
+    "SPLITS",
     "STORE_VERSION",
     "ArrayInfo",
     "ArraySpec",
+    "ChipRecord",
     "ChipStore",
     "ReadRows",
+    "Split",
     "header_text",
     "partial_path",
+    "read_index",
     "statistics_to_dict",
 ]
+
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("chip", pa.int64(), nullable=False),
+        pa.field("array", pa.string(), nullable=False),
+        pa.field("array_row", pa.int64(), nullable=False),
+        pa.field("place", pa.string(), nullable=False),
+        pa.field("cell", pa.string(), nullable=False),
+        pa.field("sensor", pa.string(), nullable=False),
+        pa.field("datetime", pa.timestamp("us", tz="UTC")),
+        pa.field("geometry", pa.binary()),
+        pa.field("crs", pa.string()),
+        pa.field("transform", pa.list_(pa.float64())),
+        pa.field("gsd_m", pa.float64()),
+        pa.field("valid_fraction", pa.float64(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("source_path", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChipRecord:
+    """What the index says of one chip, besides where its pixels are."""
+
+    place: str
+    """Identity of the ground that images share."""
+    cell: str
+    """Cell of the place, for example `r000c002`; (place, cell) is one footprint."""
+    sensor: str
+    """Name of the sensor."""
+    source_path: str
+    """The image it was cut from, as the manifest names it."""
+    valid_fraction: float
+    """Share of the values that are data, 0 to 1."""
+    split: Split = "train"
+    """Part of the data that the place belongs to."""
+    datetime: dt.datetime | None = None
+    """Time of acquisition, UTC; None where unknown."""
+    crs: str | None = None
+    """Coordinate system of `transform`; None where the image has none."""
+    transform: tuple[float, float, float, float, float, float] | None = None
+    """Affine coefficients (a, b, c, d, e, f) of the chip: x = a·col + b·row + c, y = d·col + e·row + f."""
+    gsd_m: float | None = None
+    """Ground sampling distance of the chip's pixels, metres; None where the image has no CRS."""
+    geometry: bytes | None = None
+    """Footprint as a WKB polygon in longitude and latitude; None where the image has no CRS."""
+    bounds: tuple[float, float, float, float] | None = None
+    """Least longitude, least latitude, greatest longitude, greatest latitude of `geometry`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,6 +374,30 @@ class ChipStore:
             )
 
 
+def read_index(location: StoreLocation) -> pa.Table:
+    """Read the index of a store and check its columns.
+
+    Raises:
+        StoreError: the file is missing, broken, or lacks a column; or object storage can't be reached.
+    """
+    path = location.file("index.parquet")
+    try:
+        content = location.read("index.parquet")
+        if content is None:
+            raise StoreError(f"the chip store has no index: there is no '{path}'; prepare the store again")
+        table = pq.read_table(pa.BufferReader(content))
+    except StoreError:
+        raise
+    except (OSError, pa.ArrowException) as problem:
+        raise StoreError(
+            f"the index of the chip store can't be read: '{path}': {problem}; prepare the store again"
+        ) from problem
+    missing = [name for name in INDEX_SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise StoreError(f"the index '{path}' lacks the columns {', '.join(missing)}; prepare the store again")
+    return table
+
+
 def partial_path(path: Path) -> Path:
     """Name the folder in which an unfinished store is kept until it becomes `path`."""
     return path.with_name(f"{path.name}.partial")
@@ -361,12 +444,10 @@ def _no_store(location: StoreLocation) -> StoreError:
         return StoreError(f"there is no chip store at '{location}' (no 'store.json'); make one with `anyband prepare`")
     # A bucket that is missing is told by listing only.
     if location.list_keys("chips/"):
-        return StoreError(
-            f"store '{location}' is not finished; run the same `anyband prepare --copy` again, it goes on"
-        )
+        return StoreError(f"store '{location}' is not whole (no 'store.json'); copy it again, 'store.json' last")
     return StoreError(
         f"there is no chip store at '{location}' (no 'store.json', {location.server}); "
-        f"put one there with `anyband prepare --copy STORE --out {location}`"
+        f"prepare one in a folder and copy it there, for example with `aws s3 sync` or `rclone copy`"
     )
 
 

@@ -138,17 +138,6 @@ class StoreLocation:
         result = self._answer(lambda store: store.read(key), within_s=_ANSWER_S if is_small else None)
         return None if result.state == "missing" else bytes(result.value)
 
-    def entity_tag(self, key: str) -> str | None:
-        """Ask an S3 server for its tag of a key, without the content; None where it has none, or is no S3 server.
-
-        Of an object that was written at once, and is not encrypted with a key of its own, it is the MD5 of the content.
-        """
-        if not str(self.root).startswith("s3://"):
-            return None
-        result = self._answer(lambda store: store.read(key, byte_range=slice(0, 0)), within_s=_ANSWER_S)
-        found = re.search(rb'"([0-9a-f]{32})"', result.stamp.generation)
-        return found[1].decode() if found else None
-
     def list_keys(self, prefix: str = "") -> set[str]:
         """List the keys that start with `prefix`, in one go.
 
@@ -179,18 +168,11 @@ class StoreLocation:
             with whole_file(self.root / key) as beside:
                 beside.write_bytes(content)
             return
-        self._change(key, content)
-
-    def remove(self, key: str) -> None:
-        """Remove a key, if it is there.
-
-        Raises:
-            OutputError: it can't be removed.
-        """
-        if isinstance(self.root, Path):
-            (self.root / key).unlink(missing_ok=True)
-            return
-        self._change(key, None)
+        try:
+            ts.KvStore.open(self.kvstore(""), context=_asking_context()).result().write(key, content).result()
+        except TENSORSTORE_ERRORS as problem:
+            found = self.trouble(problem) or str(problem).split(" [")[0]
+            raise OutputError(f"cannot write '{self.file(key)}': {found}") from problem
 
     def trouble(self, problem: Exception) -> str | None:
         """Say what is the matter with the object storage; None where it is not to blame, but the content is."""
@@ -222,13 +204,6 @@ class StoreLocation:
         if str(self.root).startswith("gs://"):
             return "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`"
         return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile named by AWS_PROFILE"
-
-    def _change(self, key: str, content: bytes | None) -> None:
-        try:
-            ts.KvStore.open(self.kvstore(""), context=_asking_context()).result().write(key, content).result()
-        except TENSORSTORE_ERRORS as problem:
-            found = self.trouble(problem) or str(problem).split(" [")[0]
-            raise OutputError(f"cannot write '{self.file(key)}': {found}") from problem
 
     def _answer(self, ask: Any, *, within_s: float | None = None) -> Any:
         """Ask the object storage and wait; its errors become ours."""

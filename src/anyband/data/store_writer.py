@@ -1,14 +1,16 @@
 """Writing a chip store, with flat memory."""
 
 import ctypes
+import datetime as dt
 import errno
 import json
 import os
 import re
+import sqlite3
+import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
 from itertools import count
@@ -16,21 +18,21 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tensorstore as ts
 
 from anyband.arrays import Array, Bool, Num
-from anyband.data.chip_index import ChipRecord, IndexWriter
-from anyband.data.store import STORE_VERSION, ArrayInfo, ArraySpec, header_text, statistics_to_dict
+from anyband.data.store import INDEX_SCHEMA, STORE_VERSION, ArrayInfo, ArraySpec, ChipRecord, header_text
 from anyband.errors import OutputError
 from anyband.files import sync, whole_directory
 from anyband.sensors.catalogue import sensor_to_dict
-from anyband.sensors.sensor import BandStatistics, Sensor
+from anyband.sensors.sensor import Sensor
 
 __all__ = [
     "Chip",
     "ChipSource",
-    "ShardDone",
-    "StoreHeader",
+    "IndexWriter",
     "StoreWriter",
     "large_blocks_returned",
     "output_error",
@@ -105,51 +107,113 @@ class ChipSource(Protocol):
         """Called once the shard is on the disk: the pixels are not needed any more."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Chip:
     """A chip in memory."""
 
-    pixels: Num[Array, "band row col"]
-    """Stored numbers."""
-    valid: Bool[Array, "band row col"] | None = None
-    """Where they are data; None: everywhere."""
+    def __init__(self, *, pixels: Num[Array, "band row col"], valid: Bool[Array, "band row col"] | None = None) -> None:
+        """Take digital numbers, and where they are data (None: everywhere)."""
+        self._pixels, self._valid = pixels, valid
 
     def load(self) -> tuple[Array, Array | None]:
-        """Give stored numbers and validity."""
-        return self.pixels, self.valid
+        """Give digital numbers and validity."""
+        return self._pixels, self._valid
 
     def release(self) -> None:
         """Do nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardDone:
-    """A shard that is on the disk."""
+# chosen: rows that are Python objects together, some kilobytes each.
+_ROWS_TOGETHER = 512
+# chosen: a group of rows of the index takes some ten megabytes.
+_BATCHES_A_GROUP = 64
 
-    array: str
-    """Name of the array."""
-    shard: int
-    """Number of the shard, from 0."""
-    digest: str
-    """Hash of its numbers and their validity."""
-    partial: bool
-    """Whether some value of it is not data, so that it is in the `valid` array too."""
+_Bounds = tuple[float, float, float, float]
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreHeader:
-    """What a store says of itself besides its arrays."""
+class IndexWriter:
+    """The index while a store is written: rows wait in a database, so memory does not grow with their number."""
 
-    sensors: Mapping[str, Sensor]
-    """Name → sensor, for each sensor of the arrays."""
-    statistics: Mapping[str, Mapping[str, BandStatistics]] = field(default_factory=dict)
-    """Sensor → band → numbers; empty: not computed yet."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """How it was prepared, plain JSON."""
-    report: Mapping[str, Any] = field(default_factory=dict)
-    """Counts, and what was skipped and why, plain JSON."""
-    inputs: str | None = None
-    """Hash of the inputs and options; equal ones need no second preparing."""
+    def __init__(self, database: sqlite3.Connection | None = None) -> None:
+        """Begin without rows; a database is given where others ask for the rows, in its table `chips`."""
+        self._database = database or sqlite3.connect("", isolation_level=None)
+        self._database.execute("DROP TABLE IF EXISTS chips")
+        self._database.execute(
+            f"CREATE TABLE chips ({', '.join(['chip INTEGER PRIMARY KEY', *INDEX_SCHEMA.names[1:]])})"
+        )
+        self._rows: list[tuple[Any, ...]] = []
+        self._bounds: _Bounds | None = None
+        self._length = 0
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return self._length
+
+    def add(self, record: ChipRecord, location: tuple[str, int]) -> None:
+        """Add a chip: what is said of it, and (array, row of the array)."""
+        time = record.datetime and (record.datetime - _EPOCH) // _MICROSECOND
+        transform = record.transform and struct.pack("<6d", *record.transform)
+        values = {name: getattr(record, name) for name in INDEX_SCHEMA.names[3:]}
+        self._rows.append((self._length, *location, *{**values, "datetime": time, "transform": transform}.values()))
+        self._length += 1
+        if record.bounds is not None:
+            self._bounds = record.bounds if self._bounds is None else _both(self._bounds, record.bounds)
+        if len(self._rows) == _ROWS_TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring all rows into the database."""
+        places = ", ".join("?" * len(INDEX_SCHEMA.names))
+        try:
+            self._database.execute("BEGIN")
+            self._database.executemany(f"INSERT INTO chips VALUES ({places})", self._rows)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as problem:
+            raise OSError(None, str(problem)) from problem
+        self._rows.clear()
+
+    def write(self, path: Path) -> None:
+        """Write the index with GeoParquet metadata; equal rows give equal bytes.
+
+        Raises:
+            OSError: the disk is full, say.
+        """
+        self.flush()
+        schema = INDEX_SCHEMA.with_metadata({"geo": json.dumps(_geo_metadata(self._bounds))})
+        with pq.ParquetWriter(path, schema, compression="zstd", store_schema=True) as index:
+            for table in self._groups():
+                index.write_table(table.cast(schema), row_group_size=len(table))
+
+    def _groups(self) -> Iterator[pa.Table]:
+        """Give the rows in tables of one piece, because the bytes of a file depend on how a table is cut."""
+        rows = self._database.execute("SELECT * FROM chips ORDER BY chip")
+        while batches := [_table(batch) for _ in range(_BATCHES_A_GROUP) if (batch := rows.fetchmany(_ROWS_TOGETHER))]:
+            yield pa.concat_tables(batches).combine_chunks()
+            # Arrow keeps what it freed for later, as much as it ever had.
+            pa.default_memory_pool().release_unused()
+
+
+def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
+    columns = dict(zip(INDEX_SCHEMA.names, map(list, zip(*rows, strict=True)), strict=True))
+    columns["transform"] = [one and struct.unpack("<6d", one) for one in columns["transform"]]
+    return pa.table(columns, schema=INDEX_SCHEMA)
+
+
+def _both(one: _Bounds, other: _Bounds) -> _Bounds:
+    west, south, east, north = zip(one, other, strict=True)
+    return min(west), min(south), max(east), max(north)
+
+
+def _geo_metadata(bounds: _Bounds | None) -> dict[str, Any]:
+    """Describe the geometry column. Without a `crs` entry it is in longitude and latitude (OGC:CRS84).
+
+    Source: GeoParquet 1.1.0.
+    """
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Polygon"] if bounds else []}
+    if bounds:
+        column["bbox"] = list(bounds)
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
 class StoreWriter:
@@ -161,23 +225,26 @@ class StoreWriter:
     def __init__(
         self,
         folder: Path,
+        database: sqlite3.Connection | None = None,
         *,
-        finished: Iterable[ShardDone] = (),
-        on_shard: Callable[[ShardDone], None] = lambda _done: None,
+        finished: Mapping[tuple[str, int], tuple[str, bool]] | None = None,
+        on_shard: Callable[[str, int, str, bool], object] = lambda *_: None,
     ) -> None:
         """Start or take up a store.
 
         Args:
             folder: to fill.
-            finished: shards of an earlier run; the same chips must be added again, but are not loaded.
-            on_shard: told of each shard written.
+            database: for the rows of the index, in its table `chips`.
+            finished: shards of an earlier run, (array, number) → (hash of numbers and validity, whether some value is
+                not data); the same chips must be added again, but are not loaded.
+            on_shard: told of each shard written, as `finished` has it.
         """
         self.folder = folder
-        self._finished = {(done.array, done.shard): done for done in finished}
+        self._finished = finished or {}
         self._on_shard = on_shard
         self._arrays: dict[str, _GrowingArray] = {}
         self._by_spec: dict[int, tuple[ArraySpec, _GrowingArray]] = {}
-        self._index = IndexWriter(folder)
+        self._index = IndexWriter(database)
 
     def add(self, spec: ArraySpec, record: ChipRecord, source: ChipSource) -> None:
         """Add one chip; when its shard is full, the shard is written.
@@ -195,8 +262,42 @@ class StoreWriter:
         if len(array.waiting) == array.chips_per_shard:
             self._flush(array)
 
-    def finish(self, header: StoreHeader) -> None:
+    def finish(
+        self,
+        sensors: Mapping[str, Sensor],
+        *,
+        options: Mapping[str, Any] | None = None,
+        report: Mapping[str, Any] | None = None,
+        inputs: str | None = None,
+    ) -> None:
         """Write the last shards, the index and, last, the header.
+
+        Args:
+            sensors: name → sensor, for each sensor of the arrays.
+            options: how it was prepared, plain JSON.
+            report: counts, and what was skipped and why, plain JSON.
+            inputs: hash of the inputs and options; equal ones need no second preparing.
+
+        Raises:
+            OutputError: a file can't be written.
+        """
+        self.finish_arrays()
+        header = {
+            "format": "anyband chip store",
+            "version": STORE_VERSION,
+            "sensors": {name: sensor_to_dict(sensor) for name, sensor in sensors.items()},
+            "arrays": [array.info().to_dict() for array in self._arrays.values()],
+            "statistics": {},
+            "options": dict(options or {}),
+            "report": dict(report or {}),
+            "inputs": inputs,
+        }
+        _write_whole(self.folder / "index.parquet", self._index.write)
+        text = header_text(header)
+        _write_whole(self.folder / "store.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def finish_arrays(self) -> None:
+        """Write the last shards, and bring all rows of the index into its database.
 
         Raises:
             OutputError: a file can't be written.
@@ -206,9 +307,7 @@ class StoreWriter:
                 self._flush(array)
             for kind in ("chips", "valid") if array.has_valid else ("chips",):
                 _set_length(self.folder / kind / array.name, array.num_chips)
-        _write_whole(self.folder / "index.parquet", self._index.write)
-        text = header_text(self._header(header))
-        _write_whole(self.folder / "store.json", lambda path: path.write_text(text, encoding="utf-8"))
+        self._index.flush()
 
     @property
     def num_chips(self) -> int:
@@ -222,7 +321,7 @@ class StoreWriter:
         key = json.dumps(spec.to_dict(), sort_keys=True)
         if key not in self._arrays:
             taken = {array.name for array in self._arrays.values()}
-            self._arrays[key] = _GrowingArray(name=_array_name(spec, taken), spec=spec)
+            self._arrays[key] = _GrowingArray(_array_name(spec, taken), spec)
         if len(self._by_spec) < _MAX_KNOWN_SPECS:
             self._by_spec[id(spec)] = spec, self._arrays[key]
         return self._arrays[key]
@@ -232,28 +331,18 @@ class StoreWriter:
         done = self._finished.get((array.name, shard))
         if done is None:
             done = _write_shard(self.folder, array)
-            self._on_shard(done)
+            self._on_shard(array.name, shard, *done)
             return_freed_memory()
         array.done.append(done)
         for source in array.waiting:
             source.release()
         array.waiting.clear()
 
-    def _header(self, header: StoreHeader) -> dict[str, Any]:
-        return {
-            "format": "anyband chip store",
-            "version": STORE_VERSION,
-            "sensors": {name: sensor_to_dict(sensor) for name, sensor in header.sensors.items()},
-            "arrays": [array.info().to_dict() for array in self._arrays.values()],
-            "statistics": statistics_to_dict(header.statistics),
-            "options": dict(header.options),
-            "report": dict(header.report),
-            "inputs": header.inputs,
-        }
 
-
-def write_store(path: Path, chips: Iterable[tuple[ArraySpec, ChipRecord, Chip]], header: StoreHeader) -> None:
-    """Write a whole store from chips in memory.
+def write_store(
+    path: Path, chips: Iterable[tuple[ArraySpec, ChipRecord, ChipSource]], sensors: Mapping[str, Sensor]
+) -> None:
+    """Write a whole store.
 
     Raises:
         OutputError: `path` exists, or can't be written.
@@ -262,29 +351,26 @@ def write_store(path: Path, chips: Iterable[tuple[ArraySpec, ChipRecord, Chip]],
         writer = StoreWriter(folder)
         for spec, record, chip in chips:
             writer.add(spec, record, chip)
-        writer.finish(header)
+        writer.finish(sensors)
 
 
-@dataclass(kw_only=True)
 class _GrowingArray:
-    name: str
-    spec: ArraySpec
-    num_chips: int = 0
-    waiting: list[ChipSource] = field(default_factory=list)
-    done: list[ShardDone] = field(default_factory=list)
+    """An array, the chips that wait for its next shard, and (hash, whether some value is not data) of each shard."""
 
-    @property
-    def chips_per_shard(self) -> int:
-        shape = (len(self.spec.bands), self.spec.height, self.spec.width)
-        chip_bytes = int(np.prod(shape)) * np.dtype(self.spec.dtype).itemsize
-        return max(1, min(CHIPS_PER_SHARD, _MAX_SHARD_BYTES // chip_bytes))
+    def __init__(self, name: str, spec: ArraySpec) -> None:
+        self.name, self.spec = name, spec
+        self.num_chips = 0
+        self.waiting: list[ChipSource] = []
+        self.done: list[tuple[str, bool]] = []
+        chip_bytes = len(spec.bands) * spec.height * spec.width * np.dtype(spec.dtype).itemsize
+        self.chips_per_shard = max(1, min(CHIPS_PER_SHARD, _MAX_SHARD_BYTES // chip_bytes))
 
     @property
     def has_valid(self) -> bool:
-        return any(done.partial for done in self.done)
+        return any(partial for _, partial in self.done)
 
     def info(self) -> ArrayInfo:
-        digest = blake2b("".join(done.digest for done in self.done).encode(), digest_size=16).hexdigest()
+        digest = blake2b("".join(digest for digest, _ in self.done).encode(), digest_size=16).hexdigest()
         return ArrayInfo(
             **vars(self.spec),
             name=self.name,
@@ -303,9 +389,8 @@ def _array_name(spec: ArraySpec, taken: set[str]) -> str:
     return next(candidate for candidate in numbered if candidate not in taken)
 
 
-def _write_shard(folder: Path, array: _GrowingArray) -> ShardDone:
+def _write_shard(folder: Path, array: _GrowingArray) -> tuple[str, bool]:
     """Write the chips that wait. They are gathered in one block, and hashed where they are: a shard is large."""
-    shard = len(array.done)
     first, first_valid = array.waiting[0].load()
     stacked = np.empty((len(array.waiting), *first.shape), dtype=first.dtype)
     holes: dict[int, Array] = {}
@@ -323,7 +408,7 @@ def _write_shard(folder: Path, array: _GrowingArray) -> ShardDone:
         state.update(stacked_valid.data)
         # Chips that are wholly valid equal the fill value, so they take no room.
         _put(folder / "valid" / array.name, array, stacked_valid, fill_value=1)
-    return ShardDone(array=array.name, shard=shard, digest=state.hexdigest(), partial=partial)
+    return state.hexdigest(), partial
 
 
 def _put(path: Path, array: _GrowingArray, values: Array, *, fill_value: int) -> None:

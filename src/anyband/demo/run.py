@@ -15,7 +15,7 @@ import torch
 from anyband.arrays import Array, Float
 from anyband.data.harmonise import composite, decode, picture
 from anyband.data.manifest import ImageEntry, read_manifest
-from anyband.data.prepare import PrepareOptions, PrepareReport, PrepareRun, prepare
+from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import Pool, SensorEncoder, feature_maps, has_bf16, load_encoder, pooled, quicker_precision
 from anyband.encode.store import chip_batch, common_footprints, store_features
@@ -297,7 +297,7 @@ def _prepared(entries: Sequence[ImageEntry], out: Path, options: DemoOptions) ->
     settings = PrepareOptions(chip_px=options.chip_px, statistics=True, seed=options.seed)
     if options.images is None:
         settings = replace(settings, fractions=_SIMULATED_FRACTIONS)
-    return prepare(entries, out / "store", settings, PrepareRun(workers=options.workers, shown=options.shown))
+    return prepare(entries, out / "store", settings, workers=options.workers, shown=options.shown)
 
 
 def _recipes(options: DemoOptions) -> tuple[PretrainRecipe, PretrainRecipe]:

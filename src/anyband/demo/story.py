@@ -49,7 +49,7 @@ def _titled(sensors: Sequence[str]) -> str:
 
 
 def _lead(result: DemoResult) -> str:
-    counts = result.prepared.counts
+    counts = result.prepared
     source = "simulated landscapes" if result.options.images is None else "the given images"
     lead = (
         f"{sum(counts.chips.values())} chips of {len(counts.chips)} sensors at {counts.places} places of {source} "
@@ -83,7 +83,7 @@ def _images(result: DemoResult) -> Section:
 
 
 def _store(result: DemoResult) -> Section:
-    counts = result.prepared.counts
+    counts = result.prepared
     rows = tuple((name, str(number)) for name, number in counts.chips.items())
     pairs = tuple((name, str(number)) for name, number in counts.pairs.items())
     parts: list[Part] = [
@@ -93,7 +93,7 @@ def _store(result: DemoResult) -> Section:
     ]
     parts += [Paragraph(text=note) for note in result.prepared.notes]
     if result.prepared.skipped:
-        skipped = tuple((Path(one.name.split(";")[0]).name, one.reason) for one in result.prepared.skipped)
+        skipped = tuple((Path(name.split(";")[0]).name, reason) for name, reason in result.prepared.skipped)
         caption = "Images that gave no chips, and why."
         parts.append(Table(header=("image", "reason"), rows=skipped, caption=caption))
     return Section(title="The store", parts=tuple(parts))

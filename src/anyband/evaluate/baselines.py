@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.arrays import Array, Bool, Float, Int, Num
-from anyband.data.chip_index import Split
+from anyband.data.store import Split
 from anyband.encode.input_spec import InputSpec
 from anyband.errors import InputError
 from anyband.evaluate.context import Context

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from anyband.arrays import Array, Int
-from anyband.data.chip_index import SPLITS, Split
+from anyband.data.store import SPLITS, Split
 from anyband.encode.encoder import SensorEncoder, available_bytes, find_device, sequence_bytes
 from anyband.encode.input_spec import checkpoint_sensors
 from anyband.errors import AnybandError, CheckpointError, InputError, RecipeError

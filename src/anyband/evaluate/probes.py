@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anyband.arrays import Array, Float, Int
-from anyband.data.chip_index import Split
+from anyband.data.store import Split
 from anyband.errors import InputError
 from anyband.evaluate.context import Context
 from anyband.evaluate.features import extract_features

@@ -8,7 +8,7 @@ from hashlib import blake2b
 import numpy as np
 
 from anyband.arrays import Array, Bool, Int, Num
-from anyband.data.chip_index import SPLITS, Split
+from anyband.data.store import SPLITS, Split
 from anyband.errors import GeometryError, InputError
 from anyband.labelled.samples import BlockSpec, Sample, TaskData
 from anyband.progress import progress

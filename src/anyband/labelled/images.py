@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from anyband.arrays import Array, Shaped
-from anyband.data.chip_index import Split
 from anyband.data.manifest import ImageEntry, entry_sensor
+from anyband.data.store import Split
 from anyband.errors import InputError, ManifestError, RecipeError, nearest_name
 from anyband.labelled.samples import DataSpec, Sample, SampleImage, SplitSpec, TaskData
 from anyband.labelled.splits import parts_from_lists

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from anyband.arrays import Array, Bool, Num
-from anyband.data.chip_index import SPLITS, Split
 from anyband.data.manifest import COLUMNS, MANIFEST_ENDINGS, ImageEntry, entry_sensor, parse_entry, read_rows
 from anyband.data.places import PlacedImage, find_places
+from anyband.data.store import SPLITS, Split
 from anyband.errors import AnybandError, InputError, ManifestError, nearest_name
 from anyband.labelled.blocks import blocked
 from anyband.labelled.images import PARTIAL, contents_of, fingerprint_of

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num
-from anyband.data.chip_index import SPLITS, Split
+from anyband.data.store import SPLITS, Split
 from anyband.errors import InputError
 from anyband.rasters.grid import Grid
 from anyband.sensors.sensor import Sensor

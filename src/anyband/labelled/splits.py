@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from anyband.arrays import Array, Bool, Int
-from anyband.data.chip_index import Split
+from anyband.data.store import Split
 from anyband.errors import InputError, ManifestError
 from anyband.labelled.samples import ListSpec, TaskData
 from anyband.labelled.tables import IMAGE_ENDINGS, balanced_order, rounds_order

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int
-from anyband.data.chip_index import SPLITS, Split
 from anyband.data.manifest import COLUMNS, ImageEntry, parse_entry
+from anyband.data.store import SPLITS, Split
 from anyband.errors import AnybandError, InputError, ManifestError, nearest_name
 from anyband.progress import progress
 from anyband.randomness import permutation

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from anyband.arrays import Array, Int
-from anyband.data.chip_index import Split
+from anyband.data.store import Split
 from anyband.errors import InputError, ManifestError, RasterError, RecipeError, nearest_name
 from anyband.files import parse_yaml, read_yaml
 from anyband.labelled.published.found import Targets, declared_slots, drawn_parts, quick_fingerprint

@@ -9,11 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Int
-from anyband.data.chip_index import Split
 from anyband.data.image_sets import ImageSets, SetDraw, SetOptions, SetSampler, find_pairs, find_sets
 from anyband.data.loader import shard_shuffle
 from anyband.data.sampler import ShardShuffle, check_sensors
-from anyband.data.store import ChipStore
+from anyband.data.store import ChipStore, Split
 from anyband.errors import CheckpointError, RecipeError, StoreError
 from anyband.evaluate.fitting import with_new_ranges
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig

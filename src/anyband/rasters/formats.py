@@ -27,7 +27,9 @@ _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
 
 # GDAL's quick way of reading a whole PNG at once gives what was in memory before, and no error, where the file breaks
 # off (seen with GDAL 3.10); row by row it is an error. It must be said when a file is opened and when it is read.
-_READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
+# GDAL lists the whole folder of each file that it opens, milliseconds where there are thousands; files beside an image
+# are found by their names all the same.
+_READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
 
 class _QuietReader(DatasetReader):  # type: ignore[misc]

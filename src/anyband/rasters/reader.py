@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -400,12 +401,13 @@ def _file_names(path: Path) -> tuple[str, ...]:
     return (path.stem, path.name, *_tails(path.stem))
 
 
-def _tails(name: str) -> list[str]:
+@functools.lru_cache(maxsize=1024)
+def _tails(name: str) -> tuple[str, ...]:
     pieces = _PIECES.split(_RESOLUTION_END.sub("", name))
     if not _TAIL.fullmatch(pieces[-1]):
-        return []
+        return ()
     # The separators stand between the pieces. `SR_B4` before `B4`: the longest end that is a name wins.
-    return ["".join(pieces[start:]) for start in range(2, len(pieces), 2)]
+    return tuple("".join(pieces[start:]) for start in range(2, len(pieces), 2))
 
 
 def _find_bands(
@@ -441,7 +443,7 @@ def _candidates(sheets: Sequence[Sheet]) -> list[tuple[_BandPlace, tuple[str, ..
 def _named(sensor: Sensor, sheets: Sequence[Sheet]) -> dict[str, _BandPlace]:
     known, found = _known_names(sensor), dict[str, _BandPlace]()
     for held_by, names in _candidates(sheets):
-        matches = [_match_band(name, known) for name in names if name]
+        matches = (_match_band(name, known) for name in names if name)
         band = next((match for match in matches if match is not None), None)
         if band is None:
             continue

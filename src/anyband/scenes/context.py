@@ -107,10 +107,10 @@ def survey_images(entries: Sequence[ImageEntry]) -> tuple[list[OtherImage], list
     found, notes = [], []
     for entry in entries:
         result = survey_image(entry)
-        if "skipped" in result:
-            notes.append(f"'{entry.name}' is left out: {result['skipped']}")
+        if isinstance(result, str):
+            notes.append(f"'{entry.name}' is left out: {result}")
         else:
-            found.append(OtherImage(entry=entry, survey=ImageSurvey.from_dict(result)))
+            found.append(OtherImage(entry=entry, survey=result))
     _check_any(found, entries, notes, "can be read")
     return found, _few(notes)
 

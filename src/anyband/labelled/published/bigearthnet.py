@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyband.data.chip_index import SPLITS
+from anyband.data.store import SPLITS
 from anyband.errors import ManifestError, nearest_name
 from anyband.labelled.published.found import (
     FoundSample,

@@ -5,7 +5,7 @@ import datetime as dt
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from anyband.data.chip_index import Split
+from anyband.data.store import Split
 from anyband.errors import ManifestError, nearest_name
 from anyband.labelled.published.found import (
     FoundSample,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int
-from anyband.data.chip_index import Split
+from anyband.data.store import Split
 from anyband.errors import ManifestError, RecipeError, nearest_name
 from anyband.labelled.images import contents_of, fingerprint_of, sizes_of
 from anyband.labelled.samples import DataSpec, ListSpec, Sample, SampleImage, SplitSpec, TaskData, TaskKind

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from anyband.data.chip_index import Split
+from anyband.data.store import Split
 from anyband.errors import ManifestError, nearest_name
 from anyband.labelled.maps import DenseItem, LabelFile, dense_data, image_entry
 from anyband.labelled.published.found import check_options, chosen_option, known_root

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from anyband.arrays import Array, Float, Int
-from anyband.data.chip_index import SPLITS, Split
 from anyband.data.manifest import read_rows
+from anyband.data.store import SPLITS, Split
 from anyband.errors import InputError, ManifestError, RasterError, RecipeError, nearest_name
 from anyband.labelled.images import contents_of, fingerprint_of
 from anyband.labelled.published.found import check_options, chosen_option, declared_slots, known_root
