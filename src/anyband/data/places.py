@@ -11,7 +11,7 @@ import numpy as np
 from anyband.arrays import Array, Float, Int
 from anyband.data.store import SPLITS, Split
 from anyband.errors import GeometryError, ManifestError
-from anyband.rasters.footprints import Layout, lay_out
+from anyband.rasters.footprints import Layout, box_of, lay_out
 from anyband.rasters.grid import Grid, Transform
 
 __all__ = [
@@ -213,9 +213,9 @@ def _check_places(places: Places) -> None:
     problems = []
     for place in places.of_several():
         try:
-            layout = place.layout
-            for position, box in enumerate(layout.boxes):
-                others = layout.boxes[:position] + layout.boxes[position + 1 :]
+            boxes = [box_of(placement) for placement in place.layout[1]]
+            for position, box in enumerate(boxes):
+                others = boxes[:position] + boxes[position + 1 :]
                 if not any(box.shared_with(other) for other in others):
                     name = place.images[position].name
                     raise GeometryError(f"'{name}' does not overlap any other image of it; give it a place of its own")

@@ -35,7 +35,7 @@ from anyband.data.store import SPLITS, STORE_VERSION, ArraySpec, ChipRecord, Chi
 from anyband.data.store_writer import StoreWriter, large_blocks_returned
 from anyband.errors import InputError, ManifestError, OutputError, RasterError, StoreError
 from anyband.progress import progress
-from anyband.rasters.footprints import CellRules, plan_cells
+from anyband.rasters.footprints import chip_transform, plan_footprints
 from anyband.sensors.catalogue import sensor_to_dict
 from anyband.sensors.sensor import Encoding, Sensor
 
@@ -262,19 +262,20 @@ class _Run:
         A piece is made when it is asked for, so that the plan of a large archive is never in memory.
         """
         options = self._options
-        rules = CellRules(chip_px=options.chip_px, chip_m=options.chip_m, min_cover=options.min_valid)
         count = 0
         for place, numbers in places:
             layout = place.layout
-            cells = plan_cells(layout, rules)
+            footprints = plan_footprints(
+                layout, chip_px=options.chip_px, chip_m=options.chip_m, min_cover=options.min_valid
+            )
             split = place.split or split_of(place.name, seed=options.seed, fractions=options.fractions)
             for position, image in enumerate(numbers):
                 entry, survey = self._ledger.entry(image), self._ledger.survey(image)
                 assert isinstance(survey, ImageSurvey)
                 chips = [
-                    (cell.name, view, cell.chip_transform(layout.anchor, view))
-                    for cell in cells
-                    for own, view in cell.views
+                    (name, view, chip_transform(layout[0], box, view))
+                    for name, box, views in footprints
+                    for own, view in views
                     if own == position
                 ]
                 if not chips:

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from anyband.errors import GeometryError
 from anyband.rasters.grid import Axis, Grid, Placement, Transform, pixel_area, place, place_by_shape
 
-__all__ = ["Box", "Cell", "CellRules", "Layout", "View", "box_of", "lay_out", "place_image", "plan_cells", "view_of"]
+__all__ = [
+    "Box",
+    "Footprint",
+    "Layout",
+    "View",
+    "box_of",
+    "chip_transform",
+    "lay_out",
+    "place_image",
+    "plan_footprints",
+    "view_of",
+]
 
 # chosen: images up to this size are kept whole, larger ones are cut; both are about one network input.
 WHOLE_LIMIT_PX = 512
@@ -20,18 +31,6 @@ _COPY_TOLERANCE_PX = 0.25
 _MIN_CHIP_PX = 4
 # Rounding of written transforms.
 _TINY = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellRules:
-    """How places are cut."""
-
-    chip_px: int | None = None
-    """Side of a cell in pixels of the finest image of the place."""
-    chip_m: float | None = None
-    """Or in metres."""
-    min_cover: float = 0.5
-    """Least share of a cell that an image must cover to give a chip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +58,9 @@ class Box:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Where the images of a place lie."""
-
-    anchor: Grid
-    """Grid of the finest image."""
-    placements: tuple[Placement, ...]
-    """The anchor's grid in each image."""
-    boxes: tuple[Box, ...]
-    """Each image on the anchor's grid."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class View:
-    """What one image gives to one cell."""
+    """What one image gives to one footprint."""
 
-    cell: str
-    """Identity of the cell in its place."""
     height: int
     width: int
     placement: Placement
@@ -84,23 +69,20 @@ class View:
     """Whether pixels are taken as they are; else they are interpolated to the chip's grid."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A footprint that chips are cut to."""
+Layout = tuple[Grid, tuple[Placement, ...]]
+"""The anchor, which is the grid of a place's finest image, and where it lies in each image."""
 
-    name: str
-    """Identity in its place, for example `r000c002`."""
-    box: Box
-    """On the anchor's grid."""
-    views: tuple[tuple[int, View], ...]
-    """(position of the image in the place, its view), for each image that covers enough."""
+Footprint = tuple[str, Box, list[tuple[int, View]]]
+"""Ground that chips are cut to: its name in the place, for example `r000c002`; where it is on the anchor's grid; and
+(position of the image, its view) for each image that covers enough."""
 
-    def chip_transform(self, anchor: Grid, view: View) -> Transform:
-        """Compute the transform of a chip of this cell."""
-        a, b, _, d, e, _ = anchor.transform
-        x, y = anchor.to_coordinates(self.box.row, self.box.col)
-        across, down = self.box.width / view.width, self.box.height / view.height
-        return a * across, b * down, x, d * across, e * down, y
+
+def chip_transform(anchor: Grid, box: Box, view: View) -> Transform:
+    """Compute the transform of the chip that a view of a footprint becomes."""
+    a, b, _, d, e, _ = anchor.transform
+    x, y = anchor.to_coordinates(box.row, box.col)
+    across, down = box.width / view.width, box.height / view.height
+    return a * across, b * down, x, d * across, e * down, y
 
 
 def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
@@ -116,35 +98,42 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
                 "images of one place must share a CRS: reproject one of them"
             )
     anchor = min(grids, key=_fineness)
-    placements = tuple(place_image(anchor, grid, name) for grid, name in zip(grids, names, strict=True))
-    return Layout(anchor=anchor, placements=placements, boxes=tuple(box_of(one) for one in placements))
+    return anchor, tuple(place_image(anchor, grid, name) for grid, name in zip(grids, names, strict=True))
 
 
-def plan_cells(layout: Layout, rules: CellRules) -> list[Cell]:
-    """Cut a place into cells: (place, cell) is one footprint, and each chip of it covers it exactly.
+def plan_footprints(
+    layout: Layout, *, chip_px: int | None = None, chip_m: float | None = None, min_cover: float = 0.5
+) -> list[Footprint]:
+    """Cut a place into footprints; each chip of one covers it exactly.
 
-    With a chip size the cells stand on a lattice from the anchor's corner over all images. Without one, or if
-    all images are smaller, a place is one cell if its images share enough ground and it is not too large;
-    else cells of a default size.
+    With a chip size they stand on a lattice from the anchor's corner over all images. Without one, or if all
+    images are smaller, a place is one footprint if its images share enough ground and it is not too large;
+    else footprints of a default size.
+
+    Args:
+        layout: of the images.
+        chip_px: side of a footprint in pixels of the anchor.
+        chip_m: or in metres.
+        min_cover: least share of a footprint that an image must cover to give a chip.
 
     Returns:
-        Cells by row and column, those that no image covers enough left out.
+        Footprints by row and column, those that no image covers enough left out.
     """
-    side = _side_px(layout.anchor, rules)
-    is_small = side is not None and all(min(box.height, box.width) < side for box in layout.boxes)
-    shared = _shared_cell(layout) if side is None or is_small else None
-    boxes = [("r000c000", shared)] if shared else list(_lattice(layout, side or DEFAULT_CHIP_PX))
-    cells = []
-    for name, box in boxes:
-        views = tuple(
+    anchor, placements = layout
+    side = chip_px if chip_m is None or chip_px is not None else max(1, round(chip_m / anchor.gsd_m))
+    images = [box_of(placement) for placement in placements]
+    is_small = side is not None and all(min(box.height, box.width) < side for box in images)
+    shared = _shared_box(placements, images) if side is None or is_small else None
+    found = []
+    for name, box in [("r000c000", shared)] if shared else _lattice(images, side or DEFAULT_CHIP_PX):
+        views = [
             (position, view)
-            for position, placement in enumerate(layout.placements)
-            if _cover(layout.boxes[position], box) >= rules.min_cover - _TINY
-            and (view := view_of(name, placement, box)) is not None
-        )
+            for position, placement in enumerate(placements)
+            if _cover(images[position], box) >= min_cover - _TINY and (view := view_of(placement, box)) is not None
+        ]
         if views:
-            cells.append(Cell(name=name, box=box, views=views))
-    return cells
+            found.append((name, box, views))
+    return found
 
 
 def _fineness(grid: Grid) -> float:
@@ -184,20 +173,14 @@ def box_of(placement: Placement) -> Box:
     )
 
 
-def _side_px(anchor: Grid, rules: CellRules) -> int | None:
-    if rules.chip_px is not None:
-        return rules.chip_px
-    return None if rules.chip_m is None else max(1, round(rules.chip_m / anchor.gsd_m))
-
-
-def _shared_cell(layout: Layout) -> Box | None:
+def _shared_box(placements: Sequence[Placement], images: Sequence[Box]) -> Box | None:
     """Find the ground that all images share, on whole pixels of the coarsest; None if little or large."""
-    shared: Box | None = layout.boxes[0]
-    for box in layout.boxes[1:]:
+    shared: Box | None = images[0]
+    for box in images[1:]:
         shared = shared.shared_with(box) if shared else None
-    if shared is None or shared.area < _SHARED_AREA * min(box.area for box in layout.boxes):
+    if shared is None or shared.area < _SHARED_AREA * min(box.area for box in images):
         return None
-    coarsest = min(layout.placements, key=lambda one: one.rows.scale * one.cols.scale)
+    coarsest = min(placements, key=lambda one: one.rows.scale * one.cols.scale)
     row, height = _whole_pixels(coarsest.rows, shared.row, shared.height)
     col, width = _whole_pixels(coarsest.cols, shared.col, shared.width)
     is_small = 0 < height <= WHOLE_LIMIT_PX and 0 < width <= WHOLE_LIMIT_PX
@@ -210,8 +193,8 @@ def _whole_pixels(axis: Axis, start: float, size: float) -> tuple[float, float]:
     return (first - axis.offset) / axis.scale, (last - first) / axis.scale
 
 
-def _lattice(layout: Layout, side: int) -> Iterator[tuple[str, Box]]:
-    touched = sorted({cell for box in layout.boxes for cell in _touched(box, side)})
+def _lattice(images: Sequence[Box], side: int) -> Iterator[tuple[str, Box]]:
+    touched = sorted({step for box in images for step in _touched(box, side)})
     first_row = min((row for row, _ in touched), default=0)
     first_col = min((col for _, col in touched), default=0)
     for row, col in touched:
@@ -225,23 +208,22 @@ def _touched(box: Box, side: int) -> Iterator[tuple[int, int]]:
     yield from ((row, col) for row in rows for col in cols)
 
 
-def _cover(image: Box, cell: Box) -> float:
-    shared = image.shared_with(cell)
-    return 0.0 if shared is None else shared.area / cell.area
+def _cover(image: Box, box: Box) -> float:
+    shared = image.shared_with(box)
+    return 0.0 if shared is None else shared.area / box.area
 
 
-def view_of(cell: str, placement: Placement, box: Box) -> View | None:
-    """Work out what an image gives to a cell, at its own resolution; None where that is too few pixels."""
+def view_of(placement: Placement, box: Box) -> View | None:
+    """Work out what an image gives to a footprint, at its own resolution; None where that is too few pixels."""
     exact_rows, height = _chip_axis(placement.rows, box.row, box.height)
     exact_cols, width = _chip_axis(placement.cols, box.col, box.width)
     if min(height, width) < _MIN_CHIP_PX:
         return None
     copied_rows, copied_cols = _copied(exact_rows, height), _copied(exact_cols, width)
     if copied_rows is None or copied_cols is None:
-        exact = Placement(rows=exact_rows, cols=exact_cols)
-        return View(cell=cell, height=height, width=width, placement=exact, is_copy=False)
-    copied = Placement(rows=copied_rows, cols=copied_cols)
-    return View(cell=cell, height=height, width=width, placement=copied, is_copy=True)
+        placement = Placement(rows=exact_rows, cols=exact_cols)
+        return View(height=height, width=width, placement=placement, is_copy=False)
+    return View(height=height, width=width, placement=Placement(rows=copied_rows, cols=copied_cols), is_copy=True)
 
 
 def _chip_axis(axis: Axis, start: float, size: float) -> tuple[Axis, int]:

@@ -443,7 +443,7 @@ def _read_images(scene: _Set, view: View) -> dict[int, Pixels]:
     """Read what each image shows of a view, at its own resolution; images without data are left out."""
     box, found = _box(view, scene), {}
     for position, image in enumerate(scene.images):
-        own = view_of("", image.placement, box)
+        own = view_of(image.placement, box)
         if own is None:
             raise GeometryError(
                 f"'{image.entry.name}' has too few pixels in a view of {box.height:g} pixels of the first image; "
