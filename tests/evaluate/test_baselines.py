@@ -12,11 +12,10 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from anyband.encode.encoder import SensorEncoder
 from anyband.evaluate.baselines import (
     _best_threshold,
-    _filled,
+    _flat,
     _grown,
-    _training_pixels,
-    baselines,
     change_vectors,
+    map_baselines,
     missing_baselines,
     pixel_values,
 )
@@ -24,7 +23,6 @@ from anyband.evaluate.context import Context
 from anyband.evaluate.features import FeatureCache
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.predictions import scores_of
-from anyband.evaluate.probes import knn, linear
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, LinearRecipe, Protocol, TransferRecipe
 from anyband.evaluate.run import run_protocol
 from anyband.labelled.samples import DataSpec, Sample, SampleImage, TaskData
@@ -108,7 +106,7 @@ def test_a_forest_learns_classes_from_the_colour_of_pixels(
     tiny_encoder: SensorEncoder, class_map_data: TaskData
 ) -> None:
     pictured = [int(class_map_data.part("test")[0])]
-    (result,) = baselines(_setting(tiny_encoder, class_map_data, "segment"), pictured=pictured)
+    (result,) = map_baselines(_setting(tiny_encoder, class_map_data, "segment"), pictured=pictured)
     assert list(result.maps) == pictured
     scores = {score.metric: score.value for score in scores_of(result.predictions, seed=0)}
     assert scores["miou"] > 0.9
@@ -123,30 +121,16 @@ def test_a_forest_learns_classes_from_the_colour_of_pixels(
 def test_a_forest_learns_numbers_from_the_colour_of_pixels(
     tiny_encoder: SensorEncoder, number_map_data: TaskData
 ) -> None:
-    (result,) = baselines(_setting(tiny_encoder, number_map_data, "regress"))
+    (result,) = map_baselines(_setting(tiny_encoder, number_map_data, "regress"))
     assert {score.metric: score.value for score in scores_of(result.predictions, seed=0)}["r2"] > 0.9
 
 
 def test_change_is_scored_by_a_forest_and_by_change_vectors(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    results = baselines(_setting(tiny_encoder, change_data, "change"))
+    results = map_baselines(_setting(tiny_encoder, change_data, "change"))
     assert [one.features for one in results] == ["random forest on pixels", "change vector analysis"]
     for result in results:
         assert {score.metric: score.value for score in scores_of(result.predictions, seed=0)}["miou"] > 0.9
     assert results[1].chosen["threshold"] >= 0
-
-
-def test_band_means_are_scored_by_the_classifier_of_the_protocol(
-    tiny_encoder: SensorEncoder, class_data: TaskData
-) -> None:
-    (result,) = baselines(_setting(tiny_encoder, class_data, "linear"))
-    assert result.width == 8
-    assert {score.metric: score.value for score in scores_of(result.predictions, seed=0)}["accuracy"] > 0.9
-
-
-def test_a_rerun_gives_the_same_numbers(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
-    context = _setting(tiny_encoder, class_map_data, "segment")
-    first, second = baselines(context), baselines(context)
-    assert np.array_equal(first[0].predictions.arrays["confusion"], second[0].predictions.arrays["confusion"])
 
 
 def test_a_second_probe_reads_no_image_for_its_baseline_either(
@@ -164,12 +148,10 @@ def test_a_second_probe_reads_no_image_for_its_baseline_either(
         assert np.array_equal(one.predictions.arrays["scores"], other.predictions.arrays["scores"])
 
 
-def test_a_probe_and_its_baseline_read_each_image_once(
-    tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
-) -> None:
+def test_a_probe_and_its_baseline_read_each_image_once(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
     data, seen = _counted(class_data)
     compare = CompareRecipe(untrained=True, baseline=True)
-    run_protocol(_setting(tiny_encoder, data, "knn", cache=tmp_path, compare=compare))
+    run_protocol(_setting(tiny_encoder, data, "knn", compare=compare))
     assert sorted(seen) == list(range(len(data)))
 
 
@@ -177,22 +159,12 @@ def test_kept_band_means_are_not_those_of_other_statistics(
     tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
 ) -> None:
     data, seen = _counted(class_data)
-    baselines(_setting(tiny_encoder, data, "knn", cache=tmp_path))
+    compare = CompareRecipe(baseline=True)
+    run_protocol(_setting(tiny_encoder, data, "knn", cache=tmp_path, compare=compare))
     seen.clear()
-    baselines(_setting(tiny_encoder, data, "knn", cache=tmp_path, input=InputRecipe(statistics="data")))
+    other = InputRecipe(statistics="data")
+    run_protocol(_setting(tiny_encoder, data, "knn", cache=tmp_path, compare=compare, input=other))
     assert set(seen) == set(range(len(data)))
-
-
-@pytest.mark.parametrize(("protocol", "probe"), [("knn", knn), ("linear", linear)])
-def test_several_scales_are_scored_as_those_of_the_encoder_are(
-    tiny_encoder: SensorEncoder, class_data: TaskData, protocol: Protocol, probe: Any
-) -> None:
-    context = _setting(tiny_encoder, class_data, protocol, input=InputRecipe(scales=(0.5, 1.0)))
-    encoded, described = probe(context), baselines(context)
-    assert [one.predictions.samples for one in described] == [one.predictions.samples for one in encoded]
-    assert [one.features.rpartition("@")[2] for one in described[1:]] == [" 50 %", " 100 %"]
-    whole = baselines(_setting(tiny_encoder, class_data, protocol))[0]
-    assert np.array_equal(described[2].predictions.arrays["scores"], whole.predictions.arrays["scores"])
 
 
 def test_samples_of_different_sensors_have_no_baseline_and_that_is_said(
@@ -200,7 +172,6 @@ def test_samples_of_different_sensors_have_no_baseline_and_that_is_said(
 ) -> None:
     data = _with_other_sensor(class_data)
     context = _setting(tiny_encoder, data, "knn", compare=CompareRecipe(baseline=True))
-    assert baselines(context) == []
     said = "there is no baseline of band means: samples have different sensors or bands"
     assert run_protocol(context)[0].notes[-1] == said
 
@@ -232,20 +203,20 @@ def test_a_forest_grown_in_steps_is_the_one_grown_at_once(
     tiny_encoder: SensorEncoder, class_map_data: TaskData
 ) -> None:
     context = _setting(tiny_encoder, class_map_data, "segment")
-    values, targets = _training_pixels(context)
-    values, targets = values[:400], targets[:400]
+    draw = np.random.default_rng(0)
+    values, targets = draw.random((400, 4)), draw.integers(0, 3, 400)
     once = RandomForestClassifier(n_estimators=100, random_state=0).fit(values, targets)
     steps = _grown(context, values, targets)
     assert np.array_equal(steps.predict_proba(values), once.predict_proba(values))
 
 
 def test_pixels_without_data_count_as_the_mean() -> None:
-    assert _filled(np.array([[1.0, np.nan]])).tolist() == [[1.0, 0.0]]
+    assert _flat(np.array([[[1.0, np.nan]]])).tolist() == [[1.0, 0.0]]
 
 
 def test_a_forest_of_numbers_is_the_same_to_the_last_digit(
     tiny_encoder: SensorEncoder, number_map_data: TaskData
 ) -> None:
     context = _setting(tiny_encoder, number_map_data, "regress")
-    first, second = baselines(context), baselines(context)
+    first, second = map_baselines(context), map_baselines(context)
     assert np.array_equal(first[0].predictions.arrays["sums"], second[0].predictions.arrays["sums"])

@@ -52,14 +52,14 @@ def _batch(context: Context) -> TaskBatch:
 
 def test_absolute_levels_do_not_tell_the_order_of_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
     context, other = _setting(tiny_encoder, change_data), _setting(tiny_encoder, _swapped(change_data))
-    siamese = SiameseEncoder(context.fused("encoder"), difference="absolute")
+    siamese = SiameseEncoder(context.fused(context.encoders["encoder"]), difference="absolute")
     pairs = zip(siamese.levels(_batch(context), _BLOCKS), siamese.levels(_batch(other), _BLOCKS), strict=True)
     assert all(torch.equal(forward, backward) for forward, backward in pairs)
 
 
 def test_signed_levels_turn_with_the_order_of_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
     context, other = _setting(tiny_encoder, change_data), _setting(tiny_encoder, _swapped(change_data))
-    siamese = SiameseEncoder(context.fused("encoder"), difference="signed")
+    siamese = SiameseEncoder(context.fused(context.encoders["encoder"]), difference="signed")
     for forward, backward in zip(
         siamese.levels(_batch(context), _BLOCKS), siamese.levels(_batch(other), _BLOCKS), strict=True
     ):
@@ -72,7 +72,7 @@ def test_levels_are_differences_of_each_date_by_itself(
     tiny_encoder: SensorEncoder, change_data: TaskData, blocks: tuple[int, ...] | str
 ) -> None:
     context = _setting(tiny_encoder, change_data)
-    fused, batch = context.fused("encoder"), _batch(context)
+    fused, batch = context.fused(context.encoders["encoder"]), _batch(context)
     dates = [
         fused.levels(replace(batch, images=(image,), sensors=(name,)), blocks)  # type: ignore[arg-type]
         for image, name in zip(batch.images, batch.sensors, strict=True)

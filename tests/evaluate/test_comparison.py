@@ -6,20 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score
-
-from anyband.errors import InputError
-from anyband.evaluate.comparison import Difference, difference, difference_text, paired
-from anyband.evaluate.metrics import METRICS_OF
-from anyband.evaluate.predictions import (
-    Predictions,
+from predicted import (
     class_map_predictions,
     class_predictions,
     labels_predictions,
     number_map_predictions,
     number_predictions,
-    scores_of,
 )
+from sklearn.metrics import accuracy_score
+
+from anyband.errors import InputError
+from anyband.evaluate.metrics import METRICS_OF
+from anyband.evaluate.predictions import Difference, Predictions, difference, difference_text, paired, scores_of
 from anyband.randomness import generator
 
 _NAMES = tuple(f"image {index}" for index in range(40))

@@ -13,7 +13,7 @@ from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
 from anyband.evaluate.context import Context
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.map_kinds import NumberMaps, map_squared_error, number_maps_of
+from anyband.evaluate.map_kinds import map_squared_error, number_maps_of
 from anyband.evaluate.maps import MapNetwork, predict_whole, regress_maps
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
@@ -87,7 +87,9 @@ def test_kept_weights_give_numbers_in_their_own_unit(tiny_encoder: SensorEncoder
     (result,) = regress_maps(context)
     head = make_head(HeadConfig(kind=context.recipe.head.kind, width=32, num_outputs=1), seed=5)
     head.load_state_dict({name.removeprefix("head."): value for name, value in result.model.items()})
-    network = MapNetwork(head.eval(), context.fused("encoder"), blocks="final", img_size=32, frozen="float32")
+    network = MapNetwork(
+        head.eval(), context.fused(context.encoders["encoder"]), blocks="final", img_size=32, frozen="float32"
+    )
     samples = sorted(result.maps)
     found = dict(
         predict_whole(network, context.reader.batches(samples), read=lambda out: out[0], size_of=lambda _: (48, 48))
@@ -117,7 +119,8 @@ def test_pixels_without_a_number_do_not_count() -> None:
 
 
 def test_equal_numbers_have_a_spread_of_one() -> None:
-    assert number_maps_of([np.full((2, 2), 4.0)]) == NumberMaps(mean=4.0, std=1.0)
+    found = number_maps_of([np.full((2, 2), 4.0)])
+    assert (found.mean, found.std) == (4.0, 1.0)
 
 
 def test_the_loss_is_the_mean_over_pixels_with_a_number() -> None:
@@ -141,7 +144,7 @@ def test_a_batch_without_numbers_has_no_loss() -> None:
 
 def test_training_without_numbers_is_refused(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
     data = _in_other_unit(number_map_data, factor=np.nan, offset=0.0)
-    with pytest.raises(InputError, match="no pixel of the training part has a number"):
+    with pytest.raises(InputError, match="no pixel of the training split has a number"):
         regress_maps(_setting(tiny_encoder, data))
 
 

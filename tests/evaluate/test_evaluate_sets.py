@@ -10,10 +10,10 @@ import torch
 from anyband.data.places import corners_lonlat
 from anyband.encode.encoder import SensorEncoder, SetImage
 from anyband.errors import GeometryError, InputError, ManifestError
-from anyband.evaluate.baselines import band_means
+from anyband.evaluate.context import band_means, labelled_features
 from anyband.evaluate.features import FusedEncoder, extract_features
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.probes import score_vectors
+from anyband.evaluate.knn import knn_scores
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import evaluate, make_context
@@ -155,7 +155,11 @@ def test_what_is_told_changes_features_and_is_written_down(informed: Path, table
     for metadata in (True, False):
         recipe = _recipe(table, informed, input=InputRecipe(metadata=metadata))
         context = make_context(recipe, "knn")
-        arrays.append(extract_features({"e": context.fused("encoder")}, context.reader, range(4), cache=None)["e"])
+        arrays.append(
+            extract_features({"e": context.fused(context.encoders["encoder"])}, context.reader, range(4), cache=None)[
+                "e"
+            ]
+        )
         settings.append(_rows(recipe)[0].settings)
     assert not np.allclose(*arrays, atol=1e-4)
     assert [one["input"]["metadata"] for one in settings] == [True, False]
@@ -188,7 +192,8 @@ def test_band_means_stand_side_by_side_where_sets_have_the_same_sensors(checkpoi
     assert results[1].width == 2 * (3 + 2)
     batches = [next(iter(context.reader.batches([number]))) for number in range(24)]
     beside = [torch.cat([band_means(image)[0] for image in batch.images]).numpy() for batch in batches]
-    scores = score_vectors(context, np.stack(beside), name="band means").predictions.arrays["scores"]
+    train, test = (labelled_features(context.data, np.stack(beside), split) for split in ("train", "test"))
+    scores = knn_scores(train, test, k=3)
     assert np.allclose(results[1].predictions.arrays["scores"], scores, atol=1e-5)
     assert not any("band means" in note for note in results[0].notes)
 

@@ -158,7 +158,7 @@ def test_what_is_handed_out_predicts_what_was_reported(
     result = finetune(context)[0]
     save_checkpoint(tmp_path / "tuned.safetensors", result.checkpoint)
     loaded = replace(context, encoders={"encoder": load_encoder(tmp_path / "tuned.safetensors")})
-    model = ImageModel(loaded.fused("encoder"), num_slots=1, num_outputs=3, seed=0)
+    model = ImageModel(loaded.fused(loaded.encoders["encoder"]), num_slots=1, num_outputs=3, seed=0)
     model.head.load_state_dict({"weight": result.model["head.weight"], "bias": result.model["head.bias"]})
     predicted = predict(model, context.reader, class_data.part("test"), _FIT)
     np.testing.assert_allclose(predicted, result.predictions.arrays["scores"], atol=1e-5)
@@ -184,7 +184,7 @@ def test_the_head_handed_out_gives_numbers_in_their_own_unit(number_data: TaskDa
     data = replace(number_data, targets=number_data.targets * 40 + 3000)
     context = make_context(data, _fitting(encoder="frozen"))
     result = finetune(context)[0]
-    model = ImageModel(context.fused("encoder"), num_slots=1, num_outputs=1, seed=0)
+    model = ImageModel(context.fused(context.encoders["encoder"]), num_slots=1, num_outputs=1, seed=0)
     model.head.load_state_dict({"weight": result.model["head.weight"], "bias": result.model["head.bias"]})
     predicted = predict(model, context.reader, data.part("test"), _FIT)[:, 0]
     np.testing.assert_allclose(predicted, result.predictions.arrays["predicted"], rtol=1e-5)
@@ -241,14 +241,15 @@ def test_the_labels_of_test_change_no_choice(class_data: TaskData, make_context:
 
 
 def test_the_head_starts_close_to_zero(class_data: TaskData, make_context: MakeSetting) -> None:
-    model = ImageModel(make_context(class_data).fused("encoder"), num_slots=1, num_outputs=50, seed=0)
+    context = make_context(class_data)
+    model = ImageModel(context.fused(context.encoders["encoder"]), num_slots=1, num_outputs=50, seed=0)
     assert float(model.head.weight.detach().std()) == pytest.approx(2e-5, rel=0.1)
     assert not model.head.bias.any()
 
 
 def test_predictions_come_in_the_order_asked_for(class_data: TaskData, make_context: MakeSetting) -> None:
     context = make_context(class_data)
-    model = ImageModel(context.fused("encoder"), num_slots=1, num_outputs=3, seed=0)
+    model = ImageModel(context.fused(context.encoders["encoder"]), num_slots=1, num_outputs=3, seed=0)
     forward = predict(model, context.reader, np.array([4, 9, 30]), _FIT)
     backward = predict(model, context.reader, np.array([30, 9, 4]), _FIT)
     np.testing.assert_allclose(forward, backward[::-1], atol=1e-9)
@@ -257,7 +258,7 @@ def test_predictions_come_in_the_order_asked_for(class_data: TaskData, make_cont
 def test_a_smoothed_label_is_that_of_torch(class_data: TaskData, make_context: MakeSetting) -> None:
     recipe = _fitting(epochs=1, label_smoothing=0.2, batch_size=30)
     context = make_context(class_data, recipe)
-    model = ImageModel(context.fused("encoder"), num_slots=1, num_outputs=3, seed=0)
+    model = ImageModel(context.fused(context.encoders["encoder"]), num_slots=1, num_outputs=3, seed=0)
     with torch.no_grad():
         model.head.weight.mul_(1e5)
     batch = next(context.reader.training_batches(0))

@@ -11,12 +11,12 @@ import torch
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
-from anyband.evaluate.context import Context
+from anyband.evaluate.context import Context, Result
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.leave_one_band_out import leave_one_band_out, without_band
-from anyband.evaluate.predictions import Result
-from anyband.evaluate.probes import knn, linear
+from anyband.evaluate.knn import knn
+from anyband.evaluate.linear import linear
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, KnnRecipe, LinearRecipe, TransferRecipe
+from anyband.evaluate.run import leave_one_band_out, without_band
 from anyband.labelled.samples import DataSpec, Sample, TaskData
 from anyband.models.checkpoint import load_checkpoint, withhold_range
 from anyband.sensors.assignment import AssignmentRules

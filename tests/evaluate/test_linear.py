@@ -6,8 +6,9 @@ import torch
 
 from anyband.errors import InputError
 from anyband.evaluate import linear
-from anyband.evaluate.linear import LinearOptions, LinearProbe, fit_linear_probe, probe_scores
+from anyband.evaluate.linear import LinearProbe, fit_linear_probe, probe_scores
 from anyband.evaluate.metrics import LabelledFeatures
+from anyband.evaluate.recipe import LinearRecipe
 
 _NAMES = ("water", "forest", "field")
 
@@ -20,13 +21,13 @@ def _labelled(seed: int, count: int = 120, *, multi_label: bool = False) -> Labe
     return LabelledFeatures(features=features, labels=labels, classes=_NAMES)
 
 
-_FAST = LinearOptions(epochs=10, base_lr=0.1)
+_FAST = LinearRecipe(epochs=10, base_lr=0.1)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_separable_classes_are_learned(multi_label: bool) -> None:
     train, validation = (_labelled(seed, multi_label=multi_label) for seed in (0, 1))
-    fit = fit_linear_probe(train, validation, LinearOptions(epochs=60, base_lr=0.1), seed=0)
+    fit = fit_linear_probe(train, validation, LinearRecipe(epochs=60, base_lr=0.1), seed=0)
     scores = probe_scores(fit.probe, _labelled(2).features)
     assert (scores.argmax(axis=1) == _labelled(2).labels).mean() > 0.95
 
@@ -55,15 +56,15 @@ def test_the_first_epoch_with_the_best_validation_score_is_kept(monkeypatch: pyt
         states.append(probe.linear.weight.detach().clone())
         return next(given)
 
-    monkeypatch.setattr(linear, "_validation_score", score)
-    fit = fit_linear_probe(_labelled(0), _labelled(1), LinearOptions(epochs=4), seed=0)
-    assert (fit.best_epoch, fit.validation) == (2, (0.2, 0.9, 0.9, 0.1))
+    monkeypatch.setattr(linear, "_label_score", score)
+    fit = fit_linear_probe(_labelled(0), _labelled(1), LinearRecipe(epochs=4), seed=0)
+    assert (fit.choice, tuple(fit.validation.values())) == (2, (0.2, 0.9, 0.9, 0.1))
     assert torch.equal(fit.probe.linear.weight, states[1])
 
 
 def test_one_full_batch_step_is_that_of_torch() -> None:
     train = _labelled(0)
-    fit = fit_linear_probe(train, _labelled(1), LinearOptions(epochs=1), seed=0)
+    fit = fit_linear_probe(train, _labelled(1), LinearRecipe(epochs=1), seed=0)
     probe = LinearProbe(8, 3, seed=0)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-3 * 120 / 256, betas=(0.9, 0.95), weight_decay=0.0)
     features = torch.from_numpy(train.features).float()
@@ -83,12 +84,12 @@ def test_the_learning_rate_falls_to_a_tenth_twice(monkeypatch: pytest.MonkeyPatc
         step(self)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
-    fit_linear_probe(_labelled(0), _labelled(1), LinearOptions(epochs=10, base_lr=256 / 120), seed=0)
+    fit_linear_probe(_labelled(0), _labelled(1), LinearRecipe(epochs=10, base_lr=256 / 120), seed=0)
     assert rates == pytest.approx([1] * 6 + [0.1] * 2 + [0.01] * 2)
 
 
 def test_a_last_batch_of_one_sample_does_not_stop_the_training() -> None:
-    options = LinearOptions(epochs=2, batch_size=40)
+    options = LinearRecipe(epochs=2, batch_size=40)
     fit = fit_linear_probe(_labelled(0, 121), _labelled(1), options, seed=0)
     assert torch.isfinite(fit.probe.linear.weight).all()
 
@@ -100,4 +101,4 @@ def test_a_probe_without_validation_is_refused() -> None:
 
 def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(InputError, match="epochs ≥ 1"):
-        LinearOptions(epochs=0)
+        fit_linear_probe(_labelled(0), _labelled(1), LinearRecipe(epochs=0), seed=0)

@@ -10,8 +10,9 @@ from sklearn.preprocessing import StandardScaler
 
 from anyband.errors import InputError
 from anyband.evaluate import linear as linear_solver
-from anyband.evaluate.linear import LinearOptions, fit_linear_probe, probe_scores, solve_linear_probe, solve_ridge
+from anyband.evaluate.linear import fit_linear_probe, probe_scores, solve_linear_probe, solve_ridge
 from anyband.evaluate.metrics import LabelledFeatures, metric_value
+from anyband.evaluate.recipe import LinearRecipe
 
 _NAMES = ("water", "forest", "field")
 
@@ -34,7 +35,7 @@ def _multi(seed: int, count: int = 150) -> LabelledFeatures:
 def test_both_solvers_agree_within_noise_on_noisy_features() -> None:
     train, validation, test = _labelled(0, 300), _labelled(1, 150), _labelled(2, 600)
     solved = solve_linear_probe(train, validation)
-    options = LinearOptions(epochs=100, base_lr=0.01, batch_size=64)
+    options = LinearRecipe(epochs=100, base_lr=0.01, batch_size=64)
     by_epochs = fit_linear_probe(train, validation, options, seed=0)
     exact, stepped = (
         metric_value("accuracy", test.labels, probe_scores(one.probe, test.features)) for one in (solved, by_epochs)
@@ -47,7 +48,7 @@ def test_both_solvers_agree_within_noise_on_noisy_features() -> None:
 def test_both_solvers_agree_within_noise_on_several_labels() -> None:
     train, validation, test = _multi(0, 300), _multi(1, 150), _multi(2, 600)
     solved = solve_linear_probe(train, validation)
-    by_epochs = fit_linear_probe(train, validation, LinearOptions(epochs=60, base_lr=0.05), seed=0)
+    by_epochs = fit_linear_probe(train, validation, LinearRecipe(epochs=60, base_lr=0.05), seed=0)
     exact, stepped = (
         metric_value("map_micro", test.labels, probe_scores(one.probe, test.features)) for one in (solved, by_epochs)
     )
@@ -95,9 +96,9 @@ def _numbers(seed: int, count: int = 80) -> tuple[np.ndarray, np.ndarray]:
 def test_the_penalty_with_the_best_validation_score_is_kept() -> None:
     solved = solve_linear_probe(_labelled(0, 60), _labelled(1, 60))
     best = max(solved.validation.values())
-    assert solved.validation[solved.strength] == best
+    assert solved.validation[solved.choice] == best
     # Of equal scores the strongest.
-    assert solved.strength == max(strength for strength, score in solved.validation.items() if score == best)
+    assert solved.choice == max(strength for strength, score in solved.validation.items() if score == best)
 
 
 def test_noise_is_penalised_and_signal_is_not() -> None:
@@ -107,7 +108,7 @@ def test_noise_is_penalised_and_signal_is_not() -> None:
     noisy = solve_ridge((noise, draw.normal(size=40)), (draw.normal(size=(40, 30)), draw.normal(size=40)))
     other = draw.normal(size=(40, 30))
     clear = solve_ridge((signal, signal[:, -1]), (np.hstack([other, other @ np.ones((30, 1))]), other.sum(axis=1)))
-    assert noisy.strength > 1 > clear.strength
+    assert noisy.choice > 1 > clear.choice
     assert clear.notes == ("validation chose the weakest penalty tried, 0.0001",)
 
 

@@ -5,12 +5,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from predicted import class_predictions, labels_predictions
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
-from anyband.errors import InputError
-from anyband.evaluate.metrics import Score, metric_value, score_predictions, score_text
+from anyband.evaluate.metrics import Score, metric_value, score_text
+from anyband.evaluate.predictions import scores_of
 
 _seeds = st.integers(0, 10_000)
+
+
+def _scored(labels: np.ndarray, scores: np.ndarray, *, seed: int, num_resamples: int = 1000) -> tuple[Score, ...]:
+    make = labels_predictions if labels.ndim == 2 else class_predictions
+    names = tuple(str(index) for index in range(len(labels)))
+    classes = tuple(str(index) for index in range(scores.shape[1]))
+    return scores_of(make(labels, scores, classes=classes, samples=names), seed=seed, num_resamples=num_resamples)
 
 
 def _multi_class(seed: int, *, samples: int = 40, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +76,7 @@ def test_the_interval_is_that_of_resampling_scikit_learn(metric: str, average: s
     for index in range(50):
         drawn = generator(7, step=index, sample=0, purpose="bootstrap").integers(0, 60, 60)
         values.append(average_precision_score(labels[drawn], scores[drawn], average=average))
-    score = _by_name(score_predictions(labels, scores, seed=7, num_resamples=50))[metric]
+    score = _by_name(_scored(labels, scores, seed=7, num_resamples=50))[metric]
     assert (score.low, score.high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
 
 
@@ -76,7 +84,7 @@ def test_the_interval_of_an_accuracy_is_near_the_normal_one() -> None:
     draw = np.random.default_rng(0)
     labels = np.zeros(400, int)
     scores = np.stack([draw.random(400) < 0.7, np.full(400, 0.5)], axis=1).astype(float)
-    score = _by_name(score_predictions(labels, scores, seed=0))["accuracy"]
+    score = _by_name(_scored(labels, scores, seed=0))["accuracy"]
     half = 1.96 * np.sqrt(score.value * (1 - score.value) / 400)
     assert score.high - score.low == pytest.approx(2 * half, rel=0.1)
     assert score.low < score.value < score.high
@@ -84,13 +92,13 @@ def test_the_interval_of_an_accuracy_is_near_the_normal_one() -> None:
 
 def test_equal_seeds_give_equal_intervals_and_others_differ() -> None:
     labels, scores = _multi_class(1)
-    assert score_predictions(labels, scores, seed=3) == score_predictions(labels, scores, seed=3)
-    assert score_predictions(labels, scores, seed=3) != score_predictions(labels, scores, seed=4)
+    assert _scored(labels, scores, seed=3) == _scored(labels, scores, seed=3)
+    assert _scored(labels, scores, seed=3) != _scored(labels, scores, seed=4)
 
 
 def test_a_perfect_prediction_has_an_interval_without_width() -> None:
     labels = np.array([0, 1, 2, 1])
-    for score in score_predictions(labels, np.eye(3)[labels], seed=0):
+    for score in _scored(labels, np.eye(3)[labels], seed=0):
         assert (score.low, score.value, score.high, score.num_samples) == (1, 1, 1, 4)
 
 
@@ -105,15 +113,8 @@ def test_a_class_without_positives_is_left_out_of_the_macro_mean() -> None:
 def test_resamples_without_positives_are_left_out_of_the_interval() -> None:
     labels = np.zeros((6, 1), bool)
     labels[0] = True
-    score = score_predictions(labels, np.arange(6.0)[:, None], seed=0, num_resamples=100)[0]
+    score = _scored(labels, np.arange(6.0)[:, None], seed=0, num_resamples=100)[0]
     assert 0 < score.low <= score.high <= 1
-
-
-def test_no_samples_and_no_labels_are_refused() -> None:
-    with pytest.raises(InputError, match="nothing to score: 0 test samples"):
-        score_predictions(np.zeros(0, int), np.zeros((0, 2)), seed=0)
-    with pytest.raises(InputError, match="none with a label"):
-        score_predictions(np.zeros((3, 2), bool), np.zeros((3, 2)), seed=0)
 
 
 def test_a_score_stands_with_its_interval_in_per_cent() -> None:

@@ -14,12 +14,11 @@ from safetensors import safe_open
 
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.errors import InputError, OutputError
-from anyband.evaluate.context import Context
+from anyband.evaluate.context import Context, Result
 from anyband.evaluate.features import FusedEncoder, extract_features
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.predictions import Result
 from anyband.evaluate.recipe import FitRecipe, KnnRecipe, LinearRecipe, Protocol, TransferRecipe, load_transfer_recipe
-from anyband.evaluate.report import Outputs, write_outputs
+from anyband.evaluate.report import check_outputs, write_outputs
 from anyband.evaluate.results import read_results
 from anyband.evaluate.run import run_protocol
 from anyband.labelled.samples import DataSpec, TaskData
@@ -64,20 +63,20 @@ def _vectors(encoder: SensorEncoder, data: TaskData) -> np.ndarray:
 def test_a_folder_of_a_probe_holds_report_result_recipe_and_its_layer(
     made: Callable[[Protocol], Made], tmp_path: Path
 ) -> None:
-    written = write_outputs(*made("linear"), Outputs(folder=tmp_path / "out"))
+    _, notes = write_outputs(*made("linear"), folder=tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"report.html", "result.json", "recipe.yaml", "encoder.safetensors"}
-    assert written.notes == ()
+    assert notes == ()
 
 
 def test_nothing_is_fitted_by_neighbours(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
-    write_outputs(*made("knn"), Outputs(folder=tmp_path / "out"))
+    write_outputs(*made("knn"), folder=tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
 def test_fitted_weights_say_what_they_belong_to(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
     context, results = made("linear")
-    write_outputs(context, results, Outputs(folder=tmp_path / "out"))
+    write_outputs(context, results, folder=tmp_path / "out")
     with safe_open(tmp_path / "out" / "encoder.safetensors", framework="pt") as file:
         header = file.metadata()
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -92,7 +91,7 @@ def test_a_trained_encoder_is_used_like_any_other(
     made: Callable[[Protocol], Made], class_data: TaskData, tiny_encoder: SensorEncoder, tmp_path: Path
 ) -> None:
     context, results = made("finetune")
-    write_outputs(context, results, Outputs(folder=tmp_path / "out"))
+    write_outputs(context, results, folder=tmp_path / "out")
     tuned = load_encoder(tmp_path / "out" / "encoder_checkpoint.safetensors")
     checkpoint = results[0].checkpoint
     assert checkpoint is not None
@@ -103,7 +102,7 @@ def test_a_trained_encoder_is_used_like_any_other(
 
 def test_weights_of_the_encoder_are_written_once(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
     context, results = made("finetune")
-    write_outputs(context, results, Outputs(folder=tmp_path / "out"))
+    write_outputs(context, results, folder=tmp_path / "out")
     both = []
     for name in ("encoder", "encoder_checkpoint"):
         with safe_open(tmp_path / "out" / f"{name}.safetensors", framework="pt") as file:
@@ -113,23 +112,23 @@ def test_weights_of_the_encoder_are_written_once(made: Callable[[Protocol], Made
 
 
 def test_the_recipe_reloads_to_the_one_that_was_run(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
-    write_outputs(*made("knn"), Outputs(folder=tmp_path / "out"))
+    write_outputs(*made("knn"), folder=tmp_path / "out")
     path = tmp_path / "out" / "recipe.yaml"
     assert load_transfer_recipe(path) == _RECIPE.changed(protocol="knn")
     assert set(yaml.safe_load(path.read_text())) == set(TransferRecipe.model_fields)
 
 
 def test_the_result_holds_scores_with_definitions(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
-    written = write_outputs(*made("knn"), Outputs(folder=tmp_path / "out"))
+    rows, _ = write_outputs(*made("knn"), folder=tmp_path / "out")
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert [row["id"] for row in result["results"]] == [row.id for row in written.rows]
+    assert [row["id"] for row in result["results"]] == [row.id for row in rows]
     assert all(score["definition"] for row in result["results"] for score in row["scores"])
 
 
 def test_names_of_features_become_names_of_files(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
     context, results = made("linear")
     named = [replace(results[0], features="band means + logistic regression @ 12.5 %")]
-    write_outputs(context, named, Outputs(folder=tmp_path / "out"))
+    write_outputs(context, named, folder=tmp_path / "out")
     names = [path.name for path in (tmp_path / "out").glob("*.safetensors")]
     assert names == ["band_means_logistic_regression_12.5.safetensors"]
 
@@ -143,28 +142,28 @@ def _others(results: list[Result]) -> list[Result]:
 
 def test_rows_have_the_ids_that_stand_in_the_table(made: Callable[[Protocol], Made], tmp_path: Path) -> None:
     context, results = made("knn")
-    table = Outputs(results=tmp_path / "results.parquet")
-    first = write_outputs(context, results, table)
-    other = write_outputs(context, _others(results), table)
-    assert other.rows[0].id == f"{first.rows[0].id}-2"
-    assert [row.id for row in read_results(tmp_path / "results.parquet")] == [first.rows[0].id, other.rows[0].id]
-    assert "warning: encoder has other scores than an earlier run" in other.notes[0]
+    table = tmp_path / "results.parquet"
+    first = write_outputs(context, results, table_path=table)
+    other = write_outputs(context, _others(results), table_path=table)
+    assert other[0][0].id == f"{first[0][0].id}-2"
+    assert [row.id for row in read_results(tmp_path / "results.parquet")] == [first[0][0].id, other[0][0].id]
+    assert "warning: encoder has other scores than an earlier run" in other[1][0]
 
 
 def test_a_folder_that_exists_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match="out' exists already; remove it or name another folder"):
-        Outputs(folder=tmp_path / "out").check()
+        check_outputs(tmp_path / "out", None)
 
 
 def test_a_table_that_is_none_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "results.parquet").write_text("something else")
     with pytest.raises(InputError, match="can't be read as a table of results"):
-        Outputs(results=tmp_path / "results.parquet").check()
+        check_outputs(None, tmp_path / "results.parquet")
 
 
 def test_looking_before_the_work_leaves_nothing(tmp_path: Path) -> None:
-    Outputs(folder=tmp_path / "a" / "out", results=tmp_path / "b" / "results.parquet").check()
+    check_outputs(tmp_path / "a" / "out", tmp_path / "b" / "results.parquet")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,5 +176,5 @@ def test_a_report_that_fails_leaves_no_folder(
     monkeypatch.setattr("anyband.evaluate.report.write_report", failing)
     context, results = made("knn")
     with pytest.raises(InputError, match="no picture"):
-        write_outputs(context, results, Outputs(folder=tmp_path / "out", results=tmp_path / "r.parquet"))
+        write_outputs(context, results, folder=tmp_path / "out", table_path=tmp_path / "r.parquet")
     assert list(tmp_path.iterdir()) == []

@@ -13,8 +13,9 @@ from torch.nn import functional
 from anyband.encode.encoder import SensorEncoder
 from anyband.evaluate.features import FusedEncoder
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.map_kinds import ClassMaps, confusion_of, map_cross_entropy
+from anyband.evaluate.map_kinds import ClassMaps, map_cross_entropy
 from anyband.evaluate.maps import MapNetwork, joined_windows, predict_whole, predict_windows
+from anyband.evaluate.predictions import confusion_of
 from anyband.evaluate.recipe import InputRecipe, Resize, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData
 from anyband.models.heads import HeadConfig, make_head
@@ -84,7 +85,7 @@ def test_an_image_smaller_than_a_window_is_predicted_at_its_own_size(
 
 def test_maps_come_at_the_size_that_each_sample_asks_for(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
     network, reader = _network_and_reader(tiny_encoder, class_map_data, resize="whole", img_size=32)
-    kind = ClassMaps(classes=class_map_data.classes)
+    kind = ClassMaps(len(class_map_data.classes))
     sizes = {2: (48, 48), 5: (100, 20)}
     found = dict(predict_whole(network, reader.batches([2, 5]), read=kind.read, size_of=sizes.__getitem__))
     assert {sample: one.shape for sample, one in found.items()} == sizes
@@ -128,7 +129,7 @@ def test_a_batch_without_labels_has_no_loss() -> None:
 
 
 def test_an_ignored_sample_leaves_scores_alone() -> None:
-    kind = ClassMaps(classes=("a", "b"))
+    kind = ClassMaps(2)
     counts = np.array([[[3, 1], [0, 4]], [[0, 0], [0, 0]]])
     assert kind.score(counts) == pytest.approx((3 / 4 + 4 / 5) / 2)
     assert np.isnan(kind.score(counts[1:]))

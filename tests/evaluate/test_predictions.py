@@ -4,21 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from predicted import (
+    class_map_predictions,
+    class_predictions,
+    labels_predictions,
+    number_map_predictions,
+    number_predictions,
+)
 from sklearn.metrics import accuracy_score, average_precision_score, precision_recall_fscore_support, r2_score
 
 from anyband.errors import InputError
-from anyband.evaluate.metrics import DEFINITIONS, METRICS, METRICS_OF, interval_text, value_text
-from anyband.evaluate.predictions import (
-    class_map_predictions,
-    class_predictions,
-    confusion,
-    labels_predictions,
-    metric_functions,
-    number_map_predictions,
-    number_predictions,
-    per_class,
-    scores_of,
-)
+from anyband.evaluate.metrics import METRICS, METRICS_OF, Score, score_text, value_text
+from anyband.evaluate.predictions import confusion, metric_of, per_class, scores_of
 
 _CLASSES = ("water", "field", "town")
 _DRAW = np.random.default_rng(1)
@@ -64,7 +61,7 @@ def test_a_score_has_the_same_interval_on_a_rerun_and_another_with_another_seed(
 def test_a_metric_of_another_kind_is_refused() -> None:
     predictions = number_predictions(_TRUTH, _PREDICTED, samples=_NAMES)
     with pytest.raises(InputError, match=r"results of kind 'number' have no 'miou' \(rmse, mae, r2\)"):
-        metric_functions(predictions, only="miou")
+        metric_of(predictions, "miou")
 
 
 _WRONG: dict[str, Callable[[], object]] = {
@@ -116,28 +113,29 @@ def test_predictions_that_can_not_be_scored_are_refused(said: str) -> None:
 
 
 def test_scores_of_each_class_are_those_of_scikit_learn() -> None:
-    rows = per_class(class_predictions(_LABELS, _SCORES, classes=_CLASSES, samples=_NAMES))
+    found = per_class(class_predictions(_LABELS, _SCORES, classes=_CLASSES, samples=_NAMES))
     expected = precision_recall_fscore_support(_LABELS, _SCORES.astype(np.float32).argmax(axis=1))
-    found = np.array([(row.precision, row.recall, row.f1, row.num_true) for row in rows]).T
-    assert found == pytest.approx(np.array(expected))
+    assert np.stack([found[name] for name in ("precision", "recall", "f1", "true")]) == pytest.approx(
+        np.array(expected)
+    )
 
 
 def test_average_precision_of_each_label_is_that_of_scikit_learn() -> None:
-    rows = per_class(labels_predictions(_HOLDS, _SCORES, classes=_CLASSES, samples=_NAMES))
+    found = per_class(labels_predictions(_HOLDS, _SCORES, classes=_CLASSES, samples=_NAMES))
     expected = average_precision_score(_HOLDS, _SCORES.astype(np.float32), average=None)
-    assert [row.average_precision for row in rows] == pytest.approx(expected)
+    assert found["average precision"] == pytest.approx(expected)
 
 
 def test_a_class_that_never_occurs_has_no_score() -> None:
     counts = np.array([[[5, 1, 0], [2, 3, 0], [0, 0, 0]]])
-    rows = per_class(class_map_predictions(counts, classes=_CLASSES, samples=("image",)))
-    assert rows[0].iou == pytest.approx(5 / 8)
-    assert np.isnan([rows[2].iou, rows[2].precision, rows[2].recall, rows[2].f1]).all()
-    assert (rows[2].num_true, rows[2].num_predicted) == (0, 0)
+    found = per_class(class_map_predictions(counts, classes=_CLASSES, samples=("image",)))
+    assert found["iou"][0] == pytest.approx(5 / 8)
+    assert np.isnan([found[name][2] for name in ("iou", "precision", "recall", "f1")]).all()
+    assert (found["true"][2], found["predicted"][2]) == (0, 0)
 
 
 def test_numbers_have_no_classes() -> None:
-    assert per_class(number_predictions(_TRUTH, _PREDICTED, samples=_NAMES)) == ()
+    assert per_class(number_predictions(_TRUTH, _PREDICTED, samples=_NAMES)) == {}
 
 
 def test_true_classes_are_the_rows_of_a_confusion_matrix() -> None:
@@ -160,12 +158,13 @@ def test_r2_keeps_its_digits_where_the_mean_is_large() -> None:
 
 
 def test_every_metric_has_a_definition_and_belongs_to_a_kind() -> None:
-    assert set(DEFINITIONS) == set(METRICS) == {name for names in METRICS_OF.values() for name in names}
+    assert set(METRICS) == {name for names in METRICS_OF.values() for name in names}
     assert all(facts.definition and facts.title for facts in METRICS.values())
 
 
 def test_shares_are_written_in_per_cent_and_errors_as_they_are() -> None:
     assert (value_text("accuracy", 0.6125), value_text("rmse", 1234.5678)) == ("61.3", "1235")
-    assert interval_text("miou", 0.5, 0.75) == "50.0–75.0"
-    assert interval_text("r2", -0.25, 0.5) == "−0.25 to 0.5"
-    assert value_text("r2", float("nan")) == interval_text("r2", float("nan"), 0.5) == "–"
+    nan = float("nan")
+    assert score_text(Score(metric="miou", value=0.6, low=0.5, high=0.75, num_samples=9)) == "60.0 [50.0–75.0]"
+    assert score_text(Score(metric="r2", value=0.1, low=-0.25, high=0.5, num_samples=9)) == "0.1 [−0.25 to 0.5]"
+    assert score_text(Score(metric="r2", value=nan, low=nan, high=0.5, num_samples=9)) == "– [–]"

@@ -9,13 +9,14 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
-from anyband.evaluate.context import Context
+from anyband.evaluate.context import Context, labelled_features
 from anyband.evaluate.features import extract_features
 from anyband.evaluate.inputs import TaskReader
+from anyband.evaluate.knn import knn, knn_scores
+from anyband.evaluate.linear import linear
 from anyband.evaluate.metrics import metric_value
-from anyband.evaluate.predictions import scores_of
-from anyband.evaluate.probes import knn, linear, predictions_of, score_vectors
-from anyband.evaluate.recipe import InputRecipe, KnnRecipe, LinearRecipe, TransferRecipe
+from anyband.evaluate.predictions import predictions_of, scores_of
+from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, LinearRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData
 
 _RECIPE = TransferRecipe(
@@ -33,7 +34,9 @@ MakeSetting = Callable[..., Context]
 def make_context(tiny_encoder: SensorEncoder) -> MakeSetting:
     """Makes a context of the tiny encoder for data and a recipe."""
 
-    def made(data: TaskData, recipe: TransferRecipe = _RECIPE, *, protocol: str = "knn", both: bool = False) -> Context:
+    def made(
+        data: TaskData, recipe: TransferRecipe = _RECIPE, *, protocol: str = "linear", both: bool = False
+    ) -> Context:
         encoders = {"encoder": tiny_encoder}
         if both:
             encoders["untrained encoder"] = tiny_encoder.untrained(seed=1)
@@ -56,7 +59,7 @@ def _accuracy(result: object) -> float:
 
 
 def _vectors(context: Context, scale: float = 1.0) -> np.ndarray:
-    encoders = {"encoder": context.fused("encoder")}
+    encoders = {"encoder": context.fused(context.encoders["encoder"])}
     every = np.arange(len(context.data))
     return extract_features(encoders, context.reader, every, cache=None, scale=scale)["encoder"]
 
@@ -110,8 +113,9 @@ def test_the_whole_scale_is_the_plain_outcome(class_data: TaskData, make_context
 def test_training_and_test_are_reduced_alike(class_data: TaskData, make_context: MakeSetting) -> None:
     recipe = _RECIPE.changed(input=InputRecipe(scales=(0.25, 1.0)))
     context = make_context(class_data, recipe)
-    reduced = score_vectors(context, _vectors(context, 0.25), name="x")
-    assert np.array_equal(knn(context)[1].predictions.arrays["scores"], reduced.predictions.arrays["scores"])
+    train, test = (labelled_features(class_data, _vectors(context, 0.25), split) for split in ("train", "test"))
+    scores = knn_scores(train, test, k=5).astype(np.float32)
+    assert np.array_equal(knn(context)[1].predictions["scores"], scores)
 
 
 def test_both_solvers_of_the_linear_probe_agree(class_data: TaskData, make_context: MakeSetting) -> None:
@@ -167,19 +171,23 @@ def test_a_rerun_gives_equal_numbers(recipe: TransferRecipe, class_data: TaskDat
 
 
 @pytest.mark.parametrize(
-    ("protocol", "recipe", "name"),
+    ("protocol", "recipe", "classifier"),
     [
-        ("knn", _RECIPE, "band means + nearest neighbours"),
-        ("linear", _RECIPE, "band means + linear probe"),
-        ("linear", _LBFGS, "band means + logistic regression"),
-        ("finetune", _RECIPE, "band means + logistic regression"),
+        ("knn", _RECIPE, "nearest neighbours"),
+        ("linear", _RECIPE, "linear probe"),
+        ("linear", _LBFGS, "logistic regression"),
     ],
 )
-def test_other_features_are_scored_as_the_protocol_does(
-    protocol: str, recipe: TransferRecipe, name: str, class_data: TaskData, make_context: MakeSetting
+def test_band_means_are_scored_as_the_protocol_does(
+    protocol: str, recipe: TransferRecipe, classifier: str, class_data: TaskData, make_context: MakeSetting
 ) -> None:
-    context = make_context(class_data, recipe, protocol=protocol)
-    assert score_vectors(context, _vectors(context), name="band means").features == name
+    recipe = recipe.changed(compare=CompareRecipe(baseline=True), input=InputRecipe(scales=(0.5, 1.0)))
+    results = {"knn": knn, "linear": linear}[protocol](make_context(class_data, recipe, protocol=protocol))
+    assert [one.features for one in results[3:]] == [
+        f"band means + {classifier}{scale}" for scale in ("", " @ 50 %", " @ 100 %")
+    ]
+    assert results[3].width == 8
+    assert _accuracy(results[5]) > 0.8
 
 
 def test_more_neighbours_than_training_samples_are_refused(class_data: TaskData, make_context: MakeSetting) -> None:

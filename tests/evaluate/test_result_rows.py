@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from predicted import class_predictions
 
 from anyband.encode.encoder import SensorEncoder
-from anyband.evaluate.context import Context
+from anyband.evaluate.context import Context, Result
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.predictions import Result, class_predictions
 from anyband.evaluate.recipe import FitRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, flat_settings, json_values, result_rows
 from anyband.labelled.samples import DataSpec, ListSpec, SplitSpec, TaskData

@@ -14,25 +14,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from anyband.errors import InputError, OutputError
-from anyband.evaluate.metrics import DEFINITIONS
-from anyband.evaluate.predictions import (
-    Predictions,
+from predicted import (
     class_map_predictions,
     class_predictions,
     labels_predictions,
     number_map_predictions,
     number_predictions,
-    scores_of,
 )
+
+from anyband.errors import InputError, OutputError
+from anyband.evaluate.metrics import METRICS
+from anyband.evaluate.predictions import Predictions, scores_of
 from anyband.evaluate.results import (
     ResultRow,
+    _scores_json,
     append_results,
     find_row,
     read_results,
     row_to_dict,
-    scores_json,
     short_id,
 )
 
@@ -117,7 +116,7 @@ def test_evidence_is_read_only_where_it_is_asked_for(tmp_path: Path) -> None:
 def test_rows_are_appended_in_the_order_in_which_they_came(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "results.parquet"
     append_results(path, [_row("aa"), _row("bb", seed=1)])
-    assert append_results(path, [_row("cc", kind="number")]).num_added == 1
+    append_results(path, [_row("cc", kind="number")])
     assert [row.id for row in read_results(path)] == ["aa", "bb", "cc"]
 
 
@@ -126,8 +125,8 @@ def test_a_rerun_with_equal_scores_is_not_added_again_and_says_so(tmp_path: Path
     append_results(path, [_row()])
     before = path.read_bytes()
     again = append_results(path, [_row(made=dt.datetime(2025, 1, 1, tzinfo=dt.UTC))])
-    assert (again.num_added, again.ids) == (0, ("a1b2c3d4e5f6",))
-    assert again.notes == ("encoder: stands in the table already with the same scores, as a1b2c3d4",)
+    assert [row.id for row in again[0]] == ["a1b2c3d4e5f6"]
+    assert again[1] == ("encoder: stands in the table already with the same scores, as a1b2c3d4",)
     assert path.read_bytes() == before
 
 
@@ -135,8 +134,8 @@ def test_a_rerun_with_other_scores_is_kept_beside_with_a_warning(tmp_path: Path)
     path = tmp_path / "results.parquet"
     append_results(path, [_row()])
     other = append_results(path, [_row(seed=5)])
-    assert other.ids == ("a1b2c3d4e5f6-2",)
-    assert "warning: encoder has other scores than an earlier run" in other.notes[0]
+    assert [row.id for row in other[0]] == ["a1b2c3d4e5f6-2"]
+    assert "warning: encoder has other scores than an earlier run" in other[1][0]
     assert [row.id for row in read_results(path)] == ["a1b2c3d4e5f6", "a1b2c3d4e5f6-2"]
 
 
@@ -144,7 +143,8 @@ def test_a_third_rerun_is_known_by_either_of_the_scores(tmp_path: Path) -> None:
     path = tmp_path / "results.parquet"
     append_results(path, [_row()])
     append_results(path, [_row(seed=5)])
-    assert append_results(path, [_row(seed=5), _row()]).ids == ("a1b2c3d4e5f6-2", "a1b2c3d4e5f6")
+    rows, _ = append_results(path, [_row(seed=5), _row()])
+    assert [row.id for row in rows] == ["a1b2c3d4e5f6-2", "a1b2c3d4e5f6"]
     assert len(read_results(path)) == 2
 
 
@@ -153,8 +153,9 @@ def test_scores_without_a_value_are_equal_to_themselves(tmp_path: Path) -> None:
     scores = scores_of(predictions, seed=0, num_resamples=5)
     row = _row(kind="number", predictions=predictions, scores=scores)
     append_results(tmp_path / "results.parquet", [row])
-    assert append_results(tmp_path / "results.parquet", [row]).num_added == 0
-    assert "null" in scores_json(scores)
+    append_results(tmp_path / "results.parquet", [row])
+    assert len(read_results(tmp_path / "results.parquet")) == 1
+    assert "null" in _scores_json(scores)
 
 
 def test_pandas_reads_scores_settings_and_the_main_metric(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_pandas_reads_scores_settings_and_the_main_metric(tmp_path: Path) -> Non
     assert frame.loc[0, "value"] == row.scores[0].value
     assert json.loads(frame.loc[0, "settings"])["input"]["pool"] == "cls"
     assert [one["metric"] for one in frame.loc[0, "scores"]] == ["accuracy", "macro_f1", "balanced_accuracy"]
-    assert frame.loc[0, "scores"][0]["definition"] == DEFINITIONS["accuracy"]
+    assert frame.loc[0, "scores"][0]["definition"] == METRICS["accuracy"].definition
 
 
 _APPEND_ONE_BY_ONE = """
@@ -218,7 +219,7 @@ def test_a_process_that_is_killed_while_writing_loses_no_earlier_row_and_frees_t
     writer.communicate()
     assert writer.returncode == -signal.SIGKILL
     assert [row.id for row in read_results(path)] == ["aa"]
-    assert append_results(path, [_row("cc", seed=2)]).num_added == 1
+    append_results(path, [_row("cc", seed=2)])
 
 
 def test_a_full_disk_is_said_and_leaves_the_table_as_it_was(tmp_path: Path) -> None:
@@ -280,8 +281,8 @@ def test_damaged_evidence_is_named(tmp_path: Path) -> None:
     path = tmp_path / "results.parquet"
     append_results(path, [_row()])
     table = pq.read_table(path)
-    column = table.schema.get_field_index("predictions")
-    pq.write_table(table.set_column(column, "predictions", pa.array([b"spoilt"], pa.binary())), path)
+    column = table.schema.get_field_index("evidence")
+    pq.write_table(table.set_column(column, "evidence", pa.array([b"spoilt"], pa.binary())), path)
     with pytest.raises(InputError, match=r"the predictions of a1b2c3d4 in .* is damaged"):
         read_results(path, predictions=True)
 

@@ -23,7 +23,7 @@ from anyband.evaluate.recipe import (
     Protocol,
     TransferRecipe,
 )
-from anyband.evaluate.run import RunOptions, check_data, check_kind, make_context, run_protocol
+from anyband.evaluate.run import _check_kind, check_data, make_context, run_protocol
 from anyband.labelled.samples import DataSpec, TaskData, TaskKind
 
 _RECIPE = TransferRecipe(
@@ -76,17 +76,17 @@ _ALLOWED: dict[Protocol, set[str]] = {
 @pytest.mark.parametrize("kind", get_args(TaskKind))
 def test_a_protocol_is_for_its_kinds_of_data_only(kind: TaskKind, protocol: Protocol) -> None:
     if kind in _ALLOWED[protocol]:
-        check_kind(kind, protocol)
+        _check_kind(kind, protocol)
         return
     with pytest.raises(RecipeError, match=rf"'{protocol}' \(.*\) is for data of kind .* of kind '{kind}'; take "):
-        check_kind(kind, protocol)
+        _check_kind(kind, protocol)
 
 
 def test_what_is_offered_instead_is_for_that_kind() -> None:
     for kind in get_args(TaskKind):
         refused = next(protocol for protocol in PROTOCOLS if kind not in _ALLOWED[protocol])
         with pytest.raises(RecipeError) as caught:
-            check_kind(kind, refused)
+            _check_kind(kind, refused)
         offered = str(caught.value).partition("take ")[2].partition(", or say")[0]
         assert all(kind in _ALLOWED[name] for name in offered.replace(" or ", ", ").split(", "))  # type: ignore[index]
 
@@ -208,14 +208,12 @@ def test_a_recipe_is_for_its_protocol(tiny_checkpoint: Path) -> None:
 def test_features_must_have_a_place(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="features are kept there: name a folder by --cache, or use --no-cache"):
-        make_context(
-            _RECIPE.changed(checkpoint=str(tiny_checkpoint)), "knn", RunOptions(cache=tmp_path / "file" / "kept")
-        )
+        make_context(_RECIPE.changed(checkpoint=str(tiny_checkpoint)), "knn", cache=tmp_path / "file" / "kept")
 
 
 def test_there_must_be_the_device(tiny_checkpoint: Path) -> None:
     with pytest.raises(InputError, match="there is no device 'toaster' here"):
-        make_context(_RECIPE.changed(checkpoint=str(tiny_checkpoint)), "knn", RunOptions(device="toaster"))
+        make_context(_RECIPE.changed(checkpoint=str(tiny_checkpoint)), "knn", device="toaster")
 
 
 def test_the_untrained_encoder_is_the_architecture_with_other_weights(

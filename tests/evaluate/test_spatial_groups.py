@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from predicted import number_predictions
 
-from anyband.evaluate.comparison import difference
-from anyband.evaluate.map_kinds import ClassMaps, MapCounts, with_spatial_groups
 from anyband.evaluate.metrics import interval, resample, units_of
-from anyband.evaluate.predictions import number_predictions, scores_of
+from anyband.evaluate.predictions import MapCounts, difference, predictions_of, scores_of
 from anyband.labelled.samples import TaskData
 
 
@@ -17,7 +16,7 @@ def _quarters(_: int) -> np.ndarray:
 
 
 def _counted(data: TaskData, *positions: int) -> MapCounts:
-    counted = MapCounts(data=data, kind=ClassMaps(classes=data.classes))
+    counted = MapCounts(data)
     for position in positions:
         truth = data.read(position).class_map
         assert truth is not None
@@ -46,10 +45,10 @@ def test_samples_of_places_of_their_own_have_no_groups(class_map_data: TaskData)
 
 
 def test_the_places_of_images_are_their_groups(class_data: TaskData) -> None:
-    predictions = number_predictions(np.zeros(4), np.zeros(4), samples=tuple("abcd"))
-    assert with_spatial_groups(predictions, class_data, [0, 1, 2, 3]).groups == ()
+    some, scores = np.arange(4), np.zeros((4, 3))
+    assert predictions_of(class_data, some, scores).groups == ()
     placed = replace(class_data, places=tuple(f"place {index // 2}" for index in range(len(class_data))))
-    assert with_spatial_groups(predictions, placed, [0, 1, 2, 3]).groups == ("place 0", "place 0", "place 1", "place 1")
+    assert predictions_of(placed, some, scores).groups == ("place 0", "place 0", "place 1", "place 1")
 
 
 def test_what_shares_ground_is_drawn_together() -> None:

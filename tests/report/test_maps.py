@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from anyband.errors import InputError
-from anyband.report.maps import class_colours, class_map_png, fit_pca_colours, pca_picture, picture_png, pictures_png
+from anyband.report.maps import class_colours, fit_pca_colours, pca_picture, picture_png, pictures_png
 
 _FEATURES = np.random.default_rng(1).normal(size=(200, 6)) * [5, 4, 3, 1, 1, 1]
 
@@ -92,16 +92,4 @@ def test_pictures_stand_in_rows_of_at_most_the_named_columns() -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 14, 30])
 def test_every_class_has_a_colour_of_its_own(count: int) -> None:
-    assert len(set(class_colours([f"class {index}" for index in range(count)]).colours)) == count
-
-
-def test_a_class_map_shows_each_class_in_its_colour_by_its_share() -> None:
-    colours = class_colours(["water", "forest"])
-    pixels = np.asarray(Image.open(io.BytesIO(class_map_png(np.array([[0, 0], [1, -1]]), colours))).convert("RGB"))
-    water, forest = ((np.abs(pixels - np.multiply(colour, 255)).max(axis=-1) < 1.5).sum() for colour in colours.colours)
-    assert water / forest == pytest.approx(2, rel=0.05)
-
-
-def test_a_class_without_a_name_is_refused() -> None:
-    with pytest.raises(InputError, match=r"class 2 has no name; there are 2"):
-        class_map_png(np.array([[2]]), class_colours(["water", "forest"]))
+    assert len(set(class_colours([f"class {index}" for index in range(count)]).values())) == count

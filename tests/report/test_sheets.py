@@ -8,7 +8,7 @@ from PIL import Image
 
 from anyband.errors import InputError
 from anyband.report.figures import scatter_png
-from anyband.report.maps import MapRow, SheetPicture, class_colours, class_maps_png, number_maps_png, sheet_png
+from anyband.report.maps import MapRow, class_colours, class_maps_png, number_maps_png, sheet_png
 
 _DRAW = np.random.default_rng(0)
 
@@ -24,11 +24,11 @@ def _shown_colours(png: bytes) -> set[tuple[int, int, int]]:
 
 
 def _colour(index: int, names: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(round(255 * level) for level in class_colours(names).colours[index])
+    return tuple(round(255 * level) for level in list(class_colours(names).values())[index])
 
 
-def _tile(colour: float = 0.5, shape: tuple[int, int] = (16, 16)) -> SheetPicture:
-    return SheetPicture(picture=np.full((3, *shape), colour), lines=("town", "true: water", "image 1.tif"))
+def _tile(colour: float = 0.5, shape: tuple[int, int] = (16, 16)) -> tuple[np.ndarray, tuple[str, ...]]:
+    return np.full((3, *shape), colour), ("town", "true: water", "image 1.tif")
 
 
 def _row(truth: np.ndarray, *predicted: np.ndarray) -> MapRow:

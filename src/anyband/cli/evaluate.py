@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,9 @@ from anyband.cli.results import plain_console, print_json, print_table
 
 if TYPE_CHECKING:
     from anyband.evaluate.recipe import TransferRecipe
-    from anyband.evaluate.report import Written
-    from anyband.evaluate.run import RunOptions
+    from anyband.evaluate.results import ResultRow
 
-__all__ = ["PROTOCOL_NAMES", "add_arguments", "add_options", "overrides_of", "quick_recipe_of", "run"]
+__all__ = ["PROTOCOL_NAMES", "add_arguments", "run"]
 
 PROTOCOL_NAMES = ("knn", "linear", "finetune", "segment", "change", "regress", "leave-one-band-out")
 
@@ -82,70 +81,6 @@ _FLAGS: dict[str, tuple[str, Any, str]] = {
 _GROUPS = {"data": _DATA, "images to features": _INPUT, "protocol": _METHOD}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options; none has a default of its own, so that only what is said changes a recipe."""
-    for title, table in _GROUPS.items():
-        group = parser.add_argument_group(title)
-        for option, (_, make, said) in table.items():
-            group.add_argument(option, type=make, help=said)
-    for option, (_, _, said) in _FLAGS.items():
-        parser.add_argument(option, action="store_true", help=said)
-    parser.add_argument("--split", type=_numbers, help="shares of val and test, where none is declared (0.1,0.2)")
-    parser.add_argument("--epochs", type=int, help="of the linear probe, or of fine-tuning and heads")
-
-
-def overrides_of(arguments: argparse.Namespace) -> list[str]:
-    """Write what was said by options as KEY=VALUE words; the words of the command come last, so they win."""
-    said: dict[str, Any] = {}
-    for table in _GROUPS.values():
-        for option, (key, _, _) in table.items():
-            value = _value(arguments, option)
-            if value is not None:
-                said[key] = value
-    said |= {key: value for option, (key, value, _) in _FLAGS.items() if _value(arguments, option)}
-    said |= _shares(arguments.split) | _epochs(arguments) | _named(arguments)
-    given = {word.partition("=")[0] for word in arguments.words}
-    return [f"{key}={json.dumps(value)}" for key, value in said.items() if key not in given]
-
-
-def quick_recipe_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Make the recipe of a command that names none: data and checkpoint come from its options."""
-    name = Path(arguments.data).name if arguments.data else "evaluation"
-    return {"name": f"{arguments.protocol} on {name}", "data": {"kind": _usual_kind(arguments.protocol)}}
-
-
-def _usual_kind(protocol: str) -> str:
-    return {"segment": "class_map", "change": "class_map", "regress": "number"}.get(protocol, "class")
-
-
-def _value(arguments: argparse.Namespace, option: str) -> Any:
-    return getattr(arguments, option.removeprefix("--").replace("-", "_"))
-
-
-def _shares(split: list[float] | None) -> dict[str, Any]:
-    from anyband.errors import InputError
-
-    if split is None:
-        return {}
-    if len(split) != 2:
-        found = ",".join(f"{share:g}" for share in split)
-        raise InputError(f"--split takes the shares of val and test, such as 0.1,0.2; found {found}")
-    return {"data.split.val": split[0], "data.split.test": split[1]}
-
-
-def _epochs(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.epochs is None:
-        return {}
-    if arguments.protocol in ("knn", "linear", "leave-one-band-out"):
-        return {"linear.epochs": arguments.epochs}
-    return {"fit.epochs": arguments.epochs, "fit.warmup_epochs": min(5.0, arguments.epochs / 10)}
-
-
-def _named(arguments: argparse.Namespace) -> dict[str, Any]:
-    named = {"checkpoint": arguments.checkpoint, "data.root": arguments.root}
-    return {key: value for key, value in named.items() if value is not None}
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "anyband evaluate PROTOCOL [RECIPE] [KEY=VALUE ...] [--checkpoint C] [--data FOLDER_OR_TABLE] [options]"
@@ -164,7 +99,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of a named set, its folder",
     )
     parser.add_argument("--root", help="folder of a data set that --data names")
-    add_options(parser)
+    # None has a default of its own, so that only what is said changes a recipe.
+    for title, options in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for option, (_, make, told) in options.items():
+            group.add_argument(option, type=make, help=told)
+    for option, (_, _, told) in _FLAGS.items():
+        parser.add_argument(option, action="store_true", help=told)
+    parser.add_argument("--split", type=_numbers, help="shares of val and test, where none is declared (0.1,0.2)")
+    parser.add_argument("--epochs", type=int, help="of the linear probe, or of fine-tuning and heads")
     outputs = parser.add_argument_group("outputs")
     outputs.add_argument("--out", type=output_path, help="new folder for report, result, recipe and fitted weights")
     outputs.add_argument(
@@ -180,42 +123,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.evaluate.report import Outputs, write_outputs
+    from anyband.evaluate.report import check_outputs, write_outputs
     from anyband.evaluate.run import evaluate
 
     recipe = _recipe(arguments)
-    options = _options(arguments)
+    device, shown = arguments.device, not arguments.json
     if arguments.dry_run:
-        return _dry_run(recipe, arguments, options)
-    outputs = Outputs(folder=arguments.out, results=None if arguments.no_results else arguments.results)
-    outputs.check()
-    context, results = evaluate(recipe, arguments.protocol, options)
-    written = write_outputs(context, results, outputs)
+        from anyband.evaluate.dry_run import dry_run, dry_run_lines
+
+        found = dry_run(recipe, arguments.protocol, device=device)
+        if arguments.json:
+            print_json(found)
+        else:
+            print("\n".join(dry_run_lines(found)))
+        return 0 if found["ok"] else 1
+    table_path = None if arguments.no_results else arguments.results
+    check_outputs(arguments.out, table_path)
+    cache = None if arguments.no_cache else arguments.cache or _cache_folder()
+    context, results = evaluate(
+        recipe, arguments.protocol, device=device, cache=cache, download=arguments.download, shown=shown
+    )
+    rows, notes = write_outputs(context, results, folder=arguments.out, table_path=table_path)
     if arguments.json:
         from anyband.evaluate.results import row_to_dict
 
-        print_json({"results": [row_to_dict(row) for row in written.rows], "notes": list(written.notes)})
-        return 0
-    _print(written, arguments)
+        print_json({"results": [row_to_dict(row) for row in rows], "notes": list(notes)})
+    else:
+        _print(rows, notes, arguments)
     return 0
 
 
-def _print(written: "Written", arguments: argparse.Namespace) -> None:
-    from anyband.evaluate.comparison import group_table, grouped
+def _print(rows: "Sequence[ResultRow]", notes: Sequence[str], arguments: argparse.Namespace) -> None:
+    from anyband.evaluate.results import grouped, table_of
 
-    console = plain_console()
-    row = written.rows[0]
+    console, row = plain_console(), rows[0]
     counts = ", ".join(f"{name} {count}" for name, count in row.num_samples.items())
     console.print(f"{row.protocol}: {row.checkpoint} ({row.checkpoint_hash[:8]}) on {row.data} ({counts})")
-    for note in dict.fromkeys(note for one in written.rows for note in one.notes):
+    for note in dict.fromkeys(note for one in rows for note in one.notes):
         console.print(note)
-    for group in grouped(written.rows, None):
-        header, texts = group_table(group, None)
-        print_table(console, "", header, texts)
+    for group in grouped(rows):
+        print_table(console, "", *table_of(group))
     console.print("in brackets 95 % bootstrap intervals over test samples; validation chose, test is only reported")
     if not arguments.no_results:
         console.print(f"appended to {arguments.results}; `anyband results {arguments.results}` prints and compares")
-    for note in written.notes:
+    for note in notes:
         console.print(note)
     if arguments.out is not None:
         console.print(f"report: {arguments.out / 'report.html'}")
@@ -225,28 +176,28 @@ def _recipe(arguments: argparse.Namespace) -> "TransferRecipe":
     """Read the recipe that is named, or make one from the options."""
     from anyband.errors import RecipeError
     from anyband.evaluate.recipe import load_transfer_recipe, transfer_recipe
+    from anyband.labelled.open import is_named
 
     names = [word for word in arguments.words if "=" not in word]
     if len(names) > 1:
         raise RecipeError(f"'{names[1]}' is neither KEY=VALUE nor the only recipe; one recipe was named: '{names[0]}'")
     words = [word for word in arguments.words if "=" in word]
-    arguments.words = words
-    overrides = overrides_of(arguments)
+    overrides = _overrides(arguments, words)
+    source = arguments.data
     if names:
-        overrides += _data_of_recipe(load_transfer_recipe(names[0]), arguments)
-        return _with_useful_root(load_transfer_recipe(names[0], [*overrides, *words]))
-    if arguments.data is None and not any(word.startswith("data.source=") for word in words):
-        raise RecipeError("say what to evaluate on: name a recipe, or give --data a folder, a table or a data set")
-    if arguments.data is not None:
-        overrides.append(f"data.source={_quoted(arguments.data)}")
-    return _with_useful_root(transfer_recipe(quick_recipe_of(arguments), [*overrides, *words]))
-
-
-def _with_useful_root(recipe: "TransferRecipe") -> "TransferRecipe":
-    """Refuse a root that nothing would look into."""
-    from anyband.errors import RecipeError
-    from anyband.labelled.open import is_named
-
+        if source is not None:
+            # --data is the folder of a set that the recipe names, else other data.
+            named = is_named(load_transfer_recipe(names[0]).data.source) and not is_named(source)
+            overrides.append(f"data.{'root' if named else 'source'}={json.dumps(source)}")
+        recipe = load_transfer_recipe(names[0], [*overrides, *words])
+    else:
+        if source is None and not any(word.startswith("data.source=") for word in words):
+            raise RecipeError("say what to evaluate on: name a recipe, or give --data a folder, a table or a data set")
+        if source is not None:
+            overrides.append(f"data.source={json.dumps(source)}")
+        title = f"{arguments.protocol} on {Path(source).name if source else 'evaluation'}"
+        kind = {"segment": "class_map", "change": "class_map", "regress": "number"}.get(arguments.protocol, "class")
+        recipe = transfer_recipe({"name": title, "data": {"kind": kind}}, [*overrides, *words])
     if recipe.data.root is not None and not is_named(recipe.data.source):
         raise RecipeError(
             f"--root is the folder of a data set that --data names, and '{recipe.data.source}' is no name of one; "
@@ -255,45 +206,35 @@ def _with_useful_root(recipe: "TransferRecipe") -> "TransferRecipe":
     return recipe
 
 
-def _data_of_recipe(recipe: "TransferRecipe", arguments: argparse.Namespace) -> list[str]:
-    """Take --data as the folder of a set that the recipe names, else as other data."""
-    from anyband.labelled.open import is_named
+def _overrides(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]:
+    """Write what options say as KEY=VALUE words; where a word of the command gives a key, that is left out."""
+    from anyband.errors import InputError
 
-    if arguments.data is None:
-        return []
-    named = is_named(recipe.data.source) and not is_named(arguments.data)
-    return [f"data.{'root' if named else 'source'}={_quoted(arguments.data)}"]
+    values = vars(arguments)
+    found: dict[str, Any] = {
+        key: values[_name(option)] for options in _GROUPS.values() for option, (key, _, _) in options.items()
+    }
+    found |= {key: value for option, (key, value, _) in _FLAGS.items() if values[_name(option)]}
+    found |= {"checkpoint": arguments.checkpoint, "data.root": arguments.root}
+    if arguments.split is not None:
+        if len(arguments.split) != 2:
+            shares = ",".join(f"{share:g}" for share in arguments.split)
+            raise InputError(f"--split takes the shares of val and test, such as 0.1,0.2; found {shares}")
+        found |= {"data.split.val": arguments.split[0], "data.split.test": arguments.split[1]}
+    if arguments.epochs is not None:
+        if arguments.protocol in ("knn", "linear", "leave-one-band-out"):
+            found["linear.epochs"] = arguments.epochs
+        else:
+            found |= {"fit.epochs": arguments.epochs, "fit.warmup_epochs": min(5.0, arguments.epochs / 10)}
+    given = {word.partition("=")[0] for word in words}
+    return [f"{key}={json.dumps(value)}" for key, value in found.items() if value is not None and key not in given]
 
 
-def _quoted(text: str) -> str:
-    import json
-
-    return json.dumps(text)
-
-
-def _options(arguments: argparse.Namespace) -> "RunOptions":
-    from anyband.evaluate.run import RunOptions
-
-    return RunOptions(
-        device=arguments.device,
-        cache=None if arguments.no_cache else arguments.cache or _cache_folder(),
-        download=arguments.download,
-        shown=not arguments.json,
-    )
+def _name(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
 
 
 def _cache_folder() -> Path:
     # Source: XDG Base Directory Specification 0.8.
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "anyband" / "features"
-
-
-def _dry_run(recipe: "TransferRecipe", arguments: argparse.Namespace, options: "RunOptions") -> int:
-    from anyband.evaluate.dry_run import dry_run
-
-    found = dry_run(recipe, protocol=arguments.protocol, options=options)
-    if arguments.json:
-        print_json(found.to_dict())
-    else:
-        print("\n".join(found.lines))
-    return 0 if found.ok else 1

@@ -9,14 +9,19 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from anyband.evaluate.comparison import Compared, Difference, ResultFilter
     from anyband.evaluate.metrics import MetricName
+    from anyband.evaluate.predictions import Difference
     from anyband.evaluate.results import ResultRow
 
 __all__ = ["add_arguments", "plain_console", "print_json", "print_table", "run"]
 
 # chosen: wide enough that no column is cut where the output is not a terminal.
 _PLAIN_WIDTH = 240
+_DIFFERENCE_HEADER = ("A − B", "resamples with A > B", "better")
+_EXPLAINED = (
+    "differences are paired by test sample: in every resample both are scored on the same samples; in brackets "
+    "95 % bootstrap intervals; where they hold 0, which is better is open"
+)
 
 
 def plain_console() -> "Console":
@@ -77,116 +82,112 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print or compare."""
-    from anyband.evaluate.comparison import filtered
-    from anyband.evaluate.results import read_results
-
-    metric = _metric(arguments.metric)
-    comparing = arguments.compare or arguments.against
-    rows = read_results(arguments.file, predictions=bool(comparing))
-    if arguments.compare:
-        _compare_two(rows, arguments, metric)
-    elif arguments.against:
-        _compare_all(rows, arguments, metric)
-    else:
-        _list(filtered(rows, _filter(arguments)), metric, as_json=arguments.json)
-    return 0
-
-
-def _metric(name: str | None) -> "MetricName | None":
     from anyband.errors import InputError, nearest_name
     from anyband.evaluate.metrics import METRICS
+    from anyband.evaluate.results import filtered, read_results
 
-    if name is not None and name not in METRICS:
-        raise InputError(f"there is no metric '{name}' ({', '.join(METRICS)}){nearest_name(name, METRICS)}")
-    return name
-
-
-def _filter(arguments: argparse.Namespace) -> "ResultFilter":
-    from anyband.evaluate.comparison import ResultFilter
-
-    return ResultFilter(data=arguments.data, protocol=arguments.protocol, features=arguments.features)
+    metric = arguments.metric
+    if metric is not None and metric not in METRICS:
+        raise InputError(f"there is no metric '{metric}' ({', '.join(METRICS)}){nearest_name(metric, METRICS)}")
+    rows = read_results(arguments.file, predictions=bool(arguments.compare or arguments.against))
+    if arguments.compare:
+        _compare_two(rows, arguments, metric)
+        return 0
+    if arguments.against:
+        _compare_all(rows, arguments, metric)
+        return 0
+    kept = filtered(rows, data=arguments.data, protocol=arguments.protocol, features=arguments.features)
+    _list(kept, metric, as_json=arguments.json)
+    return 0
 
 
 def _list(rows: "Sequence[ResultRow]", metric: "MetricName | None", *, as_json: bool) -> None:
     from anyband.errors import InputError
-    from anyband.evaluate.comparison import group_table, grouped
-    from anyband.evaluate.results import row_to_dict
+    from anyband.evaluate.results import grouped, row_to_dict, table_of
 
     groups = grouped(rows, metric)
     if metric is not None and not groups:
         raise InputError(f"none of the {len(rows)} results has the metric '{metric}'")
     if as_json:
-        print_json({"results": [row_to_dict(row) for group in groups for row in group.rows]})
+        print_json({"results": [row_to_dict(row) for group in groups for row in group]})
         return
     console = plain_console()
     for group in groups:
-        counts = ", ".join(f"{name} {count}" for name, count in group.rows[0].num_samples.items())
-        header, texts = group_table(group, metric)
-        print_table(console, f"{group.data} ({group.fingerprint[:8]}); samples: {counts}", header, texts)
+        counts = ", ".join(f"{name} {count}" for name, count in group[0].num_samples.items())
+        title = f"{group[0].data} ({group[0].data_fingerprint[:8]}); samples: {counts}"
+        print_table(console, title, *table_of(group, metric))
     total = f"{len(rows)} result{'s' * (len(rows) != 1)}"
     console.print(f"{total}; in brackets 95 % bootstrap intervals over test samples; the best stand first")
 
 
 def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:
-    from anyband.evaluate.comparison import difference
     from anyband.evaluate.metrics import METRICS_OF
     from anyband.evaluate.results import find_row, short_id
 
     first, second = (find_row(rows, identity) for identity in arguments.compare)
-    assert first.predictions is not None
-    assert second.predictions is not None
     names = [metric] if metric else METRICS_OF[first.kind]
-    found = [
-        difference(first.predictions, second.predictions, name, seed=arguments.seed, shown=not arguments.json)
-        for name in names
-    ]
+    found = [_difference(first, second, name, arguments) for name in names]
     if arguments.json:
         print_json({"first": first.id, "second": second.id, "differences": [_plain(one) for one in found]})
         return
     console = plain_console()
-    console.print(f"A {short_id(first.id)}: {_said(first)}", f"B {short_id(second.id)}: {_said(second)}", sep="\n")
-    texts = [_difference_cells(one) for one in found]
-    print_table(console, f"{found[0].num_samples} test samples", ("metric", "A", "B", *_DIFFERENCE_HEADER), texts)
-    _explain(console)
+    console.print(f"A {short_id(first.id)}: {_line(first)}", f"B {short_id(second.id)}: {_line(second)}", sep="\n")
+    cells = [_difference_cells(one) for one in found]
+    print_table(console, f"{found[0].num_samples} test samples", ("metric", "A", "B", *_DIFFERENCE_HEADER), cells)
+    console.print(_EXPLAINED)
 
 
 def _compare_all(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:
-    from anyband.evaluate.comparison import compared_with, filtered
+    from anyband.errors import InputError
     from anyband.evaluate.metrics import METRICS, METRICS_OF
-    from anyband.evaluate.results import find_row, short_id
+    from anyband.evaluate.results import filtered, find_row, short_id
 
     reference = find_row(rows, arguments.against)
     name = metric or METRICS_OF[reference.kind][0]
-    found = compared_with(
-        reference, filtered(rows, _filter(arguments)), name, seed=arguments.seed, shown=not arguments.json
-    )
+    found: list[tuple[ResultRow, Difference | None, str]] = []
+    for row in filtered(rows, data=arguments.data, protocol=arguments.protocol, features=arguments.features):
+        if row.id != reference.id:
+            try:
+                found.append((row, _difference(row, reference, name, arguments), ""))
+            except InputError as problem:
+                found.append((row, None, str(problem)))
     if arguments.json:
-        print_json({"reference": reference.id, "compared": [_plain_compared(one) for one in found]})
+        compared = [
+            {"id": row.id, "difference": None if one is None else _plain(one), "reason": reason}
+            for row, one, reason in found
+        ]
+        print_json({"reference": reference.id, "compared": compared})
         return
     console = plain_console()
-    console.print(f"B {short_id(reference.id)}: {_said(reference)}")
+    console.print(f"B {short_id(reference.id)}: {_line(reference)}")
     sign = -1 if METRICS[name].higher_is_better else 1
-    able = [(one.row, one.difference) for one in found if one.difference is not None]
-    able.sort(key=lambda pair: sign * pair[1].value)
-    texts = [(short_id(row.id), row.protocol, row.features, *_difference_cells(one)) for row, one in able]
-    header = ("id", "protocol", "features", "metric", "A", "B", *_DIFFERENCE_HEADER)
-    if texts:
-        print_table(console, f"{reference.data}: {reference.num_samples['test']} test samples", header, texts)
-        _explain(console)
-    unable = [one for one in found if one.difference is None]
+    able = sorted(((row, one) for row, one, _ in found if one is not None), key=lambda pair: sign * pair[1].value)
+    cells = [(short_id(row.id), row.protocol, row.features, *_difference_cells(one)) for row, one in able]
+    if cells:
+        header = ("id", "protocol", "features", "metric", "A", "B", *_DIFFERENCE_HEADER)
+        print_table(console, f"{reference.data}: {reference.num_samples['test']} test samples", header, cells)
+        console.print(_EXPLAINED)
+    unable = [(row, reason) for row, one, reason in found if one is None]
     if unable:
-        shown = ", ".join(short_id(one.row.id) for one in unable[:5]) + " …" * (len(unable) > 5)
-        console.print(f"{len(unable)} not compared ({shown}): {unable[0].reason}")
+        shown = ", ".join(short_id(row.id) for row, _ in unable[:5]) + " …" * (len(unable) > 5)
+        console.print(f"{len(unable)} not compared ({shown}): {unable[0][1]}")
     if not found:
         console.print("there is no other result to compare with it")
 
 
-_DIFFERENCE_HEADER = ("A − B", "resamples with A > B", "better")
+def _difference(
+    first: "ResultRow", second: "ResultRow", metric: "MetricName", arguments: argparse.Namespace
+) -> "Difference":
+    from anyband.evaluate.predictions import difference
+
+    assert first.predictions is not None
+    assert second.predictions is not None
+    return difference(first.predictions, second.predictions, metric, seed=arguments.seed, shown=not arguments.json)
 
 
 def _difference_cells(one: "Difference") -> tuple[str, ...]:
-    from anyband.evaluate.comparison import difference_text, metric_title
-    from anyband.evaluate.metrics import value_text
+    from anyband.evaluate.metrics import metric_title, value_text
+    from anyband.evaluate.predictions import difference_text
 
     values = (value_text(one.metric, one.first), value_text(one.metric, one.second))
     better = {True: "A", False: "B", None: "open"}[one.better]
@@ -199,17 +200,5 @@ def _plain(one: "Difference") -> dict[str, Any]:
     return {**asdict(one), "first_is_better": one.better}
 
 
-def _plain_compared(one: "Compared") -> dict[str, Any]:
-    found = None if one.difference is None else _plain(one.difference)
-    return {"id": one.row.id, "difference": found, "reason": one.reason}
-
-
-def _said(row: "ResultRow") -> str:
+def _line(row: "ResultRow") -> str:
     return f"{row.protocol}, {row.features}, recipe {row.recipe}, {row.checkpoint} on {row.data}"
-
-
-def _explain(console: "Console") -> None:
-    console.print(
-        "differences are paired by test sample: in every resample both are scored on the same samples; in brackets "
-        "95 % bootstrap intervals; where they hold 0, which is better is open"
-    )

@@ -20,12 +20,13 @@ from anyband.data.store import ChipStore
 from anyband.encode.encoder import Pool, SensorEncoder, feature_maps, has_bf16, load_encoder, pooled, quicker_precision
 from anyband.encode.store import chip_batch, common_footprints, store_features
 from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError
-from anyband.evaluate.baselines import band_means
+from anyband.evaluate.context import band_means
 from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
-from anyband.evaluate.metrics import LabelledFeatures, Score, score_predictions
+from anyband.evaluate.metrics import LabelledFeatures, Score
+from anyband.evaluate.predictions import Predictions, scores_of
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows
-from anyband.evaluate.run import RunOptions, evaluate
+from anyband.evaluate.run import evaluate
 from anyband.files import check_writable, whole_file
 from anyband.labelled.open import open_task_data
 from anyband.labelled.samples import DataSpec
@@ -190,7 +191,7 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
     labelled: tuple[ResultRow, ...] = ()
     if labelled_recipe is not None:
         scored = labelled_recipe.changed(checkpoint=str(trained.checkpoint))
-        labelled = tuple(result_rows(*evaluate(scored, "knn", RunOptions(shown=options.shown))))
+        labelled = tuple(result_rows(*evaluate(scored, "knn", shown=options.shown)))
     done("evaluate")
     report, scene_title, scene_png = _map_scene(encoder, scene, out / "features.tif", shown=options.shown)
     place = _draw_place(encoder, store)
@@ -351,7 +352,9 @@ def _score_places(
             LabelledFeatures(features=joined[chosen[split]], labels=numbers[chosen[split]], classes=classes)
             for split in ("train", "test")
         )
-        return score_predictions(test.labels, knn_scores(train, test, k=counts["k"]), seed=seed)[0]
+        arrays = {"labels": test.labels, "scores": knn_scores(train, test, k=counts["k"])}
+        names = tuple(map(str, range(len(test))))
+        return scores_of(Predictions(kind="class", classes=classes, samples=names, arrays=arrays), seed=seed)[0]
 
     notes: list[str] = []
     for sensor, array in sensors.items():

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from anyband import __version__
 from anyband.demo.run import KINDS, POOL, UNSEEN_SENSOR, DemoResult, Scores
-from anyband.evaluate.comparison import metric_title
-from anyband.evaluate.metrics import METRICS_OF, score_text
+from anyband.evaluate.metrics import METRICS_OF, metric_title, score_text
 from anyband.evaluate.results import ResultRow
-from anyband.report.figures import curves_png, metrics_panels, read_columns
-from anyband.report.page import Page, Paragraph, Part, Picture, Section, Table, write_page
+from anyband.report.figures import metrics_png
+from anyband.report.page import paragraph, picture, table, write_page
 
 __all__ = ["summary_lines", "write_report"]
 
@@ -22,13 +21,7 @@ def write_report(path: Path, result: DemoResult) -> None:
     """Write the page, self-contained: pictures inside, nothing fetched from elsewhere."""
     parts = (_images, _store, _training, _sets, _scores, _scene, _place, _bands)
     sections = tuple(part(result) for part in parts)
-    page = Page(
-        title="Rasters of several sensors, one encoder",
-        lead=_lead(result),
-        sections=tuple(section for section in sections if section.parts),
-        footer=_footer(result),
-    )
-    write_page(path, page)
+    write_page(path, "Rasters of several sensors, one encoder", _lead(result), sections, footer=_footer(result))
 
 
 def summary_lines(result: DemoResult) -> list[str]:
@@ -68,8 +61,8 @@ def _lead(result: DemoResult) -> str:
     )
 
 
-def _images(result: DemoResult) -> Section:
-    parts: list[Part] = []
+def _images(result: DemoResult) -> tuple[str, list[str]]:
+    parts: list[str] = []
     if result.preview is not None:
         text = (
             "Four of the rendered places, a row each: sub-metre RGB at 2.5 m, Sentinel-2 with near infrared as red, "
@@ -78,37 +71,36 @@ def _images(result: DemoResult) -> Section:
             "own bands and pixels."
         )
         alt = "Rows of simulated landscapes in several sensors, with their land-cover maps"
-        parts = [Paragraph(text=text), Picture(png=result.preview, alt=alt)]
-    return Section(title="The images", parts=tuple(parts))
+        parts = [paragraph(text), picture(result.preview, alt=alt)]
+    return "The images", parts
 
 
-def _store(result: DemoResult) -> Section:
+def _store(result: DemoResult) -> tuple[str, list[str]]:
     counts = result.prepared
     rows = tuple((name, str(number)) for name, number in counts.chips.items())
     pairs = tuple((name, str(number)) for name, number in counts.pairs.items())
-    parts: list[Part] = [
-        Table(header=("sensor", "chips"), rows=rows, caption="Each image kept at its own resolution."),
-        Table(header=("pair", "chips of one footprint"), rows=pairs),
-        Paragraph(text="Splits are by place: " + ", ".join(f"{k} {v}" for k, v in counts.splits.items()) + " chips."),
+    parts: list[str] = [
+        table(("sensor", "chips"), rows, caption="Each image kept at its own resolution."),
+        table(("pair", "chips of one footprint"), pairs),
+        paragraph("Splits are by place: " + ", ".join(f"{k} {v}" for k, v in counts.splits.items()) + " chips."),
     ]
-    parts += [Paragraph(text=note) for note in result.prepared.notes]
+    parts += [paragraph(note) for note in result.prepared.notes]
     if result.prepared.skipped:
         skipped = tuple((Path(name.split(";")[0]).name, reason) for name, reason in result.prepared.skipped)
         caption = "Images that gave no chips, and why."
-        parts.append(Table(header=("image", "reason"), rows=skipped, caption=caption))
-    return Section(title="The store", parts=tuple(parts))
+        parts.append(table(("image", "reason"), skipped, caption=caption))
+    return "The store", parts
 
 
-def _training(result: DemoResult) -> Section:
-    columns = read_columns(result.run / "metrics.csv", columns=("step",))
-    curves = curves_png(metrics_panels(columns, titles=_CURVES))
-    parts: list[Part] = [
-        Paragraph(
-            text="A quarter of the tokens is seen, in two mixed images that exchange half of their tokens between the "
+def _training(result: DemoResult) -> tuple[str, list[str]]:
+    curves = metrics_png(result.run / "metrics.csv", titles=_CURVES)
+    parts: list[str] = [
+        paragraph(
+            "A quarter of the tokens is seen, in two mixed images that exchange half of their tokens between the "
             "sensors; the hidden pixels of both sensors are predicted. The loss is the squared error of pixels "
             "normalised in each token, so 1 is what predicting each token's mean would give."
         ),
-        Picture(png=curves, alt="Curves of training loss, validation loss and learning rate over the steps"),
+        picture(curves, alt="Curves of training loss, validation loss and learning rate over the steps"),
     ]
     alt = "Originals, the visible patches and the reconstruction, for both sensors of a pair"
     caption = (
@@ -116,12 +108,11 @@ def _training(result: DemoResult) -> Section:
         "and contrast of a patch are given, the structure inside is predicted."
     )
     panels = _last_panels(result.run / "panels")
-    parts += [Picture(png=path.read_bytes(), alt=alt, caption=caption) for path in panels]
-    return Section(title="Pre-training", parts=tuple(parts))
+    parts += [picture(path.read_bytes(), alt=alt, caption=caption) for path in panels]
+    return "Pre-training", parts
 
 
-def _sets(result: DemoResult) -> Section:
-    columns = read_columns(result.set_run / "metrics.csv", columns=("step",))
+def _sets(result: DemoResult) -> tuple[str, list[str]]:
     recipe = result.set_recipe
     least, most = recipe.data.sets.size if recipe.data.sets else (1, 1)
     text = (
@@ -132,12 +123,12 @@ def _sets(result: DemoResult) -> Section:
         "predicted from the others. Here brightness and contrast of hidden patches are predicted too, not given."
     )
     alt = "Images of one place with the anchor marked, what was visible of each, and the reconstruction"
-    parts: list[Part] = [
-        Paragraph(text=text),
-        Picture(png=curves_png(metrics_panels(columns, titles=_CURVES)), alt="Curves of the losses and the rate"),
-        *(Picture(png=path.read_bytes(), alt=alt) for path in _last_panels(result.set_run / "panels")),
+    parts: list[str] = [
+        paragraph(text),
+        picture(metrics_png(result.set_run / "metrics.csv", titles=_CURVES), alt="Curves of the losses and the rate"),
+        *(picture(path.read_bytes(), alt=alt) for path in _last_panels(result.set_run / "panels")),
     ]
-    return Section(title="Sets of images", parts=tuple(parts))
+    return "Sets of images", parts
 
 
 def _last_panels(folder: Path) -> list[Path]:
@@ -145,8 +136,8 @@ def _last_panels(folder: Path) -> list[Path]:
     return [panel for panel in panels if panel.name.split("_")[1] == panels[-1].name.split("_")[1]]
 
 
-def _scores(result: DemoResult) -> Section:
-    parts: list[Part] = []
+def _scores(result: DemoResult) -> tuple[str, list[str]]:
+    parts: list[str] = []
     for recipe, places in ((result.recipe, result.places), (result.set_recipe, result.set_places)):
         if places:
             parts += _place_scores(places, result.counts, name=recipe.name)
@@ -154,11 +145,11 @@ def _scores(result: DemoResult) -> Section:
         parts.append(_labelled(result.labelled))
     if not parts:
         text = "Nothing was scored: no labels, or too few places. `--labelled` takes labelled images."
-        parts.append(Paragraph(text=text))
-    return Section(title="Held-out places", parts=tuple(parts))
+        parts.append(paragraph(text))
+    return "Held-out places", parts
 
 
-def _place_scores(places: Scores, counts: Mapping[str, int], *, name: str) -> list[Part]:
+def _place_scores(places: Scores, counts: Mapping[str, int], *, name: str) -> list[str]:
     rows = tuple((_titled(one), *(score_text(places[one][kind]) for kind in KINDS)) for one in places)
     caption = (
         f"Recipe '{name}': kNN accuracy in % (k = {counts['k']}) with 95 % bootstrap intervals, {counts['test']} chips "
@@ -170,43 +161,43 @@ def _place_scores(places: Scores, counts: Mapping[str, int], *, name: str) -> li
         "network with its first weights. Band means are the mean and deviation of each band over the chip: they know "
         "colour and contrast and nothing of structure. Two sensors: their features side by side, each of unit length."
     )
-    return [Table(header=("sensors", *KINDS), rows=rows, caption=caption), Paragraph(text=text)]
+    return [table(("sensors", *KINDS), rows, caption=caption), paragraph(text)]
 
 
-def _labelled(rows: Sequence[ResultRow]) -> Table:
+def _labelled(rows: Sequence[ResultRow]) -> str:
     first = rows[0]
     header = ("features", "width", *(metric_title(name) for name in METRICS_OF[first.kind]))
     body = tuple((row.features, str(row.width), *map(score_text, row.scores)) for row in rows)
     caption = f"kNN (k = {first.settings['knn']['k']}) on {first.num_samples['test']} labelled images of '{first.data}'"
-    return Table(header=header, rows=body, caption=caption)
+    return table(header, body, caption=caption)
 
 
-def _scene(result: DemoResult) -> Section:
+def _scene(result: DemoResult) -> tuple[str, list[str]]:
     report = result.scene
     text = (
         f"'{Path(result.scene_name).name}': {report.grid.height} × {report.grid.width} patches of "
         f"{report.grid.gsd_m:g} m, {report.num_missing} without data, written to {report.features.name} by window."
     )
     alt = f"A scene ({result.scene_title}) beside the principal components of its features"
-    parts = (Paragraph(text=text), Picture(png=result.scene_png, alt=alt, pixels=True))
-    return Section(title="A whole scene", parts=parts)
+    parts = [paragraph(text), picture(result.scene_png, alt=alt, pixels=True)]
+    return "A whole scene", parts
 
 
-def _place(result: DemoResult) -> Section:
+def _place(result: DemoResult) -> tuple[str, list[str]]:
     if result.place is None:
-        return Section(title="One place", parts=())
+        return "One place", []
     name, png, num_chips = result.place
     text = (
         f"{name}: {num_chips} of its images, each by its own bands, above the first three principal components of its "
         "features. The components are fitted to all of them together: equal colours mean equal features."
     )
     alt = "One place in several sensors and dates, above the principal components of its features"
-    return Section(title="One place", parts=(Paragraph(text=text), Picture(png=png, alt=alt, pixels=True)))
+    return "One place", [paragraph(text), picture(png, alt=alt, pixels=True)]
 
 
-def _bands(result: DemoResult) -> Section:
-    parts = tuple(Paragraph(text=note.strip()) for note in dict.fromkeys(result.notes))
-    return Section(title="How bands were read", parts=parts)
+def _bands(result: DemoResult) -> tuple[str, list[str]]:
+    parts = [paragraph(note.strip()) for note in dict.fromkeys(result.notes)]
+    return "How bands were read", parts
 
 
 def _footer(result: DemoResult) -> str:

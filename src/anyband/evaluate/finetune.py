@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from anyband.arrays import Array, Float, Int
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.context import Context
+from anyband.evaluate.context import Context, Result, check_splits
 from anyband.evaluate.features import FusedEncoder
 from anyband.evaluate.fitting import (
     AdaptedEncoder,
@@ -22,9 +22,8 @@ from anyband.evaluate.fitting import (
     tuned_checkpoint,
 )
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.metrics import LabelledFeatures, check_same_classes, metric_value
-from anyband.evaluate.predictions import Result
-from anyband.evaluate.probes import VALIDATION_SCORES, check_splits, predictions_of
+from anyband.evaluate.metrics import VALIDATION_METRICS, LabelledFeatures, check_same_classes, metric_value
+from anyband.evaluate.predictions import predictions_of
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
@@ -183,7 +182,7 @@ def _finetuned(context: Context, name: str) -> Result:
     data, recipe = context.data, context.recipe
     adapted = adapt(context.encoders[name], data, recipe)
     reader = TaskReader(adapted.encoder, data, recipe) if adapted.new_ranges else context.reader
-    encoder = replace(context, encoders={name: adapted.encoder}).fused(name)
+    encoder = context.fused(adapted.encoder)
     num_outputs = 1 if data.kind == "number" else len(data.classes)
     model = ImageModel(encoder, num_slots=len(data.sensors[0]), num_outputs=num_outputs, seed=recipe.seed)
     note = trained_weights_note(model)
@@ -211,7 +210,7 @@ def _finetuned(context: Context, name: str) -> Result:
         predictions=predictions_of(data, data.part("test"), _restored(data, outputs, mean, std)),
         chosen={
             "epoch": fitted.best_epoch,
-            f"validation {VALIDATION_SCORES[data.kind]}": fitted.best_score,
+            f"validation {VALIDATION_METRICS[data.kind]}": fitted.best_score,
         },
         curves={"training loss": fitted.losses, "validation": fitted.validation},
         model=_weights(adapted, model.head, mean, std),

@@ -6,17 +6,44 @@ from torch.nn.functional import normalize
 
 from anyband.arrays import Array, Float
 from anyband.errors import InputError
+from anyband.evaluate.context import Context, Features, Result, check_splits, labelled_features, probe_encoders
 from anyband.evaluate.metrics import LabelledFeatures, check_same_classes, label_matrix
+from anyband.evaluate.predictions import predictions_of
 from anyband.progress import progress
 
-__all__ = ["NUM_NEIGHBOURS", "check_neighbours", "knn_scores"]
-
+__all__ = ["NUM_NEIGHBOURS", "knn", "knn_scores"]
 
 NUM_NEIGHBOURS = 20
 """That vote, as published: SMARTIES, section 4.1."""
 
 # chosen: similarities held at once, about 64 MB as float32.
 _CHUNK_NUMBERS = 16_000_000
+
+
+def knn(context: Context) -> list[Result]:
+    """Score each encoder by the votes of the nearest training samples; see `probe_encoders`.
+
+    Raises:
+        InputError: k is over the number of training samples, a split is empty, or a class of the test has no training
+            sample.
+    """
+    check_splits(context.data, protocol="kNN", splits=("train", "test"))
+    # Before the images are read, which may take hours.
+    _check_neighbours(context.recipe.knn.k, context.data.num_samples["train"])
+    return probe_encoders(context, lambda features: _vote(context, features), title="nearest neighbours")
+
+
+def _vote(context: Context, features: Features) -> Result:
+    """Score the features of all samples of the data; the result has no name yet."""
+    data, k, temperature = context.data, context.recipe.knn.k, context.recipe.knn.temperature
+    train, test = (labelled_features(data, features, split) for split in ("train", "test"))
+    scores = knn_scores(train, test, k=k, temperature=temperature, device=context.device, shown=context.shown)
+    return Result(
+        features="",
+        width=features.shape[1],
+        predictions=predictions_of(data, data.part("test"), scores),
+        chosen={"k": k, "temperature": temperature},
+    )
 
 
 def knn_scores(
@@ -50,7 +77,7 @@ def knn_scores(
     Source:
         Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018.
     """
-    check_neighbours(k, len(train))
+    _check_neighbours(k, len(train))
     check_same_classes(train, test)
     keys = normalize(torch.from_numpy(train.features).float().to(device), dim=1)
     queries = normalize(torch.from_numpy(test.features).float().to(device), dim=1)
@@ -65,12 +92,7 @@ def knn_scores(
     return torch.cat(votes).cpu().numpy() if votes else np.empty((0, len(train.classes)))
 
 
-def check_neighbours(k: int, num_train: int) -> None:
-    """See that there are as many training samples as vote.
-
-    Raises:
-        InputError: there are fewer.
-    """
+def _check_neighbours(k: int, num_train: int) -> None:
     if k > num_train:
         raise InputError(f"k is {k} but there are {num_train} training samples; ask for a smaller k")
 

@@ -1,8 +1,8 @@
-"""Linear probes: by AdamW as published, and by a solver."""
+"""Linear probes of frozen features: by AdamW as published, or solved; validation chooses, test reports."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,44 +11,97 @@ from torch.nn.functional import cross_entropy, multilabel_soft_margin_loss
 
 from anyband.arrays import Array, Bool, Float, Int
 from anyband.errors import InputError
-from anyband.evaluate.metrics import LabelledFeatures, MetricName, check_same_classes, label_matrix, metric_value
+from anyband.evaluate.context import Context, Features, Result, check_splits, labelled_features, probe_encoders
+from anyband.evaluate.metrics import (
+    VALIDATION_METRICS,
+    LabelledFeatures,
+    MetricName,
+    check_same_classes,
+    label_matrix,
+    metric_value,
+)
+from anyband.evaluate.predictions import predictions_of
+from anyband.evaluate.recipe import LinearRecipe
 from anyband.progress import progress
 from anyband.randomness import generator, permutation
 
 __all__ = [
-    "LinearOptions",
+    "FittedProbe",
     "LinearProbe",
-    "ProbeFit",
-    "SolvedProbe",
     "fit_linear_probe",
+    "linear",
+    "probe_of",
     "probe_scores",
     "solve_linear_probe",
     "solve_ridge",
+    "title_of",
 ]
 
 # Source: the learning rates of the SMARTIES paper are given for 256 samples.
 _SAMPLES_PER_BASE_LR = 256
+# chosen: decades from nearly no weights to nearly no penalty, for a mean loss over samples of standardised features.
+_STRENGTHS = (1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4)
+# chosen: scores stop changing long before; separable classes without a penalty never converge.
+_MAX_ITERATIONS = 500
+# chosen: the logit of a class that no training sample has, under that of any other.
+_NEVER = -1e4
+# Of the standardisation: batch normalisation divides so, and what is solved must too.
+_EPS = 1e-6
 
 
-@dataclass(frozen=True, kw_only=True)
-class LinearOptions:
-    """The protocol of SMARTIES, section 4.1: AdamW, no decay, no warm-up, no augmentation."""
+def linear(context: Context) -> list[Result]:
+    """Score a linear layer on each encoder's frozen features; numbers are fitted by ridge regression.
 
-    batch_size: int = 1024
-    """Samples a step; the whole training split where it is smaller."""
-    base_lr: float = 1e-3
-    """Learning rate for 256 samples a step."""
-    epochs: int = 100
-    """Passes over the training split."""
-    drops: tuple[float, ...] = (0.6, 0.8)
-    """Shares of the epochs after which the learning rate falls to a tenth."""
+    Raises:
+        InputError: a split is empty, or a class of validation or test has no training sample.
+    """
+    check_splits(context.data, protocol="a linear probe")
+    return probe_encoders(context, lambda features: probe_of(context, features), title=title_of(context))
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.epochs < 1 or not self.base_lr > 0:
-            raise InputError(
-                "a linear probe needs batch_size ≥ 2, epochs ≥ 1 and base_lr > 0, "
-                f"found {self.batch_size}, {self.epochs}, {self.base_lr:g}"
+
+def title_of(context: Context) -> str:
+    """Name the classifier; see `probe_of`."""
+    if context.data.kind == "number":
+        return "ridge regression"
+    return "linear probe" if _by_epochs(context) else "logistic regression"
+
+
+def _by_epochs(context: Context) -> bool:
+    return context.protocol in ("linear", "leave-one-band-out") and context.recipe.linear.solver == "adamw"
+
+
+def probe_of(context: Context, features: Features) -> Result:
+    """Probe the features of all samples of the data; the result has no name yet.
+
+    What other protocols are compared with is always solved.
+    """
+    data, recipe, test = context.data, context.recipe, context.data.part("test")
+    name = "epoch" if _by_epochs(context) and data.kind != "number" else "penalty"
+    if data.kind == "number":
+        assert data.targets is not None
+        numbers = np.asarray(data.targets, dtype=np.float64)
+        train, validation = ((features[data.part(split)], numbers[data.part(split)]) for split in ("train", "val"))
+        fitted = solve_ridge(train, validation, device=context.device, shown=context.shown)
+    else:
+        fitting, choosing, testing = (labelled_features(data, features, one) for one in ("train", "val", "test"))
+        check_same_classes(fitting, testing)
+        if name == "epoch":
+            fitted = fit_linear_probe(
+                fitting, choosing, recipe.linear, seed=recipe.seed, device=context.device, shown=context.shown
             )
+        else:
+            fitted = solve_linear_probe(fitting, choosing, device=context.device, shown=context.shown)
+    scores = probe_scores(fitted.probe, features[test])
+    score_name = f"validation {VALIDATION_METRICS[data.kind]}"
+    return Result(
+        features="",
+        width=features.shape[1],
+        predictions=predictions_of(data, test, scores[:, 0] if data.kind == "number" else scores),
+        chosen={name: fitted.choice, score_name: fitted.validation[fitted.choice]},
+        curves={"validation": tuple(fitted.validation.values())} if name == "epoch" else {},
+        model={key: value.detach().cpu().contiguous() for key, value in fitted.probe.state_dict().items()},
+        notes=fitted.notes,
+    )
 
 
 class LinearProbe(nn.Module):
@@ -56,7 +109,7 @@ class LinearProbe(nn.Module):
 
     def __init__(self, width: int, num_classes: int, *, seed: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
+        self.norm = nn.BatchNorm1d(width, affine=False, eps=_EPS)
         # skip_init: the usual start would draw from torch's global generator.
         self.linear: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
             nn.Linear, width, num_classes
@@ -73,34 +126,36 @@ class LinearProbe(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeFit:
-    """A fitted probe and how it was chosen."""
+class FittedProbe:
+    """A probe and how validation chose it."""
 
     probe: LinearProbe
-    """At the chosen epoch."""
-    best_epoch: int
-    """The first epoch, from 1, with the best validation score."""
-    validation: tuple[float, ...]
-    """Validation score after each epoch: accuracy, or micro mAP for several labels a sample."""
+    """In evaluation mode; of numbers it has one output, in their own unit."""
+    choice: int | float
+    """The epoch, from 1, or the penalty: `choice / 2 · |weights|²` beside the mean loss of a training sample."""
+    validation: Mapping[int | float, float]
+    """Validation score of each epoch or penalty: accuracy, micro mAP, or for numbers −RMSE."""
+    notes: tuple[str, ...] = ()
+    """What a user should know."""
 
 
 def fit_linear_probe(
     train: LabelledFeatures,
     validation: LabelledFeatures,
-    options: LinearOptions | None = None,
+    recipe: LinearRecipe | None = None,
     *,
     seed: int,
     device: str = "cpu",
     shown: bool = False,
-) -> ProbeFit:
-    """Fit a linear probe on frozen features; the epoch with the best validation score is kept.
+) -> FittedProbe:
+    """Fit a linear probe by AdamW; the first epoch with the best validation score is kept.
 
-    Equal arguments give equal weights.
+    The protocol of SMARTIES, section 4.1: no decay, no warm-up, no augmentation. Equal arguments give equal weights.
 
     Args:
         train: samples to fit.
         validation: samples that choose the epoch.
-        options: of the protocol.
+        recipe: of the protocol.
         seed: of the first weights and of the order of samples.
         device: where it is fitted.
         shown: show a progress bar.
@@ -108,39 +163,38 @@ def fit_linear_probe(
     Raises:
         InputError: under two training samples, no validation samples, or classes that training lacks.
     """
-    options = options or LinearOptions()
-    if len(train) < 2 or not len(validation):
+    recipe = recipe or LinearRecipe()
+    if recipe.batch_size < 2 or recipe.epochs < 1 or not recipe.base_lr > 0:
         raise InputError(
-            f"a linear probe needs 2 training samples and a validation sample, found {len(train)} and "
-            f"{len(validation)}; validation chooses the epoch"
+            "a linear probe needs batch_size ≥ 2, epochs ≥ 1 and base_lr > 0, "
+            f"found {recipe.batch_size}, {recipe.epochs}, {recipe.base_lr:g}"
         )
+    _check_counts(len(train), len(validation), chosen="epoch")
     check_same_classes(train, validation)
     probe = LinearProbe(train.features.shape[1], len(train.classes), seed=seed).to(device)
-    best, scores = (-np.inf, 0, probe.state_dict()), []
-    with progress("linear probe", options.epochs, shown=shown) as advance:
-        for epoch in _epochs(probe, train, options, seed=seed):
-            scores.append(_validation_score(probe, validation))
-            if scores[-1] > best[0]:
-                best = (
-                    scores[-1],
-                    epoch,
-                    {name: value.clone() for name, value in probe.state_dict().items()},
-                )
+    best = 0, probe.state_dict()
+    scores: dict[int | float, float] = {0: -np.inf}
+    with progress("linear probe", recipe.epochs, shown=shown) as advance:
+        for epoch in _epochs(probe, train, recipe, seed=seed):
+            scores[epoch] = _label_score(probe, validation)
+            if scores[epoch] > scores[best[0]]:
+                best = epoch, {name: value.clone() for name, value in probe.state_dict().items()}
             advance(1)
-    probe.load_state_dict(best[2])
-    return ProbeFit(probe=probe.eval(), best_epoch=best[1], validation=tuple(scores))
+    del scores[0]
+    probe.load_state_dict(best[1])
+    return FittedProbe(probe=probe.eval(), choice=best[0], validation=scores)
 
 
-def _epochs(probe: LinearProbe, train: LabelledFeatures, options: LinearOptions, *, seed: int) -> Iterator[int]:
+def _epochs(probe: LinearProbe, train: LabelledFeatures, recipe: LinearRecipe, *, seed: int) -> Iterator[int]:
     """Train epoch after epoch, giving its number from 1."""
     device = probe.linear.weight.device
     features = torch.from_numpy(train.features).float().to(device)
     labels = torch.from_numpy(train.labels).to(device)
-    batch_size = min(options.batch_size, len(train))
-    lr = options.base_lr * batch_size / _SAMPLES_PER_BASE_LR
+    batch_size = min(recipe.batch_size, len(train))
+    lr = recipe.base_lr * batch_size / _SAMPLES_PER_BASE_LR
     optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-    for epoch in range(options.epochs):
-        drops = sum(epoch >= round(share * options.epochs) for share in options.drops)
+    for epoch in range(recipe.epochs):
+        drops = sum(epoch >= round(share * recipe.epochs) for share in recipe.drops)
         optimizer.param_groups[0]["lr"] = lr * 0.1**drops
         order = torch.from_numpy(permutation(seed, step=epoch, purpose="linear probe order", size=len(train)))
         probe.train()
@@ -160,9 +214,9 @@ def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return cross_entropy(logits, labels.long())
 
 
-def _validation_score(probe: LinearProbe, validation: LabelledFeatures) -> float:
-    scores = probe_scores(probe, validation.features)
-    return metric_value("map_micro" if validation.multi_label else "accuracy", validation.labels, scores)
+def _label_score(probe: LinearProbe, validation: LabelledFeatures) -> float:
+    metric: MetricName = "map_micro" if validation.multi_label else "accuracy"
+    return metric_value(metric, validation.labels, probe_scores(probe, validation.features))
 
 
 def probe_scores(probe: LinearProbe, features: Float[Array, "sample width"]) -> Float[Array, "sample class"]:
@@ -174,43 +228,13 @@ def probe_scores(probe: LinearProbe, features: Float[Array, "sample width"]) -> 
     return scores
 
 
-# chosen: decades from nearly no weights to nearly no penalty, for a mean loss over samples of standardised features.
-_STRENGTHS = (1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4)
-# chosen: scores stop changing long before; separable classes without a penalty never converge.
-_MAX_ITERATIONS = 500
-# chosen: the logit of a class that no training sample has, under that of any other.
-_NEVER = -1e4
-
-
-@dataclass(frozen=True, kw_only=True)
-class SolvedProbe:
-    """A solved probe and how it was chosen."""
-
-    probe: LinearProbe
-    """Standardisation and linear layer; of numbers with one output, in their own unit."""
-    strength: float
-    """Of the chosen penalty: `strength / 2 · |weights|²` beside the mean loss of a training sample."""
-    validation: dict[float, float]
-    """Validation score of each strength: accuracy, micro mAP, or for numbers −RMSE."""
-    notes: tuple[str, ...] = ()
-    """What a user should know."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Layer:
-    """A linear layer on standardised features."""
-
-    weight: Float[Array, "output width"]
-    """Factors."""
-    bias: Float[Array, " output"]
-    """Summands."""
-    converged: bool = True
-    """Whether the solver came to its end."""
+# What is solved for a penalty on standardised features: weights, biases, and whether the solver came to its end.
+_Layer = tuple[Float[Array, "output width"], Float[Array, " output"], bool]
 
 
 def solve_linear_probe(
     train: LabelledFeatures, validation: LabelledFeatures, *, device: str = "cpu", shown: bool = False
-) -> SolvedProbe:
+) -> FittedProbe:
     """Solve logistic regression on standardised features, or for several labels a sample one for each label.
 
     The penalty with the best validation score is kept; of equal ones the strongest. Equal arguments give equal weights.
@@ -224,22 +248,20 @@ def solve_linear_probe(
     Raises:
         InputError: no validation samples, under two classes in training, or classes that training lacks.
     """
-    _check_counts(len(train), len(validation))
+    _check_counts(len(train), len(validation), chosen="penalty")
     check_same_classes(train, validation)
     if not train.multi_label and len(np.unique(train.labels)) < 2:
         name = train.classes[int(train.labels[0])]
         raise InputError(f"all {len(train)} training samples are of class '{name}'; a linear probe needs two classes")
-    metric: MetricName = "map_micro" if train.multi_label else "accuracy"
-
-    def score(probe: LinearProbe) -> float:
-        return metric_value(metric, validation.labels, probe_scores(probe, validation.features))
-
     solve = _solve_labels if train.multi_label else _solve_classes
-    # Half the time of float64; the solver's tolerance is far above the rounding.
-    exact = _standardised(train.features)
-    standard = replace(exact, rows=exact.rows.astype(np.float32))
-    layers = _Path(standard, lambda rows, strength: solve(rows, train, strength))
-    return _chosen(layers, score, device=device, shown=shown)
+    return _by_penalty(
+        train.features,
+        # Half the time of float64; the solver's tolerance is far above the rounding.
+        lambda rows, strength: solve(rows.astype(np.float32), train, strength),
+        lambda probe: _label_score(probe, validation),
+        device=device,
+        shown=shown,
+    )
 
 
 def solve_ridge(
@@ -248,7 +270,7 @@ def solve_ridge(
     *,
     device: str = "cpu",
     shown: bool = False,
-) -> SolvedProbe:
+) -> FittedProbe:
     """Solve ridge regression on standardised features; the penalty with the least validation RMSE is kept.
 
     Args:
@@ -260,92 +282,72 @@ def solve_ridge(
     Raises:
         InputError: under two training samples, no validation samples, or features or numbers that are not finite.
     """
+    from sklearn.linear_model import Ridge
+
     features, numbers = train
-    _check_counts(len(features), len(validation[0]))
+    _check_counts(len(features), len(validation[0]), chosen="penalty")
     if not all(np.isfinite(one).all() for one in (*train, *validation)):
         raise InputError("a feature or number is not finite; leave out samples without data or without a number")
+
+    def solve(rows: Float[Array, "sample width"], strength: float) -> _Layer:
+        # Half of the mean squared error beside half of the squared weights: scikit-learn has neither half nor mean.
+        model = Ridge(alpha=strength * len(rows)).fit(rows, numbers)
+        return model.coef_[None], np.atleast_1d(model.intercept_), True
 
     def score(probe: LinearProbe) -> float:
         predicted = probe_scores(probe, validation[0])[:, 0]
         return -float(np.sqrt(np.mean((predicted - validation[1]) ** 2)))
 
-    layers = _Path(_standardised(features), lambda rows, strength: _solve_numbers(rows, numbers, strength))
-    return _chosen(layers, score, device=device, shown=shown)
+    return _by_penalty(features, solve, score, device=device, shown=shown)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Standardised:
-    """Training features with mean 0 and variance 1, by the statistics that batch normalisation would have."""
-
-    rows: Float[Array, "sample width"]
-    """Standardised features."""
-    mean: Float[Array, " width"]
-    """Of the features."""
-    var: Float[Array, " width"]
-    """Of the features."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Path:
-    """Layers by penalty."""
-
-    standard: _Standardised
-    solve: Callable[[Float[Array, "sample width"], float], _Layer]
-
-    def probe(self, layer: _Layer, device: str) -> LinearProbe:
-        """Put a layer into the module that is fitted by epochs too."""
-        probe = LinearProbe(layer.weight.shape[1], len(layer.bias), seed=0)
-        assert probe.norm.running_mean is not None
-        assert probe.norm.running_var is not None
-        with torch.no_grad():
-            probe.norm.running_mean.copy_(torch.from_numpy(self.standard.mean))
-            probe.norm.running_var.copy_(torch.from_numpy(self.standard.var))
-            probe.linear.weight.copy_(torch.from_numpy(layer.weight))
-            probe.linear.bias.copy_(torch.from_numpy(layer.bias))
-        return probe.to(device).eval()
-
-
-def _check_counts(num_train: int, num_validation: int) -> None:
+def _check_counts(num_train: int, num_validation: int, *, chosen: str) -> None:
     if num_train < 2 or not num_validation:
         raise InputError(
             f"a linear probe needs 2 training samples and a validation sample, found {num_train} and "
-            f"{num_validation}; validation chooses the penalty"
+            f"{num_validation}; validation chooses the {chosen}"
         )
 
 
-def _standardised(features: Float[Array, "sample width"]) -> _Standardised:
+def _by_penalty(
+    features: Float[Array, "sample width"],
+    solve: Callable[[Float[Array, "sample width"], float], _Layer],
+    score: Callable[[LinearProbe], float],
+    *,
+    device: str,
+    shown: bool,
+) -> FittedProbe:
     wide = features.astype(np.float64)
     mean, var = wide.mean(axis=0), wide.var(axis=0)
-    # The probe's own: batch normalisation divides so.
-    eps = LinearProbe(1, 1, seed=0).norm.eps
-    return _Standardised(rows=(wide - mean) / np.sqrt(var + eps), mean=mean, var=var)
-
-
-def _chosen(path: _Path, score: Callable[[LinearProbe], float], *, device: str, shown: bool) -> SolvedProbe:
-    best: tuple[float, float, LinearProbe] | None = None
-    scores, unfinished = {}, []
+    rows = (wide - mean) / np.sqrt(var + _EPS)
+    found: dict[float, tuple[float, LinearProbe, bool]] = {}
     with progress("linear probe", len(_STRENGTHS), shown=shown) as advance:
         for strength in _STRENGTHS:
-            layer = path.solve(path.standard.rows, strength)
-            probe = path.probe(layer, device)
-            scores[strength] = score(probe)
-            if not layer.converged:
-                unfinished.append(strength)
-            if best is None or scores[strength] > best[0]:
-                best = (scores[strength], strength, probe)
+            weight, bias, converged = solve(rows, strength)
+            probe = _with_layer(weight, bias, mean, var).to(device).eval()
+            found[strength] = score(probe), probe, converged
             advance(1)
-    assert best is not None
-    return SolvedProbe(probe=best[2], strength=best[1], validation=scores, notes=_notes(best[1], unfinished))
-
-
-def _notes(strength: float, unfinished: Sequence[float]) -> tuple[str, ...]:
+    chosen = max(found, key=lambda strength: found[strength][0])
     notes = []
-    if strength in unfinished:
+    if not found[chosen][2]:
         notes.append(f"the solver stopped after {_MAX_ITERATIONS} iterations before its end")
-    if strength in (_STRENGTHS[0], _STRENGTHS[-1]):
-        end = "strongest" if strength == _STRENGTHS[0] else "weakest"
-        notes.append(f"validation chose the {end} penalty tried, {strength:g}")
-    return tuple(notes)
+    if chosen in (_STRENGTHS[0], _STRENGTHS[-1]):
+        end = "strongest" if chosen == _STRENGTHS[0] else "weakest"
+        notes.append(f"validation chose the {end} penalty tried, {chosen:g}")
+    validation: dict[int | float, float] = {strength: one for strength, (one, _, _) in found.items()}
+    return FittedProbe(probe=found[chosen][1], choice=chosen, validation=validation, notes=tuple(notes))
+
+
+def _with_layer(
+    weight: Float[Array, "output width"],
+    bias: Float[Array, " output"],
+    mean: Float[Array, " width"],
+    var: Float[Array, " width"],
+) -> LinearProbe:
+    probe = LinearProbe(weight.shape[1], len(bias), seed=0)
+    state = {"norm.running_mean": mean, "norm.running_var": var, "linear.weight": weight, "linear.bias": bias}
+    probe.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()}, strict=False)
+    return probe
 
 
 def _logistic(
@@ -376,7 +378,7 @@ def _solve_classes(rows: Float[Array, "sample width"], train: LabelledFeatures, 
     weight = np.zeros((len(train.classes), rows.shape[1]))
     bias = np.full(len(train.classes), _NEVER)
     weight[present], bias[present] = coefficients, intercepts
-    return _Layer(weight=weight, bias=bias, converged=converged)
+    return weight, bias, converged
 
 
 def _solve_labels(rows: Float[Array, "sample width"], train: LabelledFeatures, strength: float) -> _Layer:
@@ -388,12 +390,4 @@ def _solve_labels(rows: Float[Array, "sample width"], train: LabelledFeatures, s
             weight[index], bias[index], converged = coefficients[0], intercepts[0], converged and ended
         else:
             bias[index] = -_NEVER if column.any() else _NEVER
-    return _Layer(weight=weight, bias=bias, converged=converged)
-
-
-def _solve_numbers(rows: Float[Array, "sample width"], numbers: Float[Array, " sample"], strength: float) -> _Layer:
-    from sklearn.linear_model import Ridge
-
-    # Half of the mean squared error beside half of the squared weights: scikit-learn has neither the half nor the mean.
-    model = Ridge(alpha=strength * len(rows)).fit(rows, numbers)
-    return _Layer(weight=model.coef_[None], bias=np.atleast_1d(model.intercept_))
+    return weight, bias, converged

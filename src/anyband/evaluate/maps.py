@@ -11,12 +11,13 @@ from anyband.arrays import Array, Float, Int, Num
 from anyband.encode.encoder import available_bytes
 from anyband.encode.metadata import Precision
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.context import Context
+from anyband.evaluate.context import Context, Result
 from anyband.evaluate.features import Difference, FusedEncoder, Levels, SiameseEncoder, extract_levels
 from anyband.evaluate.fitting import adapt, checkpoint_of, fit, predicting, trained_weights_note
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.map_kinds import ClassMaps, MapCounts, MapKind, number_maps_of
-from anyband.evaluate.predictions import Result
+from anyband.evaluate.map_kinds import ClassMaps, MapKind, number_maps_of
+from anyband.evaluate.metrics import VALIDATION_METRICS
+from anyband.evaluate.predictions import MapCounts
 from anyband.evaluate.recipe import AugmentRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.models.heads import HeadConfig, LinearHead, UPerNetHead, head_blocks, make_head, resized
@@ -63,7 +64,7 @@ def segment(context: Context) -> list[Result]:
     data = context.data
     if data.kind != "class_map":
         raise RecipeError(f"'segment' needs maps of classes, and '{data.name}' is of kind '{data.kind}'; see data.kind")
-    kind = ClassMaps(classes=data.classes, label_smoothing=context.recipe.fit.label_smoothing)
+    kind = ClassMaps(len(data.classes), label_smoothing=context.recipe.fit.label_smoothing)
     return _fit_maps(context, kind, title="segmentation")
 
 
@@ -85,7 +86,7 @@ def change(context: Context) -> list[Result]:
             f"change is between images before and as many after; sample '{data.names[odd]}' has "
             f"{len(data.sensors[odd])}; give a table with the columns `before` and `after`"
         )
-    kind = ClassMaps(classes=data.classes, label_smoothing=context.recipe.fit.label_smoothing)
+    kind = ClassMaps(len(data.classes), label_smoothing=context.recipe.fit.label_smoothing)
     return _fit_maps(context, kind, title="change detection", difference=difference_for(len(data.classes)))
 
 
@@ -141,7 +142,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
     is_frozen = recipe.fit.encoder == "frozen" and recipe.fit.new_ranges == "none"
     adapted = None if is_frozen else adapt(context.encoders[name], data, recipe)
     sensor_encoder = context.encoders[name] if adapted is None else adapted.encoder
-    fused = replace(context, encoders={name: sensor_encoder}).fused(name)
+    fused = context.fused(sensor_encoder)
     encoder = fused if difference is None else SiameseEncoder(fused, difference=difference)
     blocks = head_blocks(recipe.head.kind, depth=sensor_encoder.config.depth, blocks=recipe.head.blocks)
     width = encoder.map_width(len(data.sensors[0]))
@@ -164,7 +165,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         steps_per_epoch=context.reader.steps_per_epoch,
         # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.
         loss=lambda batch, step: kind.loss(network(batch, step=step + 1).float(), _targets(batch)),
-        validate=lambda: kind.score(_counts(samples, kind, data.part("val"))),
+        validate=lambda: kind.score(_counts(samples, kind, data.part("val"), MapCounts(data))),
         names=data.names,
         seed=recipe.seed,
         device=context.device,
@@ -174,7 +175,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
     if adapted is not None:
         adapted.settle()
     with predicting(network, recipe.fit):
-        counted = MapCounts(data=data, kind=kind)
+        counted = MapCounts(data)
         counts = _counts(samples, kind, data.part("test"), counted)
         pictured = data.part("test")[_spread(counts, kind)]
         maps = dict(samples.predicted(pictured, kind.read, labelled=False))
@@ -184,7 +185,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         features=name,
         width=width,
         predictions=counted.predictions(),
-        chosen={"epoch": fitted.best_epoch, f"validation {kind.metric}": fitted.best_score},
+        chosen={"epoch": fitted.best_epoch, f"validation {VALIDATION_METRICS[data.kind]}": fitted.best_score},
         curves={"training loss": fitted.losses, "validation": fitted.validation},
         maps=maps,
         model=weights if adapted is None else {**checkpoint_of(adapted.encoder).state, **weights},
@@ -193,14 +194,11 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
 
 
 def _counts(
-    samples: "_MapSamples", kind: MapKind, positions: Int[Array, " sample"], counted: MapCounts | None = None
+    samples: "_MapSamples", kind: MapKind, positions: Int[Array, " sample"], counted: MapCounts
 ) -> Num[Array, "sample ..."]:
     rows: dict[int, Num[Array, "..."]] = {}
     for position, predicted in samples.predicted(positions, kind.read, labelled=True):
-        truth = samples.truth(position)
-        rows[position] = kind.count(truth, predicted)
-        if counted is not None:
-            counted.add(position, truth, predicted)
+        rows[position] = counted.add(position, samples.truth(position), predicted)
     return np.stack([rows[int(position)] for position in positions])
 
 

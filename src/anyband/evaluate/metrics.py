@@ -1,4 +1,4 @@
-"""Scores, their intervals, and what each of them means."""
+"""Metrics as functions of the weights of samples, their bootstrap intervals, and what each of them means."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +14,14 @@ from anyband.progress import progress
 from anyband.randomness import generator
 
 __all__ = [
-    "DEFINITIONS",
     "ERROR_SUMS",
     "METRICS",
     "METRICS_OF",
-    "MULTI_CLASS_METRICS",
-    "MULTI_LABEL_METRICS",
     "NUM_RESAMPLES",
+    "VALIDATION_METRICS",
     "LabelledFeatures",
     "Labels",
-    "MetricFacts",
+    "Metric",
     "MetricName",
     "Score",
     "Weighted",
@@ -31,16 +29,14 @@ __all__ = [
     "class_average_precisions",
     "error_sums",
     "interval",
-    "interval_text",
     "label_matrix",
     "label_metric",
     "map_metric",
+    "metric_title",
     "metric_value",
     "number_metric",
     "resample",
-    "score_predictions",
     "score_text",
-    "scores_by_metric",
     "units_of",
     "value_of",
     "value_text",
@@ -52,14 +48,11 @@ Labels = Int[Array, "sample"] | Bool[Array, "sample class"]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledFeatures:
-    """Features of the samples of one split."""
+    """Features of the samples of one split; class numbers are positions in `classes`."""
 
     features: Float[Array, "sample width"]
-    """One row a sample."""
     labels: Labels
-    """Classes as numbers (multi-class), or as a boolean matrix (multi-label)."""
     classes: tuple[str, ...]
-    """Names of the classes; a class's number is its position."""
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.labels):
@@ -92,13 +85,12 @@ def check_same_classes(train: LabelledFeatures, test: LabelledFeatures) -> None:
     """
     if train.classes != test.classes:
         raise InputError(f"training names the classes {train.classes}, test {test.classes}; give both one list")
-    known = [bool(column.any()) for column in label_matrix(train).T]
-    asked = [bool(column.any()) for column in label_matrix(test).T]
-    missing = [train.classes[i] for i in range(len(asked)) if asked[i] and not known[i]]
+    known, needed = (label_matrix(one).any(axis=0) for one in (train, test))
+    missing = [train.classes[index] for index in np.flatnonzero(needed & ~known)]
     if missing:
         shown = ", ".join(f"'{name}'" for name in missing[:5]) + " …" * (len(missing) > 5)
         raise InputError(
-            f"{len(missing)} of {sum(asked)} classes in the test split have no training sample: {shown}; "
+            f"{len(missing)} of {needed.sum()} classes in the test split have no training sample: {shown}; "
             "add training samples of them or split by class"
         )
 
@@ -120,64 +112,60 @@ MetricName = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricFacts:
-    """What a reader must know of a metric."""
+class Metric:
+    """What a reader must know of a metric: a share shown in per cent, or a number in the target's unit or none."""
 
     title: str
-    """Name for people."""
     definition: str
-    """What it is, in one sentence."""
     percent: bool = True
-    """Whether it is a share, shown in per cent; else it has the unit of the target, or none."""
     higher_is_better: bool = True
-    """Whether more is better."""
 
 
-METRICS: dict[MetricName, MetricFacts] = {
-    "accuracy": MetricFacts(title="accuracy", definition="share of the samples whose highest-scoring class is theirs"),
-    "balanced_accuracy": MetricFacts(
+METRICS: dict[MetricName, Metric] = {
+    "accuracy": Metric(title="accuracy", definition="share of the samples whose highest-scoring class is theirs"),
+    "balanced_accuracy": Metric(
         title="balanced accuracy",
         definition="share of each class's samples that are found (recall), averaged over the classes that occur in "
         "the labels",
     ),
-    "macro_f1": MetricFacts(
+    "macro_f1": Metric(
         title="macro F1",
         definition="F1 of each class that occurs in the labels or the predictions, averaged over the classes",
     ),
-    "map_micro": MetricFacts(
+    "map_micro": Metric(
         title="mAP micro", definition="average precision over all (sample, class) decisions as one ranking"
     ),
-    "map_macro": MetricFacts(
+    "map_macro": Metric(
         title="mAP macro",
         definition="average precision of each class that has a positive sample, averaged over the classes",
     ),
-    "miou": MetricFacts(
+    "miou": Metric(
         title="mIoU",
         definition="intersection over union of each class that occurs in the labels or the predictions, pixels of all "
         "test samples counted together, averaged over the classes",
     ),
-    "pixel_accuracy": MetricFacts(
+    "pixel_accuracy": Metric(
         title="pixel accuracy",
         definition="share of the labelled pixels whose class is theirs, all test samples counted together",
     ),
-    "map_f1_macro": MetricFacts(
+    "map_f1_macro": Metric(
         title="macro F1 of pixels",
         definition="F1 of each class that occurs in the labels or the predictions, pixels of all test samples counted "
         "together, averaged over the classes",
     ),
-    "rmse": MetricFacts(
+    "rmse": Metric(
         title="RMSE",
         definition="root of the mean squared error, in the unit of the target; over all pixels where it is a map",
         percent=False,
         higher_is_better=False,
     ),
-    "mae": MetricFacts(
+    "mae": Metric(
         title="MAE",
         definition="mean absolute error, in the unit of the target; over all pixels where it is a map",
         percent=False,
         higher_is_better=False,
     ),
-    "r2": MetricFacts(
+    "r2": Metric(
         title="R²",
         definition="1 less the squared errors over the squared deviations of the target from its test mean; over all "
         "pixels where it is a map",
@@ -195,10 +183,21 @@ METRICS_OF: dict[TaskKind, tuple[MetricName, ...]] = {
 }
 """Metrics of each kind of target; the first is the one that results are sorted and compared by."""
 
-DEFINITIONS: dict[MetricName, str] = {name: facts.definition for name, facts in METRICS.items()}
-"""What each metric is, for records."""
+VALIDATION_METRICS: dict[TaskKind, str] = {
+    "class": "accuracy",
+    "labels": "map_micro",
+    "number": "minus rmse",
+    "class_map": "miou",
+    "number_map": "minus rmse",
+}
+"""What validation compares; higher is better."""
 
 _UNKNOWN = "–"
+
+
+def metric_title(name: MetricName) -> str:
+    """Write a metric as the head of a column: `accuracy, %`."""
+    return f"{METRICS[name].title}, %" if METRICS[name].percent else METRICS[name].title
 
 
 def value_text(metric: MetricName, value: float) -> str:
@@ -209,10 +208,22 @@ def value_text(metric: MetricName, value: float) -> str:
     return text.replace("-", "−")
 
 
-def interval_text(metric: MetricName, low: float, high: float) -> str:
-    """Write an interval of a metric: `58.0–64.1`; with `to` where a number may be negative."""
-    between = "–" if METRICS[metric].percent and low >= 0 else " to "
-    return f"{value_text(metric, low)}{between}{value_text(metric, high)}" if math.isfinite(low) else _UNKNOWN
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A share from 0 to 1, or an error in the target's unit, with its 95 % bootstrap interval over the test samples."""
+
+    metric: MetricName
+    value: float
+    low: float
+    high: float
+    num_samples: int
+
+
+def score_text(score: Score) -> str:
+    """Write a score and its interval, shares in per cent: `61.2 [58.0–64.1]`; `to` where a number may be negative."""
+    name, between = score.metric, "–" if METRICS[score.metric].percent and score.low >= 0 else " to "
+    ends = f"{value_text(name, score.low)}{between}{value_text(name, score.high)}"
+    return f"{value_text(name, score.value)} [{ends if math.isfinite(score.low) else _UNKNOWN}]"
 
 
 Weighted = Callable[[Float[Array, "resample sample"]], Float[Array, "resample"]]
@@ -309,91 +320,9 @@ def _resample_weights(seed: int, resamples: range, num_units: int) -> Float[Arra
     return np.stack(rows).astype(np.float64)
 
 
-MULTI_CLASS_METRICS: tuple[MetricName, ...] = ("accuracy", "macro_f1")
-MULTI_LABEL_METRICS: tuple[MetricName, ...] = ("map_micro", "map_macro")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One number with its uncertainty from the choice of test samples."""
-
-    metric: MetricName
-    """Name of the metric; see `DEFINITIONS`."""
-    value: float
-    """The score: shares from 0 to 1, errors in the unit of the target."""
-    low: float
-    """Lower end of the 95 % bootstrap interval (percentile method)."""
-    high: float
-    """Upper end."""
-    num_samples: int
-    """Number of test samples."""
-
-
-def score_text(score: Score) -> str:
-    """Write a score and its interval, shares in per cent: `61.2 [58.0–64.1]`."""
-    return f"{value_text(score.metric, score.value)} [{interval_text(score.metric, score.low, score.high)}]"
-
-
 def metric_value(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> float:
-    """Compute one metric without an interval; see `score_predictions`."""
+    """Compute a metric of classes or labels with every sample once."""
     return value_of(label_metric(name, labels, scores), num_samples=len(labels))
-
-
-def score_predictions(
-    labels: Labels, scores: Float[Array, "sample class"], *, seed: int, num_resamples: int = NUM_RESAMPLES
-) -> tuple[Score, ...]:
-    """Score predictions: accuracy and macro F1 for class numbers, micro and macro mAP for a label matrix.
-
-    Args:
-        labels: the truth.
-        scores: higher is more likely; of equal scores the lower class number wins.
-        seed: of the bootstrap.
-        num_resamples: of the bootstrap.
-
-    Raises:
-        InputError: there is no sample, or no positive label at all.
-    """
-    num_samples = len(labels)
-    if not num_samples or (labels.ndim == 2 and not labels.any()):
-        raise InputError(f"nothing to score: {num_samples} test samples, none with a label")
-    names = MULTI_LABEL_METRICS if labels.ndim == 2 else MULTI_CLASS_METRICS
-    return scores_by_metric(
-        {name: label_metric(name, labels, scores) for name in names},
-        units=units_of((), num_samples=num_samples),
-        seed=seed,
-        num_resamples=num_resamples,
-        numbers_per_sample=scores.shape[1] if labels.ndim == 2 else 1,
-    )
-
-
-def scores_by_metric(
-    metrics: Mapping[MetricName, Weighted],
-    *,
-    units: Int[Array, "sample"],
-    seed: int,
-    num_resamples: int = NUM_RESAMPLES,
-    numbers_per_sample: int = 1,
-    shown: bool = False,
-) -> tuple[Score, ...]:
-    """Compute metrics with their intervals; see `bootstrap.resample`."""
-    num_samples = len(units)
-    resampled = resample(
-        metrics,
-        units=units,
-        seed=seed,
-        num_resamples=num_resamples,
-        numbers_per_sample=numbers_per_sample,
-        shown=shown,
-    )
-    return tuple(
-        _score(name, value_of(metric, num_samples=num_samples), resampled[name], num_samples)
-        for name, metric in metrics.items()
-    )
-
-
-def _score(name: MetricName, value: float, resampled: Float[Array, "resample"], num_samples: int) -> Score:
-    low, high = interval(resampled)
-    return Score(metric=name, value=value, low=low, high=high, num_samples=num_samples)
 
 
 def label_metric(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:

@@ -3,8 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,14 @@ import numpy as np
 import yaml
 
 from anyband import __version__
-from anyband.arrays import Array, Float, Int, Num, Shaped
-from anyband.data.harmonise import composite, decode, picture
+from anyband.arrays import Array, Float, Shaped
+from anyband.data.harmonise import composite, decode
+from anyband.data.harmonise import picture as draw
 from anyband.errors import InputError, OutputError
-from anyband.evaluate.comparison import difference, difference_text, metric_title
-from anyband.evaluate.context import Context
-from anyband.evaluate.metrics import METRICS, METRICS_OF, score_text
-from anyband.evaluate.predictions import ClassScores, Predictions, Result, confusion, per_class
+from anyband.evaluate.context import Context, Result
+from anyband.evaluate.metrics import METRICS, METRICS_OF, metric_title, score_text
+from anyband.evaluate.predictions import Predictions, confusion, difference, difference_text, per_class
 from anyband.evaluate.results import (
-    Appended,
     ResultRow,
     append_results,
     flat_settings,
@@ -30,24 +28,16 @@ from anyband.evaluate.results import (
     row_to_dict,
 )
 from anyband.files import check_target, whole_directory
-from anyband.labelled.samples import Sample, SampleImage, TaskData
+from anyband.labelled.samples import SampleImage, TaskData
 from anyband.models.checkpoint import save_checkpoint
 from anyband.models.weight_files import write_weights
-from anyband.report.figures import Curve, CurvePanel, confusion_png, curves_png, scatter_png
-from anyband.report.maps import MapRow, SheetPicture, class_colours, class_maps_png, number_maps_png, sheet_png
-from anyband.report.page import Page, Paragraph, Part, Picture, Section, Table, write_page
+from anyband.report.figures import confusion_png, curves_png, scatter_png
+from anyband.report.maps import MapRow, class_colours, class_maps_png, number_maps_png, sheet_png
+from anyband.report.page import paragraph, picture, table, write_page
 
 __all__ = [
-    "RANKED_BY",
-    "Mistake",
-    "Outputs",
-    "Written",
-    "class_parts",
-    "map_parts",
-    "mistake_parts",
-    "number_parts",
+    "check_outputs",
     "picture_title",
-    "report_page",
     "sample_picture",
     "thinned",
     "worst_mistakes",
@@ -61,7 +51,7 @@ _LONGEST_PX = 384
 def sample_picture(image: SampleImage) -> Float[Array, "3 row col"]:
     """Draw an image in the bands that its sensor's composite chooses; NaN where a shown band has no data."""
     physical = decode(thinned(image.dn), image.sensor)
-    colours = picture(physical, image.sensor, valid=thinned(image.valid), missing_grey=float("nan"))
+    colours = draw(physical, image.sensor, valid=thinned(image.valid), missing_grey=float("nan"))
     return np.moveaxis(colours, -1, 0).astype(np.float32)
 
 
@@ -79,129 +69,101 @@ def thinned(array: Shaped[Array, "*plane row col"]) -> Shaped[Array, "*plane y x
 
 # chosen: what a person looks through at once.
 _MOST = 12
-
-RANKED_BY = {
+# How mistakes are ranked.
+_RANKED_BY = {
     "class": "wrong samples by how much higher the predicted class was scored than the true one",
     "labels": "samples by how much higher a label that does not hold was scored than one that holds",
     "number": "samples by their error",
     "class_map": "samples by their share of wrong pixels",
     "number_map": "samples by the root of their mean squared error",
 }
-"""How mistakes are ranked, by kind."""
+Mistakes = list[tuple[str, tuple[str, ...]]]
+"""Name of a sample; what was predicted, what is true, and by how much it went wrong."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mistake:
-    """One sample."""
-
-    sample: str
-    """Its name."""
-    lines: tuple[str, ...]
-    """What was predicted, what is true, and by how much it went wrong."""
-
-
-def worst_mistakes(predictions: Predictions, *, most: int = _MOST) -> tuple[Mistake, ...]:
+def worst_mistakes(predictions: Predictions, *, most: int = _MOST) -> Mistakes:
     """Find the samples that went most wrong, the worst first; those that are right are never among them.
 
     Args:
         predictions: of a task.
         most: so many at most.
     """
-    match predictions.kind:
-        case "class":
-            return _of_classes(predictions, most)
-        case "labels":
-            return _of_labels(predictions, most)
-        case "number":
-            return _of_numbers(predictions, most)
-        case "class_map":
-            return _of_class_maps(predictions, most)
-        case "number_map":
-            return _of_number_maps(predictions, most)
+    of_kind = {
+        "class": _class_mistakes,
+        "labels": _label_mistakes,
+        "number": _number_mistakes,
+        "class_map": _class_map_mistakes,
+        "number_map": _number_map_mistakes,
+    }
+    wrongness, lines = of_kind[predictions.kind](predictions)
+    # Of what is right, the number is −∞.
+    order = np.argsort(-wrongness, kind="stable")[:most]
+    return [(predictions.samples[index], lines(index)) for index in order[np.isfinite(wrongness[order])].tolist()]
 
 
-def _of_classes(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
-    labels, scores = predictions.arrays["labels"], predictions.arrays["scores"]
+_Ranked = tuple[Float[Array, "sample"], Callable[[int], tuple[str, ...]]]
+
+
+def _class_mistakes(predictions: Predictions) -> _Ranked:
+    labels, scores, names = predictions["labels"], predictions["scores"], predictions.classes
     guessed, rows = scores.argmax(axis=1), np.arange(len(labels))
     high, low = scores[rows, guessed], scores[rows, labels]
-    return tuple(
-        Mistake(
-            sample=predictions.samples[index],
-            lines=(
-                predictions.classes[guessed[index]],
-                f"true: {predictions.classes[labels[index]]}",
-                f"scores {high[index]:.3g}, true class {low[index]:.3g}",
-            ),
-        )
-        for index in _worst(np.where(guessed != labels, high - low, -np.inf), most)
+    return np.where(guessed != labels, high - low, -np.inf), lambda index: (
+        names[guessed[index]],
+        f"true: {names[labels[index]]}",
+        f"scores {high[index]:.3g}, true class {low[index]:.3g}",
     )
 
 
-def _of_labels(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
-    labels, scores = predictions.arrays["labels"], predictions.arrays["scores"]
+def _label_mistakes(predictions: Predictions) -> _Ranked:
+    labels, scores, names = predictions["labels"], predictions["scores"], predictions.classes
     false, true = np.where(labels, -np.inf, scores), np.where(labels, scores, np.inf)
     above, below = false.argmax(axis=1), true.argmin(axis=1)
     # A sample of which all labels hold, or none, has no wrong order: its difference is −∞.
     differences = false.max(axis=1) - true.min(axis=1)
-    return tuple(
-        Mistake(
-            sample=predictions.samples[index],
-            lines=(
-                f"not there: {predictions.classes[above[index]]}",
-                f"there: {predictions.classes[below[index]]}",
-                f"scores {scores[index, above[index]]:.3g} and {scores[index, below[index]]:.3g}",
-            ),
-        )
-        for index in _worst(np.where(differences > 0, differences, -np.inf), most)
+    return np.where(differences > 0, differences, -np.inf), lambda index: (
+        f"not there: {names[above[index]]}",
+        f"there: {names[below[index]]}",
+        f"scores {scores[index, above[index]]:.3g} and {scores[index, below[index]]:.3g}",
     )
 
 
-def _of_numbers(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
-    truth, predicted = predictions.arrays["truth"], predictions.arrays["predicted"]
+def _number_mistakes(predictions: Predictions) -> _Ranked:
+    truth, predicted = predictions["truth"], predictions["predicted"]
     error = np.abs(predicted - truth)
-    return tuple(
-        Mistake(
-            sample=predictions.samples[index],
-            lines=(f"predicted {predicted[index]:.4g}", f"true {truth[index]:.4g}", f"error {error[index]:.3g}"),
-        )
-        for index in _worst(np.where(error > 0, error, -np.inf), most)
+    return np.where(error > 0, error, -np.inf), lambda index: (
+        f"predicted {predicted[index]:.4g}",
+        f"true {truth[index]:.4g}",
+        f"error {error[index]:.3g}",
     )
 
 
-def _of_class_maps(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
-    counts = predictions.arrays["confusion"]
+def _class_map_mistakes(predictions: Predictions) -> _Ranked:
+    counts = predictions["confusion"]
     totals, hits = counts.sum(axis=(1, 2)), np.trace(counts, axis1=1, axis2=2)
     wrong = 1 - hits / np.maximum(totals, 1)
-    found = []
-    for index in _worst(np.where((totals > 0) & (wrong > 0), wrong, -np.inf), most):
+
+    def lines(index: int) -> tuple[str, ...]:
         off = counts[index] * (1 - np.eye(len(predictions.classes), dtype=np.int64))
         true, guessed = np.unravel_index(off.argmax(), off.shape)
-        lines = (
+        return (
             f"{100 * wrong[index]:.0f} % of {totals[index]} pixels wrong",
             f"most: {predictions.classes[true]}",
             f"taken for {predictions.classes[guessed]}",
         )
-        found.append(Mistake(sample=predictions.samples[index], lines=lines))
-    return tuple(found)
+
+    return np.where((totals > 0) & (wrong > 0), wrong, -np.inf), lines
 
 
-def _of_number_maps(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
-    count, truth, _, squared, _ = predictions.arrays["sums"].T
+def _number_map_mistakes(predictions: Predictions) -> _Ranked:
+    count, truth, _, squared, _ = predictions["sums"].T
     known = np.maximum(count, 1)
     error, mean = np.sqrt(squared / known), truth / known
-    return tuple(
-        Mistake(
-            sample=predictions.samples[index],
-            lines=(f"RMSE {error[index]:.3g}", f"mean of the labels {mean[index]:.4g}", f"{count[index]:.0f} pixels"),
-        )
-        for index in _worst(np.where((count > 0) & (error > 0), error, -np.inf), most)
+    return np.where((count > 0) & (error > 0), error, -np.inf), lambda index: (
+        f"RMSE {error[index]:.3g}",
+        f"mean of the labels {mean[index]:.4g}",
+        f"{count[index]:.0f} pixels",
     )
-
-
-def _worst(wrongness: Float[Array, "sample"], most: int) -> Int[Array, "found"]:
-    """Give the samples of the highest numbers, the highest first; −∞ is never among them."""
-    order = np.argsort(-wrongness, kind="stable")[:most]
-    return np.asarray(order[np.isfinite(wrongness[order])])
 
 
 # chosen: so many maps fit a page beside each other and below.
@@ -214,65 +176,54 @@ _MOST_ON_PAGE = 21
 _LARGEST_COUNT = 9_999
 
 
-def class_parts(predictions: Predictions, features: str) -> tuple[Part, ...]:
+def _class_parts(predictions: Predictions, features: str) -> list[str]:
     """Show which class is taken for which, and the scores of each; nothing where there are no classes."""
-    rows = per_class(predictions)
-    if not rows:
-        return ()
-    table = _class_table(rows, features)
-    return (table,) if predictions.kind == "labels" else (_confusion_picture(predictions, features), table)
+    found = per_class(predictions)
+    if not found:
+        return []
+    titles = {"true": "true", "predicted": "predicted", "f1": "F1, %", "iou": "IoU, %"}
+    header = ("class", *(titles.get(name, f"{name}, %") for name in found))
+    columns = [
+        [str(value) if values.dtype.kind == "i" else _percent(value) for value in values] for values in found.values()
+    ]
+    rows = list(zip(predictions.classes, *columns, strict=True))
+    if predictions.kind == "labels":
+        return [table(header, rows, caption=f"{features}; a dash where no test sample has the label.")]
+    scores = table(header, rows, caption=f"{features}; a dash where a class does not occur.")
+    return [_confusion_picture(predictions, features), scores]
 
 
-def _confusion_picture(predictions: Predictions, features: str) -> Picture:
+def _confusion_picture(predictions: Predictions, features: str) -> str:
     counts = confusion(predictions)
     in_counts = predictions.kind == "class" and counts.max() <= _LARGEST_COUNT
     what = "samples" if predictions.kind == "class" else "pixels"
     cells = f"numbers of {what}" if in_counts else f"per cent of the {what} of the true class"
-    return Picture(
-        png=confusion_png(counts, predictions.classes, cells="counts" if in_counts else "percent"),
+    return picture(
+        confusion_png(counts, predictions.classes, cells="counts" if in_counts else "percent"),
         alt=f"confusion matrix of {len(predictions.classes)} classes",
         caption=f"{features}: {cells}; colours are shares of the true class, which stands left with its {what}.",
         full_size=len(predictions.classes) > _MOST_ON_PAGE,
     )
 
 
-def _class_table(rows: Sequence[ClassScores], features: str) -> Table:
-    header: tuple[str, ...] = ("class", "true", "average precision, %")
-    cells: list[tuple[str, ...]] = [(row.name, str(row.num_true), _percent(row.average_precision)) for row in rows]
-    caption = f"{features}; a dash where no test sample has the label."
-    if any(row.num_predicted is not None for row in rows):
-        header = ("class", "true", "predicted", "precision, %", "recall, %", "F1, %", "IoU, %")
-        cells = [(row.name, str(row.num_true), str(row.num_predicted), *map(_percent, _four(row))) for row in rows]
-        caption = f"{features}; a dash where a class does not occur."
-    return Table(header=header, rows=tuple(cells), caption=caption)
-
-
-def _four(row: ClassScores) -> tuple[float, float, float, float]:
-    return row.precision, row.recall, row.f1, row.iou
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}" if math.isfinite(share) else "–"
 
 
-def number_parts(predictions: Predictions, features: str) -> tuple[Part, ...]:
+def _number_parts(predictions: Predictions, features: str) -> list[str]:
     """Show predicted numbers over true ones; nothing where the target is no number of a sample."""
     if predictions.kind != "number":
-        return ()
-    return (
-        Picture(
-            png=scatter_png(predictions.arrays["truth"], predictions.arrays["predicted"]),
-            alt="predicted numbers over true ones",
-            caption=f"{features}: each test sample; on the line, prediction and truth are equal.",
-        ),
-    )
+        return []
+    drawn = scatter_png(predictions["truth"], predictions["predicted"])
+    caption = f"{features}: each test sample; on the line, prediction and truth are equal."
+    return [picture(drawn, alt="predicted numbers over true ones", caption=caption)]
 
 
-def map_parts(data: TaskData, results: Sequence[Result]) -> tuple[Part, ...]:
+def _map_parts(data: TaskData, results: Sequence[Result]) -> list[str]:
     """Show images, labels and predictions beside each other, for samples of which the results kept their maps."""
     positions = sorted(results[0].maps)[:_MOST_MAP_ROWS]
     if not positions:
-        return ()
+        return []
     able = [one for one in results if all(position in one.maps for position in positions)]
     shown = able[:_MOST_PREDICTIONS]
     samples = [data.read(position) for position in positions]
@@ -280,13 +231,16 @@ def map_parts(data: TaskData, results: Sequence[Result]) -> tuple[Part, ...]:
     num_images = min(_MOST_MAP_IMAGES, *(len(sample.images) for sample in samples))
     rows = []
     for position, sample in zip(positions, samples, strict=True):
-        images = sample.images[:num_images]
+        images, labels = sample.images[:num_images], sample.class_map
+        labels = sample.number_map if labels is None else labels
+        if labels is None:
+            raise InputError("a sample of maps has no map of labels")
         rows.append(
             MapRow(
                 title=data.names[position],
                 pictures=tuple(sample_picture(image) for image in images),
                 picture_titles=tuple(picture_title(image) for image in images),
-                truth=thinned(_labels(sample)),
+                truth=thinned(labels),
                 predicted=tuple(thinned(one.maps[position]) for one in shown),
                 predicted_titles=tuple(one.features for one in shown),
             )
@@ -296,41 +250,29 @@ def map_parts(data: TaskData, results: Sequence[Result]) -> tuple[Part, ...]:
     if able[len(shown) :]:
         caption += f"; predictions of {', '.join(one.features for one in able[len(shown) :])} are not shown"
     png = class_maps_png(rows, class_colours(data.classes)) if data.kind == "class_map" else number_maps_png(rows)
-    return (Picture(png=png, alt="images, labels and predicted maps of test samples", caption=f"{caption}."),)
+    return [picture(png, alt="images, labels and predicted maps of test samples", caption=f"{caption}.")]
 
 
-def _labels(sample: Sample) -> Num[Array, "row col"]:
-    labels = sample.number_map if sample.class_map is None else sample.class_map
-    if labels is None:
-        raise InputError("a sample of maps has no map of labels")
-    return labels
-
-
-def _place_of(sample: str, places: Mapping[str, int]) -> int:
-    """Find a test sample among the data's; at one scale its name ends in ` @ 25 %`, in a block in ` block 3`."""
-    whole = (sample, sample.rpartition(" @ ")[0], sample.rpartition(" block ")[0])
-    return next(places[name] for name in whole if name in places)
-
-
-def mistake_parts(data: TaskData, predictions: Predictions, features: str) -> tuple[Part, ...]:
+def _mistake_parts(data: TaskData, predictions: Predictions, features: str) -> list[str]:
     """Show the samples that went most wrong."""
-    found = worst_mistakes(predictions)
+    found, count = worst_mistakes(predictions), len(predictions.samples)
     if not found:
-        return (Paragraph(text=f"{features}: {_nothing_wrong(predictions)}."),)
-    position = {name: index for index, name in enumerate(data.names)}
+        right = (
+            f"in each of the {count} test samples, all labels that hold are scored above those that do not"
+            if predictions.kind == "labels"
+            else f"none of the {count} test samples is wrong"
+        )
+        return [paragraph(f"{features}: {right}.")]
+    places = {name: index for index, name in enumerate(data.names)}
     pictures = []
-    for mistake in found:
-        image = data.read(_place_of(mistake.sample, position)).images[0]
-        pictures.append(SheetPicture(picture=sample_picture(image), lines=(*mistake.lines, mistake.sample)))
-    caption = f"{features}: {RANKED_BY[predictions.kind]}, the worst first. The first image of each sample is shown."
-    return (Picture(png=sheet_png(pictures), alt="pictures of the worst mistakes", caption=caption),)
-
-
-def _nothing_wrong(predictions: Predictions) -> str:
-    count = len(predictions.samples)
-    if predictions.kind == "labels":
-        return f"in each of the {count} test samples, all labels that hold are scored above those that do not"
-    return f"none of the {count} test samples is wrong"
+    for name, lines in found:
+        # At one scale a name ends in ` @ 25 %`, in a block in ` block 3`.
+        names = (name, name.rpartition(" @ ")[0], name.rpartition(" block ")[0])
+        position = next(places[one] for one in names if one in places)
+        pictures.append((sample_picture(data.read(position).images[0]), (*lines, name)))
+    ranked = _RANKED_BY[predictions.kind]
+    caption = f"{features}: {ranked}, the worst first. The first image of each sample is shown."
+    return [picture(sheet_png(pictures), alt="pictures of the worst mistakes", caption=caption)]
 
 
 _INTERVALS = "In brackets: 95 % bootstrap intervals over test samples"
@@ -348,72 +290,53 @@ def write_report(
         rows: their rows in the table of results, in the same order, with predictions.
         shown: show a progress bar where it takes long.
     """
-    write_page(path, report_page(data, results, rows, shown=shown))
-
-
-def report_page(data: TaskData, results: Sequence[Result], rows: Sequence[ResultRow], *, shown: bool = False) -> Page:
-    """Put the report together; see `write_report`."""
-    first = rows[0]
+    first, predictions = rows[0], results[0].predictions
     task = f"{first.protocol} on {first.data}"
-    predictions = results[0].predictions
     sections = (
-        Section(title="Scores", parts=_score_parts(rows, shown=shown)),
-        Section(title="Fit", parts=_training_parts(rows)),
-        Section(title="Classes", parts=class_parts(predictions, first.features)),
-        Section(title="Numbers", parts=number_parts(predictions, first.features)),
-        Section(title="Maps", parts=map_parts(data, results)),
-        Section(title="Worst mistakes", parts=mistake_parts(data, predictions, first.features)),
-        Section(title="What was done", parts=_context_parts(rows)),
+        ("Scores", _score_parts(rows, shown=shown)),
+        ("Fit", _training_parts(rows)),
+        ("Classes", _class_parts(predictions, first.features)),
+        ("Numbers", _number_parts(predictions, first.features)),
+        ("Maps", _map_parts(data, results)),
+        ("Worst mistakes", _mistake_parts(data, predictions, first.features)),
+        ("What was done", _context_parts(rows)),
     )
-    return Page(
-        title=first.recipe if first.recipe == task else f"{first.recipe}: {task}",
-        lead=_lead(rows),
-        sections=tuple(section for section in sections if section.parts),
-        footer=f"anyband {first.version}, {first.made:%Y-%m-%d %H:%M} UTC, result {first.id}, seed {first.seed}",
-    )
+    footer = f"anyband {first.version}, {first.made:%Y-%m-%d %H:%M} UTC, result {first.id}, seed {first.seed}"
+    title = first.recipe if first.recipe == task else f"{first.recipe}: {task}"
+    write_page(path, title, _lead(rows), sections, footer=footer)
 
 
 def _lead(rows: Sequence[ResultRow]) -> str:
     first, main = rows[0], rows[0].scores[0]
-    facts = METRICS[main.metric]
-    unit = " %" if facts.percent else ""
+    metric = METRICS[main.metric]
+    unit = " %" if metric.percent else ""
     lead = (
-        f"{first.checkpoint} ({first.features}) reaches {facts.title} {score_text(main)}{unit} on {main.num_samples} "
+        f"{first.checkpoint} ({first.features}) reaches {metric.title} {score_text(main)}{unit} on {main.num_samples} "
         f"test samples of {first.data}, with {first.num_samples['train']} samples for training."
     )
     others = [row for row in rows[1:] if math.isfinite(row.scores[0].value)]
     if others:
-        sign = -1 if facts.higher_is_better else 1
+        sign = -1 if metric.higher_is_better else 1
         best = min(others, key=lambda row: sign * row.scores[0].value)
         lead += f" The best of what it is compared with, {best.features}, reaches {score_text(best.scores[0])}{unit}."
     return lead
 
 
-def _score_parts(rows: Sequence[ResultRow], *, shown: bool) -> tuple[Part, ...]:
+def _score_parts(rows: Sequence[ResultRow], *, shown: bool) -> list[str]:
     names = METRICS_OF[rows[0].kind]
     header = ("features", "width", *map(metric_title, names))
-    cells = tuple((row.features, str(row.width), *(score_text(row.score(name)) for name in names)) for row in rows)
+    cells = [(row.features, str(row.width), *(score_text(row.score(name)) for name in names)) for row in rows]
     definitions = " · ".join(f"{METRICS[name].title}: {METRICS[name].definition}" for name in names)
-    scores = Table(header=header, rows=cells, caption=f"{_INTERVALS} · {definitions}.", strong_rows=(0,))
+    scores = table(header, cells, caption=f"{_INTERVALS} · {definitions}.", strong_rows=(0,))
     # At several scales the first result holds each sample several times; only equal samples can be paired.
-    paired_rows = [row for row in rows if _samples_of(row) == _samples_of(rows[0])]
-    if len(paired_rows) == 1:
-        return (scores,)
-    return scores, _difference_table(paired_rows, shown=shown)
-
-
-def _samples_of(row: ResultRow) -> frozenset[str]:
-    assert row.predictions is not None
-    return frozenset(row.predictions.samples)
-
-
-def _difference_table(rows: Sequence[ResultRow], *, shown: bool) -> Table:
-    first, names = rows[0], METRICS_OF[rows[0].kind]
+    first, *others = ((row, row.predictions) for row in rows)
+    assert first[1] is not None
+    able = [(row, one) for row, one in others if one is not None and set(one.samples) == set(first[1].samples)]
+    if not able:
+        return [scores]
     cells = []
-    for row in rows[1:]:
-        assert first.predictions is not None
-        assert row.predictions is not None
-        found = [difference(first.predictions, row.predictions, name, seed=first.seed, shown=shown) for name in names]
+    for row, one in able:
+        found = [difference(first[1], one, name, seed=rows[0].seed, shown=shown) for name in names]
         cells.append((row.features, *map(difference_text, found), f"{found[0].share_above:.1%}"))
     main = METRICS[names[0]]
     caption = (
@@ -422,56 +345,47 @@ def _difference_table(rows: Sequence[ResultRow], *, shown: bool) -> Table:
         f"{'' if main.higher_is_better else ', of which less is better'}."
     )
     titles = (f"{METRICS[name].title}{', points' if METRICS[name].percent else ''}" for name in names)
-    header = (f"{first.features} less", *titles, "resamples in which it is higher")
-    return Table(header=header, rows=tuple(cells), caption=caption)
+    header = (f"{rows[0].features} less", *titles, "resamples in which it is higher")
+    return [scores, table(header, cells, caption=caption)]
 
 
-def _training_parts(rows: Sequence[ResultRow]) -> tuple[Part, ...]:
-    parts: list[Part] = []
-    chosen = tuple(
+def _training_parts(rows: Sequence[ResultRow]) -> list[str]:
+    parts = []
+    chosen = [
         (row.features, ", ".join(f"{name} {_text(value)}" for name, value in flat_settings(row.chosen).items()))
         for row in rows
         if row.chosen
-    )
+    ]
     if chosen:
         caption = "Validation chooses what is not given; test samples choose nothing."
-        parts.append(Table(header=("features", "chosen"), rows=chosen, caption=caption))
-    panels = _curve_panels(rows)
-    if panels:
-        alt = "curves over the epochs: " + ", ".join(panel.title for panel in panels)
-        parts.append(Picture(png=curves_png(panels, xlabel="epoch"), alt=alt))
-    return tuple(parts)
-
-
-def _curve_panels(rows: Sequence[ResultRow]) -> list[CurvePanel]:
+        parts.append(table(("features", "chosen"), chosen, caption=caption))
     names = dict.fromkeys(name for row in rows for name, values in row.curves.items() if len(values))
-    return [
-        CurvePanel(
-            title=name,
-            curves=tuple(
-                Curve(label=row.features, steps=range(1, len(row.curves[name]) + 1), values=row.curves[name])
-                for row in rows
-                if row.curves.get(name)
-            ),
-        )
+    panels = {
+        name: {
+            row.features: (range(1, len(row.curves[name]) + 1), row.curves[name])
+            for row in rows
+            if row.curves.get(name)
+        }
         for name in names
-    ]
+    }
+    if panels:
+        parts.append(picture(curves_png(panels, xlabel="epoch"), alt=f"curves over the epochs: {', '.join(panels)}"))
+    return parts
 
 
-def _context_parts(rows: Sequence[ResultRow]) -> tuple[Part, ...]:
+def _context_parts(rows: Sequence[ResultRow]) -> list[str]:
     first = rows[0]
-    counts = ", ".join(f"{name} {count}" for name, count in first.num_samples.items())
     known = {
         "protocol": first.protocol,
         "checkpoint": f"{first.checkpoint} sha256:{first.checkpoint_hash}",
         "data": f"{first.data}, fingerprint {first.data_fingerprint}",
-        "samples": counts,
+        "samples": ", ".join(f"{name} {count}" for name, count in first.num_samples.items()),
         "seed": first.seed,
         **flat_settings(first.settings),
     }
-    cells = tuple((name, _text(value)) for name, value in known.items() if value not in (None, "", [], {}))
-    notes = tuple(Paragraph(text=f"{_sentence(note)}.") for note in dict.fromkeys(_notes(rows)))
-    return (*notes, Table(header=("choice", "value"), rows=cells, caption="Choices that are empty are left out."))
+    cells = [(name, _text(value)) for name, value in known.items() if value not in (None, "", [], {})]
+    notes = [paragraph(f"{_sentence(note)}.") for note in dict.fromkeys(_notes(rows))]
+    return [*notes, table(("choice", "value"), cells, caption="Choices that are empty are left out.")]
 
 
 def _sentence(note: str) -> str:
@@ -499,44 +413,31 @@ def _text(value: Any) -> str:
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """Where results go."""
+def check_outputs(folder: Path | None, table_path: Path | None) -> None:
+    """See before any work that results can be written.
 
-    folder: Path | None = None
-    """New folder for the report and what belongs to it; None: none."""
-    results: Path | None = None
-    """Table that results are appended to; None: none."""
+    Args:
+        folder: new folder for the report and what belongs to it; None: none.
+        table_path: file that results are appended to; None: none.
 
-    def check(self) -> None:
-        """See before any work that results can be written.
-
-        Raises:
-            OutputError: the folder exists, or a file can't be written.
-            InputError: the table is none.
-        """
-        if self.folder is not None:
-            if self.folder.exists():
-                raise OutputError(f"'{self.folder}' exists already; remove it or name another folder")
-            check_target(self.folder)
-        if self.results is not None:
-            check_target(self.results)
-            # Whatever is there must be a table of results, or hours of work would end in an error.
-            if self.results.exists():
-                read_results(self.results)
+    Raises:
+        OutputError: the folder exists, or a file can't be written.
+        InputError: the table is none.
+    """
+    if folder is not None:
+        if folder.exists():
+            raise OutputError(f"'{folder}' exists already; remove it or name another folder")
+        check_target(folder)
+    if table_path is not None:
+        check_target(table_path)
+        # Whatever is there must be a table of results, or hours of work would end in an error.
+        if table_path.exists():
+            read_results(table_path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """What was written."""
-
-    rows: tuple[ResultRow, ...]
-    """One for each result, with the ids that they have in the table."""
-    notes: tuple[str, ...]
-    """What became of rows that the table had already."""
-
-
-def write_outputs(context: Context, results: Sequence[Result], outputs: Outputs) -> Written:
+def write_outputs(
+    context: Context, results: Sequence[Result], *, folder: Path | None = None, table_path: Path | None = None
+) -> tuple[list[ResultRow], tuple[str, ...]]:
     """Score results, write the folder, and append to the table; each appears whole or not at all.
 
     The folder holds `report.html`, `result.json`, `recipe.yaml` (with every key), and for each result with something
@@ -546,26 +447,24 @@ def write_outputs(context: Context, results: Sequence[Result], outputs: Outputs)
     Args:
         context: that they were found with.
         results: the encoder's first.
-        outputs: where to.
+        folder: new folder for the report and what belongs to it; None: none.
+        table_path: file that results are appended to; None: none.
+
+    Returns:
+        A row for each result, with the id that it has in the table, and what became of rows that it had already.
 
     Raises:
         OutputError: no room, or no permission.
         InputError: the table is none.
     """
     rows = result_rows(context, results)
-    if outputs.folder is not None:
-        with whole_directory(outputs.folder) as beside:
+    if folder is not None:
+        with whole_directory(folder) as beside:
             _write_folder(beside, context, results, rows)
-    if outputs.results is None:
-        return Written(rows=tuple(rows), notes=())
-    appended = _append(outputs.results, rows, outputs.folder)
-    known = [replace(row, id=identity) for row, identity in zip(rows, appended.ids, strict=True)]
-    return Written(rows=tuple(known), notes=appended.notes)
-
-
-def _append(path: Path, rows: Sequence[ResultRow], folder: Path | None) -> Appended:
+    if table_path is None:
+        return rows, ()
     try:
-        return append_results(path, rows)
+        return append_results(table_path, rows)
     except (InputError, OutputError) as problem:
         if folder is None:
             raise
@@ -574,7 +473,6 @@ def _append(path: Path, rows: Sequence[ResultRow], folder: Path | None) -> Appen
 
 
 def _write_folder(folder: Path, context: Context, results: Sequence[Result], rows: Sequence[ResultRow]) -> None:
-
     found = {"anyband": __version__, "results": [row_to_dict(row) for row in rows]}
     (folder / "result.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     recipe = json_values({**context.recipe.model_dump(), "protocol": context.protocol})

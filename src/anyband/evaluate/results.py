@@ -1,4 +1,4 @@
-"""Rows of results, and the file that keeps them."""
+"""Rows of results: the table that keeps them, and how they are listed and compared."""
 
 import contextlib
 import datetime as dt
@@ -6,11 +6,13 @@ import fcntl
 import io
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,30 +20,27 @@ import pyarrow.parquet as pq
 
 from anyband import __version__
 from anyband.errors import AnybandError, InputError, OutputError, nearest_name
-from anyband.evaluate.metrics import DEFINITIONS, MetricName, Score
-from anyband.evaluate.predictions import Predictions, Result, scores_of
-from anyband.evaluate.recipe import Protocol, TransferRecipe
+from anyband.evaluate.context import Context, Result
+from anyband.evaluate.metrics import METRICS, METRICS_OF, MetricName, Score, metric_title, score_text
+from anyband.evaluate.predictions import Predictions, scores_of
+from anyband.evaluate.recipe import Protocol
 from anyband.files import check_target, whole_file
 from anyband.labelled.samples import TaskKind
 
-if TYPE_CHECKING:
-    from anyband.evaluate.context import Context
-
 __all__ = [
-    "Appended",
     "ResultRow",
     "append_results",
+    "filtered",
     "find_row",
     "flat_settings",
-    "group_notes",
+    "grouped",
     "json_values",
+    "notes_of_groups",
     "read_results",
-    "result_id",
     "result_rows",
     "row_to_dict",
-    "scores_json",
-    "settings_of",
     "short_id",
+    "table_of",
 ]
 
 _SHORT_LETTERS = 8
@@ -49,7 +48,7 @@ _SHORT_LETTERS = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ResultRow:
-    """One result on the test samples."""
+    """One result on the test samples, as it stands in the table."""
 
     id: str
     """Hash of all that the result should follow from; with `-2` where another run of it gave other scores."""
@@ -58,7 +57,6 @@ class ResultRow:
     recipe: str
     """Name of the recipe."""
     protocol: str
-    """What was done."""
     features: str
     """`encoder`, `untrained encoder`, or the name of a baseline."""
     width: int
@@ -66,17 +64,14 @@ class ResultRow:
     checkpoint: str
     """Name of the checkpoint."""
     checkpoint_hash: str
-    """Of its weights."""
     data: str
     """Name of the data."""
     data_fingerprint: str
-    """Of names, contents, labels and parts."""
+    """Of names, contents, labels and splits."""
     kind: TaskKind
-    """What is predicted."""
     num_samples: Mapping[str, int]
     """Samples in train, val and test."""
     seed: int
-    """Of every draw."""
     settings: Mapping[str, Any]
     """All choices that the result depends on, as JSON values."""
     scores: tuple[Score, ...]
@@ -90,7 +85,7 @@ class ResultRow:
     version: str = __version__
     """Of the program."""
     predictions: Predictions | None = None
-    """What was predicted for each test sample; None: not read."""
+    """None: not read."""
 
     def score(self, metric: MetricName) -> Score:
         """Give the score of a metric.
@@ -158,13 +153,16 @@ def json_values(value: Any) -> Any:
 
 def row_to_dict(row: ResultRow) -> dict[str, Any]:
     """Make plain JSON values of all but the predictions, with the definition of every metric."""
-    values = {name: getattr(row, name) for name in row.__dataclass_fields__ if name not in ("predictions", "scores")}
-    scores = [{**asdict(score), "definition": DEFINITIONS[score.metric]} for score in row.scores]
-    plain: dict[str, Any] = json_values({**values, "made": row.made.isoformat(), "scores": scores})
+    values = {name: getattr(row, name) for name in row.__dataclass_fields__ if name != "predictions"}
+    plain: dict[str, Any] = json_values({**values, "made": row.made.isoformat(), "scores": _score_values(row)})
     return plain
 
 
-def scores_json(scores: Sequence[Score]) -> str:
+def _score_values(row: ResultRow) -> list[dict[str, Any]]:
+    return [{**asdict(score), "definition": METRICS[score.metric].definition} for score in row.scores]
+
+
+def _scores_json(scores: Sequence[Score]) -> str:
     """Write scores as one line of JSON, equal for equal scores."""
     return json.dumps(json_values([asdict(score) for score in scores]))
 
@@ -210,33 +208,24 @@ _SCHEMA = pa.schema(
         ("curves", pa.string()),
         ("notes", pa.list_(pa.string())),
         ("version", pa.string()),
-        ("predictions", pa.binary()),
+        ("evidence", pa.binary()),
     ],
     metadata={_MARK: str(_VERSION).encode()},
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Appended:
-    """What became of the rows that were given."""
-
-    ids: tuple[str, ...]
-    """Of each row, as it stands in the table now."""
-    num_added: int
-    """Rows that are new."""
-    notes: tuple[str, ...]
-    """Of the others, and of results that a rerun did not repeat."""
-
-
-def append_results(path: Path, rows: Sequence[ResultRow]) -> Appended:
+def append_results(path: Path, rows: Sequence[ResultRow]) -> tuple[list[ResultRow], tuple[str, ...]]:
     """Append results to the table; earlier rows stay, whatever happens.
 
     A result that stands there already with the same scores is not added again. One with the same id and other scores
-    is, with a number behind its id, because that should not be: the note says so.
+    is, with a number behind its id, because that should not be: a note says so.
 
     Args:
         path: of the table; made where it is not.
         rows: with their predictions.
+
+    Returns:
+        The rows with the ids that they have in the table, and what became of those that were not simply added.
 
     Raises:
         InputError: a row without predictions, or the file is no table of results, damaged, or of a newer version.
@@ -249,12 +238,37 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> Appended:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path):
         table = _read_table(path) if path.exists() else _SCHEMA.empty_table()
-        new, appended = _sorted_out(table, rows)
+        known = {
+            identity: _scores_json([_score(one) for one in scores])
+            for identity, scores in zip(table["id"].to_pylist(), table["scores"].to_pylist(), strict=True)
+        }
+        found, notes = _with_ids(rows, dict(known))
+        new = {row.id: _to_values(row) for row in found if row.id not in known}
         if new:
-            added = pa.Table.from_pylist([_to_values(row) for row in new], schema=_SCHEMA)
             with whole_file(path) as beside:
+                added = pa.Table.from_pylist(list(new.values()), schema=_SCHEMA)
                 pq.write_table(pa.concat_tables([table, added]), beside, compression="zstd")
-    return appended
+    return found, notes
+
+
+def _with_ids(rows: Sequence[ResultRow], known: dict[str, str]) -> tuple[list[ResultRow], tuple[str, ...]]:
+    """Give each row its id in a table; `known` holds that table's scores by id, and is added to."""
+    found, notes = [], []
+    for row in rows:
+        scores = _scores_json(row.scores)
+        runs = [identity for identity in known if identity.partition("-")[0] == row.id]
+        same = next((identity for identity in runs if known[identity] == scores), None)
+        identity = same or (f"{row.id}-{len(runs) + 1}" if runs else row.id)
+        if same is not None:
+            notes.append(f"{row.features}: stands in the table already with the same scores, as {short_id(same)}")
+        elif runs:
+            notes.append(
+                f"warning: {row.features} has other scores than an earlier run with equal checkpoint, data, choices "
+                f"and seed ({short_id(runs[-1])}); both are kept, this one as {short_id(identity)}"
+            )
+        known[identity] = scores
+        found.append(replace(row, id=identity))
+    return found, tuple(notes)
 
 
 def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
@@ -271,7 +285,7 @@ def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
         raise InputError(
             f"there is no table of results '{path}'; `anyband evaluate … --results {path}` makes one, or name another"
         )
-    names = [name for name in _SCHEMA.names if predictions or name != "predictions"]
+    names = [name for name in _SCHEMA.names if predictions or name != "evidence"]
     try:
         return [_from_values(values, path) for values in _read_table(path, names).to_pylist()]
     except (KeyError, TypeError, ValueError) as problem:
@@ -321,58 +335,38 @@ def _check_schema(schema: pa.Schema, columns: Sequence[str], path: Path) -> None
         raise InputError(f"'{path}' lacks the column '{missing[0]}'; restore it, or name another table")
 
 
-def _sorted_out(table: pa.Table, rows: Sequence[ResultRow]) -> tuple[list[ResultRow], Appended]:
-    """Find which rows are new; the table's own are known by id and scores."""
-    known = {
-        identity: scores_json([_score(one) for one in scores])
-        for identity, scores in zip(table["id"].to_pylist(), table["scores"].to_pylist(), strict=True)
-    }
-    new, ids, notes = [], [], []
-    for row in rows:
-        runs = [identity for identity in known if identity.partition("-")[0] == row.id]
-        same = next((identity for identity in runs if known[identity] == scores_json(row.scores)), None)
-        identity = same or (f"{row.id}-{len(runs) + 1}" if runs else row.id)
-        ids.append(identity)
-        if same is not None:
-            notes.append(f"{row.features}: stands in the table already with the same scores, as {short_id(same)}")
-            continue
-        if runs:
-            notes.append(
-                f"warning: {row.features} has other scores than an earlier run with equal checkpoint, data, choices "
-                f"and seed ({short_id(runs[-1])}); both are kept, this one as {short_id(identity)}"
-            )
-        known[identity] = scores_json(row.scores)
-        new.append(replace(row, id=identity))
-    return new, Appended(ids=tuple(ids), num_added=len(new), notes=tuple(notes))
-
-
 def _to_values(row: ResultRow) -> dict[str, Any]:
     assert row.predictions is not None
     plain = {name: getattr(row, name) for name in _SCHEMA.names if name in row.__dataclass_fields__}
     main = row.scores[0]
     return {
         **plain,
-        **{f"num_{part}": row.num_samples.get(part, 0) for part in ("train", "val", "test")},
+        **{f"num_{split}": row.num_samples.get(split, 0) for split in ("train", "val", "test")},
         **{name: getattr(main, name) for name in ("metric", "value", "low", "high")},
-        "scores": [{**asdict(score), "definition": DEFINITIONS[score.metric]} for score in row.scores],
-        **{name: _json(getattr(row, name)) for name in ("settings", "chosen", "curves")},
+        "scores": _score_values(row),
+        **{
+            name: json.dumps(json_values(getattr(row, name)), ensure_ascii=False)
+            for name in ("settings", "chosen", "curves")
+        },
         "notes": list(row.notes),
-        "predictions": _packed(row.predictions),
+        "evidence": _packed(row.predictions),
     }
 
 
 def _from_values(values: Mapping[str, Any], path: Path) -> ResultRow:
     plain = {name: value for name, value in values.items() if name in ResultRow.__dataclass_fields__}
-    packed = values.get("predictions")
     curves = json.loads(plain["curves"])
+    packed = values.get("evidence")
     return ResultRow(
         **{
             **plain,
-            "num_samples": {part: values[f"num_{part}"] for part in ("train", "val", "test")},
+            "num_samples": {split: values[f"num_{split}"] for split in ("train", "val", "test")},
             "scores": tuple(_score(one) for one in values["scores"]),
             "settings": json.loads(plain["settings"]),
             "chosen": json.loads(plain["chosen"]),
-            "curves": {name: tuple(_number(value) for value in one) for name, one in curves.items()},
+            "curves": {
+                name: tuple(math.nan if one is None else one for one in values) for name, values in curves.items()
+            },
             "notes": tuple(plain["notes"]),
         },
         predictions=None if packed is None else _unpacked(packed, short_id(values["id"]), path),
@@ -383,28 +377,17 @@ def _score(values: Mapping[str, Any]) -> Score:
     return Score(**{name: values[name] for name in Score.__dataclass_fields__})
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _json(value: Any) -> str:
-    return json.dumps(json_values(value), ensure_ascii=False)
-
-
 def _packed(predictions: Predictions) -> bytes:
     """Write predictions as a compressed NumPy archive, with what is not an array as JSON in it."""
     named = ("kind", "classes", "samples", "groups")
-    facts = json.dumps({name: getattr(predictions, name) for name in named})
+    metadata = json.dumps({name: getattr(predictions, name) for name in named})
     buffer = io.BytesIO()
     arrays = {name: np.asarray(array) for name, array in predictions.arrays.items()}
-    np.savez_compressed(buffer, allow_pickle=False, facts=np.frombuffer(facts.encode(), dtype=np.uint8), **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, facts=np.frombuffer(metadata.encode(), dtype=np.uint8), **arrays)
     return buffer.getvalue()
 
 
 def _unpacked(packed: bytes, identity: str, path: Path) -> Predictions:
-    import zipfile
-    import zlib
-
     try:
         with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -412,9 +395,9 @@ def _unpacked(packed: bytes, identity: str, path: Path) -> Predictions:
         raise InputError(
             f"the predictions of {identity} in '{path}' is damaged ({problem}); evaluate again"
         ) from problem
-    facts = json.loads(arrays.pop("facts").tobytes().decode())
-    named = {name: tuple(facts.get(name, ())) for name in ("classes", "samples", "groups")}
-    return Predictions(kind=facts["kind"], arrays=arrays, **named)
+    metadata = json.loads(arrays.pop("facts").tobytes().decode())
+    named = {name: tuple(metadata.get(name, ())) for name in ("classes", "samples", "groups")}
+    return Predictions(kind=metadata["kind"], arrays=arrays, **named)
 
 
 # What a protocol does not use changes no result, so it is no part of what a result is known by.
@@ -427,25 +410,24 @@ _PARTS_OF: dict[Protocol, tuple[str, ...]] = {
     "regress": ("head", "fit"),
     "leave-one-band-out": ("measures", "knn", "linear", "head", "fit"),
 }
-# Where the data lie says nothing of what they are; their fingerprint and their parts do.
+# Where the data lie says nothing of what they are; their fingerprint and their splits do.
 _PLACES_OF_DATA = ("source", "root")
 _ID_BYTES = 16
 
 
-def result_rows(context: "Context", results: Sequence[Result]) -> list[ResultRow]:
+def result_rows(context: Context, results: Sequence[Result]) -> list[ResultRow]:
     """Score results and write down what they are of.
 
     Args:
         context: that they were found with.
         results: of the protocol, and of what it is compared with.
     """
-    recipe, data, reader = context.recipe, context.data, context.reader
-    settings = settings_of(recipe, context.protocol, reader=reader.settings())
+    recipe, data = context.recipe, context.data
+    settings = _settings_of(context)
     made = dt.datetime.now(dt.UTC).replace(microsecond=0)
-    notes = (*data.notes, *reader.notes)
     return [
         ResultRow(
-            id=result_id(context, result.features, settings),
+            id=_result_id(context, result.features, settings),
             made=made,
             recipe=recipe.name,
             protocol=context.protocol,
@@ -456,40 +438,37 @@ def result_rows(context: "Context", results: Sequence[Result]) -> list[ResultRow
             data=data.name,
             data_fingerprint=data.fingerprint,
             kind=data.kind,
-            num_samples={str(part): count for part, count in data.num_samples.items()},
+            num_samples={str(split): count for split, count in data.num_samples.items()},
             seed=recipe.seed,
             settings=settings,
             scores=scores_of(result.predictions, seed=recipe.seed, shown=context.shown),
             chosen=json_values(result.chosen),
-            curves={name: tuple(float(value) for value in values) for name, values in result.curves.items()},
-            notes=tuple(dict.fromkeys((*notes, *result.notes, *group_notes(result.predictions)))),
+            curves={name: tuple(map(float, values)) for name, values in result.curves.items()},
+            notes=tuple(
+                dict.fromkeys((*data.notes, *context.reader.notes, *result.notes, *notes_of_groups(result.predictions)))
+            ),
             predictions=result.predictions,
         )
         for result in results
     ]
 
 
-def settings_of(recipe: TransferRecipe, protocol: Protocol, *, reader: Mapping[str, Any]) -> dict[str, Any]:
-    """List the choices that a result depends on, as JSON values: not names, paths, nor what the protocol ignores.
-
-    Args:
-        recipe: with all choices.
-        protocol: what is done.
-        reader: settings of the reader, such as where the statistics came from.
-    """
-    plain = recipe.model_dump()
+def _settings_of(context: Context) -> dict[str, Any]:
+    """List the choices that a result depends on, as JSON values: not names, paths, nor what the protocol ignores."""
+    plain = context.recipe.model_dump()
     data = {name: value for name, value in plain["data"].items() if name not in _PLACES_OF_DATA}
-    # Files that list the parts are paths too; the parts that they gave are in the fingerprint.
+    # Files that list the splits are paths too; the splits that they gave are in the fingerprint.
     data["split"] = {name: value for name, value in data["split"].items() if name != "lists"}
     inputs = {name: value for name, value in plain["input"].items() if name != "batch_size"}
-    parts = {name: plain[name] for name in _PARTS_OF[protocol]}
+    parts = {name: plain[name] for name in _PARTS_OF[context.protocol]}
+    reader = dict(context.reader.settings())
     settings: dict[str, Any] = json_values(
-        {"data": data, "input": inputs, "fusion": recipe.fusion, **parts, "reader": dict(reader)}
+        {"data": data, "input": inputs, "fusion": context.recipe.fusion, **parts, "reader": reader}
     )
     return settings
 
 
-def result_id(context: "Context", features: str, settings: Mapping[str, Any]) -> str:
+def _result_id(context: Context, features: str, settings: Mapping[str, Any]) -> str:
     """Hash all that a result should follow from: checkpoint, data, features, protocol, choices and seed."""
     known = {
         "checkpoint": context.checkpoint_hash,
@@ -503,11 +482,115 @@ def result_id(context: "Context", features: str, settings: Mapping[str, Any]) ->
     return blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest()
 
 
-def group_notes(predictions: Predictions) -> tuple[str, ...]:
+def notes_of_groups(predictions: Predictions) -> tuple[str, ...]:
     """Say where test samples share ground, because then they are not independent and are resampled together."""
-    count, num_grounds = len(predictions.samples), len(set(predictions.groups))
+    count, num_groups = len(predictions.samples), len(set(predictions.groups))
     if not predictions.groups:
         return () if count > 1 else ("the test is one sample, which has no interval",)
-    if num_grounds == 1:
+    if num_groups == 1:
         return (f"all {count} predictions of the test are of one piece of ground, which has no interval",)
-    return (f"intervals resample {num_grounds} independent images, places or blocks; {count} predictions are of them",)
+    return (f"intervals resample {num_groups} independent images, places or blocks; {count} predictions are of them",)
+
+
+_LONGEST_VALUE = 40
+
+
+def filtered(
+    rows: Sequence[ResultRow], *, data: str | None = None, protocol: str | None = None, features: str | None = None
+) -> list[ResultRow]:
+    """Keep the results that are asked for; None: all.
+
+    Args:
+        rows: to choose from.
+        data: part of the name of the data, or the beginning of their fingerprint.
+        protocol: what was done.
+        features: part of the name of the features.
+
+    Raises:
+        InputError: there is none; the message says what there is.
+    """
+    kept = list(rows)
+    if data is not None:
+        found = [
+            row
+            for row in kept
+            if data.casefold() in row.data.casefold() or row.data_fingerprint.startswith(data.casefold())
+        ]
+        kept = _some(found, "data", data, [row.data for row in kept])
+    if protocol is not None:
+        found = [row for row in kept if row.protocol == protocol]
+        kept = _some(found, "protocol", protocol, [row.protocol for row in kept])
+    if features is not None:
+        found = [row for row in kept if features.casefold() in row.features.casefold()]
+        kept = _some(found, "features", features, [row.features for row in kept])
+    return kept
+
+
+def _some(found: list[ResultRow], what: str, requested: str, known: Sequence[str]) -> list[ResultRow]:
+    if not found:
+        names = list(dict.fromkeys(known))
+        shown = ", ".join(f"'{name}'" for name in names[:8]) + " …" * (len(names) > 8)
+        hint = nearest_name(requested, names)
+        raise InputError(f"no result has {what} '{requested}' (there are {shown or 'none'}){hint}")
+    return found
+
+
+def grouped(rows: Sequence[ResultRow], metric: MetricName | None = None) -> list[list[ResultRow]]:
+    """Put results of one test together, in the order in which tests first came; the best result of each first.
+
+    Args:
+        rows: to group.
+        metric: what they are sorted by; None: the main one of their kind. Tests without it are left out.
+    """
+    groups: dict[tuple[str, str, str], list[ResultRow]] = {}
+    for row in rows:
+        if metric is None or metric in METRICS_OF[row.kind]:
+            groups.setdefault((row.data, row.data_fingerprint, row.kind), []).append(row)
+    return [sorted(some, key=lambda row: _rank(row, metric or METRICS_OF[row.kind][0])) for some in groups.values()]
+
+
+def _rank(row: ResultRow, metric: MetricName) -> float:
+    value = next((score.value for score in row.scores if score.metric == metric), math.nan)
+    return math.inf if not math.isfinite(value) else -value if METRICS[metric].higher_is_better else value
+
+
+def table_of(
+    rows: Sequence[ResultRow], metric: MetricName | None = None
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Lay the results of one test out as texts: a header, and equally many cells in each row.
+
+    The last column says which choices are not the same in all results of a protocol: `fusion joint, seed 1`.
+
+    Args:
+        rows: of one group.
+        metric: only this one; None: all.
+    """
+    names = [metric] if metric else list(METRICS_OF[rows[0].kind])
+    header = ("id", "recipe", "protocol", "features", *map(metric_title, names), "checkpoint", "differs in")
+    differing, texts = _set_apart(rows), []
+    for row in rows:
+        scores = {score.metric: score_text(score) for score in row.scores}
+        shown = (scores.get(name, "–") for name in names)
+        texts.append(
+            (short_id(row.id), row.recipe, row.protocol, row.features, *shown, row.checkpoint, differing[row.id])
+        )
+    if not any(differing.values()):
+        return header[:-1], tuple(row[:-1] for row in texts)
+    return header, tuple(texts)
+
+
+def _set_apart(rows: Sequence[ResultRow]) -> dict[str, str]:
+    flat: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        flat[row.id] = {**flat_settings(row.settings), "seed": row.seed, "checkpoint": row.checkpoint_hash[:8]}
+    texts = {}
+    for row in rows:
+        others = [flat[other.id] for other in rows if other.protocol == row.protocol]
+        varied = [name for name in flat[row.id] if any(other.get(name) != flat[row.id][name] for other in others)]
+        texts[row.id] = ", ".join(f"{name.rpartition('.')[2]} {_short(flat[row.id][name])}" for name in varied)
+    return texts
+
+
+def _short(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"

@@ -1,22 +1,40 @@
 """An evaluation from its recipe to what was found: the one way in for every protocol."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.encode.input_spec import checkpoint_sensors
-from anyband.errors import InputError, OutputError, RecipeError
-from anyband.evaluate.context import Context
-from anyband.evaluate.predictions import Result
+from anyband.errors import AssignmentError, CheckpointError, InputError, OutputError, RecipeError
+from anyband.evaluate.context import BAND_MEANS, BandMeans, Context, Result, have_equal_bands, probe_features
+from anyband.evaluate.features import FeatureCache
+from anyband.evaluate.fitting import checkpoint_of
+from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import PROTOCOLS, Protocol, TransferRecipe
 from anyband.files import check_writable
 from anyband.labelled.open import open_task_data
-from anyband.labelled.samples import TaskData, TaskKind
-from anyband.models.checkpoint import checkpoint_hash
+from anyband.labelled.samples import Sample, SampleImage, TaskData, TaskKind
+from anyband.models.checkpoint import checkpoint_hash, withhold_range
 from anyband.models.weight_files import locate
+from anyband.progress import progress
+from anyband.sensors.assignment import Unseen, assign
+from anyband.sensors.sensor import Sensor
 
-__all__ = ["RunOptions", "check_data", "check_kind", "evaluate", "make_context", "run_protocol"]
+__all__ = [
+    "check_data",
+    "check_recipe",
+    "evaluate",
+    "leave_one_band_out",
+    "make_context",
+    "open_data",
+    "open_encoder",
+    "run_protocol",
+    "without_band",
+]
 
 _KINDS: dict[Protocol, tuple[TaskKind, ...]] = {
     "knn": ("class", "labels"),
@@ -36,29 +54,24 @@ _FOR_KIND = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where an evaluation runs, and what it may use."""
-
-    device: str = "cpu"
-    """Where networks and heads run."""
-    cache: Path | None = None
-    """Folder where features are kept for the next probe; None: nowhere."""
-    download: bool = False
-    """Whether a named data set may be fetched."""
-    shown: bool = False
-    """Show progress bars."""
-
-
 def evaluate(
-    recipe: TransferRecipe, protocol: Protocol, options: RunOptions | None = None
+    recipe: TransferRecipe,
+    protocol: Protocol,
+    *,
+    device: str = "cpu",
+    cache: Path | None = None,
+    download: bool = False,
+    shown: bool = False,
 ) -> tuple[Context, list[Result]]:
     """Do an evaluation.
 
     Args:
         recipe: with the checkpoint.
         protocol: what is done.
-        options: where.
+        device: where networks and heads run.
+        cache: folder where features are kept for the next probe; None: nowhere.
+        download: whether a named data set may be fetched.
+        shown: show progress bars.
 
     Returns:
         What it was done with, and what was found: the encoder's result first, then what it is compared with.
@@ -66,29 +79,33 @@ def evaluate(
     Raises:
         RecipeError: the protocol is for another kind of data, or there is no checkpoint.
         ManifestError: the data are not there, or a table of them is wrong.
-        InputError: parts, classes or samples that can't be used.
+        InputError: splits, classes or samples that can't be used.
         CheckpointError: no such checkpoint.
     """
-    context = make_context(recipe, protocol, options)
+    context = make_context(recipe, protocol, device=device, cache=cache, download=download, shown=shown)
     return context, run_protocol(context)
 
 
-def make_context(recipe: TransferRecipe, protocol: Protocol, options: RunOptions | None = None) -> Context:
+def make_context(
+    recipe: TransferRecipe,
+    protocol: Protocol,
+    *,
+    device: str = "cpu",
+    cache: Path | None = None,
+    download: bool = False,
+    shown: bool = False,
+) -> Context:
     """Open data and checkpoint, and see that they go with the protocol; nothing is fitted yet. See `evaluate`."""
-    from anyband.evaluate.features import FeatureCache
-    from anyband.evaluate.inputs import TaskReader
-
-    options = options or RunOptions()
-    if recipe.checkpoint is None:
-        raise RecipeError("an evaluation needs a checkpoint: name it in the recipe or with --checkpoint")
-    _check_cache(options.cache)
-    if recipe.protocol not in (None, protocol):
-        raise RecipeError(f"recipe '{recipe.name}' is for '{recipe.protocol}', and '{protocol}' was asked for")
-    check_kind(recipe.data.kind, protocol)
-    encoder = _encoder(recipe, options)
-    known = checkpoint_sensors(encoder.checkpoint)
-    data = open_task_data(recipe.data, seed=recipe.seed, download=options.download, sensors=known)
-    check_data(data, recipe, protocol)
+    if cache is not None:
+        try:
+            check_writable(cache)
+        except OutputError as problem:
+            raise OutputError(
+                f"{problem}; features are kept there: name a folder by --cache, or use --no-cache"
+            ) from problem
+    check_recipe(recipe, protocol)
+    encoder = open_encoder(recipe, device)
+    data = open_data(recipe, protocol, encoder, download=download)
     encoders = {"encoder": encoder}
     if recipe.compare.untrained and protocol != "leave-one-band-out":
         encoders["untrained encoder"] = encoder.untrained(seed=recipe.seed)
@@ -98,96 +115,95 @@ def make_context(recipe: TransferRecipe, protocol: Protocol, options: RunOptions
         data=data,
         encoders=encoders,
         reader=TaskReader(encoder, data, recipe),
-        cache=None if options.cache is None else FeatureCache(options.cache),
-        checkpoint_hash=checkpoint_hash(locate(recipe.checkpoint)),
-        device=options.device,
-        shown=options.shown,
+        cache=None if cache is None else FeatureCache(cache),
+        checkpoint_hash=checkpoint_hash(locate(recipe.checkpoint or "")),
+        device=device,
+        shown=shown,
     )
 
 
-def run_protocol(context: Context) -> list[Result]:
-    """Do what the protocol says, for each encoder; then the baseline, where it is asked for."""
-    if not context.recipe.compare.baseline or context.protocol == "leave-one-band-out":
-        return _protocol(context)(context)
-    from anyband.evaluate.baselines import baselines, keep_with_encoders, missing_baselines
+def check_recipe(recipe: TransferRecipe, protocol: Protocol) -> None:
+    """See that a recipe is for the protocol.
 
-    keep_with_encoders(context)
-    first, *others = _protocol(context)(context)
-    first = replace(first, notes=(*first.notes, *missing_baselines(context)))
-    return [first, *others, *baselines(context, pictured=first.maps)]
-
-
-def _check_cache(folder: Path | None) -> None:
-    """See before any work that features can be kept."""
-    if folder is None:
-        return
-    try:
-        check_writable(folder)
-    except OutputError as problem:
-        raise OutputError(
-            f"{problem}; features are kept there: name a folder by --cache, or use --no-cache"
-        ) from problem
+    Raises:
+        RecipeError: it is for another, or for another kind of data.
+    """
+    if recipe.protocol not in (None, protocol):
+        raise RecipeError(f"recipe '{recipe.name}' is for '{recipe.protocol}', and '{protocol}' was asked for")
+    _check_kind(recipe.data.kind, protocol)
 
 
-def _encoder(recipe: TransferRecipe, options: RunOptions) -> SensorEncoder:
-    assert recipe.checkpoint is not None
+def open_encoder(recipe: TransferRecipe, device: str) -> SensorEncoder:
+    """Load the encoder that a recipe names.
+
+    Raises:
+        RecipeError: it names none.
+        CheckpointError: there is no such checkpoint.
+    """
+    if recipe.checkpoint is None:
+        raise RecipeError("an evaluation needs a checkpoint: name it in the recipe or with --checkpoint")
     rules = recipe.input
     return load_encoder(
         recipe.checkpoint,
-        device=options.device,
+        device=device,
         unseen=rules.unseen,
         min_support=rules.min_support,
         out_of_span=rules.out_of_span,
     )
 
 
+def open_data(
+    recipe: TransferRecipe, protocol: Protocol, encoder: SensorEncoder | None, *, download: bool = False
+) -> TaskData:
+    """Open labelled data, which may be of sensors that the checkpoint brings, and check them; see `check_data`."""
+    known = {} if encoder is None else checkpoint_sensors(encoder.checkpoint)
+    data = open_task_data(recipe.data, seed=recipe.seed, download=download, sensors=known)
+    check_data(data, recipe, protocol)
+    return data
+
+
+def run_protocol(context: Context) -> list[Result]:
+    """Do what the protocol says, for each encoder; then the baseline, where it is asked for."""
+    results = _protocol(context)(context)
+    if not context.recipe.compare.baseline or context.protocol == "leave-one-band-out":
+        return results
+    from anyband.evaluate.baselines import map_baselines, missing_baselines
+
+    first, *others = results
+    first = replace(first, notes=(*first.notes, *missing_baselines(context)))
+    if context.data.is_dense:
+        others += map_baselines(context, pictured=first.maps)
+    elif context.protocol not in ("knn", "linear") and have_equal_bands(context.data):
+        from anyband.evaluate.linear import probe_of, title_of
+
+        name = f"{BAND_MEANS} + {title_of(context)}"
+        others += probe_features(context, {name: BandMeans()}, lambda features: probe_of(context, features))
+    return [first, *others]
+
+
 def _protocol(context: Context) -> Callable[[Context], list[Result]]:
     # Late: each brings its libraries.
     match context.protocol:
+        case "leave-one-band-out":
+            return leave_one_band_out
         case "knn":
-            from anyband.evaluate.probes import knn
+            from anyband.evaluate.knn import knn
 
             return knn
         case "linear":
-            from anyband.evaluate.probes import linear
+            from anyband.evaluate.linear import linear
 
             return linear
-        case "finetune":
+        case "finetune" | "regress" if not context.data.is_dense:
             from anyband.evaluate.finetune import finetune
 
             return finetune
-        case "segment":
-            from anyband.evaluate.maps import segment
+    from anyband.evaluate.maps import change, regress_maps, segment
 
-            return segment
-        case "change":
-            from anyband.evaluate.maps import change
-
-            return change
-        case "regress":
-            return _regress
-        case "leave-one-band-out":
-            from anyband.evaluate.leave_one_band_out import leave_one_band_out
-
-            return leave_one_band_out
+    return {"segment": segment, "change": change}.get(context.protocol, regress_maps)
 
 
-def _regress(context: Context) -> list[Result]:
-    if context.data.is_dense:
-        from anyband.evaluate.maps import regress_maps
-
-        return regress_maps(context)
-    from anyband.evaluate.finetune import finetune
-
-    return finetune(context)
-
-
-def check_kind(kind: TaskKind, protocol: Protocol) -> None:
-    """See that a protocol is for what is predicted.
-
-    Raises:
-        RecipeError: it is for other kinds; they are named.
-    """
+def _check_kind(kind: TaskKind, protocol: Protocol) -> None:
     if kind not in _KINDS[protocol]:
         raise RecipeError(
             f"'{protocol}' ({PROTOCOLS[protocol]}) is for data of kind {' or '.join(_KINDS[protocol])}, and these are "
@@ -202,7 +218,7 @@ def check_data(data: TaskData, recipe: TransferRecipe, protocol: Protocol) -> No
         RecipeError: the protocol, or what leave-one-band-out measures, is for other kinds of data, or takes no scales.
         InputError: too few images, too many, or of differing sensors.
     """
-    check_kind(data.kind, protocol)
+    _check_kind(data.kind, protocol)
     _check_measure(data.kind, recipe, protocol)
     counts = sorted({len(slots) for slots in data.sensors})
     if protocol == "change":
@@ -243,3 +259,124 @@ def _check_measure(kind: TaskKind, recipe: TransferRecipe, protocol: Protocol) -
             f"input.scales are for knn and linear, and '{measure}' takes images as they are; found {found}: set "
             "input.scales=[1.0]"
         )
+
+
+_WAYS: dict[Unseen, str] = {"interpolate": "interpolated", "nearest": "by nearest"}
+
+
+def leave_one_band_out(context: Context) -> list[Result]:
+    """Score the encoder with every band, and without each band that it was trained on, in three ways.
+
+    `B04 left out`: the images lack the band. `B04 interpolated`, `B04 by nearest`: the images have it, but the network
+    is taken as if its range had never been trained, so the band is read through the ranges beside it. The first tells
+    what the band is worth, the others what reading an unseen band through others loses of it.
+
+    Args:
+        context: with the encoder of the recipe's checkpoint; `recipe.measures` says what is scored.
+
+    Raises:
+        InputError: the network knows no band of these data exactly.
+    """
+    trained = _trained_bands(context)
+    if not trained:
+        raise InputError(
+            f"'{context.data.name}' has no band that the checkpoint was trained on; leave-one-band-out asks what the "
+            "absence of a trained band costs"
+        )
+    whole = replace(context, encoders={"encoder": context.encoders["encoder"]})
+    first, *others = [_measured(whole, name="encoder")]
+    notes = [_only_band(sensor.name, band) for sensor, band in trained if len(sensor.bands) == 1]
+    # One bar over the others: bars of each would not tell how much is left.
+    variants = list(_variants(replace(whole, shown=False), trained))
+    with progress("leave one band out", len(variants), shown=context.shown) as advance:
+        for name, make in variants:
+            try:
+                others.append(_measured(make(), name=name))
+            except (AssignmentError, CheckpointError) as problem:
+                notes.append(f"{name}: {problem}")
+            advance(1)
+    return [replace(first, notes=(*first.notes, *notes)), *others]
+
+
+def _measured(context: Context, *, name: str) -> Result:
+    measure = _protocol(replace(context, protocol=context.recipe.measures))
+    return replace(measure(context)[0], features=name)
+
+
+def _trained_bands(context: Context) -> dict[tuple[Sensor, str], str]:
+    """Find the bands that the network knows exactly, and the trained range of each."""
+    encoder, found = context.encoders["encoder"], {}
+    for sensor in dict.fromkeys(sensor for slots in context.data.sensors for sensor in slots):
+        read = assign(sensor, encoder.checkpoint.ranges, encoder.rules)
+        rows = {requested: row for row, requested in enumerate(read.kept_index)}
+        for index, origin in enumerate(read.origin):
+            if origin == "exact":
+                column = int(np.argmax(read.mixing[rows[index]]))
+                found[(sensor, read.asked[index])] = read.range_names[column]
+    return found
+
+
+def _variants(context: Context, trained: dict[tuple[Sensor, str], str]) -> Iterator[tuple[str, Callable[[], Context]]]:
+    several = len({sensor.name for sensor, _ in trained}) > 1
+    for (sensor, band), range_name in trained.items():
+        title = f"{sensor.name} {band}" if several else band
+        if len(sensor.bands) > 1:
+            yield f"{title} left out", partial(_left_out, context, sensor.name, band)
+        for way, said in _WAYS.items():
+            yield f"{title} {said}", partial(_as_never_trained, context, range_name, way)
+
+
+def _left_out(context: Context, sensor: str, band: str) -> Context:
+    data = without_band(context.data, sensor, band)
+    return replace(context, data=data, reader=TaskReader(context.encoders["encoder"], data, context.recipe))
+
+
+def _as_never_trained(context: Context, range_name: str, way: Unseen) -> Context:
+    known = context.encoders["encoder"]
+    checkpoint = withhold_range(checkpoint_of(known), range_name)
+    encoder = SensorEncoder(checkpoint, rules=replace(known.rules, unseen=way)).to(context.device).eval()
+    return replace(
+        context,
+        encoders={"encoder": encoder},
+        reader=TaskReader(encoder, context.data, context.recipe),
+        checkpoint_hash=f"{context.checkpoint_hash} without {range_name} {way}",
+    )
+
+
+def without_band(data: TaskData, sensor: str, band: str) -> TaskData:
+    """Leave a band out of all images of a sensor; everything else stays.
+
+    Args:
+        data: labelled samples.
+        sensor: name of the sensor.
+        band: name of its band.
+
+    Raises:
+        InputError: the sensor has no other band.
+    """
+
+    def reduced(position: int) -> Sample:
+        sample = data.read(position)
+        return replace(sample, images=tuple(_image_without(image, sensor, band) for image in sample.images))
+
+    left = tuple(tuple(_without(one, sensor, band) for one in slots) for slots in data.sensors)
+    return replace(data, sensors=left, read=reduced, fingerprint=f"{data.fingerprint} without {sensor}/{band}")
+
+
+def _without(sensor: Sensor, name: str, band: str) -> Sensor:
+    if sensor.name != name or band not in sensor.band_names:
+        return sensor
+    kept = [one for one in sensor.band_names if one != band]
+    if not kept:
+        raise InputError(_only_band(name, band))
+    return sensor.select(kept)
+
+
+def _only_band(sensor: str, band: str) -> str:
+    return f"'{sensor}' has no other band than '{band}'; without it there is no image"
+
+
+def _image_without(image: SampleImage, name: str, band: str) -> SampleImage:
+    sensor = _without(image.sensor, name, band)
+    kept = [image.sensor.band_index(one) for one in sensor.band_names]
+    return replace(image, dn=image.dn[kept], valid=image.valid[kept], sensor=sensor)

@@ -14,11 +14,11 @@ from anyband.data.image_sets import SetDraw
 from anyband.data.resample import AugmentOptions
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import checkpoint_sensors
+from anyband.evaluate.context import check_splits
 from anyband.evaluate.features import FusedEncoder, extract_features
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
-from anyband.evaluate.metrics import LabelledFeatures, score_predictions
-from anyband.evaluate.probes import check_splits
+from anyband.evaluate.metrics import LabelledFeatures, metric_value
 from anyband.evaluate.recipe import Fusion, TransferRecipe
 from anyband.files import whole_file
 from anyband.labelled.images import open_image_level
@@ -84,7 +84,7 @@ class KnnWatch:
             for part in (slice(0, num_train), slice(num_train, None))
         )
         votes = knn_scores(train, val, k=min(NUM_NEIGHBOURS, num_train), device=device)
-        return score_predictions(val.labels, votes, seed=self._seed, num_resamples=1)[0].value
+        return metric_value("map_micro" if val.multi_label else "accuracy", val.labels, votes)
 
     def _parts(self, checkpoint: Checkpoint, rules: AssignmentRules) -> tuple[TaskData, TaskReader, FusedEncoder]:
         data = self._data(checkpoint)
@@ -108,7 +108,7 @@ class KnnWatch:
                 options={"contents": "sizes"},
             )
             data = open_image_level(spec, seed=self._seed, sensors=known)
-            check_splits(data, protocol="a kNN score", parts=("train", "val"))
+            check_splits(data, protocol="a kNN score", splits=("train", "val"))
             self._opened = data
         return self._opened
 

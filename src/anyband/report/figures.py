@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,6 @@ __all__ = [
     "PREDICTED_NOTE",
     "RECONSTRUCTION_NOTE",
     "Curve",
-    "CurvePanel",
     "PanelImages",
     "confusion_png",
     "count_text",
@@ -30,9 +29,8 @@ __all__ = [
     "drawable",
     "figure_png",
     "hide_patches",
-    "metrics_panels",
+    "metrics_png",
     "new_figure",
-    "read_columns",
     "reconstruction_panel",
     "scatter_png",
     "shortened",
@@ -112,54 +110,32 @@ def count_text(count: int) -> str:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # chosen: shows the trend of a noisy loss and still bends with it; the raw values stay visible behind.
 _SMOOTHING_SHARE = 0.03
+# chosen: so few values are seen one by one.
+_FEW_VALUES = 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One line: values over steps."""
-
-    label: str
-    """Name in the legend."""
-    steps: Sequence[int | float]
-    """Where the values were taken, ascending."""
-    values: Sequence[int | float]
-    """The values; NaN where there is none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurvePanel:
-    """Curves that share one pair of axes."""
-
-    title: str
-    """What is shown, with its unit."""
-    curves: tuple[Curve, ...]
-    """The lines."""
-    smooth: bool = False
-    """Draw the running mean strongly and the raw values faintly."""
-    log_scale: bool = False
-    """Logarithmic values."""
-
-
-def read_columns(path: Path, *, columns: Sequence[str] = ()) -> dict[str, Float[Array, "row"]]:
-    """Read the number columns of a CSV table; an empty field, or one that is no number, becomes NaN.
+def metrics_png(path: Path, *, titles: Mapping[str, str]) -> bytes:
+    """Draw the metrics of a run over its steps, a panel for each column that has values; losses as running means.
 
     Args:
-        path: of the table, with a header line.
-        columns: those that must be there.
+        path: CSV table with a column `step`.
+        titles: column → title, in the order of drawing; columns that are absent or empty are left out.
 
     Raises:
-        InputError: a column is missing, or the file can't be read.
+        InputError: there are no steps, or the file can't be read.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-            names = list(rows[0]) if rows else []
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"cannot read '{path}': {problem}") from problem
-    for column in columns:
-        if column not in names:
-            raise InputError(f"'{path}' has no column '{column}' ({', '.join(names)}){nearest_name(column, names)}")
-    return {name: np.array([_number(row[name]) for row in rows]) for name in names}
+    names = list(rows[0]) if rows else []
+    if "step" not in names:
+        raise InputError(f"'{path}' has no column 'step' ({', '.join(names)}){nearest_name('step', names)}")
+    columns = {name: [_number(row[name]) for row in rows] for name in names}
+    shown = [name for name in titles if any(map(math.isfinite, columns.get(name, [])))]
+    panels = {titles[name]: {titles[name]: (columns["step"], columns[name])} for name in shown}
+    return curves_png(panels, smooth=[titles[name] for name in shown if name.startswith("loss")])
 
 
 def _number(text: str | None) -> float:
@@ -179,63 +155,52 @@ def smoothed(values: Float[Array, "row"], *, width: int) -> Float[Array, "row"]:
     return np.where(counts > 0.5, sums / np.maximum(counts, 1.0), math.nan)
 
 
-def curves_png(panels: Sequence[CurvePanel], *, xlabel: str = "step") -> bytes:
+Curve = tuple[Sequence[int | float], Sequence[int | float]]
+"""Steps, ascending, and a value at each; NaN where there is none."""
+
+
+def curves_png(
+    panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "step", smooth: Collection[str] = ()
+) -> bytes:
     """Draw panels of curves beside each other.
 
     Args:
-        panels: at least one.
+        panels: by title, at least one; the curves of each by their name in the legend.
         xlabel: what the steps count.
+        smooth: panels that show the running mean strongly and the raw values faintly.
     """
     if not panels:
         raise InputError("curves need at least one panel, found none")
     figure = new_figure(width_in=4.0 * len(panels), height_in=2.9)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw_panel(axes, panel)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
+        _draw_panel(axes, title, curves, smooth=title in smooth)
         axes.set_xlabel(xlabel, fontsize=9)
     return figure_png(figure)
 
 
-def _draw_panel(axes: Axes, panel: CurvePanel) -> None:
-    for colour, curve in zip(_cycled(len(panel.curves)), panel.curves, strict=True):
-        steps, values = np.asarray(curve.steps, float), np.asarray(curve.values, float)
+def _draw_panel(axes: Axes, title: str, curves: Mapping[str, Curve], *, smooth: bool) -> None:
+    for index, (label, curve) in enumerate(curves.items()):
+        colour = _COLOURS[index % len(_COLOURS)]
+        steps, values = (np.asarray(one, float) for one in curve)
         known = np.isfinite(values)
         steps, values = steps[known], values[known]
-        if panel.smooth and len(values) > 20:
+        if smooth and len(values) > _FEW_VALUES:
             axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.25)
             values = smoothed(values, width=max(1, round(_SMOOTHING_SHARE * len(values))))
-        marker = "o" if len(values) <= 20 else ""
-        axes.plot(steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=curve.label)
-    axes.set_title(panel.title, fontsize=10, loc="left")
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.tick_params(labelsize=8.5, length=3)
-    axes.spines[["top", "right"]].set_visible(False)
-    if panel.log_scale:
-        axes.set_yscale("log")
-    if len(panel.curves) > 1:
+        marker = "o" if len(values) <= _FEW_VALUES else ""
+        axes.plot(steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=label)
+    axes.set_title(title, fontsize=10, loc="left")
+    _plain_axes(axes)
+    if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8.5)
 
 
-def _cycled(count: int) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
-
-
-def metrics_panels(columns: Mapping[str, Float[Array, "row"]], *, titles: Mapping[str, str]) -> tuple[CurvePanel, ...]:
-    """Make a panel for each named column that has values, against the column `step`.
-
-    Args:
-        columns: of a run's metrics; see `read_columns`.
-        titles: column → title, in the order of drawing; columns that are absent or empty are left out.
-    """
-    steps = columns["step"].tolist()
-    return tuple(
-        CurvePanel(
-            title=title,
-            curves=(Curve(label=title, steps=steps, values=columns[name].tolist()),),
-            smooth=name.startswith("loss"),
-        )
-        for name, title in titles.items()
-        if name in columns and bool(np.isfinite(columns[name]).any())
-    )
+def _plain_axes(axes: Axes) -> None:
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8.5, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 RECONSTRUCTION_NOTE = (
@@ -360,7 +325,6 @@ def _outline(axes: Axes, outlined: Array, size: tuple[int, ...]) -> None:
         axes.add_patch(edge)
 
 
-_COLOUR = "#0072B2"
 # chosen: more points hide each other, so their density is drawn instead.
 _MOST_POINTS = 2000
 
@@ -386,18 +350,15 @@ def scatter_png(truth: Float[Array, "sample"], predicted: Float[Array, "sample"]
         drawn = axes.hexbin(truth, predicted, gridsize=50, bins="log", cmap="viridis", mincnt=1, extent=(*ends, *ends))
         figure.colorbar(drawn, ax=axes, label="samples", shrink=0.8)
     else:
-        axes.scatter(truth, predicted, s=14, alpha=0.6, color=_COLOUR, linewidths=0)
+        axes.scatter(truth, predicted, s=14, alpha=0.6, color=_COLOURS[0], linewidths=0)
     axes.set(xlim=ends, ylim=ends, aspect="equal")
     axes.set_xlabel(f"true {label}".strip(), fontsize=9)
     axes.set_ylabel(f"predicted {label}".strip(), fontsize=9)
-    axes.grid(color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8.5, length=3)
-    axes.spines[["top", "right"]].set_visible(False)
+    _plain_axes(axes)
     return figure_png(figure)
 
 
-_COLOURS_CONFUSION = "Blues"
+_CONFUSION_COLOURS = "Blues"
 # chosen: on darker cells black text has a contrast under 4.5.
 _DARK_SHARE = 0.5
 # chosen: a share under it would be written as 0.
@@ -425,16 +386,17 @@ def confusion_png(
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]
     cell_in, font = _cell_size(len(names))
+    label_font = max(font, 8.5)
     shown = [shortened(name, _LONGEST_NAME) for name in names]
     # A letter is about 0.6 of its height, of which 72 make an inch.
-    label_in = max(len(name) for name in shown) * 0.6 * _label_font(font) / 72 + 0.5
+    label_in = max(len(name) for name in shown) * 0.6 * label_font / 72 + 0.5
     side_in = cell_in * len(names)
     figure = new_figure(width_in=side_in + label_in + 0.6, height_in=side_in + 0.75 * label_in + 0.4)
     axes = figure.subplots()
-    axes.imshow(shares, cmap=_COLOURS_CONFUSION, vmin=0.0, vmax=1.0)
+    axes.imshow(shares, cmap=_CONFUSION_COLOURS, vmin=0.0, vmax=1.0)
     _write_cells(axes, counts, shares, font=font, cells=cells)
     labels = [f"{name}  {count_text(int(total))}" for name, total in zip(shown, totals, strict=True)]
-    _label(axes, labels, shown, font=_label_font(font))
+    _label(axes, labels, shown, font=label_font)
     return figure_png(figure)
 
 
@@ -445,10 +407,6 @@ def _cell_size(num_classes: int) -> tuple[float, float]:
     """
     edges = ((6, 0.75, 9.5), (10, 0.6, 9.0), (20, 0.43, 8.0))
     return next(((edge, font) for most, edge, font in edges if num_classes <= most), (0.34, 7.5))
-
-
-def _label_font(font: float) -> float:
-    return max(font, 8.5)
 
 
 def _write_cells(

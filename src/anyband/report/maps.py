@@ -1,6 +1,6 @@
 """Pictures of maps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,10 @@ from anyband.errors import InputError
 from anyband.report.figures import MISSING_GREY, figure_png, new_figure, shortened, show_picture
 
 __all__ = [
-    "ClassColours",
+    "Colours",
     "MapRow",
     "PcaColours",
-    "SheetPicture",
     "class_colours",
-    "class_map_png",
     "class_maps_png",
     "fit_pca_colours",
     "number_maps_png",
@@ -135,21 +133,11 @@ def pictures_png(
     return figure_png(figure)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassColours:
-    """Names and colours of classes; a class's number is its position."""
-
-    names: tuple[str, ...]
-    """Names for people."""
-    colours: tuple[tuple[float, float, float], ...]
-    """Red, green, blue in [0, 1]."""
-
-    def __post_init__(self) -> None:
-        if len(self.names) != len(self.colours):
-            raise InputError(f"every class needs a colour: {len(self.names)} names, {len(self.colours)} colours")
+Colours = Mapping[str, tuple[float, float, float]]
+"""Red, green, blue in [0, 1] by name of the class; a class's number is its position."""
 
 
-def class_colours(names: Sequence[str]) -> ClassColours:
+def class_colours(names: Sequence[str]) -> Colours:
     """Give each class a colour of its own.
 
     The first seven can be told apart with colour blindness; then come lighter ones of them, then plain hues.
@@ -161,41 +149,7 @@ def class_colours(names: Sequence[str]) -> ClassColours:
     num_more = max(0, len(names) - len(strong) - len(light))
     more = [tuple(hsv_to_rgb((index / max(num_more, 1), 0.9, 0.6)).tolist()) for index in range(num_more)]
     colours = [(float(r), float(g), float(b)) for r, g, b in (*strong, *light, *more)]
-    return ClassColours(names=tuple(names), colours=tuple(colours[: len(names)]))
-
-
-def class_map_png(classes: Int[Array, "row col"], colours: ClassColours, *, title: str = "") -> bytes:
-    """Draw a map of classes; its legend names the classes that occur, most frequent first, with their share.
-
-    Args:
-        classes: number of the class at each place; a negative number: no class.
-        colours: of the classes.
-        title: stands above the map.
-
-    Raises:
-        InputError: a number without a name.
-    """
-    from matplotlib.patches import Patch
-
-    if classes.size and int(classes.max()) >= len(colours.names):
-        raise InputError(f"class {int(classes.max())} has no name; there are {len(colours.names)} (0 …)")
-    palette = np.vstack([np.asarray(colours.colours).reshape(-1, 3), np.full((1, 3), MISSING_GREY)])
-    picture = palette[np.where(classes < 0, len(colours.names), classes)].transpose(2, 0, 1)
-    map_in = 5.0
-    figure = new_figure(width_in=map_in + 2.2, height_in=map_in * classes.shape[0] / classes.shape[1] + 0.4)
-    axes = figure.subplots()
-    show_picture(axes, picture)
-    axes.set_title(title, fontsize=10)
-    counts = np.bincount(classes[classes >= 0].ravel(), minlength=len(colours.names))
-    present = [index for index in np.argsort(-counts, kind="stable") if counts[index]]
-    handles = [
-        Patch(color=colours.colours[index], label=f"{colours.names[index]} ({counts[index] / classes.size:.0%})")
-        for index in present
-    ]
-    if (classes < 0).any():
-        handles.append(Patch(color=(MISSING_GREY,) * 3, label=f"no class ({(classes < 0).mean():.0%})"))
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8.5)
-    return figure_png(figure)
+    return dict(zip(names, colours, strict=False))
 
 
 # chosen: few maps are large, and many fit a page with readable titles.
@@ -232,7 +186,7 @@ class MapRow:
     """Names of the features."""
 
 
-def class_maps_png(rows: Sequence[MapRow], colours: ClassColours) -> bytes:
+def class_maps_png(rows: Sequence[MapRow], colours: Colours) -> bytes:
     """Draw a row for each sample: images, labels, predictions; the legend names the classes that occur.
 
     Args:
@@ -289,10 +243,10 @@ def _draw_row(grid: Sequence[Axes], row: MapRow, maps: Sequence[Float[Array, "co
     grid[0].set_ylabel(shortened(row.title, letters), fontsize=_FONT)
 
 
-def _coloured(classes: Num[Array, "row col"], colours: ClassColours) -> Float[Array, "3 row col"]:
-    table = np.array([*colours.colours, (np.nan,) * 3])
+def _coloured(classes: Num[Array, "row col"], colours: Colours) -> Float[Array, "3 row col"]:
+    table = np.array([*colours.values(), (np.nan,) * 3])
     # The last row is for pixels without a class.
-    return table[np.where(classes < 0, len(colours.colours), classes).astype(np.int64)].transpose(2, 0, 1)
+    return table[np.where(classes < 0, len(colours), classes).astype(np.int64)].transpose(2, 0, 1)
 
 
 def _scaled(numbers: Num[Array, "row col"], scale: ScalarMappable) -> Float[Array, "3 row col"]:
@@ -301,14 +255,15 @@ def _scaled(numbers: Num[Array, "row col"], scale: ScalarMappable) -> Float[Arra
     return np.where(known[..., None], colours, np.nan).transpose(2, 0, 1)
 
 
-def _class_legend(figure: Figure, rows: Sequence[MapRow], colours: ClassColours) -> None:
+def _class_legend(figure: Figure, rows: Sequence[MapRow], colours: Colours) -> None:
     from matplotlib.patches import Patch
 
     values: Int[Array, "value"] = np.unique(
         np.concatenate([np.asarray(one).ravel() for row in rows for one in (row.truth, *row.predicted)])
     ).astype(np.int64)
+    named = list(colours.items())
     handles = [
-        Patch(color=colours.colours[index], label=shortened(colours.names[index], _LONGEST_NAME))
+        Patch(color=named[index][1], label=shortened(named[index][0], _LONGEST_NAME))
         for index in values.tolist()
         if index >= 0
     ]
@@ -318,7 +273,7 @@ def _class_legend(figure: Figure, rows: Sequence[MapRow], colours: ClassColours)
 
 
 _CELL_IN = 2.25
-_LINE_IN_SHEETS = 0.18
+_SHEET_LINE_IN = 0.18
 _GAP_IN = 0.12
 # chosen: letters of that height that fit under a picture.
 _LONGEST_LINE = 30
@@ -326,31 +281,22 @@ _MOST_ASPECT = 1.6
 _DARK_LINES = 2
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SheetPicture:
-    """One picture of a sheet."""
-
-    picture: Float[Array, "colour _ _"]
-    """In [0, 1], any size; NaN where there is no data."""
-    lines: tuple[str, ...]
-    """What stands under it; the first is stressed."""
-
-
-def sheet_png(pictures: Sequence[SheetPicture], *, num_columns: int = 4) -> bytes:
+def sheet_png(pictures: Sequence[tuple[Float[Array, "colour _ _"], Sequence[str]]], *, num_columns: int = 4) -> bytes:
     """Draw pictures in rows, each with its lines below; long lines are cut in the middle.
 
     Args:
-        pictures: at least one.
+        pictures: at least one, in [0, 1], any sizes, NaN where there is no data; each with the lines under it, of
+            which the first is stressed.
         num_columns: pictures in a row.
     """
     if not pictures:
         raise InputError("a sheet needs at least one picture, found none")
     columns = min(num_columns, len(pictures))
     rows = -(-len(pictures) // columns)
-    num_lines = max(len(one.lines) for one in pictures)
+    num_lines = max(len(lines) for _, lines in pictures)
     # One tall picture does not make all cells tall.
-    aspect = min(max(one.picture.shape[1] / one.picture.shape[2] for one in pictures), _MOST_ASPECT)
-    picture_in, text_in = _CELL_IN * aspect, num_lines * _LINE_IN_SHEETS + _GAP_IN
+    aspect = min(max(one.shape[1] / one.shape[2] for one, _ in pictures), _MOST_ASPECT)
+    picture_in, text_in = _CELL_IN * aspect, num_lines * _SHEET_LINE_IN + _GAP_IN
     figure = new_figure(width_in=_CELL_IN * columns, height_in=(picture_in + text_in) * rows)
     grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=(picture_in, text_in) * rows)
     for index in range(rows * columns):
@@ -360,9 +306,9 @@ def sheet_png(pictures: Sequence[SheetPicture], *, num_columns: int = 4) -> byte
         if index >= len(pictures):
             above.set_axis_off()
             continue
-        show_picture(above, pictures[index].picture)
+        show_picture(above, pictures[index][0])
         above.set_anchor("SW")
-        _write_lines(below, pictures[index].lines)
+        _write_lines(below, pictures[index][1])
     return figure_png(figure)
 
 

@@ -1,163 +1,108 @@
-"""One self-contained HTML page: text, tables and pictures, with nothing fetched from elsewhere."""
+"""One self-contained HTML page: text, tables and pictures, with nothing fetched from elsewhere.
+
+The parts of a page are texts of HTML, made by `paragraph`, `table` and `picture`.
+"""
 
 import base64
-import html
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from anyband.errors import InputError
 from anyband.files import whole_file
 
-__all__ = ["Page", "Paragraph", "Part", "Picture", "Section", "Table", "page_html", "write_page"]
+__all__ = ["page_html", "paragraph", "picture", "table", "write_page"]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Paragraph:
-    """Plain text; signs of HTML in it are shown as they are."""
-
-    text: str
-    """The text."""
+def paragraph(text: str) -> str:
+    """Write plain text; signs of HTML in it are shown as they are."""
+    return f"<p>{escape(text)}</p>"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table of texts. A column whose cells all start like numbers is set to the right."""
+def picture(png: bytes, *, alt: str, caption: str = "", pixels: bool = False, full_size: bool = False) -> str:
+    """Make a PNG part of the page.
 
-    header: tuple[str, ...]
-    """Names of the columns."""
-    rows: tuple[tuple[str, ...], ...]
-    """Cells, as many in each row as the header has."""
-    caption: str = ""
-    """What the numbers mean."""
-    strong_rows: tuple[int, ...] = ()
-    """Positions of rows to stress, from 0."""
-
-    def __post_init__(self) -> None:
-        wrong = [row for row in self.rows if len(row) != len(self.header)]
-        if wrong:
-            raise InputError(f"a row of a table has {len(wrong[0])} cells, its header {len(self.header)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A PNG that becomes part of the page."""
-
-    png: bytes
-    """The whole file."""
-    alt: str
-    """What it shows, for readers who can't see it."""
-    caption: str = ""
-    """What to look at, and what must be known about it."""
-    pixels: bool = False
-    """Enlarge small pictures with sharp pixels."""
-    full_size: bool = False
-    """Show it in its own size, to be scrolled; else it is as wide as the page at most."""
-
-    def __post_init__(self) -> None:
-        if not self.png.startswith(_PNG_SIGNATURE):
-            raise InputError("a picture of a page must be a PNG")
-        if not self.alt.strip():
-            raise InputError("a picture of a page needs an alternative text that says what it shows")
+    Args:
+        png: the whole file.
+        alt: what it shows, for readers who can't see it.
+        caption: what to look at, and what must be known about it.
+        pixels: enlarge a small picture with sharp pixels.
+        full_size: show it in its own size, to be scrolled; else it is as wide as the page at most.
+    """
+    if not png.startswith(_PNG_SIGNATURE):
+        raise InputError("a picture of a page must be a PNG")
+    if not alt.strip():
+        raise InputError("a picture of a page needs an alternative text that says what it shows")
+    kind = ' class="pixels"' if pixels else ' class="full"' if full_size else ""
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    data = base64.b64encode(png).decode("ascii")
+    return f'<figure{kind}><img src="data:image/png;base64,{data}" alt="{escape(alt, quote=True)}">{below}</figure>'
 
 
-Part = Paragraph | Table | Picture
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", strong_rows: Collection[int] = ()
+) -> str:
+    """Write a table of texts. A column whose cells all start like numbers is set to the right.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A heading and what stands under it."""
-
-    title: str
-    """The heading."""
-    parts: tuple[Part, ...]
-    """Paragraphs, tables and pictures, in order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """A whole report."""
-
-    title: str
-    """The first heading."""
-    lead: str
-    """What was done and what came of it, in a few sentences."""
-    sections: tuple[Section, ...]
-    """The sections, in order; they are listed at the top."""
-    footer: str = ""
-    """Version, seed, machine."""
-
-
-def page_html(page: Page) -> str:
-    """Write a page as one HTML document: no script, no link to elsewhere, pictures inside."""
-    links = " ".join(
-        f'<a href="#section-{index}">{html.escape(section.title)}</a>'
-        for index, section in enumerate(page.sections, start=1)
-    )
-    sections = "\n".join(_section_html(section, index) for index, section in enumerate(page.sections, start=1))
-    style = files("anyband.report").joinpath("page.css").read_text(encoding="utf-8")
-    footer = f"<footer>{html.escape(page.footer)}</footer>" if page.footer else ""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(page.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1>{html.escape(page.title)}</h1>\n<p class="lead">{html.escape(page.lead)}</p>\n'
-        f"<nav>{links}</nav>\n{sections}\n{footer}\n</main>\n</body>\n</html>\n"
-    )
-
-
-def write_page(path: Path, page: Page) -> None:
-    """Write a page to a file, whole or not at all."""
-    with whole_file(path) as beside:
-        beside.write_text(page_html(page), encoding="utf-8")
-
-
-def _section_html(section: Section, index: int) -> str:
-    parts = "\n".join(_part_html(part) for part in section.parts)
-    return f'<section>\n<h2 id="section-{index}">{html.escape(section.title)}</h2>\n{parts}\n</section>'
-
-
-def _part_html(part: Part) -> str:
-    match part:
-        case Paragraph():
-            return f"<p>{html.escape(part.text)}</p>"
-        case Table():
-            return _table_html(part)
-        case Picture():
-            return _picture_html(part)
-
-
-def _picture_html(picture: Picture) -> str:
-    data = base64.b64encode(picture.png).decode("ascii")
-    kind = ' class="pixels"' if picture.pixels else ' class="full"' if picture.full_size else ""
-    caption = f"<figcaption>{html.escape(picture.caption)}</figcaption>" if picture.caption else ""
-    image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(picture.alt, quote=True)}">'
-    return f"<figure{kind}>{image}{caption}</figure>"
-
-
-def _table_html(table: Table) -> str:
-    numeric = [_is_numeric([row[column] for row in table.rows]) for column in range(len(table.header))]
-    head = "".join(_cell("th", name, number) for name, number in zip(table.header, numeric, strict=True))
-    body = "\n".join(_row(row, numeric, strong=index in table.strong_rows) for index, row in enumerate(table.rows))
-    caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
-    inner = f"{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+    Args:
+        header: names of the columns.
+        rows: cells, as many in each as the header has.
+        caption: what the numbers mean.
+        strong_rows: positions of rows to stress, from 0.
+    """
+    wrong = [row for row in rows if len(row) != len(header)]
+    if wrong:
+        raise InputError(f"a row of a table has {len(wrong[0])} cells, its header {len(header)}")
+    numeric = [_is_numeric([row[column] for row in rows]) for column in range(len(header))]
+    starts = ['<tr class="strong">' if index in strong_rows else "<tr>" for index in range(len(rows))]
+    body = "\n".join(f"{start}{_cells('td', row, numeric)}</tr>" for start, row in zip(starts, rows, strict=True))
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    inner = f"{above}\n<thead><tr>{_cells('th', header, numeric)}</tr></thead>\n<tbody>\n{body}\n</tbody>"
     return f'<div class="wide"><table>{inner}</table></div>'
 
 
-def _row(cells: Sequence[str], numeric: Sequence[bool], *, strong: bool) -> str:
-    kind = ' class="strong"' if strong else ""
-    inner = "".join(_cell("td", cell, number) for cell, number in zip(cells, numeric, strict=True))
-    return f"<tr{kind}>{inner}</tr>"
-
-
-def _cell(tag: str, text: str, number: bool) -> str:
-    kind = ' class="number"' if number else ""
-    return f"<{tag}{kind}>{html.escape(text)}</{tag}>"
+def _cells(tag: str, texts: Sequence[str], numeric: Sequence[bool]) -> str:
+    kinds = [' class="number"' if number else "" for number in numeric]
+    return "".join(f"<{tag}{kind}>{escape(text)}</{tag}>" for text, kind in zip(texts, kinds, strict=True))
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:
     filled = [cell for cell in cells if cell.strip() not in ("", "–", "—")]
     return bool(filled) and all(cell.lstrip("+-−")[:1].isdigit() for cell in filled)
+
+
+def page_html(title: str, lead: str, sections: Sequence[tuple[str, Sequence[str]]], *, footer: str = "") -> str:
+    """Write a page as one HTML document: no script, no link to elsewhere, pictures inside.
+
+    Args:
+        title: the first heading.
+        lead: what was done and what came of it, in a few sentences.
+        sections: heading and parts of each; they are listed at the top, and those without parts are left out.
+        footer: version, seed, machine.
+    """
+    filled = [(heading, parts) for heading, parts in sections if parts]
+    links = " ".join(f'<a href="#section-{index}">{escape(one)}</a>' for index, (one, _) in enumerate(filled, 1))
+    body = "\n".join(
+        "\n".join(["<section>", f'<h2 id="section-{index}">{escape(heading)}</h2>', *parts, "</section>"])
+        for index, (heading, parts) in enumerate(filled, 1)
+    )
+    style = files("anyband.report").joinpath("page.css").read_text(encoding="utf-8")
+    below = f"<footer>{escape(footer)}</footer>" if footer else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n'
+        f"<nav>{links}</nav>\n{body}\n{below}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def write_page(
+    path: Path, title: str, lead: str, sections: Sequence[tuple[str, Sequence[str]]], *, footer: str = ""
+) -> None:
+    """Write a page to a file, whole or not at all; see `page_html`."""
+    with whole_file(path) as beside:
+        beside.write_text(page_html(title, lead, sections, footer=footer), encoding="utf-8")
