@@ -1,7 +1,9 @@
-"""CPU seconds, wall seconds and memory of `anyband prepare` for growing numbers of pairs, against reading them once.
+"""CPU seconds, wall seconds and memory of `anyband prepare` for growing numbers of images, against reading them once.
 
-    python benchmarks/bench_prepare.py [--pairs 500 5000 50000] [--workers 1 2] [--released FOLDER]
+    python benchmarks/bench_prepare.py [--pairs 500 5000 50000] [--pictures 500 5000] [--workers 1 2] [--released DIR]
 
+A picture is a JPEG of 64 pixels, without georeference, laid out as EuroSAT lays it out: thousands in the folder of a
+class; a YAML file of the user describes the sensor, and each row of the manifest names it.
 A pair is Sentinel-2 (12 bands on grids of 120, 60 and 20 pixels) and Sentinel-1 (2 bands of 120 pixels, dB as float32),
 laid out as BigEarthNet lays it out: two folders of single-band GeoTIFFs, each pair a place of its own. Some hundred
 pairs have pixels of their own, the others are hard links to them, so files are read from memory, not from a disk.
@@ -19,10 +21,13 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from measure import circumstances, report
-from pair_files import link_pairs, read_plain, write_pixels
+from pair_files import link_pairs, read_plain, scene, write_pixels
+from PIL import Image
 from released import ReleasedReader
 
 _COMMAND = "import sys; from anyband.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -31,6 +36,23 @@ _LOOK_S = 0.05
 # chosen: by then chips are being cut, and the index is not yet written.
 _MIDDLE = (0.5, 0.9)
 _MB = 1e6
+_SENSOR = """mission: Pictures of a drone
+source: "the camera's data sheet"
+sensors:
+  drone-rgb:
+    title: Red, green and blue of 8 bits
+    nodata: null
+    default_encoding: dn
+    encodings:
+      dn: {}
+      reflectance: {scale: 0.01}
+    unit: reflectance
+    gsd_m: 10
+    bands:
+      - {name: R, low_nm: 590, high_nm: 710}
+      - {name: G, low_nm: 466, high_nm: 620}
+      - {name: B, low_nm: 430, high_nm: 545}
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +129,11 @@ def _pass_row(what: str, pairs: int, read_pair) -> dict[str, object]:
 def _row(what: str, pairs: int, cpu_s: float, wall_s: float) -> dict[str, object]:
     return {
         "what": what,
-        "pairs": pairs,
+        "number": pairs,
         "workers": 1,
-        "CPU ms/pair": 1000 * cpu_s / pairs,
+        "CPU ms each": 1000 * cpu_s / pairs,
         "wall s": wall_s,
-        "pairs/s": pairs / wall_s,
+        "a second": pairs / wall_s,
         "main MB": 0.0,
         "kept MB": 0.0,
         "worker MB": 0.0,
@@ -119,14 +141,44 @@ def _row(what: str, pairs: int, cpu_s: float, wall_s: float) -> dict[str, object
     }
 
 
-def _prepare_rows(folder: Path, manifest: Path, *, pairs: int, workers: list[int]) -> list[dict[str, object]]:
+def _write_pictures(folder: Path, distinct: int) -> None:
+    """Write JPEGs that compress about as land does."""
+    folder.mkdir()
+    for number in range(distinct):
+        rng = np.random.default_rng(number)
+        pixels = np.stack([scene(rng, 64, 0, 255) for _ in range(3)], axis=-1).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg", quality=90)
+
+
+def _link_pictures(pixels: Path, folder: Path, *, pictures: int, distinct: int) -> Path:
+    """Give the files of many pictures names of their own. Returns a manifest of them."""
+    (folder / "drone.yaml").write_text(_SENSOR)
+    rows = ["path,sensor"]
+    for number in range(pictures):
+        (folder / f"class {number % 10}").mkdir(exist_ok=True)
+        name = f"class {number % 10}/{number:07d}.jpg"
+        os.link(pixels / f"{number % distinct}.jpg", folder / name)
+        rows.append(f"{name},drone.yaml")
+    manifest = folder / "manifest.csv"
+    manifest.write_text("\n".join(rows))
+    return manifest
+
+
+def _read_picture(folder: Path, number: int) -> None:
+    with Image.open(folder / f"class {number % 10}" / f"{number:07d}.jpg") as picture:
+        np.asarray(picture)
+
+
+def _prepare_rows(
+    folder: Path, manifest: Path, *, what: str, pairs: int, workers: list[int]
+) -> list[dict[str, object]]:
     rows = []
     for count in workers:
         used = _prepare(manifest, folder / "store", count)
         size = sum(file.stat().st_size for file in (folder / "store").rglob("*") if file.is_file())
         shutil.rmtree(folder / "store")
         memory = {"main MB": used.main_mb, "kept MB": used.kept_mb, "worker MB": used.worker_mb, "store MB": size / _MB}
-        rows.append({**_row("anyband prepare", pairs, used.cpu_s, used.wall_s), "workers": count, **memory})
+        rows.append({**_row(f"anyband prepare, {what}", pairs, used.cpu_s, used.wall_s), "workers": count, **memory})
         print(rows[-1], file=sys.stderr)
     return rows
 
@@ -135,8 +187,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="+", default=[500, 5_000, 50_000])
+    parser.add_argument("--pictures", type=int, nargs="*", default=[500, 5_000])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--distinct", type=int, default=200, help="pairs with pixels of their own")
+    parser.add_argument("--distinct", type=int, default=200, help="pairs and pictures with pixels of their own")
     parser.add_argument("--read-pairs", type=int, default=100, help="pairs that the readers read once")
     parser.add_argument("--released", type=Path, help="a checkout of the released code of SMARTIES")
     parser.add_argument("--folder", type=Path, help="where to make the files; default: the system's temporary folder")
@@ -152,14 +205,31 @@ def main() -> None:
             manifest = link_pairs(top / "pixels", folder, pairs=pairs, distinct=arguments.distinct)
             if not rows:
                 rows += _reader_rows(folder, min(pairs, arguments.read_pairs), arguments.released)
-            rows += _prepare_rows(folder, manifest, pairs=pairs, workers=arguments.workers)
+            rows += _prepare_rows(folder, manifest, what="pairs", pairs=pairs, workers=arguments.workers)
             shutil.rmtree(folder)
-    slowest = next(row["CPU ms/pair"] for row in rows if row["what"] != "anyband prepare")
-    for row in rows:
-        row["fewer CPU s"] = slowest / row["CPU ms/pair"]
+        pictures = _picture_rows(top, arguments)
+    for group in (rows, pictures):
+        for row in group:
+            # The reader that comes first is what the others are compared with.
+            row["fewer CPU s"] = group[0]["CPU ms each"] / row["CPU ms each"]
     facts = circumstances(("numpy", "rasterio", "scikit-image", "tensorstore", "pyarrow"))
     settings = {"distinct": arguments.distinct, "against": rows[0]["what"]}
-    report("bench_prepare", rows, {**facts, "settings": settings})
+    report("bench_prepare", rows + pictures, {**facts, "settings": settings})
+
+
+def _picture_rows(top: Path, arguments: argparse.Namespace) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    _write_pictures(top / "jpegs", arguments.distinct)
+    for count in arguments.pictures:
+        folder = top / f"pictures{count}"
+        folder.mkdir()
+        manifest = _link_pictures(top / "jpegs", folder, pictures=count, distinct=arguments.distinct)
+        if not rows:
+            read = partial(_read_picture, folder)
+            rows.append(_pass_row("one pass, pictures, Pillow", min(count, 10 * arguments.read_pairs), read))
+        rows += _prepare_rows(folder, manifest, what="pictures", pairs=count, workers=arguments.workers)
+        shutil.rmtree(folder)
+    return rows
 
 
 def _reader_rows(folder: Path, pairs: int, released: Path | None) -> list[dict[str, object]]:

@@ -33,18 +33,18 @@ _RADAR = _sensor(_radar("VV"), _radar("VH"))
 
 
 def test_natural_colour_is_found_by_aliases() -> None:
-    assert composite(_OPTICAL).channels == (("B04",), ("B03",), ("B02",))
+    assert composite(_OPTICAL)[0] == (("B04",), ("B03",), ("B02",))
 
 
 def test_radar_shows_both_polarisations_and_their_difference() -> None:
     chosen = composite(_RADAR)
-    assert chosen.channels == (("VV",), ("VH",), ("VV", "VH"))
-    assert chosen.title == "VV, VH, VV − VH"
+    assert chosen[0] == (("VV",), ("VH",), ("VV", "VH"))
+    assert chosen[1] == "VV, VH, VV − VH"
 
 
 def test_other_bands_are_spread_over_the_spectrum() -> None:
     sensor = _sensor(*(_optical(f"B{number}", 400.0 + 100 * number) for number in range(1, 6)))
-    assert composite(sensor).channels == (("B5",), ("B3",), ("B1",))
+    assert composite(sensor)[0] == (("B5",), ("B3",), ("B1",))
 
 
 def test_one_band_is_grey() -> None:

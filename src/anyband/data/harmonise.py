@@ -15,7 +15,6 @@ from anyband.errors import CatalogueError, InputError
 from anyband.sensors.sensor import BandStatistics, Encoding, RadarBeam, Sensor, Transform, physical_values
 
 __all__ = [
-    "Composite",
     "Normalisation",
     "Standardiser",
     "Stretch",
@@ -41,7 +40,7 @@ _NUM_SIGMAS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """All that turns stored numbers of some bands into network input; one value for each band."""
+    """All that turns digital numbers of some bands into network input; one value for each band."""
 
     sensor: str
     """Name of the sensor."""
@@ -64,7 +63,7 @@ class Normalisation:
     std: tuple[float, ...]
     """Standard deviation of the values scaled to [0, 1]."""
     nodata: float | None
-    """Stored number that means "no data"."""
+    """Digital number that means "no data"."""
     source: str
     """Where encoding and statistics come from."""
     k1: tuple[float, ...] = ()
@@ -259,10 +258,10 @@ def standardise(
     n: Normalisation,
     valid: Bool[Tensor, "*batch band row col"] | None = None,
 ) -> Float[Tensor, "*batch band row col"]:
-    """Turn stored numbers into network input: clipped, scaled, standardised, 0 where missing.
+    """Turn digital numbers into network input: clipped, scaled, standardised, 0 where missing.
 
     Args:
-        dn: stored numbers.
+        dn: digital numbers.
         n: of these bands, in this order.
         valid: which pixels have data; None: all that can be decoded.
 
@@ -273,7 +272,7 @@ def standardise(
 
 
 class Standardiser:
-    """Turns stored numbers into network input on a device: `standardise` with the constants at hand."""
+    """Turns digital numbers into network input on a device: `standardise` with the constants at hand."""
 
     def __init__(self, n: Normalisation, *, device: torch.device) -> None:
         """Bring the numbers of the bands to the device."""
@@ -348,7 +347,7 @@ def rounded_into(
     Args:
         stored: finite.
         dtype: NumPy name of the type.
-        nodata: stored number that means "no data"; None, NaN or one that the type can't hold: none.
+        nodata: digital number that means "no data"; None, NaN or one that the type can't hold: none.
     """
     kind: np.dtype[Any] = np.dtype(dtype)
     low, high = _limits(kind)
@@ -392,36 +391,26 @@ _PERCENTILES = (2.0, 98.0)
 _MISSING = 1.0  # chosen: white, as paper
 
 
-@dataclass(frozen=True, kw_only=True)
-class Composite:
-    """Which bands make red, green and blue."""
-
-    channels: tuple[tuple[str, ...], ...]
-    """Three of: (band,), or (band, band) for the difference of two."""
-    title: str
-    """What it shows, for a caption."""
-
-
-def composite(sensor: Sensor) -> Composite:
-    """Choose bands for a picture.
+def composite(sensor: Sensor) -> tuple[tuple[tuple[str, ...], ...], str]:
+    """Choose bands for red, green and blue, (band,) or (band, band) for the difference of two, and say what they show.
 
     Natural colour where the sensor has it; radar as co-polarised, cross-polarised and their difference; else
     three bands spread over the spectrum, the longest as red; of one or two bands the first in grey.
     """
     natural = _found(sensor, ("red", "green", "blue"))
     if natural is not None:
-        return Composite(channels=tuple((name,) for name in natural), title="natural colour")
+        return tuple((name,) for name in natural), "natural colour"
     for pair in (("VV", "VH"), ("HH", "HV")):
         radar = _found(sensor, pair)
         if radar is not None and isinstance(sensor.band(radar[0]).spectrum, RadarBeam):
             co, cross = radar
-            return Composite(channels=((co,), (cross,), (co, cross)), title=f"{co}, {cross}, {co} − {cross}")
+            return ((co,), (cross,), (co, cross)), f"{co}, {cross}, {co} − {cross}"
     by_wavelength = sorted(sensor.bands, key=lambda band: band.spectrum.center_nm, reverse=True)
     if len(by_wavelength) < 3:
         name = sensor.bands[0].name
-        return Composite(channels=((name,),) * 3, title=name)
+        return ((name,),) * 3, name
     names = tuple(by_wavelength[index].name for index in (0, len(by_wavelength) // 2, -1))
-    return Composite(channels=tuple((name,) for name in names), title=", ".join(names))
+    return tuple((name,) for name in names), ", ".join(names)
 
 
 def picture(
@@ -451,7 +440,7 @@ def picture(
     """
     _check(physical, sensor)
     known = np.isfinite(physical) if valid is None else np.isfinite(physical) & valid
-    channels = composite(sensor).channels
+    channels, _ = composite(sensor)
     shown = np.stack([_channel(physical, sensor, names) for names in channels], axis=-1)
     missing = ~np.logical_and.reduce([known[sensor.band_index(name)] for names in channels for name in names])
     reference, usable = shown, ~missing

@@ -120,7 +120,7 @@ COLUMNS = {
     "encoding": "how the numbers are stored: a name that the sensor declares",
     "scale": "physical units per stored unit, instead of the encoding's",
     "offset": "physical value of a stored 0, instead of the encoding's",
-    "nodata": "stored number that means no data, instead of the file's",
+    "nodata": "digital number that means no data, instead of the file's",
     "time": "which time of a file with a time axis: number from 0, or ISO date",
     "valid": "mask files, several joined by `;`; a pixel is data where all say so",
     "valid_values": "values of the masks that mean data; empty: all but 0",

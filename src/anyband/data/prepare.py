@@ -5,7 +5,7 @@ import math
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -213,11 +213,14 @@ class _Run:
         strict: bool,
         shown: bool,
     ) -> None:
-        self._ledger, self._options, self._folder, self._pool, self._workers = ledger, options, folder, pool, workers
+        self._ledger, self._options, self._folder = ledger, options, folder
         self._strict, self._shown = strict, shown
         self._notes: list[str] = []
         # (sensor, encoding) → usable images of which the encoding was a choice of ours.
         self._defaults = Counter[tuple[str, str]]()
+        # Small jobs are done one by one, large ones in batches.
+        batch = min(_LARGEST_BATCH, max(1, ledger.num_images() // (_BATCHES_PER_WORKER * workers)))
+        self._how: dict[str, Any] = {"executor": pool, "workers": workers, "batch": batch}
         (folder / "spool").mkdir(exist_ok=True)
 
     def survey(self) -> None:
@@ -233,9 +236,8 @@ class _Run:
         numbers = ledger.numbers()
         images = ((int(number), (int(number), ledger.entry(int(number)))) for number in numbers)
         with progress("looking at images", len(numbers), shown=self._shown) as advance:
-            for (number, entry), survey in self._do(
-                images, _survey_numbered, ledger.survey, ledger.keep_survey, len(numbers)
-            ):
+            work = run_pieces(images, _survey_numbered, find=ledger.survey, keep=ledger.keep_survey, **self._how)
+            for (number, entry), survey in work:
                 problem = survey if isinstance(survey, str) else _untrue(entry, survey)
                 if problem is not None:
                     self._skip(number, problem)
@@ -310,9 +312,8 @@ class _Run:
         planned, moved = Counter[str](), Counter[str]()
         best: float | None = None
         with progress("cutting chips", total, shown=self._shown) as advance:
-            for piece, cut in self._do(
-                ((piece.number, piece) for piece in pieces), cut_image, ledger.cut, ledger.keep_cut, total
-            ):
+            numbered = ((piece.number, piece) for piece in pieces)
+            for piece, cut in run_pieces(numbered, cut_image, find=ledger.cut, keep=ledger.keep_cut, **self._how):
                 sensor = piece.entry.sensor.name
                 planned[sensor] += len(piece.chips)
                 moved[sensor] += sum(not view.is_copy for _, view, _ in piece.chips)
@@ -349,18 +350,6 @@ class _Run:
                     "declare `split` in the manifest, or try another seed"
                 )
         return replace(found, skipped=tuple(self._ledger.skipped()), notes=tuple(notes))
-
-    def _do(
-        self,
-        pieces: Iterable[tuple[int, Any]],
-        work: Callable[[Any], Any],
-        find: Callable[[int], Any],
-        keep: Callable[[int, Any], None],
-        total: int,
-    ) -> Iterator[tuple[Any, Any]]:
-        """Do pieces, of which there are about `total`; small jobs one by one, large ones in batches."""
-        batch = min(_LARGEST_BATCH, max(1, total // (_BATCHES_PER_WORKER * self._workers)))
-        return run_pieces(pieces, work, find=find, keep=keep, executor=self._pool, workers=self._workers, batch=batch)
 
     def _skip(self, image: int, reason: str) -> None:
         if self._strict:

@@ -108,9 +108,9 @@ class ArraySpec:
     dtype: str
     """NumPy name of the stored type, for example `uint16`."""
     encoding: Mapping[str, Encoding]
-    """How the stored numbers of each band become physical values."""
+    """How the digital numbers of each band become physical values."""
     nodata: float | None
-    """Stored number at places without data; None where only the `valid` array tells."""
+    """Digital number at places without data; None where only the `valid` array tells."""
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON; `from_dict` is its inverse."""
@@ -131,7 +131,7 @@ class ArrayInfo(ArraySpec):
     has_valid: bool
     """Whether the store keeps a `valid` array beside it."""
     digest: str
-    """Hash of all stored numbers and their validity."""
+    """Hash of all digital numbers and their validity."""
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "ArrayInfo":
@@ -213,7 +213,7 @@ class ChipStore:
         out: Num[Array, "chip band row col"] | None = None,
         how: ReadRows = _read_rows,
     ) -> tuple[Num[Array, "chip band row col"], Bool[Array, "chip band row col"] | None]:
-        """Read chips in stored numbers, all in one go.
+        """Read chips in digital numbers, all in one go.
 
         Args:
             array: name of the array.
@@ -256,7 +256,7 @@ class ChipStore:
         return replace(sensor, bands=bands, default_encoding=_STORED, nodata=info.nodata)
 
     def normalisation(self, array: str, *, source: Literal["catalogue", "store"]) -> "Normalisation":
-        """Tell how the stored numbers of an array become standardised ones.
+        """Tell how the digital numbers of an array become standardised ones.
 
         Args:
             array: name of the array.

@@ -101,7 +101,7 @@ class ChipSource(Protocol):
     """Where the pixels of a chip wait until their shard is full."""
 
     def load(self) -> tuple[Array, Array | None]:
-        """Give stored numbers and validity (None: everywhere), both (band, row, col)."""
+        """Give digital numbers and validity (None: everywhere), both (band, row, col)."""
 
     def release(self) -> None:
         """Called once the shard is on the disk: the pixels are not needed any more."""

@@ -410,7 +410,7 @@ def _map_scene(encoder: SensorEncoder, entry: ImageEntry, out: Path, *, shown: b
         raster = reader.read()
     step = max(1, -(-max(raster.dn.shape[1:]) // _PICTURE_SIDE))
     drawn = picture(decode(raster.dn, sensor)[:, ::step, ::step], sensor, valid=raster.valid[:, ::step, ::step])
-    title = composite(sensor).title
+    title = composite(sensor)[1]
     titles = [f"{sensor.name}, {title}", "its features: first three principal components"]
     parts = [np.moveaxis(drawn, -1, 0).astype(np.float32), _read_picture(report.picture)]
     return report, title, pictures_png(parts, titles, num_columns=2)

@@ -58,7 +58,7 @@ def sample_picture(image: SampleImage) -> Float[Array, "3 row col"]:
 def picture_title(image: SampleImage) -> str:
     """Say what a picture shows, in two lines: sensor and date, and the bands."""
     when = f" {image.datetime:%Y-%m-%d}" if image.datetime else ""
-    return f"{image.sensor.name}{when}\n{composite(image.sensor).title}"
+    return f"{image.sensor.name}{when}\n{composite(image.sensor)[1]}"
 
 
 def thinned(array: Shaped[Array, "*plane row col"]) -> Shaped[Array, "*plane y x"]:

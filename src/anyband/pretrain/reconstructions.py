@@ -153,5 +153,5 @@ def _row_titles(
         lines.append(sensor.name)
         if times is not None:
             lines.append("date unknown" if np.isnat(times[slot]) else str(np.datetime64(times[slot], "D")))
-        texts.append("\n".join([*lines, composite(sensor).title]))
+        texts.append("\n".join([*lines, composite(sensor)[1]]))
     return tuple(texts)

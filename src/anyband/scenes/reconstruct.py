@@ -224,15 +224,15 @@ def write_reconstruction_picture(
     for image in images:
         physical, valid = _lattice(image.reader, image.placement, grid, image.spec.sensor)
         pictures.append(_drawn(physical, image.spec.sensor, valid))
-        titles.append(f"{image.title}\n{composite(image.spec.sensor).title}")
+        titles.append(f"{image.title}\n{composite(image.spec.sensor)[1]}")
     with open_raster(RasterSource(paths=(filled,)), sensor) as written:
         physical, valid = _lattice(written, _same(grid), grid, sensor)
     if reader is not None:
         before, seen = _lattice(reader, _same(grid), grid, sensor)
         pictures.append(_drawn(before, sensor, seen, like=physical))
-        titles.append(f"{sensor.name}, as given\n{composite(sensor).title}")
+        titles.append(f"{sensor.name}, as given\n{composite(sensor)[1]}")
     pictures.append(_drawn(physical, sensor, valid, like=physical))
-    titles.append(f"{sensor.name}, {'filled' if reader is not None else 'reconstructed'}\n{composite(sensor).title}")
+    titles.append(f"{sensor.name}, {'filled' if reader is not None else 'reconstructed'}\n{composite(sensor)[1]}")
     with whole_file(path) as beside:
         beside.write_bytes(pictures_png(pictures, titles))
 
