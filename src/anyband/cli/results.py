@@ -36,9 +36,6 @@ def print_table(console: "Console", title: str, header: "Sequence[str]", rows: "
     """Print texts as a table; columns of numbers stand to the right.
 
     Args:
-        console: from `plain_console`.
-        title: above; empty: none.
-        header: names of the columns.
         rows: cells, as many in each as the header has.
     """
     from rich.box import SIMPLE_HEAD

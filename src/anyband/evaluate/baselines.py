@@ -55,7 +55,6 @@ def map_baselines(context: Context, *, pictured: Collection[int] = ()) -> list[R
     have the same bands.
 
     Args:
-        context: as a protocol's.
         pictured: positions of the test samples whose maps are kept, so that they stand beside those of an encoder.
     """
     data = context.data

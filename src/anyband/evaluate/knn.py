@@ -61,12 +61,7 @@ def knn_scores(
     so the result does not depend on the order of a sort.
 
     Args:
-        train: samples that vote.
-        test: samples to score.
-        k: number of neighbours that vote.
         temperature: a neighbour of similarity s votes with weight exp(s / temperature).
-        device: where similarities are computed.
-        shown: show a progress bar.
 
     Returns:
         float64 (sample, class): the share of the votes that name the class.

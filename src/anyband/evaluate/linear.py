@@ -153,12 +153,8 @@ def fit_linear_probe(
     The protocol of SMARTIES, section 4.1: no decay, no warm-up, no augmentation. Equal arguments give equal weights.
 
     Args:
-        train: samples to fit.
         validation: samples that choose the epoch.
-        recipe: of the protocol.
         seed: of the first weights and of the order of samples.
-        device: where it is fitted.
-        shown: show a progress bar.
 
     Raises:
         InputError: under two training samples, no validation samples, or classes that training lacks.
@@ -240,10 +236,7 @@ def solve_linear_probe(
     The penalty with the best validation score is kept; of equal ones the strongest. Equal arguments give equal weights.
 
     Args:
-        train: samples to fit.
         validation: samples that choose the penalty.
-        device: where the probe is put; it is solved on the CPU.
-        shown: show a progress bar.
 
     Raises:
         InputError: no validation samples, under two classes in training, or classes that training lacks.
@@ -276,8 +269,6 @@ def solve_ridge(
     Args:
         train: features and numbers to fit.
         validation: features and numbers that choose the penalty.
-        device: where the probe is put; it is solved on the CPU.
-        shown: show a progress bar.
 
     Raises:
         InputError: under two training samples, no validation samples, or features or numbers that are not finite.

@@ -25,9 +25,7 @@ def map_cross_entropy(
     Smoothing spreads a share of each label over the classes, never over pixels, and never where there is no label.
 
     Args:
-        logits: of the classes.
         classes: class of each pixel; −1: none.
-        label_smoothing: share of a label that goes to all classes.
     """
     # A batch without labels has no gradient; a mean over no pixels would be NaN.
     summed = functional.cross_entropy(
@@ -42,7 +40,6 @@ def map_squared_error(
     """Compute the mean squared error over the pixels with a number; 0 where there is none (NaN).
 
     Args:
-        predicted: one output a pixel.
         numbers: of each pixel; NaN: none.
     """
     known = torch.isfinite(numbers)
@@ -56,7 +53,6 @@ class ClassMaps:
 
     Args:
         num_classes: outputs of the head for each pixel.
-        label_smoothing: share of a label that goes to all classes.
     """
 
     def __init__(self, num_classes: int, *, label_smoothing: float = 0.0) -> None:
@@ -81,12 +77,7 @@ class ClassMaps:
 
 
 class NumberMaps:
-    """Maps of numbers: squared error of standardised numbers; what is read is in the data's own unit.
-
-    Args:
-        mean: of the training pixels.
-        std: of the training pixels, over 0.
-    """
+    """Maps of numbers: squared error of standardised numbers; what is read is in the data's own unit."""
 
     num_outputs = 1
 

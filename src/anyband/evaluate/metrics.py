@@ -258,13 +258,10 @@ def resample(
     """Compute metrics on resamples of the test samples, all on the same ones.
 
     Args:
-        metrics: by name.
         units: number of the unit that each test sample belongs to; units are drawn, with all their samples; one unit
             alone gives NaN. See `units_of`.
         seed: of the draws; equal seeds and numbers of units give equal draws.
-        num_resamples: how many.
         numbers_per_sample: that a metric holds for one sample of one resample, so that memory stays bounded.
-        shown: show a progress bar where it takes long.
     """
     num_samples, num_units = len(units), int(units.max()) + 1
     if num_units == 1:
@@ -287,7 +284,6 @@ def units_of(groups: Sequence[str], *, num_samples: int) -> Int[Array, "sample"]
 
     Args:
         groups: name of each sample's group; empty: none.
-        num_samples: of the test.
     """
     if not groups:
         return np.arange(num_samples)
@@ -331,7 +327,6 @@ def label_metric(name: MetricName, labels: Labels, scores: Float[Array, "sample 
     Args:
         name: of classes (`accuracy`, `macro_f1`, `balanced_accuracy`) or of labels (`map_micro`, `map_macro`).
         labels: the truth; class numbers, or which labels hold.
-        scores: higher is more likely.
     """
     if name == "accuracy":
         correct = (scores.argmax(axis=1) == labels).astype(np.float64)
@@ -424,7 +419,6 @@ def map_metric(name: MetricName, confusion: Int[Array, "sample class class"]) ->
 
     Args:
         name: `miou`, `pixel_accuracy` or `map_f1_macro`.
-        confusion: pixels, true classes in rows.
     """
     hits = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)
     truth, predicted = confusion.sum(axis=2).astype(np.float64), confusion.sum(axis=1).astype(np.float64)
@@ -451,7 +445,6 @@ def number_metric(name: MetricName, sums: Float[Array, "sample 5"]) -> Weighted:
     """Make a metric of numbers.
 
     Args:
-        name: `rmse`, `mae` or `r2`; the last is NaN where all numbers are equal.
         sums: of each sample, as `ERROR_SUMS` says.
     """
     count, truth, truth_squared, error_squared, error = sums.astype(np.float64).T

@@ -173,7 +173,6 @@ def predictions_of(
 
     Args:
         data: with the truth.
-        samples: positions in the data.
         predicted: scores of the classes, or numbers, one row for each.
     """
     assert data.targets is not None
@@ -206,11 +205,7 @@ def sums_of(truth: Float[Array, "row col"], predicted: Float[Array, "row col"]) 
 
 
 class MapCounts:
-    """Counts of predicted maps against their truth: an entry for each sample, or for each region of it.
-
-    Args:
-        data: labelled maps.
-    """
+    """Counts of predicted maps against their truth: an entry for each sample, or for each region of it."""
 
     def __init__(self, data: TaskData) -> None:
         self._data = data
@@ -280,12 +275,6 @@ def scores_of(
     """Score by all metrics of the kind, each with a 95 % bootstrap interval over the samples.
 
     Samples of one group are drawn together, because they are not independent; a single group has no interval.
-
-    Args:
-        predictions: of test samples.
-        seed: of the bootstrap.
-        num_resamples: of the bootstrap.
-        shown: show a progress bar where it takes long.
     """
     metrics = {name: metric_of(predictions, name) for name in METRICS_OF[predictions.kind]}
     resampled = _resampled(predictions, metrics, seed=seed, num_resamples=num_resamples, shown=shown)
@@ -353,9 +342,6 @@ def difference(
         first: predictions of one result.
         second: of another, on the same samples; their order is free.
         metric: one of their kind; None: the first of it.
-        seed: of the bootstrap.
-        num_resamples: of the bootstrap.
-        shown: show a progress bar where it takes long.
 
     Raises:
         InputError: samples, classes or truths are not the same.

@@ -82,12 +82,7 @@ Mistakes = list[tuple[str, tuple[str, ...]]]
 
 
 def worst_mistakes(predictions: Predictions, *, most: int = _MOST) -> Mistakes:
-    """Find the samples that went most wrong, the worst first; those that are right are never among them.
-
-    Args:
-        predictions: of a task.
-        most: so many at most.
-    """
+    """Find the samples that went most wrong, the worst first; those that are right are never among them."""
     of_kind = {
         "class": _class_mistakes,
         "labels": _label_mistakes,
@@ -284,11 +279,9 @@ def write_report(
     """Write the report as one HTML file that needs no other, whole or not at all.
 
     Args:
-        path: of the file.
         data: that was evaluated on; some test samples are read again for pictures.
         results: the encoder's first, with their maps.
         rows: their rows in the table of results, in the same order, with predictions.
-        shown: show a progress bar where it takes long.
     """
     first, predictions = rows[0], results[0].predictions
     task = f"{first.protocol} on {first.data}"
@@ -416,10 +409,6 @@ _UNSAFE = re.compile(r"[^\w.-]+")
 def check_outputs(folder: Path | None, table_path: Path | None) -> None:
     """See before any work that results can be written.
 
-    Args:
-        folder: new folder for the report and what belongs to it; None: none.
-        table_path: file that results are appended to; None: none.
-
     Raises:
         OutputError: the folder exists, or a file can't be written.
         InputError: the table is none.
@@ -443,12 +432,6 @@ def write_outputs(
     The folder holds `report.html`, `result.json`, `recipe.yaml` (with every key), and for each result with something
     fitted its weights as `NAME.safetensors`; an encoder that was trained is beside it, as the checkpoint
     `NAME_checkpoint.safetensors`.
-
-    Args:
-        context: that they were found with.
-        results: the encoder's first.
-        folder: new folder for the report and what belongs to it; None: none.
-        table_path: file that results are appended to; None: none.
 
     Returns:
         A row for each result, with the id that it has in the table, and what became of rows that it had already.

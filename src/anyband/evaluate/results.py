@@ -275,7 +275,6 @@ def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
     """Read the table, in the order in which results came.
 
     Args:
-        path: of the table.
         predictions: whether to read what was predicted for each sample, too; it is most of the file.
 
     Raises:
@@ -419,7 +418,6 @@ def result_rows(context: Context, results: Sequence[Result]) -> list[ResultRow]:
     """Score results and write down what they are of.
 
     Args:
-        context: that they were found with.
         results: of the protocol, and of what it is compared with.
     """
     recipe, data = context.recipe, context.data
@@ -501,7 +499,6 @@ def filtered(
     """Keep the results that are asked for; None: all.
 
     Args:
-        rows: to choose from.
         data: part of the name of the data, or the beginning of their fingerprint.
         protocol: what was done.
         features: part of the name of the features.
@@ -562,7 +559,6 @@ def table_of(
     The last column says which choices are not the same in all results of a protocol: `fusion joint, seed 1`.
 
     Args:
-        rows: of one group.
         metric: only this one; None: all.
     """
     names = [metric] if metric else list(METRICS_OF[rows[0].kind])

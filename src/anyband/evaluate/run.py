@@ -66,9 +66,6 @@ def evaluate(
     """Do an evaluation.
 
     Args:
-        recipe: with the checkpoint.
-        protocol: what is done.
-        device: where networks and heads run.
         cache: folder where features are kept for the next probe; None: nowhere.
         download: whether a named data set may be fetched.
         shown: show progress bars.
@@ -345,11 +342,6 @@ def _as_never_trained(context: Context, range_name: str, way: Unseen) -> Context
 
 def without_band(data: TaskData, sensor: str, band: str) -> TaskData:
     """Leave a band out of all images of a sensor; everything else stays.
-
-    Args:
-        data: labelled samples.
-        sensor: name of the sensor.
-        band: name of its band.
 
     Raises:
         InputError: the sensor has no other band.

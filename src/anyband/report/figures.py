@@ -89,7 +89,6 @@ def shortened(text: str, longest: int) -> str:
     """Cut the middle out of a text that is too long, because names of files differ at their ends.
 
     Args:
-        text: any.
         longest: letters that fit, at least 3.
     """
     if len(text) <= longest:
@@ -373,7 +372,6 @@ def confusion_png(
 
     Args:
         counts: true classes in rows, predicted ones in columns.
-        names: of the classes.
         cells: what is written in the cells; those of no count stay empty.
 
     Raises:

@@ -115,7 +115,6 @@ def pictures_png(
     Args:
         pictures: in [0, 1], any sizes; NaN where there is no data.
         titles: one for each.
-        num_columns: at most so many in a row.
     """
     if not pictures or len(pictures) != len(titles):
         raise InputError(f"every picture needs a title: found {len(pictures)} pictures, {len(titles)} titles")
@@ -191,7 +190,6 @@ def class_maps_png(rows: Sequence[MapRow], colours: Colours) -> bytes:
 
     Args:
         rows: at least one; equally many maps each.
-        colours: of the classes.
     """
     figure, grid = _frame(rows)
     for axes, row in zip(grid, rows, strict=True):
@@ -287,7 +285,6 @@ def sheet_png(pictures: Sequence[tuple[Float[Array, "colour _ _"], Sequence[str]
     Args:
         pictures: at least one, in [0, 1], any sizes, NaN where there is no data; each with the lines under it, of
             which the first is stressed.
-        num_columns: pictures in a row.
     """
     if not pictures:
         raise InputError("a sheet needs at least one picture, found none")

@@ -48,7 +48,6 @@ def table(
     """Write a table of texts. A column whose cells all start like numbers is set to the right.
 
     Args:
-        header: names of the columns.
         rows: cells, as many in each as the header has.
         caption: what the numbers mean.
         strong_rows: positions of rows to stress, from 0.
