@@ -27,10 +27,11 @@ def _named_colours(name: str) -> list[str] | None:
 
 
 # VIIRS has two red bands; the catalogue gives the moderate one the name, the other is nearer to the window's centre.
-@pytest.mark.parametrize("name", [name for name in list_sensors() if _named_colours(name) and name != "viirs"])
-def test_the_spectra_choose_the_bands_that_the_catalogue_calls_red_green_and_blue(name: str) -> None:
-    sensor = get_sensor(name)
-    assert [sensor.band_names[index] for index in stem_bands(sensor)] == _named_colours(name)
+def test_the_spectra_choose_the_bands_that_the_catalogue_calls_red_green_and_blue() -> None:
+    coloured = [name for name in list_sensors() if _named_colours(name) and name != "viirs"]
+    chosen = {name: [get_sensor(name).band_names[index] for index in stem_bands(get_sensor(name))] for name in coloured}
+    assert chosen == {name: _named_colours(name) for name in coloured}
+    assert len(coloured) > 20
 
 
 def test_a_sensor_without_blue_gives_its_first_three_bands() -> None:
