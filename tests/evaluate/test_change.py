@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from anyband.encode.encoder import SensorEncoder
-from anyband.errors import InputError, RecipeError
 from anyband.evaluate.context import Context
 from anyband.evaluate.features import FeatureCache, SiameseEncoder
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.maps import change, difference_for
+from anyband.evaluate.maps import change
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import DataSpec, Sample, TaskData
@@ -21,7 +20,7 @@ _BLOCKS = (0, 1, 2, 3)
 _FIT = FitRecipe(encoder="frozen", epochs=6, batch_size=4, base_lr=1e-2, lr_samples=None, warmup_epochs=0.0)
 
 
-def _setting(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context:
+def _context(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context:
     recipe = TransferRecipe(
         name="change", data=DataSpec(source="memory", kind="class_map"), fit=_FIT, head=HeadRecipe(channels=8)
     ).changed(
@@ -51,14 +50,14 @@ def _batch(context: Context) -> TaskBatch:
 
 
 def test_absolute_levels_do_not_tell_the_order_of_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    context, other = _setting(tiny_encoder, change_data), _setting(tiny_encoder, _swapped(change_data))
+    context, other = _context(tiny_encoder, change_data), _context(tiny_encoder, _swapped(change_data))
     siamese = SiameseEncoder(context.fused(context.encoders["encoder"]), difference="absolute")
     pairs = zip(siamese.levels(_batch(context), _BLOCKS), siamese.levels(_batch(other), _BLOCKS), strict=True)
     assert all(torch.equal(forward, backward) for forward, backward in pairs)
 
 
 def test_signed_levels_turn_with_the_order_of_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    context, other = _setting(tiny_encoder, change_data), _setting(tiny_encoder, _swapped(change_data))
+    context, other = _context(tiny_encoder, change_data), _context(tiny_encoder, _swapped(change_data))
     siamese = SiameseEncoder(context.fused(context.encoders["encoder"]), difference="signed")
     for forward, backward in zip(
         siamese.levels(_batch(context), _BLOCKS), siamese.levels(_batch(other), _BLOCKS), strict=True
@@ -71,7 +70,7 @@ def test_signed_levels_turn_with_the_order_of_dates(tiny_encoder: SensorEncoder,
 def test_levels_are_differences_of_each_date_by_itself(
     tiny_encoder: SensorEncoder, change_data: TaskData, blocks: tuple[int, ...] | str
 ) -> None:
-    context = _setting(tiny_encoder, change_data)
+    context = _context(tiny_encoder, change_data)
     fused, batch = context.fused(context.encoders["encoder"]), _batch(context)
     dates = [
         fused.levels(replace(batch, images=(image,), sensors=(name,)), blocks)  # type: ignore[arg-type]
@@ -81,13 +80,9 @@ def test_levels_are_differences_of_each_date_by_itself(
     assert all(torch.equal(level, (one - two).abs()) for level, two, one in zip(levels, *dates, strict=True))
 
 
-def test_two_classes_are_symmetric_and_more_are_not() -> None:
-    assert [difference_for(count) for count in (2, 3, 7)] == ["absolute", "signed", "signed"]
-
-
 @pytest.mark.parametrize(("kind", "how"), [("linear", "trained"), ("upernet", "frozen")])
 def test_change_is_found(tiny_encoder: SensorEncoder, change_data: TaskData, kind: str, how: str) -> None:
-    context = _setting(
+    context = _context(
         tiny_encoder, change_data, head=HeadRecipe(kind=kind, channels=8), fit=_FIT.changed(encoder=how, epochs=12)
     )
     (result,) = change(context)
@@ -97,20 +92,20 @@ def test_change_is_found(tiny_encoder: SensorEncoder, change_data: TaskData, kin
 
 
 def test_the_order_of_dates_does_not_change_what_is_found(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    first, second = (change(_setting(tiny_encoder, data))[0] for data in (change_data, _swapped(change_data)))
+    first, second = (change(_context(tiny_encoder, data))[0] for data in (change_data, _swapped(change_data)))
     assert first.curves == second.curves
     assert np.array_equal(first.predictions.arrays["confusion"], second.predictions.arrays["confusion"])
 
 
 def test_kinds_of_change_see_both_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
     data = replace(change_data, classes=("same", "brighter", "darker"))
-    (result,) = change(_setting(tiny_encoder, data, fit=_FIT.changed(epochs=1)))
+    (result,) = change(_context(tiny_encoder, data, fit=_FIT.changed(epochs=1)))
     assert result.width == 64
     assert result.predictions.arrays["confusion"].shape[1:] == (3, 3)
 
 
 def test_windows_of_both_dates_go_together(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    context = _setting(tiny_encoder, change_data, input=InputRecipe(resize="native"), fit=_FIT.changed(epochs=3))
+    context = _context(tiny_encoder, change_data, input=InputRecipe(resize="native"), fit=_FIT.changed(epochs=3))
     (result,) = change(context)
     assert result.predictions.arrays["confusion"].sum() == 3 * 48 * 48
     assert all(found.shape == (48, 48) for found in result.maps.values())
@@ -130,7 +125,7 @@ def test_dates_of_different_sensors_are_compared(tiny_encoder: SensorEncoder, ch
         return replace(sample, images=(sample.images[0], after))
 
     data = replace(change_data, read=read, sensors=tuple((slots[0], three) for slots in change_data.sensors))
-    (result,) = change(_setting(tiny_encoder, data, fit=_FIT.changed(epochs=2)))
+    (result,) = change(_context(tiny_encoder, data, fit=_FIT.changed(epochs=2)))
     assert result.predictions.arrays["confusion"].sum() == 3 * 48 * 48
 
 
@@ -140,7 +135,7 @@ def test_two_images_a_date_are_fused(tiny_encoder: SensorEncoder, change_data: T
         return replace(sample, images=tuple(image for image in sample.images for _ in range(2)))
 
     data = replace(change_data, read=read, sensors=tuple(slots * 2 for slots in change_data.sensors))
-    (result,) = change(_setting(tiny_encoder, data, fusion="concat", fit=_FIT.changed(epochs=1)))
+    (result,) = change(_context(tiny_encoder, data, fusion="concat", fit=_FIT.changed(epochs=1)))
     assert result.width == 64
 
 
@@ -148,18 +143,8 @@ def test_differences_are_kept_in_the_cache_apart_from_each_other(
     tiny_encoder: SensorEncoder, change_data: TaskData, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     cache = FeatureCache(tmp_path_factory.mktemp("cache"))
-    two = replace(_setting(tiny_encoder, change_data, fit=_FIT.changed(epochs=1)), cache=cache)
+    two = replace(_context(tiny_encoder, change_data, fit=_FIT.changed(epochs=1)), cache=cache)
     kinds = replace(change_data, classes=("same", "brighter", "darker"))
-    three = replace(_setting(tiny_encoder, kinds, fit=_FIT.changed(epochs=1)), cache=cache)
+    three = replace(_context(tiny_encoder, kinds, fit=_FIT.changed(epochs=1)), cache=cache)
     widths = [change(context)[0].width for context in (two, three, two)]
     assert widths == [32, 64, 32]
-
-
-def test_a_single_image_is_refused(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
-    with pytest.raises(InputError, match="sample 'map 0' has 1; give a table with the columns `before` and `after`"):
-        change(_setting(tiny_encoder, class_map_data))
-
-
-def test_maps_of_numbers_are_refused(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
-    with pytest.raises(RecipeError, match=r"'change' needs maps of classes, and .* is of kind 'number_map'"):
-        change(_setting(tiny_encoder, number_map_data))

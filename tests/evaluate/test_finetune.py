@@ -26,11 +26,11 @@ _FIT = FitRecipe(epochs=6, batch_size=10, base_lr=3e-3, lr_samples=None, warmup_
 _COUNTED = InputRecipe(statistics="data")
 _RECIPE = TransferRecipe(name="test", data=DataSpec(source="memory"), fit=_FIT)
 
-MakeSetting = Callable[..., Context]
+MakeContext = Callable[..., Context]
 
 
 @pytest.fixture
-def make_context(tiny_encoder: SensorEncoder) -> MakeSetting:
+def make_context(tiny_encoder: SensorEncoder) -> MakeContext:
     """Makes a context of the tiny encoder for data and what is fitted."""
 
     def made(data: TaskData, recipe: TransferRecipe = _RECIPE, *, both: bool = False) -> Context:
@@ -59,7 +59,7 @@ def _scored(result: object, metric: str = "accuracy") -> float:
     return metric_value(metric, arrays["labels"], arrays["scores"])  # type: ignore[arg-type]
 
 
-def test_classes_are_learned(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_classes_are_learned(class_data: TaskData, make_context: MakeContext) -> None:
     result = finetune(make_context(class_data, _fitting(epochs=12)))[0]
     assert _scored(result) > 0.8
     assert result.curves["training loss"][-1] < result.curves["training loss"][0]
@@ -69,14 +69,14 @@ def test_classes_are_learned(class_data: TaskData, make_context: MakeSetting) ->
     assert curve[result.chosen["epoch"] - 1] == result.chosen["validation accuracy"] == max(curve)
 
 
-def test_several_labels_are_learned(labels_data: TaskData, make_context: MakeSetting) -> None:
+def test_several_labels_are_learned(labels_data: TaskData, make_context: MakeContext) -> None:
     result = finetune(make_context(labels_data, _fitting(epochs=15)))[0]
     assert result.predictions.kind == "labels"
     assert _scored(result, "map_micro") > 0.7
     assert "validation map_micro" in result.chosen
 
 
-def test_numbers_are_learned_in_their_own_unit(number_data: TaskData, make_context: MakeSetting) -> None:
+def test_numbers_are_learned_in_their_own_unit(number_data: TaskData, make_context: MakeContext) -> None:
     data = replace(number_data, targets=number_data.targets * 40 + 3000)
     result = finetune(make_context(data, _fitting(epochs=15)))[0]
     truth, predicted = result.predictions.arrays["truth"], result.predictions.arrays["predicted"]
@@ -84,14 +84,14 @@ def test_numbers_are_learned_in_their_own_unit(number_data: TaskData, make_conte
     assert result.chosen["validation minus rmse"] < 0
 
 
-def test_images_of_two_sensors_are_learned(pair_data: TaskData, make_context: MakeSetting) -> None:
+def test_images_of_two_sensors_are_learned(pair_data: TaskData, make_context: MakeContext) -> None:
     for fusion, width in (("stack", 32), ("concat", 64), ("mixup_concat", 64), ("joint", 32)):
         result = finetune(make_context(pair_data, _fitting(epochs=1).changed(fusion=fusion)))[0]
         assert result.width == width
         assert len(result.curves["validation"]) == 1
 
 
-def test_a_rerun_gives_identical_numbers(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_a_rerun_gives_identical_numbers(class_data: TaskData, make_context: MakeContext) -> None:
     recipe = _fitting(
         epochs=2, drop_path=0.3, label_smoothing=0.1, augment=AugmentRecipe(flips=True, mixup=0.8, cutmix=1.0)
     )
@@ -106,7 +106,7 @@ def test_a_rerun_gives_identical_numbers(class_data: TaskData, make_context: Mak
 
 
 def test_each_encoder_starts_from_its_own_weights_and_keeps_them(
-    class_data: TaskData, make_context: MakeSetting, monkeypatch: pytest.MonkeyPatch
+    class_data: TaskData, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = make_context(class_data, both=True)
     before = {
@@ -129,7 +129,7 @@ def test_each_encoder_starts_from_its_own_weights_and_keeps_them(
         assert all(one.requires_grad for one in encoder.parameters())
 
 
-def test_a_frozen_encoder_keeps_its_weights(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_a_frozen_encoder_keeps_its_weights(class_data: TaskData, make_context: MakeContext) -> None:
     context = make_context(class_data, _fitting(encoder="frozen", base_lr=0.05))
     result = finetune(context)[0]
     before = checkpoint_of(context.encoders["encoder"]).state
@@ -139,7 +139,7 @@ def test_a_frozen_encoder_keeps_its_weights(class_data: TaskData, make_context: 
     assert result.checkpoint is None
 
 
-def test_everything_is_learned_where_nothing_is_frozen(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_everything_is_learned_where_nothing_is_frozen(class_data: TaskData, make_context: MakeContext) -> None:
     context = make_context(class_data, _fitting(epochs=1))
     result = finetune(context)[0]
     before = checkpoint_of(context.encoders["encoder"]).state
@@ -152,7 +152,7 @@ def test_everything_is_learned_where_nothing_is_frozen(class_data: TaskData, mak
 
 @pytest.mark.parametrize("mode", ["trained", "lora"])
 def test_what_is_handed_out_predicts_what_was_reported(
-    mode: str, class_data: TaskData, make_context: MakeSetting, tmp_path: Path
+    mode: str, class_data: TaskData, make_context: MakeContext, tmp_path: Path
 ) -> None:
     context = make_context(class_data, _fitting(encoder=mode, base_lr=1e-2))
     result = finetune(context)[0]
@@ -167,7 +167,7 @@ def test_what_is_handed_out_predicts_what_was_reported(
 
 
 def test_a_tuned_checkpoint_reads_a_new_sensor_as_it_was_trained(
-    class_data: TaskData, make_context: MakeSetting, tmp_path: Path
+    class_data: TaskData, make_context: MakeContext, tmp_path: Path
 ) -> None:
     recipe = _fitting(new_ranges="with_rest", epochs=1).changed(input=_COUNTED)
     data = _as_landsat(class_data)
@@ -180,7 +180,7 @@ def test_a_tuned_checkpoint_reads_a_new_sensor_as_it_was_trained(
     assert set(reading.assignment.origin) == {"exact"}
 
 
-def test_the_head_handed_out_gives_numbers_in_their_own_unit(number_data: TaskData, make_context: MakeSetting) -> None:
+def test_the_head_handed_out_gives_numbers_in_their_own_unit(number_data: TaskData, make_context: MakeContext) -> None:
     data = replace(number_data, targets=number_data.targets * 40 + 3000)
     context = make_context(data, _fitting(encoder="frozen"))
     result = finetune(context)[0]
@@ -190,7 +190,7 @@ def test_the_head_handed_out_gives_numbers_in_their_own_unit(number_data: TaskDa
     np.testing.assert_allclose(predicted, result.predictions.arrays["predicted"], rtol=1e-5)
 
 
-def test_lora_learns_with_few_weights(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_lora_learns_with_few_weights(class_data: TaskData, make_context: MakeContext) -> None:
     result = finetune(make_context(class_data, _fitting(encoder="lora", base_lr=1e-2, drop_path=0.1)))[0]
     assert _scored(result) > 0.5
     assert not any("lora" in name for name in result.model)
@@ -212,7 +212,7 @@ def _as_landsat(data: TaskData) -> TaskData:
 
 
 @pytest.mark.parametrize("how", ["with_rest", "alone"])
-def test_sensors_that_were_never_seen_are_learned(how: str, class_data: TaskData, make_context: MakeSetting) -> None:
+def test_sensors_that_were_never_seen_are_learned(how: str, class_data: TaskData, make_context: MakeContext) -> None:
     recipe = _fitting(new_ranges=how, base_lr=1e-2, epochs=12).changed(input=_COUNTED)
     context = make_context(_as_landsat(class_data), recipe)
     result = finetune(context)[0]
@@ -222,7 +222,7 @@ def test_sensors_that_were_never_seen_are_learned(how: str, class_data: TaskData
     assert _scored(result) > 0.5
 
 
-def test_training_begins_where_interpolation_stands(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_training_begins_where_interpolation_stands(class_data: TaskData, make_context: MakeContext) -> None:
     losses = []
     for how in ("none", "with_rest", "alone"):
         recipe = _fitting(new_ranges=how, epochs=1, base_lr=1e-12, warmup_epochs=0.0).changed(input=_COUNTED)
@@ -231,7 +231,7 @@ def test_training_begins_where_interpolation_stands(class_data: TaskData, make_c
     assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-6)
 
 
-def test_the_labels_of_test_change_no_choice(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_the_labels_of_test_change_no_choice(class_data: TaskData, make_context: MakeContext) -> None:
     targets = class_data.targets.copy()
     targets[class_data.part("test")] = targets[class_data.part("test")][::-1].copy()
     both = (class_data, replace(class_data, targets=targets))
@@ -240,14 +240,14 @@ def test_the_labels_of_test_change_no_choice(class_data: TaskData, make_context:
     assert np.array_equal(one.predictions.arrays["scores"], other.predictions.arrays["scores"])
 
 
-def test_the_head_starts_close_to_zero(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_the_head_starts_close_to_zero(class_data: TaskData, make_context: MakeContext) -> None:
     context = make_context(class_data)
     model = ImageModel(context.fused(context.encoders["encoder"]), num_slots=1, num_outputs=50, seed=0)
     assert float(model.head.weight.detach().std()) == pytest.approx(2e-5, rel=0.1)
     assert not model.head.bias.any()
 
 
-def test_predictions_come_in_the_order_asked_for(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_predictions_come_in_the_order_asked_for(class_data: TaskData, make_context: MakeContext) -> None:
     context = make_context(class_data)
     model = ImageModel(context.fused(context.encoders["encoder"]), num_slots=1, num_outputs=3, seed=0)
     forward = predict(model, context.reader, np.array([4, 9, 30]), _FIT)
@@ -255,7 +255,7 @@ def test_predictions_come_in_the_order_asked_for(class_data: TaskData, make_cont
     np.testing.assert_allclose(forward, backward[::-1], atol=1e-9)
 
 
-def test_a_smoothed_label_is_that_of_torch(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_a_smoothed_label_is_that_of_torch(class_data: TaskData, make_context: MakeContext) -> None:
     recipe = _fitting(epochs=1, label_smoothing=0.2, batch_size=30)
     context = make_context(class_data, recipe)
     model = ImageModel(context.fused(context.encoders["encoder"]), num_slots=1, num_outputs=3, seed=0)
@@ -267,13 +267,13 @@ def test_a_smoothed_label_is_that_of_torch(class_data: TaskData, make_context: M
     torch.testing.assert_close(ours, expected)
 
 
-def test_an_empty_validation_part_is_refused(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_an_empty_validation_part_is_refused(class_data: TaskData, make_context: MakeContext) -> None:
     data = replace(class_data, splits=tuple("train" if one == "val" else one for one in class_data.splits))
     with pytest.raises(InputError, match="fine-tuning needs samples in train, val, test; 'tiny class of 1'"):
         finetune(make_context(data))
 
 
-def test_a_class_that_training_lacks_is_refused(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_a_class_that_training_lacks_is_refused(class_data: TaskData, make_context: MakeContext) -> None:
     targets = class_data.targets.copy()
     train = class_data.part("train")
     targets[train] = np.where(targets[train] == 2, 0, targets[train])
@@ -281,36 +281,30 @@ def test_a_class_that_training_lacks_is_refused(class_data: TaskData, make_conte
         finetune(make_context(replace(class_data, targets=targets)))
 
 
-def test_labels_of_kinds_without_classes_are_not_smoothed(number_data: TaskData, make_context: MakeSetting) -> None:
+def test_labels_of_kinds_without_classes_are_not_smoothed(number_data: TaskData, make_context: MakeContext) -> None:
     with pytest.raises(RecipeError, match="label_smoothing spreads one class a sample over the others"):
         finetune(make_context(number_data, _fitting(label_smoothing=0.1)))
 
 
-def test_several_scales_are_for_frozen_features(class_data: TaskData, make_context: MakeSetting) -> None:
-    recipe = _RECIPE.changed(input=InputRecipe(scales=(0.5, 1.0)))
-    with pytest.raises(RecipeError, match=r"input\.scales are for knn and linear"):
-        finetune(make_context(class_data, recipe))
-
-
-def test_a_number_that_is_missing_names_its_sample(number_data: TaskData, make_context: MakeSetting) -> None:
+def test_a_number_that_is_missing_names_its_sample(number_data: TaskData, make_context: MakeContext) -> None:
     targets = number_data.targets.copy()
     targets[number_data.part("train")[3]] = np.nan
     with pytest.raises(InputError, match="'image 3' has no finite number"):
         finetune(make_context(replace(number_data, targets=targets)))
 
 
-def test_a_network_that_diverges_names_epoch_and_samples(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_a_network_that_diverges_names_epoch_and_samples(class_data: TaskData, make_context: MakeContext) -> None:
     with pytest.raises(TrainingError, match=r"(loss is not finite|validation score) (in|of) epoch \d"):
         finetune(make_context(class_data, _fitting(base_lr=1e30, warmup_epochs=0.0, epochs=6)))
 
 
-def test_training_in_bfloat16_gives_float32_weights(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_training_in_bfloat16_gives_float32_weights(class_data: TaskData, make_context: MakeContext) -> None:
     result = finetune(make_context(class_data, _fitting(epochs=2, precision="bf16-mixed")))[0]
     assert {one.dtype for one in result.model.values()} == {torch.float32}
     assert np.isfinite(result.predictions.arrays["scores"]).all()
 
 
-def test_samples_of_several_sensors_are_learned_together(class_data: TaskData, make_context: MakeSetting) -> None:
+def test_samples_of_several_sensors_are_learned_together(class_data: TaskData, make_context: MakeContext) -> None:
     landsat = _as_landsat(class_data)
     data = replace(
         class_data,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anyband.encode.encoder import SensorEncoder, set_batch
 from anyband.errors import InputError
-from anyband.evaluate.features import FusedEncoder, mixed_tokens, stacked_images
+from anyband.evaluate.features import FusedEncoder, mixed_tokens
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import TransferRecipe
 from anyband.evaluate.samples import TaskBatch
@@ -294,30 +294,11 @@ def test_half_of_the_tokens_of_each_sample_are_exchanged(tiny_encoder: SensorEnc
     assert not torch.equal(kept[0], kept[1])
 
 
-def test_stacking_needs_one_size() -> None:
-    images = [ImageBatch(pixels=torch.zeros(1, 2, side, side), mixing=torch.eye(2)) for side in (8, 16)]
-    with pytest.raises(InputError, match="images of 8 × 8 and 16 × 16 pixels can't be stacked"):
-        stacked_images(images)
-
-
 def test_the_order_of_stacked_images_does_not_matter(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     swapped = replace(pairs, images=pairs.images[::-1], sensors=pairs.sensors[::-1])
     fused = _fused(tiny_encoder, "stack")
     with torch.no_grad():
         assert torch.allclose(fused(pairs), fused(swapped), atol=1e-5)
-
-
-def test_several_images_are_not_one(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
-    with pytest.raises(
-        InputError, match=r"have 2 images \(sentinel1-grd, sentinel2-l2a\), and fusion 'single' takes one"
-    ):
-        _fused(tiny_encoder, "single")(pairs)
-
-
-def test_tokens_are_exchanged_between_exactly_two(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
-    three = replace(pairs, images=(*pairs.images, pairs.images[0]), sensors=(*pairs.sensors, "sentinel1-grd"))
-    with pytest.raises(InputError, match=r"3 images .* exchanges tokens of exactly two"):
-        _fused(tiny_encoder, "mixup_concat").levels(three, "final")
 
 
 def test_a_block_that_is_not_there_is_refused(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:

@@ -97,11 +97,7 @@ class FusedEncoder(nn.Module):
         return self.encoder.config.embed_dim * (1 if self.fusion in ("single", "stack") else num_slots)
 
     def forward(self, batch: TaskBatch, *, step: int = 0) -> Float[Tensor, "sample width"]:
-        """Make one vector a sample, with gradients; `step` is of training, for what is drawn, 0 where nothing is.
-
-        Raises:
-            InputError: a number of images that the strategy can't take, or images that do not fit the network.
-        """
+        """Make one vector a sample, with gradients; `step` is of training, for what is drawn, 0 where nothing is."""
         sets = self._tokens(batch, step)
         sequence = self.encoder.encoder.encode_tokens(*self._sequences(sets))
         if self.pool == "cls":
@@ -125,7 +121,7 @@ class FusedEncoder(nn.Module):
             numbers that mean nothing.
 
         Raises:
-            InputError: as `forward`, or a block that is not there.
+            InputError: a block that is not there.
         """
         sets, encoder = self._tokens(batch, step), self.encoder.encoder
         tokens, hidden = self._sequences(sets)
@@ -144,7 +140,6 @@ class FusedEncoder(nn.Module):
 
     def _tokens(self, batch: TaskBatch, step: int) -> TokenSets:
         """Project the images to what goes into the first block, (sample, slot, token, width)."""
-        _check_slots(self.fusion, batch)
         images, metadata = batch.images, batch.metadata if self.metadata else None
         if self.fusion == "stack":
             images, metadata = (stacked_images(images),), None if metadata is None else _slots_of(metadata, slice(0, 1))
@@ -220,15 +215,7 @@ def mixed_tokens(sets: TokenSets, from_a: Bool[Tensor, "set token"]) -> TokenSet
 
 
 def stacked_images(images: Sequence[ImageBatch]) -> ImageBatch:
-    """Put the bands of several images of each sample, given by slot, into one image.
-
-    Raises:
-        InputError: they differ in size.
-    """
-    sizes = list(dict.fromkeys(tuple(image.pixels.shape[2:]) for image in images))
-    if len(sizes) > 1:
-        shown = " and ".join(f"{rows} × {cols}" for rows, cols in sizes)
-        raise InputError(f"images of {shown} pixels can't be stacked; bring them to one size, or use fusion=concat")
+    """Put the bands of several images of each sample, given by slot and all of one size, into one image."""
     valid = None
     if any(image.valid is not None for image in images):
         valid = torch.cat(
@@ -239,20 +226,6 @@ def stacked_images(images: Sequence[ImageBatch]) -> ImageBatch:
         valid=valid,
         mixing=torch.cat([image.mixing for image in images]),
     )
-
-
-def _check_slots(fusion: Fusion, batch: TaskBatch) -> None:
-    found = len(batch.images)
-    message = f"the samples have {found} image{'s' * (found != 1)} ({', '.join(batch.sensors)})"
-    if fusion == "single" and found != 1:
-        raise InputError(
-            f"{message}, and fusion 'single' takes one; use fusion=stack, concat, mixup_concat or joint, or data of "
-            "one sensor"
-        )
-    if fusion == "mixup_concat" and found != 2:
-        raise InputError(
-            f"{message}, and fusion 'mixup_concat' exchanges tokens of exactly two; use fusion=concat or joint"
-        )
 
 
 def _with_slots(batch: TaskBatch, slots: slice) -> TaskBatch:

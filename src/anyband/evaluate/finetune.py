@@ -123,7 +123,7 @@ def finetune(context: Context) -> list[Result]:
     The context's encoders stay as they are. Equal settings give equal results.
 
     Raises:
-        InputError: a part is empty, or a class of validation or test has no training sample.
+        InputError: a split is empty, or a class of validation or test has no training sample.
         RecipeError: settings that do not go together.
         TrainingError: the loss is not finite.
     """
@@ -148,11 +148,6 @@ def predict(
 def _check(context: Context) -> None:
     data, recipe = context.data, context.recipe
     check_splits(data, protocol="fine-tuning")
-    if recipe.input.scales != (1.0,):
-        raise RecipeError(
-            f"input.scales are for knn and linear, which train no encoder; fine-tuning takes images as they are, and "
-            f"found {', '.join(f'{scale:g}' for scale in recipe.input.scales)}: set input.scales=[1.0]"
-        )
     if data.kind != "class" and recipe.fit.label_smoothing:
         raise RecipeError(
             f"fit.label_smoothing spreads one class a sample over the others, and '{data.name}' is of kind "

@@ -26,7 +26,6 @@ from anyband.rasters.grid import Blender, Window
 __all__ = [
     "MapNetwork",
     "change",
-    "difference_for",
     "joined_windows",
     "predict_whole",
     "predict_windows",
@@ -54,17 +53,14 @@ def segment(context: Context) -> list[Result]:
     encoders stay as they are.
 
     Raises:
-        RecipeError: the data have no maps of classes, or settings that do not go together.
+        RecipeError: settings that do not go together.
         InputError: a split is empty, or images that do not fit the network.
         TrainingError: a loss is not finite, or validation has no labelled pixel.
 
     Source:
         SMARTIES (arXiv 2506.19585), section 4, tables 5 and 6.
     """
-    data = context.data
-    if data.kind != "class_map":
-        raise RecipeError(f"'segment' needs maps of classes, and '{data.name}' is of kind '{data.kind}'; see data.kind")
-    kind = ClassMaps(len(data.classes), label_smoothing=context.recipe.fit.label_smoothing)
+    kind = ClassMaps(len(context.data.classes), label_smoothing=context.recipe.fit.label_smoothing)
     return _fit_maps(context, kind, title="segmentation")
 
 
@@ -73,26 +69,12 @@ def change(context: Context) -> list[Result]:
 
     The first half of a sample's images is before, the second after, in the same order; the sensors may differ. Two
     classes are changed or not; more are kinds of change.
-
-    Raises:
-        InputError: an odd number of images, besides what `segment` raises.
     """
-    data = context.data
-    if data.kind != "class_map":
-        raise RecipeError(f"'change' needs maps of classes, and '{data.name}' is of kind '{data.kind}'; see data.kind")
-    odd = next((index for index, slots in enumerate(data.sensors) if len(slots) < 2 or len(slots) % 2), None)
-    if odd is not None:
-        raise InputError(
-            f"change is between images before and as many after; sample '{data.names[odd]}' has "
-            f"{len(data.sensors[odd])}; give a table with the columns `before` and `after`"
-        )
-    kind = ClassMaps(len(data.classes), label_smoothing=context.recipe.fit.label_smoothing)
-    return _fit_maps(context, kind, title="change detection", difference=difference_for(len(data.classes)))
-
-
-def difference_for(num_classes: int) -> Difference:
-    """Choose how two dates become one: for changed or not the order of dates says nothing, for kinds it does."""
-    return "absolute" if num_classes == 2 else "signed"
+    num_classes = len(context.data.classes)
+    kind = ClassMaps(num_classes, label_smoothing=context.recipe.fit.label_smoothing)
+    # For changed or not the order of dates says nothing, for kinds of change it does.
+    difference: Difference = "absolute" if num_classes == 2 else "signed"
+    return _fit_maps(context, kind, title="change detection", difference=difference)
 
 
 def regress_maps(context: Context) -> list[Result]:
@@ -102,15 +84,11 @@ def regress_maps(context: Context) -> list[Result]:
     reported is in the data's own unit. See `segment` for sizes and windows.
 
     Raises:
-        RecipeError: the data have no maps of numbers, or settings that do not go together.
+        RecipeError: settings that do not go together.
         InputError: an empty split, no training pixel with a number, or images that do not fit the network.
         TrainingError: a loss is not finite, or validation has no pixel with a number.
     """
     data = context.data
-    if data.kind != "number_map":
-        raise RecipeError(
-            f"regression of maps needs maps of numbers, and '{data.name}' is of kind '{data.kind}'; see data.kind"
-        )
     if context.recipe.fit.label_smoothing:
         raise RecipeError("fit.label_smoothing is for classes, and these data have numbers; set it to 0")
     numbers = number_maps_of(context.reader.target(int(sample)) for sample in data.part("train"))
