@@ -22,7 +22,7 @@ from anyband.errors import GeometryError, InputError
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
-from anyband.models.vit import DecoderConfig, EncoderConfig, SetOutput, set_fused_attention
+from anyband.models.vit import DecoderConfig, EncoderConfig, EncoderOutput, set_fused_attention
 from anyband.sensors.ranges import load_ranges
 
 _S2, _S1 = "sentinel2-l2a", "sentinel1-grd"
@@ -212,7 +212,7 @@ def test_bf16_is_near_float32(informed: SensorEncoder) -> None:
 def test_an_image_without_a_patch_of_data_does_not_enter_the_mean_of_a_set() -> None:
     tokens = torch.randn(1, 2, 4, 8)
     hidden = torch.tensor([[[False, False, True, False], [True] * 4]])
-    output = SetOutput(cls=torch.zeros(1, 8), tokens=tokens, hidden=hidden, grid=(2, 2))
+    output = EncoderOutput(cls=torch.zeros(1, 8), tokens=tokens, hidden=hidden, grid=(2, 2))
     assert torch.allclose(pooled(output, "mean"), tokens[:, 0, [0, 1, 3]].mean(dim=1))
     assert torch.equal(pooled(output, "cls"), output.cls)
 

@@ -18,7 +18,7 @@ from anyband.evaluate.recipe import TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import DataSpec, TaskData
 from anyband.models.inputs import ImageBatch, SetMetadata
-from anyband.models.vit import Encoder, TokenSets
+from anyband.models.vit import Encoder, TokenSets, tokens_as_map
 from anyband.randomness import uniform
 
 _RECIPE = TransferRecipe(name="test", data=DataSpec(source="none"))
@@ -174,16 +174,19 @@ def test_the_last_block_and_the_norm_give_the_final_level(
 def test_levels_of_concatenated_images_are_those_of_each_alone(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     levels = _fused(tiny_encoder, "concat").levels(pairs, (0, 2))
     for slot, image in enumerate(pairs.images):
-        alone = tiny_encoder.encoder.forward_features(image, blocks=(0, 2)).maps
+        sets = tiny_encoder.encoder.embed_sets(set_batch((image,), None))
+        alone = tiny_encoder.encoder.token_levels(sets.tokens[:, 0], None, blocks=(0, 2))
         for level, one in zip(levels, alone, strict=True):
-            assert torch.allclose(level[:, 32 * slot : 32 * (slot + 1)], one, atol=1e-5)
+            assert torch.allclose(level[:, 32 * slot : 32 * (slot + 1)], tokens_as_map(one, sets.grid), atol=1e-5)
 
 
 def test_levels_of_a_joint_sequence_are_those_of_the_set(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     levels = _fused(tiny_encoder, "joint").levels(pairs, (1, 3))
-    expected = tiny_encoder.encoder.set_features(set_batch(pairs.images, None), blocks=(1, 3)).maps
+    sets = tiny_encoder.encoder.embed_sets(set_batch(pairs.images, None))
+    expected = tiny_encoder.encoder.token_levels(sets.tokens.flatten(1, 2), None, blocks=(1, 3))
     for level, one in zip(levels, expected, strict=True):
-        assert torch.allclose(level, one.flatten(1, 2), atol=1e-6)
+        of_slots = tokens_as_map(one.unflatten(1, (len(pairs.images), -1)), sets.grid)
+        assert torch.allclose(level, of_slots.flatten(1, 2), atol=1e-6)
 
 
 @pytest.mark.parametrize("fusion", _STRATEGIES)

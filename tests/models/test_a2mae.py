@@ -393,7 +393,7 @@ def test_encoding_a_set_of_one_is_encoding_an_image(make_sets, set_config):
     model = _network(set_config)
     batch, _ = make_sets(14, slots=1)
     with torch.no_grad():
-        found, expected = model.encoder.encode_set(batch), model.encoder(batch.groups[0])
+        found, expected = model.encoder(batch), model.encoder(batch.groups[0])
     torch.testing.assert_close(found.cls, expected.cls[batch.rows[:, 0]])
     torch.testing.assert_close(found.tokens[:, 0], expected.tokens[batch.rows[:, 0]])
 
@@ -403,7 +403,7 @@ def test_images_of_a_set_see_each_other(make_sets, set_config):
     batch, _ = make_sets(15, slots=2)
     changed = replace(batch, groups=(batch.groups[0], replace(batch.groups[1], pixels=batch.groups[1].pixels + 1)))
     with torch.no_grad():
-        first, second = model.encoder.encode_set(batch), model.encoder.encode_set(changed)
+        first, second = model.encoder(batch), model.encoder(changed)
     assert not torch.allclose(first.tokens[:, 0], second.tokens[:, 0])
 
 

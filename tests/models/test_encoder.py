@@ -114,24 +114,6 @@ def test_an_encoder_of_another_size_gives_the_same_features(
     assert torch.allclose(other(image).tokens, encoder(image).tokens, atol=1e-5)
 
 
-def test_maps_after_the_last_block_become_the_tokens_by_the_norm(
-    encoder: Encoder, make_image: Callable[..., ImageBatch]
-) -> None:
-    image = make_image(1, bands=2)
-    features = encoder.forward_features(image, blocks=(1, 0))
-    last = encoder.norm(features.maps[0].flatten(2).transpose(1, 2))
-    assert torch.allclose(last, encoder(image).tokens, atol=1e-6)
-    assert not torch.allclose(features.maps[0], features.maps[1], atol=1e-2)
-
-
-@pytest.mark.parametrize("blocks", [(), (2,), (-1,)])
-def test_a_block_that_is_not_there_is_refused(
-    encoder: Encoder, make_image: Callable[..., ImageBatch], blocks: tuple[int, ...]
-) -> None:
-    with pytest.raises(InputError, match="the encoder has 0 to 1"):
-        encoder.forward_features(make_image(1, bands=2), blocks=blocks)
-
-
 def test_drop_path_skips_blocks_in_training_only(
     tiny_config: AutoencoderConfig, make_image: Callable[..., ImageBatch]
 ) -> None:

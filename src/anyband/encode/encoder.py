@@ -30,7 +30,7 @@ from anyband.errors import CatalogueError, InputError, nearest_name
 from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.spectral import SpectralProjection
-from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput, SetOutput, tokens_as_map
+from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput, tokens_as_map
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
 from anyband.sensors.ranges import is_stem
 from anyband.sensors.sensor import BandStatistics, Sensor
@@ -200,7 +200,7 @@ def inference(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
-def image_vectors(output: EncoderOutput | SetOutput) -> Float[Tensor, "*image width"]:
+def image_vectors(output: EncoderOutput) -> Float[Tensor, "*image width"]:
     """Make one vector an image of its own patches: the mean of those that are not hidden; NaN where all are."""
     if output.hidden is None:
         return output.tokens.mean(dim=-2)
@@ -208,7 +208,7 @@ def image_vectors(output: EncoderOutput | SetOutput) -> Float[Tensor, "*image wi
     return (output.tokens * seen).sum(dim=-2) / seen.sum(dim=-2)
 
 
-def feature_maps(output: EncoderOutput | SetOutput) -> Float[Tensor, "*image width row col"]:
+def feature_maps(output: EncoderOutput) -> Float[Tensor, "*image width row col"]:
     """Lay the patch features of each image out as a map, NaN where a patch is hidden."""
     tokens = output.tokens
     if output.hidden is not None:
@@ -216,7 +216,7 @@ def feature_maps(output: EncoderOutput | SetOutput) -> Float[Tensor, "*image wid
     return tokens_as_map(tokens, output.grid)
 
 
-def pooled(output: EncoderOutput | SetOutput, pool: Pool) -> Float[Tensor, "batch width"]:
+def pooled(output: EncoderOutput, pool: Pool) -> Float[Tensor, "batch width"]:
     """Make one vector an image, or a set: the CLS token, or the mean over its images of their means.
 
     An image without a visible patch does not count in a set; alone it gets zeros.
@@ -472,10 +472,10 @@ class SensorEncoder(nn.Module):
             output: EncoderOutput = self._network(precision)(batch.to(self.device), known)
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
 
-    def encode_sets(self, batch: SetBatch, *, precision: Precision = "float32") -> SetOutput:
+    def encode_sets(self, batch: SetBatch, *, precision: Precision = "float32") -> EncoderOutput:
         """Encode sets of network input without gradients; the features are float32 on the encoder's device."""
         with inference(self.device, precision):
-            output = self._network(precision).encode_set(batch.to(self.device))
+            output: EncoderOutput = self._network(precision)(batch.to(self.device))
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
 
     def _network(self, precision: Precision) -> Encoder:

@@ -19,6 +19,7 @@ from anyband.models.inputs import ImageBatch, SetBatch
 from anyband.models.losses import TargetVariance
 from anyband.models.masking import SetPlan, plan_from_positions
 from anyband.models.patches import gather_tokens
+from anyband.models.vit import Encoder, tokens_as_map
 from anyband.models.weight_files import WeightFile, read_weights
 from anyband.sensors.assignment import assign, mixing_of_ranges
 from anyband.sensors.catalogue import get_sensor
@@ -412,13 +413,12 @@ def _check_architecture(checkpoint: Checkpoint, recorded: Vectors) -> None:
 
 def _sensor_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -> Iterator[EntryResult]:
     encoder = build_encoder(checkpoint).eval()
-    last = checkpoint.config.encoder.depth - 1
     for name, sensor in recorded.sensors.items():
         batch = _image_batch(sensor, checkpoint)
         output = encoder(batch)
         found = {"cls": output.cls, "vit_cls": output.cls}
         if "vit_feature_map" in sensor.outputs:
-            found["vit_feature_map"] = encoder.forward_features(batch, blocks=(last,)).maps[0]
+            found["vit_feature_map"] = _map_before_norm(encoder, batch)
         for kind, expected in sensor.outputs.items():
             yield compare(f"{name}.{kind}", found[kind], expected, tolerance=tolerance)
 
@@ -443,6 +443,12 @@ def _pair_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -
             record = expected.squeeze() if kind == "loss_a" else expected
             note = "variance of repeated values" if kind == "loss_a" else ""
             yield compare(f"{name}.{kind}", found[kind], record, tolerance=tolerance, note=note)
+
+
+def _map_before_norm(encoder: Encoder, images: ImageBatch) -> Tensor:
+    sets = encoder.embed_sets(SetBatch(groups=(images,)))
+    (level,) = encoder.token_levels(sets.tokens[:, 0], None, blocks=(encoder.config.depth - 1,))
+    return tokens_as_map(level, sets.grid)
 
 
 def follow_pairs(model: Autoencoder, pairs: SetBatch, plan: SetPlan) -> tuple[Tensor, Tensor, SetLoss]:

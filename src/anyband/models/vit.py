@@ -24,8 +24,8 @@ from anyband.models.encodings import (
     set_hidden,
     token_locations,
 )
-from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, check_grid
-from anyband.models.patches import hidden_tokens, standardised_patches
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
+from anyband.models.patches import standardised_patches
 from anyband.models.spectral import SpectralProjection
 from anyband.randomness import generator
 
@@ -38,9 +38,6 @@ __all__ = [
     "EncoderConfig",
     "EncoderOutput",
     "EncoderSize",
-    "FeatureMaps",
-    "SetFeatureMaps",
-    "SetOutput",
     "TokenSets",
     "attention_from",
     "encoder_config",
@@ -285,55 +282,21 @@ def encoder_config(size: str, *, img_size: int, num_ranges: int) -> EncoderConfi
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOutput:
-    """Features after the final norm."""
+    """Features after the final norm: of sets, or of images that each were encoded alone, without the axis of slots."""
 
     cls: Float[Tensor, "batch width"]
-    """One vector for each image."""
-    tokens: Float[Tensor, "batch token width"]
-    """One vector for each patch, row by row."""
-    hidden: Bool[Tensor, "batch token"] | None
+    """One vector for each set."""
+    tokens: Float[Tensor, "*image token width"]
+    """One vector for each patch of each image, row by row."""
+    hidden: Bool[Tensor, "*image token"] | None
     """Patches with under half of their pixels valid, whose tokens mean nothing; None: there are none."""
     grid: tuple[int, int]
     """Patches down and across."""
 
     @property
-    def map(self) -> Float[Tensor, "batch width row col"]:
-        """The tokens as an image."""
+    def map(self) -> Float[Tensor, "*image width row col"]:
+        """The tokens as images."""
         return tokens_as_map(self.tokens, self.grid)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetOutput:
-    """Features of sets, each encoded as one joint sequence, after the final norm."""
-
-    cls: Float[Tensor, "set width"]
-    """One vector for each set."""
-    tokens: Float[Tensor, "set slot token width"]
-    """One vector for each patch of each image, row by row."""
-    hidden: Bool[Tensor, "set slot token"] | None
-    """Patches with under half of their pixels valid, whose tokens mean nothing; None: there are none."""
-    grid: tuple[int, int]
-    """Patches down and across."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureMaps:
-    """Patch features of chosen blocks, before the final norm, without CLS."""
-
-    maps: tuple[Float[Tensor, "batch width row col"], ...]
-    """One for each block asked for, in that order."""
-    hidden: Bool[Tensor, "batch token"] | None
-    """Patches with under half of their pixels valid; None: there are none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetFeatureMaps:
-    """Patch features of sets after chosen blocks, each set encoded as one joint sequence; before the final norm."""
-
-    maps: tuple[Float[Tensor, "set slot width row col"], ...]
-    """One for each block asked for, in that order."""
-    hidden: Bool[Tensor, "set slot token"] | None
-    """Patches with under half of their pixels valid; None: there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,83 +361,26 @@ class Encoder(nn.Module):
         if seed is not None:
             initialise(self, seed=seed)
 
-    def forward(self, batch: ImageBatch, metadata: SetMetadata | None = None) -> EncoderOutput:
-        """Encode whole images, each by itself.
-
-        Args:
-            batch: of one sensor.
-            metadata: of sets of one image; None: nothing is known. A network without encodings ignores it.
-
-        Returns:
-            CLS and patch tokens, after the final norm.
-
-        Raises:
-            InputError: images that do not fit the network.
-        """
-        tokens, hidden, grid = self._embedded(batch, metadata)
-        sequence = self.encode_tokens(tokens, hidden)
-        return EncoderOutput(cls=sequence[:, 0], tokens=sequence[:, 1:], hidden=hidden, grid=grid)
-
-    def forward_features(
-        self, batch: ImageBatch, *, blocks: Sequence[int], metadata: SetMetadata | None = None
-    ) -> FeatureMaps:
-        """Encode whole images and give the patch tokens after chosen blocks, before the final norm.
-
-        Args:
-            batch: of one sensor.
-            blocks: which, from 0.
-            metadata: of sets of one image; None: nothing is known. A network without encodings ignores it.
-
-        Returns:
-            One map for each.
-
-        Raises:
-            InputError: images that do not fit the network, or a block that is not there.
-        """
-        tokens, hidden, grid = self._embedded(batch, metadata)
-        levels = self.token_levels(tokens, hidden, blocks=blocks)
-        return FeatureMaps(maps=tuple(tokens_as_map(level, grid) for level in levels), hidden=hidden)
-
-    def encode_set(self, batch: SetBatch) -> SetOutput:
+    def forward(self, batch: SetBatch | ImageBatch, metadata: SetMetadata | None = None) -> EncoderOutput:
         """Encode whole sets: the images of a set are one sequence, so that every token sees all of them.
 
         Args:
-            batch: sets of equally many images.
-
-        Returns:
-            CLS of each set and the tokens of each image, after the final norm.
+            batch: sets of equally many images; or images of one sensor, each a set of its own.
+            metadata: of images alone; None: nothing is known. A network without encodings ignores it.
 
         Raises:
             InputError: images that do not fit the network or each other.
         """
-        sets = self.embed_sets(batch)
-        flat = None if sets.hidden is None else sets.hidden.flatten(1)
-        sequence = self.encode_tokens(sets.tokens.flatten(1, 2), flat)
-        return SetOutput(
-            cls=sequence[:, 0],
-            tokens=_by_slot(sequence[:, 1:], batch.num_slots),
-            hidden=sets.hidden,
-            grid=sets.grid,
+        sets = self.embed_sets(batch if isinstance(batch, SetBatch) else SetBatch(groups=(batch,), metadata=metadata))
+        sequence = self.encode_tokens(
+            sets.tokens.flatten(1, 2), None if sets.hidden is None else sets.hidden.flatten(1)
         )
-
-    def set_features(self, batch: SetBatch, *, blocks: Sequence[int]) -> SetFeatureMaps:
-        """Encode whole sets as `encode_set` does, and give the patch tokens after chosen blocks, before the final norm.
-
-        Args:
-            batch: sets of equally many images.
-            blocks: which, from 0.
-
-        Returns:
-            For each block, one map for each image.
-
-        Raises:
-            InputError: images that do not fit the network or each other, or a block that is not there.
-        """
-        sets = self.embed_sets(batch)
-        flat = None if sets.hidden is None else sets.hidden.flatten(1)
-        levels = self.token_levels(sets.tokens.flatten(1, 2), flat, blocks=blocks)
-        maps = tuple(tokens_as_map(_by_slot(level, batch.num_slots), sets.grid) for level in levels)
-        return SetFeatureMaps(maps=maps, hidden=sets.hidden)
+        tokens, hidden = sequence[:, 1:], sets.hidden
+        if isinstance(batch, SetBatch):
+            tokens = rearrange(tokens, "s (k n) d -> s k n d", k=batch.num_slots)
+        elif hidden is not None:
+            hidden = hidden[:, 0]
+        return EncoderOutput(cls=sequence[:, 0], tokens=tokens, hidden=hidden, grid=sets.grid)
 
     def embed_sets(self, batch: SetBatch) -> TokenSets:
         """Project the images of sets to tokens and add what each carries; nothing has attended to anything yet.
@@ -489,7 +395,9 @@ class Encoder(nn.Module):
         grid = check_sets(batch, patch_size=config.patch_size, num_ranges=config.num_ranges)
         patches = [standardised_patches(one.pixels, one.valid, config.patch_size) for one in batch.groups]
         projected = [self.projection(part, one.mixing) for part, one in zip(patches, batch.groups, strict=True)]
-        tokens = torch.stack(batch.to_slots(projected), dim=1) + self.locations(grid, batch)
+        slots = batch.to_slots(projected)
+        tokens = slots[0].unsqueeze(1) if len(slots) == 1 else torch.stack(slots, dim=1)
+        tokens = tokens + self.locations(grid, batch)
         return TokenSets(tokens=tokens, hidden=set_hidden(batch, config.patch_size), grid=grid)
 
     def locations(self, grid: tuple[int, int], batch: SetBatch) -> Float[Tensor, "#set #slot token width"]:
@@ -544,24 +452,9 @@ class Encoder(nn.Module):
                 found[index] = sequence[:, 1:]
         return tuple(found[index] for index in blocks)
 
-    def _embedded(
-        self, batch: ImageBatch, metadata: SetMetadata | None
-    ) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
-        config = self.config
-        grid = check_grid(batch, patch_size=config.patch_size, num_ranges=config.num_ranges)
-        hidden = None if batch.valid is None else hidden_tokens(batch.valid, config.patch_size)
-        patches = standardised_patches(batch.pixels, batch.valid, config.patch_size)
-        alone = SetBatch(groups=(batch,), metadata=metadata)
-        tokens = self.projection(patches, batch.mixing) + self.locations(grid, alone)[:, 0]
-        return tokens, hidden, grid
-
     def _with_cls(self, tokens: Tensor) -> Tensor:
         cls = (self.cls_token + self.positions.table[:, :1]).expand(tokens.shape[0], -1, -1)
         return torch.cat([cls.to(tokens.dtype), tokens], dim=1)
-
-
-def _by_slot(tokens: Tensor, num_slots: int) -> Tensor:
-    return rearrange(tokens, "s (k n) d -> s k n d", k=num_slots)
 
 
 @dataclass(frozen=True, kw_only=True)
