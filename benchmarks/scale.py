@@ -48,10 +48,7 @@ class Network:
 
 def network(size: str) -> Network:
     """Count a network."""
-    sizes = SIZES[size]
-    model = ModelRecipe(
-        embed_dim=sizes.embed_dim, depth=sizes.depth, num_heads=sizes.num_heads, patch_size=sizes.patch_size
-    )
+    model = ModelRecipe(**SIZES[size])
     recipe = PretrainRecipe(name=size, model=model, optim=OptimRecipe(batch_size=BATCH))
     config = network_config(recipe, num_ranges=17)
     shape = BatchShape(num_samples=BATCH, num_slots=2, groups=tuple((bands, BATCH) for bands in BANDS))

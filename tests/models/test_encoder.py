@@ -140,8 +140,8 @@ def test_bfloat16_autocast_stays_near_float32(encoder: Encoder, make_image: Call
 def test_named_sizes_have_the_parameters_of_their_vision_transformer(name: str, parameters: float) -> None:
     size = SIZES[name]
     # Blocks, final norm, CLS, one projection of one band; published counts have three bands and a head.
-    width = size.embed_dim
-    count = size.depth * (12 * width**2 + 13 * width) + 2 * width + width + (size.patch_size**2 + 1) * width
+    width, patch_size = size["embed_dim"], size["patch_size"]
+    count = size["depth"] * (12 * width**2 + 13 * width) + 2 * width + width + (patch_size**2 + 1) * width
     assert count == pytest.approx(parameters, rel=0.025)
 
 

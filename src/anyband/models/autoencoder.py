@@ -16,6 +16,7 @@ from typing import Literal, get_args
 
 import torch
 from einops import rearrange
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from anyband.arrays import Bool, Float, Int
@@ -53,6 +54,7 @@ _LEAST_DEVIATION = 1e-3
 class AutoencoderConfig:
     """Everything that fixes the network and its pre-training task. The defaults are SMARTIES."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
     encoder: EncoderConfig
     """The encoder."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)

@@ -2,25 +2,27 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from anyband.arrays import Float
-from anyband.errors import CatalogueError, CheckpointError, InputError, nearest_name
+from anyband.errors import CatalogueError, CheckpointError, nearest_name
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.encodings import EncodingConfig, PositionKind, SetEncodings, sincos_positions
-from anyband.models.vit import DecoderConfig, Encoder, EncoderConfig
+from anyband.models.vit import LARGEST_COUNT, DecoderConfig, Encoder, EncoderConfig
 from anyband.models.weight_files import checkpoint_hash, locate, read_weights, write_weights
 from anyband.sensors.ranges import RangeTable, load_ranges, range_table_from_dict, range_table_to_dict, without_range
 
 __all__ = [
     "CHECKPOINT_VERSION",
     "Checkpoint",
+    "are_computed",
     "build_encoder",
     "build_model",
     "checkpoint_hash",
@@ -38,6 +40,7 @@ __all__ = [
     "load_checkpoint",
     "num_ranges_of",
     "save_checkpoint",
+    "shape_problems",
     "state_of",
     "to_published",
     "withhold_range",
@@ -47,6 +50,8 @@ __all__ = [
 _PROJECTION = "spectrum_projection.spectrum_embeds.{}.proj.{}"
 _PREDICTION = "decoder_preds.{}.{}"
 _LEVEL = "decoder_levels.{}.{}"
+# What the network stacks by range, and the layers that the published layout has instead.
+_STACKS = (("encoder.projection.", _PROJECTION), ("reconstruction.", _PREDICTION), ("levels.", _LEVEL))
 _DECODER_NAMES = ("decoder_", "mask_token")
 
 
@@ -158,14 +163,11 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _published_entries(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    part = name.rpartition(".")[2]
-    if name.startswith("encoder.projection."):
-        rows = tensor.transpose(1, 2) if part == "weight" else tensor
-        return [(_PROJECTION.format(index, part), row) for index, row in enumerate(rows)]
-    if name.startswith("reconstruction."):
-        return [(_PREDICTION.format(index, part), row) for index, row in enumerate(tensor)]
-    if name.startswith("levels."):
-        return [(_LEVEL.format(index, part), row) for index, row in enumerate(tensor)]
+    for prefix, layout in _STACKS:
+        if name.startswith(prefix):
+            part = name.removeprefix(prefix)
+            rows = tensor.transpose(1, 2) if name == "encoder.projection.weight" else tensor
+            return [(layout.format(index, part), row) for index, row in enumerate(rows)]
     return [(_published_name(name), tensor)]
 
 
@@ -188,17 +190,13 @@ def from_published(state: Mapping[str, Tensor], num_ranges: int) -> dict[str, Te
     Returns:
         State of `Autoencoder`, or of its encoder alone with `encoder.` before each name.
     """
-    ranged = ("spectrum_projection.", "decoder_preds.", "decoder_levels.")
+    ranged = tuple(layout.split("{}", 1)[0] for _, layout in _STACKS)
     network = {_network_name(name): tensor for name, tensor in state.items() if not name.startswith(ranged)}
-    for part in ("weight", "bias"):
-        rows = torch.stack([state[_PROJECTION.format(index, part)] for index in range(num_ranges)])
-        network[f"encoder.projection.{part}"] = rows.transpose(1, 2) if part == "weight" else rows
-        if _PREDICTION.format(0, part) in state:
-            predictions = [state[_PREDICTION.format(index, part)] for index in range(num_ranges)]
-            network[f"reconstruction.{part}"] = torch.stack(predictions)
-        if _LEVEL.format(0, part) in state:
-            levels = [state[_LEVEL.format(index, part)] for index in range(num_ranges)]
-            network[f"levels.{part}"] = torch.stack(levels)
+    for prefix, layout in _STACKS:
+        for part in ("weight", "bias"):
+            if layout.format(0, part) in state:
+                network[prefix + part] = torch.stack([state[layout.format(index, part)] for index in range(num_ranges)])
+    network["encoder.projection.weight"] = network["encoder.projection.weight"].transpose(1, 2)
     return network
 
 
@@ -223,11 +221,6 @@ def without_decay(state: Mapping[str, Tensor]) -> frozenset[str]:
 
 
 CHECKPOINT_VERSION = 1
-
-_COUNTS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
-_DECODER_COUNTS = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
-# chosen: far above any network, low enough that a broken header can't ask for all the memory.
-_LARGEST_COUNT = 1 << 16
 
 # Width → (blocks, heads) of published files, which carry no header. Source: ViT (arXiv 2010.11929), table 1.
 _PUBLISHED = {768: (12, 12), 1024: (24, 16), 1280: (32, 16)}
@@ -265,33 +258,44 @@ def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, position
         CheckpointError: an entry is missing or wrong, or the file is of a newer version.
     """
     _check_version(metadata)
-    counts = {name: _count(metadata, name) for name in _COUNTS}
-    decoder = {name: _count(metadata, name) for name in _DECODER_COUNTS if name in metadata}
-    if decoder and len(decoder) < len(_DECODER_COUNTS):
-        missing = next(name for name in _DECODER_COUNTS if name not in metadata)
-        raise CheckpointError(f"the header of the checkpoint has no '{missing}', but other numbers of a decoder")
-    kind = metadata.get("positions", positions)
-    if kind not in ("fixed", "trained"):
-        raise CheckpointError(f"'positions' in the header of the checkpoint is '{kind}', not 'fixed' or 'trained'")
+    encoder, decoder = (
+        {key: metadata[key] for key in _keys(kind) if key in metadata} for kind in (EncoderConfig, DecoderConfig)
+    )
+    missing = [key for key in _keys(DecoderConfig) if key not in decoder]
+    if decoder and missing:
+        raise CheckpointError(f"the header of the checkpoint has no '{missing[0]}', but other numbers of a decoder")
+    encodings = header_json(metadata, "encodings") or {}
     task = header_json(metadata, "pretraining") or {}
+    given = {"positions": positions, **encoder, "num_ranges": num_ranges, "encodings": encodings}
     try:
-        encoder = EncoderConfig(
-            img_size=counts["img_size"],
-            patch_size=counts["patch_size"],
-            embed_dim=counts["embed_dim"],
-            depth=counts["depth"],
-            num_heads=counts["num_heads"],
-            mlp_ratio=_number(metadata, "mlp_ratio", 4.0),
-            num_ranges=num_ranges,
-            max_bands=_count(metadata, "max_bands") if "max_bands" in metadata else 12,
-            drop_path=_number(metadata, "drop_path", 0.0),
-            norm_eps=_number(metadata, "norm_eps", 1e-6),
-            positions="trained" if kind == "trained" else "fixed",
-            encodings=EncodingConfig(**(header_json(metadata, "encodings") or {})),
+        config: AutoencoderConfig = TypeAdapter(AutoencoderConfig).validate_python(
+            {**task, "encoder": given, "decoder": decoder}
         )
-        return AutoencoderConfig(encoder=encoder, decoder=DecoderConfig(**decoder), **task)
-    except (InputError, TypeError, AttributeError) as problem:
-        raise CheckpointError(f"the header of the checkpoint describes no network: {problem}") from problem
+    except ValidationError as problem:
+        raise CheckpointError(_header_problem(problem.errors(include_url=False)[0])) from problem
+    return config
+
+
+def _keys(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _header_problem(error: Any) -> str:
+    """Say what is wrong with an entry of the header."""
+    kind, place, found = error["type"], error["loc"], error["input"]
+    name = place[-1] if place else ""
+    if kind == "missing":
+        return f"the header of the checkpoint has no '{name}'"
+    if kind == "unexpected_keyword_argument":
+        known = _keys(EncodingConfig if "encodings" in place else AutoencoderConfig)
+        return f"the header of the checkpoint describes no network: unknown key '{name}'{nearest_name(name, known)}"
+    if isinstance(found, str) and place[0] in ("encoder", "decoder"):
+        shares = ("mlp_ratio", "drop_path", "norm_eps")
+        wanted = "no number of 0 or more" if name in shares else f"no number from 1 to {LARGEST_COUNT}"
+        wanted = "not 'fixed' or 'trained'" if name == "positions" else wanted
+        return f"'{name}' in the header of the checkpoint is '{found}', {wanted}"
+    reason = error["ctx"]["error"] if kind == "value_error" else f"{'.'.join(map(str, place))}: {error['msg']}"
+    return f"the header of the checkpoint describes no network: {reason}"
 
 
 def config_from_shapes(tensors: Mapping[str, Tensor], *, positions: PositionKind) -> AutoencoderConfig:
@@ -382,37 +386,8 @@ def _check_version(metadata: Mapping[str, str]) -> None:
         )
 
 
-def _count(metadata: Mapping[str, str], name: str) -> int:
-    text = metadata.get(name)
-    if text is None:
-        raise CheckpointError(f"the header of the checkpoint has no '{name}'")
-    if not text.isdecimal() or not 0 < int(text) <= _LARGEST_COUNT:
-        raise CheckpointError(
-            f"'{name}' in the header of the checkpoint is '{text}', no number from 1 to {_LARGEST_COUNT}"
-        )
-    return int(text)
-
-
-def _number(metadata: Mapping[str, str], name: str, default: float) -> float:
-    text = metadata.get(name, repr(default))
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise CheckpointError(f"'{name}' in the header of the checkpoint is '{text}', no number of 0 or more")
-    return value
-
-
 _PUBLISHED_RANGES = "smarties_v1"
-# What is stacked by range, in the network's own names.
-_STACKED = (
-    "encoder.projection.",
-    "reconstruction.",
-    "levels.",
-    "encoder.encodings.source.",
-    "decoder.encodings.source.",
-)
+_STACKED = (*(prefix for prefix, _ in _STACKS), "encoder.encodings.source.", "decoder.encodings.source.")
 # float32 sine and cosine by different libraries differ by less.
 _POSITION_TOLERANCE = 1e-5
 
@@ -560,14 +535,9 @@ def extend_checkpoint(
             "matrix is "
             f"{mixing.shape[0]} × {mixing.shape[1]}; extend the checkpoint's own table"
         )
-    network = from_published(checkpoint.state, len(old))
-    for name in [name for name in network if name.startswith(_STACKED)]:
-        trained = network[name]
-        added = torch.tensordot(mixing.to(trained.dtype), trained, dims=1)
-        network[name] = torch.cat([trained, added])
-    encoder = replace(checkpoint.config.encoder, num_ranges=len(new))
-    config = replace(checkpoint.config, encoder=encoder)
-    return replace(checkpoint, config=config, state=to_published(network), ranges=table)
+    return _with_ranges(
+        checkpoint, table, lambda rows: torch.cat([rows, torch.tensordot(mixing.to(rows.dtype), rows, dims=1)])
+    )
 
 
 def withhold_range(checkpoint: Checkpoint, name: str) -> Checkpoint:
@@ -586,13 +556,16 @@ def withhold_range(checkpoint: Checkpoint, name: str) -> Checkpoint:
     if name not in names or len(names) == 1:
         raise CheckpointError(f"range '{name}' can't be withheld from {', '.join(names)}{nearest_name(name, names)}")
     kept = [index for index, one in enumerate(names) if one != name]
-    network = from_published(checkpoint.state, len(names))
-    for stacked in [one for one in network if one.startswith(_STACKED)]:
-        network[stacked] = network[stacked][kept]
-    encoder = replace(checkpoint.config.encoder, num_ranges=len(kept))
+    return _with_ranges(checkpoint, without_range(checkpoint.ranges, name), lambda rows: rows[kept])
+
+
+def _with_ranges(checkpoint: Checkpoint, table: RangeTable, change: Callable[[Tensor], Tensor]) -> Checkpoint:
+    """Give a checkpoint other ranges by a change of whatever is stacked by range."""
+    network = from_published(checkpoint.state, checkpoint.config.encoder.num_ranges)
+    network |= {name: change(rows) for name, rows in network.items() if name.startswith(_STACKED)}
+    encoder = replace(checkpoint.config.encoder, num_ranges=len(table.ranges))
     config = replace(checkpoint.config, encoder=encoder)
-    ranges = without_range(checkpoint.ranges, name)
-    return replace(checkpoint, config=config, state=to_published(network), ranges=ranges)
+    return replace(checkpoint, config=config, state=to_published(network), ranges=table)
 
 
 def _ranges(metadata: Mapping[str, str], config: AutoencoderConfig) -> RangeTable:
@@ -611,35 +584,29 @@ def _ranges(metadata: Mapping[str, str], config: AutoencoderConfig) -> RangeTabl
 
 def _position_kind(table: Tensor | None) -> PositionKind:
     """Tell fixed positions from trained ones by their values, for files that do not say."""
-    if table is None or table.ndim != 3 or table.shape[2] % 4:
-        return "fixed"
-    return "fixed" if _are_computed(table) else "trained"
+    return "fixed" if table is None or table.ndim != 3 or table.shape[2] % 4 or are_computed(table) else "trained"
 
 
-def _are_computed(table: Tensor) -> bool:
+def are_computed(table: Tensor, *, tolerance: float = _POSITION_TOLERANCE) -> bool:
+    """Tell whether positions are the computed sines and cosines of a square grid, with CLS at 0."""
     edge = math.isqrt(max(table.shape[1] - 1, 0))
-    if table.shape[0] != 1 or edge < 1 or edge * edge != table.shape[1] - 1 or not table.is_floating_point():
+    if (
+        table.shape[0] != 1
+        or table.shape[2] % 4
+        or edge < 1
+        or edge * edge != table.shape[1] - 1
+        or not table.is_floating_point()
+    ):
         return False
     computed = sincos_positions(edge, edge, table.shape[2])
     # Files in half precision round the table.
-    tolerance = max(_POSITION_TOLERANCE, torch.finfo(table.dtype).eps)
+    tolerance = max(tolerance, torch.finfo(table.dtype).eps)
     return bool((table[0, 1:] - computed).abs().max() <= tolerance) and not bool(table[0, 0].any())
 
 
 def _check_state(state: Mapping[str, Tensor], config: AutoencoderConfig, *, decoder: bool, where: str) -> None:
-    expected = expected_shapes(config, decoder=decoder)
-    problems = [
-        *_listed("missing", [name for name in expected if name not in state]),
-        *_listed("unexpected", [name for name in state if name not in expected]),
-        *_listed(
-            "of another shape",
-            [
-                f"{name} {tuple(state[name].shape)} and not {shape}"
-                for name, shape in expected.items()
-                if name in state and tuple(state[name].shape) != shape
-            ],
-        ),
-    ]
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    problems = shape_problems(shapes, expected_shapes(config, decoder=decoder), unexpected="unexpected")
     if problems:
         raise CheckpointError(
             f"'{where}' does not fit its architecture (embed_dim {config.encoder.embed_dim}, depth "
@@ -653,15 +620,27 @@ def _check_state(state: Mapping[str, Tensor], config: AutoencoderConfig, *, deco
         )
     tables = ["decoder_pos_embed"] if "decoder_pos_embed" in state else []
     tables += ["pos_embed"] if config.encoder.positions == "fixed" else []
-    wrong = [name for name in tables if not _are_computed(state[name])]
+    wrong = [name for name in tables if not are_computed(state[name])]
     if wrong:
         raise CheckpointError(
             f"'{wrong[0]}' in '{where}' is not the computed sine and cosine positions, though they are declared fixed"
         )
 
 
-def _listed(kind: str, names: list[str]) -> list[str]:
-    if not names:
-        return []
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return [f"{len(names)} {kind} ({shown})"]
+def shape_problems(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *, unexpected: str
+) -> list[str]:
+    """Count the weights that are missing, too many (named by `unexpected`) or of another shape, with some names."""
+    other = [
+        f"{name} {found[name]} and not {shape}" for name, shape in expected.items() if found.get(name, shape) != shape
+    ]
+    kinds = {
+        "missing": [name for name in expected if name not in found],
+        unexpected: [name for name in found if name not in expected],
+        "of another shape": other,
+    }
+    return [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for kind, names in kinds.items()
+        if names
+    ]

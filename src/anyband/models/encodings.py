@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from einops import rearrange
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -149,6 +150,7 @@ GeographicKind = Literal["none", "a2mae"]
 class EncodingConfig:
     """What tokens carry beside their position in the grid. All off: SMARTIES."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
     geographic: GeographicKind = "none"
     """a2mae: the anchor's corners and positions scaled by ground resolution, instead of the grid's positions."""
     place: bool = False

@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from anyband.errors import CheckpointError
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import expected_shapes
-from anyband.models.encodings import sincos_positions
+from anyband.models.checkpoint import are_computed, expected_shapes, shape_problems
 from anyband.models.weight_files import locate, read_weights
 from anyband.sensors.ranges import RangeTable, colour_of
 
@@ -145,32 +143,12 @@ def _expected(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tuple[in
 
 
 def _check_names(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    problems = [
-        *_listed("missing", [name for name in expected if name not in found]),
-        *_listed("of no masked autoencoder", [name for name in found if name not in expected]),
-        *_listed(
-            "of another shape",
-            [
-                f"{name} {found[name]} and not {shape}"
-                for name, shape in expected.items()
-                if _differs(name, shape, found)
-            ],
-        ),
-    ]
+    problems = shape_problems(found, expected, unexpected="of no masked autoencoder")
     if problems:
         raise CheckpointError(
             f"'{path}' is not the masked autoencoder that its stem says: {'; '.join(problems)}; get a whole file of "
             "the release, or of timm's 'vit_*_patch16_224.mae'"
         )
-
-
-def _differs(name: str, shape: tuple[int, ...], found: Mapping[str, tuple[int, ...]]) -> bool:
-    return name in found and found[name] != shape
-
-
-def _listed(kind: str, names: list[str]) -> list[str]:
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return [f"{len(names)} {kind} ({shown})"] if names else []
 
 
 def _encoder_differences(encoder: Mapping[str, Tensor], config: AutoencoderConfig) -> list[str]:
@@ -257,14 +235,7 @@ def _predictions(decoder: Mapping[str, Tensor], config: AutoencoderConfig, range
 
 def _check_positions(table: Tensor | None, name: str, path: Path) -> None:
     """See that positions are the computed ones, which our networks compute themselves, for any grid."""
-    if table is None:
-        return
-    edge = round((table.shape[1] - 1) ** 0.5) if table.ndim == 3 else 0
-    fits = edge > 0 and edge * edge == table.shape[1] - 1 and table.shape[2] % 4 == 0
-    if fits:
-        computed = torch.nn.functional.pad(sincos_positions(edge, edge, table.shape[2]), (0, 0, 1, 0))
-        fits = bool((table[0] - computed).abs().max() <= _POSITION_TOLERANCE)
-    if not fits:
+    if table is not None and not (table.ndim == 3 and are_computed(table, tolerance=_POSITION_TOLERANCE)):
         raise CheckpointError(
             f"'{name}' in '{path}' is not the computed sine and cosine positions; they were trained, as in a "
             "fine-tuned network. Take the weights of the masked pre-training"

@@ -1,14 +1,16 @@
 """The transformer: blocks, encoder and decoder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
+from typing import Annotated
 
 import numpy as np
 import torch
 from einops import rearrange
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -30,6 +32,7 @@ from anyband.models.spectral import SpectralProjection
 from anyband.randomness import generator
 
 __all__ = [
+    "LARGEST_COUNT",
     "SIZES",
     "BlockStack",
     "Decoder",
@@ -37,7 +40,6 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "EncoderOutput",
-    "EncoderSize",
     "TokenSets",
     "attention_from",
     "encoder_config",
@@ -184,55 +186,48 @@ def set_recompute(module: nn.Module, *, recompute: bool) -> None:
             part.recompute = recompute
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncoderSize:
-    """The numbers of a named encoder size."""
-
-    embed_dim: int
-    """Width of a token."""
-    depth: int
-    """Transformer blocks."""
-    num_heads: int
-    """Attention heads."""
-    patch_size: int = 16
-    """Edge of a patch, pixels."""
-
-
 # Source: ViT (arXiv 2010.11929), table 1; tiny and small from DeiT (arXiv 2012.12877), table 1.
-SIZES = MappingProxyType(
+SIZES: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
-        "tiny": EncoderSize(embed_dim=192, depth=12, num_heads=3),
-        "small": EncoderSize(embed_dim=384, depth=12, num_heads=6),
-        "base": EncoderSize(embed_dim=768, depth=12, num_heads=12),
-        "large": EncoderSize(embed_dim=1024, depth=24, num_heads=16),
-        "huge": EncoderSize(embed_dim=1280, depth=32, num_heads=16, patch_size=14),
+        "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3, "patch_size": 16},
+        "small": {"embed_dim": 384, "depth": 12, "num_heads": 6, "patch_size": 16},
+        "base": {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16},
+        "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "patch_size": 16},
+        "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "patch_size": 14},
     }
 )
+
+LARGEST_COUNT = 1 << 16
+"""chosen: far above any network, low enough that a broken header can't ask for all the memory."""
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Everything that fixes an encoder's parameters."""
 
-    img_size: int
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    img_size: Count
     """Edge of the images that it is trained on, pixels; others work too."""
-    patch_size: int
+    patch_size: Count
     """Edge of a patch, pixels."""
-    embed_dim: int
+    embed_dim: Count
     """Width of a token, a multiple of 4 and of num_heads."""
-    depth: int
+    depth: Count
     """Transformer blocks."""
-    num_heads: int
+    num_heads: Count
     """Attention heads."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Size = 4.0
     """Width of a block's hidden layer over embed_dim."""
-    num_ranges: int
+    num_ranges: Count
     """Trained spectral ranges."""
-    max_bands: int = 12
+    max_bands: Count = 12
     """C_max: tokens are scaled as if the sensor had so many bands."""
-    drop_path: float = 0.0
+    drop_path: Size = 0.0
     """Share of samples whose last block is skipped in training; falls to 0 at the first block."""
-    norm_eps: float = 1e-6
+    norm_eps: Size = 1e-6
     """Of the layer norms."""
     positions: PositionKind = "fixed"
     """Sine and cosine positions as computed, or trained from there."""
@@ -269,15 +264,7 @@ def encoder_config(size: str, *, img_size: int, num_ranges: int) -> EncoderConfi
     """
     if size not in SIZES:
         raise InputError(f"there is no encoder size '{size}' ({', '.join(SIZES)}){nearest_name(size, SIZES)}")
-    numbers = SIZES[size]
-    return EncoderConfig(
-        img_size=img_size,
-        patch_size=numbers.patch_size,
-        embed_dim=numbers.embed_dim,
-        depth=numbers.depth,
-        num_heads=numbers.num_heads,
-        num_ranges=num_ranges,
-    )
+    return EncoderConfig(img_size=img_size, num_ranges=num_ranges, **SIZES[size])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -461,11 +448,13 @@ class Encoder(nn.Module):
 class DecoderConfig:
     """Everything that fixes a decoder's parameters."""
 
-    decoder_embed_dim: int = 512
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    decoder_embed_dim: Count = 512
     """Width of a decoded token, a multiple of 4 and of the heads."""
-    decoder_depth: int = 8
+    decoder_depth: Count = 8
     """Transformer blocks."""
-    decoder_num_heads: int = 16
+    decoder_num_heads: Count = 16
     """Attention heads."""
 
     def __post_init__(self) -> None:
