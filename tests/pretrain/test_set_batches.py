@@ -1,7 +1,5 @@
 """Sets as the network takes them: registered, with facts that follow the crop, and draws that nothing else changes."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -127,7 +125,7 @@ def test_another_step_or_seed_draws_anew(plan, prepare):
     _, _, noise = prepare(step)
     draw = _sampler(plan).batch(step)
     raw = plan.samples.read(draw)
-    for recipe, at in ((plan.recipe, step + 1), (dataclasses.replace(plan.recipe, seed=9), step)):
+    for recipe, at in ((plan.recipe, step + 1), (plan.recipe.changed(seed=9), step)):
         _, other = BatchPreparer(recipe, plan.inputs, device=_CPU).prepare(raw, step=at)
         assert not torch.equal(other.masking, noise.masking)
 

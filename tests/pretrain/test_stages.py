@@ -240,7 +240,7 @@ def test_stages_are_for_sets() -> None:
 
 
 def test_a_stage_has_at_least_one_epoch() -> None:
-    with pytest.raises(RecipeError, match=r"data.stages.epochs must be at least 1, found 0"):
+    with pytest.raises(RecipeError, match=r"epochs must be at least 1, found 0"):
         StageRecipe(epochs=0)
 
 
