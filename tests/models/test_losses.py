@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anyband.models.losses import mean_over, patch_moments, token_errors
+from anyband.models.patches import patch_moments, token_errors
 
 VALID = torch.rand(2, 3, 12, generator=torch.Generator().manual_seed(0)) < 0.7
 VALUES = torch.where(VALID, torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(1)), 0.0)
@@ -43,9 +43,3 @@ def test_errors_are_means_over_valid_pixels() -> None:
         for rows in zip(predicted, VALUES, VALID, strict=True)
     ]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
-
-
-def test_the_mean_counts_only_what_is_marked_and_is_zero_for_nothing() -> None:
-    errors = torch.tensor([[1.0, 2.0, torch.inf]])
-    assert mean_over(errors, torch.tensor([[True, True, False]])).item() == 1.5
-    assert mean_over(errors, torch.zeros(1, 3, dtype=torch.bool)).item() == 0

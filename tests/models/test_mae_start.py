@@ -14,7 +14,7 @@ from anyband.errors import CheckpointError
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, build_model, state_of
 from anyband.models.inputs import ImageBatch
-from anyband.models.mae_start import MaeStart, load_mae, start_from_mae
+from anyband.models.mae_start import load_mae, start_from_mae
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
@@ -86,14 +86,14 @@ def _config(table=_TABLE, *, max_bands: int = 12, **numbers: object) -> Autoenco
     )
 
 
-def _start(path: Path, config: AutoencoderConfig, table=_TABLE) -> MaeStart:
+def _start(path: Path, config: AutoencoderConfig, table=_TABLE) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     state = state_of(Autoencoder(config, seed=0))
     return start_from_mae(load_mae(path), state, config=config, ranges=table)
 
 
 def _model(path: Path, config: AutoencoderConfig, table=_TABLE):
     started = _start(path, config, table)
-    return build_model(Checkpoint(config=config, state=started.state, ranges=table)).eval()
+    return build_model(Checkpoint(config=config, state=started[0], ranges=table)).eval()
 
 
 def _rgb(size: int = _SIDE, *, table=_TABLE) -> ImageBatch:
@@ -167,24 +167,24 @@ def test_a_file_without_decoder_leaves_it_to_the_seed(mae, tmp_path) -> None:
     config = _config()
     started = _start(_saved(tmp_path / "timm.safetensors", state), config)
     fresh = state_of(Autoencoder(config, seed=0))
-    torch.testing.assert_close(started.state["decoder_embed.weight"], fresh["decoder_embed.weight"])
-    assert started.notes[2] == "the file has no decoder; the decoder starts from the seed"
-    assert not torch.equal(started.state["blocks.0.attn.qkv.weight"], fresh["blocks.0.attn.qkv.weight"])
+    torch.testing.assert_close(started[0]["decoder_embed.weight"], fresh["decoder_embed.weight"])
+    assert started[1][2] == "the file has no decoder; the decoder starts from the seed"
+    assert not torch.equal(started[0]["blocks.0.attn.qkv.weight"], fresh["blocks.0.attn.qkv.weight"])
 
 
 def test_a_decoder_of_other_numbers_is_left_and_the_reason_said(release) -> None:
     config = _config(decoder_depth=2, decoder_embed_dim=8)
     started = _start(release, config)
     fresh = state_of(Autoencoder(config, seed=0))
-    torch.testing.assert_close(started.state["decoder_embed.weight"], fresh["decoder_embed.weight"])
-    assert started.notes[2] == (
+    torch.testing.assert_close(started[0]["decoder_embed.weight"], fresh["decoder_embed.weight"])
+    assert started[1][2] == (
         "the decoder starts from the seed, because the file's is another: decoder_embed_dim 8, not 16; "
         "decoder_depth 2, not 1"
     )
 
 
 def test_notes_say_which_ranges_have_a_colour_and_that_statistics_differ(release) -> None:
-    notes = _start(release, _config()).notes
+    notes = _start(release, _config())[1]
     assert "whose images were normalised otherwise (ImageNet's mean and deviation)" in notes[0]
     assert notes[1].startswith("6 of 17 ranges start from the kernel of their colour (blue_1 (blue), blue_3 (blue), ")
     assert notes[2] == "the decoder starts from there too"
@@ -196,7 +196,7 @@ def test_a_norm_for_pooled_features_is_the_norm_and_a_head_is_left(mae, tmp_path
     }
     state["head.weight"] = torch.zeros(10, _WIDTH)
     started = _start(_saved(tmp_path / "pooled.safetensors", state), _config())
-    torch.testing.assert_close(started.state["norm.weight"], mae.norm.weight.detach())
+    torch.testing.assert_close(started[0]["norm.weight"], mae.norm.weight.detach())
 
 
 def test_every_difference_of_the_encoder_is_named(release) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anyband.models.spectral import SpectralProjection, SpectralReconstruction
+from anyband.models.patches import SpectralProjection, SpectralReconstruction
 from anyband.models.vit import initialise
 
 RANGES, PATCH, WIDTH = 6, 3, 10

@@ -46,9 +46,9 @@ def test_text_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     write_weights(tmp_path / "w.safetensors", {"a": torch.arange(3.0)}, {"note": "x"})
-    found = read_weights(tmp_path / "w.safetensors")
-    assert found.tensors["a"].tolist() == [0, 1, 2]
-    assert found.metadata == {"note": "x"}
+    tensors, header = read_weights(tmp_path / "w.safetensors")
+    assert tensors["a"].tolist() == [0, 1, 2]
+    assert header == {"note": "x"}
 
 
 @pytest.mark.parametrize(

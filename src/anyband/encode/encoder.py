@@ -29,7 +29,7 @@ from anyband.encode.metadata import (
 from anyband.errors import CatalogueError, InputError, nearest_name
 from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
-from anyband.models.spectral import SpectralProjection
+from anyband.models.patches import SpectralProjection
 from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput, tokens_as_map
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
 from anyband.sensors.ranges import is_stem

@@ -16,11 +16,10 @@ from anyband.errors import CatalogueError, CheckpointError, InputError, nearest_
 from anyband.models.autoencoder import Autoencoder, SetLoss
 from anyband.models.checkpoint import Checkpoint, build_encoder, build_model, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch
-from anyband.models.losses import TargetVariance
 from anyband.models.masking import SetPlan, plan_from_positions
-from anyband.models.patches import gather_tokens
+from anyband.models.patches import TargetVariance, gather_tokens
 from anyband.models.vit import Encoder, tokens_as_map
-from anyband.models.weight_files import WeightFile, read_weights
+from anyband.models.weight_files import read_weights
 from anyband.sensors.assignment import assign, mixing_of_ranges
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import RangeTable
@@ -144,18 +143,19 @@ class Vectors:
     """Numbers of the network that they were recorded with, as far as the header tells."""
 
 
-def parse_vectors(file: WeightFile, *, where: str) -> Vectors:
+def parse_vectors(tensors: Mapping[str, Tensor], header: Mapping[str, str], *, where: str) -> Vectors:
     """Sort the entries of a file into sensors and pairs.
 
     Args:
-        file: as read.
+        tensors: of the file.
+        header: its entries.
         where: its name in messages.
 
     Raises:
         InputError: an entry of an unknown kind, or one that others need is missing.
     """
     groups: dict[str, dict[str, Tensor]] = {}
-    for entry, tensor in file.tensors.items():
+    for entry, tensor in tensors.items():
         name, dot, kind = entry.rpartition(".")
         known = ("image", *_SENSOR_OUTPUTS, *_PAIR_INPUTS, *_PAIR_OUTPUTS)
         if not dot or kind not in known:
@@ -165,13 +165,11 @@ def parse_vectors(file: WeightFile, *, where: str) -> Vectors:
             )
         groups.setdefault(name, {})[kind] = tensor
     pair_kinds = {*_PAIR_INPUTS, *_PAIR_OUTPUTS}
-    sensors = {
-        name: _sensor(name, group, file.metadata) for name, group in groups.items() if not pair_kinds & group.keys()
-    }
+    sensors = {name: _sensor(name, group, header) for name, group in groups.items() if not pair_kinds & group.keys()}
     if not sensors:
         raise InputError(f"'{where}' has no recorded images; it needs entries such as 's2_l2a.image'")
-    pairs = {name: _pair(name, group, sensors, file.metadata) for name, group in groups.items() if name not in sensors}
-    return Vectors(sensors=sensors, pairs=pairs, architecture=_architecture(file.metadata, where))
+    pairs = {name: _pair(name, group, sensors, header) for name, group in groups.items() if name not in sensors}
+    return Vectors(sensors=sensors, pairs=pairs, architecture=_architecture(header, where))
 
 
 def mixing_for(sensor: SensorVectors, table: RangeTable) -> Float[Tensor, "band range"]:
@@ -364,7 +362,7 @@ def verify(checkpoint: str | Path, vectors: Path, *, tolerance: float = 1e-5) ->
     if not tolerance > 0 or not math.isfinite(tolerance):
         raise InputError(f"the tolerance must be over 0, found {tolerance:g}")
     loaded = load_checkpoint(checkpoint)
-    recorded = parse_vectors(read_weights(vectors), where=str(vectors))
+    recorded = parse_vectors(*read_weights(vectors), where=str(vectors))
     _check_architecture(loaded, recorded)
     with torch.no_grad():
         results = [*_sensor_results(loaded, recorded, tolerance), *_pair_results(loaded, recorded, tolerance)]

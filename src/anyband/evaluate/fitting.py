@@ -21,7 +21,7 @@ from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
 from anyband.models.checkpoint import Checkpoint, extend_checkpoint, to_published
 from anyband.models.encodings import sincos_positions
-from anyband.models.spectral import SpectralProjection
+from anyband.models.patches import SpectralProjection
 from anyband.models.vit import set_fused_attention
 from anyband.progress import Advance, progress
 from anyband.sensors.assignment import AssignmentRules, assign

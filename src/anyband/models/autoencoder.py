@@ -23,10 +23,17 @@ from anyband.arrays import Bool, Float, Int
 from anyband.errors import InputError, nearest_name
 from anyband.models.encodings import check_sets, set_hidden
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
-from anyband.models.losses import TargetVariance, patch_moments, token_errors
 from anyband.models.masking import MaskingKind, MixupKind, SetPlan, count_decoded, draw_plan, plan_from_masked
-from anyband.models.patches import gather_tokens, patchify, standardised_patches, unpatchify
-from anyband.models.spectral import SpectralReconstruction
+from anyband.models.patches import (
+    SpectralReconstruction,
+    TargetVariance,
+    gather_tokens,
+    patch_moments,
+    patchify,
+    standardised_patches,
+    token_errors,
+    unpatchify,
+)
 from anyband.models.vit import Decoder, DecoderConfig, Encoder, EncoderConfig, initialise
 
 __all__ = [
@@ -283,12 +290,7 @@ class Autoencoder(nn.Module):
     def pixel_errors(
         self, patches: ImagePatches, tokens: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch token"]:
-        """Compute each token's squared error of pixels, normalised as the task says.
-
-        Args:
-            patches: the targets.
-            tokens: decoded, at the same positions.
-        """
+        """Compute each token's squared error of pixels, normalised as the task says."""
         target = patches.values
         if self.config.norm_pix_loss:
             mean, deviation = self._moments(patches)

@@ -67,15 +67,7 @@ def num_ranges_of(names: Mapping[str, Tensor]) -> int:
 
 
 def expected_shapes(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tuple[int, ...]]:
-    """List every weight of a checkpoint with its shape.
-
-    Args:
-        config: the architecture.
-        decoder: whether the decoder and the reconstruction belong to it.
-
-    Returns:
-        Shapes by name, in a fixed order.
-    """
+    """List every weight of a checkpoint with its shape."""
     shapes = _encoder_shapes(config.encoder)
     if decoder:
         shapes |= _decoder_shapes(config.encoder, config.decoder, levels=config.levels)
@@ -147,14 +139,7 @@ def _block_shapes(prefix: str, depth: int, width: int, mlp_ratio: float) -> dict
 
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give a network's state the names and shapes of the published layout; `from_published` is the inverse.
-
-    Args:
-        state: of `Autoencoder`.
-
-    Returns:
-        Weights on the CPU, each with memory of its own.
-    """
+    """Give a network's state the names and shapes of the published layout; `from_published` is the inverse."""
     published: dict[str, Tensor] = {}
     for name, tensor in state.items():
         for key, value in _published_entries(name, tensor):
@@ -183,10 +168,6 @@ def _published_name(name: str) -> str:
 def from_published(state: Mapping[str, Tensor], num_ranges: int) -> dict[str, Tensor]:
     """Give published weights the names and shapes of the network; `to_published` is the inverse.
 
-    Args:
-        state: complete, as `expected_shapes` lists it.
-        num_ranges: trained ranges.
-
     Returns:
         State of `Autoencoder`, or of its encoder alone with `encoder.` before each name.
     """
@@ -213,9 +194,6 @@ def without_decay(state: Mapping[str, Tensor]) -> frozenset[str]:
     """Name the parameters that are 1-D in the published layout (biases and norms), which weight decay spares.
 
     Stacked biases are 2-D in memory, so the number of axes does not tell.
-
-    Args:
-        state: parameters by name, of `Autoencoder`, `Encoder` or a network around them.
     """
     return frozenset(name for name, tensor in state.items() if tensor.ndim <= 1 or name.endswith(".bias"))
 
@@ -228,12 +206,7 @@ _PUBLISHED_DECODER = DecoderConfig(decoder_embed_dim=512, decoder_depth=8, decod
 
 
 def header_of(config: AutoencoderConfig, *, decoder: bool) -> dict[str, str]:
-    """Write an architecture as header entries; `config_from_header` reads them back exactly.
-
-    Args:
-        config: of the network.
-        decoder: whether the file has the decoder too.
-    """
+    """Write an architecture as header entries; `config_from_header` reads them back exactly."""
     task = asdict(config)
     entries, decoder_entries = task.pop("encoder"), task.pop("decoder")
     entries["encodings"] = json.dumps(entries["encodings"])
@@ -248,11 +221,6 @@ def header_of(config: AutoencoderConfig, *, decoder: bool) -> dict[str, str]:
 
 def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, positions: PositionKind) -> AutoencoderConfig:
     """Read an architecture from header entries.
-
-    Args:
-        metadata: of the file.
-        num_ranges: counted from the weights.
-        positions: kind to take where the header does not say.
 
     Raises:
         CheckpointError: an entry is missing or wrong, or the file is of a newer version.
@@ -301,10 +269,6 @@ def _header_problem(error: Any) -> str:
 def config_from_shapes(tensors: Mapping[str, Tensor], *, positions: PositionKind) -> AutoencoderConfig:
     """Tell the architecture of a published v1 file, which has no header, from the shapes of its weights.
 
-    Args:
-        tensors: of the file.
-        positions: kind of the positions, told from their values.
-
     Raises:
         CheckpointError: not the weights of a published size.
     """
@@ -344,11 +308,7 @@ def config_from_shapes(tensors: Mapping[str, Tensor], *, positions: PositionKind
 
 
 def header_json(metadata: Mapping[str, str], name: str) -> dict[str, Any] | None:
-    """Read a JSON object from the header; None where it is absent.
-
-    Raises:
-        CheckpointError: it is no JSON object.
-    """
+    """Read a JSON object from the header; None where it is absent."""
     if name not in metadata:
         return None
     try:
@@ -361,11 +321,7 @@ def header_json(metadata: Mapping[str, str], name: str) -> dict[str, Any] | None
 
 
 def header_records(metadata: Mapping[str, str], name: str) -> dict[str, dict[str, Any]]:
-    """Read a JSON object of JSON objects from the header; empty where it is absent.
-
-    Raises:
-        CheckpointError: it is anything else.
-    """
+    """Read a JSON object of JSON objects from the header; empty where it is absent."""
     records = header_json(metadata, name) or {}
     wrong = next((key for key, value in records.items() if not isinstance(value, dict)), None)
     if wrong is not None:
@@ -451,23 +407,23 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
         CheckpointError: no such file, a pickle, a truncated file, or weights that fit no network.
     """
     path = locate(path_or_hub_id)
-    file = read_weights(path)
-    positions = _position_kind(file.tensors.get("pos_embed"))
-    if "embed_dim" in file.metadata:
-        num_ranges = num_ranges_of(file.tensors)
-        config = config_from_header(file.metadata, num_ranges=num_ranges, positions=positions)
+    tensors, header = read_weights(path)
+    positions = _position_kind(tensors.get("pos_embed"))
+    if "embed_dim" in header:
+        num_ranges = num_ranges_of(tensors)
+        config = config_from_header(header, num_ranges=num_ranges, positions=positions)
     else:
-        config = config_from_shapes(file.tensors, positions=positions)
-    declared = "decoder_embed_dim" in file.metadata
-    _check_state(file.tensors, config, decoder=declared or has_decoder(file.tensors), where=str(path))
-    step = file.metadata.get("step", "")
+        config = config_from_shapes(tensors, positions=positions)
+    declared = "decoder_embed_dim" in header
+    _check_state(tensors, config, decoder=declared or has_decoder(tensors), where=str(path))
+    step = header.get("step", "")
     return Checkpoint(
         config=config,
-        state={name: tensor.float() for name, tensor in file.tensors.items()},
-        ranges=_ranges(file.metadata, config),
-        normalisations=header_records(file.metadata, "normalisations"),
-        sensors=header_records(file.metadata, "sensors"),
-        recipe=header_json(file.metadata, "recipe"),
+        state={name: tensor.float() for name, tensor in tensors.items()},
+        ranges=_ranges(header, config),
+        normalisations=header_records(header, "normalisations"),
+        sensors=header_records(header, "sensors"),
+        recipe=header_json(header, "recipe"),
         step=int(step) if step.isdecimal() else None,
     )
 
@@ -520,11 +476,6 @@ def extend_checkpoint(
 
     Encoding with a new range gives, before any training, what interpolation gave.
 
-    Args:
-        checkpoint: with the trained ranges.
-        table: its ranges, then the new ones.
-        mixing: share of each trained range in each new one.
-
     Raises:
         CheckpointError: the table does not begin with the checkpoint's ranges, or the counts differ.
     """
@@ -544,10 +495,6 @@ def withhold_range(checkpoint: Checkpoint, name: str) -> Checkpoint:
     """Take a trained range away with its weights, as if no band of it had been there to train on.
 
     Property: bands of the other ranges are encoded as before.
-
-    Args:
-        checkpoint: with weights.
-        name: of the range.
 
     Raises:
         CheckpointError: no such range, or it is the only one.

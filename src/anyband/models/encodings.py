@@ -70,9 +70,6 @@ def geosot_codes(angle_deg: Float[Array, "*shape"], *, level: int = BITS) -> Num
         angle_deg: longitudes or latitudes, −180 to 180 degrees.
         level: leading bits that are kept, 1 to 32.
 
-    Returns:
-        One code for each angle.
-
     Raises:
         InputError: an angle that is unknown or out of range, or a level that is not there.
 
@@ -183,14 +180,6 @@ def sincos_positions(rows: int, cols: int, width: int) -> Float[Tensor, "token w
 
     Each half is the sines of index · 10000^(−i / (width / 4)), then the cosines.
 
-    Args:
-        rows: patches down.
-        cols: patches across.
-        width: of a token, a multiple of 4.
-
-    Returns:
-        float32 (rows · cols, width).
-
     Source:
         Masked autoencoders (arXiv 2111.06377), whose fixed positions count columns first.
     """
@@ -209,9 +198,6 @@ def gsd_positions(
         cols: patches across.
         width: of a token, a multiple of 4.
         gsd_m: ground sampling distance of the network's input pixels, metres; finite.
-
-    Returns:
-        float32 (…, rows · cols, width).
 
     Source:
         A²-MAE (arXiv 2406.08079). That the resolution is that of the input pixels is our reading of its intent.
@@ -256,14 +242,7 @@ class Positions(nn.Module):
             self.register_buffer("table", table)
 
     def forward(self, grid: tuple[int, int]) -> Float[Tensor, "1 cls_and_token width"]:
-        """Give the positions for a grid, CLS first.
-
-        Args:
-            grid: patches down and across.
-
-        Returns:
-            (1, 1 + rows · cols, width).
-        """
+        """Give the positions for a grid, CLS first."""
         if grid == self.grid:
             return self.table
         if self.kind == "fixed":
@@ -291,12 +270,7 @@ _COMPOSED_IMAGES, _CODE_BITS, _CODES = 3, 32, 8
 
 
 def count_features(config: EncodingConfig, *, num_ranges: int) -> int:
-    """Count the numbers of each image that linear maps bring to the width of a token, in each of both networks.
-
-    Args:
-        config: what is encoded.
-        num_ranges: trained spectral ranges.
-    """
+    """Count the numbers of each image that linear maps bring to the width of a token, in each of both networks."""
     return (
         (_PLACE_DEGREE + 1) ** 2 * config.place
         + 2 * RESOLUTION_FEATURES * config.resolution
@@ -351,11 +325,6 @@ class SetEncodings(nn.Module):
         self, grid: tuple[int, int], metadata: SetMetadata | None, shares: Float[Tensor, "set slot range"]
     ) -> Float[Tensor, "set slot #token width"]:
         """Compute what is added to the tokens of each image.
-
-        Args:
-            grid: patches down and across.
-            metadata: of each image; None: nothing is known.
-            shares: what each image's sensor sees of the trained ranges.
 
         Returns:
             One vector for each image, or for each token where `geographic` holds the positions.
@@ -485,14 +454,7 @@ def _known_gsd(gsd_m: Float[Tensor, "set slot"]) -> Bool[Tensor, "set slot"]:
 def token_locations(
     positions: Positions, encodings: SetEncodings | None, grid: tuple[int, int], batch: SetBatch
 ) -> Float[Tensor, "#set #slot token width"]:
-    """Compute what is added to each token of each image; axes of length 1 where all sets and images have the same.
-
-    Args:
-        positions: of the grid.
-        encodings: of the images; None: tokens carry their position alone.
-        grid: patches down and across.
-        batch: whose metadata and sensors are encoded.
-    """
+    """Compute what is added to each token of each image; axes of length 1 where all sets and images have the same."""
     plain: Tensor = positions(grid)[:, None, 1:]
     if encodings is None:
         return plain
@@ -520,9 +482,6 @@ def set_hidden(batch: SetBatch, patch_size: int) -> Bool[Tensor, "set slot token
 
 def check_sets(batch: SetBatch, *, patch_size: int, num_ranges: int) -> tuple[int, int]:
     """See that the images of some sets fit a network and each other, and count their patches.
-
-    Returns:
-        Patches down and across.
 
     Raises:
         InputError: no image, sizes or bands that do not fit, or images that no set has.

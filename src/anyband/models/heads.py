@@ -88,22 +88,12 @@ def resized(
 
 
 def make_head(config: HeadConfig, *, seed: int) -> "LinearHead | UPerNetHead":
-    """Make a head with first weights.
-
-    Args:
-        config: what it is.
-        seed: of the weights; equal seeds give equal weights.
-    """
+    """Make a head with first weights."""
     return UPerNetHead(config, seed=seed) if config.kind == "upernet" else LinearHead(config, seed=seed)
 
 
 class LinearHead(nn.Module):
-    """One linear layer on each patch, then bilinear upsampling. No neighbour is seen but through the encoder.
-
-    Args:
-        config: width and outputs.
-        seed: of the first weights.
-    """
+    """One linear layer on each patch, then bilinear upsampling. No neighbour is seen but through the encoder."""
 
     num_levels = 1
     """Maps of features that it takes."""
@@ -118,12 +108,7 @@ class LinearHead(nn.Module):
     def forward(
         self, levels: Sequence[Float[Tensor, "sample width row col"]], size: tuple[int, int]
     ) -> Float[Tensor, "sample output down across"]:
-        """Compute the logits of each pixel.
-
-        Args:
-            levels: one map of features.
-            size: of the result, pixels down and across.
-        """
+        """Compute the logits of each pixel."""
         return resized(self.outputs(levels), size)
 
     def outputs(
@@ -140,10 +125,6 @@ class UPerNetHead(nn.Module):
 
     Transposed convolutions enlarge, max pooling reduces. Batch normalisation falls back on its running statistics where
     a batch has one value a channel, as the coarsest pooling of a single image has: one value has no variance.
-
-    Args:
-        config: width, channels and outputs.
-        seed: of the first weights.
 
     Source:
         Xiao et al., "Unified perceptual parsing for scene understanding", ECCV 2018; the pyramid over a plain

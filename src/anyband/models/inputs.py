@@ -161,11 +161,6 @@ class SetNoise(OnDevice):
 def check_grid(batch: ImageBatch, *, patch_size: int, num_ranges: int) -> tuple[int, int]:
     """See that images fit a network, and count their patches.
 
-    Args:
-        batch: the images.
-        patch_size: edge of a patch, pixels.
-        num_ranges: trained ranges of the network.
-
     Returns:
         Patches down and across.
 
@@ -223,9 +218,6 @@ def day_features(day_of_year: Float[Tensor, "*image"]) -> Float[Tensor, "*image 
 
     Args:
         day_of_year: days since the year began, from 0; finite.
-
-    Returns:
-        float64: sines, then cosines.
     """
     turns = day_of_year.double() / _DAYS_A_YEAR
     harmonic = torch.arange(1, _DAY_HARMONICS + 1, device=turns.device, dtype=torch.float64)
@@ -234,14 +226,7 @@ def day_features(day_of_year: Float[Tensor, "*image"]) -> Float[Tensor, "*image 
 
 
 def year_features(year: Float[Tensor, "*image"]) -> Float[Tensor, "*image feature"]:
-    """Write a year as a line: decades since 2020.
-
-    Args:
-        year: calendar year; finite.
-
-    Returns:
-        float64.
-    """
+    """Write a year as a line: decades since 2020."""
     return ((year.double() - _YEAR_ORIGIN) / _YEARS_A_UNIT)[..., None]
 
 

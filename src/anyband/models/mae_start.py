@@ -20,7 +20,7 @@ from anyband.models.checkpoint import are_computed, expected_shapes, shape_probl
 from anyband.models.weight_files import locate, read_weights
 from anyband.sensors.ranges import RangeTable, colour_of
 
-__all__ = ["MaeStart", "MaeWeights", "load_mae", "start_from_mae"]
+__all__ = ["MaeWeights", "load_mae", "start_from_mae"]
 
 _COLOURS = ("red", "green", "blue")
 _STEM, _PREDICTION = "patch_embed.proj.", "decoder_pred."
@@ -45,16 +45,6 @@ class MaeWeights:
     """Of the decoder, without positions; empty: the file has none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaeStart:
-    """A network's first weights."""
-
-    state: dict[str, Tensor]
-    """All of them, in the published layout."""
-    notes: tuple[str, ...]
-    """What was taken from the file, and what was not."""
-
-
 def load_mae(path_or_hub_id: str | Path) -> MaeWeights:
     """Read the weights of a masked autoencoder from a safetensors file.
 
@@ -62,7 +52,7 @@ def load_mae(path_or_hub_id: str | Path) -> MaeWeights:
         CheckpointError: no such file, a pickle, weights of another kind, or trained positions.
     """
     path = locate(path_or_hub_id)
-    found = {name: tensor.float() for name, tensor in read_weights(path).tensors.items() if not name.startswith(_HEAD)}
+    found = {name: tensor.float() for name, tensor in read_weights(path)[0].items() if not name.startswith(_HEAD)}
     found = {name.replace("fc_norm.", "norm.", 1): tensor for name, tensor in found.items()}
     missing = [name for name in (f"{_STEM}weight", "cls_token", "blocks.0.attn.qkv.weight") if name not in found]
     if missing:
@@ -84,19 +74,14 @@ def load_mae(path_or_hub_id: str | Path) -> MaeWeights:
 
 def start_from_mae(
     weights: MaeWeights, state: Mapping[str, Tensor], *, config: AutoencoderConfig, ranges: RangeTable
-) -> MaeStart:
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Put the weights of a masked autoencoder into a network's first weights.
 
     An image of three exact ranges that are red, green and blue gets the tokens that the RGB stem gives.
 
-    Args:
-        weights: as read.
-        state: the network's weights from the seed, in the published layout.
-        config: of the network.
-        ranges: of the network.
-
     Returns:
-        The first weights, with what the file does not have as in `state`.
+        The first weights, with what the file does not have as in `state`; what was taken from the file, and what was
+        not.
 
     Raises:
         CheckpointError: an encoder of other numbers (every difference is named), or weights missing or too many.
@@ -111,7 +96,7 @@ def start_from_mae(
         f"({', '.join(colours) or 'none'}), the others from the mean of the three",
         reason or "the decoder starts from there too",
     )
-    return MaeStart(state={**state, **encoder, **decoder}, notes=notes)
+    return {**state, **encoder, **decoder}, notes
 
 
 def _renamed_encoder(weights: MaeWeights, config: AutoencoderConfig, ranges: RangeTable) -> dict[str, Tensor]:

@@ -27,8 +27,7 @@ from anyband.models.encodings import (
     token_locations,
 )
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
-from anyband.models.patches import standardised_patches
-from anyband.models.spectral import SpectralProjection
+from anyband.models.patches import SpectralProjection, standardised_patches
 from anyband.randomness import generator
 
 __all__ = [
@@ -93,12 +92,7 @@ class BlockStack(nn.ModuleList):
     def forward(
         self, sequence: Float[Tensor, "batch token width"], attention: Float[Tensor, "batch 1 1 key"] | None
     ) -> Float[Tensor, "batch token width"]:
-        """Pass tokens through all blocks.
-
-        Args:
-            sequence: tokens.
-            attention: added to the scores; None: everything attends to everything.
-        """
+        """Pass tokens through all blocks."""
         for block in self:
             if self.recompute and torch.is_grad_enabled():
                 sequence = checkpoint(block, sequence, attn_mask=attention, use_reentrant=False)
@@ -162,10 +156,6 @@ def set_fused_attention(module: nn.Module, *, fused: bool) -> None:
 
     Fused is right nearly everywhere. Plain matrix products are for training in bfloat16 on a CPU, where the gradient of
     the fused kernel is slow (torch 2.15): `benchmarks/bench_step.py` times a step with each.
-
-    Args:
-        module: with timm's blocks anywhere inside.
-        fused: whether to use the fused kernel.
     """
     for part in module.modules():
         if hasattr(part, "fused_attn"):
@@ -176,10 +166,6 @@ def set_recompute(module: nn.Module, *, recompute: bool) -> None:
     """Choose whether the stacks in a network keep what their blocks compute, or compute it again for the gradient.
 
     The gradient is the same to the bit where the blocks are deterministic. A block then keeps its input alone.
-
-    Args:
-        module: with stacks anywhere inside.
-        recompute: whether to compute again.
     """
     for part in module.modules():
         if isinstance(part, BlockStack):
@@ -301,12 +287,7 @@ class TokenSets:
 def tokens_as_map(
     tokens: Float[Tensor, "*batch token width"], grid: tuple[int, int]
 ) -> Float[Tensor, "*batch width row col"]:
-    """Lay tokens out as an image.
-
-    Args:
-        tokens: row by row, without CLS.
-        grid: patches down and across.
-    """
+    """Lay tokens out as an image."""
     return rearrange(tokens, "... (h w) d -> ... d h w", h=grid[0], w=grid[1])
 
 
@@ -372,9 +353,6 @@ class Encoder(nn.Module):
     def embed_sets(self, batch: SetBatch) -> TokenSets:
         """Project the images of sets to tokens and add what each carries; nothing has attended to anything yet.
 
-        Args:
-            batch: sets of equally many images.
-
         Raises:
             InputError: images that do not fit the network or each other.
         """
@@ -395,10 +373,6 @@ class Encoder(nn.Module):
         self, tokens: Float[Tensor, "batch visible width"], hidden: Bool[Tensor, "batch visible"] | None
     ) -> Float[Tensor, "batch cls_and_visible width"]:
         """Encode tokens that already carry their positions.
-
-        Args:
-            tokens: any number of them.
-            hidden: those that no other may attend to; None: none.
 
         Returns:
             After the final norm, CLS first.
@@ -468,12 +442,7 @@ class DecoderConfig:
 
 
 class Decoder(nn.Module):
-    """Decode the tokens of every position from the visible ones.
-
-    Args:
-        config: the architecture.
-        encoder: of the encoder whose tokens are decoded.
-    """
+    """Decode the tokens of every position from the visible ones."""
 
     def __init__(self, config: DecoderConfig, *, encoder: EncoderConfig) -> None:
         super().__init__()

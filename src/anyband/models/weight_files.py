@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from anyband.errors import CheckpointError
 from anyband.files import whole_file
 
-__all__ = ["WeightFile", "checkpoint_hash", "checkpoint_name", "locate", "read_weights", "write_weights"]
+__all__ = ["checkpoint_hash", "checkpoint_name", "locate", "read_weights", "write_weights"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILE = "model.safetensors"
@@ -33,16 +32,6 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightFile:
-    """The contents of a safetensors file."""
-
-    tensors: dict[str, Tensor]
-    """Tensors by name."""
-    metadata: dict[str, str]
-    """The header's own entries."""
 
 
 def locate(path_or_hub_id: str | Path) -> Path:
@@ -99,8 +88,8 @@ def _from_hub(hub_id: str) -> Path:
         return Path(hf_hub_download(hub_id, others[0]))
 
 
-def read_weights(path: Path) -> WeightFile:
-    """Read a safetensors file whole.
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file whole: its tensors by name, and the entries of its header.
 
     Raises:
         CheckpointError: a pickle, a truncated file, or one of another kind.
@@ -119,7 +108,7 @@ def read_weights(path: Path) -> WeightFile:
         ) from problem
     except OSError as problem:
         raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
-    return WeightFile(tensors=tensors, metadata=metadata)
+    return tensors, metadata
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -142,11 +131,6 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write a safetensors file whole or not at all; equal contents give equal bytes.
 
     The library's own writer orders the header anew each time, so that equal checkpoints had unequal hashes.
-
-    Args:
-        path: of the file.
-        tensors: by name, on any device.
-        metadata: entries of the header.
 
     Raises:
         OutputError: no permission, or no room.

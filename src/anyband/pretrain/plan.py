@@ -113,8 +113,8 @@ def load_mae_start(
     if model.start_mae is None:
         return None, ()
     weights = load_mae(model.start_mae)
-    started = start_from_mae(weights, state_of(Autoencoder(config, seed=seed)), config=config, ranges=ranges)
-    return Checkpoint(config=config, state=started.state, ranges=ranges), started.notes
+    state, notes = start_from_mae(weights, state_of(Autoencoder(config, seed=seed)), config=config, ranges=ranges)
+    return Checkpoint(config=config, state=state, ranges=ranges), notes
 
 
 def check_same_network(start: Checkpoint, config: AutoencoderConfig, *, where: str) -> None:

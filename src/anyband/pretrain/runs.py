@@ -239,7 +239,7 @@ class SavedStep:
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Load the optimiser's state."""
-        return read_weights(self.path / _OPTIMIZER_FILE).tensors
+        return read_weights(self.path / _OPTIMIZER_FILE)[0]
 
 
 class RunFolder:
