@@ -17,7 +17,7 @@ from anyband.evaluate.map_kinds import map_squared_error, number_maps_of
 from anyband.evaluate.maps import MapNetwork, predict_whole, regress_maps
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
-from anyband.models.heads import HeadConfig, make_head
+from anyband.models.heads import make_head
 
 _FIT = FitRecipe(encoder="frozen", epochs=6, batch_size=4, base_lr=1e-2, lr_samples=None, warmup_epochs=0.0)
 
@@ -85,7 +85,7 @@ def test_kept_weights_give_numbers_in_their_own_unit(tiny_encoder: SensorEncoder
     data = _in_other_unit(number_map_data, factor=100.0, offset=7.0)
     context = _context(tiny_encoder, data, fit=_FIT.changed(epochs=2))
     (result,) = regress_maps(context)
-    head = make_head(HeadConfig(kind=context.recipe.head.kind, width=32, num_outputs=1), seed=5)
+    head = make_head(context.recipe.head.kind, width=32, num_outputs=1, seed=5)
     head.load_state_dict({name.removeprefix("head."): value for name, value in result.model.items()})
     network = MapNetwork(
         head.eval(), context.fused(context.encoders["encoder"]), blocks="final", img_size=32, frozen="float32"

@@ -18,7 +18,7 @@ from anyband.evaluate.maps import MapNetwork, joined_windows, predict_whole, pre
 from anyband.evaluate.predictions import confusion_of
 from anyband.evaluate.recipe import InputRecipe, Resize, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData
-from anyband.models.heads import HeadConfig, make_head
+from anyband.models.heads import make_head
 from anyband.rasters.grid import Window, window_starts
 
 
@@ -56,7 +56,7 @@ def _network_and_reader(
     images = InputRecipe(resize=resize, img_size=img_size)
     recipe = TransferRecipe(name="maps", data=DataSpec(source="memory", kind="class_map"), input=images)
     fused = FusedEncoder(encoder, fusion="single", pool="cls", seed=0, metadata=True)
-    head = make_head(HeadConfig(kind="upernet", width=32, num_outputs=3, channels=8), seed=0).eval()
+    head = make_head("upernet", width=32, num_outputs=3, channels=8, seed=0).eval()
     network = MapNetwork(head, fused, blocks=(0, 1, 2, 3), img_size=img_size, frozen="float32")
     return network, TaskReader(encoder, data, recipe)
 

@@ -257,7 +257,7 @@ def test_apart_predicts_each_masked_token_once(make_sets, set_config, slots):
     masked = output.plan.masked
     total = 0.0
     with torch.no_grad():
-        shown = model.reconstruct(batch, noise).images
+        shown, _ = model.reconstruct(batch, noise)
     order = torch.argsort(batch.rows.flatten())
     of_images = torch.split(masked.flatten(0, 1)[order], [len(group.pixels) for group in batch.groups])
     for group, image, hidden in zip(batch.groups, shown, of_images, strict=True):

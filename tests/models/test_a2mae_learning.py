@@ -58,9 +58,9 @@ def test_masked_patches_get_their_own_colour_back(tiny_config):
         optimizer.step()
         optimizer.zero_grad()
     with torch.no_grad():
-        found = model.reconstruct(batch, _noise(STEPS))
-    masked = found.plan.masked.flatten(0, 1)[torch.argsort(batch.rows.flatten())].split([2, 2])
-    for group, image, hidden in zip(batch.groups, found.images, masked, strict=True):
+        images, plan = model.reconstruct(batch, _noise(STEPS))
+    masked = plan.masked.flatten(0, 1)[torch.argsort(batch.rows.flatten())].split([2, 2])
+    for group, image, hidden in zip(batch.groups, images, masked, strict=True):
         target, predicted = (_band_means(one) for one in (group.pixels, image))
         error = (predicted - target)[hidden].square().mean()
         spread = (target - target.mean(dim=1, keepdim=True))[hidden].square().mean()

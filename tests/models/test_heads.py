@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.errors import InputError
-from anyband.models.heads import HeadConfig, LinearHead, MapHeadKind, UPerNetHead, head_blocks, make_head
+from anyband.models.heads import LinearHead, MapHeadKind, UPerNetHead, head_blocks, make_head
 
 
 def _levels(count: int, grid: tuple[int, int], *, width: int = 16, samples: int = 2) -> list[Tensor]:
@@ -17,7 +17,7 @@ def _levels(count: int, grid: tuple[int, int], *, width: int = 16, samples: int 
 
 
 def _upernet(num_outputs: int = 3, *, width: int = 16, seed: int = 0) -> UPerNetHead:
-    return UPerNetHead(HeadConfig(kind="upernet", width=width, num_outputs=num_outputs, channels=8), seed=seed)
+    return UPerNetHead(width=width, num_outputs=num_outputs, channels=8, seed=seed)
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (3, 3), (6, 6), (14, 14), (3, 7), (16, 5)])
@@ -41,7 +41,7 @@ def test_upernet_pools_to_1_2_3_and_6() -> None:
 
 
 def test_a_published_upernet_is_512_wide() -> None:
-    head = make_head(HeadConfig(kind="upernet", width=16, num_outputs=3), seed=0)
+    head = make_head("upernet", width=16, num_outputs=3, seed=0)
     assert head.classifier.weight.shape == (3, 512, 1, 1)
 
 
@@ -86,9 +86,10 @@ def test_batches_of_several_images_are_normalised_as_the_library_does() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "dfc2020", "upernet"])
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone(kind: MapHeadKind) -> None:
-    config = HeadConfig(kind=kind, width=16, num_outputs=3, channels=8)
     before = torch.get_rng_state()
-    one, same, other = (make_head(config, seed=seed).state_dict() for seed in (5, 5, 6))
+    one, same, other = (
+        make_head(kind, width=16, num_outputs=3, channels=8, seed=seed).state_dict() for seed in (5, 5, 6)
+    )
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
@@ -109,14 +110,14 @@ def test_first_weights_keep_the_spread_of_features() -> None:
 
 
 def test_the_linear_head_is_a_matrix_product_at_each_patch() -> None:
-    head = LinearHead(HeadConfig(kind="linear", width=16, num_outputs=3), seed=0)
+    head = LinearHead(width=16, num_outputs=3, seed=0)
     (level,) = _levels(1, (5, 4))
     expected = torch.einsum("oc,bchw->bohw", head.classifier.weight[:, :, 0, 0], level)
     assert torch.allclose(head([level], (5, 4)), expected, atol=1e-6)
 
 
 def test_logits_are_enlarged_bilinearly() -> None:
-    head = LinearHead(HeadConfig(kind="linear", width=16, num_outputs=3), seed=0)
+    head = LinearHead(width=16, num_outputs=3, seed=0)
     levels = _levels(1, (5, 4))
     expected = functional.interpolate(head(levels, (5, 4)), size=(40, 32), mode="bilinear", align_corners=False)
     assert torch.allclose(head(levels, (40, 32)), expected, atol=1e-6)
@@ -157,4 +158,4 @@ def test_blocks_that_do_not_fit_are_refused(kind: MapHeadKind, asked: Sequence[i
 
 def test_a_head_without_outputs_is_refused() -> None:
     with pytest.raises(InputError, match="over 0; found 16, 0, 512"):
-        HeadConfig(kind="linear", width=16, num_outputs=0)
+        make_head("linear", width=16, num_outputs=0, seed=0)

@@ -157,20 +157,20 @@ def test_one_image_with_missing_data_is_enough_to_hide_tokens(
 def test_reconstruction_shows_visible_tokens_as_they_are(model: Autoencoder, make_pair: Callable[..., Pair]) -> None:
     pair, noise = make_pair(10)
     with torch.no_grad():
-        pictures = model.reconstruct(pair, noise)
-    for image, predicted in zip(pair.groups, pictures.images, strict=True):
+        images, plan = model.reconstruct(pair, noise)
+    for image, predicted in zip(pair.groups, images, strict=True):
         seen, found = patchify(image.pixels, 8), patchify(predicted, 8)
-        assert torch.equal(found[~pictures.plan.masked[:, 0]], seen[~pictures.plan.masked[:, 0]])
-        assert not torch.isclose(found[pictures.plan.masked[:, 0]], seen[pictures.plan.masked[:, 0]]).all()
+        assert torch.equal(found[~plan.masked[:, 0]], seen[~plan.masked[:, 0]])
+        assert not torch.isclose(found[plan.masked[:, 0]], seen[plan.masked[:, 0]]).all()
 
 
 def test_reconstruction_has_the_error_of_the_loss(model: Autoencoder, make_pair: Callable[..., Pair]) -> None:
     pair, noise = make_pair(11)
     with torch.no_grad():
-        pictures, output = model.reconstruct(pair, noise), model(pair, noise)
+        (images, plan), output = model.reconstruct(pair, noise), model(pair, noise)
     errors = []
-    for image, predicted in zip(pair.groups, pictures.images, strict=True):
-        target, found = (patchify(pixels, 8)[pictures.plan.masked[:, 0]] for pixels in (image.pixels, predicted))
+    for image, predicted in zip(pair.groups, images, strict=True):
+        target, found = (patchify(pixels, 8)[plan.masked[:, 0]] for pixels in (image.pixels, predicted))
         deviation = (target.var(dim=1, keepdim=True) + 1e-6).sqrt()
         errors.append(((found - target) / deviation).square().mean().item())
     assert sum(errors) / 2 == pytest.approx(output.loss.item(), rel=1e-4)
@@ -182,9 +182,9 @@ def test_reconstruction_works_without_mirrored_mixup(
 ) -> None:
     model.config = replace(model.config, mixup=mixup, norm_pix_loss=False)
     pair, noise = make_pair(12)
-    pictures = model.reconstruct(pair, noise)
-    assert [image.shape for image in pictures.images] == [image.pixels.shape for image in pair.groups]
-    assert all(image.isfinite().all() for image in pictures.images)
+    images, plan = model.reconstruct(pair, noise)
+    assert [image.shape for image in images] == [image.pixels.shape for image in pair.groups]
+    assert all(image.isfinite().all() for image in images)
 
 
 def test_bfloat16_autocast_gives_nearly_the_loss_of_float32(model: Autoencoder, make_pair: Callable[..., Pair]) -> None:

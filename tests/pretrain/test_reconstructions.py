@@ -131,7 +131,7 @@ def test_each_image_of_a_set_is_drawn_in_its_own_row(panel: _Panel) -> None:
 def test_visible_patches_are_shown_and_hidden_ones_painted(panel: _Panel) -> None:
     model = _model()
     draw_reconstructions(model, _sets(), _noise(), (_OPTICAL, _RADAR), **_TITLES)
-    masked = model.reconstruct(_sets(), _noise()).plan.masked.numpy()
+    masked = model.reconstruct(_sets(), _noise())[1].masked.numpy()
     for index, block in enumerate(panel.blocks):
         original, seen, made = (_patches(one) for one in (block.original, block.seen, block.reconstruction))
         visible = ~masked[index]
@@ -157,7 +157,7 @@ def test_an_image_hidden_whole_is_painted_whole(panel: _Panel) -> None:
 def test_exchanged_patches_are_outlined_where_the_exchange_has_an_effect(panel: _Panel) -> None:
     model = _model(replace(_config(), sequence="apart"))
     draw_reconstructions(model, _sets(), _noise(), (_OPTICAL, _RADAR), **_TITLES)
-    plan = model.reconstruct(_sets(), _noise()).plan
+    plan = model.reconstruct(_sets(), _noise())[1]
     expected = (plan.swapped & ~plan.masked[:, 0]).view(2, 4, 4).numpy()
     for block, places in zip(panel.blocks, expected, strict=True):
         assert block.outlined is not None
@@ -212,7 +212,7 @@ def test_both_images_of_a_pair_are_drawn_with_the_same_hidden_patches(panel: _Pa
     pairs = SetBatch(groups=(_images(_OPTICAL, 2, seed=0, missing=True), _images(_RADAR, 2, seed=1)))
     noise = SetNoise(masking=_noise().masking[:, :2], mixup=_noise().mixup)
     draw_reconstructions(model, pairs, noise, (_OPTICAL, _RADAR), title="step 3", places=("p0", "p1"))
-    plan = model.reconstruct(pairs, noise).plan
+    plan = model.reconstruct(pairs, noise)[1]
     assert panel.blocks[1].row_titles == (
         "sentinel2-l2a\nnatural colour",
         "sentinel1-grd\nVV, VH, VV − VH",

@@ -20,7 +20,7 @@ from anyband.evaluate.metrics import VALIDATION_METRICS
 from anyband.evaluate.predictions import MapCounts
 from anyband.evaluate.recipe import AugmentRecipe
 from anyband.evaluate.samples import TaskBatch
-from anyband.models.heads import HeadConfig, LinearHead, UPerNetHead, head_blocks, make_head, resized
+from anyband.models.heads import LinearHead, UPerNetHead, head_blocks, make_head, resized
 from anyband.rasters.grid import Blender, Window
 
 __all__ = [
@@ -124,9 +124,11 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
     encoder = fused if difference is None else SiameseEncoder(fused, difference=difference)
     blocks = head_blocks(recipe.head.kind, depth=sensor_encoder.config.depth, blocks=recipe.head.blocks)
     width = encoder.map_width(len(data.sensors[0]))
-    head = HeadConfig(kind=recipe.head.kind, width=width, num_outputs=kind.num_outputs, channels=recipe.head.channels)
+    head = make_head(
+        recipe.head.kind, width=width, num_outputs=kind.num_outputs, channels=recipe.head.channels, seed=recipe.seed
+    )
     network = MapNetwork(
-        make_head(head, seed=recipe.seed),
+        head,
         encoder,
         blocks=blocks,
         img_size=context.reader.img_size,
@@ -299,10 +301,9 @@ class _MapSamples:
         return _loose(self._truths[sample]).numpy()
 
     def _level_bytes(self, context: Context, network: MapNetwork) -> int:
-        config = network.head.config
         patches = (self._reader.img_size // next(iter(context.encoders.values())).config.patch_size) ** 2
         num_levels = 1 if network.blocks == "final" else len(network.blocks)
-        return len(context.data) * num_levels * config.width * patches * _FLOAT_BYTES
+        return len(context.data) * num_levels * network.head.width * patches * _FLOAT_BYTES
 
     def _known(self, samples: Sequence[int]) -> TaskBatch:
         return TaskBatch(
@@ -377,7 +378,7 @@ def predict_windows(
 
     strips = [read(strip) for strip in joined_windows(outputs(), size=size)]
     if not strips:
-        return read(np.full((network.head.config.num_outputs, *size), np.nan, dtype=np.float32))
+        return read(np.full((network.head.num_outputs, *size), np.nan, dtype=np.float32))
     return np.concatenate(strips)
 
 

@@ -43,7 +43,6 @@ __all__ = [
     "SampleKind",
     "SequenceKind",
     "SetLoss",
-    "SetReconstruction",
 ]
 
 SampleKind = Literal["pair", "set"]
@@ -156,18 +155,6 @@ class SetLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetReconstruction:
-    """All images of some sets with their masked tokens predicted, in standardised units."""
-
-    images: tuple[Float[Tensor, "_ _ row col"], ...]
-    """Images as the groups of the batch: visible tokens as seen, masked ones predicted."""
-    plan: SetPlan
-    """Which tokens were exchanged and masked."""
-    grid: tuple[int, int]
-    """Patches down and across."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Sets:
     """A batch, cut into patches."""
 
@@ -223,11 +210,16 @@ class Autoencoder(nn.Module):
         plan = self._draw(sets, noise)
         return self._of_terms([one.sum().float() for one in self._counted(sets, plan, self._decoded_ids(plan))])
 
-    def reconstruct(self, batch: SetBatch, noise: SetNoise) -> SetReconstruction:
-        """Predict the masked tokens of all images, for pictures."""
+    def reconstruct(self, batch: SetBatch, noise: SetNoise) -> tuple[tuple[Float[Tensor, "_ _ row col"], ...], SetPlan]:
+        """Predict the masked tokens of all images, for pictures.
+
+        Returns:
+            Images as the groups of the batch, in standardised units: visible tokens as seen, masked ones predicted; and
+            which tokens were exchanged and masked.
+        """
         sets = self._cut_sets(batch)
         plan = self._draw(sets, noise)
-        return SetReconstruction(images=self._whole(sets, plan), plan=plan, grid=sets.grid)
+        return self._whole(sets, plan), plan
 
     def complete(
         self, batch: SetBatch, masked: Bool[Tensor, "set slot token"]

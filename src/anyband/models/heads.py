@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ from anyband.arrays import Float
 from anyband.errors import InputError
 from anyband.randomness import generator
 
-__all__ = ["FINAL", "HeadConfig", "LinearHead", "MapHeadKind", "UPerNetHead", "head_blocks", "make_head", "resized"]
+__all__ = ["FINAL", "LinearHead", "MapHeadKind", "UPerNetHead", "head_blocks", "make_head", "resized"]
 
 MapHeadKind = Literal["linear", "dfc2020", "upernet"]
 """A 1×1 convolution after the final norm, the same before it, or UPerNet over four blocks."""
@@ -27,27 +26,6 @@ _NUM_LEVELS = 4
 _PUBLISHED_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
 # Source: the linear probe of masked autoencoders (arXiv 2111.06377), section A.1: a classifier starts with std 0.01.
 _CLASSIFIER_STD = 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Everything that fixes a head's parameters."""
-
-    kind: MapHeadKind
-    """What it is."""
-    width: int
-    """Of the features of a block."""
-    num_outputs: int
-    """Classes, or 1 for a number."""
-    channels: int = 512
-    """Width of UPerNet."""
-
-    def __post_init__(self) -> None:
-        if min(self.width, self.num_outputs, self.channels) < 1:
-            raise InputError(
-                "a head needs width, outputs and channels over 0; "
-                f"found {self.width}, {self.num_outputs}, {self.channels}"
-            )
 
 
 def head_blocks(kind: MapHeadKind, *, depth: int, blocks: Sequence[int] = ()) -> tuple[int, ...] | Literal["final"]:
@@ -87,9 +65,15 @@ def resized(
     return functional.interpolate(outputs, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def make_head(config: HeadConfig, *, seed: int) -> "LinearHead | UPerNetHead":
+def make_head(
+    kind: MapHeadKind, *, width: int, num_outputs: int, seed: int, channels: int = 512
+) -> "LinearHead | UPerNetHead":
     """Make a head with first weights."""
-    return UPerNetHead(config, seed=seed) if config.kind == "upernet" else LinearHead(config, seed=seed)
+    if min(width, num_outputs, channels) < 1:
+        raise InputError(f"a head needs width, outputs and channels over 0; found {width}, {num_outputs}, {channels}")
+    if kind == "upernet":
+        return UPerNetHead(width=width, num_outputs=num_outputs, channels=channels, seed=seed)
+    return LinearHead(width=width, num_outputs=num_outputs, seed=seed)
 
 
 class LinearHead(nn.Module):
@@ -98,11 +82,11 @@ class LinearHead(nn.Module):
     num_levels = 1
     """Maps of features that it takes."""
 
-    def __init__(self, config: HeadConfig, *, seed: int) -> None:
+    def __init__(self, *, width: int, num_outputs: int, seed: int) -> None:
         super().__init__()
-        self.config = config
+        self.width, self.num_outputs = width, num_outputs
         with torch.device("meta"):
-            self.classifier = nn.Conv2d(config.width, config.num_outputs, kernel_size=1)
+            self.classifier = nn.Conv2d(width, num_outputs, kernel_size=1)
         _start(self, seed=seed)
 
     def forward(
@@ -115,7 +99,7 @@ class LinearHead(nn.Module):
         self, levels: Sequence[Float[Tensor, "sample width row col"]]
     ) -> Float[Tensor, "sample output row col"]:
         """Compute the logits of each patch."""
-        _check_levels(levels, self.config, self.num_levels)
+        _check_levels(levels, "linear", width=self.width, num_levels=self.num_levels)
         logits: Tensor = self.classifier(levels[0])
         return logits
 
@@ -134,21 +118,21 @@ class UPerNetHead(nn.Module):
     num_levels = _NUM_LEVELS
     """Maps of features that it takes."""
 
-    def __init__(self, config: HeadConfig, *, seed: int) -> None:
+    def __init__(self, *, width: int, num_outputs: int, channels: int, seed: int) -> None:
         # Late: a large library, for this head only.
         from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 
         super().__init__()
-        self.config = config
+        self.width, self.num_outputs = width, num_outputs
         with torch.device("meta"):
-            self.pyramid = nn.ModuleList(_pyramid(config.width))
+            self.pyramid = nn.ModuleList(_pyramid(width))
             # The decoder skips the first two entries: levels finer than it uses.
             self.decoder = UPerNetDecoder(
-                encoder_channels=[0, 0] + [config.width] * _NUM_LEVELS,
+                encoder_channels=[0, 0] + [width] * _NUM_LEVELS,
                 encoder_depth=_NUM_LEVELS + 1,
-                decoder_channels=config.channels,
+                decoder_channels=channels,
             )
-            self.classifier = nn.Conv2d(config.channels, config.num_outputs, kernel_size=1)
+            self.classifier = nn.Conv2d(channels, num_outputs, kernel_size=1)
             _tolerate_single_values(self)
         _start(self, seed=seed)
 
@@ -171,7 +155,7 @@ class UPerNetHead(nn.Module):
         Raises:
             InputError: another number of maps, another width, or maps of one patch, which have no half.
         """
-        _check_levels(levels, self.config, self.num_levels)
+        _check_levels(levels, "upernet", width=self.width, num_levels=self.num_levels)
         rows, cols = levels[0].shape[2:]
         if rows < 2 or cols < 2:
             raise InputError(
@@ -217,13 +201,11 @@ def _tolerate_single_values(module: nn.Module) -> None:
                 setattr(part, name, _BatchNorm(child.num_features))
 
 
-def _check_levels(levels: Sequence[Tensor], config: HeadConfig, num_levels: int) -> None:
+def _check_levels(levels: Sequence[Tensor], kind: str, *, width: int, num_levels: int) -> None:
     widths = sorted({level.shape[1] for level in levels})
-    if len(levels) != num_levels or widths != [config.width] or len({level.shape for level in levels}) > 1:
+    if len(levels) != num_levels or widths != [width] or len({level.shape for level in levels}) > 1:
         found = ", ".join(str(tuple(level.shape)) for level in levels)
-        raise InputError(
-            f"head '{config.kind}' takes {num_levels} maps of one size and width {config.width}, found {found}"
-        )
+        raise InputError(f"head '{kind}' takes {num_levels} maps of one size and width {width}, found {found}")
 
 
 def _start(head: nn.Module, *, seed: int) -> None:

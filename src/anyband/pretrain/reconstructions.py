@@ -65,15 +65,16 @@ def draw_reconstructions(
     if times is not None and times.shape != expected:
         raise InputError(f"times of images have shape {times.shape}; give {expected}: set, image")
     with torch.no_grad():
-        made = model.reconstruct(batch, noise)
-    drawn = [_draw(*one) for one in zip(batch.groups, made.images, inputs, strict=True)]
+        made, plan = model.reconstruct(batch, noise)
+    drawn = [_draw(*one) for one in zip(batch.groups, made, inputs, strict=True)]
     rows = _rows(batch)
     originals, reconstructions = (np.concatenate(pictures)[rows] for pictures in zip(*drawn, strict=True))
-    masked = made.plan.masked.cpu().numpy()
+    masked = plan.masked.cpu().numpy()
     exchanged = np.zeros_like(masked)
-    if made.plan.swapped is not None:
-        exchanged[:, :2] = made.plan.swapped.cpu().numpy()[:, None] & ~masked[:, :2]
+    if plan.swapped is not None:
+        exchanged[:, :2] = plan.swapped.cpu().numpy()[:, None] & ~masked[:, :2]
     patch_size = model.config.encoder.patch_size
+    grid = [side // patch_size for side in batch.groups[0].pixels.shape[2:]]
     pairs = model.config.images == "pair"
     blocks = [
         PanelImages(
@@ -84,7 +85,7 @@ def draw_reconstructions(
             row_titles=_row_titles(
                 rows[index], batch, inputs, None if times is None else times[index], anchor=not pairs
             ),
-            outlined=exchanged[index].reshape(-1, *made.grid),
+            outlined=exchanged[index].reshape(-1, *grid),
         )
         for index, place in enumerate(places)
     ]
