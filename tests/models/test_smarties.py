@@ -182,7 +182,7 @@ def test_reconstruction_works_without_mirrored_mixup(
 ) -> None:
     model.config = replace(model.config, mixup=mixup, norm_pix_loss=False)
     pair, noise = make_pair(12)
-    images, plan = model.reconstruct(pair, noise)
+    images, _ = model.reconstruct(pair, noise)
     assert [image.shape for image in images] == [image.pixels.shape for image in pair.groups]
     assert all(image.isfinite().all() for image in images)
 
