@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -173,7 +173,7 @@ def set_recompute(module: nn.Module, *, recompute: bool) -> None:
 
 
 # Source: ViT (arXiv 2010.11929), table 1; tiny and small from DeiT (arXiv 2012.12877), table 1.
-SIZES: Mapping[str, Mapping[str, int]] = MappingProxyType(
+SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3, "patch_size": 16},
         "small": {"embed_dim": 384, "depth": 12, "num_heads": 6, "patch_size": 16},
