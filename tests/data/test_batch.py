@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from anyband.data.image_sets import SetOptions, SetSampler, find_pairs, find_sets
+from anyband.data.image_sets import SetSampler, find_pairs, find_sets
 from anyband.data.loader import RawSets, read_ahead, read_sets
 from anyband.errors import StoreError
 
@@ -70,7 +70,7 @@ def test_damage_is_raised_to_the_reader(make_store) -> None:
 
 
 def _sampler(store, *, size=(1, 4), batch_size: int = 3) -> SetSampler:
-    return SetSampler(find_sets(store, SetOptions(size=size)), batch_size=batch_size, seed=5)
+    return SetSampler(find_sets(store, size=size), batch_size=batch_size, seed=5)
 
 
 def _image(raw: RawSets, number: int, slot: int) -> tuple[str, np.ndarray, bool]:

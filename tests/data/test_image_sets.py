@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
-from anyband.data.image_sets import ImageSets, SetDraw, SetOptions, SetSampler, find_sets
+from anyband.data.image_sets import ImageSets, SetDraw, SetSampler, find_sets
 from anyband.data.sampler import UNKNOWN_TIME
 from anyband.data.store import INDEX_SCHEMA, ArrayInfo, ChipStore, Split
-from anyband.errors import RecipeError, StoreError
+from anyband.errors import StoreError
 
 _SENSORS = ("red", "green", "blue")
 _DAY_US = 86_400_000_000
@@ -101,7 +101,7 @@ def _most_of_any_anchor(images: list[Image], gap_days: float) -> int:
 @options(max_examples=60)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63))
 def test_no_image_is_repeated_in_a_set_and_all_are_of_its_footprint(images, chosen, seed) -> None:
-    for draw in _draws(find_sets(_store(images), SetOptions(**chosen)), seed=seed):
+    for draw in _draws(find_sets(_store(images), **chosen), seed=seed):
         for chips in draw.chips.tolist():
             assert len(set(chips)) == len(chips)
             assert len({images[chip][0] for chip in chips}) == 1
@@ -110,7 +110,7 @@ def test_no_image_is_repeated_in_a_set_and_all_are_of_its_footprint(images, chos
 @options(max_examples=60)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63))
 def test_images_of_one_source_keep_the_gap(images, chosen, seed) -> None:
-    for draw in _draws(find_sets(_store(images), SetOptions(**chosen)), seed=seed):
+    for draw in _draws(find_sets(_store(images), **chosen), seed=seed):
         for chips in draw.chips.tolist():
             for a, b in combinations(chips, 2):
                 assert _are_apart(images[a], images[b], chosen["gap_days"])
@@ -122,7 +122,7 @@ def test_slot_1_is_of_another_source_wherever_the_footprint_has_one(images, chos
     sensors_of: dict[str, set[str]] = {}
     for place, sensor, _ in images:
         sensors_of.setdefault(place, set()).add(sensor)
-    for draw in _draws(find_sets(_store(images), SetOptions(**chosen)), seed=seed):
+    for draw in _draws(find_sets(_store(images), **chosen), seed=seed):
         drawn = [[images[chip] for chip in chips] for chips in draw.chips.tolist()]
         for same, one in zip(draw.same_source.tolist(), drawn, strict=True):
             assert same == [image[1] == one[0][1] for image in one]
@@ -133,7 +133,7 @@ def test_slot_1_is_of_another_source_wherever_the_footprint_has_one(images, chos
 @options(max_examples=60)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63))
 def test_capacity_is_what_can_be_drawn_whatever_the_anchor(images, chosen, seed) -> None:
-    sets = find_sets(_store(images), SetOptions(**chosen))
+    sets = find_sets(_store(images), **chosen)
     for footprint, place in enumerate(sorted({place for place, _, _ in images})):
         mine = [image for image in images if image[0] == place]
         assert sets.capacity[footprint] == min(chosen["size"][1], _most_of_any_anchor(mine, chosen["gap_days"]))
@@ -142,7 +142,7 @@ def test_capacity_is_what_can_be_drawn_whatever_the_anchor(images, chosen, seed)
 @options(max_examples=60)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63))
 def test_a_batch_has_as_many_images_a_set_as_drawn_for_it_within_what_its_footprints_have(images, chosen, seed) -> None:
-    sets = find_sets(_store(images), SetOptions(**chosen))
+    sets = find_sets(_store(images), **chosen)
     least, most = chosen["size"]
     for draw in _draws(sets, seed=seed):
         size = draw.chips.shape[1]
@@ -157,7 +157,7 @@ def test_the_first_slot_holds_the_earliest_image_and_unknown_times_come_last(ima
         day = images[chip][2]
         return (np.inf if day is None else day), chip
 
-    for draw in _draws(find_sets(_store(images), SetOptions(**chosen)), seed=seed):
+    for draw in _draws(find_sets(_store(images), **chosen), seed=seed):
         for chips, first in zip(draw.chips.tolist(), draw.first_slot.tolist(), strict=True):
             assert chips[first] == min(chips, key=order)
 
@@ -165,7 +165,7 @@ def test_the_first_slot_holds_the_earliest_image_and_unknown_times_come_last(ima
 @options(max_examples=30)
 @given(images=_IMAGES, chosen=_OPTIONS, seed=st.integers(0, 2**63), step=st.integers(0, 10_000))
 def test_a_batch_is_a_function_of_seed_and_step_alone(images, chosen, seed, step) -> None:
-    sets = find_sets(_store(images), SetOptions(**chosen))
+    sets = find_sets(_store(images), **chosen)
     sampler = SetSampler(sets, batch_size=3, seed=seed)
     for earlier in range(3):
         sampler.batch(earlier)
@@ -177,7 +177,7 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(images, chosen, seed, step
 @options(max_examples=30)
 @given(images=_IMAGES, chosen=_OPTIONS, batch_size=st.integers(1, 5), seed=st.integers(0, 2**63))
 def test_every_footprint_passes_once_a_round(images, chosen, batch_size, seed) -> None:
-    sets = find_sets(_store(images), SetOptions(**chosen))
+    sets = find_sets(_store(images), **chosen)
     draws = _draws(sets, batch_size=batch_size, seed=seed, epochs=3)
     passed = Counter(int(footprint) for draw in draws for footprint in draw.items)
     kinds = np.stack([sets.capacity, sets.has_partner], axis=1)
@@ -210,7 +210,7 @@ def test_every_image_becomes_the_anchor_equally_often() -> None:
 
 
 def test_every_image_count_is_drawn_equally_often() -> None:
-    sets = find_sets(_store(_series("red", range(6))), SetOptions(size=(1, 4)))
+    sets = find_sets(_store(_series("red", range(6))), size=(1, 4))
     sizes = Counter(draw.chips.shape[1] for draw in _draws(sets, batch_size=1, epochs=2000))
     assert sorted(sizes) == [1, 2, 3, 4]
     assert all(abs(count - 500) < 100 for count in sizes.values())
@@ -219,16 +219,16 @@ def test_every_image_count_is_drawn_equally_often() -> None:
 def test_a_gap_that_leaves_one_way_only_is_always_found() -> None:
     """Of days 0, 5, 6, 10 three are 5 apart in one way, so the image of day 6 can't be drawn with two others."""
     images = [("a", "red", day) for day in (0, 5, 10)]
-    draws = _draws(find_sets(_store(images), SetOptions(size=(3, 3), gap_days=5.0)), epochs=20)
+    draws = _draws(find_sets(_store(images), size=(3, 3), gap_days=5.0), epochs=20)
     assert all(sorted(chips) == [0, 1, 2] for draw in draws for chips in draw.chips.tolist())
     images.insert(2, ("a", "red", 6))
-    sets = find_sets(_store(images), SetOptions(size=(3, 3), gap_days=5.0))
+    sets = find_sets(_store(images), size=(3, 3), gap_days=5.0)
     assert sets.capacity.tolist() == [2]
 
 
 def test_images_of_sensors_that_may_not_enter_are_never_drawn() -> None:
     images = [*_series("red", range(4)), *_series("blue", range(4)), *_series("green", range(3), place="b")]
-    sets = find_sets(_store(images), SetOptions(size=(1, 6), sensors=("red", "green")))
+    sets = find_sets(_store(images), size=(1, 6), sensors=("red", "green"))
     drawn = {images[chip][1] for draw in _draws(sets, epochs=20) for chip in draw.chips.ravel().tolist()}
     assert drawn == {"red", "green"}
     assert sets.arrays == ("red_8x8", "green_8x8")
@@ -238,7 +238,7 @@ def test_images_of_sensors_that_may_not_enter_are_never_drawn() -> None:
 def test_crops_are_aligned_to_the_fewest_rows_and_columns_of_all_arrays_that_may_come() -> None:
     images: list[Image] = [("a", "red", 0), ("b", "blue", 0)]
     assert find_sets(_store(images)).grid == (8, 24)
-    assert find_sets(_store(images), SetOptions(sensors=("blue",))).grid == (16, 24)
+    assert find_sets(_store(images), sensors=("blue",)).grid == (16, 24)
 
 
 def test_sets_are_of_the_split_asked_for() -> None:
@@ -252,7 +252,7 @@ def test_sets_are_of_the_split_asked_for() -> None:
 
 def test_footprints_of_one_source_are_left_out_where_two_are_needed() -> None:
     images: list[Image] = [("a", "red", 0), ("b", "red", 0), ("b", "blue", 3), ("c", "blue", 0)]
-    sets = find_sets(_store(images), SetOptions(size=(2, 3), needs_two_sources=True))
+    sets = find_sets(_store(images), size=(2, 3), needs_two_sources=True)
     assert sets.chips.tolist() == [1, 2]
     assert sets.capacity.tolist() == [2]
     assert all(draw.partnered for draw in _draws(sets))
@@ -265,27 +265,12 @@ def test_no_footprint_with_two_sources_says_how_many_and_what_to_do() -> None:
         r"\(data.sets.needs_two_sources\): prepare images of another sensor of the same places, or turn it off"
     )
     with pytest.raises(StoreError, match=message):
-        find_sets(_store(images), SetOptions(needs_two_sources=True))
+        find_sets(_store(images), needs_two_sources=True)
 
 
 def test_an_unknown_sensor_offers_the_nearest() -> None:
     with pytest.raises(StoreError, match=r"sensor 'rde' is not in store .*did you mean 'red'"):
-        find_sets(_store([("a", "red", 0)]), SetOptions(sensors=("rde",)))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"size": (0, 3)}, "1 <= least <= most, found 0 to 3"),
-        ({"size": (4, 3)}, "1 <= least <= most, found 4 to 3"),
-        ({"gap_days": -1.0}, "gap_days must be a number of days from 0, found -1"),
-        ({"gap_days": float("nan")}, "gap_days must be a number of days from 0, found nan"),
-        ({"size": (1, 1), "needs_two_sources": True}, "sets of one image have one source"),
-    ],
-)
-def test_options_that_mean_nothing_are_refused(wrong: dict, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        SetOptions(**wrong)
+        find_sets(_store([("a", "red", 0)]), sensors=("rde",))
 
 
 def test_unknown_times_are_kept_apart_from_known_ones_in_the_record() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.image_sets import ImageSets, SetOptions, SetSampler, find_pairs
+from anyband.data.image_sets import ImageSets, SetSampler, find_pairs
 from anyband.errors import StoreError
 
 
@@ -15,7 +15,7 @@ def _pairs(counts: list[int]) -> ImageSets:
     kinds = np.repeat(np.arange(len(counts)), counts)
     size = len(kinds)
     return ImageSets(
-        options=SetOptions(size=(2, 2)),
+        size=(2, 2),
         bounds=2 * np.arange(size + 1),
         chips=np.stack([np.arange(size), np.arange(size) + size], axis=1).ravel(),
         sources=np.tile([0, 1], size),

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from anyband.data.image_sets import SetOptions, SetSampler, find_sets
+from anyband.data.image_sets import SetSampler, find_sets
 from anyband.data.store import INDEX_SCHEMA, ArrayInfo, ChipStore
 from anyband.errors import RecipeError, StoreError
 from anyband.pretrain.batches import Samples
@@ -71,7 +71,7 @@ def _array(sensor: str) -> ArrayInfo:
 
 @pytest.fixture(scope="module")
 def samples(store) -> Samples:
-    return Samples(store, find_sets(store, SetOptions(size=(2, 3))))
+    return Samples(store, find_sets(store, size=(2, 3)))
 
 
 def _stages(*pairs: tuple[int, tuple[str, ...]]) -> tuple[StageRecipe, ...]:

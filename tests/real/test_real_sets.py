@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from anyband.data.image_sets import SetOptions, find_sets
+from anyband.data.image_sets import find_sets
 from anyband.data.manifest import read_manifest
 from anyband.data.prepare import PrepareOptions, prepare
 from anyband.data.store import ChipStore
@@ -70,7 +70,7 @@ def test_a_place_over_dates_has_sets_of_its_sensors(
 
 
 def test_sets_of_three_with_two_sensors_are_found(store: ChipStore) -> None:
-    sets = find_sets(store, SetOptions(size=(1, 6), gap_days=5.0, needs_two_sources=True), split=None)
+    sets = find_sets(store, size=(1, 6), gap_days=5.0, needs_two_sources=True, split=None)
     assert sets.has_partner.all()
     assert (sets.capacity >= 3).sum() >= 4
 

@@ -22,13 +22,12 @@ from anyband.data.sampler import (
     find_footprints,
 )
 from anyband.data.store import ChipStore, Split
-from anyband.errors import RecipeError, StoreError
+from anyband.errors import StoreError
 from anyband.randomness import generator
 
 __all__ = [
     "ImageSets",
     "SetDraw",
-    "SetOptions",
     "SetSampler",
     "are_apart",
     "find_pairs",
@@ -42,38 +41,16 @@ _DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetOptions:
-    """Which images of a footprint may be drawn together. The defaults are A²-MAE's: three images, any dates."""
-
-    size: tuple[int, int] = (3, 3)
-    """Least and most images of a set; a batch draws how many, evenly. Footprints with fewer train with what they
-    have."""
-    gap_days: float = 0.0
-    """Images of one source are at least so far apart. Over 0, an unknown time is apart from nothing."""
-    needs_two_sources: bool = False
-    """Whether footprints that only one sensor saw are left out."""
-    sensors: tuple[str, ...] | None = None
-    """Sensors whose images may be drawn; None: all."""
-
-    def __post_init__(self) -> None:
-        least, most = self.size
-        if not 1 <= least <= most:
-            raise RecipeError(f"the size of sets needs 1 <= least <= most, found {least} to {most}")
-        if not (math.isfinite(self.gap_days) and self.gap_days >= 0):
-            raise RecipeError(f"gap_days must be a number of days from 0, found {self.gap_days:g}")
-        if self.needs_two_sources and most < 2:
-            raise RecipeError("sets of one image have one source; let their size reach 2, or drop needs_two_sources")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ImageSets:
     """Samples of a store with the images that may be drawn of each: footprints, or pairs, which are drawn whole.
 
     Sample k has the images `bounds[k]` to `bounds[k + 1]`.
     """
 
-    options: SetOptions
-    """What may be drawn together."""
+    size: tuple[int, int]
+    """Least and most images of a set; a batch draws how many, evenly. Samples with fewer pass with what they have."""
+    gap_days: float = 0.0
+    """Images of one source are at least so far apart. Over 0, an unknown time is apart from nothing."""
     bounds: Int[Array, " bound"]
     """Where each sample begins, and the end of the last."""
     chips: Int[Array, " image"]
@@ -179,9 +156,6 @@ def find_pairs(
             different sensors, in the order of the store.
         split: of the places; None: all.
 
-    Returns:
-        The pairs, ordered by place and footprint.
-
     Raises:
         StoreError: the store lacks a sensor, or has no such pair.
     """
@@ -206,28 +180,35 @@ def find_pairs(
     return _pairs(store, np.array(found, dtype=np.int64))
 
 
-def find_sets(store: ChipStore, options: SetOptions | None = None, *, split: Split | None = "train") -> ImageSets:
-    """Find the footprints of a store and how many images can be drawn of each.
+def find_sets(
+    store: ChipStore,
+    *,
+    size: tuple[int, int] = (3, 3),
+    gap_days: float = 0.0,
+    needs_two_sources: bool = False,
+    sensors: Sequence[str] | None = None,
+    split: Split | None = "train",
+) -> ImageSets:
+    """Find the footprints of a store, ordered by place and position on its grid, and how many images each can give.
 
     Args:
         store: to look in.
-        options: which images may be drawn together; None: the defaults.
+        size: least and most images of a set; footprints with fewer give what they have.
+        gap_days: images of one source are at least so far apart. Over 0, an unknown time is apart from nothing.
+        needs_two_sources: whether footprints that only one sensor saw are left out.
+        sensors: whose images may be drawn; None: all.
         split: of the places; None: all.
-
-    Returns:
-        The footprints, ordered by place and position on its grid.
 
     Raises:
         StoreError: the store lacks a sensor, has no footprint that can be used, or one that lies off the globe.
     """
-    options = options or SetOptions()
-    check_sensors(store, options.sensors or ())
-    found = find_footprints(store, split=split, sensors=options.sensors)
+    check_sensors(store, sensors or ())
+    found = find_footprints(store, split=split, sensors=sensors)
     if not len(found):
-        of = f" of {', '.join(options.sensors)}" if options.sensors is not None else ""
+        of = f" of {', '.join(sensors)}" if sensors is not None else ""
         raise StoreError(f"no image{of} is in {_where(store, split)}; `anyband prepare --show` lists what it has")
     check_corners(store, found.chips)
-    return _sets(store, found, options, split)
+    return _sets(store, found, size=size, gap_days=gap_days, split=split, needs_two_sources=needs_two_sources)
 
 
 class SetSampler:
@@ -279,7 +260,7 @@ class SetSampler:
 
     def _size(self, step: int, capacity: int) -> int:
         """Draw how many images each set of a batch has."""
-        least, most = self._sets.options.size
+        least, most = self._sets.size
         highest = min(most, capacity)
         lowest = min(least, highest)
         return int(generator(self._seed, step=step, sample=0, purpose="size of sets").integers(lowest, highest + 1))
@@ -292,7 +273,7 @@ class SetSampler:
         picking = _Picking(
             sources=self._sets.sources[where].tolist(),
             times_us=self._sets.time_us[where].tolist(),
-            gap_us=_gap_us(self._sets.options),
+            gap_us=_gap_us(self._sets.gap_days),
             size=size,
         )
         return [where.start + image for image in picking.pick(shuffled.tolist())]
@@ -374,7 +355,7 @@ def _pairs(store: ChipStore, chips: Int[Array, "pair image"]) -> ImageSets:
     used = tuple(dict.fromkeys(name for kind in kinds for name in kind))
     grids = [coarser_grid(*((store.arrays[name].height, store.arrays[name].width) for name in kind)) for kind in kinds]
     return ImageSets(
-        options=SetOptions(size=(2, 2)),
+        size=(2, 2),
         bounds=2 * np.arange(len(chips) + 1),
         chips=chips.ravel(),
         sources=np.tile([0, 1], len(chips)),
@@ -389,45 +370,53 @@ def _pairs(store: ChipStore, chips: Int[Array, "pair image"]) -> ImageSets:
     )
 
 
-def _sets(store: ChipStore, found: Footprints, options: SetOptions, split: Split | None) -> ImageSets:
+def _sets(
+    store: ChipStore,
+    found: Footprints,
+    *,
+    size: tuple[int, int],
+    gap_days: float,
+    split: Split | None,
+    needs_two_sources: bool,
+) -> ImageSets:
     names = store.index.column("sensor").to_pylist()
     number = {name: position for position, name in enumerate(store.sensors)}
     sources = np.array([number[names[row]] for row in found.chips], dtype=np.int64)
     time_us = chip_times(store)[found.chips]
     parts = [slice(start, stop) for start, stop in pairwise(found.bounds.tolist())]
     has_partner = np.array([bool((sources[part] != sources[part.start]).any()) for part in parts])
-    if options.needs_two_sources:
+    if needs_two_sources:
         _check_two_sources(store, has_partner, split)
         parts = [part for part, kept in zip(parts, has_partner, strict=True) if kept]
         has_partner = has_partner[has_partner]
     images = np.concatenate([np.arange(part.start, part.stop) for part in parts])
     arrays = _arrays(store, found.chips[images])
     infos = [store.arrays[name] for name in arrays]
+    gap_us = _gap_us(gap_days)
     return ImageSets(
-        options=options,
+        size=size,
+        gap_days=gap_days,
         bounds=np.cumsum([0, *(part.stop - part.start for part in parts)]),
         chips=found.chips[images],
         sources=sources[images],
         time_us=time_us[images],
-        capacity=np.array([_capacity(sources[part], time_us[part], options) for part in parts], dtype=np.int64),
+        capacity=np.array([min(_capacity(sources[part], time_us[part], gap_us), size[1]) for part in parts]),
         has_partner=has_partner,
         arrays=arrays,
         grid=coarser_grid(*((info.height, info.width) for info in infos)),
     )
 
 
-def _capacity(sources: Int[Array, " image"], time_us: Int[Array, " image"], options: SetOptions) -> int:
+def _capacity(sources: Int[Array, " image"], time_us: Int[Array, " image"], gap_us: int) -> int:
     """Count the images that can be drawn whatever the anchor: the anchor's source has to go on from it."""
-    gap_us = _gap_us(options)
     with_each = [most_with_each(time_us[sources == source], gap_us) for source in np.unique(sources)]
     most = sum(max(counts) for counts in with_each)
-    least = min(most - max(counts) + min(counts) for counts in with_each)
-    return min(least, options.size[1])
+    return min(most - max(counts) + min(counts) for counts in with_each)
 
 
-def _gap_us(options: SetOptions) -> int:
+def _gap_us(gap_days: float) -> int:
     # Any part of a microsecond counts: two images at one time are apart only where the gap is zero.
-    return math.ceil(options.gap_days * _DAY_US)
+    return math.ceil(gap_days * _DAY_US)
 
 
 def _check_two_sources(store: ChipStore, has_partner: Bool[Array, " footprint"], split: Split | None) -> None:
@@ -457,10 +446,6 @@ def most_with_each(times_us: Int[Array, " image"], gap_us: int) -> list[int]:
     """Count, for each image of one source, the most that can be taken together with it, itself included.
 
     Images that are taken together are pairwise apart, see `are_apart`.
-
-    Args:
-        times_us: in order, unknown ones last.
-        gap_us: least time between two images.
     """
     count = len(times_us)
     if gap_us == 0:

@@ -62,12 +62,7 @@ class OpenShards:
         self._lock = Lock()
 
     def expect(self, chips: Int[Array, " chip"], *, kind: Hashable) -> None:
-        """Begin to fetch the shards of a batch that comes, and close those that no batch needs any more.
-
-        Args:
-            chips: rows of the store's index.
-            kind: of the batch. Kinds take turns, so shards wait for the next batch of theirs.
-        """
+        """Begin to fetch the shards of a batch that comes, and close those that no batch needs any more."""
         wanted = {(id(opened), number): opened for opened, number in self._store.shards_of(chips)}
         with self._lock:
             for key, opened in wanted.items():

@@ -83,11 +83,7 @@ class Augmentation:
 
 
 def coarser_grid(*shapes: tuple[int, int]) -> tuple[int, int]:
-    """Find the grid that crops of images of one footprint are aligned to: the fewest rows and columns.
-
-    Args:
-        shapes: rows and columns of the images, at least one.
-    """
+    """Find the grid that crops of images of one footprint are aligned to: the fewest rows and columns."""
     return min(rows for rows, _ in shapes), min(cols for _, cols in shapes)
 
 
@@ -105,19 +101,7 @@ def whole_footprint(count: int, *, grid: tuple[int, int]) -> Augmentation:
 def draw_augmentation(
     options: AugmentOptions, *, seed: int, step: int, samples: Sequence[int], grid: tuple[int, int]
 ) -> Augmentation:
-    """Draw one augmentation a sample. A sample's draw does not depend on the others in the batch.
-
-    Args:
-        options: what may be done.
-        seed: of the run.
-        step: training step.
-        samples: identities of the samples.
-        grid: rows and columns that crops are aligned to, see `coarser_grid`. What a sample draws depends on them, so
-            for batches of changing images take the fewest of all that may come.
-
-    Returns:
-        The same for every image of a sample; `apply` it to each.
-    """
+    """Draw one augmentation a sample. A sample's draw does not depend on the others in the batch."""
     if not options.enabled:
         return whole_footprint(len(samples), grid=grid)
     draws = uniform(seed, step=step, samples=samples, purpose="augment", shape=(6,))
@@ -164,14 +148,7 @@ def input_gsd_m(
     *,
     img_size: int,
 ) -> Float[Array, "sample image"]:
-    """Compute how large a pixel of augmented images is on the ground: the root of its area, metres.
-
-    Args:
-        augmentation: of each sample.
-        gsd_m: ground sampling distance of each image as it was before; NaN where unknown.
-        shape_px: rows and columns of each image as it was before.
-        img_size: side of the images that `apply` gives, pixels.
-    """
+    """Compute how large a pixel of augmented images is on the ground: the root of its area, metres."""
     cut_px = shape_px * (augmentation.size / np.array(augmentation.grid))[:, None, :]
     return np.asarray(gsd_m * np.sqrt(cut_px.prod(axis=-1)) / img_size)
 
@@ -219,14 +196,7 @@ class Resampler:
         device: torch.device,
         interpolation: Interpolation = "bicubic",
     ) -> None:
-        """Take what is done to each sample; the boxes travel to the device, the matrices are built there.
-
-        Args:
-            augmentation: of each sample of the batch.
-            shape: rows and columns of the result.
-            device: of the images.
-            interpolation: kernel.
-        """
+        """Take what is done to each sample; the boxes travel to the device, the matrices are built there."""
         self._augmentation = augmentation
         self._shape = shape
         self._radius = _RADII[interpolation]
@@ -328,17 +298,7 @@ def resized(
     shape: tuple[int, int],
     interpolation: Interpolation,
 ) -> tuple[Float[Tensor, "batch band rows cols"], Bool[Tensor, "batch band rows cols"] | None]:
-    """Bring whole images to a number of rows and columns, anti-aliased.
-
-    Args:
-        pixels: float32, standardised.
-        valid: which of them are data; None: all. Values under False never count, NaN neither.
-        shape: rows and columns of the result.
-        interpolation: kernel.
-
-    Returns:
-        As `apply` gives them.
-    """
+    """Bring whole images to a number of rows and columns, anti-aliased."""
     height, width = pixels.shape[2:]
     whole = whole_footprint(len(pixels), grid=(height, width))
     return Resampler(whole, shape=shape, device=pixels.device, interpolation=interpolation)(pixels, valid)
@@ -349,14 +309,6 @@ def apply_to_map(
 ) -> Num[Tensor, "batch size size"]:
     """Cut, take the nearest pixel, transpose and flip: what `apply` does to images, for maps whose values can't be
     mixed. Where a box lies on the map's own pixels, no value changes.
-
-    Args:
-        values: labels or numbers of each pixel, on the footprint of the images.
-        augmentation: that of the images.
-        img_size: side of the result in pixels.
-
-    Returns:
-        Values of the map and no others.
     """
     _, height, width = values.shape
     _check_count(augmentation, len(values))

@@ -89,13 +89,7 @@ def take_stem_bands(
     valid: Bool[Tensor, "batch band row col"] | None,
     bands: Int[Array, "batch 3"],
 ) -> tuple[Float[Tensor, "batch 3 row col"], Bool[Tensor, "batch 3 row col"] | None]:
-    """Take three bands of each image, others of each.
-
-    Args:
-        pixels: with all bands.
-        valid: which have data; None: all.
-        bands: of each image.
-    """
+    """Take three bands of each image, others of each."""
     image = torch.arange(len(pixels), device=pixels.device)[:, None]
     chosen = torch.from_numpy(bands).to(pixels.device)
     return pixels[image, chosen], None if valid is None else valid[image, chosen]
@@ -412,7 +406,7 @@ class Samples:
                 f"footprints that do not fill a batch of {batch_size} stand in it several times, each with draws of "
                 f"its own: {'; '.join(counted)}"
             )
-        least = self.sets.options.size[0]
+        least = self.sets.size[0]
         small = int((self.sets.capacity < least).sum())
         if small:
             notes.append(
@@ -505,15 +499,7 @@ class SharedSampler:
 def load_parts(
     samples: Samples, sampler: SharedSampler, preparer: BatchPreparer, recipe: PretrainRecipe, *, steps: range
 ) -> Iterator[DrawnSets]:
-    """Load the parts of training steps that a process computes, each with all that is drawn for it.
-
-    Args:
-        samples: that are learned from.
-        sampler: tells what each part holds.
-        preparer: draws.
-        recipe: of the run.
-        steps: training steps to load, one after the other.
-    """
+    """Load the parts of training steps that a process computes, each with all that is drawn for it."""
     parts, workers = sampler.parts, recipe.run.workers
     read, expect = samples.read, None
     if samples.shuffle is not None:

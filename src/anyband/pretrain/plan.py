@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Int
-from anyband.data.image_sets import ImageSets, SetDraw, SetOptions, SetSampler, find_pairs, find_sets
+from anyband.data.image_sets import ImageSets, SetDraw, SetSampler, find_pairs, find_sets
 from anyband.data.loader import shard_shuffle
 from anyband.data.sampler import ShardShuffle, check_sensors
 from anyband.data.store import ChipStore, Split
@@ -20,7 +20,7 @@ from anyband.models.checkpoint import Checkpoint, load_checkpoint, state_of, to_
 from anyband.models.mae_start import load_mae, start_from_mae
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.pretrain.batches import NUM_STEM_BANDS, ArrayInput, Samples, array_inputs
-from anyband.pretrain.recipe import ModelRecipe, PretrainRecipe, SetRecipe, StageRecipe, recipe_to_dict
+from anyband.pretrain.recipe import ModelRecipe, PretrainRecipe, StageRecipe, recipe_to_dict
 from anyband.randomness import generator
 from anyband.sensors.assignment import AssignmentRules
 from anyband.sensors.catalogue import get_sensor, sensor_to_dict
@@ -352,26 +352,22 @@ def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> S
         StoreError: the store has none.
         CatalogueError: a sensor is unknown.
     """
-    if recipe.data.sets is not None:
-        sets = find_sets(store, _set_options(recipe, recipe.data.sets, store), split=split)
+    wanted = recipe.data.sets
+    if wanted is not None:
+        sets = find_sets(
+            store,
+            size=wanted.size,
+            gap_days=wanted.gap_days,
+            needs_two_sources=wanted.needs_two_sources,
+            sensors=_seen_sensors(recipe, store),
+            split=split,
+        )
     else:
         sets = find_pairs(store, sensors=_wanted_pairs(recipe, store), split=split)
     shuffle = None
     if recipe.data.shuffle == "shards":
         shuffle = shard_shuffle(store, sets.chips[sets.bounds[:-1]], open_shards=recipe.data.open_shards)
     return Samples(store, sets, shuffle=shuffle)
-
-
-def _set_options(recipe: PretrainRecipe, sets: SetRecipe, store: ChipStore) -> SetOptions:
-    seen = _seen_sensors(recipe, store)
-    if not seen:
-        raise StoreError(
-            f"data.held_out names all sensors of store '{store.path}' ({', '.join(store.sensors)}); leave one to train "
-            "on"
-        )
-    return SetOptions(
-        size=sets.size, gap_days=sets.gap_days, needs_two_sources=sets.needs_two_sources, sensors=tuple(seen)
-    )
 
 
 def _wanted_pairs(recipe: PretrainRecipe, store: ChipStore) -> list[tuple[str, str]]:
@@ -389,7 +385,13 @@ def _wanted_pairs(recipe: PretrainRecipe, store: ChipStore) -> list[tuple[str, s
 
 def _seen_sensors(recipe: PretrainRecipe, store: ChipStore) -> list[str]:
     held_out = {_sensor_name(name, store) for name in recipe.data.held_out}
-    return [name for name in store.sensors if name not in held_out]
+    seen = [name for name in store.sensors if name not in held_out]
+    if not seen and recipe.data.sets is not None:
+        raise StoreError(
+            f"data.held_out names all sensors of store '{store.path}' ({', '.join(store.sensors)}); leave one to train "
+            "on"
+        )
+    return seen
 
 
 def _sensor_name(name: str, store: ChipStore) -> str:
