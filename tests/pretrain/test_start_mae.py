@@ -57,7 +57,7 @@ def test_sets_start_from_it_too(set_store, changed_sets, tmp_path, change) -> No
     plan = plan_run(started, ChipStore.open(set_store))
     assert plan.start is not None
     assert any(name.startswith("encodings.") for name in plan.start.state)
-    run = dataclasses.replace(started, optim=dataclasses.replace(started.optim, steps=1))
+    run = started.changed(optim=started.optim.changed(steps=1))
     assert pretrain(run, data=set_store, out=tmp_path / "run", shown=False).steps == 1
 
 
