@@ -66,6 +66,7 @@ def _manifest(images: Path, path: Path, count: int, *, places: bool) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [True, False])
 def test_memory_does_not_grow_with_the_number_of_chips(images: Path, tmp_path: Path, places: bool) -> None:
     few, many = (_manifest(images, tmp_path / f"{count}.csv", count, places=places) for count in (_FEW, _MANY))

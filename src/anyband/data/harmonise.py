@@ -43,11 +43,8 @@ class Normalisation:
     """All that turns digital numbers of some bands into network input; one value for each band."""
 
     sensor: str
-    """Name of the sensor."""
     bands: tuple[str, ...]
-    """Names of the bands."""
     units: tuple[str, ...]
-    """Physical unit of each band."""
     scale: tuple[float, ...]
     """Physical units per stored unit."""
     offset: tuple[float, ...]
@@ -149,12 +146,7 @@ def _is_number(value: Any) -> bool:
 def normalisation_for(
     sensor: Sensor, *, encoding: str | None = None, statistics: Mapping[str, BandStatistics] | None = None
 ) -> Normalisation:
-    """Join a sensor's encoding and statistics.
-
-    Args:
-        sensor: whose bands are meant (`sensor.select` for some).
-        encoding: name of the way in which the numbers are stored; None: the sensor's default.
-        statistics: by band, to use instead of the catalogue's.
+    """Join a sensor's encoding (None: its default) and statistics (by band; None: the catalogue's).
 
     Raises:
         CatalogueError: a band has no statistics, or no such encoding.
@@ -193,16 +185,9 @@ def normalisation_for(
 
 
 def two_sigma(statistics: BandStatistics) -> BandStatistics:
-    """Make the statistics that stretch mean ± 2 deviations to [0, 1], and nothing more.
+    """Make the statistics that stretch mean ± 2 deviations to [0, 1]: its ends, mean 0 and deviation 1.
 
     Mean and deviation are those of values that were clipped to [p01, p99], because no others were counted.
-
-    Args:
-        statistics: of a band, by percentiles.
-
-    Returns:
-        `p01` and `p99` are the ends of the stretch in physical units, mean 0 and deviation 1: standardising, restoring
-        and checkpoints need to know no more.
 
     Source:
         The released code of A²-MAE (arXiv 2406.08079). That values outside are clipped is our reading.
@@ -258,16 +243,7 @@ def standardise(
     n: Normalisation,
     valid: Bool[Tensor, "*batch band row col"] | None = None,
 ) -> Float[Tensor, "*batch band row col"]:
-    """Turn digital numbers into network input: clipped, scaled, standardised, 0 where missing.
-
-    Args:
-        dn: digital numbers.
-        n: of these bands, in this order.
-        valid: which pixels have data; None: all that can be decoded.
-
-    Returns:
-        float32; missing, NaN and infinite pixels are 0.
-    """
+    """Turn digital numbers into network input: clipped, scaled, standardised; 0 where missing, NaN or infinite."""
     return Standardiser(n, device=dn.device)(dn, valid)
 
 
@@ -322,15 +298,7 @@ def _check_bands(pixels: Tensor, n: Normalisation) -> None:
 
 
 def to_stored(physical: Float[Array, "band row col"], n: Normalisation) -> Float[Array, "band row col"]:
-    """Encode physical units as numbers to store, float64 and not rounded: the inverse of `harmonise.to_physical`.
-
-    Args:
-        physical: reflectance, decibel, kelvin, …
-        n: of these bands, in this order.
-
-    Raises:
-        InputError: another number of bands.
-    """
+    """Encode physical units as digital numbers, float64 and not rounded: the inverse of `to_physical`."""
     if len(physical) != len(n.bands):
         raise InputError(f"'{n.sensor}' has {len(n.bands)} bands here, found an array of shape {physical.shape}")
     rows = zip(physical, n.encodings, strict=True)
@@ -343,11 +311,6 @@ def rounded_into(
     """Bring numbers into a type: rounded and clipped to it, and never the number that means "no data".
 
     A number that would be `nodata` becomes the next one that the type holds, on the side of the true one.
-
-    Args:
-        stored: finite.
-        dtype: NumPy name of the type.
-        nodata: digital number that means "no data"; None, NaN or one that the type can't hold: none.
     """
     kind: np.dtype[Any] = np.dtype(dtype)
     low, high = _limits(kind)
@@ -366,12 +329,7 @@ def _limits(kind: np.dtype[Any]) -> tuple[float, float]:
 
 
 def can_hold(dtype: str, number: float) -> bool:
-    """Tell whether a number is one of a type; NaN and infinity are of floats.
-
-    Args:
-        dtype: NumPy name of the type.
-        number: any.
-    """
+    """Tell whether a number is one of a NumPy type; NaN and infinity are of floats."""
     kind: np.dtype[Any] = np.dtype(dtype)
     low, high = _limits(kind)
     if kind.kind == "f":
@@ -425,7 +383,7 @@ def picture(
     """Draw an image in the bands that `composite` chooses, each channel stretched between two percentiles.
 
     Args:
-        physical: values in physical units, bands as in `sensor`.
+        physical: bands as in `sensor`.
         sensor: what the bands are.
         valid: which values have data; None: the finite ones.
         like: image whose percentiles are used, so that two pictures can be compared; None: this one.

@@ -9,14 +9,14 @@ import sqlite3
 import sys
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anyband.arrays import Array, Int, LazySequence
+from anyband.arrays import Array, Int
 from anyband.data.cutting import Cut, ImageSurvey, Piece, chip_bytes, storage_of
 from anyband.data.manifest import ImageEntry, identity
 from anyband.data.places import PlacedImage
@@ -256,7 +256,7 @@ def _time(text: str | None) -> dt.datetime | None:
     return None if text is None else dt.datetime.fromisoformat(text)
 
 
-class PlacedImages(LazySequence[PlacedImage]):
+class PlacedImages(Sequence[PlacedImage]):
     """What decides the places of the images that are used, in the order of their numbers, read when asked for."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -266,10 +266,12 @@ class PlacedImages(LazySequence[PlacedImage]):
         """Number of each image."""
 
     def __len__(self) -> int:
+        """Count the images."""
         return len(self.numbers)
 
-    def make(self, number: int) -> PlacedImage:
-        return self._ledger.placed(int(self.numbers[number]))
+    def __getitem__(self, position: Any) -> Any:
+        """Read an image, by its position from 0."""
+        return self._ledger.placed(int(self.numbers[position]))
 
 
 class WaitingChip:

@@ -455,12 +455,6 @@ def entries_from_globs(
 ) -> ImageList:
     """List the images that match file patterns, all of one sensor.
 
-    Args:
-        patterns: paths or patterns with `*`, `?` and `**`.
-        sensor: of all of them.
-        encoding: as in a manifest.
-        bands: as in a manifest.
-
     Raises:
         ManifestError: nothing matches, or sensor, encoding or bands are wrong.
     """

@@ -1,4 +1,4 @@
-"""Which images show the same ground, what a place is called, and which part of the data it belongs to."""
+"""Which images show the same ground, what a place is called, and which split it belongs to."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class PlacedImage:
     place: str | None
     """Declared place; None: found by overlap."""
     split: Split | None
-    """Declared part of the data; None: drawn."""
+    """Declared split; None: drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class Place:
     images: tuple[PlacedImage, ...]
     """What is known of each."""
     split: Split | None
-    """Declared part of the data; None: to be drawn."""
+    """Declared split; None: to be drawn."""
 
     @property
     def layout(self) -> Layout:
@@ -70,13 +70,7 @@ class Places:
     """Places of many images: what is kept of each image is a number, and each place is made when its turn comes."""
 
     def __init__(self, images: Sequence[PlacedImage], groups: Int[Array, " image"], names: Mapping[int, str]) -> None:
-        """Use `find_places`.
-
-        Args:
-            images: of all places.
-            groups: number of the group of each image.
-            names: of the groups that were found; those of others are declared by their images.
-        """
+        """Use `find_places`: number of the group of each image, and names of those groups that were found."""
         self._images, self._names = images, names
         self._members = np.argsort(groups, kind="stable")
         self._groups, self._starts = np.unique(groups[self._members], return_index=True)
@@ -158,13 +152,7 @@ def _digest(name: str) -> bytes:
 
 
 def split_of(place: str, *, seed: int, fractions: tuple[float, float, float]) -> Split:
-    """Draw the part of the data that a place belongs to: a function of its name and the seed alone.
-
-    Args:
-        place: its name.
-        seed: of the draw.
-        fractions: shares of train, val and test; they sum to 1.
-    """
+    """Draw the split of a place by the shares of train, val and test: a function of its name and the seed alone."""
     word = blake2b(f"{seed}:{place}".encode(), digest_size=8).digest()
     share = int.from_bytes(word, "little") / 2**64
     for split, end in zip(SPLITS, np.cumsum(fractions), strict=True):

@@ -30,11 +30,7 @@ class StatisticsAccumulator:
     """Count the values of some bands; percentiles, mean and deviation follow from the counts."""
 
     def __init__(self, bands: Sequence[str]) -> None:
-        """Start with nothing counted.
-
-        Args:
-            bands: names, in the order of the arrays to come.
-        """
+        """Start with nothing counted; bands stand in the order of the arrays to come."""
         self.bands: tuple[str, ...] = tuple(bands)
         self._counts = np.zeros((len(self.bands), 2 * _NUM_MAGNITUDES), dtype=np.int64)
         self._lowest = np.full(len(self.bands), np.inf)
@@ -45,15 +41,7 @@ class StatisticsAccumulator:
         physical: Float[Array, "*batch band row col"],
         valid: Bool[Array, "*batch band row col"] | None = None,
     ) -> None:
-        """Count the valid, finite values of some images.
-
-        Args:
-            physical: values in physical units.
-            valid: which of them have data; None: all that are finite.
-
-        Raises:
-            InputError: another number of bands.
-        """
+        """Count the finite values of some images that have data, in physical units."""
         if physical.shape[-3] != len(self.bands):
             raise InputError(
                 f"statistics of {len(self.bands)} bands ({', '.join(self.bands[:16])}) are being counted, "
@@ -142,12 +130,7 @@ def count_statistics(
     *,
     encoding: str | None = None,
 ) -> dict[str, BandStatistics]:
-    """Count the statistics of images of one sensor in one pass and constant memory.
-
-    Args:
-        images: digital numbers of the sensor's bands, and which have data (None: all that are finite).
-        sensor: whose bands they are.
-        encoding: how the numbers are stored; None: the sensor's default.
+    """Count the statistics of images (digital numbers, which have data) of a sensor, in one pass and constant memory.
 
     Raises:
         InputError: a band has no valid value, or only one.
@@ -161,12 +144,7 @@ def count_statistics(
 def store_statistics(
     store: ChipStore, *, split: Split | None = "train", shown: bool = False
 ) -> tuple[Statistics, list[str]]:
-    """Count the statistics of every band of a store, in physical units, over all its arrays.
-
-    Args:
-        store: to read.
-        split: of the places; None: all.
-        shown: whether to show progress.
+    """Count the statistics of every band of a store over all its arrays, of one split or (None) of all.
 
     Returns:
         sensor → band → statistics; and a line for each band that has none, with the reason.

@@ -72,13 +72,11 @@ class ChipRecord:
     cell: str
     """Cell of the place, for example `r000c002`; (place, cell) is one footprint."""
     sensor: str
-    """Name of the sensor."""
     source_path: str
     """The image it was cut from, as the manifest names it."""
     valid_fraction: float
     """Share of the values that are data, 0 to 1."""
     split: Split = "train"
-    """Part of the data that the place belongs to."""
     datetime: dt.datetime | None = None
     """Time of acquisition, UTC; None where unknown."""
     crs: str | None = None
@@ -98,13 +96,9 @@ class ArraySpec:
     """What all chips of one array share."""
 
     sensor: str
-    """Name of the sensor."""
     bands: tuple[str, ...]
-    """Names of the bands, in order."""
     height: int
-    """Rows of a chip."""
     width: int
-    """Columns of a chip."""
     dtype: str
     """NumPy name of the stored type, for example `uint16`."""
     encoding: Mapping[str, Encoding]
@@ -123,9 +117,8 @@ class ArrayInfo(ArraySpec):
     """One array of a store."""
 
     name: str
-    """Name of the array and of its folder, for example `sentinel2-l2a_96x96`."""
+    """Of the array and of its folder, for example `sentinel2-l2a_96x96`."""
     num_chips: int
-    """Number of chips."""
     chips_per_shard: int
     """Chips in one file; chips of one shard are read faster together."""
     has_valid: bool
@@ -256,11 +249,7 @@ class ChipStore:
         return replace(sensor, bands=bands, default_encoding=_STORED, nodata=info.nodata)
 
     def normalisation(self, array: str, *, source: Literal["catalogue", "store"]) -> "Normalisation":
-        """Tell how the digital numbers of an array become standardised ones.
-
-        Args:
-            array: name of the array.
-            source: whose statistics: the sensor's own in the catalogue, or those computed from this store.
+        """Join the encoding of an array with the sensor's statistics in the catalogue, or those of this store.
 
         Raises:
             StoreError: the store's statistics are asked for and were not computed.
