@@ -115,5 +115,5 @@ def test_a_mask_of_several_bands_is_asked_which(refused, existing) -> None:
 
 def test_a_time_of_a_file_without_times_is_refused(refused, existing) -> None:
     message = refused(*_filled(_EMBED, "rgb0.tif"), "--time-index", "5")
-    assert "time 5 is asked of" in message
+    assert "time 5 is requested of" in message
     assert "which has no time axis; leave the time out" in message

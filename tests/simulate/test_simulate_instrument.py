@@ -164,7 +164,7 @@ def test_every_optical_sensor_and_sentinel_1_are_stored_as_their_products_are(sm
 
 def test_radars_of_other_bands_are_refused(small_surface: Surface) -> None:
     for name in {*_RADARS} - {"sentinel1-grd"}:
-        with pytest.raises(CatalogueError, match=r"knows backscatter at C band \(4 to 8 GHz\) in VH and VV, asked"):
+        with pytest.raises(CatalogueError, match=r"knows backscatter at C band \(4 to 8 GHz\) in VH and VV, requested"):
             observe(small_surface, _at_30_m(name), _clear(small_surface), None)
 
 

@@ -76,5 +76,5 @@ def test_a_place_keeps_reflectance_below_1_and_emissivity_as_in_the_table() -> N
 
 
 def test_a_wavelength_beyond_the_truth_is_refused() -> None:
-    with pytest.raises(CatalogueError, match="truth is known from 350 to 14000 nm, asked for 300 to 300 nm"):
+    with pytest.raises(CatalogueError, match="truth is known from 350 to 14000 nm, requested were 300 to 300 nm"):
         material_reflectance(place_palette(make_place(0, 0)), np.array([300.0]))

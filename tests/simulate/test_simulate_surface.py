@@ -45,7 +45,7 @@ def test_truth_is_known_at_every_wavelength(mixed_surface: Surface) -> None:
 
 
 def test_truth_beyond_the_known_wavelengths_is_refused(mixed_surface: Surface) -> None:
-    with pytest.raises(CatalogueError, match="asked for 20000 to 20000 nm"):
+    with pytest.raises(CatalogueError, match="requested were 20000 to 20000 nm"):
         reflectance_at(mixed_surface, np.array([20_000.0]))
 
 

@@ -97,7 +97,7 @@ def _assigned(sensor: Sensor, ranges: RangeTable) -> tuple[list[dict[str, Any]],
         index: {name: float(share) for name, share in zip(found.range_names, row, strict=True) if share > 0}
         for index, row in zip(found.kept_index, found.mixing, strict=True)
     }
-    rows = zip(found.asked, found.origin, found.support, found.reasons, strict=True)
+    rows = zip(found.requested, found.origin, found.support, found.reasons, strict=True)
     return [
         {
             "band": name,

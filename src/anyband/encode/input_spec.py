@@ -44,7 +44,7 @@ class InputSpec:
     @property
     def support(self) -> dict[str, float]:
         """How well the trained ranges back each of the sensor's bands, 0 to 1."""
-        return dict(zip(self.assignment.asked, self.assignment.support, strict=True))
+        return dict(zip(self.assignment.requested, self.assignment.support, strict=True))
 
     @property
     def notes(self) -> tuple[str, ...]:

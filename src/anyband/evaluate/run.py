@@ -309,7 +309,7 @@ def _trained_bands(context: Context) -> dict[tuple[Sensor, str], str]:
         for index, origin in enumerate(read.origin):
             if origin == "exact":
                 column = int(np.argmax(read.mixing[rows[index]]))
-                found[(sensor, read.asked[index])] = read.range_names[column]
+                found[(sensor, read.requested[index])] = read.range_names[column]
     return found
 
 

@@ -269,7 +269,7 @@ def _check_time(source: RasterSource, sheets: Sequence[Sheet]) -> None:
         return
     if source.time is not None or source.time_index not in (None, 0, -1):
         time = source.time_index if source.time is None else f"{source.time:%Y-%m-%d}"
-        raise RasterError(f"time {time} is asked of '{sheets[0].path}', which has no time axis; leave the time out")
+        raise RasterError(f"time {time} is requested of '{sheets[0].path}', which has no time axis; leave the time out")
 
 
 def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) -> Grid:

@@ -261,7 +261,7 @@ class Assignment:
     """How well the trained ranges back each requested band, 0 to 1."""
     origin: tuple[Origin, ...]
     """How each requested band was assigned."""
-    asked: tuple[str, ...]
+    requested: tuple[str, ...]
     """Names of the requested bands."""
     reasons: tuple[str, ...]
     """Why a requested band was dropped; empty where it was not."""
@@ -275,18 +275,18 @@ class Assignment:
         For a stem of three bands it says which are used, always.
         """
         if "stem" in self.origin:
-            used = ", ".join(self.asked[index] for index in self.kept_index)
+            used = ", ".join(self.requested[index] for index in self.kept_index)
             unread = self.origin.count("dropped")
-            rest = f"; {unread} of {len(self.asked)} bands are not read" if unread else ""
+            rest = f"; {unread} of {len(self.requested)} bands are not read" if unread else ""
             return f"{self.sensor.name}: a stem of three bands reads {used}{rest}"
-        kept = {asked: row for row, asked in enumerate(self.kept_index)}
+        kept = {index: row for row, index in enumerate(self.kept_index)}
         lines = [
             f"  {name}: {self._line(index, kept.get(index))}"
-            for index, name in enumerate(self.asked)
+            for index, name in enumerate(self.requested)
             if self.origin[index] != "exact"
         ]
-        known = len(self.asked) - len(lines)
-        head = f"{self.sensor.name}: {known} of {len(self.asked)} bands are exactly known to '{self.table_name}'"
+        known = len(self.requested) - len(lines)
+        head = f"{self.sensor.name}: {known} of {len(self.requested)} bands are exactly known to '{self.table_name}'"
         return "\n".join([head, *lines]) if lines else ""
 
     def _line(self, index: int, row: int | None) -> str:
@@ -304,10 +304,7 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     bands permutes the rows. Where the ranges are the positions of a stem (table `triplet`), three bands stand in them,
     whatever their spectra are; see `stem_bands`.
 
-    Args:
-        sensor: with the bands to use; `Sensor.select` makes one with fewer.
-        table: the trained ranges.
-        rules: for bands that are not exactly known; None: interpolate, refuse what lies outside.
+    `rules` are for bands that are not exactly known; None: interpolate, refuse what lies outside.
 
     Raises:
         AssignmentError: a band can't be expressed and may not be dropped, or none is left.
@@ -327,7 +324,7 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
         mixing=_rows([weights[index] for index in kept_index], table),
         support=support,
         origin=origin,
-        asked=sensor.band_names,
+        requested=sensor.band_names,
         reasons=reasons,
         range_names=table.range_names,
         table_name=table.name,
@@ -344,7 +341,7 @@ def _stem_assignment(sensor: Sensor, table: RangeTable) -> Assignment:
         # A stem knows no spectra: it backs what it reads, and no band more than another.
         support=tuple(float(one) for one in taken),
         origin=tuple("stem" if one else "dropped" for one in taken),
-        asked=sensor.band_names,
+        requested=sensor.band_names,
         reasons=tuple("" if one else "the stem of this network reads three bands" for one in taken),
         range_names=table.range_names,
         table_name=table.name,
@@ -354,12 +351,7 @@ def _stem_assignment(sensor: Sensor, table: RangeTable) -> Assignment:
 def mixing_of_ranges(
     range_names: Sequence[str], table: RangeTable, *, unseen: Unseen = "released"
 ) -> Float[Array, "band range"]:
-    """Make the mixing matrix of bands that are named by their ranges, as recorded vectors name them.
-
-    Args:
-        range_names: trained ranges, or ranges that the table declares without weights.
-        table: the trained ranges.
-        unseen: what to do with a range without weights.
+    """Make the mixing matrix of bands that are named by their ranges, trained or declared, as recorded vectors do.
 
     Raises:
         AssignmentError: a range is unknown, or can't be expressed.

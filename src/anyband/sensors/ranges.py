@@ -110,15 +110,12 @@ def load_ranges(name_or_path: str | Path) -> RangeTable:
 def published_statistics(
     set_name: str, *, table_name: str = "smarties_v1", unit_scale: float | None = None
 ) -> dict[str, BandStatistics]:
-    """Load the normalisation published with a range table for one data set.
+    """Load the normalisation published for one data set, in physical units by the name of the range.
 
     Args:
         set_name: a pre-training sensor such as `SENTINEL2-L2A`, or an evaluation set such as `EuroSAT`.
         table_name: of the range table.
         unit_scale: physical units per published unit; None: as declared beside the numbers.
-
-    Returns:
-        Statistics in physical units by the name of the range.
 
     Raises:
         CatalogueError: no such set; the nearest name is offered.
@@ -140,12 +137,7 @@ def ranges_from_sensors(sensors: Iterable[Sensor], *, min_iou: float = 0.95, nam
 
     Every band of these sensors is then exactly known. Bands share a range if their spectral intersection over
     union is at least `min_iou`; radar bands if their frequencies are in that ratio at least, and polarisation
-    and orbit are equal.
-
-    Args:
-        sensors: those trained on; held-out sensors stay outside.
-        min_iou: from 0 to 1.
-        name: of the table.
+    and orbit are equal. Held-out sensors stay outside.
     """
     ranges: list[TrainedRange] = []
     for sensor in sensors:
@@ -182,6 +174,9 @@ def without_range(table: RangeTable, name: str) -> RangeTable:
 
 def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
     """Write a range table as plain JSON values, for the headers of checkpoints and stores."""
+    published: dict[str, dict[str, str]] = {}
+    for sensor, band, name in table.published:
+        published.setdefault(sensor, {})[band] = name
     return {
         "name": table.name,
         "ranges": [
@@ -192,7 +187,7 @@ def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
             {"name": entry.name, **spectrum_to_dict(entry.spectrum), "neighbours": list(entry.neighbours)}
             for entry in table.declared
         ],
-        "published": _published_to_dict(table.published),
+        "published": published,
     }
 
 
@@ -256,13 +251,6 @@ def _by_sensor(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     grouped: dict[str, list[str]] = {}
     for sensor, band in pairs:
         grouped.setdefault(sensor, []).append(band)
-    return grouped
-
-
-def _published_to_dict(triples: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
-    grouped: dict[str, dict[str, str]] = {}
-    for sensor, band, range_name in triples:
-        grouped.setdefault(sensor, {})[band] = range_name
     return grouped
 
 

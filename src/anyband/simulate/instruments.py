@@ -134,7 +134,7 @@ def _material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " presen
     if not _C_BAND_GHZ[0] <= beam.frequency_ghz <= _C_BAND_GHZ[1] or beam.polarisation not in known:
         raise CatalogueError(
             f"the simulator knows backscatter at C band ({_C_BAND_GHZ[0]:g} to {_C_BAND_GHZ[1]:g} GHz) in "
-            f"{' and '.join(known)}, asked for {beam.frequency_ghz:g} GHz {beam.polarisation}; "
+            f"{' and '.join(known)}, requested were {beam.frequency_ghz:g} GHz {beam.polarisation}; "
             "use 'sentinel1-grd'"
         )
     sigma0_db = np.array([level_db.get(beam.polarisation, -np.inf) for level_db in levels_db])

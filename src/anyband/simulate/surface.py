@@ -81,7 +81,7 @@ def material_reflectance(
     low_nm, high_nm = float(wavelength_nm.min()), float(wavelength_nm.max())
     if low_nm < KNOWN_NM[0] or high_nm > KNOWN_NM[1]:
         raise CatalogueError(
-            f"the truth is known from {KNOWN_NM[0]:g} to {KNOWN_NM[1]:g} nm, asked for {low_nm:g} to "
+            f"the truth is known from {KNOWN_NM[0]:g} to {KNOWN_NM[1]:g} nm, requested were {low_nm:g} to "
             f"{high_nm:g} nm; leave out the bands beyond"
         )
     level, tilt, _ = palette
