@@ -15,7 +15,7 @@ from anyband.encode.complete import SetCompleter
 from anyband.rasters.grid import Grid
 from anyband.rasters.reader import open_raster
 from anyband.rasters.writer import write_geotiff
-from anyband.scenes.reconstruct import ReconstructOptions, TargetImage, reconstruct
+from anyband.scenes.reconstruct import TargetImage, reconstruct
 
 LINE = "line in time"
 SHIFTED = "line in time, shifted to what is seen"
@@ -164,8 +164,7 @@ def _by_network(case: Case, completer: SetCompleter, rows: Sequence[Row], folder
     entry = _entry(case.site.optical[case.target.date], masked=False)
     covered = replace(entry, source=replace(entry.source, valid_paths=(clouds,), valid_values=(0.0,)))
     target = TargetImage(sensor=entry.product, time=case.site.times[case.target.date], entry=covered)
-    options = ReconstructOptions(picture=False)
-    reconstruct(completer, [_entry(row) for row in rows], target, out, options)
+    reconstruct(completer, [_entry(row) for row in rows], target, out, draw=False)
     with rasterio.open(out) as file:
         filled: np.ndarray = file.read().astype(np.float64)
     return filled

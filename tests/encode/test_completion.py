@@ -13,6 +13,7 @@ from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import SetBatch
 from anyband.models.vit import DecoderConfig, EncoderConfig
+from anyband.rasters.footprints import Box
 from anyband.sensors.assignment import AssignmentRules
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import load_ranges
@@ -54,12 +55,12 @@ def _radar(completer: SetCompleter, *, side: int = 16) -> ImageView:
     return _view(completer.context_spec(_S1), dn, gsd_m=20.0, day="2020-06-03")
 
 
-def _view(reading: object, dn: np.ndarray, *, gsd_m: float, day: str) -> ImageView:
+def _view(spec: object, dn: np.ndarray, *, gsd_m: float, day: str) -> ImageView:
     return ImageView(
-        spec=reading,  # type: ignore[arg-type]
+        spec=spec,  # type: ignore[arg-type]
         dn=dn,
         valid=np.ones(dn.shape, dtype=bool),
-        box=(0.0, 0.0, float(dn.shape[1]), float(dn.shape[2])),
+        box=Box(row=0.0, col=0.0, height=float(dn.shape[1]), width=float(dn.shape[2])),
         gsd_m=gsd_m,
         time=np.datetime64(day, "us"),
     )
@@ -180,7 +181,10 @@ def test_a_coarse_image_is_cut_along_the_edges_of_the_square(
 ) -> None:
     shown = _shown(completer, monkeypatch)
     ramp = np.broadcast_to(-20 + np.arange(9.0)[:, None] + 0.5, (2, 9, 9)).astype(np.float32)
-    view = replace(_view(completer.context_spec(_S1), ramp, gsd_m=50.0, day="2020-06-03"), box=(1.25, 0.5, 6.4, 6.4))
+    view = replace(
+        _view(completer.context_spec(_S1), ramp, gsd_m=50.0, day="2020-06-03"),
+        box=Box(row=1.25, col=0.5, height=6.4, width=6.4),
+    )
     completer.complete([_place(completer, view)])
     from anyband.data.harmonise import restore
 

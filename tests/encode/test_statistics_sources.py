@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anyband.encode.statistics import read_statistics
+from anyband.encode.input_spec import read_statistics
 from anyband.errors import CatalogueError
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import BandStatistics

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from rasterio.transform import Affine
 from anyband.cli import main
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.errors import CatalogueError, GeometryError, InputError, OutputError, RasterError
-from anyband.rasters.grid import IDENTITY, Grid
-from anyband.rasters.reader import RasterSource
+from anyband.rasters.grid import IDENTITY, Grid, Window
+from anyband.rasters.reader import Raster, RasterReader, RasterSource
 from anyband.rasters.writer import write_geotiff
 from anyband.scenes import embed, outputs
-from anyband.scenes.embed import EmbedOptions, EmbedReport, embed_scene, named_statistics, scene_statistics
+from anyband.scenes.embed import EmbedReport, embed_scene, named_statistics, scene_statistics
 from anyband.sensors.catalogue import get_sensor
 
 _SENSOR = get_sensor("sentinel2-l2a").select(["B02", "B03", "B04", "B08"])
@@ -50,16 +51,16 @@ def _scene(
 
 
 def _embedded(
-    encoder: SensorEncoder, folder: Path, pixels: np.ndarray, options: EmbedOptions | None = None
+    encoder: SensorEncoder, folder: Path, pixels: np.ndarray, **options: Any
 ) -> tuple[np.ndarray, EmbedReport]:
-    report = embed_scene(encoder, _scene(folder, pixels), _SENSOR, folder / "f.tif", options)
+    report = embed_scene(encoder, _scene(folder, pixels), _SENSOR, folder / "f.tif", **options)
     with rasterio.open(report.features) as file:
         return file.read(), report
 
 
 def test_a_scene_of_the_networks_size_gets_the_features_of_encode(encoder: SensorEncoder, tmp_path: Path) -> None:
     pixels = _pixels(64, 64)
-    written, _ = _embedded(encoder, tmp_path, pixels, EmbedOptions(halo=64))
+    written, _ = _embedded(encoder, tmp_path, pixels, halo=64)
     expected = encoder.encode(pixels, sensor=_SENSOR).map.numpy()
     assert np.allclose(written, expected, atol=1e-5)
 
@@ -69,14 +70,14 @@ def test_features_do_not_depend_on_tiles_where_the_halo_covers_the_scene(
 ) -> None:
     pixels = _pixels(80, 112)
     layouts = [(16, 112), (48, 112), (112, 0), (32, 128)]
-    results = [_embedded(encoder, tmp_path, pixels, EmbedOptions(tile=tile, halo=halo))[0] for tile, halo in layouts]
+    results = [_embedded(encoder, tmp_path, pixels, tile=tile, halo=halo)[0] for tile, halo in layouts]
     for other in results[1:]:
         assert np.allclose(other, results[0], atol=1e-5)
 
 
 def test_each_patch_has_the_features_of_the_view_around_its_core(encoder: SensorEncoder, tmp_path: Path) -> None:
     pixels = _pixels(128, 128)
-    written, _ = _embedded(encoder, tmp_path, pixels, EmbedOptions(tile=32, halo=16))
+    written, _ = _embedded(encoder, tmp_path, pixels, tile=32, halo=16)
     view = encoder.encode(pixels[:, 16:80, 48:112], sensor=_SENSOR).map.numpy()
     assert np.allclose(written[:, 2:4, 4:6], view[:, 1:3, 1:3], atol=1e-5)
 
@@ -86,7 +87,7 @@ def test_blocks_do_not_change_the_features_where_cores_fit_them(
 ) -> None:
     pixels = _pixels(128, 96)
     whole, _ = _embedded(encoder, tmp_path, pixels)
-    monkeypatch.setattr(outputs, "BLOCK_PATCHES", 4)
+    monkeypatch.setattr(embed, "BLOCK_PATCHES", 4)
     assert np.allclose(_embedded(encoder, tmp_path, pixels)[0], whole, atol=1e-5)
 
 
@@ -132,16 +133,17 @@ def test_memory_is_bounded_by_blocks_and_batches(
     encoder: SensorEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    original = embed._pixels
+    original = RasterReader.read
 
-    def counted(job: object, patches: object) -> object:
-        dn, valid = original(job, patches)  # type: ignore[arg-type]
-        read.append(dn.nbytes)
-        return dn, valid
+    def counted(reader: RasterReader, window: Window) -> Raster:
+        raster = original(reader, window)
+        read.append(raster.dn.nbytes)
+        return raster
 
-    monkeypatch.setattr(embed, "_pixels", counted)
+    monkeypatch.setattr(RasterReader, "read", counted)
     _embedded(encoder, tmp_path, _pixels(320, 320))
-    assert max(read) == 4 * 64 * 64 * 2
+    # A view of 64² pixels, and the pixel beyond its edge.
+    assert max(read) <= 4 * 65 * 65 * 2
     assert len(read) == 100
 
 
@@ -164,6 +166,7 @@ def test_a_large_map_is_drawn_on_a_lattice(
     _, whole = _embedded(encoder, tmp_path, pixels)
     full = np.asarray(Image.open(whole.picture))
     monkeypatch.setattr(outputs, "_PICTURE_EDGE", 4)
+    monkeypatch.setattr(embed, "BLOCK_PATCHES", 6)
     monkeypatch.setattr(outputs, "BLOCK_PATCHES", 6)
     _, report = _embedded(encoder, tmp_path, pixels)
     assert (np.asarray(Image.open(report.picture)) == full[::3, ::3]).all()
@@ -179,7 +182,7 @@ def test_a_scene_without_a_place_gets_none_and_says_so(encoder: SensorEncoder, t
 def test_bf16_is_near_float32(encoder: SensorEncoder, tmp_path: Path) -> None:
     pixels = _pixels(64, 64)
     plain, _ = _embedded(encoder, tmp_path, pixels)
-    quick, _ = _embedded(encoder, tmp_path, pixels, EmbedOptions(precision="bf16"))
+    quick, _ = _embedded(encoder, tmp_path, pixels, precision="bf16")
     flat = [torch.from_numpy(one.reshape(64, -1).copy()) for one in (plain, quick)]
     assert torch.cosine_similarity(*flat, dim=0).min() > 0.995
 
@@ -202,7 +205,7 @@ def test_a_sensor_without_statistics_can_take_those_of_the_scene(encoder: Sensor
     with pytest.raises(CatalogueError, match="no normalisation statistics"):
         embed_scene(encoder, source, sensor, tmp_path / "f.tif")
     statistics = named_statistics("scene", source, sensor)
-    report = embed_scene(encoder, source, sensor, tmp_path / "f.tif", EmbedOptions(statistics=statistics))
+    report = embed_scene(encoder, source, sensor, tmp_path / "f.tif", statistics=statistics)
     assert any("statistics given by the caller" in note for note in report.notes)
     assert report.num_missing == 0
 
@@ -239,7 +242,7 @@ def test_tiles_that_are_no_whole_patches_are_refused(
     encoder: SensorEncoder, tmp_path: Path, name: str, size: int
 ) -> None:
     with pytest.raises(InputError, match=f"{name} is {size} pixels; it must be a multiple of the patch size, 16"):
-        _embedded(encoder, tmp_path, _pixels(64, 64), EmbedOptions(**{name: size}))  # type: ignore[arg-type]
+        _embedded(encoder, tmp_path, _pixels(64, 64), **{name: size})
 
 
 def test_the_verb_embeds_a_scene(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,6 +294,6 @@ def test_a_real_scene_is_embedded_with_its_place(encoder: SensorEncoder, real_da
     folder = real_data / "majortom_s2l2a_scene"
     sensor = get_sensor("sentinel2-l2a").select(["B02", "B03", "B04", "B08"])
     paths = tuple(next(folder.rglob(f"*{name}*.tif")) for name in sensor.band_names)
-    report = embed_scene(encoder, RasterSource(paths=paths), sensor, tmp_path / "f.tif", EmbedOptions(batch_size=64))
+    report = embed_scene(encoder, RasterSource(paths=paths), sensor, tmp_path / "f.tif", batch_size=64)
     assert (report.grid.height, report.grid.width, report.grid.crs) == (67, 67, "EPSG:32648")
     assert report.num_missing < 0.1 * 67 * 67

@@ -20,7 +20,7 @@ from anyband.models.encodings import EncodingConfig
 from anyband.rasters.formats import open_quietly
 from anyband.rasters.grid import IDENTITY
 from anyband.rasters.writer import write_geotiff
-from anyband.scenes.reconstruct import ReconstructOptions, ReconstructReport, TargetImage, reconstruct
+from anyband.scenes.reconstruct import ReconstructReport, TargetImage, reconstruct
 from anyband.sensors.catalogue import get_sensor
 
 _S2 = get_sensor("sentinel2-l2a")
@@ -205,9 +205,9 @@ def test_a_window_larger_than_the_networks_input_still_fills_everything(
     completer: SetCompleter, make_place: Callable[..., Any], tmp_path: Path
 ) -> None:
     place = make_place(100, 90)
-    options = ReconstructOptions(window=70, num_context=1, precision="bf16")
     target = TargetImage(sensor=_S2, time=_DATE)
-    report = reconstruct(completer, [place.optical("2020-06-01")], target, tmp_path / "out.tif", options)
+    options = {"window": 70, "num_context": 1, "precision": "bf16"}
+    report = reconstruct(completer, [place.optical("2020-06-01")], target, tmp_path / "out.tif", **options)
     assert (report.num_filled, report.num_unfilled) == (9000, 0)
 
 
@@ -228,7 +228,7 @@ def test_a_window_that_does_not_fit_is_refused(
     target = TargetImage(sensor=_S2, time=_DATE)
     with pytest.raises(GeometryError, match=message):
         others = [make_place().optical("2020-06-01")]
-        reconstruct(completer, others, target, tmp_path / "out.tif", ReconstructOptions(**options))
+        reconstruct(completer, others, target, tmp_path / "out.tif", **options)
 
 
 def test_bands_that_the_network_can_not_reconstruct_are_named(
@@ -354,7 +354,7 @@ def test_a_geographic_encoding_has_room_for_three_images(
     target = TargetImage(sensor=_S2, time=_DATE)
     with pytest.raises(InputError, match="sets of 4 images were given; the geographic encoding 'a2mae' composes"):
         reconstruct(network, others, target, tmp_path / "out.tif")
-    report = reconstruct(network, others, target, tmp_path / "out.tif", ReconstructOptions(num_context=2))
+    report = reconstruct(network, others, target, tmp_path / "out.tif", num_context=2)
     assert report.num_filled == 32 * 32
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from anyband.models.checkpoint import Checkpoint
 from anyband.rasters.grid import IDENTITY, Grid
 from anyband.rasters.reader import RasterSource
 from anyband.rasters.writer import write_geotiff
-from anyband.scenes.embed import EmbedOptions, embed_scene, embed_set, named_set_statistics
+from anyband.scenes.embed import embed_scene, embed_set, named_set_statistics
 from anyband.sensors.catalogue import get_sensor
 
 _S2 = get_sensor("sentinel2-l2a").select(["B02", "B03", "B04", "B08"])
@@ -71,10 +72,8 @@ def _image(
     return parse_entry(row, folder=folder)
 
 
-def _embedded(
-    encoder: SensorEncoder, folder: Path, entries: Sequence[ImageEntry], options: EmbedOptions | None = None
-) -> np.ndarray:
-    report = embed_set(encoder, entries, folder / "f.tif", options)
+def _embedded(encoder: SensorEncoder, folder: Path, entries: Sequence[ImageEntry], **options: Any) -> np.ndarray:
+    report = embed_set(encoder, entries, folder / "f.tif", **options)
     with rasterio.open(report.features) as file:
         return np.asarray(file.read())
 
@@ -93,7 +92,7 @@ def test_a_patch_has_the_mean_over_the_images_that_show_it(encoder: SensorEncode
     first, second = _optical(64, 64), _optical(64, 64, seed=1)
     second[:, :32] = 0
     entries = [_image(tmp_path, "a.tif", first), _image(tmp_path, "b.tif", second)]
-    found = _embedded(encoder, tmp_path, entries, EmbedOptions(halo=64))
+    found = _embedded(encoder, tmp_path, entries, halo=64)
     images = [SetImage(array=first, sensor=_S2), SetImage(array=second, sensor=_S2, valid=second > 0)]
     maps = [one.map.numpy() for one in encoder.encode_set(images).images]
     assert np.allclose(found[:, :2], maps[0][:, :2], atol=1e-5)
@@ -103,7 +102,7 @@ def test_a_patch_has_the_mean_over_the_images_that_show_it(encoder: SensorEncode
 def test_images_that_do_not_reach_a_view_are_left_out_of_its_set(encoder: SensorEncoder, tmp_path: Path) -> None:
     pixels = _optical(64, 128)
     entries = [_image(tmp_path, "a.tif", pixels), _image(tmp_path, "b.tif", _optical(64, 64, seed=1))]
-    found = _embedded(encoder, tmp_path, entries, EmbedOptions(tile=64, halo=0))
+    found = _embedded(encoder, tmp_path, entries, tile=64, halo=0)
     alone = encoder.encode(pixels[:, :, 64:], sensor=_S2).map.numpy()
     assert np.allclose(found[:, :, 4:], alone, atol=1e-5)
     assert not np.allclose(found[:, :, :4], encoder.encode(pixels[:, :, :64], sensor=_S2).map.numpy(), atol=1e-3)
@@ -116,7 +115,7 @@ def test_each_image_is_seen_at_its_own_resolution(encoder: SensorEncoder, tmp_pa
         _image(tmp_path, "b.tif", coarse, gsd_m=20.0),
         _image(tmp_path, "c.tif", fine, gsd_m=5.0),
     ]
-    found = _embedded(encoder, tmp_path, entries, EmbedOptions(halo=64))
+    found = _embedded(encoder, tmp_path, entries, halo=64)
     images = [SetImage(array=one, sensor=sensor) for one, sensor in ((pixels, _S2), (coarse, _S1), (fine, _S2))]
     features = encoder.encode_set(images, options=EncodeOptions(img_size=64))
     expected = np.mean([one.map.numpy() for one in features.images], axis=0)
@@ -129,7 +128,7 @@ def test_place_resolution_and_date_of_each_window_are_told(informed: SensorEncod
         _image(tmp_path, "a.tif", pixels, datetime="2020-06-01"),
         _image(tmp_path, "b.tif", coarse, gsd_m=20.0, datetime="2020-01-03"),
     ]
-    found = _embedded(informed, tmp_path, entries, EmbedOptions(tile=32, halo=0))
+    found = _embedded(informed, tmp_path, entries, tile=32, halo=0)
     for col in (0, 32):
         corners = corners_lonlat((10.0, 0.0, _EAST + 10 * col, 0.0, -10.0, _NORTH), 32, 32, "EPSG:32632")
         images = [
@@ -165,7 +164,7 @@ def test_narrow_scenes_and_shifted_images_are_covered(encoder: SensorEncoder, tm
 
 def test_the_size_of_batches_changes_nothing(encoder: SensorEncoder, tmp_path: Path) -> None:
     entries = [_image(tmp_path, "a.tif", _optical(96, 128)), _image(tmp_path, "b.tif", _optical(96, 60, seed=1))]
-    one, many = (_embedded(encoder, tmp_path, entries, EmbedOptions(batch_size=size)) for size in (1, 64))
+    one, many = (_embedded(encoder, tmp_path, entries, batch_size=size) for size in (1, 64))
     assert np.allclose(one, many, atol=1e-5)
 
 
@@ -255,8 +254,6 @@ def test_a_set_that_can_not_be_is_refused(encoder: SensorEncoder, tmp_path: Path
         InputError, match=r"the images are of 2 places \(field, wood\), .* list the images of one place"
     ):
         embed_set(encoder, [a, b], out)
-    with pytest.raises(InputError, match="the images of a set have statistics by sensor"):
-        embed_set(encoder, [a], out, EmbedOptions(statistics={}))
     with pytest.raises(OutputError, match="is the scene itself, which would be lost"):
         embed_set(encoder, [a], tmp_path / "a.tif")
 

@@ -2,13 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyband.cli.options import add_network_options, output_path
 
 if TYPE_CHECKING:
     from anyband.encode.encoder import SensorEncoder
-    from anyband.scenes.embed import EmbedOptions, EmbedReport
+    from anyband.scenes.embed import EmbedReport
 
 __all__ = ["add_arguments", "run"]
 
@@ -93,8 +93,6 @@ def _check_words(arguments: argparse.Namespace, *, is_list: bool) -> None:
 
 
 def _embed_scene(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "EmbedReport":
-    from dataclasses import replace
-
     from anyband.encode.input_spec import checkpoint_sensor
     from anyband.rasters.reader import RasterSource
     from anyband.scenes.embed import embed_scene, named_statistics
@@ -108,9 +106,8 @@ def _embed_scene(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "Em
         valid_paths=tuple(arguments.valid),
         encoding=arguments.encoding,
     )
-    options = _options(arguments)
     statistics = named_statistics(arguments.statistics, source, sensor, shown=True)
-    return embed_scene(encoder, source, sensor, arguments.out, replace(options, statistics=statistics))
+    return embed_scene(encoder, source, sensor, arguments.out, statistics=statistics, **_options(arguments))
 
 
 def _embed_list(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "EmbedReport":
@@ -118,20 +115,18 @@ def _embed_list(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "Emb
     from anyband.scenes.embed import embed_set, named_set_statistics
 
     entries = read_manifest(arguments.scene[0])
-    options = _options(arguments)
     statistics = named_set_statistics(arguments.statistics, entries)
-    return embed_set(encoder, entries, arguments.out, options, statistics=statistics)
+    return embed_set(encoder, entries, arguments.out, statistics=statistics, **_options(arguments))
 
 
-def _options(arguments: argparse.Namespace) -> "EmbedOptions":
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     from anyband.models.weight_files import checkpoint_name
-    from anyband.scenes.embed import EmbedOptions
 
-    return EmbedOptions(
-        tile=arguments.tile,
-        halo=arguments.halo,
-        precision=arguments.precision,
-        batch_size=arguments.batch_size,
-        tags=(("ANYBAND_CHECKPOINT", checkpoint_name(arguments.checkpoint)),),
-        shown=True,
-    )
+    return {
+        "tile": arguments.tile,
+        "halo": arguments.halo,
+        "precision": arguments.precision,
+        "batch_size": arguments.batch_size,
+        "tags": {"ANYBAND_CHECKPOINT": checkpoint_name(arguments.checkpoint)},
+        "shown": True,
+    }

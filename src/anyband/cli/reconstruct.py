@@ -62,22 +62,24 @@ def run(arguments: argparse.Namespace) -> int:
     from anyband.data.manifest import read_manifest
     from anyband.encode.complete import load_completer
     from anyband.models.weight_files import checkpoint_name
-    from anyband.scenes.reconstruct import ReconstructOptions, reconstruct
+    from anyband.scenes.reconstruct import reconstruct
 
     entries = read_manifest(arguments.context)
     completer = load_completer(
         arguments.checkpoint, device=arguments.device, unseen=arguments.unseen, min_support=arguments.min_support
     )
-    options = ReconstructOptions(
+    report = reconstruct(
+        completer,
+        entries,
+        _target(arguments, completer.checkpoint),
+        arguments.out,
         window=arguments.window,
         num_context=arguments.num_context,
         precision=arguments.precision,
         batch_size=arguments.batch_size,
-        tags=(("ANYBAND_CHECKPOINT", checkpoint_name(arguments.checkpoint)),),
+        tags={"ANYBAND_CHECKPOINT": checkpoint_name(arguments.checkpoint)},
         shown=True,
     )
-    target = _target(arguments, completer.checkpoint)
-    report = reconstruct(completer, entries, target, arguments.out, options)
     for note in report.notes:
         print(note)
     print(f"looked at: {'; '.join(report.context)}")

@@ -34,7 +34,7 @@ from anyband.pretrain.loop import pretrain
 from anyband.pretrain.recipe import PretrainRecipe, load_recipe
 from anyband.rasters.reader import open_raster
 from anyband.report.maps import fit_pca_colours, pca_picture, pictures_png
-from anyband.scenes.embed import EmbedOptions, EmbedReport, embed_scene, scene_statistics
+from anyband.scenes.embed import EmbedReport, embed_scene, scene_statistics
 
 __all__ = ["KINDS", "POOL", "UNSEEN_SENSOR", "DemoOptions", "DemoResult", "run_demo"]
 
@@ -404,8 +404,8 @@ def _map_scene(encoder: SensorEncoder, entry: ImageEntry, out: Path, *, shown: b
     sensor = replace(entry.sensor, bands=bands, default_encoding="declared")
     source = replace(entry.source, encoding=None)
     statistics = scene_statistics(source, sensor, shown=shown)
-    options = EmbedOptions(precision=quicker_precision(torch.device("cpu")), statistics=statistics, shown=shown)
-    report = embed_scene(encoder, source, sensor, out, options)
+    precision = quicker_precision(torch.device("cpu"))
+    report = embed_scene(encoder, source, sensor, out, precision=precision, statistics=statistics, shown=shown)
     with open_raster(source, sensor) as reader:
         raster = reader.read()
     step = max(1, -(-max(raster.dn.shape[1:]) // _PICTURE_SIDE))

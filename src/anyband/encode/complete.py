@@ -4,8 +4,7 @@ The target stands in the last slot of its set, as in the training steps that hid
 other images are visible whole. A target that is seen in part has its seen tokens in the same slot.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +15,17 @@ from torch import Tensor, nn
 
 from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.harmonise import restore
-from anyband.data.resample import Augmentation, apply, whole_footprint
-from anyband.encode.encoder import check_memory, find_device
-from anyband.encode.input_spec import InputSpec, checkpoint_sensor, input_spec_for, joined_batches
+from anyband.data.resample import apply, whole_footprint
+from anyband.encode.encoder import check_memory, find_device, inference
+from anyband.encode.input_spec import InputSpec, input_spec_for, joined_batches
 from anyband.encode.metadata import Precision, set_metadata
 from anyband.errors import AssignmentError, CheckpointError, InputError
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, build_model, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
+from anyband.rasters.footprints import Box
 from anyband.sensors.assignment import AssignmentRules, Unseen
-from anyband.sensors.sensor import BandStatistics, Sensor
+from anyband.sensors.sensor import Sensor
 
 __all__ = ["ImageView", "PlaceView", "SetCompleter", "load_completer"]
 
@@ -42,11 +42,11 @@ class ImageView:
     spec: InputSpec
     """How its bands are read."""
     dn: Num[Array, "band y x"]
-    """Stored numbers of all pixels that the square touches."""
+    """Digital numbers of all pixels that the square touches."""
     valid: Bool[Array, "band y x"]
     """Which have data and may be seen."""
-    box: tuple[float, float, float, float]
-    """The square in these pixels: first row, first column, rows, columns."""
+    box: Box
+    """The square in these pixels."""
     gsd_m: float
     """Ground sampling distance of the image's own pixels, metres; NaN where unknown."""
     time: np.datetime64
@@ -60,7 +60,7 @@ class PlaceView:
     context: tuple[ImageView, ...]
     """The other images, the most telling first: it is the anchor."""
     target: ImageView
-    """The image to complete, on the pixels that are asked for: the square is all of them."""
+    """The image to complete, on the pixels that are requested: the square is all of them."""
     unseen: Bool[Array, "row col"]
     """Which pixels of the target are to be predicted; of these nothing is looked at."""
     corners_deg: Float[Array, "4 2"]
@@ -135,44 +135,33 @@ class SetCompleter(nn.Module):
             "of a target of which nothing is seen",
         )
 
-    def context_spec(
-        self, sensor: Sensor, *, encoding: str | None = None, statistics: Mapping[str, BandStatistics] | None = None
-    ) -> InputSpec:
+    def context_spec(self, sensor: Sensor) -> InputSpec:
         """Work out how an image to look at is read; see `input_spec_for`."""
-        return input_spec_for(self.checkpoint, sensor, rules=self.rules, encoding=encoding, statistics=statistics)
+        return input_spec_for(self.checkpoint, sensor, rules=self.rules)
 
-    def target_spec(
-        self,
-        sensor: str | Sensor,
-        *,
-        encoding: str | None = None,
-        statistics: Mapping[str, BandStatistics] | None = None,
-    ) -> InputSpec:
+    def target_spec(self, sensor: Sensor) -> InputSpec:
         """Work out how an image to predict is read and written.
 
         Raises:
             AssignmentError: bands that this network can't reconstruct; they are named.
-            CatalogueError: an unknown sensor or encoding, or no statistics.
+            CatalogueError: no statistics.
         """
-        found = checkpoint_sensor(self.checkpoint, sensor)
-        rules = replace(self.rules, out_of_span="refuse")
         try:
-            spec = input_spec_for(self.checkpoint, found, rules=rules, encoding=encoding, statistics=statistics)
+            spec = input_spec_for(self.checkpoint, sensor, rules=replace(self.rules, out_of_span="refuse"))
         except AssignmentError as problem:
             raise AssignmentError(
-                f"this checkpoint can't reconstruct '{found.name}': {problem}\nname the bands that it can with "
+                f"this checkpoint can't reconstruct '{sensor.name}': {problem}\nname the bands that it can with "
                 "--bands, or take a checkpoint that was trained on such bands"
             ) from problem
         kept = spec.assignment.kept_index
-        if kept != tuple(range(len(found.bands))):
-            read = ", ".join(found.band_names[index] for index in kept)
+        if kept != tuple(range(len(sensor.bands))):
+            read = ", ".join(sensor.band_names[index] for index in kept)
             raise AssignmentError(
-                f"this checkpoint can't reconstruct all of {', '.join(found.band_names)} of '{found.name}' in this "
+                f"this checkpoint can't reconstruct all of {', '.join(sensor.band_names)} of '{sensor.name}' in this "
                 f"order: it reads {read}; name bands that it reads, in its order, with --bands"
             )
         return spec
 
-    @torch.no_grad()
     def complete(
         self, places: Sequence[PlaceView], *, precision: Precision = "float32"
     ) -> list[Float[Array, "band row col"]]:
@@ -191,37 +180,42 @@ class SetCompleter(nn.Module):
             InputError: no other image, more than the encodings of the network have room for, or than memory holds.
         """
         in_slots = [_in_slots(place) for place in places]
-        num_tokens = (self.img_size // self.model.config.encoder.patch_size) ** 2
-        check_memory(self.model.encoder, num_sets=len(places), num_images=len(in_slots[0]), num_tokens=num_tokens)
-        metadata = _metadata(in_slots, places, self.img_size)
+        num_slots = len(in_slots[0])
+        check_memory(
+            self.model.encoder, num_sets=len(places), num_images=num_slots, num_tokens=self._tokens_per_side**2
+        )
         masked = torch.stack([self._masked(place) for place in places])
         slots = [
-            self._slot([images[slot] for images in in_slots], masked if slot == len(in_slots[0]) - 1 else None)
-            for slot in range(len(in_slots[0]))
+            self._slot([images[slot] for images in in_slots], masked if slot == num_slots - 1 else None)
+            for slot in range(num_slots)
         ]
+        metadata = _metadata(in_slots, places, self.img_size)
         found: dict[int, Tensor] = {}
-        for members in _equally_masked(masked):
-            chosen = torch.tensor(members)
+        counts = masked.sum(dim=1)
+        # A batch needs equally many hidden tokens.
+        for count in dict.fromkeys(counts.tolist()):
+            chosen = torch.nonzero(counts == count).flatten()
             batch = _set_batch([_taken(slot, chosen) for slot in slots], in_slots[0], _known_of(metadata, chosen))
-            completed = self._completed(batch, masked[chosen], precision)
-            found |= dict(zip(members, completed, strict=True))
+            found |= zip(chosen.tolist(), self._completed(batch, masked[chosen], precision), strict=True)
         return [self._physical(found[number], place) for number, place in enumerate(places)]
+
+    @property
+    def _tokens_per_side(self) -> int:
+        return self.img_size // self.model.config.encoder.patch_size
 
     def _completed(self, batch: SetBatch, masked: Tensor, precision: Precision) -> Tensor:
         device = next(self.parameters()).device
         whole = torch.zeros(len(masked), batch.num_slots, masked.shape[1], dtype=torch.bool, device=device)
         whole[:, -1] = masked.to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            images = self.model.complete(batch.to(device), whole)
-        return images[-1].float().cpu()
+        with inference(device, precision):
+            return self.model.complete(batch.to(device), whole)[-1].float().cpu()
 
     def _slot(self, images: Sequence[ImageView], masked: Tensor | None) -> ImageBatch:
         """Bring images of one slot onto the network's grid; hidden tokens of the target are blank and count as data."""
         slot = joined_batches([_on_grid(image, self.img_size) for image in images])
         if masked is None:
             return slot
-        edge = self.model.config.encoder.patch_size
-        side = self.img_size // edge
+        edge, side = self.model.config.encoder.patch_size, self._tokens_per_side
         hidden = masked.view(-1, 1, side, side).repeat_interleave(edge, 2).repeat_interleave(edge, 3)
         # In training all of a hidden image is data: its mask tokens attend to each other.
         valid = None if slot.valid is None else slot.valid | hidden
@@ -229,8 +223,7 @@ class SetCompleter(nn.Module):
         return replace(slot, pixels=slot.pixels.masked_fill(hidden, 0.0), valid=known)
 
     def _masked(self, place: PlaceView) -> Bool[Tensor, "token"]:
-        side = self.img_size // self.model.config.encoder.patch_size
-        rows, cols = (_touched(size, side) for size in place.unseen.shape)
+        rows, cols = (_touched(size, self._tokens_per_side) for size in place.unseen.shape)
         return torch.from_numpy((rows @ place.unseen.astype(np.int64) @ cols.T > 0).ravel())
 
     def _physical(self, standard: Tensor, place: PlaceView) -> Float[Array, "band row col"]:
@@ -272,25 +265,16 @@ def _in_slots(place: PlaceView) -> list[ImageView]:
 
 def _on_grid(image: ImageView, img_size: int) -> ImageBatch:
     """Standardise an image and cut it along the edges of its view, as training resamples chips."""
-    dn, known = torch.from_numpy(image.dn)[None], torch.from_numpy(image.valid)[None]
-    batch = image.spec.image_batch(dn, valid=known)
-    cut = _cut_of(image)
-    if cut is None and image.dn.shape[1:] == (img_size, img_size):
-        return batch
-    whole = whole_footprint(1, grid=(image.dn.shape[1], image.dn.shape[2]))
-    pixels, valid = apply(batch.pixels, batch.valid, cut or whole, img_size=img_size)
-    return replace(batch, pixels=pixels, valid=None if valid is None or bool(valid.all()) else valid)
-
-
-def _cut_of(image: ImageView) -> Augmentation | None:
-    """Write the view as a box that `apply` cuts; None where it is all of the pixels."""
+    batch = image.spec.image_batch(torch.from_numpy(image.dn)[None], torch.from_numpy(image.valid)[None])
     rows, cols = image.dn.shape[1:]
-    row, col, height, width = image.box
-    if (row, col, height, width) == (0.0, 0.0, float(rows), float(cols)):
-        return None
-    parts = np.rint(np.array([[row, col, height, width]]) * _PARTS).astype(np.int64)
+    box = image.box
+    if (rows, cols) == (img_size, img_size) and box.area == rows * cols:
+        return batch
     whole = whole_footprint(1, grid=(rows * _PARTS, cols * _PARTS))
-    return replace(whole, first=parts[:, :2], size=parts[:, 2:])
+    parts = np.rint(np.array([[box.row, box.col, box.height, box.width]]) * _PARTS).astype(np.int64)
+    cut = replace(whole, first=parts[:, :2], size=parts[:, 2:])
+    pixels, valid = apply(batch.pixels, batch.valid, cut, img_size=img_size)
+    return replace(batch, pixels=pixels, valid=None if valid is None or bool(valid.all()) else valid)
 
 
 def _touched(num_pixels: int, num_tokens: int) -> Array:
@@ -299,14 +283,6 @@ def _touched(num_pixels: int, num_tokens: int) -> Array:
     first, last = token * num_pixels // num_tokens, -(-(token + 1) * num_pixels // num_tokens)
     pixel = np.arange(num_pixels)
     return ((pixel >= first) & (pixel < last)).astype(np.int64)
-
-
-def _equally_masked(masked: Bool[Tensor, "set token"]) -> list[list[int]]:
-    """Group sets by how many tokens of the target are hidden: a batch needs equally many."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for number, count in enumerate(masked.sum(dim=1).tolist()):
-        groups[count].append(number)
-    return list(groups.values())
 
 
 def _taken(images: ImageBatch, chosen: Tensor) -> ImageBatch:

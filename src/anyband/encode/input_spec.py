@@ -1,7 +1,10 @@
 """How numbers as files store them become the input of one network: encoding, statistics and bands, joined."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,14 +12,22 @@ from torch import Tensor
 from anyband.arrays import Bool, Num
 from anyband.data.harmonise import Normalisation, Stretch, normalisation_for, standardise, stretched, to_physical
 from anyband.data.resample import apply, whole_footprint
-from anyband.errors import CatalogueError, InputError
+from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
+from anyband.files import parse_yaml
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign
 from anyband.sensors.catalogue import resolve_sensor, sensor_from_dict
 from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = ["InputSpec", "checkpoint_sensor", "checkpoint_sensors", "input_spec_for", "joined_batches"]
+__all__ = [
+    "InputSpec",
+    "checkpoint_sensor",
+    "checkpoint_sensors",
+    "input_spec_for",
+    "joined_batches",
+    "read_statistics",
+]
 
 _TRAINED = "statistics of the checkpoint"
 # Older torch (seen with 2.7) can't index unsigned numbers of more than 8 bits; the next larger signed type holds them.
@@ -209,3 +220,82 @@ def joined_batches(batches: Sequence[ImageBatch]) -> ImageBatch:
             [torch.ones_like(one.pixels, dtype=torch.bool) if one.valid is None else one.valid for one in batches]
         )
     return ImageBatch(pixels=torch.cat([batch.pixels for batch in batches]), valid=valid, mixing=batches[0].mixing)
+
+
+_KEYS = {"p01", "p99", "mean", "std"}
+
+
+def read_statistics(source: Path, sensor: Sensor) -> dict[str, BandStatistics]:
+    """Read the statistics of a sensor's bands from a chip store, or from a JSON or YAML file.
+
+    Args:
+        source: a store; or a file that maps bands to `p01`, `p99` (physical units), `mean` and `std` (of the
+            scaled values), or sensors to such maps.
+        sensor: with the bands that are needed.
+
+    Raises:
+        StoreError: the store has no statistics of this sensor.
+        CatalogueError: the file is wrong, or a band is missing.
+    """
+    found = _from_store(source, sensor) if source.is_dir() else _from_file(source, sensor)
+    missing = [name for name in sensor.band_names if name not in found]
+    if missing:
+        raise CatalogueError(
+            f"'{source}' has no statistics of band '{missing[0]}' of '{sensor.name}' "
+            f"({len(missing)} missing; it has {', '.join(list(found)[:16]) or 'none'})"
+        )
+    return {name: found[name] for name in sensor.band_names}
+
+
+def _from_store(path: Path, sensor: Sensor) -> Mapping[str, BandStatistics]:
+    from anyband.data.store import ChipStore
+
+    store = ChipStore.open(path)
+    if sensor.name not in store.statistics:
+        raise StoreError(
+            f"store '{path}' has no statistics of sensor '{sensor.name}' "
+            f"({', '.join(store.statistics) or 'none at all'}); compute them with "
+            f"`anyband prepare --stats {path}`"
+        )
+    return store.statistics[sensor.name]
+
+
+def _from_file(path: Path, sensor: Sensor) -> Mapping[str, BandStatistics]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise CatalogueError(f"cannot read statistics from '{path}': {problem.strerror or problem}") from problem
+    except UnicodeDecodeError as problem:
+        raise CatalogueError(f"statistics are JSON or YAML in UTF-8; '{path}' is not: {problem}") from problem
+    entries = _parsed(text, path)
+    entries = entries.get(sensor.name, entries)
+    if not isinstance(entries, dict):
+        raise CatalogueError(f"'{path}' must map bands of '{sensor.name}' to p01, p99, mean and std; found {entries!r}")
+    return {str(band): _band_statistics(entry, path, str(band)) for band, entry in entries.items()}
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    if path.suffix.lower() == ".json":
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as problem:
+            raise CatalogueError(f"'{path}' is not valid JSON: {problem}") from problem
+    else:
+        values = parse_yaml(text, name=str(path), error=CatalogueError)
+    if not isinstance(values, dict):
+        raise CatalogueError(f"'{path}' must map bands to p01, p99, mean and std; found {type(values).__name__}")
+    return values
+
+
+def _band_statistics(entry: Any, path: Path, band: str) -> BandStatistics:
+    keys = set(entry) if isinstance(entry, dict) else set()
+    for key in sorted(keys - _KEYS, key=str):
+        raise CatalogueError(f"'{path}': band '{band}' has an unknown key '{key}'{nearest_name(str(key), _KEYS)}")
+    numbers = {key: entry[key] for key in keys if _is_number(entry.get(key))}
+    if set(numbers) != _KEYS:
+        raise CatalogueError(f"'{path}': band '{band}' needs the numbers p01, p99, mean and std")
+    return BandStatistics(**{key: float(value) for key, value in numbers.items()})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

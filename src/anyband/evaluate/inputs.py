@@ -18,9 +18,8 @@ from anyband.data.harmonise import decode
 from anyband.data.resample import Augmentation
 from anyband.data.statistics import StatisticsAccumulator
 from anyband.encode.encoder import SensorEncoder
-from anyband.encode.input_spec import InputSpec, joined_batches
+from anyband.encode.input_spec import InputSpec, joined_batches, read_statistics
 from anyband.encode.metadata import CheckedMetadata, check_one_footprint
-from anyband.encode.statistics import read_statistics
 from anyband.errors import CatalogueError, InputError
 from anyband.evaluate.recipe import Resize, TransferRecipe
 from anyband.evaluate.samples import (

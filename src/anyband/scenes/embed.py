@@ -1,86 +1,61 @@
 """Features of a whole scene, or of a set of images of one place."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.cutting import onto_chip, view_window
 from anyband.data.manifest import ImageEntry, entry_sensor
-from anyband.data.places import corners_lonlat
 from anyband.data.statistics import count_statistics
 from anyband.encode.encoder import SensorEncoder, check_memory, feature_maps, set_batch
-from anyband.encode.input_spec import InputSpec
-from anyband.encode.metadata import CheckedMetadata, ImageMetadata, Precision, checked_metadata, network_metadata
-from anyband.encode.statistics import (
-    SetStatistics,
-    counted_statistics,
-    read_set_statistics,
-    read_statistics,
-)
+from anyband.encode.input_spec import read_statistics
+from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata, set_metadata
 from anyband.errors import GeometryError, InputError
 from anyband.models.inputs import SetMetadata
 from anyband.progress import progress
 from anyband.rasters.footprints import Box, box_of, place_image, view_of
 from anyband.rasters.grid import Grid, Placement, Window, same_crs, windows_covering
-from anyband.rasters.reader import RasterReader, RasterSource, open_raster
+from anyband.rasters.reader import RasterSource, open_raster
+from anyband.rasters.writer import geotiff_writer
 from anyband.scenes.outputs import (
-    FeatureJob,
-    Tiling,
-    View,
+    BLOCK_PATCHES,
+    PatchSample,
+    SceneImage,
+    as_utc,
     checked_outputs,
-    place_notes,
+    corners_of,
+    json_tags,
     plan_tiling,
     scene_patch_grid,
-    tiling_tags,
-    write_features,
+    views_of,
+    write_pca_picture,
 )
 from anyband.sensors.sensor import BandStatistics, Sensor
 
 __all__ = [
-    "EmbedOptions",
     "EmbedReport",
     "embed_scene",
     "embed_set",
     "named_set_statistics",
     "named_statistics",
-    "scene_pieces",
     "scene_statistics",
 ]
 
 # chosen: windows in which the statistics of a scene are counted.
 _STATISTICS_PIXELS = 1024
 
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedOptions:
-    """How a scene is embedded."""
-
-    tile: int | None = None
-    """Edge in pixels of the part of a view that is kept; None: what the halo leaves of the network's size."""
-    halo: int | None = None
-    """Pixels around it that are seen and thrown away; None: an eighth of the network's own size."""
-    precision: Precision = "float32"
-    """float32 or bf16 arithmetic; the features are float32 in both."""
-    batch_size: int = 16
-    """Views that go through the network at once."""
-    statistics: Mapping[str, BandStatistics] | None = None
-    """Normalisation by band in physical units; None: the checkpoint's, else the catalogue's."""
-    tags: tuple[tuple[str, str], ...] = ()
-    """More (key, value) pairs for the file, for example the checkpoint's hash."""
-    shown: bool = False
-    """Show a progress bar."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, found {self.batch_size}")
+Pixels = tuple[Num[Array, "_ _ _"], Bool[Array, "_ _ _"]]
+"""Digital numbers (band, row, col), and which have data."""
+SetStatistics = Mapping[str, Mapping[str, BandStatistics]]
+"""Statistics in physical units by sensor and band."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +79,14 @@ def embed_scene(
     source: RasterSource,
     sensor: Sensor,
     out: Path,
-    options: EmbedOptions | None = None,
+    *,
+    tile: int | None = None,
+    halo: int | None = None,
+    precision: Precision = "float32",
+    batch_size: int = 16,
+    statistics: Mapping[str, BandStatistics] | None = None,
+    tags: Mapping[str, object] | None = None,
+    shown: bool = False,
 ) -> EmbedReport:
     """Write the patch features of a scene as a GeoTIFF on the patch grid, and `OUT_pca.png` beside it.
 
@@ -117,68 +99,94 @@ def embed_scene(
         source: the scene.
         sensor: with the bands to use.
         out: of the GeoTIFF.
-        options: tiles, halo, precision, statistics.
+        tile: edge in pixels of the part of a view that is kept; None: what the halo leaves of the network's size.
+        halo: pixels around it that are seen and thrown away; None: an eighth of the network's own size.
+        precision: of the arithmetic; the features are float32 in both.
+        batch_size: views that go through the network at once.
+        statistics: by band in physical units; None: the checkpoint's, else the catalogue's.
+        tags: more of them for the file, for example the checkpoint's hash.
+        shown: show a progress bar.
 
     Raises:
         RasterError: the scene can't be read, or has no data at all.
         GeometryError: the scene is smaller than a patch.
         OutputError: an output can't be written. Each of the two appears whole or not at all.
     """
-    options = options or EmbedOptions()
-    out, picture = checked_outputs(out, (*source.paths, *source.valid_paths))
-    spec = encoder.input_spec(sensor, encoding=source.encoding, statistics=options.statistics)
-    config = encoder.config
-    tiling = plan_tiling(patch_size=config.patch_size, img_size=config.img_size, tile=options.tile, halo=options.halo)
+    outputs = _checked_outputs(out, [source], batch_size)
+    spec = encoder.input_spec(sensor, encoding=source.encoding, statistics=statistics)
+    tiling = _tiling(encoder, tile, halo)
     with open_raster(source, sensor) as reader:
-        scene = _Scene(encoder=encoder, reader=reader, spec=spec, tiling=tiling, precision=options.precision)
-        grid = scene_patch_grid(reader.grid, config.patch_size)
-        job = FeatureJob(
-            grid=grid,
-            tiling=tiling,
-            width=config.embed_dim,
-            encoded=partial(_encoded, scene),
-            batch_size=options.batch_size,
-            tags={**_tags(scene), **tiling_tags(tiling), **dict(options.tags)},
-            shown=options.shown,
+        placement = place_image(reader.grid, reader.grid, str(source.paths[0]))
+        image = SceneImage(
+            name=str(source.paths[0]), reader=reader, spec=spec, placement=placement, time=as_utc(reader.datetime)
         )
-        num_missing = write_features(job, out, picture)
-    notes = (*spec.notes, *place_notes(grid))
-    return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
+        found = {
+            "ANYBAND_SENSOR": spec.sensor.name,
+            "ANYBAND_BANDS": list(spec.normalisation.bands),
+            "ANYBAND_NORMALISATION": spec.normalisation.to_dict(),
+        }
+        work = _Embedding(encoder, [image], tiling, tells=False)
+        more = {**found, **(tags or {})}
+        return work.write(outputs, more, spec.notes, batch_size=batch_size, precision=precision, shown=shown)
+
+
+def embed_set(
+    encoder: SensorEncoder,
+    entries: Sequence[ImageEntry],
+    out: Path,
+    *,
+    tile: int | None = None,
+    halo: int | None = None,
+    precision: Precision = "float32",
+    batch_size: int = 16,
+    statistics: SetStatistics | None = None,
+    tags: Mapping[str, object] | None = None,
+    shown: bool = False,
+) -> EmbedReport:
+    """Write the features of the ground that images of one place show, as a GeoTIFF on the first image's patch grid.
+
+    The images of a window are one joint sequence, each with its place, ground resolution and date; images without
+    data in the window are left out. Features of a patch are the mean over the images that show it: those with at least
+    half of the patch's pixels valid. A patch that none shows is NaN. A set of one image gives the features of
+    `embed_scene`, up to what its place and date add.
+
+    Args:
+        encoder: to use.
+        entries: of the images, as `read_manifest` gives them. The first is the anchor, whose grid counts; the others
+            have its CRS, at any resolution.
+        out: of the GeoTIFF; `OUT_pca.png` is put beside it.
+        tile: as for `embed_scene`.
+        halo: as for `embed_scene`.
+        precision: as for `embed_scene`.
+        batch_size: images of views that go through the network at once.
+        statistics: by sensor; None: the checkpoint's, else the catalogue's.
+        tags: more of them for the file.
+        shown: show a progress bar.
+
+    Raises:
+        InputError: no images, several places, a date in the future, or more images than memory holds.
+        RasterError: an image can't be read.
+        GeometryError: images of different CRS, turned against each other, or that don't overlap the first.
+        OutputError: an output can't be written. Each of the two appears whole or not at all.
+    """
+    _check_one_place(entries)
+    outputs = _checked_outputs(out, [one.source for one in entries], batch_size)
+    tiling = _tiling(encoder, tile, halo)
+    with ExitStack() as opened:
+        images = list(_opened(encoder, entries, statistics or {}, opened))
+        work = _Embedding(encoder, images, tiling, tells=True)
+        more = {"ANYBAND_IMAGES": [_image_tags(image) for image in images], **(tags or {})}
+        notes, num_views = _set_notes(encoder, images), max(1, batch_size // len(images))
+        return work.write(outputs, more, notes, batch_size=num_views, precision=precision, shown=shown)
 
 
 def scene_statistics(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> dict[str, BandStatistics]:
-    """Count the normalisation statistics of one scene, in one pass and constant memory.
-
-    Args:
-        source: the scene.
-        sensor: with the bands to count.
-        shown: show a progress bar.
+    """Count the statistics of one scene, in one pass and constant memory.
 
     Raises:
         InputError: a band has no valid value, or only one.
     """
-    return count_statistics(scene_pieces(source, sensor, shown=shown), sensor, encoding=source.encoding)
-
-
-def scene_pieces(
-    source: RasterSource, sensor: Sensor, *, shown: bool = False
-) -> Iterator[tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]]:
-    """Read a scene piece by piece: stored numbers, and which have data.
-
-    Args:
-        source: the scene.
-        sensor: with the bands to read.
-        shown: show a progress bar.
-    """
-    edge = _STATISTICS_PIXELS
-    with open_raster(source, sensor) as reader:
-        size = (reader.grid.height, reader.grid.width)
-        windows = list(windows_covering(*size, tile_height=edge, tile_width=edge))
-        with progress("statistics of the scene", len(windows), shown=shown) as advance:
-            for window in windows:
-                raster = reader.read(window)
-                yield raster.dn, raster.valid
-                advance(1)
+    return count_statistics(_pieces(source, sensor, shown=shown), sensor, encoding=source.encoding)
 
 
 def named_statistics(
@@ -194,154 +202,7 @@ def named_statistics(
     """
     if name is None:
         return None
-    if name == "scene":
-        return scene_statistics(source, sensor, shown=shown)
-    return read_statistics(Path(name), sensor)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Scene:
-    """What every step of one embedding needs."""
-
-    encoder: SensorEncoder
-    """The network."""
-    reader: RasterReader
-    """The open scene."""
-    spec: InputSpec
-    """How its bands are read."""
-    tiling: Tiling
-    """How it is cut."""
-    precision: Precision
-    """Of the network's arithmetic."""
-
-
-def _encoded(scene: _Scene, views: Sequence[View]) -> list[tuple[View, Float[Array, "width row col"]]]:
-    """Encode what views see; views without any data are left out."""
-    read = [(view, *_pixels(scene, view.seen)) for view in views]
-    with_data = [(view, dn, valid) for view, dn, valid in read if valid.any()]
-    if not with_data:
-        return []
-    dn = torch.from_numpy(np.stack([one for _, one, _ in with_data]))
-    valid = torch.from_numpy(np.stack([one for _, _, one in with_data]))
-    batch = scene.spec.image_batch(dn, valid=valid)
-    maps: Tensor = feature_maps(scene.encoder.encode_batch(batch, precision=scene.precision))
-    return [(view, one) for (view, _, _), one in zip(with_data, maps.cpu().numpy(), strict=True)]
-
-
-def _pixels(scene: _Scene, patches: Window) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]:
-    """Read the pixels behind some patches; those outside the scene are not valid."""
-    size = scene.tiling.patch_size
-    row, col = patches.row * size, patches.col * size
-    height, width = patches.height * size, patches.width * size
-    inside = Window(
-        row=row,
-        col=col,
-        height=min(height, scene.reader.grid.height - row),
-        width=min(width, scene.reader.grid.width - col),
-    )
-    raster = scene.reader.read(inside)
-    missing = ((0, 0), (0, height - inside.height), (0, width - inside.width))
-    return np.pad(raster.dn, missing), np.pad(raster.valid, missing)
-
-
-def _tags(scene: _Scene) -> dict[str, object]:
-    return {
-        "ANYBAND_SENSOR": scene.spec.sensor.name,
-        "ANYBAND_BANDS": list(scene.spec.normalisation.bands),
-        "ANYBAND_NORMALISATION": scene.spec.normalisation.to_dict(),
-    }
-
-
-Pixels = tuple[Num[Array, "_ _ _"], Bool[Array, "_ _ _"]]
-"""Stored numbers (band, row, col), and which have data."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Image:
-    """One open image of the set."""
-
-    entry: ImageEntry
-    """What the list says of it."""
-    reader: RasterReader
-    """Its pixels."""
-    spec: InputSpec
-    """How its bands are read."""
-    placement: Placement
-    """The anchor's grid in it."""
-    facts: CheckedMetadata
-    """When it was taken and its ground sampling distance; its corners are those of each window."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Set:
-    """What every step of one embedding needs."""
-
-    encoder: SensorEncoder
-    """The network."""
-    images: tuple[_Image, ...]
-    """The anchor first."""
-    tiling: Tiling
-    """How the anchor's grid is cut."""
-    precision: Precision
-    """Of the network's arithmetic."""
-
-    @property
-    def anchor(self) -> Grid:
-        """Grid of the first image."""
-        return self.images[0].reader.grid
-
-
-def embed_set(
-    encoder: SensorEncoder,
-    entries: Sequence[ImageEntry],
-    out: Path,
-    options: EmbedOptions | None = None,
-    *,
-    statistics: SetStatistics | None = None,
-) -> EmbedReport:
-    """Write the features of the ground that images of one place show, as a GeoTIFF on the first image's patch grid.
-
-    The images of a window are one joint sequence, each with its place, ground resolution and date; images without
-    data in the window are left out. Features of a patch are the mean over the images that show it: those with at least
-    half of the patch's pixels valid. A patch that none shows is NaN. A set of one image gives the features of
-    `embed_scene`, up to what its place and date add.
-
-    Args:
-        encoder: to use.
-        entries: of the images, as `read_manifest` gives them. The first is the anchor, whose grid counts; the others
-            have its CRS, at any resolution.
-        out: of the GeoTIFF; `OUT_pca.png` is put beside it.
-        options: tiles, halo, precision; `batch_size` counts images of views, and `statistics` is not for sets.
-        statistics: by sensor; None: the checkpoint's, else the catalogue's.
-
-    Raises:
-        InputError: no images, several places, a date in the future, or more images than memory holds.
-        RasterError: an image can't be read.
-        GeometryError: images of different CRS, turned against each other, or that don't overlap the first.
-        OutputError: an output can't be written. Each of the two appears whole or not at all.
-    """
-    options = options or EmbedOptions()
-    _check_entries(entries, options)
-    out, picture = checked_outputs(out, (path for one in entries for path in _files(one)))
-    config = encoder.config
-    tiling = plan_tiling(patch_size=config.patch_size, img_size=config.img_size, tile=options.tile, halo=options.halo)
-    with ExitStack() as opened:
-        images = tuple(_opened_images(encoder, entries, statistics or {}, opened))
-        scene = _Set(encoder=encoder, images=images, tiling=tiling, precision=options.precision)
-        grid = scene_patch_grid(scene.anchor, config.patch_size)
-        num_views = max(1, options.batch_size // len(images))
-        job = FeatureJob(
-            grid=grid,
-            tiling=tiling,
-            width=config.embed_dim,
-            encoded=partial(_encoded_set_embed, scene),
-            batch_size=num_views,
-            tags={"ANYBAND_IMAGES": _image_tags(images), **tiling_tags(tiling), **dict(options.tags)},
-            shown=options.shown,
-        )
-        num_missing = write_features(job, out, picture)
-    notes = (*_notes(encoder, images), *place_notes(grid))
-    return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
+    return scene_statistics(source, sensor, shown=shown) if name == "scene" else read_statistics(Path(name), sensor)
 
 
 def named_set_statistics(name: str | None, entries: Sequence[ImageEntry]) -> SetStatistics | None:
@@ -350,19 +211,200 @@ def named_set_statistics(name: str | None, entries: Sequence[ImageEntry]) -> Set
     Args:
         name: `scene`, or the path of a chip store or a file; None: none are named.
         entries: of the images.
+
+    Raises:
+        InputError: images of one sensor differ in bands or encoding, so that they can't be counted together; or a band
+            has no valid value, or only one.
     """
     if name is None:
         return None
-    if name == "scene":
-        return counted_statistics(entries, lambda entry: scene_pieces(entry.source, entry.sensor))
-    return read_set_statistics(Path(name), entries)
+    found: dict[str, dict[str, BandStatistics]] = defaultdict(dict)
+    alike: dict[Sensor, list[ImageEntry]] = defaultdict(list)
+    for entry in entries:
+        alike[entry_sensor(entry)].append(entry)
+    for sensor, same in alike.items():
+        if name != "scene":
+            found[sensor.name].update(read_statistics(Path(name), sensor))
+            continue
+        alike_named = [one for one in entries if one.sensor.name == sensor.name]
+        other = next((one for one in alike_named if entry_sensor(one) != sensor), None)
+        if other is not None:
+            raise InputError(
+                f"'{same[0].name}' and '{other.name}' of sensor '{sensor.name}' differ in bands or encoding, so their "
+                "statistics can't be counted together; name a chip store or a file with `--statistics`"
+            )
+        pieces = chain.from_iterable(_pieces(one.source, one.sensor) for one in same)
+        found[sensor.name] = count_statistics(pieces, sensor)
+    return found
 
 
-def _check_entries(entries: Sequence[ImageEntry], options: EmbedOptions) -> None:
+def _pieces(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> Iterator[Pixels]:
+    """Read a scene piece by piece."""
+    edge = _STATISTICS_PIXELS
+    with open_raster(source, sensor) as reader:
+        windows = list(windows_covering(reader.grid.height, reader.grid.width, tile_height=edge, tile_width=edge))
+        with progress("statistics of the scene", len(windows), shown=shown) as advance:
+            for window in windows:
+                raster = reader.read(window)
+                yield raster.dn, raster.valid
+                advance(1)
+
+
+class _Embedding:
+    """Reads, encodes and writes a place: one image, or a set whose first image is the anchor."""
+
+    def __init__(
+        self, encoder: SensorEncoder, images: Sequence[SceneImage], tiling: tuple[int, int], *, tells: bool
+    ) -> None:
+        """Take what is encoded; `tells`: the network is told where, how finely and when images were taken."""
+        self._encoder, self._images, self._tells = encoder, images, tells
+        self._core, self._halo = tiling
+        self._patch_size = encoder.config.patch_size
+        self._anchor = images[0].reader.grid
+
+    def write(
+        self,
+        outputs: tuple[Path, Path],
+        tags: Mapping[str, object],
+        notes: Sequence[str],
+        *,
+        batch_size: int,
+        precision: Precision,
+        shown: bool,
+    ) -> EmbedReport:
+        """Write the features of all views block by block, and the picture of them."""
+        (out, picture), patch, width = outputs, self._patch_size, self._encoder.config.embed_dim
+        grid = scene_patch_grid(self._anchor, patch)
+        tiling = {"PATCH_SIZE": patch, "TILE": self._core * patch, "HALO": self._halo * patch}
+        opened = geotiff_writer(
+            out,
+            grid=grid,
+            dtype="float32",
+            descriptions=[f"feature {index}" for index in range(width)],
+            nodata=float("nan"),
+            tags=json_tags({**{f"ANYBAND_{name}_PX": size for name, size in tiling.items()}, **tags}),
+        )
+        sample, num_missing = PatchSample(grid), 0
+        blocks = list(windows_covering(grid.height, grid.width, tile_height=BLOCK_PATCHES, tile_width=BLOCK_PATCHES))
+        num_views = sum(1 for block in blocks for _ in self._views(block, grid))
+        with opened as writer, progress(f"embed {out.name}", num_views, shown=shown) as advance:
+            for block in blocks:
+                features = np.full((width, block.height, block.width), np.nan, dtype=np.float32)
+                views = self._views(block, grid)
+                while some := list(islice(views, batch_size)):
+                    for position, seen in self._features([view for view, _ in some], precision).items():
+                        view, core = some[position]
+                        kept, inner = core.within(block), core.within(view)
+                        features[:, kept.rows, kept.cols] = seen[:, inner.rows, inner.cols]
+                    advance(len(some))
+                num_missing += int(np.isnan(features[0]).sum())
+                sample.add(features)
+                writer.write(block, features)
+            if num_missing == grid.height * grid.width:
+                raise InputError(
+                    f"no patch of the scene has data in at least half of its pixels ({num_missing} patches); "
+                    "check its nodata value and its encoding"
+                )
+        write_pca_picture(picture, out, grid, sample.colours())
+        nowhere = "the scene has no coordinate system, so the features have none: they are placed by pixel only"
+        notes = (*notes, *([] if grid.crs else [nowhere]))
+        return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
+
+    def _views(self, block: Window, grid: Grid) -> Iterator[tuple[Window, Window]]:
+        return views_of(block, grid, core=self._core, halo=self._halo)
+
+    def _features(self, views: Sequence[Window], precision: Precision) -> dict[int, Float[Array, "width row col"]]:
+        """Encode views, those together whose ground the same images show; those without any data are left out."""
+        read = [self._read(view) for view in views]
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for position, pixels in enumerate(read):
+            alike[tuple(pixels)].append(position)
+        encoded: dict[int, Array] = {}
+        for shown, members in alike.items():
+            if shown:
+                maps = self._maps(shown, [views[one] for one in members], [read[one] for one in members], precision)
+                encoded |= zip(members, maps, strict=True)
+        return encoded
+
+    def _box(self, view: Window) -> Box:
+        """Find the ground that a view sees, of sets as a square: beyond a narrow scene there is no data."""
+        size = self._patch_size
+        height, width = (max(view.height, view.width),) * 2 if self._tells else (view.height, view.width)
+        return Box(
+            row=float(size * view.row),
+            col=float(size * view.col),
+            height=float(size * height),
+            width=float(size * width),
+        )
+
+    def _read(self, view: Window) -> dict[int, Pixels]:
+        """Read what each image shows of a view, at its own resolution; images without data are left out."""
+        box, found = self._box(view), {}
+        for position, image in enumerate(self._images):
+            own = view_of(image.placement, box)
+            if own is None:
+                raise GeometryError(
+                    f"'{image.name}' has too few pixels in a view of {box.height:g} pixels of the first image; "
+                    "list a coarser image first, or choose a larger `--tile`"
+                )
+            window = view_window(own)
+            if window is None:
+                continue
+            raster = image.reader.read(window)
+            dn, valid = onto_chip(raster.dn, raster.valid, own, window)
+            if valid.any():
+                found[position] = dn, valid
+        return found
+
+    def _maps(
+        self,
+        shown: Sequence[int],
+        views: Sequence[Window],
+        pixels: Sequence[Mapping[int, Pixels]],
+        precision: Precision,
+    ) -> Float[Array, "view width row col"]:
+        """Encode views of the same images; a patch has the mean over the images with data in it."""
+        boxes = [self._box(view) for view in views]
+        groups = []
+        for position in shown:
+            dn, valid = (torch.from_numpy(np.stack([one[position][part] for one in pixels])) for part in (0, 1))
+            size = int(boxes[0].height) if self._tells else None
+            groups.append(self._images[position].spec.image_batch(dn, valid, img_size=size))
+        if self._tells:
+            num_tokens = groups[0].pixels[0, 0].numel() // self._patch_size**2
+            check_memory(self._encoder.encoder, num_sets=len(views), num_images=len(shown), num_tokens=num_tokens)
+        batch = set_batch(groups, self._metadata(shown, boxes) if self._tells else None)
+        output = self._encoder.encode_sets(batch, precision=precision)
+        maps: Array = feature_maps(output).nanmean(dim=1).cpu().numpy()
+        return maps
+
+    def _metadata(self, shown: Sequence[int], boxes: Sequence[Box]) -> SetMetadata:
+        shape, images = (len(boxes), len(shown)), [self._images[position] for position in shown]
+        corners = [
+            corners_of(self._anchor, row=box.row, col=box.col, height=int(box.height), width=int(box.width))
+            for box in boxes
+        ]
+        return set_metadata(
+            np.repeat(np.stack(corners)[:, None], len(shown), axis=1),
+            np.broadcast_to([_known_gsd_m(image.reader.grid) for image in images], shape),
+            np.broadcast_to(np.array([image.time for image in images]), shape),
+            np.full(shape, _known_gsd_m(self._anchor)),
+        )
+
+
+def _checked_outputs(out: Path, sources: Sequence[RasterSource], batch_size: int) -> tuple[Path, Path]:
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, found {batch_size}")
+    return checked_outputs(out, sources, suffix="pca", written="features", is_input="the scene itself")
+
+
+def _tiling(encoder: SensorEncoder, tile: int | None, halo: int | None) -> tuple[int, int]:
+    return plan_tiling(patch_size=encoder.config.patch_size, img_size=encoder.config.img_size, tile=tile, halo=halo)
+
+
+def _check_one_place(entries: Sequence[ImageEntry]) -> None:
     if not entries:
         raise InputError("a set needs at least one image; found none")
-    if options.statistics is not None:
-        raise InputError("the images of a set have statistics by sensor: give them as `statistics`, not as an option")
     places = list(dict.fromkeys(one.place for one in entries if one.place is not None))
     if len(places) > 1:
         raise InputError(
@@ -371,29 +413,19 @@ def _check_entries(entries: Sequence[ImageEntry], options: EmbedOptions) -> None
         )
 
 
-def _files(entry: ImageEntry) -> tuple[Path, ...]:
-    return (*entry.source.paths, *entry.source.valid_paths)
-
-
-def _opened_images(
+def _opened(
     encoder: SensorEncoder, entries: Sequence[ImageEntry], statistics: SetStatistics, opened: ExitStack
-) -> Iterator[_Image]:
+) -> Iterator[SceneImage]:
     anchor: Grid | None = None
     for entry in entries:
         sensor = entry_sensor(entry)
         spec = encoder.input_spec(sensor, statistics=statistics.get(sensor.name))
         reader = opened.enter_context(open_raster(entry.source, entry.sensor))
-        anchor = anchor or reader.grid
-        said = ImageMetadata(
-            gsd_m=reader.grid.gsd_m if reader.grid.crs else None, datetime=entry.datetime or reader.datetime
-        )
-        yield _Image(
-            entry=entry,
-            reader=reader,
-            spec=spec,
-            placement=_placement(anchor, reader.grid, entry.name, entries[0].name),
-            facts=checked_metadata(said, name=f"'{entry.name}'"),
-        )
+        grid, anchor = reader.grid, anchor or reader.grid
+        placement = _placement(anchor, grid, entry.name, entries[0].name)
+        known = ImageMetadata(gsd_m=grid.gsd_m if grid.crs else None, datetime=entry.datetime or reader.datetime)
+        time = checked_metadata(known, name=f"'{entry.name}'").time
+        yield SceneImage(name=entry.name, reader=reader, spec=spec, placement=placement, time=time)
 
 
 def _placement(anchor: Grid, grid: Grid, name: str, anchor_name: str) -> Placement:
@@ -406,108 +438,34 @@ def _placement(anchor: Grid, grid: Grid, name: str, anchor_name: str) -> Placeme
     whole = Box(row=0.0, col=0.0, height=float(anchor.height), width=float(anchor.width))
     if whole.shared_with(box_of(placement)) is None:
         raise GeometryError(
-            f"'{name}' lies at {_said(grid)} and '{anchor_name}', the first image, at {_said(anchor)}: they show no "
-            "common ground; leave it out, or list it in a set of its own"
+            f"'{name}' lies at {_extent(grid)} and '{anchor_name}', the first image, at {_extent(anchor)}: they show "
+            "no common ground; leave it out, or list it in a set of its own"
         )
     return placement
 
 
-def _said(grid: Grid) -> str:
+def _extent(grid: Grid) -> str:
     left, bottom, right, top = grid.bounds
     return f"x {left:.10g} to {right:.10g}, y {bottom:.10g} to {top:.10g}"
 
 
-def _encoded_set_embed(scene: _Set, views: Sequence[View]) -> list[tuple[View, Float[Array, "width row col"]]]:
-    """Encode what views see, those together whose ground the same images show; views without any are left out."""
-    read = [(view, _box(view, scene), _read_images(scene, view)) for view in views]
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for position, (_, _, pixels) in enumerate(read):
-        alike.setdefault(tuple(pixels), []).append(position)
-    encoded = []
-    for shown, members in alike.items():
-        if shown:
-            chosen = [read[position] for position in members]
-            maps = _maps(scene, shown, [box for _, box, _ in chosen], [pixels for _, _, pixels in chosen])
-            encoded += [(view, one) for (view, _, _), one in zip(chosen, maps, strict=True)]
-    return encoded
+def _known_gsd_m(grid: Grid) -> float:
+    return grid.gsd_m if grid.crs else float("nan")
 
 
-def _box(view: View, scene: _Set) -> Box:
-    """Find the ground that a view sees, as a square: beyond a narrow scene there is no data, which changes nothing."""
-    size = scene.tiling.patch_size
-    edge = float(size * max(view.seen.height, view.seen.width))
-    return Box(row=float(size * view.seen.row), col=float(size * view.seen.col), height=edge, width=edge)
+def _image_tags(image: SceneImage) -> dict[str, Any]:
+    return {
+        "path": image.name,
+        "sensor": image.spec.sensor.name,
+        "datetime": None if np.isnat(image.time) else f"{image.time}Z",
+        "normalisation": image.spec.normalisation.to_dict(),
+    }
 
 
-def _read_images(scene: _Set, view: View) -> dict[int, Pixels]:
-    """Read what each image shows of a view, at its own resolution; images without data are left out."""
-    box, found = _box(view, scene), {}
-    for position, image in enumerate(scene.images):
-        own = view_of(image.placement, box)
-        if own is None:
-            raise GeometryError(
-                f"'{image.entry.name}' has too few pixels in a view of {box.height:g} pixels of the first image; "
-                "list a coarser image first, or choose a larger `--tile`"
-            )
-        window = view_window(own)
-        if window is None:
-            continue
-        raster = image.reader.read(window)
-        dn, valid = onto_chip(raster.dn, raster.valid, own, window)
-        if valid.any():
-            found[position] = dn, valid
-    return found
-
-
-def _maps(
-    scene: _Set, shown: Sequence[int], boxes: Sequence[Box], pixels: Sequence[Mapping[int, Pixels]]
-) -> Float[Array, "view width row col"]:
-    """Encode views of the same images; a patch has the mean over the images with data in it."""
-    edge = int(boxes[0].height)
-    groups = []
-    for position in shown:
-        dn, valid = (torch.from_numpy(np.stack([one[position][part] for one in pixels])) for part in (0, 1))
-        groups.append(scene.images[position].spec.image_batch(dn, valid=valid, img_size=edge))
-    num_tokens = (edge // scene.tiling.patch_size) ** 2
-    check_memory(scene.encoder.encoder, num_sets=len(boxes), num_images=len(shown), num_tokens=num_tokens)
-    batch = set_batch(groups, _metadata(scene, shown, boxes))
-    output = scene.encoder.encode_sets(batch, precision=scene.precision)
-    maps: Array = feature_maps(output).nanmean(dim=1).cpu().numpy()
-    return maps
-
-
-def _metadata(scene: _Set, shown: Sequence[int], boxes: Sequence[Box]) -> SetMetadata:
-    corners = [_corners_deg(scene.anchor, box) for box in boxes]
-    facts = [[replace(scene.images[position].facts, corners_deg=one) for position in shown] for one in corners]
-    gsd_m = scene.anchor.gsd_m if scene.anchor.crs else np.nan
-    return network_metadata(facts, np.full((len(boxes), len(shown)), gsd_m))
-
-
-def _corners_deg(anchor: Grid, box: Box) -> Float[Array, "4 2"]:
-    if anchor.crs is None:
-        return np.full((4, 2), np.nan)
-    a, b, _, d, e, _ = anchor.transform
-    x, y = anchor.to_coordinates(box.row, box.col)
-    return np.array(corners_lonlat((a, b, x, d, e, y), int(box.height), int(box.width), anchor.crs))
-
-
-def _image_tags(images: Sequence[_Image]) -> list[dict[str, Any]]:
-    return [
-        {
-            "path": image.entry.name,
-            "sensor": image.spec.sensor.name,
-            "datetime": None if np.isnat(image.facts.time) else f"{image.facts.time}Z",
-            "normalisation": image.spec.normalisation.to_dict(),
-        }
-        for image in images
-    ]
-
-
-def _notes(encoder: SensorEncoder, images: Sequence[_Image]) -> tuple[str, ...]:
+def _set_notes(encoder: SensorEncoder, images: Sequence[SceneImage]) -> tuple[str, ...]:
     """Say what a user should know: of each sensor once, and of the set."""
-    first = images[0]
-    grid = f"{len(images)} images on the grid of '{first.entry.name}'"
+    grid = f"{len(images)} images on the grid of '{images[0].name}'"
     of_sensors = dict.fromkeys(note for image in images for note in image.spec.notes)
-    untimed = [f"'{image.entry.name}'" for image in images if np.isnat(image.facts.time)]
+    untimed = [f"'{image.name}'" for image in images if np.isnat(image.time)]
     unknown = (f"no date is known of {', '.join(untimed[:4])}{' …' * (len(untimed) > 4)}",) if untimed else ()
     return (grid, *of_sensors, *unknown, *(encoder.set_notes if len(images) > 1 else ()))

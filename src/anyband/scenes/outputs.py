@@ -1,79 +1,108 @@
-"""Tiles of a scene, and the files that its features go to."""
+"""What embedding and reconstructing share: open images of a place, tiles, and the files that come out."""
 
+import datetime as dt
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from anyband.arrays import Array, Float
+from anyband.arrays import Array, Bool, Float
+from anyband.data.harmonise import composite, decode, picture
+from anyband.data.places import corners_lonlat
+from anyband.encode.input_spec import InputSpec
 from anyband.errors import InputError, OutputError
 from anyband.files import check_target, whole_file
-from anyband.progress import Advance, progress
+from anyband.rasters.footprints import place_image
 from anyband.rasters.formats import GdalSheet
-from anyband.rasters.grid import IDENTITY, Grid, Window, patch_grid, windows_covering
-from anyband.rasters.writer import GeoTiffWriter, geotiff_writer
-from anyband.report.maps import PcaColours, fit_pca_colours, pca_picture, picture_png
+from anyband.rasters.grid import (
+    IDENTITY,
+    Grid,
+    Placement,
+    Window,
+    patch_grid,
+    resample_nearest,
+    source_window,
+    windows_covering,
+)
+from anyband.rasters.reader import RasterReader, RasterSource, open_raster
+from anyband.report.maps import PcaColours, fit_pca_colours, pca_picture, picture_png, pictures_png
+from anyband.sensors.sensor import Sensor
 
 __all__ = [
     "BLOCK_PATCHES",
-    "FeatureJob",
     "PatchSample",
-    "Tiling",
-    "View",
+    "SceneImage",
+    "as_utc",
     "checked_outputs",
-    "feature_tiff",
-    "place_notes",
+    "corners_of",
+    "json_tags",
     "plan_tiling",
     "scene_patch_grid",
-    "tiling_tags",
     "views_of",
-    "write_features",
     "write_pca_picture",
+    "write_reconstruction_picture",
 ]
 
 # chosen: the outermost patches of a view see the least around them; an eighth on each side doubles the work.
 _HALO_SHARE = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tiling:
-    """Sizes of cores and halos, in patches."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SceneImage:
+    """An open image of a place."""
 
-    core: int
-    """Edge of the part of a view that is kept."""
-    halo: int
-    """Patches around the core that are seen and thrown away."""
-    patch_size: int
-    """Edge of a patch, pixels."""
+    name: str
+    """For messages and tags."""
+    reader: RasterReader
+    """Its pixels."""
+    spec: InputSpec
+    """How its bands are read."""
+    placement: Placement
+    """The grid of the place in it."""
+    time: np.datetime64
+    """UTC, in microseconds; NaT where unknown."""
 
     @property
-    def view(self) -> int:
-        """Edge of what the network sees at once."""
-        return self.core + 2 * self.halo
+    def title(self) -> str:
+        """Sensor and day, for people."""
+        day = "time unknown" if np.isnat(self.time) else str(self.time.astype("datetime64[D]"))
+        return f"{self.spec.sensor.name} {day}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """One pass of the network: what it sees, and what is kept of it. Windows of the patch grid."""
-
-    seen: Window
-    """Core and halo; every view of a scene has the same size."""
-    core: Window
-    """The patches whose features are kept."""
+def as_utc(time: dt.datetime | None) -> np.datetime64:
+    """Bring a time with a zone to NumPy, in microseconds; NaT where there is none."""
+    if time is None:
+        return np.datetime64("NaT", "us")
+    return np.datetime64(time.astimezone(dt.UTC).replace(tzinfo=None), "us")
 
 
-def plan_tiling(*, patch_size: int, img_size: int, tile: int | None, halo: int | None) -> Tiling:
-    """Choose cores and halos. By default a view is as large as the images that the network was trained on.
+def corners_of(grid: Grid, *, row: float, col: float, height: int, width: int) -> Float[Array, "4 2"]:
+    """Find (longitude, latitude) of the corners of a rectangle of a grid, in its pixels; NaN without a place.
+
+    Upper left, upper right, lower right, lower left.
+    """
+    if grid.crs is None:
+        return np.full((4, 2), np.nan)
+    a, b, _, d, e, _ = grid.transform
+    x, y = grid.to_coordinates(row, col)
+    return np.array(corners_lonlat((a, b, x, d, e, y), height, width, grid.crs))
+
+
+def plan_tiling(*, patch_size: int, img_size: int, tile: int | None, halo: int | None) -> tuple[int, int]:
+    """Choose the edge of cores, which are kept of views, and the halo around them.
+
+    By default a view is as large as the images that the network was trained on.
 
     Args:
         patch_size: edge of a patch, pixels.
         img_size: edge of the network's training images, pixels.
         tile: edge of a core, pixels; None: what the halo leaves of `img_size`.
         halo: around a core, pixels; None: an eighth of `img_size`, at least a patch.
+
+    Returns:
+        Core and halo, in patches.
 
     Raises:
         InputError: a size that is not a multiple of the patch size, or a negative one.
@@ -86,7 +115,7 @@ def plan_tiling(*, patch_size: int, img_size: int, tile: int | None, halo: int |
             )
     halo_patches = -(-in_patches // _HALO_SHARE) if halo is None else halo // patch_size
     core = max(1, in_patches - 2 * halo_patches) if tile is None else tile // patch_size
-    return Tiling(core=core, halo=halo_patches, patch_size=patch_size)
+    return core, halo_patches
 
 
 def scene_patch_grid(grid: Grid, patch_size: int) -> Grid:
@@ -108,7 +137,7 @@ def scene_patch_grid(grid: Grid, patch_size: int) -> Grid:
     )
 
 
-def views_of(block: Window, grid: Grid, tiling: Tiling) -> Iterator[View]:
+def views_of(block: Window, grid: Grid, *, core: int, halo: int) -> Iterator[tuple[Window, Window]]:
     """Cut a block of the patch grid into cores, and place a view around each.
 
     Each patch of the block is in one core. A view that would reach over the edge of the scene is moved
@@ -117,14 +146,52 @@ def views_of(block: Window, grid: Grid, tiling: Tiling) -> Iterator[View]:
     Args:
         block: of the patch grid.
         grid: the patch grid of the whole scene.
-        tiling: sizes.
+        core: edge of a core, patches.
+        halo: patches around it.
+
+    Returns:
+        What the network sees in one pass, core and halo, and the core, whose features are kept.
     """
-    cores = windows_covering(block.height, block.width, tile_height=tiling.core, tile_width=tiling.core)
-    height, width = min(tiling.view, grid.height), min(tiling.view, grid.width)
-    for core in (inner.moved_by(block.row, block.col) for inner in cores):
-        row = min(max(core.row - tiling.halo, 0), grid.height - height)
-        col = min(max(core.col - tiling.halo, 0), grid.width - width)
-        yield View(seen=Window(row=row, col=col, height=height, width=width), core=core)
+    height, width = (min(core + 2 * halo, side) for side in (grid.height, grid.width))
+    for inner in windows_covering(block.height, block.width, tile_height=core, tile_width=core):
+        kept = inner.moved_by(block.row, block.col)
+        row = min(max(kept.row - halo, 0), grid.height - height)
+        col = min(max(kept.col - halo, 0), grid.width - width)
+        yield Window(row=row, col=col, height=height, width=width), kept
+
+
+def checked_outputs(
+    out: Path, sources: Iterable[RasterSource], *, suffix: str, written: str, is_input: str
+) -> tuple[Path, Path]:
+    """See that the GeoTIFF and the picture beside it can be written, before any work.
+
+    Args:
+        out: of the GeoTIFF.
+        sources: that are read, whose files must not be overwritten.
+        suffix: what is added to the name of the GeoTIFF.
+        written: what is written, for messages.
+        is_input: what an output would overwrite, for messages.
+
+    Returns:
+        The GeoTIFF and the picture.
+
+    Raises:
+        OutputError: another kind of file, no folder to write to, or one of the inputs.
+    """
+    if out.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"'{out}' must end in .tif: {written} are written as a GeoTIFF")
+    read = {path.resolve() for source in sources for path in (*source.paths, *source.valid_paths)}
+    targets = out, out.with_name(f"{out.stem}_{suffix}.png")
+    for target in targets:
+        check_target(target)
+        if target.resolve() in read:
+            raise OutputError(f"'{target}' is {is_input}, which would be lost; name another output")
+    return targets
+
+
+def json_tags(tags: Mapping[str, object]) -> dict[str, str]:
+    """Write how something was made as tags of a file: texts as they are, all else as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in tags.items()}
 
 
 BLOCK_PATCHES = 256
@@ -136,137 +203,6 @@ _SAMPLE_PATCHES = 20_000
 _PICTURE_EDGE = 1024
 # chosen: small maps are enlarged by whole numbers up to about this many pixels.
 _ENLARGED_EDGE = 512
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FeatureJob:
-    """Features of a scene to be made and written, window by window."""
-
-    grid: Grid
-    """Of the patches."""
-    tiling: Tiling
-    """How the scene is cut into views."""
-    width: int
-    """Number of features of a patch."""
-    encoded: Callable[[Sequence[View]], list[tuple[View, Array]]]
-    """Gives (view, its features (width, row, col)) for those of some views that have data."""
-    batch_size: int
-    """Views that are given to it at once."""
-    tags: dict[str, object]
-    """How the features are made, for the file."""
-    shown: bool
-    """Whether to show a progress bar."""
-
-
-def checked_outputs(out: Path, inputs: Iterable[Path]) -> tuple[Path, Path]:
-    """See that the GeoTIFF and the picture beside it can be written, before any work.
-
-    Args:
-        out: of the GeoTIFF.
-        inputs: files that are read, which must not be overwritten.
-
-    Returns:
-        The GeoTIFF and the picture.
-
-    Raises:
-        OutputError: another kind of file, no folder to write to, or one of the inputs.
-    """
-    if out.suffix.lower() not in (".tif", ".tiff"):
-        raise OutputError(f"'{out}' must end in .tif: features are written as a GeoTIFF")
-    read = [path.resolve() for path in inputs]
-    targets = out, out.with_name(f"{out.stem}_pca.png")
-    for target in targets:
-        check_target(target)
-        if target.resolve() in read:
-            raise OutputError(f"'{target}' is the scene itself, which would be lost; name another output")
-    return targets
-
-
-def write_features(job: FeatureJob, out: Path, picture: Path) -> int:
-    """Write the features of a scene as a GeoTIFF, and the picture of them. Each appears whole or not at all.
-
-    Args:
-        job: what to write.
-        out: of the GeoTIFF.
-        picture: of the PNG.
-
-    Returns:
-        Number of patches without features, NaN in the file.
-
-    Raises:
-        InputError: no patch has any.
-    """
-    sample, num_missing, grid = PatchSample(job.grid), 0, job.grid
-    blocks = list(windows_covering(grid.height, grid.width, tile_height=BLOCK_PATCHES, tile_width=BLOCK_PATCHES))
-    num_views = sum(1 for block in blocks for _ in views_of(block, grid, job.tiling))
-    with (
-        feature_tiff(out, grid, width=job.width, tags=job.tags) as writer,
-        progress(f"embed {out.name}", num_views, shown=job.shown) as advance,
-    ):
-        for block in blocks:
-            features = _block_features(job, block, advance)
-            num_missing += int(np.isnan(features[0]).sum())
-            sample.add(features)
-            writer.write(block, features)
-        if num_missing == grid.height * grid.width:
-            raise InputError(
-                f"no patch of the scene has data in at least half of its pixels ({num_missing} patches); "
-                "check its nodata value and its encoding"
-            )
-    write_pca_picture(picture, out, grid, sample.colours())
-    return num_missing
-
-
-def tiling_tags(tiling: Tiling) -> dict[str, object]:
-    """Say in the file how the scene was cut."""
-    return {
-        "ANYBAND_PATCH_SIZE_PX": tiling.patch_size,
-        "ANYBAND_TILE_PX": tiling.core * tiling.patch_size,
-        "ANYBAND_HALO_PX": tiling.halo * tiling.patch_size,
-    }
-
-
-def place_notes(grid: Grid) -> tuple[str, ...]:
-    """Say where a scene has no place on the ground."""
-    if grid.crs is not None:
-        return ()
-    return ("the scene has no coordinate system, so the features have none: they are placed by pixel only",)
-
-
-def _block_features(job: FeatureJob, block: Window, advance: Advance) -> Float[Array, "width row col"]:
-    features = np.full((job.width, block.height, block.width), np.nan, dtype=np.float32)
-    for views in _batched(views_of(block, job.grid, job.tiling), job.batch_size):
-        for view, seen in job.encoded(views):
-            kept, inner = view.core.within(block), view.core.within(view.seen)
-            features[:, kept.rows, kept.cols] = seen[:, inner.rows, inner.cols]
-        advance(len(views))
-    return features
-
-
-def _batched(views: Iterator[View], size: int) -> Iterator[list[View]]:
-    while batch := list(islice(views, size)):
-        yield batch
-
-
-@contextmanager
-def feature_tiff(path: Path, grid: Grid, *, width: int, tags: dict[str, object]) -> Iterator[GeoTiffWriter]:
-    """Open the GeoTIFF of features, float32 with NaN as nodata; it appears when the block ends well.
-
-    Args:
-        path: to write.
-        grid: of the patches.
-        width: number of features, the bands.
-        tags: how the features were made, kept in the file as JSON texts.
-    """
-    with geotiff_writer(
-        path,
-        grid=grid,
-        dtype="float32",
-        descriptions=[f"feature {index}" for index in range(width)],
-        nodata=float("nan"),
-        tags={key: value if isinstance(value, str) else json.dumps(value) for key, value in tags.items()},
-    ) as writer:
-        yield writer
 
 
 class PatchSample:
@@ -301,19 +237,19 @@ def write_pca_picture(path: Path, features: Path, grid: Grid, colours: PcaColour
         colours: fitted to its features.
     """
     step = -(-max(grid.height, grid.width) // _PICTURE_EDGE)
-    picture = np.empty((3, -(-grid.height // step), -(-grid.width // step)), dtype=np.float32)
+    colour = np.empty((3, -(-grid.height // step), -(-grid.width // step)), dtype=np.float32)
     edge = max(1, BLOCK_PATCHES // step)
     sheet = GdalSheet(features)
     try:
-        for part in windows_covering(*picture.shape[1:], tile_height=edge, tile_width=edge):
+        for part in windows_covering(*colour.shape[1:], tile_height=edge, tile_width=edge):
             window = _patches_of(part, step, grid)
             stored, _ = sheet.read(range(len(sheet.names)), window)
-            picture[:, part.rows, part.cols] = pca_picture(stored[:, ::step, ::step], colours)
+            colour[:, part.rows, part.cols] = pca_picture(stored[:, ::step, ::step], colours)
     finally:
         sheet.close()
-    larger = max(1, _ENLARGED_EDGE // max(picture.shape[1:]))
+    larger = max(1, _ENLARGED_EDGE // max(colour.shape[1:]))
     with whole_file(path) as beside:
-        beside.write_bytes(picture_png(picture.repeat(larger, axis=1).repeat(larger, axis=2)))
+        beside.write_bytes(picture_png(colour.repeat(larger, axis=1).repeat(larger, axis=2)))
 
 
 def _patches_of(part: Window, step: int, grid: Grid) -> Window:
@@ -321,3 +257,73 @@ def _patches_of(part: Window, step: int, grid: Grid) -> Window:
     row, col = part.row * step, part.col * step
     height, width = min(part.height * step, grid.height - row), min(part.width * step, grid.width - col)
     return Window(row=row, col=col, height=height, width=width)
+
+
+# chosen: enough to see a field, few enough that six images make a small file; larger targets show every second, …
+_LATTICE_EDGE = 384
+# chosen: pixels of a source that are read at once for it.
+_READ_EDGE = 2048
+
+
+def write_reconstruction_picture(
+    path: Path,
+    filled: Path,
+    grid: Grid,
+    sensor: Sensor,
+    images: Sequence[SceneImage],
+    reader: RasterReader | None,
+) -> None:
+    """Draw the images that were looked at on the target's grid, the target as it was, and filled.
+
+    The target before and after is stretched alike; the other images each by themselves.
+    """
+    same = place_image(grid, grid, str(filled))
+    drawn = []
+    for image in images:
+        physical, valid = _lattice(image.reader, image.placement, grid, image.spec.sensor)
+        drawn.append(_drawn(physical, image.spec.sensor, valid, image.title))
+    with open_raster(RasterSource(paths=(filled,)), sensor) as written:
+        physical, valid = _lattice(written, same, grid, sensor)
+    if reader is not None:
+        before, seen = _lattice(reader, same, grid, sensor)
+        drawn.append(_drawn(before, sensor, seen, f"{sensor.name}, as given", like=physical))
+    how = "filled" if reader is not None else "reconstructed"
+    drawn.append(_drawn(physical, sensor, valid, f"{sensor.name}, {how}", like=physical))
+    with whole_file(path) as beside:
+        beside.write_bytes(pictures_png([one for one, _ in drawn], [title for _, title in drawn]))
+
+
+def _drawn(
+    physical: Array, sensor: Sensor, valid: Array, title: str, *, like: Array | None = None
+) -> tuple[Float[Array, "3 row col"], str]:
+    colours = picture(physical, sensor, valid=valid, like=like, missing_grey=float("nan"))
+    return np.moveaxis(colours, -1, 0).astype(np.float32), f"{title}\n{composite(sensor)[1]}"
+
+
+def _lattice(
+    reader: RasterReader, placement: Placement, grid: Grid, sensor: Sensor
+) -> tuple[Float[Array, "band row col"], Bool[Array, "band row col"]]:
+    """Read an image at every so many pixels of a grid, as physical values, the nearest pixel at each."""
+    step = -(-max(grid.height, grid.width) // _LATTICE_EDGE)
+    shape = (len(sensor.bands), -(-grid.height // step), -(-grid.width // step))
+    physical, valid = np.full(shape, np.nan, dtype=np.float32), np.zeros(shape, dtype=bool)
+    for tile in _tiles(grid, placement, step):
+        needed = source_window(placement, tile)
+        if needed is None:
+            continue
+        raster = reader.read(needed)
+        for band, values in enumerate(decode(raster.dn, sensor)):
+            shown, inside = resample_nearest(values, placement=placement, part=needed, window=tile)
+            known, _ = resample_nearest(raster.valid[band], placement=placement, part=needed, window=tile)
+            part = shown[::step, ::step]
+            row, col = tile.row // step, tile.col // step
+            at = (band, slice(row, row + part.shape[0]), slice(col, col + part.shape[1]))
+            physical[at], valid[at] = part, (inside & known)[::step, ::step]
+    return physical, valid
+
+
+def _tiles(grid: Grid, placement: Placement, step: int) -> Iterator[Window]:
+    """Cut a grid so that the pixels of the image behind a tile fit in memory."""
+    scale = max(1.0, placement.rows.scale, placement.cols.scale)
+    edge = max(1, int(_READ_EDGE / scale) // step) * step
+    return windows_covering(grid.height, grid.width, tile_height=edge, tile_width=edge)
