@@ -31,6 +31,12 @@ from anyband.sensors.catalogue import get_sensor
 RADAR = get_sensor("sentinel1-grd").select(("VV", "VH"))
 
 
+@pytest.fixture(autouse=True)
+def small_forest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grow few trees, so that tests are quick."""
+    monkeypatch.setattr("anyband.evaluate.baselines._NUM_TREES", 20)
+
+
 _RECIPE = TransferRecipe(
     name="tiny", data=DataSpec(source="memory"), linear=LinearRecipe(solver="lbfgs"), knn=KnnRecipe(k=5)
 )
@@ -205,7 +211,7 @@ def test_a_forest_grown_in_steps_is_the_one_grown_at_once(
     context = _setting(tiny_encoder, class_map_data, "segment")
     draw = np.random.default_rng(0)
     values, targets = draw.random((400, 4)), draw.integers(0, 3, 400)
-    once = RandomForestClassifier(n_estimators=100, random_state=0).fit(values, targets)
+    once = RandomForestClassifier(n_estimators=20, random_state=0).fit(values, targets)
     steps = _grown(context, values, targets)
     assert np.array_equal(steps.predict_proba(values), once.predict_proba(values))
 

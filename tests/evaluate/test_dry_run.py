@@ -197,9 +197,21 @@ def _run(name: str, data: Path | str, checkpoint: Path | str, *changes: str) -> 
     return dry_run(recipe, recipe.protocol)
 
 
+def _recipes() -> list[Any]:
+    """Give all recipes of the paper; one of each protocol on each data set is quick enough for every run."""
+    seen: set[tuple[str, str | None]] = set()
+    found = []
+    for name in list_transfer_recipes():
+        recipe = load_transfer_recipe(name)
+        key = (recipe.data.source, recipe.protocol)
+        found.append(pytest.param(name, marks=[pytest.mark.slow] * (key in seen)))
+        seen.add(key)
+    return found
+
+
 # TorchGeo 0.8 drops rows in a way that pandas 3 deprecates.
 @pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
-@pytest.mark.parametrize("name", list_transfer_recipes())
+@pytest.mark.parametrize("name", _recipes())
 def test_a_recipe_of_the_paper_passes_on_a_folder_laid_out_like_its_data(
     name: str, folder_of: Callable[[str], Path], deep_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ):
