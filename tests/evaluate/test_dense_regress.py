@@ -13,8 +13,7 @@ from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
 from anyband.evaluate.context import Context
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.map_kinds import map_squared_error, number_maps_of
-from anyband.evaluate.maps import MapNetwork, predict_whole, regress_maps
+from anyband.evaluate.maps import MapNetwork, map_squared_error, number_maps_of, predict_whole, regress_maps
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
 from anyband.models.heads import make_head

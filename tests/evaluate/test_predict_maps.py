@@ -13,8 +13,14 @@ from torch.nn import functional
 from anyband.encode.encoder import SensorEncoder
 from anyband.evaluate.features import FusedEncoder
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.map_kinds import ClassMaps, map_cross_entropy
-from anyband.evaluate.maps import MapNetwork, joined_windows, predict_whole, predict_windows
+from anyband.evaluate.maps import (
+    ClassMaps,
+    MapNetwork,
+    joined_windows,
+    map_cross_entropy,
+    predict_whole,
+    predict_windows,
+)
 from anyband.evaluate.predictions import confusion_of
 from anyband.evaluate.recipe import InputRecipe, Resize, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData
