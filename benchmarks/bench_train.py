@@ -26,12 +26,13 @@ from typing import Any
 
 import torch
 from measure import circumstances, exit_code_of, report, time_in_turn
+from pair_costs import pair_flops
 from pair_store import build_pair_store
 
 from anyband.data.store import ChipStore
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.pretrain.batches import BatchPreparer, Example
-from anyband.pretrain.cost import BatchShape, Device, batch_flops, peak_flops_s
+from anyband.pretrain.cost import peak_flops_s
 from anyband.pretrain.loop import pretrain
 from anyband.pretrain.plan import RunPlan, plan_run
 from anyband.pretrain.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe
@@ -215,8 +216,7 @@ def _disk_row(job: Job, size: str, batch_size: int) -> dict[str, Any]:
 
 
 def _trained_flops(config: AutoencoderConfig, batch_size: int) -> float:
-    shape = BatchShape(num_samples=batch_size, num_slots=2, groups=((12, batch_size), (2, batch_size)))
-    return batch_flops(config, shape).trained
+    return batch_size * pair_flops(config)
 
 
 def _released_rows(job: Job, folder: Path, size: str, batch_size: int) -> list[dict[str, Any]]:
@@ -265,7 +265,6 @@ def _released_rows(job: Job, folder: Path, size: str, batch_size: int) -> list[d
 
 def _measure(arguments: argparse.Namespace) -> None:
     device = arguments.device
-    where = Device(device=torch.device(device), precision=arguments.precision)
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as name:
         scratch = Path(name)
         begun = time.perf_counter()
@@ -279,7 +278,7 @@ def _measure(arguments: argparse.Namespace) -> None:
             workers=arguments.workers,
             store=scratch / "store",
             scratch=scratch,
-            peak_flops_s=peak_flops_s(where),
+            peak_flops_s=peak_flops_s(torch.device(device), arguments.precision),
         )
         rows: list[dict[str, Any]] = []
         for size in arguments.sizes:

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from measure import RESULTS, circumstances, report
+from pair_costs import BANDS, pair_bytes, pair_flops
 
-from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.autoencoder import Autoencoder
 from anyband.models.vit import SIZES
-from anyband.pretrain.cost import BatchShape, batch_flops, count_weights, step_bytes
 from anyband.pretrain.plan import network_config
 from anyband.pretrain.recipe import ModelRecipe, OptimRecipe, PretrainRecipe
 
 PAIRS, EPOCHS, BATCH = 1_250_000, 300, 2048
-BANDS = (12, 2)
 GPUS = (1, 8, 64)
 GPUS_A_MACHINE = 8
 # Stored numbers of a pair at the real layout: 14 bands of 120 × 120 pixels in 16 bits. Compressed they are fewer.
@@ -36,14 +35,12 @@ class Network:
 
     size: str
     """Name of the encoder's size."""
-    recipe: PretrainRecipe
-    """Of the run."""
-    config: AutoencoderConfig
-    """Its sizes."""
     num_weights: int
     """With the decoder."""
     pair_flops: float
     """Operations of training on a pair."""
+    pair_bytes: float
+    """What a pair keeps for the gradient."""
 
 
 def network(size: str) -> Network:
@@ -51,15 +48,13 @@ def network(size: str) -> Network:
     model = ModelRecipe(**SIZES[size])
     recipe = PretrainRecipe(name=size, model=model, optim=OptimRecipe(batch_size=BATCH))
     config = network_config(recipe, num_ranges=17)
-    shape = BatchShape(num_samples=BATCH, num_slots=2, groups=tuple((bands, BATCH) for bands in BANDS))
-    flops = batch_flops(config, shape).trained / BATCH
-    return Network(size=size, recipe=recipe, config=config, num_weights=count_weights(config), pair_flops=flops)
+    num_weights = sum(parameter.numel() for parameter in Autoencoder(config, seed=None).parameters())
+    return Network(size=size, num_weights=num_weights, pair_flops=pair_flops(config), pair_bytes=pair_bytes(config))
 
 
 def memory_bytes(of: Network, *, pairs: int, shards: int) -> float:
-    """Reckon a GPU's memory with so many pairs at once, and the fixed part spread over so many GPUs."""
-    whole = step_bytes(of.recipe, of.config, num_samples=pairs, num_images=2, fused=True)
-    return whole - _BYTES_OF_WEIGHT * of.num_weights * (1 - 1 / shards)
+    """Estimate a GPU's memory with so many pairs at once, and the fixed part spread over so many GPUs."""
+    return pairs * of.pair_bytes + _BYTES_OF_WEIGHT * of.num_weights / shards
 
 
 def parts(of: Network, *, gpus: int, shards: int, free_bytes: float) -> int | None:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="folder of the run; a run that was stopped goes on",
     )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, reckon what it costs, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, measure what it costs, and stop")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
@@ -36,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     recipe = load_recipe(arguments.recipe, arguments.words)
     if arguments.dry_run:
-        found = dry_run(recipe, data=arguments.data, out=arguments.out)
-        print("\n".join(found.lines))
-        return 0 if found.ok else 1
+        lines, ok = dry_run(recipe, data=arguments.data, out=arguments.out)
+        print("\n".join(lines))
+        return 0 if ok else 1
     result = pretrain(recipe, data=arguments.data, out=arguments.out, shown=not arguments.quiet)
     if not arguments.quiet and getattr(rank_zero_only, "rank", 0) == 0:
         print(f"{result.checkpoint} ({result.steps} steps)")

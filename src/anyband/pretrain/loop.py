@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from anyband.data.store import ChipStore, statistics_to_dict
 from anyband.errors import RecipeError, TrainingError
@@ -17,20 +18,7 @@ from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from anyband.models.weight_files import checkpoint_hash, locate
 from anyband.pretrain.batches import BatchPreparer, Example, SharedSampler, load_parts
-from anyband.pretrain.cost import (
-    Device,
-    Meter,
-    Place,
-    Reached,
-    RunCost,
-    RunShapes,
-    check_step_memory,
-    cost_lines,
-    count_processes,
-    peak_flops_s,
-    reached_lines,
-    run_cost,
-)
+from anyband.pretrain.cost import Meter, RunCost, cost_lines, count_processes, measure_cost, reached_line
 from anyband.pretrain.plan import RunPlan, plan_run
 from anyband.pretrain.recipe import PretrainRecipe, recipe_to_dict
 from anyband.pretrain.runs import (
@@ -40,7 +28,6 @@ from anyband.pretrain.runs import (
     RunFolder,
     SavedStep,
     Stepper,
-    StepResult,
     make_fabric,
     progress_line,
     sum_over_processes,
@@ -51,20 +38,12 @@ from anyband.training.steps import load_optimizer_tensors, optimizer_tensors, ow
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["DryRun", "PretrainResult", "TrainingLoop", "dry_run", "pretrain"]
+__all__ = ["PretrainResult", "TrainingLoop", "dry_run", "pretrain"]
 
 # chosen: the loss that is shown, and that ranks checkpoints without validation, is about that of 50 steps.
 _SMOOTHING = 0.98
 # chosen: an error names so many places and counts the others.
 _MAX_PLACES = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pending:
-    """A step whose loss was not looked at yet, so that the device need not be waited for."""
-
-    step: int
-    result: StepResult
 
 
 class TrainingLoop:
@@ -78,7 +57,7 @@ class TrainingLoop:
         stepper: Stepper,
         *,
         line: ProgressLine,
-        peak_flops_s: float | None = None,
+        cost: RunCost,
     ) -> None:
         """Put together what the loop needs; nothing is read or written yet.
 
@@ -88,7 +67,7 @@ class TrainingLoop:
             fabric: devices and processes.
             stepper: the network and its optimiser.
             line: how far the run is.
-            peak_flops_s: rate of a plain matrix product, of all processes together; None: not measured.
+            cost: what was measured.
 
         Raises:
             RecipeError: the batch can't be cut for these processes.
@@ -108,15 +87,10 @@ class TrainingLoop:
         self._line = line
         self._preparer = BatchPreparer(plan.recipe, plan.inputs, device=fabric.device)
         self._watch = Watch(plan, folder, fabric, stepper, self._preparer)
-        self._pending: _Pending | None = None
+        # A step whose loss was not looked at yet, so that the device need not be waited for.
+        self._pending: tuple[int, Tensor, Tensor | None] | None = None
         self._numbers: dict[str, float] = {}
-        self._shapes = RunShapes(plan, num_parts=fabric.world_size * optim.accumulate)
-        self._meter = Meter(peak_flops_s=peak_flops_s)
-
-    @property
-    def reached(self) -> Reached:
-        """What the steps of this call reached up to the last row of metrics.csv."""
-        return self._meter.total
+        self.meter = Meter(cost)
 
     def run(self, progress: Progress) -> Progress:
         """Do all steps from `progress` on.
@@ -131,20 +105,16 @@ class TrainingLoop:
         total = self._plan.total_steps
         if progress.step == total:
             return progress
-        self._meter.restart()
+        self.meter.restart()
         with self._opened_log(progress.step) as log:
             for step, parts in enumerate(self._batches(progress.step), start=progress.step):
-                result = self._stepper.step(step, parts)
-                self._measure(step)
+                loss, grad_norm = self._stepper.step(step, parts)
+                self.meter.did(self._sampler.global_batch(step).chips.size)
                 progress = self._settle(progress)
-                self._pending = _Pending(step=step, result=result)
+                self._pending = (step, loss, grad_norm)
                 if self._is_stop(step + 1):
                     progress = self._stop(self._settle(progress), log)
         return progress
-
-    def _measure(self, step: int) -> None:
-        draw = self._sampler.global_batch(step)
-        self._meter.did(num_images=draw.chips.size, flops=self._shapes.flops(draw).trained)
 
     @contextlib.contextmanager
     def _opened_log(self, restored_step: int) -> Iterator[MetricsLog | None]:
@@ -166,23 +136,22 @@ class TrainingLoop:
         )
         drawn = iter(loader)
         for _ in range(first_step, self._plan.total_steps):
-            yield [self._preparer.finish(one) for one in self._meter.take(drawn, parts)]
+            yield [self._preparer.finish(one) for one in self.meter.take(drawn, parts)]
 
     def _settle(self, progress: Progress) -> Progress:
         """Look at the loss of the step before: stop if it is not finite, else take it into the progress."""
-        pending = self._pending
-        if pending is None:
+        if self._pending is None:
             return progress
-        self._pending = None
-        loss = float(pending.result.loss)
+        (step, found, grad_norm), self._pending = self._pending, None
+        loss = float(found)
         if not math.isfinite(loss):
-            raise TrainingError(self._not_finite(f"the loss of step {pending.step} is {loss}", pending.step))
+            raise TrainingError(self._not_finite(f"the loss of step {step} is {loss}", step))
         before = progress.smoothed_loss
         smoothed = loss if before is None else _SMOOTHING * before + (1 - _SMOOTHING) * loss
         self._numbers = {"loss": loss}
-        if pending.result.grad_norm is not None:
-            self._numbers["grad_norm"] = float(pending.result.grad_norm)
-        return replace(progress, step=pending.step + 1, smoothed_loss=smoothed)
+        if grad_norm is not None:
+            self._numbers["grad_norm"] = float(grad_norm)
+        return replace(progress, step=step + 1, smoothed_loss=smoothed)
 
     def _is_stop(self, done: int) -> bool:
         run = self._plan.recipe.run
@@ -208,18 +177,15 @@ class TrainingLoop:
         if self._is_checkpoint(done) or self._watch.is_due(done):
             self._fabric.barrier()
             # Scoring and saving are no part of the speed.
-            self._meter.restart()
+            self.meter.restart()
         return progress
 
     def _speed(self, progress: Progress) -> dict[str, float]:
-        row, done = self._meter.row(), progress.step
+        row, done = self.meter.row(), progress.step
         rate = self._plan.schedule.rate(done - 1)
         loss = progress.smoothed_loss or 0.0
-        self._line.update(done, loss=loss, rate=rate, images_per_s=row.images_per_s)
-        speed = {"images_per_s": row.images_per_s, "data_wait": row.data_wait}
-        if row.mfu is not None:
-            speed["mfu"] = row.mfu
-        return {"epoch": done / self._plan.steps_per_epoch, "lr": rate, **speed}
+        self._line.update(done, loss=loss, rate=rate, images_per_s=row["images_per_s"])
+        return {"epoch": done / self._plan.steps_per_epoch, "lr": rate, **row}
 
     def _save(self, progress: Progress) -> None:
         is_first_process = self._fabric.is_global_zero
@@ -264,22 +230,6 @@ class PretrainResult:
     """Step that this call went on from; None: it began the run."""
     already_finished: bool
     """Whether the run was done before, so that nothing was left to do."""
-    cost: RunCost | None = None
-    """What was expected of the steps of this call; None: nothing was shown or left to do."""
-    reached: Reached | None = None
-    """What they reached; None: nothing was left to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DryRun:
-    """What a run would do and cost."""
-
-    lines: tuple[str, ...]
-    """For people."""
-    cost: RunCost
-    """What its steps are expected to cost."""
-    ok: bool
-    """Whether nothing is in the way."""
 
 
 def pretrain(
@@ -312,14 +262,13 @@ def pretrain(
     saved = folder.saved_steps()
     if existed and folder.encoder_path.is_file():
         return _finished(folder, saved, shown=shown)
-    progress, cost, reached = _train(plan_run(recipe, store), folder, identity, saved=saved, shown=shown)
+    progress = _train(plan_run(recipe, store), folder, identity, saved=saved, shown=shown)
     resumed_from = saved[-1].progress.step if saved else None
-    result = _result(folder, progress, resumed_from=resumed_from, already_finished=False)
-    return replace(result, cost=cost, reached=reached)
+    return _result(folder, progress, resumed_from=resumed_from, already_finished=False)
 
 
-def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> DryRun:
-    """Check what a run needs, and reckon what the steps that are left cost. Nothing is trained or written.
+def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> tuple[list[str], bool]:
+    """Check what a run needs, and measure what the steps that are left cost. Nothing is trained or written.
 
     One process measures on one device, whatever the number of processes of the run.
 
@@ -327,6 +276,9 @@ def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> DryRun:
         recipe: of the run.
         data: chip store.
         out: folder of the run; a run that was stopped would go on.
+
+    Returns:
+        Lines for people, and whether nothing is in the way.
 
     Raises:
         OutputError: `out` holds another run.
@@ -338,14 +290,12 @@ def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> DryRun:
     plan = plan_run(recipe, store)
     # One process on one device, so that nothing is launched.
     fabric = make_fabric(recipe.changed(run=recipe.run.changed(devices=1, num_nodes=1, strategy="auto")))
-    place = _place(recipe, fabric.device, num_processes=count_processes(recipe.run, fabric.device))
-    cost = run_cost(plan, place, first_step=saved[-1].progress.step if saved else 0)
-    lines = [*plan.notes(), *cost_lines(cost)]
-    try:
-        _check_memory(plan, fabric.device, place.num_processes)
-    except RecipeError as problem:
-        return DryRun(lines=(*lines, f"NOT OK: {problem}", "nothing was trained; see NOT OK"), cost=cost, ok=False)
-    return DryRun(lines=(*lines, "nothing was trained; the run can start"), cost=cost, ok=True)
+    num_processes = count_processes(recipe.run, fabric.device)
+    cost = measure_cost(plan, _first_model(plan), device=fabric.device, num_processes=num_processes)
+    first_step = saved[-1].progress.step if saved else 0
+    refused = [f"NOT OK: {cost.refusal}", "nothing was trained; see NOT OK"]
+    end = ["nothing was trained; the run can start"] if cost.refusal is None else refused
+    return [*plan.notes(), *cost_lines(plan, cost, first_step=first_step), *end], cost.refusal is None
 
 
 def _identity(recipe: PretrainRecipe, store: ChipStore) -> dict[str, Any]:
@@ -383,17 +333,15 @@ def _result(
 
 def _train(
     plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any], *, saved: list[SavedStep], shown: bool
-) -> tuple[Progress, RunCost | None, Reached]:
+) -> Progress:
     """Do the steps that are left, and write the finished model."""
     fabric = make_fabric(plan.recipe)
-    _check_memory(plan, fabric.device, fabric.world_size)
     start = saved[-1] if saved else None
-    place = _place(plan.recipe, fabric.device, num_processes=fabric.world_size) if fabric.is_global_zero else None
-    cost = None
-    if shown and place is not None:
-        cost = run_cost(plan, place, first_step=start.progress.step if start is not None else 0)
     model = _first_model(plan) if start is None else _load_model(start, plan)
     check_knn(plan, model)
+    cost = measure_cost(plan, model, device=fabric.device, num_processes=fabric.world_size)
+    if cost.refusal is not None:
+        raise RecipeError(cost.refusal)
     stepper = Stepper(fabric, model, plan.recipe, plan.schedule)
     if start is not None:
         load_optimizer_tensors(stepper.optimizer, model, start.optimizer_tensors())
@@ -403,31 +351,20 @@ def _train(
     fabric.barrier()
     progress = start.progress if start is not None else Progress(step=0)
     with progress_line(plan.total_steps, first_step=progress.step, shown=shown and is_first_process) as line:
-        for note in (*plan.notes(), *(cost_lines(cost) if cost is not None else ())):
-            line.say(note)
+        if shown and is_first_process:
+            for note in (*plan.notes(), *cost_lines(plan, cost, first_step=progress.step)):
+                line.say(note)
         if start is not None:
             line.say(f"going on with run '{folder.path}' after step {progress.step} of {plan.total_steps}")
-        peak = None if place is None else place.num_processes * place.peak_flops_s
-        loop = TrainingLoop(plan, folder, fabric, stepper, line=line, peak_flops_s=peak)
+        loop = TrainingLoop(plan, folder, fabric, stepper, line=line, cost=cost)
         progress = loop.run(progress)
-        for note in reached_lines(loop.reached, cost):
-            line.say(note)
+        if loop.meter.num_steps:
+            line.say(reached_line(loop.meter, cost))
     weights = stepper.whole_weights()
     if is_first_process:
         save_checkpoint(folder.encoder_path, plan.checkpoint(weights, step=progress.step))
     fabric.barrier()
-    return progress, cost, loop.reached
-
-
-def _check_memory(plan: RunPlan, device: torch.device, num_processes: int) -> None:
-    most = plan.samples.most_images
-    check_step_memory(plan.recipe, plan.config, num_images=most, device=device, num_processes=num_processes)
-
-
-def _place(recipe: PretrainRecipe, device: torch.device, *, num_processes: int) -> Place:
-    """Measure where a run is done."""
-    where = Device(device=device, precision=recipe.optim.precision)
-    return Place(where=where, num_processes=num_processes, peak_flops_s=peak_flops_s(where))
+    return progress
 
 
 def _first_model(plan: RunPlan) -> Autoencoder:

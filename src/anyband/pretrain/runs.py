@@ -24,6 +24,7 @@ from anyband.models.autoencoder import Autoencoder
 from anyband.models.vit import set_fused_attention, set_recompute
 from anyband.models.weight_files import read_weights, write_weights
 from anyband.pretrain.batches import Example
+from anyband.pretrain.cost import trains_fused
 from anyband.pretrain.recipe import PretrainRecipe, recipe_differences
 from anyband.training.steps import (
     Schedule,
@@ -48,7 +49,6 @@ __all__ = [
     "ProgressLine",
     "RunFolder",
     "SavedStep",
-    "StepResult",
     "Stepper",
     "make_fabric",
     "progress_line",
@@ -390,16 +390,6 @@ def _remove(path: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What a step gave, still on the device."""
-
-    loss: Float[Tensor, ""]
-    """Mean over the global batch."""
-    grad_norm: Float[Tensor, ""] | None
-    """Norm of the gradient before clipping; None where it is not clipped."""
-
-
 def make_fabric(recipe: PretrainRecipe) -> "Fabric":
     """Make what runs on the recipe's devices, and start its processes.
 
@@ -436,8 +426,7 @@ class Stepper:
             for stack in (model.encoder.blocks, model.decoder.blocks):
                 stack.compile_blocks()
         set_recompute(model, recompute=recipe.run.recompute)
-        on_cpu_in_bf16 = fabric.device.type == "cpu" and recipe.optim.precision.startswith("bf16")
-        set_fused_attention(model, fused=not on_cpu_in_bf16)
+        set_fused_attention(model, fused=trains_fused(fabric.device, recipe.optim.precision))
         self.model = model
         self._fabric = fabric
         self._recipe = recipe
@@ -450,10 +439,14 @@ class Stepper:
         assert not isinstance(stepping, tuple)
         self._stepping = stepping
 
-    def step(self, step: int, parts: Sequence[Example]) -> StepResult:
+    def step(self, step: int, parts: Sequence[Example]) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
         """Do one step with this process's parts of the global batch.
 
         The gradient is that of the joint batch to rounding, whatever the number of processes and parts.
+
+        Returns:
+            Mean loss over the global batch, and the norm of the gradient before clipping where it is clipped; both
+            are still on the device.
         """
         set_learning_rate(self.optimizer, self._schedule.rate(step))
         counts = [self.model.count(*part) for part in parts]
@@ -473,7 +466,7 @@ class Stepper:
         grad_norm = self._clip()
         self._stepping.step()
         self._stepping.zero_grad(set_to_none=True)
-        return StepResult(loss=sum_over_processes(self._fabric, loss), grad_norm=grad_norm)
+        return sum_over_processes(self._fabric, loss), grad_norm
 
     def loss(self, example: Example) -> Float[Tensor, ""]:
         """Compute the loss of an example for a look at it. All processes must do so equally often."""
