@@ -4,18 +4,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from anyband.data.loader import RawSets
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import available_bytes, precision_note
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.vit import set_fused_attention, set_recompute
-from anyband.pretrain.batches import BatchPreparer
+from anyband.pretrain.batches import BatchPreparer, Example
 from anyband.pretrain.plan import RunPlan
 from anyband.pretrain.recipe import RunRecipe
 
@@ -124,13 +125,16 @@ class _Probe:
         self.mean_images = float(np.mean([one.chips.size for one in draws]))
         self._preparer = BatchPreparer(plan.recipe, plan.inputs, device=device)
 
-    def read(self, count: int) -> Any:
+    def read(self, count: int) -> RawSets:
         return self._plan.samples.read(self._draw.part(slice(0, count)))
 
-    def loss(self, raw: Any) -> torch.Tensor:
+    def prepare(self, raw: RawSets) -> Example:
+        return self._preparer.prepare(raw, step=0)
+
+    def loss(self, example: Example) -> torch.Tensor:
         in_bf16 = self._plan.recipe.optim.precision.startswith("bf16")
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=in_bf16):
-            terms: torch.Tensor = self._model(*self._preparer.prepare(raw, step=0)).terms
+            terms: torch.Tensor = self._model(*example).terms
             return terms.mean()
 
     def sample_s(self, most: int) -> float:
@@ -140,7 +144,7 @@ class _Probe:
             raw = self.read(count)
             _wait(self._device)
             begun = time.perf_counter()
-            self.loss(raw).backward()  # type: ignore[no-untyped-call]
+            self.loss(self.prepare(raw)).backward()  # type: ignore[no-untyped-call]
             _wait(self._device)
             seconds = time.perf_counter() - begun
             if seconds > _LONG_S or 2 * count > most:
@@ -169,26 +173,31 @@ def measure_cost(plan: RunPlan, model: Autoencoder, *, device: torch.device, num
     begun = time.perf_counter()
     raws = [probe.read(count) for count in (1, 2)]
     read_s = (time.perf_counter() - begun) / 3
+    examples = [probe.prepare(raw) for raw in raws]
     part = max(1, optim.batch_size // (optim.accumulate * num_processes))
     step_s = None
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(0)
         set_recompute(model, recompute=False)
         set_fused_attention(model, fused=False)
-        flops = count_flops(partial(probe.loss, raws[0]))
+        one, two = (count_flops(partial(probe.loss, example)) for example in examples)
         set_recompute(model, recompute=recipe.run.recompute)
         set_fused_attention(model, fused=trains_fused(device, optim.precision))
-        kept = [count_kept_bytes(partial(probe.loss, raw), model) for raw in raws]
+        kept = [count_kept_bytes(partial(probe.loss, example), model) for example in examples]
         needed = _needed_bytes(plan, model, kept, num_images=probe.num_images, device=device, processes=num_processes)
         refusal = _refusal(plan, device, part=part, needed=needed)
         if refusal is None and not in_shares:
             step_s = optim.accumulate * part * probe.sample_s(part)
     model.zero_grad(set_to_none=True)
+    # Weights of a sensor's bands are made once for each part; a batch of one sample has no second one.
+    of_sample = two - one if optim.batch_size > 1 else one
+    num_parts = optim.accumulate * num_processes
+    step_flops = probe.mean_images / probe.num_images * of_sample + num_parts * (one - of_sample)
     return RunCost(
         num_weights=_num_weights(model),
         device=device,
-        image_flops=flops / probe.num_images,
-        step_flops=flops / probe.num_images * probe.mean_images,
+        image_flops=step_flops / probe.mean_images,
+        step_flops=step_flops,
         peak_flops_s=num_processes * peak_flops_s(device, optim.precision),
         step_s=step_s,
         sample_read_s=read_s,
@@ -332,7 +341,7 @@ def cost_lines(plan: RunPlan, cost: RunCost, *, first_step: int) -> list[str]:
     if cost.step_s is not None:
         took = f"{duration(steps * cost.step_s)} ({duration(cost.step_s)} each)"
         mfu = f", the step {100 * cost.step_flops / cost.step_s / cost.peak_flops_s:.0f} % of it (MFU)"
-    free = "" if cost.free_bytes is None else f" of {scaled(cost.free_bytes, 'B')} that are free"
+    free = "" if cost.free_bytes is None else f" of {scaled(float(cost.free_bytes), 'B')} that are free"
     slow = cost.step_s is not None and cost.sample_read_s * optim.batch_size > cost.step_s
     limit = "; reading may limit: see data_wait in metrics.csv, and raise run.workers" if slow else ""
     draw = plan.samples.sampler(batch_size=optim.batch_size, seed=plan.recipe.seed).batch(first_step)
@@ -340,10 +349,11 @@ def cost_lines(plan: RunPlan, cost: RunCost, *, first_step: int) -> list[str]:
     raw = float(sum(_raw_bytes(plan.store, name) for name in arrays))
     of_chip = {name: _stored_bytes(plan.store, name) for name in set(arrays)}
     stored = "" if None in of_chip.values() else f", {scaled(sum(of_chip[name] or 0.0 for name in arrays), 'B')} stored"
+    needed = scaled(float(cost.needed_bytes), "B")
     emulated = precision_note(cost.device, optim.precision)
     return [
-        f"cost: {steps} steps of {optim.batch_size} {noun}s take {took} and need {scaled(cost.needed_bytes, 'B')} of "
-        f"memory{free} on '{cost.device}'; {cost.num_weights / 1e6:,.1f} million weights",
+        f"cost: {steps} steps of {optim.batch_size} {noun}s take {took} and need {needed} of memory{free} on "
+        f"'{cost.device}'; {cost.num_weights / 1e6:,.1f} million weights",
         f"cost: a step computes {scaled(cost.step_flops, 'FLOP')} (a {noun} "
         f"{scaled(cost.step_flops / optim.batch_size, 'FLOP')}); a plain matrix product reaches "
         f"{scaled(cost.peak_flops_s, 'FLOP/s')}{mfu}",
