@@ -172,22 +172,19 @@ def test_steps_shorten_the_run_and_keep_the_shares(samples, steps, expected) -> 
 
 def test_the_length_of_a_run_is_the_sum_over_its_stages(samples) -> None:
     recipe = _recipe(_TWO, warmup_epochs=1.5)
-    length = run_length(in_stages(samples, recipe), recipe)
-    assert length.total_steps == 3 * 4 + 2 * 2
-    assert length.steps_per_epoch == round(16 / 5)
-    assert length.warmup_share == pytest.approx(1.5 * 4 / 16)
+    expected = (3 * 4 + 2 * 2, round(16 / 5), pytest.approx(1.5 * 4 / 16))
+    assert run_length(in_stages(samples, recipe), recipe) == expected
 
 
 def test_warmup_into_the_second_stage_counts_its_shorter_epochs(samples) -> None:
     recipe = _recipe(_TWO, warmup_epochs=4.0)
-    assert run_length(in_stages(samples, recipe), recipe).warmup_share == pytest.approx((12 + 2) / 16)
+    assert run_length(in_stages(samples, recipe), recipe)[2] == pytest.approx((12 + 2) / 16)
 
 
 def test_without_stages_samples_and_length_stay_as_they_are(samples) -> None:
     recipe = _recipe(None, warmup_epochs=1.0)
     assert in_stages(samples, recipe) is samples
-    length = run_length(samples, recipe)
-    assert (length.total_steps, length.steps_per_epoch, length.warmup_share) == (5 * 6, 6, pytest.approx(0.2))
+    assert run_length(samples, recipe) == (5 * 6, 6, pytest.approx(0.2))
 
 
 def test_notes_say_what_each_stage_draws_from(samples) -> None:

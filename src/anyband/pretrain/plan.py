@@ -29,7 +29,6 @@ from anyband.sensors.sensor import Sensor
 from anyband.training.steps import Schedule
 
 __all__ = [
-    "RunLength",
     "RunPlan",
     "StagedSampler",
     "StagedSamples",
@@ -123,8 +122,8 @@ def check_same_network(start: Checkpoint, config: AutoencoderConfig, *, where: s
     Raises:
         CheckpointError: they don't; every difference is named.
     """
-    asked, found = _numbers(config), _numbers(start.config)
-    different = [f"{key} {asked[key]}, not {found[key]}" for key in asked if asked[key] != found[key]]
+    requested, found = _numbers(config), _numbers(start.config)
+    different = [f"{key} {requested[key]}, not {found[key]}" for key in requested if requested[key] != found[key]]
     if different:
         raise CheckpointError(
             f"'{where}' holds another network than the recipe's: {'; '.join(different)} (the recipe's number first); "
@@ -135,18 +134,6 @@ def check_same_network(start: Checkpoint, config: AutoencoderConfig, *, where: s
 def _numbers(config: AutoencoderConfig) -> dict[str, Any]:
     plain = {**asdict(config.encoder), **asdict(config.decoder), "levels": config.levels}
     return {key: value for key, value in plain.items() if key not in _FREE}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunLength:
-    """How long a run is."""
-
-    total_steps: int
-    """Steps of the whole run."""
-    steps_per_epoch: int
-    """Batches in an epoch; with stages the mean, rounded."""
-    warmup_share: float
-    """Share of the steps over which the rate rises."""
 
 
 def in_stages(samples: Samples, recipe: PretrainRecipe) -> Samples:
@@ -163,8 +150,8 @@ def in_stages(samples: Samples, recipe: PretrainRecipe) -> Samples:
     return StagedSamples(samples.store, samples.sets, stages, steps=recipe.optim.steps, shuffle=samples.shuffle)
 
 
-def run_length(samples: Samples, recipe: PretrainRecipe) -> RunLength:
-    """Work out the length of a run.
+def run_length(samples: Samples, recipe: PretrainRecipe) -> tuple[int, int, float]:
+    """Work out the steps of a run, those of an epoch (with stages the mean), and the share over which the rate rises.
 
     With stages it is the sum of each stage's epochs times its steps, and warm-up ends with the epoch that the recipe
     names. `optim.steps` sets the length instead, and stages and warm-up keep their shares.
@@ -177,13 +164,8 @@ def run_length(samples: Samples, recipe: PretrainRecipe) -> RunLength:
     sampler = samples.sampler(batch_size=optim.batch_size, seed=recipe.seed)
     if not isinstance(sampler, StagedSampler):
         per_epoch = sampler.steps_per_epoch
-        total = optim.steps or optim.epochs * per_epoch
-        return RunLength(total_steps=total, steps_per_epoch=per_epoch, warmup_share=optim.warmup_epochs / optim.epochs)
-    return RunLength(
-        total_steps=sampler.total_steps,
-        steps_per_epoch=sampler.steps_per_epoch,
-        warmup_share=sampler.share_until(optim.warmup_epochs),
-    )
+        return optim.steps or optim.epochs * per_epoch, per_epoch, optim.warmup_epochs / optim.epochs
+    return sampler.total_steps, sampler.steps_per_epoch, sampler.share_until(optim.warmup_epochs)
 
 
 def stage_footprints(
@@ -253,10 +235,10 @@ class StagedSamples(Samples):
     def sampler(self, *, batch_size: int, seed: int) -> "StagedSampler":  # type: ignore[override]
         """Plan batches."""
         parts = [
-            _Part(
-                footprints=footprints,
-                epochs=stage.epochs,
-                sampler=SetSampler(
+            (
+                footprints,
+                stage.epochs,
+                SetSampler(
                     self.sets.of(footprints),
                     batch_size=batch_size,
                     seed=_stage_seed(seed, number),
@@ -281,25 +263,20 @@ def _of(stage: StageRecipe) -> str:
     return f"those with {' or '.join(stage.with_sensors)}" if stage.with_sensors else "those of no other stage"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """A stage with its own sampler."""
-
-    footprints: Int[Array, " footprint"]
-    """Positions in all sets."""
-    epochs: int
-    """Passes over them."""
-    sampler: SetSampler
-    """Over these alone."""
-
-
 class StagedSampler:
     """Batches of sets, of one stage after the other: a pure function of (seed, step)."""
 
-    def __init__(self, parts: Sequence[_Part], *, steps: int | None) -> None:
-        """Lay the stages one after the other; see `StagedSamples`."""
-        self._parts = tuple(parts)
-        full_steps = [part.epochs * part.sampler.steps_per_epoch for part in parts]
+    def __init__(
+        self, stages: Sequence[tuple[Int[Array, " footprint"], int, SetSampler]], *, steps: int | None
+    ) -> None:
+        """Lay stages one after the other: footprints (positions in all sets), epochs, and a sampler over these alone.
+
+        Args:
+            stages: in their order.
+            steps: of the whole run; None: as many as the epochs have.
+        """
+        self._stages = tuple(stages)
+        full_steps = [epochs * sampler.steps_per_epoch for _, epochs, sampler in stages]
         # Where each stage starts, and the end of the last: in whole epochs, and in the steps that the run has.
         self._full: list[int] = [0, *accumulate(full_steps)]
         total = self._full[-1] if steps is None else steps
@@ -318,11 +295,11 @@ class StagedSampler:
     @property
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch, on average over the stages."""
-        return max(1, round(self._full[-1] / sum(part.epochs for part in self._parts)))
+        return max(1, round(self._full[-1] / sum(epochs for _, epochs, _ in self._stages)))
 
     def share_until(self, epoch: float) -> float:
         """Tell which share of the run the first so many epochs have."""
-        ends = np.cumsum([0, *(part.epochs for part in self._parts)])
+        ends = np.cumsum([0, *(epochs for _, epochs, _ in self._stages)])
         return float(np.interp(epoch, ends, self._full)) / self._full[-1]
 
     def batch(self, step: int) -> SetDraw:
@@ -331,11 +308,11 @@ class StagedSampler:
         Args:
             step: from 0; after the last stage that one goes on.
         """
-        number = min(int(np.searchsorted(self._starts, step, side="right")), len(self._parts)) - 1
-        part = self._parts[number]
-        draw = part.sampler.batch(step - self._starts[number])
-        epochs_before = sum(earlier.epochs for earlier in self._parts[:number])
-        return replace(draw, items=part.footprints[draw.items], epoch=epochs_before + draw.epoch)
+        number = min(int(np.searchsorted(self._starts, step, side="right")), len(self._stages)) - 1
+        footprints, _, sampler = self._stages[number]
+        draw = sampler.batch(step - self._starts[number])
+        epochs_before = sum(epochs for _, epochs, _ in self._stages[:number])
+        return replace(draw, items=footprints[draw.items], epoch=epochs_before + draw.epoch)
 
 
 def _stage_seed(seed: int, number: int) -> int:
@@ -512,7 +489,7 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
         check_same_network(start, network, where=str(recipe.model.start))
     else:
         start, start_notes = load_mae_start(recipe.model, network, ranges, seed=recipe.seed)
-    length = run_length(samples, recipe)
+    total_steps, steps_per_epoch, warmup_share = run_length(samples, recipe)
     return RunPlan(
         recipe=recipe,
         store=store,
@@ -522,9 +499,9 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
         start_notes=start_notes,
         ranges=ranges,
         inputs=array_inputs(store, names, ranges=ranges, recipe=recipe),
-        steps_per_epoch=length.steps_per_epoch,
-        total_steps=length.total_steps,
-        warmup_share=length.warmup_share,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        warmup_share=warmup_share,
     )
 
 
