@@ -266,9 +266,7 @@ def _of(stage: StageRecipe) -> str:
 class StagedSampler:
     """Batches of sets, of one stage after the other: a pure function of (seed, step)."""
 
-    def __init__(
-        self, stages: Sequence[tuple[Int[Array, " footprint"], int, SetSampler]], *, steps: int | None
-    ) -> None:
+    def __init__(self, stages: Sequence[tuple[Int[Array, " _"], int, SetSampler]], *, steps: int | None) -> None:
         """Lay stages one after the other: footprints (positions in all sets), epochs, and a sampler over these alone.
 
         Args:
