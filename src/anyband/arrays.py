@@ -1,4 +1,4 @@
-"""Axis words of array annotations, and copies to the device."""
+"""Axis words of array annotations."""
 
 from jaxtyping import Bool, Float, Int, Num, Shaped, UInt8
 from numpy import ndarray as Array  # noqa: N812 (an array of any shape; the annotation says which)
