@@ -3,8 +3,8 @@
     python benchmarks/bench_shuffle.py [--pairs 1024] [--shard-pairs 16] [--repeats 3]
 
 Mixing is computed, for 250,000 pairs in 1,000 shards and batches of 2,048: different shards in a batch, how often two
-samples of a batch are of one shard, how far apart in the round two samples of one shard stand (all of the first round,
-from the sampler itself), and how often a shard is fetched in a round. Reading is measured on a store on the disk, with
+samples of a batch are of one shard (over the first epoch, from the sampler itself), and how often a shard is fetched in
+an epoch. Reading is measured on a store on the disk, with
 batches of 64: Sentinel-2 (12 bands) and Sentinel-1 (2 bands) of 120 pixels. Requests and bytes are those that
 TensorStore counts. All threads share one core. The files are in the system's memory, so the rates say what the
 processor does; on slow disks and object storage the number of requests decides.
