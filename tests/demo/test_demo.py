@@ -13,7 +13,7 @@ from anyband.demo.story import summary_lines, write_report
 from anyband.errors import InputError, OutputError
 from anyband.models.checkpoint import load_checkpoint
 
-OPTIONS = DemoOptions(num_places=24, steps=4, batch_size=8, set_steps=2, set_batch_size=4, workers=2, shown=False)
+OPTIONS = DemoOptions(num_places=40, steps=4, batch_size=8, set_steps=2, set_batch_size=4, workers=2, shown=False)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def page(result: DemoResult, folder: Path) -> str:
 
 
 def test_the_unseen_sensor_is_prepared_and_never_trained_on(result: DemoResult) -> None:
-    assert result.prepared.chips[UNSEEN_SENSOR] == 48  # Two dates of 24 places.
+    assert result.prepared.chips[UNSEEN_SENSOR] == 80  # Two dates of 40 places.
     assert UNSEEN_SENSOR not in load_checkpoint(result.run / "encoder.safetensors").sensors
 
 
