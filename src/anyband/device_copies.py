@@ -10,11 +10,7 @@ __all__ = ["host_memory", "to_device"]
 
 
 def to_device(values: Shaped[Array, "..."] | Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
-    """Copy values to a device; on a GPU the copy is queued and this returns at once.
-
-    A copy from ordinary memory would wait for all that the GPU has to do before it, so the values go through memory
-    that the GPU reads by itself.
-    """
+    """Copy values to a device. On a GPU the copy is queued, through pinned memory, and this returns at once."""
     tensor = torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
@@ -22,11 +18,5 @@ def to_device(values: Shaped[Array, "..."] | Shaped[Tensor, "..."], device: torc
 
 
 def host_memory(shape: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Shaped[Tensor, "..."]:
-    """Make an array to fill on the way to the device, without values.
-
-    Args:
-        shape: of it.
-        dtype: of its numbers.
-        pinned: whether a GPU shall read it by itself; needs one. Such memory is taken up again, not made anew.
-    """
+    """Make an array without values to fill on the way to the device; `pinned` needs a GPU, which reads it by itself."""
     return torch.empty(shape, dtype=dtype, pin_memory=pinned)

@@ -74,15 +74,7 @@ class WorkerError(AnybandError, RuntimeError):
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """Offer the known name nearest to `name`, as the end of a message: `; did you mean 'x'?`, or nothing.
-
-    Args:
-        name: what was asked for.
-        known: the names that exist.
-
-    Returns:
-        A clause to append to a message, empty where no name is near.
-    """
+    """Offer the known name nearest to `name` as the end of a message: `; did you mean 'x'?`, or nothing."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
     return f"; did you mean '{by_folded[close[0]]}'?" if close else ""

@@ -27,13 +27,7 @@ def sync(path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """See that files can be written in `folder`, or that it can be made, before any work is done.
-
-    Leaves nothing behind: where the folder is missing, its nearest parent is tried.
-
-    Raises:
-        OutputError: the folder can't be made, is a file, or can't be written to.
-    """
+    """See that files can be written in `folder`, or that it can be made, and leave nothing there."""
     try:
         standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         probe = standing / f".write-test-{uuid.uuid4().hex}"
@@ -44,11 +38,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_target(path: Path) -> None:
-    """See that a file can become `path`, before any work is done. A file that is read-only is left alone.
-
-    Raises:
-        OutputError: its folder can't be written to, or `path` is a folder or read-only.
-    """
+    """See that a file can become `path`, else raise `OutputError`. A file that is read-only is left alone."""
     check_writable(path.parent)
     if path.is_dir():
         raise OutputError(f"'{path}' is a folder; name a file")
@@ -60,11 +50,7 @@ def check_target(path: Path) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path to write to; when the block ends well the file there becomes `path`, else it is removed.
 
-    An existing `path` stays as it was until the moment of the rename. The name keeps its ending, because writers
-    choose a format by it.
-
-    Raises:
-        OutputError: the file can't be written (no permission, no room).
+    An existing `path` stays until the rename. The name keeps its ending, because writers choose a format by it.
     """
     beside = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
     with _cleaned(beside, target=path):
@@ -77,11 +63,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Give a folder to fill; when the block ends well it becomes `path`, else it is removed.
-
-    Raises:
-        OutputError: the folder can't be written, or `path` exists already.
-    """
+    """Give a folder to fill; when the block ends well it becomes `path`, which must not exist, else it is removed."""
     if path.exists():
         raise OutputError(f"'{path}' exists already; remove it or name another output")
     beside = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
@@ -155,16 +137,7 @@ _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", _float_words, lis
 
 
 def parse_yaml(text: str, *, name: str, error: type[AnybandError]) -> Any:
-    """Parse YAML text; duplicate keys and broken syntax raise `error` with the line.
-
-    Args:
-        text: of the document.
-        name: of the document in messages.
-        error: class to raise.
-
-    Returns:
-        Plain Python values.
-    """
+    """Parse YAML text; duplicate keys and broken syntax raise `error` with the line, and `name` of the document."""
     try:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as problem:

@@ -16,16 +16,7 @@ _LINE_EVERY_S = 15.0
 
 @contextlib.contextmanager
 def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Advance]:
-    """Show how far a loop is. On a terminal a bar with time left; in a log a line every 15 s; silent if not shown.
-
-    Args:
-        title: what is being done.
-        total: number of things to do.
-        shown: False gives a function that does nothing.
-
-    Returns:
-        A function to call with the number of things just done.
-    """
+    """Show how far a loop is: a bar on a terminal, in a log a line every 15 s, nothing where not `shown`."""
     if not shown or total == 0:
         yield lambda _done: None
     elif sys.stderr.isatty():

@@ -1,8 +1,6 @@
 """Random numbers as pure functions of (seed, step, sample, purpose).
 
-Nothing here keeps state, so the same step sees the same draws whatever the number of workers or processes, and a
-resumed run recomputes instead of restoring. NumPy's Philox is a counter-based generator: its key takes the seed and
-the purpose, its counter the step and the sample.
+Nothing keeps state, so the number of workers changes no draw, and a resumed run recomputes instead of restoring.
 """
 
 from collections.abc import Iterable
@@ -21,14 +19,7 @@ _SAMPLE_WORD = 2
 def generator(seed: int, *, step: int, sample: int, purpose: str) -> np.random.Generator:
     """Make the generator of one draw. Equal arguments give equal streams; different ones independent streams.
 
-    Args:
-        seed: of the run, any integer of 64 bits.
-        step: training step or epoch, from 0.
-        sample: identity of the sample inside the data (not its position in a batch), from 0.
-        purpose: what the draw is for, for example `mask`.
-
-    Returns:
-        A NumPy generator at the start of its stream.
+    `step` is a training step or epoch; `sample` the identity in the data, not its position in a batch; both from 0.
 
     Source:
         Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox 4x64).
@@ -44,18 +35,7 @@ def generator(seed: int, *, step: int, sample: int, purpose: str) -> np.random.G
 def uniform(
     seed: int, *, step: int, samples: Iterable[int], purpose: str, shape: tuple[int, ...]
 ) -> Float[Array, "sample ..."]:
-    """Draw numbers in [0, 1) for every sample. A sample's numbers do not depend on the others in the batch.
-
-    Args:
-        seed: of the run.
-        step: training step or epoch.
-        samples: identities of the samples.
-        purpose: what the draw is for.
-        shape: of one sample's numbers.
-
-    Returns:
-        float64 (sample, *shape).
-    """
+    """Draw float64 numbers in [0, 1) for every sample; they do not depend on the others in the batch."""
     identities = list(samples)
     drawn = np.empty((len(identities), *shape))
     if not identities:
@@ -71,9 +51,5 @@ def uniform(
 
 
 def permutation(seed: int, *, step: int, purpose: str, size: int) -> Array:
-    """Draw an order of `size` things, the same for equal (seed, step, purpose).
-
-    Returns:
-        int64 (size,), each of 0 … size − 1 once.
-    """
+    """Draw an order of 0 … size − 1, the same for equal (seed, step, purpose)."""
     return generator(seed, step=step, sample=0, purpose=purpose).permutation(size)

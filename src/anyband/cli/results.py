@@ -33,11 +33,7 @@ def plain_console() -> "Console":
 
 
 def print_table(console: "Console", title: str, header: "Sequence[str]", rows: "Sequence[Sequence[str]]") -> None:
-    """Print texts as a table; columns of numbers stand to the right.
-
-    Args:
-        rows: cells, as many in each as the header has.
-    """
+    """Print texts as a table; columns of numbers stand to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

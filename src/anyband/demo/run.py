@@ -80,26 +80,18 @@ class DemoOptions:
     images: Path | None = None
     """Manifest of the user's own images; None: simulated landscapes."""
     num_places: int = 480
-    """Simulated places."""
     steps: int = 700
-    """Training steps on pairs."""
     batch_size: int = 32
-    """Pairs a step."""
     set_steps: int = 250
-    """Training steps of the second network, on sets of images."""
     set_batch_size: int = 24
-    """Sets a step."""
     chip_px: int | None = None
     """Side of a footprint in pixels of its finest image; None: as `prepare` chooses."""
     labelled: Path | None = None
     """Labelled images to score on (class folders or a table), for the user's own images."""
     labelled_sensor: str | None = None
     seed: int = 0
-    """Of everything."""
     workers: int = 2
-    """Processes that render and prepare."""
     shown: bool = True
-    """Whether to show progress."""
 
     def __post_init__(self) -> None:
         for name in ("num_places", "steps", "batch_size", "set_steps", "set_batch_size", "workers"):
@@ -121,18 +113,12 @@ class DemoResult:
 
     options: DemoOptions
     prepared: PrepareReport
-    """Counts of the store, and what was skipped."""
     store: ChipStore
     preview: bytes | None
-    """Picture of some places, PNG; None: there is none."""
     recipe: PretrainRecipe
-    """What was trained on pairs."""
     run: Path
-    """Folder of that run."""
     set_recipe: PretrainRecipe
-    """What was trained on sets of images."""
     set_run: Path
-    """Folder of that run."""
     places: Scores
     """Scores on held-out places; empty without labels."""
     set_places: Scores
@@ -144,27 +130,18 @@ class DemoResult:
     notes: tuple[str, ...]
     """How bands of the scored sensors and of the scene were read where they are not exactly known."""
     scene_name: str
-    """Of the image that was embedded whole, as the manifest has it."""
     scene: EmbedReport
-    """Where its features are."""
     scene_title: str
-    """What its colours show."""
     scene_png: bytes
     """The scene in colour and its features beside it."""
     place: tuple[str, bytes, int] | None
-    """Place and cell of a footprint, pictures of its chips above their features (PNG), and how many; None: no sensor of
-    the store can be read."""
+    """Title, picture (PNG) and number of chips of a footprint; None: the encoder can read no sensor of the store."""
     seconds: Mapping[str, float]
     """Stage → wall-clock seconds."""
 
 
 def run_demo(out: Path, options: DemoOptions) -> DemoResult:
-    """Do the main job below a folder. Stages that are done already are kept, so a stopped demo goes on.
-
-    Raises:
-        OutputError: `out` can't be written, or holds a demo of other options.
-        AnybandError: a stage can't do what is requested.
-    """
+    """Do the main job below a folder. Stages that are done already are kept, so a stopped demo goes on."""
     check_writable(out)
     _check_same(out / "demo.json", options)
     seconds: dict[str, float] = {}
@@ -378,8 +355,7 @@ def _unit_features(
 
 
 def _labelled_recipe(options: DemoOptions, store: ChipStore) -> TransferRecipe | None:
-    """See before the training, which takes minutes, that labelled images and their sensor are there; say how they are
-    scored: by the paper's 20 neighbours, or all where there are fewer."""
+    """Make the recipe of labelled images before the training, scored by the paper's 20 neighbours or all of fewer."""
     if options.labelled is None or options.labelled_sensor is None:
         return None
     spec = DataSpec(source=str(options.labelled), sensors=(options.labelled_sensor,))
@@ -425,10 +401,9 @@ def _read_picture(path: Path) -> Float[Array, "3 row col"]:
 
 
 def _draw_place(encoder: SensorEncoder, store: ChipStore) -> tuple[str, bytes, int] | None:
-    """Draw the footprint that the most sensors show, of equal ones the one with the most chips.
+    """Draw the footprint that the most sensors show, of equal ones with the most chips; None where none can be read.
 
-    The colours of the features are fitted to all of them together, so equal colours mean equal features over sensors
-    and dates. None where no sensor of the store can be read by the encoder.
+    The colours are fitted to all features together, so equal colours mean equal features over sensors and dates.
     """
     footprints: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     columns = ["place", "cell", "sensor", "array", "array_row", "datetime", "valid_fraction"]

@@ -73,8 +73,7 @@ Layout = tuple[Grid, tuple[Placement, ...]]
 """The anchor, which is the grid of a place's finest image, and where it lies in each image."""
 
 Footprint = tuple[str, Box, list[tuple[int, View]]]
-"""Ground that chips are cut to: its name in the place, for example `r000c002`; where it is on the anchor's grid; and
-(position of the image, its view) for each image that covers enough."""
+"""Name in the place (`r000c002`), window on the anchor's grid, (position, view) of each image that covers enough."""
 
 
 def chip_transform(anchor: Grid, box: Box, view: View) -> Transform:
@@ -86,11 +85,7 @@ def chip_transform(anchor: Grid, box: Box, view: View) -> Transform:
 
 
 def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
-    """Place images of one CRS, or without any, on the grid of the finest of them; names are for messages.
-
-    Raises:
-        GeometryError: CRS differ, grids are turned, or shapes without CRS are not in ratio.
-    """
+    """Place images of one CRS, or all without any, on the grid of the finest of them; else raise `GeometryError`."""
     for grid, name in zip(grids, names, strict=True):
         if grid.crs != grids[0].crs:
             raise GeometryError(
@@ -104,20 +99,12 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
 def plan_footprints(
     layout: Layout, *, chip_px: int | None = None, chip_m: float | None = None, min_cover: float = 0.5
 ) -> list[Footprint]:
-    """Cut a place into footprints; each chip of one covers it exactly.
+    """Cut a place into footprints, by row and column; each chip of one covers it exactly.
 
-    With a chip size they stand on a lattice from the anchor's corner over all images. Without one, or if all
-    images are smaller, a place is one footprint if its images share enough ground and it is not too large;
-    else footprints of a default size.
-
-    Args:
-        layout: of the images.
-        chip_px: side of a footprint in pixels of the anchor.
-        chip_m: or in metres.
-        min_cover: least share of a footprint that an image must cover to give a chip.
-
-    Returns:
-        Footprints by row and column, those that no image covers enough left out.
+    With a chip size, in pixels of the anchor or metres, they stand on a lattice from the anchor's corner over all
+    images. Without one, or if all images are smaller, a place is one footprint if its images share enough ground and it
+    is not too large; else footprints of a default size. `min_cover` is the least share that an image must cover to give
+    a chip.
     """
     anchor, placements = layout
     side = chip_px if chip_m is None or chip_px is not None else max(1, round(chip_m / anchor.gsd_m))
@@ -141,11 +128,7 @@ def _fineness(grid: Grid) -> float:
 
 
 def place_image(anchor: Grid, grid: Grid, name: str) -> Placement:
-    """Place the anchor's grid, whose pixels positions are counted in, in an image of the same CRS.
-
-    Raises:
-        GeometryError: the grids are turned against each other, or shapes without CRS are not in ratio.
-    """
+    """Place the anchor's grid in an image of the same CRS; `GeometryError` where one is turned against the other."""
     shapes = (anchor.height, anchor.width), (grid.height, grid.width)
     try:
         if grid.crs is None:

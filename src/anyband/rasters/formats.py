@@ -33,10 +33,7 @@ _READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": 
 
 
 class _QuietReader(DatasetReader):  # type: ignore[misc]
-    """A file opened without rasterio's warning that it lies nowhere; no filter of warnings is touched.
-
-    An image without georeference is no mistake: its CRS is None, and what needs one says so.
-    """
+    """A file opened without rasterio's warning that it has no georeference, which is no mistake here."""
 
     def _has_gcps_or_rpcs(self) -> bool:
         # rasterio warns where there is neither a transform nor one of these.
@@ -54,11 +51,7 @@ class GdalSheet:
     """One file that GDAL reads. Not to be shared by threads: each opens its own."""
 
     def __init__(self, path: Path) -> None:
-        """Open a file.
-
-        Raises:
-            RasterError: the file is missing, empty, corrupt, or not a raster.
-        """
+        """Open a file; `RasterError` where it is missing, empty, corrupt, or not a raster."""
         self.path = path
         self._dataset = _open(path)
         try:
@@ -91,11 +84,7 @@ class GdalSheet:
     def read(
         self, positions: Sequence[int], window: Window
     ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
-        """Read bands of a window: digital numbers, and the file's alpha or mask band where it has one.
-
-        Raises:
-            RasterError: the file breaks off or is damaged there.
-        """
+        """Read digital numbers of a window, and the file's alpha or mask band; `RasterError` where it is damaged."""
         numbers = [self._numbers[position] for position in positions]
         place = RasterioWindow(window.col, window.row, window.width, window.height)
         try:

@@ -93,7 +93,6 @@ class Grid:
     height: int
     width: int
     transform: Transform
-    """From (col, row) to coordinates of the CRS; `IDENTITY` for an image without georeference."""
     crs: str | None
     """`EPSG:n` where the CRS has a number, else WKT; None without georeference."""
     gsd_m: float
@@ -119,11 +118,7 @@ class Grid:
         return a * col + b * row + c, d * col + e * row + f
 
     def part(self, window: Window) -> "Grid":
-        """Make the grid of a window of this grid.
-
-        Raises:
-            GeometryError: the window reaches outside.
-        """
+        """Make the grid of a window of this grid; `GeometryError` where it reaches outside."""
         if not window.is_inside(self.height, self.width):
             raise GeometryError(
                 f"the window ({window}) reaches outside the image of {self.height} × {self.width} pixels"
@@ -149,11 +144,7 @@ def pixel_area(transform: Transform) -> float:
 
 
 def patch_grid(grid: Grid, patch_size: int) -> Grid:
-    """Make the grid whose pixels are the patches of `grid`. A remainder under one patch is left out.
-
-    Raises:
-        GeometryError: the image is smaller than one patch.
-    """
+    """Make the grid whose pixels are the patches of `grid`, at least one. A remainder under one patch is left out."""
     height, width = grid.height // patch_size, grid.width // patch_size
     if height < 1 or width < 1:
         raise GeometryError(
@@ -203,8 +194,7 @@ def same_crs(a: str | None, b: str | None) -> bool:
 def pixel_size_m(transform: Transform, *, crs: str, height: int, width: int) -> float:
     """Measure a pixel on the ground at the centre of an image: the root of its area, metres.
 
-    A projected CRS counts as true to scale where it departs by less than 1 % from the ellipsoid (UTM: 0.1 %
-    at most); a geographic CRS and Web Mercator are measured on the ellipsoid.
+    A projected CRS within 1 % of the ellipsoid counts as true to scale (UTM: 0.1 % at most); others are measured on it.
 
     Source:
         Geodesics by pyproj on the CRS's own ellipsoid (Karney, "Algorithms for geodesics", J. Geodesy 2013).
@@ -238,20 +228,14 @@ def _on_ellipsoid(crs: str) -> tuple[Any, Any, float | None]:
 
 
 def window_starts(size: int, window: int, step: int) -> list[int]:
-    """Place windows of one size along an axis: every `step` pixels, and the last one at the end.
-
-    Property: each pixel lies in a window, and none reaches outside. `step` ≤ `window` ≤ `size`, in pixels.
-    """
+    """Place windows along an axis: each pixel lies in one, none reaches outside. `step` ≤ `window` ≤ `size`."""
     if not 0 < step <= window <= size:
         raise InputError(f"windows of {window} pixels every {step} do not cover an axis of {size}")
     return [*range(0, size - window, step), size - window]
 
 
 class Blender:
-    """The weighted mean of overlapping windows. A window counts most in its middle and least at its edges.
-
-    Memory holds some rows of the image at its full width, whatever its height.
-    """
+    """The weighted mean of overlapping windows, which count most in their middle; memory holds only some rows."""
 
     def __init__(self, *, num_bands: int, width: int, window: int | tuple[int, int], num_rows: int) -> None:
         """Begin at the first row of an image; `window` is an edge or rows and columns, `num_rows` are taken at once."""
@@ -306,8 +290,7 @@ class Tile:
 def tiles_of(grid: Grid, tile_px: int | None) -> Iterator[Tile]:
     """Cut an image into squares of one size, row by row. Each pixel is in exactly one tile's `own`.
 
-    The last tile of a row or column reaches back into the one before, so that all are of one size. An image that is
-    smaller than a square is one tile, and without `tile_px` every image.
+    The last tile of a row or column reaches back. A smaller image is one tile, and so is any without `tile_px`.
     """
     if tile_px is None:
         yield Tile(window=grid.whole, own=grid.whole)
@@ -319,11 +302,7 @@ def tiles_of(grid: Grid, tile_px: int | None) -> Iterator[Tile]:
 
 
 def matching_window(window: Window, grid: Grid, other: Grid, *, names: tuple[str, str]) -> Window:
-    """Find the window of another image that shows the same ground as a window of `grid`; names are for messages.
-
-    Raises:
-        GeometryError: the window cuts through pixels of the other image, or reaches outside of it.
-    """
+    """Find the window of another image on the same ground; `GeometryError` where it cuts pixels or reaches outside."""
     if window == grid.whole:
         return other.whole
     (top, left), (bottom, right) = (
@@ -360,11 +339,7 @@ def to_pixels(x: float, y: float, *, grid: Grid) -> tuple[float, float]:
 
 
 def check_same_ground(first: Grid, other: Grid, *, names: tuple[str, str]) -> None:
-    """See that two images of a sample show the same ground, to a pixel of the coarser of them.
-
-    Raises:
-        GeometryError: other CRS, or other extents; without georeference: other ratios of height to width.
-    """
+    """See that images show the same ground, to a pixel of the coarser; without georeference: shapes are in ratio."""
     if first.crs is None or other.crs is None:
         if first.height * other.width != other.height * first.width:
             raise GeometryError(
@@ -423,11 +398,7 @@ class Placement:
 def place(
     target: Transform, target_shape: tuple[int, int], source: Transform, source_shape: tuple[int, int]
 ) -> Placement:
-    """Place a target grid in a source grid by their transforms.
-
-    Raises:
-        GeometryError: one grid is turned against the other.
-    """
+    """Place a target grid in a source grid by their transforms; `GeometryError` where one is turned."""
     a, b, c, d, e, f = source
     determinant = a * e - b * d
     ta, tb, tc, td, te, tf = target
@@ -445,11 +416,7 @@ def place(
 
 
 def place_by_shape(target_shape: tuple[int, int], source_shape: tuple[int, int]) -> Placement:
-    """Place grids without georeference: both cover the same ground, so their shapes must be in ratio.
-
-    Raises:
-        GeometryError: they are not.
-    """
+    """Place grids without georeference: both cover the same ground, so their shapes must be in ratio."""
     (height, width), (source_height, source_width) = target_shape, source_shape
     if height * source_width != width * source_height:
         raise GeometryError(
@@ -510,15 +477,8 @@ def resample_bilinear(
 ) -> tuple[Float[Array, "band row col"], Bool[Array, "band row col"]]:
     """Interpolate between pixel centres, over valid pixels only. Beyond the source's edge nothing is valid.
 
-    Args:
-        stored: source pixels of `part`.
-        valid: which of them have data.
-        placement: of the target in the source.
-        part: source window that `stored` covers, from `source_window`.
-        window: requested window of the target.
-
-    Returns:
-        Interpolated numbers (0 where not valid); valid where valid pixels carry at least half of the weight.
+    `stored` and `valid` cover `part` of the source (see `source_window`). Returns numbers (0 where not valid) of the
+    target's `window`; valid is where valid pixels carry at least half of the weight.
     """
     precise = stored.dtype.itemsize > 2 and stored.dtype != np.float32
     numbers = np.where(valid, stored, 0).astype(np.float64 if precise else np.float32)

@@ -28,11 +28,7 @@ class NetcdfSheet:
     """The image variables of one file that share the largest grid in it."""
 
     def __init__(self, path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None) -> None:
-        """Open a file and choose a time of it.
-
-        Raises:
-            RasterError: the file is missing, corrupt, has no image variables, or its time is not said.
-        """
+        """Open a file at one time; `RasterError` where it is corrupt, holds no image, or the time is not said."""
         self.path = path
         self._file = _open(path)
         try:
@@ -66,11 +62,7 @@ class NetcdfSheet:
     def read(
         self, positions: Sequence[int], window: Window
     ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
-        """Read variables of a window at the chosen time, as digital numbers (no scale factor is applied).
-
-        Raises:
-            RasterError: the file is damaged there.
-        """
+        """Read digital numbers of a window (no scale factor is applied); `RasterError` where the file is damaged."""
         return np.stack([self._read_one(position, window) for position in positions]), None
 
     def close(self) -> None:

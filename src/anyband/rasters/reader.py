@@ -43,8 +43,7 @@ class RasterSource:
     paths: tuple[Path, ...]
     """Files, or folders of single-band files; together they hold the bands."""
     bands: tuple[tuple[str, str], ...] = ()
-    """(catalogue band, its name, variable or 1-based number in the file; empty: found by its own names).
-    Empty: all bands of the sensor, found by their names, or by order where the counts agree."""
+    """(catalogue band, its name, variable or 1-based number in the file, or empty: own names); empty: all bands."""
     time_index: int | None = None
     """Which time of a file with a time axis, from 0; negative numbers count from the end."""
     time: datetime.datetime | None = None
@@ -67,7 +66,6 @@ class Raster:
 
     dn: Num[Array, "band row col"]
     valid: Bool[Array, "band row col"]
-    """Which pixels have data, for each band."""
     grid: Grid
 
 
@@ -81,7 +79,6 @@ class Sheet(Protocol):
     height: int
     width: int
     transform: Transform
-    """Identity without georeference."""
     crs: str | None
     """`EPSG:n`, WKT, or None."""
     dtypes: tuple[str, ...]
@@ -89,7 +86,6 @@ class Sheet(Protocol):
     nodata: tuple[float | None, ...]
     """The file's own "no data" number of each band."""
     times: tuple[datetime.datetime, ...]
-    """Times of the file's time axis; empty without one."""
     time_index: int | None
     """The time that `read` gives; None without a time axis."""
 
@@ -149,13 +145,9 @@ class RasterReader:
         return first if same else None
 
     def read(self, window: Window | None = None) -> Raster:
-        """Read a window of all bands on the common grid. A window's pixels do not depend on where it is cut.
+        """Read a window of all bands on the common grid; None reads everything.
 
-        Args:
-            window: of `grid`; None reads everything.
-
-        Returns:
-            Digital numbers and which are valid; where not valid the numbers mean nothing.
+        A pixel does not depend on where the window is cut; where not valid its number means nothing.
 
         Raises:
             RasterError: a file breaks off or is damaged there.
@@ -215,11 +207,7 @@ class RasterReader:
 
 @contextlib.contextmanager
 def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
-    """Open an image to read windows of it; it is closed when the block ends.
-
-    Args:
-        source: files, and what they don't say themselves.
-        sensor: whose bands they hold; `sensor.select(names)` for some of them.
+    """Open an image to read windows of the sensor's bands; it is closed when the block ends.
 
     Raises:
         RasterError: a file is missing, empty, corrupt, doesn't say which band is which, or has no such time.
@@ -241,16 +229,7 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
 
 
 def open_sheet(path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None) -> Sheet:
-    """Open one file of any format; the caller closes it.
-
-    Args:
-        path: to open.
-        time_index: which time of a file with a time axis.
-        time: or the time itself.
-
-    Raises:
-        RasterError: the file is missing, corrupt or no raster, or its time is not said.
-    """
+    """Open one file of any format, at one time if it has several; the caller closes it."""
     # Imported here, because what only names files needs no geographic library.
     ending = path.suffix.lower()
     if ending in _NETCDF_ENDINGS:
@@ -413,12 +392,7 @@ def _tails(name: str) -> tuple[str, ...]:
 def _find_bands(
     source: RasterSource, sensor: Sensor, sheets: Sequence[Sheet]
 ) -> tuple[tuple[str, ...], tuple[_BandPlace, ...]]:
-    """Find each requested band in the files: catalogue names, and where each is.
-
-    Raises:
-        RasterError: a declared band is not in the files, is there twice, or nothing says which band is which.
-        CatalogueError: a declared band is not the sensor's.
-    """
+    """Find each requested band, by its catalogue name, in the files; each must be there exactly once."""
     if source.bands:
         names = tuple(sensor.band(band).name for band, _ in source.bands)
         return names, tuple(_declared(band, name, sensor, sheets) for band, name in source.bands)
@@ -529,11 +503,7 @@ _RASTER_ENDINGS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".b
 
 
 def _band_files(folder: Path, source: RasterSource, sensor: Sensor) -> tuple[Path, ...]:
-    """List the files of a folder that hold requested bands, by name; others (quality, previews) are left out.
-
-    Raises:
-        RasterError: none of them does.
-    """
+    """List the files of a folder that hold requested bands, by name; others (quality, previews) are left out."""
     rasters = sorted(path for path in folder.iterdir() if path.suffix.lower() in _RASTER_ENDINGS)
     declared = {name.casefold() for _, name in source.bands if name}
     wanted = {sensor.band(band).name for band, name in source.bands if not name}

@@ -36,12 +36,7 @@ class GeoTiffWriter:
         self._target = target
 
     def write(self, window: Window, pixels: Num[Array, "band row col"]) -> None:
-        """Write the pixels of a window, all bands.
-
-        Raises:
-            InputError: the pixels do not fit the window, the bands or the type.
-            OutputError: no room, no permission.
-        """
+        """Write the pixels of a window, all bands; `OutputError` where there is no room."""
         count, height, width = self._dataset.count, self._dataset.height, self._dataset.width
         if pixels.shape != (count, window.height, window.width) or not window.is_inside(height, width):
             raise InputError(
@@ -68,19 +63,10 @@ def geotiff_writer(
     tags: Mapping[str, str] | None = None,
     colours: Mapping[int, tuple[int, int, int]] | None = None,
 ) -> Iterator[GeoTiffWriter]:
-    """Open a GeoTIFF for windows; it becomes `path` when the block ends well, else nothing stays.
+    """Open a GeoTIFF for windows; it replaces `path` when the block ends well, else nothing stays.
 
-    Args:
-        path: to write; an existing file is replaced at the end.
-        grid: where the pixels lie.
-        dtype: NumPy type of the digital numbers.
-        descriptions: name of each band.
-        nodata: digital number that means "no data"; NaN for floats.
-        tags: kept in the file, for example the sensor and the checkpoint.
-        colours: red green blue (0 to 255) to show each number of a map of classes in; of the first band, uint8.
-
-    Raises:
-        OutputError: no permission, no room on the disk.
+    `colours` are red green blue (0 to 255) for the numbers of the first band, uint8. `OutputError` where it can't be
+    written.
     """
     profile = _profile(grid, dtype=dtype, count=len(descriptions)) | {"nodata": nodata}
     with whole_file(path) as beside:
@@ -109,12 +95,7 @@ def write_geotiff(
     tags: Mapping[str, str] | None = None,
     colours: Mapping[int, tuple[int, int, int]] | None = None,
 ) -> None:
-    """Write an image whole as a tiled, compressed GeoTIFF; see `geotiff_writer`.
-
-    Raises:
-        InputError: pixels and grid or descriptions do not fit.
-        OutputError: no permission, no room on the disk.
-    """
+    """Write an image whole as a tiled, compressed GeoTIFF; see `geotiff_writer`."""
     dtype = str(pixels.dtype)
     with geotiff_writer(
         path, grid=grid, dtype=dtype, descriptions=descriptions, nodata=nodata, tags=tags, colours=colours

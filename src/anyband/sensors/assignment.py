@@ -49,14 +49,10 @@ _PARTNER = {"VV": "HH", "HH": "VV", "VH": "HV", "HV": "VH"}
 def interpolated_weights(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> Weights:
     """Weigh the two trained centres that bracket a band, linearly in log-wavelength, the nearer one more.
 
-    Where several ranges have the same centre, the one with the largest intersection over union with the
-    band stands for them (for radar: the one with the band's orbit), then the first. Between the lowest or
-    highest optical centre and that range's edge the end range stands alone. A thermal band above them mixes
-    the longest optical range with the co-polarised radar range nearest to it. Radar mixes with radar only,
-    see `_radar_candidates`.
-
-    Raises:
-        AssignmentError: the band lies outside the trained span.
+    Where several ranges have the same centre, the one with the largest intersection over union with the band stands for
+    them (for radar: the one with the band's orbit), then the first. Between the outermost optical centre and that
+    range's edge the end range stands alone. A thermal band above mixes the longest optical range with the co-polarised
+    radar range nearest to it. Radar mixes with radar only.
     """
     if isinstance(spectrum, RadarBeam):
         return _radar_weights(spectrum, spectra)
@@ -64,11 +60,7 @@ def interpolated_weights(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> Wei
 
 
 def nearest_weights(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> Weights:
-    """Give everything to the trained centre nearest in log-wavelength; of two as near, the shorter.
-
-    Raises:
-        AssignmentError: the band lies outside the trained span.
-    """
+    """Give everything to the trained centre nearest in log-wavelength; of two as near, the shorter."""
     weights = interpolated_weights(spectrum, spectra)
     return {max(weights, key=lambda index: (weights[index], -spectra[index].center_nm)): 1.0}
 
@@ -76,11 +68,7 @@ def nearest_weights(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> Weights:
 def released_weights(entry: TrainedRange, table: RangeTable) -> Weights:
     """Weigh declared neighbours as the published code does: own distance of centres over the sum.
 
-    The farther neighbour counts more, against the paper; only this reproduces what was published for such
-    bands.
-
-    Raises:
-        AssignmentError: no neighbours were declared.
+    The farther neighbour counts more, against the paper; only this reproduces what was published for such bands.
     """
     if not entry.neighbours:
         raise AssignmentError(f"range '{entry.name}' has no declared neighbours in '{table.name}'")
@@ -97,9 +85,7 @@ def released_weights(entry: TrainedRange, table: RangeTable) -> Weights:
 def support_of(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> float:
     """Say how well the trained ranges back a band, from 0 to 1.
 
-    It is the largest share of the band that any single range covers; where none covers any, exp(−octaves to
-    the nearest centre). Radar beams have no width here, so for them it is always the latter, among the
-    ranges that they may mix with.
+    The largest share of it that one range covers; where none does, and for radar, exp(−octaves to the nearest centre).
     """
     if isinstance(spectrum, RadarBeam):
         centers_nm = [spectra[index].center_nm for index in _radar_candidates(spectrum, spectra)]
@@ -200,8 +186,7 @@ def _radar_weights(band: RadarBeam, spectra: Sequence[Spectrum]) -> Weights:
 def _radar_candidates(band: RadarBeam, spectra: Sequence[Spectrum]) -> dict[int, RadarBeam]:
     """Find the radar ranges that a band may mix with, by position.
 
-    Those of its own polarisation if one of them lies within an octave, else those of its partner too: HH
-    with VV, HV with VH.
+    Those of its own polarisation if one lies within an octave, else its partner's too: HH with VV, HV with VH.
     """
     pair = (band.polarisation, _PARTNER[band.polarisation])
     beams = {index: beam for index, beam in enumerate(spectra) if isinstance(beam, RadarBeam)}
@@ -251,29 +236,21 @@ class Assignment:
     """A sensor as a network reads it: the projection of its bands is `mixing @ weights`."""
 
     sensor: Sensor
-    """With the kept bands only."""
     kept_index: tuple[int, ...]
-    """Positions of the kept bands among those requested, one for each row of `mixing`. A band that stands in a stem
-    more than once comes more than once here, and once in `sensor`."""
+    """Positions of the kept bands among those requested, one for each row of `mixing`; a stem may repeat one."""
     mixing: Float[Array, "band range"]
     """Share of each trained range in each kept band; rows sum to 1."""
     support: tuple[float, ...]
     """How well the trained ranges back each requested band, 0 to 1."""
     origin: tuple[Origin, ...]
-    """How each requested band was assigned."""
     requested: tuple[str, ...]
-    """Names of the requested bands."""
     reasons: tuple[str, ...]
     """Why a requested band was dropped; empty where it was not."""
     range_names: tuple[str, ...] = field(repr=False)
-    """Names of the trained ranges, the columns of `mixing`."""
     table_name: str
 
     def report(self) -> str:
-        """Say in lines for people what is not exactly known, with weights and support; empty where all is.
-
-        For a stem of three bands it says which are used, always.
-        """
+        """Say in lines for people what is not exactly known, and always which bands a stem of three uses."""
         if "stem" in self.origin:
             used = ", ".join(self.requested[index] for index in self.kept_index)
             unread = self.origin.count("dropped")
@@ -351,11 +328,7 @@ def _stem_assignment(sensor: Sensor, table: RangeTable) -> Assignment:
 def mixing_of_ranges(
     range_names: Sequence[str], table: RangeTable, *, unseen: Unseen = "released"
 ) -> Float[Array, "band range"]:
-    """Make the mixing matrix of bands that are named by their ranges, trained or declared, as recorded vectors do.
-
-    Raises:
-        AssignmentError: a range is unknown, or can't be expressed.
-    """
+    """Make the mixing matrix of bands named by their ranges, trained or declared, as recorded vectors do."""
     declared = {entry.name: entry for entry in table.declared}
     rows: list[Weights] = []
     for name in range_names:

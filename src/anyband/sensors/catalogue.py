@@ -46,24 +46,12 @@ _SERIES_KEYS = ("prefix", "first", "centers_nm", "fwhm_nm", "gsd_m", "unit", "so
 
 
 def read_mission(path: Path) -> tuple[Sensor, ...]:
-    """Read the sensors of one mission from a YAML file.
-
-    Raises:
-        CatalogueError: the file can't be read, a key is unknown or stands twice, or a value is wrong.
-    """
+    """Read the sensors of one mission from a YAML file; `CatalogueError` where it can't be read or is wrong."""
     return parse_mission(read_yaml(path, error=CatalogueError), name=path.name)
 
 
 def parse_mission(raw: Any, *, name: str) -> tuple[Sensor, ...]:
-    """Build the sensors that a parsed table describes, in its order.
-
-    Args:
-        raw: keys `mission`, `source` and `sensors`.
-        name: of the table, for messages.
-
-    Raises:
-        CatalogueError: naming the table, the sensor and the band that are wrong.
-    """
+    """Build the sensors that a parsed table describes; errors name the table, the sensor and the band."""
     keys = checked_keys(raw, ("mission", "sensors", "source"), where=name, required=("mission", "sensors"))
     checked(Text, keys["mission"], where=f"{name}: mission")
     sensors = checked(Table, keys["sensors"], where=f"{name}: sensors")
@@ -266,11 +254,7 @@ def _loaded(path: Path, _state: tuple[int, int]) -> Sensor:
 
 
 def resolve_sensor(name_or_path: str | Path) -> Sensor:
-    """Get a sensor by its name in the catalogue or from a YAML file: a name that ends in `.yaml` or `.yml`.
-
-    Raises:
-        CatalogueError: see `get_sensor` and `load_sensor_file`.
-    """
+    """Get a sensor by its name in the catalogue, or from a YAML file where the name ends in `.yaml` or `.yml`."""
     if Path(name_or_path).suffix in {".yaml", ".yml"}:
         return load_sensor_file(Path(name_or_path))
     return get_sensor(str(name_or_path))
@@ -299,15 +283,7 @@ def _index() -> dict[str, str]:
 
 
 def find_band(name: str, sensor: Sensor) -> Band:
-    """Find the band of a sensor that any convention's name means.
-
-    Args:
-        name: for example `B02`, `B2`, `BLUE`, `nir08`, `02 - Blue` or `S2L2A.BLUE`; case does not count.
-        sensor: whose band it is.
-
-    Raises:
-        CatalogueError: the sensor has no such band, or the prefix names another sensor.
-    """
+    """Find the band that a name means in any convention and case: `B02`, `BLUE`, `nir08`, `02 - Blue`, `S2L2A.BLUE`."""
     prefix, dot, rest = name.rpartition(".")
     words = {word.casefold() for band in sensor.bands for word in (band.name, *band.aliases)}
     if not dot or name.casefold() in words:
@@ -320,9 +296,5 @@ def find_band(name: str, sensor: Sensor) -> Band:
 
 
 def find_bands(names: Iterable[str], sensor: Sensor) -> Sensor:
-    """Make the sensor that has only the named bands, in the order given, named in any convention.
-
-    Raises:
-        CatalogueError: see `find_band`; or a band is named twice.
-    """
+    """Make the sensor that has only the named bands, each once, in the order given, named in any convention."""
     return sensor.select([find_band(name, sensor).name for name in names])

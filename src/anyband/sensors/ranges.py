@@ -59,7 +59,7 @@ class TrainedRange:
     known: tuple[tuple[str, str], ...] = ()
     """(sensor, band) pairs of the catalogue that are exactly this range."""
     neighbours: Names = ()
-    """Trained ranges that stand for a declared one in the published weights; empty: none were declared."""
+    """Trained ranges that stand for a declared one in the published weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +112,7 @@ def published_statistics(
 ) -> dict[str, BandStatistics]:
     """Load the normalisation published for one data set, in physical units by the name of the range.
 
-    Args:
-        set_name: a pre-training sensor such as `SENTINEL2-L2A`, or an evaluation set such as `EuroSAT`.
-        table_name: of the range table.
-        unit_scale: physical units per published unit; None: as declared beside the numbers.
-
-    Raises:
-        CatalogueError: no such set; the nearest name is offered.
+    `unit_scale` is physical units per published unit; None: as declared beside the numbers.
     """
     sets = _read(_path_of(table_name)).get("statistics", {})
     if set_name not in sets:
@@ -135,9 +129,9 @@ def published_statistics(
 def ranges_from_sensors(sensors: Iterable[Sensor], *, min_iou: float = 0.95, name: str = "from_data") -> RangeTable:
     """Make one range for each distinct band of the training sensors, in order of first appearance.
 
-    Every band of these sensors is then exactly known. Bands share a range if their spectral intersection over
-    union is at least `min_iou`; radar bands if their frequencies are in that ratio at least, and polarisation
-    and orbit are equal. Held-out sensors stay outside.
+    Every band of these sensors is then exactly known. Bands share a range if their spectral intersection over union is
+    at least `min_iou`; radar bands if their frequencies are in that ratio at least, and polarisation and orbit are
+    equal.
     """
     ranges: list[TrainedRange] = []
     for sensor in sensors:
@@ -147,11 +141,7 @@ def ranges_from_sensors(sensors: Iterable[Sensor], *, min_iou: float = 0.95, nam
 
 
 def extend_ranges(table: RangeTable, sensors: Iterable[Sensor], *, min_iou: float = 0.95) -> RangeTable:
-    """Add ranges for the bands of further sensors at the end; the layers that exist keep their places.
-
-    A band that some range knows already adds nothing. One with nearly the spectrum of a range (see
-    `ranges_from_sensors`) becomes known to it.
-    """
+    """Add ranges for new bands of further sensors at the end; layers keep their places (see `ranges_from_sensors`)."""
     ranges = list(table.ranges)
     for sensor in sensors:
         for band in sensor.bands:
@@ -192,11 +182,7 @@ def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
 
 
 def range_table_from_dict(raw: Mapping[str, Any]) -> RangeTable:
-    """Read what `range_table_to_dict` wrote; the round trip is exact.
-
-    Raises:
-        CatalogueError: a key is unknown or missing, or a value is wrong.
-    """
+    """Read what `range_table_to_dict` wrote; the round trip is exact."""
     return _parse_table(raw, where="range table")
 
 
@@ -302,10 +288,9 @@ def colour_of(spectrum: Spectrum) -> str | None:
 
 
 def stem_bands(sensor: Sensor) -> tuple[int, int, int]:
-    """Choose the bands that stand in the stem when a network is used.
+    """Choose the bands that stand in the stem: red, green and blue, else the first three, repeated in turn if fewer.
 
-    Red, green and blue where the sensor has all three: of several of one colour the one nearest to the window's
-    centre. Else the first three bands; a sensor with fewer repeats them in turn.
+    Of several bands of one colour it is the one nearest to the window's centre.
     """
     # chosen: features must not depend on chance, and colours are what most sensors share.
     found = [_of_colour(sensor, colour, window) for colour, window in _windows().items()]

@@ -64,10 +64,7 @@ SPEED_OF_LIGHT_M_S = 299_792_458.0  # exact; Source: BIPM, SI Brochure, 9th edit
 
 @dataclass(frozen=True, kw_only=True)
 class OpticalRange:
-    """A stretch of the reflective or thermal spectrum.
-
-    `response` is a sampled relative response; the edges are then where it crosses half of its maximum.
-    """
+    """A stretch of the reflective or thermal spectrum; edges of a `response` are where it crosses half its maximum."""
 
     low_nm: Number
     high_nm: Number
@@ -82,14 +79,7 @@ class OpticalRange:
 
     @classmethod
     def from_response(cls, response: Sequence[tuple[float, float]]) -> "OpticalRange":
-        """Make the range of a sampled response; its edges are the outermost crossings of half the maximum.
-
-        Args:
-            response: (wavelength in nanometres, relative response of 0 or more), wavelengths ascending.
-
-        Raises:
-            CatalogueError: fewer than two samples, wavelengths not ascending, or no response over 0.
-        """
+        """Make the range of an ascending response (nm, ≥ 0); its edges are the outermost crossings of half its peak."""
         samples = tuple((float(wavelength_nm), float(value)) for wavelength_nm, value in response)
         ascending = all(a[0] < b[0] for a, b in pairwise(samples))
         values = [value for _, value in samples]
@@ -208,10 +198,7 @@ class Encoding:
         return physical_values(dn * self.scale + self.offset, self.transform, k1=self.k1, k2=self.k2)
 
     def encode(self, physical: Any) -> Any:
-        """Turn physical values (a number or an array) into digital numbers, not rounded: the inverse of `decode`.
-
-        The inverse of a brightness temperature T in kelvin is the radiance k1 / (exp(k2 / T) − 1).
-        """
+        """Turn physical values (a number or an array) into digital numbers, not rounded: the inverse of `decode`."""
         if self.transform == "brightness_temperature":
             physical = self.k1 / np.expm1(self.k2 / physical)
         elif self.transform != "identity":
@@ -220,14 +207,9 @@ class Encoding:
 
 
 def physical_values(linear: Any, transform: str, *, k1: float = 0.0, k2: float = 0.0, xp: Any = np) -> Any:
-    """Apply the transform of an encoding to scaled numbers; NaN where it has no value: no echo is missing, not −∞.
+    """Apply an encoding's transform to `dn · scale + offset`; NaN where it has no value: no echo is missing, not −∞.
 
-    Args:
-        linear: `dn · scale + offset`, of any shape.
-        transform: `Encoding.transform`.
-        k1: of a brightness temperature.
-        k2: of a brightness temperature.
-        xp: numpy or torch, of which `linear` is.
+    `xp` is numpy or torch.
 
     Source:
         Brightness temperature: USGS, Landsat 8 Data Users Handbook, LSDS-1574, section 5.
@@ -268,24 +250,16 @@ class Band:
     """Name in the sensor's own convention, for example `B02`."""
     spectrum: Spectrum
     gsd_m: Positive
-    """Ground sampling distance of the product's grid."""
     unit: Unit
-    """Physical unit after decoding."""
     encodings: tuple[tuple[str, Encoding], ...]
     """(name, encoding) for each way in which products store this band."""
     statistics: BandStatistics | None = None
-    """Normalisation where a source exists."""
     aliases: Names = ()
-    """Other names of this band: STAC common name, TorchGeo, PANGAEA, TerraTorch."""
     source: str = ""
     """Where the numbers come from; empty: as the sensor's."""
 
     def encoding(self, name: str) -> Encoding:
-        """Look up an encoding by name.
-
-        Raises:
-            CatalogueError: no such encoding.
-        """
+        """Look up an encoding by name."""
         known = dict(self.encodings)
         if name not in known:
             raise CatalogueError(
@@ -309,7 +283,6 @@ class Sensor:
     aliases: Names = ()
     source: str = ""
     statistics_source: str = ""
-    """Where the normalisation comes from; empty where there is none."""
 
     def __post_init__(self) -> None:
         if not self.bands:
@@ -330,11 +303,7 @@ class Sensor:
         return min(band.gsd_m for band in self.bands)
 
     def band(self, name: str) -> Band:
-        """Look up a band by its name or one of its aliases (case does not count).
-
-        Raises:
-            CatalogueError: no such band; the nearest name is offered.
-        """
+        """Look up a band by its name or one of its aliases (case does not count)."""
         return self.bands[self.band_index(name)]
 
     def band_index(self, name: str) -> int:
@@ -354,11 +323,7 @@ class Sensor:
         )
 
     def select(self, names: Iterable[str]) -> "Sensor":
-        """Make the sensor that has only the named bands, in the order given.
-
-        Raises:
-            CatalogueError: a band is unknown or named twice.
-        """
+        """Make the sensor that has only the named bands, each once, in the order given."""
         return replace(self, bands=tuple(self.band(name) for name in names))
 
 
@@ -366,15 +331,9 @@ class Sensor:
 
 
 def checked(kind: Any, raw: Any, *, where: str) -> Any:
-    """Check plain values against a type, and make it of them. Nothing is converted but whole numbers to floats.
+    """Make a value of any annotated type from plain ones. Nothing is converted but whole numbers to floats.
 
-    Args:
-        kind: any annotation; of a record `raw` holds the fields, and an entry that is None counts as absent.
-        raw: what stands in the table.
-        where: its place, for messages.
-
-    Raises:
-        CatalogueError: a key is unknown (the nearest is offered) or missing, or a value is wrong.
+    Of a record `raw` holds the fields; None counts as absent. `CatalogueError` names `where`, and the nearest key.
     """
     if dataclasses.is_dataclass(kind):
         raw = checked_keys(raw, [field.name for field in dataclasses.fields(kind)], where=where)
@@ -390,11 +349,7 @@ def checked(kind: Any, raw: Any, *, where: str) -> Any:
 
 
 def checked_keys(raw: Any, allowed: Collection[str], *, where: str, required: Collection[str] = ()) -> dict[str, Any]:
-    """Check that `raw` is a mapping with all required keys and none but the allowed ones; None is an empty one.
-
-    Raises:
-        CatalogueError: a key is unknown (the nearest one is offered) or missing.
-    """
+    """Check that `raw` is a mapping with all required keys and none but the allowed ones; None is an empty one."""
     mapping: dict[str, Any] = checked(Table, {} if raw is None else raw, where=where)
     unknown = next((key for key in mapping if key not in allowed), None)
     if unknown is not None:
@@ -444,9 +399,6 @@ def parse_spectrum(raw: Mapping[str, Any], *, where: str) -> Spectrum:
 
     Optical: `low_nm` and `high_nm`, or `center_nm` and `fwhm_nm`, or a sampled `response` (alone, or with the
     edges to use). Radar: `frequency_ghz`, `polarisation` and, where it is known, `orbit`.
-
-    Raises:
-        CatalogueError: keys are missing, or do not go together, or have values that can't be.
     """
     values = {key: raw[key] for key in SPECTRUM_KEYS if raw.get(key) is not None}
     given = set(values)
@@ -499,15 +451,7 @@ def _band_to_dict(band: Band) -> dict[str, Any]:
 
 
 def sensor_from_dict(raw: Mapping[str, Any], *, where: str = "") -> Sensor:
-    """Read what `sensor_to_dict` wrote.
-
-    Args:
-        raw: plain JSON values.
-        where: their place, for messages; empty: the sensor's name.
-
-    Raises:
-        CatalogueError: a key is unknown or missing, or a value is wrong.
-    """
+    """Read what `sensor_to_dict` wrote; `where` is its place for messages."""
     where = where or f"sensor '{raw.get('name')}'"
     keys = checked_keys(dict(raw), _SENSOR_KEYS, where=where, required=("name", "title", "default_encoding", "bands"))
     bands = enumerate(checked(Items, keys["bands"], where=f"{where}: bands"))

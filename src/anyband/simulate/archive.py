@@ -39,12 +39,10 @@ class Image:
     """One acquisition of one sensor at one place."""
 
     sensor: Sensor
-    """With the pixel sizes that were used."""
     number: int
     """Which of the dates of the place, from 0."""
     datetime_utc: datetime.datetime
     dn: Num[Array, "band row col"]
-    """As the sensor's products have them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,6 @@ class RenderedPlace:
 
     place: Place
     cover: UInt8[Array, "row col"]
-    """Land-cover map at the label's pixel size."""
     fractions: Float[Array, " cover"]
     """Share of the map under each cover, in the order of their values."""
     images: tuple[Image, ...]
@@ -231,19 +228,9 @@ _Written = tuple[list[tuple[str, Row]], str, Row]
 def simulate(out: Path, options: SimulateOptions) -> Path:
     """Render an archive into a new folder. Equal options give equal files, whatever the number of workers.
 
-    The folder holds `manifest.csv` (a row for each image), `images/PLACE/SENSOR_NUMBER_DATE.tif`,
-    `landcover/PLACE.tif`, `classes.csv`, `labels.csv` (a row for each place: majority class of its map and
-    the share of every class), `labels_SENSOR.csv` (path and label of each image, to evaluate on) and
-    `simulation.json` (the options). It appears whole or not at all.
-
-    Returns:
-        Path of the manifest.
-
-    Raises:
-        CatalogueError: a sensor is unknown, or has a band that the simulator does not know.
-        GeometryError: the footprint does not fit the pixel sizes.
-        OutputError: the folder exists, or can't be written.
-        WorkerError: a worker was killed.
+    It holds `manifest.csv` (a row for each image), `images/PLACE/SENSOR_NUMBER_DATE.tif`, `landcover/PLACE.tif`,
+    `classes.csv`, `labels.csv` (of each place the majority class and all shares), `labels_SENSOR.csv` (path and label
+    of each image) and `simulation.json` (the options). It appears whole or not at all; the manifest's path is returned.
     """
     frame_of(options)
     sensors_of(options)

@@ -37,8 +37,10 @@ _YEAR_DAYS = 365.25
 Structure = Literal["plain", "crowns", "clumps", "rows", "grid", "sward", "field", "dunes", "blocks", "lots"]
 
 Calendar = tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]
-"""Days of the northern year, ascending, and the share of each material (order of the table) on each of them.
-Without days: one row of weights to draw one material by, for a lake or a roof. Rows sum to 1."""
+"""Days of the northern year, ascending, and the share of each material on each; rows sum to 1.
+
+Without days: one row of weights to draw one material by, for a lake or a roof.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +51,16 @@ class Cover:
     value: int
     """Number on the map, from 1; 0 is no data."""
     colour: str
-    """Colour on the map, `#rrggbb`."""
     structure: Structure
-    """How the upper part is arranged."""
     canopy_share: float
     """Mean share of ground under the upper part, 0 to 1."""
     height_m: float
-    """Height of the upper part."""
     seasonal: bool
     """Whether the calendar swings fully at every latitude, as of crops; else it fades towards the equator."""
     peak_day: float
     """Day of the northern year whose state an equatorial place has all year, where not `seasonal`."""
     upper: Calendar
-    """Canopy, crop or roof."""
     lower: Calendar
-    """Ground under and between."""
 
 
 def read_table(name: str) -> dict[str, Any]:
@@ -77,10 +74,9 @@ def read_table(name: str) -> dict[str, Any]:
 def load_materials() -> dict[str, dict[str, Any]]:
     """Load the opaque materials by name; the simulator names them by their index in this order.
 
-    Returns:
-        `wavelength_nm` and `reflectance`, the corner points of the curve over `KNOWN_NM` (emissivity is 1 minus
-        reflectance, Kirchhoff); `sigma0_db`, C-band backscatter by polarisation, empty where radar passes, as through
-        clouds; `warming_k`, excess of the surface over the air in full sun.
+    Of each `wavelength_nm` and `reflectance`, the corners of the curve over `KNOWN_NM` (emissivity is 1 minus
+    reflectance, Kirchhoff); `sigma0_db`, C-band backscatter by polarisation, empty where radar passes; `warming_k`,
+    excess over the air in full sun.
     """
     return {name: _material(name, row) for name, row in read_table("materials.yaml")["materials"].items()}
 
@@ -131,11 +127,7 @@ def cover_names() -> tuple[str, ...]:
 
 
 def cover_named(name: str) -> Cover:
-    """Look up a land cover.
-
-    Raises:
-        CatalogueError: no such cover; the nearest name is offered.
-    """
+    """Look up a land cover."""
     names = cover_names()
     if name not in names:
         raise CatalogueError(f"land cover '{name}' is not one of {', '.join(names)}{nearest_name(name, names)}")
@@ -188,9 +180,8 @@ def _shares(name: str, entries: Mapping[str, Any]) -> tuple[float, ...]:
 def load_themes() -> dict[str, dict[str, Any]]:
     """Load the kinds of landscape by name.
 
-    Returns:
-        `latitude`, (degrees from the equator, weight), linear between and 0 outside; `river_share`, of its places that
-        a river crosses; `shares`, (land cover, relative share).
+    Of each `latitude`, (degrees from the equator, weight), linear between and 0 outside; `river_share`; `shares`, (land
+    cover, relative share).
     """
     themes = {}
     for name, row in read_table("themes.yaml")["themes"].items():

@@ -124,11 +124,7 @@ _INCIDENCE_DEG = 37.0
 
 
 def _material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " present"]:
-    """Give the linear backscatter of the materials that are present.
-
-    Raises:
-        CatalogueError: the beam is not C band, or the table has no such polarisation.
-    """
+    """Give the linear backscatter of the materials that are present; the beam must be C band."""
     levels_db = [material["sigma0_db"] for material in load_materials().values()]
     known = sorted({name for level_db in levels_db for name in level_db})
     if not _C_BAND_GHZ[0] <= beam.frequency_ghz <= _C_BAND_GHZ[1] or beam.polarisation not in known:
@@ -143,7 +139,7 @@ def _material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " presen
 
 
 def _slope_gain(surface: Surface) -> Float[Array, "row col"]:
-    """Compute how much more power slopes facing the radar send back than flat ground does; 1 on flat ground.
+    """Compute how much more power slopes facing the radar send back than flat ground.
 
     chosen: power falls with the tangent of the local incidence angle, kept within a factor of 2.
     """
@@ -167,12 +163,9 @@ def speckle(rng: np.random.Generator, shape: tuple[int, ...], *, looks: float) -
 def encode(
     values: Float[Array, "band row col"], sensor: Sensor, valid: Bool[Array, "row col"]
 ) -> Num[Array, "band row col"]:
-    """Turn values in the bands' units into the digital numbers of a sensor's products; what is not valid is nodata.
+    """Turn physical values into digital numbers of a sensor's products; what is not valid is nodata, which must exist.
 
     A measured number that would equal nodata moves by one.
-
-    Raises:
-        CatalogueError: the sensor has no nodata and not everything is valid.
     """
     name = sensor.default_encoding
     dtype, nodata = stored_type(sensor, encoding=name), stored_nodata(sensor, encoding=name)
@@ -192,8 +185,7 @@ def encode(
 def stored_type(sensor: Sensor, *, encoding: str) -> np.dtype[Any]:
     """Choose the type of the digital numbers, which the catalogue does not declare.
 
-    Bytes for pictures, float32 where nothing is scaled, else 16 bits: signed for decibels and where nodata is
-    negative.
+    Bytes for pictures, float32 where nothing is scaled, else 16 bits: signed for decibels and negative nodata.
     """
     units = {band.unit for band in sensor.bands}
     if units == {"count"}:
@@ -264,11 +256,10 @@ class _View:
 
 @cache
 def noise_of(sensor_name: str) -> dict[str, Any]:
-    """Look up the noise of a sensor; the default where the table does not name it.
+    """Look up the noise of a sensor, or the default.
 
-    Returns:
-        `snr`: signal-to-noise ratio at a reflectance of 0.1 of the optical bands that `snr_of_band` does not name;
-        `noise_k`: standard deviation of thermal bands; `looks`: equivalent number of looks of radar bands.
+    `snr`: signal-to-noise ratio at a reflectance of 0.1 of optical bands not in `snr_of_band`; `noise_k`: standard
+    deviation of thermal bands; `looks`: equivalent number of looks of radar bands.
     """
     table = read_table("instruments.yaml")
     row = table["sensors"].get(sensor_name, {})
@@ -284,23 +275,10 @@ def noise_of(sensor_name: str) -> dict[str, Any]:
 def observe(
     surface: Surface, sensor: Sensor, sky: Sky, rng: np.random.Generator | None
 ) -> Float[Array, "band row col"]:
-    """Measure a surface with every band of a sensor.
+    """Measure a surface with every band of a sensor: float32 in the bands' physical units; without `rng` no noise.
 
-    Each band is averaged over the area of its own pixels and then repeated onto the sensor's finest grid, as
-    products with several resolutions are usually distributed. Thermal bands give the brightness temperature
-    of the ground.
-
-    Args:
-        surface: to measure.
-        sensor: whose bands see it.
-        sky: between them; radar does not notice it.
-        rng: draws the noise and the speckle; None leaves them away.
-
-    Returns:
-        float32 in the bands' physical units.
-
-    Raises:
-        CatalogueError: a band is outside what the simulator knows.
+    Each band is averaged over its own pixels and repeated onto the sensor's finest grid, as products usually are.
+    Thermal bands give the brightness temperature of the ground. Radar does not notice the sky.
     """
     view, noise = _View(surface, sky), noise_of(sensor.name)
     finest = round(surface.landscape.frame.footprint_m / sensor.gsd_m)

@@ -22,8 +22,7 @@ from anyband.simulate.plan import (
 __all__ = ["Landscape", "make_landscape"]
 
 _Settlement = tuple[Bool[Array, "row col"], Bool[Array, "row col"], Int[Array, "row col"], Float[Array, "row col"]]
-"""The plan of a town over the whole frame, of which a landscape uses the part that is settled: streets, buildings, the
-number of the lot (and so of its building), and the height of the buildings, metres, 0 beside them."""
+"""The plan of a town over the whole frame: streets, buildings, lot number, and height of the buildings, metres."""
 
 _Rows = tuple[Array, Array, Array]
 """Position across and along the rows and their spacing, metres: what is planted stands in line with its parcel."""
@@ -115,7 +114,6 @@ class Landscape:
     cover: UInt8[Array, "row col"]
     """Land cover: values of covers.yaml, the truth of the map."""
     unit: Int[Array, "row col"]
-    """Field, patch, lake, street or building that a pixel belongs to."""
     unit_recipe: UInt8[Array, " unit"]
     """Land cover whose materials a unit has (a garden in a suburb has those of shrubland)."""
     unit_day_shift: Float[Array, " unit"]
@@ -295,17 +293,10 @@ def _draw_settlement(
     yard_m: tuple[float, float],
     storeys_m: tuple[float, float],
 ) -> tuple[Tiles, _Settlement]:
-    """Draw the blocks, streets, lots and buildings of a town on a street grid at an angle; one building on each lot.
+    """Draw a town on a street grid at an angle, one building on each lot.
 
-    Args:
-        rng: draws it.
-        frame: to fill.
-        angle_rad: of the streets.
-        block_m: width and length.
-        half_street_m: half the width of a street.
-        lot_m: width and length.
-        yard_m: least and greatest distance of a building from the edge of its lot.
-        storeys_m: height of the lowest and the highest building.
+    `block_m` and `lot_m` are width and length; `yard_m` the least and greatest distance of a building from its lot's
+    edge; `storeys_m` the lowest and the highest building.
     """
     y_m, x_m = frame.coordinates_m()
     across_m, along_m = rotated(y_m, x_m, angle_rad=angle_rad)
@@ -349,10 +340,8 @@ def _draw_covers(
 ) -> tuple[Array, Array, Array, dict[str, _Settlement], tuple[float, bool, float]]:
     """Draw which cover lies where, with the shares of the place's theme.
 
-    Returns:
-        Land cover (values of covers.yaml); whether a pixel is part of a parcel; height of the ground, metres; plans of
-        the town and its suburb by the name of their cover; and of the strips between fields half their width, metres,
-        whether they are grass or else a track, and the height of their hedges, metres.
+    Returns land cover; whether a pixel is in a parcel; height of the ground, metres; plans of the town and its suburb
+    by cover; and of the strips between fields half their width, whether grass (else track), and their hedges' height.
     """
     rng = place.generator("plan")
     shares = _own_shares(place, rng)

@@ -45,7 +45,6 @@ class Frame:
     """A square piece of ground and the detail at which it is drawn."""
 
     footprint_m: float
-    """Length of a side."""
     detail_m: float
     """Length of a pixel; divides the footprint."""
 
@@ -62,15 +61,11 @@ class Frame:
 
 
 Tiles = tuple[Int[Array, "row col"], Float[Array, "row col"], int]
-"""A division of the ground into pieces: the piece that a pixel belongs to, from 0 without gaps; its distance to the
-nearest border, metres; and the number of pieces."""
+"""Pieces of the ground: the piece of each pixel, from 0 without gaps; distance to the nearest border, metres; count."""
 
 
 def smooth_noise(rng: np.random.Generator, frame: Frame, *, spacing_m: float) -> Float[Array, "row col"]:
-    """Draw a smooth random surface of mean 0 and variance about 1, without structure below `spacing_m`.
-
-    A cubic B-spline over a lattice of normal numbers.
-    """
+    """Draw a smooth surface, mean 0 and variance about 1, without structure below `spacing_m`: a cubic B-spline."""
     weights = _spline_weights(frame, spacing_m)
     lattice = rng.standard_normal((weights.shape[1],) * 2, dtype=np.float32)
     return np.asarray(weights @ lattice @ weights.T / np.float32(_SPLINE_GAIN))
@@ -79,10 +74,7 @@ def smooth_noise(rng: np.random.Generator, frame: Frame, *, spacing_m: float) ->
 def fractal_noise(
     rng: np.random.Generator, frame: Frame, *, longest_m: float, shortest_m: float, roughness: float = 0.5
 ) -> Float[Array, "row col"]:
-    """Sum smooth noise over spacings that halve from `longest_m` to `shortest_m`, each weaker by `roughness`.
-
-    float32, mean about 0 and variance about 1.
-    """
+    """Sum smooth noise over spacings that halve from `longest_m` to `shortest_m`, each weaker by `roughness`."""
     total = np.zeros((frame.num_pixels,) * 2, dtype=np.float32)
     spacing_m, amplitude, power = longest_m, 1.0, 0.0
     while spacing_m >= shortest_m:
@@ -153,11 +145,7 @@ def winding_distance_m(
 ) -> Float[Array, "row col"]:
     """Measure how far each pixel is from a line that winds across the frame; exact near it, where it is used.
 
-    Args:
-        rng: draws direction, place and bends.
-        frame: to fill.
-        bend_m: how far the line swings to each side.
-        wavelength_m: from one bend to the next but one.
+    `bend_m` is the swing to each side, `wavelength_m` from one bend to the next but one.
     """
     y_m, x_m = frame.coordinates_m()
     middle_m = np.float32(frame.footprint_m / 2)
@@ -238,9 +226,7 @@ class SimulateOptions:
     detail_m: float = 2.5
     """Pixel size of the truth; no sensor may be finer."""
     label_gsd_m: float = 10.0
-    """Pixel size of the land-cover map."""
     workers: int = 1
-    """Processes that render at the same time."""
     shown: bool = True
 
     def __post_init__(self) -> None:
@@ -264,24 +250,14 @@ def _check_length(name: str, metres: float) -> None:
 
 
 def frame_of(options: SimulateOptions) -> Frame:
-    """Make the frame of the truth.
-
-    Raises:
-        GeometryError: the footprint is no multiple of the detail.
-    """
+    """Make the frame of the truth; the footprint must be a multiple of the detail."""
     _check_multiple(options.footprint_m, options.detail_m, "the truth (detail_m)")
     _check_multiple(options.footprint_m, options.label_gsd_m, "the land-cover map (label_gsd_m)")
     return Frame(footprint_m=options.footprint_m, detail_m=options.detail_m)
 
 
 def sensors_of(options: SimulateOptions) -> tuple[Sensor, ...]:
-    """Look up the sensors, with the pixel sizes that the options give them.
-
-    Raises:
-        CatalogueError: a sensor is unknown.
-        InputError: a pixel size is given for a sensor that is not simulated, or a sensor is named twice.
-        GeometryError: the footprint is no multiple of a pixel size, or a pixel is finer than the truth.
-    """
+    """Look up the sensors, with the pixel sizes that the options give them, each a multiple of the truth's."""
     sensors = tuple(resolve_sensor(name) for name in options.sensors)
     names = [sensor.name for sensor in sensors]
     if len(set(names)) < len(names):
@@ -343,17 +319,12 @@ class Place:
     """One footprint on the ground: what every image of it has in common."""
 
     index: int
-    """Among the places of the run, from 0."""
     seed: int
-    """Of the run; with `index` it makes the landscape."""
     latitude_deg: float
     longitude_deg: float
     epsg: int
-    """Of its UTM zone."""
     theme: str
-    """Kind of landscape."""
     river_share: float
-    """Share of such places that a river crosses."""
     shares: tuple[tuple[str, float], ...]
     """(land cover, relative share)."""
 

@@ -57,8 +57,7 @@ _BACKSCATTER_SPREAD_DB = 0.8
 
 
 Palette = tuple[Float[Array, " material"], Float[Array, " material"], Float[Array, " material"]]
-"""How the materials of one place differ from those of the table: a factor on the reflectance at 1000 nm, an exponent on
-wavelength over 1000 nm (positive is redder; both act below 2500 nm only), and decibels added to the backscatter."""
+"""Factor on the reflectance at 1000 nm, exponent on wavelength over 1000 nm (both below 2500 nm only), and decibels."""
 
 
 def place_palette(place: Place) -> Palette:
@@ -73,11 +72,7 @@ def place_palette(place: Place) -> Palette:
 def material_reflectance(
     palette: Palette, wavelength_nm: Float[Array, " wavelength"]
 ) -> Float[Array, "material wavelength"]:
-    """Give the reflectance of a place's materials at any wavelengths inside 350 to 14000 nm.
-
-    Raises:
-        CatalogueError: a wavelength is outside.
-    """
+    """Give the reflectance of a place's materials at any wavelengths inside 350 to 14000 nm."""
     low_nm, high_nm = float(wavelength_nm.min()), float(wavelength_nm.max())
     if low_nm < KNOWN_NM[0] or high_nm > KNOWN_NM[1]:
         raise CatalogueError(
@@ -92,10 +87,7 @@ def material_reflectance(
 
 
 def response_weights(band: OpticalRange) -> tuple[Float[Array, " wavelength"], Float[Array, " wavelength"]]:
-    """Sample a band's response: wavelengths and weights that sum to 1 (trapezoid rule).
-
-    A flat band weighs all wavelengths between its edges alike: a straight curve gives its middle value.
-    """
+    """Sample a band's response: wavelengths and weights that sum to 1 (trapezoid rule); flat bands weigh all alike."""
     if band.response:
         nm, values = (np.array(column, dtype=float) for column in zip(*band.response, strict=True))
         wavelength_nm = np.linspace(nm[0], nm[-1], _NUM_SAMPLES)
@@ -175,7 +167,6 @@ class Surface:
 
     landscape: Landscape
     day: float
-    """Of the year, from 1."""
     sun: tuple[float, float]
     """Elevation and azimuth of the sun in mid-morning, degrees."""
     palette: Palette
@@ -213,23 +204,14 @@ def make_surface(landscape: Landscape, day: float) -> Surface:
 
 
 def reflectance_at(surface: Surface, wavelength_nm: Float[Array, " wavelength"]) -> Float[Array, "wavelength row col"]:
-    """Give the true reflectance of every pixel at any wavelengths from 350 to 14000 nm, shadows included.
-
-    No sensor, no atmosphere, no noise: what the images are measured against.
-
-    Raises:
-        CatalogueError: a wavelength is outside.
-    """
+    """Give the true reflectance from 350 to 14000 nm: with shadows, but without sensor, atmosphere or noise."""
     curves = material_reflectance(surface.palette, wavelength_nm)[list(surface.materials)]
     truth = np.tensordot(curves.T.astype(np.float32), surface.abundance, axes=1)
     return np.asarray(truth * surface.shade)
 
 
 def sun_shade(landscape: Landscape, sun: tuple[float, float]) -> Float[Array, "row col"]:
-    """Compute the light on every pixel relative to open flat ground: slopes, crowns and cast shadows.
-
-    Flat, open ground has 1; full shadow keeps the light of the sky.
-    """
+    """Compute the light relative to open flat ground, which has 1; full shadow keeps the light of the sky."""
     # chosen: at least 10 degrees, lower suns make shadows longer than a footprint.
     elevation_deg, azimuth_deg = sun
     elevation = np.radians(max(elevation_deg, 10.0))
@@ -309,9 +291,7 @@ def northern_day(latitude_deg: float, day: float) -> float:
 
 
 def sun_position(latitude_deg: float, day: float, *, solar_hour: float = 10.5) -> tuple[float, float]:
-    """Compute where the sun stands: degrees above the horizon (negative at night), and clockwise from north.
-
-    `day` is of the year, from 1; the solar hour 10.5 is the overpass of Sentinel-2.
+    """Compute the sun's degrees above the horizon and clockwise from north; solar hour 10.5 is Sentinel-2's overpass.
 
     Source:
         Cooper, "The absorption of radiation in solar stills", Solar Energy 12, 1969 (declination).
@@ -340,8 +320,8 @@ def air_temperature_k(latitude_deg: float, day: float, *, lag_days: float = 0.0,
 def material_temperatures_k(latitude_deg: float, day: float, *, elevation_deg: float) -> Float[Array, " material"]:
     """Estimate the surface temperature of each material in mid-morning.
 
-    Sun-warmed materials stand over the air in proportion to the sine of the sun's elevation; water follows
-    the season late and never freezes here; snow never exceeds its melting point.
+    Sun-warmed materials stand over the air by the sine of the sun's elevation; water follows the season late and never
+    freezes here; snow never exceeds its melting point.
     """
     air_k = air_temperature_k(latitude_deg, day)
     water_k = air_temperature_k(latitude_deg, day, lag_days=_WATER_LAG_DAYS, swing=_WATER_SWING)
@@ -370,11 +350,7 @@ def cover_shares(
 ) -> tuple[Float[Array, "unit material"], Float[Array, "unit material"]]:
     """Tell what the upper and lower parts of a cover are made of, for several fields, lakes or roofs of it.
 
-    Args:
-        cover: land cover.
-        latitude_deg: of the place.
-        day: of the year, for each of them (fields differ by some days).
-        choice: number in [0, 1) that draws one material where a part is one of several.
+    Of each `day` is of the year (fields differ by some days) and `choice` in [0, 1) draws one of several materials.
     """
     season = np.array([northern_day(latitude_deg, float(d)) for d in day])
     full = 1.0 if cover.seasonal else min(abs(latitude_deg) / _FULL_SEASONS_FROM_DEG, 1.0)
