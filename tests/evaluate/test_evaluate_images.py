@@ -14,7 +14,8 @@ from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import evaluate
 from anyband.labelled.samples import DataSpec, SplitSpec
 from anyband.models.checkpoint import load_checkpoint, save_checkpoint
-from anyband.sensors.catalogue import get_sensor, sensor_to_dict
+from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.sensor import sensor_to_dict
 
 _COLOURS = {"beach": (220, 200, 150), "forest": (40, 90, 40), "river": (60, 80, 140)}
 

@@ -21,7 +21,8 @@ from anyband.pretrain.watch import KnnWatch
 from anyband.rasters.grid import Grid
 from anyband.rasters.writer import write_geotiff
 from anyband.sensors.assignment import AssignmentRules
-from anyband.sensors.catalogue import get_sensor, sensor_to_dict
+from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.sensor import sensor_to_dict
 
 _RULES = AssignmentRules()
 

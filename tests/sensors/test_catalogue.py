@@ -15,10 +15,8 @@ from anyband.sensors.catalogue import (
     load_sensor_file,
     parse_mission,
     resolve_sensor,
-    sensor_from_dict,
-    sensor_to_dict,
 )
-from anyband.sensors.sensor import RadarBeam, Sensor
+from anyband.sensors.sensor import RadarBeam, Sensor, sensor_from_dict, sensor_to_dict
 
 
 def _table() -> dict[str, Any]:

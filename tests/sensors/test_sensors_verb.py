@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from anyband.cli import main
-from anyband.sensors.catalogue import get_sensor, list_sensors, sensor_from_dict
+from anyband.sensors.catalogue import get_sensor, list_sensors
+from anyband.sensors.sensor import sensor_from_dict
 
 
 def test_the_list_names_every_sensor(capsys: pytest.CaptureFixture[str]) -> None:

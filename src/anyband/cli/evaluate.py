@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from anyband.evaluate.recipe import TransferRecipe
     from anyband.evaluate.results import ResultRow
 
-__all__ = ["PROTOCOL_NAMES", "add_arguments", "run"]
+__all__ = ["add_arguments", "run"]
 
-PROTOCOL_NAMES = ("knn", "linear", "finetune", "segment", "change", "regress", "leave-one-band-out")
+_PROTOCOL_NAMES = ("knn", "linear", "finetune", "segment", "change", "regress", "leave-one-band-out")
 
 _Make = Callable[[str], Any]
 
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "anyband evaluate PROTOCOL [RECIPE] [KEY=VALUE ...] [--checkpoint C] [--data FOLDER_OR_TABLE] [options]"
     )
-    parser.add_argument("protocol", choices=PROTOCOL_NAMES, metavar="PROTOCOL", help=", ".join(PROTOCOL_NAMES))
+    parser.add_argument("protocol", choices=_PROTOCOL_NAMES, metavar="PROTOCOL", help=", ".join(_PROTOCOL_NAMES))
     parser.add_argument(
         "words",
         nargs="*",

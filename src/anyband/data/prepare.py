@@ -36,8 +36,7 @@ from anyband.data.store_writer import StoreWriter, large_blocks_returned
 from anyband.errors import InputError, ManifestError, OutputError, RasterError, StoreError
 from anyband.progress import progress
 from anyband.rasters.footprints import chip_transform, plan_footprints
-from anyband.sensors.catalogue import sensor_to_dict
-from anyband.sensors.sensor import Encoding, Sensor
+from anyband.sensors.sensor import Encoding, Sensor, sensor_to_dict
 
 __all__ = ["PrepareOptions", "PrepareReport", "count_index", "describe_store", "prepare"]
 

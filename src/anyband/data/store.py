@@ -17,8 +17,7 @@ import tensorstore as ts
 from anyband.arrays import Array, Bool, Int, Num
 from anyband.data.store_location import TENSORSTORE_ERRORS, StoreLocation, reading_context
 from anyband.errors import AnybandError, StoreError, nearest_name
-from anyband.sensors.catalogue import sensor_from_dict
-from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
+from anyband.sensors.sensor import BandStatistics, Encoding, Sensor, sensor_from_dict
 
 if TYPE_CHECKING:
     from anyband.data.harmonise import Normalisation

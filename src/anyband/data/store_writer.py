@@ -26,8 +26,7 @@ from anyband.arrays import Array, Bool, Num
 from anyband.data.store import INDEX_SCHEMA, STORE_VERSION, ArrayInfo, ArraySpec, ChipRecord, header_text
 from anyband.errors import OutputError
 from anyband.files import sync, whole_directory
-from anyband.sensors.catalogue import sensor_to_dict
-from anyband.sensors.sensor import Sensor
+from anyband.sensors.sensor import Sensor, sensor_to_dict
 
 __all__ = [
     "Chip",

@@ -17,8 +17,8 @@ from anyband.files import parse_yaml
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign
-from anyband.sensors.catalogue import resolve_sensor, sensor_from_dict
-from anyband.sensors.sensor import BandStatistics, Sensor
+from anyband.sensors.catalogue import resolve_sensor
+from anyband.sensors.sensor import BandStatistics, Sensor, sensor_from_dict
 
 __all__ = [
     "InputSpec",

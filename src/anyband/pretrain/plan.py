@@ -23,9 +23,9 @@ from anyband.pretrain.batches import NUM_STEM_BANDS, ArrayInput, Samples, array_
 from anyband.pretrain.recipe import ModelRecipe, PretrainRecipe, StageRecipe, recipe_to_dict
 from anyband.randomness import generator
 from anyband.sensors.assignment import AssignmentRules
-from anyband.sensors.catalogue import get_sensor, sensor_to_dict
+from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import RangeTable, is_stem, load_ranges, ranges_from_sensors, stem_ranges
-from anyband.sensors.sensor import Sensor
+from anyband.sensors.sensor import Sensor, sensor_to_dict
 from anyband.training.steps import Schedule
 
 __all__ = [

@@ -24,14 +24,12 @@ from anyband.sensors.sensor import (
 __all__ = [
     "Assignment",
     "AssignmentRules",
-    "Origin",
     "Unseen",
     "Weights",
     "assign",
     "interpolated_weights",
     "mixing_of_ranges",
     "nearest_weights",
-    "released_weights",
     "support_of",
 ]
 
@@ -65,7 +63,7 @@ def nearest_weights(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> Weights:
     return {max(weights, key=lambda index: (weights[index], -spectra[index].center_nm)): 1.0}
 
 
-def released_weights(entry: TrainedRange, table: RangeTable) -> Weights:
+def _released_weights(entry: TrainedRange, table: RangeTable) -> Weights:
     """Weigh declared neighbours as the published code does: own distance of centres over the sum.
 
     The farther neighbour counts more, against the paper; only this reproduces what was published for such bands.
@@ -197,9 +195,9 @@ def _radar_candidates(band: RadarBeam, spectra: Sequence[Spectrum]) -> dict[int,
 
 
 Unseen = Literal["interpolate", "nearest", "released", "refuse"]
-Origin = Literal["exact", "interpolated", "nearest", "released", "stem", "dropped"]
+_Origin = Literal["exact", "interpolated", "nearest", "released", "stem", "dropped"]
 
-_ORIGIN_OF: dict[str, Origin] = {
+_ORIGIN_OF: dict[str, _Origin] = {
     "interpolate": "interpolated",
     "nearest": "nearest",
     "released": "released",
@@ -242,7 +240,7 @@ class Assignment:
     """Share of each trained range in each kept band; rows sum to 1."""
     support: tuple[float, ...]
     """How well the trained ranges back each requested band, 0 to 1."""
-    origin: tuple[Origin, ...]
+    origin: tuple[_Origin, ...]
     requested: tuple[str, ...]
     reasons: tuple[str, ...]
     """Why a requested band was dropped; empty where it was not."""
@@ -338,7 +336,7 @@ def mixing_of_ranges(
             known = (*table.range_names, *declared)
             raise AssignmentError(f"'{table.name}' has no range '{name}'{nearest_name(name, known)}")
         elif unseen == "released":
-            rows.append(released_weights(declared[name], table))
+            rows.append(_released_weights(declared[name], table))
         else:
             rows.append(_weights(declared[name].spectrum, table, unseen))
     return _rows(rows, table)
@@ -346,7 +344,7 @@ def mixing_of_ranges(
 
 def _assign_band(
     sensor: Sensor, band: Band, table: RangeTable, rules: AssignmentRules
-) -> tuple[Weights, float, Origin, str]:
+) -> tuple[Weights, float, _Origin, str]:
     """Give a band's weights (empty where refused), its support, its origin, and the reason of a refusal."""
     exact = _exact_index(sensor, band, table)
     if exact is not None:
@@ -381,7 +379,7 @@ def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, unseen: Unsee
         raise AssignmentError(f"'{table.name}' declares nothing for it, and `unseen: released` invents nothing")
     if name in table.range_names:
         return {table.range_names.index(name): 1.0}
-    return released_weights(next(entry for entry in table.declared if entry.name == name), table)
+    return _released_weights(next(entry for entry in table.declared if entry.name == name), table)
 
 
 def _weights(spectrum: Spectrum, table: RangeTable, unseen: Unseen) -> Weights:

@@ -20,7 +20,6 @@ from anyband.sensors.sensor import (
     checked,
     checked_keys,
     sensor_from_dict,
-    sensor_to_dict,
 )
 
 __all__ = [
@@ -31,10 +30,7 @@ __all__ = [
     "list_sensors",
     "load_sensor_file",
     "parse_mission",
-    "read_mission",
     "resolve_sensor",
-    "sensor_from_dict",
-    "sensor_to_dict",
 ]
 
 _SENSOR_KEYS = (
@@ -45,7 +41,7 @@ _BAND_KEYS = ("name", *SPECTRUM_KEYS, "gsd_m", "unit", "source", "aliases", "enc
 _SERIES_KEYS = ("prefix", "first", "centers_nm", "fwhm_nm", "gsd_m", "unit", "source", "pad")
 
 
-def read_mission(path: Path) -> tuple[Sensor, ...]:
+def _read_mission(path: Path) -> tuple[Sensor, ...]:
     """Read the sensors of one mission from a YAML file; `CatalogueError` where it can't be read or is wrong."""
     return parse_mission(read_yaml(path, error=CatalogueError), name=path.name)
 
@@ -241,7 +237,7 @@ def load_sensor_file(path: Path) -> Sensor:
 
 @functools.lru_cache(maxsize=64)
 def _loaded(path: Path, _state: tuple[int, int]) -> Sensor:
-    sensors = read_mission(path)
+    sensors = _read_mission(path)
     if len(sensors) != 1:
         found = ", ".join(sensor.name for sensor in sensors)
         raise CatalogueError(f"'{path}' describes {len(sensors)} sensors ({found}); one file holds one sensor")
@@ -264,7 +260,7 @@ def resolve_sensor(name_or_path: str | Path) -> Sensor:
 def _sensors() -> dict[str, Sensor]:
     found: dict[str, Sensor] = {}
     for path in sorted(_FOLDER.glob("*.yaml")):
-        for sensor in read_mission(path):
+        for sensor in _read_mission(path):
             if sensor.name in found:
                 raise CatalogueError(f"{path.name}: sensor '{sensor.name}' stands in another table already")
             found[sensor.name] = sensor

@@ -30,13 +30,11 @@ from anyband.sensors.sensor import (
 )
 
 __all__ = [
-    "STEM",
     "RangeTable",
     "TrainedRange",
     "colour_of",
     "extend_ranges",
     "is_stem",
-    "list_ranges",
     "load_ranges",
     "published_statistics",
     "range_table_from_dict",
@@ -91,11 +89,6 @@ class RangeTable:
     def range_names(self) -> tuple[str, ...]:
         """Names of the trained ranges, in layer order."""
         return tuple(entry.name for entry in self.ranges)
-
-
-def list_ranges() -> tuple[str, ...]:
-    """List the range tables that come with the package."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 
 
 def load_ranges(name_or_path: str | Path) -> RangeTable:
@@ -190,7 +183,7 @@ def _path_of(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"}:
         return path
-    known = list_ranges()
+    known = sorted(table.stem for table in _FOLDER.glob("*.yaml"))
     if str(name_or_path) not in known:
         raise CatalogueError(
             f"there is no range table '{name_or_path}' (known: {', '.join(known)}, or a YAML file)"
@@ -260,8 +253,8 @@ def _likeness(a: Spectrum, b: Spectrum) -> float:
     return intersection_over_union(a, b)
 
 
-STEM = "triplet"
-"""Name of the range table whose ranges are the positions of a stem."""
+# The range table whose ranges are the positions of a stem.
+_STEM = "triplet"
 
 # chosen: a range that lies in no window with at least half of it (panchromatic, yellow, red edge) is no colour.
 _MIN_COVERED = 0.5
@@ -270,12 +263,12 @@ _MIN_COVERED = 0.5
 @functools.cache
 def stem_ranges() -> RangeTable:
     """Give the table of the stem's positions: red, green, blue."""
-    return load_ranges(STEM)
+    return load_ranges(_STEM)
 
 
 def is_stem(table: RangeTable) -> bool:
     """Tell whether a network's ranges are the positions of a stem, which any band may stand in."""
-    return table.name == STEM
+    return table.name == _STEM
 
 
 def colour_of(spectrum: Spectrum) -> str | None:

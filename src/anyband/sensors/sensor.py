@@ -17,7 +17,6 @@ from anyband.errors import CatalogueError, nearest_name
 
 __all__ = [
     "SPECTRUM_KEYS",
-    "SPEED_OF_LIGHT_M_S",
     "Band",
     "BandStatistics",
     "Encoding",
@@ -25,7 +24,6 @@ __all__ = [
     "Names",
     "Number",
     "OpticalRange",
-    "Orbit",
     "Polarisation",
     "Positive",
     "RadarBeam",
@@ -48,7 +46,6 @@ __all__ = [
 ]
 
 Polarisation = Literal["VV", "VH", "HH", "HV"]
-Orbit = Literal["ascending", "descending"]
 Unit = Literal["reflectance", "kelvin", "sigma0_db", "radiance", "count"]
 Transform = Literal["identity", "power_to_db", "amplitude_to_db", "brightness_temperature"]
 
@@ -59,7 +56,7 @@ Names = tuple[Text, ...]
 Table = dict[Text, Any]
 Items = Annotated[list[Any], MinLen(1)]
 
-SPEED_OF_LIGHT_M_S = 299_792_458.0  # exact; Source: BIPM, SI Brochure, 9th edition
+_SPEED_OF_LIGHT_M_S = 299_792_458.0  # exact; Source: BIPM, SI Brochure, 9th edition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +126,7 @@ class RadarBeam:
 
     frequency_ghz: Number
     polarisation: Polarisation
-    orbit: Orbit | None = None
+    orbit: Literal["ascending", "descending"] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.frequency_ghz) and self.frequency_ghz > 0):
@@ -138,7 +135,7 @@ class RadarBeam:
     @property
     def wavelength_nm(self) -> float:
         """Wavelength; C band at 5.405 GHz gives 5.5466e7 nm."""
-        return SPEED_OF_LIGHT_M_S / self.frequency_ghz
+        return _SPEED_OF_LIGHT_M_S / self.frequency_ghz
 
     @property
     def center_nm(self) -> float:

@@ -16,7 +16,6 @@ __all__ = [
     "KNOWN_NM",
     "Calendar",
     "Cover",
-    "Structure",
     "calendar_shares",
     "cover_named",
     "cover_names",
@@ -34,7 +33,7 @@ KNOWN_NM = (350.0, 14_000.0)
 _EMISSION_FROM_NM = 3000.0
 _YEAR_DAYS = 365.25
 
-Structure = Literal["plain", "crowns", "clumps", "rows", "grid", "sward", "field", "dunes", "blocks", "lots"]
+_Structure = Literal["plain", "crowns", "clumps", "rows", "grid", "sward", "field", "dunes", "blocks", "lots"]
 
 Calendar = tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]
 """Days of the northern year, ascending, and the share of each material on each; rows sum to 1.
@@ -51,7 +50,7 @@ class Cover:
     value: int
     """Number on the map, from 1; 0 is no data."""
     colour: str
-    structure: Structure
+    structure: _Structure
     canopy_share: float
     """Mean share of ground under the upper part, 0 to 1."""
     height_m: float
@@ -143,8 +142,8 @@ def calendar_shares(calendar: Calendar, day: Float[Array, " unit"]) -> Float[Arr
 
 def _cover(name: str, row: Mapping[str, Any]) -> Cover:
     lower = _calendar(name, row["lower"])
-    if row["structure"] not in get_args(Structure):
-        raise CatalogueError(f"cover '{name}' has structure '{row['structure']}', not one of {get_args(Structure)}")
+    if row["structure"] not in get_args(_Structure):
+        raise CatalogueError(f"cover '{name}' has structure '{row['structure']}', not one of {get_args(_Structure)}")
     return Cover(
         name=name,
         value=int(row["value"]),

@@ -134,8 +134,7 @@ def _material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " presen
             "use 'sentinel1-grd'"
         )
     sigma0_db = np.array([level_db.get(beam.polarisation, -np.inf) for level_db in levels_db])
-    linear: Array = 10 ** ((sigma0_db + surface.palette[2]) / 10)
-    return linear[list(surface.materials)]
+    return np.asarray(10 ** ((sigma0_db + surface.palette[2]) / 10))[list(surface.materials)]
 
 
 def _slope_gain(surface: Surface) -> Float[Array, "row col"]:
@@ -147,8 +146,7 @@ def _slope_gain(surface: Surface) -> Float[Array, "row col"]:
     toward_radar = -np.gradient(landscape.relief_m, landscape.frame.detail_m, axis=1)
     incidence = np.radians(_INCIDENCE_DEG)
     local = np.clip(incidence + np.arctan(toward_radar), np.radians(10), np.radians(80))
-    gain: Float[Array, "row col"] = np.clip(np.tan(incidence) / np.tan(local), 0.5, 2.0).astype(np.float32)
-    return gain
+    return np.asarray(np.clip(np.tan(incidence) / np.tan(local), 0.5, 2.0), dtype=np.float32)
 
 
 def speckle(rng: np.random.Generator, shape: tuple[int, ...], *, looks: float) -> Float[Array, "..."]:

@@ -456,8 +456,7 @@ def _sliced(surface: Array, shares: dict[str, float]) -> Array:
     bounds = np.cumsum(list(shares.values())) / sum(shares.values())
     edges = np.quantile(surface[::2, ::2], bounds[:-1])
     values = np.array([cover_named(name).value for name in shares], dtype=np.uint8)
-    sliced: Array = values[np.searchsorted(edges, surface)]
-    return sliced
+    return np.asarray(values[np.searchsorted(edges, surface)])
 
 
 def _shuffled(rng: np.random.Generator, shares: dict[str, float]) -> dict[str, float]:

@@ -159,8 +159,7 @@ def winding_distance_m(
         swing_m = np.float32(min(bend_m, wavelength_m * _STEEPEST) * share**2)
         line_m += swing_m * np.sin(phase)
         slope += swing_m * wave * np.cos(phase)
-    distance_m: Float[Array, "row col"] = np.abs(across_m - line_m) / np.sqrt(1 + slope**2)
-    return distance_m
+    return np.asarray(np.abs(across_m - line_m) / np.sqrt(1 + slope**2))
 
 
 @lru_cache(maxsize=64)
@@ -341,7 +340,10 @@ class Place:
     @cached_property
     def _corner_m(self) -> tuple[float, float]:
         # Asked for only where images are put on the ground: rendering needs no library of projections.
-        easting_m, northing_m = _project(self.latitude_deg, self.longitude_deg, self.epsg)
+        from pyproj import Transformer
+
+        project = Transformer.from_crs(4326, self.epsg, always_xy=True).transform
+        easting_m, northing_m = project(self.longitude_deg, self.latitude_deg)
         return round(easting_m / _GRID_M) * _GRID_M, round(northing_m / _GRID_M) * _GRID_M
 
     @property
@@ -381,18 +383,10 @@ def theme_weights(latitude_deg: float) -> np.ndarray:
     for theme in load_themes().values():
         degrees, values = zip(*theme["latitude"], strict=True)
         weights.append(np.interp(abs(latitude_deg), degrees, values, left=0.0, right=0.0))
-    total: np.ndarray = np.array(weights) / np.sum(weights)
-    return total
+    return np.asarray(np.array(weights) / np.sum(weights))
 
 
 def utm_epsg(latitude_deg: float, longitude_deg: float) -> int:
     """Give the EPSG code of the UTM zone of a point (the plain zones of six degrees)."""
     zone = min(int((longitude_deg + 180) // 6) + 1, 60)
     return (32600 if latitude_deg >= 0 else 32700) + zone
-
-
-def _project(latitude_deg: float, longitude_deg: float, epsg: int) -> tuple[float, float]:
-    from pyproj import Transformer
-
-    easting_m, northing_m = Transformer.from_crs(4326, epsg, always_xy=True).transform(longitude_deg, latitude_deg)
-    return float(easting_m), float(northing_m)

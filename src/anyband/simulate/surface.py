@@ -101,8 +101,7 @@ def response_weights(band: OpticalRange) -> tuple[Float[Array, " wavelength"], F
 
 def band_mean(band: OpticalRange, values: Float[Array, "*rest wavelength"]) -> Float[Array, "*rest"]:
     """Average over a band, values being sampled at the wavelengths of `response_weights`."""
-    mean: Float[Array, "*rest"] = np.asarray(values @ response_weights(band)[1])
-    return mean
+    return np.asarray(values @ response_weights(band)[1])
 
 
 def planck_radiance(
@@ -222,8 +221,7 @@ def sun_shade(landscape: Landscape, sun: tuple[float, float]) -> Float[Array, "r
     steep = np.sqrt(1 + slope_down**2 + slope_right**2)
     direct = np.clip((1 - toward_sun / np.float32(np.tan(elevation))) / steep, 0, 1.6)
     direct[_in_shadow(landscape, elevation, east=float(east), north=float(north))] = 0
-    shade: Float[Array, "row col"] = (_SKY_LIGHT + (1 - _SKY_LIGHT) * direct).astype(np.float32)
-    return shade
+    return np.asarray(_SKY_LIGHT + (1 - _SKY_LIGHT) * direct, dtype=np.float32)
 
 
 def _in_shadow(landscape: Landscape, elevation: float, *, east: float, north: float) -> Array:
@@ -254,7 +252,8 @@ def _unit_shares(landscape: Landscape, day: float) -> tuple[Array, Array]:
             day=day + landscape.unit_day_shift[units],
             choice=landscape.unit_choice[units],
         )
-    snow = snow_share(landscape.place.latitude_deg, day) * _snow_of_the_year(landscape)
+    # chosen: some winters are bare, some white.
+    snow = snow_share(landscape.place.latitude_deg, day) * landscape.place.generator("snow").uniform(0.2, 1.0)
     if snow > 0:
         recipe = landscape.unit_recipe
         tall = np.array([cover.height_m > 0.5 for cover in load_covers()])[recipe - 1]
@@ -263,11 +262,6 @@ def _unit_shares(landscape: Landscape, day: float) -> tuple[Array, Array]:
         lower = _under_snow(lower, ground)
         upper = _under_snow(upper, np.where(tall, ground * _SNOW_ON_TREES, ground))
     return upper, lower
-
-
-def _snow_of_the_year(landscape: Landscape) -> float:
-    # chosen: some winters are bare, some white.
-    return float(landscape.place.generator("snow").uniform(0.2, 1.0))
 
 
 def _under_snow(shares: Array, snow: Array) -> Array:
