@@ -49,8 +49,8 @@ _DECIBEL_NODATA = -32768
 _SMALL_BYTES = 2**17
 
 Cut = tuple[list[tuple[int, float, bool, int]], float, bytes | None]
-"""(number, share of data, whether some value is not data, checksum) of each chip kept; the largest share found; and the
-chips one after the other, where they are small (None: they are in the piece's file)."""
+"""(number, share of data, whether some value is missing, checksum) of each chip kept; the largest share; and the chips
+one after the other where they are small (None: in the piece's file)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,13 +58,10 @@ class ImageSurvey:
     """What an image says when it is opened."""
 
     grid: Grid
-    """Where its pixels lie."""
     dtype: str
-    """NumPy name of its type."""
     nodata: float | None
-    """Its "no data" number, if it is one for all bands."""
     datetime: dt.datetime | None
-    """Its time, UTC, if the file says it."""
+    """UTC, if the file says it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,21 +69,14 @@ class Piece:
     """Chips of one image that are cut together, and what the index says of them."""
 
     number: int
-    """Counts the pieces of a run."""
     image: int
-    """Number of the image."""
     entry: ImageEntry
-    """The image."""
     survey: ImageSurvey
-    """What it says."""
     place: str
-    """Of the image."""
     split: Split
-    """Of the place."""
     chips: tuple[tuple[str, View, Transform], ...]
-    """Name of the cell, what the image gives to it, and the chip's transform."""
+    """Name of the footprint, what the image gives to it, and the chip's transform."""
     min_valid: float
-    """Least share of data of a chip."""
     spool: Path
     """File to write the chips to."""
     is_last: bool
@@ -122,20 +112,9 @@ def survey_image(entry: ImageEntry) -> ImageSurvey | str:
 def storage_of(
     entry: ImageEntry, dtype: str, nodata: float | None
 ) -> tuple[str, tuple[tuple[str, Encoding], ...], float | None]:
-    """Decide how numbers are kept: integers as they are, dB as int16 × 0.01, other floats as float32.
-
-    Args:
-        entry: the image.
-        dtype: of its numbers.
-        nodata: its own "no data" number.
-
-    Returns:
-        NumPy name of the type, encoding of each band, and the number kept where there is no data (None: only
-        validity tells).
-
-    Raises:
-        RasterError: numbers of this type can't be kept.
-    """
+    """Decide how numbers are kept: integers as they are, dB as int16 × 0.01, other floats as float32; `RasterError` for
+    other types. Gives the type, the encoding of each band and the number kept without data (None: only validity
+    tells)."""
     kind = np.dtype(dtype).kind
     if kind in "iu":
         limits = np.iinfo(dtype)
@@ -153,13 +132,7 @@ def storage_of(
 
 def cut_image(piece: Piece) -> Cut | str:
     """Cut the chips of a piece; those with enough data go to its file, whole or not at all, unless they are small.
-
-    Returns:
-        What was cut; or the reason why the image can't be read.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
+    Gives the reason instead where the image can't be read."""
     kept: list[tuple[int, float, bool, int]] = []
     best = 0.0
     parts: list[bytes] = []
@@ -275,23 +248,19 @@ def run_pieces(
     workers: int = 1,
     batch: int = 1,
 ) -> Iterator[tuple[Task, Result]]:
-    """Do every piece that was not done before, and give all results in the order of the pieces.
+    """Do every piece that was not done before; give all results in the order of the pieces, however they finish.
 
     Args:
         pieces: (number, task); numbers are distinct. Taken a few ahead of the results, so they may be made then.
-        work: from a task to its result; for processes, a function at the top of a module.
+        work: for processes, a function at the top of a module.
         find: gives the result of a piece that was done before; None: it was not.
-        keep: notes the result of a piece, as soon as it is there.
-        executor: that does the work; None: here, one after the other.
+        keep: notes a result as soon as it is there.
+        executor: None: the work is done here, one piece after the other.
         workers: of the executor; sets how many pieces are handed out ahead.
         batch: pieces that a worker is handed at once; more cost less, and more are lost if it is killed.
 
-    Returns:
-        (task, result) of each piece, in order, whatever order they finish in.
-
     Raises:
         WorkerError: a worker was killed; every finished piece was kept.
-        AnybandError: what `work` raises.
     """
     if executor is None:
         for number, task in pieces:
@@ -324,10 +293,8 @@ def run_pieces(
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[Executor | None]:
-    """Give a pool of processes, or None for one worker: then the work is done here.
-
-    Processes start afresh instead of as copies, because a copy of a process with threads may hang.
-    """
+    """Give a pool of processes, or None for one worker: then the work is done here. Processes start afresh, because a
+    copy of a process with threads may hang."""
     if workers <= 1:
         yield None
         return

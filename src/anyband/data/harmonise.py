@@ -46,9 +46,9 @@ class Normalisation:
     bands: tuple[str, ...]
     units: tuple[str, ...]
     scale: tuple[float, ...]
-    """Physical units per stored unit."""
+    """Physical units per digital number."""
     offset: tuple[float, ...]
-    """Physical value of a stored 0, before the transform."""
+    """Physical value of DN 0, before the transform."""
     transform: tuple[str, ...]
     """identity, power_to_db, amplitude_to_db or brightness_temperature."""
     p01: tuple[float, ...]
@@ -56,11 +56,10 @@ class Normalisation:
     p99: tuple[float, ...]
     """Physical value that becomes 1."""
     mean: tuple[float, ...]
-    """Mean of the values scaled to [0, 1]."""
+    """Of the values scaled to [0, 1]."""
     std: tuple[float, ...]
-    """Standard deviation of the values scaled to [0, 1]."""
+    """Of the values scaled to [0, 1]."""
     nodata: float | None
-    """Digital number that means "no data"."""
     source: str
     """Where encoding and statistics come from."""
     k1: tuple[float, ...] = ()
@@ -105,11 +104,6 @@ class Normalisation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Normalisation":
-        """Read what `to_dict` made.
-
-        Raises:
-            CatalogueError: a key is missing or unknown, or a value is of another kind.
-        """
         known = {field.name for field in fields(cls)}
         if set(values) != known:
             raise CatalogueError(
@@ -146,11 +140,8 @@ def _is_number(value: Any) -> bool:
 def normalisation_for(
     sensor: Sensor, *, encoding: str | None = None, statistics: Mapping[str, BandStatistics] | None = None
 ) -> Normalisation:
-    """Join a sensor's encoding (None: its default) and statistics (by band; None: the catalogue's).
-
-    Raises:
-        CatalogueError: a band has no statistics, or no such encoding.
-    """
+    """Join a sensor's encoding (None: its default) and statistics by band (None: the catalogue's). `CatalogueError`
+    where there is no such encoding, or a band has no statistics."""
     name = encoding or sensor.default_encoding
     codes = [band.encoding(name) for band in sensor.bands]
     if statistics is None:
@@ -185,13 +176,8 @@ def normalisation_for(
 
 
 def two_sigma(statistics: BandStatistics) -> BandStatistics:
-    """Make the statistics that stretch mean ± 2 deviations to [0, 1]: its ends, mean 0 and deviation 1.
-
-    Mean and deviation are those of values that were clipped to [p01, p99], because no others were counted.
-
-    Source:
-        The released code of A²-MAE (arXiv 2406.08079). That values outside are clipped is our reading.
-    """
+    """Make the statistics that stretch mean ± 2 deviations to [0, 1], of values clipped to [p01, p99]. Source: the
+    released code of A²-MAE (arXiv 2406.08079). That values outside are clipped is our reading."""
     extent = statistics.p99 - statistics.p01
     mean, std = statistics.p01 + statistics.mean * extent, statistics.std * extent
     return BandStatistics(p01=mean - _NUM_SIGMAS * std, p99=mean + _NUM_SIGMAS * std, mean=0.0, std=1.0)
@@ -223,10 +209,7 @@ def decode(
 
 
 def to_physical(dn: Num[Tensor, "*batch band row col"], n: Normalisation) -> Float[Tensor, "*batch band row col"]:
-    """Decode digital numbers to physical units, float32. What has no logarithm becomes NaN.
-
-    Property: the numbers of a band depend on that band alone.
-    """
+    """Decode each band's digital numbers by itself to physical units, float32. What has no logarithm becomes NaN."""
     _check_bands(dn, n)
     return _transformed(dn.to(torch.float32) * _per_band(n.scale, dn) + _per_band(n.offset, dn), n)
 
@@ -308,10 +291,8 @@ def to_stored(physical: Float[Array, "band row col"], n: Normalisation) -> Float
 def rounded_into(
     stored: Float[Array, "band row col"], dtype: str, *, nodata: float | None
 ) -> Num[Array, "band row col"]:
-    """Bring numbers into a type: rounded and clipped to it, and never the number that means "no data".
-
-    A number that would be `nodata` becomes the next one that the type holds, on the side of the true one.
-    """
+    """Bring numbers into a type: rounded and clipped to it. One that would be `nodata` becomes the type's next number,
+    on the side of the true one."""
     kind: np.dtype[Any] = np.dtype(dtype)
     low, high = _limits(kind)
     whole = stored if kind.kind == "f" else np.rint(stored)
@@ -350,11 +331,9 @@ _MISSING = 1.0  # chosen: white, as paper
 
 
 def composite(sensor: Sensor) -> tuple[tuple[tuple[str, ...], ...], str]:
-    """Choose bands for red, green and blue, (band,) or (band, band) for the difference of two, and say what they show.
-
-    Natural colour where the sensor has it; radar as co-polarised, cross-polarised and their difference; else
-    three bands spread over the spectrum, the longest as red; of one or two bands the first in grey.
-    """
+    """Choose bands for red, green and blue, (band,) or (band, band) for the difference of two, and say what they show:
+    natural colour if there; radar as co-polarised, cross-polarised and their difference; else three bands spread over
+    the spectrum, the longest as red; of one or two bands the first in grey."""
     natural = _found(sensor, ("red", "green", "blue"))
     if natural is not None:
         return tuple((name,) for name in natural), "natural colour"
@@ -380,21 +359,15 @@ def picture(
     percentiles: tuple[float, float] = _PERCENTILES,
     missing_grey: float = _MISSING,
 ) -> Float[Array, "row col colour"]:
-    """Draw an image in the bands that `composite` chooses, each channel stretched between two percentiles.
+    """Draw an image in the bands that `composite` chooses, in [0, 1], each channel stretched between two percentiles.
 
     Args:
-        physical: bands as in `sensor`.
+        physical: equally many bands as `sensor`, else `InputError`.
         sensor: what the bands are.
         valid: which values have data; None: the finite ones.
         like: image whose percentiles are used, so that two pictures can be compared; None: this one.
         percentiles: that become black and full colour.
         missing_grey: drawn where a pixel lacks a shown band; NaN leaves that to who shows the picture.
-
-    Returns:
-        Colours in [0, 1].
-
-    Raises:
-        InputError: the array has another number of bands than the sensor.
     """
     _check(physical, sensor)
     known = np.isfinite(physical) if valid is None else np.isfinite(physical) & valid

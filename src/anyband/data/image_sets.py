@@ -42,29 +42,25 @@ _DAY_US = 86_400_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSets:
-    """Samples of a store with the images that may be drawn of each: footprints, or pairs, which are drawn whole.
-
-    Sample k has the images `bounds[k]` to `bounds[k + 1]`.
-    """
+    """Samples of a store with the images that may be drawn of each: footprints, or pairs, which are drawn whole. Sample
+    k has the images `bounds[k]` to `bounds[k + 1]`."""
 
     size: tuple[int, int]
     """Least and most images of a set; a batch draws how many, evenly. Samples with fewer pass with what they have."""
     gap_days: float = 0.0
     """Images of one source are at least so far apart. Over 0, an unknown time is apart from nothing."""
     bounds: Int[Array, " bound"]
-    """Where each sample begins, and the end of the last."""
     chips: Int[Array, " image"]
     """Row of the store's index. The images of a footprint stand by time, unknown last, then by row."""
     sources: Int[Array, " image"]
     """Number of the image's sensor."""
     time_us: Int[Array, " image"]
-    """Microseconds since 1970; `UNKNOWN_TIME` where not known."""
+    """Since 1970; `UNKNOWN_TIME` where not known."""
     capacity: Int[Array, " sample"]
     """Images that can be drawn of each whatever the anchor, at most the most that are asked for."""
     has_partner: Bool[Array, " sample"]
     """Whether there is a second source."""
     arrays: tuple[str, ...]
-    """Arrays of the store that the images are in."""
     grid: tuple[int, int]
     """Fewest rows and columns of all these arrays: what crops are aligned to, whatever is in a batch."""
     pair_kind: Int[Array, " sample"] | None = None
@@ -88,8 +84,8 @@ class ImageSets:
         return slice(int(self.bounds[sample]), int(self.bounds[sample + 1]))
 
     def kinds(self) -> tuple[list[tuple[int, bool]], Int[Array, " sample"]]:
-        """List the kinds that pass in epochs of their own (images that can be drawn, whether of several sources), and
-        tell which each sample is of."""
+        """Give (images that can be drawn, whether of several sources) of the kinds that pass in epochs of their own,
+        and the kind of each sample."""
         if self.pair_kind is not None:
             return [(2, True)] * len(self.pair_arrays), self.pair_kind
         found, kinds = np.unique(np.stack([self.capacity, self.has_partner], axis=1), axis=0, return_inverse=True)
@@ -131,7 +127,6 @@ class SetDraw:
     grid: tuple[int, int]
     """Rows and columns that crops are aligned to."""
     epoch: int
-    """Epoch of the batch, from 0."""
 
     def part(self, which: slice) -> "SetDraw":
         """Take some of the sets."""
@@ -152,8 +147,7 @@ def find_pairs(
 
     Args:
         store: to look in.
-        sensors: wanted (sensor of a, sensor of b); equal names pair two dates of one sensor. `any`: any two
-            different sensors, in the order of the store.
+        sensors: (sensor of a, sensor of b); equal names pair two dates. `any`: any two different ones, in store order.
         split: of the places; None: all.
 
     Raises:
@@ -212,16 +206,9 @@ def find_sets(
 
 
 class SetSampler:
-    """Batches of sets of one kind each, see `BatchOrder`: a pure function of (seed, step).
-
-    How many images are drawn of a footprint is the same for a batch; which, is a function of (seed, step, sample).
-
-    Args:
-        sets: to draw from.
-        batch_size: sets a batch.
-        seed: of the draws.
-        shuffle: shards of the samples, to read one after the other; None: any sample may follow any other.
-    """
+    """Batches of sets of one kind each, see `BatchOrder`: a pure function of (seed, step). How many images are drawn of
+    a footprint is the same for a batch; which, is a function of (seed, step, sample). Without `shuffle` any sample may
+    follow any other."""
 
     def __init__(self, sets: ImageSets, *, batch_size: int, seed: int, shuffle: ShardShuffle | None = None) -> None:
         self._sets = sets
@@ -443,10 +430,7 @@ def are_apart(a_us: int, b_us: int, gap_us: int) -> bool:
 
 
 def most_with_each(times_us: Int[Array, " image"], gap_us: int) -> list[int]:
-    """Count, for each image of one source, the most that can be taken together with it, itself included.
-
-    Images that are taken together are pairwise apart, see `are_apart`.
-    """
+    """Count, for each image of one source, the most that can be taken with it, itself included, all pairwise apart."""
     count = len(times_us)
     if gap_us == 0:
         return [count] * count
@@ -457,13 +441,8 @@ def most_with_each(times_us: Int[Array, " image"], gap_us: int) -> list[int]:
 
 
 def room_left(times_us: Sequence[int], taken_us: Sequence[int], gap_us: int) -> int:
-    """Count the most images of one source that can be taken beside those that are.
-
-    Args:
-        times_us: of all images of the source, in order, unknown ones last.
-        taken_us: of those that are taken, in order; pairwise far enough apart.
-        gap_us: least time between two images.
-    """
+    """Count the most images of one source that can be taken beside those that are. `times_us` are in order, unknown
+    ones last; `taken_us` are in order and pairwise apart."""
     if gap_us == 0:
         return len(times_us) - len(taken_us)
     known = times_us[: bisect_left(times_us, UNKNOWN_TIME)]

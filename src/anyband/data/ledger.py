@@ -57,11 +57,7 @@ class Ledger:
     """The file that a run notes its work in. What was noted survives the end of the process at any moment."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or begin one.
-
-        Raises:
-            OutputError: it can't be written.
-        """
+        """Open the file, or begin one; `OutputError` where it can't be written."""
         self.path = path
         # (bands asked for, whole sensor, encoding): thousands of images share a few.
         self._kinds: list[tuple[Sensor, Sensor, tuple[tuple[str, Encoding], ...]]] = []
@@ -119,7 +115,6 @@ class Ledger:
         return np.fromiter((number for (number,) in rows), dtype=np.int64)
 
     def entry(self, number: int) -> ImageEntry:
-        """Read an image."""
         name, source, kind, place, time, split = self._one(
             "SELECT name, source, kind, place, datetime, split FROM images WHERE number = ?", number
         )
@@ -192,11 +187,9 @@ class Ledger:
         return {(array, shard): (digest, bool(partial)) for array, shard, digest, partial in rows}
 
     def keep_shard(self, array: str, shard: int, digest: str, partial: bool) -> None:
-        """Note that a shard is on the disk."""
         self._note("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?)", array, shard, digest, partial)
 
     def close(self) -> None:
-        """Close the file."""
         self.database.close()
 
     def _one(self, query: str, *values: Any) -> Any:
@@ -263,14 +256,11 @@ class PlacedImages(Sequence[PlacedImage]):
         """Take the images that are not skipped now."""
         self._ledger = ledger
         self.numbers = ledger.numbers()
-        """Number of each image."""
 
     def __len__(self) -> int:
-        """Count the images."""
         return len(self.numbers)
 
     def __getitem__(self, position: Any) -> Any:
-        """Read an image, by its position from 0."""
         return self._ledger.placed(int(self.numbers[position]))
 
 
@@ -278,24 +268,13 @@ class WaitingChip:
     """A chip that waits for its shard, in the ledger or in the file of its piece; the last one released removes it."""
 
     def __init__(self, ledger: Ledger, piece: Piece, chip: tuple[int, float, bool, int], start: int, waiting: set[int]):
-        """Say where the chip is.
-
-        Args:
-            ledger: that noted it.
-            piece: it is of.
-            chip: what was noted of it, as in `Cut`.
-            start: first byte among the chips of the piece.
-            waiting: numbers of the chips of the piece that are still needed; shared by all of them.
-        """
+        """Say where the chip is: `chip` as in `Cut`, `start` its first byte among the chips of the piece; `waiting`,
+        shared by them, has the numbers still needed."""
         self._ledger, self._piece, self._start, self._waiting = ledger, piece, start, waiting
         self._number, _, self._partial, self._checksum = chip
 
     def load(self) -> tuple[Array, Array | None]:
-        """Read the chip back.
-
-        Raises:
-            OutputError: it was lost or damaged since it was written.
-        """
+        """Read the chip back; `OutputError` where it was lost or damaged since it was written."""
         piece, size = self._piece, chip_bytes(self._piece, self._number, self._partial)
         content = self._ledger.content(piece.number, self._start, size)
         if content is None:
@@ -323,17 +302,9 @@ class WaitingChip:
 
 @contextmanager
 def open_ledger(out: Path) -> Iterator[Ledger]:
-    """Hold the folder of a store under construction, and open its ledger.
-
-    When the block ends with an error of the inputs the folder is removed, because other inputs can't use it; with
-    any other error it stays, for the next run of the same inputs.
-
-    Args:
-        out: what the store becomes.
-
-    Raises:
-        OutputError: the folder can't be written, or another run holds it.
-    """
+    """Hold the folder of a store under construction that becomes `out`, and open its ledger. After an error of the
+    inputs the folder is removed, because other inputs can't use it; after any other it stays for the next run.
+    `OutputError` where it can't be written, or another run holds it."""
     folder = partial_path(out)
     check_writable(out.parent)
     with _held(folder):
@@ -350,11 +321,7 @@ def open_ledger(out: Path) -> Iterator[Ledger]:
 
 
 def publish(out: Path) -> None:
-    """Make a finished store OUT; an existing OUT is replaced, and the rest of its folder removed.
-
-    Raises:
-        OutputError: it can't be renamed.
-    """
+    """Make a finished store `out`; an existing one is replaced, and the rest of its folder removed."""
     replaced = out.with_name(f".{uuid.uuid4().hex[:8]}.replaced.{out.name}")
     store = partial_path(out) / "store"
     try:

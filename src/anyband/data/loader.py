@@ -49,12 +49,7 @@ class OpenShards:
     """The shards that the next batches need. What is not among them is read as without it: no answer ever differs."""
 
     def __init__(self, store: ChipStore, *, batches: int) -> None:
-        """Nothing is fetched yet.
-
-        Args:
-            store: to read.
-            batches: a shard stays open while one of the last so many batches of a kind needs it.
-        """
+        """Nothing is fetched yet. A shard stays open while one of the last `batches` batches of a kind needs it."""
         self._store = store
         self._batches = batches
         self._shards: dict[tuple[int, int], _Shard] = {}
@@ -155,7 +150,6 @@ class _Reading:
     held: dict[int, _Shard | None]
 
     def result(self) -> None:
-        """Wait for them all."""
         target = ts.array(self.out, copy=False)
         writing = []
         for number, shard in self.held.items():
@@ -180,11 +174,10 @@ class RawImages:
     """The images of some sets that are of one array, as they are stored."""
 
     array: str
-    """Array of the store."""
     pixels: Num[Tensor, "batch band row col"]
     """Digital numbers in the type of their array."""
     valid: Bool[Tensor, "batch band row col"] | None
-    """Where they are data; None: everywhere."""
+    """None: everywhere."""
     sets: Int[Array, " batch"] | None
     """Which set of the batch each image belongs to, in order; None: one to each."""
 
@@ -198,23 +191,13 @@ class RawSets:
     rows: Int[Array, "set slot"] | None
     """Where each image stands when the groups are laid one after the other; None: group k is slot k of every set."""
     draw: SetDraw
-    """Which images these are."""
     metadata: ChipMetadata | None
     """What is known of each beside its pixels; None: nothing was looked up."""
 
 
 def read_sets(store: ChipStore, draw: SetDraw, *, shards: OpenShards | None = None, metadata: bool = True) -> RawSets:
-    """Read the sets of a draw, the images of each array in one go.
-
-    Args:
-        store: that they are in.
-        draw: which.
-        shards: what is in memory already; None: nothing.
-        metadata: whether to look up what is known of each image. Without, as for pairs, each slot is of one array.
-
-    Raises:
-        StoreError: the store is damaged.
-    """
+    """Read the sets of a draw, the images of each array in one go. `shards` are in memory already; without metadata, as
+    for pairs, each slot is of one array."""
     names, numbers = list(store.arrays), store.array_numbers[draw.chips]
     if not metadata:
         slots = zip(numbers[0].tolist(), draw.chips.T, strict=True)
@@ -242,15 +225,8 @@ def read_ahead(
     workers: int,
     expect: Callable[[DrawnT], None] | None = None,
 ) -> Iterator[RawT]:
-    """Give what is read of each draw, in their order, whatever the number of workers.
-
-    Args:
-        read: reads what one holds.
-        draws: what the batches hold.
-        workers: threads that read ahead; 0 reads when asked.
-        expect: told what each batch holds, in order, before it is read and some batches ahead, for example to begin to
-            fetch shards. None: nobody.
-    """
+    """Give what is read of each draw, in their order, whatever the number of workers: threads that read ahead (0:
+    none). `expect` is told each draw some batches before it is read, for example to begin to fetch shards."""
     told = draws if expect is None else _told(draws, expect)
     if workers == 0:
         yield from map(read, told)

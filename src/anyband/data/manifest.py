@@ -44,11 +44,7 @@ _ROWS_READ_TOGETHER = 1024
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a table (`MANIFEST_ENDINGS`), column → value; nothing is checked but that it is a table.
-
-    Raises:
-        ManifestError: the file is missing or no table.
-    """
+    """Read the rows of a table (`MANIFEST_ENDINGS`), column → value; nothing is checked but that it is a table."""
     return list(_iterate_rows(path))
 
 
@@ -171,12 +167,7 @@ def is_future(time: dt.datetime) -> bool:
 
 
 def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sensor] | None = None) -> ImageEntry:
-    """Check one row.
-
-    Args:
-        row: column → value; None or empty text means absent.
-        folder: that relative paths are relative to.
-        known: sensors by name that the catalogue need not have.
+    """Check one row (None or empty text means absent); `known` has sensors that the catalogue need not have.
 
     Raises:
         ManifestError: a column is unknown or missing, or a value is wrong.
@@ -232,7 +223,6 @@ def _is_absent(value: Any) -> bool:
 
 
 def _items(value: Any) -> list[Any]:
-    """Take a list as it is, text apart at `;`, and anything else as the only item."""
     if value is None:
         return []
     if isinstance(value, str):
@@ -267,11 +257,9 @@ def _declaration(
 
 
 def _bands(value: Any, paths: Sequence[Path], sensor: Sensor) -> tuple[tuple[str, str], ...]:
-    """Read the bands: a mapping gives the name of each in the file; a list gives their order.
-
-    In one GeoTIFF or the like the order numbers the bands of the file. A folder, several files or a netCDF
-    have no order, so there the bands are found by their own names.
-    """
+    """Read the bands: a mapping gives the name of each in the file, a list their order. In one GeoTIFF or the like the
+    order numbers the file's bands; a folder, several files or a netCDF have none, so there bands are found by their own
+    names."""
     if isinstance(value, Mapping):
         named = [(str(band), str(name)) for band, name in value.items()]
     else:
@@ -292,10 +280,8 @@ def _has_order(paths: Sequence[Path]) -> bool:
 def _encoding(
     sensor: Sensor, name: str | None, scale: float | None, offset: float | None
 ) -> tuple[tuple[str, Encoding], ...]:
-    """Find how each band is stored: a scale or offset replaces that of the encoding, whose transform stays.
-
-    A scale or offset without an encoding says all: `dn · scale + offset`.
-    """
+    """Find how each band is stored: a scale or offset replaces that of the encoding, whose transform stays. Without an
+    encoding they say all: `dn · scale + offset`."""
     is_given = scale is not None or offset is not None
     found = []
     for band in sensor.bands:
@@ -370,27 +356,17 @@ class ImageList:
     """Images of a list, each made from its row whenever they are gone through, so that none is kept."""
 
     def __init__(self, name: str, folder: Path, rows: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]]) -> None:
-        """Check every row.
-
-        Args:
-            name: of the list, for messages.
-            folder: that relative paths are relative to.
-            rows: gives (where it stands, column → value) of each image, as often as it is called.
-
-        Raises:
-            ManifestError: a row is wrong, or two say different things of one image.
-        """
+        """Check every row. `rows` gives (where it stands, column → value) of each image, as often as it is called.
+        `ManifestError` where a row is wrong, or two say different things of one image."""
         self._name, self._folder, self._rows = name, folder, rows
         identities = np.fromiter(map(identity, self), dtype="S16")
         self._length = len(identities)
         self._check_consistent(identities)
 
     def __len__(self) -> int:
-        """Count the images."""
         return self._length
 
     def __iter__(self) -> Iterator[ImageEntry]:
-        """Make each image anew."""
         for where, row in self._rows():
             try:
                 yield parse_entry(row, folder=self._folder)
@@ -418,20 +394,12 @@ def identity(entry: ImageEntry) -> bytes:
 
 
 def read_manifest(path: Path) -> list[ImageEntry]:
-    """Read a manifest and check every row.
-
-    Raises:
-        ManifestError: the file is missing, empty, of unknown kind, or a row is wrong; the row is named.
-    """
+    """Read a manifest and check every row; `ManifestError` names the file or row that is wrong."""
     return list(open_manifest(path))
 
 
 def open_manifest(path: Path) -> ImageList:
-    """Check every row of a manifest, and leave them on the disk: for so many images that they would fill memory.
-
-    Raises:
-        ManifestError: as `read_manifest`.
-    """
+    """Check every row of a manifest, and leave them on the disk: for so many images that they would fill memory."""
     if path.suffix.casefold() not in MANIFEST_ENDINGS:
         raise ManifestError(
             f"'{path}' is no manifest: its name ends in '{path.suffix}', allowed are "
@@ -453,11 +421,7 @@ def open_manifest(path: Path) -> ImageList:
 def entries_from_globs(
     patterns: Sequence[str], *, sensor: str, encoding: str | None = None, bands: str | None = None
 ) -> ImageList:
-    """List the images that match file patterns, all of one sensor.
-
-    Raises:
-        ManifestError: nothing matches, or sensor, encoding or bands are wrong.
-    """
+    """List the images that match file patterns, all of one sensor; `ManifestError` where nothing matches."""
     # `Path.glob` takes no absolute patterns.
     paths = sorted({found for pattern in patterns for found in glob.glob(pattern, recursive=True)})  # noqa: PTH207
     if not paths:

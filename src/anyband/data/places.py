@@ -38,13 +38,11 @@ class PlacedImage:
     """What of an image decides its place."""
 
     name: str
-    """For messages."""
     grid: Grid
-    """Where its pixels lie."""
     place: str | None
-    """Declared place; None: found by overlap."""
+    """Declared; None: found by overlap."""
     split: Split | None
-    """Declared split; None: drawn."""
+    """Declared; None: drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,9 +54,8 @@ class Place:
     members: tuple[int, ...]
     """Positions of its images in the list given."""
     images: tuple[PlacedImage, ...]
-    """What is known of each."""
     split: Split | None
-    """Declared split; None: to be drawn."""
+    """Declared; None: to be drawn."""
 
     @property
     def layout(self) -> Layout:
@@ -79,7 +76,6 @@ class Places:
         self._order = np.argsort(self._members[self._starts])
 
     def __len__(self) -> int:
-        """Count the places."""
         return len(self._order)
 
     def __iter__(self) -> Iterator[Place]:
@@ -100,16 +96,11 @@ class Places:
 
 
 def find_places(images: Sequence[PlacedImage]) -> tuple[Places, list[str]]:
-    """Group images into places.
+    """Group images into places, in the order of their first images, with notes for people.
 
     Declared places are as declared. Other images of one CRS form a place where their footprints overlap,
     directly or through others; images without CRS, and overlaps between different CRS, are never joined.
-
-    Args:
-        images: each is asked for a few times, one after the other, and not kept.
-
-    Returns:
-        The places, in the order of their first images, and notes for people.
+    Each image is asked for a few times, one after the other, and not kept.
 
     Raises:
         GeometryError: images of a declared place do not fit together; the first such places are named.
@@ -180,10 +171,8 @@ def _on_globe(corners: Array) -> Array:
 
 
 def off_globe(grid: Grid) -> str | None:
-    """Say how an image reaches outside longitudes ±180 and latitudes ±90; None where it does not.
-
-    Half a pixel is let pass: grids that are registered by the centres of their pixels reach so far.
-    """
+    """Say how an image reaches outside longitudes ±180 and latitudes ±90, or None. Half a pixel is let pass: grids that
+    are registered by the centres of their pixels reach so far."""
     if grid.crs is None:
         return None
     lons, lats = np.array(corners_lonlat(grid.transform, grid.height, grid.width, grid.crs)).T

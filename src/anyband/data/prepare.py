@@ -58,13 +58,11 @@ class PrepareOptions:
     chip_px: int | None = None
     """Side of a footprint in pixels of its finest image; None: whole images if they are small."""
     chip_m: float | None = None
-    """Or in metres."""
     min_valid: float = 0.5
     """Least share of data of a chip; chosen: half, as for a token to be seen."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of the places for train, val and test."""
     seed: int = 0
-    """Of the draw of splits."""
     statistics: bool = False
     """Whether to compute statistics of the train split too."""
 
@@ -93,9 +91,7 @@ class PrepareReport:
     chips: Mapping[str, int]
     """Sensor → chips."""
     places: int
-    """Places."""
     footprints: int
-    """Different (place, cell)."""
     splits: Mapping[str, int]
     """Split → chips."""
     pairs: Mapping[str, int]
@@ -103,9 +99,8 @@ class PrepareReport:
     skipped: tuple[tuple[str, str], ...] = ()
     """(path as the manifest writes it, reason) of images that gave no chips."""
     notes: tuple[str, ...] = ()
-    """What else one should know."""
     was_complete: bool = False
-    """Whether the store was there already, of the same inputs, so that nothing was done."""
+    """Whether a store of the same inputs was there already, so that nothing was done."""
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON; `from_dict` is its inverse."""
@@ -115,7 +110,6 @@ class PrepareReport:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], *, was_complete: bool) -> "PrepareReport":
-        """Read what `to_dict` made."""
         skipped = tuple((one["name"], one["reason"]) for one in entry["skipped"])
         return cls(**entry["counts"], skipped=skipped, notes=tuple(entry["notes"]), was_complete=was_complete)
 
@@ -148,7 +142,7 @@ def prepare(
     strict: bool = False,
     shown: bool = False,
 ) -> PrepareReport:
-    """Make a chip store of images.
+    """Make a chip store of images, and report what it holds, what was skipped and why.
 
     Property: the bytes of the store are a function of the images and the options, whatever the number of
     workers and however often the run was killed and started again.
@@ -162,9 +156,6 @@ def prepare(
         overwrite: whether an existing store of other inputs is replaced.
         strict: whether an image that can't be used is an error instead of skipped.
         shown: whether to show progress.
-
-    Returns:
-        What the store holds, what was skipped and why.
 
     Raises:
         OutputError: `out` exists and is something else, or can't be written.
@@ -223,11 +214,7 @@ class _Run:
         (folder / "spool").mkdir(exist_ok=True)
 
     def survey(self) -> None:
-        """Look at every image; what can't be opened, or says what can't be true, is skipped.
-
-        Raises:
-            RasterError: none is left.
-        """
+        """Look at every image; what can't be opened, or says what can't be true, is skipped. One must be left."""
         ledger = self._ledger
         if self._strict:
             for _, reason in ledger.skipped():
@@ -246,22 +233,15 @@ class _Run:
         self._check_some_left(ledger.num_images())
 
     def places(self) -> Iterator[tuple[Place, list[int]]]:
-        """Find the places, and the numbers of the images of each.
-
-        Raises:
-            GeometryError: images of a declared place do not fit together.
-            ManifestError: images of one place are declared for different splits.
-        """
+        """Find the places, and the numbers of the images of each."""
         images = PlacedImages(self._ledger)
         places, notes = find_places(images)
         self._notes += notes
         return ((place, images.numbers[list(place.members)].tolist()) for place in places)
 
     def pieces(self, places: Iterable[tuple[Place, list[int]]]) -> Iterator[Piece]:
-        """Give the work: for each image of each place the cells that it covers, in pieces. Others are skipped.
-
-        A piece is made when it is asked for, so that the plan of a large archive is never in memory.
-        """
+        """Give for each image of each place the footprints that it covers, in pieces; others are skipped. A piece is
+        made when it is asked for, so that the plan of a large archive is never in memory."""
         options = self._options
         count = 0
         for place, numbers in places:
@@ -299,11 +279,7 @@ class _Run:
                     count += 1
 
     def cut(self, pieces: Iterable[Piece]) -> StoreWriter:
-        """Cut all pieces, and write each shard as soon as its chips are there.
-
-        Raises:
-            RasterError: no chip has enough data.
-        """
+        """Cut all pieces, and write each shard as soon as its chips are there; some chip must have enough data."""
         ledger, total = self._ledger, self._ledger.num_images()
         writer = StoreWriter(
             self._folder / "store", ledger.database, finished=ledger.shards(), on_shard=ledger.keep_shard
@@ -336,7 +312,6 @@ class _Run:
         return writer
 
     def report(self) -> PrepareReport:
-        """Say what was made of the images."""
         notes = self._notes + [
             f"{sensor}: encoding '{encoding}', the default, was taken for {count} images; none was declared"
             for (sensor, encoding), count in self._defaults.items()
@@ -356,7 +331,6 @@ class _Run:
         self._ledger.skip(image, reason)
 
     def _skip_empty(self, piece: Piece, best: float | None) -> None:
-        """Skip an image of which no chip had enough data."""
         name, least = piece.entry.name, self._options.min_valid
         if best == 0:
             self._skip(piece.image, f"'{name}' has no data: every pixel is nodata, NaN or masked")
@@ -450,14 +424,8 @@ def _array_spec(
 def _count_chips(
     rows: Iterable[tuple[str, str, str, int, Any]], *, sensors: Sequence[str], splits: Mapping[str, int]
 ) -> PrepareReport:
-    """Count what a store holds, footprint by footprint; what is kept does not grow with their number.
-
-    Args:
-        rows: (place, cell, sensor, number of chips, order of the first); those of a place, and in it those of a cell,
-            come one after the other.
-        sensors: in the order of the result.
-        splits: split → chips.
-    """
+    """Count what a store holds, footprint by footprint; what is kept does not grow with their number. Rows are (place,
+    cell, sensor, number of chips, order of the first), those of a place, and in it of a cell, one after the other."""
     chips = dict.fromkeys(sensors, 0)
     pairs: Counter[tuple[int, int]] = Counter()
     first_of: dict[tuple[int, int], Any] = {}

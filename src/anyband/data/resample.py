@@ -61,18 +61,13 @@ class Augmentation:
     first: Int[Array, "sample 2"]
     """First row and column of each box."""
     size: Int[Array, "sample 2"]
-    """Rows and columns of each box."""
     transposed: Bool[Array, "sample"]
     """Whether rows and columns change places."""
     flipped: Bool[Array, "sample 2"]
     """Whether rows, and columns, run backwards afterwards."""
 
     def of(self, samples: Int[Array, " image"]) -> "Augmentation":
-        """Make the augmentation of images: that of the sample which each belongs to.
-
-        Args:
-            samples: positions in this augmentation; each may stand several times.
-        """
+        """Make the augmentation of images: that of their samples, each of which may stand several times."""
         return Augmentation(
             grid=self.grid,
             first=self.first[samples],
@@ -119,12 +114,12 @@ def draw_augmentation(
 def input_corners(
     augmentation: Augmentation, corners_deg: Float[Array, "sample image 4 2"]
 ) -> Float[Array, "sample image 4 2"]:
-    """Find where the corners of augmented images lie. Between the corners of a chip, positions are bilinear.
+    """Find where the corners of augmented images lie; between the corners of a chip, positions are bilinear.
 
     Args:
         augmentation: of each sample.
-        corners_deg: longitude and latitude of the upper left, upper right, lower right and lower left corner of each
-            image as it was before; NaN where unknown.
+        corners_deg: (longitude, latitude) of the upper left, upper right, lower right, lower left corner of each image
+            before; NaN where unknown.
 
     Returns:
         The same of the images that `apply` gives: crop, transposition and flips are in it. Longitudes from −180 to 180.
@@ -232,11 +227,8 @@ class Resampler:
         return self._matrices[key]
 
     def _built(self, axis: int, num_pixels: int) -> Float[Tensor, "batch size pixel"]:
-        """Build the resampling matrix of each sample along one axis; rows sum to 1, flips are in it.
-
-        Box edges are kept as fractions of whole numbers until the last moment, so that an edge on a pixel's
-        border stays there.
-        """
+        """Build the resampling matrix of each sample along one axis; rows sum to 1, flips are in it. Box edges stay
+        fractions of whole numbers to the last, so that an edge on a pixel's border stays there."""
         cells, out_size = self._augmentation.grid[axis], self._shape[axis]
         first, size, flipped = self._boxes[:3, :, axis, None]
         touched_from = first * num_pixels // cells
@@ -307,9 +299,8 @@ def resized(
 def apply_to_map(
     values: Num[Tensor, "batch row col"], augmentation: Augmentation, *, img_size: int
 ) -> Num[Tensor, "batch size size"]:
-    """Cut, take the nearest pixel, transpose and flip: what `apply` does to images, for maps whose values can't be
-    mixed. Where a box lies on the map's own pixels, no value changes.
-    """
+    """Cut, take the nearest pixel, transpose and flip: `apply` for maps whose values can't be mixed. Where a box lies
+    on the map's own pixels, no value changes."""
     _, height, width = values.shape
     _check_count(augmentation, len(values))
     rows = _nearest(augmentation, axis=0, num_pixels=height, img_size=img_size).to(values.device)

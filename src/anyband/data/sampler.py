@@ -41,16 +41,8 @@ class ShardShuffle:
     def deal(
         self, samples: Int[Array, " place"], *, first: int, batch_size: int, seed: int, purpose: str, epoch: int
     ) -> Int[Array, " place"]:
-        """Deal the samples of an epoch to the places of its batches. Each sample stands in the result once.
-
-        Args:
-            samples: in an order drawn for the epoch; those of one shard keep it.
-            first: place of the epoch's first sample, counted over all epochs.
-            batch_size: places of a batch.
-            seed: of the order of the shards.
-            purpose: of that draw.
-            epoch: number of it.
-        """
+        """Deal the samples of an epoch, each once, to the places of its batches. Samples of one shard keep their order;
+        `first` is the epoch's first place, counted over all epochs."""
         names, shards = np.unique(self.shards[samples], return_inverse=True)
         rank = permutation(seed, step=epoch, purpose=purpose, size=len(names))
         listed = samples[np.argsort(rank[shards], kind="stable")]
@@ -66,15 +58,9 @@ class ShardShuffle:
 
 
 def open_shard_of(places: Int[Array, " place"], *, batch_size: int, num_open: int) -> Int[Array, " place"]:
-    """Tell which of the open shards serves each place: equally many to each, or one more, ascending in a batch.
-
-    Where a batch has fewer places than there are open shards, neighbouring ones take turns at each place.
-
-    Args:
-        places: counted over all batches, from 0.
-        batch_size: places of a batch.
-        num_open: shards, at least one.
-    """
+    """Tell which of the open shards serves each place (counted over all batches): equally many to each, or one more,
+    ascending in a batch. Where a batch has fewer places than there are open shards, neighbouring ones take turns at
+    each place."""
     batches, positions = np.divmod(places, batch_size)
     lowest = positions * num_open // batch_size
     after = (positions + 1) * num_open // batch_size
@@ -167,12 +153,10 @@ class Footprints:
     """Chips grouped by footprint, and in each by time, unknown last, then row."""
 
     chips: Int[Array, " image"]
-    """Rows of the store's index."""
     bounds: Int[Array, " bound"]
     """Footprint k is `chips[bounds[k]:bounds[k + 1]]`."""
 
     def __len__(self) -> int:
-        """Count the footprints."""
         return len(self.bounds) - 1
 
 
@@ -181,22 +165,17 @@ class ChipMetadata:
     """What is known of each image of some sets beside its pixels."""
 
     corners_deg: Float[Array, "set slot 4 2"]
-    """Longitude and latitude of the corners of the chip's array: upper left, upper right, lower right, lower left.
-    NaN: unknown."""
+    """(longitude, latitude) of the chip's upper left, upper right, lower right, lower left corner. NaN: unknown."""
     gsd_m: Float[Array, "set slot"]
-    """Ground sampling distance of its pixels, metres. NaN: unknown."""
+    """Of its pixels. NaN: unknown."""
     shape_px: Int[Array, "set slot 2"]
-    """Rows and columns of the chip."""
+    """Rows and columns."""
     time: Shaped[Array, "set slot"]
-    """When it was taken, `datetime64[us]` in UTC. NaT: unknown."""
+    """UTC, `datetime64[us]`. NaT: unknown."""
 
 
 def check_sensors(store: ChipStore, names: Iterable[str]) -> None:
-    """See that a store has all sensors.
-
-    Raises:
-        StoreError: it lacks one.
-    """
+    """See that a store has all sensors; `StoreError` where it lacks one."""
     for name in names:
         if name not in store.sensors:
             raise StoreError(
@@ -212,13 +191,7 @@ def chip_times(store: ChipStore) -> Int[Array, " chip"]:
 
 
 def find_footprints(store: ChipStore, *, split: Split | None, sensors: Iterable[str] | None = None) -> Footprints:
-    """Group the chips of a store by footprint, ordered by place and footprint on its grid.
-
-    Args:
-        store: to look in.
-        split: of the places; None: all.
-        sensors: whose chips count; None: all.
-    """
+    """Group the chips of a store by footprint, ordered by place and position on its grid; None: all."""
     places, cells = _ranks(store.index.column("place")), _ranks(store.index.column("cell"))
     wanted = np.ones(store.index.num_rows, dtype=bool)
     if split is not None:
@@ -232,11 +205,8 @@ def find_footprints(store: ChipStore, *, split: Split | None, sensors: Iterable[
 
 
 def chip_metadata(store: ChipStore, chips: Int[Array, "set slot"]) -> ChipMetadata:
-    """Look up what the index knows of some chips, by their rows.
-
-    Raises:
-        StoreError: a footprint is no quadrilateral, or reaches outside longitudes ±180 and latitudes ±90.
-    """
+    """Look up what the index knows of some chips, by their rows. `StoreError` where a footprint is no quadrilateral, or
+    reaches outside longitudes ±180 and latitudes ±90."""
     rows = chips.ravel()
     taken = store.index.select(["array", "geometry", "gsd_m", "datetime"]).take(pa.array(rows))
     infos = [store.arrays[name] for name in taken.column("array").to_pylist()]
@@ -253,11 +223,7 @@ def chip_metadata(store: ChipStore, chips: Int[Array, "set slot"]) -> ChipMetada
 
 
 def check_corners(store: ChipStore, chips: Int[Array, " image"]) -> None:
-    """See before a run that its chips lie on the globe, which `chip_metadata` would find in the middle of it.
-
-    Raises:
-        StoreError: a chip does not.
-    """
+    """See before a run that its chips lie on the globe, which `chip_metadata` would find in the middle of it."""
     geo = json.loads((store.index.schema.metadata or {}).get(b"geo", b"{}"))
     west, south, east, north = geo.get("columns", {}).get("geometry", {}).get("bbox", (-180, -90, 180, 90))
     # The index says what all its chips cover together; each is looked at only where that is too much.

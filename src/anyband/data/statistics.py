@@ -56,11 +56,8 @@ class StatisticsAccumulator:
                 self._highest[index] = max(self._highest[index], values.max())
 
     def result(self) -> dict[str, BandStatistics]:
-        """Compute the statistics of each band: percentiles to within a bin, moments of scaled values.
-
-        Raises:
-            InputError: a band has no valid value, or the same at its 1st and 99th percentile.
-        """
+        """Compute the statistics of each band: percentiles to within a bin, moments of scaled values. `InputError`
+        where a band has no valid value, or the same at its 1st and 99th percentile."""
         return {band: self._statistics(index) for index, band in enumerate(self.bands)}
 
     def _statistics(self, index: int) -> BandStatistics:
@@ -131,10 +128,7 @@ def count_statistics(
     encoding: str | None = None,
 ) -> dict[str, BandStatistics]:
     """Count the statistics of images (digital numbers, which have data) of a sensor, in one pass and constant memory.
-
-    Raises:
-        InputError: a band has no valid value, or only one.
-    """
+    `InputError` where a band has no valid value, or only one."""
     counted = StatisticsAccumulator(sensor.band_names)
     for dn, valid in images:
         counted.add(decode(dn, sensor, encoding=encoding), valid)
@@ -144,11 +138,8 @@ def count_statistics(
 def store_statistics(
     store: ChipStore, *, split: Split | None = "train", shown: bool = False
 ) -> tuple[Statistics, list[str]]:
-    """Count the statistics of every band of a store over all its arrays, of one split or (None) of all.
-
-    Returns:
-        sensor → band → statistics; and a line for each band that has none, with the reason.
-    """
+    """Count statistics, sensor → band, over all arrays of a store and one split or (None) all; with a line for each
+    band that has none, and why."""
     counters: dict[tuple[str, str], StatisticsAccumulator] = {}
     wanted = {name: _rows(store, name, split) for name in store.arrays}
     with progress("statistics", sum(map(len, wanted.values())), shown=shown) as advance:

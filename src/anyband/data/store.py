@@ -74,16 +74,16 @@ class ChipRecord:
     source_path: str
     """The image it was cut from, as the manifest names it."""
     valid_fraction: float
-    """Share of the values that are data, 0 to 1."""
+    """0 to 1."""
     split: Split = "train"
     datetime: dt.datetime | None = None
-    """Time of acquisition, UTC; None where unknown."""
+    """UTC; None where unknown."""
     crs: str | None = None
     """Coordinate system of `transform`; None where the image has none."""
     transform: tuple[float, float, float, float, float, float] | None = None
     """Affine coefficients (a, b, c, d, e, f) of the chip: x = a·col + b·row + c, y = d·col + e·row + f."""
     gsd_m: float | None = None
-    """Ground sampling distance of the chip's pixels, metres; None where the image has no CRS."""
+    """Of the chip's pixels; None where the image has no CRS."""
     geometry: bytes | None = None
     """Footprint as a WKB polygon in longitude and latitude; None where the image has no CRS."""
     bounds: tuple[float, float, float, float] | None = None
@@ -363,11 +363,7 @@ class ChipStore:
 
 
 def read_index(location: StoreLocation) -> pa.Table:
-    """Read the index of a store and check its columns.
-
-    Raises:
-        StoreError: the file is missing, broken, or lacks a column; or object storage can't be reached.
-    """
+    """Read the index of a store and check its columns."""
     path = location.file("index.parquet")
     try:
         content = location.read("index.parquet")

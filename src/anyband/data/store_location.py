@@ -1,8 +1,7 @@
 """Where a chip store is: a folder, or a place on object storage; and how its keys are read, listed and written.
 
-A store at `s3://bucket/path` or `gs://bucket/path` has the same keys as one in a folder. TensorStore's drivers read and
-write them, so that nothing else is needed. Credentials are found as TensorStore finds them: environment, profile,
-machine role, or none.
+A store at `s3://bucket/path` or `gs://bucket/path` has the same keys as one in a folder, by TensorStore's drivers.
+Credentials are found as TensorStore finds them: environment, profile, machine role, or none.
 """
 
 import os
@@ -52,16 +51,8 @@ class StoreLocation:
 
     @classmethod
     def of(cls, where: Path | str, *, endpoint: str | None = None) -> "StoreLocation":
-        """Say where a store is.
-
-        Args:
-            where: folder or URL.
-            endpoint: address of an S3-compatible server; None: what AWS_ENDPOINT_URL says, or the provider's own. A
-                folder needs none.
-
-        Raises:
-            StoreError: the URL or the endpoint is none, or the two do not go together.
-        """
+        """Say where a store is. The endpoint of an S3-compatible server is, by default, what AWS_ENDPOINT_URL says, or
+        the provider's own; a folder has none. `StoreError` where URL and endpoint are none or do not fit."""
         text = str(where)
         if isinstance(where, Path) and re.match(r"(s3|gs):/", text):
             raise StoreError(f"'{text}' was a URL and is a path now, with one slash less; give it as text")
@@ -82,7 +73,6 @@ class StoreLocation:
         return cls(root=text.rstrip("/"), endpoint=endpoint and endpoint.rstrip("/"))
 
     def __str__(self) -> str:
-        """Give the path or URL."""
         return str(self.root)
 
     @property
@@ -104,11 +94,7 @@ class StoreLocation:
         return self.root / key if isinstance(self.root, Path) else f"{self.root}/{key}"
 
     def kvstore(self, key: str) -> dict[str, Any]:
-        """Make TensorStore's spec of a part of the store.
-
-        Args:
-            key: below the store, such as `chips/ARRAY`; with a slash at its end all keys below.
-        """
+        """Make TensorStore's spec of a key of the store, such as `chips/ARRAY`; with a slash at its end all below."""
         if isinstance(self.root, Path):
             return {"driver": "file", "path": str(self.root / key) + "/" * key.endswith("/")}
         scheme, rest = self.root.split("://", 1)
@@ -125,12 +111,8 @@ class StoreLocation:
         return spec
 
     def read(self, key: str) -> bytes | None:
-        """Read a key whole; None where it is missing.
-
-        Raises:
-            StoreError: object storage refuses, or can't be reached.
-            OSError: a file can't be read.
-        """
+        """Read a key whole; None where it is missing. `StoreError` where object storage refuses or can't be reached,
+        `OSError` where a file can't be read."""
         if isinstance(self.root, Path):
             file = self.root / key
             return file.read_bytes() if file.is_file() else None
@@ -139,11 +121,7 @@ class StoreLocation:
         return None if result.state == "missing" else bytes(result.value)
 
     def list_keys(self, prefix: str = "") -> set[str]:
-        """List the keys that start with `prefix`, in one go.
-
-        Raises:
-            StoreError: there is no such bucket, or object storage refuses, or can't be reached.
-        """
+        """List the keys that start with `prefix`, in one go; `StoreError` as `read`, and for no bucket."""
         if isinstance(self.root, Path):
             found = (file for file in (self.root / prefix).rglob("*") if file.is_file())
             # What a killed `write` leaves beside is no key.
@@ -159,11 +137,7 @@ class StoreLocation:
         return next((key for key in keys if key not in found), None)
 
     def write(self, key: str, content: bytes) -> None:
-        """Write a key whole: it appears at once or not at all.
-
-        Raises:
-            OutputError: it can't be written.
-        """
+        """Write a key whole: it appears at once or not at all (`OutputError`)."""
         if isinstance(self.root, Path):
             with whole_file(self.root / key) as beside:
                 beside.write_bytes(content)

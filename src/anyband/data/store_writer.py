@@ -48,11 +48,8 @@ _LARGEST_MMAP_THRESHOLD, _LARGEST_TRIM_THRESHOLD = 32 * 2**20, 64 * 2**20
 
 
 def return_freed_memory() -> None:
-    """Give memory that was freed back to the system, where the C library is one that can be asked to.
-
-    glibc keeps what threads freed, a pool for each thread, so that a process looks larger the longer it works with
-    large arrays in several threads. Source: malloc_trim(3).
-    """
+    """Give memory that was freed back to the system, where the C library is one that can be asked to. glibc keeps what
+    threads freed, a pool for each thread. Source: malloc_trim(3)."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
@@ -61,10 +58,7 @@ def return_freed_memory() -> None:
 @contextmanager
 def large_blocks_returned() -> Iterator[None]:
     """Have large blocks go back to the system as soon as they are freed, in all threads, where glibc is the C library.
-
-    Of its own, glibc keeps ever larger blocks for later, in pools of which the largest sum depends on how threads
-    happened to meet. Source: mallopt(3), M_MMAP_THRESHOLD.
-    """
+    Else it keeps ever larger blocks in pools that grow by how threads meet. Source: mallopt(3), M_MMAP_THRESHOLD."""
     libc = _glibc()
     if libc is None:
         yield
@@ -114,7 +108,6 @@ class Chip:
         self._pixels, self._valid = pixels, valid
 
     def load(self) -> tuple[Array, Array | None]:
-        """Give digital numbers and validity."""
         return self._pixels, self._valid
 
     def release(self) -> None:
@@ -146,7 +139,6 @@ class IndexWriter:
         self._length = 0
 
     def __len__(self) -> int:
-        """Count the rows."""
         return self._length
 
     def add(self, record: ChipRecord, location: tuple[str, int]) -> None:
@@ -173,11 +165,7 @@ class IndexWriter:
         self._rows.clear()
 
     def write(self, path: Path) -> None:
-        """Write the index with GeoParquet metadata; equal rows give equal bytes.
-
-        Raises:
-            OSError: the disk is full, say.
-        """
+        """Write the index with GeoParquet metadata; equal rows give equal bytes."""
         self.flush()
         schema = INDEX_SCHEMA.with_metadata({"geo": json.dumps(_geo_metadata(self._bounds))})
         with pq.ParquetWriter(path, schema, compression="zstd", store_schema=True) as index:
@@ -205,10 +193,8 @@ def _both(one: _Bounds, other: _Bounds) -> _Bounds:
 
 
 def _geo_metadata(bounds: _Bounds | None) -> dict[str, Any]:
-    """Describe the geometry column. Without a `crs` entry it is in longitude and latitude (OGC:CRS84).
-
-    Source: GeoParquet 1.1.0.
-    """
+    """Describe the geometry column. Without a `crs` entry it is in longitude and latitude (OGC:CRS84). Source:
+    GeoParquet 1.1.0."""
     column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Polygon"] if bounds else []}
     if bounds:
         column["bbox"] = list(bounds)
@@ -216,10 +202,8 @@ def _geo_metadata(bounds: _Bounds | None) -> dict[str, Any]:
 
 
 class StoreWriter:
-    """Fill a folder with a store. Equal chips in equal order give equal bytes.
-
-    Chips of one array (one `ArraySpec`) get its rows in the order in which they are added.
-    """
+    """Fill a folder with a store. Equal chips in equal order give equal bytes. Chips of one array (one `ArraySpec`) get
+    its rows in the order in which they are added."""
 
     def __init__(
         self,
@@ -246,11 +230,7 @@ class StoreWriter:
         self._index = IndexWriter(database)
 
     def add(self, spec: ArraySpec, record: ChipRecord, source: ChipSource) -> None:
-        """Add one chip; when its shard is full, the shard is written.
-
-        Raises:
-            OutputError: the shard can't be written.
-        """
+        """Add one chip; when its shard is full, the shard is written."""
         array = self._array(spec)
         try:
             self._index.add(record, (array.name, array.num_chips))
@@ -269,16 +249,12 @@ class StoreWriter:
         report: Mapping[str, Any] | None = None,
         inputs: str | None = None,
     ) -> None:
-        """Write the last shards, the index and, last, the header.
+        """Write the last shards, the index and, last, the header with the sensors of the arrays, by name.
 
         Args:
-            sensors: name → sensor, for each sensor of the arrays.
             options: how it was prepared, plain JSON.
             report: counts, and what was skipped and why, plain JSON.
             inputs: hash of the inputs and options; equal ones need no second preparing.
-
-        Raises:
-            OutputError: a file can't be written.
         """
         self.finish_arrays()
         header = {
@@ -296,11 +272,7 @@ class StoreWriter:
         _write_whole(self.folder / "store.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     def finish_arrays(self) -> None:
-        """Write the last shards, and bring all rows of the index into its database.
-
-        Raises:
-            OutputError: a file can't be written.
-        """
+        """Write the last shards, and bring all rows of the index into its database."""
         for array in self._arrays.values():
             if array.waiting:
                 self._flush(array)
@@ -310,7 +282,6 @@ class StoreWriter:
 
     @property
     def num_chips(self) -> int:
-        """Number of chips added."""
         return len(self._index)
 
     def _array(self, spec: ArraySpec) -> "_GrowingArray":
@@ -341,11 +312,7 @@ class StoreWriter:
 def write_store(
     path: Path, chips: Iterable[tuple[ArraySpec, ChipRecord, ChipSource]], sensors: Mapping[str, Sensor]
 ) -> None:
-    """Write a whole store.
-
-    Raises:
-        OutputError: `path` exists, or can't be written.
-    """
+    """Write a whole store; `OutputError` where `path` exists."""
     with whole_directory(path) as folder:
         writer = StoreWriter(folder)
         for spec, record, chip in chips:
