@@ -50,12 +50,8 @@ def missing_baselines(context: Context) -> tuple[str, ...]:
 
 def map_baselines(context: Context, *, pictured: Collection[int] = ()) -> list[Result]:
     """Score what needs no network on the same maps, where all samples have the same bands.
-
     A random forest on the standardised values of each pixel; for change also change vector analysis, where both dates
-    have the same bands.
-
-    Args:
-        pictured: positions of the test samples whose maps are kept, so that they stand beside those of an encoder.
+    have the same bands. Maps of the test samples at the positions `pictured` are kept.
     """
     data = context.data
     if not have_equal_bands(data):
@@ -75,10 +71,7 @@ def _has_equal_dates(data: TaskData) -> bool:
 
 def pixel_values(images: Sequence[SampleImage], specs: Sequence[InputSpec]) -> Float[Array, "row col value"]:
     """Give each pixel of the first image its standardised values in every band of every image, NaN where it has none.
-
-    Args:
-        images: of a sample; others than the first are brought to its pixels bilinearly.
-        specs: of the images.
+    Other images are brought to its pixels bilinearly.
     """
     height, width = images[0].dn.shape[1:]
     planes = []
@@ -93,9 +86,7 @@ def pixel_values(images: Sequence[SampleImage], specs: Sequence[InputSpec]) -> F
 
 def change_vectors(values: Float[Array, "row col value"]) -> Float[Array, "row col"]:
     """Measure change as the length of the difference of standardised values; the first half of them is before.
-
-    Source:
-        Malila, "Change vector analysis: an approach for detecting forest changes with Landsat", 1980.
+    Source: Malila, "Change vector analysis: an approach for detecting forest changes with Landsat", 1980.
     """
     before, after = np.split(values, 2, axis=-1)
     return np.asarray(np.linalg.norm(after - before, axis=-1))
@@ -200,7 +191,6 @@ def _mapped(
     pictured: Collection[int],
     chosen: dict[str, float] | None = None,
 ) -> Result:
-    """Predict the maps of the test samples, and count them against the truth."""
     counted, maps = MapCounts(context.data), {}
     for position, truth, pixels in _samples(context, "test"):
         found = predict(pixels)

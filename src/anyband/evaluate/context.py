@@ -52,16 +52,13 @@ class Context:
     encoders: Mapping[str, SensorEncoder]
     """By name of the features: `encoder`, and `untrained encoder` where it is compared; on the device."""
     reader: TaskReader
-    """How the samples become network input."""
     cache: FeatureCache | None
     """Where features are kept; None: nowhere."""
     checkpoint_hash: str
     device: str = "cpu"
     shown: bool = False
-    """Show progress bars."""
 
     def fused(self, encoder: SensorEncoder) -> FusedEncoder:
-        """Make what turns samples into features by an encoder, as the recipe says."""
         rules = self.recipe.input
         return FusedEncoder(
             encoder, fusion=self.recipe.fusion, pool=rules.pool, seed=self.recipe.seed, metadata=rules.metadata
@@ -77,7 +74,6 @@ class Result:
     width: int
     """Numbers a sample, or a pixel of a map of features."""
     predictions: Predictions
-    """For the test samples."""
     chosen: Mapping[str, Any] = field(default_factory=dict)
     """What validation chose, such as the epoch, and its score there."""
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -89,15 +85,10 @@ class Result:
     checkpoint: Checkpoint | None = None
     """The encoder as it was trained here, to be used like any other; None: it was not."""
     notes: tuple[str, ...] = ()
-    """What a reader should know."""
 
 
 def check_splits(data: TaskData, *, protocol: str, splits: Sequence[Split] = ("train", "val", "test")) -> None:
-    """See that data have the splits that a protocol on whole images needs.
-
-    Raises:
-        InputError: a split is empty, or the data are maps.
-    """
+    """See that data are of whole images and have the splits that a protocol needs, else raise `InputError`."""
     if data.targets is None:
         raise InputError(f"{protocol} is for whole images, and '{data.name}' has maps; use segment, change or regress")
     counts = data.num_samples
@@ -115,10 +106,7 @@ def have_equal_bands(data: TaskData) -> bool:
 
 
 def band_means(batch: ImageBatch) -> Float[Tensor, "batch width"]:
-    """Describe images by mean and standard deviation of each standardised band over its valid pixels.
-
-    It knows colour and contrast, and nothing of structure. A band without any valid pixel counts as 0, the mean.
-    """
+    """Describe images by mean and deviation of each standardised band over its valid pixels; without any, by 0."""
     seen = torch.ones_like(batch.pixels) if batch.valid is None else batch.valid.to(batch.pixels.dtype)
     counts = seen.sum(dim=(2, 3)).clamp(min=1)
     mean = (batch.pixels * seen).sum(dim=(2, 3)) / counts
@@ -130,11 +118,9 @@ class BandMeans(nn.Module):
     """Describes each sample by `band_means` of all its images, side by side."""
 
     def forward(self, batch: TaskBatch) -> Float[Tensor, "sample width"]:
-        """Make the vectors of a batch."""
         return torch.cat([band_means(image) for image in batch.images], dim=1)
 
     def settings(self) -> dict[str, Any]:
-        """Tell all that the vectors depend on beside the images."""
         return {"vectors": "band means"}
 
 
@@ -147,11 +133,7 @@ def labelled_features(data: TaskData, features: Features, split: Split) -> Label
 
 def probe_encoders(context: Context, probe: Callable[[Features], Result], *, title: str) -> list[Result]:
     """Probe the features of each encoder and, where the recipe asks for a baseline, band means; see `probe_features`.
-
-    Args:
-        context: encoders, data and scales.
-        probe: scores the features of all samples.
-        title: of the classifier, for the name of the baseline.
+    `title` names the classifier in the name of the baseline.
     """
     makers: dict[str, VectorMaker] = {name: context.fused(encoder) for name, encoder in context.encoders.items()}
     if context.recipe.compare.baseline and have_equal_bands(context.data):
@@ -162,15 +144,9 @@ def probe_encoders(context: Context, probe: Callable[[Features], Result], *, tit
 def probe_features(
     context: Context, makers: Mapping[str, VectorMaker], probe: Callable[[Features], Result]
 ) -> list[Result]:
-    """Probe the vectors of all samples.
-
-    With several `input.scales` the first result of each holds its predictions at all scales, so that its accuracy is
-    their mean, and one for each scale follows.
-
-    Args:
-        context: data and scales.
-        makers: of the vectors, by name.
-        probe: scores the vectors of all samples of the data, in their order.
+    """Probe the vectors of all samples, in their order.
+    With several `input.scales` the first result of each maker holds its predictions at all scales, so that its accuracy
+    is their mean, and one for each scale follows.
     """
     scales, every = context.recipe.input.scales, np.arange(len(context.data))
     found: dict[str, list[Result]] = {name: [] for name in makers}

@@ -46,16 +46,11 @@ _Made = TypeVar("_Made")
 
 def dry_run(recipe: TransferRecipe, protocol: Protocol, *, device: str = "cpu") -> dict[str, Any]:
     """Check all that an evaluation needs, do its protocol on two batches, and estimate what the whole costs.
-
-    Every check is made that can be, so one wrong thing does not hide another. Nothing is downloaded: weights of the
-    hub that are not here are stood for by random ones of the size in their name, and that is said.
-
+    Every check is made that can be, so one wrong thing does not hide another; only a device that is not there is an
+    `InputError`. Nothing is downloaded: random weights stand for those of the hub that are not here, and that is said.
     Returns:
         `recipe`, `protocol`, whether all is `ok`, `checks` (each with `what`, `ok` and `said`), and `cost` in seconds,
         counts and bytes, None where nothing could be measured.
-
-    Raises:
-        InputError: there is no such device.
     """
     find_device(device)
     checks: list[dict[str, Any]] = []
@@ -237,7 +232,6 @@ class _Steps:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Watch all steps inside."""
         handle = register_optimizer_step_post_hook(self._stepped)
         try:
             with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor):

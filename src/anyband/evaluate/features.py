@@ -51,28 +51,19 @@ _MIXUP_RATIO = 0.5
 
 
 class FusedEncoder(nn.Module):
-    """Encode samples whose images are fused.
+    """Encode samples whose images are fused; the order of a batch's samples changes no sample's features.
 
     - `single`: the sample's only image.
     - `stack`: one token from the bands of all images; what is known of the first image is told.
     - `concat`: each image by itself, their features side by side.
-    - `mixup_concat`: two images a and b exchange half of their tokens, drawn for each sample; the mixed images a' and
-      b' are encoded whole, their features side by side. A token that is hidden stays so wherever it goes.
+    - `mixup_concat`: two images a and b exchange half of their tokens, drawn for each sample by `seed`; the mixed
+      images are encoded whole, their features side by side. A token that is hidden stays so wherever it goes.
     - `joint`: the images are one sequence.
 
-    The order of a batch's samples changes no sample's features.
-
-    Args:
-        encoder: its weights are shared, not copied.
-        fusion: the strategy.
-        pool: a vector is the CLS token, or the mean of the patches that are not hidden; of a joint sequence the mean
-            over its images of theirs.
-        seed: of what `mixup_concat` draws.
-        metadata: whether the network is told what a batch knows of its images.
-
-    Source:
-        SMARTIES (arXiv 2506.19585), table 8, for stacking, concatenation and mixup concatenation; joint sequences are
-        those of A²-MAE (arXiv 2406.08079).
+    The encoder's weights are shared, not copied. By `pool` a vector is the CLS token, or the mean of the patches that
+    are not hidden; of a joint sequence the mean over its images of theirs. With `metadata` the network is told what a
+    batch knows of its images.
+    Source: SMARTIES (arXiv 2506.19585), table 8; joint sequences are those of A²-MAE (arXiv 2406.08079).
     """
 
     def __init__(self, encoder: SensorEncoder, *, fusion: Fusion, pool: Pool, seed: int, metadata: bool) -> None:
@@ -84,7 +75,6 @@ class FusedEncoder(nn.Module):
         self.metadata = metadata
 
     def settings(self) -> dict[str, Any]:
-        """Tell all that features depend on beside weights and input, as plain values."""
         drawn = {"seed": self.seed} if self.fusion == "mixup_concat" else {}
         return {"fusion": self.fusion, "pool": self.pool, "metadata": self.metadata, **drawn}
 
@@ -114,14 +104,8 @@ class FusedEncoder(nn.Module):
     def levels(
         self, batch: TaskBatch, blocks: Levels, *, step: int = 0
     ) -> tuple[Float[Tensor, "sample width row col"], ...]:
-        """Make maps of patch features after chosen blocks, with gradients.
-
-        Returns:
-            One map for each block, of the first image's channels, then the next one's. Patches that are hidden have
-            numbers that mean nothing.
-
-        Raises:
-            InputError: a block that is not there.
+        """Make maps of patch features after chosen blocks, with gradients; a block must be there, else `InputError`.
+        A map has the first image's channels, then the next one's; patches that are hidden have numbers without meaning.
         """
         sets, encoder = self._tokens(batch, step), self.encoder.encoder
         tokens, hidden = self._sequences(sets)
@@ -154,18 +138,9 @@ class FusedEncoder(nn.Module):
 
 class SiameseEncoder(nn.Module):
     """Levels of the change between two dates, which one encoder sees by themselves.
-
-    `absolute` is for two classes, changed or not: which date came first does not matter, and exchanging the dates
-    changes nothing. `signed` is for kinds of change: what was there, beside what was added. Nothing of the two dates is
-    lost, and exchanging them turns the sign of the second half.
-
-    Args:
-        encoder: of the images of one date.
-        difference: how the two become one.
-
-    Source:
-        Daudt et al., "Fully convolutional siamese networks for change detection" (arXiv 1810.08462): differences of
-        features at several levels.
+    `absolute` is for changed or not: exchanging the dates changes nothing. `signed` is for kinds of change: what was
+    there, beside what was added; exchanging the dates turns the sign of the second half.
+    Source: Daudt et al., "Fully convolutional siamese networks for change detection" (arXiv 1810.08462).
     """
 
     def __init__(self, encoder: FusedEncoder, *, difference: Difference) -> None:
@@ -174,7 +149,6 @@ class SiameseEncoder(nn.Module):
         self.difference = difference
 
     def settings(self) -> dict[str, Any]:
-        """Tell all that levels depend on beside weights and images."""
         return {**self.encoder.settings(), "difference": self.difference}
 
     def map_width(self, num_slots: int) -> int:
@@ -197,12 +171,9 @@ class SiameseEncoder(nn.Module):
 
 
 def mixed_tokens(sets: TokenSets, from_a: Bool[Tensor, "set token"]) -> TokenSets:
-    """Exchange tokens of the two images a and b of each set: a' takes those of a where `from_a`, b' the others.
-
+    """Exchange tokens of the images a and b of each set: a' takes those of a where `from_a`, b' the others.
     Tokens keep what they carry: a' + b' = a + b. A hidden token is hidden wherever it goes.
-
-    Source:
-        SMARTIES (arXiv 2506.19585), equations 1 and 2.
+    Source: SMARTIES (arXiv 2506.19585), equations 1 and 2.
     """
     # Slot 0 keeps its own where `from_a`, and so does slot 1.
     own, other = sets.tokens, sets.tokens.flip(1)
@@ -237,8 +208,6 @@ def _slots_of(metadata: SetMetadata, slots: slice) -> SetMetadata:
     return SetMetadata(**{name: one[:, slots] for name, one in vars(metadata).items()})
 
 
-# Extraction.
-
 _Made = tuple[Tensor, ...]
 """Features of a batch: one tensor, or one for each level, the sample first."""
 
@@ -262,18 +231,13 @@ def extract_features(
     shown: bool = False,
 ) -> dict[str, Float[Array, "sample width"]]:
     """Make one vector a sample by each encoder, without gradients; nothing is varied.
-
     Args:
-        encoders: modules, by name.
-        reader: of the samples.
         samples: positions in the data.
         cache: where features are kept; None: nowhere.
         scale: share of their size to which images are reduced first.
-        shown: show a progress bar.
-
     Raises:
-        InputError: a sample that can't be read, whose features are no finite numbers, or whose number of images differs
-            from the others' where the fusion needs one; it is named.
+        InputError: a sample can't be read, has features that are not finite, or another number of images than others
+            where the fusion needs one; it is named.
     """
     makers = {name: (one, {"of": "vectors", **one.settings()}) for name, one in encoders.items()}
     found = _extracted(makers, lambda one, batch: (one(batch),), reader, samples, cache, scale=scale, shown=shown)
@@ -377,7 +341,6 @@ class _Rows:
             self._fill(found, made)
 
     def add(self, samples: Int[Array, " sample"], made: _Made) -> None:
-        """Put in the features of samples that are missing yet."""
         self._fill(samples, made)
         if self._cache is not None:
             self._waiting.append((samples, made))
@@ -385,7 +348,6 @@ class _Rows:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
         if self._cache is not None and self._waiting:
             joined = [torch.cat(one) for one in zip(*(made for _, made in self._waiting), strict=True)]
             self._cache.add(self._key, np.concatenate([samples for samples, _ in self._waiting]), joined)
@@ -415,8 +377,6 @@ class _Rows:
             self.missing.pop(sample, None)
 
 
-# The cache.
-
 # Counts up when the same inputs would give other features.
 _VERSION = 1
 _ENDING = ".safetensors"
@@ -424,13 +384,9 @@ _DIGEST_BYTES = 16
 
 
 class FeatureCache:
-    """A folder of features.
-
+    """A folder of features, made when the first part is written; several processes may write at once.
     Features of one key lie in parts, each with some of the samples; a part that is damaged, or that is of something
-    else, counts as absent and is made again. Several processes may write at once.
-
-    Args:
-        folder: where features are kept; it is made when the first part is written.
+    else, counts as absent and is made again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -450,11 +406,7 @@ class FeatureCache:
                 return
 
     def add(self, key: str, samples: Int[Array, " sample"], features: Sequence[Float[Tensor, "sample ..."]]) -> None:
-        """Keep the features of some samples, float32 on the CPU.
-
-        Raises:
-            OutputError: the folder can't be written to.
-        """
+        """Keep the features of some samples, float32 on the CPU."""
         positions = torch.from_numpy(np.ascontiguousarray(samples))
         tensors = {f"level_{index}": tensor.contiguous() for index, tensor in enumerate(features)}
         tensors["samples"] = positions

@@ -39,15 +39,10 @@ def mixed_samples(
     batch: TaskBatch, targets: Float[Tensor, "sample output"], recipe: AugmentRecipe, *, seed: int, step: int
 ) -> tuple[TaskBatch, Float[Tensor, "sample output"]]:
     """Mix each sample with the one that stands opposite in the batch, as one draw of the step says.
-
     Mixup takes `lam · sample + (1 − lam) · other`, cutmix a box of the other; targets are mixed in the same shares. All
-    images of a sample are mixed alike. A pixel has data where both have. What is known of an image stays that of the
-    sample itself. The first sample of an odd batch is left as it is.
-
-    Where both alphas are over 0, each has half of the steps; where none is, nothing is mixed.
-
-    Source:
-        Zhang et al., "mixup" (arXiv 1710.09412); Yun et al., "CutMix" (arXiv 1905.04899).
+    images of a sample are mixed alike; metadata stay. A pixel has data where both have. The first sample of an odd
+    batch is left as it is. Where both alphas are over 0, each has half of the steps; where none is, nothing is mixed.
+    Source: Zhang et al., "mixup" (arXiv 1710.09412); Yun et al., "CutMix" (arXiv 1905.04899).
     """
     if not (recipe.mixup or recipe.cutmix):
         return batch, targets
@@ -119,9 +114,7 @@ class ImageModel(nn.Module):
 
 def finetune(context: Context) -> list[Result]:
     """Train each encoder with a linear layer on the training samples, and test the epoch that validation chose.
-
     The context's encoders stay as they are. Equal settings give equal results.
-
     Raises:
         InputError: a split is empty, or a class of validation or test has no training sample.
         RecipeError: settings that do not go together.
@@ -233,10 +226,7 @@ def image_loss(
     mean: float = 0.0,
     std: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """Compute the loss of a training batch at a step, from 0, mixed where the recipe asks for it.
-
-    Numbers to predict are standardised by `mean` and `std`.
-    """
+    """Compute the loss of a batch at a step, from 0, mixed as the recipe says; `mean` and `std` standardise numbers."""
     targets = _as_shares(batch, data, recipe.fit.label_smoothing, mean, std)
     batch, targets = mixed_samples(batch, targets, recipe.fit.augment, seed=recipe.seed, step=step)
     # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.

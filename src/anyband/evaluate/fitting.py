@@ -57,13 +57,11 @@ class FitResult:
     best_epoch: int
     """The first epoch, from 1, with the best validation score."""
     losses: tuple[float, ...]
-    """Mean training loss of each epoch."""
     validation: tuple[float, ...]
     """Validation score after each epoch; fewer than the recipe's where it lost patience."""
 
     @property
     def best_score(self) -> float:
-        """Validation score of the best epoch."""
         return self.validation[self.best_epoch - 1]
 
 
@@ -82,23 +80,15 @@ def fit(
     shown: bool = False,
 ) -> FitResult:
     """Fit a network: AdamW by epochs, after each of which validation scores it; the best weights are put back.
-
     Equal arguments give equal weights. What does not require gradients stays as it is.
-
     Args:
         model: changed in place, left on the device in evaluation mode.
-        recipe: epochs, rates, precision, patience.
         batches: training batches of an epoch, from 0; each call gives the same.
-        steps_per_epoch: how many they are.
         loss: mean loss of the model for a batch at a step, from 0, in the recipe's precision; torch's global generator
             is seeded from the step around it.
         validate: scores the model on the validation samples, higher is better; in evaluation mode without gradients.
         names: of the samples by position, for messages.
         seed: of what the network draws, such as drop path.
-        device: where it runs.
-        title: of the progress bar, where it is shown.
-        shown: whether it is.
-
     Raises:
         InputError: nothing to fit, or nothing to fit it to.
         RecipeError: the device can't compute in the precision.
@@ -298,7 +288,6 @@ class AdaptedEncoder:
 
 def adapt(encoder: SensorEncoder, data: TaskData, recipe: TransferRecipe) -> AdaptedEncoder:
     """Copy an encoder and make it ready for training; its features are those of the original until it is trained.
-
     Raises:
         RecipeError: settings that do not go together, or peft is not installed.
         AssignmentError: a band that the trained ranges can't express.
@@ -348,7 +337,6 @@ def checkpoint_of(encoder: SensorEncoder) -> Checkpoint:
 
 def tuned_checkpoint(encoder: SensorEncoder, specs: Iterable[InputSpec]) -> Checkpoint:
     """Make a checkpoint of an encoder that was trained on a task, settled; `specs` of its sensors are kept with it.
-
     Of several choices of bands of one sensor, the largest counts.
     """
     checkpoint = checkpoint_of(encoder)
@@ -367,12 +355,8 @@ def with_new_ranges(
     checkpoint: Checkpoint, sensors: Sequence[Sensor], rules: AssignmentRules, *, min_iou: float = 0.95
 ) -> Checkpoint:
     """Give every band that the ranges don't know exactly a range of its own, which starts as interpolation has it.
-
     Bands that the rules drop get no range, and a band that is like a range by `min_iou` becomes known to it instead.
-    Where nothing is new, the checkpoint itself comes back.
-
-    Raises:
-        AssignmentError: a band that its ranges can't express.
+    Where nothing is new, the checkpoint itself comes back. A band that can't be expressed is an `AssignmentError`.
     """
     kept = [assign(sensor, checkpoint.ranges, rules).sensor for sensor in sensors]
     table = extend_ranges(checkpoint.ranges, kept, min_iou=min_iou)
@@ -400,8 +384,7 @@ def _trains_all(fit: FitRecipe) -> bool:
 
 
 def _prepared(checkpoint: Checkpoint, recipe: TransferRecipe) -> Checkpoint:
-    """Set drop path and the kind of positions; fixed positions that are to be trained start as the input's grid has
-    them."""
+    """Set drop path and the kind of positions; fixed ones that are to be trained start as the input's grid has them."""
     fit, config = recipe.fit, checkpoint.config.encoder
     config = replace(config, drop_path=0.0 if fit.encoder == "frozen" else fit.drop_path)
     state = checkpoint.state
@@ -426,9 +409,7 @@ def _free(copy: SensorEncoder, recipe: TransferRecipe, *, num_new: int) -> "Lora
 
 def _train_new_ranges_only(projection: SpectralProjection, num_new: int) -> None:
     """Freeze the ranges that were there and leave the last ones to training, until they are settled.
-
-    All ranges are stacked in one parameter, so that freezing some of them takes a parameter that holds the others
-    only: an optimiser would move the frozen ones by its weight decay.
+    All are stacked in one parameter, of which an optimiser would move the frozen ones by its weight decay.
     """
     for name in ("weight", "bias"):
         full = getattr(projection, name)

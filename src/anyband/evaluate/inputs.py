@@ -53,22 +53,14 @@ _WORKERS = 2
 
 
 class TaskReader:
-    """Reads samples as one network takes them.
-
+    """Reads samples as one network takes them; of the encoder, weights don't matter.
     A batch holds samples of one kind: the same sensors in the same slots. Images are normalised in their own pixels,
-    then reduced (`scale`), then brought to the network's size; what is not valid stays so.
+    then reduced (`scale`), then brought to the network's size; what is not valid stays so. A size that doesn't fit the
+    network, or a way of resizing that doesn't fit maps, is an `InputError`.
 
     Statistics: None or `checkpoint` are those that the checkpoint was trained with, else the catalogue's; `catalogue`
     are the catalogue's; `data` are counted on the training samples, once, when they are first needed; `published` are
     those that the published evaluation of this data set used; anything else is a chip store or a file.
-
-    Args:
-        encoder: whose ranges, normalisations and size. Its weights don't matter.
-        data: the samples.
-        recipe: how images become input, and how training varies them.
-
-    Raises:
-        InputError: a size that doesn't fit the network, or a way of resizing that doesn't fit maps.
     """
 
     def __init__(self, encoder: SensorEncoder, data: TaskData, recipe: TransferRecipe) -> None:
@@ -98,7 +90,6 @@ class TaskReader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of training batches."""
         size = self.recipe.fit.batch_size
         return sum(len(_slices(len(one), size, merged=True)) for one in self._by_kind(self.data.part("train")))
 
@@ -125,7 +116,6 @@ class TaskReader:
 
     def input_spec(self, sensor: Sensor, *, shown: bool = False) -> InputSpec:
         """Tell how images of one of the data's sensors become input; `data` statistics are counted now.
-
         Raises:
             AssignmentError: a band can't be expressed by the trained ranges.
             CatalogueError: the source of the statistics lacks a band.
@@ -149,15 +139,10 @@ class TaskReader:
         shown: bool = False,
     ) -> Iterator[TaskBatch]:
         """Give samples as they are, in batches of `input.batch_size`; those of one kind come together.
-
         With `native`, the window in the middle of each sample is given; see `windows` for all of it.
-
         Args:
             samples: positions in the data; `TaskBatch.samples` tells which a batch holds.
             scale: share of their size to which images are reduced first.
-            targets: whether the targets come too.
-            shown: show a progress bar.
-
         Raises:
             InputError: what is wrong with a sample; it is named.
             GeometryError: images of a sample show different ground.
@@ -176,7 +161,6 @@ class TaskReader:
 
     def training_batches(self, epoch: int) -> Iterator[TaskBatch]:
         """Give the training samples shuffled and varied, with targets; equal epochs (from 0) give equal batches.
-
         With `native`, each sample gives one window an epoch, with a label in it wherever the sample has one. With
         `short_side` and crops, crops are of the whole image.
         """
@@ -202,11 +186,8 @@ class TaskReader:
     def windows(
         self, sample: int, *, needed: Callable[[Window], bool] | None = None
     ) -> Iterator[tuple[TaskBatch, Window]]:
-        """Give all of a sample, window by window: with `native` overlapping ones, else one, the whole.
-
-        Returns:
-            Each window that is needed as network input without targets, and which pixels of the first image it shows;
-            an image that is smaller than the input fills its first rows and columns.
+        """Give all of a sample without targets: with `native` in overlapping windows that are `needed`, else whole.
+        With each comes the window of the first image that it shows; a smaller image fills the first rows and columns.
         """
         self.input_spec(self.data.sensors[0][0])
         group, resize = [(sample, self.sample(sample))], self.recipe.input.resize

@@ -22,10 +22,7 @@ _CHUNK_NUMBERS = 16_000_000
 
 def knn(context: Context) -> list[Result]:
     """Score each encoder by the votes of the nearest training samples; see `probe_encoders`.
-
-    Raises:
-        InputError: k is over the number of training samples, a split is empty, or a class of the test has no training
-            sample.
+    An empty split, a k over the number of training samples, or a test class without any is an `InputError`.
     """
     check_splits(context.data, protocol="kNN", splits=("train", "test"))
     # Before the images are read, which may take hours.
@@ -56,21 +53,10 @@ def knn_scores(
     shown: bool = False,
 ) -> Float[Array, "sample class"]:
     """Score the classes of test samples by the weighted votes of their nearest training samples.
-
-    The scores of a sample with one class sum to 1. Of training samples at equal similarity the first count,
-    so the result does not depend on the order of a sort.
-
-    Args:
-        temperature: a neighbour of similarity s votes with weight exp(s / temperature).
-
-    Returns:
-        float64 (sample, class): the share of the votes that name the class.
-
-    Raises:
-        InputError: k is over the number of training samples, or a class of the test has none.
-
-    Source:
-        Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018.
+    A neighbour of similarity s votes with weight exp(s / temperature). The scores of a sample with one class sum to 1.
+    Of training samples at equal similarity the first count, so the result does not depend on the order of a sort. A k
+    over the number of training samples, or a test class without any, is an `InputError`.
+    Source: Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018.
     """
     _check_neighbours(k, len(train))
     check_same_classes(train, test)

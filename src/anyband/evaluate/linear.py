@@ -51,9 +51,7 @@ _EPS = 1e-6
 
 def linear(context: Context) -> list[Result]:
     """Score a linear layer on each encoder's frozen features; numbers are fitted by ridge regression.
-
-    Raises:
-        InputError: a split is empty, or a class of validation or test has no training sample.
+    An empty split, or a class of validation or test without training sample, is an `InputError`.
     """
     check_splits(context.data, protocol="a linear probe")
     return probe_encoders(context, lambda features: probe_of(context, features), title=title_of(context))
@@ -71,10 +69,7 @@ def _by_epochs(context: Context) -> bool:
 
 
 def probe_of(context: Context, features: Features) -> Result:
-    """Probe the features of all samples of the data; the result has no name yet.
-
-    What other protocols are compared with is always solved.
-    """
+    """Probe the features of all samples; the result has no name yet. What others are compared with is always solved."""
     data, recipe, test = context.data, context.recipe, context.data.part("test")
     name = "epoch" if _by_epochs(context) and data.kind != "number" else "penalty"
     if data.kind == "number":
@@ -136,7 +131,6 @@ class FittedProbe:
     validation: Mapping[int | float, float]
     """Validation score of each epoch or penalty: accuracy, micro mAP, or for numbers −RMSE."""
     notes: tuple[str, ...] = ()
-    """What a user should know."""
 
 
 def fit_linear_probe(
@@ -149,15 +143,9 @@ def fit_linear_probe(
     shown: bool = False,
 ) -> FittedProbe:
     """Fit a linear probe by AdamW; the first epoch with the best validation score is kept.
-
     The protocol of SMARTIES, section 4.1: no decay, no warm-up, no augmentation. Equal arguments give equal weights.
-
-    Args:
-        validation: samples that choose the epoch.
-        seed: of the first weights and of the order of samples.
-
-    Raises:
-        InputError: under two training samples, no validation samples, or classes that training lacks.
+    `seed` is of the first weights and of the order of samples. Under two training samples, no validation samples, or
+    classes that training lacks are an `InputError`.
     """
     recipe = recipe or LinearRecipe()
     if recipe.batch_size < 2 or recipe.epochs < 1 or not recipe.base_lr > 0:
@@ -232,14 +220,8 @@ def solve_linear_probe(
     train: LabelledFeatures, validation: LabelledFeatures, *, device: str = "cpu", shown: bool = False
 ) -> FittedProbe:
     """Solve logistic regression on standardised features, or for several labels a sample one for each label.
-
     The penalty with the best validation score is kept; of equal ones the strongest. Equal arguments give equal weights.
-
-    Args:
-        validation: samples that choose the penalty.
-
-    Raises:
-        InputError: no validation samples, under two classes in training, or classes that training lacks.
+    No validation samples, under two classes in training, or classes that training lacks are an `InputError`.
     """
     _check_counts(len(train), len(validation), chosen="penalty")
     check_same_classes(train, validation)
@@ -265,13 +247,7 @@ def solve_ridge(
     shown: bool = False,
 ) -> FittedProbe:
     """Solve ridge regression on standardised features; the penalty with the least validation RMSE is kept.
-
-    Args:
-        train: features and numbers to fit.
-        validation: features and numbers that choose the penalty.
-
-    Raises:
-        InputError: under two training samples, no validation samples, or features or numbers that are not finite.
+    Under two training samples, no validation samples, or values that are not finite are an `InputError`.
     """
     from sklearn.linear_model import Ridge
 
