@@ -402,9 +402,7 @@ def _read_picture(path: Path) -> Float[Array, "3 row col"]:
 
 def _draw_place(encoder: SensorEncoder, store: ChipStore) -> tuple[str, bytes, int] | None:
     """Draw the footprint that the most sensors show, of equal ones with the most chips; None where none can be read.
-
-    The colours are fitted to all features together, so equal colours mean equal features over sensors and dates.
-    """
+    The colours are fitted to all features together, so equal colours mean equal features over sensors and dates."""
     footprints: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     columns = ["place", "cell", "sensor", "array", "array_row", "datetime", "valid_fraction"]
     for chip in store.index.select(columns).to_pylist():

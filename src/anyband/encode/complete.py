@@ -40,15 +40,13 @@ class ImageView:
     """What one image shows of a square of ground."""
 
     spec: InputSpec
-    """How its bands are read."""
     dn: Num[Array, "band y x"]
     """Digital numbers of all pixels that the square touches."""
     valid: Bool[Array, "band y x"]
     """Which have data and may be seen."""
     box: Box
-    """The square in these pixels."""
     gsd_m: float
-    """Ground sampling distance of the image's own pixels, metres; NaN where unknown."""
+    """Ground sampling distance of the image's own pixels; NaN where unknown."""
     time: np.datetime64
     """UTC; NaT where unknown."""
 
@@ -80,11 +78,9 @@ def load_completer(
     unseen: Unseen = "interpolate",
     min_support: float = 0.05,
 ) -> "SetCompleter":
-    """Load a network that completes images of a place.
+    """Load a network that completes images of a place, from a safetensors file with its decoder or a hub id.
 
     Args:
-        path_or_hub_id: a safetensors file with its decoder, such as `encoder.safetensors` of a run, or a hub id.
-        device: where it runs.
         unseen: what to do with bands that no trained range is.
         min_support: bands with less support can't be reconstructed.
 
@@ -98,12 +94,7 @@ def load_completer(
 
 
 class SetCompleter(nn.Module):
-    """A network of sets with its decoder, its ranges, normalisations and rules.
-
-    Args:
-        checkpoint: weights and what they were trained on.
-        rules: for bands that no trained range is.
-    """
+    """A network of sets with its decoder, its ranges, normalisations and rules for bands that no trained range is."""
 
     def __init__(self, checkpoint: Checkpoint, *, rules: AssignmentRules | None = None) -> None:
         super().__init__()
@@ -140,12 +131,7 @@ class SetCompleter(nn.Module):
         return input_spec_for(self.checkpoint, sensor, rules=self.rules)
 
     def target_spec(self, sensor: Sensor) -> InputSpec:
-        """Work out how an image to predict is read and written.
-
-        Raises:
-            AssignmentError: bands that this network can't reconstruct; they are named.
-            CatalogueError: no statistics.
-        """
+        """Work out how an image to predict is read and written; `AssignmentError` names bands that can't be."""
         try:
             spec = input_spec_for(self.checkpoint, sensor, rules=replace(self.rules, out_of_span="refuse"))
         except AssignmentError as problem:
@@ -169,12 +155,8 @@ class SetCompleter(nn.Module):
 
         A token of the target that touches a pixel to be predicted is hidden whole; all other tokens with data are seen.
 
-        Args:
-            places: what is seen.
-            precision: of the network's arithmetic; the result is float32 in both.
-
         Returns:
-            Each target whole in physical units: predicted at hidden tokens, elsewhere as given and read by the network.
+            Each target whole, in physical units: predicted at hidden tokens, else as given and read by the network.
 
         Raises:
             InputError: no other image, more than the encodings of the network have room for, or than memory holds.

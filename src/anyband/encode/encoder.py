@@ -67,15 +67,8 @@ _LIVE_COPIES = 9
 
 
 def sequence_bytes(encoder: Encoder, *, num_sets: int, num_tokens: int) -> int:
-    """Estimate the memory that encoding joint sequences takes, without gradients, beside weights and images.
-
-    Fused attention grows with the tokens; plain attention holds the scores of all pairs of tokens too.
-
-    Args:
-        encoder: with the way its attention is computed.
-        num_sets: sequences at once.
-        num_tokens: of each, of all its images together.
-    """
+    """Estimate the bytes that encoding joint sequences takes, without gradients, beside weights and images.
+    `num_tokens` are those of all images of a sequence; plain attention holds the scores of all their pairs."""
     config = encoder.config
     per_token = config.embed_dim * (_LIVE_COPIES + 2 * config.mlp_ratio)
     fused = all(getattr(part, "fused_attn", True) for part in encoder.blocks.modules())
@@ -99,17 +92,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def check_memory(encoder: Encoder, *, num_sets: int, num_images: int, num_tokens: int) -> None:
-    """See that joint sequences fit the memory that is free, before they are encoded.
-
-    Args:
-        encoder: to use.
-        num_sets: sets at once.
-        num_images: of each set.
-        num_tokens: of each image.
-
-    Raises:
-        InputError: they don't; it says how much they need.
-    """
+    """See that joint sequences fit the memory that is free, before encoding; `InputError` says what they need."""
     device = next(encoder.parameters()).device
     free = available_bytes(device)
     needed = sequence_bytes(encoder, num_sets=num_sets, num_tokens=num_images * num_tokens)
@@ -122,10 +105,8 @@ def check_memory(encoder: Encoder, *, num_sets: int, num_images: int, num_tokens
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Tell whether products of bfloat16 are done by the device itself.
-
-    A processor without them (AVX-512 BF16 or AMX on x86) emulates them, which is slower than float32.
-    """
+    """Tell whether products of bfloat16 are done by the device itself. A processor without them (AVX-512 BF16 or AMX on
+    x86) emulates them, which is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
@@ -151,18 +132,13 @@ def precision_note(device: torch.device, precision: str) -> str | None:
 
 
 class RoundedCopy:
-    """A copy of an encoder whose large weights are in bf16, for inference; made anew when the weights change.
-
-    Automatic mixed precision rounds every weight in every call, which takes as long as a few images. The numbers are
-    the same to the bit: the weights are rounded alike, and norms, CLS and positions stay as they are.
-    """
+    """A copy of an encoder whose large weights are in bf16, for inference; made anew when the weights change. The
+    numbers are those of automatic mixed precision to the bit; that rounds every weight in every call, which is slow."""
 
     def __init__(self) -> None:
-        """Nothing is copied yet."""
         self._copied: tuple[tuple[tuple[int, int], ...], Encoder] | None = None
 
     def of(self, encoder: Encoder) -> Encoder:
-        """Give the copy of an encoder."""
         # torch counts the changes of a tensor in place; other tensors have other identities.
         state = tuple((id(parameter), parameter._version) for parameter in encoder.parameters())
         if self._copied is None or self._copied[0] != state:
@@ -175,12 +151,8 @@ class RoundedCopy:
 
 
 def set_batch(groups: Sequence[ImageBatch], metadata: SetMetadata | None) -> SetBatch:
-    """Make a batch of sets that are encoded whole: nothing is hidden, so it doesn't matter which source is whose.
-
-    Args:
-        groups: the images of each slot, the sets in one order.
-        metadata: of each image; None: nothing is known.
-    """
+    """Make a batch of sets that are encoded whole: nothing is hidden, so it doesn't matter which source is whose. Each
+    group has the images of a slot, the sets in one order."""
     num_sets, device = len(groups[0].pixels), groups[0].pixels.device
     rows = torch.arange(len(groups) * num_sets, device=device).view(len(groups), num_sets).T
     return SetBatch(
@@ -217,10 +189,8 @@ def feature_maps(output: EncoderOutput) -> Float[Tensor, "*image width row col"]
 
 
 def pooled(output: EncoderOutput, pool: Pool) -> Float[Tensor, "batch width"]:
-    """Make one vector an image, or a set: the CLS token, or the mean over its images of their means.
-
-    An image without a visible patch does not count in a set; alone it gets zeros.
-    """
+    """Make one vector an image, or a set: the CLS token, or the mean over its images of their means. An image without a
+    visible patch does not count in a set; alone it gets zeros."""
     if pool == "cls":
         return output.cls
     vectors = image_vectors(output)
@@ -254,11 +224,7 @@ def load_encoder(
 
 
 def find_device(name: str) -> torch.device:
-    """See that a device is there, before anything is loaded.
-
-    Raises:
-        InputError: there is none of that name.
-    """
+    """See that a device is there, before anything is loaded; `InputError` where it is not."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
@@ -269,12 +235,7 @@ def find_device(name: str) -> torch.device:
 
 
 class SensorEncoder(nn.Module):
-    """An encoder with its ranges, normalisations and rules.
-
-    Args:
-        checkpoint: weights and what they were trained on.
-        rules: for bands that no trained range is.
-    """
+    """An encoder with its ranges, normalisations and rules for bands that no trained range is."""
 
     def __init__(self, checkpoint: Checkpoint, *, rules: AssignmentRules | None = None) -> None:
         super().__init__()
@@ -286,12 +247,10 @@ class SensorEncoder(nn.Module):
 
     @property
     def config(self) -> EncoderConfig:
-        """The architecture."""
         return self.encoder.config
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
         return next(self.parameters()).device
 
     @property
@@ -460,13 +419,8 @@ class SensorEncoder(nn.Module):
     def encode_batch(
         self, batch: ImageBatch, *, metadata: SetMetadata | None = None, precision: Precision = "float32"
     ) -> EncoderOutput:
-        """Encode network input without gradients; the features are float32 on the encoder's device.
-
-        Args:
-            batch: images of one sensor.
-            metadata: of sets of one image each; None: nothing is known.
-            precision: of the network's arithmetic.
-        """
+        """Encode network input without gradients; features are float32 on the encoder's device. `metadata` is of sets
+        of one image each; None: nothing is known."""
         known = None if metadata is None else metadata.to(self.device)
         with inference(self.device, precision):
             output: EncoderOutput = self._network(precision)(batch.to(self.device), known)

@@ -39,13 +39,11 @@ class InputSpec:
     """How images of one sensor become the input of one network, for training, encoding and evaluating."""
 
     sensor: Sensor
-    """The bands of the images, in their order."""
     normalisation: Normalisation
-    """Encoding and statistics of the bands that are used, in the order of the network's input."""
+    """Of the bands that are used, in the order of the network's input."""
     assignment: Assignment
     """Of the bands to trained ranges; says which are used."""
     statistics_source: str
-    """Where the statistics come from."""
 
     @property
     def from_checkpoint(self) -> bool:
@@ -72,7 +70,6 @@ class InputSpec:
         """Make network input of digital numbers: standardised images of the bands that are used.
 
         Args:
-            dn: images with the sensor's bands.
             valid: which pixels have data; None: all but the sensor's nodata. NaN is missing in both cases.
             img_size: side to which whole images are resized (bicubic, anti-aliased); None: as they are.
 
@@ -114,10 +111,7 @@ class InputSpec:
 
 def checkpoint_sensor(checkpoint: Checkpoint, sensor: str | Sensor) -> Sensor:
     """Find a sensor: in the catalogue or a YAML file, or among those that the checkpoint was trained on.
-
-    Raises:
-        CatalogueError: no such sensor; the nearest name is offered.
-    """
+    `CatalogueError` offers the nearest name."""
     if isinstance(sensor, Sensor):
         return sensor
     try:
@@ -143,17 +137,10 @@ def input_spec_for(
 ) -> InputSpec:
     """Work out how images of a sensor become the input of a checkpoint's network.
 
-    Statistics are those given, else those that the checkpoint was trained with for this sensor, else the
-    catalogue's. They are never mixed: one source has all bands. A checkpoint that was trained with another stretch
-    (`data.stretch`) has it applied to statistics from elsewhere. A checkpoint with a stem of three bands reads those
-    that `stem_bands` chooses.
-
-    Args:
-        checkpoint: with its ranges and normalisations.
-        sensor: the bands of the images, in their order.
-        rules: for bands that no range knows.
-        encoding: how the numbers are stored; None: the sensor's default.
-        statistics: by band, in physical units, by percentiles.
+    Statistics (physical units, percentiles) are those given, else those that the checkpoint was trained with for this
+    sensor, else the catalogue's. They are never mixed: one source has all bands. A checkpoint that was trained with
+    another stretch (`data.stretch`) has it applied to statistics from elsewhere. One with a stem of three bands reads
+    those that `stem_bands` chooses.
 
     Raises:
         AssignmentError: a band can't be expressed by the trained ranges.
@@ -226,17 +213,9 @@ _KEYS = {"p01", "p99", "mean", "std"}
 
 
 def read_statistics(source: Path, sensor: Sensor) -> dict[str, BandStatistics]:
-    """Read the statistics of a sensor's bands from a chip store, or from a JSON or YAML file.
-
-    Args:
-        source: a store; or a file that maps bands to `p01`, `p99` (physical units), `mean` and `std` (of the
-            scaled values), or sensors to such maps.
-        sensor: with the bands that are needed.
-
-    Raises:
-        StoreError: the store has no statistics of this sensor.
-        CatalogueError: the file is wrong, or a band is missing.
-    """
+    """Read the statistics of a sensor's bands from a chip store, or from a JSON or YAML file: bands → `p01`, `p99`
+    (physical units), `mean` and `std` (of the scaled values), or sensors → such maps. Where they are missing or wrong:
+    `StoreError`, `CatalogueError`."""
     found = _from_store(source, sensor) if source.is_dir() else _from_file(source, sensor)
     missing = [name for name in sensor.band_names if name not in found]
     if missing:

@@ -135,16 +135,14 @@ def set_metadata(
     time: Shaped[Array, "set slot"],
     input_gsd_m: Float[Array, "set slot"],
 ) -> SetMetadata:
-    """Bring what is known of images to what networks take, on the CPU. A fact that is not known is NaN there.
-
-    A place counts as known where all its corners are.
+    """Bring what is known of images to what networks take, on the CPU. What is not known is NaN there.
 
     Args:
         corners_deg: (longitude, latitude) of the corners of the network's input image: upper left, upper right, lower
-            right, lower left; NaN where unknown.
-        gsd_m: ground sampling distance of the image's own pixels, metres; NaN where unknown.
+            right, lower left; NaN where unknown, and a place is known where none is NaN.
+        gsd_m: ground sampling distance of the image's own pixels; NaN where unknown.
         time: UTC as `datetime64`; NaT where unknown.
-        input_gsd_m: ground sampling distance of the network's input pixels, metres; NaN where unknown.
+        input_gsd_m: ground sampling distance of the network's input pixels; NaN where unknown.
 
     Raises:
         InputError: a longitude outside ±180 or a latitude outside ±90 degrees.
@@ -163,12 +161,7 @@ def set_metadata(
 
 
 def hide_facts(metadata: SetMetadata, hidden: Bool[Tensor, "set slot fact"]) -> SetMetadata:
-    """Forget facts of some images, as if they had never been known.
-
-    Args:
-        metadata: of images.
-        hidden: whether place, resolution and date of each image are forgotten, in the order of `FACTS`.
-    """
+    """Forget facts of some images, in the order of `FACTS`, as if they had never been known."""
     place, resolution, date = hidden.to(metadata.gsd_m.device).unbind(dim=-1)
     return replace(
         metadata,
@@ -213,22 +206,14 @@ class CheckedMetadata:
     corners_deg: Float[Array, "4 2"]
     """(longitude, latitude): upper left, upper right, lower right, lower left."""
     gsd_m: float
-    """Ground sampling distance of the image's own pixels, metres."""
+    """Of the image's own pixels."""
     time: np.datetime64
     """UTC, in microseconds."""
 
 
 def checked_metadata(metadata: ImageMetadata | None, *, name: str) -> CheckedMetadata:
-    """Check what a user says of an image.
-
-    Args:
-        metadata: of the image; None: nothing is known.
-        name: of the image, for messages.
-
-    Raises:
-        InputError: corners that are no longitudes and latitudes, a ground sampling distance of 0 or less, or a date
-            that doesn't parse or lies in the future.
-    """
+    """Check what a user says of an image. `InputError` where corners are no longitudes and latitudes, a ground sampling
+    distance is 0 or less, or a date doesn't parse or lies in the future."""
     metadata = metadata or ImageMetadata()
     try:
         return CheckedMetadata(
@@ -243,12 +228,7 @@ def checked_metadata(metadata: ImageMetadata | None, *, name: str) -> CheckedMet
 def network_metadata(
     metadata: Sequence[Sequence[CheckedMetadata]], input_gsd_m: Float[Array, "set slot"]
 ) -> SetMetadata:
-    """Bring what is known of sets of images to what networks take.
-
-    Args:
-        metadata: of each image of each set, equally many in each.
-        input_gsd_m: of the network's input pixels, metres; NaN where unknown.
-    """
+    """Bring what is known of sets of equally many images to what networks take; NaN where unknown."""
     return set_metadata(
         np.array([[one.corners_deg for one in images] for images in metadata]),
         np.array([[one.gsd_m for one in images] for images in metadata]),
@@ -259,14 +239,7 @@ def network_metadata(
 
 def check_one_footprint(metadata: Sequence[CheckedMetadata], names: Sequence[str]) -> None:
     """See that images whose corners are known show one piece of ground: each at least half of each other's.
-
-    Args:
-        metadata: of the images.
-        names: of the images, for messages.
-
-    Raises:
-        GeometryError: two of them do not.
-    """
+    `GeometryError` names two that do not."""
     placed = [(one, name) for one, name in zip(metadata, names, strict=True) if not np.isnan(one.corners_deg).any()]
     if len(placed) < 2:
         return

@@ -38,13 +38,10 @@ def store_features(
     Args:
         makers: by name.
         encoder: whose input spec of the sensor is used.
-        store: to read.
-        array: name of the array.
         rows: of the array, in the order wanted.
         statistics: by band in physical units; None: the checkpoint's, else the catalogue's.
         img_size: side to which chips are resized, pixels; None: the checkpoint's own.
         batch_size: chips read at once.
-        shown: show a progress bar.
 
     Returns:
         By maker, float32, one row a chip.
@@ -84,14 +81,9 @@ def chip_batch(
 def common_footprints(
     store: ChipStore, arrays: Sequence[str]
 ) -> tuple[list[tuple[str, str]], dict[str, Int[Array, "footprint"]]]:
-    """Find the footprints that all named arrays show, sorted by place and cell.
-
-    Returns:
-        (place, split) of each; and by array the row that shows each: the earliest date.
-
-    Raises:
-        StoreError: an array is not in the store, or no footprint is shown by all.
-    """
+    """Find the footprints that all named arrays show, sorted by place and cell: (place, split) of each; and by array
+    the row that shows each, of the earliest date. `StoreError` where an array is missing, or no footprint is shown by
+    all."""
     for array in arrays:
         store.array_sensor(array)
     columns = store.index.select(["array", "array_row", "place", "cell", "split", "datetime"]).to_pylist()

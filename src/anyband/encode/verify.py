@@ -100,7 +100,6 @@ class SensorVectors:
     """Images of one sensor and what was recorded of them."""
 
     name: str
-    """Name in the file."""
     image: Float[Tensor, "batch band row col"]
     """Normalised images."""
     bands: tuple[str, ...]
@@ -108,7 +107,7 @@ class SensorVectors:
     catalogue_name: str
     """Sensor of the catalogue, from the header; else its name in the file."""
     outputs: dict[str, Tensor]
-    """Recorded outputs by kind."""
+    """By kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +115,9 @@ class PairVectors:
     """A plan for two recorded sensors and what was recorded of it."""
 
     name: str
-    """Name in the file."""
     a: str
     """First sensor, by its name in the file."""
     b: str
-    """Second sensor."""
     from_a: Bool[Tensor, "batch token"]
     """Where a' takes the token of a."""
     masked: Bool[Tensor, "batch token"]
@@ -128,7 +125,7 @@ class PairVectors:
     ids_keep: Int[Tensor, "batch visible"]
     """Positions that are not, in the order of the encoder's input."""
     outputs: dict[str, Tensor]
-    """Recorded outputs by kind."""
+    """By kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,24 +133,14 @@ class Vectors:
     """A file of recorded vectors."""
 
     sensors: dict[str, SensorVectors]
-    """Recorded images by name."""
     pairs: dict[str, PairVectors]
-    """Recorded pairs by name."""
     architecture: dict[str, float]
     """Numbers of the network that they were recorded with, as far as the header tells."""
 
 
 def parse_vectors(tensors: Mapping[str, Tensor], header: Mapping[str, str], *, where: str) -> Vectors:
-    """Sort the entries of a file into sensors and pairs.
-
-    Args:
-        tensors: of the file.
-        header: its entries.
-        where: its name in messages.
-
-    Raises:
-        InputError: an entry of an unknown kind, or one that others need is missing.
-    """
+    """Sort the entries of a file (`where`, in messages) into sensors and pairs. `InputError` where an entry is of an
+    unknown kind, or one that others need is missing."""
     groups: dict[str, dict[str, Tensor]] = {}
     for entry, tensor in tensors.items():
         name, dot, kind = entry.rpartition(".")
@@ -173,18 +160,9 @@ def parse_vectors(tensors: Mapping[str, Tensor], header: Mapping[str, str], *, w
 
 
 def mixing_for(sensor: SensorVectors, table: RangeTable) -> Float[Tensor, "band range"]:
-    """Find the share of each trained range in each recorded band.
-
-    Names of ranges are weighted as for the published weights (`released`); others must be in the catalogue.
-
-    Args:
-        sensor: with its name or its bands.
-        table: ranges of the checkpoint.
-
-    Raises:
-        InputError: the bands are not known.
-        AssignmentError: the ranges of the checkpoint can't express them.
-    """
+    """Find the share of each trained range in each recorded band. Names of ranges are weighted as for the published
+    weights (`released`); others must be in the catalogue (else `InputError`) and in the span of the ranges
+    (`AssignmentError`)."""
     bands = sensor.bands or _BANDS.get(sensor.name.casefold(), ())
     known = {*table.range_names, *(entry.name for entry in table.declared)}
     if bands and known.issuperset(bands):
@@ -307,7 +285,6 @@ class EntryResult:
     """How far one recorded entry and what the checkpoint gives are apart."""
 
     entry: str
-    """Name in the file of vectors."""
     max_abs_error: float
     """Largest difference."""
     max_rel_error: float
@@ -315,7 +292,6 @@ class EntryResult:
     passed: bool
     """Whether the relative error is within the tolerance."""
     note: str = ""
-    """What else is to be known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,10 +324,9 @@ class VerifyReport:
 
 
 def verify(checkpoint: str | Path, vectors: Path, *, tolerance: float = 1e-5) -> VerifyReport:
-    """Run a checkpoint in float32 on recorded images and compare every recorded output.
+    """Run a checkpoint (file or hub id) in float32 on recorded images and compare every recorded output.
 
     Args:
-        checkpoint: file or hub id.
         vectors: safetensors file as `docs/verify.md` describes it.
         tolerance: largest difference that passes, relative to an entry's largest value.
 
@@ -372,18 +347,7 @@ def verify(checkpoint: str | Path, vectors: Path, *, tolerance: float = 1e-5) ->
 
 
 def compare(entry: str, found: Tensor, expected: Tensor, *, tolerance: float, note: str = "") -> EntryResult:
-    """Compare one output with its record. A value that is no number on either side fails.
-
-    Args:
-        entry: its name.
-        found: what the network gave.
-        expected: what was recorded.
-        tolerance: largest relative error that passes.
-        note: carried into the result.
-
-    Raises:
-        InputError: the shapes differ.
-    """
+    """Compare one output with its record, by the largest relative error. NaN or infinity on either side fails."""
     if found.shape != expected.shape:
         raise InputError(
             f"'{entry}' was recorded with shape {tuple(expected.shape)}, the checkpoint gives {tuple(found.shape)}"
@@ -450,12 +414,9 @@ def _map_before_norm(encoder: Encoder, images: ImageBatch) -> Tensor:
 
 
 def follow_pairs(model: Autoencoder, pairs: SetBatch, plan: SetPlan) -> tuple[Tensor, Tensor, SetLoss]:
-    """Compute the loss of a plan of pairs, with what encoder and decoder gave on the way.
-
-    Returns:
-        Latent tokens (2 · batch, 1 + visible, width) and decoded tokens (2 · batch, 1 + token, width), in the order of
-        the grid, of a' then of b', both after their norms; and the loss.
-    """
+    """Compute the loss of a plan of pairs, with what encoder and decoder gave on the way, both after their norms:
+    latent tokens (2 · batch, 1 + visible, width) and decoded ones (2 · batch, 1 + token, width), in the order of the
+    grid, of a' then of b'."""
     caught: dict[str, Tensor] = {}
     with (
         model.encoder.norm.register_forward_hook(lambda _, __, latent: caught.update(latent=latent)),

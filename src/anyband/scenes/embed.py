@@ -63,7 +63,6 @@ class EmbedReport:
     """What was written."""
 
     features: Path
-    """GeoTIFF of features."""
     picture: Path
     """Picture of their principal components."""
     grid: Grid
@@ -95,17 +94,12 @@ def embed_scene(
     with under half of its pixels valid is NaN, the file's nodata.
 
     Args:
-        encoder: to use.
-        source: the scene.
-        sensor: with the bands to use.
-        out: of the GeoTIFF.
         tile: edge in pixels of the part of a view that is kept; None: what the halo leaves of the network's size.
         halo: pixels around it that are seen and thrown away; None: an eighth of the network's own size.
         precision: of the arithmetic; the features are float32 in both.
         batch_size: views that go through the network at once.
         statistics: by band in physical units; None: the checkpoint's, else the catalogue's.
         tags: more of them for the file, for example the checkpoint's hash.
-        shown: show a progress bar.
 
     Raises:
         RasterError: the scene can't be read, or has no data at all.
@@ -148,20 +142,12 @@ def embed_set(
     The images of a window are one joint sequence, each with its place, ground resolution and date; images without
     data in the window are left out. Features of a patch are the mean over the images that show it: those with at least
     half of the patch's pixels valid. A patch that none shows is NaN. A set of one image gives the features of
-    `embed_scene`, up to what its place and date add.
+    `embed_scene`, up to what its place and date add. Arguments are those of `embed_scene`, but:
 
     Args:
-        encoder: to use.
-        entries: of the images, as `read_manifest` gives them. The first is the anchor, whose grid counts; the others
-            have its CRS, at any resolution.
-        out: of the GeoTIFF; `OUT_pca.png` is put beside it.
-        tile: as for `embed_scene`.
-        halo: as for `embed_scene`.
-        precision: as for `embed_scene`.
+        entries: as `read_manifest` gives them. The first is the anchor, whose grid and CRS count.
         batch_size: images of views that go through the network at once.
         statistics: by sensor; None: the checkpoint's, else the catalogue's.
-        tags: more of them for the file.
-        shown: show a progress bar.
 
     Raises:
         InputError: no images, several places, a date in the future, or more images than memory holds.
@@ -181,36 +167,22 @@ def embed_set(
 
 
 def scene_statistics(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> dict[str, BandStatistics]:
-    """Count the statistics of one scene, in one pass and constant memory.
-
-    Raises:
-        InputError: a band has no valid value, or only one.
-    """
+    """Count the statistics of one scene, in one pass and constant memory. `InputError` where a band has no valid value,
+    or only one."""
     return count_statistics(_pieces(source, sensor, shown=shown), sensor, encoding=source.encoding)
 
 
 def named_statistics(
     name: str | None, source: RasterSource, sensor: Sensor, *, shown: bool = False
 ) -> dict[str, BandStatistics] | None:
-    """Get the statistics that a user names: `scene` counts them, else a chip store or a file holds them.
-
-    Args:
-        name: `scene`, or a path; None: none are named.
-        source: the scene.
-        sensor: with the bands that are needed.
-        shown: show a progress bar while counting.
-    """
+    """Get the statistics that a user names: `scene` counts them, a chip store or a file holds them."""
     if name is None:
         return None
     return scene_statistics(source, sensor, shown=shown) if name == "scene" else read_statistics(Path(name), sensor)
 
 
 def named_set_statistics(name: str | None, entries: Sequence[ImageEntry]) -> SetStatistics | None:
-    """Get the statistics that a user names, for each sensor of a set: `scene` counts them over all its images.
-
-    Args:
-        name: `scene`, or the path of a chip store or a file; None: none are named.
-        entries: of the images.
+    """Get the statistics that a user names (a path, or `scene`, which counts all images), for each sensor of a set.
 
     Raises:
         InputError: images of one sensor differ in bands or encoding, so that they can't be counted together; or a band
@@ -239,7 +211,6 @@ def named_set_statistics(name: str | None, entries: Sequence[ImageEntry]) -> Set
 
 
 def _pieces(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> Iterator[Pixels]:
-    """Read a scene piece by piece."""
     edge = _STATISTICS_PIXELS
     with open_raster(source, sensor) as reader:
         windows = list(windows_covering(reader.grid.height, reader.grid.width, tile_height=edge, tile_width=edge))

@@ -54,15 +54,12 @@ class SceneImage:
     """An open image of a place."""
 
     name: str
-    """For messages and tags."""
     reader: RasterReader
-    """Its pixels."""
     spec: InputSpec
-    """How its bands are read."""
     placement: Placement
     """The grid of the place in it."""
     time: np.datetime64
-    """UTC, in microseconds; NaT where unknown."""
+    """UTC; NaT where unknown."""
 
     @property
     def title(self) -> str:
@@ -79,10 +76,8 @@ def as_utc(time: dt.datetime | None) -> np.datetime64:
 
 
 def corners_of(grid: Grid, *, row: float, col: float, height: int, width: int) -> Float[Array, "4 2"]:
-    """Find (longitude, latitude) of the corners of a rectangle of a grid, in its pixels; NaN without a place.
-
-    Upper left, upper right, lower right, lower left.
-    """
+    """Find (longitude, latitude) of a rectangle's upper left, upper right, lower right, lower left corner; in pixels of
+    the grid. NaN without a place."""
     if grid.crs is None:
         return np.full((4, 2), np.nan)
     a, b, _, d, e, _ = grid.transform
@@ -91,22 +86,9 @@ def corners_of(grid: Grid, *, row: float, col: float, height: int, width: int) -
 
 
 def plan_tiling(*, patch_size: int, img_size: int, tile: int | None, halo: int | None) -> tuple[int, int]:
-    """Choose the edge of cores, which are kept of views, and the halo around them.
-
-    By default a view is as large as the images that the network was trained on.
-
-    Args:
-        patch_size: edge of a patch, pixels.
-        img_size: edge of the network's training images, pixels.
-        tile: edge of a core, pixels; None: what the halo leaves of `img_size`.
-        halo: around a core, pixels; None: an eighth of `img_size`, at least a patch.
-
-    Returns:
-        Core and halo, in patches.
-
-    Raises:
-        InputError: a size that is not a multiple of the patch size, or a negative one.
-    """
+    """Choose the edge of cores, which are kept of views, and the halo around them, in patches; arguments are in
+    pixels. By default a view is as large as the network's training images, and the halo an eighth of it, at least a
+    patch. `InputError` where a size is no multiple of the patch size, or negative."""
     in_patches = img_size // patch_size
     for name, size, least in (("tile", tile, patch_size), ("halo", halo, 0)):
         if size is not None and (size % patch_size or size < least):
@@ -119,13 +101,8 @@ def plan_tiling(*, patch_size: int, img_size: int, tile: int | None, halo: int |
 
 
 def scene_patch_grid(grid: Grid, patch_size: int) -> Grid:
-    """Make the grid of patches that covers a scene whole; the last ones may reach over its edge.
-
-    A scene without georeference gets a grid without.
-
-    Raises:
-        GeometryError: the scene is smaller than one patch.
-    """
+    """Make the grid of patches that covers a scene whole; the last ones may reach over its edge. Without georeference
+    the grid has none. `GeometryError` where the scene is smaller than one patch."""
     inner = patch_grid(grid, patch_size)
     nowhere = grid.crs is None and grid.transform == IDENTITY
     return Grid(
@@ -138,20 +115,9 @@ def scene_patch_grid(grid: Grid, patch_size: int) -> Grid:
 
 
 def views_of(block: Window, grid: Grid, *, core: int, halo: int) -> Iterator[tuple[Window, Window]]:
-    """Cut a block of the patch grid into cores, and place a view around each.
-
-    Each patch of the block is in one core. A view that would reach over the edge of the scene is moved
-    inside, so that all views have one size and see as much ground as there is.
-
-    Args:
-        block: of the patch grid.
-        grid: the patch grid of the whole scene.
-        core: edge of a core, patches.
-        halo: patches around it.
-
-    Returns:
-        What the network sees in one pass, core and halo, and the core, whose features are kept.
-    """
+    """Cut a block of the patch grid into cores, whose features are kept, and give (view, core): with the halo, all in
+    patches. Each patch of the block is in one core. A view that would reach over the edge of the scene is moved inside,
+    so that all views have one size and see as much ground as there is."""
     height, width = (min(core + 2 * halo, side) for side in (grid.height, grid.width))
     for inner in windows_covering(block.height, block.width, tile_height=core, tile_width=core):
         kept = inner.moved_by(block.row, block.col)
@@ -163,21 +129,8 @@ def views_of(block: Window, grid: Grid, *, core: int, halo: int) -> Iterator[tup
 def checked_outputs(
     out: Path, sources: Iterable[RasterSource], *, suffix: str, written: str, is_input: str
 ) -> tuple[Path, Path]:
-    """See that the GeoTIFF and the picture beside it can be written, before any work.
-
-    Args:
-        out: of the GeoTIFF.
-        sources: that are read, whose files must not be overwritten.
-        suffix: what is added to the name of the GeoTIFF.
-        written: what is written, for messages.
-        is_input: what an output would overwrite, for messages.
-
-    Returns:
-        The GeoTIFF and the picture.
-
-    Raises:
-        OutputError: another kind of file, no folder to write to, or one of the inputs.
-    """
+    """See before any work that the GeoTIFF and the picture beside it (name and `suffix`) can be written. `OutputError`
+    for another kind of file, no folder to write to, or one of the inputs; `written` and `is_input` are for messages."""
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"'{out}' must end in .tif: {written} are written as a GeoTIFF")
     read = {path.resolve() for source in sources for path in (*source.paths, *source.valid_paths)}
@@ -209,11 +162,6 @@ class PatchSample:
     """Features of patches spread over a scene, in bounded memory."""
 
     def __init__(self, grid: Grid) -> None:
-        """Choose how many patches stand for one.
-
-        Args:
-            grid: of the patches.
-        """
         self._step = -(-grid.height * grid.width // _SAMPLE_PATCHES)
         self._parts: list[Array] = []
 
@@ -228,14 +176,7 @@ class PatchSample:
 
 
 def write_pca_picture(path: Path, features: Path, grid: Grid, colours: PcaColours) -> None:
-    """Draw a feature GeoTIFF in the colours of its principal components; places without data are transparent.
-
-    Args:
-        path: of the PNG.
-        features: the GeoTIFF.
-        grid: of the patches.
-        colours: fitted to its features.
-    """
+    """Draw a feature GeoTIFF in the colours of its principal components; places without data are transparent."""
     step = -(-max(grid.height, grid.width) // _PICTURE_EDGE)
     colour = np.empty((3, -(-grid.height // step), -(-grid.width // step)), dtype=np.float32)
     edge = max(1, BLOCK_PATCHES // step)
@@ -273,10 +214,8 @@ def write_reconstruction_picture(
     images: Sequence[SceneImage],
     reader: RasterReader | None,
 ) -> None:
-    """Draw the images that were looked at on the target's grid, the target as it was, and filled.
-
-    The target before and after is stretched alike; the other images each by themselves.
-    """
+    """Draw the images that were looked at on the target's grid, each stretched by itself, and the target as it was, and
+    filled, stretched alike."""
     same = place_image(grid, grid, str(filled))
     drawn = []
     for image in images:

@@ -62,7 +62,6 @@ class TargetImage:
     """An image to reconstruct."""
 
     sensor: Sensor
-    """The whole sensor."""
     time: dt.datetime | None = None
     """When it was, or would have been, taken, UTC; None: the time of its file."""
     entry: ImageEntry | None = None
@@ -74,8 +73,7 @@ class TargetImage:
     dtype: str | None = None
     """NumPy name of the type to store them in; None: as that image does, else what the encoding needs."""
     like: Path | None = None
-    """A raster whose grid the target has where nothing is seen; None: the ground of the first other image, at the
-    sensor's ground sampling distance."""
+    """A raster whose grid an unseen target has; None: the first other image's ground, at the sensor's gsd."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +85,6 @@ class ReconstructReport:
     picture: Path | None
     """The other images, the target as it was, and filled; None: not asked for."""
     grid: Grid
-    """Of the target."""
     num_filled: int
     """Pixels of which a band was predicted."""
     num_unfilled: int
@@ -163,7 +160,6 @@ def reconstruct(
 def _checked(
     context: Sequence[ImageEntry], target: TargetImage, out: Path, *, batch_size: int, num_context: int | None
 ) -> tuple[Path, Path]:
-    """See that numbers and outputs can be."""
     for name, value in (("batch_size", batch_size), ("num_context", num_context)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, found {value}")
@@ -189,11 +185,8 @@ def _looked_at(
 
 
 def _nearest_in_time(images: Sequence[Candidate], time: dt.datetime, count: int) -> list[Candidate]:
-    """Choose images around a time, mixed over sensors.
-
-    First comes the nearest of each sensor before the time and the nearest after it, the nearest of these first; then
-    the second of each, and so on. Images whose time is unknown come last.
-    """
+    """Choose images around a time, mixed over sensors: the nearest of each sensor before and after it, nearest first;
+    then the second of each, and so on. Images whose time is unknown come last."""
 
     def distance_s(image: Candidate) -> float:
         own = _taken_at(image)
@@ -266,7 +259,6 @@ class _Reconstruction:
             advance(len(some))
 
     def _seen(self, window: Window) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]:
-        """Read the target as it is, and which of it is seen."""
         if self._reader is not None:
             raster = self._reader.read(window)
             return raster.dn, raster.valid
@@ -348,21 +340,18 @@ def _taken_at(image: Candidate) -> dt.datetime | None:
 
 
 def _surveyed(entries: Sequence[ImageEntry]) -> tuple[list[Candidate], list[str]]:
-    """Find the images that can be read, and say why others can't."""
     found = [(entry, survey_image(entry)) for entry in entries]
     _, notes = _usable(entries, [one if isinstance(one, str) else "" for _, one in found], "can be read")
     return [(entry, one) for entry, one in found if not isinstance(one, str)], notes
 
 
 def _placed(images: Sequence[Candidate], grid: Grid) -> tuple[list[Candidate], list[str]]:
-    """Find the images that show some of the ground of a grid, and say why others don't."""
     reasons = [_not_there(image, grid) for image in images]
     kept, notes = _usable([entry for entry, _ in images], reasons, "shows ground of the target")
     return [images[index] for index in kept], notes
 
 
 def _not_there(image: Candidate, grid: Grid) -> str:
-    """Say why an image shows nothing of a grid; empty where it does."""
     entry, survey = image
     if not same_crs(survey.grid.crs, grid.crs):
         return (
@@ -392,13 +381,8 @@ def _readable(
 
 
 def _usable(entries: Sequence[ImageEntry], reasons: Sequence[str], what: str) -> tuple[list[int], list[str]]:
-    """Find the images against which there is no reason, and say why others are left out.
-
-    The first reasons are given and the others counted: a list may hold thousands of images of other places.
-
-    Raises:
-        InputError: all are left out.
-    """
+    """Find the images against which there is no reason; say why others are left out, of long lists the first reasons
+    and a count. `InputError` where none is left."""
     notes = [f"'{entry.name}' is left out: {reason}" for entry, reason in zip(entries, reasons, strict=True) if reason]
     more = len(notes) - _NAMED_REASONS
     few = [*notes[:_NAMED_REASONS], *([f"and {more} more images are left out"] if more > 0 else [])]
@@ -488,11 +472,7 @@ def _layout(target: TargetImage, reader: RasterReader | None, others: Sequence[C
 
 
 def _seen_layout(target: TargetImage, reader: RasterReader) -> Layout:
-    """Keep everything as the target's own file has it.
-
-    Raises:
-        InputError: something else is requested.
-    """
+    """Keep everything as the target's own file has it; `InputError` where something else is requested."""
     assert target.entry is not None
     for what, requested in (("--dtype", target.dtype), ("--like", target.like)):
         if requested is not None:
@@ -502,13 +482,7 @@ def _seen_layout(target: TargetImage, reader: RasterReader) -> Layout:
 
 
 def _unseen_layout(target: TargetImage, others: Sequence[Candidate], time: dt.datetime) -> Layout:
-    """Choose what to write of an image of which there is no file.
-
-    Raises:
-        CatalogueError: an unknown band or encoding.
-        InputError: a type that can't be.
-        RasterError: the raster named by `like` can't be read.
-    """
+    """Choose what to write of an image of which there is no file."""
     alike = _nearest_in_time([one for one in others if one[0].sensor.name == target.sensor.name], time, 1)
     sensor, reason = _sensor(target, alike[0][0] if alike else None)
     dtype = target.dtype
