@@ -1,10 +1,9 @@
-"""The masked autoencoder over sets of images of one place: which tokens it sees, what it predicts, what that costs.
+"""The masked autoencoder over sets of images of one place; a pair is a set of two.
 
-A pair is a set of two. The images of a set hide most of their tokens; which, says `masking`. Encoder and decoder see
-the rest as one joint sequence, or in two: with `sequence: apart`, and always for pairs, the anchor and an image of
-another source exchange tokens first and stand in sequences of their own (inside one sequence, an exchange of tokens
-that carry where and what they are is a permutation, which attention does not see). Each hidden token is predicted by
-the bands of the image that owns it, and no shape depends on the data.
+Encoder and decoder see what is visible as one joint sequence, or as two: with `sequence: apart`, and always for pairs,
+the anchor and an image of another source exchange tokens first and stand in sequences of their own (inside one
+sequence an exchange is a permutation, which attention does not see). Each hidden token is predicted by the bands of
+the image that owns it, and no shape depends on the data.
 
 Source: SMARTIES (arXiv 2506.19585), sections 3.1 to 3.3; A²-MAE (arXiv 2406.08079); what of it is our reading stands in
 docs/parity.md.
@@ -62,29 +61,23 @@ class AutoencoderConfig:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     encoder: EncoderConfig
-    """The encoder."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    """The decoder."""
     mask_ratio: float = 0.75
-    """Share of masked positions of each image."""
     mixup_ratio: float = 0.5
     """Share of positions at which a' takes the token of a."""
     mixup: MixupKind = "mirrored"
     """mirrored: b' takes what a' does not. released: b' is b unmixed, as in released code. none: no mixup."""
     decode_ratio: float = 1.0
-    """Share of the masked tokens that are decoded and compared, drawn with the mask; 1: all of them. Where an image is
-    hidden whole, or images hide unequal shares, all are."""
+    """Share of the masked tokens that is decoded; 1 (all) where images hide unequal shares, or one is hidden whole."""
     norm_pix_loss: bool = True
-    """Whether targets are normalised for each token over its valid pixels of all bands."""
+    """Whether targets are normalised for each token over its valid pixels."""
     target_variance: TargetVariance = "unbiased"
     """repeated: as the published weights were trained, with bands repeated up to C_max."""
     images: SampleKind = "pair"
-    """What a training sample is: a pair of two sensors, or a set of any images of one place."""
     masking: MaskingKind = "anchor"
     """Which images of a set share the anchor's mask."""
     sequence: SequenceKind = "joint"
-    """joint: the images of a set are one sequence. apart: the two mixed images stand in sequences of their own, and the
-    others follow one and the other in turns."""
+    """joint: one for all images of a set. apart: the two mixed images have their own, the others join in turns."""
     levels: bool = False
     """Whether mean and deviation of each band in a token are predicted too, so that absolute values come back."""
 
@@ -121,7 +114,7 @@ class AutoencoderConfig:
 
     @property
     def predicts_values(self) -> bool:
-        """Whether predicted pixels have absolute values, and not only a structure inside each token."""
+        """Whether predicted pixels have absolute values, and not only structure inside a token."""
         return self.levels or not self.norm_pix_loss
 
 
@@ -134,30 +127,24 @@ class ImagePatches:
     valid: Bool[Tensor, "batch token band_pixel"] | None
     """Which have data; None: all."""
     mixing: Float[Tensor, "band range"]
-    """Share of each trained range in each band."""
 
     def at(self, ids: Int[Tensor, "batch chosen"]) -> "ImagePatches":
-        """Take the patches at some positions of each image."""
         valid = None if self.valid is None else gather_tokens(self.valid, ids)
         return ImagePatches(values=gather_tokens(self.values, ids), valid=valid, mixing=self.mixing)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetLoss:
-    """The loss of a batch of sets, and what was exchanged and masked."""
+    """The loss of a batch of sets, the mean of its terms, with the plan that it followed."""
 
     loss: Float[Tensor, ""]
-    """Mean of the terms."""
     terms: Float[Tensor, "term"]
     """Means over masked tokens with data: one of all images; of pairs, one of each mixed image."""
     plan: SetPlan
-    """Which tokens were exchanged and masked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Sets:
-    """A batch, cut into patches."""
-
     batch: SetBatch
     groups: tuple[ImagePatches, ...]
     hidden: Tensor | None
@@ -167,11 +154,7 @@ class _Sets:
 class Autoencoder(nn.Module):
     """Encoder, decoder and spectrum-aware reconstruction, trained on sets of images of one place.
 
-    The order of the images behind the second slot changes nothing but rounding.
-
-    Args:
-        config: the architecture and the task.
-        seed: of the first weights; None leaves them without values, for a checkpoint to fill.
+    The order of the images behind the second slot changes nothing but rounding. Without `seed` weights have no values.
     """
 
     def __init__(self, config: AutoencoderConfig, *, seed: int | None) -> None:
@@ -192,11 +175,7 @@ class Autoencoder(nn.Module):
                     initialise(part, seed=seed, prefix=name)
 
     def forward(self, batch: SetBatch, noise: SetNoise) -> SetLoss:
-        """Compute the loss of a batch of sets.
-
-        Raises:
-            InputError: images or noise that do not fit the network or each other.
-        """
+        """Compute the loss of sets; `InputError` where images or noise do not fit the network or each other."""
         sets = self._cut_sets(batch)
         return self._loss(sets, self._draw(sets, noise))
 
@@ -211,12 +190,7 @@ class Autoencoder(nn.Module):
         return self._of_terms([one.sum().float() for one in self._counted(sets, plan, self._decoded_ids(plan))])
 
     def reconstruct(self, batch: SetBatch, noise: SetNoise) -> tuple[tuple[Float[Tensor, "_ _ row col"], ...], SetPlan]:
-        """Predict the masked tokens of all images, for pictures.
-
-        Returns:
-            Images as the groups of the batch, in standardised units: visible tokens as seen, masked ones predicted; and
-            which tokens were exchanged and masked.
-        """
+        """Predict the masked tokens of all images, for pictures as the groups of the batch, in standardised units."""
         sets = self._cut_sets(batch)
         plan = self._draw(sets, noise)
         return self._whole(sets, plan), plan
@@ -231,7 +205,7 @@ class Autoencoder(nn.Module):
             masked: what to predict; equally many tokens in each set.
 
         Returns:
-            Images as the groups of the batch, in standardised units: tokens not masked as given, masked ones predicted.
+            Images as the groups of the batch, in standardised units: tokens not masked as given.
 
         Raises:
             InputError: a network that predicts structure without values, or masks that do not fit.
@@ -250,9 +224,7 @@ class Autoencoder(nn.Module):
     def hidden_errors(self, batch: SetBatch, noise: SetNoise) -> Float[Tensor, "set"]:
         """Compute how well the last image of each set is predicted from the others, which hide their usual share.
 
-        Returns:
-            Mean squared error of the last image's pixels as the loss has them, at the positions that are masked in the
-            anchor too; 1 is what predicting each token's mean gives where targets are normalised.
+        Mean squared error of pixels where the anchor is masked too; the mean of each normalised token would give 1.
         """
         sets = self._cut_sets(batch)
         if self.config.images == "pair":
@@ -271,7 +243,6 @@ class Autoencoder(nn.Module):
         return torch.where(counted, last, 0.0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
     def cut(self, image: ImageBatch) -> ImagePatches:
-        """Cut images into patches."""
         patch_size = self.config.encoder.patch_size
         return ImagePatches(
             values=standardised_patches(image.pixels, image.valid, patch_size),
@@ -306,8 +277,7 @@ class Autoencoder(nn.Module):
     ) -> Float[Tensor, "batch token band_pixel"]:
         """Predict pixels in standardised units.
 
-        With levels, or where targets are not normalised, nothing of the target is used. Else mean and deviation of the
-        target's own patch are put in: a picture's brightness is then given, not predicted.
+        Only with `norm_pix_loss` and without levels do mean and deviation come from the target: brightness is given.
         """
         predicted: Tensor = self.reconstruction(tokens, patches.mixing).float()
         if self.levels is not None:
@@ -452,7 +422,7 @@ class Autoencoder(nn.Module):
     def _exchanged(self, of_slots: Sequence[Tensor], plan: SetPlan, ids: Tensor | None) -> list[Tensor]:
         """Bring what belongs to the tokens of each image to the sequences; where mirrored, its own inverse.
 
-        Images that exchange tokens share their mask, so that their tokens at one place stand at one position.
+        Images that exchange tokens share their mask: their tokens at one place stand at one position.
         """
         if plan.swapped is None:
             return list(of_slots)
@@ -468,11 +438,7 @@ class Autoencoder(nn.Module):
         return list(of_slots) if self.config.mixup == "released" else self._exchanged(of_slots, plan, ids)
 
     def _decode(self, sets: _Sets, plan: SetPlan, ids: Tensor | None, *, apart: bool) -> list[Tensor]:
-        """Encode what is visible and decode some masked positions of each image, in one sequence or two.
-
-        Returns:
-            For each slot (set, decoded, width), where the tokens stand in the sequences.
-        """
+        """Encode what is visible and decode some masked positions: of each slot, as they stand in the sequences."""
         if ids is None:
             return self._decode_uneven(sets, plan)
         keep = plan.in_images()[0]
@@ -523,7 +489,6 @@ class Autoencoder(nn.Module):
         ]
 
     def _whole(self, sets: _Sets, plan: SetPlan, *, apart: bool | None = None) -> tuple[Tensor, ...]:
-        """Predict all masked tokens and put them into their images."""
         ids = None if plan.num_visible is None else plan.in_images()[1]
         decoded = self._decode(sets, plan, ids, apart=self._apart(sets.batch) if apart is None else apart)
         tokens = sets.batch.to_groups(self._owned(decoded, plan, ids))
@@ -546,14 +511,13 @@ def _are_shared(places: Tensor) -> bool:
 
 
 def _located(places: Tensor, slot: int, ids: Tensor) -> Tensor:
-    """Take what is added to the tokens of one slot, at some positions."""
     if _are_shared(places):
         return places[0, 0][ids]
     return gather_tokens(places[:, slot].expand(len(ids), -1, -1), ids)
 
 
 def _stacks(num_slots: int, *, apart: bool) -> list[list[list[int]]]:
-    """Say which images make up each sequence: all of them, or the two that exchange tokens and every other behind.
+    """Say which images make up each sequence: all, or the two that exchange tokens and every other behind.
 
     Sequences of equal length go through the network as one batch.
     """

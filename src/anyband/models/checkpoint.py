@@ -56,12 +56,12 @@ _DECODER_NAMES = ("decoder_", "mask_token")
 
 
 def decoder_only(name: str) -> bool:
-    """Tell whether a weight belongs to the decoder and not to the encoder."""
+    """Tell whether a weight belongs to the decoder."""
     return name.startswith(_DECODER_NAMES)
 
 
 def num_ranges_of(names: Mapping[str, Tensor]) -> int:
-    """Count the trained ranges by the projection weights that are there."""
+    """Count the trained ranges by their projection weights."""
     first, last = _PROJECTION.split("{}", 1)[0], ".proj.weight"
     return sum(1 for name in names if name.startswith(first) and name.endswith(last))
 
@@ -166,11 +166,7 @@ def _published_name(name: str) -> str:
 
 
 def from_published(state: Mapping[str, Tensor], num_ranges: int) -> dict[str, Tensor]:
-    """Give published weights the names and shapes of the network; `to_published` is the inverse.
-
-    Returns:
-        State of `Autoencoder`, or of its encoder alone with `encoder.` before each name.
-    """
+    """Give published weights, decoder or not, the network's names and shapes; `to_published` is the inverse."""
     ranged = tuple(layout.split("{}", 1)[0] for _, layout in _STACKS)
     network = {_network_name(name): tensor for name, tensor in state.items() if not name.startswith(ranged)}
     for prefix, layout in _STACKS:
@@ -191,10 +187,7 @@ def _network_name(name: str) -> str:
 
 
 def without_decay(state: Mapping[str, Tensor]) -> frozenset[str]:
-    """Name the parameters that are 1-D in the published layout (biases and norms), which weight decay spares.
-
-    Stacked biases are 2-D in memory, so the number of axes does not tell.
-    """
+    """Name the parameters that weight decay spares: those 1-D in the published layout, where biases are not stacked."""
     return frozenset(name for name, tensor in state.items() if tensor.ndim <= 1 or name.endswith(".bias"))
 
 
@@ -220,11 +213,7 @@ def header_of(config: AutoencoderConfig, *, decoder: bool) -> dict[str, str]:
 
 
 def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, positions: PositionKind) -> AutoencoderConfig:
-    """Read an architecture from header entries.
-
-    Raises:
-        CheckpointError: an entry is missing or wrong, or the file is of a newer version.
-    """
+    """Read an architecture from header entries; `CheckpointError` where one is missing, wrong or of a newer version."""
     _check_version(metadata)
     encoder, decoder = (
         {key: metadata[key] for key in _keys(kind) if key in metadata} for kind in (EncoderConfig, DecoderConfig)
@@ -249,7 +238,6 @@ def _keys(kind: type) -> list[str]:
 
 
 def _header_problem(error: Any) -> str:
-    """Say what is wrong with an entry of the header."""
     kind, place, found = error["type"], error["loc"], error["input"]
     name = place[-1] if place else ""
     if kind == "missing":
@@ -267,11 +255,7 @@ def _header_problem(error: Any) -> str:
 
 
 def config_from_shapes(tensors: Mapping[str, Tensor], *, positions: PositionKind) -> AutoencoderConfig:
-    """Tell the architecture of a published v1 file, which has no header, from the shapes of its weights.
-
-    Raises:
-        CheckpointError: not the weights of a published size.
-    """
+    """Tell the architecture of a published v1 file from its shapes; `CheckpointError` for any but a published size."""
     num_ranges = num_ranges_of(tensors)
     first = tensors.get("spectrum_projection.spectrum_embeds.0.proj.weight")
     table = tensors.get("pos_embed")
@@ -330,7 +314,7 @@ def header_records(metadata: Mapping[str, str], name: str) -> dict[str, dict[str
 
 
 def has_decoder(names: Mapping[str, Tensor]) -> bool:
-    """Tell whether a file has a decoder, by any of its weights."""
+    """Tell whether a file has any weight of a decoder."""
     return any(decoder_only(name) for name in names)
 
 
@@ -353,23 +337,21 @@ class Checkpoint:
     """A network's weights with what they were trained on."""
 
     config: AutoencoderConfig
-    """Architecture and pre-training task; the decoder's part means nothing where there is no decoder."""
+    """Of the decoder too, which means nothing where there is none."""
     state: dict[str, Tensor]
-    """Weights in the published layout, float32, on the CPU."""
+    """In the published layout, float32, on the CPU."""
     ranges: RangeTable
-    """Trained ranges, in layer order."""
+    """In layer order."""
     normalisations: dict[str, dict[str, Any]] = field(default_factory=dict)
     """How each training sensor was harmonised, by sensor name."""
     sensors: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The training sensors as they were declared, by name."""
+    """The training sensors as declared, by name."""
     recipe: dict[str, Any] | None = None
-    """The run's recipe; None where it is not known."""
     step: int | None = None
-    """Training steps done; None where it is not known."""
 
     @property
     def has_decoder(self) -> bool:
-        """Whether the network can reconstruct, and not only encode."""
+        """Whether the network can reconstruct."""
         return has_decoder(self.state)
 
 
@@ -383,7 +365,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises:
         CheckpointError: weights that do not fit their configuration, or are not finite.
-        OutputError: no permission, or no room.
     """
     _check_state(checkpoint.state, checkpoint.config, decoder=checkpoint.has_decoder, where=str(path))
     header = header_of(checkpoint.config, decoder=checkpoint.has_decoder)
@@ -429,11 +410,7 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
 
 
 def build_model(checkpoint: Checkpoint) -> Autoencoder:
-    """Make the whole network with the checkpoint's weights.
-
-    Raises:
-        CheckpointError: the checkpoint has no decoder.
-    """
+    """Make the whole network with the checkpoint's weights; `CheckpointError` where it has no decoder."""
     if not checkpoint.has_decoder:
         raise CheckpointError("the checkpoint has an encoder only; reconstruction needs one with its decoder")
     model = Autoencoder(checkpoint.config, seed=None)
@@ -444,13 +421,7 @@ def build_model(checkpoint: Checkpoint) -> Autoencoder:
 def build_encoder(
     checkpoint: Checkpoint, *, positions: PositionKind | None = None, drop_path: float | None = None
 ) -> Encoder:
-    """Make the encoder with the checkpoint's weights.
-
-    Args:
-        checkpoint: with or without a decoder.
-        positions: `trained` to train them from where they are; None: as in the checkpoint.
-        drop_path: rate of the last block in training; None: as in the checkpoint.
-    """
+    """Make the encoder with the checkpoint's weights; None: as there; `trained` positions start from there."""
     config = checkpoint.config.encoder
     config = replace(
         config,
@@ -472,9 +443,7 @@ def encoder_only(checkpoint: Checkpoint) -> Checkpoint:
 def extend_checkpoint(
     checkpoint: Checkpoint, table: RangeTable, mixing: Float[Tensor, "new_range range"]
 ) -> Checkpoint:
-    """Add ranges that start as mixtures of the trained ones and learn from there.
-
-    Encoding with a new range gives, before any training, what interpolation gave.
+    """Add ranges that start as mixtures of the trained ones: before any training they encode as interpolation did.
 
     Raises:
         CheckpointError: the table does not begin with the checkpoint's ranges, or the counts differ.
@@ -492,9 +461,7 @@ def extend_checkpoint(
 
 
 def withhold_range(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    """Take a trained range away with its weights, as if no band of it had been there to train on.
-
-    Property: bands of the other ranges are encoded as before.
+    """Take a trained range away with its weights; bands of the other ranges are encoded as before.
 
     Raises:
         CheckpointError: no such range, or it is the only one.

@@ -63,15 +63,11 @@ _HALF_TURN_DEG, _QUARTER_TURN_DEG = 180.0, 90.0
 def geosot_codes(angle_deg: Float[Array, "*shape"], *, level: int = BITS) -> Num[Array, "*shape"]:
     """Compute the codes of angles, most significant bit first; nothing is rounded on the way.
 
-    A float is an exact ratio of integers, and so is treated as one. The code of a negative angle is that of its
-    opposite with the sign bit set. A code of level n is the code of level 32 with all but its leading n bits 0.
+    A negative angle has the code of its opposite with the sign bit set; level n keeps the leading n bits of 32.
 
     Args:
-        angle_deg: longitudes or latitudes, −180 to 180 degrees.
-        level: leading bits that are kept, 1 to 32.
-
-    Raises:
-        InputError: an angle that is unknown or out of range, or a level that is not there.
+        angle_deg: longitudes or latitudes, −180 to 180 degrees; else, or where NaN, an `InputError`.
+        level: 1 to 32.
 
     Source:
         A²-MAE (arXiv 2406.08079).
@@ -88,18 +84,15 @@ def geosot_codes(angle_deg: Float[Array, "*shape"], *, level: int = BITS) -> Num
 
 
 def corner_bits(lonlat_deg: Float[Array, "*shape 4 2"]) -> Float[Array, "*shape 256"]:
-    """Write the corners of images as bits: 32 for each longitude and latitude, most significant first.
+    """Write the corners of images as bits: 32 for each longitude, then latitude, most significant first.
 
     That the corners are upper left, upper right, lower right, lower left is our reading of A²-MAE's intent.
 
     Args:
-        lonlat_deg: longitude and latitude of the corners, degrees; NaN where unknown.
+        lonlat_deg: degrees within ±180 and ±90, else an `InputError`; NaN where unknown.
 
     Returns:
-        float32: longitude, then latitude of each corner in turn, 0 or 1; NaN where the angle is unknown.
-
-    Raises:
-        InputError: a longitude outside ±180 or a latitude outside ±90 degrees.
+        float32, 0 or 1; NaN where the angle is unknown.
     """
     angle = np.asarray(lonlat_deg, dtype=np.float64)
     _check_range(angle[..., 0], "longitude", _HALF_TURN_DEG)
@@ -167,7 +160,6 @@ class EncodingConfig:
 
     @property
     def any(self) -> bool:
-        """Whether tokens carry anything beside the grid's positions."""
         return self != EncodingConfig()
 
 
@@ -189,15 +181,9 @@ def sincos_positions(rows: int, cols: int, width: int) -> Float[Tensor, "token w
 def gsd_positions(
     rows: int, cols: int, width: int, gsd_m: Float[Tensor, "*image"]
 ) -> Float[Tensor, "*image token width"]:
-    """Compute the positions of grids in metres over 1 m: as `sincos_positions`, each index times the ground resolution.
+    """Compute positions as `sincos_positions`, each index times the ground resolution of the input pixels over 1 m.
 
-    Equal distances on the ground then turn by equal angles, whatever the resolution.
-
-    Args:
-        rows: patches down.
-        cols: patches across.
-        width: of a token, a multiple of 4.
-        gsd_m: ground sampling distance of the network's input pixels, metres; finite.
+    Equal distances on the ground then turn by equal angles. `gsd_m` is finite, `width` a multiple of 4.
 
     Source:
         A²-MAE (arXiv 2406.08079). That the resolution is that of the input pixels is our reading of its intent.
@@ -217,15 +203,9 @@ def gsd_positions(
 
 
 class Positions(nn.Module):
-    """Positions of the tokens of a grid. CLS has none in the fixed kind: its row is 0.
+    """Positions of the tokens of a grid, `width` a multiple of 4. In the fixed kind the row of CLS is 0.
 
-    Fixed: computed for whatever grid comes. Trained: a parameter for the network's own grid, bicubically
-    resampled for others.
-
-    Args:
-        grid: patches down and across at the network's own image size.
-        width: of a token, a multiple of 4.
-        kind: fixed or trained.
+    Fixed: computed for any grid. Trained: a parameter for the network's own, bicubically resampled for others.
     """
 
     table: Tensor
@@ -270,7 +250,7 @@ _COMPOSED_IMAGES, _CODE_BITS, _CODES = 3, 32, 8
 
 
 def count_features(config: EncodingConfig, *, num_ranges: int) -> int:
-    """Count the numbers of each image that linear maps bring to the width of a token, in each of both networks."""
+    """Count the numbers of each image that linear maps bring to a token's width, in each of both networks."""
     return (
         (_PLACE_DEGREE + 1) ** 2 * config.place
         + 2 * RESOLUTION_FEATURES * config.resolution
@@ -282,23 +262,16 @@ def count_features(config: EncodingConfig, *, num_ranges: int) -> int:
 class SetEncodings(nn.Module):
     """Encode what is known of each image.
 
-    Equal metadata give equal encodings, whatever else stands in the batch; everything is finite for any input. A ground
+    Equal metadata give equal encodings, whatever else stands in the batch; everything is finite for any input. A
     resolution that is not over 0 counts as unknown, and so does a year beyond ±9999.
 
-    `geographic: a2mae` holds the positions of the tokens too. In the encoder, all images of a set get the same: a
-    quarter of the width from the corners of the anchor, and a quarter each from the positions of three images, scaled
-    by ground resolution. In the decoder, each image gets positions scaled by its own ground resolution, over the whole
-    width. Where nothing tells the images apart (two dates of one source, with the other switches off), a place that is
-    masked in both decodes to the same token: switch on `date`, or take the encodings of each image alone.
-
-    Args:
-        config: what is encoded.
-        width: of a token; with `geographic: a2mae` in the encoder a multiple of 32, else of 4.
-        num_ranges: trained spectral ranges.
-        role: encoder or decoder.
+    `geographic: a2mae` holds the positions of the tokens too, scaled by ground resolution. In the encoder all images of
+    a set get the same: a quarter of the width from the anchor's corners and from each of three images. In the decoder
+    each image has its own, over the whole width. Where nothing tells images apart (two dates of one source, other
+    switches off), a place masked in both decodes to the same token: switch on `date`, or encode images one by one.
 
     Raises:
-        InputError: all encodings are off, or a width that can't be shared among the parts that A²-MAE composes.
+        InputError: all encodings are off, or `width` is no multiple of 32 (of 4 but for `a2mae` in the encoder).
 
     Source:
         A²-MAE (arXiv 2406.08079) for `geographic`. That the resolution is that of the input pixels, the order of the
@@ -324,10 +297,7 @@ class SetEncodings(nn.Module):
     def forward(
         self, grid: tuple[int, int], metadata: SetMetadata | None, shares: Float[Tensor, "set slot range"]
     ) -> Float[Tensor, "set slot #token width"]:
-        """Compute what is added to the tokens of each image.
-
-        Returns:
-            One vector for each image, or for each token where `geographic` holds the positions.
+        """Compute what is added to each image, or to each token where `geographic` holds the positions.
 
         Raises:
             InputError: more images than A²-MAE composes, or metadata of other sets than `shares`.
@@ -454,7 +424,7 @@ def _known_gsd(gsd_m: Float[Tensor, "set slot"]) -> Bool[Tensor, "set slot"]:
 def token_locations(
     positions: Positions, encodings: SetEncodings | None, grid: tuple[int, int], batch: SetBatch
 ) -> Float[Tensor, "#set #slot token width"]:
-    """Compute what is added to each token of each image; axes of length 1 where all sets and images have the same."""
+    """Compute what is added to each token of each image; axes have length 1 where all have the same."""
     plain: Tensor = positions(grid)[:, None, 1:]
     if encodings is None:
         return plain
@@ -463,7 +433,7 @@ def token_locations(
 
 
 def image_shares(batch: SetBatch) -> Float[Tensor, "set slot range"]:
-    """Tell what the sensor of each image sees of the trained ranges: the mean over its bands."""
+    """Tell what each image's sensor sees of the trained ranges: the mean over its bands."""
     every = [group.mixing.mean(dim=0).expand(len(group.pixels), -1) for group in batch.groups]
     return torch.stack(batch.to_slots(every), dim=1)
 
@@ -481,11 +451,7 @@ def set_hidden(batch: SetBatch, patch_size: int) -> Bool[Tensor, "set slot token
 
 
 def check_sets(batch: SetBatch, *, patch_size: int, num_ranges: int) -> tuple[int, int]:
-    """See that the images of some sets fit a network and each other, and count their patches.
-
-    Raises:
-        InputError: no image, sizes or bands that do not fit, or images that no set has.
-    """
+    """See that images fit a network and each other (else `InputError`), and count patches down and across."""
     if not batch.groups or not batch.num_sets:
         raise InputError("a set needs at least one image; found none")
     grids = {check_grid(group, patch_size=patch_size, num_ranges=num_ranges) for group in batch.groups}

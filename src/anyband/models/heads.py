@@ -29,16 +29,9 @@ _CLASSIFIER_STD = 0.01
 
 
 def head_blocks(kind: MapHeadKind, *, depth: int, blocks: Sequence[int] = ()) -> tuple[int, ...] | Literal["final"]:
-    """Say which features of an encoder a head sees.
+    """Say which blocks, before the final norm, a head sees, or `final`.
 
-    Args:
-        kind: of the head.
-        depth: blocks of the encoder.
-        blocks: what was asked for, from 0; empty: as published for encoders of 12 and 24 blocks, else in equal
-            distances, the last included.
-
-    Returns:
-        Blocks, before the final norm; or `final`.
+    Without `blocks`: as published for encoders of 12 and 24, else in equal distances, the last included.
 
     Raises:
         InputError: blocks that the encoder or the head does not have.
@@ -59,7 +52,7 @@ def head_blocks(kind: MapHeadKind, *, depth: int, blocks: Sequence[int] = ()) ->
 def resized(
     outputs: Float[Tensor, "sample output row col"], size: tuple[int, int]
 ) -> Float[Tensor, "sample output down across"]:
-    """Bring a head's outputs to a size in pixels, bilinearly; anti-aliased where it is smaller than theirs."""
+    """Bring a head's outputs to a size in pixels, bilinearly; anti-aliased where it is smaller."""
     if tuple(outputs.shape[2:]) == size:
         return outputs
     return functional.interpolate(outputs, size=size, mode="bilinear", align_corners=False, antialias=True)
@@ -80,7 +73,6 @@ class LinearHead(nn.Module):
     """One linear layer on each patch, then bilinear upsampling. No neighbour is seen but through the encoder."""
 
     num_levels = 1
-    """Maps of features that it takes."""
 
     def __init__(self, *, width: int, num_outputs: int, seed: int) -> None:
         super().__init__()
@@ -92,13 +84,11 @@ class LinearHead(nn.Module):
     def forward(
         self, levels: Sequence[Float[Tensor, "sample width row col"]], size: tuple[int, int]
     ) -> Float[Tensor, "sample output down across"]:
-        """Compute the logits of each pixel."""
         return resized(self.outputs(levels), size)
 
     def outputs(
         self, levels: Sequence[Float[Tensor, "sample width row col"]]
     ) -> Float[Tensor, "sample output row col"]:
-        """Compute the logits of each patch."""
         _check_levels(levels, "linear", width=self.width, num_levels=self.num_levels)
         logits: Tensor = self.classifier(levels[0])
         return logits
@@ -107,8 +97,7 @@ class LinearHead(nn.Module):
 class UPerNetHead(nn.Module):
     """UPerNet over four blocks of a transformer, rescaled to a pyramid by 4, 2, 1 and ½.
 
-    Transposed convolutions enlarge, max pooling reduces. Batch normalisation falls back on its running statistics where
-    a batch has one value a channel, as the coarsest pooling of a single image has: one value has no variance.
+    Batch normalisation takes its running statistics where a batch has one value a channel, which has no variance.
 
     Source:
         Xiao et al., "Unified perceptual parsing for scene understanding", ECCV 2018; the pyramid over a plain
@@ -116,7 +105,6 @@ class UPerNetHead(nn.Module):
     """
 
     num_levels = _NUM_LEVELS
-    """Maps of features that it takes."""
 
     def __init__(self, *, width: int, num_outputs: int, channels: int, seed: int) -> None:
         # Late: a large library, for this head only.
@@ -139,22 +127,13 @@ class UPerNetHead(nn.Module):
     def forward(
         self, levels: Sequence[Float[Tensor, "sample width row col"]], size: tuple[int, int]
     ) -> Float[Tensor, "sample output down across"]:
-        """Compute the logits of each pixel.
-
-        Args:
-            levels: four maps of features of one size, from the first block to the last.
-            size: of the result, pixels down and across.
-        """
+        """Compute the logits of each pixel from four maps of one size, first block to last."""
         return resized(self.outputs(levels), size)
 
     def outputs(
         self, levels: Sequence[Float[Tensor, "sample width row col"]]
     ) -> Float[Tensor, "sample output fine_row fine_col"]:
-        """Compute the logits at four times the resolution of the patches.
-
-        Raises:
-            InputError: another number of maps, another width, or maps of one patch, which have no half.
-        """
+        """Compute the logits at four times the patches' resolution; maps of one patch have no half: `InputError`."""
         _check_levels(levels, "upernet", width=self.width, num_levels=self.num_levels)
         rows, cols = levels[0].shape[2:]
         if rows < 2 or cols < 2:
@@ -184,8 +163,6 @@ def _doubling(width: int) -> nn.Module:
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that takes its running statistics where there is one value a channel."""
-
     def forward(self, values: Tensor) -> Tensor:
         if self.training and values.numel() == values.shape[1]:
             return functional.batch_norm(

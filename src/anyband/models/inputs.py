@@ -39,7 +39,6 @@ class OnDevice:
     """What is copied to a device whole: a record of tensors, and of such records."""
 
     def to(self: OnDeviceT, device: torch.device | str, *, non_blocking: bool = False) -> OnDeviceT:
-        """Copy every tensor to a device."""
         copied: OnDeviceT = _copied(self, device, non_blocking)
         return copied
 
@@ -61,32 +60,29 @@ class ImageBatch(OnDevice):
     pixels: Float[Tensor, "batch band row col"]
     """Standardised values; missing ones are 0."""
     valid: Bool[Tensor, "batch band row col"] | None = None
-    """Which pixels have data; None: all of them."""
+    """None: all."""
     mixing: Float[Tensor, "band range"]
-    """Share of each trained range in each band; every row adds up to 1."""
+    """Share of each trained range in each band; a row adds up to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetMetadata(OnDevice):
-    """What is known of each image of some sets; NaN wherever something is not known, never a value that means so."""
+    """What is known of each image of some sets; NaN wherever something is not, never a value that means so."""
 
     corner_bits: Float[Tensor, "set slot 256"]
-    """GeoSOT-2D codes of the corners of the network's input image (upper left, upper right, lower right, lower left;
-    longitude, then latitude), 32 bits each, most significant first; 0 or 1."""
+    """See `encodings.corner_bits`, of the network's input image."""
     lonlat_deg: Float[Tensor, "set slot 2"]
-    """Longitude and latitude of the centre, degrees."""
+    """Of the centre."""
     gsd_m: Float[Tensor, "set slot"]
-    """Ground sampling distance of the image's own pixels, metres."""
+    """Of the image's own pixels."""
     input_gsd_m: Float[Tensor, "set slot"]
-    """Ground sampling distance of the network's input pixels, metres."""
+    """Of the network's input pixels."""
     day_of_year: Float[Tensor, "set slot"]
-    """Days since the year began, from 0."""
+    """From 0."""
     year: Float[Tensor, "set slot"]
-    """Calendar year, such as 2021."""
 
     @classmethod
     def unknown(cls, num_sets: int, num_slots: int, *, device: torch.device | str = "cpu") -> "SetMetadata":
-        """Make the metadata of images of which nothing is known."""
         nothing = torch.full((num_sets, num_slots), torch.nan, device=device)
         return cls(
             corner_bits=nothing[..., None].expand(-1, -1, 256).clone(),
@@ -102,8 +98,7 @@ class SetMetadata(OnDevice):
 class SetBatch(OnDevice):
     """Sets of images, each of one footprint, registered: token p covers the same ground in every image of a set.
 
-    A pair is a set of two, a single image a set of one. All sets of a batch have equally many images, so that nothing
-    is padded. Slot 0 is the anchor; slot 1 holds an image of another source wherever the set has one.
+    All sets have equally many images: nothing is padded. Slot 0 is the anchor; slot 1 is of another source if any is.
     """
 
     groups: tuple[ImageBatch, ...]
@@ -115,18 +110,15 @@ class SetBatch(OnDevice):
     first_slot: Int[Tensor, "set"] | None = None
     """Slot of the image that comes first in the place's own order, for masking as released; None: slot 0."""
     metadata: SetMetadata | None = None
-    """Of each image; None: nothing is known."""
     partnered: bool = False
     """Whether slot 1 of every set is of another source; False: there is no other source in any set."""
 
     @property
     def num_sets(self) -> int:
-        """Count the sets."""
         return len(self.groups[0].pixels) if self.rows is None else self.rows.shape[0]
 
     @property
     def num_slots(self) -> int:
-        """Count the images of each set."""
         return len(self.groups) if self.rows is None else self.rows.shape[1]
 
     def to_slots(self, of_groups: Sequence[Tensor]) -> list[Tensor]:
@@ -149,7 +141,7 @@ class SetNoise(OnDevice):
     """The random numbers of one step, uniform in [0, 1), drawn outside the network."""
 
     masking: Float[Tensor, "set slot token"]
-    """Chooses the positions hidden from the encoder; images that share a mask use the anchor's."""
+    """Chooses what is hidden; images that share a mask use the anchor's."""
     mixup: Float[Tensor, "set token"]
     """Chooses the positions at which the anchor keeps its own token."""
     tying: Float[Tensor, "set slot token"] | None = None
@@ -159,10 +151,7 @@ class SetNoise(OnDevice):
 
 
 def check_grid(batch: ImageBatch, *, patch_size: int, num_ranges: int) -> tuple[int, int]:
-    """See that images fit a network, and count their patches.
-
-    Returns:
-        Patches down and across.
+    """See that images fit a network, and count their patches down and across.
 
     Raises:
         InputError: a size that the patch size does not divide, or a band or range count that does not fit.
@@ -212,13 +201,7 @@ RESOLUTION_FEATURES = 1 + 2 * len(_OCTAVES_A_PERIOD)
 
 
 def day_features(day_of_year: Float[Tensor, "*image"]) -> Float[Tensor, "*image feature"]:
-    """Write a day of the year as points on circles, once to four times round in a year.
-
-    The last days of a year stand beside the first.
-
-    Args:
-        day_of_year: days since the year began, from 0; finite.
-    """
+    """Write finite days since the year began as points on circles, once to four times round, so that years join."""
     turns = day_of_year.double() / _DAYS_A_YEAR
     harmonic = torch.arange(1, _DAY_HARMONICS + 1, device=turns.device, dtype=torch.float64)
     angle = 2 * math.pi * turns[..., None] * harmonic
@@ -231,14 +214,7 @@ def year_features(year: Float[Tensor, "*image"]) -> Float[Tensor, "*image featur
 
 
 def resolution_features(gsd_m: Float[Tensor, "*image"]) -> Float[Tensor, "*image feature"]:
-    """Write a ground sampling distance as a line and as waves over its octaves, so that equal ratios are equal steps.
-
-    Args:
-        gsd_m: metres; over 0 and finite.
-
-    Returns:
-        float64: the line, sines, cosines.
-    """
+    """Write metres over 0 as float64: a line, sines and cosines of their octaves. Equal ratios are equal steps."""
     octaves = gsd_m.double().log2()[..., None]
     period = to_device(torch.tensor(_OCTAVES_A_PERIOD, dtype=torch.float64), octaves.device)
     angle = 2 * math.pi * octaves / period
@@ -246,23 +222,17 @@ def resolution_features(gsd_m: Float[Tensor, "*image"]) -> Float[Tensor, "*image
 
 
 def place_features(lonlat_deg: Float[Tensor, "*image 2"], *, degree: int) -> Float[Tensor, "*image feature"]:
-    """Write a place as real spherical harmonics; see `spherical_harmonics`."""
+    """Write a place as real spherical harmonics."""
     return spherical_harmonics(lonlat_deg[..., 0], lonlat_deg[..., 1], degree=degree)
 
 
 def spherical_harmonics(
     lon_deg: Float[Tensor, "*image"], lat_deg: Float[Tensor, "*image"], *, degree: int
 ) -> Float[Tensor, "*image feature"]:
-    """Compute the real spherical harmonics of points on the globe, up to a degree.
+    """Compute the real spherical harmonics of points (finite degrees) on the globe, up to a degree from 0.
 
-    They are smooth everywhere: the poles are points like others, and longitudes of −180 and 180 degrees meet. Their
-    mean square over the sphere is 1, and so is the mean square of those of one degree at any point. Legendre functions
-    come from the recursion over degrees at fixed order, which loses no digits.
-
-    Args:
-        lon_deg: longitudes, degrees; finite.
-        lat_deg: latitudes, degrees; finite.
-        degree: the highest, from 0.
+    They are smooth everywhere, at poles and ±180° too. Their mean square over the sphere is 1, and so is that of those
+    of one degree at any point. The recursion over degrees at fixed order loses no digits.
 
     Returns:
         float64, (degree + 1)² of them: for each degree the cosines of orders 0, 1, …, then the sines of 1, 2, ….

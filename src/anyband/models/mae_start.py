@@ -1,11 +1,10 @@
 """Starting from a masked autoencoder of ImageNet: its blocks, CLS and decoder, and its RGB stem as spectral projection.
 
-Names are those of the masked autoencoder's release (arXiv 2111.06377) and of timm's `vit_*_patch16_224.mae`. What the
-file has no weights for (encodings, levels, a decoder of other numbers) stays as the seed drew it.
+Names are those of its release (arXiv 2111.06377) and of timm's `vit_*_patch16_224.mae`. What the file has no weights
+for stays as the seed drew it.
 
-Input statistics differ: those networks saw colours of 0 to 1 less ImageNet's mean over its deviation, ours see each
-band by its own percentiles, mean and deviation. Both are near mean 0 and deviation 1, and the weights learn on from
-there; an encoder that only starts so is not the ImageNet network on satellite images.
+Those networks saw colours less ImageNet's mean over its deviation, ours see bands by percentiles, mean and deviation.
+Both are near mean 0 and deviation 1, but an encoder that only starts so is not ImageNet's on satellite images.
 """
 
 from collections.abc import Mapping
@@ -38,11 +37,10 @@ class MaeWeights:
     """The weights of a masked autoencoder of RGB images, by their names in its release, float32."""
 
     path: Path
-    """File that they come from."""
     encoder: dict[str, Tensor]
-    """Of the encoder, with its final norm as `norm`; without positions."""
+    """With the final norm as `norm`; without positions."""
     decoder: dict[str, Tensor]
-    """Of the decoder, without positions; empty: the file has none."""
+    """Without positions; empty: the file has none."""
 
 
 def load_mae(path_or_hub_id: str | Path) -> MaeWeights:
@@ -75,13 +73,9 @@ def load_mae(path_or_hub_id: str | Path) -> MaeWeights:
 def start_from_mae(
     weights: MaeWeights, state: Mapping[str, Tensor], *, config: AutoencoderConfig, ranges: RangeTable
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Put the weights of a masked autoencoder into a network's first weights.
+    """Put the weights of a masked autoencoder into a network's first weights, and say what was taken and what was not.
 
     An image of three exact ranges that are red, green and blue gets the tokens that the RGB stem gives.
-
-    Returns:
-        The first weights, with what the file does not have as in `state`; what was taken from the file, and what was
-        not.
 
     Raises:
         CheckpointError: an encoder of other numbers (every difference is named), or weights missing or too many.
@@ -168,7 +162,6 @@ def _projection(weight: Tensor, bias: Tensor, config: AutoencoderConfig, ranges:
 
 
 def _of_colour(weights: Tensor, colour: str | None, *, axis: int) -> Tensor:
-    """Take one of three channels, or the mean of them."""
     return weights.mean(dim=axis) if colour is None else weights.select(axis, _COLOURS.index(colour))
 
 
@@ -219,7 +212,7 @@ def _predictions(decoder: Mapping[str, Tensor], config: AutoencoderConfig, range
 
 
 def _check_positions(table: Tensor | None, name: str, path: Path) -> None:
-    """See that positions are the computed ones, which our networks compute themselves, for any grid."""
+    """See that positions are the computed ones, as our networks compute them for any grid."""
     if table is not None and not (table.ndim == 3 and are_computed(table, tolerance=_POSITION_TOLERANCE)):
         raise CheckpointError(
             f"'{name}' in '{path}' is not the computed sine and cosine positions; they were trained, as in a "

@@ -32,7 +32,7 @@ class SetPlan:
     """What is masked and exchanged in a batch of sets. A joint id is slot · tokens of an image + position."""
 
     masked: Bool[Tensor, "set slot token"]
-    """Whether a token is hidden from the encoder and to be reconstructed."""
+    """Hidden from the encoder and to be reconstructed."""
     ids_keep: Int[Tensor, "set visible"]
     """Joint ids that the encoder sees: those of slot 0, then of slot 1, and so on."""
     ids_masked: Int[Tensor, "set masked"]
@@ -45,18 +45,14 @@ class SetPlan:
     """Tokens visible in every image; None where images differ."""
 
     def in_images(self) -> tuple[Int[Tensor, "set slot visible"], Int[Tensor, "set slot masked"]]:
-        """Give each image its own visible and masked positions, in their order; images must not differ in counts."""
+        """Give each image its visible and masked positions, in their order; images must not differ in counts."""
         num_slots, num_tokens = self.masked.shape[1:]
         keep, masked = (rearrange(ids, "s (k n) -> s k n", k=num_slots) for ids in (self.ids_keep, self.ids_masked))
         return keep % num_tokens, masked % num_tokens
 
 
 def count_visible(num_tokens: int, mask_ratio: float) -> int:
-    """Count the tokens that stay visible: the whole part of tokens · (1 − mask_ratio).
-
-    Raises:
-        InputError: nothing would be visible, or nothing masked.
-    """
+    """Count the tokens that stay visible, tokens · (1 − mask_ratio) rounded down; `InputError` for none or all."""
     # Without the small term, 10 tokens at ratio 0.9 would leave 0, because 1 − 0.9 is a little under 0.1.
     visible = int(num_tokens * (1 - mask_ratio) + 1e-9)
     if not 0 < visible < num_tokens:
@@ -68,7 +64,7 @@ def count_visible(num_tokens: int, mask_ratio: float) -> int:
 
 
 def count_decoded(num_masked: int, decode_ratio: float) -> int:
-    """Count the masked tokens that are decoded: the share, rounded, and at least one."""
+    """Count the masked tokens that are decoded: the share, rounded, at least one."""
     return min(num_masked, max(1, round(num_masked * decode_ratio)))
 
 
@@ -93,8 +89,7 @@ def draw_plan(
     - `anchor`: an image of another source than the anchor's takes the anchor's mask, so that no sensor tells another
       what is under the mask; an image of the anchor's source has a mask of its own.
     - `same`: all images take the anchor's mask. `independent`: each has its own.
-    - `hybrid`: in each other image half of the positions, drawn for that image, are masked where the anchor is; the
-      rest is drawn so that the count holds.
+    - `hybrid`: in each other image half of the positions, drawn for it, are masked where the anchor is.
     - `released`: what the released code does. All visible tokens are of the image that comes first in the place's own
       order, whichever is the anchor; what this image can't hold comes from the next slots.
 
@@ -102,13 +97,9 @@ def draw_plan(
     become visible before any other; where `hybrid` ties, the anchor's data decide.
 
     Args:
-        noise: of the step. Where it hides the last image, that is hidden whole, the others keep their count, and
-            nothing is exchanged; a set of one image is masked as ever.
+        noise: where it hides the last image, the others keep their count and nothing is exchanged; one alone stays.
         hidden: tokens with too few valid pixels; None: nowhere.
-        masking: which images share the anchor's mask.
-        mask_ratio: share of masked positions of each image.
-        mixup_ratio: share of positions at which slot 0 keeps its own token; None: nothing is exchanged. Slots 0 and 1
-            must share their mask.
+        mixup_ratio: share of positions where slot 0 keeps its token; its mask is slot 1's too. None: no exchange.
         same_source: whether an image is of the anchor's source; None: the anchor alone.
         first_slot: of the image that comes first in the place's own order; None: slot 0.
 
@@ -138,11 +129,8 @@ def draw_plan(
 def plan_from_masked(masked: Bool[Tensor, "set slot token"]) -> SetPlan:
     """Make a plan of declared masks; nothing is exchanged, and visible tokens stand in the order of their positions.
 
-    Args:
-        masked: what to hide; any pattern that leaves equally many tokens visible in each set.
-
     Raises:
-        InputError: unequal counts, or nothing visible.
+        InputError: sets with unequal counts of visible tokens, or with none.
     """
     counts = (~masked).sum(dim=2)
     totals = sorted({int(total) for total in counts.sum(dim=1)})
@@ -179,14 +167,13 @@ def plan_from_positions(
 
 
 def _shares(is_anchor: Tensor, same_source: Tensor | None, masking: MaskingKind) -> Tensor:
-    """Tell which images have the anchor's mask; the anchor has it."""
+    """Tell which images have the anchor's mask."""
     if masking == "anchor" and same_source is not None:
         return is_anchor | ~same_source
     return torch.ones_like(is_anchor) if masking in ("anchor", "same") else is_anchor
 
 
 def _positions(noise: SetNoise, hidden: Tensor | None, shares: Tensor, count: int, *, hybrid: bool) -> Tensor:
-    """Order the positions of each image, those that become visible first."""
     order = noise.masking if hidden is None else noise.masking + hidden
     common = noise.masking[:, 0] if hidden is None else noise.masking[:, 0] + (hidden & shares[..., None]).sum(dim=1)
     order = torch.where(shares[..., None], common[:, None], order)
@@ -199,8 +186,7 @@ def _positions(noise: SetNoise, hidden: Tensor | None, shares: Tensor, count: in
 def _tied(order: Tensor, tying: Tensor, count: int) -> Tensor:
     """Put tied positions first where the anchor's are visible and last where they are masked.
 
-    The count then holds: as many untied positions are visible as are still wanted. There are enough, because those
-    that the anchor leaves visible among them would do.
+    Untied positions suffice for the rest of the count: those that the anchor leaves visible among them would do.
     """
     num_sets, num_slots, num_tokens = order.shape
     tied = smallest_first(tying.flatten(0, 1), num_tokens // 2).view(num_sets, num_slots, num_tokens)

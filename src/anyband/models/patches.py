@@ -1,8 +1,7 @@
 """Images as patches: cut and put together, projected to tokens and predicted from them, and what predictions cost.
 
-The two spectrum-aware maps (pixels of any bands to tokens, and tokens to pixels of any bands) keep one linear map for
-each trained spectral range, stacked in one parameter. A sensor's own weights are `mixing @ weights`, so a band that no
-range covers exactly needs no other code than one that does.
+The two spectrum-aware maps keep one linear map for each trained range, stacked. A sensor's own weights are
+`mixing @ weights`, so a band that no range covers exactly needs no other code.
 """
 
 from typing import Literal
@@ -32,18 +31,14 @@ _MIN_VALID_SHARE = 0.5
 
 
 def patchify(images: Shaped[Tensor, "batch band row col"], patch_size: int) -> Shaped[Tensor, "batch token band_pixel"]:
-    """Cut images into patches, row by row; `unpatchify` is the inverse.
-
-    Returns:
-        (batch, token, band · pixel): in each token the first band's pixels, row by row, then the second's.
-    """
+    """Cut images into patches, row by row, each the first band's pixels, then the second's; `unpatchify` inverts."""
     return rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=patch_size, q=patch_size)
 
 
 def unpatchify(
     patches: Shaped[Tensor, "batch token band_pixel"], patch_size: int, grid: tuple[int, int]
 ) -> Shaped[Tensor, "batch band row col"]:
-    """Put patches together again; `patchify` is the inverse."""
+    """Put patches together; inverse of `patchify`."""
     rows, cols = grid
     return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, w=cols, p=patch_size, q=patch_size)
 
@@ -51,7 +46,7 @@ def unpatchify(
 def gather_tokens(
     tokens: Shaped[Tensor, "batch token width"], ids: Int[Tensor, "batch chosen"]
 ) -> Shaped[Tensor, "batch chosen width"]:
-    """Take the tokens at `ids`, in that order, for each sample. The shape depends on no data."""
+    """Take the tokens at `ids`, in that order, for each sample."""
     return torch.gather(tokens, 1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
@@ -74,18 +69,11 @@ def standardised_patches(
 class SpectralProjection(nn.Module):
     """Project patches to tokens in one matrix product: `max_bands · mean over bands of f_i(its patch)`.
 
-    The order of the bands, with the rows of `mixing`, does not change the tokens. Shares and weights are joined first,
-    or, where a sensor has more bands than there are ranges, shares and pixels: then the product is as wide as the
-    ranges, however many bands there are.
-
-    Args:
-        num_ranges: trained spectral ranges.
-        patch_size: edge of a patch, pixels.
-        embed_dim: width of a token.
-        max_bands: C_max, keeps tokens of sensors with few bands as large as those with many.
+    The order of the bands, with the rows of `mixing`, changes nothing. Shares are joined with weights, or with pixels
+    where a sensor has more bands than there are ranges: the product is never wider than the ranges.
 
     Source:
-        SMARTIES (arXiv 2506.19585), section 3.1.
+        SMARTIES (arXiv 2506.19585), section 3.1; `max_bands` is its C_max.
     """
 
     def __init__(self, *, num_ranges: int, patch_size: int, embed_dim: int, max_bands: int) -> None:
@@ -97,7 +85,6 @@ class SpectralProjection(nn.Module):
     def forward(
         self, patches: Float[Tensor, "batch token band_pixel"], mixing: Float[Tensor, "band range"]
     ) -> Float[Tensor, "batch token width"]:
-        """Project patches of one sensor."""
         # The scale goes into the small matrix, so that the weights of all bands come out scaled at no cost.
         num_bands, num_ranges = mixing.shape
         shares = mixing * (self.max_bands / num_bands)
@@ -112,14 +99,9 @@ class SpectralProjection(nn.Module):
 
 
 class SpectralReconstruction(nn.Module):
-    """Predict the pixels of every band from decoded tokens: each band by its own r_i, as one matrix product.
+    """Predict `num_values` of every band from decoded tokens: each band by its own r_i, as one matrix product.
 
-    Where a sensor has more bands than there are ranges, all ranges are predicted and then shared out to the bands.
-
-    Args:
-        num_ranges: trained spectral ranges.
-        num_values: predicted for each band of a token: the pixels of a patch.
-        width: of decoded tokens.
+    Where a sensor has more bands than there are ranges, all ranges are predicted and then shared out.
 
     Source:
         SMARTIES (arXiv 2506.19585), section 3.3.
@@ -133,7 +115,6 @@ class SpectralReconstruction(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch token width"], mixing: Float[Tensor, "band range"]
     ) -> Float[Tensor, "batch token band_pixel"]:
-        """Predict patches of one sensor."""
         num_bands, num_ranges = mixing.shape
         if num_bands > num_ranges:
             of_ranges = functional.linear(tokens, self.weight.flatten(0, 1), self.bias.flatten())
@@ -157,17 +138,10 @@ def patch_moments(
     variance: TargetVariance = "unbiased",
     repeats: int = 1,
 ) -> tuple[Float[Tensor, "batch token 1"], Float[Tensor, "batch token 1"]]:
-    """Compute each token's mean and deviation over the valid pixels of all its bands.
+    """Compute each token's mean and √(variance + 1e-6) over the valid pixels of all its bands.
 
-    Args:
-        patches: standardised values, finite, 0 where not valid.
-        valid: which values count; None: all.
-        variance: unbiased: divided by n − 1. repeated: by n − 1/repeats, the unbiased variance of values that
-            stand `repeats` times each, as the published weights were trained.
-        repeats: how often each value stands, for `repeated`.
-
-    Returns:
-        Mean and √(variance + 1e-6).
+    `patches` are finite and 0 where not valid. `repeated` divides by n − 1/repeats and not by n − 1: the unbiased
+    variance of values that stand `repeats` times each, as the published weights were trained.
     """
     if valid is None:
         count = patches.new_tensor(float(patches.shape[-1]))
@@ -188,7 +162,7 @@ def token_errors(
     target: Float[Tensor, "batch token band_pixel"],
     valid: Bool[Tensor, "batch token band_pixel"] | None,
 ) -> Float[Tensor, "batch token"]:
-    """Compute each token's mean squared error over the valid pixels of its bands; 0 where none is valid."""
+    """Compute each token's mean squared error over the valid pixels of its bands; 0 where none is."""
     square = (predicted.float() - target.float()).square()
     if valid is None:
         return square.mean(dim=-1)

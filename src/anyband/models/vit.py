@@ -56,12 +56,7 @@ _TOKEN_STD = 0.02
 def initialise(module: nn.Module, *, seed: int, prefix: str = "encoder") -> None:
     """Draw every parameter: linear maps Xavier uniform with zero bias, norms 1 and 0, tokens normal.
 
-    A parameter's numbers depend on the seed and its name only; no global generator is touched.
-
-    Args:
-        module: whose parameters are filled.
-        seed: any integer of 64 bits.
-        prefix: name of the module in the whole network, so that two modules draw different numbers.
+    A parameter's numbers depend on the seed and its name with `prefix` only; no global generator is touched.
     """
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -87,12 +82,11 @@ class BlockStack(nn.ModuleList):
     """Transformer blocks, one after the other. A list of them otherwise, so the weights keep their names."""
 
     recompute: bool = False
-    """Whether what happens inside a block is computed again for the gradient instead of kept."""
+    """Whether what happens inside a block is computed again for the gradient."""
 
     def forward(
         self, sequence: Float[Tensor, "batch token width"], attention: Float[Tensor, "batch 1 1 key"] | None
     ) -> Float[Tensor, "batch token width"]:
-        """Pass tokens through all blocks."""
         for block in self:
             if self.recompute and torch.is_grad_enabled():
                 sequence = checkpoint(block, sequence, attn_mask=attention, use_reentrant=False)
@@ -101,7 +95,7 @@ class BlockStack(nn.ModuleList):
         return sequence
 
     def compile_blocks(self) -> None:
-        """Compile each block as one graph: a break in it is an error. Blocks of one stack share what is compiled."""
+        """Compile each block as one graph, shared by the stack: a break in it is an error."""
         for block in self:
             block.compile(fullgraph=True, dynamic=False)
 
@@ -109,19 +103,7 @@ class BlockStack(nn.ModuleList):
 def make_blocks(
     depth: int, *, width: int, num_heads: int, mlp_ratio: float, norm_eps: float, drop_path: float
 ) -> BlockStack:
-    """Make pre-norm transformer blocks without values, drawing no random numbers.
-
-    Args:
-        depth: how many.
-        width: of a token.
-        num_heads: attention heads.
-        mlp_ratio: width of the hidden layer over `width`.
-        norm_eps: of the layer norms.
-        drop_path: rate of the last block; it falls linearly to 0 at the first.
-
-    Returns:
-        timm's blocks, whose attention takes a mask.
-    """
+    """Make timm's pre-norm blocks without values, drawing no numbers; `drop_path` is the last one's, 0 the first's."""
     from timm.models.vision_transformer import Block
 
     with torch.device("meta"):
@@ -141,10 +123,7 @@ def make_blocks(
 
 
 def attention_from(hidden: Bool[Tensor, "batch token"] | None) -> Float[Tensor, "batch 1 1 key"] | None:
-    """Make what is added to the attention scores: −inf for hidden keys, else 0; CLS is never hidden.
-
-    None lets attention use its fastest kernel.
-    """
+    """Make what is added to the attention scores: −inf for hidden keys, else 0; None allows the fastest kernel."""
     if hidden is None:
         return None
     unseen = functional.pad(hidden, (1, 0), value=False)
@@ -154,8 +133,8 @@ def attention_from(hidden: Bool[Tensor, "batch token"] | None) -> Float[Tensor, 
 def set_fused_attention(module: nn.Module, *, fused: bool) -> None:
     """Choose how every transformer block in a network computes attention; the results agree to rounding.
 
-    Fused is right nearly everywhere. Plain matrix products are for training in bfloat16 on a CPU, where the gradient of
-    the fused kernel is slow (torch 2.15): `benchmarks/bench_step.py` times a step with each.
+    Plain products are for training in bfloat16 on a CPU, where the fused gradient is slow (torch 2.15): see
+    `benchmarks/bench_step.py`.
     """
     for part in module.modules():
         if hasattr(part, "fused_attn"):
@@ -163,10 +142,7 @@ def set_fused_attention(module: nn.Module, *, fused: bool) -> None:
 
 
 def set_recompute(module: nn.Module, *, recompute: bool) -> None:
-    """Choose whether the stacks in a network keep what their blocks compute, or compute it again for the gradient.
-
-    The gradient is the same to the bit where the blocks are deterministic. A block then keeps its input alone.
-    """
+    """Choose whether block stacks keep what they compute or compute it again for the gradient, the same to the bit."""
     for part in module.modules():
         if isinstance(part, BlockStack):
             part.recompute = recompute
@@ -198,27 +174,22 @@ class EncoderConfig:
     img_size: Count
     """Edge of the images that it is trained on, pixels; others work too."""
     patch_size: Count
-    """Edge of a patch, pixels."""
+    """Edge, pixels."""
     embed_dim: Count
-    """Width of a token, a multiple of 4 and of num_heads."""
+    """A multiple of 4 and of num_heads."""
     depth: Count
-    """Transformer blocks."""
     num_heads: Count
-    """Attention heads."""
     mlp_ratio: Size = 4.0
-    """Width of a block's hidden layer over embed_dim."""
     num_ranges: Count
     """Trained spectral ranges."""
     max_bands: Count = 12
     """C_max: tokens are scaled as if the sensor had so many bands."""
     drop_path: Size = 0.0
-    """Share of samples whose last block is skipped in training; falls to 0 at the first block."""
+    """Rate of the last block; falls to 0 at the first."""
     norm_eps: Size = 1e-6
-    """Of the layer norms."""
     positions: PositionKind = "fixed"
     """Sine and cosine positions as computed, or trained from there."""
     encodings: EncodingConfig = field(default_factory=EncodingConfig)
-    """What tokens carry beside their position."""
 
     def __post_init__(self) -> None:
         counts = (self.img_size, self.patch_size, self.embed_dim, self.depth, self.num_heads, self.num_ranges)
@@ -243,11 +214,7 @@ class EncoderConfig:
 
 
 def encoder_config(size: str, *, img_size: int, num_ranges: int) -> EncoderConfig:
-    """Make the configuration of a named size: tiny, small, base, large or huge.
-
-    Raises:
-        InputError: no such size, or an image size that its patch size does not divide.
-    """
+    """Make the configuration of a size of `SIZES`; `InputError` where there is none, or its patches don't fit."""
     if size not in SIZES:
         raise InputError(f"there is no encoder size '{size}' ({', '.join(SIZES)}){nearest_name(size, SIZES)}")
     return EncoderConfig(img_size=img_size, num_ranges=num_ranges, **SIZES[size])
@@ -258,30 +225,25 @@ class EncoderOutput:
     """Features after the final norm: of sets, or of images that each were encoded alone, without the axis of slots."""
 
     cls: Float[Tensor, "batch width"]
-    """One vector for each set."""
     tokens: Float[Tensor, "*image token width"]
-    """One vector for each patch of each image, row by row."""
+    """Patches, row by row."""
     hidden: Bool[Tensor, "*image token"] | None
     """Patches with under half of their pixels valid, whose tokens mean nothing; None: there are none."""
     grid: tuple[int, int]
-    """Patches down and across."""
 
     @property
     def map(self) -> Float[Tensor, "*image width row col"]:
-        """The tokens as images."""
         return tokens_as_map(self.tokens, self.grid)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSets:
-    """Tokens of the images of some sets before the first block; they carry their positions and encodings."""
+    """Tokens of sets before the first block, patches row by row; they carry their positions and encodings."""
 
     tokens: Float[Tensor, "set slot token width"]
-    """One vector for each patch, row by row."""
     hidden: Bool[Tensor, "set slot token"] | None
-    """Patches with under half of their pixels valid; None: there are none."""
+    """Patches with under half of their pixels valid; None: none."""
     grid: tuple[int, int]
-    """Patches down and across."""
 
 
 def tokens_as_map(
@@ -292,13 +254,9 @@ def tokens_as_map(
 
 
 class Encoder(nn.Module):
-    """Encode images of any sensor.
+    """Encode images of any sensor; without `seed` weights have no values.
 
     Hidden tokens (under half of their pixels valid) have no influence on any other token.
-
-    Args:
-        config: the architecture.
-        seed: of the first weights; None leaves them without values, for a checkpoint to fill.
     """
 
     def __init__(self, config: EncoderConfig, *, seed: int | None) -> None:
@@ -351,11 +309,7 @@ class Encoder(nn.Module):
         return EncoderOutput(cls=sequence[:, 0], tokens=tokens, hidden=hidden, grid=sets.grid)
 
     def embed_sets(self, batch: SetBatch) -> TokenSets:
-        """Project the images of sets to tokens and add what each carries; nothing has attended to anything yet.
-
-        Raises:
-            InputError: images that do not fit the network or each other.
-        """
+        """Project the images of sets to tokens and add what each carries; nothing has attended to anything yet."""
         config = self.config
         grid = check_sets(batch, patch_size=config.patch_size, num_ranges=config.num_ranges)
         patches = [standardised_patches(one.pixels, one.valid, config.patch_size) for one in batch.groups]
@@ -366,17 +320,12 @@ class Encoder(nn.Module):
         return TokenSets(tokens=tokens, hidden=set_hidden(batch, config.patch_size), grid=grid)
 
     def locations(self, grid: tuple[int, int], batch: SetBatch) -> Float[Tensor, "#set #slot token width"]:
-        """Compute what is added to each token of each image; see `token_locations`."""
         return token_locations(self.positions, self.encodings, grid, batch)
 
     def encode_tokens(
         self, tokens: Float[Tensor, "batch visible width"], hidden: Bool[Tensor, "batch visible"] | None
     ) -> Float[Tensor, "batch cls_and_visible width"]:
-        """Encode tokens that already carry their positions.
-
-        Returns:
-            After the final norm, CLS first.
-        """
+        """Encode tokens that already carry their positions: after the final norm, CLS first."""
         sequence = self.blocks(self._with_cls(tokens), attention_from(hidden))
         encoded: Tensor = self.norm(sequence)
         return encoded
@@ -388,18 +337,10 @@ class Encoder(nn.Module):
         *,
         blocks: Sequence[int],
     ) -> tuple[Float[Tensor, "batch visible width"], ...]:
-        """Encode tokens that already carry their positions, and give them after chosen blocks.
-
-        Args:
-            tokens: any number of them.
-            hidden: those that no other may attend to; None: none.
-            blocks: which, from 0.
-
-        Returns:
-            For each block, before the final norm and without CLS.
+        """Encode tokens that already carry their positions; give them after chosen blocks, before norm, without CLS.
 
         Raises:
-            InputError: a block that is not there, or none.
+            InputError: a block that is not there (they count from 0), or none.
         """
         depth = len(self.blocks)
         if not blocks or not all(0 <= index < depth for index in blocks):
@@ -425,11 +366,9 @@ class DecoderConfig:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     decoder_embed_dim: Count = 512
-    """Width of a decoded token, a multiple of 4 and of the heads."""
+    """A multiple of 4 and of the heads."""
     decoder_depth: Count = 8
-    """Transformer blocks."""
     decoder_num_heads: Count = 16
-    """Attention heads."""
 
     def __post_init__(self) -> None:
         if min(self.decoder_embed_dim, self.decoder_depth, self.decoder_num_heads) < 1:
@@ -464,7 +403,6 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=encoder.norm_eps)
 
     def locations(self, grid: tuple[int, int], batch: SetBatch) -> Float[Tensor, "#set #slot token width"]:
-        """Compute what is added to each token of each image; see `token_locations`."""
         return token_locations(self.positions, self.encodings, grid, batch)
 
     def forward(
@@ -473,15 +411,12 @@ class Decoder(nn.Module):
         places: Float[Tensor, "batch token width"],
         hidden: Bool[Tensor, "batch token"] | None,
     ) -> Float[Tensor, "batch asked width"]:
-        """Decode the positions that are asked for.
+        """Decode the positions that are asked for: their tokens after the decoder's norm.
 
         Args:
             latent: the encoder's output, CLS first, then the visible tokens in their order.
             places: what is added to each token: to the visible ones in that order, then to those asked for.
-            hidden: tokens, in the same order, that no other may attend to; None: none.
-
-        Returns:
-            After the decoder's norm, the tokens asked for.
+            hidden: tokens, in the same order, that no other may attend to.
         """
         decoded: Tensor = self.norm(self.sequence(latent, places, hidden)[:, latent.shape[1] :])
         return decoded
@@ -492,10 +427,7 @@ class Decoder(nn.Module):
         places: Float[Tensor, "batch token width"],
         hidden: Bool[Tensor, "batch token"] | None,
     ) -> Float[Tensor, "batch cls_and_token width"]:
-        """Pass all tokens through the blocks, as `forward` does, before the norm: CLS, visible, asked for.
-
-        Attention does not see the order of its tokens, so nothing is brought into the order of the grid.
-        """
+        """Pass all tokens through the blocks, before the norm: CLS, visible, asked for. Attention sees no order."""
         tokens = self.embed(latent)
         num_visible = latent.shape[1] - 1
         visible = tokens[:, 1:] + places[:, :num_visible]

@@ -89,11 +89,7 @@ def _from_hub(hub_id: str) -> Path:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file whole: its tensors by name, and the entries of its header.
-
-    Raises:
-        CheckpointError: a pickle, a truncated file, or one of another kind.
-    """
+    """Read the tensors and header of a safetensors file; `CheckpointError` for a pickle or what is no whole one."""
     from safetensors import SafetensorError, safe_open
 
     _refuse_pickle(path)
@@ -128,12 +124,7 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all; equal contents give equal bytes.
-
-    The library's own writer orders the header anew each time, so that equal checkpoints had unequal hashes.
-
-    Raises:
-        OutputError: no permission, or no room.
+    """Write a safetensors file whole or not at all; equal contents give equal bytes, unlike by the library's writer.
 
     Source:
         The safetensors format, https://github.com/huggingface/safetensors#format.
@@ -157,11 +148,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def checkpoint_hash(path: Path) -> str:
-    """Compute the SHA-256 of a checkpoint file, in hexadecimal.
-
-    Raises:
-        CheckpointError: the file can't be read.
-    """
+    """Compute the SHA-256 of a checkpoint file, in hexadecimal."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -170,9 +157,5 @@ def checkpoint_hash(path: Path) -> str:
 
 
 def checkpoint_name(path_or_hub_id: str | Path) -> str:
-    """Name a checkpoint by what was asked for and the first quarter of its hash.
-
-    Raises:
-        CheckpointError: as `locate` and `checkpoint_hash`.
-    """
+    """Name a checkpoint by what was asked for and the first quarter of its hash."""
     return f"{Path(path_or_hub_id).name} sha256:{checkpoint_hash(locate(path_or_hub_id))[:16]}"
