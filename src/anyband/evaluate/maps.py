@@ -57,12 +57,8 @@ def map_cross_entropy(
     *,
     label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Compute the mean cross entropy over the labelled pixels; 0 where there is none.
-
+    """Compute the mean cross entropy over the labelled pixels (class not −1); 0 where there is none.
     Smoothing spreads a share of each label over the classes, never over pixels, and never where there is no label.
-
-    Args:
-        classes: class of each pixel; −1: none.
     """
     # A batch without labels has no gradient; a mean over no pixels would be NaN.
     summed = functional.cross_entropy(
@@ -74,11 +70,7 @@ def map_cross_entropy(
 def map_squared_error(
     predicted: Float[Tensor, "sample 1 row col"], numbers: Float[Tensor, "sample row col"]
 ) -> Float[Tensor, ""]:
-    """Compute the mean squared error over the pixels with a number; 0 where there is none (NaN).
-
-    Args:
-        numbers: of each pixel; NaN: none.
-    """
+    """Compute the mean squared error over the pixels with a number (not NaN); 0 where there is none."""
     known = torch.isfinite(numbers)
     # Filled before the difference: the gradient of NaN · 0 is NaN.
     error = (predicted[:, 0] - numbers.nan_to_num()) * known
@@ -86,22 +78,16 @@ def map_squared_error(
 
 
 class ClassMaps:
-    """Maps of classes: cross entropy, mean intersection over union.
-
-    Args:
-        num_classes: outputs of the head for each pixel.
-    """
+    """Maps of classes: cross entropy, mean intersection over union."""
 
     def __init__(self, num_classes: int, *, label_smoothing: float = 0.0) -> None:
         self.num_outputs = num_classes
         self._label_smoothing = label_smoothing
 
     def loss(self, outputs: Float[Tensor, "sample class row col"], targets: Int[Tensor, "sample row col"]) -> Tensor:
-        """Compute the mean cross entropy over the labelled pixels."""
         return map_cross_entropy(outputs, targets, label_smoothing=self._label_smoothing)
 
     def read(self, outputs: Float[Array, "output row col"]) -> Num[Array, "row col"]:
-        """Take the class of the largest logit; of equal ones the first."""
         return np.asarray(outputs.argmax(axis=0), dtype=np.int16)
 
     def score(self, counts: Num[Array, "sample class class"]) -> float:
@@ -122,11 +108,9 @@ class NumberMaps:
         self.mean, self.std = mean, std
 
     def loss(self, outputs: Float[Tensor, "sample 1 row col"], targets: Float[Tensor, "sample row col"]) -> Tensor:
-        """Compute the mean squared error of the standardised numbers over the pixels that have one."""
         return map_squared_error(outputs, (targets - self.mean) / self.std)
 
     def read(self, outputs: Float[Array, "output row col"]) -> Num[Array, "row col"]:
-        """Bring the outputs back to the data's own unit."""
         return np.asarray(outputs[0] * self.std + self.mean, dtype=np.float32)
 
     def score(self, counts: Num[Array, "sample 5"]) -> float:
@@ -144,13 +128,8 @@ MapKind = ClassMaps | NumberMaps
 
 
 def number_maps_of(maps: Iterable[Float[Array, "_ _"]]) -> NumberMaps:
-    """Take mean and spread over all pixels that have a number; a spread of 0 counts as 1.
-
-    Raises:
-        InputError: no pixel has a number.
-
-    Source:
-        Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983: parts are joined exactly.
+    """Take mean and spread over all pixels that have a number, one at least; a spread of 0 counts as 1.
+    Source: Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983: parts are joined exactly.
     """
     count, mean, squares = 0, 0.0, 0.0
     for one in maps:
@@ -169,28 +148,22 @@ def number_maps_of(maps: Iterable[Float[Array, "_ _"]]) -> NumberMaps:
 
 def segment(context: Context) -> list[Result]:
     """Fit a head for maps of classes over each encoder; validation chooses the epoch by mIoU, test reports.
-
     Test compares at the size of the labels. Images are seen whole and the logits resized to it (`input.resize: whole`),
     or in overlapping windows whose logits are averaged (`native`). Equal settings give equal results; the context's
     encoders stay as they are.
-
     Raises:
         RecipeError: settings that do not go together.
         InputError: a split is empty, or images that do not fit the network.
         TrainingError: a loss is not finite, or validation has no labelled pixel.
-
-    Source:
-        SMARTIES (arXiv 2506.19585), section 4, tables 5 and 6.
+    Source: SMARTIES (arXiv 2506.19585), section 4, tables 5 and 6.
     """
     kind = ClassMaps(len(context.data.classes), label_smoothing=context.recipe.fit.label_smoothing)
     return _fit_maps(context, kind, title="segmentation")
 
 
 def change(context: Context) -> list[Result]:
-    """Fit a head for maps of change over each encoder, as `segment`.
-
-    The first half of a sample's images is before, the second after, in the same order; the sensors may differ. Two
-    classes are changed or not; more are kinds of change.
+    """Fit a head for maps of change over each encoder, as `segment`; two classes are changed or not, more are kinds.
+    The first half of a sample's images is before, the second after, in the same order; the sensors may differ.
     """
     num_classes = len(context.data.classes)
     kind = ClassMaps(num_classes, label_smoothing=context.recipe.fit.label_smoothing)
@@ -200,15 +173,9 @@ def change(context: Context) -> list[Result]:
 
 
 def regress_maps(context: Context) -> list[Result]:
-    """Fit a head for maps of numbers over each encoder; validation chooses the epoch by the error, test reports.
-
-    The loss is the squared error of numbers standardised by the training pixels; what is predicted, validated and
-    reported is in the data's own unit. See `segment` for sizes and windows.
-
-    Raises:
-        RecipeError: settings that do not go together.
-        InputError: an empty split, no training pixel with a number, or images that do not fit the network.
-        TrainingError: a loss is not finite, or validation has no pixel with a number.
+    """Fit a head for maps of numbers over each encoder, as `segment`; validation chooses the epoch by the error.
+    The loss is the squared error of numbers standardised by the training pixels, which must have some; what
+    is predicted, validated and reported is in the data's own unit.
     """
     data = context.data
     if context.recipe.fit.label_smoothing:
@@ -313,16 +280,9 @@ def _spread(counts: Num[Array, "sample ..."], kind: MapKind) -> Int[Array, " pic
 
 
 class MapNetwork(nn.Module):
-    """A head over the levels of an encoder.
-
-    Args:
-        head: of as many levels as there are blocks.
-        encoder: gives the levels.
-        blocks: what the head sees.
-        img_size: edge of the network's input, pixels.
-        frozen: precision of the arithmetic of an encoder in evaluation mode, whatever the head's is: it gives a sample
-            the same levels at every step, without gradients, and is no part of this module; None: it is trained with
-            the head.
+    """A head over the levels of an encoder after `blocks`, for input of `img_size` pixels.
+    `frozen` is the precision of the arithmetic of an encoder in evaluation mode, whatever the head's is: it gives a
+    sample the same levels at every step, without gradients, and is no part of this module. None: it is trained, too.
     """
 
     def __init__(
@@ -362,11 +322,9 @@ class MapNetwork(nn.Module):
 
 class _MapSamples:
     """Labelled maps as a network takes them, which stays the same object.
-
     Levels of a frozen encoder are made once where memory holds them: those of all samples where training sees each in
-    one way only (whole, never varied), so that an epoch takes as long as its head; else those of the windows of
-    validation samples: a large image has many, and each epoch asks for all of them. The order of training is that of
-    reading, so both give the same head, but for rounding.
+    one way only (whole, never varied), else those of the windows of validation samples, which each epoch asks for. The
+    order of training is that of reading, so both give the same head, but for rounding.
     """
 
     def __init__(self, context: Context, network: MapNetwork, encoder: FusedEncoder | SiameseEncoder) -> None:
@@ -392,7 +350,6 @@ class _MapSamples:
             }
 
     def training_batches(self, epoch: int) -> Iterator[TaskBatch]:
-        """Give the training samples shuffled and varied, with targets."""
         if not self._levels:
             yield from self._reader.training_batches(epoch)
             return
@@ -403,7 +360,6 @@ class _MapSamples:
         self, samples: Int[Array, " sample"], read: Read, *, labelled: bool
     ) -> Iterator[tuple[int, Num[Array, "row col"]]]:
         """Predict maps at the size of their labels, of samples in any order, by the network in evaluation mode.
-
         `labelled` leaves out windows without any label; what is predicted where labels are stays the same.
         """
         if not self._native:
@@ -466,10 +422,8 @@ def predict_whole(
     read: Read,
     size_of: Callable[[int], tuple[int, ...]],
 ) -> Iterator[tuple[int, Num[Array, "row col"]]]:
-    """Predict the maps of samples that the network sees whole. The outputs are resized, bilinearly, not the classes.
-
-    Returns:
-        Position of each sample, and its map, of as many rows and columns as `size_of` says.
+    """Predict the maps of samples that the network sees whole, with their positions; `size_of` gives rows and columns.
+    The outputs are resized, bilinearly, not the classes.
     """
     for batch in batches:
         with torch.no_grad():
@@ -487,7 +441,6 @@ def predict_windows(
     network: MapNetwork, windows: Iterable[tuple[TaskBatch, Window]], *, read: Read, size: tuple[int, ...]
 ) -> Num[Array, "row col"]:
     """Predict the map of a sample from overlapping windows of one size, row by row, whose outputs are averaged.
-
     Where there is no window, what is predicted means nothing.
     """
 
@@ -508,7 +461,6 @@ def joined_windows(
     parts: Iterable[tuple[Window, Float[Array, "output row col"]]], *, size: tuple[int, ...]
 ) -> Iterator[Float[Array, "output row col"]]:
     """Join overlapping windows of one size, row by row, to strips of the whole width, one below the other.
-
     Only a few rows are held at once.
     """
     blender, height = None, 0

@@ -63,7 +63,6 @@ class LabelledFeatures:
 
     @property
     def multi_label(self) -> bool:
-        """Whether a sample may have several classes."""
         return self.labels.ndim == 2
 
     def __len__(self) -> int:
@@ -78,10 +77,8 @@ def label_matrix(labelled: LabelledFeatures) -> Bool[Array, "sample class"]:
 
 
 def check_same_classes(train: LabelledFeatures, test: LabelledFeatures) -> None:
-    """See that every class of the test samples has training samples.
-
-    Raises:
-        InputError: a class has none, or the two splits name different classes.
+    """See that every class of the test samples has training samples, and both splits the same names of classes.
+    Anything else is an `InputError`.
     """
     if train.classes != test.classes:
         raise InputError(f"training names the classes {train.classes}, test {test.classes}; give both one list")
@@ -108,7 +105,6 @@ MetricName = Literal[
     "mae",
     "r2",
 ]
-"""Names of the metrics, as in tables for machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +168,6 @@ METRICS: dict[MetricName, Metric] = {
         percent=False,
     ),
 }
-"""All metrics."""
 
 METRICS_OF: dict[TaskKind, tuple[MetricName, ...]] = {
     "class": ("accuracy", "macro_f1", "balanced_accuracy"),
@@ -255,12 +250,9 @@ def resample(
     numbers_per_sample: int = 1,
     shown: bool = False,
 ) -> dict[NameT, Float[Array, "resample"]]:
-    """Compute metrics on resamples of the test samples, all on the same ones.
-
+    """Compute metrics on resamples of the test samples, all on the same ones; equal seeds and unit counts draw alike.
     Args:
-        units: number of the unit that each test sample belongs to; units are drawn, with all their samples; one unit
-            alone gives NaN. See `units_of`.
-        seed: of the draws; equal seeds and numbers of units give equal draws.
+        units: unit of each sample (`units_of`); units are drawn, with all their samples; one alone gives NaN.
         numbers_per_sample: that a metric holds for one sample of one resample, so that memory stays bounded.
     """
     num_samples, num_units = len(units), int(units.max()) + 1
@@ -280,11 +272,7 @@ def resample(
 
 
 def units_of(groups: Sequence[str], *, num_samples: int) -> Int[Array, "sample"]:
-    """Number the units that are drawn: groups of samples that are not independent; without groups each sample is one.
-
-    Args:
-        groups: name of each sample's group; empty: none.
-    """
+    """Number the units that are drawn: groups of samples that are not independent; without groups, single samples."""
     if not groups:
         return np.arange(num_samples)
     number = {group: index for index, group in enumerate(dict.fromkeys(groups))}
@@ -293,9 +281,7 @@ def units_of(groups: Sequence[str], *, num_samples: int) -> Int[Array, "sample"]
 
 def interval(resampled: Float[Array, "resample"]) -> tuple[float, float]:
     """Give the ends of the 95 % interval by percentiles; resamples without a value are left out.
-
-    Source:
-        Efron, "Bootstrap methods: another look at the jackknife", 1979; percentile interval.
+    Source: Efron, "Bootstrap methods: another look at the jackknife", 1979; percentile interval.
     """
     # A resample without any positive label has no average precision.
     known = resampled[np.isfinite(resampled)]
@@ -322,12 +308,7 @@ def metric_value(name: MetricName, labels: Labels, scores: Float[Array, "sample 
 
 
 def label_metric(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
-    """Make a metric of classes or labels for weighted samples.
-
-    Args:
-        name: of classes (`accuracy`, `macro_f1`, `balanced_accuracy`) or of labels (`map_micro`, `map_macro`).
-        labels: the truth; class numbers, or which labels hold.
-    """
+    """Make a metric of classes (`accuracy`, `macro_f1`, `balanced_accuracy`) or labels (`map_micro`, `map_macro`)."""
     if name == "accuracy":
         correct = (scores.argmax(axis=1) == labels).astype(np.float64)
         return lambda weights: np.asarray(weights @ correct / weights.sum(axis=1))
@@ -378,8 +359,7 @@ def _balanced_accuracy(labels: Labels, scores: Float[Array, "sample class"]) -> 
 
 
 def _average_precision(positive: Array, scores: Float[Array, "item"], *, items_per_sample: int = 1) -> Weighted:
-    """Sum of precision times gain in recall over the distinct scores, from the highest; NaN without a positive.
-
+    """Sum precision times gain in recall over the distinct scores, from the highest; NaN without a positive.
     Recall grows only at scores that a positive item has, so weights are summed between those and nowhere else.
     """
     order = np.argsort(-scores, kind="stable")
@@ -415,10 +395,8 @@ ERROR_SUMS = ("pixels", "truth", "truth²", "error²", "|error|")
 
 
 def map_metric(name: MetricName, confusion: Int[Array, "sample class class"]) -> Weighted:
-    """Make a metric of maps of classes; pixels of all samples are counted together, each as often as its sample.
-
-    Args:
-        name: `miou`, `pixel_accuracy` or `map_f1_macro`.
+    """Make a metric of maps of classes: `miou`, `pixel_accuracy` or `map_f1_macro`.
+    Pixels of all samples are counted together, each as often as its sample.
     """
     hits = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)
     truth, predicted = confusion.sum(axis=2).astype(np.float64), confusion.sum(axis=1).astype(np.float64)
@@ -434,7 +412,6 @@ def map_metric(name: MetricName, confusion: Int[Array, "sample class class"]) ->
 
 def error_sums(truth: Float[Array, "sample"], predicted: Float[Array, "sample"]) -> Float[Array, "sample 5"]:
     """Write numbers as the sums of `ERROR_SUMS`, one number a sample.
-
     The truth is taken from its mean, which changes no metric and keeps R² exact where the mean is large.
     """
     centred, error = truth - truth.mean(), predicted - truth
@@ -442,11 +419,7 @@ def error_sums(truth: Float[Array, "sample"], predicted: Float[Array, "sample"])
 
 
 def number_metric(name: MetricName, sums: Float[Array, "sample 5"]) -> Weighted:
-    """Make a metric of numbers.
-
-    Args:
-        sums: of each sample, as `ERROR_SUMS` says.
-    """
+    """Make a metric of numbers from the sums of each sample, as `ERROR_SUMS` says."""
     count, truth, truth_squared, error_squared, error = sums.astype(np.float64).T
     if name == "rmse":
         return lambda weights: np.sqrt(_ratio(weights @ error_squared, weights @ count))

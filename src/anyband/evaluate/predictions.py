@@ -57,7 +57,7 @@ _ARRAYS: dict[TaskKind, dict[str, type]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """What was predicted for each test sample, checked.
+    """What was predicted for each test sample; what is impossible, or nothing to score, is an `InputError`.
 
     `arrays` holds by kind, the first axis being the sample:
     `class`: `labels` int64 (sample), `scores` float32 (sample, class); of equal scores the lower class number wins;
@@ -65,20 +65,16 @@ class Predictions:
     `number`: `truth`, `predicted` float64 (sample);
     `class_map`: `confusion` int64 (sample, class, class), true classes in rows, pixels counted;
     `number_map`: `sums` float64 (sample, 5): pixels, and sums of truth, truth², error², |error|.
-
-    Raises:
-        InputError: lengths differ, names are equal, numbers are not finite or impossible, or there is nothing to score.
     """
 
     kind: TaskKind
     classes: tuple[str, ...] = ()
-    """Names of the classes; empty for numbers."""
+    """Empty for numbers."""
     samples: tuple[str, ...]
-    """Name of each test sample, for pairing."""
+    """Name of each, for pairing."""
     arrays: Mapping[str, Shaped[Array, "sample ..."]]
     groups: tuple[str, ...] = ()
-    """Spatial group of each test sample: the place, or block of it, that several show. They are resampled together,
-    because they are not independent. Empty: each sample is one."""
+    """Place, or block of it, that several samples show; they are resampled together. Empty: each sample is one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samples", tuple(self.samples))
@@ -91,7 +87,6 @@ class Predictions:
         object.__setattr__(self, "arrays", kept)
 
     def __getitem__(self, name: str) -> Any:
-        """Give one of the arrays."""
         return self.arrays[name]
 
 
@@ -169,12 +164,7 @@ _CHECKS: dict[TaskKind, Callable[[Predictions], None]] = {
 def predictions_of(
     data: TaskData, samples: Int[Array, " sample"], predicted: Float[Array, "sample *output"]
 ) -> Predictions:
-    """Put predictions for whole images beside their truth; those of one place form a spatial group.
-
-    Args:
-        data: with the truth.
-        predicted: scores of the classes, or numbers, one row for each.
-    """
+    """Put scores or numbers of whole images beside their truth; those of one place form a spatial group."""
     assert data.targets is not None
     names = ("truth", "predicted") if data.kind == "number" else ("labels", "scores")
     places = tuple(data.places[int(sample)] for sample in samples) if data.places else ()
@@ -212,13 +202,7 @@ class MapCounts:
         self._found: list[tuple[Num[Array, "..."], str, str]] = []
 
     def add(self, position: int, truth: Num[Array, "row col"], predicted: Num[Array, "row col"]) -> Num[Array, "..."]:
-        """Count a sample; each of its regions that has labels by itself. Gives the counts of the whole.
-
-        Args:
-            position: in the data.
-            truth: of each pixel; −1 or NaN: none.
-            predicted: of each pixel.
-        """
+        """Count a sample, each of its regions that has labels by itself; give the counts of the whole."""
         name = self._data.names[position]
         place = self._data.places[position] if self._data.places else name
         whole = self._count(truth, predicted)
@@ -239,7 +223,6 @@ class MapCounts:
         return sums_of(truth, predicted)
 
     def predictions(self) -> Predictions:
-        """Give what was counted."""
         counts, names, groups = zip(*self._found, strict=True)
         is_class = self._data.kind == "class_map"
         return Predictions(
@@ -252,11 +235,7 @@ class MapCounts:
 
 
 def metric_of(predictions: Predictions, name: MetricName) -> Weighted:
-    """Make a metric for weighted samples.
-
-    Raises:
-        InputError: predictions of this kind have no such metric.
-    """
+    """Make a metric for weighted samples; one that predictions of this kind lack is an `InputError`."""
     kind = predictions.kind
     if name not in METRICS_OF[kind]:
         raise InputError(f"results of kind '{kind}' have no '{name}' ({', '.join(METRICS_OF[kind])})")
@@ -273,7 +252,6 @@ def scores_of(
     predictions: Predictions, *, seed: int, num_resamples: int = NUM_RESAMPLES, shown: bool = False
 ) -> tuple[Score, ...]:
     """Score by all metrics of the kind, each with a 95 % bootstrap interval over the samples.
-
     Samples of one group are drawn together, because they are not independent; a single group has no interval.
     """
     metrics = {name: metric_of(predictions, name) for name in METRICS_OF[predictions.kind]}
@@ -312,9 +290,8 @@ class Difference:
     low: float
     high: float
     share_above: float
-    """Share of the resamples in which the first is larger."""
+    """Share of the resamples in which the first is larger, in `share_below` smaller; both 0 where none differs."""
     share_below: float
-    """Share in which the first is smaller; both are 0 where the two never differ."""
     num_samples: int
 
     @property
@@ -335,16 +312,8 @@ def difference(
     shown: bool = False,
 ) -> Difference:
     """Subtract a metric of the second result from that of the first; every resample is the same for both.
-
-    Equal predictions have a difference of 0 with an interval of 0 to 0.
-
-    Args:
-        first: predictions of one result.
-        second: of another, on the same samples; their order is free.
-        metric: one of their kind; None: the first of it.
-
-    Raises:
-        InputError: samples, classes or truths are not the same.
+    Equal predictions have a difference of 0 with an interval of 0 to 0. `metric` is the first of the kind where None.
+    Samples, in any order, classes and truths must be the same, else `InputError`.
     """
     other = paired(first, second)
     name = metric or METRICS_OF[first.kind][0]
@@ -385,9 +354,7 @@ def _signed(number: float, digits: str) -> str:
 
 def paired(first: Predictions, second: Predictions) -> Predictions:
     """Bring the second result into the order of the first one's samples.
-
-    Raises:
-        InputError: kinds, classes, samples or truths are not the same.
+    Kinds, classes, samples and truths must be the same, else `InputError`.
     """
     if first.kind != second.kind or first.classes != second.classes:
         raise InputError(f"results of {_kind(first)} and of {_kind(second)} can't be compared; take two of one task")
@@ -420,7 +387,6 @@ def _same(first: Shaped[Array, "sample ..."], second: Shaped[Array, "sample ..."
 
 
 def _truth(predictions: Predictions) -> Shaped[Array, "sample ..."]:
-    """Give what does not depend on what was predicted."""
     match predictions.kind:
         case "class" | "labels":
             return np.asarray(predictions["labels"])
@@ -439,9 +405,7 @@ def _kind(predictions: Predictions) -> str:
 
 def confusion(predictions: Predictions) -> Int[Array, "class class"]:
     """Count samples, or labelled pixels of all samples: true classes in rows, predicted ones in columns.
-
-    Raises:
-        InputError: labels or numbers, which have no one predicted class.
+    Labels or numbers, which have no one predicted class, are an `InputError`.
     """
     if predictions.kind == "class_map":
         return np.asarray(predictions["confusion"].sum(axis=0))
@@ -455,7 +419,6 @@ def confusion(predictions: Predictions) -> Int[Array, "class class"]:
 
 def per_class(predictions: Predictions) -> dict[str, Num[Array, "class"]]:
     """Score each class: a row of numbers by name, NaN where nothing defines one; empty for numbers.
-
     `true` counts test samples or labelled pixels. One class a sample or pixel has `predicted` (counts), `precision`,
     `recall`, `f1` and `iou`; several labels have `average precision`.
     """

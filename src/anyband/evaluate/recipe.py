@@ -44,7 +44,6 @@ __all__ = [
 ]
 
 Protocol = Literal["knn", "linear", "finetune", "segment", "change", "regress", "leave-one-band-out"]
-"""What is done with an encoder."""
 
 PROTOCOLS: dict[Protocol, str] = {
     "knn": "nearest neighbours vote; nothing is trained",
@@ -55,11 +54,9 @@ PROTOCOLS: dict[Protocol, str] = {
     "regress": "a number for each image or each pixel",
     "leave-one-band-out": "what the absence of each band costs",
 }
-"""Protocols and what they do."""
 
 Fusion = Literal["single", "stack", "concat", "mixup_concat", "joint"]
-"""How several images of a sample become one feature: none (one image), bands side by side, features side by side,
-features of the two images after an exchange of tokens (SMARTIES, Table 8), or one sequence."""
+"""How several images of a sample become one feature; see `FusedEncoder`."""
 
 Resize = Literal["whole", "native", "short_side"]
 """How images meet the network's size: resized whole; cut into windows of their own pixels; or, for image-level tasks,
@@ -75,18 +72,15 @@ class InputRecipe(Recipe):
     img_size: Count | None = None
     """Edge of the network's input, pixels; null: the checkpoint's."""
     resize: Resize = "whole"
-    """How images are brought to it."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """Of the resizing; both are anti-aliased when they reduce."""
     scales: tuple[Over0To1, ...] = (1.0,)
     """Images are first reduced to these shares of their size, bilinearly; scores are averaged over them (kNN)."""
     pool: Pool = "cls"
-    """An image's vector."""
     statistics: str | None = None
     """Normalisation: `data` counts it on the training images, `published` is that of the published evaluation, else a
     chip store or file; null: the checkpoint's, else the catalogue's."""
     unseen: Unseen = "interpolate"
-    """What to do with bands that no trained range is."""
     min_support: float = 0.05
     """Bands with less support are outside the span."""
     out_of_span: Literal["refuse", "drop"] = "refuse"
@@ -94,7 +88,6 @@ class InputRecipe(Recipe):
     metadata: bool = True
     """Whether a network with encodings is told where, how finely and when images were taken."""
     precision: Precision = "float32"
-    """Of the frozen encoder's arithmetic."""
     batch_size: Count = 64
     """Samples encoded at once, where nothing is trained."""
 
@@ -116,7 +109,7 @@ class AugmentRecipe(Recipe):
     mixup: From0 = 0.0
     """Alpha of mixup (images, not tokens); 0: none."""
     cutmix: From0 = 0.0
-    """Alpha of cutmix; 0: none."""
+    """Alpha; 0: none."""
 
     @model_validator(mode="after")
     def _check(self) -> "AugmentRecipe":
@@ -132,38 +125,29 @@ class LoraRecipe(Recipe):
     """Low-rank adaptation of the attention layers, by peft; the rest of the encoder is frozen."""
 
     rank: Count = 8
-    """Of the update."""
     alpha: Over0 = 16.0
     """Scale of the update, over rank."""
     dropout: Below1 = 0.0
-    """On the update's input."""
 
 
 class FitRecipe(Recipe):
     """How a head is trained, and the encoder with it."""
 
     encoder: Literal["frozen", "trained", "lora"] = "trained"
-    """What becomes of the encoder's weights."""
     new_ranges: Literal["none", "with_rest", "alone"] = "none"
-    """Ranges of their own for bands that no trained range is, started from interpolation: learned with the rest, or
-    with everything else of the encoder frozen."""
+    """Ranges of their own for bands that no trained range is, begun by interpolation; `alone`: the rest is frozen."""
     positions: Literal["fixed", "trained"] = "trained"
-    """Whether positions are learned, where the encoder is."""
     lora: LoraRecipe = LoraRecipe()
     """Where `encoder` is `lora`."""
     epochs: Count = 50
-    """Passes over the training samples."""
     batch_size: Count = 32
-    """Samples a step."""
     base_lr: Over0 = 1.0e-3
     """Learning rate of a batch of `lr_samples`."""
     lr_samples: Count | None = 256
-    """The rate grows in proportion to the batch, and is `base_lr` for so many samples; null: it is `base_lr` for
-    any."""
+    """The batch for which the rate is `base_lr`, to which it is in proportion; null: it is `base_lr` for any."""
     weight_decay: From0 = 0.05
     """Of AdamW, on parameters of two or more dimensions."""
     betas: tuple[Between0And1, Between0And1] = (0.9, 0.95)
-    """Of AdamW."""
     warmup_epochs: From0 = 5.0
     """The rate rises linearly for so long."""
     schedule: Literal["cosine", "steps", "constant"] = "cosine"
@@ -179,12 +163,9 @@ class FitRecipe(Recipe):
     clip_grad_norm: Over0 | None = None
     """Largest norm of a gradient; null: any."""
     patience: Count | None = None
-    """Stop after so many epochs without a better validation score; null: never. The best weights are kept in any
-    case."""
+    """Stop after so many epochs without a better validation score; null: never. The best weights are kept always."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Of the arithmetic."""
     augment: AugmentRecipe = AugmentRecipe()
-    """What is varied."""
 
     @model_validator(mode="after")
     def _check(self) -> "FitRecipe":
@@ -199,7 +180,6 @@ class KnnRecipe(Recipe):
     """The protocol of SMARTIES, section 4.1; see `docs/parity.md`."""
 
     k: Count = 20
-    """Number of neighbours that vote."""
     temperature: Over0 = 0.07
     """A neighbour of similarity s votes with weight exp(s / temperature)."""
 
@@ -208,14 +188,11 @@ class LinearRecipe(Recipe):
     """The linear probe. The defaults are the paper's (SMARTIES, section 4)."""
 
     solver: Literal["adamw", "lbfgs"] = "adamw"
-    """AdamW by epochs, as published; or the optimum itself, found in seconds, its regularisation chosen on
-    validation."""
+    """AdamW by epochs, as published; or the optimum itself, found in seconds, its penalty chosen on validation."""
     batch_size: int = 1024
-    """Samples a step."""
     base_lr: float = 1e-3
     """Learning rate for 256 samples a step."""
     epochs: int = 100
-    """Passes over the training samples."""
     drops: tuple[float, ...] = (0.6, 0.8)
     """Shares of the epochs after which the rate falls to a tenth."""
 
@@ -224,9 +201,8 @@ class HeadRecipe(Recipe):
     """The head for maps."""
 
     kind: HeadKind = "upernet"
-    """What it is."""
     channels: int = 512
-    """Width of UPerNet."""
+    """Of UPerNet."""
     blocks: tuple[int, ...] = ()
     """Blocks of the encoder, from 0, that UPerNet sees; empty: four in equal distances, the last included."""
 
@@ -244,29 +220,19 @@ class TransferRecipe(Recipe):
     """One evaluation."""
 
     name: str
-    """For people."""
     data: DataSpec
-    """Labelled data."""
     protocol: Protocol | None = None
     """What is done; null: what the command names."""
     checkpoint: str | None = None
     """A safetensors file or hub id; null: what the command names."""
     seed: int = 0
-    """Of every draw."""
     input: InputRecipe = InputRecipe()
-    """Images to features."""
     fusion: Fusion = "single"
-    """How several images of a sample become one feature."""
     knn: KnnRecipe = KnnRecipe()
-    """Nearest neighbours."""
     linear: LinearRecipe = LinearRecipe()
-    """Linear probe."""
     fit: FitRecipe = FitRecipe()
-    """Training of heads and encoders."""
     head: HeadRecipe = HeadRecipe()
-    """Head for maps."""
     compare: CompareRecipe = CompareRecipe()
-    """What else is scored."""
     measures: Literal["knn", "linear", "segment"] = "knn"
     """What `leave-one-band-out` scores."""
 
@@ -280,27 +246,13 @@ def list_transfer_recipes() -> tuple[str, ...]:
 
 
 def load_transfer_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> TransferRecipe:
-    """Read a recipe of an evaluation and check every key and type of it.
-
-    Args:
-        name_or_path: a YAML file, or the name of a shipped recipe such as `paper/table2_eurosat_linear`.
-        overrides: `key.key=value`, values in YAML, for example `fit.epochs=5`.
-
-    Raises:
-        RecipeError: no such recipe, an unknown or duplicate key, a wrong type, or values that do not go
-        together.
+    """Read a recipe of an evaluation, a YAML file or a shipped name, and check every key and type of it.
+    `overrides` are `key.key=value`, values in YAML, for example `fit.epochs=5`. No such recipe, an unknown or duplicate
+    key, a wrong type, or values that do not go together are a `RecipeError`.
     """
     return load_recipe_as(TransferRecipe, name_or_path, overrides, shipped=shipped_recipes(_FOLDER))
 
 
 def transfer_recipe(values: dict[str, Any], overrides: Sequence[str] = ()) -> TransferRecipe:
-    """Make a recipe of an evaluation from plain values, checked as a file's are.
-
-    Args:
-        values: by key, changed in place; `name` and `data` at least.
-        overrides: `key.key=value`, values in YAML.
-
-    Raises:
-        RecipeError: as `load_transfer_recipe`.
-    """
+    """Make a recipe of an evaluation from plain values, changed in place, as `load_transfer_recipe` does."""
     return recipe_of(TransferRecipe, values, overrides, name=str(values.get("name", "evaluation")))

@@ -249,7 +249,6 @@ def _map_parts(data: TaskData, results: Sequence[Result]) -> list[str]:
 
 
 def _mistake_parts(data: TaskData, predictions: Predictions, features: str) -> list[str]:
-    """Show the samples that went most wrong."""
     found, count = worst_mistakes(predictions), len(predictions.samples)
     if not found:
         right = (
@@ -277,11 +276,7 @@ def write_report(
     path: Path, data: TaskData, results: Sequence[Result], rows: Sequence[ResultRow], *, shown: bool = False
 ) -> None:
     """Write the report as one HTML file that needs no other, whole or not at all.
-
-    Args:
-        data: that was evaluated on; some test samples are read again for pictures.
-        results: the encoder's first, with their maps.
-        rows: their rows in the table of results, in the same order, with predictions.
+    The encoder's result comes first; `rows` are in the order of `results`. Some samples are read again for pictures.
     """
     first, predictions = rows[0], results[0].predictions
     task = f"{first.protocol} on {first.data}"
@@ -407,11 +402,8 @@ _UNSAFE = re.compile(r"[^\w.-]+")
 
 
 def check_outputs(folder: Path | None, table_path: Path | None) -> None:
-    """See before any work that results can be written.
-
-    Raises:
-        OutputError: the folder exists, or a file can't be written.
-        InputError: the table is none.
+    """See before any work that results can be written: the folder is new, and the table is one or not there.
+    Anything else is an `OutputError` or `InputError`.
     """
     if folder is not None:
         if folder.exists():
@@ -428,17 +420,11 @@ def write_outputs(
     context: Context, results: Sequence[Result], *, folder: Path | None = None, table_path: Path | None = None
 ) -> tuple[list[ResultRow], tuple[str, ...]]:
     """Score results, write the folder, and append to the table; each appears whole or not at all.
-
     The folder holds `report.html`, `result.json`, `recipe.yaml` (with every key), and for each result with something
     fitted its weights as `NAME.safetensors`; an encoder that was trained is beside it, as the checkpoint
     `NAME_checkpoint.safetensors`.
-
     Returns:
         A row for each result, with the id that it has in the table, and what became of rows that it had already.
-
-    Raises:
-        OutputError: no room, or no permission.
-        InputError: the table is none.
     """
     rows = result_rows(context, results)
     if folder is not None:

@@ -55,17 +55,14 @@ class ResultRow:
     made: dt.datetime
     """When, UTC."""
     recipe: str
-    """Name of the recipe."""
     protocol: str
     features: str
     """`encoder`, `untrained encoder`, or the name of a baseline."""
     width: int
     """Numbers a sample, or a pixel of a map of features."""
     checkpoint: str
-    """Name of the checkpoint."""
     checkpoint_hash: str
     data: str
-    """Name of the data."""
     data_fingerprint: str
     """Of names, contents, labels and splits."""
     kind: TaskKind
@@ -73,7 +70,6 @@ class ResultRow:
     """Samples in train, val and test."""
     seed: int
     settings: Mapping[str, Any]
-    """All choices that the result depends on, as JSON values."""
     scores: tuple[Score, ...]
     """One for each metric, the main one first."""
     chosen: Mapping[str, Any] = field(default_factory=dict)
@@ -81,18 +77,12 @@ class ResultRow:
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """By epoch: `training loss`, `validation`."""
     notes: tuple[str, ...] = ()
-    """What a reader should know."""
     version: str = __version__
-    """Of the program."""
     predictions: Predictions | None = None
     """None: not read."""
 
     def score(self, metric: MetricName) -> Score:
-        """Give the score of a metric.
-
-        Raises:
-            InputError: the result has no such metric.
-        """
+        """Give the score of a metric; one that the result lacks is an `InputError`."""
         found = next((score for score in self.scores if score.metric == metric), None)
         if found is None:
             names = ", ".join(score.metric for score in self.scores)
@@ -107,11 +97,7 @@ def short_id(identity: str) -> str:
 
 
 def find_row(rows: Sequence[ResultRow], identity: str) -> ResultRow:
-    """Find a result by its id, or by so much of its beginning that no other begins so.
-
-    Raises:
-        InputError: no result, or several.
-    """
+    """Find the only result whose id begins so; none, or several, are an `InputError`."""
     letters, _, run = identity.partition("-")
     parts = [(row, *row.id.partition("-")[::2]) for row in rows]
     found = [row for row, own, number in parts if letters and own.startswith(letters) and number == run]
@@ -215,18 +201,11 @@ _SCHEMA = pa.schema(
 
 
 def append_results(path: Path, rows: Sequence[ResultRow]) -> tuple[list[ResultRow], tuple[str, ...]]:
-    """Append results to the table; earlier rows stay, whatever happens.
-
+    """Append results to the table, which is made where it is not; earlier rows stay, whatever happens.
     A result that stands there already with the same scores is not added again. One with the same id and other scores
     is, with a number behind its id, because that should not be: a note says so.
-
-    Args:
-        path: of the table; made where it is not.
-        rows: with their predictions.
-
     Returns:
         The rows with the ids that they have in the table, and what became of those that were not simply added.
-
     Raises:
         InputError: a row without predictions, or the file is no table of results, damaged, or of a newer version.
         OutputError: the file can't be written.
@@ -272,13 +251,8 @@ def _with_ids(rows: Sequence[ResultRow], known: dict[str, str]) -> tuple[list[Re
 
 
 def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
-    """Read the table, in the order in which results came.
-
-    Args:
-        predictions: whether to read what was predicted for each sample, too; it is most of the file.
-
-    Raises:
-        InputError: there is no such file, or it is no table of results, damaged, or of a newer version.
+    """Read the table, in the order in which results came; `predictions`, if wanted, are most of the file.
+    A file that is not there, is no table of results, is damaged or of a newer version is an `InputError`.
     """
     if not path.is_file():
         raise InputError(
@@ -415,11 +389,7 @@ _ID_BYTES = 16
 
 
 def result_rows(context: Context, results: Sequence[Result]) -> list[ResultRow]:
-    """Score results and write down what they are of.
-
-    Args:
-        results: of the protocol, and of what it is compared with.
-    """
+    """Score results, and write down what they are of."""
     recipe, data = context.recipe, context.data
     settings = _settings_of(context)
     made = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -496,15 +466,8 @@ _LONGEST_VALUE = 40
 def filtered(
     rows: Sequence[ResultRow], *, data: str | None = None, protocol: str | None = None, features: str | None = None
 ) -> list[ResultRow]:
-    """Keep the results that are asked for; None: all.
-
-    Args:
-        data: part of the name of the data, or the beginning of their fingerprint.
-        protocol: what was done.
-        features: part of the name of the features.
-
-    Raises:
-        InputError: there is none; the message says what there is.
+    """Keep the results that are asked for (None: all); if there is none, an `InputError` says what there is.
+    `data` is a part of the name of the data or the beginning of their fingerprint, `features` a part of the name.
     """
     kept = list(rows)
     if data is not None:
@@ -533,11 +496,8 @@ def _some(found: list[ResultRow], what: str, requested: str, known: Sequence[str
 
 
 def grouped(rows: Sequence[ResultRow], metric: MetricName | None = None) -> list[list[ResultRow]]:
-    """Put results of one test together, in the order in which tests first came; the best result of each first.
-
-    Args:
-        rows: to group.
-        metric: what they are sorted by; None: the main one of their kind. Tests without it are left out.
+    """Put results of one test together, in the order in which tests first came; the best by `metric` first.
+    None: the main metric of their kind. Tests without the metric are left out.
     """
     groups: dict[tuple[str, str, str], list[ResultRow]] = {}
     for row in rows:
@@ -554,12 +514,8 @@ def _rank(row: ResultRow, metric: MetricName) -> float:
 def table_of(
     rows: Sequence[ResultRow], metric: MetricName | None = None
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Lay the results of one test out as texts: a header, and equally many cells in each row.
-
+    """Lay the results of one test out as texts: a header, and equally many cells in each row; `metric` None: all.
     The last column says which choices are not the same in all results of a protocol: `fusion joint, seed 1`.
-
-    Args:
-        metric: only this one; None: all.
     """
     names = [metric] if metric else list(METRICS_OF[rows[0].kind])
     header = ("id", "recipe", "protocol", "features", *map(metric_title, names), "checkpoint", "differs in")

@@ -63,16 +63,10 @@ def evaluate(
     download: bool = False,
     shown: bool = False,
 ) -> tuple[Context, list[Result]]:
-    """Do an evaluation.
-
+    """Do an evaluation; give what it was done with, and what was found, the encoder's result first.
     Args:
         cache: folder where features are kept for the next probe; None: nowhere.
         download: whether a named data set may be fetched.
-        shown: show progress bars.
-
-    Returns:
-        What it was done with, and what was found: the encoder's result first, then what it is compared with.
-
     Raises:
         RecipeError: the protocol is for another kind of data, or there is no checkpoint.
         ManifestError: the data are not there, or a table of them is wrong.
@@ -120,23 +114,14 @@ def make_context(
 
 
 def check_recipe(recipe: TransferRecipe, protocol: Protocol) -> None:
-    """See that a recipe is for the protocol.
-
-    Raises:
-        RecipeError: it is for another, or for another kind of data.
-    """
+    """See that a recipe is for the protocol and its kind of data, else raise `RecipeError`."""
     if recipe.protocol not in (None, protocol):
         raise RecipeError(f"recipe '{recipe.name}' is for '{recipe.protocol}', and '{protocol}' was asked for")
     _check_kind(recipe.data.kind, protocol)
 
 
 def open_encoder(recipe: TransferRecipe, device: str) -> SensorEncoder:
-    """Load the encoder that a recipe names.
-
-    Raises:
-        RecipeError: it names none.
-        CheckpointError: there is no such checkpoint.
-    """
+    """Load the encoder that a recipe names; none is a `RecipeError`, one that is not there a `CheckpointError`."""
     if recipe.checkpoint is None:
         raise RecipeError("an evaluation needs a checkpoint: name it in the recipe or with --checkpoint")
     rules = recipe.input
@@ -209,11 +194,8 @@ def _check_kind(kind: TaskKind, protocol: Protocol) -> None:
 
 
 def check_data(data: TaskData, recipe: TransferRecipe, protocol: Protocol) -> None:
-    """See that samples have as many images, and of such sensors, as protocol and fusion need.
-
-    Raises:
-        RecipeError: the protocol, or what leave-one-band-out measures, is for other kinds of data, or takes no scales.
-        InputError: too few images, too many, or of differing sensors.
+    """See that samples have as many images, and of such sensors, as protocol and fusion need, else raise `InputError`.
+    A protocol that is for other kinds of data, or takes no scales, is a `RecipeError`.
     """
     _check_kind(data.kind, protocol)
     _check_measure(data.kind, recipe, protocol)
@@ -263,16 +245,10 @@ _WAYS: dict[Unseen, str] = {"interpolate": "interpolated", "nearest": "by neares
 
 def leave_one_band_out(context: Context) -> list[Result]:
     """Score the encoder with every band, and without each band that it was trained on, in three ways.
-
     `B04 left out`: the images lack the band. `B04 interpolated`, `B04 by nearest`: the images have it, but the network
     is taken as if its range had never been trained, so the band is read through the ranges beside it. The first tells
-    what the band is worth, the others what reading an unseen band through others loses of it.
-
-    Args:
-        context: with the encoder of the recipe's checkpoint; `recipe.measures` says what is scored.
-
-    Raises:
-        InputError: the network knows no band of these data exactly.
+    what the band is worth, the others what reading an unseen band through others loses of it. A network that knows no
+    band of these data exactly is an `InputError`.
     """
     trained = _trained_bands(context)
     if not trained:
@@ -341,11 +317,7 @@ def _as_never_trained(context: Context, range_name: str, way: Unseen) -> Context
 
 
 def without_band(data: TaskData, sensor: str, band: str) -> TaskData:
-    """Leave a band out of all images of a sensor; everything else stays.
-
-    Raises:
-        InputError: the sensor has no other band.
-    """
+    """Leave a band out of all images of a sensor; everything else stays. An only band is an `InputError`."""
 
     def reduced(position: int) -> Sample:
         sample = data.read(position)

@@ -54,17 +54,15 @@ class TaskBatch:
     """Samples as network input. All have the same sensors in the same slots, and one size in pixels."""
 
     images: tuple[ImageBatch, ...]
-    """Images of each slot, the samples in one order; empty where `levels` are known."""
+    """By slot, the samples in one order; empty where `levels` are known."""
     sensors: tuple[str, ...]
-    """Name of each slot's sensor."""
     samples: Int[Array, " sample"]
-    """Positions of the samples in their data: identities for random draws."""
+    """Positions in their data: identities for random draws."""
     metadata: SetMetadata | None = None
     """What is known of each image; None: nothing, or nothing is told."""
     targets: Num[Tensor, "sample ..."] | None = None
-    """Classes (sample) as int64, labels (sample, class) or numbers (sample) as float32, or maps (sample, row, col) of
-    the input's size: int64 with −1 where there is no class, float32 with NaN where there is no number. None: not
-    requested."""
+    """Classes (sample) int64, labels (sample, class) or numbers (sample) float32, or maps (sample, row, col) of the
+    input's size: int64 with −1, float32 with NaN where there is no label. None: not requested."""
     levels: tuple[Float[Tensor, "sample width row col"], ...] = ()
     """Maps of patch features of a frozen encoder that were made before, instead of images."""
 
@@ -72,7 +70,6 @@ class TaskBatch:
         return len(self.samples)
 
     def to(self, device: torch.device | str) -> "TaskBatch":
-        """Copy the tensors to a device."""
         return replace(
             self,
             images=tuple(image.to(device) for image in self.images),
@@ -85,16 +82,12 @@ class TaskBatch:
 Samples = Sequence[tuple[int, Sample]]
 """Positions in the data and pixels."""
 Boxes = Callable[[Samples, tuple[int, int]], Augmentation]
-"""Which part of each sample is seen, and how it lies, counted on a grid of rows and columns. A box that reaches beyond
-the grid is filled with pixels without data."""
+"""Box and turn of what is seen of each sample, counted on a grid (rows, columns); beyond the grid there are no data."""
 
 # Source: the published evaluation brings the short side to 256 for an input of 224.
 _SHORT_SIDE = 8 / 7
 # chosen: each pixel away from the edges is seen near the middle of some window, where context is best.
 _STEP_SHARE = 0.5
-
-
-# Which part of a sample the network sees.
 
 
 def _reduced_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -103,7 +96,8 @@ def _reduced_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
 
 def box_grid(shapes: Sequence[tuple[int, int]], resize: Resize, *, scale: float, img_size: int) -> tuple[int, int]:
     """Find the grid on which boxes are counted: the pixels of the first image where windows are cut, of the coarsest
-    where images are resized whole, and of the result where the centre is cut out."""
+    where images are resized whole, and of the result where the centre is cut out.
+    """
     if resize == "short_side":
         return img_size, img_size
     reduced = [_reduced_shape(shape, scale) for shape in shapes]
@@ -111,8 +105,7 @@ def box_grid(shapes: Sequence[tuple[int, int]], resize: Resize, *, scale: float,
 
 
 def _short_side_box(shape: tuple[int, int], img_size: int) -> Augmentation:
-    """Tell which part of an image is the centre that is cut out, counted on its pixels once its short side is 8/7 of
-    the network's size."""
+    """Take the centre that is cut out of an image, counted on its pixels once its short side is 8/7 of `img_size`."""
     short = round(img_size * _SHORT_SIDE)
     grid = (max(short, short * shape[0] // min(shape)), max(short, short * shape[1] // min(shape)))
     first = np.array([[(side - img_size) // 2 for side in grid]], dtype=np.int64)
@@ -126,7 +119,6 @@ def whole_boxes(samples: Samples, grid: tuple[int, int]) -> Augmentation:
 
 def window_boxes(img_size: int, window: Window | None = None) -> Boxes:
     """Take the window of the network's size that begins where `window` does, or the one in the middle of each sample.
-
     Of a smaller sample it is all, and beyond it nothing.
     """
 
@@ -141,7 +133,6 @@ def window_boxes(img_size: int, window: Window | None = None) -> Boxes:
 
 def drawn_boxes(augment: AugmentRecipe, *, seed: int, epoch: int, img_size: int, native: bool) -> Boxes:
     """Draw for each sample what training sees of it: the same for equal seed, epoch and sample, whatever the batch.
-
     Windows of the images' own pixels hold a label, wherever a sample has one.
     """
     options = AugmentOptions(crop_area=augment.crop_area, flips=augment.flips, quarter_turns=augment.quarter_turns)
@@ -193,7 +184,6 @@ def placed_image(
     interpolation: Interpolation,
 ) -> ImageBatch:
     """Bring normalised images of one shape to the network's size: the box of each, counted on `box_grid`.
-
     Images are reduced to a share of their size (`scale`) first.
     """
     pixels, valid = image.pixels, image.valid
@@ -225,7 +215,6 @@ def placed_maps(
 
 def _padding(boxes: Augmentation) -> tuple[tuple[int, int], Augmentation]:
     """Count how often the grid must be repeated to hold all boxes, and count these on the larger grid.
-
     Whole multiples, so that images of every resolution grow by the same ground.
     """
     ends = (boxes.first + boxes.size).max(axis=0)
@@ -245,7 +234,6 @@ def _changes_nothing(boxes: Augmentation, shape: Sequence[int], img_size: int) -
 
 def cover(height: int, width: int, img_size: int) -> list[Window]:
     """List windows that cover an image, row by row, each overlapping the next by half or more.
-
     An image that is smaller than `img_size` is one window, of its own size.
     """
 
@@ -257,9 +245,6 @@ def cover(height: int, width: int, img_size: int) -> list[Window]:
 
     size = {"height": min(img_size, height), "width": min(img_size, width)}
     return [Window(row=row, col=col, **size) for row in starts(height) for col in starts(width)]
-
-
-# Labels.
 
 
 def labelled_pixels(sample: Sample) -> Bool[Array, "row col"] | None:
@@ -290,9 +275,6 @@ def checked_map(data: TaskData, sample: Sample, name: str) -> Num[Array, "row co
             "and -1 where there is none"
         )
     return found.astype(np.int64)
-
-
-# What is known of images.
 
 
 def metadata_of(image: SampleImage, name: str) -> CheckedMetadata:

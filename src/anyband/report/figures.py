@@ -60,14 +60,7 @@ def figure_png(figure: Figure) -> bytes:
 
 
 def drawable(picture: Float[Array, "colour row col"]) -> Float[Array, "row col 3"]:
-    """Bring a picture into the order that matplotlib draws. Missing values become grey.
-
-    Args:
-        picture: one (grey) or three (red, green, blue) planes in [0, 1]; NaN where there is no data.
-
-    Raises:
-        InputError: neither one nor three planes.
-    """
+    """Bring one (grey) or three planes (red, green, blue) in [0, 1] into matplotlib's order; NaN becomes grey."""
     if picture.shape[0] not in (1, 3):
         raise InputError(f"a picture has 1 or 3 planes, found {picture.shape[0]}; choose the planes to show")
     planes = picture.repeat(3, axis=0) if picture.shape[0] == 1 else picture
@@ -86,11 +79,7 @@ def show_picture(axes: Axes, picture: Float[Array, "colour row col"]) -> None:
 
 
 def shortened(text: str, longest: int) -> str:
-    """Cut the middle out of a text that is too long, because names of files differ at their ends.
-
-    Args:
-        longest: letters that fit, at least 3.
-    """
+    """Cut the middle out of a text of more than `longest` letters (3 at least), because names differ at their ends."""
     if len(text) <= longest:
         return text
     head = (longest - 1) // 2
@@ -115,13 +104,8 @@ _FEW_VALUES = 20
 
 def metrics_png(path: Path, *, titles: Mapping[str, str]) -> bytes:
     """Draw the metrics of a run over its steps, a panel for each column that has values; losses as running means.
-
-    Args:
-        path: CSV table with a column `step`.
-        titles: column → title, in the order of drawing; columns that are absent or empty are left out.
-
-    Raises:
-        InputError: there are no steps, or the file can't be read.
+    `path` is a CSV table with a column `step`; without steps, or unreadable, it is an `InputError`. `titles` are column
+    → title, in the order of drawing; columns that are absent or empty are left out.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -161,12 +145,8 @@ Curve = tuple[Sequence[int | float], Sequence[int | float]]
 def curves_png(
     panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "step", smooth: Collection[str] = ()
 ) -> bytes:
-    """Draw panels of curves beside each other.
-
-    Args:
-        panels: by title, at least one; the curves of each by their name in the legend.
-        xlabel: what the steps count.
-        smooth: panels that show the running mean strongly and the raw values faintly.
+    """Draw panels of curves beside each other, by title, the curves of each by their name in the legend.
+    Panels in `smooth` show the running mean strongly and the raw values faintly.
     """
     if not panels:
         raise InputError("curves need at least one panel, found none")
@@ -227,15 +207,15 @@ class PanelImages:
     """A block of a panel, a row for each sample: samples of one sensor of a pair, or the images of one set."""
 
     title: str
-    """Stands above: the name of the sensor and the bands shown, or of the place."""
+    """Name of the sensor and the bands shown, or of the place."""
     original: Float[Array, "sample colour row col"]
-    """The images, in [0, 1]; NaN where there is no data."""
+    """In [0, 1]; NaN where there is no data."""
     seen: Float[Array, "sample colour row col"]
-    """The images with the patches hidden that the encoder did not see; see `hide_patches`."""
+    """As `original`, with the patches hidden that the encoder did not see; see `hide_patches`."""
     reconstruction: Float[Array, "sample colour row col"]
-    """The decoder's images, in [0, 1]."""
+    """In [0, 1]."""
     row_titles: tuple[str, ...] = ()
-    """Stand beside the rows, some lines each; empty: none."""
+    """Beside the rows, some lines each; empty: none."""
     outlined: Bool[Array, "sample down across"] | None = None
     """Patches to outline in what the encoder saw, on the grid of patches; None: none."""
 
@@ -252,12 +232,8 @@ class PanelImages:
 def hide_patches(
     pictures: Float[Array, "sample colour row col"], hidden: Bool[Array, "sample token"], *, patch_size: int
 ) -> Float[Array, "sample colour row col"]:
-    """Paint the hidden patches dark grey and leave the others as they are.
-
-    Args:
-        pictures: in [0, 1].
-        hidden: True where the encoder did not see the patch; tokens row by row.
-        patch_size: edge of a patch in pixels; divides rows and columns.
+    """Paint the hidden patches of pictures in [0, 1] dark grey; tokens run row by row.
+    `patch_size` is the edge of a patch in pixels, and divides rows and columns.
     """
     rows, cols = pictures.shape[2] // patch_size, pictures.shape[3] // patch_size
     if rows * cols != hidden.shape[1] or (rows * patch_size, cols * patch_size) != pictures.shape[2:]:
@@ -270,16 +246,8 @@ def hide_patches(
 def reconstruction_panel(
     blocks: Sequence[PanelImages], *, title: str = "", note: str = RECONSTRUCTION_NOTE, across: int | None = None
 ) -> bytes:
-    """Draw a panel of blocks with three columns each: the original, what the encoder saw, and the reconstruction.
-
-    Args:
-        blocks: the sensors of a pair, or some sets; equally many rows each.
-        title: stands above the panel, for example the step.
-        note: stands under the pictures.
-        across: blocks beside each other, the others below; None: all.
-
-    Returns:
-        A PNG.
+    """Draw a PNG of blocks with three columns each: the original, what the encoder saw, and the reconstruction.
+    Blocks have equally many rows; `across` of them stand beside each other, the others below; None: all.
     """
     counts = {len(images.original) for images in blocks}
     if len(counts) != 1:
@@ -330,11 +298,7 @@ _MOST_POINTS = 2000
 
 def scatter_png(truth: Float[Array, "sample"], predicted: Float[Array, "sample"], *, label: str = "") -> bytes:
     """Draw each sample at its true and predicted number, with the line on which both are equal.
-
-    Args:
-        truth: the numbers.
-        predicted: what was found, in the same unit.
-        label: of both axes, with the unit.
+    `label` is of both axes, with the unit.
     """
     if not len(truth) or len(truth) != len(predicted):
         raise InputError(f"{len(truth)} true and {len(predicted)} predicted numbers make no picture")
@@ -368,14 +332,8 @@ _LONGEST_NAME = 28
 def confusion_png(
     counts: Int[Array, "class class"], names: Sequence[str], *, cells: Literal["counts", "percent"] = "counts"
 ) -> bytes:
-    """Draw a confusion matrix; colours are shares of the true class, so rare classes are seen as well as frequent ones.
-
-    Args:
-        counts: true classes in rows, predicted ones in columns.
-        cells: what is written in the cells; those of no count stay empty.
-
-    Raises:
-        InputError: another number of names.
+    """Draw a confusion matrix, true classes in rows; colours are shares of the true class, so rare ones are seen too.
+    `cells` is what is written; those of no count stay empty. As many names as classes, else `InputError`.
     """
     if counts.shape != (len(names), len(names)):
         raise InputError(
@@ -399,10 +357,7 @@ def confusion_png(
 
 
 def _cell_size(num_classes: int) -> tuple[float, float]:
-    """Give the edge of a cell in inches and the height of its text in points.
-
-    Up to about 20 classes the picture fits a page as it is; more make it larger, to be looked at by itself.
-    """
+    """Give the edge of a cell in inches and the height of its text in points, to fit a page up to about 20 classes."""
     edges = ((6, 0.75, 9.5), (10, 0.6, 9.0), (20, 0.43, 8.0))
     return next(((edge, font) for most, edge, font in edges if num_classes <= most), (0.34, 7.5))
 

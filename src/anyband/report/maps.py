@@ -40,7 +40,6 @@ class PcaColours:
     """A fixed mapping from features to colours: the first three principal components, stretched."""
 
     mean: Float[Array, "width"]
-    """Mean feature."""
     axes: Float[Array, "3 width"]
     """Principal axes of unit length, strongest first; zero rows where the features have fewer dimensions."""
     low: Float[Array, "3"]
@@ -48,19 +47,13 @@ class PcaColours:
     high: Float[Array, "3"]
     """Value of each component that becomes 1."""
     explained: tuple[float, ...]
-    """Share of the variance that each component holds."""
+    """Of the variance, by component."""
 
 
 def fit_pca_colours(features: Float[Array, "sample width"]) -> PcaColours:
     """Find the colours of features: three components, stretched between the 2nd and the 98th percentile.
-
-    The sign of an axis is fixed by its largest entry being positive, so equal features give equal colours.
-
-    Args:
-        features: one row a patch; rows with NaN are left out.
-
-    Raises:
-        InputError: no row without NaN.
+    The sign of an axis is fixed by its largest entry being positive, so equal features give equal colours. Rows with
+    NaN are left out; if no other is there, that is an `InputError`.
     """
     rows = features[np.isfinite(features).all(axis=1)].astype(np.float64)
     if not len(rows):
@@ -110,12 +103,7 @@ def picture_png(picture: Float[Array, "colour row col"]) -> bytes:
 def pictures_png(
     pictures: Sequence[Float[Array, "colour _ _"]], titles: Sequence[str], *, num_columns: int = 4
 ) -> bytes:
-    """Draw pictures beside each other with their titles, at equal widths.
-
-    Args:
-        pictures: in [0, 1], any sizes; NaN where there is no data.
-        titles: one for each.
-    """
+    """Draw pictures in [0, 1], of any sizes, beside each other with their titles, at equal widths; NaN: no data."""
     if not pictures or len(pictures) != len(titles):
         raise InputError(f"every picture needs a title: found {len(pictures)} pictures, {len(titles)} titles")
     columns = min(num_columns, len(pictures))
@@ -138,7 +126,6 @@ Colours = Mapping[str, tuple[float, float, float]]
 
 def class_colours(names: Sequence[str]) -> Colours:
     """Give each class a colour of its own.
-
     The first seven can be told apart with colour blindness; then come lighter ones of them, then plain hues.
     """
     from matplotlib.colors import hsv_to_rgb, to_rgb
@@ -172,25 +159,20 @@ class MapRow:
     """One sample."""
 
     title: str
-    """Its name, and its score where there is one."""
+    """Name, and score where there is one."""
     pictures: tuple[Float[Array, "colour _ _"], ...]
-    """Its images in [0, 1]; NaN where there is no data."""
+    """Images in [0, 1]; NaN where there is no data."""
     picture_titles: tuple[str, ...]
-    """What each image is; one or two lines."""
+    """One or two lines each."""
     truth: Num[Array, "_ _"]
-    """Labels: class numbers, −1 where there is none; or numbers, NaN where there is none."""
+    """Class numbers, −1 where there is none; or numbers, NaN where there is none."""
     predicted: tuple[Num[Array, "_ _"], ...]
-    """What was predicted, by each kind of features."""
+    """By each kind of features."""
     predicted_titles: tuple[str, ...]
-    """Names of the features."""
 
 
 def class_maps_png(rows: Sequence[MapRow], colours: Colours) -> bytes:
-    """Draw a row for each sample: images, labels, predictions; the legend names the classes that occur.
-
-    Args:
-        rows: at least one; equally many maps each.
-    """
+    """Draw a row for each sample, with equally many maps; the legend names the classes that occur."""
     figure, grid = _frame(rows)
     for axes, row in zip(grid, rows, strict=True):
         _draw_row(axes, row, [_coloured(one, colours) for one in (row.truth, *row.predicted)])
@@ -199,12 +181,7 @@ def class_maps_png(rows: Sequence[MapRow], colours: Colours) -> bytes:
 
 
 def number_maps_png(rows: Sequence[MapRow], *, label: str = "") -> bytes:
-    """Draw a row for each sample: images, true numbers, predicted ones; all on one scale.
-
-    Args:
-        rows: at least one; equally many maps each.
-        label: of the scale, with its unit.
-    """
+    """Draw a row for each sample, with equally many maps, all on one scale; `label` is of it, with its unit."""
     figure, grid = _frame(rows)
     known = np.concatenate([one[np.isfinite(one)].ravel() for row in rows for one in (row.truth, *row.predicted)])
     low, high = np.percentile(known, _PERCENTILES) if len(known) else (0.0, 1.0)
@@ -280,11 +257,8 @@ _DARK_LINES = 2
 
 
 def sheet_png(pictures: Sequence[tuple[Float[Array, "colour _ _"], Sequence[str]]], *, num_columns: int = 4) -> bytes:
-    """Draw pictures in rows, each with its lines below; long lines are cut in the middle.
-
-    Args:
-        pictures: at least one, in [0, 1], any sizes, NaN where there is no data; each with the lines under it, of
-            which the first is stressed.
+    """Draw pictures in [0, 1], of any sizes, in rows; NaN: no data. Long lines are cut in the middle.
+    Each has its lines below, of which the first is stressed.
     """
     if not pictures:
         raise InputError("a sheet needs at least one picture, found none")

@@ -23,14 +23,9 @@ def paragraph(text: str) -> str:
 
 
 def picture(png: bytes, *, alt: str, caption: str = "", pixels: bool = False, full_size: bool = False) -> str:
-    """Make a PNG part of the page.
-
-    Args:
-        png: the whole file.
-        alt: what it shows, for readers who can't see it.
-        caption: what to look at, and what must be known about it.
-        pixels: enlarge a small picture with sharp pixels.
-        full_size: show it in its own size, to be scrolled; else it is as wide as the page at most.
+    """Make a PNG part of the page; `alt` says what it shows to readers who can't see it.
+    `pixels` enlarges a small picture with sharp pixels. `full_size` shows it in its own size, to be scrolled; else it
+    is as wide as the page at most.
     """
     if not png.startswith(_PNG_SIGNATURE):
         raise InputError("a picture of a page must be a PNG")
@@ -45,12 +40,8 @@ def picture(png: bytes, *, alt: str, caption: str = "", pixels: bool = False, fu
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", strong_rows: Collection[int] = ()
 ) -> str:
-    """Write a table of texts. A column whose cells all start like numbers is set to the right.
-
-    Args:
-        rows: cells, as many in each as the header has.
-        caption: what the numbers mean.
-        strong_rows: positions of rows to stress, from 0.
+    """Write a table of texts; columns whose cells all start like numbers are set to the right.
+    `strong_rows` are positions from 0, to be stressed.
     """
     wrong = [row for row in rows if len(row) != len(header)]
     if wrong:
@@ -75,12 +66,7 @@ def _is_numeric(cells: Sequence[str]) -> bool:
 
 def page_html(title: str, lead: str, sections: Sequence[tuple[str, Sequence[str]]], *, footer: str = "") -> str:
     """Write a page as one HTML document: no script, no link to elsewhere, pictures inside.
-
-    Args:
-        title: the first heading.
-        lead: what was done and what came of it, in a few sentences.
-        sections: heading and parts of each; they are listed at the top, and those without parts are left out.
-        footer: version, seed, machine.
+    `sections` are heading and parts of each, listed at the top; those without parts are left out.
     """
     filled = [(heading, parts) for heading, parts in sections if parts]
     links = " ".join(f'<a href="#section-{index}">{escape(one)}</a>' for index, (one, _) in enumerate(filled, 1))
