@@ -145,7 +145,8 @@ def embed_set(
     `embed_scene`, up to what its place and date add. Arguments are those of `embed_scene`, but:
 
     Args:
-        entries: as `read_manifest` gives them. The first is the anchor, whose grid and CRS count.
+        entries: as `read_manifest` gives them. The first is the anchor, whose grid counts; others have its CRS, at
+            any resolution.
         batch_size: images of views that go through the network at once.
         statistics: by sensor; None: the checkpoint's, else the catalogue's.
 
