@@ -49,7 +49,6 @@ __all__ = [
 ]
 
 Example = tuple[SetBatch, SetNoise]
-"""What an autoencoder takes."""
 
 NUM_STEM_BANDS = 3
 """Bands that a stem reads."""
@@ -58,18 +57,9 @@ NUM_STEM_BANDS = 3
 def draw_stem_bands(
     num_bands: Int[Array, "set slot"], *, seed: int, step: int, samples: Sequence[int]
 ) -> Int[Array, "set slot 3"]:
-    """Draw the bands of each image in a training step: a function of (seed, step, sample, slot).
+    """Draw the bands of each image for a stem: a function of (seed, step, sample, slot); `samples` identify sets.
 
     Three different ones in random order; where an image has fewer, each stands there at least once.
-
-    Args:
-        num_bands: of each image, at least 1.
-        seed: of the run.
-        step: training step.
-        samples: identity of each set.
-
-    Returns:
-        Position of a band for each position of the stem.
 
     Source:
         The released code of A²-MAE (arXiv 2406.08079) draws three bands at random for one shared stem. That they are
@@ -157,28 +147,19 @@ class DrawnSets:
     """A batch of sets with all that is drawn for it, on the way to the device."""
 
     raw: RawSets
-    """As read."""
     augmentation: Augmentation
-    """Of each set."""
     bands: tuple[Int[Array, "_ 3"] | None, ...]
-    """Of the images of each group: the bands that a stem of three reads; None: those of the assignment."""
+    """For each group: the bands that a stem of three reads; None: those of the assignment."""
     metadata: SetMetadata | None
-    """What the network is told of each image."""
     noise: Float[Array, "set purpose token"]
     """For mixup, then for the masks, then for tying."""
     hides_last: bool
-    """Whether the last image of each set is hidden whole."""
 
 
 class BatchPreparer:
     """Makes network input of what was read; every draw is a function of (seed, step, sample).
 
-    In two parts: what is drawn needs no device, so threads that read ahead do it too; the rest is work of the device.
-
-    Args:
-        recipe: of the run.
-        inputs: how each array is read.
-        device: where the network runs.
+    What is drawn needs no device, so threads that read ahead do it too; the rest is work of the device.
     """
 
     def __init__(self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device) -> None:
@@ -192,17 +173,12 @@ class BatchPreparer:
         self._kept = {name: _kept(entry, device) for name, entry in inputs.items()}
 
     def prepare(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> Example:
-        """Make network input of a batch; see `draw`."""
         return self.finish(self.draw(raw, step=step, augment=augment))
 
     def draw(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> DrawnSets:
         """Draw all that happens to a batch: one augmentation for all images of a set, metadata to hide, noise.
 
-        Args:
-            raw: as read.
-            step: training step, for the draws.
-            augment: what augmentation may do where a batch is looked at, not trained on, and told all that is known;
-                None: training.
+        `augment` says what augmentation may do to a look at a batch that is told all that is known; None: training.
         """
         recipe, samples = self._recipe, raw.draw.samples.tolist()
         augmentation = draw_augmentation(
@@ -223,7 +199,7 @@ class BatchPreparer:
         )
 
     def finish(self, drawn: DrawnSets) -> Example:
-        """Copy a batch to the device and make the network's input there. On a GPU nothing is waited for."""
+        """Make the network's input on the device. On a GPU nothing is waited for."""
         draw = drawn.raw.draw
         # Images of one footprint share what is cut and resized where each set has one of them.
         of_all = self._resampler(drawn.augmentation)
@@ -273,10 +249,7 @@ class BatchPreparer:
         return SetMetadata(**{name: to_device(values, self._device) for name, values in vars(metadata).items()})
 
     def _metadata(self, raw: RawSets, augmentation: Augmentation, step: int | None) -> SetMetadata | None:
-        """Tell what is known of images as the network sees them: corners and pixel size follow the crop.
-
-        In a training step some of it is hidden.
-        """
+        """Tell what the network sees: corners and pixel size follow the crop; some is hidden in a training step."""
         known, sets = raw.metadata, self._recipe.data.sets
         if known is None:
             return None
@@ -325,12 +298,9 @@ _LOOKED_THROUGH = 16
 
 
 class Samples:
-    """What is learned from: pairs, or sets of images, of a split of a store.
+    """What is learned from: pairs or sets of a split of a store.
 
-    Args:
-        store: where they are.
-        sets: that were found in it.
-        shuffle: their shards, to read one after the other; None: chips are read one by one.
+    `shuffle` tells the shards to read one after the other; None: chips are read one by one.
     """
 
     def __init__(self, store: ChipStore, sets: ImageSets, *, shuffle: ShardShuffle | None = None) -> None:
@@ -340,7 +310,6 @@ class Samples:
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """Arrays of the store that they are in."""
         return self.sets.arrays
 
     @property
@@ -354,19 +323,10 @@ class Samples:
         return int(np.bincount(self.sets.kinds()[1]).max())
 
     def sampler(self, *, batch_size: int, seed: int) -> SetSampler:
-        """Plan batches."""
         return SetSampler(self.sets, batch_size=batch_size, seed=seed, shuffle=self.shuffle)
 
     def read(self, draw: SetDraw, shards: OpenShards | None = None) -> RawSets:
-        """Read a batch, as it is stored.
-
-        Args:
-            draw: what it holds.
-            shards: what is in memory already; None: nothing.
-
-        Raises:
-            StoreError: the store is damaged.
-        """
+        """Read a batch as it is stored; `shards` are in memory already. `StoreError` where the store is damaged."""
         return read_sets(self.store, draw, shards=shards, metadata=not self.sets.are_pairs)
 
     def expect(self, shards: OpenShards, draw: SetDraw) -> None:
@@ -374,13 +334,11 @@ class Samples:
         shards.expect(draw.chips.ravel(), kind=draw.kind)
 
     def places(self, draw: SetDraw) -> list[str]:
-        """Name the place of each sample of a batch."""
         # All images of a sample are of one place.
         named: list[str] = self.store.index.column("place").take(draw.chips[:, 0]).to_pylist()
         return named
 
     def title(self, draw: SetDraw) -> str:
-        """Say what a batch holds, for messages."""
         if self.sets.are_pairs:
             return f"pairs of {' + '.join(self.sets.pair_arrays[draw.kind])}"
         sensors = sorted(set(self.store.index.column("sensor").take(draw.chips.ravel()).to_pylist()))
@@ -422,8 +380,7 @@ class Samples:
     def shown(self, count: int) -> dict[str, SetDraw]:
         """Choose up to `count` samples for each panel, always the same: name of the panel → what it shows.
 
-        Of pairs some of each kind; of sets the largest, if possible of several sensors, among the first batches that a
-        seed of 0 draws.
+        Of pairs some of each kind; of sets the largest, if possible of several sensors, of the first batches of seed 0.
         """
         if self.sets.are_pairs:
             return {"_".join(arrays): self._some(kind, count) for kind, arrays in enumerate(self.sets.pair_arrays)}
@@ -454,13 +411,6 @@ class SharedSampler:
     """The part of each global batch that one process computes, cut further into parts that are accumulated.
 
     All parts of all processes together are the global batch, in order: a pure function of the step.
-
-    Args:
-        whole: tells the global batch of a step.
-        batch_size: of these.
-        process: number of this process, from 0.
-        num_processes: that share the batch.
-        parts: that a process computes one after the other.
 
     Raises:
         RecipeError: the batch can't be cut so.
@@ -499,7 +449,7 @@ class SharedSampler:
 def load_parts(
     samples: Samples, sampler: SharedSampler, preparer: BatchPreparer, recipe: PretrainRecipe, *, steps: range
 ) -> Iterator[DrawnSets]:
-    """Load the parts of training steps that a process computes, each with all that is drawn for it."""
+    """Load the parts of training steps that a process computes, with all that is drawn for them."""
     parts, workers = sampler.parts, recipe.run.workers
     read, expect = samples.read, None
     if samples.shuffle is not None:

@@ -49,26 +49,25 @@ _PRODUCT_S, _FIRST_SIDE, _LAST_SIDE = 0.01, 128, 8192
 
 @dataclass(frozen=True, kw_only=True)
 class RunCost:
-    """What was measured. Left out are the optimiser, what processes tell each other, validation, panels and saving."""
+    """What was measured, without the optimiser, what processes tell each other, validation, panels and saving."""
 
     num_weights: int
-    """Weights of the network with its decoder."""
+    """With the decoder's."""
     device: torch.device
-    """Of a process."""
     image_flops: float
-    """Operations of training on an image of a pair or set."""
+    """Of training on an image."""
     step_flops: float
-    """Operations of a step, over all processes; the mean over the first batches."""
+    """Over all processes; the mean over the first batches."""
     peak_flops_s: float
-    """Rate of a plain matrix product in the run's precision, on all devices together."""
+    """Of a plain matrix product in the run's precision, on all devices together."""
     step_s: float | None
-    """Time of a step; None: not measured, because weights are held in shares."""
+    """None: not measured, because weights are held in shares."""
     sample_read_s: float
-    """Time that one thread needs to read a sample."""
+    """Of one thread."""
     needed_bytes: int
-    """Memory of a step, on the device of one process; where CPUs share theirs, of all of them."""
+    """Of a step, on the device of one process; where CPUs share memory, of all of them."""
     free_bytes: int | None
-    """Memory that is free there; None: nobody says."""
+    """On the same; None: nobody says."""
     refusal: str | None
     """Why the run can't be; None: it can."""
 
@@ -86,11 +85,7 @@ def count_processes(run: RunRecipe, device: torch.device) -> int:
 
 
 def count_flops(step: Callable[[], torch.Tensor]) -> float:
-    """Let torch count the operations of matrix products, forward and backward.
-
-    Args:
-        step: computes a loss.
-    """
+    """Let torch count the operations of matrix products, forward and backward, of what computes a loss."""
     with FlopCounterMode(display=False) as counter:
         step().backward()  # type: ignore[no-untyped-call]
     return float(counter.get_total_flops())
@@ -114,8 +109,6 @@ def count_kept_bytes(step: Callable[[], torch.Tensor], model: torch.nn.Module) -
 
 
 class _Probe:
-    """Steps of a run on a few of its samples."""
-
     def __init__(self, plan: RunPlan, model: Autoencoder, device: torch.device) -> None:
         self._plan, self._model, self._device = plan, model, device
         sampler = plan.samples.sampler(batch_size=plan.recipe.optim.batch_size, seed=plan.recipe.seed)
@@ -153,18 +146,9 @@ class _Probe:
 
 
 def measure_cost(plan: RunPlan, model: Autoencoder, *, device: torch.device, num_processes: int) -> RunCost:
-    """Measure steps on a few samples. Neither the weights nor a global generator change.
+    """Measure steps on one and two samples: operations and memory grow with the images, which tells what a batch does.
 
-    Operations and memory grow with the images, so what one and two samples take tells what a batch does.
-
-    Args:
-        plan: of the run.
-        model: before it is set up for training; it moves to the device, unless its weights will be held in shares.
-        device: of a process.
-        num_processes: of the run.
-
-    Raises:
-        StoreError: the store is damaged.
+    Neither weights nor a global generator change. The model moves to the device unless it will be held in shares.
     """
     recipe, optim = plan.recipe, plan.recipe.optim
     in_shares = recipe.run.strategy == "fsdp"
@@ -271,13 +255,9 @@ def peak_flops_s(device: torch.device, precision: str) -> float:
 
 
 class Meter:
-    """Counts from one row of metrics.csv to the next, and over all of them.
-
-    It looks at the clock of the host only: on a GPU no step waits for it.
-    """
+    """Counts from one row of metrics.csv to the next and over all, by the host's clock: no step waits for a GPU."""
 
     def __init__(self, cost: RunCost) -> None:
-        """Begin now."""
         self._cost = cost
         self.num_steps, self.num_images, self.seconds, self.waited_s = 0, 0, 0.0, 0.0
         self.restart()

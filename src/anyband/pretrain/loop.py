@@ -59,19 +59,7 @@ class TrainingLoop:
         line: ProgressLine,
         cost: RunCost,
     ) -> None:
-        """Put together what the loop needs; nothing is read or written yet.
-
-        Args:
-            plan: what is done.
-            folder: of the run.
-            fabric: devices and processes.
-            stepper: the network and its optimiser.
-            line: how far the run is.
-            cost: what was measured.
-
-        Raises:
-            RecipeError: the batch can't be cut for these processes.
-        """
+        """Put together what the loop needs; nothing is read or written. `RecipeError` for a batch that can't be cut."""
         optim = plan.recipe.optim
         self._sampler = SharedSampler(
             plan.samples.sampler(batch_size=optim.batch_size, seed=plan.recipe.seed).batch,
@@ -93,10 +81,7 @@ class TrainingLoop:
         self.meter = Meter(cost)
 
     def run(self, progress: Progress) -> Progress:
-        """Do all steps from `progress` on.
-
-        Returns:
-            The progress at the end.
+        """Do all steps from `progress` on, and give that of the end.
 
         Raises:
             TrainingError: the loss or the weights are not finite; nothing is saved after that.
@@ -219,17 +204,16 @@ class PretrainResult:
     """A finished run."""
 
     checkpoint: Path
-    """The model after the last step, with all that is needed to use it."""
+    """After the last step, with all that is needed to use it."""
     best: Path | None
-    """Model of the checkpoint with the lowest score; None where it is not kept."""
+    """Checkpoint with the lowest score; None where it is not kept."""
     steps: int
-    """Steps of the whole run."""
+    """Of the whole run."""
     loss: float | None
-    """Training loss at the end, smoothed."""
+    """Of training at the end, smoothed."""
     resumed_from: int | None
     """Step that this call went on from; None: it began the run."""
     already_finished: bool
-    """Whether the run was done before, so that nothing was left to do."""
 
 
 def pretrain(
@@ -237,8 +221,8 @@ def pretrain(
 ) -> PretrainResult:
     """Pre-train a network, or go on with a run that was stopped.
 
-    A run that is killed at any moment and called again ends with the same weights to the bit as one that was
-    not, on the same devices and with the same number of threads.
+    A run that is killed at any moment and called again ends with the same weights to the bit as one that was not, on
+    the same devices and with the same number of threads.
 
     Args:
         recipe: what to do.
@@ -268,14 +252,7 @@ def pretrain(
 
 
 def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> tuple[list[str], bool]:
-    """Check what a run needs, and measure what the steps that are left cost. Nothing is trained or written.
-
-    One process measures on one device, whatever the number of processes of the run.
-
-    Args:
-        recipe: of the run.
-        data: chip store.
-        out: folder of the run; a run that was stopped would go on.
+    """Check what a run needs, and measure on one device what the steps that are left cost; trains and writes nothing.
 
     Returns:
         Lines for people, and whether nothing is in the way.

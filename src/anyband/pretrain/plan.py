@@ -48,17 +48,10 @@ _FREE = ("drop_path", "mask_ratio", "mixup_ratio", "decode_ratio", "mixup", "nor
 
 
 def load_start(model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint | None:
-    """Load the checkpoint that a run starts from.
+    """Load the checkpoint that a run starts from; None where the recipe names none.
 
-    With `ranges: start_and_new`, every band of the sensors that its ranges don't know exactly gets a range of its own,
-    which starts as the mixture that interpolation gives: the first loss is the same as without it.
-
-    Args:
-        model: of the recipe.
-        sensors: that are trained on.
-
-    Returns:
-        The checkpoint; None where the recipe names none.
+    With `ranges: start_and_new`, every band that its ranges don't know exactly gets one of its own, which starts as the
+    mixture that interpolation gives: the first loss is the same as without it.
 
     Raises:
         RecipeError: `start` and `ranges` do not go together.
@@ -94,17 +87,9 @@ def _check_stem(checkpoint: Checkpoint, model: ModelRecipe) -> None:
 def load_mae_start(
     model: ModelRecipe, config: AutoencoderConfig, ranges: RangeTable, *, seed: int
 ) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    """Make the first weights of a run that starts from a masked autoencoder of ImageNet.
+    """Make the first weights of a run that starts from a masked autoencoder of ImageNet, and say what was taken.
 
-    Args:
-        model: of the recipe.
-        config: of the network.
-        ranges: of the network.
-        seed: of the weights that the file does not have.
-
-    Returns:
-        All weights, as a checkpoint of no step, and what to say of them; None and nothing where the recipe names no
-        file.
+    `seed` draws what the file does not have. None and nothing where the recipe names no file.
 
     Raises:
         CheckpointError: no such file, a pickle, or another network; every difference is named.
@@ -117,11 +102,7 @@ def load_mae_start(
 
 
 def check_same_network(start: Checkpoint, config: AutoencoderConfig, *, where: str) -> None:
-    """See that a checkpoint's weights fit the network of a recipe.
-
-    Raises:
-        CheckpointError: they don't; every difference is named.
-    """
+    """See that a checkpoint fits the network of a recipe; else a `CheckpointError` names every difference."""
     requested, found = _numbers(config), _numbers(start.config)
     different = [f"{key} {requested[key]}, not {found[key]}" for key in requested if requested[key] != found[key]]
     if different:
@@ -137,11 +118,7 @@ def _numbers(config: AutoencoderConfig) -> dict[str, Any]:
 
 
 def in_stages(samples: Samples, recipe: PretrainRecipe) -> Samples:
-    """Let samples of sets be drawn in the stages of a recipe; without stages they stay as they are.
-
-    Raises:
-        StoreError: the store lacks a sensor of a stage, or a stage has no footprint.
-    """
+    """Let sets be drawn in the stages of a recipe; `StoreError` where one has no footprint or no such sensor."""
     stages = recipe.data.stages
     if stages is None:
         return samples
@@ -153,12 +130,8 @@ def in_stages(samples: Samples, recipe: PretrainRecipe) -> Samples:
 def run_length(samples: Samples, recipe: PretrainRecipe) -> tuple[int, int, float]:
     """Work out the steps of a run, those of an epoch (with stages the mean), and the share over which the rate rises.
 
-    With stages it is the sum of each stage's epochs times its steps, and warm-up ends with the epoch that the recipe
-    names. `optim.steps` sets the length instead, and stages and warm-up keep their shares.
-
-    Args:
-        samples: as `in_stages` gives them.
-        recipe: of the run.
+    With stages it is the sum of each stage's epochs times its steps. `optim.steps` sets the length instead, and stages
+    and warm-up keep their shares.
     """
     optim = recipe.optim
     sampler = samples.sampler(batch_size=optim.batch_size, seed=recipe.seed)
@@ -171,15 +144,7 @@ def run_length(samples: Samples, recipe: PretrainRecipe) -> tuple[int, int, floa
 def stage_footprints(
     sets: ImageSets, stages: Sequence[StageRecipe], store: ChipStore
 ) -> tuple[Int[Array, " footprint"], ...]:
-    """Tell which footprints each stage takes; one may stand in several.
-
-    Args:
-        sets: of the training split.
-        stages: in their order.
-        store: that the sets are in.
-
-    Returns:
-        Positions in `sets`, ascending, for each stage.
+    """Tell which footprints each stage takes: ascending positions in `sets`, of which one may stand in several.
 
     Raises:
         StoreError: the store lacks a sensor, or a stage has no footprint.
@@ -220,12 +185,7 @@ class StagedSamples(Samples):
     ) -> None:
         """Sort the footprints into stages.
 
-        Args:
-            store: that the sets are in.
-            sets: of the training split.
-            stages: in their order.
-            steps: of the whole run; None: as many as the epochs of the stages have.
-            shuffle: shards of the footprints, to read one after the other; None: any footprint may follow any other.
+        `steps` of the whole run: None for the stages' epochs. `shuffle`: None lets any footprint follow any other.
         """
         super().__init__(store, sets, shuffle=shuffle)
         self._stages = tuple(stages)
@@ -233,7 +193,6 @@ class StagedSamples(Samples):
         self._footprints = stage_footprints(sets, stages, store)
 
     def sampler(self, *, batch_size: int, seed: int) -> "StagedSampler":  # type: ignore[override]
-        """Plan batches."""
         parts = [
             (
                 footprints,
@@ -269,9 +228,7 @@ class StagedSampler:
     def __init__(self, stages: Sequence[tuple[Int[Array, " _"], int, SetSampler]], *, steps: int | None) -> None:
         """Lay stages one after the other: footprints (positions in all sets), epochs, and a sampler over these alone.
 
-        Args:
-            stages: in their order.
-            steps: of the whole run; None: as many as the epochs have.
+        `steps` of the whole run: None for as many as the epochs have.
         """
         self._stages = tuple(stages)
         full_steps = [epochs * sampler.steps_per_epoch for _, epochs, sampler in stages]
@@ -282,17 +239,15 @@ class StagedSampler:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run."""
         return self._starts[-1]
 
     @property
     def steps_of_stages(self) -> tuple[int, ...]:
-        """Steps of each stage."""
         return tuple(after - before for before, after in pairwise(self._starts))
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of batches of an epoch, on average over the stages."""
+        """Batches of an epoch, on average over the stages."""
         return max(1, round(self._full[-1] / sum(epochs for _, epochs, _ in self._stages)))
 
     def share_until(self, epoch: float) -> float:
@@ -301,11 +256,7 @@ class StagedSampler:
         return float(np.interp(epoch, ends, self._full)) / self._full[-1]
 
     def batch(self, step: int) -> SetDraw:
-        """Tell what the batch of a step holds.
-
-        Args:
-            step: from 0; after the last stage that one goes on.
-        """
+        """Tell what the batch of a step (from 0) holds; after the last stage that one goes on."""
         number = min(int(np.searchsorted(self._starts, step, side="right")), len(self._stages)) - 1
         footprints, _, sampler = self._stages[number]
         draw = sampler.batch(step - self._starts[number])
@@ -379,36 +330,28 @@ class RunPlan:
     """A recipe on a store."""
 
     recipe: PretrainRecipe
-    """What is done."""
     store: ChipStore
-    """With what."""
     samples: Samples
-    """Pairs or sets that are learned from."""
     val_samples: Samples | None
-    """Those that choose the best checkpoint; None: there are none."""
+    """They choose the best checkpoint; None: there are none."""
     start: Checkpoint | None
-    """Weights that the run starts from; None: drawn from the seed."""
+    """None: weights are drawn from the seed."""
     start_notes: tuple[str, ...] = ()
-    """What to say of them."""
     ranges: RangeTable
-    """Ranges that get weights."""
+    """Those that get weights."""
     inputs: dict[str, ArrayInput]
     """How each array of these samples is read."""
     steps_per_epoch: int
-    """Batches in an epoch."""
     total_steps: int
-    """Length of the run."""
     warmup_share: float
-    """Share of it over which the learning rate rises."""
+    """Share of the run over which the learning rate rises."""
 
     @property
     def config(self) -> AutoencoderConfig:
-        """The network."""
         return network_config(self.recipe, num_ranges=len(self.ranges.ranges))
 
     @property
     def schedule(self) -> Schedule:
-        """Learning rate of each step."""
         optim = self.recipe.optim
         return Schedule.of_batch(
             base_lr=optim.base_lr,
@@ -418,12 +361,7 @@ class RunPlan:
         )
 
     def checkpoint(self, weights: Mapping[str, Tensor], *, step: int) -> Checkpoint:
-        """Join weights with all that is needed to use them.
-
-        Args:
-            weights: the network's state, whole.
-            step: steps done.
-        """
+        """Join whole weights with all that is needed to use them."""
         # A sensor may have several arrays, some with a part of its bands; the one with the most speaks for it.
         by_bands = sorted(self.inputs, key=lambda name: len(self.store.arrays[name].bands))
         arrays = {self.store.arrays[name].sensor: name for name in by_bands}

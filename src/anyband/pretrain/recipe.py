@@ -52,9 +52,7 @@ class KnnRecipe(Recipe):
     labelled: str
     """Folder of class folders, or a table of path and label."""
     sensor: str
-    """Sensor of the images."""
     every_steps: Count
-    """Steps between two scores."""
     pool: Literal["cls", "mean"] = "cls"
     """What stands for an image: its CLS token, or the mean of its patches."""
 
@@ -63,14 +61,11 @@ class RunRecipe(Recipe):
     """How and where the run is done, and what it writes. These may change when a run is resumed."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    """Kind of device."""
     devices: Count | Literal["auto"] = "auto"
     """Processes on each machine, one a device; on CPUs auto means 1."""
     num_nodes: Count = 1
-    """Machines."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """How processes share the work; auto: ddp for more than one. fsdp: each holds a part of weights and optimiser, for
-    networks that one device can't hold."""
+    """How processes share the work; auto: ddp for more than one. fsdp: each holds a part of weights and optimiser."""
     compile: bool = False
     """Whether the block stacks are compiled; takes a while, then saves some percent."""
     recompute: bool = False
@@ -78,18 +73,19 @@ class RunRecipe(Recipe):
     workers: Count = 2
     """Threads that read ahead."""
     log_every_steps: Count = 10
-    """Steps between two rows of metrics.csv."""
+    """Between rows of metrics.csv."""
     checkpoint_every_steps: Count = 500
-    """Steps between two checkpoints; a kill loses at most so many."""
+    """A kill loses at most so many."""
     panel_every_steps: CountOr0 = 1000
-    """Steps between two reconstruction panels; 0: none."""
+    """Between reconstruction panels; 0: none."""
     val_batches: CountOr0 = 8
-    """Batches of the validation split scored at each checkpoint; 0: none."""
+    """Scored at each checkpoint; 0: none."""
     knn: KnnRecipe | None = None
-    """A kNN score now and then; null: none."""
+    """null: none."""
     endpoint: str | None = None
-    """Address of the S3-compatible server that a store at `s3://` is on; null: what AWS_ENDPOINT_URL says, or Amazon's.
-    One at `gs://` is where TENSORSTORE_GCS_HTTP_URL says, or at Google's."""
+    """S3-compatible server of a store at `s3://`; null: AWS_ENDPOINT_URL, or Amazon's. For `gs://`:
+    TENSORSTORE_GCS_HTTP_URL, or Google's.
+    """
 
 
 class SetRecipe(Recipe):
@@ -102,8 +98,7 @@ class SetRecipe(Recipe):
     needs_two_sources: bool = False
     """Whether footprints that only one sensor sees are left out."""
     metadata_dropout: Below1 = 0.0
-    """Share of images whose place, and likewise resolution and date, is hidden in training: so a model learns to do
-    without."""
+    """Share of images whose place, and likewise resolution and date, is hidden in training."""
 
     @model_validator(mode="after")
     def _check(self) -> "SetRecipe":
@@ -120,10 +115,9 @@ class StageRecipe(Recipe):
     """Some epochs over some of the footprints."""
 
     epochs: Count
-    """Passes over the footprints of the stage."""
+    """Over the footprints of the stage."""
     with_sensors: tuple[str, ...] = ()
-    """The stage takes the footprints that show at least one of these sensors; empty: those that no other stage takes.
-    Sets are drawn from all images of such a footprint."""
+    """Footprints that show one of these, and draw from all their images; empty: those that no other stage takes."""
 
 
 # Source: A²-MAE joins the corners with positions at three resolutions, a quarter of the width each.
@@ -136,25 +130,20 @@ class ModelRecipe(Recipe):
     """Architecture, and how bands meet the trained ranges."""
 
     img_size: Count = 224
-    """Side of the network's input, pixels."""
+    """Pixels."""
     patch_size: Count = 16
-    """Side of a patch, pixels; divides img_size."""
+    """Pixels; divides img_size."""
     embed_dim: _Width = 768
-    """Width of the encoder."""
     depth: Count = 12
-    """Blocks of the encoder."""
     num_heads: Count = 12
-    """Attention heads of the encoder; divides embed_dim."""
+    """Divides embed_dim."""
     mlp_ratio: Over0 = 4.0
-    """Width of a block's hidden layer over its own."""
     drop_path: Below1 = 0.0
-    """Largest rate of dropped residual branches; grows linearly over the blocks."""
+    """Rate of the last block; grows linearly over the blocks."""
     decoder_embed_dim: _Width = 512
-    """Width of the decoder."""
     decoder_depth: Count = 8
-    """Blocks of the decoder."""
     decoder_num_heads: Count = 16
-    """Attention heads of the decoder; divides decoder_embed_dim."""
+    """Divides decoder_embed_dim."""
     mask_ratio: Between0And1 = 0.75
     """Share of the tokens hidden from the encoder."""
     mixup_ratio: Between0And1 = 0.5
@@ -169,7 +158,6 @@ class ModelRecipe(Recipe):
     hidden_image: From0To1 = 0.0
     """Share of the steps in which the last image of each set is hidden whole, and nothing is exchanged."""
     encodings: EncodingConfig = EncodingConfig()
-    """What the tokens of a set carry beside their position in the grid."""
     levels: bool = False
     """Whether mean and deviation of each band in a token are predicted too, so that absolute values come back."""
     decode_ratio: Over0To1 = 1.0
@@ -181,14 +169,15 @@ class ModelRecipe(Recipe):
     start: str | None = None
     """Checkpoint (file or hub id) whose weights the run starts from; null: from the seed."""
     start_mae: str | None = None
-    """Weights of a masked autoencoder of ImageNet (safetensors file or hub id) that the blocks, the CLS token and the
-    projection start from; null: from the seed."""
+    """Masked autoencoder of ImageNet (safetensors file or hub id) that the run starts from; null: from the seed."""
     stem: Literal["spectral", "triplet"] = "spectral"
-    """How bands become tokens. spectral: each by the projection of its range; triplet: three bands of each image by one
-    stem of three, drawn at random in training; then `ranges`, `unseen`, `min_support` and `out_of_span` say nothing."""
+    """spectral: each band by the projection of its range. triplet: three bands of each image, drawn at random in
+    training, by one stem; then `ranges`, `unseen`, `min_support` and `out_of_span` say nothing.
+    """
     ranges: Literal["smarties_v1", "from_data", "start", "start_and_new"] = "smarties_v1"
-    """Spectral ranges that get weights: the 17 published ones; one for each distinct band of the data; those of the
-    checkpoint that the run starts from; or those and one for each band that they don't know exactly."""
+    """Those that get weights: the 17 published; one for each distinct band of the data; those of `start`; or those and
+    one for each band that they don't know exactly.
+    """
     unseen: Literal["interpolate", "nearest", "released", "refuse"] = "interpolate"
     """What happens to a band that no range is made for."""
     min_support: Below1 = 0.05
@@ -244,23 +233,19 @@ class DataRecipe(Recipe):
     held_out: tuple[str, ...] = ()
     """Sensors that training never sees; with `pairs: any`, and in sets, they are left out."""
     split: Literal["train", "val", "test"] = "train"
-    """Split of the store that is learned from."""
     val_split: Literal["train", "val", "test"] = "val"
     """Split that chooses the best checkpoint; where it has no pairs the training loss does."""
     statistics: Literal["catalogue", "store"] = "catalogue"
-    """Where normalisation comes from: the sensor's own numbers, or those of the store."""
+    """Of the sensors in the catalogue, or of the store."""
     stretch: Literal["percentiles", "two_sigma"] = "percentiles"
-    """percentiles: clipped to the 1st and 99th, then mean 0 and deviation 1; two_sigma: mean ± 2 deviations become 0
-    and 1, as in the research code of A²-MAE."""
+    """percentiles: clipped to 1st and 99th, then mean 0, deviation 1; two_sigma: mean ± 2 deviations become 0 and 1."""
     shuffle: Literal["chips", "shards"] = "chips"
-    """How the order of a round is drawn. chips: any chip may follow any other; shards: whole shards are read one after
-    the other, for disks and object storage where reading here and there is slow."""
+    """chips: any may follow any other; shards: whole shards follow one another, for slow disks and object storage."""
     open_shards: Count = 32
     """Shards whose chips are mixed at any time, with `shuffle: shards`: more mix better and take more memory."""
     stages: tuple[StageRecipe, ...] | None = None
     """Parts of the run that draw from different footprints, one after the other; null: one, of everything."""
     augment: AugmentOptions = AugmentOptions()
-    """Flips, turns and crops."""
 
     @model_validator(mode="after")
     def _check(self) -> "DataRecipe":
@@ -295,7 +280,6 @@ class OptimRecipe(Recipe):
     weight_decay: From0 = 0.05
     """Decay of weights with two or more axes."""
     betas: tuple[Between0And1, Between0And1] = (0.9, 0.95)
-    """Decay rates of AdamW's moments."""
     clip_grad_norm: Over0 | None = None
     """Largest norm of the gradient; null: not clipped."""
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
@@ -318,17 +302,11 @@ class PretrainRecipe(Recipe):
     """One complete run."""
 
     name: str
-    """Name for people."""
     seed: int = 0
-    """Seed of every random draw."""
     model: ModelRecipe = ModelRecipe()
-    """Architecture."""
     data: DataRecipe = DataRecipe()
-    """Pairs or sets, and augmentation."""
     optim: OptimRecipe = OptimRecipe()
-    """Optimiser and length."""
     run: RunRecipe = RunRecipe()
-    """Devices and outputs."""
 
     @model_validator(mode="after")
     def _check(self) -> "PretrainRecipe":
@@ -414,10 +392,7 @@ def recipe_to_dict(recipe: PretrainRecipe) -> dict[str, Any]:
 
 
 def recipe_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, ...]:
-    """List what makes two recipes two different runs, as `key: ours, not theirs`.
-
-    The name and the `run` part do not count: they change neither weights nor draws.
-    """
+    """List what makes two recipes two runs, as `key: ours, not theirs`; name and `run` change no weights or draws."""
     left, right = _leaves(ours), _leaves(theirs)
     changed = [key for key in sorted(left.keys() | right.keys()) if left.get(key, _NONE) != right.get(key, _NONE)]
     return tuple(f"{key}: {left.get(key, _NONE)}, not {right.get(key, _NONE)}" for key in changed if _counts(key))

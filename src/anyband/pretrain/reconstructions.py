@@ -22,8 +22,7 @@ _SETS_ACROSS = 2
 
 
 def panel_views(example: Example, *, hides_images: bool) -> dict[str, Example]:
-    """Say what of an example is drawn: end of the panel's name → it with every image in part visible, and, where
-    training hides whole images, with the last hidden."""
+    """Say what of an example is drawn, by the end of the panel's name; the last image hidden where training does it."""
     batch, noise = example
     views = {"": (batch, replace(noise, hides_last=False))}
     if hides_images and batch.num_slots > 1:
@@ -46,16 +45,10 @@ def draw_reconstructions(
     Patches are outlined where two sources exchange tokens to any effect.
 
     Args:
-        model: with its decoder, in evaluation mode.
-        batch: some sets, on the model's device.
-        noise: of these sets.
-        inputs: how the array of each group is read.
-        title: stands above the panel, for example the step.
-        places: name of the place of each set.
-        times: when each image was taken, datetime64, NaT where unknown; None: no dates are written.
-
-    Raises:
-        InputError: places or times of other sets than these.
+        model: in evaluation mode; batch and noise are on its device.
+        inputs: of each group.
+        places: of the sets.
+        times: datetime64, NaT where unknown; None: no dates are written.
     """
     from anyband.report.figures import PanelImages, hide_patches, reconstruction_panel
 
@@ -145,7 +138,6 @@ def _row_titles(
     *,
     anchor: bool,
 ) -> tuple[str, ...]:
-    """Say of each image of a set whether it is the anchor, of which sensor and date, and in which bands it is shown."""
     group_of = np.repeat(np.arange(len(batch.groups)), [len(group.pixels) for group in batch.groups])
     texts = []
     for slot, row in enumerate(rows.tolist()):

@@ -57,9 +57,9 @@ __all__ = [
 ]
 
 METRICS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "data_wait", "mfu", "val_loss", "knn_score")
-"""Columns of metrics.csv. A cell is empty where a number was not taken at that step. `data_wait` is the share of the
-time since the last row in which the first process waited for data; `mfu` is what the model's arithmetic reached of a
-plain matrix product that was measured at the start."""
+"""Columns of metrics.csv, empty where not taken. `data_wait`: share of the time in which the first process waited for
+data; `mfu`: the arithmetic reached, over that of a plain matrix product at the start.
+"""
 
 # chosen: a log file gets a line now and then, a terminal is redrawn by rich.
 _LINE_EVERY_S = 15.0
@@ -81,11 +81,7 @@ class MetricsLog:
     """Rows of numbers, appended to metrics.csv and given to TensorBoard."""
 
     def __init__(self, csv_path: Path, tensorboard_path: Path, *, restored_step: int) -> None:
-        """Open both; rows beyond the restored step are taken away, because those steps will be done again.
-
-        Raises:
-            OutputError: the files can't be written.
-        """
+        """Open both; rows beyond the restored step are taken away, because those steps will be done again."""
         kept = [row for row in read_metrics(csv_path) if int(row["step"]) <= restored_step]
         with whole_file(csv_path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, METRICS, restval="", extrasaction="ignore", lineterminator="\n")
@@ -96,11 +92,7 @@ class MetricsLog:
         self._board = _board(tensorboard_path, restored_step)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a row. Floats are written so that reading them gives the same number.
-
-        Raises:
-            OutputError: no room on the disk.
-        """
+        """Append a row. Floats are written so that reading them gives the same number."""
         numbers = {"step": step, **values}
         line = ",".join(repr(numbers[name]) if name in numbers else "" for name in METRICS)
         try:
@@ -112,7 +104,6 @@ class MetricsLog:
             self._board.add_scalar(name, value, step)
 
     def add_picture(self, name: str, png: bytes, step: int) -> None:
-        """Give TensorBoard a picture."""
         import numpy as np
         from PIL import Image
 
@@ -120,7 +111,6 @@ class MetricsLog:
             self._board.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is waiting and close both."""
         with contextlib.suppress(OSError):
             self._file.close()
         self._board.close()
@@ -210,11 +200,10 @@ class Progress:
     step: int
     """Steps done."""
     smoothed_loss: float | None = None
-    """Training loss, smoothed over the steps; None before the first."""
+    """None before the first step."""
     best_score: float | None = None
-    """Lowest score of a checkpoint so far; None before the first."""
+    """Lowest of a checkpoint so far; None before the first."""
     best_step: int | None = None
-    """Step of that checkpoint."""
 
     def scored(self, score: float | None) -> "Progress":
         """Take in the score of a checkpoint at this step; lower is better, the earlier wins a tie."""
@@ -228,9 +217,7 @@ class SavedStep:
     """A whole checkpoint on the disk."""
 
     path: Path
-    """Its folder."""
     progress: Progress
-    """How far the run was."""
 
     @property
     def model_path(self) -> Path:
@@ -238,7 +225,6 @@ class SavedStep:
         return self.path / MODEL_FILE
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """Load the optimiser's state."""
         return read_weights(self.path / _OPTIMIZER_FILE)[0]
 
 
@@ -246,7 +232,6 @@ class RunFolder:
     """The folder of one run. Everything in it appears whole or not at all."""
 
     def __init__(self, path: Path) -> None:
-        """Name the folder; nothing is read or written yet."""
         self.path = path
 
     @property
@@ -256,31 +241,23 @@ class RunFolder:
 
     @property
     def metrics_path(self) -> Path:
-        """A row of numbers every so many steps."""
         return self.path / "metrics.csv"
 
     @property
     def panels_path(self) -> Path:
-        """Folder of reconstruction panels."""
         return self.path / "panels"
 
     @property
     def tensorboard_path(self) -> Path:
-        """Folder of TensorBoard's files."""
         return self.path / "tensorboard"
 
     def check(self, identity: Mapping[str, Any], *, resume: bool) -> bool:
-        """See whether a run with this identity may be done here. Writes nothing.
+        """Tell whether a run with this identity is here already. Writes nothing.
 
-        Args:
-            identity: `recipe` as plain values, `store` (a fingerprint) and others that must be equal.
-            resume: whether an existing run may be gone on with.
-
-        Returns:
-            Whether there is such a run already.
+        `identity` is `recipe` as plain values, `store` (a fingerprint) and others that must be equal.
 
         Raises:
-            OutputError: the folder holds another run, or something else.
+            OutputError: the folder holds another run, something else, or this run where `resume` is off.
         """
         file = self.path / _RUN_FILE
         if not file.is_file():
@@ -317,11 +294,6 @@ class RunFolder:
         self, progress: Progress, optimizer: Mapping[str, Tensor], write_model: Callable[[Path], None]
     ) -> SavedStep:
         """Write a checkpoint, then drop those that are neither among the last two nor the best.
-
-        Args:
-            progress: how far the run is.
-            optimizer: the optimiser's state.
-            write_model: writes the model to the path it is given.
 
         Raises:
             OutputError: no room, no permission. Earlier checkpoints are as they were.
@@ -391,11 +363,7 @@ def _remove(path: Path) -> None:
 
 
 def make_fabric(recipe: PretrainRecipe) -> "Fabric":
-    """Make what runs on the recipe's devices, and start its processes.
-
-    Raises:
-        RecipeError: there are no such devices.
-    """
+    """Start the processes on the recipe's devices; `RecipeError` where there are none such."""
     from lightning_fabric import Fabric
 
     run = recipe.run
@@ -440,13 +408,10 @@ class Stepper:
         self._stepping = stepping
 
     def step(self, step: int, parts: Sequence[Example]) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
-        """Do one step with this process's parts of the global batch.
-
-        The gradient is that of the joint batch to rounding, whatever the number of processes and parts.
+        """Do one step with this process's parts of the global batch, whose gradient is the same however it is cut.
 
         Returns:
-            Mean loss over the global batch, and the norm of the gradient before clipping where it is clipped; both
-            are still on the device.
+            Mean loss over the global batch and norm of the gradient where it is clipped, still on the device.
         """
         set_learning_rate(self.optimizer, self._schedule.rate(step))
         counts = [self.model.count(*part) for part in parts]
@@ -478,10 +443,7 @@ class Stepper:
         return whole_tensors(self.model.state_dict(), kept=self._fabric.is_global_zero)
 
     def whole_model(self) -> Autoencoder | None:
-        """Give the first process the network with whole weights, and None to others. All processes must ask.
-
-        It is the trained network itself, or a copy where that is in shares.
-        """
+        """Give the first process the network or a copy with whole weights, others None. All processes must ask."""
         if not in_shares(self.model):
             return self.model if self._fabric.is_global_zero else None
         weights = self.whole_weights()

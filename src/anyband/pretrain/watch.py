@@ -46,8 +46,7 @@ _SHARES = SplitSpec(val=0.1, test=0.2)
 class KnnWatch:
     """Scores a network on one labelled set again and again.
 
-    Images that are samples together are one sequence. The network is told nothing of them but their pixels, so that
-    the score depends on nothing else.
+    Images that are samples together are one sequence, told nothing but their pixels.
     """
 
     def __init__(self, knn: KnnRecipe, *, seed: int) -> None:
@@ -56,24 +55,13 @@ class KnnWatch:
         self._opened: TaskData | None = None
 
     def check(self, checkpoint: Checkpoint, *, rules: AssignmentRules) -> None:
-        """See that the images are there and that a network reads their sensors, before any training; reads no image.
-
-        Raises:
-            ManifestError: there are no labelled images at that path, or a table of them is wrong.
-            InputError: a part has none.
-            CatalogueError: no such sensor, or one without statistics.
-            AssignmentError: a band that the network's ranges can't express.
-        """
+        """See that the images are there and the network reads their sensors, before training; else `AnybandError`."""
         data, reader, _ = self._parts(checkpoint, rules)
         for sensor in dict.fromkeys(sensor for slots in data.sensors for sensor in slots):
             reader.input_spec(sensor)
 
     def score(self, checkpoint: Checkpoint, *, rules: AssignmentRules, device: str) -> float:
-        """Let the training images vote on the validation images.
-
-        Returns:
-            Accuracy, or the micro mean average precision where images have several labels; 0 to 1.
-        """
+        """Let training images vote on validation images: accuracy, or micro mean average precision for many labels."""
         data, reader, fused = self._parts(checkpoint, rules)
         samples = np.concatenate([data.part("train"), data.part("val")])
         features = extract_features({"encoder": fused.to(device)}, reader, samples, cache=None)["encoder"]
@@ -95,7 +83,6 @@ class KnnWatch:
         return data, TaskReader(encoder, data, recipe), fused
 
     def _data(self, checkpoint: Checkpoint) -> TaskData:
-        """List the images and split them, once."""
         if self._opened is None:
             source, known = Path(self._knn.labelled), checkpoint_sensors(checkpoint)
             several = read_labelled(source, form=LabelForm(slots=(Slot(sensor=self._knn.sensor),), sensors=known))
@@ -124,7 +111,6 @@ class Watch:
     def __init__(
         self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", stepper: Stepper, preparer: BatchPreparer
     ) -> None:
-        """Choose the batches to look at; nothing is read yet."""
         self._plan = plan
         self._folder = folder
         self._fabric = fabric
@@ -134,7 +120,6 @@ class Watch:
         self._knn = _knn_watch(plan) if fabric.is_global_zero else None
 
     def is_due(self, done: int) -> bool:
-        """Tell whether `look` has something to do after so many steps."""
         return self._panel_is_due(done) or self._knn_is_due(done)
 
     def validate(self) -> dict[str, float]:
@@ -184,7 +169,6 @@ class Watch:
         return knn is not None and (done % knn.every_steps == 0 or done == self._plan.total_steps)
 
     def _draw_panels(self, model: Autoencoder, done: int, log: MetricsLog | None) -> None:
-        """Draw panels, always of the same samples."""
         samples = self._plan.val_samples or self._plan.samples
         title = f"{self._plan.recipe.name}, step {done}"
         for name, draw in samples.shown(_PANEL_SAMPLES).items():
@@ -217,11 +201,7 @@ class Watch:
 
 
 def check_knn(plan: RunPlan, model: Autoencoder) -> None:
-    """See that the labelled images of the recipe are there and can be read, before the run is begun.
-
-    Raises:
-        AnybandError: they can't; see `KnnWatch`.
-    """
+    """See that the recipe's labelled images can be read, before the run is begun; `AnybandError` where not."""
     watch = _knn_watch(plan)
     if watch is not None:
         watch.check(plan.checkpoint(model.state_dict(), step=0), rules=assignment_rules(plan.recipe))

@@ -80,11 +80,7 @@ class Recipe(BaseModel, metaclass=_Refusing):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     def changed(self: "RecipeT", **values: Any) -> "RecipeT":
-        """Give a copy with other values, checked as new ones are.
-
-        Raises:
-            RecipeError: a name or a value is wrong.
-        """
+        """Give a copy with other values, checked as new ones are."""
         return type(self)(**{**dict(self), **values})
 
 
@@ -118,17 +114,7 @@ def load_recipe_as(
 
 
 def recipe_of(model: type[RecipeT], values: dict[str, Any], overrides: Sequence[str], *, name: str) -> RecipeT:
-    """Make a recipe of plain values, as `load_recipe_as` does of a file's.
-
-    Args:
-        model: whose fields are the keys.
-        values: by key, changed in place.
-        overrides: `key.key=value`, values in YAML.
-        name: of the recipe, for messages.
-
-    Raises:
-        RecipeError: as `load_recipe_as`.
-    """
+    """Make a recipe of plain values, changed in place; overrides are `key.key=value`; errors as `load_recipe_as`."""
     seen = set()
     for word in overrides:
         key, equals, text = word.partition("=")
@@ -150,11 +136,7 @@ def recipe_of(model: type[RecipeT], values: dict[str, Any], overrides: Sequence[
 
 
 def shipped_recipes(folder: str) -> dict[str, Traversable]:
-    """Find the recipes that come with the package, by name.
-
-    Args:
-        folder: below the folder of recipes, such as `paper`; names begin with it. Empty: the folder itself.
-    """
+    """Find the recipes that come with the package, by name, which begins with `folder` where it is not empty."""
     packaged = resources.files("anyband") / "recipes"
     # An editable installation has no copy in the package; there the folder stands at the top of the
     # repository.

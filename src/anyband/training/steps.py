@@ -1,4 +1,4 @@
-"""Optimiser, schedule, shares and seeded steps, for pre-training and fitting."""
+"""Optimiser, schedule, shares and seeded steps."""
 
 import contextlib
 import logging
@@ -38,10 +38,7 @@ __all__ = [
 
 
 def sharding_strategy() -> "ModelParallelStrategy":
-    """Make the strategy by which Fabric starts processes that hold shares.
-
-    Fabric's own `fsdp` wants GPUs; this one takes any device that the processes can talk on.
-    """
+    """Make the strategy for processes that hold shares, on any device; Fabric's own `fsdp` wants GPUs."""
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
     return ModelParallelStrategy(parallelize_fn=_shard)
@@ -75,15 +72,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_tensors(tensors: Mapping[str, Tensor], *, kept: bool) -> dict[str, Tensor]:
-    """Gather tensors one by one into the memory of the CPU.
-
-    Args:
-        tensors: by name; the same names in the same order on all processes.
-        kept: whether this process keeps them.
-
-    Returns:
-        Whole tensors by name; nothing on a process that does not keep them.
-    """
+    """Gather tensors one by one into the CPU's memory where `kept`; all processes need the same names in order."""
     found = {}
     for name, tensor in tensors.items():
         gathered = whole(tensor.detach())
@@ -119,11 +108,10 @@ class Schedule:
     """Learning rate of each step: a linear rise, then a half cosine to 0, steps down to a tenth, or no change."""
 
     peak: float
-    """Rate at the end of the rise."""
+    """At the end of the rise."""
     warmup_steps: float
-    """Length of the rise in steps, not always whole."""
+    """Not always whole."""
     total_steps: int
-    """Length of the run in steps."""
     fall: Literal["cosine", "steps", "constant"] = "cosine"
     drops: tuple[float, ...] = ()
     """Shares of the run after which `steps` goes down to a tenth."""
@@ -154,10 +142,8 @@ def make_optimizer(
 
     Args:
         model: with at most one `Encoder` inside; what requires no gradient is left out.
-        weight_decay: of the weights.
-        betas: of the moments.
-        layer_decay: a block's rate is this times that of the block after it. What is outside the encoder (a head) and
-            the encoder's final norm have the full rate; what comes before the blocks has the smallest.
+        layer_decay: a block's rate is this times that of the block after it. A head and the final norm have the full
+            rate; what comes before the blocks has the smallest.
         fused: one pass over the weights instead of five.
 
     Source:
@@ -178,11 +164,7 @@ def make_optimizer(
 
 
 def layer_ids(model: nn.Module) -> dict[nn.Parameter, int]:
-    """Number the layers of the encoder in a network: 0 before the blocks, then the blocks, the final norm after them.
-
-    Returns:
-        By parameter of the encoder; empty where there is no encoder.
-    """
+    """Number the layers by parameter of the encoder, if any: 0 before the blocks, the blocks, the final norm."""
     encoder = next((part for part in model.modules() if isinstance(part, Encoder)), None)
     if encoder is None:
         return {}
@@ -203,12 +185,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, *, kept: bool = True) -> dict[str, Tensor]:
-    """Take the optimiser's state as named, whole tensors: `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`.
+    """Take the optimiser's state as whole tensors `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`, empty unless `kept`.
 
-    Args:
-        optimizer: of the model; where it is in shares, all processes must ask.
-        model: whose names are taken.
-        kept: whether this process keeps them; nothing is returned else.
+    Where the model is in shares, all processes must ask.
     """
     tensors = {}
     for name, parameter in model.named_parameters():
@@ -220,11 +199,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, *, kep
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took, to the bit.
-
-    Raises:
-        CheckpointError: the tensors are those of another model.
-    """
+    """Put back what `optimizer_tensors` took, to the bit; `CheckpointError` where it is another model's."""
     left = set(tensors)
     for name, parameter in model.named_parameters():
         keys = {key: f"{key}.{name}" for key in (*_MOMENTS, "step")}
@@ -244,14 +219,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
 
 @contextlib.contextmanager
 def seeded(seed: int, *, step: int, purpose: str, device: torch.device) -> Iterator[None]:
-    """Seed the generators of torch for a block that draws from them, such as drop path; then restore them.
-
-    Args:
-        seed: of the run.
-        step: training step.
-        purpose: what is drawn.
-        device: whose generator is seeded beside the CPU's.
-    """
+    """Seed torch's generators (CPU's and the device's) for a block that draws, such as drop path; then restore them."""
     word = int(generator(seed, step=step, sample=0, purpose=purpose).integers(2**63))
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices, enabled=True):
