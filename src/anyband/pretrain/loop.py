@@ -206,7 +206,7 @@ class PretrainResult:
     checkpoint: Path
     """After the last step, with all that is needed to use it."""
     best: Path | None
-    """Checkpoint with the lowest score; None where it is not kept."""
+    """Model of the lowest score; None where it is not kept."""
     steps: int
     """Of the whole run."""
     loss: float | None

@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 METRICS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "data_wait", "mfu", "val_loss", "knn_score")
-"""Columns of metrics.csv, empty where not taken. `data_wait`: share of the time in which the first process waited for
+"""Columns of metrics.csv, empty where not taken. `data_wait`: share of time in which the first process waited for
 data; `mfu`: the arithmetic reached, over that of a plain matrix product at the start.
 """
 
