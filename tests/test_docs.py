@@ -13,7 +13,8 @@ import pytest
 import anyband
 from anyband import cli
 from anyband.data.manifest import read_manifest
-from anyband.labelled.tables import read_labelled
+from anyband.labelled.samples import DataSpec
+from anyband.labelled.tables import list_samples
 from anyband.pretrain.recipe import load_recipe
 from anyband.sensors.catalogue import load_sensor_file
 
@@ -165,7 +166,7 @@ def test_the_labelled_sets_of_the_page_are_read(tmp_path: Path) -> None:
     table = _file("evaluate.md", "fields.csv", tmp_path)
     for row in table.read_text(encoding="utf-8").splitlines()[1:]:
         (tmp_path / row.partition(",")[0]).touch()
-    assert [len(images) for images in read_labelled(table).members] == [3, 1]
+    assert [len(one.images) for one in list_samples(DataSpec(source=str(table)))] == [3, 1]
 
 
 _PINS = re.compile(r"`(tests/\S+\.py)`: ((?:`test_\w+`(?:, )?)+)")

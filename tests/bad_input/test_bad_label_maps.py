@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anyband.errors import AnybandError
-from anyband.labelled.open import open_task_data
+from anyband.labelled import open_task_data
 from anyband.labelled.samples import BlockSpec, DataSpec, SplitSpec
 
 _CLASSES = {1: "field", 2: "water"}

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from anyband.errors import ManifestError, RecipeError
-from anyband.labelled.open import open_task_data
+from anyband.labelled import open_task_data
 from anyband.labelled.samples import BlockSpec, DataSpec, ListSpec, SplitSpec, TaskData
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from anyband.errors import AnybandError, InputError, ManifestError, RasterError
-from anyband.labelled.open import open_task_data
+from anyband.labelled import open_task_data
 from anyband.labelled.samples import DataSpec, ListSpec, SplitSpec, TaskKind
 
 

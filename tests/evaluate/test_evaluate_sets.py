@@ -17,7 +17,7 @@ from anyband.evaluate.knn import knn_scores
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import evaluate, make_context
-from anyband.labelled.open import open_task_data
+from anyband.labelled import open_task_data
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of

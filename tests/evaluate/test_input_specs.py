@@ -110,7 +110,7 @@ def test_statistics_of_the_catalogue_and_of_a_file_are_taken(
 
 
 def test_published_statistics_are_those_of_the_data_set(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
-    from anyband.labelled.published.statistics import published_statistics_of
+    from anyband.labelled.published import published_statistics_of
 
     sensor = class_data.sensors[0][0]
     reader = TaskReader(tiny_encoder, replace(class_data, statistics="BigEarthNet"), _with(statistics="published"))

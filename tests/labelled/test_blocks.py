@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
 from anyband.errors import GeometryError, InputError
-from anyband.labelled.blocks import axis_of, blocked, kept_regions, neighbour_parts
+from anyband.labelled.blocks import axis_of, blocked, kept_regions, neighbour_splits
 from anyband.labelled.samples import BlockSpec, Sample, SampleImage, TaskData
 from anyband.rasters.grid import Grid
 from anyband.sensors.catalogue import get_sensor
@@ -112,10 +112,10 @@ def test_the_buffer_takes_what_is_near_a_later_part(drawn: np.ndarray, size_px: 
     blocks = BlockSpec(size_px=size_px, buffer_px=data.draw(st.integers(0, size_px)))
     found = [(0, row, col) for row, col in np.ndindex(4, 3)]
     parts = {block: int(drawn[block[1:]]) for block in found}
-    kept = kept_regions(neighbour_parts(found, parts), blocks).reshape(4, 3, 3, 3)
-    rows, cols = axis_of(0, 4 * size_px, blocks), axis_of(0, 3 * size_px, blocks)
-    whole = drawn[rows.block[:, None], cols.block]
-    by_region = kept[rows.block[:, None], cols.block, rows.region[:, None], cols.region]
+    kept = kept_regions(neighbour_splits(found, parts), blocks).reshape(4, 3, 3, 3)
+    (rows, row_strip), (cols, col_strip) = axis_of(0, 4 * size_px, blocks), axis_of(0, 3 * size_px, blocks)
+    whole = drawn[rows[:, None], cols]
+    by_region = kept[rows[:, None], cols, row_strip[:, None], col_strip]
     np.testing.assert_array_equal(np.where(by_region, whole, -1), _without_buffer(whole, blocks.buffer_px))
 
 

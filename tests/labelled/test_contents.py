@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import ManifestError
-from anyband.labelled.images import PARTIAL, content_hash, contents_of, fingerprint_of, sizes_of
+from anyband.labelled.samples import PARTIAL, content_hash, contents_of, fingerprint_of, sizes_of
 
 _LARGE = (1 << 20) + 7
 

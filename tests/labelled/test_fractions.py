@@ -11,8 +11,7 @@ from anyband.arrays import Array
 from anyband.data.store import Split
 from anyband.errors import InputError
 from anyband.labelled.samples import Sample, TaskData, TaskKind
-from anyband.labelled.splits import take_fraction
-from anyband.labelled.tables import balanced_order, rounds_order
+from anyband.labelled.splits import balanced_order, rounds_order, take_fraction
 from anyband.sensors.catalogue import get_sensor
 
 _RGB = get_sensor("rgb")

@@ -13,8 +13,8 @@ import pytest
 import rasterio
 
 from anyband.errors import AnybandError, CatalogueError, InputError, ManifestError, RecipeError
-from anyband.labelled.images import check_task_data, open_image_level
-from anyband.labelled.open import open_task_data
+from anyband.labelled import check_task_data, open_task_data
+from anyband.labelled.images import open_images
 from anyband.labelled.samples import BlockSpec, DataSpec, ListSpec, SplitSpec, TaskData
 
 # Classes of a few samples need large parts.
@@ -50,7 +50,7 @@ def _images(folder: Path, num: int) -> list[str]:
 def _open(
     source: str | Path, *, seed: int = 0, sensors: tuple[str, ...] = ("rgb",), split: SplitSpec | None = None
 ) -> TaskData:
-    return open_image_level(DataSpec(source=str(source), sensors=sensors, split=split or _QUARTERS), seed=seed)
+    return open_images(DataSpec(source=str(source), sensors=sensors, split=split or _QUARTERS), seed=seed)
 
 
 def test_class_folders_become_data(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_bands_and_encoding_are_as_the_recipe_says(tmp_path: Path) -> None:
         encodings=("dn",),
         split=_QUARTERS,
     )
-    data = open_image_level(spec, seed=0)
+    data = open_images(spec, seed=0)
     assert data.sensors[0][0].band_names == ("B04", "B03", "B02")
     assert data.sensors[0][0].default_encoding == "dn"
     assert data.read(0).images[0].sensor.band_names == ("B04", "B03", "B02")
@@ -126,7 +126,7 @@ def test_folders_of_bands_are_images_of_every_sensor(tmp_path: Path) -> None:
     spec = DataSpec(
         source=str(tmp_path), sensors=("sentinel1-grd", "sentinel2-l2a"), bands=((), ("B02", "B03")), split=_QUARTERS
     )
-    data = open_image_level(spec, seed=0)
+    data = open_images(spec, seed=0)
     images = data.read(0).images
     assert [image.sensor.name for image in images] == ["sentinel1-grd", "sentinel2-l2a"]
     assert [image.sensor.band_names for image in images] == [("VV", "VH"), ("B02", "B03")]
@@ -156,7 +156,7 @@ def test_several_labels_need_to_be_declared(tmp_path: Path) -> None:
         InputError, match=r"5 samples of .* have no label or several, the first is '.*1\.tif'; say `kind"
     ):
         _open(table)
-    data = open_image_level(DataSpec(source=table, kind="labels", sensors=("rgb",)), seed=0)
+    data = open_images(DataSpec(source=table, kind="labels", sensors=("rgb",)), seed=0)
     assert data.targets is not None
     assert data.targets.tolist() == [[True, bool(row % 2)] for row in range(10)]
     check_task_data(data)
@@ -164,7 +164,7 @@ def test_several_labels_need_to_be_declared(tmp_path: Path) -> None:
 
 def test_single_labels_may_be_declared_as_labels(tmp_path: Path) -> None:
     _folders(tmp_path, {"wood": 8, "lake": 8})
-    data = open_image_level(DataSpec(source=str(tmp_path), kind="labels", sensors=("rgb",)), seed=0)
+    data = open_images(DataSpec(source=str(tmp_path), kind="labels", sensors=("rgb",)), seed=0)
     assert data.targets is not None
     assert data.targets.sum(axis=0).tolist() == [8, 8]
     assert data.num_samples == {"train": 11, "val": 2, "test": 3}
@@ -179,7 +179,7 @@ def test_numbers_are_read(tmp_path: Path, ending: str) -> None:
         source = str(tmp_path / "labels.parquet")
         pyarrow.parquet.write_table(pyarrow.table({"path": names, "yield": [row / 4 for row in range(20)]}), source)
     spec = DataSpec(source=source, kind="number", sensors=("rgb",), label_column="yield")
-    data = open_image_level(spec, seed=0)
+    data = open_images(spec, seed=0)
     assert data.classes == ()
     assert data.targets is not None
     assert data.targets.tolist() == [row / 4 for row in range(20)]
@@ -208,7 +208,7 @@ def test_a_row_of_a_known_sensor_is_stored_as_the_recipe_says(tmp_path: Path) ->
         bands=((), ("B02", "B03", "B04")),
         split=_QUARTERS,
     )
-    assert open_image_level(spec, seed=0).sensors[0][0].band_names == ("B02", "B03", "B04")
+    assert open_images(spec, seed=0).sensors[0][0].band_names == ("B02", "B03", "B04")
 
 
 def test_lists_declare_parts(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_lists_may_name_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(
         ManifestError, match=r"train.txt' lists 2 names that .* does not have, the first is 'wood_8\.jpg'"
     ):
-        open_image_level(spec, seed=0)
+        open_images(spec, seed=0)
 
 
 def test_equal_seeds_and_data_give_equal_fingerprints_elsewhere(tmp_path: Path) -> None:
@@ -247,14 +247,14 @@ def test_equal_seeds_and_data_give_equal_fingerprints_elsewhere(tmp_path: Path) 
     (tmp_path / "here" / "wood" / "wood_0.tif").write_bytes((tmp_path / "here" / "lake" / "lake_0.tif").read_bytes())
     other_bytes = _open(tmp_path / "here").fingerprint
     spec = DataSpec(source=str(tmp_path / "there"), sensors=("rgb",), bands=(("B", "G", "R"),))
-    other_sensor = open_image_level(spec, seed=0).fingerprint
+    other_sensor = open_images(spec, seed=0).fingerprint
     assert len({prints[0], other_seed, other_bytes, other_sensor}) == 4
 
 
 def test_sizes_may_be_compared_in_place_of_contents(tmp_path: Path) -> None:
     _folders(tmp_path, {"wood": 8, "lake": 8})
     spec = DataSpec(source=str(tmp_path), sensors=("rgb",), options={"contents": "sizes"})
-    data = open_image_level(spec, seed=0)
+    data = open_images(spec, seed=0)
     assert data.contents == ()
     assert data.notes[-1].startswith("contents of files were not compared")
 
@@ -284,7 +284,7 @@ def test_a_wrong_recipe_is_explained(
     _folders(tmp_path, {"wood": 4, "lake": 4})
     given: dict[str, object] = {"source": str(tmp_path), "sensors": ("rgb",)} | changed
     with pytest.raises(error, match=message):
-        open_image_level(DataSpec(**given), seed=0)  # type: ignore[arg-type]
+        open_images(DataSpec(**given), seed=0)  # type: ignore[arg-type]
 
 
 def test_a_row_without_a_sensor_is_named(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from hypothesis.extra import numpy as hnp
 
 from anyband.errors import GeometryError, InputError, RasterError
 from anyband.labelled.label_rasters import (
-    ClassTable,
     LabelPixels,
-    LabelRaster,
     check_values,
-    class_table,
+    class_names,
+    read_labels,
     to_class_map,
     to_number_map,
 )
+from anyband.labelled.tables import LabelFile
 from anyband.rasters.grid import IDENTITY, Grid, Window
 
 _CRS = "EPSG:32632"
@@ -29,7 +29,7 @@ def _grid(size: tuple[int, int] = (4, 6), *, crs: str | None = _CRS, east: float
 
 
 def _read(path: Path, grid: Grid, **said: object) -> LabelPixels:
-    return LabelRaster(path=path, **said).read(grid, grid.whole, image="a.tif")
+    return read_labels(LabelFile(path=path, **said), grid, grid.whole, image="a.tif")
 
 
 _NUMBERS = np.arange(24).reshape(4, 6)
@@ -37,35 +37,36 @@ _NUMBERS = np.arange(24).reshape(4, 6)
 
 def test_a_window_of_labels_is_that_part_of_them(raster, tmp_path: Path) -> None:
     path = raster(tmp_path / "l.tif", _NUMBERS.astype(np.uint8))
-    found = LabelRaster(path=path).read(_grid(), Window(row=1, col=2, height=2, width=3), image="a.tif")
-    np.testing.assert_array_equal(found.values, _NUMBERS[1:3, 2:5])
-    assert found.known.all()
+    window = Window(row=1, col=2, height=2, width=3)
+    values, known = read_labels(LabelFile(path=path), _grid(), window, image="a.tif")
+    np.testing.assert_array_equal(values, _NUMBERS[1:3, 2:5])
+    assert known.all()
 
 
 def test_the_files_nodata_is_no_label(raster, tmp_path: Path) -> None:
     path = raster(tmp_path / "l.tif", _NUMBERS.astype(np.uint8), nodata=7)
-    np.testing.assert_array_equal(_read(path, _grid()).known, _NUMBERS != 7)
+    np.testing.assert_array_equal(_read(path, _grid())[1], _NUMBERS != 7)
 
 
 def test_a_declared_nodata_goes_before_the_files(raster, tmp_path: Path) -> None:
     path = raster(tmp_path / "l.tif", _NUMBERS.astype(np.uint8), nodata=7)
-    np.testing.assert_array_equal(_read(path, _grid(), nodata=3.0).known, _NUMBERS != 3)
+    np.testing.assert_array_equal(_read(path, _grid(), nodata=3.0)[1], _NUMBERS != 3)
 
 
 def test_nan_is_no_label(raster, tmp_path: Path) -> None:
     values = np.where(_NUMBERS == 5, np.nan, _NUMBERS).astype(np.float32)
-    np.testing.assert_array_equal(_read(raster(tmp_path / "l.tif", values), _grid()).known, _NUMBERS != 5)
+    np.testing.assert_array_equal(_read(raster(tmp_path / "l.tif", values), _grid())[1], _NUMBERS != 5)
 
 
 def test_labels_without_georeference_fit_by_size(raster, tmp_path: Path) -> None:
     path = raster(tmp_path / "l.png", _NUMBERS.astype(np.uint8), crs=None)
-    np.testing.assert_array_equal(_read(path, _grid()).values, _NUMBERS)
-    np.testing.assert_array_equal(_read(path, _grid(crs=None)).values, _NUMBERS)
+    np.testing.assert_array_equal(_read(path, _grid())[0], _NUMBERS)
+    np.testing.assert_array_equal(_read(path, _grid(crs=None))[0], _NUMBERS)
 
 
 def test_rounding_of_written_transforms_is_no_other_grid(raster, tmp_path: Path) -> None:
     path = raster(tmp_path / "l.tif", _NUMBERS.astype(np.uint8), east=5e5 + 1e-6)
-    assert _read(path, _grid()).known.all()
+    assert _read(path, _grid())[1].all()
 
 
 @pytest.mark.parametrize(
@@ -103,36 +104,37 @@ def test_of_several_bands_one_must_be_named(raster, tmp_path: Path) -> None:
 @pytest.mark.parametrize("variable", ["crop", "2"])
 def test_a_band_is_named_by_its_name_or_number(raster, tmp_path: Path, variable: str) -> None:
     path = raster(tmp_path / "l.tif", np.stack([_NUMBERS, _NUMBERS + 100]).astype(np.uint8), names=("plot", "crop"))
-    np.testing.assert_array_equal(_read(path, _grid(), variable=variable).values, _NUMBERS + 100)
+    np.testing.assert_array_equal(_read(path, _grid(), variable=variable)[0], _NUMBERS + 100)
 
 
 def test_classes_are_numbered_by_their_values_and_equal_names_are_one_class() -> None:
-    table = class_table({30: "grass", 11: "forest", 20: "water", 12: "forest"}, ignore=[255])
-    assert table.names == ("forest", "water", "grass")
-    assert table.positions == {11: 0, 12: 0, 20: 1, 30: 2}
+    classes = {30: "grass", 11: "forest", 20: "water", 12: "forest"}
+    assert class_names(classes, ignore=[255]) == ("forest", "water", "grass")
+    found = to_class_map(_pixels([11, 12, 20, 30]), classes, where="l")
+    np.testing.assert_array_equal(found, [[0, 0, 1, 2]])
 
 
 def test_a_value_can_not_be_a_class_and_ignored() -> None:
     with pytest.raises(InputError, match="value 3 is class 'snow' and to be ignored"):
-        class_table({1: "forest", 3: "snow"}, ignore=[0, 3])
+        class_names({1: "forest", 3: "snow"}, ignore=[0, 3])
 
 
 def _pixels(values: object, known: object = True) -> LabelPixels:
     array = np.atleast_2d(values)
-    return LabelPixels(values=array, known=np.broadcast_to(np.atleast_2d(known), array.shape).copy())
+    return array, np.broadcast_to(np.atleast_2d(known), array.shape).copy()
 
 
-_TABLE = class_table({1: "a", 2: "b", 5: "c"}, ignore=[0])
+_CLASSES = {1: "a", 2: "b", 5: "c"}
 
 
 def test_values_become_positions_and_the_rest_becomes_minus_one() -> None:
-    found = to_class_map(_pixels([1, 2, 5, 0, 77], [True, True, True, True, False]), _TABLE, where="l")
+    found = to_class_map(_pixels([1, 2, 5, 0, 77], [True, True, True, True, False]), _CLASSES, ignore=[0], where="l")
     np.testing.assert_array_equal(found, [[0, 1, 2, -1, -1]])
 
 
 def test_values_that_are_no_class_are_refused_with_their_counts() -> None:
     with pytest.raises(InputError) as refusal:
-        to_class_map(_pixels([1, 2, 7, 7, 9, 0]), _TABLE, where="label 'l.tif'")
+        to_class_map(_pixels([1, 2, 7, 7, 9, 0]), _CLASSES, ignore=[0], where="label 'l.tif'")
     assert str(refusal.value) == (
         "label 'l.tif' has values that are no class: 7 at 2 pixels, 9 at 1 pixel (classes: 1 a, 2 b, 5 c; ignored: 0); "
         "name them in `classes`, or list them in `ignore`"
@@ -140,9 +142,9 @@ def test_values_that_are_no_class_are_refused_with_their_counts() -> None:
 
 
 def test_whole_floats_are_classes_and_fractions_are_refused() -> None:
-    np.testing.assert_array_equal(to_class_map(_pixels([1.0, 5.0]), _TABLE, where="l"), [[0, 2]])
+    np.testing.assert_array_equal(to_class_map(_pixels([1.0, 5.0]), _CLASSES, ignore=[0], where="l"), [[0, 2]])
     with pytest.raises(InputError, match=r"l has values that are no class numbers, such as 1\.5 at 2 pixels; for maps"):
-        to_class_map(_pixels([1.5, 2.0, 2.5]), _TABLE, where="l")
+        to_class_map(_pixels([1.5, 2.0, 2.5]), _CLASSES, ignore=[0], where="l")
 
 
 @given(
@@ -151,13 +153,12 @@ def test_whole_floats_are_classes_and_fractions_are_refused() -> None:
 )
 def test_class_maps_agree_with_a_dictionary(values: np.ndarray, known: np.ndarray) -> None:
     classes = {-5: "x", 3: "y", 8: "z", 200: "y"}
-    table: ClassTable = class_table(classes, ignore=[0])
     names = ["x", "y", "z"]
     wanted = [
         [names.index(classes[int(v)]) if k and v != 0 else -1 for v, k in zip(row, keep, strict=True)]
         for row, keep in zip(values, known, strict=True)
     ]
-    found = to_class_map(LabelPixels(values=values, known=known), table, where="l")
+    found = to_class_map((values, known), classes, ignore=[0], where="l")
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -168,4 +169,4 @@ def test_numbers_stay_and_what_is_ignored_or_unknown_is_nan() -> None:
 
 def test_many_foreign_values_are_cut_short() -> None:
     with pytest.raises(InputError, match="17 at 1 pixel and 12 more values"):
-        check_values(dict.fromkeys(range(10, 30), 1), _TABLE, where="l")
+        check_values(dict.fromkeys(range(10, 30), 1), _CLASSES, ignore=[0], where="l")

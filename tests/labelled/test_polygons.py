@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anyband.errors import GeometryError, InputError, ManifestError
 from anyband.labelled.label_rasters import PolygonLabels, read_polygons
-from anyband.labelled.maps import open_dense
+from anyband.labelled.maps import open_maps
 from anyband.labelled.samples import DataSpec, SplitSpec
 from anyband.rasters.grid import IDENTITY, Grid, Window
 
@@ -41,8 +41,8 @@ def _labels(path: Path, **said: object) -> PolygonLabels:
 
 
 def _map(labels: PolygonLabels, grid: Grid = _GRID) -> np.ndarray:
-    pixels = labels.read(grid, grid.whole, image="a.tif")
-    return np.where(pixels.known, pixels.values, -1)
+    values, known = labels.read(grid, grid.whole, image="a.tif")
+    return np.where(known, values, -1)
 
 
 _FIELDS = ((3, _box(1, 1, 3, 4)), (7, _box(4, 6, 2, 4)))
@@ -69,12 +69,12 @@ def test_polygons_are_brought_to_the_images_crs(tmp_path: Path, crs: str) -> Non
 def test_a_window_is_that_part_of_the_whole(tmp_path: Path) -> None:
     labels = _labels(_write(tmp_path / "p.gpkg", *_FIELDS))
     part = labels.read(_GRID, Window(row=2, col=3, height=4, width=5), image="a.tif")
-    np.testing.assert_array_equal(np.where(part.known, part.values, -1), _WANTED[2:6, 3:8])
+    np.testing.assert_array_equal(np.where(part[1], part[0], -1), _WANTED[2:6, 3:8])
 
 
 def test_a_window_without_polygons_has_no_labels(tmp_path: Path) -> None:
     labels = _labels(_write(tmp_path / "p.gpkg", *_FIELDS))
-    assert not labels.read(_GRID, Window(row=6, col=0, height=2, width=3), image="a.tif").known.any()
+    assert not labels.read(_GRID, Window(row=6, col=0, height=2, width=3), image="a.tif")[1].any()
 
 
 @settings(max_examples=25)
@@ -84,12 +84,12 @@ def test_a_pixel_belongs_where_its_centre_lies(tmp_path_factory, corners: tuple[
     shape = shapely.Polygon([(5e5 + 10 * col, 5e6 - 10 * row) for row, col in zip(rows, cols, strict=True)])
     if not shape.is_valid or shape.area < 1:
         return
-    labels = PolygonLabels(path=Path("p.gpkg"), crs=_CRS, shapes=np.array([shape]), values=np.array([2.0]))
+    labels = PolygonLabels(Path("p.gpkg"), np.array([shape]), np.array([2.0]), crs=_CRS)
     row, col = np.indices((8, 10))
     centres = shapely.points(5e5 + 10 * (col + 0.5), 5e6 - 10 * (row + 0.5))
     # Centres on an edge, to a millimetre, may go either way.
     clear = shapely.distance(shape.boundary, centres) > 1e-3
-    found = labels.read(_GRID, _GRID.whole, image="a.tif").known
+    found = labels.read(_GRID, _GRID.whole, image="a.tif")[1]
     np.testing.assert_array_equal(found[clear], shapely.contains(shape, centres)[clear])
 
 
@@ -139,8 +139,8 @@ def test_ground_outside_of_polygons_may_be_a_class(tmp_path: Path) -> None:
     labels, names = read_polygons([path], column=None, classes={}, outside="none")
     found = labels[path].read(_GRID, _GRID.whole, image="a.tif")
     assert names == {0: "house", 1: "none"}
-    assert found.known.all()
-    assert (found.values == 1).sum() == 80 - 12
+    assert found[1].all()
+    assert (found[0] == 1).sum() == 80 - 12
 
 
 def test_the_column_may_be_named(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_table_of_scenes_may_share_one_file_of_polygons(optical, tmp_path: Pat
         source=str(tmp_path / "t.csv"), kind="class_map", sensors=("sentinel2-l2a",), bands=(("B02", "B03", "B04"),),
         label_column="cover", split=SplitSpec(),
     )  # fmt: skip
-    data = open_dense(spec, seed=0)
+    data = open_maps(spec, seed=0)
     assert data.classes == ("lake", "wood")
     for index in range(3):
         np.testing.assert_array_equal(data.read(index).class_map, np.select([_WANTED == 3, _WANTED == 7], [1, 0], -1))

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from anyband.errors import InputError, ManifestError, RecipeError
-from anyband.labelled.open import open_task_data
-from anyband.labelled.published.catalogue import list_published
-from anyband.labelled.published.maps import MAP_SETS, open_map_set
+from anyband.labelled import open_task_data
+from anyband.labelled.published import open_published
 from anyband.labelled.samples import DataSpec, SplitSpec
 
 _rng = np.random.default_rng
@@ -45,7 +44,7 @@ def test_burn_scars_report_the_published_validation_and_draw_their_own(burn_scar
 
 
 def test_burn_scars_are_reflectance_of_six_bands_with_their_date(burn_scars: Path) -> None:
-    data = open_map_set(_spec("hls-burn-scars", burn_scars), seed=0)
+    data = open_published(_spec("hls-burn-scars", burn_scars), seed=0)
     sample = data.read(0)
     (image,) = sample.images
     assert image.sensor.name == "hls-s30"
@@ -58,17 +57,17 @@ def test_burn_scars_are_reflectance_of_six_bands_with_their_date(burn_scars: Pat
 
 def test_bands_of_a_set_are_found_by_their_order_in_the_file(burn_scars: Path) -> None:
     spec = replace(_spec("hls-burn-scars", burn_scars), bands=(("B12", "B04"),))
-    image = open_map_set(spec, seed=0).read(0).images[0]
+    image = open_published(spec, seed=0).read(0).images[0]
     np.testing.assert_array_equal(image.dn, _rng(0).uniform(0, 0.6, (6, 16, 16)).astype(np.float32)[[5, 2]])
     with pytest.raises(ManifestError, match=r"'hls-burn-scars' has no band 'B08' \(B02, B03, B04, B8A, B11, B12\)"):
-        open_map_set(replace(spec, bands=(("B08",),)), seed=0)
+        open_published(replace(spec, bands=(("B08",),)), seed=0)
 
 
 def test_a_burn_scar_without_mask_is_refused(burn_scars: Path) -> None:
     mask = next(burn_scars.rglob("*.mask.tif"))
     mask.unlink()
     with pytest.raises(ManifestError, match=rf"has no mask '{mask.name}'\. 'hls-burn-scars' wants: folders `training`"):
-        open_map_set(_spec("hls-burn-scars", burn_scars), seed=0)
+        open_published(_spec("hls-burn-scars", burn_scars), seed=0)
 
 
 @pytest.fixture
@@ -103,12 +102,12 @@ def test_dfc2020_trains_on_its_test_folder_and_reports_on_the_other(dfc2020: Pat
     data = open_task_data(_spec("dfc2020", dfc2020), seed=0)
     assert data.num_samples == {"train": 4, "val": 2, "test": 3}
     assert all("ROIs0000_validation" in data.names[index] for index in data.part("test"))
-    other = open_map_set(_spec("dfc2020", dfc2020, train="validation"), seed=0)
+    other = open_published(_spec("dfc2020", dfc2020, train="validation"), seed=0)
     assert other.num_samples == {"train": 2, "val": 1, "test": 6}
 
 
 def test_dfc2020_has_eight_classes_without_savanna_and_snow(dfc2020: Path) -> None:
-    data = open_map_set(_spec("dfc2020", dfc2020), seed=0)
+    data = open_published(_spec("dfc2020", dfc2020), seed=0)
     assert data.classes == (
         "forest", "shrubland", "grassland", "wetlands", "croplands", "urban/built-up", "barren", "water"
     )  # fmt: skip
@@ -121,7 +120,7 @@ def test_dfc2020_has_eight_classes_without_savanna_and_snow(dfc2020: Path) -> No
     [("S2", ("sentinel2-l1c",)), ("S1", ("sentinel1-grd",)), ("S2+S1", ("sentinel2-l1c", "sentinel1-grd"))],
 )
 def test_dfc2020_gives_the_images_that_are_asked_for(dfc2020: Path, images: str, sensors: tuple[str, ...]) -> None:
-    data = open_map_set(_spec("dfc2020", dfc2020, images=images), seed=0)
+    data = open_published(_spec("dfc2020", dfc2020, images=images), seed=0)
     index = next(i for i, name in enumerate(data.names) if "p2.tif" in name and "validation" not in name)
     sample = data.read(index)
     assert tuple(image.sensor.name for image in sample.images) == sensors
@@ -133,7 +132,7 @@ def test_dfc2020_gives_the_images_that_are_asked_for(dfc2020: Path, images: str,
 def test_a_patch_that_lacks_an_image_is_refused(dfc2020: Path) -> None:
     next(dfc2020.rglob("*_s1_0_p1.tif")).unlink()
     with pytest.raises(ManifestError, match="has 1 patches that are not there in both `s1` and `dfc`, such as '0_p1'"):
-        open_map_set(_spec("dfc2020", dfc2020, images="S2+S1"), seed=0)
+        open_published(_spec("dfc2020", dfc2020, images="S2+S1"), seed=0)
 
 
 _PADDY = np.array([[0, 1], [4, 1]])
@@ -175,7 +174,7 @@ def test_sickle_is_paddy_against_other_crops_on_plots_of_the_part(sickle: Path) 
 
 
 def test_sickle_gives_the_median_of_the_season(sickle: Path) -> None:
-    (image,) = open_map_set(_spec("sickle", sickle), seed=0).read(0).images
+    (image,) = open_published(_spec("sickle", sickle), seed=0).read(0).images
     assert image.sensor.name == "landsat8-oli-tirs-l2"
     assert image.sensor.band_names[-1] == "ST_B10"
     season = [_thermal(1, date) for date in (1, 2, 3)]
@@ -187,7 +186,7 @@ def test_sickle_gives_the_median_of_the_season(sickle: Path) -> None:
 
 
 def test_sickle_gives_each_date_as_a_sample(sickle: Path) -> None:
-    data = open_map_set(_spec("sickle", sickle, sensor="S1", dates="each"), seed=0)
+    data = open_published(_spec("sickle", sickle, sensor="S1", dates="each"), seed=0)
     assert len(data) == 12
     assert len(set(data.places)) == 4
     (image,) = data.read(1).images
@@ -197,7 +196,7 @@ def test_sickle_gives_each_date_as_a_sample(sickle: Path) -> None:
 
 
 def test_sickle_gives_several_sensors_side_by_side(sickle: Path) -> None:
-    data = open_map_set(_spec("sickle", sickle, sensor="L8+S1"), seed=0)
+    data = open_published(_spec("sickle", sickle, sensor="L8+S1"), seed=0)
     assert [image.dn.shape for image in data.read(0).images] == [(8, 12, 12), (2, 12, 12)]
 
 
@@ -205,7 +204,7 @@ def test_sickle_without_a_test_part_reports_its_validation(sickle: Path) -> None
     table = sickle / "sickle_dataset_tabular.csv"
     table.write_text(table.read_text().replace("test", "val").replace("2,11,", "2,21,").replace("2,12,", "2,22,"))
     mask = sickle / "masks" / "10m" / "2.tif"
-    data = open_map_set(replace(_spec("sickle", sickle), split=SplitSpec(val=0.5)), seed=0)
+    data = open_published(replace(_spec("sickle", sickle), split=SplitSpec(val=0.5)), seed=0)
     assert mask.exists()
     assert data.num_samples["test"] == 2
     assert any(note.startswith("part `val` of SICKLE is the test part") for note in data.notes)
@@ -222,27 +221,23 @@ def test_sickle_without_a_test_part_reports_its_validation(sickle: Path) -> None
 )
 def test_unknown_options_of_sickle_are_refused(sickle: Path, options: dict[str, str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        open_map_set(_spec("sickle", sickle, **options), seed=0)
+        open_published(_spec("sickle", sickle, **options), seed=0)
 
 
 def test_sickle_without_labels_is_refused(sickle: Path) -> None:
     table = sickle / "sickle_dataset_tabular.csv"
     table.write_text(table.read_text().replace(",11,", ",91,").replace(",12,", ",92,"))
     with pytest.raises(InputError, match=r"none of the 4 samples of SICKLE in '.*' has a labelled pixel"):
-        open_map_set(_spec("sickle", sickle), seed=0)
+        open_published(_spec("sickle", sickle), seed=0)
 
 
-@pytest.mark.parametrize("name", sorted(MAP_SETS))
+@pytest.mark.parametrize("name", ["dfc2020", "hls-burn-scars", "sickle"])
 def test_a_folder_of_something_else_is_refused_with_what_is_wanted(name: str, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(ManifestError, match=r"[Ww]ants: "):
-        open_map_set(_spec(name, tmp_path), seed=0)
-
-
-def test_the_sets_are_among_the_published_ones() -> None:
-    assert set(MAP_SETS) <= set(list_published())
+        open_published(_spec(name, tmp_path), seed=0)
 
 
 def test_an_unknown_set_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"there is no published set of maps 'dfc2021' .*; did you mean 'dfc2020'"):
-        open_map_set(_spec("dfc2021", tmp_path), seed=0)
+    with pytest.raises(ManifestError, match=r"there is no published data set 'dfc2021' .*; did you mean 'dfc2020'"):
+        open_published(_spec("dfc2021", tmp_path), seed=0)

@@ -10,8 +10,8 @@ import pytest
 import rasterio
 from PIL import Image
 
-from anyband.labelled.open import open_task_data
-from anyband.labelled.published.catalogue import list_published, open_published
+from anyband.labelled import open_task_data
+from anyband.labelled.published import list_published, open_published
 from anyband.labelled.samples import DataSpec, ListSpec, SplitSpec, TaskData
 from anyband.rasters.formats import open_quietly
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from anyband.errors import ManifestError
 from anyband.labelled.samples import ListSpec
-from anyband.labelled.splits import ListedParts, parts_from_lists, read_split_list
+from anyband.labelled.splits import read_split_list, splits_from_lists
 
 
 def _list(folder: Path, name: str, *lines: str) -> str:
@@ -16,9 +16,11 @@ def _list(folder: Path, name: str, *lines: str) -> str:
     return str(folder / name)
 
 
-def _parts(folder: Path, names: list[str], train: list[str], test: list[str], *, absent: str = "refuse") -> ListedParts:
+def _splits(
+    folder: Path, names: list[str], train: list[str], test: list[str], *, absent: str = "refuse"
+) -> tuple[tuple[str | None, ...], tuple[str, ...]]:
     lists = ListSpec(train=_list(folder, "train.txt", *train), test=_list(folder, "test.txt", *test))
-    return parts_from_lists(lists, names, source="data", absent=absent)
+    return splits_from_lists(lists, names, source="data", absent=absent)
 
 
 @pytest.mark.parametrize(
@@ -37,9 +39,9 @@ def _parts(folder: Path, names: list[str], train: list[str], test: list[str], *,
     ],
 )
 def test_a_listed_name_is_found_with_other_folders_and_endings(tmp_path: Path, name: str, listed: str) -> None:
-    found = _parts(tmp_path, [name, "x/other.tif"], [listed], ["other.tif"])
-    assert found.parts == ("train", "test")
-    assert found.notes == ()
+    found = _splits(tmp_path, [name, "x/other.tif"], [listed], ["other.tif"])
+    assert found[0] == ("train", "test")
+    assert found[1] == ()
 
 
 @settings(max_examples=40)
@@ -50,17 +52,17 @@ def test_a_listed_name_is_found_with_other_folders_and_endings(tmp_path: Path, n
 )
 def test_whole_names_are_never_ambiguous(tmp_path_factory: pytest.TempPathFactory, samples: set[str]) -> None:
     names = [f"{name}.tif" for name in sorted(samples)]
-    found = _parts(tmp_path_factory.mktemp("lists"), names, names[:1], names[1:])
-    assert found.parts == ("train", *["test"] * (len(names) - 1))
+    found = _splits(tmp_path_factory.mktemp("lists"), names, names[:1], names[1:])
+    assert found[0] == ("train", *["test"] * (len(names) - 1))
 
 
 def test_samples_that_differ_in_their_ending_need_it(tmp_path: Path) -> None:
     names = ["x/a.tif", "x/a.jpg", "x/b.tif"]
-    assert _parts(tmp_path, names, ["x/a.tif", "a.jpg"], ["b"]).parts == ("train", "train", "test")
+    assert _splits(tmp_path, names, ["x/a.tif", "a.jpg"], ["b"])[0] == ("train", "train", "test")
     with pytest.raises(
         ManifestError, match=r"lists 1 names that several samples of 'data' have, the first is 'x/a\.png'"
     ):
-        _parts(tmp_path, names, ["x/a.png"], ["b"])
+        _splits(tmp_path, names, ["x/a.png"], ["b"])
 
 
 def test_ambiguous_names_are_counted_and_shown(tmp_path: Path) -> None:
@@ -68,38 +70,38 @@ def test_ambiguous_names_are_counted_and_shown(tmp_path: Path) -> None:
     with pytest.raises(
         ManifestError, match=r"train.txt' lists 2 names that several .* the first is '2\.tif'; write them"
     ):
-        _parts(tmp_path, names, ["2.tif", "1.tif"], ["x/1.tif"])
+        _splits(tmp_path, names, ["2.tif", "1.tif"], ["x/1.tif"])
 
 
 def test_unknown_names_are_counted_and_shown(tmp_path: Path) -> None:
     with pytest.raises(
         ManifestError, match=r"test.txt' lists 2 names that 'data' does not have, the first is 'q/7\.tif'"
     ):
-        _parts(tmp_path, ["a.tif", "b.tif"], ["a.tif"], ["q/7.tif", "b.tif", "8.tif"])
+        _splits(tmp_path, ["a.tif", "b.tif"], ["a.tif"], ["q/7.tif", "b.tif", "8.tif"])
 
 
 def test_unknown_names_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
-    found = _parts(tmp_path, ["a.tif", "b.tif"], ["a.tif"], ["7.tif", "b.tif"], absent="leave_out")
-    assert found.parts == ("train", "test")
-    assert found.notes == ("1 samples of 'test.txt' are not in the data and left out",)
+    found = _splits(tmp_path, ["a.tif", "b.tif"], ["a.tif"], ["7.tif", "b.tif"], absent="leave_out")
+    assert found[0] == ("train", "test")
+    assert found[1] == ("1 samples of 'test.txt' are not in the data and left out",)
 
 
 def test_a_sample_in_two_lists_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"'k/a\.tif' is listed for train and again in '.*test.txt' for test"):
-        _parts(tmp_path, ["k/a.tif", "k/b.tif"], ["a.tif"], ["k/a.jpg"])
+        _splits(tmp_path, ["k/a.tif", "k/b.tif"], ["a.tif"], ["k/a.jpg"])
 
 
 def test_samples_in_no_list_are_left_out_and_counted(tmp_path: Path) -> None:
-    found = _parts(tmp_path, ["a.tif", "b.tif", "c.tif"], ["a"], ["c"])
-    assert found.parts == ("train", None, "test")
-    assert found.notes == ("1 of 3 samples are in no split list and left out",)
+    found = _splits(tmp_path, ["a.tif", "b.tif", "c.tif"], ["a"], ["c"])
+    assert found[0] == ("train", None, "test")
+    assert found[1] == ("1 of 3 samples are in no split list and left out",)
 
 
 def test_a_validation_list_is_read(tmp_path: Path) -> None:
     lists = ListSpec(
         train=_list(tmp_path, "a.txt", "a"), val=_list(tmp_path, "b.txt", "b"), test=_list(tmp_path, "c.txt", "c")
     )
-    assert parts_from_lists(lists, ["c", "b", "a"], source="data").parts == ("test", "val", "train")
+    assert splits_from_lists(lists, ["c", "b", "a"], source="data")[0] == ("test", "val", "train")
 
 
 def test_the_first_column_of_a_csv_counts(tmp_path: Path) -> None:
@@ -130,5 +132,5 @@ def test_a_list_that_is_missing_or_empty_or_no_text_is_named(tmp_path: Path) -> 
 def test_many_names_are_found(tmp_path: Path) -> None:
     names = [f"c{number % 10}/S2A_{number}.tif" for number in range(20_000)]
     listed = [f"S2A_{number}.jpg" for number in range(20_000)]
-    found = _parts(tmp_path, names, listed[:10_000], listed[10_000:])
-    assert (found.parts.count("train"), found.parts.count("test")) == (10_000, 10_000)
+    found = _splits(tmp_path, names, listed[:10_000], listed[10_000:])
+    assert (found[0].count("train"), found[0].count("test")) == (10_000, 10_000)

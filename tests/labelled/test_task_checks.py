@@ -8,8 +8,8 @@ import pytest
 
 from anyband.data.store import Split
 from anyband.errors import InputError
-from anyband.labelled.images import PARTIAL, check_task_data
-from anyband.labelled.samples import Sample, SampleImage, TaskData
+from anyband.labelled import check_task_data
+from anyband.labelled.samples import PARTIAL, Sample, SampleImage, TaskData
 from anyband.sensors.catalogue import get_sensor
 
 _RGB = get_sensor("rgb")

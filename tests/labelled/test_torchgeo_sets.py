@@ -13,8 +13,8 @@ import rasterio
 import torchgeo.datasets
 from PIL import Image
 
-from anyband.labelled.open import open_task_data
-from anyband.labelled.published.catalogue import list_published
+from anyband.labelled import open_task_data
+from anyband.labelled.published import list_published
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData, TaskKind
 from anyband.labelled.torchgeo import (
     TorchgeoRow,

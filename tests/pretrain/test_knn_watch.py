@@ -14,7 +14,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from anyband.encode.encoder import EncodeOptions, Features, SensorEncoder
 from anyband.errors import CatalogueError, InputError, ManifestError
 from anyband.evaluate.metrics import metric_value
-from anyband.labelled.tables import read_labelled, split
+from anyband.labelled.images import open_images
+from anyband.labelled.samples import DataSpec
 from anyband.models.checkpoint import Checkpoint, load_checkpoint
 from anyband.pretrain.recipe import KnnRecipe
 from anyband.pretrain.watch import KnnWatch
@@ -73,17 +74,17 @@ def _score(
 def _scored_by_scikit_learn(
     checkpoint: Checkpoint, folder: Path, vector: Callable[[Features], torch.Tensor], *, seed: int
 ) -> float:
-    images = split(read_labelled(folder), val=0.1, test=0.2, seed=seed)
+    images = open_images(DataSpec(source=str(folder), sensors=("maxar-rgb",)), seed=seed)
     encoder = SensorEncoder(checkpoint).eval()
     options = EncodeOptions(img_size=checkpoint.config.encoder.img_size)
-    arrays = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in images.paths]
+    arrays = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in (folder / name for name in images.names)]
     with torch.no_grad():
         encoded = [encoder.encode(one, sensor="maxar-rgb", options=options) for one in arrays]
     features = np.stack([vector(one).numpy() for one in encoded])
     train, val = (np.array(images.splits) == part for part in ("train", "val"))
     oracle = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d) / 0.07), metric="cosine")
-    votes = oracle.fit(features[train], images.targets()[train]).predict_proba(features[val])
-    return metric_value("accuracy", images.targets()[val], votes)
+    votes = oracle.fit(features[train], images.targets[train]).predict_proba(features[val])
+    return metric_value("accuracy", images.targets[val], votes)
 
 
 @pytest.mark.parametrize(("seed", "recorded"), [(0, 0.6), (3, 1.0)])

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import yaml
 
-from anyband.labelled.open import open_task_data
+from anyband.labelled import open_task_data
 from anyband.labelled.samples import BlockSpec, DataSpec, SplitSpec, TaskData
 
 pytestmark = pytest.mark.real

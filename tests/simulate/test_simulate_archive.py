@@ -11,7 +11,8 @@ import rasterio
 
 from anyband.data.manifest import read_manifest
 from anyband.errors import GeometryError, InputError, OutputError
-from anyband.labelled.tables import read_labelled
+from anyband.labelled.samples import DataSpec
+from anyband.labelled.tables import list_samples
 from anyband.sensors.catalogue import get_sensor
 from anyband.simulate.archive import draw_preview, simulate
 from anyband.simulate.covers import cover_names
@@ -89,10 +90,10 @@ def test_labels_are_those_of_the_map(archive: Path) -> None:
 def test_each_sensor_has_a_table_of_labels_to_evaluate_on(archive: Path) -> None:
     of_place = {row["place"]: row["label"] for row in _rows(archive / "labels.csv")}
     for sensor in OPTIONS.sensors:
-        labelled = read_labelled(archive / f"labels_{sensor}.csv")
-        names = [labelled.classes[labels[0]] for labels in labelled.labels]
-        assert names == [of_place[path.parent.name] for path in labelled.paths]
-        assert all(sensor in path.name for path in labelled.paths)
+        samples = list_samples(DataSpec(source=str(archive / f"labels_{sensor}.csv"), sensors=(sensor,)))
+        paths = [path for one in samples for path in one.images[0].source.paths]
+        assert [one.label for one in samples] == [(of_place[path.parent.name],) for path in paths]
+        assert all(sensor in path.name for path in paths)
 
 
 def test_the_map_has_a_colour_for_each_class(archive: Path) -> None:

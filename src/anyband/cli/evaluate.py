@@ -176,7 +176,7 @@ def _recipe(arguments: argparse.Namespace) -> "TransferRecipe":
     """Read the recipe that is named, or make one from the options."""
     from anyband.errors import RecipeError
     from anyband.evaluate.recipe import load_transfer_recipe, transfer_recipe
-    from anyband.labelled.open import is_named
+    from anyband.labelled import is_named
 
     names = [word for word in arguments.words if "=" not in word]
     if len(names) > 1:

@@ -28,7 +28,7 @@ from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, Trans
 from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import evaluate
 from anyband.files import check_writable, whole_file
-from anyband.labelled.open import open_task_data
+from anyband.labelled import open_task_data
 from anyband.labelled.samples import DataSpec
 from anyband.pretrain.loop import pretrain
 from anyband.pretrain.recipe import PretrainRecipe, load_recipe

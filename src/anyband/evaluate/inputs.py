@@ -398,7 +398,7 @@ def _declared_spec(encoder: SensorEncoder, data: TaskData, sensor: Sensor, stati
         return _spec_of(encoder, sensor, _catalogue_statistics(sensor), "statistics of the catalogue")
     if statistics == "published":
         # Late: the table is read only where it is asked for.
-        from anyband.labelled.published.statistics import published_statistics_of
+        from anyband.labelled.published import published_statistics_of
 
         if data.statistics is None:
             raise InputError(

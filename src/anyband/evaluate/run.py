@@ -16,7 +16,7 @@ from anyband.evaluate.fitting import checkpoint_of
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import PROTOCOLS, Protocol, TransferRecipe
 from anyband.files import check_writable
-from anyband.labelled.open import open_task_data
+from anyband.labelled import open_task_data
 from anyband.labelled.samples import Sample, SampleImage, TaskData, TaskKind
 from anyband.models.checkpoint import checkpoint_hash, withhold_range
 from anyband.models.weight_files import locate

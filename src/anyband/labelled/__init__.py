@@ -1,0 +1,243 @@
+"""Labelled data: the door that opens them, and the checks that all of them pass."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from anyband.arrays import Array
+from anyband.data.store import Split
+from anyband.errors import InputError
+from anyband.labelled.samples import DENSE_KINDS, PARTIAL, DataSpec, Sample, TaskData
+from anyband.progress import progress
+from anyband.sensors.sensor import Sensor
+
+__all__ = ["check_task_data", "is_named", "open_task_data"]
+
+_TORCHGEO = "torchgeo:"
+
+
+def open_task_data(
+    spec: DataSpec, *, seed: int, download: bool = False, sensors: Mapping[str, Sensor] | None = None
+) -> TaskData:
+    """Find the samples of labelled data, their parts and targets; images are read later.
+
+    Args:
+        spec: which data, and how they are read.
+        seed: of what is drawn: parts that nothing declares, label fractions.
+        download: whether a named data set may be fetched.
+        sensors: by name, beside those of the catalogue; folders and tables of whole images may name them.
+
+    Raises:
+        ManifestError: nothing is there, or a table, folder or list is wrong.
+        InputError: an empty part, a sample in two parts, or classes that can't be drawn by.
+    """
+    # Late: each kind of source has libraries of its own.
+    from anyband.labelled.splits import take_fraction
+
+    data = _opened(spec, seed=seed, download=download, sensors=sensors)
+    check_task_data(data, needs_validation=spec.split.val > 0)
+    return take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
+
+
+def is_named(source: str) -> bool:
+    """Tell whether a source is the name of a data set, and not a folder or file."""
+    from anyband.labelled.published import list_published
+
+    return source.startswith(_TORCHGEO) or (source in list_published() and not Path(source).exists())
+
+
+def _opened(spec: DataSpec, *, seed: int, download: bool, sensors: Mapping[str, Sensor] | None) -> TaskData:
+    if spec.source.startswith(_TORCHGEO):
+        from anyband.labelled.torchgeo import open_torchgeo
+
+        return open_torchgeo(spec, seed=seed, download=download)
+    if is_named(spec.source):
+        from anyband.labelled.published import open_published
+
+        return open_published(spec, seed=seed)
+    if spec.kind in DENSE_KINDS:
+        from anyband.labelled.maps import open_maps
+
+        return open_maps(spec, seed=seed)
+    from anyband.labelled.images import open_images
+
+    return open_images(spec, seed=seed, sensors=sensors)
+
+
+# chosen: as many names in a message as one reads.
+_NAMED = 5
+# chosen: comparing pixels of more pairs takes longer than a glance.
+_SHOWN_FROM = 50
+
+
+def check_task_data(data: TaskData, *, needs_validation: bool = True) -> None:
+    """Refuse data that no honest score can come from. Only samples whose contents may agree are read.
+
+    Args:
+        data: labelled samples.
+        needs_validation: whether an empty validation part is refused; an empty training or test part always is.
+
+    Raises:
+        InputError: an empty part; two samples of one name; targets that do not belong to the classes; fewer than two
+            classes; a class in validation or test that training lacks; or one file in two parts.
+    """
+    _check_names(data)
+    _check_parts(data, needs_validation=needs_validation)
+    _check_targets(data)
+    if data.kind in ("class", "labels"):
+        _check_classes_learned(data)
+    _check_contents(data)
+
+
+def _check_names(data: TaskData) -> None:
+    twice = [name for name, count in Counter(data.names).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"'{data.name}' has {len(twice)} names that several samples have, such as '{twice[0]}'; samples need names "
+            "of their own"
+        )
+
+
+def _check_parts(data: TaskData, *, needs_validation: bool) -> None:
+    counts = data.num_samples
+    roles = {"train": "learn from", "val": "choose by", "test": "report"}
+    needed: list[Split] = ["train", "val", "test"] if needs_validation else ["train", "test"]
+    for part in needed:
+        if counts[part] == 0:
+            found = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise InputError(
+                f"'{data.name}' has no sample in part '{part}' to {roles[part]} (samples: {found}); declare some in a "
+                "column `split` or in lists, or have them drawn by `split.val` and `split.test`"
+            )
+
+
+def _check_targets(data: TaskData) -> None:
+    targets = data.targets
+    if data.is_dense or targets is None:
+        if data.is_dense and targets is None:
+            return
+        has = "no" if targets is None else "a"
+        raise InputError(
+            f"'{data.name}' has kind '{data.kind}' and {has} number or class for each sample; the two disagree"
+        )
+    if data.kind == "number":
+        _check_numbers(data, targets)
+        return
+    if data.kind == "labels":
+        if targets.shape[1:] != (len(data.classes),) or targets.dtype != bool:
+            raise InputError(
+                f"'{data.name}' has {len(data.classes)} classes and labels of shape {targets.shape}; each sample needs "
+                "to say of each class whether it holds"
+            )
+        if not data.classes:
+            raise InputError(f"'{data.name}' has no classes")
+        return
+    _check_class_numbers(data, targets)
+
+
+def _check_numbers(data: TaskData, targets: Array) -> None:
+    if targets.dtype.kind != "f" or targets.ndim != 1:
+        raise InputError(f"'{data.name}' has kind 'number' and targets of type {targets.dtype}, shape {targets.shape}")
+    wrong = np.flatnonzero(~np.isfinite(targets))
+    if len(wrong):
+        raise InputError(
+            f"{len(wrong)} samples of '{data.name}' have a number that is not finite, the first is "
+            f"'{data.names[wrong[0]]}' with {targets[wrong[0]]}; leave them out"
+        )
+    train = targets[data.part("train")]
+    if len(train) > 1 and np.ptp(train) == 0:
+        raise InputError(f"all {len(train)} training samples of '{data.name}' have the number {train[0]:g}")
+
+
+def _check_class_numbers(data: TaskData, targets: Array) -> None:
+    if targets.dtype.kind not in "iu" or targets.ndim != 1:
+        raise InputError(f"'{data.name}' has kind 'class' and targets of type {targets.dtype}, shape {targets.shape}")
+    wrong = np.flatnonzero((targets < 0) | (targets >= len(data.classes)))
+    if len(wrong):
+        raise InputError(
+            f"{len(wrong)} samples of '{data.name}' have a class number outside 0 to {len(data.classes) - 1}, the "
+            f"first is '{data.names[wrong[0]]}' with {targets[wrong[0]]}"
+        )
+    seen = np.unique(targets)
+    if len(seen) < 2:
+        only = f"only '{data.classes[seen[0]]}'" if len(seen) else "none"
+        raise InputError(f"'{data.name}' needs samples of two classes at least, {only} is there")
+
+
+def _check_classes_learned(data: TaskData) -> None:
+    """Refuse a class that is asked for and was never shown."""
+    learned = _classes_in(data, "train")
+    parts: tuple[Split, ...] = ("val", "test")
+    for part in parts:
+        lacking = sorted(_classes_in(data, part) - learned)
+        if lacking:
+            names = _listed([data.classes[index] for index in lacking])
+            raise InputError(
+                f"{len(lacking)} of {len(data.classes)} classes are in part '{part}' of '{data.name}' and not in "
+                f"training: {names}; add training samples of them, or leave them out"
+            )
+
+
+def _classes_in(data: TaskData, part: Split) -> set[int]:
+    if data.targets is None:
+        return set()
+    targets = data.targets[data.part(part)]
+    found = np.flatnonzero(targets.any(axis=0)) if data.kind == "labels" else np.unique(targets)
+    return set(found.tolist())
+
+
+def _check_contents(data: TaskData) -> None:
+    """Refuse a file in two parts, by what is in it."""
+    twins = list(_twins(data))
+    found = []
+    with progress("compare samples", len(twins), shown=len(twins) > _SHOWN_FROM) as advance:
+        for first, second in twins:
+            if not data.contents[first].startswith(PARTIAL) or _pixels(data, first) == _pixels(data, second):
+                found.append((first, second))
+            advance(1)
+    if found:
+        pairs = [
+            f"'{data.names[first]}' ({data.splits[first]}) and '{data.names[second]}' ({data.splits[second]})"
+            for first, second in found
+        ]
+        raise InputError(
+            f"'{data.name}' has {len(found)} samples with the same content in two parts: {_listed(pairs)}; the test "
+            "would score what training saw: keep one of each, or both in one part"
+        )
+
+
+def _twins(data: TaskData) -> Iterable[tuple[int, int]]:
+    """Find samples of equal hash in different parts; samples of one place may share files and are left out."""
+    first_of: dict[str, dict[Split, int]] = {}
+    for sample, content in enumerate(data.contents):
+        if not content:
+            continue
+        seen = first_of.setdefault(content, {})
+        part = data.splits[sample]
+        other = next((one for name, one in seen.items() if name != part and not _same_place(data, one, sample)), None)
+        if other is not None:
+            yield other, sample
+        seen.setdefault(part, sample)
+
+
+def _same_place(data: TaskData, first: int, second: int) -> bool:
+    return bool(data.places) and data.places[first] == data.places[second]
+
+
+def _pixels(data: TaskData, sample: int) -> str:
+    """Hash all pixels of a sample, with its maps of labels."""
+    read: Sample = data.read(sample)
+    state = blake2b(digest_size=16)
+    arrays = [array for image in read.images for array in (image.dn, image.valid)]
+    arrays += [one for one in (read.class_map, read.number_map) if one is not None]
+    for array in arrays:
+        state.update(repr((array.shape, array.dtype.str)).encode() + np.ascontiguousarray(array).tobytes())
+    return state.hexdigest()
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = [name if name.startswith("'") else f"'{name}'" for name in names[:_NAMED]]
+    return ", ".join(quoted) + (f", … ({len(names)} in all)" if len(names) > _NAMED else "")

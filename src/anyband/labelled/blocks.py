@@ -1,8 +1,8 @@
-"""Blocks of ground as parts of a split."""
+"""Splits as blocks of ground."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
@@ -11,46 +11,39 @@ from anyband.arrays import Array, Bool, Int, Num
 from anyband.data.store import SPLITS, Split
 from anyband.errors import GeometryError, InputError
 from anyband.labelled.samples import BlockSpec, Sample, TaskData
+from anyband.labelled.splits import check_shares
 from anyband.progress import progress
 from anyband.randomness import permutation
 from anyband.rasters.grid import IDENTITY, Grid, same_crs, to_pixels
 
 __all__ = [
     "Block",
-    "BlockAxis",
     "BlockLabels",
-    "DrawnBlocks",
+    "Draw",
     "axis_of",
     "blocked",
     "draw_blocks",
     "kept_regions",
-    "neighbour_parts",
+    "neighbour_splits",
 ]
 
 Block = tuple[int, int, int]
 """(place, row of blocks, column of blocks); rows and columns count from the first pixel of the place's first sample."""
 
 _NONE, _TRAIN, _VAL, _TEST = -1, 0, 1, 2
-# chosen: a class in a tenth of the blocks is in each of three parts of ten blocks in one draw of about ten.
+# chosen: a class in a tenth of the blocks is in each of three splits of ten blocks in one draw of about ten.
 _NUM_DRAWS = 256
 _STEPS = (-1, 0, 1)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class BlockAxis:
-    """Where a run of pixels lies among blocks, along one axis."""
+def axis_of(start: int, size: int, blocks: BlockSpec) -> tuple[Int[Array, " pixel"], Int[Array, " pixel"]]:
+    """Find the row (or column) of blocks of pixels `start` to `start + size`, and which of its block's three strips.
 
-    block: Int[Array, " pixel"]
-    """Row or column of blocks of each pixel."""
-    region: Int[Array, " pixel"]
-    """0, 1 or 2: which of the three strips of its block; see `_strip_flags`."""
-
-
-def axis_of(start: int, size: int, blocks: BlockSpec) -> BlockAxis:
-    """Find the blocks of pixels `start` to `start + size`, and the strips that the buffer cuts blocks into."""
+    The buffer cuts blocks into strips, 0 to 2; see `_strip_flags`.
+    """
     block, inside = np.divmod(np.arange(start, start + size), blocks.size_px)
     low, high = sorted((blocks.buffer_px, blocks.size_px - blocks.buffer_px))
-    return BlockAxis(block=block, region=(inside >= low).astype(np.int64) + (inside >= high))
+    return block, (inside >= low).astype(np.int64) + (inside >= high)
 
 
 def _strip_flags(blocks: BlockSpec) -> tuple[tuple[bool, bool], ...]:
@@ -62,20 +55,20 @@ def _strip_flags(blocks: BlockSpec) -> tuple[tuple[bool, bool], ...]:
     return (True, False), (both, both), (False, True)
 
 
-def neighbour_parts(found: Sequence[Block], parts: Mapping[Block, int]) -> Int[Array, "block 3 3"]:
-    """Look up the parts of each block (in the middle) and its eight neighbours; −1 where there is none."""
+def neighbour_splits(found: Sequence[Block], splits: Mapping[Block, int]) -> Int[Array, "block 3 3"]:
+    """Look up the splits of each block (in the middle) and its eight neighbours; −1 where there is none."""
     around = [
-        [[parts.get((place, row + down, col + right), _NONE) for right in _STEPS] for down in _STEPS]
+        [[splits.get((place, row + down, col + right), _NONE) for right in _STEPS] for down in _STEPS]
         for place, row, col in found
     ]
     return np.array(around, dtype=np.int64).reshape(-1, 3, 3)
 
 
 def kept_regions(around: Int[Array, "block 3 3"], blocks: BlockSpec) -> Bool[Array, "block 3 3"]:
-    """Tell which regions of each block keep their labels: those with no block of a later part within the buffer.
+    """Tell which regions of each block keep their labels: those with no block of a later split within the buffer.
 
     Args:
-        around: parts of each block and its neighbours.
+        around: splits of each block and its neighbours.
         blocks: edge and buffer.
     """
     own = around[:, 1, 1]
@@ -90,25 +83,18 @@ def kept_regions(around: Int[Array, "block 3 3"], blocks: BlockSpec) -> Bool[Arr
     return kept
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DrawnBlocks:
-    """A draw, and what it gives each part."""
-
-    parts: dict[Block, int]
-    """Part of each block with labels, as position in `SPLITS`."""
-    counts: Int[Array, "part class"]
-    """Labelled pixels of each part after the buffer."""
-    totals: Int[Array, " class"]
-    """Of all blocks, before it."""
+Draw = tuple[dict[Block, int], Int[Array, "split class"], Int[Array, " class"]]
+"""Split of each block with labels, as position in `SPLITS`; labelled pixels of each split after the buffer; and those
+of all blocks before it."""
 
 
 def draw_blocks(
     counts: Mapping[Block, Int[Array, "3 3 class"]], blocks: BlockSpec, *, shares: Mapping[Split, float], seed: int
-) -> DrawnBlocks:
+) -> Draw:
     """Make many draws and take the best; the first of equals.
 
-    A draw is the better: the fewer classes of validation and test training lacks; then the fewer classes any part
-    lacks; then the nearer each part's share of each class is to the part's.
+    A draw is the better: the fewer classes of validation and test training lacks; then the fewer classes any split
+    lacks; then the nearer each split's share of each class is to the split's.
 
     Args:
         counts: labelled pixels of each region and class of each block that has labels.
@@ -117,20 +103,19 @@ def draw_blocks(
         seed: of the draws.
 
     Raises:
-        InputError: fewer blocks than parts.
+        InputError: fewer blocks than splits.
     """
     found = sorted(counts)
-    sizes = {part: max(1, round(shares[part] * len(found))) if shares[part] else 0 for part in SPLITS[1:]}
+    sizes = {split: max(1, round(shares[split] * len(found))) if shares[split] else 0 for split in SPLITS[1:]}
     if sum(sizes.values()) >= len(found):
-        num_parts = 1 + sum(size > 0 for size in sizes.values())
         raise InputError(
-            f"{len(found)} blocks of {blocks.size_px} × {blocks.size_px} pixels have labels, too few for {num_parts} "
-            "parts; choose a smaller `split.blocks.size_px`"
+            f"{len(found)} blocks of {blocks.size_px} × {blocks.size_px} pixels have labels, too few for "
+            f"{1 + sum(size > 0 for size in sizes.values())} splits; choose a smaller `split.blocks.size_px`"
         )
     labelled = np.stack([counts[block] for block in found])
     draws = (_draw(found, labelled, blocks, sizes=sizes, seed=seed, number=number) for number in range(_NUM_DRAWS))
-    asked = np.array([1 - sum(shares.values()), shares["val"], shares["test"]])
-    return min(draws, key=lambda draw: _badness(draw, asked))
+    wanted = np.array([1 - sum(shares.values()), shares["val"], shares["test"]])
+    return min(draws, key=lambda draw: _badness(draw, wanted))
 
 
 def _draw(
@@ -141,24 +126,25 @@ def _draw(
     sizes: Mapping[Split, int],
     seed: int,
     number: int,
-) -> DrawnBlocks:
+) -> Draw:
     order = permutation(seed, step=number, purpose="spatial blocks", size=len(found))
-    part_of = np.full(len(found), _TRAIN)
-    part_of[order[: sizes["test"]]] = _TEST
-    part_of[order[sizes["test"] : sizes["test"] + sizes["val"]]] = _VAL
-    parts = dict(zip(found, part_of.tolist(), strict=True))
-    kept = kept_regions(neighbour_parts(found, parts), blocks)
+    split_of = np.full(len(found), _TRAIN)
+    split_of[order[: sizes["test"]]] = _TEST
+    split_of[order[sizes["test"] : sizes["test"] + sizes["val"]]] = _VAL
+    splits = dict(zip(found, split_of.tolist(), strict=True))
+    kept = kept_regions(neighbour_splits(found, splits), blocks)
     of_blocks = (labelled * kept[..., None]).sum(axis=(1, 2))
-    counts = np.stack([of_blocks[part_of == part].sum(axis=0) for part in range(len(SPLITS))])
-    return DrawnBlocks(parts=parts, counts=counts, totals=labelled.sum(axis=(0, 1, 2)))
+    counts = np.stack([of_blocks[split_of == split].sum(axis=0) for split in range(len(SPLITS))])
+    return splits, counts, labelled.sum(axis=(0, 1, 2))
 
 
-def _badness(draw: DrawnBlocks, asked: Array) -> tuple[int, int, float]:
-    occurs, has = draw.totals > 0, draw.counts > 0
+def _badness(draw: Draw, wanted: Array) -> tuple[int, int, float]:
+    _, counts, totals = draw
+    occurs, has = totals > 0, counts > 0
     unlearned = int((has[1:].any(axis=0) & ~has[0]).sum())
-    lacking = int((occurs & ~has[asked > 0]).sum())
-    shares = draw.counts[:, occurs] / draw.totals[occurs]
-    return unlearned, lacking, float(np.abs(shares - asked[:, None]).sum())
+    lacking = int((occurs & ~has[wanted > 0]).sum())
+    shares = counts[:, occurs] / totals[occurs]
+    return unlearned, lacking, float(np.abs(shares - wanted[:, None]).sum())
 
 
 BlockLabels = Callable[[int], tuple[Num[Array, "row col"], Grid]]
@@ -170,31 +156,17 @@ _SHIFT_PX = 0.05
 _SHOWN_FROM = 20
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Lying:
-    """Where a sample lies among the blocks of its place."""
-
-    place: int
-    """Number of its place."""
-    corner: tuple[int, int]
-    """Its first pixel, in pixels from that of the place's first sample."""
-    size: tuple[int, int]
-    """Rows and columns."""
-    counts: dict[Block, Int[Array, "3 3 class"]]
-    """Labelled pixels of each block, by region and class."""
-
-
 def blocked(
     data: TaskData, blocks: BlockSpec, *, val: float, test: float, seed: int, labels: BlockLabels | None = None
 ) -> TaskData:
-    """Divide the ground of each place into blocks, and draw their parts.
+    """Divide the ground of each place into blocks, and draw their splits.
 
     Many draws are made from the seed and the best is taken: that lacks fewest classes of validation and test in
-    training, then lacks fewest classes in any part, then comes nearest to the shares in every class. Labels that the
+    training, then lacks fewest classes in any split, then comes nearest to the shares in every class. Labels that the
     buffer takes away do not count.
 
     Args:
-        data: maps of labels; its parts are left aside.
+        data: maps of labels; its splits are left aside.
         blocks: edge and buffer, pixels of the first image.
         val: share of validation.
         test: share of test.
@@ -202,18 +174,11 @@ def blocked(
         labels: reads labels without images; None: by `data.read`.
 
     Raises:
-        InputError: no maps, a part that would have no labels, a class that training would lack, or wrong sizes.
+        InputError: no maps, a split that would have no labels, a class that training would lack, or wrong sizes.
         GeometryError: the first images of a place do not lie on one grid.
     """
     _check(data, blocks, val=val, test=test)
-    lying = _survey(data, blocks, labels or _labels_by_reading(data))
-    totals: dict[Block, Array] = {}
-    for one in lying:
-        for block, counts in one.counts.items():
-            totals[block] = totals[block] + counts if block in totals else counts
-    drawn = draw_blocks(totals, blocks, shares={"val": val, "test": test}, seed=seed)
-    _check_drawn(drawn, data, blocks, asked=(True, val > 0, test > 0))
-    return _divided(data, blocks, lying, drawn)
+    return _Divided(data, blocks, shares={"val": val, "test": test}, seed=seed, labels=labels).task_data()
 
 
 def _check(data: TaskData, blocks: BlockSpec, *, val: float, test: float) -> None:
@@ -224,39 +189,164 @@ def _check(data: TaskData, blocks: BlockSpec, *, val: float, test: float) -> Non
             f"split.blocks needs size_px of 1 or more and buffer_px from 0 to it, found size_px {blocks.size_px} and "
             f"buffer_px {blocks.buffer_px}"
         )
-    if not (val >= 0 and test >= 0 and val + test < 1):
-        raise InputError(f"shares must be 0 or more and leave some to learn from, found val {val:g}, test {test:g}")
+    check_shares(val, test)
 
 
-def _labels_by_reading(data: TaskData) -> BlockLabels:
-    def labels(index: int) -> tuple[Array, Grid]:
-        sample = data.read(index)
+class _Divided:
+    """Data whose ground is divided: where each sample lies among the blocks of its place, and the blocks' splits."""
+
+    def __init__(
+        self,
+        data: TaskData,
+        blocks: BlockSpec,
+        *,
+        shares: Mapping[Split, float],
+        seed: int,
+        labels: BlockLabels | None,
+    ) -> None:
+        """Read all labels once, count them by block, and draw."""
+        self.data, self.blocks = data, blocks
+        places = data.places or data.names
+        number = {place: index for index, place in enumerate(dict.fromkeys(places))}
+        self.place_of = [number[place] for place in places]
+        # First pixel of each sample, in pixels from that of its place's first sample; and its rows and columns.
+        self.corners: list[tuple[int, int]] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.counts: list[dict[Block, Int[Array, "3 3 class"]]] = []
+        firsts: dict[str, tuple[str, Grid]] = {}
+        totals: dict[Block, Array] = {}
+        with progress("divide into blocks", len(data), shown=len(data) > _SHOWN_FROM) as advance:
+            for index, place in enumerate(places):
+                found, grid = (labels or self._read_labels)(index)
+                first_name, first = firsts.setdefault(place, (data.names[index], grid))
+                self.corners.append(_corner(grid, first, names=(data.names[index], first_name)))
+                self.sizes.append((found.shape[0], found.shape[1]))
+                numbers = found if data.kind == "class_map" else np.where(np.isfinite(found), 0, -1)
+                self.counts.append(self._counted(index, numbers))
+                for block, counts in self.counts[-1].items():
+                    totals[block] = totals[block] + counts if block in totals else counts
+                advance(1)
+        self.splits, self.drawn, self.totals = draw_blocks(totals, blocks, shares=shares, seed=seed)
+        self._check_drawn([True, shares["val"] > 0, shares["test"] > 0])
+
+    def _read_labels(self, index: int) -> tuple[Array, Grid]:
+        sample = self.data.read(index)
         found = sample.class_map if sample.class_map is not None else sample.number_map
         if found is None:
-            raise InputError(f"sample '{data.names[index]}' has no map of labels")
+            raise InputError(f"sample '{self.data.names[index]}' has no map of labels")
         height, width = found.shape
         pixels = Grid(height=height, width=width, transform=IDENTITY, crs=None, gsd_m=1.0)
         return found, sample.images[0].grid or pixels
 
-    return labels
+    def _axes(self, index: int) -> list[tuple[Array, Array]]:
+        """Give block and strip of each row, and of each column, of a sample."""
+        corner, size = self.corners[index], self.sizes[index]
+        return [axis_of(start, length, self.blocks) for start, length in zip(corner, size, strict=True)]
 
+    def _counted(self, index: int, numbers: Num[Array, "row col"]) -> dict[Block, Int[Array, "3 3 class"]]:
+        (row_of, row_strip), (col_of, col_strip) = self._axes(index)
+        found: dict[Block, Array] = {}
+        for row in np.unique(row_of):
+            for col in np.unique(col_of):
+                down, right = row_of == row, col_of == col
+                inside = numbers[down][:, right].astype(np.int64)
+                known = inside >= 0
+                if not known.any():
+                    continue
+                counts = np.zeros((3, 3, max(1, len(self.data.classes))), dtype=np.int64)
+                strips = np.broadcast_arrays(row_strip[down][:, None], col_strip[right][None, :])
+                np.add.at(counts, (strips[0][known], strips[1][known], inside[known]), 1)
+                found[self.place_of[index], int(row), int(col)] = counts
+        return found
 
-def _survey(data: TaskData, blocks: BlockSpec, labels: BlockLabels) -> list[_Lying]:
-    """Read all labels once, and count them by block."""
-    places = data.places or data.names
-    number = {place: index for index, place in enumerate(dict.fromkeys(places))}
-    firsts: dict[str, tuple[str, Grid]] = {}
-    lying = []
-    with progress("divide into blocks", len(data), shown=len(data) > _SHOWN_FROM) as advance:
-        for index, place in enumerate(places):
-            found, grid = labels(index)
-            first_name, first = firsts.setdefault(place, (data.names[index], grid))
-            corner = _corner(grid, first, names=(data.names[index], first_name))
-            numbers = found if data.kind == "class_map" else np.where(np.isfinite(found), 0, -1)
-            counts = _counted(numbers, number[place], corner, blocks, num_classes=max(1, len(data.classes)))
-            lying.append(_Lying(place=number[place], corner=corner, size=found.shape, counts=counts))
-            advance(1)
-    return lying
+    def _check_drawn(self, wanted: Sequence[bool]) -> None:
+        data, blocks, has = self.data, self.blocks, self.drawn > 0
+        for split, name in enumerate(SPLITS):
+            if wanted[split] and not has[split].any():
+                raise InputError(
+                    f"split '{name}' of '{data.name}' keeps no label of {len(self.splits)} blocks of {blocks.size_px} "
+                    f"pixels beside a buffer of {blocks.buffer_px}; choose a smaller `buffer_px`, a smaller `size_px`, "
+                    "or a smaller share of validation and test"
+                )
+        unlearned = np.flatnonzero(has[1:].any(axis=0) & ~has[0])
+        if len(unlearned):
+            names = ", ".join(f"'{data.classes[index]}'" for index in unlearned)
+            raise InputError(
+                f"no draw of {len(self.splits)} blocks of '{data.name}' has training labels of {names} where "
+                "validation or test has them; choose smaller blocks or a smaller buffer, or list the value in `ignore`"
+            )
+
+    def task_data(self) -> TaskData:
+        """Make a sample of each split that a sample has labels of."""
+        data = self.data
+        members = [
+            (index, split)
+            for index in range(len(data))
+            for split in range(len(SPLITS))
+            if self._num_labels(index, split)
+        ]
+        blocks = f"BlockSpec(size_px={self.blocks.size_px}, buffer_px={self.blocks.buffer_px})"
+        words = f"{data.fingerprint} {blocks} {members} {sorted(self.splits.items())}"
+        fingerprint = blake2b(words.encode(), digest_size=8).hexdigest()
+        taken = data.take([index for index, _ in members], fingerprint=fingerprint)
+        return replace(
+            taken,
+            names=tuple(f"{data.names[index]} [{SPLITS[split]}]" for index, split in members),
+            splits=tuple(SPLITS[split] for _, split in members),
+            # Splits of one image share its files: they must be seen to be of one place.
+            places=taken.places or taken.names,
+            read=lambda position: self._read(*members[position]),
+            regions=lambda position: self._regions(members[position][0]),
+            notes=(*data.notes, *self._notes()),
+        )
+
+    def _num_labels(self, index: int, split: int) -> int:
+        counts = self.counts[index]
+        found = [block for block in counts if self.splits[block] == split]
+        kept = kept_regions(neighbour_splits(found, self.splits), self.blocks)
+        return sum(int(counts[block][one].sum()) for block, one in zip(found, kept, strict=True))
+
+    def _read(self, index: int, split: int) -> Sample:
+        sample, kept = self.data.read(index), self._kept(index, split)
+        if sample.class_map is not None:
+            return replace(sample, class_map=np.where(kept, sample.class_map, -1))
+        number_map = sample.number_map if sample.number_map is not None else np.full(kept.shape, np.nan)
+        return replace(sample, number_map=np.where(kept, number_map, np.nan))
+
+    def _kept(self, index: int, split: int) -> Bool[Array, "row col"]:
+        """Tell which pixels of a sample are labelled in a split."""
+        (rows, row_strip), (cols, col_strip) = self._axes(index)
+        row_of, col_of = rows - rows[0], cols - cols[0]
+        shape = int(row_of[-1]) + 1, int(col_of[-1]) + 1
+        place = self.place_of[index]
+        found = [(place, int(rows[0]) + row, int(cols[0]) + col) for row, col in np.ndindex(*shape)]
+        kept = kept_regions(neighbour_splits(found, self.splits), self.blocks)
+        is_split = np.array([self.splits.get(block, _NONE) == split for block in found])
+        kept = (kept & is_split[:, None, None]).reshape(*shape, 3, 3)
+        return np.asarray(kept[row_of[:, None], col_of[None, :], row_strip[:, None], col_strip[None, :]])
+
+    def _regions(self, index: int) -> Int[Array, "row col"]:
+        """Number the blocks that pixels lie in; −1 where no label of the place lies."""
+        place = self.place_of[index]
+        number = {block: at for at, block in enumerate(sorted(one for one in self.splits if one[0] == place))}
+        (rows, _), (cols, _) = self._axes(index)
+        found = [[number.get((place, int(row), int(col)), -1) for col in np.unique(cols)] for row in np.unique(rows)]
+        return np.asarray(np.array(found)[rows - rows[0]][:, cols - cols[0]], dtype=np.int64)
+
+    def _notes(self) -> list[str]:
+        data, blocks, sizes = self.data, self.blocks, Counter(self.splits.values())
+        counts = ", ".join(f"{name} {sizes[split]}" for split, name in enumerate(SPLITS))
+        num_places = len({place for place, _, _ in self.splits})
+        notes = [
+            f"splits are blocks of {blocks.size_px} × {blocks.size_px} pixels with a buffer of {blocks.buffer_px} "
+            f"({counts}) in {num_places} place{'s' * (num_places != 1)}, each in all splits; scores say nothing of "
+            "other places"
+        ]
+        for split, name in enumerate(SPLITS):
+            lacks = np.flatnonzero((self.totals > 0) & (self.drawn[split] == 0))
+            if sizes[split] and len(lacks) and data.classes:
+                notes.append(f"split '{name}' has no labels of {', '.join(data.classes[index] for index in lacks)}")
+        return notes
 
 
 def _corner(grid: Grid, first: Grid, *, names: tuple[str, str]) -> tuple[int, int]:
@@ -273,111 +363,3 @@ def _corner(grid: Grid, first: Grid, *, names: tuple[str, str]) -> tuple[int, in
             "grid, or declare a `place` of its own for each grid"
         )
     return int(whole[0]), int(whole[1])
-
-
-def _counted(
-    numbers: Num[Array, "row col"], place: int, corner: tuple[int, int], blocks: BlockSpec, *, num_classes: int
-) -> dict[Block, Int[Array, "3 3 class"]]:
-    rows, cols = (axis_of(start, size, blocks) for start, size in zip(corner, numbers.shape, strict=True))
-    found: dict[Block, Array] = {}
-    for row in np.unique(rows.block):
-        for col in np.unique(cols.block):
-            down, right = rows.block == row, cols.block == col
-            inside = numbers[down][:, right].astype(np.int64)
-            known = inside >= 0
-            if not known.any():
-                continue
-            counts = np.zeros((3, 3, num_classes), dtype=np.int64)
-            regions = np.broadcast_arrays(rows.region[down][:, None], cols.region[right][None, :])
-            np.add.at(counts, (regions[0][known], regions[1][known], inside[known]), 1)
-            found[place, int(row), int(col)] = counts
-    return found
-
-
-def _check_drawn(drawn: DrawnBlocks, data: TaskData, blocks: BlockSpec, *, asked: tuple[bool, bool, bool]) -> None:
-    has = drawn.counts > 0
-    for part, name in enumerate(SPLITS):
-        if asked[part] and not has[part].any():
-            raise InputError(
-                f"part '{name}' of '{data.name}' keeps no label of {len(drawn.parts)} blocks of {blocks.size_px} "
-                f"pixels beside a buffer of {blocks.buffer_px}; choose a smaller `buffer_px`, a smaller `size_px`, or "
-                "a smaller share of validation and test"
-            )
-    unlearned = np.flatnonzero(has[1:].any(axis=0) & ~has[0])
-    if len(unlearned):
-        names = ", ".join(f"'{data.classes[index]}'" for index in unlearned)
-        raise InputError(
-            f"no draw of {len(drawn.parts)} blocks of '{data.name}' has training labels of {names} where validation or "
-            "test has them; choose smaller blocks or a smaller buffer, or list the value in `ignore`"
-        )
-
-
-def _divided(data: TaskData, blocks: BlockSpec, lying: list[_Lying], drawn: DrawnBlocks) -> TaskData:
-    members = [
-        (index, part)
-        for index, one in enumerate(lying)
-        for part in range(len(SPLITS))
-        if _num_labels(one, part, blocks, drawn)
-    ]
-    words = f"{data.fingerprint} {blocks} {members} {sorted(drawn.parts.items())}"
-    taken = data.take([index for index, _ in members], fingerprint=blake2b(words.encode(), digest_size=8).hexdigest())
-    return replace(
-        taken,
-        names=tuple(f"{data.names[index]} [{SPLITS[part]}]" for index, part in members),
-        splits=tuple(SPLITS[part] for _, part in members),
-        # Parts of one image share its files: they must be seen to be of one place.
-        places=taken.places or taken.names,
-        read=lambda position: _read(data, members[position], lying[members[position][0]], blocks, drawn),
-        regions=lambda position: _regions(lying[members[position][0]], blocks, drawn),
-        notes=(*data.notes, *_notes(data, blocks, drawn)),
-    )
-
-
-def _num_labels(lying: _Lying, part: int, blocks: BlockSpec, drawn: DrawnBlocks) -> int:
-    found = [block for block in lying.counts if drawn.parts[block] == part]
-    kept = kept_regions(neighbour_parts(found, drawn.parts), blocks)
-    return sum(int(lying.counts[block][one].sum()) for block, one in zip(found, kept, strict=True))
-
-
-def _read(data: TaskData, member: tuple[int, int], lying: _Lying, blocks: BlockSpec, drawn: DrawnBlocks) -> Sample:
-    sample = data.read(member[0])
-    kept = _kept(lying, member[1], blocks, drawn)
-    if sample.class_map is not None:
-        return replace(sample, class_map=np.where(kept, sample.class_map, -1))
-    number_map = sample.number_map if sample.number_map is not None else np.full(kept.shape, np.nan)
-    return replace(sample, number_map=np.where(kept, number_map, np.nan))
-
-
-def _regions(lying: _Lying, blocks: BlockSpec, drawn: DrawnBlocks) -> Int[Array, "row col"]:
-    """Number the blocks that pixels lie in; −1 where no label of the place lies."""
-    number = {block: index for index, block in enumerate(sorted(one for one in drawn.parts if one[0] == lying.place))}
-    rows, cols = (axis_of(start, size, blocks).block for start, size in zip(lying.corner, lying.size, strict=True))
-    found = [[number.get((lying.place, int(row), int(col)), -1) for col in np.unique(cols)] for row in np.unique(rows)]
-    return np.asarray(np.array(found)[rows - rows[0]][:, cols - cols[0]], dtype=np.int64)
-
-
-def _kept(lying: _Lying, part: int, blocks: BlockSpec, drawn: DrawnBlocks) -> Bool[Array, "row col"]:
-    """Tell which pixels of a sample are labelled in a part."""
-    rows, cols = (axis_of(start, size, blocks) for start, size in zip(lying.corner, lying.size, strict=True))
-    row_of, col_of = rows.block - rows.block[0], cols.block - cols.block[0]
-    shape = int(row_of[-1]) + 1, int(col_of[-1]) + 1
-    found = [(lying.place, int(rows.block[0]) + row, int(cols.block[0]) + col) for row, col in np.ndindex(*shape)]
-    kept = kept_regions(neighbour_parts(found, drawn.parts), blocks)
-    is_part = np.array([drawn.parts.get(block, -1) == part for block in found])
-    kept = (kept & is_part[:, None, None]).reshape(*shape, 3, 3)
-    return np.asarray(kept[row_of[:, None], col_of[None, :], rows.region[:, None], cols.region[None, :]])
-
-
-def _notes(data: TaskData, blocks: BlockSpec, drawn: DrawnBlocks) -> list[str]:
-    sizes = Counter(drawn.parts.values())
-    said = ", ".join(f"{name} {sizes[part]}" for part, name in enumerate(SPLITS))
-    num_places = len({place for place, _, _ in drawn.parts})
-    notes = [
-        f"parts are blocks of {blocks.size_px} × {blocks.size_px} pixels with a buffer of {blocks.buffer_px} ({said}) "
-        f"in {num_places} place{'s' * (num_places != 1)}, each in all parts; scores say nothing of other places"
-    ]
-    for part, name in enumerate(SPLITS):
-        lacks = np.flatnonzero((drawn.totals > 0) & (drawn.counts[part] == 0))
-        if sizes[part] and len(lacks) and data.classes:
-            notes.append(f"part '{name}' has no labels of {', '.join(data.classes[index] for index in lacks)}")
-    return notes

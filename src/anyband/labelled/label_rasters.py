@@ -1,27 +1,25 @@
-"""Label maps from rasters and polygons."""
+"""Labels of pixels from rasters and polygons."""
 
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.errors import GeometryError, InputError, ManifestError, RasterError, nearest_name
+from anyband.labelled.tables import LabelFile
 from anyband.rasters.grid import IDENTITY, Grid, Window, same_crs
 from anyband.rasters.reader import Sheet, open_sheet
 
 __all__ = [
-    "ClassTable",
     "LabelPixels",
-    "LabelRaster",
-    "Labels",
     "PolygonLabels",
     "check_values",
-    "class_table",
+    "class_names",
+    "read_labels",
     "read_polygons",
     "to_class_map",
     "to_number_map",
@@ -35,97 +33,54 @@ _NAMED_VALUES = 8
 _NAMED_CLASSES = 20
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LabelPixels:
-    """Labels of a window, as stored."""
-
-    values: Num[Array, "row col"]
-    """What is stored; means nothing where not known."""
-    known: Bool[Array, "row col"]
-    """Where there is a label."""
+LabelPixels = tuple[Num[Array, "row col"], Bool[Array, "row col"]]
+"""Labels of a window as stored, and where there is one; elsewhere what is stored means nothing."""
 
 
-@runtime_checkable
-class Labels(Protocol):
-    """Where the labels of an image come from: a raster, or polygons."""
+def read_labels(file: LabelFile, grid: Grid, window: Window, *, image: str) -> LabelPixels:
+    """Read the labels of a window from a raster with a value for each pixel of an image.
 
-    @property
-    def path(self) -> Path:
-        """File."""
+    Args:
+        file: the raster.
+        grid: of the image.
+        window: of the grid.
+        image: for messages.
 
-    @property
-    def settings(self) -> tuple[object, ...]:
-        """What is said of the file that changes its labels."""
+    Raises:
+        RasterError: the file can't be read, or doesn't say which of its bands has the labels.
+        GeometryError: it lies on another grid.
+    """
+    with closing(open_sheet(file.path)) as sheet:
+        position = _position(sheet, file.variable)
+        _check_grid(sheet, grid, image)
+        stored, with_data = sheet.read([position], window)
+        values = stored[0]
+        known = np.ones(values.shape, dtype=bool) if with_data is None else with_data[0].copy()
+        nodata = sheet.nodata[position] if file.nodata is None else file.nodata
+    if values.dtype.kind == "f":
+        known &= np.isfinite(values)
+    if nodata is not None and not math.isnan(nodata):
+        known &= values != nodata
+    return values, known
 
-    def read(self, grid: Grid, window: Window, *, image: str) -> LabelPixels:
-        """Give the labels of a window of an image.
 
-        Args:
-            grid: of the image.
-            window: of the grid.
-            image: for messages.
-        """
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelRaster:
-    """A file with a value for each pixel of an image."""
-
-    path: Path
-    """File."""
-    variable: str = ""
-    """Variable, band name or number from 1, where the file has several; empty: its only one."""
-    nodata: float | None = None
-    """Value that means "no label", instead of the file's own; None: the file's."""
-
-    @property
-    def settings(self) -> tuple[object, ...]:
-        """What is said of the file that changes its labels."""
-        return self.variable, self.nodata
-
-    def read(self, grid: Grid, window: Window, *, image: str) -> LabelPixels:
-        """Read the labels of a window.
-
-        Args:
-            grid: of the image.
-            window: of the grid.
-            image: for messages.
-
-        Raises:
-            RasterError: the file can't be read, or doesn't say which of its bands has the labels.
-            GeometryError: it lies on another grid.
-        """
-        with closing(open_sheet(self.path)) as sheet:
-            position = self._position(sheet)
-            _check_grid(sheet, grid, image)
-            stored, with_data = sheet.read([position], window)
-            values = stored[0]
-            known = np.ones(values.shape, dtype=bool) if with_data is None else with_data[0].copy()
-            nodata = sheet.nodata[position] if self.nodata is None else self.nodata
-        if values.dtype.kind == "f":
-            known &= np.isfinite(values)
-        if nodata is not None and not math.isnan(nodata):
-            known &= values != nodata
-        return LabelPixels(values=values, known=known)
-
-    def _position(self, sheet: Sheet) -> int:
-        names = sheet.names
-        if not self.variable:
-            if len(names) == 1:
-                return 0
-            named = ", ".join(name for name in names if name) or f"{len(names)} without names"
-            raise RasterError(
-                f"label raster '{self.path}' has {len(names)} bands ({named}); say which one by `label_variable`: "
-                "its name, or its number from 1"
-            )
-        if self.variable in names:
-            return names.index(self.variable)
-        if self.variable.isdigit() and 1 <= int(self.variable) <= len(names):
-            return int(self.variable) - 1
+def _position(sheet: Sheet, variable: str) -> int:
+    names = sheet.names
+    if not variable:
+        if len(names) == 1:
+            return 0
+        named = ", ".join(name for name in names if name) or f"{len(names)} without names"
         raise RasterError(
-            f"label raster '{self.path}' has no band '{self.variable}' ({', '.join(names)})"
-            f"{nearest_name(self.variable, names)}"
+            f"label raster '{sheet.path}' has {len(names)} bands ({named}); say which one by `label_variable`: "
+            "its name, or its number from 1"
         )
+    if variable in names:
+        return names.index(variable)
+    if variable.isdigit() and 1 <= int(variable) <= len(names):
+        return int(variable) - 1
+    raise RasterError(
+        f"label raster '{sheet.path}' has no band '{variable}' ({', '.join(names)}){nearest_name(variable, names)}"
+    )
 
 
 def _check_grid(sheet: Sheet, grid: Grid, image: str) -> None:
@@ -137,9 +92,9 @@ def _check_grid(sheet: Sheet, grid: Grid, image: str) -> None:
     if not same:
         raise GeometryError(
             f"label raster '{sheet.path}' and image '{image}' lie on different grids: the labels have "
-            f"{_said(sheet.crs, sheet.transform, sheet.height, sheet.width)}; the image has "
-            f"{_said(grid.crs, grid.transform, grid.height, grid.width)}. Labels have a value for each pixel of the "
-            f"image: resample them, for example by `rio warp LABELS NEW --like IMAGE --resampling nearest`"
+            f"{_described(sheet.crs, sheet.transform, sheet.height, sheet.width)}; the image has "
+            f"{_described(grid.crs, grid.transform, grid.height, grid.width)}. Labels have a value for each pixel of "
+            f"the image: resample them, for example by `rio warp LABELS NEW --like IMAGE --resampling nearest`"
         )
 
 
@@ -152,7 +107,7 @@ def _shift_px(sheet: Sheet, grid: Grid) -> float:
     return max(math.dist(labels.to_coordinates(*one), grid.to_coordinates(*one)) for one in corners) / pixel
 
 
-def _said(crs: str | None, transform: tuple[float, ...], height: int, width: int) -> str:
+def _described(crs: str | None, transform: tuple[float, ...], height: int, width: int) -> str:
     size = f"{height} × {width} pixels"
     if crs is None and transform == IDENTITY:
         return f"no georeference, {size}"
@@ -162,61 +117,42 @@ def _said(crs: str | None, transform: tuple[float, ...], height: int, width: int
     return f"{name or 'no CRS'}, {size} of {abs(a):.9g} × {abs(e):.9g}{turned} from ({c:.9g}, {f:.9g})"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassTable:
-    """Which stored value is which class."""
-
-    names: tuple[str, ...]
-    """Names of the classes; a class's number is its position."""
-    positions: Mapping[int, int]
-    """Value → class. Several values may be one class."""
-    ignore: tuple[int, ...] = ()
-    """Values that are no class."""
-
-    @property
-    def values(self) -> tuple[int, ...]:
-        """All values that mean something, ascending."""
-        return tuple(sorted(self.positions))
-
-
-def class_table(classes: Mapping[int, str], *, ignore: Sequence[int] = ()) -> ClassTable:
+def class_names(classes: Mapping[int, str], *, ignore: Sequence[int] = ()) -> tuple[str, ...]:
     """Number the classes in the order of their values; values of one name are one class.
 
-    Args:
-        classes: name of each value.
-        ignore: values that are no class.
-
     Raises:
-        InputError: a value is both.
+        InputError: a value is a class and to be ignored.
     """
     both = sorted(set(classes) & set(ignore))
     if both:
         raise InputError(f"value {both[0]} is class '{classes[both[0]]}' and to be ignored; take it out of one of them")
-    names = tuple(dict.fromkeys(classes[value] for value in sorted(classes)))
-    positions = {value: names.index(classes[value]) for value in sorted(classes)}
-    return ClassTable(names=names, positions=positions, ignore=tuple(ignore))
+    return tuple(dict.fromkeys(classes[value] for value in sorted(classes)))
 
 
-def to_class_map(pixels: LabelPixels, table: ClassTable, *, where: str) -> Int[Array, "row col"]:
+def to_class_map(
+    pixels: LabelPixels, classes: Mapping[int, str], *, ignore: Sequence[int] = (), where: str
+) -> Int[Array, "row col"]:
     """Turn values into class numbers; −1 where there is no label or the value is to be ignored.
 
     Args:
         pixels: as stored.
-        table: what the values mean.
+        classes: name of each value that is a class.
+        ignore: values that are none.
         where: for messages.
 
     Raises:
         InputError: values that mean nothing, or are not whole.
     """
     values = whole_values(pixels, where=where)
-    known = pixels.known & ~np.isin(values, table.ignore)
-    sorted_values = np.array(table.values, dtype=np.int64)
+    known = pixels[1] & ~np.isin(values, ignore)
+    sorted_values = np.array(sorted(classes), dtype=np.int64)
     places = np.minimum(np.searchsorted(sorted_values, values), len(sorted_values) - 1)
     foreign = known & (sorted_values[places] != values)
     if foreign.any():
         found, counts = np.unique(values[foreign], return_counts=True)
-        check_values(dict(zip(found.tolist(), counts.tolist(), strict=True)), table, where=where)
-    numbers = np.array([table.positions[value] for value in table.values], dtype=np.int64)
+        check_values(dict(zip(found.tolist(), counts.tolist(), strict=True)), classes, ignore=ignore, where=where)
+    names = class_names(classes)
+    numbers = np.array([names.index(classes[value]) for value in sorted(classes)], dtype=np.int64)
     return np.where(known, numbers[places], -1)
 
 
@@ -226,38 +162,41 @@ def whole_values(pixels: LabelPixels, *, where: str) -> Int[Array, "row col"]:
     Raises:
         InputError: a value has a fraction.
     """
-    values = pixels.values
+    values, known = pixels
     if values.dtype.kind == "f":
-        broken = pixels.known & (values != np.round(values))
+        broken = known & (values != np.round(values))
         if broken.any():
             raise InputError(
                 f"{where} has values that are no class numbers, such as {values[broken][0]:g} at "
                 f"{_pixels(int(broken.sum()))}; for maps of numbers use `kind: number_map`"
             )
-    return np.where(pixels.known, values, 0).astype(np.int64)
+    return np.where(known, values, 0).astype(np.int64)
 
 
-def check_values(counts: Mapping[int, int], table: ClassTable, *, where: str) -> None:
+def check_values(
+    counts: Mapping[int, int], classes: Mapping[int, str], *, ignore: Sequence[int] = (), where: str
+) -> None:
     """See that every value is a class or to be ignored.
 
     Args:
         counts: pixels of each value.
-        table: what the values mean.
+        classes: name of each value that is a class.
+        ignore: values that are none.
         where: for messages.
 
     Raises:
         InputError: a value is neither; values and counts are named.
     """
-    foreign = sorted(set(counts) - set(table.positions) - set(table.ignore))
+    foreign = sorted(set(counts) - set(classes) - set(ignore))
     if not foreign:
         return
-    said = ", ".join(f"{value} at {_pixels(counts[value])}" for value in foreign[:_NAMED_VALUES])
+    shown = ", ".join(f"{value} at {_pixels(counts[value])}" for value in foreign[:_NAMED_VALUES])
     more = f" and {len(foreign) - _NAMED_VALUES} more values" if len(foreign) > _NAMED_VALUES else ""
-    classes = ", ".join(f"{value} {table.names[table.positions[value]]}" for value in table.values[:_NAMED_CLASSES])
-    classes += " …" if len(table.values) > _NAMED_CLASSES else ""
-    ignored = f"; ignored: {', '.join(map(str, table.ignore))}" if table.ignore else ""
+    known = ", ".join(f"{value} {classes[value]}" for value in sorted(classes)[:_NAMED_CLASSES])
+    known += " …" if len(classes) > _NAMED_CLASSES else ""
+    ignored = f"; ignored: {', '.join(map(str, ignore))}" if ignore else ""
     raise InputError(
-        f"{where} has values that are no class: {said}{more} (classes: {classes}{ignored}); name them in `classes`, or "
+        f"{where} has values that are no class: {shown}{more} (classes: {known}{ignored}); name them in `classes`, or "
         "list them in `ignore`"
     )
 
@@ -268,42 +207,35 @@ def _pixels(count: int) -> str:
 
 def to_number_map(pixels: LabelPixels, *, ignore: Sequence[int] = ()) -> Float[Array, "row col"]:
     """Give values as float64; NaN where there is no label or the value is to be ignored."""
-    known = pixels.known & ~np.isin(pixels.values, ignore)
-    return np.where(known, pixels.values, np.nan).astype(np.float64)
+    values, known = pixels
+    return np.where(known & ~np.isin(values, ignore), values, np.nan).astype(np.float64)
 
 
 _COLUMNS = ("label", "class")
 _SURFACES = ("Polygon", "MultiPolygon")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class PolygonLabels:
     """Polygons of one file and the value of each. Where none lies, there is no label."""
 
-    path: Path
-    """File."""
-    crs: Any
-    """Of the polygons."""
-    shapes: Array
-    """Polygons."""
-    values: Float[Array, "polygon"]
-    """Value of each; of classes the number that stands for them."""
-    outside: float | None = None
-    """Value where no polygon lies; None: no label."""
-    _reprojected: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def settings(self) -> tuple[object, ...]:
-        """What is said of the file that changes its labels."""
-        return (self.outside,)
-
-    def read(self, grid: Grid, window: Window, *, image: str) -> LabelPixels:
-        """Give each pixel the value of the polygon that its centre lies in.
+    def __init__(
+        self, path: Path, shapes: Array, values: Float[Array, " polygon"], *, crs: Any, outside: float | None = None
+    ) -> None:
+        """Take polygons.
 
         Args:
-            grid: of the image.
-            window: of the grid.
-            image: for messages.
+            path: of the file.
+            shapes: polygons.
+            values: of each; of classes the number that stands for them.
+            crs: of the polygons.
+            outside: value where no polygon lies; None: no label.
+        """
+        self.path, self.outside = path, outside
+        self._shapes, self._values, self._crs = shapes, values, crs
+        self._trees: dict[str, Any] = {}
+
+    def read(self, grid: Grid, window: Window, *, image: str) -> LabelPixels:
+        """Give each pixel of a window of an image's grid the value of the polygon that its centre lies in.
 
         Raises:
             GeometryError: the image lies nowhere, no polygon lies on it, or polygons of different values overlap.
@@ -312,9 +244,9 @@ class PolygonLabels:
         shapes, part = tree.geometries, grid.part(window)
         near = tree.query(_box(part))
         # The order decides who is on top: by value, so that the order of the file doesn't matter.
-        near = near[np.argsort(self.values[near], kind="stable")]
-        lowest = _burnt(shapes[near[::-1]], self.values[near[::-1]], part)
-        highest = _burnt(shapes[near], self.values[near], part)
+        near = near[np.argsort(self._values[near], kind="stable")]
+        lowest = _burnt(shapes[near[::-1]], self._values[near[::-1]], part)
+        highest = _burnt(shapes[near], self._values[near], part)
         clash = (lowest != highest) & np.isfinite(highest)
         if clash.any():
             row, col = np.argwhere(clash)[0]
@@ -324,8 +256,8 @@ class PolygonLabels:
             )
         known = np.isfinite(highest)
         if self.outside is not None:
-            return LabelPixels(values=np.where(known, highest, self.outside), known=np.ones_like(known))
-        return LabelPixels(values=np.where(known, highest, 0.0), known=known)
+            return np.where(known, highest, self.outside), np.ones_like(known)
+        return np.where(known, highest, 0.0), known
 
     def _in(self, grid: Grid, image: str) -> Any:
         """Reproject once for each CRS, and see that the polygons lie on the image. Gives a tree of them."""
@@ -336,10 +268,10 @@ class PolygonLabels:
                 f"image '{image}' has no coordinate system, so the polygons of '{self.path}' can't be laid on it; "
                 "georeference it, or use a raster of labels"
             )
-        tree = self._reprojected.get(grid.crs)
+        tree = self._trees.get(grid.crs)
         if tree is None:
-            tree = shapely.STRtree(_to_crs(self.shapes, self.crs, grid.crs))
-            tree = self._reprojected.setdefault(grid.crs, tree)
+            tree = shapely.STRtree(_to_crs(self._shapes, self._crs, grid.crs))
+            tree = self._trees.setdefault(grid.crs, tree)
         if self.outside is None and not len(tree.query(_box(grid), predicate="intersects")):
             west, south, east, north = shapely.total_bounds(tree.geometries)
             left, bottom, right, top = grid.bounds
@@ -410,10 +342,10 @@ def read_polygons(
     numbers = _numbers([str(label) for labels in texts for label in labels], classes, outside) if texts else {}
     found = {
         path: PolygonLabels(
-            path=path,
+            path,
+            np.asarray(table.geometry.to_numpy()),
+            np.array([numbers[str(one)] for one in labels] if texts else labels, dtype=np.float64),
             crs=table.crs,
-            shapes=np.asarray(table.geometry.to_numpy()),
-            values=np.array([numbers[str(one)] for one in labels] if texts else labels, dtype=np.float64),
             outside=_outside(outside, numbers) if outside is not None else None,
         )
         for path, (table, labels) in tables.items()

@@ -1,30 +1,48 @@
-"""Labelled samples: the one record that every protocol sees."""
+"""Labelled samples: the one type that every protocol sees, what is said of them, and hashes of their contents."""
 
 import datetime as dt
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from anyband.arrays import Array, Bool, Float, Int, Num
+from anyband.arrays import Array, Bool, Float, Int, Num, Shaped
 from anyband.data.store import SPLITS, Split
-from anyband.errors import InputError
+from anyband.errors import InputError, ManifestError, RecipeError, nearest_name
+from anyband.progress import progress
 from anyband.rasters.grid import Grid
+from anyband.sensors.catalogue import find_bands, resolve_sensor
 from anyband.sensors.sensor import Sensor
 
 __all__ = [
     "DENSE_KINDS",
+    "IMAGE_ENDINGS",
+    "MOST_READ",
+    "PARTIAL",
     "BlockSpec",
     "DataSpec",
     "ListSpec",
     "Sample",
     "SampleImage",
     "SplitSpec",
+    "Targets",
     "TaskData",
     "TaskKind",
+    "check_options",
+    "chosen_option",
+    "content_hash",
+    "contents_of",
+    "declared_slots",
+    "fingerprint_of",
     "keep_samples",
+    "known_root",
+    "quick_fingerprint",
+    "sizes_of",
 ]
 
 TaskKind = Literal["class", "labels", "number", "class_map", "number_map"]
@@ -32,6 +50,9 @@ TaskKind = Literal["class", "labels", "number", "class_map", "number_map"]
 
 DENSE_KINDS: tuple[TaskKind, ...] = ("class_map", "number_map")
 """Kinds whose target is a raster."""
+
+Targets = Int[Array, "sample"] | Bool[Array, "sample class"] | Float[Array, "sample"] | None
+"""Class numbers, which labels hold, or numbers; None for maps."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,8 +101,7 @@ class TaskData:
     """Place that each sample shows; empty: each has its own."""
     sensors: tuple[tuple[Sensor, ...], ...]
     """Sensors of the images of each sample, by slot, as `read` will give them."""
-    targets: Int[Array, "sample"] | Bool[Array, "sample class"] | Float[Array, "sample"] | None = None
-    """Class numbers, which labels hold, or numbers; None for maps."""
+    targets: Targets = None
     read: Callable[[int], Sample]
     """Reads the sample at a position."""
     fingerprint: str
@@ -217,6 +237,85 @@ class DataSpec:
     """Arguments of a named data set, such as `num_classes: "19"`."""
 
 
+def known_root(spec: DataSpec, *, wanted: str) -> Path:
+    """Give the folder of a data set.
+
+    Args:
+        spec: with its `root`.
+        wanted: what should stand in it, for messages.
+
+    Raises:
+        ManifestError: none is given, or it does not exist.
+    """
+    if spec.root is None:
+        raise ManifestError(f"'{spec.source}' needs `root`, the folder that holds it. It wants: {wanted}")
+    if not Path(spec.root).is_dir():
+        raise ManifestError(f"'{spec.root}' is no folder; '{spec.source}' wants: {wanted}")
+    return Path(spec.root)
+
+
+def chosen_option(spec: DataSpec, name: str, allowed: Sequence[str]) -> str:
+    """Give the value of an option; the first one allowed where it is not given.
+
+    Raises:
+        RecipeError: another value.
+    """
+    value = spec.options.get(name, allowed[0])
+    if value not in allowed:
+        raise RecipeError(
+            f"option '{name}' of '{spec.source}' must be one of {', '.join(allowed)}, found '{value}'"
+            f"{nearest_name(value, allowed)}"
+        )
+    return value
+
+
+def check_options(spec: DataSpec, allowed: Sequence[str]) -> None:
+    """Refuse options that a data set does not have.
+
+    Raises:
+        RecipeError: there is one.
+    """
+    for name in spec.options:
+        if name not in allowed:
+            raise RecipeError(
+                f"'{spec.source}' has no option '{name}' (it has: {', '.join(allowed) or 'none'})"
+                f"{nearest_name(name, allowed)}"
+            )
+
+
+def declared_slots(found: Sequence[Sensor], spec: DataSpec, *, name: str) -> tuple[Sensor, ...]:
+    """Take the sensors of the slots as a user declares them, or as the data set has them.
+
+    Args:
+        found: of the data set; empty: it doesn't say.
+        spec: may declare sensors, bands and encodings.
+        name: for messages.
+
+    Raises:
+        ManifestError: other numbers of slots, or none is known.
+        CatalogueError: an unknown sensor, band or encoding.
+    """
+    sensors = tuple(resolve_sensor(one) for one in spec.sensors) or tuple(found)
+    if not sensors:
+        raise ManifestError(f"'{name}' does not say which sensors took its images; declare them in `sensors`")
+    if found and len(found) != len(sensors):
+        raise ManifestError(f"'{name}' has {len(found)} images a sample, but `sensors` declares {len(sensors)}")
+    for what, given in (("bands", spec.bands), ("encodings", spec.encodings)):
+        if given and len(given) != len(sensors):
+            raise ManifestError(f"'{name}' has {len(sensors)} images a sample, but `{what}` is given for {len(given)}")
+    if spec.bands:
+        sensors = tuple(find_bands(bands, one) for bands, one in zip(spec.bands, sensors, strict=True))
+    if spec.encodings:
+        sensors = tuple(_encoded(one, as_) for one, as_ in zip(sensors, spec.encodings, strict=True))
+    return sensors
+
+
+def _encoded(sensor: Sensor, encoding: str) -> Sensor:
+    for band in sensor.bands:
+        band.encoding(encoding)
+    return replace(sensor, default_encoding=encoding)
+
+
 # chosen: a small part of any machine's memory that holds the data sets which are read again most often, the small ones.
 _MOST_BYTES = 256 * 2**20
 
@@ -226,10 +325,6 @@ def keep_samples(read: Callable[[int], Sample], *, most_bytes: int = _MOST_BYTES
 
     Nothing is given up for later samples: whoever passes over all samples in turn would find none of them again.
     Callers get copies, so that what they change stays theirs. Threads may share it.
-
-    Args:
-        read: gives the sample at a position.
-        most_bytes: of all that is kept.
     """
     kept: dict[int, Sample] = {}
     lock = threading.Lock()
@@ -263,3 +358,145 @@ def _copied(sample: Sample) -> Sample:
         class_map=None if sample.class_map is None else sample.class_map.copy(),
         number_map=None if sample.number_map is None else sample.number_map.copy(),
     )
+
+
+IMAGE_ENDINGS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".nc", ".h5", ".img")
+"""Of the files in folders that are images."""
+
+PARTIAL = "~"
+"""A content hash starts with it where files were not read whole; equal ones need a second look."""
+
+MOST_READ = 200_000
+"""Contents of more samples are not compared. chosen: to read so many takes minutes."""
+
+# chosen: files up to here cost about as much to open as to read.
+_WHOLE_BYTES = 1 << 20
+# chosen: three pieces of a large file, each well over its header.
+_PIECE_BYTES = 1 << 16
+# chosen: waiting for disks, not computing.
+_NUM_THREADS = 8
+# chosen: fewer are hashed within two seconds, and need no bar.
+_SHOWN_FROM = 2000
+_CHUNK = 256
+# chosen: enough to notice another version of published images; reading all would cost as much as using them.
+_READ_SAMPLES = 64
+
+
+def content_hash(paths: Sequence[Path]) -> str:
+    """Hash the files of a sample; names do not count, order does. Of a folder its images count, in order of name.
+
+    Files beyond 1 MB are not read whole: their size, and three pieces, are hashed, and the hash starts with
+    `PARTIAL`.
+
+    Raises:
+        ManifestError: a file can't be read.
+    """
+    state, is_partial = blake2b(digest_size=16), False
+    for path in _files(paths):
+        try:
+            is_partial |= _add_file(state, path)
+        except OSError as problem:
+            raise ManifestError(f"cannot read '{path}': {problem.strerror or problem}") from problem
+    return (PARTIAL if is_partial else "") + state.hexdigest()
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_ENDINGS and one.is_file())
+        else:
+            found.append(path)
+    return found
+
+
+def _add_file(state: Any, path: Path) -> bool:
+    """Add a file to a hash; tell whether only pieces of it were read."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        state.update(size.to_bytes(8, "little"))
+        if size <= _WHOLE_BYTES:
+            file.seek(0)
+            state.update(file.read())
+            return False
+        for start in (0, (size - _PIECE_BYTES) // 2, size - _PIECE_BYTES):
+            file.seek(start)
+            state.update(file.read(_PIECE_BYTES))
+    return True
+
+
+def contents_of(samples: Sequence[Sequence[Path]]) -> tuple[str, ...]:
+    """Hash the files of many samples, by threads; a bar is shown where it takes long."""
+    return _by_threads(samples, content_hash, title="compare contents")
+
+
+def sizes_of(samples: Sequence[Sequence[Path]]) -> tuple[str, ...]:
+    """Give the sizes of the files of many samples, where there are too many to be read."""
+    return _by_threads(samples, _sizes, title="sizes of files")
+
+
+def _sizes(paths: Sequence[Path]) -> str:
+    return ",".join(str(path.stat().st_size) for path in _files(paths))
+
+
+def _by_threads(
+    samples: Sequence[Sequence[Path]], hashed: Callable[[Sequence[Path]], str], *, title: str
+) -> tuple[str, ...]:
+    chunks = [samples[first : first + _CHUNK] for first in range(0, len(samples), _CHUNK)]
+    found: list[str] = []
+    with (
+        ThreadPoolExecutor(_NUM_THREADS) as pool,
+        progress(title, len(samples), shown=len(samples) > _SHOWN_FROM) as advance,
+    ):
+        for done in pool.map(lambda chunk: [hashed(paths) for paths in chunk], chunks):
+            found += done
+            advance(len(done))
+    return tuple(found)
+
+
+def fingerprint_of(
+    names: Sequence[str],
+    contents: Sequence[str],
+    labels: Shaped[Array, "sample ..."] | Sequence[object] | None,
+    splits: Sequence[str],
+    *,
+    classes: Sequence[str] = (),
+) -> str:
+    """Hash everything that makes data what they are; equal data give equal fingerprints on every machine.
+
+    Args:
+        names: of the samples.
+        contents: hash of each; empty: unknown.
+        labels: of each, as numbers or as what prints alike for equal labels; None: they are part of the contents.
+        splits: of each.
+        classes: their names.
+    """
+    state = blake2b(digest_size=8)
+    for texts in (names, contents, splits, classes):
+        state.update(f"{len(texts)}\n".encode())
+        for text in texts:
+            state.update(f"{text}\0".encode())
+    if isinstance(labels, np.ndarray):
+        wide = "<f8" if labels.dtype.kind == "f" else "<i8"
+        state.update(repr(labels.shape).encode() + labels.astype(wide).tobytes())
+    elif labels is not None:
+        for label in labels:
+            state.update(f"{label!r}\0".encode())
+    return state.hexdigest()
+
+
+def quick_fingerprint(
+    names: Sequence[str],
+    files: Sequence[Sequence[Path]],
+    targets: Targets,
+    splits: Sequence[Split],
+    *,
+    settings: Sequence[str],
+) -> str:
+    """Hash names, targets, splits, settings, the sizes of all files and the contents of some, spread evenly.
+
+    Published splits are trusted, so contents are not compared between them, and need not all be read.
+    """
+    step = max(1, len(files) // _READ_SAMPLES)
+    seen = (*sizes_of(files), *contents_of(files[::step]))
+    return fingerprint_of([*settings, *names], seen, targets, splits)

@@ -1,36 +1,38 @@
-"""Splits: lists of samples, and fractions of them."""
+"""Splits: read from lists, drawn by class and place, and fractions of the training samples."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from anyband.arrays import Array, Bool, Int
+from anyband.arrays import Array, Bool, Float, Int
 from anyband.data.store import Split
 from anyband.errors import InputError, ManifestError
-from anyband.labelled.samples import ListSpec, TaskData
-from anyband.labelled.tables import IMAGE_ENDINGS, balanced_order, rounds_order
+from anyband.labelled.samples import IMAGE_ENDINGS, ListSpec, SplitSpec, TaskData
 from anyband.randomness import permutation
 
-__all__ = ["ListedParts", "parts_from_lists", "read_split_list", "take_fraction"]
+__all__ = [
+    "balanced_order",
+    "check_places_whole",
+    "check_shares",
+    "complete_splits",
+    "draw_halves",
+    "draw_places",
+    "draw_splits",
+    "read_split_list",
+    "rounds_order",
+    "splits_from_lists",
+    "take_fraction",
+]
 
 # Headers of the first column that are no sample.
 _HEADERS = ("path", "image", "file", "filename", "name", "patch", "id")
 # Two samples have this name.
 _SEVERAL = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListedParts:
-    """What lists say of samples."""
-
-    parts: tuple[Split | None, ...]
-    """Part of each sample; None: no list has it."""
-    notes: tuple[str, ...]
-    """What a reader of the results should know."""
 
 
 def read_split_list(path: Path) -> list[str]:
@@ -56,8 +58,10 @@ def read_split_list(path: Path) -> list[str]:
     return names
 
 
-def parts_from_lists(lists: ListSpec, names: Sequence[str], *, source: str, absent: str = "refuse") -> ListedParts:
-    """Find the part of each sample by lists of names.
+def splits_from_lists(
+    lists: ListSpec, names: Sequence[str], *, source: str, absent: str = "refuse"
+) -> tuple[tuple[Split | None, ...], tuple[str, ...]]:
+    """Find the split of each sample by lists of names.
 
     A listed name is a sample's where one of the two is the end of the other, folder by folder; so a list may leave
     out class folders, or have more folders than there are. Endings of images need not agree, but where several
@@ -70,66 +74,53 @@ def parts_from_lists(lists: ListSpec, names: Sequence[str], *, source: str, abse
         absent: whether listed names that no sample has are refused (`refuse`) or left out (`leave_out`).
 
     Returns:
-        Parts, and notes of what was left out.
+        Split of each sample, None: no list has it; and notes of what was left out.
 
     Raises:
         ManifestError: a list is missing or empty, names are unknown or ambiguous (they are counted, and the first is
             shown), or a sample is in two lists.
     """
-    index = _Names(names)
-    parts: list[Split | None] = [None] * len(names)
+    known = _Names(names)
+    splits: list[Split | None] = [None] * len(names)
     notes: list[str] = []
     listed: list[tuple[Split, str | None]] = [("train", lists.train), ("val", lists.val), ("test", lists.test)]
-    for part, file in listed:
+    for split, file in listed:
         if file is None:
             continue
-        found = _found(index, read_split_list(Path(file)), file=file, source=source)
-        if found.absent and absent == "refuse":
+        samples, missing = _found(known, read_split_list(Path(file)), file=file, source=source)
+        if missing and absent == "refuse":
             raise ManifestError(
-                f"'{file}' lists {len(found.absent)} names that '{source}' does not have, the first is "
-                f"'{found.absent[0]}'; complete the data, or leave them out with `data.options: {{absent: leave_out}}`"
+                f"'{file}' lists {len(missing)} names that '{source}' does not have, the first is "
+                f"'{missing[0]}'; complete the data, or leave them out with `data.options: {{absent: leave_out}}`"
             )
-        if found.absent:
-            notes.append(f"{len(found.absent)} samples of '{Path(file).name}' are not in the data and left out")
-        for sample in found.samples:
-            if parts[sample] not in (None, part):
+        if missing:
+            notes.append(f"{len(missing)} samples of '{Path(file).name}' are not in the data and left out")
+        for sample in samples:
+            if splits[sample] not in (None, split):
                 raise ManifestError(
-                    f"'{names[sample]}' is listed for {parts[sample]} and again in '{file}' for {part}; a sample has "
-                    "one part"
+                    f"'{names[sample]}' is listed for {splits[sample]} and again in '{file}' for {split}; a sample has "
+                    "one split"
                 )
-            parts[sample] = part
-    unlisted = parts.count(None)
+            splits[sample] = split
+    unlisted = splits.count(None)
     if unlisted:
         notes.append(f"{unlisted} of {len(names)} samples are in no split list and left out")
-    return ListedParts(parts=tuple(parts), notes=tuple(notes))
+    return tuple(splits), tuple(notes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """What one list names."""
-
-    samples: list[int]
-    """Positions."""
-    absent: list[str]
-    """Names that no sample has."""
-
-
-def _found(index: "_Names", listed: Iterable[str], *, file: str, source: str) -> _Found:
-    samples, absent, ambiguous = [], [], []
-    for name in listed:
-        sample = index.find(name)
-        if sample is None:
-            absent.append(name)
-        elif sample == _SEVERAL:
-            ambiguous.append(name)
-        else:
-            samples.append(sample)
+def _found(known: "_Names", listed: Iterable[str], *, file: str, source: str) -> tuple[list[int], list[str]]:
+    """Give the positions of the samples that a list names, and the names that no sample has."""
+    found = [(name, known.find(name)) for name in listed]
+    ambiguous = [name for name, sample in found if sample == _SEVERAL]
     if ambiguous:
         raise ManifestError(
             f"'{file}' lists {len(ambiguous)} names that several samples of '{source}' have, the first is "
             f"'{ambiguous[0]}'; write them with their folders"
         )
-    return _Found(samples=samples, absent=absent)
+    return (
+        [sample for _, sample in found if sample is not None],
+        [name for name, sample in found if sample is None],
+    )
 
 
 class _Names:
@@ -189,6 +180,295 @@ def _proper_ends(name: str) -> list[str]:
     return ["/".join(pieces[start:]) for start in range(1, len(pieces))]
 
 
+def check_places_whole(places: Sequence[str], splits: Sequence[Split], name: str) -> None:
+    """Refuse places whose images are in several splits.
+
+    Raises:
+        ManifestError: there is one.
+    """
+    split_of: dict[str, Split] = {}
+    for place, split in zip(places, splits, strict=False):
+        if split_of.setdefault(place, split) != split:
+            raise ManifestError(
+                f"'{name}' has images of place '{place}' in '{split_of[place]}' and in '{split}'; images of one place "
+                "would leak from one split into another: declare one split for each place"
+            )
+
+
+def check_shares(val: float, test: float) -> None:
+    """Refuse shares that leave nothing to learn from."""
+    if not (val >= 0 and test >= 0 and val + test < 1):
+        raise InputError(f"shares must be 0 or more and leave some to learn from, found val {val:g}, test {test:g}")
+
+
+def complete_splits(
+    declared: Sequence[Split | None],
+    labels: Int[Array, " sample"] | Bool[Array, "sample class"] | None,
+    shares: SplitSpec,
+    *,
+    places: Sequence[str],
+    seed: int,
+    classes: Sequence[str] = (),
+) -> tuple[tuple[Split, ...], tuple[str, ...]]:
+    """Draw all splits where none is declared, and validation from training where there is none.
+
+    Args:
+        declared: split of each sample; None: not declared.
+        labels: classes, or which hold; None: drawn without regard to them.
+        shares: of validation and test.
+        places: that the samples show, which stay together; empty: each has its own.
+        seed: of the draw.
+        classes: their names, for messages.
+
+    Returns:
+        Split of each sample, and notes.
+    """
+    missing = [index for index, split in enumerate(declared) if split is None]
+    given = tuple(split for split in declared if split is not None)
+    chosen = missing or [index for index, split in enumerate(declared) if split == "train"]
+    if not missing and ("val" in declared or shares.val == 0 or not chosen):
+        return given, ()
+    # What is drawn from training alone is the share that validation has of what test leaves.
+    val, test = (shares.val, shares.test) if missing else (shares.val / (1 - shares.test), 0.0)
+    drawn = draw_splits(
+        None if labels is None else labels[chosen],
+        num=len(chosen),
+        places=[places[index] for index in chosen] if places else (),
+        val=val,
+        test=test,
+        seed=seed,
+        classes=classes,
+    )
+    filled = dict(enumerate(declared)) | dict(zip(chosen, drawn, strict=True))
+    note = f"validation is drawn from training: {val:.3g} of it (seed {seed})"
+    if missing:
+        note = f"train, val and test are drawn (seed {seed})"
+    return tuple(split for index in range(len(declared)) if (split := filled[index]) is not None), (note,)
+
+
+def draw_splits(
+    labels: Int[Array, " sample"] | Bool[Array, "sample class"] | None,
+    *,
+    num: int,
+    places: Sequence[str] = (),
+    val: float,
+    test: float,
+    seed: int,
+    classes: Sequence[str] = (),
+) -> list[Split]:
+    """Draw train, val and test, each with the classes in the same shares; equal seeds draw equal splits.
+
+    Places are drawn, so samples of one place stay together. A place counts for the class that most of its samples
+    have. Samples of several labels are ordered so that training has every label and each split has them in nearly
+    the same shares (`balanced_order`).
+
+    Args:
+        labels: classes, or which hold; None: drawn without regard to them.
+        num: of the samples.
+        places: that they show; empty: each has its own.
+        val: share of validation, from 0 to under 1.
+        test: share of test, from 0 to under 1.
+        seed: of the draw.
+        classes: their names, for messages.
+
+    Raises:
+        InputError: shares that leave nothing to learn from, or a class with too few places for every split.
+    """
+    check_shares(val, test)
+    number = {place: index for index, place in enumerate(dict.fromkeys(places))}
+    place_of = np.array([number[place] for place in places], dtype=np.int64) if places else np.arange(num)
+    everything = np.arange(place_of.max() + 1)
+    if labels is not None and labels.ndim == 2:
+        of_places = np.zeros((len(everything), labels.shape[1]), dtype=bool)
+        np.logical_or.at(of_places, place_of, labels)
+        in_val, in_test = _balanced_halves(of_places, val=val, test=test, seed=seed)
+    else:
+        votes = None if labels is None else _classes_of_places(place_of, labels)
+        if votes is not None:
+            _check_class_sizes(votes, classes, what="place" if places else "image", num=1 + (val > 0) + (test > 0))
+        rest, in_test = draw_halves(everything, votes, share=test, seed=seed)
+        of_rest = None if votes is None else votes[rest]
+        _, in_val = draw_halves(rest, of_rest, share=val / (1 - test), seed=seed + 1)
+    splits = np.full(len(everything), "train", dtype=object)
+    splits[in_val], splits[in_test] = "val", "test"
+    found: list[Split] = splits[place_of].tolist()
+    return found
+
+
+def _classes_of_places(place_of: Int[Array, " sample"], labels: Int[Array, " sample"]) -> Int[Array, " place"]:
+    votes = np.zeros((place_of.max() + 1, labels.max() + 1), dtype=np.int64)
+    np.add.at(votes, (place_of, labels), 1)
+    most: Int[Array, " place"] = votes.argmax(axis=1)
+    return most
+
+
+def _check_class_sizes(votes: Int[Array, " place"], classes: Sequence[str], *, what: str, num: int) -> None:
+    counts = Counter(votes.tolist())
+    rare = sorted((count, classes[index]) for index, count in counts.items() if count < num)
+    if rare:
+        count, name = rare[0]
+        raise InputError(
+            f"class '{name}' has {count} {what}{'' if count == 1 else 's'}, too few for {num} splits; "
+            f"add {what}s, leave the class out, or declare a column `split`"
+        )
+
+
+def draw_halves(
+    indices: Int[Array, " sample"], classes: Int[Array, " sample"] | None, *, share: float, seed: int
+) -> tuple[Int[Array, " first"], Int[Array, " second"]]:
+    """Draw a share of some samples, each class in the same share.
+
+    Args:
+        indices: of the samples.
+        classes: of each; None: drawn without regard to classes.
+        share: from 0 to under 1.
+        seed: of the draw.
+
+    Returns:
+        Those left, and those drawn.
+
+    Raises:
+        InputError: too few samples for the share, or for every class.
+    """
+    if share == 0:
+        return indices, indices[:0]
+    from sklearn.model_selection import train_test_split
+
+    try:
+        first, second = train_test_split(
+            indices, test_size=share, random_state=seed % 2**32, stratify=classes, shuffle=True
+        )
+    except ValueError as problem:
+        of = "" if classes is None else f" of {len(np.unique(classes))} classes"
+        raise InputError(
+            f"{len(indices)} images{of} can't be split with a share of {share:g}: {problem}; take a larger share, add "
+            "images, or declare a column `split`"
+        ) from problem
+    return first, second
+
+
+def balanced_order(labels: Bool[Array, "sample label"], *, seed: int, purpose: str, num: int) -> Int[Array, " order"]:
+    """Order samples of several labels so that every beginning has the labels in nearly the same shares.
+
+    First comes a sample for each label, from the rarest on, so that none is lost. Then the next sample is always one
+    of the label that those before lack most; among its samples the seed draws. A shorter order is the beginning of a
+    longer one.
+
+    Args:
+        labels: which hold.
+        seed: of the draw.
+        purpose: of the draw.
+        num: how many samples to order; there are more where the labels need more.
+
+    Returns:
+        Positions of samples, each at most once.
+    """
+    classes, counts = _with_unlabelled(labels)
+    queues = _Queues(classes, permutation(seed, step=0, purpose=purpose, size=len(labels)))
+    for label in np.argsort(counts, kind="stable"):
+        if counts[label] and not queues.taken[label]:
+            queues.take(int(label))
+    shares = counts / max(len(labels), 1)
+    while len(queues.order) < min(num, len(labels)):
+        lack: Float[Array, " label"] = shares * (len(queues.order) + 1) - queues.taken
+        lack[queues.taken == counts] = -np.inf
+        queues.take(int(lack.argmax()))
+    return np.array(queues.order, dtype=np.int64)
+
+
+def rounds_order(labels: Bool[Array, "sample label"], *, rounds: int, seed: int, purpose: str) -> Int[Array, " order"]:
+    """Draw so many samples of each label, or all that it has. Fewer rounds draw a part of what more rounds draw.
+
+    In each round, from the rarest label on, each that has fewer samples than rounds were gets one; a sample counts
+    for all its labels.
+
+    Args:
+        labels: which hold; samples without any are not drawn.
+        rounds: samples of each label.
+        seed: of the draw.
+        purpose: of the draw.
+
+    Returns:
+        Positions of samples, each at most once.
+    """
+    counts = labels.sum(axis=0)
+    queues = _Queues(labels, permutation(seed, step=0, purpose=purpose, size=len(labels)))
+    rarest_first = np.argsort(counts, kind="stable")
+    for number in range(1, min(rounds, int(counts.max(initial=0))) + 1):
+        for label in rarest_first:
+            if queues.taken[label] < min(number, counts[label]):
+                queues.take(int(label))
+    return np.array(queues.order, dtype=np.int64)
+
+
+class _Queues:
+    """The samples of each label in a drawn order, and which are taken."""
+
+    def __init__(self, labels: Bool[Array, "sample label"], drawn: Int[Array, " sample"]) -> None:
+        self._labels = labels
+        self._waiting = [drawn[labels[drawn, label]] for label in range(labels.shape[1])]
+        self._next = [0] * labels.shape[1]
+        self._is_taken = np.zeros(len(labels), dtype=bool)
+        self.taken = np.zeros(labels.shape[1], dtype=np.int64)
+        self.order: list[int] = []
+
+    def take(self, label: int) -> None:
+        """Take the next sample of a label; the caller knows that there is one."""
+        waiting = self._waiting[label]
+        while self._is_taken[waiting[self._next[label]]]:
+            self._next[label] += 1
+        sample = int(waiting[self._next[label]])
+        self._is_taken[sample] = True
+        self.taken += self._labels[sample]
+        self.order.append(sample)
+
+
+def _with_unlabelled(labels: Bool[Array, "sample label"]) -> tuple[Bool[Array, "sample column"], Int[Array, " column"]]:
+    """Count samples without any label as a label of their own, so that they keep their share too."""
+    with_none = np.column_stack([labels, ~labels.any(axis=1)])
+    return with_none, with_none.sum(axis=0)
+
+
+def _balanced_halves(
+    labels: Bool[Array, "place class"], *, val: float, test: float, seed: int
+) -> tuple[Int[Array, " val"], Int[Array, " test"]]:
+    """Draw validation and test from what training leaves."""
+    num_val, num_test = round(len(labels) * val), round(len(labels) * test)
+    num_train = len(labels) - num_val - num_test
+    order = balanced_order(labels, seed=seed, purpose="training part", num=num_train)
+    left = np.setdiff1d(np.arange(len(labels)), order)
+    # Training may need more than its share to have every label.
+    num_test = min(num_test, round(len(left) * test / (val + test))) if val + test > 0 else 0
+    in_test = left[balanced_order(labels[left], seed=seed, purpose="test part", num=num_test)]
+    if len(in_test) > num_test:
+        in_test = in_test[:num_test]
+    return np.setdiff1d(left, in_test), in_test
+
+
+def draw_places(
+    places: Sequence[str], splits: Sequence[Split | None], *, val: float, test: float, seed: int
+) -> tuple[Split | None, ...]:
+    """Draw places of the training split for validation and test; at least one for each that has a share.
+
+    Raises:
+        InputError: too few places, or shares that leave nothing to learn from.
+    """
+    check_shares(val, test)
+    pool = sorted({place for place, split in zip(places, splits, strict=True) if split == "train"})
+    num_val, num_test = (max(1, round(share * len(pool))) if share else 0 for share in (val, test))
+    if num_val + num_test >= len(pool):
+        raise InputError(
+            f"{len(pool)} place{'s' * (len(pool) != 1)} can't be divided into {1 + (val > 0) + (test > 0)} splits; add "
+            "some, declare a column `split`, or divide the ground of each image by `split.blocks`"
+        )
+    order = [pool[index] for index in permutation(seed, step=0, purpose="parts of places", size=len(pool))]
+    split_of: dict[str, Split] = dict.fromkeys(order[:num_test], "test")
+    split_of |= dict.fromkeys(order[num_test : num_test + num_val], "val")
+    return tuple(
+        split_of.get(place, split) if split == "train" else split for place, split in zip(places, splits, strict=True)
+    )
+
+
 _PURPOSE = "label fraction"
 
 
@@ -210,7 +490,7 @@ def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, see
     Raises:
         InputError: a wrong share or number, both at once, a class with too few samples, or data without classes.
     """
-    _check_asked(data, fraction, per_class)
+    _check_fraction(data, fraction, per_class)
     if fraction == 1 and per_class is None:
         return data
     train = data.part("train")
@@ -223,7 +503,7 @@ def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, see
     return replace(taken, notes=(*data.notes, note))
 
 
-def _check_asked(data: TaskData, fraction: float, per_class: int | None) -> None:
+def _check_fraction(data: TaskData, fraction: float, per_class: int | None) -> None:
     if not 0 < fraction <= 1:
         raise InputError(f"split.fraction must be over 0 and at most 1, found {fraction:g}")
     if per_class is None:

@@ -17,8 +17,18 @@ from anyband.arrays import Array, Int
 from anyband.data.store import Split
 from anyband.errors import InputError, ManifestError, RasterError, RecipeError, nearest_name
 from anyband.files import parse_yaml, read_yaml
-from anyband.labelled.published.found import Targets, declared_slots, drawn_parts, quick_fingerprint
-from anyband.labelled.samples import DENSE_KINDS, DataSpec, Sample, SampleImage, TaskData, TaskKind
+from anyband.labelled.images import published_splits
+from anyband.labelled.samples import (
+    DENSE_KINDS,
+    DataSpec,
+    Sample,
+    SampleImage,
+    Targets,
+    TaskData,
+    TaskKind,
+    declared_slots,
+    quick_fingerprint,
+)
 from anyband.progress import progress
 from anyband.sensors.catalogue import find_bands, get_sensor
 from anyband.sensors.sensor import Sensor
@@ -655,7 +665,9 @@ def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed
     targets, classes = targets_of(reading, items), tuple(reading.classes.values())
     declared = [item.part for item, _ in places]
     shown = _places(reading.one, names)
-    parts = drawn_parts(declared, targets, spec.split, files=files, places=shown, seed=seed)
+    splits, shown, contents, drawn = published_splits(
+        declared, targets, spec.split, files=files, places=shown, seed=seed, classes=classes
+    )
 
     def read(position: int) -> Sample:
         item, index = places[position]
@@ -666,16 +678,16 @@ def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed
         kind=reading.kind,
         classes=classes,
         names=names,
-        splits=parts.splits,
-        places=parts.places,
+        splits=splits,
+        places=shown,
         sensors=(reading.sensors,) * len(places),
         targets=targets,
         read=read,
         fingerprint=quick_fingerprint(
-            names, files if any(files) else _top_files(root), targets, parts.splits, settings=_settings(spec, reading)
+            names, files if any(files) else _top_files(root), targets, splits, settings=_settings(spec, reading)
         ),
-        contents=parts.contents,
-        notes=(*_notes(reading.one), *parts.notes),
+        contents=contents,
+        notes=(*_notes(reading.one), *drawn),
         statistics=reading.one.statistics,
     )
 

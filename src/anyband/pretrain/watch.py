@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +21,9 @@ from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.metrics import LabelledFeatures, metric_value
 from anyband.evaluate.recipe import Fusion, TransferRecipe
 from anyband.files import whole_file
-from anyband.labelled.images import open_image_level
+from anyband.labelled.images import open_images
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData
-from anyband.labelled.tables import LabelForm, Slot, read_labelled
+from anyband.labelled.tables import list_samples
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import Checkpoint
 from anyband.pretrain.batches import BatchPreparer, assignment_rules
@@ -84,17 +84,17 @@ class KnnWatch:
 
     def _data(self, checkpoint: Checkpoint) -> TaskData:
         if self._opened is None:
-            source, known = Path(self._knn.labelled), checkpoint_sensors(checkpoint)
-            several = read_labelled(source, form=LabelForm(slots=(Slot(sensor=self._knn.sensor),), sensors=known))
+            known = checkpoint_sensors(checkpoint)
             spec = DataSpec(
-                source=str(source),
-                kind="labels" if several.multi_label else "class",
+                source=str(self._knn.labelled),
                 sensors=(self._knn.sensor,),
                 split=_SHARES,
                 # Nothing but a look: what is in the files is not compared.
                 options={"contents": "sizes"},
             )
-            data = open_image_level(spec, seed=self._seed, sensors=known)
+            if any(len(one.label) != 1 for one in list_samples(spec, sensors=known) if isinstance(one.label, tuple)):
+                spec = replace(spec, kind="labels")
+            data = open_images(spec, seed=self._seed, sensors=known)
             check_splits(data, protocol="a kNN score", splits=("train", "val"))
             self._opened = data
         return self._opened

@@ -1,26 +1,26 @@
-"""BigEarthNet as distributed."""
+"""BigEarthNet as distributed: patches of Sentinel-1 and Sentinel-2 with labels in JSON."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anyband.data.store import SPLITS
 from anyband.errors import ManifestError, nearest_name
-from anyband.labelled.published.found import (
-    FoundSample,
-    FoundSet,
+from anyband.labelled.images import published_data
+from anyband.labelled.samples import (
+    DataSpec,
+    ListSpec,
+    TaskData,
     check_options,
     chosen_option,
     declared_slots,
-    found_data,
     known_root,
 )
-from anyband.labelled.samples import DataSpec, ListSpec, TaskData
+from anyband.labelled.tables import ListedSample, known_entry
 from anyband.progress import progress
-from anyband.rasters.reader import RasterSource
 from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.sensor import Sensor
 
 __all__ = ["CLASSES_19", "CLASSES_43", "open_bigearthnet", "to_19_classes"]
 
@@ -113,16 +113,19 @@ def to_19_classes(names: Iterable[str], *, patch: str) -> tuple[str, ...]:
     Raises:
         ManifestError: a name of neither.
     """
-    found = {_CLASS_OF[_checked(name, patch)] if name not in CLASSES_19 else name for name in names}
+    names = list(names)
+    _check_labels([name for name in names if name not in CLASSES_19], patch)
+    found = {name if name in CLASSES_19 else _CLASS_OF[name] for name in names}
     return tuple(name for name in CLASSES_19 if name in found)
 
 
-def _checked(name: str, patch: str) -> str:
-    if name not in _CLASS_OF:
+def _check_labels(names: Sequence[str], patch: str) -> None:
+    strange = next((name for name in names if name not in _CLASS_OF), None)
+    if strange is not None:
         raise ManifestError(
-            f"patch '{patch}' has the label '{name}', which is no class of BigEarthNet{nearest_name(name, CLASSES_43)}"
+            f"patch '{patch}' has the label '{strange}', which is no class of BigEarthNet"
+            f"{nearest_name(strange, CLASSES_43)}"
         )
-    return name
 
 
 _SENSORS = {"s1": "sentinel1-grd", "s2": "sentinel2-l2a"}
@@ -134,18 +137,8 @@ _WANTED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Folder:
-    """One folder of a patch."""
-
-    path: Path
-    """Where."""
-    patch: str
-    """Sentinel-2 patch that it belongs to."""
-    holds: tuple[str, ...]
-    """Which of `s1` and `s2` are inside."""
-    labels: tuple[str, ...]
-    """Of the 43 classes."""
+_Folder = tuple[Path, tuple[str, ...], tuple[str, ...]]
+"""Path of a folder of a patch, which of `s1` and `s2` are inside, and its labels of the 43 classes."""
 
 
 def open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
@@ -156,7 +149,7 @@ def open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
     Args:
         spec: `root` is the folder; options `bands` (all, s1, s2), `num_classes` (19, 43) and `absent`
             (refuse, leave_out) for lists that name what is not there.
-        seed: of parts that no list declares.
+        seed: of splits that no list declares.
 
     Raises:
         ManifestError: the folder is not as it should be, or a label is unknown.
@@ -167,20 +160,28 @@ def open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
     only_19 = chosen_option(spec, "num_classes", ("19", "43")) == "19"
     keys = ("s1", "s2") if bands == "all" else (bands,)
     sensors = declared_slots([get_sensor(_SENSORS[key]) for key in keys], spec, name=spec.source)
-    samples = [_sample(name, folders, keys, only_19) for name, folders in sorted(_patches(root).items())]
-    complete = [one for one in samples if len(one.sources) == len(keys)]
-    kept = [one for one in complete if one.labels or not only_19]
+    patches = sorted(_patches(root).items())
+    found = [_sample(name, folders, dict(zip(keys, sensors, strict=True)), only_19) for name, folders in patches]
+    complete = [one for one in found if len(one.images) == len(keys)]
+    kept = [one for one in complete if one.label or not only_19]
     if not kept:
         raise ManifestError(f"'{root}' has no patches with {' and '.join(keys)}. It wants: {_WANTED}")
-    about = FoundSet(
+    notes = []
+    if len(complete) < len(found):
+        notes.append(f"{len(found) - len(complete)} patches without {' and '.join(keys)} are left out")
+    if len(kept) < len(complete):
+        notes.append(f"{len(complete) - len(kept)} patches have none of the 19 classes and are left out")
+    return published_data(
+        spec,
+        kept,
         kind="labels",
         classes=CLASSES_19 if only_19 else CLASSES_43,
         sensors=sensors,
         lists=spec.split.lists or _lists(root),
         statistics=_STATISTICS[keys[0]] if len(keys) == 1 else "BigEarthNet-MM",
-        notes=_notes(len(samples) - len(complete), len(complete) - len(kept), keys),
+        notes=notes,
+        seed=seed,
     )
-    return found_data(spec, kept, about, seed=seed)
 
 
 def _patches(root: Path) -> dict[str, list[_Folder]]:
@@ -189,8 +190,8 @@ def _patches(root: Path) -> dict[str, list[_Folder]]:
     places = [path.parent for path in _label_files(root)]
     with progress("labels of BigEarthNet", len(places)) as advance:
         for place in places:
-            folder = _folder(place)
-            found.setdefault(folder.patch, []).append(folder)
+            patch, folder = _folder(place)
+            found.setdefault(patch, []).append(folder)
             advance(1)
     return found
 
@@ -202,49 +203,42 @@ def _label_files(root: Path) -> Iterator[Path]:
             yield from sorted(root.glob(depth + pattern))
 
 
-def _folder(path: Path) -> _Folder:
+def _folder(path: Path) -> tuple[str, _Folder]:
+    """Read the labels of a folder; gives the Sentinel-2 patch that it belongs to, too."""
     file = next(iter([*path.glob("*_labels_metadata.json"), *path.glob("labels.json")]))
-    said = _json(file)
+    metadata = _json(file)
     endings = {one.stem.rpartition("_")[2] for one in path.glob("*.tif")}
     holds = tuple(key for key, band in (("s1", "VV"), ("s2", "B02")) if band in endings)
-    labels = said.get("labels")
+    labels = metadata.get("labels")
     if not isinstance(labels, list):
         raise ManifestError(f"'{file}' has no list `labels`")
-    patch = str(said.get("corresponding_s2_patch", path.name))
-    return _Folder(path=path, patch=patch, holds=holds, labels=tuple(map(str, labels)))
+    patch = str(metadata.get("corresponding_s2_patch", path.name))
+    return patch, (path, holds, tuple(map(str, labels)))
 
 
 def _json(file: Path) -> Mapping[str, Any]:
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise ManifestError(f"cannot read '{file}' as JSON: {problem}") from problem
-    if not isinstance(said, dict):
+    if not isinstance(found, dict):
         raise ManifestError(f"'{file}' is no JSON object with `labels`")
-    return said
+    return found
 
 
-def _sample(name: str, folders: Sequence[_Folder], keys: Sequence[str], only_19: bool) -> FoundSample:
-    labels = folders[0].labels
-    for other in folders[1:]:
-        if set(other.labels) != set(labels):
-            raise ManifestError(f"'{folders[0].path}' and '{other.path}' show one patch, but have other labels")
-    holders = [next((one.path for one in folders if key in one.holds), None) for key in keys]
-    return FoundSample(
+def _sample(name: str, folders: Sequence[_Folder], sensors: Mapping[str, Sensor], only_19: bool) -> ListedSample:
+    first, _, labels = folders[0]
+    other = next((path for path, _, others in folders if set(others) != set(labels)), None)
+    if other is not None:
+        raise ManifestError(f"'{first}' and '{other}' show one patch, but have other labels")
+    holders = {key: next((path for path, holds, _ in folders if key in holds), None) for key in sensors}
+    if not only_19:
+        _check_labels(labels, name)
+    return ListedSample(
         name=name,
-        sources=tuple(RasterSource(paths=(path,)) for path in holders if path is not None),
-        labels=to_19_classes(labels, patch=name) if only_19 else _checked_bigearthnet_patches(labels, name),
+        images=tuple(known_entry(name, path, sensors[key]) for key, path in holders.items() if path is not None),
+        label=to_19_classes(labels, patch=name) if only_19 else labels,
     )
-
-
-def _checked_bigearthnet_patches(labels: Sequence[str], patch: str) -> tuple[str, ...]:
-    strange = [name for name in labels if name not in CLASSES_43]
-    if strange:
-        raise ManifestError(
-            f"patch '{patch}' has the label '{strange[0]}', which is none of BigEarthNet's 43 classes"
-            f"{nearest_name(strange[0], CLASSES_43)}"
-        )
-    return tuple(labels)
 
 
 def _lists(root: Path) -> ListSpec | None:
@@ -254,12 +248,3 @@ def _lists(root: Path) -> ListSpec | None:
         if all(file.is_file() for file in files.values()):
             return ListSpec(train=str(files["train"]), val=str(files["val"]), test=str(files["test"]))
     return None
-
-
-def _notes(incomplete: int, unlabelled: int, keys: Sequence[str]) -> tuple[str, ...]:
-    notes = []
-    if incomplete:
-        notes.append(f"{incomplete} patches without {' and '.join(keys)} are left out")
-    if unlabelled:
-        notes.append(f"{unlabelled} patches have none of the 19 classes and are left out")
-    return tuple(notes)

@@ -25,9 +25,19 @@ from anyband.arrays import Array, Float, Int
 from anyband.data.manifest import read_rows
 from anyband.data.store import SPLITS, Split
 from anyband.errors import InputError, ManifestError, RasterError, RecipeError, nearest_name
-from anyband.labelled.images import contents_of, fingerprint_of
-from anyband.labelled.published.found import check_options, chosen_option, declared_slots, known_root
-from anyband.labelled.samples import DataSpec, Sample, SampleImage, TaskData, keep_samples
+from anyband.labelled.samples import (
+    DataSpec,
+    Sample,
+    SampleImage,
+    TaskData,
+    check_options,
+    chosen_option,
+    contents_of,
+    declared_slots,
+    fingerprint_of,
+    keep_samples,
+    known_root,
+)
 from anyband.progress import progress
 from anyband.randomness import permutation
 from anyband.rasters.grid import Window
