@@ -64,12 +64,12 @@ _K = ("--sensor", "rgb", "--k", "2")
 
 def test_a_class_in_test_that_training_lacks(refused_table: Evaluation, images: list[str]) -> None:
     message = refused_table(_rows(images, "abababac"), *_K)
-    assert "1 of 3 classes are in part 'test' of 't.csv' and not in training: 'c'" in message
+    assert "1 of 3 classes are in split 'test' of 't.csv' and not in training: 'c'" in message
 
 
 def test_an_empty_part(refused_table: Evaluation, images: list[str]) -> None:
     message = refused_table(_rows(images, parts=("train",) * 6 + ("val",) * 2), *_K)
-    assert "'t.csv' has no sample in part 'test' to report (samples: train 6, val 2, test 0)" in message
+    assert "'t.csv' has no sample in split 'test' to report (samples: train 6, val 2, test 0)" in message
 
 
 def test_the_same_file_in_two_parts(refused_table: Evaluation, images: list[str]) -> None:
@@ -80,7 +80,7 @@ def test_the_same_file_in_two_parts(refused_table: Evaluation, images: list[str]
 def test_the_same_content_in_two_parts(refused_table: Evaluation, images: list[str], tmp_path: Path) -> None:
     shutil.copy(tmp_path / images[1], tmp_path / images[6])
     message = refused_table(_rows(images), *_K)
-    assert "1 samples with the same content in two parts: '1.png' (train) and '6.png' (test)" in message
+    assert "1 samples with the same content in two splits: '1.png' (train) and '6.png' (test)" in message
 
 
 def test_fewer_training_samples_than_neighbours(refused_table: Evaluation, images: list[str]) -> None:
@@ -91,7 +91,7 @@ def test_fewer_training_samples_than_neighbours(refused_table: Evaluation, image
 def test_a_class_with_one_sample_can_not_be_shared_among_parts(refused_table: Evaluation, images: list[str]) -> None:
     rows = list(zip(images, "aaaabbbc", strict=True))
     message = refused_table(rows, *_K, header="path,label")
-    assert "class 'c' has 1 image, too few for 3 parts; add images, leave the class out, or declare" in message
+    assert "class 'c' has 1 image, too few for 3 splits; add images, leave the class out, or declare" in message
 
 
 def test_several_labels_must_be_declared(refused_table: Evaluation, images: list[str]) -> None:
@@ -224,7 +224,7 @@ def test_a_class_of_maps_that_training_lacks(maps: Path, refused_table: Evaluati
     words = (*_SEGMENT[:-1], "data.classes={1: field, 2: water, 3: ice}")
     rows = _map_rows(l3="ice.tif")
     message = refused_table(rows, *words, header="image,label,split", protocol="segment")
-    assert "1 class is in the labels of part 'test' and not in those of training: 'ice'" in message
+    assert "1 class is in the labels of split 'test' and not in those of training: 'ice'" in message
 
 
 def test_change_needs_two_dates(maps: Path, refused_table: Evaluation) -> None:

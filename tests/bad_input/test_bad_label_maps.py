@@ -89,14 +89,14 @@ def test_labels_out_of_range_say_value_count_and_classes(refusal: Refusal) -> No
 
 def test_a_class_that_training_lacks_is_refused_with_its_pixels(refusal: Refusal) -> None:
     rows = ("i0.tif,l0.tif,train", "i1.tif,l1.tif,val", "i2.tif,third.tif,test")
-    wanted = "1 class is in the labels of part 'test' and not in those of training: 'ice' (256 pixels); divide the data"
+    wanted = "1 class is in the labels of split 'test' and not in those of training: 'ice' (256 pixels); divide"
     assert wanted in refusal(_HEADER, *rows, classes=_CLASSES | {3: "ice"})
     assert wanted.replace("ice", "3") in refusal(_HEADER, *rows, classes={})
 
 
 def test_an_empty_part_is_refused(refusal: Refusal) -> None:
     message = refusal(_HEADER, "i0.tif,l0.tif,train", "i1.tif,l1.tif,val")
-    assert "'t' has no sample in part 'test' to report (samples: train 1, val 1, test 0)" in message
+    assert "'t' has no sample in split 'test' to report (samples: train 1, val 1, test 0)" in message
 
 
 def test_a_table_without_any_label_is_refused(refusal: Refusal) -> None:
@@ -126,12 +126,12 @@ def test_a_raster_of_numbers_is_no_map_of_classes(refusal: Refusal) -> None:
 
 def test_too_few_places_are_not_divided(refusal: Refusal) -> None:
     message = refusal("image,label", "i0.tif,l0.tif", "i1.tif,l1.tif")
-    assert "2 places can't be divided into 3 parts; add some, declare a column `split`, or divide the ground" in message
+    assert "2 places can't be divided into 3 splits; add some, declare a column `split`, or divide the" in message
 
 
 def test_blocks_and_declared_parts_exclude_each_other(refusal: Refusal) -> None:
     message = refusal(_HEADER, "i0.tif,l0.tif,train", *_GOOD, split=SplitSpec(blocks=BlockSpec(size_px=4)))
-    assert "'HERE/t.csv' declares parts, and `split.blocks` would draw them; take out the column `split`" in message
+    assert "'HERE/t.csv' declares splits, and `split.blocks` would draw them; take out the column `split`" in message
 
 
 def test_the_same_image_twice_is_refused(refusal: Refusal) -> None:
@@ -143,7 +143,7 @@ def test_a_copy_of_an_image_in_another_part_is_refused(refusal: Refusal, kit_of_
     for kind in "il":
         (kit_of_maps / f"{kind}9.tif").write_bytes((kit_of_maps / f"{kind}0.tif").read_bytes())
     message = refusal(_HEADER, "i0.tif,l0.tif,train", "i9.tif,l9.tif,test", "i1.tif,l1.tif,val")
-    assert "1 samples with the same content in two parts: 'i0.tif' (train) and 'i9.tif' (test)" in message
+    assert "1 samples with the same content in two splits: 'i0.tif' (train) and 'i9.tif' (test)" in message
 
 
 @pytest.mark.parametrize(

@@ -41,24 +41,24 @@ def _rows(names: Sequence[str], labels: str = "ababab", parts: Sequence[str] = _
 def test_a_class_in_test_that_training_lacks(tmp_path: Path) -> None:
     said = _said(tmp_path, "path,label,split", _rows(_images(tmp_path, 6), "ababac"))
     assert isinstance(said, InputError)
-    assert "1 of 3 classes are in part 'test' of 't.csv' and not in training: 'c'; add training samples" in str(said)
+    assert "1 of 3 classes are in split 'test' of 't.csv' and not in training: 'c'; add training samples" in str(said)
 
 
 def test_a_label_in_validation_that_training_lacks(tmp_path: Path) -> None:
     said = _said(tmp_path, "path,label,split", _rows(_images(tmp_path, 6), "aabaaa"), kind="labels")
-    assert "are in part 'val' of 't.csv' and not in training: 'b'" in str(said)
+    assert "are in split 'val' of 't.csv' and not in training: 'b'" in str(said)
 
 
 def test_a_part_without_samples(tmp_path: Path) -> None:
     rows = _rows(_images(tmp_path, 6), parts=("train",) * 4 + ("val",) * 2)
     said = str(_said(tmp_path, "path,label,split", rows))
-    assert "'t.csv' has no sample in part 'test' to report (samples: train 4, val 2, test 0); declare some" in said
+    assert "'t.csv' has no sample in split 'test' to report (samples: train 4, val 2, test 0); declare some" in said
 
 
 def test_a_test_share_of_nothing(tmp_path: Path) -> None:
     rows = [row.rsplit(",", 1)[0] for row in _rows(_images(tmp_path, 6))]
     said = str(_said(tmp_path, "path,label", rows, split=SplitSpec(val=0.4, test=0.0)))
-    assert "has no sample in part 'test'" in said
+    assert "has no sample in split 'test'" in said
 
 
 def test_the_same_path_in_two_parts(tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_the_same_content_in_two_parts(tmp_path: Path) -> None:
     names = _images(tmp_path, 6)
     shutil.copy(tmp_path / names[1], tmp_path / names[4])
     said = str(_said(tmp_path, "path,label,split", _rows(names)))
-    assert "1 samples with the same content in two parts: '1.png' (train) and '4.png' (test)" in said
-    assert "keep one of each, or both in one part" in said
+    assert "1 samples with the same content in two splits: '1.png' (train) and '4.png' (test)" in said
+    assert "keep one of each, or both in one split" in said
 
 
 def test_the_same_content_in_two_parts_where_files_are_large(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_class_with_one_sample_can_not_be_stratified(tmp_path: Path) -> None:
     rows = [f"{name},{label}" for name, label in zip(_images(tmp_path, 11), "aaaaabbbbbc", strict=True)]
     said = _said(tmp_path, "path,label", rows)
     assert isinstance(said, InputError)
-    assert "class 'c' has 1 image, too few for 3 parts; add images, leave the class out, or declare" in str(said)
+    assert "class 'c' has 1 image, too few for 3 splits; add images, leave the class out, or declare" in str(said)
 
 
 def test_classes_too_small_for_the_shares(tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_one_class_for_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("", "row 3 of '{}' has nothing in column 'label'; give every sample a number"),
-        ("nan", "row 3 of '{}' has 'nan' in column 'label'; numbers must be finite"),
-        ("inf", "row 3 of '{}' has 'inf' in column 'label'; numbers must be finite"),
-        ("tall", "row 3 of '{}' has 'tall', which is no number in column 'label'"),
+        ("", "row 3 of '{}': column 'label' has nothing; give every sample a number"),
+        ("nan", "row 3 of '{}': column 'label' has 'nan'; numbers must be finite"),
+        ("inf", "row 3 of '{}': column 'label' has 'inf'; numbers must be finite"),
+        ("tall", "row 3 of '{}': column 'label' has 'tall', which is no number"),
     ],
 )
 def test_a_number_that_is_none(tmp_path: Path, cell: str, message: str) -> None:

@@ -184,8 +184,8 @@ def test_a_class_in_one_block_is_learned_and_its_absence_is_said() -> None:
     labels[:4, :4] = 1
     data = _divided(labels=labels)
     assert [(data.read(p).class_map == 1).any() for p in range(3)] == [True, False, False]
-    assert "part 'val' has no labels of b" in data.notes
-    assert "part 'test' has no labels of b" in data.notes
+    assert "split 'val' has no labels of b" in data.notes
+    assert "split 'test' has no labels of b" in data.notes
 
 
 def test_parts_near_their_shares_in_every_class_are_preferred() -> None:
@@ -243,12 +243,12 @@ def test_a_place_of_two_grids_is_refused() -> None:
 
 
 def test_too_few_blocks_are_refused() -> None:
-    with pytest.raises(InputError, match="1 blocks of 32 × 32 pixels have labels, too few for 3 parts; choose"):
+    with pytest.raises(InputError, match="1 blocks of 32 × 32 pixels have labels, too few for 3 splits; choose"):
         _divided(size_px=32)
 
 
 def test_a_part_that_the_buffer_takes_away_is_refused() -> None:
-    with pytest.raises(InputError, match="part 'train' of 'tiny' keeps no label of 4 blocks of 16 pixels beside"):
+    with pytest.raises(InputError, match="split 'train' of 'tiny' keeps no label of 4 blocks of 16 pixels beside"):
         blocked(_data(_sample(_chessboard())), BlockSpec(size_px=16, buffer_px=16), val=0.25, test=0.25, seed=0)
 
 

@@ -61,7 +61,7 @@ def test_class_folders_become_data(tmp_path: Path) -> None:
     assert data.targets.tolist() == [0] * 10 + [1] * 10
     assert data.num_samples == {"train": 14, "val": 2, "test": 4}
     assert [sensor.name for sensor in data.sensors[0]] == ["maxar-rgb"]
-    assert data.notes == ("parts are drawn (seed 0)",)
+    assert data.notes == ("train, val and test are drawn (seed 0)",)
 
 
 def test_a_sample_is_read_as_stored(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_row_without_a_sensor_is_named(tmp_path: Path) -> None:
 
 def test_a_declared_part_and_lists_are_one_too_many(tmp_path: Path) -> None:
     table = _table(tmp_path, "path,label,split", [f"{name},x,train" for name in _images(tmp_path, 2)])
-    with pytest.raises(ManifestError, match=r"declares parts itself, and `split\.lists` names lists of them"):
+    with pytest.raises(ManifestError, match=r"declares splits itself, and `split\.lists` names lists of them"):
         _open(table, split=SplitSpec(lists=ListSpec(train="a", test="b")))
 
 

@@ -54,7 +54,7 @@ def test_good_data_pass() -> None:
 def test_an_empty_part_is_named(part: Split) -> None:
     left: Split = "val" if part == "train" else "train"
     data = _data(parts=[left if one == part else one for one in _PARTS])
-    with pytest.raises(InputError, match=rf"'made' has no sample in part '{part}' to .* \(samples: .*{part} 0"):
+    with pytest.raises(InputError, match=rf"'made' has no sample in split '{part}' to .* \(samples: .*{part} 0"):
         check_task_data(data)
 
 
@@ -66,12 +66,12 @@ def test_validation_may_be_empty_where_it_is_not_needed() -> None:
 
 def test_a_class_that_training_lacks_is_named() -> None:
     data = replace(_data(), classes=("a", "b", "c"), targets=np.array([0, 1, 0, 1, 2, 0]))
-    with pytest.raises(InputError, match=r"1 of 3 classes are in part 'test' of 'made' and not in training: 'c'"):
+    with pytest.raises(InputError, match=r"1 of 3 classes are in split 'test' of 'made' and not in training: 'c'"):
         check_task_data(data)
 
 
 def test_a_label_that_training_lacks_is_named() -> None:
-    with pytest.raises(InputError, match=r"1 of 2 classes are in part 'val' .* not in training: 'b'"):
+    with pytest.raises(InputError, match=r"1 of 2 classes are in split 'val' .* not in training: 'b'"):
         check_task_data(_labels(_data(), "10", "00", "01", "10", "10", "10"))
 
 
@@ -123,7 +123,7 @@ def test_two_samples_of_one_name_are_refused() -> None:
 def test_one_content_in_two_parts_is_refused() -> None:
     data = _data(contents=["k", "l", "m", "n", "l", "k"])
     with pytest.raises(
-        InputError, match=r"2 samples with the same content in two parts: 's1' \(train\) and 's4' \(test\)"
+        InputError, match=r"2 samples with the same content in two splits: 's1' \(train\) and 's4' \(test\)"
     ):
         check_task_data(data)
 

@@ -22,17 +22,17 @@ _TORCHGEO = "torchgeo:"
 def open_task_data(
     spec: DataSpec, *, seed: int, download: bool = False, sensors: Mapping[str, Sensor] | None = None
 ) -> TaskData:
-    """Find the samples of labelled data, their parts and targets; images are read later.
+    """Find the samples of labelled data, their splits and targets; images are read later.
 
     Args:
         spec: which data, and how they are read.
-        seed: of what is drawn: parts that nothing declares, label fractions.
+        seed: of what is drawn: splits that nothing declares, label fractions.
         download: whether a named data set may be fetched.
         sensors: by name, beside those of the catalogue; folders and tables of whole images may name them.
 
     Raises:
         ManifestError: nothing is there, or a table, folder or list is wrong.
-        InputError: an empty part, a sample in two parts, or classes that can't be drawn by.
+        InputError: an empty split, a sample in two splits, or classes that can't be drawn by.
     """
     # Late: each kind of source has libraries of its own.
     from anyband.labelled.splits import take_fraction
@@ -78,14 +78,14 @@ def check_task_data(data: TaskData, *, needs_validation: bool = True) -> None:
 
     Args:
         data: labelled samples.
-        needs_validation: whether an empty validation part is refused; an empty training or test part always is.
+        needs_validation: whether an empty validation split is refused; an empty training or test split always is.
 
     Raises:
-        InputError: an empty part; two samples of one name; targets that do not belong to the classes; fewer than two
-            classes; a class in validation or test that training lacks; or one file in two parts.
+        InputError: an empty split; two samples of one name; targets that do not belong to the classes; fewer than two
+            classes; a class in validation or test that training lacks; or one file in two splits.
     """
     _check_names(data)
-    _check_parts(data, needs_validation=needs_validation)
+    _check_splits(data, needs_validation=needs_validation)
     _check_targets(data)
     if data.kind in ("class", "labels"):
         _check_classes_learned(data)
@@ -101,16 +101,16 @@ def _check_names(data: TaskData) -> None:
         )
 
 
-def _check_parts(data: TaskData, *, needs_validation: bool) -> None:
+def _check_splits(data: TaskData, *, needs_validation: bool) -> None:
     counts = data.num_samples
     roles = {"train": "learn from", "val": "choose by", "test": "report"}
     needed: list[Split] = ["train", "val", "test"] if needs_validation else ["train", "test"]
-    for part in needed:
-        if counts[part] == 0:
+    for split in needed:
+        if counts[split] == 0:
             found = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise InputError(
-                f"'{data.name}' has no sample in part '{part}' to {roles[part]} (samples: {found}); declare some in a "
-                "column `split` or in lists, or have them drawn by `split.val` and `split.test`"
+                f"'{data.name}' has no sample in split '{split}' to {roles[split]} (samples: {found}); declare some in "
+                "a column `split` or in lists, or have them drawn by `split.val` and `split.test`"
             )
 
 
@@ -170,27 +170,27 @@ def _check_class_numbers(data: TaskData, targets: Array) -> None:
 def _check_classes_learned(data: TaskData) -> None:
     """Refuse a class that is asked for and was never shown."""
     learned = _classes_in(data, "train")
-    parts: tuple[Split, ...] = ("val", "test")
-    for part in parts:
-        lacking = sorted(_classes_in(data, part) - learned)
+    others: tuple[Split, ...] = ("val", "test")
+    for split in others:
+        lacking = sorted(_classes_in(data, split) - learned)
         if lacking:
             names = _listed([data.classes[index] for index in lacking])
             raise InputError(
-                f"{len(lacking)} of {len(data.classes)} classes are in part '{part}' of '{data.name}' and not in "
+                f"{len(lacking)} of {len(data.classes)} classes are in split '{split}' of '{data.name}' and not in "
                 f"training: {names}; add training samples of them, or leave them out"
             )
 
 
-def _classes_in(data: TaskData, part: Split) -> set[int]:
+def _classes_in(data: TaskData, split: Split) -> set[int]:
     if data.targets is None:
         return set()
-    targets = data.targets[data.part(part)]
+    targets = data.targets[data.part(split)]
     found = np.flatnonzero(targets.any(axis=0)) if data.kind == "labels" else np.unique(targets)
     return set(found.tolist())
 
 
 def _check_contents(data: TaskData) -> None:
-    """Refuse a file in two parts, by what is in it."""
+    """Refuse a file in two splits, by what is in it."""
     twins = list(_twins(data))
     found = []
     with progress("compare samples", len(twins), shown=len(twins) > _SHOWN_FROM) as advance:
@@ -204,23 +204,23 @@ def _check_contents(data: TaskData) -> None:
             for first, second in found
         ]
         raise InputError(
-            f"'{data.name}' has {len(found)} samples with the same content in two parts: {_listed(pairs)}; the test "
-            "would score what training saw: keep one of each, or both in one part"
+            f"'{data.name}' has {len(found)} samples with the same content in two splits: {_listed(pairs)}; the test "
+            "would score what training saw: keep one of each, or both in one split"
         )
 
 
 def _twins(data: TaskData) -> Iterable[tuple[int, int]]:
-    """Find samples of equal hash in different parts; samples of one place may share files and are left out."""
+    """Find samples of equal hash in different splits; samples of one place may share files and are left out."""
     first_of: dict[str, dict[Split, int]] = {}
     for sample, content in enumerate(data.contents):
         if not content:
             continue
         seen = first_of.setdefault(content, {})
-        part = data.splits[sample]
-        other = next((one for name, one in seen.items() if name != part and not _same_place(data, one, sample)), None)
+        split = data.splits[sample]
+        other = next((one for name, one in seen.items() if name != split and not _same_place(data, one, sample)), None)
         if other is not None:
             yield other, sample
-        seen.setdefault(part, sample)
+        seen.setdefault(split, sample)
 
 
 def _same_place(data: TaskData, first: int, second: int) -> bool:

@@ -105,9 +105,9 @@ class TaskData:
     read: Callable[[int], Sample]
     """Reads the sample at a position."""
     fingerprint: str
-    """Hash of names, contents, labels and parts; equal data give equal fingerprints on every machine."""
+    """Hash of names, contents, labels and splits; equal data give equal fingerprints on every machine."""
     contents: tuple[str, ...] = ()
-    """Hash of each sample's files, to find one in two parts; empty: unknown. Samples that may share files (blocks of
+    """Hash of each sample's files, to find one in two splits; empty: unknown. Samples that may share files (blocks of
     one image) have the same place and are not compared."""
     regions: Callable[[int], Int[Array, "row col"]] | None = None
     """Numbers the pieces of ground that the pixels of a sample lie in, the same on all dates of a place; None: each
@@ -232,7 +232,7 @@ class DataSpec:
     tile_px: int | None = None
     """Images larger than this are cut into squares of this edge, each a sample; None: whole images."""
     split: SplitSpec = field(default_factory=SplitSpec)
-    """How samples come into parts."""
+    """How samples come into splits."""
     options: dict[str, str] = field(default_factory=dict)
     """Arguments of a named data set, such as `num_classes: "19"`."""
 

@@ -371,10 +371,10 @@ def _number(text: str, column: str) -> float:
     except ValueError as problem:
         found = f"'{text}', which is no number" if text else "nothing"
         raise ManifestError(
-            f"it has {found} in column '{column}'; give every sample a number, or leave the row out"
+            f"column '{column}' has {found}; give every sample a number, or leave the row out"
         ) from problem
     if not math.isfinite(number):
-        raise ManifestError(f"it has '{text}' in column '{column}'; numbers must be finite, leave the row out")
+        raise ManifestError(f"column '{column}' has '{text}'; numbers must be finite, leave the row out")
     return number
 
 
