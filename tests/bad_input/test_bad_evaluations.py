@@ -102,7 +102,7 @@ def test_several_labels_must_be_declared(refused_table: Evaluation, images: list
 def test_labels_that_are_no_numbers(refused_table: Evaluation, images: list[str]) -> None:
     message = refused_table(_rows(images), "--sensor", "rgb", *_QUICK[1:], protocol="regress")
     assert "row 1 of " in message
-    assert "has 'a', which is no number in column 'label'" in message
+    assert "column 'label' has 'a', which is no number" in message
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear", "finetune"])

@@ -61,7 +61,7 @@ def test_rows_that_name_no_sensor_take_the_one_of_the_command(
         ("sentinel2-l2a", ["--bands", "B02"], "name them in the table's column `bands`"),
         ("sentinel2-l2a", ["--encoding", "dn"], "name them in the table's column `encoding`"),
         ("", ["--sensor", "sentinel9"], "there is no sensor 'sentinel9'"),
-        ("", [], "'sensor' is missing; name it in the table's column `sensor`, or one for all images beside the table"),
+        ("", [], "nothing says which sensor took"),
     ],
 )
 def test_what_reading_images_of_sets_lacks_is_asked_for(
