@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anyband.data.store import Split
 from anyband.data.manifest import ImageEntry, entry_sensor
+from anyband.data.store import Split
 from anyband.errors import InputError, ManifestError, RecipeError
 from anyband.labelled.samples import (
     MOST_READ,

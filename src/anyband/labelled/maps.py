@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from anyband.arrays import Array, Bool, Num
-from anyband.data.store import SPLITS, Split
 from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.data.places import PlacedImage, find_places
+from anyband.data.store import SPLITS, Split
 from anyband.errors import InputError, ManifestError
 from anyband.labelled.blocks import blocked
 from anyband.labelled.label_rasters import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from anyband.data.store import SPLITS, Split
 from anyband.data.manifest import COLUMNS, MANIFEST_ENDINGS, ImageEntry, parse_entry, read_rows
+from anyband.data.store import SPLITS, Split
 from anyband.errors import AnybandError, ManifestError, nearest_name
 from anyband.labelled.samples import DENSE_KINDS, IMAGE_ENDINGS, DataSpec
 from anyband.progress import progress
