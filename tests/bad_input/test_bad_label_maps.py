@@ -154,7 +154,7 @@ def test_a_copy_of_an_image_in_another_part_is_refused(refusal: Refusal, kit_of_
         ("label,split", "l0.tif,train", "needs a column `image`, or `before` and `after`; it has label, split"),
         ("image,label,split", "i0.tif,l0.tif,trian", "row 1 of 'HERE/t.csv': split 'trian' is unknown (train, val"),
         ("image,label,split", "gone.tif,l0.tif,train", "row 1 of 'HERE/t.csv': 'HERE/gone.tif' does not exist"),
-        ("before,after,label", "i0.tif,,l0.tif", "row 1 of 'HERE/t.csv': 'path' is missing"),
+        ("before,after,label", "i0.tif,,l0.tif", "row 1 of 'HERE/t.csv': it has no path"),
         ("image,label,label_nodata", "i0.tif,l0.tif,none", "row 1 of 'HERE/t.csv': label_nodata 'none' is no number"),
         ("image,label,bands", "i0.tif,l0.tif,R;Q", "row 1 of 'HERE/t.csv': band 'Q' is not in sensor"),
         ("image,label", "", "'HERE/t.csv' lists no images; give it a row for each"),

@@ -8,7 +8,7 @@ import pytest
 
 from anyband.errors import AnybandError, ManifestError
 from anyband.labelled.images import open_images
-from anyband.labelled.samples import DataSpec, TaskKind
+from anyband.labelled.samples import DataSpec, SplitSpec, TaskKind
 from anyband.labelled.tables import ListedSample, list_samples
 
 _HEADER = "path,set,label,sensor,datetime,bands\n"
@@ -101,7 +101,7 @@ def test_sensors_of_equal_bands_and_encodings_stay_apart(tmp_path: Path) -> None
     for name in "abcd":
         (tmp_path / name).write_bytes(name.encode())
     table = _table(tmp_path, "path,label,sensor,split\n" + "\n".join(f"{row},train" for row in rows))
-    data = open_images(DataSpec(source=str(table)), seed=0)
+    data = open_images(DataSpec(source=str(table), split=SplitSpec(val=0.0)), seed=0)
     assert [sensors[0].name for sensors in data.sensors] == [f"landsat{number}-oli-tirs-l2" for number in (8, 9, 8, 9)]
 
 
@@ -110,7 +110,7 @@ def test_sensors_of_equal_bands_and_encodings_stay_apart(tmp_path: Path) -> None
     [
         ("path,lable\na.tif,x\n", "needs a column 'label'; it has path, lable; did you mean 'lable'"),
         ("path,label\n", "lists no images"),
-        ("", "lists no images; give it a header and a row for each"),
+        ("", "lists no images; give it a row for each"),
         ("path,label\n,x\n", "row 1 of '.*': it has no path"),
         ("path,label\nb.tif,x\n", "row 1 of '.*': '.*b.tif' does not exist"),
         ("path,label,split\na.tif,x,tset\n", "row 1 of '.*': split 'tset' is unknown .*; did you mean 'test'"),

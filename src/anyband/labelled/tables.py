@@ -214,7 +214,7 @@ def _check_declared(samples: Sequence[ListedSample], source: Path) -> None:
 def _table(table: Path, spec: DataSpec, maker: EntryMaker) -> list[ListedSample]:
     rows = read_rows(table)
     if not rows:
-        raise ManifestError(f"'{table}' lists no images; give it a header and a row for each")
+        raise ManifestError(f"'{table}' lists no images; give it a row for each")
     columns = list(dict.fromkeys(column for row in rows for column in row))
     dense = spec.kind in DENSE_KINDS
     if dense:
