@@ -96,13 +96,13 @@ def test_columns_of_other_programs_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_sensors_of_equal_bands_and_encodings_stay_apart(tmp_path: Path) -> None:
-    rows = [f"{name},{label},landsat{number}-oli-tirs-l2" for name, label, number in (("a", "x", 8), ("b", "y", 9))]
-    rows += ["c,x,landsat8-oli-tirs-l2", "d,y,landsat9-oli-tirs-l2"]
+    rows = [f"{name},{label},landsat{number}-oli-tirs-l1" for name, label, number in (("a", "x", 8), ("b", "y", 9))]
+    rows += ["c,x,landsat8-oli-tirs-l1", "d,y,landsat9-oli-tirs-l1"]
     for name in "abcd":
         (tmp_path / name).write_bytes(name.encode())
     table = _table(tmp_path, "path,label,sensor,split\n" + "\n".join(f"{row},train" for row in rows))
     data = open_images(DataSpec(source=str(table), split=SplitSpec(val=0.0)), seed=0)
-    assert [sensors[0].name for sensors in data.sensors] == [f"landsat{number}-oli-tirs-l2" for number in (8, 9, 8, 9)]
+    assert [sensors[0].name for sensors in data.sensors] == [f"landsat{number}-oli-tirs-l1" for number in (8, 9, 8, 9)]
 
 
 @pytest.mark.parametrize(
