@@ -96,7 +96,7 @@ _ROWS = "".join(f"KIT/rgb{number}.tif,{'ab'[number % 2]},{part}\n" for number, p
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is empty; it needs a header with the columns `path` and `label`"),
+        ("", "lists no images; give it a row for each"),
         ("path,label\n", "lists no images"),
         ("path,lable\nKIT/rgb0.tif,a\n", "needs a column 'label'; it has path, lable; did you mean 'lable'?"),
         ("label\na\n", "needs a column 'path'; it has label"),

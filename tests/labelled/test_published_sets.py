@@ -279,4 +279,4 @@ def test_equal_patches_under_two_names_stay_in_one_part(bigearthnet: Path) -> No
     data = _opened("bigearthnet-mm", bigearthnet, split=SplitSpec(val=0.3, test=0.3))
     part_of = dict(zip(data.names, data.splits, strict=True))
     assert all(part_of[f"S2_{index}"] == part_of[f"S2_{index + 1}"] for index in (20, 22, 24))
-    assert "3 samples have the files of another one; they are kept in its part" in data.notes
+    assert "3 samples have the files of another one; they are kept in its split" in data.notes

@@ -260,15 +260,7 @@ def published_data(
     """Make data of the samples that were found in the folders of a published set of whole images.
 
     Args:
-        spec: as the user gave it.
-        samples: with their classes as labels.
-        kind: `class` or `labels`.
-        classes: names, in their order.
-        sensors: of the slots.
         lists: files that name the samples of each split; None: as the samples say, else drawn.
-        statistics: name of the published normalisation.
-        notes: what a reader of results should know.
-        seed: of splits that nothing declares.
 
     Raises:
         ManifestError: a list names a sample that is not there, or two samples have one name.
