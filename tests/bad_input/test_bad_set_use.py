@@ -94,7 +94,7 @@ def _sets(folder: Path, kit: Path, *more: str) -> None:
         ("KIT/other_crs.tif,s0,b,train,rgb,", "have the label 'a' and 'b'; a set has one label"),
         ("KIT/other_crs.tif,s0,a,train,,", "row 9 of "),
         ("KIT/other_crs.tif,s0,a,train,rgb,2999-01-01", "lies in the future"),
-        ("KIT/rgb0.tif,s0,a,train,rgb,2020-06-01", "are of one image, "),
+        ("KIT/rgb0.tif,s0,a,train,rgb,2020-06-01", "rgb0.tif' more than once"),
     ],
 )
 def test_evaluate_says_what_is_wrong_with_a_set(refused, existing, kit, row: str, message: str) -> None:

@@ -68,15 +68,16 @@ class Ledger:
 
     def begin(self, inputs: str) -> None:
         """Note for which images and options the work is; finished work for others is forgotten."""
-        if inputs == _inputs_of(self.database):
-            return
-        with self._writing(), self._transaction():
-            for (table,) in self.database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-                self.database.execute(f"DROP TABLE {table}")
-            for statement in _KEPT.split(";"):
-                self.database.execute(statement)
-            self.database.execute("INSERT INTO inputs VALUES (?)", [inputs])
-            self.database.execute(f"PRAGMA user_version = {_VERSION}")
+        with self._writing():
+            if inputs == _inputs_of(self.database):
+                return
+            with self._transaction():
+                for (table,) in self.database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                    self.database.execute(f"DROP TABLE {table}")
+                for statement in _KEPT.split(";"):
+                    self.database.execute(statement)
+                self.database.execute("INSERT INTO inputs VALUES (?)", [inputs])
+                self.database.execute(f"PRAGMA user_version = {_VERSION}")
 
     def fill(self, entries: Iterable[ImageEntry]) -> None:
         """Write the images down, and which of them stand in the list again."""

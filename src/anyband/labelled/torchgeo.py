@@ -5,6 +5,8 @@ import functools
 import importlib
 import inspect
 import re
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -692,9 +694,38 @@ def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed
     )
 
 
+class _Quiet:
+    """Keep from the user that TorchGeo's own code opens images without a place, in any number of threads at once.
+
+    Filters of warnings belong to the process: the first thread sets one, the last puts back what was there.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._filters = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        from rasterio.errors import NotGeoreferencedWarning
+
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings(category=NotGeoreferencedWarning, action="ignore")
+                self._filters.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
 def _raw(item: Items, index: int, name: str) -> Mapping[str, Any]:
     try:
-        found: Mapping[str, Any] = item.data[index]
+        with _QUIET:
+            found: Mapping[str, Any] = item.data[index]
     except (OSError, ValueError, RuntimeError, LookupError) as problem:
         raise RasterError(f"TorchGeo can't read sample '{name}': {problem}") from problem
     return found
