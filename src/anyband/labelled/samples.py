@@ -60,15 +60,13 @@ class SampleImage:
     """One image of a sample, as stored."""
 
     dn: Num[Array, "band row col"]
-    """Stored numbers."""
     valid: Bool[Array, "band row col"]
-    """Which pixels have data."""
     sensor: Sensor
-    """With the bands of the array in their order; its default encoding is that of the numbers."""
+    """With the bands of `dn` in their order; its default encoding is that of the numbers."""
     grid: Grid | None = None
-    """Where the pixels lie; None: not known."""
+    """None: not known."""
     datetime: dt.datetime | None = None
-    """Time of acquisition, UTC; None: not known."""
+    """UTC; None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,9 +76,9 @@ class Sample:
     images: tuple[SampleImage, ...]
     """One for each slot: a sensor, a date, or both."""
     class_map: Int[Array, "row col"] | None = None
-    """Class of each pixel of the first image; −1: none, or not of this part. None: the target is no map of classes."""
+    """Classes on the first image; −1: none, or not of this split. None: the target is no map of classes."""
     number_map: Float[Array, "row col"] | None = None
-    """Number of each pixel of the first image; NaN: none. None: the target is no map of numbers."""
+    """Numbers on the first image; NaN: none. None: the target is no map of numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,30 +86,26 @@ class TaskData:
     """Labelled samples in a fixed order. Nothing is read before `read`."""
 
     name: str
-    """For people."""
     kind: TaskKind
-    """What is predicted."""
     classes: tuple[str, ...] = ()
-    """Names of the classes, of kinds with classes; a class's number is its position."""
+    """A class's number is its position; empty for kinds without classes."""
     names: tuple[str, ...]
-    """Name of each sample, for messages, pictures and pairing; no two are equal."""
+    """For messages, pictures and pairing; no two are equal."""
     splits: tuple[Split, ...]
-    """Part of each sample."""
     places: tuple[str, ...] = ()
-    """Place that each sample shows; empty: each has its own."""
+    """Ground that each sample shows; empty: each has its own."""
     sensors: tuple[tuple[Sensor, ...], ...]
-    """Sensors of the images of each sample, by slot, as `read` will give them."""
+    """By sample and slot, as `read` will give them."""
     targets: Targets = None
     read: Callable[[int], Sample]
-    """Reads the sample at a position."""
     fingerprint: str
     """Hash of names, contents, labels and splits; equal data give equal fingerprints on every machine."""
     contents: tuple[str, ...] = ()
-    """Hash of each sample's files, to find one in two splits; empty: unknown. Samples that may share files (blocks of
-    one image) have the same place and are not compared."""
+    """Hash of each sample's files, to find one in two splits; empty: unknown. Samples of one place may share files."""
     regions: Callable[[int], Int[Array, "row col"]] | None = None
-    """Numbers the pieces of ground that the pixels of a sample lie in, the same on all dates of a place; None: each
-    place is one. Scores of a test are resampled by them."""
+    """Numbers the pieces of ground of a sample's pixels, the same on all dates of a place; None: each place is one.
+    Scores of a test are resampled by them.
+    """
     notes: tuple[str, ...] = ()
     """What a reader of the results should know."""
     statistics: str | None = None
@@ -132,25 +126,18 @@ class TaskData:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the target is a raster."""
         return self.kind in DENSE_KINDS
 
     @property
     def num_samples(self) -> dict[Split, int]:
-        """Number of samples of each part."""
         return {part: self.splits.count(part) for part in SPLITS}
 
     def part(self, name: Split) -> Int[Array, " sample"]:
-        """Give the positions of the samples of a part."""
+        """Give the positions of the samples of a split."""
         return np.array([index for index, one in enumerate(self.splits) if one == name], dtype=np.int64)
 
     def take(self, samples: Sequence[int] | Int[Array, " sample"], *, fingerprint: str) -> "TaskData":
-        """Keep some samples, in the order given; all classes stay.
-
-        Args:
-            samples: positions.
-            fingerprint: of what is kept.
-        """
+        """Keep the samples at some positions, in their order; all classes stay. `fingerprint` is that of what is kept."""
         kept = [int(sample) for sample in samples]
         read, regions = self.read, self.regions
         return replace(
@@ -169,24 +156,22 @@ class TaskData:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSpec:
-    """Parts as squares of ground inside each image, for data of few places."""
+    """Splits as squares of ground inside each image, for data of few places."""
 
     size_px: int
-    """Edge of a block, pixels of the first image."""
+    """Edge, in pixels of the first image."""
     buffer_px: int = 0
-    """Labels of training (and validation) pixels so near to a block of another part are left out."""
+    """Labels of training (and validation) pixels so near to a block of another split are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListSpec:
-    """Files that list the samples of each part: a path or file name a line, or as the first column of a CSV."""
+    """Files that list the samples of each split: a path or file name a line, or as the first column of a CSV."""
 
     train: str
-    """Of the training samples."""
     val: str | None = None
-    """Of the validation samples; None: drawn from training."""
+    """None: drawn from training."""
     test: str
-    """Of the test samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +179,12 @@ class SplitSpec:
     """How samples come into train, val and test, where the data do not declare it."""
 
     val: float = 0.1
-    """Share of validation."""
+    """Share of the samples."""
     test: float = 0.2
-    """Share of test."""
+    """Share of the samples."""
     lists: ListSpec | None = None
-    """Files that list them."""
     blocks: BlockSpec | None = None
-    """Squares of ground, for maps."""
+    """For maps."""
     fraction: float = 1.0
     """Share of the training samples whose labels are used, drawn by class."""
     per_class: int | None = None
@@ -216,13 +200,12 @@ class DataSpec:
     root: str | None = None
     """Folder of a data set that `source` names."""
     kind: TaskKind = "class"
-    """What is predicted."""
     sensors: tuple[str, ...] = ()
-    """Sensor of each slot, where the data do not say it; catalogue names or YAML files."""
+    """Of each slot, where the data do not say it; catalogue names or YAML files."""
     bands: tuple[tuple[str, ...], ...] = ()
-    """Bands of each slot, in the order of the files; empty: all of the sensor's."""
+    """Of each slot, in the order of the files; empty: all of the sensor's."""
     encodings: tuple[str, ...] = ()
-    """How the numbers of each slot are stored; empty: the sensors' defaults."""
+    """Of each slot; empty: the sensors' defaults."""
     classes: dict[int, str] = field(default_factory=dict)
     """Name of each value of label rasters; empty: the values that occur in training."""
     ignore: tuple[int, ...] = ()
@@ -232,20 +215,13 @@ class DataSpec:
     tile_px: int | None = None
     """Images larger than this are cut into squares of this edge, each a sample; None: whole images."""
     split: SplitSpec = field(default_factory=SplitSpec)
-    """How samples come into splits."""
     options: dict[str, str] = field(default_factory=dict)
     """Arguments of a named data set, such as `num_classes: "19"`."""
 
 
 def known_root(spec: DataSpec, *, wanted: str) -> Path:
-    """Give the folder of a data set.
-
-    Args:
-        spec: with its `root`.
-        wanted: what should stand in it, for messages.
-
-    Raises:
-        ManifestError: none is given, or it does not exist.
+    """Give the folder of a data set; `ManifestError` where none is given or it does not exist.
+    `wanted` says what should stand in it.
     """
     if spec.root is None:
         raise ManifestError(f"'{spec.source}' needs `root`, the folder that holds it. It wants: {wanted}")
@@ -255,11 +231,7 @@ def known_root(spec: DataSpec, *, wanted: str) -> Path:
 
 
 def chosen_option(spec: DataSpec, name: str, allowed: Sequence[str]) -> str:
-    """Give the value of an option; the first one allowed where it is not given.
-
-    Raises:
-        RecipeError: another value.
-    """
+    """Give the value of an option: the first one allowed where it is not given; `RecipeError` for another value."""
     value = spec.options.get(name, allowed[0])
     if value not in allowed:
         raise RecipeError(
@@ -270,11 +242,7 @@ def chosen_option(spec: DataSpec, name: str, allowed: Sequence[str]) -> str:
 
 
 def check_options(spec: DataSpec, allowed: Sequence[str]) -> None:
-    """Refuse options that a data set does not have.
-
-    Raises:
-        RecipeError: there is one.
-    """
+    """Refuse options that a data set does not have (`RecipeError`)."""
     for name in spec.options:
         if name not in allowed:
             raise RecipeError(
@@ -284,13 +252,7 @@ def check_options(spec: DataSpec, allowed: Sequence[str]) -> None:
 
 
 def declared_slots(found: Sequence[Sensor], spec: DataSpec, *, name: str) -> tuple[Sensor, ...]:
-    """Take the sensors of the slots as a user declares them, or as the data set has them.
-
-    Args:
-        found: of the data set; empty: it doesn't say.
-        spec: may declare sensors, bands and encodings.
-        name: for messages.
-
+    """Take the sensors of the slots as a user declares them, or as `found` in the data set (empty: it doesn't say).
     Raises:
         ManifestError: other numbers of slots, or none is known.
         CatalogueError: an unknown sensor, band or encoding.
@@ -322,9 +284,8 @@ _MOST_BYTES = 256 * 2**20
 
 def keep_samples(read: Callable[[int], Sample], *, most_bytes: int = _MOST_BYTES) -> Callable[[int], Sample]:
     """Make a reader that keeps what it read first, up to a size; what comes later is read each time.
-
-    Nothing is given up for later samples: whoever passes over all samples in turn would find none of them again.
-    Callers get copies, so that what they change stays theirs. Threads may share it.
+    Nothing is given up for later samples: passes over all samples in turn would find none of them again.
+    Callers get copies. Threads may share it.
     """
     kept: dict[int, Sample] = {}
     lock = threading.Lock()
@@ -383,13 +344,9 @@ _READ_SAMPLES = 64
 
 
 def content_hash(paths: Sequence[Path]) -> str:
-    """Hash the files of a sample; names do not count, order does. Of a folder its images count, in order of name.
-
-    Files beyond 1 MB are not read whole: their size, and three pieces, are hashed, and the hash starts with
-    `PARTIAL`.
-
-    Raises:
-        ManifestError: a file can't be read.
+    """Hash the files of a sample, in order and without names; of a folder its images count, in order of name.
+    Of files beyond 1 MB the size and three pieces are hashed, and the hash starts with `PARTIAL`.
+    Raises `ManifestError` where a file can't be read.
     """
     state, is_partial = blake2b(digest_size=16), False
     for path in _files(paths):
@@ -463,13 +420,8 @@ def fingerprint_of(
     classes: Sequence[str] = (),
 ) -> str:
     """Hash everything that makes data what they are; equal data give equal fingerprints on every machine.
-
-    Args:
-        names: of the samples.
-        contents: hash of each; empty: unknown.
-        labels: of each, as numbers or as what prints alike for equal labels; None: they are part of the contents.
-        splits: of each.
-        classes: their names.
+    `contents` are hashes; empty: unknown. `labels` are numbers, or print alike where they are equal; None: they are part
+    of the contents.
     """
     state = blake2b(digest_size=8)
     for texts in (names, contents, splits, classes):
@@ -494,8 +446,7 @@ def quick_fingerprint(
     settings: Sequence[str],
 ) -> str:
     """Hash names, targets, splits, settings, the sizes of all files and the contents of some, spread evenly.
-
-    Published splits are trusted, so contents are not compared between them, and need not all be read.
+    Published splits are trusted, so contents need not all be read to compare them.
     """
     step = max(1, len(files) // _READ_SAMPLES)
     seen = (*sizes_of(files), *contents_of(files[::step]))

@@ -37,9 +37,7 @@ _SEVERAL = -1
 
 def read_split_list(path: Path) -> list[str]:
     """Read a list: a path or file name a line, or as the first column of a CSV; a header is left out.
-
-    Raises:
-        ManifestError: the file can't be read, or lists nothing.
+    Raises `ManifestError` where it can't be read or lists nothing.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -61,24 +59,17 @@ def read_split_list(path: Path) -> list[str]:
 def splits_from_lists(
     lists: ListSpec, names: Sequence[str], *, source: str, absent: str = "refuse"
 ) -> tuple[tuple[Split | None, ...], tuple[str, ...]]:
-    """Find the split of each sample by lists of names.
-
-    A listed name is a sample's where one of the two is the end of the other, folder by folder; so a list may leave
-    out class folders, or have more folders than there are. Endings of images need not agree, but where several
-    samples differ in nothing else, they must.
+    """Find the split of each sample (None: no list has it) by lists of names; notes say what was left out.
+    A listed name is a sample's where one of the two is the end of the other, folder by folder; so a list may leave out
+    class folders, or have more folders than there are. Endings of images must agree only where several samples differ
+    in nothing else.
 
     Args:
-        lists: the files.
-        names: of the samples: relative paths, with `/`.
-        source: of the samples, for messages.
+        names: relative paths, with `/`.
         absent: whether listed names that no sample has are refused (`refuse`) or left out (`leave_out`).
 
-    Returns:
-        Split of each sample, None: no list has it; and notes of what was left out.
-
     Raises:
-        ManifestError: a list is missing or empty, names are unknown or ambiguous (they are counted, and the first is
-            shown), or a sample is in two lists.
+        ManifestError: a list is missing or empty, names are unknown or ambiguous, or a sample is in two lists.
     """
     known = _Names(names)
     splits: list[Split | None] = [None] * len(names)
@@ -138,10 +129,8 @@ class _Names:
                 _add(self._ends, end, sample)
 
     def find(self, listed: str) -> int | None:
-        """Find the sample that a list names: by its whole name first, then by ends of it, then by ends of the list's.
-
-        Returns:
-            Its position; `_SEVERAL`: there are several; None: there is none.
+        """Find the position of the sample that a list names: by its whole name, then by ends of it, then of the list's.
+        `_SEVERAL` where there are several, None where there is none.
         """
         plain = _plain(listed)
         stem = _stem(plain)
@@ -175,17 +164,12 @@ def _stem(name: str) -> str:
 
 
 def _proper_ends(name: str) -> list[str]:
-    """List the ends of a path that leave out some of its folders, longest first."""
     pieces = name.split("/")
     return ["/".join(pieces[start:]) for start in range(1, len(pieces))]
 
 
 def check_places_whole(places: Sequence[str], splits: Sequence[Split], name: str) -> None:
-    """Refuse places whose images are in several splits.
-
-    Raises:
-        ManifestError: there is one.
-    """
+    """Refuse places whose images are in several splits (`ManifestError`)."""
     split_of: dict[str, Split] = {}
     for place, split in zip(places, splits, strict=False):
         if split_of.setdefault(place, split) != split:
@@ -210,18 +194,9 @@ def complete_splits(
     seed: int,
     classes: Sequence[str] = (),
 ) -> tuple[tuple[Split, ...], tuple[str, ...]]:
-    """Draw all splits where none is declared, and validation from training where there is none.
-
-    Args:
-        declared: split of each sample; None: not declared.
-        labels: classes, or which hold; None: drawn without regard to them.
-        shares: of validation and test.
-        places: that the samples show, which stay together; empty: each has its own.
-        seed: of the draw.
-        classes: their names, for messages.
-
-    Returns:
-        Split of each sample, and notes.
+    """Draw all splits where none is declared, and validation from training where there is none; give notes, too.
+    None stands for a split that is not declared, and for labels without which is drawn. Samples of one of `places` stay
+    together; empty: each has its own.
     """
     missing = [index for index, split in enumerate(declared) if split is None]
     given = tuple(split for split in declared if split is not None)
@@ -257,19 +232,14 @@ def draw_splits(
     classes: Sequence[str] = (),
 ) -> list[Split]:
     """Draw train, val and test, each with the classes in the same shares; equal seeds draw equal splits.
-
-    Places are drawn, so samples of one place stay together. A place counts for the class that most of its samples
-    have. Samples of several labels are ordered so that training has every label and each split has them in nearly
-    the same shares (`balanced_order`).
+    Places are drawn, so samples of one place stay together. A place counts for the class that most of its samples have.
+    Samples of several labels are ordered so that training has every label and each split has them in nearly the same
+    shares (`balanced_order`).
 
     Args:
         labels: classes, or which hold; None: drawn without regard to them.
-        num: of the samples.
-        places: that they show; empty: each has its own.
-        val: share of validation, from 0 to under 1.
-        test: share of test, from 0 to under 1.
-        seed: of the draw.
-        classes: their names, for messages.
+        places: of the samples; empty: each has its own.
+        val: share of validation, from 0 to under 1; so is `test`.
 
     Raises:
         InputError: shares that leave nothing to learn from, or a class with too few places for every split.
@@ -316,19 +286,8 @@ def _check_class_sizes(votes: Int[Array, " place"], classes: Sequence[str], *, w
 def draw_halves(
     indices: Int[Array, " sample"], classes: Int[Array, " sample"] | None, *, share: float, seed: int
 ) -> tuple[Int[Array, " first"], Int[Array, " second"]]:
-    """Draw a share of some samples, each class in the same share.
-
-    Args:
-        indices: of the samples.
-        classes: of each; None: drawn without regard to classes.
-        share: from 0 to under 1.
-        seed: of the draw.
-
-    Returns:
-        Those left, and those drawn.
-
-    Raises:
-        InputError: too few samples for the share, or for every class.
+    """Draw a share (0 ≤ share < 1) of some samples, each class in the same share; give those left, and those drawn.
+    Without classes it is drawn without regard to them. Raises `InputError` where a class, or all, have too few samples.
     """
     if share == 0:
         return indices, indices[:0]
@@ -349,19 +308,9 @@ def draw_halves(
 
 def balanced_order(labels: Bool[Array, "sample label"], *, seed: int, purpose: str, num: int) -> Int[Array, " order"]:
     """Order samples of several labels so that every beginning has the labels in nearly the same shares.
-
-    First comes a sample for each label, from the rarest on, so that none is lost. Then the next sample is always one
-    of the label that those before lack most; among its samples the seed draws. A shorter order is the beginning of a
-    longer one.
-
-    Args:
-        labels: which hold.
-        seed: of the draw.
-        purpose: of the draw.
-        num: how many samples to order; there are more where the labels need more.
-
-    Returns:
-        Positions of samples, each at most once.
+    First comes a sample for each label, from the rarest on. Then the next is always one of the label that those before
+    lack most, drawn among its samples. Gives `num` positions, more where the labels need more; a shorter order is the
+    beginning of a longer one.
     """
     classes, counts = _with_unlabelled(labels)
     queues = _Queues(classes, permutation(seed, step=0, purpose=purpose, size=len(labels)))
@@ -377,19 +326,9 @@ def balanced_order(labels: Bool[Array, "sample label"], *, seed: int, purpose: s
 
 
 def rounds_order(labels: Bool[Array, "sample label"], *, rounds: int, seed: int, purpose: str) -> Int[Array, " order"]:
-    """Draw so many samples of each label, or all that it has. Fewer rounds draw a part of what more rounds draw.
-
-    In each round, from the rarest label on, each that has fewer samples than rounds were gets one; a sample counts
-    for all its labels.
-
-    Args:
-        labels: which hold; samples without any are not drawn.
-        rounds: samples of each label.
-        seed: of the draw.
-        purpose: of the draw.
-
-    Returns:
-        Positions of samples, each at most once.
+    """Draw `rounds` samples of each label, or all that it has. Fewer rounds draw a part of what more rounds draw.
+    In each round, from the rarest label on, each that has fewer samples than rounds were gets one; a sample counts for
+    all its labels. Samples without any are not drawn.
     """
     counts = labels.sum(axis=0)
     queues = _Queues(labels, permutation(seed, step=0, purpose=purpose, size=len(labels)))
@@ -413,7 +352,7 @@ class _Queues:
         self.order: list[int] = []
 
     def take(self, label: int) -> None:
-        """Take the next sample of a label; the caller knows that there is one."""
+        """Take the next sample of a label; there must be one."""
         waiting = self._waiting[label]
         while self._is_taken[waiting[self._next[label]]]:
             self._next[label] += 1
@@ -432,7 +371,6 @@ def _with_unlabelled(labels: Bool[Array, "sample label"]) -> tuple[Bool[Array, "
 def _balanced_halves(
     labels: Bool[Array, "place class"], *, val: float, test: float, seed: int
 ) -> tuple[Int[Array, " val"], Int[Array, " test"]]:
-    """Draw validation and test from what training leaves."""
     num_val, num_test = round(len(labels) * val), round(len(labels) * test)
     num_train = len(labels) - num_val - num_test
     order = balanced_order(labels, seed=seed, purpose="training part", num=num_train)
@@ -449,9 +387,7 @@ def draw_places(
     places: Sequence[str], splits: Sequence[Split | None], *, val: float, test: float, seed: int
 ) -> tuple[Split | None, ...]:
     """Draw places of the training split for validation and test; at least one for each that has a share.
-
-    Raises:
-        InputError: too few places, or shares that leave nothing to learn from.
+    Raises `InputError` for too few places, or shares that leave nothing to learn from.
     """
     check_shares(val, test)
     pool = sorted({place for place, split in zip(places, splits, strict=True) if split == "train"})
@@ -474,18 +410,14 @@ _PURPOSE = "label fraction"
 
 def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, seed: int) -> TaskData:
     """Keep the labels of some training samples; validation and test stay whole.
-
     Draws are nested: with one seed, what a smaller fraction or number keeps is kept by a larger one too.
-    Classes: each keeps the same share, rounded, and at least one sample. Labels: samples are ordered so that each
-    beginning has the labels in nearly the same shares, after a sample for each label; the beginning is kept. A number
-    for each label counts a sample for all its labels, so frequent labels may get more, and rare ones what they have.
+    Classes: each keeps the same share, rounded, and at least one sample. Labels: `balanced_order`, of which the beginning
+    is kept; `per_class` counts a sample for all its labels, so frequent ones may get more, and rare ones what they have.
     Numbers and maps: drawn without regard to what they hold, at least one.
 
     Args:
-        data: with parts.
-        fraction: of the training samples, over 0 and at most 1.
+        fraction: over 0 and at most 1.
         per_class: so many training samples of each class instead; None: by `fraction`.
-        seed: of the draw.
 
     Raises:
         InputError: a wrong share or number, both at once, a class with too few samples, or data without classes.
@@ -521,7 +453,6 @@ def _check_fraction(data: TaskData, fraction: float, per_class: int | None) -> N
 def _drawn(
     data: TaskData, train: Int[Array, " sample"], *, fraction: float, per_class: int | None, seed: int
 ) -> Int[Array, " kept"]:
-    """Draw positions among the training samples."""
     num = _share(len(train), fraction)
     if data.targets is None or data.kind not in ("class", "labels"):
         return permutation(seed, step=0, purpose=_PURPOSE, size=len(train))[:num]

@@ -60,25 +60,24 @@ class ImageSlot:
     """One image of a TorchGeo sample: some channels of one of its tensors."""
 
     key: str = "image"
-    """Key of the sample; slots of one key take its channels one after the other."""
+    """Slots of one key take its channels one after the other."""
     sensor: str | None
-    """Catalogue name; None: the catalogue does not have it, so a user declares one."""
+    """Catalogue name; None: a user declares it."""
     bands: tuple[str, ...] = ()
-    """Bands of the sensor that the channels are, in TorchGeo's order; empty: all of the sensor's."""
+    """Of the channels, in TorchGeo's order; empty: all of the sensor's."""
     names: tuple[str, ...] = ()
-    """TorchGeo's names of them, where the catalogue does not understand those; empty: as `bands`."""
+    """TorchGeo's names of the bands, where the catalogue does not understand those; empty: as `bands`."""
     encoding: str | None = None
-    """How the numbers are stored; None: the sensor's default."""
+    """None: the sensor's default."""
     steps: int = 0
     """So many dates of a (time, band, row, col) tensor, spread evenly, each an image; 0: there is no time."""
     channels: tuple[int, ...] = ()
-    """Channels of the tensor that are bands, where others (heights, ratios) are not; empty: all."""
+    """Those of the tensor that are bands, where others (heights, ratios) are not; empty: all."""
     factor: float = 1.0
     """TorchGeo's values times this are the numbers that the files store."""
 
     def described(self) -> Sensor:
         """Give the sensor with the bands of the channels, in their order, and the encoding of the numbers.
-
         Raises:
             CatalogueError: a sensor, band or encoding is not in the catalogue.
             ManifestError: the table names no sensor.
@@ -100,25 +99,22 @@ class TorchgeoSet:
     """How one of TorchGeo's classes is read."""
 
     name: str
-    """Of the class."""
     kinds: tuple[TaskKind, ...]
-    """What can be predicted; the first one where nothing is asked."""
+    """What can be predicted, the default first."""
     images: tuple[ImageSlot, ...]
-    """Of each sample."""
     splits: Mapping[Split, Any] = field(default_factory=dict)
-    """Value of the class's argument for each part; empty: the class has no parts."""
+    """Value of `split_argument` for each; empty: the class has none."""
     split_argument: str = "split"
-    """Name of that argument."""
     bands_option: str | None = None
-    """Argument that selects bands by TorchGeo's names; None: there is none, or it selects otherwise."""
+    """Argument that selects bands by TorchGeo's names, if any."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments that are always given, unless options say otherwise."""
+    """Given always, unless options say otherwise."""
     classes: str | tuple[str, ...] | Mapping[int, str] = ()
     """Names by label: a list, by value, or where the class keeps them (`classes`, `class_sets.{num_classes}`)."""
     ignore: tuple[int, ...] = ()
     """Values of maps that are no class."""
     target: str | None = None
-    """Key of the label; None: `mask` for maps, else `label`."""
+    """Key; None: `mask` for maps, else `label`."""
     targets: str | None = None
     """Attribute with all labels, or method that reads the label of one sample; None: samples are read."""
     targets_key: str | None = None
@@ -126,11 +122,11 @@ class TorchgeoSet:
     files: str | None = None
     """Attribute that lists the files of each sample; None: samples are known by number."""
     file_keys: tuple[str, ...] = ()
-    """Where entries of `files` are mappings: which keys have files that are read; empty: all."""
+    """Where entries of `files` are mappings: the keys of files that are read; empty: all."""
     names: str | None = None
-    """Attribute that lists the names of the samples, where files do not name them."""
+    """Attribute that lists them, where files do not."""
     place_pattern: str = ""
-    """Pattern in the names of samples whose group is the place, where several samples show one."""
+    """Its group is the place in a sample's name; empty: each sample has its own."""
     layout: str = ""
     """What stands in the folder."""
     statistics: str | None = None
@@ -140,9 +136,8 @@ class TorchgeoSet:
     tested: bool = False
     """Whether a test reads real samples laid out as TorchGeo wants them."""
     notes: tuple[str, ...] = ()
-    """What a reader of results should know."""
     source: str = ""
-    """Where sensors, units and order come from, beside TorchGeo's own documentation of the class."""
+    """Of sensors, units and order, beside TorchGeo's own documentation of the class."""
     not_mapped: str = ""
     """Why the set can't be used; empty: it can."""
 
@@ -152,13 +147,11 @@ class TorchgeoRow:
     """One line of the list of data sets."""
 
     name: str
-    """To write after `torchgeo:`."""
     kinds: tuple[TaskKind, ...]
-    """What can be predicted."""
     sensors: tuple[str, ...]
-    """Of the images; `?`: to be declared."""
+    """`?`: to be declared."""
     splits: tuple[str, ...]
-    """Parts that the class has; empty: they are drawn."""
+    """Empty: they are drawn."""
     state: str
     """`tested`, `untested` or `not mapped`."""
     note: str
@@ -189,11 +182,7 @@ def _row(one: TorchgeoSet) -> TorchgeoRow:
 
 
 def find_torchgeo(name: str) -> TorchgeoSet:
-    """Look up a data set by the name of its class.
-
-    Raises:
-        ManifestError: there is none, or it can't be used; the reason is given.
-    """
+    """Look up a data set by the name of its class; `ManifestError` says why there is none or it can't be used."""
     known = _sets()
     if name not in known:
         usable = sorted(one for one in known if not known[one].not_mapped)
@@ -219,7 +208,6 @@ def _sets() -> dict[str, TorchgeoSet]:
 
 
 def _parsed(raw: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """Turn an entry's plain values into the fields of the record."""
     known = {one.name for one in fields(TorchgeoSet)} | {"kind", "like"}
     unknown = sorted(set(raw) - known)
     if unknown:
@@ -235,7 +223,6 @@ def _parsed(raw: Mapping[str, Any], *, where: str) -> dict[str, Any]:
 
 
 def _slots(raw: Any) -> tuple[ImageSlot, ...]:
-    """Make the slots that a table lists."""
     listed: list[dict[str, Any]] = [dict(one) for one in raw]
     return tuple(ImageSlot(**{key: _frozen(value) for key, value in one.items()}) for one in listed)
 
@@ -246,9 +233,7 @@ def _frozen(value: Any) -> Any:
 
 def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
     """Apply what the arguments of the class change in the entry.
-
-    Raises:
-        ManifestError: an argument that the table distinguishes has a value that it does not know.
+    Raises `ManifestError` for a value that the table does not know of an argument that it distinguishes.
     """
     for argument, by_value in one.variants.items():
         value = arguments.get(argument)
@@ -266,10 +251,10 @@ def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Items:
-    """The samples of one part, as TorchGeo gives them."""
+    """The samples of one split, as TorchGeo gives them."""
 
     part: Split | None
-    """Which part; None: the set has none."""
+    """None: the set has none."""
     data: Any
     """Instance of TorchGeo's class."""
 
@@ -279,9 +264,7 @@ class Reading:
     """How samples of a data set become ours."""
 
     one: TorchgeoSet
-    """What the tables say."""
     kind: TaskKind
-    """What is predicted."""
     sensors: tuple[Sensor, ...]
     """Of the slots."""
     classes: Mapping[int, str]
@@ -289,15 +272,12 @@ class Reading:
 
     @property
     def target(self) -> str:
-        """Key of the target in a sample."""
         return self.one.target or ("mask" if self.kind in DENSE_KINDS else "label")
 
 
 def class_values(one: TorchgeoSet, data: Any, arguments: Mapping[str, Any]) -> dict[int, str]:
     """Give the name of each label or value of a data set, without those that are no class.
-
-    Raises:
-        ManifestError: neither the table nor the class says.
+    Raises `ManifestError` where neither the table nor the class says.
     """
     named = _attribute(data, one.classes, arguments) if isinstance(one.classes, str) else one.classes
     if isinstance(named, Mapping):
@@ -320,9 +300,7 @@ def _attribute(data: Any, path: str, arguments: Mapping[str, Any]) -> Any:
 
 def targets_of(reading: Reading, items: Sequence[Items]) -> Targets:
     """Collect the labels of all samples, without the images where TorchGeo can give them so; None for maps.
-
-    Raises:
-        InputError: a label that is no class.
+    Raises `InputError` for a label that is no class.
     """
     if reading.kind in DENSE_KINDS:
         return None
@@ -345,7 +323,7 @@ def targets_of(reading: Reading, items: Sequence[Items]) -> Targets:
 
 
 def _known_labels(reading: Reading, data: Any) -> Any:
-    """Find the list of labels or the method that reads one; None: there is neither."""
+    """Find the list of labels, or the method that reads one."""
     return None if reading.one.targets is None else _attribute(data, reading.one.targets, {})
 
 
@@ -396,14 +374,7 @@ def _paths_in(entry: Any, root: Path) -> list[Path]:
 
 def read_sample(raw: Mapping[str, Any], reading: Reading, *, name: str) -> Sample:
     """Turn a sample's dictionary into images by slot, and a map where that is the target.
-
-    Args:
-        raw: TorchGeo's sample.
-        reading: how.
-        name: of the sample, for messages.
-
-    Raises:
-        InputError: other channels than the sensors have, a map of another shape, or values that are no class.
+    Raises `InputError` for other channels than the sensors have, a map of another shape, or values that are no class.
     """
     slots = _by_slot(raw, reading, name=name)
     images = tuple(_image(dn, one, name=name) for dn, one in zip(slots, reading.sensors, strict=True))
@@ -483,14 +454,11 @@ _OURS = {
 
 
 def open_torchgeo(spec: DataSpec, *, seed: int, download: bool) -> TaskData:
-    """Open a data set of TorchGeo: its parts, labels and images as stored, with sensors of the catalogue.
-
-    Parts are TorchGeo's. Where it has no validation part, that is drawn from training; where it has none at all, all
-    are drawn.
+    """Open a data set of TorchGeo: its splits, labels and images as stored, with sensors of the catalogue.
+    Where it has no validation split, that is drawn from training; where it has none at all, all are drawn.
 
     Args:
         spec: `source` is `torchgeo:NAME`; `options` are arguments of the class.
-        seed: of what is drawn.
         download: whether TorchGeo may fetch what is not there.
 
     Raises:
@@ -738,7 +706,7 @@ def _top_files(root: Path) -> list[tuple[Path, ...]]:
 
 
 def _names(one: TorchgeoSet, items: Sequence[Items], files: Sequence[Sequence[Path]], root: Path) -> tuple[str, ...]:
-    """Name samples by the class's own list, by their first file, or by part and number."""
+    """Name samples by the class's own list, by their first file, or by split and number."""
     own = [str(name) for item in items for name in getattr(item.data, one.names)] if one.names else []
     firsts = own or [_below(paths[0], root) for paths in files if paths]
     numbered = [f"{item.part or 'sample'}/{index:06d}" for item in items for index in range(len(item.data))]
