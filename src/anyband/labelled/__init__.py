@@ -25,7 +25,6 @@ def open_task_data(
     """Find the samples of labelled data, their splits and targets; images are read later.
 
     Args:
-        spec: which data, and how they are read.
         seed: of what is drawn: splits that nothing declares, label fractions.
         download: whether a named data set may be fetched.
         sensors: by name, beside those of the catalogue; folders and tables of whole images may name them.
@@ -76,13 +75,10 @@ _SHOWN_FROM = 50
 def check_task_data(data: TaskData, *, needs_validation: bool = True) -> None:
     """Refuse data that no honest score can come from. Only samples whose contents may agree are read.
 
-    Args:
-        data: labelled samples.
-        needs_validation: whether an empty validation split is refused; an empty training or test split always is.
-
     Raises:
-        InputError: an empty split; two samples of one name; targets that do not belong to the classes; fewer than two
-            classes; a class in validation or test that training lacks; or one file in two splits.
+        InputError: an empty split (validation only if needed); two samples of one name; targets that do not belong to
+            the classes; fewer than two classes; a class in validation or test that training lacks; or one file in two
+            splits.
     """
     _check_names(data)
     _check_splits(data, needs_validation=needs_validation)
@@ -190,7 +186,6 @@ def _classes_in(data: TaskData, split: Split) -> set[int]:
 
 
 def _check_contents(data: TaskData) -> None:
-    """Refuse a file in two splits, by what is in it."""
     twins = list(_twins(data))
     found = []
     with progress("compare samples", len(twins), shown=len(twins) > _SHOWN_FROM) as advance:
@@ -228,7 +223,6 @@ def _same_place(data: TaskData, first: int, second: int) -> bool:
 
 
 def _pixels(data: TaskData, sample: int) -> str:
-    """Hash all pixels of a sample, with its maps of labels."""
     read: Sample = data.read(sample)
     state = blake2b(digest_size=16)
     arrays = [array for image in read.images for array in (image.dn, image.valid)]

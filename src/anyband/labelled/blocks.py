@@ -37,8 +37,7 @@ _STEPS = (-1, 0, 1)
 
 
 def axis_of(start: int, size: int, blocks: BlockSpec) -> tuple[Int[Array, " pixel"], Int[Array, " pixel"]]:
-    """Find the row (or column) of blocks of pixels `start` to `start + size`, and which of its block's three strips.
-
+    """Find the row (or column) of blocks of pixels `start` to `start + size`, and in which strip of its block each is.
     The buffer cuts blocks into strips, 0 to 2; see `_strip_flags`.
     """
     block, inside = np.divmod(np.arange(start, start + size), blocks.size_px)
@@ -48,7 +47,6 @@ def axis_of(start: int, size: int, blocks: BlockSpec) -> tuple[Int[Array, " pixe
 
 def _strip_flags(blocks: BlockSpec) -> tuple[tuple[bool, bool], ...]:
     """Tell of each strip whether the block before it, and the one after it, lies within the buffer.
-
     A buffer of over half a block leaves no strip that is far from both.
     """
     both = 2 * blocks.buffer_px > blocks.size_px
@@ -66,10 +64,7 @@ def neighbour_splits(found: Sequence[Block], splits: Mapping[Block, int]) -> Int
 
 def kept_regions(around: Int[Array, "block 3 3"], blocks: BlockSpec) -> Bool[Array, "block 3 3"]:
     """Tell which regions of each block keep their labels: those with no block of a later split within the buffer.
-
-    Args:
-        around: splits of each block and its neighbours.
-        blocks: edge and buffer.
+    `around` has the splits of each block and its neighbours.
     """
     own = around[:, 1, 1]
     # Training gives way to validation and test, validation to test.
@@ -92,18 +87,9 @@ def draw_blocks(
     counts: Mapping[Block, Int[Array, "3 3 class"]], blocks: BlockSpec, *, shares: Mapping[Split, float], seed: int
 ) -> Draw:
     """Make many draws and take the best; the first of equals.
-
     A draw is the better: the fewer classes of validation and test training lacks; then the fewer classes any split
-    lacks; then the nearer each split's share of each class is to the split's.
-
-    Args:
-        counts: labelled pixels of each region and class of each block that has labels.
-        blocks: edge and buffer.
-        shares: of `val` and `test`; the rest is training.
-        seed: of the draws.
-
-    Raises:
-        InputError: fewer blocks than splits.
+    lacks; then the nearer each split's share of each class is to the split's. `counts` are labelled pixels by block,
+    region and class; `shares` those of `val` and `test`. Raises `InputError` for fewer blocks than splits.
     """
     found = sorted(counts)
     sizes = {split: max(1, round(shares[split] * len(found))) if shares[split] else 0 for split in SPLITS[1:]}
@@ -159,19 +145,9 @@ _SHOWN_FROM = 20
 def blocked(
     data: TaskData, blocks: BlockSpec, *, val: float, test: float, seed: int, labels: BlockLabels | None = None
 ) -> TaskData:
-    """Divide the ground of each place into blocks, and draw their splits.
-
-    Many draws are made from the seed and the best is taken: that lacks fewest classes of validation and test in
-    training, then lacks fewest classes in any split, then comes nearest to the shares in every class. Labels that the
-    buffer takes away do not count.
-
-    Args:
-        data: maps of labels; its splits are left aside.
-        blocks: edge and buffer, pixels of the first image.
-        val: share of validation.
-        test: share of test.
-        seed: of the draws.
-        labels: reads labels without images; None: by `data.read`.
+    """Divide the ground of each place into blocks, and draw their splits; those of `data` are left aside.
+    The best of many draws is taken (`draw_blocks`). Labels that the buffer takes away do not count. `labels` reads
+    labels without images; None: by `data.read`.
 
     Raises:
         InputError: no maps, a split that would have no labels, a class that training would lack, or wrong sizes.
@@ -314,7 +290,6 @@ class _Divided:
         return replace(sample, number_map=np.where(kept, number_map, np.nan))
 
     def _kept(self, index: int, split: int) -> Bool[Array, "row col"]:
-        """Tell which pixels of a sample are labelled in a split."""
         (rows, row_strip), (cols, col_strip) = self._axes(index)
         row_of, col_of = rows - rows[0], cols - cols[0]
         shape = int(row_of[-1]) + 1, int(col_of[-1]) + 1

@@ -39,16 +39,12 @@ __all__ = ["open_images", "published_data", "published_splits"]
 
 def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | None = None) -> TaskData:
     """Find samples with a class, labels or a number each; their images are read later.
-
     Splits are those declared; else those of the lists; else drawn by class and place. Where no sample is declared for
     validation it is drawn from training, in the share that `split.val` is of what `split.test` leaves.
-
     Options: `absent: leave_out` takes split lists that name samples which are not there; `contents: sizes` compares
     sizes of files and not contents, `contents: files` reads them however many there are.
 
     Args:
-        spec: which data, and how they are read.
-        seed: of the splits that are drawn.
         sensors: by name, beside those of the catalogue.
 
     Raises:
@@ -203,7 +199,6 @@ def _image_splits(
 
 def _sensors_and_metadata(samples: Sequence[ListedSample]) -> tuple[tuple[tuple[Sensor, ...], ...], list[str]]:
     """Give the sensors of each sample as stored, and a text of what decides how its images are read, without paths.
-
     Equal sensors are one object, for half a million images have few.
     """
     stored: dict[object, Sensor] = {}
@@ -258,9 +253,7 @@ def published_data(
     seed: int,
 ) -> TaskData:
     """Make data of the samples that were found in the folders of a published set of whole images.
-
-    Args:
-        lists: files that name the samples of each split; None: as the samples say, else drawn.
+    Splits are those of `lists`, else the samples', else drawn.
 
     Raises:
         ManifestError: a list names a sample that is not there, or two samples have one name.
@@ -313,13 +306,9 @@ def published_splits(
     seed: int,
     classes: Sequence[str] = (),
 ) -> tuple[tuple[Split, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Complete the splits of a published set; labels, numbers and maps are drawn without regard to them.
-
-    Samples of one place, and samples with the same files under two names, stay together. Declared splits stay; between
-    them nothing is compared, for they are the publisher's.
-
-    Returns:
-        Splits; places; contents, where splits were drawn; and notes.
+    """Complete the splits of a published set; gives splits, places, contents where splits were drawn, and notes.
+    Labels, numbers and maps are drawn without regard to them. Samples of one place, and samples with equal files
+    under two names, stay together. Declared splits are the publisher's: they stay; between them nothing is compared.
     """
     contents: tuple[str, ...] = ()
     if None in declared and all(files) and len(files) <= MOST_READ:

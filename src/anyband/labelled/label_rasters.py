@@ -39,16 +39,9 @@ LabelPixels = tuple[Num[Array, "row col"], Bool[Array, "row col"]]
 
 def read_labels(file: LabelFile, grid: Grid, window: Window, *, image: str) -> LabelPixels:
     """Read the labels of a window from a raster with a value for each pixel of an image.
-
-    Args:
-        file: the raster.
-        grid: of the image.
-        window: of the grid.
-        image: for messages.
-
     Raises:
         RasterError: the file can't be read, or doesn't say which of its bands has the labels.
-        GeometryError: it lies on another grid.
+        GeometryError: it lies on another grid than the image.
     """
     with closing(open_sheet(file.path)) as sheet:
         position = _position(sheet, file.variable)
@@ -119,9 +112,7 @@ def _described(crs: str | None, transform: tuple[float, ...], height: int, width
 
 def class_names(classes: Mapping[int, str], *, ignore: Sequence[int] = ()) -> tuple[str, ...]:
     """Number the classes in the order of their values; values of one name are one class.
-
-    Raises:
-        InputError: a value is a class and to be ignored.
+    Raises `InputError` for a value that is a class and to be ignored.
     """
     both = sorted(set(classes) & set(ignore))
     if both:
@@ -132,16 +123,8 @@ def class_names(classes: Mapping[int, str], *, ignore: Sequence[int] = ()) -> tu
 def to_class_map(
     pixels: LabelPixels, classes: Mapping[int, str], *, ignore: Sequence[int] = (), where: str
 ) -> Int[Array, "row col"]:
-    """Turn values into class numbers; −1 where there is no label or the value is to be ignored.
-
-    Args:
-        pixels: as stored.
-        classes: name of each value that is a class.
-        ignore: values that are none.
-        where: for messages.
-
-    Raises:
-        InputError: values that mean nothing, or are not whole.
+    """Turn values into class numbers by `classes` (names by value); −1 where there is no label or it is to be ignored.
+    Raises `InputError` for values that mean nothing, or are not whole.
     """
     values = whole_values(pixels, where=where)
     known = pixels[1] & ~np.isin(values, ignore)
@@ -157,11 +140,7 @@ def to_class_map(
 
 
 def whole_values(pixels: LabelPixels, *, where: str) -> Int[Array, "row col"]:
-    """Give values as int64, 0 where there is no label.
-
-    Raises:
-        InputError: a value has a fraction.
-    """
+    """Give values as int64, 0 where there is no label; `InputError` where one has a fraction."""
     values, known = pixels
     if values.dtype.kind == "f":
         broken = known & (values != np.round(values))
@@ -176,17 +155,7 @@ def whole_values(pixels: LabelPixels, *, where: str) -> Int[Array, "row col"]:
 def check_values(
     counts: Mapping[int, int], classes: Mapping[int, str], *, ignore: Sequence[int] = (), where: str
 ) -> None:
-    """See that every value is a class or to be ignored.
-
-    Args:
-        counts: pixels of each value.
-        classes: name of each value that is a class.
-        ignore: values that are none.
-        where: for messages.
-
-    Raises:
-        InputError: a value is neither; values and counts are named.
-    """
+    """See that each value is a class or to be ignored; else `InputError` names the others and counts their pixels."""
     foreign = sorted(set(counts) - set(classes) - set(ignore))
     if not foreign:
         return
@@ -221,14 +190,8 @@ class PolygonLabels:
     def __init__(
         self, path: Path, shapes: Array, values: Float[Array, " polygon"], *, crs: Any, outside: float | None = None
     ) -> None:
-        """Take polygons.
-
-        Args:
-            path: of the file.
-            shapes: polygons.
-            values: of each; of classes the number that stands for them.
-            crs: of the polygons.
-            outside: value where no polygon lies; None: no label.
+        """Take polygons; `values` of classes are the numbers that stand for them.
+        `outside` is the value where no polygon lies; None: no label.
         """
         self.path, self.outside = path, outside
         self._shapes, self._values, self._crs = shapes, values, crs
@@ -236,9 +199,7 @@ class PolygonLabels:
 
     def read(self, grid: Grid, window: Window, *, image: str) -> LabelPixels:
         """Give each pixel of a window of an image's grid the value of the polygon that its centre lies in.
-
-        Raises:
-            GeometryError: the image lies nowhere, no polygon lies on it, or polygons of different values overlap.
+        Raises `GeometryError`: the image has no CRS, no polygon lies on it, or polygons of different values overlap.
         """
         tree = self._in(grid, image)
         shapes, part = tree.geometries, grid.part(window)
@@ -316,19 +277,14 @@ def _burnt(shapes: Array, values: Array, grid: Grid) -> Float[Array, "row col"]:
 def read_polygons(
     paths: Sequence[Path], *, column: str | None, classes: Mapping[int, str], outside: str | None = None
 ) -> tuple[dict[Path, PolygonLabels], dict[int, str]]:
-    """Read files of polygons with labels: numbers, or names of classes.
-
+    """Read files of polygons with labels: numbers, or names of classes; give the names of the values, too.
     Names stand for the values that `classes` gives them; without `classes` they are numbered in alphabetic order, over
     all files. Numbers stay.
 
     Args:
         paths: GeoPackage, GeoJSON, Shapefile, FlatGeobuf, GeoParquet.
         column: with the labels; None: `label` or `class`.
-        classes: name of each value; empty: not declared.
         outside: label of what no polygon covers; None: none.
-
-    Returns:
-        Polygons of each file, and the names of the values where labels are names.
 
     Raises:
         ManifestError: a file can't be read or has no polygons, no CRS, no such column, or a row without label.

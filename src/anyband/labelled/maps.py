@@ -58,14 +58,9 @@ _NAMED = 8
 
 def open_maps(spec: DataSpec, *, seed: int) -> TaskData:
     """Find images with maps of labels in a table or a folder.
-
     Pixels have no label where the raster says no data or `ignore`, where no polygon lies (unless the option `outside`
     says what that is), and where no image of the sample shows anything. Samples without any label are left out.
     Where `classes` is empty, the values that occur in training are the classes, ascending.
-
-    Args:
-        spec: which data.
-        seed: of splits that are drawn.
 
     Raises:
         ManifestError: there is nothing, or a row is wrong.
@@ -80,13 +75,6 @@ def open_maps(spec: DataSpec, *, seed: int) -> TaskData:
 
 def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed: int) -> TaskData:
     """Make samples of images with maps of labels. Every label is read once, to be checked and counted.
-
-    Args:
-        samples: of one data set; they are named by their images.
-        spec: says what labels mean, how large images are cut, and how splits are drawn.
-        name: of the data, for people.
-        seed: of the draw.
-
     Raises:
         GeometryError: labels on another grid than their image, or images of one sample on different ground.
         InputError: labels that are no class, no labels at all, or a class that training lacks.
@@ -129,7 +117,7 @@ class _Scene:
     """Of the images, as stored."""
     grids: tuple[Grid, ...]
     times: tuple[dt.datetime | None, ...]
-    """When the images were taken; None: not known."""
+    """Of the images; None: not known."""
     labels: LabelFile | PolygonLabels
     """On the first image."""
 
@@ -139,16 +127,13 @@ class _Scene:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files of the images."""
         sources = [entry.source for entry in self.sample.images]
         return tuple(path for source in sources for path in (*source.paths, *source.valid_paths))
 
 
 def _open_scenes(samples: Sequence[ListedSample], spec: DataSpec) -> tuple[list[_Scene], dict[int, str]]:
     """Open all images for what their headers say, and read the polygons.
-
-    Returns:
-        The scenes, and the name of each value where polygons have names as labels.
+    Gives the name of each value, too, where polygons have names as labels.
     """
     files = [one.label for one in samples if isinstance(one.label, LabelFile)]
     polygons, classes = read_polygons(
@@ -202,10 +187,9 @@ def _scene_splits(
     scenes: Sequence[_Scene], spec: DataSpec, *, seed: int
 ) -> tuple[tuple[Split | None, ...], tuple[str, ...], tuple[str, ...]]:
     """Find the split and place of each scene, and notes.
-
-    Splits are those of lists, or declared; else places are drawn, so that images of one ground stay together: images
-    without a declared place that overlap are of one. Where validation is not declared it is drawn from training. With
-    blocks every scene is `train`, to be divided later.
+    Splits are those of lists, or declared; else places are drawn, and images without a declared place that overlap are
+    of one. Where validation is not declared it is drawn from training. With blocks every scene is `train`, to be
+    divided later.
     """
     shares = spec.split
     declared: tuple[Split | None, ...] = tuple(scene.sample.split for scene in scenes)
@@ -295,7 +279,6 @@ class _Maps:
         return [counts[index] for index in kept]
 
     def where(self, index: int) -> str:
-        """Name the labels of a sample, for messages."""
         return f"label '{self.scenes[index].labels.path}'"
 
     def label_map(self, index: int) -> tuple[Num[Array, "row col"], Grid]:
@@ -308,7 +291,6 @@ class _Maps:
         return np.where(own, found, -1), grid
 
     def task_data(self, name: str) -> TaskData:
-        """Describe the samples."""
         names = tuple(self._name(index) for index in range(len(self.scenes)))
         contents, labels = self._contents(), self._label_hashes()
         classes = () if self.classes is None else class_names(self.classes)

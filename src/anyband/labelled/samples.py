@@ -137,7 +137,7 @@ class TaskData:
         return np.array([index for index, one in enumerate(self.splits) if one == name], dtype=np.int64)
 
     def take(self, samples: Sequence[int] | Int[Array, " sample"], *, fingerprint: str) -> "TaskData":
-        """Keep the samples at some positions, in their order; all classes stay. `fingerprint` is that of what is kept."""
+        """Keep the samples at some positions, in their order; all classes stay. `fingerprint` is that of the result."""
         kept = [int(sample) for sample in samples]
         read, regions = self.read, self.regions
         return replace(
@@ -220,9 +220,7 @@ class DataSpec:
 
 
 def known_root(spec: DataSpec, *, wanted: str) -> Path:
-    """Give the folder of a data set; `ManifestError` where none is given or it does not exist.
-    `wanted` says what should stand in it.
-    """
+    """Give the folder of a data set; `ManifestError`, with what is `wanted` in it, where it does not exist."""
     if spec.root is None:
         raise ManifestError(f"'{spec.source}' needs `root`, the folder that holds it. It wants: {wanted}")
     if not Path(spec.root).is_dir():
@@ -420,8 +418,8 @@ def fingerprint_of(
     classes: Sequence[str] = (),
 ) -> str:
     """Hash everything that makes data what they are; equal data give equal fingerprints on every machine.
-    `contents` are hashes; empty: unknown. `labels` are numbers, or print alike where they are equal; None: they are part
-    of the contents.
+    `contents` are hashes; empty: unknown. `labels` are numbers, or print alike where they are equal; None: they are
+    part of the contents.
     """
     state = blake2b(digest_size=8)
     for texts in (names, contents, splits, classes):
@@ -446,7 +444,7 @@ def quick_fingerprint(
     settings: Sequence[str],
 ) -> str:
     """Hash names, targets, splits, settings, the sizes of all files and the contents of some, spread evenly.
-    Published splits are trusted, so contents need not all be read to compare them.
+    Published splits are trusted, so contents are not compared between them, and need not all be read.
     """
     step = max(1, len(files) // _READ_SAMPLES)
     seen = (*sizes_of(files), *contents_of(files[::step]))

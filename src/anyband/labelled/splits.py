@@ -352,7 +352,6 @@ class _Queues:
         self.order: list[int] = []
 
     def take(self, label: int) -> None:
-        """Take the next sample of a label; there must be one."""
         waiting = self._waiting[label]
         while self._is_taken[waiting[self._next[label]]]:
             self._next[label] += 1
@@ -411,8 +410,9 @@ _PURPOSE = "label fraction"
 def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, seed: int) -> TaskData:
     """Keep the labels of some training samples; validation and test stay whole.
     Draws are nested: with one seed, what a smaller fraction or number keeps is kept by a larger one too.
-    Classes: each keeps the same share, rounded, and at least one sample. Labels: `balanced_order`, of which the beginning
-    is kept; `per_class` counts a sample for all its labels, so frequent ones may get more, and rare ones what they have.
+    Classes: each keeps the same share, rounded, and at least one sample. Labels: the beginning of `balanced_order`
+    is kept; `per_class` counts a sample for all its labels, so frequent ones may get more, and rare ones what they
+    have.
     Numbers and maps: drawn without regard to what they hold, at least one.
 
     Args:

@@ -57,7 +57,6 @@ class LabelFile:
     """Where the labels of pixels come from."""
 
     path: Path
-    """Raster or polygons."""
     variable: str = ""
     """Variable, band name or number from 1 of a raster with several bands; empty: its only one."""
     nodata: float | None = None
@@ -65,7 +64,6 @@ class LabelFile:
 
     @property
     def is_polygons(self) -> bool:
-        """Whether it is a file of polygons."""
         return self.path.suffix.casefold() in VECTOR_ENDINGS
 
 
@@ -86,27 +84,17 @@ class ListedSample:
 
 class EntryMaker:
     """Makes images of a manifest from rows; cells that were seen before are not parsed again.
-
     Sensor, bands and encoding are those of the recipe where a row says nothing.
     """
 
     def __init__(self, folder: Path, spec: DataSpec, known: Mapping[str, Sensor] | None = None) -> None:
-        """Take what all images share.
-
-        Args:
-            folder: that relative paths are relative to.
-            spec: says what rows leave open.
-            known: sensors by name that the catalogue need not have.
-        """
+        """Take the folder that paths are relative to, and sensors by name that the catalogue need not have."""
         self._folder, self._spec, self._known = folder, spec, known
         self._made: dict[object, ImageEntry] = {}
 
     def entry(self, row: Mapping[str, Any], slot: int | None) -> ImageEntry:
-        """Make an image.
-
-        Args:
-            row: columns of a manifest; None or empty text: not said.
-            slot: of the recipe's sensors, bands and encodings; None: the row says all.
+        """Make an image from the columns of a manifest; None or empty text: not said.
+        `slot` is that of the recipe's sensors, bands and encodings; None: the row says all.
 
         Raises:
             ManifestError: a value is wrong, a file does not exist, or no sensor is said.
@@ -171,17 +159,10 @@ def known_entry(name: str, path: Path, sensor: Sensor) -> ImageEntry:
 
 def list_samples(spec: DataSpec, *, sensors: Mapping[str, Sensor] | None = None) -> list[ListedSample]:
     """List the samples of a table or folder, of whole images or of maps; no image is opened.
-
     A table (CSV, YAML, Parquet) has a row for each image: its path, its label, optionally `split` and `place`, and the
     columns of a manifest. Rows of one name in a column `set` are one sample. A folder has class folders, or for maps
-    `images` (or `before` and `after`) and `labels`; itself or in `train`, `val` and `test`.
-
-    Args:
-        spec: `source`, `kind`, and what rows leave open.
-        sensors: by name, beside those of the catalogue.
-
-    Raises:
-        ManifestError: there is nothing, or a row or file is wrong.
+    `images` (or `before` and `after`) and `labels`; itself or in `train`, `val` and `test`. `sensors` are known beside
+    those of the catalogue. Raises `ManifestError` where there is nothing, or a row or file is wrong.
     """
     source, dense = Path(spec.source), spec.kind in DENSE_KINDS
     maker = EntryMaker(source if source.is_dir() else source.parent, spec, sensors)

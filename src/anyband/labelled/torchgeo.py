@@ -323,7 +323,7 @@ def targets_of(reading: Reading, items: Sequence[Items]) -> Targets:
 
 
 def _known_labels(reading: Reading, data: Any) -> Any:
-    """Find the list of labels, or the method that reads one."""
+    """Find the list of labels, or the method that reads one, if any."""
     return None if reading.one.targets is None else _attribute(data, reading.one.targets, {})
 
 

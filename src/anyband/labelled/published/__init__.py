@@ -36,14 +36,8 @@ def list_published() -> tuple[str, ...]:
 
 
 def open_published(spec: DataSpec, *, seed: int) -> TaskData:
-    """Open a published data set from its folder. Nothing is ever downloaded.
-
-    Args:
-        spec: `source` is its name, `root` its folder.
-        seed: of splits that nothing declares.
-
-    Raises:
-        ManifestError: there is no such set, or the folder is not as it is published.
+    """Open the published data set that `source` names from its folder, `root`. Nothing is ever downloaded.
+    Raises `ManifestError` where there is no such set, or the folder is not as it is published.
     """
     # Late: each set has libraries of its own.
     if spec.source in _table("class_folders.yaml"):
@@ -162,7 +156,6 @@ _LEFT_OUT = "B10"
 
 def _open_burn_scars(spec: DataSpec, *, seed: int) -> TaskData:
     """Open HLS Burn Scars: 512 × 512 pixels of six bands of HLS S30 as reflectance, and masks of −1, 0, 1.
-
     `validation` is the test split, as in PANGAEA; validation is drawn from `training`.
     """
     from anyband.labelled.maps import map_data
@@ -192,7 +185,6 @@ def _burn_scars_of(folder: Path, split: Split, spec: DataSpec) -> list[ListedSam
 
 def _open_dfc2020(spec: DataSpec, *, seed: int) -> TaskData:
     """Open DFC2020: 256 × 256 pixels of Sentinel-2 L1C and Sentinel-1, and land cover of eight classes.
-
     Option `images`: `S2` (default), `S1` or `S2+S1`. Option `train`: `test` (default) trains on the 5128 patches of
     `ROIs0000_test` and reports on the 986 of `ROIs0000_validation`, as CROMA and those after it do; `validation` is the
     other way round. That the SMARTIES evaluation divides them so is assumed: its files are 8-bit pictures, as theirs.
@@ -274,20 +266,10 @@ def _row(path: Path, image: str, spec: DataSpec, *, slot: int) -> dict[str, obje
 
 
 def published_statistics_of(name: str, sensor: Sensor) -> dict[str, BandStatistics]:
-    """Give the normalisation published for a data set.
-
-    Args:
-        name: of the data set, such as `EuroSAT`; case, and how its parts are joined, do not count.
-        sensor: that took the images, with the bands that are wanted.
-
-    Returns:
-        By band of the sensor, in the bands' physical units.
-
-    Raises:
-        CatalogueError: nothing is published for this data set, sensor, unit or band.
-
-    Source:
-        SMARTIES, arXiv 2506.19585, and the public configuration of its v1 weights.
+    """Give the normalisation published for a data set, by band of the sensor, in the bands' physical units.
+    In `name`, such as `EuroSAT`, case and how its parts are joined do not count.
+    Raises `CatalogueError` where nothing is published for this data set, sensor, unit or band.
+    Source: SMARTIES, arXiv 2506.19585, and the public configuration of its v1 weights.
     """
     sets = _table("statistics.yaml")["sets"]
     known = {_folded(alias): title for title, entry in sets.items() for alias in (title, *entry.get("aliases", ()))}

@@ -45,11 +45,7 @@ CLASSES_19 = (
     "Inland waters",
     "Marine waters",
 )
-"""Names of the 19 classes, in their order.
-
-Source:
-    Sumbul et al., "BigEarthNet-MM", IEEE GRSM 2021, arXiv:2105.07921, table II.
-"""
+"""In their order. Source: Sumbul et al., "BigEarthNet-MM", IEEE GRSM 2021, arXiv:2105.07921, table II."""
 
 # The class of 19 that each of the 43 belongs to; None: the class was left out.
 # Source: as above; the names and order of the 43 are level 3 of CORINE Land Cover.
@@ -100,18 +96,11 @@ _CLASS_OF: Mapping[str, str | None] = {
 }
 
 CLASSES_43 = tuple(_CLASS_OF)
-"""Names of the 43 classes, in their order."""
 
 
 def to_19_classes(names: Iterable[str], *, patch: str) -> tuple[str, ...]:
     """Turn names of the 43 classes into those of the 19, each once, in their order; some of the 43 have none.
-
-    Args:
-        names: of the 43; those of the 19 stay.
-        patch: for messages.
-
-    Raises:
-        ManifestError: a name of neither.
+    Names of the 19 stay; `ManifestError` for a name of neither.
     """
     names = list(names)
     _check_labels([name for name in names if name not in CLASSES_19], patch)
@@ -142,17 +131,9 @@ _Folder = tuple[Path, tuple[str, ...], tuple[str, ...]]
 
 
 def open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
-    """Open patches of BigEarthNet.
-
-    Patches whose labels have no class among the 19 are left out, as its publishers do.
-
-    Args:
-        spec: `root` is the folder; options `bands` (all, s1, s2), `num_classes` (19, 43) and `absent`
-            (refuse, leave_out) for lists that name what is not there.
-        seed: of splits that no list declares.
-
-    Raises:
-        ManifestError: the folder is not as it should be, or a label is unknown.
+    """Open patches of BigEarthNet. Those whose labels have no class among the 19 are left out, as its publishers do.
+    Options are `bands` (all, s1, s2), `num_classes` (19, 43) and `absent` (refuse, leave_out) for lists that name what
+    is not there. Raises `ManifestError` where the folder is not as it should be, or a label is unknown.
     """
     check_options(spec, ("bands", "num_classes", "absent"))
     root = known_root(spec, wanted=_WANTED)

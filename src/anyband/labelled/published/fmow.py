@@ -35,16 +35,10 @@ _WANTED = (
 
 def open_fmow_pairs(spec: DataSpec, *, seed: int) -> TaskData:
     """Open pairs of a picture and a Sentinel-2 image; the class is the category of the place.
-
-    Images without a picture, and pairs of which a file is missing, are left out; their number is noted.
-
-    Args:
-        spec: `root` holds `fmow-sentinel` and `fmow-rgb`; options `images` (all, rgb, s2) and `absent` (refuse,
-            leave_out) for lists that name what is not there.
-        seed: of validation, where its table is missing.
-
-    Raises:
-        ManifestError: the folder is not as it should be.
+    Images without a picture, and pairs of which a file is missing, are left out; their number is noted. `root` holds
+    `fmow-sentinel` and `fmow-rgb`; options are `images` (all, rgb, s2) and `absent` (refuse, leave_out) for lists that
+    name what is not there. Validation is drawn where its table is missing. Raises `ManifestError` where the folder is
+    not as it should be.
     """
     check_options(spec, ("images", "absent"))
     root = known_root(spec, wanted=_WANTED)

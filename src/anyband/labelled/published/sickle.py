@@ -69,13 +69,12 @@ class _Field:
     """One sample."""
 
     name: str
-    """Its number; with its part where it is in several, with its date where each date is a sample."""
+    """Its number; with its split where it is in several, with its date where each date is a sample."""
     number: str
     """UNIQUE_ID: its place."""
     split: Split
-    """Part."""
     plots: frozenset[int]
-    """Plots of its part; others have no label."""
+    """Of its split; others have no label."""
     label: Path
     """Mask of plots and crops."""
     images: tuple[tuple[Path, ...], ...]
@@ -85,21 +84,15 @@ class _Field:
 
     @property
     def files(self) -> list[Path]:
-        """All files of the images."""
         return [path for paths in self.images for path in paths]
 
 
 def open_sickle(spec: DataSpec, *, seed: int) -> TaskData:
-    """Open SICKLE: maps of paddy against other crops.
-
+    """Open SICKLE, in `root`: maps of paddy against other crops.
     Option `sensor`: `L8` (default), `S2`, `S1`, or several joined by `+`. Option `dates`: `median` (default) gives the
     median of a season's images, band by band over pixels that are not 0; `each` makes a sample of each date. Images are
-    brought to the mask's pixels by nearest neighbour, as in the published loader. Where the table has no part `test`,
-    its `val` is the test part and validation is drawn from training.
-
-    Args:
-        spec: with the folder as `root`.
-        seed: of validation, where it is drawn.
+    brought to the mask's pixels by nearest neighbour, as in the published loader. Where the table has no split `test`,
+    its `val` is the test split and validation is drawn from training.
 
     Raises:
         ManifestError: the folder is not as it is published.
@@ -205,7 +198,6 @@ def _mask(root: Path, number: str) -> Path:
 
 
 def _season_files(folder: Path, row: Mapping[str, Any]) -> tuple[Path, ...]:
-    """List the images of a season, in the order of their dates."""
     month = str(row["STANDARD_SEASON"]).split("-")[0].strip().casefold()[:3]
     if month not in _MONTHS:
         raise ManifestError(f"'{_TABLE}' has the season '{row['STANDARD_SEASON']}', which begins in no month")
