@@ -1,32 +1,40 @@
-"""The house rules that a machine can check: rooms, directions of imports, sizes, names, and tests that assert."""
+"""The house rules that a machine can check: rooms, directions of imports, budgets, names, and tests that assert."""
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "anyband"
-SOURCES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 # A room may import the rooms before it and the kernel (the modules at the top of the package).
 ROOMS = ["sensors", "rasters", "data", "models", "encode", "labelled", "training", "evaluate", "pretrain"]
 ROOMS += ["scenes", "archive", "explore", "adapters", "demo", "cli"]
-MAY_IMPORT = {room: {*ROOMS[:index], "report"} for index, room in enumerate(ROOMS)}
-MAY_IMPORT["models"] = {"sensors"}
-MAY_IMPORT["report"] = set()
-MAY_IMPORT["simulate"] = {"sensors", "rasters", "data"}
+MAY_IMPORT = {room: {*ROOMS[: index + 1], "report"} for index, room in enumerate(ROOMS)}
+MAY_IMPORT["models"] = {"sensors", "models"}
+MAY_IMPORT["report"] = {"report"}
+MAY_IMPORT["simulate"] = {"sensors", "rasters", "data", "simulate"}
 MAY_IMPORT["demo"] |= {"simulate"}
 MAY_IMPORT["cli"] |= {"simulate"}
 
-# Lines of the longest file.
-LINES_A_FILE = 1020
+# Budgets. The aim is 110 files of 600 lines at most, 32,000 lines in all; where it is not reached, what is there stands
+# here, so that nothing grows.
+MOST_FILES, MOST_LINES, LINES_A_FILE = 126, 35_210, 740
+LINES_A_FUNCTION, MEDIAN_LINES_A_FUNCTION = 60, 8
+LINES_A_RECORD, RECIPES_AND_RESULTS = 300, 30
 
 ASSERTING = ("Assert(", "'raises'", "assert_", "'fail'", "'check'", "'warns'")
+IN_CLI = ("run", "add_arguments")
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def _relative(path: Path) -> str:
@@ -38,140 +46,152 @@ def _room(path: Path) -> str | None:
     return parts[0] if len(parts) > 1 else None
 
 
-def _imported_modules(tree: ast.AST) -> set[str]:
-    plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    named = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    return plain | named
-
-
-def _functions(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-
-
-@pytest.mark.parametrize("path", [path for path in SOURCES if _room(path)], ids=_relative)
-def test_a_room_imports_only_rooms_before_it(path: Path) -> None:
-    room = _room(path)
-    assert room in MAY_IMPORT, f"{room} is not a room; docs/design.md lists them"
-    imported = _imported_modules(ast.parse(path.read_text()))
-    rooms = {name.split(".")[1] for name in imported if name.startswith("anyband.")} & set(MAY_IMPORT)
-    assert rooms - {room} <= MAY_IMPORT[room]
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=_relative)
-def test_files_and_functions_stay_short(path: Path) -> None:
-    text = path.read_text()
-    long = {
-        node.name: node.end_lineno - node.lineno + 1
-        for node in _functions(ast.parse(text))
-        if node.end_lineno is not None and node.end_lineno - node.lineno + 1 > 60
-    }
-    assert text.count("\n") <= LINES_A_FILE
-    assert not long
-
-
 def _module(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def _imports_of_modules() -> dict[str, set[str]]:
-    """Each of our modules with those that it imports, at its top or inside a function."""
-    modules = {_module(path): path for path in SOURCES}
+def _functions(tree: ast.AST) -> list[Function]:
+    return [node for node in ast.walk(tree) if isinstance(node, Function)]
+
+
+def _lines(node: Function) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
+
+
+def _imports() -> dict[Path, set[str]]:
+    """Each of our files with those of our modules that it imports, at its top or inside a function."""
+    modules = {_module(path) for path in TREES} - {"anyband"}
     graph = {}
-    for name, path in modules.items():
+    for path, tree in TREES.items():
         found = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
             elif isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
-        graph[name] = found & set(modules) - {"anyband", name}
+        graph[path] = (found & modules) - {_module(path)}
     return graph
 
 
+def test_a_room_imports_only_itself_and_rooms_before_it() -> None:
+    assert {_room(path) for path in TREES} - {None} <= set(MAY_IMPORT), "docs/design.md lists the rooms"
+    wrong = [
+        (_relative(path), name)
+        for path, imported in _imports().items()
+        for name in imported
+        if (room := _room(path)) and (other := name.split(".")[1]) in MAY_IMPORT and other not in MAY_IMPORT[room]
+    ]
+    assert wrong == []
+
+
 def test_no_files_import_each_other_in_a_circle() -> None:
-    graph = _imports_of_modules()
+    graph = {_module(path): imported for path, imported in _imports().items()}
     while free := {name for name, imported in graph.items() if not imported}:
         graph = {name: imported - free for name, imported in graph.items() if name not in free}
     assert graph == {}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_relative)
-def test_no_keyword_arguments_are_swallowed(path: Path) -> None:
-    swallowing = {node.name for node in _functions(ast.parse(path.read_text())) if node.args.kwarg}
+def test_files_and_functions_stay_short() -> None:
+    long = [_relative(path) for path in TREES if path.read_text().count("\n") > LINES_A_FILE]
+    functions = [(_relative(path), node) for path, tree in TREES.items() for node in _functions(tree)]
+    long += [f"{name}: {node.name}" for name, node in functions if _lines(node) > LINES_A_FUNCTION]
+    assert long == []
+    assert statistics.median(_lines(node) for _, node in functions) <= MEDIAN_LINES_A_FUNCTION
+
+
+def _records(tree: ast.AST) -> Iterator[str]:
+    """Name the dataclasses, named tuples, typed dictionaries and pydantic models of a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            words = " ".join(map(ast.unparse, [*node.decorator_list, *node.bases]))
+            if re.search(r"dataclass|attrs|NamedTuple|TypedDict|BaseModel|\bRecipe\b", words):
+                yield node.name
+
+
+def test_files_lines_and_records_stay_few() -> None:
+    num_lines = sum(path.read_text().count("\n") for path in TREES)
+    assert len(TREES) <= MOST_FILES
+    assert num_lines <= MOST_LINES
+    assert len([name for tree in TREES.values() for name in _records(tree)]) <= (
+        num_lines / LINES_A_RECORD + RECIPES_AND_RESULTS
+    )
+
+
+def test_no_keyword_arguments_are_swallowed() -> None:
+    swallowing = {
+        f"{path.name}: {node.name}" for path, tree in TREES.items() for node in _functions(tree) if node.args.kwarg
+    }
     # Those of a recipe are its declared keys, which pydantic checks.
-    assert swallowing <= ({"__call__", "changed"} if path.name == "recipes.py" else set())
+    assert swallowing <= {"recipes.py: __call__", "recipes.py: changed"}
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "__main__.py"], ids=_relative)
-def test_public_names_are_declared(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    defined = {
-        node.name
+def _public(path: Path) -> list[Function | ast.ClassDef]:
+    named = [node for node in TREES[path].body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    entry_points = IN_CLI if _room(path) == "cli" else ()
+    return [node for node in named if not node.name.startswith("_") and node.name not in entry_points]
+
+
+def _declared(tree: ast.Module) -> set[str]:
+    lists = [
+        ast.literal_eval(node.value)
         for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-    }
-    declared: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
-            declared = set(ast.literal_eval(node.value))
-    entry_points = {"run", "add_arguments"} if _room(path) == "cli" else set()
-    assert defined - declared - entry_points == set()
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=_relative)
-def test_public_things_have_a_docstring(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    bare = [
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        and not node.name.startswith("_")
-        and not ast.get_docstring(node)
-        and not (_room(path) == "cli" and node.name in ("run", "add_arguments"))
-        and node in tree.body
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
     ]
-    assert ast.get_docstring(tree) or path.name == "__init__.py"
-    assert not bare
+    return {name for names in lists for name in names}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_relative)
-def test_no_room_lacks_a_purpose_in_its_name(path: Path) -> None:
-    assert not re.search(r"(^|/)(utils?|helpers?|misc|common)(\.py|/)", _relative(path))
+def test_public_names_are_declared() -> None:
+    missing = [
+        (_relative(path), node.name)
+        for path, tree in TREES.items()
+        for node in _public(path)
+        if node.name not in _declared(tree)
+    ]
+    assert missing == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_relative)
-def test_a_boolean_array_is_never_called_mask(path: Path) -> None:
-    names = {
-        argument.arg
-        for node in _functions(ast.parse(path.read_text()))
-        for argument in (*node.args.args, *node.args.kwonlyargs)
-    }
-    assert "mask" not in names
+def test_modules_and_public_things_have_a_docstring() -> None:
+    bare = [
+        _relative(path) for path, tree in TREES.items() if not ast.get_docstring(tree) and path.name != "__init__.py"
+    ]
+    bare += [f"{_relative(path)}: {n.name}" for path in TREES for n in _public(path) if not ast.get_docstring(n)]
+    assert bare == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_relative)
-def test_weights_are_never_unpickled(path: Path) -> None:
-    unsafe = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
-            "torch.load",
-            "pickle.load",
-            "pickle.loads",
-        ):
-            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            if keywords.get("weights_only") != "True":
-                unsafe.append(node.lineno)
-    assert not unsafe
+def test_every_file_has_a_purpose_in_its_name() -> None:
+    assert [path for path in TREES if re.search(r"(^|/)(utils?|helpers?|misc|common)(\.py|/)", _relative(path))] == []
 
 
-@pytest.mark.parametrize("path", TESTS, ids=_relative)
+def test_a_boolean_array_is_never_called_mask() -> None:
+    named = [
+        (_relative(path), node.name)
+        for path, tree in TREES.items()
+        for node in _functions(tree)
+        if "mask" in {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+    ]
+    assert named == []
+
+
+def test_weights_are_never_unpickled() -> None:
+    calls = [(path, node) for path, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    unsafe = [
+        (_relative(path), node.lineno)
+        for path, node in calls
+        if ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads")
+        and {word.arg: ast.unparse(word.value) for word in node.keywords}.get("weights_only") != "True"
+    ]
+    assert unsafe == []
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=_relative(path)) for path in TESTS])
 def test_every_test_asserts_something(path: Path) -> None:
     silent = [
         node.name
         for node in _functions(ast.parse(path.read_text()))
         if node.name.startswith("test") and not any(word in ast.dump(node) for word in ASSERTING)
     ]
-    assert not silent
+    assert silent == []
 
 
 def _modules_after(statement: str) -> set[str]:
@@ -181,12 +201,8 @@ def _modules_after(statement: str) -> set[str]:
 
 
 def _all_of(room: str) -> str:
-    names = [
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-        for path in SOURCES
-        if _room(path) == room and path.name != "__init__.py"
-    ]
-    return "; ".join(f"import {name}" for name in names)
+    files = [path for path in TREES if _room(path) == room and path.name != "__init__.py"]
+    return "; ".join(f"import {_module(path)}" for path in files)
 
 
 def test_sensors_import_without_torch() -> None:
@@ -201,15 +217,8 @@ def test_help_needs_no_torch() -> None:
     assert "torch" not in _modules_after("from anyband.cli import main; main([])")
 
 
-TRAINING = [
-    "data.store",
-    "data.image_sets",
-    "data.loader",
-    "data.harmonise",
-    "data.resample",
-    "pretrain.recipe",
-    "pretrain.loop",
-]
+TRAINING = ["data.store", "data.image_sets", "data.loader", "data.harmonise", "data.resample"]
+TRAINING += ["pretrain.recipe", "pretrain.loop"]
 
 
 def test_training_from_a_store_needs_no_geographic_library() -> None:
