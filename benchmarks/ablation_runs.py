@@ -18,9 +18,9 @@ from anyband.errors import OutputError
 from anyband.files import whole_file
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import Checkpoint, load_checkpoint
-from anyband.pretrain.loop import pretrain
-from anyband.pretrain.plan import plan_run
-from anyband.pretrain.recipe import PretrainRecipe
+from anyband.pretraining.loop import pretrain
+from anyband.pretraining.plan import plan_run
+from anyband.pretraining.recipe import PretrainRecipe
 
 __all__ = ["BAND_MEANS", "Ablation"]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from anyband.errors import InputError, RecipeError, nearest_name
 from anyband.files import read_yaml
-from anyband.pretrain.recipe import PretrainRecipe
+from anyband.pretraining.recipe import PretrainRecipe
 
 __all__ = [
     "DEFAULT_VARIANTS",

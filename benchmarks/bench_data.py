@@ -11,7 +11,7 @@ A pair is Sentinel-2 (12 bands) and Sentinel-1 (2 bands) of 120 pixels, laid out
 - the same, with what training draws for each pair: its crop, and noise for mixup and masking.
 
 What is handed over for each pair is counted in bytes. Cropping and resizing of ours happen on the device;
-`tests/pretrain/test_fast_and_slow_path.py` holds what comes out to the slow way.
+`tests/pretraining/test_fast_and_slow_path.py` holds what comes out to the slow way.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from released import ReleasedReader
 from anyband.data.image_sets import SetSampler, find_pairs
 from anyband.data.loader import read_sets
 from anyband.data.store import ChipStore
-from anyband.pretrain.batches import BatchPreparer
-from anyband.pretrain.plan import plan_run
-from anyband.pretrain.recipe import PretrainRecipe
+from anyband.pretraining.batches import BatchPreparer
+from anyband.pretraining.plan import plan_run
+from anyband.pretraining.recipe import PretrainRecipe
 
 BATCH = 64
 DISTINCT = 128

@@ -31,12 +31,12 @@ from pair_store import build_pair_store
 
 from anyband.data.store import ChipStore
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.pretrain.batches import BatchPreparer, Example
-from anyband.pretrain.cost import peak_flops_s
-from anyband.pretrain.loop import pretrain
-from anyband.pretrain.plan import RunPlan, plan_run
-from anyband.pretrain.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe
-from anyband.pretrain.runs import Stepper, make_fabric, read_metrics
+from anyband.pretraining.batches import BatchPreparer, Example
+from anyband.pretraining.cost import peak_flops_s
+from anyband.pretraining.loop import pretrain
+from anyband.pretraining.plan import RunPlan, plan_run
+from anyband.pretraining.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe
+from anyband.pretraining.runs import Stepper, make_fabric, read_metrics
 
 MODELS = {
     "tiny": ModelRecipe(

@@ -32,8 +32,8 @@ from anyband.data.prepare import PrepareOptions, prepare
 from anyband.encode.complete import SetCompleter, load_completer
 from anyband.errors import OutputError
 from anyband.files import whole_file
-from anyband.pretrain.loop import pretrain
-from anyband.pretrain.recipe import PretrainRecipe, load_recipe
+from anyband.pretraining.loop import pretrain
+from anyband.pretraining.recipe import PretrainRecipe, load_recipe
 from anyband.report.maps import pictures_png
 from anyband.sensors.catalogue import get_sensor
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
 from anyband.models.vit import set_fused_attention
-from anyband.pretrain.cost import count_flops, count_kept_bytes
+from anyband.pretraining.cost import count_flops, count_kept_bytes
 
 BANDS = (12, 2)
 

@@ -17,8 +17,8 @@ from pair_costs import BANDS, pair_bytes, pair_flops
 
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.vit import SIZES
-from anyband.pretrain.plan import network_config
-from anyband.pretrain.recipe import ModelRecipe, OptimRecipe, PretrainRecipe
+from anyband.pretraining.plan import network_config
+from anyband.pretraining.recipe import ModelRecipe, OptimRecipe, PretrainRecipe
 
 PAIRS, EPOCHS, BATCH = 1_250_000, 300, 2048
 GPUS = (1, 8, 64)

@@ -14,7 +14,7 @@ from anyband.data.resample import AugmentOptions
 from anyband.data.store import ArraySpec, ChipRecord
 from anyband.data.store_writer import Chip, write_store
 from anyband.models.encodings import EncodingConfig
-from anyband.pretrain.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe, SetRecipe
+from anyband.pretraining.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe, SetRecipe
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
 

@@ -15,7 +15,7 @@ from anyband import cli
 from anyband.data.manifest import read_manifest
 from anyband.labelled.samples import DataSpec
 from anyband.labelled.tables import list_samples
-from anyband.pretrain.recipe import load_recipe
+from anyband.pretraining.recipe import load_recipe
 from anyband.sensors.catalogue import load_sensor_file
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.p
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 # A room may import the rooms before it and the kernel (the modules at the top of the package).
-ROOMS = ["sensors", "rasters", "data", "models", "encode", "labelled", "training", "evaluate", "pretrain"]
+ROOMS = ["sensors", "rasters", "data", "models", "encode", "labelled", "training", "evaluate", "pretraining"]
 ROOMS += ["scenes", "archive", "explore", "adapters", "demo", "cli"]
 MAY_IMPORT = {room: {*ROOMS[: index + 1], "report"} for index, room in enumerate(ROOMS)}
 MAY_IMPORT["models"] = {"sensors", "models"}
@@ -218,7 +218,7 @@ def test_help_needs_no_torch() -> None:
 
 
 TRAINING = ["data.store", "data.image_sets", "data.loader", "data.harmonise", "data.resample"]
-TRAINING += ["pretrain.recipe", "pretrain.loop"]
+TRAINING += ["pretraining.recipe", "pretraining.loop"]
 
 
 def test_training_from_a_store_needs_no_geographic_library() -> None:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from anyband.data.store import ChipStore
     from anyband.encode.encoder import SensorEncoder, load_encoder
     from anyband.encode.metadata import EncodeOptions, Features, ImageMetadata, SetImage
-    from anyband.pretrain.loop import pretrain
-    from anyband.pretrain.recipe import PretrainRecipe, load_recipe
+    from anyband.pretraining.loop import pretrain
+    from anyband.pretraining.recipe import PretrainRecipe, load_recipe
     from anyband.sensors.assignment import AssignmentRules, assign
     from anyband.sensors.catalogue import get_sensor, list_sensors, load_sensor_file
     from anyband.sensors.ranges import load_ranges
@@ -43,7 +43,7 @@ _HOMES = {
     "EncodeOptions": "encode.metadata",
     "Features": "encode.metadata",
     "ImageMetadata": "encode.metadata",
-    "PretrainRecipe": "pretrain.recipe",
+    "PretrainRecipe": "pretraining.recipe",
     "SensorEncoder": "encode.encoder",
     "SetImage": "encode.metadata",
     "assign": "sensors.assignment",
@@ -51,9 +51,9 @@ _HOMES = {
     "list_sensors": "sensors.catalogue",
     "load_encoder": "encode.encoder",
     "load_ranges": "sensors.ranges",
-    "load_recipe": "pretrain.recipe",
+    "load_recipe": "pretraining.recipe",
     "load_sensor_file": "sensors.catalogue",
-    "pretrain": "pretrain.loop",
+    "pretrain": "pretraining.loop",
 }
 
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from anyband.pretrain.recipe import list_recipes, load_recipe, recipe_differences, recipe_to_dict
+from anyband.pretraining.recipe import list_recipes, load_recipe, recipe_differences, recipe_to_dict
 
 pytestmark = pytest.mark.slow
 

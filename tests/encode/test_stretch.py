@@ -10,8 +10,8 @@ from anyband.data.harmonise import restore, standardise
 from anyband.data.store import ChipStore
 from anyband.encode.input_spec import input_spec_for
 from anyband.models.checkpoint import load_checkpoint
-from anyband.pretrain.loop import pretrain
-from anyband.pretrain.plan import plan_run
+from anyband.pretraining.loop import pretrain
+from anyband.pretraining.plan import plan_run
 from anyband.sensors.assignment import AssignmentRules
 from anyband.sensors.catalogue import get_sensor
 

@@ -10,7 +10,7 @@ import yaml
 from anyband import cli
 from anyband.errors import RecipeError
 from anyband.evaluate.recipe import AugmentRecipe, LinearRecipe, list_transfer_recipes, load_transfer_recipe
-from anyband.pretrain.recipe import list_recipes, load_recipe
+from anyband.pretraining.recipe import list_recipes, load_recipe
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PAGE = (_ROOT / "docs" / "paper.md").read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ from anyband.data.image_sets import find_sets
 from anyband.data.manifest import read_manifest
 from anyband.data.prepare import PrepareOptions, prepare
 from anyband.data.store import ChipStore
-from anyband.pretrain.loop import pretrain
-from anyband.pretrain.recipe import load_recipe
+from anyband.pretraining.loop import pretrain
+from anyband.pretraining.recipe import load_recipe
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

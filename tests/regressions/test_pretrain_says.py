@@ -10,10 +10,10 @@ from anyband.cli import main
 from anyband.data.store import ArraySpec, ChipRecord, ChipStore
 from anyband.data.store_writer import Chip, write_store
 from anyband.errors import CatalogueError
-from anyband.pretrain import loop as pretraining
-from anyband.pretrain.loop import PretrainResult
-from anyband.pretrain.plan import plan_run
-from anyband.pretrain.recipe import PretrainRecipe
+from anyband.pretraining import loop as pretraining
+from anyband.pretraining.loop import PretrainResult
+from anyband.pretraining.plan import plan_run
+from anyband.pretraining.recipe import PretrainRecipe
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
 

@@ -5,8 +5,8 @@ import numpy as np
 from anyband.data.store import ArraySpec, ChipRecord, ChipStore
 from anyband.data.store_writer import Chip, write_store
 from anyband.models.autoencoder import Autoencoder
-from anyband.pretrain.plan import plan_run
-from anyband.pretrain.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe
+from anyband.pretraining.plan import plan_run
+from anyband.pretraining.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
 

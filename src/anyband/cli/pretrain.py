@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-    from anyband.pretrain.loop import dry_run, pretrain
-    from anyband.pretrain.recipe import load_recipe
+    from anyband.pretraining.loop import dry_run, pretrain
+    from anyband.pretraining.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.words)
     if arguments.dry_run:

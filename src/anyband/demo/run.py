@@ -30,8 +30,8 @@ from anyband.evaluate.run import evaluate
 from anyband.files import check_writable, whole_file
 from anyband.labelled import open_task_data
 from anyband.labelled.samples import DataSpec
-from anyband.pretrain.loop import pretrain
-from anyband.pretrain.recipe import PretrainRecipe, load_recipe
+from anyband.pretraining.loop import pretrain
+from anyband.pretraining.recipe import PretrainRecipe, load_recipe
 from anyband.rasters.reader import open_raster
 from anyband.report.maps import fit_pca_colours, pca_picture, pictures_png
 from anyband.scenes.embed import EmbedReport, embed_scene, scene_statistics

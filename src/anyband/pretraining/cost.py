@@ -1,0 +1,368 @@
+"""What a run costs: measured on a few of its samples before it begins, and counted while it goes on."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from anyband.data.loader import RawSets
+from anyband.data.store import ChipStore
+from anyband.encode.encoder import available_bytes, precision_note
+from anyband.models.autoencoder import Autoencoder
+from anyband.models.vit import set_fused_attention, set_recompute
+from anyband.pretraining.batches import BatchPreparer, Example
+from anyband.pretraining.plan import RunPlan
+from anyband.pretraining.recipe import RunRecipe
+
+__all__ = [
+    "Meter",
+    "RunCost",
+    "cost_lines",
+    "count_flops",
+    "count_kept_bytes",
+    "count_processes",
+    "duration",
+    "measure_cost",
+    "peak_flops_s",
+    "reached_line",
+    "scaled",
+    "trains_fused",
+]
+
+ReadT = TypeVar("ReadT")
+
+# float32 weights, their gradients and the two moments of AdamW.
+_BYTES_OF_WEIGHT = 16
+# chosen: batches looked at for the one with the most images.
+_DRAWN = 8
+# chosen: a timed step takes so long or has all samples of a part; then its start costs little.
+_LONG_S = 0.3
+# chosen: a product is made larger until it takes so long, or has the last side: an H200 takes a millisecond for that.
+_PRODUCT_S, _FIRST_SIDE, _LAST_SIDE = 0.01, 128, 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCost:
+    """What was measured, without the optimiser, what processes tell each other, validation, panels and saving."""
+
+    num_weights: int
+    """With the decoder's."""
+    device: torch.device
+    image_flops: float
+    """Of training on an image."""
+    step_flops: float
+    """Over all processes; the mean over the first batches."""
+    peak_flops_s: float
+    """Of a plain matrix product in the run's precision, on all devices together."""
+    step_s: float | None
+    """None: not measured, because weights are held in shares."""
+    sample_read_s: float
+    """Of one thread."""
+    needed_bytes: int
+    """Of a step, on the device of one process; where CPUs share memory, of all of them."""
+    free_bytes: int | None
+    """On the same; None: nobody says."""
+    refusal: str | None
+    """Why the run can't be; None: it can."""
+
+
+def trains_fused(device: torch.device, precision: str) -> bool:
+    """Tell whether training has fused attention: not in bf16 on CPUs; see `set_fused_attention`."""
+    return not (device.type == "cpu" and precision.startswith("bf16"))
+
+
+def count_processes(run: RunRecipe, device: torch.device) -> int:
+    """Count the processes that a run would have, as the recipe says and this machine has devices."""
+    if run.devices != "auto":
+        return run.num_nodes * run.devices
+    return run.num_nodes * (torch.cuda.device_count() if device.type == "cuda" else 1)
+
+
+def count_flops(step: Callable[[], torch.Tensor]) -> float:
+    """Let torch count the operations of matrix products, forward and backward, of what computes a loss."""
+    with FlopCounterMode(display=False) as counter:
+        step().backward()  # type: ignore[no-untyped-call]
+    return float(counter.get_total_flops())
+
+
+def count_kept_bytes(step: Callable[[], torch.Tensor], model: torch.nn.Module) -> int:
+    """Add up what a forward pass keeps for the gradient, beside the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = step()
+    del loss
+    return sum(kept.values())
+
+
+class _Probe:
+    def __init__(self, plan: RunPlan, model: Autoencoder, device: torch.device) -> None:
+        self._plan, self._model, self._device = plan, model, device
+        sampler = plan.samples.sampler(batch_size=plan.recipe.optim.batch_size, seed=plan.recipe.seed)
+        draws = [sampler.batch(step) for step in range(min(_DRAWN, plan.total_steps))]
+        self._draw = max(draws, key=lambda one: one.chips.shape[1])
+        self.num_images: int = self._draw.chips.shape[1]
+        self.mean_images = float(np.mean([one.chips.size for one in draws]))
+        self._preparer = BatchPreparer(plan.recipe, plan.inputs, device=device)
+
+    def read(self, count: int) -> RawSets:
+        return self._plan.samples.read(self._draw.part(slice(0, count)))
+
+    def prepare(self, raw: RawSets) -> Example:
+        return self._preparer.prepare(raw, step=0)
+
+    def loss(self, example: Example) -> torch.Tensor:
+        in_bf16 = self._plan.recipe.optim.precision.startswith("bf16")
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=in_bf16):
+            terms: torch.Tensor = self._model(*example).terms
+            return terms.mean()
+
+    def sample_s(self, most: int) -> float:
+        """Time a forward and backward pass on more and more samples, until it takes long."""
+        count = 1
+        while True:
+            raw = self.read(count)
+            _wait(self._device)
+            begun = time.perf_counter()
+            self.loss(self.prepare(raw)).backward()  # type: ignore[no-untyped-call]
+            _wait(self._device)
+            seconds = time.perf_counter() - begun
+            if seconds > _LONG_S or 2 * count > most:
+                return seconds / count
+            count *= 2
+
+
+def measure_cost(plan: RunPlan, model: Autoencoder, *, device: torch.device, num_processes: int) -> RunCost:
+    """Measure steps on one and two samples: operations and memory grow with the images, which tells what a batch does.
+
+    Neither weights nor a global generator change. The model moves to the device unless it will be held in shares.
+    """
+    recipe, optim = plan.recipe, plan.recipe.optim
+    in_shares = recipe.run.strategy == "fsdp"
+    where = torch.device("cpu") if in_shares else device
+    probe = _Probe(plan, model.to(where), where)
+    begun = time.perf_counter()
+    raws = [probe.read(count) for count in (1, 2)]
+    read_s = (time.perf_counter() - begun) / 3
+    examples = [probe.prepare(raw) for raw in raws]
+    part = max(1, optim.batch_size // (optim.accumulate * num_processes))
+    step_s = None
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        torch.manual_seed(0)
+        set_recompute(model, recompute=False)
+        set_fused_attention(model, fused=False)
+        one, two = (count_flops(partial(probe.loss, example)) for example in examples)
+        set_recompute(model, recompute=recipe.run.recompute)
+        set_fused_attention(model, fused=trains_fused(device, optim.precision))
+        kept = [count_kept_bytes(partial(probe.loss, example), model) for example in examples]
+        needed = _needed_bytes(plan, model, kept, num_images=probe.num_images, device=device, processes=num_processes)
+        refusal = _refusal(plan, device, part=part, needed=needed)
+        if refusal is None and not in_shares:
+            step_s = optim.accumulate * part * probe.sample_s(part)
+    model.zero_grad(set_to_none=True)
+    # Weights of a sensor's bands are made once for each part; a batch of one sample has no second one.
+    of_sample = two - one if optim.batch_size > 1 else one
+    num_parts = optim.accumulate * num_processes
+    step_flops = probe.mean_images / probe.num_images * of_sample + num_parts * (one - of_sample)
+    return RunCost(
+        num_weights=_num_weights(model),
+        device=device,
+        image_flops=step_flops / probe.mean_images,
+        step_flops=step_flops,
+        peak_flops_s=num_processes * peak_flops_s(device, optim.precision),
+        step_s=step_s,
+        sample_read_s=read_s,
+        needed_bytes=needed,
+        free_bytes=available_bytes(device),
+        refusal=refusal,
+    )
+
+
+def _num_weights(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _needed_bytes(
+    plan: RunPlan, model: Autoencoder, kept: list[int], *, num_images: int, device: torch.device, processes: int
+) -> int:
+    """Extrapolate what one and two samples keep to a part of a batch with the most images, beside the weights."""
+    run, optim = plan.recipe.run, plan.recipe.optim
+    # A batch of one sample has no second one.
+    of_sample = kept[1] - kept[0] if optim.batch_size > 1 else kept[0]
+    part = max(1, optim.batch_size // (optim.accumulate * processes))
+    weights = _BYTES_OF_WEIGHT * _num_weights(model) / (processes if run.strategy == "fsdp" else 1)
+    of_part = kept[0] - of_sample + part * of_sample * plan.samples.most_images / num_images
+    # On CPUs the processes of a machine share its memory.
+    return int((weights + of_part) * (max(1, processes // run.num_nodes) if device.type == "cpu" else 1))
+
+
+def _refusal(plan: RunPlan, device: torch.device, *, part: int, needed: int) -> str | None:
+    free = available_bytes(device)
+    if free is None or needed <= free:
+        return None
+    recipe, num_images = plan.recipe, plan.samples.most_images
+    tokens = (recipe.model.img_size // recipe.model.patch_size) ** 2 * num_images
+    keeps_less = "" if recipe.run.recompute else "; run.recompute=true keeps less of each block"
+    noun, size_key = ("pairs", "") if recipe.data.sets is None else ("sets", "data.sets.size, ")
+    return (
+        f"a step of {part} {noun} of up to {num_images} images ({tokens:,} tokens) needs at least "
+        f"{needed / 1e9:,.1f} GB on '{device}', and {free / 1e9:,.1f} GB are free; lower {size_key}optim.batch_size, "
+        "model.img_size or the sizes of the network, or cut the batch into more parts with optim.accumulate "
+        f"(now {recipe.optim.accumulate}), which changes nothing else{keeps_less}"
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_flops_s(device: torch.device, precision: str) -> float:
+    """Measure the rate of a plain matrix product in a run's precision: the best of some, once one takes long."""
+    dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
+    side, best = _FIRST_SIDE, 0.0
+    while True:
+        # Neither constant nor drawn: a device may do constant numbers faster.
+        factor = torch.arange(side * side, dtype=torch.float32, device=device).mul_(0.7).sin_().view(side, side)
+        factor = factor.to(dtype)
+        times = []
+        for _ in range(3):
+            _wait(device)
+            begun = time.perf_counter()
+            # As the layers of a network lay it out: without bf16 in hardware, a plain product is slower than this.
+            functional.linear(factor, factor)
+            _wait(device)
+            times.append(time.perf_counter() - begun)
+        best = max(best, 2 * side**3 / min(times))
+        if side >= _LAST_SIDE or min(times) > _PRODUCT_S:
+            return best
+        side *= 2
+
+
+class Meter:
+    """Counts from one row of metrics.csv to the next and over all, by the host's clock: no step waits for a GPU."""
+
+    def __init__(self, cost: RunCost) -> None:
+        self._cost = cost
+        self.num_steps, self.num_images, self.seconds, self.waited_s = 0, 0, 0.0, 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what happened since the last row: it was no step."""
+        self._begun = time.perf_counter()
+        self._steps, self._images, self._waited_s = 0, 0, 0.0
+
+    def take(self, read: Iterator[ReadT], count: int) -> Iterator[ReadT]:
+        """Take the next things that are read, and count how long each is waited for."""
+        for _ in range(count):
+            begun = time.perf_counter()
+            one = next(read)
+            self._waited_s += time.perf_counter() - begun
+            yield one
+
+    def did(self, num_images: int) -> None:
+        """Count a step and its images, over all processes."""
+        self._steps += 1
+        self._images += num_images
+
+    def row(self) -> dict[str, float]:
+        """Tell what was reached since the last row, add it to the total, and begin anew."""
+        # A clock that does not move between two looks would divide by nothing.
+        seconds = max(time.perf_counter() - self._begun, 1e-9)
+        images_s, waited = self._images / seconds, self._waited_s / seconds
+        self.num_steps += self._steps
+        self.num_images += self._images
+        self.seconds += seconds
+        self.waited_s += self._waited_s
+        self.restart()
+        mfu = images_s * self._cost.image_flops / self._cost.peak_flops_s
+        return {"images_per_s": images_s, "data_wait": waited, "mfu": mfu}
+
+
+def scaled(value: float, unit: str) -> str:
+    """Write a number with three digits and a prefix: 117 GFLOP."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        # 999.6 would be written as 1e+03.
+        if abs(value) < 999.5:
+            return f"{value:.3g} {prefix}{unit}"
+        value /= 1000
+    return f"{value:.3g} E{unit}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the unit that fits."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:.3g} h" if seconds < 86_400 else f"{seconds / 86_400:.3g} days"
+
+
+def cost_lines(plan: RunPlan, cost: RunCost, *, first_step: int) -> list[str]:
+    """Say what the steps that are left are expected to take: time and memory, then arithmetic and reading."""
+    optim, steps = plan.recipe.optim, plan.total_steps - first_step
+    noun = "pair" if plan.recipe.data.sets is None else "set"
+    took, mfu = "an unmeasured time", ""
+    if cost.step_s is not None:
+        took = f"{duration(steps * cost.step_s)} ({duration(cost.step_s)} each)"
+        mfu = f", the step {100 * cost.step_flops / cost.step_s / cost.peak_flops_s:.0f} % of it (MFU)"
+    free = "" if cost.free_bytes is None else f" of {scaled(float(cost.free_bytes), 'B')} that are free"
+    slow = cost.step_s is not None and cost.sample_read_s * optim.batch_size > cost.step_s
+    limit = "; reading may limit: see data_wait in metrics.csv, and raise run.workers" if slow else ""
+    draw = plan.samples.sampler(batch_size=optim.batch_size, seed=plan.recipe.seed).batch(first_step)
+    arrays = plan.store.index.column("array").take(draw.chips.ravel()).to_pylist()
+    raw = float(sum(_raw_bytes(plan.store, name) for name in arrays))
+    of_chip = {name: _stored_bytes(plan.store, name) for name in set(arrays)}
+    stored = "" if None in of_chip.values() else f", {scaled(sum(of_chip[name] or 0.0 for name in arrays), 'B')} stored"
+    needed = scaled(float(cost.needed_bytes), "B")
+    emulated = precision_note(cost.device, optim.precision)
+    return [
+        f"cost: {steps} steps of {optim.batch_size} {noun}s take {took} and need {needed} of memory{free} on "
+        f"'{cost.device}'; {cost.num_weights / 1e6:,.1f} million weights",
+        f"cost: a step computes {scaled(cost.step_flops, 'FLOP')} (a {noun} "
+        f"{scaled(cost.step_flops / optim.batch_size, 'FLOP')}); a plain matrix product reaches "
+        f"{scaled(cost.peak_flops_s, 'FLOP/s')}{mfu}",
+        f"cost: a step reads {scaled(raw, 'B')}{stored}; one thread reads {1 / cost.sample_read_s:,.3g} {noun}s "
+        f"a second{limit}",
+        *([] if emulated is None else [f"cost: {emulated}"]),
+    ]
+
+
+def _raw_bytes(store: ChipStore, array: str) -> int:
+    info = store.arrays[array]
+    return len(info.bands) * info.height * info.width * np.dtype(info.dtype).itemsize
+
+
+def _stored_bytes(store: ChipStore, array: str) -> float | None:
+    """Tell what a chip takes on the disk, with what says where it is valid; None: the store is not in a folder."""
+    if isinstance(store.path, str):
+        return None
+    folders = [store.path / kind / array for kind in ("chips", "valid")]
+    sizes = (file.stat().st_size for folder in folders if folder.is_dir() for file in folder.rglob("*"))
+    return sum(sizes) / max(store.arrays[array].num_chips, 1)
+
+
+def reached_line(meter: Meter, cost: RunCost) -> str:
+    """Say what a run reached, beside what was expected."""
+    expected = "" if cost.step_s is None else f" (expected {duration(cost.step_s)})"
+    flops_s = meter.num_images * cost.image_flops / meter.seconds
+    return (
+        f"reached: {duration(meter.seconds / meter.num_steps)} a step{expected}, {scaled(flops_s, 'FLOP/s')}, "
+        f"{100 * flops_s / cost.peak_flops_s:.1f} % of the measured peak (MFU); waited for data "
+        f"{100 * meter.waited_s / meter.seconds:.1f} % of the time"
+    )
