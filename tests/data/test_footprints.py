@@ -68,7 +68,7 @@ def test_facts_stand_in_the_order_asked_for_and_unknown_ones_are_no_numbers() ->
     found = chip_metadata(_store(_record(), _record(gsd_m=2.5, datetime=taken)), np.array([[1, 0], [1, 1]]))
     np.testing.assert_array_equal(found.gsd_m, [[2.5, np.nan], [2.5, 2.5]])
     known = np.datetime64("2021-05-06T07:08:09.000010")
-    np.testing.assert_array_equal(found.time, [[known, np.datetime64("NaT")], [known, known]])
+    np.testing.assert_array_equal(found.time, [[known, np.datetime64("NaT", "us")], [known, known]])
     assert np.isnan(found.corners_deg).all()
     np.testing.assert_array_equal(found.shape_px, np.full((2, 2, 2), [4, 6]))
 

