@@ -27,7 +27,8 @@ MAY_IMPORT["cli"] |= {"simulate"}
 
 # Budgets. The aim is 110 files of 600 lines at most, 32,000 lines in all; where it is not reached, what is there stands
 # here, so that nothing grows.
-MOST_FILES, MOST_LINES, LINES_A_FILE = 126, 35_210, 740
+MOST_FILES, MOST_LINES, LINES_A_FILE = 126, 35_210, 600
+LONGER = {"src/anyband/labelled/torchgeo.py": 740}
 LINES_A_FUNCTION, MEDIAN_LINES_A_FUNCTION = 60, 8
 LINES_A_RECORD, RECIPES_AND_RESULTS = 300, 30
 
@@ -93,7 +94,8 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
 
 def test_files_and_functions_stay_short() -> None:
-    long = [_relative(path) for path in TREES if path.read_text().count("\n") > LINES_A_FILE]
+    limits = {path: LONGER.get(_relative(path), LINES_A_FILE) for path in TREES}
+    long = [_relative(path) for path, most in limits.items() if path.read_text().count("\n") > most]
     functions = [(_relative(path), node) for path, tree in TREES.items() for node in _functions(tree)]
     long += [f"{name}: {node.name}" for name, node in functions if _lines(node) > LINES_A_FUNCTION]
     assert long == []

@@ -155,8 +155,14 @@ def cut_image(piece: Piece) -> Cut | str:
 
 
 def view_window(view: View) -> Window | None:
-    """Find the pixels of an image that its view of a cell needs; None where the cell lies wholly outside."""
-    return source_window(view.placement, Window(row=0, col=0, height=view.height, width=view.width))
+    """Find the pixels that a view needs, without neighbours where it copies them; None where it lies outside."""
+    window = source_window(view.placement, Window(row=0, col=0, height=view.height, width=view.width))
+    if window is None or not view.is_copy:
+        return window
+    _, rows = _overlap(int(view.placement.rows.offset), view.height, window.row, window.height)
+    _, cols = _overlap(int(view.placement.cols.offset), view.width, window.col, window.width)
+    height, width = rows.stop - rows.start, cols.stop - cols.start
+    return Window(row=window.row + rows.start, col=window.col + cols.start, height=height, width=width)
 
 
 def _cut(piece: Piece) -> Iterator[tuple[Array, Array]]:

@@ -236,9 +236,8 @@ def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
     Raises `ManifestError` for a value that the table does not know of an argument that it distinguishes.
     """
     for argument, by_value in one.variants.items():
-        value = arguments.get(argument)
-        # Newer versions take names of bands where older ones took a word.
-        value = " ".join(value) if isinstance(value, tuple | list) else value
+        given = arguments.get(argument)
+        value = " ".join(given) if isinstance(given, tuple | list) else given  # names of bands, since TorchGeo 0.10
         if value not in by_value:
             raise ManifestError(
                 f"'{one.name}' is not mapped for {argument} {value!r} (mapped: {', '.join(map(str, by_value))})"
