@@ -111,7 +111,7 @@ def test_the_threshold_of_change_is_that_of_the_best_mean_iou() -> None:
 def test_a_forest_learns_classes_from_the_colour_of_pixels(
     tiny_encoder: SensorEncoder, class_map_data: TaskData
 ) -> None:
-    pictured = [int(class_map_data.part("test")[0])]
+    pictured = [int(class_map_data.split("test")[0])]
     (result,) = map_baselines(_setting(tiny_encoder, class_map_data, "segment"), pictured=pictured)
     assert list(result.maps) == pictured
     scores = {score.metric: score.value for score in scores_of(result.predictions, seed=0)}

@@ -60,7 +60,7 @@ def test_the_sums_of_each_sample_are_those_of_its_own_map(
     tiny_encoder: SensorEncoder, number_map_data: TaskData
 ) -> None:
     (result,) = regress_maps(_context(tiny_encoder, number_map_data, fit=_FIT.changed(epochs=2)))
-    for row, sample in enumerate(number_map_data.part("test").tolist()):
+    for row, sample in enumerate(number_map_data.split("test").tolist()):
         truth = number_map_data.read(sample).number_map
         assert truth is not None
         known = np.isfinite(truth)

@@ -63,7 +63,7 @@ def test_classes_are_learned(class_data: TaskData, make_context: MakeContext) ->
     result = finetune(make_context(class_data, _fitting(epochs=12)))[0]
     assert _scored(result) > 0.8
     assert result.curves["training loss"][-1] < result.curves["training loss"][0]
-    assert result.predictions.samples == tuple(class_data.names[index] for index in class_data.part("test"))
+    assert result.predictions.samples == tuple(class_data.names[index] for index in class_data.split("test"))
     assert result.width == 32
     curve = result.curves["validation"]
     assert curve[result.chosen["epoch"] - 1] == result.chosen["validation accuracy"] == max(curve)
@@ -160,7 +160,7 @@ def test_what_is_handed_out_predicts_what_was_reported(
     loaded = replace(context, encoders={"encoder": load_encoder(tmp_path / "tuned.safetensors")})
     model = ImageModel(loaded.fused(loaded.encoders["encoder"]), num_slots=1, num_outputs=3, seed=0)
     model.head.load_state_dict({"weight": result.model["head.weight"], "bias": result.model["head.bias"]})
-    predicted = predict(model, context.reader, class_data.part("test"), _FIT)
+    predicted = predict(model, context.reader, class_data.split("test"), _FIT)
     np.testing.assert_allclose(predicted, result.predictions.arrays["scores"], atol=1e-5)
     assert all(one.is_contiguous() and one.device.type == "cpu" for one in result.model.values())
     assert set(result.model) == {*result.checkpoint.state, "head.weight", "head.bias"}
@@ -186,7 +186,7 @@ def test_the_head_handed_out_gives_numbers_in_their_own_unit(number_data: TaskDa
     result = finetune(context)[0]
     model = ImageModel(context.fused(context.encoders["encoder"]), num_slots=1, num_outputs=1, seed=0)
     model.head.load_state_dict({"weight": result.model["head.weight"], "bias": result.model["head.bias"]})
-    predicted = predict(model, context.reader, data.part("test"), _FIT)[:, 0]
+    predicted = predict(model, context.reader, data.split("test"), _FIT)[:, 0]
     np.testing.assert_allclose(predicted, result.predictions.arrays["predicted"], rtol=1e-5)
 
 
@@ -233,7 +233,7 @@ def test_training_begins_where_interpolation_stands(class_data: TaskData, make_c
 
 def test_the_labels_of_test_change_no_choice(class_data: TaskData, make_context: MakeContext) -> None:
     targets = class_data.targets.copy()
-    targets[class_data.part("test")] = targets[class_data.part("test")][::-1].copy()
+    targets[class_data.split("test")] = targets[class_data.split("test")][::-1].copy()
     both = (class_data, replace(class_data, targets=targets))
     one, other = (finetune(make_context(data, _fitting(epochs=2)))[0] for data in both)
     assert one.chosen == other.chosen
@@ -275,7 +275,7 @@ def test_an_empty_validation_part_is_refused(class_data: TaskData, make_context:
 
 def test_a_class_that_training_lacks_is_refused(class_data: TaskData, make_context: MakeContext) -> None:
     targets = class_data.targets.copy()
-    train = class_data.part("train")
+    train = class_data.split("train")
     targets[train] = np.where(targets[train] == 2, 0, targets[train])
     with pytest.raises(InputError, match="no training sample: 'town'"):
         finetune(make_context(replace(class_data, targets=targets)))
@@ -288,7 +288,7 @@ def test_labels_of_kinds_without_classes_are_not_smoothed(number_data: TaskData,
 
 def test_a_number_that_is_missing_names_its_sample(number_data: TaskData, make_context: MakeContext) -> None:
     targets = number_data.targets.copy()
-    targets[number_data.part("train")[3]] = np.nan
+    targets[number_data.split("train")[3]] = np.nan
     with pytest.raises(InputError, match="'image 3' has no finite number"):
         finetune(make_context(replace(number_data, targets=targets)))
 

@@ -63,7 +63,7 @@ def test_counted_statistics_are_of_the_training_part_alone(tiny_encoder: SensorE
         TaskReader(tiny_encoder, data, _with(statistics="data", resize="native"))
         for data in (class_data, replace(class_data, read=read))
     )
-    train = class_data.part("train")
+    train = class_data.split("train")
     pixels = torch.cat([batch.images[0].pixels for batch in plain.batches(train)])
     assert torch.allclose(pixels.mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.02)
     assert torch.allclose(pixels.std(dim=(0, 2, 3)), torch.ones(4), atol=0.02)

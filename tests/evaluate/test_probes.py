@@ -67,7 +67,7 @@ def _vectors(context: Context, scale: float = 1.0) -> np.ndarray:
 def test_neighbours_find_what_scikit_learn_finds(class_data: TaskData, make_context: MakeSetting) -> None:
     context = make_context(class_data)
     result = knn(context)[0]
-    features, train, test = _vectors(context), class_data.part("train"), class_data.part("test")
+    features, train, test = _vectors(context), class_data.split("train"), class_data.split("test")
     oracle = KNeighborsClassifier(5, weights=lambda d: np.exp((1 - d) / 0.07), metric="cosine")
     oracle.fit(features[train], class_data.targets[train])
     np.testing.assert_allclose(result.predictions.arrays["scores"], oracle.predict_proba(features[test]), atol=1e-4)
@@ -98,7 +98,7 @@ def test_accuracies_are_averaged_over_scales(class_data: TaskData, make_context:
     together, *alone = knn(make_context(class_data, recipe))
     assert [one.features for one in alone] == ["encoder @ 12.5 %", "encoder @ 50 %", "encoder @ 100 %"]
     assert _accuracy(together) == pytest.approx(np.mean([_accuracy(one) for one in alone]))
-    assert together.predictions.samples[0] == f"{class_data.names[class_data.part('test')[0]]} @ 12.5 %"
+    assert together.predictions.samples[0] == f"{class_data.names[class_data.split('test')[0]]} @ 12.5 %"
     assert "mean over images reduced to 12.5 %, 50 %, 100 %" in together.notes[0]
     assert len(scores_of(together.predictions, seed=0)) >= 1
 
@@ -149,7 +149,7 @@ def test_the_epoch_is_chosen_by_validation(class_data: TaskData, make_context: M
 
 def test_the_labels_of_test_change_no_choice(class_data: TaskData, make_context: MakeSetting) -> None:
     targets = class_data.targets.copy()
-    targets[class_data.part("test")] = targets[class_data.part("test")][::-1].copy()
+    targets[class_data.split("test")] = targets[class_data.split("test")][::-1].copy()
     for recipe in (_RECIPE, _LBFGS):
         one, other = (
             linear(make_context(data, recipe))[0] for data in (class_data, replace(class_data, targets=targets))
@@ -200,9 +200,9 @@ def test_a_class_that_training_lacks_is_refused(
     protocol: Callable[[Context], list], recipe: TransferRecipe, class_data: TaskData, make_context: MakeSetting
 ) -> None:
     targets = class_data.targets.copy()
-    train = class_data.part("train")
+    train = class_data.split("train")
     targets[train] = np.where(targets[train] == 2, 0, targets[train])
-    validation = class_data.part("val")
+    validation = class_data.split("val")
     targets[validation] = 0
     with pytest.raises(InputError, match="1 of 3 classes in the test split have no training sample: 'town'"):
         protocol(make_context(replace(class_data, targets=targets), recipe))
@@ -216,7 +216,7 @@ def test_an_empty_part_is_refused(class_data: TaskData, make_context: MakeSettin
 
 
 def test_one_validation_sample_is_enough(class_data: TaskData, make_context: MakeSetting) -> None:
-    first = int(class_data.part("val")[0])
+    first = int(class_data.split("val")[0])
     splits = tuple("train" if one == "val" and index != first else one for index, one in enumerate(class_data.splits))
     for recipe in (_RECIPE, _LBFGS):
         assert linear(make_context(replace(class_data, splits=splits), recipe))[0].chosen["validation accuracy"] in (

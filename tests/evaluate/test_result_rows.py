@@ -34,7 +34,7 @@ def context(tiny_encoder: SensorEncoder, class_data: TaskData) -> Context:
 
 
 def _row(context: Context, features: str = "encoder") -> ResultRow:
-    test = context.data.part("test")
+    test = context.data.split("test")
     labels = np.asarray(context.data.targets)[test]
     names = [context.data.names[index] for index in test]
     predictions = class_predictions(labels, np.eye(3)[labels], classes=context.data.classes, samples=names)

@@ -51,7 +51,7 @@ def _unchanged(encoder: SensorEncoder, state: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture
 def three_maps(class_map_data: TaskData) -> TaskData:
     """One sample a part."""
-    kept = [int(class_map_data.part(part)[0]) for part in ("train", "val", "test")]
+    kept = [int(class_map_data.split(part)[0]) for part in ("train", "val", "test")]
     return class_map_data.take(kept, fingerprint="three maps")
 
 
@@ -68,7 +68,7 @@ def test_a_head_learns_more_than_the_commonest_class(
 
 
 def test_a_tiny_map_is_learned_by_heart(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
-    one = int(class_map_data.part("train")[0])
+    one = int(class_map_data.split("train")[0])
     data = replace(
         class_map_data.take([one] * 3, fingerprint="one"), names=("a", "b", "c"), splits=("train", "val", "test")
     )
@@ -103,7 +103,7 @@ def test_the_confusion_of_each_sample_is_that_of_scikit_learn_on_its_own_map(
     tiny_encoder: SensorEncoder, class_map_data: TaskData
 ) -> None:
     (result,) = segment(_context(tiny_encoder, class_map_data))
-    test = class_map_data.part("test")
+    test = class_map_data.split("test")
     assert sorted(result.maps) == sorted(test.tolist())
     for row, sample in enumerate(test.tolist()):
         truth = class_map_data.read(sample).class_map
@@ -216,7 +216,7 @@ def test_windows_without_labels_are_left_out_and_change_no_score(
     few = _with_few_labels(class_map_data, slice(0, 6))
     seen, result = _windows_seen(tiny_encoder, few, monkeypatch, epochs=1)
     assert seen < every
-    for row, sample in enumerate(few.part("test").tolist()):
+    for row, sample in enumerate(few.split("test").tolist()):
         truth = few.read(sample).class_map
         assert truth is not None
         known = truth >= 0
@@ -225,7 +225,7 @@ def test_windows_without_labels_are_left_out_and_change_no_score(
 
 
 def test_a_sample_without_any_label_counts_for_nothing(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
-    empty = int(class_map_data.part("test")[1])
+    empty = int(class_map_data.split("test")[1])
     read = class_map_data.read
 
     def without(index: int) -> Sample:
@@ -254,7 +254,7 @@ def test_augmented_images_are_encoded_in_every_epoch(
 
 
 def test_test_labels_change_nothing_that_is_learned(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
-    test = set(class_map_data.part("test").tolist())
+    test = set(class_map_data.split("test").tolist())
     read = class_map_data.read
 
     def other(index: int):

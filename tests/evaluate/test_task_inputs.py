@@ -49,7 +49,7 @@ def test_every_sample_comes_once_and_equal_epochs_give_equal_batches(
     name: str, tiny_encoder: SensorEncoder, request: pytest.FixtureRequest
 ) -> None:
     data: TaskData = request.getfixturevalue(name)
-    train = data.part("train").tolist()
+    train = data.split("train").tolist()
     for resize in ("whole", "native"):
         reader = TaskReader(tiny_encoder, data, _with(resize=resize))
         batches = list(reader.batches(train, targets=True))
@@ -96,7 +96,7 @@ def test_how_a_sample_is_varied_does_not_depend_on_its_batch(tiny_encoder: Senso
 def test_a_single_sample_left_over_joins_the_batch_before(
     count: int, size: int, expected: list[int], tiny_encoder: SensorEncoder, class_data: TaskData
 ) -> None:
-    data = class_data.take(class_data.part("train")[:count], fingerprint="few")
+    data = class_data.take(class_data.split("train")[:count], fingerprint="few")
     reader = TaskReader(tiny_encoder, data, _RECIPE.changed(fit=_RECIPE.fit.changed(batch_size=size)))
     assert sorted(len(one) for one in reader.training_order(0)) == sorted(expected)
     assert reader.steps_per_epoch == len(expected)

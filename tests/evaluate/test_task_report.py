@@ -28,7 +28,7 @@ from anyband.sensors.catalogue import get_sensor
 
 
 def _class_outcome(data: TaskData, features: str, *, wrong: Sequence[int] = (), margin: float = 1.0) -> Result:
-    test = data.part("test")
+    test = data.split("test")
     labels = np.asarray(data.targets)[test]
     scores = np.eye(3)[labels]
     for index in wrong:
@@ -44,7 +44,7 @@ def _class_outcome(data: TaskData, features: str, *, wrong: Sequence[int] = (), 
 
 
 def _map_outcome(data: TaskData, features: str, *, predicted: int) -> Result:
-    test, count = data.part("test"), len(data.classes)
+    test, count = data.split("test"), len(data.classes)
     maps, counts = {}, []
     for position in test.tolist():
         truth = data.read(position).class_map
@@ -58,7 +58,7 @@ def _map_outcome(data: TaskData, features: str, *, predicted: int) -> Result:
 
 
 def _number_map_outcome(data: TaskData) -> Result:
-    test = data.part("test")
+    test = data.split("test")
     maps, sums = {}, []
     for position in test.tolist():
         truth = data.read(position).number_map
@@ -185,7 +185,7 @@ def test_maps_of_change_show_both_dates(change_data: TaskData) -> None:
 
 
 def test_numbers_of_samples_and_of_pixels_are_drawn(number_data: TaskData, number_map_data: TaskData) -> None:
-    test = number_data.part("test")
+    test = number_data.split("test")
     truth = np.asarray(number_data.targets)[test]
     names = [number_data.names[position] for position in test]
     single = Result(features="encoder", width=8, predictions=number_predictions(truth, truth + 0.1, samples=names))
@@ -194,7 +194,7 @@ def test_numbers_of_samples_and_of_pixels_are_drawn(number_data: TaskData, numbe
 
 
 def test_labels_have_a_precision_each_and_no_confusion(labels_data: TaskData) -> None:
-    test = labels_data.part("test")
+    test = labels_data.split("test")
     holds = np.asarray(labels_data.targets)[test]
     names = [labels_data.names[position] for position in test]
     predictions = labels_predictions(holds, holds.astype(float), classes=labels_data.classes, samples=names)

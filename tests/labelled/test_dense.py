@@ -236,7 +236,7 @@ def test_blocks_of_tiles_are_those_of_the_image(scenes: Scenes, tmp_path: Path) 
 
     def painted(data: TaskData, part: str) -> np.ndarray:
         found = np.full((32, 32), -1)
-        for index in data.part(part):
+        for index in data.split(part):
             sample = data.read(int(index))
             grid = sample.images[0].grid
             row, col = round((5e6 - grid.transform[5]) / 10), round((grid.transform[2] - 5e5) / 10)

@@ -93,7 +93,7 @@ def test_validation_that_nothing_declares_is_drawn_from_training(tmp_path: Path)
     data = _open(tmp_path, split=SplitSpec())
     assert data.num_samples == {"train": 28, "val": 4, "test": 6}
     assert data.targets is not None
-    assert np.bincount(data.targets[data.part("val")]).tolist() == [2, 2]
+    assert np.bincount(data.targets[data.split("val")]).tolist() == [2, 2]
     assert data.notes == ("validation is drawn from training: 0.125 of it (seed 0)",)
     assert _open(tmp_path, split=SplitSpec(val=0.0)).num_samples["val"] == 0
 
@@ -334,4 +334,4 @@ def test_ten_samples_a_class_of_uc_merced(real_data: Path) -> None:
     spec = DataSpec(source=str(real_data / "ucmerced_jpg"), sensors=("rgb",), split=SplitSpec(per_class=10))
     data = open_task_data(spec, seed=0)
     assert data.targets is not None
-    assert np.bincount(data.targets[data.part("train")]).tolist() == [10] * 21
+    assert np.bincount(data.targets[data.split("train")]).tolist() == [10] * 21

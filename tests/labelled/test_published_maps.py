@@ -39,7 +39,7 @@ def test_burn_scars_report_the_published_validation_and_draw_their_own(burn_scar
     data = open_task_data(_spec("hls-burn-scars", burn_scars), seed=0)
     assert data.num_samples == {"train": 6, "val": 2, "test": 2}
     assert data.classes == ("not burned", "burn scar")
-    test = [data.names[index] for index in data.part("test")]
+    test = [data.names[index] for index in data.split("test")]
     assert all(name.startswith("validation/") for name in test)
 
 
@@ -101,7 +101,7 @@ _SIMPLE_IGBP = [-1, 0, 1, -1, 2, 3, 4, 5, -1, 6, 7]
 def test_dfc2020_trains_on_its_test_folder_and_reports_on_the_other(dfc2020: Path) -> None:
     data = open_task_data(_spec("dfc2020", dfc2020), seed=0)
     assert data.num_samples == {"train": 4, "val": 2, "test": 3}
-    assert all("ROIs0000_validation" in data.names[index] for index in data.part("test"))
+    assert all("ROIs0000_validation" in data.names[index] for index in data.split("test"))
     other = open_published(_spec("dfc2020", dfc2020, train="validation"), seed=0)
     assert other.num_samples == {"train": 2, "val": 1, "test": 6}
 

@@ -57,7 +57,7 @@ _NAMES += [f"sen1floods11_{kind}" for kind in ("s2", "s1", "both")] + ["taizhou_
 def test_each_table_has_every_class_in_every_part(written: Path, name: str) -> None:
     data = _opened(written, name)
     for part in ("train", "val", "test"):
-        maps = [data.read(int(index)).class_map for index in data.part(part)]
+        maps = [data.read(int(index)).class_map for index in data.split(part)]
         assert set(np.unique(maps)) == {-1, *range(len(data.classes))}
 
 

@@ -93,7 +93,7 @@ def change_vectors(values: Float[Array, "row col value"]) -> Float[Array, "row c
 
 
 def _samples(context: Context, split: Split) -> Iterator[tuple[int, Labels, Float[Array, "row col value"]]]:
-    reader, positions = context.reader, context.data.part(split).tolist()
+    reader, positions = context.reader, context.data.split(split).tolist()
     with progress(f"read {split} pixels", len(positions), shown=context.shown) as advance:
         for position in positions:
             images = reader.sample(position).images

@@ -126,7 +126,7 @@ class BandMeans(nn.Module):
 
 def labelled_features(data: TaskData, features: Features, split: Split) -> LabelledFeatures:
     """Take the features of a split, with their labels."""
-    samples = data.part(split)
+    samples = data.split(split)
     assert data.targets is not None
     return LabelledFeatures(features=features[samples], labels=data.targets[samples], classes=data.classes)
 

@@ -141,7 +141,8 @@ def _tried(
 ) -> tuple[dict[str, Any], str]:
     """Read samples of each split, and do the protocol on two training samples, which are validation and test too."""
     chosen = _chosen(data)
-    few = data.take([*chosen, *(int(one) for split in ("val", "test") for one in data.part(split)[:1])], fingerprint="")
+    others = [int(one) for split in ("val", "test") for one in data.split(split)[:1]]
+    few = data.take([*chosen, *others], fingerprint="")
     encode_s, shapes = _encoded(TaskReader(encoder, few, recipe), encoder, device)
     # Twice for training, so that an epoch has two steps.
     splits: tuple[Split, ...] = ("train",) * 4 + ("val",) * 2 + ("test",) * 2
@@ -177,7 +178,7 @@ def _tried(
 
 def _chosen(data: TaskData) -> list[int]:
     """Choose two training samples: of two classes, or with labels in their maps."""
-    train = [int(one) for one in data.part("train")]
+    train = [int(one) for one in data.split("train")]
     if len(train) < _BATCH:
         raise InputError(f"'{data.name}' has {len(train)} training samples, and nothing can be learned from under two")
     if data.is_dense:

@@ -148,7 +148,7 @@ def _check(context: Context) -> None:
         )
     assert data.targets is not None
     if data.kind != "number":
-        train, *others = (_labels_only(data, data.part(split)) for split in ("train", "val", "test"))
+        train, *others = (_labels_only(data, data.split(split)) for split in ("train", "val", "test"))
         for other in others:
             check_same_classes(train, other)
         return
@@ -181,7 +181,7 @@ def _finetuned(context: Context, name: str) -> Result:
         batches=reader.training_batches,
         steps_per_epoch=reader.steps_per_epoch,
         loss=lambda batch, step: image_loss(model, batch, step, data=data, recipe=recipe, mean=mean, std=std),
-        validate=lambda: _validation_score(data, predict(model, reader, data.part("val"), recipe.fit), mean, std),
+        validate=lambda: _validation_score(data, predict(model, reader, data.split("val"), recipe.fit), mean, std),
         names=data.names,
         seed=recipe.seed,
         device=context.device,
@@ -189,13 +189,13 @@ def _finetuned(context: Context, name: str) -> Result:
         shown=context.shown,
     )
     adapted.settle()
-    outputs = predict(model, reader, data.part("test"), recipe.fit, shown=context.shown)
+    outputs = predict(model, reader, data.split("test"), recipe.fit, shown=context.shown)
     tuned = recipe.fit.encoder != "frozen" or adapted.new_ranges
     specs = (reader.input_spec(sensor) for sensor in sensors_of(data))
     return Result(
         features=name,
         width=model.head.in_features,
-        predictions=predictions_of(data, data.part("test"), _restored(data, outputs, mean, std)),
+        predictions=predictions_of(data, data.split("test"), _restored(data, outputs, mean, std)),
         chosen={
             "epoch": fitted.best_epoch,
             f"validation {VALIDATION_METRICS[data.kind]}": fitted.best_score,
@@ -212,7 +212,7 @@ def _scale_of(data: TaskData) -> tuple[float, float]:
     if data.kind != "number":
         return 0.0, 1.0
     assert data.targets is not None
-    numbers = np.asarray(data.targets[data.part("train")], dtype=np.float64)
+    numbers = np.asarray(data.targets[data.split("train")], dtype=np.float64)
     return float(numbers.mean()), float(numbers.std()) or 1.0
 
 
@@ -251,7 +251,7 @@ def _as_shares(batch: TaskBatch, data: TaskData, smoothing: float, mean: float, 
 
 def _validation_score(data: TaskData, outputs: Float[Array, "sample output"], mean: float, std: float) -> float:
     assert data.targets is not None
-    truth = data.targets[data.part("val")]
+    truth = data.targets[data.split("val")]
     if not np.isfinite(outputs).all():
         return float("nan")
     if data.kind == "class":

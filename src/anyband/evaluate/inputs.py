@@ -91,7 +91,7 @@ class TaskReader:
     @property
     def steps_per_epoch(self) -> int:
         size = self.recipe.fit.batch_size
-        return sum(len(_slices(len(one), size, merged=True)) for one in self._by_kind(self.data.part("train")))
+        return sum(len(_slices(len(one), size, merged=True)) for one in self._by_kind(self.data.split("train")))
 
     def settings(self) -> dict[str, Any]:
         """Tell all that features depend on beside the weights, the images and their fusion; reads no image."""
@@ -176,7 +176,7 @@ class TaskReader:
 
     def training_order(self, epoch: int) -> list[list[int]]:
         """List the training samples of each batch of an epoch, in order; reads no image."""
-        seed, size, train = self.recipe.seed, self.recipe.fit.batch_size, self.data.part("train")
+        seed, size, train = self.recipe.seed, self.recipe.fit.batch_size, self.data.split("train")
         order = permutation(seed, step=epoch, purpose="order of the training samples", size=len(train))
         kinds = self._by_kind(train[order])
         plans = [kind[part] for kind in kinds for part in _slices(len(kind), size, merged=True)]
@@ -433,7 +433,7 @@ def _counted_statistics(
     data: TaskData, sensors: Sequence[Sensor], *, shown: bool
 ) -> dict[Sensor, Mapping[str, BandStatistics]]:
     """Count the statistics of every sensor in one pass over the training samples."""
-    train = data.part("train").tolist()
+    train = data.split("train").tolist()
     counters = {sensor: StatisticsAccumulator(sensor.band_names) for sensor in sensors}
     seen = {sensor for position in train for sensor in data.sensors[position]}
     # Places that training shares with other splits: there, only labelled ground belongs to training.

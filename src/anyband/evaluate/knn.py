@@ -38,7 +38,7 @@ def _vote(context: Context, features: Features) -> Result:
     return Result(
         features="",
         width=features.shape[1],
-        predictions=predictions_of(data, data.part("test"), scores),
+        predictions=predictions_of(data, data.split("test"), scores),
         chosen={"k": k, "temperature": temperature},
     )
 

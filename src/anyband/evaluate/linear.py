@@ -70,12 +70,12 @@ def _by_epochs(context: Context) -> bool:
 
 def probe_of(context: Context, features: Features) -> Result:
     """Probe the features of all samples; the result has no name yet. What others are compared with is always solved."""
-    data, recipe, test = context.data, context.recipe, context.data.part("test")
+    data, recipe, test = context.data, context.recipe, context.data.split("test")
     name = "epoch" if _by_epochs(context) and data.kind != "number" else "penalty"
     if data.kind == "number":
         assert data.targets is not None
         numbers = np.asarray(data.targets, dtype=np.float64)
-        train, validation = ((features[data.part(split)], numbers[data.part(split)]) for split in ("train", "val"))
+        train, validation = ((features[data.split(split)], numbers[data.split(split)]) for split in ("train", "val"))
         fitted = solve_ridge(train, validation, device=context.device, shown=context.shown)
     else:
         fitting, choosing, testing = (labelled_features(data, features, one) for one in ("train", "val", "test"))

@@ -180,7 +180,7 @@ def regress_maps(context: Context) -> list[Result]:
     data = context.data
     if context.recipe.fit.label_smoothing:
         raise RecipeError("fit.label_smoothing is for classes, and these data have numbers; set it to 0")
-    numbers = number_maps_of(context.reader.target(int(sample)) for sample in data.part("train"))
+    numbers = number_maps_of(context.reader.target(int(sample)) for sample in data.split("train"))
     return _fit_maps(context, numbers, title="regression")
 
 
@@ -234,7 +234,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         steps_per_epoch=context.reader.steps_per_epoch,
         # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.
         loss=lambda batch, step: kind.loss(network(batch, step=step + 1).float(), _targets(batch)),
-        validate=lambda: kind.score(_counts(samples, kind, data.part("val"), MapCounts(data))),
+        validate=lambda: kind.score(_counts(samples, kind, data.split("val"), MapCounts(data))),
         names=data.names,
         seed=recipe.seed,
         device=context.device,
@@ -245,8 +245,8 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         adapted.settle()
     with predicting(network, recipe.fit):
         counted = MapCounts(data)
-        counts = _counts(samples, kind, data.part("test"), counted)
-        pictured = data.part("test")[_spread(counts, kind)]
+        counts = _counts(samples, kind, data.split("test"), counted)
+        pictured = data.split("test")[_spread(counts, kind)]
         maps = dict(samples.predicted(pictured, kind.read, labelled=False))
     settled = kind.settled(network.head.state_dict())
     weights = {f"head.{key}": one.detach().cpu().contiguous() for key, one in settled.items()}
@@ -332,7 +332,7 @@ class _MapSamples:
         self._native, self._batch_size = recipe.input.resize == "native", recipe.input.batch_size
         self._truths: dict[int, Tensor] = {}
         self._windows: dict[int, list[tuple[TaskBatch, Window]]] = {}
-        self._repeated = set(context.data.part("val").tolist()) if network.encoder is None else set()
+        self._repeated = set(context.data.split("val").tolist()) if network.encoder is None else set()
         free = available_bytes(torch.device("cpu"))
         self._room = np.inf if free is None else _MEMORY_SHARE * free
         self._levels: tuple[Tensor, ...] = ()
@@ -342,7 +342,7 @@ class _MapSamples:
             self._levels = extract_levels(
                 encoder, self._reader, every, blocks=network.blocks, cache=context.cache, shown=context.shown
             )
-            train = self._reader.batches(context.data.part("train"), targets=True, shown=context.shown)
+            train = self._reader.batches(context.data.split("train"), targets=True, shown=context.shown)
             self._targets = {
                 int(sample): _compact(target)
                 for batch in train

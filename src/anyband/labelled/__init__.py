@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from anyband.arrays import Array
-from anyband.data.store import Split
+from anyband.data.store import SPLITS, Split
 from anyband.errors import InputError
 from anyband.labelled.samples import DENSE_KINDS, PARTIAL, DataSpec, Sample, TaskData
 from anyband.progress import progress
@@ -143,7 +143,7 @@ def _check_numbers(data: TaskData, targets: Array) -> None:
             f"{len(wrong)} samples of '{data.name}' have a number that is not finite, the first is "
             f"'{data.names[wrong[0]]}' with {targets[wrong[0]]}; leave them out"
         )
-    train = targets[data.part("train")]
+    train = targets[data.split("train")]
     if len(train) > 1 and np.ptp(train) == 0:
         raise InputError(f"all {len(train)} training samples of '{data.name}' have the number {train[0]:g}")
 
@@ -166,8 +166,7 @@ def _check_class_numbers(data: TaskData, targets: Array) -> None:
 def _check_classes_learned(data: TaskData) -> None:
     """Refuse a class that is asked for and was never shown."""
     learned = _classes_in(data, "train")
-    others: tuple[Split, ...] = ("val", "test")
-    for split in others:
+    for split in SPLITS[1:]:
         lacking = sorted(_classes_in(data, split) - learned)
         if lacking:
             names = _listed([data.classes[index] for index in lacking])
@@ -180,7 +179,7 @@ def _check_classes_learned(data: TaskData) -> None:
 def _classes_in(data: TaskData, split: Split) -> set[int]:
     if data.targets is None:
         return set()
-    targets = data.targets[data.part(split)]
+    targets = data.targets[data.split(split)]
     found = np.flatnonzero(targets.any(axis=0)) if data.kind == "labels" else np.unique(targets)
     return set(found.tolist())
 

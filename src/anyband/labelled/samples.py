@@ -130,9 +130,9 @@ class TaskData:
 
     @property
     def num_samples(self) -> dict[Split, int]:
-        return {part: self.splits.count(part) for part in SPLITS}
+        return {split: self.splits.count(split) for split in SPLITS}
 
-    def part(self, name: Split) -> Int[Array, " sample"]:
+    def split(self, name: Split) -> Int[Array, " sample"]:
         """Give the positions of the samples of a split."""
         return np.array([index for index, one in enumerate(self.splits) if one == name], dtype=np.int64)
 

@@ -425,7 +425,7 @@ def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, see
     _check_fraction(data, fraction, per_class)
     if fraction == 1 and per_class is None:
         return data
-    train = data.part("train")
+    train = data.split("train")
     kept = train[np.sort(_drawn(data, train, fraction=fraction, per_class=per_class, seed=seed))]
     left = [sample for sample, part in enumerate(data.splits) if part != "train"]
     samples = np.sort(np.concatenate([kept, np.array(left, dtype=np.int64)]))

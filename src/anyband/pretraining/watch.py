@@ -63,7 +63,7 @@ class KnnWatch:
     def score(self, checkpoint: Checkpoint, *, rules: AssignmentRules, device: str) -> float:
         """Let training images vote on validation images: accuracy, or micro mean average precision for many labels."""
         data, reader, fused = self._parts(checkpoint, rules)
-        samples = np.concatenate([data.part("train"), data.part("val")])
+        samples = np.concatenate([data.split("train"), data.split("val")])
         features = extract_features({"encoder": fused.to(device)}, reader, samples, cache=None)["encoder"]
         assert data.targets is not None
         num_train = data.num_samples["train"]
