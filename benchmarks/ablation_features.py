@@ -12,7 +12,7 @@ from anyband.data.store import ChipStore
 from anyband.encode.encoder import Pool, SensorEncoder, pooled, set_batch
 from anyband.encode.metadata import set_metadata
 from anyband.encode.store import chip_batch
-from anyband.evaluate.context import band_means
+from anyband.evaluate.features import band_means
 from anyband.models.inputs import ImageBatch, SetMetadata
 
 __all__ = [

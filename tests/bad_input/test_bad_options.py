@@ -123,7 +123,7 @@ def test_a_want_of_memory_is_said_and_not_traced(refused, monkeypatch: pytest.Mo
     def too_large(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("anyband.evaluate.context.extract_features", too_large)
+    monkeypatch.setattr("anyband.evaluate.features.extract_features", too_large)
     message = refused(*_EVALUATE, "--k", "1")
     assert "there is not enough memory for this; take smaller images, batches or tiles" in message
 
@@ -134,7 +134,7 @@ def test_other_errors_of_the_program_are_not_hidden(kit, tmp_path, monkeypatch: 
     def mistake(*_: object, **__: object) -> None:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr("anyband.evaluate.context.extract_features", mistake)
+    monkeypatch.setattr("anyband.evaluate.features.extract_features", mistake)
     words = [word.replace("KIT", str(kit)).replace("HERE", str(tmp_path)) for word in _EVALUATE]
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         main([*words, "--k", "1"])

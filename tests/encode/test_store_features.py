@@ -12,7 +12,7 @@ from anyband.data.store_writer import Chip, write_store
 from anyband.encode.encoder import EncodeOptions, Pool, SensorEncoder, load_encoder, pooled
 from anyband.encode.store import common_footprints, store_features
 from anyband.errors import StoreError
-from anyband.evaluate.context import band_means
+from anyband.evaluate.features import band_means
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import BandStatistics, Encoding
 

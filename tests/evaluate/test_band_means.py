@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anyband.evaluate.context import band_means
+from anyband.evaluate.features import band_means
 from anyband.models.inputs import ImageBatch
 
 

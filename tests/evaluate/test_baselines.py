@@ -19,8 +19,7 @@ from anyband.evaluate.baselines import (
     missing_baselines,
     pixel_values,
 )
-from anyband.evaluate.context import Context
-from anyband.evaluate.features import FeatureCache
+from anyband.evaluate.features import Context
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.predictions import scores_of
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, LinearRecipe, Protocol, TransferRecipe
@@ -52,7 +51,7 @@ def _setting(
         data=data,
         encoders={"encoder": encoder},
         reader=TaskReader(encoder, data, recipe),
-        cache=None if cache is None else FeatureCache(cache),
+        cache=cache,
         checkpoint_hash="tiny",
     )
 

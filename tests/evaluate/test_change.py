@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from anyband.encode.encoder import SensorEncoder
-from anyband.evaluate.context import Context
-from anyband.evaluate.features import FeatureCache, SiameseEncoder
+from anyband.evaluate.features import Context, SiameseEncoder
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.maps import change
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, TransferRecipe
@@ -142,7 +141,7 @@ def test_two_images_a_date_are_fused(tiny_encoder: SensorEncoder, change_data: T
 def test_differences_are_kept_in_the_cache_apart_from_each_other(
     tiny_encoder: SensorEncoder, change_data: TaskData, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    cache = FeatureCache(tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("cache")
     two = replace(_context(tiny_encoder, change_data, fit=_FIT.changed(epochs=1)), cache=cache)
     kinds = replace(change_data, classes=("same", "brighter", "darker"))
     three = replace(_context(tiny_encoder, kinds, fit=_FIT.changed(epochs=1)), cache=cache)

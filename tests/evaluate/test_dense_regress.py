@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.context import Context
+from anyband.evaluate.features import Context
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.maps import MapNetwork, map_squared_error, number_maps_of, predict_whole, regress_maps
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, TransferRecipe

@@ -10,13 +10,12 @@ import torch
 from anyband.data.places import corners_lonlat
 from anyband.encode.encoder import SensorEncoder, SetImage
 from anyband.errors import GeometryError, InputError, ManifestError
-from anyband.evaluate.context import band_means, labelled_features
-from anyband.evaluate.features import FusedEncoder, extract_features
+from anyband.evaluate.features import FusedEncoder, band_means, extract_features, labelled_features
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.knn import knn_scores
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows
-from anyband.evaluate.run import evaluate, make_context
+from anyband.evaluate.run import evaluate
 from anyband.labelled import open_task_data
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -127,7 +126,7 @@ def test_batches_hold_sets_of_equally_many_images_each_set_once(checkpoint: Path
 def test_a_set_gets_the_features_that_encode_set_gives_its_images(checkpoint: Path, table: Path) -> None:
     encoder, data, reader = _opened(_recipe(table, checkpoint), checkpoint)
     fused = FusedEncoder(encoder, fusion="joint", pool="cls", seed=0, metadata=True)
-    found = extract_features({"encoder": fused}, reader, range(9), cache=None)["encoder"]
+    found = extract_features({"encoder": fused}, reader, range(9), cache=None)["encoder"][0].numpy()
     for number in range(9):
         arrays = [_pixels(number % 2, 10 * number + date, "o") for date in range(1 + number % 3)]
         arrays.append(_pixels(number % 2, number, "sentinel1-grd"))
@@ -154,12 +153,9 @@ def test_what_is_told_changes_features_and_is_written_down(informed: Path, table
     arrays, settings = [], []
     for metadata in (True, False):
         recipe = _recipe(table, informed, input=InputRecipe(metadata=metadata))
-        context = make_context(recipe, "knn")
-        arrays.append(
-            extract_features({"e": context.fused(context.encoders["encoder"])}, context.reader, range(4), cache=None)[
-                "e"
-            ]
-        )
+        context, _ = evaluate(recipe, "knn")
+        fused = context.fused(context.encoders["encoder"])
+        arrays.append(extract_features({"e": fused}, context.reader, range(4), cache=None)["e"][0].numpy())
         settings.append(_rows(recipe)[0].settings)
     assert not np.allclose(*arrays, atol=1e-4)
     assert [one["input"]["metadata"] for one in settings] == [True, False]

@@ -10,7 +10,7 @@ import torch
 
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.errors import InputError, RecipeError, TrainingError
-from anyband.evaluate.context import Context
+from anyband.evaluate.features import Context
 from anyband.evaluate.finetune import ImageModel, finetune, image_loss, predict
 from anyband.evaluate.fitting import checkpoint_of, fit
 from anyband.evaluate.inputs import TaskReader

@@ -291,7 +291,7 @@ def test_exchanged_tokens_are_conserved(sets: int, tokens: int, seed: int) -> No
 def test_half_of_the_tokens_of_each_sample_are_exchanged(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     fused = _fused(tiny_encoder, "mixup_concat")
     sets = tiny_encoder.encoder.embed_sets(set_batch(pairs.images, None))
-    mixed = fused._tokens(pairs, 0)
+    mixed = fused._embedded(pairs, 0)[0]
     kept = (mixed.tokens[:, 0] == sets.tokens[:, 0]).all(dim=-1)
     assert kept.sum(dim=1).tolist() == [8, 8, 8]
     assert not torch.equal(kept[0], kept[1])
@@ -332,7 +332,7 @@ def test_each_exchanged_token_carries_what_is_known_of_its_own_image(
 ) -> None:
     fused = FusedEncoder(informed_encoder, fusion="mixup_concat", pool="cls", seed=0, metadata=True)
     batch, encoder = replace(pairs, metadata=_known(2)), informed_encoder.encoder
-    mixed = fused._tokens(batch, 0)
+    mixed = fused._embedded(batch, 0)[0]
     alone = encoder.embed_sets(set_batch(batch.images, batch.metadata)).tokens
     is_a, is_b = ((mixed.tokens[:, 0] == alone[:, slot]).all(dim=-1) for slot in (0, 1))
     assert (is_a ^ is_b).all()

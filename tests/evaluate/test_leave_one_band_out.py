@@ -11,7 +11,7 @@ import torch
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
-from anyband.evaluate.context import Context, Result
+from anyband.evaluate.features import Context, Result
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.knn import knn
 from anyband.evaluate.linear import linear

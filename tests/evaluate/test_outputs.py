@@ -14,8 +14,7 @@ from safetensors import safe_open
 
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.errors import InputError, OutputError
-from anyband.evaluate.context import Context, Result
-from anyband.evaluate.features import FusedEncoder, extract_features
+from anyband.evaluate.features import Context, FusedEncoder, Result, extract_features
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import FitRecipe, KnnRecipe, LinearRecipe, Protocol, TransferRecipe, load_transfer_recipe
 from anyband.evaluate.report import check_outputs, write_outputs
@@ -57,7 +56,7 @@ def made(tiny_encoder: SensorEncoder, class_data: TaskData) -> Callable[[Protoco
 def _vectors(encoder: SensorEncoder, data: TaskData) -> np.ndarray:
     fused = FusedEncoder(encoder, fusion="single", pool="cls", seed=0, metadata=True)
     found = extract_features({"e": fused}, TaskReader(encoder, data, _RECIPE), [0, 1, 2], cache=None)
-    return np.asarray(found["e"])
+    return found["e"][0].numpy()
 
 
 def test_a_folder_of_a_probe_holds_report_result_recipe_and_its_layer(

@@ -9,8 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
-from anyband.evaluate.context import Context, labelled_features
-from anyband.evaluate.features import extract_features
+from anyband.evaluate.features import Context, extract_features, labelled_features
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.knn import knn, knn_scores
 from anyband.evaluate.linear import linear
@@ -61,7 +60,7 @@ def _accuracy(result: object) -> float:
 def _vectors(context: Context, scale: float = 1.0) -> np.ndarray:
     encoders = {"encoder": context.fused(context.encoders["encoder"])}
     every = np.arange(len(context.data))
-    return extract_features(encoders, context.reader, every, cache=None, scale=scale)["encoder"]
+    return extract_features(encoders, context.reader, every, cache=None, scale=scale)["encoder"][0].numpy()
 
 
 def test_neighbours_find_what_scikit_learn_finds(class_data: TaskData, make_context: MakeSetting) -> None:

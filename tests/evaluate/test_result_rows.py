@@ -9,7 +9,7 @@ import pytest
 from predicted import class_predictions
 
 from anyband.encode.encoder import SensorEncoder
-from anyband.evaluate.context import Context, Result
+from anyband.evaluate.features import Context, Result
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import FitRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, flat_settings, json_values, result_rows

@@ -10,7 +10,7 @@ import pytest
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import AnybandError, InputError, OutputError, RecipeError
-from anyband.evaluate.context import Context
+from anyband.evaluate.features import Context
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import (
     PROTOCOLS,
@@ -23,7 +23,7 @@ from anyband.evaluate.recipe import (
     Protocol,
     TransferRecipe,
 )
-from anyband.evaluate.run import _check_kind, check_data, make_context, run_protocol
+from anyband.evaluate.run import check_data, check_recipe, evaluate, run_protocol
 from anyband.labelled.samples import DataSpec, TaskData, TaskKind
 
 _RECIPE = TransferRecipe(
@@ -75,18 +75,20 @@ _ALLOWED: dict[Protocol, set[str]] = {
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("kind", get_args(TaskKind))
 def test_a_protocol_is_for_its_kinds_of_data_only(kind: TaskKind, protocol: Protocol) -> None:
+    measures: Any = "segment" if kind == "class_map" else "linear"
+    recipe = _RECIPE.changed(measures=measures)
     if kind in _ALLOWED[protocol]:
-        _check_kind(kind, protocol)
+        check_recipe(recipe, protocol, kind)
         return
     with pytest.raises(RecipeError, match=rf"'{protocol}' \(.*\) is for data of kind .* of kind '{kind}'; take "):
-        _check_kind(kind, protocol)
+        check_recipe(recipe, protocol, kind)
 
 
 def test_what_is_offered_instead_is_for_that_kind() -> None:
     for kind in get_args(TaskKind):
         refused = next(protocol for protocol in PROTOCOLS if kind not in _ALLOWED[protocol])
         with pytest.raises(RecipeError) as caught:
-            _check_kind(kind, refused)
+            check_recipe(_RECIPE, refused, kind)
         offered = str(caught.value).partition("take ")[2].partition(", or say")[0]
         assert all(kind in _ALLOWED[name] for name in offered.replace(" or ", ", ").split(", "))  # type: ignore[index]
 
@@ -196,24 +198,24 @@ def test_leaving_bands_out_is_compared_with_nothing_else(make_setting_of: MakeSe
 
 def test_there_must_be_a_checkpoint() -> None:
     with pytest.raises(RecipeError, match="needs a checkpoint: name it in the recipe or with --checkpoint"):
-        make_context(_RECIPE, "knn")
+        evaluate(_RECIPE, "knn")
 
 
 def test_a_recipe_is_for_its_protocol(tiny_checkpoint: Path) -> None:
     recipe = _RECIPE.changed(protocol="linear", checkpoint=str(tiny_checkpoint))
     with pytest.raises(RecipeError, match="recipe 'tiny' is for 'linear', and 'knn' was asked for"):
-        make_context(recipe, "knn")
+        evaluate(recipe, "knn")
 
 
 def test_features_must_have_a_place(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="features are kept there: name a folder by --cache, or use --no-cache"):
-        make_context(_RECIPE.changed(checkpoint=str(tiny_checkpoint)), "knn", cache=tmp_path / "file" / "kept")
+        evaluate(_RECIPE.changed(checkpoint=str(tiny_checkpoint)), "knn", cache=tmp_path / "file" / "kept")
 
 
 def test_there_must_be_the_device(tiny_checkpoint: Path) -> None:
     with pytest.raises(InputError, match="there is no device 'toaster' here"):
-        make_context(_RECIPE.changed(checkpoint=str(tiny_checkpoint)), "knn", device="toaster")
+        evaluate(_RECIPE.changed(checkpoint=str(tiny_checkpoint)), "knn", device="toaster")
 
 
 def test_the_untrained_encoder_is_the_architecture_with_other_weights(

@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.context import Context, Result
+from anyband.evaluate.features import Context, Result
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.maps import segment
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, HeadRecipe, InputRecipe, LoraRecipe, TransferRecipe

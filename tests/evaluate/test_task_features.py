@@ -11,7 +11,7 @@ import torch
 from anyband.encode import encoder as memory
 from anyband.encode.encoder import EncodeOptions, SensorEncoder
 from anyband.errors import InputError
-from anyband.evaluate.features import FeatureCache, FusedEncoder, extract_features, extract_levels
+from anyband.evaluate.features import FusedEncoder, extract_features
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import InputRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
@@ -36,7 +36,7 @@ def _counting(data: TaskData) -> tuple[TaskData, list[int]]:
 
 def test_features_are_those_of_encode(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
     reader = TaskReader(tiny_encoder, class_data, _RECIPE)
-    found = extract_features({"encoder": _fused(tiny_encoder)}, reader, [4, 1, 9], cache=None)["encoder"]
+    found = extract_features({"encoder": _fused(tiny_encoder)}, reader, [4, 1, 9], cache=None)["encoder"][0]
     dn = np.stack([class_data.read(index).images[0].dn for index in (4, 1, 9)])
     sensor = class_data.sensors[0][0]
     expected = tiny_encoder.encode(dn, sensor=sensor, options=EncodeOptions()).cls
@@ -45,7 +45,7 @@ def test_features_are_those_of_encode(tiny_encoder: SensorEncoder, class_data: T
 
 def test_a_sample_that_is_asked_for_twice_comes_twice(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
     reader = TaskReader(tiny_encoder, class_data, _RECIPE)
-    found = extract_features({"encoder": _fused(tiny_encoder)}, reader, [4, 1, 4], cache=None)["encoder"]
+    found = extract_features({"encoder": _fused(tiny_encoder)}, reader, [4, 1, 4], cache=None)["encoder"][0]
     assert (found[0] == found[2]).all()
     assert (found[0] != found[1]).any()
 
@@ -55,7 +55,7 @@ def test_images_are_read_once_for_all_encoders(tiny_encoder: SensorEncoder, clas
     encoders = {"encoder": _fused(tiny_encoder), "untrained encoder": _fused(tiny_encoder.untrained(seed=1))}
     found = extract_features(encoders, TaskReader(tiny_encoder, data, _RECIPE), range(8), cache=None)
     assert sorted(reads) == list(range(8))
-    assert not np.allclose(found["encoder"], found["untrained encoder"])
+    assert not np.allclose(found["encoder"][0], found["untrained encoder"][0])
 
 
 @pytest.mark.parametrize("statistics", [None, "data", "catalogue"])
@@ -64,7 +64,7 @@ def test_a_second_probe_reads_no_image(
 ) -> None:
     data, reads = _counting(class_data)
     recipe = _RECIPE.changed(input=_RECIPE.input.changed(statistics=statistics))
-    cache = FeatureCache(tmp_path)
+    cache = tmp_path
     first = extract_features(
         {"encoder": _fused(tiny_encoder)}, TaskReader(tiny_encoder, data, recipe), range(8), cache=cache
     )
@@ -73,20 +73,20 @@ def test_a_second_probe_reads_no_image(
     again = extract_features({"another name": _fused(tiny_encoder)}, reader, range(7, -1, -1), cache=cache)
     assert reader.notes
     assert reads == []
-    assert (first["encoder"] == again["another name"][::-1]).all()
+    assert torch.equal(first["encoder"][0], again["another name"][0].flip(0))
 
 
 def test_only_samples_that_are_missing_are_read(
     tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
 ) -> None:
     data, reads = _counting(class_data)
-    reader, cache = TaskReader(tiny_encoder, data, _RECIPE), FeatureCache(tmp_path)
+    reader, cache = TaskReader(tiny_encoder, data, _RECIPE), tmp_path
     encoders = {"encoder": _fused(tiny_encoder)}
     extract_features(encoders, reader, range(6), cache=cache)
     reads.clear()
-    found = extract_features(encoders, reader, range(3, 9), cache=cache)["encoder"]
+    found = extract_features(encoders, reader, range(3, 9), cache=cache)["encoder"][0]
     assert sorted(reads) == [6, 7, 8]
-    assert np.allclose(found, extract_features(encoders, reader, range(3, 9), cache=None)["encoder"], atol=1e-6)
+    assert np.allclose(found, extract_features(encoders, reader, range(3, 9), cache=None)["encoder"][0], atol=1e-6)
 
 
 def _other_size(reader: TaskReader) -> TaskReader:
@@ -111,7 +111,7 @@ def test_whatever_changes_features_is_not_taken_from_the_cache(
     other: Callable[[TaskReader], TaskReader], tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
 ) -> None:
     data, reads = _counting(class_data)
-    reader, cache = TaskReader(tiny_encoder, data, _RECIPE), FeatureCache(tmp_path)
+    reader, cache = TaskReader(tiny_encoder, data, _RECIPE), tmp_path
     extract_features({"encoder": _fused(tiny_encoder)}, reader, range(4), cache=cache)
     reads.clear()
     extract_features({"encoder": _fused(tiny_encoder)}, other(reader), range(4), cache=cache)
@@ -122,7 +122,7 @@ def test_other_weights_scales_and_fusions_are_not_taken_from_the_cache(
     tiny_encoder: SensorEncoder, pair_data: TaskData, tmp_path: Path
 ) -> None:
     data, reads = _counting(pair_data)
-    reader, cache = TaskReader(tiny_encoder, data, _RECIPE), FeatureCache(tmp_path)
+    reader, cache = TaskReader(tiny_encoder, data, _RECIPE), tmp_path
     extract_features({"encoder": _fused(tiny_encoder, "concat")}, reader, range(4), cache=cache)
     for fused, scale in (
         (_fused(tiny_encoder.untrained(seed=5), "concat"), 1.0),
@@ -137,7 +137,7 @@ def test_other_weights_scales_and_fusions_are_not_taken_from_the_cache(
 
 def test_levels_stand_in_the_order_of_the_samples(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
     fused, reader = _fused(tiny_encoder), TaskReader(tiny_encoder, class_map_data, _RECIPE)
-    found = extract_levels(fused, reader, [7, 2, 9], blocks=(1, 3), cache=None)
+    found = extract_features({"e": fused}, reader, [7, 2, 9], blocks=(1, 3), cache=None)["e"]
     batch = next(iter(reader.batches([2])))
     with torch.no_grad():
         expected = fused.levels(batch, (1, 3))
@@ -151,10 +151,10 @@ def test_levels_come_from_the_cache_exactly(
     blocks: tuple[int, ...], tiny_encoder: SensorEncoder, class_map_data: TaskData, tmp_path: Path
 ) -> None:
     data, reads = _counting(class_map_data)
-    reader, cache = TaskReader(tiny_encoder, data, _RECIPE), FeatureCache(tmp_path)
-    first = extract_levels(_fused(tiny_encoder), reader, range(9), blocks=blocks, cache=cache)
+    reader, cache = TaskReader(tiny_encoder, data, _RECIPE), tmp_path
+    first = extract_features({"e": _fused(tiny_encoder)}, reader, range(9), blocks=blocks, cache=cache)["e"]
     reads.clear()
-    again = extract_levels(_fused(tiny_encoder), reader, range(9), blocks=blocks, cache=cache)
+    again = extract_features({"e": _fused(tiny_encoder)}, reader, range(9), blocks=blocks, cache=cache)["e"]
     assert reads == []
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
@@ -191,8 +191,8 @@ def test_samples_of_one_and_of_two_images_have_joint_features_and_no_others(
     sensors = tuple(pair_data.sensors[index][: 1 + index % 2] for index in range(len(pair_data)))
     data = replace(pair_data, read=read, sensors=sensors)
     reader = TaskReader(tiny_encoder, data, _RECIPE)
-    found = extract_features({"e": _fused(tiny_encoder, "joint")}, reader, range(6), cache=None)["e"]
-    alone = extract_features({"e": _fused(tiny_encoder, "joint")}, reader, [3], cache=None)["e"]
+    found = extract_features({"e": _fused(tiny_encoder, "joint")}, reader, range(6), cache=None)["e"][0]
+    alone = extract_features({"e": _fused(tiny_encoder, "joint")}, reader, [3], cache=None)["e"][0]
     assert np.allclose(found[3], alone[0], atol=1e-6)
     with pytest.raises(InputError, match=r"'image 1' has features of another size .* use fusion=joint"):
         extract_features({"e": _fused(tiny_encoder, "concat")}, reader, range(6), cache=None)
@@ -209,7 +209,7 @@ def test_joint_sets_that_memory_does_not_hold_are_refused(
 
 def test_half_precision_gives_nearly_the_same_features(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
     reader = TaskReader(tiny_encoder, class_data, _RECIPE)
-    exact = extract_features({"e": _fused(tiny_encoder)}, reader, range(4), cache=None)["e"]
-    rounded = extract_features({"e": _fused(tiny_encoder)}, _other_precision(reader), range(4), cache=None)["e"]
-    assert rounded.dtype == np.float32
-    assert 0 < np.abs(exact - rounded).max() < 0.1
+    exact = extract_features({"e": _fused(tiny_encoder)}, reader, range(4), cache=None)["e"][0]
+    rounded = extract_features({"e": _fused(tiny_encoder)}, _other_precision(reader), range(4), cache=None)["e"][0]
+    assert rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.1

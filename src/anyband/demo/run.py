@@ -20,7 +20,7 @@ from anyband.data.store import ChipStore
 from anyband.encode.encoder import Pool, SensorEncoder, feature_maps, has_bf16, load_encoder, pooled, quicker_precision
 from anyband.encode.store import chip_batch, common_footprints, store_features
 from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError
-from anyband.evaluate.context import band_means
+from anyband.evaluate.features import band_means
 from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.metrics import LabelledFeatures, Score
 from anyband.evaluate.predictions import Predictions, scores_of

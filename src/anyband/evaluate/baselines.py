@@ -13,7 +13,7 @@ from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.data.store import Split
 from anyband.encode.input_spec import InputSpec
 from anyband.errors import InputError
-from anyband.evaluate.context import Context, Result, have_equal_bands
+from anyband.evaluate.features import Context, Result, have_equal_bands
 from anyband.evaluate.metrics import map_metric, value_of
 from anyband.evaluate.predictions import MapCounts, confusion_of
 from anyband.labelled.samples import SampleImage, TaskData

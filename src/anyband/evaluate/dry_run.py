@@ -16,8 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from anyband.data.store import SPLITS, Split
 from anyband.encode.encoder import SensorEncoder, available_bytes, find_device, sequence_bytes
 from anyband.errors import AnybandError, CheckpointError, InputError
-from anyband.evaluate.context import Context
-from anyband.evaluate.features import FusedEncoder
+from anyband.evaluate.features import Context, FusedEncoder
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import PROTOCOLS, CompareRecipe, Protocol, TransferRecipe
 from anyband.evaluate.run import check_recipe, open_data, open_encoder, run_protocol
@@ -69,7 +68,7 @@ def dry_run(recipe: TransferRecipe, protocol: Protocol, *, device: str = "cpu") 
         return made
 
     def looked_at_recipe() -> tuple[bool, str]:
-        check_recipe(recipe, protocol)
+        check_recipe(recipe, protocol, recipe.data.kind)
         return True, f"{recipe.name}: {protocol}, {PROTOCOLS[protocol]}"
 
     fits = look("recipe", looked_at_recipe)

@@ -1,24 +1,29 @@
-"""Samples to features: how several images of a sample become one, extraction, and a cache by the weights' hash."""
+"""Samples to features: how several images of a sample become one, extraction, a cache, and probes of features."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from anyband.arrays import Array, Bool, Float, Int
-from anyband.encode.encoder import SensorEncoder, check_memory, set_batch
+from anyband.arrays import Array, Bool, Float, Int, Shaped
+from anyband.data.store import Split
+from anyband.encode.encoder import SensorEncoder, check_memory, inference, set_batch
 from anyband.encode.metadata import Pool
 from anyband.errors import InputError
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.recipe import Fusion
+from anyband.evaluate.metrics import LabelledFeatures
+from anyband.evaluate.predictions import Predictions
+from anyband.evaluate.recipe import Fusion, Protocol, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
+from anyband.labelled.samples import TaskData
+from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.models.masking import smallest_first
 from anyband.models.vit import TokenSets
@@ -26,18 +31,27 @@ from anyband.models.weight_files import write_weights
 from anyband.randomness import uniform
 
 __all__ = [
+    "BAND_MEANS",
+    "BandMeans",
+    "Context",
     "Difference",
-    "FeatureCache",
+    "Features",
     "FusedEncoder",
     "Levels",
+    "Result",
     "SiameseEncoder",
-    "VectorMaker",
+    "band_means",
     "cache_key",
+    "check_splits",
     "extract_features",
-    "extract_levels",
+    "have_equal_bands",
+    "keep_features",
+    "kept_features",
+    "labelled_features",
     "mixed_tokens",
+    "probe_encoders",
     "stacked_images",
-    "weights_hash",
+    "tensors_hash",
 ]
 
 Levels = Sequence[int] | Literal["final"]
@@ -88,11 +102,11 @@ class FusedEncoder(nn.Module):
 
     def forward(self, batch: TaskBatch, *, step: int = 0) -> Float[Tensor, "sample width"]:
         """Make one vector a sample, with gradients; `step` is of training, for what is drawn, 0 where nothing is."""
-        sets = self._tokens(batch, step)
-        sequence = self.encoder.encoder.encode_tokens(*self._sequences(sets))
+        sets, sequences, hidden = self._embedded(batch, step)
+        sequence = self.encoder.encoder.encode_tokens(sequences, hidden)
         if self.pool == "cls":
-            return rearrange(sequence[:, 0], "(s q) d -> s (q d)", s=len(batch))
-        tokens = rearrange(sequence[:, 1:], "(s q) (k n) d -> s (q k) n d", s=len(batch), n=sets.tokens.shape[2])
+            return rearrange(sequence[:, 0], "(s q) d -> s (q d)", s=len(sets.tokens))
+        tokens = rearrange(sequence[:, 1:], "(s q) (k n) d -> s (q k) n d", s=len(sets.tokens), n=sets.tokens.shape[2])
         seen = tokens.new_ones(tokens.shape[:3]) if sets.hidden is None else (~sets.hidden).to(tokens.dtype)
         counts = seen.sum(dim=2, keepdim=True)
         means = (tokens * seen[..., None]).sum(dim=2) / counts.clamp(min=1)
@@ -107,33 +121,30 @@ class FusedEncoder(nn.Module):
         """Make maps of patch features after chosen blocks, with gradients; a block must be there, else `InputError`.
         A map has the first image's channels, then the next one's; patches that are hidden have numbers without meaning.
         """
-        sets, encoder = self._tokens(batch, step), self.encoder.encoder
-        tokens, hidden = self._sequences(sets)
+        encoder, (sets, tokens, hidden) = self.encoder.encoder, self._embedded(batch, step)
         if blocks == "final":
             levels: tuple[Tensor, ...] = (encoder.encode_tokens(tokens, hidden)[:, 1:],)
         else:
             levels = encoder.token_levels(tokens, hidden, blocks=blocks)
-        (rows, cols), samples = sets.grid, len(batch)
+        (rows, cols), samples = sets.grid, len(batch.samples)
         return tuple(rearrange(one, "(s q) (k h w) d -> s (q k d) h w", s=samples, h=rows, w=cols) for one in levels)
 
-    def _sequences(self, sets: TokenSets) -> tuple[Tensor, Tensor | None]:
-        """Make sequences of (sample, slot, token, …): one a sample for joint sets, else one a slot."""
-        first = 1 if self.fusion == "joint" else 0
-        hidden = None if sets.hidden is None else sets.hidden.flatten(first, first + 1)
-        return sets.tokens.flatten(first, first + 1), hidden
-
-    def _tokens(self, batch: TaskBatch, step: int) -> TokenSets:
-        """Project the images to what goes into the first block, (sample, slot, token, width)."""
+    def _embedded(self, batch: TaskBatch, step: int) -> tuple[TokenSets, Tensor, Tensor | None]:
+        """Project the images to tokens (sample, slot, token, width); give them, and what goes into the first block.
+        Sequences are one a sample for joint sets, else one a slot; beside them stands which tokens are hidden.
+        """
         images, metadata = batch.images, batch.metadata if self.metadata else None
         if self.fusion == "stack":
             images, metadata = (stacked_images(images),), None if metadata is None else _slots_of(metadata, slice(0, 1))
         sets = self.encoder.encoder.embed_sets(set_batch(images, metadata))
-        if self.fusion != "mixup_concat":
-            return sets
-        samples, shape = [int(sample) for sample in batch.samples], (sets.tokens.shape[2],)
-        noise = uniform(self.seed, step=step, samples=samples, purpose="mixup concatenation", shape=shape)
-        from_a = smallest_first(torch.from_numpy(noise), round(_MIXUP_RATIO * noise.shape[1]))
-        return mixed_tokens(sets, from_a.to(sets.tokens.device))
+        if self.fusion == "mixup_concat":
+            samples, shape = batch.samples.tolist(), (sets.tokens.shape[2],)
+            noise = uniform(self.seed, step=step, samples=samples, purpose="mixup concatenation", shape=shape)
+            from_a = smallest_first(torch.from_numpy(noise), round(_MIXUP_RATIO * noise.shape[1]))
+            sets = mixed_tokens(sets, from_a.to(sets.tokens.device))
+        first = 1 if self.fusion == "joint" else 0
+        hidden = None if sets.hidden is None else sets.hidden.flatten(first, first + 1)
+        return sets, sets.tokens.flatten(first, first + 1), hidden
 
 
 class SiameseEncoder(nn.Module):
@@ -208,120 +219,102 @@ def _slots_of(metadata: SetMetadata, slots: slice) -> SetMetadata:
     return SetMetadata(**{name: one[:, slots] for name, one in vars(metadata).items()})
 
 
-_Made = tuple[Tensor, ...]
-"""Features of a batch: one tensor, or one for each level, the sample first."""
+Features = Float[Array, "sample width"]
+
+BAND_MEANS = "band means"
+"""Name of what a user would try first on whole images."""
 
 
-@runtime_checkable
-class VectorMaker(Protocol):
-    """A module that makes a vector of each sample; `settings` tell all that it depends on beside weights and images."""
+def band_means(batch: ImageBatch) -> Float[Tensor, "batch width"]:
+    """Describe images by mean and deviation of each standardised band over its valid pixels; without any, by 0."""
+    seen = torch.ones_like(batch.pixels) if batch.valid is None else batch.valid.to(batch.pixels.dtype)
+    counts = seen.sum(dim=(2, 3)).clamp(min=1)
+    mean = (batch.pixels * seen).sum(dim=(2, 3)) / counts
+    spread = ((batch.pixels - mean[:, :, None, None]) * seen).square().sum(dim=(2, 3)) / counts
+    return torch.cat([mean, spread.sqrt()], dim=1)
 
-    def __call__(self, batch: TaskBatch) -> Tensor: ...
 
-    def settings(self) -> dict[str, Any]: ...
+class BandMeans(nn.Module):
+    """Describes each sample by `band_means` of all its images, side by side."""
+
+    def forward(self, batch: TaskBatch) -> Float[Tensor, "sample width"]:
+        return torch.cat([band_means(image) for image in batch.images], dim=1)
+
+    def settings(self) -> dict[str, Any]:
+        return {"vectors": "band means"}
 
 
 def extract_features(
-    encoders: Mapping[str, VectorMaker],
+    encoders: Mapping[str, FusedEncoder | SiameseEncoder | BandMeans],
     reader: TaskReader,
     samples: Sequence[int] | Int[Array, " sample"],
     *,
-    cache: "FeatureCache | None",
+    blocks: Levels | None = None,
+    cache: Path | None,
     scale: float = 1.0,
     shown: bool = False,
-) -> dict[str, Float[Array, "sample width"]]:
-    """Make one vector a sample by each encoder, without gradients; nothing is varied.
+) -> dict[str, tuple[Float[Tensor, "sample ..."], ...]]:
+    """Make features of samples by each encoder, without gradients; nothing is varied, and each image is read once.
+    What is kept is taken, what is missing is made and kept. All are held in CPU memory, once.
     Args:
         samples: positions in the data.
-        cache: where features are kept; None: nowhere.
+        blocks: after which maps of patch features are made, one tensor for each; None: one vector a sample.
+        cache: folder where features are kept; None: nowhere.
         scale: share of their size to which images are reduced first.
     Raises:
         InputError: a sample can't be read, has features that are not finite, or another number of images than others
             where the fusion needs one; it is named.
     """
-    makers = {name: (one, {"of": "vectors", **one.settings()}) for name, one in encoders.items()}
-    found = _extracted(makers, lambda one, batch: (one(batch),), reader, samples, cache, scale=scale, shown=shown)
-    return {name: tensors[0].numpy() for name, tensors in found.items()}
-
-
-def extract_levels(
-    encoder: FusedEncoder | SiameseEncoder,
-    reader: TaskReader,
-    samples: Sequence[int] | Int[Array, " sample"],
-    *,
-    blocks: Levels,
-    cache: "FeatureCache | None",
-    shown: bool = False,
-) -> tuple[Float[Tensor, "sample width row col"], ...]:
-    """Make maps of patch features after chosen blocks, as `extract_features`; all are held in CPU memory, once."""
-    described = {"of": "levels", "blocks": blocks if blocks == "final" else list(blocks), **encoder.settings()}
-    makers = {"": (encoder, described)}
-    return _extracted(makers, lambda one, batch: one.levels(batch, blocks), reader, samples, cache, shown=shown)[""]
-
-
-def _extracted(
-    makers: Mapping[str, tuple[Any, Mapping[str, Any]]],
-    make: Callable[[Any, TaskBatch], _Made],
-    reader: TaskReader,
-    samples: Sequence[int] | Int[Array, " sample"],
-    cache: "FeatureCache | None",
-    *,
-    scale: float = 1.0,
-    shown: bool,
-) -> dict[str, _Made]:
-    """Take what is kept, and read what is missing once and encode it by each that lacks it."""
     wanted = [int(sample) for sample in samples]
     if not wanted:
         raise InputError(f"no samples of '{reader.data.name}' were requested; there is nothing to encode")
-    rows = {}
-    for name, (module, described) in makers.items():
-        key = "" if cache is None else _key_of(module, described, reader, scale)
+    rows, modes = {}, [(module, module.training) for module in encoders.values()]
+    of = {"of": "vectors"} if blocks is None else {"of": "levels", "blocks": blocks if blocks == "final" else [*blocks]}
+    for name, module in encoders.items():
+        key = "" if cache is None else cache_key(module, {**of, **module.settings()}, reader, scale)
         rows[name] = _Rows(wanted, reader.data.names, cache, key)
     todo = list(dict.fromkeys(sample for one in rows.values() for sample in one.missing))
-    if todo:
-        with _evaluating([module for module, _ in makers.values()]):
-            for batch in reader.batches(np.array(todo), scale=scale, shown=shown):
-                for name, (module, _) in makers.items():
-                    lacking = np.flatnonzero([sample in rows[name].missing for sample in batch.samples.tolist()])
-                    if len(lacking):
-                        made = _encoded(module, make, batch, reader)
-                        rows[name].add(batch.samples[lacking], tuple(one[torch.from_numpy(lacking)] for one in made))
-        for one in rows.values():
-            one.flush()
-    return {name: one.of(wanted) for name, one in rows.items()}
+    try:
+        for module in encoders.values():
+            module.eval()
+        for batch in reader.batches(todo, scale=scale, shown=shown) if todo else ():
+            for name, module in encoders.items():
+                lacking = np.flatnonzero([sample in rows[name].missing for sample in batch.samples.tolist()])
+                if len(lacking):
+                    made = _encoded(module, batch, blocks, reader)
+                    rows[name].add(batch.samples[lacking], tuple(one[torch.from_numpy(lacking)] for one in made))
+    finally:
+        for module, was_training in modes:
+            module.train(was_training)
+    for one in rows.values():
+        one.flush()
+    found = {name: one.made for name, one in rows.items()}
+    if len(set(wanted)) == len(wanted):
+        return found
+    row = {sample: number for number, sample in enumerate(dict.fromkeys(wanted))}
+    return {name: tuple(level[[row[sample] for sample in wanted]] for level in made) for name, made in found.items()}
 
 
-def _encoded(module: Any, make: Callable[[Any, TaskBatch], _Made], batch: TaskBatch, reader: TaskReader) -> _Made:
+def _encoded(module: Any, batch: TaskBatch, blocks: Levels | None, reader: TaskReader) -> tuple[Tensor, ...]:
     weights = next(module.parameters(), None)
     device = torch.device("cpu") if weights is None else weights.device
     if isinstance(module, FusedEncoder) and module.fusion == "joint":
         encoder = module.encoder.encoder
         rows, cols = (side // encoder.config.patch_size for side in batch.images[0].pixels.shape[2:])
-        check_memory(encoder, num_sets=len(batch), num_images=len(batch.images), num_tokens=rows * cols)
-    half = reader.recipe.input.precision == "bf16"
-    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-        made = tuple(one.float().cpu() for one in make(module, batch.to(device)))
+        check_memory(encoder, num_sets=len(batch.samples), num_images=len(batch.images), num_tokens=rows * cols)
+    with inference(device, reader.recipe.input.precision):
+        batch = batch.to(device)
+        made = (module(batch),) if blocks is None else module.levels(batch, blocks)
+    made = tuple(one.float().cpu() for one in made)
     for one in made:
         wrong = np.flatnonzero(~one.flatten(1).isfinite().all(dim=1).numpy())
         if len(wrong):
             name = reader.data.names[int(batch.samples[wrong[0]])]
             raise InputError(
-                f"the features of '{name}' are no finite numbers ({len(wrong)} of {len(batch)} samples of its batch); "
+                f"the features of '{name}' are no finite numbers ({len(wrong)} of {len(one)} samples of its batch); "
                 "look at its pixels and its normalisation, or leave it out"
             )
     return made
-
-
-@contextmanager
-def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
-    training = [module.training for module in modules]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module, was in zip(modules, training, strict=True):
-            module.train(was)
 
 
 # chosen: what an interrupted run loses at most, and what is in memory twice while it is written.
@@ -329,20 +322,32 @@ _PART_BYTES = 1 << 26
 
 
 class _Rows:
-    """Features of some samples, which come in any order; what is new is kept, in parts of some size."""
+    """Features of some samples, one tensor or one for each level; they come in any order, and what is new is kept."""
 
-    def __init__(self, samples: Sequence[int], names: Sequence[str], cache: "FeatureCache | None", key: str) -> None:
+    def __init__(self, samples: Sequence[int], names: Sequence[str], cache: Path | None, key: str) -> None:
         self.missing = dict.fromkeys(samples)
         self._row = {sample: row for row, sample in enumerate(self.missing)}
+        self.made: tuple[Tensor, ...] = ()
         self._names, self._cache, self._key = names, cache, key
-        self._made: _Made = ()
-        self._waiting: list[tuple[Int[Array, " sample"], _Made]] = []
-        for found, made in () if cache is None else cache.read(key, np.array(samples)):
-            self._fill(found, made)
+        self._waiting: list[tuple[Int[Array, " sample"], tuple[Tensor, ...]]] = []
+        for found, made in () if cache is None else kept_features(cache, key, samples):
+            self.add(found, made, is_kept=True)
 
-    def add(self, samples: Int[Array, " sample"], made: _Made) -> None:
-        self._fill(samples, made)
-        if self._cache is not None:
+    def add(self, samples: Int[Array, " found"], made: tuple[Tensor, ...], *, is_kept: bool = False) -> None:
+        if not self.made:
+            self.made = tuple(torch.empty(len(self._row), *one.shape[1:]) for one in made)
+        widths, found = ([tuple(one.shape[1:]) for one in tensors] for tensors in (self.made, made))
+        if found != widths:
+            raise InputError(
+                f"'{self._names[int(samples[0])]}' has features of another size than the samples before it ({found[0]} "
+                f"and not {widths[0]}), because it has another number of images; use fusion=joint, or samples of one "
+                "kind"
+            )
+        for held, one in zip(self.made, made, strict=True):
+            held[[self._row[sample] for sample in samples.tolist()]] = one
+        for sample in samples.tolist():
+            self.missing.pop(sample, None)
+        if self._cache is not None and not is_kept:
             self._waiting.append((samples, made))
             if sum(one.nbytes for _, tensors in self._waiting for one in tensors) >= _PART_BYTES:
                 self.flush()
@@ -350,31 +355,8 @@ class _Rows:
     def flush(self) -> None:
         if self._cache is not None and self._waiting:
             joined = [torch.cat(one) for one in zip(*(made for _, made in self._waiting), strict=True)]
-            self._cache.add(self._key, np.concatenate([samples for samples, _ in self._waiting]), joined)
+            keep_features(self._cache, self._key, np.concatenate([samples for samples, _ in self._waiting]), joined)
             self._waiting = []
-
-    def of(self, samples: Sequence[int]) -> _Made:
-        """Give the features, a sample that stands twice twice."""
-        if len(samples) == len(self._row):
-            return self._made
-        rows = [self._row[sample] for sample in samples]
-        return tuple(one[rows] for one in self._made)
-
-    def _fill(self, samples: Int[Array, " found"], made: _Made) -> None:
-        if not self._made:
-            self._made = tuple(torch.empty(len(self._row), *one.shape[1:]) for one in made)
-        widths, found = ([tuple(one.shape[1:]) for one in tensors] for tensors in (self._made, made))
-        if found != widths:
-            raise InputError(
-                f"'{self._names[int(samples[0])]}' has features of another size than the samples before it ({found[0]} "
-                f"and not {widths[0]}), because it has another number of images; use fusion=joint, or samples of one "
-                "kind"
-            )
-        rows = [self._row[sample] for sample in samples.tolist()]
-        for held, one in zip(self._made, made, strict=True):
-            held[rows] = one
-        for sample in samples.tolist():
-            self.missing.pop(sample, None)
 
 
 # Counts up when the same inputs would give other features.
@@ -383,63 +365,45 @@ _ENDING = ".safetensors"
 _DIGEST_BYTES = 16
 
 
-class FeatureCache:
-    """A folder of features, made when the first part is written; several processes may write at once.
-    Features of one key lie in parts, each with some of the samples; a part that is damaged, or that is of something
-    else, counts as absent and is made again.
+def kept_features(
+    folder: Path, key: str, samples: Sequence[int] | Int[Array, " sample"]
+) -> Iterator[tuple[Int[Array, " found"], tuple[Float[Tensor, "found ..."], ...]]]:
+    """Give what a cache has of some samples, part by part, each sample once; several tensors of several levels.
+    A part that is damaged, or that is of something else, counts as absent.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def read(
-        self, key: str, samples: Int[Array, " sample"]
-    ) -> Iterator[tuple[Int[Array, " found"], tuple[Float[Tensor, "found ..."], ...]]]:
-        """Give what is there of some samples, part by part, each sample once; several tensors of several levels."""
-        wanted = set(samples.tolist())
-        for path in sorted(self._place(key).glob(f"*{_ENDING}")):
-            found = _read_part(path, key, wanted)
-            if found is not None:
-                wanted -= set(found[0].tolist())
-                yield found
-            if not wanted:
-                return
-
-    def add(self, key: str, samples: Int[Array, " sample"], features: Sequence[Float[Tensor, "sample ..."]]) -> None:
-        """Keep the features of some samples, float32 on the CPU."""
-        positions = torch.from_numpy(np.ascontiguousarray(samples))
-        tensors = {f"level_{index}": tensor.contiguous() for index, tensor in enumerate(features)}
-        tensors["samples"] = positions
-        name = hashlib.blake2b(positions.numpy().tobytes(), digest_size=_DIGEST_BYTES).hexdigest()
-        path = self._place(key) / f"{name}{_ENDING}"
-        write_weights(path, tensors, {"key": key, "digest": _digest(tensors)})
-
-    def _place(self, key: str) -> Path:
-        return self.folder / key[:2] / key
+    wanted = {int(sample) for sample in samples}
+    for path in sorted((folder / key[:2] / key).glob(f"*{_ENDING}")):
+        found = _read_part(path, key, wanted)
+        if found is not None:
+            wanted -= set(found[0].tolist())
+            yield found
+        if not wanted:
+            return
 
 
-def cache_key(description: Mapping[str, Any]) -> str:
-    """Hash a description of features: of plain values, in any order of keys."""
-    text = json.dumps({"version": _VERSION, **description}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def keep_features(
+    folder: Path, key: str, samples: Int[Array, " sample"], features: Sequence[Float[Tensor, "sample ..."]]
+) -> None:
+    """Add features of some samples, float32 on the CPU, to a cache; several processes may write at once."""
+    tensors = {f"level_{index}": tensor.contiguous() for index, tensor in enumerate(features)}
+    tensors["samples"] = torch.from_numpy(np.ascontiguousarray(samples))
+    name = hashlib.blake2b(tensors["samples"].numpy().tobytes(), digest_size=_DIGEST_BYTES).hexdigest()
+    write_weights(folder / key[:2] / key / f"{name}{_ENDING}", tensors, {"key": key, "digest": tensors_hash(tensors)})
+
+
+def cache_key(module: nn.Module, described: Mapping[str, Any], reader: TaskReader, scale: float) -> str:
+    """Hash all that features depend on; `described` is of plain values, in any order of keys."""
+    whole = {
+        "version": _VERSION,
+        "weights": tensors_hash(module.state_dict()),
+        "features": described,
+        "data": reader.data.fingerprint,
+        "input": reader.settings(),
+        "scale": scale,
+        "precision": reader.recipe.input.precision,
+    }
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Hash all weights of a network with their names: equal networks, and no others, have equal hashes."""
-    return _digest(module.state_dict())
-
-
-def _key_of(module: nn.Module, described: Mapping[str, Any], reader: TaskReader, scale: float) -> str:
-    return cache_key(
-        {
-            "weights": weights_hash(module),
-            "features": described,
-            "data": reader.data.fingerprint,
-            "input": reader.settings(),
-            "scale": scale,
-            "precision": reader.recipe.input.precision,
-        }
-    )
 
 
 def _read_part(path: Path, key: str, wanted: set[int]) -> tuple[Int[Array, " found"], tuple[Tensor, ...]] | None:
@@ -458,15 +422,138 @@ def _read_part(path: Path, key: str, wanted: set[int]) -> tuple[Int[Array, " fou
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError):
         return None
-    if metadata.get("digest") != _digest(tensors):
+    if metadata.get("digest") != tensors_hash(tensors):
         return None
     return samples[rows], tuple(tensors[f"level_{index}"][rows] for index in range(len(tensors) - 1))
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Hash named tensors: equal ones, and no others, have equal hashes."""
     state = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for name, tensor in sorted(tensors.items()):
         state.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         # As bytes and not as numbers: NumPy knows no bfloat16.
         state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Context:
+    """What is evaluated, on what, and where."""
+
+    recipe: TransferRecipe
+    protocol: Protocol
+    data: TaskData
+    encoders: Mapping[str, SensorEncoder]
+    """By name of the features: `encoder`, and `untrained encoder` where it is compared; on the device."""
+    reader: TaskReader
+    cache: Path | None
+    """Folder where features are kept; None: nowhere."""
+    checkpoint_hash: str
+    device: str = "cpu"
+    shown: bool = False
+
+    def fused(self, encoder: SensorEncoder) -> FusedEncoder:
+        rules = self.recipe.input
+        return FusedEncoder(
+            encoder, fusion=self.recipe.fusion, pool=rules.pool, seed=self.recipe.seed, metadata=rules.metadata
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What a protocol found with one kind of features."""
+
+    features: str
+    """`encoder`, `untrained encoder`, `band means + logistic regression`, …"""
+    width: int
+    """Numbers a sample, or a pixel of a map of features."""
+    predictions: Predictions
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """What validation chose, such as the epoch, and its score there."""
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """By epoch: `training loss`, `validation`."""
+    maps: Mapping[int, Shaped[Array, "row col"]] = field(default_factory=dict)
+    """Predicted maps of some test samples, by position in the data, for pictures."""
+    model: Mapping[str, Tensor] = field(default_factory=dict)
+    """Weights of what was fitted; empty where nothing was, or not kept."""
+    checkpoint: Checkpoint | None = None
+    """The encoder as it was trained here, to be used like any other; None: it was not."""
+    notes: tuple[str, ...] = ()
+
+
+def check_splits(data: TaskData, *, protocol: str, splits: Sequence[Split] = ("train", "val", "test")) -> None:
+    """See that data are of whole images and have the splits that a protocol needs, else raise `InputError`."""
+    if data.targets is None:
+        raise InputError(f"{protocol} is for whole images, and '{data.name}' has maps; use segment, change or regress")
+    counts = data.num_samples
+    if not all(counts[split] for split in splits):
+        found = ", ".join(f"{count} {split}" for split, count in counts.items())
+        raise InputError(
+            f"{protocol} needs samples in {', '.join(splits)}; '{data.name}' has {found}; validation chooses, test "
+            "reports: say with data.split how samples come into splits"
+        )
+
+
+def have_equal_bands(data: TaskData) -> bool:
+    """Tell whether all samples have the same bands in the same order."""
+    return len({tuple((one.name, one.band_names) for one in slots) for slots in dict.fromkeys(data.sensors)}) == 1
+
+
+def labelled_features(data: TaskData, features: Features, split: Split) -> LabelledFeatures:
+    """Take the features of a split, with their labels."""
+    samples = data.split(split)
+    assert data.targets is not None
+    return LabelledFeatures(features=features[samples], labels=data.targets[samples], classes=data.classes)
+
+
+def probe_encoders(
+    context: Context,
+    probe: Callable[[Features], Result],
+    *,
+    title: str,
+    encoders: Mapping[str, SensorEncoder] | None = None,
+) -> list[Result]:
+    """Probe the features of all samples by each encoder and, where the recipe asks for a baseline, their band means.
+    With several `input.scales` the first result of each holds its predictions at all scales, so that its accuracy is
+    their mean, and one for each scale follows.
+    Args:
+        title: of the classifier, in the name of the baseline.
+        encoders: None: those of the context.
+    """
+    named = context.encoders if encoders is None else encoders
+    makers: dict[str, FusedEncoder | BandMeans] = {name: context.fused(encoder) for name, encoder in named.items()}
+    if context.recipe.compare.baseline and have_equal_bands(context.data):
+        makers[f"{BAND_MEANS} + {title}"] = BandMeans()
+    scales, every = context.recipe.input.scales, np.arange(len(context.data))
+    found: dict[str, list[Result]] = {name: [] for name in makers}
+    for scale in scales:
+        made = extract_features(makers, context.reader, every, cache=context.cache, shown=context.shown, scale=scale)
+        for name, (features,) in made.items():
+            found[name].append(replace(probe(features.numpy()), features=name))
+    if len(scales) == 1:
+        return [result for results in found.values() for result in results]
+    return [result for results in found.values() for result in _over_scales(results, scales)]
+
+
+def _over_scales(results: Sequence[Result], scales: Sequence[float]) -> list[Result]:
+    """Put what was found at several scales together: the mean over them first, then each."""
+    labels = [f"{100 * scale:g} %" for scale in scales]
+    first, each = results[0].predictions, [one.predictions for one in results]
+    together = replace(
+        first,
+        samples=tuple(f"{name} @ {label}" for one, label in zip(each, labels, strict=True) for name in one.samples),
+        arrays={name: np.concatenate([one.arrays[name] for one in each]) for name in first.arrays},
+        # Predictions for one image are drawn together.
+        groups=(first.groups or first.samples) * len(labels),
+    )
+    mean = Result(
+        features=results[0].features,
+        width=results[0].width,
+        predictions=together,
+        notes=(f"mean over images reduced to {', '.join(labels)}",),
+    )
+    return [
+        mean,
+        *(replace(one, features=f"{one.features} @ {label}") for one, label in zip(results, labels, strict=True)),
+    ]

@@ -9,8 +9,7 @@ from torch.nn import functional
 
 from anyband.arrays import Array, Float, Int
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.context import Context, Result, check_splits
-from anyband.evaluate.features import FusedEncoder
+from anyband.evaluate.features import Context, FusedEncoder, Result, check_splits
 from anyband.evaluate.fitting import (
     AdaptedEncoder,
     adapt,

@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 
 from anyband.arrays import Array, Float
 from anyband.errors import InputError
-from anyband.evaluate.context import Context, Features, Result, check_splits, labelled_features, probe_encoders
+from anyband.evaluate.features import Context, Features, Result, check_splits, labelled_features, probe_encoders
 from anyband.evaluate.metrics import LabelledFeatures, check_same_classes, label_matrix
 from anyband.evaluate.predictions import predictions_of
 from anyband.progress import progress

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, multilabel_soft_margin_loss
 
 from anyband.arrays import Array, Bool, Float, Int
 from anyband.errors import InputError
-from anyband.evaluate.context import Context, Features, Result, check_splits, labelled_features, probe_encoders
+from anyband.evaluate.features import Context, Features, Result, check_splits, labelled_features, probe_encoders
 from anyband.evaluate.metrics import (
     VALIDATION_METRICS,
     LabelledFeatures,

@@ -12,8 +12,15 @@ from anyband.arrays import Array, Float, Int, Num
 from anyband.encode.encoder import available_bytes
 from anyband.encode.metadata import Precision
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate.context import Context, Result
-from anyband.evaluate.features import Difference, FusedEncoder, Levels, SiameseEncoder, extract_levels
+from anyband.evaluate.features import (
+    Context,
+    Difference,
+    FusedEncoder,
+    Levels,
+    Result,
+    SiameseEncoder,
+    extract_features,
+)
 from anyband.evaluate.fitting import adapt, checkpoint_of, fit, predicting, trained_weights_note
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import VALIDATION_METRICS, map_metric, value_of
@@ -339,9 +346,10 @@ class _MapSamples:
         plain = recipe.fit.augment == AugmentRecipe() and recipe.input.resize == "whole"
         if network.encoder is None and plain and self._level_bytes(context, network) < self._room:
             every = np.arange(len(context.data))
-            self._levels = extract_levels(
-                encoder, self._reader, every, blocks=network.blocks, cache=context.cache, shown=context.shown
-            )
+            made = {"": encoder}
+            self._levels = extract_features(
+                made, self._reader, every, blocks=network.blocks, cache=context.cache, shown=context.shown
+            )[""]
             train = self._reader.batches(context.data.split("train"), targets=True, shown=context.shown)
             self._targets = {
                 int(sample): _compact(target)

@@ -15,7 +15,7 @@ from anyband.arrays import Array, Float, Shaped
 from anyband.data.harmonise import composite, decode
 from anyband.data.harmonise import picture as draw
 from anyband.errors import InputError, OutputError
-from anyband.evaluate.context import Context, Result
+from anyband.evaluate.features import Context, Result
 from anyband.evaluate.metrics import METRICS, METRICS_OF, metric_title, score_text
 from anyband.evaluate.predictions import Predictions, confusion, difference, difference_text, per_class
 from anyband.evaluate.results import (

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from anyband import __version__
 from anyband.errors import AnybandError, InputError, OutputError, nearest_name
-from anyband.evaluate.context import Context, Result
+from anyband.evaluate.features import Context, Result
 from anyband.evaluate.metrics import METRICS, METRICS_OF, MetricName, Score, metric_title, score_text
 from anyband.evaluate.predictions import Predictions, scores_of
 from anyband.evaluate.recipe import Protocol

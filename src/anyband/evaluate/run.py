@@ -10,8 +10,7 @@ import numpy as np
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.encode.input_spec import checkpoint_sensors
 from anyband.errors import AssignmentError, CheckpointError, InputError, OutputError, RecipeError
-from anyband.evaluate.context import BAND_MEANS, BandMeans, Context, Result, have_equal_bands, probe_features
-from anyband.evaluate.features import FeatureCache
+from anyband.evaluate.features import Context, Result, have_equal_bands, probe_encoders
 from anyband.evaluate.fitting import checkpoint_of
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import PROTOCOLS, Protocol, TransferRecipe
@@ -29,7 +28,6 @@ __all__ = [
     "check_recipe",
     "evaluate",
     "leave_one_band_out",
-    "make_context",
     "open_data",
     "open_encoder",
     "run_protocol",
@@ -73,20 +71,6 @@ def evaluate(
         InputError: splits, classes or samples that can't be used.
         CheckpointError: no such checkpoint.
     """
-    context = make_context(recipe, protocol, device=device, cache=cache, download=download, shown=shown)
-    return context, run_protocol(context)
-
-
-def make_context(
-    recipe: TransferRecipe,
-    protocol: Protocol,
-    *,
-    device: str = "cpu",
-    cache: Path | None = None,
-    download: bool = False,
-    shown: bool = False,
-) -> Context:
-    """Open data and checkpoint, and see that they go with the protocol; nothing is fitted yet. See `evaluate`."""
     if cache is not None:
         try:
             check_writable(cache)
@@ -94,30 +78,48 @@ def make_context(
             raise OutputError(
                 f"{problem}; features are kept there: name a folder by --cache, or use --no-cache"
             ) from problem
-    check_recipe(recipe, protocol)
+    check_recipe(recipe, protocol, recipe.data.kind)
     encoder = open_encoder(recipe, device)
     data = open_data(recipe, protocol, encoder, download=download)
     encoders = {"encoder": encoder}
     if recipe.compare.untrained and protocol != "leave-one-band-out":
         encoders["untrained encoder"] = encoder.untrained(seed=recipe.seed)
-    return Context(
+    context = Context(
         recipe=recipe,
         protocol=protocol,
         data=data,
         encoders=encoders,
         reader=TaskReader(encoder, data, recipe),
-        cache=None if cache is None else FeatureCache(cache),
+        cache=cache,
         checkpoint_hash=checkpoint_hash(locate(recipe.checkpoint or "")),
         device=device,
         shown=shown,
     )
+    return context, run_protocol(context)
 
 
-def check_recipe(recipe: TransferRecipe, protocol: Protocol) -> None:
-    """See that a recipe is for the protocol and its kind of data, else raise `RecipeError`."""
+def check_recipe(recipe: TransferRecipe, protocol: Protocol, kind: TaskKind) -> None:
+    """See that a recipe is for the protocol, and both for a kind of data, else raise `RecipeError`."""
     if recipe.protocol not in (None, protocol):
         raise RecipeError(f"recipe '{recipe.name}' is for '{recipe.protocol}', and '{protocol}' was asked for")
-    _check_kind(recipe.data.kind, protocol)
+    if kind not in _KINDS[protocol]:
+        raise RecipeError(
+            f"'{protocol}' ({PROTOCOLS[protocol]}) is for data of kind {' or '.join(_KINDS[protocol])}, and these are "
+            f"of kind '{kind}'; take {_FOR_KIND[kind]}, or say with data.kind what is predicted"
+        )
+    measure: Protocol = recipe.measures if protocol == "leave-one-band-out" else protocol
+    if kind not in _KINDS[measure]:
+        allowed = [one for one in ("knn", "linear", "segment") if kind in _KINDS[one]]
+        raise RecipeError(
+            f"leave-one-band-out measures '{measure}', which is for data of kind {' or '.join(_KINDS[measure])}, and "
+            f"these are of kind '{kind}'; set measures={' or measures='.join(allowed)}"
+        )
+    if recipe.input.scales != (1.0,) and measure not in ("knn", "linear"):
+        found = ", ".join(f"{scale:g}" for scale in recipe.input.scales)
+        raise RecipeError(
+            f"input.scales are for knn and linear, and '{measure}' takes images as they are; found {found}: set "
+            "input.scales=[1.0]"
+        )
 
 
 def open_encoder(recipe: TransferRecipe, device: str) -> SensorEncoder:
@@ -158,8 +160,8 @@ def run_protocol(context: Context) -> list[Result]:
     elif context.protocol not in ("knn", "linear") and have_equal_bands(context.data):
         from anyband.evaluate.linear import probe_of, title_of
 
-        name = f"{BAND_MEANS} + {title_of(context)}"
-        others += probe_features(context, {name: BandMeans()}, lambda features: probe_of(context, features))
+        title = title_of(context)
+        others += probe_encoders(context, lambda features: probe_of(context, features), title=title, encoders={})
     return [first, *others]
 
 
@@ -185,20 +187,11 @@ def _protocol(context: Context) -> Callable[[Context], list[Result]]:
     return {"segment": segment, "change": change}.get(context.protocol, regress_maps)
 
 
-def _check_kind(kind: TaskKind, protocol: Protocol) -> None:
-    if kind not in _KINDS[protocol]:
-        raise RecipeError(
-            f"'{protocol}' ({PROTOCOLS[protocol]}) is for data of kind {' or '.join(_KINDS[protocol])}, and these are "
-            f"of kind '{kind}'; take {_FOR_KIND[kind]}, or say with data.kind what is predicted"
-        )
-
-
 def check_data(data: TaskData, recipe: TransferRecipe, protocol: Protocol) -> None:
     """See that samples have as many images, and of such sensors, as protocol and fusion need, else raise `InputError`.
-    A protocol that is for other kinds of data, or takes no scales, is a `RecipeError`.
+    See `check_recipe` for what the kind of data must be.
     """
-    _check_kind(data.kind, protocol)
-    _check_measure(data.kind, recipe, protocol)
+    check_recipe(recipe, protocol, data.kind)
     counts = sorted({len(slots) for slots in data.sensors})
     if protocol == "change":
         if any(count < 2 or count % 2 for count in counts):
@@ -221,22 +214,6 @@ def check_data(data: TaskData, recipe: TransferRecipe, protocol: Protocol) -> No
         raise InputError(
             f"fusion '{recipe.fusion}' puts images side by side, so every sample needs the same sensors in the same "
             "order; take fusion 'joint', or samples of one kind"
-        )
-
-
-def _check_measure(kind: TaskKind, recipe: TransferRecipe, protocol: Protocol) -> None:
-    measure: Protocol = recipe.measures if protocol == "leave-one-band-out" else protocol
-    if kind not in _KINDS[measure]:
-        allowed = [one for one in ("knn", "linear", "segment") if kind in _KINDS[one]]
-        raise RecipeError(
-            f"leave-one-band-out measures '{measure}', which is for data of kind {' or '.join(_KINDS[measure])}, and "
-            f"these are of kind '{kind}'; set measures={' or measures='.join(allowed)}"
-        )
-    if recipe.input.scales != (1.0,) and measure not in ("knn", "linear"):
-        found = ", ".join(f"{scale:g}" for scale in recipe.input.scales)
-        raise RecipeError(
-            f"input.scales are for knn and linear, and '{measure}' takes images as they are; found {found}: set "
-            "input.scales=[1.0]"
         )
 
 

@@ -14,8 +14,7 @@ from anyband.data.image_sets import SetDraw
 from anyband.data.resample import AugmentOptions
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import checkpoint_sensors
-from anyband.evaluate.context import check_splits
-from anyband.evaluate.features import FusedEncoder, extract_features
+from anyband.evaluate.features import FusedEncoder, check_splits, extract_features
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.metrics import LabelledFeatures, metric_value
@@ -64,7 +63,8 @@ class KnnWatch:
         """Let training images vote on validation images: accuracy, or micro mean average precision for many labels."""
         data, reader, fused = self._parts(checkpoint, rules)
         samples = np.concatenate([data.split("train"), data.split("val")])
-        features = extract_features({"encoder": fused.to(device)}, reader, samples, cache=None)["encoder"]
+        (found,) = extract_features({"encoder": fused.to(device)}, reader, samples, cache=None)["encoder"]
+        features = found.numpy()
         assert data.targets is not None
         num_train = data.num_samples["train"]
         train, val = (
