@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 
 from anyband.arrays import Array, Float, Int
-from anyband.data.sampler import chip_metadata
+from anyband.data.image_sets import chip_metadata
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import Pool, SensorEncoder, pooled, set_batch
 from anyband.encode.metadata import set_metadata

@@ -29,8 +29,8 @@ from pair_files import link_pairs, read_plain, write_pixels
 from rasterio.errors import NotGeoreferencedWarning
 from released import ReleasedReader
 
-from anyband.data.image_sets import SetSampler, find_pairs
-from anyband.data.loader import read_sets
+from anyband.data.image_sets import find_pairs
+from anyband.data.loader import SetSampler, read_sets
 from anyband.data.store import ChipStore
 from anyband.pretraining.batches import BatchPreparer
 from anyband.pretraining.plan import plan_run

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from measure import circumstances, exit_code_of, report, time_in_turn
 
-from anyband.data import store_location
-from anyband.data.store import ArrayInfo, ArraySpec, ChipRecord, ChipStore
-from anyband.data.store_writer import Chip, write_store
+from anyband.data import store as stores
+from anyband.data.store import ArrayInfo, ArraySpec, ChipStore
+from anyband.data.store_writer import Chip, ChipRecord, write_store
 
 BATCH = 128
 IN_FLIGHT = (8, 32, 128)
@@ -103,9 +103,8 @@ def _sizes(folder: Path, info: ArrayInfo) -> tuple[float, float]:
 
 
 def _open(port: int, in_flight: int) -> ChipStore:
-    store_location._REQUESTS = in_flight
-    store_location.reading_context.cache_clear()
-    store_location._asking_context.cache_clear()
+    stores._REQUESTS = in_flight
+    stores.reading_context.cache_clear()
     return ChipStore.open("s3://chips", endpoint=f"http://127.0.0.1:{port}")
 
 

@@ -25,8 +25,8 @@ from bench_data import BATCH, write_store
 from measure import circumstances, exit_code_of, pin_to_one_core, report, time_in_turn
 from numcodecs import Blosc
 
-from anyband.data.image_sets import SetSampler, find_pairs
-from anyband.data.loader import read_sets
+from anyband.data.image_sets import find_pairs
+from anyband.data.loader import SetSampler, read_sets
 from anyband.data.store import ChipStore
 
 _SENSORS = ("sentinel2-l2a", "sentinel1-grd")

@@ -25,11 +25,22 @@ from pair_files import SIDE, scene
 from pair_store import array_spec
 
 from anyband.data import store_writer
-from anyband.data.image_sets import ImageSets, SetDraw, SetSampler, find_pairs
-from anyband.data.loader import OpenShards, RawSets, batches_in_work, read_ahead, read_sets, shard_shuffle
-from anyband.data.sampler import BatchOrder, ShardShuffle, open_shard_of
-from anyband.data.store import ChipRecord, ChipStore
-from anyband.data.store_writer import Chip, write_store
+from anyband.data.image_sets import ImageSets, find_pairs
+from anyband.data.loader import (
+    BatchOrder,
+    OpenShards,
+    RawSets,
+    SetDraw,
+    SetSampler,
+    ShardShuffle,
+    batches_in_work,
+    open_shard_of,
+    read_ahead,
+    read_sets,
+    shard_shuffle,
+)
+from anyband.data.store import ChipStore
+from anyband.data.store_writer import Chip, ChipRecord, write_store
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anyband.data.store import ArraySpec, ChipRecord, ChipStore
-from anyband.data.store_writer import Chip, write_store
+from anyband.data.store import ArraySpec, ChipStore
+from anyband.data.store_writer import Chip, ChipRecord, write_store
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding
 from anyband.simulate.archive import render_place

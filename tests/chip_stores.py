@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyband.data.store import ArraySpec, ChipRecord, ChipStore
-from anyband.data.store_location import StoreLocation
-from anyband.data.store_writer import Chip, write_store
+from anyband.data.store import ArraySpec, ChipStore, StoreLocation
+from anyband.data.store_writer import Chip, ChipRecord, write_store
 from anyband.sensors.sensor import Band, BandStatistics, Encoding, OpticalRange, RadarBeam, Sensor
 
 _REFLECTANCE = Encoding(scale=1e-4)

@@ -11,8 +11,8 @@ import pytest
 
 from anyband.data import store_writer
 from anyband.data.resample import AugmentOptions
-from anyband.data.store import ArraySpec, ChipRecord
-from anyband.data.store_writer import Chip, write_store
+from anyband.data.store import ArraySpec
+from anyband.data.store_writer import Chip, ChipRecord, write_store
 from anyband.models.encodings import EncodingConfig
 from anyband.pretraining.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe, SetRecipe
 from anyband.sensors.catalogue import get_sensor

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from anyband.data.image_sets import SetSampler, find_pairs, find_sets
-from anyband.data.loader import RawSets, read_ahead, read_sets
+from anyband.data.image_sets import find_pairs, find_sets
+from anyband.data.loader import RawSets, SetSampler, read_ahead, read_sets
 from anyband.errors import StoreError
 
 

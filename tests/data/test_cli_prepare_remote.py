@@ -6,8 +6,7 @@ import pytest
 from chip_stores import upload
 
 from anyband.cli import main
-from anyband.data.store import ChipStore
-from anyband.data.store_location import StoreLocation
+from anyband.data.store import ChipStore, StoreLocation
 
 
 @pytest.fixture

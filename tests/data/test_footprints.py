@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 
+from anyband.data.image_sets import check_corners, chip_metadata, find_footprints
 from anyband.data.places import footprint
-from anyband.data.sampler import check_corners, chip_metadata, find_footprints
-from anyband.data.store import ArrayInfo, ChipRecord, ChipStore
-from anyband.data.store_writer import IndexWriter
+from anyband.data.store import ArrayInfo, ChipStore
+from anyband.data.store_writer import ChipRecord, IndexWriter
 from anyband.errors import StoreError
 
 _SQUARE = [(10.0, 50.0), (10.2, 50.0), (10.2, 49.9), (10.0, 49.9)]
@@ -119,16 +119,16 @@ def test_footprints_stand_by_place_and_cell_and_their_images_by_time_then_row() 
         _record("a", datetime=day(1)),
         _record("a", datetime=day(2)),
     )
-    found = find_footprints(store, split="train")
-    assert found.chips.tolist() == [5, 3, 6, 2, 1, 4, 0]
-    assert found.bounds.tolist() == [0, 4, 5, 7]
+    chips, bounds, _ = find_footprints(store, split="train")
+    assert chips.tolist() == [5, 3, 6, 2, 1, 4, 0]
+    assert bounds.tolist() == [0, 4, 5, 7]
 
 
 def test_an_index_of_several_pieces_is_grouped_as_one() -> None:
     store = _store(_record("b"), _record("a"), _record("b"))
     store.index = pa.concat_tables([store.index.slice(0, 1), store.index.slice(1, 2)])
-    assert find_footprints(store, split=None).chips.tolist() == [1, 0, 2]
+    assert find_footprints(store, split=None)[0].tolist() == [1, 0, 2]
 
 
 def test_no_image_is_no_footprint() -> None:
-    assert len(find_footprints(_store(_record()), split="test")) == 0
+    assert [len(one) for one in find_footprints(_store(_record()), split="test")] == [0, 1, 0]

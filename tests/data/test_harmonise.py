@@ -1,7 +1,6 @@
 """Stored numbers to network input and back."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,7 +126,7 @@ def test_normalisation_with_an_unknown_key_is_refused() -> None:
 
 def test_normalisation_of_uneven_lengths_is_refused() -> None:
     with pytest.raises(CatalogueError, match="3 of p01"):
-        replace(normalisation_for(_MIXED), p01=(0.0, 0.0, 0.0))
+        Normalisation.from_dict(normalisation_for(_MIXED).to_dict() | {"p01": [0.0, 0.0, 0.0]})
 
 
 def test_bands_without_statistics_are_named() -> None:

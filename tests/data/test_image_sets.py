@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
-from anyband.data.image_sets import ImageSets, SetDraw, SetSampler, find_sets
-from anyband.data.sampler import UNKNOWN_TIME
+from anyband.data.image_sets import UNKNOWN_TIME, ImageSets, find_sets
+from anyband.data.loader import SetDraw, SetSampler
 from anyband.data.store import INDEX_SCHEMA, ArrayInfo, ChipStore, Split
 from anyband.errors import StoreError
 

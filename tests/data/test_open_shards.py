@@ -9,8 +9,16 @@ import pytest
 import tensorstore as ts
 
 from anyband.data import store_writer
-from anyband.data.image_sets import SetSampler, find_pairs
-from anyband.data.loader import OpenShards, batches_in_work, read_ahead, read_sets, shard_numbers, shard_shuffle
+from anyband.data.image_sets import find_pairs
+from anyband.data.loader import (
+    OpenShards,
+    SetSampler,
+    batches_in_work,
+    read_ahead,
+    read_sets,
+    shard_numbers,
+    shard_shuffle,
+)
 from anyband.data.store import ChipStore
 from anyband.errors import StoreError
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.image_sets import ImageSets, SetSampler, find_pairs
+from anyband.data.image_sets import ImageSets, find_pairs
+from anyband.data.loader import SetSampler
 from anyband.errors import StoreError
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 
 from anyband.data.prepare import PrepareReport, count_index, describe_store
-from anyband.data.store import SPLITS, ChipRecord, ChipStore
-from anyband.data.store_writer import IndexWriter
+from anyband.data.store import SPLITS, ChipStore
+from anyband.data.store_writer import ChipRecord, IndexWriter
 
 SENSORS = ("testoptical", "testradar")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.sampler import BatchOrder, ShardShuffle, open_shard_of
+from anyband.data.loader import BatchOrder, ShardShuffle, open_shard_of
 
 _SHARDS = st.lists(st.integers(0, 9), min_size=1, max_size=60)
 _SIZES, _COUNTS, _SEEDS = st.integers(1, 16), st.integers(1, 12), st.integers(0, 2**63)

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from anyband.data.store import ArraySpec, ChipRecord, ChipStore
-from anyband.data.store_writer import Chip, IndexWriter, StoreWriter, write_store
+from anyband.data.store import ArraySpec, ChipStore
+from anyband.data.store_writer import Chip, ChipRecord, IndexWriter, StoreWriter, write_store
 from anyband.errors import OutputError, StoreError
 from anyband.sensors.sensor import BandStatistics, Encoding, Sensor
 
@@ -231,7 +231,7 @@ def test_full_disk_is_said(tmp_path, optical_sensor) -> None:
 import resource, signal
 import numpy as np
 from pathlib import Path
-from anyband.data.store import ChipRecord
+from anyband.data.store_writer import ChipRecord
 from anyband.data.store import ArraySpec
 from anyband.data.store_writer import Chip, StoreWriter
 from anyband.errors import OutputError

@@ -11,8 +11,7 @@ import pytest
 import tensorstore as ts
 from chip_stores import upload
 
-from anyband.data.store import ChipStore
-from anyband.data.store_location import StoreLocation
+from anyband.data.store import ChipStore, StoreLocation
 from anyband.errors import OutputError, StoreError
 from anyband.sensors.sensor import BandStatistics
 
@@ -35,17 +34,15 @@ def remote(local: ChipStore, bucket: str, object_server: str) -> ChipStore:
 @pytest.fixture
 def few_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give up soon."""
-    from anyband.data import store_location
+    from anyband.data import store
 
     quick = {"max_retries": 2, "initial_delay": "10ms", "max_delay": "10ms"}
-    monkeypatch.setattr(store_location, "_FEW_RETRIES", quick)
-    monkeypatch.setattr(store_location, "_MANY_RETRIES", quick)
-    monkeypatch.setattr(store_location, "_ANSWER_S", 0.5)
-    store_location._asking_context.cache_clear()
-    store_location.reading_context.cache_clear()
+    monkeypatch.setattr(store, "_FEW_RETRIES", quick)
+    monkeypatch.setattr(store, "_MANY_RETRIES", quick)
+    monkeypatch.setattr(store, "_ANSWER_S", 0.5)
+    store.reading_context.cache_clear()
     yield
-    store_location._asking_context.cache_clear()
-    store_location.reading_context.cache_clear()
+    store.reading_context.cache_clear()
 
 
 def _remove(place: StoreLocation, key: str) -> None:

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
-from anyband.data.image_sets import most_with_each, room_left
-from anyband.data.sampler import UNKNOWN_TIME
+from anyband.data.image_sets import UNKNOWN_TIME, most_with_each, room_left
 
 _TIMES = st.lists(st.one_of(st.integers(-20, 20), st.just(UNKNOWN_TIME)), min_size=1, max_size=8).map(sorted)
 

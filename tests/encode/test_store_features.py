@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from anyband.data.store import ArraySpec, ChipRecord, ChipStore
-from anyband.data.store_writer import Chip, write_store
+from anyband.data.store import ArraySpec, ChipStore
+from anyband.data.store_writer import Chip, ChipRecord, write_store
 from anyband.encode.encoder import EncodeOptions, Pool, SensorEncoder, load_encoder, pooled
 from anyband.encode.store import common_footprints, store_features
 from anyband.errors import StoreError

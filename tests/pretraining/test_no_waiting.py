@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anyband import device_copies
+from anyband import arrays
 from anyband.data.store import ChipStore
 from anyband.models.autoencoder import Autoencoder
 from anyband.pretraining.batches import BatchPreparer
@@ -28,7 +28,7 @@ class _Copies(TorchDispatchMode):
         super().__init__()
         self.waited_for: list[str] = []
         self._allowed = 0
-        original = device_copies.to_device
+        original = arrays.to_device
 
         def to_device(values, device):
             self._allowed += 1
@@ -37,7 +37,7 @@ class _Copies(TorchDispatchMode):
             finally:
                 self._allowed -= 1
 
-        for module in ("device_copies", "data.harmonise", "data.resample", "models.inputs", "pretraining.batches"):
+        for module in ("arrays", "data.harmonise", "data.resample", "models.inputs", "pretraining.batches"):
             monkeypatch.setattr(f"anyband.{module}.to_device", to_device)
 
     def __torch_dispatch__(self, function, types, arguments=(), named=None):

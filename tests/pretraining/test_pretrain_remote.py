@@ -7,7 +7,7 @@ import yaml
 from chip_stores import upload
 
 from anyband.cli import main
-from anyband.data.store_location import StoreLocation
+from anyband.data.store import StoreLocation
 from anyband.pretraining.loop import pretrain
 from anyband.pretraining.recipe import recipe_to_dict
 from anyband.pretraining.runs import read_metrics

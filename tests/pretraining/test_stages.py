@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from anyband.data.image_sets import SetSampler, find_sets
+from anyband.data.image_sets import find_sets
+from anyband.data.loader import SetSampler
 from anyband.data.store import INDEX_SCHEMA, ArrayInfo, ChipStore
 from anyband.errors import RecipeError, StoreError
 from anyband.pretraining.batches import Samples

@@ -7,8 +7,8 @@ import pytest
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from anyband.cli import main
-from anyband.data.store import ArraySpec, ChipRecord, ChipStore
-from anyband.data.store_writer import Chip, write_store
+from anyband.data.store import ArraySpec, ChipStore
+from anyband.data.store_writer import Chip, ChipRecord, write_store
 from anyband.errors import CatalogueError
 from anyband.pretraining import loop as pretraining
 from anyband.pretraining.loop import PretrainResult

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from anyband.data.store import ArraySpec, ChipRecord, ChipStore
-from anyband.data.store_writer import Chip, write_store
+from anyband.data.store import ArraySpec, ChipStore
+from anyband.data.store_writer import Chip, ChipRecord, write_store
 from anyband.models.autoencoder import Autoencoder
 from anyband.pretraining.plan import plan_run
 from anyband.pretraining.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe

@@ -1,18 +1,17 @@
 """Digital numbers, physical units, network input, and pictures of them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
+from pydantic import Strict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Float, Num
-from anyband.device_copies import to_device
+from anyband.arrays import Array, Bool, Float, Num, to_device
 from anyband.errors import CatalogueError, InputError
-from anyband.sensors.sensor import BandStatistics, Encoding, RadarBeam, Sensor, Transform, physical_values
+from anyband.sensors.sensor import BandStatistics, Encoding, Number, RadarBeam, Sensor, Transform, physical_values
 
 __all__ = [
     "Normalisation",
@@ -67,21 +66,6 @@ class Normalisation:
     k2: tuple[float, ...] = ()
     """Second thermal constant, kelvin; as `k1`."""
 
-    def __post_init__(self) -> None:
-        lengths = {name: len(value) for name, value in vars(self).items() if isinstance(value, tuple)}
-        if "brightness_temperature" not in self.transform:
-            lengths = {name: length for name, length in lengths.items() if name not in ("k1", "k2")}
-        if set(lengths.values()) != {len(self.bands)} or not self.bands:
-            raise CatalogueError(
-                f"a normalisation needs one value of each kind for each of its {len(self.bands)} bands, "
-                f"found {', '.join(f'{length} of {name}' for name, length in lengths.items())}"
-            )
-        for band, transform in zip(self.bands, self.transform, strict=True):
-            if transform not in get_args(Transform):
-                raise CatalogueError(
-                    f"transform '{transform}' of band '{band}' is not known; there are {', '.join(get_args(Transform))}"
-                )
-
     @property
     def encodings(self) -> tuple[Encoding, ...]:
         """How digital numbers of each band become physical values."""
@@ -104,37 +88,41 @@ class Normalisation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Normalisation":
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
+        """Read what `to_dict` wrote; `CatalogueError` where a key, a value or a number of values is wrong."""
+        kinds: dict[str, Any] = {field.name: field.type for field in fields(cls)}
+        if set(values) != set(kinds):
             raise CatalogueError(
-                f"a normalisation has the keys {', '.join(sorted(known))}; found {', '.join(sorted(values)) or 'none'}"
+                f"a normalisation has the keys {', '.join(sorted(kinds))}; found {', '.join(sorted(values)) or 'none'}"
             )
-        plain: dict[str, Any] = {key: _plain(key, value) for key, value in values.items()}
-        return cls(**plain)
+        read: dict[str, Any] = {}
+        for key, value in values.items():
+            kind, adapter = _KINDS[kinds[key]]
+            try:
+                read[key] = adapter.validate_python(value)
+            except ValidationError:
+                raise CatalogueError(f"a normalisation needs {kind} as '{key}', found {value!r}") from None
+        may_be_none = () if "brightness_temperature" in read["transform"] else ("k1", "k2")
+        lengths = {key: len(one) for key, one in read.items() if isinstance(one, tuple) and key not in may_be_none}
+        if set(lengths.values()) != {len(read["bands"])} or not read["bands"]:
+            raise CatalogueError(
+                f"a normalisation needs one value of each kind for each of its {len(read['bands'])} bands, "
+                f"found {', '.join(f'{length} of {name}' for name, length in lengths.items())}"
+            )
+        for band, transform in zip(read["bands"], read["transform"], strict=True):
+            if transform not in get_args(Transform):
+                raise CatalogueError(
+                    f"transform '{transform}' of band '{band}' is not known; there are {', '.join(get_args(Transform))}"
+                )
+        return cls(**read)
 
 
-def _plain(key: str, value: Any) -> Any:
-    """Check one value of a normalisation that was read; lists become tuples."""
-    if key in ("sensor", "source"):
-        fits, kind = isinstance(value, str), "a text"
-    elif key == "nodata":
-        fits, kind = value is None or _is_number(value), "a number or null"
-    elif key in ("bands", "units", "transform"):
-        fits, kind = _is_list(value) and all(isinstance(one, str) for one in value), "a list of texts"
-    else:
-        fits = _is_list(value) and all(_is_number(one) and math.isfinite(one) for one in value)
-        kind = "a list of finite numbers"
-    if not fits:
-        raise CatalogueError(f"a normalisation needs {kind} as '{key}', found {value!r}")
-    return tuple(value) if _is_list(value) else value
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+# What each kind of field has to be, in words.
+_KINDS: dict[Any, tuple[str, TypeAdapter[Any]]] = {
+    str: ("a text", TypeAdapter(str)),
+    float | None: ("a number or null", TypeAdapter(Annotated[float, Strict()] | None)),
+    tuple[str, ...]: ("a list of texts", TypeAdapter(tuple[str, ...])),
+    tuple[float, ...]: ("a list of finite numbers", TypeAdapter(tuple[Number, ...])),
+}
 
 
 def normalisation_for(
@@ -211,7 +199,9 @@ def decode(
 def to_physical(dn: Num[Tensor, "*batch band row col"], n: Normalisation) -> Float[Tensor, "*batch band row col"]:
     """Decode each band's digital numbers by itself to physical units, float32. What has no logarithm becomes NaN."""
     _check_bands(dn, n)
-    return _transformed(dn.to(torch.float32) * _per_band(n.scale, dn) + _per_band(n.offset, dn), n)
+    numbers = torch.tensor([n.scale, n.offset], dtype=torch.float32, device=dn.device)
+    scale, offset = numbers[:, :, None, None]
+    return _transformed(dn.to(torch.float32) * scale + offset, n)
 
 
 def _transformed(linear: Tensor, n: Normalisation) -> Tensor:
@@ -262,13 +252,10 @@ class Standardiser:
 def restore(x: Float[Tensor, "*batch band row col"], n: Normalisation) -> Float[Tensor, "*batch band row col"]:
     """Turn network input back into physical units: the inverse of `standardise` where nothing was clipped."""
     _check_bands(x, n)
-    scaled = x * _per_band(n.std, x) + _per_band(n.mean, x)
-    low, high = _per_band(n.p01, x), _per_band(n.p99, x)
-    return scaled * (high - low) + low
-
-
-def _per_band(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None]
+    numbers = torch.tensor([n.mean, n.std, n.p01, n.p99], dtype=torch.float32, device=x.device)
+    mean, std, low, high = numbers[:, :, None, None]
+    restored: Tensor = (x * std + mean) * (high - low) + low
+    return restored
 
 
 def _check_bands(pixels: Tensor, n: Normalisation) -> None:

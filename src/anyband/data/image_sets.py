@@ -1,43 +1,45 @@
-"""Sets of images of one place, pairs among them, drawn without state."""
+"""Sets of images of one place, pairs among them: which there are, and what the index of a store knows of them."""
 
+import json
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise, product
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from anyband.arrays import Array, Bool, Int
+from anyband.arrays import Array, Bool, Float, Int, Shaped
 from anyband.data.resample import coarser_grid
-from anyband.data.sampler import (
-    UNKNOWN_TIME,
-    BatchOrder,
-    Footprints,
-    ShardShuffle,
-    check_corners,
-    check_sensors,
-    chip_times,
-    find_footprints,
-)
 from anyband.data.store import ChipStore, Split
-from anyband.errors import StoreError
-from anyband.randomness import generator
+from anyband.errors import StoreError, nearest_name
 
 __all__ = [
+    "UNKNOWN_TIME",
+    "ChipMetadata",
     "ImageSets",
-    "SetDraw",
-    "SetSampler",
     "are_apart",
+    "check_corners",
+    "check_sensors",
+    "chip_metadata",
+    "find_footprints",
     "find_pairs",
     "find_sets",
+    "gap_us",
     "most_with_each",
-    "pairs_drawn",
     "room_left",
 ]
 
+UNKNOWN_TIME = int(np.iinfo(np.int64).max)
+"""Stands for a time that is not known, so that it sorts last."""
+
 _DAY_US = 86_400_000_000
+# A polygon of one ring of five points: byte order, three counts, ten numbers. Source: OGC 06-103r4, section 8.2.
+_WKB_HEADER, _WKB_BYTES = [3, 1, 5], 93
+_NOT_A_TIME = int(np.datetime64("NaT", "us").astype(np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,6 @@ class ImageSets:
     """Of pairs: what crops of each kind are aligned to."""
 
     def __len__(self) -> int:
-        """Count the samples."""
         return len(self.capacity)
 
     @property
@@ -107,37 +108,51 @@ class ImageSets:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetDraw:
-    """What one batch holds: sets of equally many images, all with a partner or all without."""
+class ChipMetadata:
+    """What is known of each image of some sets beside its pixels."""
 
-    chips: Int[Array, "set slot"]
-    """Rows of the store's index. Slot 0 is the anchor, slot 1 the partner."""
-    same_source: Bool[Array, "set slot"]
-    """Whether an image is of the anchor's source; True in slot 0. The second image of a pair counts as another's."""
-    first_slot: Int[Array, " set"]
-    """Slot of the image that comes first in the footprint: by time, unknown last, then by row."""
-    partnered: bool
-    """Whether slot 1 is of another source, in every set; False: in none."""
-    samples: Int[Array, " set"]
-    """Identities of what is drawn: another for each time that a sample passes."""
-    items: Int[Array, " set"]
-    """Positions in `ImageSets`."""
-    kind: int
-    """Of them all; see `ImageSets.kinds`."""
-    grid: tuple[int, int]
-    """Rows and columns that crops are aligned to."""
-    epoch: int
+    corners_deg: Float[Array, "set slot 4 2"]
+    """(longitude, latitude) of the chip's upper left, upper right, lower right, lower left corner. NaN: unknown."""
+    gsd_m: Float[Array, "set slot"]
+    """Of its pixels. NaN: unknown."""
+    shape_px: Int[Array, "set slot 2"]
+    """Rows and columns."""
+    time: Shaped[Array, "set slot"]
+    """UTC, `datetime64[us]`. NaT: unknown."""
 
-    def part(self, which: slice) -> "SetDraw":
-        """Take some of the sets."""
-        return replace(
-            self,
-            chips=self.chips[which],
-            same_source=self.same_source[which],
-            first_slot=self.first_slot[which],
-            samples=self.samples[which],
-            items=self.items[which],
-        )
+
+def check_sensors(store: ChipStore, names: Iterable[str]) -> None:
+    """See that a store has all sensors; `StoreError` where it lacks one."""
+    for name in names:
+        if name not in store.sensors:
+            raise StoreError(
+                f"sensor '{name}' is not in store '{store.path}' ({', '.join(store.sensors)})"
+                f"{nearest_name(name, store.sensors)}"
+            )
+
+
+def find_footprints(
+    store: ChipStore, *, split: Split | None, sensors: Iterable[str] | None = None
+) -> tuple[Int[Array, " image"], Int[Array, " bound"], Int[Array, " image"]]:
+    """Group chips by footprint, ordered by place and position on its grid, in each by time, unknown last, then row.
+
+    Gives the chips, bounds (footprint k is `chips[bounds[k]:bounds[k + 1]]`), and the chips' times in microseconds
+    since 1970. `split` and `sensors` choose chips; None: all.
+    """
+    # Numbers of the words of a column, in their own order.
+    coded = [store.index.column(name).combine_chunks().dictionary_encode() for name in ("place", "cell")]
+    ranks = [pc.rank(words.dictionary).to_numpy().astype(np.int64)[words.indices.to_numpy()] for words in coded]
+    places, cells = ranks
+    wanted = np.ones(store.index.num_rows, dtype=bool)
+    for column, words in (("split", split and [split]), ("sensor", sensors and list(sensors))):
+        if words is not None:
+            known = pa.array(words, type=pa.string())
+            wanted &= pc.is_in(store.index.column(column), value_set=known).to_numpy()
+    rows = np.flatnonzero(wanted)
+    time_us = store.index.column("datetime").cast("int64").fill_null(UNKNOWN_TIME).to_numpy()
+    rows = rows[np.lexsort((rows, time_us[rows], cells[rows], places[rows]))]
+    is_new = (np.diff(places[rows], prepend=-1) != 0) | (np.diff(cells[rows], prepend=-1) != 0)
+    return rows, np.append(np.flatnonzero(is_new), len(rows)), time_us[rows]
 
 
 def find_pairs(
@@ -145,33 +160,50 @@ def find_pairs(
 ) -> ImageSets:
     """Find the pairs of chips that show one footprint.
 
-    Args:
-        store: to look in.
-        sensors: (sensor of a, sensor of b); equal names pair two dates. `any`: any two different ones, in store order.
-        split: of the places; None: all.
-
-    Raises:
-        StoreError: the store lacks a sensor, or has no such pair.
+    `sensors` are (sensor of a, sensor of b); equal names pair two dates; `any`: any two different ones, in store order.
+    `split` None: all. `StoreError` where the store lacks a sensor, or has no such pair.
     """
     if sensors == "any":
         sensors = list(combinations(store.sensors, 2))
     check_sensors(store, (name for pair in sensors for name in pair))
-    found = [
-        pair
-        for chips in _chips_by_sensor(store, split)
-        for first, second in sensors
-        for pair in (
-            combinations(chips.get(first, []), 2)
-            if first == second
-            else product(chips.get(first, []), chips.get(second, []))
-        )
-    ]
+    names = store.index.column("sensor").to_pylist()
+    rows, bounds, time_us = find_footprints(store, split=split)
+    found: list[tuple[int, int]] = []
+    for start, stop in pairwise(bounds.tolist()):
+        images: dict[str, list[int]] = {}
+        for image in range(start, stop):
+            images.setdefault(names[rows[image]], []).append(image)
+        for first, second in sensors:
+            of_first, of_second = images.get(first, []), images.get(second, [])
+            found += combinations(of_first, 2) if first == second else product(of_first, of_second)
     if not found:
         kinds = ", ".join(f"{first} + {second}" for first, second in sensors)
         raise StoreError(
             f"no footprint in {_where(store, split)} has a pair of {kinds}; `anyband prepare --show` lists what it has"
         )
-    return _pairs(store, np.array(found, dtype=np.int64))
+    return _pairs(store, rows[np.array(found)], time_us[np.array(found)])
+
+
+def _pairs(store: ChipStore, chips: Int[Array, "pair image"], time_us: Int[Array, "pair image"]) -> ImageSets:
+    names = list(store.arrays)
+    arrays = [(names[a], names[b]) for a, b in store.array_numbers[chips].tolist()]
+    kinds = {arrays_of: number for number, arrays_of in enumerate(dict.fromkeys(arrays))}
+    used = tuple(dict.fromkeys(name for kind in kinds for name in kind))
+    grids = [coarser_grid(*((store.arrays[name].height, store.arrays[name].width) for name in kind)) for kind in kinds]
+    return ImageSets(
+        size=(2, 2),
+        bounds=2 * np.arange(len(chips) + 1),
+        chips=chips.ravel(),
+        sources=np.tile([0, 1], len(chips)),
+        time_us=time_us.ravel(),
+        capacity=np.full(len(chips), 2),
+        has_partner=np.ones(len(chips), dtype=bool),
+        arrays=used,
+        grid=coarser_grid(*grids),
+        pair_kind=np.array([kinds[one] for one in arrays], dtype=np.int64),
+        pair_arrays=tuple(kinds),
+        pair_grids=tuple(grids),
+    )
 
 
 def find_sets(
@@ -185,211 +217,44 @@ def find_sets(
 ) -> ImageSets:
     """Find the footprints of a store, ordered by place and position on its grid, and how many images each can give.
 
-    Args:
-        store: to look in.
-        size: least and most images of a set; footprints with fewer give what they have.
-        gap_days: images of one source are at least so far apart. Over 0, an unknown time is apart from nothing.
-        needs_two_sources: whether footprints that only one sensor saw are left out.
-        sensors: whose images may be drawn; None: all.
-        split: of the places; None: all.
-
-    Raises:
-        StoreError: the store lacks a sensor, has no footprint that can be used, or one that lies off the globe.
+    `size` and `gap_days` are those of `ImageSets`; `needs_two_sources` leaves out footprints that only one sensor saw;
+    `sensors` and `split` say whose images may be drawn, None: all. `StoreError` where the store lacks a sensor, has no
+    footprint that can be used, or one that lies off the globe.
     """
     check_sensors(store, sensors or ())
-    found = find_footprints(store, split=split, sensors=sensors)
-    if not len(found):
+    rows, bounds, time_us = find_footprints(store, split=split, sensors=sensors)
+    if not len(rows):
         of = f" of {', '.join(sensors)}" if sensors is not None else ""
         raise StoreError(f"no image{of} is in {_where(store, split)}; `anyband prepare --show` lists what it has")
-    check_corners(store, found.chips)
-    return _sets(store, found, size=size, gap_days=gap_days, split=split, needs_two_sources=needs_two_sources)
-
-
-class SetSampler:
-    """Batches of sets of one kind each, see `BatchOrder`: a pure function of (seed, step). How many images are drawn of
-    a footprint is the same for a batch; which, is a function of (seed, step, sample). Without `shuffle` any sample may
-    follow any other."""
-
-    def __init__(self, sets: ImageSets, *, batch_size: int, seed: int, shuffle: ShardShuffle | None = None) -> None:
-        self._sets = sets
-        self._seed = seed
-        self._kinds, numbers = sets.kinds()
-        noun = "pairs" if sets.are_pairs else "sets"
-        self._order = BatchOrder(numbers, batch_size=batch_size, seed=seed, noun=noun, shuffle=shuffle)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of batches of an epoch."""
-        return self._order.steps_per_epoch
-
-    def batch(self, step: int) -> SetDraw:
-        """Tell what the batch of a step holds; steps count from 0, over all epochs."""
-        items, passed, kind, epoch = self._order.batch(step)
-        samples = items + passed * len(self._sets)
-        if self._sets.are_pairs:
-            return pairs_drawn(self._sets, items, kind=kind, samples=samples, epoch=epoch)
-        capacity, has_partner = self._kinds[kind]
-        size = self._size(step, capacity)
-        drawn = zip(items.tolist(), samples.tolist(), strict=True)
-        picked = np.array([self._pick(item, size, step=step, sample=sample) for item, sample in drawn])
-        sources = self._sets.sources[picked]
-        return SetDraw(
-            chips=self._sets.chips[picked],
-            same_source=sources == sources[:, :1],
-            first_slot=np.argmin(picked, axis=1),
-            partnered=has_partner and size > 1,
-            samples=samples,
-            items=items,
-            kind=kind,
-            grid=self._sets.grid,
-            epoch=epoch,
-        )
-
-    def _size(self, step: int, capacity: int) -> int:
-        """Draw how many images each set of a batch has."""
-        least, most = self._sets.size
-        highest = min(most, capacity)
-        lowest = min(least, highest)
-        return int(generator(self._seed, step=step, sample=0, purpose="size of sets").integers(lowest, highest + 1))
-
-    def _pick(self, item: int, size: int, *, step: int, sample: int) -> list[int]:
-        """Draw the images of a set, anchor first, then the partner: positions in `ImageSets.chips`."""
-        where = self._sets.images(item)
-        order = generator(self._seed, step=step, sample=sample, purpose="images of sets")
-        shuffled = order.permutation(where.stop - where.start)
-        picking = _Picking(
-            sources=self._sets.sources[where].tolist(),
-            times_us=self._sets.time_us[where].tolist(),
-            gap_us=_gap_us(self._sets.gap_days),
-            size=size,
-        )
-        return [where.start + image for image in picking.pick(shuffled.tolist())]
-
-
-def pairs_drawn(
-    sets: ImageSets, items: Int[Array, " set"], *, kind: int, samples: Int[Array, " set"], epoch: int
-) -> SetDraw:
-    """Take pairs of one kind as they are: the first image is the anchor, the second counts as another source's."""
-    return SetDraw(
-        chips=sets.chips[sets.bounds[items][:, None] + np.arange(2)],
-        same_source=np.tile([True, False], (len(items), 1)),
-        first_slot=np.zeros(len(items), dtype=np.int64),
-        partnered=True,
-        samples=samples,
-        items=items,
-        kind=kind,
-        grid=sets.pair_grids[kind],
-        epoch=epoch,
-    )
-
-
-class _Picking:
-    """Picks images of one footprint in a random order, so that the size is always reached."""
-
-    def __init__(self, *, sources: list[int], times_us: list[int], gap_us: int, size: int) -> None:
-        self._sources = sources
-        self._times_us = times_us
-        self._gap_us = gap_us
-        self._size = size
-        self._times_of: dict[int, list[int]] = {}
-        for source, time in zip(sources, times_us, strict=True):
-            self._times_of.setdefault(source, []).append(time)
-        self._taken: dict[int, list[int]] = {source: [] for source in self._times_of}
-        self._room = {source: self._room_of(source, []) for source in self._times_of}
-
-    def pick(self, order: Sequence[int]) -> list[int]:
-        """Take the first that fits, again and again; the second is of another source if there is one."""
-        picked: list[int] = []
-        while len(picked) < self._size:
-            left = [image for image in order if image not in picked]
-            if len(picked) == 1 and len(self._times_of) > 1:
-                left = [image for image in left if self._sources[image] != self._sources[picked[0]]]
-            missing = self._size - len(picked) - 1
-            picked.append(next(image for image in left if self._try(image, missing)))
-        return picked
-
-    def _try(self, image: int, missing: int) -> bool:
-        """Take an image, unless it is too near to one taken or leaves no room for those that are still missing."""
-        source, time = self._sources[image], self._times_us[image]
-        if not all(are_apart(time, other, self._gap_us) for other in self._taken[source]):
-            return False
-        taken = sorted([*self._taken[source], time])
-        room = self._room_of(source, taken)
-        if sum(self._room.values()) - self._room[source] + room < missing:
-            return False
-        self._taken[source], self._room[source] = taken, room
-        return True
-
-    def _room_of(self, source: int, taken_us: list[int]) -> int:
-        return room_left(self._times_of[source], taken_us, self._gap_us)
-
-
-def _chips_by_sensor(store: ChipStore, split: Split | None) -> Iterator[dict[str, list[int]]]:
-    """Give, for each footprint of the split, sensor → its chips by time."""
-    sensors = store.index.column("sensor").to_pylist()
-    footprints = find_footprints(store, split=split)
-    for start, stop in pairwise(footprints.bounds.tolist()):
-        chips: dict[str, list[int]] = {}
-        for row in footprints.chips[start:stop].tolist():
-            chips.setdefault(sensors[row], []).append(row)
-        yield chips
-
-
-def _pairs(store: ChipStore, chips: Int[Array, "pair image"]) -> ImageSets:
-    names = list(store.arrays)
-    arrays = [(names[a], names[b]) for a, b in store.array_numbers[chips].tolist()]
-    kinds = {arrays_of: number for number, arrays_of in enumerate(dict.fromkeys(arrays))}
-    used = tuple(dict.fromkeys(name for kind in kinds for name in kind))
-    grids = [coarser_grid(*((store.arrays[name].height, store.arrays[name].width) for name in kind)) for kind in kinds]
-    return ImageSets(
-        size=(2, 2),
-        bounds=2 * np.arange(len(chips) + 1),
-        chips=chips.ravel(),
-        sources=np.tile([0, 1], len(chips)),
-        time_us=chip_times(store)[chips.ravel()],
-        capacity=np.full(len(chips), 2),
-        has_partner=np.ones(len(chips), dtype=bool),
-        arrays=used,
-        grid=coarser_grid(*grids),
-        pair_kind=np.array([kinds[one] for one in arrays], dtype=np.int64),
-        pair_arrays=tuple(kinds),
-        pair_grids=tuple(grids),
-    )
-
-
-def _sets(
-    store: ChipStore,
-    found: Footprints,
-    *,
-    size: tuple[int, int],
-    gap_days: float,
-    split: Split | None,
-    needs_two_sources: bool,
-) -> ImageSets:
-    names = store.index.column("sensor").to_pylist()
-    number = {name: position for position, name in enumerate(store.sensors)}
-    sources = np.array([number[names[row]] for row in found.chips], dtype=np.int64)
-    time_us = chip_times(store)[found.chips]
-    parts = [slice(start, stop) for start, stop in pairwise(found.bounds.tolist())]
-    has_partner = np.array([bool((sources[part] != sources[part.start]).any()) for part in parts])
+    check_corners(store, rows)
+    names, number = store.index.column("sensor").to_pylist(), {name: n for n, name in enumerate(store.sensors)}
+    sources = np.array([number[names[row]] for row in rows], dtype=np.int64)
+    counts = np.diff(bounds)
+    has_partner = np.minimum.reduceat(sources, bounds[:-1]) != np.maximum.reduceat(sources, bounds[:-1])
     if needs_two_sources:
-        _check_two_sources(store, has_partner, split)
-        parts = [part for part, kept in zip(parts, has_partner, strict=True) if kept]
-        has_partner = has_partner[has_partner]
-    images = np.concatenate([np.arange(part.start, part.stop) for part in parts])
-    arrays = _arrays(store, found.chips[images])
-    infos = [store.arrays[name] for name in arrays]
-    gap_us = _gap_us(gap_days)
+        if not has_partner.any():
+            raise StoreError(
+                f"all {len(has_partner)} footprints in {_where(store, split)} have images of one sensor only, and sets "
+                "are to have two (data.sets.needs_two_sources): prepare images of another sensor of the same places, "
+                "or turn it off"
+            )
+        kept = np.repeat(has_partner, counts)
+        rows, time_us, sources = rows[kept], time_us[kept], sources[kept]
+        counts, has_partner = counts[has_partner], has_partner[has_partner]
+    bounds = np.append(0, np.cumsum(counts))
+    footprints = [slice(start, stop) for start, stop in pairwise(bounds.tolist())]
+    capacity = [_capacity(sources[one], time_us[one], gap_us(gap_days)) for one in footprints]
+    infos = [list(store.arrays.values())[array] for array in np.unique(store.array_numbers[rows])]
     return ImageSets(
         size=size,
         gap_days=gap_days,
-        bounds=np.cumsum([0, *(part.stop - part.start for part in parts)]),
-        chips=found.chips[images],
-        sources=sources[images],
-        time_us=time_us[images],
-        capacity=np.array([min(_capacity(sources[part], time_us[part], gap_us), size[1]) for part in parts]),
+        bounds=bounds,
+        chips=rows,
+        sources=sources,
+        time_us=time_us,
+        capacity=np.minimum(capacity, size[1]),
         has_partner=has_partner,
-        arrays=arrays,
+        arrays=tuple(info.name for info in infos),
         grid=coarser_grid(*((info.height, info.width) for info in infos)),
     )
 
@@ -401,23 +266,9 @@ def _capacity(sources: Int[Array, " image"], time_us: Int[Array, " image"], gap_
     return min(most - max(counts) + min(counts) for counts in with_each)
 
 
-def _gap_us(gap_days: float) -> int:
-    # Any part of a microsecond counts: two images at one time are apart only where the gap is zero.
+def gap_us(gap_days: float) -> int:
+    """Turn days into microseconds, rounded up: two images at one time are apart only where the gap is zero."""
     return math.ceil(gap_days * _DAY_US)
-
-
-def _check_two_sources(store: ChipStore, has_partner: Bool[Array, " footprint"], split: Split | None) -> None:
-    if not has_partner.any():
-        raise StoreError(
-            f"all {len(has_partner)} footprints in {_where(store, split)} have images of one sensor only, and sets are "
-            "to have two (data.sets.needs_two_sources): prepare images of another sensor of the same places, or turn "
-            "it off"
-        )
-
-
-def _arrays(store: ChipStore, chips: Int[Array, " image"]) -> tuple[str, ...]:
-    used = set(store.index.column("array").take(chips).to_pylist())
-    return tuple(name for name in store.arrays if name in used)
 
 
 def _where(store: ChipStore, split: Split | None) -> str:
@@ -472,3 +323,49 @@ def _longest_ending(times_us: Sequence[int], gap_us: int) -> list[int]:
         # Later images end chains that are no shorter, so the last one before the gap ends the longest.
         longest.append(1 + (longest[before - 1] if before else 0))
     return longest
+
+
+def chip_metadata(store: ChipStore, chips: Int[Array, "set slot"]) -> ChipMetadata:
+    """Look up what the index knows of some chips, by their rows. `StoreError` where a footprint is no quadrilateral, or
+    reaches outside longitudes ±180 and latitudes ±90."""
+    rows = chips.ravel()
+    taken = store.index.select(["array", "geometry", "gsd_m", "datetime"]).take(pa.array(rows))
+    infos = [store.arrays[name] for name in taken.column("array").to_pylist()]
+    shapes = taken.column("geometry").to_pylist()
+    corners = [_corners(store, int(row), wkb) for row, wkb in zip(rows, shapes, strict=True)]
+    gsd_m = np.array(taken.column("gsd_m").to_numpy(), dtype=np.float64)
+    time_us = taken.column("datetime").cast("int64").fill_null(_NOT_A_TIME).to_numpy()
+    return ChipMetadata(
+        corners_deg=np.array(corners, dtype=np.float64).reshape(*chips.shape, 4, 2),
+        gsd_m=gsd_m.reshape(chips.shape),
+        shape_px=np.array([(info.height, info.width) for info in infos], dtype=np.int64).reshape(*chips.shape, 2),
+        time=np.asarray(time_us, dtype="datetime64[us]").reshape(chips.shape),
+    )
+
+
+def check_corners(store: ChipStore, chips: Int[Array, " image"]) -> None:
+    """See before a run that its chips lie on the globe, which `chip_metadata` would find in the middle of it."""
+    geo = json.loads((store.index.schema.metadata or {}).get(b"geo", b"{}"))
+    west, south, east, north = geo.get("columns", {}).get("geometry", {}).get("bbox", (-180, -90, 180, 90))
+    # The index says what all its chips cover together; each is looked at only where that is too much.
+    if west < -180 or south < -90 or east > 180 or north > 90:
+        chip_metadata(store, chips[:, None])
+
+
+def _corners(store: ChipStore, row: int, wkb: bytes | None) -> Float[Array, "4 2"]:
+    """Read a polygon that `prepare` wrote: its ring begins at the upper left corner and goes to the right."""
+    if wkb is None:
+        return np.full((4, 2), np.nan)
+    order = "<" if wkb[:1] == b"\x01" else ">"
+    if len(wkb) != _WKB_BYTES or np.frombuffer(wkb, f"{order}u4", 3, offset=1).tolist() != _WKB_HEADER:
+        raise StoreError(
+            f"the geometry of chip {row} of store '{store.path}' is no polygon of four corners; prepare the store again"
+        )
+    corners = np.frombuffer(wkb, f"{order}f8", 8, offset=13).astype(np.float64).reshape(4, 2)
+    if not (np.abs(corners) <= (180.0, 90.0)).all():
+        lon, lat = corners[int(np.argmax(np.max(np.abs(corners) / (180.0, 90.0), axis=1)))]
+        raise StoreError(
+            f"chip {row} of store '{store.path}' has a corner at longitude {lon:g}°, latitude {lat:g}°; "
+            "longitudes are -180 to 180 and latitudes -90 to 90: prepare the store again from images that say so"
+        )
+    return corners

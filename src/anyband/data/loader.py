@@ -1,10 +1,10 @@
-"""Batches of chips, decoded by threads."""
+"""Batches of image sets: which step holds which, drawn without state, and read by threads."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -14,21 +14,271 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Int, Num
-from anyband.data.image_sets import SetDraw
-from anyband.data.sampler import ChipMetadata, ShardShuffle, chip_metadata
+from anyband.data.image_sets import ChipMetadata, ImageSets, are_apart, chip_metadata, gap_us, room_left
 from anyband.data.store import ChipStore
-from anyband.device_copies import host_memory
+from anyband.randomness import generator, permutation
 
 __all__ = [
+    "BatchOrder",
     "OpenShards",
     "RawImages",
     "RawSets",
+    "SetDraw",
+    "SetSampler",
+    "ShardShuffle",
     "batches_in_work",
+    "open_shard_of",
+    "pairs_drawn",
     "read_ahead",
     "read_sets",
     "shard_numbers",
     "shard_shuffle",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardShuffle:
+    """An order that reads whole shards one after the other, and mixes the samples of some that are open at a time."""
+
+    shards: Int[Array, " sample"]
+    """Number of the shard of each sample."""
+    open_shards: int
+    """Shards that are mixed at any time, at least one; fewer where there are fewer."""
+
+    def deal(
+        self, samples: Int[Array, " place"], *, first: int, batch_size: int, seed: int, purpose: str, epoch: int
+    ) -> Int[Array, " place"]:
+        """Deal the samples of an epoch, each once, to the places of its batches. Samples of one shard keep their order;
+        `first` is the epoch's first place, counted over all epochs."""
+        names, shards = np.unique(self.shards[samples], return_inverse=True)
+        rank = permutation(seed, step=epoch, purpose=purpose, size=len(names))
+        listed = samples[np.argsort(rank[shards], kind="stable")]
+        places = first + np.arange(len(samples))
+        served = open_shard_of(places, batch_size=batch_size, num_open=min(self.open_shards, len(names)))
+        dealt = np.empty_like(listed)
+        dealt[np.argsort(served, kind="stable")] = listed
+        return dealt
+
+    def of(self, samples: Int[Array, " chosen"]) -> "ShardShuffle":
+        """Keep some of the samples, which get new numbers from 0."""
+        return ShardShuffle(shards=self.shards[samples], open_shards=self.open_shards)
+
+
+def open_shard_of(places: Int[Array, " place"], *, batch_size: int, num_open: int) -> Int[Array, " place"]:
+    """Tell which of the open shards serves each place (counted over all batches): equally many to each, or one more,
+    ascending in a batch. Where a batch has fewer places than there are open shards, neighbouring ones take turns at
+    each place."""
+    batches, positions = np.divmod(places, batch_size)
+    lowest = positions * num_open // batch_size
+    after = (positions + 1) * num_open // batch_size
+    return np.asarray(lowest + batches % np.maximum(after - lowest, 1))
+
+
+class BatchOrder:
+    """Batches of one kind each. The samples of a kind pass once in each epoch of the kind, in an order drawn anew.
+
+    Batches are cut from that stream, so what does not fill the last batch of an epoch opens the next. A kind with fewer
+    samples than a batch passes several times in one.
+
+    Args:
+        kinds: of each sample, from 0; at least one.
+        batch_size: samples a batch.
+        seed: of the orders.
+        noun: what the samples are called, for example `pairs`: other names are other orders.
+        shuffle: shards to read one after the other; None: any sample may follow any other.
+    """
+
+    def __init__(
+        self,
+        kinds: Int[Array, " sample"],
+        *,
+        batch_size: int,
+        seed: int,
+        noun: str,
+        shuffle: ShardShuffle | None = None,
+    ) -> None:
+        self._batch_size, self._seed, self._noun, self._shuffle = batch_size, seed, noun, shuffle
+        self._of_kind = [np.flatnonzero(kinds == kind) for kind in range(int(kinds.max(initial=-1)) + 1)]
+        counts = [len(samples) for samples in self._of_kind]
+        # An epoch has about as many batches of a kind as the kind fills, at least one.
+        self._batches_of_kind = [max(1, round(count / batch_size)) if count else 0 for count in counts]
+        self.steps_per_epoch = sum(self._batches_of_kind)
+        self._kinds = np.repeat(np.arange(len(counts)), self._batches_of_kind)
+        # The purposes are part of every run that was: another word is another order.
+        purpose = "order of batches" if noun == "pairs" else f"order of batches of {noun}"
+        # Orders are needed once a step; keeping a few does not change any answer.
+        drawn = partial(permutation, seed, purpose=purpose, size=self.steps_per_epoch)
+        self._order_of_kinds = lru_cache(maxsize=2)(drawn)
+        self._order_of_samples = lru_cache(maxsize=2 * len(counts))(self._draw_epoch)
+
+    def batch(self, step: int) -> tuple[Int[Array, " place"], Int[Array, " place"], int, int]:
+        """Tell the samples of a step's batch, how often each passed before, their kind, and the epoch, from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        kinds = self._kinds[self._order_of_kinds(step=epoch)]
+        kind = int(kinds[position])
+        number = epoch * self._batches_of_kind[kind] + int(np.count_nonzero(kinds[:position] == kind))
+        stream = number * self._batch_size + np.arange(self._batch_size)
+        passed, places = np.divmod(stream, len(self._of_kind[kind]))
+        drawn = zip(passed.tolist(), places.tolist(), strict=True)
+        samples = np.array([self._order_of_samples(kind, epoch_of_kind)[place] for epoch_of_kind, place in drawn])
+        return samples, passed, kind, epoch
+
+    def _draw_epoch(self, kind: int, number: int) -> Array:
+        samples = self._of_kind[kind]
+        order = permutation(self._seed, step=number, purpose=f"order of {self._noun} {kind}", size=len(samples))
+        if self._shuffle is None:
+            return np.asarray(samples[order])
+        return self._shuffle.deal(
+            samples[order],
+            first=number * len(samples),
+            batch_size=self._batch_size,
+            seed=self._seed,
+            purpose=f"order of shards of {self._noun} {kind}",
+            epoch=number,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetDraw:
+    """What one batch holds: sets of equally many images, all with a partner or all without."""
+
+    chips: Int[Array, "set slot"]
+    """Rows of the store's index. Slot 0 is the anchor, slot 1 the partner."""
+    same_source: Bool[Array, "set slot"]
+    """Whether an image is of the anchor's source; True in slot 0. The second image of a pair counts as another's."""
+    first_slot: Int[Array, " set"]
+    """Slot of the image that comes first in the footprint: by time, unknown last, then by row."""
+    partnered: bool
+    """Whether slot 1 is of another source, in every set; False: in none."""
+    samples: Int[Array, " set"]
+    """Identities of what is drawn: another for each time that a sample passes."""
+    items: Int[Array, " set"]
+    """Positions in `ImageSets`."""
+    kind: int
+    """Of them all; see `ImageSets.kinds`."""
+    grid: tuple[int, int]
+    """Rows and columns that crops are aligned to."""
+    epoch: int
+
+    def part(self, which: slice) -> "SetDraw":
+        """Take some of the sets."""
+        return replace(
+            self,
+            chips=self.chips[which],
+            same_source=self.same_source[which],
+            first_slot=self.first_slot[which],
+            samples=self.samples[which],
+            items=self.items[which],
+        )
+
+
+class SetSampler:
+    """Batches of sets of one kind each, see `BatchOrder`: a pure function of (seed, step). How many images are drawn of
+    a footprint is the same for a batch; which, is a function of (seed, step, sample). Without `shuffle` any sample may
+    follow any other."""
+
+    def __init__(self, sets: ImageSets, *, batch_size: int, seed: int, shuffle: ShardShuffle | None = None) -> None:
+        self._sets = sets
+        self._seed = seed
+        self._kinds, numbers = sets.kinds()
+        noun = "pairs" if sets.are_pairs else "sets"
+        self._order = BatchOrder(numbers, batch_size=batch_size, seed=seed, noun=noun, shuffle=shuffle)
+        self.steps_per_epoch = self._order.steps_per_epoch
+
+    def batch(self, step: int) -> SetDraw:
+        """Tell what the batch of a step holds; steps count from 0, over all epochs."""
+        items, passed, kind, epoch = self._order.batch(step)
+        samples = items + passed * len(self._sets)
+        if self._sets.are_pairs:
+            return pairs_drawn(self._sets, items, kind=kind, samples=samples, epoch=epoch)
+        capacity, has_partner = self._kinds[kind]
+        least, most = (min(size, capacity) for size in self._sets.size)
+        size = int(generator(self._seed, step=step, sample=0, purpose="size of sets").integers(least, most + 1))
+        drawn = zip(items.tolist(), samples.tolist(), strict=True)
+        picked = np.array([self._pick(item, size, step=step, sample=sample) for item, sample in drawn])
+        sources = self._sets.sources[picked]
+        return SetDraw(
+            chips=self._sets.chips[picked],
+            same_source=sources == sources[:, :1],
+            first_slot=np.argmin(picked, axis=1),
+            partnered=has_partner and size > 1,
+            samples=samples,
+            items=items,
+            kind=kind,
+            grid=self._sets.grid,
+            epoch=epoch,
+        )
+
+    def _pick(self, item: int, size: int, *, step: int, sample: int) -> list[int]:
+        """Draw the images of a set, anchor first, then the partner: positions in `ImageSets.chips`."""
+        where = self._sets.images(item)
+        order = generator(self._seed, step=step, sample=sample, purpose="images of sets")
+        shuffled = order.permutation(where.stop - where.start)
+        picking = _Picking(
+            sources=self._sets.sources[where].tolist(),
+            times_us=self._sets.time_us[where].tolist(),
+            gap_us=gap_us(self._sets.gap_days),
+            size=size,
+        )
+        return [where.start + image for image in picking.pick(shuffled.tolist())]
+
+
+def pairs_drawn(
+    sets: ImageSets, items: Int[Array, " set"], *, kind: int, samples: Int[Array, " set"], epoch: int
+) -> SetDraw:
+    """Take pairs of one kind as they are: the first image is the anchor, the second counts as another source's."""
+    return SetDraw(
+        chips=sets.chips[sets.bounds[items][:, None] + np.arange(2)],
+        same_source=np.tile([True, False], (len(items), 1)),
+        first_slot=np.zeros(len(items), dtype=np.int64),
+        partnered=True,
+        samples=samples,
+        items=items,
+        kind=kind,
+        grid=sets.pair_grids[kind],
+        epoch=epoch,
+    )
+
+
+class _Picking:
+    """Picks images of one footprint in a random order, so that the size is always reached."""
+
+    def __init__(self, *, sources: list[int], times_us: list[int], gap_us: int, size: int) -> None:
+        self._sources = sources
+        self._times_us = times_us
+        self._gap_us = gap_us
+        self._size = size
+        self._times_of: dict[int, list[int]] = {}
+        for source, time in zip(sources, times_us, strict=True):
+            self._times_of.setdefault(source, []).append(time)
+        self._taken: dict[int, list[int]] = {source: [] for source in self._times_of}
+        self._room = {source: self._room_of(source, []) for source in self._times_of}
+
+    def pick(self, order: Sequence[int]) -> list[int]:
+        """Take the first that fits, again and again; the second is of another source if there is one."""
+        picked: list[int] = []
+        while len(picked) < self._size:
+            left = [image for image in order if image not in picked]
+            if len(picked) == 1 and len(self._times_of) > 1:
+                left = [image for image in left if self._sources[image] != self._sources[picked[0]]]
+            missing = self._size - len(picked) - 1
+            picked.append(next(image for image in left if self._try(image, missing)))
+        return picked
+
+    def _try(self, image: int, missing: int) -> bool:
+        """Take an image, unless it is too near to one taken or leaves no room for those that are still missing."""
+        source, time = self._sources[image], self._times_us[image]
+        if not all(are_apart(time, other, self._gap_us) for other in self._taken[source]):
+            return False
+        taken = sorted([*self._taken[source], time])
+        room = self._room_of(source, taken)
+        if sum(self._room.values()) - self._room[source] + room < missing:
+            return False
+        self._taken[source], self._room[source] = taken, room
+        return True
+
+    def _room_of(self, source: int, taken_us: list[int]) -> int:
+        return room_left(self._times_of[source], taken_us, self._gap_us)
 
 
 def shard_numbers(store: ChipStore) -> Int[Array, " chip"]:
@@ -264,7 +514,7 @@ def _read(
     info = store.arrays[array]
     shape = (len(chips), len(info.bands), info.height, info.width)
     # Where there is a GPU, chips are decoded straight into memory that it reads by itself.
-    pixels = host_memory(shape, getattr(torch, info.dtype), pinned=torch.cuda.is_available())
+    pixels = torch.empty(shape, dtype=getattr(torch, info.dtype), pin_memory=torch.cuda.is_available())
     rows, out = store.array_rows[chips], pixels.numpy()
     _, valid = store.read(array, rows, out=out) if shards is None else store.read(array, rows, out=out, how=shards.read)
     return RawImages(array=array, pixels=pixels, valid=None if valid is None else torch.from_numpy(valid), sets=sets)

@@ -31,8 +31,8 @@ from anyband.data.cutting import (
 from anyband.data.ledger import Ledger, PlacedImages, WaitingChip, open_ledger, publish, remove_leftover
 from anyband.data.manifest import ImageEntry, ImageList, is_future
 from anyband.data.places import Place, find_places, footprint, off_globe, split_of
-from anyband.data.store import SPLITS, STORE_VERSION, ArraySpec, ChipRecord, ChipStore, partial_path
-from anyband.data.store_writer import StoreWriter, large_blocks_returned
+from anyband.data.store import SPLITS, STORE_VERSION, ArraySpec, ChipStore, partial_path
+from anyband.data.store_writer import ChipRecord, StoreWriter, large_blocks_returned
 from anyband.errors import InputError, ManifestError, OutputError, RasterError, StoreError
 from anyband.progress import progress
 from anyband.rasters.footprints import chip_transform, plan_footprints

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Float, Int, Num
-from anyband.device_copies import to_device
+from anyband.arrays import Array, Bool, Float, Int, Num, to_device
 from anyband.errors import InputError, RecipeError
 from anyband.randomness import uniform
 
@@ -100,7 +99,11 @@ def draw_augmentation(
     if not options.enabled:
         return whole_footprint(len(samples), grid=grid)
     draws = uniform(seed, step=step, samples=samples, purpose="augment", shape=(6,))
-    first, size = _draw_boxes(options.crop_area, draws[:, :3], grid)
+    least, largest = options.crop_area
+    area = (least + (largest - least) * draws[:, 0]) * grid[0] * grid[1]
+    side = np.clip(np.round(np.sqrt(area)), 1, min(grid)).astype(np.int64)
+    size = np.stack([side, side], axis=1)
+    first = np.floor(draws[:, 1:3] * (np.array(grid, dtype=np.int64) - size + 1)).astype(np.int64)
     coins = draws[:, 3:6] < 0.5
     turned = coins[:, 0] if options.quarter_turns else np.zeros(len(samples), dtype=bool)
     flipped = coins[:, 1:]
@@ -114,17 +117,16 @@ def draw_augmentation(
 def input_corners(
     augmentation: Augmentation, corners_deg: Float[Array, "sample image 4 2"]
 ) -> Float[Array, "sample image 4 2"]:
-    """Find where the corners of augmented images lie; between the corners of a chip, positions are bilinear.
-
-    Args:
-        augmentation: of each sample.
-        corners_deg: (longitude, latitude) of the upper left, upper right, lower right, lower left corner of each image
-            before; NaN where unknown.
-
-    Returns:
-        The same of the images that `apply` gives: crop, transposition and flips are in it. Longitudes from −180 to 180.
+    """Find where the corners of augmented images lie: crop, transposition and flips are in it. Positions are bilinear
+    between the corners before: (longitude, latitude), upper left, upper right, lower right, lower left, NaN: unknown.
     """
-    row, col = _corners_before(augmentation)
+    # The shares of all rows and columns above and left of each corner.
+    flipped = augmentation.flipped[:, :, None]
+    row, col = np.moveaxis(np.where(flipped, 1 - _CORNERS.T, _CORNERS.T), 1, 0)
+    turned = augmentation.transposed[:, None]
+    inside = np.stack([np.where(turned, col, row), np.where(turned, row, col)], axis=1)
+    before = augmentation.first[:, :, None] + augmentation.size[:, :, None] * inside
+    row, col = before[:, 0] / augmentation.grid[0], before[:, 1] / augmentation.grid[1]
     weights = np.stack([(1 - row) * (1 - col), (1 - row) * col, row * col, row * (1 - col)], axis=-1)
     lon, lat = corners_deg[..., 0], corners_deg[..., 1]
     # Across longitude ±180 the numbers jump, the ground does not: count on from the first corner.
@@ -146,27 +148,6 @@ def input_gsd_m(
     """Compute how large a pixel of augmented images is on the ground: the root of its area, metres."""
     cut_px = shape_px * (augmentation.size / np.array(augmentation.grid))[:, None, :]
     return np.asarray(gsd_m * np.sqrt(cut_px.prod(axis=-1)) / img_size)
-
-
-def _corners_before(augmentation: Augmentation) -> tuple[Float[Array, "sample 4"], Float[Array, "sample 4"]]:
-    """Tell where the corners of the result were: the shares of all rows and columns above and left of each."""
-    flipped = augmentation.flipped[:, :, None]
-    row, col = np.moveaxis(np.where(flipped, 1 - _CORNERS.T, _CORNERS.T), 1, 0)
-    turned = augmentation.transposed[:, None]
-    inside = np.stack([np.where(turned, col, row), np.where(turned, row, col)], axis=1)
-    before = augmentation.first[:, :, None] + augmentation.size[:, :, None] * inside
-    return before[:, 0] / augmentation.grid[0], before[:, 1] / augmentation.grid[1]
-
-
-def _draw_boxes(
-    crop_area: tuple[float, float], draws: Float[Array, "sample 3"], grid: tuple[int, int]
-) -> tuple[Int[Array, "sample 2"], Int[Array, "sample 2"]]:
-    least, largest = crop_area
-    area = (least + (largest - least) * draws[:, 0]) * grid[0] * grid[1]
-    side = np.clip(np.round(np.sqrt(area)), 1, min(grid)).astype(np.int64)
-    size = np.stack([side, side], axis=1)
-    room = np.array(grid, dtype=np.int64) - size + 1
-    return np.floor(draws[:, 1:] * room).astype(np.int64), size
 
 
 Interpolation = Literal["bicubic", "bilinear"]
@@ -199,7 +180,8 @@ class Resampler:
         # Float64 keeps the edges of boxes where they are; MPS has none.
         self._builds_on = torch.device("cpu") if device.type == "mps" else device
         flipped = _flips_before_transposition(augmentation)
-        numbers = np.stack([augmentation.first, augmentation.size, flipped, _both(augmentation.transposed)])
+        transposed = np.stack([augmentation.transposed] * 2, axis=1)
+        numbers = np.stack([augmentation.first, augmentation.size, flipped, transposed])
         # (first, size, flipped, transposed) × sample × (rows, columns), in one copy.
         self._boxes = to_device(numbers.astype(np.int64), self._builds_on)
         self._matrices: dict[tuple[int, int], Tensor] = {}
@@ -207,28 +189,31 @@ class Resampler:
     def __call__(
         self, pixels: Float[Tensor, "batch band row col"], valid: Bool[Tensor, "batch band row col"] | None
     ) -> tuple[Float[Tensor, "batch band rows cols"], Bool[Tensor, "batch band rows cols"] | None]:
-        """Resample images of the footprint; see `apply`."""
-        _, _, height, width = pixels.shape
+        """Resample images of the footprint; see `apply`. Only what is valid counts."""
         _check_count(self._augmentation, len(pixels))
-        rows, cols = self._matrix(0, height), self._matrix(1, width)
-        resampled, seen = _resample_valid(pixels, valid, rows, cols)
-        return self._transpose(resampled), None if seen is None else self._transpose(seen)
-
-    def _transpose(self, image: Tensor) -> Tensor:
-        if not self._augmentation.transposed.any():
-            return image
-        turned = self._boxes[3, :, 0].bool().to(image.device)[:, None, None, None]
-        return torch.where(turned, image.mT, image)
+        rows, cols = (self._matrix(axis, pixels.shape[2 + axis]) for axis in (0, 1))
+        seen = None
+        if valid is None:
+            resampled = _resample(pixels, rows, cols)
+        else:
+            weight = valid.to(pixels.dtype)
+            full = torch.ones_like(weight[:, :1])
+            share = _resample(weight, rows.abs(), cols.abs()) / _resample(full, rows.abs(), cols.abs())
+            seen = share >= _MIN_VALID_SHARE
+            total = _resample(weight, rows, cols)
+            resampled = _resample(pixels.masked_fill(~valid, 0.0), rows, cols) / total.where(seen, 1.0)
+            resampled = resampled.masked_fill(~seen, 0.0)
+        if self._augmentation.transposed.any():
+            turned = self._boxes[3, :, 0].bool().to(pixels.device)[:, None, None, None]
+            resampled = torch.where(turned, resampled.mT, resampled)
+            seen = None if seen is None else torch.where(turned, seen.mT, seen)
+        return resampled, seen
 
     def _matrix(self, axis: int, num_pixels: int) -> Float[Tensor, "batch size pixel"]:
-        key = (axis, num_pixels)
-        if key not in self._matrices:
-            self._matrices[key] = self._built(axis, num_pixels).to(self._device)
-        return self._matrices[key]
-
-    def _built(self, axis: int, num_pixels: int) -> Float[Tensor, "batch size pixel"]:
-        """Build the resampling matrix of each sample along one axis; rows sum to 1, flips are in it. Box edges stay
-        fractions of whole numbers to the last, so that an edge on a pixel's border stays there."""
+        """Build the resampling matrix of each sample along one axis, once; rows sum to 1, flips are in it. Box edges
+        stay fractions of whole numbers to the last, so that an edge on a pixel's border stays there."""
+        if (axis, num_pixels) in self._matrices:
+            return self._matrices[axis, num_pixels]
         cells, out_size = self._augmentation.grid[axis], self._shape[axis]
         first, size, flipped = self._boxes[:3, :, axis, None]
         touched_from = first * num_pixels // cells
@@ -238,7 +223,9 @@ class Resampler:
         output = torch.arange(out_size, device=first.device)
         output = torch.where(flipped.bool(), out_size - 1 - output, output)
         center = (first * num_pixels).double() / cells + (output + 0.5) * scale
-        num_taps = self._num_taps(axis, num_pixels)
+        # The pixels that the widest kernel of the batch can reach are known here, so the device is not asked.
+        widest = max(1.0, int(self._augmentation.size[:, axis].max(initial=0)) * num_pixels / cells / out_size)
+        num_taps = min(num_pixels, math.ceil(2 * self._radius * widest) + 2)
         start = (center - self._radius * stretch).floor().long().clamp(0, num_pixels - num_taps)
         taps = start[:, :, None] + torch.arange(num_taps, device=first.device)
         kernel = _cubic if self._radius == _CUBIC_RADIUS else _triangle
@@ -247,13 +234,9 @@ class Resampler:
         weights = torch.where(inside, weights, 0.0)
         weights = weights / weights.sum(dim=2, keepdim=True)
         dense = torch.zeros(len(first), out_size, num_pixels, device=first.device)
-        return dense.scatter_(2, taps, weights.float())
-
-    def _num_taps(self, axis: int, num_pixels: int) -> int:
-        """Count the pixels that the widest kernel of the batch can reach; known here, so the device is not asked."""
-        largest = int(self._augmentation.size[:, axis].max(initial=0))
-        stretch = max(1.0, largest * num_pixels / self._augmentation.grid[axis] / self._shape[axis])
-        return min(num_pixels, math.ceil(2 * self._radius * stretch) + 2)
+        made = dense.scatter_(2, taps, weights.float()).to(self._device)
+        self._matrices[axis, num_pixels] = made
+        return made
 
 
 def apply(
@@ -266,18 +249,9 @@ def apply(
 ) -> tuple[Float[Tensor, "batch band size size"], Bool[Tensor, "batch band size size"] | None]:
     """Cut, resample (anti-aliased, only from pixels that the box touches), transpose and flip.
 
-    Equal to a crop and an anti-aliased bicubic resize where a box lies on the image's own pixels; between
-    images of different resolution the same output pixel covers the same ground.
-
-    Args:
-        pixels: float32, standardised.
-        valid: which of them are data; None: all. Values under False never count, NaN neither.
-        augmentation: drawn for this batch, on the footprint of these images.
-        img_size: side of the result in pixels.
-        interpolation: kernel.
-
-    Returns:
-        Pixels, 0 where not valid; and which are valid: valid inputs carry at least half of the weight.
+    Equal to a crop and an anti-aliased bicubic resize where a box lies on the image's own pixels; between images of
+    different resolution the same output pixel covers the same ground. Pixels are 0 where not valid, which they are
+    where valid inputs carry at least half of the weight; values under False never count, NaN neither.
     """
     shape = (img_size, img_size)
     return Resampler(augmentation, shape=shape, device=pixels.device, interpolation=interpolation)(pixels, valid)
@@ -301,18 +275,20 @@ def apply_to_map(
 ) -> Num[Tensor, "batch size size"]:
     """Cut, take the nearest pixel, transpose and flip: `apply` for maps whose values can't be mixed. Where a box lies
     on the map's own pixels, no value changes."""
-    _, height, width = values.shape
     _check_count(augmentation, len(values))
-    rows = _nearest(augmentation, axis=0, num_pixels=height, img_size=img_size).to(values.device)
-    cols = _nearest(augmentation, axis=1, num_pixels=width, img_size=img_size).to(values.device)
+    flips, nearest = _flips_before_transposition(augmentation), []
+    for axis, (num_pixels, cells) in enumerate(zip(values.shape[1:], augmentation.grid, strict=True)):
+        first, size = augmentation.first[:, axis, None], augmentation.size[:, axis, None]
+        output = np.broadcast_to(np.arange(img_size), (len(first), img_size))
+        output = np.where(flips[:, axis, None], img_size - 1 - output, output)
+        # The pixel under the centre of each output pixel; where it is a border, the one after it. In whole numbers, so
+        # that an edge on a pixel's border stays there.
+        found = (2 * first * img_size + (2 * output + 1) * size) * num_pixels // (2 * cells * img_size)
+        nearest.append(torch.from_numpy(found.clip(0, num_pixels - 1)).to(values.device))
     sample = torch.arange(len(values), device=values.device)[:, None, None]
-    taken = values[sample, rows[:, :, None], cols[:, None, :]]
+    taken = values[sample, nearest[0][:, :, None], nearest[1][:, None, :]]
     turned = torch.from_numpy(augmentation.transposed).to(values.device)[:, None, None]
     return torch.where(turned, taken.mT, taken)
-
-
-def _both(one: Bool[Array, " sample"]) -> Bool[Array, "sample 2"]:
-    return np.stack([one, one], axis=1)
 
 
 def _flips_before_transposition(augmentation: Augmentation) -> Bool[Array, "sample 2"]:
@@ -332,33 +308,9 @@ def _triangle(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return (1 - distance.abs()).clamp(min=0.0)
 
 
-def _nearest(augmentation: Augmentation, *, axis: int, num_pixels: int, img_size: int) -> Int[Tensor, "batch size"]:
-    """Find the pixel under the centre of each output pixel; where it is a border, the one after it. Flips are in it."""
-    first, size, cells = augmentation.first[:, axis, None], augmentation.size[:, axis, None], augmentation.grid[axis]
-    output = np.broadcast_to(np.arange(img_size), (len(first), img_size))
-    flipped = _flips_before_transposition(augmentation)[:, axis]
-    output = np.where(flipped[:, None], img_size - 1 - output, output)
-    # In whole numbers, so that an edge on a pixel's border stays there.
-    found = (2 * first * img_size + (2 * output + 1) * size) * num_pixels // (2 * cells * img_size)
-    return torch.from_numpy(found.clip(0, num_pixels - 1))
-
-
 def _check_count(augmentation: Augmentation, count: int) -> None:
     if len(augmentation.transposed) != count:
         raise InputError(f"an augmentation of {len(augmentation.transposed)} samples for a batch of {count}")
-
-
-def _resample_valid(pixels: Tensor, valid: Tensor | None, rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Resample only what is valid; a pixel is valid whose valid inputs carry enough of the weight."""
-    if valid is None:
-        return _resample(pixels, rows, cols), None
-    weight = valid.to(pixels.dtype)
-    full = torch.ones_like(weight[:, :1])
-    share = _resample(weight, rows.abs(), cols.abs()) / _resample(full, rows.abs(), cols.abs())
-    seen = share >= _MIN_VALID_SHARE
-    total = _resample(weight, rows, cols)
-    resampled = _resample(pixels.masked_fill(~valid, 0.0), rows, cols) / total.where(seen, 1.0)
-    return resampled.masked_fill(~seen, 0.0), seen
 
 
 def _resample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:

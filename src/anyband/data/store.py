@@ -1,10 +1,15 @@
-"""The chip store: reading chips and what is known of them."""
+"""The chip store: where it is, and reading chips and what is known of them.
 
-import datetime as dt
+A store at `s3://bucket/path` or `gs://bucket/path` has the same keys as one in a folder, by TensorStore's drivers.
+Credentials are found as TensorStore finds them: environment, profile, machine role, or none.
+"""
+
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,9 +20,9 @@ import pyarrow.parquet as pq
 import tensorstore as ts
 
 from anyband.arrays import Array, Bool, Int, Num
-from anyband.data.store_location import TENSORSTORE_ERRORS, StoreLocation, reading_context
-from anyband.errors import AnybandError, StoreError, nearest_name
-from anyband.sensors.sensor import BandStatistics, Encoding, Sensor, sensor_from_dict
+from anyband.errors import AnybandError, OutputError, StoreError, nearest_name
+from anyband.files import whole_file
+from anyband.sensors.sensor import BandStatistics, Encoding, Sensor, checked, sensor_from_dict
 
 if TYPE_CHECKING:
     from anyband.data.harmonise import Normalisation
@@ -28,15 +33,196 @@ __all__ = [
     "STORE_VERSION",
     "ArrayInfo",
     "ArraySpec",
-    "ChipRecord",
     "ChipStore",
     "ReadRows",
     "Split",
+    "StoreLocation",
     "header_text",
     "partial_path",
-    "read_index",
+    "reading_context",
     "statistics_to_dict",
 ]
+
+# What TensorStore raises: builtins, many of them; a wait that is over is a TimeoutError, which is an OSError.
+_TENSORSTORE_ERRORS = (ValueError, OSError, KeyError, RuntimeError, NotImplementedError)
+
+_DRIVERS = {"s3": "s3", "gs": "gcs"}
+# Whose they are, what to check where a server does not answer, and what gives credentials.
+_SERVICES = {
+    "s3": (
+        "Amazon S3",
+        "check the URL, and --endpoint, run.endpoint or AWS_ENDPOINT_URL where the server is not Amazon's",
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile named by AWS_PROFILE",
+    ),
+    "gs": (
+        "Google Cloud Storage",
+        "check the URL, and TENSORSTORE_GCS_HTTP_URL where the server is not Google's",
+        "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`",
+    ),
+}
+
+# chosen: a small object that is not here by then will not come; names the server instead of waiting for minutes.
+_ANSWER_S = 30.0
+# chosen: about 10 s in all, so that a wrong address is said soon; TensorStore's own 32 attempts take 15 minutes.
+_FEW_RETRIES = {"max_retries": 5, "initial_delay": "0.5s", "max_delay": "4s"}
+# chosen: about 3 minutes in all, so that a run outlives a server that starts again.
+_MANY_RETRIES = {"max_retries": 10, "initial_delay": "1s", "max_delay": "32s"}
+# chosen: a batch of 64 pairs, each chip a request; where an answer takes 30 ms, TensorStore's own 32 read 1,000 chips
+# a second at most.
+_REQUESTS = 128
+
+_REFUSED = re.compile(
+    r"PERMISSION_DENIED|UNAUTHENTICATED|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|ExpiredToken"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreLocation:
+    """A folder, or a place on object storage. Its text is the path or URL, for messages."""
+
+    root: Path | str
+    """Folder; or URL, `s3://bucket/path` or `gs://bucket/path`, without a slash at its end."""
+    endpoint: str | None = None
+    """Address of an S3-compatible server; None: the provider's own."""
+
+    @classmethod
+    def of(cls, where: Path | str, *, endpoint: str | None = None) -> "StoreLocation":
+        """Say where a store is. The endpoint of an S3-compatible server is, by default, what AWS_ENDPOINT_URL says, or
+        the provider's own; a folder has none. `StoreError` where URL and endpoint are none or do not fit."""
+        text = str(where)
+        if isinstance(where, Path) and re.match(r"(s3|gs):/", text):
+            raise StoreError(f"'{text}' was a URL and is a path now, with one slash less; give it as text")
+        if "://" not in text:
+            return cls(root=Path(where))
+        found = re.fullmatch(r"(s3|gs)://([^/]+)(/.*)?", text)
+        if not found:
+            raise StoreError(
+                f"'{text}' is no place of a chip store; a folder is, or s3://bucket/path or gs://bucket/path"
+            )
+        if found[1] == "gs":
+            address = os.environ.get("TENSORSTORE_GCS_HTTP_URL")
+            if endpoint not in (None, address):
+                raise StoreError(
+                    "a store at gs:// is at Google's, or where TENSORSTORE_GCS_HTTP_URL says "
+                    f"({address or 'not set'}); for endpoint '{endpoint}' set that variable, or use s3:// if the "
+                    "server speaks S3"
+                )
+            endpoint = None
+        else:
+            endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+        if endpoint is not None and not re.match(r"https?://[^/]", endpoint):
+            raise StoreError(f"endpoint '{endpoint}' is no address such as http://127.0.0.1:9000")
+        return cls(root=text.rstrip("/"), endpoint=endpoint and endpoint.rstrip("/"))
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    @property
+    def server(self) -> str:
+        """Who keeps it, for messages."""
+        if self.endpoint is not None:
+            return f"the server at {self.endpoint}"
+        scheme = str(self.root).split("://", 1)[0]
+        address = os.environ.get("TENSORSTORE_GCS_HTTP_URL") if scheme == "gs" else None
+        return f"the server at {address}" if address else _SERVICES[scheme][0]
+
+    def file(self, key: str) -> Path | str:
+        """Name a key of the store for messages."""
+        return self.root / key if isinstance(self.root, Path) else f"{self.root}/{key}"
+
+    def kvstore(self, key: str) -> dict[str, Any]:
+        """Make TensorStore's spec of a key of the store, such as `chips/ARRAY`; with a slash at its end all below."""
+        if isinstance(self.root, Path):
+            return {"driver": "file", "path": str(self.root / key) + "/" * key.endswith("/")}
+        scheme, rest = self.root.split("://", 1)
+        bucket, _, path = rest.partition("/")
+        spec: dict[str, Any] = {"driver": _DRIVERS[scheme], "bucket": bucket, "path": f"{path}/{key}".lstrip("/")}
+        if scheme == "s3" and os.environ.get("AWS_ACCESS_KEY_ID"):
+            # The first that TensorStore would try; asked for by name it does not complain of profiles that are missing.
+            spec["aws_credentials"] = {"type": "environment"}
+        if self.endpoint is not None:
+            # With an endpoint requests go to ENDPOINT/BUCKET and need a region to be signed for. Servers of one's own
+            # take any; Source: names and default of the AWS SDKs.
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+            spec |= {"endpoint": self.endpoint, "aws_region": region}
+        return spec
+
+    def read(self, key: str) -> bytes | None:
+        """Read a key whole; None where it is missing. `StoreError` where object storage refuses or can't be reached,
+        `OSError` where a file can't be read."""
+        if isinstance(self.root, Path):
+            file = self.root / key
+            return file.read_bytes() if file.is_file() else None
+        is_small = key.endswith(".json")
+        result = self._answer(lambda store: store.read(key), within_s=_ANSWER_S if is_small else None)
+        return None if result.state == "missing" else bytes(result.value)
+
+    def listed_chips(self) -> set[str]:
+        """List the keys below `chips/` on object storage, in one go; `StoreError` as `read`, and for no bucket."""
+        wanted = ts.KvStore.KeyRange("chips/", "chips/\U0010ffff")
+        return {key.decode() for key in self._answer(lambda store: store.list(wanted))}
+
+    def missing(self, keys: Iterable[str]) -> str | None:
+        """Give the first of some keys that is not there; None where all are."""
+        if isinstance(self.root, Path):
+            return next((key for key in keys if not (self.root / key).is_file()), None)
+        found = self.listed_chips()
+        return next((key for key in keys if key not in found), None)
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a key whole: it appears at once or not at all (`OutputError`)."""
+        if isinstance(self.root, Path):
+            with whole_file(self.root / key) as beside:
+                beside.write_bytes(content)
+            return
+        try:
+            kvstore = ts.KvStore.open(self.kvstore(""), context=reading_context(patient=False)).result()
+            kvstore.write(key, content).result()
+        except _TENSORSTORE_ERRORS as problem:
+            found = self.trouble(problem) or str(problem).split(" [")[0]
+            raise OutputError(f"cannot write '{self.file(key)}': {found}") from problem
+
+    def trouble(self, problem: Exception) -> str | None:
+        """Say what is the matter with the object storage; None where it is not to blame, but the content is."""
+        if isinstance(self.root, Path):
+            return None
+        text = str(problem).split(" [")[0]
+        _, check_address, credentials = _SERVICES[self.root[:2]]
+        if isinstance(problem, TimeoutError):
+            return f"{self.server} gave no answer within {_ANSWER_S:g} s (asked for '{self}'); {check_address}"
+        if "NoSuchBucket" in text or "bucket does not exist" in text:
+            missing = f"there is no bucket '{str(self.root).split('/')[2]}' at {self.server}"
+            return f"{missing} (asked for '{self}'); make it, or {check_address}"
+        if refused := _REFUSED.search(str(problem)):
+            return (
+                f"{self.server} refuses access to '{self}' ({refused[0]}: {text}); give credentials that may: "
+                f"{credentials}"
+            )
+        if "CURL error" in text or "retry attempts" in text or "UNAVAILABLE" in text or "aws_region" in text:
+            return f"{self.server} can't be reached (asked for '{self}': {text}); {check_address}"
+        return None
+
+    def _answer(self, ask: Any, *, within_s: float | None = None) -> Any:
+        """Ask the object storage and wait; its errors become ours."""
+        try:
+            store = ts.KvStore.open(self.kvstore(""), context=reading_context(patient=False)).result()
+            return ask(store).result(timeout=within_s)
+        except _TENSORSTORE_ERRORS as problem:
+            found = self.trouble(problem) or f"'{self}' can't be read: {str(problem).split(' [')[0]}"
+            raise StoreError(found) from problem
+
+
+@cache
+def reading_context(*, patient: bool = True) -> ts.Context:
+    """Give what all arrays share: so many requests in flight, and patience with a server; less of it for whole keys,
+    which are the first that is read of a store."""
+    resources: dict[str, Any] = {}
+    for driver in _DRIVERS.values():
+        # Who sets the variable decides.
+        is_set = f"TENSORSTORE_{driver.upper()}_REQUEST_CONCURRENCY" in os.environ
+        resources[f"{driver}_request_concurrency"] = {"limit": "shared" if is_set else _REQUESTS}
+        resources[f"{driver}_request_retries"] = _MANY_RETRIES if patient else _FEW_RETRIES
+    return ts.Context(resources)
 
 
 Split = Literal["train", "val", "test"]
@@ -62,34 +248,6 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChipRecord:
-    """What the index says of one chip, besides where its pixels are."""
-
-    place: str
-    """Identity of the ground that images share."""
-    cell: str
-    """Cell of the place, for example `r000c002`; (place, cell) is one footprint."""
-    sensor: str
-    source_path: str
-    """The image it was cut from, as the manifest names it."""
-    valid_fraction: float
-    """0 to 1."""
-    split: Split = "train"
-    datetime: dt.datetime | None = None
-    """UTC; None where unknown."""
-    crs: str | None = None
-    """Coordinate system of `transform`; None where the image has none."""
-    transform: tuple[float, float, float, float, float, float] | None = None
-    """Affine coefficients (a, b, c, d, e, f) of the chip: x = a·col + b·row + c, y = d·col + e·row + f."""
-    gsd_m: float | None = None
-    """Of the chip's pixels; None where the image has no CRS."""
-    geometry: bytes | None = None
-    """Footprint as a WKB polygon in longitude and latitude; None where the image has no CRS."""
-    bounds: tuple[float, float, float, float] | None = None
-    """Least longitude, least latitude, greatest longitude, greatest latitude of `geometry`."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
     """What all chips of one array share."""
@@ -101,12 +259,12 @@ class ArraySpec:
     dtype: str
     """NumPy name of the stored type, for example `uint16`."""
     encoding: Mapping[str, Encoding]
-    """How the digital numbers of each band become physical values."""
+    """By band."""
     nodata: float | None
     """Digital number at places without data; None where only the `valid` array tells."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Make plain JSON; `from_dict` is its inverse."""
+        """Make plain JSON."""
         encoding = {band: asdict(entry) for band, entry in self.encoding.items()}
         return {**vars(self), "bands": list(self.bands), "encoding": encoding}
 
@@ -125,27 +283,17 @@ class ArrayInfo(ArraySpec):
     digest: str
     """Hash of all digital numbers and their validity."""
 
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> "ArrayInfo":
-        """Read what `to_dict` wrote."""
-        encoding = {band: Encoding(**numbers) for band, numbers in entry["encoding"].items()}
-        return cls(**{**entry, "bands": tuple(entry["bands"]), "encoding": encoding})
-
 
 STORE_VERSION = 1
 
 # What reading the wrong JSON raises: a key that is missing, a value of another kind, a number out of range.
-_WRONG_JSON = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_WRONG_JSON = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 # Name of the only encoding that the sensor of an array has: the one its numbers are stored in.
 _STORED = "stored"
 
 ReadRows = Callable[[ts.TensorStore, Int[Array, " chip"], Array], Any]
 """Begins to read rows of an opened array into memory; its result waits for them."""
-
-
-def _read_rows(opened: ts.TensorStore, rows: Int[Array, " chip"], out: Array) -> Any:
-    return ts.array(out, copy=False).write(opened[rows])
 
 
 class ChipStore:
@@ -157,8 +305,13 @@ class ChipStore:
         self.path: Path | str = location.root
         self.version: int = header["version"]
         self.sensors: dict[str, Sensor] = {name: sensor_from_dict(entry) for name, entry in header["sensors"].items()}
-        infos = [ArrayInfo.from_dict(entry) for entry in header["arrays"]]
-        self.arrays: dict[str, ArrayInfo] = {info.name: info for info in infos}
+        self.arrays: dict[str, ArrayInfo] = {}
+        for entry in header["arrays"]:
+            encoding = {
+                band: checked(Encoding, raw, where=f"encoding of '{band}'") for band, raw in entry["encoding"].items()
+            }
+            read = {**entry, "bands": tuple(entry["bands"]), "encoding": encoding}
+            self.arrays[entry["name"]] = ArrayInfo(**read)
         self.statistics: dict[str, dict[str, BandStatistics]] = {
             sensor: {band: BandStatistics(**entry) for band, entry in bands.items()}
             for sensor, bands in header.get("statistics", {}).items()
@@ -167,35 +320,54 @@ class ChipStore:
         self.report: dict[str, Any] = header.get("report", {})
         self.inputs: str | None = header.get("inputs")
         self.index = index
-        self._chips = {name: _open_array(location, f"chips/{name}") for name in self.arrays}
-        self._valid = {
-            name: _open_array(location, f"valid/{name}") for name, info in self.arrays.items() if info.has_valid
-        }
+        self._chips = {name: self._opened("chips", name) for name in self.arrays}
+        self._valid = {name: self._opened("valid", name) for name, info in self.arrays.items() if info.has_valid}
+        counted = sum(info.num_chips for info in self.arrays.values())
+        if counted != index.num_rows:
+            raise StoreError(
+                f"store '{self.path}' has {counted} chips and {index.num_rows} rows of index; prepare it again"
+            )
+        # A shard that is missing would read as zeros, silently, so look for each.
+        missing = location.missing(
+            f"chips/{info.name}/c/{shard}/0/0/0"
+            for info in self.arrays.values()
+            for shard in range(-(-info.num_chips // info.chips_per_shard))
+        )
+        if missing is not None:
+            again = "copy it again" if isinstance(location.root, str) else "prepare it again"
+            raise StoreError(f"store '{self.path}' is incomplete: '{location.file(missing)}' is missing; {again}")
 
     @classmethod
     def open(cls, path: Path | str, *, endpoint: str | None = None) -> "ChipStore":
         """Open a store and check that it is whole.
 
-        Args:
-            path: folder; or URL, `s3://bucket/path` or `gs://bucket/path`.
-            endpoint: address of an S3-compatible server; None: the provider's own, or what AWS_ENDPOINT_URL says.
-
-        Raises:
-            StoreError: nothing is there, it is unfinished, broken, or of another version; or object storage refuses, or
-                can't be reached.
+        `path` is a folder or a URL, `s3://bucket/path` or `gs://bucket/path`; `endpoint` is the address of an
+        S3-compatible server, None: the provider's own, or what AWS_ENDPOINT_URL says. `StoreError` where nothing is
+        there, it is unfinished, broken, or of another version, or object storage refuses or can't be reached.
         """
         location = StoreLocation.of(path, endpoint=endpoint)
         header = _read_header(location)
-        index = read_index(location)
+        file = location.file("index.parquet")
         try:
-            store = cls(location, header, index)
-            store._check_arrays()
-            store._check_whole()
+            content = location.read("index.parquet")
+            if content is None:
+                raise StoreError(f"the chip store has no index: there is no '{file}'; prepare the store again")
+            index = pq.read_table(pa.BufferReader(content))
+        except (pa.ArrowException, OSError) as problem:
+            if isinstance(problem, StoreError):
+                raise
+            raise StoreError(
+                f"the index of the chip store can't be read: '{file}': {problem}; prepare the store again"
+            ) from problem
+        lacking = [name for name in INDEX_SCHEMA.names if name not in index.column_names]
+        if lacking:
+            raise StoreError(f"the index '{file}' lacks the columns {', '.join(lacking)}; prepare the store again")
+        try:
+            return cls(location, header, index)
         except StoreError:
             raise
         except (AnybandError, *_WRONG_JSON) as problem:
             raise _broken(location.file("store.json"), problem) from problem
-        return store
 
     def read(
         self,
@@ -203,21 +375,13 @@ class ChipStore:
         rows: Sequence[int] | Num[Array, " chip"],
         *,
         out: Num[Array, "chip band row col"] | None = None,
-        how: ReadRows = _read_rows,
+        how: ReadRows = lambda opened, rows, out: ts.array(out, copy=False).write(opened[rows]),
     ) -> tuple[Num[Array, "chip band row col"], Bool[Array, "chip band row col"] | None]:
-        """Read chips in digital numbers, all in one go.
+        """Read chips of an array, in digital numbers of their stored type and all in one go, and where they are data
+        (None: everywhere).
 
-        Args:
-            array: name of the array.
-            rows: of the array, in any order; a row may stand more than once.
-            out: memory to fill, of the right shape and type; None: new.
-            how: reads rows of an opened array, for example `OpenShards.read`.
-
-        Returns:
-            The chips in their stored type, and where they are data (None: everywhere).
-
-        Raises:
-            StoreError: no such array or row, or a damaged file.
+        Rows come in any order, one may stand more than once; `out` is memory to fill; `how` reads rows of an opened
+        array, for example `OpenShards.read`. `StoreError` where there is no such array or row, or a file is damaged.
         """
         info = self._info(array)
         wanted = np.asarray(rows, dtype=np.int64)
@@ -225,11 +389,10 @@ class ChipStore:
             raise StoreError(
                 f"array '{array}' has rows 0 to {info.num_chips - 1}, asked for {wanted.min()} to {wanted.max()}"
             )
-        whole = self._whole_rows[array][wanted]
         shape = (len(wanted), len(info.bands), info.height, info.width)
         chips = np.empty(shape, dtype=info.dtype) if out is None else out
         reading = how(self._chips[array], wanted, chips)
-        partial = np.flatnonzero(~whole)
+        partial = np.flatnonzero(~self._whole_rows[array][wanted])
         known = np.empty((len(partial), *shape[1:]), dtype=np.uint8)
         reading_known = how(self._valid[array], wanted[partial], known) if len(partial) else None
         _result(reading, self.location)
@@ -250,9 +413,7 @@ class ChipStore:
     def normalisation(self, array: str, *, source: Literal["catalogue", "store"]) -> "Normalisation":
         """Join the encoding of an array with the sensor's statistics in the catalogue, or those of this store.
 
-        Raises:
-            StoreError: the store's statistics are asked for and were not computed.
-            CatalogueError: the catalogue has none for a band.
+        `StoreError` where the store's were not computed, `CatalogueError` where the catalogue has none for a band.
         """
         from anyband.data.harmonise import normalisation_for
 
@@ -310,13 +471,12 @@ class ChipStore:
     @cached_property
     def _whole_rows(self) -> dict[str, Array]:
         """Which rows of each array are wholly valid, so that `valid` is read for the others only."""
-        names = self.index.column("array").to_numpy(zero_copy_only=False)
-        rows = self.array_rows
-        fractions = self.index.column("valid_fraction").to_numpy()
+        is_whole = self.index.column("valid_fraction").to_numpy() >= 1.0
         whole = {name: np.ones(info.num_chips, dtype=bool) for name, info in self.arrays.items()}
-        for name in self._valid:
-            here = names == name
-            whole[name][rows[here]] = fractions[here] >= 1.0
+        for number, name in enumerate(self.arrays):
+            if name in self._valid:
+                here = self.array_numbers == number
+                whole[name][self.array_rows[here]] = is_whole[here]
         return whole
 
     def _info(self, array: str) -> ArrayInfo:
@@ -327,59 +487,34 @@ class ChipStore:
             )
         return self.arrays[array]
 
-    def _check_arrays(self) -> None:
-        """See that the header and the arrays agree."""
-        for name, info in self.arrays.items():
-            sensor = self.array_sensor(name)
-            declared = (info.num_chips, len(sensor.bands), info.height, info.width)
-            kinds = [(self._chips[name], info.dtype)]
-            kinds += [(self._valid[name], "uint8")] if info.has_valid else []
-            for opened, dtype in kinds:
-                found = (tuple(opened.shape), opened.dtype.name)
-                if found != (declared, dtype):
-                    raise StoreError(
-                        f"store '{self.path}' is broken: array '{name}' is declared as {declared} of {dtype}, "
-                        f"found {found[0]} of {found[1]}; prepare the store again"
-                    )
-
-    def _check_whole(self) -> None:
-        """A shard that is missing would read as zeros, silently, so look for each."""
-        counted = sum(info.num_chips for info in self.arrays.values())
-        if counted != self.index.num_rows:
+    def _opened(self, kind: Literal["chips", "valid"], array: str) -> ts.TensorStore:
+        """Open an array, and see that it is as the header says."""
+        info, key = self.arrays[array], f"{kind}/{array}"
+        spec = {
+            "driver": "zarr3",
+            "kvstore": self.location.kvstore(key),
+            # The files of a finished store never change.
+            "recheck_cached_data": "open",
+            "recheck_cached_metadata": "open",
+            # Each chip is written, also one of zeros: a lost one must not be read as zeros. Valid ones take no room.
+            "fill_missing_data_reads": kind == "valid",
+        }
+        try:
+            opening = ts.open(spec, open=True, read=True, context=reading_context())
+        except ValueError as problem:
             raise StoreError(
-                f"store '{self.path}' has {counted} chips and {self.index.num_rows} rows of index; prepare it again"
-            )
-        shards = (
-            f"chips/{info.name}/c/{shard}/0/0/0"
-            for info in self.arrays.values()
-            for shard in range(-(-info.num_chips // info.chips_per_shard))
-        )
-        missing = self.location.missing(shards)
-        if missing is not None:
+                f"array '{self.location.file(key)}' can't be opened: {problem}; prepare the store again"
+            ) from problem
+        opened: ts.TensorStore = _result(opening, self.location, key)
+        declared = (info.num_chips, len(self.array_sensor(array).bands), info.height, info.width)
+        dtype = "uint8" if kind == "valid" else info.dtype
+        found = (tuple(opened.shape), opened.dtype.name)
+        if found != (declared, dtype):
             raise StoreError(
-                f"store '{self.path}' is incomplete: '{self.location.file(missing)}' is missing; "
-                f"{_again(self.location)}"
+                f"store '{self.path}' is broken: array '{array}' is declared as {declared} of {dtype}, "
+                f"found {found[0]} of {found[1]}; prepare the store again"
             )
-
-
-def read_index(location: StoreLocation) -> pa.Table:
-    """Read the index of a store and check its columns."""
-    path = location.file("index.parquet")
-    try:
-        content = location.read("index.parquet")
-        if content is None:
-            raise StoreError(f"the chip store has no index: there is no '{path}'; prepare the store again")
-        table = pq.read_table(pa.BufferReader(content))
-    except StoreError:
-        raise
-    except (OSError, pa.ArrowException) as problem:
-        raise StoreError(
-            f"the index of the chip store can't be read: '{path}': {problem}; prepare the store again"
-        ) from problem
-    missing = [name for name in INDEX_SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise StoreError(f"the index '{path}' lacks the columns {', '.join(missing)}; prepare the store again")
-    return table
+        return opened
 
 
 def partial_path(path: Path) -> Path:
@@ -427,7 +562,7 @@ def _no_store(location: StoreLocation) -> StoreError:
             )
         return StoreError(f"there is no chip store at '{location}' (no 'store.json'); make one with `anyband prepare`")
     # A bucket that is missing is told by listing only.
-    if location.list_keys("chips/"):
+    if location.listed_chips():
         return StoreError(f"store '{location}' is not whole (no 'store.json'); copy it again, 'store.json' last")
     return StoreError(
         f"there is no chip store at '{location}' (no 'store.json', {location.server}); "
@@ -435,37 +570,14 @@ def _no_store(location: StoreLocation) -> StoreError:
     )
 
 
-def _again(location: StoreLocation) -> str:
-    return "copy it again" if location.is_remote else "prepare it again"
-
-
-def _open_array(location: StoreLocation, key: str) -> ts.TensorStore:
-    spec = {
-        "driver": "zarr3",
-        "kvstore": location.kvstore(key),
-        # The files of a finished store never change.
-        "recheck_cached_data": "open",
-        "recheck_cached_metadata": "open",
-        # Each chip is written, also one of zeros; one that is gone must not be read as zeros. Valid ones take no room.
-        "fill_missing_data_reads": not key.startswith("chips/"),
-    }
-    try:
-        opening = ts.open(spec, open=True, read=True, context=reading_context())
-    except ValueError as problem:
-        raise StoreError(
-            f"array '{location.file(key)}' can't be opened: {problem}; prepare the store again"
-        ) from problem
-    opened: ts.TensorStore = _result(opening, location, key)
-    return opened
-
-
 def _result(future: Any, location: StoreLocation, key: str | None = None) -> Any:
     """Wait for TensorStore; its errors (builtin classes, many of them) become ours."""
     try:
         return future.result()
-    except TENSORSTORE_ERRORS as problem:
+    except _TENSORSTORE_ERRORS as problem:
         where = location if key is None else location.file(key)
-        damage = f"store '{where}' can't be read: {str(problem).split(' [')[0]}; {_again(location)}"
+        again = "copy it again" if isinstance(location.root, str) else "prepare it again"
+        damage = f"store '{where}' can't be read: {str(problem).split(' [')[0]}; {again}"
         raise StoreError(location.trouble(problem) or damage) from problem
 
 

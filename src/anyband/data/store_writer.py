@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from itertools import count
@@ -23,13 +24,14 @@ import pyarrow.parquet as pq
 import tensorstore as ts
 
 from anyband.arrays import Array, Bool, Num
-from anyband.data.store import INDEX_SCHEMA, STORE_VERSION, ArrayInfo, ArraySpec, ChipRecord, header_text
+from anyband.data.store import INDEX_SCHEMA, STORE_VERSION, ArrayInfo, ArraySpec, Split, header_text
 from anyband.errors import OutputError
 from anyband.files import sync, whole_directory
 from anyband.sensors.sensor import Sensor, sensor_to_dict
 
 __all__ = [
     "Chip",
+    "ChipRecord",
     "ChipSource",
     "IndexWriter",
     "StoreWriter",
@@ -87,6 +89,31 @@ _MAX_SHARD_BYTES = 512 * 2**20
 _UNKNOWN_LENGTH = 2**32
 # chosen: more kinds of chips than most stores have; one that is not remembered is found by its content.
 _MAX_KNOWN_SPECS = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChipRecord:
+    """What the index says of one chip, besides where its pixels are. None where the image has no CRS or time."""
+
+    place: str
+    """Identity of the ground that images share."""
+    cell: str
+    """Cell of the place, for example `r000c002`; (place, cell) is one footprint."""
+    sensor: str
+    source_path: str
+    """The image it was cut from, as the manifest names it."""
+    valid_fraction: float
+    split: Split = "train"
+    datetime: dt.datetime | None = None
+    """UTC."""
+    crs: str | None = None
+    transform: tuple[float, float, float, float, float, float] | None = None
+    """Affine coefficients (a, b, c, d, e, f) of the chip: x = a·col + b·row + c, y = d·col + e·row + f."""
+    gsd_m: float | None = None
+    geometry: bytes | None = None
+    """Footprint as a WKB polygon in longitude and latitude."""
+    bounds: tuple[float, float, float, float] | None = None
+    """Least longitude, least latitude, greatest longitude, greatest latitude of `geometry`."""
 
 
 @runtime_checkable

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anyband.arrays import Bool, Float, Int
-from anyband.device_copies import to_device
+from anyband.arrays import Bool, Float, Int, to_device
 from anyband.errors import InputError
 
 __all__ = [

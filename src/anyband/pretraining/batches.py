@@ -9,10 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Float, Int
+from anyband.arrays import Array, Bool, Float, Int, to_device
 from anyband.data.harmonise import Normalisation, Standardiser, stretched
-from anyband.data.image_sets import ImageSets, SetDraw, SetSampler, pairs_drawn
-from anyband.data.loader import OpenShards, RawImages, RawSets, batches_in_work, read_ahead, read_sets
+from anyband.data.image_sets import ImageSets
+from anyband.data.loader import (
+    OpenShards,
+    RawImages,
+    RawSets,
+    SetDraw,
+    SetSampler,
+    ShardShuffle,
+    batches_in_work,
+    pairs_drawn,
+    read_ahead,
+    read_sets,
+)
 from anyband.data.resample import (
     Augmentation,
     AugmentOptions,
@@ -21,9 +32,7 @@ from anyband.data.resample import (
     input_corners,
     input_gsd_m,
 )
-from anyband.data.sampler import ShardShuffle
 from anyband.data.store import ChipStore
-from anyband.device_copies import to_device
 from anyband.encode.metadata import FACTS, hide_facts, set_metadata
 from anyband.errors import CatalogueError, RecipeError
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise

@@ -9,9 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Int
-from anyband.data.image_sets import ImageSets, SetDraw, SetSampler, find_pairs, find_sets
-from anyband.data.loader import shard_shuffle
-from anyband.data.sampler import ShardShuffle, check_sensors
+from anyband.data.image_sets import ImageSets, check_sensors, find_pairs, find_sets
+from anyband.data.loader import SetDraw, SetSampler, ShardShuffle, shard_shuffle
 from anyband.data.store import ChipStore, Split
 from anyband.errors import CheckpointError, RecipeError, StoreError
 from anyband.evaluate.fitting import with_new_ranges

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Float
-from anyband.data.image_sets import SetDraw
+from anyband.data.loader import SetDraw
 from anyband.data.resample import AugmentOptions
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import checkpoint_sensors
