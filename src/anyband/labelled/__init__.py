@@ -1,7 +1,7 @@
 """Labelled data: the door that opens them, and the checks that all of them pass."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -34,36 +34,33 @@ def open_task_data(
         InputError: an empty split, a sample in two splits, or classes that can't be drawn by.
     """
     # Late: each kind of source has libraries of its own.
+    if spec.source.startswith(_TORCHGEO):
+        from anyband.labelled.torchgeo import open_torchgeo
+
+        data = open_torchgeo(spec, seed=seed, download=download)
+    elif is_named(spec.source):
+        from anyband.labelled.published import open_published
+
+        data = open_published(spec, seed=seed)
+    elif spec.kind in DENSE_KINDS:
+        from anyband.labelled.maps import open_maps
+
+        data = open_maps(spec, seed=seed)
+    else:
+        from anyband.labelled.images import open_images
+
+        data = open_images(spec, seed=seed, sensors=sensors)
     from anyband.labelled.splits import take_fraction
 
-    data = _opened(spec, seed=seed, download=download, sensors=sensors)
     check_task_data(data, needs_validation=spec.split.val > 0)
     return take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
 
 
 def is_named(source: str) -> bool:
     """Tell whether a source is the name of a data set, and not a folder or file."""
-    from anyband.labelled.published import list_published
+    from anyband.labelled.published import PUBLISHED
 
-    return source.startswith(_TORCHGEO) or (source in list_published() and not Path(source).exists())
-
-
-def _opened(spec: DataSpec, *, seed: int, download: bool, sensors: Mapping[str, Sensor] | None) -> TaskData:
-    if spec.source.startswith(_TORCHGEO):
-        from anyband.labelled.torchgeo import open_torchgeo
-
-        return open_torchgeo(spec, seed=seed, download=download)
-    if is_named(spec.source):
-        from anyband.labelled.published import open_published
-
-        return open_published(spec, seed=seed)
-    if spec.kind in DENSE_KINDS:
-        from anyband.labelled.maps import open_maps
-
-        return open_maps(spec, seed=seed)
-    from anyband.labelled.images import open_images
-
-    return open_images(spec, seed=seed, sensors=sensors)
+    return source.startswith(_TORCHGEO) or (source in PUBLISHED and not Path(source).exists())
 
 
 # chosen: as many names in a message as one reads.
@@ -80,58 +77,62 @@ def check_task_data(data: TaskData, *, needs_validation: bool = True) -> None:
             the classes; fewer than two classes; a class in validation or test that training lacks; or one file in two
             splits.
     """
-    _check_names(data)
-    _check_splits(data, needs_validation=needs_validation)
-    _check_targets(data)
-    if data.kind in ("class", "labels"):
-        _check_classes_learned(data)
-    _check_contents(data)
-
-
-def _check_names(data: TaskData) -> None:
+    sizes = {len(data.names), len(data.splits), len(data.sensors)}
+    sizes |= {len(one) for one in (data.places, data.contents) if one}
+    sizes |= set() if data.targets is None else {len(data.targets)}
+    if len(sizes) != 1:
+        raise InputError(f"'{data.name}' names {sorted(sizes)} samples in its fields; each needs one entry a sample")
     twice = [name for name, count in Counter(data.names).items() if count > 1]
     if twice:
         raise InputError(
             f"'{data.name}' has {len(twice)} names that several samples have, such as '{twice[0]}'; samples need names "
             "of their own"
         )
-
-
-def _check_splits(data: TaskData, *, needs_validation: bool) -> None:
     counts = data.num_samples
-    roles = {"train": "learn from", "val": "choose by", "test": "report"}
-    needed: list[Split] = ["train", "val", "test"] if needs_validation else ["train", "test"]
-    for split in needed:
-        if counts[split] == 0:
+    for split, role in zip(SPLITS, ("learn from", "choose by", "report"), strict=True):
+        if counts[split] == 0 and (split != "val" or needs_validation):
             found = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise InputError(
-                f"'{data.name}' has no sample in split '{split}' to {roles[split]} (samples: {found}); declare some in "
+                f"'{data.name}' has no sample in split '{split}' to {role} (samples: {found}); declare some in "
                 "a column `split` or in lists, or have them drawn by `split.val` and `split.test`"
             )
-
-
-def _check_targets(data: TaskData) -> None:
-    targets = data.targets
-    if data.is_dense or targets is None:
-        if data.is_dense and targets is None:
-            return
-        has = "no" if targets is None else "a"
+    if data.is_dense != (data.targets is None):
+        has = "no" if data.targets is None else "a"
         raise InputError(
             f"'{data.name}' has kind '{data.kind}' and {has} number or class for each sample; the two disagree"
         )
+    if data.targets is not None:
+        _check_targets(data, data.targets)
+    _check_contents(data)
+
+
+def _check_targets(data: TaskData, targets: Array) -> None:
     if data.kind == "number":
         _check_numbers(data, targets)
         return
-    if data.kind == "labels":
-        if targets.shape[1:] != (len(data.classes),) or targets.dtype != bool:
+    if data.kind == "class":
+        _check_class_numbers(data, targets)
+    elif targets.shape[1:] != (len(data.classes),) or targets.dtype != bool:
+        raise InputError(
+            f"'{data.name}' has {len(data.classes)} classes and labels of shape {targets.shape}; each sample needs "
+            "to say of each class whether it holds"
+        )
+    elif not data.classes:
+        raise InputError(f"'{data.name}' has no classes")
+    # A class that is asked for must have been shown.
+    shown = {split: targets[data.split(split)] for split in SPLITS}
+    found = {
+        split: set(np.flatnonzero(one.any(axis=0)) if data.kind == "labels" else np.unique(one))
+        for split, one in shown.items()
+    }
+    for split in SPLITS[1:]:
+        lacking = sorted(found[split] - found["train"])
+        if lacking:
+            names = _listed([data.classes[index] for index in lacking])
             raise InputError(
-                f"'{data.name}' has {len(data.classes)} classes and labels of shape {targets.shape}; each sample needs "
-                "to say of each class whether it holds"
+                f"{len(lacking)} of {len(data.classes)} classes are in split '{split}' of '{data.name}' and not in "
+                f"training: {names}; add training samples of them, or leave them out"
             )
-        if not data.classes:
-            raise InputError(f"'{data.name}' has no classes")
-        return
-    _check_class_numbers(data, targets)
 
 
 def _check_numbers(data: TaskData, targets: Array) -> None:
@@ -163,29 +164,18 @@ def _check_class_numbers(data: TaskData, targets: Array) -> None:
         raise InputError(f"'{data.name}' needs samples of two classes at least, {only} is there")
 
 
-def _check_classes_learned(data: TaskData) -> None:
-    """Refuse a class that is asked for and was never shown."""
-    learned = _classes_in(data, "train")
-    for split in SPLITS[1:]:
-        lacking = sorted(_classes_in(data, split) - learned)
-        if lacking:
-            names = _listed([data.classes[index] for index in lacking])
-            raise InputError(
-                f"{len(lacking)} of {len(data.classes)} classes are in split '{split}' of '{data.name}' and not in "
-                f"training: {names}; add training samples of them, or leave them out"
-            )
-
-
-def _classes_in(data: TaskData, split: Split) -> set[int]:
-    if data.targets is None:
-        return set()
-    targets = data.targets[data.split(split)]
-    found = np.flatnonzero(targets.any(axis=0)) if data.kind == "labels" else np.unique(targets)
-    return set(found.tolist())
-
-
 def _check_contents(data: TaskData) -> None:
-    twins = list(_twins(data))
+    """Refuse samples of equal content in different splits; samples of one place may share files and are left out."""
+    first_of: dict[str, dict[Split, int]] = {}
+    twins = []
+    for sample, content in enumerate(data.contents):
+        if not content:
+            continue
+        seen, split = first_of.setdefault(content, {}), data.splits[sample]
+        other = next((one for name, one in seen.items() if name != split and not _same_place(data, one, sample)), None)
+        if other is not None:
+            twins.append((other, sample))
+        seen.setdefault(split, sample)
     found = []
     with progress("compare samples", len(twins), shown=len(twins) > _SHOWN_FROM) as advance:
         for first, second in twins:
@@ -201,20 +191,6 @@ def _check_contents(data: TaskData) -> None:
             f"'{data.name}' has {len(found)} samples with the same content in two splits: {_listed(pairs)}; the test "
             "would score what training saw: keep one of each, or both in one split"
         )
-
-
-def _twins(data: TaskData) -> Iterable[tuple[int, int]]:
-    """Find samples of equal hash in different splits; samples of one place may share files and are left out."""
-    first_of: dict[str, dict[Split, int]] = {}
-    for sample, content in enumerate(data.contents):
-        if not content:
-            continue
-        seen = first_of.setdefault(content, {})
-        split = data.splits[sample]
-        other = next((one for name, one in seen.items() if name != split and not _same_place(data, one, sample)), None)
-        if other is not None:
-            yield other, sample
-        seen.setdefault(split, sample)
 
 
 def _same_place(data: TaskData, first: int, second: int) -> bool:

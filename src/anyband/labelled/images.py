@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anyband.data.manifest import ImageEntry, entry_sensor
+from anyband.data.manifest import entry_sensor
 from anyband.data.store import Split
 from anyband.errors import InputError, ManifestError, RecipeError
 from anyband.labelled.samples import (
@@ -22,14 +22,12 @@ from anyband.labelled.samples import (
     Targets,
     TaskData,
     TaskKind,
-    check_options,
-    chosen_option,
     contents_of,
     fingerprint_of,
+    options_of,
     quick_fingerprint,
-    sizes_of,
 )
-from anyband.labelled.splits import check_places_whole, complete_splits, splits_from_lists
+from anyband.labelled.splits import complete_splits, splits_from_lists
 from anyband.labelled.tables import ListedSample, list_samples
 from anyband.rasters.reader import RasterSource
 from anyband.sensors.sensor import Sensor
@@ -52,23 +50,24 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
         InputError: samples with several labels of kind `class`, or classes too small for every split.
         RecipeError: an option that does not exist, or choices that do not go together.
     """
+    options = options_of(spec, {"absent": ("refuse", "leave_out"), "contents": ("files", "sizes")})
     _check_spec(spec)
     samples = list_samples(spec, sensors=sensors)
     _check_listed_once(samples, spec.source)
-    classes, targets = _labels(samples, spec)
+    classes, targets = _labels(samples, spec.kind, source=spec.source)
     samples = _named(samples, Path(spec.source))
-    kept, splits, places, notes = _image_splits(samples, targets, classes, spec, seed=seed)
+    kept, splits, places, notes = _image_splits(samples, targets, classes, spec, options["absent"], seed=seed)
     if kept is not None:
         samples = [samples[index] for index in kept]
         targets = None if targets is None else targets[kept]
     files = [tuple(dict.fromkeys(path for entry in one.images for path in entry.source.paths)) for one in samples]
     compared = spec.options.get("contents", "files" if len(files) <= MOST_READ else "sizes") == "files"
-    contents = contents_of(files) if compared else sizes_of(files)
+    contents = contents_of(files, sizes_only=not compared)
     if not compared:
         notes = (*notes, "contents of files were not compared: one image may be in two splits under two names")
-    sensors_of, said = _sensors_and_metadata(samples)
+    sensors_of, metadata = _sensors_and_metadata(samples)
     names = tuple(one.name for one in samples)
-    seen = [f"{content} {metadata}" for content, metadata in zip(contents, said, strict=True)]
+    seen = [f"{content} {text}" for content, text in zip(contents, metadata, strict=True)]
     return TaskData(
         name=Path(spec.source).name,
         kind=spec.kind,
@@ -86,9 +85,6 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
 
 
 def _check_spec(spec: DataSpec) -> None:
-    check_options(spec, ("absent", "contents"))
-    chosen_option(spec, "absent", ("refuse", "leave_out"))
-    chosen_option(spec, "contents", ("files", "sizes"))
     if spec.split.blocks is not None:
         raise RecipeError(f"split.blocks are for maps of labels; data.kind is '{spec.kind}'")
     for field, given, column in (("bands", spec.bands, "bands"), ("encodings", spec.encodings, "encoding")):
@@ -127,32 +123,30 @@ def _check_listed_once(samples: Sequence[ListedSample], name: str) -> None:
         seen.add(key)
 
 
-def _labels(samples: Sequence[ListedSample], spec: DataSpec) -> tuple[tuple[str, ...], Targets]:
-    """Number the classes in alphabetic order; give their names and the target of each sample."""
-    if spec.kind == "number":
+def _labels(
+    samples: Sequence[ListedSample], kind: TaskKind, *, source: str, classes: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], Targets]:
+    """Number the classes, in alphabetic order where none are given; give their names and the target of each sample."""
+    if kind == "number":
         return (), np.array([one.label for one in samples], dtype=np.float64)
     labels = [one.label if isinstance(one.label, tuple) else () for one in samples]
-    classes = tuple(sorted({name for names in labels for name in names}))
-    if not classes:
-        raise ManifestError(f"'{spec.source}' has no labels")
+    known = tuple(sorted({name for names in labels for name in names}) if classes is None else classes)
+    if not known:
+        raise ManifestError(f"'{source}' has no labels")
     wrong = [index for index, names in enumerate(labels) if len(set(names)) != 1]
-    if spec.kind == "class" and wrong:
+    if kind == "class" and wrong:
         raise InputError(
-            f"{len(wrong)} samples of '{spec.source}' have no label or several, the first is "
+            f"{len(wrong)} samples of '{source}' have no label or several, the first is "
             f"'{samples[wrong[0]].images[0].source.paths[0]}'; say `kind: labels` (`--multi-label`), or give every "
             "sample one label"
         )
-    return classes, _as_targets(labels, classes, spec.kind)
-
-
-def _as_targets(labels: Sequence[tuple[str, ...]], classes: Sequence[str], kind: TaskKind) -> Targets:
-    number = {name: index for index, name in enumerate(classes)}
+    number = {name: index for index, name in enumerate(known)}
     if kind == "class":
-        return np.array([number[names[0]] for names in labels], dtype=np.int64)
-    present = np.zeros((len(labels), len(classes)), dtype=bool)
+        return known, np.array([number[names[0]] for names in labels], dtype=np.int64)
+    present = np.zeros((len(labels), len(known)), dtype=bool)
     for row, names in enumerate(labels):
         present[row, [number[name] for name in names]] = True
-    return present
+    return known, present
 
 
 def _named(samples: Sequence[ListedSample], source: Path) -> list[ListedSample]:
@@ -173,7 +167,13 @@ def _named(samples: Sequence[ListedSample], source: Path) -> list[ListedSample]:
 
 
 def _image_splits(
-    samples: Sequence[ListedSample], targets: Targets, classes: Sequence[str], spec: DataSpec, *, seed: int
+    samples: Sequence[ListedSample],
+    targets: Targets,
+    classes: Sequence[str],
+    spec: DataSpec,
+    absent: str,
+    *,
+    seed: int,
 ) -> tuple[list[int] | None, tuple[Split, ...], tuple[str, ...], tuple[str, ...]]:
     """Find or draw the splits: positions of the samples that are in one (None: all), splits, places, and notes."""
     kept: list[int] | None = None
@@ -184,14 +184,19 @@ def _image_splits(
             raise ManifestError(
                 f"'{spec.source}' declares splits itself, and `split.lists` names lists of them; leave one out"
             )
-        absent = spec.options.get("absent", "refuse")
         names = [one.name for one in samples]
         listed, notes = splits_from_lists(spec.split.lists, names, source=spec.source, absent=absent)
         kept = [index for index, split in enumerate(listed) if split is not None]
         samples, declared = [samples[index] for index in kept], [listed[index] for index in kept]
         targets = None if targets is None else targets[kept]
     places = tuple(one.place or one.name for one in samples) if any(one.place for one in samples) else ()
-    check_places_whole(places, [split for split in declared if split is not None], spec.source)
+    split_of: dict[str, Split] = {}
+    for place, split in zip(places, declared, strict=False):
+        if split is not None and split_of.setdefault(place, split) != split:
+            raise ManifestError(
+                f"'{spec.source}' has images of place '{place}' in '{split_of[place]}' and in '{split}'; images of one "
+                "place would leak from one split into another: declare one split for each place"
+            )
     labels = None if targets is None or targets.dtype.kind == "f" else targets
     splits, drawn = complete_splits(declared, labels, spec.split, places=places, seed=seed, classes=classes)
     return kept, splits, places, (*notes, *drawn)
@@ -204,26 +209,24 @@ def _sensors_and_metadata(samples: Sequence[ListedSample]) -> tuple[tuple[tuple[
     stored: dict[object, Sensor] = {}
     hashes: dict[object, str] = {}
     one_of: dict[Sensor, Sensor] = {}
-
-    def sensor(entry: ImageEntry) -> Sensor:
-        # Images that were made of the same cells share these objects, and they live as long as the images do.
-        key = id(entry.sensor), id(entry.encoding), entry.source.encoding
-        if key not in stored:
-            found = entry_sensor(entry)
-            stored[key] = one_of.setdefault(found, found)
-        return stored[key]
-
-    def metadata(entry: ImageEntry) -> str:
-        source = entry.source
-        how = (source.bands, source.time_index, source.time, source.nodata, source.valid_values)
-        key = id(entry.sensor), id(entry.encoding), how, source.valid_variable
-        if key not in hashes:
-            written = repr((entry.sensor.name, entry.sensor.band_names, entry.encoding, how, source.valid_variable))
-            hashes[key] = blake2b(written.encode(), digest_size=8).hexdigest()
-        return f"{hashes[key]} {entry.datetime}"
-
-    sensors = tuple(tuple(map(sensor, one.images)) for one in samples)
-    return sensors, [" ".join(map(metadata, one.images)) for one in samples]
+    sensors, metadata = [], []
+    for one in samples:
+        of_sample, texts = [], []
+        for entry in one.images:
+            source = entry.source
+            how = (source.bands, source.time_index, source.time, source.nodata, source.valid_values)
+            # Images of rows that say the same share these objects, and they live as long as the images do.
+            key = id(entry.sensor), id(entry.encoding), source.encoding, how, source.valid_variable
+            if key not in stored:
+                found = entry_sensor(entry)
+                stored[key] = one_of.setdefault(found, found)
+                text = repr((entry.sensor.name, entry.sensor.band_names, entry.encoding, how, source.valid_variable))
+                hashes[key] = blake2b(text.encode(), digest_size=8).hexdigest()
+            of_sample.append(stored[key])
+            texts.append(f"{hashes[key]} {entry.datetime}")
+        sensors.append(tuple(of_sample))
+        metadata.append(" ".join(texts))
+    return tuple(sensors), metadata
 
 
 def _read(sample: ListedSample) -> Sample:
@@ -270,7 +273,7 @@ def published_data(
         absent = spec.options.get("absent", "refuse")
         splits, listed = splits_from_lists(lists, [one.name for one in samples], source=spec.source, absent=absent)
         samples = [replace(one, split=split) for one, split in zip(samples, splits, strict=True) if split is not None]
-    targets = _as_targets([one.label for one in samples if isinstance(one.label, tuple)], classes, kind)
+    _, targets = _labels(samples, kind, source=spec.source, classes=classes)
     places = tuple(one.place or one.name for one in samples) if any(one.place for one in samples) else ()
     names = tuple(one.name for one in samples)
     files = [tuple(path for entry in one.images for path in entry.source.paths) for one in samples]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,22 @@ def read_labels(file: LabelFile, grid: Grid, window: Window, *, image: str) -> L
         GeometryError: it lies on another grid than the image.
     """
     with closing(open_sheet(file.path)) as sheet:
-        position = _position(sheet, file.variable)
+        names, variable = sheet.names, file.variable
+        if not variable and len(names) > 1:
+            named = ", ".join(name for name in names if name) or f"{len(names)} without names"
+            raise RasterError(
+                f"label raster '{sheet.path}' has {len(names)} bands ({named}); say which one by `label_variable`: "
+                "its name, or its number from 1"
+            )
+        if variable in names:
+            position = names.index(variable)
+        elif not variable or (variable.isdigit() and 1 <= int(variable) <= len(names)):
+            position = int(variable or 1) - 1
+        else:
+            raise RasterError(
+                f"label raster '{sheet.path}' has no band '{variable}' ({', '.join(names)})"
+                f"{nearest_name(variable, names)}"
+            )
         _check_grid(sheet, grid, image)
         stored, with_data = sheet.read([position], window)
         values = stored[0]
@@ -57,31 +73,15 @@ def read_labels(file: LabelFile, grid: Grid, window: Window, *, image: str) -> L
     return values, known
 
 
-def _position(sheet: Sheet, variable: str) -> int:
-    names = sheet.names
-    if not variable:
-        if len(names) == 1:
-            return 0
-        named = ", ".join(name for name in names if name) or f"{len(names)} without names"
-        raise RasterError(
-            f"label raster '{sheet.path}' has {len(names)} bands ({named}); say which one by `label_variable`: "
-            "its name, or its number from 1"
-        )
-    if variable in names:
-        return names.index(variable)
-    if variable.isdigit() and 1 <= int(variable) <= len(names):
-        return int(variable) - 1
-    raise RasterError(
-        f"label raster '{sheet.path}' has no band '{variable}' ({', '.join(names)}){nearest_name(variable, names)}"
-    )
-
-
 def _check_grid(sheet: Sheet, grid: Grid, image: str) -> None:
     """Refuse another CRS, corner, pixel size or number of pixels; without georeference the sizes must agree."""
-    placed = sheet.crs is not None and grid.crs is not None
-    same = (sheet.height, sheet.width) == (grid.height, grid.width)
-    if placed:
-        same = same and same_crs(sheet.crs, grid.crs) and _shift_px(sheet, grid) <= _SHIFT_PX
+    same, size = (sheet.height, sheet.width) == (grid.height, grid.width), (float(grid.height), float(grid.width))
+    if same and sheet.crs is not None and grid.crs is not None:
+        labels = replace(grid, transform=sheet.transform)
+        corners = [(row, col) for row in (0.0, size[0]) for col in (0.0, size[1])]
+        apart = max(math.dist(labels.to_coordinates(*one), grid.to_coordinates(*one)) for one in corners)
+        a, b, _, d, e, _ = grid.transform
+        same = same_crs(sheet.crs, grid.crs) and apart / math.sqrt(abs(a * e - b * d)) <= _SHIFT_PX
     if not same:
         raise GeometryError(
             f"label raster '{sheet.path}' and image '{image}' lie on different grids: the labels have "
@@ -89,15 +89,6 @@ def _check_grid(sheet: Sheet, grid: Grid, image: str) -> None:
             f"{_described(grid.crs, grid.transform, grid.height, grid.width)}. Labels have a value for each pixel of "
             f"the image: resample them, for example by `rio warp LABELS NEW --like IMAGE --resampling nearest`"
         )
-
-
-def _shift_px(sheet: Sheet, grid: Grid) -> float:
-    """Find how far the corners of two grids of one size lie apart, in pixels of the image."""
-    labels = Grid(height=sheet.height, width=sheet.width, transform=sheet.transform, crs=sheet.crs, gsd_m=grid.gsd_m)
-    a, b, _, d, e, _ = grid.transform
-    pixel = math.sqrt(abs(a * e - b * d))
-    corners = [(0.0, 0.0), (0.0, float(grid.width)), (float(grid.height), 0.0), (float(grid.height), float(grid.width))]
-    return max(math.dist(labels.to_coordinates(*one), grid.to_coordinates(*one)) for one in corners) / pixel
 
 
 def _described(crs: str | None, transform: tuple[float, ...], height: int, width: int) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anyband.arrays import Array, Bool, Num
-from anyband.data.manifest import ImageEntry, entry_sensor
+from anyband.arrays import Array, Num
+from anyband.data.manifest import entry_sensor
 from anyband.data.places import PlacedImage, find_places
 from anyband.data.store import SPLITS, Split
 from anyband.errors import InputError, ManifestError
@@ -28,19 +28,18 @@ from anyband.labelled.label_rasters import (
     whole_values,
 )
 from anyband.labelled.samples import (
-    DENSE_KINDS,
     PARTIAL,
     DataSpec,
     Sample,
     SampleImage,
     TaskData,
-    check_options,
     contents_of,
     fingerprint_of,
     keep_samples,
+    options_of,
 )
 from anyband.labelled.splits import draw_places, splits_from_lists
-from anyband.labelled.tables import LabelFile, ListedSample, list_samples
+from anyband.labelled.tables import VECTOR_ENDINGS, LabelFile, ListedSample, list_samples
 from anyband.progress import progress
 from anyband.rasters.grid import Grid, Tile, Window, check_same_ground, matching_window, tiles_of
 from anyband.rasters.reader import open_raster
@@ -68,7 +67,7 @@ def open_maps(spec: DataSpec, *, seed: int) -> TaskData:
         InputError: labels that are no class, no labels at all, or a class that training lacks.
     """
     source = Path(spec.source)
-    check_options(spec, ("outside",))
+    options_of(spec, {"outside": ()})
     name = source.stem if source.is_file() else source.name
     return map_data(list_samples(spec), spec, name=name, seed=seed)
 
@@ -79,8 +78,6 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
         GeometryError: labels on another grid than their image, or images of one sample on different ground.
         InputError: labels that are no class, no labels at all, or a class that training lacks.
     """
-    if spec.kind not in DENSE_KINDS:
-        raise InputError(f"'{name}' has maps of labels; `kind` must be {' or '.join(DENSE_KINDS)}, found '{spec.kind}'")
     if spec.tile_px is not None and spec.tile_px < 1:
         raise InputError(f"tile_px must be at least 1, found {spec.tile_px}")
     if len(spec.sensors) > 1:
@@ -93,15 +90,31 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
     scenes, named = _open_scenes(_named(samples), spec)
     splits, places, notes = _scene_splits(scenes, spec, seed=seed)
     maps = _Maps(scenes, splits, places, spec)
-    num_all = len(maps.scenes)
-    counts = maps.keep_labelled()
-    if not counts:
-        raise InputError(f"'{name}' has no labels: every pixel of its {num_all} samples is no data or ignored")
-    if len(counts) < num_all:
-        notes = (*notes, f"{num_all - len(counts)} samples without labels are left out")
+    if not maps.counts:
+        raise InputError(f"'{name}' has no labels: every pixel of its {maps.num_all} samples is no data or ignored")
+    if len(maps.counts) < maps.num_all:
+        notes = (*notes, f"{maps.num_all - len(maps.counts)} samples without labels are left out")
     if spec.kind == "class_map":
-        maps.classes = _classes(maps, counts, spec, named)
-    data = replace(maps.task_data(name), notes=notes)
+        maps.classes = _classes(maps, named)
+    contents, labels = maps.hashes()
+    classes = () if maps.classes is None else class_names(maps.classes)
+    names = tuple(
+        scene.sample.name + ("" if tile.window == scene.grids[0].whole else f" ({tile.window})")
+        for scene, tile in zip(maps.scenes, maps.tiles, strict=True)
+    )
+    data = TaskData(
+        name=name,
+        kind=spec.kind,
+        classes=classes,
+        names=names,
+        splits=tuple(maps.splits),
+        places=tuple(maps.places),
+        sensors=tuple(scene.sensors for scene in maps.scenes),
+        read=keep_samples(maps.read),
+        fingerprint=fingerprint_of(names, contents, labels, maps.splits, classes=classes),
+        contents=contents,
+        notes=notes,
+    )
     if spec.split.blocks is None:
         return data
     shares = {"val": spec.split.val, "test": spec.split.test}
@@ -120,15 +133,8 @@ class _Scene:
     """Of the images; None: not known."""
     labels: LabelFile | PolygonLabels
     """On the first image."""
-
-    @property
-    def name(self) -> str:
-        return self.sample.name
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        sources = [entry.source for entry in self.sample.images]
-        return tuple(path for source in sources for path in (*source.paths, *source.valid_paths))
+    where: str
+    """What messages call the labels."""
 
 
 def _open_scenes(samples: Sequence[ListedSample], spec: DataSpec) -> tuple[list[_Scene], dict[int, str]]:
@@ -136,51 +142,54 @@ def _open_scenes(samples: Sequence[ListedSample], spec: DataSpec) -> tuple[list[
     Gives the name of each value, too, where polygons have names as labels.
     """
     files = [one.label for one in samples if isinstance(one.label, LabelFile)]
-    polygons, classes = read_polygons(
-        [file.path for file in files if file.is_polygons],
-        column=spec.label_column,
-        classes=spec.classes,
-        outside=spec.options.get("outside"),
-    )
+    vectors = [file.path for file in files if file.path.suffix.casefold() in VECTOR_ENDINGS]
+    polygons: dict[Path, PolygonLabels] = {}
+    classes: dict[int, str] = {}
+    if vectors:
+        outside = spec.options.get("outside")
+        polygons, classes = read_polygons(vectors, column=spec.label_column, classes=spec.classes, outside=outside)
     scenes = []
     with progress("open images", len(samples), shown=len(samples) > _SHOWN_FROM) as advance:
         for sample, file in zip(samples, files, strict=True):
-            scenes.append(_open_scene(sample, polygons[file.path] if file.is_polygons else file))
+            grids, times = [], []
+            for entry in sample.images:
+                with open_raster(entry.source, entry.sensor) as reader:
+                    grids.append(reader.grid)
+                    times.append(entry.datetime or reader.datetime)
+            for grid, entry in zip(grids[1:], sample.images[1:], strict=True):
+                check_same_ground(grids[0], grid, names=(sample.images[0].name, entry.name))
+            scenes.append(
+                _Scene(
+                    sample=sample,
+                    sensors=tuple(map(entry_sensor, sample.images)),
+                    grids=tuple(grids),
+                    times=tuple(times),
+                    labels=polygons.get(file.path, file),
+                    where=f"label '{file.path}'",
+                )
+            )
             advance(1)
     return scenes, classes
-
-
-def _open_scene(sample: ListedSample, labels: LabelFile | PolygonLabels) -> _Scene:
-    grids, times = [], []
-    for entry in sample.images:
-        with open_raster(entry.source, entry.sensor) as reader:
-            grids.append(reader.grid)
-            times.append(entry.datetime or reader.datetime)
-    for grid, entry in zip(grids[1:], sample.images[1:], strict=True):
-        check_same_ground(grids[0], grid, names=(sample.images[0].name, entry.name))
-    sensors = tuple(entry_sensor(entry) for entry in sample.images)
-    return _Scene(sample=sample, sensors=sensors, grids=tuple(grids), times=tuple(times), labels=labels)
 
 
 def _named(samples: Sequence[ListedSample]) -> list[ListedSample]:
     """Name each sample by its first image, or by all where that is not enough: the same on every machine."""
     paths = [os.path.abspath(entry.source.paths[0]) for one in samples for entry in one.images]  # noqa: PTH100
     common = Path(os.path.commonpath([str(Path(path).parent) for path in paths]))
-    every = [[_image_name(entry, common) for entry in one.images] for one in samples]
+    every: list[list[str]] = []
+    ways = iter(paths)
+    for one in samples:
+        every.append([])
+        for source in (entry.source for entry in one.images):
+            path = Path(next(ways)).relative_to(common).as_posix()
+            time = f" @{source.time:%Y-%m-%d}" if source.time is not None else f" @{source.time_index}"
+            every[-1].append(path if source.time is None and source.time_index is None else path + time)
     firsts = Counter(names[0] for names in every)
     found = [names[0] if firsts[names[0]] == 1 else " + ".join(names) for names in every]
     twice = next((name for name, count in Counter(found).items() if count > 1), None)
     if twice is not None:
         raise ManifestError(f"'{twice}' stands {found.count(twice)} times with labels; keep one of them")
     return [replace(one, name=name) for one, name in zip(samples, found, strict=True)]
-
-
-def _image_name(entry: ImageEntry, common: Path) -> str:
-    path = Path(os.path.abspath(entry.source.paths[0])).relative_to(common).as_posix()  # noqa: PTH100
-    source = entry.source
-    if source.time is not None:
-        return f"{path} @{source.time:%Y-%m-%d}"
-    return path if source.time_index is None else f"{path} @{source.time_index}"
 
 
 def _scene_splits(
@@ -204,12 +213,12 @@ def _scene_splits(
     notes: tuple[str, ...] = ()
     if shares.lists is not None:
         absent = spec.options.get("absent", "refuse")
-        names = [scene.name for scene in scenes]
+        names = [scene.sample.name for scene in scenes]
         declared, notes = splits_from_lists(shares.lists, names, source=spec.source, absent=absent)
     elif not all(declared):
         places, notes = _places_by_ground(scenes)
         return draw_places(places, training, val=shares.val, test=shares.test, seed=seed), places, notes
-    places = _own_places(scenes)
+    places = tuple(scene.sample.place or scene.sample.name for scene in scenes)
     if "val" in declared or shares.val == 0:
         return declared, places, notes
     splits = draw_places(places, declared, val=shares.val, test=0.0, seed=seed)
@@ -217,18 +226,15 @@ def _scene_splits(
     return splits, places, (*notes, drawn)
 
 
-def _own_places(scenes: Sequence[_Scene]) -> tuple[str, ...]:
-    return tuple(scene.sample.place or scene.name for scene in scenes)
-
-
 def _places_by_ground(scenes: Sequence[_Scene]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Take declared places as they are, and join the other scenes that overlap; notes say so."""
     free = [index for index, scene in enumerate(scenes) if scene.sample.place is None]
+    if not free:
+        return tuple(str(scene.sample.place) for scene in scenes), ()
     images = [
-        PlacedImage(name=scenes[index].name, grid=scenes[index].grids[0], place=None, split=None) for index in free
+        PlacedImage(name=scenes[index].sample.name, grid=scenes[index].grids[0], place=None, split=None)
+        for index in free
     ]
-    if not images:
-        return _own_places(scenes), ()
     found, notes = find_places(images)
     names = {free[member]: place.name for place in found for member in place.members}
     declared = {scene.sample.place for scene in scenes}
@@ -248,172 +254,143 @@ class _Maps:
     def __init__(
         self, scenes: Sequence[_Scene], splits: Sequence[Split | None], places: Sequence[str], spec: DataSpec
     ) -> None:
-        """Cut scenes that are in a split into squares, and see that all their images show them."""
+        """Cut scenes that are in a split into squares that all their images show, and keep those with labels."""
         self.spec = spec
         self.classes: dict[int, str] | None = None
+        # Many dates of a place share one file of labels, so the last ones are kept.
+        self._last: tuple[object, LabelPixels] | None = None
         cut = [
             (scene, tile, split, place)
             for scene, split, place in zip(scenes, splits, places, strict=True)
             if split is not None
             for tile in tiles_of(scene.grids[0], spec.tile_px)
         ]
-        self.scenes: list[_Scene] = [scene for scene, _, _, _ in cut]
-        self.tiles: list[Tile] = [tile for _, tile, _, _ in cut]
-        self.splits: list[Split] = [split for _, _, split, _ in cut]
-        self.places: list[str] = [place for _, _, _, place in cut]
-        # Many dates of a place share one file of labels, so the last ones are kept.
-        self._last: tuple[object, LabelPixels] | None = None
-        for index in range(len(cut)):
-            self._windows(index)
-
-    def keep_labelled(self) -> list[Counter[int]]:
-        """Leave out samples without labels; give the pixels of each value of the others, of numbers all as value 0."""
-        counts = []
-        with progress("check labels", len(self.scenes), shown=len(self.scenes) > _SHOWN_FROM) as advance:
-            for index in range(len(self.scenes)):
-                counts.append(self._counted(index))
-                advance(1)
-        kept = [index for index, found in enumerate(counts) if found]
-        self.scenes, self.tiles = [self.scenes[index] for index in kept], [self.tiles[index] for index in kept]
-        self.splits, self.places = [self.splits[index] for index in kept], [self.places[index] for index in kept]
-        return [counts[index] for index in kept]
-
-    def where(self, index: int) -> str:
-        return f"label '{self.scenes[index].labels.path}'"
-
-    def label_map(self, index: int) -> tuple[Num[Array, "row col"], Grid]:
-        """Read the labels of a sample alone, and where they lie."""
-        tile, pixels = self.tiles[index], self._pixels(index)
-        grid, own = self.scenes[index].grids[0].part(tile.window), tile.is_own()
-        if self.classes is None:
-            return np.where(own, to_number_map(pixels, ignore=self.spec.ignore), np.nan), grid
-        found = to_class_map(pixels, self.classes, ignore=self.spec.ignore, where=self.where(index))
-        return np.where(own, found, -1), grid
-
-    def task_data(self, name: str) -> TaskData:
-        names = tuple(self._name(index) for index in range(len(self.scenes)))
-        contents, labels = self._contents(), self._label_hashes()
-        classes = () if self.classes is None else class_names(self.classes)
-        return TaskData(
-            name=name,
-            kind=self.spec.kind,
-            classes=classes,
-            names=names,
-            splits=tuple(self.splits),
-            places=tuple(self.places),
-            sensors=tuple(scene.sensors for scene in self.scenes),
-            read=keep_samples(self._sample),
-            fingerprint=fingerprint_of(names, contents, labels, self.splits, classes=classes),
-            contents=contents,
-        )
-
-    def _name(self, index: int) -> str:
-        scene, window = self.scenes[index], self.tiles[index].window
-        return scene.name if window == scene.grids[0].whole else f"{scene.name} ({window})"
-
-    def _windows(self, index: int) -> list[Window]:
-        """Find the pixels of a sample in each image."""
-        scene = self.scenes[index]
-        first, names = scene.grids[0], [entry.name for entry in scene.sample.images]
-        return [
-            matching_window(self.tiles[index].window, first, grid, names=(names[0], name))
-            for grid, name in zip(scene.grids, names, strict=True)
+        names = {scene: [entry.name for entry in scene.sample.images] for scene in scenes}
+        windows = [
+            [
+                matching_window(tile.window, scene.grids[0], grid, names=(names[scene][0], name))
+                for grid, name in zip(scene.grids, names[scene], strict=True)
+            ]
+            for scene, tile, _, _ in cut
         ]
+        with progress("check labels", len(cut), shown=len(cut) > _SHOWN_FROM) as advance:
+            counts = []
+            for scene, tile, _, _ in cut:
+                counts.append(self._counted(scene, tile))
+                advance(1)
+        self.num_all = len(cut)
+        kept = [index for index, found in enumerate(counts) if found]
+        self.counts = [counts[index] for index in kept]
+        self.windows = [windows[index] for index in kept]
+        self.scenes: list[_Scene] = [cut[index][0] for index in kept]
+        self.tiles: list[Tile] = [cut[index][1] for index in kept]
+        self.splits: list[Split] = [cut[index][2] for index in kept]
+        self.places: list[str] = [cut[index][3] for index in kept]
 
-    def _pixels(self, index: int) -> LabelPixels:
-        """Read the labels of a sample, as stored. What is given must not be changed."""
-        scene, window = self.scenes[index], self.tiles[index].window
+    def _counted(self, scene: _Scene, tile: Tile) -> dict[int, int]:
+        """Count the pixels of each value; those of numbers as one value."""
+        pixels, ignore = self._pixels(scene, tile.window), self.spec.ignore
+        known = pixels[1] & tile.is_own()
+        if self.spec.kind == "number_map":
+            count = int(np.isfinite(to_number_map(pixels, ignore=ignore)[known]).sum())
+            return {0: count} if count else {}
+        values, sizes = np.unique(whole_values(pixels, where=scene.where)[known], return_counts=True)
+        counts = zip(values.tolist(), sizes.tolist(), strict=True)
+        return {value: size for value, size in counts if value not in ignore}
+
+    def _pixels(self, scene: _Scene, window: Window) -> LabelPixels:
+        """Read the labels of a window, as stored. What is given must not be changed."""
         labels, grid, last = scene.labels, scene.grids[0], self._last
         key = (labels, grid, window)
         if last is None or last[0] != key:
             if isinstance(labels, LabelFile):
-                last = key, read_labels(labels, grid, window, image=scene.name)
+                read = read_labels(labels, grid, window, image=scene.sample.name)
             else:
-                last = key, labels.read(grid, window, image=scene.name)
-            self._last = last
+                read = labels.read(grid, window, image=scene.sample.name)
+            last = self._last = key, read
         return last[1]
 
-    def _counted(self, index: int) -> Counter[int]:
-        pixels, ignore = self._pixels(index), self.spec.ignore
-        known = pixels[1] & self.tiles[index].is_own()
-        if self.spec.kind == "number_map":
-            counts = {0: int(np.isfinite(to_number_map(pixels, ignore=ignore)[known]).sum())}
-        else:
-            values, sizes = np.unique(whole_values(pixels, where=self.where(index))[known], return_counts=True)
-            counts = dict(zip(values.tolist(), sizes.tolist(), strict=True))
-        return Counter({value: size for value, size in counts.items() if size and value not in ignore})
+    def label_map(self, index: int) -> tuple[Num[Array, "row col"], Grid]:
+        """Read the labels of a sample alone, and where they lie."""
+        scene, tile, ignore = self.scenes[index], self.tiles[index], self.spec.ignore
+        pixels, own = self._pixels(scene, tile.window), tile.is_own()
+        grid = scene.grids[0].part(tile.window)
+        if self.classes is None:
+            return np.where(own, to_number_map(pixels, ignore=ignore), np.nan), grid
+        return np.where(own, to_class_map(pixels, self.classes, ignore=ignore, where=scene.where), -1), grid
 
-    def _contents(self) -> tuple[str, ...]:
-        """Hash the images of each sample; other times, bands or windows of one file are other contents."""
-        files = dict.fromkeys(scene.files for scene in dict.fromkeys(self.scenes))
-        hashes = dict(zip(files, contents_of(list(files)), strict=True))
-        found = []
-        for scene, tile in zip(self.scenes, self.tiles, strict=True):
-            content = hashes[scene.files]
-            sources = [entry.source for entry in scene.sample.images]
-            chosen = [(one.bands, one.time_index, one.time, one.valid_values, one.valid_variable) for one in sources]
-            state = blake2b(f"{content} {chosen!r} {tile.window}".encode(), digest_size=16)
-            found.append((PARTIAL if content.startswith(PARTIAL) else "") + state.hexdigest())
-        return tuple(found)
-
-    def _label_hashes(self) -> list[str]:
-        """Hash the labels of each sample with what is said of them and of its images' numbers."""
-        files = dict.fromkeys(scene.labels.path for scene in self.scenes)
-        hashes = dict(zip(files, contents_of([[path] for path in files]), strict=True))
+    def hashes(self) -> tuple[tuple[str, ...], list[str]]:
+        """Hash the images of each sample, and its labels with what is declared of them and of its images' numbers.
+        Other times, bands or windows of one file are other contents.
+        """
+        sources = [[entry.source for entry in scene.sample.images] for scene in self.scenes]
+        files = [tuple(path for one in every for path in (*one.paths, *one.valid_paths)) for every in sources]
+        wanted = list(dict.fromkeys((*files, *((scene.labels.path,) for scene in self.scenes))))
+        hashes = dict(zip(wanted, contents_of(wanted), strict=True))
         classes = self.classes or {}
         names = class_names(classes)
         values = () if self.classes is None else [(value, names.index(classes[value])) for value in sorted(classes)]
         meaning = (self.spec.ignore, self.spec.label_column, self.spec.options.get("outside"), values)
-        found = []
-        for scene in self.scenes:
-            labels = scene.labels
+        contents, meant = [], []
+        for index, scene in enumerate(self.scenes):
+            content, labels = hashes[files[index]], scene.labels
+            chosen = [
+                (one.bands, one.time_index, one.time, one.valid_values, one.valid_variable) for one in sources[index]
+            ]
+            state = blake2b(f"{content} {chosen!r} {self.tiles[index].window}".encode(), digest_size=16)
+            contents.append((PARTIAL if content.startswith(PARTIAL) else "") + state.hexdigest())
             own = (labels.variable, labels.nodata) if isinstance(labels, LabelFile) else (labels.outside,)
             images = [
                 (entry.sensor.name, entry.sensor.band_names, entry.encoding, entry.source.nodata)
                 for entry in scene.sample.images
             ]
-            found.append(repr((hashes[labels.path], own, meaning, images)))
-        return found
+            meant.append(repr((hashes[(labels.path,)], own, meaning, images)))
+        return tuple(contents), meant
 
-    def _sample(self, index: int) -> Sample:
-        scene = self.scenes[index]
-        images = []
-        for slot, window in enumerate(self._windows(index)):
-            entry = scene.sample.images[slot]
+    def read(self, index: int) -> Sample:
+        scene, images = self.scenes[index], []
+        for slot, entry in enumerate(scene.sample.images):
             with open_raster(entry.source, entry.sensor) as reader:
-                raster = reader.read(window)
+                raster = reader.read(self.windows[index][slot])
             sensor, time = scene.sensors[slot], scene.times[slot]
             images.append(SampleImage(dn=raster.dn, valid=raster.valid, sensor=sensor, grid=raster.grid, datetime=time))
+        # Pixels have a label where at least one image of the first one's size has data in a band.
+        size = images[0].dn.shape[1:]
+        shown = np.any([image.valid.any(axis=0) for image in images if image.dn.shape[1:] == size], axis=0)
         found, _ = self.label_map(index)
-        shown = _shown(images)
         if self.classes is None:
             return Sample(images=tuple(images), number_map=np.where(shown, found, np.nan))
         return Sample(images=tuple(images), class_map=np.where(shown, found, -1).astype(np.int64))
 
 
-def _shown(images: Sequence[SampleImage]) -> Bool[Array, "row col"]:
-    """Tell where at least one image of the first one's size has data in a band."""
-    size = images[0].dn.shape[1:]
-    seen = [image.valid.any(axis=0) for image in images if image.dn.shape[1:] == size]
-    return np.asarray(np.any(seen, axis=0))
-
-
-def _classes(maps: _Maps, counts: Sequence[Counter[int]], spec: DataSpec, named: Mapping[int, str]) -> dict[int, str]:
+def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
     """Name the class of each value, and see that every label is one and that training has it."""
-    by_split = {split: Counter[int]() for split in SPLITS}
-    for split, found in zip(maps.splits, counts, strict=True):
+    spec, by_split = maps.spec, {split: Counter[int]() for split in SPLITS}
+    for split, found in zip(maps.splits, maps.counts, strict=True):
         by_split[split].update(found)
-    classes = dict(spec.classes) or dict(named) or _found_classes(by_split["train"], maps.where(0))
+    declared = dict(spec.classes) or dict(named)
+    classes = declared or _found_classes(by_split["train"], maps.scenes[0].where)
     names = class_names(classes, ignore=spec.ignore)
     if len(names) < 2:
         only = f"only '{names[0]}'" if names else "none"
         raise InputError(f"maps of classes need two classes at least, found {only}; name them in `classes`")
-    declared = bool(spec.classes) or bool(named)
-    for index, found in enumerate(counts):
-        if declared or maps.splits[index] == "train":
-            check_values(found, classes, ignore=spec.ignore, where=maps.where(index))
+    for scene, split, found in zip(maps.scenes, maps.splits, maps.counts, strict=True):
+        if declared or split == "train":
+            check_values(found, classes, ignore=spec.ignore, where=scene.where)
+    # A class that is asked for must have been shown.
+    shown = {classes.get(value, str(value)) for value in by_split["train"]}
     for split in SPLITS[1:]:
-        _check_learned(split, by_split, classes)
+        wanted = Counter[str]()
+        for value, count in by_split[split].items():
+            wanted[classes.get(value, str(value))] += count
+        lacking = [name for name in wanted if name not in shown]
+        if lacking:
+            pixels = ", ".join(f"'{name}' ({wanted[name]} pixels)" for name in lacking[:_NAMED])
+            raise InputError(
+                f"{len(lacking)} class{'es are' if len(lacking) > 1 else ' is'} in the labels of split '{split}' and "
+                f"not in those of training: {pixels}; divide the data so that training has each class, or list the "
+                "value in `ignore`"
+            )
     return classes
 
 
@@ -430,19 +407,3 @@ def _found_classes(counts: Counter[int], where: str) -> dict[int, str]:
             "class; list it in `ignore`, or name all classes in `classes`"
         )
     return {value: str(value) for value in values}
-
-
-def _check_learned(split: Split, by_split: Mapping[Split, Counter[int]], classes: Mapping[int, str]) -> None:
-    """Refuse a class that is asked for and was never shown."""
-    shown = {classes.get(value, str(value)) for value in by_split["train"]}
-    wanted = Counter[str]()
-    for value, count in by_split[split].items():
-        wanted[classes.get(value, str(value))] += count
-    lacking = [name for name in wanted if name not in shown]
-    if lacking:
-        pixels = ", ".join(f"'{name}' ({wanted[name]} pixels)" for name in lacking[:_NAMED])
-        raise InputError(
-            f"{len(lacking)} class{'es are' if len(lacking) > 1 else ' is'} in the labels of split '{split}' and not "
-            f"in those of training: {pixels}; divide the data so that training has each class, or list the value in "
-            "`ignore`"
-        )

@@ -2,18 +2,18 @@
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num, Shaped
 from anyband.data.store import SPLITS, Split
-from anyband.errors import InputError, ManifestError, RecipeError, nearest_name
+from anyband.errors import ManifestError, RecipeError, nearest_name
 from anyband.progress import progress
 from anyband.rasters.grid import Grid
 from anyband.sensors.catalogue import find_bands, resolve_sensor
@@ -33,16 +33,15 @@ __all__ = [
     "Targets",
     "TaskData",
     "TaskKind",
-    "check_options",
-    "chosen_option",
     "content_hash",
     "contents_of",
     "declared_slots",
+    "encoded",
     "fingerprint_of",
     "keep_samples",
     "known_root",
+    "options_of",
     "quick_fingerprint",
-    "sizes_of",
 ]
 
 TaskKind = Literal["class", "labels", "number", "class_map", "number_map"]
@@ -110,16 +109,6 @@ class TaskData:
     """What a reader of the results should know."""
     statistics: str | None = None
     """Name of the published normalisation in `evaluation_sets`; None: none is published."""
-
-    def __post_init__(self) -> None:
-        counts = {len(self.names), len(self.splits), len(self.sensors)}
-        counts |= {len(one) for one in (self.places, self.contents) if one}
-        if self.targets is not None:
-            counts.add(len(self.targets))
-        if len(counts) != 1:
-            raise InputError(
-                f"'{self.name}' names {sorted(counts)} samples in its fields; each needs one entry a sample"
-            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -228,25 +217,24 @@ def known_root(spec: DataSpec, *, wanted: str) -> Path:
     return Path(spec.root)
 
 
-def chosen_option(spec: DataSpec, name: str, allowed: Sequence[str]) -> str:
-    """Give the value of an option: the first one allowed where it is not given; `RecipeError` for another value."""
-    value = spec.options.get(name, allowed[0])
-    if value not in allowed:
-        raise RecipeError(
-            f"option '{name}' of '{spec.source}' must be one of {', '.join(allowed)}, found '{value}'"
-            f"{nearest_name(value, allowed)}"
-        )
-    return value
-
-
-def check_options(spec: DataSpec, allowed: Sequence[str]) -> None:
-    """Refuse options that a data set does not have (`RecipeError`)."""
+def options_of(spec: DataSpec, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Give the value of each option of a data set: the first of its `known` values where it is not given.
+    An option without known values takes any. `RecipeError` for another option or value.
+    """
     for name in spec.options:
-        if name not in allowed:
+        if name not in known:
             raise RecipeError(
-                f"'{spec.source}' has no option '{name}' (it has: {', '.join(allowed) or 'none'})"
-                f"{nearest_name(name, allowed)}"
+                f"'{spec.source}' has no option '{name}' (it has: {', '.join(known) or 'none'})"
+                f"{nearest_name(name, known)}"
             )
+    values = {name: allowed[0] for name, allowed in known.items() if allowed} | spec.options
+    for name, value in values.items():
+        if known[name] and value not in known[name]:
+            raise RecipeError(
+                f"option '{name}' of '{spec.source}' must be one of {', '.join(known[name])}, found '{value}'"
+                f"{nearest_name(value, known[name])}"
+            )
+    return values
 
 
 def declared_slots(found: Sequence[Sensor], spec: DataSpec, *, name: str) -> tuple[Sensor, ...]:
@@ -266,11 +254,12 @@ def declared_slots(found: Sequence[Sensor], spec: DataSpec, *, name: str) -> tup
     if spec.bands:
         sensors = tuple(find_bands(bands, one) for bands, one in zip(spec.bands, sensors, strict=True))
     if spec.encodings:
-        sensors = tuple(_encoded(one, as_) for one, as_ in zip(sensors, spec.encodings, strict=True))
+        sensors = tuple(encoded(one, as_) for one, as_ in zip(sensors, spec.encodings, strict=True))
     return sensors
 
 
-def _encoded(sensor: Sensor, encoding: str) -> Sensor:
+def encoded(sensor: Sensor, encoding: str) -> Sensor:
+    """Take the numbers of a sensor as stored in an encoding; `CatalogueError` where a band has none of its name."""
     for band in sensor.bands:
         band.encoding(encoding)
     return replace(sensor, default_encoding=encoding)
@@ -291,32 +280,19 @@ def keep_samples(read: Callable[[int], Sample], *, most_bytes: int = _MOST_BYTES
 
     def again(position: int) -> Sample:
         nonlocal used
-        found = kept.get(position)
-        if found is not None:
-            return _copied(found)
-        sample = read(position)
-        size = _num_bytes(sample)
-        with lock:
-            if position not in kept and used + size <= most_bytes:
-                kept[position] = _copied(sample)
-                used += size
-        return sample
+        found = kept.get(position) or read(position)
+        maps = {name: one for name in ("class_map", "number_map") if (one := getattr(found, name)) is not None}
+        if position not in kept:
+            size = sum(image.dn.nbytes + image.valid.nbytes for image in found.images)
+            size += sum(one.nbytes for one in maps.values())
+            with lock:
+                if position in kept or used + size > most_bytes:
+                    return found
+                kept[position], used = found, used + size
+        images = tuple(replace(image, dn=image.dn.copy(), valid=image.valid.copy()) for image in found.images)
+        return replace(found, images=images, **{name: one.copy() for name, one in maps.items()})
 
     return again
-
-
-def _num_bytes(sample: Sample) -> int:
-    maps = [one for one in (sample.class_map, sample.number_map) if one is not None]
-    return sum(one.nbytes for one in maps) + sum(image.dn.nbytes + image.valid.nbytes for image in sample.images)
-
-
-def _copied(sample: Sample) -> Sample:
-    return replace(
-        sample,
-        images=tuple(replace(image, dn=image.dn.copy(), valid=image.valid.copy()) for image in sample.images),
-        class_map=None if sample.class_map is None else sample.class_map.copy(),
-        number_map=None if sample.number_map is None else sample.number_map.copy(),
-    )
 
 
 IMAGE_ENDINGS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".nc", ".h5", ".img")
@@ -341,69 +317,43 @@ _CHUNK = 256
 _READ_SAMPLES = 64
 
 
-def content_hash(paths: Sequence[Path]) -> str:
+def content_hash(paths: Sequence[Path], *, sizes_only: bool = False) -> str:
     """Hash the files of a sample, in order and without names; of a folder its images count, in order of name.
-    Of files beyond 1 MB the size and three pieces are hashed, and the hash starts with `PARTIAL`.
-    Raises `ManifestError` where a file can't be read.
+    Of files beyond 1 MB the size and three pieces are hashed, and the hash starts with `PARTIAL`. `sizes_only` lists
+    the sizes instead. Raises `ManifestError` where a file can't be read.
     """
+    files: list[Path] = []
+    for path in paths:
+        inside = (one for one in path.iterdir() if one.suffix.lower() in IMAGE_ENDINGS) if path.is_dir() else None
+        files += [path] if inside is None else sorted(one for one in inside if one.is_file())
+    if sizes_only:
+        return ",".join(str(path.stat().st_size) for path in files)
     state, is_partial = blake2b(digest_size=16), False
-    for path in _files(paths):
+    for path in files:
         try:
-            is_partial |= _add_file(state, path)
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                state.update(size.to_bytes(8, "little"))
+                is_whole = size <= _WHOLE_BYTES
+                for start in (0,) if is_whole else (0, (size - _PIECE_BYTES) // 2, size - _PIECE_BYTES):
+                    file.seek(start)
+                    state.update(file.read(size if is_whole else _PIECE_BYTES))
+                is_partial |= not is_whole
         except OSError as problem:
             raise ManifestError(f"cannot read '{path}': {problem.strerror or problem}") from problem
     return (PARTIAL if is_partial else "") + state.hexdigest()
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_ENDINGS and one.is_file())
-        else:
-            found.append(path)
-    return found
-
-
-def _add_file(state: Any, path: Path) -> bool:
-    """Add a file to a hash; tell whether only pieces of it were read."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        state.update(size.to_bytes(8, "little"))
-        if size <= _WHOLE_BYTES:
-            file.seek(0)
-            state.update(file.read())
-            return False
-        for start in (0, (size - _PIECE_BYTES) // 2, size - _PIECE_BYTES):
-            file.seek(start)
-            state.update(file.read(_PIECE_BYTES))
-    return True
-
-
-def contents_of(samples: Sequence[Sequence[Path]]) -> tuple[str, ...]:
-    """Hash the files of many samples, by threads; a bar is shown where it takes long."""
-    return _by_threads(samples, content_hash, title="compare contents")
-
-
-def sizes_of(samples: Sequence[Sequence[Path]]) -> tuple[str, ...]:
-    """Give the sizes of the files of many samples, where there are too many to be read."""
-    return _by_threads(samples, _sizes, title="sizes of files")
-
-
-def _sizes(paths: Sequence[Path]) -> str:
-    return ",".join(str(path.stat().st_size) for path in _files(paths))
-
-
-def _by_threads(
-    samples: Sequence[Sequence[Path]], hashed: Callable[[Sequence[Path]], str], *, title: str
-) -> tuple[str, ...]:
+def contents_of(samples: Sequence[Sequence[Path]], *, sizes_only: bool = False) -> tuple[str, ...]:
+    """Hash the files of many samples, by threads, or list their sizes; a bar is shown where it takes long."""
     chunks = [samples[first : first + _CHUNK] for first in range(0, len(samples), _CHUNK)]
     found: list[str] = []
+    title = "sizes of files" if sizes_only else "compare contents"
     with (
         ThreadPoolExecutor(_NUM_THREADS) as pool,
         progress(title, len(samples), shown=len(samples) > _SHOWN_FROM) as advance,
     ):
-        for done in pool.map(lambda chunk: [hashed(paths) for paths in chunk], chunks):
+        for done in pool.map(lambda chunk: [content_hash(one, sizes_only=sizes_only) for one in chunk], chunks):
             found += done
             advance(len(done))
     return tuple(found)
@@ -447,5 +397,5 @@ def quick_fingerprint(
     Published splits are trusted, so contents are not compared between them, and need not all be read.
     """
     step = max(1, len(files) // _READ_SAMPLES)
-    seen = (*sizes_of(files), *contents_of(files[::step]))
+    seen = (*contents_of(files, sizes_only=True), *contents_of(files[::step]))
     return fingerprint_of([*settings, *names], seen, targets, splits)

@@ -17,7 +17,6 @@ from anyband.randomness import permutation
 
 __all__ = [
     "balanced_order",
-    "check_places_whole",
     "check_shares",
     "complete_splits",
     "draw_halves",
@@ -166,17 +165,6 @@ def _stem(name: str) -> str:
 def _proper_ends(name: str) -> list[str]:
     pieces = name.split("/")
     return ["/".join(pieces[start:]) for start in range(1, len(pieces))]
-
-
-def check_places_whole(places: Sequence[str], splits: Sequence[Split], name: str) -> None:
-    """Refuse places whose images are in several splits (`ManifestError`)."""
-    split_of: dict[str, Split] = {}
-    for place, split in zip(places, splits, strict=False):
-        if split_of.setdefault(place, split) != split:
-            raise ManifestError(
-                f"'{name}' has images of place '{place}' in '{split_of[place]}' and in '{split}'; images of one place "
-                "would leak from one split into another: declare one split for each place"
-            )
 
 
 def check_shares(val: float, test: float) -> None:
@@ -422,9 +410,9 @@ def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, see
     Raises:
         InputError: a wrong share or number, both at once, a class with too few samples, or data without classes.
     """
-    _check_fraction(data, fraction, per_class)
     if fraction == 1 and per_class is None:
         return data
+    _check_fraction(data, fraction, per_class)
     train = data.split("train")
     kept = train[np.sort(_drawn(data, train, fraction=fraction, per_class=per_class, seed=seed))]
     left = [sample for sample, part in enumerate(data.splits) if part != "train"]

@@ -2,10 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from anyband.data.manifest import COLUMNS, MANIFEST_ENDINGS, ImageEntry, parse_entry, read_rows
 from anyband.data.store import SPLITS, Split
@@ -18,11 +19,11 @@ from anyband.sensors.sensor import Sensor
 
 __all__ = [
     "VECTOR_ENDINGS",
-    "EntryMaker",
     "LabelFile",
     "ListedSample",
     "known_entry",
     "list_samples",
+    "make_entry",
 ]
 
 VECTOR_ENDINGS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet", ".geoparquet")
@@ -34,7 +35,7 @@ _LABEL_COLUMNS = ("label", "labels", "class")
 _NUMBER_COLUMNS = ("label", "number", "value", "target")
 # Of tables of maps, beside the columns of a manifest.
 _MAP_COLUMNS = ("image", "before", "after", "label", "label_variable", "label_nodata", "set")
-# What a sample says as a whole; the rest of a manifest's columns are said of each image.
+# What is of a sample as a whole; the rest of a manifest's columns is of each image.
 _OF_SAMPLES = ("label", "label_variable", "label_nodata", "split", "place")
 _PAIR = ("before", "after")
 # What data sets call the folders of their splits.
@@ -49,7 +50,7 @@ _SPLIT_FOLDERS: dict[str, Split] = {
 _SHOWN_FROM = 20_000
 _SHOWN_EVERY = 1_000
 
-_T = TypeVar("_T")
+_Maker = Callable[[Mapping[str, Any], int | None], ImageEntry]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,10 +62,6 @@ class LabelFile:
     """Variable, band name or number from 1 of a raster with several bands; empty: its only one."""
     nodata: float | None = None
     """Value of a raster that means "no label", instead of its own."""
-
-    @property
-    def is_polygons(self) -> bool:
-        return self.path.suffix.casefold() in VECTOR_ENDINGS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,73 +79,46 @@ class ListedSample:
     """None: not declared."""
 
 
-class EntryMaker:
-    """Makes images of a manifest from rows; cells that were seen before are not parsed again.
-    Sensor, bands and encoding are those of the recipe where a row says nothing.
+def make_entry(
+    row: Mapping[str, Any], slot: int | None, *, folder: Path, spec: DataSpec, known: Mapping[str, Sensor] | None = None
+) -> ImageEntry:
+    """Make an image from the columns of a manifest; None or empty text: not given.
+    Sensor, bands and encoding are those that the recipe declares of the slot, where the row does not give them.
+
+    Args:
+        slot: position among the images of a sample; None: the row gives all.
+        folder: that paths are relative to.
+        known: sensors by name that the catalogue need not have.
+
+    Raises:
+        ManifestError: a value is wrong, a file does not exist, or no sensor is given.
+        CatalogueError: the sensor, a band or the encoding is unknown.
     """
-
-    def __init__(self, folder: Path, spec: DataSpec, known: Mapping[str, Sensor] | None = None) -> None:
-        """Take the folder that paths are relative to, and sensors by name that the catalogue need not have."""
-        self._folder, self._spec, self._known = folder, spec, known
-        self._made: dict[object, ImageEntry] = {}
-
-    def entry(self, row: Mapping[str, Any], slot: int | None) -> ImageEntry:
-        """Make an image from the columns of a manifest; None or empty text: not said.
-        `slot` is that of the recipe's sensors, bands and encodings; None: the row says all.
-
-        Raises:
-            ManifestError: a value is wrong, a file does not exist, or no sensor is said.
-            CatalogueError: the sensor, a band or the encoding is unknown.
-        """
-        cells = {column: value for column, value in row.items() if value not in (None, "")}
-        written = cells.pop("path", None)
-        if written is None:
-            raise ManifestError("it has no path")
-        if slot is not None:
-            self._fill(cells, slot)
-        if "sensor" not in cells:
-            raise ManifestError(
-                f"nothing says which sensor took '{written}'; give a column `sensor`, or `sensors` of the data"
-            )
-        names = [str(name) for name in written] if isinstance(written, list) else str(written).split(";")
-        paths = tuple(self._folder / name.strip() for name in names if name.strip())
-        missing = next((path for path in paths if not path.exists()), None)
-        if missing is not None:
-            raise ManifestError(f"'{missing}' does not exist")
-        # Whether bands are found by order or by name depends on the file.
-        kind = (len(paths), paths[0].suffix.casefold(), paths[0].is_dir()) if "bands" in cells else ()
-        key = (repr(cells), kind)
-        made = self._made.get(key)
-        if made is None:
-            made = parse_entry({**cells, "path": written}, folder=self._folder, known=self._known)
-            self._made[key] = made
-        return replace(made, name=";".join(names), source=replace(made.source, paths=paths))
-
-    def _fill(self, cells: dict[str, Any], slot: int) -> None:
-        spec = self._spec
-        sensor = _of_slot(spec.sensors, slot, what="sensors")
-        if sensor is not None and "sensor" not in cells:
+    given = {column: value for column, value in row.items() if value not in (None, "")}
+    if "path" not in given:
+        raise ManifestError("it has no path")
+    declared: dict[str, Sequence[Any]] = {"sensor": spec.sensors, "bands": spec.bands, "encoding": spec.encodings}
+    for column, values in declared.items():
+        if slot is None or not values:
+            continue
+        if 1 < len(values) <= slot:
+            what = "bands" if column == "bands" else f"{column}s"
+            raise ManifestError(f"`{what}` declares {len(values)} images a sample, but this is image {slot + 1} of one")
+        # What is declared once is of all slots. A scale or an offset says how numbers are stored, too.
+        value = values[min(slot, len(values) - 1)]
+        if value and not {column, *(("scale", "offset") if column == "encoding" else ())} & set(given):
             # A YAML file that a recipe names is relative to where the command runs, one of a table to the table.
-            is_file = sensor.casefold().endswith((".yaml", ".yml"))
-            cells["sensor"] = str(Path(sensor).absolute()) if is_file else sensor
-        bands = _of_slot(spec.bands, slot, what="bands")
-        if bands and "bands" not in cells:
-            cells["bands"] = list(bands)
-        encoding = _of_slot(spec.encodings, slot, what="encodings")
-        # A scale or an offset of the row says how numbers are stored, too.
-        if encoding and not {"encoding", "scale", "offset"} & set(cells):
-            cells["encoding"] = encoding
-
-
-def _of_slot(values: Sequence[_T], slot: int, *, what: str) -> _T | None:
-    """Take what is declared of a slot; what is declared once is of all slots."""
-    if not values:
-        return None
-    if len(values) == 1:
-        return values[0]
-    if slot >= len(values):
-        raise ManifestError(f"`{what}` declares {len(values)} images a sample, but this is image {slot + 1} of one")
-    return values[slot]
+            is_file = column == "sensor" and value.casefold().endswith((".yaml", ".yml"))
+            given[column] = str(Path(value).absolute()) if is_file else value
+    if "sensor" not in given:
+        raise ManifestError(
+            f"nothing says which sensor took '{given['path']}'; give a column `sensor`, or `sensors` of the data"
+        )
+    entry = parse_entry(given, folder=folder, known=known)
+    missing = next((path for path in entry.source.paths if not path.exists()), None)
+    if missing is not None:
+        raise ManifestError(f"'{missing}' does not exist")
+    return entry
 
 
 def known_entry(name: str, path: Path, sensor: Sensor) -> ImageEntry:
@@ -165,11 +135,11 @@ def list_samples(spec: DataSpec, *, sensors: Mapping[str, Sensor] | None = None)
     those of the catalogue. Raises `ManifestError` where there is nothing, or a row or file is wrong.
     """
     source, dense = Path(spec.source), spec.kind in DENSE_KINDS
-    maker = EntryMaker(source if source.is_dir() else source.parent, spec, sensors)
+    make = partial(make_entry, folder=source if source.is_dir() else source.parent, spec=spec, known=sensors)
     if source.is_dir():
-        samples = _map_folder(source, maker) if dense else _class_folders(source, spec, maker)
+        samples = _map_folder(source, make) if dense else _class_folders(source, spec, make)
     elif source.suffix.casefold() in MANIFEST_ENDINGS and source.exists():
-        samples = _table(source, spec, maker)
+        samples = _table(source, spec, make)
     else:
         found = "is a file of another kind" if source.exists() else "does not exist"
         known = "labelled images come as a folder of class folders, a CSV or a Parquet table"
@@ -179,66 +149,62 @@ def list_samples(spec: DataSpec, *, sensors: Mapping[str, Sensor] | None = None)
                 "`images` and `labels`"
             )
         raise ManifestError(f"{known}; '{source}' {found}")
-    _check_declared(samples, source)
-    return samples
-
-
-def _check_declared(samples: Sequence[ListedSample], source: Path) -> None:
     declared = sum(one.split is not None for one in samples)
     if 0 < declared < len(samples):
         raise ManifestError(
             f"{len(samples) - declared} of the {len(samples)} samples of '{source}' have no `split`; declare it for "
             "all, or for none to have it drawn"
         )
+    return samples
 
 
-def _table(table: Path, spec: DataSpec, maker: EntryMaker) -> list[ListedSample]:
+def _table(table: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
     rows = read_rows(table)
     if not rows:
         raise ManifestError(f"'{table}' lists no images; give it a row for each")
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    dense = spec.kind in DENSE_KINDS
-    if dense:
-        _check_map_columns(columns, table)
-        path_column, label_column = "image", "label"
-    else:
-        usual = _NUMBER_COLUMNS if spec.kind == "number" else _LABEL_COLUMNS
-        path_column = _wanted(columns, _PATH_COLUMNS, table)
-        label_column = _wanted(columns, (spec.label_column,) if spec.label_column else usual, table)
+    path_column, label_column = _columns(columns, spec, table)
     names = [_text(row.get("set")) for row in rows]
-    images = _row_images(rows, names, path_column, table=table, spec=spec, maker=maker)
-    said = {column: [_text(row.get(column)) for row in rows] for column in _OF_SAMPLES if column in columns}
-    if not dense:
-        said["label"] = [";".join(sorted(_labels_in(_text(row.get(label_column))))) for row in rows]
+    images = _row_images(rows, names, path_column, table=table, spec=spec, make=make)
+    labels = [_text(row.get(label_column)) for row in rows]
+    given = {column: [_text(row.get(column)) for row in rows] for column in _OF_SAMPLES if column in columns}
+    if spec.kind not in DENSE_KINDS:
+        given["label"] = [";".join(sorted(_labels_in(text))) for text in labels]
     samples = []
-    for group in _grouped(names, said, table):
-        row = rows[group[0]]
+    for group in _grouped(names, given, table):
+        row, first = rows[group[0]], group[0]
+        split, label = _text(row.get("split")), labels[first]
         try:
+            if split and split not in SPLITS:
+                raise ManifestError(f"split '{split}' is unknown ({', '.join(SPLITS)}){nearest_name(split, SPLITS)}")
+            is_class = spec.kind in ("class", "labels")
             samples.append(
                 ListedSample(
-                    name=names[group[0]],
+                    name=names[first],
                     images=tuple(image for index in group for image in images[index]),
-                    label=_label(row, label_column, spec, table.parent),
-                    split=_split(_text(row.get("split"))),
+                    label=_labels_in(label) if is_class else _label(label, row, label_column, spec, table.parent),
+                    split=next((known for known in SPLITS if known == split), None),
                     place=_text(row.get("place")) or None,
                 )
             )
         except AnybandError as problem:
-            raise ManifestError(f"row {group[0] + 1} of '{table}': {problem}") from problem
+            raise ManifestError(f"row {first + 1} of '{table}': {problem}") from problem
     return samples
 
 
-def _wanted(columns: Sequence[str], wanted: Sequence[str], table: Path) -> str:
-    found = next((name for name in wanted if name in columns), None)
-    if found is None:
-        raise ManifestError(
-            f"'{table}' needs a column '{wanted[0]}'; it has {', '.join(columns) or 'none'}"
-            f"{nearest_name(wanted[0], columns)}"
-        )
-    return found
-
-
-def _check_map_columns(columns: Sequence[str], table: Path) -> None:
+def _columns(columns: Sequence[str], spec: DataSpec, table: Path) -> tuple[str, str]:
+    """Find the columns with the paths and with the labels; of maps none may be unknown."""
+    if spec.kind not in DENSE_KINDS:
+        usual = _NUMBER_COLUMNS if spec.kind == "number" else _LABEL_COLUMNS
+        wanted = _PATH_COLUMNS, (spec.label_column,) if spec.label_column else usual
+        found = [next((name for name in names if name in columns), None) for names in wanted]
+        lacks = next((names[0] for names, name in zip(wanted, found, strict=True) if name is None), None)
+        if lacks is not None:
+            raise ManifestError(
+                f"'{table}' needs a column '{lacks}'; it has {', '.join(columns) or 'none'}"
+                f"{nearest_name(lacks, columns)}"
+            )
+        return str(found[0]), str(found[1])
     known, is_pair = {*COLUMNS, *_MAP_COLUMNS}, all(name in columns for name in _PAIR)
     if is_pair:
         known |= {f"{when}_{name}" for when in _PAIR for name in COLUMNS}
@@ -255,6 +221,7 @@ def _check_map_columns(columns: Sequence[str], table: Path) -> None:
             f"'{table}' needs a column `image`, or `before` and `after`; it has {', '.join(columns)}"
             f"{nearest_name('image', columns)}"
         )
+    return "image", "label"
 
 
 def _row_images(
@@ -264,7 +231,7 @@ def _row_images(
     *,
     table: Path,
     spec: DataSpec,
-    maker: EntryMaker,
+    make: _Maker,
 ) -> list[tuple[ImageEntry, ...]]:
     """Make the images of each row: one, both of a pair, or one for each slot where a row stands for all of them."""
     dense = spec.kind in DENSE_KINDS
@@ -275,14 +242,16 @@ def _row_images(
         for number, (row, name) in enumerate(zip(rows, names, strict=True), start=1):
             position = counts[name] if name else None
             counts[name] += 1
+            shared = {key: value for key, value in row.items() if key in COLUMNS and key not in ("split", "place")}
+            slots: list[int | None] = [0, 1] if is_pair else [position or 0]
             try:
                 if is_pair:
-                    pair = (_pair_row(row, when) for when in _PAIR)
-                    found.append(tuple(maker.entry(own, slot) for slot, own in enumerate(pair)))
+                    images = [shared | _own(row, when) | {"path": row.get(when)} for when in _PAIR]
                 else:
-                    own = _image_row(row, path_column)
-                    slots = [position or 0] if dense else _slots(own, spec, position)
-                    found.append(tuple(maker.entry(own, slot) for slot in slots))
+                    shared |= {"path": row[path_column]} if _text(row.get(path_column)) else {}
+                    slots = slots if dense else _slots(shared, spec, position)
+                    images = [shared] * len(slots)
+                found.append(tuple(map(make, images, slots)))
             except AnybandError as problem:
                 raise ManifestError(f"row {number} of '{table}': {problem}") from problem
             if number % _SHOWN_EVERY == 0:
@@ -290,23 +259,17 @@ def _row_images(
     return found
 
 
-def _image_row(row: Mapping[str, Any], path_column: str) -> dict[str, Any]:
-    known = {column: value for column, value in row.items() if column in COLUMNS and column not in ("split", "place")}
-    return known | ({"path": row[path_column]} if _text(row.get(path_column)) else {})
-
-
-def _pair_row(row: Mapping[str, Any], when: str) -> dict[str, Any]:
-    """What is said of one of two images: `before_datetime` goes before `datetime`, which is of both."""
+def _own(row: Mapping[str, Any], when: str) -> dict[str, Any]:
+    """What is given of one of two images: `before_datetime` goes before `datetime`, which is of both."""
     own = {column.removeprefix(f"{when}_"): value for column, value in row.items() if column.startswith(f"{when}_")}
-    own = {column: value for column, value in own.items() if value not in (None, "")}
-    return _image_row(row, "image") | own | {"path": row.get(when)}
+    return {column: value for column, value in own.items() if value not in (None, "")}
 
 
 def _slots(row: Mapping[str, Any], spec: DataSpec, position: int | None) -> list[int | None]:
     """Find the slots of the recipe that a row of whole images is read by."""
     if _text(row.get("sensor")):
-        same = (index for index, sensor in enumerate(spec.sensors) if _is_same(sensor, _text(row["sensor"])))
-        return [next(same, None)]
+        known = [find_sensor_name(name) or name for name in (_text(row["sensor"]), *spec.sensors)]
+        return [known.index(known[0], 1) - 1 if known[0] in known[1:] else None]
     if len(spec.sensors) < 2:
         return [0]
     if position is None:
@@ -319,22 +282,15 @@ def _slots(row: Mapping[str, Any], spec: DataSpec, position: int | None) -> list
     return [position]
 
 
-def _is_same(first: str, second: str) -> bool:
-    return (find_sensor_name(first) or first) == (find_sensor_name(second) or second)
-
-
-def _label(row: Mapping[str, Any], column: str, spec: DataSpec, folder: Path) -> tuple[str, ...] | float | LabelFile:
-    text = _text(row.get(column))
+def _label(text: str, row: Mapping[str, Any], column: str, spec: DataSpec, folder: Path) -> float | LabelFile:
+    """Read the number of a sample, or where the labels of its pixels are."""
     if spec.kind == "number":
         return _number(text, column)
-    if spec.kind not in DENSE_KINDS:
-        return _labels_in(text)
     if not text:
         raise ManifestError("it has no label; name the raster of labels or the polygons, or leave the row out")
-    path = folder / text
+    path, nodata = folder / text, _text(row.get("label_nodata"))
     if not path.exists():
         raise ManifestError(f"label '{path}' does not exist")
-    nodata = _text(row.get("label_nodata"))
     try:
         value = float(nodata) if nodata else None
     except ValueError as problem:
@@ -359,25 +315,18 @@ def _number(text: str, column: str) -> float:
     return number
 
 
-def _split(name: str) -> Split | None:
-    match = next((known for known in SPLITS if known == name), None)
-    if name and match is None:
-        raise ManifestError(f"split '{name}' is unknown ({', '.join(SPLITS)}){nearest_name(name, SPLITS)}")
-    return match
-
-
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ";".join(str(one) for one in value)
     return "" if value is None else str(value).strip()
 
 
-def _grouped(names: Sequence[str], said: Mapping[str, Sequence[str]], table: Path) -> list[list[int]]:
+def _grouped(names: Sequence[str], given: Mapping[str, Sequence[str]], table: Path) -> list[list[int]]:
     """Group rows by the set they name, in the order of its first row; a row that names none is a set of its own."""
     groups: dict[str | int, list[int]] = {}
     for row, name in enumerate(names):
         groups.setdefault(name or row, []).append(row)
-    for column, values in said.items():
+    for column, values in given.items():
         for rows in groups.values():
             other = next((row for row in rows[1:] if values[row] != values[rows[0]]), None)
             if other is not None:
@@ -388,7 +337,7 @@ def _grouped(names: Sequence[str], said: Mapping[str, Sequence[str]], table: Pat
     return list(groups.values())
 
 
-def _class_folders(folder: Path, spec: DataSpec, maker: EntryMaker) -> list[ListedSample]:
+def _class_folders(folder: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
     """List images in folders that are named after their class: files, or folders of single-band files."""
     if spec.kind == "number":
         raise ManifestError(f"'{folder}' is a folder, whose names are classes; numbers come from a table")
@@ -405,7 +354,7 @@ def _class_folders(folder: Path, spec: DataSpec, maker: EntryMaker) -> list[List
         ListedSample(
             name="",
             images=tuple(
-                maker.entry({"path": image.relative_to(folder).as_posix()}, slot) for slot in range(len(spec.sensors))
+                make({"path": image.relative_to(folder).as_posix()}, slot) for slot in range(len(spec.sensors))
             ),
             label=(child.name,),
             split=splits.get(child.parent),
@@ -433,14 +382,14 @@ def _images_of(folder: Path) -> list[Path]:
     return images
 
 
-def _map_folder(folder: Path, maker: EntryMaker) -> list[ListedSample]:
+def _map_folder(folder: Path, make: _Maker) -> list[ListedSample]:
     splits = [(split, folder / split) for split in SPLITS if (folder / split).is_dir()]
     if not splits:
-        return _maps_of_split(folder, None, maker)
-    return [one for split, inside in splits for one in _maps_of_split(inside, split, maker)]
+        return _maps_of_split(folder, None, make)
+    return [one for split, inside in splits for one in _maps_of_split(inside, split, make)]
 
 
-def _maps_of_split(folder: Path, split: Split | None, maker: EntryMaker) -> list[ListedSample]:
+def _maps_of_split(folder: Path, split: Split | None, make: _Maker) -> list[ListedSample]:
     slots = [folder / name for name in (("images",) if (folder / "images").is_dir() else _PAIR)]
     missing = [path.name for path in (*slots, folder / "labels") if not path.is_dir()]
     if missing:
@@ -456,9 +405,7 @@ def _maps_of_split(folder: Path, split: Split | None, maker: EntryMaker) -> list
     return [
         ListedSample(
             name="",
-            images=tuple(
-                maker.entry({"path": [str(found[stem].absolute())]}, slot) for slot, found in enumerate(images)
-            ),
+            images=tuple(make({"path": [str(found[stem].absolute())]}, slot) for slot, found in enumerate(images)),
             label=LabelFile(path=label),
             split=split,
         )

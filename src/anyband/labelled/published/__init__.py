@@ -1,7 +1,6 @@
 """Published data sets by name, read from the folders in which they are distributed, and their normalisations."""
 
 import datetime as dt
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,28 +10,22 @@ from typing import Any
 from anyband.data.store import Split
 from anyband.errors import CatalogueError, ManifestError, nearest_name
 from anyband.files import read_yaml
-from anyband.labelled.samples import DataSpec, TaskData, check_options, chosen_option, known_root
-from anyband.labelled.tables import EntryMaker, LabelFile, ListedSample
+from anyband.labelled.samples import DataSpec, TaskData, known_root, options_of
+from anyband.labelled.tables import LabelFile, ListedSample, make_entry
 from anyband.sensors.catalogue import resolve_sensor
 from anyband.sensors.ranges import load_ranges, published_statistics
 from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = ["list_published", "open_published", "published_statistics_of"]
+__all__ = ["PUBLISHED", "open_published", "published_statistics_of"]
 
 _FOLDER = Path(__file__).parent
 _INSTEAD = "take `statistics: data` to count them on the training images"
 
 
-@functools.cache
-def _table(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = read_yaml(_FOLDER / name, error=CatalogueError)
-    return found
+_CLASS_FOLDERS: dict[str, Any] = read_yaml(_FOLDER / "class_folders.yaml", error=CatalogueError)
 
-
-def list_published() -> tuple[str, ...]:
-    """List the names of the data sets, in alphabetic order."""
-    own = ("bigearthnet-mm", "dfc2020", "fmow-pairs", "hls-burn-scars", "sickle")
-    return tuple(sorted((*_table("class_folders.yaml"), *own)))
+PUBLISHED = tuple(sorted((*_CLASS_FOLDERS, "bigearthnet-mm", "dfc2020", "fmow-pairs", "hls-burn-scars", "sickle")))
+"""Names of the data sets, in alphabetic order."""
 
 
 def open_published(spec: DataSpec, *, seed: int) -> TaskData:
@@ -40,8 +33,8 @@ def open_published(spec: DataSpec, *, seed: int) -> TaskData:
     Raises `ManifestError` where there is no such set, or the folder is not as it is published.
     """
     # Late: each set has libraries of its own.
-    if spec.source in _table("class_folders.yaml"):
-        return _open_class_folders(_table("class_folders.yaml")[spec.source], spec, seed=seed)
+    if spec.source in _CLASS_FOLDERS:
+        return _open_class_folders(_CLASS_FOLDERS[spec.source], spec, seed=seed)
     if spec.source == "bigearthnet-mm":
         from anyband.labelled.published.bigearthnet import open_bigearthnet
 
@@ -59,8 +52,8 @@ def open_published(spec: DataSpec, *, seed: int) -> TaskData:
     if spec.source == "dfc2020":
         return _open_dfc2020(spec, seed=seed)
     raise ManifestError(
-        f"there is no published data set '{spec.source}' (known: {', '.join(list_published())})"
-        f"{nearest_name(spec.source, list_published())}"
+        f"there is no published data set '{spec.source}' (known: {', '.join(PUBLISHED)})"
+        f"{nearest_name(spec.source, PUBLISHED)}"
     )
 
 
@@ -160,7 +153,7 @@ def _open_burn_scars(spec: DataSpec, *, seed: int) -> TaskData:
     """
     from anyband.labelled.maps import map_data
 
-    check_options(spec, ())
+    options_of(spec, {})
     root = known_root(spec, wanted=_HLS_WANTED)
     folders = {_below(root, name, wanted=_HLS_WANTED): split for name, split in _HLS_SPLITS.items()}
     samples = [one for folder, split in folders.items() for one in _burn_scars_of(folder, split, spec)]
@@ -169,14 +162,14 @@ def _open_burn_scars(spec: DataSpec, *, seed: int) -> TaskData:
 
 
 def _burn_scars_of(folder: Path, split: Split, spec: DataSpec) -> list[ListedSample]:
-    maker, samples = EntryMaker(folder, spec), []
+    samples = []
     for image in sorted(folder.glob("*_merged.tif")):
         label = image.with_name(image.name.replace("_merged.tif", ".mask.tif"))
         if not label.exists():
             raise ManifestError(f"'{image}' has no mask '{label.name}'. '{spec.source}' wants: {_HLS_WANTED}")
         named = _HLS_NAME.search(image.name)
         date = None if named is None else dt.datetime.strptime(named[1], "%Y%j").replace(tzinfo=dt.UTC)
-        entry = maker.entry(_row(image, "HLS", spec, slot=0) | {"datetime": date}, 0)
+        entry = make_entry(_row(image, "HLS", spec, slot=0) | {"datetime": date}, 0, folder=folder, spec=spec)
         samples.append(ListedSample(name="", images=(entry,), label=LabelFile(path=label, variable="1"), split=split))
     if not samples:
         raise ManifestError(f"'{folder}' has no `*_merged.tif`. '{spec.source}' wants: {_HLS_WANTED}")
@@ -192,9 +185,8 @@ def _open_dfc2020(spec: DataSpec, *, seed: int) -> TaskData:
     """
     from anyband.labelled.maps import map_data
 
-    check_options(spec, ("images", "train"))
-    images = chosen_option(spec, "images", ("S2", "S1", "S2+S1")).split("+")
-    train = chosen_option(spec, "train", ("test", "validation"))
+    options = options_of(spec, {"images": ("S2", "S1", "S2+S1"), "train": ("test", "validation")})
+    images, train = options["images"].split("+"), options["train"]
     root = known_root(spec, wanted=_DFC_WANTED)
     splits: dict[str, Split] = {train: "train", "validation" if train == "test" else "test": "test"}
     folders = {_below(root, f"ROIs0000_{name}", wanted=_DFC_WANTED): split for name, split in splits.items()}
@@ -204,7 +196,6 @@ def _open_dfc2020(spec: DataSpec, *, seed: int) -> TaskData:
 
 
 def _dfc_of(folder: Path, split: Split, spec: DataSpec, images: Sequence[str]) -> list[ListedSample]:
-    maker = EntryMaker(folder, spec)
     files = {kind: _dfc_files(folder, kind) for kind in ("dfc", *(image.casefold() for image in images))}
     patches = sorted(files["dfc"])
     if not patches:
@@ -220,7 +211,7 @@ def _dfc_of(folder: Path, split: Split, spec: DataSpec, images: Sequence[str]) -
         ListedSample(
             name="",
             images=tuple(
-                maker.entry(_row(files[image.casefold()][patch], image, spec, slot=slot), slot)
+                make_entry(_row(files[image.casefold()][patch], image, spec, slot=slot), slot, folder=folder, spec=spec)
                 for slot, image in enumerate(images)
             ),
             label=LabelFile(path=files["dfc"][patch], variable="1"),
@@ -271,7 +262,7 @@ def published_statistics_of(name: str, sensor: Sensor) -> dict[str, BandStatisti
     Raises `CatalogueError` where nothing is published for this data set, sensor, unit or band.
     Source: SMARTIES, arXiv 2506.19585, and the public configuration of its v1 weights.
     """
-    sets = _table("statistics.yaml")["sets"]
+    sets = read_yaml(_FOLDER / "statistics.yaml", error=CatalogueError)["sets"]
     known = {_folded(alias): title for title, entry in sets.items() for alias in (title, *entry.get("aliases", ()))}
     if _folded(name) not in known:
         raise CatalogueError(

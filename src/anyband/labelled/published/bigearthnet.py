@@ -12,10 +12,9 @@ from anyband.labelled.samples import (
     DataSpec,
     ListSpec,
     TaskData,
-    check_options,
-    chosen_option,
     declared_slots,
     known_root,
+    options_of,
 )
 from anyband.labelled.tables import ListedSample, known_entry
 from anyband.progress import progress
@@ -135,10 +134,10 @@ def open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
     Options are `bands` (all, s1, s2), `num_classes` (19, 43) and `absent` (refuse, leave_out) for lists that name what
     is not there. Raises `ManifestError` where the folder is not as it should be, or a label is unknown.
     """
-    check_options(spec, ("bands", "num_classes", "absent"))
+    known = {"bands": ("all", "s1", "s2"), "num_classes": ("19", "43"), "absent": ("refuse", "leave_out")}
+    options = options_of(spec, known)
     root = known_root(spec, wanted=_WANTED)
-    bands = chosen_option(spec, "bands", ("all", "s1", "s2"))
-    only_19 = chosen_option(spec, "num_classes", ("19", "43")) == "19"
+    bands, only_19 = options["bands"], options["num_classes"] == "19"
     keys = ("s1", "s2") if bands == "all" else (bands,)
     sensors = declared_slots([get_sensor(_SENSORS[key]) for key in keys], spec, name=spec.source)
     patches = sorted(_patches(root).items())

@@ -9,7 +9,7 @@ from pathlib import Path
 from anyband.data.store import Split
 from anyband.errors import ManifestError, nearest_name
 from anyband.labelled.images import published_data
-from anyband.labelled.samples import DataSpec, TaskData, check_options, chosen_option, declared_slots, known_root
+from anyband.labelled.samples import DataSpec, TaskData, declared_slots, known_root, options_of
 from anyband.labelled.tables import ListedSample, known_entry
 from anyband.sensors.catalogue import find_bands, get_sensor
 from anyband.sensors.sensor import Sensor
@@ -40,9 +40,8 @@ def open_fmow_pairs(spec: DataSpec, *, seed: int) -> TaskData:
     name what is not there. Validation is drawn where its table is missing. Raises `ManifestError` where the folder is
     not as it should be.
     """
-    check_options(spec, ("images", "absent"))
+    images = options_of(spec, {"images": ("all", "rgb", "s2"), "absent": ("refuse", "leave_out")})["images"]
     root = known_root(spec, wanted=_WANTED)
-    images = chosen_option(spec, "images", ("all", "rgb", "s2"))
     sensors = dict(zip(_kinds(images), declared_slots(_sensors(images), spec, name=spec.source), strict=True))
     rows = [(split, row) for split in _TABLES for row in _rows(root, split)]
     paired = [(split, row) for split, row in rows if _number(row, split) < _FIRST_WITHOUT_PICTURE]

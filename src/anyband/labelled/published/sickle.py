@@ -30,13 +30,12 @@ from anyband.labelled.samples import (
     Sample,
     SampleImage,
     TaskData,
-    check_options,
-    chosen_option,
     contents_of,
     declared_slots,
     fingerprint_of,
     keep_samples,
     known_root,
+    options_of,
 )
 from anyband.progress import progress
 from anyband.randomness import permutation
@@ -99,10 +98,9 @@ def open_sickle(spec: DataSpec, *, seed: int) -> TaskData:
         RecipeError: an unknown option.
         InputError: no labels.
     """
-    check_options(spec, ("sensor", "dates"))
+    options = options_of(spec, {"sensor": (), "dates": ("median", "each")})
     root = known_root(spec, wanted=_WANTED)
-    chosen = _chosen_sensors(spec)
-    each = chosen_option(spec, "dates", ("median", "each")) == "each"
+    chosen, each = _chosen_sensors(spec), options["dates"] == "each"
     if each and len(chosen) > 1:
         raise RecipeError("sensors of SICKLE share no dates, so option `dates: each` is for one of them; use `median`")
     fields, notes = _fields(root, chosen, spec, seed=seed)
