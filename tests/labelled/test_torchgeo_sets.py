@@ -16,18 +16,12 @@ from PIL import Image
 from anyband.labelled import open_task_data
 from anyband.labelled.published import PUBLISHED
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData, TaskKind
-from anyband.labelled.torchgeo import (
-    TorchgeoRow,
-    find_torchgeo,
-    list_torchgeo,
-    open_torchgeo,
-    torchgeo_names,
-    variant_of,
-)
+from anyband.labelled.torchgeo import TorchgeoSet, find_torchgeo, open_torchgeo, torchgeo_sets, variant_of
 from anyband.rasters.formats import open_quietly
 
 _PARTS = ("train", "val", "test")
-_USABLE = [row.name for row in list_torchgeo() if row.state != "not mapped"]
+_SETS = torchgeo_sets()
+_USABLE = [name for name in sorted(_SETS) if not _SETS[name].not_mapped]
 
 
 def _opened(
@@ -65,7 +59,7 @@ _NEWER |= {"PASTIS100", "S2100k", "WorldStrat", "xBD", "xBDDistShift"}
 
 def test_every_image_data_set_of_torchgeo_is_mapped_or_says_why_not() -> None:
     newer = {name for name in _NEWER if not hasattr(torchgeo.datasets, name)}
-    assert set(torchgeo_names()) - newer == _torchgeo_classes()
+    assert set(_SETS) - newer == _torchgeo_classes()
 
 
 def test_the_named_sets_of_the_issue_can_be_used() -> None:
@@ -124,26 +118,17 @@ def test_bands_are_those_that_the_class_gives(name: str) -> None:
     assert [band for slot in one.images for band in slot.names or slot.bands] == list(given)
 
 
-@pytest.mark.parametrize("name", _USABLE)
-def test_methods_that_read_labels_exist(name: str) -> None:
-    one, made = find_torchgeo(name), getattr(torchgeo.datasets, name)
-    assert one.targets is None or not one.targets.startswith("_") or callable(getattr(made, one.targets))
+def test_methods_that_read_labels_exist() -> None:
+    methods = {name: _SETS[name].targets or "" for name in _USABLE}
+    assert all(
+        callable(getattr(getattr(torchgeo.datasets, name), method))
+        for name, method in methods.items()
+        if method.startswith("_")
+    )
 
 
-@pytest.mark.parametrize("name", _USABLE)
-def test_every_mapping_has_a_source_and_says_what_stands_in_the_folder(name: str) -> None:
-    one = find_torchgeo(name)
-    assert one.source
-    assert one.layout
-
-
-def test_list_gives_tested_sets_first() -> None:
-    states = [row.state for row in list_torchgeo()]
-    assert states == sorted(states, key=["tested", "untested", "not mapped"].index)
-
-
-def test_list_says_why_a_set_is_not_mapped() -> None:
-    assert all(row.note for row in list_torchgeo() if row.state == "not mapped")
+def test_every_mapping_has_a_source_and_says_what_stands_in_the_folder() -> None:
+    assert all(_SETS[name].source and _SETS[name].layout for name in _USABLE)
 
 
 # EuroSAT
@@ -372,15 +357,16 @@ def test_bigearthnet_v2_has_maps_where_they_are_asked_for(bigearthnet_v2: Path) 
     assert {data.classes[index] for index in np.unique(labels[labels >= 0])} <= set(data.classes)
 
 
-@pytest.mark.parametrize("row", list_torchgeo(), ids=lambda row: row.name)
-def test_the_page_lists_the_set_as_the_table_does(row: TorchgeoRow) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
-    parts = ", ".join(row.splits) or "drawn"
-    usable = f"| `{row.name}` | {', '.join(row.kinds)} | {', '.join(row.sensors)} | {parts} | {row.state} |"
-    assert (f"| `{row.name}` | {row.note} |" if row.state == "not mapped" else usable) in page.splitlines()
+def _line(one: TorchgeoSet) -> str:
+    """What the page says of a data set."""
+    if one.not_mapped:
+        return f"| `{one.name}` | {one.not_mapped} |"
+    sensors = ", ".join(dict.fromkeys(slot.sensor or "?" for slot in one.images))
+    state, splits = "tested" if one.tested else "untested", ", ".join(one.splits) or "drawn"
+    return f"| `{one.name}` | {', '.join(one.kinds)} | {sensors} | {splits} | {state} |"
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_the_page_lists_the_published_set(name: str) -> None:
+def test_the_page_lists_the_sets_as_the_tables_do() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
-    assert f"| `{name}` |" in page
+    assert {_line(one) for one in _SETS.values()} <= set(page.splitlines())
+    assert all(f"| `{name}` |" in page for name in PUBLISHED)

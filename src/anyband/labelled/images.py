@@ -26,6 +26,7 @@ from anyband.labelled.samples import (
     fingerprint_of,
     options_of,
     quick_fingerprint,
+    settings_of,
 )
 from anyband.labelled.splits import complete_splits, splits_from_lists
 from anyband.labelled.tables import ListedSample, list_samples
@@ -281,7 +282,6 @@ def published_data(
     splits, places, contents, drawn = published_splits(
         declared, targets, spec.split, files=files, places=places, seed=seed, classes=classes
     )
-    settings = [f"{one.name} {one.default_encoding} {' '.join(one.band_names)}" for one in sensors]
     return TaskData(
         name=spec.source,
         kind=kind,
@@ -292,7 +292,7 @@ def published_data(
         sensors=(sensors,) * len(samples),
         targets=targets,
         read=lambda position: _read(samples[position]),
-        fingerprint=quick_fingerprint(names, files, targets, splits, settings=settings),
+        fingerprint=quick_fingerprint(names, files, targets, splits, settings=settings_of(sensors)),
         contents=contents,
         notes=(*notes, *listed, *drawn),
         statistics=statistics,

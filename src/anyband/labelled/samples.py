@@ -42,6 +42,7 @@ __all__ = [
     "known_root",
     "options_of",
     "quick_fingerprint",
+    "settings_of",
 ]
 
 TaskKind = Literal["class", "labels", "number", "class_map", "number_map"]
@@ -383,6 +384,11 @@ def fingerprint_of(
         for label in labels:
             state.update(f"{label!r}\0".encode())
     return state.hexdigest()
+
+
+def settings_of(sensors: Sequence[Sensor]) -> list[str]:
+    """Say of each sensor what changes how a published data set is read."""
+    return [f"{one.name} {one.default_encoding} {' '.join(one.band_names)}" for one in sensors]
 
 
 def quick_fingerprint(

@@ -1,14 +1,14 @@
 """TorchGeo's data sets as labelled samples."""
 
-import contextlib
 import functools
 import importlib
 import inspect
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,28 +29,15 @@ from anyband.labelled.samples import (
     TaskData,
     TaskKind,
     declared_slots,
+    encoded,
     quick_fingerprint,
+    settings_of,
 )
 from anyband.progress import progress
 from anyband.sensors.catalogue import find_bands, get_sensor
-from anyband.sensors.sensor import Sensor
+from anyband.sensors.sensor import Sensor, checked
 
-__all__ = [
-    "ImageSlot",
-    "Items",
-    "Reading",
-    "TorchgeoRow",
-    "TorchgeoSet",
-    "class_values",
-    "files_of",
-    "find_torchgeo",
-    "list_torchgeo",
-    "open_torchgeo",
-    "read_sample",
-    "targets_of",
-    "torchgeo_names",
-    "variant_of",
-]
+__all__ = ["ImageSlot", "TorchgeoSet", "find_torchgeo", "open_torchgeo", "torchgeo_sets", "variant_of"]
 
 _FOLDER = Path(__file__).parent / "torchgeo_tables"
 
@@ -87,11 +74,7 @@ class ImageSlot:
         sensor = get_sensor(self.sensor)
         if self.bands:
             sensor = find_bands(self.bands, sensor)
-        if self.encoding is None:
-            return sensor
-        for band in sensor.bands:
-            band.encoding(self.encoding)
-        return replace(sensor, default_encoding=self.encoding)
+        return sensor if self.encoding is None else encoded(sensor, self.encoding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +82,9 @@ class TorchgeoSet:
     """How one of TorchGeo's classes is read."""
 
     name: str
-    kinds: tuple[TaskKind, ...]
+    kinds: tuple[TaskKind, ...] = ()
     """What can be predicted, the default first."""
-    images: tuple[ImageSlot, ...]
+    images: tuple[ImageSlot, ...] = ()
     splits: Mapping[Split, Any] = field(default_factory=dict)
     """Value of `split_argument` for each; empty: the class has none."""
     split_argument: str = "split"
@@ -113,8 +96,8 @@ class TorchgeoSet:
     """Names by label: a list, by value, or where the class keeps them (`classes`, `class_sets.{num_classes}`)."""
     ignore: tuple[int, ...] = ()
     """Values of maps that are no class."""
-    target: str | None = None
-    """Key; None: `mask` for maps, else `label`."""
+    target: str = ""
+    """Key; empty: `mask` for maps, else `label`."""
     targets: str | None = None
     """Attribute with all labels, or method that reads the label of one sample; None: samples are read."""
     targets_key: str | None = None
@@ -142,48 +125,23 @@ class TorchgeoSet:
     """Why the set can't be used; empty: it can."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TorchgeoRow:
-    """One line of the list of data sets."""
-
-    name: str
-    kinds: tuple[TaskKind, ...]
-    sensors: tuple[str, ...]
-    """`?`: to be declared."""
-    splits: tuple[str, ...]
-    """Empty: they are drawn."""
-    state: str
-    """`tested`, `untested` or `not mapped`."""
-    note: str
-    """Why it is not mapped, or what to know."""
-
-
-def torchgeo_names() -> tuple[str, ...]:
-    """List the data sets that the tables know, mapped or not."""
-    return tuple(sorted(_sets()))
-
-
-def list_torchgeo() -> tuple[TorchgeoRow, ...]:
-    """List the data sets for people: those that can be opened first tested, then untested, then the others."""
-    order = {"tested": 0, "untested": 1, "not mapped": 2}
-    return tuple(sorted((_row(one) for one in _sets().values()), key=lambda row: (order[row.state], row.name)))
-
-
-def _row(one: TorchgeoSet) -> TorchgeoRow:
-    state = "not mapped" if one.not_mapped else "tested" if one.tested else "untested"
-    return TorchgeoRow(
-        name=one.name,
-        kinds=one.kinds,
-        sensors=tuple(dict.fromkeys(slot.sensor or "?" for slot in one.images)),
-        splits=tuple(one.splits),
-        state=state,
-        note=one.not_mapped or " ".join(one.notes),
-    )
+@functools.cache
+def torchgeo_sets() -> Mapping[str, TorchgeoSet]:
+    """Read the tables: the data sets by name, also those that can't be used."""
+    found = {}
+    for path in sorted(_FOLDER.glob("*.yaml")):
+        entries = read_yaml(path, error=ManifestError)
+        for name, raw in entries.items():
+            # Classes that differ in little from another of the file say so.
+            whole = {**entries[raw["like"]], **raw} if "like" in raw else raw
+            whole = {key: value for key, value in whole.items() if key != "like"}
+            found[name] = checked(TorchgeoSet, {"name": name, **whole}, where=f"{path.name}: {name}")
+    return found
 
 
 def find_torchgeo(name: str) -> TorchgeoSet:
     """Look up a data set by the name of its class; `ManifestError` says why there is none or it can't be used."""
-    known = _sets()
+    known = torchgeo_sets()
     if name not in known:
         usable = sorted(one for one in known if not known[one].not_mapped)
         raise ManifestError(
@@ -193,42 +151,6 @@ def find_torchgeo(name: str) -> TorchgeoSet:
     if known[name].not_mapped:
         raise ManifestError(f"TorchGeo's '{name}' can't be used: {known[name].not_mapped}")
     return known[name]
-
-
-@functools.cache
-def _sets() -> dict[str, TorchgeoSet]:
-    found: dict[str, TorchgeoSet] = {}
-    for path in sorted(_FOLDER.glob("*.yaml")):
-        entries = read_yaml(path, error=ManifestError)
-        for name, raw in entries.items():
-            # Classes that differ in little from another of the file say so.
-            whole = {**entries[raw["like"]], **raw} if "like" in raw else raw
-            found[name] = TorchgeoSet(name=name, **_parsed(whole, where=f"{path.name}: {name}"))
-    return found
-
-
-def _parsed(raw: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    known = {one.name for one in fields(TorchgeoSet)} | {"kind", "like"}
-    unknown = sorted(set(raw) - known)
-    if unknown:
-        raise ManifestError(f"{where}: unknown key '{unknown[0]}'{nearest_name(unknown[0], known)}")
-    values = {key: _frozen(value) for key, value in raw.items()}
-    values.pop("like", None)
-    kind = values.pop("kind", ())
-    values["kinds"] = kind if isinstance(kind, tuple) else (kind,)
-    values["images"] = _slots(raw.get("images", ()))
-    if isinstance(values.get("notes"), str):
-        values["notes"] = (values["notes"],)
-    return values
-
-
-def _slots(raw: Any) -> tuple[ImageSlot, ...]:
-    listed: list[dict[str, Any]] = [dict(one) for one in raw]
-    return tuple(ImageSlot(**{key: _frozen(value) for key, value in one.items()}) for one in listed)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
@@ -242,50 +164,17 @@ def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
             raise ManifestError(
                 f"'{one.name}' is not mapped for {argument} {value!r} (mapped: {', '.join(map(str, by_value))})"
             )
-        changed = dict(by_value[value] or {})
-        if "images" in changed:
-            changed["images"] = _slots(changed["images"])
-        fields_of: dict[str, Any] = {key: _frozen(value) for key, value in changed.items()}
-        one = replace(one, **fields_of)
+        one = checked(TorchgeoSet, vars(one) | dict(by_value[value]), where=f"{one.name}, {argument} {value!r}")
     return one
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Items:
-    """The samples of one split, as TorchGeo gives them."""
-
-    part: Split | None
-    """None: the set has none."""
-    data: Any
-    """Instance of TorchGeo's class."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reading:
-    """How samples of a data set become ours."""
-
-    one: TorchgeoSet
-    kind: TaskKind
-    sensors: tuple[Sensor, ...]
-    """Of the slots."""
-    classes: Mapping[int, str]
-    """Name of each label or value; a class's number is its position here. Empty: of kinds without classes."""
-
-    @property
-    def target(self) -> str:
-        return self.one.target or ("mask" if self.kind in DENSE_KINDS else "label")
-
-
-def class_values(one: TorchgeoSet, data: Any, arguments: Mapping[str, Any]) -> dict[int, str]:
+def _class_values(one: TorchgeoSet, data: Any, arguments: Mapping[str, Any]) -> dict[int, str]:
     """Give the name of each label or value of a data set, without those that are no class.
     Raises `ManifestError` where neither the table nor the class says.
     """
     named = _attribute(data, one.classes, arguments) if isinstance(one.classes, str) else one.classes
-    if isinstance(named, Mapping):
-        by_value = {int(value): str(name) for value, name in named.items()}
-    else:
-        by_value = {value: str(name) for value, name in enumerate(named)}
-    by_value = {value: name for value, name in by_value.items() if value not in one.ignore}
+    pairs = named.items() if isinstance(named, Mapping) else enumerate(named)
+    by_value = {int(value): str(name) for value, name in pairs if int(value) not in one.ignore}
     if not by_value:
         raise ManifestError(f"TorchGeo's '{one.name}' does not say what its classes are")
     return by_value
@@ -299,68 +188,55 @@ def _attribute(data: Any, path: str, arguments: Mapping[str, Any]) -> Any:
     return data
 
 
-def targets_of(reading: Reading, items: Sequence[Items]) -> Targets:
+def _targets(one: TorchgeoSet, kind: TaskKind, classes: Mapping[int, str], opened: Sequence[Any]) -> Targets:
     """Collect the labels of all samples, without the images where TorchGeo can give them so; None for maps.
     Raises `InputError` for a label that is no class.
     """
-    if reading.kind in DENSE_KINDS:
+    if kind in DENSE_KINDS:
         return None
     found: list[Any] = []
-    total = sum(len(one.data) for one in items)
-    with progress(f"labels of {reading.one.name}", total) as advance:
-        for one in items:
-            known = _known_labels(reading, one.data)
-            for index in range(len(one.data)):
-                found.append(_label(known, index, reading) if known is not None else one.data[index][reading.target])
+    with progress(f"labels of {one.name}", sum(map(len, opened))) as advance:
+        for data in opened:
+            # A list of labels, or a method that reads one.
+            known = None if one.targets is None else _attribute(data, one.targets, {})
+            for index in range(len(data)):
+                found.append(data[index][one.target] if known is None else _label(known, index, one, kind, classes))
                 advance(1)
-    values = np.stack([np.squeeze(np.asarray(one)) for one in found])
-    if values.ndim != (2 if reading.kind == "labels" else 1):
-        raise InputError(f"'{reading.one.name}' gives targets of shape {values.shape[1:]}; choose one by its options")
-    if reading.kind == "number":
-        return values.astype(np.float64)
-    if reading.kind == "labels":
-        return values.astype(bool)
-    return _positions(values, reading, name=reading.one.name)
+    values = np.stack([np.squeeze(np.asarray(label)) for label in found])
+    if values.ndim != (2 if kind == "labels" else 1):
+        raise InputError(f"'{one.name}' gives targets of shape {values.shape[1:]}; choose one by its options")
+    if kind == "class":
+        return _positions(values, classes, one, name=one.name)
+    return values.astype(np.float64 if kind == "number" else bool)
 
 
-def _known_labels(reading: Reading, data: Any) -> Any:
-    """Find the list of labels, or the method that reads one, if any."""
-    return None if reading.one.targets is None else _attribute(data, reading.one.targets, {})
-
-
-def _label(known: Any, index: int, reading: Reading) -> Any:
+def _label(known: Any, index: int, one: TorchgeoSet, kind: TaskKind, classes: Mapping[int, str]) -> Any:
+    """Give a label as TorchGeo would: names of classes, and numbers written as text, as numbers."""
     entry = known(index) if callable(known) else known[index]
-    if reading.one.targets_key is not None:
-        entry = entry[reading.one.targets_key]
+    if one.targets_key is not None:
+        entry = entry[one.targets_key]
     names = [entry] if isinstance(entry, str) else entry
-    if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
-        return _from_names(names, reading)
-    return entry
-
-
-def _from_names(names: Sequence[str], reading: Reading) -> Any:
-    """Turn names of classes, or numbers written as text, into what TorchGeo would give."""
-    known = {name: value for value, name in reading.classes.items()}
-    if reading.kind == "labels":
-        return [name in names for name in known]
-    if reading.kind == "class" and names[0] in known:
-        return known[names[0]]
+    if not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+        return entry
+    values = {name: value for value, name in classes.items()}
+    if kind == "labels":
+        return [name in names for name in values]
+    if kind == "class" and names[0] in values:
+        return values[names[0]]
     try:
         return float(names[0])
     except ValueError:
-        raise InputError(f"'{names[0]}' is no class of '{reading.one.name}'{nearest_name(names[0], known)}") from None
+        raise InputError(f"'{names[0]}' is no class of '{one.name}'{nearest_name(names[0], values)}") from None
 
 
-def files_of(one: TorchgeoSet, data: Any, root: Path) -> list[tuple[Path, ...]]:
+def _files(one: TorchgeoSet, data: Any, root: Path) -> list[tuple[Path, ...]]:
     """List the files or folders of each sample; nothing where the class does not keep them."""
-    if one.files is None:
-        return [()] * len(data)
-    entries = _attribute(data, one.files, {})
-    return [tuple(_paths_in(_read_of(entries[index], one), root)) for index in range(len(data))]
-
-
-def _read_of(entry: Any, one: TorchgeoSet) -> Any:
-    return [entry[key] for key in one.file_keys] if isinstance(entry, Mapping) and one.file_keys else entry
+    entries: Any = [()] * len(data) if one.files is None else _attribute(data, one.files, {})
+    found = []
+    for entry in (entries[index] for index in range(len(data))):
+        chosen = one.file_keys if isinstance(entry, Mapping) else ()
+        found.append(tuple(_paths_in([entry[key] for key in chosen] if chosen else entry, root)))
+    return found
 
 
 def _paths_in(entry: Any, root: Path) -> list[Path]:
@@ -373,21 +249,29 @@ def _paths_in(entry: Any, root: Path) -> list[Path]:
     return [path for path in (Path(entry), root / entry) if path.exists()][:1]
 
 
-def read_sample(raw: Mapping[str, Any], reading: Reading, *, name: str) -> Sample:
+def _sample(
+    raw: Mapping[str, Any],
+    one: TorchgeoSet,
+    kind: TaskKind,
+    classes: Mapping[int, str],
+    sensors: Sequence[Sensor],
+    *,
+    name: str,
+) -> Sample:
     """Turn a sample's dictionary into images by slot, and a map where that is the target.
     Raises `InputError` for other channels than the sensors have, a map of another shape, or values that are no class.
     """
-    slots = _by_slot(raw, reading, name=name)
-    images = tuple(_image(dn, one, name=name) for dn, one in zip(slots, reading.sensors, strict=True))
-    if reading.kind not in DENSE_KINDS:
+    slots = _by_slot(raw, one, sensors, name=name)
+    images = tuple(_image(dn, sensor, name=name) for dn, sensor in zip(slots, sensors, strict=True))
+    if kind not in DENSE_KINDS:
         return Sample(images=images)
-    values = np.asarray(raw[reading.target])
+    values = np.asarray(raw[one.target])
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
     if values.shape != images[0].dn.shape[1:]:
         raise InputError(f"'{name}' has a map of shape {values.shape} over an image of {images[0].dn.shape[1:]}")
-    if reading.kind == "number_map":
+    if kind == "number_map":
         return Sample(images=images, number_map=values.astype(np.float32))
-    return Sample(images=images, class_map=_positions(values, reading, name=name))
+    return Sample(images=images, class_map=_positions(values, classes, one, name=name))
 
 
 def _image(dn: Array, sensor: Sensor, *, name: str) -> SampleImage:
@@ -402,44 +286,37 @@ def _image(dn: Array, sensor: Sensor, *, name: str) -> SampleImage:
     return SampleImage(dn=dn, valid=valid, sensor=sensor)
 
 
-def _by_slot(raw: Mapping[str, Any], reading: Reading, *, name: str) -> list[Array]:
+def _by_slot(raw: Mapping[str, Any], one: TorchgeoSet, sensors: Sequence[Sensor], *, name: str) -> list[Array]:
     """Cut the tensors into images: channels one after the other, dates spread evenly."""
     found: list[Array] = []
-    taken: dict[str, int] = {}
-    for slot in reading.one.images:
+    keys, taken = Counter(slot.key for slot in one.images), Counter[str]()
+    for slot in one.images:
         if slot.key not in raw:
             raise InputError(f"'{name}' has no '{slot.key}'; TorchGeo gives {', '.join(raw)}")
-        stored = _stored(np.asarray(raw[slot.key]), slot)
+        stored = np.asarray(raw[slot.key])
+        # Channels that are no bands are left out, and what TorchGeo does to the numbers is undone.
+        stored = stored[..., list(slot.channels), :, :] if slot.channels else stored
+        stored = stored if slot.factor == 1 else np.rint(stored * slot.factor).astype(np.float32)
         if slot.steps:
-            dates = np.linspace(0, len(stored) - 1, slot.steps).round().astype(int)
-            found += list(stored[dates])
+            found += list(stored[np.linspace(0, len(stored) - 1, slot.steps).round().astype(int)])
             continue
-        start = taken.get(slot.key, 0)
-        is_shared = sum(other.key == slot.key for other in reading.one.images) > 1
-        count = len(reading.sensors[len(found)].bands) if is_shared else len(stored)
+        start, count = taken[slot.key], len(sensors[len(found)].bands) if keys[slot.key] > 1 else len(stored)
         found.append(stored[start : start + count])
-        taken[slot.key] = start + count
+        taken[slot.key] += count
     return found
 
 
-def _stored(values: Array, slot: ImageSlot) -> Array:
-    """Undo what TorchGeo does to the numbers, and leave out channels that are no bands."""
-    if slot.channels:
-        values = values[..., list(slot.channels), :, :]
-    return values if slot.factor == 1 else np.rint(values * slot.factor).astype(np.float32)
-
-
-def _positions(values: Array, reading: Reading, *, name: str) -> Int[Array, "..."]:
+def _positions(values: Array, classes: Mapping[int, str], one: TorchgeoSet, *, name: str) -> Int[Array, "..."]:
     """Turn labels or values of a map into positions of classes; −1 where the table ignores them."""
     whole = values.astype(np.int64)
     result = np.full(whole.shape, -1, dtype=np.int64)
-    for position, value in enumerate(reading.classes):
+    for position, value in enumerate(classes):
         result[whole == value] = position
-    strange = (result < 0) & ~np.isin(whole, reading.one.ignore)
+    strange = (result < 0) & ~np.isin(whole, one.ignore)
     if strange.any():
         raise InputError(
             f"'{name}' has the value {whole[strange].flat[0]} {strange.sum()} times, which is no class of "
-            f"'{reading.one.name}' ({', '.join(map(str, list(reading.classes)[:8]))} …)"
+            f"'{one.name}' ({', '.join(map(str, list(classes)[:8]))} …)"
         )
     return result
 
@@ -471,15 +348,21 @@ def open_torchgeo(spec: DataSpec, *, seed: int, download: bool) -> TaskData:
     arguments = _arguments(spec, one, make)
     one = _selected(variant_of(one, arguments), arguments, spec)
     kind = _kind(spec, one)
+    one = replace(one, target=one.target or ("mask" if kind in DENSE_KINDS else "label"))
     sensors = declared_slots(_described(one, spec), spec, name=spec.source)
-    _check_exists(root, one, download=download)
+    # Some of TorchGeo's classes make the folder that they look into.
+    if not download and not root.is_dir():
+        raise ManifestError(f"'{root}' is no folder{_wanted(one)}{_HOW}")
     given = {name: value for name, value in arguments.items() if name in spec.options or name in one.arguments}
     if "download" in inspect.signature(make).parameters:
         given["download"] = download
-    items = _opened(one, make, root, given)
+    chosen: Mapping[Split | None, Mapping[str, Any]] = {None: {}}
+    if one.splits:
+        chosen = {split: {one.split_argument: value} for split, value in one.splits.items()}
+    opened = {split: _made(one, partial(make, root=str(root), **given, **more), root) for split, more in chosen.items()}
     has_classes = kind in ("class", "labels", "class_map")
-    classes = class_values(one, items[0].data, arguments) if has_classes else {}
-    return _task_data(Reading(one=one, kind=kind, sensors=sensors, classes=classes), items, spec=spec, seed=seed)
+    classes = _class_values(one, next(iter(opened.values())), arguments) if has_classes else {}
+    return _task_data(one, kind, classes, sensors, opened, spec=spec, seed=seed)
 
 
 def _class(name: str) -> Any:
@@ -500,12 +383,6 @@ def _root(spec: DataSpec, one: TorchgeoSet) -> Path:
     return Path(spec.root)
 
 
-def _check_exists(root: Path, one: TorchgeoSet, *, download: bool) -> None:
-    # Some of TorchGeo's classes make the folder that they look into.
-    if not download and not root.is_dir():
-        raise ManifestError(f"'{root}' is no folder{_wanted(one)}{_HOW}")
-
-
 def _arguments(spec: DataSpec, one: TorchgeoSet, make: Any) -> dict[str, Any]:
     """Collect the arguments of the class: its defaults, the table's, and the user's options."""
     parameters = inspect.signature(make).parameters
@@ -514,26 +391,18 @@ def _arguments(spec: DataSpec, one: TorchgeoSet, make: Any) -> dict[str, Any]:
     allowed = [name for name in parameters if name not in {*_OURS, one.split_argument}]
     for name, text in spec.options.items():
         if name not in allowed:
-            raise RecipeError(_no_option(name, one, allowed))
+            refused = {key: f"'{key}' is no option: {why}" for key, why in _OURS.items()}
+            refused[one.split_argument] = f"parts come from the data set itself; '{name}' is no option"
+            unknown = f"TorchGeo's '{one.name}' has no argument '{name}' (it has: {', '.join(allowed) or 'none'})"
+            raise RecipeError(refused.get(name, unknown + nearest_name(name, allowed)))
         # A text that looks like a number stays one where the class takes texts.
         is_text = isinstance(values.get(name), str)
         values[name] = text if is_text else parse_yaml(text, name=f"option '{name}'", error=RecipeError)
     return values
 
 
-def _no_option(name: str, one: TorchgeoSet, allowed: list[str]) -> str:
-    if name == one.split_argument:
-        return f"parts come from the data set itself; '{name}' is no option"
-    if name in _OURS:
-        return f"'{name}' is no option: {_OURS[name]}"
-    return (
-        f"TorchGeo's '{one.name}' has no argument '{name}' (it has: {', '.join(allowed) or 'none'})"
-        f"{nearest_name(name, allowed)}"
-    )
-
-
 def _kind(spec: DataSpec, one: TorchgeoSet) -> TaskKind:
-    """Choose what is predicted: what is asked where the set has it. `class` is what recipes say by default."""
+    """Choose what is predicted: what is requested where the set has it. `class` is what recipes say by default."""
     if spec.kind in one.kinds:
         return spec.kind
     if spec.kind == "class":
@@ -546,24 +415,20 @@ def _selected(one: TorchgeoSet, arguments: Mapping[str, Any], spec: DataSpec) ->
     if not (one.bands_option and one.bands_option in spec.options):
         return one
     chosen = [str(name) for name in arguments[one.bands_option]]
-    names = {slot: slot.names or slot.bands for slot in one.images}
-    known = [name for slot in one.images for name in names[slot]]
-    for name in chosen:
-        if name not in known:
-            raise RecipeError(
-                f"TorchGeo's '{one.name}' has no band '{name}' that can be used{nearest_name(name, known)}"
-            )
-    slots = tuple(_with_bands(slot, [name for name in chosen if name in names[slot]]) for slot in one.images)
-    slots = tuple(slot for slot in slots if slot.bands)
+    slots, known = [], [name for slot in one.images for name in slot.names or slot.bands]
+    unknown = next((name for name in chosen if name not in known), None)
+    if unknown is not None:
+        raise RecipeError(
+            f"TorchGeo's '{one.name}' has no band '{unknown}' that can be used{nearest_name(unknown, known)}"
+        )
+    for slot in one.images:
+        bands = dict(zip(slot.names or slot.bands, slot.bands, strict=True))
+        names = tuple(name for name in chosen if name in bands)
+        if names:
+            slots.append(replace(slot, bands=tuple(bands[name] for name in names), names=names))
     if [name for slot in slots for name in slot.names] != chosen:
         raise RecipeError(f"name the bands of '{one.name}' sensor by sensor, found {', '.join(chosen)}")
-    return replace(one, images=slots)
-
-
-def _with_bands(slot: ImageSlot, chosen: Sequence[str]) -> ImageSlot:
-    names = slot.names or slot.bands
-    bands = tuple(slot.bands[names.index(name)] for name in chosen)
-    return replace(slot, bands=bands, names=tuple(chosen))
+    return replace(one, images=tuple(slots))
 
 
 def _described(one: TorchgeoSet, spec: DataSpec) -> tuple[Sensor, ...]:
@@ -573,8 +438,7 @@ def _described(one: TorchgeoSet, spec: DataSpec) -> tuple[Sensor, ...]:
         if len(spec.sensors) != count:
             raise ManifestError(f"'{spec.source}' has {count} images a sample, `sensors` declares {len(spec.sensors)}")
         return ()
-    unknown = [slot for slot in one.images if slot.sensor is None]
-    if unknown:
+    if any(slot.sensor is None for slot in one.images):
         raise ManifestError(
             f"the catalogue has no sensor for the images of '{spec.source}'; declare one in `sensors`, "
             f"a catalogue name or a YAML file. {' '.join(one.notes)}".strip()
@@ -582,22 +446,13 @@ def _described(one: TorchgeoSet, spec: DataSpec) -> tuple[Sensor, ...]:
     return tuple(sensor for slot in one.images for sensor in [slot.described()] * max(slot.steps, 1))
 
 
-def _opened(one: TorchgeoSet, make: Any, root: Path, given: Mapping[str, Any]) -> list[Items]:
-    parts: Mapping[Split | None, Mapping[str, Any]] = {None: {}}
-    if one.splits:
-        parts = {part: {one.split_argument: value} for part, value in one.splits.items()}
-    return [
-        Items(part=part, data=_made(one, partial(make, root=str(root), **given, **more), root))
-        for part, more in parts.items()
-    ]
-
-
 def _made(one: TorchgeoSet, make: Callable[[], Any], root: Path) -> Any:
     from torchgeo.datasets.errors import DatasetNotFoundError, DependencyNotFoundError
 
+    # Some of TorchGeo's classes seed NumPy's global generator to draw their splits: it is given back as it was.
+    state = np.random.get_state()  # noqa: NPY002
     try:
-        with _kept_randomness():
-            return make()
+        return make()
     except DatasetNotFoundError as problem:
         raise ManifestError(
             f"'{root}' does not hold '{one.name}' as TorchGeo wants it{_wanted(one)}{_HOW}"
@@ -610,62 +465,71 @@ def _made(one: TorchgeoSet, make: Callable[[], Any], root: Path) -> Any:
         ) from problem
     except (AssertionError, ValueError, TypeError, KeyError) as problem:
         raise RecipeError(f"TorchGeo's '{one.name}' refuses the options or files: {problem!r}") from problem
-
-
-@contextlib.contextmanager
-def _kept_randomness() -> Iterator[None]:
-    """Give NumPy's global generator back as it was; some of TorchGeo's classes seed it to draw their parts."""
-    state = np.random.get_state()  # noqa: NPY002 (theirs)
-    try:
-        yield
     finally:
-        np.random.set_state(state)  # noqa: NPY002 (theirs)
+        np.random.set_state(state)  # noqa: NPY002
 
 
 def _wanted(one: TorchgeoSet) -> str:
     return f". It wants: {one.layout.strip()}"
 
 
-def _task_data(reading: Reading, items: Sequence[Items], *, spec: DataSpec, seed: int) -> TaskData:
-    places = [(item, index) for item in items for index in range(len(item.data))]
-    if not places:
+def _task_data(
+    one: TorchgeoSet,
+    kind: TaskKind,
+    classes: Mapping[int, str],
+    sensors: tuple[Sensor, ...],
+    opened: Mapping[Split | None, Any],
+    *,
+    spec: DataSpec,
+    seed: int,
+) -> TaskData:
+    listed = [(split, index) for split, data in opened.items() for index in range(len(data))]
+    if not listed:
         raise ManifestError(f"'{spec.source}' at '{spec.root}' has no samples")
     root = Path(spec.root or ".")
-    files = [paths for item in items for paths in files_of(reading.one, item.data, root)]
-    names = _names(reading.one, items, files, root)
-    targets, classes = targets_of(reading, items), tuple(reading.classes.values())
-    declared = [item.part for item, _ in places]
-    shown = _places(reading.one, names)
-    splits, shown, contents, drawn = published_splits(
-        declared, targets, spec.split, files=files, places=shown, seed=seed, classes=classes
+    files = [paths for data in opened.values() for paths in _files(one, data, root)]
+    names = _names(one, opened, files, root)
+    targets, titles = _targets(one, kind, classes, list(opened.values())), tuple(classes.values())
+    splits, places, contents, drawn = published_splits(
+        [split for split, _ in listed],
+        targets,
+        spec.split,
+        files=files,
+        places=_places(one, names),
+        seed=seed,
+        classes=titles,
     )
+    # Whatever changes what is read from equal files.
+    settings = [one.name, kind, *settings_of(sensors)]
+    settings += [f"{key}={spec.options[key]}" for key in sorted(spec.options)]
+    untested = f"the mapping of TorchGeo's '{one.name}' to sensors is not tested on its data"
 
     def read(position: int) -> Sample:
-        item, index = places[position]
-        return read_sample(_raw(item, index, names[position]), reading, name=names[position])
+        split, index = listed[position]
+        raw = _raw(opened[split], index, names[position])
+        return _sample(raw, one, kind, classes, sensors, name=names[position])
 
     return TaskData(
         name=spec.source,
-        kind=reading.kind,
-        classes=classes,
+        kind=kind,
+        classes=titles,
         names=names,
         splits=splits,
-        places=shown,
-        sensors=(reading.sensors,) * len(places),
+        places=places,
+        sensors=(sensors,) * len(listed),
         targets=targets,
         read=read,
         fingerprint=quick_fingerprint(
-            names, files if any(files) else _top_files(root), targets, splits, settings=_settings(spec, reading)
+            names, files if any(files) else _top_files(root), targets, splits, settings=settings
         ),
         contents=contents,
-        notes=(*_notes(reading.one), *drawn),
-        statistics=reading.one.statistics,
+        notes=(*one.notes, *(() if one.tested else (untested,)), *drawn),
+        statistics=one.statistics,
     )
 
 
 class _Quiet:
     """Keep from the user that TorchGeo's own code opens images without a place, in any number of threads at once.
-
     Filters of warnings belong to the process: the first thread sets one, the last puts back what was there.
     """
 
@@ -691,10 +555,10 @@ class _Quiet:
 _QUIET = _Quiet()
 
 
-def _raw(item: Items, index: int, name: str) -> Mapping[str, Any]:
+def _raw(data: Any, index: int, name: str) -> Mapping[str, Any]:
     try:
         with _QUIET:
-            found: Mapping[str, Any] = item.data[index]
+            found: Mapping[str, Any] = data[index]
     except (OSError, ValueError, RuntimeError, LookupError) as problem:
         raise RasterError(f"TorchGeo can't read sample '{name}': {problem}") from problem
     return found
@@ -706,16 +570,15 @@ def _top_files(root: Path) -> list[tuple[Path, ...]]:
     return [(path,) for path in found]
 
 
-def _names(one: TorchgeoSet, items: Sequence[Items], files: Sequence[Sequence[Path]], root: Path) -> tuple[str, ...]:
+def _names(
+    one: TorchgeoSet, opened: Mapping[Split | None, Any], files: Sequence[Sequence[Path]], root: Path
+) -> tuple[str, ...]:
     """Name samples by the class's own list, by their first file, or by split and number."""
-    own = [str(name) for item in items for name in getattr(item.data, one.names)] if one.names else []
-    firsts = own or [_below(paths[0], root) for paths in files if paths]
-    numbered = [f"{item.part or 'sample'}/{index:06d}" for item in items for index in range(len(item.data))]
-    return tuple(firsts if len(set(firsts)) == len(numbered) else numbered)
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    own = [str(name) for data in opened.values() for name in getattr(data, one.names)] if one.names else []
+    paths = [paths[0] for paths in files if paths]
+    own = own or [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in paths]
+    numbered = [f"{split or 'sample'}/{index:06d}" for split, data in opened.items() for index in range(len(data))]
+    return tuple(own if len(set(own)) == len(numbered) else numbered)
 
 
 def _places(one: TorchgeoSet, names: Sequence[str]) -> tuple[str, ...]:
@@ -724,15 +587,3 @@ def _places(one: TorchgeoSet, names: Sequence[str]) -> tuple[str, ...]:
         return ()
     found = (re.search(one.place_pattern, name) for name in names)
     return tuple(match.group(1) if match else name for match, name in zip(found, names, strict=True))
-
-
-def _settings(spec: DataSpec, reading: Reading) -> list[str]:
-    """Give whatever changes what is read from equal files."""
-    sensors = [f"{one.name} {one.default_encoding} {' '.join(one.band_names)}" for one in reading.sensors]
-    return [reading.one.name, reading.kind, *sensors, *(f"{key}={spec.options[key]}" for key in sorted(spec.options))]
-
-
-def _notes(one: TorchgeoSet) -> tuple[str, ...]:
-    if one.tested:
-        return one.notes
-    return (*one.notes, f"the mapping of TorchGeo's '{one.name}' to sensors is not tested on its data")
