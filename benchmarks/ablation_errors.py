@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anyband.arrays import Array
 from anyband.data.store import ChipStore
-from anyband.encode.encoder import SensorEncoder, set_batch
+from anyband.encode.encoder import SensorEncoder
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import Checkpoint, build_model
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
@@ -115,6 +115,7 @@ def _two_sensors(
 ) -> SetBatch:
     """Make sets of an anchor and, behind it, the image of another sensor."""
     ordered = np.stack([chips[index] for index in order], axis=1)
-    batch = set_batch([images[index] for index in order], metadata_of(store, ordered, img_size=img_size))
+    groups = tuple(images[index] for index in order)
+    batch = SetBatch(groups=groups, metadata=metadata_of(store, ordered, img_size=img_size))
     same_source = torch.tensor([True, False]).expand(len(ordered), 2)
     return replace(batch, same_source=same_source, partnered=True)

@@ -9,11 +9,10 @@ import numpy as np
 from anyband.arrays import Array, Float, Int
 from anyband.data.image_sets import chip_metadata
 from anyband.data.store import ChipStore
-from anyband.encode.encoder import Pool, SensorEncoder, pooled, set_batch
+from anyband.encode.encoder import Pool, SensorEncoder, chip_batch, pooled
 from anyband.encode.metadata import set_metadata
-from anyband.encode.store import chip_batch
 from anyband.evaluate.features import band_means
-from anyband.models.inputs import ImageBatch, SetMetadata
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 
 __all__ = [
     "POOLS",
@@ -132,7 +131,7 @@ def joint_features(
             for sensor, rows in zip(sensors, chips.T, strict=True)
         ]
         metadata = metadata_of(store, chips, img_size=encoder.config.img_size) if known else None
-        output = encoder.encode_sets(set_batch(groups, metadata), precision="bf16")
+        output = encoder.encode_sets(SetBatch(groups=tuple(groups), metadata=metadata), precision="bf16")
         for pool in POOLS:
             made[pool].append(pooled(output, pool).cpu().numpy())
     return {pool: unit_length(np.concatenate(parts)) for pool, parts in made.items()}

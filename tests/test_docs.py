@@ -101,7 +101,7 @@ def test_a_command_of_the_pages_parses(
     block: Block, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert words[0] in cli.VERBS
-    parsed = cli._parsed(cli._parser(words[0]), words)
+    parsed = cli._parsed(words[0], words)
     if words[0] == "pretrain":
         _write_files(block.page, tmp_path)
         monkeypatch.chdir(tmp_path)

@@ -9,8 +9,15 @@ import torch
 
 from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, ChipRecord, write_store
-from anyband.encode.encoder import EncodeOptions, Pool, SensorEncoder, load_encoder, pooled
-from anyband.encode.store import common_footprints, store_features
+from anyband.encode.encoder import (
+    EncodeOptions,
+    Pool,
+    SensorEncoder,
+    common_footprints,
+    load_encoder,
+    pooled,
+    store_features,
+)
 from anyband.errors import StoreError
 from anyband.evaluate.features import band_means
 from anyband.sensors.catalogue import get_sensor

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anyband.encode.encoder import SensorEncoder, set_batch
+from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
 from anyband.evaluate.features import FusedEncoder, mixed_tokens
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import DataSpec, TaskData
-from anyband.models.inputs import ImageBatch, SetMetadata
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.vit import Encoder, TokenSets, tokens_as_map
 from anyband.randomness import uniform
 
@@ -174,7 +174,7 @@ def test_the_last_block_and_the_norm_give_the_final_level(
 def test_levels_of_concatenated_images_are_those_of_each_alone(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     levels = _fused(tiny_encoder, "concat").levels(pairs, (0, 2))
     for slot, image in enumerate(pairs.images):
-        sets = tiny_encoder.encoder.embed_sets(set_batch((image,), None))
+        sets = tiny_encoder.encoder.embed_sets(SetBatch(groups=(image,)))
         alone = tiny_encoder.encoder.token_levels(sets.tokens[:, 0], None, blocks=(0, 2))
         for level, one in zip(levels, alone, strict=True):
             assert torch.allclose(level[:, 32 * slot : 32 * (slot + 1)], tokens_as_map(one, sets.grid), atol=1e-5)
@@ -182,7 +182,7 @@ def test_levels_of_concatenated_images_are_those_of_each_alone(tiny_encoder: Sen
 
 def test_levels_of_a_joint_sequence_are_those_of_the_set(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     levels = _fused(tiny_encoder, "joint").levels(pairs, (1, 3))
-    sets = tiny_encoder.encoder.embed_sets(set_batch(pairs.images, None))
+    sets = tiny_encoder.encoder.embed_sets(SetBatch(groups=tuple(pairs.images)))
     expected = tiny_encoder.encoder.token_levels(sets.tokens.flatten(1, 2), None, blocks=(1, 3))
     for level, one in zip(levels, expected, strict=True):
         of_slots = tokens_as_map(one.unflatten(1, (len(pairs.images), -1)), sets.grid)
@@ -290,7 +290,7 @@ def test_exchanged_tokens_are_conserved(sets: int, tokens: int, seed: int) -> No
 
 def test_half_of_the_tokens_of_each_sample_are_exchanged(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     fused = _fused(tiny_encoder, "mixup_concat")
-    sets = tiny_encoder.encoder.embed_sets(set_batch(pairs.images, None))
+    sets = tiny_encoder.encoder.embed_sets(SetBatch(groups=tuple(pairs.images)))
     mixed = fused._embedded(pairs, 0)[0]
     kept = (mixed.tokens[:, 0] == sets.tokens[:, 0]).all(dim=-1)
     assert kept.sum(dim=1).tolist() == [8, 8, 8]
@@ -333,7 +333,7 @@ def test_each_exchanged_token_carries_what_is_known_of_its_own_image(
     fused = FusedEncoder(informed_encoder, fusion="mixup_concat", pool="cls", seed=0, metadata=True)
     batch, encoder = replace(pairs, metadata=_known(2)), informed_encoder.encoder
     mixed = fused._embedded(batch, 0)[0]
-    alone = encoder.embed_sets(set_batch(batch.images, batch.metadata)).tokens
+    alone = encoder.embed_sets(SetBatch(groups=tuple(batch.images), metadata=batch.metadata)).tokens
     is_a, is_b = ((mixed.tokens[:, 0] == alone[:, slot]).all(dim=-1) for slot in (0, 1))
     assert (is_a ^ is_b).all()
 

@@ -211,7 +211,7 @@ def test_a_row_says_that_it_was_not_run(row: list[str]):
 @pytest.mark.parametrize("row", _ROWS, ids=lambda row: f"{row[0]}, {row[1]}")
 def test_the_command_of_a_row_parses_and_its_recipe_is_for_its_protocol(row: list[str]):
     words = shlex.split(row[2].strip("`"))
-    parsed = cli._parser(words[1]).parse_args(words[1:])
+    parsed = cli._parsed(words[1], words[1:])
     name, *overrides = parsed.words
     recipe = load_transfer_recipe(name, overrides)
     assert recipe.protocol == parsed.protocol

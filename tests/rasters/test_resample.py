@@ -8,11 +8,13 @@ from scipy.ndimage import map_coordinates
 
 from anyband.errors import GeometryError
 from anyband.rasters.grid import (
+    IDENTITY,
     Axis,
+    Grid,
     Placement,
+    Transform,
     Window,
     place,
-    place_by_shape,
     resample_bilinear,
     resample_nearest,
     source_window,
@@ -26,6 +28,10 @@ def _placement(scale: float, offsets: tuple[float, float], shape: tuple[int, int
         rows=Axis(scale=scale, offset=offsets[0], size=shape[0]),
         cols=Axis(scale=scale, offset=offsets[1], size=shape[1]),
     )
+
+
+def _grid(transform: Transform, shape: tuple[int, int], crs: str | None = "EPSG:32633") -> Grid:
+    return Grid(height=shape[0], width=shape[1], transform=transform, crs=crs, gsd_m=1.0)
 
 
 def _resample(
@@ -119,7 +125,7 @@ def test_a_linear_slope_stays_one_inside() -> None:
 def test_a_half_pixel_shift_is_kept_by_transforms() -> None:
     fine = (15.0, 0.0, 452467.5, 0.0, -15.0, 3408652.5)
     coarse = (30.0, 0.0, 452475.0, 0.0, -30.0, 3408645.0)
-    placement = place(fine, (1207, 1254), coarse, (603, 627))
+    placement = place(_grid(fine, (1207, 1254)), _grid(coarse, (603, 627)))
     assert (placement.rows.scale, placement.rows.offset) == pytest.approx((0.5, -0.25))
     assert (placement.cols.scale, placement.cols.offset) == pytest.approx((0.5, -0.25))
 
@@ -127,28 +133,30 @@ def test_a_half_pixel_shift_is_kept_by_transforms() -> None:
 def test_written_digits_do_not_make_a_shift() -> None:
     exact = (8.983152841195215e-05, 0.0, -0.7818936232976315, 0.0, -8.983152841195215e-05, 38.12881257139627)
     rounded = (8.9831528e-05, 0.0, -0.78189362, 0.0, -8.9831528e-05, 38.12881257)
-    assert place(exact, (512, 512), rounded, (512, 512)).is_identity(512, 512)
+    assert place(_grid(exact, (512, 512)), _grid(rounded, (512, 512))) == _placement(1.0, (0.0, 0.0), (512, 512))
 
 
 def test_turned_grids_are_refused() -> None:
     with pytest.raises(GeometryError, match="turned against each other"):
-        place((10.0, 0.0, 0.0, 0.0, -10.0, 0.0), (50, 50), (9.0, 1.0, 0.0, 1.0, -9.0, 0.0), (50, 50))
+        place(_grid((10.0, 0.0, 0.0, 0.0, -10.0, 0.0), (50, 50)), _grid((9.0, 1.0, 0.0, 1.0, -9.0, 0.0), (50, 50)))
 
 
 def test_grids_turned_alike_are_placed() -> None:
     turned = (8.0, 6.0, 100.0, 6.0, -8.0, 200.0)
     halved = (4.0, 3.0, 100.0, 3.0, -4.0, 200.0)
-    placement = place(halved, (20, 20), turned, (10, 10))
+    placement = place(_grid(halved, (20, 20)), _grid(turned, (10, 10)))
     assert (placement.rows.scale, placement.cols.scale) == pytest.approx((0.5, 0.5))
 
 
 def test_shapes_in_ratio_are_placed() -> None:
-    assert place_by_shape((120, 120), (20, 20)) == _placement(1 / 6, (0.0, 0.0), (20, 20))
+    assert place(_grid(IDENTITY, (120, 120), None), _grid(IDENTITY, (20, 20), None)) == _placement(
+        1 / 6, (0.0, 0.0), (20, 20)
+    )
 
 
 def test_shapes_out_of_ratio_are_refused() -> None:
     with pytest.raises(GeometryError, match="in ratio, found 120 × 120 and 60 × 61 pixels"):
-        place_by_shape((120, 120), (60, 61))
+        place(_grid(IDENTITY, (120, 120), None), _grid(IDENTITY, (60, 61), None))
 
 
 def test_nearest_repeats_pixels() -> None:

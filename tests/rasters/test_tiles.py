@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import GeometryError
-from anyband.rasters.grid import IDENTITY, Grid, Window, patch_grid, windows_covering
+from anyband.rasters.grid import IDENTITY, Grid, Window, windows_covering
 
 _sizes = st.integers(1, 40)
 
@@ -42,7 +42,7 @@ def test_a_window_within_another_shows_the_same_pixels(row: int, col: int, heigh
 
 def test_window_without_pixels_is_refused() -> None:
     with pytest.raises(GeometryError, match="at least one pixel, found 0 × 3"):
-        Window(row=0, col=0, height=0, width=3)
+        _grid(10, 10).part(Window(row=0, col=0, height=0, width=3))
 
 
 def test_tile_without_pixels_is_refused() -> None:
@@ -64,17 +64,6 @@ def test_part_outside_is_refused() -> None:
 
 def test_bounds_of_a_north_up_grid() -> None:
     assert _grid(30, 40).bounds == (500, 600, 900, 900)
-
-
-def test_patch_grid_has_patches_as_pixels() -> None:
-    patches = patch_grid(_grid(50, 40), 16)
-    assert (patches.height, patches.width, patches.gsd_m) == (3, 2, 160.0)
-    assert patches.transform == (160, 0, 500, 0, -160, 900)
-
-
-def test_patch_grid_of_a_small_image_is_refused() -> None:
-    with pytest.raises(GeometryError, match="15 × 40 pixels is smaller than one patch of 16 × 16"):
-        patch_grid(_grid(15, 40), 16)
 
 
 def test_identity_maps_pixels_to_themselves() -> None:

@@ -11,7 +11,7 @@ import rasterio
 
 from anyband.errors import InputError, OutputError
 from anyband.rasters.grid import IDENTITY, Grid, Window, windows_covering
-from anyband.rasters.writer import GeoTiffWriter, geotiff_writer, write_geotiff
+from anyband.rasters.writer import WriteWindow, geotiff_writer, write_geotiff
 
 _GRID = Grid(height=70, width=50, transform=(10.0, 0.0, 500000.0, 0.0, -10.0, 4000000.0), crs="EPSG:32633", gsd_m=10.0)
 
@@ -20,7 +20,7 @@ def _pixels(dtype: str = "float32", bands: int = 3) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 100, (bands, 70, 50)).astype(dtype)
 
 
-def _opened(path: Path) -> AbstractContextManager[GeoTiffWriter]:
+def _opened(path: Path) -> AbstractContextManager[WriteWindow]:
     return geotiff_writer(path, grid=_GRID, dtype="float32", descriptions=["b0", "b1", "b2"], nodata=-1.0)
 
 
@@ -46,31 +46,31 @@ def test_nan_may_mean_no_data(tmp_path: Path) -> None:
 
 
 def test_windows_give_the_same_file_as_the_whole(tmp_path: Path) -> None:
-    with _opened(tmp_path / "a.tif") as writer:
+    with _opened(tmp_path / "a.tif") as write:
         for window in windows_covering(70, 50, tile_height=32, tile_width=16):
-            writer.write(window, _pixels()[:, window.rows, window.cols])
+            write(window, _pixels()[:, window.rows, window.cols])
     with rasterio.open(tmp_path / "a.tif") as file:
         np.testing.assert_array_equal(file.read(), _pixels())
 
 
 def test_what_is_not_written_is_nodata(tmp_path: Path) -> None:
-    with _opened(tmp_path / "a.tif") as writer:
-        writer.write(Window(row=0, col=0, height=10, width=50), _pixels()[:, :10])
+    with _opened(tmp_path / "a.tif") as write:
+        write(Window(row=0, col=0, height=10, width=50), _pixels()[:, :10])
     with rasterio.open(tmp_path / "a.tif") as file:
         assert (file.read()[:, 10:] == -1).all()
 
 
 def test_a_file_is_not_there_before_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    with _opened(path) as writer:
-        writer.write(_GRID.whole, _pixels())
+    with _opened(path) as write:
+        write(_GRID.whole, _pixels())
         assert not path.exists()
     assert path.exists()
 
 
 def _stop_halfway(path: Path) -> None:
-    with _opened(path) as writer:
-        writer.write(_GRID.whole, _pixels())
+    with _opened(path) as write:
+        write(_GRID.whole, _pixels())
         raise RuntimeError("stop")
 
 
@@ -86,17 +86,17 @@ def test_a_failure_keeps_the_file_that_was_there(tmp_path: Path) -> None:
 def test_pixels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match=r"shape \(2, 70, 50\) do not fit .* 3 bands, 70 × 50 pixels"),
-        _opened(tmp_path / "a.tif") as writer,
+        _opened(tmp_path / "a.tif") as write,
     ):
-        writer.write(_GRID.whole, _pixels(bands=2))
+        write(_GRID.whole, _pixels(bands=2))
 
 
 def test_pixels_of_another_type_are_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match="pixels of float64 can't be written to a GeoTIFF of float32"),
-        _opened(tmp_path / "a.tif") as writer,
+        _opened(tmp_path / "a.tif") as write,
     ):
-        writer.write(_GRID.whole, _pixels("float64"))
+        write(_GRID.whole, _pixels("float64"))
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """How scenes are cut for a network."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anyband.errors import GeometryError
+from anyband.models.vit import EncoderConfig
 from anyband.rasters.grid import Grid, Window
-from anyband.scenes.outputs import plan_tiling, views_of
+from anyband.scenes.outputs import plan_tiling, scene_patch_grid, views_of
 
 _sizes = st.integers(1, 40)
 
@@ -50,6 +53,18 @@ def test_views_of_a_block_keep_only_its_patches() -> None:
 
 def test_a_view_is_by_default_as_large_as_the_networks_images() -> None:
     for img_size in (64, 96, 224):
-        core, halo = plan_tiling(patch_size=16, img_size=img_size, tile=None, halo=None)
+        config = EncoderConfig(img_size=img_size, patch_size=16, embed_dim=16, depth=1, num_heads=2, num_ranges=1)
+        core, halo = plan_tiling(config, tile=None, halo=None)
         assert (core + 2 * halo) * 16 == img_size
         assert halo >= 1
+
+
+def test_the_patches_of_a_scene_cover_all_of_it() -> None:
+    patches = scene_patch_grid(_grid(50, 40), 16)
+    assert (patches.height, patches.width, patches.gsd_m) == (4, 3, 16.0)
+    assert patches.transform == (16, 0, 0, 0, -16, 0)
+
+
+def test_a_scene_smaller_than_a_patch_is_refused() -> None:
+    with pytest.raises(GeometryError, match="15 × 40 pixels is smaller than one patch of 16 × 16"):
+        scene_patch_grid(_grid(15, 40), 16)

@@ -29,6 +29,7 @@ VERBS = {
 # chosen: turns that a waiting thread spins before it sleeps. By default it spins on, and one busy neighbour on the
 # machine slows small networks many times; with this by half, and a quiet machine loses nothing (docs/log.md).
 _SPINS = "1000"
+_NO_MEMORY = "there is not enough memory for this; take smaller images, batches or tiles, or fewer workers"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,28 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((word for word in words if not word.startswith("-")), None)
-    parser = _parser(verb)
     if verb is not None and verb not in VERBS:
         print(f"anyband: there is no verb '{verb}'{nearest_name(verb, VERBS)}", file=sys.stderr)
         return 2
-    parsed = _parsed(parser, words)
+    parsed = _parsed(verb, words)
     if verb is None:
-        parser.print_help()
         return 0
-    return _run(parsed)
+    try:
+        code: int = importlib.import_module(f"anyband.cli.{parsed.verb}").run(parsed)
+    except (AnybandError, OSError) as problem:
+        if parsed.debug:
+            raise
+        message, code = _message(problem), 2
+    except (MemoryError, RuntimeError) as problem:
+        if parsed.debug or not _is_want_of_memory(problem):
+            raise
+        message, code = _NO_MEMORY, 2
+    except KeyboardInterrupt:
+        message, code = "stopped; outputs that were not finished were not written", 130
+    else:
+        return code
+    print(f"anyband {parsed.verb}: {message}", file=sys.stderr)
+    return code
 
 
-def _parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse a command. Verbs with recipes take KEY=VALUE words anywhere; argparse leaves those after an option over."""
-    parsed, more = parser.parse_known_args(words)
-    if more and (any(word.startswith("-") for word in more) or not hasattr(parsed, "words")):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
-    if more:
-        parsed.words = [*parsed.words, *more]
-    return parsed
-
-
-def _parser(verb: str | None) -> argparse.ArgumentParser:
+def _parsed(verb: str | None, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command; without a verb its help is printed."""
     parser = argparse.ArgumentParser(prog="anyband", description="One encoder for every Earth-observation sensor.")
     parser.add_argument("--version", action="version", version=f"anyband {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
@@ -67,37 +72,19 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         if name == verb:
             importlib.import_module(f"anyband.cli.{name}").add_arguments(child)
             child.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    parsed, more = parser.parse_known_args(words)
+    # Verbs with recipes take KEY=VALUE words anywhere; argparse leaves those after an option over.
+    if more and (any(word.startswith("-") for word in more) or not hasattr(parsed, "words")):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        parsed.words = [*parsed.words, *more]
+    if verb is None:
+        parser.print_help()
+    return parsed
 
 
-def _run(parsed: argparse.Namespace) -> int:
-    try:
-        code: int = importlib.import_module(f"anyband.cli.{parsed.verb}").run(parsed)
-    except (AnybandError, OSError) as problem:
-        if parsed.debug:
-            raise
-        print(f"anyband {parsed.verb}: {_said(problem)}", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as problem:
-        if parsed.debug or not _is_want_of_memory(problem):
-            raise
-        print(
-            f"anyband {parsed.verb}: there is not enough memory for this; take smaller images, batches or "
-            "tiles, or fewer workers",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print(
-            f"anyband {parsed.verb}: stopped; outputs that were not finished were not written",
-            file=sys.stderr,
-        )
-        return 130
-    return code
-
-
-def _said(problem: AnybandError | OSError) -> str:
-    """Say an error; the system's own ones without their number."""
+def _message(problem: AnybandError | OSError) -> str:
+    """Write an error; the system's own ones without their number."""
     if isinstance(problem, AnybandError) or problem.strerror is None:
         return str(problem)
     return f"'{problem.filename}': {problem.strerror}" if problem.filename else problem.strerror

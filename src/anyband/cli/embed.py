@@ -2,15 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyband.cli.options import add_network_options, output_path
 
-if TYPE_CHECKING:
-    from anyband.encode.encoder import SensorEncoder
-    from anyband.scenes.embed import EmbedReport
-
 __all__ = ["add_arguments", "run"]
+
+_OF_A_SCENE = ("sensor", "bands", "encoding", "time_index", "valid")
+"""Options of a scene, which the images of a list have in columns."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +49,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.data.manifest import MANIFEST_ENDINGS
+    from anyband.data.manifest import MANIFEST_ENDINGS, read_manifest
     from anyband.encode.encoder import load_encoder
+    from anyband.encode.input_spec import checkpoint_sensor
+    from anyband.errors import InputError
+    from anyband.models.weight_files import checkpoint_name
+    from anyband.rasters.reader import RasterSource
+    from anyband.scenes.embed import embed_scene, embed_set, named_set_statistics, named_statistics
 
-    is_list = len(arguments.scene) == 1 and arguments.scene[0].suffix.casefold() in MANIFEST_ENDINGS
-    _check_words(arguments, is_list=is_list)
+    scene, out = arguments.scene, arguments.out
+    is_list = len(scene) == 1 and scene[0].suffix.casefold() in MANIFEST_ENDINGS
+    given = [name for name in _OF_A_SCENE if getattr(arguments, name) not in (None, [])]
+    if is_list and given:
+        name, column = given[0].replace("_", "-"), given[0].removesuffix("_index")
+        raise InputError(
+            f"'{scene[0]}' is a list of images, each with its own {name}: leave out --{name}, and fill the column "
+            f"`{column}`"
+        )
+    if not is_list and arguments.sensor is None:
+        raise InputError("say with --sensor what the scene was taken by; only the images of a list have their own")
     encoder = load_encoder(
         arguments.checkpoint,
         device=arguments.device,
@@ -62,71 +75,27 @@ def run(arguments: argparse.Namespace) -> int:
         min_support=arguments.min_support,
         out_of_span=arguments.out_of_span,
     )
-    report = _embed_list(arguments, encoder) if is_list else _embed_scene(arguments, encoder)
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in ("tile", "halo", "precision", "batch_size")}
+    options |= {"tags": {"ANYBAND_CHECKPOINT": checkpoint_name(arguments.checkpoint)}, "shown": True}
+    if is_list:
+        entries = read_manifest(scene[0])
+        of_set = named_set_statistics(arguments.statistics, entries)
+        report = embed_set(encoder, entries, out, statistics=of_set, **options)
+    else:
+        sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)
+        if arguments.bands:
+            sensor = sensor.select(name.strip() for name in arguments.bands.split(","))
+        source = RasterSource(
+            paths=tuple(scene),
+            time_index=arguments.time_index,
+            valid_paths=tuple(arguments.valid),
+            encoding=arguments.encoding,
+        )
+        statistics = named_statistics(arguments.statistics, source, sensor, shown=True)
+        report = embed_scene(encoder, source, sensor, out, statistics=statistics, **options)
     for note in report.notes:
         print(note)
     size = f"{report.grid.height} × {report.grid.width} patches of {report.grid.gsd_m:g} m"
     print(f"{report.features}: {encoder.config.embed_dim} features on {size}, {report.num_missing} without data")
     print(f"{report.picture}: their first three principal components")
     return 0
-
-
-def _check_words(arguments: argparse.Namespace, *, is_list: bool) -> None:
-    from anyband.errors import InputError
-
-    if not is_list and arguments.sensor is None:
-        raise InputError("say with --sensor what the scene was taken by; only the images of a list have their own")
-    given = {
-        "sensor": arguments.sensor,
-        "bands": arguments.bands,
-        "encoding": arguments.encoding,
-        "time-index": arguments.time_index,
-        "valid": arguments.valid or None,
-    }
-    said = [name for name, value in given.items() if value is not None]
-    if is_list and said:
-        column = {"time-index": "time"}.get(said[0], said[0])
-        raise InputError(
-            f"'{arguments.scene[0]}' is a list of images, each with its own {said[0]}: leave out --{said[0]}, "
-            f"and fill the column `{column}`"
-        )
-
-
-def _embed_scene(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "EmbedReport":
-    from anyband.encode.input_spec import checkpoint_sensor
-    from anyband.rasters.reader import RasterSource
-    from anyband.scenes.embed import embed_scene, named_statistics
-
-    sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)
-    if arguments.bands:
-        sensor = sensor.select(name.strip() for name in arguments.bands.split(","))
-    source = RasterSource(
-        paths=tuple(arguments.scene),
-        time_index=arguments.time_index,
-        valid_paths=tuple(arguments.valid),
-        encoding=arguments.encoding,
-    )
-    statistics = named_statistics(arguments.statistics, source, sensor, shown=True)
-    return embed_scene(encoder, source, sensor, arguments.out, statistics=statistics, **_options(arguments))
-
-
-def _embed_list(arguments: argparse.Namespace, encoder: "SensorEncoder") -> "EmbedReport":
-    from anyband.data.manifest import read_manifest
-    from anyband.scenes.embed import embed_set, named_set_statistics
-
-    entries = read_manifest(arguments.scene[0])
-    statistics = named_set_statistics(arguments.statistics, entries)
-    return embed_set(encoder, entries, arguments.out, statistics=statistics, **_options(arguments))
-
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    from anyband.models.weight_files import checkpoint_name
-
-    return {
-        "tile": arguments.tile,
-        "halo": arguments.halo,
-        "precision": arguments.precision,
-        "batch_size": arguments.batch_size,
-        "tags": {"ANYBAND_CHECKPOINT": checkpoint_name(arguments.checkpoint)},
-        "shown": True,
-    }

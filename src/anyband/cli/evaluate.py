@@ -12,7 +12,6 @@ from anyband.cli.results import plain_console, print_json, print_table
 
 if TYPE_CHECKING:
     from anyband.evaluate.recipe import TransferRecipe
-    from anyband.evaluate.results import ResultRow
 
 __all__ = ["add_arguments", "run"]
 
@@ -123,14 +122,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from anyband.evaluate.dry_run import dry_run, dry_run_lines
     from anyband.evaluate.report import check_outputs, write_outputs
+    from anyband.evaluate.results import grouped, row_to_dict, table_of
     from anyband.evaluate.run import evaluate
 
     recipe = _recipe(arguments)
     device, shown = arguments.device, not arguments.json
     if arguments.dry_run:
-        from anyband.evaluate.dry_run import dry_run, dry_run_lines
-
         found = dry_run(recipe, arguments.protocol, device=device)
         if arguments.json:
             print_json(found)
@@ -145,17 +144,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     rows, notes = write_outputs(context, results, folder=arguments.out, table_path=table_path)
     if arguments.json:
-        from anyband.evaluate.results import row_to_dict
-
         print_json({"results": [row_to_dict(row) for row in rows], "notes": list(notes)})
-    else:
-        _print(rows, notes, arguments)
-    return 0
-
-
-def _print(rows: "Sequence[ResultRow]", notes: Sequence[str], arguments: argparse.Namespace) -> None:
-    from anyband.evaluate.results import grouped, table_of
-
+        return 0
     console, row = plain_console(), rows[0]
     counts = ", ".join(f"{name} {count}" for name, count in row.num_samples.items())
     console.print(f"{row.protocol}: {row.checkpoint} ({row.checkpoint_hash[:8]}) on {row.data} ({counts})")
@@ -170,6 +160,7 @@ def _print(rows: "Sequence[ResultRow]", notes: Sequence[str], arguments: argpars
         console.print(note)
     if arguments.out is not None:
         console.print(f"report: {arguments.out / 'report.html'}")
+    return 0
 
 
 def _recipe(arguments: argparse.Namespace) -> "TransferRecipe":
@@ -210,11 +201,12 @@ def _overrides(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]
     """Write what options say as KEY=VALUE words; where a word of the command gives a key, that is left out."""
     from anyband.errors import InputError
 
-    values = vars(arguments)
+    # argparse keeps `--img-size` as `img_size`.
+    values = {f"--{name.replace('_', '-')}": value for name, value in vars(arguments).items()}
     found: dict[str, Any] = {
-        key: values[_name(option)] for options in _GROUPS.values() for option, (key, _, _) in options.items()
+        key: values[option] for options in _GROUPS.values() for option, (key, _, _) in options.items()
     }
-    found |= {key: value for option, (key, value, _) in _FLAGS.items() if values[_name(option)]}
+    found |= {key: value for option, (key, value, _) in _FLAGS.items() if values[option]}
     found |= {"checkpoint": arguments.checkpoint, "data.root": arguments.root}
     if arguments.split is not None:
         if len(arguments.split) != 2:
@@ -228,10 +220,6 @@ def _overrides(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]
             found |= {"fit.epochs": arguments.epochs, "fit.warmup_epochs": min(5.0, arguments.epochs / 10)}
     given = {word.partition("=")[0] for word in words}
     return [f"{key}={json.dumps(value)}" for key, value in found.items() if value is not None and key not in given]
-
-
-def _name(option: str) -> str:
-    return option.removeprefix("--").replace("-", "_")
 
 
 def _cache_folder() -> Path:

@@ -17,8 +17,18 @@ from anyband.data.harmonise import composite, decode, picture
 from anyband.data.manifest import ImageEntry, read_manifest
 from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.store import ChipStore
-from anyband.encode.encoder import Pool, SensorEncoder, feature_maps, has_bf16, load_encoder, pooled, quicker_precision
-from anyband.encode.store import chip_batch, common_footprints, store_features
+from anyband.encode.encoder import (
+    Pool,
+    SensorEncoder,
+    chip_batch,
+    common_footprints,
+    feature_maps,
+    has_bf16,
+    load_encoder,
+    pooled,
+    quicker_precision,
+    store_features,
+)
 from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError
 from anyband.evaluate.features import band_means
 from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores

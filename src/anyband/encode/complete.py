@@ -172,12 +172,18 @@ class SetCompleter(nn.Module):
             for slot in range(num_slots)
         ]
         metadata = _metadata(in_slots, places, self.img_size)
+        same_source = [one.spec.sensor.name == in_slots[0][0].spec.sensor.name for one in in_slots[0]]
         found: dict[int, Tensor] = {}
         counts = masked.sum(dim=1)
         # A batch needs equally many hidden tokens.
         for count in dict.fromkeys(counts.tolist()):
             chosen = torch.nonzero(counts == count).flatten()
-            batch = _set_batch([_taken(slot, chosen) for slot in slots], in_slots[0], _known_of(metadata, chosen))
+            batch = SetBatch(
+                groups=tuple(_taken(slot, chosen) for slot in slots),
+                same_source=torch.tensor(same_source).expand(len(chosen), -1),
+                metadata=SetMetadata(**{name: one[chosen] for name, one in vars(metadata).items()}),
+                partnered=not same_source[1],
+            )
             found |= zip(chosen.tolist(), self._completed(batch, masked[chosen], precision), strict=True)
         return [self._physical(found[number], place) for number, place in enumerate(places)]
 
@@ -270,24 +276,6 @@ def _touched(num_pixels: int, num_tokens: int) -> Array:
 def _taken(images: ImageBatch, chosen: Tensor) -> ImageBatch:
     valid = None if images.valid is None else images.valid[chosen]
     return replace(images, pixels=images.pixels[chosen], valid=valid)
-
-
-def _known_of(metadata: SetMetadata, chosen: Tensor) -> SetMetadata:
-    return SetMetadata(**{name: one[chosen] for name, one in vars(metadata).items()})
-
-
-def _set_batch(slots: Sequence[ImageBatch], images: Sequence[ImageView], metadata: SetMetadata) -> SetBatch:
-    """Make a batch with one group a slot."""
-    num_sets = len(slots[0].pixels)
-    same = torch.tensor([image.spec.sensor.name == images[0].spec.sensor.name for image in images])
-    return SetBatch(
-        groups=tuple(slots),
-        rows=torch.arange(len(slots) * num_sets).view(len(slots), num_sets).T,
-        same_source=same.expand(num_sets, -1),
-        first_slot=torch.zeros(num_sets, dtype=torch.int64),
-        metadata=metadata,
-        partnered=not bool(same[1]),
-    )
 
 
 def _metadata(in_slots: Sequence[Sequence[ImageView]], places: Sequence[PlaceView], img_size: int) -> SetMetadata:

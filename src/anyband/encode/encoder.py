@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyband.arrays import Array, Bool, Float, Num
+from anyband.arrays import Array, Bool, Float, Int, Num
+from anyband.data.store import ChipStore
 from anyband.encode.input_spec import InputSpec, checkpoint_sensor, input_spec_for
 from anyband.encode.metadata import (
     CheckedMetadata,
@@ -26,17 +27,19 @@ from anyband.encode.metadata import (
     checked_metadata,
     network_metadata,
 )
-from anyband.errors import CatalogueError, InputError, nearest_name
+from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
 from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.patches import SpectralProjection
 from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput, tokens_as_map
+from anyband.progress import progress
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
 from anyband.sensors.ranges import is_stem
 from anyband.sensors.sensor import BandStatistics, Sensor
 
 __all__ = [
     "EncodeOptions",
+    "FeatureMaker",
     "Features",
     "ImageMetadata",
     "Pool",
@@ -46,6 +49,8 @@ __all__ = [
     "SetImage",
     "available_bytes",
     "check_memory",
+    "chip_batch",
+    "common_footprints",
     "feature_maps",
     "find_device",
     "has_bf16",
@@ -56,7 +61,7 @@ __all__ = [
     "precision_note",
     "quicker_precision",
     "sequence_bytes",
-    "set_batch",
+    "store_features",
 ]
 
 _MEMINFO = Path("/proc/meminfo")
@@ -135,8 +140,7 @@ class RoundedCopy:
     """A copy of an encoder whose large weights are in bf16, for inference; made anew when the weights change. The
     numbers are those of automatic mixed precision to the bit; that rounds every weight in every call, which is slow."""
 
-    def __init__(self) -> None:
-        self._copied: tuple[tuple[tuple[int, int], ...], Encoder] | None = None
+    _copied: tuple[tuple[tuple[int, int], ...], Encoder] | None = None
 
     def of(self, encoder: Encoder) -> Encoder:
         # torch counts the changes of a tensor in place; other tensors have other identities.
@@ -148,21 +152,6 @@ class RoundedCopy:
                     part.to(torch.bfloat16)
             self._copied = (state, rounded.requires_grad_(False))
         return self._copied[1].train(encoder.training)
-
-
-def set_batch(groups: Sequence[ImageBatch], metadata: SetMetadata | None) -> SetBatch:
-    """Make a batch of sets that are encoded whole: nothing is hidden, so it doesn't matter which source is whose. Each
-    group has the images of a slot, the sets in one order."""
-    num_sets, device = len(groups[0].pixels), groups[0].pixels.device
-    rows = torch.arange(len(groups) * num_sets, device=device).view(len(groups), num_sets).T
-    return SetBatch(
-        groups=tuple(groups),
-        rows=rows,
-        same_source=torch.ones_like(rows, dtype=torch.bool),
-        first_slot=torch.zeros(num_sets, dtype=torch.int64, device=device),
-        metadata=metadata,
-        partnered=False,
-    )
 
 
 @contextmanager
@@ -242,12 +231,9 @@ class SensorEncoder(nn.Module):
         self.encoder = build_encoder(checkpoint)
         # The weights live in the network from here on; the rest of the checkpoint tells how to use them.
         self.checkpoint = replace(checkpoint, state={})
+        self.config: EncoderConfig = self.encoder.config
         self.rules = rules or AssignmentRules()
         self._rounded = RoundedCopy()
-
-    @property
-    def config(self) -> EncoderConfig:
-        return self.encoder.config
 
     @property
     def device(self) -> torch.device:
@@ -265,7 +251,12 @@ class SensorEncoder(nn.Module):
         twin = SensorEncoder.__new__(SensorEncoder)
         nn.Module.__init__(twin)
         twin.encoder = Encoder(self.config, seed=seed)
-        twin.checkpoint, twin.rules, twin._rounded = self.checkpoint, self.rules, RoundedCopy()
+        twin.config, twin.checkpoint, twin.rules, twin._rounded = (
+            self.config,
+            self.checkpoint,
+            self.rules,
+            RoundedCopy(),
+        )
         return twin.to(self.device).eval()
 
     def input_spec(
@@ -382,7 +373,11 @@ class SensorEncoder(nn.Module):
             AssignmentError: a band outside the span of the trained ranges.
         """
         options = options or EncodeOptions()
-        _check_set(images, options)
+        if not images:
+            raise InputError("a set needs at least one image; found none")
+        for what in ("statistics", "metadata"):
+            if getattr(options, what) is not None:
+                raise InputError(f"the images of a set have {what} of their own: give them to each SetImage")
         names = [
             f"image {position} of the set ({one.sensor if isinstance(one.sensor, str) else one.sensor.name})"
             for position, one in enumerate(images)
@@ -404,7 +399,7 @@ class SensorEncoder(nn.Module):
         rows, cols = (side // self.config.patch_size for side in batches[0].pixels.shape[2:])
         check_memory(self.encoder, num_sets=1, num_images=len(images), num_tokens=rows * cols)
         told = network_metadata([metadata], _input_gsd_m([metadata], shapes, size))
-        output = self.encode_sets(set_batch(batches, told), precision=options.precision)
+        output = self.encode_sets(SetBatch(groups=tuple(batches), metadata=told), precision=options.precision)
         vectors, maps = image_vectors(output)[0], feature_maps(output)[0]
         return Features(
             cls=output.cls[0],
@@ -422,18 +417,17 @@ class SensorEncoder(nn.Module):
         """Encode network input without gradients; features are float32 on the encoder's device. `metadata` is of sets
         of one image each; None: nothing is known."""
         known = None if metadata is None else metadata.to(self.device)
+        network = self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
         with inference(self.device, precision):
-            output: EncoderOutput = self._network(precision)(batch.to(self.device), known)
+            output: EncoderOutput = network(batch.to(self.device), known)
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
 
     def encode_sets(self, batch: SetBatch, *, precision: Precision = "float32") -> EncoderOutput:
         """Encode sets of network input without gradients; the features are float32 on the encoder's device."""
+        network = self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
         with inference(self.device, precision):
-            output: EncoderOutput = self._network(precision)(batch.to(self.device))
+            output: EncoderOutput = network(batch.to(self.device))
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
-
-    def _network(self, precision: Precision) -> Encoder:
-        return self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
 
     def _input_size(self, shapes: Sequence[tuple[int, int]], requested: int | None) -> int | None:
         """Choose the side to which images are resized; None: they stay as they are."""
@@ -507,14 +501,6 @@ def _set_image(image: SetImage, name: str) -> tuple[Tensor, Tensor | None]:
         raise InputError(f"{name}: {problem}") from problem
 
 
-def _check_set(images: Sequence[SetImage], options: EncodeOptions) -> None:
-    if not images:
-        raise InputError("a set needs at least one image; found none")
-    for what in ("statistics", "metadata"):
-        if getattr(options, what) is not None:
-            raise InputError(f"the images of a set have {what} of their own: give them to each SetImage")
-
-
 def _checked_all(metadata: ImageMetadata | Sequence[ImageMetadata] | None, count: int) -> list[CheckedMetadata]:
     """Check what is known of the images of a batch; empty where nothing is."""
     if metadata is None:
@@ -545,3 +531,63 @@ def _check_any_data(batch: ImageBatch, names: Sequence[str]) -> None:
             f"{names[empty[0]]} has no pixel with data (all nodata or NaN); leave it out, or check "
             "the nodata value of the sensor"
         )
+
+
+FeatureMaker = Callable[[ImageBatch], Float[Tensor, "batch width"]]
+"""Makes one vector an image."""
+
+
+def store_features(
+    makers: Mapping[str, FeatureMaker],
+    encoder: SensorEncoder,
+    store: ChipStore,
+    array: str,
+    rows: Int[Array, "sample"],
+    *,
+    statistics: Mapping[str, BandStatistics] | None = None,
+    img_size: int | None = None,
+    batch_size: int = 64,
+    shown: bool = False,
+) -> dict[str, Float[Array, "sample width"]]:
+    """Make several kinds of features of the same chips in one pass: by encoders, by `band_means`; float32, one row a
+    chip. Chips of `rows` become input as `encoder` reads their sensor, resized to `img_size` (None: its own)."""
+    spec = encoder.input_spec(store.array_sensor(array), statistics=statistics)
+    size = img_size or encoder.config.img_size
+    made: dict[str, list[Array]] = {name: [] for name in makers}
+    with progress(f"encode {array}", len(rows), shown=shown) as advance:
+        for start in range(0, len(rows), batch_size):
+            some = rows[start : start + batch_size]
+            batch = chip_batch(store, array, some, spec, img_size=size)
+            for name, maker in makers.items():
+                made[name].append(maker(batch).float().cpu().numpy())
+            advance(len(some))
+    return {name: np.concatenate(vectors) for name, vectors in made.items()}
+
+
+def chip_batch(
+    store: ChipStore, array: str, rows: Int[Array, "sample"], spec: InputSpec, *, img_size: int
+) -> ImageBatch:
+    """Read chips as network input. The store says which pixels have data."""
+    chips, valid = store.read(array, rows)
+    known = np.ones(chips.shape, dtype=bool) if valid is None else valid
+    return spec.image_batch(torch.from_numpy(chips), torch.from_numpy(known), img_size=img_size)
+
+
+def common_footprints(
+    store: ChipStore, arrays: Sequence[str]
+) -> tuple[list[tuple[str, str]], dict[str, Int[Array, "footprint"]]]:
+    """Find the footprints that all named arrays show, sorted: (place, split) of each; and by array the row that shows
+    each, of the earliest date. `StoreError` where an array is missing, or no footprint is shown by all."""
+    for array in arrays:
+        store.array_sensor(array)
+    columns = store.index.select(["array", "array_row", "place", "cell", "split", "datetime"]).to_pylist()
+    found: dict[tuple[str, str, str], dict[str, int]] = {}
+    for chip in sorted(columns, key=lambda chip: (chip["datetime"] is not None, chip["datetime"], chip["array_row"])):
+        if chip["array"] in arrays:
+            rows = found.setdefault((chip["place"], chip["cell"], chip["split"]), {})
+            rows.setdefault(chip["array"], chip["array_row"])
+    shared = sorted(key for key, rows in found.items() if len(rows) == len(set(arrays)))
+    if not shared:
+        raise StoreError(f"store '{store.path}' has no footprint that all of {', '.join(arrays)} show")
+    rows_of = {array: np.array([found[key][array] for key in shared], dtype=np.int64) for array in arrays}
+    return [(place, split) for place, _, split in shared], rows_of

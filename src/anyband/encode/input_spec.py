@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Bool, Num
-from anyband.data.harmonise import Normalisation, Stretch, normalisation_for, standardise, stretched, to_physical
+from anyband.data.harmonise import Normalisation, normalisation_for, standardise, stretched, to_physical
 from anyband.data.resample import apply, whole_footprint
 from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
 from anyband.files import parse_yaml
@@ -70,7 +70,8 @@ class InputSpec:
         """Make network input of digital numbers: standardised images of the bands that are used.
 
         Args:
-            valid: which pixels have data; None: all but the sensor's nodata. NaN is missing in both cases.
+            valid: which pixels have data; None: all but the sensor's nodata. Without a physical value, as NaN, they are
+                missing in both cases.
             img_size: side to which whole images are resized (bicubic, anti-aliased); None: as they are.
 
         Returns:
@@ -79,10 +80,20 @@ class InputSpec:
         Raises:
             InputError: another number of bands.
         """
-        self._check_bands(dn)
+        names, nodata = self.sensor.band_names, self.sensor.nodata
+        if dn.shape[1] != len(names):
+            shown = ", ".join(names) if len(names) <= 16 else f"{names[0]} … {names[-1]}"
+            raise InputError(
+                f"the array has {dn.shape[1]} bands, but {len(names)} of '{self.sensor.name}' are meant "
+                f"({shown}); name the bands of the array, in its order, with `bands`"
+            )
         kept = list(self.assignment.kept_index)
         dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))[:, kept]
-        known = self._with_data(dn, None if valid is None else valid[:, kept])
+        known = torch.isfinite(to_physical(dn, self.normalisation))
+        if valid is not None:
+            known = known & valid[:, kept]
+        elif nodata is not None and nodata == nodata:
+            known = known & (dn != nodata)
         seen: Tensor | None = None if bool(known.all()) else known
         pixels = standardise(dn, self.normalisation, seen)
         if img_size is not None and dn.shape[2:] != (img_size, img_size):
@@ -90,23 +101,6 @@ class InputSpec:
             pixels, seen = apply(pixels, seen, whole, img_size=img_size)
         mixing = torch.from_numpy(self.assignment.mixing).to(pixels.device, torch.float32)
         return ImageBatch(pixels=pixels, valid=seen, mixing=mixing)
-
-    def _with_data(self, dn: Tensor, valid: Tensor | None) -> Tensor:
-        """Tell which pixels have data: those declared, else all but nodata; and only with a physical value."""
-        known = torch.isfinite(to_physical(dn, self.normalisation))
-        if valid is not None:
-            return known & valid
-        nodata = self.sensor.nodata
-        return known if nodata is None or nodata != nodata else known & (dn != nodata)
-
-    def _check_bands(self, dn: Tensor) -> None:
-        names = self.sensor.band_names
-        if dn.shape[1] != len(names):
-            shown = ", ".join(names) if len(names) <= 16 else f"{names[0]} … {names[-1]}"
-            raise InputError(
-                f"the array has {dn.shape[1]} bands, but {len(names)} of '{self.sensor.name}' are meant "
-                f"({shown}); name the bands of the array, in its order, with `bands`"
-            )
 
 
 def checkpoint_sensor(checkpoint: Checkpoint, sensor: str | Sensor) -> Sensor:
@@ -152,20 +146,13 @@ def input_spec_for(
     # Here it is known whose statistics they are.
     normalisation = replace(normalisation, source=f"encoding '{encoding or sensor.default_encoding}'; {source}")
     if source != _TRAINED:
-        normalisation = stretched(normalisation, _stretch_of(checkpoint))
-    normalisation = normalisation.at(_places(assignment))
-    return InputSpec(sensor=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source)
-
-
-def _places(assignment: Assignment) -> list[int]:
-    """Tell where each band of the network's input stands among those used; in a stem one may stand twice."""
+        data = (checkpoint.recipe or {}).get("data")
+        is_two_sigma = isinstance(data, dict) and data.get("stretch") == "two_sigma"
+        normalisation = stretched(normalisation, "two_sigma" if is_two_sigma else "percentiles")
+    # In a stem one of the bands may stand twice.
     used = list(dict.fromkeys(assignment.kept_index))
-    return [used.index(band) for band in assignment.kept_index]
-
-
-def _stretch_of(checkpoint: Checkpoint) -> Stretch:
-    data = (checkpoint.recipe or {}).get("data")
-    return "two_sigma" if isinstance(data, dict) and data.get("stretch") == "two_sigma" else "percentiles"
+    normalisation = normalisation.at([used.index(band) for band in assignment.kept_index])
+    return InputSpec(sensor=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source)
 
 
 def _statistics(
@@ -173,7 +160,11 @@ def _statistics(
 ) -> tuple[Mapping[str, BandStatistics] | None, str]:
     if given is not None:
         return given, "statistics given by the caller"
-    trained = _trained_statistics(checkpoint, sensor.name)
+    trained: dict[str, BandStatistics] = {}
+    if (stored := checkpoint.normalisations.get(sensor.name)) is not None:
+        known = Normalisation.from_dict(stored)
+        for band, p01, p99, mean, std in zip(known.bands, known.p01, known.p99, known.mean, known.std, strict=True):
+            trained[band] = BandStatistics(p01=p01, p99=p99, mean=mean, std=std)
     if all(name in trained for name in sensor.band_names):
         return trained, _TRAINED
     missing = [band.name for band in sensor.bands if band.statistics is None]
@@ -185,18 +176,6 @@ def _statistics(
             "(in Python `statistics`), computed there or by `anyband prepare --stats`"
         )
     return None, "statistics of the catalogue"
-
-
-def _trained_statistics(checkpoint: Checkpoint, sensor: str) -> dict[str, BandStatistics]:
-    stored = checkpoint.normalisations.get(sensor)
-    if stored is None:
-        return {}
-    n = Normalisation.from_dict(stored)
-    rows = zip(n.p01, n.p99, n.mean, n.std, strict=True)
-    return {
-        band: BandStatistics(p01=p01, p99=p99, mean=mean, std=std)
-        for band, (p01, p99, mean, std) in zip(n.bands, rows, strict=True)
-    }
 
 
 def joined_batches(batches: Sequence[ImageBatch]) -> ImageBatch:
@@ -216,7 +195,19 @@ def read_statistics(source: Path, sensor: Sensor) -> dict[str, BandStatistics]:
     """Read the statistics of a sensor's bands from a chip store, or from a JSON or YAML file: bands → `p01`, `p99`
     (physical units), `mean` and `std` (of the scaled values), or sensors → such maps. Where they are missing or wrong:
     `StoreError`, `CatalogueError`."""
-    found = _from_store(source, sensor) if source.is_dir() else _from_file(source, sensor)
+    found: Mapping[str, BandStatistics]
+    if source.is_dir():
+        from anyband.data.store import ChipStore
+
+        known = ChipStore.open(source).statistics
+        if sensor.name not in known:
+            raise StoreError(
+                f"store '{source}' has no statistics of sensor '{sensor.name}' ({', '.join(known) or 'none at all'}); "
+                f"compute them with `anyband prepare --stats {source}`"
+            )
+        found = known[sensor.name]
+    else:
+        found = _from_file(source, sensor)
     missing = [name for name in sensor.band_names if name not in found]
     if missing:
         raise CatalogueError(
@@ -224,19 +215,6 @@ def read_statistics(source: Path, sensor: Sensor) -> dict[str, BandStatistics]:
             f"({len(missing)} missing; it has {', '.join(list(found)[:16]) or 'none'})"
         )
     return {name: found[name] for name in sensor.band_names}
-
-
-def _from_store(path: Path, sensor: Sensor) -> Mapping[str, BandStatistics]:
-    from anyband.data.store import ChipStore
-
-    store = ChipStore.open(path)
-    if sensor.name not in store.statistics:
-        raise StoreError(
-            f"store '{path}' has no statistics of sensor '{sensor.name}' "
-            f"({', '.join(store.statistics) or 'none at all'}); compute them with "
-            f"`anyband prepare --stats {path}`"
-        )
-    return store.statistics[sensor.name]
 
 
 def _from_file(path: Path, sensor: Sensor) -> Mapping[str, BandStatistics]:
@@ -270,11 +248,7 @@ def _band_statistics(entry: Any, path: Path, band: str) -> BandStatistics:
     keys = set(entry) if isinstance(entry, dict) else set()
     for key in sorted(keys - _KEYS, key=str):
         raise CatalogueError(f"'{path}': band '{band}' has an unknown key '{key}'{nearest_name(str(key), _KEYS)}")
-    numbers = {key: entry[key] for key in keys if _is_number(entry.get(key))}
+    numbers = {key: one for key in keys if isinstance(one := entry[key], int | float) and not isinstance(one, bool)}
     if set(numbers) != _KEYS:
         raise CatalogueError(f"'{path}': band '{band}' needs the numbers p01, p99, mean and std")
     return BandStatistics(**{key: float(value) for key, value in numbers.items()})
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,8 +1,8 @@
-"""Recorded vectors, and a checkpoint compared with them."""
+"""A checkpoint compared with what was recorded of its network: images, and the outputs for them."""
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,31 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Float, Int
 from anyband.errors import CatalogueError, CheckpointError, InputError, nearest_name
 from anyband.models.autoencoder import Autoencoder, SetLoss
 from anyband.models.checkpoint import Checkpoint, build_encoder, build_model, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch
 from anyband.models.masking import SetPlan, plan_from_positions
 from anyband.models.patches import TargetVariance, gather_tokens
-from anyband.models.vit import Encoder, tokens_as_map
+from anyband.models.vit import tokens_as_map
 from anyband.models.weight_files import read_weights
 from anyband.sensors.assignment import assign, mixing_of_ranges
 from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.ranges import RangeTable
 
-__all__ = [
-    "EntryResult",
-    "PairVectors",
-    "SensorVectors",
-    "Vectors",
-    "VerifyReport",
-    "compare",
-    "follow_pairs",
-    "mixing_for",
-    "parse_vectors",
-    "verify",
-]
+__all__ = ["EntryResult", "VerifyReport", "compare", "follow_pairs", "verify"]
 
 _SENSOR_OUTPUTS = ("cls", "vit_cls", "vit_feature_map")
 _PAIR_INPUTS = ("from_a", "masked", "ids_keep")
@@ -95,189 +82,13 @@ _BANDS = MappingProxyType(
 _SHORT_NAMES = MappingProxyType({"s2": "s2_l2a"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class SensorVectors:
-    """Images of one sensor and what was recorded of them."""
-
-    name: str
-    image: Float[Tensor, "batch band row col"]
-    """Normalised images."""
-    bands: tuple[str, ...]
-    """Names of ranges or of the sensor's bands, from the header; empty: told by the name of the sensor."""
-    catalogue_name: str
-    """Sensor of the catalogue, from the header; else its name in the file."""
-    outputs: dict[str, Tensor]
-    """By kind."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairVectors:
-    """A plan for two recorded sensors and what was recorded of it."""
-
-    name: str
-    a: str
-    """First sensor, by its name in the file."""
-    b: str
-    from_a: Bool[Tensor, "batch token"]
-    """Where a' takes the token of a."""
-    masked: Bool[Tensor, "batch token"]
-    """Positions that are hidden from the encoder."""
-    ids_keep: Int[Tensor, "batch visible"]
-    """Positions that are not, in the order of the encoder's input."""
-    outputs: dict[str, Tensor]
-    """By kind."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vectors:
-    """A file of recorded vectors."""
-
-    sensors: dict[str, SensorVectors]
-    pairs: dict[str, PairVectors]
-    architecture: dict[str, float]
-    """Numbers of the network that they were recorded with, as far as the header tells."""
-
-
-def parse_vectors(tensors: Mapping[str, Tensor], header: Mapping[str, str], *, where: str) -> Vectors:
-    """Sort the entries of a file (`where`, in messages) into sensors and pairs. `InputError` where an entry is of an
-    unknown kind, or one that others need is missing."""
-    groups: dict[str, dict[str, Tensor]] = {}
-    for entry, tensor in tensors.items():
-        name, dot, kind = entry.rpartition(".")
-        known = ("image", *_SENSOR_OUTPUTS, *_PAIR_INPUTS, *_PAIR_OUTPUTS)
-        if not dot or kind not in known:
-            raise InputError(
-                f"'{where}' has an entry '{entry}', whose kind is not known{nearest_name(kind, known)}; "
-                f"entries are NAME.KIND with one of {', '.join(known)}"
-            )
-        groups.setdefault(name, {})[kind] = tensor
-    pair_kinds = {*_PAIR_INPUTS, *_PAIR_OUTPUTS}
-    sensors = {name: _sensor(name, group, header) for name, group in groups.items() if not pair_kinds & group.keys()}
-    if not sensors:
-        raise InputError(f"'{where}' has no recorded images; it needs entries such as 's2_l2a.image'")
-    pairs = {name: _pair(name, group, sensors, header) for name, group in groups.items() if name not in sensors}
-    return Vectors(sensors=sensors, pairs=pairs, architecture=_architecture(header, where))
-
-
-def mixing_for(sensor: SensorVectors, table: RangeTable) -> Float[Tensor, "band range"]:
-    """Find the share of each trained range in each recorded band. Names of ranges are weighted as for the published
-    weights (`released`); others must be in the catalogue (else `InputError`) and in the span of the ranges
-    (`AssignmentError`)."""
-    bands = sensor.bands or _BANDS.get(sensor.name.casefold(), ())
-    known = {*table.range_names, *(entry.name for entry in table.declared)}
-    if bands and known.issuperset(bands):
-        mixing = mixing_of_ranges(bands, table, unseen="released")
-    else:
-        mixing = _mixing_of_catalogue(sensor, table)
-    return torch.as_tensor(mixing, dtype=torch.float32)
-
-
-def _mixing_of_catalogue(sensor: SensorVectors, table: RangeTable) -> Array:
-    try:
-        found = get_sensor(sensor.catalogue_name)
-    except CatalogueError as problem:
-        raise InputError(
-            f"the bands of '{sensor.name}.image' are not known; write the names of its ranges, with "
-            "commas, in the "
-            f"header of the vectors: bands.{sensor.name} ({problem})"
-        ) from problem
-    if sensor.bands:
-        found = found.select(sensor.bands)
-    elif len(found.bands) != sensor.image.shape[1]:
-        raise InputError(
-            f"'{sensor.name}.image' has {sensor.image.shape[1]} bands, sensor '{found.name}' has "
-            f"{len(found.bands)}; "
-            f"name those that are there in the header of the vectors: bands.{sensor.name}"
-        )
-    return assign(found, table).mixing
-
-
-def _sensor(name: str, group: Mapping[str, Tensor], metadata: Mapping[str, str]) -> SensorVectors:
-    if "image" not in group:
-        raise InputError(f"'{name}.{next(iter(group))}' was recorded, but '{name}.image' is missing")
-    image = group["image"]
-    if image.ndim != 4 or 0 in image.shape:
-        raise InputError(f"'{name}.image' has shape {tuple(image.shape)}; it must be batch, band, row, column")
-    return SensorVectors(
-        name=name,
-        image=image.float(),
-        bands=_listed(metadata.get(f"bands.{name}", "")),
-        catalogue_name=metadata.get(f"sensor.{name}", name),
-        outputs={kind: group[kind] for kind in _SENSOR_OUTPUTS if kind in group},
-    )
-
-
-def _pair(
-    name: str, group: Mapping[str, Tensor], sensors: Mapping[str, SensorVectors], metadata: Mapping[str, str]
-) -> PairVectors:
-    missing = next((kind for kind in _PAIR_INPUTS if kind not in group), None)
-    if missing is not None:
-        raise InputError(f"'{name}.{next(iter(group))}' was recorded, but '{name}.{missing}' is missing")
-    from_a, masked, ids_keep = (group[kind] for kind in _PAIR_INPUTS)
-    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (from_a, masked, ids_keep))
-    if {from_a.ndim, masked.ndim, ids_keep.ndim} != {2}:
-        raise InputError(f"from_a, masked, ids_keep of pair '{name}' must be batch × positions; found {shapes}")
-    if from_a.shape != masked.shape or len(ids_keep) != len(masked):
-        raise InputError(f"from_a, masked, ids_keep of pair '{name}' differ in their counts: {shapes}")
-    a, b = _members(name, sensors, metadata.get(f"pair.{name}", ""))
-    return PairVectors(
-        name=name,
-        a=a,
-        b=b,
-        from_a=from_a > 0,
-        masked=masked > 0,
-        ids_keep=ids_keep.long(),
-        outputs={kind: group[kind] for kind in _PAIR_OUTPUTS if kind in group},
-    )
-
-
-def _members(name: str, sensors: Mapping[str, SensorVectors], declared: str) -> tuple[str, str]:
-    """Find the two sensors of a pair: as the header says, or where its name splits into two recorded ones."""
-    words = name.split("_")
-    splits = [("_".join(words[:cut]), "_".join(words[cut:])) for cut in range(1, len(words))]
-    named = _listed(declared)
-    if len(named) == 2:
-        splits = [(named[0], named[1])]
-    for first, second in splits:
-        a, b = _recorded(first, sensors), _recorded(second, sensors)
-        if a is not None and b is not None:
-            return a, b
-    raise InputError(
-        f"pair '{name}' does not name two of the recorded sensors ({', '.join(sensors)}); "
-        f"write them, with a comma, in the header of the vectors: pair.{name}"
-    )
-
-
-def _recorded(name: str, sensors: Mapping[str, SensorVectors]) -> str | None:
-    for candidate in (name, _SHORT_NAMES.get(name, name)):
-        if candidate in sensors:
-            return candidate
-    longer = [known for known in sensors if known.startswith(f"{name}_")]
-    return longer[0] if len(longer) == 1 else None
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    """Read names from a header entry: a JSON list, or words with commas."""
-    stripped = text.strip()
-    if not stripped:
-        return ()
-    if stripped.startswith("["):
-        try:
-            return tuple(str(name) for name in json.loads(stripped))
-        except (json.JSONDecodeError, RecursionError) as problem:
-            raise InputError(f"'{text}' in the header of the vectors is no list of names: {problem}") from problem
-    return tuple(name.strip() for name in stripped.split(","))
-
-
-def _architecture(metadata: Mapping[str, str], where: str) -> dict[str, float]:
-    try:
-        return {name: float(metadata[name]) for name in _ARCHITECTURE if name in metadata}
-    except ValueError as problem:
-        raise InputError(f"the header of '{where}' has an architecture that is not all numbers: {problem}") from problem
-
-
 # Losses were recorded with the variance of repeated values; the default one differs by up to 1e-3.
 _LOSS_VARIANCE: TargetVariance = "repeated"
+
+_NOTES = {"loss_a": "variance of repeated values"}
+
+Group = Mapping[str, Tensor]
+"""What was recorded under one name, by kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +97,6 @@ class EntryResult:
 
     entry: str
     max_abs_error: float
-    """Largest difference."""
     max_rel_error: float
     """Largest difference over the entry's largest value."""
     passed: bool
@@ -310,16 +120,10 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON; an error that is no number becomes null."""
-        rows = [
-            {
-                "entry": entry.entry,
-                "max_abs_error": _finite_or_none(entry.max_abs_error),
-                "max_rel_error": _finite_or_none(entry.max_rel_error),
-                "passed": entry.passed,
-                "note": entry.note,
-            }
-            for entry in self.entries
-        ]
+        rows = [asdict(entry) for entry in self.entries]
+        for row in rows:
+            for key in ("max_abs_error", "max_rel_error"):
+                row[key] = row[key] if math.isfinite(row[key]) else None
         return {"tolerance": self.tolerance, "passed": self.passed, "entries": rows}
 
 
@@ -337,10 +141,26 @@ def verify(checkpoint: str | Path, vectors: Path, *, tolerance: float = 1e-5) ->
     if not tolerance > 0 or not math.isfinite(tolerance):
         raise InputError(f"the tolerance must be over 0, found {tolerance:g}")
     loaded = load_checkpoint(checkpoint)
-    recorded = parse_vectors(*read_weights(vectors), where=str(vectors))
-    _check_architecture(loaded, recorded)
+    tensors, header = read_weights(vectors)
+    groups = _grouped(tensors, str(vectors))
+    of_pairs = {*_PAIR_INPUTS, *_PAIR_OUTPUTS}
+    pairs = {name: group for name, group in groups.items() if of_pairs & group.keys()}
+    if len(pairs) == len(groups):
+        raise InputError(f"'{vectors}' has no recorded images; it needs entries such as 's2_l2a.image'")
+    for name, group in groups.items():
+        missing = next((kind for kind in (_PAIR_INPUTS if name in pairs else ("image",)) if kind not in group), None)
+        if missing is not None:
+            raise InputError(f"'{name}.{next(iter(group))}' was recorded, but '{name}.{missing}' is missing")
+    _check_architecture(loaded, header, str(vectors), has_pairs=bool(pairs))
+    images = {name: _image_batch(name, group, header, loaded) for name, group in groups.items() if name not in pairs}
     with torch.no_grad():
-        results = [*_sensor_results(loaded, recorded, tolerance), *_pair_results(loaded, recorded, tolerance)]
+        found = [*_image_outputs(loaded, images, groups), *_pair_outputs(loaded, images, pairs, header)]
+        results = [
+            compare(f"{name}.{kind}", output, groups[name][kind], tolerance=tolerance, note=_NOTES.get(kind, ""))
+            for name, outputs in found
+            for kind, output in outputs.items()
+            if kind in groups[name]
+        ]
     if not results:
         raise InputError(f"'{vectors}' has images but no recorded outputs to compare")
     return VerifyReport(tolerance=tolerance, entries=tuple(results))
@@ -364,29 +184,87 @@ def compare(entry: str, found: Tensor, expected: Tensor, *, tolerance: float, no
     )
 
 
-def _check_architecture(checkpoint: Checkpoint, recorded: Vectors) -> None:
+def _grouped(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
+    """Sort the entries of a file, NAME.KIND, by name; `InputError` where an entry is of an unknown kind."""
+    known = ("image", *_SENSOR_OUTPUTS, *_PAIR_INPUTS, *_PAIR_OUTPUTS)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for entry, tensor in tensors.items():
+        name, dot, kind = entry.rpartition(".")
+        if not dot or kind not in known:
+            raise InputError(
+                f"'{where}' has an entry '{entry}', whose kind is not known{nearest_name(kind, known)}; "
+                f"entries are NAME.KIND with one of {', '.join(known)}"
+            )
+        # A loss may have been recorded as one number of an axis.
+        groups.setdefault(name, {})[kind] = tensor.squeeze() if kind == "loss_a" else tensor
+    return groups
+
+
+def _check_architecture(checkpoint: Checkpoint, header: Mapping[str, str], where: str, *, has_pairs: bool) -> None:
+    """See that the network is the one that was recorded, as far as the header tells."""
     own = asdict(checkpoint.config.encoder) | asdict(checkpoint.config.decoder)
-    for name, number in recorded.architecture.items():
-        if name.startswith("decoder_") and not recorded.pairs:
-            continue
-        if not math.isclose(own[name], number, rel_tol=1e-6):
+    try:
+        recorded = {name: float(header[name]) for name in _ARCHITECTURE if name in header}
+    except ValueError as problem:
+        raise InputError(f"the header of '{where}' has an architecture that is not all numbers: {problem}") from problem
+    for name, number in recorded.items():
+        is_run = has_pairs or not name.startswith("decoder_")
+        if is_run and not math.isclose(own[name], number, rel_tol=1e-6):
             raise InputError(f"the vectors were recorded with {name} {number:g}, the checkpoint has {own[name]:g}")
 
 
-def _sensor_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -> Iterator[EntryResult]:
+def _image_batch(name: str, group: Group, header: Mapping[str, str], checkpoint: Checkpoint) -> ImageBatch:
+    """Make network input of recorded images, which are standardised already. Names of ranges are weighted as for the
+    published weights (`released`); others must be in the catalogue and in the span of the ranges."""
+    image, table = group["image"].float(), checkpoint.ranges
+    if image.ndim != 4 or 0 in image.shape:
+        raise InputError(f"'{name}.image' has shape {tuple(image.shape)}; it must be batch, band, row, column")
+    named = _listed(header.get(f"bands.{name}", ""))
+    bands = named or _BANDS.get(name.casefold(), ())
+    if bands and {*table.range_names, *(entry.name for entry in table.declared)}.issuperset(bands):
+        mixing = mixing_of_ranges(bands, table, unseen="released")
+    else:
+        try:
+            sensor = get_sensor(header.get(f"sensor.{name}", name))
+        except CatalogueError as problem:
+            raise InputError(
+                f"the bands of '{name}.image' are not known; write the names of its ranges, with commas, in the "
+                f"header of the vectors: bands.{name} ({problem})"
+            ) from problem
+        sensor = sensor.select(named) if named else sensor
+        if not named and len(sensor.bands) != image.shape[1]:
+            raise InputError(
+                f"'{name}.image' has {image.shape[1]} bands, sensor '{sensor.name}' has {len(sensor.bands)}; "
+                f"name those that are there in the header of the vectors: bands.{name}"
+            )
+        mixing = assign(sensor, table).mixing
+    if len(mixing) != image.shape[1]:
+        raise InputError(
+            f"'{name}.image' has {image.shape[1]} bands, '{name}' has {len(mixing)}; name its bands in the header of "
+            f"the vectors: bands.{name}"
+        )
+    return ImageBatch(pixels=image, mixing=torch.as_tensor(mixing, dtype=torch.float32))
+
+
+def _image_outputs(
+    checkpoint: Checkpoint, images: Mapping[str, ImageBatch], groups: Mapping[str, Group]
+) -> Iterator[tuple[str, Group]]:
     encoder = build_encoder(checkpoint).eval()
-    for name, sensor in recorded.sensors.items():
-        batch = _image_batch(sensor, checkpoint)
-        output = encoder(batch)
-        found = {"cls": output.cls, "vit_cls": output.cls}
-        if "vit_feature_map" in sensor.outputs:
-            found["vit_feature_map"] = _map_before_norm(encoder, batch)
-        for kind, expected in sensor.outputs.items():
-            yield compare(f"{name}.{kind}", found[kind], expected, tolerance=tolerance)
+    for name, batch in images.items():
+        cls = encoder(batch).cls
+        found = {"cls": cls, "vit_cls": cls}
+        if "vit_feature_map" in groups[name]:
+            # The map was recorded before the last norm.
+            sets = encoder.embed_sets(SetBatch(groups=(batch,)))
+            (level,) = encoder.token_levels(sets.tokens[:, 0], None, blocks=(encoder.config.depth - 1,))
+            found["vit_feature_map"] = tokens_as_map(level, sets.grid)
+        yield name, found
 
 
-def _pair_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -> Iterator[EntryResult]:
-    if not recorded.pairs:
+def _pair_outputs(
+    checkpoint: Checkpoint, images: Mapping[str, ImageBatch], pairs: Mapping[str, Group], header: Mapping[str, str]
+) -> Iterator[tuple[str, Group]]:
+    if not pairs:
         return
     config = replace(checkpoint.config, target_variance=_LOSS_VARIANCE, mixup="mirrored", norm_pix_loss=True)
     model = build_model(replace(checkpoint, config=config)).eval()
@@ -395,22 +273,10 @@ def _pair_results(checkpoint: Checkpoint, recorded: Vectors, tolerance: float) -
             "the vectors hold pairs, but this checkpoint was trained on sets of images; verify it with vectors of "
             "single images"
         )
-    for name, vectors in recorded.pairs.items():
-        pair = SetBatch(
-            groups=tuple(_image_batch(recorded.sensors[name], checkpoint) for name in (vectors.a, vectors.b))
-        )
-        latent, decoded, output = follow_pairs(model, pair, _plan(vectors, pair, patch_size=config.encoder.patch_size))
-        found = {"latent_a": latent.chunk(2)[0], "decoded_a": decoded.chunk(2)[0], "loss_a": output.terms[0]}
-        for kind, expected in vectors.outputs.items():
-            record = expected.squeeze() if kind == "loss_a" else expected
-            note = "variance of repeated values" if kind == "loss_a" else ""
-            yield compare(f"{name}.{kind}", found[kind], record, tolerance=tolerance, note=note)
-
-
-def _map_before_norm(encoder: Encoder, images: ImageBatch) -> Tensor:
-    sets = encoder.embed_sets(SetBatch(groups=(images,)))
-    (level,) = encoder.token_levels(sets.tokens[:, 0], None, blocks=(encoder.config.depth - 1,))
-    return tokens_as_map(level, sets.grid)
+    for name, group in pairs.items():
+        pair = SetBatch(groups=tuple(images[one] for one in _members(name, list(images), header)))
+        latent, decoded, output = follow_pairs(model, pair, _plan(name, group, pair, config.encoder.patch_size))
+        yield name, {"latent_a": latent.chunk(2)[0], "decoded_a": decoded.chunk(2)[0], "loss_a": output.terms[0]}
 
 
 def follow_pairs(model: Autoencoder, pairs: SetBatch, plan: SetPlan) -> tuple[Tensor, Tensor, SetLoss]:
@@ -429,39 +295,63 @@ def follow_pairs(model: Autoencoder, pairs: SetBatch, plan: SetPlan) -> tuple[Te
     return caught["latent"], torch.cat([sequence[:, :1], gather_tokens(sequence[:, 1:], order)], dim=1), output
 
 
-def _image_batch(sensor: SensorVectors, checkpoint: Checkpoint) -> ImageBatch:
-    mixing = mixing_for(sensor, checkpoint.ranges)
-    if len(mixing) != sensor.image.shape[1]:
-        raise InputError(
-            f"'{sensor.name}.image' has {sensor.image.shape[1]} bands, '{sensor.name}' has {len(mixing)}; "
-            "name its "
-            f"bands in the header of the vectors: bands.{sensor.name}"
-        )
-    return ImageBatch(pixels=sensor.image, mixing=mixing)
-
-
-def _plan(vectors: PairVectors, pair: SetBatch, *, patch_size: int) -> SetPlan:
+def _plan(name: str, group: Group, pair: SetBatch, patch_size: int) -> SetPlan:
     """Rebuild the plan from what was recorded; `masked` must be all that is not in `ids_keep`."""
-    keep = vectors.ids_keep
-    batch, tokens = vectors.from_a.shape
+    from_a, masked, keep = (group[kind] for kind in _PAIR_INPUTS)
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (from_a, masked, keep))
+    if {from_a.ndim, masked.ndim, keep.ndim} != {2}:
+        raise InputError(f"from_a, masked, ids_keep of pair '{name}' must be batch × positions; found {shapes}")
+    if from_a.shape != masked.shape or len(keep) != len(masked):
+        raise InputError(f"from_a, masked, ids_keep of pair '{name}' differ in their counts: {shapes}")
+    batch, tokens = from_a.shape
     images, _, height, width = pair.groups[0].pixels.shape
     expected = (images, height * width // patch_size**2)
-    if vectors.from_a.shape != expected:
+    if from_a.shape != expected:
         raise InputError(
-            f"pair '{vectors.name}' must have from_a and masked for {expected[0]} × {expected[1]} tokens; "
+            f"pair '{name}' must have from_a and masked for {expected[0]} × {expected[1]} tokens; "
             f"found {batch} × {tokens}"
         )
-    if not 0 < keep.shape[1] < tokens or keep.min() < 0 or keep.max() >= tokens:
-        raise InputError(f"'{vectors.name}.ids_keep' must name some, not all, positions from 0 to {tokens - 1}")
+    keep, num_visible = keep.long(), keep.shape[1]
+    if not 0 < num_visible < tokens or keep.min() < 0 or keep.max() >= tokens:
+        raise InputError(f"'{name}.ids_keep' must name some, not all, positions from 0 to {tokens - 1}")
     order = torch.arange(tokens).repeat(batch, 1) + tokens
-    order = order.scatter(1, keep, torch.arange(keep.shape[1]).repeat(batch, 1))
+    order = order.scatter(1, keep, torch.arange(num_visible).repeat(batch, 1))
     positions = torch.argsort(order, dim=1)[:, None].expand(-1, 2, -1)
-    plan = plan_from_positions(positions, torch.full((batch, 2), keep.shape[1]), 2 * keep.shape[1])
-    plan = replace(plan, swapped=~vectors.from_a, num_visible=keep.shape[1])
-    if not torch.equal(plan.masked[:, 0], vectors.masked):
-        raise InputError(f"'{vectors.name}.masked' is not all that '{vectors.name}.ids_keep' leaves out")
+    plan = plan_from_positions(positions, torch.full((batch, 2), num_visible), 2 * num_visible)
+    plan = replace(plan, swapped=~(from_a > 0), num_visible=num_visible)
+    if not torch.equal(plan.masked[:, 0], masked > 0):
+        raise InputError(f"'{name}.masked' is not all that '{name}.ids_keep' leaves out")
     return plan
 
 
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _members(name: str, sensors: Sequence[str], header: Mapping[str, str]) -> tuple[str, str]:
+    """Find the two sensors of a pair: as the header says, or where its name splits into two recorded ones."""
+    words, named = name.split("_"), _listed(header.get(f"pair.{name}", ""))
+    splits = [("_".join(words[:cut]), "_".join(words[cut:])) for cut in range(1, len(words))]
+    for first, second in [(named[0], named[1])] if len(named) == 2 else splits:
+        a, b = _recorded(first, sensors), _recorded(second, sensors)
+        if a is not None and b is not None:
+            return a, b
+    raise InputError(
+        f"pair '{name}' does not name two of the recorded sensors ({', '.join(sensors)}); "
+        f"write them, with a comma, in the header of the vectors: pair.{name}"
+    )
+
+
+def _recorded(name: str, sensors: Sequence[str]) -> str | None:
+    longer = [known for known in sensors if known.startswith(f"{name}_")]
+    found = [candidate for candidate in (name, _SHORT_NAMES.get(name, name)) if candidate in sensors]
+    return found[0] if found else longer[0] if len(longer) == 1 else None
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Read names from a header entry: a JSON list, or words with commas."""
+    stripped = text.strip()
+    if not stripped:
+        return ()
+    if stripped.startswith("["):
+        try:
+            return tuple(str(name) for name in json.loads(stripped))
+        except (json.JSONDecodeError, RecursionError) as problem:
+            raise InputError(f"'{text}' in the header of the vectors is no list of names: {problem}") from problem
+    return tuple(name.strip() for name in stripped.split(","))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from anyband.arrays import Array, Bool, Float, Int, Shaped
 from anyband.data.store import Split
-from anyband.encode.encoder import SensorEncoder, check_memory, inference, set_batch
+from anyband.encode.encoder import SensorEncoder, check_memory, inference
 from anyband.encode.metadata import Pool
 from anyband.errors import InputError
 from anyband.evaluate.inputs import TaskReader
@@ -24,7 +24,7 @@ from anyband.evaluate.recipe import Fusion, Protocol, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
 from anyband.models.checkpoint import Checkpoint
-from anyband.models.inputs import ImageBatch, SetMetadata
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.masking import smallest_first
 from anyband.models.vit import TokenSets
 from anyband.models.weight_files import write_weights
@@ -136,7 +136,7 @@ class FusedEncoder(nn.Module):
         images, metadata = batch.images, batch.metadata if self.metadata else None
         if self.fusion == "stack":
             images, metadata = (stacked_images(images),), None if metadata is None else _slots_of(metadata, slice(0, 1))
-        sets = self.encoder.encoder.embed_sets(set_batch(images, metadata))
+        sets = self.encoder.encoder.embed_sets(SetBatch(groups=tuple(images), metadata=metadata))
         if self.fusion == "mixup_concat":
             samples, shape = batch.samples.tolist(), (sets.tokens.shape[2],)
             noise = uniform(self.seed, step=step, samples=samples, purpose="mixup concatenation", shape=shape)

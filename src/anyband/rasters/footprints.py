@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from anyband.errors import GeometryError
-from anyband.rasters.grid import Axis, Grid, Placement, Transform, pixel_area, place, place_by_shape
+from anyband.rasters.grid import Axis, Grid, Placement, Transform, pixel_area, place
 
 __all__ = [
     "Box",
@@ -129,11 +129,8 @@ def _fineness(grid: Grid) -> float:
 
 def place_image(anchor: Grid, grid: Grid, name: str) -> Placement:
     """Place the anchor's grid in an image of the same CRS; `GeometryError` where one is turned against the other."""
-    shapes = (anchor.height, anchor.width), (grid.height, grid.width)
     try:
-        if grid.crs is None:
-            return place_by_shape(*shapes)
-        placement = place(anchor.transform, shapes[0], grid.transform, shapes[1])
+        placement = place(anchor, grid)
     except GeometryError as problem:
         reason = "are turned against each other" if grid.crs else "are not in ratio, and there is no CRS"
         raise GeometryError(
@@ -197,28 +194,20 @@ def _cover(image: Box, box: Box) -> float:
 
 
 def view_of(placement: Placement, box: Box) -> View | None:
-    """Work out what an image gives to a footprint, at its own resolution; None where that is too few pixels."""
-    exact_rows, height = _chip_axis(placement.rows, box.row, box.height)
-    exact_cols, width = _chip_axis(placement.cols, box.col, box.width)
-    if min(height, width) < _MIN_CHIP_PX:
+    """Work out what an image gives to a footprint, at its own resolution in whole pixels of the chip; None where that
+    is too few pixels. A chip that lies near enough on whole pixels of the image is moved onto them, to be copied."""
+    exact, copied, shape = [], [], []
+    for axis, start, size in ((placement.rows, box.row, box.height), (placement.cols, box.col, box.width)):
+        extent = axis.scale * size
+        count = max(1, round(extent))
+        first = axis.scale * start + axis.offset
+        last = first + extent / count * count
+        if max(abs(first - round(first)), abs(last - round(first) - count)) <= _COPY_TOLERANCE_PX:
+            copied.append(Axis(scale=1.0, offset=float(round(first)), size=axis.size))
+        exact.append(Axis(scale=extent / count, offset=first, size=axis.size))
+        shape.append(count)
+    if min(shape) < _MIN_CHIP_PX:
         return None
-    copied_rows, copied_cols = _copied(exact_rows, height), _copied(exact_cols, width)
-    if copied_rows is None or copied_cols is None:
-        placement = Placement(rows=exact_rows, cols=exact_cols)
-        return View(height=height, width=width, placement=placement, is_copy=False)
-    return View(height=height, width=width, placement=Placement(rows=copied_rows, cols=copied_cols), is_copy=True)
-
-
-def _chip_axis(axis: Axis, start: float, size: float) -> tuple[Axis, int]:
-    """Place a chip along one axis of an image, at the image's own resolution, in whole pixels of the chip."""
-    extent = axis.scale * size
-    count = max(1, round(extent))
-    return Axis(scale=extent / count, offset=axis.scale * start + axis.offset, size=axis.size), count
-
-
-def _copied(axis: Axis, count: int) -> Axis | None:
-    """Move a chip onto whole pixels of its image; None where that is too far from its ground."""
-    first, last = axis.offset, axis.offset + axis.scale * count
-    if max(abs(first - round(first)), abs(last - round(first) - count)) > _COPY_TOLERANCE_PX:
-        return None
-    return Axis(scale=1.0, offset=float(round(first)), size=axis.size)
+    is_copy = len(copied) == 2
+    rows, cols = copied if is_copy else exact
+    return View(height=shape[0], width=shape[1], placement=Placement(rows=rows, cols=cols), is_copy=is_copy)

@@ -1,8 +1,9 @@
-"""Raster formats: all that GDAL reads, and small plain GeoTIFFs, which need no GDAL."""
+"""Raster formats: all that GDAL reads; small plain GeoTIFFs, which need no GDAL; netCDF-4 and HDF5, by h5netcdf."""
 
 import datetime
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,9 @@ from rasterio.windows import Window as RasterioWindow
 
 from anyband.arrays import Array, Bool, Shaped
 from anyband.errors import RasterError
-from anyband.rasters.grid import Transform, Window, crs_name
+from anyband.rasters.grid import IDENTITY, Transform, Window, crs_name
 
-__all__ = ["GdalSheet", "PlainTiffSheet", "open_plain_tiff", "open_quietly"]
+__all__ = ["GdalSheet", "NetcdfSheet", "PlainTiffSheet", "open_plain_tiff", "open_quietly"]
 
 # What rasterio raises for damaged files: its own errors, GDAL's, and those of texts that are no UTF-8.
 _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
@@ -53,33 +54,37 @@ class GdalSheet:
     def __init__(self, path: Path) -> None:
         """Open a file; `RasterError` where it is missing, empty, corrupt, or not a raster."""
         self.path = path
-        self._dataset = _open(path)
+        _check_file(path)
         try:
+            with rasterio.Env(**_READING):
+                dataset = open_quietly(path)
+        except _LIBRARY_ERRORS as problem:
+            raise RasterError(
+                f"cannot open '{path}' as a raster: {_cause(problem)}; get it again or leave it out"
+            ) from problem
+        self._dataset = dataset
+        self.close = dataset.close
+        try:
+            # Outside of an `Env` GDAL writes warnings of damaged files to stderr.
             with rasterio.Env():
-                self._describe(self._dataset)
+                bands = zip(dataset.indexes, dataset.colorinterp, strict=True)
+                self._numbers = tuple(number for number, meaning in bands if meaning != ColorInterp.alpha)
+                self.names = tuple(dataset.descriptions[number - 1] or "" for number in self._numbers)
+                self.height, self.width = int(dataset.height), int(dataset.width)
+                self.crs = crs_name(dataset.crs.to_wkt()) if dataset.crs else None
+                # Adding zero turns the −0.0 that some headers give into 0.0.
+                a, b, c, d, e, f = (float(value) + 0.0 for value in tuple(dataset.transform)[:6])
+                self.transform: Transform = (a, b, c, d, e, f)
+                self.dtypes = tuple(str(dataset.dtypes[number - 1]) for number in self._numbers)
+                self.nodata: tuple[float | None, ...] = tuple(dataset.nodatavals[n - 1] for n in self._numbers)
+                flags = {flag for number in self._numbers for flag in dataset.mask_flag_enums[number - 1]}
+                self._has_mask = bool(flags & {MaskFlags.alpha, MaskFlags.per_dataset})
         except _LIBRARY_ERRORS as problem:
             raise RasterError(
                 f"'{path}' is damaged: its header can't be read ({_cause(problem)}); get it again or leave it out"
             ) from problem
-
-    def _describe(self, dataset: Any) -> None:
-        """Take what the header says. Outside of an `Env` GDAL writes warnings of damaged files to stderr."""
-        self._numbers = tuple(
-            number
-            for number, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True)
-            if meaning != ColorInterp.alpha
-        )
-        self.names: tuple[str, ...] = tuple((dataset.descriptions[number - 1] or "") for number in self._numbers)
-        self.height = int(dataset.height)
-        self.width = int(dataset.width)
-        self.crs = crs_name(dataset.crs.to_wkt()) if dataset.crs else None
-        self.transform = _transform(dataset)
-        self.dtypes: tuple[str, ...] = tuple(str(dataset.dtypes[n - 1]) for n in self._numbers)
-        self.nodata: tuple[float | None, ...] = tuple(dataset.nodatavals[n - 1] for n in self._numbers)
         self.times: tuple[datetime.datetime, ...] = ()
         self.time_index: int | None = None
-        flags = {flag for number in self._numbers for flag in dataset.mask_flag_enums[number - 1]}
-        self._has_mask = bool(flags & {MaskFlags.alpha, MaskFlags.per_dataset})
 
     def read(
         self, positions: Sequence[int], window: Window
@@ -98,10 +103,6 @@ class GdalSheet:
             ) from problem
         return stored, valid
 
-    def close(self) -> None:
-        """Close the file."""
-        self._dataset.close()
-
 
 def open_quietly(path: Path, *, profile: Mapping[str, Any] | None = None) -> Any:
     """Open a file with rasterio, without its warning that an image lies nowhere; with a profile it is written anew."""
@@ -109,24 +110,11 @@ def open_quietly(path: Path, *, profile: Mapping[str, Any] | None = None) -> Any
         return _QuietReader(str(path)) if profile is None else _QuietWriter(str(path), "w", **profile)
 
 
-def _open(path: Path) -> Any:
+def _check_file(path: Path) -> None:
     if not path.exists():
         raise RasterError(f"'{path}' does not exist")
     if path.is_file() and path.stat().st_size == 0:
         raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
-    try:
-        with rasterio.Env(**_READING):
-            return open_quietly(path)
-    except _LIBRARY_ERRORS as problem:
-        raise RasterError(
-            f"cannot open '{path}' as a raster: {_cause(problem)}; get it again or leave it out"
-        ) from problem
-
-
-def _transform(dataset: Any) -> Transform:
-    a, b, c, d, e, f = (float(value) for value in tuple(dataset.transform)[:6])
-    # Adding zero turns the −0.0 that some headers give into 0.0.
-    return a + 0.0, b + 0.0, c + 0.0, d + 0.0, e + 0.0, f + 0.0
 
 
 def _cause(problem: BaseException) -> str:
@@ -206,25 +194,17 @@ class PlainTiffSheet:
 
 def open_plain_tiff(path: Path) -> PlainTiffSheet | None:
     """Open a file if it is a small, plain and whole GeoTIFF; None: it is for GDAL, which says what is wrong."""
+    name = str(path)
     try:
-        data = _bytes(path)
+        with open(name, "rb") as file:  # noqa: PTH123 - the quicker of two ways, and this is done for each file
+            data = file.read(_MAX_BYTES + 1)
+        beside = [name + ending for ending in _SIDECARS] + [os.path.splitext(name)[0] + ".aux"]  # noqa: PTH122
+        if len(data) > _MAX_BYTES or data[:4] != b"II*\0" or any(map(os.path.exists, beside)):
+            return None
         tags, geo = _header(data)
         return PlainTiffSheet(path, _pixels(data, tags), tags, geo)
     except (_NotPlainError, OSError, struct.error, ValueError):
         return None
-
-
-def _bytes(path: Path) -> bytes:
-    name = str(path)
-    with open(name, "rb") as file:  # noqa: PTH123 - the quicker of two ways, and this is done for each file
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES or data[:4] != b"II*\0":
-        raise _NotPlainError
-    beside = [name + ending for ending in _SIDECARS]
-    beside.append(os.path.splitext(name)[0] + ".aux")  # noqa: PTH122
-    if any(map(os.path.exists, beside)):
-        raise _NotPlainError
-    return data
 
 
 def _header(data: bytes) -> tuple[_Tags, tuple[bytes, ...]]:
@@ -328,3 +308,240 @@ def _crs_name(path: Path, geo: tuple[bytes, ...]) -> str | None:
         sheet.close()
         _crs_names[geo] = sheet.crs
     return _crs_names[geo]
+
+
+# Names of axes in the files that we met or that CF knows; compared without case.
+_Y_NAMES = ("y", "lat", "latitude", "northing", "row")
+_X_NAMES = ("x", "lon", "longitude", "easting", "col")
+
+_UNIT_SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
+
+# chosen: coordinates written as float32 or rounded to centimetres still pass, a missing row doesn't.
+_STEP_TOLERANCE = 0.01
+
+
+class NetcdfSheet:
+    """The image variables of one file that share the largest grid in it."""
+
+    def __init__(self, path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None) -> None:
+        """Open a file at one time; `RasterError` where it is corrupt, holds no image, or the time is not said."""
+        self.path = path
+        self._file = _open_netcdf(path)
+        self.close = self._file.close
+        try:
+            self._describe(time_index, time)
+        except RasterError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as problem:
+            raise RasterError(
+                f"'{path}' is damaged: what it says of its variables can't be read ({problem})"
+            ) from problem
+
+    def _describe(self, time_index: int | None, time: datetime.datetime | None) -> None:
+        path = self.path
+        variables = _image_variables(self._file, path)
+        first = next(iter(variables.values()))
+        self.names: tuple[str, ...] = tuple(variables)
+        self._variables = variables
+        self.height, self.width = int(first.shape[-2]), int(first.shape[-1])
+        if not self.height or not self.width:
+            raise RasterError(
+                f"'{path}' has no pixels: its variables are {self.height} × {self.width} (rows × columns)"
+            )
+        self.transform = _netcdf_transform(self._file, first, path)
+        self.crs = _crs(self._file, first)
+        self.dtypes: tuple[str, ...] = tuple(str(_stored_type(variable)) for variable in variables.values())
+        self.nodata: tuple[float | None, ...] = tuple(_fill_value(variable) for variable in variables.values())
+        self.times = _times(self._file, first) if len(first.shape) == 3 else ()
+        self.num_times = int(first.shape[0]) if len(first.shape) == 3 else 1
+        self.time_index = self._chosen_time(time_index, time) if len(first.shape) == 3 else None
+
+    def read(
+        self, positions: Sequence[int], window: Window
+    ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
+        """Read digital numbers of a window (no scale factor is applied); `RasterError` where the file is damaged."""
+        return np.stack([self._read_one(position, window) for position in positions]), None
+
+    def _read_one(self, position: int, window: Window) -> Array:
+        variable = self._variables[self.names[position]]
+        place: tuple[int | slice, ...] = (window.rows, window.cols)
+        if self.time_index is not None:
+            place = (self.time_index, *place)
+        try:
+            stored = np.asarray(variable[place])
+        except (OSError, ValueError, RuntimeError) as problem:
+            raise RasterError(
+                f"cannot read variable '{self.names[position]}' of '{self.path}' at {window}: "
+                f"the file is truncated or damaged ({problem})"
+            ) from problem
+        return stored.view(_stored_type(variable))
+
+    def _chosen_time(self, index: int | None, time: datetime.datetime | None) -> int:
+        if time is not None:
+            return _index_of(time, self.times, self.path)
+        if index is None:
+            if self.num_times == 1:
+                return 0
+            raise RasterError(
+                f"'{self.path}' holds {self.num_times} times{_span(self.times)}; say which one: "
+                f"`time_index` 0 … {self.num_times - 1}, or `time`"
+            )
+        if not -self.num_times <= index < self.num_times:
+            raise RasterError(
+                f"time_index {index} is not in '{self.path}', which holds {self.num_times} times "
+                f"(0 … {self.num_times - 1})"
+            )
+        return index % self.num_times
+
+
+def _open_netcdf(path: Path) -> Any:
+    try:
+        import h5netcdf
+    except ModuleNotFoundError as problem:
+        raise RasterError(f"'{path}' is netCDF, which needs h5netcdf: pip install 'anyband[netcdf]'") from problem
+    _check_file(path)
+    try:
+        # A file that fails to open is closed all the same, and for that must know that it is not writable;
+        # else Python prints a traceback beside our message.
+        read_only = type("ReadOnlyFile", (h5netcdf.File,), {"_writable": False})
+        return read_only(path, "r", decode_vlen_strings=True, phony_dims="sort")
+    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+        raise RasterError(f"cannot open '{path}' as netCDF or HDF5: {problem}") from problem
+
+
+def _image_variables(file: Any, path: Path) -> dict[str, Any]:
+    """Find numeric variables over (y, x) or (time, y, x); of several grids the one with most pixels."""
+    # Asking for a shape takes a millisecond, so each is asked for once.
+    shapes = {name: tuple(variable.shape) for name, variable in file.variables.items()}
+    found = {
+        name: variable
+        for name, variable in file.variables.items()
+        if len(shapes[name]) in (2, 3) and np.dtype(variable.dtype).kind in "iuf" and name not in variable.dimensions
+    }
+    if not found:
+        raise RasterError(
+            f"'{path}' has no image variables (numbers over (y, x) or (time, y, x)); it has "
+            f"{', '.join(file.variables) or 'nothing'}"
+        )
+    largest = max((shapes[name] for name in found), key=lambda shape: shape[-1] * shape[-2])
+    return {name: variable for name, variable in found.items() if shapes[name][-2:] == largest[-2:]}
+
+
+def _stored_type(variable: Any) -> np.dtype[Any]:
+    # netCDF-3 has no unsigned numbers, so files carry a convention: signed storage with `_Unsigned`.
+    stored = np.dtype(variable.dtype)
+    unsigned = _text(variable.attrs.get("_Unsigned", "")).lower() == "true"
+    return np.dtype(f"u{stored.itemsize}") if unsigned and stored.kind == "i" else stored.newbyteorder("=")
+
+
+def _fill_value(variable: Any) -> float | None:
+    for key in ("_FillValue", "missing_value", "nodata"):
+        value = variable.attrs.get(key)
+        if value is None:
+            continue
+        try:
+            number = np.asarray(value).ravel()[:1].astype(np.float64)
+        except ValueError:
+            continue
+        if number.size:
+            kind = _stored_type(variable)
+            wraps = kind.kind == "u" and number[0] < 0
+            return float(number[0] + 2.0 ** (8 * kind.itemsize)) if wraps else float(number[0])
+    return None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.ndarray) and value.size:
+        value = value.ravel()[0]
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _axis(file: Any, variable: Any, names: tuple[str, ...], position: int) -> Array | None:
+    dimension = variable.dimensions[position]
+    if dimension not in file.variables:
+        return None
+    coordinate = file.variables[dimension]
+    standard = _text(coordinate.attrs.get("standard_name", ""))
+    named = dimension.rsplit("/", 1)[-1].casefold()
+    if named in names or standard.startswith(("projection_", "latitude", "longitude")):
+        return np.asarray(coordinate[...], dtype=np.float64)
+    return None
+
+
+def _netcdf_transform(file: Any, variable: Any, path: Path) -> Transform:
+    ys, xs = _axis(file, variable, _Y_NAMES, -2), _axis(file, variable, _X_NAMES, -1)
+    if ys is None or xs is None:
+        return IDENTITY
+    step_y, step_x = _even_step(ys, path, "y"), _even_step(xs, path, "x")
+    if step_x is None and step_y is None:
+        return IDENTITY
+    # One row or one column says nothing about its height: pixels are then taken as square.
+    step_x = step_x if step_x is not None else abs(step_y or 1.0)
+    step_y = step_y if step_y is not None else -abs(step_x)
+    # Coordinates are those of pixel centres (CF conventions, section 5); a transform starts at the corner.
+    return step_x, 0.0, float(xs[0]) - step_x / 2, 0.0, step_y, float(ys[0]) - step_y / 2
+
+
+def _even_step(values: Array, path: Path, axis: str) -> float | None:
+    if len(values) < 2:
+        return None
+    step = float(values[-1] - values[0]) / (len(values) - 1)
+    if step == 0 or not np.all(np.abs(np.diff(values) - step) <= _STEP_TOLERANCE * abs(step)):
+        raise RasterError(
+            f"the {axis} coordinates of '{path}' are not evenly spaced; resample it to a regular grid first"
+        )
+    return step
+
+
+def _crs(file: Any, variable: Any) -> str | None:
+    named = _text(variable.attrs.get("grid_mapping", "")) or _text(file.attrs.get("grid_mapping", ""))
+    mapping_names = [name for name in (named, "spatial_ref", "crs") if name in file.variables]
+    for name in mapping_names:
+        attrs = file.variables[name].attrs
+        for key in ("crs_wkt", "spatial_ref", "epsg_code"):
+            if key in attrs and (crs := crs_name(_text(attrs[key]))) is not None:
+                return crs
+    epsg = _text(variable.attrs.get("epsg", "")) or _text(file.attrs.get("epsg", ""))
+    return crs_name(f"EPSG:{epsg}") if epsg.isdigit() else None
+
+
+def _times(file: Any, variable: Any) -> tuple[datetime.datetime, ...]:
+    dimension = variable.dimensions[0]
+    if dimension not in file.variables:
+        return ()
+    axis = file.variables[dimension]
+    values = np.asarray(axis[...])
+    try:
+        return _parsed_times(values, _text(axis.attrs.get("units", "")).strip())
+    except (ValueError, OverflowError):
+        # Times that we can't read are as good as none: an image can still be chosen by its number.
+        return ()
+
+
+def _parsed_times(values: Array, units: str) -> tuple[datetime.datetime, ...]:
+    if values.dtype.kind in "OSU":
+        return tuple(_utc(datetime.datetime.fromisoformat(_text(value))) for value in values)
+    since = re.fullmatch(r"(second|minute|hour|day)s? since (.+)", units)
+    if since is None:
+        return ()
+    start = _utc(datetime.datetime.fromisoformat(since[2].strip().removesuffix(" UTC")))
+    seconds = _UNIT_SECONDS[since[1]]
+    return tuple(start + datetime.timedelta(seconds=float(value) * seconds) for value in values)
+
+
+def _utc(time: datetime.datetime) -> datetime.datetime:
+    return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
+
+
+def _index_of(time: datetime.datetime, times: tuple[datetime.datetime, ...], path: Path) -> int:
+    day = _utc(time).date()
+    found = [index for index, known in enumerate(times) if known.date() == day]
+    exact = [index for index in found if times[index] == _utc(time)]
+    if len(exact) == 1 or len(found) == 1:
+        return (exact or found)[0]
+    count = f"{len(found)} images" if found else "no image"
+    raise RasterError(f"'{path}' has {count} of {day}{_span(times)}; use `time_index`")
+
+
+def _span(times: tuple[datetime.datetime, ...]) -> str:
+    return f" ({times[0].date()} … {times[-1].date()})" if times else ""

@@ -23,11 +23,9 @@ __all__ = [
     "check_same_ground",
     "crs_name",
     "matching_window",
-    "patch_grid",
     "pixel_area",
     "pixel_size_m",
     "place",
-    "place_by_shape",
     "resample_bilinear",
     "resample_nearest",
     "same_crs",
@@ -54,12 +52,6 @@ class Window:
     height: int
     width: int
 
-    def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise GeometryError(
-                f"a window needs at least one pixel, found {self.height} × {self.width} (rows × columns)"
-            )
-
     def __str__(self) -> str:
         return f"rows {self.row}–{self.row + self.height - 1}, columns {self.col}–{self.col + self.width - 1}"
 
@@ -77,13 +69,9 @@ class Window:
         """Tell whether the window lies wholly inside an image of this size."""
         return self.row >= 0 and self.col >= 0 and self.row + self.height <= height and self.col + self.width <= width
 
-    def moved_by(self, rows: int, cols: int) -> "Window":
-        """Shift the window; its size stays."""
-        return Window(row=self.row + rows, col=self.col + cols, height=self.height, width=self.width)
-
     def within(self, outer: "Window") -> "Window":
         """Express this window in the pixels of `outer`, whose first pixel becomes (0, 0)."""
-        return self.moved_by(-outer.row, -outer.col)
+        return replace(self, row=self.row - outer.row, col=self.col - outer.col)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +107,10 @@ class Grid:
 
     def part(self, window: Window) -> "Grid":
         """Make the grid of a window of this grid; `GeometryError` where it reaches outside."""
+        if window.height < 1 or window.width < 1:
+            raise GeometryError(
+                f"a window needs at least one pixel, found {window.height} × {window.width} (rows × columns)"
+            )
         if not window.is_inside(self.height, self.width):
             raise GeometryError(
                 f"the window ({window}) reaches outside the image of {self.height} × {self.width} pixels"
@@ -141,20 +133,6 @@ def pixel_area(transform: Transform) -> float:
     """Compute the area of a pixel in the squared units of its coordinates."""
     a, b, _, d, e, _ = transform
     return abs(a * e - b * d)
-
-
-def patch_grid(grid: Grid, patch_size: int) -> Grid:
-    """Make the grid whose pixels are the patches of `grid`, at least one. A remainder under one patch is left out."""
-    height, width = grid.height // patch_size, grid.width // patch_size
-    if height < 1 or width < 1:
-        raise GeometryError(
-            f"an image of {grid.height} × {grid.width} pixels is smaller than one patch of "
-            f"{patch_size} × {patch_size}; use a larger image or a smaller patch"
-        )
-    a, b, c, d, e, f = grid.transform
-    size = float(patch_size)
-    transform = (a * size, b * size, c, d * size, e * size, f)
-    return Grid(height=height, width=width, transform=transform, crs=grid.crs, gsd_m=grid.gsd_m * size)
 
 
 # chosen: UTM departs from the ground by up to 0.1 % and its pixels are called 10 m all the same; Web Mercator
@@ -388,69 +366,53 @@ class Placement:
     rows: Axis
     cols: Axis
 
-    def is_identity(self, height: int, width: int) -> bool:
-        """Tell whether both grids are the same."""
-        return self == Placement(
-            rows=Axis(scale=1.0, offset=0.0, size=height), cols=Axis(scale=1.0, offset=0.0, size=width)
+
+def place(target: Any, source: Any) -> Placement:
+    """Place a target grid in a source grid. Without georeference both cover the same ground, so that their shapes must
+    be in ratio; `GeometryError` where they are not, or one grid is turned.
+
+    Args:
+        target: a `Grid`, or anything else with its `height`, `width`, `transform` and `crs`; so is `source`.
+    """
+    if target.crs is None:
+        if target.height * source.width != target.width * source.height:
+            raise GeometryError(
+                f"bands without georeference must have shapes in ratio, found {target.height} × {target.width} and "
+                f"{source.height} × {source.width} pixels"
+            )
+        return Placement(
+            rows=Axis(scale=source.height / target.height, offset=0.0, size=source.height),
+            cols=Axis(scale=source.width / target.width, offset=0.0, size=source.width),
         )
-
-
-def place(
-    target: Transform, target_shape: tuple[int, int], source: Transform, source_shape: tuple[int, int]
-) -> Placement:
-    """Place a target grid in a source grid by their transforms; `GeometryError` where one is turned."""
-    a, b, c, d, e, f = source
+    a, b, c, d, e, f = source.transform
     determinant = a * e - b * d
-    ta, tb, tc, td, te, tf = target
-    col_of_col, col_of_row = (e * ta - b * td) / determinant, (e * tb - b * te) / determinant
-    row_of_col, row_of_row = (a * td - d * ta) / determinant, (a * te - d * tb) / determinant
-    turned = max(abs(col_of_row) * target_shape[0], abs(row_of_col) * target_shape[1])
-    if turned > _PIXEL_TOLERANCE:
+    ta, tb, tc, td, te, tf = target.transform
+    col_of_row, row_of_col = (e * tb - b * te) / determinant, (a * td - d * ta) / determinant
+    if max(abs(col_of_row) * target.height, abs(row_of_col) * target.width) > _PIXEL_TOLERANCE:
         raise GeometryError("bands of one image lie on grids that are turned against each other; resample them first")
-    col_offset = (e * (tc - c) - b * (tf - f)) / determinant
-    row_offset = (a * (tf - f) - d * (tc - c)) / determinant
-    return Placement(
-        rows=_axis(row_of_row, row_offset, target_shape[0], source_shape[0]),
-        cols=_axis(col_of_col, col_offset, target_shape[1], source_shape[1]),
-    )
-
-
-def place_by_shape(target_shape: tuple[int, int], source_shape: tuple[int, int]) -> Placement:
-    """Place grids without georeference: both cover the same ground, so their shapes must be in ratio."""
-    (height, width), (source_height, source_width) = target_shape, source_shape
-    if height * source_width != width * source_height:
-        raise GeometryError(
-            f"bands without georeference must have shapes in ratio, found {height} × {width} and "
-            f"{source_height} × {source_width} pixels"
-        )
-    return Placement(
-        rows=Axis(scale=source_height / height, offset=0.0, size=source_height),
-        cols=Axis(scale=source_width / width, offset=0.0, size=source_width),
-    )
-
-
-def _axis(scale: float, offset: float, target_size: int, source_size: int) -> Axis:
-    # Rounding of written transforms is taken off where a whole pixel, or no change of size, is surely meant.
-    if abs(scale - 1) * target_size < _PIXEL_TOLERANCE:
-        scale = 1.0
-        offset = round(offset) if abs(offset - round(offset)) < _PIXEL_TOLERANCE else offset
-    return Axis(scale=scale, offset=float(offset), size=source_size)
+    axes = []
+    for scale, offset, size, source_size in (
+        ((a * te - d * tb) / determinant, (a * (tf - f) - d * (tc - c)) / determinant, target.height, source.height),
+        ((e * ta - b * td) / determinant, (e * (tc - c) - b * (tf - f)) / determinant, target.width, source.width),
+    ):
+        # Rounding of written transforms is taken off where a whole pixel, or no change of size, is surely meant.
+        if abs(scale - 1) * size < _PIXEL_TOLERANCE:
+            scale = 1.0
+            offset = round(offset) if abs(offset - round(offset)) < _PIXEL_TOLERANCE else offset
+        axes.append(Axis(scale=scale, offset=float(offset), size=source_size))
+    return Placement(rows=axes[0], cols=axes[1])
 
 
 def source_window(placement: Placement, window: Window) -> Window | None:
     """Find the source pixels that a window of the target needs; None where it lies wholly outside."""
-    rows = _needed(placement.rows, window.row, window.height)
-    cols = _needed(placement.cols, window.col, window.width)
-    if rows is None or cols is None:
-        return None
-    return Window(row=rows[0], col=cols[0], height=rows[1] - rows[0], width=cols[1] - cols[0])
-
-
-def _needed(axis: Axis, start: int, size: int) -> tuple[int, int] | None:
-    below, _, inside = _neighbours(axis, start, size)
-    if not inside.any():
-        return None
-    return int(below[inside].min()), int(min(axis.size, below[inside].max() + 2))
+    ends = []
+    for axis, start, size in ((placement.rows, window.row, window.height), (placement.cols, window.col, window.width)):
+        below, _, inside = _neighbours(axis, start, size)
+        if not inside.any():
+            return None
+        ends.append((int(below[inside].min()), int(min(axis.size, below[inside].max() + 2))))
+    (top, bottom), (left, right) = ends
+    return Window(row=top, col=left, height=bottom - top, width=right - left)
 
 
 # Bands and images of one archive ask for the same few, again and again; the arrays are shared, so they are read-only.

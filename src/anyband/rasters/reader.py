@@ -15,6 +15,7 @@ import numpy as np
 from anyband.arrays import Array, Bool, Num, Shaped
 from anyband.errors import GeometryError, RasterError, nearest_name
 from anyband.rasters.grid import (
+    Axis,
     Grid,
     Placement,
     Transform,
@@ -22,7 +23,6 @@ from anyband.rasters.grid import (
     pixel_area,
     pixel_size_m,
     place,
-    place_by_shape,
     resample_bilinear,
     resample_nearest,
     same_crs,
@@ -121,17 +121,18 @@ class RasterReader:
         for index, sheet in used.items():
             targets = [target for target, (held_by, _) in enumerate(places) if held_by == index]
             part = sheet, [places[target][1] for target in targets], targets
-            self._parts.setdefault(_placement(sheet, self.grid), []).append(part)
+            self._parts.setdefault(place(self.grid, sheet), []).append(part)
         self._valid_sheets = [
-            (sheet, _valid_position(sheet, source), _placement(sheet, self.grid)) for sheet in valid_sheets
+            (sheet, _valid_position(sheet, source, self.grid), place(self.grid, sheet)) for sheet in valid_sheets
         ]
         self.dtype: np.dtype[np.generic] = np.result_type(
             *(np.dtype(sheets[index].dtypes[position]) for index, position in places)
         )
         """NumPy type that holds the digital numbers of all bands."""
-        self._nodata = tuple(
-            _first_known(source.nodata, sheets[index].nodata[position], sensor.nodata) for index, position in places
-        )
+        self._nodata: list[float | None] = []
+        for index, position in places:
+            declared = (source.nodata, sheets[index].nodata[position], sensor.nodata)
+            self._nodata.append(next((value for value in declared if value is not None), None))
         self.datetime: datetime.datetime | None = _common_time(list(used.values()))
         """Time of the image where the file says it, UTC."""
         self.num_times: int = max((len(sheet.times) for sheet in used.values()), default=0) or 1
@@ -141,8 +142,7 @@ class RasterReader:
     def nodata(self) -> float | None:
         """The digital number that means "no data" in every band; None where there is none, or several."""
         first = self._nodata[0]
-        same = all(value == first or (_is_nan(value) and _is_nan(first)) for value in self._nodata)
-        return first if same else None
+        return first if all(value == first or (value != value and first != first) for value in self._nodata) else None
 
     def read(self, window: Window | None = None) -> Raster:
         """Read a window of all bands on the common grid; None reads everything.
@@ -167,11 +167,21 @@ class RasterReader:
         self, placement: Placement, parts: Sequence[_Part], window: Window, dn: Array, valid: Array
     ) -> None:
         """Read parts of one placement. What is whole of them is resampled together, which gives the same numbers."""
-        same_grid = placement.is_identity(self.grid.height, self.grid.width)
+        identity = Placement(
+            rows=Axis(scale=1.0, offset=0.0, size=self.grid.height),
+            cols=Axis(scale=1.0, offset=0.0, size=self.grid.width),
+        )
+        same_grid = placement == identity
         needed = window if same_grid else source_window(placement, window)
         if needed is None:
             return
-        read = [(targets, *self._dn_of(sheet, positions, targets, needed)) for sheet, positions, targets in parts]
+        read = []
+        for sheet, positions, targets in parts:
+            stored, with_data = sheet.read(positions, needed)
+            known = np.ones(stored.shape, dtype=bool) if with_data is None else with_data.copy()
+            for index, target in enumerate(targets):
+                known[index] &= _has_data(stored[index], self._nodata[target])
+            read.append((targets, stored, known))
         if same_grid:
             for targets, stored, known in read:
                 dn[targets], valid[targets] = stored, known
@@ -184,16 +194,6 @@ class RasterReader:
         for targets, stored, known in read:
             values, kept = resample_bilinear(stored, known, placement=placement, part=needed, window=window)
             dn[targets], valid[targets] = _to_type(values, stored.dtype), kept
-
-    def _dn_of(
-        self, sheet: Sheet, positions: Sequence[int], targets: Sequence[int], needed: Window
-    ) -> tuple[Array, Array]:
-        """Read the digital numbers of a part, and which are data."""
-        stored, with_data = sheet.read(positions, needed)
-        known = np.ones(stored.shape, dtype=bool) if with_data is None else with_data.copy()
-        for index, target in enumerate(targets):
-            known[index] &= _has_data(stored[index], self._nodata[target])
-        return stored, known
 
     def _read_valid(self, sheet: Sheet, position: int, placement: Placement, window: Window) -> Array:
         needed = source_window(placement, window)
@@ -217,38 +217,31 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
         raise RasterError("an image without files; name at least one path")
     files = [file for path in source.paths for file in (_band_files(path, source, sensor) if path.is_dir() else [path])]
     with contextlib.ExitStack() as opened:
-
-        def sheet(path: Path) -> Sheet:
-            one = open_sheet(path, time_index=source.time_index, time=source.time)
-            opened.callback(one.close)
-            return one
-
-        sheets = [sheet(path) for path in files]
-        _check_time(source, sheets)
-        yield RasterReader(source, sensor, sheets, [sheet(path) for path in source.valid_paths])
+        sheets = [
+            opened.enter_context(contextlib.closing(open_sheet(path, time_index=source.time_index, time=source.time)))
+            for path in (*files, *source.valid_paths)
+        ]
+        sheets, valid_sheets = sheets[: len(files)], sheets[len(files) :]
+        if all(sheet.time_index is None for sheet in sheets) and (
+            source.time is not None or source.time_index not in (None, 0, -1)
+        ):
+            time = source.time_index if source.time is None else f"{source.time:%Y-%m-%d}"
+            raise RasterError(
+                f"time {time} is requested of '{sheets[0].path}', which has no time axis; leave the time out"
+            )
+        yield RasterReader(source, sensor, sheets, valid_sheets)
 
 
 def open_sheet(path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None) -> Sheet:
     """Open one file of any format, at one time if it has several; the caller closes it."""
     # Imported here, because what only names files needs no geographic library.
     ending = path.suffix.lower()
+    from anyband.rasters.formats import GdalSheet, NetcdfSheet, open_plain_tiff
+
     if ending in _NETCDF_ENDINGS:
-        from anyband.rasters.netcdf import NetcdfSheet
-
         return NetcdfSheet(path, time_index=time_index, time=time)
-    from anyband.rasters.formats import GdalSheet, open_plain_tiff
-
     plain = open_plain_tiff(path) if ending in _TIFF_ENDINGS else None
     return plain or GdalSheet(path)
-
-
-def _check_time(source: RasterSource, sheets: Sequence[Sheet]) -> None:
-    """Refuse a time of files without a time axis, which would be ignored."""
-    if any(sheet.time_index is not None for sheet in sheets):
-        return
-    if source.time is not None or source.time_index not in (None, 0, -1):
-        time = source.time_index if source.time is None else f"{source.time:%Y-%m-%d}"
-        raise RasterError(f"time {time} is requested of '{sheets[0].path}', which has no time axis; leave the time out")
 
 
 def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) -> Grid:
@@ -263,47 +256,32 @@ def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) 
         finest = max(sheets, key=lambda sheet: sheet.height * sheet.width)
         gsd_m = min(sensor.band(name).gsd_m for name in names)
     else:
-        _check_transforms(sheets)
+        for sheet in sheets:
+            if not (all(map(math.isfinite, sheet.transform)) and pixel_area(sheet.transform) > 0):
+                raise RasterError(
+                    f"'{sheet.path}' has a georeference in which a pixel is no rectangle of ground (its transform is "
+                    f"{_written(sheet)}); write its right corner and pixel size, for example with `gdal_edit.py "
+                    "-a_ullr`"
+                )
         finest = min(sheets, key=lambda sheet: pixel_area(sheet.transform))
-        gsd_m = _ground_pixel_m(finest, crs)
-    return Grid(height=finest.height, width=finest.width, transform=finest.transform, crs=crs, gsd_m=float(gsd_m))
-
-
-def _check_transforms(sheets: Sequence[Sheet]) -> None:
-    for sheet in sheets:
-        if not (all(math.isfinite(number) for number in sheet.transform) and pixel_area(sheet.transform) > 0):
+        gsd_m = pixel_size_m(finest.transform, crs=crs, height=finest.height, width=finest.width)
+        if not (math.isfinite(gsd_m) and gsd_m > 0):
             raise RasterError(
-                f"'{sheet.path}' has a georeference in which a pixel is no rectangle of ground (its transform is "
-                f"{_written(sheet)}); write its right corner and pixel size, for example with `gdal_edit.py -a_ullr`"
+                f"'{finest.path}' has a georeference off the globe: in {crs} its transform {_written(finest)} gives "
+                f"pixels of {gsd_m:g} m; correct its CRS, or its corner and pixel size"
             )
-
-
-def _ground_pixel_m(sheet: Sheet, crs: str) -> float:
-    size_m = pixel_size_m(sheet.transform, crs=crs, height=sheet.height, width=sheet.width)
-    if not (math.isfinite(size_m) and size_m > 0):
-        raise RasterError(
-            f"'{sheet.path}' has a georeference off the globe: in {crs} its transform {_written(sheet)} gives pixels "
-            f"of {size_m:g} m; correct its CRS, or its corner and pixel size"
-        )
-    return size_m
+    return Grid(height=finest.height, width=finest.width, transform=finest.transform, crs=crs, gsd_m=float(gsd_m))
 
 
 def _written(sheet: Sheet) -> str:
     return f"({', '.join(f'{number:g}' for number in sheet.transform)})"
 
 
-def _placement(sheet: Sheet, grid: Grid) -> Placement:
-    shapes = (grid.height, grid.width), (sheet.height, sheet.width)
-    if grid.crs is None:
-        return place_by_shape(*shapes)
-    if not same_crs(sheet.crs, grid.crs):
+def _valid_position(sheet: Sheet, source: RasterSource, grid: Grid) -> int:
+    if grid.crs is not None and not same_crs(sheet.crs, grid.crs):
         raise GeometryError(
             f"'{sheet.path}' has {sheet.crs or 'no coordinate system'}, the image has {grid.crs}; reproject one of them"
         )
-    return place(grid.transform, shapes[0], sheet.transform, shapes[1])
-
-
-def _valid_position(sheet: Sheet, source: RasterSource) -> int:
     if source.valid_variable:
         if source.valid_variable in sheet.names:
             return sheet.names.index(source.valid_variable)
@@ -327,17 +305,9 @@ def _common_time(sheets: Sequence[Sheet]) -> datetime.datetime | None:
     return times[0][0] if times else None
 
 
-def _first_known(*values: float | None) -> float | None:
-    return next((value for value in values if value is not None), None)
-
-
-def _is_nan(value: float | None) -> bool:
-    return value is not None and value != value
-
-
 def _has_data(stored: Array, nodata: float | None) -> Array:
     known = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
-    if nodata is None or _is_nan(nodata):
+    if nodata is None or nodata != nodata:
         return known
     if stored.dtype.kind == "f":
         # A float32 file stores its nodata rounded; compare with what it can hold.

@@ -1,8 +1,9 @@
 """GeoTIFFs written whole or not at all: tiled, compressed, geo-referenced, from memory or by window."""
 
 import contextlib
+import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +19,20 @@ from anyband.files import whole_file
 from anyband.rasters.formats import open_quietly
 from anyband.rasters.grid import IDENTITY, Grid, Window
 
-__all__ = ["GeoTiffWriter", "geotiff_writer", "write_geotiff"]
+__all__ = ["WriteWindow", "geotiff_writer", "write_geotiff"]
 
 # chosen: 256 × 256 pixels of many bands still fit a cache, and a 224-pixel tile touches four blocks at most.
 _BLOCK_PIXELS = 256
 # chosen: less room than one block of one band needs is a full disk.
 _FULL_DISK_BYTES = 1_000_000
 _BLOCK_STEP = 16  # Source: TIFF 6.0, section 15: tile sides are multiples of 16
+_PROFILE: dict[str, Any] = {"driver": "GTiff", "tiled": True, "interleave": "band", "compress": "deflate"}
+_PROFILE |= {"BIGTIFF": "IF_SAFER"}
+_PLACE = ("OFFSET", "SIZE")  # of a block in a file: GDAL's words
 
 
-class GeoTiffWriter:
-    """Write a GeoTIFF by windows; made by `geotiff_writer`."""
-
-    def __init__(self, dataset: Any, target: Path) -> None:
-        """Take an open dataset, and the path that it will have."""
-        self._dataset = dataset
-        self._target = target
-
-    def write(self, window: Window, pixels: Num[Array, "band row col"]) -> None:
-        """Write the pixels of a window, all bands; `OutputError` where there is no room."""
-        count, height, width = self._dataset.count, self._dataset.height, self._dataset.width
-        if pixels.shape != (count, window.height, window.width) or not window.is_inside(height, width):
-            raise InputError(
-                f"pixels of shape {pixels.shape} do not fit the window ({window}) of an image of "
-                f"{count} bands, {height} × {width} pixels"
-            )
-        dtype = np.dtype(self._dataset.dtypes[0])
-        if pixels.dtype != dtype:
-            raise InputError(f"pixels of {pixels.dtype} can't be written to a GeoTIFF of {dtype}")
-        place = RasterioWindow(window.col, window.row, window.width, window.height)
-        # Outside of an `Env` GDAL writes errors to stderr too, beside the one message of ours.
-        with _as_output_error(self._target), rasterio.Env():
-            self._dataset.write(pixels, window=place)
+WriteWindow = Callable[[Window, Num[Array, "band row col"]], None]
+"""Writes the pixels of a window, all bands; `OutputError` where there is no room."""
 
 
 @contextlib.contextmanager
@@ -60,25 +43,45 @@ def geotiff_writer(
     dtype: str,
     descriptions: Sequence[str],
     nodata: float | None = None,
-    tags: Mapping[str, str] | None = None,
+    tags: Mapping[str, object] | None = None,
     colours: Mapping[int, tuple[int, int, int]] | None = None,
-) -> Iterator[GeoTiffWriter]:
+) -> Iterator[WriteWindow]:
     """Open a GeoTIFF for windows; it replaces `path` when the block ends well, else nothing stays.
 
-    `colours` are red green blue (0 to 255) for the numbers of the first band, uint8. `OutputError` where it can't be
-    written.
+    `tags` say how it was made: texts as they are, all else as JSON. `colours` are red green blue (0 to 255) for the
+    numbers of the first band, uint8. `OutputError` where it can't be written.
     """
-    profile = _profile(grid, dtype=dtype, count=len(descriptions)) | {"nodata": nodata}
+    count, height, width = len(descriptions), grid.height, grid.width
+    block = min(_BLOCK_PIXELS, -(-max(height, width) // _BLOCK_STEP) * _BLOCK_STEP)
+    profile = _PROFILE | {"height": height, "width": width, "count": count, "dtype": dtype, "nodata": nodata}
+    # Differences of neighbours compress better than the numbers: 2 for integers, 3 for floats.
+    profile |= {"blockxsize": block, "blockysize": block, "predictor": 3 if np.dtype(dtype).kind == "f" else 2}
+    profile |= {} if grid.crs is None else {"crs": grid.crs}
+    profile |= {} if grid.transform == IDENTITY else {"transform": Affine(*grid.transform)}
+
+    def write(window: Window, pixels: Array) -> None:
+        if pixels.shape != (count, window.height, window.width) or not window.is_inside(height, width):
+            raise InputError(
+                f"pixels of shape {pixels.shape} do not fit the window ({window}) of an image of "
+                f"{count} bands, {height} × {width} pixels"
+            )
+        if pixels.dtype != np.dtype(dtype):
+            raise InputError(f"pixels of {pixels.dtype} can't be written to a GeoTIFF of {dtype}")
+        # Outside of an `Env` GDAL writes errors to stderr too, beside the one message of ours.
+        with _as_output_error(path), rasterio.Env():
+            dataset.write(pixels, window=RasterioWindow(window.col, window.row, window.width, window.height))
+
     with whole_file(path) as beside:
         with _as_output_error(path):
             dataset = open_quietly(beside, profile=profile)
             try:
-                dataset.update_tags(**(tags or {}))
+                texts = {key: tag if isinstance(tag, str) else json.dumps(tag) for key, tag in (tags or {}).items()}
+                dataset.update_tags(**texts)
                 for number, description in enumerate(descriptions, start=1):
                     dataset.set_band_description(number, description)
                 if colours:
                     dataset.write_colormap(1, dict(colours))
-                yield GeoTiffWriter(dataset, path)
+                yield write
             finally:
                 with rasterio.Env():
                     dataset.close()
@@ -96,35 +99,17 @@ def write_geotiff(
     colours: Mapping[int, tuple[int, int, int]] | None = None,
 ) -> None:
     """Write an image whole as a tiled, compressed GeoTIFF; see `geotiff_writer`."""
-    dtype = str(pixels.dtype)
-    with geotiff_writer(
-        path, grid=grid, dtype=dtype, descriptions=descriptions, nodata=nodata, tags=tags, colours=colours
-    ) as writer:
-        writer.write(Window(row=0, col=0, height=pixels.shape[1], width=pixels.shape[2]), pixels)
-
-
-def _profile(grid: Grid, *, dtype: str, count: int) -> dict[str, Any]:
-    block = min(_BLOCK_PIXELS, -(-max(grid.height, grid.width) // _BLOCK_STEP) * _BLOCK_STEP)
-    profile: dict[str, Any] = {
-        "driver": "GTiff",
-        "height": grid.height,
-        "width": grid.width,
-        "count": count,
-        "dtype": dtype,
-        "tiled": True,
-        "blockxsize": block,
-        "blockysize": block,
-        "interleave": "band",
-        "compress": "deflate",
-        # Differences of neighbours compress better than the numbers: 2 for integers, 3 for floats.
-        "predictor": 3 if np.dtype(dtype).kind == "f" else 2,
-        "BIGTIFF": "IF_SAFER",
-    }
-    if grid.crs is not None:
-        profile["crs"] = grid.crs
-    if grid.transform != IDENTITY:
-        profile["transform"] = Affine(*grid.transform)
-    return profile
+    opened = geotiff_writer(
+        path,
+        grid=grid,
+        dtype=str(pixels.dtype),
+        descriptions=descriptions,
+        nodata=nodata,
+        tags=tags,
+        colours=colours,
+    )
+    with opened as write:
+        write(Window(row=0, col=0, height=pixels.shape[1], width=pixels.shape[2]), pixels)
 
 
 @contextlib.contextmanager
@@ -148,22 +133,15 @@ def _output_error(target: Path, cause: str) -> OutputError:
 
 def _check_written(beside: Path, target: Path) -> None:
     """See that every block is in the file: GDAL writes late, and keeps quiet when closing a file fails."""
-    size = beside.stat().st_size
+    size, missing = beside.stat().st_size, 0
     try:
         with rasterio.Env(), open_quietly(beside) as dataset:
-            missing = sum(
-                not _block_is_inside(dataset, number, row, col, size)
-                for number in dataset.indexes
-                for (row, col), _ in dataset.block_windows(number)
-            )
+            for number in dataset.indexes:
+                for (row, col), _ in dataset.block_windows(number):
+                    found = (dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=number) for what in _PLACE)
+                    offset, length = (int(text or 0) for text in found)
+                    missing += not (offset > 0 and length > 0 and offset + length <= size)
     except RasterioError as problem:
         raise _output_error(target, f"the file can't be read back ({problem})") from problem
     if missing:
         raise _output_error(target, f"{missing} blocks did not reach the disk")
-
-
-def _block_is_inside(dataset: Any, number: int, row: int, col: int, size: int) -> bool:
-    offset, length = (
-        int(dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=number) or 0) for what in ("OFFSET", "SIZE")
-    )
-    return offset > 0 and length > 0 and offset + length <= size

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,26 @@ from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.cutting import onto_chip, view_window
 from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.data.statistics import count_statistics
-from anyband.encode.encoder import SensorEncoder, check_memory, feature_maps, set_batch
+from anyband.encode.encoder import SensorEncoder, check_memory, feature_maps
 from anyband.encode.input_spec import read_statistics
 from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata, set_metadata
 from anyband.errors import GeometryError, InputError
-from anyband.models.inputs import SetMetadata
-from anyband.progress import progress
+from anyband.models.inputs import SetBatch, SetMetadata
+from anyband.progress import Advance, progress
 from anyband.rasters.footprints import Box, box_of, place_image, view_of
 from anyband.rasters.grid import Grid, Placement, Window, same_crs, windows_covering
 from anyband.rasters.reader import RasterSource, open_raster
-from anyband.rasters.writer import geotiff_writer
+from anyband.report.maps import fit_pca_colours
 from anyband.scenes.outputs import (
     BLOCK_PATCHES,
-    PatchSample,
     SceneImage,
-    as_utc,
     checked_outputs,
     corners_of,
-    json_tags,
     plan_tiling,
     scene_patch_grid,
     views_of,
     write_pca_picture,
+    write_scene,
 )
 from anyband.sensors.sensor import BandStatistics, Sensor
 
@@ -51,6 +49,8 @@ __all__ = [
 
 # chosen: windows in which the statistics of a scene are counted.
 _STATISTICS_PIXELS = 1024
+# chosen: enough for stable components, small enough to hold (60 MB at width 768).
+_SAMPLE_PATCHES = 20_000
 
 Pixels = tuple[Num[Array, "_ _ _"], Bool[Array, "_ _ _"]]
 """Digital numbers (band, row, col), and which have data."""
@@ -106,22 +106,20 @@ def embed_scene(
         GeometryError: the scene is smaller than a patch.
         OutputError: an output can't be written. Each of the two appears whole or not at all.
     """
-    outputs = _checked_outputs(out, [source], batch_size)
-    spec = encoder.input_spec(sensor, encoding=source.encoding, statistics=statistics)
-    tiling = _tiling(encoder, tile, halo)
+    outputs = checked_outputs(out, [source], picture="pca", counts={"batch_size": batch_size})
+    spec, name = encoder.input_spec(sensor, encoding=source.encoding, statistics=statistics), str(source.paths[0])
+    tiling = plan_tiling(encoder.config, tile=tile, halo=halo)
+    found = {
+        "ANYBAND_SENSOR": spec.sensor.name,
+        "ANYBAND_BANDS": list(spec.normalisation.bands),
+        "ANYBAND_NORMALISATION": spec.normalisation.to_dict(),
+    }
     with open_raster(source, sensor) as reader:
-        placement = place_image(reader.grid, reader.grid, str(source.paths[0]))
-        image = SceneImage(
-            name=str(source.paths[0]), reader=reader, spec=spec, placement=placement, time=as_utc(reader.datetime)
-        )
-        found = {
-            "ANYBAND_SENSOR": spec.sensor.name,
-            "ANYBAND_BANDS": list(spec.normalisation.bands),
-            "ANYBAND_NORMALISATION": spec.normalisation.to_dict(),
-        }
-        work = _Embedding(encoder, [image], tiling, tells=False)
+        placement = place_image(reader.grid, reader.grid, name)
+        # Of an image by itself the network is told nothing.
+        image = SceneImage(name=name, reader=reader, spec=spec, placement=placement, time=np.datetime64("NaT", "us"))
         more = {**found, **(tags or {})}
-        return work.write(outputs, more, spec.notes, batch_size=batch_size, precision=precision, shown=shown)
+        return _write(encoder, [image], outputs, tiling, more, spec.notes, batch_size, precision, shown, False)
 
 
 def embed_set(
@@ -157,14 +155,14 @@ def embed_set(
         OutputError: an output can't be written. Each of the two appears whole or not at all.
     """
     _check_one_place(entries)
-    outputs = _checked_outputs(out, [one.source for one in entries], batch_size)
-    tiling = _tiling(encoder, tile, halo)
+    sources = [one.source for one in entries]
+    outputs = checked_outputs(out, sources, picture="pca", counts={"batch_size": batch_size})
+    tiling = plan_tiling(encoder.config, tile=tile, halo=halo)
     with ExitStack() as opened:
         images = list(_opened(encoder, entries, statistics or {}, opened))
-        work = _Embedding(encoder, images, tiling, tells=True)
         more = {"ANYBAND_IMAGES": [_image_tags(image) for image in images], **(tags or {})}
         notes, num_views = _set_notes(encoder, images), max(1, batch_size // len(images))
-        return work.write(outputs, more, notes, batch_size=num_views, precision=precision, shown=shown)
+        return _write(encoder, images, outputs, tiling, more, notes, num_views, precision, shown, True)
 
 
 def scene_statistics(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> dict[str, BandStatistics]:
@@ -222,156 +220,122 @@ def _pieces(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> Ite
                 advance(1)
 
 
-class _Embedding:
-    """Reads, encodes and writes a place: one image, or a set whose first image is the anchor."""
+def _write(
+    encoder: SensorEncoder,
+    images: Sequence[SceneImage],
+    outputs: tuple[Path, Path],
+    tiling: tuple[int, int],
+    tags: Mapping[str, object],
+    notes: Sequence[str],
+    batch_size: int,
+    precision: Precision,
+    shown: bool,
+    is_set: bool,
+) -> EmbedReport:
+    """Write the features of all views, block by block and some views at once, and the picture of them. The first
+    image is the anchor; of a set the network is told where, how finely and when images were taken."""
+    (out, picture), (core, halo), patch, width = outputs, tiling, encoder.config.patch_size, encoder.config.embed_dim
+    grid = scene_patch_grid(images[0].reader.grid, patch)
+    blocks = list(windows_covering(grid.height, grid.width, tile_height=BLOCK_PATCHES, tile_width=BLOCK_PATCHES))
+    views = {block: views_of(block, grid, core=core, halo=halo) for block in blocks}
+    sizes = {"PATCH_SIZE": patch, "TILE": core * patch, "HALO": halo * patch}
+    sample, num_missing, step = [], 0, -(-grid.height * grid.width // _SAMPLE_PATCHES)
 
-    def __init__(
-        self, encoder: SensorEncoder, images: Sequence[SceneImage], tiling: tuple[int, int], *, tells: bool
-    ) -> None:
-        """Take what is encoded; `tells`: the network is told where, how finely and when images were taken."""
-        self._encoder, self._images, self._tells = encoder, images, tells
-        self._core, self._halo = tiling
-        self._patch_size = encoder.config.patch_size
-        self._anchor = images[0].reader.grid
+    def pieces(advance: Advance) -> Iterator[tuple[Window, Array]]:
+        nonlocal num_missing
+        for block in blocks:
+            features = np.full((width, block.height, block.width), np.nan, dtype=np.float32)
+            for first in range(0, len(views[block]), batch_size):
+                some = views[block][first : first + batch_size]
+                for position, seen in _features(encoder, images, [view for view, _ in some], precision, is_set).items():
+                    view, core = some[position]
+                    kept, inner = core.within(block), core.within(view)
+                    features[:, kept.rows, kept.cols] = seen[:, inner.rows, inner.cols]
+                advance(len(some))
+            rows = features.reshape(width, -1).T
+            num_missing += int(np.isnan(rows[:, 0]).sum())
+            sample.append(rows[np.isfinite(rows[:, 0])][::step].copy())
+            yield block, features
+        if num_missing == grid.height * grid.width:
+            raise InputError(
+                f"no patch of the scene has data in at least half of its pixels ({num_missing} patches); "
+                "check its nodata value and its encoding"
+            )
 
-    def write(
-        self,
-        outputs: tuple[Path, Path],
-        tags: Mapping[str, object],
-        notes: Sequence[str],
-        *,
-        batch_size: int,
-        precision: Precision,
-        shown: bool,
-    ) -> EmbedReport:
-        """Write the features of all views block by block, and the picture of them."""
-        (out, picture), patch, width = outputs, self._patch_size, self._encoder.config.embed_dim
-        grid = scene_patch_grid(self._anchor, patch)
-        tiling = {"PATCH_SIZE": patch, "TILE": self._core * patch, "HALO": self._halo * patch}
-        opened = geotiff_writer(
-            out,
-            grid=grid,
-            dtype="float32",
-            descriptions=[f"feature {index}" for index in range(width)],
-            nodata=float("nan"),
-            tags=json_tags({**{f"ANYBAND_{name}_PX": size for name, size in tiling.items()}, **tags}),
-        )
-        sample, num_missing = PatchSample(grid), 0
-        blocks = list(windows_covering(grid.height, grid.width, tile_height=BLOCK_PATCHES, tile_width=BLOCK_PATCHES))
-        num_views = sum(1 for block in blocks for _ in self._views(block, grid))
-        with opened as writer, progress(f"embed {out.name}", num_views, shown=shown) as advance:
-            for block in blocks:
-                features = np.full((width, block.height, block.width), np.nan, dtype=np.float32)
-                views = self._views(block, grid)
-                while some := list(islice(views, batch_size)):
-                    for position, seen in self._features([view for view, _ in some], precision).items():
-                        view, core = some[position]
-                        kept, inner = core.within(block), core.within(view)
-                        features[:, kept.rows, kept.cols] = seen[:, inner.rows, inner.cols]
-                    advance(len(some))
-                num_missing += int(np.isnan(features[0]).sum())
-                sample.add(features)
-                writer.write(block, features)
-            if num_missing == grid.height * grid.width:
-                raise InputError(
-                    f"no patch of the scene has data in at least half of its pixels ({num_missing} patches); "
-                    "check its nodata value and its encoding"
-                )
-        write_pca_picture(picture, out, grid, sample.colours())
-        nowhere = "the scene has no coordinate system, so the features have none: they are placed by pixel only"
-        notes = (*notes, *([] if grid.crs else [nowhere]))
-        return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
+    write_scene(
+        out,
+        pieces,
+        grid=grid,
+        dtype="float32",
+        descriptions=[f"feature {index}" for index in range(width)],
+        nodata=float("nan"),
+        tags={f"ANYBAND_{name}_PX": size for name, size in sizes.items()} | dict(tags),
+        title=f"embed {out.name}",
+        num_views=sum(map(len, views.values())),
+        shown=shown,
+    )
+    write_pca_picture(picture, out, grid, fit_pca_colours(np.concatenate(sample)))
+    nowhere = "the scene has no coordinate system, so the features have none: they are placed by pixel only"
+    notes = (*notes, *([] if grid.crs else [nowhere]))
+    return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
 
-    def _views(self, block: Window, grid: Grid) -> Iterator[tuple[Window, Window]]:
-        return views_of(block, grid, core=self._core, halo=self._halo)
 
-    def _features(self, views: Sequence[Window], precision: Precision) -> dict[int, Float[Array, "width row col"]]:
-        """Encode views, those together whose ground the same images show; those without any data are left out."""
-        read = [self._read(view) for view in views]
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for position, pixels in enumerate(read):
-            alike[tuple(pixels)].append(position)
-        encoded: dict[int, Array] = {}
-        for shown, members in alike.items():
-            if shown:
-                maps = self._maps(shown, [views[one] for one in members], [read[one] for one in members], precision)
-                encoded |= zip(members, maps, strict=True)
-        return encoded
-
-    def _box(self, view: Window) -> Box:
-        """Find the ground that a view sees, of sets as a square: beyond a narrow scene there is no data."""
-        size = self._patch_size
-        height, width = (max(view.height, view.width),) * 2 if self._tells else (view.height, view.width)
-        return Box(
-            row=float(size * view.row),
-            col=float(size * view.col),
-            height=float(size * height),
-            width=float(size * width),
-        )
-
-    def _read(self, view: Window) -> dict[int, Pixels]:
-        """Read what each image shows of a view, at its own resolution; images without data are left out."""
-        box, found = self._box(view), {}
-        for position, image in enumerate(self._images):
+def _features(
+    encoder: SensorEncoder, images: Sequence[SceneImage], views: Sequence[Window], precision: Precision, is_set: bool
+) -> dict[int, Float[Array, "width row col"]]:
+    """Read views, each image at its own resolution, and encode those together whose ground the same images show; those
+    without any data are left out. A patch has the mean over the images with data in it."""
+    size, boxes = float(encoder.config.patch_size), []
+    for view in views:
+        # Views of sets are squares: beyond a narrow scene there is no data.
+        height, width = (max(view.height, view.width),) * 2 if is_set else (view.height, view.width)
+        boxes.append(Box(row=size * view.row, col=size * view.col, height=size * height, width=size * width))
+    alike: dict[tuple[int, ...], dict[int, list[Pixels]]] = defaultdict(dict)
+    for position, box in enumerate(boxes):
+        found: dict[int, Pixels] = {}
+        for number, image in enumerate(images):
             own = view_of(image.placement, box)
             if own is None:
                 raise GeometryError(
                     f"'{image.name}' has too few pixels in a view of {box.height:g} pixels of the first image; "
                     "list a coarser image first, or choose a larger `--tile`"
                 )
-            window = view_window(own)
-            if window is None:
-                continue
-            raster = image.reader.read(window)
-            dn, valid = onto_chip(raster.dn, raster.valid, own, window)
-            if valid.any():
-                found[position] = dn, valid
-        return found
-
-    def _maps(
-        self,
-        shown: Sequence[int],
-        views: Sequence[Window],
-        pixels: Sequence[Mapping[int, Pixels]],
-        precision: Precision,
-    ) -> Float[Array, "view width row col"]:
-        """Encode views of the same images; a patch has the mean over the images with data in it."""
-        boxes = [self._box(view) for view in views]
-        groups = []
-        for position in shown:
-            dn, valid = (torch.from_numpy(np.stack([one[position][part] for one in pixels])) for part in (0, 1))
-            size = int(boxes[0].height) if self._tells else None
-            groups.append(self._images[position].spec.image_batch(dn, valid, img_size=size))
-        if self._tells:
-            num_tokens = groups[0].pixels[0, 0].numel() // self._patch_size**2
-            check_memory(self._encoder.encoder, num_sets=len(views), num_images=len(shown), num_tokens=num_tokens)
-        batch = set_batch(groups, self._metadata(shown, boxes) if self._tells else None)
-        output = self._encoder.encode_sets(batch, precision=precision)
-        maps: Array = feature_maps(output).nanmean(dim=1).cpu().numpy()
-        return maps
-
-    def _metadata(self, shown: Sequence[int], boxes: Sequence[Box]) -> SetMetadata:
-        shape, images = (len(boxes), len(shown)), [self._images[position] for position in shown]
-        corners = [
-            corners_of(self._anchor, row=box.row, col=box.col, height=int(box.height), width=int(box.width))
-            for box in boxes
-        ]
-        return set_metadata(
-            np.repeat(np.stack(corners)[:, None], len(shown), axis=1),
-            np.broadcast_to([_known_gsd_m(image.reader.grid) for image in images], shape),
-            np.broadcast_to(np.array([image.time for image in images]), shape),
-            np.full(shape, _known_gsd_m(self._anchor)),
-        )
+            if (window := view_window(own)) is not None:
+                raster = image.reader.read(window)
+                chip = onto_chip(raster.dn, raster.valid, own, window)
+                if chip[1].any():
+                    found[number] = chip
+        if found:
+            alike[tuple(found)][position] = list(found.values())
+    encoded: dict[int, Array] = {}
+    for numbers, members in alike.items():
+        shown, groups = [images[number] for number in numbers], []
+        for slot, image in enumerate(shown):
+            dn, valid = (
+                torch.from_numpy(np.stack([pixels[slot][one] for pixels in members.values()])) for one in (0, 1)
+            )
+            groups.append(image.spec.image_batch(dn, valid, img_size=int(boxes[0].height) if is_set else None))
+        metadata = None
+        if is_set:
+            num_tokens = groups[0].pixels[0, 0].numel() // encoder.config.patch_size**2
+            check_memory(encoder.encoder, num_sets=len(members), num_images=len(shown), num_tokens=num_tokens)
+            metadata = _metadata(images[0].reader.grid, shown, [boxes[position] for position in members])
+        output = encoder.encode_sets(SetBatch(groups=tuple(groups), metadata=metadata), precision=precision)
+        encoded |= zip(members, feature_maps(output).nanmean(dim=1).cpu().numpy(), strict=True)
+    return encoded
 
 
-def _checked_outputs(out: Path, sources: Sequence[RasterSource], batch_size: int) -> tuple[Path, Path]:
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, found {batch_size}")
-    return checked_outputs(out, sources, suffix="pca", written="features", is_input="the scene itself")
-
-
-def _tiling(encoder: SensorEncoder, tile: int | None, halo: int | None) -> tuple[int, int]:
-    return plan_tiling(patch_size=encoder.config.patch_size, img_size=encoder.config.img_size, tile=tile, halo=halo)
+def _metadata(anchor: Grid, images: Sequence[SceneImage], boxes: Sequence[Box]) -> SetMetadata:
+    shape = (len(boxes), len(images))
+    corners = [
+        corners_of(anchor, row=box.row, col=box.col, height=int(box.height), width=int(box.width)) for box in boxes
+    ]
+    return set_metadata(
+        np.repeat(np.stack(corners)[:, None], len(images), axis=1),
+        np.broadcast_to([_known_gsd_m(image.reader.grid) for image in images], shape),
+        np.broadcast_to(np.array([image.time for image in images]), shape),
+        np.full(shape, _known_gsd_m(anchor)),
+    )
 
 
 def _check_one_place(entries: Sequence[ImageEntry]) -> None:

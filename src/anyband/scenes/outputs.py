@@ -1,10 +1,10 @@
 """What embedding and reconstructing share: open images of a place, tiles, and the files that come out."""
 
 import datetime as dt
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from anyband.arrays import Array, Bool, Float
 from anyband.data.harmonise import composite, decode, picture
 from anyband.data.places import corners_lonlat
 from anyband.encode.input_spec import InputSpec
-from anyband.errors import InputError, OutputError
+from anyband.errors import GeometryError, InputError, OutputError
 from anyband.files import check_target, whole_file
+from anyband.models.vit import EncoderConfig
+from anyband.progress import Advance, progress
 from anyband.rasters.footprints import place_image
 from anyband.rasters.formats import GdalSheet
 from anyband.rasters.grid import (
@@ -21,32 +23,32 @@ from anyband.rasters.grid import (
     Grid,
     Placement,
     Window,
-    patch_grid,
     resample_nearest,
     source_window,
     windows_covering,
 )
 from anyband.rasters.reader import RasterReader, RasterSource, open_raster
-from anyband.report.maps import PcaColours, fit_pca_colours, pca_picture, picture_png, pictures_png
+from anyband.rasters.writer import geotiff_writer
+from anyband.report.maps import PcaColours, pca_picture, picture_png, pictures_png
 from anyband.sensors.sensor import Sensor
 
 __all__ = [
     "BLOCK_PATCHES",
-    "PatchSample",
     "SceneImage",
     "as_utc",
     "checked_outputs",
     "corners_of",
-    "json_tags",
     "plan_tiling",
     "scene_patch_grid",
     "views_of",
     "write_pca_picture",
     "write_reconstruction_picture",
+    "write_scene",
 ]
 
 # chosen: the outermost patches of a view see the least around them; an eighth on each side doubles the work.
 _HALO_SHARE = 8
+_MESSAGES = {"pca": ("features", "the scene itself"), "picture": ("images", "one of the images that are read")}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,11 +87,11 @@ def corners_of(grid: Grid, *, row: float, col: float, height: int, width: int) -
     return np.array(corners_lonlat((a, b, x, d, e, y), height, width, grid.crs))
 
 
-def plan_tiling(*, patch_size: int, img_size: int, tile: int | None, halo: int | None) -> tuple[int, int]:
+def plan_tiling(config: EncoderConfig, *, tile: int | None, halo: int | None) -> tuple[int, int]:
     """Choose the edge of cores, which are kept of views, and the halo around them, in patches; arguments are in
     pixels. By default a view is as large as the network's training images, and the halo an eighth of it, at least a
     patch. `InputError` where a size is no multiple of the patch size, or negative."""
-    in_patches = img_size // patch_size
+    patch_size, in_patches = config.patch_size, config.img_size // config.patch_size
     for name, size, least in (("tile", tile, patch_size), ("halo", halo, 0)):
         if size is not None and (size % patch_size or size < least):
             raise InputError(
@@ -103,38 +105,50 @@ def plan_tiling(*, patch_size: int, img_size: int, tile: int | None, halo: int |
 def scene_patch_grid(grid: Grid, patch_size: int) -> Grid:
     """Make the grid of patches that covers a scene whole; the last ones may reach over its edge. Without georeference
     the grid has none. `GeometryError` where the scene is smaller than one patch."""
-    inner = patch_grid(grid, patch_size)
+    if min(grid.height, grid.width) < patch_size:
+        raise GeometryError(
+            f"an image of {grid.height} × {grid.width} pixels is smaller than one patch of "
+            f"{patch_size} × {patch_size}; use a larger image or a smaller patch"
+        )
+    a, b, c, d, e, f = grid.transform
+    size = float(patch_size)
     nowhere = grid.crs is None and grid.transform == IDENTITY
     return Grid(
         height=-(-grid.height // patch_size),
         width=-(-grid.width // patch_size),
-        transform=IDENTITY if nowhere else inner.transform,
-        crs=inner.crs,
-        gsd_m=inner.gsd_m,
+        transform=IDENTITY if nowhere else (a * size, b * size, c, d * size, e * size, f),
+        crs=grid.crs,
+        gsd_m=grid.gsd_m * size,
     )
 
 
-def views_of(block: Window, grid: Grid, *, core: int, halo: int) -> Iterator[tuple[Window, Window]]:
+def views_of(block: Window, grid: Grid, *, core: int, halo: int) -> list[tuple[Window, Window]]:
     """Cut a block of the patch grid into cores, whose features are kept, and give (view, core): with the halo, all in
     patches. Each patch of the block is in one core. A view that would reach over the edge of the scene is moved inside,
     so that all views have one size and see as much ground as there is."""
     height, width = (min(core + 2 * halo, side) for side in (grid.height, grid.width))
+    found = []
     for inner in windows_covering(block.height, block.width, tile_height=core, tile_width=core):
-        kept = inner.moved_by(block.row, block.col)
+        kept = replace(inner, row=inner.row + block.row, col=inner.col + block.col)
         row = min(max(kept.row - halo, 0), grid.height - height)
         col = min(max(kept.col - halo, 0), grid.width - width)
-        yield Window(row=row, col=col, height=height, width=width), kept
+        found.append((Window(row=row, col=col, height=height, width=width), kept))
+    return found
 
 
 def checked_outputs(
-    out: Path, sources: Iterable[RasterSource], *, suffix: str, written: str, is_input: str
+    out: Path, sources: Iterable[RasterSource], *, picture: Literal["pca", "picture"], counts: Mapping[str, int | None]
 ) -> tuple[Path, Path]:
-    """See before any work that the GeoTIFF and the picture beside it (name and `suffix`) can be written. `OutputError`
-    for another kind of file, no folder to write to, or one of the inputs; `written` and `is_input` are for messages."""
+    """See before any work that counts are over 0, and that the GeoTIFF and the picture beside it can be written.
+    `OutputError` for another kind of file, no folder to write to, or one of the inputs."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name} must be at least 1, found {count}")
+    written, is_input = _MESSAGES[picture]
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"'{out}' must end in .tif: {written} are written as a GeoTIFF")
     read = {path.resolve() for source in sources for path in (*source.paths, *source.valid_paths)}
-    targets = out, out.with_name(f"{out.stem}_{suffix}.png")
+    targets = out, out.with_name(f"{out.stem}_{picture}.png")
     for target in targets:
         check_target(target)
         if target.resolve() in read:
@@ -142,37 +156,33 @@ def checked_outputs(
     return targets
 
 
-def json_tags(tags: Mapping[str, object]) -> dict[str, str]:
-    """Write how something was made as tags of a file: texts as they are, all else as JSON."""
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in tags.items()}
+def write_scene(
+    out: Path,
+    pieces: Callable[[Advance], Iterable[tuple[Window, Array]]],
+    *,
+    grid: Grid,
+    dtype: str,
+    descriptions: Sequence[str],
+    nodata: float | None,
+    tags: Mapping[str, object],
+    title: str,
+    num_views: int,
+    shown: bool,
+) -> None:
+    """Write a GeoTIFF of what a network makes of views: window by window, as soon as all views of one are done."""
+    opened = geotiff_writer(out, grid=grid, dtype=dtype, descriptions=descriptions, nodata=nodata, tags=tags)
+    with opened as write, progress(title, num_views, shown=shown) as advance:
+        for window, pixels in pieces(advance):
+            write(window, pixels)
 
 
 BLOCK_PATCHES = 256
 """Edge of the blocks in which features are held and written: that of the GeoTIFF's own tiles."""
 
-# chosen: enough for stable components, small enough to hold (60 MB at width 768).
-_SAMPLE_PATCHES = 20_000
 # chosen: a picture that fits a screen; larger scenes show every second, third … patch.
 _PICTURE_EDGE = 1024
 # chosen: small maps are enlarged by whole numbers up to about this many pixels.
 _ENLARGED_EDGE = 512
-
-
-class PatchSample:
-    """Features of patches spread over a scene, in bounded memory."""
-
-    def __init__(self, grid: Grid) -> None:
-        self._step = -(-grid.height * grid.width // _SAMPLE_PATCHES)
-        self._parts: list[Array] = []
-
-    def add(self, features: Float[Array, "width row col"]) -> None:
-        """Take every so many of the patches with data, at least one where there is any."""
-        rows = features.reshape(len(features), -1).T
-        self._parts.append(rows[np.isfinite(rows[:, 0])][:: self._step].copy())
-
-    def colours(self) -> PcaColours:
-        """Fit the colours of principal components to the patches with data."""
-        return fit_pca_colours(np.concatenate(self._parts))
 
 
 def write_pca_picture(path: Path, features: Path, grid: Grid, colours: PcaColours) -> None:
@@ -183,7 +193,9 @@ def write_pca_picture(path: Path, features: Path, grid: Grid, colours: PcaColour
     sheet = GdalSheet(features)
     try:
         for part in windows_covering(*colour.shape[1:], tile_height=edge, tile_width=edge):
-            window = _patches_of(part, step, grid)
+            row, col = part.row * step, part.col * step
+            height, width = min(part.height * step, grid.height - row), min(part.width * step, grid.width - col)
+            window = Window(row=row, col=col, height=height, width=width)
             stored, _ = sheet.read(range(len(sheet.names)), window)
             colour[:, part.rows, part.cols] = pca_picture(stored[:, ::step, ::step], colours)
     finally:
@@ -191,13 +203,6 @@ def write_pca_picture(path: Path, features: Path, grid: Grid, colours: PcaColour
     larger = max(1, _ENLARGED_EDGE // max(colour.shape[1:]))
     with whole_file(path) as beside:
         beside.write_bytes(picture_png(colour.repeat(larger, axis=1).repeat(larger, axis=2)))
-
-
-def _patches_of(part: Window, step: int, grid: Grid) -> Window:
-    """Find the patches behind a part of the picture that shows every `step`-th of them."""
-    row, col = part.row * step, part.col * step
-    height, width = min(part.height * step, grid.height - row), min(part.width * step, grid.width - col)
-    return Window(row=row, col=col, height=height, width=width)
 
 
 # chosen: enough to see a field, few enough that six images make a small file; larger targets show every second, …

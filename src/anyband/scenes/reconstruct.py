@@ -2,14 +2,15 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from anyband.arrays import Array, Bool, Num
+from anyband.arrays import Array, Bool, Int, Num
 from anyband.data.cutting import ImageSurvey, survey_image
 from anyband.data.harmonise import can_hold, rounded_into, to_stored
 from anyband.data.manifest import ImageEntry, entry_sensor
@@ -17,7 +18,7 @@ from anyband.encode.complete import ImageView, PlaceView, SetCompleter
 from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata
 from anyband.errors import AssignmentError, CatalogueError, GeometryError, InputError
-from anyband.progress import Advance, progress
+from anyband.progress import Advance
 from anyband.rasters.footprints import Box, place_image
 from anyband.rasters.formats import GdalSheet
 from anyband.rasters.grid import (
@@ -31,14 +32,13 @@ from anyband.rasters.grid import (
     window_starts,
 )
 from anyband.rasters.reader import RasterReader, open_raster
-from anyband.rasters.writer import GeoTiffWriter, geotiff_writer
 from anyband.scenes.outputs import (
     SceneImage,
     as_utc,
     checked_outputs,
     corners_of,
-    json_tags,
     write_reconstruction_picture,
+    write_scene,
 )
 from anyband.sensors.sensor import Encoding, Sensor
 
@@ -55,6 +55,11 @@ _NAMED_REASONS = 3
 
 Candidate = tuple[ImageEntry, ImageSurvey]
 """An image that can be read: what the list says of it, and what its files say."""
+
+
+Layout = tuple[Sensor, Grid, str, float | None, list[str]]
+"""What is written: the sensor with its bands, whose default encoding is how they are stored; where the pixels lie; the
+NumPy name of their type; the number that means no data; and where type and encoding come from, if nobody named them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,63 +114,51 @@ def reconstruct(
     tags: Mapping[str, object] | None = None,
     shown: bool = False,
 ) -> ReconstructReport:
-    """Write an image as its sensor would store it, predicted where it is not seen, and a picture beside it.
+    """Write an image as its sensor would store it, predicted where it is not seen, and `OUT_picture.png` beside it.
 
-    Where the target is given, its pixels with data keep their numbers to the bit; those without data, or that
-    its mask calls cloudy, are predicted. Where it is not, all of it is. Windows overlap by half and are blended.
+    Pixels of a given target that have data keep their numbers to the bit; those without, or that its mask calls cloudy,
+    are predicted, as all are where none is given. Windows overlap by half and are blended.
 
     Args:
         context: other images of the place, as `read_manifest` gives them. The target itself is left out of them.
-        out: of the GeoTIFF; `OUT_picture.png` is put beside it.
-        window: edge of what the network sees at once, pixels of the target; None: the network's own size, or all.
-        num_context: other images to look at; None: as many as the network was at most trained to see.
-        tags: more of them for the file, for example the checkpoint's hash.
+        window: edge of what the network sees at once, pixels of the target; None: its own size, or all.
+        num_context: other images to look at; None: as many as in training, at most.
 
     Raises:
         InputError: no image to look at, a date that is missing or in the future, nothing that could be predicted.
         AssignmentError: bands that the network can't reconstruct.
         GeometryError: a target smaller than a patch, or a window that does not fit it.
-        OutputError: an output can't be written. Each of the two appears whole or not at all.
+        OutputError: an output can't be written. Each appears whole or not at all.
     """
-    out, picture_path = _checked(context, target, out, batch_size=batch_size, num_context=num_context)
+    sources = [one.source for one in (*context, target.entry) if one]
+    limits = {"batch_size": batch_size, "num_context": num_context}
+    out, picture = checked_outputs(out, sources, picture="picture", counts=limits)
     others, left_out = _surveyed(context)
     with ExitStack() as opened:
-        entry = target.entry
-        reader = None if entry is None else opened.enter_context(open_raster(entry.source, entry.sensor))
+        seen = target.entry
+        reader = None if seen is None else opened.enter_context(open_raster(seen.source, seen.sensor))
         time = _time_of(target, reader)
         others, itself = _without_target(others, target, time)
-        sensor, grid, dtype, nodata, how = _layout(target, reader, others, time)
+        layout = _layout(target, reader, others, time)
+        sensor, grid, *_, how = layout
         spec = completer.target_spec(sensor)
         images, unused = _looked_at(completer, others, grid, time, num_context or completer.num_context, opened)
         edge = _window(completer, grid, window)
-        work = _Reconstruction(
-            completer, images, spec, reader, grid, dtype, nodata, as_utc(time), edge, precision, batch_size
-        )
-        found = {**_tags(sensor, images, time), "ANYBAND_WINDOW_PX": edge, **(tags or {})}
-        num_filled, num_unfilled = work.write(out, json_tags(found), shown=shown)
+        found = _tags(sensor, images, time) | {"ANYBAND_WINDOW_PX": edge} | dict(tags or {})
+        given = partial(_place, spec=spec, images=images, grid=grid, time=as_utc(time))
+        counts = _write(out, completer, given, layout, reader, spec, edge, precision, batch_size, found, shown)
         if draw:
-            write_reconstruction_picture(picture_path, out, grid, sensor, images, reader)
+            write_reconstruction_picture(picture, out, grid, sensor, images, reader)
     read = [note for one in (spec, *(image.spec for image in images)) for note in one.notes]
     return ReconstructReport(
         image=out,
-        picture=picture_path if draw else None,
+        picture=picture if draw else None,
         grid=grid,
-        num_filled=num_filled,
-        num_unfilled=num_unfilled,
+        num_filled=counts[0],
+        num_unfilled=counts[1],
         context=tuple(image.title for image in images),
         notes=tuple(dict.fromkeys([*completer.notes, *how, *read, *itself, *left_out, *unused])),
     )
-
-
-def _checked(
-    context: Sequence[ImageEntry], target: TargetImage, out: Path, *, batch_size: int, num_context: int | None
-) -> tuple[Path, Path]:
-    for name, value in (("batch_size", batch_size), ("num_context", num_context)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, found {value}")
-    sources = [one.source for one in (*context, *([target.entry] if target.entry else []))]
-    is_input = "one of the images that are read"
-    return checked_outputs(out, sources, suffix="picture", written="images", is_input=is_input)
 
 
 def _looked_at(
@@ -202,109 +195,120 @@ def _nearest_in_time(images: Sequence[Candidate], time: dt.datetime, count: int)
     return [image for _, image in sorted(keyed, key=lambda pair: pair[0])[:count]]
 
 
-class _Reconstruction:
-    """Predicts and writes one target, strip by strip."""
+def _write(
+    out: Path,
+    completer: SetCompleter,
+    place: Callable[[Window, Array, Array], PlaceView],
+    layout: Layout,
+    reader: RasterReader | None,
+    spec: InputSpec,
+    edge: int,
+    precision: Precision,
+    batch_size: int,
+    tags: Mapping[str, object],
+    shown: bool,
+) -> tuple[int, int]:
+    """Write the target by windows of an edge, which overlap by half; count filled pixels, and those that stay without
+    data."""
+    sensor, grid, dtype, nodata, _ = layout
+    starts = [window_starts(size, edge, max(1, edge // 2)) for size in (grid.height, grid.width)]
+    rows = [[Window(row=row, col=col, height=edge, width=edge) for col in starts[1]] for row in starts[0]]
+    counts = np.zeros(2, dtype=np.int64)
+    write_scene(
+        out,
+        partial(_strips, rows, place, completer, layout, reader, spec, counts, precision, batch_size),
+        grid=grid,
+        dtype=dtype,
+        descriptions=sensor.band_names,
+        nodata=nodata,
+        tags=tags,
+        title=f"reconstruct {out.name}",
+        num_views=sum(map(len, rows)),
+        shown=shown,
+    )
+    return int(counts[0]), int(counts[1])
 
-    def __init__(
-        self,
-        completer: SetCompleter,
-        images: Sequence[SceneImage],
-        spec: InputSpec,
-        reader: RasterReader | None,
-        grid: Grid,
-        dtype: str,
-        nodata: float | None,
-        time: np.datetime64,
-        window: int,
-        precision: Precision,
-        batch_size: int,
-    ) -> None:
-        """Take the images to look at, the anchor first; spec and reader (None: nothing is seen) are of the target."""
-        self._completer, self._images, self._spec, self._reader = completer, images, spec, reader
-        self._grid, self._dtype, self._nodata = grid, dtype, nodata
-        self._time, self._window, self._batch_size = time, window, batch_size
-        self._precision: Precision = precision
 
-    def write(self, out: Path, tags: Mapping[str, str], *, shown: bool) -> tuple[int, int]:
-        """Write the target; count filled pixels, and those that stay without data."""
-        grid, edge, bands = self._grid, self._window, self._spec.sensor.band_names
-        rows, cols = (window_starts(size, edge, max(1, edge // 2)) for size in (grid.height, grid.width))
-        blender = Blender(num_bands=len(bands), width=grid.width, window=edge, num_rows=_BLOCK_ROWS)
-        counts = np.zeros(2, dtype=np.int64)
-        num_windows = len(rows) * len(cols)
-        with (
-            geotiff_writer(
-                out, grid=grid, dtype=self._dtype, descriptions=bands, nodata=self._nodata, tags=tags
-            ) as writer,
-            progress(f"reconstruct {out.name}", num_windows, shown=shown) as advance,
-        ):
-            for row, next_row in zip(rows, [*rows[1:], grid.height], strict=True):
-                self._predict([Window(row=row, col=col, height=edge, width=edge) for col in cols], blender, advance)
-                is_last = next_row == grid.height
-                while (left := next_row - blender.first_row) >= _BLOCK_ROWS or (is_last and left):
-                    counts += self._write_strip(writer, blender, min(left, _BLOCK_ROWS))
-            self._check_filled(int(counts[0]), int(counts[1]))
-        return int(counts[0]), int(counts[1])
-
-    def _predict(self, windows: Sequence[Window], blender: Blender, advance: Advance) -> None:
-        """Predict what is not seen of windows; those where nothing is to be done, or nothing is seen, are passed."""
-        for first in range(0, len(windows), self._batch_size):
-            some = windows[first : first + self._batch_size]
-            places = [(window, self._place(window)) for window in some]
-            needed = [(window, place) for window, place in places if place is not None and place.has_data]
+def _strips(
+    rows: Sequence[Sequence[Window]],
+    place: Callable[[Window, Array, Array], PlaceView],
+    completer: SetCompleter,
+    layout: Layout,
+    reader: RasterReader | None,
+    spec: InputSpec,
+    counts: Int[Array, "2"],
+    precision: Precision,
+    batch_size: int,
+    advance: Advance,
+) -> Iterator[tuple[Window, Array]]:
+    """Make a target, which is seen by `reader` (None: nothing is), of rows of overlapping windows, blended; add the
+    filled pixels, and those that stay without data, to `counts`."""
+    sensor, grid, dtype, nodata, _ = layout
+    first = rows[0][0]
+    blender = Blender(num_bands=len(sensor.bands), width=grid.width, window=first.height, num_rows=_BLOCK_ROWS)
+    for windows, end in zip(rows, [*(row[0].row for row in rows[1:]), grid.height], strict=True):
+        for start in range(0, len(windows), batch_size):
+            some = windows[start : start + batch_size]
+            targets = [(window, *_seen(reader, window, layout)) for window in some]
+            # Windows where nothing is to be done, or nothing is seen, are passed.
+            places = [(target[0], place(*target)) for target in targets if not target[2].all()]
+            needed = {window: one for window, one in places if one.has_data}
             if needed:
-                predicted = self._completer.complete([place for _, place in needed], precision=self._precision)
-                for (window, _), pixels in zip(needed, predicted, strict=True):
+                predicted = completer.complete(list(needed.values()), precision=precision)
+                for window, pixels in zip(needed, predicted, strict=True):
                     blender.add(window, pixels)
             advance(len(some))
+        while (left := end - blender.first_row) >= _BLOCK_ROWS or (end == grid.height and left):
+            strip = Window(row=blender.first_row, col=0, height=min(left, _BLOCK_ROWS), width=grid.width)
+            values, (dn, valid) = blender.take(strip.height), _seen(reader, strip, layout)
+            known = np.isfinite(values)
+            numbers = np.where(known, to_stored(values, spec.normalisation), 0.0)
+            # A given target keeps what it holds; elsewhere there is no data.
+            rest = dn if reader is not None or nodata is None else np.full_like(dn, nodata)
+            filled, unfilled = ~valid & known, ~valid & ~known
+            counts += [filled.any(axis=0).sum(), unfilled.any(axis=0).sum()]
+            yield strip, np.where(filled, rounded_into(numbers, dtype, nodata=nodata), rest)
+    _check_filled(int(counts[0]), int(counts[1]), sensor.name, can_miss=reader is not None or nodata is not None)
 
-    def _seen(self, window: Window) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]:
-        if self._reader is not None:
-            raster = self._reader.read(window)
-            return raster.dn, raster.valid
-        shape = (len(self._spec.sensor.bands), window.height, window.width)
-        return np.zeros(shape, dtype=self._dtype), np.zeros(shape, dtype=bool)
 
-    def _place(self, window: Window) -> PlaceView | None:
-        """Read what all images show of a window of the target; None where all of it is seen."""
-        dn, valid = self._seen(window)
-        if valid.all():
-            return None
-        grid, (height, width) = self._grid, (window.height, window.width)
-        return PlaceView(
-            context=tuple(_view(image, window) for image in self._images),
-            target=ImageView(
-                spec=self._spec,
-                dn=dn,
-                valid=valid,
-                box=Box(row=0.0, col=0.0, height=float(height), width=float(width)),
-                gsd_m=grid.part(window).gsd_m,
-                time=self._time,
-            ),
-            unseen=np.asarray(~valid.all(axis=0)),
-            corners_deg=corners_of(grid, row=float(window.row), col=float(window.col), height=height, width=width),
+def _seen(
+    reader: RasterReader | None, window: Window, layout: Layout
+) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]:
+    if reader is not None:
+        raster = reader.read(window)
+        return raster.dn, raster.valid
+    shape = (len(layout[0].bands), window.height, window.width)
+    return np.zeros(shape, dtype=layout[2]), np.zeros(shape, dtype=bool)
+
+
+def _check_filled(num_filled: int, num_unfilled: int, name: str, *, can_miss: bool) -> None:
+    if num_unfilled and not num_filled:
+        raise InputError("none of the images has data where the target has none, so nothing of it can be predicted")
+    if num_unfilled and not can_miss:
+        raise InputError(
+            f"no image has data around {num_unfilled} pixels of the target, and '{name}' has no "
+            "number that means no data; name a smaller grid with --like, or a floating-point type with --dtype"
         )
 
-    def _write_strip(self, writer: GeoTiffWriter, blender: Blender, num_rows: int) -> tuple[int, int]:
-        strip = Window(row=blender.first_row, col=0, height=num_rows, width=self._grid.width)
-        predicted = blender.take(num_rows)
-        dn, valid = self._seen(strip)
-        known = np.isfinite(predicted)
-        filled = ~valid & known
-        numbers = np.where(known, to_stored(predicted, self._spec.normalisation), 0.0)
-        # A given target keeps what it holds; elsewhere there is no data.
-        rest = dn if self._reader is not None or self._nodata is None else np.full_like(dn, self._nodata)
-        writer.write(strip, np.where(filled, rounded_into(numbers, self._dtype, nodata=self._nodata), rest))
-        return int(filled.any(axis=0).sum()), int((~valid & ~known).any(axis=0).sum())
 
-    def _check_filled(self, num_filled: int, num_unfilled: int) -> None:
-        if num_unfilled and not num_filled:
-            raise InputError("none of the images has data where the target has none, so nothing of it can be predicted")
-        if num_unfilled and self._reader is None and self._nodata is None:
-            raise InputError(
-                f"no image has data around {num_unfilled} pixels of the target, and '{self._spec.sensor.name}' has no "
-                "number that means no data; name a smaller grid with --like, or a floating-point type with --dtype"
-            )
+def _place(
+    window: Window,
+    dn: Array,
+    valid: Array,
+    spec: InputSpec,
+    images: Sequence[SceneImage],
+    grid: Grid,
+    time: np.datetime64,
+) -> PlaceView:
+    """Read what all images show of a window of the target."""
+    height, width = window.height, window.width
+    box = Box(row=0.0, col=0.0, height=float(height), width=float(width))
+    return PlaceView(
+        context=tuple(_view(image, window) for image in images),
+        target=ImageView(spec=spec, dn=dn, valid=valid, box=box, gsd_m=grid.part(window).gsd_m, time=time),
+        unseen=np.asarray(~valid.all(axis=0)),
+        corners_deg=corners_of(grid, row=float(window.row), col=float(window.col), height=height, width=width),
+    )
 
 
 def _view(image: SceneImage, window: Window) -> ImageView:
@@ -460,11 +464,6 @@ def _tags(sensor: Sensor, images: Sequence[SceneImage], time: dt.datetime) -> di
         "ANYBAND_DATETIME": f"{as_utc(time)}Z",
         "ANYBAND_CONTEXT": "; ".join(image.title for image in images),
     }
-
-
-Layout = tuple[Sensor, Grid, str, float | None, list[str]]
-"""What is written: the sensor with its bands, whose default encoding is how they are stored; where the pixels lie; the
-NumPy name of their type; the number that means no data; and where type and encoding come from, if nobody named them."""
 
 
 def _layout(target: TargetImage, reader: RasterReader | None, others: Sequence[Candidate], time: dt.datetime) -> Layout:
