@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Hashable, Iterator
 from pathlib import Path
@@ -30,9 +31,7 @@ def check_writable(folder: Path) -> None:
     """See that files can be written in `folder`, or that it can be made, and leave nothing there."""
     try:
         standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        probe = standing / f".write-test-{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=standing).close()
     except OSError as problem:
         raise _output_error(folder, problem) from problem
 

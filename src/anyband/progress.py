@@ -17,13 +17,24 @@ _LINE_EVERY_S = 15.0
 @contextlib.contextmanager
 def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Advance]:
     """Show how far a loop is: a bar on a terminal, in a log a line every 15 s, nothing where not `shown`."""
+    started = last = time.monotonic()
+    count = 0
+
+    def advance(done: int) -> None:
+        nonlocal count, last
+        count, now = count + done, time.monotonic()
+        if now - last >= _LINE_EVERY_S or (count >= total and now - started >= _LINE_EVERY_S):
+            last = now
+            left_s = (now - started) / max(count, 1) * (total - count)
+            print(f"{title}: {count}/{total}, {left_s:.0f} s left", file=sys.stderr, flush=True)
+
     if not shown or total == 0:
         yield lambda _done: None
     elif sys.stderr.isatty():
-        with _bar(title, total) as advance:
-            yield advance
+        with _bar(title, total) as advance_bar:
+            yield advance_bar
     else:
-        yield _lines(title, total)
+        yield advance
 
 
 @contextlib.contextmanager
@@ -35,19 +46,3 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.advance(task, done)
-
-
-def _lines(title: str, total: int) -> Advance:
-    started = last = time.monotonic()
-    count = 0
-
-    def advance(done: int) -> None:
-        nonlocal count, last
-        count += done
-        now = time.monotonic()
-        if now - last >= _LINE_EVERY_S or (count >= total and now - started >= _LINE_EVERY_S):
-            last = now
-            left_s = (now - started) / max(count, 1) * (total - count)
-            print(f"{title}: {count}/{total}, {left_s:.0f} s left", file=sys.stderr, flush=True)
-
-    return advance

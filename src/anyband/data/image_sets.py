@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise, product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -95,16 +95,10 @@ class ImageSets:
     def of(self, samples: Int[Array, " chosen"]) -> "ImageSets":
         """Keep some of the samples, which get new numbers from 0."""
         images = np.concatenate([np.arange(self.bounds[one], self.bounds[one + 1]) for one in samples])
-        return replace(
-            self,
-            bounds=np.append(0, np.cumsum(np.diff(self.bounds)[samples])),
-            chips=self.chips[images],
-            sources=self.sources[images],
-            time_us=self.time_us[images],
-            capacity=self.capacity[samples],
-            has_partner=self.has_partner[samples],
-            pair_kind=None if self.pair_kind is None else self.pair_kind[samples],
-        )
+        bounds = np.append(0, np.cumsum(np.diff(self.bounds)[samples]))
+        taken: dict[str, Any] = {name: getattr(self, name)[images] for name in ("chips", "sources", "time_us")}
+        names = ("capacity", "has_partner", *(("pair_kind",) if self.are_pairs else ()))
+        return replace(self, bounds=bounds, **taken, **{name: getattr(self, name)[samples] for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,13 +276,12 @@ def are_apart(a_us: int, b_us: int, gap_us: int) -> bool:
 
 def most_with_each(times_us: Int[Array, " image"], gap_us: int) -> list[int]:
     """Count, for each image of one source, the most that can be taken with it, itself included, all pairwise apart."""
-    count = len(times_us)
     if gap_us == 0:
-        return [count] * count
+        return [len(times_us)] * len(times_us)
     known = [time for time in times_us.tolist() if time != UNKNOWN_TIME]
     forwards = _longest_ending(known, gap_us)
     backwards = _longest_ending([-time for time in reversed(known)], gap_us)[::-1]
-    return [a + b - 1 for a, b in zip(forwards, backwards, strict=True)] + [1] * (count - len(known))
+    return [a + b - 1 for a, b in zip(forwards, backwards, strict=True)] + [1] * (len(times_us) - len(known))
 
 
 def room_left(times_us: Sequence[int], taken_us: Sequence[int], gap_us: int) -> int:

@@ -1,7 +1,7 @@
 """Batches of image sets: which step holds which, drawn without state, and read by threads."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -162,14 +162,8 @@ class SetDraw:
 
     def part(self, which: slice) -> "SetDraw":
         """Take some of the sets."""
-        return replace(
-            self,
-            chips=self.chips[which],
-            same_source=self.same_source[which],
-            first_slot=self.first_slot[which],
-            samples=self.samples[which],
-            items=self.items[which],
-        )
+        names = ("chips", "same_source", "first_slot", "samples", "items")
+        return replace(self, **{name: getattr(self, name)[which] for name in names})
 
 
 class SetSampler:
@@ -178,8 +172,7 @@ class SetSampler:
     follow any other."""
 
     def __init__(self, sets: ImageSets, *, batch_size: int, seed: int, shuffle: ShardShuffle | None = None) -> None:
-        self._sets = sets
-        self._seed = seed
+        self._sets, self._seed = sets, seed
         self._kinds, numbers = sets.kinds()
         noun = "pairs" if sets.are_pairs else "sets"
         self._order = BatchOrder(numbers, batch_size=batch_size, seed=seed, noun=noun, shuffle=shuffle)
@@ -210,17 +203,36 @@ class SetSampler:
         )
 
     def _pick(self, item: int, size: int, *, step: int, sample: int) -> list[int]:
-        """Draw the images of a set, anchor first, then the partner: positions in `ImageSets.chips`."""
-        where = self._sets.images(item)
-        order = generator(self._seed, step=step, sample=sample, purpose="images of sets")
-        shuffled = order.permutation(where.stop - where.start)
-        picking = _Picking(
-            sources=self._sets.sources[where].tolist(),
-            times_us=self._sets.time_us[where].tolist(),
-            gap_us=gap_us(self._sets.gap_days),
-            size=size,
-        )
-        return [where.start + image for image in picking.pick(shuffled.tolist())]
+        """Draw the images of a set, as positions in `ImageSets.chips`: the first in a random order that fits, again and
+        again, so that the size is always reached. The second, the partner, is of another source if there is one."""
+        where, gap = self._sets.images(item), gap_us(self._sets.gap_days)
+        sources, times_us = self._sets.sources[where].tolist(), self._sets.time_us[where].tolist()
+        times_of: dict[int, list[int]] = {}
+        for source, time in zip(sources, times_us, strict=True):
+            times_of.setdefault(source, []).append(time)
+        taken: dict[int, list[int]] = {source: [] for source in times_of}
+        room = {source: room_left(times, [], gap) for source, times in times_of.items()}
+        draws = generator(self._seed, step=step, sample=sample, purpose="images of sets")
+        order = draws.permutation(len(sources)).tolist()
+        picked: list[int] = []
+        while len(picked) < size:
+            missing = size - len(picked) - 1
+            for image in order:
+                source, time = sources[image], times_us[image]
+                is_partner = len(picked) == 1 and len(times_of) > 1
+                if image in picked or (is_partner and source == sources[picked[0]]):
+                    continue
+                # Neither too near to one taken, nor without room for those that are still missing.
+                with_it = sorted([*taken[source], time])
+                if all(are_apart(time, other, gap) for other in taken[source]):
+                    left = room_left(times_of[source], with_it, gap)
+                    if sum(room.values()) - room[source] + left >= missing:
+                        break
+            else:
+                raise AssertionError("no image fits: the capacity of the footprint is too large")
+            taken[source], room[source] = with_it, left
+            picked.append(image)
+        return [where.start + image for image in picked]
 
 
 def pairs_drawn(
@@ -238,47 +250,6 @@ def pairs_drawn(
         grid=sets.pair_grids[kind],
         epoch=epoch,
     )
-
-
-class _Picking:
-    """Picks images of one footprint in a random order, so that the size is always reached."""
-
-    def __init__(self, *, sources: list[int], times_us: list[int], gap_us: int, size: int) -> None:
-        self._sources = sources
-        self._times_us = times_us
-        self._gap_us = gap_us
-        self._size = size
-        self._times_of: dict[int, list[int]] = {}
-        for source, time in zip(sources, times_us, strict=True):
-            self._times_of.setdefault(source, []).append(time)
-        self._taken: dict[int, list[int]] = {source: [] for source in self._times_of}
-        self._room = {source: self._room_of(source, []) for source in self._times_of}
-
-    def pick(self, order: Sequence[int]) -> list[int]:
-        """Take the first that fits, again and again; the second is of another source if there is one."""
-        picked: list[int] = []
-        while len(picked) < self._size:
-            left = [image for image in order if image not in picked]
-            if len(picked) == 1 and len(self._times_of) > 1:
-                left = [image for image in left if self._sources[image] != self._sources[picked[0]]]
-            missing = self._size - len(picked) - 1
-            picked.append(next(image for image in left if self._try(image, missing)))
-        return picked
-
-    def _try(self, image: int, missing: int) -> bool:
-        """Take an image, unless it is too near to one taken or leaves no room for those that are still missing."""
-        source, time = self._sources[image], self._times_us[image]
-        if not all(are_apart(time, other, self._gap_us) for other in self._taken[source]):
-            return False
-        taken = sorted([*self._taken[source], time])
-        room = self._room_of(source, taken)
-        if sum(self._room.values()) - self._room[source] + room < missing:
-            return False
-        self._taken[source], self._room[source] = taken, room
-        return True
-
-    def _room_of(self, source: int, taken_us: list[int]) -> int:
-        return room_left(self._times_of[source], taken_us, self._gap_us)
 
 
 def shard_numbers(store: ChipStore) -> Int[Array, " chip"]:
@@ -318,12 +289,24 @@ class OpenShards:
             # A thread that still reads from a shard holds it, so closing takes nothing away.
             self._shards = {key: shard for key, shard in self._shards.items() if key in needed}
 
-    def read(self, opened: ts.TensorStore, rows: Int[Array, " chip"], out: Num[Array, "chip ..."]) -> "_Reading":
+    def read(
+        self, opened: ts.TensorStore, rows: Int[Array, " chip"], out: Num[Array, "chip ..."]
+    ) -> Callable[[], None]:
         """Begin to read rows of an array of the store into memory; see `ChipStore.read`."""
         numbers = rows // _chips_per_shard(opened)
         with self._lock:
             held = {int(number): self._shards.get((id(opened), int(number))) for number in np.unique(numbers)}
-        return _Reading(opened=opened, rows=rows, out=out, numbers=numbers, held=held)
+
+        def finish() -> None:
+            target, writing = ts.array(out, copy=False), []
+            for number, shard in held.items():
+                source = opened if shard is None else shard.array()
+                where = np.flatnonzero(numbers == number)
+                writing.append(target[where].write(source[rows[where]]))
+            for one in writing:
+                one.result()
+
+        return finish
 
     @property
     def num_bytes(self) -> int:
@@ -387,27 +370,6 @@ def _chips_per_shard(array: ts.TensorStore) -> int:
 
 # Threads and limits are those of the process, not of each shard.
 _SHARED = ts.Context()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Reading:
-    """Rows of an array that are asked for."""
-
-    opened: ts.TensorStore
-    rows: Int[Array, " chip"]
-    out: Num[Array, "chip ..."]
-    numbers: Int[Array, " chip"]
-    held: dict[int, _Shard | None]
-
-    def result(self) -> None:
-        target = ts.array(self.out, copy=False)
-        writing = []
-        for number, shard in self.held.items():
-            source = self.opened if shard is None else shard.array()
-            where = np.flatnonzero(self.numbers == number)
-            writing.append(target[where].write(source[self.rows[where]]))
-        for part in writing:
-            part.result()
 
 
 DrawnT = TypeVar("DrawnT")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -67,13 +67,8 @@ class Augmentation:
 
     def of(self, samples: Int[Array, " image"]) -> "Augmentation":
         """Make the augmentation of images: that of their samples, each of which may stand several times."""
-        return Augmentation(
-            grid=self.grid,
-            first=self.first[samples],
-            size=self.size[samples],
-            transposed=self.transposed[samples],
-            flipped=self.flipped[samples],
-        )
+        names = ("first", "size", "transposed", "flipped")
+        return replace(self, **{name: getattr(self, name)[samples] for name in names})
 
 
 def coarser_grid(*shapes: tuple[int, int]) -> tuple[int, int]:
@@ -83,13 +78,8 @@ def coarser_grid(*shapes: tuple[int, int]) -> tuple[int, int]:
 
 def whole_footprint(count: int, *, grid: tuple[int, int]) -> Augmentation:
     """Make the augmentation that changes nothing: each sample whole, as it lies."""
-    return Augmentation(
-        grid=grid,
-        first=np.zeros((count, 2), dtype=np.int64),
-        size=np.tile(np.array(grid, dtype=np.int64), (count, 1)),
-        transposed=np.zeros(count, dtype=bool),
-        flipped=np.zeros((count, 2), dtype=bool),
-    )
+    zeros, never = np.zeros((count, 2), dtype=np.int64), np.zeros((count, 2), dtype=bool)
+    return Augmentation(grid=grid, first=zeros, size=zeros + grid, transposed=never[:, 0], flipped=never)
 
 
 def draw_augmentation(

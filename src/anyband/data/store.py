@@ -148,8 +148,7 @@ class StoreLocation:
         return spec
 
     def read(self, key: str) -> bytes | None:
-        """Read a key whole; None where it is missing. `StoreError` where object storage refuses or can't be reached,
-        `OSError` where a file can't be read."""
+        """Read a key whole; None: it is missing. `StoreError` of object storage, `OSError` of an unreadable file."""
         if isinstance(self.root, Path):
             file = self.root / key
             return file.read_bytes() if file.is_file() else None
@@ -214,12 +213,10 @@ class StoreLocation:
 
 @cache
 def reading_context(*, patient: bool = True) -> ts.Context:
-    """Give what all arrays share: so many requests in flight, and patience with a server; less of it for whole keys,
-    which are the first that is read of a store."""
+    """Give what all arrays share: so many requests in flight, and patience with a server; less for the first keys."""
     resources: dict[str, Any] = {}
     for driver in _DRIVERS.values():
-        # Who sets the variable decides.
-        is_set = f"TENSORSTORE_{driver.upper()}_REQUEST_CONCURRENCY" in os.environ
+        is_set = f"TENSORSTORE_{driver.upper()}_REQUEST_CONCURRENCY" in os.environ  # who sets it decides
         resources[f"{driver}_request_concurrency"] = {"limit": "shared" if is_set else _REQUESTS}
         resources[f"{driver}_request_retries"] = _MANY_RETRIES if patient else _FEW_RETRIES
     return ts.Context(resources)
@@ -292,8 +289,8 @@ _WRONG_JSON = (ValueError, LookupError, TypeError, AttributeError, ArithmeticErr
 # Name of the only encoding that the sensor of an array has: the one its numbers are stored in.
 _STORED = "stored"
 
-ReadRows = Callable[[ts.TensorStore, Int[Array, " chip"], Array], Any]
-"""Begins to read rows of an opened array into memory; its result waits for them."""
+ReadRows = Callable[[ts.TensorStore, Int[Array, " chip"], Array], Callable[[], Any]]
+"""Begins to read rows of an opened array into memory, and gives what waits for them."""
 
 
 class ChipStore:
@@ -375,7 +372,7 @@ class ChipStore:
         rows: Sequence[int] | Num[Array, " chip"],
         *,
         out: Num[Array, "chip band row col"] | None = None,
-        how: ReadRows = lambda opened, rows, out: ts.array(out, copy=False).write(opened[rows]),
+        how: ReadRows = lambda opened, rows, out: ts.array(out, copy=False).write(opened[rows]).result,
     ) -> tuple[Num[Array, "chip band row col"], Bool[Array, "chip band row col"] | None]:
         """Read chips of an array, in digital numbers of their stored type and all in one go, and where they are data
         (None: everywhere).
@@ -473,10 +470,9 @@ class ChipStore:
         """Which rows of each array are wholly valid, so that `valid` is read for the others only."""
         is_whole = self.index.column("valid_fraction").to_numpy() >= 1.0
         whole = {name: np.ones(info.num_chips, dtype=bool) for name, info in self.arrays.items()}
-        for number, name in enumerate(self.arrays):
-            if name in self._valid:
-                here = self.array_numbers == number
-                whole[name][self.array_rows[here]] = is_whole[here]
+        for name in self._valid:
+            here = self.array_numbers == list(self.arrays).index(name)
+            whole[name][self.array_rows[here]] = is_whole[here]
         return whole
 
     def _info(self, array: str) -> ArrayInfo:
@@ -505,7 +501,7 @@ class ChipStore:
             raise StoreError(
                 f"array '{self.location.file(key)}' can't be opened: {problem}; prepare the store again"
             ) from problem
-        opened: ts.TensorStore = _result(opening, self.location, key)
+        opened: ts.TensorStore = _result(opening.result, self.location, key)
         declared = (info.num_chips, len(self.array_sensor(array).bands), info.height, info.width)
         dtype = "uint8" if kind == "valid" else info.dtype
         found = (tuple(opened.shape), opened.dtype.name)
@@ -570,14 +566,14 @@ def _no_store(location: StoreLocation) -> StoreError:
     )
 
 
-def _result(future: Any, location: StoreLocation, key: str | None = None) -> Any:
+def _result(wait: Callable[[], Any], location: StoreLocation, key: str | None = None) -> Any:
     """Wait for TensorStore; its errors (builtin classes, many of them) become ours."""
     try:
-        return future.result()
+        return wait()
     except _TENSORSTORE_ERRORS as problem:
-        where = location if key is None else location.file(key)
-        again = "copy it again" if isinstance(location.root, str) else "prepare it again"
-        damage = f"store '{where}' can't be read: {str(problem).split(' [')[0]}; {again}"
+        where = location.file(key) if key else location
+        make = "copy" if isinstance(location.root, str) else "prepare"
+        damage = f"store '{where}' can't be read: {str(problem).split(' [')[0]}; {make} it again"
         raise StoreError(location.trouble(problem) or damage) from problem
 
 

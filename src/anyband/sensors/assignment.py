@@ -140,10 +140,9 @@ def _ladder(likeness: dict[int, float], spectra: Sequence[Spectrum]) -> list[tup
 def _bracketed(center_nm: float, ladder: Sequence[tuple[int, float]]) -> Weights:
     """Share between the two rungs around a centre on the ladder, linearly in log-wavelength."""
     above = next(place for place, (_, rung_nm) in enumerate(ladder) if rung_nm >= center_nm)
-    high, high_nm = ladder[above]
+    (low, low_nm), (high, high_nm) = ladder[above - 1], ladder[above]
     if above == 0 or math.isclose(high_nm, center_nm, rel_tol=_EQUAL_CENTRES):
         return {high: 1.0}
-    low, low_nm = ladder[above - 1]
     share = math.log(center_nm / low_nm) / math.log(high_nm / low_nm)
     return {low: 1.0 - share, high: share} if share > 0 else {low: 1.0}
 
@@ -275,32 +274,49 @@ class Assignment:
 def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = None) -> Assignment:
     """Express every band of a sensor by the trained ranges.
 
-    A band that a range knows (by sensor and band name, or by an equal spectrum) is one-hot. Permuting the
-    bands permutes the rows. Where the ranges are the positions of a stem (table `triplet`), three bands stand in them,
-    whatever their spectra are; see `stem_bands`.
-
-    `rules` are for bands that are not exactly known; None: interpolate, refuse what lies outside.
-
-    Raises:
-        AssignmentError: a band can't be expressed and may not be dropped, or none is left.
+    A band that a range knows (by sensor and band name, or by an equal spectrum) is one-hot; `rules` are for the others,
+    None: interpolate, refuse what lies outside. Permuting the bands permutes the rows. In a stem (table `triplet`)
+    three bands stand, whatever their spectra are; see `stem_bands`. `AssignmentError` where a band can't be expressed
+    and may not be dropped, or none is left.
     """
     if is_stem(table):
         return _stem_assignment(sensor, table)
     rules = AssignmentRules() if rules is None else rules
-    found = [_assign_band(sensor, band, table, rules) for band in sensor.bands]
-    weights, support, origin, reasons = zip(*found, strict=True)
+    spectra = [entry.spectrum for entry in table.ranges]
+    weights: list[Weights] = []
+    support: list[float] = []
+    origin: list[_Origin] = []
+    reasons: list[str] = []
+    for band in sensor.bands:
+        # The range that a band is: declared so, or of the same spectrum (with the orbit, for radar).
+        exact = [index for index, entry in enumerate(table.ranges) if (sensor.name, band.name) in entry.known]
+        exact += [index for index, spectrum in enumerate(spectra) if spectrum == band.spectrum]
+        support.append(1.0 if exact else support_of(band.spectrum, spectra))
+        reasons.append("")
+        try:
+            shares = {exact[0]: 1.0} if exact else _unseen_weights(sensor, band, table, rules.unseen)
+            if support[-1] < rules.min_support:
+                raise AssignmentError(
+                    f"its support, {support[-1]:.3f}, is under min_support, {rules.min_support:g}: "
+                    "the trained ranges cover too little of it"
+                )
+            weights.append(shares)
+            origin.append("exact" if exact else _ORIGIN_OF[rules.unseen])
+        except AssignmentError as problem:
+            reasons[-1] = str(problem)
+            origin.append("dropped")
     refused = [(band.name, reason) for band, reason in zip(sensor.bands, reasons, strict=True) if reason]
-    if refused and (rules.unseen == "refuse" or rules.out_of_span == "refuse" or len(refused) == len(found)):
+    if refused and (rules.unseen == "refuse" or rules.out_of_span == "refuse" or not weights):
         raise _refusal(sensor, table, refused, rules)
     kept_index = tuple(index for index, reason in enumerate(reasons) if not reason)
     return Assignment(
         sensor=sensor.select(sensor.bands[index].name for index in kept_index),
         kept_index=kept_index,
-        mixing=_rows([weights[index] for index in kept_index], table),
-        support=support,
-        origin=origin,
+        mixing=_rows(weights, table),
+        support=tuple(support),
+        origin=tuple(origin),
         requested=sensor.band_names,
-        reasons=reasons,
+        reasons=tuple(reasons),
         range_names=table.range_names,
         table_name=table.name,
     )
@@ -340,34 +356,6 @@ def mixing_of_ranges(
         else:
             rows.append(_weights(declared[name].spectrum, table, unseen))
     return _rows(rows, table)
-
-
-def _assign_band(
-    sensor: Sensor, band: Band, table: RangeTable, rules: AssignmentRules
-) -> tuple[Weights, float, _Origin, str]:
-    """Give a band's weights (empty where refused), its support, its origin, and the reason of a refusal."""
-    exact = _exact_index(sensor, band, table)
-    if exact is not None:
-        return {exact: 1.0}, 1.0, "exact", ""
-    support = support_of(band.spectrum, [entry.spectrum for entry in table.ranges])
-    try:
-        weights = _unseen_weights(sensor, band, table, rules.unseen)
-        if support < rules.min_support:
-            raise AssignmentError(
-                f"its support, {support:.3f}, is under min_support, {rules.min_support:g}: "
-                "the trained ranges cover too little of it"
-            )
-    except AssignmentError as problem:
-        return {}, support, "dropped", str(problem)
-    return weights, support, _ORIGIN_OF[rules.unseen], ""
-
-
-def _exact_index(sensor: Sensor, band: Band, table: RangeTable) -> int | None:
-    """Find the range that a band is: declared so, or of the same spectrum (with the orbit, for radar)."""
-    for index, entry in enumerate(table.ranges):
-        if (sensor.name, band.name) in entry.known:
-            return index
-    return next((index for index, entry in enumerate(table.ranges) if entry.spectrum == band.spectrum), None)
 
 
 def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, unseen: Unseen) -> Weights:

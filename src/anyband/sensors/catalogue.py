@@ -41,11 +41,6 @@ _BAND_KEYS = ("name", *SPECTRUM_KEYS, "gsd_m", "unit", "source", "aliases", "enc
 _SERIES_KEYS = ("prefix", "first", "centers_nm", "fwhm_nm", "gsd_m", "unit", "source", "pad")
 
 
-def _read_mission(path: Path) -> tuple[Sensor, ...]:
-    """Read the sensors of one mission from a YAML file; `CatalogueError` where it can't be read or is wrong."""
-    return parse_mission(read_yaml(path, error=CatalogueError), name=path.name)
-
-
 def parse_mission(raw: Any, *, name: str) -> tuple[Sensor, ...]:
     """Build the sensors that a parsed table describes; errors name the table, the sensor and the band."""
     keys = checked_keys(raw, ("mission", "sensors", "source"), where=name, required=("mission", "sensors"))
@@ -53,10 +48,8 @@ def parse_mission(raw: Any, *, name: str) -> tuple[Sensor, ...]:
     sensors = checked(Table, keys["sensors"], where=f"{name}: sensors")
     if not sensors:
         raise CatalogueError(f"{name}: sensors: expected at least one sensor, found none")
-    return tuple(
-        _sensor(entry, sensor_name, source=keys.get("source"), where=f"{name}: {sensor_name}")
-        for sensor_name, entry in sensors.items()
-    )
+    source = keys.get("source")
+    return tuple(_sensor(entry, key, source=source, where=f"{name}: {key}") for key, entry in sensors.items())
 
 
 def _sensor(raw: Any, name: str, *, source: Any, where: str) -> Sensor:
@@ -65,54 +58,44 @@ def _sensor(raw: Any, name: str, *, source: Any, where: str) -> Sensor:
     source = keys.get("source", source)
     if source is None:
         raise CatalogueError(f"{where}: key 'source' is missing, here and at the top of the table")
-    bands = _band_entries(keys, where=where)
-    band_names = tuple(band["name"] for band in bands)
-    encodings = _encodings(keys["encodings"], band_names, where=f"{where}: encodings")
-    statistics, statistics_source = _statistics(keys.get("statistics"), name, band_names, where=f"{where}: statistics")
-    shared = {key: keys[key] for key in ("unit", "gsd_m") if key in keys}
-    sensor = sensor_from_dict(
-        {
-            "name": name,
-            "title": keys["title"],
-            "bands": [
-                shared
-                | band
-                | {"encodings": _encodings_of(band, encodings, where=where), "statistics": statistics.get(band["name"])}
-                for band in bands
-            ],
-            "default_encoding": _default_encoding(keys, where=f"{where}: default_encoding"),
-            "nodata": keys.get("nodata"),
-            "aliases": keys.get("aliases"),
-            "source": checked(Text, source, where=f"{where}: source"),
-            "statistics_source": statistics_source,
-        },
-        where=where,
-    )
-    _check_aliases(sensor.bands, where=where)
-    return sensor
-
-
-def _default_encoding(keys: dict[str, Any], *, where: str) -> Any:
-    known = list(keys["encodings"])
-    if keys.get("default_encoding") is None and len(known) == 1:
-        return known[0]
-    name = checked(Text, keys.get("default_encoding"), where=where)
-    if name not in known:
-        raise CatalogueError(f"{where}: '{name}' is not one of {', '.join(known)}{nearest_name(name, known)}")
-    return name
-
-
-def _band_entries(keys: dict[str, Any], *, where: str) -> list[dict[str, Any]]:
-    """List the entries of all bands: those of a series first, then those written out."""
-    entries: list[Any] = []
-    if keys.get("band_series") is not None:
-        entries += _series(keys["band_series"], where=f"{where}: band_series")
+    series, encodings = keys.get("band_series"), checked(Table, keys["encodings"], where=f"{where}: encodings")
+    entries = [] if series is None else _series(series, where=f"{where}: band_series")
     if keys.get("bands") is not None or not entries:
         entries += checked(Items, keys.get("bands"), where=f"{where}: bands")
     for index, entry in enumerate(entries):
         checked_keys(entry, _BAND_KEYS, where=f"{where}: bands[{index}]", required=("name",))
         checked(Text, entry["name"], where=f"{where}: bands[{index}]: name")
-    return entries
+    names = tuple(entry["name"] for entry in entries)
+    statistics, statistics_source = _statistics(keys.get("statistics"), name, names, where=f"{where}: statistics")
+    default = keys.get("default_encoding")
+    if default is not None or len(encodings) != 1:
+        default = checked(Text, default, where=f"{where}: default_encoding")
+        if default not in encodings:
+            offer = nearest_name(default, encodings)
+            raise CatalogueError(f"{where}: default_encoding: '{default}' is not one of {', '.join(encodings)}{offer}")
+    shared = {key: keys[key] for key in ("unit", "gsd_m") if key in keys}
+    of_bands = _encodings(encodings, entries, where=where)
+    written = {
+        "name": name,
+        "title": keys["title"],
+        "bands": [
+            shared | entry | {"encodings": stored, "statistics": statistics.get(entry["name"])}
+            for entry, stored in zip(entries, of_bands, strict=True)
+        ],
+        "default_encoding": default or next(iter(encodings)),
+        "nodata": keys.get("nodata"),
+        "aliases": keys.get("aliases"),
+        "source": checked(Text, source, where=f"{where}: source"),
+        "statistics_source": statistics_source,
+    }
+    sensor = sensor_from_dict(written, where=where)
+    # A name leads to one band only, whatever its case.
+    owner: dict[str, str] = {}
+    for band in sensor.bands:
+        for word in {band.name.casefold(), *(alias.casefold() for alias in band.aliases)}:
+            if owner.setdefault(word, band.name) != band.name:
+                raise CatalogueError(f"{where}: '{word}' names both band '{owner[word]}' and band '{band.name}'")
+    return sensor
 
 
 def _series(raw: Any, *, where: str) -> list[dict[str, Any]]:
@@ -132,28 +115,25 @@ def _series(raw: Any, *, where: str) -> list[dict[str, Any]]:
     ]
 
 
-def _encodings(raw: Any, band_names: tuple[str, ...], *, where: str) -> dict[str, dict[str, Any]]:
-    """Check the encodings that all bands share, and which bands have other numbers in them."""
-    encodings = {name: checked(Table, entry or {}, where=f"{where}.{name}") for name, entry in raw.items()}
-    for name, entry in encodings.items():
-        for band_name in checked(Table, entry.get("bands") or {}, where=f"{where}.{name}.bands"):
-            if band_name not in band_names:
-                offer = nearest_name(band_name, band_names)
-                raise CatalogueError(f"{where}.{name}.bands: there is no band '{band_name}'{offer}")
-    return encodings
-
-
-def _encodings_of(band: dict[str, Any], shared: dict[str, dict[str, Any]], *, where: str) -> dict[str, dict[str, Any]]:
-    """Merge the encodings of a band: what all share, then what an encoding says of it, then its own entry."""
-    place = f"{where}: '{band['name']}': encodings"
-    own = checked(Table, band.get("encodings") or {}, where=place)
-    merged = {}
-    for name in (*shared, *(key for key in own if key not in shared)):
-        entry = shared.get(name, {})
-        of_band = (entry.get("bands") or {}).get(band["name"]) or {}
-        merged[name] = {key: value for key, value in entry.items() if key != "bands"}
-        merged[name] |= checked(Table, of_band, where=f"{place}.{name}")
-        merged[name] |= checked(Table, own.get(name) or {}, where=f"{place}.{name}")
+def _encodings(raw: dict[str, Any], bands: list[dict[str, Any]], *, where: str) -> list[dict[str, dict[str, Any]]]:
+    """Give the encodings of each band: what all share, then what an encoding says of it, then its own entry."""
+    shared, others = {}, {}
+    names = [band["name"] for band in bands]
+    for name, entry in raw.items():
+        shared[name] = dict(checked(Table, entry or {}, where=f"{where}: encodings.{name}"))
+        others[name] = checked(Table, shared[name].pop("bands", None) or {}, where=f"{where}: encodings.{name}.bands")
+        unknown = next((one for one in others[name] if one not in names), None)
+        if unknown is not None:
+            offer = nearest_name(unknown, names)
+            raise CatalogueError(f"{where}: encodings.{name}.bands: there is no band '{unknown}'{offer}")
+    merged: list[dict[str, dict[str, Any]]] = []
+    for band in bands:
+        place = f"{where}: '{band['name']}': encodings"
+        own = checked(Table, band.get("encodings") or {}, where=place)
+        merged.append({name: shared.get(name, {}) for name in (*shared, *own)})
+        for name in merged[-1]:
+            for said in (others.get(name, {}).get(band["name"]), own.get(name)):
+                merged[-1][name] = merged[-1][name] | checked(Table, said or {}, where=f"{place}.{name}")
     return merged
 
 
@@ -182,21 +162,12 @@ def _statistics(raw: Any, sensor_name: str, band_names: tuple[str, ...], *, wher
     return by_band, str(keys.get("source") or f"{table_name}, set {set_name}")
 
 
-def _check_aliases(bands: tuple[Band, ...], *, where: str) -> None:
-    """See that a name leads to one band only, whatever its case."""
-    owner: dict[str, str] = {}
-    for band in bands:
-        for name in {band.name.casefold(), *(alias.casefold() for alias in band.aliases)}:
-            if owner.setdefault(name, band.name) != band.name:
-                raise CatalogueError(f"{where}: '{name}' names both band '{owner[name]}' and band '{band.name}'")
-
-
 _FOLDER = Path(__file__).parent / "tables"
 
 
 def list_sensors() -> tuple[str, ...]:
     """List the names of all sensors, in alphabetic order."""
-    return tuple(sorted(_sensors()))
+    return tuple(sorted(_catalogue()[0]))
 
 
 def get_sensor(name: str) -> Sensor:
@@ -205,29 +176,24 @@ def get_sensor(name: str) -> Sensor:
     Raises:
         CatalogueError: no such sensor; the nearest name is offered.
     """
-    found = find_sensor_name(name)
-    if found is None:
-        spelt = [word for sensor in _sensors().values() for word in (sensor.name, *sensor.aliases)]
+    sensors, names = _catalogue()
+    if name.casefold() not in names:
+        spelt = [word for sensor in sensors.values() for word in (sensor.name, *sensor.aliases)]
         raise CatalogueError(
-            f"there is no sensor '{name}' in the catalogue ({len(_sensors())} sensors){nearest_name(name, spelt)}\n"
+            f"there is no sensor '{name}' in the catalogue ({len(sensors)} sensors){nearest_name(name, spelt)}\n"
             "`anyband sensors` lists them; a sensor of your own is one YAML file, named by its path"
         )
-    return _sensors()[found]
+    return sensors[names[name.casefold()]]
 
 
 def find_sensor_name(name_or_alias: str) -> str | None:
     """Find the catalogue's name of a sensor, from its name or an alias in any case; None: there is none."""
-    return _index().get(name_or_alias.casefold())
+    return _catalogue()[1].get(name_or_alias.casefold())
 
 
 def load_sensor_file(path: Path) -> Sensor:
-    """Load a user's own sensor from a YAML file of the catalogue's form that describes exactly one.
-
-    A file is parsed once, and again when its time or size has changed.
-
-    Raises:
-        CatalogueError: the file is wrong, holds several sensors, or takes a name that the catalogue has.
-    """
+    """Load a user's own sensor from a YAML file of the catalogue's form that describes exactly one: once, and again
+    when it has changed. `CatalogueError` where the file is wrong, or takes a name that the catalogue has."""
     try:
         state = path.stat()
     except OSError as problem:
@@ -237,14 +203,15 @@ def load_sensor_file(path: Path) -> Sensor:
 
 @functools.lru_cache(maxsize=64)
 def _loaded(path: Path, _state: tuple[int, int]) -> Sensor:
-    sensors = _read_mission(path)
+    sensors = parse_mission(read_yaml(path, error=CatalogueError), name=path.name)
     if len(sensors) != 1:
         found = ", ".join(sensor.name for sensor in sensors)
         raise CatalogueError(f"'{path}' describes {len(sensors)} sensors ({found}); one file holds one sensor")
-    if sensors[0].name.casefold() in _index():
+    taken = find_sensor_name(sensors[0].name)
+    if taken is not None:
         raise CatalogueError(
-            f"'{path}' describes '{sensors[0].name}', a name of the catalogue's own sensor "
-            f"'{_index()[sensors[0].name.casefold()]}'; give yours another name"
+            f"'{path}' describes '{sensors[0].name}', a name of the catalogue's own sensor '{taken}'; "
+            "give yours another name"
         )
     return sensors[0]
 
@@ -257,25 +224,19 @@ def resolve_sensor(name_or_path: str | Path) -> Sensor:
 
 
 @functools.cache
-def _sensors() -> dict[str, Sensor]:
-    found: dict[str, Sensor] = {}
+def _catalogue() -> tuple[dict[str, Sensor], dict[str, str]]:
+    """Read all tables: the sensors by name, and the name of the sensor of every name and alias, case folded."""
+    sensors: dict[str, Sensor] = {}
+    names: dict[str, str] = {}
     for path in sorted(_FOLDER.glob("*.yaml")):
-        for sensor in _read_mission(path):
-            if sensor.name in found:
+        for sensor in parse_mission(read_yaml(path, error=CatalogueError), name=path.name):
+            if sensor.name in sensors:
                 raise CatalogueError(f"{path.name}: sensor '{sensor.name}' stands in another table already")
-            found[sensor.name] = sensor
-    return found
-
-
-@functools.cache
-def _index() -> dict[str, str]:
-    """Map every name and alias, case folded, to the name of its sensor."""
-    index: dict[str, str] = {}
-    for sensor in _sensors().values():
-        for word in {sensor.name.casefold(), *(alias.casefold() for alias in sensor.aliases)}:
-            if index.setdefault(word, sensor.name) != sensor.name:
-                raise CatalogueError(f"'{word}' names both sensor '{index[word]}' and sensor '{sensor.name}'")
-    return index
+            sensors[sensor.name] = sensor
+            for word in {sensor.name.casefold(), *(alias.casefold() for alias in sensor.aliases)}:
+                if names.setdefault(word, sensor.name) != sensor.name:
+                    raise CatalogueError(f"'{word}' names both sensor '{names[word]}' and sensor '{sensor.name}'")
+    return sensors, names
 
 
 def find_band(name: str, sensor: Sensor) -> Band:

@@ -97,7 +97,7 @@ def load_ranges(name_or_path: str | Path) -> RangeTable:
     Raises:
         CatalogueError: no such table, or a table that is wrong.
     """
-    return _parse_table(_read(_path_of(name_or_path)), where=str(name_or_path))
+    return range_table_from_dict(_read(name_or_path), where=str(name_or_path))
 
 
 def published_statistics(
@@ -107,7 +107,7 @@ def published_statistics(
 
     `unit_scale` is physical units per published unit; None: as declared beside the numbers.
     """
-    sets = _read(_path_of(table_name)).get("statistics", {})
+    sets = _read(table_name).get("statistics", {})
     if set_name not in sets:
         raise CatalogueError(
             f"'{table_name}' has no statistics of '{set_name}' (it has {', '.join(sets)}){nearest_name(set_name, sets)}"
@@ -120,12 +120,8 @@ def published_statistics(
 
 
 def ranges_from_sensors(sensors: Iterable[Sensor], *, min_iou: float = 0.95, name: str = "from_data") -> RangeTable:
-    """Make one range for each distinct band of the training sensors, in order of first appearance.
-
-    Every band of these sensors is then exactly known. Bands share a range if their spectral intersection over union is
-    at least `min_iou`; radar bands if their frequencies are in that ratio at least, and polarisation and orbit are
-    equal.
-    """
+    """Make one range for each distinct band of the training sensors, in order of first appearance: bands share one
+    where the intersection over union, or the ratio of frequencies of like radar bands, is at least `min_iou`."""
     ranges: list[TrainedRange] = []
     for sensor in sensors:
         for band in sensor.bands:
@@ -157,61 +153,50 @@ def without_range(table: RangeTable, name: str) -> RangeTable:
 
 def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
     """Write a range table as plain JSON values, for the headers of checkpoints and stores."""
+    ranges = []
+    for entry in table.ranges:
+        known = {sensor: [band for name, band in entry.known if name == sensor] for sensor, _ in entry.known}
+        ranges.append({"name": entry.name, **spectrum_to_dict(entry.spectrum), "known": known})
+    declared = [
+        {"name": entry.name, **spectrum_to_dict(entry.spectrum), "neighbours": list(entry.neighbours)}
+        for entry in table.declared
+    ]
     published: dict[str, dict[str, str]] = {}
     for sensor, band, name in table.published:
         published.setdefault(sensor, {})[band] = name
-    return {
-        "name": table.name,
-        "ranges": [
-            {"name": entry.name, **spectrum_to_dict(entry.spectrum), "known": _by_sensor(entry.known)}
-            for entry in table.ranges
-        ],
-        "declared": [
-            {"name": entry.name, **spectrum_to_dict(entry.spectrum), "neighbours": list(entry.neighbours)}
-            for entry in table.declared
-        ],
-        "published": published,
-    }
-
-
-def range_table_from_dict(raw: Mapping[str, Any]) -> RangeTable:
-    """Read what `range_table_to_dict` wrote; the round trip is exact."""
-    return _parse_table(raw, where="range table")
-
-
-def _path_of(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"}:
-        return path
-    known = sorted(table.stem for table in _FOLDER.glob("*.yaml"))
-    if str(name_or_path) not in known:
-        raise CatalogueError(
-            f"there is no range table '{name_or_path}' (known: {', '.join(known)}, or a YAML file)"
-            f"{nearest_name(str(name_or_path), known)}"
-        )
-    return _FOLDER / f"{name_or_path}.yaml"
+    return {"name": table.name, "ranges": ranges, "declared": declared, "published": published}
 
 
 @functools.cache
-def _read(path: Path) -> dict[str, Any]:
+def _read(name_or_path: str | Path) -> dict[str, Any]:
+    """Read a table of the package by its name, or a YAML file by its path, once."""
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        known = sorted(table.stem for table in _FOLDER.glob("*.yaml"))
+        if str(name_or_path) not in known:
+            raise CatalogueError(
+                f"there is no range table '{name_or_path}' (known: {', '.join(known)}, or a YAML file)"
+                f"{nearest_name(str(name_or_path), known)}"
+            )
+        path = _FOLDER / f"{name_or_path}.yaml"
     return checked(Table, read_yaml(path, error=CatalogueError), where=path.name)  # type: ignore[no-any-return]
 
 
-def _parse_table(raw: Mapping[str, Any], *, where: str) -> RangeTable:
+def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table") -> RangeTable:
+    """Read what `range_table_to_dict` wrote, or a table of the package; the round trip is exact."""
     allowed = ("name", "ranges", "source", "declared", "published", "statistics")
     keys = checked_keys(raw, allowed, where=where, required=("name", "ranges"))
     published = checked(dict[str, dict[str, Text]], keys.get("published") or {}, where=f"{where}: published")
+    ranges = checked(Items, keys["ranges"], where=f"{where}: ranges")
+    declared = checked(list[Any], keys.get("declared") or [], where=f"{where}: declared")
+    made = {
+        kind: tuple(_parse_range(one, others, where=f"{where}: {kind}[{index}]") for index, one in enumerate(entries))
+        for kind, others, entries in (("ranges", "known", ranges), ("declared", "neighbours", declared))
+    }
     return RangeTable(
         name=checked(Text, keys["name"], where=f"{where}: name"),
-        ranges=tuple(
-            _parse_range(entry, "known", where=f"{where}: ranges[{index}]")
-            for index, entry in enumerate(checked(Items, keys["ranges"], where=f"{where}: ranges"))
-        ),
-        declared=tuple(
-            _parse_range(entry, "neighbours", where=f"{where}: declared[{index}]")
-            for index, entry in enumerate(checked(list[Any], keys.get("declared") or [], where=f"{where}: declared"))
-        ),
         published=tuple((sensor, band, name) for sensor, bands in published.items() for band, name in bands.items()),
+        **made,
     )
 
 
@@ -224,13 +209,6 @@ def _parse_range(raw: Any, others: str, *, where: str) -> TrainedRange:
         made["known"] = tuple((sensor, band) for sensor, bands in known.items() for band in bands)
     made["spectrum"] = parse_spectrum(keys, where=where)
     return checked(TrainedRange, made, where=where)  # type: ignore[no-any-return]
-
-
-def _by_sensor(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    grouped: dict[str, list[str]] = {}
-    for sensor, band in pairs:
-        grouped.setdefault(sensor, []).append(band)
-    return grouped
 
 
 def _add(ranges: list[TrainedRange], sensor: Sensor, band: Band, *, min_iou: float) -> None:

@@ -68,12 +68,6 @@ class OpticalRange:
     response: tuple[tuple[Number, Number], ...] = ()
     """(wavelength in nanometres, relative response), ascending; empty: flat between the edges."""
 
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low_nm) and math.isfinite(self.high_nm) and 0 < self.low_nm < self.high_nm):
-            raise CatalogueError(
-                f"a spectral range needs 0 < low < high in nm, found {self.low_nm:g} to {self.high_nm:g} nm"
-            )
-
     @classmethod
     def from_response(cls, response: Sequence[tuple[float, float]]) -> "OpticalRange":
         """Make the range of an ascending response (nm, ≥ 0); its edges are the outermost crossings of half its peak."""
@@ -127,10 +121,6 @@ class RadarBeam:
     frequency_ghz: Number
     polarisation: Polarisation
     orbit: Literal["ascending", "descending"] | None = None
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.frequency_ghz) and self.frequency_ghz > 0):
-            raise CatalogueError(f"a radar frequency must be over 0 GHz, found {self.frequency_ghz:g} GHz")
 
     @property
     def wavelength_nm(self) -> float:
@@ -258,12 +248,11 @@ class Band:
     def encoding(self, name: str) -> Encoding:
         """Look up an encoding by name."""
         known = dict(self.encodings)
-        if name not in known:
-            raise CatalogueError(
-                f"encoding '{name}' is not declared for band '{self.name}' ({', '.join(known)})"
-                f"{nearest_name(name, known)}"
-            )
-        return known[name]
+        if name in known:
+            return known[name]
+        raise CatalogueError(
+            f"encoding '{name}' is not declared for band '{self.name}' ({', '.join(known)}){nearest_name(name, known)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +310,7 @@ class Sensor:
 
     def select(self, names: Iterable[str]) -> "Sensor":
         """Make the sensor that has only the named bands, each once, in the order given."""
-        return replace(self, bands=tuple(self.band(name) for name in names))
+        return replace(self, bands=tuple(self.bands[self.band_index(name)] for name in names))
 
 
 # Reading: plain values of a table or a header become the types above, or an error that says where.
@@ -386,8 +375,7 @@ def _sentence(error: Any) -> str:
     return f"expected {expected.get(kind, error['msg'])}, found {shown}"
 
 
-_RADAR_KEYS = ("frequency_ghz", "polarisation", "orbit")
-SPECTRUM_KEYS = ("low_nm", "high_nm", "center_nm", "fwhm_nm", "response", *_RADAR_KEYS)
+SPECTRUM_KEYS = ("low_nm", "high_nm", "center_nm", "fwhm_nm", "response", "frequency_ghz", "polarisation", "orbit")
 _Measured = Annotated[list[tuple[Positive, Number]], AfterValidator(OpticalRange.from_response)]
 
 
@@ -399,8 +387,11 @@ def parse_spectrum(raw: Mapping[str, Any], *, where: str) -> Spectrum:
     """
     values = {key: raw[key] for key in SPECTRUM_KEYS if raw.get(key) is not None}
     given = set(values)
-    if {"frequency_ghz", "polarisation"} <= given <= set(_RADAR_KEYS):
-        return checked(RadarBeam, values, where=where)  # type: ignore[no-any-return]
+    if {"frequency_ghz", "polarisation"} <= given <= {"frequency_ghz", "polarisation", "orbit"}:
+        beam: RadarBeam = checked(RadarBeam, values, where=where)
+        if not beam.frequency_ghz > 0:
+            raise CatalogueError(f"{where}: a radar frequency must be over 0 GHz, found {beam.frequency_ghz:g} GHz")
+        return beam
     if given == {"center_nm", "fwhm_nm"}:
         center_nm, width_nm = (checked(Positive, values[key], where=f"{where}: {key}") for key in values)
         values = {"low_nm": center_nm - width_nm / 2, "high_nm": center_nm + width_nm / 2}
@@ -412,7 +403,12 @@ def parse_spectrum(raw: Mapping[str, Any], *, where: str) -> Spectrum:
             f"{where}: a band's spectrum is low_nm and high_nm, or center_nm and fwhm_nm, or response, or for radar "
             f"frequency_ghz and polarisation (and maybe orbit); found {', '.join(values) or 'none of them'}"
         )
-    return checked(OpticalRange, values, where=where)  # type: ignore[no-any-return]
+    optical: OpticalRange = checked(OpticalRange, values, where=where)
+    if not 0 < optical.low_nm < optical.high_nm:
+        raise CatalogueError(
+            f"{where}: a spectral range needs 0 < low < high in nm, found {optical.low_nm:g} to {optical.high_nm:g} nm"
+        )
+    return optical
 
 
 def spectrum_to_dict(spectrum: Spectrum) -> dict[str, Any]:
@@ -430,41 +426,39 @@ _ENCODING_KEYS = ("scale", "offset", "k1", "k2", "transform", "source")
 
 def sensor_to_dict(sensor: Sensor) -> dict[str, Any]:
     """Write a sensor as plain JSON values; `sensor_from_dict` gives an equal sensor back."""
+    bands = [
+        {
+            "name": band.name,
+            **spectrum_to_dict(band.spectrum),
+            "gsd_m": band.gsd_m,
+            "unit": band.unit,
+            "encodings": {name: {key: getattr(entry, key) for key in _ENCODING_KEYS} for name, entry in band.encodings},
+            "statistics": None if band.statistics is None else dataclasses.asdict(band.statistics),
+            "aliases": list(band.aliases),
+            "source": band.source,
+        }
+        for band in sensor.bands
+    ]
     written = {key: getattr(sensor, key) for key in _SENSOR_KEYS}
-    return written | {"aliases": list(sensor.aliases), "bands": [_band_to_dict(band) for band in sensor.bands]}
-
-
-def _band_to_dict(band: Band) -> dict[str, Any]:
-    return {
-        "name": band.name,
-        **spectrum_to_dict(band.spectrum),
-        "gsd_m": band.gsd_m,
-        "unit": band.unit,
-        "encodings": {name: {key: getattr(entry, key) for key in _ENCODING_KEYS} for name, entry in band.encodings},
-        "statistics": None if band.statistics is None else dataclasses.asdict(band.statistics),
-        "aliases": list(band.aliases),
-        "source": band.source,
-    }
+    return written | {"aliases": list(sensor.aliases), "bands": bands}
 
 
 def sensor_from_dict(raw: Mapping[str, Any], *, where: str = "") -> Sensor:
     """Read what `sensor_to_dict` wrote; `where` is its place for messages."""
     where = where or f"sensor '{raw.get('name')}'"
     keys = checked_keys(dict(raw), _SENSOR_KEYS, where=where, required=("name", "title", "default_encoding", "bands"))
-    bands = enumerate(checked(Items, keys["bands"], where=f"{where}: bands"))
-    made = tuple(_band_from_dict(band, where=f"{where}: bands[{index}]") for index, band in bands)
-    return checked(Sensor, keys | {"bands": made}, where=where)  # type: ignore[no-any-return]
-
-
-def _band_from_dict(raw: Any, *, where: str) -> Band:
-    keys = checked_keys(raw, _BAND_KEYS, where=where, required=("name", "gsd_m", "unit", "encodings"))
-    where = f"{where} ('{keys['name']}')"
-    encodings = checked(Table, keys["encodings"], where=f"{where}: encodings").items()
-    made: dict[str, Any] = {key: value for key, value in keys.items() if key not in SPECTRUM_KEYS}
-    made["spectrum"] = parse_spectrum(keys, where=where)
-    made["encodings"] = tuple(
-        (name, checked(Encoding, entry, where=f"{where}: encodings.{name}")) for name, entry in encodings
-    )
-    if keys.get("statistics") is not None:
-        made["statistics"] = checked(BandStatistics, keys["statistics"], where=f"{where}: statistics")
-    return checked(Band, made, where=where)  # type: ignore[no-any-return]
+    bands = []
+    for index, entry in enumerate(checked(Items, keys["bands"], where=f"{where}: bands")):
+        needed = ("name", "gsd_m", "unit", "encodings")
+        band = checked_keys(entry, _BAND_KEYS, where=f"{where}: bands[{index}]", required=needed)
+        place = f"{where}: bands[{index}] ('{band['name']}')"
+        made: dict[str, Any] = {key: value for key, value in band.items() if key not in SPECTRUM_KEYS}
+        made["spectrum"] = parse_spectrum(band, where=place)
+        made["encodings"] = tuple(
+            (name, checked(Encoding, numbers, where=f"{place}: encodings.{name}"))
+            for name, numbers in checked(Table, band["encodings"], where=f"{place}: encodings").items()
+        )
+        if band.get("statistics") is not None:
+            made["statistics"] = checked(BandStatistics, band["statistics"], where=f"{place}: statistics")
+        bands.append(checked(Band, made, where=place))
+    return checked(Sensor, keys | {"bands": tuple(bands)}, where=where)  # type: ignore[no-any-return]
