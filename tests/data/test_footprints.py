@@ -23,8 +23,8 @@ def _wkb(corners: list[tuple[float, float]], *, byte_order: int = 1) -> bytes:
     return shapely.to_wkb(shapely.Polygon(corners), byte_order=byte_order)
 
 
-def _record(place: str = "a", cell: str = "r000c000", **facts) -> ChipRecord:
-    return ChipRecord(place=place, cell=cell, sensor="s", source_path="x.tif", valid_fraction=1.0, **facts)
+def _record(place: str = "a", cell: str = "r000c000", **metadata) -> ChipRecord:
+    return ChipRecord(place=place, cell=cell, sensor="s", source_path="x.tif", valid_fraction=1.0, **metadata)
 
 
 def _store(*records: ChipRecord) -> ChipStore:

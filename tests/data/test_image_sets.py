@@ -191,10 +191,10 @@ def test_every_footprint_passes_once_a_round(images, chosen, batch_size, seed) -
 
 def test_a_part_of_a_batch_holds_the_same_sets() -> None:
     draw = SetSampler(find_sets(_store(_series("red", range(9)))), batch_size=4, seed=0).batch(0)
-    part = draw.part(slice(1, 3))
+    some = draw.at(slice(1, 3))
     for name in ("chips", "same_source", "first_slot", "samples", "items"):
-        np.testing.assert_array_equal(getattr(part, name), getattr(draw, name)[1:3])
-    assert (part.partnered, part.epoch) == (draw.partnered, draw.epoch)
+        np.testing.assert_array_equal(getattr(some, name), getattr(draw, name)[1:3])
+    assert (some.partnered, some.epoch) == (draw.partnered, draw.epoch)
 
 
 def _series(sensor: str, days: range, place: str = "a") -> list[Image]:

@@ -160,8 +160,8 @@ def test_batches_are_those_of_the_first_release() -> None:
 
 def test_a_part_of_a_batch_holds_the_same_pairs() -> None:
     plan = SetSampler(_pairs([9]), batch_size=4, seed=0).batch(1)
-    part = plan.part(slice(1, 3))
-    np.testing.assert_array_equal(part.items, plan.items[1:3])
-    np.testing.assert_array_equal(part.samples, plan.samples[1:3])
-    np.testing.assert_array_equal(part.chips, np.stack([part.items, part.items + 9], axis=1))
-    assert (part.kind, part.epoch) == (plan.kind, plan.epoch)
+    some = plan.at(slice(1, 3))
+    np.testing.assert_array_equal(some.items, plan.items[1:3])
+    np.testing.assert_array_equal(some.samples, plan.samples[1:3])
+    np.testing.assert_array_equal(some.chips, np.stack([some.items, some.items + 9], axis=1))
+    assert (some.kind, some.epoch) == (plan.kind, plan.epoch)

@@ -28,7 +28,7 @@ def prepare(plan):
         model = recipe.model.changed(**changes.get("model", {}))
         sets = recipe.data.sets.changed(**changes.get("sets", {}))
         recipe = recipe.changed(model=model, data=recipe.data.changed(sets=sets))
-        draw = _sampler(plan).batch(step).part(which)
+        draw = _sampler(plan).batch(step).at(which)
         preparer = BatchPreparer(recipe, plan.inputs, device=_CPU)
         return draw, *preparer.prepare(plan.samples.read(draw), step=step, augment=augment)
 

@@ -136,7 +136,7 @@ def find_footprints(
     # Numbers of the words of a column, in their own order.
     coded = [store.index.column(name).combine_chunks().dictionary_encode() for name in ("place", "cell")]
     ranks = [pc.rank(words.dictionary).to_numpy().astype(np.int64)[words.indices.to_numpy()] for words in coded]
-    places, cells = ranks
+    places, positions = ranks
     wanted = np.ones(store.index.num_rows, dtype=bool)
     for column, words in (("split", split and [split]), ("sensor", sensors and list(sensors))):
         if words is not None:
@@ -144,8 +144,8 @@ def find_footprints(
             wanted &= pc.is_in(store.index.column(column), value_set=known).to_numpy()
     rows = np.flatnonzero(wanted)
     time_us = store.index.column("datetime").cast("int64").fill_null(UNKNOWN_TIME).to_numpy()
-    rows = rows[np.lexsort((rows, time_us[rows], cells[rows], places[rows]))]
-    is_new = (np.diff(places[rows], prepend=-1) != 0) | (np.diff(cells[rows], prepend=-1) != 0)
+    rows = rows[np.lexsort((rows, time_us[rows], positions[rows], places[rows]))]
+    is_new = (np.diff(places[rows], prepend=-1) != 0) | (np.diff(positions[rows], prepend=-1) != 0)
     return rows, np.append(np.flatnonzero(is_new), len(rows)), time_us[rows]
 
 

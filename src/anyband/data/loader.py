@@ -160,7 +160,7 @@ class SetDraw:
     """Rows and columns that crops are aligned to."""
     epoch: int
 
-    def part(self, which: slice) -> "SetDraw":
+    def at(self, which: slice) -> "SetDraw":
         """Take some of the sets."""
         names = ("chips", "same_source", "first_slot", "samples", "items")
         return replace(self, **{name: getattr(self, name)[which] for name in names})
@@ -439,14 +439,14 @@ def read_ahead(
 ) -> Iterator[RawT]:
     """Give what is read of each draw, in their order, whatever the number of workers: threads that read ahead (0:
     none). `expect` is told each draw some batches before it is read, for example to begin to fetch shards."""
-    told = draws if expect is None else _told(draws, expect)
+    announced = draws if expect is None else _announced(draws, expect)
     if workers == 0:
-        yield from map(read, told)
+        yield from map(read, announced)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="anyband-batch")
     waiting: deque[Future[RawT]] = deque()
     try:
-        for drawn in told:
+        for drawn in announced:
             waiting.append(pool.submit(read, drawn))
             if len(waiting) > workers * _BATCHES_PER_WORKER:
                 yield waiting.popleft().result()
@@ -456,7 +456,7 @@ def read_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _told(draws: Iterable[DrawnT], expect: Callable[[DrawnT], None]) -> Iterator[DrawnT]:
+def _announced(draws: Iterable[DrawnT], expect: Callable[[DrawnT], None]) -> Iterator[DrawnT]:
     ahead: deque[DrawnT] = deque()
     for drawn in draws:
         expect(drawn)

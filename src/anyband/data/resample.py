@@ -204,17 +204,17 @@ class Resampler:
         stay fractions of whole numbers to the last, so that an edge on a pixel's border stays there."""
         if (axis, num_pixels) in self._matrices:
             return self._matrices[axis, num_pixels]
-        cells, out_size = self._augmentation.grid[axis], self._shape[axis]
+        grid_pixels, out_size = self._augmentation.grid[axis], self._shape[axis]
         first, size, flipped = self._boxes[:3, :, axis, None]
-        touched_from = first * num_pixels // cells
-        touched_to = -(-(first + size) * num_pixels // cells)
-        scale = (size * num_pixels).double() / cells / out_size
+        touched_from = first * num_pixels // grid_pixels
+        touched_to = -(-(first + size) * num_pixels // grid_pixels)
+        scale = (size * num_pixels).double() / grid_pixels / out_size
         stretch = scale.clamp(min=1.0)  # a kernel widens when pixels are merged, never narrows
         output = torch.arange(out_size, device=first.device)
         output = torch.where(flipped.bool(), out_size - 1 - output, output)
-        center = (first * num_pixels).double() / cells + (output + 0.5) * scale
-        # The pixels that the widest kernel of the batch can reach are known here, so the device is not asked.
-        widest = max(1.0, int(self._augmentation.size[:, axis].max(initial=0)) * num_pixels / cells / out_size)
+        center = (first * num_pixels).double() / grid_pixels + (output + 0.5) * scale
+        # The pixels that the widest kernel of the batch can reach are known here, so it need not wait for the device.
+        widest = max(1.0, int(self._augmentation.size[:, axis].max(initial=0)) * num_pixels / grid_pixels / out_size)
         num_taps = min(num_pixels, math.ceil(2 * self._radius * widest) + 2)
         start = (center - self._radius * stretch).floor().long().clamp(0, num_pixels - num_taps)
         taps = start[:, :, None] + torch.arange(num_taps, device=first.device)
@@ -267,13 +267,13 @@ def apply_to_map(
     on the map's own pixels, no value changes."""
     _check_count(augmentation, len(values))
     flips, nearest = _flips_before_transposition(augmentation), []
-    for axis, (num_pixels, cells) in enumerate(zip(values.shape[1:], augmentation.grid, strict=True)):
+    for axis, (num_pixels, grid_pixels) in enumerate(zip(values.shape[1:], augmentation.grid, strict=True)):
         first, size = augmentation.first[:, axis, None], augmentation.size[:, axis, None]
         output = np.broadcast_to(np.arange(img_size), (len(first), img_size))
         output = np.where(flips[:, axis, None], img_size - 1 - output, output)
         # The pixel under the centre of each output pixel; where it is a border, the one after it. In whole numbers, so
         # that an edge on a pixel's border stays there.
-        found = (2 * first * img_size + (2 * output + 1) * size) * num_pixels // (2 * cells * img_size)
+        found = (2 * first * img_size + (2 * output + 1) * size) * num_pixels // (2 * grid_pixels * img_size)
         nearest.append(torch.from_numpy(found.clip(0, num_pixels - 1)).to(values.device))
     sample = torch.arange(len(values), device=values.device)[:, None, None]
     taken = values[sample, nearest[0][:, :, None], nearest[1][:, None, :]]

@@ -448,7 +448,7 @@ class SharedSampler:
         """Tell what a part holds; `step` counts parts, `parts` to a training step."""
         training_step, part = divmod(step, self.parts)
         first = (self._first + part) * self._size
-        return self.global_batch(training_step).part(slice(first, first + self._size))
+        return self.global_batch(training_step).at(slice(first, first + self._size))
 
     def global_batch(self, step: int) -> SetDraw:
         """Tell what all processes together compute in a training step."""

@@ -119,7 +119,7 @@ class _Probe:
         self._preparer = BatchPreparer(plan.recipe, plan.inputs, device=device)
 
     def read(self, count: int) -> RawSets:
-        return self._plan.samples.read(self._draw.part(slice(0, count)))
+        return self._plan.samples.read(self._draw.at(slice(0, count)))
 
     def prepare(self, raw: RawSets) -> Example:
         return self._preparer.prepare(raw, step=0)

@@ -317,7 +317,7 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
         origin=tuple(origin),
         requested=sensor.band_names,
         reasons=tuple(reasons),
-        range_names=table.range_names,
+        range_names=tuple(entry.name for entry in table.ranges),
         table_name=table.name,
     )
 

@@ -132,8 +132,8 @@ def _encodings(raw: dict[str, Any], bands: list[dict[str, Any]], *, where: str) 
         own = checked(Table, band.get("encodings") or {}, where=place)
         merged.append({name: shared.get(name, {}) for name in (*shared, *own)})
         for name in merged[-1]:
-            for said in (others.get(name, {}).get(band["name"]), own.get(name)):
-                merged[-1][name] = merged[-1][name] | checked(Table, said or {}, where=f"{place}.{name}")
+            for changes in (others.get(name, {}).get(band["name"]), own.get(name)):
+                merged[-1][name] = merged[-1][name] | checked(Table, changes or {}, where=f"{place}.{name}")
     return merged
 
 

@@ -75,7 +75,7 @@ class RangeTable:
     def __post_init__(self) -> None:
         if not self.ranges:
             raise CatalogueError(f"range table '{self.name}' has no ranges")
-        every = [*self.range_names, *(entry.name for entry in self.declared)]
+        every = [entry.name for entry in (*self.ranges, *self.declared)]
         twice = sorted({name for name in every if every.count(name) > 1})
         if twice:
             raise CatalogueError(f"range table '{self.name}' names range '{twice[0]}' twice")
@@ -189,26 +189,25 @@ def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table")
     published = checked(dict[str, dict[str, Text]], keys.get("published") or {}, where=f"{where}: published")
     ranges = checked(Items, keys["ranges"], where=f"{where}: ranges")
     declared = checked(list[Any], keys.get("declared") or [], where=f"{where}: declared")
-    made = {
-        kind: tuple(_parse_range(one, others, where=f"{where}: {kind}[{index}]") for index, one in enumerate(entries))
-        for kind, others, entries in (("ranges", "known", ranges), ("declared", "neighbours", declared))
-    }
+    made: dict[str, list[TrainedRange]] = {"ranges": [], "declared": []}
+    # A range has its own key for others: the bands that it is `known` as, or its `neighbours`.
+    for kind, others, entries in (("ranges", "known", ranges), ("declared", "neighbours", declared)):
+        for index, entry in enumerate(entries):
+            place = f"{where}: {kind}[{index}]"
+            own = checked_keys(entry, ("name", *SPECTRUM_KEYS, others), where=place, required=("name",))
+            fields = {"name": own["name"], "spectrum": parse_spectrum(own, where=place)}
+            if others == "neighbours":
+                fields["neighbours"] = own.get("neighbours")
+            else:
+                known = checked(dict[str, Names], own.get("known") or {}, where=f"{place}: known")
+                fields["known"] = tuple((sensor, band) for sensor, bands in known.items() for band in bands)
+            made[kind].append(checked(TrainedRange, fields, where=place))
     return RangeTable(
         name=checked(Text, keys["name"], where=f"{where}: name"),
         published=tuple((sensor, band, name) for sensor, bands in published.items() for band, name in bands.items()),
-        **made,
+        ranges=tuple(made["ranges"]),
+        declared=tuple(made["declared"]),
     )
-
-
-def _parse_range(raw: Any, others: str, *, where: str) -> TrainedRange:
-    """Read a range with its own key for others: the bands it is `known` as, or its `neighbours`."""
-    keys = checked_keys(raw, ("name", *SPECTRUM_KEYS, others), where=where, required=("name",))
-    made = {key: value for key, value in keys.items() if key not in SPECTRUM_KEYS}
-    if others == "known":
-        known = checked(dict[str, Names], keys.get("known") or {}, where=f"{where}: known")
-        made["known"] = tuple((sensor, band) for sensor, bands in known.items() for band in bands)
-    made["spectrum"] = parse_spectrum(keys, where=where)
-    return checked(TrainedRange, made, where=where)  # type: ignore[no-any-return]
 
 
 def _add(ranges: list[TrainedRange], sensor: Sensor, band: Band, *, min_iou: float) -> None:
