@@ -52,12 +52,22 @@ def whole_file(path: Path) -> Iterator[Path]:
     An existing `path` stays until the rename. The name keeps its ending, because writers choose a format by it.
     """
     beside = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
-    with _cleaned(beside, target=path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
-        sync(beside)
+        for file in (*beside.rglob("*"), beside):
+            sync(file)
         beside.replace(path)
         sync(path.parent)
+    except BaseException as problem:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
+        if isinstance(problem, OutputError):
+            # A file inside of an unfinished folder is named as it would be in the finished one.
+            raise OutputError(str(problem).replace(beside.name, path.name)) from problem
+        if isinstance(problem, OSError) and problem.errno is not None:
+            raise _output_error(path, problem) from problem
+        raise
 
 
 @contextlib.contextmanager
@@ -65,37 +75,9 @@ def whole_directory(path: Path) -> Iterator[Path]:
     """Give a folder to fill; when the block ends well it becomes `path`, which must not exist, else it is removed."""
     if path.exists():
         raise OutputError(f"'{path}' exists already; remove it or name another output")
-    beside = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
-    with _cleaned(beside, target=path):
-        beside.mkdir(parents=True)
+    with whole_file(path) as beside:
+        beside.mkdir()
         yield beside
-        for file in beside.rglob("*"):
-            sync(file)
-        beside.replace(path)
-        sync(path.parent)
-
-
-@contextlib.contextmanager
-def _cleaned(beside: Path, *, target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OutputError as problem:
-        _remove(beside)
-        # A file inside of an unfinished folder is named as it would be in the finished one.
-        raise OutputError(str(problem).replace(beside.name, target.name)) from problem
-    except OSError as problem:
-        _remove(beside)
-        if problem.errno is None:
-            raise
-        raise _output_error(target, problem) from problem
-    except BaseException:
-        _remove(beside)
-        raise
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _output_error(path: Path, problem: OSError) -> OutputError:
