@@ -120,7 +120,7 @@ def test_batches_hold_sets_of_equally_many_images_each_set_once(checkpoint: Path
     assert sorted(number for batch in batches for number in batch.samples.tolist()) == list(range(24))
     for batch in batches:
         assert {len(data.sensors[number]) for number in batch.samples} == {len(batch.images)}
-        assert len(batch) <= 3
+        assert len(batch.samples) <= 3
 
 
 def test_a_set_gets_the_features_that_encode_set_gives_its_images(checkpoint: Path, table: Path) -> None:

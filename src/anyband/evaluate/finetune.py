@@ -178,7 +178,7 @@ def _finetuned(context: Context, name: str) -> Result:
         model,
         recipe.fit,
         batches=reader.training_batches,
-        steps_per_epoch=reader.steps_per_epoch,
+        steps_per_epoch=len(reader.training_order(0)),
         loss=lambda batch, step: image_loss(model, batch, step, data=data, recipe=recipe, mean=mean, std=std),
         validate=lambda: _validation_score(data, predict(model, reader, data.split("val"), recipe.fit), mean, std),
         names=data.names,

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from anyband.arrays import Array, Bool, Int, Num
 from anyband.data.harmonise import decode
-from anyband.data.resample import Augmentation
+from anyband.data.resample import coarser_grid, whole_footprint
 from anyband.data.statistics import StatisticsAccumulator
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import InputSpec, joined_batches, read_statistics
@@ -26,8 +27,6 @@ from anyband.evaluate.samples import (
     Boxes,
     Samples,
     TaskBatch,
-    box_grid,
-    checked_map,
     cover,
     drawn_boxes,
     labelled_pixels,
@@ -35,7 +34,6 @@ from anyband.evaluate.samples import (
     network_metadata,
     placed_image,
     placed_maps,
-    whole_boxes,
     window_boxes,
 )
 from anyband.labelled.samples import Sample, TaskData
@@ -55,8 +53,10 @@ _WORKERS = 2
 class TaskReader:
     """Reads samples as one network takes them; of the encoder, weights don't matter.
     A batch holds samples of one kind: the same sensors in the same slots. Images are normalised in their own pixels,
-    then reduced (`scale`), then brought to the network's size; what is not valid stays so. A size that doesn't fit the
-    network, or a way of resizing that doesn't fit maps, is an `InputError`.
+    then reduced (`scale`), then brought to the network's size; what is not valid stays so.
+
+    A size that doesn't fit the network, or a way of resizing that doesn't fit maps, is an `InputError`; a band that
+    can't be expressed by the trained ranges an `AssignmentError`, one without statistics a `CatalogueError`.
 
     Statistics: None or `checkpoint` are those that the checkpoint was trained with, else the catalogue's; `catalogue`
     are the catalogue's; `data` are counted on the training samples, once, when they are first needed; `published` are
@@ -75,8 +75,14 @@ class TaskReader:
                 "input.resize=short_side leaves out the edges of images, and maps need all of them; use whole or native"
             )
         self._encoder = encoder
-        self._kinds, self._kind_of = _kinds(data)
-        self._specs: dict[Sensor, InputSpec] = {}
+        # Most samples share their records, and comparing hundreds of bands takes a while.
+        shared = {tuple(map(id, sensors)): sensors for sensors in data.sensors}
+        kinds: dict[tuple[Sensor, ...], int] = {}
+        kind_of = {ids: kinds.setdefault(sensors, len(kinds)) for ids, sensors in shared.items()}
+        self._kind_of = [kind_of[tuple(map(id, sensors))] for sensors in data.sensors]
+        every, source = dict.fromkeys(sensor for kind in kinds for sensor in kind), recipe.input.statistics
+        self._declared = {one: _declared_spec(encoder, data, one, source) for one in every}
+        self._counted: dict[Sensor, InputSpec] = {}
         self._is_told = recipe.input.metadata and config.encodings.any
         self._last: tuple[int, Sample] | None = None
         self._compared: set[int] = set()
@@ -84,18 +90,13 @@ class TaskReader:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know: statistics, encoding, every band that is not exactly known, and sets of pairs."""
-        found = dict.fromkeys(note for spec in self._declared_specs().values() for note in spec.notes)
+        found = dict.fromkeys(note for spec in self._declared.values() for note in spec.notes)
         joint = max(len(sensors) for sensors in self.data.sensors) > 1 and self.recipe.fusion == "joint"
         return (*found, *(self._encoder.set_notes if joint else ()))
 
-    @property
-    def steps_per_epoch(self) -> int:
-        size = self.recipe.fit.batch_size
-        return sum(len(_slices(len(one), size, merged=True)) for one in self._by_kind(self.data.split("train")))
-
     def settings(self) -> dict[str, Any]:
         """Tell all that features depend on beside the weights, the images and their fusion; reads no image."""
-        declared = self._declared_specs().values()
+        declared = self._declared.values()
         plain = [
             {
                 "bands": spec.sensor.band_names,
@@ -116,19 +117,14 @@ class TaskReader:
 
     def input_spec(self, sensor: Sensor, *, shown: bool = False) -> InputSpec:
         """Tell how images of one of the data's sensors become input; `data` statistics are counted now.
-        Raises:
-            AssignmentError: a band can't be expressed by the trained ranges.
-            CatalogueError: the source of the statistics lacks a band.
-            InputError: nothing is published for these data, or training images have no data to count.
+        Training images without data to count are an `InputError`.
         """
-        if not self._specs:
-            # Before the images are read: a band that can't be expressed is an error at once.
-            specs = self._declared_specs()
-            if self.recipe.input.statistics == "data":
-                counted = _counted_statistics(self.data, list(specs), shown=shown)
-                specs = {one: _spec_of(self._encoder, one, counted[one], _COUNTED) for one in specs}
-            self._specs = specs
-        return self._specs[sensor]
+        if self.recipe.input.statistics != "data":
+            return self._declared[sensor]
+        if not self._counted:
+            counted = _counted_statistics(self.data, list(self._declared), shown=shown)
+            self._counted = {one: _spec_of(self._encoder, one, counted[one], _COUNTED) for one in self._declared}
+        return self._counted[sensor]
 
     def batches(
         self,
@@ -148,16 +144,13 @@ class TaskReader:
             GeometryError: images of a sample show different ground.
         """
         self.input_spec(self.data.sensors[0][0], shown=shown)
-        resize, size = self.recipe.input.resize, self.recipe.input.batch_size
-        boxes = window_boxes(self.img_size) if resize == "native" else whole_boxes
-        kinds = self._by_kind(np.asarray(samples, dtype=np.int64))
-        plans = [kind[part] for kind in kinds for part in _slices(len(kind), size)]
+        resize = self.recipe.input.resize
+        boxes = window_boxes(self.img_size) if resize == "native" else None
+        plans = self._plans(samples, self.recipe.input.batch_size)
         with progress("read and encode samples", len(samples), shown=shown) as advance:
-            for batch in _read_ahead(
-                lambda plan: self._batch(self._read(plan), boxes, resize, scale=scale, targets=targets), plans
-            ):
+            for batch in _read_ahead(lambda plan: self._batch(plan, boxes, resize, scale, targets=targets), plans):
                 yield batch
-                advance(len(batch))
+                advance(len(batch.samples))
 
     def training_batches(self, epoch: int) -> Iterator[TaskBatch]:
         """Give the training samples shuffled and varied, with targets; equal epochs (from 0) give equal batches.
@@ -170,16 +163,14 @@ class TaskReader:
         if augment.crop_area != (1.0, 1.0) and not native:
             resize = "whole"
         boxes = drawn_boxes(augment, seed=self.recipe.seed, epoch=epoch, img_size=self.img_size, native=native)
-        yield from _read_ahead(
-            lambda plan: self._batch(self._read(plan), boxes, resize, targets=True), self.training_order(epoch)
-        )
+        order = self.training_order(epoch)
+        yield from _read_ahead(lambda plan: self._batch(plan, boxes, resize, targets=True), order)
 
     def training_order(self, epoch: int) -> list[list[int]]:
         """List the training samples of each batch of an epoch, in order; reads no image."""
-        seed, size, train = self.recipe.seed, self.recipe.fit.batch_size, self.data.split("train")
+        seed, train = self.recipe.seed, self.data.split("train")
         order = permutation(seed, step=epoch, purpose="order of the training samples", size=len(train))
-        kinds = self._by_kind(train[order])
-        plans = [kind[part] for kind in kinds for part in _slices(len(kind), size, merged=True)]
+        plans = self._plans(train[order], self.recipe.fit.batch_size, merged=True)
         turns = permutation(seed, step=epoch, purpose="order of the training batches", size=len(plans))
         return [plans[turn] for turn in turns]
 
@@ -193,64 +184,86 @@ class TaskReader:
         group, resize = [(sample, self.sample(sample))], self.recipe.input.resize
         height, width = group[0][1].images[0].dn.shape[1:]
         if resize != "native":
-            yield self._batch(group, whole_boxes, resize), Window(row=0, col=0, height=height, width=width)
+            yield self._batch([sample], None, resize), Window(row=0, col=0, height=height, width=width)
             return
         images = self._standardised(group)
         for window in cover(height, width, self.img_size):
             if needed is None or needed(window):
                 yield self._placed(group, images, window_boxes(self.img_size, window), resize), window
 
-    def target(self, sample: int) -> Num[Array, "row col"]:
-        """Give the map of a sample in the pixels of its first image: classes as int64 with −1, or numbers with NaN."""
-        return checked_map(self.data, self.sample(sample), self.data.names[sample])
+    def target(self, position: int, sample: Sample | None = None) -> Num[Array, "row col"]:
+        """Give the map of a sample, which may be at hand, in the pixels of its first image.
+        Classes are int64 with −1, numbers float32 with NaN, where there is no label.
+        """
+        sample, name = sample or self.sample(position), self.data.names[position]
+        num_classes = len(self.data.classes) if self.data.kind == "class_map" else 0
+        found = sample.class_map if num_classes else sample.number_map
+        shape = sample.images[0].dn.shape[1:]
+        if found is None:
+            raise InputError(f"'{name}' has no map of {'classes' if num_classes else 'numbers'}")
+        if found.shape != shape:
+            raise InputError(
+                f"'{name}': its labels have {found.shape[0]} × {found.shape[1]} pixels, its first image "
+                f"{shape[0]} × {shape[1]}; bring both to one grid"
+            )
+        if not num_classes:
+            return found.astype(np.float32)
+        wrong = found[(found < -1) | (found >= num_classes)]
+        if wrong.size:
+            raise InputError(
+                f"'{name}' has class {int(wrong[0])} at {wrong.size} pixels; classes are 0 to {num_classes - 1}, "
+                "and -1 where there is none"
+            )
+        return found.astype(np.int64)
 
     def sample(self, position: int) -> Sample:
-        """Read a sample as it is stored; the one that was read last is at hand."""
-        if self._last is None or self._last[0] != position:
-            self._last = self._read([position])[0]
-        return self._last[1]
+        """Read a sample as it is stored, with the images that were declared; the one that was read last is at hand."""
+        last = self._last
+        if last is not None and last[0] == position:
+            return last[1]
+        sample = self.data.read(position)
+        found = [image.sensor.name for image in sample.images]
+        declared = [sensor.name for sensor in self.data.sensors[position]]
+        if found != declared:
+            raise InputError(
+                f"'{self.data.names[position]}' was declared with images of {', '.join(declared)}, and has "
+                f"{', '.join(found) or 'none'}"
+            )
+        self._last = (position, sample)
+        return sample
 
-    def _declared_specs(self) -> dict[Sensor, InputSpec]:
-        """Tell how each sensor becomes input without reading images; statistics that must be counted are left open."""
-        sensors = dict.fromkeys(sensor for kind in self._kinds for sensor in kind)
-        return {one: _declared_spec(self._encoder, self.data, one, self.recipe.input.statistics) for one in sensors}
-
-    def _by_kind(self, samples: Int[Array, " sample"]) -> list[list[int]]:
-        """Sort samples by their sensors, kinds and samples in the order given."""
+    def _plans(
+        self, samples: Sequence[int] | Int[Array, " sample"], size: int, *, merged: bool = False
+    ) -> list[list[int]]:
+        """Share samples among batches, each of one kind, kinds and samples in the order given.
+        Merged, a single one left over joins the batch before: some layers need two.
+        """
         kinds: dict[int, list[int]] = {}
-        for sample, kind in zip(samples.tolist(), self._kind_of[samples].tolist(), strict=True):
-            kinds.setdefault(kind, []).append(sample)
-        return list(kinds.values())
-
-    def _read(self, positions: Sequence[int]) -> list[tuple[int, Sample]]:
-        """Read samples, and see that they have the images that were declared."""
-        read = []
-        for position in positions:
-            sample = self.data.read(position)
-            found = [image.sensor.name for image in sample.images]
-            declared = [sensor.name for sensor in self.data.sensors[position]]
-            if found != declared:
-                raise InputError(
-                    f"'{self.data.names[position]}' was declared with images of {', '.join(declared)}, and has "
-                    f"{', '.join(found) or 'none'}"
-                )
-            read.append((position, sample))
-        return read
+        for sample in samples:
+            kinds.setdefault(self._kind_of[sample], []).append(int(sample))
+        plans = []
+        for kind in kinds.values():
+            firsts = list(range(0, len(kind), size))
+            if merged and len(firsts) > 1 and len(kind) % size == 1:
+                firsts.pop()
+            plans += [kind[first:end] for first, end in pairwise([*firsts, len(kind)])]
+        return plans
 
     def _batch(
-        self, samples: Samples, boxes: Boxes, resize: Resize, *, scale: float = 1.0, targets: bool = False
+        self, positions: list[int], boxes: Boxes | None, resize: Resize, scale: float = 1.0, *, targets: bool = False
     ) -> TaskBatch:
         """Make one batch of samples of one kind; those of equal shapes are worked on together."""
+        samples = [(position, self.sample(position)) for position in positions]
         groups: dict[object, list[int]] = {}
         for place, (_, sample) in enumerate(samples):
             groups.setdefault(tuple(image.dn.shape for image in sample.images), []).append(place)
         parts = []
         for places in groups.values():
             group = [samples[place] for place in places]
-            images = self._standardised(group)
-            parts.append(self._placed(group, images, boxes, resize, scale=scale, targets=targets))
-        order = np.argsort(np.concatenate([np.array(places) for places in groups.values()]))
-        return _in_order(parts, torch.from_numpy(order))
+            parts.append(self._placed(group, self._standardised(group), boxes, resize, scale, targets=targets))
+        if len(parts) == 1:
+            return parts[0]
+        return _in_order(parts, torch.from_numpy(np.argsort([place for places in groups.values() for place in places])))
 
     def _standardised(self, group: Samples) -> list[ImageBatch]:
         """Normalise the images of samples of one kind and shape, slot by slot, in their own pixels."""
@@ -276,53 +289,51 @@ class TaskReader:
         self,
         group: Samples,
         images: Sequence[ImageBatch],
-        boxes: Boxes,
+        boxes: Boxes | None,
         resize: Resize,
-        *,
         scale: float = 1.0,
+        *,
         targets: bool = False,
     ) -> TaskBatch:
         """Bring normalised images of one shape, their metadata and their targets to the network's size."""
-        size, how = self.img_size, self.recipe.input.interpolation
+        size, how, data = self.img_size, self.recipe.input.interpolation, self.data
+        positions = [position for position, _ in group]
         shapes = [(image.dn.shape[1], image.dn.shape[2]) for image in group[0][1].images]
-        drawn = boxes(group, box_grid(shapes, resize, scale=scale, img_size=size))
-        placed = tuple(
-            placed_image(image, drawn, resize, img_size=size, scale=scale, interpolation=how) for image in images
-        )
-        known = self._known(group)
+        reduced = [(max(1, round(height * scale)), max(1, round(width * scale))) for height, width in shapes]
+        grid = (size, size)
+        if resize != "short_side":
+            grid = reduced[0] if resize == "native" else coarser_grid(*reduced)
+        drawn = whole_footprint(len(group), grid=grid) if boxes is None else boxes(group, grid)
+        placed = [
+            placed_image(image, drawn, resize, img_size=size, shape=shape, interpolation=how)
+            for image, shape in zip(images, reduced, strict=True)
+        ]
+        wanted: Tensor | None = None
+        if targets and data.is_dense:
+            maps = np.stack([self.target(position, sample) for position, sample in group])
+            wanted = placed_maps(torch.from_numpy(maps), drawn, img_size=size)
+        elif targets and data.targets is not None:
+            found = torch.from_numpy(data.targets[positions])
+            wanted = found.long() if data.kind == "class" else found.float()
+        known = []
+        if self._is_told or (len(shapes) > 1 and not self._compared.issuperset(positions)):
+            known = [self._known(position, sample) for position, sample in group]
         return TaskBatch(
             images=tuple(placed),
-            sensors=tuple(sensor.name for sensor in self.data.sensors[group[0][0]]),
-            samples=np.array([position for position, _ in group], dtype=np.int64),
+            sensors=tuple(sensor.name for sensor in data.sensors[positions[0]]),
+            samples=np.array(positions, dtype=np.int64),
             metadata=network_metadata(known, shapes, drawn, resize, img_size=size) if self._is_told else None,
-            targets=self._targets(group, drawn) if targets else None,
+            targets=wanted,
         )
 
-    def _known(self, group: Samples) -> list[list[CheckedMetadata]]:
-        """Take what is known of images where the network is told, or their footprints are not compared yet."""
-        positions = {position for position, _ in group}
-        if not self._is_told and (len(group[0][1].images) == 1 or positions <= self._compared):
-            return []
-        found = []
-        for position, sample in group:
-            names = [
-                f"'{self.data.names[position]}', image {slot + 1} ({image.sensor.name})"
-                for slot, image in enumerate(sample.images)
-            ]
-            found.append([metadata_of(image, name) for image, name in zip(sample.images, names, strict=True)])
-            check_one_footprint(found[-1], names)
-        self._compared |= positions
+    def _known(self, position: int, sample: Sample) -> list[CheckedMetadata]:
+        """Take what is known of the images of a sample, and see that they show the same ground."""
+        title, slots = self.data.names[position], enumerate(sample.images, start=1)
+        names = [f"'{title}', image {slot} ({image.sensor.name})" for slot, image in slots]
+        found = [metadata_of(image, name) for image, name in zip(sample.images, names, strict=True)]
+        check_one_footprint(found, names)
+        self._compared.add(position)
         return found
-
-    def _targets(self, group: Samples, drawn: Augmentation) -> Num[Tensor, "sample ..."]:
-        """Give the targets; those of maps as their images are brought to the network's size, each pixel one label."""
-        if self.data.is_dense:
-            maps = np.stack([checked_map(self.data, sample, self.data.names[at]) for at, sample in group])
-            return placed_maps(torch.from_numpy(maps), drawn, img_size=self.img_size)
-        if self.data.targets is None:
-            raise InputError(f"'{self.data.name}' has no targets")
-        found = torch.from_numpy(self.data.targets[[position for position, _ in group]])
-        return found.long() if self.data.kind == "class" else found.float()
 
 
 def _read_ahead(make: Callable[[list[int]], TaskBatch | Sample], plans: Iterable[list[int]]) -> Iterator[Any]:
@@ -340,18 +351,8 @@ def _read_ahead(make: Callable[[list[int]], TaskBatch | Sample], plans: Iterable
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _slices(count: int, size: int, *, merged: bool = False) -> list[slice]:
-    """Share samples among batches. Merged, a single one left over joins the batch before: some layers need two."""
-    parts = [slice(first, min(first + size, count)) for first in range(0, count, size)]
-    if merged and len(parts) > 1 and parts[-1].stop - parts[-1].start == 1 and size > 1:
-        parts[-2:] = [slice(parts[-2].start, count)]
-    return parts
-
-
 def _in_order(parts: Sequence[TaskBatch], order: Int[Tensor, " sample"]) -> TaskBatch:
     """Join parts of a batch, the samples in the order wanted."""
-    if len(parts) == 1:
-        return parts[0]
     images = []
     for slot in range(len(parts[0].images)):
         joined = joined_batches([part.images[slot] for part in parts])
@@ -373,20 +374,6 @@ def _in_order(parts: Sequence[TaskBatch], order: Int[Tensor, " sample"]) -> Task
 _COUNTED = "statistics counted on the training images"
 # Takes the place of statistics that are not counted yet: what is made with it tells bands and ranges, not values.
 _UNCOUNTED = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
-
-
-def _kinds(data: TaskData) -> tuple[list[tuple[Sensor, ...]], Int[Array, " sample"]]:
-    """List the choices of sensors that samples have, and tell which each has."""
-    numbers: dict[tuple[Sensor, ...], int] = {}
-    # Most samples share their records, and comparing hundreds of bands takes a while.
-    seen: dict[tuple[int, ...], int] = {}
-    found = np.empty(len(data), dtype=np.int64)
-    for position, sensors in enumerate(data.sensors):
-        same = tuple(map(id, sensors))
-        if same not in seen:
-            seen[same] = numbers.setdefault(sensors, len(numbers))
-        found[position] = seen[same]
-    return list(numbers), found
 
 
 def _declared_spec(encoder: SensorEncoder, data: TaskData, sensor: Sensor, statistics: str | None) -> InputSpec:

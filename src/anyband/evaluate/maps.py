@@ -238,7 +238,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         network,
         recipe.fit,
         batches=samples.training_batches,
-        steps_per_epoch=context.reader.steps_per_epoch,
+        steps_per_epoch=len(context.reader.training_order(0)),
         # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.
         loss=lambda batch, step: kind.loss(network(batch, step=step + 1).float(), _targets(batch)),
         validate=lambda: kind.score(_counts(samples, kind, data.split("val"), MapCounts(data))),

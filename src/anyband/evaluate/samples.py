@@ -16,7 +16,6 @@ from anyband.data.resample import (
     Interpolation,
     apply,
     apply_to_map,
-    coarser_grid,
     draw_augmentation,
     input_corners,
     input_gsd_m,
@@ -24,9 +23,8 @@ from anyband.data.resample import (
     whole_footprint,
 )
 from anyband.encode.metadata import CheckedMetadata, ImageMetadata, checked_metadata, set_metadata
-from anyband.errors import InputError
 from anyband.evaluate.recipe import AugmentRecipe, Resize
-from anyband.labelled.samples import Sample, SampleImage, TaskData
+from anyband.labelled.samples import Sample, SampleImage
 from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.randomness import generator
 from anyband.rasters.grid import Window
@@ -35,8 +33,6 @@ __all__ = [
     "Boxes",
     "Samples",
     "TaskBatch",
-    "box_grid",
-    "checked_map",
     "cover",
     "drawn_boxes",
     "labelled_pixels",
@@ -44,7 +40,6 @@ __all__ = [
     "network_metadata",
     "placed_image",
     "placed_maps",
-    "whole_boxes",
     "window_boxes",
 ]
 
@@ -65,9 +60,6 @@ class TaskBatch:
     input's size: int64 with −1, float32 with NaN where there is no label. None: not requested."""
     levels: tuple[Float[Tensor, "sample width row col"], ...] = ()
     """Maps of patch features of a frozen encoder that were made before, instead of images."""
-
-    def __len__(self) -> int:
-        return len(self.samples)
 
     def to(self, device: torch.device | str) -> "TaskBatch":
         return replace(
@@ -90,31 +82,12 @@ _SHORT_SIDE = 8 / 7
 _STEP_SHARE = 0.5
 
 
-def _reduced_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
-    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
-
-
-def box_grid(shapes: Sequence[tuple[int, int]], resize: Resize, *, scale: float, img_size: int) -> tuple[int, int]:
-    """Find the grid on which boxes are counted: the pixels of the first image where windows are cut, of the coarsest
-    where images are resized whole, and of the result where the centre is cut out.
-    """
-    if resize == "short_side":
-        return img_size, img_size
-    reduced = [_reduced_shape(shape, scale) for shape in shapes]
-    return reduced[0] if resize == "native" else coarser_grid(*reduced)
-
-
 def _short_side_box(shape: tuple[int, int], img_size: int) -> Augmentation:
     """Take the centre that is cut out of an image, counted on its pixels once its short side is 8/7 of `img_size`."""
     short = round(img_size * _SHORT_SIDE)
     grid = (max(short, short * shape[0] // min(shape)), max(short, short * shape[1] // min(shape)))
     first = np.array([[(side - img_size) // 2 for side in grid]], dtype=np.int64)
     return replace(whole_footprint(1, grid=grid), first=first, size=np.full((1, 2), img_size, dtype=np.int64))
-
-
-def whole_boxes(samples: Samples, grid: tuple[int, int]) -> Augmentation:
-    """Take every sample whole."""
-    return whole_footprint(len(samples), grid=grid)
 
 
 def window_boxes(img_size: int, window: Window | None = None) -> Boxes:
@@ -180,27 +153,27 @@ def placed_image(
     resize: Resize,
     *,
     img_size: int,
-    scale: float = 1.0,
+    shape: tuple[int, int],
     interpolation: Interpolation,
 ) -> ImageBatch:
-    """Bring normalised images of one shape to the network's size: the box of each, counted on `box_grid`.
-    Images are reduced to a share of their size (`scale`) first.
+    """Bring normalised images of one shape to the network's size: the box of each, counted on the boxes' grid.
+    Images are brought to `shape` (rows, columns) first.
     """
     pixels, valid = image.pixels, image.valid
-    if scale < 1:
-        shape = _reduced_shape((pixels.shape[2], pixels.shape[3]), scale)
+    if pixels.shape[2:] != shape:
         pixels, valid = resized(pixels, valid, shape=shape, interpolation="bilinear")
     if resize == "short_side":
-        box = _short_side_box((pixels.shape[2], pixels.shape[3]), img_size)
+        box = _short_side_box(shape, img_size)
         pixels, valid = resized(pixels, valid, shape=box.grid, interpolation=interpolation)
         rows, cols = (slice(int(first), int(first) + img_size) for first in box.first[0])
         pixels, valid = pixels[:, :, rows, cols], None if valid is None else valid[:, :, rows, cols]
-    times, boxes = _padding(boxes)
-    if times != (1, 1):
+    repeated = _on_whole_grids(boxes)
+    if repeated.grid != boxes.grid:
         valid = torch.ones_like(pixels, dtype=torch.bool) if valid is None else valid
-        pixels, valid = _padded(pixels, times, 0.0), _padded(valid, times, False)
-    if not _changes_nothing(boxes, pixels.shape[2:], img_size):
-        pixels, valid = apply(pixels, valid, boxes, img_size=img_size, interpolation=interpolation)
+        pixels, valid = _padded(pixels, boxes, repeated, 0.0), _padded(valid, boxes, repeated, False)
+    is_whole = pixels.shape[2:] == repeated.grid == (img_size, img_size) and not boxes.first.any()
+    if not (is_whole and (boxes.size == img_size).all() and not (boxes.transposed.any() or boxes.flipped.any())):
+        pixels, valid = apply(pixels, valid, repeated, img_size=img_size, interpolation=interpolation)
     return replace(image, pixels=pixels, valid=valid)
 
 
@@ -208,28 +181,25 @@ def placed_maps(
     maps: Num[Tensor, "sample row col"], boxes: Augmentation, *, img_size: int
 ) -> Num[Tensor, "sample down across"]:
     """Bring maps to the network's size, as their images are brought; each pixel keeps one label."""
-    times, boxes = _padding(boxes)
-    nothing = torch.nan if maps.is_floating_point() else -1
-    return apply_to_map(_padded(maps, times, nothing), boxes, img_size=img_size)
+    repeated, nothing = _on_whole_grids(boxes), torch.nan if maps.is_floating_point() else -1
+    return apply_to_map(_padded(maps, boxes, repeated, nothing), repeated, img_size=img_size)
 
 
-def _padding(boxes: Augmentation) -> tuple[tuple[int, int], Augmentation]:
-    """Count how often the grid must be repeated to hold all boxes, and count these on the larger grid.
+def _on_whole_grids(boxes: Augmentation) -> Augmentation:
+    """Count boxes on a grid that holds them all: their own, repeated.
     Whole multiples, so that images of every resolution grow by the same ground.
     """
     ends = (boxes.first + boxes.size).max(axis=0)
-    times = (-(-int(ends[0]) // boxes.grid[0]), -(-int(ends[1]) // boxes.grid[1]))
-    return times, replace(boxes, grid=(boxes.grid[0] * times[0], boxes.grid[1] * times[1]))
+    rows, cols = (-(-int(end) // side) * side for end, side in zip(ends, boxes.grid, strict=True))
+    return replace(boxes, grid=(rows, cols))
 
 
-def _padded(values: Tensor, times: tuple[int, int], fill: float | int) -> Tensor:
-    height, width = values.shape[-2:]
-    return functional.pad(values, (0, width * (times[1] - 1), 0, height * (times[0] - 1)), value=fill)
-
-
-def _changes_nothing(boxes: Augmentation, shape: Sequence[int], img_size: int) -> bool:
-    whole = tuple(shape) == boxes.grid == (img_size, img_size) and not boxes.first.any()
-    return bool(whole and (boxes.size == img_size).all() and not (boxes.transposed.any() or boxes.flipped.any()))
+def _padded(values: Tensor, boxes: Augmentation, repeated: Augmentation, fill: float | int) -> Tensor:
+    """Continue images beyond their last row and column as far as the grid of their boxes was repeated."""
+    height, width = (
+        side * more // own for side, more, own in zip(values.shape[-2:], repeated.grid, boxes.grid, strict=True)
+    )
+    return functional.pad(values, (0, width - values.shape[-1], 0, height - values.shape[-2]), value=fill)
 
 
 def cover(height: int, width: int, img_size: int) -> list[Window]:
@@ -252,29 +222,6 @@ def labelled_pixels(sample: Sample) -> Bool[Array, "row col"] | None:
     if sample.class_map is not None:
         return np.asarray(sample.class_map >= 0)
     return None if sample.number_map is None else np.isfinite(sample.number_map)
-
-
-def checked_map(data: TaskData, sample: Sample, name: str) -> Num[Array, "row col"]:
-    """Give the map of a sample, checked: int64 with −1, or float32 with NaN, where there is no label."""
-    num_classes = len(data.classes) if data.kind == "class_map" else 0
-    found = sample.class_map if num_classes else sample.number_map
-    shape = sample.images[0].dn.shape[1:]
-    if found is None:
-        raise InputError(f"'{name}' has no map of {'classes' if num_classes else 'numbers'}")
-    if found.shape != shape:
-        raise InputError(
-            f"'{name}': its labels have {found.shape[0]} × {found.shape[1]} pixels, its first image "
-            f"{shape[0]} × {shape[1]}; bring both to one grid"
-        )
-    if not num_classes:
-        return found.astype(np.float32)
-    wrong = found[(found < -1) | (found >= num_classes)]
-    if wrong.size:
-        raise InputError(
-            f"'{name}' has class {int(wrong[0])} at {wrong.size} pixels; classes are 0 to {num_classes - 1}, "
-            "and -1 where there is none"
-        )
-    return found.astype(np.int64)
 
 
 def metadata_of(image: SampleImage, name: str) -> CheckedMetadata:
