@@ -12,8 +12,8 @@ from anyband.arrays import Array, Float
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import Pool, SensorEncoder
 from anyband.errors import AssignmentError
-from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.metrics import LabelledFeatures
+from anyband.evaluate.probes import NUM_NEIGHBOURS, knn_scores
 from anyband.models.checkpoint import Checkpoint
 from anyband.sensors.assignment import AssignmentRules, Unseen
 
@@ -61,7 +61,7 @@ class KnnTask:
             LabelledFeatures(features=features[part], labels=self.labels[part], classes=self.classes)
             for part in (self.is_train, ~self.is_train)
         )
-        votes = knn_scores(train, test, k=min(NUM_NEIGHBOURS, len(train)))
+        votes = knn_scores(train, test, k=min(NUM_NEIGHBOURS, len(train.labels)))
         return float((votes.argmax(axis=1) == test.labels).mean())
 
     def score(self, features: Float[Array, "cell width"], **of: str) -> Score:

@@ -12,7 +12,7 @@ from anyband.encode.encoder import SensorEncoder, SetImage
 from anyband.errors import GeometryError, InputError, ManifestError
 from anyband.evaluate.features import FusedEncoder, band_means, extract_features, labelled_features
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import knn_scores
+from anyband.evaluate.probes import knn_scores
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import evaluate

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
 from anyband.errors import InputError, RecipeError
-from anyband.evaluate import knn
-from anyband.evaluate.knn import knn_scores
+from anyband.evaluate import probes
 from anyband.evaluate.metrics import LabelledFeatures
+from anyband.evaluate.probes import knn_scores
 from anyband.evaluate.recipe import KnnRecipe
 
 _NAMES = ("water", "forest", "field")
@@ -56,7 +56,7 @@ def test_of_equal_neighbours_the_first_ones_vote() -> None:
 def test_scores_do_not_depend_on_the_size_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = _labelled(2), _labelled(3, 17)
     whole = knn_scores(train, test)
-    monkeypatch.setattr(knn, "_CHUNK_NUMBERS", 60 * 4)
+    monkeypatch.setattr(probes, "_CHUNK_NUMBERS", 60 * 4)
     assert knn_scores(train, test) == pytest.approx(whole, abs=1e-6)
 
 

@@ -13,8 +13,7 @@ from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
 from anyband.evaluate.features import Context, Result
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import knn
-from anyband.evaluate.linear import linear
+from anyband.evaluate.probes import knn, linear
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, KnnRecipe, LinearRecipe, TransferRecipe
 from anyband.evaluate.run import leave_one_band_out, without_band
 from anyband.labelled.samples import DataSpec, Sample, TaskData

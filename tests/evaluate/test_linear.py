@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from anyband.errors import InputError
-from anyband.evaluate import linear
-from anyband.evaluate.linear import LinearProbe, fit_linear_probe, probe_scores
+from anyband.evaluate import probes
 from anyband.evaluate.metrics import LabelledFeatures
+from anyband.evaluate.probes import LinearProbe, fit_linear_probe, probe_scores
 from anyband.evaluate.recipe import LinearRecipe
 
 _NAMES = ("water", "forest", "field")
@@ -56,7 +56,7 @@ def test_the_first_epoch_with_the_best_validation_score_is_kept(monkeypatch: pyt
         states.append(probe.linear.weight.detach().clone())
         return next(given)
 
-    monkeypatch.setattr(linear, "_label_score", score)
+    monkeypatch.setattr(probes, "_label_score", score)
     fit = fit_linear_probe(_labelled(0), _labelled(1), LinearRecipe(epochs=4), seed=0)
     assert (fit.choice, tuple(fit.validation.values())) == (2, (0.2, 0.9, 0.9, 0.1))
     assert torch.equal(fit.probe.linear.weight, states[1])

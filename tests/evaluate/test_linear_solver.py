@@ -9,9 +9,9 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
 from anyband.errors import InputError
-from anyband.evaluate import linear as linear_solver
-from anyband.evaluate.linear import fit_linear_probe, probe_scores, solve_linear_probe, solve_ridge
+from anyband.evaluate import probes
 from anyband.evaluate.metrics import LabelledFeatures, metric_value
+from anyband.evaluate.probes import fit_linear_probe, probe_scores, solve_linear_probe, solve_ridge
 from anyband.evaluate.recipe import LinearRecipe
 
 _NAMES = ("water", "forest", "field")
@@ -57,10 +57,10 @@ def test_both_solvers_agree_within_noise_on_several_labels() -> None:
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_log_probabilities_are_those_of_scikit_learn(num_classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_solver, "_STRENGTHS", (0.1,))
+    monkeypatch.setattr(probes, "_STRENGTHS", (0.1,))
     train, test = _labelled(0, num_classes=num_classes), _labelled(1, num_classes=num_classes)
     scaler = StandardScaler().fit(train.features)
-    oracle = LogisticRegression(C=1 / (0.1 * len(train)), tol=1e-8, max_iter=5000)
+    oracle = LogisticRegression(C=1 / (0.1 * len(train.labels)), tol=1e-8, max_iter=5000)
     oracle.fit(scaler.transform(train.features), train.labels)
     scores = probe_scores(solve_linear_probe(train, test).probe, test.features)
     ours = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
@@ -69,17 +69,17 @@ def test_log_probabilities_are_those_of_scikit_learn(num_classes: int, monkeypat
 
 
 def test_several_labels_are_solved_one_against_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_solver, "_STRENGTHS", (0.1,))
+    monkeypatch.setattr(probes, "_STRENGTHS", (0.1,))
     train, test = _multi(0), _multi(1)
     scaler = StandardScaler().fit(train.features)
-    oracle = OneVsRestClassifier(LogisticRegression(C=1 / (0.1 * len(train)), tol=1e-8, max_iter=5000))
+    oracle = OneVsRestClassifier(LogisticRegression(C=1 / (0.1 * len(train.labels)), tol=1e-8, max_iter=5000))
     oracle.fit(scaler.transform(train.features), train.labels)
     scores = probe_scores(solve_linear_probe(train, test).probe, test.features)
     np.testing.assert_allclose(scores, oracle.decision_function(scaler.transform(test.features)), atol=5e-3)
 
 
 def test_numbers_are_solved_by_ridge_regression(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_solver, "_STRENGTHS", (0.1,))
+    monkeypatch.setattr(probes, "_STRENGTHS", (0.1,))
     (features, numbers), test = _numbers(0), _numbers(1)
     scaler = StandardScaler().fit(features)
     oracle = Ridge(alpha=0.1 * len(features)).fit(scaler.transform(features), numbers)
@@ -134,8 +134,8 @@ def test_a_label_that_no_or_every_training_sample_has_is_constant() -> None:
 
 
 def test_a_solver_that_did_not_end_is_noted_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_solver, "_MAX_ITERATIONS", 1)
-    monkeypatch.setattr(linear_solver, "_STRENGTHS", (1.0, 1e-4, 1e-9))
+    monkeypatch.setattr(probes, "_MAX_ITERATIONS", 1)
+    monkeypatch.setattr(probes, "_STRENGTHS", (1.0, 1e-4, 1e-9))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         solved = solve_linear_probe(_labelled(0), _labelled(1))
@@ -146,7 +146,7 @@ def test_features_that_never_vary_change_nothing() -> None:
     train, validation = _labelled(0), _labelled(1)
 
     def widened(one: LabelledFeatures) -> LabelledFeatures:
-        features = np.hstack([one.features, np.full((len(one), 1), 3.0)])
+        features = np.hstack([one.features, np.full((len(one.labels), 1), 3.0)])
         return LabelledFeatures(features=features, labels=one.labels, classes=one.classes)
 
     plain = probe_scores(solve_linear_probe(train, validation).probe, validation.features)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from predicted import class_map_predictions, number_map_predictions, number_predictions
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -15,17 +16,9 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-from anyband.errors import InputError
-from anyband.evaluate.metrics import (
-    Weighted,
-    error_sums,
-    interval,
-    map_metric,
-    metric_value,
-    number_metric,
-    resample,
-    value_of,
-)
+from anyband.evaluate import predictions
+from anyband.evaluate.metrics import Weighted, error_sums, map_metric, metric_value, number_metric, value_of
+from anyband.evaluate.predictions import metric_of, resample, scores_of
 
 _seeds = st.integers(0, 10_000)
 _CLASSES = 4
@@ -134,36 +127,35 @@ def test_the_interval_is_that_of_drawing_samples_again(name: str) -> None:
 
     counts = _counted(*_maps(9, samples=12))
     sums = error_sums(*np.random.default_rng(0).normal(size=(2, 12)))
+    samples = tuple(map(str, range(12)))
 
     def of(drawn: np.ndarray) -> Weighted:
         return map_metric("miou", counts[drawn]) if name == "miou" else number_metric("rmse", sums[drawn])
 
-    drawn = resample({"metric": of(np.arange(12))}, units=np.arange(12), seed=7, num_resamples=40)["metric"]
     by_hand = []
     for index in range(40):
         again = generator(7, step=index, sample=0, purpose="bootstrap").integers(0, 12, 12)
         by_hand.append(_value(of(again), 12))
-    assert drawn == pytest.approx(np.array(by_hand))
-    assert interval(drawn) == pytest.approx(tuple(np.percentile(by_hand, [2.5, 97.5])))
+    if name == "miou":
+        made = class_map_predictions(counts, classes=tuple("abcd"), samples=samples)
+    else:
+        made = number_map_predictions(sums, samples=samples)
+    score = scores_of(made, seed=7, num_resamples=40)[0]
+    assert (score.low, score.high) == pytest.approx(tuple(np.percentile(by_hand, [2.5, 97.5])))
 
 
-def test_draws_do_not_depend_on_how_many_are_made_at_once() -> None:
-    metric = number_metric("mae", error_sums(*np.random.default_rng(1).normal(size=(2, 12))))
-    whole = resample({"mae": metric}, units=np.arange(12), seed=1, num_resamples=30)["mae"]
-    parts = resample({"mae": metric}, units=np.arange(12), seed=1, num_resamples=30, numbers_per_sample=200_000)["mae"]
-    assert whole == pytest.approx(parts, rel=1e-12)
+def _drawn(*, shown: bool = False) -> np.ndarray:
+    truth, predicted = np.random.default_rng(1).normal(size=(2, 12))
+    one = number_predictions(truth, predicted, samples=tuple(map(str, range(12))))
+    return resample(one, {"mae": metric_of(one, "mae")}, seed=1, num_resamples=30, shown=shown)["mae"]
 
 
-def test_a_metric_of_another_kind_is_refused() -> None:
-    with pytest.raises(InputError, match="'rmse' is no metric of maps of classes"):
-        map_metric("rmse", np.ones((1, 2, 2), dtype=int))
-    with pytest.raises(InputError, match="'miou' is no metric of numbers"):
-        number_metric("miou", np.ones((1, 5)))
-    with pytest.raises(InputError, match="'miou' is no metric of classes or labels"):
-        metric_value("miou", np.array([0]), np.ones((1, 2)))
+def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _drawn()
+    monkeypatch.setattr(predictions, "_CHUNK_NUMBERS", 40)
+    assert whole == pytest.approx(_drawn(), rel=1e-12)
 
 
 def test_progress_is_shown_only_where_resampling_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
-    metric = number_metric("mae", error_sums(*np.random.default_rng(1).normal(size=(2, 12))))
-    resample({"mae": metric}, units=np.arange(12), seed=1, num_resamples=30, shown=True)
+    _drawn(shown=True)
     assert capsys.readouterr().err == ""

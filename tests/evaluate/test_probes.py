@@ -11,10 +11,9 @@ from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
 from anyband.evaluate.features import Context, extract_features, labelled_features
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import knn, knn_scores
-from anyband.evaluate.linear import linear
 from anyband.evaluate.metrics import metric_value
 from anyband.evaluate.predictions import predictions_of, scores_of
+from anyband.evaluate.probes import knn, knn_scores, linear
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, LinearRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData
 
@@ -114,7 +113,7 @@ def test_training_and_test_are_reduced_alike(class_data: TaskData, make_context:
     context = make_context(class_data, recipe)
     train, test = (labelled_features(class_data, _vectors(context, 0.25), split) for split in ("train", "test"))
     scores = knn_scores(train, test, k=5).astype(np.float32)
-    assert np.array_equal(knn(context)[1].predictions["scores"], scores)
+    assert np.array_equal(knn(context)[1].predictions.arrays["scores"], scores)
 
 
 def test_both_solvers_of_the_linear_probe_agree(class_data: TaskData, make_context: MakeSetting) -> None:

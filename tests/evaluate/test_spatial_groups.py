@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from predicted import number_predictions
 
-from anyband.evaluate.metrics import interval, resample, units_of
-from anyband.evaluate.predictions import MapCounts, difference, predictions_of, scores_of
+from anyband.evaluate.metrics import interval
+from anyband.evaluate.predictions import (
+    Predictions,
+    count_map,
+    difference,
+    map_predictions,
+    predictions_of,
+    resample,
+    scores_of,
+)
 from anyband.labelled.samples import TaskData
 
 
@@ -15,19 +23,23 @@ def _quarters(_: int) -> np.ndarray:
     return np.kron(np.array([[0, 1], [2, 3]]), np.ones((24, 24), dtype=np.int64))
 
 
-def _counted(data: TaskData, *positions: int) -> MapCounts:
-    counted = MapCounts(data)
+def _numbers(count: int) -> Predictions:
+    return number_predictions(np.arange(count), np.zeros(count), samples=tuple(map(str, range(count))))
+
+
+def _counted(data: TaskData, *positions: int) -> Predictions:
+    counted = []
     for position in positions:
         truth = data.read(position).class_map
         assert truth is not None
-        counted.add(position, truth, np.zeros_like(truth))
-    return counted
+        counted += count_map(data, position, truth, np.zeros_like(truth))[1]
+    return map_predictions(data, counted)
 
 
 def test_each_block_of_a_sample_is_counted_by_itself(class_map_data: TaskData) -> None:
-    whole = _counted(class_map_data, 0).predictions()
+    whole = _counted(class_map_data, 0)
     data = replace(class_map_data, regions=_quarters, places=("here",) * len(class_map_data))
-    blocks = _counted(data, 0).predictions()
+    blocks = _counted(data, 0)
     assert len(blocks.samples) == 4
     assert blocks.samples[3] == "map 0 block 3"
     assert np.array_equal(blocks.arrays["confusion"].sum(axis=0), whole.arrays["confusion"][0])
@@ -35,13 +47,13 @@ def test_each_block_of_a_sample_is_counted_by_itself(class_map_data: TaskData) -
 
 def test_a_block_is_one_piece_of_ground_on_all_dates(class_map_data: TaskData) -> None:
     data = replace(class_map_data, regions=_quarters, places=("here",) * len(class_map_data))
-    predictions = _counted(data, 0, 1).predictions()
+    predictions = _counted(data, 0, 1)
     assert len(predictions.groups) == 8
     assert set(predictions.groups) == {f"here block {block}" for block in range(4)}
 
 
 def test_samples_of_places_of_their_own_have_no_groups(class_map_data: TaskData) -> None:
-    assert _counted(class_map_data, 0, 1).predictions().groups == ()
+    assert _counted(class_map_data, 0, 1).groups == ()
 
 
 def test_the_places_of_images_are_their_groups(class_data: TaskData) -> None:
@@ -52,9 +64,8 @@ def test_the_places_of_images_are_their_groups(class_data: TaskData) -> None:
 
 
 def test_what_shares_ground_is_drawn_together() -> None:
-    units = units_of(("a", "b", "a", "b"), num_samples=4)
-    assert units.tolist() == [0, 1, 0, 1]
-    drawn = resample({"sums": lambda weights: weights @ np.array([1.0, 10.0, 100.0, 1000.0])}, units=units, seed=0)
+    predictions = replace(_numbers(4), groups=("a", "b", "a", "b"))
+    drawn = resample(predictions, {"sums": lambda weights: weights @ np.array([1.0, 10.0, 100.0, 1000.0])}, seed=0)
     assert set(drawn["sums"]) <= {2 * 101.0, 2 * 1010.0, 101.0 + 1010.0}
 
 
@@ -83,6 +94,6 @@ def test_one_piece_of_ground_has_no_interval() -> None:
 
 
 def test_without_groups_draws_are_those_of_single_samples() -> None:
-    drawn = resample({"first": lambda weights: weights[:, 0]}, units=units_of((), num_samples=50), seed=3)
+    drawn = resample(_numbers(50), {"first": lambda weights: weights[:, 0]}, seed=3)
     low, high = interval(drawn["first"])
     assert (low, high) == (0.0, 3.0)

@@ -31,9 +31,9 @@ from anyband.encode.encoder import (
 )
 from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError
 from anyband.evaluate.features import band_means
-from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.metrics import LabelledFeatures, Score
 from anyband.evaluate.predictions import Predictions, scores_of
+from anyband.evaluate.probes import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import evaluate
@@ -340,7 +340,7 @@ def _score_places(
             for split in ("train", "test")
         )
         arrays = {"labels": test.labels, "scores": knn_scores(train, test, k=counts["k"])}
-        names = tuple(map(str, range(len(test))))
+        names = tuple(map(str, range(len(test.labels))))
         return scores_of(Predictions(kind="class", classes=classes, samples=names, arrays=arrays), seed=seed)[0]
 
     notes: list[str] = []

@@ -15,7 +15,7 @@ from anyband.encode.input_spec import InputSpec
 from anyband.errors import InputError
 from anyband.evaluate.features import Context, Result, have_equal_bands
 from anyband.evaluate.metrics import map_metric, value_of
-from anyband.evaluate.predictions import MapCounts, confusion_of
+from anyband.evaluate.predictions import Counted, confusion_of, count_map, map_predictions
 from anyband.labelled.samples import SampleImage, TaskData
 from anyband.progress import progress
 from anyband.randomness import generator
@@ -191,10 +191,12 @@ def _mapped(
     pictured: Collection[int],
     chosen: dict[str, float] | None = None,
 ) -> Result:
-    counted, maps = MapCounts(context.data), {}
+    counted: list[Counted] = []
+    maps = {}
     for position, truth, pixels in _samples(context, "test"):
         found = predict(pixels)
-        counted.add(position, truth, found)
+        counted += count_map(context.data, position, truth, found)[1]
         if position in pictured:
             maps[position] = found
-    return Result(features=name, width=width, predictions=counted.predictions(), chosen=chosen or {}, maps=maps)
+    predictions = map_predictions(context.data, counted)
+    return Result(features=name, width=width, predictions=predictions, chosen=chosen or {}, maps=maps)

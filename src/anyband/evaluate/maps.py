@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.arrays import Array, Float, Int, Num
+from anyband.data.store import Split
 from anyband.encode.encoder import available_bytes
 from anyband.encode.metadata import Precision
 from anyband.errors import InputError, RecipeError
@@ -24,9 +25,10 @@ from anyband.evaluate.features import (
 from anyband.evaluate.fitting import adapt, checkpoint_of, fit, predicting, trained_weights_note
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import VALIDATION_METRICS, map_metric, value_of
-from anyband.evaluate.predictions import MapCounts
+from anyband.evaluate.predictions import Counted, count_map, map_predictions
 from anyband.evaluate.recipe import AugmentRecipe
 from anyband.evaluate.samples import TaskBatch
+from anyband.labelled.samples import TaskData
 from anyband.models.heads import LinearHead, UPerNetHead, head_blocks, make_head, resized
 from anyband.rasters.grid import Blender, Window
 
@@ -241,7 +243,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         steps_per_epoch=len(context.reader.training_order(0)),
         # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.
         loss=lambda batch, step: kind.loss(network(batch, step=step + 1).float(), _targets(batch)),
-        validate=lambda: kind.score(_counts(samples, kind, data.split("val"), MapCounts(data))),
+        validate=lambda: kind.score(_counts(samples, kind, data, "val")[0]),
         names=data.names,
         seed=recipe.seed,
         device=context.device,
@@ -251,8 +253,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
     if adapted is not None:
         adapted.settle()
     with predicting(network, recipe.fit):
-        counted = MapCounts(data)
-        counts = _counts(samples, kind, data.split("test"), counted)
+        counts, counted = _counts(samples, kind, data, "test")
         pictured = data.split("test")[_spread(counts, kind)]
         maps = dict(samples.predicted(pictured, kind.read, labelled=False))
     settled = kind.settled(network.head.state_dict())
@@ -260,7 +261,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
     return Result(
         features=name,
         width=width,
-        predictions=counted.predictions(),
+        predictions=map_predictions(data, counted),
         chosen={"epoch": fitted.best_epoch, f"validation {VALIDATION_METRICS[data.kind]}": fitted.best_score},
         curves={"training loss": fitted.losses, "validation": fitted.validation},
         maps=maps,
@@ -270,12 +271,14 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
 
 
 def _counts(
-    samples: "_MapSamples", kind: MapKind, positions: Int[Array, " sample"], counted: MapCounts
-) -> Num[Array, "sample ..."]:
+    samples: "_MapSamples", kind: MapKind, data: TaskData, split: Split
+) -> tuple[Num[Array, "sample ..."], list[Counted]]:
     rows: dict[int, Num[Array, "..."]] = {}
-    for position, predicted in samples.predicted(positions, kind.read, labelled=True):
-        rows[position] = counted.add(position, samples.truth(position), predicted)
-    return np.stack([rows[int(position)] for position in positions])
+    counted: list[Counted] = []
+    for position, predicted in samples.predicted(data.split(split), kind.read, labelled=True):
+        rows[position], found = count_map(data, position, samples.truth(position), predicted)
+        counted += found
+    return np.stack([rows[position] for position in data.split(split).tolist()]), counted
 
 
 def _spread(counts: Num[Array, "sample ..."], kind: MapKind) -> Int[Array, " picture"]:

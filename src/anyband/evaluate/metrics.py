@@ -1,17 +1,15 @@
 """Metrics as functions of the weights of samples, their bootstrap intervals, and what each of them means."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
-from anyband.arrays import Array, Bool, Float, Int
+from anyband.arrays import Array, Bool, Float, Int, Num, Shaped
 from anyband.errors import InputError
 from anyband.labelled.samples import TaskKind
-from anyband.progress import progress
-from anyband.randomness import generator
 
 __all__ = [
     "ERROR_SUMS",
@@ -35,9 +33,8 @@ __all__ = [
     "metric_title",
     "metric_value",
     "number_metric",
-    "resample",
+    "ratio",
     "score_text",
-    "units_of",
     "value_of",
     "value_text",
 ]
@@ -61,19 +58,11 @@ class LabelledFeatures:
             row = int(np.flatnonzero(~np.isfinite(self.features).all(axis=1))[0])
             raise InputError(f"the feature of sample {row} is not finite; leave out images without data")
 
-    @property
-    def multi_label(self) -> bool:
-        return self.labels.ndim == 2
-
-    def __len__(self) -> int:
-        return len(self.features)
-
 
 def label_matrix(labelled: LabelledFeatures) -> Bool[Array, "sample class"]:
     """Write the labels as a boolean matrix; for one class a sample each row holds one True."""
-    if labelled.multi_label:
-        return np.asarray(labelled.labels, dtype=bool)
-    return np.asarray(labelled.labels[:, None] == np.arange(len(labelled.classes)))
+    labels = labelled.labels
+    return np.asarray(labels if labels.ndim == 2 else labels[:, None] == np.arange(len(labelled.classes)), dtype=bool)
 
 
 def check_same_classes(train: LabelledFeatures, test: LabelledFeatures) -> None:
@@ -224,59 +213,15 @@ def score_text(score: Score) -> str:
 Weighted = Callable[[Float[Array, "resample sample"]], Float[Array, "resample"]]
 """A metric for many weightings of the samples at once."""
 
-NameT = TypeVar("NameT", bound=str)
-
 NUM_RESAMPLES = 1000
 """Of a bootstrap; chosen: the ends of a 95 % interval then vary by about a fifth of a standard error."""
 
 _PERCENTILES = (2.5, 97.5)
-# chosen: numbers held at once, about 64 MB as float64.
-_CHUNK_NUMBERS = 8_000_000
-# chosen: takes about two seconds.
-_LONG_NUMBERS = 100_000_000
 
 
 def value_of(metric: Weighted, *, num_samples: int) -> float:
     """Compute a metric with every sample once."""
     return float(metric(np.ones((1, num_samples)))[0])
-
-
-def resample(
-    metrics: Mapping[NameT, Weighted],
-    *,
-    units: Int[Array, "sample"],
-    seed: int,
-    num_resamples: int = NUM_RESAMPLES,
-    numbers_per_sample: int = 1,
-    shown: bool = False,
-) -> dict[NameT, Float[Array, "resample"]]:
-    """Compute metrics on resamples of the test samples, all on the same ones; equal seeds and unit counts draw alike.
-    Args:
-        units: unit of each sample (`units_of`); units are drawn, with all their samples; one alone gives NaN.
-        numbers_per_sample: that a metric holds for one sample of one resample, so that memory stays bounded.
-    """
-    num_samples, num_units = len(units), int(units.max()) + 1
-    if num_units == 1:
-        # One unit tells nothing of how another would score.
-        return {name: np.full(num_resamples, np.nan) for name in metrics}
-    found: dict[NameT, list[Float[Array, "resample"]]] = {name: [] for name in metrics}
-    chunk = max(1, _CHUNK_NUMBERS // (num_samples * numbers_per_sample))
-    is_long = num_samples * numbers_per_sample * num_resamples > _LONG_NUMBERS
-    with progress("resample test samples", num_resamples, shown=shown and is_long) as advance:
-        for first in range(0, num_resamples, chunk):
-            weights = _resample_weights(seed, range(first, min(first + chunk, num_resamples)), num_units)[:, units]
-            for name, metric in metrics.items():
-                found[name].append(metric(weights))
-            advance(len(weights))
-    return {name: np.concatenate(values) for name, values in found.items()}
-
-
-def units_of(groups: Sequence[str], *, num_samples: int) -> Int[Array, "sample"]:
-    """Number the units that are drawn: groups of samples that are not independent; without groups, single samples."""
-    if not groups:
-        return np.arange(num_samples)
-    number = {group: index for index, group in enumerate(dict.fromkeys(groups))}
-    return np.array([number[group] for group in groups], dtype=np.int64)
 
 
 def interval(resampled: Float[Array, "resample"]) -> tuple[float, float]:
@@ -285,21 +230,8 @@ def interval(resampled: Float[Array, "resample"]) -> tuple[float, float]:
     """
     # A resample without any positive label has no average precision.
     known = resampled[np.isfinite(resampled)]
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = np.percentile(known, _PERCENTILES)
+    low, high = np.percentile(known, _PERCENTILES) if len(known) else (np.nan, np.nan)
     return float(low), float(high)
-
-
-def _resample_weights(seed: int, resamples: range, num_units: int) -> Float[Array, "resample unit"]:
-    rows = [
-        np.bincount(
-            generator(seed, step=index, sample=0, purpose="bootstrap").integers(0, num_units, num_units),
-            minlength=num_units,
-        )
-        for index in resamples
-    ]
-    return np.stack(rows).astype(np.float64)
 
 
 def metric_value(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> float:
@@ -308,20 +240,34 @@ def metric_value(name: MetricName, labels: Labels, scores: Float[Array, "sample 
 
 
 def label_metric(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
-    """Make a metric of classes (`accuracy`, `macro_f1`, `balanced_accuracy`) or labels (`map_micro`, `map_macro`)."""
-    if name == "accuracy":
-        correct = (scores.argmax(axis=1) == labels).astype(np.float64)
-        return lambda weights: np.asarray(weights @ correct / weights.sum(axis=1))
-    if name == "macro_f1":
-        return _macro_f1(labels, scores)
-    if name == "balanced_accuracy":
-        return _balanced_accuracy(labels, scores)
+    """Make a metric of classes or of labels; of equal scores the lower class number is the predicted one."""
     if name == "map_micro":
         return _average_precision(labels.ravel(), scores.ravel(), items_per_sample=scores.shape[1])
-    if name != "map_macro":
-        raise InputError(f"'{name}' is no metric of classes or labels")
-    classes = [_average_precision(labels[:, c], scores[:, c]) for c in np.flatnonzero(labels.any(axis=0))]
-    return lambda weights: _mean_of_known(np.stack([one(weights) for one in classes]))
+    if name == "map_macro":
+        classes = [_average_precision(labels[:, c], scores[:, c]) for c in np.flatnonzero(labels.any(axis=0))]
+        return lambda weights: _mean_of_known(np.stack([one(weights) for one in classes]), axis=0)
+    numbers = np.arange(scores.shape[1])
+    truth, predicted = labels[:, None] == numbers, scores.argmax(axis=1)[:, None] == numbers
+    return _class_metric(name, truth & predicted, truth, predicted)
+
+
+def _class_metric(
+    name: MetricName,
+    hits: Shaped[Array, "sample class"],
+    truth: Shaped[Array, "sample class"],
+    predicted: Shaped[Array, "sample class"],
+) -> Weighted:
+    """Make a metric of how often, in each sample, each class is found where it is true, is true, and is predicted."""
+    hits, truth, predicted = (one.astype(np.float64) for one in (hits, truth, predicted))
+    # chosen: a class that neither the labels nor the predictions hold is left out, as in scikit-learn and torchmetrics.
+    match name:
+        case "accuracy" | "pixel_accuracy":
+            return lambda weights: ratio(weights @ hits.sum(axis=1), weights @ truth.sum(axis=1))
+        case "balanced_accuracy":
+            return lambda weights: _mean_of_known(ratio(weights @ hits, weights @ truth), axis=1)
+        case "miou":
+            return lambda weights: _mean_of_known(ratio(weights @ hits, weights @ (truth + predicted - hits)), axis=1)
+    return lambda weights: _mean_of_known(ratio(2 * (weights @ hits), weights @ (truth + predicted)), axis=1)
 
 
 def class_average_precisions(
@@ -330,32 +276,6 @@ def class_average_precisions(
     """Compute the average precision of each class; NaN where no sample has it."""
     columns = [_average_precision(labels[:, c], scores[:, c]) for c in range(labels.shape[1])]
     return np.array([value_of(column, num_samples=len(labels)) for column in columns])
-
-
-def _macro_f1(labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
-    numbers = np.arange(scores.shape[1])
-    truth = (labels[:, None] == numbers).astype(np.float64)
-    predicted = (scores.argmax(axis=1)[:, None] == numbers).astype(np.float64)
-    both = truth * predicted
-
-    def weighted(weights: Float[Array, "resample sample"]) -> Float[Array, "resample"]:
-        occurring = weights @ (truth + predicted)
-        f1 = 2 * (weights @ both) / np.where(occurring > 0, occurring, 1.0)
-        return np.asarray(f1.sum(axis=1) / (occurring > 0).sum(axis=1))
-
-    return weighted
-
-
-def _balanced_accuracy(labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
-    truth = (labels[:, None] == np.arange(scores.shape[1])).astype(np.float64)
-    found = truth * (scores.argmax(axis=1) == labels)[:, None]
-
-    def weighted(weights: Float[Array, "resample sample"]) -> Float[Array, "resample"]:
-        counts = weights @ truth
-        recall = weights @ found / np.where(counts > 0, counts, 1.0)
-        return np.asarray(recall.sum(axis=1) / (counts > 0).sum(axis=1))
-
-    return weighted
 
 
 def _average_precision(positive: Array, scores: Float[Array, "item"], *, items_per_sample: int = 1) -> Weighted:
@@ -384,10 +304,15 @@ def _average_precision(positive: Array, scores: Float[Array, "item"], *, items_p
     return weighted
 
 
-def _mean_of_known(values: Float[Array, "class resample"]) -> Float[Array, "resample"]:
+def ratio(above: Num[Array, "*shape"], below: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Divide; NaN where the divisor is not above 0."""
+    return np.where(below > 0, above / np.where(below > 0, below, 1.0), np.nan)
+
+
+def _mean_of_known(values: Float[Array, "..."], *, axis: int) -> Float[Array, "resample"]:
     known = np.isfinite(values)
-    counts = known.sum(axis=0)
-    return np.where(counts > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(counts, 1), np.nan)
+    counts = known.sum(axis=axis)
+    return np.where(counts > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(counts, 1), np.nan)
 
 
 ERROR_SUMS = ("pixels", "truth", "truth²", "error²", "|error|")
@@ -395,19 +320,9 @@ ERROR_SUMS = ("pixels", "truth", "truth²", "error²", "|error|")
 
 
 def map_metric(name: MetricName, confusion: Int[Array, "sample class class"]) -> Weighted:
-    """Make a metric of maps of classes: `miou`, `pixel_accuracy` or `map_f1_macro`.
-    Pixels of all samples are counted together, each as often as its sample.
-    """
-    hits = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)
-    truth, predicted = confusion.sum(axis=2).astype(np.float64), confusion.sum(axis=1).astype(np.float64)
-    if name == "pixel_accuracy":
-        return lambda weights: _ratio(weights @ hits.sum(axis=1), weights @ truth.sum(axis=1))
-    # chosen: a class that neither the labels nor the predictions hold is left out, as in scikit-learn and torchmetrics.
-    if name == "miou":
-        return lambda weights: _mean_over_classes(weights @ hits, weights @ (truth + predicted - hits))
-    if name == "map_f1_macro":
-        return lambda weights: _mean_over_classes(2 * (weights @ hits), weights @ (truth + predicted))
-    raise InputError(f"'{name}' is no metric of maps of classes")
+    """Make a metric of maps of classes; pixels of all samples are counted together, each as often as its sample."""
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    return _class_metric(name, hits, confusion.sum(axis=2), confusion.sum(axis=1))
 
 
 def error_sums(truth: Float[Array, "sample"], predicted: Float[Array, "sample"]) -> Float[Array, "sample 5"]:
@@ -422,30 +337,15 @@ def number_metric(name: MetricName, sums: Float[Array, "sample 5"]) -> Weighted:
     """Make a metric of numbers from the sums of each sample, as `ERROR_SUMS` says."""
     count, truth, truth_squared, error_squared, error = sums.astype(np.float64).T
     if name == "rmse":
-        return lambda weights: np.sqrt(_ratio(weights @ error_squared, weights @ count))
+        return lambda weights: np.sqrt(ratio(weights @ error_squared, weights @ count))
     if name == "mae":
-        return lambda weights: _ratio(weights @ error, weights @ count)
-    if name != "r2":
-        raise InputError(f"'{name}' is no metric of numbers")
+        return lambda weights: ratio(weights @ error, weights @ count)
 
     def r2(weights: Float[Array, "resample sample"]) -> Float[Array, "resample"]:
         raw = weights @ truth_squared
-        spread = raw - (weights @ truth) * _ratio(weights @ truth, weights @ count)
+        spread = raw - (weights @ truth) * ratio(weights @ truth, weights @ count)
         # What is left of a spread of 0 is rounding, which may have either sign.
         spread = np.where(spread > 1e-12 * raw, spread, np.nan)
         return np.asarray(1 - weights @ error_squared / spread)
 
     return r2
-
-
-def _ratio(above: Float[Array, "resample"], below: Float[Array, "resample"]) -> Float[Array, "resample"]:
-    return np.where(below > 0, above / np.where(below > 0, below, 1.0), np.nan)
-
-
-def _mean_over_classes(
-    above: Float[Array, "resample class"], below: Float[Array, "resample class"]
-) -> Float[Array, "resample"]:
-    """Average ratios over the classes that occur; NaN where none does."""
-    counts = (below > 0).sum(axis=1)
-    summed = (above / np.where(below > 0, below, 1.0)).sum(axis=1)
-    return np.where(counts > 0, summed / np.maximum(counts, 1), np.nan)

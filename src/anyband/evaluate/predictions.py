@@ -1,16 +1,16 @@
 """What was predicted for test samples: all that scores, intervals, paired differences and reports are made of."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num, Shaped
 from anyband.errors import InputError
 from anyband.evaluate.metrics import (
-    ERROR_SUMS,
     METRICS,
     METRICS_OF,
     NUM_RESAMPLES,
@@ -23,24 +23,28 @@ from anyband.evaluate.metrics import (
     label_metric,
     map_metric,
     number_metric,
-    resample,
-    units_of,
+    ratio,
     value_of,
 )
 from anyband.labelled.samples import TaskData, TaskKind
+from anyband.progress import progress
+from anyband.randomness import generator
 
 __all__ = [
+    "Counted",
     "Difference",
-    "MapCounts",
     "Predictions",
     "confusion",
     "confusion_of",
+    "count_map",
     "difference",
     "difference_text",
+    "map_predictions",
     "metric_of",
     "paired",
     "per_class",
     "predictions_of",
+    "resample",
     "scores_of",
     "sums_of",
 ]
@@ -77,88 +81,34 @@ class Predictions:
     """Place, or block of it, that several samples show; they are resampled together. Empty: each sample is one."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "samples", tuple(self.samples))
-        _check_samples(self)
-        if self.kind in _CHECKS:
-            _CHECKS[self.kind](self)
-        kept: dict[str, Array] = {
-            name: np.asarray(self.arrays[name], dtype=dtype) for name, dtype in _ARRAYS[self.kind].items()
-        }
+        num_samples, dtypes = len(self.samples), _ARRAYS[self.kind]
+        if not num_samples:
+            raise InputError("nothing to score: 0 test samples")
+        twice = next((name for name, count in Counter(self.samples).items() if count > 1), None)
+        if twice is not None:
+            raise InputError(f"two test samples have the name '{twice}'; names pair results, so give each its own")
+        for name, array in self.arrays.items():
+            known = np.isfinite(array).reshape(num_samples, -1).all(axis=1)
+            if not known.all():
+                raise InputError(
+                    f"{name} of sample '{self.samples[int(known.argmin())]}' are not finite ({(~known).sum()} of "
+                    f"{num_samples} samples); look at its features and at the learning rate"
+                )
+        if self.kind == "class":
+            labels, count = self.arrays["labels"], len(self.classes)
+            outside = np.flatnonzero((labels < 0) | (labels >= count))
+            if len(outside):
+                raise InputError(
+                    f"the label of sample '{self.samples[outside[0]]}' is {labels[outside[0]]}; {count} classes have "
+                    f"the numbers 0 to {count - 1}"
+                )
+        if self.kind == "labels" and not self.arrays["labels"].any():
+            raise InputError(f"nothing to score: {num_samples} test samples, none with a label")
+        pixels = self.arrays["sums"][:, 0] if self.kind == "number_map" else self.arrays.get("confusion")
+        if pixels is not None and not pixels.any():
+            raise InputError(f"nothing to score: {num_samples} test samples, none with a labelled pixel")
+        kept: dict[str, Array] = {name: np.asarray(self.arrays[name], dtype=dtype) for name, dtype in dtypes.items()}
         object.__setattr__(self, "arrays", kept)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.arrays[name]
-
-
-def _check_samples(one: Predictions) -> None:
-    wrong = {name: len(array) for name, array in one.arrays.items() if len(array) != len(one.samples)}
-    if wrong:
-        name, count = next(iter(wrong.items()))
-        raise InputError(f"{len(one.samples)} test samples have {count} {name}; give one for each")
-    if not one.samples:
-        raise InputError("nothing to score: 0 test samples")
-    twice = next((name for name, count in Counter(one.samples).items() if count > 1), None)
-    if twice is not None:
-        raise InputError(f"two test samples have the name '{twice}'; names pair results, so give each its own")
-    for name, array in one.arrays.items():
-        known = np.isfinite(array).reshape(len(one.samples), -1).all(axis=1)
-        if not known.all():
-            first = int(np.flatnonzero(~known)[0])
-            raise InputError(
-                f"{name} of sample '{one.samples[first]}' are not finite ({(~known).sum()} of {len(one.samples)} "
-                "samples); look at its features and at the learning rate"
-            )
-
-
-def _check_classes(one: Predictions, *names: str) -> None:
-    for name in names:
-        if len(one.classes) != one[name].shape[1]:
-            raise InputError(
-                f"predictions tell {one[name].shape[1]} classes apart, {len(one.classes)} are named; name each"
-            )
-
-
-def _check_class(one: Predictions) -> None:
-    _check_classes(one, "scores")
-    labels, count = one["labels"], len(one.classes)
-    outside = np.flatnonzero((labels < 0) | (labels >= count))
-    if len(outside):
-        raise InputError(
-            f"the label of sample '{one.samples[outside[0]]}' is {labels[outside[0]]}; {count} classes have the "
-            f"numbers 0 to {count - 1}"
-        )
-
-
-def _check_labels(one: Predictions) -> None:
-    _check_classes(one, "scores", "labels")
-    if not one["labels"].any():
-        raise InputError(f"nothing to score: {len(one.samples)} test samples, none with a label")
-
-
-def _check_class_map(one: Predictions) -> None:
-    _check_classes(one, "confusion")
-    if (one["confusion"] < 0).any():
-        raise InputError(f"counts of pixels are negative, the least is {one['confusion'].min()}")
-    if not one["confusion"].any():
-        raise InputError(f"nothing to score: {len(one.samples)} test samples, none with a labelled pixel")
-
-
-def _check_number_map(one: Predictions) -> None:
-    for column, name in enumerate(ERROR_SUMS):
-        if name != "truth" and (one["sums"][:, column] < 0).any():
-            raise InputError(
-                f"the sum of {name} is negative in a sample, the least is {one['sums'][:, column].min():g}"
-            )
-    if not one["sums"][:, 0].any():
-        raise InputError(f"nothing to score: {len(one.samples)} test samples, none with a labelled pixel")
-
-
-_CHECKS: dict[TaskKind, Callable[[Predictions], None]] = {
-    "class": _check_class,
-    "labels": _check_labels,
-    "class_map": _check_class_map,
-    "number_map": _check_number_map,
-}
 
 
 def predictions_of(
@@ -194,44 +144,41 @@ def sums_of(truth: Float[Array, "row col"], predicted: Float[Array, "row col"]) 
     return np.array([known.sum(), numbers.sum(), (numbers**2).sum(), (error**2).sum(), np.abs(error).sum()])
 
 
-class MapCounts:
-    """Counts of predicted maps against their truth: an entry for each sample, or for each region of it."""
+Counted = tuple[Num[Array, "..."], str, str]
+"""Counts of a predicted map or a region of it, its name, and its spatial group."""
 
-    def __init__(self, data: TaskData) -> None:
-        self._data = data
-        self._found: list[tuple[Num[Array, "..."], str, str]] = []
 
-    def add(self, position: int, truth: Num[Array, "row col"], predicted: Num[Array, "row col"]) -> Num[Array, "..."]:
-        """Count a sample, each of its regions that has labels by itself; give the counts of the whole."""
-        name = self._data.names[position]
-        place = self._data.places[position] if self._data.places else name
-        whole = self._count(truth, predicted)
-        if self._data.regions is None:
-            self._found.append((whole, name, place))
-            return whole
-        regions = self._data.regions(position)
-        nothing, known = (np.nan, np.isfinite(truth)) if truth.dtype.kind == "f" else (-1, truth >= 0)
-        for region in np.unique(regions[known]):
-            inside = np.where(regions == region, truth, nothing).astype(truth.dtype)
-            counts = self._count(inside, predicted)
-            self._found.append((counts, f"{name} block {region}", f"{place} block {region}"))
-        return whole
+def count_map(
+    data: TaskData, position: int, truth: Num[Array, "row col"], predicted: Num[Array, "row col"]
+) -> tuple[Num[Array, "..."], list[Counted]]:
+    """Count a predicted map against its truth: as a whole, and what predictions are made of, see `map_predictions`.
+    The latter is the whole, or of data with regions each region that has labels.
+    """
+    name = data.names[position]
+    place = data.places[position] if data.places else name
+    count = partial(confusion_of, num_classes=len(data.classes)) if data.kind == "class_map" else sums_of
+    whole = count(truth, predicted)
+    if data.regions is None:
+        return whole, [(whole, name, place)]
+    regions = data.regions(position)
+    nothing, known = (np.nan, np.isfinite(truth)) if truth.dtype.kind == "f" else (-1, truth >= 0)
+    inside = ((one, np.where(regions == one, truth, nothing).astype(truth.dtype)) for one in np.unique(regions[known]))
+    return whole, [
+        (count(labels, predicted), f"{name} block {region}", f"{place} block {region}") for region, labels in inside
+    ]
 
-    def _count(self, truth: Num[Array, "row col"], predicted: Num[Array, "row col"]) -> Num[Array, "..."]:
-        if self._data.kind == "class_map":
-            return confusion_of(truth, predicted, num_classes=len(self._data.classes))
-        return sums_of(truth, predicted)
 
-    def predictions(self) -> Predictions:
-        counts, names, groups = zip(*self._found, strict=True)
-        is_class = self._data.kind == "class_map"
-        return Predictions(
-            kind=self._data.kind,
-            classes=self._data.classes if is_class else (),
-            samples=names,
-            arrays={"confusion" if is_class else "sums": np.stack(counts)},
-            groups=groups if len(set(groups)) < len(groups) else (),
-        )
+def map_predictions(data: TaskData, counted: Sequence[Counted]) -> Predictions:
+    """Put the counts of predicted maps together."""
+    counts, names, groups = zip(*counted, strict=True)
+    is_class = data.kind == "class_map"
+    return Predictions(
+        kind=data.kind,
+        classes=data.classes if is_class else (),
+        samples=names,
+        arrays={"confusion" if is_class else "sums": np.stack(counts)},
+        groups=groups if len(set(groups)) < len(groups) else (),
+    )
 
 
 def metric_of(predictions: Predictions, name: MetricName) -> Weighted:
@@ -240,42 +187,66 @@ def metric_of(predictions: Predictions, name: MetricName) -> Weighted:
     if name not in METRICS_OF[kind]:
         raise InputError(f"results of kind '{kind}' have no '{name}' ({', '.join(METRICS_OF[kind])})")
     if kind == "class_map":
-        return map_metric(name, predictions["confusion"])
+        return map_metric(name, predictions.arrays["confusion"])
     if kind == "number_map":
-        return number_metric(name, predictions["sums"])
+        return number_metric(name, predictions.arrays["sums"])
     if kind == "number":
-        return number_metric(name, error_sums(predictions["truth"], predictions["predicted"]))
-    return label_metric(name, predictions["labels"], predictions["scores"])
+        return number_metric(name, error_sums(predictions.arrays["truth"], predictions.arrays["predicted"]))
+    return label_metric(name, predictions.arrays["labels"], predictions.arrays["scores"])
+
+
+NameT = TypeVar("NameT", bound=str)
+
+# chosen: numbers held at once, about 64 MB as float64.
+_CHUNK_NUMBERS = 8_000_000
+# chosen: takes about two seconds.
+_LONG_NUMBERS = 100_000_000
+
+
+def resample(
+    predictions: Predictions,
+    metrics: Mapping[NameT, Weighted],
+    *,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    shown: bool = False,
+) -> dict[NameT, Float[Array, "resample"]]:
+    """Compute metrics on resamples of the test samples, all on the same ones; equal seeds and counts draw alike.
+    Samples of one group are drawn together, because they are not independent; a single group gives NaN.
+    """
+    num_samples, groups = len(predictions.samples), predictions.groups
+    number = {group: index for index, group in enumerate(dict.fromkeys(groups or range(num_samples)))}
+    units, num_units = np.array([number[group] for group in groups or range(num_samples)]), len(number)
+    if num_units == 1:
+        # One unit tells nothing of how another would score.
+        return {name: np.full(num_resamples, np.nan) for name in metrics}
+    found: dict[NameT, list[Float[Array, "resample"]]] = {name: [] for name in metrics}
+    # That a metric holds for one resample, so that memory stays bounded.
+    numbers = num_samples * (len(predictions.classes) if predictions.kind == "labels" else 1)
+    chunk, is_long = max(1, _CHUNK_NUMBERS // numbers), numbers * num_resamples > _LONG_NUMBERS
+    with progress("resample test samples", num_resamples, shown=shown and is_long) as advance:
+        for first in range(0, num_resamples, chunk):
+            steps = range(first, min(first + chunk, num_resamples))
+            draws = (generator(seed, step=step, sample=0, purpose="bootstrap") for step in steps)
+            counts = [np.bincount(draw.integers(0, num_units, num_units), minlength=num_units) for draw in draws]
+            weights = np.stack(counts).astype(np.float64)[:, units]
+            for name, metric in metrics.items():
+                found[name].append(metric(weights))
+            advance(len(weights))
+    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def scores_of(
     predictions: Predictions, *, seed: int, num_resamples: int = NUM_RESAMPLES, shown: bool = False
 ) -> tuple[Score, ...]:
-    """Score by all metrics of the kind, each with a 95 % bootstrap interval over the samples.
-    Samples of one group are drawn together, because they are not independent; a single group has no interval.
-    """
+    """Score by all metrics of the kind, each with a 95 % bootstrap interval over the samples; see `resample`."""
     metrics = {name: metric_of(predictions, name) for name in METRICS_OF[predictions.kind]}
-    resampled = _resampled(predictions, metrics, seed=seed, num_resamples=num_resamples, shown=shown)
+    resampled = resample(predictions, metrics, seed=seed, num_resamples=num_resamples, shown=shown)
     count, found = len(predictions.samples), []
     for name, metric in metrics.items():
-        low, high = interval(resampled[name])
-        found.append(
-            Score(metric=name, value=value_of(metric, num_samples=count), low=low, high=high, num_samples=count)
-        )
+        value, (low, high) = value_of(metric, num_samples=count), interval(resampled[name])
+        found.append(Score(metric=name, value=value, low=low, high=high, num_samples=count))
     return tuple(found)
-
-
-def _resampled(
-    predictions: Predictions, metrics: Mapping[Any, Weighted], *, seed: int, num_resamples: int, shown: bool
-) -> dict[Any, Float[Array, "resample"]]:
-    return resample(
-        metrics,
-        units=units_of(predictions.groups, num_samples=len(predictions.samples)),
-        seed=seed,
-        num_resamples=num_resamples,
-        numbers_per_sample=len(predictions.classes) if predictions.kind == "labels" else 1,
-        shown=shown,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +289,7 @@ def difference(
     other = paired(first, second)
     name = metric or METRICS_OF[first.kind][0]
     both = {"first": metric_of(first, name), "second": metric_of(other, name)}
-    drawn = _resampled(first, both, seed=seed, num_resamples=num_resamples, shown=shown)
+    drawn = resample(first, both, seed=seed, num_resamples=num_resamples, shown=shown)
     count = len(first.samples)
     values = {which: value_of(function, num_samples=count) for which, function in both.items()}
     differences = drawn["first"] - drawn["second"]
@@ -389,13 +360,13 @@ def _same(first: Shaped[Array, "sample ..."], second: Shaped[Array, "sample ..."
 def _truth(predictions: Predictions) -> Shaped[Array, "sample ..."]:
     match predictions.kind:
         case "class" | "labels":
-            return np.asarray(predictions["labels"])
+            return np.asarray(predictions.arrays["labels"])
         case "number":
-            return np.asarray(predictions["truth"])
+            return np.asarray(predictions.arrays["truth"])
         case "class_map":
-            return np.asarray(predictions["confusion"].sum(axis=2))
+            return np.asarray(predictions.arrays["confusion"].sum(axis=2))
         case "number_map":
-            return np.asarray(predictions["sums"][:, :3])
+            return np.asarray(predictions.arrays["sums"][:, :3])
 
 
 def _kind(predictions: Predictions) -> str:
@@ -408,13 +379,13 @@ def confusion(predictions: Predictions) -> Int[Array, "class class"]:
     Labels or numbers, which have no one predicted class, are an `InputError`.
     """
     if predictions.kind == "class_map":
-        return np.asarray(predictions["confusion"].sum(axis=0))
+        return np.asarray(predictions.arrays["confusion"].sum(axis=0))
     if predictions.kind != "class":
         raise InputError(
             f"a confusion matrix is of kind 'class' or 'class_map', and these are of kind '{predictions.kind}'"
         )
-    guessed = predictions["scores"].argmax(axis=1)
-    return confusion_of(predictions["labels"][None], guessed[None], num_classes=len(predictions.classes))
+    guessed = predictions.arrays["scores"].argmax(axis=1)
+    return confusion_of(predictions.arrays["labels"][None], guessed[None], num_classes=len(predictions.classes))
 
 
 def per_class(predictions: Predictions) -> dict[str, Num[Array, "class"]]:
@@ -425,22 +396,18 @@ def per_class(predictions: Predictions) -> dict[str, Num[Array, "class"]]:
     if not predictions.classes:
         return {}
     if predictions.kind == "labels":
-        labels = predictions["labels"]
+        labels = predictions.arrays["labels"]
         return {
             "true": labels.sum(axis=0),
-            "average precision": class_average_precisions(labels, predictions["scores"]),
+            "average precision": class_average_precisions(labels, predictions.arrays["scores"]),
         }
     counts = confusion(predictions)
     hits, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     return {
         "true": true,
         "predicted": predicted,
-        "precision": _ratio(hits, predicted),
-        "recall": _ratio(hits, true),
-        "f1": _ratio(2 * hits, true + predicted),
-        "iou": _ratio(hits, true + predicted - hits),
+        "precision": ratio(hits, predicted),
+        "recall": ratio(hits, true),
+        "f1": ratio(2 * hits, true + predicted),
+        "iou": ratio(hits, true + predicted - hits),
     }
-
-
-def _ratio(above: Int[Array, "class"], below: Int[Array, "class"]) -> Float[Array, "class"]:
-    return np.where(below > 0, above / np.where(below > 0, below, 1.0), np.nan)

@@ -100,7 +100,7 @@ _Ranked = tuple[Float[Array, "sample"], Callable[[int], tuple[str, ...]]]
 
 
 def _class_mistakes(predictions: Predictions) -> _Ranked:
-    labels, scores, names = predictions["labels"], predictions["scores"], predictions.classes
+    labels, scores, names = predictions.arrays["labels"], predictions.arrays["scores"], predictions.classes
     guessed, rows = scores.argmax(axis=1), np.arange(len(labels))
     high, low = scores[rows, guessed], scores[rows, labels]
     return np.where(guessed != labels, high - low, -np.inf), lambda index: (
@@ -111,7 +111,7 @@ def _class_mistakes(predictions: Predictions) -> _Ranked:
 
 
 def _label_mistakes(predictions: Predictions) -> _Ranked:
-    labels, scores, names = predictions["labels"], predictions["scores"], predictions.classes
+    labels, scores, names = predictions.arrays["labels"], predictions.arrays["scores"], predictions.classes
     false, true = np.where(labels, -np.inf, scores), np.where(labels, scores, np.inf)
     above, below = false.argmax(axis=1), true.argmin(axis=1)
     # A sample of which all labels hold, or none, has no wrong order: its difference is −∞.
@@ -124,7 +124,7 @@ def _label_mistakes(predictions: Predictions) -> _Ranked:
 
 
 def _number_mistakes(predictions: Predictions) -> _Ranked:
-    truth, predicted = predictions["truth"], predictions["predicted"]
+    truth, predicted = predictions.arrays["truth"], predictions.arrays["predicted"]
     error = np.abs(predicted - truth)
     return np.where(error > 0, error, -np.inf), lambda index: (
         f"predicted {predicted[index]:.4g}",
@@ -134,7 +134,7 @@ def _number_mistakes(predictions: Predictions) -> _Ranked:
 
 
 def _class_map_mistakes(predictions: Predictions) -> _Ranked:
-    counts = predictions["confusion"]
+    counts = predictions.arrays["confusion"]
     totals, hits = counts.sum(axis=(1, 2)), np.trace(counts, axis1=1, axis2=2)
     wrong = 1 - hits / np.maximum(totals, 1)
 
@@ -151,7 +151,7 @@ def _class_map_mistakes(predictions: Predictions) -> _Ranked:
 
 
 def _number_map_mistakes(predictions: Predictions) -> _Ranked:
-    count, truth, _, squared, _ = predictions["sums"].T
+    count, truth, _, squared, _ = predictions.arrays["sums"].T
     known = np.maximum(count, 1)
     error, mean = np.sqrt(squared / known), truth / known
     return np.where((count > 0) & (error > 0), error, -np.inf), lambda index: (
@@ -209,7 +209,7 @@ def _number_parts(predictions: Predictions, features: str) -> list[str]:
     """Show predicted numbers over true ones; nothing where the target is no number of a sample."""
     if predictions.kind != "number":
         return []
-    drawn = scatter_png(predictions["truth"], predictions["predicted"])
+    drawn = scatter_png(predictions.arrays["truth"], predictions.arrays["predicted"])
     caption = f"{features}: each test sample; on the line, prediction and truth are equal."
     return [picture(drawn, alt="predicted numbers over true ones", caption=caption)]
 

@@ -158,7 +158,7 @@ def run_protocol(context: Context) -> list[Result]:
     if context.data.is_dense:
         others += map_baselines(context, pictured=first.maps)
     elif context.protocol not in ("knn", "linear") and have_equal_bands(context.data):
-        from anyband.evaluate.linear import probe_of, title_of
+        from anyband.evaluate.probes import probe_of, title_of
 
         title = title_of(context)
         others += probe_encoders(context, lambda features: probe_of(context, features), title=title, encoders={})
@@ -171,11 +171,11 @@ def _protocol(context: Context) -> Callable[[Context], list[Result]]:
         case "leave-one-band-out":
             return leave_one_band_out
         case "knn":
-            from anyband.evaluate.knn import knn
+            from anyband.evaluate.probes import knn
 
             return knn
         case "linear":
-            from anyband.evaluate.linear import linear
+            from anyband.evaluate.probes import linear
 
             return linear
         case "finetune" | "regress" if not context.data.is_dense:

@@ -16,8 +16,8 @@ from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import checkpoint_sensors
 from anyband.evaluate.features import FusedEncoder, check_splits, extract_features
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.knn import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.metrics import LabelledFeatures, metric_value
+from anyband.evaluate.probes import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.recipe import Fusion, TransferRecipe
 from anyband.files import whole_file
 from anyband.labelled.images import open_images
@@ -72,7 +72,7 @@ class KnnWatch:
             for part in (slice(0, num_train), slice(num_train, None))
         )
         votes = knn_scores(train, val, k=min(NUM_NEIGHBOURS, num_train), device=device)
-        return metric_value("map_micro" if val.multi_label else "accuracy", val.labels, votes)
+        return metric_value("map_micro" if val.labels.ndim == 2 else "accuracy", val.labels, votes)
 
     def _parts(self, checkpoint: Checkpoint, rules: AssignmentRules) -> tuple[TaskData, TaskReader, FusedEncoder]:
         data = self._data(checkpoint)

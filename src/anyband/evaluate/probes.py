@@ -1,4 +1,4 @@
-"""Linear probes of frozen features: by AdamW as published, or solved; validation chooses, test reports."""
+"""What frozen features are worth: votes of the nearest samples, and linear probes by AdamW as published or solved."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, multilabel_soft_margin_loss
+from torch.nn.functional import cross_entropy, multilabel_soft_margin_loss, normalize
 
 from anyband.arrays import Array, Bool, Float, Int
 from anyband.errors import InputError
@@ -26,9 +26,12 @@ from anyband.progress import progress
 from anyband.randomness import generator, permutation
 
 __all__ = [
+    "NUM_NEIGHBOURS",
     "FittedProbe",
     "LinearProbe",
     "fit_linear_probe",
+    "knn",
+    "knn_scores",
     "linear",
     "probe_of",
     "probe_scores",
@@ -37,6 +40,12 @@ __all__ = [
     "title_of",
 ]
 
+NUM_NEIGHBOURS = 20
+"""That vote, as published: SMARTIES, section 4.1."""
+
+_FEW = "k is {} but there are {} training samples; ask for a smaller k"
+# chosen: similarities held at once, about 64 MB as float32.
+_CHUNK_NUMBERS = 16_000_000
 # Source: the learning rates of the SMARTIES paper are given for 256 samples.
 _SAMPLES_PER_BASE_LR = 256
 # chosen: decades from nearly no weights to nearly no penalty, for a mean loss over samples of standardised features.
@@ -47,6 +56,62 @@ _MAX_ITERATIONS = 500
 _NEVER = -1e4
 # Of the standardisation: batch normalisation divides so, and what is solved must too.
 _EPS = 1e-6
+
+
+def knn(context: Context) -> list[Result]:
+    """Score each encoder by the votes of the nearest training samples; see `probe_encoders`.
+    An empty split, a k over the number of training samples, or a test class without any is an `InputError`.
+    """
+    data, rules = context.data, context.recipe.knn
+    check_splits(data, protocol="kNN", splits=("train", "test"))
+    if rules.k > (num_train := data.num_samples["train"]):
+        # Before the images are read, which may take hours.
+        raise InputError(_FEW.format(rules.k, num_train))
+
+    def vote(features: Features) -> Result:
+        train, test = (labelled_features(data, features, split) for split in ("train", "test"))
+        k, temperature = rules.k, rules.temperature
+        scores = knn_scores(train, test, k=k, temperature=temperature, device=context.device, shown=context.shown)
+        predictions, chosen = predictions_of(data, data.split("test"), scores), {"k": k, "temperature": temperature}
+        return Result(features="", width=features.shape[1], predictions=predictions, chosen=chosen)
+
+    return probe_encoders(context, vote, title="nearest neighbours")
+
+
+def knn_scores(
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    *,
+    k: int = NUM_NEIGHBOURS,
+    temperature: float = 0.07,
+    device: str = "cpu",
+    shown: bool = False,
+) -> Float[Array, "sample class"]:
+    """Score the classes of test samples by the weighted votes of their nearest training samples.
+    A neighbour of similarity s votes with weight exp(s / temperature). The scores of a sample with one class sum to 1.
+    Of training samples at equal similarity the first count, so the result does not depend on the order of a sort. A k
+    over the number of training samples, or a test class without any, is an `InputError`.
+    Source: Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018.
+    """
+    num_train = len(train.features)
+    if k > num_train:
+        raise InputError(_FEW.format(k, num_train))
+    check_same_classes(train, test)
+    keys, queries = (normalize(torch.from_numpy(one.features).float().to(device), dim=1) for one in (train, test))
+    classes = torch.from_numpy(label_matrix(train)).double().to(device)
+    chunk = max(1, _CHUNK_NUMBERS // num_train)
+    votes = [torch.empty((0, len(train.classes)), dtype=torch.float64)]
+    with progress("nearest neighbours", len(queries), shown=shown) as advance:
+        for start in range(0, len(queries), chunk):
+            similarity = queries[start : start + chunk] @ keys.T
+            kth = similarity.topk(k, dim=1).values[:, -1:]
+            above, level = similarity > kth, similarity == kth
+            room = k - above.sum(dim=1, keepdim=True)
+            chosen = above | (level & (level.cumsum(dim=1) <= room))
+            weights = torch.where(chosen, torch.exp(similarity.double() / temperature), 0.0)
+            votes.append((weights @ classes / weights.sum(dim=1, keepdim=True)).cpu())
+            advance(len(similarity))
+    return torch.cat(votes).numpy()
 
 
 def linear(context: Context) -> list[Result]:
@@ -153,7 +218,7 @@ def fit_linear_probe(
             "a linear probe needs batch_size ≥ 2, epochs ≥ 1 and base_lr > 0, "
             f"found {recipe.batch_size}, {recipe.epochs}, {recipe.base_lr:g}"
         )
-    _check_counts(len(train), len(validation), chosen="epoch")
+    _check_counts(len(train.labels), len(validation.labels), chosen="epoch")
     check_same_classes(train, validation)
     probe = LinearProbe(train.features.shape[1], len(train.classes), seed=seed).to(device)
     best = 0, probe.state_dict()
@@ -174,15 +239,15 @@ def _epochs(probe: LinearProbe, train: LabelledFeatures, recipe: LinearRecipe, *
     device = probe.linear.weight.device
     features = torch.from_numpy(train.features).float().to(device)
     labels = torch.from_numpy(train.labels).to(device)
-    batch_size = min(recipe.batch_size, len(train))
+    batch_size = min(recipe.batch_size, len(train.labels))
     lr = recipe.base_lr * batch_size / _SAMPLES_PER_BASE_LR
     optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     for epoch in range(recipe.epochs):
         drops = sum(epoch >= round(share * recipe.epochs) for share in recipe.drops)
         optimizer.param_groups[0]["lr"] = lr * 0.1**drops
-        order = torch.from_numpy(permutation(seed, step=epoch, purpose="linear probe order", size=len(train)))
+        order = torch.from_numpy(permutation(seed, step=epoch, purpose="linear probe order", size=len(train.labels)))
         probe.train()
-        for start in range(0, len(train), batch_size):
+        for start in range(0, len(train.labels), batch_size):
             rows = order[start : start + batch_size].to(device)
             # Batch normalisation has no variance in a batch of one; the sample has its turn in other epochs.
             if len(rows) > 1:
@@ -199,7 +264,7 @@ def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _label_score(probe: LinearProbe, validation: LabelledFeatures) -> float:
-    metric: MetricName = "map_micro" if validation.multi_label else "accuracy"
+    metric: MetricName = "map_micro" if validation.labels.ndim == 2 else "accuracy"
     return metric_value(metric, validation.labels, probe_scores(probe, validation.features))
 
 
@@ -223,12 +288,14 @@ def solve_linear_probe(
     The penalty with the best validation score is kept; of equal ones the strongest. Equal arguments give equal weights.
     No validation samples, under two classes in training, or classes that training lacks are an `InputError`.
     """
-    _check_counts(len(train), len(validation), chosen="penalty")
+    _check_counts(len(train.labels), len(validation.labels), chosen="penalty")
     check_same_classes(train, validation)
-    if not train.multi_label and len(np.unique(train.labels)) < 2:
+    if train.labels.ndim == 1 and len(np.unique(train.labels)) < 2:
         name = train.classes[int(train.labels[0])]
-        raise InputError(f"all {len(train)} training samples are of class '{name}'; a linear probe needs two classes")
-    solve = _solve_labels if train.multi_label else _solve_classes
+        raise InputError(
+            f"all {len(train.labels)} training samples are of class '{name}'; a linear probe needs two classes"
+        )
+    solve = _solve_labels if train.labels.ndim == 2 else _solve_classes
     return _by_penalty(
         train.features,
         # Half the time of float64; the solver's tolerance is far above the rounding.
