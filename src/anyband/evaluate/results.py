@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +141,12 @@ def json_values(value: Any) -> Any:
 def row_to_dict(row: ResultRow) -> dict[str, Any]:
     """Make plain JSON values of all but the predictions, with the definition of every metric."""
     values = {name: getattr(row, name) for name in row.__dataclass_fields__ if name != "predictions"}
-    plain: dict[str, Any] = json_values({**values, "made": row.made.isoformat(), "scores": _score_values(row)})
+    plain: dict[str, Any] = json_values({**values, "made": row.made.isoformat(), "scores": _defined(row.scores)})
     return plain
 
 
-def _score_values(row: ResultRow) -> list[dict[str, Any]]:
-    return [{**asdict(score), "definition": METRICS[score.metric].definition} for score in row.scores]
-
-
-def _scores_json(scores: Sequence[Score]) -> str:
-    """Write scores as one line of JSON, equal for equal scores."""
-    return json.dumps(json_values([asdict(score) for score in scores]))
+def _defined(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    return [{**asdict(score), "definition": METRICS[score.metric].definition} for score in scores]
 
 
 _VERSION = 1
@@ -215,39 +211,37 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> tuple[list[ResultRo
         raise InputError(f"results {', '.join(bare)} have no predictions; read them with `predictions=True`")
     check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    found, notes, new = [], [], []
     with _locked(path):
         table = _read_table(path) if path.exists() else _SCHEMA.empty_table()
-        known = {
-            identity: _scores_json([_score(one) for one in scores])
-            for identity, scores in zip(table["id"].to_pylist(), table["scores"].to_pylist(), strict=True)
-        }
-        found, notes = _with_ids(rows, dict(known))
-        new = {row.id: _to_values(row) for row in found if row.id not in known}
+        listed = zip(table["id"].to_pylist(), table["scores"].to_pylist(), strict=True)
+        known = {identity: _comparable(scores) for identity, scores in listed}
+        for row in rows:
+            scores = _comparable(_defined(row.scores))
+            runs = [identity for identity in known if identity.partition("-")[0] == row.id]
+            same = next((identity for identity in runs if known[identity] == scores), None)
+            identity = same or (f"{row.id}-{len(runs) + 1}" if runs else row.id)
+            if same is not None:
+                notes.append(f"{row.features}: stands in the table already with the same scores, as {short_id(same)}")
+            elif runs:
+                notes.append(
+                    f"warning: {row.features} has other scores than an earlier run with equal checkpoint, data, "
+                    f"choices and seed ({short_id(runs[-1])}); both are kept, this one as {short_id(identity)}"
+                )
+            known[identity] = scores
+            found.append(replace(row, id=identity))
+            if same is None:
+                new.append(_to_values(found[-1]))
         if new:
             with whole_file(path) as beside:
-                added = pa.Table.from_pylist(list(new.values()), schema=_SCHEMA)
+                added = pa.Table.from_pylist(new, schema=_SCHEMA)
                 pq.write_table(pa.concat_tables([table, added]), beside, compression="zstd")
-    return found, notes
-
-
-def _with_ids(rows: Sequence[ResultRow], known: dict[str, str]) -> tuple[list[ResultRow], tuple[str, ...]]:
-    """Give each row its id in a table; `known` holds that table's scores by id, and is added to."""
-    found, notes = [], []
-    for row in rows:
-        scores = _scores_json(row.scores)
-        runs = [identity for identity in known if identity.partition("-")[0] == row.id]
-        same = next((identity for identity in runs if known[identity] == scores), None)
-        identity = same or (f"{row.id}-{len(runs) + 1}" if runs else row.id)
-        if same is not None:
-            notes.append(f"{row.features}: stands in the table already with the same scores, as {short_id(same)}")
-        elif runs:
-            notes.append(
-                f"warning: {row.features} has other scores than an earlier run with equal checkpoint, data, choices "
-                f"and seed ({short_id(runs[-1])}); both are kept, this one as {short_id(identity)}"
-            )
-        known[identity] = scores
-        found.append(replace(row, id=identity))
     return found, tuple(notes)
+
+
+def _comparable(scores: Sequence[Mapping[str, Any]]) -> str:
+    """Write scores as one line, equal for equal scores; NaN equals NaN."""
+    return json.dumps(json_values([{name: one[name] for name in Score.__dataclass_fields__} for one in scores]))
 
 
 def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
@@ -286,7 +280,14 @@ def _locked(path: Path) -> Iterator[None]:
 def _read_table(path: Path, columns: Sequence[str] = _SCHEMA.names) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
-            _check_schema(file.schema_arrow, columns, path)
+            version = (file.schema_arrow.metadata or {}).get(_MARK, b"").decode()
+            missing = [name for name in columns if name not in file.schema_arrow.names]
+            if not version.isdecimal():
+                raise InputError(f"'{path}' is a Parquet file, but no table of results; name another")
+            if int(version) > _VERSION:
+                raise InputError(f"'{path}' was written by a newer anyband (table version {version}); update this one")
+            if missing:
+                raise InputError(f"'{path}' lacks the column '{missing[0]}'; restore it, or name another table")
             table = file.read(columns=list(columns))
         return table.cast(pa.schema([_SCHEMA.field(name) for name in columns], metadata=_SCHEMA.metadata))
     except (pa.ArrowException, OSError, ValueError) as problem:
@@ -297,32 +298,23 @@ def _read_table(path: Path, columns: Sequence[str] = _SCHEMA.names) -> pa.Table:
         ) from problem
 
 
-def _check_schema(schema: pa.Schema, columns: Sequence[str], path: Path) -> None:
-    version = (schema.metadata or {}).get(_MARK, b"").decode()
-    if not version.isdecimal():
-        raise InputError(f"'{path}' is a Parquet file, but no table of results; name another")
-    if int(version) > _VERSION:
-        raise InputError(f"'{path}' was written by a newer anyband (table version {version}); update this one")
-    missing = [name for name in columns if name not in schema.names]
-    if missing:
-        raise InputError(f"'{path}' lacks the column '{missing[0]}'; restore it, or name another table")
-
-
 def _to_values(row: ResultRow) -> dict[str, Any]:
-    assert row.predictions is not None
-    plain = {name: getattr(row, name) for name in _SCHEMA.names if name in row.__dataclass_fields__}
-    main = row.scores[0]
+    """Lay a row out by columns; predictions as a compressed NumPy archive, with what is not an array as JSON in it."""
+    predictions, packed = row.predictions, io.BytesIO()
+    assert predictions is not None
+    metadata = json.dumps({name: getattr(predictions, name) for name in ("kind", "classes", "samples", "groups")})
+    # Of a file's format: what the metadata are called there.
+    arrays = {"facts": np.frombuffer(metadata.encode(), dtype=np.uint8), **predictions.arrays}
+    np.savez_compressed(packed, allow_pickle=False, **arrays)
+    texts = {name: json_values(getattr(row, name)) for name in ("settings", "chosen", "curves")}
     return {
-        **plain,
+        **{name: getattr(row, name) for name in _SCHEMA.names if name in row.__dataclass_fields__},
         **{f"num_{split}": row.num_samples.get(split, 0) for split in ("train", "val", "test")},
-        **{name: getattr(main, name) for name in ("metric", "value", "low", "high")},
-        "scores": _score_values(row),
-        **{
-            name: json.dumps(json_values(getattr(row, name)), ensure_ascii=False)
-            for name in ("settings", "chosen", "curves")
-        },
+        **{name: getattr(row.scores[0], name) for name in ("metric", "value", "low", "high")},
+        "scores": _defined(row.scores),
+        **{name: json.dumps(value, ensure_ascii=False) for name, value in texts.items()},
         "notes": list(row.notes),
-        "evidence": _packed(row.predictions),
+        "evidence": packed.getvalue(),
     }
 
 
@@ -350,16 +342,6 @@ def _score(values: Mapping[str, Any]) -> Score:
     return Score(**{name: values[name] for name in Score.__dataclass_fields__})
 
 
-def _packed(predictions: Predictions) -> bytes:
-    """Write predictions as a compressed NumPy archive, with what is not an array as JSON in it."""
-    named = ("kind", "classes", "samples", "groups")
-    metadata = json.dumps({name: getattr(predictions, name) for name in named})
-    buffer = io.BytesIO()
-    arrays = {name: np.asarray(array) for name, array in predictions.arrays.items()}
-    np.savez_compressed(buffer, allow_pickle=False, facts=np.frombuffer(metadata.encode(), dtype=np.uint8), **arrays)
-    return buffer.getvalue()
-
-
 def _unpacked(packed: bytes, identity: str, path: Path) -> Predictions:
     try:
         with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
@@ -373,8 +355,8 @@ def _unpacked(packed: bytes, identity: str, path: Path) -> Predictions:
     return Predictions(kind=metadata["kind"], arrays=arrays, **named)
 
 
-# What a protocol does not use changes no result, so it is no part of what a result is known by.
-_PARTS_OF: dict[Protocol, tuple[str, ...]] = {
+# What a protocol does not use changes no result, so a result is not known by it.
+_USED_BY: dict[Protocol, tuple[str, ...]] = {
     "knn": ("knn",),
     "linear": ("linear",),
     "finetune": ("fit",),
@@ -389,13 +371,17 @@ _ID_BYTES = 16
 
 
 def result_rows(context: Context, results: Sequence[Result]) -> list[ResultRow]:
-    """Score results, and write down what they are of."""
+    """Score results, and write down what they are of; the id is a hash of all that a result should follow from."""
     recipe, data = context.recipe, context.data
-    settings = _settings_of(context)
-    made = dt.datetime.now(dt.UTC).replace(microsecond=0)
-    return [
-        ResultRow(
-            id=_result_id(context, result.features, settings),
+    settings, made = _settings_of(context), dt.datetime.now(dt.UTC).replace(microsecond=0)
+    known: dict[str, Any] = {"checkpoint": context.checkpoint_hash, "data": data.fingerprint, "settings": settings}
+    known |= {"protocol": context.protocol, "seed": recipe.seed}
+    rows = []
+    for result in results:
+        text = json.dumps({**known, "features": result.features}, sort_keys=True, ensure_ascii=False)
+        notes = (*data.notes, *context.reader.notes, *result.notes, *notes_of_groups(result.predictions))
+        row = ResultRow(
+            id=blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest(),
             made=made,
             recipe=recipe.name,
             protocol=context.protocol,
@@ -412,13 +398,11 @@ def result_rows(context: Context, results: Sequence[Result]) -> list[ResultRow]:
             scores=scores_of(result.predictions, seed=recipe.seed, shown=context.shown),
             chosen=json_values(result.chosen),
             curves={name: tuple(map(float, values)) for name, values in result.curves.items()},
-            notes=tuple(
-                dict.fromkeys((*data.notes, *context.reader.notes, *result.notes, *notes_of_groups(result.predictions)))
-            ),
+            notes=tuple(dict.fromkeys(notes)),
             predictions=result.predictions,
         )
-        for result in results
-    ]
+        rows.append(row)
+    return rows
 
 
 def _settings_of(context: Context) -> dict[str, Any]:
@@ -428,26 +412,10 @@ def _settings_of(context: Context) -> dict[str, Any]:
     # Files that list the splits are paths too; the splits that they gave are in the fingerprint.
     data["split"] = {name: value for name, value in data["split"].items() if name != "lists"}
     inputs = {name: value for name, value in plain["input"].items() if name != "batch_size"}
-    parts = {name: plain[name] for name in _PARTS_OF[context.protocol]}
-    reader = dict(context.reader.settings())
-    settings: dict[str, Any] = json_values(
-        {"data": data, "input": inputs, "fusion": context.recipe.fusion, **parts, "reader": reader}
-    )
+    used = {name: plain[name] for name in _USED_BY[context.protocol]}
+    known = {"data": data, "input": inputs, "fusion": context.recipe.fusion, **used}
+    settings: dict[str, Any] = json_values({**known, "reader": dict(context.reader.settings())})
     return settings
-
-
-def _result_id(context: Context, features: str, settings: Mapping[str, Any]) -> str:
-    """Hash all that a result should follow from: checkpoint, data, features, protocol, choices and seed."""
-    known = {
-        "checkpoint": context.checkpoint_hash,
-        "data": context.data.fingerprint,
-        "features": features,
-        "protocol": context.protocol,
-        "settings": settings,
-        "seed": context.recipe.seed,
-    }
-    text = json.dumps(known, sort_keys=True, ensure_ascii=False)
-    return blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest()
 
 
 def notes_of_groups(predictions: Predictions) -> tuple[str, ...]:
@@ -470,77 +438,55 @@ def filtered(
     `data` is a part of the name of the data or the beginning of their fingerprint, `features` a part of the name.
     """
     kept = list(rows)
-    if data is not None:
-        found = [
-            row
-            for row in kept
-            if data.casefold() in row.data.casefold() or row.data_fingerprint.startswith(data.casefold())
-        ]
-        kept = _some(found, "data", data, [row.data for row in kept])
-    if protocol is not None:
-        found = [row for row in kept if row.protocol == protocol]
-        kept = _some(found, "protocol", protocol, [row.protocol for row in kept])
-    if features is not None:
-        found = [row for row in kept if features.casefold() in row.features.casefold()]
-        kept = _some(found, "features", features, [row.features for row in kept])
+    for what, requested, matches in (
+        ("data", data, lambda row, text: text in row.data.casefold() or row.data_fingerprint.startswith(text)),
+        ("protocol", protocol, lambda row, _: row.protocol == protocol),
+        ("features", features, lambda row, text: text in row.features.casefold()),
+    ):
+        names = list(dict.fromkeys(getattr(row, what) for row in kept))
+        if requested is not None:
+            kept = [row for row in kept if matches(row, requested.casefold())]
+        if requested is not None and not kept:
+            shown = ", ".join(f"'{name}'" for name in names[:8]) + " …" * (len(names) > 8)
+            hint = nearest_name(requested, names)
+            raise InputError(f"no result has {what} '{requested}' (there are {shown or 'none'}){hint}")
     return kept
-
-
-def _some(found: list[ResultRow], what: str, requested: str, known: Sequence[str]) -> list[ResultRow]:
-    if not found:
-        names = list(dict.fromkeys(known))
-        shown = ", ".join(f"'{name}'" for name in names[:8]) + " …" * (len(names) > 8)
-        hint = nearest_name(requested, names)
-        raise InputError(f"no result has {what} '{requested}' (there are {shown or 'none'}){hint}")
-    return found
 
 
 def grouped(rows: Sequence[ResultRow], metric: MetricName | None = None) -> list[list[ResultRow]]:
     """Put results of one test together, in the order in which tests first came; the best by `metric` first.
     None: the main metric of their kind. Tests without the metric are left out.
     """
-    groups: dict[tuple[str, str, str], list[ResultRow]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[float, ResultRow]]] = {}
     for row in rows:
-        if metric is None or metric in METRICS_OF[row.kind]:
-            groups.setdefault((row.data, row.data_fingerprint, row.kind), []).append(row)
-    return [sorted(some, key=lambda row: _rank(row, metric or METRICS_OF[row.kind][0])) for some in groups.values()]
-
-
-def _rank(row: ResultRow, metric: MetricName) -> float:
-    value = next((score.value for score in row.scores if score.metric == metric), math.nan)
-    return math.inf if not math.isfinite(value) else -value if METRICS[metric].higher_is_better else value
+        name = metric or METRICS_OF[row.kind][0]
+        if name in METRICS_OF[row.kind]:
+            value = next((score.value for score in row.scores if score.metric == name), math.nan)
+            rank = math.inf if not math.isfinite(value) else -value if METRICS[name].higher_is_better else value
+            groups.setdefault((row.data, row.data_fingerprint, row.kind), []).append((rank, row))
+    return [[row for _, row in sorted(some, key=itemgetter(0))] for some in groups.values()]
 
 
 def table_of(
     rows: Sequence[ResultRow], metric: MetricName | None = None
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Lay the results of one test out as texts: a header, and equally many cells in each row; `metric` None: all.
+    """Lay the results of one test out as texts: a header, and equally many fields in each row; `metric` None: all.
     The last column says which choices are not the same in all results of a protocol: `fusion joint, seed 1`.
     """
     names = [metric] if metric else list(METRICS_OF[rows[0].kind])
     header = ("id", "recipe", "protocol", "features", *map(metric_title, names), "checkpoint", "differs in")
-    differing, texts = _set_apart(rows), []
-    for row in rows:
+    flat = [{**flat_settings(row.settings), "seed": row.seed, "checkpoint": row.checkpoint_hash[:8]} for row in rows]
+    texts = []
+    for row, choices in zip(rows, flat, strict=True):
         scores = {score.metric: score_text(score) for score in row.scores}
+        others = [its for other, its in zip(rows, flat, strict=True) if other.protocol == row.protocol]
+        varied = [name for name in choices if any(its.get(name) != choices[name] for its in others)]
+        differs = ", ".join(f"{name.rpartition('.')[2]} {_short(choices[name])}" for name in varied)
         shown = (scores.get(name, "–") for name in names)
-        texts.append(
-            (short_id(row.id), row.recipe, row.protocol, row.features, *shown, row.checkpoint, differing[row.id])
-        )
-    if not any(differing.values()):
+        texts.append((short_id(row.id), row.recipe, row.protocol, row.features, *shown, row.checkpoint, differs))
+    if not any(row[-1] for row in texts):
         return header[:-1], tuple(row[:-1] for row in texts)
     return header, tuple(texts)
-
-
-def _set_apart(rows: Sequence[ResultRow]) -> dict[str, str]:
-    flat: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        flat[row.id] = {**flat_settings(row.settings), "seed": row.seed, "checkpoint": row.checkpoint_hash[:8]}
-    texts = {}
-    for row in rows:
-        others = [flat[other.id] for other in rows if other.protocol == row.protocol]
-        varied = [name for name in flat[row.id] if any(other.get(name) != flat[row.id][name] for other in others)]
-        texts[row.id] = ", ".join(f"{name.rpartition('.')[2]} {_short(flat[row.id][name])}" for name in varied)
-    return texts
 
 
 def _short(value: Any) -> str:
