@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.encode.metadata import FACTS, hide_facts, set_metadata
+from anyband.encode.metadata import METADATA, hide_metadata, set_metadata
 from anyband.errors import InputError
 from anyband.models.encodings import corner_bits
 from anyband.models.inputs import SetMetadata
@@ -83,8 +83,8 @@ def test_a_longitude_off_the_globe_is_refused():
 def test_a_hidden_fact_is_unknown_and_the_others_stay(fact, names):
     two = {name: torch.cat([tensor, tensor], dim=1) for name, tensor in vars(_metadata()).items()}
     hidden = torch.zeros(1, 2, 3, dtype=torch.bool)
-    hidden[0, 1, FACTS.index(fact)] = True
-    made = vars(hide_facts(SetMetadata(**two), hidden))
+    hidden[0, 1, METADATA.index(fact)] = True
+    made = vars(hide_metadata(SetMetadata(**two), hidden))
     for name, tensor in made.items():
         assert torch.equal(tensor[:, 0], two[name][:, 0])
         assert tensor[:, 1].isnan().all() == (name in names)

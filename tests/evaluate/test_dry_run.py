@@ -234,7 +234,7 @@ _KNN, _FINETUNED = "paper/table4_ucmerced_knn", "paper/table3_resisc45_finetune"
 
 def test_it_tells_parts_classes_sensors_and_shapes(pictures: Path, deep_checkpoint: Path):
     found = _run(_KNN, pictures, deep_checkpoint)
-    said = {check["what"]: check["said"] for check in found["checks"]}
+    said = {check["what"]: check["message"] for check in found["checks"]}
     assert "16 train, 2 val, 2 test; 2 classes; sensors (bands): maxar-rgb (3)" in said["data"]
     assert "12 blocks, 16 wide, 32 pixels, patches of 8" in said["checkpoint"]
     assert "maxar-rgb: 3 bands, 32 × 32; 16 numbers a sample" in said["shapes"]
@@ -270,7 +270,7 @@ def test_several_things_in_the_way_are_named_together(tmp_path: Path):
 def test_a_checkpoint_that_can_not_be_had_is_in_the_way(pictures: Path, checkpoint: str, message: str):
     found = _run(_KNN, pictures, checkpoint)
     assert not found["ok"]
-    assert message in next(check["said"] for check in found["checks"] if check["what"] == "checkpoint")
+    assert message in next(check["message"] for check in found["checks"] if check["what"] == "checkpoint")
 
 
 def test_weights_of_the_hub_are_not_fetched_but_stood_for(pictures: Path, monkeypatch: pytest.MonkeyPatch):
@@ -278,7 +278,7 @@ def test_weights_of_the_hub_are_not_fetched_but_stood_for(pictures: Path, monkey
     monkeypatch.setattr(dry_run_module, "_SIZES", {"b": ("ViT-B", 32, 2, 2)})
     found = _run(_KNN, pictures, "gsumbul/SMARTIES-v1-ViT-B")
     assert found["ok"]
-    said = next(check["said"] for check in found["checks"] if check["what"] == "checkpoint")
+    said = next(check["message"] for check in found["checks"] if check["what"] == "checkpoint")
     assert "not on this machine, and a dry run fetches nothing; a ViT-B of random weights stands in" in said
 
 
@@ -293,21 +293,21 @@ def test_a_protocol_for_other_data_is_in_the_way(pictures: Path, deep_checkpoint
     recipe = load_transfer_recipe(_KNN, [f"data.root={pictures}", f"checkpoint={deep_checkpoint}", "protocol=null"])
     found = dry_run(recipe, "segment")
     assert not found["checks"][0]["ok"]
-    assert "is for data of kind class_map" in found["checks"][0]["said"]
+    assert "is for data of kind class_map" in found["checks"][0]["message"]
 
 
 def test_a_band_that_no_range_reads_is_in_the_way(folder_of: Callable[[str], Path], deep_checkpoint: Path):
     found = _run("paper/table4_eurosat_knn", folder_of("eurosat"), deep_checkpoint, "input.unseen=refuse")
     check = found["checks"][-1]
     assert (check["what"], check["ok"]) == ("shapes", False)
-    assert "B10" in check["said"]
+    assert "B10" in check["message"]
 
 
 def test_too_little_memory_is_in_the_way(pictures: Path, deep_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dry_run_module, "available_bytes", lambda device: 1000)
     found = _run(_KNN, pictures, deep_checkpoint)
     assert found["checks"][-1]["what"] == "memory"
-    assert "lower fit.batch_size" in found["checks"][-1]["said"]
+    assert "lower fit.batch_size" in found["checks"][-1]["message"]
 
 
 def test_the_dictionary_is_plain_json_and_says_the_same(pictures: Path, deep_checkpoint: Path):

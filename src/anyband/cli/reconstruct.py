@@ -20,7 +20,7 @@ examples:
       --date 2018-06-21 --checkpoint C --out filled.tif
 
 The manifest lists the other images of the place, as for `anyband prepare`. Without --target the whole image is
-predicted; with it, what has no data or is cloudy, and every other pixel keeps its stored number.
+predicted; with it, what has no data or is cloudy, and every other pixel keeps its digital number.
 """
 
 

@@ -426,5 +426,5 @@ def entries_from_globs(
     paths = sorted({found for pattern in patterns for found in glob.glob(pattern, recursive=True)})  # noqa: PTH207
     if not paths:
         raise ManifestError(f"no file matches {', '.join(repr(pattern) for pattern in patterns)}")
-    said = {"sensor": sensor, "encoding": encoding, "bands": bands}
-    return ImageList(patterns[0], Path(), lambda: ((f"'{path}'", {"path": path, **said}) for path in paths))
+    columns = {"sensor": sensor, "encoding": encoding, "bands": bands}
+    return ImageList(patterns[0], Path(), lambda: ((f"'{path}'", {"path": path, **columns}) for path in paths))

@@ -98,7 +98,7 @@ class ChipRecord:
     place: str
     """Identity of the ground that images share."""
     cell: str
-    """Cell of the place, for example `r000c002`; (place, cell) is one footprint."""
+    """Footprint of the place, for example `r000c002`; (place, cell) is one footprint."""
     sensor: str
     source_path: str
     """The image it was cut from, as the manifest names it."""

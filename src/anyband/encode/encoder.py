@@ -463,7 +463,7 @@ class SensorEncoder(nn.Module):
         if is_stem(table):
             raise CatalogueError(
                 f"'{name}' may stand in any position of this network's stem of three bands; name the positions of the "
-                f"channels, {', '.join(table.range_names)}, or give `encode` stored numbers with their sensor"
+                f"channels, {', '.join(table.range_names)}, or give `encode` digital numbers with their sensor"
             )
         found = checkpoint_sensor(self.checkpoint, sensor).select([band])
         row: Float[Array, "range"] = assign(found, table, self.rules).mixing[0]

@@ -16,7 +16,7 @@ from anyband.models.inputs import SetMetadata
 from anyband.sensors.sensor import BandStatistics, Sensor
 
 __all__ = [
-    "FACTS",
+    "METADATA",
     "CheckedMetadata",
     "Corners",
     "EncodeOptions",
@@ -27,7 +27,7 @@ __all__ = [
     "SetImage",
     "check_one_footprint",
     "checked_metadata",
-    "hide_facts",
+    "hide_metadata",
     "network_metadata",
     "set_metadata",
 ]
@@ -42,7 +42,7 @@ Corners = Sequence[Sequence[float | int]] | Array
 class ImageMetadata:
     """Where, how finely and when an image was taken. What is not known is None, and is encoded as unknown.
 
-    Only networks that were trained with encodings of these facts use them.
+    Only networks that were trained with encodings of these metadata use them.
     """
 
     corners_deg: Corners | None = None
@@ -125,7 +125,7 @@ class SetImage:
         return ImageMetadata(corners_deg=self.corners_deg, gsd_m=self.gsd_m, datetime=self.datetime)
 
 
-FACTS = ("place", "resolution", "date")
+METADATA = ("place", "resolution", "date")
 """What may be known of an image, each by itself."""
 
 
@@ -160,8 +160,8 @@ def set_metadata(
     )
 
 
-def hide_facts(metadata: SetMetadata, hidden: Bool[Tensor, "set slot fact"]) -> SetMetadata:
-    """Forget facts of some images, in the order of `FACTS`, as if they had never been known."""
+def hide_metadata(metadata: SetMetadata, hidden: Bool[Tensor, "set slot 3"]) -> SetMetadata:
+    """Forget metadata of some images, in the order of `METADATA`, as if they had never been known."""
     place, resolution, date = hidden.to(metadata.gsd_m.device).unbind(dim=-1)
     return replace(
         metadata,

@@ -48,23 +48,23 @@ def dry_run(recipe: TransferRecipe, protocol: Protocol, *, device: str = "cpu") 
     Every check is made that can be, so one wrong thing does not hide another; only a device that is not there is an
     `InputError`. Nothing is downloaded: random weights stand for those of the hub that are not here, and that is said.
     Returns:
-        `recipe`, `protocol`, whether all is `ok`, `checks` (each with `what`, `ok` and `said`), and `cost` in seconds,
-        counts and bytes, None where nothing could be measured.
+        `recipe`, `protocol`, whether all is `ok`, `checks` (each with `what`, `ok` and `message`), and `cost` in
+        seconds, counts and bytes, None where nothing could be measured.
     """
     find_device(device)
     checks: list[dict[str, Any]] = []
 
     def look(what: str, make: Callable[[], tuple[_Made, str]]) -> _Made | None:
         try:
-            made, said = make()
+            made, message = make()
         except AnybandError as problem:
-            checks.append({"what": what, "ok": False, "said": str(problem)})
+            checks.append({"what": what, "ok": False, "message": str(problem)})
             return None
         except torch.OutOfMemoryError as problem:
-            said = f"two samples do not fit the memory: {str(problem).splitlines()[0]}"
-            checks.append({"what": what, "ok": False, "said": said})
+            message = f"two samples do not fit the memory: {str(problem).splitlines()[0]}"
+            checks.append({"what": what, "ok": False, "message": message})
             return None
-        checks.append({"what": what, "ok": True, "said": said})
+        checks.append({"what": what, "ok": True, "message": message})
         return made
 
     def looked_at_recipe() -> tuple[bool, str]:
@@ -78,11 +78,11 @@ def dry_run(recipe: TransferRecipe, protocol: Protocol, *, device: str = "cpu") 
     if fits and encoder is not None and data is not None:
         cost = look("shapes", lambda: _tried(recipe, protocol, data, encoder, device))
     if cost is not None and cost["free_bytes"] is not None and cost["needed_bytes"] > cost["free_bytes"]:
-        said = (
+        message = (
             f"a batch needs at least {_size(cost['needed_bytes'])} on '{device}', and {_size(cost['free_bytes'])} are "
             "free; lower fit.batch_size (with lr_samples the rate follows), input.batch_size or input.img_size"
         )
-        checks.append({"what": "memory", "ok": False, "said": said})
+        checks.append({"what": "memory", "ok": False, "message": message})
     ok = all(check["ok"] for check in checks)
     return {"recipe": recipe.name, "protocol": protocol, "ok": ok, "checks": checks, "cost": cost}
 
@@ -110,8 +110,8 @@ def _encoder(recipe: TransferRecipe, device: str) -> tuple[SensorEncoder, str]:
     made = AutoencoderConfig(encoder=network, decoder=decoder)
     checkpoint = Checkpoint(config=made, state=state_of(Autoencoder(made, seed=0)), ranges=ranges)
     chosen = AssignmentRules(unseen=rules.unseen, min_support=rules.min_support, out_of_span=rules.out_of_span)
-    said = f"not on this machine, and a dry run fetches nothing; a {title} of random weights stands in"
-    return SensorEncoder(checkpoint, rules=chosen).to(device).eval(), f"{name}: {said}"
+    message = f"not on this machine, and a dry run fetches nothing; a {title} of random weights stands in"
+    return SensorEncoder(checkpoint, rules=chosen).to(device).eval(), f"{name}: {message}"
 
 
 def _is_on_the_hub_only(name: str) -> bool:
@@ -168,11 +168,11 @@ def _tried(
     steps = _Steps()
     with steps.watched():
         width = run_protocol(context)[0].width
-    said = (
+    message = (
         f"{_BATCH} training samples went through all of it, and one of val and test was read; {'; '.join(shapes)}; "
         f"{width} numbers {'a pixel' if data.is_dense else 'a sample'}"
     )
-    return _cost(replace(context, recipe=recipe, data=data), steps, encode_s), said
+    return _cost(replace(context, recipe=recipe, data=data), steps, encode_s), message
 
 
 def _chosen(data: TaskData) -> list[int]:
@@ -294,7 +294,7 @@ def _cost(context: Context, steps: _Steps, encode_s: float) -> dict[str, Any]:
 
 def dry_run_lines(found: dict[str, Any]) -> list[str]:
     """Tell people what a dry run found."""
-    lines = [f"{one['what']:<11} {'' if one['ok'] else 'NOT OK: '}{one['said']}" for one in found["checks"]]
+    lines = [f"{one['what']:<11} {'' if one['ok'] else 'NOT OK: '}{one['message']}" for one in found["checks"]]
     cost = found["cost"]
     if cost is not None:
         each = _duration(cost["num_in_epoch"] * cost["epoch_s"])

@@ -272,8 +272,8 @@ def _variants(context: Context, trained: dict[tuple[Sensor, str], str]) -> Itera
         title = f"{sensor.name} {band}" if several else band
         if len(sensor.bands) > 1:
             yield f"{title} left out", partial(_left_out, context, sensor.name, band)
-        for way, said in _WAYS.items():
-            yield f"{title} {said}", partial(_as_never_trained, context, range_name, way)
+        for way, words in _WAYS.items():
+            yield f"{title} {words}", partial(_as_never_trained, context, range_name, way)
 
 
 def _left_out(context: Context, sensor: str, band: str) -> Context:

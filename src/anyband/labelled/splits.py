@@ -418,8 +418,8 @@ def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, see
     left = [sample for sample, part in enumerate(data.splits) if part != "train"]
     samples = np.sort(np.concatenate([kept, np.array(left, dtype=np.int64)]))
     taken = data.take(samples, fingerprint=_fingerprint(data, samples))
-    asked = f"{fraction:.3g} of them" if per_class is None else f"{per_class} of each class"
-    note = f"labels of {len(kept)} of {len(train)} training samples are used ({asked}, seed {seed})"
+    requested = f"{fraction:.3g} of them" if per_class is None else f"{per_class} of each class"
+    note = f"labels of {len(kept)} of {len(train)} training samples are used ({requested}, seed {seed})"
     return replace(taken, notes=(*data.notes, note))
 
 

@@ -141,8 +141,8 @@ def _encoder_differences(encoder: Mapping[str, Tensor], config: AutoencoderConfi
         "num_heads": _USUAL_HEADS.get(width, ours.num_heads),
         "mlp_ratio": ours.mlp_ratio if hidden is None else hidden.shape[0] / width,
     }
-    asked = {name: getattr(ours, name) for name in found}
-    return [f"{name} {asked[name]:g}, not {found[name]:g}" for name in found if asked[name] != found[name]]
+    requested = {name: getattr(ours, name) for name in found}
+    return [f"{name} {requested[name]:g}, not {found[name]:g}" for name in found if requested[name] != found[name]]
 
 
 def _depth(names: Mapping[str, Tensor], prefix: str) -> int:
@@ -191,8 +191,8 @@ def _decoder_differences(decoder: Mapping[str, Tensor], config: AutoencoderConfi
         "decoder_depth": _depth(decoder, "decoder_blocks."),
         "decoder_num_heads": _USUAL_DECODER_HEADS.get(width, ours.decoder_num_heads),
     }
-    asked = {name: getattr(ours, name) for name in found}
-    differences = [f"{name} {asked[name]}, not {found[name]}" for name in found if asked[name] != found[name]]
+    requested = {name: getattr(ours, name) for name in found}
+    differences = [f"{name} {requested[name]}, not {found[name]}" for name in found if requested[name] != found[name]]
     values = len(_COLOURS) * config.encoder.patch_size**2
     if prediction.shape[0] != values:
         differences.append(f"{values} pixels of a patch, not {prediction.shape[0]}")

@@ -410,7 +410,7 @@ class Decoder(nn.Module):
         latent: Float[Tensor, "batch cls_and_visible latent"],
         places: Float[Tensor, "batch token width"],
         hidden: Bool[Tensor, "batch token"] | None,
-    ) -> Float[Tensor, "batch asked width"]:
+    ) -> Float[Tensor, "batch requested width"]:
         """Decode the positions that are asked for: their tokens after the decoder's norm.
 
         Args:
@@ -431,7 +431,7 @@ class Decoder(nn.Module):
         tokens = self.embed(latent)
         num_visible = latent.shape[1] - 1
         visible = tokens[:, 1:] + places[:, :num_visible]
-        asked = self.mask_token + places[:, num_visible:]
-        sequence = torch.cat([tokens[:, :1].to(visible.dtype), visible, asked.to(visible.dtype)], dim=1)
+        requested = self.mask_token + places[:, num_visible:]
+        sequence = torch.cat([tokens[:, :1].to(visible.dtype), visible, requested.to(visible.dtype)], dim=1)
         decoded: Tensor = self.blocks(sequence, attention_from(hidden))
         return decoded

@@ -33,7 +33,7 @@ from anyband.data.resample import (
     input_gsd_m,
 )
 from anyband.data.store import ChipStore
-from anyband.encode.metadata import FACTS, hide_facts, set_metadata
+from anyband.encode.metadata import METADATA, hide_metadata, set_metadata
 from anyband.errors import CatalogueError, RecipeError
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
 from anyband.pretraining.recipe import PretrainRecipe
@@ -266,9 +266,10 @@ class BatchPreparer:
         told = set_metadata(input_corners(augmentation, known.corners_deg), known.gsd_m, known.time, gsd_m)
         if step is None or sets is None or not sets.metadata_dropout:
             return told
-        shape = (raw.draw.chips.shape[1], len(FACTS))
+        shape = (raw.draw.chips.shape[1], len(METADATA))
+        # The name of the purpose decides the numbers that are drawn.
         draws = self._uniform(raw.draw, step=step, purpose="facts", shape=shape)
-        return hide_facts(told, torch.from_numpy(draws < sets.metadata_dropout))
+        return hide_metadata(told, torch.from_numpy(draws < sets.metadata_dropout))
 
     def _noise(self, draw: SetDraw, *, step: int) -> Float[Array, "set purpose token"]:
         model, num_slots = self._recipe.model, draw.chips.shape[1]

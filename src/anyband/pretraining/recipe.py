@@ -328,11 +328,11 @@ class PretrainRecipe(Recipe):
             "encodings": model.encodings.any,
             "stem": model.stem != "spectral",
         }
-        asked = [f"model.{key}" for key, is_asked in followed_by_sets.items() if is_asked]
+        requested = [f"model.{key}" for key, is_requested in followed_by_sets.items() if is_requested]
         need(
-            not asked,
-            f"{' and '.join(asked)} {'are' if len(asked) > 1 else 'is'} for sets of images, and this recipe trains on "
-            "pairs; write `data.sets: {size: [2, 2]}`, or leave the default",
+            not requested,
+            f"{' and '.join(requested)} {'are' if len(requested) > 1 else 'is'} for sets of images, and this recipe "
+            "trains on pairs; write `data.sets: {size: [2, 2]}`, or leave the default",
         )
 
     def _check_sets(self, sets: SetRecipe) -> None:

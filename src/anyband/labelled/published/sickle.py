@@ -168,11 +168,11 @@ def _rows(root: Path) -> list[dict[str, Any]]:
 
 
 def _splits(rows: Sequence[Mapping[str, Any]], spec: DataSpec, *, seed: int) -> tuple[list[Split], tuple[str, ...]]:
-    said = [str(row["SPLIT"]) for row in rows]
-    strange = next((one for one in said if one not in SPLITS), None)
+    names = [str(row["SPLIT"]) for row in rows]
+    strange = next((one for one in names if one not in SPLITS), None)
     if strange is not None:
         raise ManifestError(f"'{_TABLE}' has the SPLIT '{strange}' ({', '.join(SPLITS)})")
-    splits: list[Split] = [next(part for part in SPLITS if part == one) for one in said]
+    splits: list[Split] = [next(part for part in SPLITS if part == one) for one in names]
     if "test" in splits:
         return splits, ()
     # All rows of a plot stay together.
