@@ -87,7 +87,7 @@ def test_results_are_filtered_by_data_protocol_and_features(table: Path, capsys:
     assert [row["id"] for row in found] == ["aaaa11112222"]
 
 
-def test_json_holds_scores_with_definitions_and_no_evidence(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_holds_scores_with_definitions_and_no_predictions(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", str(table), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["results"]
     assert len(found) == 5
@@ -100,10 +100,10 @@ def test_one_metric_is_shown_alone_and_only_where_it_is_defined(
     table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["results", str(table), "--metric", "mae"]) == 0
-    said = capsys.readouterr().out
-    assert "MAE" in said
-    assert "RMSE" not in said
-    assert "photographs" not in said
+    message = capsys.readouterr().out
+    assert "MAE" in message
+    assert "RMSE" not in message
+    assert "photographs" not in message
 
 
 def test_two_results_are_compared_in_every_metric(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +146,7 @@ def test_all_compared_with_one_as_json(table: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--data", "photografs"], "no result has data 'photografs' (there are 'photographs [old]', 'yields')"),
         (["--protocol", "segment"], "no result has protocol 'segment' (there are 'linear', 'knn', 'regress')"),
@@ -160,10 +160,10 @@ def test_all_compared_with_one_as_json(table: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_what_is_not_there_is_said(
-    table: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    table: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(["results", str(table), *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_missing_table_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

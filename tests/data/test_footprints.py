@@ -63,7 +63,7 @@ def test_corners_are_where_the_transform_of_the_chip_puts_them(down: float, acro
     np.testing.assert_allclose(found.corners_deg[0, 0], expected, atol=1e-12)
 
 
-def test_facts_stand_in_the_order_asked_for_and_unknown_ones_are_no_numbers() -> None:
+def test_metadata_stand_in_the_order_asked_for_and_unknown_ones_are_no_numbers() -> None:
     taken = dt.datetime(2021, 5, 6, 7, 8, 9, 10, tzinfo=dt.UTC)
     found = chip_metadata(_store(_record(), _record(gsd_m=2.5, datetime=taken)), np.array([[1, 0], [1, 1]]))
     np.testing.assert_array_equal(found.gsd_m, [[2.5, np.nan], [2.5, 2.5]])

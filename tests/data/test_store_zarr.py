@@ -6,7 +6,7 @@ import zarr
 
 
 @pytest.mark.parametrize("array", ["testoptical_8x8", "testradar_4x4"])
-def test_zarr_reads_the_stored_numbers(make_store, array: str) -> None:
+def test_zarr_reads_the_digital_numbers(make_store, array: str) -> None:
     store = make_store(6, dates=2, holes=True)
     stored, _ = store.read(array, range(store.arrays[array].num_chips))
     second = zarr.open_array(store.path / "chips" / array, mode="r")

@@ -1,4 +1,4 @@
-"""Encoders that read stored numbers."""
+"""Encoders that read digital numbers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_gradients_flow_through_the_call(encoder: SensorEncoder) -> None:
     encoder.zero_grad()
 
 
-def test_stored_numbers_are_harmonised_with_the_catalogue(encoder: SensorEncoder) -> None:
+def test_digital_numbers_are_harmonised_with_the_catalogue(encoder: SensorEncoder) -> None:
     scene = _scene()
     standard = standardise(torch.from_numpy(scene)[None], normalisation_for(get_sensor(_S2)))
     with torch.no_grad():

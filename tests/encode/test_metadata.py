@@ -73,17 +73,17 @@ def test_a_longitude_off_the_globe_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("fact", "names"),
+    ("hides", "names"),
     [
         ("place", {"corner_bits", "lonlat_deg"}),
         ("resolution", {"gsd_m", "input_gsd_m"}),
         ("date", {"day_of_year", "year"}),
     ],
 )
-def test_a_hidden_fact_is_unknown_and_the_others_stay(fact, names):
+def test_what_is_hidden_is_unknown_and_the_others_stay(hides, names):
     two = {name: torch.cat([tensor, tensor], dim=1) for name, tensor in vars(_metadata()).items()}
     hidden = torch.zeros(1, 2, 3, dtype=torch.bool)
-    hidden[0, 1, METADATA.index(fact)] = True
+    hidden[0, 1, METADATA.index(hides)] = True
     made = vars(hide_metadata(SetMetadata(**two), hidden))
     for name, tensor in made.items():
         assert torch.equal(tensor[:, 0], two[name][:, 0])

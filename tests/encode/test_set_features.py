@@ -257,7 +257,7 @@ def test_images_of_different_ground_are_refused(plain: SensorEncoder) -> None:
         ({"corners_deg": (_CORNERS[0],) * 4}, "enclose no ground"),
     ],
 )
-def test_facts_that_can_not_be_are_refused(plain: SensorEncoder, facts: dict[str, object], message: str) -> None:
+def test_metadata_that_can_not_be_are_refused(plain: SensorEncoder, facts: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         plain.encode_set([SetImage(array=_optical(), sensor=_S2, **facts)])  # type: ignore[arg-type]
 

@@ -177,8 +177,8 @@ def test_samples_of_different_sensors_have_no_baseline_and_that_is_said(
 ) -> None:
     data = _with_other_sensor(class_data)
     context = _setting(tiny_encoder, data, "knn", compare=CompareRecipe(baseline=True))
-    said = "there is no baseline of band means: samples have different sensors or bands"
-    assert run_protocol(context)[0].notes[-1] == said
+    message = "there is no baseline of band means: samples have different sensors or bands"
+    assert run_protocol(context)[0].notes[-1] == message
 
 
 def _with_other_sensor(data: TaskData) -> TaskData:

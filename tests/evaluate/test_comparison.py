@@ -55,7 +55,7 @@ def _shuffled(predictions: Predictions, seed: int) -> Predictions:
 
 
 @pytest.mark.parametrize("predictions", _every_kind(), ids=lambda one: one.kind)
-def test_equal_evidence_differs_by_nothing_in_any_metric(predictions: Predictions) -> None:
+def test_equal_predictions_differ_by_nothing_in_any_metric(predictions: Predictions) -> None:
     for metric in METRICS_OF[predictions.kind]:
         found = difference(predictions, predictions, metric, seed=0, num_resamples=50)
         assert (found.value, found.low, found.high) == (0, 0, 0)
@@ -127,8 +127,8 @@ def test_of_errors_the_smaller_is_better() -> None:
 
 def test_other_samples_are_refused_and_counted() -> None:
     other = replace(_guess(1), samples=(*_NAMES[:38], "x", "y"))
-    said = "38 are in both, 2 only in the first and 2 only in the second, such as 'image 38'"
-    with pytest.raises(InputError, match=said):
+    message = "38 are in both, 2 only in the first and 2 only in the second, such as 'image 38'"
+    with pytest.raises(InputError, match=message):
         difference(_guess(1), other, seed=0)
 
 

@@ -100,14 +100,14 @@ def _bigearthnet(root: Path) -> None:
         for band in ("VV", "VH"):
             decibels = _RNG.normal(-12, 3, (1, 12, 12)).astype(np.float32)
             _tif(root / "BigEarthNet-S1-v1.0" / radar / f"{radar}_{band}.tif", decibels)
-        said = {"labels": labels}
-        _json(root / "BigEarthNet-v1.0" / optical / f"{optical}_labels_metadata.json", said)
-        said |= {"corresponding_s2_patch": optical}
-        _json(root / "BigEarthNet-S1-v1.0" / radar / f"{radar}_labels_metadata.json", said)
+        metadata = {"labels": labels}
+        _json(root / "BigEarthNet-v1.0" / optical / f"{optical}_labels_metadata.json", metadata)
+        metadata |= {"corresponding_s2_patch": optical}
+        _json(root / "BigEarthNet-S1-v1.0" / radar / f"{radar}_labels_metadata.json", metadata)
 
 
-def _json(path: Path, said: object) -> None:
-    path.write_text(json.dumps(said), encoding="utf-8")
+def _json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def _burn_scars(root: Path) -> None:
@@ -234,10 +234,10 @@ _KNN, _FINETUNED = "paper/table4_ucmerced_knn", "paper/table3_resisc45_finetune"
 
 def test_it_tells_parts_classes_sensors_and_shapes(pictures: Path, deep_checkpoint: Path):
     found = _run(_KNN, pictures, deep_checkpoint)
-    said = {check["what"]: check["message"] for check in found["checks"]}
-    assert "16 train, 2 val, 2 test; 2 classes; sensors (bands): maxar-rgb (3)" in said["data"]
-    assert "12 blocks, 16 wide, 32 pixels, patches of 8" in said["checkpoint"]
-    assert "maxar-rgb: 3 bands, 32 × 32; 16 numbers a sample" in said["shapes"]
+    message = {check["what"]: check["message"] for check in found["checks"]}
+    assert "16 train, 2 val, 2 test; 2 classes; sensors (bands): maxar-rgb (3)" in message["data"]
+    assert "12 blocks, 16 wide, 32 pixels, patches of 8" in message["checkpoint"]
+    assert "maxar-rgb: 3 bands, 32 × 32; 16 numbers a sample" in message["shapes"]
     assert dry_run_lines(found)[-1] == "nothing was scored; the evaluation can start"
 
 
@@ -278,8 +278,8 @@ def test_weights_of_the_hub_are_not_fetched_but_stood_for(pictures: Path, monkey
     monkeypatch.setattr(dry_run_module, "_SIZES", {"b": ("ViT-B", 32, 2, 2)})
     found = _run(_KNN, pictures, "gsumbul/SMARTIES-v1-ViT-B")
     assert found["ok"]
-    said = next(check["message"] for check in found["checks"] if check["what"] == "checkpoint")
-    assert "not on this machine, and a dry run fetches nothing; a ViT-B of random weights stands in" in said
+    message = next(check["message"] for check in found["checks"] if check["what"] == "checkpoint")
+    assert "not on this machine, and a dry run fetches nothing; a ViT-B of random weights stands in" in message
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("ViT-B", (768, 12, 12)), ("ViT-L", (1024, 24, 16))])

@@ -228,7 +228,7 @@ def test_maps_are_refused(class_map_data: TaskData, make_context: MakeSetting) -
         knn(make_context(class_map_data))
 
 
-def test_evidence_names_the_samples_in_their_order(number_data: TaskData) -> None:
+def test_predictions_name_the_samples_in_their_order(number_data: TaskData) -> None:
     predictions = predictions_of(number_data, np.array([5, 2]), np.array([0.1, 0.2]))
     assert predictions.samples == ("image 5", "image 2")
     np.testing.assert_array_equal(predictions.arrays["truth"], number_data.targets[[5, 2]])

@@ -166,7 +166,7 @@ def test_eurosat_has_its_parts_and_classes(eurosat: Path, name: str) -> None:
 
 
 @pytest.mark.real
-def test_eurosat_gives_the_stored_numbers(eurosat: Path) -> None:
+def test_eurosat_gives_the_digital_numbers(eurosat: Path) -> None:
     sample = _opened("EuroSAT", eurosat).read(1)
     np.testing.assert_array_equal(sample.images[0].dn, _stored(eurosat, "Pasture_0.tif"))
 

@@ -68,7 +68,7 @@ def test_cloudy_pixels_are_predicted_and_are_not_nodata(
 
 
 @pytest.mark.parametrize("size", [(32, 32), (50, 70), (64, 40), (300, 33)])
-def test_where_the_answer_is_known_it_comes_back_in_stored_numbers_exactly(
+def test_where_the_answer_is_known_it_comes_back_in_digital_numbers_exactly(
     oracle: SetCompleter, make_place: Callable[..., Any], size: tuple[int, int]
 ) -> None:
     place = make_place(*size)
@@ -77,7 +77,7 @@ def test_where_the_answer_is_known_it_comes_back_in_stored_numbers_exactly(
     assert report.num_unfilled == 0
 
 
-def test_a_whole_image_comes_back_in_stored_numbers_exactly(
+def test_a_whole_image_comes_back_in_digital_numbers_exactly(
     oracle: SetCompleter, make_place: Callable[..., Any], tmp_path: Path
 ) -> None:
     place = make_place(50, 70)

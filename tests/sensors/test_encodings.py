@@ -1,4 +1,4 @@
-"""How stored numbers become physical values."""
+"""How digital numbers become physical values."""
 
 import math
 
