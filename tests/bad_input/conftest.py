@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from small_networks import small_checkpoint
 
 from anyband.cli import main
-from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
-from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.sensors.ranges import load_ranges
+from anyband.models.checkpoint import save_checkpoint
 
 _RECIPE = """\
 name: tiny
@@ -114,13 +112,7 @@ def _labelled(root: Path, rng: np.random.Generator) -> None:
 
 
 def _checkpoint(path: Path) -> None:
-    ranges = load_ranges("smarties_v1")
-    encoder = EncoderConfig(
-        img_size=32, patch_size=16, embed_dim=16, depth=1, num_heads=2, num_ranges=len(ranges.ranges)
-    )
-    decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
-    config = AutoencoderConfig(encoder=encoder, decoder=decoder)
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, small_checkpoint(patch_size=16, decoder_embed_dim=8))
 
 
 def _snapshot(*folders: Path) -> dict[Path, bytes | None]:

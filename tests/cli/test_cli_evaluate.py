@@ -10,15 +10,13 @@ import pytest
 import rasterio
 import yaml
 from PIL import Image
+from small_networks import small_checkpoint
 
 from anyband.cli import main
 from anyband.encode.encoder import load_encoder
 from anyband.evaluate.recipe import load_transfer_recipe
 from anyband.evaluate.results import read_results
-from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
-from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.sensors.ranges import load_ranges
+from anyband.models.checkpoint import save_checkpoint
 
 _PARTS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
 _COLOURS = {"beach": (220, 200, 150), "forest": (40, 90, 40), "river": (60, 80, 140)}
@@ -53,13 +51,7 @@ def _table(path: Path, header: str, rows: Sequence[Sequence[str]]) -> None:
 
 
 def _checkpoint(path: Path) -> None:
-    ranges = load_ranges("smarties_v1")
-    encoder = EncoderConfig(
-        img_size=32, patch_size=16, embed_dim=16, depth=4, num_heads=2, num_ranges=len(ranges.ranges)
-    )
-    decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
-    config = AutoencoderConfig(encoder=encoder, decoder=decoder)
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, small_checkpoint(patch_size=16, depth=4, decoder_embed_dim=8))
 
 
 def _maps(root: Path, rng: np.random.Generator) -> None:

@@ -5,39 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_networks import INFORMED, small_checkpoint
 
 from anyband.encode.complete import ImageView, PlaceView, SetCompleter
 from anyband.errors import AssignmentError, CheckpointError, InputError
-from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, state_of
+from anyband.models.checkpoint import Checkpoint
 from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import SetBatch
-from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.rasters.footprints import Box
 from anyband.sensors.assignment import AssignmentRules
 from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.ranges import load_ranges
 
 _S2 = get_sensor("sentinel2-l2a").select(["B03", "B04"])
 _S1 = get_sensor("sentinel1-grd")
-_SIDE, _PATCH = 32, 8
+_SIDE = 32
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
-    table = load_ranges("smarties_v1")
-    encoder = EncoderConfig(
-        img_size=_SIDE,
-        patch_size=_PATCH,
-        embed_dim=16,
-        depth=1,
-        num_heads=2,
-        num_ranges=len(table.ranges),
-        encodings=EncodingConfig(place=True, resolution=True, date=True, source=True),
-    )
-    decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
-    config = AutoencoderConfig(encoder=encoder, decoder=decoder, images="set", levels=True)
-    return Checkpoint(config=config, state=state_of(Autoencoder(config, seed=1)), ranges=table)
+    return small_checkpoint(encodings=INFORMED, images="set", levels=True, seed=1)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_networks import INFORMED, small_checkpoint
 
 from anyband.encode import encoder as memory
 from anyband.encode.encoder import (
@@ -19,32 +20,16 @@ from anyband.encode.encoder import (
     sequence_bytes,
 )
 from anyband.errors import GeometryError, InputError
-from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
-from anyband.models.vit import DecoderConfig, EncoderConfig, EncoderOutput, set_fused_attention
-from anyband.sensors.ranges import load_ranges
+from anyband.models.vit import EncoderOutput, set_fused_attention
 
 _S2, _S1 = "sentinel2-l2a", "sentinel1-grd"
 _CORNERS = ((8.0, 49.0), (8.01, 49.0), (8.01, 48.99), (8.0, 48.99))
-_ALL = EncodingConfig(place=True, resolution=True, date=True, source=True)
 
 
 def _set_encoder(encodings: EncodingConfig) -> SensorEncoder:
-    ranges = load_ranges("smarties_v1")
-    encoder = EncoderConfig(
-        img_size=32,
-        patch_size=16,
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-        num_ranges=len(ranges.ranges),
-        encodings=encodings,
-    )
-    decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
-    config = AutoencoderConfig(encoder=encoder, decoder=decoder, images="set")
-    state = state_of(Autoencoder(config, seed=0))
-    return SensorEncoder(Checkpoint(config=config, state=state, ranges=ranges)).eval()
+    made = small_checkpoint(patch_size=16, embed_dim=32, depth=2, encodings=encodings, images="set")
+    return SensorEncoder(made).eval()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +41,7 @@ def plain(golden: Path) -> SensorEncoder:
 @pytest.fixture(scope="module")
 def informed() -> SensorEncoder:
     """A network of sets, with all encodings."""
-    return _set_encoder(_ALL)
+    return _set_encoder(INFORMED)
 
 
 def _optical(seed: int = 0, size: int = 64) -> np.ndarray:

@@ -7,17 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_networks import INFORMED, small_checkpoint
 
 from anyband.data.store import Split
 from anyband.encode.encoder import SensorEncoder
 from anyband.labelled.samples import Sample, SampleImage, TaskData
-from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of
-from anyband.models.encodings import EncodingConfig
-from anyband.models.vit import DecoderConfig, EncoderConfig
+from anyband.models.checkpoint import load_checkpoint, save_checkpoint
 from anyband.rasters.grid import Grid
 from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.ranges import load_ranges
 from anyband.sensors.sensor import Sensor
 
 _S2 = get_sensor("sentinel2-l2a").select(("B02", "B03", "B04", "B08"))
@@ -34,14 +31,8 @@ _NUM_MAPS = 16
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint file: 32² input, patches of 8², four blocks 32 wide, the ranges of Sentinel-2, -1 and Maxar."""
-    ranges = load_ranges("smarties_v1")
-    encoder = EncoderConfig(
-        img_size=_SIZE_PX, patch_size=8, embed_dim=32, depth=4, num_heads=2, num_ranges=len(ranges.ranges)
-    )
-    decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
-    config = AutoencoderConfig(encoder=encoder, decoder=decoder)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, small_checkpoint(img_size=_SIZE_PX, embed_dim=32, depth=4))
     return path
 
 
@@ -54,20 +45,8 @@ def tiny_encoder(tiny_checkpoint: Path) -> SensorEncoder:
 @pytest.fixture
 def informed_encoder() -> SensorEncoder:
     """An encoder of sets that is told where, how finely, when and by what images were taken; as large as the other."""
-    ranges = load_ranges("smarties_v1")
-    encoder = EncoderConfig(
-        img_size=_SIZE_PX,
-        patch_size=8,
-        embed_dim=32,
-        depth=4,
-        num_heads=2,
-        num_ranges=len(ranges.ranges),
-        encodings=EncodingConfig(place=True, resolution=True, date=True, source=True),
-    )
-    decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
-    config = AutoencoderConfig(encoder=encoder, decoder=decoder, images="set")
-    state = state_of(Autoencoder(config, seed=0))
-    return SensorEncoder(Checkpoint(config=config, state=state, ranges=ranges)).eval()
+    made = small_checkpoint(img_size=_SIZE_PX, embed_dim=32, depth=4, encodings=INFORMED, images="set")
+    return SensorEncoder(made).eval()
 
 
 @pytest.fixture(scope="session")

@@ -14,16 +14,14 @@ import pytest
 import torch
 from affine import Affine
 from PIL import Image
+from small_networks import small_checkpoint
 from torch import nn
 
 from anyband import cli
 from anyband.evaluate import dry_run as dry_run_module
 from anyband.evaluate.dry_run import _Steps, dry_run, dry_run_lines
 from anyband.evaluate.recipe import list_transfer_recipes, load_transfer_recipe
-from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
-from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.sensors.ranges import load_ranges
+from anyband.models.checkpoint import save_checkpoint
 
 _RNG = np.random.default_rng(0)
 _PARTS = ("train",) * 4 + ("val", "test")
@@ -33,12 +31,8 @@ _S2_PX = {"B01": 2, "B09": 2, "B02": 12, "B03": 12, "B04": 12, "B08": 12}
 @pytest.fixture(scope="module")
 def deep_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights with twelve blocks, as the recipes of table 5 want them."""
-    ranges = load_ranges("smarties_v1")
-    encoder = EncoderConfig(img_size=32, patch_size=8, embed_dim=16, depth=12, num_heads=2, num_ranges=17)
-    decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
-    config = AutoencoderConfig(encoder=encoder, decoder=decoder)
     path = tmp_path_factory.mktemp("checkpoint") / "deep.safetensors"
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, small_checkpoint(depth=12))
     return path
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_networks import INFORMED, small_checkpoint
 
 from anyband.data.places import corners_lonlat
 from anyband.encode.encoder import SensorEncoder, SetImage
@@ -18,13 +19,9 @@ from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import evaluate
 from anyband.labelled import open_task_data
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData
-from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of
-from anyband.models.encodings import EncodingConfig
-from anyband.models.vit import DecoderConfig, EncoderConfig
+from anyband.models.checkpoint import load_checkpoint, save_checkpoint
 from anyband.rasters.grid import Grid
 from anyband.rasters.writer import write_geotiff
-from anyband.sensors.ranges import load_ranges
 
 _S2, _S1 = ("B02", "B03", "B04"), ("VV", "VH")
 
@@ -37,20 +34,8 @@ def checkpoint(golden: Path) -> Path:
 @pytest.fixture(scope="module")
 def informed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of sets that takes place, resolution and date."""
-    ranges = load_ranges("smarties_v1")
-    encoder = EncoderConfig(
-        img_size=32,
-        patch_size=16,
-        embed_dim=16,
-        depth=1,
-        num_heads=2,
-        num_ranges=len(ranges.ranges),
-        encodings=EncodingConfig(place=True, resolution=True, date=True, source=True),
-    )
-    decoder = DecoderConfig(decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
-    config = AutoencoderConfig(encoder=encoder, decoder=decoder, images="set")
     path = tmp_path_factory.mktemp("informed") / "model.safetensors"
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, small_checkpoint(patch_size=16, decoder_embed_dim=8, encodings=INFORMED, images="set"))
     return path
 
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from small_networks import small_checkpoint
 
 from anyband.evaluate.results import read_results
-from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
-from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.sensors.ranges import load_ranges
+from anyband.models.checkpoint import save_checkpoint
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -41,14 +39,8 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    ranges = load_ranges("smarties_v1")
-    encoder = EncoderConfig(
-        img_size=96, patch_size=16, embed_dim=32, depth=4, num_heads=2, num_ranges=len(ranges.ranges)
-    )
-    decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
-    config = AutoencoderConfig(encoder=encoder, decoder=decoder)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(path, Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=ranges))
+    save_checkpoint(path, small_checkpoint(img_size=96, patch_size=16, embed_dim=32, depth=4))
     return path
 
 

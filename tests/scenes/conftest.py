@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_networks import INFORMED, small_checkpoint
 
 from anyband.data.manifest import ImageEntry, parse_entry
 from anyband.encode.complete import SetCompleter
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
-from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import SetBatch
-from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.rasters.grid import Grid
 from anyband.rasters.writer import write_geotiff
 from anyband.sensors.ranges import load_ranges
@@ -25,18 +24,7 @@ BANDS = ("B02", "B03", "B04")
 @pytest.fixture(scope="session")
 def set_config() -> AutoencoderConfig:
     """Images of 32² pixels, patches of 8², with everything that the unified recipes have."""
-    table = load_ranges("smarties_v1")
-    encoder = EncoderConfig(
-        img_size=32,
-        patch_size=8,
-        embed_dim=16,
-        depth=1,
-        num_heads=2,
-        num_ranges=len(table.ranges),
-        encodings=EncodingConfig(place=True, resolution=True, date=True, source=True),
-    )
-    decoder = DecoderConfig(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
-    return AutoencoderConfig(encoder=encoder, decoder=decoder, images="set", levels=True)
+    return small_checkpoint(encodings=INFORMED, images="set", levels=True).config
 
 
 @pytest.fixture(scope="session")
