@@ -98,13 +98,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of a named set, its folder",
     )
     parser.add_argument("--root", help="folder of a data set that --data names")
-    # None has a default of its own, so that only what is said changes a recipe.
+    # None has a default of its own, so that only what is given changes a recipe.
     for title, options in _GROUPS.items():
         group = parser.add_argument_group(title)
-        for option, (_, make, told) in options.items():
-            group.add_argument(option, type=make, help=told)
-    for option, (_, _, told) in _FLAGS.items():
-        parser.add_argument(option, action="store_true", help=told)
+        for option, (_, make, text) in options.items():
+            group.add_argument(option, type=make, help=text)
+    for option, (_, _, text) in _FLAGS.items():
+        parser.add_argument(option, action="store_true", help=text)
     parser.add_argument("--split", type=_numbers, help="shares of val and test, where none is declared (0.1,0.2)")
     parser.add_argument("--epochs", type=int, help="of the linear probe, or of fine-tuning and heads")
     outputs = parser.add_argument_group("outputs")

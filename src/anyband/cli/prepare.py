@@ -29,7 +29,6 @@ A run that is stopped leaves OUT.partial; the same command goes on from there.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="one manifest, or with --sensor images and patterns")
@@ -64,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what is asked. Returns the exit code."""
     from anyband.errors import InputError
 
     if arguments.show is not None:

@@ -2,8 +2,9 @@
 
 import argparse
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyband.cli.options import add_network_options, output_path
 
@@ -90,31 +91,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _target(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "TargetImage":
+    from anyband.data.manifest import parse_entry
     from anyband.encode.input_spec import checkpoint_sensor
     from anyband.errors import InputError
     from anyband.scenes.reconstruct import TargetImage
 
-    if arguments.target is not None:
-        return _seen_target(arguments)
-    for name in ("cloudy", "clear_values", "time_index"):
-        if getattr(arguments, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} is of an image that is there; name it with --target")
-    return TargetImage(
-        sensor=checkpoint_sensor(checkpoint, arguments.target_sensor),
-        time=_time(arguments.date),
-        bands=tuple(name.strip() for name in (arguments.bands or "").split(",") if name.strip()),
-        encoding=arguments.encoding,
-        dtype=arguments.dtype,
-        like=arguments.like,
-    )
-
-
-def _seen_target(arguments: argparse.Namespace) -> "TargetImage":
-    from dataclasses import replace
-
-    from anyband.data.manifest import parse_entry
-    from anyband.scenes.reconstruct import TargetImage
-
+    fields: dict[str, Any] = {"time": _time(arguments.date), "dtype": arguments.dtype, "like": arguments.like}
+    if arguments.target is None:
+        for name in ("cloudy", "clear_values", "time_index"):
+            if getattr(arguments, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')} is of an image that is there; name it with --target")
+        sensor = checkpoint_sensor(checkpoint, arguments.target_sensor)
+        bands = tuple(name.strip() for name in (arguments.bands or "").split(",") if name.strip())
+        return TargetImage(sensor=sensor, bands=bands, encoding=arguments.encoding, **fields)
     row = {
         "path": ";".join(arguments.target),
         "sensor": arguments.target_sensor,
@@ -124,16 +113,10 @@ def _seen_target(arguments: argparse.Namespace) -> "TargetImage":
     }
     entry = parse_entry(row, folder=Path())
     if arguments.cloudy is not None:
-        source = replace(
-            entry.source,
-            valid_paths=(arguments.cloudy,),
-            valid_values=_clear_values(arguments.clear_values or "0"),
-            valid_variable=arguments.mask_band,
-        )
-        entry = replace(entry, source=source)
-    return TargetImage(
-        sensor=entry.product, time=_time(arguments.date), entry=entry, dtype=arguments.dtype, like=arguments.like
-    )
+        values, band = _clear_values(arguments.clear_values or "0"), arguments.mask_band
+        masked: dict[str, Any] = {"valid_paths": (arguments.cloudy,), "valid_values": values, "valid_variable": band}
+        entry = replace(entry, source=replace(entry.source, **masked))
+    return TargetImage(sensor=entry.product, entry=entry, **fields)
 
 
 def _clear_values(text: str) -> tuple[float, ...]:

@@ -74,7 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print or compare."""
     from anyband.errors import InputError, nearest_name
     from anyband.evaluate.metrics import METRICS
     from anyband.evaluate.results import filtered, read_results

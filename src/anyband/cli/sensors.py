@@ -22,7 +22,6 @@ _PLAIN_WIDTH = 240
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
     parser.add_argument("name", nargs="?", help="a sensor or one of its aliases; without it, the whole catalogue")
     parser.add_argument("--file", type=Path, help="check and show a sensor of your own, described in a YAML file")
     parser.add_argument(
@@ -35,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the catalogue, or show one sensor."""
     if arguments.file is not None and arguments.name is not None:
         raise CatalogueError(f"name a sensor ('{arguments.name}') or a file ('{arguments.file}'), not both")
     if arguments.file is not None:
@@ -123,10 +121,8 @@ def _spectrum_texts(spectrum: Spectrum) -> tuple[str, str]:
     """Say what a band sees, and its centre; radar in micrometres, as usual: C band is 55,466 µm."""
     if isinstance(spectrum, RadarBeam):
         orbit = f", {spectrum.orbit}" if spectrum.orbit else ""
-        return (
-            f"{spectrum.frequency_ghz:g} GHz {spectrum.polarisation}{orbit}",
-            f"{spectrum.wavelength_nm / 1000:,.0f} µm",
-        )
+        sees = f"{spectrum.frequency_ghz:g} GHz {spectrum.polarisation}{orbit}"
+        return sees, f"{spectrum.wavelength_nm / 1000:,.0f} µm"
     return f"{spectrum.low_nm:g} – {spectrum.high_nm:g} nm", f"{spectrum.center_nm:.1f} nm"
 
 

@@ -10,7 +10,6 @@ _PREVIEW_PLACES = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
     parser.add_argument("--out", type=output_path, required=True, metavar="DIR", help="folder to make; must not exist")
     parser.add_argument("--places", type=int, default=100, metavar="N", help="number of places (default 100)")
     parser.add_argument(
@@ -43,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Render the archive and say where it is."""
     from anyband.simulate.archive import draw_preview, simulate
     from anyband.simulate.plan import DEFAULT_SENSORS, SimulateOptions
 

@@ -27,11 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     from anyband.encode.verify import verify
 
     report = verify(arguments.checkpoint, arguments.vectors, tolerance=arguments.tolerance)
-    if arguments.json:
-        named = {"checkpoint": arguments.checkpoint, "vectors": str(arguments.vectors)}
-        print(json.dumps(named | report.to_dict(), allow_nan=False))
-    else:
-        print(_table(report))
+    named = {"checkpoint": arguments.checkpoint, "vectors": str(arguments.vectors)}
+    print(json.dumps(named | report.to_dict(), allow_nan=False) if arguments.json else _table(report))
     return 0 if report.passed else 1
 
 

@@ -20,7 +20,6 @@ from anyband.encode.encoder import check_memory, find_device, inference
 from anyband.encode.input_spec import InputSpec, input_spec_for, joined_batches
 from anyband.encode.metadata import Precision, set_metadata
 from anyband.errors import AssignmentError, CheckpointError, InputError
-from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, build_model, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.rasters.footprints import Box
@@ -98,28 +97,36 @@ class SetCompleter(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint, *, rules: AssignmentRules | None = None) -> None:
         super().__init__()
-        _check_task(checkpoint.config)
+        config = checkpoint.config
+        if config.images != "set":
+            raise CheckpointError(
+                "the checkpoint was trained on pairs of sensors; to reconstruct an image from the others of its place, "
+                "take one that was trained on sets of images, as the unified recipes do"
+            )
+        if not config.predicts_values:
+            raise CheckpointError(
+                "the checkpoint predicts the structure inside a token and not its values (norm_pix_loss without "
+                "levels), so no image in physical units comes out of it; take one trained with model.levels=true, as "
+                "the unified recipes do"
+            )
         self.model = build_model(checkpoint)
         # The weights live in the network from here on; the rest of the checkpoint tells how to use them.
         self.checkpoint = replace(checkpoint, state={})
         self.rules = rules or AssignmentRules()
-
-    @property
-    def img_size(self) -> int:
+        self.img_size: int = config.encoder.img_size
         """Side of the network's input, pixels."""
-        return self.model.config.encoder.img_size
 
     @property
     def num_context(self) -> int:
         """How many other images the network was at most trained to see."""
-        sets = _recipe_part(self.checkpoint, "data").get("sets") or {}
+        sets = _recipe_section(self.checkpoint, "data").get("sets") or {}
         most = int(sets.get("size", (1, _USUAL_SET_SIZE))[1])
         return max(1, most - 1)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the training."""
-        if _recipe_part(self.checkpoint, "model").get("hidden_image", 1):
+        if _recipe_section(self.checkpoint, "model").get("hidden_image", 1):
             return ()
         return (
             "the network was never trained on images that are hidden whole (model.hidden_image is 0); expect little "
@@ -221,23 +228,9 @@ class SetCompleter(nn.Module):
         return restore(image, place.target.spec.normalisation)[0].numpy()
 
 
-def _check_task(config: AutoencoderConfig) -> None:
-    if config.images != "set":
-        raise CheckpointError(
-            "the checkpoint was trained on pairs of sensors; to reconstruct an image from the others of its place, "
-            "take one that was trained on sets of images, as the unified recipes do"
-        )
-    if not config.predicts_values:
-        raise CheckpointError(
-            "the checkpoint predicts the structure inside a token and not its values (norm_pix_loss without levels), "
-            "so no image in physical units comes out of it; take one trained with model.levels=true, as the unified "
-            "recipes do"
-        )
-
-
-def _recipe_part(checkpoint: Checkpoint, name: Literal["data", "model"]) -> dict[str, Any]:
-    part = (checkpoint.recipe or {}).get(name)
-    return part if isinstance(part, dict) else {}
+def _recipe_section(checkpoint: Checkpoint, name: Literal["data", "model"]) -> dict[str, Any]:
+    section = (checkpoint.recipe or {}).get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _in_slots(place: PlaceView) -> list[ImageView]:

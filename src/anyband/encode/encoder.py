@@ -73,11 +73,10 @@ _LIVE_COPIES = 9
 
 def sequence_bytes(encoder: Encoder, *, num_sets: int, num_tokens: int) -> int:
     """Estimate the bytes that encoding joint sequences takes, without gradients, beside weights and images.
-    `num_tokens` are those of all images of a sequence; plain attention holds the scores of all their pairs."""
+    `num_tokens` are those of all images of a sequence; plain attention holds scores of all pairs, and their softmax."""
     config = encoder.config
     per_token = config.embed_dim * (_LIVE_COPIES + 2 * config.mlp_ratio)
     fused = all(getattr(part, "fused_attn", True) for part in encoder.blocks.modules())
-    # Scores, and their softmax beside them.
     scores = 0 if fused else 2 * config.num_heads * (num_tokens + 1)
     return int(4 * num_sets * (num_tokens + 1) * (per_token + scores))
 
@@ -110,15 +109,12 @@ def check_memory(encoder: Encoder, *, num_sets: int, num_images: int, num_tokens
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Tell whether products of bfloat16 are done by the device itself. A processor without them (AVX-512 BF16 or AMX on
-    x86) emulates them, which is slower than float32."""
+    """Tell whether a device itself does products of bfloat16. A processor without them emulates them, slowly."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return True
-    # The library that torch multiplies with on CPUs knows; where this torch has none, nothing can be said.
-    asks = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return True if asks is None else bool(asks())
+    # On x86 AVX-512 BF16 or AMX; torch's library on CPUs knows, and where this torch has none, nothing can be said.
+    found = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None) if device.type == "cpu" else None
+    return True if found is None else bool(found())
 
 
 def quicker_precision(device: torch.device) -> Precision:
@@ -337,10 +333,10 @@ class SensorEncoder(nn.Module):
             part = slice(first, first + options.batch_size)
             batch = spec.image_batch(dn[part], None if known is None else known[part], img_size=size)
             _check_any_data(batch, [f"image {first + position}" for position in range(len(batch.pixels))])
-            told = [[one] for one in metadata[part]]
+            of_sets = [[one] for one in metadata[part]]
             output = self.encode_batch(
                 batch,
-                metadata=network_metadata(told, _input_gsd_m(told, [shape], size)) if told else None,
+                metadata=network_metadata(of_sets, _input_gsd_m(of_sets, [shape], size)) if of_sets else None,
                 precision=options.precision,
             )
             cls.append(output.cls)
@@ -398,8 +394,8 @@ class SensorEncoder(nn.Module):
             specs.append(spec)
         rows, cols = (side // self.config.patch_size for side in batches[0].pixels.shape[2:])
         check_memory(self.encoder, num_sets=1, num_images=len(images), num_tokens=rows * cols)
-        told = network_metadata([metadata], _input_gsd_m([metadata], shapes, size))
-        output = self.encode_sets(SetBatch(groups=tuple(batches), metadata=told), precision=options.precision)
+        of_set = network_metadata([metadata], _input_gsd_m([metadata], shapes, size))
+        output = self.encode_sets(SetBatch(groups=tuple(batches), metadata=of_set), precision=options.precision)
         vectors, maps = image_vectors(output)[0], feature_maps(output)[0]
         return Features(
             cls=output.cls[0],
@@ -414,8 +410,7 @@ class SensorEncoder(nn.Module):
     def encode_batch(
         self, batch: ImageBatch, *, metadata: SetMetadata | None = None, precision: Precision = "float32"
     ) -> EncoderOutput:
-        """Encode network input without gradients; features are float32 on the encoder's device. `metadata` is of sets
-        of one image each; None: nothing is known."""
+        """Encode network input without gradients; the features are float32 on the encoder's device."""
         known = None if metadata is None else metadata.to(self.device)
         network = self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
         with inference(self.device, precision):
@@ -523,9 +518,7 @@ def _input_gsd_m(
 
 
 def _check_any_data(batch: ImageBatch, names: Sequence[str]) -> None:
-    if batch.valid is None:
-        return
-    empty = torch.nonzero(~batch.valid.flatten(1).any(dim=1)).flatten().tolist()
+    empty = [] if batch.valid is None else torch.nonzero(~batch.valid.flatten(1).any(dim=1)).flatten().tolist()
     if empty:
         raise InputError(
             f"{names[empty[0]]} has no pixel with data (all nodata or NaN); leave it out, or check "

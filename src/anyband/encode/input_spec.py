@@ -104,16 +104,13 @@ class InputSpec:
 
 
 def checkpoint_sensor(checkpoint: Checkpoint, sensor: str | Sensor) -> Sensor:
-    """Find a sensor: in the catalogue or a YAML file, or among those that the checkpoint was trained on.
-    `CatalogueError` offers the nearest name."""
-    if isinstance(sensor, Sensor):
-        return sensor
+    """Find a sensor in the catalogue, a YAML file, or among those of a checkpoint; `CatalogueError` offers a name."""
     try:
-        return resolve_sensor(sensor)
+        return sensor if isinstance(sensor, Sensor) else resolve_sensor(sensor)
     except CatalogueError:
         if sensor not in checkpoint.sensors:
             raise
-    return sensor_from_dict(checkpoint.sensors[sensor])
+    return sensor_from_dict(checkpoint.sensors[str(sensor)])
 
 
 def checkpoint_sensors(checkpoint: Checkpoint) -> dict[str, Sensor]:
@@ -224,24 +221,19 @@ def _from_file(path: Path, sensor: Sensor) -> Mapping[str, BandStatistics]:
         raise CatalogueError(f"cannot read statistics from '{path}': {problem.strerror or problem}") from problem
     except UnicodeDecodeError as problem:
         raise CatalogueError(f"statistics are JSON or YAML in UTF-8; '{path}' is not: {problem}") from problem
-    entries = _parsed(text, path)
+    if path.suffix.lower() == ".json":
+        try:
+            entries = json.loads(text)
+        except (ValueError, RecursionError) as problem:
+            raise CatalogueError(f"'{path}' is not valid JSON: {problem}") from problem
+    else:
+        entries = parse_yaml(text, name=str(path), error=CatalogueError)
+    if not isinstance(entries, dict):
+        raise CatalogueError(f"'{path}' must map bands to p01, p99, mean and std; found {type(entries).__name__}")
     entries = entries.get(sensor.name, entries)
     if not isinstance(entries, dict):
         raise CatalogueError(f"'{path}' must map bands of '{sensor.name}' to p01, p99, mean and std; found {entries!r}")
     return {str(band): _band_statistics(entry, path, str(band)) for band, entry in entries.items()}
-
-
-def _parsed(text: str, path: Path) -> dict[str, Any]:
-    if path.suffix.lower() == ".json":
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as problem:
-            raise CatalogueError(f"'{path}' is not valid JSON: {problem}") from problem
-    else:
-        values = parse_yaml(text, name=str(path), error=CatalogueError)
-    if not isinstance(values, dict):
-        raise CatalogueError(f"'{path}' must map bands to p01, p99, mean and std; found {type(values).__name__}")
-    return values
 
 
 def _band_statistics(entry: Any, path: Path, band: str) -> BandStatistics:

@@ -229,12 +229,11 @@ def network_metadata(
     metadata: Sequence[Sequence[CheckedMetadata]], input_gsd_m: Float[Array, "set slot"]
 ) -> SetMetadata:
     """Bring what is known of sets of equally many images to what networks take; NaN where unknown."""
-    return set_metadata(
-        np.array([[one.corners_deg for one in images] for images in metadata]),
-        np.array([[one.gsd_m for one in images] for images in metadata]),
-        np.array([[one.time for one in images] for images in metadata]),
-        input_gsd_m,
+    names = ("corners_deg", "gsd_m", "time")
+    corners_deg, gsd_m, time = (
+        np.array([[getattr(one, name) for one in images] for images in metadata]) for name in names
     )
+    return set_metadata(corners_deg, gsd_m, time, input_gsd_m)
 
 
 def check_one_footprint(metadata: Sequence[CheckedMetadata], names: Sequence[str]) -> None:

@@ -346,12 +346,8 @@ def _recorded(name: str, sensors: Sequence[str]) -> str | None:
 
 def _listed(text: str) -> tuple[str, ...]:
     """Read names from a header entry: a JSON list, or words with commas."""
-    stripped = text.strip()
-    if not stripped:
-        return ()
-    if stripped.startswith("["):
-        try:
-            return tuple(str(name) for name in json.loads(stripped))
-        except (json.JSONDecodeError, RecursionError) as problem:
-            raise InputError(f"'{text}' in the header of the vectors is no list of names: {problem}") from problem
-    return tuple(name.strip() for name in stripped.split(","))
+    try:
+        names = json.loads(text) if text.strip().startswith("[") else text.split(",")
+    except (json.JSONDecodeError, RecursionError) as problem:
+        raise InputError(f"'{text}' in the header of the vectors is no list of names: {problem}") from problem
+    return tuple(stripped for name in names if (stripped := str(name).strip()))

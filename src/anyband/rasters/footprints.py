@@ -145,12 +145,8 @@ def place_image(anchor: Grid, grid: Grid, name: str) -> Placement:
 def box_of(placement: Placement) -> Box:
     """Find the rectangle that an image covers, in pixels of the anchor that is placed in it."""
     rows, cols = placement.rows, placement.cols
-    return Box(
-        row=-rows.offset / rows.scale,
-        col=-cols.offset / cols.scale,
-        height=rows.size / rows.scale,
-        width=cols.size / cols.scale,
-    )
+    height, width = rows.size / rows.scale, cols.size / cols.scale
+    return Box(row=-rows.offset / rows.scale, col=-cols.offset / cols.scale, height=height, width=width)
 
 
 def _shared_box(placements: Sequence[Placement], images: Sequence[Box]) -> Box | None:

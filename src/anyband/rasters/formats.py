@@ -27,7 +27,7 @@ __all__ = ["GdalSheet", "NetcdfSheet", "PlainTiffSheet", "open_plain_tiff", "ope
 _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
 
 # GDAL's quick way of reading a whole PNG at once gives what was in memory before, and no error, where the file breaks
-# off (seen with GDAL 3.10); row by row it is an error. It must be said when a file is opened and when it is read.
+# off (seen with GDAL 3.10); row by row it is an error. Set both to open and to read a file.
 # GDAL lists the whole folder of each file that it opens, milliseconds where there are thousands; files beside an image
 # are found by their names all the same.
 _READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
@@ -52,9 +52,8 @@ class GdalSheet:
     """One file that GDAL reads. Not to be shared by threads: each opens its own."""
 
     def __init__(self, path: Path) -> None:
-        """Open a file; `RasterError` where it is missing, empty, corrupt, or not a raster."""
+        """Open a file; `RasterError` where it is corrupt, or not a raster."""
         self.path = path
-        _check_file(path)
         try:
             with rasterio.Env(**_READING):
                 dataset = open_quietly(path)
@@ -108,13 +107,6 @@ def open_quietly(path: Path, *, profile: Mapping[str, Any] | None = None) -> Any
     """Open a file with rasterio, without its warning that an image lies nowhere; with a profile it is written anew."""
     with rasterio.Env():
         return _QuietReader(str(path)) if profile is None else _QuietWriter(str(path), "w", **profile)
-
-
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise RasterError(f"'{path}' does not exist")
-    if path.is_file() and path.stat().st_size == 0:
-        raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
 
 
 def _cause(problem: BaseException) -> str:
@@ -314,6 +306,8 @@ def _crs_name(path: Path, geo: tuple[bytes, ...]) -> str | None:
 _Y_NAMES = ("y", "lat", "latitude", "northing", "row")
 _X_NAMES = ("x", "lon", "longitude", "easting", "col")
 
+_STANDARD_NAMES = ("projection_", "latitude", "longitude")
+
 _UNIT_SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
 # chosen: coordinates written as float32 or rounded to centimetres still pass, a missing row doesn't.
@@ -324,37 +318,34 @@ class NetcdfSheet:
     """The image variables of one file that share the largest grid in it."""
 
     def __init__(self, path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None) -> None:
-        """Open a file at one time; `RasterError` where it is corrupt, holds no image, or the time is not said."""
+        """Open a file at one time; `RasterError` where it is corrupt, no image, or no time of several is requested."""
         self.path = path
         self._file = _open_netcdf(path)
         self.close = self._file.close
         try:
-            self._describe(time_index, time)
+            variables = _image_variables(self._file, path)
+            first = next(iter(variables.values()))
+            has_times = len(first.shape) == 3
+            self.names: tuple[str, ...] = tuple(variables)
+            self._variables = variables
+            self.height, self.width = int(first.shape[-2]), int(first.shape[-1])
+            if not self.height or not self.width:
+                raise RasterError(
+                    f"'{path}' has no pixels: its variables are {self.height} × {self.width} (rows × columns)"
+                )
+            self.transform = _netcdf_transform(self._file, first, path)
+            self.crs = _crs(self._file, first)
+            self.dtypes: tuple[str, ...] = tuple(str(_stored_type(variable)) for variable in variables.values())
+            self.nodata: tuple[float | None, ...] = tuple(_fill_value(variable) for variable in variables.values())
+            self.times = _times(self._file, first) if has_times else ()
+            self.num_times = int(first.shape[0]) if has_times else 1
+            self.time_index = self._chosen_time(time_index, time) if has_times else None
         except RasterError:
             raise
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as problem:
             raise RasterError(
                 f"'{path}' is damaged: what it says of its variables can't be read ({problem})"
             ) from problem
-
-    def _describe(self, time_index: int | None, time: datetime.datetime | None) -> None:
-        path = self.path
-        variables = _image_variables(self._file, path)
-        first = next(iter(variables.values()))
-        self.names: tuple[str, ...] = tuple(variables)
-        self._variables = variables
-        self.height, self.width = int(first.shape[-2]), int(first.shape[-1])
-        if not self.height or not self.width:
-            raise RasterError(
-                f"'{path}' has no pixels: its variables are {self.height} × {self.width} (rows × columns)"
-            )
-        self.transform = _netcdf_transform(self._file, first, path)
-        self.crs = _crs(self._file, first)
-        self.dtypes: tuple[str, ...] = tuple(str(_stored_type(variable)) for variable in variables.values())
-        self.nodata: tuple[float | None, ...] = tuple(_fill_value(variable) for variable in variables.values())
-        self.times = _times(self._file, first) if len(first.shape) == 3 else ()
-        self.num_times = int(first.shape[0]) if len(first.shape) == 3 else 1
-        self.time_index = self._chosen_time(time_index, time) if len(first.shape) == 3 else None
 
     def read(
         self, positions: Sequence[int], window: Window
@@ -379,17 +370,17 @@ class NetcdfSheet:
     def _chosen_time(self, index: int | None, time: datetime.datetime | None) -> int:
         if time is not None:
             return _index_of(time, self.times, self.path)
+        if index is None and self.num_times == 1:
+            return 0
+        last = self.num_times - 1
         if index is None:
-            if self.num_times == 1:
-                return 0
             raise RasterError(
                 f"'{self.path}' holds {self.num_times} times{_span(self.times)}; say which one: "
-                f"`time_index` 0 … {self.num_times - 1}, or `time`"
+                f"`time_index` 0 … {last}, or `time`"
             )
-        if not -self.num_times <= index < self.num_times:
+        if not -self.num_times <= index <= last:
             raise RasterError(
-                f"time_index {index} is not in '{self.path}', which holds {self.num_times} times "
-                f"(0 … {self.num_times - 1})"
+                f"time_index {index} is not in '{self.path}', which holds {self.num_times} times (0 … {last})"
             )
         return index % self.num_times
 
@@ -399,7 +390,6 @@ def _open_netcdf(path: Path) -> Any:
         import h5netcdf
     except ModuleNotFoundError as problem:
         raise RasterError(f"'{path}' is netCDF, which needs h5netcdf: pip install 'anyband[netcdf]'") from problem
-    _check_file(path)
     try:
         # A file that fails to open is closed all the same, and for that must know that it is not writable;
         # else Python prints a traceback beside our message.
@@ -411,7 +401,7 @@ def _open_netcdf(path: Path) -> Any:
 
 def _image_variables(file: Any, path: Path) -> dict[str, Any]:
     """Find numeric variables over (y, x) or (time, y, x); of several grids the one with most pixels."""
-    # Asking for a shape takes a millisecond, so each is asked for once.
+    # A shape takes a millisecond, so each is requested once.
     shapes = {name: tuple(variable.shape) for name, variable in file.variables.items()}
     found = {
         name: variable
@@ -461,11 +451,9 @@ def _axis(file: Any, variable: Any, names: tuple[str, ...], position: int) -> Ar
     if dimension not in file.variables:
         return None
     coordinate = file.variables[dimension]
-    standard = _text(coordinate.attrs.get("standard_name", ""))
-    named = dimension.rsplit("/", 1)[-1].casefold()
-    if named in names or standard.startswith(("projection_", "latitude", "longitude")):
-        return np.asarray(coordinate[...], dtype=np.float64)
-    return None
+    is_standard = _text(coordinate.attrs.get("standard_name", "")).startswith(_STANDARD_NAMES)
+    is_named = dimension.rsplit("/", 1)[-1].casefold() in names
+    return np.asarray(coordinate[...], dtype=np.float64) if is_named or is_standard else None
 
 
 def _netcdf_transform(file: Any, variable: Any, path: Path) -> Transform:
@@ -506,27 +494,22 @@ def _crs(file: Any, variable: Any) -> str | None:
 
 
 def _times(file: Any, variable: Any) -> tuple[datetime.datetime, ...]:
+    """Read the times of an axis; none where they can't be read: an image can still be chosen by its number."""
     dimension = variable.dimensions[0]
     if dimension not in file.variables:
         return ()
     axis = file.variables[dimension]
-    values = np.asarray(axis[...])
+    values, units = np.asarray(axis[...]), _text(axis.attrs.get("units", "")).strip()
     try:
-        return _parsed_times(values, _text(axis.attrs.get("units", "")).strip())
+        if values.dtype.kind in "OSU":
+            return tuple(_utc(datetime.datetime.fromisoformat(_text(value))) for value in values)
+        since = re.fullmatch(r"(second|minute|hour|day)s? since (.+)", units)
+        if since is None:
+            return ()
+        start, unit_s = _utc(datetime.datetime.fromisoformat(since[2].strip().removesuffix(" UTC"))), since[1]
+        return tuple(start + datetime.timedelta(seconds=float(value) * _UNIT_SECONDS[unit_s]) for value in values)
     except (ValueError, OverflowError):
-        # Times that we can't read are as good as none: an image can still be chosen by its number.
         return ()
-
-
-def _parsed_times(values: Array, units: str) -> tuple[datetime.datetime, ...]:
-    if values.dtype.kind in "OSU":
-        return tuple(_utc(datetime.datetime.fromisoformat(_text(value))) for value in values)
-    since = re.fullmatch(r"(second|minute|hour|day)s? since (.+)", units)
-    if since is None:
-        return ()
-    start = _utc(datetime.datetime.fromisoformat(since[2].strip().removesuffix(" UTC")))
-    seconds = _UNIT_SECONDS[since[1]]
-    return tuple(start + datetime.timedelta(seconds=float(value) * seconds) for value in values)
 
 
 def _utc(time: datetime.datetime) -> datetime.datetime:

@@ -115,8 +115,7 @@ class Grid:
             raise GeometryError(
                 f"the window ({window}) reaches outside the image of {self.height} × {self.width} pixels"
             )
-        a, b, _, d, e, _ = self.transform
-        x, y = self.to_coordinates(float(window.row), float(window.col))
+        (a, b, _, d, e, _), (x, y) = self.transform, self.to_coordinates(float(window.row), float(window.col))
         return replace(self, height=window.height, width=window.width, transform=(a, b, x, d, e, y))
 
 
@@ -160,10 +159,8 @@ def crs_name(wkt: str) -> str | None:
 
 def same_crs(a: str | None, b: str | None) -> bool:
     """Tell whether two names mean one coordinate system."""
-    if a == b:
-        return True
-    if a is None or b is None:
-        return False
+    if a == b or a is None or b is None:
+        return a == b
     from rasterio.crs import CRS
 
     return bool(CRS.from_string(a) == CRS.from_string(b))

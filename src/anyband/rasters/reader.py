@@ -133,7 +133,14 @@ class RasterReader:
         for index, position in places:
             declared = (source.nodata, sheets[index].nodata[position], sensor.nodata)
             self._nodata.append(next((value for value in declared if value is not None), None))
-        self.datetime: datetime.datetime | None = _common_time(list(used.values()))
+        timed = [(one.times[one.time_index], one) for one in used.values() if one.times and one.time_index is not None]
+        for time, sheet in timed[1:]:
+            if time.date() != timed[0][0].date():
+                raise RasterError(
+                    f"files of one image differ in time: '{timed[0][1].path}' gives {timed[0][0].date()}, "
+                    f"'{sheet.path}' gives {time.date()}; say `time` instead of `time_index`"
+                )
+        self.datetime: datetime.datetime | None = timed[0][0] if timed else None
         """Time of the image where the file says it, UTC."""
         self.num_times: int = max((len(sheet.times) for sheet in used.values()), default=0) or 1
         """How many times the file holds."""
@@ -234,14 +241,16 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
 
 def open_sheet(path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None) -> Sheet:
     """Open one file of any format, at one time if it has several; the caller closes it."""
+    if not path.exists():
+        raise RasterError(f"'{path}' does not exist")
+    if path.is_file() and path.stat().st_size == 0:
+        raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
     # Imported here, because what only names files needs no geographic library.
-    ending = path.suffix.lower()
     from anyband.rasters.formats import GdalSheet, NetcdfSheet, open_plain_tiff
 
-    if ending in _NETCDF_ENDINGS:
+    if path.suffix.lower() in _NETCDF_ENDINGS:
         return NetcdfSheet(path, time_index=time_index, time=time)
-    plain = open_plain_tiff(path) if ending in _TIFF_ENDINGS else None
-    return plain or GdalSheet(path)
+    return (open_plain_tiff(path) if path.suffix.lower() in _TIFF_ENDINGS else None) or GdalSheet(path)
 
 
 def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) -> Grid:
@@ -294,27 +303,15 @@ def _valid_position(sheet: Sheet, source: RasterSource, grid: Grid) -> int:
     return 0
 
 
-def _common_time(sheets: Sequence[Sheet]) -> datetime.datetime | None:
-    times = [(sheet.times[sheet.time_index], sheet) for sheet in sheets if sheet.times and sheet.time_index is not None]
-    for time, sheet in times[1:]:
-        if time.date() != times[0][0].date():
-            raise RasterError(
-                f"files of one image differ in time: '{times[0][1].path}' gives {times[0][0].date()}, "
-                f"'{sheet.path}' gives {time.date()}; say `time` instead of `time_index`"
-            )
-    return times[0][0] if times else None
-
-
 def _has_data(stored: Array, nodata: float | None) -> Array:
-    known = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, dtype=bool)
+    is_float = stored.dtype.kind == "f"
+    known = np.isfinite(stored) if is_float else np.ones(stored.shape, dtype=bool)
     if nodata is None or nodata != nodata:
         return known
-    if stored.dtype.kind == "f":
-        # A float32 file stores its nodata rounded; compare with what it can hold.
-        return np.asarray(known & (stored != stored.dtype.type(nodata)))
-    limits = np.iinfo(stored.dtype)
-    possible = limits.min <= nodata <= limits.max and nodata == int(nodata)
-    return np.asarray(known & (stored != int(nodata))) if possible else known
+    # A float32 file stores its nodata rounded; compare with what it can hold.
+    limits = None if is_float else np.iinfo(stored.dtype)
+    can_hold = limits is None or (limits.min <= nodata <= limits.max and nodata == int(nodata))
+    return np.asarray(known & (stored != stored.dtype.type(nodata))) if can_hold else known
 
 
 def _to_type(values: Array, dtype: np.dtype[np.generic]) -> Array:
@@ -429,8 +426,7 @@ def _found_by_own_name(band: str, sensor: Sensor, sheets: Sequence[Sheet]) -> _B
     if band not in named:
         raise RasterError(
             f"band '{band}' of '{sensor.name}' is not in {_listed_files(sheets)} by any of its names; found "
-            f"{_listed(_own_names(sheets)) or 'no names'}; "
-            f"say its name in the file by `bands`"
+            f"{_listed(_own_names(sheets)) or 'no names'}; say its name in the file by `bands`"
         )
     return named[band]
 

@@ -24,7 +24,7 @@ __all__ = ["WriteWindow", "geotiff_writer", "write_geotiff"]
 # chosen: 256 × 256 pixels of many bands still fit a cache, and a 224-pixel tile touches four blocks at most.
 _BLOCK_PIXELS = 256
 # chosen: less room than one block of one band needs is a full disk.
-_FULL_DISK_BYTES = 1_000_000
+_FULL_DISK_MB = 1.0
 _BLOCK_STEP = 16  # Source: TIFF 6.0, section 15: tile sides are multiples of 16
 _PROFILE: dict[str, Any] = {"driver": "GTiff", "tiled": True, "interleave": "band", "compress": "deflate"}
 _PROFILE |= {"BIGTIFF": "IF_SAFER"}
@@ -122,11 +122,10 @@ def _as_output_error(target: Path) -> Iterator[None]:
 
 def _output_error(target: Path, cause: str) -> OutputError:
     # GDAL says "write error" for every reason; the room that is left tells a full disk.
-    free_bytes = shutil.disk_usage(target.parent).free
-    if free_bytes < _FULL_DISK_BYTES:
+    free_mb = shutil.disk_usage(target.parent).free / 1e6
+    if free_mb < _FULL_DISK_MB:
         return OutputError(
-            f"no room on the disk to write '{target}' ({free_bytes / 1e6:.1f} MB left); free some or name "
-            f"another output"
+            f"no room on the disk to write '{target}' ({free_mb:.1f} MB left); free some or name another output"
         )
     return OutputError(f"cannot write '{target}': {cause}")
 

@@ -154,7 +154,14 @@ def embed_set(
         GeometryError: images of different CRS, turned against each other, or that don't overlap the first.
         OutputError: an output can't be written. Each of the two appears whole or not at all.
     """
-    _check_one_place(entries)
+    if not entries:
+        raise InputError("a set needs at least one image; found none")
+    places = list(dict.fromkeys(one.place for one in entries if one.place is not None))
+    if len(places) > 1:
+        raise InputError(
+            f"the images are of {len(places)} places ({', '.join(places[:4])}{' …' * (len(places) > 4)}), and the "
+            "features of one are made at a time; list the images of one place"
+        )
     sources = [one.source for one in entries]
     outputs = checked_outputs(out, sources, picture="pca", counts={"batch_size": batch_size})
     tiling = plan_tiling(encoder.config, tile=tile, halo=halo)
@@ -336,17 +343,6 @@ def _metadata(anchor: Grid, images: Sequence[SceneImage], boxes: Sequence[Box]) 
         np.broadcast_to(np.array([image.time for image in images]), shape),
         np.full(shape, _known_gsd_m(anchor)),
     )
-
-
-def _check_one_place(entries: Sequence[ImageEntry]) -> None:
-    if not entries:
-        raise InputError("a set needs at least one image; found none")
-    places = list(dict.fromkeys(one.place for one in entries if one.place is not None))
-    if len(places) > 1:
-        raise InputError(
-            f"the images are of {len(places)} places ({', '.join(places[:4])}{' …' * (len(places) > 4)}), and the "
-            "features of one are made at a time; list the images of one place"
-        )
 
 
 def _opened(

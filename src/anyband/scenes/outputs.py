@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -190,16 +191,13 @@ def write_pca_picture(path: Path, features: Path, grid: Grid, colours: PcaColour
     step = -(-max(grid.height, grid.width) // _PICTURE_EDGE)
     colour = np.empty((3, -(-grid.height // step), -(-grid.width // step)), dtype=np.float32)
     edge = max(1, BLOCK_PATCHES // step)
-    sheet = GdalSheet(features)
-    try:
+    with closing(GdalSheet(features)) as sheet:
         for part in windows_covering(*colour.shape[1:], tile_height=edge, tile_width=edge):
             row, col = part.row * step, part.col * step
             height, width = min(part.height * step, grid.height - row), min(part.width * step, grid.width - col)
             window = Window(row=row, col=col, height=height, width=width)
             stored, _ = sheet.read(range(len(sheet.names)), window)
             colour[:, part.rows, part.cols] = pca_picture(stored[:, ::step, ::step], colours)
-    finally:
-        sheet.close()
     larger = max(1, _ENLARGED_EDGE // max(colour.shape[1:]))
     with whole_file(path) as beside:
         beside.write_bytes(picture_png(colour.repeat(larger, axis=1).repeat(larger, axis=2)))

@@ -3,10 +3,11 @@
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata
 from anyband.errors import AssignmentError, CatalogueError, GeometryError, InputError
 from anyband.progress import Advance
 from anyband.rasters.footprints import Box, place_image
-from anyband.rasters.formats import GdalSheet
 from anyband.rasters.grid import (
     Axis,
     Blender,
@@ -31,7 +31,7 @@ from anyband.rasters.grid import (
     source_window,
     window_starts,
 )
-from anyband.rasters.reader import RasterReader, open_raster
+from anyband.rasters.reader import RasterReader, open_raster, open_sheet
 from anyband.scenes.outputs import (
     SceneImage,
     as_utc,
@@ -40,7 +40,7 @@ from anyband.scenes.outputs import (
     write_reconstruction_picture,
     write_scene,
 )
-from anyband.sensors.sensor import Encoding, Sensor
+from anyband.sensors.sensor import Sensor
 
 __all__ = ["ReconstructReport", "TargetImage", "reconstruct"]
 
@@ -53,6 +53,7 @@ _BLOCK_ROWS = 256
 _TINY = 1e-6
 _NAMED_REASONS = 3
 
+T = TypeVar("T")
 Candidate = tuple[ImageEntry, ImageSurvey]
 """An image that can be read: what the list says of it, and what its files say."""
 
@@ -88,7 +89,7 @@ class ReconstructReport:
     image: Path
     """GeoTIFF of digital numbers, as the sensor stores them."""
     picture: Path | None
-    """The other images, the target as it was, and filled; None: not asked for."""
+    """The other images, the target as it was, and filled; None: not requested."""
     grid: Grid
     num_filled: int
     """Pixels of which a band was predicted."""
@@ -133,7 +134,7 @@ def reconstruct(
     sources = [one.source for one in (*context, target.entry) if one]
     limits = {"batch_size": batch_size, "num_context": num_context}
     out, picture = checked_outputs(out, sources, picture="picture", counts=limits)
-    others, left_out = _surveyed(context)
+    others, left_out = _kept(context, [_surveyed(entry) for entry in context], "can be read")
     with ExitStack() as opened:
         seen = target.entry
         reader = None if seen is None else opened.enter_context(open_raster(seen.source, seen.sensor))
@@ -170,8 +171,10 @@ def _looked_at(
     opened: ExitStack,
 ) -> tuple[list[SceneImage], list[str]]:
     """Choose and open the images to look at, the anchor first; say why others can't be."""
-    placed, elsewhere = _placed(others, grid)
-    readable, unread = _readable(completer, placed)
+    found = [_not_there(image, grid) or image for image in others]
+    placed, elsewhere = _kept([entry for entry, _ in others], found, "shows ground of the target")
+    read = [_readable(completer, image) for image in placed]
+    readable, unread = _kept([entry for entry, _ in placed], read, "can be read by this network")
     specs = {id(one): spec for one, spec in readable}
     chosen = _nearest_in_time([one for one, _ in readable], time, count)
     return [_opened(one, specs[id(one)], grid, opened) for one in chosen], [*elsewhere, *unread]
@@ -343,16 +346,9 @@ def _taken_at(image: Candidate) -> dt.datetime | None:
     return entry.datetime or survey.datetime
 
 
-def _surveyed(entries: Sequence[ImageEntry]) -> tuple[list[Candidate], list[str]]:
-    found = [(entry, survey_image(entry)) for entry in entries]
-    _, notes = _usable(entries, [one if isinstance(one, str) else "" for _, one in found], "can be read")
-    return [(entry, one) for entry, one in found if not isinstance(one, str)], notes
-
-
-def _placed(images: Sequence[Candidate], grid: Grid) -> tuple[list[Candidate], list[str]]:
-    reasons = [_not_there(image, grid) for image in images]
-    kept, notes = _usable([entry for entry, _ in images], reasons, "shows ground of the target")
-    return [images[index] for index in kept], notes
+def _surveyed(entry: ImageEntry) -> Candidate | str:
+    survey = survey_image(entry)
+    return survey if isinstance(survey, str) else (entry, survey)
 
 
 def _not_there(image: Candidate, grid: Grid) -> str:
@@ -369,43 +365,32 @@ def _not_there(image: Candidate, grid: Grid) -> str:
     return "" if source_window(placement, grid.whole) is not None else "it shows no ground of the target"
 
 
-def _readable(
-    completer: SetCompleter, images: Sequence[Candidate]
-) -> tuple[list[tuple[Candidate, InputSpec]], list[str]]:
-    """Find the images whose bands a network can read, with how; and say why it can't read others."""
-    found: list[tuple[Candidate, InputSpec]] = []
-    reasons = []
-    for image in images:
-        try:
-            found.append((image, completer.context_spec(entry_sensor(image[0]))))
-            reasons.append("")
-        except (AssignmentError, CatalogueError) as problem:
-            reasons.append(str(problem))
-    return found, _usable([entry for entry, _ in images], reasons, "can be read by this network")[1]
+def _readable(completer: SetCompleter, image: Candidate) -> tuple[Candidate, InputSpec] | str:
+    try:
+        return image, completer.context_spec(entry_sensor(image[0]))
+    except (AssignmentError, CatalogueError) as problem:
+        return str(problem)
 
 
-def _usable(entries: Sequence[ImageEntry], reasons: Sequence[str], what: str) -> tuple[list[int], list[str]]:
-    """Find the images against which there is no reason; say why others are left out, of long lists the first reasons
-    and a count. `InputError` where none is left."""
-    notes = [f"'{entry.name}' is left out: {reason}" for entry, reason in zip(entries, reasons, strict=True) if reason]
+def _kept(entries: Sequence[ImageEntry], found: Sequence[T | str], what: str) -> tuple[list[T], list[str]]:
+    """Keep what was found of images; a text says why one is left out, of long lists the first texts and a count.
+    `InputError` where none is left."""
+    reasons = zip(entries, found, strict=True)
+    notes = [f"'{entry.name}' is left out: {one}" for entry, one in reasons if isinstance(one, str)]
     more = len(notes) - _NAMED_REASONS
     few = [*notes[:_NAMED_REASONS], *([f"and {more} more images are left out"] if more > 0 else [])]
-    if all(reasons):
+    if len(notes) == len(found):
         raise InputError(
-            f"none of the {len(entries)} images {what}, so there is nothing to reconstruct from: {'; '.join(few)}"
+            f"none of the {len(found)} images {what}, so there is nothing to reconstruct from: {'; '.join(few)}"
         )
-    return [index for index, reason in enumerate(reasons) if not reason], few
+    return [one for one in found if not isinstance(one, str)], few
 
 
 def _opened(image: Candidate, spec: InputSpec, grid: Grid, opened: ExitStack) -> SceneImage:
     entry, survey = image
-    return SceneImage(
-        name=entry.name,
-        reader=opened.enter_context(open_raster(entry.source, entry.sensor)),
-        spec=spec,
-        placement=place_image(grid, survey.grid, entry.name),
-        time=as_utc(_taken_at(image)),
-    )
+    reader = opened.enter_context(open_raster(entry.source, entry.sensor))
+    placement, time = place_image(grid, survey.grid, entry.name), as_utc(_taken_at(image))
+    return SceneImage(name=entry.name, reader=reader, spec=spec, placement=placement, time=time)
 
 
 def _time_of(target: TargetImage, reader: RasterReader | None) -> dt.datetime:
@@ -454,13 +439,11 @@ def _window(completer: SetCompleter, grid: Grid, requested: int | None) -> int:
 
 
 def _tags(sensor: Sensor, images: Sequence[SceneImage], time: dt.datetime) -> dict[str, object]:
-    codes = {band.name: band.encoding(sensor.default_encoding) for band in sensor.bands}
+    codes = [(band.name, band.encoding(sensor.default_encoding)) for band in sensor.bands]
+    keys = ("scale", "offset", "transform")
     return {
         "ANYBAND_SENSOR": sensor.name,
-        "ANYBAND_ENCODING": {
-            name: {"scale": code.scale, "offset": code.offset, "transform": code.transform}
-            for name, code in codes.items()
-        },
+        "ANYBAND_ENCODING": {name: {key: getattr(code, key) for key in keys} for name, code in codes},
         "ANYBAND_DATETIME": f"{as_utc(time)}Z",
         "ANYBAND_CONTEXT": "; ".join(image.title for image in images),
     }
@@ -523,25 +506,22 @@ def _stored_as(sensor: Sensor, encoding: str) -> Sensor:
 
 
 def _usual_type(sensor: Sensor) -> str:
-    """Choose a type by the encoding: whole numbers where a stored unit is not a physical one, and for counts."""
-    codes: list[Encoding] = [band.encoding(sensor.default_encoding) for band in sensor.bands]
-    if all(band.unit == "count" for band in sensor.bands):
-        largest = [band.statistics.p99 if band.statistics else np.inf for band in sensor.bands]
-        return "uint8" if max(largest) <= np.iinfo(np.uint8).max else "uint16"
-    if any(abs(code.scale) >= _WHOLE_SCALE for code in codes):
+    """Choose a type by the encoding: whole numbers where a stored unit is not a physical one, and for counts; signed
+    ones for decibels, which lie mostly under 0."""
+    units = {band.unit for band in sensor.bands}
+    if units == {"count"}:
+        largest = max(band.statistics.p99 if band.statistics else np.inf for band in sensor.bands)
+        return "uint8" if largest <= np.iinfo(np.uint8).max else "uint16"
+    if any(abs(band.encoding(sensor.default_encoding).scale) >= _WHOLE_SCALE for band in sensor.bands):
         return "float32"
-    # Reflectance lies over 0 and decibels mostly under it.
-    return "int16" if any(band.unit == "sigma0_db" for band in sensor.bands) else "uint16"
+    return "int16" if "sigma0_db" in units else "uint16"
 
 
 def _grid_of(path: Path, sensor: Sensor) -> Grid:
-    sheet = GdalSheet(path)
-    try:
+    with closing(open_sheet(path)) as sheet:
         size = {"height": sheet.height, "width": sheet.width}
         gsd_m = sensor.gsd_m if sheet.crs is None else pixel_size_m(sheet.transform, crs=sheet.crs, **size)
         return Grid(transform=sheet.transform, crs=sheet.crs, gsd_m=float(gsd_m), **size)
-    finally:
-        sheet.close()
 
 
 def _grid_at(grid: Grid, gsd_m: float) -> Grid:
