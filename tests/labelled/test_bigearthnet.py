@@ -6,7 +6,7 @@ from hypothesis import given
 from torchgeo.datasets import BigEarthNet
 
 from anyband.errors import ManifestError
-from anyband.labelled.published.bigearthnet import CLASSES_19, CLASSES_43, to_19_classes
+from anyband.labelled.published import CLASSES_19, CLASSES_43, to_19_classes
 
 
 def test_names_and_order_are_those_of_torchgeo() -> None:

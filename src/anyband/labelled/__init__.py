@@ -111,7 +111,20 @@ def _check_targets(data: TaskData, targets: Array) -> None:
         _check_numbers(data, targets)
         return
     if data.kind == "class":
-        _check_class_numbers(data, targets)
+        if targets.dtype.kind not in "iu" or targets.ndim != 1:
+            raise InputError(
+                f"'{data.name}' has kind 'class' and targets of type {targets.dtype}, shape {targets.shape}"
+            )
+        wrong = np.flatnonzero((targets < 0) | (targets >= len(data.classes)))
+        if len(wrong):
+            raise InputError(
+                f"{len(wrong)} samples of '{data.name}' have a class number outside 0 to {len(data.classes) - 1}, the "
+                f"first is '{data.names[wrong[0]]}' with {targets[wrong[0]]}"
+            )
+        seen = np.unique(targets)
+        if len(seen) < 2:
+            only = f"only '{data.classes[seen[0]]}'" if len(seen) else "none"
+            raise InputError(f"'{data.name}' needs samples of two classes at least, {only} is there")
     elif targets.shape[1:] != (len(data.classes),) or targets.dtype != bool:
         raise InputError(
             f"'{data.name}' has {len(data.classes)} classes and labels of shape {targets.shape}; each sample needs "
@@ -147,21 +160,6 @@ def _check_numbers(data: TaskData, targets: Array) -> None:
     train = targets[data.split("train")]
     if len(train) > 1 and np.ptp(train) == 0:
         raise InputError(f"all {len(train)} training samples of '{data.name}' have the number {train[0]:g}")
-
-
-def _check_class_numbers(data: TaskData, targets: Array) -> None:
-    if targets.dtype.kind not in "iu" or targets.ndim != 1:
-        raise InputError(f"'{data.name}' has kind 'class' and targets of type {targets.dtype}, shape {targets.shape}")
-    wrong = np.flatnonzero((targets < 0) | (targets >= len(data.classes)))
-    if len(wrong):
-        raise InputError(
-            f"{len(wrong)} samples of '{data.name}' have a class number outside 0 to {len(data.classes) - 1}, the "
-            f"first is '{data.names[wrong[0]]}' with {targets[wrong[0]]}"
-        )
-    seen = np.unique(targets)
-    if len(seen) < 2:
-        only = f"only '{data.classes[seen[0]]}'" if len(seen) else "none"
-        raise InputError(f"'{data.name}' needs samples of two classes at least, {only} is there")
 
 
 def _check_contents(data: TaskData) -> None:

@@ -153,11 +153,6 @@ def blocked(
         InputError: no maps, a split that would have no labels, a class that training would lack, or wrong sizes.
         GeometryError: the first images of a place do not lie on one grid.
     """
-    _check(data, blocks, val=val, test=test)
-    return _Divided(data, blocks, shares={"val": val, "test": test}, seed=seed, labels=labels).task_data()
-
-
-def _check(data: TaskData, blocks: BlockSpec, *, val: float, test: float) -> None:
     if not data.is_dense:
         raise InputError(f"'{data.name}' has kind '{data.kind}'; blocks divide maps of labels, other data by samples")
     if blocks.size_px < 1 or not 0 <= blocks.buffer_px <= blocks.size_px:
@@ -166,6 +161,7 @@ def _check(data: TaskData, blocks: BlockSpec, *, val: float, test: float) -> Non
             f"buffer_px {blocks.buffer_px}"
         )
     check_shares(val, test)
+    return _Divided(data, blocks, shares={"val": val, "test": test}, seed=seed, labels=labels).task_data()
 
 
 class _Divided:

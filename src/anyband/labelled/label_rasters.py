@@ -181,9 +181,7 @@ class PolygonLabels:
     def __init__(
         self, path: Path, shapes: Array, values: Float[Array, " polygon"], *, crs: Any, outside: float | None = None
     ) -> None:
-        """Take polygons; `values` of classes are the numbers that stand for them.
-        `outside` is the value where no polygon lies; None: no label.
-        """
+        """Take polygons, the value of each, and the value `outside` of them; None: no label."""
         self.path, self.outside = path, outside
         self._shapes, self._values, self._crs = shapes, values, crs
         self._trees: dict[str, Any] = {}
@@ -340,7 +338,13 @@ def _table(path: Path, column: str | None) -> tuple[Any, Array]:
         raise ManifestError(f"'{path}' has no polygons; fill it, or leave it out")
     if table.crs is None:
         raise ManifestError(f"'{path}' has no coordinate system, so its polygons lie nowhere; declare it in the file")
-    name = _label_column(path, list(table.columns.drop(table.geometry.name)), column)
+    wanted, columns = (column,) if column is not None else _COLUMNS, list(table.columns.drop(table.geometry.name))
+    name = next((name for name in wanted if name in columns), None)
+    if name is None:
+        raise ManifestError(
+            f"the polygons of '{path}' have no column {' or '.join(f'`{name}`' for name in wanted)}; they have "
+            f"{', '.join(columns) or 'none'}{nearest_name(wanted[0], columns)}; name it in `label_column`"
+        )
     labels = table[name]
     if labels.isna().any():
         raise ManifestError(
@@ -350,17 +354,6 @@ def _table(path: Path, column: str | None) -> tuple[Any, Array]:
     _check_shapes(path, table)
     is_number = pandas.api.types.is_numeric_dtype(labels)
     return table, np.asarray(labels.to_numpy(dtype=np.float64) if is_number else labels.astype(str).to_numpy(object))
-
-
-def _label_column(path: Path, columns: Sequence[str], column: str | None) -> str:
-    wanted = (column,) if column is not None else _COLUMNS
-    for name in wanted:
-        if name in columns:
-            return name
-    raise ManifestError(
-        f"the polygons of '{path}' have no column {' or '.join(f'`{name}`' for name in wanted)}; they have "
-        f"{', '.join(columns) or 'none'}{nearest_name(wanted[0], columns)}; name it in `label_column`"
-    )
 
 
 def _check_shapes(path: Path, table: Any) -> None:

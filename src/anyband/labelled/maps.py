@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -303,11 +304,8 @@ class _Maps:
         labels, grid, last = scene.labels, scene.grids[0], self._last
         key = (labels, grid, window)
         if last is None or last[0] != key:
-            if isinstance(labels, LabelFile):
-                read = read_labels(labels, grid, window, image=scene.sample.name)
-            else:
-                read = labels.read(grid, window, image=scene.sample.name)
-            last = self._last = key, read
+            read = partial(read_labels, labels) if isinstance(labels, LabelFile) else labels.read
+            last = self._last = key, read(grid, window, image=scene.sample.name)
         return last[1]
 
     def label_map(self, index: int) -> tuple[Num[Array, "row col"], Grid]:
@@ -369,7 +367,19 @@ def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
     for split, found in zip(maps.splits, maps.counts, strict=True):
         by_split[split].update(found)
     declared = dict(spec.classes) or dict(named)
-    classes = declared or _found_classes(by_split["train"], maps.scenes[0].where)
+    train, where = by_split["train"], maps.scenes[0].where
+    values = sorted(train)
+    if not declared and len(values) > _MOST_CLASSES:
+        raise InputError(
+            f"{where} and others have {len(values)} different values, which is no map of classes; use "
+            "`kind: number_map`, or name the classes in `classes`"
+        )
+    if not declared and values and values[0] < 0:
+        raise InputError(
+            f"{where} or others have the value {values[0]} at {train[values[0]]} pixels, which is seldom a "
+            "class; list it in `ignore`, or name all classes in `classes`"
+        )
+    classes = declared or {value: str(value) for value in values}
     names = class_names(classes, ignore=spec.ignore)
     if len(names) < 2:
         only = f"only '{names[0]}'" if names else "none"
@@ -378,7 +388,7 @@ def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
         if declared or split == "train":
             check_values(found, classes, ignore=spec.ignore, where=scene.where)
     # A class that is asked for must have been shown.
-    shown = {classes.get(value, str(value)) for value in by_split["train"]}
+    shown = {classes.get(value, str(value)) for value in train}
     for split in SPLITS[1:]:
         wanted = Counter[str]()
         for value, count in by_split[split].items():
@@ -392,18 +402,3 @@ def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
                 "value in `ignore`"
             )
     return classes
-
-
-def _found_classes(counts: Counter[int], where: str) -> dict[int, str]:
-    values = sorted(counts)
-    if len(values) > _MOST_CLASSES:
-        raise InputError(
-            f"{where} and others have {len(values)} different values, which is no map of classes; use "
-            "`kind: number_map`, or name the classes in `classes`"
-        )
-    if values and values[0] < 0:
-        raise InputError(
-            f"{where} or others have the value {values[0]} at {counts[values[0]]} pixels, which is seldom a "
-            "class; list it in `ignore`, or name all classes in `classes`"
-        )
-    return {value: str(value) for value in values}

@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
@@ -77,7 +77,14 @@ def splits_from_lists(
     for split, file in listed:
         if file is None:
             continue
-        samples, missing = _found(known, read_split_list(Path(file)), file=file, source=source)
+        found = [(name, known.find(name)) for name in read_split_list(Path(file))]
+        ambiguous = [name for name, sample in found if sample == _SEVERAL]
+        if ambiguous:
+            raise ManifestError(
+                f"'{file}' lists {len(ambiguous)} names that several samples of '{source}' have, the first is "
+                f"'{ambiguous[0]}'; write them with their folders"
+            )
+        missing = [name for name, sample in found if sample is None]
         if missing and absent == "refuse":
             raise ManifestError(
                 f"'{file}' lists {len(missing)} names that '{source}' does not have, the first is "
@@ -85,7 +92,7 @@ def splits_from_lists(
             )
         if missing:
             notes.append(f"{len(missing)} samples of '{Path(file).name}' are not in the data and left out")
-        for sample in samples:
+        for sample in (sample for _, sample in found if sample is not None):
             if splits[sample] not in (None, split):
                 raise ManifestError(
                     f"'{names[sample]}' is listed for {splits[sample]} and again in '{file}' for {split}; a sample has "
@@ -96,21 +103,6 @@ def splits_from_lists(
     if unlisted:
         notes.append(f"{unlisted} of {len(names)} samples are in no split list and left out")
     return tuple(splits), tuple(notes)
-
-
-def _found(known: "_Names", listed: Iterable[str], *, file: str, source: str) -> tuple[list[int], list[str]]:
-    """Give the positions of the samples that a list names, and the names that no sample has."""
-    found = [(name, known.find(name)) for name in listed]
-    ambiguous = [name for name, sample in found if sample == _SEVERAL]
-    if ambiguous:
-        raise ManifestError(
-            f"'{file}' lists {len(ambiguous)} names that several samples of '{source}' have, the first is "
-            f"'{ambiguous[0]}'; write them with their folders"
-        )
-    return (
-        [sample for _, sample in found if sample is not None],
-        [name for name, sample in found if sample is None],
-    )
 
 
 class _Names:
@@ -243,7 +235,16 @@ def draw_splits(
     else:
         votes = None if labels is None else _classes_of_places(place_of, labels)
         if votes is not None:
-            _check_class_sizes(votes, classes, what="place" if places else "image", num=1 + (val > 0) + (test > 0))
+            what, num_splits = "place" if places else "image", 1 + (val > 0) + (test > 0)
+            rare = sorted(
+                (count, classes[index]) for index, count in Counter(votes.tolist()).items() if count < num_splits
+            )
+            if rare:
+                count, name = rare[0]
+                raise InputError(
+                    f"class '{name}' has {count} {what}{'' if count == 1 else 's'}, too few for {num_splits} splits; "
+                    f"add {what}s, leave the class out, or declare a column `split`"
+                )
         rest, in_test = draw_halves(everything, votes, share=test, seed=seed)
         of_rest = None if votes is None else votes[rest]
         _, in_val = draw_halves(rest, of_rest, share=val / (1 - test), seed=seed + 1)
@@ -258,17 +259,6 @@ def _classes_of_places(place_of: Int[Array, " sample"], labels: Int[Array, " sam
     np.add.at(votes, (place_of, labels), 1)
     most: Int[Array, " place"] = votes.argmax(axis=1)
     return most
-
-
-def _check_class_sizes(votes: Int[Array, " place"], classes: Sequence[str], *, what: str, num: int) -> None:
-    counts = Counter(votes.tolist())
-    rare = sorted((count, classes[index]) for index, count in counts.items() if count < num)
-    if rare:
-        count, name = rare[0]
-        raise InputError(
-            f"class '{name}' has {count} {what}{'' if count == 1 else 's'}, too few for {num} splits; "
-            f"add {what}s, leave the class out, or declare a column `split`"
-        )
 
 
 def draw_halves(
@@ -412,42 +402,33 @@ def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, see
     """
     if fraction == 1 and per_class is None:
         return data
-    _check_fraction(data, fraction, per_class)
+    if not 0 < fraction <= 1:
+        raise InputError(f"split.fraction must be over 0 and at most 1, found {fraction:g}")
+    if per_class is not None and per_class < 1:
+        raise InputError(f"split.per_class must be at least 1, found {per_class}")
+    if per_class is not None and fraction != 1:
+        raise InputError(f"split.fraction {fraction:g} and split.per_class {per_class} exclude each other; keep one")
+    if per_class is not None and data.kind not in ("class", "labels"):
+        raise InputError(
+            f"split.per_class needs a class for each sample, '{data.name}' has kind '{data.kind}'; use split.fraction"
+        )
     train = data.split("train")
-    kept = train[np.sort(_drawn(data, train, fraction=fraction, per_class=per_class, seed=seed))]
-    left = [sample for sample, part in enumerate(data.splits) if part != "train"]
+    num, targets = _share(len(train), fraction), data.targets
+    if targets is None or data.kind not in ("class", "labels"):
+        drawn = permutation(seed, step=0, purpose=_PURPOSE, size=len(train))[:num]
+    elif data.kind == "class":
+        drawn = _drawn_by_class(targets[train], data.classes, fraction=fraction, per_class=per_class, seed=seed)
+    elif per_class is not None:
+        drawn = rounds_order(targets[train], rounds=per_class, seed=seed, purpose=_PURPOSE)
+    else:
+        drawn = balanced_order(targets[train], seed=seed, purpose=_PURPOSE, num=num)
+    kept = train[np.sort(drawn)]
+    left = [sample for sample, split in enumerate(data.splits) if split != "train"]
     samples = np.sort(np.concatenate([kept, np.array(left, dtype=np.int64)]))
     taken = data.take(samples, fingerprint=_fingerprint(data, samples))
     requested = f"{fraction:.3g} of them" if per_class is None else f"{per_class} of each class"
     note = f"labels of {len(kept)} of {len(train)} training samples are used ({requested}, seed {seed})"
     return replace(taken, notes=(*data.notes, note))
-
-
-def _check_fraction(data: TaskData, fraction: float, per_class: int | None) -> None:
-    if not 0 < fraction <= 1:
-        raise InputError(f"split.fraction must be over 0 and at most 1, found {fraction:g}")
-    if per_class is None:
-        return
-    if per_class < 1:
-        raise InputError(f"split.per_class must be at least 1, found {per_class}")
-    if fraction != 1:
-        raise InputError(f"split.fraction {fraction:g} and split.per_class {per_class} exclude each other; keep one")
-    if data.kind not in ("class", "labels"):
-        raise InputError(
-            f"split.per_class needs a class for each sample, '{data.name}' has kind '{data.kind}'; use split.fraction"
-        )
-
-
-def _drawn(
-    data: TaskData, train: Int[Array, " sample"], *, fraction: float, per_class: int | None, seed: int
-) -> Int[Array, " kept"]:
-    num = _share(len(train), fraction)
-    if data.targets is None or data.kind not in ("class", "labels"):
-        return permutation(seed, step=0, purpose=_PURPOSE, size=len(train))[:num]
-    labels = data.targets[train]
-    if data.kind == "class":
-        return _drawn_by_class(labels, data.classes, fraction=fraction, per_class=per_class, seed=seed)
-    return _drawn_by_labels(labels, num=num, per_class=per_class, seed=seed)
 
 
 def _drawn_by_class(
@@ -466,14 +447,6 @@ def _drawn_by_class(
         order = permutation(seed, step=int(number), purpose=_PURPOSE, size=len(members))
         kept.append(members[order[:num]])
     return np.concatenate(kept)
-
-
-def _drawn_by_labels(
-    labels: Bool[Array, "sample class"], *, num: int, per_class: int | None, seed: int
-) -> Int[Array, " kept"]:
-    if per_class is not None:
-        return rounds_order(labels, rounds=per_class, seed=seed, purpose=_PURPOSE)
-    return balanced_order(labels, seed=seed, purpose=_PURPOSE, num=num)
 
 
 def _share(count: int, fraction: float) -> int:

@@ -372,11 +372,8 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _images_of(folder: Path) -> list[Path]:
-    images = sorted(
-        child
-        for child in folder.iterdir()
-        if not child.name.startswith(".") and (child.suffix.lower() in IMAGE_ENDINGS or child.is_dir())
-    )
+    shown = (one for one in folder.iterdir() if not one.name.startswith("."))
+    images = sorted(one for one in shown if one.is_dir() or one.suffix.lower() in IMAGE_ENDINGS)
     if not images:
         raise ManifestError(f"class folder '{folder}' has no images ({' '.join(IMAGE_ENDINGS)}); fill or remove it")
     return images
@@ -401,7 +398,15 @@ def _maps_of_split(folder: Path, split: Split | None, make: _Maker) -> list[List
     labels = _by_stem(folder / "labels", (*_RASTER_ENDINGS, *VECTOR_ENDINGS), folders=False)
     images = [_by_stem(slot, _RASTER_ENDINGS, folders=True) for slot in slots]
     for found, slot in zip(images, slots, strict=True):
-        _check_pairs(found, labels, slot)
+        without = sorted(set(found) ^ set(labels))
+        if without:
+            stem = without[0]
+            has, lacks = (found[stem], "label") if stem in found else (labels[stem], f"image in '{slot}'")
+            more = f", like {len(without) - 1} more" if len(without) > 1 else ""
+            raise ManifestError(
+                f"'{has}' has no {lacks}{more}; images and labels are equal but for the ending of their names, so "
+                "rename, add or remove one, or list them in a table"
+            )
     return [
         ListedSample(
             name="",
@@ -425,15 +430,3 @@ def _by_stem(folder: Path, endings: Sequence[str], *, folders: bool) -> dict[str
     if not found:
         raise ManifestError(f"'{folder}' has no files ({' '.join(endings)}); fill or remove it")
     return found
-
-
-def _check_pairs(images: Mapping[str, Path], labels: Mapping[str, Path], folder: Path) -> None:
-    without = sorted(set(images) ^ set(labels))
-    if without:
-        stem = without[0]
-        has, lacks = (images[stem], "label") if stem in images else (labels[stem], f"image in '{folder}'")
-        more = f", like {len(without) - 1} more" if len(without) > 1 else ""
-        raise ManifestError(
-            f"'{has}' has no {lacks}{more}; images and labels are equal but for the ending of their names, so rename, "
-            "add or remove one, or list them in a table"
-        )

@@ -64,16 +64,10 @@ class ImageSlot:
     """TorchGeo's values times this are the numbers that the files store."""
 
     def described(self) -> Sensor:
-        """Give the sensor with the bands of the channels, in their order, and the encoding of the numbers.
-        Raises:
-            CatalogueError: a sensor, band or encoding is not in the catalogue.
-            ManifestError: the table names no sensor.
-        """
+        """Give the sensor with the bands of the channels, in their order, and the encoding of the numbers."""
         if self.sensor is None:
             raise ManifestError(f"the catalogue has no sensor for '{self.key}'; declare one in `sensors`")
-        sensor = get_sensor(self.sensor)
-        if self.bands:
-            sensor = find_bands(self.bands, sensor)
+        sensor = find_bands(self.bands, get_sensor(self.sensor)) if self.bands else get_sensor(self.sensor)
         return sensor if self.encoding is None else encoded(sensor, self.encoding)
 
 
@@ -169,9 +163,7 @@ def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
 
 
 def _class_values(one: TorchgeoSet, data: Any, arguments: Mapping[str, Any]) -> dict[int, str]:
-    """Give the name of each label or value of a data set, without those that are no class.
-    Raises `ManifestError` where neither the table nor the class says.
-    """
+    """Give the name of each label or value of a data set, without those that are no class."""
     named = _attribute(data, one.classes, arguments) if isinstance(one.classes, str) else one.classes
     pairs = named.items() if isinstance(named, Mapping) else enumerate(named)
     by_value = {int(value): str(name) for value, name in pairs if int(value) not in one.ignore}
@@ -280,10 +272,8 @@ def _image(dn: Array, sensor: Sensor, *, name: str) -> SampleImage:
             f"'{name}' gives an image of shape {dn.shape}, sensor '{sensor.name}' has {len(sensor.bands)} bands here "
             f"({', '.join(sensor.band_names)}); say in `bands` what the channels are"
         )
-    valid = np.isfinite(dn)
-    if sensor.nodata is not None:
-        valid &= dn != sensor.nodata
-    return SampleImage(dn=dn, valid=valid, sensor=sensor)
+    nodata = np.nan if sensor.nodata is None else sensor.nodata
+    return SampleImage(dn=dn, valid=np.isfinite(dn) & (dn != nodata), sensor=sensor)
 
 
 def _by_slot(raw: Mapping[str, Any], one: TorchgeoSet, sensors: Sequence[Sensor], *, name: str) -> list[Array]:
@@ -575,8 +565,8 @@ def _names(
 ) -> tuple[str, ...]:
     """Name samples by the class's own list, by their first file, or by split and number."""
     own = [str(name) for data in opened.values() for name in getattr(data, one.names)] if one.names else []
-    paths = [paths[0] for paths in files if paths]
-    own = own or [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in paths]
+    firsts = (paths[0] for paths in files if paths)
+    own = own or [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in firsts]
     numbered = [f"{split or 'sample'}/{index:06d}" for split, data in opened.items() for index in range(len(data))]
     return tuple(own if len(set(own)) == len(numbered) else numbered)
 

@@ -1,22 +1,25 @@
 """Published data sets by name, read from the folders in which they are distributed, and their normalisations."""
 
+import csv
 import datetime as dt
-import re
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anyband.data.store import Split
+from anyband.data.store import SPLITS, Split
 from anyband.errors import CatalogueError, ManifestError, nearest_name
 from anyband.files import read_yaml
-from anyband.labelled.samples import DataSpec, TaskData, known_root, options_of
-from anyband.labelled.tables import LabelFile, ListedSample, make_entry
-from anyband.sensors.catalogue import resolve_sensor
+from anyband.labelled.images import open_images, published_data
+from anyband.labelled.samples import DataSpec, ListSpec, TaskData, declared_slots, known_root, options_of
+from anyband.labelled.tables import ListedSample, known_entry
+from anyband.progress import progress
+from anyband.sensors.catalogue import find_bands, get_sensor
 from anyband.sensors.ranges import load_ranges, published_statistics
 from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = ["PUBLISHED", "open_published", "published_statistics_of"]
+__all__ = ["CLASSES_19", "CLASSES_43", "PUBLISHED", "open_published", "published_statistics_of", "to_19_classes"]
 
 _FOLDER = Path(__file__).parent
 _INSTEAD = "take `statistics: data` to count them on the training images"
@@ -32,25 +35,18 @@ def open_published(spec: DataSpec, *, seed: int) -> TaskData:
     """Open the published data set that `source` names from its folder, `root`. Nothing is ever downloaded.
     Raises `ManifestError` where there is no such set, or the folder is not as it is published.
     """
-    # Late: each set has libraries of its own.
     if spec.source in _CLASS_FOLDERS:
         return _open_class_folders(_CLASS_FOLDERS[spec.source], spec, seed=seed)
     if spec.source == "bigearthnet-mm":
-        from anyband.labelled.published.bigearthnet import open_bigearthnet
-
-        return open_bigearthnet(spec, seed=seed)
+        return _open_bigearthnet(spec, seed=seed)
     if spec.source == "fmow-pairs":
-        from anyband.labelled.published.fmow import open_fmow_pairs
+        return _open_fmow_pairs(spec, seed=seed)
+    if spec.source in ("dfc2020", "hls-burn-scars", "sickle"):
+        # Late: maps take libraries that whole images do not.
+        from anyband.labelled.published.maps import open_burn_scars, open_dfc2020, open_sickle
 
-        return open_fmow_pairs(spec, seed=seed)
-    if spec.source == "sickle":
-        from anyband.labelled.published.sickle import open_sickle
-
-        return open_sickle(spec, seed=seed)
-    if spec.source == "hls-burn-scars":
-        return _open_burn_scars(spec, seed=seed)
-    if spec.source == "dfc2020":
-        return _open_dfc2020(spec, seed=seed)
+        openers = {"dfc2020": open_dfc2020, "hls-burn-scars": open_burn_scars, "sickle": open_sickle}
+        return openers[spec.source](spec, seed=seed)
     raise ManifestError(
         f"there is no published data set '{spec.source}' (known: {', '.join(PUBLISHED)})"
         f"{nearest_name(spec.source, PUBLISHED)}"
@@ -58,8 +54,6 @@ def open_published(spec: DataSpec, *, seed: int) -> TaskData:
 
 
 def _open_class_folders(one: Mapping[str, Any], spec: DataSpec, *, seed: int) -> TaskData:
-    from anyband.labelled.images import open_images
-
     folder = _class_folder(one, known_root(spec, wanted=_classes_wanted(one)))
     bands = (tuple(one["bands"]),) if "bands" in one and not spec.sensors else ()
     declared = replace(
@@ -100,160 +94,6 @@ def _classes_wanted(one: Mapping[str, Any]) -> str:
         f"the folders {', '.join(one['classes'])} with {endings}, in the folder itself or in "
         f"{' or '.join(one['places'])}"
     )
-
-
-# Maps of labels that TorchGeo lacks, read by the names of their files. Tested on small folders laid out so, not on the
-# published files; what is not certain is said where it stands.
-
-# Source: https://huggingface.co/datasets/ibm-nasa-geospatial/hls_burn_scars, band order and values of the masks.
-_HLS_BANDS = ("B02", "B03", "B04", "B8A", "B11", "B12")
-_HLS_CLASSES = {0: "not burned", 1: "burn scar"}
-_HLS_SPLITS: dict[str, Split] = {"training": "train", "validation": "test"}
-_HLS_WANTED = (
-    "folders `training` and `validation` with `subsetted_512x512_HLS.S30.TILE.DATE.v1.4_merged.tif` and "
-    "`subsetted_512x512_HLS.S30.TILE.DATE.v1.4.mask.tif`"
-)
-_HLS_NAME = re.compile(r"HLS\.[SL]30\.T\w{5}\.(\d{7})\.")
-
-# Source: Yokoya et al., "2020 IEEE GRSS Data Fusion Contest", IEEE GRSM 8(1), 2020: simplified IGBP classes. Savanna
-# and snow are not in its labels, so eight classes are.
-_DFC_CLASSES = {
-    1: "forest",
-    2: "shrubland",
-    4: "grassland",
-    5: "wetlands",
-    6: "croplands",
-    7: "urban/built-up",
-    9: "barren",
-    10: "water",
-}
-_DFC_IGNORE = (0, 3, 8, 255)
-# Order in the files, as in SEN12MS, whose Sentinel-2 images are of level 1C.
-# Source: Schmitt et al., "SEN12MS", ISPRS Annals IV-2/W7, 2019.
-_S2_ORDER = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
-_DFC_WANTED = (
-    "folders `ROIs0000_test` and `ROIs0000_validation`, each with folders `s1_*`, `s2_*` and `dfc_*` of files such as "
-    "`ROIs0000_test_s2_0_p0.tif`"
-)
-_DFC_NAME = re.compile(r"_(s2|s1|dfc)_(.*)$")
-
-# Sensor, encoding, and bands of a file in their order, of each kind of image.
-_SLOTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "HLS": ("hls-s30", "physical", _HLS_BANDS),
-    "S2": ("sentinel2-l1c", "dn", _S2_ORDER),
-    "S1": ("sentinel1-grd", "db", ("VV", "VH")),
-}
-# It sees cirrus and no ground; the published evaluation of DFC2020 leaves it out.
-_LEFT_OUT = "B10"
-
-
-def _open_burn_scars(spec: DataSpec, *, seed: int) -> TaskData:
-    """Open HLS Burn Scars: 512 × 512 pixels of six bands of HLS S30 as reflectance, and masks of −1, 0, 1.
-    `validation` is the test split, as in PANGAEA; validation is drawn from `training`.
-    """
-    from anyband.labelled.maps import map_data
-
-    options_of(spec, {})
-    root = known_root(spec, wanted=_HLS_WANTED)
-    folders = {_below(root, name, wanted=_HLS_WANTED): split for name, split in _HLS_SPLITS.items()}
-    samples = [one for folder, split in folders.items() for one in _burn_scars_of(folder, split, spec)]
-    declared = replace(spec, kind="class_map", classes=spec.classes or _HLS_CLASSES, ignore=spec.ignore or (-1,))
-    return map_data(samples, declared, name=spec.source, seed=seed)
-
-
-def _burn_scars_of(folder: Path, split: Split, spec: DataSpec) -> list[ListedSample]:
-    samples = []
-    for image in sorted(folder.glob("*_merged.tif")):
-        label = image.with_name(image.name.replace("_merged.tif", ".mask.tif"))
-        if not label.exists():
-            raise ManifestError(f"'{image}' has no mask '{label.name}'. '{spec.source}' wants: {_HLS_WANTED}")
-        named = _HLS_NAME.search(image.name)
-        date = None if named is None else dt.datetime.strptime(named[1], "%Y%j").replace(tzinfo=dt.UTC)
-        entry = make_entry(_row(image, "HLS", spec, slot=0) | {"datetime": date}, 0, folder=folder, spec=spec)
-        samples.append(ListedSample(name="", images=(entry,), label=LabelFile(path=label, variable="1"), split=split))
-    if not samples:
-        raise ManifestError(f"'{folder}' has no `*_merged.tif`. '{spec.source}' wants: {_HLS_WANTED}")
-    return samples
-
-
-def _open_dfc2020(spec: DataSpec, *, seed: int) -> TaskData:
-    """Open DFC2020: 256 × 256 pixels of Sentinel-2 L1C and Sentinel-1, and land cover of eight classes.
-    Option `images`: `S2` (default), `S1` or `S2+S1`. Option `train`: `test` (default) trains on the 5128 patches of
-    `ROIs0000_test` and reports on the 986 of `ROIs0000_validation`, as CROMA and those after it do; `validation` is the
-    other way round. That the SMARTIES evaluation divides them so is assumed: its files are 8-bit pictures, as theirs.
-    Validation is drawn from the training split.
-    """
-    from anyband.labelled.maps import map_data
-
-    options = options_of(spec, {"images": ("S2", "S1", "S2+S1"), "train": ("test", "validation")})
-    images, train = options["images"].split("+"), options["train"]
-    root = known_root(spec, wanted=_DFC_WANTED)
-    splits: dict[str, Split] = {train: "train", "validation" if train == "test" else "test": "test"}
-    folders = {_below(root, f"ROIs0000_{name}", wanted=_DFC_WANTED): split for name, split in splits.items()}
-    samples = [one for folder, split in folders.items() for one in _dfc_of(folder, split, spec, images)]
-    declared = replace(spec, kind="class_map", classes=spec.classes or _DFC_CLASSES, ignore=spec.ignore or _DFC_IGNORE)
-    return map_data(samples, declared, name=spec.source, seed=seed)
-
-
-def _dfc_of(folder: Path, split: Split, spec: DataSpec, images: Sequence[str]) -> list[ListedSample]:
-    files = {kind: _dfc_files(folder, kind) for kind in ("dfc", *(image.casefold() for image in images))}
-    patches = sorted(files["dfc"])
-    if not patches:
-        raise ManifestError(f"'{folder}' has no labels. '{spec.source}' wants: {_DFC_WANTED}")
-    for kind, found in files.items():
-        missing = sorted(set(patches) ^ set(found))
-        if missing:
-            raise ManifestError(
-                f"'{folder}' has {len(missing)} patches that are not there in both `{kind}` and `dfc`, such as "
-                f"'{missing[0]}'. '{spec.source}' wants: {_DFC_WANTED}"
-            )
-    return [
-        ListedSample(
-            name="",
-            images=tuple(
-                make_entry(_row(files[image.casefold()][patch], image, spec, slot=slot), slot, folder=folder, spec=spec)
-                for slot, image in enumerate(images)
-            ),
-            label=LabelFile(path=files["dfc"][patch], variable="1"),
-            split=split,
-        )
-        for patch in patches
-    ]
-
-
-def _dfc_files(folder: Path, kind: str) -> dict[str, Path]:
-    """Find the files of a kind by the rest of their names, which is that of the patch."""
-    named = {path: _DFC_NAME.search(path.stem) for path in sorted(folder.glob(f"{kind}_*/**/*.tif"))}
-    return {found[2]: path for path, found in named.items() if found is not None and found[1] == kind}
-
-
-def _below(root: Path, name: str, *, wanted: str) -> Path:
-    """Find a folder by its name, in the root or one folder down."""
-    found = sorted([*(path for path in (root / name,) if path.is_dir()), *root.glob(f"*/{name}/")])
-    if not found:
-        raise ManifestError(f"'{root}' has no folder `{name}`. It wants: {wanted}")
-    return found[0]
-
-
-def _row(path: Path, image: str, spec: DataSpec, *, slot: int) -> dict[str, object]:
-    """What is known of an image; bands that are requested are found by their order in the file."""
-    name, encoding, order = _SLOTS[image]
-    sensor = resolve_sensor(name)
-    known = [sensor.band(band).name for band in order]
-    requested = spec.bands[slot] if slot < len(spec.bands) else ()
-    bands = [sensor.band(band).name for band in requested] or [band for band in known if band != _LEFT_OUT]
-    missing = next((band for band in bands if band not in known), None)
-    if missing is not None:
-        raise ManifestError(f"'{spec.source}' has no band '{missing}' ({', '.join(known)})")
-    row: dict[str, object] = {
-        "path": [str(path.absolute())],
-        "bands": {band: str(known.index(band) + 1) for band in bands},
-    }
-    if not spec.sensors:
-        row["sensor"] = name
-    if not spec.encodings:
-        row["encoding"] = encoding
-    return row
 
 
 def published_statistics_of(name: str, sensor: Sensor) -> dict[str, BandStatistics]:
@@ -302,3 +142,318 @@ def _images_of(title: str, entries: Sequence[Mapping[str, str]], sensor: Sensor)
 
 def _folded(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+# Functional Map of the World: pictures of Maxar satellites beside Sentinel-2 of the same place and time.
+
+# Source: metadata page of fMoW-Sentinel (SatMAE, Cong et al. 2022): 13 bands by wavelength, so B8A follows B08; its
+# files of splits; images with a number under 100 are of the time of the fMoW picture with that number.
+_FMOW_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+_FMOW_TABLES: Mapping[Split, tuple[str, ...]] = {
+    "train": ("train.csv",),
+    "val": ("val.csv",),
+    "test": ("test_gt.csv", "test.csv"),
+}
+_FMOW_COLUMNS = ("category", "location_id", "image_id", "timestamp")
+_FIRST_WITHOUT_PICTURE = 100
+_FMOW_WANTED = (
+    "fmow-sentinel/ with train.csv, val.csv, test_gt.csv (category, location_id, image_id, timestamp) and "
+    "<split>/<category>/<category>_<location>/<category>_<location>_<image>.tif, and fmow-rgb/ with the same folders "
+    "and …_<image>_rgb.jpg"
+)
+
+
+def _open_fmow_pairs(spec: DataSpec, *, seed: int) -> TaskData:
+    """Open pairs of a picture and a Sentinel-2 image; the class is the category of the place.
+    Images without a picture, and pairs of which a file is missing, are left out; their number is noted. `root` holds
+    `fmow-sentinel` and `fmow-rgb`; options are `images` (all, rgb, s2) and `absent` (refuse, leave_out) for lists that
+    name what is not there. Validation is drawn where its table is missing. Raises `ManifestError` where the folder is
+    not as it should be.
+    """
+    images = options_of(spec, {"images": ("all", "rgb", "s2"), "absent": ("refuse", "leave_out")})["images"]
+    root = known_root(spec, wanted=_FMOW_WANTED)
+    sensors = dict(zip(_kinds(images), declared_slots(_fmow_sensors(images), spec, name=spec.source), strict=True))
+    rows = [(split, row) for split in _FMOW_TABLES for row in _fmow_rows(root, split)]
+    paired = [(split, row) for split, row in rows if _number(row, split) < _FIRST_WITHOUT_PICTURE]
+    samples = [_pair(root, split, row, sensors) for split, row in paired]
+    there = [one for one in samples if all(path.is_file() for image in one.images for path in image.source.paths)]
+    if not there:
+        raise ManifestError(
+            f"'{root}' has none of the {len(samples)} pairs that its tables name. It wants: {_FMOW_WANTED}"
+        )
+    notes = ["Sentinel-2 images are composites of 90 days around the time of the picture"]
+    if len(there) < len(samples):
+        notes.append(f"{len(samples) - len(there)} pairs have no files in the folder and are left out")
+    return published_data(
+        spec,
+        there,
+        kind="class",
+        classes=sorted({name for one in there if isinstance(one.label, tuple) for name in one.label}),
+        sensors=tuple(sensors.values()),
+        lists=spec.split.lists,
+        notes=notes,
+        seed=seed,
+    )
+
+
+def _kinds(images: str) -> tuple[str, ...]:
+    return ("rgb", "s2") if images == "all" else (images,)
+
+
+def _fmow_sensors(images: str) -> list[Sensor]:
+    sensors = {"rgb": get_sensor("maxar-rgb"), "s2": find_bands(_FMOW_BANDS, get_sensor("sentinel2-l1c"))}
+    return [sensors[kind] for kind in _kinds(images)]
+
+
+def _fmow_rows(root: Path, split: Split) -> Iterator[dict[str, str]]:
+    table = next((path for name in _FMOW_TABLES[split] if (path := root / "fmow-sentinel" / name).is_file()), None)
+    if table is None:
+        if split == "val":  # drawn from training
+            return
+        raise ManifestError(f"'{root}' has no 'fmow-sentinel/{_FMOW_TABLES[split][0]}'. It wants: {_FMOW_WANTED}")
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for name in _FMOW_COLUMNS:
+            if name not in (reader.fieldnames or ()):
+                raise ManifestError(
+                    f"'{table}' has no column '{name}' (it has {', '.join(reader.fieldnames or ())})"
+                    f"{nearest_name(name, reader.fieldnames or ())}"
+                )
+        yield from reader
+
+
+def _number(row: Mapping[str, str], split: Split) -> int:
+    try:
+        return int(row["image_id"])
+    except ValueError:
+        raise ManifestError(f"the table of {split} has the image_id '{row['image_id']}', which is no number") from None
+
+
+def _pair(root: Path, split: Split, row: Mapping[str, str], sensors: Mapping[str, Sensor]) -> ListedSample:
+    category, location = row["category"], f"{row['category']}_{row['location_id']}"
+    folder = Path("test_gt" if split == "test" else split) / category / location
+    stem, time = f"{location}_{row['image_id']}", _time(row["timestamp"])
+    files = {
+        "rgb": root / "fmow-rgb" / folder / f"{stem}_rgb.jpg",
+        "s2": root / "fmow-sentinel" / folder / f"{stem}.tif",
+    }
+    images = (replace(known_entry(stem, files[kind], sensor), datetime=time) for kind, sensor in sensors.items())
+    return ListedSample(name=stem, images=tuple(images), label=(category,), split=split, place=location)
+
+
+def _time(text: str) -> dt.datetime | None:
+    """Read the middle of the 90 days that a composite is made of."""
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
+
+
+# BigEarthNet as distributed: patches of Sentinel-1 and Sentinel-2 with labels in JSON.
+
+CLASSES_19 = (
+    "Urban fabric",
+    "Industrial or commercial units",
+    "Arable land",
+    "Permanent crops",
+    "Pastures",
+    "Complex cultivation patterns",
+    "Land principally occupied by agriculture, with significant areas of natural vegetation",
+    "Agro-forestry areas",
+    "Broad-leaved forest",
+    "Coniferous forest",
+    "Mixed forest",
+    "Natural grassland and sparsely vegetated areas",
+    "Moors, heathland and sclerophyllous vegetation",
+    "Transitional woodland, shrub",
+    "Beaches, dunes, sands",
+    "Inland wetlands",
+    "Coastal wetlands",
+    "Inland waters",
+    "Marine waters",
+)
+"""In their order. Source: Sumbul et al., "BigEarthNet-MM", IEEE GRSM 2021, arXiv:2105.07921, table II."""
+
+# The class of 19 that each of the 43 belongs to; None: the class was left out.
+# Source: as above; the names and order of the 43 are level 3 of CORINE Land Cover.
+_CLASS_OF: Mapping[str, str | None] = {
+    "Continuous urban fabric": "Urban fabric",
+    "Discontinuous urban fabric": "Urban fabric",
+    "Industrial or commercial units": "Industrial or commercial units",
+    "Road and rail networks and associated land": None,
+    "Port areas": None,
+    "Airports": None,
+    "Mineral extraction sites": None,
+    "Dump sites": None,
+    "Construction sites": None,
+    "Green urban areas": None,
+    "Sport and leisure facilities": None,
+    "Non-irrigated arable land": "Arable land",
+    "Permanently irrigated land": "Arable land",
+    "Rice fields": "Arable land",
+    "Vineyards": "Permanent crops",
+    "Fruit trees and berry plantations": "Permanent crops",
+    "Olive groves": "Permanent crops",
+    "Pastures": "Pastures",
+    "Annual crops associated with permanent crops": "Permanent crops",
+    "Complex cultivation patterns": "Complex cultivation patterns",
+    CLASSES_19[6]: CLASSES_19[6],
+    "Agro-forestry areas": "Agro-forestry areas",
+    "Broad-leaved forest": "Broad-leaved forest",
+    "Coniferous forest": "Coniferous forest",
+    "Mixed forest": "Mixed forest",
+    "Natural grassland": "Natural grassland and sparsely vegetated areas",
+    "Moors and heathland": "Moors, heathland and sclerophyllous vegetation",
+    "Sclerophyllous vegetation": "Moors, heathland and sclerophyllous vegetation",
+    "Transitional woodland/shrub": "Transitional woodland, shrub",
+    "Beaches, dunes, sands": "Beaches, dunes, sands",
+    "Bare rock": None,
+    "Sparsely vegetated areas": "Natural grassland and sparsely vegetated areas",
+    "Burnt areas": None,
+    "Inland marshes": "Inland wetlands",
+    "Peatbogs": "Inland wetlands",
+    "Salt marshes": "Coastal wetlands",
+    "Salines": "Coastal wetlands",
+    "Intertidal flats": None,
+    "Water courses": "Inland waters",
+    "Water bodies": "Inland waters",
+    "Coastal lagoons": "Marine waters",
+    "Estuaries": "Marine waters",
+    "Sea and ocean": "Marine waters",
+}
+
+CLASSES_43 = tuple(_CLASS_OF)
+
+
+def to_19_classes(names: Iterable[str], *, patch: str) -> tuple[str, ...]:
+    """Turn names of the 43 classes into those of the 19, each once, in their order; some of the 43 have none.
+    Names of the 19 stay; `ManifestError` for a name of neither.
+    """
+    names = list(names)
+    _check_labels([name for name in names if name not in CLASSES_19], patch)
+    found = {name if name in CLASSES_19 else _CLASS_OF[name] for name in names}
+    return tuple(name for name in CLASSES_19 if name in found)
+
+
+def _check_labels(names: Sequence[str], patch: str) -> None:
+    strange = next((name for name in names if name not in _CLASS_OF), None)
+    if strange is not None:
+        raise ManifestError(
+            f"patch '{patch}' has the label '{strange}', which is no class of BigEarthNet"
+            f"{nearest_name(strange, CLASSES_43)}"
+        )
+
+
+_BEN_SENSORS = {"s1": "sentinel1-grd", "s2": "sentinel2-l2a"}
+_BEN_STATISTICS = {"s1": "BigEarthNetS1", "s2": "BigEarthNetS2"}
+_BEN_WANTED = (
+    "folders of patches, each with single-band files (…_B02.tif, …_VV.tif) and …_labels_metadata.json or labels.json; "
+    "Sentinel-1 in the same folders, or in others whose JSON says `corresponding_s2_patch`; and, where the parts are "
+    "not to be drawn, train.csv, val.csv and test.csv (or bigearthnet-train.csv, …) that name the patches"
+)
+
+
+_Folder = tuple[Path, tuple[str, ...], tuple[str, ...]]
+"""Path of a folder of a patch, which of `s1` and `s2` are inside, and its labels of the 43 classes."""
+
+
+def _open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
+    """Open patches of BigEarthNet. Those whose labels have no class among the 19 are left out, as its publishers do.
+    Options are `bands` (all, s1, s2), `num_classes` (19, 43) and `absent` (refuse, leave_out) for lists that name what
+    is not there. Raises `ManifestError` where the folder is not as it should be, or a label is unknown.
+    """
+    known = {"bands": ("all", "s1", "s2"), "num_classes": ("19", "43"), "absent": ("refuse", "leave_out")}
+    options = options_of(spec, known)
+    root = known_root(spec, wanted=_BEN_WANTED)
+    bands, only_19 = options["bands"], options["num_classes"] == "19"
+    keys = ("s1", "s2") if bands == "all" else (bands,)
+    sensors = declared_slots([get_sensor(_BEN_SENSORS[key]) for key in keys], spec, name=spec.source)
+    patches = sorted(_patches(root).items())
+    found = [_patch(name, folders, dict(zip(keys, sensors, strict=True)), only_19) for name, folders in patches]
+    complete = [one for one in found if len(one.images) == len(keys)]
+    kept = [one for one in complete if one.label or not only_19]
+    if not kept:
+        raise ManifestError(f"'{root}' has no patches with {' and '.join(keys)}. It wants: {_BEN_WANTED}")
+    notes = []
+    if len(complete) < len(found):
+        notes.append(f"{len(found) - len(complete)} patches without {' and '.join(keys)} are left out")
+    if len(kept) < len(complete):
+        notes.append(f"{len(complete) - len(kept)} patches have none of the 19 classes and are left out")
+    return published_data(
+        spec,
+        kept,
+        kind="labels",
+        classes=CLASSES_19 if only_19 else CLASSES_43,
+        sensors=sensors,
+        lists=spec.split.lists or _lists(root),
+        statistics=_BEN_STATISTICS[keys[0]] if len(keys) == 1 else "BigEarthNet-MM",
+        notes=notes,
+        seed=seed,
+    )
+
+
+def _patches(root: Path) -> dict[str, list[_Folder]]:
+    """Group folders by the patch that they show."""
+    found: dict[str, list[_Folder]] = {}
+    places = [path.parent for path in _label_files(root)]
+    with progress("labels of BigEarthNet", len(places)) as advance:
+        for place in places:
+            patch, folder = _folder(place)
+            found.setdefault(patch, []).append(folder)
+            advance(1)
+    return found
+
+
+def _label_files(root: Path) -> Iterator[Path]:
+    # A patch lies in the root, or one folder below: those of Sentinel-1 and Sentinel-2.
+    for pattern in ("*_labels_metadata.json", "labels.json"):
+        for depth in ("*/", "*/*/"):
+            yield from sorted(root.glob(depth + pattern))
+
+
+def _folder(path: Path) -> tuple[str, _Folder]:
+    """Read the labels of a folder; gives the Sentinel-2 patch that it belongs to, too."""
+    file = next(iter([*path.glob("*_labels_metadata.json"), *path.glob("labels.json")]))
+    metadata = _json(file)
+    endings = {one.stem.rpartition("_")[2] for one in path.glob("*.tif")}
+    holds = tuple(key for key, band in (("s1", "VV"), ("s2", "B02")) if band in endings)
+    labels = metadata.get("labels")
+    if not isinstance(labels, list):
+        raise ManifestError(f"'{file}' has no list `labels`")
+    patch = str(metadata.get("corresponding_s2_patch", path.name))
+    return patch, (path, holds, tuple(map(str, labels)))
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ManifestError(f"cannot read '{file}' as JSON: {problem}") from problem
+    if not isinstance(found, dict):
+        raise ManifestError(f"'{file}' is no JSON object with `labels`")
+    return found
+
+
+def _patch(name: str, folders: Sequence[_Folder], sensors: Mapping[str, Sensor], only_19: bool) -> ListedSample:
+    first, _, labels = folders[0]
+    other = next((path for path, _, others in folders if set(others) != set(labels)), None)
+    if other is not None:
+        raise ManifestError(f"'{first}' and '{other}' show one patch, but have other labels")
+    holders = {key: next((path for path, holds, _ in folders if key in holds), None) for key in sensors}
+    if not only_19:
+        _check_labels(labels, name)
+    return ListedSample(
+        name=name,
+        images=tuple(known_entry(name, path, sensors[key]) for key, path in holders.items() if path is not None),
+        label=to_19_classes(labels, patch=name) if only_19 else labels,
+    )
+
+
+def _lists(root: Path) -> ListSpec | None:
+    """Find the published lists in the folder; None: they are not there."""
+    for pattern in ("bigearthnet-{}.csv", "{}.csv"):
+        files = {split: root / pattern.format(split) for split in SPLITS}
+        if all(file.is_file() for file in files.values()):
+            return ListSpec(train=str(files["train"]), val=str(files["val"]), test=str(files["test"]))
+    return None
