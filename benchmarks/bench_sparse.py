@@ -26,9 +26,9 @@ from measure import circumstances, exit_code_of, report
 
 from anyband.cli import main as anyband
 from anyband.errors import InputError
+from anyband.pretraining.cost import read_metrics
 from anyband.pretraining.loop import pretrain
 from anyband.pretraining.recipe import load_recipe
-from anyband.pretraining.runs import read_metrics
 
 # chosen: most of the way, because the last point is lost in the noise of one score.
 _SHARE_OF_THE_WAY = 0.75

@@ -32,11 +32,10 @@ from pair_store import build_pair_store
 from anyband.data.store import ChipStore
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.pretraining.batches import BatchPreparer, Example
-from anyband.pretraining.cost import peak_flops_s
-from anyband.pretraining.loop import pretrain
+from anyband.pretraining.cost import peak_flops_s, read_metrics
+from anyband.pretraining.loop import Stepper, make_fabric, pretrain
 from anyband.pretraining.plan import RunPlan, plan_run
 from anyband.pretraining.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, RunRecipe
-from anyband.pretraining.runs import Stepper, make_fabric, read_metrics
 
 MODELS = {
     "tiny": ModelRecipe(

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from anyband.pretraining.recipe import list_recipes, load_recipe, recipe_differences, recipe_to_dict
+from anyband.pretraining.recipe import list_recipes, load_recipe, recipe_differences
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,7 @@ def test_variants_differ_in_masking_mixup_encodings_and_sets_alone(ablation: Mod
     from ablation_variants import TrainOptions, recipe_of, variants
 
     def plain(name: str) -> dict[str, object]:
-        return recipe_to_dict(recipe_of(name, TrainOptions(), seed=0, sensors=SENSORS, unseen=UNSEEN))
+        return recipe_of(name, TrainOptions(), seed=0, sensors=SENSORS, unseen=UNSEEN).model_dump(mode="json")
 
     allowed = ("data.sets", "model.mixup", "model.masking", "model.encodings", "model.hidden_image", "model.levels",
                "model.sequence", "optim.batch_size", "optim.base_lr")  # fmt: skip

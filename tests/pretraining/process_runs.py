@@ -18,10 +18,10 @@ import timm.models.vision_transformer
 import torch
 import torch.utils.tensorboard
 
-from anyband.pretraining import loop
+from anyband.pretraining import plan
 from anyband.pretraining.loop import pretrain
+from anyband.pretraining.plan import saved_steps
 from anyband.pretraining.recipe import PretrainRecipe, load_recipe
-from anyband.pretraining.runs import RunFolder
 
 PRELOADED = (lightning_fabric, timm.models.vision_transformer, torch.utils.tensorboard)
 NOT_NEEDED = ("rasterio", "geopandas", "shapely", "pyproj")
@@ -78,8 +78,8 @@ def kill_at_random(recipe: PretrainRecipe, data: Path, out: Path, whole_s: float
     time.sleep(draw.uniform(0.0, 0.15 * whole_s))
     os.kill(child, signal.SIGKILL)
     code = wait(child)
-    saved = RunFolder(out).saved_steps()
-    return (saved[-1].progress.step if saved else 0), code
+    saved = saved_steps(out)
+    return (saved[-1][1].step if saved else 0), code
 
 
 def wait_for_a_step(metrics: Path, *, give_up_s: float) -> None:
@@ -108,7 +108,7 @@ def start(
         os.environ.update(environment or {})
         torch.set_num_threads(1)
         if dies_while_saving:
-            loop.save_checkpoint = die_halfway
+            plan.save_checkpoint = die_halfway
         pretrain(recipe, data=data, out=out, shown=False)
         os._exit(0)
     except BaseException as problem:  # noqa: BLE001 (a child must end here, whatever happened)

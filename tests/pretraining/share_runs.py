@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 import torch.distributed.fsdp
 import torch.distributed.tensor
+from lightning_fabric import Fabric
 from process_runs import PRELOADED, wait
 
-from anyband.pretraining import loop
+from anyband.pretraining import plan
 from anyband.pretraining.loop import pretrain
 from anyband.pretraining.recipe import PretrainRecipe, load_recipe
 from anyband.training.steps import own_share
@@ -58,9 +59,9 @@ def start(recipe: PretrainRecipe, data: Path, out: Path, *, environment: dict[st
     try:
         os.environ.update(environment)
         torch.set_num_threads(1)
-        loop.Stepper._clip = measuring(loop.Stepper._clip, out.with_name(f"{out.name}_held.json"))
+        Fabric.clip_gradients = measuring(Fabric.clip_gradients, out.with_name(f"{out.name}_held.json"))
         if dies_at_save:
-            loop.save_checkpoint = dying(loop.save_checkpoint, at_save=dies_at_save)
+            plan.save_checkpoint = dying(plan.save_checkpoint, at_save=dies_at_save)
         pretrain(recipe, data=data, out=out, shown=False)
         os._exit(0)
     except BaseException as problem:  # noqa: BLE001 (a child must end here, whatever happened)
@@ -71,9 +72,9 @@ def start(recipe: PretrainRecipe, data: Path, out: Path, *, environment: dict[st
 def measuring(original, file: Path):
     """Write down how many numbers the first process holds when the gradient of a step is done."""
 
-    def clip(self):
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        states = [state for parameter in trained if (state := self.optimizer.state.get(parameter))]
+    def clip(self, module, optimizer, **options):
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        states = [state for parameter in trained if (state := optimizer.state.get(parameter))]
         held = {
             "weights": sum(own_share(parameter.detach()).numel() for parameter in trained),
             "gradients": sum(own_share(parameter.grad).numel() for parameter in trained),
@@ -81,7 +82,7 @@ def measuring(original, file: Path):
         }
         if int(os.environ["LOCAL_RANK"]) == 0:
             file.write_text(json.dumps(held))
-        return original(self)
+        return original(self, module, optimizer, **options)
 
     return clip
 

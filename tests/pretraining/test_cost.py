@@ -22,12 +22,12 @@ from anyband.pretraining.cost import (
     measure_cost,
     peak_flops_s,
     reached_line,
+    read_metrics,
     scaled,
 )
 from anyband.pretraining.loop import dry_run, pretrain
 from anyband.pretraining.plan import plan_run
 from anyband.pretraining.recipe import RunRecipe
-from anyband.pretraining.runs import read_metrics
 
 _CPU = torch.device("cpu")
 
@@ -61,7 +61,8 @@ def test_operations_of_a_step_are_those_of_a_whole_batch(plan, cost):
     model = Autoencoder(plan.config, seed=0)
     set_fused_attention(model, fused=False)
     raw = plan.samples.read(plan.samples.sampler(batch_size=8, seed=plan.recipe.seed).batch(0))
-    example = BatchPreparer(plan.recipe, plan.inputs, device=_CPU).prepare(raw, step=0)
+    preparer = BatchPreparer(plan.recipe, plan.inputs, device=_CPU)
+    example = preparer.finish(preparer.draw(raw, step=0))
     counted = count_flops(lambda: model(*example).terms.mean())
     assert cost.step_flops == pytest.approx(counted, rel=0.01)
 

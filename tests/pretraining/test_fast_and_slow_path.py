@@ -54,7 +54,7 @@ def test_what_reaches_the_network_is_what_the_slow_way_gives(pair_store, step):
     draw = plan.samples.sampler(batch_size=8, seed=0).batch(step)
     raw = plan.samples.read(draw)
     preparer = BatchPreparer(recipe, plan.inputs, device=torch.device("cpu"))
-    pair, _ = preparer.prepare(raw, step=step)
+    pair, _ = preparer.finish(preparer.draw(raw, step=step))
     box = coarser_grid(*(tuple(group.pixels.shape[2:]) for group in raw.groups))
     assert box == draw.grid
     drawn = draw_augmentation(recipe.data.augment, seed=recipe.seed, step=step, samples=draw.samples.tolist(), grid=box)
@@ -67,7 +67,7 @@ def test_what_reaches_the_network_is_what_the_slow_way_gives(pair_store, step):
                 continue
             expected = _slow(
                 dn[sample].numpy(),
-                plan.inputs[array].normalisation,
+                plan.inputs[array].statistics,
                 box,
                 first=drawn.first[sample],
                 size=drawn.size[sample],
@@ -85,5 +85,5 @@ def test_another_crop_would_be_noticed(pair_store):
     plan = plan_run(recipe, ChipStore.open(pair_store))
     raw = plan.samples.read(plan.samples.sampler(batch_size=8, seed=0).batch(0))
     preparer = BatchPreparer(recipe, plan.inputs, device=torch.device("cpu"))
-    first, other = (preparer.prepare(raw, step=step)[0].groups[0].pixels for step in (0, 1))
+    first, other = (preparer.finish(preparer.draw(raw, step=step))[0].groups[0].pixels for step in (0, 1))
     assert float((first - other).abs().max()) > 100 * _NEAR

@@ -18,7 +18,7 @@ from anyband.labelled.images import open_images
 from anyband.labelled.samples import DataSpec
 from anyband.models.checkpoint import Checkpoint, load_checkpoint
 from anyband.pretraining.recipe import KnnRecipe
-from anyband.pretraining.watch import KnnWatch
+from anyband.pretraining.watch import knn_score, open_labelled
 from anyband.rasters.grid import Grid
 from anyband.rasters.writer import write_geotiff
 from anyband.sensors.assignment import AssignmentRules
@@ -66,9 +66,9 @@ def _score(
     seed: int = 0,
     pool: Literal["cls", "mean"] = "cls",
 ) -> float:
-    watch = KnnWatch(KnnRecipe(labelled=str(labelled), sensor=sensor, every_steps=1, pool=pool), seed=seed)
-    watch.check(checkpoint, rules=_RULES)
-    return watch.score(checkpoint, rules=_RULES, device="cpu")
+    knn = KnnRecipe(labelled=str(labelled), sensor=sensor, every_steps=1, pool=pool)
+    data = open_labelled(knn, checkpoint, rules=_RULES, seed=seed)
+    return knn_score(knn, data, checkpoint, rules=_RULES, seed=seed, device="cpu")
 
 
 def _scored_by_scikit_learn(
@@ -132,15 +132,15 @@ def test_a_sensor_that_only_the_checkpoint_knows_may_be_named(checkpoint: Checkp
 
 
 def test_a_sensor_that_nobody_knows_is_refused_before_any_step(checkpoint: Checkpoint, folder: Path) -> None:
-    watch = KnnWatch(KnnRecipe(labelled=str(folder), sensor="maxar-rbg", every_steps=1), seed=0)
+    knn = KnnRecipe(labelled=str(folder), sensor="maxar-rbg", every_steps=1)
     with pytest.raises(CatalogueError, match="did you mean 'maxar-rgb'"):
-        watch.check(checkpoint, rules=_RULES)
+        open_labelled(knn, checkpoint, rules=_RULES, seed=0)
 
 
 def test_nothing_there_is_said_before_any_step(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    watch = KnnWatch(KnnRecipe(labelled=str(tmp_path / "none"), sensor="maxar-rgb", every_steps=1), seed=0)
+    knn = KnnRecipe(labelled=str(tmp_path / "none"), sensor="maxar-rgb", every_steps=1)
     with pytest.raises(ManifestError, match="none' does not exist"):
-        watch.check(checkpoint, rules=_RULES)
+        open_labelled(knn, checkpoint, rules=_RULES, seed=0)
 
 
 def _pair_table(folder: Path) -> Path:

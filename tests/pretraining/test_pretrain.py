@@ -13,11 +13,11 @@ from anyband import cli
 from anyband.data.store import ChipStore
 from anyband.errors import CatalogueError, ManifestError, OutputError, StoreError, TrainingError
 from anyband.models.checkpoint import load_checkpoint
-from anyband.pretraining import loop
+from anyband.pretraining import loop, plan
+from anyband.pretraining.cost import METRICS, MetricsLog, read_metrics
 from anyband.pretraining.loop import pretrain
-from anyband.pretraining.plan import plan_run
-from anyband.pretraining.recipe import KnnRecipe, recipe_to_dict
-from anyband.pretraining.runs import METRICS, Progress, RunFolder, read_metrics
+from anyband.pretraining.plan import Progress, plan_run, saved_steps
+from anyband.pretraining.recipe import KnnRecipe
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_the_checkpoint_has_all_that_is_needed_to_use_it(finished):
     assert result.checkpoint == out / "encoder.safetensors"
     assert checkpoint.has_decoder
     assert checkpoint.step == result.steps == 12
-    assert checkpoint.recipe == recipe_to_dict(recipe)
+    assert checkpoint.recipe == recipe.model_dump(mode="json")
     assert set(checkpoint.sensors) == set(checkpoint.normalisations) == {"sentinel2-l2a", "sentinel1-grd"}
     assert checkpoint.normalisations["sentinel2-l2a"]["bands"] == ["B02", "B03", "B04"]
     assert checkpoint.ranges.name == "smarties_v1"
@@ -60,9 +60,9 @@ def test_metrics_have_a_row_for_each_logged_step(finished):
 
 def test_the_last_two_checkpoints_and_the_best_are_kept(finished):
     out, _, result = finished
-    saved = RunFolder(out).saved_steps()
-    best = saved[-1].progress.best_step
-    assert {one.progress.step for one in saved} == {9, 12, best}
+    saved = saved_steps(out)
+    best = saved[-1][1].best_step
+    assert {progress.step for _, progress in saved} == {9, 12, best}
     assert result.best is not None
     assert load_checkpoint(result.best).step == best
 
@@ -70,7 +70,7 @@ def test_the_last_two_checkpoints_and_the_best_are_kept(finished):
 def test_the_best_checkpoint_is_the_one_of_lowest_validation_loss(finished):
     out, _, _ = finished
     scores = {int(row["step"]): float(row["val_loss"]) for row in read_metrics(out / "metrics.csv") if row["val_loss"]}
-    last = RunFolder(out).saved_steps()[-1].progress
+    last = saved_steps(out)[-1][1]
     assert last.best_step == min(scores, key=scores.__getitem__)
     assert last.best_score == min(scores.values())
 
@@ -78,7 +78,7 @@ def test_the_best_checkpoint_is_the_one_of_lowest_validation_loss(finished):
 def test_without_validation_the_training_loss_chooses(pair_store, changed, tmp_path):
     recipe = changed(optim={"steps": 6}, run={"val_batches": 0})
     pretrain(recipe, data=pair_store, out=tmp_path / "run", shown=False)
-    last = RunFolder(tmp_path / "run").saved_steps()[-1].progress
+    last = saved_steps(tmp_path / "run")[-1][1]
     assert last.best_score is not None
     assert last.best_score <= last.smoothed_loss
 
@@ -136,7 +136,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(pair_store, small_recipe, tm
     _stop_at_save(monkeypatch, number=2, error=OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(OutputError, match="no room on the disk to write"):
         pretrain(small_recipe, data=pair_store, out=out, shown=False)
-    assert [saved.progress.step for saved in RunFolder(out).saved_steps()] == [3]
+    assert [progress.step for _, progress in saved_steps(out)] == [3]
     assert not list((out / "checkpoints").glob(".*"))
     monkeypatch.undo()
     assert pretrain(small_recipe, data=pair_store, out=out, shown=False).resumed_from == 3
@@ -171,7 +171,7 @@ def test_a_loss_that_is_not_finite_names_the_places_and_keeps_the_last_checkpoin
     named = str(told.value).split("places: ")[1].split(")")[0].split(", ")
     assert len(named) == 4
     assert set(named) <= known
-    assert [saved.progress.step for saved in RunFolder(out).saved_steps()] == [3]
+    assert [progress.step for _, progress in saved_steps(out)] == [3]
 
 
 def test_weights_that_are_not_finite_are_never_saved(pair_store, changed, tmp_path, monkeypatch):
@@ -187,12 +187,10 @@ def test_weights_that_are_not_finite_are_never_saved(pair_store, changed, tmp_pa
     monkeypatch.setattr(loop.Stepper, "step", spoilt)
     with pytest.raises(TrainingError, match="the weights after step 5 are not finite"):
         pretrain(changed(), data=pair_store, out=tmp_path / "run", shown=False)
-    assert [saved.progress.step for saved in RunFolder(tmp_path / "run").saved_steps()] == [3]
+    assert [progress.step for _, progress in saved_steps(tmp_path / "run")] == [3]
 
 
 def test_rows_beyond_the_restored_step_and_cut_rows_are_taken_away(tmp_path):
-    from anyband.pretraining.runs import MetricsLog
-
     log = MetricsLog(tmp_path / "metrics.csv", tmp_path / "board", restored_step=0)
     for step in (1, 2, 3):
         log.add(step, {"loss": 1.0 / step})
@@ -223,8 +221,8 @@ def test_a_misspelt_sensor_is_refused(pair_store, changed):
 
 
 def test_a_batch_over_the_number_of_pairs_is_said(pair_store, changed):
-    plan = plan_run(changed(optim={"batch_size": 64}), ChipStore.open(pair_store))
-    assert any("20 pairs of" in note and "do not fill a batch of 64" in note for note in plan.notes())
+    planned = plan_run(changed(optim={"batch_size": 64}), ChipStore.open(pair_store))
+    assert any("20 pairs of" in note and "do not fill a batch of 64" in note for note in planned.notes())
 
 
 def test_statistics_of_the_store_are_asked_for_where_they_are_missing(pair_store, changed):
@@ -309,7 +307,7 @@ def test_labelled_images_that_are_missing_stop_the_run_before_its_first_step(pai
     knn = KnnRecipe(labelled=str(tmp_path / "nothing"), sensor="maxar-rgb", every_steps=4)
     with pytest.raises(ManifestError, match=r"'.*nothing' does not exist"):
         pretrain(changed(run={"knn": knn}), data=pair_store, out=tmp_path / "run", shown=False)
-    assert not RunFolder(tmp_path / "run").saved_steps()
+    assert not saved_steps(tmp_path / "run")
 
 
 def test_accumulation_in_bf16_and_clipping_work_together(pair_store, changed, tmp_path):
@@ -321,7 +319,7 @@ def test_accumulation_in_bf16_and_clipping_work_together(pair_store, changed, tm
 
 def _stop_at_save(monkeypatch, *, number, error):
     """Let the save of this number (from 1) fail."""
-    original, calls = loop.save_checkpoint, []
+    original, calls = plan.save_checkpoint, []
 
     def failing(path, checkpoint):
         calls.append(path)
@@ -330,4 +328,4 @@ def _stop_at_save(monkeypatch, *, number, error):
             raise error
         original(path, checkpoint)
 
-    monkeypatch.setattr(loop, "save_checkpoint", failing)
+    monkeypatch.setattr(plan, "save_checkpoint", failing)

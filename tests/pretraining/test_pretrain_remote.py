@@ -8,9 +8,8 @@ from chip_stores import upload
 
 from anyband.cli import main
 from anyband.data.store import StoreLocation
+from anyband.pretraining.cost import read_metrics
 from anyband.pretraining.loop import pretrain
-from anyband.pretraining.recipe import recipe_to_dict
-from anyband.pretraining.runs import read_metrics
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def test_a_run_that_was_stopped_goes_on_from_another_place_of_its_store(
 
 
 def test_the_command_takes_a_url_and_an_endpoint(url, object_server, changed, tmp_path) -> None:
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(changed(optim={"steps": 2}))))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(changed(optim={"steps": 2}).model_dump(mode="json")))
     words = ["--data", url, "--out", str(tmp_path / "run"), "--quiet", f"run.endpoint={object_server}"]
     assert main(["pretrain", str(tmp_path / "recipe.yaml"), *words]) == 0
     assert (tmp_path / "run" / "encoder.safetensors").is_file()

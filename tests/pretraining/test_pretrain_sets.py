@@ -14,10 +14,10 @@ from anyband.models.encodings import EncodingConfig
 from anyband.pretraining import cost as meter
 from anyband.pretraining import cost as step_memory
 from anyband.pretraining import loop
+from anyband.pretraining.cost import read_metrics
 from anyband.pretraining.loop import pretrain
-from anyband.pretraining.plan import plan_run
-from anyband.pretraining.recipe import SetRecipe, load_recipe, recipe_to_dict
-from anyband.pretraining.runs import RunFolder, read_metrics
+from anyband.pretraining.plan import plan_run, saved_steps
+from anyband.pretraining.recipe import SetRecipe, load_recipe
 
 _A2MAE = {
     "sequence": "joint",
@@ -41,10 +41,10 @@ def test_a_run_on_sets_leaves_what_a_run_on_pairs_leaves(finished):
     out, recipe, result = finished
     checkpoint = load_checkpoint(result.checkpoint)
     assert (checkpoint.step, checkpoint.has_decoder) == (12, True)
-    assert checkpoint.recipe == recipe_to_dict(recipe)
+    assert checkpoint.recipe == recipe.model_dump(mode="json")
     assert set(checkpoint.sensors) == set(checkpoint.normalisations) == {"sentinel2-l2a", "sentinel1-grd"}
     assert result.best is not None
-    assert len(RunFolder(out).saved_steps()) >= 2
+    assert len(saved_steps(out)) >= 2
     assert isinstance(build_model(checkpoint), Autoencoder)
 
 
@@ -78,8 +78,8 @@ def test_a_masked_autoencoder_of_one_sensor_alone_is_sets_of_one_image(set_store
     data = {"sets": SetRecipe(size=(1, 1)), "held_out": ("sentinel1-grd",)}
     recipe = changed_sets(model=model, data=data, optim={"steps": 2})
     plan = plan_run(recipe, ChipStore.open(set_store))
-    assert plan.samples.arrays == ("sentinel2-l2a_24x24",)
-    assert plan.samples.most_images == 1
+    assert plan.samples.sets.arrays == ("sentinel2-l2a_24x24",)
+    assert int(plan.samples.sets.capacity.max()) == 1
     result = pretrain(recipe, data=set_store, out=tmp_path / "run", shown=False)
     assert list(load_checkpoint(result.checkpoint).sensors) == ["sentinel2-l2a"]
 
@@ -183,4 +183,4 @@ def test_the_shipped_recipes_of_sets_train(name, set_store, tmp_path):
 def test_an_image_more_than_the_footprint_has_is_not_counted_into_memory(set_store, changed_sets):
     sets = changed_sets().data.sets.changed(size=(1, 100))
     plan = plan_run(changed_sets(data={"sets": sets}), ChipStore.open(set_store))
-    assert plan.samples.most_images == 5
+    assert int(plan.samples.sets.capacity.max()) == 5

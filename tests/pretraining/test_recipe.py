@@ -18,7 +18,6 @@ from anyband.pretraining.recipe import (
     list_recipes,
     load_recipe,
     recipe_differences,
-    recipe_to_dict,
 )
 
 _SHIPPED = (
@@ -61,7 +60,7 @@ def test_the_huge_recipe_is_the_large_one_with_a_larger_encoder_in_shares():
     model = huge.model
     assert (model.embed_dim, model.depth, model.num_heads, model.patch_size) == (1280, 32, 16, 14)
     assert (huge.run.strategy, huge.run.recompute) == ("fsdp", True)
-    differences = recipe_differences(recipe_to_dict(large), recipe_to_dict(huge))
+    differences = recipe_differences(large.model_dump(mode="json"), huge.model_dump(mode="json"))
     named = {one.partition(":")[0] for one in differences}
     assert named == {"model.embed_dim", "model.depth", "model.patch_size"}
 
@@ -77,7 +76,7 @@ def test_the_tiny_recipe_is_the_one_that_was_asked_for():
 @pytest.mark.parametrize("name", _SHIPPED)
 def test_a_shipped_recipe_names_every_key(name):
     file = Path(__file__).resolve().parents[2] / "recipes" / f"{name}.yaml"
-    assert _keys(yaml.safe_load(file.read_text())) == _keys(recipe_to_dict(load_recipe(name)))
+    assert _keys(yaml.safe_load(file.read_text())) == _keys(load_recipe(name).model_dump(mode="json"))
 
 
 def _keys(values: object) -> object:
@@ -126,7 +125,7 @@ def test_recipes_of_pairs_leave_what_is_for_sets_at_its_default(size):
 
 def test_a_recipe_survives_writing_and_reading(write):
     recipe = load_recipe("smarties_tiny", ["data.pairs=[[a, b], [c, d]]", "optim.clip_grad_norm=null"])
-    assert load_recipe(write(yaml.safe_dump(recipe_to_dict(recipe)))) == recipe
+    assert load_recipe(write(yaml.safe_dump(recipe.model_dump(mode="json")))) == recipe
 
 
 def test_dotted_overrides_replace_values_of_any_depth():
@@ -282,8 +281,8 @@ def test_a_set_may_be_one_image():
 
 
 def test_differences_name_what_makes_another_run_and_nothing_else():
-    ours = recipe_to_dict(PretrainRecipe(name="a", seed=1, run=RunRecipe(workers=3)))
-    theirs = recipe_to_dict(PretrainRecipe(name="b", seed=2))
+    ours = PretrainRecipe(name="a", seed=1, run=RunRecipe(workers=3)).model_dump(mode="json")
+    theirs = PretrainRecipe(name="b", seed=2).model_dump(mode="json")
     assert recipe_differences(ours, ours) == ()
     assert recipe_differences(ours, theirs) == ("seed: 1, not 2",)
 

@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 
 from anyband.data.harmonise import normalisation_for
-from anyband.errors import InputError
+from anyband.encode.input_spec import InputSpec
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
 from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.pretraining.batches import ArrayInput
-from anyband.pretraining.reconstructions import draw_reconstructions
+from anyband.pretraining.watch import draw_reconstructions
 from anyband.report import figures as panels
 from anyband.report.figures import PREDICTED_NOTE, RECONSTRUCTION_NOTE, PanelImages
 from anyband.sensors.assignment import AssignmentRules, assign
@@ -51,13 +50,16 @@ def panel(monkeypatch: pytest.MonkeyPatch) -> _Panel:
     return kept
 
 
-def _input(name: str, bands: tuple[str, ...], rules: AssignmentRules | None = None) -> ArrayInput:
+def _input(name: str, bands: tuple[str, ...], rules: AssignmentRules | None = None) -> InputSpec:
     sensor = get_sensor(name).select(bands)
     statistics = {
         band: BandStatistics(p01=0.1 * index, p99=1.0 + index, mean=0.4, std=0.2) for index, band in enumerate(bands)
     }
-    return ArrayInput(
-        normalisation=normalisation_for(sensor, statistics=statistics), assignment=assign(sensor, _TABLE, rules)
+    return InputSpec(
+        sensor=sensor,
+        statistics=normalisation_for(sensor, statistics=statistics),
+        assignment=assign(sensor, _TABLE, rules),
+        statistics_source="made up",
     )
 
 
@@ -66,7 +68,7 @@ _OPTICAL = _input("sentinel2-l2a", _BANDS)
 _RADAR = _input("sentinel1-grd", ("VV", "VH"))
 
 
-def _images(entry: ArrayInput, count: int, *, seed: int, missing: bool = False) -> ImageBatch:
+def _images(entry: InputSpec, count: int, *, seed: int, missing: bool = False) -> ImageBatch:
     num_bands = len(entry.assignment.kept_index)
     pixels = torch.randn(count, num_bands, 32, 32, generator=torch.Generator().manual_seed(seed))
     valid = torch.ones_like(pixels, dtype=torch.bool)
@@ -224,14 +226,3 @@ def test_both_images_of_a_pair_are_drawn_with_the_same_hidden_patches(panel: _Pa
         assert np.ptp(_patches(block.seen)[masked]) == 0
         assert (block.outlined == outlined).all()
     assert panel.note.startswith(RECONSTRUCTION_NOTE)
-
-
-def test_names_for_another_number_of_places_are_refused() -> None:
-    with pytest.raises(InputError, match="2 sets need as many names of places, found 1"):
-        draw_reconstructions(_model(), _sets(), _noise(), (_OPTICAL, _RADAR), title="", places=("p0",))
-
-
-def test_times_of_other_images_are_refused() -> None:
-    titles = {**_TITLES, "times": _TIMES[:, :2]}
-    with pytest.raises(InputError, match=r"times of images have shape \(2, 2\); give \(2, 3\): set, image"):
-        draw_reconstructions(_model(), _sets(), _noise(), (_OPTICAL, _RADAR), **titles)

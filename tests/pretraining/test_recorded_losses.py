@@ -2,9 +2,9 @@
 
 import pytest
 
+from anyband.pretraining.cost import read_metrics
 from anyband.pretraining.loop import pretrain
 from anyband.pretraining.recipe import load_recipe
-from anyband.pretraining.runs import read_metrics
 
 # Recorded with release 0.1 (commit f9e24ab) on the same store, in float32 on one CPU: four steps, then validation.
 _RECORDED = {

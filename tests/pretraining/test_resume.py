@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from anyband.models.checkpoint import load_checkpoint
-from anyband.pretraining.recipe import recipe_to_dict
-from anyband.pretraining.runs import RunFolder, read_metrics
+from anyband.models.weight_files import read_weights
+from anyband.pretraining.cost import read_metrics
+from anyband.pretraining.plan import saved_steps
 
 _SCRIPT = Path(__file__).with_name("process_runs.py")
 _KILLS = {"pairs": 5, "sets": 2, "shards": 2}
@@ -31,7 +32,7 @@ def all_runs(pair_store, set_store, sharded_stores, changed, changed_sets, tmp_p
     for kind, store, make, data in kinds:
         run = {"checkpoint_every_steps": 3, "log_every_steps": 2}
         recipe = make(optim={"steps": _STEPS[kind], "batch_size": 4}, run=run, data=data)
-        (folder / f"{kind}.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe)))
+        (folder / f"{kind}.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
         out, file = folder / kind, folder / f"{kind}.yaml"
         jobs.append({"recipe": str(file), "store": str(store), "out": str(out), "num_kills": _KILLS[kind]})
     command = [sys.executable, str(_SCRIPT), json.dumps(jobs)]
@@ -66,9 +67,9 @@ def test_weights_after_kills_are_equal_to_the_bit(process_runs):
 
 def test_optimizer_state_after_kills_is_equal_to_the_bit(process_runs):
     folder, _ = process_runs
-    whole, resumed = (RunFolder(folder / name).saved_steps()[-1] for name in ("whole", "killed"))
-    ours, theirs = whole.optimizer_tensors(), resumed.optimizer_tensors()
-    assert whole.progress == resumed.progress
+    (whole, reached), (resumed, reached_after) = (saved_steps(folder / name)[-1] for name in ("whole", "killed"))
+    ours, theirs = (read_weights(path / "optimizer.safetensors")[0] for path in (whole, resumed))
+    assert reached == reached_after
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
@@ -88,8 +89,8 @@ def test_nothing_unfinished_is_left(process_runs):
 def test_two_processes_compute_the_gradient_of_one(process_runs):
     folder, told = process_runs
     assert told["exit_codes"] == [0, 0, 0]
-    alone, shared = (RunFolder(folder / name).saved_steps()[-1] for name in ("alone", "shared"))
-    ours, theirs = alone.optimizer_tensors(), shared.optimizer_tensors()
+    paths = (saved_steps(folder / name)[-1][0] for name in ("alone", "shared"))
+    ours, theirs = (read_weights(path / "optimizer.safetensors")[0] for path in paths)
     # After one step the first moment is the gradient times 0.1.
     for name in (name for name in ours if name.startswith("exp_avg.")):
         torch.testing.assert_close(theirs[name], ours[name], rtol=1e-4, atol=1e-7)

@@ -12,8 +12,9 @@ import yaml
 
 from anyband.encode.encoder import load_encoder
 from anyband.models.checkpoint import load_checkpoint
-from anyband.pretraining.recipe import recipe_to_dict
-from anyband.pretraining.runs import RunFolder, read_metrics
+from anyband.models.weight_files import read_weights
+from anyband.pretraining.cost import read_metrics
+from anyband.pretraining.plan import saved_steps
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ def shared_runs(pair_store, set_store, changed, changed_sets, tmp_path_factory):
         optim = {"steps": 6, "clip_grad_norm": 1e-3}
         recipe = make(model={"drop_path": 0.0}, optim=optim, run={"val_batches": 3, "panel_every_steps": panels})
         file = folder / f"{kind}.yaml"
-        file.write_text(yaml.safe_dump(recipe_to_dict(recipe)))
+        file.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
         for name, shares in runs.items():
             for number, words in enumerate(shares, start=1):
                 job = {"recipe": str(file), "words": words, "store": str(store), "out": str(folder / kind / name)}
@@ -56,6 +57,10 @@ def shared_runs(pair_store, set_store, changed, changed_sets, tmp_path_factory):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout), jobs
+
+
+def _moments(run: Path) -> dict[str, torch.Tensor]:
+    return read_weights(saved_steps(run)[-1][0] / "optimizer.safetensors")[0]
 
 
 def test_runs_end_well_and_kills_were_kills(shared_runs):
@@ -83,7 +88,7 @@ def test_weights_and_moments_at_the_end_are_those_of_one_process_to_rounding(sha
     assert ours.state.keys() == theirs.state.keys()
     for weight, tensor in theirs.state.items():
         torch.testing.assert_close(ours.state[weight], tensor, rtol=1e-5, atol=1e-6, msg=weight)
-    moments, expected = (RunFolder(folder / kind / one).saved_steps()[-1].optimizer_tensors() for one in (name, "one"))
+    moments, expected = (_moments(folder / kind / one) for one in (name, "one"))
     assert moments.keys() == expected.keys()
     for moment, tensor in expected.items():
         torch.testing.assert_close(moments[moment], tensor, rtol=1e-3, atol=1e-8, msg=moment)
@@ -104,20 +109,19 @@ def test_a_run_of_shares_that_was_killed_ends_equal_to_the_bit(shared_runs):
         load_checkpoint(folder / "pairs" / name / "encoder.safetensors") for name in ("fsdp", "fsdp_fsdp")
     )
     assert all(torch.equal(tensor, resumed.state[name]) for name, tensor in whole.state.items())
-    ours, theirs = (RunFolder(folder / "pairs" / name).saved_steps()[-1] for name in ("fsdp", "fsdp_fsdp"))
-    assert ours.progress == theirs.progress
-    moments, expected = theirs.optimizer_tensors(), ours.optimizer_tensors()
+    ours, theirs = (saved_steps(folder / "pairs" / name)[-1][1] for name in ("fsdp", "fsdp_fsdp"))
+    assert ours == theirs
+    expected, moments = (_moments(folder / "pairs" / name) for name in ("fsdp", "fsdp_fsdp"))
     assert all(torch.equal(tensor, moments[name]) for name, tensor in expected.items())
 
 
 def test_a_checkpoint_of_shares_is_an_ordinary_one(shared_runs):
     folder, _, _ = shared_runs
-    saved = RunFolder(folder / "pairs" / "fsdp").saved_steps()[-1]
-    one = RunFolder(folder / "pairs" / "one").saved_steps()[-1]
-    sizes, expected = ({file.name: file.stat().st_size for file in run.path.iterdir()} for run in (saved, one))
+    saved, one = (saved_steps(folder / "pairs" / name)[-1][0] for name in ("fsdp", "one"))
+    sizes, expected = ({file.name: file.stat().st_size for file in run.iterdir()} for run in (saved, one))
     # The recipe in the header names the strategy; weights and moments are as large.
     assert sizes["optimizer.safetensors"] == expected["optimizer.safetensors"]
-    assert load_encoder(saved.model_path).config == load_encoder(one.model_path).config
+    assert load_encoder(saved / "model.safetensors").config == load_encoder(one / "model.safetensors").config
 
 
 def test_panels_are_drawn_from_whole_weights(shared_runs):

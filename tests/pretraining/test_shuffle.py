@@ -10,7 +10,7 @@ from anyband.data.loader import read_ahead
 from anyband.data.store import ChipStore
 from anyband.models.checkpoint import load_checkpoint
 from anyband.pretraining import loop
-from anyband.pretraining.batches import BatchPreparer, SharedSampler, load_parts
+from anyband.pretraining.batches import BatchPreparer, load_batches
 from anyband.pretraining.loop import pretrain
 from anyband.pretraining.plan import plan_run
 from anyband.pretraining.recipe import StageRecipe
@@ -68,10 +68,8 @@ def test_the_order_is_the_same_however_batches_are_cut(plan_for, shuffle, proces
     preparer = BatchPreparer(plan.recipe, plan.inputs, device=torch.device("cpu"))
     loaders = []
     for process in range(processes):
-        sampler = SharedSampler(
-            _whole(plan).batch, batch_size=_BATCH, process=process, num_processes=processes, parts=parts
-        )
-        loaders.append(iter(load_parts(plan.samples, sampler, preparer, plan.recipe, steps=range(2, 9))))
+        share = {"process": process, "num_processes": processes}
+        loaders.append(iter(load_batches(plan.samples, preparer, plan.recipe, steps=range(2, 9), **share)))
     for step in range(2, 9):
         together = [next(loader).raw for loader in loaders for _ in range(parts)]
         draw = _whole(plan).batch(step)
@@ -129,7 +127,7 @@ def test_a_run_by_shards_that_stopped_within_an_epoch_ends_with_the_same_weights
     )
     data = sharded_stores["sets"]
     whole = pretrain(recipe, data=data, out=tmp_path / "whole", shown=False)
-    monkeypatch.setattr(loop.TrainingLoop, "_save", _stopping_at(7, loop.TrainingLoop._save))
+    monkeypatch.setattr(loop, "save_step", _stopping_at(7, loop.save_step))
     with pytest.raises(KeyboardInterrupt):
         pretrain(recipe, data=data, out=tmp_path / "stopped", shown=False)
     monkeypatch.undo()
@@ -141,10 +139,10 @@ def test_a_run_by_shards_that_stopped_within_an_epoch_ends_with_the_same_weights
 
 
 def _stopping_at(step, save):
-    def stop(self, progress):
+    def stop(out, progress, *tensors):
         if progress.step >= step:
             raise KeyboardInterrupt
-        save(self, progress)
+        save(out, progress, *tensors)
 
     return stop
 

@@ -1,5 +1,6 @@
 """Stages of a run: which footprints each step draws from, over made-up index tables."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ from anyband.data.image_sets import find_sets
 from anyband.data.loader import SetSampler
 from anyband.data.store import INDEX_SCHEMA, ArrayInfo, ChipStore
 from anyband.errors import RecipeError, StoreError
-from anyband.pretraining.batches import Samples
+from anyband.pretraining.batches import Samples, stage_footprints
 from anyband.pretraining.loop import pretrain
-from anyband.pretraining.plan import StagedSamples, in_stages, plan_run, run_length, stage_footprints
+from anyband.pretraining.plan import plan_run
 from anyband.pretraining.recipe import DataRecipe, ModelRecipe, OptimRecipe, PretrainRecipe, SetRecipe, StageRecipe
 
 _SENSORS = ("gaofen1", "gaofen2", "landsat8-oli-tirs-l2", "sentinel2-l2a")
@@ -82,19 +83,8 @@ def _stages(*pairs: tuple[int, tuple[str, ...]]) -> tuple[StageRecipe, ...]:
 _TWO = _stages((3, _GAOFEN), (2, ()))
 
 
-def _recipe(stages, *, steps: int | None = None, warmup_epochs: float = 0.0) -> PretrainRecipe:
-    return PretrainRecipe(
-        name="staged",
-        model=ModelRecipe(mixup="none"),
-        data=DataRecipe(sets=SetRecipe(), stages=stages),
-        optim=OptimRecipe(
-            batch_size=4, epochs=sum(one.epochs for one in stages or ()) or 5, steps=steps, warmup_epochs=warmup_epochs
-        ),
-    )
-
-
 def _sampler(samples, stages, *, steps=None):
-    return in_stages(samples, _recipe(stages, steps=steps)).sampler(batch_size=4, seed=0)
+    return replace(samples, stages=stages, steps=steps).sampler(batch_size=4, seed=0)
 
 
 def _places(samples, step_draws) -> set[str]:
@@ -172,24 +162,17 @@ def test_steps_shorten_the_run_and_keep_the_shares(samples, steps, expected) -> 
 
 
 def test_the_length_of_a_run_is_the_sum_over_its_stages(samples) -> None:
-    recipe = _recipe(_TWO, warmup_epochs=1.5)
-    expected = (3 * 4 + 2 * 2, round(16 / 5), pytest.approx(1.5 * 4 / 16))
-    assert run_length(in_stages(samples, recipe), recipe) == expected
+    sampler = _sampler(samples, _TWO)
+    assert (sampler.total_steps, sampler.steps_per_epoch) == (3 * 4 + 2 * 2, round(16 / 5))
+    assert sampler.share_until(1.5) == pytest.approx(1.5 * 4 / 16)
 
 
 def test_warmup_into_the_second_stage_counts_its_shorter_epochs(samples) -> None:
-    recipe = _recipe(_TWO, warmup_epochs=4.0)
-    assert run_length(in_stages(samples, recipe), recipe)[2] == pytest.approx((12 + 2) / 16)
-
-
-def test_without_stages_samples_and_length_stay_as_they_are(samples) -> None:
-    recipe = _recipe(None, warmup_epochs=1.0)
-    assert in_stages(samples, recipe) is samples
-    assert run_length(samples, recipe) == (5 * 6, 6, pytest.approx(0.2))
+    assert _sampler(samples, _TWO).share_until(4.0) == pytest.approx((12 + 2) / 16)
 
 
 def test_notes_say_what_each_stage_draws_from(samples) -> None:
-    notes = in_stages(samples, _recipe(_TWO)).notes(batch_size=4)
+    notes = replace(samples, stages=_TWO).notes(batch_size=4)
     assert notes[:2] == [
         "stage 0: 12 steps over 16 of 24 footprints, those with gaofen1 or gaofen2",
         "stage 1: 4 steps over 8 of 24 footprints, those of no other stage",
@@ -197,7 +180,7 @@ def test_notes_say_what_each_stage_draws_from(samples) -> None:
 
 
 def test_panels_show_sets_of_all_footprints(samples) -> None:
-    shown = in_stages(samples, _recipe(_TWO)).shown(2)["sets"]
+    shown = replace(samples, stages=_TWO).shown(2)["sets"]
     np.testing.assert_array_equal(shown.chips, samples.shown(2)["sets"].chips)
 
 
@@ -211,7 +194,7 @@ def test_panels_show_sets_of_all_footprints(samples) -> None:
 )
 def test_stages_that_draw_from_nothing_are_refused(samples, store, stages, message) -> None:
     with pytest.raises((StoreError, ValueError), match=message):
-        StagedSamples(store, samples.sets, stages)
+        stage_footprints(samples.sets, stages, store)
 
 
 @pytest.mark.parametrize(

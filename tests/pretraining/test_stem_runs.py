@@ -38,8 +38,8 @@ def _prepared(store, recipe, *, augment=None):
     all_bands = BatchPreparer(spectral, plan_run(spectral, store).inputs, device=torch.device("cpu"))
     for step in range(4):
         raw = plan.samples.read(plan.samples.sampler(batch_size=8, seed=0).batch(step))
-        whole = all_bands.prepare(raw, step=step, augment=_WHOLE)[0]
-        yield step, raw, preparer.prepare(raw, step=step, augment=augment)[0], whole
+        whole = all_bands.finish(all_bands.draw(raw, step=step, augment=_WHOLE))[0]
+        yield step, raw, preparer.finish(preparer.draw(raw, step=step, augment=augment))[0], whole
 
 
 def test_a_batch_of_training_has_the_drawn_bands_of_each_image(set_store, stem) -> None:

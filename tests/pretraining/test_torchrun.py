@@ -12,9 +12,8 @@ import torch
 import yaml
 
 from anyband.models.checkpoint import load_checkpoint
+from anyband.pretraining.cost import read_metrics
 from anyband.pretraining.loop import pretrain
-from anyband.pretraining.recipe import recipe_to_dict
-from anyband.pretraining.runs import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +29,7 @@ def alone(pair_store, changed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("torchrun")
     # Clipped so far, weights whose gradient is 0 but for rounding stay where they are.
     recipe = changed(model={"drop_path": 0.0}, optim={"steps": 3, "clip_grad_norm": 1e-3})
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe)))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     pretrain(recipe, data=pair_store, out=folder / "alone", shown=False)
     return folder
 

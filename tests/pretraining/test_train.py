@@ -1,6 +1,5 @@
 """The small pieces of training: schedule, optimiser, seeded calls, and steps that accumulate."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,10 +10,10 @@ from anyband.data.store import ChipStore
 from anyband.errors import CheckpointError, RecipeError
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
-from anyband.pretraining.batches import BatchPreparer, SharedSampler
+from anyband.models.weight_files import read_weights
+from anyband.pretraining.batches import BatchPreparer, load_batches
 from anyband.pretraining.loop import pretrain
-from anyband.pretraining.plan import plan_run
-from anyband.pretraining.runs import RunFolder
+from anyband.pretraining.plan import plan_run, saved_steps
 from anyband.training.steps import (
     Schedule,
     load_optimizer_tensors,
@@ -106,7 +105,7 @@ def test_accumulated_parts_give_the_gradient_of_the_joint_batch(parts, pair_stor
         recipe = changed(model={"drop_path": 0.0}, optim={"steps": 1, "accumulate": accumulate})
         out = tmp_path / str(accumulate)
         pretrain(recipe, data=pair_store, out=out, shown=False)
-        first_moments.append(RunFolder(out).saved_steps()[-1].optimizer_tensors())
+        first_moments.append(read_weights(saved_steps(out)[-1][0] / "optimizer.safetensors")[0])
     joint, accumulated = first_moments
     for name in (name for name in joint if name.startswith("exp_avg.")):
         torch.testing.assert_close(accumulated[name], joint[name], rtol=1e-4, atol=1e-7)
@@ -120,7 +119,7 @@ def test_accumulated_parts_of_sets_give_the_gradient_of_the_joint_batch(masking,
         recipe = changed_sets(model=model, optim={"steps": 1, "accumulate": accumulate})
         out = tmp_path / str(accumulate)
         pretrain(recipe, data=set_store, out=out, shown=False)
-        first_moments.append(RunFolder(out).saved_steps()[-1].optimizer_tensors())
+        first_moments.append(read_weights(saved_steps(out)[-1][0] / "optimizer.safetensors")[0])
     joint, accumulated = first_moments
     for name in (name for name in joint if name.startswith("exp_avg.")):
         torch.testing.assert_close(accumulated[name], joint[name], rtol=1e-4, atol=1e-6)
@@ -150,7 +149,7 @@ def test_sets_reach_the_network_as_they_were_made_also_in_mixed_precision(set_st
     plan = plan_run(set_recipe, ChipStore.open(set_store))
     draw = plan.samples.sampler(batch_size=8, seed=set_recipe.seed).batch(0)
     preparer = BatchPreparer(set_recipe, plan.inputs, device=torch.device("cpu"))
-    expected, expected_noise = preparer.prepare(plan.samples.read(draw), step=0)
+    expected, expected_noise = preparer.finish(preparer.draw(plan.samples.read(draw), step=0))
     for name, tensor in vars(batch.metadata).items():
         torch.testing.assert_close(tensor, getattr(expected.metadata, name), rtol=0, atol=0, equal_nan=True)
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(batch.groups, expected.groups, strict=True))
@@ -178,31 +177,11 @@ def test_a_range_absent_from_a_batch_has_a_zero_gradient_and_is_still_stepped(ch
     torch.testing.assert_close(optimizer.state[weight]["exp_avg"][-1], 0.9 * moment)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("num_processes", [1, 2, 4])
-@pytest.mark.parametrize("kind", ["pairs", "sets"])
-def test_shares_of_all_processes_and_parts_are_the_global_batch(kind, num_processes, parts, request):
-    """The global batch is that of a sampler of its own, so that it depends on the seed and the step alone."""
-    store, recipe = {"pairs": ("pair_store", "small_recipe"), "sets": ("set_store", "set_recipe")}[kind]
-    plan = plan_run(request.getfixturevalue(recipe), ChipStore.open(request.getfixturevalue(store)))
-    whole = plan.samples.sampler(batch_size=8, seed=1)
-    samplers = [
-        SharedSampler(whole.batch, batch_size=8, process=process, num_processes=num_processes, parts=parts)
-        for process in range(num_processes)
-    ]
-    # Out of order, and over the end of an epoch.
-    for step in (3, 0, 7):
-        together = [sampler.batch(parts * step + part) for sampler in samplers for part in range(parts)]
-        whole = plan.samples.sampler(batch_size=8, seed=1).batch(step)
-        assert np.array_equal(np.concatenate([part.samples for part in together]), whole.samples)
-        chips = np.concatenate([part.chips for part in together])
-        assert np.array_equal(chips, whole.chips)
-
-
 def test_a_batch_that_processes_can_not_share_is_refused(small_recipe, pair_store):
-    whole = plan_run(small_recipe, ChipStore.open(pair_store)).samples.sampler(batch_size=8, seed=0)
+    plan = plan_run(small_recipe, ChipStore.open(pair_store))
+    preparer = BatchPreparer(small_recipe, plan.inputs, device=torch.device("cpu"))
     with pytest.raises(RecipeError, match="batch_size 8 can't be cut into 3 processes × 1"):
-        SharedSampler(whole.batch, batch_size=8, num_processes=3)
+        load_batches(plan.samples, preparer, small_recipe, steps=range(1), num_processes=3)
 
 
 def _small_network(recipe) -> Autoencoder:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,17 @@ class InputSpec:
     """How images of one sensor become the input of one network, for training, encoding and evaluating."""
 
     sensor: Sensor
-    normalisation: Normalisation
-    """Of the bands that are used, in the order of the network's input."""
+    statistics: Normalisation
+    """Of the sensor's bands, at least of those that are used."""
     assignment: Assignment
     """Of the bands to trained ranges; says which are used."""
     statistics_source: str
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        """Encoding and statistics of the network's input, in its order; a stem may use a band twice."""
+        used = [self.assignment.requested[band] for band in self.assignment.kept_index]
+        return self.statistics.at([self.statistics.bands.index(name) for name in used])
 
     @property
     def from_checkpoint(self) -> bool:
@@ -146,10 +153,7 @@ def input_spec_for(
         data = (checkpoint.recipe or {}).get("data")
         is_two_sigma = isinstance(data, dict) and data.get("stretch") == "two_sigma"
         normalisation = stretched(normalisation, "two_sigma" if is_two_sigma else "percentiles")
-    # In a stem one of the bands may stand twice.
-    used = list(dict.fromkeys(assignment.kept_index))
-    normalisation = normalisation.at([used.index(band) for band in assignment.kept_index])
-    return InputSpec(sensor=sensor, normalisation=normalisation, assignment=assignment, statistics_source=source)
+    return InputSpec(sensor=sensor, statistics=normalisation, assignment=assignment, statistics_source=source)
 
 
 def _statistics(

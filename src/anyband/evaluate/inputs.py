@@ -402,8 +402,8 @@ def _spec_of(
     encoder: SensorEncoder, sensor: Sensor, statistics: Mapping[str, BandStatistics], source: str
 ) -> InputSpec:
     spec = encoder.input_spec(sensor, statistics=statistics)
-    normalisation = replace(spec.normalisation, source=f"encoding '{sensor.default_encoding}'; {source}")
-    return replace(spec, statistics_source=source, normalisation=normalisation)
+    normalisation = replace(spec.statistics, source=f"encoding '{sensor.default_encoding}'; {source}")
+    return replace(spec, statistics_source=source, statistics=normalisation)
 
 
 def _catalogue_statistics(sensor: Sensor) -> dict[str, BandStatistics]:

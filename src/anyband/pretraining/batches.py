@@ -1,17 +1,18 @@
 """From the samples of a store to batches on the device: what they hold, what is drawn for them, reading ahead."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Float, Int, to_device
-from anyband.data.harmonise import Normalisation, Standardiser, stretched
-from anyband.data.image_sets import ImageSets
+from anyband.data.harmonise import Standardiser, stretched
+from anyband.data.image_sets import ImageSets, check_sensors
 from anyband.data.loader import (
     OpenShards,
     RawImages,
@@ -33,27 +34,28 @@ from anyband.data.resample import (
     input_gsd_m,
 )
 from anyband.data.store import ChipStore
+from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import METADATA, hide_metadata, set_metadata
-from anyband.errors import CatalogueError, RecipeError
+from anyband.errors import CatalogueError, RecipeError, StoreError
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
-from anyband.pretraining.recipe import PretrainRecipe
+from anyband.pretraining.recipe import PretrainRecipe, StageRecipe
 from anyband.randomness import generator, uniform
-from anyband.sensors.assignment import Assignment, AssignmentRules, assign
-from anyband.sensors.ranges import RangeTable, stem_bands
+from anyband.sensors.assignment import AssignmentRules, assign
+from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.ranges import RangeTable
 
 __all__ = [
     "NUM_STEM_BANDS",
-    "ArrayInput",
     "BatchPreparer",
     "DrawnSets",
     "Example",
     "Samples",
-    "SharedSampler",
-    "array_inputs",
+    "StagedSampler",
     "assignment_rules",
     "draw_stem_bands",
-    "load_parts",
-    "stem_bands",
+    "input_specs",
+    "load_batches",
+    "stage_footprints",
     "take_stem_bands",
 ]
 
@@ -94,61 +96,225 @@ def take_stem_bands(
     return pixels[image, chosen], None if valid is None else valid[image, chosen]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArrayInput:
-    """How the chips of one array of a store become network input."""
-
-    normalisation: Normalisation
-    """Of all bands of the array."""
-    assignment: Assignment
-    """Which bands are kept, and how they meet the trained ranges."""
-
-
 def assignment_rules(recipe: PretrainRecipe) -> AssignmentRules:
     """Take from a recipe what happens to bands that no range is made for."""
     model = recipe.model
     return AssignmentRules(unseen=model.unseen, min_support=model.min_support, out_of_span=model.out_of_span)
 
 
-def array_inputs(
+def input_specs(
     store: ChipStore, names: Iterable[str], *, ranges: RangeTable, recipe: PretrainRecipe
-) -> dict[str, ArrayInput]:
-    """Work out how each array is read.
+) -> dict[str, InputSpec]:
+    """Work out how the chips of each array become network input; all bands of an array have statistics.
 
     Raises:
         AssignmentError: a band that the ranges can't express.
         CatalogueError: no statistics for a band.
     """
-    rules = assignment_rules(recipe)
-    return {
-        name: ArrayInput(
-            normalisation=_normalisation(store, name, recipe),
-            assignment=assign(store.array_sensor(name), ranges, rules),
+    rules, source = assignment_rules(recipe), recipe.data.statistics
+    specs = {}
+    for name in names:
+        try:
+            statistics = stretched(store.normalisation(name, source=source), recipe.data.stretch)
+        except CatalogueError as problem:
+            raise CatalogueError(f"{problem}, and take them with data.statistics=store") from problem
+        sensor = store.array_sensor(name)
+        specs[name] = InputSpec(
+            sensor=sensor,
+            statistics=statistics,
+            assignment=assign(sensor, ranges, rules),
+            statistics_source=f"statistics of the {source}",
         )
-        for name in names
-    }
+    return specs
 
 
-def _normalisation(store: ChipStore, array: str, recipe: PretrainRecipe) -> Normalisation:
-    try:
-        return stretched(store.normalisation(array, source=recipe.data.statistics), recipe.data.stretch)
-    except CatalogueError as problem:
-        raise CatalogueError(f"{problem}, and take them with data.statistics=store") from problem
+def stage_footprints(
+    sets: ImageSets, stages: Sequence[StageRecipe], store: ChipStore
+) -> tuple[Int[Array, " footprint"], ...]:
+    """Tell which footprints each stage takes: ascending positions in `sets`, of which one may stand in several.
+
+    Raises:
+        StoreError: the store lacks a sensor, or a stage has no footprint.
+    """
+    shown = []
+    for stage in stages:
+        names = [name if name in store.sensors else get_sensor(name).name for name in stage.with_sensors]
+        check_sensors(store, names)
+        is_wanted = np.isin(sets.sources, [list(store.sensors).index(name) for name in names])
+        shown.append(np.array([bool(is_wanted[sets.images(footprint)].any()) for footprint in range(len(sets))]))
+    named = np.any([one for one, stage in zip(shown, stages, strict=True) if stage.with_sensors], axis=0)
+    taken = [one if stage.with_sensors else ~(named | one) for one, stage in zip(shown, stages, strict=True)]
+    for number, (one, stage) in enumerate(zip(taken, stages, strict=True)):
+        if not one.any():
+            what = f"shows {' or '.join(stage.with_sensors)}" if stage.with_sensors else "is left by the other stages"
+            raise StoreError(
+                f"stage {number} of data.stages (from 0) has nothing to draw from: none of the {len(sets)} footprints "
+                f"of store '{store.path}' that are trained on {what}; change the stage, or leave it out"
+            )
+    return tuple(np.flatnonzero(one) for one in taken)
 
 
-def _in_float32(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Pixels are resampled in float32, whatever the network computes in."""
-    if not torch.amp.is_autocast_available(device.type):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
+class StagedSampler:
+    """Batches of sets, of one stage after the other: a pure function of (seed, step)."""
+
+    def __init__(self, stages: Sequence[tuple[Int[Array, " _"], int, SetSampler]], *, steps: int | None) -> None:
+        """Lay stages one after the other: footprints (positions in all sets), epochs, and a sampler over these alone.
+
+        `steps` of the whole run: None for as many as the epochs have.
+        """
+        self._stages = tuple(stages)
+        full_steps = [epochs * sampler.steps_per_epoch for _, epochs, sampler in stages]
+        # Where each stage starts, and the end of the last: in whole epochs, and in the steps that the run has.
+        self._full: list[int] = [0, *accumulate(full_steps)]
+        total = self._full[-1] if steps is None else steps
+        self._starts: list[int] = [round(start * total / self._full[-1]) for start in self._full]
+
+    @property
+    def total_steps(self) -> int:
+        return self._starts[-1]
+
+    @property
+    def steps_of_stages(self) -> tuple[int, ...]:
+        return tuple(after - before for before, after in pairwise(self._starts))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch, on average over the stages."""
+        return max(1, round(self._full[-1] / sum(epochs for _, epochs, _ in self._stages)))
+
+    def share_until(self, epoch: float) -> float:
+        """Tell which share of the run the first so many epochs have."""
+        ends = np.cumsum([0, *(epochs for _, epochs, _ in self._stages)])
+        return float(np.interp(epoch, ends, self._full)) / self._full[-1]
+
+    def batch(self, step: int) -> SetDraw:
+        """Tell what the batch of a step (from 0) holds; after the last stage that one goes on."""
+        number = min(int(np.searchsorted(self._starts, step, side="right")), len(self._stages)) - 1
+        footprints, _, sampler = self._stages[number]
+        draw = sampler.batch(step - self._starts[number])
+        epochs_before = sum(epochs for _, epochs, _ in self._stages[:number])
+        return replace(draw, items=footprints[draw.items], epoch=epochs_before + draw.epoch)
 
 
-def _kept(entry: ArrayInput, device: torch.device) -> torch.Tensor | None:
-    """Tell which bands of an array are kept; None: all."""
-    kept = entry.assignment.kept_index
-    if kept == tuple(range(len(entry.normalisation.bands))):
-        return None
-    return torch.tensor(kept, dtype=torch.int64, device=device)
+# chosen: batches that a panel's sets are looked for in.
+_LOOKED_THROUGH = 16
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is learned from: pairs or sets of a split of a store."""
+
+    store: ChipStore
+    sets: ImageSets
+    shuffle: ShardShuffle | None = None
+    """Shards to read one after the other; None: chips are read one by one."""
+    stages: tuple[StageRecipe, ...] = ()
+    """Of sets; empty: one of everything."""
+    steps: int | None = None
+    """Of a whole run in stages; None: as many as their epochs have."""
+
+    @cached_property
+    def footprints(self) -> tuple[Int[Array, " footprint"], ...]:
+        """Those of each stage; see `stage_footprints`."""
+        return stage_footprints(self.sets, self.stages, self.store)
+
+    def sampler(self, *, batch_size: int, seed: int) -> SetSampler | StagedSampler:
+        """Make what draws batches, in stages where there are some; see `stage_footprints` for what it raises."""
+        if not self.stages:
+            return SetSampler(self.sets, batch_size=batch_size, seed=seed, shuffle=self.shuffle)
+        stages = []
+        for number, footprints in enumerate(self.footprints):
+            # Draws of its own; a run of one stage draws what one without stages does.
+            own = generator(seed, step=number, sample=0, purpose="seed of a stage")
+            sampler = SetSampler(
+                self.sets.of(footprints),
+                batch_size=batch_size,
+                seed=int(own.integers(2**62)) if number else seed,
+                shuffle=None if self.shuffle is None else self.shuffle.of(footprints),
+            )
+            stages.append((footprints, self.stages[number].epochs, sampler))
+        return StagedSampler(stages, steps=self.steps)
+
+    def read(self, draw: SetDraw, shards: OpenShards | None = None) -> RawSets:
+        """Read a batch as it is stored; `shards` are in memory already. `StoreError` where the store is damaged."""
+        return read_sets(self.store, draw, shards=shards, metadata=not self.sets.are_pairs)
+
+    def places(self, draw: SetDraw) -> list[str]:
+        """Name the place of each sample: all its images are of one."""
+        named: list[str] = self.store.index.column("place").take(draw.chips[:, 0]).to_pylist()
+        return named
+
+    def title(self, draw: SetDraw) -> str:
+        if self.sets.are_pairs:
+            return f"pairs of {' + '.join(self.sets.pair_arrays[draw.kind])}"
+        sensors = sorted(set(self.store.index.column("sensor").take(draw.chips.ravel()).to_pylist()))
+        return f"sets of {_images_word(draw.chips.shape[1])} of {', '.join(sensors)}"
+
+    def notes(self, *, batch_size: int) -> list[str]:
+        """Say what stages draw from, what stands in a batch several times, which sets are smaller than asked for, and
+        how shards are mixed.
+        """
+        kinds, numbers = self.sets.kinds()
+        few = [(kind, int(count)) for kind, count in enumerate(np.bincount(numbers, minlength=len(kinds)))]
+        few = [(kind, count) for kind, count in few if count < batch_size]
+        notes = self._stage_notes(batch_size)
+        if self.sets.are_pairs:
+            notes += [
+                f"{count} pairs of {' + '.join(self.sets.pair_arrays[kind])} do not fill a batch of {batch_size}: "
+                "they stand in it several times, each with draws of their own"
+                for kind, count in few
+            ]
+        elif few:
+            words = ("one sensor", "several sensors")
+            counted = (f"{count} with {_images_word(kinds[kind][0])} of {words[kinds[kind][1]]}" for kind, count in few)
+            notes.append(
+                f"footprints that do not fill a batch of {batch_size} stand in it several times, each with draws of "
+                f"its own: {'; '.join(counted)}"
+            )
+        least = self.sets.size[0]
+        if small := int((self.sets.capacity < least).sum()):
+            notes.append(
+                f"{small} of {len(self.sets)} footprints have fewer than {_images_word(least)}: their sets are smaller"
+            )
+        if self.shuffle is not None:
+            notes.append(
+                f"order by shards: {len(np.unique(self.shuffle.shards))} shards, up to {self.shuffle.open_shards} of "
+                "each kind mixed at a time"
+            )
+        return notes
+
+    def _stage_notes(self, batch_size: int) -> list[str]:
+        sampler = self.sampler(batch_size=batch_size, seed=0)
+        if not isinstance(sampler, StagedSampler):
+            return []
+        rows = zip(self.stages, self.footprints, sampler.steps_of_stages, strict=True)
+        return [
+            f"stage {number}: {count} steps over {len(footprints)} of {len(self.sets)} footprints, those "
+            + (f"with {' or '.join(stage.with_sensors)}" if stage.with_sensors else "of no other stage")
+            for number, (stage, footprints, count) in enumerate(rows)
+        ]
+
+    def shown(self, count: int) -> dict[str, SetDraw]:
+        """Choose up to `count` samples for each panel, always the same: name of the panel → what it shows.
+
+        Of pairs some of each kind; of sets the largest, if possible of several sensors, of the first batches of seed 0.
+        """
+        if not self.sets.are_pairs:
+            size = min(count, int(np.bincount(self.sets.kinds()[1]).max()))
+            sampler = SetSampler(self.sets, batch_size=size, seed=0, shuffle=self.shuffle)
+            draws = [sampler.batch(step) for step in range(_LOOKED_THROUGH)]
+            return {"sets": max(draws, key=lambda draw: (draw.chips.shape[1], draw.partnered))}
+        found = {}
+        for kind, arrays in enumerate(self.sets.pair_arrays):
+            items = np.flatnonzero(self.sets.pair_kind == kind)
+            # Spread over the list, because neighbours in it are neighbours on the ground.
+            items = items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(np.int64)]
+            found["_".join(arrays)] = pairs_drawn(self.sets, items, kind=kind, samples=items, epoch=0)
+        return found
+
+
+def _images_word(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,61 +337,86 @@ class BatchPreparer:
     What is drawn needs no device, so threads that read ahead do it too; the rest is work of the device.
     """
 
-    def __init__(self, recipe: PretrainRecipe, inputs: Mapping[str, ArrayInput], *, device: torch.device) -> None:
+    def __init__(self, recipe: PretrainRecipe, inputs: Mapping[str, InputSpec], *, device: torch.device) -> None:
         self._recipe = recipe
         self._device = device
-        self._mixing = {
-            name: torch.as_tensor(np.asarray(entry.assignment.mixing), dtype=torch.float32, device=device)
-            for name, entry in inputs.items()
-        }
-        self._standardise = {name: Standardiser(entry.normalisation, device=device) for name, entry in inputs.items()}
-        self._kept = {name: _kept(entry, device) for name, entry in inputs.items()}
-
-    def prepare(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> Example:
-        return self.finish(self.draw(raw, step=step, augment=augment))
+        self._mixing, self._standardise, self._kept = {}, {}, {}
+        for name, spec in inputs.items():
+            kept = spec.assignment.kept_index
+            is_all = kept == tuple(range(len(spec.statistics.bands)))
+            self._mixing[name] = torch.as_tensor(np.asarray(spec.assignment.mixing), dtype=torch.float32, device=device)
+            self._standardise[name] = Standardiser(spec.statistics, device=device)
+            self._kept[name] = None if is_all else torch.tensor(kept, dtype=torch.int64, device=device)
 
     def draw(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> DrawnSets:
         """Draw all that happens to a batch: one augmentation for all images of a set, metadata to hide, noise.
 
         `augment` says what augmentation may do to a look at a batch that is told all that is known; None: training.
         """
-        recipe, samples = self._recipe, raw.draw.samples.tolist()
+        recipe, model, samples = self._recipe, self._recipe.model, raw.draw.samples.tolist()
         augmentation = draw_augmentation(
             augment or recipe.data.augment, seed=recipe.seed, step=step, samples=samples, grid=raw.draw.grid
         )
         bands: tuple[Array | None, ...] = (None,) * len(raw.groups)
-        if augment is None and recipe.model.stem == "triplet":
+        if augment is None and model.stem == "triplet":
             bands = _bands_of_groups(raw, seed=recipe.seed, step=step)
-        coin = float(generator(recipe.seed, step=step, sample=0, purpose="hidden image").random())
         on_sets, num_slots = recipe.data.sets is not None, raw.draw.chips.shape[1]
+        # Both images of a pair share their mask.
+        purpose, num_drawn = "mixup and masking", 2
+        if on_sets:
+            purpose, num_drawn = "masking of sets", 1 + num_slots * (2 if model.masking == "hybrid" else 1)
+        shape = (num_drawn, (model.img_size // model.patch_size) ** 2)
+        noise = uniform(recipe.seed, step=step, samples=samples, purpose=purpose, shape=shape)
+        coin = float(generator(recipe.seed, step=step, sample=0, purpose="hidden image").random())
         return DrawnSets(
             raw=raw,
             augmentation=augmentation,
             bands=bands,
             metadata=self._metadata(raw, augmentation, None if augment is not None else step),
-            noise=self._noise(raw.draw, step=step),
-            hides_last=on_sets and num_slots > 1 and coin < recipe.model.hidden_image,
+            noise=noise.astype(np.float32),
+            hides_last=on_sets and num_slots > 1 and coin < model.hidden_image,
         )
+
+    def _metadata(self, raw: RawSets, augmentation: Augmentation, step: int | None) -> SetMetadata | None:
+        """Tell what the network sees: corners and pixel size follow the crop; some is hidden in a training step."""
+        known, recipe = raw.metadata, self._recipe
+        if known is None:
+            return None
+        gsd_m = input_gsd_m(augmentation, known.gsd_m, known.shape_px, img_size=recipe.model.img_size)
+        told = set_metadata(input_corners(augmentation, known.corners_deg), known.gsd_m, known.time, gsd_m)
+        hidden = recipe.data.sets.metadata_dropout if recipe.data.sets is not None else 0.0
+        if step is None or not hidden:
+            return told
+        samples, shape = raw.draw.samples.tolist(), (raw.draw.chips.shape[1], len(METADATA))
+        # The name of the purpose decides the numbers that are drawn.
+        draws = uniform(recipe.seed, step=step, samples=samples, purpose="facts", shape=shape)
+        return hide_metadata(told, torch.from_numpy(draws < hidden))
 
     def finish(self, drawn: DrawnSets) -> Example:
         """Make the network's input on the device. On a GPU nothing is waited for."""
-        draw = drawn.raw.draw
+        draw, side = drawn.raw.draw, self._recipe.model.img_size
         # Images of one footprint share what is cut and resized where each set has one of them.
-        of_all = self._resampler(drawn.augmentation)
-        groups = tuple(
-            self._image(raw, bands, of_all if raw.sets is None else self._resampler(drawn.augmentation.of(raw.sets)))
-            for raw, bands in zip(drawn.raw.groups, drawn.bands, strict=True)
-        )
+        of_all = Resampler(drawn.augmentation, shape=(side, side), device=self._device)
+        groups = []
+        for raw, bands in zip(drawn.raw.groups, drawn.bands, strict=True):
+            own = of_all
+            if raw.sets is not None:
+                own = Resampler(drawn.augmentation.of(raw.sets), shape=(side, side), device=self._device)
+            groups.append(self._image(raw, bands, own))
         noise, num_slots = to_device(drawn.noise, self._device), draw.chips.shape[1]
         if self._recipe.data.sets is None:
-            batch = SetBatch(groups=groups, partnered=True)
+            batch = SetBatch(groups=tuple(groups), partnered=True)
             return batch, SetNoise(mixup=noise[:, 0], masking=noise[:, 1:].expand(-1, num_slots, -1))
+        metadata = None
+        if drawn.metadata is not None:
+            of_device = {name: to_device(values, self._device) for name, values in vars(drawn.metadata).items()}
+            metadata = SetMetadata(**of_device)
         batch = SetBatch(
-            groups=groups,
+            groups=tuple(groups),
             rows=None if drawn.raw.rows is None else to_device(drawn.raw.rows, self._device),
             same_source=to_device(draw.same_source, self._device),
             first_slot=to_device(draw.first_slot, self._device),
-            metadata=None if drawn.metadata is None else self._on_device(drawn.metadata),
+            metadata=metadata,
             partnered=draw.partnered,
         )
         tying = noise[:, 1 + num_slots :]
@@ -246,230 +437,61 @@ class BatchPreparer:
         elif kept is not None:
             pixels = pixels.index_select(1, kept)
             known = None if known is None else known.index_select(1, kept)
-        with _in_float32(self._device):
+        # Pixels are resampled in float32, whatever the network computes in.
+        has_autocast = torch.amp.is_autocast_available(self._device.type)
+        with torch.autocast(self._device.type, enabled=False) if has_autocast else contextlib.nullcontext():
             pixels, known = resample(pixels, known)
         return ImageBatch(pixels=pixels, valid=known, mixing=self._mixing[raw.array])
-
-    def _resampler(self, augmentation: Augmentation) -> Resampler:
-        side = self._recipe.model.img_size
-        return Resampler(augmentation, shape=(side, side), device=self._device)
-
-    def _on_device(self, metadata: SetMetadata) -> SetMetadata:
-        return SetMetadata(**{name: to_device(values, self._device) for name, values in vars(metadata).items()})
-
-    def _metadata(self, raw: RawSets, augmentation: Augmentation, step: int | None) -> SetMetadata | None:
-        """Tell what the network sees: corners and pixel size follow the crop; some is hidden in a training step."""
-        known, sets = raw.metadata, self._recipe.data.sets
-        if known is None:
-            return None
-        gsd_m = input_gsd_m(augmentation, known.gsd_m, known.shape_px, img_size=self._recipe.model.img_size)
-        told = set_metadata(input_corners(augmentation, known.corners_deg), known.gsd_m, known.time, gsd_m)
-        if step is None or sets is None or not sets.metadata_dropout:
-            return told
-        shape = (raw.draw.chips.shape[1], len(METADATA))
-        # The name of the purpose decides the numbers that are drawn.
-        draws = self._uniform(raw.draw, step=step, purpose="facts", shape=shape)
-        return hide_metadata(told, torch.from_numpy(draws < sets.metadata_dropout))
-
-    def _noise(self, draw: SetDraw, *, step: int) -> Float[Array, "set purpose token"]:
-        model, num_slots = self._recipe.model, draw.chips.shape[1]
-        num_tokens = (model.img_size // model.patch_size) ** 2
-        if self._recipe.data.sets is None:
-            # Both images of a pair share their mask.
-            return self._uniform(draw, step=step, purpose="mixup and masking", shape=(2, num_tokens)).astype(np.float32)
-        num_drawn = 1 + num_slots * (2 if model.masking == "hybrid" else 1)
-        drawn = self._uniform(draw, step=step, purpose="masking of sets", shape=(num_drawn, num_tokens))
-        return drawn.astype(np.float32)
-
-    def _uniform(self, draw: SetDraw, *, step: int, purpose: str, shape: tuple[int, ...]) -> Float[Array, "set ..."]:
-        return uniform(self._recipe.seed, step=step, samples=draw.samples.tolist(), purpose=purpose, shape=shape)
 
 
 def _bands_of_groups(raw: RawSets, *, seed: int, step: int) -> tuple[Int[Array, "_ 3"], ...]:
     """Draw the bands that a stem reads of every image, and give them to each group in its own order."""
+    assert raw.rows is not None, "a stem reads sets"
     counts = [np.full(len(group.pixels), group.pixels.shape[1]) for group in raw.groups]
-    rows = _rows(raw)
     of_image = np.concatenate(counts)
-    drawn = draw_stem_bands(of_image[rows], seed=seed, step=step, samples=raw.draw.samples.tolist())
+    drawn = draw_stem_bands(of_image[raw.rows], seed=seed, step=step, samples=raw.draw.samples.tolist())
     in_groups = np.empty((len(of_image), NUM_STEM_BANDS), dtype=np.int64)
-    in_groups[rows] = drawn
+    in_groups[raw.rows] = drawn
     return tuple(np.split(in_groups, np.cumsum([len(one) for one in counts])[:-1]))
 
 
-def _rows(raw: RawSets) -> Int[Array, "set slot"]:
-    if raw.rows is not None:
-        return raw.rows
-    num_sets, num_slots = raw.draw.chips.shape
-    return np.arange(num_sets * num_slots).reshape(num_slots, num_sets).T
-
-
-# chosen: batches that a panel's sets are looked for in.
-_LOOKED_THROUGH = 16
-
-
-class Samples:
-    """What is learned from: pairs or sets of a split of a store.
-
-    `shuffle` tells the shards to read one after the other; None: chips are read one by one.
-    """
-
-    def __init__(self, store: ChipStore, sets: ImageSets, *, shuffle: ShardShuffle | None = None) -> None:
-        self.store = store
-        self.sets = sets
-        self.shuffle = shuffle
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        return self.sets.arrays
-
-    @property
-    def most_images(self) -> int:
-        """Most images of a sample."""
-        return int(self.sets.capacity.max())
-
-    @property
-    def largest_kind(self) -> int:
-        """Most samples that could stand in one batch, each once."""
-        return int(np.bincount(self.sets.kinds()[1]).max())
-
-    def sampler(self, *, batch_size: int, seed: int) -> SetSampler:
-        return SetSampler(self.sets, batch_size=batch_size, seed=seed, shuffle=self.shuffle)
-
-    def read(self, draw: SetDraw, shards: OpenShards | None = None) -> RawSets:
-        """Read a batch as it is stored; `shards` are in memory already. `StoreError` where the store is damaged."""
-        return read_sets(self.store, draw, shards=shards, metadata=not self.sets.are_pairs)
-
-    def expect(self, shards: OpenShards, draw: SetDraw) -> None:
-        """Let the shards of a batch be fetched that comes."""
-        shards.expect(draw.chips.ravel(), kind=draw.kind)
-
-    def places(self, draw: SetDraw) -> list[str]:
-        # All images of a sample are of one place.
-        named: list[str] = self.store.index.column("place").take(draw.chips[:, 0]).to_pylist()
-        return named
-
-    def title(self, draw: SetDraw) -> str:
-        if self.sets.are_pairs:
-            return f"pairs of {' + '.join(self.sets.pair_arrays[draw.kind])}"
-        sensors = sorted(set(self.store.index.column("sensor").take(draw.chips.ravel()).to_pylist()))
-        return f"sets of {_images_word(draw.chips.shape[1])} of {', '.join(sensors)}"
-
-    def notes(self, *, batch_size: int) -> list[str]:
-        """Say what stands in a batch several times, which sets are smaller than asked for, and how shards are mixed."""
-        kinds, numbers = self.sets.kinds()
-        few = [(kind, int(count)) for kind, count in enumerate(np.bincount(numbers, minlength=len(kinds)))]
-        few = [(kind, count) for kind, count in few if count < batch_size]
-        notes = []
-        if self.sets.are_pairs:
-            notes += [
-                f"{count} pairs of {' + '.join(self.sets.pair_arrays[kind])} do not fill a batch of {batch_size}: "
-                "they stand in it several times, each with draws of their own"
-                for kind, count in few
-            ]
-        elif few:
-            counted = (
-                f"{count} with {_images_word(kinds[kind][0])} of {_sensors_word(kinds[kind][1])}" for kind, count in few
-            )
-            notes.append(
-                f"footprints that do not fill a batch of {batch_size} stand in it several times, each with draws of "
-                f"its own: {'; '.join(counted)}"
-            )
-        least = self.sets.size[0]
-        small = int((self.sets.capacity < least).sum())
-        if small:
-            notes.append(
-                f"{small} of {len(self.sets)} footprints have fewer than {_images_word(least)}: their sets are smaller"
-            )
-        if self.shuffle is not None:
-            notes.append(
-                f"order by shards: {len(np.unique(self.shuffle.shards))} shards, up to {self.shuffle.open_shards} of "
-                "each kind mixed at a time"
-            )
-        return notes
-
-    def shown(self, count: int) -> dict[str, SetDraw]:
-        """Choose up to `count` samples for each panel, always the same: name of the panel → what it shows.
-
-        Of pairs some of each kind; of sets the largest, if possible of several sensors, of the first batches of seed 0.
-        """
-        if self.sets.are_pairs:
-            return {"_".join(arrays): self._some(kind, count) for kind, arrays in enumerate(self.sets.pair_arrays)}
-        sampler = SetSampler(self.sets, batch_size=min(count, self.largest_kind), seed=0, shuffle=self.shuffle)
-        draws = [sampler.batch(step) for step in range(_LOOKED_THROUGH)]
-        return {"sets": max(draws, key=lambda draw: (draw.chips.shape[1], draw.partnered))}
-
-    def _some(self, kind: int, count: int) -> SetDraw:
-        items = np.flatnonzero(self.sets.pair_kind == kind)
-        # Spread over the list, because neighbours in it are neighbours on the ground.
-        items = items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(np.int64)]
-        return pairs_drawn(self.sets, items, kind=kind, samples=items, epoch=0)
-
-
-def _images_word(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
-
-
-def _sensors_word(several: bool) -> str:
-    return "several sensors" if several else "one sensor"
-
-
-# chosen: more than what the threads of a loader have in work.
-_KEPT_BATCHES = 64
-
-
-class SharedSampler:
-    """The part of each global batch that one process computes, cut further into parts that are accumulated.
-
-    All parts of all processes together are the global batch, in order: a pure function of the step.
-
-    Raises:
-        RecipeError: the batch can't be cut so.
-    """
-
-    def __init__(
-        self,
-        whole: Callable[[int], SetDraw],
-        *,
-        batch_size: int,
-        process: int = 0,
-        num_processes: int = 1,
-        parts: int = 1,
-    ) -> None:
-        pieces = num_processes * parts
-        if batch_size % pieces:
-            raise RecipeError(
-                f"optim.batch_size {batch_size} can't be cut into {num_processes} processes × "
-                f"{parts} accumulated parts; take a multiple of {pieces}"
-            )
-        # Batches are read ahead, each in parts; keeping some does not change any answer.
-        self._global = lru_cache(maxsize=_KEPT_BATCHES)(whole)
-        self._first, self._size, self.parts = process * parts, batch_size // pieces, parts
-
-    def batch(self, step: int) -> SetDraw:
-        """Tell what a part holds; `step` counts parts, `parts` to a training step."""
-        training_step, part = divmod(step, self.parts)
-        first = (self._first + part) * self._size
-        return self.global_batch(training_step).at(slice(first, first + self._size))
-
-    def global_batch(self, step: int) -> SetDraw:
-        """Tell what all processes together compute in a training step."""
-        return self._global(step)
-
-
-def load_parts(
-    samples: Samples, sampler: SharedSampler, preparer: BatchPreparer, recipe: PretrainRecipe, *, steps: range
+def load_batches(
+    samples: Samples,
+    preparer: BatchPreparer,
+    recipe: PretrainRecipe,
+    *,
+    steps: range,
+    process: int = 0,
+    num_processes: int = 1,
 ) -> Iterator[DrawnSets]:
-    """Load the parts of training steps that a process computes, with all that is drawn for them."""
-    parts, workers = sampler.parts, recipe.run.workers
-    read, expect = samples.read, None
+    """Load what a process computes of training steps, in the parts that it accumulates, with all that is drawn.
+
+    All parts of all processes together are the global batch, in order: a pure function of the step. `RecipeError` where
+    it can't be cut so.
+    """
+    optim, workers = recipe.optim, recipe.run.workers
+    parts, pieces = optim.accumulate, num_processes * optim.accumulate
+    if optim.batch_size % pieces:
+        raise RecipeError(
+            f"optim.batch_size {optim.batch_size} can't be cut into {num_processes} processes × "
+            f"{parts} accumulated parts; take a multiple of {pieces}"
+        )
+    size, own = optim.batch_size // pieces, range(process * parts, (process + 1) * parts)
+    sampler = samples.sampler(batch_size=optim.batch_size, seed=recipe.seed)
+    draws = (
+        (step, draw.at(slice(part * size, (part + 1) * size)))
+        for step in steps
+        for draw in [sampler.batch(step)]
+        for part in own
+    )
+    shards = None
     if samples.shuffle is not None:
         # A shard serves some of the parts of a step, and waits for its turn where a batch has fewer places than shards.
-        turns = -(-samples.shuffle.open_shards // recipe.optim.batch_size)
+        turns = -(-samples.shuffle.open_shards // optim.batch_size)
         shards = OpenShards(samples.store, batches=batches_in_work(workers) + turns * parts)
-        read, expect = partial(samples.read, shards=shards), partial(samples.expect, shards)
     return read_ahead(
-        lambda part: preparer.draw(read(part[1]), step=part[0]),
-        ((step // parts, sampler.batch(step)) for step in range(steps.start * parts, steps.stop * parts)),
+        lambda one: preparer.draw(samples.read(one[1], shards), step=one[0]),
+        draws,
         workers=workers,
-        expect=None if expect is None else lambda part: expect(part[1]),
+        expect=None if shards is None else lambda one: shards.expect(one[1].chips.ravel(), kind=one[1].kind),
     )

@@ -1,28 +1,37 @@
-"""What a run costs: measured on a few of its samples before it begins, and counted while it goes on."""
+"""What a run costs: measured on a few of its samples before it begins, counted while it goes on, and logged."""
 
+import contextlib
+import csv
+import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import TextIO, TypeVar
 
 import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from anyband.data.loader import RawSets
+from anyband.data.loader import SetDraw
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import available_bytes, precision_note
+from anyband.errors import OutputError
+from anyband.files import whole_file
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.vit import set_fused_attention, set_recompute
 from anyband.pretraining.batches import BatchPreparer, Example
 from anyband.pretraining.plan import RunPlan
-from anyband.pretraining.recipe import RunRecipe
+from anyband.pretraining.recipe import PretrainRecipe, RunRecipe
 
 __all__ = [
+    "METRICS",
     "Meter",
+    "MetricsLog",
     "RunCost",
+    "compute_as_in_training",
     "cost_lines",
     "count_flops",
     "count_kept_bytes",
@@ -31,8 +40,8 @@ __all__ = [
     "measure_cost",
     "peak_flops_s",
     "reached_line",
+    "read_metrics",
     "scaled",
-    "trains_fused",
 ]
 
 ReadT = TypeVar("ReadT")
@@ -72,9 +81,11 @@ class RunCost:
     """Why the run can't be; None: it can."""
 
 
-def trains_fused(device: torch.device, precision: str) -> bool:
-    """Tell whether training has fused attention: not in bf16 on CPUs; see `set_fused_attention`."""
-    return not (device.type == "cpu" and precision.startswith("bf16"))
+def compute_as_in_training(model: torch.nn.Module, recipe: PretrainRecipe, device: torch.device) -> None:
+    """Set how blocks are computed; attention is fused but in bf16 on CPUs, see `set_fused_attention`."""
+    set_recompute(model, recompute=recipe.run.recompute)
+    on_cpu_in_bf16 = device.type == "cpu" and recipe.optim.precision.startswith("bf16")
+    set_fused_attention(model, fused=not on_cpu_in_bf16)
 
 
 def count_processes(run: RunRecipe, device: torch.device) -> int:
@@ -108,43 +119,6 @@ def count_kept_bytes(step: Callable[[], torch.Tensor], model: torch.nn.Module) -
     return sum(kept.values())
 
 
-class _Probe:
-    def __init__(self, plan: RunPlan, model: Autoencoder, device: torch.device) -> None:
-        self._plan, self._model, self._device = plan, model, device
-        sampler = plan.samples.sampler(batch_size=plan.recipe.optim.batch_size, seed=plan.recipe.seed)
-        draws = [sampler.batch(step) for step in range(min(_DRAWN, plan.total_steps))]
-        self._draw = max(draws, key=lambda one: one.chips.shape[1])
-        self.num_images: int = self._draw.chips.shape[1]
-        self.mean_images = float(np.mean([one.chips.size for one in draws]))
-        self._preparer = BatchPreparer(plan.recipe, plan.inputs, device=device)
-
-    def read(self, count: int) -> RawSets:
-        return self._plan.samples.read(self._draw.at(slice(0, count)))
-
-    def prepare(self, raw: RawSets) -> Example:
-        return self._preparer.prepare(raw, step=0)
-
-    def loss(self, example: Example) -> torch.Tensor:
-        in_bf16 = self._plan.recipe.optim.precision.startswith("bf16")
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=in_bf16):
-            terms: torch.Tensor = self._model(*example).terms
-            return terms.mean()
-
-    def sample_s(self, most: int) -> float:
-        """Time a forward and backward pass on more and more samples, until it takes long."""
-        count = 1
-        while True:
-            raw = self.read(count)
-            _wait(self._device)
-            begun = time.perf_counter()
-            self.loss(self.prepare(raw)).backward()  # type: ignore[no-untyped-call]
-            _wait(self._device)
-            seconds = time.perf_counter() - begun
-            if seconds > _LONG_S or 2 * count > most:
-                return seconds / count
-            count *= 2
-
-
 def measure_cost(plan: RunPlan, model: Autoencoder, *, device: torch.device, num_processes: int) -> RunCost:
     """Measure steps on one and two samples: operations and memory grow with the images, which tells what a batch does.
 
@@ -153,34 +127,45 @@ def measure_cost(plan: RunPlan, model: Autoencoder, *, device: torch.device, num
     recipe, optim = plan.recipe, plan.recipe.optim
     in_shares = recipe.run.strategy == "fsdp"
     where = torch.device("cpu") if in_shares else device
-    probe = _Probe(plan, model.to(where), where)
+    model.to(where)
+    sampler = plan.samples.sampler(batch_size=optim.batch_size, seed=recipe.seed)
+    draws = [sampler.batch(step) for step in range(min(_DRAWN, plan.total_steps))]
+    largest = max(draws, key=lambda one: one.chips.shape[1])
+    num_images, mean_images = largest.chips.shape[1], float(np.mean([one.chips.size for one in draws]))
+    preparer = BatchPreparer(recipe, plan.inputs, device=where)
     begun = time.perf_counter()
-    raws = [probe.read(count) for count in (1, 2)]
+    raws = [plan.samples.read(largest.at(slice(0, count))) for count in (1, 2)]
     read_s = (time.perf_counter() - begun) / 3
-    examples = [probe.prepare(raw) for raw in raws]
-    part = max(1, optim.batch_size // (optim.accumulate * num_processes))
-    step_s = None
+    examples = [preparer.finish(preparer.draw(raw, step=0)) for raw in raws]
+    losses = [partial(_loss, model, example, optim.precision) for example in examples]
+    num_parts = optim.accumulate * num_processes
+    part, step_s = max(1, optim.batch_size // num_parts), None
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(0)
         set_recompute(model, recompute=False)
         set_fused_attention(model, fused=False)
-        one, two = (count_flops(partial(probe.loss, example)) for example in examples)
-        set_recompute(model, recompute=recipe.run.recompute)
-        set_fused_attention(model, fused=trains_fused(device, optim.precision))
-        kept = [count_kept_bytes(partial(probe.loss, example), model) for example in examples]
-        needed = _needed_bytes(plan, model, kept, num_images=probe.num_images, device=device, processes=num_processes)
+        flops = [count_flops(loss) for loss in losses]
+        compute_as_in_training(model, recipe, device)
+        kept = [count_kept_bytes(loss, model) for loss in losses]
+        # A batch of one sample has no second one.
+        flops_of_sample, kept_of_sample = (two - one if optim.batch_size > 1 else one for one, two in (flops, kept))
+        # Beside the weights: what a part with the most images keeps.
+        kept_of_part = kept[0] - kept_of_sample + part * kept_of_sample * plan.samples.sets.capacity.max() / num_images
+        num_weights = sum(parameter.numel() for parameter in model.parameters())
+        of_weights = _BYTES_OF_WEIGHT * num_weights / (num_processes if in_shares else 1)
+        # On CPUs the processes of a machine share its memory.
+        num_sharing = max(1, num_processes // recipe.run.num_nodes) if device.type == "cpu" else 1
+        needed = int((of_weights + kept_of_part) * num_sharing)
         refusal = _refusal(plan, device, part=part, needed=needed)
         if refusal is None and not in_shares:
-            step_s = optim.accumulate * part * probe.sample_s(part)
+            step_s = optim.accumulate * part * _sample_s(plan, model, preparer, largest, most=part)
     model.zero_grad(set_to_none=True)
-    # Weights of a sensor's bands are made once for each part; a batch of one sample has no second one.
-    of_sample = two - one if optim.batch_size > 1 else one
-    num_parts = optim.accumulate * num_processes
-    step_flops = probe.mean_images / probe.num_images * of_sample + num_parts * (one - of_sample)
+    # Weights of a sensor's bands are made once for each part.
+    step_flops = mean_images / num_images * flops_of_sample + num_parts * (flops[0] - flops_of_sample)
     return RunCost(
-        num_weights=_num_weights(model),
+        num_weights=num_weights,
         device=device,
-        image_flops=step_flops / probe.mean_images,
+        image_flops=step_flops / mean_images,
         step_flops=step_flops,
         peak_flops_s=num_processes * peak_flops_s(device, optim.precision),
         step_s=step_s,
@@ -191,29 +176,35 @@ def measure_cost(plan: RunPlan, model: Autoencoder, *, device: torch.device, num
     )
 
 
-def _num_weights(model: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def _loss(model: Autoencoder, example: Example, precision: str) -> torch.Tensor:
+    device = example[1].mixup.device
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision.startswith("bf16")):
+        terms: torch.Tensor = model(*example).terms
+        return terms.mean()
 
 
-def _needed_bytes(
-    plan: RunPlan, model: Autoencoder, kept: list[int], *, num_images: int, device: torch.device, processes: int
-) -> int:
-    """Extrapolate what one and two samples keep to a part of a batch with the most images, beside the weights."""
-    run, optim = plan.recipe.run, plan.recipe.optim
-    # A batch of one sample has no second one.
-    of_sample = kept[1] - kept[0] if optim.batch_size > 1 else kept[0]
-    part = max(1, optim.batch_size // (optim.accumulate * processes))
-    weights = _BYTES_OF_WEIGHT * _num_weights(model) / (processes if run.strategy == "fsdp" else 1)
-    of_part = kept[0] - of_sample + part * of_sample * plan.samples.most_images / num_images
-    # On CPUs the processes of a machine share its memory.
-    return int((weights + of_part) * (max(1, processes // run.num_nodes) if device.type == "cpu" else 1))
+def _sample_s(plan: RunPlan, model: Autoencoder, preparer: BatchPreparer, draw: SetDraw, *, most: int) -> float:
+    """Time a forward and backward pass on more and more samples, until it takes long."""
+    wait = torch.get_device_module(next(model.parameters()).device).synchronize
+    count = 1
+    while True:
+        raw = plan.samples.read(draw.at(slice(0, count)))
+        wait()
+        begun = time.perf_counter()
+        example = preparer.finish(preparer.draw(raw, step=0))
+        _loss(model, example, plan.recipe.optim.precision).backward()  # type: ignore[no-untyped-call]
+        wait()
+        seconds = time.perf_counter() - begun
+        if seconds > _LONG_S or 2 * count > most:
+            return seconds / count
+        count *= 2
 
 
 def _refusal(plan: RunPlan, device: torch.device, *, part: int, needed: int) -> str | None:
     free = available_bytes(device)
     if free is None or needed <= free:
         return None
-    recipe, num_images = plan.recipe, plan.samples.most_images
+    recipe, num_images = plan.recipe, plan.samples.sets.capacity.max()
     tokens = (recipe.model.img_size // recipe.model.patch_size) ** 2 * num_images
     keeps_less = "" if recipe.run.recompute else "; run.recompute=true keeps less of each block"
     noun, size_key = ("pairs", "") if recipe.data.sets is None else ("sets", "data.sets.size, ")
@@ -225,16 +216,10 @@ def _refusal(plan: RunPlan, device: torch.device, *, part: int, needed: int) -> 
     )
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def peak_flops_s(device: torch.device, precision: str) -> float:
     """Measure the rate of a plain matrix product in a run's precision: the best of some, once one takes long."""
     dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
+    wait = torch.get_device_module(device).synchronize
     side, best = _FIRST_SIDE, 0.0
     while True:
         # Neither constant nor drawn: a device may do constant numbers faster.
@@ -242,11 +227,11 @@ def peak_flops_s(device: torch.device, precision: str) -> float:
         factor = factor.to(dtype)
         times = []
         for _ in range(3):
-            _wait(device)
+            wait()
             begun = time.perf_counter()
             # As the layers of a network lay it out: without bf16 in hardware, a plain product is slower than this.
             functional.linear(factor, factor)
-            _wait(device)
+            wait()
             times.append(time.perf_counter() - begun)
         best = max(best, 2 * side**3 / min(times))
         if side >= _LAST_SIDE or min(times) > _PRODUCT_S:
@@ -326,7 +311,8 @@ def cost_lines(plan: RunPlan, cost: RunCost, *, first_step: int) -> list[str]:
     limit = "; reading may limit: see data_wait in metrics.csv, and raise run.workers" if slow else ""
     draw = plan.samples.sampler(batch_size=optim.batch_size, seed=plan.recipe.seed).batch(first_step)
     arrays = plan.store.index.column("array").take(draw.chips.ravel()).to_pylist()
-    raw = float(sum(_raw_bytes(plan.store, name) for name in arrays))
+    infos = [plan.store.arrays[name] for name in arrays]
+    raw = float(sum(len(one.bands) * one.height * one.width * np.dtype(one.dtype).itemsize for one in infos))
     of_chip = {name: _stored_bytes(plan.store, name) for name in set(arrays)}
     stored = "" if None in of_chip.values() else f", {scaled(sum(of_chip[name] or 0.0 for name in arrays), 'B')} stored"
     needed = scaled(float(cost.needed_bytes), "B")
@@ -341,11 +327,6 @@ def cost_lines(plan: RunPlan, cost: RunCost, *, first_step: int) -> list[str]:
         f"a second{limit}",
         *([] if emulated is None else [f"cost: {emulated}"]),
     ]
-
-
-def _raw_bytes(store: ChipStore, array: str) -> int:
-    info = store.arrays[array]
-    return len(info.bands) * info.height * info.width * np.dtype(info.dtype).itemsize
 
 
 def _stored_bytes(store: ChipStore, array: str) -> float | None:
@@ -366,3 +347,61 @@ def reached_line(meter: Meter, cost: RunCost) -> str:
         f"{100 * flops_s / cost.peak_flops_s:.1f} % of the measured peak (MFU); waited for data "
         f"{100 * meter.waited_s / meter.seconds:.1f} % of the time"
     )
+
+
+METRICS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "data_wait", "mfu", "val_loss", "knn_score")
+"""Columns of metrics.csv, empty where not taken. `data_wait`: share of time in which the first process waited for
+data; `mfu`: the arithmetic reached, over that of a plain matrix product at the start.
+"""
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Read the whole rows of a metrics.csv; a row that a kill cut short does not count."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        text = file.read()
+    # A row counts once its line has ended.
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    rows = list(csv.DictReader(lines))
+    return [row for row in rows if None not in row and None not in row.values() and row["step"].isdigit()]
+
+
+class MetricsLog:
+    """Rows of numbers, appended to metrics.csv and given to TensorBoard."""
+
+    def __init__(self, csv_path: Path, tensorboard_path: Path, *, restored_step: int) -> None:
+        """Open both; rows beyond the restored step are taken away, because those steps will be done again."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        kept = [row for row in read_metrics(csv_path) if int(row["step"]) <= restored_step]
+        with whole_file(csv_path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, METRICS, restval="", extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(kept)
+        self._path = csv_path
+        self._file: TextIO = csv_path.open("a", newline="", encoding="utf-8")
+        self._board = SummaryWriter(tensorboard_path, purge_step=restored_step + 1 if restored_step else None)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a row. Floats are written so that reading them gives the same number."""
+        numbers = {"step": step, **values}
+        line = ",".join(repr(numbers[name]) if name in numbers else "" for name in METRICS)
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as problem:
+            raise OutputError(f"cannot write '{self._path}': {problem.strerror or problem}") from problem
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def add_picture(self, name: str, png: bytes, step: int) -> None:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(png)) as picture:
+            self._board.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._board.close()

@@ -1,202 +1,76 @@
-"""Pre-training: the loop, from a recipe and a store to a checkpoint."""
+"""Pre-training: one run, from a recipe and a store to a checkpoint."""
 
 import contextlib
+import logging
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from anyband.arrays import Float
+from anyband.data.resample import AugmentOptions
 from anyband.data.store import ChipStore, statistics_to_dict
 from anyband.errors import RecipeError, TrainingError
-from anyband.models.autoencoder import Autoencoder
-from anyband.models.checkpoint import build_model, load_checkpoint, save_checkpoint
-from anyband.models.weight_files import checkpoint_hash, locate
-from anyband.pretraining.batches import BatchPreparer, Example, SharedSampler, load_parts
-from anyband.pretraining.cost import Meter, RunCost, cost_lines, count_processes, measure_cost, reached_line
-from anyband.pretraining.plan import RunPlan, plan_run
-from anyband.pretraining.recipe import PretrainRecipe, recipe_to_dict
-from anyband.pretraining.runs import (
+from anyband.files import whole_file
+from anyband.labelled.samples import TaskData
+from anyband.models.autoencoder import Autoencoder, SetLoss
+from anyband.models.checkpoint import Checkpoint, build_model, load_checkpoint, save_checkpoint
+from anyband.models.weight_files import checkpoint_hash, locate, read_weights
+from anyband.pretraining.batches import BatchPreparer, Example, assignment_rules, load_batches
+from anyband.pretraining.cost import (
+    Meter,
     MetricsLog,
-    Progress,
-    ProgressLine,
-    RunFolder,
-    SavedStep,
-    Stepper,
-    make_fabric,
-    progress_line,
-    sum_over_processes,
+    RunCost,
+    compute_as_in_training,
+    cost_lines,
+    count_processes,
+    measure_cost,
+    reached_line,
 )
-from anyband.pretraining.watch import Watch, check_knn
-from anyband.training.steps import load_optimizer_tensors, optimizer_tensors, own_share
+from anyband.pretraining.plan import (
+    ENCODER_FILE,
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    PANELS,
+    Progress,
+    RunPlan,
+    begin_folder,
+    check_folder,
+    plan_run,
+    save_step,
+    saved_steps,
+)
+from anyband.pretraining.recipe import PretrainRecipe
+from anyband.pretraining.watch import draw_panels, knn_score, open_labelled
+from anyband.progress import Advance
+from anyband.progress import progress as shown_progress
+from anyband.training.steps import (
+    Schedule,
+    in_shares,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+    own_share,
+    seeded,
+    set_learning_rate,
+    sharding_strategy,
+    whole,
+    whole_tensors,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["PretrainResult", "TrainingLoop", "dry_run", "pretrain"]
-
-# chosen: the loss that is shown, and that ranks checkpoints without validation, is about that of 50 steps.
-_SMOOTHING = 0.98
-# chosen: an error names so many places and counts the others.
-_MAX_PLACES = 8
-
-
-class TrainingLoop:
-    """The steps of one run. All processes run it; the first one writes."""
-
-    def __init__(
-        self,
-        plan: RunPlan,
-        folder: RunFolder,
-        fabric: "Fabric",
-        stepper: Stepper,
-        *,
-        line: ProgressLine,
-        cost: RunCost,
-    ) -> None:
-        """Put together what the loop needs; nothing is read or written. `RecipeError` for a batch that can't be cut."""
-        optim = plan.recipe.optim
-        self._sampler = SharedSampler(
-            plan.samples.sampler(batch_size=optim.batch_size, seed=plan.recipe.seed).batch,
-            batch_size=optim.batch_size,
-            process=fabric.global_rank,
-            num_processes=fabric.world_size,
-            parts=optim.accumulate,
-        )
-        self._plan = plan
-        self._folder = folder
-        self._fabric = fabric
-        self._stepper = stepper
-        self._line = line
-        self._preparer = BatchPreparer(plan.recipe, plan.inputs, device=fabric.device)
-        self._watch = Watch(plan, folder, fabric, stepper, self._preparer)
-        # A step whose loss was not looked at yet, so that the device need not be waited for.
-        self._pending: tuple[int, Tensor, Tensor | None] | None = None
-        self._numbers: dict[str, float] = {}
-        self.meter = Meter(cost)
-
-    def run(self, progress: Progress) -> Progress:
-        """Do all steps from `progress` on, and give that of the end.
-
-        Raises:
-            TrainingError: the loss or the weights are not finite; nothing is saved after that.
-            OutputError: a file can't be written.
-        """
-        total = self._plan.total_steps
-        if progress.step == total:
-            return progress
-        self.meter.restart()
-        with self._opened_log(progress.step) as log:
-            for step, parts in enumerate(self._batches(progress.step), start=progress.step):
-                loss, grad_norm = self._stepper.step(step, parts)
-                self.meter.did(self._sampler.global_batch(step).chips.size)
-                progress = self._settle(progress)
-                self._pending = (step, loss, grad_norm)
-                if self._is_stop(step + 1):
-                    progress = self._stop(self._settle(progress), log)
-        return progress
-
-    @contextlib.contextmanager
-    def _opened_log(self, restored_step: int) -> Iterator[MetricsLog | None]:
-        if not self._fabric.is_global_zero:
-            yield None
-            return
-        paths = (self._folder.metrics_path, self._folder.tensorboard_path)
-        with contextlib.closing(MetricsLog(*paths, restored_step=restored_step)) as log:
-            yield log
-
-    def _batches(self, first_step: int) -> Iterator[list[Example]]:
-        parts = self._plan.recipe.optim.accumulate
-        loader = load_parts(
-            self._plan.samples,
-            self._sampler,
-            self._preparer,
-            self._plan.recipe,
-            steps=range(first_step, self._plan.total_steps),
-        )
-        drawn = iter(loader)
-        for _ in range(first_step, self._plan.total_steps):
-            yield [self._preparer.finish(one) for one in self.meter.take(drawn, parts)]
-
-    def _settle(self, progress: Progress) -> Progress:
-        """Look at the loss of the step before: stop if it is not finite, else take it into the progress."""
-        if self._pending is None:
-            return progress
-        (step, found, grad_norm), self._pending = self._pending, None
-        loss = float(found)
-        if not math.isfinite(loss):
-            raise TrainingError(self._not_finite(f"the loss of step {step} is {loss}", step))
-        before = progress.smoothed_loss
-        smoothed = loss if before is None else _SMOOTHING * before + (1 - _SMOOTHING) * loss
-        self._numbers = {"loss": loss}
-        if grad_norm is not None:
-            self._numbers["grad_norm"] = float(grad_norm)
-        return replace(progress, step=step + 1, smoothed_loss=smoothed)
-
-    def _is_stop(self, done: int) -> bool:
-        run = self._plan.recipe.run
-        return self._is_checkpoint(done) or done % run.log_every_steps == 0 or self._watch.is_due(done)
-
-    def _is_checkpoint(self, done: int) -> bool:
-        return done == self._plan.total_steps or done % self._plan.recipe.run.checkpoint_every_steps == 0
-
-    def _stop(self, progress: Progress, log: MetricsLog | None) -> Progress:
-        """Between two steps: look at the network, save it, and write down the numbers."""
-        done = progress.step
-        numbers = self._numbers | self._speed(progress)
-        if self._is_checkpoint(done):
-            self._check_weights(done)
-            numbers |= self._watch.validate()
-            progress = progress.scored(numbers.get("val_loss", progress.smoothed_loss))
-        # Looking and saving gather what is in shares, so all processes take part.
-        numbers |= self._watch.look(done, log)
-        if log is not None:
-            log.add(done, numbers)
-        if self._is_checkpoint(done):
-            self._save(progress)
-        if self._is_checkpoint(done) or self._watch.is_due(done):
-            self._fabric.barrier()
-            # Scoring and saving are no part of the speed.
-            self.meter.restart()
-        return progress
-
-    def _speed(self, progress: Progress) -> dict[str, float]:
-        row, done = self.meter.row(), progress.step
-        rate = self._plan.schedule.rate(done - 1)
-        loss = progress.smoothed_loss or 0.0
-        self._line.update(done, loss=loss, rate=rate, images_per_s=row["images_per_s"])
-        return {"epoch": done / self._plan.steps_per_epoch, "lr": rate, **row}
-
-    def _save(self, progress: Progress) -> None:
-        is_first_process = self._fabric.is_global_zero
-        weights = self._stepper.whole_weights()
-        tensors = optimizer_tensors(self._stepper.optimizer, self._stepper.model, kept=is_first_process)
-        if not is_first_process:
-            return
-        checkpoint = self._plan.checkpoint(weights, step=progress.step)
-        self._folder.save(progress, tensors, lambda path: save_checkpoint(path, checkpoint))
-
-    def _check_weights(self, done: int) -> None:
-        """A loss can be finite while its gradient is not; such weights must not replace good ones."""
-        flags = [torch.isfinite(own_share(parameter)).all() for parameter in self._stepper.model.parameters()]
-        # Each process sees its own share only; all of them must stop.
-        if sum_over_processes(self._fabric, (~torch.stack(flags)).sum().float()) > 0:
-            raise TrainingError(self._not_finite(f"the weights after step {done - 1} are not finite", done - 1))
-
-    def _not_finite(self, what: str, step: int) -> str:
-        draw = self._sampler.global_batch(step)
-        places = sorted(set(self._plan.samples.places(draw)))
-        shown = ", ".join(places[:_MAX_PLACES])
-        more = f" and {len(places) - _MAX_PLACES} more" if len(places) > _MAX_PLACES else ""
-        return (
-            f"{what} ({self._plan.samples.title(draw)}; places: {shown}{more}); the run stops, its last good "
-            "checkpoint is kept. Look at these images, or lower optim.base_lr or set optim.clip_grad_norm"
-        )
+__all__ = ["PretrainResult", "Stepper", "TrainingLoop", "dry_run", "make_fabric", "pretrain", "sum_over_processes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,15 +114,27 @@ def pretrain(
         AnybandError: the store or the recipe does not do.
     """
     store = ChipStore.open(data, endpoint=recipe.run.endpoint)
-    folder = RunFolder(out)
     identity = _identity(recipe, store)
-    existed = folder.check(identity, resume=resume)
-    saved = folder.saved_steps()
-    if existed and folder.encoder_path.is_file():
-        return _finished(folder, saved, shown=shown)
-    progress = _train(plan_run(recipe, store), folder, identity, saved=saved, shown=shown)
-    resumed_from = saved[-1].progress.step if saved else None
-    return _result(folder, progress, resumed_from=resumed_from, already_finished=False)
+    existed, saved = check_folder(out, identity, resume=resume), saved_steps(out)
+    checkpoint = out / ENCODER_FILE
+    resumed_from = saved[-1][1].step if saved else None
+    already_finished = existed and checkpoint.is_file()
+    if already_finished:
+        resumed_from = load_checkpoint(checkpoint).step or 0
+        progress = saved[-1][1] if saved else Progress(step=resumed_from)
+        if shown:
+            _say(f"run '{out}' is finished ({resumed_from} steps); nothing is left to do")
+    else:
+        progress = _train(plan_run(recipe, store), out, identity, saved=saved, shown=shown)
+    kept = {done.step: folder / MODEL_FILE for folder, done in saved_steps(out)}
+    return PretrainResult(
+        checkpoint=checkpoint,
+        best=None if progress.best_step is None else kept.get(progress.best_step),
+        steps=progress.step,
+        loss=progress.smoothed_loss,
+        resumed_from=resumed_from,
+        already_finished=already_finished,
+    )
 
 
 def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> tuple[list[str], bool]:
@@ -261,22 +147,22 @@ def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> tuple[lis
         OutputError: `out` holds another run.
         AnybandError: the store or the recipe does not do.
     """
-    store, folder = ChipStore.open(data, endpoint=recipe.run.endpoint), RunFolder(out)
-    folder.check(_identity(recipe, store), resume=True)
-    saved = folder.saved_steps()
+    store = ChipStore.open(data, endpoint=recipe.run.endpoint)
+    check_folder(out, _identity(recipe, store), resume=True)
+    saved = saved_steps(out)
     plan = plan_run(recipe, store)
     # One process on one device, so that nothing is launched.
     fabric = make_fabric(recipe.changed(run=recipe.run.changed(devices=1, num_nodes=1, strategy="auto")))
     num_processes = count_processes(recipe.run, fabric.device)
-    cost = measure_cost(plan, _first_model(plan), device=fabric.device, num_processes=num_processes)
-    first_step = saved[-1].progress.step if saved else 0
+    cost = measure_cost(plan, _model(plan, plan.start), device=fabric.device, num_processes=num_processes)
+    first_step = saved[-1][1].step if saved else 0
     refused = [f"NOT OK: {cost.refusal}", "nothing was trained; see NOT OK"]
     end = ["nothing was trained; the run can start"] if cost.refusal is None else refused
     return [*plan.notes(), *cost_lines(plan, cost, first_step=first_step), *end], cost.refusal is None
 
 
 def _identity(recipe: PretrainRecipe, store: ChipStore) -> dict[str, Any]:
-    identity = {"recipe": recipe_to_dict(recipe), "store": store.fingerprint(), "version": version("anyband")}
+    identity = {"recipe": recipe.model_dump(mode="json"), "store": store.fingerprint(), "version": version("anyband")}
     start = recipe.model.start or recipe.model.start_mae
     if start is not None:
         identity["start"] = checkpoint_hash(locate(start))
@@ -286,71 +172,363 @@ def _identity(recipe: PretrainRecipe, store: ChipStore) -> dict[str, Any]:
     return identity
 
 
-def _finished(folder: RunFolder, saved: list[SavedStep], *, shown: bool) -> PretrainResult:
-    step = load_checkpoint(folder.encoder_path).step or 0
-    progress = saved[-1].progress if saved else Progress(step=step)
-    with progress_line(step, first_step=step, shown=shown) as line:
-        line.say(f"run '{folder.path}' is finished ({step} steps); nothing is left to do")
-    return _result(folder, progress, resumed_from=step, already_finished=True)
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
-def _result(
-    folder: RunFolder, progress: Progress, *, resumed_from: int | None, already_finished: bool
-) -> PretrainResult:
-    kept = {saved.progress.step: saved.model_path for saved in folder.saved_steps()}
-    return PretrainResult(
-        checkpoint=folder.encoder_path,
-        best=None if progress.best_step is None else kept.get(progress.best_step),
-        steps=progress.step,
-        loss=progress.smoothed_loss,
-        resumed_from=resumed_from,
-        already_finished=already_finished,
-    )
+def _model(plan: RunPlan, first: Checkpoint | None) -> Autoencoder:
+    """Build the network; what its weights are comes from the checkpoint, rates such as drop path from the recipe."""
+    if first is None:
+        return Autoencoder(plan.config, seed=plan.recipe.seed)
+    return build_model(replace(first, config=plan.config))
 
 
 def _train(
-    plan: RunPlan, folder: RunFolder, identity: Mapping[str, Any], *, saved: list[SavedStep], shown: bool
+    plan: RunPlan, out: Path, identity: Mapping[str, Any], *, saved: list[tuple[Path, Progress]], shown: bool
 ) -> Progress:
     """Do the steps that are left, and write the finished model."""
-    fabric = make_fabric(plan.recipe)
-    start = saved[-1] if saved else None
-    model = _first_model(plan) if start is None else _load_model(start, plan)
-    check_knn(plan, model)
+    run, fabric = plan.recipe.run, make_fabric(plan.recipe)
+    folder, progress = saved[-1] if saved else (None, Progress(step=0))
+    model = _model(plan, plan.start if folder is None else load_checkpoint(folder / MODEL_FILE))
+    labelled = None
+    if run.knn is not None:
+        checkpoint, rules = plan.checkpoint(model.state_dict(), step=0), assignment_rules(plan.recipe)
+        labelled = open_labelled(run.knn, checkpoint, rules=rules, seed=plan.recipe.seed)
     cost = measure_cost(plan, model, device=fabric.device, num_processes=fabric.world_size)
     if cost.refusal is not None:
         raise RecipeError(cost.refusal)
     stepper = Stepper(fabric, model, plan.recipe, plan.schedule)
-    if start is not None:
-        load_optimizer_tensors(stepper.optimizer, model, start.optimizer_tensors())
-    is_first_process = fabric.is_global_zero
-    if is_first_process:
-        folder.begin(identity)
+    if folder is not None:
+        load_optimizer_tensors(stepper.optimizer, model, read_weights(folder / OPTIMIZER_FILE)[0])
+    if fabric.is_global_zero:
+        begin_folder(out, identity)
     fabric.barrier()
-    progress = start.progress if start is not None else Progress(step=0)
-    with progress_line(plan.total_steps, first_step=progress.step, shown=shown and is_first_process) as line:
-        if shown and is_first_process:
-            for note in (*plan.notes(), *cost_lines(plan, cost, first_step=progress.step)):
-                line.say(note)
-        if start is not None:
-            line.say(f"going on with run '{folder.path}' after step {progress.step} of {plan.total_steps}")
-        loop = TrainingLoop(plan, folder, fabric, stepper, line=line, cost=cost)
-        progress = loop.run(progress)
-        if loop.meter.num_steps:
-            line.say(reached_line(loop.meter, cost))
+    shown = shown and fabric.is_global_zero
+    if shown:
+        for note in (*plan.notes(), *cost_lines(plan, cost, first_step=progress.step)):
+            _say(note)
+        if folder is not None:
+            _say(f"going on with run '{out}' after step {progress.step} of {plan.total_steps}")
+    loop = TrainingLoop(plan, out, fabric, stepper, cost=cost, labelled=labelled)
+    progress = loop.run(progress, shown=shown)
+    if shown and loop.meter.num_steps:
+        _say(reached_line(loop.meter, cost))
     weights = stepper.whole_weights()
-    if is_first_process:
-        save_checkpoint(folder.encoder_path, plan.checkpoint(weights, step=progress.step))
+    if fabric.is_global_zero:
+        save_checkpoint(out / ENCODER_FILE, plan.checkpoint(weights, step=progress.step))
     fabric.barrier()
     return progress
 
 
-def _first_model(plan: RunPlan) -> Autoencoder:
-    if plan.start is None:
-        return Autoencoder(plan.config, seed=plan.recipe.seed)
-    return build_model(replace(plan.start, config=plan.config))
+_WHOLE = AugmentOptions(enabled=False)
+# chosen: the loss that is shown, and that ranks checkpoints without validation, is about that of 50 steps.
+_SMOOTHING = 0.98
+# chosen: an error names so many places and counts the others.
+_MAX_PLACES = 8
 
 
-def _load_model(saved: SavedStep, plan: RunPlan) -> Autoencoder:
-    checkpoint = load_checkpoint(saved.model_path)
-    # The header keeps what the weights are; rates of the run, such as drop path, come from the recipe.
-    return build_model(replace(checkpoint, config=plan.config))
+class TrainingLoop:
+    """The steps of one run. All processes run it; the first one writes."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        out: Path,
+        fabric: "Fabric",
+        stepper: "Stepper",
+        *,
+        cost: RunCost,
+        labelled: TaskData | None = None,
+    ) -> None:
+        """Put together what the loop needs; nothing is read or written. `labelled`: images of a kNN score."""
+        self._plan, self._out, self._fabric, self._stepper, self._labelled = plan, out, fabric, stepper, labelled
+        self._preparer = BatchPreparer(plan.recipe, plan.inputs, device=fabric.device)
+        # A step whose loss was not looked at yet, so that the device need not be waited for.
+        self._pending: tuple[int, Tensor, Tensor | None] | None = None
+        self._numbers: dict[str, float] = {}
+        self._num_shown = 0
+        self.meter = Meter(cost)
+        self._val_draws = []
+        if plan.val_samples is not None:
+            optim, samples = plan.recipe.optim, plan.val_samples
+            # As large as a part of a training batch where the samples suffice.
+            part = max(1, optim.batch_size // (optim.accumulate * fabric.world_size))
+            size = min(part, int(np.bincount(samples.sets.kinds()[1]).max()))
+            sampler = samples.sampler(batch_size=size, seed=plan.recipe.seed)
+            count = min(plan.recipe.run.val_batches, sampler.steps_per_epoch)
+            self._val_draws = [sampler.batch(index) for index in range(count)]
+
+    def run(self, progress: Progress, *, shown: bool) -> Progress:
+        """Do all steps from `progress` on, and give that of the end.
+
+        Raises:
+            RecipeError: batches can't be cut as the recipe says.
+            TrainingError: the loss or the weights are not finite; nothing is saved after that.
+            OutputError: a file can't be written.
+        """
+        plan, fabric, total = self._plan, self._fabric, self._plan.total_steps
+        if progress.step == total:
+            return progress
+        steps = range(progress.step, total)
+        where = {"process": fabric.global_rank, "num_processes": fabric.world_size}
+        batches = iter(load_batches(plan.samples, self._preparer, plan.recipe, steps=steps, **where))
+        self._num_shown = progress.step
+        self.meter.restart()
+        with contextlib.ExitStack() as opened:
+            log = None
+            if fabric.is_global_zero:
+                log = MetricsLog(self._out / "metrics.csv", self._out / "tensorboard", restored_step=progress.step)
+                opened.callback(log.close)
+            advance = opened.enter_context(shown_progress("pretrain", total, shown=shown, done=progress.step))
+            for step in steps:
+                parts, num_images = [], 0
+                for drawn in self.meter.take(batches, plan.recipe.optim.accumulate):
+                    parts.append(self._preparer.finish(drawn))
+                    num_images += drawn.raw.draw.chips.size
+                loss, grad_norm = self._stepper.step(step, parts)
+                self.meter.did(fabric.world_size * num_images)
+                progress = self._settle(progress)
+                self._pending = (step, loss, grad_norm)
+                if due := self._due(step + 1):
+                    progress = self._stop(self._settle(progress), due, log, advance)
+        return progress
+
+    def _due(self, done: int) -> set[str]:
+        """Tell what is to be done after so many steps; at the end all of it."""
+        run, is_last = self._plan.recipe.run, done == self._plan.total_steps
+        every = {"row": run.log_every_steps, "checkpoint": run.checkpoint_every_steps, "panels": run.panel_every_steps}
+        every["knn"] = 0 if run.knn is None else run.knn.every_steps
+        return {what for what, steps in every.items() if steps and (is_last or done % steps == 0)}
+
+    def _settle(self, progress: Progress) -> Progress:
+        """Look at the loss of the step before: stop if it is not finite, else take it into the progress."""
+        if self._pending is None:
+            return progress
+        (step, found, grad_norm), self._pending = self._pending, None
+        loss = float(found)
+        if not math.isfinite(loss):
+            raise self._not_finite(f"the loss of step {step} is {loss}", step)
+        before = progress.smoothed_loss
+        smoothed = loss if before is None else _SMOOTHING * before + (1 - _SMOOTHING) * loss
+        self._numbers = {"loss": loss}
+        if grad_norm is not None:
+            self._numbers["grad_norm"] = float(grad_norm)
+        return replace(progress, step=step + 1, smoothed_loss=smoothed)
+
+    def _stop(self, progress: Progress, due: set[str], log: MetricsLog | None, advance: Advance) -> Progress:
+        """Between two steps: look at the network, write down the numbers, and save it. All processes take part."""
+        done, model = progress.step, self._stepper.model
+        row, rate = self.meter.row(), self._plan.schedule.rate(done - 1)
+        speed = f"{row['images_per_s']:.0f} images/s"
+        advance(done - self._num_shown, f"loss {progress.smoothed_loss or 0.0:.4f}, lr {rate:.2e}, {speed}")
+        self._num_shown = done
+        numbers = self._numbers | {"epoch": done / self._plan.steps_per_epoch, "lr": rate, **row}
+        if "checkpoint" in due:
+            # A loss can be finite while its gradient is not; such weights must not replace good ones.
+            flags = [torch.isfinite(own_share(parameter)).all() for parameter in model.parameters()]
+            # Each process sees its own share only; all of them must stop.
+            if sum_over_processes(self._fabric, (~torch.stack(flags)).sum().float()) > 0:
+                raise self._not_finite(f"the weights after step {done - 1} are not finite", done - 1)
+            numbers |= self._validate()
+            progress = progress.scored(numbers.get("val_loss", progress.smoothed_loss))
+        if due & {"panels", "knn"}:
+            numbers |= self._look(due, done, log)
+        if log is not None:
+            log.add(done, numbers)
+        if "checkpoint" in due:
+            weights = self._stepper.whole_weights()
+            moments = optimizer_tensors(self._stepper.optimizer, model, kept=self._fabric.is_global_zero)
+            if self._fabric.is_global_zero:
+                save_step(self._out, progress, moments, self._plan.checkpoint(weights, step=done))
+        if due - {"row"}:
+            self._fabric.barrier()
+            # Scoring and saving are no part of the speed.
+            self.meter.restart()
+        return progress
+
+    def _validate(self) -> dict[str, float]:
+        """Compute the loss on validation samples, the same ones and masks each time; processes share them.
+
+        Weights in shares are whole only while all processes compute, so one without a batch goes over the last again.
+        """
+        if self._plan.val_samples is None or not self._val_draws:
+            return {}
+        last = len(self._val_draws) - 1
+        total = torch.zeros((), dtype=torch.float64, device=self._fabric.device)
+        with self._stepper.looking(self._stepper.model):
+            for first in range(0, last + 1, self._fabric.world_size):
+                index = min(first + self._fabric.global_rank, last)
+                drawn = self._preparer.draw(
+                    self._plan.val_samples.read(self._val_draws[index]), step=index, augment=_WHOLE
+                )
+                loss = self._stepper.loss(self._preparer.finish(drawn)).double()
+                total += loss if first + self._fabric.global_rank <= last else torch.zeros_like(loss)
+        return {"val_loss": float(sum_over_processes(self._fabric, total)) / (last + 1)}
+
+    def _look(self, due: set[str], done: int, log: MetricsLog | None) -> dict[str, float]:
+        """Draw and score. The first process does; the others lend it their shares of the weights.
+
+        Draws depend on the seed only, so every look sees the same masks.
+        """
+        plan, model = self._plan, self._stepper.whole_model()
+        if model is None or log is None:
+            return {}
+        if "panels" in due:
+            with self._stepper.looking(model):
+                panels = draw_panels(plan, model, self._preparer, step=done)
+            for name, png in panels.items():
+                with whole_file(self._out / PANELS / f"step_{done:08d}_{name}.png") as beside:
+                    beside.write_bytes(png)
+                log.add_picture(f"reconstruction/{name}", png, done)
+        if "knn" not in due or plan.recipe.run.knn is None or self._labelled is None:
+            return {}
+        score = knn_score(
+            plan.recipe.run.knn,
+            self._labelled,
+            plan.checkpoint(model.state_dict(), step=done),
+            rules=assignment_rules(plan.recipe),
+            seed=plan.recipe.seed,
+            device=str(self._fabric.device),
+        )
+        return {"knn_score": score}
+
+    def _not_finite(self, what: str, step: int) -> TrainingError:
+        samples, recipe = self._plan.samples, self._plan.recipe
+        draw = samples.sampler(batch_size=recipe.optim.batch_size, seed=recipe.seed).batch(step)
+        places = sorted(set(samples.places(draw)))
+        shown = ", ".join(places[:_MAX_PLACES])
+        more = f" and {len(places) - _MAX_PLACES} more" if len(places) > _MAX_PLACES else ""
+        return TrainingError(
+            f"{what} ({samples.title(draw)}; places: {shown}{more}); the run stops, its last good "
+            "checkpoint is kept. Look at these images, or lower optim.base_lr or set optim.clip_grad_norm"
+        )
+
+
+def make_fabric(recipe: PretrainRecipe) -> "Fabric":
+    """Start the processes on the recipe's devices; `RecipeError` where there are none such."""
+    from lightning_fabric import Fabric
+
+    run, log = recipe.run, logging.getLogger("lightning_fabric")
+    level = log.level
+    # Fabric announces its precision and processes; the recipe says them already.
+    log.setLevel(logging.WARNING)
+    try:
+        fabric = Fabric(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.num_nodes,
+            strategy=sharding_strategy() if run.strategy == "fsdp" else run.strategy,
+            precision=recipe.optim.precision,
+        )
+    except (RuntimeError, ValueError) as problem:
+        raise RecipeError(
+            f"run.accelerator '{run.accelerator}' with run.devices {run.devices} can't be had here: {problem}; "
+            "use run.accelerator=auto or cpu"
+        ) from problem
+    else:
+        fabric.launch()
+        return fabric
+    finally:
+        log.setLevel(level)
+
+
+class Stepper:
+    """The network, its optimiser and the devices they run on."""
+
+    def __init__(self, fabric: "Fabric", model: Autoencoder, recipe: PretrainRecipe, schedule: Schedule) -> None:
+        """Put the network on the devices. `model` stays the same object, with its own names."""
+        if recipe.run.compile:
+            for stack in (model.encoder.blocks, model.decoder.blocks):
+                stack.compile_blocks()
+        compute_as_in_training(model, recipe, fabric.device)
+        self.model, self._fabric, self._recipe, self._schedule = model, fabric, recipe, schedule
+        self._terms = _Terms(model)
+        self._network = fabric.setup_module(self._terms)
+        # Cutting weights into shares replaces the parameters, so the optimiser comes after.
+        self.optimizer = make_optimizer(model, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas)
+        stepping = fabric.setup_optimizers(self.optimizer)
+        assert not isinstance(stepping, tuple)
+        self._stepping = stepping
+
+    def step(self, step: int, parts: Sequence[Example]) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
+        """Do one step with this process's parts of the global batch, whose gradient is the same however it is cut.
+
+        Returns:
+            Mean loss over the global batch and norm of the gradient where it is clipped, still on the device.
+        """
+        fabric, largest, grad_norm = self._fabric, self._recipe.optim.clip_grad_norm, None
+        set_learning_rate(self.optimizer, self._schedule.rate(step))
+        counts = [self.model.count(*part) for part in parts]
+        total = sum_over_processes(fabric, torch.stack(counts).sum(dim=0)).clamp(min=1)
+        loss = torch.zeros((), device=fabric.device)
+        for index, (part, count) in enumerate(zip(parts, counts, strict=True)):
+            is_last = index == len(parts) - 1
+            drawing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+            if self.model.config.encoder.drop_path:
+                purpose = f"drop path, process {fabric.global_rank}, part {index}"
+                drawing = seeded(self._recipe.seed, step=step, purpose=purpose, device=fabric.device)
+            with fabric.no_backward_sync(self._network, enabled=not is_last), drawing:
+                terms = self._network(partial(self.model, *part))
+                share = (terms * (count / total)).sum() / len(terms)
+                # Gradients are averaged over processes afterwards; their sum is wanted.
+                fabric.backward(share * fabric.world_size)
+            loss = loss + share.detach()
+        if largest is not None:
+            # A norm that is not finite comes from a loss that is not; that is reported with the places.
+            norm = fabric.clip_gradients(self._network, self._stepping, max_norm=largest, error_if_nonfinite=False)
+            grad_norm = None if norm is None else whole(norm.detach())
+        self._stepping.step()
+        self._stepping.zero_grad(set_to_none=True)
+        return sum_over_processes(fabric, loss), grad_norm
+
+    def loss(self, example: Example) -> Float[Tensor, ""]:
+        """Compute the loss of an example for a look at it. All processes must do so equally often."""
+        terms: Tensor = self._terms(partial(self.model, *example))
+        return terms.mean()
+
+    @contextlib.contextmanager
+    def looking(self, model: Autoencoder) -> Iterator[None]:
+        """Without gradients, without drop path, in the precision of training."""
+        model.eval()
+        try:
+            with torch.no_grad(), self._fabric.autocast():
+                yield
+        finally:
+            model.train()
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """Gather the network's state on the CPU of the first process; empty on others. All processes must ask."""
+        return whole_tensors(self.model.state_dict(), kept=self._fabric.is_global_zero)
+
+    def whole_model(self) -> Autoencoder | None:
+        """Give the first process the network or a copy with whole weights, others None. All processes must ask."""
+        if not in_shares(self.model):
+            return self.model if self._fabric.is_global_zero else None
+        weights = self.whole_weights()
+        if not weights:
+            return None
+        copy = Autoencoder(self.model.config, seed=None)
+        copy.load_state_dict(weights, strict=True)
+        return copy.to(self._fabric.device)
+
+
+class _Terms(nn.Module):
+    """The network as Fabric calls it, which would cast and copy the tensors of an example that it can look into."""
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, compute: Callable[[], SetLoss]) -> Tensor:
+        terms: Tensor = compute().terms
+        return terms
+
+
+def sum_over_processes(fabric: "Fabric", value: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Add up a number over all processes; one process keeps its own."""
+    if fabric.world_size == 1:
+        return value
+    # Fabric's own sum lets all processes meet first, for which the host waits.
+    summed = value.clone()
+    torch.distributed.all_reduce(summed)
+    return summed

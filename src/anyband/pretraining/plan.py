@@ -1,327 +1,53 @@
-"""The plan of a run: samples, stages, the network it starts from."""
+"""What a run is: its samples, the network it starts from, and its folder, in which all appears whole or not at all."""
 
+import contextlib
+import dataclasses
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate, combinations, pairwise
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Int
-from anyband.data.image_sets import ImageSets, check_sensors, find_pairs, find_sets
-from anyband.data.loader import SetDraw, SetSampler, ShardShuffle, shard_shuffle
+from anyband.data.image_sets import find_pairs, find_sets
+from anyband.data.loader import shard_shuffle
 from anyband.data.store import ChipStore, Split
-from anyband.errors import CheckpointError, RecipeError, StoreError
+from anyband.encode.input_spec import InputSpec
+from anyband.errors import CheckpointError, OutputError, RecipeError, StoreError
 from anyband.evaluate.fitting import with_new_ranges
+from anyband.files import check_writable, whole_directory, whole_file
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, load_checkpoint, state_of, to_published
+from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of, to_published
 from anyband.models.mae_start import load_mae, start_from_mae
 from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.pretraining.batches import NUM_STEM_BANDS, ArrayInput, Samples, array_inputs
-from anyband.pretraining.recipe import ModelRecipe, PretrainRecipe, StageRecipe, recipe_to_dict
-from anyband.randomness import generator
-from anyband.sensors.assignment import AssignmentRules
+from anyband.models.weight_files import write_weights
+from anyband.pretraining.batches import NUM_STEM_BANDS, Samples, StagedSampler, assignment_rules, input_specs
+from anyband.pretraining.recipe import PretrainRecipe, recipe_differences
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import RangeTable, is_stem, load_ranges, ranges_from_sensors, stem_ranges
 from anyband.sensors.sensor import Sensor, sensor_to_dict
 from anyband.training.steps import Schedule
 
 __all__ = [
+    "ENCODER_FILE",
+    "MODEL_FILE",
+    "OPTIMIZER_FILE",
+    "PANELS",
+    "Progress",
     "RunPlan",
-    "StagedSampler",
-    "StagedSamples",
-    "check_same_network",
+    "begin_folder",
+    "check_folder",
     "find_samples",
-    "in_stages",
-    "load_mae_start",
-    "load_start",
     "network_config",
     "plan_run",
-    "run_length",
-    "stage_footprints",
+    "save_step",
+    "saved_steps",
 ]
-
-# These may differ: they change how a network is trained, not what its weights are.
-_FREE = ("drop_path", "mask_ratio", "mixup_ratio", "decode_ratio", "mixup", "norm_pix_loss", "target_variance")
-
-
-def load_start(model: ModelRecipe, sensors: Sequence[Sensor]) -> Checkpoint | None:
-    """Load the checkpoint that a run starts from; None where the recipe names none.
-
-    With `ranges: start_and_new`, every band that its ranges don't know exactly gets one of its own, which starts as the
-    mixture that interpolation gives: the first loss is the same as without it.
-
-    Raises:
-        RecipeError: `start` and `ranges` do not go together.
-        CheckpointError: no such checkpoint, or one with another stem than the recipe's.
-        AssignmentError: a band that its ranges can't express.
-    """
-    keeps_ranges = model.ranges in ("start", "start_and_new")
-    if (model.start is not None) != keeps_ranges:
-        raise RecipeError(
-            f"model.start is {model.start or 'null'} and model.ranges '{model.ranges}'; a run that starts from a "
-            "checkpoint keeps its ranges (`start`, or `start_and_new` for ranges of new bands), any other run has "
-            "ranges of its own"
-        )
-    if model.start is None:
-        return None
-    checkpoint = load_checkpoint(model.start)
-    _check_stem(checkpoint, model)
-    if model.ranges == "start":
-        return checkpoint
-    rules = AssignmentRules(unseen="interpolate", min_support=model.min_support, out_of_span=model.out_of_span)
-    return with_new_ranges(checkpoint, sensors, rules)
-
-
-def _check_stem(checkpoint: Checkpoint, model: ModelRecipe) -> None:
-    found = "triplet" if is_stem(checkpoint.ranges) else "spectral"
-    if found != model.stem:
-        raise CheckpointError(
-            f"'{model.start}' was trained with model.stem '{found}', the recipe has '{model.stem}'; take the "
-            "checkpoint's stem into the recipe"
-        )
-
-
-def load_mae_start(
-    model: ModelRecipe, config: AutoencoderConfig, ranges: RangeTable, *, seed: int
-) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    """Make the first weights of a run that starts from a masked autoencoder of ImageNet, and say what was taken.
-
-    `seed` draws what the file does not have. None and nothing where the recipe names no file.
-
-    Raises:
-        CheckpointError: no such file, a pickle, or another network; every difference is named.
-    """
-    if model.start_mae is None:
-        return None, ()
-    weights = load_mae(model.start_mae)
-    state, notes = start_from_mae(weights, state_of(Autoencoder(config, seed=seed)), config=config, ranges=ranges)
-    return Checkpoint(config=config, state=state, ranges=ranges), notes
-
-
-def check_same_network(start: Checkpoint, config: AutoencoderConfig, *, where: str) -> None:
-    """See that a checkpoint fits the network of a recipe; else a `CheckpointError` names every difference."""
-    requested, found = _numbers(config), _numbers(start.config)
-    different = [f"{key} {requested[key]}, not {found[key]}" for key in requested if requested[key] != found[key]]
-    if different:
-        raise CheckpointError(
-            f"'{where}' holds another network than the recipe's: {'; '.join(different)} (the recipe's number first); "
-            "take the checkpoint's numbers into the recipe"
-        )
-
-
-def _numbers(config: AutoencoderConfig) -> dict[str, Any]:
-    plain = {**asdict(config.encoder), **asdict(config.decoder), "levels": config.levels}
-    return {key: value for key, value in plain.items() if key not in _FREE}
-
-
-def in_stages(samples: Samples, recipe: PretrainRecipe) -> Samples:
-    """Let sets be drawn in the stages of a recipe; `StoreError` where one has no footprint or no such sensor."""
-    stages = recipe.data.stages
-    if stages is None:
-        return samples
-    if samples.sets.are_pairs:
-        raise RecipeError("data.stages is for sets of images; write data.sets, or leave it null")
-    return StagedSamples(samples.store, samples.sets, stages, steps=recipe.optim.steps, shuffle=samples.shuffle)
-
-
-def run_length(samples: Samples, recipe: PretrainRecipe) -> tuple[int, int, float]:
-    """Work out the steps of a run, those of an epoch (with stages the mean), and the share over which the rate rises.
-
-    With stages it is the sum of each stage's epochs times its steps. `optim.steps` sets the length instead, and stages
-    and warm-up keep their shares.
-    """
-    optim = recipe.optim
-    sampler = samples.sampler(batch_size=optim.batch_size, seed=recipe.seed)
-    if not isinstance(sampler, StagedSampler):
-        per_epoch = sampler.steps_per_epoch
-        return optim.steps or optim.epochs * per_epoch, per_epoch, optim.warmup_epochs / optim.epochs
-    return sampler.total_steps, sampler.steps_per_epoch, sampler.share_until(optim.warmup_epochs)
-
-
-def stage_footprints(
-    sets: ImageSets, stages: Sequence[StageRecipe], store: ChipStore
-) -> tuple[Int[Array, " footprint"], ...]:
-    """Tell which footprints each stage takes: ascending positions in `sets`, of which one may stand in several.
-
-    Raises:
-        StoreError: the store lacks a sensor, or a stage has no footprint.
-    """
-    shown = [_showing(sets, stage, store) for stage in stages]
-    named = np.any([one for one, stage in zip(shown, stages, strict=True) if stage.with_sensors], axis=0)
-    taken = [one if stage.with_sensors else ~(named | one) for one, stage in zip(shown, stages, strict=True)]
-    for number, (one, stage) in enumerate(zip(taken, stages, strict=True)):
-        if not one.any():
-            what = f"shows {' or '.join(stage.with_sensors)}" if stage.with_sensors else "is left by the other stages"
-            raise StoreError(
-                f"stage {number} of data.stages (from 0) has nothing to draw from: none of the {len(sets)} footprints "
-                f"of store '{store.path}' that are trained on {what}; change the stage, or leave it out"
-            )
-    return tuple(np.flatnonzero(one) for one in taken)
-
-
-def _showing(sets: ImageSets, stage: StageRecipe, store: ChipStore) -> Bool[Array, " footprint"]:
-    """Tell which footprints have an image of one of the stage's sensors."""
-    names = [name if name in store.sensors else get_sensor(name).name for name in stage.with_sensors]
-    check_sensors(store, names)
-    numbers = [list(store.sensors).index(name) for name in names]
-    is_wanted = np.isin(sets.sources, numbers)
-    return np.array([bool(is_wanted[sets.images(footprint)].any()) for footprint in range(len(sets))])
-
-
-class StagedSamples(Samples):
-    """Sets of images of a store, drawn in stages."""
-
-    def __init__(
-        self,
-        store: ChipStore,
-        sets: ImageSets,
-        stages: Sequence[StageRecipe],
-        *,
-        steps: int | None = None,
-        shuffle: ShardShuffle | None = None,
-    ) -> None:
-        """Sort the footprints into stages.
-
-        `steps` of the whole run: None for the stages' epochs. `shuffle`: None lets any footprint follow any other.
-        """
-        super().__init__(store, sets, shuffle=shuffle)
-        self._stages = tuple(stages)
-        self._steps = steps
-        self._footprints = stage_footprints(sets, stages, store)
-
-    def sampler(self, *, batch_size: int, seed: int) -> "StagedSampler":  # type: ignore[override]
-        parts = [
-            (
-                footprints,
-                stage.epochs,
-                SetSampler(
-                    self.sets.of(footprints),
-                    batch_size=batch_size,
-                    seed=_stage_seed(seed, number),
-                    shuffle=None if self.shuffle is None else self.shuffle.of(footprints),
-                ),
-            )
-            for number, (stage, footprints) in enumerate(zip(self._stages, self._footprints, strict=True))
-        ]
-        return StagedSampler(parts, steps=self._steps)
-
-    def notes(self, *, batch_size: int) -> list[str]:
-        """Say what each stage draws from, and for how long."""
-        steps = self.sampler(batch_size=batch_size, seed=0).steps_of_stages
-        lines = [
-            f"stage {number}: {count} steps over {len(footprints)} of {len(self.sets)} footprints, {_of(stage)}"
-            for number, (stage, footprints, count) in enumerate(zip(self._stages, self._footprints, steps, strict=True))
-        ]
-        return [*lines, *super().notes(batch_size=batch_size)]
-
-
-def _of(stage: StageRecipe) -> str:
-    return f"those with {' or '.join(stage.with_sensors)}" if stage.with_sensors else "those of no other stage"
-
-
-class StagedSampler:
-    """Batches of sets, of one stage after the other: a pure function of (seed, step)."""
-
-    def __init__(self, stages: Sequence[tuple[Int[Array, " _"], int, SetSampler]], *, steps: int | None) -> None:
-        """Lay stages one after the other: footprints (positions in all sets), epochs, and a sampler over these alone.
-
-        `steps` of the whole run: None for as many as the epochs have.
-        """
-        self._stages = tuple(stages)
-        full_steps = [epochs * sampler.steps_per_epoch for _, epochs, sampler in stages]
-        # Where each stage starts, and the end of the last: in whole epochs, and in the steps that the run has.
-        self._full: list[int] = [0, *accumulate(full_steps)]
-        total = self._full[-1] if steps is None else steps
-        self._starts: list[int] = [round(start * total / self._full[-1]) for start in self._full]
-
-    @property
-    def total_steps(self) -> int:
-        return self._starts[-1]
-
-    @property
-    def steps_of_stages(self) -> tuple[int, ...]:
-        return tuple(after - before for before, after in pairwise(self._starts))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of an epoch, on average over the stages."""
-        return max(1, round(self._full[-1] / sum(epochs for _, epochs, _ in self._stages)))
-
-    def share_until(self, epoch: float) -> float:
-        """Tell which share of the run the first so many epochs have."""
-        ends = np.cumsum([0, *(epochs for _, epochs, _ in self._stages)])
-        return float(np.interp(epoch, ends, self._full)) / self._full[-1]
-
-    def batch(self, step: int) -> SetDraw:
-        """Tell what the batch of a step (from 0) holds; after the last stage that one goes on."""
-        number = min(int(np.searchsorted(self._starts, step, side="right")), len(self._stages)) - 1
-        footprints, _, sampler = self._stages[number]
-        draw = sampler.batch(step - self._starts[number])
-        epochs_before = sum(epochs for _, epochs, _ in self._stages[:number])
-        return replace(draw, items=footprints[draw.items], epoch=epochs_before + draw.epoch)
-
-
-def _stage_seed(seed: int, number: int) -> int:
-    """Give each stage draws of its own; a run of one stage draws what one without stages does."""
-    return (
-        seed if number == 0 else int(generator(seed, step=number, sample=0, purpose="seed of a stage").integers(2**62))
-    )
-
-
-def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> Samples:
-    """Find the pairs or sets of a split that a recipe asks for.
-
-    Raises:
-        StoreError: the store has none.
-        CatalogueError: a sensor is unknown.
-    """
-    wanted = recipe.data.sets
-    if wanted is not None:
-        sets = find_sets(
-            store,
-            size=wanted.size,
-            gap_days=wanted.gap_days,
-            needs_two_sources=wanted.needs_two_sources,
-            sensors=_seen_sensors(recipe, store),
-            split=split,
-        )
-    else:
-        sets = find_pairs(store, sensors=_wanted_pairs(recipe, store), split=split)
-    shuffle = None
-    if recipe.data.shuffle == "shards":
-        shuffle = shard_shuffle(store, sets.chips[sets.bounds[:-1]], open_shards=recipe.data.open_shards)
-    return Samples(store, sets, shuffle=shuffle)
-
-
-def _wanted_pairs(recipe: PretrainRecipe, store: ChipStore) -> list[tuple[str, str]]:
-    seen = _seen_sensors(recipe, store)
-    if recipe.data.pairs != "any":
-        return [(_sensor_name(a, store), _sensor_name(b, store)) for a, b in recipe.data.pairs]
-    if len(seen) < 2:
-        raise StoreError(
-            f"store '{store.path}' has {len(store.sensors)} sensors ({', '.join(store.sensors)}), of which "
-            f"{len(seen)} may be trained on; pairs need two: prepare images of another sensor, "
-            "or name pairs of dates such as data.pairs=[[sentinel2-l2a, sentinel2-l2a]]"
-        )
-    return list(combinations(seen, 2))
-
-
-def _seen_sensors(recipe: PretrainRecipe, store: ChipStore) -> list[str]:
-    held_out = {_sensor_name(name, store) for name in recipe.data.held_out}
-    seen = [name for name in store.sensors if name not in held_out]
-    if not seen and recipe.data.sets is not None:
-        raise StoreError(
-            f"data.held_out names all sensors of store '{store.path}' ({', '.join(store.sensors)}); leave one to train "
-            "on"
-        )
-    return seen
-
-
-def _sensor_name(name: str, store: ChipStore) -> str:
-    """Resolve an alias; a name that neither the store nor the catalogue knows is an error, never ignored."""
-    return name if name in store.sensors else get_sensor(name).name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,74 +59,53 @@ class RunPlan:
     samples: Samples
     val_samples: Samples | None
     """They choose the best checkpoint; None: there are none."""
+    config: AutoencoderConfig
     start: Checkpoint | None
     """None: weights are drawn from the seed."""
     start_notes: tuple[str, ...] = ()
     ranges: RangeTable
     """Those that get weights."""
-    inputs: dict[str, ArrayInput]
+    inputs: dict[str, InputSpec]
     """How each array of these samples is read."""
     steps_per_epoch: int
     total_steps: int
-    warmup_share: float
-    """Share of the run over which the learning rate rises."""
-
-    @property
-    def config(self) -> AutoencoderConfig:
-        return network_config(self.recipe, num_ranges=len(self.ranges.ranges))
-
-    @property
-    def schedule(self) -> Schedule:
-        optim = self.recipe.optim
-        return Schedule.of_batch(
-            base_lr=optim.base_lr,
-            batch_size=optim.batch_size,
-            warmup_share=self.warmup_share,
-            total_steps=self.total_steps,
-        )
+    schedule: Schedule
 
     def checkpoint(self, weights: Mapping[str, Tensor], *, step: int) -> Checkpoint:
         """Join whole weights with all that is needed to use them."""
         # A sensor may have several arrays, some with a part of its bands; the one with the most speaks for it.
-        by_bands = sorted(self.inputs, key=lambda name: len(self.store.arrays[name].bands))
-        arrays = {self.store.arrays[name].sensor: name for name in by_bands}
+        specs = sorted(self.inputs.values(), key=lambda spec: len(spec.sensor.bands))
+        by_sensor = {spec.sensor.name: spec for spec in specs}
         return Checkpoint(
             config=self.config,
             state=to_published(weights),
             ranges=self.ranges,
-            normalisations={sensor: self.inputs[name].normalisation.to_dict() for sensor, name in arrays.items()},
+            normalisations={name: spec.statistics.to_dict() for name, spec in by_sensor.items()},
             sensors={
-                sensor: sensor_to_dict(self.store.sensors[sensor].select(self.store.arrays[name].bands))
-                for sensor, name in arrays.items()
+                name: sensor_to_dict(self.store.sensors[name].select(spec.sensor.band_names))
+                for name, spec in by_sensor.items()
             },
-            recipe=recipe_to_dict(self.recipe),
+            recipe=self.recipe.model_dump(mode="json"),
             step=step,
         )
 
     def notes(self) -> list[str]:
-        """Say what a reader of the run should know before it starts."""
-        batch_size = self.recipe.optim.batch_size
-        drawn = self.samples.notes(batch_size=batch_size)
-        return [*self.start_notes, *self._bands_not_exact(), *self._ranges_not_trained(), *drawn]
-
-    def _bands_not_exact(self) -> list[str]:
-        return [report for entry in self.inputs.values() if (report := entry.assignment.report())]
-
-    def _ranges_not_trained(self) -> list[str]:
+        """Say what a reader of the run should know before it starts: bands not exact, ranges not trained, samples."""
         used = np.zeros(len(self.ranges.ranges), dtype=bool)
-        for entry in self.inputs.values():
-            used |= np.asarray(entry.assignment.mixing).any(axis=0)
+        for spec in self.inputs.values():
+            used |= np.asarray(spec.assignment.mixing).any(axis=0)
         idle = [name for name, is_used in zip(self.ranges.range_names, used, strict=True) if not is_used]
-        if not idle:
-            return []
-        return [
-            f"{len(idle)} of {len(used)} ranges are seen by no sensor of these {self._noun} and learn nothing "
+        noun = "pairs" if self.recipe.data.sets is None else "sets"
+        untrained = (
+            f"{len(idle)} of {len(used)} ranges are seen by no sensor of these {noun} and learn nothing "
             f"({', '.join(idle)}); `model.ranges=from_data` leaves them out"
+        )
+        return [
+            *self.start_notes,
+            *(report for spec in self.inputs.values() if (report := spec.assignment.report())),
+            *([untrained] if idle else []),
+            *self.samples.notes(batch_size=self.recipe.optim.batch_size),
         ]
-
-    @property
-    def _noun(self) -> str:
-        return "pairs" if self.recipe.data.sets is None else "sets"
 
 
 def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
@@ -412,50 +117,148 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
         CatalogueError: a sensor is unknown, or a band has no statistics.
         CheckpointError: the checkpoint to start from is missing, or holds another network.
     """
-    samples = in_stages(find_samples(recipe, store, split=recipe.data.split), recipe)
-    val_samples = _val_samples(recipe, store) if recipe.run.val_batches else None
-    names = dict.fromkeys(name for found in (samples, val_samples) if found for name in found.arrays)
-    sensors = [store.array_sensor(name) for name in samples.arrays]
-    start = load_start(recipe.model, sensors)
-    ranges = _ranges(recipe.model, start, sensors)
-    network = network_config(recipe, num_ranges=len(ranges.ranges))
-    start_notes: tuple[str, ...] = ()
-    if start is not None:
-        check_same_network(start, network, where=str(recipe.model.start))
+    optim = recipe.optim
+    samples = find_samples(recipe, store, split=recipe.data.split)
+    samples = replace(samples, stages=recipe.data.stages or (), steps=optim.steps)
+    sampler = samples.sampler(batch_size=optim.batch_size, seed=recipe.seed)
+    if isinstance(sampler, StagedSampler):
+        total_steps, warmup_share = sampler.total_steps, sampler.share_until(optim.warmup_epochs)
     else:
-        start, start_notes = load_mae_start(recipe.model, network, ranges, seed=recipe.seed)
-    total_steps, steps_per_epoch, warmup_share = run_length(samples, recipe)
+        total_steps = optim.steps or optim.epochs * sampler.steps_per_epoch
+        warmup_share = optim.warmup_epochs / optim.epochs
+    val_samples = None
+    if recipe.run.val_batches and recipe.data.val_split in store.index.column("split").unique().to_pylist():
+        # Places of that split may show one sensor only.
+        with contextlib.suppress(StoreError):
+            val_samples = find_samples(recipe, store, split=recipe.data.val_split)
+    start, ranges, start_notes = _start(recipe, [store.array_sensor(name) for name in samples.sets.arrays])
+    arrays = dict.fromkeys(name for found in (samples, val_samples) if found for name in found.sets.arrays)
     return RunPlan(
         recipe=recipe,
         store=store,
         samples=samples,
         val_samples=val_samples,
+        config=network_config(recipe, num_ranges=len(ranges.ranges)),
         start=start,
         start_notes=start_notes,
         ranges=ranges,
-        inputs=array_inputs(store, names, ranges=ranges, recipe=recipe),
-        steps_per_epoch=steps_per_epoch,
+        inputs=input_specs(store, arrays, ranges=ranges, recipe=recipe),
+        steps_per_epoch=sampler.steps_per_epoch,
         total_steps=total_steps,
-        warmup_share=warmup_share,
+        schedule=Schedule.of_batch(
+            base_lr=optim.base_lr, batch_size=optim.batch_size, warmup_share=warmup_share, total_steps=total_steps
+        ),
     )
 
 
-def _ranges(model: ModelRecipe, start: Checkpoint | None, sensors: Sequence[Sensor]) -> RangeTable:
-    if start is not None:
-        return start.ranges
+def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> Samples:
+    """Find the pairs or sets of a split that a recipe asks for.
+
+    Raises:
+        StoreError: the store has none.
+        CatalogueError: a sensor is unknown.
+    """
+
+    def known(name: str) -> str:
+        """Resolve an alias; a name that neither the store nor the catalogue knows is an error, never ignored."""
+        return name if name in store.sensors else get_sensor(name).name
+
+    data = recipe.data
+    held_out = {known(name) for name in data.held_out}
+    seen = [name for name in store.sensors if name not in held_out]
+    if data.sets is not None:
+        if not seen:
+            raise StoreError(
+                f"data.held_out names all sensors of store '{store.path}' ({', '.join(store.sensors)}); leave one to "
+                "train on"
+            )
+        sets = find_sets(
+            store,
+            size=data.sets.size,
+            gap_days=data.sets.gap_days,
+            needs_two_sources=data.sets.needs_two_sources,
+            sensors=seen,
+            split=split,
+        )
+    elif data.pairs != "any":
+        sets = find_pairs(store, sensors=[(known(a), known(b)) for a, b in data.pairs], split=split)
+    elif len(seen) < 2:
+        raise StoreError(
+            f"store '{store.path}' has {len(store.sensors)} sensors ({', '.join(store.sensors)}), of which "
+            f"{len(seen)} may be trained on; pairs need two: prepare images of another sensor, "
+            "or name pairs of dates such as data.pairs=[[sentinel2-l2a, sentinel2-l2a]]"
+        )
+    else:
+        sets = find_pairs(store, sensors=list(combinations(seen, 2)), split=split)
+    shuffle = None
+    if data.shuffle == "shards":
+        shuffle = shard_shuffle(store, sets.chips[sets.bounds[:-1]], open_shards=data.open_shards)
+    return Samples(store, sets, shuffle=shuffle)
+
+
+def _start(recipe: PretrainRecipe, sensors: Sequence[Sensor]) -> tuple[Checkpoint | None, RangeTable, tuple[str, ...]]:
+    """Load the first weights of a run (None: drawn from the seed), with the ranges and what is to be said of the start.
+
+    With `ranges: start_and_new`, every band that the ranges of `start` don't know exactly gets one of its own, which
+    starts as the mixture that interpolation gives: the first loss is the same as without it. What the masked
+    autoencoder of `start_mae` lacks is drawn from the seed.
+
+    Raises:
+        RecipeError: `start` and `ranges` do not go together.
+        CheckpointError: no such file, a pickle, or another network or stem; every difference is named.
+        AssignmentError: a band that the ranges of `start` can't express.
+    """
+    model = recipe.model
+    if (model.start is not None) != (model.ranges in ("start", "start_and_new")):
+        raise RecipeError(
+            f"model.start is {model.start or 'null'} and model.ranges '{model.ranges}'; a run that starts from a "
+            "checkpoint keeps its ranges (`start`, or `start_and_new` for ranges of new bands), any other run has "
+            "ranges of its own"
+        )
+    if model.start is not None:
+        return (start := _load_start(recipe, model.start, sensors)), start.ranges, ()
     if model.stem == "triplet":
-        return stem_ranges()
-    return ranges_from_sensors(sensors) if model.ranges == "from_data" else load_ranges(model.ranges)
+        ranges = stem_ranges()
+    else:
+        ranges = ranges_from_sensors(sensors) if model.ranges == "from_data" else load_ranges(model.ranges)
+    if model.start_mae is None:
+        return None, ranges, ()
+    config = network_config(recipe, num_ranges=len(ranges.ranges))
+    fresh = state_of(Autoencoder(config, seed=recipe.seed))
+    state, notes = start_from_mae(load_mae(model.start_mae), fresh, config=config, ranges=ranges)
+    return Checkpoint(config=config, state=state, ranges=ranges), ranges, notes
 
 
-def _val_samples(recipe: PretrainRecipe, store: ChipStore) -> Samples | None:
-    if recipe.data.val_split not in store.index.column("split").unique().to_pylist():
-        return None
-    try:
-        return find_samples(recipe, store, split=recipe.data.val_split)
-    except StoreError:
-        # Places of that split may show one sensor only.
-        return None
+# These may differ: they change how a network is trained, not what its weights are.
+_FREE = ("drop_path", "mask_ratio", "mixup_ratio", "decode_ratio", "mixup", "norm_pix_loss", "target_variance")
+
+
+def _load_start(recipe: PretrainRecipe, where: str, sensors: Sequence[Sensor]) -> Checkpoint:
+    """Load a checkpoint and see that it fits the network of a recipe; else every difference is named."""
+    start = load_checkpoint(where)
+    stem = "triplet" if is_stem(start.ranges) else "spectral"
+    if stem != recipe.model.stem:
+        raise CheckpointError(
+            f"'{where}' was trained with model.stem '{stem}', the recipe has '{recipe.model.stem}'; take the "
+            "checkpoint's stem into the recipe"
+        )
+    if recipe.model.ranges == "start_and_new":
+        start = with_new_ranges(start, sensors, replace(assignment_rules(recipe), unseen="interpolate"))
+    config = network_config(recipe, num_ranges=len(start.ranges.ranges))
+    requested, found = (
+        {**asdict(one.encoder), **asdict(one.decoder), "levels": one.levels} for one in (config, start.config)
+    )
+    different = [
+        f"{key} {requested[key]}, not {found[key]}"
+        for key in requested
+        if key not in _FREE and requested[key] != found[key]
+    ]
+    if different:
+        raise CheckpointError(
+            f"'{where}' holds another network than the recipe's: {'; '.join(different)} (the recipe's number first); "
+            "take the checkpoint's numbers into the recipe"
+        )
+    return start
 
 
 def network_config(recipe: PretrainRecipe, *, num_ranges: int) -> AutoencoderConfig:
@@ -491,3 +294,120 @@ def network_config(recipe: PretrainRecipe, *, num_ranges: int) -> AutoencoderCon
         sequence=model.sequence,
         levels=model.levels,
     )
+
+
+ENCODER_FILE, PANELS, _CHECKPOINTS = "encoder.safetensors", "panels", "checkpoints"
+MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
+_STATE_FILE, _RUN_FILE = "state.json", "run.json"
+_KEPT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is; all that a resumed run needs beside weights and optimiser."""
+
+    step: int
+    """Steps done."""
+    smoothed_loss: float | None = None
+    """None before the first step."""
+    best_score: float | None = None
+    """Lowest of a checkpoint so far; None before the first."""
+    best_step: int | None = None
+
+    def scored(self, score: float | None) -> "Progress":
+        """Take in the score of a checkpoint at this step; lower is better, the earlier wins a tie."""
+        if score is None or (self.best_score is not None and score >= self.best_score):
+            return self
+        return replace(self, best_score=score, best_step=self.step)
+
+
+def check_folder(out: Path, identity: Mapping[str, Any], *, resume: bool) -> bool:
+    """Tell whether a run with this identity is in a folder already. Writes nothing.
+
+    `identity` is `recipe` as plain values, `store` (a fingerprint) and others that must be equal.
+
+    Raises:
+        OutputError: the folder holds another run, something else, or this run where `resume` is off.
+    """
+    file = out / _RUN_FILE
+    if not file.is_file():
+        # Killed before its first file was whole, a run leaves only unfinished ones.
+        if out.exists() and (not out.is_dir() or set(out.iterdir()) - set(_leftovers(out))):
+            raise OutputError(f"'{out}' exists and is not the folder of a run; name another output")
+        return False
+    if not resume:
+        raise OutputError(f"'{out}' holds a run already; resume it or name another output")
+    try:
+        theirs = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as problem:
+        raise OutputError(f"'{file}' can't be read ({problem}); name another output") from problem
+    changed = [key for key in identity if key not in ("recipe", "version") and identity[key] != theirs.get(key)]
+    differences = [
+        *recipe_differences(theirs.get("recipe", {}), identity["recipe"]),
+        *(f"{key}: {theirs.get(key)}, not {identity[key]}" for key in changed),
+    ]
+    if differences:
+        raise OutputError(
+            f"'{out}' holds another run ({'; '.join(differences)}); use its recipe and store, or name another output"
+        )
+    return True
+
+
+def begin_folder(out: Path, identity: Mapping[str, Any]) -> None:
+    """Write down what the run is, and clear away what a killed run left unfinished."""
+    check_writable(out)
+    for leftover in _leftovers(out):
+        _remove(leftover)
+    # First of all, because it is what tells this folder from any other.
+    with whole_file(out / _RUN_FILE) as beside:
+        beside.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+    with whole_file(out / "recipe.yaml") as beside:
+        beside.write_text(yaml.safe_dump(identity["recipe"], sort_keys=False), encoding="utf-8")
+
+
+def _leftovers(out: Path) -> list[Path]:
+    folders, names = (out, out / _CHECKPOINTS, out / PANELS), (".*.partial.*", ".write-test-*")
+    return [file for folder in folders if folder.is_dir() for name in names for file in folder.glob(name)]
+
+
+def saved_steps(out: Path) -> list[tuple[Path, Progress]]:
+    """List the whole checkpoints of a run, oldest first. One with a missing or short file does not count."""
+    found = []
+    for folder in sorted((out / _CHECKPOINTS).glob("step_*")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+            if all((folder / name).stat().st_size == size for name, size in state["sizes"].items()):
+                found.append((folder, Progress(**state["progress"])))
+    return found
+
+
+def save_step(out: Path, progress: Progress, optimizer: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, then drop those that are neither among the last two nor the best.
+
+    Raises:
+        OutputError: no room, no permission. Earlier checkpoints are as they were.
+    """
+    folder = out / _CHECKPOINTS / f"step_{progress.step:08d}"
+    if folder.exists():
+        # Left by an earlier try whose files did not survive; a whole one is never written twice.
+        _remove(folder)
+    with whole_directory(folder) as beside:
+        save_checkpoint(beside / MODEL_FILE, checkpoint)
+        write_weights(beside / OPTIMIZER_FILE, optimizer, {})
+        sizes = {file.name: file.stat().st_size for file in beside.iterdir()}
+        state = {"progress": dataclasses.asdict(progress), "sizes": sizes}
+        (beside / _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+    for old, done in saved_steps(out)[:-_KEPT]:
+        if done.step != progress.best_step:
+            _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Take a folder out of sight in one move before its files go, so that no half of it is ever seen."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    hidden = path if path.name.startswith(".") else path.with_name(f".removed.partial.{path.name}")
+    with contextlib.suppress(OSError):
+        path.replace(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)

@@ -39,7 +39,6 @@ __all__ = [
     "list_recipes",
     "load_recipe",
     "recipe_differences",
-    "recipe_to_dict",
 ]
 
 # Positions take a quarter of a width each for sine and cosine of row and column.
@@ -384,11 +383,6 @@ class PretrainRecipe(Recipe):
             f"stages {' and '.join(str(number) for number in rest)} of data.stages (from 0) both name no sensors, and "
             "so both take what no other stage takes; name sensors in all of them but one",
         )
-
-
-def recipe_to_dict(recipe: PretrainRecipe) -> dict[str, Any]:
-    """Turn a recipe into plain values, as they stand in YAML or JSON."""
-    return recipe.model_dump(mode="json")
 
 
 def recipe_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, ...]:

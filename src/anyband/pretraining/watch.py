@@ -1,227 +1,195 @@
-"""What is watched while a network trains: reconstructions, validation loss, kNN."""
+"""What is watched while a network trains: panels of reconstructions, and a kNN score."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.arrays import Float
-from anyband.data.loader import SetDraw
+from anyband.arrays import Array, Shaped
+from anyband.data.harmonise import composite, picture, restore
 from anyband.data.resample import AugmentOptions
 from anyband.encode.encoder import SensorEncoder
-from anyband.encode.input_spec import checkpoint_sensors
+from anyband.encode.input_spec import InputSpec, checkpoint_sensors
 from anyband.evaluate.features import FusedEncoder, check_splits, extract_features
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import LabelledFeatures, metric_value
 from anyband.evaluate.probes import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.recipe import Fusion, TransferRecipe
-from anyband.files import whole_file
 from anyband.labelled.images import open_images
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData
 from anyband.labelled.tables import list_samples
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import Checkpoint
-from anyband.pretraining.batches import BatchPreparer, assignment_rules
+from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
+from anyband.pretraining.batches import BatchPreparer
 from anyband.pretraining.plan import RunPlan
 from anyband.pretraining.recipe import KnnRecipe
-from anyband.pretraining.reconstructions import draw_reconstructions, panel_views
-from anyband.pretraining.runs import MetricsLog, RunFolder, Stepper, sum_over_processes
 from anyband.sensors.assignment import AssignmentRules
+from anyband.sensors.sensor import Sensor
 
-if TYPE_CHECKING:
-    pass
-    from lightning_fabric import Fabric
-
-__all__ = ["KnnWatch", "Watch", "check_knn"]
+__all__ = ["draw_panels", "draw_reconstructions", "knn_score", "open_labelled"]
 
 # chosen: the shares of `anyband evaluate`, where no split is declared. Test images are never looked at.
 _SHARES = SplitSpec(val=0.1, test=0.2)
 
 
-class KnnWatch:
-    """Scores a network on one labelled set again and again.
+def open_labelled(knn: KnnRecipe, checkpoint: Checkpoint, *, rules: AssignmentRules, seed: int) -> TaskData:
+    """Open the labelled images of a kNN score, and see that a network reads their sensors; else `AnybandError`."""
+    known = checkpoint_sensors(checkpoint)
+    # Nothing but a look: what is in the files is not compared.
+    spec = DataSpec(source=str(knn.labelled), sensors=(knn.sensor,), split=_SHARES, options={"contents": "sizes"})
+    if any(len(one.label) != 1 for one in list_samples(spec, sensors=known) if isinstance(one.label, tuple)):
+        spec = replace(spec, kind="labels")
+    data = open_images(spec, seed=seed, sensors=known)
+    check_splits(data, protocol="a kNN score", splits=("train", "val"))
+    reader = TaskReader(SensorEncoder(checkpoint, rules=rules), data, _recipe(knn))
+    for sensor in dict.fromkeys(sensor for slots in data.sensors for sensor in slots):
+        reader.input_spec(sensor)
+    return data
+
+
+def knn_score(
+    knn: KnnRecipe, data: TaskData, checkpoint: Checkpoint, *, rules: AssignmentRules, seed: int, device: str
+) -> float:
+    """Let training images vote on validation images: accuracy, or micro mean average precision for many labels.
 
     Images that are samples together are one sequence, told nothing but their pixels.
     """
-
-    def __init__(self, knn: KnnRecipe, *, seed: int) -> None:
-        self._knn = knn
-        self._seed = seed
-        self._opened: TaskData | None = None
-
-    def check(self, checkpoint: Checkpoint, *, rules: AssignmentRules) -> None:
-        """See that the images are there and the network reads their sensors, before training; else `AnybandError`."""
-        data, reader, _ = self._parts(checkpoint, rules)
-        for sensor in dict.fromkeys(sensor for slots in data.sensors for sensor in slots):
-            reader.input_spec(sensor)
-
-    def score(self, checkpoint: Checkpoint, *, rules: AssignmentRules, device: str) -> float:
-        """Let training images vote on validation images: accuracy, or micro mean average precision for many labels."""
-        data, reader, fused = self._parts(checkpoint, rules)
-        samples = np.concatenate([data.split("train"), data.split("val")])
-        (found,) = extract_features({"encoder": fused.to(device)}, reader, samples, cache=None)["encoder"]
-        features = found.numpy()
-        assert data.targets is not None
-        num_train = data.num_samples["train"]
-        train, val = (
-            LabelledFeatures(features=features[part], labels=data.targets[samples[part]], classes=data.classes)
-            for part in (slice(0, num_train), slice(num_train, None))
-        )
-        votes = knn_scores(train, val, k=min(NUM_NEIGHBOURS, num_train), device=device)
-        return metric_value("map_micro" if val.labels.ndim == 2 else "accuracy", val.labels, votes)
-
-    def _parts(self, checkpoint: Checkpoint, rules: AssignmentRules) -> tuple[TaskData, TaskReader, FusedEncoder]:
-        data = self._data(checkpoint)
-        encoder = SensorEncoder(checkpoint, rules=rules).eval()
-        recipe = TransferRecipe(name="kNN while training", data=DataSpec(source=self._knn.labelled))
-        fusion: Fusion = "single" if {len(slots) for slots in data.sensors} == {1} else "joint"
-        fused = FusedEncoder(encoder, fusion=fusion, pool=self._knn.pool, seed=self._seed, metadata=False)
-        return data, TaskReader(encoder, data, recipe), fused
-
-    def _data(self, checkpoint: Checkpoint) -> TaskData:
-        if self._opened is None:
-            known = checkpoint_sensors(checkpoint)
-            spec = DataSpec(
-                source=str(self._knn.labelled),
-                sensors=(self._knn.sensor,),
-                split=_SHARES,
-                # Nothing but a look: what is in the files is not compared.
-                options={"contents": "sizes"},
-            )
-            if any(len(one.label) != 1 for one in list_samples(spec, sensors=known) if isinstance(one.label, tuple)):
-                spec = replace(spec, kind="labels")
-            data = open_images(spec, seed=self._seed, sensors=known)
-            check_splits(data, protocol="a kNN score", splits=("train", "val"))
-            self._opened = data
-        return self._opened
+    encoder = SensorEncoder(checkpoint, rules=rules).eval()
+    fusion: Fusion = "single" if {len(slots) for slots in data.sensors} == {1} else "joint"
+    fused = FusedEncoder(encoder, fusion=fusion, pool=knn.pool, seed=seed, metadata=False)
+    reader = TaskReader(encoder, data, _recipe(knn))
+    samples = np.concatenate([data.split("train"), data.split("val")])
+    (found,) = extract_features({"encoder": fused.to(device)}, reader, samples, cache=None)["encoder"]
+    features = found.numpy()
+    assert data.targets is not None
+    num_train = data.num_samples["train"]
+    train, val = (
+        LabelledFeatures(features=features[part], labels=data.targets[samples[part]], classes=data.classes)
+        for part in (slice(0, num_train), slice(num_train, None))
+    )
+    votes = knn_scores(train, val, k=min(NUM_NEIGHBOURS, num_train), device=device)
+    return metric_value("map_micro" if val.labels.ndim == 2 else "accuracy", val.labels, votes)
 
 
-_WHOLE = AugmentOptions(enabled=False)
+def _recipe(knn: KnnRecipe) -> TransferRecipe:
+    return TransferRecipe(name="kNN while training", data=DataSpec(source=knn.labelled))
+
+
 # chosen: samples of a panel; enough to judge by, small enough to look at.
 _PANEL_SAMPLES = 4
+_OUTLINE_NOTE = "Outlined patches were exchanged between the first two images."
+# chosen: two sets of a few images stand beside each other on a page.
+_SETS_ACROSS = 2
 
 
-class Watch:
-    """What is looked at between steps. Draws depend on the seed only, so every look sees the same masks."""
+def draw_panels(plan: RunPlan, model: Autoencoder, preparer: BatchPreparer, *, step: int) -> dict[str, bytes]:
+    """Draw what a network makes of hidden patches, always of the same samples and masks: name of the panel → PNG.
 
-    def __init__(
-        self, plan: RunPlan, folder: RunFolder, fabric: "Fabric", stepper: Stepper, preparer: BatchPreparer
-    ) -> None:
-        self._plan = plan
-        self._folder = folder
-        self._fabric = fabric
-        self._stepper = stepper
-        self._preparer = preparer
-        self._val_batches = _val_batches(plan, num_processes=fabric.world_size)
-        self._knn = _knn_watch(plan) if fabric.is_global_zero else None
-
-    def is_due(self, done: int) -> bool:
-        return self._panel_is_due(done) or self._knn_is_due(done)
-
-    def validate(self) -> dict[str, float]:
-        """Compute the loss on validation samples, the same ones and masks each time; processes share them."""
-        if not self._val_batches:
-            return {}
-        total = torch.zeros((), dtype=torch.float64, device=self._fabric.device)
-        with self._looking(self._stepper.model):
-            for first in range(0, len(self._val_batches), self._fabric.world_size):
-                total += self._val_loss(first + self._fabric.global_rank)
-        total = sum_over_processes(self._fabric, total)
-        return {"val_loss": float(total) / len(self._val_batches)}
-
-    def _val_loss(self, index: int) -> Float[Tensor, ""]:
-        """Compute the loss of a batch of validation; 0 behind the last one.
-
-        Weights in shares are whole only while all processes compute, so one without a batch goes over the last again.
-        """
-        assert self._plan.val_samples is not None
-        last = len(self._val_batches) - 1
-        chosen = min(index, last)
-        raw = self._plan.val_samples.read(self._val_batches[chosen])
-        loss = self._stepper.loss(self._preparer.prepare(raw, step=chosen, augment=_WHOLE)).double()
-        return loss if index <= last else torch.zeros_like(loss)
-
-    def look(self, done: int, log: MetricsLog | None) -> dict[str, float]:
-        """Draw and score what is due. The first process does; the others lend it their shares of the weights."""
-        if not self.is_due(done):
-            return {}
-        model = self._stepper.whole_model()
-        if model is None:
-            return {}
-        if self._panel_is_due(done):
-            self._draw_panels(model, done, log)
-        if self._knn is None or not self._knn_is_due(done):
-            return {}
-        checkpoint = self._plan.checkpoint(model.state_dict(), step=done)
-        rules, device = assignment_rules(self._plan.recipe), str(self._fabric.device)
-        return {"knn_score": self._knn.score(checkpoint, rules=rules, device=device)}
-
-    def _panel_is_due(self, done: int) -> bool:
-        every = self._plan.recipe.run.panel_every_steps
-        return bool(every) and (done % every == 0 or done == self._plan.total_steps)
-
-    def _knn_is_due(self, done: int) -> bool:
-        knn = self._plan.recipe.run.knn
-        return knn is not None and (done % knn.every_steps == 0 or done == self._plan.total_steps)
-
-    def _draw_panels(self, model: Autoencoder, done: int, log: MetricsLog | None) -> None:
-        samples = self._plan.val_samples or self._plan.samples
-        title = f"{self._plan.recipe.name}, step {done}"
-        for name, draw in samples.shown(_PANEL_SAMPLES).items():
-            raw = samples.read(draw)
-            example = self._preparer.prepare(raw, step=0, augment=_WHOLE)
-            times = None if raw.metadata is None else raw.metadata.time
-            inputs = [self._plan.inputs[group.array] for group in raw.groups]
-            for end, view in panel_views(example, hides_images=self._plan.recipe.model.hidden_image > 0).items():
-                with self._looking(model):
-                    png = draw_reconstructions(
-                        model, *view, inputs, title=title, places=samples.places(draw), times=times
-                    )
-                self._keep(png, name + end, done, log)
-
-    def _keep(self, png: bytes, name: str, done: int, log: MetricsLog | None) -> None:
-        with whole_file(self._folder.panels_path / f"step_{done:08d}_{name}.png") as beside:
-            beside.write_bytes(png)
-        if log is not None:
-            log.add_picture(f"reconstruction/{name}", png, done)
-
-    @contextlib.contextmanager
-    def _looking(self, model: Autoencoder) -> Iterator[None]:
-        """Without gradients, without drop path, in the precision of training."""
-        model.eval()
-        try:
-            with torch.no_grad(), self._fabric.autocast():
-                yield
-        finally:
-            model.train()
+    A second panel of sets has the last image hidden whole, where training does that.
+    """
+    samples, found = plan.val_samples or plan.samples, {}
+    for name, draw in samples.shown(_PANEL_SAMPLES).items():
+        raw = samples.read(draw)
+        batch, noise = preparer.finish(preparer.draw(raw, step=0, augment=AugmentOptions(enabled=False)))
+        hides_images = plan.recipe.model.hidden_image > 0 and batch.num_slots > 1
+        for hides_last in (False, True) if hides_images else (False,):
+            found[f"{name}_hidden" if hides_last else name] = draw_reconstructions(
+                model,
+                batch,
+                replace(noise, hides_last=hides_last),
+                [plan.inputs[group.array] for group in raw.groups],
+                title=f"{plan.recipe.name}, step {step}",
+                places=samples.places(draw),
+                times=None if raw.metadata is None else raw.metadata.time,
+            )
+    return found
 
 
-def check_knn(plan: RunPlan, model: Autoencoder) -> None:
-    """See that the recipe's labelled images can be read, before the run is begun; `AnybandError` where not."""
-    watch = _knn_watch(plan)
-    if watch is not None:
-        watch.check(plan.checkpoint(model.state_dict(), step=0), rules=assignment_rules(plan.recipe))
+def draw_reconstructions(
+    model: Autoencoder,
+    batch: SetBatch,
+    noise: SetNoise,
+    inputs: Sequence[InputSpec],
+    *,
+    title: str,
+    places: Sequence[str],
+    times: Shaped[Array, "set slot"] | None = None,
+) -> bytes:
+    """Draw original, what the encoder saw, and reconstruction of each image of some sets, the anchor first.
+
+    Patches are outlined where two sources exchange tokens to any effect.
+
+    Args:
+        model: in evaluation mode; batch and noise are on its device.
+        inputs: of each group.
+        places: of the sets.
+        times: datetime64, NaT where unknown; None: no dates are written.
+    """
+    from anyband.report import figures
+
+    with torch.no_grad():
+        made, plan = model.reconstruct(batch, noise)
+    drawn = [_draw(*one) for one in zip(batch.groups, made, inputs, strict=True)]
+    # Where each image stands when the groups are laid one after the other.
+    rows = np.arange(batch.num_sets * batch.num_slots).reshape(batch.num_slots, batch.num_sets).T
+    if batch.rows is not None:
+        rows = batch.rows.cpu().numpy()
+    originals, reconstructions = (np.concatenate(pictures)[rows] for pictures in zip(*drawn, strict=True))
+    masked = plan.masked.cpu().numpy()
+    exchanged = np.zeros_like(masked)
+    if plan.swapped is not None:
+        exchanged[:, :2] = plan.swapped.cpu().numpy()[:, None] & ~masked[:, :2]
+    patch_size = model.config.encoder.patch_size
+    grid = [side // patch_size for side in batch.groups[0].pixels.shape[2:]]
+    sensors = [
+        spec.assignment.sensor for spec, one in zip(inputs, batch.groups, strict=True) for _ in range(len(one.pixels))
+    ]
+    blocks = [
+        figures.PanelImages(
+            title=place,
+            original=originals[index],
+            seen=figures.hide_patches(originals[index], masked[index], patch_size=patch_size),
+            reconstruction=reconstructions[index],
+            row_titles=_row_titles(
+                [sensors[row] for row in rows[index]],
+                None if times is None else times[index],
+                has_anchor=model.config.images == "set",
+            ),
+            outlined=exchanged[index].reshape(-1, *grid),
+        )
+        for index, place in enumerate(places)
+    ]
+    note = figures.PREDICTED_NOTE if model.config.predicts_values else figures.RECONSTRUCTION_NOTE
+    if exchanged.any():
+        note = f"{note} {_OUTLINE_NOTE}"
+    return figures.reconstruction_panel(blocks, title=title, note=note, across=_SETS_ACROSS)
 
 
-def _knn_watch(plan: RunPlan) -> "KnnWatch | None":
-    if plan.recipe.run.knn is None:
-        return None
-    # Reading labelled images needs rasterio; a run without them does not.
+def _draw(image: ImageBatch, reconstruction: Tensor, spec: InputSpec) -> tuple[Array, Array]:
+    """Draw images and their reconstructions (sample, colour, row, col), both stretched as the original is."""
+    sensor, kept = spec.assignment.sensor, spec.assignment.kept_index
+    # A stem may hold a band more than once; it is drawn once.
+    rows = [kept.index(band) for band in dict.fromkeys(kept)]
+    normalisation = spec.normalisation.at(rows)
+    original, made = (
+        restore(pixels[:, rows].float().cpu(), normalisation).numpy() for pixels in (image.pixels, reconstruction)
+    )
+    if image.valid is not None:
+        original = np.where(image.valid[:, rows].cpu().numpy(), original, np.float32(np.nan))
+    shown = [picture(one, sensor, missing_grey=np.nan) for one in original]
+    drawn = [picture(one, sensor, like=like) for one, like in zip(made, original, strict=True)]
+    return np.stack(shown).transpose(0, 3, 1, 2), np.stack(drawn).transpose(0, 3, 1, 2)
 
-    return KnnWatch(plan.recipe.run.knn, seed=plan.recipe.seed)
 
-
-def _val_batches(plan: RunPlan, *, num_processes: int) -> list[SetDraw]:
-    """Choose the batches of validation, as large as a part of a training batch where the samples suffice."""
-    samples = plan.val_samples
-    if samples is None:
-        return []
-    optim = plan.recipe.optim
-    part = max(1, optim.batch_size // (optim.accumulate * num_processes))
-    sampler = samples.sampler(batch_size=min(part, samples.largest_kind), seed=plan.recipe.seed)
-    count = min(plan.recipe.run.val_batches, sampler.steps_per_epoch)
-    return [sampler.batch(index) for index in range(count)]
+def _row_titles(sensors: Sequence[Sensor], times: Shaped[Array, "slot"] | None, *, has_anchor: bool) -> tuple[str, ...]:
+    texts = []
+    for slot, sensor in enumerate(sensors):
+        lines = ["anchor"] if has_anchor and slot == 0 else []
+        lines.append(sensor.name)
+        if times is not None:
+            lines.append("date unknown" if np.isnat(times[slot]) else str(np.datetime64(times[slot], "D")))
+        texts.append("\n".join([*lines, composite(sensor)[1]]))
+    return tuple(texts)
