@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Float, Int, to_device
+from anyband.arrays import Array, Float, Int, Shaped, to_device
 from anyband.data.harmonise import Standardiser, stretched
 from anyband.data.image_sets import ImageSets, check_sensors
 from anyband.data.loader import (
@@ -86,14 +86,11 @@ def draw_stem_bands(
 
 
 def take_stem_bands(
-    pixels: Float[Tensor, "batch band row col"],
-    valid: Bool[Tensor, "batch band row col"] | None,
-    bands: Int[Array, "batch 3"],
-) -> tuple[Float[Tensor, "batch 3 row col"], Bool[Tensor, "batch 3 row col"] | None]:
+    values: Shaped[Tensor, "batch band row col"], bands: Int[Array, "batch 3"]
+) -> Shaped[Tensor, "batch 3 row col"]:
     """Take three bands of each image, others of each."""
-    image = torch.arange(len(pixels), device=pixels.device)[:, None]
-    chosen = torch.from_numpy(bands).to(pixels.device)
-    return pixels[image, chosen], None if valid is None else valid[image, chosen]
+    image = torch.arange(len(values), device=values.device)[:, None]
+    return values[image, torch.from_numpy(bands).to(values.device)]
 
 
 def assignment_rules(recipe: PretrainRecipe) -> AssignmentRules:
@@ -158,14 +155,10 @@ class StagedSampler:
     """Batches of sets, of one stage after the other: a pure function of (seed, step)."""
 
     def __init__(self, stages: Sequence[tuple[Int[Array, " _"], int, SetSampler]], *, steps: int | None) -> None:
-        """Lay stages one after the other: footprints (positions in all sets), epochs, and a sampler over these alone.
-
-        `steps` of the whole run: None for as many as the epochs have.
-        """
+        """Lay out stages: footprints (positions in all sets), epochs, a sampler over them; `steps` of the run."""
         self._stages = tuple(stages)
-        full_steps = [epochs * sampler.steps_per_epoch for _, epochs, sampler in stages]
         # Where each stage starts, and the end of the last: in whole epochs, and in the steps that the run has.
-        self._full: list[int] = [0, *accumulate(full_steps)]
+        self._full = [0, *accumulate(epochs * sampler.steps_per_epoch for _, epochs, sampler in stages)]
         total = self._full[-1] if steps is None else steps
         self._starts: list[int] = [round(start * total / self._full[-1]) for start in self._full]
 
@@ -284,15 +277,13 @@ class Samples:
         return notes
 
     def _stage_notes(self, batch_size: int) -> list[str]:
-        sampler = self.sampler(batch_size=batch_size, seed=0)
-        if not isinstance(sampler, StagedSampler):
-            return []
-        rows = zip(self.stages, self.footprints, sampler.steps_of_stages, strict=True)
-        return [
-            f"stage {number}: {count} steps over {len(footprints)} of {len(self.sets)} footprints, those "
-            + (f"with {' or '.join(stage.with_sensors)}" if stage.with_sensors else "of no other stage")
-            for number, (stage, footprints, count) in enumerate(rows)
-        ]
+        sampler, notes = self.sampler(batch_size=batch_size, seed=0), []
+        steps = sampler.steps_of_stages if isinstance(sampler, StagedSampler) else ()
+        for number, (stage, count) in enumerate(zip(self.stages, steps, strict=True)):
+            which = f"with {' or '.join(stage.with_sensors)}" if stage.with_sensors else "of no other stage"
+            found = f"{len(self.footprints[number])} of {len(self.sets)} footprints"
+            notes.append(f"stage {number}: {count} steps over {found}, those {which}")
+        return notes
 
     def shown(self, count: int) -> dict[str, SetDraw]:
         """Choose up to `count` samples for each panel, always the same: name of the panel → what it shows.
@@ -338,15 +329,12 @@ class BatchPreparer:
     """
 
     def __init__(self, recipe: PretrainRecipe, inputs: Mapping[str, InputSpec], *, device: torch.device) -> None:
-        self._recipe = recipe
-        self._device = device
+        self._recipe, self._inputs, self._device = recipe, inputs, device
         self._mixing, self._standardise, self._kept = {}, {}, {}
         for name, spec in inputs.items():
-            kept = spec.assignment.kept_index
-            is_all = kept == tuple(range(len(spec.statistics.bands)))
             self._mixing[name] = torch.as_tensor(np.asarray(spec.assignment.mixing), dtype=torch.float32, device=device)
             self._standardise[name] = Standardiser(spec.statistics, device=device)
-            self._kept[name] = None if is_all else torch.tensor(kept, dtype=torch.int64, device=device)
+            self._kept[name] = torch.tensor(spec.assignment.kept_index, dtype=torch.int64, device=device)
 
     def draw(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> DrawnSets:
         """Draw all that happens to a batch: one augmentation for all images of a set, metadata to hide, noise.
@@ -431,10 +419,11 @@ class BatchPreparer:
         """Standardise images, keep the bands that the ranges express or the stem draws, and augment them."""
         known = None if raw.valid is None else to_device(raw.valid, self._device)
         pixels = self._standardise[raw.array](to_device(raw.pixels, self._device), known)
-        kept = self._kept[raw.array]
+        kept, num_bands = self._kept[raw.array], pixels.shape[1]
         if bands is not None:
-            pixels, known = take_stem_bands(pixels, known, bands)
-        elif kept is not None:
+            pixels = take_stem_bands(pixels, bands)
+            known = None if known is None else take_stem_bands(known, bands)
+        elif self._inputs[raw.array].assignment.kept_index != tuple(range(num_bands)):
             pixels = pixels.index_select(1, kept)
             known = None if known is None else known.index_select(1, kept)
         # Pixels are resampled in float32, whatever the network computes in.
@@ -447,12 +436,11 @@ class BatchPreparer:
 def _bands_of_groups(raw: RawSets, *, seed: int, step: int) -> tuple[Int[Array, "_ 3"], ...]:
     """Draw the bands that a stem reads of every image, and give them to each group in its own order."""
     assert raw.rows is not None, "a stem reads sets"
-    counts = [np.full(len(group.pixels), group.pixels.shape[1]) for group in raw.groups]
-    of_image = np.concatenate(counts)
-    drawn = draw_stem_bands(of_image[raw.rows], seed=seed, step=step, samples=raw.draw.samples.tolist())
-    in_groups = np.empty((len(of_image), NUM_STEM_BANDS), dtype=np.int64)
-    in_groups[raw.rows] = drawn
-    return tuple(np.split(in_groups, np.cumsum([len(one) for one in counts])[:-1]))
+    sizes = [len(group.pixels) for group in raw.groups]
+    num_bands = np.repeat([group.pixels.shape[1] for group in raw.groups], sizes)
+    bands = np.empty((len(num_bands), NUM_STEM_BANDS), dtype=np.int64)
+    bands[raw.rows] = draw_stem_bands(num_bands[raw.rows], seed=seed, step=step, samples=raw.draw.samples.tolist())
+    return tuple(np.split(bands, np.cumsum(sizes)[:-1]))
 
 
 def load_batches(

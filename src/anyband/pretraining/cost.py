@@ -342,11 +342,10 @@ def reached_line(meter: Meter, cost: RunCost) -> str:
     """Say what a run reached, beside what was expected."""
     expected = "" if cost.step_s is None else f" (expected {duration(cost.step_s)})"
     flops_s = meter.num_images * cost.image_flops / meter.seconds
-    return (
-        f"reached: {duration(meter.seconds / meter.num_steps)} a step{expected}, {scaled(flops_s, 'FLOP/s')}, "
-        f"{100 * flops_s / cost.peak_flops_s:.1f} % of the measured peak (MFU); waited for data "
-        f"{100 * meter.waited_s / meter.seconds:.1f} % of the time"
-    )
+    took, reached = duration(meter.seconds / meter.num_steps), scaled(flops_s, "FLOP/s")
+    mfu, waited = 100 * flops_s / cost.peak_flops_s, 100 * meter.waited_s / meter.seconds
+    share = f"{mfu:.1f} % of the measured peak (MFU)"
+    return f"reached: {took} a step{expected}, {reached}, {share}; waited for data {waited:.1f} % of the time"
 
 
 METRICS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "data_wait", "mfu", "val_loss", "knn_score")
@@ -359,11 +358,9 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     """Read the whole rows of a metrics.csv; a row that a kill cut short does not count."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        text = file.read()
+    text = path.read_text(encoding="utf-8")
     # A row counts once its line has ended.
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    rows = list(csv.DictReader(lines))
+    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
     return [row for row in rows if None not in row and None not in row.values() and row["step"].isdigit()]
 
 

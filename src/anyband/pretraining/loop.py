@@ -163,8 +163,7 @@ def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> tuple[lis
 
 def _identity(recipe: PretrainRecipe, store: ChipStore) -> dict[str, Any]:
     identity = {"recipe": recipe.model_dump(mode="json"), "store": store.fingerprint(), "version": version("anyband")}
-    start = recipe.model.start or recipe.model.start_mae
-    if start is not None:
+    if start := recipe.model.start or recipe.model.start_mae:
         identity["start"] = checkpoint_hash(locate(start))
     if recipe.data.statistics == "store":
         text = repr(sorted(statistics_to_dict(store.statistics).items()))
@@ -502,11 +501,9 @@ class Stepper:
 
     def whole_model(self) -> Autoencoder | None:
         """Give the first process the network or a copy with whole weights, others None. All processes must ask."""
-        if not in_shares(self.model):
-            return self.model if self._fabric.is_global_zero else None
-        weights = self.whole_weights()
-        if not weights:
-            return None
+        weights, is_first = self.whole_weights() if in_shares(self.model) else None, self._fabric.is_global_zero
+        if weights is None or not is_first:
+            return self.model if is_first else None
         copy = Autoencoder(self.model.config, seed=None)
         copy.load_state_dict(weights, strict=True)
         return copy.to(self._fabric.device)

@@ -358,11 +358,11 @@ def begin_folder(out: Path, identity: Mapping[str, Any]) -> None:
     check_writable(out)
     for leftover in _leftovers(out):
         _remove(leftover)
-    # First of all, because it is what tells this folder from any other.
-    with whole_file(out / _RUN_FILE) as beside:
-        beside.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-    with whole_file(out / "recipe.yaml") as beside:
-        beside.write_text(yaml.safe_dump(identity["recipe"], sort_keys=False), encoding="utf-8")
+    recipe = yaml.safe_dump(identity["recipe"], sort_keys=False)
+    # The identity comes first: it is what tells this folder from any other.
+    for name, text in ((_RUN_FILE, json.dumps(identity, indent=1) + "\n"), ("recipe.yaml", recipe)):
+        with whole_file(out / name) as beside:
+            beside.write_text(text, encoding="utf-8")
 
 
 def _leftovers(out: Path) -> list[Path]:
@@ -405,9 +405,8 @@ def save_step(out: Path, progress: Progress, optimizer: Mapping[str, Tensor], ch
 def _remove(path: Path) -> None:
     """Take a folder out of sight in one move before its files go, so that no half of it is ever seen."""
     if not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
+        return path.unlink(missing_ok=True)
     hidden = path if path.name.startswith(".") else path.with_name(f".removed.partial.{path.name}")
     with contextlib.suppress(OSError):
         path.replace(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    return shutil.rmtree(hidden, ignore_errors=True)

@@ -187,8 +187,7 @@ def _draw(image: ImageBatch, reconstruction: Tensor, spec: InputSpec) -> tuple[A
 def _row_titles(sensors: Sequence[Sensor], times: Shaped[Array, "slot"] | None, *, has_anchor: bool) -> tuple[str, ...]:
     texts = []
     for slot, sensor in enumerate(sensors):
-        lines = ["anchor"] if has_anchor and slot == 0 else []
-        lines.append(sensor.name)
+        lines = ["anchor", sensor.name] if has_anchor and slot == 0 else [sensor.name]
         if times is not None:
             lines.append("date unknown" if np.isnat(times[slot]) else str(np.datetime64(times[slot], "D")))
         texts.append("\n".join([*lines, composite(sensor)[1]]))

@@ -138,14 +138,11 @@ def recipe_of(model: type[RecipeT], values: dict[str, Any], overrides: Sequence[
 def shipped_recipes(folder: str) -> dict[str, Traversable]:
     """Find the recipes that come with the package, by name, which begins with `folder` where it is not empty."""
     packaged = resources.files("anyband") / "recipes"
-    # An editable installation has no copy in the package; there the folder stands at the top of the
-    # repository.
+    # An editable installation has none in the package; there they stand at the top of the repository.
     top = packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "recipes"
     inside = top.joinpath(*folder.split("/")) if folder else top
-    if not inside.is_dir():
-        return {}
-    prefix = f"{folder}/" if folder else ""
-    return {f"{prefix}{Path(file.name).stem}": file for file in inside.iterdir() if file.name.endswith(".yaml")}
+    files = [file for file in inside.iterdir() if file.name.endswith(".yaml")] if inside.is_dir() else []
+    return {f"{folder}/{Path(file.name).stem}".removeprefix("/"): file for file in files}
 
 
 def _override(values: dict[str, Any], key: str, value: Any) -> None:

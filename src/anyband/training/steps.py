@@ -1,7 +1,6 @@
 """Optimiser, schedule, shares and seeded steps."""
 
 import contextlib
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ __all__ = [
     "shared_like",
     "whole",
     "whole_tensors",
-    "without_announcements",
 ]
 
 
@@ -166,15 +164,11 @@ def make_optimizer(
 def layer_ids(model: nn.Module) -> dict[nn.Parameter, int]:
     """Number the layers by parameter of the encoder, if any: 0 before the blocks, the blocks, the final norm."""
     encoder = next((part for part in model.modules() if isinstance(part, Encoder)), None)
-    if encoder is None:
-        return {}
     ids = {}
-    for name, parameter in encoder.named_parameters():
+    for name, parameter in [] if encoder is None else encoder.named_parameters():
         first, _, rest = name.partition(".")
-        if first == "blocks":
-            ids[parameter] = 1 + int(rest.partition(".")[0])
-        else:
-            ids[parameter] = len(encoder.blocks) + 1 if first == "norm" else 0
+        after = 1 + len(encoder.blocks) if first == "norm" else 0
+        ids[parameter] = 1 + int(rest.partition(".")[0]) if first == "blocks" else after
     return ids
 
 
@@ -185,16 +179,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, *, kept: bool = True) -> dict[str, Tensor]:
-    """Take the optimiser's state as whole tensors `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`, empty unless `kept`.
-
-    Where the model is in shares, all processes must ask.
-    """
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        state = optimizer.state.get(parameter)
-        if state:
-            for key in (*_MOMENTS, "step"):
-                tensors[f"{key}.{name}"] = torch.as_tensor(state[key])
+    """Take `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME` whole, none unless `kept`; all processes must ask."""
+    tensors = {
+        f"{key}.{name}": torch.as_tensor(optimizer.state[parameter][key])
+        for name, parameter in model.named_parameters()
+        for key in ((*_MOMENTS, "step") if optimizer.state.get(parameter) else ())
+    }
     return whole_tensors(tensors, kept=kept)
 
 
@@ -225,15 +215,3 @@ def seeded(seed: int, *, step: int, purpose: str, device: torch.device) -> Itera
     with torch.random.fork_rng(devices=devices, enabled=True):
         torch.manual_seed(word)
         yield
-
-
-@contextlib.contextmanager
-def without_announcements() -> Iterator[None]:
-    """Fabric announces its precision and processes on the log; the recipe says them already."""
-    log = logging.getLogger("lightning_fabric")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
