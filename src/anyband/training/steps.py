@@ -163,11 +163,11 @@ def make_optimizer(
 
 def layer_ids(model: nn.Module) -> dict[nn.Parameter, int]:
     """Number the layers by parameter of the encoder, if any: 0 before the blocks, the blocks, the final norm."""
-    encoder = next((part for part in model.modules() if isinstance(part, Encoder)), None)
+    encoders = [part for part in model.modules() if isinstance(part, Encoder)]
     ids = {}
-    for name, parameter in [] if encoder is None else encoder.named_parameters():
+    for name, parameter in (pair for encoder in encoders[:1] for pair in encoder.named_parameters()):
         first, _, rest = name.partition(".")
-        after = 1 + len(encoder.blocks) if first == "norm" else 0
+        after = 1 + len(encoders[0].blocks) if first == "norm" else 0
         ids[parameter] = 1 + int(rest.partition(".")[0]) if first == "blocks" else after
     return ids
 
