@@ -300,33 +300,44 @@ def duration(seconds: float) -> str:
 
 def cost_lines(plan: RunPlan, cost: RunCost, *, first_step: int) -> list[str]:
     """Say what the steps that are left are expected to take: time and memory, then arithmetic and reading."""
-    optim, steps = plan.recipe.optim, plan.total_steps - first_step
     noun = "pair" if plan.recipe.data.sets is None else "set"
-    took, mfu = "an unmeasured time", ""
+    emulated = precision_note(cost.device, plan.recipe.optim.precision)
+    lines = [_time_line(plan, cost, noun, plan.total_steps - first_step), _arithmetic_line(plan, cost, noun)]
+    lines += [_reading_line(plan, cost, noun, first_step), *([] if emulated is None else [emulated])]
+    return [f"cost: {line}" for line in lines]
+
+
+def _time_line(plan: RunPlan, cost: RunCost, noun: str, steps: int) -> str:
+    took = "an unmeasured time"
     if cost.step_s is not None:
         took = f"{duration(steps * cost.step_s)} ({duration(cost.step_s)} each)"
-        mfu = f", the step {100 * cost.step_flops / cost.step_s / cost.peak_flops_s:.0f} % of it (MFU)"
     free = "" if cost.free_bytes is None else f" of {scaled(float(cost.free_bytes), 'B')} that are free"
-    slow = cost.step_s is not None and cost.sample_read_s * optim.batch_size > cost.step_s
-    limit = "; reading may limit: see data_wait in metrics.csv, and raise run.workers" if slow else ""
-    draw = plan.samples.sampler(batch_size=optim.batch_size, seed=plan.recipe.seed).batch(first_step)
-    arrays = plan.store.index.column("array").take(draw.chips.ravel()).to_pylist()
-    infos = [plan.store.arrays[name] for name in arrays]
+    needed = f"{scaled(float(cost.needed_bytes), 'B')} of memory{free} on '{cost.device}'"
+    all_steps = f"{steps} steps of {plan.recipe.optim.batch_size} {noun}s"
+    return f"{all_steps} take {took} and need {needed}; {cost.num_weights / 1e6:,.1f} million weights"
+
+
+def _arithmetic_line(plan: RunPlan, cost: RunCost, noun: str) -> str:
+    share, peak = "", scaled(cost.peak_flops_s, "FLOP/s")
+    if cost.step_s is not None:
+        share = f", the step {100 * cost.step_flops / cost.step_s / cost.peak_flops_s:.0f} % of it (MFU)"
+    sample = f"a {noun} {scaled(cost.step_flops / plan.recipe.optim.batch_size, 'FLOP')}"
+    step = f"a step computes {scaled(cost.step_flops, 'FLOP')} ({sample})"
+    return f"{step}; a plain matrix product reaches {peak}{share}"
+
+
+def _reading_line(plan: RunPlan, cost: RunCost, noun: str, first_step: int) -> str:
+    size, store = plan.recipe.optim.batch_size, plan.store
+    draw = plan.samples.sampler(batch_size=size, seed=plan.recipe.seed).batch(first_step)
+    arrays = store.index.column("array").take(draw.chips.ravel()).to_pylist()
+    infos = [store.arrays[name] for name in arrays]
     raw = float(sum(len(one.bands) * one.height * one.width * np.dtype(one.dtype).itemsize for one in infos))
-    of_chip = {name: _stored_bytes(plan.store, name) for name in set(arrays)}
+    of_chip = {name: _stored_bytes(store, name) for name in set(arrays)}
     stored = "" if None in of_chip.values() else f", {scaled(sum(of_chip[name] or 0.0 for name in arrays), 'B')} stored"
-    needed = scaled(float(cost.needed_bytes), "B")
-    emulated = precision_note(cost.device, optim.precision)
-    return [
-        f"cost: {steps} steps of {optim.batch_size} {noun}s take {took} and need {needed} of memory{free} on "
-        f"'{cost.device}'; {cost.num_weights / 1e6:,.1f} million weights",
-        f"cost: a step computes {scaled(cost.step_flops, 'FLOP')} (a {noun} "
-        f"{scaled(cost.step_flops / optim.batch_size, 'FLOP')}); a plain matrix product reaches "
-        f"{scaled(cost.peak_flops_s, 'FLOP/s')}{mfu}",
-        f"cost: a step reads {scaled(raw, 'B')}{stored}; one thread reads {1 / cost.sample_read_s:,.3g} {noun}s "
-        f"a second{limit}",
-        *([] if emulated is None else [f"cost: {emulated}"]),
-    ]
+    slow = cost.step_s is not None and cost.sample_read_s * size > cost.step_s
+    limit = "; reading may limit: see data_wait in metrics.csv, and raise run.workers" if slow else ""
+    thread = f"one thread reads {1 / cost.sample_read_s:,.3g} {noun}s a second"
+    return f"a step reads {scaled(raw, 'B')}{stored}; {thread}{limit}"
 
 
 def _stored_bytes(store: ChipStore, array: str) -> float | None:

@@ -20,7 +20,7 @@ from anyband.arrays import Float
 from anyband.data.resample import AugmentOptions
 from anyband.data.store import ChipStore, statistics_to_dict
 from anyband.errors import RecipeError, TrainingError
-from anyband.files import whole_file
+from anyband.files import check_writable, whole_file
 from anyband.labelled.samples import TaskData
 from anyband.models.autoencoder import Autoencoder, SetLoss
 from anyband.models.checkpoint import Checkpoint, build_model, load_checkpoint, save_checkpoint
@@ -200,6 +200,7 @@ def _train(
     if folder is not None:
         load_optimizer_tensors(stepper.optimizer, model, read_weights(folder / OPTIMIZER_FILE)[0])
     if fabric.is_global_zero:
+        check_writable(out)
         begin_folder(out, identity)
     fabric.barrier()
     shown = shown and fabric.is_global_zero
@@ -395,12 +396,10 @@ class TrainingLoop:
         samples, recipe = self._plan.samples, self._plan.recipe
         draw = samples.sampler(batch_size=recipe.optim.batch_size, seed=recipe.seed).batch(step)
         places = sorted(set(samples.places(draw)))
-        shown = ", ".join(places[:_MAX_PLACES])
         more = f" and {len(places) - _MAX_PLACES} more" if len(places) > _MAX_PLACES else ""
-        return TrainingError(
-            f"{what} ({samples.title(draw)}; places: {shown}{more}); the run stops, its last good "
-            "checkpoint is kept. Look at these images, or lower optim.base_lr or set optim.clip_grad_norm"
-        )
+        found = f"{what} ({samples.title(draw)}; places: {', '.join(places[:_MAX_PLACES])}{more})"
+        advice = "Look at these images, or lower optim.base_lr or set optim.clip_grad_norm"
+        return TrainingError(f"{found}; the run stops, its last good checkpoint is kept. {advice}")
 
 
 def make_fabric(recipe: PretrainRecipe) -> "Fabric":

@@ -20,7 +20,7 @@ from anyband.data.store import ChipStore, Split
 from anyband.encode.input_spec import InputSpec
 from anyband.errors import CheckpointError, OutputError, RecipeError, StoreError
 from anyband.evaluate.fitting import with_new_ranges
-from anyband.files import check_writable, whole_directory, whole_file
+from anyband.files import whole_directory, whole_file
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of, to_published
 from anyband.models.mae_start import load_mae, start_from_mae
@@ -354,12 +354,10 @@ def check_folder(out: Path, identity: Mapping[str, Any], *, resume: bool) -> boo
 
 
 def begin_folder(out: Path, identity: Mapping[str, Any]) -> None:
-    """Write down what the run is, and clear away what a killed run left unfinished."""
-    check_writable(out)
+    """Write down what a run is, first what tells it from any other; clear away what a killed run left unfinished."""
     for leftover in _leftovers(out):
         _remove(leftover)
     recipe = yaml.safe_dump(identity["recipe"], sort_keys=False)
-    # The identity comes first: it is what tells this folder from any other.
     for name, text in ((_RUN_FILE, json.dumps(identity, indent=1) + "\n"), ("recipe.yaml", recipe)):
         with whole_file(out / name) as beside:
             beside.write_text(text, encoding="utf-8")

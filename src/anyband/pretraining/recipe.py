@@ -185,16 +185,21 @@ class ModelRecipe(Recipe):
     """What happens to a band under `min_support` or outside the trained span."""
 
     @model_validator(mode="after")
-    def _check(self) -> "ModelRecipe":
-        for divisor, number in (
-            ("patch_size", "img_size"),
-            ("num_heads", "embed_dim"),
-            ("decoder_num_heads", "decoder_embed_dim"),
-        ):
+    def _check_sizes(self) -> "ModelRecipe":
+        pairs = {"patch_size": "img_size", "num_heads": "embed_dim", "decoder_num_heads": "decoder_embed_dim"}
+        for divisor, number in pairs.items():
             small, large = getattr(self, divisor), getattr(self, number)
             need(large % small == 0, f"model.{divisor} {small} does not divide model.{number} {large}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_hidden_layer(self) -> "ModelRecipe":
         hidden = int(self.embed_dim * self.mlp_ratio)
         need(hidden >= 1, f"model.mlp_ratio {self.mlp_ratio:g} leaves no hidden layer at width {self.embed_dim}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_mask_ratio(self) -> "ModelRecipe":
         try:
             count_visible((self.img_size // self.patch_size) ** 2, self.mask_ratio)
         except InputError as problem:
@@ -203,19 +208,23 @@ class ModelRecipe(Recipe):
 
     @model_validator(mode="after")
     def _check_start(self) -> "ModelRecipe":
+        starts = f"model.start '{self.start}' and model.start_mae '{self.start_mae}'"
+        need(self.start is None or self.start_mae is None, f"{starts} are two starts; leave one of them null")
+        return self
+
+    @model_validator(mode="after")
+    def _check_ranges_of_stem(self) -> "ModelRecipe":
         need(
-            self.start is None or self.start_mae is None,
-            f"model.start '{self.start}' and model.start_mae '{self.start_mae}' are two starts; leave one of them null",
-        )
-        if self.stem == "spectral":
-            return self
-        need(
-            self.ranges != "start_and_new",
+            self.stem == "spectral" or self.ranges != "start_and_new",
             "model.stem 'triplet' has three positions for whatever bands there are and no ranges to add; take "
             "`ranges: start` with `start`",
         )
+        return self
+
+    @model_validator(mode="after")
+    def _check_source_of_stem(self) -> "ModelRecipe":
         need(
-            not self.encodings.source,
+            self.stem == "spectral" or not self.encodings.source,
             "model.encodings.source tells sensors apart by the ranges that they see, and model.stem 'triplet' has "
             "none; write `source: false`",
         )
@@ -247,16 +256,19 @@ class DataRecipe(Recipe):
     augment: AugmentOptions = AugmentOptions()
 
     @model_validator(mode="after")
-    def _check(self) -> "DataRecipe":
-        if self.pairs == "any":
-            return self
+    def _check_sets(self) -> "DataRecipe":
         need(
-            self.sets is None,
+            self.pairs == "any" or self.sets is None,
             "data.pairs names pairs and data.sets asks for sets; write `pairs: any` and leave sensors out of sets with "
             "data.held_out, or write `sets: null`",
         )
+        return self
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> "DataRecipe":
         need(bool(self.pairs), "data.pairs is empty; name pairs of sensors, or write `pairs: any`")
-        for name in {name for pair in self.pairs for name in pair} & set(self.held_out):
+        named = {name for pair in self.pairs for name in pair} if self.pairs != "any" else set()
+        for name in named & set(self.held_out):
             raise RecipeError(f"sensor '{name}' stands in data.pairs and in data.held_out; take one away")
         return self
 
@@ -286,14 +298,10 @@ class OptimRecipe(Recipe):
 
     @model_validator(mode="after")
     def _check(self) -> "OptimRecipe":
-        need(
-            self.batch_size % self.accumulate == 0,
-            f"optim.accumulate {self.accumulate} does not divide optim.batch_size {self.batch_size}",
-        )
-        need(
-            self.warmup_epochs <= self.epochs,
-            f"optim.warmup_epochs must be from 0 to optim.epochs {self.epochs}, found {self.warmup_epochs:g}",
-        )
+        parts, size, found = self.accumulate, self.batch_size, f"{self.warmup_epochs:g}"
+        need(size % parts == 0, f"optim.accumulate {parts} does not divide optim.batch_size {size}")
+        allowed = f"from 0 to optim.epochs {self.epochs}"
+        need(self.warmup_epochs <= self.epochs, f"optim.warmup_epochs must be {allowed}, found {found}")
         return self
 
 
@@ -312,9 +320,8 @@ class PretrainRecipe(Recipe):
         if self.data.sets is None:
             self._check_pairs()
         else:
-            self._check_sets(self.data.sets)
-        if self.data.stages is not None:
-            self._check_stages(self.data.stages)
+            self._check_mixing()
+            self._check_sizes(self.data.sets.size[1])
         return self
 
     def _check_pairs(self) -> None:
@@ -334,55 +341,59 @@ class PretrainRecipe(Recipe):
             "trains on pairs; write `data.sets: {size: [2, 2]}`, or leave the default",
         )
 
-    def _check_sets(self, sets: SetRecipe) -> None:
-        model, most = self.model, sets.size[1]
-        need(
-            model.mixup != "released",
-            "model.mixup 'released' is what the research code of SMARTIES does with pairs; sets have 'mirrored' or "
-            "'none'",
+    def _check_mixing(self) -> None:
+        masking, words = (
+            self.model.masking,
+            "model.mixup 'released' is what the research code of SMARTIES does with pairs",
         )
+        need(self.model.mixup != "released", f"{words}; sets have 'mirrored' or 'none'")
         need(
-            model.sequence == "joint" or model.masking in ("anchor", "same"),
-            f"model.sequence 'apart' exchanges tokens of images that share a mask, which model.masking "
-            f"'{model.masking}' does not ensure; take masking 'anchor' or 'same', or sequence 'joint'",
-        )
-        need(
-            model.hidden_image == 0 or most > 1,
-            f"model.hidden_image {model.hidden_image:g} hides the last image of a set whole, but data.sets.size is "
-            "at most 1 and nothing would be left to see; let sets have 2 images or more",
-        )
-        need(
-            model.encodings.geographic == "none" or most <= _MOST_GEOGRAPHIC,
-            f"model.encodings.geographic 'a2mae' has room for the ground resolutions of {_MOST_GEOGRAPHIC} images, but "
-            f"data.sets.size is up to {most}; make sets smaller, or take the encodings place and resolution",
-        )
-        need(
-            model.encodings.geographic == "none" or model.embed_dim % _GEOGRAPHIC_WIDTH == 0,
-            f"model.encodings.geographic 'a2mae' needs model.embed_dim to be a multiple of {_GEOGRAPHIC_WIDTH}, found "
-            f"{model.embed_dim}",
+            self.model.sequence == "joint" or masking in ("anchor", "same"),
+            f"model.sequence 'apart' exchanges tokens of images that share a mask, which model.masking '{masking}' "
+            "does not ensure; take masking 'anchor' or 'same', or sequence 'joint'",
         )
 
-    def _check_stages(self, stages: tuple[StageRecipe, ...]) -> None:
-        epochs, on_sets = self.optim.epochs, self.data.sets is not None
+    def _check_sizes(self, most: int) -> None:
         need(
-            on_sets,
-            "data.stages is for sets of images, and this recipe trains on pairs; write data.sets, or leave it null",
+            self.model.hidden_image == 0 or most > 1,
+            f"model.hidden_image {self.model.hidden_image:g} hides the last image of a set whole, but data.sets.size "
+            "is at most 1 and nothing would be left to see; let sets have 2 images or more",
         )
-        need(
-            bool(stages), "data.stages is empty; name at least one stage, or write `stages: null` for one of everything"
-        )
-        total = sum(stage.epochs for stage in stages)
-        need(
-            total == epochs,
-            f"the stages of data.stages have {total} epochs ({' + '.join(str(stage.epochs) for stage in stages)}), but "
-            f"optim.epochs is {epochs}; make them equal (optim.steps may shorten the run and keeps their shares)",
-        )
-        rest = [number for number, stage in enumerate(stages) if not stage.with_sensors]
-        need(
-            len(rest) < 2,
-            f"stages {' and '.join(str(number) for number in rest)} of data.stages (from 0) both name no sensors, and "
-            "so both take what no other stage takes; name sensors in all of them but one",
-        )
+        if self.model.encodings.geographic != "none":
+            self._check_geographic(most)
+
+    def _check_geographic(self, most: int) -> None:
+        what, width = "model.encodings.geographic 'a2mae'", self.model.embed_dim
+        room = f"{what} has room for the ground resolutions of {_MOST_GEOGRAPHIC} images, but data.sets.size is up to"
+        need(most <= _MOST_GEOGRAPHIC, f"{room} {most}; make sets smaller, or take the encodings place and resolution")
+        multiple = f"{what} needs model.embed_dim to be a multiple of {_GEOGRAPHIC_WIDTH}"
+        need(width % _GEOGRAPHIC_WIDTH == 0, f"{multiple}, found {width}")
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> "PretrainRecipe":
+        if self.data.stages is not None:
+            what = "is for sets of images, and this recipe trains on pairs"
+            need(self.data.sets is not None, f"data.stages {what}; write data.sets, or leave it null")
+            advice = "name at least one stage, or write `stages: null` for one of everything"
+            need(bool(self.data.stages), f"data.stages is empty; {advice}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_epochs_of_stages(self) -> "PretrainRecipe":
+        epochs = [stage.epochs for stage in self.data.stages or ()]
+        found = f"the stages of data.stages have {sum(epochs)} epochs ({' + '.join(map(str, epochs))})"
+        advice = "make them equal (optim.steps may shorten the run and keeps their shares)"
+        is_equal = not epochs or sum(epochs) == self.optim.epochs
+        need(is_equal, f"{found}, but optim.epochs is {self.optim.epochs}; {advice}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_rest_of_stages(self) -> "PretrainRecipe":
+        rest = [str(number) for number, stage in enumerate(self.data.stages or ()) if not stage.with_sensors]
+        names = f"stages {' and '.join(rest)} of data.stages (from 0) both name no sensors"
+        advice = "name sensors in all of them but one"
+        need(len(rest) < 2, f"{names}, and so both take what no other stage takes; {advice}")
+        return self
 
 
 def recipe_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, ...]:

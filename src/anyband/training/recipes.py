@@ -147,14 +147,12 @@ def shipped_recipes(folder: str) -> dict[str, Traversable]:
 
 def _override(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
-    inner = values
     for parent in parents:
-        if inner.get(parent) is None:
-            inner[parent] = {}
-        inner = inner[parent]
-        if not isinstance(inner, dict):
-            raise RecipeError(f"override '{key}': '{parent}' holds {_kind(inner)}, which has no keys in it")
-    inner[last] = value
+        outer = values
+        values = outer[parent] = {} if outer.get(parent) is None else outer[parent]
+        if not isinstance(values, dict):
+            raise RecipeError(f"override '{key}': '{parent}' holds {_kind(values)}, which has no keys in it")
+    values[last] = value
 
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -198,10 +196,8 @@ def _expected(error: ErrorDetails) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "literal_error":
         return f"one of [{context['expected'].replace(' or ', ', ')}]"
-    if kind == "too_long":
-        return f"tuple with {context['max_length']} elements"
-    if kind == "missing":
-        return "tuple with more elements"
+    if kind in ("too_long", "missing"):
+        return f"tuple with {context.get('max_length', 'more')} elements"
     return _TYPES.get(kind.removesuffix("_type"), error["msg"])
 
 

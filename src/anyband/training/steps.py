@@ -166,9 +166,8 @@ def layer_ids(model: nn.Module) -> dict[nn.Parameter, int]:
     encoders = [part for part in model.modules() if isinstance(part, Encoder)]
     ids = {}
     for name, parameter in (pair for encoder in encoders[:1] for pair in encoder.named_parameters()):
-        first, _, rest = name.partition(".")
-        after = 1 + len(encoders[0].blocks) if first == "norm" else 0
-        ids[parameter] = 1 + int(rest.partition(".")[0]) if first == "blocks" else after
+        after = 1 + len(encoders[0].blocks) if name.startswith("norm.") else 0
+        ids[parameter] = 1 + int(name.split(".")[1]) if name.startswith("blocks.") else after
     return ids
 
 
