@@ -244,37 +244,31 @@ class Samples:
         return f"sets of {_images_word(draw.chips.shape[1])} of {', '.join(sensors)}"
 
     def notes(self, *, batch_size: int) -> list[str]:
-        """Say what stages draw from, what stands in a batch several times, which sets are smaller than asked for, and
-        how shards are mixed.
-        """
+        """Say what stages draw from, what stands in a batch several times, which sets are small, how shards are mixed."""
         kinds, numbers = self.sets.kinds()
-        few = [(kind, int(count)) for kind, count in enumerate(np.bincount(numbers, minlength=len(kinds)))]
-        few = [(kind, count) for kind, count in few if count < batch_size]
-        notes = self._stage_notes(batch_size)
-        if self.sets.are_pairs:
-            notes += [
-                f"{count} pairs of {' + '.join(self.sets.pair_arrays[kind])} do not fill a batch of {batch_size}: "
-                "they stand in it several times, each with draws of their own"
-                for kind, count in few
-            ]
-        elif few:
-            words = ("one sensor", "several sensors")
-            counted = (f"{count} with {_images_word(kinds[kind][0])} of {words[kinds[kind][1]]}" for kind, count in few)
-            notes.append(
-                f"footprints that do not fill a batch of {batch_size} stand in it several times, each with draws of "
-                f"its own: {'; '.join(counted)}"
-            )
-        least = self.sets.size[0]
-        if small := int((self.sets.capacity < least).sum()):
-            notes.append(
-                f"{small} of {len(self.sets)} footprints have fewer than {_images_word(least)}: their sets are smaller"
-            )
-        if self.shuffle is not None:
-            notes.append(
-                f"order by shards: {len(np.unique(self.shuffle.shards))} shards, up to {self.shuffle.open_shards} of "
-                "each kind mixed at a time"
-            )
-        return notes
+        counts = dict(enumerate(np.bincount(numbers, minlength=len(kinds)).tolist()))
+        few = {kind: count for kind, count in counts.items() if count < batch_size}
+        repeated = self._few_pairs(few, batch_size) if self.sets.are_pairs else self._few_sets(few, batch_size)
+        return [*self._stage_notes(batch_size), *repeated, *self._order_notes()]
+
+    def _few_pairs(self, few: Mapping[int, int], batch_size: int) -> list[str]:
+        several = f"do not fill a batch of {batch_size}: they stand in it several times, each with draws of their own"
+        return [f"{num} pairs of {' + '.join(self.sets.pair_arrays[kind])} {several}" for kind, num in few.items()]
+
+    def _few_sets(self, few: Mapping[int, int], batch_size: int) -> list[str]:
+        kinds, words = self.sets.kinds()[0], ("one sensor", "several sensors")
+        of_kind = {kind: f"{_images_word(kinds[kind][0])} of {words[kinds[kind][1]]}" for kind in few}
+        counted = "; ".join(f"{count} with {of_kind[kind]}" for kind, count in few.items())
+        several = "stand in it several times, each with draws of its own"
+        return [f"footprints that do not fill a batch of {batch_size} {several}: {counted}"] if few else []
+
+    def _order_notes(self) -> list[str]:
+        least, small, shuffle = self.sets.size[0], int((self.sets.capacity < self.sets.size[0]).sum()), self.shuffle
+        fewer = f"{small} of {len(self.sets)} footprints have fewer than {_images_word(least)}: their sets are smaller"
+        if shuffle is None:
+            return [fewer] if small else []
+        mixed = f"{len(np.unique(shuffle.shards))} shards, up to {shuffle.open_shards} of each kind mixed at a time"
+        return [*([fewer] if small else []), f"order by shards: {mixed}"]
 
     def _stage_notes(self, batch_size: int) -> list[str]:
         sampler, notes = self.sampler(batch_size=batch_size, seed=0), []
@@ -290,18 +284,19 @@ class Samples:
 
         Of pairs some of each kind; of sets the largest, if possible of several sensors, of the first batches of seed 0.
         """
-        if not self.sets.are_pairs:
-            size = min(count, int(np.bincount(self.sets.kinds()[1]).max()))
-            sampler = SetSampler(self.sets, batch_size=size, seed=0, shuffle=self.shuffle)
-            draws = [sampler.batch(step) for step in range(_LOOKED_THROUGH)]
-            return {"sets": max(draws, key=lambda draw: (draw.chips.shape[1], draw.partnered))}
-        found = {}
-        for kind, arrays in enumerate(self.sets.pair_arrays):
-            items = np.flatnonzero(self.sets.pair_kind == kind)
-            # Spread over the list, because neighbours in it are neighbours on the ground.
-            items = items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(np.int64)]
-            found["_".join(arrays)] = pairs_drawn(self.sets, items, kind=kind, samples=items, epoch=0)
-        return found
+        if self.sets.are_pairs:
+            kinds = enumerate(self.sets.pair_arrays)
+            return {"_".join(arrays): self._shown_pairs(kind, count) for kind, arrays in kinds}
+        size = min(count, int(np.bincount(self.sets.kinds()[1]).max()))
+        sampler = SetSampler(self.sets, batch_size=size, seed=0, shuffle=self.shuffle)
+        draws = [sampler.batch(step) for step in range(_LOOKED_THROUGH)]
+        return {"sets": max(draws, key=lambda draw: (draw.chips.shape[1], draw.partnered))}
+
+    def _shown_pairs(self, kind: int, count: int) -> SetDraw:
+        items = np.flatnonzero(self.sets.pair_kind == kind)
+        # Spread over the list, because neighbours in it are neighbours on the ground.
+        items = items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(np.int64)]
+        return pairs_drawn(self.sets, items, kind=kind, samples=items, epoch=0)
 
 
 def _images_word(count: int) -> str:

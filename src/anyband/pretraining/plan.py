@@ -91,21 +91,16 @@ class RunPlan:
 
     def notes(self) -> list[str]:
         """Say what a reader of the run should know before it starts: bands not exact, ranges not trained, samples."""
-        used = np.zeros(len(self.ranges.ranges), dtype=bool)
-        for spec in self.inputs.values():
-            used |= np.asarray(spec.assignment.mixing).any(axis=0)
+        not_exact = [report for spec in self.inputs.values() if (report := spec.assignment.report())]
+        drawn = self.samples.notes(batch_size=self.recipe.optim.batch_size)
+        return [*self.start_notes, *not_exact, *self._ranges_not_trained(), *drawn]
+
+    def _ranges_not_trained(self) -> list[str]:
+        used = np.any([spec.assignment.mixing.any(axis=0) for spec in self.inputs.values()], axis=0)
         idle = [name for name, is_used in zip(self.ranges.range_names, used, strict=True) if not is_used]
         noun = "pairs" if self.recipe.data.sets is None else "sets"
-        untrained = (
-            f"{len(idle)} of {len(used)} ranges are seen by no sensor of these {noun} and learn nothing "
-            f"({', '.join(idle)}); `model.ranges=from_data` leaves them out"
-        )
-        return [
-            *self.start_notes,
-            *(report for spec in self.inputs.values() if (report := spec.assignment.report())),
-            *([untrained] if idle else []),
-            *self.samples.notes(batch_size=self.recipe.optim.batch_size),
-        ]
+        unseen = f"{len(idle)} of {len(used)} ranges are seen by no sensor of these {noun} and learn nothing"
+        return [f"{unseen} ({', '.join(idle)}); `model.ranges=from_data` leaves them out"] if idle else []
 
 
 def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
