@@ -244,7 +244,7 @@ class Samples:
         return f"sets of {_images_word(draw.chips.shape[1])} of {', '.join(sensors)}"
 
     def notes(self, *, batch_size: int) -> list[str]:
-        """Say what stages draw from, what stands in a batch several times, which sets are small, how shards are mixed."""
+        """Say what stages draw from, what stands in a batch several times, small sets, how shards are mixed."""
         kinds, numbers = self.sets.kinds()
         counts = dict(enumerate(np.bincount(numbers, minlength=len(kinds)).tolist()))
         few = {kind: count for kind, count in counts.items() if count < batch_size}
