@@ -123,6 +123,7 @@ def test_sensors_of_equal_bands_and_encodings_stay_apart(tmp_path: Path) -> None
         ("path,set,label,split\na.tif,p,x,train\nb.png,p,x,test\n", "have the split 'train' and 'test'; a set has one"),
         ("path,set,label,place\na.tif,p,x,k\nb.png,p,x,l\n", "have the place 'k' and 'l'; a set has one place"),
         ("path,set,label\na.tif,p,x\na.tif,q,x\n", r"a\.tif' more than once"),
+        ("path,set,label\na.tif,p,x\na.tif,p,x\n", r"a\.tif' more than once; an image stands in a set once"),
         ("path,label,place,split\na.tif,x,k,train\nb.png,x,k,test\n", "images of place 'k' in 'train' and in 'test'"),
         ("path,label,sensor\na.tif,x,sentinel9\n", r"row 1 of '.*': .*sentinel9.*did you mean"),
         ("path,label,datetime\na.tif,x,yesterday\n", r"row 1 of '.*': datetime 'yesterday' is not ISO 8601"),

@@ -133,3 +133,14 @@ def test_a_damaged_file_is_read_as_gdal_reads_it_or_left_to_gdal(tmp_path_factor
         assert {name: getattr(plain, name) for name in _FACTS} == {name: getattr(gdal, name) for name in _FACTS}
         np.testing.assert_array_equal(plain.read([0], whole)[0], gdal.read([0], whole)[0])
         gdal.close()
+
+
+def test_files_of_one_header_have_their_own_pixels_and_companions(tmp_path) -> None:
+    first, second = (
+        _write(tmp_path / f"{name}.tif", _noise("uint8") + np.uint8(number)) for number, name in enumerate("ab")
+    )
+    names = {"a.tif", "b.tif", "b.aux"}
+    _assert_as_gdal(first)
+    _assert_as_gdal(second)
+    assert open_plain_tiff(first, names) is not None
+    assert open_plain_tiff(second, names) is None

@@ -104,8 +104,8 @@ def _check_spec(spec: DataSpec) -> None:
 def _check_listed_once(samples: Sequence[ListedSample], name: str) -> None:
     """Refuse an image that is listed twice, also by another way to it. Sensors may share a folder of bands."""
     folders: dict[str, str] = {}
-    seen: set[tuple[RasterSource, str]] = set()
-    for entry in (entry for one in samples for entry in one.images):
+    seen: dict[tuple[RasterSource, str], int] = {}
+    for number, entry in ((number, entry) for number, one in enumerate(samples) for entry in one.images):
         whole = []
         for path in map(str, entry.source.paths):
             # The ways to half a million files go through few folders.
@@ -117,11 +117,13 @@ def _check_listed_once(samples: Sequence[ListedSample], name: str) -> None:
             whole.append(Path(real))
         key = (replace(entry.source, paths=tuple(whole)), entry.sensor.name)
         if key in seen:
-            raise ManifestError(
-                f"'{name}' lists '{whole[0]}' more than once; an image in two places would leak from one split into "
-                "another"
+            reason = (
+                "an image in two places would leak from one split into another"
+                if seen[key] != number
+                else "an image stands in a set once"
             )
-        seen.add(key)
+            raise ManifestError(f"'{name}' lists '{whole[0]}' more than once; {reason}")
+        seen[key] = number
 
 
 def _labels(

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +160,14 @@ _Tags = Mapping[int, Any]
 class PlainTiffSheet:
     """One small file, in memory; what `GdalSheet` says of the same file."""
 
-    def __init__(self, path: Path, pixels: Shaped[Array, "band row col"], tags: _Tags, geo: tuple[bytes, ...]) -> None:
+    def __init__(self, path: Path, pixels: Shaped[Array, "band row col"], header: "_Header") -> None:
         """Take what the header says; made by `open_plain_tiff`."""
         self.path = path
         self._pixels = pixels
-        count, self.height, self.width = pixels.shape
+        self.transform, self.crs, nodata, dtype, (count, self.height, self.width) = header[:5]
         self.names: tuple[str, ...] = ("",) * count
-        self.transform = _plain_transform(tags)
-        self.crs = _crs_name(path, geo)
-        self.dtypes: tuple[str, ...] = (str(pixels.dtype),) * count
-        self.nodata: tuple[float | None, ...] = (_nodata(tags, pixels.dtype),) * count
+        self.dtypes: tuple[str, ...] = (dtype,) * count
+        self.nodata: tuple[float | None, ...] = (nodata,) * count
         self.times: tuple[datetime.datetime, ...] = ()
         self.time_index: int | None = None
 
@@ -184,23 +182,64 @@ class PlainTiffSheet:
         """Do nothing."""
 
 
-def open_plain_tiff(path: Path) -> PlainTiffSheet | None:
-    """Open a file if it is a small, plain and whole GeoTIFF; None: it is for GDAL, which says what is wrong."""
-    name = str(path)
+_Header = tuple[Transform, str | None, float | None, str, tuple[int, int, int], bool, tuple[int, ...], tuple[int, ...]]
+"""Transform, CRS, number without data, type, (bands, rows, columns), whether each band stands apart; and where the
+strips begin, and their sizes."""
+
+# Bands of one image have equal headers. chosen: as many as some images have, and no pixels among them.
+_MAX_HEADERS, _MAX_HEADER_BYTES = 64, 4096
+_headers: dict[tuple[int, bytes], _Header] = {}
+# Bytes that headers have taken.
+_header_sizes: set[int] = set()
+
+
+def open_plain_tiff(path: Path, folder: Set[str] | None = None) -> PlainTiffSheet | None:
+    """Open a file if it is a small, plain and whole GeoTIFF; None: it is for GDAL, which says what is wrong. The names
+    in its folder, where they are known, need not be asked for again."""
     try:
-        with open(name, "rb") as file:  # noqa: PTH123 - the quicker of two ways, and this is done for each file
-            data = file.read(_MAX_BYTES + 1)
-        beside = [name + ending for ending in _SIDECARS] + [os.path.splitext(name)[0] + ".aux"]  # noqa: PTH122
-        if len(data) > _MAX_BYTES or data[:4] != b"II*\0" or any(map(os.path.exists, beside)):
-            return None
-        tags, geo = _header(data)
-        return PlainTiffSheet(path, _pixels(data, tags), tags, geo)
+        data = _bytes(path, folder)
+        header = next(filter(None, (_headers.get((len(data), data[:size])) for size in tuple(_header_sizes))), None)
+        header = header or _read_header(path, data)
+        return PlainTiffSheet(path, _pixels(data, header), header)
     except (_NotPlainError, OSError, struct.error, ValueError):
         return None
 
 
-def _header(data: bytes) -> tuple[_Tags, tuple[bytes, ...]]:
-    """Read the tags of the only image, and those of its georeference as they are written."""
+def _bytes(path: Path, folder: Set[str] | None) -> bytes:
+    name = str(path)
+    # The quickest way, and this is done for each file.
+    handle = os.open(name, os.O_RDONLY)
+    try:
+        size = os.fstat(handle).st_size
+        data = os.read(handle, size) if size <= _MAX_BYTES else b""
+    finally:
+        os.close(handle)
+    if data[:4] != b"II*\0":
+        raise _NotPlainError
+    if folder is not None:
+        name = path.name
+    beside = [*(name + ending for ending in _SIDECARS), os.path.splitext(name)[0] + ".aux"]  # noqa: PTH122
+    if any(map(os.path.exists, beside)) if folder is None else not folder.isdisjoint(beside):
+        raise _NotPlainError
+    return data
+
+
+def _read_header(path: Path, data: bytes) -> _Header:
+    tags, geo, size = _header(data)
+    layout = _layout(data, tags)
+    header = (_plain_transform(tags), _crs_name(path, geo), _nodata(tags, np.dtype(layout[0])), *layout)
+    if size <= _MAX_HEADER_BYTES:
+        if len(_headers) >= _MAX_HEADERS:
+            _headers.clear()
+            _header_sizes.clear()
+        # What it says of the strips was checked for a file of this size.
+        _headers[len(data), data[:size]] = header
+        _header_sizes.add(size)
+    return header
+
+
+def _header(data: bytes) -> tuple[_Tags, tuple[bytes, ...], int]:
+    """Read the tags of the only image, those of its georeference as they are written, and where all of them end."""
     (start,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, start)
     end = start + 2 + 12 * count
@@ -209,17 +248,19 @@ def _header(data: bytes) -> tuple[_Tags, tuple[bytes, ...]]:
         raise _NotPlainError
     tags: dict[int, Any] = {}
     raw: dict[int, bytes] = {}
+    last = end + 4
     for tag, kind, length, place in struct.iter_unpack("<HHII", data[start + 2 : end]):
         if tag not in _KNOWN or kind not in _FIELD_TYPES or tag in tags:
             raise _NotPlainError
         form = f"<{length}{_FIELD_TYPES[kind]}"
         size = struct.calcsize(form)
         raw[tag] = struct.pack("<I", place)[:size] if size <= 4 else data[place : place + size]
+        last = max(last, place + size) if size > 4 else last
         values = struct.unpack(form, raw[tag])
         tags[tag] = values[0] if kind == 2 else values
     if not tags.keys() >= _NEEDED:
         raise _NotPlainError
-    return tags, tuple(raw.get(tag, b"") for tag in (_GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS))
+    return tags, tuple(raw.get(tag, b"") for tag in (_GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS)), last
 
 
 def _number(tags: _Tags, tag: int, default: int = 0) -> int:
@@ -230,7 +271,8 @@ def _number(tags: _Tags, tag: int, default: int = 0) -> int:
     return int(found.pop())
 
 
-def _pixels(data: bytes, tags: _Tags) -> Shaped[Array, "band row col"]:
+def _layout(data: bytes, tags: _Tags) -> tuple[str, tuple[int, int, int], bool, tuple[int, ...], tuple[int, ...]]:
+    """Find how the numbers are laid out: the last five of `_Header`."""
     height, width, samples = _number(tags, _HEIGHT), _number(tags, _WIDTH), _number(tags, _SAMPLES, 1)
     planar, photometric = _number(tags, _PLANAR, _CHUNKY), _number(tags, _PHOTOMETRIC)
     dtype = _DTYPES.get((_number(tags, _BITS), _number(tags, _FORMAT, 1)))
@@ -247,23 +289,24 @@ def _pixels(data: bytes, tags: _Tags) -> Shaped[Array, "band row col"]:
     planes, per_plane = (samples, 1) if planar == _PLANES else (1, samples)
     row_bytes = width * per_plane * np.dtype(dtype).itemsize
     rows = min(_number(tags, _ROWS_PER_STRIP, height), height)
-    strips = [min(rows, height - row) * row_bytes for row in range(0, height, rows)] * planes
-    offsets = tags[_STRIPS]
-    if tags[_STRIP_BYTES] != tuple(strips) or len(offsets) != len(strips):
+    sizes = tuple(min(rows, height - row) * row_bytes for row in range(0, height, rows)) * planes
+    starts = tags[_STRIPS]
+    if tags[_STRIP_BYTES] != sizes or len(starts) != len(sizes):
         raise _NotPlainError
-    values = np.frombuffer(_joined(data, offsets, strips), dtype=np.dtype(dtype).newbyteorder("<"))
-    if planar == _PLANES:
+    if any(start < 8 or start + size > len(data) for start, size in zip(starts, sizes, strict=True)):
+        raise _NotPlainError
+    if all(a + size == b for a, size, b in zip(starts, sizes, starts[1:], strict=False)):
+        starts, sizes = starts[:1], (sum(sizes),)
+    return dtype, (samples, height, width), planar == _PLANES, starts, sizes
+
+
+def _pixels(data: bytes, header: _Header) -> Shaped[Array, "band row col"]:
+    *_, dtype, (samples, height, width), apart, starts, sizes = header
+    strips = [data[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    values = np.frombuffer(b"".join(strips), dtype=np.dtype(dtype).newbyteorder("<"))
+    if apart or samples == 1:
         return values.reshape(samples, height, width)
     return values.reshape(height, width, samples).transpose(2, 0, 1)
-
-
-def _joined(data: bytes, offsets: Sequence[int], sizes: Sequence[int]) -> bytes:
-    if any(start < 8 or start + size > len(data) for start, size in zip(offsets, sizes, strict=True)):
-        raise _NotPlainError
-    follows = all(a + size == b for a, size, b in zip(offsets, sizes, offsets[1:], strict=False))
-    if follows:
-        return data[offsets[0] : offsets[0] + sum(sizes)]
-    return b"".join(data[start : start + size] for start, size in zip(offsets, sizes, strict=True))
 
 
 def _plain_transform(tags: _Tags) -> Transform:

@@ -4,10 +4,11 @@ import contextlib
 import datetime
 import functools
 import math
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -222,11 +223,13 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
     """
     if not source.paths:
         raise RasterError("an image without files; name at least one path")
-    files = [file for path in source.paths for file in (_band_files(path, source, sensor) if path.is_dir() else [path])]
     with contextlib.ExitStack() as opened:
+        files = [file for path in source.paths for file in _files(path, source, sensor)]
         sheets = [
-            opened.enter_context(contextlib.closing(open_sheet(path, time_index=source.time_index, time=source.time)))
-            for path in (*files, *source.valid_paths)
+            opened.enter_context(
+                contextlib.closing(open_sheet(path, time_index=source.time_index, time=source.time, folder=folder))
+            )
+            for path, folder in (*files, *((path, None) for path in source.valid_paths))
         ]
         sheets, valid_sheets = sheets[: len(files)], sheets[len(files) :]
         if all(sheet.time_index is None for sheet in sheets) and (
@@ -239,18 +242,29 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
         yield RasterReader(source, sensor, sheets, valid_sheets)
 
 
-def open_sheet(path: Path, *, time_index: int | None = None, time: datetime.datetime | None = None) -> Sheet:
-    """Open one file of any format, at one time if it has several; the caller closes it."""
+def open_sheet(
+    path: Path,
+    *,
+    time_index: int | None = None,
+    time: datetime.datetime | None = None,
+    folder: Set[str] | None = None,
+) -> Sheet:
+    """Open one file of any format, at one time if it has several; the caller closes it. `folder`: the names beside it,
+    where they are known."""
+    # Imported here, because what only names files needs no geographic library.
+    from anyband.rasters.formats import GdalSheet, NetcdfSheet, open_plain_tiff
+
+    ending = path.suffix.lower()
+    plain = open_plain_tiff(path, folder) if ending in _TIFF_ENDINGS else None
+    if plain is not None:
+        return plain
     if not path.exists():
         raise RasterError(f"'{path}' does not exist")
     if path.is_file() and path.stat().st_size == 0:
         raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
-    # Imported here, because what only names files needs no geographic library.
-    from anyband.rasters.formats import GdalSheet, NetcdfSheet, open_plain_tiff
-
-    if path.suffix.lower() in _NETCDF_ENDINGS:
+    if ending in _NETCDF_ENDINGS:
         return NetcdfSheet(path, time_index=time_index, time=time)
-    return (open_plain_tiff(path) if path.suffix.lower() in _TIFF_ENDINGS else None) or GdalSheet(path)
+    return GdalSheet(path)
 
 
 def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) -> Grid:
@@ -330,10 +344,20 @@ _TAIL = re.compile(r"[A-Za-z]*\d+[A-Za-z]*|[VH][VH]", re.IGNORECASE)
 _RESOLUTION_END = re.compile(r"_\d+m$", re.IGNORECASE)
 
 
+# Names of the bands of the sensors seen last, by their ids; the sensor stands in the value too, so that no other gets
+# its id. chosen: more sensors than an archive has.
+_MAX_SENSORS = 64
+_known: dict[int, tuple[Sensor, dict[str, str]]] = {}
+
+
 def _known_names(sensor: Sensor) -> dict[str, str]:
     """Map every name of a sensor's bands, without case, to the catalogue's; a name goes before an alias."""
-    aliases = {alias.casefold(): band.name for band in reversed(sensor.bands) for alias in band.aliases}
-    return aliases | {band.name.casefold(): band.name for band in sensor.bands}
+    if id(sensor) not in _known:
+        if len(_known) >= _MAX_SENSORS:
+            _known.clear()
+        aliases = {alias.casefold(): band.name for band in reversed(sensor.bands) for alias in band.aliases}
+        _known[id(sensor)] = sensor, aliases | {band.name.casefold(): band.name for band in sensor.bands}
+    return _known[id(sensor)][1]
 
 
 def _match_band(name: str, known: Mapping[str, str]) -> str | None:
@@ -342,9 +366,11 @@ def _match_band(name: str, known: Mapping[str, str]) -> str | None:
     return next((band for band in found if band is not None), None)
 
 
-def _file_names(path: Path) -> tuple[str, ...]:
+@functools.lru_cache(maxsize=1024)
+def _file_names(name: str) -> tuple[str, ...]:
     """List what a file of one band may be called: its stem, its name, and the ends of its stem."""
-    return (path.stem, path.name, *_tails(path.stem))
+    stem = PurePath(name).stem
+    return (stem, name, *_tails(stem))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -375,7 +401,7 @@ def _find_bands(
 def _candidates(sheets: Sequence[Sheet]) -> list[tuple[_BandPlace, tuple[str, ...]]]:
     """List every band of the files with the names it goes by; a file of one band goes by its own name too."""
     return [
-        ((index, position), (name, *_file_names(sheet.path)) if len(sheet.names) == 1 else (name,))
+        ((index, position), (name, *_file_names(sheet.path.name)) if len(sheet.names) == 1 else (name,))
         for index, sheet in enumerate(sheets)
         for position, name in enumerate(sheet.names)
     ]
@@ -468,24 +494,29 @@ def _listed_files(sheets: Sequence[Sheet]) -> str:
 _RASTER_ENDINGS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bsq", ".nc", ".h5")
 
 
-def _band_files(folder: Path, source: RasterSource, sensor: Sensor) -> tuple[Path, ...]:
-    """List the files of a folder that hold requested bands, by name; others (quality, previews) are left out."""
-    rasters = sorted(path for path in folder.iterdir() if path.suffix.lower() in _RASTER_ENDINGS)
+def _files(path: Path, source: RasterSource, sensor: Sensor) -> list[tuple[Path, Set[str] | None]]:
+    """List the files of a path of a source, and the names in their folder where they are known. Of a folder those that
+    hold requested bands, by name; others (quality, previews) are left out."""
+    if not path.is_dir():
+        return [(path, None)]
+    folder = set(os.listdir(path))  # noqa: PTH208 - names are enough
+    rasters = [name for name in sorted(folder) if name.lower().endswith(_RASTER_ENDINGS)]
     declared = {name.casefold() for _, name in source.bands if name}
     wanted = {sensor.band(band).name for band, name in source.bands if not name}
     if not source.bands:
         wanted = set(sensor.band_names)
     known = _known_names(sensor)
-    found = tuple(
-        path
-        for path in rasters
-        if declared & {name.casefold() for name in _file_names(path)} or _match_band(path.stem, known) in wanted
-    )
+    found = [
+        name
+        for name in rasters
+        if _match_band(_file_names(name)[0], known) in wanted
+        or (declared and not declared.isdisjoint(map(str.casefold, _file_names(name))))
+    ]
     if found:
-        return found
-    names = ", ".join(path.name for path in rasters[:5])
+        return [(path / name, folder) for name in found]
+    names = ", ".join(rasters[:5])
     raise RasterError(
-        f"folder '{folder}' has no file named after a band of '{sensor.name}' "
+        f"folder '{path}' has no file named after a band of '{sensor.name}' "
         f"({', '.join(sensor.band_names[:16])}); found "
         f"{names or 'no rasters'}{' …' if len(rasters) > 5 else ''}"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anyband.errors import CatalogueError, nearest_name
-from anyband.files import read_yaml
+from anyband.files import read_own_yaml, read_yaml
 from anyband.sensors.ranges import load_ranges, published_statistics
 from anyband.sensors.sensor import (
     SPECTRUM_KEYS,
@@ -229,7 +229,7 @@ def _catalogue() -> tuple[dict[str, Sensor], dict[str, str]]:
     sensors: dict[str, Sensor] = {}
     names: dict[str, str] = {}
     for path in sorted(_FOLDER.glob("*.yaml")):
-        for sensor in parse_mission(read_yaml(path, error=CatalogueError), name=path.name):
+        for sensor in parse_mission(read_own_yaml(path), name=path.name):
             if sensor.name in sensors:
                 raise CatalogueError(f"{path.name}: sensor '{sensor.name}' stands in another table already")
             sensors[sensor.name] = sensor
