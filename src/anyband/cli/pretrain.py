@@ -11,10 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "anyband pretrain RECIPE --data STORE --out RUN [KEY=VALUE ...] [--dry-run] [--quiet]"
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or a shipped recipe such as smarties_tiny")
     parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="other values than the recipe's, such as optim.epochs=5",
+        "words", nargs="*", metavar="KEY=VALUE", help="other values than the recipe's, such as optim.epochs=5"
     )
     parser.add_argument("--data", required=True, metavar="STORE", help="chip store to learn from: a folder or URL")
     parser.add_argument(

@@ -53,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--num-context", type=int, help="other images to look at (default: as many as in training)")
     work.add_argument("--window", type=int, help="pixels of the target seen at once (default: the network's size)")
     add_network_options(
-        work,
-        batch_help="windows that are predicted at once",
-        min_support_help="bands with less can't be reconstructed",
+        work, batch_help="windows that are predicted at once", min_support_help="bands with less can't be reconstructed"
     )
 
 

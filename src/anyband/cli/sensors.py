@@ -97,13 +97,7 @@ def _assigned(sensor: Sensor, ranges: RangeTable) -> tuple[list[dict[str, Any]],
     }
     rows = zip(found.requested, found.origin, found.support, found.reasons, strict=True)
     return [
-        {
-            "band": name,
-            "origin": origin,
-            "support": support,
-            "mixing": mixing.get(index, {}),
-            "reason": reason or None,
-        }
+        {"band": name, "origin": origin, "support": support, "mixing": mixing.get(index, {}), "reason": reason or None}
         for index, (name, origin, support, reason) in enumerate(rows)
     ], ""
 

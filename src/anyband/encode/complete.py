@@ -71,11 +71,7 @@ class PlaceView:
 
 
 def load_completer(
-    path_or_hub_id: str | Path,
-    *,
-    device: str = "cpu",
-    unseen: Unseen = "interpolate",
-    min_support: float = 0.05,
+    path_or_hub_id: str | Path, *, device: str = "cpu", unseen: Unseen = "interpolate", min_support: float = 0.05
 ) -> "SetCompleter":
     """Load a network that completes images of a place, from a safetensors file with its decoder or a hub id.
 

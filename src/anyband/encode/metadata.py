@@ -217,9 +217,7 @@ def checked_metadata(metadata: ImageMetadata | None, *, name: str) -> CheckedMet
     metadata = metadata or ImageMetadata()
     try:
         return CheckedMetadata(
-            corners_deg=_corners(metadata.corners_deg),
-            gsd_m=_gsd_m(metadata.gsd_m),
-            time=_time(metadata.datetime),
+            corners_deg=_corners(metadata.corners_deg), gsd_m=_gsd_m(metadata.gsd_m), time=_time(metadata.datetime)
         )
     except InputError as problem:
         raise InputError(f"{name}: {problem}") from problem

@@ -176,11 +176,7 @@ def compare(entry: str, found: Tensor, expected: Tensor, *, tolerance: float, no
     largest = expected.double().abs().max().item()
     relative = error / largest if largest else (0.0 if error == 0 else math.inf)
     return EntryResult(
-        entry=entry,
-        max_abs_error=error,
-        max_rel_error=relative,
-        passed=relative <= tolerance,
-        note=note,
+        entry=entry, max_abs_error=error, max_rel_error=relative, passed=relative <= tolerance, note=note
     )
 
 

@@ -100,13 +100,7 @@ def write_geotiff(
 ) -> None:
     """Write an image whole as a tiled, compressed GeoTIFF; see `geotiff_writer`."""
     opened = geotiff_writer(
-        path,
-        grid=grid,
-        dtype=str(pixels.dtype),
-        descriptions=descriptions,
-        nodata=nodata,
-        tags=tags,
-        colours=colours,
+        path, grid=grid, dtype=str(pixels.dtype), descriptions=descriptions, nodata=nodata, tags=tags, colours=colours
     )
     with opened as write:
         write(Window(row=0, col=0, height=pixels.shape[1], width=pixels.shape[2]), pixels)

@@ -38,14 +38,7 @@ from anyband.scenes.outputs import (
 )
 from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = [
-    "EmbedReport",
-    "embed_scene",
-    "embed_set",
-    "named_set_statistics",
-    "named_statistics",
-    "scene_statistics",
-]
+__all__ = ["EmbedReport", "embed_scene", "embed_set", "named_set_statistics", "named_statistics", "scene_statistics"]
 
 # chosen: windows in which the statistics of a scene are counted.
 _STATISTICS_PIXELS = 1024

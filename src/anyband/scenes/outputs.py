@@ -19,15 +19,7 @@ from anyband.models.vit import EncoderConfig
 from anyband.progress import Advance, progress
 from anyband.rasters.footprints import place_image
 from anyband.rasters.formats import GdalSheet
-from anyband.rasters.grid import (
-    IDENTITY,
-    Grid,
-    Placement,
-    Window,
-    resample_nearest,
-    source_window,
-    windows_covering,
-)
+from anyband.rasters.grid import IDENTITY, Grid, Placement, Window, resample_nearest, source_window, windows_covering
 from anyband.rasters.reader import RasterReader, RasterSource, open_raster
 from anyband.rasters.writer import geotiff_writer
 from anyband.report.maps import PcaColours, pca_picture, picture_png, pictures_png
@@ -210,12 +202,7 @@ _READ_EDGE = 2048
 
 
 def write_reconstruction_picture(
-    path: Path,
-    filled: Path,
-    grid: Grid,
-    sensor: Sensor,
-    images: Sequence[SceneImage],
-    reader: RasterReader | None,
+    path: Path, filled: Path, grid: Grid, sensor: Sensor, images: Sequence[SceneImage], reader: RasterReader | None
 ) -> None:
     """Draw the images that were looked at on the target's grid, each stretched by itself, and the target as it was, and
     filled, stretched alike."""

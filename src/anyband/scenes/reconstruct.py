@@ -21,16 +21,7 @@ from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata
 from anyband.errors import AssignmentError, CatalogueError, GeometryError, InputError
 from anyband.progress import Advance
 from anyband.rasters.footprints import Box, place_image
-from anyband.rasters.grid import (
-    Axis,
-    Blender,
-    Grid,
-    Window,
-    pixel_size_m,
-    same_crs,
-    source_window,
-    window_starts,
-)
+from anyband.rasters.grid import Axis, Blender, Grid, Window, pixel_size_m, same_crs, source_window, window_starts
 from anyband.rasters.reader import RasterReader, open_raster, open_sheet
 from anyband.scenes.outputs import (
     SceneImage,
@@ -163,12 +154,7 @@ def reconstruct(
 
 
 def _looked_at(
-    completer: SetCompleter,
-    others: Sequence[Candidate],
-    grid: Grid,
-    time: dt.datetime,
-    count: int,
-    opened: ExitStack,
+    completer: SetCompleter, others: Sequence[Candidate], grid: Grid, time: dt.datetime, count: int, opened: ExitStack
 ) -> tuple[list[SceneImage], list[str]]:
     """Choose and open the images to look at, the anchor first; say why others can't be."""
     found = [_not_there(image, grid) or image for image in others]
