@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,34 +52,24 @@ _SENTINEL2 = (
     "short_wave_infrared_3",
     "short_wave_infrared_4",
 )
-_SENTINEL1 = ("microwave_1", "microwave_2")
-_RGB = ("red_1", "green_1", "blue_3")
 # Bands of the images in recorded files, as ranges of the v1 table. Source: the SMARTIES v1 configuration,
 # whose order of bands these are; the last two are the subset and the unseen sensor of the golden files.
-_BANDS = MappingProxyType(
-    {
-        "s2_l2a": _SENTINEL2,
-        "s2_l1c": _SENTINEL2,
-        "s2": _SENTINEL2,
-        "sentinel2-l2a": _SENTINEL2,
-        "sentinel2-l1c": _SENTINEL2,
-        "s1": _SENTINEL1,
-        "sentinel1-grd": _SENTINEL1,
-        "rgb": _RGB,
-        "s2_subset": ("red_2", "near_infrared_1", "short_wave_infrared_3"),
-        "landsat8": (
-            "blue_2",
-            "green_2",
-            "red_2",
-            "near_infrared_3",
-            "short_wave_infrared_3",
-            "short_wave_infrared_4",
-            "thermal_infrared_1",
-        ),
-    }
-)
-_SHORT_NAMES = MappingProxyType({"s2": "s2_l2a"})
-
+_BANDS = {
+    **dict.fromkeys(("s2_l2a", "s2_l1c", "s2", "sentinel2-l2a", "sentinel2-l1c"), _SENTINEL2),
+    **dict.fromkeys(("s1", "sentinel1-grd"), ("microwave_1", "microwave_2")),
+    "rgb": ("red_1", "green_1", "blue_3"),
+    "s2_subset": ("red_2", "near_infrared_1", "short_wave_infrared_3"),
+    "landsat8": (
+        "blue_2",
+        "green_2",
+        "red_2",
+        "near_infrared_3",
+        "short_wave_infrared_3",
+        "short_wave_infrared_4",
+        "thermal_infrared_1",
+    ),
+}
+_SHORT_NAMES = {"s2": "s2_l2a"}
 
 # Losses were recorded with the variance of repeated values; the default one differs by up to 1e-3.
 _LOSS_VARIANCE: TargetVariance = "repeated"

@@ -1,7 +1,7 @@
 """What embedding and reconstructing share: open images of a place, tiles, and the files that come out."""
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -236,7 +236,10 @@ def _lattice(
     step = -(-max(grid.height, grid.width) // _LATTICE_EDGE)
     shape = (len(sensor.bands), -(-grid.height // step), -(-grid.width // step))
     physical, valid = np.full(shape, np.nan, dtype=np.float32), np.zeros(shape, dtype=bool)
-    for tile in _tiles(grid, placement, step):
+    # The pixels of the image behind a tile fit in memory.
+    scale = max(1.0, placement.rows.scale, placement.cols.scale)
+    edge = max(1, int(_READ_EDGE / scale) // step) * step
+    for tile in windows_covering(grid.height, grid.width, tile_height=edge, tile_width=edge):
         needed = source_window(placement, tile)
         if needed is None:
             continue
@@ -249,10 +252,3 @@ def _lattice(
             at = (band, slice(row, row + part.shape[0]), slice(col, col + part.shape[1]))
             physical[at], valid[at] = part, (inside & known)[::step, ::step]
     return physical, valid
-
-
-def _tiles(grid: Grid, placement: Placement, step: int) -> Iterator[Window]:
-    """Cut a grid so that the pixels of the image behind a tile fit in memory."""
-    scale = max(1.0, placement.rows.scale, placement.cols.scale)
-    edge = max(1, int(_READ_EDGE / scale) // step) * step
-    return windows_covering(grid.height, grid.width, tile_height=edge, tile_width=edge)

@@ -131,7 +131,7 @@ def reconstruct(
         reader = None if seen is None else opened.enter_context(open_raster(seen.source, seen.sensor))
         time = _time_of(target, reader)
         others, itself = _without_target(others, target, time)
-        layout = _layout(target, reader, others, time)
+        layout = _unseen_layout(target, others, time) if reader is None else _seen_layout(target, reader)
         sensor, grid, *_, how = layout
         spec = completer.target_spec(sensor)
         images, unused = _looked_at(completer, others, grid, time, num_context or completer.num_context, opened)
@@ -433,10 +433,6 @@ def _tags(sensor: Sensor, images: Sequence[SceneImage], time: dt.datetime) -> di
         "ANYBAND_DATETIME": f"{as_utc(time)}Z",
         "ANYBAND_CONTEXT": "; ".join(image.title for image in images),
     }
-
-
-def _layout(target: TargetImage, reader: RasterReader | None, others: Sequence[Candidate], time: dt.datetime) -> Layout:
-    return _unseen_layout(target, others, time) if reader is None else _seen_layout(target, reader)
 
 
 def _seen_layout(target: TargetImage, reader: RasterReader) -> Layout:
