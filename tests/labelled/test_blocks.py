@@ -168,7 +168,7 @@ def test_the_draw_is_a_function_of_the_seed() -> None:
     assert (_parts(first) != _parts(other)).any()
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(st.integers(0, 10_000))
 def test_a_rare_class_comes_into_every_part_where_it_can(seed: int) -> None:
     labels = np.zeros((32, 32), dtype=int)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyband.errors import ManifestError
@@ -74,6 +74,7 @@ def test_many_samples_are_hashed_in_order(tmp_path: Path) -> None:
 _names = st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=4)
 
 
+@settings(max_examples=25)
 @given(names=_names, position=st.integers(0, 3))
 def test_a_fingerprint_depends_on_everything(names: list[str], position: int) -> None:
     index = position % len(names)

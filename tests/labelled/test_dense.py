@@ -102,6 +102,12 @@ def test_maps_of_numbers_are_numbers(scenes: Scenes) -> None:
     np.testing.assert_array_equal(data.read(0).number_map, labels.astype(np.float64))
 
 
+def test_zeros_of_maps_of_numbers_may_be_ignored(scenes: Scenes) -> None:
+    table = scenes("train", "val", "test", labels=np.eye(16, dtype=np.float32))
+    data = open_maps(_spec(table, kind="number_map", classes={}, ignore=(0,)), seed=0)
+    np.testing.assert_array_equal(data.read(0).number_map, np.where(np.eye(16) == 0, np.nan, 1.0))
+
+
 def test_before_and_after_are_two_images_of_a_sample(raster, optical, tmp_path: Path) -> None:
     optical(tmp_path / "old.tif", seed=1)
     radar = np.random.default_rng(0).normal(-12, 3, (2, 8, 8)).astype(np.float32)

@@ -20,7 +20,7 @@ def _drawn(labels: np.ndarray, *, val: float = 0.2, test: float = 0.2, seed: int
     return draw_splits(labels, num=len(labels), val=val, test=test, seed=seed, classes=names, **more)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     counts=st.lists(st.integers(20, 60), min_size=2, max_size=5),
     val=st.sampled_from([0.0, 0.1, 0.25]),

@@ -309,14 +309,14 @@ def test_lists_that_tear_places_are_refused(tmp_path: Path) -> None:
 
 
 def test_large_tables_are_listed_without_opening_images(tmp_path: Path) -> None:
-    for number in range(4_000):
+    for number in range(1_000):
         (tmp_path / f"{number}.tif").write_bytes(number.to_bytes(4, "little"))
-    rows = [f"{number}.tif,{'xyz'[number % 3]};{'uvw'[number % 2]},p{number // 3}" for number in range(4_000)]
+    rows = [f"{number}.tif,{'xyz'[number % 3]};{'uvw'[number % 2]},p{number // 3}" for number in range(1_000)]
     spec = DataSpec(source=_table(tmp_path, "path,labels,place", rows), kind="labels", sensors=("sentinel2-l2a",))
     started = time.monotonic()
     data = open_task_data(spec, seed=0)
-    assert data.num_samples["test"] == pytest.approx(800, abs=15)
-    assert time.monotonic() - started < 30
+    assert data.num_samples["test"] == pytest.approx(200, abs=15)
+    assert time.monotonic() - started < 7.5
 
 
 @pytest.mark.real
