@@ -15,8 +15,7 @@ from anyband.labelled.samples import DataSpec
 from anyband.labelled.tables import list_samples
 from anyband.sensors.catalogue import get_sensor
 from anyband.simulate.archive import draw_preview, simulate
-from anyband.simulate.covers import cover_names
-from anyband.simulate.plan import SimulateOptions, sensors_of
+from anyband.simulate.plan import SimulateOptions, cover_names, sensors_of
 
 OPTIONS = SimulateOptions(num_places=3, footprint_m=240.0, seed=11, edge_share=0.5, cloud_share=0.5, shown=False)
 

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.simulate.archive import acquisition_days, cover_map
-from anyband.simulate.covers import load_themes
 from anyband.simulate.landscape import make_landscape
-from anyband.simulate.plan import Frame, make_place, theme_weights, utm_epsg
+from anyband.simulate.plan import Frame, load_themes, make_place, theme_weights, utm_epsg
 from anyband.simulate.surface import sun_position
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyband.simulate.covers import cover_named, material_names, reflectance_curves
+from anyband.simulate.plan import cover_named, material_names, reflectance_curves
 from anyband.simulate.surface import (
     air_temperature_k,
     cover_shares,

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from anyband.errors import CatalogueError
-from anyband.simulate.covers import cover_named
 from anyband.simulate.landscape import make_landscape
-from anyband.simulate.plan import Frame, make_place
+from anyband.simulate.plan import Frame, cover_named, make_place
 from anyband.simulate.surface import Surface, make_surface, reflectance_at, sun_shade
 
 BANDS_NM = np.array([490.0, 560.0, 665.0, 705.0, 842.0, 1610.0, 2190.0])

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import CatalogueError
-from anyband.simulate.covers import (
+from anyband.simulate.instruments import noise_of
+from anyband.simulate.plan import (
     KNOWN_NM,
     calendar_shares,
     cover_named,
@@ -17,7 +18,6 @@ from anyband.simulate.covers import (
     read_table,
     reflectance_curves,
 )
-from anyband.simulate.instruments import noise_of
 
 
 def _reflectance(material: str, wavelength_nm: float) -> float:

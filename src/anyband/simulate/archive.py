@@ -21,10 +21,18 @@ from anyband.progress import progress
 from anyband.rasters.grid import Grid
 from anyband.rasters.writer import write_geotiff
 from anyband.sensors.sensor import Band, OpticalRange, RadarBeam, Sensor
-from anyband.simulate.covers import cover_names, load_covers
 from anyband.simulate.instruments import clear_sky, draw_sky, encode, observe, stored_nodata, swath
 from anyband.simulate.landscape import Landscape, make_landscape
-from anyband.simulate.plan import Frame, Place, SimulateOptions, frame_of, make_place, sensors_of
+from anyband.simulate.plan import (
+    Frame,
+    Place,
+    SimulateOptions,
+    cover_names,
+    frame_of,
+    load_covers,
+    make_place,
+    sensors_of,
+)
 from anyband.simulate.surface import Surface, make_surface, sun_position
 
 __all__ = ["Image", "RenderedPlace", "acquisition_days", "cover_map", "draw_preview", "render_place", "simulate"]

@@ -10,8 +10,7 @@ import numpy as np
 from anyband.arrays import Array, Bool, Float, Num
 from anyband.errors import CatalogueError
 from anyband.sensors.sensor import Band, OpticalRange, RadarBeam, Sensor
-from anyband.simulate.covers import load_materials, material_names, read_table
-from anyband.simulate.plan import Frame, fractal_noise
+from anyband.simulate.plan import Frame, fractal_noise, load_materials, material_names, read_table
 from anyband.simulate.surface import (
     Surface,
     band_mean,

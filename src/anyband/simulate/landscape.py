@@ -6,13 +6,15 @@ from functools import partial
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, UInt8
-from anyband.simulate.covers import Cover, cover_named, load_covers
 from anyband.simulate.plan import (
+    Cover,
     Frame,
     Place,
     Tiles,
+    cover_named,
     fractal_noise,
     irregular_tiles,
+    load_covers,
     rectangular_tiles,
     rotated,
     smooth_noise,

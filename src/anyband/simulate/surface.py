@@ -8,10 +8,12 @@ import numpy as np
 from anyband.arrays import Array, Float
 from anyband.errors import CatalogueError
 from anyband.sensors.sensor import OpticalRange
-from anyband.simulate.covers import (
+from anyband.simulate.landscape import Landscape
+from anyband.simulate.plan import (
     KNOWN_NM,
     Calendar,
     Cover,
+    Place,
     calendar_shares,
     cover_named,
     load_covers,
@@ -19,8 +21,6 @@ from anyband.simulate.covers import (
     material_names,
     reflectance_curves,
 )
-from anyband.simulate.landscape import Landscape
-from anyband.simulate.plan import Place
 
 __all__ = [
     "Palette",
