@@ -115,7 +115,8 @@ class Grid:
             raise GeometryError(
                 f"the window ({window}) reaches outside the image of {self.height} × {self.width} pixels"
             )
-        (a, b, _, d, e, _), (x, y) = self.transform, self.to_coordinates(float(window.row), float(window.col))
+        a, b, c, d, e, f = self.transform
+        x, y = a * window.col + b * window.row + c, d * window.col + e * window.row + f
         return replace(self, height=window.height, width=window.width, transform=(a, b, x, d, e, y))
 
 
