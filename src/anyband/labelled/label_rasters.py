@@ -13,7 +13,7 @@ from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.errors import GeometryError, InputError, ManifestError, RasterError, nearest_name
 from anyband.labelled.tables import LabelFile
 from anyband.rasters.grid import IDENTITY, Grid, Window, same_crs
-from anyband.rasters.reader import Sheet, open_sheet
+from anyband.rasters.reader import open_sheet
 
 __all__ = [
     "LabelPixels",
@@ -61,7 +61,21 @@ def read_labels(file: LabelFile, grid: Grid, window: Window, *, image: str) -> L
                 f"label raster '{sheet.path}' has no band '{variable}' ({', '.join(names)})"
                 f"{nearest_name(variable, names)}"
             )
-        _check_grid(sheet, grid, image)
+        # Without georeference the sizes must agree.
+        same = (sheet.height, sheet.width) == (grid.height, grid.width)
+        if same and sheet.crs is not None and grid.crs is not None:
+            labels = replace(grid, transform=sheet.transform)
+            corners = [(row, col) for row in (0.0, float(grid.height)) for col in (0.0, float(grid.width))]
+            apart = max(math.dist(labels.to_coordinates(*one), grid.to_coordinates(*one)) for one in corners)
+            a, b, _, d, e, _ = grid.transform
+            same = same_crs(sheet.crs, grid.crs) and apart / math.sqrt(abs(a * e - b * d)) <= _SHIFT_PX
+        if not same:
+            raise GeometryError(
+                f"label raster '{sheet.path}' and image '{image}' lie on different grids: the labels have "
+                f"{_described(sheet.crs, sheet.transform, sheet.height, sheet.width)}; the image has "
+                f"{_described(grid.crs, grid.transform, grid.height, grid.width)}. Labels have a value for each pixel "
+                f"of the image: resample them, for example by `rio warp LABELS NEW --like IMAGE --resampling nearest`"
+            )
         stored, with_data = sheet.read([position], window)
         values = stored[0]
         known = np.ones(values.shape, dtype=bool) if with_data is None else with_data[0].copy()
@@ -71,24 +85,6 @@ def read_labels(file: LabelFile, grid: Grid, window: Window, *, image: str) -> L
     if nodata is not None and not math.isnan(nodata):
         known &= values != nodata
     return values, known
-
-
-def _check_grid(sheet: Sheet, grid: Grid, image: str) -> None:
-    """Refuse another CRS, corner, pixel size or number of pixels; without georeference the sizes must agree."""
-    same, size = (sheet.height, sheet.width) == (grid.height, grid.width), (float(grid.height), float(grid.width))
-    if same and sheet.crs is not None and grid.crs is not None:
-        labels = replace(grid, transform=sheet.transform)
-        corners = [(row, col) for row in (0.0, size[0]) for col in (0.0, size[1])]
-        apart = max(math.dist(labels.to_coordinates(*one), grid.to_coordinates(*one)) for one in corners)
-        a, b, _, d, e, _ = grid.transform
-        same = same_crs(sheet.crs, grid.crs) and apart / math.sqrt(abs(a * e - b * d)) <= _SHIFT_PX
-    if not same:
-        raise GeometryError(
-            f"label raster '{sheet.path}' and image '{image}' lie on different grids: the labels have "
-            f"{_described(sheet.crs, sheet.transform, sheet.height, sheet.width)}; the image has "
-            f"{_described(grid.crs, grid.transform, grid.height, grid.width)}. Labels have a value for each pixel of "
-            f"the image: resample them, for example by `rio warp LABELS NEW --like IMAGE --resampling nearest`"
-        )
 
 
 def _described(crs: str | None, transform: tuple[float, ...], height: int, width: int) -> str:

@@ -170,9 +170,20 @@ def _table(table: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
     given = {column: [_text(row.get(column)) for row in rows] for column in _OF_SAMPLES if column in columns}
     if spec.kind not in DENSE_KINDS:
         given["label"] = [";".join(sorted(_labels_in(text))) for text in labels]
+    # A row that names no set is a set of its own.
+    groups: dict[str | int, list[int]] = {}
+    for number, name in enumerate(names):
+        groups.setdefault(name or number, []).append(number)
     samples = []
-    for group in _grouped(names, given, table):
+    for group in groups.values():
         row, first = rows[group[0]], group[0]
+        for column, values in given.items():
+            other = next((number for number in group[1:] if values[number] != values[first]), None)
+            if other is not None:
+                raise ManifestError(
+                    f"rows {first + 1} and {other + 1} of '{table}' are of set '{names[other]}', but have "
+                    f"the {column} '{values[first]}' and '{values[other]}'; a set has one {column}"
+                )
         split, label = _text(row.get("split")), labels[first]
         try:
             if split and split not in SPLITS:
@@ -319,22 +330,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ";".join(str(one) for one in value)
     return "" if value is None else str(value).strip()
-
-
-def _grouped(names: Sequence[str], given: Mapping[str, Sequence[str]], table: Path) -> list[list[int]]:
-    """Group rows by the set they name, in the order of its first row; a row that names none is a set of its own."""
-    groups: dict[str | int, list[int]] = {}
-    for row, name in enumerate(names):
-        groups.setdefault(name or row, []).append(row)
-    for column, values in given.items():
-        for rows in groups.values():
-            other = next((row for row in rows[1:] if values[row] != values[rows[0]]), None)
-            if other is not None:
-                raise ManifestError(
-                    f"rows {rows[0] + 1} and {other + 1} of '{table}' are of set '{names[other]}', but have "
-                    f"the {column} '{values[rows[0]]}' and '{values[other]}'; a set has one {column}"
-                )
-    return list(groups.values())
 
 
 def _class_folders(folder: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
