@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anyband.evaluate.predictions import Predictions
+from anyband.evaluate.metrics import Predictions
 
 
 def class_predictions(labels: np.ndarray, scores: np.ndarray, *, classes: tuple[str, ...], samples: Sequence[str]):

@@ -11,7 +11,7 @@ import pytest
 from predicted import class_predictions, number_predictions
 
 from anyband.cli import main
-from anyband.evaluate.predictions import Predictions, scores_of
+from anyband.evaluate.metrics import Predictions, scores_of
 from anyband.evaluate.results import ResultRow, append_results
 
 _NAMES = tuple(f"image {index}" for index in range(40))

@@ -21,7 +21,7 @@ from anyband.evaluate.baselines import (
 )
 from anyband.evaluate.features import Context
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.predictions import scores_of
+from anyband.evaluate.metrics import scores_of
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, LinearRecipe, Protocol, TransferRecipe
 from anyband.evaluate.run import run_protocol
 from anyband.labelled.samples import DataSpec, Sample, SampleImage, TaskData

@@ -16,8 +16,8 @@ from predicted import (
 from sklearn.metrics import accuracy_score
 
 from anyband.errors import InputError
-from anyband.evaluate.metrics import METRICS_OF
-from anyband.evaluate.predictions import Difference, Predictions, difference, difference_text, paired, scores_of
+from anyband.evaluate.metrics import METRICS_OF, Predictions, scores_of
+from anyband.evaluate.results import Difference, difference, difference_text, paired
 from anyband.randomness import generator
 
 _NAMES = tuple(f"image {index}" for index in range(40))

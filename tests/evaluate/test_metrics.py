@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from predicted import class_predictions, labels_predictions
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
-from anyband.evaluate.metrics import Score, metric_value, score_text
-from anyband.evaluate.predictions import scores_of
+from anyband.evaluate.metrics import Score, metric_value, score_text, scores_of
 
 _seeds = st.integers(0, 10_000)
 

@@ -16,9 +16,18 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-from anyband.evaluate import predictions
-from anyband.evaluate.metrics import Weighted, error_sums, map_metric, metric_value, number_metric, value_of
-from anyband.evaluate.predictions import metric_of, resample, scores_of
+from anyband.evaluate import metrics
+from anyband.evaluate.metrics import (
+    Weighted,
+    error_sums,
+    map_metric,
+    metric_of,
+    metric_value,
+    number_metric,
+    resample,
+    scores_of,
+    value_of,
+)
 
 _seeds = st.integers(0, 10_000)
 _CLASSES = 4
@@ -152,7 +161,7 @@ def _drawn(*, shown: bool = False) -> np.ndarray:
 
 def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _drawn()
-    monkeypatch.setattr(predictions, "_CHUNK_NUMBERS", 40)
+    monkeypatch.setattr(metrics, "_CHUNK_NUMBERS", 40)
     assert whole == pytest.approx(_drawn(), rel=1e-12)
 
 

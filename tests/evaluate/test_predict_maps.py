@@ -21,7 +21,7 @@ from anyband.evaluate.maps import (
     predict_whole,
     predict_windows,
 )
-from anyband.evaluate.predictions import confusion_of
+from anyband.evaluate.metrics import confusion_of
 from anyband.evaluate.recipe import InputRecipe, Resize, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData
 from anyband.models.heads import make_head

@@ -14,8 +14,8 @@ from predicted import (
 from sklearn.metrics import accuracy_score, average_precision_score, precision_recall_fscore_support, r2_score
 
 from anyband.errors import InputError
-from anyband.evaluate.metrics import METRICS, METRICS_OF, Score, score_text, value_text
-from anyband.evaluate.predictions import confusion, metric_of, per_class, scores_of
+from anyband.evaluate.metrics import METRICS, METRICS_OF, Score, metric_of, score_text, scores_of, value_text
+from anyband.evaluate.report import confusion, per_class
 
 _CLASSES = ("water", "field", "town")
 _DRAW = np.random.default_rng(1)

@@ -11,8 +11,7 @@ from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
 from anyband.evaluate.features import Context, extract_features, labelled_features
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.metrics import metric_value
-from anyband.evaluate.predictions import predictions_of, scores_of
+from anyband.evaluate.metrics import metric_value, predictions_of, scores_of
 from anyband.evaluate.probes import knn, knn_scores, linear
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, LinearRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData

@@ -23,8 +23,7 @@ from predicted import (
 )
 
 from anyband.errors import InputError, OutputError
-from anyband.evaluate.metrics import METRICS
-from anyband.evaluate.predictions import Predictions, scores_of
+from anyband.evaluate.metrics import METRICS, Predictions, scores_of
 from anyband.evaluate.results import (
     ResultRow,
     append_results,

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from predicted import number_predictions
 
-from anyband.evaluate.metrics import interval
-from anyband.evaluate.predictions import (
+from anyband.evaluate.metrics import (
     Predictions,
     count_map,
-    difference,
+    interval,
     map_predictions,
     predictions_of,
     resample,
     scores_of,
 )
+from anyband.evaluate.results import difference
 from anyband.labelled.samples import TaskData
 
 

@@ -20,7 +20,7 @@ from predicted import (
 
 from anyband.errors import OutputError
 from anyband.evaluate.features import Result
-from anyband.evaluate.predictions import Predictions, scores_of
+from anyband.evaluate.metrics import Predictions, scores_of
 from anyband.evaluate.report import picture_title, sample_picture, thinned, worst_mistakes, write_report
 from anyband.evaluate.results import ResultRow, notes_of_groups
 from anyband.labelled.samples import SampleImage, TaskData

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
     from anyband.evaluate.metrics import MetricName
-    from anyband.evaluate.predictions import Difference
-    from anyband.evaluate.results import ResultRow
+    from anyband.evaluate.results import Difference, ResultRow
 
 __all__ = ["add_arguments", "plain_console", "print_json", "print_table", "run"]
 
@@ -76,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from anyband.errors import InputError, nearest_name
     from anyband.evaluate.metrics import METRICS
-    from anyband.evaluate.results import filtered, read_results
+    from anyband.evaluate.results import read_results
 
     metric = arguments.metric
     if metric is not None and metric not in METRICS:
@@ -88,9 +87,35 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.against:
         _compare_all(rows, arguments, metric)
         return 0
-    kept = filtered(rows, data=arguments.data, protocol=arguments.protocol, features=arguments.features)
+    kept = _filtered(rows, arguments)
     _list(kept, metric, as_json=arguments.json)
     return 0
+
+
+# Of the options that choose results: what a row must have.
+_MATCHES: "dict[str, Callable[[ResultRow, str], bool]]" = {
+    "data": lambda row, text: (
+        text.casefold() in row.data.casefold() or row.data_fingerprint.startswith(text.casefold())
+    ),
+    "protocol": lambda row, text: row.protocol == text,
+    "features": lambda row, text: text.casefold() in row.features.casefold(),
+}
+
+
+def _filtered(rows: "Sequence[ResultRow]", arguments: argparse.Namespace) -> "list[ResultRow]":
+    """Keep the results that the options ask for; if there is none, an `InputError` says what there is."""
+    from anyband.errors import InputError, nearest_name
+
+    kept = list(rows)
+    for what, matches in _MATCHES.items():
+        requested, names = getattr(arguments, what), list(dict.fromkeys(getattr(row, what) for row in kept))
+        if requested is not None:
+            kept = [row for row in kept if matches(row, requested)]
+        if requested is not None and not kept:
+            shown = ", ".join(f"'{name}'" for name in names[:8]) + " …" * (len(names) > 8)
+            hint = nearest_name(requested, names)
+            raise InputError(f"no result has {what} '{requested}' (there are {shown or 'none'}){hint}")
+    return kept
 
 
 def _list(rows: "Sequence[ResultRow]", metric: "MetricName | None", *, as_json: bool) -> None:
@@ -132,12 +157,12 @@ def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, met
 def _compare_all(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:
     from anyband.errors import InputError
     from anyband.evaluate.metrics import METRICS, METRICS_OF
-    from anyband.evaluate.results import filtered, find_row, short_id
+    from anyband.evaluate.results import find_row, short_id
 
     reference = find_row(rows, arguments.against)
     name = metric or METRICS_OF[reference.kind][0]
     found: list[tuple[ResultRow, Difference | None, str]] = []
-    for row in filtered(rows, data=arguments.data, protocol=arguments.protocol, features=arguments.features):
+    for row in _filtered(rows, arguments):
         if row.id != reference.id:
             try:
                 found.append((row, _difference(row, reference, name, arguments), ""))
@@ -170,7 +195,7 @@ def _compare_all(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, met
 def _difference(
     first: "ResultRow", second: "ResultRow", metric: "MetricName", arguments: argparse.Namespace
 ) -> "Difference":
-    from anyband.evaluate.predictions import difference
+    from anyband.evaluate.results import difference
 
     assert first.predictions is not None
     assert second.predictions is not None
@@ -179,7 +204,7 @@ def _difference(
 
 def _difference_cells(one: "Difference") -> tuple[str, ...]:
     from anyband.evaluate.metrics import metric_title, value_text
-    from anyband.evaluate.predictions import difference_text
+    from anyband.evaluate.results import difference_text
 
     values = (value_text(one.metric, one.first), value_text(one.metric, one.second))
     better = {True: "A", False: "B", None: "open"}[one.better]

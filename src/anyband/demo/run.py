@@ -31,8 +31,7 @@ from anyband.encode.encoder import (
 )
 from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError
 from anyband.evaluate.features import band_means
-from anyband.evaluate.metrics import LabelledFeatures, Score
-from anyband.evaluate.predictions import Predictions, scores_of
+from anyband.evaluate.metrics import LabelledFeatures, Predictions, Score, scores_of
 from anyband.evaluate.probes import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows

@@ -14,8 +14,7 @@ from anyband.data.store import Split
 from anyband.encode.input_spec import InputSpec
 from anyband.errors import InputError
 from anyband.evaluate.features import Context, Result, have_equal_bands
-from anyband.evaluate.metrics import map_metric, value_of
-from anyband.evaluate.predictions import Counted, confusion_of, count_map, map_predictions
+from anyband.evaluate.metrics import Counted, confusion_of, count_map, map_metric, map_predictions, value_of
 from anyband.labelled.samples import SampleImage, TaskData
 from anyband.progress import progress
 from anyband.randomness import generator

@@ -18,8 +18,7 @@ from anyband.encode.encoder import SensorEncoder, check_memory, inference
 from anyband.encode.metadata import Pool
 from anyband.errors import InputError
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.metrics import LabelledFeatures
-from anyband.evaluate.predictions import Predictions
+from anyband.evaluate.metrics import LabelledFeatures, Predictions
 from anyband.evaluate.recipe import Fusion, Protocol, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData

@@ -21,8 +21,13 @@ from anyband.evaluate.fitting import (
     tuned_checkpoint,
 )
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.metrics import VALIDATION_METRICS, LabelledFeatures, check_same_classes, metric_value
-from anyband.evaluate.predictions import predictions_of
+from anyband.evaluate.metrics import (
+    VALIDATION_METRICS,
+    LabelledFeatures,
+    check_same_classes,
+    metric_value,
+    predictions_of,
+)
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData

@@ -24,8 +24,7 @@ from anyband.evaluate.features import (
 )
 from anyband.evaluate.fitting import adapt, checkpoint_of, fit, predicting, trained_weights_note
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.metrics import VALIDATION_METRICS, map_metric, value_of
-from anyband.evaluate.predictions import Counted, count_map, map_predictions
+from anyband.evaluate.metrics import VALIDATION_METRICS, Counted, count_map, map_metric, map_predictions, value_of
 from anyband.evaluate.recipe import AugmentRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData

@@ -1,15 +1,19 @@
-"""Metrics as functions of the weights of samples, their bootstrap intervals, and what each of them means."""
+"""What was predicted, its metrics as functions of the weights of samples, and their bootstrap intervals."""
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num, Shaped
 from anyband.errors import InputError
-from anyband.labelled.samples import TaskKind
+from anyband.labelled.samples import TaskData, TaskKind
+from anyband.progress import progress
+from anyband.randomness import generator
 
 __all__ = [
     "ERROR_SUMS",
@@ -17,24 +21,34 @@ __all__ = [
     "METRICS_OF",
     "NUM_RESAMPLES",
     "VALIDATION_METRICS",
+    "Counted",
     "LabelledFeatures",
     "Labels",
     "Metric",
     "MetricName",
+    "Predictions",
     "Score",
     "Weighted",
     "check_same_classes",
     "class_average_precisions",
+    "confusion_of",
+    "count_map",
     "error_sums",
     "interval",
     "label_matrix",
     "label_metric",
     "map_metric",
+    "map_predictions",
+    "metric_of",
     "metric_title",
     "metric_value",
     "number_metric",
+    "predictions_of",
     "ratio",
+    "resample",
     "score_text",
+    "scores_of",
+    "sums_of",
     "value_of",
     "value_text",
 ]
@@ -349,3 +363,203 @@ def number_metric(name: MetricName, sums: Float[Array, "sample 5"]) -> Weighted:
         return np.asarray(1 - weights @ error_squared / spread)
 
     return r2
+
+
+# By kind: arrays of a sample each, and how they are kept.
+_ARRAYS: dict[TaskKind, dict[str, type]] = {
+    "class": {"labels": np.int64, "scores": np.float32},
+    "labels": {"labels": bool, "scores": np.float32},
+    "number": {"truth": np.float64, "predicted": np.float64},
+    "class_map": {"confusion": np.int64},
+    "number_map": {"sums": np.float64},
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """What was predicted for each test sample; what is impossible, or nothing to score, is an `InputError`.
+
+    `arrays` holds by kind, the first axis being the sample:
+    `class`: `labels` int64 (sample), `scores` float32 (sample, class); of equal scores the lower class number wins;
+    `labels`: `labels` bool (sample, class), `scores` float32 (sample, class);
+    `number`: `truth`, `predicted` float64 (sample);
+    `class_map`: `confusion` int64 (sample, class, class), true classes in rows, pixels counted;
+    `number_map`: `sums` float64 (sample, 5): pixels, and sums of truth, truth², error², |error|.
+    """
+
+    kind: TaskKind
+    classes: tuple[str, ...] = ()
+    """Empty for numbers."""
+    samples: tuple[str, ...]
+    """Name of each, for pairing."""
+    arrays: Mapping[str, Shaped[Array, "sample ..."]]
+    groups: tuple[str, ...] = ()
+    """Place, or block of it, that several samples show; they are resampled together. Empty: each sample is one."""
+
+    def __post_init__(self) -> None:
+        num_samples, dtypes = len(self.samples), _ARRAYS[self.kind]
+        if not num_samples:
+            raise InputError("nothing to score: 0 test samples")
+        twice = next((name for name, count in Counter(self.samples).items() if count > 1), None)
+        if twice is not None:
+            raise InputError(f"two test samples have the name '{twice}'; names pair results, so give each its own")
+        for name, array in self.arrays.items():
+            known = np.isfinite(array).reshape(num_samples, -1).all(axis=1)
+            if not known.all():
+                raise InputError(
+                    f"{name} of sample '{self.samples[int(known.argmin())]}' are not finite ({(~known).sum()} of "
+                    f"{num_samples} samples); look at its features and at the learning rate"
+                )
+        if self.kind == "class":
+            labels, count = self.arrays["labels"], len(self.classes)
+            outside = np.flatnonzero((labels < 0) | (labels >= count))
+            if len(outside):
+                raise InputError(
+                    f"the label of sample '{self.samples[outside[0]]}' is {labels[outside[0]]}; {count} classes have "
+                    f"the numbers 0 to {count - 1}"
+                )
+        if self.kind == "labels" and not self.arrays["labels"].any():
+            raise InputError(f"nothing to score: {num_samples} test samples, none with a label")
+        pixels = self.arrays["sums"][:, 0] if self.kind == "number_map" else self.arrays.get("confusion")
+        if pixels is not None and not pixels.any():
+            raise InputError(f"nothing to score: {num_samples} test samples, none with a labelled pixel")
+        kept: dict[str, Array] = {name: np.asarray(self.arrays[name], dtype=dtype) for name, dtype in dtypes.items()}
+        object.__setattr__(self, "arrays", kept)
+
+
+def predictions_of(
+    data: TaskData, samples: Int[Array, " sample"], predicted: Float[Array, "sample *output"]
+) -> Predictions:
+    """Put scores or numbers of whole images beside their truth; those of one place form a spatial group."""
+    assert data.targets is not None
+    names = ("truth", "predicted") if data.kind == "number" else ("labels", "scores")
+    places = tuple(data.places[int(sample)] for sample in samples) if data.places else ()
+    return Predictions(
+        kind=data.kind,
+        classes=() if data.kind == "number" else data.classes,
+        samples=tuple(data.names[int(sample)] for sample in samples),
+        arrays=dict(zip(names, (data.targets[samples], predicted), strict=True)),
+        groups=places if len(set(places)) < len(places) else (),
+    )
+
+
+def confusion_of(
+    truth: Int[Array, "row col"], predicted: Int[Array, "row col"], *, num_classes: int
+) -> Int[Array, "class class"]:
+    """Count labelled pixels, true classes in rows, predicted ones in columns; where the truth is −1 is no label."""
+    known = truth >= 0
+    pairs = truth[known].astype(np.int64) * num_classes + predicted[known]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
+
+
+def sums_of(truth: Float[Array, "row col"], predicted: Float[Array, "row col"]) -> Float[Array, "5"]:
+    """Count the pixels whose truth is a number, and sum truth, truth², error² and |error| over them."""
+    known = np.isfinite(truth)
+    numbers = truth[known].astype(np.float64)
+    error = predicted[known].astype(np.float64) - numbers
+    return np.array([known.sum(), numbers.sum(), (numbers**2).sum(), (error**2).sum(), np.abs(error).sum()])
+
+
+Counted = tuple[Num[Array, "..."], str, str]
+"""Counts of a predicted map or a region of it, its name, and its spatial group."""
+
+
+def count_map(
+    data: TaskData, position: int, truth: Num[Array, "row col"], predicted: Num[Array, "row col"]
+) -> tuple[Num[Array, "..."], list[Counted]]:
+    """Count a predicted map against its truth: as a whole, and what predictions are made of, see `map_predictions`.
+    The latter is the whole, or of data with regions each region that has labels.
+    """
+    name = data.names[position]
+    place = data.places[position] if data.places else name
+    count = partial(confusion_of, num_classes=len(data.classes)) if data.kind == "class_map" else sums_of
+    whole = count(truth, predicted)
+    if data.regions is None:
+        return whole, [(whole, name, place)]
+    regions = data.regions(position)
+    nothing, known = (np.nan, np.isfinite(truth)) if truth.dtype.kind == "f" else (-1, truth >= 0)
+    inside = ((one, np.where(regions == one, truth, nothing).astype(truth.dtype)) for one in np.unique(regions[known]))
+    return whole, [
+        (count(labels, predicted), f"{name} block {region}", f"{place} block {region}") for region, labels in inside
+    ]
+
+
+def map_predictions(data: TaskData, counted: Sequence[Counted]) -> Predictions:
+    """Put the counts of predicted maps together."""
+    counts, names, groups = zip(*counted, strict=True)
+    is_class = data.kind == "class_map"
+    return Predictions(
+        kind=data.kind,
+        classes=data.classes if is_class else (),
+        samples=names,
+        arrays={"confusion" if is_class else "sums": np.stack(counts)},
+        groups=groups if len(set(groups)) < len(groups) else (),
+    )
+
+
+def metric_of(predictions: Predictions, name: MetricName) -> Weighted:
+    """Make a metric for weighted samples; one that predictions of this kind lack is an `InputError`."""
+    kind = predictions.kind
+    if name not in METRICS_OF[kind]:
+        raise InputError(f"results of kind '{kind}' have no '{name}' ({', '.join(METRICS_OF[kind])})")
+    if kind == "class_map":
+        return map_metric(name, predictions.arrays["confusion"])
+    if kind == "number_map":
+        return number_metric(name, predictions.arrays["sums"])
+    if kind == "number":
+        return number_metric(name, error_sums(predictions.arrays["truth"], predictions.arrays["predicted"]))
+    return label_metric(name, predictions.arrays["labels"], predictions.arrays["scores"])
+
+
+NameT = TypeVar("NameT", bound=str)
+
+# chosen: numbers held at once, about 64 MB as float64.
+_CHUNK_NUMBERS = 8_000_000
+# chosen: takes about two seconds.
+_LONG_NUMBERS = 100_000_000
+
+
+def resample(
+    predictions: Predictions,
+    metrics: Mapping[NameT, Weighted],
+    *,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    shown: bool = False,
+) -> dict[NameT, Float[Array, "resample"]]:
+    """Compute metrics on resamples of the test samples, all on the same ones; equal seeds and counts draw alike.
+    Samples of one group are drawn together, because they are not independent; a single group gives NaN.
+    """
+    num_samples, groups = len(predictions.samples), predictions.groups
+    number = {group: index for index, group in enumerate(dict.fromkeys(groups or range(num_samples)))}
+    units, num_units = np.array([number[group] for group in groups or range(num_samples)]), len(number)
+    if num_units == 1:
+        # One unit tells nothing of how another would score.
+        return {name: np.full(num_resamples, np.nan) for name in metrics}
+    found: dict[NameT, list[Float[Array, "resample"]]] = {name: [] for name in metrics}
+    # That a metric holds for one resample, so that memory stays bounded.
+    numbers = num_samples * (len(predictions.classes) if predictions.kind == "labels" else 1)
+    chunk, is_long = max(1, _CHUNK_NUMBERS // numbers), numbers * num_resamples > _LONG_NUMBERS
+    with progress("resample test samples", num_resamples, shown=shown and is_long) as advance:
+        for first in range(0, num_resamples, chunk):
+            steps = range(first, min(first + chunk, num_resamples))
+            draws = (generator(seed, step=step, sample=0, purpose="bootstrap") for step in steps)
+            counts = [np.bincount(draw.integers(0, num_units, num_units), minlength=num_units) for draw in draws]
+            weights = np.stack(counts).astype(np.float64)[:, units]
+            for name, metric in metrics.items():
+                found[name].append(metric(weights))
+            advance(len(weights))
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def scores_of(
+    predictions: Predictions, *, seed: int, num_resamples: int = NUM_RESAMPLES, shown: bool = False
+) -> tuple[Score, ...]:
+    """Score by all metrics of the kind, each with a 95 % bootstrap interval over the samples; see `resample`."""
+    metrics = {name: metric_of(predictions, name) for name in METRICS_OF[predictions.kind]}
+    resampled = resample(predictions, metrics, seed=seed, num_resamples=num_resamples, shown=shown)
+    count, found = len(predictions.samples), []
+    for name, metric in metrics.items():
+        value, (low, high) = value_of(metric, num_samples=count), interval(resampled[name])
+        found.append(Score(metric=name, value=value, low=low, high=high, num_samples=count))
+    return tuple(found)

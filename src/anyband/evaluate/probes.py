@@ -19,8 +19,8 @@ from anyband.evaluate.metrics import (
     check_same_classes,
     label_matrix,
     metric_value,
+    predictions_of,
 )
-from anyband.evaluate.predictions import predictions_of
 from anyband.evaluate.recipe import LinearRecipe
 from anyband.progress import progress
 from anyband.randomness import generator, permutation

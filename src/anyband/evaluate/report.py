@@ -11,16 +11,26 @@ import numpy as np
 import yaml
 
 from anyband import __version__
-from anyband.arrays import Array, Float, Shaped
+from anyband.arrays import Array, Float, Int, Num, Shaped
 from anyband.data.harmonise import composite, decode
 from anyband.data.harmonise import picture as draw
 from anyband.errors import InputError, OutputError
 from anyband.evaluate.features import Context, Result
-from anyband.evaluate.metrics import METRICS, METRICS_OF, metric_title, score_text
-from anyband.evaluate.predictions import Predictions, confusion, difference, difference_text, per_class
+from anyband.evaluate.metrics import (
+    METRICS,
+    METRICS_OF,
+    Predictions,
+    class_average_precisions,
+    confusion_of,
+    metric_title,
+    ratio,
+    score_text,
+)
 from anyband.evaluate.results import (
     ResultRow,
     append_results,
+    difference,
+    difference_text,
     flat_settings,
     json_values,
     read_results,
@@ -37,6 +47,8 @@ from anyband.report.page import paragraph, picture, table, write_page
 
 __all__ = [
     "check_outputs",
+    "confusion",
+    "per_class",
     "picture_title",
     "sample_picture",
     "thinned",
@@ -167,6 +179,47 @@ _MOST_MAP_IMAGES = 2
 _MOST_PREDICTIONS = 3
 # chosen: up to so many classes the matrix is readable at the width of the page.
 _MOST_ON_PAGE = 21
+
+
+def confusion(predictions: Predictions) -> Int[Array, "class class"]:
+    """Count samples, or labelled pixels of all samples: true classes in rows, predicted ones in columns.
+    Labels or numbers, which have no one predicted class, are an `InputError`.
+    """
+    if predictions.kind == "class_map":
+        return np.asarray(predictions.arrays["confusion"].sum(axis=0))
+    if predictions.kind != "class":
+        raise InputError(
+            f"a confusion matrix is of kind 'class' or 'class_map', and these are of kind '{predictions.kind}'"
+        )
+    guessed = predictions.arrays["scores"].argmax(axis=1)
+    return confusion_of(predictions.arrays["labels"][None], guessed[None], num_classes=len(predictions.classes))
+
+
+def per_class(predictions: Predictions) -> dict[str, Num[Array, "class"]]:
+    """Score each class: a row of numbers by name, NaN where nothing defines one; empty for numbers.
+    `true` counts test samples or labelled pixels. One class a sample or pixel has `predicted` (counts), `precision`,
+    `recall`, `f1` and `iou`; several labels have `average precision`.
+    """
+    if not predictions.classes:
+        return {}
+    if predictions.kind == "labels":
+        labels = predictions.arrays["labels"]
+        return {
+            "true": labels.sum(axis=0),
+            "average precision": class_average_precisions(labels, predictions.arrays["scores"]),
+        }
+    counts = confusion(predictions)
+    hits, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    return {
+        "true": true,
+        "predicted": predicted,
+        "precision": ratio(hits, predicted),
+        "recall": ratio(hits, true),
+        "f1": ratio(2 * hits, true + predicted),
+        "iou": ratio(hits, true + predicted - hits),
+    }
+
+
 # chosen: counts with more digits do not fit a cell.
 _LARGEST_COUNT = 9_999
 

@@ -20,23 +20,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anyband import __version__
+from anyband.arrays import Array, Bool, Shaped
 from anyband.errors import AnybandError, InputError, OutputError, nearest_name
 from anyband.evaluate.features import Context, Result
-from anyband.evaluate.metrics import METRICS, METRICS_OF, MetricName, Score, metric_title, score_text
-from anyband.evaluate.predictions import Predictions, scores_of
+from anyband.evaluate.metrics import (
+    METRICS,
+    METRICS_OF,
+    NUM_RESAMPLES,
+    MetricName,
+    Predictions,
+    Score,
+    interval,
+    metric_of,
+    metric_title,
+    resample,
+    score_text,
+    scores_of,
+    value_of,
+)
 from anyband.evaluate.recipe import Protocol
 from anyband.files import check_target, whole_file
 from anyband.labelled.samples import TaskKind
 
 __all__ = [
+    "Difference",
     "ResultRow",
     "append_results",
-    "filtered",
+    "difference",
+    "difference_text",
     "find_row",
     "flat_settings",
     "grouped",
     "json_values",
     "notes_of_groups",
+    "paired",
     "read_results",
     "result_rows",
     "row_to_dict",
@@ -167,27 +184,14 @@ _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("made", pa.timestamp("s", tz="UTC")),
-        ("recipe", pa.string()),
-        ("protocol", pa.string()),
-        ("features", pa.string()),
+        *((name, pa.string()) for name in ("recipe", "protocol", "features")),
         ("width", pa.int64()),
-        ("checkpoint", pa.string()),
-        ("checkpoint_hash", pa.string()),
-        ("data", pa.string()),
-        ("data_fingerprint", pa.string()),
-        ("kind", pa.string()),
-        ("num_train", pa.int64()),
-        ("num_val", pa.int64()),
-        ("num_test", pa.int64()),
-        ("seed", pa.int64()),
+        *((name, pa.string()) for name in ("checkpoint", "checkpoint_hash", "data", "data_fingerprint", "kind")),
+        *((name, pa.int64()) for name in ("num_train", "num_val", "num_test", "seed")),
         ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
+        *((name, pa.float64()) for name in ("value", "low", "high")),
         ("scores", pa.list_(_SCORE)),
-        ("settings", pa.string()),
-        ("chosen", pa.string()),
-        ("curves", pa.string()),
+        *((name, pa.string()) for name in ("settings", "chosen", "curves")),
         ("notes", pa.list_(pa.string())),
         ("version", pa.string()),
         ("evidence", pa.binary()),
@@ -431,28 +435,6 @@ def notes_of_groups(predictions: Predictions) -> tuple[str, ...]:
 _LONGEST_VALUE = 40
 
 
-def filtered(
-    rows: Sequence[ResultRow], *, data: str | None = None, protocol: str | None = None, features: str | None = None
-) -> list[ResultRow]:
-    """Keep the results that are asked for (None: all); if there is none, an `InputError` says what there is.
-    `data` is a part of the name of the data or the beginning of their fingerprint, `features` a part of the name.
-    """
-    kept = list(rows)
-    for what, requested, matches in (
-        ("data", data, lambda row, text: text in row.data.casefold() or row.data_fingerprint.startswith(text)),
-        ("protocol", protocol, lambda row, _: row.protocol == protocol),
-        ("features", features, lambda row, text: text in row.features.casefold()),
-    ):
-        names = list(dict.fromkeys(getattr(row, what) for row in kept))
-        if requested is not None:
-            kept = [row for row in kept if matches(row, requested.casefold())]
-        if requested is not None and not kept:
-            shown = ", ".join(f"'{name}'" for name in names[:8]) + " …" * (len(names) > 8)
-            hint = nearest_name(requested, names)
-            raise InputError(f"no result has {what} '{requested}' (there are {shown or 'none'}){hint}")
-    return kept
-
-
 def grouped(rows: Sequence[ResultRow], metric: MetricName | None = None) -> list[list[ResultRow]]:
     """Put results of one test together, in the order in which tests first came; the best by `metric` first.
     None: the main metric of their kind. Tests without the metric are left out.
@@ -492,3 +474,124 @@ def table_of(
 def _short(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One metric of two results on the same test samples."""
+
+    metric: MetricName
+    first: float
+    second: float
+    value: float
+    """First less second, with its 95 % bootstrap interval."""
+    low: float
+    high: float
+    share_above: float
+    """Share of the resamples in which the first is larger, in `share_below` smaller; both 0 where none differs."""
+    share_below: float
+    num_samples: int
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the first is better by more than the choice of test samples explains; None: that is open."""
+        if not (self.low > 0 or self.high < 0):
+            return None
+        return (self.low > 0) == METRICS[self.metric].higher_is_better
+
+
+def difference(
+    first: Predictions,
+    second: Predictions,
+    metric: MetricName | None = None,
+    *,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    shown: bool = False,
+) -> Difference:
+    """Subtract a metric of the second result from that of the first; every resample is the same for both.
+    Equal predictions have a difference of 0 with an interval of 0 to 0. `metric` is the first of the kind where None.
+    Samples, in any order, classes and truths must be the same, else `InputError`.
+    """
+    other = paired(first, second)
+    name = metric or METRICS_OF[first.kind][0]
+    both = {"first": metric_of(first, name), "second": metric_of(other, name)}
+    drawn = resample(first, both, seed=seed, num_resamples=num_resamples, shown=shown)
+    count = len(first.samples)
+    values = {which: value_of(function, num_samples=count) for which, function in both.items()}
+    differences = drawn["first"] - drawn["second"]
+    known = differences[np.isfinite(differences)]
+    low, high = interval(differences)
+    return Difference(
+        metric=name,
+        first=values["first"],
+        second=values["second"],
+        value=values["first"] - values["second"],
+        low=low,
+        high=high,
+        share_above=float((known > 0).mean()) if len(known) else 0.0,
+        share_below=float((known < 0).mean()) if len(known) else 0.0,
+        num_samples=count,
+    )
+
+
+def difference_text(found: Difference) -> str:
+    """Write a difference and its interval, shares in points: `+3.1 [+0.4 to +5.8]`."""
+    scale, digits = (100, "+.1f") if METRICS[found.metric].percent else (1, "+.4g")
+    texts = []
+    for number in (found.value, found.low, found.high):
+        text = format(scale * number, digits) if math.isfinite(number) else "–"
+        # What rounds to 0 has no sign.
+        texts.append(text.lstrip("+-") if text != "–" and float(text) == 0 else text.replace("-", "−"))
+    return f"{texts[0]} [{texts[1]} to {texts[2]}]"
+
+
+def paired(first: Predictions, second: Predictions) -> Predictions:
+    """Bring the second result into the order of the first one's samples.
+    Kinds, classes, samples and truths must be the same, else `InputError`.
+    """
+    if first.kind != second.kind or first.classes != second.classes:
+        raise InputError(f"results of {_kind(first)} and of {_kind(second)} can't be compared; take two of one task")
+    only_first, only_second = set(first.samples) - set(second.samples), set(second.samples) - set(first.samples)
+    if only_first or only_second:
+        raise InputError(
+            f"the two results are of other test samples: {len(set(first.samples) & set(second.samples))} are in both, "
+            f"{len(only_first)} only in the first and {len(only_second)} only in the second, such as "
+            f"'{sorted(only_first or only_second)[0]}'; evaluate both with the same data and seed"
+        )
+    place = {name: index for index, name in enumerate(second.samples)}
+    order = np.array([place[name] for name in first.samples])
+    arrays = {name: array[order] for name, array in second.arrays.items()}
+    ordered = replace(second, samples=first.samples, groups=first.groups, arrays=arrays)
+    differs = np.asarray(~_same(_truth(first), _truth(ordered)).reshape(len(order), -1).all(axis=1))
+    if differs.any():
+        sample = first.samples[int(np.flatnonzero(differs)[0])]
+        raise InputError(
+            f"the labels of {differs.sum()} of {len(differs)} test samples are not the same in both results, such as "
+            f"those of '{sample}'; evaluate both with the same labels"
+        )
+    return ordered
+
+
+def _same(first: Shaped[Array, "sample ..."], second: Shaped[Array, "sample ..."]) -> Bool[Array, "sample ..."]:
+    if first.dtype.kind != "f":
+        return np.asarray(first == second)
+    # Sums of many pixels differ in their last digits with the order of adding.
+    return np.asarray(np.isclose(first, second, rtol=1e-6, atol=1e-6 * float(np.abs(first).max())))
+
+
+def _truth(predictions: Predictions) -> Shaped[Array, "sample ..."]:
+    match predictions.kind:
+        case "class" | "labels":
+            return np.asarray(predictions.arrays["labels"])
+        case "number":
+            return np.asarray(predictions.arrays["truth"])
+        case "class_map":
+            return np.asarray(predictions.arrays["confusion"].sum(axis=2))
+        case "number_map":
+            return np.asarray(predictions.arrays["sums"][:, :3])
+
+
+def _kind(predictions: Predictions) -> str:
+    classes = f" with {len(predictions.classes)} classes" if predictions.classes else ""
+    return f"kind '{predictions.kind}'{classes}"
