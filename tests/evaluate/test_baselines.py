@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contexts import context_of
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import confusion_matrix, jaccard_score
 
@@ -20,7 +21,6 @@ from anyband.evaluate.baselines import (
     pixel_values,
 )
 from anyband.evaluate.features import Context
-from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import scores_of
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, LinearRecipe, Protocol, TransferRecipe
 from anyband.evaluate.run import run_protocol
@@ -45,15 +45,7 @@ def _setting(
     encoder: SensorEncoder, data: TaskData, protocol: Protocol, *, cache: Path | None = None, **changes: Any
 ) -> Context:
     recipe = _RECIPE.changed(**changes)
-    return Context(
-        recipe=recipe,
-        protocol=protocol,
-        data=data,
-        encoders={"encoder": encoder},
-        reader=TaskReader(encoder, data, recipe),
-        cache=cache,
-        checkpoint_hash="tiny",
-    )
+    return context_of(encoder, data, protocol, recipe, cache=cache)
 
 
 def _counted(data: TaskData) -> tuple[TaskData, list[int]]:

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from contexts import context_of
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.evaluate.features import Context, SiameseEncoder
-from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.maps import change
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
@@ -25,15 +25,7 @@ def _context(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context
     ).changed(
         **parts,  # type: ignore[arg-type]
     )
-    return Context(
-        recipe=recipe,
-        protocol="change",
-        data=data,
-        encoders={"encoder": encoder},
-        reader=TaskReader(encoder, data, recipe),
-        cache=None,
-        checkpoint_hash="tiny",
-    )
+    return context_of(encoder, data, "change", recipe)
 
 
 def _swapped(data: TaskData) -> TaskData:

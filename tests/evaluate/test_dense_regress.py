@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from contexts import context_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -12,7 +13,6 @@ from torch import Tensor
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
 from anyband.evaluate.features import Context
-from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.maps import MapNetwork, map_squared_error, number_maps_of, predict_whole, regress_maps
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
@@ -30,15 +30,7 @@ def _context(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context
     ).changed(
         **parts,  # type: ignore[arg-type]
     )
-    return Context(
-        recipe=recipe,
-        protocol="regress",
-        data=data,
-        encoders={"encoder": encoder},
-        reader=TaskReader(encoder, data, recipe),
-        cache=None,
-        checkpoint_hash="tiny",
-    )
+    return context_of(encoder, data, "regress", recipe)
 
 
 def _in_other_unit(data: TaskData, *, factor: float, offset: float) -> TaskData:

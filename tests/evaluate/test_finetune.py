@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from contexts import context_of
 
 from anyband.encode.encoder import SensorEncoder, load_encoder
 from anyband.errors import InputError, RecipeError, TrainingError
 from anyband.evaluate.features import Context
 from anyband.evaluate.finetune import ImageModel, finetune, image_loss, predict
 from anyband.evaluate.fitting import checkpoint_of, fit
-from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import metric_value
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, InputRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, TaskData
@@ -34,18 +34,7 @@ def make_context(tiny_encoder: SensorEncoder) -> MakeContext:
     """Makes a context of the tiny encoder for data and what is fitted."""
 
     def made(data: TaskData, recipe: TransferRecipe = _RECIPE, *, both: bool = False) -> Context:
-        encoders = {"encoder": tiny_encoder}
-        if both:
-            encoders["untrained encoder"] = tiny_encoder.untrained(seed=1)
-        return Context(
-            recipe=recipe,
-            protocol="finetune",
-            data=data,
-            encoders=encoders,
-            reader=TaskReader(tiny_encoder, data, recipe),
-            cache=None,
-            checkpoint_hash="tiny",
-        )
+        return context_of(tiny_encoder, data, "finetune", recipe, untrained=both)
 
     return made
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contexts import context_of
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
@@ -40,15 +41,7 @@ def make_context(tiny_encoder: SensorEncoder) -> MakeSetting:
 
     def made(data: TaskData, **changes: Any) -> Context:
         recipe = _RECIPE.changed(**changes)
-        return Context(
-            recipe=recipe,
-            protocol="leave-one-band-out",
-            data=data,
-            encoders={"encoder": tiny_encoder},
-            reader=TaskReader(tiny_encoder, data, recipe),
-            cache=None,
-            checkpoint_hash="tiny",
-        )
+        return context_of(tiny_encoder, data, "leave-one-band-out", recipe)
 
     return made
 

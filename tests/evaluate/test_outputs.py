@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from contexts import context_of
 from safetensors import safe_open
 
 from anyband.encode.encoder import SensorEncoder, load_encoder
@@ -39,15 +40,7 @@ def made(tiny_encoder: SensorEncoder, class_data: TaskData) -> Callable[[Protoco
     """Does a protocol on images of three classes."""
 
     def run(protocol: Protocol) -> Made:
-        context = Context(
-            recipe=_RECIPE,
-            protocol=protocol,
-            data=class_data,
-            encoders={"encoder": tiny_encoder},
-            reader=TaskReader(tiny_encoder, class_data, _RECIPE),
-            cache=None,
-            checkpoint_hash="c" * 64,
-        )
+        context = context_of(tiny_encoder, class_data, protocol, _RECIPE, checkpoint_hash="c" * 64)
         return context, run_protocol(context)
 
     return run

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from contexts import context_of
 from sklearn.neighbors import KNeighborsClassifier
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
 from anyband.evaluate.features import Context, extract_features, labelled_features
-from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import metric_value, predictions_of, scores_of
 from anyband.evaluate.probes import knn, knn_scores, linear
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, LinearRecipe, TransferRecipe
@@ -34,18 +34,7 @@ def make_context(tiny_encoder: SensorEncoder) -> MakeSetting:
     def made(
         data: TaskData, recipe: TransferRecipe = _RECIPE, *, protocol: str = "linear", both: bool = False
     ) -> Context:
-        encoders = {"encoder": tiny_encoder}
-        if both:
-            encoders["untrained encoder"] = tiny_encoder.untrained(seed=1)
-        return Context(
-            recipe=recipe,
-            protocol=protocol,  # type: ignore[arg-type]
-            data=data,
-            encoders=encoders,
-            reader=TaskReader(tiny_encoder, data, recipe),
-            cache=None,
-            checkpoint_hash="tiny",
-        )
+        return context_of(tiny_encoder, data, protocol, recipe, untrained=both)
 
     return made
 

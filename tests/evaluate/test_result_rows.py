@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from contexts import context_of
 from predicted import class_predictions
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.evaluate.features import Context, Result
-from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import FitRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, flat_settings, json_values, result_rows
 from anyband.labelled.samples import DataSpec, ListSpec, SplitSpec, TaskData
@@ -22,15 +22,7 @@ _RECIPE = TransferRecipe(
 
 @pytest.fixture
 def context(tiny_encoder: SensorEncoder, class_data: TaskData) -> Context:
-    return Context(
-        recipe=_RECIPE,
-        protocol="knn",
-        data=class_data,
-        encoders={"encoder": tiny_encoder},
-        reader=TaskReader(tiny_encoder, class_data, _RECIPE),
-        cache=None,
-        checkpoint_hash="c0ffee",
-    )
+    return context_of(tiny_encoder, class_data, "knn", _RECIPE, checkpoint_hash="c0ffee")
 
 
 def _row(context: Context, features: str = "encoder") -> ResultRow:

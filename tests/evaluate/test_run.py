@@ -7,11 +7,11 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from contexts import context_of
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import AnybandError, InputError, OutputError, RecipeError
 from anyband.evaluate.features import Context
-from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import (
     PROTOCOLS,
     CompareRecipe,
@@ -44,18 +44,7 @@ def make_setting_of(tiny_encoder: SensorEncoder) -> MakeSetting:
 
     def made(protocol: Protocol, data: TaskData, **changes: Any) -> Context:
         recipe = _RECIPE.changed(**changes)
-        encoders = {"encoder": tiny_encoder}
-        if recipe.compare.untrained:
-            encoders["untrained encoder"] = tiny_encoder.untrained(seed=1)
-        return Context(
-            recipe=recipe,
-            protocol=protocol,
-            data=data,
-            encoders=encoders,
-            reader=TaskReader(tiny_encoder, data, recipe),
-            cache=None,
-            checkpoint_hash="tiny",
-        )
+        return context_of(tiny_encoder, data, protocol, recipe, untrained=recipe.compare.untrained)
 
     return made
 

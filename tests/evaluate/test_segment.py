@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from contexts import context_of
 from sklearn.metrics import confusion_matrix
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
 from anyband.evaluate.features import Context, Result
-from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.maps import segment
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, HeadRecipe, InputRecipe, LoraRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
@@ -25,15 +25,7 @@ def _context(encoder: SensorEncoder, data: TaskData, **parts: object) -> Context
     ).changed(
         **parts,  # type: ignore[arg-type]
     )
-    return Context(
-        recipe=recipe,
-        protocol="segment",
-        data=data,
-        encoders={"encoder": encoder},
-        reader=TaskReader(encoder, data, recipe),
-        cache=None,
-        checkpoint_hash="tiny",
-    )
+    return context_of(encoder, data, "segment", recipe)
 
 
 def _confusion(result: Result) -> np.ndarray:
