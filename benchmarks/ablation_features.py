@@ -40,7 +40,7 @@ class CellChips:
     cells: tuple[tuple[str, str], ...]
     """Place and name of each."""
     splits: tuple[str, ...]
-    """Part of the data that each belongs to."""
+    """Split that each belongs to."""
     chips: dict[str, Int[Array, "cell"]]
     """Sensor → row of the store's index for each cell: its earliest date."""
     arrays: dict[str, str]
@@ -65,7 +65,7 @@ def cell_chips(store: ChipStore, sensors: Sequence[str], *, splits: Sequence[str
     Args:
         store: to look in.
         sensors: that must show a cell.
-        splits: parts of the data.
+        splits: of the cells.
     """
     of_array = _earliest_chips(store, splits)
     several = [[name for name, info in store.arrays.items() if info.sensor == sensor] for sensor in sensors]

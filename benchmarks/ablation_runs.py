@@ -90,8 +90,8 @@ class Ablation:
             _write_json(path, settings)
             return
         found = json.loads(path.read_text(encoding="utf-8"))
-        asked = {key: value for key, value in settings.items() if key in found}
-        differ = [f"{key}: {found[key]}, not {value}" for key, value in asked.items() if found[key] != value]
+        requested = {key: value for key, value in settings.items() if key in found}
+        differ = [f"{key}: {found[key]}, not {value}" for key, value in requested.items() if found[key] != value]
         if differ:
             raise OutputError(
                 f"'{self.out}' holds runs of other settings ({'; '.join(differ)}); name another folder, or remove it"

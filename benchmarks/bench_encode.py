@@ -6,7 +6,7 @@
   the second are 224 narrow ones between 450 and 2200 nm, each read as `anyband sensors` says of a band that is not
   trained.
 - precision: `encode_batch` in float32 and in bf16, in turn, with the norm of the difference of the CLS tokens over
-  the norm of those in float32. On a processor without bf16 arithmetic torch imitates it, and bf16 is slower; one
+  the norm of those in float32. On a processor without bf16 arithmetic torch emulates it, and bf16 is slower; one
   image is then encoded once, for the difference alone.
 """
 

@@ -50,15 +50,15 @@ def _serve(folder: Path, latency_s: float, tell: Connection) -> None:
                 return
             file = folder / address.path.removeprefix("/chips/")
             size = file.stat().st_size
-            asked = self.headers.get("Range")
-            first, _, last = asked.removeprefix("bytes=").partition("-") if asked else ("0", "-", "")
+            requested = self.headers.get("Range")
+            first, _, last = requested.removeprefix("bytes=").partition("-") if requested else ("0", "-", "")
             start = int(first) if first else size - int(last)
             stop = int(last) + 1 if first and last else size
             with file.open("rb") as opened:
                 opened.seek(start)
                 content = opened.read(stop - start)
-            described = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"} if asked else {}
-            self._answer(206 if asked else 200, content, described)
+            described = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"} if requested else {}
+            self._answer(206 if requested else 200, content, described)
 
         def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)

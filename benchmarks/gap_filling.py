@@ -132,16 +132,16 @@ def _prepare(bench: Bench, sites: Sequence[Site]) -> None:
 
 
 def _recipe(bench: Bench, device: str) -> PretrainRecipe:
-    asked = bench.settings
-    recipe = load_recipe(asked["recipe"])
-    hidden = recipe.model.hidden_image if asked["hidden_image"] is None else asked["hidden_image"]
-    most = asked["steps"]
+    requested = bench.settings
+    recipe = load_recipe(requested["recipe"])
+    hidden = recipe.model.hidden_image if requested["hidden_image"] is None else requested["hidden_image"]
+    most = requested["steps"]
     return recipe.changed(
         name=f"{recipe.name} for filling gaps",
-        seed=asked["seed"],
+        seed=requested["seed"],
         model=recipe.model.changed(hidden_image=hidden),
         data=recipe.data.changed(statistics="store"),
-        optim=recipe.optim.changed(batch_size=asked["batch_size"], steps=most),
+        optim=recipe.optim.changed(batch_size=requested["batch_size"], steps=most),
         run=recipe.run.changed(
             accelerator=device, val_batches=0, panel_every_steps=0, checkpoint_every_steps=max(1, most // 5)
         ),
@@ -183,11 +183,11 @@ def _write_results(bench: Bench, done: Sequence[dict[str, Any]], *, publish: boo
 
 
 def _caption(facts: dict[str, Any]) -> str:
-    asked = facts["settings"]
+    requested = facts["settings"]
     return (
-        f"`{asked['recipe']}`, {asked['steps']} steps of {asked['batch_size']} sets, seed {asked['seed']}; root mean "
-        "square error in hundredths of reflectance, the mean over held-out dates and their standard deviation; the "
-        f"lowest of each gap is bold. Commit {facts['commit']}."
+        f"`{requested['recipe']}`, {requested['steps']} steps of {requested['batch_size']} sets, "
+        f"seed {requested['seed']}; root mean square error in hundredths of reflectance, the mean over held-out dates "
+        f"and their standard deviation; the lowest of each gap is bold. Commit {facts['commit']}."
     )
 
 

@@ -41,7 +41,7 @@ class Case:
     bands: tuple[str, ...]
     """Of the images."""
     truth: np.ndarray
-    """Stored numbers (band, row, col) of the target."""
+    """Digital numbers (band, row, col) of the target."""
     before: np.ndarray
     """Of the clear date before."""
     after: np.ndarray
@@ -83,7 +83,7 @@ def fill(case: Case, completer: SetCompleter, folder: Path) -> dict[str, np.ndar
     """Fill a target in every way.
 
     Returns:
-        Stored numbers (band, row, col) by method.
+        Digital numbers (band, row, col) by method.
     """
     line = _line(case)
     filled = {LINE: line, SHIFTED: _shifted(case, line), NEAREST: _nearest(case)}

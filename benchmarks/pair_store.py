@@ -49,7 +49,7 @@ def build_pair_store(path: Path, *, num_pairs: int, workers: int, seed: int = 0)
 
 
 def _landscape(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Render a landscape: stored numbers of both sensors."""
+    """Render a landscape: digital numbers of both sensors."""
     options = SimulateOptions(
         seed=seed,
         sensors=SENSORS,

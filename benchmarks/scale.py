@@ -23,7 +23,7 @@ from anyband.pretraining.recipe import ModelRecipe, OptimRecipe, PretrainRecipe
 PAIRS, EPOCHS, BATCH = 1_250_000, 300, 2048
 GPUS = (1, 8, 64)
 GPUS_A_MACHINE = 8
-# Stored numbers of a pair at the real layout: 14 bands of 120 × 120 pixels in 16 bits. Compressed they are fewer.
+# Digital numbers of a pair at the real layout: 14 bands of 120 × 120 pixels in 16 bits. Compressed they are fewer.
 PAIR_BYTES = sum(BANDS) * 120 * 120 * 2
 # float32 weights, gradients and two moments.
 _BYTES_OF_WEIGHT = 16
