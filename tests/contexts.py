@@ -1,12 +1,13 @@
-"""Contexts of evaluations in memory."""
+"""Contexts and data of evaluations in memory."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.evaluate.features import Context
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import Protocol, TransferRecipe
-from anyband.labelled.samples import TaskData
+from anyband.labelled.samples import Sample, TaskData
 
 
 def context_of(
@@ -32,3 +33,14 @@ def context_of(
         cache=cache,
         checkpoint_hash=checkpoint_hash,
     )
+
+
+def counting_reads(data: TaskData) -> tuple[TaskData, list[int]]:
+    """Give the data, and a list of the samples that have been read of it."""
+    seen: list[int] = []
+
+    def read(position: int) -> Sample:
+        seen.append(position)
+        return data.read(position)
+
+    return replace(data, read=read), seen

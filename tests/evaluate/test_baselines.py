@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contexts import context_of
+from contexts import context_of, counting_reads
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import confusion_matrix, jaccard_score
 
@@ -46,17 +46,6 @@ def _setting(
 ) -> Context:
     recipe = _RECIPE.changed(**changes)
     return context_of(encoder, data, protocol, recipe, cache=cache)
-
-
-def _counted(data: TaskData) -> tuple[TaskData, list[int]]:
-    """Give the data, and a list of the samples that have been read of it."""
-    seen: list[int] = []
-
-    def read(position: int) -> Sample:
-        seen.append(position)
-        return data.read(position)
-
-    return replace(data, read=read), seen
 
 
 def _radar_image(dn: np.ndarray) -> SampleImage:
@@ -133,7 +122,7 @@ def test_change_is_scored_by_a_forest_and_by_change_vectors(tiny_encoder: Sensor
 def test_a_second_probe_reads_no_image_for_its_baseline_either(
     tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
 ) -> None:
-    data, seen = _counted(class_data)
+    data, seen = counting_reads(class_data)
     compare = CompareRecipe(untrained=True, baseline=True)
     first = run_protocol(_setting(tiny_encoder, data, "knn", cache=tmp_path, compare=compare))
     assert seen
@@ -146,7 +135,7 @@ def test_a_second_probe_reads_no_image_for_its_baseline_either(
 
 
 def test_a_probe_and_its_baseline_read_each_image_once(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
-    data, seen = _counted(class_data)
+    data, seen = counting_reads(class_data)
     compare = CompareRecipe(untrained=True, baseline=True)
     run_protocol(_setting(tiny_encoder, data, "knn", compare=compare))
     assert sorted(seen) == list(range(len(data)))
@@ -155,7 +144,7 @@ def test_a_probe_and_its_baseline_read_each_image_once(tiny_encoder: SensorEncod
 def test_kept_band_means_are_not_those_of_other_statistics(
     tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
 ) -> None:
-    data, seen = _counted(class_data)
+    data, seen = counting_reads(class_data)
     compare = CompareRecipe(baseline=True)
     run_protocol(_setting(tiny_encoder, data, "knn", cache=tmp_path, compare=compare))
     seen.clear()

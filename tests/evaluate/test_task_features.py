@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from contexts import counting_reads
 
 from anyband.encode import encoder as memory
 from anyband.encode.encoder import EncodeOptions, SensorEncoder
@@ -21,17 +22,6 @@ _RECIPE = TransferRecipe(name="test", data=DataSpec(source="none"), input=InputR
 
 def _fused(encoder: SensorEncoder, fusion: str = "single") -> FusedEncoder:
     return FusedEncoder(encoder, fusion=fusion, pool="cls", seed=0, metadata=True)  # type: ignore[arg-type]
-
-
-def _counting(data: TaskData) -> tuple[TaskData, list[int]]:
-    """Count which samples are read."""
-    reads: list[int] = []
-
-    def read(position: int) -> Sample:
-        reads.append(position)
-        return data.read(position)
-
-    return replace(data, read=read), reads
 
 
 def test_features_are_those_of_encode(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
@@ -51,7 +41,7 @@ def test_a_sample_that_is_asked_for_twice_comes_twice(tiny_encoder: SensorEncode
 
 
 def test_images_are_read_once_for_all_encoders(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
-    data, reads = _counting(class_data)
+    data, reads = counting_reads(class_data)
     encoders = {"encoder": _fused(tiny_encoder), "untrained encoder": _fused(tiny_encoder.untrained(seed=1))}
     found = extract_features(encoders, TaskReader(tiny_encoder, data, _RECIPE), range(8), cache=None)
     assert sorted(reads) == list(range(8))
@@ -62,7 +52,7 @@ def test_images_are_read_once_for_all_encoders(tiny_encoder: SensorEncoder, clas
 def test_a_second_probe_reads_no_image(
     statistics: str | None, tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
 ) -> None:
-    data, reads = _counting(class_data)
+    data, reads = counting_reads(class_data)
     recipe = _RECIPE.changed(input=_RECIPE.input.changed(statistics=statistics))
     cache = tmp_path
     first = extract_features(
@@ -79,7 +69,7 @@ def test_a_second_probe_reads_no_image(
 def test_only_samples_that_are_missing_are_read(
     tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
 ) -> None:
-    data, reads = _counting(class_data)
+    data, reads = counting_reads(class_data)
     reader, cache = TaskReader(tiny_encoder, data, _RECIPE), tmp_path
     encoders = {"encoder": _fused(tiny_encoder)}
     extract_features(encoders, reader, range(6), cache=cache)
@@ -110,7 +100,7 @@ def _other_precision(reader: TaskReader) -> TaskReader:
 def test_whatever_changes_features_is_not_taken_from_the_cache(
     other: Callable[[TaskReader], TaskReader], tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
 ) -> None:
-    data, reads = _counting(class_data)
+    data, reads = counting_reads(class_data)
     reader, cache = TaskReader(tiny_encoder, data, _RECIPE), tmp_path
     extract_features({"encoder": _fused(tiny_encoder)}, reader, range(4), cache=cache)
     reads.clear()
@@ -121,7 +111,7 @@ def test_whatever_changes_features_is_not_taken_from_the_cache(
 def test_other_weights_scales_and_fusions_are_not_taken_from_the_cache(
     tiny_encoder: SensorEncoder, pair_data: TaskData, tmp_path: Path
 ) -> None:
-    data, reads = _counting(pair_data)
+    data, reads = counting_reads(pair_data)
     reader, cache = TaskReader(tiny_encoder, data, _RECIPE), tmp_path
     extract_features({"encoder": _fused(tiny_encoder, "concat")}, reader, range(4), cache=cache)
     for fused, scale in (
@@ -150,7 +140,7 @@ def test_levels_stand_in_the_order_of_the_samples(tiny_encoder: SensorEncoder, c
 def test_levels_come_from_the_cache_exactly(
     blocks: tuple[int, ...], tiny_encoder: SensorEncoder, class_map_data: TaskData, tmp_path: Path
 ) -> None:
-    data, reads = _counting(class_map_data)
+    data, reads = counting_reads(class_map_data)
     reader, cache = TaskReader(tiny_encoder, data, _RECIPE), tmp_path
     first = extract_features({"e": _fused(tiny_encoder)}, reader, range(9), blocks=blocks, cache=cache)["e"]
     reads.clear()
