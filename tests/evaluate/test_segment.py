@@ -1,6 +1,7 @@
 """Segmentation: heads for maps of classes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from anyband.evaluate.features import Context, Result
 from anyband.evaluate.maps import segment
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, HeadRecipe, InputRecipe, LoraRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
+from anyband.models.checkpoint import load_checkpoint
 
 _FIT = FitRecipe(encoder="frozen", epochs=6, batch_size=4, base_lr=1e-2, lr_samples=None, warmup_epochs=0.0)
 
@@ -40,9 +42,15 @@ def _unchanged(encoder: SensorEncoder, state: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
 
 
+@pytest.fixture(scope="module")
+def segmented(tiny_checkpoint: Path, class_map_data: TaskData) -> Result:
+    """What a head on a frozen encoder gives for the maps."""
+    return segment(_context(SensorEncoder(load_checkpoint(tiny_checkpoint)).eval(), class_map_data))[0]
+
+
 @pytest.fixture
 def three_maps(class_map_data: TaskData) -> TaskData:
-    """One sample a part."""
+    """One sample a split."""
     kept = [int(class_map_data.split(part)[0]) for part in ("train", "val", "test")]
     return class_map_data.take(kept, fingerprint="three maps")
 
@@ -92,9 +100,9 @@ def test_a_trained_encoder_is_a_copy_that_has_changed(
 
 
 def test_the_confusion_of_each_sample_is_that_of_scikit_learn_on_its_own_map(
-    tiny_encoder: SensorEncoder, class_map_data: TaskData
+    segmented: Result, class_map_data: TaskData
 ) -> None:
-    (result,) = segment(_context(tiny_encoder, class_map_data))
+    result = segmented
     test = class_map_data.split("test")
     assert sorted(result.maps) == sorted(test.tolist())
     for row, sample in enumerate(test.tolist()):
@@ -105,9 +113,8 @@ def test_the_confusion_of_each_sample_is_that_of_scikit_learn_on_its_own_map(
         assert np.array_equal(_confusion(result)[row], expected)
 
 
-def test_unlabelled_pixels_are_not_counted(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
-    (result,) = segment(_context(tiny_encoder, class_map_data))
-    assert (_confusion(result).sum(axis=(1, 2)) == 48 * 48 - 12 * 12).all()
+def test_unlabelled_pixels_are_not_counted(segmented: Result) -> None:
+    assert (_confusion(segmented).sum(axis=(1, 2)) == 48 * 48 - 12 * 12).all()
 
 
 def test_validation_is_the_miou_of_torchmetrics_over_all_validation_pixels(
@@ -138,9 +145,9 @@ def test_a_rerun_gives_identical_numbers(tiny_encoder: SensorEncoder, class_map_
 
 
 def test_levels_that_are_held_give_the_head_that_reading_gives(
-    tiny_encoder: SensorEncoder, class_map_data: TaskData, monkeypatch: pytest.MonkeyPatch
+    segmented: Result, tiny_encoder: SensorEncoder, class_map_data: TaskData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = segment(_context(tiny_encoder, class_map_data))[0]
+    held = segmented
     monkeypatch.setattr("anyband.evaluate.maps.available_bytes", lambda _: 1000)
     read = segment(_context(tiny_encoder, class_map_data))[0]
     assert np.allclose(held.curves["training loss"], read.curves["training loss"], atol=1e-4)
@@ -245,7 +252,9 @@ def test_augmented_images_are_encoded_in_every_epoch(
     assert sum(seen) == 3 * (counts["train"] + counts["val"]) + 2 * counts["test"]
 
 
-def test_test_labels_change_nothing_that_is_learned(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
+def test_test_labels_change_nothing_that_is_learned(
+    segmented: Result, tiny_encoder: SensorEncoder, class_map_data: TaskData
+) -> None:
     test = set(class_map_data.split("test").tolist())
     read = class_map_data.read
 
@@ -254,7 +263,7 @@ def test_test_labels_change_nothing_that_is_learned(tiny_encoder: SensorEncoder,
         assert sample.class_map is not None
         return replace(sample, class_map=np.roll(sample.class_map, 1)) if index in test else sample
 
-    first = segment(_context(tiny_encoder, class_map_data))[0]
+    first = segmented
     second = segment(_context(tiny_encoder, replace(class_map_data, read=other)))[0]
     assert first.chosen == second.chosen
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
@@ -289,7 +298,7 @@ def test_mixing_images_is_refused(tiny_encoder: SensorEncoder, three_maps: TaskD
         segment(_context(tiny_encoder, three_maps, fit=fit))
 
 
-def test_a_part_without_samples_is_refused(tiny_encoder: SensorEncoder, three_maps: TaskData) -> None:
+def test_a_split_without_samples_is_refused(tiny_encoder: SensorEncoder, three_maps: TaskData) -> None:
     data = replace(three_maps, splits=("train", "train", "test"))
     with pytest.raises(InputError, match=r"'tiny class_map of 1' has no sample in 'val'; look at data.split"):
         segment(_context(tiny_encoder, data))
