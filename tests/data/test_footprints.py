@@ -79,14 +79,14 @@ def test_times_before_1970_are_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("corners", "said"),
+    ("corners", "where"),
     [
         ([(200.0, 50.0), (200.2, 50.0), (200.2, 49.9), (200.0, 49.9)], "longitude 200.2°, latitude 50°"),
         ([(10.0, 95.0), (10.2, 95.0), (10.2, 49.9), (10.0, 49.9)], "longitude 10°, latitude 95°"),
     ],
 )
-def test_corners_off_the_globe_are_refused(corners, said: str) -> None:
-    message = f"chip 0 of store 'somewhere' has a corner at {said}; longitudes are -180 to 180 and latitudes -90 to 90"
+def test_corners_off_the_globe_are_refused(corners, where: str) -> None:
+    message = f"chip 0 of store 'somewhere' has a corner at {where}; longitudes are -180 to 180 and latitudes -90 to 90"
     with pytest.raises(StoreError, match=message):
         chip_metadata(_store(_record(geometry=_wkb(corners))), np.array([[0]]))
 

@@ -45,6 +45,7 @@ def _sensor(drawn: list[_Drawn]) -> Sensor:
     return Sensor(name="own", title="own", bands=bands, default_encoding="dn")
 
 
+@settings(max_examples=50)
 @given(st.lists(_drawn, min_size=1, max_size=8), st.sampled_from(["interpolate", "nearest"]))
 def test_rows_of_the_mixing_matrix_sum_to_one(drawn: list[_Drawn], unseen: str) -> None:
     rules = AssignmentRules(unseen=unseen, min_support=0.0)
@@ -53,6 +54,7 @@ def test_rows_of_the_mixing_matrix_sum_to_one(drawn: list[_Drawn], unseen: str) 
     assert mixing.min() >= 0
 
 
+@settings(max_examples=50)
 @given(st.lists(_drawn, min_size=1, max_size=8), st.randoms(use_true_random=False))
 def test_permuting_the_bands_permutes_the_rows(drawn: list[_Drawn], random: object) -> None:
     sensor = _sensor(drawn)
@@ -135,5 +137,5 @@ def test_every_sensor_of_the_catalogue_is_read_or_refused_with_reasons(v1: Range
         assignment = assign(sensor, v1, _DROP)
         assert len(assignment.support) == len(assignment.origin) == len(sensor.bands)
         assert assignment.mixing.sum(axis=1) == pytest.approx(np.ones(len(assignment.kept_index)))
-        told = zip(assignment.reasons, assignment.origin, strict=True)
-        assert all(bool(reason) == (origin == "dropped") for reason, origin in told)
+        decided = zip(assignment.reasons, assignment.origin, strict=True)
+        assert all(bool(reason) == (origin == "dropped") for reason, origin in decided)

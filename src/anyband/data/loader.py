@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -103,18 +103,19 @@ class BatchOrder:
         # An epoch has about as many batches of a kind as the kind fills, at least one.
         self._batches_of_kind = [max(1, round(count / batch_size)) if count else 0 for count in counts]
         self.steps_per_epoch = sum(self._batches_of_kind)
-        self._kinds = np.repeat(np.arange(len(counts)), self._batches_of_kind)
         # The purposes are part of every run that was: another word is another order.
         purpose = "order of batches" if noun == "pairs" else f"order of batches of {noun}"
+        in_turn = np.repeat(np.arange(len(counts)), self._batches_of_kind)
         # Orders are needed once a step; keeping a few does not change any answer.
-        drawn = partial(permutation, seed, purpose=purpose, size=self.steps_per_epoch)
-        self._order_of_kinds = lru_cache(maxsize=2)(drawn)
+        self._kinds_of_epoch = lru_cache(maxsize=2)(
+            lambda epoch: in_turn[permutation(seed, step=epoch, purpose=purpose, size=len(in_turn))]
+        )
         self._order_of_samples = lru_cache(maxsize=2 * len(counts))(self._draw_epoch)
 
     def batch(self, step: int) -> tuple[Int[Array, " place"], Int[Array, " place"], int, int]:
         """Tell the samples of a step's batch, how often each passed before, their kind, and the epoch, from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        kinds = self._kinds[self._order_of_kinds(step=epoch)]
+        kinds = self._kinds_of_epoch(epoch)
         kind = int(kinds[position])
         number = epoch * self._batches_of_kind[kind] + int(np.count_nonzero(kinds[:position] == kind))
         stream = number * self._batch_size + np.arange(self._batch_size)

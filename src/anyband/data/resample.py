@@ -180,7 +180,8 @@ class Resampler:
         self, pixels: Float[Tensor, "batch band row col"], valid: Bool[Tensor, "batch band row col"] | None
     ) -> tuple[Float[Tensor, "batch band rows cols"], Bool[Tensor, "batch band rows cols"] | None]:
         """Resample images of the footprint; see `apply`. Only what is valid counts."""
-        _check_count(self._augmentation, len(pixels))
+        if len(self._augmentation.transposed) != len(pixels):
+            raise _other_count(self._augmentation, len(pixels))
         rows, cols = (self._matrix(axis, pixels.shape[2 + axis]) for axis in (0, 1))
         seen = None
         if valid is None:
@@ -265,7 +266,8 @@ def apply_to_map(
 ) -> Num[Tensor, "batch size size"]:
     """Cut, take the nearest pixel, transpose and flip: `apply` for maps whose values can't be mixed. Where a box lies
     on the map's own pixels, no value changes."""
-    _check_count(augmentation, len(values))
+    if len(augmentation.transposed) != len(values):
+        raise _other_count(augmentation, len(values))
     flips, nearest = _flips_before_transposition(augmentation), []
     for axis, (num_pixels, grid_pixels) in enumerate(zip(values.shape[1:], augmentation.grid, strict=True)):
         first, size = augmentation.first[:, axis, None], augmentation.size[:, axis, None]
@@ -298,11 +300,10 @@ def _triangle(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return (1 - distance.abs()).clamp(min=0.0)
 
 
-def _check_count(augmentation: Augmentation, count: int) -> None:
-    if len(augmentation.transposed) != count:
-        raise InputError(f"an augmentation of {len(augmentation.transposed)} samples for a batch of {count}")
-
-
 def _resample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     cut = torch.einsum("bsw,bchw->bchs", cols, image)
     return torch.einsum("bth,bchs->bcts", rows, cut)
+
+
+def _other_count(augmentation: Augmentation, count: int) -> InputError:
+    return InputError(f"an augmentation of {len(augmentation.transposed)} samples for a batch of {count}")

@@ -7,7 +7,7 @@ Credentials are found as TensorStore finds them: environment, profile, machine r
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from hashlib import blake2b
@@ -128,7 +128,7 @@ class StoreLocation:
 
     def file(self, key: str) -> Path | str:
         """Name a key of the store for messages."""
-        return self.root / key if isinstance(self.root, Path) else f"{self.root}/{key}"
+        return self.root / key if isinstance(self.root, Path) else f"{self.root}/{key}".rstrip("/")
 
     def kvstore(self, key: str) -> dict[str, Any]:
         """Make TensorStore's spec of a key of the store, such as `chips/ARRAY`; with a slash at its end all below."""
@@ -160,13 +160,6 @@ class StoreLocation:
         """List the keys below `chips/` on object storage, in one go; `StoreError` as `read`, and for no bucket."""
         wanted = ts.KvStore.KeyRange("chips/", "chips/\U0010ffff")
         return {key.decode() for key in self._answer(lambda store: store.list(wanted))}
-
-    def missing(self, keys: Iterable[str]) -> str | None:
-        """Give the first of some keys that is not there; None where all are."""
-        if isinstance(self.root, Path):
-            return next((key for key in keys if not (self.root / key).is_file()), None)
-        found = self.listed_chips()
-        return next((key for key in keys if key not in found), None)
 
     def write(self, key: str, content: bytes) -> None:
         """Write a key whole: it appears at once or not at all (`OutputError`)."""
@@ -325,14 +318,14 @@ class ChipStore:
                 f"store '{self.path}' has {counted} chips and {index.num_rows} rows of index; prepare it again"
             )
         # A shard that is missing would read as zeros, silently, so look for each.
-        missing = location.missing(
-            f"chips/{info.name}/c/{shard}/0/0/0"
-            for info in self.arrays.values()
-            for shard in range(-(-info.num_chips // info.chips_per_shard))
-        )
-        if missing is not None:
-            again = "copy it again" if isinstance(location.root, str) else "prepare it again"
-            raise StoreError(f"store '{self.path}' is incomplete: '{location.file(missing)}' is missing; {again}")
+        listed = None if isinstance(location.root, Path) else location.listed_chips()
+        for info in self.arrays.values():
+            for shard in range(-(-info.num_chips // info.chips_per_shard)):
+                key = f"chips/{info.name}/c/{shard}/0/0/0"
+                file = location.file(key)
+                if not (Path(file).is_file() if listed is None else key in listed):
+                    again = "prepare it again" if listed is None else "copy it again"
+                    raise StoreError(f"store '{self.path}' is incomplete: '{file}' is missing; {again}")
 
     @classmethod
     def open(cls, path: Path | str, *, endpoint: str | None = None) -> "ChipStore":
@@ -566,14 +559,13 @@ def _no_store(location: StoreLocation) -> StoreError:
     )
 
 
-def _result(wait: Callable[[], Any], location: StoreLocation, key: str | None = None) -> Any:
+def _result(wait: Callable[[], Any], location: StoreLocation, key: str = "") -> Any:
     """Wait for TensorStore; its errors (builtin classes, many of them) become ours."""
     try:
         return wait()
     except _TENSORSTORE_ERRORS as problem:
-        where = location.file(key) if key else location
         make = "copy" if isinstance(location.root, str) else "prepare"
-        damage = f"store '{where}' can't be read: {str(problem).split(' [')[0]}; {make} it again"
+        damage = f"store '{location.file(key)}' can't be read: {str(problem).split(' [')[0]}; {make} it again"
         raise StoreError(location.trouble(problem) or damage) from problem
 
 

@@ -45,13 +45,10 @@ _PARTNER = {"VV": "HH", "HH": "VV", "VH": "HV", "HV": "VH"}
 
 
 def interpolated_weights(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> Weights:
-    """Weigh the two trained centres that bracket a band, linearly in log-wavelength, the nearer one more.
-
-    Where several ranges have the same centre, the one with the largest intersection over union with the band stands for
-    them (for radar: the one with the band's orbit), then the first. Between the outermost optical centre and that
-    range's edge the end range stands alone. A thermal band above mixes the longest optical range with the co-polarised
-    radar range nearest to it. Radar mixes with radar only.
-    """
+    """Weigh the two trained centres that bracket a band, linearly in log-wavelength, the nearer one more. Of ranges of
+    one centre the most like stands for them (for radar: that of the orbit), then the first. Beyond the outermost
+    optical centre, up to its edge, the end range stands alone; a thermal band above mixes the longest optical range
+    with the nearest co-polarised radar range. Radar mixes with radar only."""
     if isinstance(spectrum, RadarBeam):
         return _radar_weights(spectrum, spectra)
     return _optical_weights(spectrum, spectra)
@@ -181,13 +178,10 @@ def _radar_weights(band: RadarBeam, spectra: Sequence[Spectrum]) -> Weights:
 
 
 def _radar_candidates(band: RadarBeam, spectra: Sequence[Spectrum]) -> dict[int, RadarBeam]:
-    """Find the radar ranges that a band may mix with, by position.
-
-    Those of its own polarisation if one lies within an octave, else its partner's too: HH with VV, HV with VH.
-    """
+    """Find the radar ranges that a band may mix with, by position: those of its own polarisation if one lies within an
+    octave, else its partner's too (HH with VV, HV with VH)."""
     pair = (band.polarisation, _PARTNER[band.polarisation])
-    beams = {index: beam for index, beam in enumerate(spectra) if isinstance(beam, RadarBeam)}
-    family = {index: beam for index, beam in beams.items() if beam.polarisation in pair}
+    family = {at: beam for at, beam in enumerate(spectra) if isinstance(beam, RadarBeam) and beam.polarisation in pair}
     own = {index: beam for index, beam in family.items() if beam.polarisation == band.polarisation}
     near = (octaves_between(band.wavelength_nm, beam.center_nm) <= _MAX_RADAR_OCTAVES for beam in own.values())
     return own if any(near) else family
@@ -218,8 +212,7 @@ class AssignmentRules:
     """Whether a band that can't be expressed is an error, or is left out and reported."""
 
     def __post_init__(self) -> None:
-        if self.unseen not in get_args(Unseen):
-            allowed = get_args(Unseen)
+        if self.unseen not in (allowed := get_args(Unseen)):
             offer = nearest_name(self.unseen, allowed)
             raise AssignmentError(f"unseen '{self.unseen}' is not one of {', '.join(allowed)}{offer}")
         if self.out_of_span not in ("refuse", "drop"):
@@ -309,10 +302,13 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     if refused and (rules.unseen == "refuse" or rules.out_of_span == "refuse" or not weights):
         raise _refusal(sensor, table, refused, rules)
     kept_index = tuple(index for index, reason in enumerate(reasons) if not reason)
+    mixing = np.zeros((len(weights), len(spectra)))
+    for row, shares in zip(mixing, weights, strict=True):
+        row[list(shares)] = list(shares.values())
     return Assignment(
         sensor=sensor.select(sensor.bands[index].name for index in kept_index),
         kept_index=kept_index,
-        mixing=_rows(weights, table),
+        mixing=mixing,
         support=tuple(support),
         origin=tuple(origin),
         requested=sensor.band_names,
@@ -344,25 +340,25 @@ def mixing_of_ranges(
 ) -> Float[Array, "band range"]:
     """Make the mixing matrix of bands named by their ranges, trained or declared, as recorded vectors do."""
     declared = {entry.name: entry for entry in table.declared}
-    rows: list[Weights] = []
-    for name in range_names:
-        if name in table.range_names:
-            rows.append({table.range_names.index(name): 1.0})
-        elif name not in declared:
-            known = (*table.range_names, *declared)
+    known = (*table.range_names, *declared)
+    mixing = np.zeros((len(range_names), len(table.ranges)))
+    for row, name in zip(mixing, range_names, strict=True):
+        if name not in known:
             raise AssignmentError(f"'{table.name}' has no range '{name}'{nearest_name(name, known)}")
+        if name not in declared:
+            shares = {known.index(name): 1.0}
         elif unseen == "released":
-            rows.append(_released_weights(declared[name], table))
+            shares = _released_weights(declared[name], table)
         else:
-            rows.append(_weights(declared[name].spectrum, table, unseen))
-    return _rows(rows, table)
+            shares = _weights(declared[name].spectrum, table, unseen)
+        row[list(shares)] = list(shares.values())
+    return mixing
 
 
 def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, unseen: Unseen) -> Weights:
     if unseen != "released":
         return _weights(band.spectrum, table, unseen)
-    published = {(sensor_name, band_name): name for sensor_name, band_name, name in table.published}
-    name = published.get((sensor.name, band.name))
+    name = {(of, one): name for of, one, name in table.published}.get((sensor.name, band.name))
     if name is None:
         raise AssignmentError(f"'{table.name}' declares nothing for it, and `unseen: released` invents nothing")
     if name in table.range_names:
@@ -377,14 +373,6 @@ def _weights(spectrum: Spectrum, table: RangeTable, unseen: Unseen) -> Weights:
     if unseen == "nearest":
         return nearest_weights(spectrum, spectra)
     raise AssignmentError("no trained range is exactly this band, and `unseen: refuse` allows no other")
-
-
-def _rows(weights: Sequence[Weights], table: RangeTable) -> Float[Array, "band range"]:
-    mixing = np.zeros((len(weights), len(table.ranges)))
-    for row, shares in zip(mixing, weights, strict=True):
-        for column, share in shares.items():
-            row[column] = share
-    return mixing
 
 
 def _refusal(

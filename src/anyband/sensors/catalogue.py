@@ -48,8 +48,7 @@ def parse_mission(raw: Any, *, name: str) -> tuple[Sensor, ...]:
     sensors = checked(Table, keys["sensors"], where=f"{name}: sensors")
     if not sensors:
         raise CatalogueError(f"{name}: sensors: expected at least one sensor, found none")
-    source = keys.get("source")
-    return tuple(_sensor(entry, key, source=source, where=f"{name}: {key}") for key, entry in sensors.items())
+    return tuple(_sensor(one, key, source=keys.get("source"), where=f"{name}: {key}") for key, one in sensors.items())
 
 
 def _sensor(raw: Any, name: str, *, source: Any, where: str) -> Sensor:

@@ -143,12 +143,9 @@ def without_range(table: RangeTable, name: str) -> RangeTable:
     """Take a trained range out of a table, with every declared or published range that needs it."""
     declared = tuple(entry for entry in table.declared if name not in entry.neighbours)
     left = {entry.name for entry in declared} | set(table.range_names) - {name}
-    return replace(
-        table,
-        ranges=tuple(entry for entry in table.ranges if entry.name != name),
-        declared=declared,
-        published=tuple(entry for entry in table.published if entry[2] in left),
-    )
+    ranges = tuple(entry for entry in table.ranges if entry.name != name)
+    published = tuple(entry for entry in table.published if entry[2] in left)
+    return replace(table, ranges=ranges, declared=declared, published=published)
 
 
 def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
@@ -258,26 +255,20 @@ def colour_of(spectrum: Spectrum) -> str | None:
 
 
 def stem_bands(sensor: Sensor) -> tuple[int, int, int]:
-    """Choose the bands that stand in the stem: red, green and blue, else the first three, repeated in turn if fewer.
-
-    Of several bands of one colour it is the one nearest to the window's centre.
-    """
+    """Choose the bands that stand in the stem: red, green and blue, of several the one nearest to the window's centre;
+    else the first three, repeated in turn if fewer."""
     # chosen: features must not depend on chance, and colours are what most sensors share.
-    found = [_of_colour(sensor, colour, window) for colour, window in _windows().items()]
-    red, green, blue = (index if index is not None else -1 for index in found)
+    red, green, blue = (_of_colour(sensor, colour, window) for colour, window in _windows().items())
     if min(red, green, blue) >= 0:
         return red, green, blue
-    count = len(sensor.bands)
-    return 0, 1 % count, 2 % count
+    return 0, 1 % len(sensor.bands), 2 % len(sensor.bands)
 
 
-def _of_colour(sensor: Sensor, colour: str, window: OpticalRange) -> int | None:
-    candidates = [index for index, band in enumerate(sensor.bands) if colour_of(band.spectrum) == colour]
-    return min(
-        candidates,
-        key=lambda index: abs(sensor.bands[index].spectrum.center_nm - window.center_nm),
-        default=None,
-    )
+def _of_colour(sensor: Sensor, colour: str, window: OpticalRange) -> int:
+    """Find the band of a colour; −1: there is none."""
+    found = [index for index, band in enumerate(sensor.bands) if colour_of(band.spectrum) == colour]
+    away_nm = [abs(sensor.bands[index].spectrum.center_nm - window.center_nm) for index in found]
+    return found[away_nm.index(min(away_nm))] if found else -1
 
 
 def _windows() -> dict[str, OpticalRange]:
