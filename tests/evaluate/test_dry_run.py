@@ -18,9 +18,9 @@ from small_networks import small_checkpoint
 from torch import nn
 
 from anyband import cli
-from anyband.evaluate import dry_run as dry_run_module
-from anyband.evaluate.dry_run import _Steps, dry_run, dry_run_lines
+from anyband.evaluate import run as run_module
 from anyband.evaluate.recipe import list_transfer_recipes, load_transfer_recipe
+from anyband.evaluate.run import _Steps, dry_run, dry_run_lines
 from anyband.models.checkpoint import save_checkpoint
 
 _RNG = np.random.default_rng(0)
@@ -269,7 +269,7 @@ def test_a_checkpoint_that_can_not_be_had_is_in_the_way(pictures: Path, checkpoi
 
 def test_weights_of_the_hub_are_not_fetched_but_stood_for(pictures: Path, monkeypatch: pytest.MonkeyPatch):
     # Narrow, so that the test is quick; the name still tells the size.
-    monkeypatch.setattr(dry_run_module, "_SIZES", {"b": ("ViT-B", 32, 2, 2)})
+    monkeypatch.setattr(run_module, "_SIZES", {"b": ("ViT-B", 32, 2, 2)})
     found = _run(_KNN, pictures, "gsumbul/SMARTIES-v1-ViT-B")
     assert found["ok"]
     message = next(check["message"] for check in found["checks"] if check["what"] == "checkpoint")
@@ -278,9 +278,9 @@ def test_weights_of_the_hub_are_not_fetched_but_stood_for(pictures: Path, monkey
 
 @pytest.mark.parametrize(("name", "sizes"), [("ViT-B", (768, 12, 12)), ("ViT-L", (1024, 24, 16))])
 def test_what_stands_in_has_the_size_of_the_published_network(name: str, sizes: tuple[int, int, int]):
-    letter = dry_run_module._SIZE_IN_NAME.search(f"gsumbul/SMARTIES-v1-{name}")
+    letter = run_module._SIZE_IN_NAME.search(f"gsumbul/SMARTIES-v1-{name}")
     assert letter is not None
-    assert dry_run_module._SIZES[letter[1].lower()] == (name, *sizes)
+    assert run_module._SIZES[letter[1].lower()] == (name, *sizes)
 
 
 def test_a_protocol_for_other_data_is_in_the_way(pictures: Path, deep_checkpoint: Path):
@@ -298,7 +298,7 @@ def test_a_band_that_no_range_reads_is_in_the_way(folder_of: Callable[[str], Pat
 
 
 def test_too_little_memory_is_in_the_way(pictures: Path, deep_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dry_run_module, "available_bytes", lambda device: 1000)
+    monkeypatch.setattr(run_module, "available_bytes", lambda device: 1000)
     found = _run(_KNN, pictures, deep_checkpoint)
     assert found["checks"][-1]["what"] == "memory"
     assert "lower fit.batch_size" in found["checks"][-1]["message"]

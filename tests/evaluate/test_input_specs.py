@@ -119,10 +119,11 @@ def test_published_statistics_are_those_of_the_data_set(tiny_encoder: SensorEnco
 
 
 def test_data_without_a_published_normalisation_are_refused(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
+    reader = TaskReader(tiny_encoder, class_data, _with(statistics="published"))
     with pytest.raises(
         InputError, match=r"'tiny class of 1' has no published normalisation; use input\.statistics=data"
     ):
-        TaskReader(tiny_encoder, class_data, _with(statistics="published"))
+        next(reader.batches([0]))
 
 
 def test_a_sensor_without_training_images_can_not_be_counted(tiny_encoder: SensorEncoder, pair_data: TaskData) -> None:

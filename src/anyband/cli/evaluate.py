@@ -122,10 +122,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.evaluate.dry_run import dry_run, dry_run_lines
     from anyband.evaluate.report import check_outputs, write_outputs
     from anyband.evaluate.results import grouped, row_to_dict, table_of
-    from anyband.evaluate.run import evaluate
+    from anyband.evaluate.run import dry_run, dry_run_lines, evaluate
 
     recipe = _recipe(arguments)
     device, shown = arguments.device, not arguments.json

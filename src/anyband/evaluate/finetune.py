@@ -202,7 +202,7 @@ def _finetuned(context: Context, name: str) -> Result:
         predictions=predictions_of(data, data.split("test"), _restored(data, outputs, mean, std)),
         chosen={
             "epoch": fitted.best_epoch,
-            f"validation {VALIDATION_METRICS[data.kind]}": fitted.best_score,
+            f"validation {VALIDATION_METRICS[data.kind]}": max(fitted.validation),
         },
         curves={"training loss": fitted.losses, "validation": fitted.validation},
         model=_weights(adapted, model.head, mean, std),

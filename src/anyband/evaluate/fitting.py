@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -60,10 +60,6 @@ class FitResult:
     validation: tuple[float, ...]
     """Validation score after each epoch; fewer than the recipe's where it lost patience."""
 
-    @property
-    def best_score(self) -> float:
-        return self.validation[self.best_epoch - 1]
-
 
 def fit(
     model: nn.Module,
@@ -89,27 +85,40 @@ def fit(
         validate: scores the model on the validation samples, higher is better; in evaluation mode without gradients.
         names: of the samples by position, for messages.
         seed: of what the network draws, such as drop path.
-    Raises:
-        InputError: nothing to fit, or nothing to fit it to.
-        RecipeError: the device can't compute in the precision.
-        TrainingError: a loss or a validation score is not finite.
+    Nothing to fit, or to fit it to, is an `InputError`; a precision that the device can't compute in a `RecipeError`;
+    a loss or a validation score that is not finite a `TrainingError`.
     """
     step = _stepper(model, recipe, loss, steps_per_epoch=steps_per_epoch, seed=seed, device=torch.device(device))
+    changing = {name: one for name, one in model.named_parameters() if one.requires_grad} | dict(model.named_buffers())
     best: dict[str, Tensor] = {}
     losses: list[float] = []
     validation: list[float] = []
-    with _attention_for(model, recipe, device), progress(title, recipe.epochs * steps_per_epoch, shown=shown) as done:
+    with contextlib.ExitStack() as stack:
+        done = stack.enter_context(progress(title, recipe.epochs * steps_per_epoch, shown=shown))
+        if torch.device(device).type == "cpu" and recipe.precision == "bf16-mixed":
+            # The gradient of the fused kernel is slow there.
+            set_fused_attention(model, fused=False)
+            stack.callback(set_fused_attention, model, fused=True)
         for epoch in range(recipe.epochs):
             numbered = enumerate(batches(epoch), start=epoch * steps_per_epoch)
             losses.append(_mean_loss(model, numbered, step, epoch=epoch, recipe=recipe, names=names, done=done))
             with predicting(model, recipe):
-                validation.append(_known(validate(), epoch))
+                validation.append(validate())
+            if math.isnan(validation[-1]):
+                raise TrainingError(
+                    f"the validation score of epoch {epoch + 1} is not a number; see that validation has samples with "
+                    "targets, and lower fit.base_lr where the network diverged"
+                )
             best_epoch = 1 + validation.index(max(validation))
             if best_epoch == epoch + 1:
-                best = {name: one.detach().clone() for name, one in _changing(model).items()}
+                best = {name: one.detach().clone() for name, one in changing.items()}
             if recipe.patience is not None and epoch + 1 - best_epoch >= recipe.patience:
                 break
-    _put_back(model, best)
+    with torch.no_grad():
+        for name, one in changing.items():
+            one.copy_(best[name])
+    model.zero_grad(set_to_none=True)
+    model.eval()
     return FitResult(best_epoch=best_epoch, losses=tuple(losses), validation=tuple(validation))
 
 
@@ -135,23 +144,6 @@ def _mean_loss(
     if not count:
         raise InputError(f"there were no training samples in epoch {epoch + 1}; look at `data.split`")
     return summed / count
-
-
-def _known(score: float, epoch: int) -> float:
-    if math.isnan(score):
-        raise TrainingError(
-            f"the validation score of epoch {epoch + 1} is not a number; see that validation has samples with "
-            "targets, and lower fit.base_lr where the network diverged"
-        )
-    return score
-
-
-def _put_back(model: nn.Module, best: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, one in _changing(model).items():
-            one.copy_(best[name])
-    model.zero_grad(set_to_none=True)
-    model.eval()
 
 
 def fit_schedule(recipe: FitRecipe, *, steps_per_epoch: int) -> Schedule:
@@ -233,10 +225,6 @@ def _autocast(device: torch.device, recipe: FitRecipe) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=recipe.precision != "32-true")
 
 
-def _changing(model: nn.Module) -> dict[str, Tensor]:
-    return {name: one for name, one in model.named_parameters() if one.requires_grad} | dict(model.named_buffers())
-
-
 def _diverged(recipe: FitRecipe, epoch: int, step: int, names: Sequence[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:_MAX_NAMED])
     more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
@@ -244,19 +232,6 @@ def _diverged(recipe: FitRecipe, epoch: int, step: int, names: Sequence[str]) ->
         f"the loss is not finite in epoch {epoch + 1} of {recipe.epochs} (step {step}), with the samples {shown}{more}"
         f"; look at their pixels and targets, or lower fit.base_lr, now {recipe.base_lr:g}"
     )
-
-
-@contextlib.contextmanager
-def _attention_for(model: nn.Module, recipe: FitRecipe, device: str) -> Iterator[None]:
-    """The gradient of the fused kernel is slow in bfloat16 on a CPU; see `set_fused_attention`."""
-    slow = torch.device(device).type == "cpu" and recipe.precision == "bf16-mixed"
-    if slow:
-        set_fused_attention(model, fused=False)
-    try:
-        yield
-    finally:
-        if slow:
-            set_fused_attention(model, fused=True)
 
 
 # chosen: only the very same spectrum counts as known, so that the features before training are those of interpolation.

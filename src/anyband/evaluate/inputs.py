@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,7 @@ class TaskReader:
     """Reads samples as one network takes them; of the encoder, weights don't matter.
     A batch holds samples of one kind: the same sensors in the same slots. Images are normalised in their own pixels,
     then reduced (`scale`), then brought to the network's size; what is not valid stays so.
-
-    A size that doesn't fit the network, or a way of resizing that doesn't fit maps, is an `InputError`; a band that
-    can't be expressed by the trained ranges an `AssignmentError`, one without statistics a `CatalogueError`.
+    A size that doesn't fit the network, or a way of resizing that doesn't fit maps, is an `InputError`.
 
     Statistics: None or `checkpoint` are those that the checkpoint was trained with, else the catalogue's; `catalogue`
     are the catalogue's; `data` are counted on the training samples, once, when they are first needed; `published` are
@@ -80,8 +79,7 @@ class TaskReader:
         kinds: dict[tuple[Sensor, ...], int] = {}
         kind_of = {ids: kinds.setdefault(sensors, len(kinds)) for ids, sensors in shared.items()}
         self._kind_of = [kind_of[tuple(map(id, sensors))] for sensors in data.sensors]
-        every, source = dict.fromkeys(sensor for kind in kinds for sensor in kind), recipe.input.statistics
-        self._declared = {one: _declared_spec(encoder, data, one, source) for one in every}
+        self._sensors = tuple(dict.fromkeys(sensor for kind in kinds for sensor in kind))
         self._counted: dict[Sensor, InputSpec] = {}
         self._is_told = recipe.input.metadata and config.encodings.any
         self._last: tuple[int, Sample] | None = None
@@ -117,13 +115,18 @@ class TaskReader:
 
     def input_spec(self, sensor: Sensor, *, shown: bool = False) -> InputSpec:
         """Tell how images of one of the data's sensors become input; `data` statistics are counted now.
-        Training images without data to count are an `InputError`.
+        Raises:
+            AssignmentError: a band can't be expressed by the trained ranges.
+            CatalogueError: the source of the statistics lacks a band.
+            InputError: nothing is published for these data, or training images have no data to count.
         """
         if self.recipe.input.statistics != "data":
             return self._declared[sensor]
         if not self._counted:
-            counted = _counted_statistics(self.data, list(self._declared), shown=shown)
-            self._counted = {one: _spec_of(self._encoder, one, counted[one], _COUNTED) for one in self._declared}
+            # Before the images are read: a band that can't be expressed is an error at once.
+            sensors = list(self._declared)
+            counted = _counted_statistics(self.data, sensors, shown=shown)
+            self._counted = {one: _spec_of(self._encoder, one, counted[one], _COUNTED) for one in sensors}
         return self._counted[sensor]
 
     def batches(
@@ -231,6 +234,12 @@ class TaskReader:
             )
         self._last = (position, sample)
         return sample
+
+    @cached_property
+    def _declared(self) -> dict[Sensor, InputSpec]:
+        """Tell how each sensor becomes input without reading images; statistics that must be counted are left open."""
+        source = self.recipe.input.statistics
+        return {one: _declared_spec(self._encoder, self.data, one, source) for one in self._sensors}
 
     def _plans(
         self, samples: Sequence[int] | Int[Array, " sample"], size: int, *, merged: bool = False

@@ -92,8 +92,9 @@ class ClassMaps:
         self.num_outputs = num_classes
         self._label_smoothing = label_smoothing
 
-    def loss(self, outputs: Float[Tensor, "sample class row col"], targets: Int[Tensor, "sample row col"]) -> Tensor:
-        return map_cross_entropy(outputs, targets, label_smoothing=self._label_smoothing)
+    def loss(self, outputs: Float[Tensor, "sample class row col"], batch: TaskBatch) -> Tensor:
+        assert batch.targets is not None
+        return map_cross_entropy(outputs, batch.targets, label_smoothing=self._label_smoothing)
 
     def read(self, outputs: Float[Array, "output row col"]) -> Num[Array, "row col"]:
         return np.asarray(outputs.argmax(axis=0), dtype=np.int16)
@@ -101,10 +102,6 @@ class ClassMaps:
     def score(self, counts: Num[Array, "sample class class"]) -> float:
         """Compute the mIoU over the pixels of all samples; NaN where no pixel has a label."""
         return value_of(map_metric("miou", counts), num_samples=len(counts))
-
-    def settled(self, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the weights of a fitted head as they are kept: its outputs are logits."""
-        return dict(head)
 
 
 class NumberMaps:
@@ -115,8 +112,9 @@ class NumberMaps:
     def __init__(self, *, mean: float, std: float) -> None:
         self.mean, self.std = mean, std
 
-    def loss(self, outputs: Float[Tensor, "sample 1 row col"], targets: Float[Tensor, "sample row col"]) -> Tensor:
-        return map_squared_error(outputs, (targets - self.mean) / self.std)
+    def loss(self, outputs: Float[Tensor, "sample 1 row col"], batch: TaskBatch) -> Tensor:
+        assert batch.targets is not None
+        return map_squared_error(outputs, (batch.targets - self.mean) / self.std)
 
     def read(self, outputs: Float[Array, "output row col"]) -> Num[Array, "row col"]:
         return np.asarray(outputs[0] * self.std + self.mean, dtype=np.float32)
@@ -241,7 +239,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         batches=samples.training_batches,
         steps_per_epoch=len(context.reader.training_order(0)),
         # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.
-        loss=lambda batch, step: kind.loss(network(batch, step=step + 1).float(), _targets(batch)),
+        loss=lambda batch, step: kind.loss(network(batch, step=step + 1).float(), batch),
         validate=lambda: kind.score(_counts(samples, kind, data, "val")[0]),
         names=data.names,
         seed=recipe.seed,
@@ -255,13 +253,14 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         counts, counted = _counts(samples, kind, data, "test")
         pictured = data.split("test")[_spread(counts, kind)]
         maps = dict(samples.predicted(pictured, kind.read, labelled=False))
-    settled = kind.settled(network.head.state_dict())
+    head_state = network.head.state_dict()
+    settled = kind.settled(head_state) if isinstance(kind, NumberMaps) else head_state
     weights = {f"head.{key}": one.detach().cpu().contiguous() for key, one in settled.items()}
     return Result(
         features=name,
         width=width,
         predictions=map_predictions(data, counted),
-        chosen={"epoch": fitted.best_epoch, f"validation {VALIDATION_METRICS[data.kind]}": fitted.best_score},
+        chosen={"epoch": fitted.best_epoch, f"validation {VALIDATION_METRICS[data.kind]}": max(fitted.validation)},
         curves={"training loss": fitted.losses, "validation": fitted.validation},
         maps=maps,
         model=weights if adapted is None else {**checkpoint_of(adapted.encoder).state, **weights},
@@ -311,7 +310,8 @@ class MapNetwork(nn.Module):
         self._frozen = None if frozen is None else (encoder, frozen)
 
     def levels(self, batch: TaskBatch, step: int = 0) -> tuple[Tensor, ...]:
-        """Make the levels of a batch, or take them where they are known."""
+        """Make the levels of a batch on this network's device, or take them where they are known."""
+        batch = batch.to(next(self.head.parameters()).device)
         if batch.levels:
             return batch.levels
         if self._frozen is None:
@@ -339,32 +339,35 @@ class _MapSamples:
     def __init__(self, context: Context, network: MapNetwork, encoder: FusedEncoder | SiameseEncoder) -> None:
         self._reader, self._network, recipe = context.reader, network, context.recipe
         self._native, self._batch_size = recipe.input.resize == "native", recipe.input.batch_size
-        self._truths: dict[int, Tensor] = {}
+        self._truths: dict[int, Num[Array, "row col"]] = {}
+        self._targets: dict[int, Tensor] = {}
         self._windows: dict[int, list[tuple[TaskBatch, Window]]] = {}
         self._repeated = set(context.data.split("val").tolist()) if network.encoder is None else set()
         free = available_bytes(torch.device("cpu"))
         self._room = np.inf if free is None else _MEMORY_SHARE * free
         self._levels: tuple[Tensor, ...] = ()
         plain = recipe.fit.augment == AugmentRecipe() and recipe.input.resize == "whole"
-        if network.encoder is None and plain and self._level_bytes(context, network) < self._room:
+        num_levels = 1 if network.blocks == "final" else len(network.blocks)
+        patches = (network.img_size // next(iter(context.encoders.values())).config.patch_size) ** 2
+        num_bytes = len(context.data) * num_levels * network.head.width * patches * _FLOAT_BYTES
+        if network.encoder is None and plain and num_bytes < self._room:
             every = np.arange(len(context.data))
-            made = {"": encoder}
             self._levels = extract_features(
-                made, self._reader, every, blocks=network.blocks, cache=context.cache, shown=context.shown
+                {"": encoder}, self._reader, every, blocks=network.blocks, cache=context.cache, shown=context.shown
             )[""]
-            train = self._reader.batches(context.data.split("train"), targets=True, shown=context.shown)
-            self._targets = {
-                int(sample): _compact(target)
-                for batch in train
-                for sample, target in zip(batch.samples, _targets(batch), strict=True)
-            }
+            for batch in self._reader.batches(context.data.split("train"), targets=True, shown=context.shown):
+                assert batch.targets is not None
+                # Classes are held in few bytes, here and in `truth`.
+                held = batch.targets if batch.targets.is_floating_point() else batch.targets.short()
+                self._targets |= zip(batch.samples.tolist(), held, strict=True)
 
     def training_batches(self, epoch: int) -> Iterator[TaskBatch]:
         if not self._levels:
             yield from self._reader.training_batches(epoch)
             return
         for samples in self._reader.training_order(epoch):
-            yield replace(self._known(samples), targets=_loose(torch.stack([self._targets[one] for one in samples])))
+            targets = torch.stack([self._targets[sample] for sample in samples])
+            yield replace(self._known(samples), targets=targets if targets.is_floating_point() else targets.long())
 
     def predicted(
         self, samples: Int[Array, " sample"], read: Read, *, labelled: bool
@@ -385,13 +388,9 @@ class _MapSamples:
     def truth(self, sample: int) -> Num[Array, "row col"]:
         """Give the map of a sample at its own size; it is read once and held in few bytes."""
         if sample not in self._truths:
-            self._truths[sample] = _compact(torch.from_numpy(self._reader.target(sample)))
-        return _loose(self._truths[sample]).numpy()
-
-    def _level_bytes(self, context: Context, network: MapNetwork) -> int:
-        patches = (self._reader.img_size // next(iter(context.encoders.values())).config.patch_size) ** 2
-        num_levels = 1 if network.blocks == "final" else len(network.blocks)
-        return len(context.data) * num_levels * network.head.width * patches * _FLOAT_BYTES
+            found = self._reader.target(sample)
+            self._truths[sample] = found if found.dtype.kind == "f" else found.astype(np.int16)
+        return self._truths[sample]
 
     def _known(self, samples: Sequence[int]) -> TaskBatch:
         return TaskBatch(
@@ -416,7 +415,7 @@ class _MapSamples:
                 yield batch, window
                 continue
             with torch.no_grad():
-                levels = self._network.levels(batch.to(_device(self._network)))
+                levels = self._network.levels(batch)
             kept = replace(batch, images=(), levels=tuple(level.cpu() for level in levels))
             self._room -= sum(level.nbytes for level in kept.levels)
             made.append((kept, window))
@@ -437,7 +436,7 @@ def predict_whole(
     """
     for batch in batches:
         with torch.no_grad():
-            levels = network.levels(batch.to(_device(network)))
+            levels = network.levels(batch)
         for row, sample in enumerate(batch.samples.tolist()):
             if row % _HEAD_SAMPLES == 0:
                 with torch.no_grad():
@@ -457,7 +456,7 @@ def predict_windows(
     def outputs() -> Iterator[tuple[Window, Float[Array, "output row col"]]]:
         for batch, window in windows:
             with torch.no_grad():
-                found = network(batch.to(_device(network))).float()
+                found = network(batch).float()
             # Images that are smaller than the input fill its first rows and columns.
             yield window, found[0, :, : window.height, : window.width].cpu().numpy()
 
@@ -488,21 +487,3 @@ def joined_windows(
 def _taken(blender: Blender, last_row: int, at_once: int) -> Iterator[Float[Array, "output row col"]]:
     while (left := last_row - blender.first_row) > 0:
         yield blender.take(min(left, at_once))
-
-
-def _device(network: MapNetwork) -> torch.device:
-    return next(network.head.parameters()).device
-
-
-def _targets(batch: TaskBatch) -> Num[Tensor, "sample row col"]:
-    assert batch.targets is not None
-    return batch.targets
-
-
-def _compact(targets: Num[Tensor, "*row col"]) -> Num[Tensor, "*row col"]:
-    """Hold classes in few bytes."""
-    return targets if targets.is_floating_point() else targets.to(torch.int16)
-
-
-def _loose(targets: Num[Tensor, "*row col"]) -> Num[Tensor, "*row col"]:
-    return targets if targets.is_floating_point() else targets.long()

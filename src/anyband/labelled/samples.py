@@ -13,7 +13,7 @@ import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num, Shaped
 from anyband.data.store import SPLITS, Split
-from anyband.errors import ManifestError, RecipeError, nearest_name
+from anyband.errors import InputError, ManifestError, RecipeError, nearest_name
 from anyband.progress import progress
 from anyband.rasters.grid import Grid
 from anyband.sensors.catalogue import find_bands, resolve_sensor
@@ -23,6 +23,7 @@ __all__ = [
     "DENSE_KINDS",
     "IMAGE_ENDINGS",
     "MOST_READ",
+    "ONLY_BAND",
     "PARTIAL",
     "BlockSpec",
     "DataSpec",
@@ -43,6 +44,7 @@ __all__ = [
     "options_of",
     "quick_fingerprint",
     "settings_of",
+    "without_band",
 ]
 
 TaskKind = Literal["class", "labels", "number", "class_map", "number_map"]
@@ -405,3 +407,30 @@ def quick_fingerprint(
     step = max(1, len(files) // _READ_SAMPLES)
     seen = (*contents_of(files, sizes_only=True), *contents_of(files[::step]))
     return fingerprint_of([*settings, *names], seen, targets, splits)
+
+
+ONLY_BAND = "'{}' has no other band than '{}'; without it there is no image"
+
+
+def without_band(data: TaskData, sensor: str, band: str) -> TaskData:
+    """Leave a band out of all images of a sensor; everything else stays. An only band is an `InputError`."""
+
+    def reduced(position: int) -> Sample:
+        sample, images = data.read(position), []
+        for image in sample.images:
+            smaller = _without(image.sensor, sensor, band)
+            kept = [image.sensor.band_index(one) for one in smaller.band_names]
+            images.append(replace(image, dn=image.dn[kept], valid=image.valid[kept], sensor=smaller))
+        return replace(sample, images=tuple(images))
+
+    left = tuple(tuple(_without(one, sensor, band) for one in slots) for slots in data.sensors)
+    return replace(data, sensors=left, read=reduced, fingerprint=f"{data.fingerprint} without {sensor}/{band}")
+
+
+def _without(sensor: Sensor, name: str, band: str) -> Sensor:
+    if sensor.name != name or band not in sensor.band_names:
+        return sensor
+    kept = [one for one in sensor.band_names if one != band]
+    if not kept:
+        raise InputError(ONLY_BAND.format(name, band))
+    return sensor.select(kept)
