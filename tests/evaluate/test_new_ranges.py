@@ -153,6 +153,6 @@ def test_each_choice_of_bands_is_listed_once(class_data: TaskData, landsat_data:
 def test_a_stem_of_three_bands_has_no_ranges_to_add(
     tiny_encoder: SensorEncoder, landsat_data: TaskData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anyband.evaluate.fitting.is_stem", lambda table: True)
+    monkeypatch.setattr("anyband.evaluate.fitting.STEM", tiny_encoder.checkpoint.ranges.name)
     with pytest.raises(RecipeError, match=r"stem of three bands: set fit.new_ranges=none"):
         adapt(tiny_encoder, landsat_data, _recipe(new_ranges="with_rest"))

@@ -8,13 +8,14 @@ import pytest
 import yaml
 
 from anyband.errors import CatalogueError
+from anyband.files import read_own_yaml
 from anyband.sensors.catalogue import (
+    _FOLDER,
     find_sensor_name,
     get_sensor,
     list_sensors,
     load_sensor_file,
     parse_mission,
-    resolve_sensor,
 )
 from anyband.sensors.sensor import RadarBeam, Sensor, sensor_from_dict, sensor_to_dict
 
@@ -46,6 +47,12 @@ def _own(raw: dict[str, Any]) -> Sensor:
 def test_every_sensor_survives_being_written_as_json() -> None:
     for sensor in map(get_sensor, list_sensors()):
         assert sensor_from_dict(json.loads(json.dumps(sensor_to_dict(sensor)))) == sensor
+
+
+@pytest.mark.parametrize("table", sorted(_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_catalogues_own_tables_have_the_form_of_a_users(table: Path) -> None:
+    parsed = parse_mission(read_own_yaml(table), name=table.name)
+    assert parsed == tuple(get_sensor(sensor.name) for sensor in parsed)
 
 
 def test_aliases_and_case_lead_to_the_same_sensor() -> None:
@@ -113,7 +120,7 @@ def test_the_finest_band_gives_the_sensor_its_gsd() -> None:
 def test_a_file_describes_a_sensor_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(_table()))
-    sensor = resolve_sensor(str(path))
+    sensor = get_sensor(str(path))
     assert sensor == load_sensor_file(path)
     assert sensor.band("green").encoding("dn").scale == 0.01
     assert (sensor.default_encoding, sensor.gsd_m, sensor.source) == ("dn", 1.5, "measured at home")

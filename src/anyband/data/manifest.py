@@ -19,7 +19,7 @@ from anyband.data.store import SPLITS, Split
 from anyband.errors import AnybandError, ManifestError, nearest_name
 from anyband.files import read_yaml
 from anyband.rasters.reader import RasterSource
-from anyband.sensors.catalogue import find_sensor_name, resolve_sensor
+from anyband.sensors.catalogue import find_sensor_name, get_sensor
 from anyband.sensors.sensor import Encoding, Sensor
 
 __all__ = [
@@ -237,7 +237,7 @@ def _paths(value: Any, folder: Path) -> tuple[Path, ...]:
 def _sensor(name: str, folder: Path, known: Mapping[str, Sensor]) -> Sensor:
     if name in known and find_sensor_name(name) is None:
         return known[name]
-    return resolve_sensor(str(folder / name) if name.casefold().endswith((".yaml", ".yml")) else name)
+    return get_sensor(str(folder / name) if name.casefold().endswith((".yaml", ".yml")) else name)
 
 
 def _declaration(

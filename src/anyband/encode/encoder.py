@@ -34,7 +34,7 @@ from anyband.models.patches import SpectralProjection
 from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput, tokens_as_map
 from anyband.progress import progress
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
-from anyband.sensors.ranges import is_stem
+from anyband.sensors.ranges import STEM
 from anyband.sensors.sensor import BandStatistics, Sensor
 
 __all__ = [
@@ -455,7 +455,7 @@ class SensorEncoder(nn.Module):
                 f"'{name}' is not a trained range of '{table.name}'{nearest_name(name, table.range_names)} "
                 "Name a sensor's band as 'sensor/band', for example 'sentinel2-l2a/B04'"
             )
-        if is_stem(table):
+        if table.name == STEM:
             raise CatalogueError(
                 f"'{name}' may stand in any position of this network's stem of three bands; name the positions of the "
                 f"channels, {', '.join(table.range_names)}, or give `encode` digital numbers with their sensor"

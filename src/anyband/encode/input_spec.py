@@ -18,7 +18,7 @@ from anyband.files import parse_yaml
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign
-from anyband.sensors.catalogue import resolve_sensor
+from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import BandStatistics, Sensor, sensor_from_dict
 
 __all__ = [
@@ -113,7 +113,7 @@ class InputSpec:
 def checkpoint_sensor(checkpoint: Checkpoint, sensor: str | Sensor) -> Sensor:
     """Find a sensor in the catalogue, a YAML file, or among those of a checkpoint; `CatalogueError` offers a name."""
     try:
-        return sensor if isinstance(sensor, Sensor) else resolve_sensor(sensor)
+        return sensor if isinstance(sensor, Sensor) else get_sensor(sensor)
     except CatalogueError:
         if sensor not in checkpoint.sensors:
             raise

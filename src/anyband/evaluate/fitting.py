@@ -25,7 +25,7 @@ from anyband.models.patches import SpectralProjection
 from anyband.models.vit import set_fused_attention
 from anyband.progress import Advance, progress
 from anyband.sensors.assignment import AssignmentRules, assign
-from anyband.sensors.ranges import extend_ranges, is_stem
+from anyband.sensors.ranges import STEM, extend_ranges
 from anyband.sensors.sensor import Sensor, sensor_to_dict
 from anyband.training.steps import Schedule, make_optimizer, seeded, set_learning_rate
 
@@ -346,7 +346,7 @@ def with_new_ranges(
 
 
 def _extended(checkpoint: Checkpoint, sensors: Sequence[Sensor], rules: AssignmentRules) -> Checkpoint:
-    if is_stem(checkpoint.ranges):
+    if checkpoint.ranges.name == STEM:
         raise RecipeError(
             "fit.new_ranges adds ranges to a spectrum-aware projection; this checkpoint has a stem of three bands: "
             "set fit.new_ranges=none"

@@ -16,7 +16,7 @@ from anyband.data.store import SPLITS, Split
 from anyband.errors import InputError, ManifestError, RecipeError, nearest_name
 from anyband.progress import progress
 from anyband.rasters.grid import Grid
-from anyband.sensors.catalogue import find_bands, resolve_sensor
+from anyband.sensors.catalogue import find_bands, get_sensor
 from anyband.sensors.sensor import Sensor
 
 __all__ = [
@@ -246,7 +246,7 @@ def declared_slots(found: Sequence[Sensor], spec: DataSpec, *, name: str) -> tup
         ManifestError: other numbers of slots, or none is known.
         CatalogueError: an unknown sensor, band or encoding.
     """
-    sensors = tuple(resolve_sensor(one) for one in spec.sensors) or tuple(found)
+    sensors = tuple(get_sensor(one) for one in spec.sensors) or tuple(found)
     if not sensors:
         raise ManifestError(f"'{name}' does not say which sensors took its images; declare them in `sensors`")
     if found and len(found) != len(sensors):

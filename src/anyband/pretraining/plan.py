@@ -29,7 +29,7 @@ from anyband.models.weight_files import write_weights
 from anyband.pretraining.batches import NUM_STEM_BANDS, Samples, StagedSampler, assignment_rules, input_specs
 from anyband.pretraining.recipe import PretrainRecipe, recipe_differences
 from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.ranges import RangeTable, is_stem, load_ranges, ranges_from_sensors, stem_ranges
+from anyband.sensors.ranges import STEM, RangeTable, load_ranges, ranges_from_sensors, stem_ranges
 from anyband.sensors.sensor import Sensor, sensor_to_dict
 from anyband.training.steps import Schedule
 
@@ -231,7 +231,7 @@ _FREE = ("drop_path", "mask_ratio", "mixup_ratio", "decode_ratio", "mixup", "nor
 def _load_start(recipe: PretrainRecipe, where: str, sensors: Sequence[Sensor]) -> Checkpoint:
     """Load a checkpoint and see that it fits the network of a recipe; else every difference is named."""
     start = load_checkpoint(where)
-    stem = "triplet" if is_stem(start.ranges) else "spectral"
+    stem = "triplet" if start.ranges.name == STEM else "spectral"
     if stem != recipe.model.stem:
         raise CheckpointError(
             f"'{where}' was trained with model.stem '{stem}', the recipe has '{recipe.model.stem}'; take the "

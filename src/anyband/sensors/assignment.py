@@ -9,7 +9,7 @@ import numpy as np
 
 from anyband.arrays import Array, Float
 from anyband.errors import AssignmentError, nearest_name
-from anyband.sensors.ranges import RangeTable, TrainedRange, is_stem, stem_bands
+from anyband.sensors.ranges import STEM, RangeTable, TrainedRange, stem_bands
 from anyband.sensors.sensor import (
     Band,
     OpticalRange,
@@ -272,7 +272,7 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     three bands stand, whatever their spectra are; see `stem_bands`. `AssignmentError` where a band can't be expressed
     and may not be dropped, or none is left.
     """
-    if is_stem(table):
+    if table.name == STEM:
         return _stem_assignment(sensor, table)
     rules = AssignmentRules() if rules is None else rules
     spectra = [entry.spectrum for entry in table.ranges]

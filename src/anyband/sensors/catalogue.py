@@ -18,7 +18,6 @@ from anyband.sensors.sensor import (
     Table,
     Text,
     checked,
-    checked_keys,
     sensor_from_dict,
 )
 
@@ -30,7 +29,6 @@ __all__ = [
     "list_sensors",
     "load_sensor_file",
     "parse_mission",
-    "resolve_sensor",
 ]
 
 _SENSOR_KEYS = (
@@ -43,7 +41,7 @@ _SERIES_KEYS = ("prefix", "first", "centers_nm", "fwhm_nm", "gsd_m", "unit", "so
 
 def parse_mission(raw: Any, *, name: str) -> tuple[Sensor, ...]:
     """Build the sensors that a parsed table describes; errors name the table, the sensor and the band."""
-    keys = checked_keys(raw, ("mission", "sensors", "source"), where=name, required=("mission", "sensors"))
+    keys = checked(Table, raw, where=name, keys=("mission", "sensors", "source"), required=("mission", "sensors"))
     checked(Text, keys["mission"], where=f"{name}: mission")
     sensors = checked(Table, keys["sensors"], where=f"{name}: sensors")
     if not sensors:
@@ -53,7 +51,7 @@ def parse_mission(raw: Any, *, name: str) -> tuple[Sensor, ...]:
 
 def _sensor(raw: Any, name: str, *, source: Any, where: str) -> Sensor:
     """Write a sensor's table out into the form of headers, in which each band has all that is its own."""
-    keys = checked_keys(raw, _SENSOR_KEYS, where=where, required=("title", "encodings"))
+    keys = checked(Table, raw, where=where, keys=_SENSOR_KEYS, required=("title", "encodings"))
     source = keys.get("source", source)
     if source is None:
         raise CatalogueError(f"{where}: key 'source' is missing, here and at the top of the table")
@@ -62,7 +60,7 @@ def _sensor(raw: Any, name: str, *, source: Any, where: str) -> Sensor:
     if keys.get("bands") is not None or not entries:
         entries += checked(Items, keys.get("bands"), where=f"{where}: bands")
     for index, entry in enumerate(entries):
-        checked_keys(entry, _BAND_KEYS, where=f"{where}: bands[{index}]", required=("name",))
+        checked(Table, entry, where=f"{where}: bands[{index}]", keys=_BAND_KEYS, required=("name",))
         checked(Text, entry["name"], where=f"{where}: bands[{index}]: name")
     names = tuple(entry["name"] for entry in entries)
     statistics, statistics_source = _statistics(keys.get("statistics"), name, names, where=f"{where}: statistics")
@@ -99,7 +97,7 @@ def _sensor(raw: Any, name: str, *, source: Any, where: str) -> Sensor:
 
 def _series(raw: Any, *, where: str) -> list[dict[str, Any]]:
     """Write out a compact run of bands: names from a prefix and a running number, numbers from lists."""
-    keys = checked_keys(raw, _SERIES_KEYS, where=where, required=("prefix", "centers_nm", "fwhm_nm"))
+    keys = checked(Table, raw, where=where, keys=_SERIES_KEYS, required=("prefix", "centers_nm", "fwhm_nm"))
     prefix = checked(Text, keys["prefix"], where=f"{where}: prefix")
     first, pad = (int(checked(Number, keys.get(key) or 0, where=f"{where}: {key}")) for key in ("first", "pad"))
     first = first if "first" in keys else 1
@@ -140,15 +138,15 @@ def _statistics(raw: Any, sensor_name: str, band_names: tuple[str, ...], *, wher
     """Read (statistics by band name, their source) from a published table or from numbers written out."""
     if raw is None:
         return {}, ""
-    keys = checked_keys(raw, ("table", "set", "unit_scale", "source", "bands"), where=where)
+    keys = checked(Table, raw, where=where, keys=("table", "set", "unit_scale", "source", "bands"))
     if keys.get("bands") is not None:
-        checked_keys(raw, ("bands", "source"), where=where, required=("bands", "source"))
+        checked(Table, raw, where=where, keys=("bands", "source"), required=("bands", "source"))
         written = checked(Table, keys["bands"], where=f"{where}.bands")
         unknown = next((name for name in written if name not in band_names), None)
         if unknown is not None:
             raise CatalogueError(f"{where}.bands.{unknown}: there is no such band{nearest_name(unknown, band_names)}")
         return written, checked(Text, keys["source"], where=f"{where}: source")
-    checked_keys(raw, keys, where=where, required=("table", "set"))
+    checked(Table, raw, where=where, keys=keys, required=("table", "set"))
     table_name, set_name = str(keys["table"]), str(keys["set"])
     scale = None if keys.get("unit_scale") is None else checked(Positive, keys["unit_scale"], where=where)
     by_range = published_statistics(set_name, table_name=table_name, unit_scale=scale)
@@ -169,20 +167,24 @@ def list_sensors() -> tuple[str, ...]:
     return tuple(sorted(_catalogue()[0]))
 
 
-def get_sensor(name: str) -> Sensor:
-    """Look up a sensor by its name or one of its aliases (case does not count).
-
-    Raises:
-        CatalogueError: no such sensor; the nearest name is offered.
-    """
-    sensors, names = _catalogue()
-    if name.casefold() not in names:
-        spelt = [word for sensor in sensors.values() for word in (sensor.name, *sensor.aliases)]
+def get_sensor(name_or_path: str | Path) -> Sensor:
+    """Look up a sensor by its name or one of its aliases (case does not count), or load the YAML file of one's own.
+    `CatalogueError` where there is none; it offers the nearest name."""
+    if Path(name_or_path).suffix in {".yaml", ".yml"}:
+        return load_sensor_file(Path(name_or_path))
+    tables, names = _catalogue()
+    name = names.get(str(name_or_path).casefold())
+    if name is None:
+        spelt = [word for one, (_, entry, _) in tables.items() for word in (one, *(entry.get("aliases") or ()))]
+        offer = nearest_name(str(name_or_path), spelt)
         raise CatalogueError(
-            f"there is no sensor '{name}' in the catalogue ({len(sensors)} sensors){nearest_name(name, spelt)}\n"
+            f"there is no sensor '{name_or_path}' in the catalogue ({len(tables)} sensors){offer}\n"
             "`anyband sensors` lists them; a sensor of your own is one YAML file, named by its path"
         )
-    return sensors[names[name.casefold()]]
+    if name not in _made:
+        file, entry, source = tables[name]
+        _made.setdefault(name, _sensor(entry, name, source=source, where=f"{file}: {name}"))
+    return _made[name]
 
 
 def find_sensor_name(name_or_alias: str) -> str | None:
@@ -215,27 +217,26 @@ def _loaded(path: Path, _state: tuple[int, int]) -> Sensor:
     return sensors[0]
 
 
-def resolve_sensor(name_or_path: str | Path) -> Sensor:
-    """Get a sensor by its name in the catalogue, or from a YAML file where the name ends in `.yaml` or `.yml`."""
-    if Path(name_or_path).suffix in {".yaml", ".yml"}:
-        return load_sensor_file(Path(name_or_path))
-    return get_sensor(str(name_or_path))
+# Sensors of the catalogue that were asked for, by name: to make them all takes ten times as long as to read the tables.
+_made: dict[str, Sensor] = {}
 
 
 @functools.cache
-def _catalogue() -> tuple[dict[str, Sensor], dict[str, str]]:
-    """Read all tables: the sensors by name, and the name of the sensor of every name and alias, case folded."""
-    sensors: dict[str, Sensor] = {}
+def _catalogue() -> tuple[dict[str, tuple[str, dict[str, Any], Any]], dict[str, str]]:
+    """Read all tables: (file, entry, source of the table) of each sensor by its name, and the name of the sensor of
+    every name and alias, case folded."""
+    tables: dict[str, tuple[str, dict[str, Any], Any]] = {}
     names: dict[str, str] = {}
     for path in sorted(_FOLDER.glob("*.yaml")):
-        for sensor in parse_mission(read_own_yaml(path), name=path.name):
-            if sensor.name in sensors:
-                raise CatalogueError(f"{path.name}: sensor '{sensor.name}' stands in another table already")
-            sensors[sensor.name] = sensor
-            for word in {sensor.name.casefold(), *(alias.casefold() for alias in sensor.aliases)}:
-                if names.setdefault(word, sensor.name) != sensor.name:
-                    raise CatalogueError(f"'{word}' names both sensor '{names[word]}' and sensor '{sensor.name}'")
-    return sensors, names
+        mission = read_own_yaml(path)
+        for name, entry in mission["sensors"].items():
+            if name in tables:
+                raise CatalogueError(f"{path.name}: sensor '{name}' stands in another table already")
+            tables[name] = path.name, entry, mission.get("source")
+            for word in {name.casefold(), *(alias.casefold() for alias in entry.get("aliases") or ())}:
+                if names.setdefault(word, name) != name:
+                    raise CatalogueError(f"'{word}' names both sensor '{names[word]}' and sensor '{name}'")
+    return tables, names
 
 
 def find_band(name: str, sensor: Sensor) -> Band:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from anyband.sensors.sensor import (
     Table,
     Text,
     checked,
-    checked_keys,
     covered_share,
     intersection_over_union,
     parse_spectrum,
@@ -30,11 +29,11 @@ from anyband.sensors.sensor import (
 )
 
 __all__ = [
+    "STEM",
     "RangeTable",
     "TrainedRange",
     "colour_of",
     "extend_ranges",
-    "is_stem",
     "load_ranges",
     "published_statistics",
     "range_table_from_dict",
@@ -71,6 +70,8 @@ class RangeTable:
     """Ranges without weights; used by `unseen: released` only."""
     published: tuple[tuple[str, str, str], ...] = ()
     """(sensor, band, range) as published for bands that were not trained; for `unseen: released` only."""
+    statistics: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Normalisations by data set, as the table of the package writes them; `published_statistics` reads them."""
 
     def __post_init__(self) -> None:
         if not self.ranges:
@@ -91,13 +92,21 @@ class RangeTable:
         return tuple(entry.name for entry in self.ranges)
 
 
+@functools.cache
 def load_ranges(name_or_path: str | Path) -> RangeTable:
-    """Load a range table: by its name in the package, or from a YAML file of the same form.
-
-    Raises:
-        CatalogueError: no such table, or a table that is wrong.
-    """
-    return range_table_from_dict(_read(name_or_path), where=str(name_or_path))
+    """Load a range table, once: by its name in the package, or from a YAML file of the same form. `CatalogueError`
+    where there is none, or it is wrong."""
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        known = sorted(table.stem for table in _FOLDER.glob("*.yaml"))
+        if str(name_or_path) not in known:
+            raise CatalogueError(
+                f"there is no range table '{name_or_path}' (known: {', '.join(known)}, or a YAML file)"
+                f"{nearest_name(str(name_or_path), known)}"
+            )
+        path = _FOLDER / f"{name_or_path}.yaml"
+    raw = checked(Table, read_yaml(path, error=CatalogueError), where=path.name)
+    return range_table_from_dict(raw, where=str(name_or_path))
 
 
 def published_statistics(
@@ -107,13 +116,14 @@ def published_statistics(
 
     `unit_scale` is physical units per published unit; None: as declared beside the numbers.
     """
-    sets = _read(table_name).get("statistics", {})
+    sets = load_ranges(table_name).statistics
     if set_name not in sets:
         raise CatalogueError(
             f"'{table_name}' has no statistics of '{set_name}' (it has {', '.join(sets)}){nearest_name(set_name, sets)}"
         )
     entry, where = sets[set_name], f"{table_name}: statistics.{set_name}"
-    keys = checked_keys(entry, ("unit_scale", "ranges"), where=where, required=("unit_scale", "ranges"))
+    needed = ("unit_scale", "ranges")
+    keys = checked(Table, entry, where=where, keys=needed, required=needed)
     scale = checked(Number, keys["unit_scale"], where=where) if unit_scale is None else unit_scale
     found = {name: checked(BandStatistics, raw, where=f"{where}.{name}") for name, raw in keys["ranges"].items()}
     return {name: replace(one, p01=one.p01 * scale, p99=one.p99 * scale) for name, one in found.items()}
@@ -164,25 +174,10 @@ def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
     return {"name": table.name, "ranges": ranges, "declared": declared, "published": published}
 
 
-@functools.cache
-def _read(name_or_path: str | Path) -> dict[str, Any]:
-    """Read a table of the package by its name, or a YAML file by its path, once."""
-    path = Path(name_or_path)
-    if path.suffix not in {".yaml", ".yml"}:
-        known = sorted(table.stem for table in _FOLDER.glob("*.yaml"))
-        if str(name_or_path) not in known:
-            raise CatalogueError(
-                f"there is no range table '{name_or_path}' (known: {', '.join(known)}, or a YAML file)"
-                f"{nearest_name(str(name_or_path), known)}"
-            )
-        path = _FOLDER / f"{name_or_path}.yaml"
-    return checked(Table, read_yaml(path, error=CatalogueError), where=path.name)  # type: ignore[no-any-return]
-
-
 def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table") -> RangeTable:
     """Read what `range_table_to_dict` wrote, or a table of the package; the round trip is exact."""
     allowed = ("name", "ranges", "source", "declared", "published", "statistics")
-    keys = checked_keys(raw, allowed, where=where, required=("name", "ranges"))
+    keys = checked(Table, raw, where=where, keys=allowed, required=("name", "ranges"))
     published = checked(dict[str, dict[str, Text]], keys.get("published") or {}, where=f"{where}: published")
     ranges = checked(Items, keys["ranges"], where=f"{where}: ranges")
     declared = checked(list[Any], keys.get("declared") or [], where=f"{where}: declared")
@@ -191,7 +186,7 @@ def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table")
     for kind, others, entries in (("ranges", "known", ranges), ("declared", "neighbours", declared)):
         for index, entry in enumerate(entries):
             place = f"{where}: {kind}[{index}]"
-            own = checked_keys(entry, ("name", *SPECTRUM_KEYS, others), where=place, required=("name",))
+            own = checked(Table, entry, where=place, keys=("name", *SPECTRUM_KEYS, others), required=("name",))
             fields = {"name": own["name"], "spectrum": parse_spectrum(own, where=place)}
             if others == "neighbours":
                 fields["neighbours"] = own.get("neighbours")
@@ -202,6 +197,7 @@ def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table")
     return RangeTable(
         name=checked(Text, keys["name"], where=f"{where}: name"),
         published=tuple((sensor, band, name) for sensor, bands in published.items() for band, name in bands.items()),
+        statistics=keys.get("statistics") or {},
         ranges=tuple(made["ranges"]),
         declared=tuple(made["declared"]),
     )
@@ -227,8 +223,8 @@ def _likeness(a: Spectrum, b: Spectrum) -> float:
     return intersection_over_union(a, b)
 
 
-# The range table whose ranges are the positions of a stem.
-_STEM = "triplet"
+STEM = "triplet"
+"""The range table whose ranges are the positions of a stem, which any band may stand in."""
 
 # chosen: a range that lies in no window with at least half of it (panchromatic, yellow, red edge) is no colour.
 _MIN_COVERED = 0.5
@@ -237,12 +233,7 @@ _MIN_COVERED = 0.5
 @functools.cache
 def stem_ranges() -> RangeTable:
     """Give the table of the stem's positions: red, green, blue."""
-    return load_ranges(_STEM)
-
-
-def is_stem(table: RangeTable) -> bool:
-    """Tell whether a network's ranges are the positions of a stem, which any band may stand in."""
-    return table.name == _STEM
+    return load_ranges(STEM)
 
 
 def colour_of(spectrum: Spectrum) -> str | None:

@@ -5,7 +5,7 @@ import functools
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -34,7 +34,6 @@ __all__ = [
     "Transform",
     "Unit",
     "checked",
-    "checked_keys",
     "covered_share",
     "intersection_over_union",
     "octaves_between",
@@ -269,19 +268,17 @@ class Sensor:
     aliases: Names = ()
     source: str = ""
     statistics_source: str = ""
+    band_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Names of the bands, in order."""
 
     def __post_init__(self) -> None:
         if not self.bands:
             raise CatalogueError(f"sensor '{self.name}' has no bands")
-        names = [band.name for band in self.bands]
+        names = tuple(band.name for band in self.bands)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise CatalogueError(f"sensor '{self.name}' names band '{twice[0]}' twice")
-
-    @property
-    def band_names(self) -> tuple[str, ...]:
-        """Names of the bands, in order."""
-        return tuple(band.name for band in self.bands)
+        object.__setattr__(self, "band_names", names)
 
     @property
     def gsd_m(self) -> float:
@@ -310,45 +307,40 @@ class Sensor:
 
     def select(self, names: Iterable[str]) -> "Sensor":
         """Make the sensor that has only the named bands, each once, in the order given."""
-        return replace(self, bands=tuple(self.bands[self.band_index(name)] for name in names))
+        exactly = {band.name: band for band in self.bands}
+        return replace(self, bands=tuple(exactly.get(name) or self.band(name) for name in names))
 
 
 # Reading: plain values of a table or a header become the types above, or an error that says where.
 
 
-def checked(kind: Any, raw: Any, *, where: str) -> Any:
+_adapter = functools.cache(TypeAdapter)
+
+
+def checked(kind: Any, raw: Any, *, where: str, keys: Collection[str] = (), required: Collection[str] = ()) -> Any:
     """Make a value of any annotated type from plain ones. Nothing is converted but whole numbers to floats.
 
-    Of a record `raw` holds the fields; None counts as absent. `CatalogueError` names `where`, and the nearest key.
+    Of a record `raw` holds the fields, and None counts as absent. Of a table with `keys` no others are allowed, the
+    `required` ones stand there, and None is an empty one. `CatalogueError` names `where`, and the nearest key.
     """
-    if dataclasses.is_dataclass(kind):
-        raw = checked_keys(raw, [field.name for field in dataclasses.fields(kind)], where=where)
-        raw = {key: value for key, value in raw.items() if value is not None}
+    is_record = dataclasses.is_dataclass(kind)
+    allowed = [one.name for one in dataclasses.fields(kind) if one.init] if is_record else keys
+    table = {} if raw is None and allowed else raw
     try:
-        return _adapter(kind).validate_python(raw)
+        mapping = _adapter(Table).validate_python(table) if allowed else {}
+        if unknown := [key for key in mapping if key not in allowed]:
+            offer = nearest_name(unknown[0], allowed)
+            raise CatalogueError(f"{where}: unknown key '{unknown[0]}'{offer} (allowed: {', '.join(allowed)})")
+        if missing := [key for key in required if mapping.get(key) is None]:
+            raise CatalogueError(f"{where}: key '{missing[0]}' is missing (needed: {', '.join(required)})")
+        given = {key: value for key, value in mapping.items() if value is not None} if is_record else table
+        return _adapter(kind).validate_python(given)
     except ValidationError as problem:
         error = problem.errors(include_url=False)[0]
         place = "".join(f"[{step}]" if isinstance(step, int) else f": {step}" for step in error["loc"])
         if error["type"] == "missing":
             raise CatalogueError(f"{where}: key '{error['loc'][-1]}' is missing") from None
         raise CatalogueError(f"{where}{place}: {_sentence(error)}") from None
-
-
-def checked_keys(raw: Any, allowed: Collection[str], *, where: str, required: Collection[str] = ()) -> dict[str, Any]:
-    """Check that `raw` is a mapping with all required keys and none but the allowed ones; None is an empty one."""
-    mapping: dict[str, Any] = checked(Table, {} if raw is None else raw, where=where)
-    unknown = next((key for key in mapping if key not in allowed), None)
-    if unknown is not None:
-        raise CatalogueError(
-            f"{where}: unknown key '{unknown}'{nearest_name(unknown, allowed)} (allowed: {', '.join(allowed)})"
-        )
-    missing = next((key for key in required if mapping.get(key) is None), None)
-    if missing is not None:
-        raise CatalogueError(f"{where}: key '{missing}' is missing (needed: {', '.join(required)})")
-    return mapping
-
-
-_adapter = functools.cache(TypeAdapter)
 
 
 def _sentence(error: Any) -> str:
@@ -446,11 +438,12 @@ def sensor_to_dict(sensor: Sensor) -> dict[str, Any]:
 def sensor_from_dict(raw: Mapping[str, Any], *, where: str = "") -> Sensor:
     """Read what `sensor_to_dict` wrote; `where` is its place for messages."""
     where = where or f"sensor '{raw.get('name')}'"
-    keys = checked_keys(dict(raw), _SENSOR_KEYS, where=where, required=("name", "title", "default_encoding", "bands"))
+    required = ("name", "title", "default_encoding", "bands")
+    keys = checked(Table, dict(raw), where=where, keys=_SENSOR_KEYS, required=required)
     bands = []
     for index, entry in enumerate(checked(Items, keys["bands"], where=f"{where}: bands")):
         needed = ("name", "gsd_m", "unit", "encodings")
-        band = checked_keys(entry, _BAND_KEYS, where=f"{where}: bands[{index}]", required=needed)
+        band = checked(Table, entry, where=f"{where}: bands[{index}]", keys=_BAND_KEYS, required=needed)
         place = f"{where}: bands[{index}] ('{band['name']}')"
         made: dict[str, Any] = {key: value for key, value in band.items() if key not in SPECTRUM_KEYS}
         made["spectrum"] = parse_spectrum(band, where=place)

@@ -13,7 +13,7 @@ from anyband.arrays import Array, Float, Int
 from anyband.errors import CatalogueError, GeometryError, InputError, nearest_name
 from anyband.files import parse_yaml
 from anyband.randomness import generator
-from anyband.sensors.catalogue import resolve_sensor
+from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Sensor
 
 __all__ = [
@@ -441,14 +441,14 @@ def frame_of(options: SimulateOptions) -> Frame:
 
 def sensors_of(options: SimulateOptions) -> tuple[Sensor, ...]:
     """Look up the sensors, with the pixel sizes that the options give them, each a multiple of the truth's."""
-    sensors = tuple(resolve_sensor(name) for name in options.sensors)
+    sensors = tuple(get_sensor(name) for name in options.sensors)
     names = [sensor.name for sensor in sensors]
     if len(set(names)) < len(names):
         raise InputError(f"a sensor is named twice: {', '.join(names)}")
     sizes: dict[str, float] = {}
     for name, gsd_m in options.gsd_m:
         # A sensor of the user's own goes by its name here, as messages write it, or by its file.
-        meant = name if name in names else resolve_sensor(name).name
+        meant = name if name in names else get_sensor(name).name
         if meant in names:
             sizes[meant] = gsd_m
         elif (name, gsd_m) not in SimulateOptions.gsd_m:

@@ -35,7 +35,7 @@ from anyband.progress import progress
 from anyband.randomness import permutation
 from anyband.rasters.grid import Window
 from anyband.rasters.reader import open_sheet
-from anyband.sensors.catalogue import resolve_sensor
+from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Band, Sensor
 
 __all__ = ["open_burn_scars", "open_dfc2020", "open_sickle"]
@@ -172,7 +172,7 @@ def _below(root: Path, name: str, *, wanted: str) -> Path:
 def _row(path: Path, image: str, spec: DataSpec, *, slot: int) -> dict[str, object]:
     """What is known of an image; bands that are requested are found by their order in the file."""
     name, encoding, order = _SLOTS[image]
-    sensor = resolve_sensor(name)
+    sensor = get_sensor(name)
     known = [sensor.band(band).name for band in order]
     requested = spec.bands[slot] if slot < len(spec.bands) else ()
     bands = [sensor.band(band).name for band in requested] or [band for band in known if band != _LEFT_OUT]
@@ -235,7 +235,7 @@ def open_sickle(spec: DataSpec, *, seed: int) -> TaskData:
     chosen, each = _chosen_sensors(spec), options["dates"] == "each"
     if each and len(chosen) > 1:
         raise RecipeError("sensors of SICKLE share no dates, so option `dates: each` is for one of them; use `median`")
-    published = {name: resolve_sensor(_SENSORS[name]) for name in chosen}
+    published = {name: get_sensor(_SENSORS[name]) for name in chosen}
     stored = [encoded(one, _ENCODINGS.get(name, one.default_encoding)) for name, one in published.items()]
     sensors = declared_slots(stored, spec, name="sickle")
     rows = _rows(root)
