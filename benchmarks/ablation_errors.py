@@ -16,6 +16,7 @@ from anyband.data.store import ChipStore
 from anyband.encode.encoder import SensorEncoder
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.checkpoint import Checkpoint, build_model
+from anyband.models.encodings import NO_ENCODINGS
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
 from anyband.randomness import uniform
 
@@ -43,7 +44,7 @@ def error_scores(checkpoint: Checkpoint, archive: Archive, *, device: str) -> li
     model = build_model(checkpoint).to(device).eval()
     encoder = encoder_of(checkpoint, "interpolate", device)
     seen = [name for name in archive.trained if name in checkpoint.sensors]
-    told = checkpoint.config.encoder.encodings.any
+    told = checkpoint.config.encoder.encodings != NO_ENCODINGS
     scores = []
     for pair in combinations(seen, 2):
         cells = _some(cell_chips(archive.store, pair, splits=("test",)))

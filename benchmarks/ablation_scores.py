@@ -15,6 +15,7 @@ from anyband.errors import AssignmentError
 from anyband.evaluate.metrics import LabelledFeatures
 from anyband.evaluate.probes import NUM_NEIGHBOURS, knn_scores
 from anyband.models.checkpoint import Checkpoint
+from anyband.models.encodings import NO_ENCODINGS
 from anyband.sensors.assignment import AssignmentRules, Unseen
 
 __all__ = ["Facts", "KnnTask", "Score", "band_mean_scores", "encoder_of", "knn_scores_of", "task_of"]
@@ -212,4 +213,4 @@ def encoder_of(checkpoint: Checkpoint, rule: Unseen, device: str) -> SensorEncod
 
 
 def _facts_of(encoder: SensorEncoder) -> tuple[Facts, ...]:
-    return ("known", "hidden") if encoder.config.encodings.any else ("hidden",)
+    return ("known", "hidden") if encoder.config.encodings != NO_ENCODINGS else ("hidden",)

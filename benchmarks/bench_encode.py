@@ -22,7 +22,7 @@ from anyband.encode.encoder import SensorEncoder, has_bf16
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.inputs import ImageBatch
-from anyband.models.vit import encoder_config
+from anyband.models.vit import SIZES, EncoderConfig
 from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import load_ranges
@@ -52,7 +52,7 @@ def _images(mixing: torch.Tensor, count: int) -> ImageBatch:
 
 def _encoder(size: str) -> SensorEncoder:
     table = load_ranges("smarties_v1")
-    config = AutoencoderConfig(encoder=encoder_config(size, img_size=_IMG_SIZE, num_ranges=len(table.ranges)))
+    config = AutoencoderConfig(encoder=EncoderConfig(img_size=_IMG_SIZE, num_ranges=len(table.ranges), **SIZES[size]))
     return SensorEncoder(Checkpoint(config=config, state=state_of(Autoencoder(config, seed=0)), ranges=table)).eval()
 
 

@@ -32,7 +32,7 @@ from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import state_of
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
 from anyband.models.masking import draw_plan
-from anyband.models.vit import DecoderConfig, encoder_config, set_fused_attention
+from anyband.models.vit import SIZES, DecoderConfig, EncoderConfig, configure_blocks
 from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import load_ranges
@@ -59,7 +59,7 @@ def _pair(side: int, count: int) -> SetBatch:
 
 def _model(size: str) -> tuple[Autoencoder, SetBatch, SetNoise]:
     side, count, width, depth, heads = SETTINGS[size]
-    encoder = encoder_config(size, img_size=side, num_ranges=len(load_ranges("smarties_v1").ranges))
+    encoder = EncoderConfig(img_size=side, num_ranges=len(load_ranges("smarties_v1").ranges), **SIZES[size])
     decoder = DecoderConfig(decoder_embed_dim=width, decoder_depth=depth, decoder_num_heads=heads)
     noise = torch.Generator().manual_seed(7)
     tokens = (side // encoder.patch_size) ** 2
@@ -70,7 +70,7 @@ def _model(size: str) -> tuple[Autoencoder, SetBatch, SetNoise]:
 
 def _loss_of_ours(size: str, precision: str) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
     model, pair, noise = _model(size)
-    set_fused_attention(model, fused=precision != "bf16")
+    configure_blocks(model, fused=precision != "bf16")
     return model, lambda: model(pair, noise).loss
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
-from anyband.models.vit import set_fused_attention
+from anyband.models.vit import configure_blocks
 from anyband.pretraining.cost import count_flops, count_kept_bytes
 
 BANDS = (12, 2)
@@ -16,7 +16,7 @@ BANDS = (12, 2)
 def pair_flops(config: AutoencoderConfig) -> float:
     """Count the operations of training on a pair."""
     model = Autoencoder(config, seed=0)
-    set_fused_attention(model, fused=False)
+    configure_blocks(model, fused=False)
     return count_flops(partial(_loss, model, config, 1))
 
 
@@ -29,7 +29,8 @@ def pair_bytes(config: AutoencoderConfig) -> int:
 
 
 def _loss(model: torch.nn.Module, config: AutoencoderConfig, count: int) -> Tensor:
-    side, (rows, cols) = config.encoder.img_size, config.encoder.grid
+    side = config.encoder.img_size
+    rows = cols = side // config.encoder.patch_size
     a, b = (
         ImageBatch(pixels=torch.randn(count, bands, side, side), mixing=torch.eye(config.encoder.num_ranges)[:bands])
         for bands in BANDS

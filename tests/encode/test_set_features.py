@@ -21,7 +21,7 @@ from anyband.encode.encoder import (
 )
 from anyband.errors import GeometryError, InputError
 from anyband.models.encodings import EncodingConfig
-from anyband.models.vit import EncoderOutput, set_fused_attention
+from anyband.models.vit import EncoderOutput, configure_blocks
 
 _S2, _S1 = "sentinel2-l2a", "sentinel1-grd"
 _CORNERS = ((8.0, 49.0), (8.01, 49.0), (8.01, 48.99), (8.0, 48.99))
@@ -127,7 +127,7 @@ def test_a_set_is_one_sequence_of_the_tokens_of_its_images(plain: SensorEncoder)
             network_input = (((pixels * scale).clamp(low, high) - low) / (high - low) - mean) / std
             mixing = torch.from_numpy(reading.assignment.mixing).float()
             patches = network_input.reshape(1, -1, 4, 16, 4, 16).permute(0, 2, 4, 1, 3, 5).reshape(1, 16, -1)
-            tokens.append(network.projection(patches, mixing) + network.positions((4, 4))[:, 1:])
+            tokens.append(network.projection(patches, mixing) + network.pos_embed[:, 1:])
         expected = network.encode_tokens(torch.cat(tokens, dim=1), None)[0]
     assert torch.allclose(features.place, expected[0], atol=1e-4)
     for number, image in enumerate(features.images):
@@ -319,7 +319,7 @@ def test_memory_that_nobody_tells_is_not_checked(plain: SensorEncoder, monkeypat
 def test_plain_attention_needs_memory_for_all_pairs_of_tokens(golden: Path) -> None:
     network = load_encoder(golden / "smarties" / "checkpoint.safetensors").encoder
     fused = [sequence_bytes(network, num_sets=1, num_tokens=tokens) for tokens in (10_000, 20_000)]
-    set_fused_attention(network, fused=False)
+    configure_blocks(network, fused=False)
     whole = [sequence_bytes(network, num_sets=1, num_tokens=tokens) for tokens in (10_000, 20_000)]
     assert fused[1] / fused[0] == pytest.approx(2, rel=0.01)
     assert whole[1] / whole[0] == pytest.approx(4, rel=0.1)

@@ -56,25 +56,25 @@ def test_features_are_those_of_the_original_before_training(
 
 
 def test_trained_positions_are_those_of_the_inputs_grid(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
-    positions = _adapted(tiny_encoder, class_data, img_size=48).encoder.encoder.positions
-    assert positions.kind == "trained"
-    assert positions.grid == (6, 6)
-    assert isinstance(positions.table, torch.nn.Parameter)
+    encoder = _adapted(tiny_encoder, class_data, img_size=48).encoder.encoder
+    assert encoder.config.positions == "trained"
+    assert encoder.pos_embed.shape[1] == 1 + 6 * 6
+    assert isinstance(encoder.pos_embed, torch.nn.Parameter)
 
 
 def test_positions_that_were_trained_before_keep_their_grid(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
     once = _adapted(tiny_encoder, class_data).encoder
     with torch.no_grad():
-        once.encoder.positions.table.add_(0.1)
+        once.encoder.pos_embed.add_(0.1)
     twice = _adapted(once, class_data, img_size=48).encoder
-    assert twice.encoder.positions.grid == (4, 4)
-    assert torch.equal(twice.encoder.positions.table, once.encoder.positions.table)
+    assert twice.encoder.pos_embed.shape[1] == 1 + 4 * 4
+    assert torch.equal(twice.encoder.pos_embed, once.encoder.pos_embed)
 
 
 def test_positions_stay_fixed_where_asked(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
     fixed = _adapted(tiny_encoder, class_data, FitRecipe(positions="fixed"))
-    assert "encoder.positions.table" not in _learned(fixed)
-    assert "encoder.positions.table" in _learned(_adapted(tiny_encoder, class_data))
+    assert "encoder.pos_embed" not in _learned(fixed)
+    assert "encoder.pos_embed" in _learned(_adapted(tiny_encoder, class_data))
 
 
 def test_positions_that_were_trained_can_be_held_where_they_are(
@@ -82,10 +82,10 @@ def test_positions_that_were_trained_can_be_held_where_they_are(
 ) -> None:
     once = _adapted(tiny_encoder, class_data).encoder
     with torch.no_grad():
-        once.encoder.positions.table.add_(0.1)
+        once.encoder.pos_embed.add_(0.1)
     held = _adapted(once, class_data, FitRecipe(positions="fixed"))
-    assert "encoder.positions.table" not in _learned(held)
-    assert torch.equal(held.encoder.encoder.positions.table, once.encoder.positions.table)
+    assert "encoder.pos_embed" not in _learned(held)
+    assert torch.equal(held.encoder.encoder.pos_embed, once.encoder.pos_embed)
 
 
 def test_a_frozen_encoder_learns_nothing(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:

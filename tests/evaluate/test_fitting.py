@@ -277,7 +277,7 @@ def _encoder(depth: int = 3) -> Encoder:
 def test_layers_are_numbered_from_the_projection_to_the_norm() -> None:
     encoder = _encoder()
     ids = layer_ids(nn.ModuleDict({"inner": encoder}))
-    assert {ids[encoder.projection.weight], ids[encoder.cls_token], ids[encoder.positions.table]} == {0}
+    assert {ids[encoder.projection.weight], ids[encoder.cls_token], ids[encoder.pos_embed]} == {0}
     assert [ids[block.attn.qkv.weight] for block in encoder.blocks] == [1, 2, 3]
     assert ids[encoder.norm.weight] == 4
 
@@ -287,7 +287,7 @@ def test_each_layer_has_the_rate_of_the_next_times_the_decay() -> None:
     scales = _by_name(model, "lr_scale", layer_decay=0.5)
     assert scales["head.weight"] == scales["encoder.norm.weight"] == 1.0
     assert [scales[f"encoder.blocks.{block}.mlp.fc1.weight"] for block in range(3)] == [0.125, 0.25, 0.5]
-    assert scales["encoder.projection.weight"] == scales["encoder.positions.table"] == 0.0625
+    assert scales["encoder.projection.weight"] == scales["encoder.pos_embed"] == 0.0625
 
 
 def _by_name(model: nn.Module, key: str, *, layer_decay: float = 1.0) -> dict[str, float]:

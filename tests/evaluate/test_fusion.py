@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,7 +19,7 @@ from anyband.evaluate.recipe import TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import DataSpec, TaskData
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
-from anyband.models.vit import Encoder, TokenSets, tokens_as_map
+from anyband.models.vit import Encoder, TokenSets
 from anyband.randomness import uniform
 
 _RECIPE = TransferRecipe(name="test", data=DataSpec(source="none"))
@@ -61,12 +62,12 @@ def _plain_tokens(encoder: Encoder, pixels: Tensor, mixing: Tensor) -> Tensor:
                 for index in range(len(weight)):
                     token = token + mixing[band, index] * (patch @ weight[index] + bias[index])
             tokens.append(encoder.projection.max_bands * token / len(pixels))
-    return torch.stack(tokens) + encoder.positions((4, 4))[0, 1:]
+    return torch.stack(tokens) + encoder.pos_embed[0, 1:]
 
 
 def _plain_sequence(encoder: Encoder, tokens: Tensor, seen: Tensor) -> Tensor:
     """One sequence of the tokens that are seen, after the final norm, CLS first."""
-    sequence = torch.cat([encoder.cls_token[0] + encoder.positions.table[0, :1], tokens[seen]])[None]
+    sequence = torch.cat([encoder.cls_token[0] + encoder.pos_embed[0, :1], tokens[seen]])[None]
     for block in encoder.blocks:
         sequence = block(sequence)
     return encoder.norm(sequence)[0]
@@ -177,7 +178,8 @@ def test_levels_of_concatenated_images_are_those_of_each_alone(tiny_encoder: Sen
         sets = tiny_encoder.encoder.embed_sets(SetBatch(groups=(image,)))
         alone = tiny_encoder.encoder.token_levels(sets.tokens[:, 0], None, blocks=(0, 2))
         for level, one in zip(levels, alone, strict=True):
-            assert torch.allclose(level[:, 32 * slot : 32 * (slot + 1)], tokens_as_map(one, sets.grid), atol=1e-5)
+            expected = rearrange(one, "b (h w) d -> b d h w", h=sets.grid[0])
+            assert torch.allclose(level[:, 32 * slot : 32 * (slot + 1)], expected, atol=1e-5)
 
 
 def test_levels_of_a_joint_sequence_are_those_of_the_set(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
@@ -185,7 +187,7 @@ def test_levels_of_a_joint_sequence_are_those_of_the_set(tiny_encoder: SensorEnc
     sets = tiny_encoder.encoder.embed_sets(SetBatch(groups=tuple(pairs.images)))
     expected = tiny_encoder.encoder.token_levels(sets.tokens.flatten(1, 2), None, blocks=(1, 3))
     for level, one in zip(levels, expected, strict=True):
-        of_slots = tokens_as_map(one.unflatten(1, (len(pairs.images), -1)), sets.grid)
+        of_slots = rearrange(one, "b (k h w) d -> b k d h w", k=len(pairs.images), h=sets.grid[0])
         assert torch.allclose(level, of_slots.flatten(1, 2), atol=1e-6)
 
 

@@ -160,7 +160,7 @@ def test_a_frozen_encoder_sees_each_image_once(
     seen: list[int] = []
     plain = tiny_encoder.encoder.embed_sets
     monkeypatch.setattr(
-        tiny_encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.num_sets), plain(batch))[1]
+        tiny_encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.shape[0]), plain(batch))[1]
     )
     segment(_context(tiny_encoder, class_map_data))
     assert sum(seen) == len(class_map_data)
@@ -172,7 +172,7 @@ def _windows_seen(
     seen: list[int] = []
     plain = encoder.encoder.embed_sets
     with monkeypatch.context() as patch:
-        patch.setattr(encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.num_sets), plain(batch))[1])
+        patch.setattr(encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.shape[0]), plain(batch))[1])
         fit, images = _FIT.changed(epochs=epochs), InputRecipe(resize="native")
         (result,) = segment(_context(encoder, data, fit=fit, input=images, head=HeadRecipe(kind="linear")))
     return sum(seen), result
@@ -243,7 +243,7 @@ def test_augmented_images_are_encoded_in_every_epoch(
     seen: list[int] = []
     plain = tiny_encoder.encoder.embed_sets
     monkeypatch.setattr(
-        tiny_encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.num_sets), plain(batch))[1]
+        tiny_encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.shape[0]), plain(batch))[1]
     )
     fit = _FIT.changed(epochs=3, augment=AugmentRecipe(flips=True))
     segment(_context(tiny_encoder, class_map_data, fit=fit))

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from anyband.errors import InputError
-from anyband.models import autoencoder
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import (
     Checkpoint,
@@ -21,7 +21,7 @@ from anyband.models.checkpoint import (
 from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
 from anyband.models.masking import SetPlan
-from anyband.models.patches import patchify
+from anyband.models.patches import cut_sets, patchify
 from anyband.sensors.ranges import load_ranges
 
 TOKENS = 16
@@ -89,12 +89,12 @@ def _plain_loss(model: Autoencoder, batch: SetBatch, noise: SetNoise, *, apart: 
     plan = _plan_of(model, batch, noise)
     images = [(group, index) for group in batch.groups for index in range(len(group.pixels))]
     encoder, decoder = model.encoder, model.decoder
-    shape = (batch.num_sets, batch.num_slots, TOKENS, -1)
+    shape = (*batch.shape, TOKENS, -1)
     located = encoder.locations((4, 4), batch).expand(shape)
     decoder_located = decoder.locations((4, 4), batch).expand(shape)
-    slots = list(range(batch.num_slots))
+    slots = list(range(batch.shape[1]))
     errors = []
-    for number in range(batch.num_sets):
+    for number in range(batch.shape[0]):
         chosen = [images[int(row)] for row in batch.rows[number]]
         patches = [(patchify(group.pixels[at : at + 1], 8), group.mixing) for group, at in chosen]
         tokens = [
@@ -241,7 +241,7 @@ def test_in_one_sequence_an_exchange_of_tokens_changes_nothing(make_sets, set_co
     batch, noise = make_sets(5, slots=3)
     with torch.no_grad():
         apart = mixed(batch, noise).loss
-        monkeypatch.setattr(autoencoder, "_stacks", lambda num_slots, *, apart: [[list(range(num_slots))]])
+        monkeypatch.setattr(mixed, "_decode", partial(mixed._decode, joint=True))
         joint, expected = mixed(batch, noise).loss, plain(batch, noise).loss
     torch.testing.assert_close(joint, expected)
     assert abs(float(apart - expected)) > 1e-5
@@ -332,7 +332,7 @@ def test_levels_are_the_mean_and_deviation_of_each_band(make_image, tiny_config,
     """Where structure and levels are predicted exactly, the pixels come back in absolute units."""
     model = Autoencoder(replace(tiny_config, levels=True), seed=2)
     image = make_image(3, bands=3, missing=missing)
-    patches = model.cut(image)
+    (patches,) = cut_sets(SetBatch(groups=(image,)), patch_size=8, num_ranges=5).groups
     target, known = model._band_levels(patches)
     values = patches.values.unflatten(-1, (3, 64))
     valid = torch.ones_like(values) if patches.valid is None else patches.valid.unflatten(-1, (3, 64)).float()
@@ -346,7 +346,8 @@ def test_levels_are_the_mean_and_deviation_of_each_band(make_image, tiny_config,
 def test_exact_structure_and_levels_give_the_pixels_back(make_image, tiny_config, monkeypatch):
     config = replace(tiny_config, levels=True)
     model = Autoencoder(config, seed=2)
-    patches = model.cut(make_image(3, bands=3))
+    image = make_image(3, bands=3)
+    (patches,) = cut_sets(SetBatch(groups=(image,)), patch_size=8, num_ranges=5).groups
     levels, _ = model._band_levels(patches)
     mean = patches.values.mean(-1, keepdim=True)
     normalised = (patches.values - mean) / patches.values.std(-1, keepdim=True, correction=0)

@@ -9,7 +9,7 @@ from torch import nn
 
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.inputs import SetBatch, SetNoise
-from anyband.models.vit import BlockStack, make_blocks, set_recompute
+from anyband.models.vit import BlockStack, configure_blocks, make_blocks
 
 Pair = tuple[SetBatch, SetNoise]
 
@@ -31,7 +31,7 @@ def test_computing_again_gives_the_same_gradients_to_the_bit(
     config = replace(tiny_config, encoder=replace(tiny_config.encoder, drop_path=drop_path))
     model, found = Autoencoder(config, seed=1).train(), []
     for recompute in (False, True):
-        set_recompute(model, recompute=recompute)
+        configure_blocks(model, fused=True, recompute=recompute)
         with torch.random.fork_rng():
             torch.manual_seed(3)
             found.append(_gradients(model, *make_pair(1)))

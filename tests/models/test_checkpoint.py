@@ -25,8 +25,9 @@ from anyband.models.checkpoint import (
     state_of,
     withhold_range,
 )
+from anyband.models.encodings import sincos_positions
 from anyband.models.inputs import ImageBatch
-from anyband.models.vit import DecoderConfig, EncoderConfig, encoder_config
+from anyband.models.vit import SIZES, DecoderConfig, EncoderConfig
 from anyband.sensors.ranges import RangeTable, TrainedRange
 from anyband.sensors.sensor import OpticalRange
 
@@ -101,15 +102,12 @@ def test_the_recorded_checkpoint_has_the_published_ranges(golden_checkpoint: Pat
 
 @pytest.mark.parametrize("decoder", [True, False], ids=["with decoder", "encoder only"])
 def test_a_published_file_without_header_is_told_by_its_shapes(tmp_path: Path, decoder: bool) -> None:
-    config = AutoencoderConfig(encoder=encoder_config("base", img_size=32, num_ranges=17))
+    config = AutoencoderConfig(encoder=EncoderConfig(img_size=32, num_ranges=17, **SIZES["base"]))
     shapes = expected_shapes(config, decoder=decoder)
     state = {name: torch.zeros(1).expand(shape).clone() for name, shape in shapes.items()}
-    sample = Autoencoder(replace(config, encoder=replace(config.encoder, depth=1)), seed=None)
-    tables = {
-        "pos_embed": sample.encoder.positions.table,
-        "decoder_pos_embed": sample.decoder.positions.table,
-    }
-    state |= {name: table.clone() for name, table in tables.items() if name in state}
+    for name in ("pos_embed", "decoder_pos_embed"):
+        if name in state:
+            state[name][0, 1:] = sincos_positions(2, 2, state[name].shape[2])
     save_file(state, tmp_path / "published.safetensors")
     loaded = load_checkpoint(tmp_path / "published.safetensors")
     assert loaded.config == config
@@ -197,7 +195,7 @@ def test_positions_that_are_not_computed_are_taken_as_trained(golden_checkpoint:
     loaded = load_checkpoint(moved)
     assert loaded.config.encoder.positions == "trained"
     encoder = build_encoder(loaded)
-    assert torch.equal(encoder.positions.table, loaded.state["pos_embed"])
+    assert torch.equal(encoder.pos_embed, loaded.state["pos_embed"])
 
 
 def test_positions_declared_fixed_must_be_the_computed_ones(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -208,8 +206,8 @@ def test_positions_declared_fixed_must_be_the_computed_ones(checkpoint: Checkpoi
 
 def test_fixed_positions_can_be_trained_from_where_they_are(checkpoint: Checkpoint) -> None:
     encoder = build_encoder(checkpoint, positions="trained", drop_path=0.1)
-    assert "positions.table" in dict(encoder.named_parameters())
-    assert torch.equal(encoder.positions.table, checkpoint.state["pos_embed"])
+    assert "pos_embed" in dict(encoder.named_parameters())
+    assert torch.equal(encoder.pos_embed, checkpoint.state["pos_embed"])
     assert encoder.config.drop_path == 0.1
 
 

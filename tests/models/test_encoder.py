@@ -8,8 +8,9 @@ import torch
 
 from anyband.errors import InputError
 from anyband.models.autoencoder import AutoencoderConfig
+from anyband.models.encodings import EncodingConfig
 from anyband.models.inputs import ImageBatch
-from anyband.models.vit import SIZES, Encoder, EncoderConfig, attention_from, encoder_config, set_fused_attention
+from anyband.models.vit import SIZES, Encoder, EncoderConfig, configure_blocks
 
 
 @pytest.fixture
@@ -53,13 +54,6 @@ def test_everything_valid_equals_no_validity_given(encoder: Encoder, make_image:
     assert torch.allclose(marked.cls, encoder(image).cls, atol=1e-5)
 
 
-def test_attention_has_no_mask_where_nothing_is_hidden() -> None:
-    assert attention_from(None) is None
-    seen = attention_from(torch.tensor([[True, False]]))
-    assert seen is not None
-    assert seen.tolist() == [[[[0, -float("inf"), 0]]]]
-
-
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing data"])
 def test_plain_attention_gives_the_features_and_gradients_of_the_fused_kernel(
     encoder: Encoder, make_image: Callable[..., ImageBatch], missing: bool
@@ -67,7 +61,7 @@ def test_plain_attention_gives_the_features_and_gradients_of_the_fused_kernel(
     image = make_image(1, bands=3, missing=missing)
     results = []
     for fused in (True, False):
-        set_fused_attention(encoder, fused=fused)
+        configure_blocks(encoder, fused=fused)
         encoder.zero_grad()
         cls = encoder(image).cls
         cls.square().sum().backward()
@@ -146,15 +140,10 @@ def test_named_sizes_have_the_parameters_of_their_vision_transformer(name: str, 
 
 
 def test_tiny_has_the_parameters_that_its_numbers_say() -> None:
-    encoder = Encoder(encoder_config("tiny", img_size=96, num_ranges=17), seed=None)
+    encoder = Encoder(EncoderConfig(img_size=96, num_ranges=17, **SIZES["tiny"]), seed=None)
     width = 192
     expected = 12 * (12 * width**2 + 13 * width) + 3 * width + 17 * 257 * width
     assert sum(value.numel() for value in encoder.parameters()) == expected
-
-
-def test_an_unknown_size_names_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"no encoder size 'lage'.*did you mean 'large'"):
-        encoder_config("lage", img_size=224, num_ranges=17)
 
 
 @pytest.mark.parametrize(
@@ -164,15 +153,11 @@ def test_an_unknown_size_names_the_nearest() -> None:
         ({"embed_dim": 18}, "a multiple of 4 and of num_heads"),
         ({"drop_path": 1.0}, "at least 0 and under 1"),
         ({"num_ranges": 0}, "counts over 0"),
+        ({"encodings": EncodingConfig(date=True)}, "pairs carry no encodings"),
     ],
 )
 def test_a_configuration_that_fits_no_network_is_refused(
-    tiny_config: AutoencoderConfig, change: dict[str, float], message: str
+    tiny_config: AutoencoderConfig, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        replace(tiny_config.encoder, **change)
-
-
-def test_the_huge_size_takes_patches_of_fourteen() -> None:
-    config: EncoderConfig = encoder_config("huge", img_size=224, num_ranges=17)
-    assert config.grid == (16, 16)
+        replace(tiny_config, encoder=replace(tiny_config.encoder, **change))

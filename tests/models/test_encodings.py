@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anyband.models.encodings import Positions, sincos_positions
+from anyband.models.encodings import PositionKind, sincos_positions
+from anyband.models.inputs import ImageBatch, SetBatch
+from anyband.models.vit import Encoder, EncoderConfig
 
 
 @pytest.mark.parametrize(("rows", "cols", "width"), [(3, 5, 8), (1, 1, 4), (4, 2, 12)])
@@ -24,29 +26,35 @@ def test_positions_equal_a_plain_loop(rows: int, cols: int, width: int) -> None:
 @pytest.mark.parametrize(("name", "width"), [("pos_embed", 64), ("decoder_pos_embed", 32)])
 def test_positions_equal_the_recorded_checkpoint(golden: Path, name: str, width: int) -> None:
     recorded = load_file(golden / "smarties" / "checkpoint.safetensors")[name]
-    positions = Positions(grid=(4, 4), width=width, kind="fixed")
-    assert torch.allclose(positions((4, 4)), recorded, atol=1e-6)
+    assert torch.allclose(sincos_positions(4, 4, width), recorded[0, 1:], atol=1e-6)
+    assert not recorded[0, 0].any()
+
+
+def _encoder(kind: PositionKind) -> Encoder:
+    config = EncoderConfig(img_size=32, patch_size=8, embed_dim=8, depth=1, num_heads=1, num_ranges=1, positions=kind)
+    return Encoder(config, seed=1)
+
+
+def _locations(encoder: Encoder, grid: tuple[int, int]) -> torch.Tensor:
+    image = ImageBatch(pixels=torch.zeros(1, 1, 8 * grid[0], 8 * grid[1]), mixing=torch.ones(1, 1))
+    return encoder.locations(grid, SetBatch(groups=(image,)))[0, 0]
 
 
 def test_fixed_positions_of_another_grid_are_computed() -> None:
-    positions = Positions(grid=(4, 4), width=8, kind="fixed")((2, 6))
-    assert torch.equal(positions[0, 1:], sincos_positions(2, 6, 8))
-    assert not positions[0, 0].any()
+    assert torch.equal(_locations(_encoder("fixed"), (2, 6)), sincos_positions(2, 6, 8))
 
 
 def test_fixed_positions_are_no_parameter_and_trained_ones_are() -> None:
-    fixed, trained = (Positions(grid=(2, 2), width=8, kind=kind) for kind in ("fixed", "trained"))
-    assert list(fixed.parameters()) == []
-    assert [value.shape for value in trained.parameters()] == [(1, 5, 8)]
-    assert torch.equal(fixed((2, 2)), trained((2, 2)))
+    fixed, trained = _encoder("fixed"), _encoder("trained")
+    assert "pos_embed" not in dict(fixed.named_parameters())
+    assert dict(trained.named_parameters())["pos_embed"].shape == (1, 17, 8)
+    assert torch.equal(_locations(fixed, (4, 4)), _locations(trained, (4, 4)))
 
 
 def test_trained_positions_are_resampled_for_another_grid() -> None:
-    positions = Positions(grid=(4, 4), width=4, kind="trained")
+    encoder = _encoder("trained")
     with torch.no_grad():
-        positions.table[0, 1:, 0] = torch.arange(4.0).repeat_interleave(4)
-        positions.table[0, 0] = 7
-    wide = positions((4, 8)).detach()
-    assert wide.shape == (1, 33, 4)
-    assert torch.equal(wide[0, 0], torch.full((4,), 7.0))
-    assert torch.allclose(wide[0, 1:, 0], torch.arange(4.0).repeat_interleave(8), atol=1e-5)
+        encoder.pos_embed[0, 1:, 0] = torch.arange(4.0).repeat_interleave(4)
+    wide = _locations(encoder, (4, 8)).detach()
+    assert wide.shape == (32, 8)
+    assert torch.allclose(wide[:, 0], torch.arange(4.0).repeat_interleave(8), atol=1e-5)

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import sph_harm_y
 
-from anyband.models.inputs import (
+from anyband.models.encodings import (
     DAY_FEATURES,
     RESOLUTION_FEATURES,
     YEAR_FEATURES,
     day_features,
-    place_features,
     resolution_features,
     spherical_harmonics,
     year_features,
@@ -77,13 +76,6 @@ def test_longitudes_of_180_meet(lat_deg: float) -> None:
 @given(LONGITUDES, st.sampled_from([-90.0, 90.0]))
 def test_a_pole_has_no_longitude(lon_deg: float, lat_deg: float) -> None:
     assert torch.allclose(_harmonics(lon_deg, lat_deg), _harmonics(0.0, lat_deg), rtol=0, atol=1e-12)
-
-
-def test_places_take_longitude_before_latitude() -> None:
-    lonlat_deg = torch.tensor([[5.0, 52.0], [-70.0, -10.0]])
-    expected = spherical_harmonics(lonlat_deg[:, 0], lonlat_deg[:, 1], degree=4)
-    assert torch.equal(place_features(lonlat_deg, degree=4), expected)
-    assert expected.shape == (2, 25)
 
 
 @settings(max_examples=60)

@@ -1,17 +1,19 @@
 """First weights: distributions, and that they depend on the seed and the name alone."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.vit import Encoder, encoder_config
+from anyband.models.encodings import EncodingConfig
+from anyband.models.vit import SIZES, Encoder, EncoderConfig
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder(encoder_config("tiny", img_size=32, num_ranges=3), seed=7)
+    return Encoder(EncoderConfig(img_size=32, num_ranges=3, **SIZES["tiny"]), seed=7)
 
 
 def test_linear_maps_are_xavier_uniform(encoder: Encoder) -> None:
@@ -41,8 +43,10 @@ def test_tokens_are_normal_with_deviation_0_02(encoder: Encoder) -> None:
 
 
 def test_weights_depend_on_the_seed_and_no_global_state(tiny_config: AutoencoderConfig) -> None:
+    informed = EncodingConfig(place=True, resolution=True, date=True, source=True)
+    config = replace(tiny_config, images="set", encoder=replace(tiny_config.encoder, encodings=informed))
     before = torch.get_rng_state()
-    first, second, other = (Autoencoder(tiny_config, seed=seed).state_dict() for seed in (1, 1, 2))
+    first, second, other = (Autoencoder(config, seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["encoder.blocks.0.attn.qkv.weight"], other["encoder.blocks.0.attn.qkv.weight"])

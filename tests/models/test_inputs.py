@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import InputError
-from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise, check_grid
+from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise, check_sets
 
 
 def _image(*shape: int, ranges: int = 5) -> ImageBatch:
@@ -22,30 +22,30 @@ def _unchecked(image: ImageBatch, name: str, value: torch.Tensor) -> ImageBatch:
 
 
 def test_the_grid_counts_rows_before_columns() -> None:
-    assert check_grid(_image(1, 2, 32, 48), patch_size=16, num_ranges=5) == (2, 3)
+    assert check_sets(SetBatch(groups=(_image(1, 2, 32, 48),)), patch_size=16, num_ranges=5) == (2, 3)
 
 
 @pytest.mark.parametrize("size", [(30, 32), (32, 33), (0, 32), (8, 8)])
 def test_sides_must_be_multiples_of_the_patch_size(size: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=r"can't be cut into patches of 16 × 16; both sides must be multiples of 16"):
-        check_grid(_image(1, 2, *size), patch_size=16, num_ranges=5)
+        check_sets(SetBatch(groups=(_image(1, 2, *size),)), patch_size=16, num_ranges=5)
 
 
 def test_a_wrong_band_count_is_refused() -> None:
     image = _unchecked(_image(1, 2, 16, 16), "mixing", torch.ones(3, 5) / 5)
     with pytest.raises(InputError, match="images have 2 bands, but the sensor declares 3"):
-        check_grid(image, patch_size=16, num_ranges=5)
+        check_sets(SetBatch(groups=(image,)), patch_size=16, num_ranges=5)
 
 
 def test_a_mixing_matrix_of_another_checkpoint_is_refused() -> None:
     with pytest.raises(InputError, match="is for 5 trained ranges, the network has 17"):
-        check_grid(_image(1, 2, 16, 16), patch_size=16, num_ranges=17)
+        check_sets(SetBatch(groups=(_image(1, 2, 16, 16),)), patch_size=16, num_ranges=17)
 
 
 def test_valid_must_have_the_shape_of_the_pixels() -> None:
     image = _unchecked(_image(1, 2, 16, 16), "valid", torch.ones(1, 1, 16, 16, dtype=torch.bool))
     with pytest.raises(InputError, match=r"'valid' has shape \(1, 1, 16, 16\), the pixels \(1, 2, 16, 16\)"):
-        check_grid(image, patch_size=16, num_ranges=5)
+        check_sets(SetBatch(groups=(image,)), patch_size=16, num_ranges=5)
 
 
 def test_moving_a_batch_moves_every_tensor() -> None:
@@ -80,6 +80,6 @@ def test_what_goes_to_the_groups_comes_back_to_the_slots(seed: int, sets: int, s
 
 def test_groups_without_rows_are_the_slots() -> None:
     batch = SetBatch(groups=(_image(3, 2, 16, 16), _image(3, 1, 16, 16)))
-    assert (batch.num_sets, batch.num_slots) == (3, 2)
+    assert batch.shape == (3, 2)
     slots = [torch.zeros(3), torch.ones(3)]
     assert all(one is other for one, other in zip(batch.to_groups(slots), slots, strict=True))

@@ -140,8 +140,7 @@ def test_the_decoder_and_its_prediction_are_those_of_the_release(mae, release) -
     image = _rgb()
     num_tokens = (_SIDE // _PATCH) ** 2
     latent = torch.randn(2, 1 + num_tokens, _WIDTH, generator=torch.Generator().manual_seed(2))
-    places = model.decoder.positions((4, 4))[:, 1:].expand(2, -1, -1)
-    decoded = model.decoder.norm(model.decoder.sequence(latent, places, None))
+    decoded = model.decoder.norm(model.decoder.blocks(model.decoder.embed(latent) + model.decoder.pos_embed, None))
     torch.testing.assert_close(decoded, mae.decode(latent), rtol=0, atol=1e-5)
     expected = rearrange(mae.decoder_pred(decoded[:, 1:]), "b t (p c) -> b t (c p)", c=3)
     torch.testing.assert_close(model.reconstruction(decoded[:, 1:], image.mixing), expected, rtol=0, atol=1e-5)

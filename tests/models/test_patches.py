@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.models.patches import gather_tokens, hidden_tokens, patchify, standardised_patches, unpatchify
+from anyband.models.inputs import ImageBatch, SetBatch
+from anyband.models.patches import PatchSets, cut_sets, gather_tokens, patchify, unpatchify
 
 
 @settings(max_examples=20)
@@ -30,16 +31,23 @@ def test_gathering_takes_tokens_in_the_order_asked_for() -> None:
     assert taken.tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
 
 
+def _cut(pixels: torch.Tensor, valid: torch.Tensor) -> PatchSets:
+    image = ImageBatch(pixels=pixels, valid=valid, mixing=torch.ones(pixels.shape[1], 1))
+    return cut_sets(SetBatch(groups=(image,)), patch_size=2, num_ranges=1)
+
+
 def test_a_token_is_hidden_under_half_of_its_pixels() -> None:
     valid = torch.ones(1, 2, 2, 6, dtype=torch.bool)
     valid[0, 0, :, 0:2] = False  # token 0: 4 of 8
     valid[0, :, :, 2:4] = False
     valid[0, 0, 0, 2:4] = True
     valid[0, 1, 0, 2] = True  # token 1: 3 of 8
-    assert hidden_tokens(valid, 2).tolist() == [[False, True, False]]
+    hidden = _cut(torch.zeros(1, 2, 2, 6), valid).hidden
+    assert hidden is not None
+    assert hidden.tolist() == [[[False, True, False]]]
 
 
 def test_missing_pixels_are_zero_whatever_stands_there() -> None:
     pixels = torch.tensor([[[[1.0, torch.nan], [torch.inf, 4.0]]]])
-    patches = standardised_patches(pixels, torch.isfinite(pixels), 2)
-    assert patches.tolist() == [[[1, 0, 0, 4]]]
+    patches = _cut(pixels, torch.isfinite(pixels)).groups[0]
+    assert patches.values.tolist() == [[[1, 0, 0, 4]]]

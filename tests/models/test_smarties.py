@@ -14,7 +14,7 @@ from anyband.encode.verify import follow_pairs
 from anyband.errors import InputError
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
-from anyband.models.patches import gather_tokens, patchify, standardised_patches
+from anyband.models.patches import gather_tokens, patchify
 from anyband.models.vit import DecoderConfig
 
 Pair = tuple[SetBatch, SetNoise]
@@ -36,11 +36,11 @@ def _mixed_tokens(model: Autoencoder, pair: SetBatch, noise: SetNoise, monkeypat
 
     monkeypatch.setattr(model.encoder, "encode_tokens", catching)
     keep = model(pair, noise).plan.in_images()[0][:, 0]
-    return caught[0] - model.encoder.positions((4, 4))[0, 1:][torch.cat([keep, keep])]
+    return caught[0] - model.encoder.pos_embed[0, 1:][torch.cat([keep, keep])]
 
 
 def _visible_tokens(model: Autoencoder, image: ImageBatch, ids_keep: Tensor) -> Tensor:
-    patches = standardised_patches(image.pixels, image.valid, 8)
+    patches = patchify(image.pixels, 8)
     return gather_tokens(model.encoder.projection(patches, image.mixing), ids_keep)
 
 
@@ -92,8 +92,8 @@ def test_the_loss_is_the_mean_of_its_terms(model: Autoencoder, make_pair: Callab
 def test_swapping_the_images_of_a_pair_keeps_the_loss(model: Autoencoder, make_pair: Callable[..., Pair]) -> None:
     pair, noise = make_pair(4)
     plan = model(pair, noise).plan
-    straight = model.follow(pair, plan)
-    turned = model.follow(SetBatch(groups=pair.groups[::-1]), replace(plan, swapped=~plan.swapped))
+    straight = model(pair, plan)
+    turned = model(SetBatch(groups=pair.groups[::-1]), replace(plan, swapped=~plan.swapped))
     assert turned.terms.tolist() == pytest.approx(straight.terms.tolist(), rel=1e-5)
 
 
@@ -235,9 +235,9 @@ def test_ratios_out_of_range_are_refused(tiny_config: AutoencoderConfig, change:
         replace(tiny_config, **change)
 
 
-def test_a_decoder_whose_heads_do_not_divide_its_width_is_refused() -> None:
+def test_a_decoder_whose_heads_do_not_divide_its_width_is_refused(tiny_config: AutoencoderConfig) -> None:
     with pytest.raises(InputError, match="decoder_embed_dim must be a multiple of 4 and of decoder_num_heads"):
-        DecoderConfig(decoder_embed_dim=20, decoder_num_heads=8)
+        replace(tiny_config, decoder=DecoderConfig(decoder_embed_dim=20, decoder_num_heads=8))
 
 
 # Run apart, because the shape checks of these tests are no part of a compiled graph.

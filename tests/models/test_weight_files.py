@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 
 from anyband.errors import CheckpointError, OutputError
-from anyband.models.weight_files import checkpoint_name, locate, read_weights, write_weights
+from anyband.models.checkpoint import checkpoint_name, locate, read_weights, write_weights
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pth", "model"])

@@ -10,7 +10,7 @@ from anyband import cli
 from anyband.data.store import ChipStore
 from anyband.errors import RecipeError
 from anyband.models.autoencoder import Autoencoder
-from anyband.models.vit import set_fused_attention
+from anyband.models.vit import configure_blocks
 from anyband.pretraining import cost as costs
 from anyband.pretraining.batches import BatchPreparer
 from anyband.pretraining.cost import (
@@ -59,7 +59,7 @@ def test_measuring_changes_neither_weights_nor_the_global_generator(plan):
 
 def test_operations_of_a_step_are_those_of_a_whole_batch(plan, cost):
     model = Autoencoder(plan.config, seed=0)
-    set_fused_attention(model, fused=False)
+    configure_blocks(model, fused=False)
     raw = plan.samples.read(plan.samples.sampler(batch_size=8, seed=plan.recipe.seed).batch(0))
     preparer = BatchPreparer(plan.recipe, plan.inputs, device=_CPU)
     example = preparer.finish(preparer.draw(raw, step=0))
@@ -72,7 +72,7 @@ def test_a_block_takes_four_maps_and_two_products_of_attention():
     from anyband.models.vit import make_blocks
 
     blocks = make_blocks(1, width=16, num_heads=2, mlp_ratio=4.0, norm_eps=1e-6, drop_path=0.0)
-    set_fused_attention(blocks, fused=False)
+    configure_blocks(blocks, fused=False)
     tokens = torch.ones(3, 10, 16, requires_grad=True)
     counted = count_flops(lambda: blocks[0](tokens, attn_mask=None).sum())
     assert counted == 3 * 3 * (10 * 24 * 16**2 + 4 * 10**2 * 16)

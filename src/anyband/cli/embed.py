@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from anyband.encode.encoder import load_encoder
     from anyband.encode.input_spec import checkpoint_sensor
     from anyband.errors import InputError
-    from anyband.models.weight_files import checkpoint_name
+    from anyband.models.checkpoint import checkpoint_name
     from anyband.rasters.reader import RasterSource
     from anyband.scenes.embed import embed_scene, embed_set, named_set_statistics, named_statistics
 

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from anyband.data.manifest import read_manifest
     from anyband.encode.complete import load_completer
-    from anyband.models.weight_files import checkpoint_name
+    from anyband.models.checkpoint import checkpoint_name
     from anyband.scenes.reconstruct import reconstruct
 
     entries = read_manifest(arguments.context)

@@ -196,7 +196,7 @@ class SetCompleter(nn.Module):
 
     def _completed(self, batch: SetBatch, masked: Tensor, precision: Precision) -> Tensor:
         device = next(self.parameters()).device
-        whole = torch.zeros(len(masked), batch.num_slots, masked.shape[1], dtype=torch.bool, device=device)
+        whole = torch.zeros(len(masked), batch.shape[1], masked.shape[1], dtype=torch.bool, device=device)
         whole[:, -1] = masked.to(device)
         with inference(device, precision):
             return self.model.complete(batch.to(device), whole)[-1].float().cpu()

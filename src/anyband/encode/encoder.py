@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from anyband.arrays import Array, Bool, Float, Int, Num
@@ -31,7 +32,7 @@ from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
 from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.patches import SpectralProjection
-from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput, tokens_as_map
+from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput
 from anyband.progress import progress
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
 from anyband.sensors.ranges import STEM
@@ -170,7 +171,7 @@ def feature_maps(output: EncoderOutput) -> Float[Tensor, "*image width row col"]
     tokens = output.tokens
     if output.hidden is not None:
         tokens = tokens.masked_fill(output.hidden[..., None], torch.nan)
-    return tokens_as_map(tokens, output.grid)
+    return rearrange(tokens, "... (h w) d -> ... d h w", h=output.grid[0])
 
 
 def pooled(output: EncoderOutput, pool: Pool) -> Float[Tensor, "batch width"]:

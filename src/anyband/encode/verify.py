@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from anyband.errors import CatalogueError, CheckpointError, InputError, nearest_name
-from anyband.models.autoencoder import Autoencoder, SetLoss
-from anyband.models.checkpoint import Checkpoint, build_encoder, build_model, load_checkpoint
+from anyband.models.autoencoder import Autoencoder, SetLoss, TargetVariance
+from anyband.models.checkpoint import Checkpoint, build_encoder, build_model, load_checkpoint, read_weights
 from anyband.models.inputs import ImageBatch, SetBatch
 from anyband.models.masking import SetPlan, plan_from_positions
-from anyband.models.patches import TargetVariance, gather_tokens
-from anyband.models.vit import tokens_as_map
-from anyband.models.weight_files import read_weights
+from anyband.models.patches import gather_tokens
 from anyband.sensors.assignment import assign, mixing_of_ranges
 from anyband.sensors.catalogue import get_sensor
 
@@ -242,7 +241,7 @@ def _image_outputs(
             # The map was recorded before the last norm.
             sets = encoder.embed_sets(SetBatch(groups=(batch,)))
             (level,) = encoder.token_levels(sets.tokens[:, 0], None, blocks=(encoder.config.depth - 1,))
-            found["vit_feature_map"] = tokens_as_map(level, sets.grid)
+            found["vit_feature_map"] = rearrange(level, "b (h w) d -> b d h w", h=sets.grid[0])
         yield name, found
 
 
@@ -273,7 +272,7 @@ def follow_pairs(model: Autoencoder, pairs: SetBatch, plan: SetPlan) -> tuple[Te
         model.encoder.norm.register_forward_hook(lambda _, __, latent: caught.update(latent=latent)),
         model.decoder.blocks.register_forward_hook(lambda _, __, decoded: caught.update(decoded=decoded)),
     ):
-        output = model.follow(pairs, plan)
+        output = model(pairs, plan)
     keep, masked = plan.in_images()
     order = torch.argsort(torch.cat([keep, masked], dim=2), dim=2).transpose(0, 1).flatten(0, 1)
     sequence = model.decoder.norm(caught["decoded"])

@@ -26,7 +26,6 @@ from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.masking import smallest_first
 from anyband.models.vit import TokenSets
-from anyband.models.weight_files import write_weights
 from anyband.randomness import uniform
 
 __all__ = [

@@ -22,7 +22,7 @@ from anyband.labelled.samples import TaskData
 from anyband.models.checkpoint import Checkpoint, extend_checkpoint, to_published
 from anyband.models.encodings import sincos_positions
 from anyband.models.patches import SpectralProjection
-from anyband.models.vit import set_fused_attention
+from anyband.models.vit import configure_blocks
 from anyband.progress import Advance, progress
 from anyband.sensors.assignment import AssignmentRules, assign
 from anyband.sensors.ranges import STEM, extend_ranges
@@ -365,7 +365,8 @@ def _prepared(checkpoint: Checkpoint, recipe: TransferRecipe) -> Checkpoint:
     state = checkpoint.state
     if _trains_all(fit) and fit.positions == "trained" and config.positions == "fixed":
         config = replace(config, positions="trained", img_size=recipe.input.img_size or config.img_size)
-        computed = functional.pad(sincos_positions(*config.grid, config.embed_dim), (0, 0, 1, 0))
+        edge = config.img_size // config.patch_size
+        computed = functional.pad(sincos_positions(edge, edge, config.embed_dim), (0, 0, 1, 0))
         state = {**state, "pos_embed": computed.unsqueeze(0)}
     return replace(checkpoint, config=replace(checkpoint.config, encoder=config), state=state)
 
@@ -374,8 +375,8 @@ def _free(copy: SensorEncoder, recipe: TransferRecipe, *, num_new: int) -> "Lora
     """Let gradients into what is learned, and nowhere else."""
     fit, network = recipe.fit, copy.encoder
     network.requires_grad_(_trains_all(fit))
-    if fit.positions == "fixed" and isinstance(network.positions.table, nn.Parameter):
-        network.positions.table.requires_grad = False
+    if fit.positions == "fixed" and isinstance(network.pos_embed, nn.Parameter):
+        network.pos_embed.requires_grad = False
     adapters = _with_adapters(network.blocks, fit.lora, seed=recipe.seed) if fit.encoder == "lora" else None
     if num_new and not _trains_all(fit):
         _train_new_ranges_only(network.projection, num_new)

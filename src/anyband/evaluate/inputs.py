@@ -38,6 +38,7 @@ from anyband.evaluate.samples import (
     window_boxes,
 )
 from anyband.labelled.samples import Sample, TaskData
+from anyband.models.encodings import NO_ENCODINGS
 from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.progress import progress
 from anyband.randomness import permutation
@@ -81,7 +82,7 @@ class TaskReader:
         self._kind_of = [kind_of[tuple(map(id, sensors))] for sensors in data.sensors]
         self._sensors = tuple(dict.fromkeys(sensor for kind in kinds for sensor in kind))
         self._counted: dict[Sensor, InputSpec] = {}
-        self._is_told = recipe.input.metadata and config.encodings.any
+        self._is_told = recipe.input.metadata and config.encodings != NO_ENCODINGS
         self._last: tuple[int, Sample] | None = None
         self._compared: set[int] = set()
 

@@ -440,7 +440,7 @@ def predict_whole(
         for row, sample in enumerate(batch.samples.tolist()):
             if row % _HEAD_SAMPLES == 0:
                 with torch.no_grad():
-                    outputs = network.head.outputs([level[row : row + _HEAD_SAMPLES] for level in levels]).float()
+                    outputs = network.head([level[row : row + _HEAD_SAMPLES] for level in levels]).float()
             one = row % _HEAD_SAMPLES
             rows, cols = size_of(sample)
             yield sample, read(resized(outputs[one : one + 1], (rows, cols))[0].cpu().numpy())

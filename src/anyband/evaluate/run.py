@@ -28,9 +28,8 @@ from anyband.files import check_writable
 from anyband.labelled import open_task_data
 from anyband.labelled.samples import ONLY_BAND, TaskData, TaskKind, without_band
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, checkpoint_hash, state_of, withhold_range
+from anyband.models.checkpoint import Checkpoint, checkpoint_hash, locate, state_of, withhold_range
 from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.models.weight_files import locate
 from anyband.progress import progress
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
 from anyband.sensors.ranges import load_ranges

@@ -1,22 +1,24 @@
-"""Checkpoints: layout of their tensors, header, reading and writing."""
+"""Checkpoints: layout of their tensors, header, and safetensors files from the disk or from the Hugging Face hub."""
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyband.arrays import Float
 from anyband.errors import CatalogueError, CheckpointError, nearest_name
+from anyband.files import whole_file
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.encodings import EncodingConfig, PositionKind, SetEncodings, sincos_positions
+from anyband.models.encodings import EncodingConfig, PositionKind, sincos_positions
 from anyband.models.vit import LARGEST_COUNT, DecoderConfig, Encoder, EncoderConfig
-from anyband.models.weight_files import checkpoint_hash, locate, read_weights, write_weights
 from anyband.sensors.ranges import RangeTable, load_ranges, range_table_from_dict, range_table_to_dict, without_range
 
 __all__ = [
@@ -26,115 +28,51 @@ __all__ = [
     "build_encoder",
     "build_model",
     "checkpoint_hash",
+    "checkpoint_name",
     "config_from_header",
     "config_from_shapes",
-    "decoder_only",
     "encoder_only",
     "expected_shapes",
     "extend_checkpoint",
     "from_published",
-    "has_decoder",
     "header_json",
     "header_of",
-    "header_records",
     "load_checkpoint",
-    "num_ranges_of",
+    "locate",
+    "read_weights",
     "save_checkpoint",
     "shape_problems",
     "state_of",
     "to_published",
     "withhold_range",
-    "without_decay",
+    "write_weights",
 ]
 
-_PROJECTION = "spectrum_projection.spectrum_embeds.{}.proj.{}"
-_PREDICTION = "decoder_preds.{}.{}"
-_LEVEL = "decoder_levels.{}.{}"
 # What the network stacks by range, and the layers that the published layout has instead.
-_STACKS = (("encoder.projection.", _PROJECTION), ("reconstruction.", _PREDICTION), ("levels.", _LEVEL))
-_DECODER_NAMES = ("decoder_", "mask_token")
-
-
-def decoder_only(name: str) -> bool:
-    """Tell whether a weight belongs to the decoder."""
-    return name.startswith(_DECODER_NAMES)
-
-
-def num_ranges_of(names: Mapping[str, Tensor]) -> int:
-    """Count the trained ranges by their projection weights."""
-    first, last = _PROJECTION.split("{}", 1)[0], ".proj.weight"
-    return sum(1 for name in names if name.startswith(first) and name.endswith(last))
+_STACKS = {
+    "encoder.projection": "spectrum_projection.spectrum_embeds.{}.proj.{}",
+    "reconstruction": "decoder_preds.{}.{}",
+    "levels": "decoder_levels.{}.{}",
+}
+_PROJECTION = _STACKS["encoder.projection"]
+DECODER_NAMES = ("decoder_", "mask_token")
+"""How the names of a decoder's weights begin."""
 
 
 def expected_shapes(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tuple[int, ...]]:
-    """List every weight of a checkpoint with its shape."""
-    shapes = _encoder_shapes(config.encoder)
-    if decoder:
-        shapes |= _decoder_shapes(config.encoder, config.decoder, levels=config.levels)
-    return shapes
+    """List every weight of a checkpoint with its shape.
 
-
-def _encoder_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    width, pixels = config.embed_dim, config.patch_size**2
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + config.grid[0] * config.grid[1], width),
-        "norm.weight": (width,),
-        "norm.bias": (width,),
-    }
-    for index in range(config.num_ranges):
-        shapes[_PROJECTION.format(index, "weight")] = (width, pixels)
-        shapes[_PROJECTION.format(index, "bias")] = (width,)
-    shapes |= _encoding_shapes(config, width, "encoder")
-    return shapes | _block_shapes("blocks", config.depth, width, config.mlp_ratio)
-
-
-def _decoder_shapes(encoder: EncoderConfig, decoder: DecoderConfig, *, levels: bool) -> dict[str, tuple[int, ...]]:
-    width, pixels = decoder.decoder_embed_dim, encoder.patch_size**2
-    shapes: dict[str, tuple[int, ...]] = {
-        "decoder_embed.weight": (width, encoder.embed_dim),
-        "decoder_embed.bias": (width,),
-        "mask_token": (1, 1, width),
-        "decoder_pos_embed": (1, 1 + encoder.grid[0] * encoder.grid[1], width),
-        "decoder_norm.weight": (width,),
-        "decoder_norm.bias": (width,),
-    }
-    for index in range(encoder.num_ranges):
-        shapes[_PREDICTION.format(index, "weight")] = (pixels, width)
-        shapes[_PREDICTION.format(index, "bias")] = (pixels,)
-        if levels:
-            shapes[_LEVEL.format(index, "weight")] = (2, width)
-            shapes[_LEVEL.format(index, "bias")] = (2,)
-    shapes |= _encoding_shapes(encoder, width, "decoder")
-    return shapes | _block_shapes("decoder_blocks", decoder.decoder_depth, width, encoder.mlp_ratio)
-
-
-def _encoding_shapes(
-    config: EncoderConfig, width: int, role: Literal["encoder", "decoder"]
-) -> dict[str, tuple[int, ...]]:
-    if not config.encodings.any:
-        return {}
-    with torch.device("meta"):
-        encodings = SetEncodings(config.encodings, width=width, num_ranges=config.num_ranges, role=role)
-    prefix = "encodings" if role == "encoder" else "decoder_encodings"
-    return {f"{prefix}.{name}": tuple(tensor.shape) for name, tensor in encodings.state_dict().items()}
-
-
-def _block_shapes(prefix: str, depth: int, width: int, mlp_ratio: float) -> dict[str, tuple[int, ...]]:
-    inner = int(width * mlp_ratio)
-    linear = {
-        "attn.qkv": (3 * width, width),
-        "attn.proj": (width, width),
-        "mlp.fc1": (inner, width),
-        "mlp.fc2": (width, inner),
-    }
+    The shapes are those of a network without memory, with one block for all: a broken header costs nothing.
+    """
+    encoder = replace(config.encoder, depth=1)
+    short = replace(config, encoder=encoder, decoder=replace(config.decoder, decoder_depth=1))
+    network = Autoencoder(short, seed=None) if decoder else nn.ModuleDict({"encoder": Encoder(encoder, seed=None)})
     shapes: dict[str, tuple[int, ...]] = {}
-    for index in range(depth):
-        for norm in ("norm1", "norm2"):
-            shapes |= {f"{prefix}.{index}.{norm}.{part}": (width,) for part in ("weight", "bias")}
-        for name, (out, into) in linear.items():
-            shapes[f"{prefix}.{index}.{name}.weight"] = (out, into)
-            shapes[f"{prefix}.{index}.{name}.bias"] = (out,)
+    for name, tensor in to_published(network.state_dict()).items():
+        first, block, rest = name.partition("blocks.0.")
+        depth = config.decoder.decoder_depth if first else config.encoder.depth
+        names = [f"{first}blocks.{index}.{rest}" for index in range(depth)] if block else [name]
+        shapes |= dict.fromkeys(names, tuple(tensor.shape))
     return shapes
 
 
@@ -142,53 +80,35 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give a network's state the names and shapes of the published layout; `from_published` is the inverse."""
     published: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        for key, value in _published_entries(name, tensor):
-            published[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return published
-
-
-def _published_entries(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    for prefix, layout in _STACKS:
-        if name.startswith(prefix):
-            part = name.removeprefix(prefix)
+        stack, _, kind = name.rpartition(".")
+        if stack in _STACKS:
             rows = tensor.transpose(1, 2) if name == "encoder.projection.weight" else tensor
-            return [(layout.format(index, part), row) for index, row in enumerate(rows)]
-    return [(_published_name(name), tensor)]
-
-
-def _published_name(name: str) -> str:
-    plain = name.replace("positions.table", "pos_embed")
-    if plain.startswith("encoder."):
-        return plain.removeprefix("encoder.")
-    if plain == "decoder.mask_token":
-        return "mask_token"
-    return plain.replace("decoder.", "decoder_", 1)
+            entries = {_STACKS[stack].format(index, kind): row for index, row in enumerate(rows)}
+        else:
+            plain = name.removeprefix("encoder.").replace("decoder.mask_token", "mask_token")
+            entries = {plain.replace("decoder.", "decoder_", 1): tensor}
+        for key, value in entries.items():
+            device = value.device if value.is_meta else "cpu"
+            copied = value.detach().to(device, copy=True, memory_format=torch.contiguous_format)
+            published[key] = copied
+    return published
 
 
 def from_published(state: Mapping[str, Tensor], num_ranges: int) -> dict[str, Tensor]:
     """Give published weights, decoder or not, the network's names and shapes; `to_published` is the inverse."""
-    ranged = tuple(layout.split("{}", 1)[0] for _, layout in _STACKS)
-    network = {_network_name(name): tensor for name, tensor in state.items() if not name.startswith(ranged)}
-    for prefix, layout in _STACKS:
-        for part in ("weight", "bias"):
-            if layout.format(0, part) in state:
-                network[prefix + part] = torch.stack([state[layout.format(index, part)] for index in range(num_ranges)])
+    network: dict[str, Tensor] = {}
+    for stack, layout in _STACKS.items():
+        for kind in ("weight", "bias"):
+            if layout.format(0, kind) in state:
+                rows = [state[layout.format(index, kind)] for index in range(num_ranges)]
+                network[f"{stack}.{kind}"] = torch.stack(rows)
     network["encoder.projection.weight"] = network["encoder.projection.weight"].transpose(1, 2)
+    stacked = tuple(layout.partition("{}")[0] for layout in _STACKS.values())
+    for name, tensor in state.items():
+        if not name.startswith(stacked):
+            inside = name.startswith(DECODER_NAMES)
+            network[("decoder." if inside else "encoder.") + name.removeprefix("decoder_")] = tensor
     return network
-
-
-def _network_name(name: str) -> str:
-    plain = name.replace("pos_embed", "positions.table")
-    if plain == "mask_token":
-        return "decoder.mask_token"
-    if plain.startswith("decoder_"):
-        return plain.replace("decoder_", "decoder.", 1)
-    return f"encoder.{plain}"
-
-
-def without_decay(state: Mapping[str, Tensor]) -> frozenset[str]:
-    """Name the parameters that weight decay spares: those 1-D in the published layout, where biases are not stacked."""
-    return frozenset(name for name, tensor in state.items() if tensor.ndim <= 1 or name.endswith(".bias"))
 
 
 CHECKPOINT_VERSION = 1
@@ -214,11 +134,16 @@ def header_of(config: AutoencoderConfig, *, decoder: bool) -> dict[str, str]:
 
 def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, positions: PositionKind) -> AutoencoderConfig:
     """Read an architecture from header entries; `CheckpointError` where one is missing, wrong or of a newer version."""
-    _check_version(metadata)
+    version = metadata.get("anyband_version", str(CHECKPOINT_VERSION))
+    if not version.isdecimal() or int(version) > CHECKPOINT_VERSION:
+        raise CheckpointError(
+            f"the checkpoint is of format version '{version}'; this anyband reads up to {CHECKPOINT_VERSION}: update it"
+        )
     encoder, decoder = (
-        {key: metadata[key] for key in _keys(kind) if key in metadata} for kind in (EncoderConfig, DecoderConfig)
+        {one.name: metadata[one.name] for one in fields(kind) if one.name in metadata}
+        for kind in (EncoderConfig, DecoderConfig)
     )
-    missing = [key for key in _keys(DecoderConfig) if key not in decoder]
+    missing = [one.name for one in fields(DecoderConfig) if one.name not in decoder]
     if decoder and missing:
         raise CheckpointError(f"the header of the checkpoint has no '{missing[0]}', but other numbers of a decoder")
     encodings = header_json(metadata, "encodings") or {}
@@ -233,17 +158,13 @@ def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, position
     return config
 
 
-def _keys(kind: type) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
 def _header_problem(error: Any) -> str:
     kind, place, found = error["type"], error["loc"], error["input"]
     name = place[-1] if place else ""
     if kind == "missing":
         return f"the header of the checkpoint has no '{name}'"
     if kind == "unexpected_keyword_argument":
-        known = _keys(EncodingConfig if "encodings" in place else AutoencoderConfig)
+        known = [one.name for one in fields(EncodingConfig if "encodings" in place else AutoencoderConfig)]
         return f"the header of the checkpoint describes no network: unknown key '{name}'{nearest_name(name, known)}"
     if isinstance(found, str) and place[0] in ("encoder", "decoder"):
         shares = ("mlp_ratio", "drop_path", "norm_eps")
@@ -254,10 +175,9 @@ def _header_problem(error: Any) -> str:
     return f"the header of the checkpoint describes no network: {reason}"
 
 
-def config_from_shapes(tensors: Mapping[str, Tensor], *, positions: PositionKind) -> AutoencoderConfig:
+def config_from_shapes(tensors: Mapping[str, Tensor], *, num_ranges: int, positions: PositionKind) -> AutoencoderConfig:
     """Tell the architecture of a published v1 file from its shapes; `CheckpointError` for any but a published size."""
-    num_ranges = num_ranges_of(tensors)
-    first = tensors.get("spectrum_projection.spectrum_embeds.0.proj.weight")
+    first = tensors.get(_PROJECTION.format(0, "weight"))
     table = tensors.get("pos_embed")
     if first is None or table is None or first.ndim != 2 or table.ndim != 3:
         raise CheckpointError(
@@ -291,43 +211,24 @@ def config_from_shapes(tensors: Mapping[str, Tensor], *, positions: PositionKind
     return AutoencoderConfig(encoder=encoder, decoder=_PUBLISHED_DECODER)
 
 
-def header_json(metadata: Mapping[str, str], name: str) -> dict[str, Any] | None:
-    """Read a JSON object from the header; None where it is absent."""
+def header_json(metadata: Mapping[str, str], name: str, *, of_objects: bool = False) -> dict[str, Any] | None:
+    """Read a JSON object, `of_objects` of JSON objects, from the header; None where it is absent."""
     if name not in metadata:
         return None
     try:
-        value = json.loads(metadata[name])
+        found = json.loads(metadata[name])
     except (json.JSONDecodeError, RecursionError) as problem:
         raise CheckpointError(f"'{name}' in the header of the checkpoint is not JSON: {problem}") from problem
-    if not isinstance(value, dict):
+    if not isinstance(found, dict):
         raise CheckpointError(f"'{name}' in the header of the checkpoint is not a JSON object")
-    return value
-
-
-def header_records(metadata: Mapping[str, str], name: str) -> dict[str, dict[str, Any]]:
-    """Read a JSON object of JSON objects from the header; empty where it is absent."""
-    records = header_json(metadata, name) or {}
-    wrong = next((key for key, value in records.items() if not isinstance(value, dict)), None)
-    if wrong is not None:
+    wrong = next((key for key, value in found.items() if not isinstance(value, dict)), None)
+    if of_objects and wrong is not None:
         raise CheckpointError(f"'{name}' in the header of the checkpoint: '{wrong}' is not a JSON object")
-    return records
-
-
-def has_decoder(names: Mapping[str, Tensor]) -> bool:
-    """Tell whether a file has any weight of a decoder."""
-    return any(decoder_only(name) for name in names)
-
-
-def _check_version(metadata: Mapping[str, str]) -> None:
-    version = metadata.get("anyband_version", str(CHECKPOINT_VERSION))
-    if not version.isdecimal() or int(version) > CHECKPOINT_VERSION:
-        raise CheckpointError(
-            f"the checkpoint is of format version '{version}'; this anyband reads up to {CHECKPOINT_VERSION}: update it"
-        )
+    return found
 
 
 _PUBLISHED_RANGES = "smarties_v1"
-_STACKED = (*(prefix for prefix, _ in _STACKS), "encoder.encodings.source.", "decoder.encodings.source.")
+_STACKED = (*(f"{stack}." for stack in _STACKS), "encoder.encodings.source.", "decoder.encodings.source.")
 # float32 sine and cosine by different libraries differ by less.
 _POSITION_TOLERANCE = 1e-5
 
@@ -352,7 +253,7 @@ class Checkpoint:
     @property
     def has_decoder(self) -> bool:
         """Whether the network can reconstruct."""
-        return has_decoder(self.state)
+        return any(name.startswith(DECODER_NAMES) for name in self.state)
 
 
 def state_of(model: Autoencoder) -> dict[str, Tensor]:
@@ -389,21 +290,34 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
     """
     path = locate(path_or_hub_id)
     tensors, header = read_weights(path)
-    positions = _position_kind(tensors.get("pos_embed"))
+    table = tensors.get("pos_embed")
+    # Files do not say whether positions were trained; their values do.
+    computed = table is None or table.ndim != 3 or table.shape[2] % 4 or are_computed(table)
+    positions: PositionKind = "fixed" if computed else "trained"
+    before, after = _PROJECTION.format("|", "weight").split("|")
+    num_ranges = sum(name.startswith(before) and name.endswith(after) for name in tensors)
     if "embed_dim" in header:
-        num_ranges = num_ranges_of(tensors)
         config = config_from_header(header, num_ranges=num_ranges, positions=positions)
     else:
-        config = config_from_shapes(tensors, positions=positions)
-    declared = "decoder_embed_dim" in header
-    _check_state(tensors, config, decoder=declared or has_decoder(tensors), where=str(path))
+        config = config_from_shapes(tensors, num_ranges=num_ranges, positions=positions)
+    decoder = "decoder_embed_dim" in header or any(name.startswith(DECODER_NAMES) for name in tensors)
+    _check_state(tensors, config, decoder=decoder, where=str(path))
+    declared = header_json(header, "ranges")
+    try:
+        ranges = load_ranges(_PUBLISHED_RANGES) if declared is None else range_table_from_dict(declared)
+    except CatalogueError as problem:
+        raise CheckpointError(f"the ranges in the header of the checkpoint are wrong: {problem}") from problem
+    if len(ranges.ranges) != num_ranges:
+        raise CheckpointError(
+            f"the checkpoint has weights for {num_ranges} ranges, its table '{ranges.name}' {len(ranges.ranges)}"
+        )
     step = header.get("step", "")
     return Checkpoint(
         config=config,
         state={name: tensor.float() for name, tensor in tensors.items()},
-        ranges=_ranges(header, config),
-        normalisations=header_records(header, "normalisations"),
-        sensors=header_records(header, "sensors"),
+        ranges=ranges,
+        normalisations=header_json(header, "normalisations", of_objects=True) or {},
+        sensors=header_json(header, "sensors", of_objects=True) or {},
         recipe=header_json(header, "recipe"),
         step=int(step) if step.isdecimal() else None,
     )
@@ -413,7 +327,7 @@ def build_model(checkpoint: Checkpoint) -> Autoencoder:
     """Make the whole network with the checkpoint's weights; `CheckpointError` where it has no decoder."""
     if not checkpoint.has_decoder:
         raise CheckpointError("the checkpoint has an encoder only; reconstruction needs one with its decoder")
-    model = Autoencoder(checkpoint.config, seed=None)
+    model = Autoencoder(checkpoint.config, seed=None).to_empty(device="cpu")
     model.load_state_dict(from_published(checkpoint.state, checkpoint.config.encoder.num_ranges), strict=True)
     return model
 
@@ -429,14 +343,14 @@ def build_encoder(
         drop_path=config.drop_path if drop_path is None else drop_path,
     )
     state = from_published(encoder_only(checkpoint).state, config.num_ranges)
-    encoder = Encoder(config, seed=None)
+    encoder = Encoder(config, seed=None).to_empty(device="cpu")
     encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in state.items()}, strict=True)
     return encoder
 
 
 def encoder_only(checkpoint: Checkpoint) -> Checkpoint:
     """Leave out the decoder and the reconstruction."""
-    state = {name: tensor for name, tensor in checkpoint.state.items() if not decoder_only(name)}
+    state = {name: tensor for name, tensor in checkpoint.state.items() if not name.startswith(DECODER_NAMES)}
     return replace(checkpoint, state=state)
 
 
@@ -480,25 +394,6 @@ def _with_ranges(checkpoint: Checkpoint, table: RangeTable, change: Callable[[Te
     encoder = replace(checkpoint.config.encoder, num_ranges=len(table.ranges))
     config = replace(checkpoint.config, encoder=encoder)
     return replace(checkpoint, config=config, state=to_published(network), ranges=table)
-
-
-def _ranges(metadata: Mapping[str, str], config: AutoencoderConfig) -> RangeTable:
-    declared = header_json(metadata, "ranges")
-    try:
-        table = load_ranges(_PUBLISHED_RANGES) if declared is None else range_table_from_dict(declared)
-    except CatalogueError as problem:
-        raise CheckpointError(f"the ranges in the header of the checkpoint are wrong: {problem}") from problem
-    if len(table.ranges) != config.encoder.num_ranges:
-        raise CheckpointError(
-            f"the checkpoint has weights for {config.encoder.num_ranges} ranges, its table '{table.name}' "
-            f"{len(table.ranges)}"
-        )
-    return table
-
-
-def _position_kind(table: Tensor | None) -> PositionKind:
-    """Tell fixed positions from trained ones by their values, for files that do not say."""
-    return "fixed" if table is None or table.ndim != 3 or table.shape[2] % 4 or are_computed(table) else "trained"
 
 
 def are_computed(table: Tensor, *, tolerance: float = _POSITION_TOLERANCE) -> bool:
@@ -558,3 +453,144 @@ def shape_problems(
         for kind, names in kinds.items()
         if names
     ]
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILE = "model.safetensors"
+# First bytes of what torch.save and pickle write: a zip archive, or a pickle of protocol 2 and later.
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+# Source: the safetensors format.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def locate(path_or_hub_id: str | Path) -> Path:
+    """Find the file of weights: a path, a folder with `model.safetensors`, or a hub id `owner/name`.
+
+    Raises:
+        CheckpointError: nothing is there, or the hub can't be reached.
+    """
+    path = Path(path_or_hub_id)
+    if path.is_dir():
+        if (path / _HUB_FILE).is_file():
+            return path / _HUB_FILE
+        raise CheckpointError(f"folder '{path}' has no '{_HUB_FILE}'; name the checkpoint file itself")
+    if path.exists():
+        return path
+    name = str(path_or_hub_id)
+    if path.suffix == ".safetensors" or path.suffix in _PICKLE_SUFFIXES or not _HUB_ID.fullmatch(name):
+        raise CheckpointError(
+            f"there is no checkpoint '{name}'; give a safetensors file or a hub id such as 'gsumbul/SMARTIES-v1-ViT-B'"
+        )
+    return _downloaded(name)
+
+
+def _downloaded(hub_id: str) -> Path:
+    try:
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as problem:
+        raise CheckpointError(
+            f"'{hub_id}' is no file here, and as a hub id it needs huggingface_hub: pip install 'anyband[hub]'"
+        ) from problem
+    try:
+        return _from_hub(hub_id)
+    except (HfHubHTTPError, OSError, ValueError) as problem:
+        reason = str(problem).strip().partition("\n")[0].rstrip(".")
+        raise CheckpointError(
+            f"'{hub_id}' is no file here, and weights of that name could not be had from the hub: {reason}. "
+            f"Check the name and the connection, or download the file and give its path."
+        ) from problem
+
+
+def _from_hub(hub_id: str) -> Path:
+    """Download `model.safetensors`, or the only safetensors file where that name is not used."""
+    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(hub_id, _HUB_FILE))
+    except LocalEntryNotFoundError:
+        raise  # Nothing was downloaded before, and the hub can't be reached: there is nothing to list.
+    except EntryNotFoundError:
+        others = [name for name in list_repo_files(hub_id) if name.endswith(".safetensors")]
+        if len(others) != 1:
+            raise
+        return Path(hf_hub_download(hub_id, others[0]))
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and header of a safetensors file; `CheckpointError` for a pickle or what is no whole one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as problem:
+        raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
+    if start.startswith(_PICKLE_STARTS) or path.suffix in _PICKLE_SUFFIXES:
+        raise CheckpointError(
+            f"'{path}' is a pickle or a PyTorch archive, not safetensors; reading one can run any code in it. "
+            f"Where you trust its source, convert it once: torch.load('{path.name}', weights_only=True), then "
+            f"safetensors.torch.save_file of its dict of weights (often under 'model'), and give that file"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as problem:
+        raise CheckpointError(
+            f"'{path}' is not a whole safetensors file ({path.stat().st_size:,} bytes; {problem}); "
+            f"it may be truncated: copy or download it again"
+        ) from problem
+    except OSError as problem:
+        raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
+    return tensors, metadata
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all; equal contents give equal bytes, unlike by the library's writer.
+
+    Source:
+        The safetensors format, https://github.com/huggingface/safetensors#format.
+    """
+    # Wide numbers first, so that every tensor starts at a multiple of its own item size.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    start = 0
+    for name in names:
+        end = start + tensors[name].numel() * tensors[name].element_size()
+        shape, kind = list(tensors[name].shape), _DTYPES[tensors[name].dtype]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with whole_file(path) as beside, beside.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().flatten()
+            file.write(flat.view(torch.uint8).numpy().data)
+
+
+def checkpoint_hash(path: Path) -> str:
+    """Compute the SHA-256 of a checkpoint file, in hexadecimal."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
+
+
+def checkpoint_name(path_or_hub_id: str | Path) -> str:
+    """Name a checkpoint by what was asked for and the first quarter of its hash."""
+    return f"{Path(path_or_hub_id).name} sha256:{checkpoint_hash(locate(path_or_hub_id))[:16]}"

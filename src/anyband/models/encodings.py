@@ -1,7 +1,9 @@
 """Encodings of position, ground, resolution and date."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,39 +12,30 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anyband.arrays import Array, Bool, Float, Num
-from anyband.errors import InputError, nearest_name
-from anyband.models.inputs import (
-    DAY_FEATURES,
-    RESOLUTION_FEATURES,
-    YEAR_FEATURES,
-    SetBatch,
-    SetMetadata,
-    check_grid,
-    day_features,
-    place_features,
-    resolution_features,
-    year_features,
-)
-from anyband.models.patches import hidden_tokens
+from anyband.arrays import Array, Bool, Float, Num, to_device
+from anyband.errors import InputError
+from anyband.models.inputs import SetBatch, SetMetadata
 
 __all__ = [
     "BITS",
+    "DAY_FEATURES",
+    "NO_ENCODINGS",
+    "RESOLUTION_FEATURES",
+    "YEAR_FEATURES",
     "EncodingConfig",
     "EncodingRole",
     "GeographicKind",
     "PositionKind",
-    "Positions",
     "SetEncodings",
-    "check_sets",
     "corner_bits",
     "count_features",
+    "day_features",
     "geosot_codes",
-    "gsd_positions",
     "image_shares",
-    "set_hidden",
+    "resolution_features",
     "sincos_positions",
-    "token_locations",
+    "spherical_harmonics",
+    "year_features",
 ]
 
 BITS = 32
@@ -152,89 +145,137 @@ class EncodingConfig:
     source: bool = False
     """What each image's sensor sees of the trained ranges."""
 
-    def __post_init__(self) -> None:
-        kinds = get_args(GeographicKind)
-        if self.geographic not in kinds:
-            near = nearest_name(str(self.geographic), kinds)
-            raise InputError(f"'{self.geographic}' is no geographic encoding ({', '.join(kinds)}){near}")
 
-    @property
-    def any(self) -> bool:
-        return self != EncodingConfig()
-
+NO_ENCODINGS = EncodingConfig()
 
 # Source: Vaswani et al., "Attention is all you need" (arXiv 1706.03762), section 3.5.
 _BASE = 10_000.0
 
 
-def sincos_positions(rows: int, cols: int, width: int) -> Float[Tensor, "token width"]:
+def sincos_positions(
+    rows: int, cols: int, width: int, gsd_m: Float[Tensor, "*image"] | None = None
+) -> Float[Tensor, "*image token width"]:
     """Compute the positions of a grid, row by row: half of a vector from the column, half from the row.
 
-    Each half is the sines of index · 10000^(−i / (width / 4)), then the cosines.
+    Each half is the sines of index · 10000^(−i / (width / 4)), then the cosines; `width` is a multiple of 4. With
+    `gsd_m` (finite) an index is times the ground resolution of the input pixels over 1 m, so that equal distances on
+    the ground turn by equal angles.
 
     Source:
-        Masked autoencoders (arXiv 2111.06377), whose fixed positions count columns first.
+        Masked autoencoders (arXiv 2111.06377), whose fixed positions count columns first; A²-MAE (arXiv 2406.08079) for
+        `gsd_m`. That the resolution is that of the input pixels is our reading of its intent.
     """
-    return gsd_positions(rows, cols, width, torch.ones(()))
-
-
-def gsd_positions(
-    rows: int, cols: int, width: int, gsd_m: Float[Tensor, "*image"]
-) -> Float[Tensor, "*image token width"]:
-    """Compute positions as `sincos_positions`, each index times the ground resolution of the input pixels over 1 m.
-
-    Equal distances on the ground then turn by equal angles. `gsd_m` is finite, `width` a multiple of 4.
-
-    Source:
-        A²-MAE (arXiv 2406.08079). That the resolution is that of the input pixels is our reading of its intent.
-    """
-    exponent = -torch.arange(width // 4, dtype=torch.float64, device=gsd_m.device) / (width / 4)
-    frequency = _BASE**exponent
-
-    def half(count: int) -> Tensor:
-        index = torch.arange(count, dtype=torch.float64, device=gsd_m.device)
-        angle = (gsd_m.double()[..., None] * index)[..., None] * frequency
-        return torch.cat([angle.sin(), angle.cos()], dim=-1).float()
-
+    scale = torch.ones(()) if gsd_m is None else gsd_m
+    frequency = _BASE ** (-torch.arange(width // 4, dtype=torch.float64, device=scale.device) / (width / 4))
     # A half depends on its own axis only, so that sines are taken of rows + cols indices, not of all tokens.
-    across = half(cols).unsqueeze(-3).expand(*gsd_m.shape, rows, -1, -1)
-    down = half(rows).unsqueeze(-2).expand(*gsd_m.shape, -1, cols, -1)
+    halves = []
+    for count in (cols, rows):
+        index = torch.arange(count, dtype=torch.float64, device=scale.device)
+        angle = (scale.double()[..., None] * index)[..., None] * frequency
+        halves.append(torch.cat([angle.sin(), angle.cos()], dim=-1).float())
+    across = halves[0].unsqueeze(-3).expand(*scale.shape, rows, -1, -1)
+    down = halves[1].unsqueeze(-2).expand(*scale.shape, -1, cols, -1)
     return torch.cat([across, down], dim=-1).flatten(-3, -2)
 
 
-class Positions(nn.Module):
-    """Positions of the tokens of a grid, `width` a multiple of 4. In the fixed kind the row of CLS is 0.
+# Source: the mean Gregorian year. Every day of a leap year then still has a phase of its own on the circle.
+_DAYS_A_YEAR = 365.2425
+# chosen: four harmonics tell seasons down to about a month, which is what vegetation and snow need.
+_DAY_HARMONICS = 4
+DAY_FEATURES = 2 * _DAY_HARMONICS
+"""Numbers for a day of the year."""
 
-    Fixed: computed for any grid. Trained: a parameter for the network's own, bicubically resampled for others.
+# chosen: the years of today's archives then lie between about −1 and 1, and those of the first Landsat near −5.
+_YEAR_ORIGIN, _YEARS_A_UNIT = 2020.0, 10.0
+YEAR_FEATURES = 1
+"""Numbers for a year."""
+
+# chosen: the longest period holds 1 cm to 10 km without repeating; the shortest tells 10 m from 15 m well.
+_OCTAVES_A_PERIOD = (40.0, 20.0, 10.0, 5.0)
+# chosen: the straight part is 1 at 1 km.
+_OCTAVES_A_UNIT = 10.0
+RESOLUTION_FEATURES = 1 + 2 * len(_OCTAVES_A_PERIOD)
+"""Numbers for a ground sampling distance."""
+
+
+def day_features(day_of_year: Float[Tensor, "*image"]) -> Float[Tensor, "*image feature"]:
+    """Write finite days since the year began as points on circles, once to four times round, so that years join."""
+    turns = day_of_year.double() / _DAYS_A_YEAR
+    harmonic = torch.arange(1, _DAY_HARMONICS + 1, device=turns.device, dtype=torch.float64)
+    angle = 2 * math.pi * turns[..., None] * harmonic
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def year_features(year: Float[Tensor, "*image"]) -> Float[Tensor, "*image feature"]:
+    """Write a year as a line: decades since 2020."""
+    return ((year.double() - _YEAR_ORIGIN) / _YEARS_A_UNIT)[..., None]
+
+
+def resolution_features(gsd_m: Float[Tensor, "*image"]) -> Float[Tensor, "*image feature"]:
+    """Write metres over 0 as float64: a line, sines and cosines of their octaves. Equal ratios are equal steps."""
+    octaves = gsd_m.double().log2()[..., None]
+    period = to_device(torch.tensor(_OCTAVES_A_PERIOD, dtype=torch.float64), octaves.device)
+    angle = 2 * math.pi * octaves / period
+    return torch.cat([octaves / _OCTAVES_A_UNIT, angle.sin(), angle.cos()], dim=-1)
+
+
+def spherical_harmonics(
+    lon_deg: Float[Tensor, "*image"], lat_deg: Float[Tensor, "*image"], *, degree: int
+) -> Float[Tensor, "*image feature"]:
+    """Compute the real spherical harmonics of points (finite degrees) on the globe, up to a degree from 0.
+
+    They are smooth everywhere, at poles and ±180° too. Their mean square over the sphere is 1, and so is that of those
+    of one degree at any point. The recursion over degrees at fixed order loses no digits.
+
+    Returns:
+        float64, (degree + 1)² of them: for each degree the cosines of orders 0, 1, …, then the sines of 1, 2, ….
+
+    Source:
+        Rußwurm et al., "Geographic location encoding with spherical harmonics and sinusoidal representation networks",
+        ICLR 2024, for their use; Holmes and Featherstone, "A unified approach to the Clenshaw summation and the
+        recursive computation of very high degree and order normalised associated Legendre functions", Journal of
+        Geodesy 76 (2002), equations 11 to 13, for the recursion.
     """
-
-    table: Tensor
-
-    def __init__(self, *, grid: tuple[int, int], width: int, kind: PositionKind) -> None:
-        super().__init__()
-        self.grid = grid
-        self.width = width
-        self.kind = kind
-        table = functional.pad(sincos_positions(*grid, width), (0, 0, 1, 0)).unsqueeze(0)
-        if kind == "trained":
-            self.table = nn.Parameter(table)
-        else:
-            self.register_buffer("table", table)
-
-    def forward(self, grid: tuple[int, int]) -> Float[Tensor, "1 cls_and_token width"]:
-        """Give the positions for a grid, CLS first."""
-        if grid == self.grid:
-            return self.table
-        if self.kind == "fixed":
-            table = functional.pad(sincos_positions(*grid, self.width), (0, 0, 1, 0))
-            return table.to(self.table).unsqueeze(0)
-        return torch.cat([self.table[:, :1], _resampled(self.table[:, 1:], self.grid, grid)], dim=1)
+    legendre = _legendre(torch.deg2rad(lat_deg.double()), degree)
+    order = torch.arange(degree + 1, device=lon_deg.device, dtype=torch.float64)
+    angle = torch.deg2rad(lon_deg.double())[..., None] * order
+    cosine, sine = angle.cos(), angle.sin()
+    parts = []
+    for row, values in enumerate(legendre):
+        parts += [(values * cosine)[..., : row + 1], (values * sine)[..., 1 : row + 1]]
+    return torch.cat(parts, dim=-1)
 
 
-def _resampled(table: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
-    image = rearrange(table, "1 (h w) d -> 1 d h w", h=grid[0], w=grid[1])
-    resized = functional.interpolate(image, size=wanted, mode="bicubic", align_corners=False)
-    return rearrange(resized, "1 d h w -> 1 (h w) d")
+def _legendre(latitude: Tensor, degree: int) -> list[Tensor]:
+    """Compute for each degree the normalised associated Legendre functions of orders 0 to `degree`, 0 where over it."""
+    first, second, sectoral = (to_device(table, latitude.device) for table in _legendre_factors(degree))
+    height, breadth = latitude.sin()[..., None], latitude.cos()[..., None]
+    order = torch.arange(degree + 1, device=latitude.device, dtype=torch.float64)
+    # Functions of an order equal to the degree start each column; a power of 0 is 1 at the poles too.
+    diagonal = sectoral * breadth**order
+    before = torch.zeros_like(diagonal)
+    values = functional.pad(diagonal[..., :1], (0, degree))
+    found = [values]
+    for row in range(1, degree + 1):
+        start = functional.pad(diagonal[..., row : row + 1], (row, degree - row))
+        before, values = values, first[row] * height * values - second[row] * before + start
+        found.append(values)
+    return found
+
+
+@cache
+def _legendre_factors(degree: int) -> tuple[Tensor, Tensor, Tensor]:
+    first = torch.zeros(degree + 1, degree + 1, dtype=torch.float64)
+    second = torch.zeros_like(first)
+    sectoral = torch.ones(degree + 1, dtype=torch.float64)
+    for n in range(1, degree + 1):
+        sectoral[n] = sectoral[n - 1] * math.sqrt(3 if n == 1 else (2 * n + 1) / (2 * n))
+        for m in range(n):
+            shared = (2 * n + 1) / ((n - m) * (n + m))
+            first[n, m] = math.sqrt(shared * (2 * n - 1))
+            if m < n - 1:
+                second[n, m] = math.sqrt(shared * (n + m - 1) * (n - m - 1) / (2 * n - 3))
+    return first, second, sectoral
 
 
 EncodingRole = Literal["encoder", "decoder"]
@@ -281,7 +322,7 @@ class SetEncodings(nn.Module):
 
     def __init__(self, config: EncodingConfig, *, width: int, num_ranges: int, role: EncodingRole) -> None:
         super().__init__()
-        if not config.any:
+        if config == NO_ENCODINGS:
             raise InputError("encodings were asked for with all of them off; switch one on or leave them out")
         self.config = config
         self.geographic: _ComposedPositions | _OwnPositions | None = None
@@ -318,7 +359,8 @@ class SetEncodings(nn.Module):
         if self.place is not None:
             known = metadata.lonlat_deg.isfinite().all(dim=-1)
             lonlat_deg = torch.where(known[..., None], metadata.lonlat_deg, 0.0)
-            parts.append(self.place(place_features(lonlat_deg, degree=_PLACE_DEGREE), known))
+            harmonics = spherical_harmonics(lonlat_deg[..., 0], lonlat_deg[..., 1], degree=_PLACE_DEGREE)
+            parts.append(self.place(harmonics, known))
         for part, gsd_m in ((self.gsd, metadata.gsd_m), (self.input_gsd, metadata.input_gsd_m)):
             if part is not None:
                 known = _known_gsd(gsd_m)
@@ -339,7 +381,7 @@ class _Known(nn.Module):
 
     def __init__(self, num_features: int, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(num_features, width, device="meta").to_empty(device="cpu")
+        self.linear = nn.Linear(num_features, width)
         self.unknown_token = nn.Parameter(torch.empty(1, width))
 
     def forward(
@@ -371,7 +413,7 @@ class _OwnPositions(nn.Module):
 
     def forward(self, grid: tuple[int, int], metadata: SetMetadata) -> Float[Tensor, "set slot token width"]:
         known = _known_gsd(metadata.input_gsd_m)
-        positions = gsd_positions(*grid, self.width, torch.where(known, metadata.input_gsd_m, _REFERENCE_GSD_M))
+        positions = sincos_positions(*grid, self.width, torch.where(known, metadata.input_gsd_m, _REFERENCE_GSD_M))
         return positions + torch.where(known[..., None], 0.0, self.gsd_token).unsqueeze(2)
 
 
@@ -413,7 +455,7 @@ class _ComposedPositions(nn.Module):
         kept = min(self.quarter // _CODES, _CODE_BITS)
         leading = rearrange(bits, "s (c b) -> s c b", c=_CODES)[..., :kept].flatten(1)
         known = bits.isfinite().all(dim=-1, keepdim=True)
-        filled = nn.functional.pad(torch.where(known, leading, 0.0), (0, self.quarter - _CODES * kept))
+        filled = functional.pad(torch.where(known, leading, 0.0), (0, self.quarter - _CODES * kept))
         return torch.where(known, filled, self.corners_token)
 
 
@@ -421,46 +463,7 @@ def _known_gsd(gsd_m: Float[Tensor, "set slot"]) -> Bool[Tensor, "set slot"]:
     return gsd_m.isfinite() & (gsd_m > 0)
 
 
-def token_locations(
-    positions: Positions, encodings: SetEncodings | None, grid: tuple[int, int], batch: SetBatch
-) -> Float[Tensor, "#set #slot token width"]:
-    """Compute what is added to each token of each image; axes have length 1 where all have the same."""
-    plain: Tensor = positions(grid)[:, None, 1:]
-    if encodings is None:
-        return plain
-    added: Tensor = encodings(grid, batch.metadata, image_shares(batch))
-    return added if encodings.config.geographic != "none" else plain + added
-
-
 def image_shares(batch: SetBatch) -> Float[Tensor, "set slot range"]:
     """Tell what each image's sensor sees of the trained ranges: the mean over its bands."""
     every = [group.mixing.mean(dim=0).expand(len(group.pixels), -1) for group in batch.groups]
     return torch.stack(batch.to_slots(every), dim=1)
-
-
-def set_hidden(batch: SetBatch, patch_size: int) -> Bool[Tensor, "set slot token"] | None:
-    """Find the tokens with under half of their pixels valid; None: everything is valid."""
-    if all(group.valid is None for group in batch.groups):
-        return None
-    parts = []
-    for group in batch.groups:
-        num_tokens = (group.pixels.shape[2] // patch_size) * (group.pixels.shape[3] // patch_size)
-        none = torch.zeros(len(group.pixels), num_tokens, dtype=torch.bool, device=group.pixels.device)
-        parts.append(none if group.valid is None else hidden_tokens(group.valid, patch_size))
-    return torch.stack(batch.to_slots(parts), dim=1)
-
-
-def check_sets(batch: SetBatch, *, patch_size: int, num_ranges: int) -> tuple[int, int]:
-    """See that images fit a network and each other (else `InputError`), and count patches down and across."""
-    if not batch.groups or not batch.num_sets:
-        raise InputError("a set needs at least one image; found none")
-    grids = {check_grid(group, patch_size=patch_size, num_ranges=num_ranges) for group in batch.groups}
-    if len(grids) > 1:
-        sides = ", ".join(f"{rows * patch_size} × {cols * patch_size}" for rows, cols in sorted(grids))
-        raise InputError(f"images of a set must have equal sides; found {sides} pixels: resize them to one")
-    counts = [len(group.pixels) for group in batch.groups]
-    if batch.num_sets * batch.num_slots != sum(counts) or (batch.rows is None and len(set(counts)) > 1):
-        raise InputError(
-            f"{batch.num_sets} sets of {batch.num_slots} images, but {' + '.join(map(str, counts))} images are given"
-        )
-    return grids.pop()

@@ -82,16 +82,12 @@ class LinearHead(nn.Module):
         _start(self, seed=seed)
 
     def forward(
-        self, levels: Sequence[Float[Tensor, "sample width row col"]], size: tuple[int, int]
+        self, levels: Sequence[Float[Tensor, "sample width row col"]], size: tuple[int, int] | None = None
     ) -> Float[Tensor, "sample output down across"]:
-        return resized(self.outputs(levels), size)
-
-    def outputs(
-        self, levels: Sequence[Float[Tensor, "sample width row col"]]
-    ) -> Float[Tensor, "sample output row col"]:
+        """Compute the logits of each pixel; without `size` those of each patch."""
         _check_levels(levels, "linear", width=self.width, num_levels=self.num_levels)
         logits: Tensor = self.classifier(levels[0])
-        return logits
+        return logits if size is None else resized(logits, size)
 
 
 class UPerNetHead(nn.Module):
@@ -113,7 +109,16 @@ class UPerNetHead(nn.Module):
         super().__init__()
         self.width, self.num_outputs = width, num_outputs
         with torch.device("meta"):
-            self.pyramid = nn.ModuleList(_pyramid(width))
+            doublings = [nn.ConvTranspose2d(width, width, kernel_size=2, stride=2) for _ in range(3)]
+            # An odd map keeps its last row and column when it is halved.
+            self.pyramid = nn.ModuleList(
+                [
+                    nn.Sequential(doublings[0], nn.BatchNorm2d(width), nn.GELU(), doublings[1]),
+                    doublings[2],
+                    nn.Identity(),
+                    nn.MaxPool2d(kernel_size=2, ceil_mode=True),
+                ]
+            )
             # The decoder skips the first two entries: levels finer than it uses.
             self.decoder = UPerNetDecoder(
                 encoder_channels=[0, 0] + [width] * _NUM_LEVELS,
@@ -121,19 +126,23 @@ class UPerNetHead(nn.Module):
                 decoder_channels=channels,
             )
             self.classifier = nn.Conv2d(channels, num_outputs, kernel_size=1)
-            _tolerate_single_values(self)
+            norms = [
+                (part, name, child.num_features)
+                for part in self.modules()
+                for name, child in part.named_children()
+                if isinstance(child, nn.BatchNorm2d)
+            ]
+            for part, name, num_features in norms:
+                setattr(part, name, _BatchNorm(num_features))
         _start(self, seed=seed)
 
     def forward(
-        self, levels: Sequence[Float[Tensor, "sample width row col"]], size: tuple[int, int]
+        self, levels: Sequence[Float[Tensor, "sample width row col"]], size: tuple[int, int] | None = None
     ) -> Float[Tensor, "sample output down across"]:
-        """Compute the logits of each pixel from four maps of one size, first block to last."""
-        return resized(self.outputs(levels), size)
+        """Compute the logits of each pixel from four maps of one size, first block to last.
 
-    def outputs(
-        self, levels: Sequence[Float[Tensor, "sample width row col"]]
-    ) -> Float[Tensor, "sample output fine_row fine_col"]:
-        """Compute the logits at four times the patches' resolution; maps of one patch have no half: `InputError`."""
+        Without `size` they have four times the patches' resolution. Maps of one patch have no half: `InputError`.
+        """
         _check_levels(levels, "upernet", width=self.width, num_levels=self.num_levels)
         rows, cols = levels[0].shape[2:]
         if rows < 2 or cols < 2:
@@ -143,23 +152,8 @@ class UPerNetHead(nn.Module):
             )
         scaled = [scale(level) for scale, level in zip(self.pyramid, levels, strict=True)]
         # The decoder writes into its list, so it gets one of its own.
-        fused = self.decoder([scaled[0], scaled[0], *scaled])
-        logits: Tensor = self.classifier(fused)
-        return logits
-
-
-def _pyramid(width: int) -> list[nn.Module]:
-    # An odd map keeps its last row and column when it is halved.
-    return [
-        nn.Sequential(_doubling(width), nn.BatchNorm2d(width), nn.GELU(), _doubling(width)),
-        _doubling(width),
-        nn.Identity(),
-        nn.MaxPool2d(kernel_size=2, ceil_mode=True),
-    ]
-
-
-def _doubling(width: int) -> nn.Module:
-    return nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
+        logits: Tensor = self.classifier(self.decoder([scaled[0], scaled[0], *scaled]))
+        return logits if size is None else resized(logits, size)
 
 
 class _BatchNorm(nn.BatchNorm2d):
@@ -169,13 +163,6 @@ class _BatchNorm(nn.BatchNorm2d):
                 values, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
         return super().forward(values)
-
-
-def _tolerate_single_values(module: nn.Module) -> None:
-    for part in list(module.modules()):
-        for name, child in part.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(part, name, _BatchNorm(child.num_features))
 
 
 def _check_levels(levels: Sequence[Tensor], kind: str, *, width: int, num_levels: int) -> None:
@@ -188,22 +175,17 @@ def _check_levels(levels: Sequence[Tensor], kind: str, *, width: int, num_levels
 def _start(head: nn.Module, *, seed: int) -> None:
     """Give every parameter and buffer its first values, from the seed and its name only."""
     head.to_empty(device="cpu")
-    with torch.no_grad():
-        for name, module in head.named_modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.reset_running_stats()
-            for key, parameter in module.named_parameters(prefix=name, recurse=False):
-                parameter.copy_(_first_values(f"head.{key}", module, tuple(parameter.shape), seed))
-
-
-def _first_values(name: str, module: nn.Module, shape: tuple[int, ...], seed: int) -> Tensor:
-    if len(shape) == 1:
-        return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
-    draws = generator(seed, step=0, sample=0, purpose=f"first weights of {name}")
-    std = _CLASSIFIER_STD if name == "head.classifier.weight" else math.sqrt(2 / _fan_in(module, shape))
-    return torch.from_numpy(draws.standard_normal(shape, dtype=np.float32) * np.float32(std))
-
-
-def _fan_in(module: nn.Module, shape: tuple[int, ...]) -> int:
-    # Source: He et al. (arXiv 1502.01852), eq. 10. A doubling's pixels each see one input pixel.
-    return shape[0] if isinstance(module, nn.ConvTranspose2d) else math.prod(shape[1:])
+    for name, module in head.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+        for key, parameter in module.named_parameters(prefix=f"head.{name}".rstrip("."), recurse=False):
+            shape = parameter.shape
+            if len(shape) == 1:
+                nn.init.constant_(parameter, 0.0 if key.endswith("bias") else 1.0)
+                continue
+            # Source: He et al. (arXiv 1502.01852), eq. 10. A doubling's pixels each see one input pixel.
+            fan_in = shape[0] if isinstance(module, nn.ConvTranspose2d) else math.prod(shape[1:])
+            std = _CLASSIFIER_STD if key == "head.classifier.weight" else math.sqrt(2 / fan_in)
+            draws = generator(seed, step=0, sample=0, purpose=f"first weights of {key}")
+            values = draws.standard_normal(shape, dtype=np.float32) * np.float32(std)
+            parameter.data.copy_(torch.from_numpy(values))

@@ -1,34 +1,16 @@
 """What enters a network: batches of images, and what is known of each."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from anyband.arrays import Bool, Float, Int, to_device
+from anyband.arrays import Bool, Float, Int
 from anyband.errors import InputError
 
-__all__ = [
-    "DAY_FEATURES",
-    "RESOLUTION_FEATURES",
-    "YEAR_FEATURES",
-    "ImageBatch",
-    "OnDevice",
-    "SetBatch",
-    "SetMetadata",
-    "SetNoise",
-    "check_grid",
-    "day_features",
-    "place_features",
-    "resolution_features",
-    "spherical_harmonics",
-    "year_features",
-]
+__all__ = ["ImageBatch", "OnDevice", "SetBatch", "SetMetadata", "SetNoise", "check_sets"]
 
 
 OnDeviceT = TypeVar("OnDeviceT", bound="OnDevice")
@@ -38,18 +20,13 @@ class OnDevice:
     """What is copied to a device whole: a record of tensors, and of such records."""
 
     def to(self: OnDeviceT, device: torch.device | str, *, non_blocking: bool = False) -> OnDeviceT:
-        copied: OnDeviceT = _copied(self, device, non_blocking)
-        return copied
-
-
-def _copied(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=non_blocking)
-    if isinstance(value, tuple):
-        return tuple(_copied(one, device, non_blocking) for one in value)
-    if isinstance(value, OnDevice):
-        return type(value)(**{name: _copied(one, device, non_blocking) for name, one in vars(value).items()})
-    return value
+        copied = dict(vars(self))
+        for name, value in copied.items():
+            if isinstance(value, tuple):
+                copied[name] = tuple(one.to(device, non_blocking=non_blocking) for one in value)
+            elif isinstance(value, Tensor | OnDevice):
+                copied[name] = value.to(device, non_blocking=non_blocking)
+        return type(self)(**copied)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +90,11 @@ class SetBatch(OnDevice):
     """Whether slot 1 of every set is of another source; False: there is no other source in any set."""
 
     @property
-    def num_sets(self) -> int:
-        return len(self.groups[0].pixels) if self.rows is None else self.rows.shape[0]
-
-    @property
-    def num_slots(self) -> int:
-        return len(self.groups) if self.rows is None else self.rows.shape[1]
+    def shape(self) -> tuple[int, int]:
+        """Sets, and images in each."""
+        if self.rows is None:
+            return len(self.groups[0].pixels), len(self.groups)
+        return self.rows.shape[0], self.rows.shape[1]
 
     def to_slots(self, of_groups: Sequence[Tensor]) -> list[Tensor]:
         """Bring what belongs to the images of each group to the slots, each in the order of the sets."""
@@ -149,136 +125,37 @@ class SetNoise(OnDevice):
     """Whether the last image of each set is hidden whole in this step, and nothing exchanged."""
 
 
-def check_grid(batch: ImageBatch, *, patch_size: int, num_ranges: int) -> tuple[int, int]:
-    """See that images fit a network, and count their patches down and across.
-
-    Raises:
-        InputError: a size that the patch size does not divide, or a band or range count that does not fit.
-    """
-    _, bands, height, width = batch.pixels.shape
-    if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
-        raise InputError(
-            f"images of {height} × {width} pixels can't be cut into patches of {patch_size} × {patch_size}; "
-            f"both sides must be multiples of {patch_size}: resize, crop or pad them"
-        )
-    rows, ranges = batch.mixing.shape
-    if rows != bands:
-        raise InputError(
-            f"images have {bands} bands, but the sensor declares {rows}; name the bands that are in the array"
-        )
-    if ranges != num_ranges:
-        raise InputError(
-            f"the mixing matrix is for {ranges} trained ranges, the network has {num_ranges}; "
-            f"assign the sensor with the ranges of this checkpoint"
-        )
-    if batch.valid is not None and batch.valid.shape != batch.pixels.shape:
-        raise InputError(
-            f"'valid' has shape {tuple(batch.valid.shape)}, the pixels {tuple(batch.pixels.shape)}; give "
-            "one for each pixel"
-        )
+def check_sets(batch: SetBatch, *, patch_size: int, num_ranges: int) -> tuple[int, int]:
+    """See that images fit a network and each other (else `InputError`), and count patches down and across."""
+    if not batch.groups or not batch.shape[0]:
+        raise InputError("a set needs at least one image; found none")
+    for group in batch.groups:
+        _, bands, height, width = group.pixels.shape
+        if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
+            raise InputError(
+                f"images of {height} × {width} pixels can't be cut into patches of {patch_size} × {patch_size}; "
+                f"both sides must be multiples of {patch_size}: resize, crop or pad them"
+            )
+        rows, ranges = group.mixing.shape
+        if rows != bands:
+            raise InputError(
+                f"images have {bands} bands, but the sensor declares {rows}; name the bands that are in the array"
+            )
+        if ranges != num_ranges:
+            raise InputError(
+                f"the mixing matrix is for {ranges} trained ranges, the network has {num_ranges}; "
+                f"assign the sensor with the ranges of this checkpoint"
+            )
+        if group.valid is not None and group.valid.shape != group.pixels.shape:
+            raise InputError(
+                f"'valid' has shape {tuple(group.valid.shape)}, the pixels {tuple(group.pixels.shape)}; give "
+                "one for each pixel"
+            )
+    sizes = sorted({tuple(group.pixels.shape[2:]) for group in batch.groups})
+    if len(sizes) > 1:
+        sides = ", ".join(f"{height} × {width}" for height, width in sizes)
+        raise InputError(f"images of a set must have equal sides; found {sides} pixels: resize them to one")
+    (num_sets, num_slots), counts = batch.shape, [len(group.pixels) for group in batch.groups]
+    if num_sets * num_slots != sum(counts) or (batch.rows is None and len(set(counts)) > 1):
+        raise InputError(f"{num_sets} sets of {num_slots} images, but {' + '.join(map(str, counts))} images are given")
     return height // patch_size, width // patch_size
-
-
-# Source: the mean Gregorian year. Every day of a leap year then still has a phase of its own on the circle.
-_DAYS_A_YEAR = 365.2425
-# chosen: four harmonics tell seasons down to about a month, which is what vegetation and snow need.
-_DAY_HARMONICS = 4
-DAY_FEATURES = 2 * _DAY_HARMONICS
-"""Numbers for a day of the year."""
-
-# chosen: the years of today's archives then lie between about −1 and 1, and those of the first Landsat near −5.
-_YEAR_ORIGIN, _YEARS_A_UNIT = 2020.0, 10.0
-YEAR_FEATURES = 1
-"""Numbers for a year."""
-
-# chosen: the longest period holds 1 cm to 10 km without repeating; the shortest tells 10 m from 15 m well.
-_OCTAVES_A_PERIOD = (40.0, 20.0, 10.0, 5.0)
-# chosen: the straight part is 1 at 1 km.
-_OCTAVES_A_UNIT = 10.0
-RESOLUTION_FEATURES = 1 + 2 * len(_OCTAVES_A_PERIOD)
-"""Numbers for a ground sampling distance."""
-
-
-def day_features(day_of_year: Float[Tensor, "*image"]) -> Float[Tensor, "*image feature"]:
-    """Write finite days since the year began as points on circles, once to four times round, so that years join."""
-    turns = day_of_year.double() / _DAYS_A_YEAR
-    harmonic = torch.arange(1, _DAY_HARMONICS + 1, device=turns.device, dtype=torch.float64)
-    angle = 2 * math.pi * turns[..., None] * harmonic
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
-
-
-def year_features(year: Float[Tensor, "*image"]) -> Float[Tensor, "*image feature"]:
-    """Write a year as a line: decades since 2020."""
-    return ((year.double() - _YEAR_ORIGIN) / _YEARS_A_UNIT)[..., None]
-
-
-def resolution_features(gsd_m: Float[Tensor, "*image"]) -> Float[Tensor, "*image feature"]:
-    """Write metres over 0 as float64: a line, sines and cosines of their octaves. Equal ratios are equal steps."""
-    octaves = gsd_m.double().log2()[..., None]
-    period = to_device(torch.tensor(_OCTAVES_A_PERIOD, dtype=torch.float64), octaves.device)
-    angle = 2 * math.pi * octaves / period
-    return torch.cat([octaves / _OCTAVES_A_UNIT, angle.sin(), angle.cos()], dim=-1)
-
-
-def place_features(lonlat_deg: Float[Tensor, "*image 2"], *, degree: int) -> Float[Tensor, "*image feature"]:
-    """Write a place as real spherical harmonics."""
-    return spherical_harmonics(lonlat_deg[..., 0], lonlat_deg[..., 1], degree=degree)
-
-
-def spherical_harmonics(
-    lon_deg: Float[Tensor, "*image"], lat_deg: Float[Tensor, "*image"], *, degree: int
-) -> Float[Tensor, "*image feature"]:
-    """Compute the real spherical harmonics of points (finite degrees) on the globe, up to a degree from 0.
-
-    They are smooth everywhere, at poles and ±180° too. Their mean square over the sphere is 1, and so is that of those
-    of one degree at any point. The recursion over degrees at fixed order loses no digits.
-
-    Returns:
-        float64, (degree + 1)² of them: for each degree the cosines of orders 0, 1, …, then the sines of 1, 2, ….
-
-    Source:
-        Rußwurm et al., "Geographic location encoding with spherical harmonics and sinusoidal representation networks",
-        ICLR 2024, for their use; Holmes and Featherstone, "A unified approach to the Clenshaw summation and the
-        recursive computation of very high degree and order normalised associated Legendre functions", Journal of
-        Geodesy 76 (2002), equations 11 to 13, for the recursion.
-    """
-    legendre = _legendre(torch.deg2rad(lat_deg.double()), degree)
-    order = torch.arange(degree + 1, device=lon_deg.device, dtype=torch.float64)
-    angle = torch.deg2rad(lon_deg.double())[..., None] * order
-    cosine, sine = angle.cos(), angle.sin()
-    parts = []
-    for row, values in enumerate(legendre):
-        parts += [(values * cosine)[..., : row + 1], (values * sine)[..., 1 : row + 1]]
-    return torch.cat(parts, dim=-1)
-
-
-def _legendre(latitude: Tensor, degree: int) -> list[Tensor]:
-    """Compute for each degree the normalised associated Legendre functions of orders 0 to `degree`, 0 where over it."""
-    first, second, sectoral = (to_device(table, latitude.device) for table in _legendre_factors(degree))
-    height, breadth = latitude.sin()[..., None], latitude.cos()[..., None]
-    order = torch.arange(degree + 1, device=latitude.device, dtype=torch.float64)
-    # Functions of an order equal to the degree start each column; a power of 0 is 1 at the poles too.
-    diagonal = sectoral * breadth**order
-    before = torch.zeros_like(diagonal)
-    values = functional.pad(diagonal[..., :1], (0, degree))
-    found = [values]
-    for row in range(1, degree + 1):
-        start = functional.pad(diagonal[..., row : row + 1], (row, degree - row))
-        before, values = values, first[row] * height * values - second[row] * before + start
-        found.append(values)
-    return found
-
-
-@cache
-def _legendre_factors(degree: int) -> tuple[Tensor, Tensor, Tensor]:
-    first = torch.zeros(degree + 1, degree + 1, dtype=torch.float64)
-    second = torch.zeros_like(first)
-    sectoral = torch.ones(degree + 1, dtype=torch.float64)
-    for n in range(1, degree + 1):
-        sectoral[n] = sectoral[n - 1] * math.sqrt(3 if n == 1 else (2 * n + 1) / (2 * n))
-        for m in range(n):
-            shared = (2 * n + 1) / ((n - m) * (n + m))
-            first[n, m] = math.sqrt(shared * (2 * n - 1))
-            if m < n - 1:
-                second[n, m] = math.sqrt(shared * (n + m - 1) * (n - m - 1) / (2 * n - 3))
-    return first, second, sectoral

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from anyband.errors import CheckpointError
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import are_computed, expected_shapes, shape_problems
-from anyband.models.weight_files import locate, read_weights
+from anyband.models.checkpoint import are_computed, expected_shapes, locate, read_weights, shape_problems
 from anyband.sensors.ranges import RangeTable, colour_of
 
 __all__ = ["MaeWeights", "load_mae", "start_from_mae"]

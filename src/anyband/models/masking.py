@@ -15,7 +15,6 @@ __all__ = [
     "MaskingKind",
     "MixupKind",
     "SetPlan",
-    "count_decoded",
     "count_visible",
     "draw_plan",
     "plan_from_masked",
@@ -63,11 +62,6 @@ def count_visible(num_tokens: int, mask_ratio: float) -> int:
     return visible
 
 
-def count_decoded(num_masked: int, decode_ratio: float) -> int:
-    """Count the masked tokens that are decoded: the share, rounded, at least one."""
-    return min(num_masked, max(1, round(num_masked * decode_ratio)))
-
-
 def smallest_first(noise: Float[Tensor, "batch token"], count: int) -> Bool[Tensor, "batch token"]:
     """Mark the `count` smallest numbers of each row: exactly `count`, ties included."""
     chosen = torch.argsort(noise, dim=1, stable=True)[:, :count]
@@ -110,20 +104,21 @@ def draw_plan(
     count = count_visible(num_tokens, mask_ratio)
     num_seen = num_slots - 1 if noise.hides_last and num_slots > 1 else num_slots
     slots = torch.arange(num_slots, device=noise.masking.device)
-    seen = slots < num_seen
+    seen, shares = slots < num_seen, slots == 0
     counts = (count * seen).expand(num_sets, -1)
     if masking == "released":
         after = slots if first_slot is None else slots - first_slot[:, None]
         counts = ((count * num_seen - after % num_seen * num_tokens).clamp(0, num_tokens) * seen).expand(num_sets, -1)
-    shares = _shares(slots == 0, same_source, masking) & seen
-    positions = _positions(noise, hidden, shares.expand(num_sets, -1), count, hybrid=masking == "hybrid")
+    if masking == "anchor" and same_source is not None:
+        shares = shares | ~same_source
+    elif masking in ("anchor", "same"):
+        shares = torch.ones_like(shares)
+    positions = _positions(noise, hidden, (shares & seen).expand(num_sets, -1), count, hybrid=masking == "hybrid")
     plan = plan_from_positions(positions, counts, count * num_seen)
     if masking == "released" or num_seen < num_slots:
         return plan
-    plan = replace(plan, num_visible=count)
-    if mixup_ratio is None:
-        return plan
-    return replace(plan, swapped=~smallest_first(noise.mixup, round(mixup_ratio * num_tokens)))
+    swapped = None if mixup_ratio is None else ~smallest_first(noise.mixup, round(mixup_ratio * num_tokens))
+    return replace(plan, num_visible=count, swapped=swapped)
 
 
 def plan_from_masked(masked: Bool[Tensor, "set slot token"]) -> SetPlan:
@@ -164,13 +159,6 @@ def plan_from_positions(
         swapped=None,
         num_visible=None,
     )
-
-
-def _shares(is_anchor: Tensor, same_source: Tensor | None, masking: MaskingKind) -> Tensor:
-    """Tell which images have the anchor's mask."""
-    if masking == "anchor" and same_source is not None:
-        return is_anchor | ~same_source
-    return torch.ones_like(is_anchor) if masking in ("anchor", "same") else is_anchor
 
 
 def _positions(noise: SetNoise, hidden: Tensor | None, shares: Tensor, count: int, *, hybrid: bool) -> Tensor:

@@ -4,7 +4,7 @@ The two spectrum-aware maps keep one linear map for each trained range, stacked.
 `mixing @ weights`, so a band that no range covers exactly needs no other code.
 """
 
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.arrays import Bool, Float, Int, Shaped
+from anyband.models.inputs import SetBatch, check_sets
 
 __all__ = [
+    "ImagePatches",
+    "PatchSets",
     "SpectralProjection",
     "SpectralReconstruction",
-    "TargetVariance",
+    "cut_sets",
     "gather_tokens",
-    "hidden_tokens",
     "patch_moments",
     "patchify",
-    "standardised_patches",
-    "token_errors",
     "unpatchify",
 ]
 
@@ -50,20 +50,50 @@ def gather_tokens(
     return torch.gather(tokens, 1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def hidden_tokens(valid: Bool[Tensor, "batch band row col"], patch_size: int) -> Bool[Tensor, "batch token"]:
-    """Find the tokens with under half of their pixels valid, over all bands."""
-    share = patchify(valid, patch_size).float().mean(dim=-1)
-    return share < _MIN_VALID_SHARE
+@dataclass(frozen=True, kw_only=True)
+class ImagePatches:
+    """Images of one sensor, cut into patches; all of them or those at some positions."""
+
+    values: Float[Tensor, "batch token band_pixel"]
+    """Standardised pixels, 0 where missing, whatever stood there (NaN too)."""
+    valid: Bool[Tensor, "batch token band_pixel"] | None
+    """Which have data; None: all."""
+    mixing: Float[Tensor, "band range"]
+
+    def at(self, ids: Int[Tensor, "batch chosen"]) -> "ImagePatches":
+        valid = None if self.valid is None else gather_tokens(self.valid, ids)
+        return ImagePatches(values=gather_tokens(self.values, ids), valid=valid, mixing=self.mixing)
 
 
-def standardised_patches(
-    pixels: Float[Tensor, "batch band row col"],
-    valid: Bool[Tensor, "batch band row col"] | None,
-    patch_size: int,
-) -> Float[Tensor, "batch token band_pixel"]:
-    """Cut images into patches, with 0 where nothing is valid, whatever stands there (NaN too)."""
-    known = pixels if valid is None else torch.where(valid, pixels, 0.0)
-    return patchify(known, patch_size)
+@dataclass(frozen=True, kw_only=True)
+class PatchSets:
+    """Sets of images, cut into patches."""
+
+    batch: SetBatch
+    groups: tuple[ImagePatches, ...]
+    hidden: Bool[Tensor, "set slot token"] | None
+    """Patches with under half of their pixels valid, over all bands; None: everything is valid."""
+    grid: tuple[int, int]
+    """Patches down and across."""
+
+
+def cut_sets(batch: SetBatch, *, patch_size: int, num_ranges: int) -> PatchSets:
+    """Cut sets into patches; `InputError` where images do not fit the network or each other."""
+    grid = check_sets(batch, patch_size=patch_size, num_ranges=num_ranges)
+    groups, hidden = [], []
+    for one in batch.groups:
+        known = one.pixels if one.valid is None else torch.where(one.valid, one.pixels, 0.0)
+        valid = None if one.valid is None else patchify(one.valid, patch_size)
+        groups.append(ImagePatches(values=patchify(known, patch_size), valid=valid, mixing=one.mixing))
+        none = torch.zeros(len(known), grid[0] * grid[1], dtype=torch.bool, device=known.device)
+        hidden.append(none if valid is None else valid.float().mean(dim=-1) < _MIN_VALID_SHARE)
+    is_known = all(one.valid is None for one in groups)
+    return PatchSets(
+        batch=batch,
+        groups=tuple(groups),
+        hidden=None if is_known else torch.stack(batch.to_slots(hidden), dim=1),
+        grid=grid,
+    )
 
 
 class SpectralProjection(nn.Module):
@@ -125,8 +155,6 @@ class SpectralReconstruction(nn.Module):
         return functional.linear(tokens, weight, bias)
 
 
-TargetVariance = Literal["unbiased", "repeated"]
-
 # Source: masked autoencoders (arXiv 2111.06377), normalised pixels.
 _VARIANCE_FLOOR = 1e-6
 
@@ -135,13 +163,11 @@ def patch_moments(
     patches: Float[Tensor, "batch token band_pixel"],
     valid: Bool[Tensor, "batch token band_pixel"] | None,
     *,
-    variance: TargetVariance = "unbiased",
     repeats: int = 1,
 ) -> tuple[Float[Tensor, "batch token 1"], Float[Tensor, "batch token 1"]]:
-    """Compute each token's mean and √(variance + 1e-6) over the valid pixels of all its bands.
+    """Compute each token's mean and √(variance + 1e-6) over the valid pixels of all its bands, 0 where not valid.
 
-    `patches` are finite and 0 where not valid. `repeated` divides by n − 1/repeats and not by n − 1: the unbiased
-    variance of values that stand `repeats` times each, as the published weights were trained.
+    The variance divides by n − 1/repeats: it is the unbiased one of values that stand `repeats` times each.
     """
     if valid is None:
         count = patches.new_tensor(float(patches.shape[-1]))
@@ -151,19 +177,6 @@ def patch_moments(
         count = valid.sum(dim=-1, keepdim=True).to(patches.dtype)
         mean = patches.sum(dim=-1, keepdim=True) / count.clamp(min=1)
         square = torch.where(valid, patches - mean, 0.0).square().sum(dim=-1, keepdim=True)
-    lost = 1 / repeats if variance == "repeated" else 1.0
     # A token with one valid pixel has no deviation; it divides by 1 and not by 0.
-    divisor = torch.where(count > 1, count - lost, 1.0)
+    divisor = torch.where(count > 1, count - 1 / repeats, 1.0)
     return mean, (square / divisor + _VARIANCE_FLOOR).sqrt()
-
-
-def token_errors(
-    predicted: Float[Tensor, "batch token band_pixel"],
-    target: Float[Tensor, "batch token band_pixel"],
-    valid: Bool[Tensor, "batch token band_pixel"] | None,
-) -> Float[Tensor, "batch token"]:
-    """Compute each token's mean squared error over the valid pixels of its bands; 0 where none is."""
-    square = (predicted.float() - target.float()).square()
-    if valid is None:
-        return square.mean(dim=-1)
-    return torch.where(valid, square, 0.0).sum(dim=-1) / valid.sum(dim=-1).clamp(min=1)

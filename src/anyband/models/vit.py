@@ -15,19 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from anyband.arrays import Bool, Float
-from anyband.errors import InputError, nearest_name
+from anyband.arrays import Bool, Float, Int
+from anyband.errors import InputError
 from anyband.models.encodings import (
+    NO_ENCODINGS,
     EncodingConfig,
     PositionKind,
-    Positions,
     SetEncodings,
-    check_sets,
-    set_hidden,
-    token_locations,
+    image_shares,
+    sincos_positions,
 )
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
-from anyband.models.patches import SpectralProjection, standardised_patches
+from anyband.models.patches import PatchSets, SpectralProjection, cut_sets, gather_tokens
 from anyband.randomness import generator
 
 __all__ = [
@@ -40,13 +39,9 @@ __all__ = [
     "EncoderConfig",
     "EncoderOutput",
     "TokenSets",
-    "attention_from",
-    "encoder_config",
+    "configure_blocks",
     "initialise",
     "make_blocks",
-    "set_fused_attention",
-    "set_recompute",
-    "tokens_as_map",
 ]
 
 # Source: masked autoencoders (arXiv 2111.06377), section A.1 and BEiT's tokens.
@@ -54,28 +49,27 @@ _TOKEN_STD = 0.02
 
 
 def initialise(module: nn.Module, *, seed: int, prefix: str = "encoder") -> None:
-    """Draw every parameter: linear maps Xavier uniform with zero bias, norms 1 and 0, tokens normal.
+    """Draw every weight on the CPU: linear maps Xavier uniform with zero bias, norms 1 and 0, tokens normal.
 
-    A parameter's numbers depend on the seed and its name with `prefix` only; no global generator is touched.
+    A weight's numbers depend on the seed and its name with `prefix` only; no global generator is touched. Positions are
+    the computed ones, whether they are trained from there or not.
     """
+    module.to_empty(device="cpu")
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name.endswith("positions.table"):
-                continue  # Starts from the computed positions, whether it is trained or not.
-            parameter.copy_(_first_values(f"{prefix}.{name}", tuple(parameter.shape), seed))
-
-
-def _first_values(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    if name.endswith("bias"):
-        return torch.zeros(shape)
-    if len(shape) == 1:
-        return torch.ones(shape)
-    draws = generator(seed, step=0, sample=0, purpose=f"first weights of {name}")
-    if name.endswith("_token"):
-        return torch.from_numpy(draws.standard_normal(shape, dtype=np.float32) * np.float32(_TOKEN_STD))
-    # The last two axes are the two sides of a linear map, whichever way round; any before them count maps.
-    edge = math.sqrt(6 / (shape[-1] + shape[-2]))
-    return torch.from_numpy(draws.random(shape, dtype=np.float32) * np.float32(2 * edge) - np.float32(edge))
+        for name, tensor in [*module.named_parameters(prefix), *module.named_buffers(prefix)]:
+            shape, draws = tensor.shape, generator(seed, step=0, sample=0, purpose=f"first weights of {name}")
+            if name.endswith("pos_embed"):
+                edge = math.isqrt(shape[1] - 1)
+                tensor.copy_(functional.pad(sincos_positions(edge, edge, shape[2]), (0, 0, 1, 0)))
+            elif name.endswith("bias") or len(shape) == 1:
+                tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+            elif name.endswith("_token"):
+                normal = draws.standard_normal(shape, dtype=np.float32)
+                tensor.copy_(torch.from_numpy(normal * np.float32(_TOKEN_STD)))
+            else:
+                # The last two axes are the two sides of a linear map, whichever way round; any before them count maps.
+                bound = np.float32(math.sqrt(6 / (shape[-1] + shape[-2])))
+                tensor.copy_(torch.from_numpy(draws.random(shape, dtype=np.float32) * (2 * bound) - bound))
 
 
 class BlockStack(nn.ModuleList):
@@ -85,9 +79,18 @@ class BlockStack(nn.ModuleList):
     """Whether what happens inside a block is computed again for the gradient."""
 
     def forward(
-        self, sequence: Float[Tensor, "batch token width"], attention: Float[Tensor, "batch 1 1 key"] | None
-    ) -> Float[Tensor, "batch token width"]:
-        for block in self:
+        self,
+        sequence: Float[Tensor, "batch cls_and_token width"],
+        hidden: Bool[Tensor, "batch token"] | None,
+        only: slice = slice(None),
+    ) -> Float[Tensor, "batch cls_and_token width"]:
+        """Pass CLS and tokens through the blocks, or some; no token attends to a hidden one."""
+        attention = None  # Which allows the fastest kernel.
+        if hidden is not None:
+            unseen = functional.pad(hidden, (1, 0), value=False)
+            attention = torch.zeros(unseen.shape, device=hidden.device).masked_fill(unseen, -torch.inf)
+            attention = attention[:, None, None, :]
+        for block in list(self)[only]:
             if self.recompute and torch.is_grad_enabled():
                 sequence = checkpoint(block, sequence, attn_mask=attention, use_reentrant=False)
             else:
@@ -103,49 +106,36 @@ class BlockStack(nn.ModuleList):
 def make_blocks(
     depth: int, *, width: int, num_heads: int, mlp_ratio: float, norm_eps: float, drop_path: float
 ) -> BlockStack:
-    """Make timm's pre-norm blocks without values, drawing no numbers; `drop_path` is the last one's, 0 the first's."""
+    """Make timm's pre-norm blocks; `drop_path` is the last one's, 0 the first's."""
     from timm.models.vision_transformer import Block
 
-    with torch.device("meta"):
-        blocks = BlockStack(
-            Block(
-                dim=width,
-                num_heads=num_heads,
-                mlp_ratio=mlp_ratio,
-                qkv_bias=True,
-                drop_path=drop_path * index / max(depth - 1, 1),
-                norm_layer=partial(nn.LayerNorm, eps=norm_eps),  # type: ignore[arg-type]
-            )
-            for index in range(depth)
+    return BlockStack(
+        Block(
+            dim=width,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=True,
+            drop_path=drop_path * index / max(depth - 1, 1),
+            norm_layer=partial(nn.LayerNorm, eps=norm_eps),  # type: ignore[arg-type]
         )
-    empty: BlockStack = blocks.to_empty(device="cpu")
-    return empty
+        for index in range(depth)
+    )
 
 
-def attention_from(hidden: Bool[Tensor, "batch token"] | None) -> Float[Tensor, "batch 1 1 key"] | None:
-    """Make what is added to the attention scores: −inf for hidden keys, else 0; None allows the fastest kernel."""
-    if hidden is None:
-        return None
-    unseen = functional.pad(hidden, (1, 0), value=False)
-    return torch.zeros(unseen.shape, device=hidden.device).masked_fill(unseen, -torch.inf)[:, None, None, :]
+def configure_blocks(module: nn.Module, *, fused: bool, recompute: bool = False) -> None:
+    """Choose how the transformer blocks of a network compute.
 
-
-def set_fused_attention(module: nn.Module, *, fused: bool) -> None:
-    """Choose how every transformer block in a network computes attention; the results agree to rounding.
-
-    Plain products are for training in bfloat16 on a CPU, where the fused gradient is slow (torch 2.15): see
-    `benchmarks/bench_step.py`.
+    Args:
+        fused: attention by the fused kernel, or by plain products; the results agree to rounding. Plain products are
+            for training in bfloat16 on a CPU, where the fused gradient is slow (torch 2.15): see
+            `benchmarks/bench_step.py`.
+        recompute: what happens inside a block is computed again for the gradient, the same to the bit, and not kept.
     """
-    for part in module.modules():
-        if hasattr(part, "fused_attn"):
-            part.fused_attn = fused  # type: ignore[assignment]
-
-
-def set_recompute(module: nn.Module, *, recompute: bool) -> None:
-    """Choose whether block stacks keep what they compute or compute it again for the gradient, the same to the bit."""
     for part in module.modules():
         if isinstance(part, BlockStack):
             part.recompute = recompute
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = fused  # type: ignore[assignment]
 
 
 # Source: ViT (arXiv 2010.11929), table 1; tiny and small from DeiT (arXiv 2012.12877), table 1.
@@ -191,34 +181,6 @@ class EncoderConfig:
     """Sine and cosine positions as computed, or trained from there."""
     encodings: EncodingConfig = field(default_factory=EncodingConfig)
 
-    def __post_init__(self) -> None:
-        counts = (self.img_size, self.patch_size, self.embed_dim, self.depth, self.num_heads, self.num_ranges)
-        if min(*counts, self.max_bands) < 1 or self.img_size % self.patch_size:
-            raise InputError(
-                f"an encoder needs sizes and counts over 0 and an img_size that patch_size divides; found "
-                f"img_size {self.img_size}, patch_size {self.patch_size}, embed_dim {self.embed_dim}, "
-                f"depth {self.depth}, num_heads {self.num_heads}, num_ranges {self.num_ranges}"
-            )
-        if self.embed_dim % self.num_heads or self.embed_dim % 4:
-            raise InputError(
-                f"embed_dim must be a multiple of 4 and of num_heads; found {self.embed_dim} with "
-                f"{self.num_heads} heads"
-            )
-        if not 0 <= self.drop_path < 1:
-            raise InputError(f"drop_path must be at least 0 and under 1, found {self.drop_path:g}")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches down and across at the network's own image size."""
-        return self.img_size // self.patch_size, self.img_size // self.patch_size
-
-
-def encoder_config(size: str, *, img_size: int, num_ranges: int) -> EncoderConfig:
-    """Make the configuration of a size of `SIZES`; `InputError` where there is none, or its patches don't fit."""
-    if size not in SIZES:
-        raise InputError(f"there is no encoder size '{size}' ({', '.join(SIZES)}){nearest_name(size, SIZES)}")
-    return EncoderConfig(img_size=img_size, num_ranges=num_ranges, **SIZES[size])
-
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOutput:
@@ -233,7 +195,7 @@ class EncoderOutput:
 
     @property
     def map(self) -> Float[Tensor, "*image width row col"]:
-        return tokens_as_map(self.tokens, self.grid)
+        return rearrange(self.tokens, "... (h w) d -> ... d h w", h=self.grid[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,15 +208,36 @@ class TokenSets:
     grid: tuple[int, int]
 
 
-def tokens_as_map(
-    tokens: Float[Tensor, "*batch token width"], grid: tuple[int, int]
-) -> Float[Tensor, "*batch width row col"]:
-    """Lay tokens out as an image."""
-    return rearrange(tokens, "... (h w) d -> ... d h w", h=grid[0], w=grid[1])
+class _Located(nn.Module):
+    """A network over tokens that are told where they are, and what is known of their images."""
+
+    pos_embed: Tensor
+    encodings: SetEncodings | None
+
+    def locations(self, grid: tuple[int, int], batch: SetBatch) -> Float[Tensor, "#set #slot token width"]:
+        """Compute what is added to each token of each image; axes have length 1 where all have the same.
+
+        Positions are computed for any grid; trained ones are bicubically resampled for others than the network's own.
+        """
+        encodings: Tensor | None = None
+        if self.encodings is not None:
+            encodings = self.encodings(grid, batch.metadata, image_shares(batch))
+            if self.encodings.config.geographic != "none":
+                return encodings
+        positions, width = self.pos_embed[:, 1:], self.pos_embed.shape[2]
+        edge = math.isqrt(positions.shape[1])
+        if grid != (edge, edge) and isinstance(self.pos_embed, nn.Parameter):
+            image = rearrange(positions, "1 (h w) d -> 1 d h w", h=edge)
+            resampled = functional.interpolate(image, size=grid, mode="bicubic", align_corners=False)
+            positions = rearrange(resampled, "1 d h w -> 1 (h w) d")
+        elif grid != (edge, edge):
+            positions = sincos_positions(*grid, width).to(positions)[None]
+        plain = positions[:, None]
+        return plain if encodings is None else plain + encodings
 
 
-class Encoder(nn.Module):
-    """Encode images of any sensor; without `seed` weights have no values.
+class Encoder(_Located):
+    """Encode images of any sensor; without `seed` weights have no values and no memory (`meta`).
 
     Hidden tokens (under half of their pixels valid) have no influence on any other token.
     """
@@ -262,28 +245,29 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig, *, seed: int | None) -> None:
         super().__init__()
         self.config = config
-        self.projection = SpectralProjection(
-            num_ranges=config.num_ranges,
-            patch_size=config.patch_size,
-            embed_dim=config.embed_dim,
-            max_bands=config.max_bands,
-        )
-        self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
-        self.positions = Positions(grid=config.grid, width=config.embed_dim, kind=config.positions)
-        self.encodings: SetEncodings | None = None
-        if config.encodings.any:
-            self.encodings = SetEncodings(
-                config.encodings, width=config.embed_dim, num_ranges=config.num_ranges, role="encoder"
+        width, num_ranges = config.embed_dim, config.num_ranges
+        with torch.device("meta"):
+            self.projection = SpectralProjection(
+                num_ranges=num_ranges, patch_size=config.patch_size, embed_dim=width, max_bands=config.max_bands
             )
-        self.blocks = make_blocks(
-            config.depth,
-            width=config.embed_dim,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            norm_eps=config.norm_eps,
-            drop_path=config.drop_path,
-        )
-        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+            pos_embed = torch.empty(1, 1 + (config.img_size // config.patch_size) ** 2, width)
+            if config.positions == "trained":
+                self.pos_embed = nn.Parameter(pos_embed)
+            else:
+                self.register_buffer("pos_embed", pos_embed)
+            self.encodings = None
+            if config.encodings != NO_ENCODINGS:
+                self.encodings = SetEncodings(config.encodings, width=width, num_ranges=num_ranges, role="encoder")
+            self.blocks = make_blocks(
+                config.depth,
+                width=width,
+                num_heads=config.num_heads,
+                mlp_ratio=config.mlp_ratio,
+                norm_eps=config.norm_eps,
+                drop_path=config.drop_path,
+            )
+            self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         if seed is not None:
             initialise(self, seed=seed)
 
@@ -298,36 +282,30 @@ class Encoder(nn.Module):
             InputError: images that do not fit the network or each other.
         """
         sets = self.embed_sets(batch if isinstance(batch, SetBatch) else SetBatch(groups=(batch,), metadata=metadata))
-        sequence = self.encode_tokens(
-            sets.tokens.flatten(1, 2), None if sets.hidden is None else sets.hidden.flatten(1)
-        )
+        hidden = None if sets.hidden is None else sets.hidden.flatten(1)
+        sequence = self.encode_tokens(sets.tokens.flatten(1, 2), hidden)
         tokens, hidden = sequence[:, 1:], sets.hidden
         if isinstance(batch, SetBatch):
-            tokens = rearrange(tokens, "s (k n) d -> s k n d", k=batch.num_slots)
+            tokens = rearrange(tokens, "s (k n) d -> s k n d", k=sets.tokens.shape[1])
         elif hidden is not None:
             hidden = hidden[:, 0]
         return EncoderOutput(cls=sequence[:, 0], tokens=tokens, hidden=hidden, grid=sets.grid)
 
-    def embed_sets(self, batch: SetBatch) -> TokenSets:
+    def embed_sets(self, batch: SetBatch | PatchSets) -> TokenSets:
         """Project the images of sets to tokens and add what each carries; nothing has attended to anything yet."""
-        config = self.config
-        grid = check_sets(batch, patch_size=config.patch_size, num_ranges=config.num_ranges)
-        patches = [standardised_patches(one.pixels, one.valid, config.patch_size) for one in batch.groups]
-        projected = [self.projection(part, one.mixing) for part, one in zip(patches, batch.groups, strict=True)]
-        slots = batch.to_slots(projected)
+        sets = batch
+        if isinstance(sets, SetBatch):
+            sets = cut_sets(sets, patch_size=self.config.patch_size, num_ranges=self.config.num_ranges)
+        slots = sets.batch.to_slots([self.projection(one.values, one.mixing) for one in sets.groups])
         tokens = slots[0].unsqueeze(1) if len(slots) == 1 else torch.stack(slots, dim=1)
-        tokens = tokens + self.locations(grid, batch)
-        return TokenSets(tokens=tokens, hidden=set_hidden(batch, config.patch_size), grid=grid)
-
-    def locations(self, grid: tuple[int, int], batch: SetBatch) -> Float[Tensor, "#set #slot token width"]:
-        return token_locations(self.positions, self.encodings, grid, batch)
+        tokens = tokens + self.locations(sets.grid, sets.batch)
+        return TokenSets(tokens=tokens, hidden=sets.hidden, grid=sets.grid)
 
     def encode_tokens(
         self, tokens: Float[Tensor, "batch visible width"], hidden: Bool[Tensor, "batch visible"] | None
     ) -> Float[Tensor, "batch cls_and_visible width"]:
         """Encode tokens that already carry their positions: after the final norm, CLS first."""
-        sequence = self.blocks(self._with_cls(tokens), attention_from(hidden))
-        encoded: Tensor = self.norm(sequence)
+        encoded: Tensor = self.norm(self.blocks(self._with_cls(tokens), hidden))
         return encoded
 
     def token_levels(
@@ -345,17 +323,15 @@ class Encoder(nn.Module):
         depth = len(self.blocks)
         if not blocks or not all(0 <= index < depth for index in blocks):
             raise InputError(f"blocks {list(blocks)} were asked for; the encoder has 0 to {depth - 1}")
-        attention = attention_from(hidden)
-        sequence = self._with_cls(tokens)
+        sequence, first = self._with_cls(tokens), 0
         found: dict[int, Tensor] = {}
-        for index, block in enumerate(self.blocks[: max(blocks) + 1]):
-            sequence = block(sequence, attn_mask=attention)
-            if index in blocks:
-                found[index] = sequence[:, 1:]
+        for index in sorted(set(blocks)):
+            sequence = self.blocks(sequence, hidden, slice(first, index + 1))
+            found[index], first = sequence[:, 1:], index + 1
         return tuple(found[index] for index in blocks)
 
     def _with_cls(self, tokens: Tensor) -> Tensor:
-        cls = (self.cls_token + self.positions.table[:, :1]).expand(tokens.shape[0], -1, -1)
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
         return torch.cat([cls.to(tokens.dtype), tokens], dim=1)
 
 
@@ -370,68 +346,54 @@ class DecoderConfig:
     decoder_depth: Count = 8
     decoder_num_heads: Count = 16
 
-    def __post_init__(self) -> None:
-        if min(self.decoder_embed_dim, self.decoder_depth, self.decoder_num_heads) < 1:
-            raise InputError(f"a decoder needs sizes and counts over 0; found {self}")
-        if self.decoder_embed_dim % self.decoder_num_heads or self.decoder_embed_dim % 4:
-            raise InputError(
-                f"decoder_embed_dim must be a multiple of 4 and of decoder_num_heads; found "
-                f"{self.decoder_embed_dim} with {self.decoder_num_heads} heads"
-            )
 
-
-class Decoder(nn.Module):
-    """Decode the tokens of every position from the visible ones."""
+class Decoder(_Located):
+    """Decode tokens from the visible ones; weights have no values and no memory (`meta`)."""
 
     def __init__(self, config: DecoderConfig, *, encoder: EncoderConfig) -> None:
         super().__init__()
         width = config.decoder_embed_dim
-        self.embed = nn.Linear(encoder.embed_dim, width, device="meta").to_empty(device="cpu")
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.positions = Positions(grid=encoder.grid, width=width, kind="fixed")
-        self.encodings: SetEncodings | None = None
-        if encoder.encodings.any:
-            self.encodings = SetEncodings(encoder.encodings, width=width, num_ranges=encoder.num_ranges, role="decoder")
-        self.blocks = make_blocks(
-            config.decoder_depth,
-            width=width,
-            num_heads=config.decoder_num_heads,
-            mlp_ratio=encoder.mlp_ratio,
-            norm_eps=encoder.norm_eps,
-            drop_path=0.0,
-        )
-        self.norm = nn.LayerNorm(width, eps=encoder.norm_eps)
-
-    def locations(self, grid: tuple[int, int], batch: SetBatch) -> Float[Tensor, "#set #slot token width"]:
-        return token_locations(self.positions, self.encodings, grid, batch)
+        with torch.device("meta"):
+            self.embed = nn.Linear(encoder.embed_dim, width)
+            self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+            positions = torch.empty(1, 1 + (encoder.img_size // encoder.patch_size) ** 2, width)
+            self.register_buffer("pos_embed", positions)
+            self.encodings = None
+            if encoder.encodings != NO_ENCODINGS:
+                self.encodings = SetEncodings(
+                    encoder.encodings, width=width, num_ranges=encoder.num_ranges, role="decoder"
+                )
+            self.blocks = make_blocks(
+                config.decoder_depth,
+                width=width,
+                num_heads=config.decoder_num_heads,
+                mlp_ratio=encoder.mlp_ratio,
+                norm_eps=encoder.norm_eps,
+                drop_path=0.0,
+            )
+            self.norm = nn.LayerNorm(width, eps=encoder.norm_eps)
 
     def forward(
         self,
         latent: Float[Tensor, "batch cls_and_visible latent"],
         places: Float[Tensor, "batch token width"],
         hidden: Bool[Tensor, "batch token"] | None,
+        ids_restore: Int[Tensor, "batch token"] | None = None,
     ) -> Float[Tensor, "batch requested width"]:
-        """Decode the positions that are asked for: their tokens after the decoder's norm.
+        """Decode the positions that are requested, or all: their tokens after the decoder's norm.
 
         Args:
             latent: the encoder's output, CLS first, then the visible tokens in their order.
-            places: what is added to each token: to the visible ones in that order, then to those asked for.
+            places: what is added to each token: to the visible ones in that order, then to those requested.
             hidden: tokens, in the same order, that no other may attend to.
+            ids_restore: gives all tokens, the visible ones too, in this order; None: those requested.
         """
-        decoded: Tensor = self.norm(self.sequence(latent, places, hidden)[:, latent.shape[1] :])
-        return decoded
-
-    def sequence(
-        self,
-        latent: Float[Tensor, "batch cls_and_visible latent"],
-        places: Float[Tensor, "batch token width"],
-        hidden: Bool[Tensor, "batch token"] | None,
-    ) -> Float[Tensor, "batch cls_and_token width"]:
-        """Pass all tokens through the blocks, before the norm: CLS, visible, asked for. Attention sees no order."""
-        tokens = self.embed(latent)
-        num_visible = latent.shape[1] - 1
+        tokens, num_visible = self.embed(latent), latent.shape[1] - 1
         visible = tokens[:, 1:] + places[:, :num_visible]
         requested = self.mask_token + places[:, num_visible:]
         sequence = torch.cat([tokens[:, :1].to(visible.dtype), visible, requested.to(visible.dtype)], dim=1)
-        decoded: Tensor = self.blocks(sequence, attention_from(hidden))
+        # Attention sees no order.
+        sequence = self.blocks(sequence, hidden)
+        chosen = sequence[:, latent.shape[1] :]
+        decoded: Tensor = self.norm(chosen if ids_restore is None else gather_tokens(sequence[:, 1:], ids_restore))
         return decoded

@@ -21,7 +21,7 @@ from anyband.encode.encoder import available_bytes, precision_note
 from anyband.errors import OutputError
 from anyband.files import whole_file
 from anyband.models.autoencoder import Autoencoder
-from anyband.models.vit import set_fused_attention, set_recompute
+from anyband.models.vit import configure_blocks
 from anyband.pretraining.batches import BatchPreparer, Example
 from anyband.pretraining.plan import RunPlan
 from anyband.pretraining.recipe import PretrainRecipe, RunRecipe
@@ -82,10 +82,9 @@ class RunCost:
 
 
 def compute_as_in_training(model: torch.nn.Module, recipe: PretrainRecipe, device: torch.device) -> None:
-    """Set how blocks are computed; attention is fused but in bf16 on CPUs, see `set_fused_attention`."""
-    set_recompute(model, recompute=recipe.run.recompute)
+    """Set how blocks are computed; attention is fused but in bf16 on CPUs, see `configure_blocks`."""
     on_cpu_in_bf16 = device.type == "cpu" and recipe.optim.precision.startswith("bf16")
-    set_fused_attention(model, fused=not on_cpu_in_bf16)
+    configure_blocks(model, fused=not on_cpu_in_bf16, recompute=recipe.run.recompute)
 
 
 def count_processes(run: RunRecipe, device: torch.device) -> int:
@@ -142,8 +141,7 @@ def measure_cost(plan: RunPlan, model: Autoencoder, *, device: torch.device, num
     part, step_s = max(1, optim.batch_size // num_parts), None
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         torch.manual_seed(0)
-        set_recompute(model, recompute=False)
-        set_fused_attention(model, fused=False)
+        configure_blocks(model, fused=False)
         flops = [count_flops(loss) for loss in losses]
         compute_as_in_training(model, recipe, device)
         kept = [count_kept_bytes(loss, model) for loss in losses]

@@ -23,8 +23,15 @@ from anyband.errors import RecipeError, TrainingError
 from anyband.files import check_writable, whole_file
 from anyband.labelled.samples import TaskData
 from anyband.models.autoencoder import Autoencoder, SetLoss
-from anyband.models.checkpoint import Checkpoint, build_model, load_checkpoint, save_checkpoint
-from anyband.models.weight_files import checkpoint_hash, locate, read_weights
+from anyband.models.checkpoint import (
+    Checkpoint,
+    build_model,
+    checkpoint_hash,
+    load_checkpoint,
+    locate,
+    read_weights,
+    save_checkpoint,
+)
 from anyband.pretraining.batches import BatchPreparer, Example, assignment_rules, load_batches
 from anyband.pretraining.cost import (
     Meter,

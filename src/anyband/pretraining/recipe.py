@@ -9,7 +9,7 @@ from pydantic import model_validator
 from anyband.data.resample import AugmentOptions
 from anyband.errors import InputError, RecipeError
 from anyband.models.autoencoder import SequenceKind
-from anyband.models.encodings import EncodingConfig
+from anyband.models.encodings import NO_ENCODINGS, EncodingConfig
 from anyband.models.masking import MaskingKind, count_visible
 from anyband.training.recipes import (
     Below1,
@@ -331,7 +331,7 @@ class PretrainRecipe(Recipe):
             "masking": model.masking != "anchor",
             "sequence": model.sequence != "joint",
             "hidden_image": model.hidden_image > 0,
-            "encodings": model.encodings.any,
+            "encodings": model.encodings != NO_ENCODINGS,
             "stem": model.stem != "spectral",
         }
         requested = [f"model.{key}" for key, is_requested in followed_by_sets.items() if is_requested]

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from anyband.errors import CheckpointError
-from anyband.models.checkpoint import without_decay
 from anyband.models.vit import Encoder
 from anyband.randomness import generator
 
@@ -148,11 +147,12 @@ def make_optimizer(
         Bao et al., "BEiT" (arXiv 2106.08254), as masked autoencoders (arXiv 2111.06377) use it.
     """
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    spared, layers = without_decay(trained), layer_ids(model)
+    layers = layer_ids(model)
     last = max(layers.values(), default=0)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, one in trained.items():
-        groups.setdefault((layer_decay ** (last - layers.get(one, last)), name in spared), []).append(one)
+        is_spared = one.ndim <= 1 or name.endswith(".bias")
+        groups.setdefault((layer_decay ** (last - layers.get(one, last)), is_spared), []).append(one)
     described = [
         {"params": groups[scale, plain], "weight_decay": 0.0 if plain else weight_decay, "lr_scale": scale}
         for scale, plain in sorted(groups)
