@@ -22,7 +22,7 @@ from anyband.evaluate.metrics import LabelledFeatures, Predictions
 from anyband.evaluate.recipe import Fusion, Protocol, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
-from anyband.models.checkpoint import Checkpoint
+from anyband.models.checkpoint import Checkpoint, write_weights
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.masking import smallest_first
 from anyband.models.vit import TokenSets
