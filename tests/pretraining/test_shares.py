@@ -11,8 +11,7 @@ import torch
 import yaml
 
 from anyband.encode.encoder import load_encoder
-from anyband.models.checkpoint import load_checkpoint
-from anyband.models.weight_files import read_weights
+from anyband.models.checkpoint import load_checkpoint, read_weights
 from anyband.pretraining.cost import read_metrics
 from anyband.pretraining.plan import saved_steps
 

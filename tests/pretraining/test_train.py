@@ -9,8 +9,8 @@ from torch import nn
 from anyband.data.store import ChipStore
 from anyband.errors import CheckpointError, RecipeError
 from anyband.models.autoencoder import Autoencoder
+from anyband.models.checkpoint import read_weights
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
-from anyband.models.weight_files import read_weights
 from anyband.pretraining.batches import BatchPreparer, load_batches
 from anyband.pretraining.loop import pretrain
 from anyband.pretraining.plan import plan_run, saved_steps

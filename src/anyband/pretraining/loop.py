@@ -510,9 +510,9 @@ class Stepper:
         weights, is_first = self.whole_weights() if in_shares(self.model) else None, self._fabric.is_global_zero
         if weights is None or not is_first:
             return self.model if is_first else None
-        copy = Autoencoder(self.model.config, seed=None)
+        copy = Autoencoder(self.model.config, seed=None).to_empty(device=self._fabric.device)
         copy.load_state_dict(weights, strict=True)
-        return copy.to(self._fabric.device)
+        return copy
 
 
 class _Terms(nn.Module):

@@ -22,10 +22,16 @@ from anyband.errors import CheckpointError, OutputError, RecipeError, StoreError
 from anyband.evaluate.fitting import with_new_ranges
 from anyband.files import whole_directory, whole_file
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_of, to_published
+from anyband.models.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    state_of,
+    to_published,
+    write_weights,
+)
 from anyband.models.mae_start import load_mae, start_from_mae
 from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.models.weight_files import write_weights
 from anyband.pretraining.batches import NUM_STEM_BANDS, Samples, StagedSampler, assignment_rules, input_specs
 from anyband.pretraining.recipe import PretrainRecipe, recipe_differences
 from anyband.sensors.catalogue import get_sensor

@@ -94,7 +94,7 @@ def draw_panels(plan: RunPlan, model: Autoencoder, preparer: BatchPreparer, *, s
     for name, draw in samples.shown(_PANEL_SAMPLES).items():
         raw = samples.read(draw)
         batch, noise = preparer.finish(preparer.draw(raw, step=0, augment=AugmentOptions(enabled=False)))
-        hides_images = plan.recipe.model.hidden_image > 0 and batch.num_slots > 1
+        hides_images = plan.recipe.model.hidden_image > 0 and batch.shape[1] > 1
         for hides_last in (False, True) if hides_images else (False,):
             found[f"{name}_hidden" if hides_last else name] = draw_reconstructions(
                 model,
@@ -134,7 +134,7 @@ def draw_reconstructions(
         made, plan = model.reconstruct(batch, noise)
     drawn = [_draw(*one) for one in zip(batch.groups, made, inputs, strict=True)]
     # Where each image stands when the groups are laid one after the other.
-    rows = np.arange(batch.num_sets * batch.num_slots).reshape(batch.num_slots, batch.num_sets).T
+    rows = np.arange(batch.shape[0] * batch.shape[1]).reshape(batch.shape[::-1]).T
     if batch.rows is not None:
         rows = batch.rows.cpu().numpy()
     originals, reconstructions = (np.concatenate(pictures)[rows] for pictures in zip(*drawn, strict=True))
