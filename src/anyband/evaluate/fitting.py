@@ -97,8 +97,8 @@ def fit(
         done = stack.enter_context(progress(title, recipe.epochs * steps_per_epoch, shown=shown))
         if torch.device(device).type == "cpu" and recipe.precision == "bf16-mixed":
             # The gradient of the fused kernel is slow there.
-            set_fused_attention(model, fused=False)
-            stack.callback(set_fused_attention, model, fused=True)
+            configure_blocks(model, fused=False)
+            stack.callback(configure_blocks, model, fused=True)
         for epoch in range(recipe.epochs):
             numbered = enumerate(batches(epoch), start=epoch * steps_per_epoch)
             losses.append(_mean_loss(model, numbered, step, epoch=epoch, recipe=recipe, names=names, done=done))
