@@ -172,6 +172,25 @@ def test_a_checkpoint_that_fits_no_network_is_refused(
         load_checkpoint(broken)
 
 
+def test_a_header_that_asks_for_more_than_any_tensor_is_refused(golden_checkpoint: Path, tmp_path: Path) -> None:
+    def widen(_: dict[str, Any], header: dict[str, str]) -> None:
+        header["mlp_ratio"] = "1e300"
+
+    with pytest.raises(CheckpointError, match=r"mlp_ratio 1e\+300 .* is too large for any tensor"):
+        load_checkpoint(_rewritten(golden_checkpoint, tmp_path / "wide.safetensors", widen))
+
+
+def test_errors_name_the_first_of_the_missing_weights_in_the_order_of_the_network(
+    golden_checkpoint: Path, tmp_path: Path
+) -> None:
+    def deepen(_: dict[str, Any], header: dict[str, str]) -> None:
+        header["depth"] = "65000"
+
+    found = r"missing \(blocks\.2\.norm1\.weight, blocks\.2\.norm1\.bias, blocks\.2\.norm2\.weight, …\)"
+    with pytest.raises(CheckpointError, match=found):
+        load_checkpoint(_rewritten(golden_checkpoint, tmp_path / "deep.safetensors", deepen))
+
+
 def test_a_file_of_other_tensors_is_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="not a checkpoint of anyband or SMARTIES v1"):

@@ -59,21 +59,38 @@ DECODER_NAMES = ("decoder_", "mask_token")
 """How the names of a decoder's weights begin."""
 
 
+# In what order errors name the weights: by these beginnings, then by number, the norms of a block first.
+_ORDER = re.compile(
+    "(cls_)|(pos_)|(norm)|(spectrum_)|(encodings)|(blocks)|(decoder_embed)|(mask_)|(decoder_pos_)|(decoder_norm)|"
+    "(decoder_preds|decoder_levels)|(decoder_encodings)|(decoder_blocks)"
+)
+
+
 def expected_shapes(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tuple[int, ...]]:
-    """List every weight of a checkpoint with its shape.
+    """List every weight of a checkpoint with its shape; `CheckpointError` where no tensor can be so large.
 
     The shapes are those of a network without memory, with one block for all: a broken header costs nothing.
     """
     encoder = replace(config.encoder, depth=1)
     short = replace(config, encoder=encoder, decoder=replace(config.decoder, decoder_depth=1))
-    network = Autoencoder(short, seed=None) if decoder else nn.ModuleDict({"encoder": Encoder(encoder, seed=None)})
-    shapes: dict[str, tuple[int, ...]] = {}
+    try:
+        network = Autoencoder(short, seed=None) if decoder else nn.ModuleDict({"encoder": Encoder(encoder, seed=None)})
+    except (OverflowError, RuntimeError, TypeError) as problem:
+        raise CheckpointError(
+            f"the header of the checkpoint describes no network: embed_dim {encoder.embed_dim} with mlp_ratio "
+            f"{encoder.mlp_ratio:g} and {encoder.img_size} pixels is too large for any tensor"
+        ) from problem
+    found: list[tuple[tuple[int, int, bool], str, tuple[int, ...]]] = []
     for name, tensor in to_published(network.state_dict()).items():
+        beginning = _ORDER.match(name)
+        assert beginning is not None
         first, block, rest = name.partition("blocks.0.")
         depth = config.decoder.decoder_depth if first else config.encoder.depth
-        names = [f"{first}blocks.{index}.{rest}" for index in range(depth)] if block else [name]
-        shapes |= dict.fromkeys(names, tuple(tensor.shape))
-    return shapes
+        number = re.search(r"\.(\d+)\.", name)
+        for index in range(depth) if block else [int(number[1]) if number else 0]:
+            place = (beginning.lastindex or 0, index, not rest.startswith("norm"))
+            found.append((place, f"{first}{block[:-2]}{index}.{rest}" if block else name, tuple(tensor.shape)))
+    return {name: shape for _, name, shape in sorted(found, key=lambda one: one[0])}
 
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -262,11 +279,7 @@ def state_of(model: Autoencoder) -> dict[str, Tensor]:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole or not at all; `load_checkpoint` gives it back exactly.
-
-    Raises:
-        CheckpointError: weights that do not fit their configuration, or are not finite.
-    """
+    """Write a checkpoint whole or not at all; `CheckpointError` for weights that do not fit or are not finite."""
     _check_state(checkpoint.state, checkpoint.config, decoder=checkpoint.has_decoder, where=str(path))
     header = header_of(checkpoint.config, decoder=checkpoint.has_decoder)
     header["ranges"] = json.dumps(range_table_to_dict(checkpoint.ranges))
@@ -357,16 +370,11 @@ def encoder_only(checkpoint: Checkpoint) -> Checkpoint:
 def extend_checkpoint(
     checkpoint: Checkpoint, table: RangeTable, mixing: Float[Tensor, "new_range range"]
 ) -> Checkpoint:
-    """Add ranges that start as mixtures of the trained ones: before any training they encode as interpolation did.
-
-    Raises:
-        CheckpointError: the table does not begin with the checkpoint's ranges, or the counts differ.
-    """
+    """Add ranges at the end that start as mixtures of the trained ones: untrained they encode as interpolation did."""
     old, new = checkpoint.ranges.ranges, table.ranges
     if new[: len(old)] != old or len(new) != len(old) + mixing.shape[0] or mixing.shape[1] != len(old):
         raise CheckpointError(
-            f"ranges are added at the end: the checkpoint has {len(old)}, the table {len(new)}, the mixing "
-            "matrix is "
+            f"ranges are added at the end: the checkpoint has {len(old)}, the table {len(new)}, the mixing matrix is "
             f"{mixing.shape[0]} × {mixing.shape[1]}; extend the checkpoint's own table"
         )
     return _with_ranges(
@@ -375,11 +383,7 @@ def extend_checkpoint(
 
 
 def withhold_range(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    """Take a trained range away with its weights; bands of the other ranges are encoded as before.
-
-    Raises:
-        CheckpointError: no such range, or it is the only one.
-    """
+    """Take a trained range, not the only one, away with its weights; other bands are encoded as before."""
     names = checkpoint.ranges.range_names
     if name not in names or len(names) == 1:
         raise CheckpointError(f"range '{name}' can't be withheld from {', '.join(names)}{nearest_name(name, names)}")
@@ -476,11 +480,7 @@ _DTYPES = {
 
 
 def locate(path_or_hub_id: str | Path) -> Path:
-    """Find the file of weights: a path, a folder with `model.safetensors`, or a hub id `owner/name`.
-
-    Raises:
-        CheckpointError: nothing is there, or the hub can't be reached.
-    """
+    """Find the file of weights: a path, a folder with `model.safetensors`, or a hub id `owner/name`."""
     path = Path(path_or_hub_id)
     if path.is_dir():
         if (path / _HUB_FILE).is_file():
