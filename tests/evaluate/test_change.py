@@ -9,7 +9,7 @@ from contexts import context_of
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.evaluate.features import Context, SiameseEncoder
-from anyband.evaluate.maps import change
+from anyband.evaluate.maps import fit_maps
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import DataSpec, Sample, TaskData
@@ -76,28 +76,28 @@ def test_change_is_found(tiny_encoder: SensorEncoder, change_data: TaskData, kin
     context = _context(
         tiny_encoder, change_data, head=HeadRecipe(kind=kind, channels=8), fit=_FIT.changed(encoder=how, epochs=12)
     )
-    (result,) = change(context)
+    (result,) = fit_maps(context)
     summed = result.predictions.arrays["confusion"].sum(axis=0)
     assert np.trace(summed) / summed.sum() > 0.65
     assert result.width == 32
 
 
 def test_the_order_of_dates_does_not_change_what_is_found(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
-    first, second = (change(_context(tiny_encoder, data))[0] for data in (change_data, _swapped(change_data)))
+    first, second = (fit_maps(_context(tiny_encoder, data))[0] for data in (change_data, _swapped(change_data)))
     assert first.curves == second.curves
     assert np.array_equal(first.predictions.arrays["confusion"], second.predictions.arrays["confusion"])
 
 
 def test_kinds_of_change_see_both_dates(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
     data = replace(change_data, classes=("same", "brighter", "darker"))
-    (result,) = change(_context(tiny_encoder, data, fit=_FIT.changed(epochs=1)))
+    (result,) = fit_maps(_context(tiny_encoder, data, fit=_FIT.changed(epochs=1)))
     assert result.width == 64
     assert result.predictions.arrays["confusion"].shape[1:] == (3, 3)
 
 
 def test_windows_of_both_dates_go_together(tiny_encoder: SensorEncoder, change_data: TaskData) -> None:
     context = _context(tiny_encoder, change_data, input=InputRecipe(resize="native"), fit=_FIT.changed(epochs=3))
-    (result,) = change(context)
+    (result,) = fit_maps(context)
     assert result.predictions.arrays["confusion"].sum() == 3 * 48 * 48
     assert all(found.shape == (48, 48) for found in result.maps.values())
 
@@ -116,7 +116,7 @@ def test_dates_of_different_sensors_are_compared(tiny_encoder: SensorEncoder, ch
         return replace(sample, images=(sample.images[0], after))
 
     data = replace(change_data, read=read, sensors=tuple((slots[0], three) for slots in change_data.sensors))
-    (result,) = change(_context(tiny_encoder, data, fit=_FIT.changed(epochs=2)))
+    (result,) = fit_maps(_context(tiny_encoder, data, fit=_FIT.changed(epochs=2)))
     assert result.predictions.arrays["confusion"].sum() == 3 * 48 * 48
 
 
@@ -126,7 +126,7 @@ def test_two_images_a_date_are_fused(tiny_encoder: SensorEncoder, change_data: T
         return replace(sample, images=tuple(image for image in sample.images for _ in range(2)))
 
     data = replace(change_data, read=read, sensors=tuple(slots * 2 for slots in change_data.sensors))
-    (result,) = change(_context(tiny_encoder, data, fusion="concat", fit=_FIT.changed(epochs=1)))
+    (result,) = fit_maps(_context(tiny_encoder, data, fusion="concat", fit=_FIT.changed(epochs=1)))
     assert result.width == 64
 
 
@@ -137,5 +137,5 @@ def test_differences_are_kept_in_the_cache_apart_from_each_other(
     two = replace(_context(tiny_encoder, change_data, fit=_FIT.changed(epochs=1)), cache=cache)
     kinds = replace(change_data, classes=("same", "brighter", "darker"))
     three = replace(_context(tiny_encoder, kinds, fit=_FIT.changed(epochs=1)), cache=cache)
-    widths = [change(context)[0].width for context in (two, three, two)]
+    widths = [fit_maps(context)[0].width for context in (two, three, two)]
     assert widths == [32, 64, 32]

@@ -13,7 +13,7 @@ from torch import Tensor
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
 from anyband.evaluate.features import Context
-from anyband.evaluate.maps import MapNetwork, map_squared_error, number_maps_of, predict_whole, regress_maps
+from anyband.evaluate.maps import MapNetwork, NumberMaps, fit_maps, number_maps_of, predict_whole
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
 from anyband.models.heads import make_head
@@ -43,7 +43,7 @@ def _in_other_unit(data: TaskData, *, factor: float, offset: float) -> TaskData:
 
 
 def test_more_is_explained_than_by_the_mean(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
-    (result,) = regress_maps(_context(tiny_encoder, number_map_data))
+    (result,) = fit_maps(_context(tiny_encoder, number_map_data))
     pixels, truth, truth_squared, error_squared, _ = result.predictions.arrays["sums"].sum(axis=0)
     assert error_squared < 0.7 * (truth_squared - truth**2 / pixels)
 
@@ -51,7 +51,7 @@ def test_more_is_explained_than_by_the_mean(tiny_encoder: SensorEncoder, number_
 def test_the_sums_of_each_sample_are_those_of_its_own_map(
     tiny_encoder: SensorEncoder, number_map_data: TaskData
 ) -> None:
-    (result,) = regress_maps(_context(tiny_encoder, number_map_data, fit=_FIT.changed(epochs=2)))
+    (result,) = fit_maps(_context(tiny_encoder, number_map_data, fit=_FIT.changed(epochs=2)))
     for row, sample in enumerate(number_map_data.split("test").tolist()):
         truth = number_map_data.read(sample).number_map
         assert truth is not None
@@ -65,9 +65,9 @@ def test_validation_is_minus_the_rmse_in_the_unit_of_the_data(
     tiny_encoder: SensorEncoder, number_map_data: TaskData
 ) -> None:
     fit = _FIT.changed(epochs=2)
-    plain = regress_maps(_context(tiny_encoder, number_map_data, fit=fit))[0]
+    plain = fit_maps(_context(tiny_encoder, number_map_data, fit=fit))[0]
     scaled = _in_other_unit(number_map_data, factor=100.0, offset=7.0)
-    other = regress_maps(_context(tiny_encoder, scaled, fit=fit))[0]
+    other = fit_maps(_context(tiny_encoder, scaled, fit=fit))[0]
     assert other.chosen["validation minus rmse"] == pytest.approx(100 * plain.chosen["validation minus rmse"], rel=1e-3)
     assert np.allclose(other.curves["training loss"], plain.curves["training loss"], rtol=1e-3)
 
@@ -75,7 +75,7 @@ def test_validation_is_minus_the_rmse_in_the_unit_of_the_data(
 def test_kept_weights_give_numbers_in_their_own_unit(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
     data = _in_other_unit(number_map_data, factor=100.0, offset=7.0)
     context = _context(tiny_encoder, data, fit=_FIT.changed(epochs=2))
-    (result,) = regress_maps(context)
+    (result,) = fit_maps(context)
     head = make_head(context.recipe.head.kind, width=32, num_outputs=1, seed=5)
     head.load_state_dict({name.removeprefix("head."): value for name, value in result.model.items()})
     network = MapNetwork(
@@ -90,7 +90,7 @@ def test_kept_weights_give_numbers_in_their_own_unit(tiny_encoder: SensorEncoder
 
 def test_a_rerun_gives_identical_numbers(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
     head, fit = HeadRecipe(channels=8), _FIT.changed(epochs=2, encoder="trained")
-    first, second = (regress_maps(_context(tiny_encoder, number_map_data, head=head, fit=fit))[0] for _ in range(2))
+    first, second = (fit_maps(_context(tiny_encoder, number_map_data, head=head, fit=fit))[0] for _ in range(2))
     assert first.curves == second.curves
     assert np.array_equal(first.predictions.arrays["sums"], second.predictions.arrays["sums"])
 
@@ -117,7 +117,7 @@ def test_equal_numbers_have_a_spread_of_one() -> None:
 def test_the_loss_is_the_mean_over_pixels_with_a_number() -> None:
     predicted = torch.tensor([[[[1.0, 5.0], [2.0, 0.0]]]], requires_grad=True)
     numbers = torch.tensor([[[3.0, torch.nan], [2.0, torch.nan]]])
-    loss: Tensor = map_squared_error(predicted, numbers)
+    loss: Tensor = NumberMaps(mean=0.0, std=1.0).loss(predicted, numbers)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(2.0)
     assert predicted.grad is not None
@@ -126,7 +126,7 @@ def test_the_loss_is_the_mean_over_pixels_with_a_number() -> None:
 
 def test_a_batch_without_numbers_has_no_loss() -> None:
     predicted = torch.ones(1, 1, 2, 2, requires_grad=True)
-    loss = map_squared_error(predicted, torch.full((1, 2, 2), torch.nan))
+    loss = NumberMaps(mean=0.0, std=1.0).loss(predicted, torch.full((1, 2, 2), torch.nan))
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert predicted.grad is not None
@@ -136,9 +136,9 @@ def test_a_batch_without_numbers_has_no_loss() -> None:
 def test_training_without_numbers_is_refused(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
     data = _in_other_unit(number_map_data, factor=np.nan, offset=0.0)
     with pytest.raises(InputError, match="no pixel of the training split has a number"):
-        regress_maps(_context(tiny_encoder, data))
+        fit_maps(_context(tiny_encoder, data))
 
 
 def test_label_smoothing_is_refused(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
     with pytest.raises(RecipeError, match=r"fit.label_smoothing is for classes, and these data have numbers"):
-        regress_maps(_context(tiny_encoder, number_map_data, fit=_FIT.changed(label_smoothing=0.1)))
+        fit_maps(_context(tiny_encoder, number_map_data, fit=_FIT.changed(label_smoothing=0.1)))

@@ -15,7 +15,7 @@ from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, LoraRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.models.inputs import ImageBatch
 from anyband.models.vit import Encoder, EncoderConfig
-from anyband.training.steps import layer_ids, make_optimizer
+from anyband.training.steps import make_optimizer
 
 _RECIPE = FitRecipe(epochs=4, batch_size=8, base_lr=0.05, lr_samples=None, warmup_epochs=0.0, weight_decay=0.0)
 
@@ -272,14 +272,6 @@ def _encoder(depth: int = 3) -> Encoder:
         img_size=16, patch_size=8, embed_dim=16, depth=depth, num_heads=2, num_ranges=2, positions="trained"
     )
     return Encoder(config, seed=0)
-
-
-def test_layers_are_numbered_from_the_projection_to_the_norm() -> None:
-    encoder = _encoder()
-    ids = layer_ids(nn.ModuleDict({"inner": encoder}))
-    assert {ids[encoder.projection.weight], ids[encoder.cls_token], ids[encoder.pos_embed]} == {0}
-    assert [ids[block.attn.qkv.weight] for block in encoder.blocks] == [1, 2, 3]
-    assert ids[encoder.norm.weight] == 4
 
 
 def test_each_layer_has_the_rate_of_the_next_times_the_decay() -> None:

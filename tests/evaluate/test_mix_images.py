@@ -75,7 +75,7 @@ def test_the_first_sample_of_an_odd_batch_is_left_as_it_is() -> None:
     torch.testing.assert_close(mixed.images[0].pixels[0], batch.images[0].pixels[0])
     torch.testing.assert_close(shares[0], _one_hot(5)[0])
     assert float(shares[1, 1]) < 1
-    assert len(mixed) == len(mixed.images[0].pixels) == len(shares) == 5
+    assert len(mixed.samples) == len(mixed.images[0].pixels) == len(shares) == 5
 
 
 @pytest.mark.parametrize("step", range(3))

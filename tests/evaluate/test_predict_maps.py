@@ -17,7 +17,6 @@ from anyband.evaluate.maps import (
     ClassMaps,
     MapNetwork,
     joined_windows,
-    map_cross_entropy,
     predict_whole,
     predict_windows,
 )
@@ -115,19 +114,19 @@ def test_the_loss_is_the_mean_over_labelled_pixels(smoothing: float) -> None:
     # Written out: a share of the label goes to all classes of its own pixel.
     shares = functional.one_hot(labels, 4) * (1 - smoothing) + smoothing / 4
     expected = -(shares * pixels.log_softmax(dim=1)).sum(dim=1).mean()
-    assert torch.allclose(map_cross_entropy(logits, classes, label_smoothing=smoothing), expected, atol=1e-6)
+    assert torch.allclose(ClassMaps(4, label_smoothing=smoothing).loss(logits, classes), expected, atol=1e-6)
 
 
 def test_pixels_without_a_label_get_no_gradient() -> None:
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
-    map_cross_entropy(logits, torch.tensor([[[0, -1], [-1, 2]]]), label_smoothing=0.1).backward()
+    ClassMaps(3, label_smoothing=0.1).loss(logits, torch.tensor([[[0, -1], [-1, 2]]])).backward()
     assert logits.grad is not None
     assert logits.grad.abs().sum(dim=1).gt(0).flatten().tolist() == [True, False, False, True]
 
 
 def test_a_batch_without_labels_has_no_loss() -> None:
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
-    loss = map_cross_entropy(logits, torch.full((1, 2, 2), -1))
+    loss = ClassMaps(3).loss(logits, torch.full((1, 2, 2), -1))
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert logits.grad is not None

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError, RecipeError
 from anyband.evaluate.features import Context, Result
-from anyband.evaluate.maps import segment
+from anyband.evaluate.maps import fit_maps
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, HeadRecipe, InputRecipe, LoraRecipe, TransferRecipe
 from anyband.labelled.samples import DataSpec, Sample, TaskData
 from anyband.models.checkpoint import load_checkpoint
@@ -45,7 +45,7 @@ def _unchanged(encoder: SensorEncoder, state: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def segmented(tiny_checkpoint: Path, class_map_data: TaskData) -> Result:
     """What a head on a frozen encoder gives for the maps."""
-    return segment(_context(SensorEncoder(load_checkpoint(tiny_checkpoint)).eval(), class_map_data))[0]
+    return fit_maps(_context(SensorEncoder(load_checkpoint(tiny_checkpoint)).eval(), class_map_data))[0]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_head_learns_more_than_the_commonest_class(
     tiny_encoder: SensorEncoder, class_map_data: TaskData, kind: str, resize: str
 ) -> None:
     head, images = HeadRecipe(kind=kind, channels=8), InputRecipe(resize=resize)
-    (result,) = segment(_context(tiny_encoder, class_map_data, head=head, input=images))
+    (result,) = fit_maps(_context(tiny_encoder, class_map_data, head=head, input=images))
     summed = _confusion(result).sum(axis=0)
     assert np.trace(summed) > summed.sum(axis=1).max() * 1.3
 
@@ -73,7 +73,7 @@ def test_a_tiny_map_is_learned_by_heart(tiny_encoder: SensorEncoder, class_map_d
         class_map_data.take([one] * 3, fingerprint="one"), names=("a", "b", "c"), splits=("train", "val", "test")
     )
     fit = _FIT.changed(epochs=40, encoder="trained", base_lr=3e-3)
-    (result,) = segment(_context(tiny_encoder, data, fit=fit, input=InputRecipe(img_size=48)))
+    (result,) = fit_maps(_context(tiny_encoder, data, fit=fit, input=InputRecipe(img_size=48)))
     assert result.chosen["validation miou"] > 0.9
 
 
@@ -81,7 +81,7 @@ def test_a_frozen_encoder_keeps_its_weights_and_gets_no_gradient(
     tiny_encoder: SensorEncoder, class_map_data: TaskData
 ) -> None:
     before = _state(tiny_encoder)
-    (result,) = segment(_context(tiny_encoder, class_map_data, input=InputRecipe(resize="native")))
+    (result,) = fit_maps(_context(tiny_encoder, class_map_data, input=InputRecipe(resize="native")))
     assert _unchanged(tiny_encoder, before)
     assert all(parameter.grad is None for parameter in tiny_encoder.parameters())
     assert all(name.startswith("head.") for name in result.model)
@@ -93,7 +93,7 @@ def test_a_trained_encoder_is_a_copy_that_has_changed(
 ) -> None:
     before = _state(tiny_encoder)
     fit = _FIT.changed(encoder=how, epochs=2, lora=LoraRecipe(rank=2))
-    (result,) = segment(_context(tiny_encoder, three_maps, fit=fit))
+    (result,) = fit_maps(_context(tiny_encoder, three_maps, fit=fit))
     assert _unchanged(tiny_encoder, before)
     name = "blocks.0.attn.qkv.weight"
     assert not torch.equal(result.model[name], before[f"encoder.{name}"])
@@ -123,9 +123,9 @@ def test_validation_is_the_miou_of_torchmetrics_over_all_validation_pixels(
     # Validation samples stand in for test, so that their maps come out.
     swapped = {"train": "train", "val": "test", "test": "val"}
     fit = _FIT.changed(epochs=1)
-    (result,) = segment(_context(tiny_encoder, class_map_data, fit=fit))
+    (result,) = fit_maps(_context(tiny_encoder, class_map_data, fit=fit))
     data = replace(class_map_data, splits=tuple(swapped[part] for part in class_map_data.splits))  # type: ignore[misc]
-    (other,) = segment(_context(tiny_encoder, data, fit=fit))
+    (other,) = fit_maps(_context(tiny_encoder, data, fit=fit))
     truth = np.stack([class_map_data.read(sample).class_map for sample in sorted(other.maps)])  # type: ignore[misc]
     predicted = np.stack([other.maps[sample] for sample in sorted(other.maps)]).astype(np.int64)
     expected = multiclass_jaccard_index(
@@ -138,7 +138,7 @@ def test_validation_is_the_miou_of_torchmetrics_over_all_validation_pixels(
 def test_a_rerun_gives_identical_numbers(tiny_encoder: SensorEncoder, class_map_data: TaskData, how: str) -> None:
     augment = AugmentRecipe(flips=True, crop_area=(0.5, 1.0)) if how == "trained" else AugmentRecipe()
     fit = _FIT.changed(encoder=how, epochs=2, drop_path=0.2, augment=augment)
-    first, second = (segment(_context(tiny_encoder, class_map_data, fit=fit))[0] for _ in range(2))
+    first, second = (fit_maps(_context(tiny_encoder, class_map_data, fit=fit))[0] for _ in range(2))
     assert first.curves == second.curves
     assert np.array_equal(_confusion(first), _confusion(second))
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
@@ -149,7 +149,7 @@ def test_levels_that_are_held_give_the_head_that_reading_gives(
 ) -> None:
     held = segmented
     monkeypatch.setattr("anyband.evaluate.maps.available_bytes", lambda _: 1000)
-    read = segment(_context(tiny_encoder, class_map_data))[0]
+    read = fit_maps(_context(tiny_encoder, class_map_data))[0]
     assert np.allclose(held.curves["training loss"], read.curves["training loss"], atol=1e-4)
     assert np.allclose(held.curves["validation"], read.curves["validation"], atol=0.02)
 
@@ -162,7 +162,7 @@ def test_a_frozen_encoder_sees_each_image_once(
     monkeypatch.setattr(
         tiny_encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.shape[0]), plain(batch))[1]
     )
-    segment(_context(tiny_encoder, class_map_data))
+    fit_maps(_context(tiny_encoder, class_map_data))
     assert sum(seen) == len(class_map_data)
 
 
@@ -174,7 +174,7 @@ def _windows_seen(
     with monkeypatch.context() as patch:
         patch.setattr(encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.shape[0]), plain(batch))[1])
         fit, images = _FIT.changed(epochs=epochs), InputRecipe(resize="native")
-        (result,) = segment(_context(encoder, data, fit=fit, input=images, head=HeadRecipe(kind="linear")))
+        (result,) = fit_maps(_context(encoder, data, fit=fit, input=images, head=HeadRecipe(kind="linear")))
     return sum(seen), result
 
 
@@ -232,7 +232,7 @@ def test_a_sample_without_any_label_counts_for_nothing(tiny_encoder: SensorEncod
         return replace(sample, class_map=np.full((48, 48), -1)) if index == empty else sample
 
     images, fit = InputRecipe(resize="native"), _FIT.changed(epochs=1)
-    (result,) = segment(_context(tiny_encoder, replace(class_map_data, read=without), input=images, fit=fit))
+    (result,) = fit_maps(_context(tiny_encoder, replace(class_map_data, read=without), input=images, fit=fit))
     assert _confusion(result).sum(axis=(1, 2)).tolist() == [2160, 0, 2160]
     assert empty not in result.maps
 
@@ -246,7 +246,7 @@ def test_augmented_images_are_encoded_in_every_epoch(
         tiny_encoder.encoder, "embed_sets", lambda batch: (seen.append(batch.shape[0]), plain(batch))[1]
     )
     fit = _FIT.changed(epochs=3, augment=AugmentRecipe(flips=True))
-    segment(_context(tiny_encoder, class_map_data, fit=fit))
+    fit_maps(_context(tiny_encoder, class_map_data, fit=fit))
     counts = class_map_data.num_samples
     # Training and validation in each epoch; test, and its pictures.
     assert sum(seen) == 3 * (counts["train"] + counts["val"]) + 2 * counts["test"]
@@ -264,7 +264,7 @@ def test_test_labels_change_nothing_that_is_learned(
         return replace(sample, class_map=np.roll(sample.class_map, 1)) if index in test else sample
 
     first = segmented
-    second = segment(_context(tiny_encoder, replace(class_map_data, read=other)))[0]
+    second = fit_maps(_context(tiny_encoder, replace(class_map_data, read=other)))[0]
     assert first.chosen == second.chosen
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
     assert not np.array_equal(_confusion(first), _confusion(second))
@@ -272,7 +272,7 @@ def test_test_labels_change_nothing_that_is_learned(
 
 def test_pictures_go_from_the_worst_to_the_best(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
     data = replace(class_map_data, splits=("train", "train", "val", *["test"] * 13))
-    (result,) = segment(_context(tiny_encoder, data))
+    (result,) = fit_maps(_context(tiny_encoder, data))
     confusion = _confusion(result)
     union = confusion.sum(axis=1) + confusion.sum(axis=2) - np.diagonal(confusion, axis1=1, axis2=2)
     shares = np.diagonal(confusion, axis1=1, axis2=2) / np.maximum(union, 1)
@@ -287,7 +287,7 @@ def test_pictures_go_from_the_worst_to_the_best(tiny_encoder: SensorEncoder, cla
 def test_results_come_in_the_order_of_the_encoders(tiny_encoder: SensorEncoder, three_maps: TaskData) -> None:
     context = _context(tiny_encoder, three_maps, fit=_FIT.changed(epochs=1))
     twins = {"encoder": tiny_encoder, "untrained encoder": tiny_encoder.untrained(seed=1)}
-    results = segment(replace(context, encoders=twins))
+    results = fit_maps(replace(context, encoders=twins))
     assert [result.features for result in results] == list(twins)
     assert [result.width for result in results] == [32, 32]
 
@@ -295,15 +295,15 @@ def test_results_come_in_the_order_of_the_encoders(tiny_encoder: SensorEncoder, 
 def test_mixing_images_is_refused(tiny_encoder: SensorEncoder, three_maps: TaskData) -> None:
     fit = _FIT.changed(augment=AugmentRecipe(mixup=0.8))
     with pytest.raises(RecipeError, match=r"mix the classes of whole images, and these data have maps; set both to 0"):
-        segment(_context(tiny_encoder, three_maps, fit=fit))
+        fit_maps(_context(tiny_encoder, three_maps, fit=fit))
 
 
 def test_a_split_without_samples_is_refused(tiny_encoder: SensorEncoder, three_maps: TaskData) -> None:
     data = replace(three_maps, splits=("train", "train", "test"))
     with pytest.raises(InputError, match=r"'tiny class_map of 1' has no sample in 'val'; look at data.split"):
-        segment(_context(tiny_encoder, data))
+        fit_maps(_context(tiny_encoder, data))
 
 
 def test_an_input_of_one_patch_is_refused_by_upernet(tiny_encoder: SensorEncoder, three_maps: TaskData) -> None:
     with pytest.raises(InputError, match=r"halves the map of patches, and this one has 1 × 1"):
-        segment(_context(tiny_encoder, three_maps, input=InputRecipe(img_size=8)))
+        fit_maps(_context(tiny_encoder, three_maps, input=InputRecipe(img_size=8)))

@@ -115,11 +115,6 @@ def test_so_many_of_each_class_are_kept() -> None:
     assert taken.notes == ("labels of 15 of 44 training samples are used (5 of each class, seed 0)",)
 
 
-def test_everything_is_the_data_themselves() -> None:
-    data = _data(_by_counts(3, 3))
-    assert take_fraction(data, fraction=1.0, per_class=None, seed=0) is data
-
-
 def test_the_fingerprint_tells_draws_apart() -> None:
     data = _data(_by_counts(30, 30))
     prints = [

@@ -203,12 +203,12 @@ def _difference(
 
 
 def _difference_cells(one: "Difference") -> tuple[str, ...]:
-    from anyband.evaluate.metrics import metric_title, value_text
+    from anyband.evaluate.metrics import COLUMN_TITLES, value_text
     from anyband.evaluate.results import difference_text
 
     values = (value_text(one.metric, one.first), value_text(one.metric, one.second))
     better = {True: "A", False: "B", None: "open"}[one.better]
-    return metric_title(one.metric), *values, difference_text(one), f"{one.share_above:.1%}", better
+    return COLUMN_TITLES[one.metric], *values, difference_text(one), f"{one.share_above:.1%}", better
 
 
 def _plain(one: "Difference") -> dict[str, Any]:

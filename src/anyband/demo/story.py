@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anyband import __version__
 from anyband.demo.run import KINDS, POOL, UNSEEN_SENSOR, DemoResult, Scores
-from anyband.evaluate.metrics import METRICS_OF, metric_title, score_text
+from anyband.evaluate.metrics import COLUMN_TITLES, METRICS_OF, score_text
 from anyband.evaluate.results import ResultRow
 from anyband.report.figures import metrics_png
 from anyband.report.page import paragraph, picture, table, write_page
@@ -166,7 +166,7 @@ def _place_scores(places: Scores, counts: Mapping[str, int], *, name: str) -> li
 
 def _labelled(rows: Sequence[ResultRow]) -> str:
     first = rows[0]
-    header = ("features", "width", *(metric_title(name) for name in METRICS_OF[first.kind]))
+    header = ("features", "width", *(COLUMN_TITLES[name] for name in METRICS_OF[first.kind]))
     body = tuple((row.features, str(row.width), *map(score_text, row.scores)) for row in rows)
     caption = f"kNN (k = {first.settings['knn']['k']}) on {first.num_samples['test']} labelled images of '{first.data}'"
     return table(header, body, caption=caption)

@@ -38,7 +38,7 @@ def missing_baselines(context: Context) -> tuple[str, ...]:
     """Say which baseline these data can't have, and why."""
     data = context.data
     if not have_equal_bands(data):
-        what = "random forest on pixels" if data.is_dense else "band means"
+        what = "random forest on pixels" if data.targets is None else "band means"
         return (f"there is no baseline of {what}: samples have different sensors or bands",)
     if context.protocol != "change":
         return ()

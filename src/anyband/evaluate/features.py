@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -85,10 +85,8 @@ class FusedEncoder(nn.Module):
         self.pool = pool
         self.seed = seed
         self.metadata = metadata
-
-    def settings(self) -> dict[str, Any]:
-        drawn = {"seed": self.seed} if self.fusion == "mixup_concat" else {}
-        return {"fusion": self.fusion, "pool": self.pool, "metadata": self.metadata, **drawn}
+        drawn = {"seed": seed} if fusion == "mixup_concat" else {}
+        self.settings: dict[str, Any] = {"fusion": fusion, "pool": pool, "metadata": metadata, **drawn}
 
     def width(self, num_slots: int) -> int:
         """Count the numbers of the vector of a sample with so many images."""
@@ -156,9 +154,7 @@ class SiameseEncoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.difference = difference
-
-    def settings(self) -> dict[str, Any]:
-        return {**self.encoder.settings(), "difference": self.difference}
+        self.settings: dict[str, Any] = {**encoder.settings, "difference": difference}
 
     def map_width(self, num_slots: int) -> int:
         """Count the numbers of each patch in a level of a sample with so many images, of both dates."""
@@ -235,11 +231,10 @@ def band_means(batch: ImageBatch) -> Float[Tensor, "batch width"]:
 class BandMeans(nn.Module):
     """Describes each sample by `band_means` of all its images, side by side."""
 
+    settings: ClassVar[dict[str, Any]] = {"vectors": "band means"}
+
     def forward(self, batch: TaskBatch) -> Float[Tensor, "sample width"]:
         return torch.cat([band_means(image) for image in batch.images], dim=1)
-
-    def settings(self) -> dict[str, Any]:
-        return {"vectors": "band means"}
 
 
 def extract_features(
@@ -269,7 +264,7 @@ def extract_features(
     rows, modes = {}, [(module, module.training) for module in encoders.values()]
     of = {"of": "vectors"} if blocks is None else {"of": "levels", "blocks": blocks if blocks == "final" else [*blocks]}
     for name, module in encoders.items():
-        key = "" if cache is None else cache_key(module, {**of, **module.settings()}, reader, scale)
+        key = "" if cache is None else cache_key(module, {**of, **module.settings}, reader, scale)
         rows[name] = _Rows(wanted, reader.data.names, cache, key)
     todo = list(dict.fromkeys(sample for one in rows.values() for sample in one.missing))
     try:

@@ -84,11 +84,10 @@ def fit(
             is seeded from the step around it.
         validate: scores the model on the validation samples, higher is better; in evaluation mode without gradients.
         names: of the samples by position, for messages.
-        seed: of what the network draws, such as drop path.
     Nothing to fit, or to fit it to, is an `InputError`; a precision that the device can't compute in a `RecipeError`;
     a loss or a validation score that is not finite a `TrainingError`.
     """
-    step = _stepper(model, recipe, loss, steps_per_epoch=steps_per_epoch, seed=seed, device=torch.device(device))
+    model.to(device)
     changing = {name: one for name, one in model.named_parameters() if one.requires_grad} | dict(model.named_buffers())
     best: dict[str, Tensor] = {}
     losses: list[float] = []
@@ -99,9 +98,11 @@ def fit(
             # The gradient of the fused kernel is slow there.
             configure_blocks(model, fused=False)
             stack.callback(configure_blocks, model, fused=True)
-        for epoch in range(recipe.epochs):
-            numbered = enumerate(batches(epoch), start=epoch * steps_per_epoch)
-            losses.append(_mean_loss(model, numbered, step, epoch=epoch, recipe=recipe, names=names, done=done))
+        epochs = _epochs(
+            model, recipe, batches, loss, steps_per_epoch=steps_per_epoch, names=names, seed=seed, done=done
+        )
+        for epoch, mean_loss in enumerate(epochs):
+            losses.append(mean_loss)
             with predicting(model, recipe):
                 validation.append(validate())
             if math.isnan(validation[-1]):
@@ -117,33 +118,8 @@ def fit(
     with torch.no_grad():
         for name, one in changing.items():
             one.copy_(best[name])
-    model.zero_grad(set_to_none=True)
     model.eval()
     return FitResult(best_epoch=best_epoch, losses=tuple(losses), validation=tuple(validation))
-
-
-def _mean_loss(
-    model: nn.Module,
-    batches: Iterable[tuple[int, TaskBatch]],
-    step: Callable[[TaskBatch, int], float],
-    *,
-    epoch: int,
-    recipe: FitRecipe,
-    names: Sequence[str],
-    done: Advance,
-) -> float:
-    """Do the steps of an epoch; give the mean loss over its samples."""
-    model.train()
-    summed, count = 0.0, 0
-    for number, batch in batches:
-        value = step(batch, number)
-        if not math.isfinite(value):
-            raise TrainingError(_diverged(recipe, epoch, number, [names[int(one)] for one in batch.samples]))
-        summed, count = summed + value * len(batch.samples), count + len(batch.samples)
-        done(1)
-    if not count:
-        raise InputError(f"there were no training samples in epoch {epoch + 1}; look at `data.split`")
-    return summed / count
 
 
 def fit_schedule(recipe: FitRecipe, *, steps_per_epoch: int) -> Schedule:
@@ -176,21 +152,24 @@ def trained_weights_note(model: nn.Module) -> str:
     return f"{trained:,} of {sum(size for size, _ in every):,} weights were trained"
 
 
-def _stepper(
+def _epochs(
     model: nn.Module,
     recipe: FitRecipe,
+    batches: Callable[[int], Iterable[TaskBatch]],
     loss: Callable[[TaskBatch, int], Tensor],
     *,
     steps_per_epoch: int,
+    names: Sequence[str],
     seed: int,
-    device: torch.device,
-) -> Callable[[TaskBatch, int], float]:
-    """Make what does a step and gives its loss; where that is not finite, the weights stay as they are."""
+    done: Advance,
+) -> Iterator[float]:
+    """Train epoch after epoch; give the mean loss over the samples of each. What is not finite changes no weight."""
+    device = next(model.parameters()).device
     if steps_per_epoch < 1:
         raise InputError("there is no training sample to fit to; look at `data.split`")
     if device.type == "cpu" and recipe.precision == "16-mixed":
         raise RecipeError("fit.precision=16-mixed needs a GPU; on a CPU use bf16-mixed or 32-true")
-    parameters = [one for one in model.to(device).parameters() if one.requires_grad]
+    parameters = [one for one in model.parameters() if one.requires_grad]
     if not parameters:
         raise InputError("nothing of the network is trained; look at fit.encoder and the head")
     half = recipe.precision == "16-mixed"
@@ -200,24 +179,28 @@ def _stepper(
     )
     schedule = fit_schedule(recipe, steps_per_epoch=steps_per_epoch)
     scaler = torch.amp.GradScaler(device.type, enabled=half)
-
-    def step(batch: TaskBatch, number: int) -> float:
-        set_learning_rate(optimizer, schedule.rate(number))
-        with seeded(seed, step=number, purpose="fitting", device=device), _autocast(device, recipe):
-            found = loss(batch.to(device), number)
-        value = float(found.detach())
-        if not math.isfinite(value):
-            return value
-        scaler.scale(found).backward()  # type: ignore[no-untyped-call]
-        if recipe.clip_grad_norm is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters, recipe.clip_grad_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        return value
-
-    return step
+    for epoch in range(recipe.epochs):
+        model.train()
+        summed, count = 0.0, 0
+        for step, batch in enumerate(batches(epoch), start=epoch * steps_per_epoch):
+            set_learning_rate(optimizer, schedule.rate(step))
+            with seeded(seed, step=step, purpose="fitting", device=device), _autocast(device, recipe):
+                found = loss(batch.to(device), step)
+            value = float(found.detach())
+            if not math.isfinite(value):
+                raise TrainingError(_diverged(recipe, epoch, step, [names[int(one)] for one in batch.samples]))
+            scaler.scale(found).backward()  # type: ignore[no-untyped-call]
+            if recipe.clip_grad_norm is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(parameters, recipe.clip_grad_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            summed, count = summed + value * len(batch.samples), count + len(batch.samples)
+            done(1)
+        if not count:
+            raise InputError(f"there were no training samples in epoch {epoch + 1}; look at `data.split`")
+        yield summed / count
 
 
 def _autocast(device: torch.device, recipe: FitRecipe) -> torch.autocast:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anyband.arrays import Array, Bool, Int, Num
 from anyband.data.harmonise import decode
-from anyband.data.resample import coarser_grid, whole_footprint
+from anyband.data.resample import apply_to_map, coarser_grid, whole_footprint
 from anyband.data.statistics import StatisticsAccumulator
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import InputSpec, joined_batches, read_statistics
@@ -33,8 +33,8 @@ from anyband.evaluate.samples import (
     labelled_pixels,
     metadata_of,
     network_metadata,
+    padded,
     placed_image,
-    placed_maps,
     window_boxes,
 )
 from anyband.labelled.samples import Sample, TaskData
@@ -70,7 +70,7 @@ class TaskReader:
         self.img_size = recipe.input.img_size or config.img_size
         if self.img_size % config.patch_size:
             raise InputError(f"img_size {self.img_size} is not a multiple of the patch size {config.patch_size}")
-        if data.is_dense and recipe.input.resize == "short_side":
+        if data.targets is None and recipe.input.resize == "short_side":
             raise InputError(
                 "input.resize=short_side leaves out the edges of images, and maps need all of them; use whole or native"
             )
@@ -239,8 +239,31 @@ class TaskReader:
     @cached_property
     def _declared(self) -> dict[Sensor, InputSpec]:
         """Tell how each sensor becomes input without reading images; statistics that must be counted are left open."""
-        source = self.recipe.input.statistics
-        return {one: _declared_spec(self._encoder, self.data, one, source) for one in self._sensors}
+        encoder, data, source = self._encoder, self.data, self.recipe.input.statistics
+        if source in (None, "checkpoint"):
+            return {sensor: encoder.input_spec(sensor) for sensor in self._sensors}
+        if source == "published" and data.statistics is None:
+            raise InputError(
+                f"'{data.name}' has no published normalisation; use input.statistics=data, which counts it on "
+                "the training images, or name a chip store or a file"
+            )
+        found = {}
+        for sensor in self._sensors:
+            if source == "data":
+                statistics, title = dict.fromkeys(sensor.band_names, _UNCOUNTED), _COUNTED
+            elif source == "catalogue":
+                statistics, title = _catalogue_statistics(sensor), "statistics of the catalogue"
+            elif source == "published":
+                # Late: the table is read only where it is asked for.
+                from anyband.labelled.published import published_statistics_of
+
+                title = f"published statistics of '{data.statistics}'"
+                statistics = published_statistics_of(str(data.statistics), sensor)
+            else:
+                path = Path(str(source))
+                statistics, title = read_statistics(path, sensor), f"statistics of '{path.name}'"
+            found[sensor] = _spec_of(encoder, sensor, statistics, title)
+        return found
 
     def _plans(
         self, samples: Sequence[int] | Int[Array, " sample"], size: int, *, merged: bool = False
@@ -285,7 +308,7 @@ class TaskReader:
                 batch = self.input_spec(sensor).image_batch(dn, valid=valid)
             except InputError as problem:
                 raise InputError(f"'{self.data.names[group[0][0]]}', image {slot + 1}: {problem}") from problem
-            if batch.valid is not None and not self.data.is_dense:
+            if batch.valid is not None and self.data.targets is not None:
                 empty = torch.nonzero(~batch.valid.flatten(1).any(dim=1)).flatten().tolist()
                 if empty:
                     raise InputError(
@@ -314,14 +337,19 @@ class TaskReader:
         if resize != "short_side":
             grid = reduced[0] if resize == "native" else coarser_grid(*reduced)
         drawn = whole_footprint(len(group), grid=grid) if boxes is None else boxes(group, grid)
+        # Whole multiples of the grid that hold all boxes, so that images of every resolution grow by the same ground.
+        ends = (drawn.first + drawn.size).max(axis=0)
+        rows, cols = (-(-int(end) // side) * side for end, side in zip(ends, drawn.grid, strict=True))
+        repeated = replace(drawn, grid=(rows, cols))
         placed = [
-            placed_image(image, drawn, resize, img_size=size, shape=shape, interpolation=how)
+            placed_image(image, drawn, repeated, resize, img_size=size, shape=shape, interpolation=how)
             for image, shape in zip(images, reduced, strict=True)
         ]
         wanted: Tensor | None = None
-        if targets and data.is_dense:
-            maps = np.stack([self.target(position, sample) for position, sample in group])
-            wanted = placed_maps(torch.from_numpy(maps), drawn, img_size=size)
+        if targets and data.targets is None:
+            maps = torch.from_numpy(np.stack([self.target(position, sample) for position, sample in group]))
+            maps = padded(maps, drawn, repeated, torch.nan if maps.is_floating_point() else -1)
+            wanted = apply_to_map(maps, repeated, img_size=size)
         elif targets and data.targets is not None:
             found = torch.from_numpy(data.targets[positions])
             wanted = found.long() if data.kind == "class" else found.float()
@@ -384,28 +412,6 @@ def _in_order(parts: Sequence[TaskBatch], order: Int[Tensor, " sample"]) -> Task
 _COUNTED = "statistics counted on the training images"
 # Takes the place of statistics that are not counted yet: what is made with it tells bands and ranges, not values.
 _UNCOUNTED = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)
-
-
-def _declared_spec(encoder: SensorEncoder, data: TaskData, sensor: Sensor, statistics: str | None) -> InputSpec:
-    if statistics in (None, "checkpoint"):
-        return encoder.input_spec(sensor)
-    if statistics == "data":
-        return _spec_of(encoder, sensor, dict.fromkeys(sensor.band_names, _UNCOUNTED), _COUNTED)
-    if statistics == "catalogue":
-        return _spec_of(encoder, sensor, _catalogue_statistics(sensor), "statistics of the catalogue")
-    if statistics == "published":
-        # Late: the table is read only where it is asked for.
-        from anyband.labelled.published import published_statistics_of
-
-        if data.statistics is None:
-            raise InputError(
-                f"'{data.name}' has no published normalisation; use input.statistics=data, which counts it on "
-                "the training images, or name a chip store or a file"
-            )
-        found = published_statistics_of(data.statistics, sensor)
-        return _spec_of(encoder, sensor, found, f"published statistics of '{data.statistics}'")
-    source = Path(str(statistics))
-    return _spec_of(encoder, sensor, read_statistics(source, sensor), f"statistics of '{source.name}'")
 
 
 def _spec_of(

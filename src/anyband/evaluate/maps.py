@@ -1,7 +1,8 @@
 """Segmentation, change detection and regression of maps: a head over an encoder's levels, and maps without seams."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -36,15 +37,11 @@ __all__ = [
     "MapKind",
     "MapNetwork",
     "NumberMaps",
-    "change",
+    "fit_maps",
     "joined_windows",
-    "map_cross_entropy",
-    "map_squared_error",
     "number_maps_of",
     "predict_whole",
     "predict_windows",
-    "regress_maps",
-    "segment",
 ]
 
 # chosen: a page of pictures; they go from the worst to the best of the test samples in equal steps of rank.
@@ -59,32 +56,6 @@ Read = Callable[[Float[Array, "output row col"]], Num[Array, "row col"]]
 """Makes a map of a network's outputs."""
 
 
-def map_cross_entropy(
-    logits: Float[Tensor, "sample class row col"],
-    classes: Int[Tensor, "sample row col"],
-    *,
-    label_smoothing: float = 0.0,
-) -> Float[Tensor, ""]:
-    """Compute the mean cross entropy over the labelled pixels (class not −1); 0 where there is none.
-    Smoothing spreads a share of each label over the classes, never over pixels, and never where there is no label.
-    """
-    # A batch without labels has no gradient; a mean over no pixels would be NaN.
-    summed = functional.cross_entropy(
-        logits, classes, ignore_index=-1, label_smoothing=label_smoothing, reduction="sum"
-    )
-    return summed / (classes >= 0).sum().clamp(min=1)
-
-
-def map_squared_error(
-    predicted: Float[Tensor, "sample 1 row col"], numbers: Float[Tensor, "sample row col"]
-) -> Float[Tensor, ""]:
-    """Compute the mean squared error over the pixels with a number (not NaN); 0 where there is none."""
-    known = torch.isfinite(numbers)
-    # Filled before the difference: the gradient of NaN · 0 is NaN.
-    error = (predicted[:, 0] - numbers.nan_to_num()) * known
-    return error.square().sum() / known.sum().clamp(min=1)
-
-
 class ClassMaps:
     """Maps of classes: cross entropy, mean intersection over union."""
 
@@ -92,9 +63,16 @@ class ClassMaps:
         self.num_outputs = num_classes
         self._label_smoothing = label_smoothing
 
-    def loss(self, outputs: Float[Tensor, "sample class row col"], batch: TaskBatch) -> Tensor:
-        assert batch.targets is not None
-        return map_cross_entropy(outputs, batch.targets, label_smoothing=self._label_smoothing)
+    def loss(
+        self, logits: Float[Tensor, "sample class row col"], classes: Int[Tensor, "sample row col"]
+    ) -> Float[Tensor, ""]:
+        """Compute the mean cross entropy over the labelled pixels (class not −1); 0 where there is none.
+        Smoothing spreads a share of each label over the classes, never over pixels, and never where there is no label.
+        """
+        smoothing = self._label_smoothing
+        # A batch without labels has no gradient; a mean over no pixels would be NaN.
+        summed = functional.cross_entropy(logits, classes, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+        return summed / (classes >= 0).sum().clamp(min=1)
 
     def read(self, outputs: Float[Array, "output row col"]) -> Num[Array, "row col"]:
         return np.asarray(outputs.argmax(axis=0), dtype=np.int16)
@@ -112,9 +90,14 @@ class NumberMaps:
     def __init__(self, *, mean: float, std: float) -> None:
         self.mean, self.std = mean, std
 
-    def loss(self, outputs: Float[Tensor, "sample 1 row col"], batch: TaskBatch) -> Tensor:
-        assert batch.targets is not None
-        return map_squared_error(outputs, (batch.targets - self.mean) / self.std)
+    def loss(
+        self, predicted: Float[Tensor, "sample 1 row col"], numbers: Float[Tensor, "sample row col"]
+    ) -> Float[Tensor, ""]:
+        """Compute the mean squared error over the pixels with a number (not NaN); 0 where there is none."""
+        known = torch.isfinite(numbers)
+        # Filled before the difference: the gradient of NaN · 0 is NaN.
+        error = (predicted[:, 0] - ((numbers - self.mean) / self.std).nan_to_num()) * known
+        return error.square().sum() / known.sum().clamp(min=1)
 
     def read(self, outputs: Float[Array, "output row col"]) -> Num[Array, "row col"]:
         return np.asarray(outputs[0] * self.std + self.mean, dtype=np.float32)
@@ -152,47 +135,25 @@ def number_maps_of(maps: Iterable[Float[Array, "_ _"]]) -> NumberMaps:
     return NumberMaps(mean=mean, std=std if std > 0 else 1.0)
 
 
-def segment(context: Context) -> list[Result]:
-    """Fit a head for maps of classes over each encoder; validation chooses the epoch by mIoU, test reports.
-    Test compares at the size of the labels. Images are seen whole and the logits resized to it (`input.resize: whole`),
-    or in overlapping windows whose logits are averaged (`native`). Equal settings give equal results; the context's
-    encoders stay as they are.
+def fit_maps(context: Context) -> list[Result]:
+    """Fit a head for maps over each encoder, and the encoder with it where the recipe says so.
+    Validation chooses the epoch, by mIoU or the error, and test reports. Test compares at the size of the labels.
+    Images are seen whole and the outputs resized to it (`input.resize: whole`), or in overlapping windows whose outputs
+    are averaged (`native`). Equal settings give equal results; the context's encoders stay as they are.
+
+    For change, the first half of a sample's images is before, the second after, in the same order; the sensors may
+    differ. Two classes are changed or not, more are kinds. The loss of numbers is the squared error of numbers that are
+    standardised by the training pixels, which must have some; what is predicted is in the data's own unit.
     Raises:
         RecipeError: settings that do not go together.
         InputError: a split is empty, or images that do not fit the network.
         TrainingError: a loss is not finite, or validation has no labelled pixel.
     Source: SMARTIES (arXiv 2506.19585), section 4, tables 5 and 6.
     """
-    kind = ClassMaps(len(context.data.classes), label_smoothing=context.recipe.fit.label_smoothing)
-    return _fit_maps(context, kind, title="segmentation")
-
-
-def change(context: Context) -> list[Result]:
-    """Fit a head for maps of change over each encoder, as `segment`; two classes are changed or not, more are kinds.
-    The first half of a sample's images is before, the second after, in the same order; the sensors may differ.
-    """
-    num_classes = len(context.data.classes)
-    kind = ClassMaps(num_classes, label_smoothing=context.recipe.fit.label_smoothing)
-    # For changed or not the order of dates says nothing, for kinds of change it does.
-    difference: Difference = "absolute" if num_classes == 2 else "signed"
-    return _fit_maps(context, kind, title="change detection", difference=difference)
-
-
-def regress_maps(context: Context) -> list[Result]:
-    """Fit a head for maps of numbers over each encoder, as `segment`; validation chooses the epoch by the error.
-    The loss is the squared error of numbers standardised by the training pixels, which must have some; what
-    is predicted, validated and reported is in the data's own unit.
-    """
-    data = context.data
-    if context.recipe.fit.label_smoothing:
+    data, recipe = context.data, context.recipe
+    augment, smoothing, num_classes = recipe.fit.augment, recipe.fit.label_smoothing, len(data.classes)
+    if data.kind == "number_map" and smoothing:
         raise RecipeError("fit.label_smoothing is for classes, and these data have numbers; set it to 0")
-    numbers = number_maps_of(context.reader.target(int(sample)) for sample in data.split("train"))
-    return _fit_maps(context, numbers, title="regression")
-
-
-def _fit_maps(context: Context, kind: MapKind, *, title: str, difference: Difference | None = None) -> list[Result]:
-    """Fit a head over each encoder, and the encoder with it where the recipe says so."""
-    data, augment = context.data, context.recipe.fit.augment
     for split, count in data.num_samples.items():
         if not count:
             raise InputError(f"'{data.name}' has no sample in '{split}'; look at data.split")
@@ -207,6 +168,14 @@ def _fit_maps(context: Context, kind: MapKind, *, title: str, difference: Differ
             f"samples of '{data.name}' have {counts[0]} to {counts[-1]} images, and a head for maps has one width; "
             "give samples with equally many"
         )
+    if data.kind == "number_map":
+        kind: MapKind = number_maps_of(context.reader.target(int(sample)) for sample in data.split("train"))
+    else:
+        kind = ClassMaps(num_classes, label_smoothing=smoothing)
+    # For changed or not the order of dates says nothing, for kinds of change it does.
+    dates: Difference = "absolute" if num_classes == 2 else "signed"
+    difference = dates if context.protocol == "change" else None
+    title = {"change": "change detection", "regress": "regression"}.get(context.protocol, "segmentation")
     return [_fitted(context, name, kind, title=f"{title}, {name}", difference=difference) for name in context.encoders]
 
 
@@ -239,7 +208,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         batches=samples.training_batches,
         steps_per_epoch=len(context.reader.training_order(0)),
         # Steps of training are counted from 1, so that what is drawn in them differs from what is drawn for test.
-        loss=lambda batch, step: kind.loss(network(batch, step=step + 1).float(), batch),
+        loss=lambda batch, step: kind.loss(network(batch, step=step + 1).float(), cast(Tensor, batch.targets)),
         validate=lambda: kind.score(_counts(samples, kind, data, "val")[0]),
         names=data.names,
         seed=recipe.seed,
@@ -367,7 +336,9 @@ class _MapSamples:
             return
         for samples in self._reader.training_order(epoch):
             targets = torch.stack([self._targets[sample] for sample in samples])
-            yield replace(self._known(samples), targets=targets if targets.is_floating_point() else targets.long())
+            levels = tuple(level[samples] for level in self._levels)
+            targets = targets if targets.is_floating_point() else targets.long()
+            yield TaskBatch(samples=np.array(samples), levels=levels, targets=targets)
 
     def predicted(
         self, samples: Int[Array, " sample"], read: Read, *, labelled: bool
@@ -376,8 +347,8 @@ class _MapSamples:
         `labelled` leaves out windows without any label; what is predicted where labels are stays the same.
         """
         if not self._native:
-            starts = range(0, len(samples), self._batch_size)
-            known = (self._known(samples[first : first + self._batch_size].tolist()) for first in starts)
+            chunks = (samples[first : first + self._batch_size] for first in range(0, len(samples), self._batch_size))
+            known = (TaskBatch(samples=one, levels=tuple(level[one] for level in self._levels)) for one in chunks)
             batches = known if self._levels else self._reader.batches(samples)
             yield from predict_whole(self._network, batches, read=read, size_of=lambda at: self.truth(at).shape)
             return
@@ -391,14 +362,6 @@ class _MapSamples:
             found = self._reader.target(sample)
             self._truths[sample] = found if found.dtype.kind == "f" else found.astype(np.int16)
         return self._truths[sample]
-
-    def _known(self, samples: Sequence[int]) -> TaskBatch:
-        return TaskBatch(
-            images=(),
-            sensors=(),
-            samples=np.array(samples, dtype=np.int64),
-            levels=tuple(level[samples] for level in self._levels),
-        )
 
     def _windows_of(self, sample: int, *, labelled: bool) -> Iterator[tuple[TaskBatch, Window]]:
         if not labelled:

@@ -16,6 +16,7 @@ from anyband.progress import progress
 from anyband.randomness import generator
 
 __all__ = [
+    "COLUMN_TITLES",
     "ERROR_SUMS",
     "METRICS",
     "METRICS_OF",
@@ -40,7 +41,6 @@ __all__ = [
     "map_metric",
     "map_predictions",
     "metric_of",
-    "metric_title",
     "metric_value",
     "number_metric",
     "predictions_of",
@@ -190,12 +190,10 @@ VALIDATION_METRICS: dict[TaskKind, str] = {
 }
 """What validation compares; higher is better."""
 
+COLUMN_TITLES = {name: f"{one.title}, %" if one.percent else one.title for name, one in METRICS.items()}
+"""Heads of columns: `accuracy, %`."""
+
 _UNKNOWN = "–"
-
-
-def metric_title(name: MetricName) -> str:
-    """Write a metric as the head of a column: `accuracy, %`."""
-    return f"{METRICS[name].title}, %" if METRICS[name].percent else METRICS[name].title
 
 
 def value_text(metric: MetricName, value: float) -> str:

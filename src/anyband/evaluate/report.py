@@ -17,12 +17,12 @@ from anyband.data.harmonise import picture as draw
 from anyband.errors import InputError, OutputError
 from anyband.evaluate.features import Context, Result
 from anyband.evaluate.metrics import (
+    COLUMN_TITLES,
     METRICS,
     METRICS_OF,
     Predictions,
     class_average_precisions,
     confusion_of,
-    metric_title,
     ratio,
     score_text,
 )
@@ -364,7 +364,7 @@ def _lead(rows: Sequence[ResultRow]) -> str:
 
 def _score_parts(rows: Sequence[ResultRow], *, shown: bool) -> list[str]:
     names = METRICS_OF[rows[0].kind]
-    header = ("features", "width", *map(metric_title, names))
+    header = ("features", "width", *(COLUMN_TITLES[name] for name in names))
     cells = [(row.features, str(row.width), *(score_text(row.score(name)) for name in names)) for row in rows]
     definitions = " · ".join(f"{METRICS[name].title}: {METRICS[name].definition}" for name in names)
     scores = table(header, cells, caption=f"{_INTERVALS} · {definitions}.", strong_rows=(0,))

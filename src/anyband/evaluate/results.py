@@ -8,7 +8,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from operator import itemgetter
@@ -24,6 +24,7 @@ from anyband.arrays import Array, Bool, Shaped
 from anyband.errors import AnybandError, InputError, OutputError, nearest_name
 from anyband.evaluate.features import Context, Result
 from anyband.evaluate.metrics import (
+    COLUMN_TITLES,
     METRICS,
     METRICS_OF,
     NUM_RESAMPLES,
@@ -32,7 +33,6 @@ from anyband.evaluate.metrics import (
     Score,
     interval,
     metric_of,
-    metric_title,
     resample,
     score_text,
     scores_of,
@@ -158,12 +158,9 @@ def json_values(value: Any) -> Any:
 def row_to_dict(row: ResultRow) -> dict[str, Any]:
     """Make plain JSON values of all but the predictions, with the definition of every metric."""
     values = {name: getattr(row, name) for name in row.__dataclass_fields__ if name != "predictions"}
-    plain: dict[str, Any] = json_values({**values, "made": row.made.isoformat(), "scores": _defined(row.scores)})
+    scores = [{**asdict(score), "definition": METRICS[score.metric].definition} for score in row.scores]
+    plain: dict[str, Any] = json_values({**values, "made": row.made.isoformat(), "scores": scores})
     return plain
-
-
-def _defined(scores: Sequence[Score]) -> list[dict[str, Any]]:
-    return [{**asdict(score), "definition": METRICS[score.metric].definition} for score in scores]
 
 
 _VERSION = 1
@@ -215,13 +212,23 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> tuple[list[ResultRo
         raise InputError(f"results {', '.join(bare)} have no predictions; read them with `predictions=True`")
     check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.lock")
+    try:
+        lock = beside.open("a")
+    except OSError as problem:
+        raise OutputError(f"'{beside}' can't be written ({problem.strerror}); name another table") from problem
     found, notes, new = [], [], []
-    with _locked(path):
+    with lock:
+        # Others that append wait; the system frees the lock of a process that is killed. Some network disks have no
+        # locks; then one process at a time is on the user.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         table = _read_table(path) if path.exists() else _SCHEMA.empty_table()
+        # As texts, in which NaN equals NaN.
         listed = zip(table["id"].to_pylist(), table["scores"].to_pylist(), strict=True)
-        known = {identity: _comparable(scores) for identity, scores in listed}
+        known = {identity: json.dumps([asdict(_score(one)) for one in scores]) for identity, scores in listed}
         for row in rows:
-            scores = _comparable(_defined(row.scores))
+            scores = json.dumps([asdict(one) for one in row.scores])
             runs = [identity for identity in known if identity.partition("-")[0] == row.id]
             same = next((identity for identity in runs if known[identity] == scores), None)
             identity = same or (f"{row.id}-{len(runs) + 1}" if runs else row.id)
@@ -243,11 +250,6 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> tuple[list[ResultRo
     return found, tuple(notes)
 
 
-def _comparable(scores: Sequence[Mapping[str, Any]]) -> str:
-    """Write scores as one line, equal for equal scores; NaN equals NaN."""
-    return json.dumps(json_values([{name: one[name] for name in Score.__dataclass_fields__} for one in scores]))
-
-
 def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
     """Read the table, in the order in which results came; `predictions`, if wanted, are most of the file.
     A file that is not there, is no table of results, is damaged or of a newer version is an `InputError`.
@@ -263,22 +265,6 @@ def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
         if isinstance(problem, AnybandError):
             raise
         raise InputError(f"'{path}' is damaged ({problem}); restore it, or name another table") from problem
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other process appends. The system frees the lock of a process that is killed."""
-    beside = path.with_name(f".{path.name}.lock")
-    try:
-        file = beside.open("a")
-    except OSError as problem:
-        raise OutputError(f"'{beside}' can't be written ({problem.strerror}); name another table") from problem
-    with file:
-        with contextlib.suppress(
-            OSError
-        ):  # Some network disks have no locks; then one process at a time is on the user.
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _read_table(path: Path, columns: Sequence[str] = _SCHEMA.names) -> pa.Table:
@@ -315,7 +301,7 @@ def _to_values(row: ResultRow) -> dict[str, Any]:
         **{name: getattr(row, name) for name in _SCHEMA.names if name in row.__dataclass_fields__},
         **{f"num_{split}": row.num_samples.get(split, 0) for split in ("train", "val", "test")},
         **{name: getattr(row.scores[0], name) for name in ("metric", "value", "low", "high")},
-        "scores": _defined(row.scores),
+        "scores": [{**asdict(score), "definition": METRICS[score.metric].definition} for score in row.scores],
         **{name: json.dumps(value, ensure_ascii=False) for name, value in texts.items()},
         "notes": list(row.notes),
         "evidence": packed.getvalue(),
@@ -375,51 +361,48 @@ _ID_BYTES = 16
 
 
 def result_rows(context: Context, results: Sequence[Result]) -> list[ResultRow]:
-    """Score results, and write down what they are of; the id is a hash of all that a result should follow from."""
-    recipe, data = context.recipe, context.data
-    settings, made = _settings_of(context), dt.datetime.now(dt.UTC).replace(microsecond=0)
+    """Score results, and write down what they are of; the id is a hash of all that a result should follow from.
+    That is as JSON values: not names, paths, nor what the protocol ignores.
+    """
+    recipe, data, made = context.recipe, context.data, dt.datetime.now(dt.UTC).replace(microsecond=0)
+    plain = recipe.model_dump()
+    # Files that list the splits are paths too; the splits that they gave are in the fingerprint.
+    split = {name: value for name, value in plain["data"]["split"].items() if name != "lists"}
+    of_data = {name: value for name, value in plain["data"].items() if name not in _PLACES_OF_DATA} | {"split": split}
+    inputs = {name: value for name, value in plain["input"].items() if name != "batch_size"}
+    used = {name: plain[name] for name in _USED_BY[context.protocol]}
+    chosen = {"data": of_data, "input": inputs, "fusion": recipe.fusion, **used, "reader": context.reader.settings()}
+    settings: dict[str, Any] = json_values(chosen)
     known: dict[str, Any] = {"checkpoint": context.checkpoint_hash, "data": data.fingerprint, "settings": settings}
     known |= {"protocol": context.protocol, "seed": recipe.seed}
     rows = []
     for result in results:
         text = json.dumps({**known, "features": result.features}, sort_keys=True, ensure_ascii=False)
         notes = (*data.notes, *context.reader.notes, *result.notes, *notes_of_groups(result.predictions))
-        row = ResultRow(
-            id=blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest(),
-            made=made,
-            recipe=recipe.name,
-            protocol=context.protocol,
-            features=result.features,
-            width=result.width,
-            checkpoint=(recipe.checkpoint or "").rstrip("/").rsplit("/", 1)[-1],
-            checkpoint_hash=context.checkpoint_hash,
-            data=data.name,
-            data_fingerprint=data.fingerprint,
-            kind=data.kind,
-            num_samples={str(split): count for split, count in data.num_samples.items()},
-            seed=recipe.seed,
-            settings=settings,
-            scores=scores_of(result.predictions, seed=recipe.seed, shown=context.shown),
-            chosen=json_values(result.chosen),
-            curves={name: tuple(map(float, values)) for name, values in result.curves.items()},
-            notes=tuple(dict.fromkeys(notes)),
-            predictions=result.predictions,
+        rows.append(
+            ResultRow(
+                id=blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest(),
+                made=made,
+                recipe=recipe.name,
+                protocol=context.protocol,
+                features=result.features,
+                width=result.width,
+                checkpoint=(recipe.checkpoint or "").rstrip("/").rsplit("/", 1)[-1],
+                checkpoint_hash=context.checkpoint_hash,
+                data=data.name,
+                data_fingerprint=data.fingerprint,
+                kind=data.kind,
+                num_samples={str(split): count for split, count in data.num_samples.items()},
+                seed=recipe.seed,
+                settings=settings,
+                scores=scores_of(result.predictions, seed=recipe.seed, shown=context.shown),
+                chosen=json_values(result.chosen),
+                curves={name: tuple(map(float, values)) for name, values in result.curves.items()},
+                notes=tuple(dict.fromkeys(notes)),
+                predictions=result.predictions,
+            )
         )
-        rows.append(row)
     return rows
-
-
-def _settings_of(context: Context) -> dict[str, Any]:
-    """List the choices that a result depends on, as JSON values: not names, paths, nor what the protocol ignores."""
-    plain = context.recipe.model_dump()
-    data = {name: value for name, value in plain["data"].items() if name not in _PLACES_OF_DATA}
-    # Files that list the splits are paths too; the splits that they gave are in the fingerprint.
-    data["split"] = {name: value for name, value in data["split"].items() if name != "lists"}
-    inputs = {name: value for name, value in plain["input"].items() if name != "batch_size"}
-    used = {name: plain[name] for name in _USED_BY[context.protocol]}
-    known = {"data": data, "input": inputs, "fusion": context.recipe.fusion, **used}
-    settings: dict[str, Any] = json_values({**known, "reader": dict(context.reader.settings())})
-    return settings
 
 
 def notes_of_groups(predictions: Predictions) -> tuple[str, ...]:
@@ -456,7 +439,15 @@ def table_of(
     The last column says which choices are not the same in all results of a protocol: `fusion joint, seed 1`.
     """
     names = [metric] if metric else list(METRICS_OF[rows[0].kind])
-    header = ("id", "recipe", "protocol", "features", *map(metric_title, names), "checkpoint", "differs in")
+    header = (
+        "id",
+        "recipe",
+        "protocol",
+        "features",
+        *(COLUMN_TITLES[name] for name in names),
+        "checkpoint",
+        "differs in",
+    )
     flat = [{**flat_settings(row.settings), "seed": row.seed, "checkpoint": row.checkpoint_hash[:8]} for row in rows]
     texts = []
     for row, choices in zip(rows, flat, strict=True):

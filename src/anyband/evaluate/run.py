@@ -42,7 +42,6 @@ __all__ = [
     "dry_run_lines",
     "evaluate",
     "leave_one_band_out",
-    "open_data",
     "open_encoder",
     "run_protocol",
 ]
@@ -93,7 +92,9 @@ def evaluate(
             ) from problem
     check_recipe(recipe, protocol, recipe.data.kind)
     encoder = open_encoder(recipe, device)
-    data = open_data(recipe, protocol, encoder, download=download)
+    known = checkpoint_sensors(encoder.checkpoint)
+    data = open_task_data(recipe.data, seed=recipe.seed, download=download, sensors=known)
+    check_data(data, recipe, protocol)
     encoders = {"encoder": encoder}
     if recipe.compare.untrained and protocol != "leave-one-band-out":
         encoders["untrained encoder"] = encoder.untrained(seed=recipe.seed)
@@ -149,26 +150,35 @@ def open_encoder(recipe: TransferRecipe, device: str) -> SensorEncoder:
     )
 
 
-def open_data(
-    recipe: TransferRecipe, protocol: Protocol, encoder: SensorEncoder | None, *, download: bool = False
-) -> TaskData:
-    """Open labelled data, which may be of sensors that the checkpoint brings, and check them; see `check_data`."""
-    known = {} if encoder is None else checkpoint_sensors(encoder.checkpoint)
-    data = open_task_data(recipe.data, seed=recipe.seed, download=download, sensors=known)
-    check_data(data, recipe, protocol)
-    return data
-
-
 def run_protocol(context: Context) -> list[Result]:
     """Do what the protocol says, for each encoder; then the baseline, where it is asked for."""
-    results = _protocol(context)(context)
-    if not context.recipe.compare.baseline or context.protocol == "leave-one-band-out":
+    # Late: each brings its libraries.
+    match context.protocol:
+        case "leave-one-band-out":
+            return leave_one_band_out(context)
+        case "knn":
+            from anyband.evaluate.probes import knn
+
+            results = knn(context)
+        case "linear":
+            from anyband.evaluate.probes import linear
+
+            results = linear(context)
+        case "finetune" | "regress" if context.data.targets is not None:
+            from anyband.evaluate.finetune import finetune
+
+            results = finetune(context)
+        case _:
+            from anyband.evaluate.maps import fit_maps
+
+            results = fit_maps(context)
+    if not context.recipe.compare.baseline:
         return results
     from anyband.evaluate.baselines import map_baselines, missing_baselines
 
     first, *others = results
     first = replace(first, notes=(*first.notes, *missing_baselines(context)))
-    if context.data.is_dense:
+    if context.data.targets is None:
         others += map_baselines(context, pictured=first.maps)
     elif context.protocol not in ("knn", "linear") and have_equal_bands(context.data):
         from anyband.evaluate.probes import probe_of, title_of
@@ -176,28 +186,6 @@ def run_protocol(context: Context) -> list[Result]:
         title = title_of(context)
         others += probe_encoders(context, lambda features: probe_of(context, features), title=title, encoders={})
     return [first, *others]
-
-
-def _protocol(context: Context) -> Callable[[Context], list[Result]]:
-    # Late: each brings its libraries.
-    match context.protocol:
-        case "leave-one-band-out":
-            return leave_one_band_out
-        case "knn":
-            from anyband.evaluate.probes import knn
-
-            return knn
-        case "linear":
-            from anyband.evaluate.probes import linear
-
-            return linear
-        case "finetune" | "regress" if not context.data.is_dense:
-            from anyband.evaluate.finetune import finetune
-
-            return finetune
-    from anyband.evaluate.maps import change, regress_maps, segment
-
-    return {"segment": segment, "change": change}.get(context.protocol, regress_maps)
 
 
 def check_data(data: TaskData, recipe: TransferRecipe, protocol: Protocol) -> None:
@@ -269,8 +257,8 @@ def leave_one_band_out(context: Context) -> list[Result]:
 
 
 def _measured(context: Context, *, name: str) -> Result:
-    measure = _protocol(replace(context, protocol=context.recipe.measures))
-    return replace(measure(context)[0], features=name)
+    alone = context.recipe.changed(compare=CompareRecipe())
+    return replace(run_protocol(replace(context, protocol=alone.measures, recipe=alone))[0], features=name)
 
 
 def _trained_bands(context: Context) -> dict[tuple[Sensor, str], str]:
@@ -397,7 +385,9 @@ def _is_on_the_hub_only(name: str) -> bool:
 
 
 def _data(recipe: TransferRecipe, protocol: Protocol, encoder: SensorEncoder | None) -> tuple[TaskData, str]:
-    data = open_data(recipe, protocol, encoder)
+    known = {} if encoder is None else checkpoint_sensors(encoder.checkpoint)
+    data = open_task_data(recipe.data, seed=recipe.seed, sensors=known)
+    check_data(data, recipe, protocol)
     splits = ", ".join(f"{data.num_samples[split]:,} {split}" for split in SPLITS)
     kinds = dict.fromkeys(data.sensors)
     sensors = " or ".join(" + ".join(f"{one.name} ({len(one.bands)})" for one in slots) for slots in kinds)
@@ -441,7 +431,7 @@ def _tried(
         width = run_protocol(context)[0].width
     message = (
         f"{_BATCH} training samples went through all of it, and one of val and test was read; {'; '.join(shapes)}; "
-        f"{width} numbers {'a pixel' if data.is_dense else 'a sample'}"
+        f"{width} numbers {'a pixel' if data.targets is None else 'a sample'}"
     )
     return _cost(replace(context, recipe=recipe, data=data), steps, encode_s), message
 
@@ -451,7 +441,7 @@ def _chosen(data: TaskData) -> list[int]:
     train = [int(one) for one in data.split("train")]
     if len(train) < _BATCH:
         raise InputError(f"'{data.name}' has {len(train)} training samples, and nothing can be learned from under two")
-    if data.is_dense:
+    if data.targets is None:
         found = [
             one for one in train[:_SEARCHED] if (seen := labelled_pixels(data.read(one))) is not None and seen.any()
         ]
@@ -473,7 +463,7 @@ def _encoded(reader: TaskReader, encoder: SensorEncoder, device: str) -> tuple[f
     """Read samples as the network takes them and encode their images one by one: seconds a sample, and shapes."""
     alone = FusedEncoder(encoder, fusion="single", pool="cls", seed=0, metadata=False)
     every, shapes, started = range(len(reader.data)), [], time.perf_counter()
-    if reader.data.is_dense:
+    if reader.data.targets is None:
         for position in every:
             reader.target(position)
         batches = (batch for position in every for batch, _ in reader.windows(position))

@@ -15,7 +15,6 @@ from anyband.data.resample import (
     AugmentOptions,
     Interpolation,
     apply,
-    apply_to_map,
     draw_augmentation,
     input_corners,
     input_gsd_m,
@@ -38,8 +37,8 @@ __all__ = [
     "labelled_pixels",
     "metadata_of",
     "network_metadata",
+    "padded",
     "placed_image",
-    "placed_maps",
     "window_boxes",
 ]
 
@@ -48,9 +47,9 @@ __all__ = [
 class TaskBatch:
     """Samples as network input. All have the same sensors in the same slots, and one size in pixels."""
 
-    images: tuple[ImageBatch, ...]
+    images: tuple[ImageBatch, ...] = ()
     """By slot, the samples in one order; empty where `levels` are known."""
-    sensors: tuple[str, ...]
+    sensors: tuple[str, ...] = ()
     samples: Int[Array, " sample"]
     """Positions in their data: identities for random draws."""
     metadata: SetMetadata | None = None
@@ -150,6 +149,7 @@ def _drawn_window(
 def placed_image(
     image: ImageBatch,
     boxes: Augmentation,
+    repeated: Augmentation,
     resize: Resize,
     *,
     img_size: int,
@@ -157,7 +157,7 @@ def placed_image(
     interpolation: Interpolation,
 ) -> ImageBatch:
     """Bring normalised images of one shape to the network's size: the box of each, counted on the boxes' grid.
-    Images are brought to `shape` (rows, columns) first.
+    Images are brought to `shape` (rows, columns) first; `repeated` are the boxes on whole grids that hold them all.
     """
     pixels, valid = image.pixels, image.valid
     if pixels.shape[2:] != shape:
@@ -167,34 +167,16 @@ def placed_image(
         pixels, valid = resized(pixels, valid, shape=box.grid, interpolation=interpolation)
         rows, cols = (slice(int(first), int(first) + img_size) for first in box.first[0])
         pixels, valid = pixels[:, :, rows, cols], None if valid is None else valid[:, :, rows, cols]
-    repeated = _on_whole_grids(boxes)
     if repeated.grid != boxes.grid:
         valid = torch.ones_like(pixels, dtype=torch.bool) if valid is None else valid
-        pixels, valid = _padded(pixels, boxes, repeated, 0.0), _padded(valid, boxes, repeated, False)
+        pixels, valid = padded(pixels, boxes, repeated, 0.0), padded(valid, boxes, repeated, False)
     is_whole = pixels.shape[2:] == repeated.grid == (img_size, img_size) and not boxes.first.any()
     if not (is_whole and (boxes.size == img_size).all() and not (boxes.transposed.any() or boxes.flipped.any())):
         pixels, valid = apply(pixels, valid, repeated, img_size=img_size, interpolation=interpolation)
     return replace(image, pixels=pixels, valid=valid)
 
 
-def placed_maps(
-    maps: Num[Tensor, "sample row col"], boxes: Augmentation, *, img_size: int
-) -> Num[Tensor, "sample down across"]:
-    """Bring maps to the network's size, as their images are brought; each pixel keeps one label."""
-    repeated, nothing = _on_whole_grids(boxes), torch.nan if maps.is_floating_point() else -1
-    return apply_to_map(_padded(maps, boxes, repeated, nothing), repeated, img_size=img_size)
-
-
-def _on_whole_grids(boxes: Augmentation) -> Augmentation:
-    """Count boxes on a grid that holds them all: their own, repeated.
-    Whole multiples, so that images of every resolution grow by the same ground.
-    """
-    ends = (boxes.first + boxes.size).max(axis=0)
-    rows, cols = (-(-int(end) // side) * side for end, side in zip(ends, boxes.grid, strict=True))
-    return replace(boxes, grid=(rows, cols))
-
-
-def _padded(values: Tensor, boxes: Augmentation, repeated: Augmentation, fill: float | int) -> Tensor:
+def padded(values: Tensor, boxes: Augmentation, repeated: Augmentation, fill: float | int) -> Tensor:
     """Continue images beyond their last row and column as far as the grid of their boxes was repeated."""
     height, width = (
         side * more // own for side, more, own in zip(values.shape[-2:], repeated.grid, boxes.grid, strict=True)

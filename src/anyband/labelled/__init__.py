@@ -34,13 +34,13 @@ def open_task_data(
         InputError: an empty split, a sample in two splits, or classes that can't be drawn by.
     """
     # Late: each kind of source has libraries of its own.
+    from anyband.labelled.published import PUBLISHED, open_published
+
     if spec.source.startswith(_TORCHGEO):
         from anyband.labelled.torchgeo import open_torchgeo
 
         data = open_torchgeo(spec, seed=seed, download=download)
-    elif is_named(spec.source):
-        from anyband.labelled.published import open_published
-
+    elif spec.source in PUBLISHED and not Path(spec.source).exists():
         data = open_published(spec, seed=seed)
     elif spec.kind in DENSE_KINDS:
         from anyband.labelled.maps import open_maps
@@ -50,9 +50,11 @@ def open_task_data(
         from anyband.labelled.images import open_images
 
         data = open_images(spec, seed=seed, sensors=sensors)
+    check_task_data(data, needs_validation=spec.split.val > 0)
+    if spec.split.fraction == 1 and spec.split.per_class is None:
+        return data
     from anyband.labelled.splits import take_fraction
 
-    check_task_data(data, needs_validation=spec.split.val > 0)
     return take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
 
 
@@ -96,7 +98,7 @@ def check_task_data(data: TaskData, *, needs_validation: bool = True) -> None:
                 f"'{data.name}' has no sample in split '{split}' to {role} (samples: {found}); declare some in "
                 "a column `split` or in lists, or have them drawn by `split.val` and `split.test`"
             )
-    if data.is_dense != (data.targets is None):
+    if (data.kind in DENSE_KINDS) != (data.targets is None):
         has = "no" if data.targets is None else "a"
         raise InputError(
             f"'{data.name}' has kind '{data.kind}' and {has} number or class for each sample; the two disagree"

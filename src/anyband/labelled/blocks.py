@@ -153,7 +153,7 @@ def blocked(
         InputError: no maps, a split that would have no labels, a class that training would lack, or wrong sizes.
         GeometryError: the first images of a place do not lie on one grid.
     """
-    if not data.is_dense:
+    if data.targets is not None:
         raise InputError(f"'{data.name}' has kind '{data.kind}'; blocks divide maps of labels, other data by samples")
     if blocks.size_px < 1 or not 0 <= blocks.buffer_px <= blocks.size_px:
         raise InputError(

@@ -275,29 +275,27 @@ class _Maps:
             for scene, tile, _, _ in cut
         ]
         with progress("check labels", len(cut), shown=len(cut) > _SHOWN_FROM) as advance:
-            counts = []
+            # Pixels of each value; those of numbers as one value.
+            counts: list[dict[int, int]] = []
             for scene, tile, _, _ in cut:
-                counts.append(self._counted(scene, tile))
+                pixels = self._pixels(scene, tile.window)
+                known = pixels[1] & tile.is_own()
+                if spec.kind == "number_map":
+                    num = int(np.isfinite(to_number_map(pixels, ignore=spec.ignore)[known]).sum())
+                    counts.append({0: num} if num else {})
+                else:
+                    values, sizes = np.unique(whole_values(pixels, where=scene.where)[known], return_counts=True)
+                    found = zip(values.tolist(), sizes.tolist(), strict=True)
+                    counts.append({value: size for value, size in found if value not in spec.ignore})
                 advance(1)
         self.num_all = len(cut)
-        kept = [index for index, found in enumerate(counts) if found]
+        kept = [index for index, one in enumerate(counts) if one]
         self.counts = [counts[index] for index in kept]
         self.windows = [windows[index] for index in kept]
         self.scenes: list[_Scene] = [cut[index][0] for index in kept]
         self.tiles: list[Tile] = [cut[index][1] for index in kept]
         self.splits: list[Split] = [cut[index][2] for index in kept]
         self.places: list[str] = [cut[index][3] for index in kept]
-
-    def _counted(self, scene: _Scene, tile: Tile) -> dict[int, int]:
-        """Count the pixels of each value; those of numbers as one value."""
-        pixels, ignore = self._pixels(scene, tile.window), self.spec.ignore
-        known = pixels[1] & tile.is_own()
-        if self.spec.kind == "number_map":
-            count = int(np.isfinite(to_number_map(pixels, ignore=ignore)[known]).sum())
-            return {0: count} if count else {}
-        values, sizes = np.unique(whole_values(pixels, where=scene.where)[known], return_counts=True)
-        counts = zip(values.tolist(), sizes.tolist(), strict=True)
-        return {value: size for value, size in counts if value not in ignore}
 
     def _pixels(self, scene: _Scene, window: Window) -> LabelPixels:
         """Read the labels of a window, as stored. What is given must not be changed."""

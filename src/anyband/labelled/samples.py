@@ -117,10 +117,6 @@ class TaskData:
         return len(self.names)
 
     @property
-    def is_dense(self) -> bool:
-        return self.kind in DENSE_KINDS
-
-    @property
     def num_samples(self) -> dict[Split, int]:
         return {split: self.splits.count(split) for split in SPLITS}
 

@@ -400,8 +400,6 @@ def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, see
     Raises:
         InputError: a wrong share or number, both at once, a class with too few samples, or data without classes.
     """
-    if fraction == 1 and per_class is None:
-        return data
     if not 0 < fraction <= 1:
         raise InputError(f"split.fraction must be over 0 and at most 1, found {fraction:g}")
     if per_class is not None and per_class < 1:

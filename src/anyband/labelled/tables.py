@@ -168,8 +168,10 @@ def _table(table: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
     images = _row_images(rows, names, path_column, table=table, spec=spec, make=make)
     labels = [_text(row.get(label_column)) for row in rows]
     given = {column: [_text(row.get(column)) for row in rows] for column in _OF_SAMPLES if column in columns}
+    pieces = [text.replace("|", ";").split(";") for text in labels]
+    classes = [tuple(name.strip() for name in one if name.strip()) for one in pieces]
     if spec.kind not in DENSE_KINDS:
-        given["label"] = [";".join(sorted(_labels_in(text))) for text in labels]
+        given["label"] = [";".join(sorted(one)) for one in classes]
     # A row that names no set is a set of its own.
     groups: dict[str | int, list[int]] = {}
     for number, name in enumerate(names):
@@ -193,7 +195,7 @@ def _table(table: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
                 ListedSample(
                     name=names[first],
                     images=tuple(image for index in group for image in images[index]),
-                    label=_labels_in(label) if is_class else _label(label, row, label_column, spec, table.parent),
+                    label=classes[first] if is_class else _label(label, row, label_column, spec, table.parent),
                     split=next((known for known in SPLITS if known == split), None),
                     place=_text(row.get("place")) or None,
                 )
@@ -307,10 +309,6 @@ def _label(text: str, row: Mapping[str, Any], column: str, spec: DataSpec, folde
     except ValueError as problem:
         raise ManifestError(f"label_nodata '{nodata}' is no number") from problem
     return LabelFile(path=path, variable=_text(row.get("label_variable")), nodata=value)
-
-
-def _labels_in(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.replace("|", ";").split(";") if name.strip())
 
 
 def _number(text: str, column: str) -> float:

@@ -121,7 +121,14 @@ def recipe_of(model: type[RecipeT], values: dict[str, Any], overrides: Sequence[
         need(bool(equals and key), f"override '{word}' must read key.key=value, for example optim.epochs=5")
         need(key not in seen, f"key '{key}' is overridden twice")
         seen.add(key)
-        _override(values, key, parse_yaml(text, name=word, error=RecipeError))
+        value, inside = parse_yaml(text, name=word, error=RecipeError), values
+        *parents, last = key.split(".")
+        for parent in parents:
+            outer = inside
+            inside = outer[parent] = {} if outer.get(parent) is None else outer[parent]
+            if not isinstance(inside, dict):
+                raise RecipeError(f"override '{key}': '{parent}' holds {_kind(inside)}, which has no keys in it")
+        inside[last] = value
     try:
         # Through JSON, in which a list may stand for a tuple and a text for a path, and nothing else for another.
         plain = json.loads(json.dumps(values, default=lambda one: {type(one).__name__: str(one)}))
@@ -143,16 +150,6 @@ def shipped_recipes(folder: str) -> dict[str, Traversable]:
     inside = top.joinpath(*folder.split("/")) if folder else top
     files = [file for file in inside.iterdir() if file.name.endswith(".yaml")] if inside.is_dir() else []
     return {f"{folder}/{Path(file.name).stem}".removeprefix("/"): file for file in files}
-
-
-def _override(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        outer = values
-        values = outer[parent] = {} if outer.get(parent) is None else outer[parent]
-        if not isinstance(values, dict):
-            raise RecipeError(f"override '{key}': '{parent}' holds {_kind(values)}, which has no keys in it")
-    values[last] = value
 
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Schedule",
     "in_shares",
-    "layer_ids",
     "load_optimizer_tensors",
     "make_optimizer",
     "optimizer_tensors",
@@ -147,7 +146,12 @@ def make_optimizer(
         Bao et al., "BEiT" (arXiv 2106.08254), as masked autoencoders (arXiv 2111.06377) use it.
     """
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    layers = layer_ids(model)
+    # Layers of the encoder, if any: 0 before the blocks, the blocks, the final norm.
+    layers: dict[nn.Parameter, int] = {}
+    for encoder in [one for one in model.modules() if isinstance(one, Encoder)][:1]:
+        for name, one in encoder.named_parameters():
+            after = 1 + len(encoder.blocks) if name.startswith("norm.") else 0
+            layers[one] = 1 + int(name.split(".")[1]) if name.startswith("blocks.") else after
     last = max(layers.values(), default=0)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, one in trained.items():
@@ -159,16 +163,6 @@ def make_optimizer(
     ]
     # The rate of every step is set by the schedule.
     return torch.optim.AdamW(described, lr=0.0, betas=betas, fused=fused)
-
-
-def layer_ids(model: nn.Module) -> dict[nn.Parameter, int]:
-    """Number the layers by parameter of the encoder, if any: 0 before the blocks, the blocks, the final norm."""
-    encoders = [part for part in model.modules() if isinstance(part, Encoder)]
-    ids = {}
-    for name, parameter in (pair for encoder in encoders[:1] for pair in encoder.named_parameters()):
-        after = 1 + len(encoders[0].blocks) if name.startswith("norm.") else 0
-        ids[parameter] = 1 + int(name.split(".")[1]) if name.startswith("blocks.") else after
-    return ids
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
