@@ -46,11 +46,11 @@ def _labels(seed: int = 0) -> np.ndarray:
 def refusal(kit_of_maps: Path) -> Refusal:
     """Open a table that must be refused; gives the message, the folder written as HERE: `refusal(header, *rows)`."""
 
-    def opened(header: str, *rows: str, **said: object) -> str:
+    def opened(header: str, *rows: str, **changes: object) -> str:
         (kit_of_maps / "t.csv").write_text("\n".join((header, *rows)) + "\n")
         spec = DataSpec(source=str(kit_of_maps / "t.csv"), kind="class_map", sensors=("maxar-rgb",), classes=_CLASSES)
         with pytest.raises(AnybandError) as refused:
-            open_task_data(replace(spec, **said), seed=0)
+            open_task_data(replace(spec, **changes), seed=0)
         return str(refused.value).replace(str(kit_of_maps), "HERE")
 
     return opened

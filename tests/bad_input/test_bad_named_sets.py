@@ -181,15 +181,15 @@ def test_an_unknown_option_of_a_published_set_is_refused(tmp_path: Path) -> None
         _open("fmow-pairs", tmp_path, image="rgb")
 
 
-def _patch(folder: Path, said: object) -> None:
+def _patch(folder: Path, metadata: object) -> None:
     folder.mkdir(parents=True)
     (folder / f"{folder.name}_B02.tif").touch()
     (folder / f"{folder.name}_VV.tif").touch()
-    (folder / "labels.json").write_text(said if isinstance(said, str) else json.dumps(said))
+    (folder / "labels.json").write_text(metadata if isinstance(metadata, str) else json.dumps(metadata))
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("metadata", "message"),
     [
         ({"labels": ["Mixed forrest"]}, r"patch 'p' has the label 'Mixed forrest'"),
         ({"classes": []}, r"has no list `labels`"),
@@ -197,8 +197,8 @@ def _patch(folder: Path, said: object) -> None:
         ("[]", r"is no JSON object with `labels`"),
     ],
 )
-def test_wrong_labels_of_a_patch_are_told(tmp_path: Path, said: object, message: str) -> None:
-    _patch(tmp_path / "p", said)
+def test_wrong_labels_of_a_patch_are_told(tmp_path: Path, metadata: object, message: str) -> None:
+    _patch(tmp_path / "p", metadata)
     with pytest.raises(ManifestError, match=message):
         _open("bigearthnet-mm", tmp_path)
 

@@ -127,12 +127,12 @@ def refusal(evaluate: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> Ca
             code = evaluate(protocol, *words, checkpoint=checkpoint)
         except SystemExit as stopped:  # argparse ends the program itself
             code = int(str(stopped.code))
-        said = capsys.readouterr()
-        assert code == 2, said
-        assert "Traceback" not in said.err
-        assert said.out == ""
+        printed = capsys.readouterr()
+        assert code == 2, printed
+        assert "Traceback" not in printed.err
+        assert printed.out == ""
         assert sorted(here.rglob("*")) == before
-        return said.err
+        return printed.err
 
     return run
 
@@ -189,21 +189,21 @@ def _without_time(folder: Path) -> list[dict[str, Any]]:
 
 def test_the_table_says_what_was_scored_on_what(evaluate: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("knn", *_KNN, "--untrained", "--baseline") == 0
-    said = capsys.readouterr().out
-    assert said.startswith("knn: tiny.safetensors (")
-    assert "on photographs (train 14, val 7, test 9)" in said
+    printed = capsys.readouterr().out
+    assert printed.startswith("knn: tiny.safetensors (")
+    assert "on photographs (train 14, val 7, test 9)" in printed
     for name in ("encoder", "untrained encoder", "band means + nearest neighbours"):
-        assert name in said
-    assert "in brackets 95 % bootstrap intervals over test samples; validation chose, test is only reported" in said
-    assert "appended to results.parquet; `anyband results results.parquet` prints and compares" in said
+        assert name in printed
+    assert "in brackets 95 % bootstrap intervals over test samples; validation chose, test is only reported" in printed
+    assert "appended to results.parquet; `anyband results results.parquet` prints and compares" in printed
 
 
 def test_nothing_but_the_object_is_printed_as_json(evaluate: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("knn", *_KNN, "--json", "--out", "out") == 0
-    said = capsys.readouterr()
-    assert len(said.out.strip().splitlines()) == 1
-    assert set(json.loads(said.out)) == {"results", "notes"}
-    assert said.err == ""
+    printed = capsys.readouterr()
+    assert len(printed.out.strip().splitlines()) == 1
+    assert set(json.loads(printed.out)) == {"results", "notes"}
+    assert printed.err == ""
 
 
 def test_other_values_may_stand_anywhere(told: Said) -> None:

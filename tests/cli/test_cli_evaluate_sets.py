@@ -24,8 +24,8 @@ def _table(folder: Path, *, sensor: str = "sentinel2-l2a") -> Path:
             transform = (10.0, 0.0, 4e5 + 1e4 * number, 0.0, -10.0, 5.7e6)
             grid = Grid(height=20, width=20, transform=transform, crs="EPSG:32632", gsd_m=10.0)
             write_geotiff(folder / f"{number}_{date}.tif", pixels, grid=grid, descriptions=_BANDS)
-            said = f"{'ab'[number % 2]},{part},{sensor},2020-0{date + 1}-01,{';'.join(_BANDS) if sensor else ''}"
-            rows.append(f"{number}_{date}.tif,s{number},{said}")
+            columns = f"{'ab'[number % 2]},{part},{sensor},2020-0{date + 1}-01,{';'.join(_BANDS) if sensor else ''}"
+            rows.append(f"{number}_{date}.tif,s{number},{columns}")
     (folder / "t.csv").write_text("\n".join(rows) + "\n")
     return folder / "t.csv"
 

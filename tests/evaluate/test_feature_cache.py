@@ -24,8 +24,10 @@ def _found(cache: Path, samples: list[int], key: str = _KEY) -> dict[int, list[t
 def filled(tmp_path: Path) -> Path:
     """Two parts with five samples, one of them in both."""
     cache = tmp_path
-    keep_features(cache, _KEY, np.array([4, 2]), [torch.tensor([[4.0], [2.0]]), torch.tensor([[[40.0]], [[20.0]]])])
-    keep_features(cache, _KEY, np.array([7, 2, 1]), [torch.tensor([[7.0], [2.0], [1.0]]), torch.ones(3, 1, 1)])
+    first = np.array([4, 2]), (torch.tensor([[4.0], [2.0]]), torch.tensor([[[40.0]], [[20.0]]]))
+    second = np.array([7, 2, 1]), (torch.tensor([[7.0], [2.0], [1.0]]), torch.ones(3, 1, 1))
+    for one in (first, second):
+        keep_features(cache, _KEY, [one])
     return cache
 
 
@@ -70,18 +72,18 @@ def _text(path: Path) -> None:
 @pytest.mark.parametrize("damage", [_truncate, _flip, _empty, _text])
 def test_a_damaged_part_counts_as_absent_and_is_replaced(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     cache = tmp_path
-    keep_features(cache, _KEY, np.array([3]), [torch.tensor([[3.0]])])
+    keep_features(cache, _KEY, [(np.array([3]), (torch.tensor([[3.0]]),))])
     (path,) = tmp_path.rglob("*.safetensors")
     damage(path)
     assert _found(cache, [3]) == {}
-    keep_features(cache, _KEY, np.array([3]), [torch.tensor([[3.0]])])
+    keep_features(cache, _KEY, [(np.array([3]), (torch.tensor([[3.0]]),))])
     assert _found(cache, [3])[3][0].tolist() == [3.0]
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
 
 
 def test_a_part_of_another_key_in_the_same_folder_counts_as_absent(tmp_path: Path) -> None:
     cache, other = tmp_path, _OTHER_KEY
-    keep_features(cache, other, np.array([3]), [torch.tensor([[3.0]])])
+    keep_features(cache, other, [(np.array([3]), (torch.tensor([[3.0]]),))])
     (path,) = tmp_path.rglob("*.safetensors")
     place = tmp_path / _KEY[:2] / _KEY
     place.mkdir(parents=True)

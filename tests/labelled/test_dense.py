@@ -18,9 +18,9 @@ _BANDS = (("B02", "B03", "B04"),)
 _ALONE = SplitSpec(val=0.0)
 
 
-def _spec(source: Path, **said: object) -> DataSpec:
+def _spec(source: Path, **changes: object) -> DataSpec:
     given = {"kind": "class_map", "classes": _CLASSES, "sensors": ("sentinel2-l2a",), "bands": _BANDS}
-    return DataSpec(source=str(source), **(given | said))
+    return DataSpec(source=str(source), **(given | changes))
 
 
 def _labels(size: tuple[int, int] = (16, 16), seed: int = 0) -> np.ndarray:
@@ -274,17 +274,17 @@ def test_equal_data_have_equal_fingerprints_wherever_they_are(scenes: Scenes, tm
 @pytest.mark.parametrize("change", ["labels", "pixels", "split", "ignore", "bands"])
 def test_other_data_have_other_fingerprints(scenes: Scenes, raster, optical, tmp_path: Path, change: str) -> None:
     table = scenes("train", "val", "test")
-    first, said = open_maps(_spec(table), seed=0).fingerprint, {}
+    first, changes = open_maps(_spec(table), seed=0).fingerprint, {}
     if change == "labels":
         raster(tmp_path / "l0.tif", _labels(seed=9))
     elif change == "pixels":
         optical(tmp_path / "i0.tif", seed=9)
     elif change == "split":
         table.write_text(table.read_text().replace("val", "train"))
-        said = {"split": SplitSpec(val=0.0)}
+        changes = {"split": SplitSpec(val=0.0)}
     else:
-        said = {"ignore": (9,)} if change == "ignore" else {"bands": (("B02", "B04", "B03"),)}
-    assert open_maps(_spec(table, **said), seed=0).fingerprint != first
+        changes = {"ignore": (9,)} if change == "ignore" else {"bands": (("B02", "B04", "B03"),)}
+    assert open_maps(_spec(table, **changes), seed=0).fingerprint != first
 
 
 def test_dates_of_one_file_have_contents_of_their_own(tmp_path: Path, raster) -> None:

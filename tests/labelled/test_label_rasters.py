@@ -28,8 +28,8 @@ def _grid(size: tuple[int, int] = (4, 6), *, crs: str | None = _CRS, east: float
     return Grid(height=size[0], width=size[1], transform=transform, crs=crs, gsd_m=step)
 
 
-def _read(path: Path, grid: Grid, **said: object) -> LabelPixels:
-    return read_labels(LabelFile(path=path, **said), grid, grid.whole, image="a.tif")
+def _read(path: Path, grid: Grid, **described: object) -> LabelPixels:
+    return read_labels(LabelFile(path=path, **described), grid, grid.whole, image="a.tif")
 
 
 _NUMBERS = np.arange(24).reshape(4, 6)
@@ -70,7 +70,7 @@ def test_rounding_of_written_transforms_is_no_other_grid(raster, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("grid", "said"),
+    ("grid", "described"),
     [
         (_grid(crs="EPSG:32633"), ["the labels have EPSG:32632, 4 × 6 pixels of 10 × 10 from (500000, 5000000)",
                                    "the image has EPSG:32633, 4 × 6 pixels of 10 × 10 from (500000, 5000000)"]),
@@ -82,14 +82,14 @@ def test_rounding_of_written_transforms_is_no_other_grid(raster, tmp_path: Path)
     ],
     ids=["crs", "corner", "pixel size", "size", "size without georeference"],
 )  # fmt: skip
-def test_another_grid_is_refused_and_both_are_named(raster, tmp_path: Path, grid: Grid, said: list[str]) -> None:
+def test_another_grid_is_refused_and_both_are_named(raster, tmp_path: Path, grid: Grid, described: list[str]) -> None:
     path = raster(tmp_path / "l.tif", _NUMBERS.astype(np.uint8))
     with pytest.raises(GeometryError) as refusal:
         _read(path, grid)
     message = str(refusal.value)
     assert f"label raster '{path}' and image 'a.tif' lie on different grids" in message
     assert "by `rio warp LABELS NEW --like IMAGE --resampling nearest`" in message
-    for part in said:
+    for part in described:
         assert part in message
 
 

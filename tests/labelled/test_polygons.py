@@ -36,8 +36,8 @@ def _write(path: Path, *shapes: tuple[object, object], column: str = "label", cr
     return path
 
 
-def _labels(path: Path, **said: object) -> PolygonLabels:
-    return read_polygons([path], **({"column": None, "classes": {}} | said))[0][path]
+def _labels(path: Path, **changes: object) -> PolygonLabels:
+    return read_polygons([path], **({"column": None, "classes": {}} | changes))[0][path]
 
 
 def _map(labels: PolygonLabels, grid: Grid = _GRID) -> np.ndarray:

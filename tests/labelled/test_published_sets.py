@@ -119,11 +119,11 @@ def test_real_bigearthnet_labels_agree_with_their_19_classes(real_data: Path) ->
     data = _opened("bigearthnet-mm", root, split=SplitSpec(val=0.0, test=0.5))
     assert data.targets is not None
     for name, row in zip(data.names, data.targets, strict=True):
-        said = json.loads((root / name / "labels.json").read_text())["new_labels"]
-        assert [data.classes[index] for index in np.flatnonzero(row)] == said
+        metadata = json.loads((root / name / "labels.json").read_text())["new_labels"]
+        assert [data.classes[index] for index in np.flatnonzero(row)] == metadata
 
 
-def _patch(folder: Path, bands: list[str], labels: list[str], *, seed: int = 0, **said: str) -> None:
+def _patch(folder: Path, bands: list[str], labels: list[str], *, seed: int = 0, **metadata: str) -> None:
     folder.mkdir(parents=True)
     profile = {"driver": "GTiff", "height": 4, "width": 4, "count": 1, "crs": "EPSG:32633"}
     for index, band in enumerate(bands):
@@ -133,7 +133,7 @@ def _patch(folder: Path, bands: list[str], labels: list[str], *, seed: int = 0, 
             folder / f"{folder.name}_{band}.tif", "w", dtype="uint16", transform=place, **profile
         ) as file:
             file.write(values)
-    (folder / f"{folder.name}_labels_metadata.json").write_text(json.dumps({"labels": labels, **said}))
+    (folder / f"{folder.name}_labels_metadata.json").write_text(json.dumps({"labels": labels, **metadata}))
 
 
 _S2_BANDS = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
@@ -274,8 +274,8 @@ def test_equal_patches_under_two_names_stay_in_one_part(bigearthnet: Path) -> No
     for index in range(20, 26):
         for folder, bands, number in (("BigEarthNet-v1.0", _S2_BANDS, 2), ("BigEarthNet-S1-v1.0", ["VV", "VH"], 1)):
             name = f"S{number}_{index}"
-            said = {"corresponding_s2_patch": f"S2_{index}"} if number == 1 else {}
-            _patch(bigearthnet / folder / name, bands, ["Pastures"], seed=index // 2, **said)
+            metadata = {"corresponding_s2_patch": f"S2_{index}"} if number == 1 else {}
+            _patch(bigearthnet / folder / name, bands, ["Pastures"], seed=index // 2, **metadata)
     data = _opened("bigearthnet-mm", bigearthnet, split=SplitSpec(val=0.3, test=0.3))
     part_of = dict(zip(data.names, data.splits, strict=True))
     assert all(part_of[f"S2_{index}"] == part_of[f"S2_{index + 1}"] for index in (20, 22, 24))

@@ -104,7 +104,7 @@ def worldcereal_tables(images: Path, out: Path, *, most_dates: int = 1000) -> No
     site = images / "worldcereal_s1_s2_l8_timeseries" / SITE
     optical, (radar,) = sorted(site.glob("S2_L2A_*.nc")), site.glob("S1_GRD-*.nc")
     (labels,) = site.glob("OUTPUT_*.nc")
-    said = {"label": str(labels), "label_variable": "LC", "place": f"worldcereal {SITE}"}
+    known = {"label": str(labels), "label_variable": "LC", "place": f"worldcereal {SITE}"}
     dates, radar_dates = kit._times(optical[-1]), kit._times(radar)
     s2, s1, both = [], [], []
     clear = kit._clear_dates(optical[-1], "SCL", kit.CLEAR_CLASSES, LEAST_CLEAR)
@@ -112,8 +112,8 @@ def worldcereal_tables(images: Path, out: Path, *, most_dates: int = 1000) -> No
     chosen = set(_spread([index for index, _ in pairs], most_dates))
     for index, nearest in (pair for pair in pairs if pair[0] in chosen):
         scl = {"valid": str(optical[-1]), "valid_variable": "SCL", "valid_values": kit.CLEAR_CLASSES}
-        row = kit._worldcereal_optical(site, optical, index, dates[index]) | scl | said
-        beside = kit._worldcereal_radar(site, radar, nearest, radar_dates[nearest]) | said
+        row = kit._worldcereal_optical(site, optical, index, dates[index]) | scl | known
+        beside = kit._worldcereal_radar(site, radar, nearest, radar_dates[nearest]) | known
         s2.append(row)
         both += [one | {"set": f"{dates[index]:%Y-%m-%d}"} for one in (row, beside)]
         fine = _twice_as_fine(radar, nearest, labels, out / "worldcereal_s1" / f"{radar_dates[nearest]:%Y-%m-%d}.tif")
@@ -123,7 +123,7 @@ def worldcereal_tables(images: Path, out: Path, *, most_dates: int = 1000) -> No
     _write(s2, out / "worldcereal_s2.csv")
     _write(s1, out / "worldcereal_s1.csv")
     _write(both, out / "worldcereal_both.csv")
-    _write([row | said for row in _landsat(kit, site, most_dates)], out / "worldcereal_landsat8.csv")
+    _write([row | known for row in _landsat(kit, site, most_dates)], out / "worldcereal_landsat8.csv")
 
 
 def _nearest(date: dt.datetime, others: list[dt.datetime]) -> int | None:
@@ -175,10 +175,10 @@ def sen1floods11_tables(images: Path, out: Path) -> None:
     """Write the three tables of water on one chip."""
     radar, optical = list(_kit()._sen1floods11(images))
     label = images / "sen1floods11_spain" / "Labels" / "Spain_7370579_LabelHand.tif"
-    said = {"label": str(label)}
-    _write([optical | said], out / "sen1floods11_s2.csv")
-    _write([radar | said], out / "sen1floods11_s1.csv")
-    _write([row | said | {"set": "Spain_7370579"} for row in (optical, radar)], out / "sen1floods11_both.csv")
+    known = {"label": str(label)}
+    _write([optical | known], out / "sen1floods11_s2.csv")
+    _write([radar | known], out / "sen1floods11_s1.csv")
+    _write([row | known | {"set": "Spain_7370579"} for row in (optical, radar)], out / "sen1floods11_both.csv")
 
 
 def taizhou_table(images: Path, out: Path) -> None:
@@ -234,9 +234,9 @@ def write_tables(images: Path, out: Path, *, most_dates: int = 1000) -> list[Pat
     sen1floods11_tables(images, out)
     taizhou_table(images, out)
     elevation_table(images, out)
-    said = {name: {"source": str(out / f"{name}.csv")} | row for name, row in data_of_recipes().items()}
-    (out / "data.yaml").write_text(yaml.dump(said, Dumper=_Plain, sort_keys=False))
-    return [out / f"{name}.csv" for name in said]
+    known = {name: {"source": str(out / f"{name}.csv")} | row for name, row in data_of_recipes().items()}
+    (out / "data.yaml").write_text(yaml.dump(known, Dumper=_Plain, sort_keys=False))
+    return [out / f"{name}.csv" for name in known]
 
 
 class _Plain(yaml.SafeDumper):

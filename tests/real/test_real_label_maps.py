@@ -36,14 +36,14 @@ def written(tables: ModuleType, real_data: Path, tmp_path_factory: pytest.TempPa
 
 
 def _opened(folder: Path, name: str, *, whole: bool = False) -> TaskData:
-    said = yaml.safe_load((folder / "data.yaml").read_text())[name]
-    split = said["split"]
+    described = yaml.safe_load((folder / "data.yaml").read_text())[name]
+    split = described["split"]
     blocks = BlockSpec(size_px=split["blocks"]["size_px"]) if whole else BlockSpec(**split["blocks"])
     spec = DataSpec(
-        source=said["source"],
-        kind=said["kind"],
-        classes=said["classes"],
-        ignore=tuple(said.get("ignore", ())),
+        source=described["source"],
+        kind=described["kind"],
+        classes=described["classes"],
+        ignore=tuple(described.get("ignore", ())),
         split=SplitSpec(val=split["val"], test=split["test"], blocks=blocks),
     )
     return open_task_data(spec, seed=0)

@@ -280,7 +280,7 @@ def extract_features(
         for module, was_training in modes:
             module.train(was_training)
     for one in rows.values():
-        one.flush()
+        keep_features(cache, one.key, one.waiting)
     found = {name: one.made for name, one in rows.items()}
     if len(set(wanted)) == len(wanted):
         return found
@@ -312,6 +312,7 @@ def _encoded(module: Any, batch: TaskBatch, blocks: Levels | None, reader: TaskR
 
 # chosen: what an interrupted run loses at most, and what is in memory twice while it is written.
 _PART_BYTES = 1 << 26
+_Found = tuple[Int[Array, " found"], tuple[Float[Tensor, "found ..."], ...]]
 
 
 class _Rows:
@@ -321,8 +322,8 @@ class _Rows:
         self.missing = dict.fromkeys(samples)
         self._row = {sample: row for row, sample in enumerate(self.missing)}
         self.made: tuple[Tensor, ...] = ()
-        self._names, self._cache, self._key = names, cache, key
-        self._waiting: list[tuple[Int[Array, " sample"], tuple[Tensor, ...]]] = []
+        self._names, self._cache, self.key = names, cache, key
+        self.waiting: list[_Found] = []
         for found, made in () if cache is None else kept_features(cache, key, samples):
             self.add(found, made, is_kept=True)
 
@@ -341,15 +342,10 @@ class _Rows:
         for sample in samples.tolist():
             self.missing.pop(sample, None)
         if self._cache is not None and not is_kept:
-            self._waiting.append((samples, made))
-            if sum(one.nbytes for _, tensors in self._waiting for one in tensors) >= _PART_BYTES:
-                self.flush()
-
-    def flush(self) -> None:
-        if self._cache is not None and self._waiting:
-            joined = [torch.cat(one) for one in zip(*(made for _, made in self._waiting), strict=True)]
-            keep_features(self._cache, self._key, np.concatenate([samples for samples, _ in self._waiting]), joined)
-            self._waiting = []
+            self.waiting.append((samples, made))
+            if sum(one.nbytes for _, tensors in self.waiting for one in tensors) >= _PART_BYTES:
+                keep_features(self._cache, self.key, self.waiting)
+                self.waiting = []
 
 
 # Counts up when the same inputs would give other features.
@@ -358,9 +354,7 @@ _ENDING = ".safetensors"
 _DIGEST_BYTES = 16
 
 
-def kept_features(
-    folder: Path, key: str, samples: Sequence[int] | Int[Array, " sample"]
-) -> Iterator[tuple[Int[Array, " found"], tuple[Float[Tensor, "found ..."], ...]]]:
+def kept_features(folder: Path, key: str, samples: Sequence[int] | Int[Array, " sample"]) -> Iterator[_Found]:
     """Give what a cache has of some samples, part by part, each sample once; several tensors of several levels.
     A part that is damaged, or that is of something else, counts as absent.
     """
@@ -374,12 +368,13 @@ def kept_features(
             return
 
 
-def keep_features(
-    folder: Path, key: str, samples: Int[Array, " sample"], features: Sequence[Float[Tensor, "sample ..."]]
-) -> None:
-    """Add features of some samples, float32 on the CPU, to a cache; several processes may write at once."""
-    tensors = {f"level_{index}": tensor.contiguous() for index, tensor in enumerate(features)}
-    tensors["samples"] = torch.from_numpy(np.ascontiguousarray(samples))
+def keep_features(folder: Path | None, key: str, found: Sequence[_Found]) -> None:
+    """Add features of some samples, float32 on the CPU, to a cache, if any; several processes may write at once."""
+    if folder is None or not found:
+        return
+    levels = zip(*(made for _, made in found), strict=True)
+    tensors = {f"level_{index}": torch.cat(level).contiguous() for index, level in enumerate(levels)}
+    tensors["samples"] = torch.from_numpy(np.concatenate([samples for samples, _ in found]))
     name = hashlib.blake2b(tensors["samples"].numpy().tobytes(), digest_size=_DIGEST_BYTES).hexdigest()
     write_weights(folder / key[:2] / key / f"{name}{_ENDING}", tensors, {"key": key, "digest": tensors_hash(tensors)})
 
@@ -399,7 +394,7 @@ def cache_key(module: nn.Module, described: Mapping[str, Any], reader: TaskReade
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read_part(path: Path, key: str, wanted: set[int]) -> tuple[Int[Array, " found"], tuple[Tensor, ...]] | None:
+def _read_part(path: Path, key: str, wanted: set[int]) -> _Found | None:
     """Read the samples of a part that are wanted; None where there is none, or it is damaged or of something else."""
     from safetensors import SafetensorError, safe_open
 

@@ -48,6 +48,7 @@ __all__ = [
 
 # chosen: an error names this many samples of a batch.
 _MAX_NAMED = 8
+_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,8 @@ def predicting(model: nn.Module, recipe: FitRecipe) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), _autocast(next(model.parameters()).device, recipe):
+        device, precision = next(model.parameters()).device, recipe.precision
+        with torch.no_grad(), torch.autocast(device.type, _DTYPES.get(precision), enabled=precision in _DTYPES):
             yield
     finally:
         model.train(was_training)
@@ -179,12 +181,13 @@ def _epochs(
     )
     schedule = fit_schedule(recipe, steps_per_epoch=steps_per_epoch)
     scaler = torch.amp.GradScaler(device.type, enabled=half)
+    rounded = torch.autocast(device.type, _DTYPES.get(recipe.precision), enabled=recipe.precision in _DTYPES)
     for epoch in range(recipe.epochs):
         model.train()
         summed, count = 0.0, 0
         for step, batch in enumerate(batches(epoch), start=epoch * steps_per_epoch):
             set_learning_rate(optimizer, schedule.rate(step))
-            with seeded(seed, step=step, purpose="fitting", device=device), _autocast(device, recipe):
+            with seeded(seed, step=step, purpose="fitting", device=device), rounded:
                 found = loss(batch.to(device), step)
             value = float(found.detach())
             if not math.isfinite(value):
@@ -201,11 +204,6 @@ def _epochs(
         if not count:
             raise InputError(f"there were no training samples in epoch {epoch + 1}; look at `data.split`")
         yield summed / count
-
-
-def _autocast(device: torch.device, recipe: FitRecipe) -> torch.autocast:
-    dtype = torch.float16 if recipe.precision == "16-mixed" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=recipe.precision != "32-true")
 
 
 def _diverged(recipe: FitRecipe, epoch: int, step: int, names: Sequence[str]) -> str:

@@ -310,12 +310,12 @@ def _splits(rows: Sequence[Mapping[str, Any]], spec: DataSpec, *, seed: int) -> 
     if "test" in splits:
         return splits, ()
     # All rows of a plot stay together.
-    training = sorted({str(row["PLOT_ID"]) for row, part in zip(rows, splits, strict=True) if part == "train"})
+    training = sorted({str(row["PLOT_ID"]) for row, split in zip(rows, splits, strict=True) if split == "train"})
     order = permutation(seed, step=0, purpose="validation of SICKLE", size=len(training))
     val = {training[index] for index in order[: round(spec.split.val * len(training))]}
     drawn: list[Split] = [
-        "test" if part == "val" else "val" if str(row["PLOT_ID"]) in val else "train"
-        for row, part in zip(rows, splits, strict=True)
+        "test" if split == "val" else "val" if str(row["PLOT_ID"]) in val else "train"
+        for row, split in zip(rows, splits, strict=True)
     ]
     return drawn, (
         f"part `val` of SICKLE is the test part; {len(val)} of {len(training)} training plots are validation",
