@@ -85,8 +85,8 @@ class FusedEncoder(nn.Module):
         self.pool = pool
         self.seed = seed
         self.metadata = metadata
-        drawn = {"seed": seed} if fusion == "mixup_concat" else {}
-        self.settings: dict[str, Any] = {"fusion": fusion, "pool": pool, "metadata": metadata, **drawn}
+        self.settings: dict[str, Any] = {"fusion": fusion, "pool": pool, "metadata": metadata}
+        self.settings |= {"seed": seed} if fusion == "mixup_concat" else {}
 
     def width(self, num_slots: int) -> int:
         """Count the numbers of the vector of a sample with so many images."""

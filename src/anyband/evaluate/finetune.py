@@ -118,11 +118,8 @@ class ImageModel(nn.Module):
 
 def finetune(context: Context) -> list[Result]:
     """Train each encoder with a linear layer on the training samples, and test the epoch that validation chose.
-    The context's encoders stay as they are. Equal settings give equal results.
-    Raises:
-        InputError: a split is empty, or a class of validation or test has no training sample.
-        RecipeError: settings that do not go together.
-        TrainingError: the loss is not finite.
+    The context's encoders stay as they are. Equal settings give equal results. An empty split, or a class of validation
+    or test without a training sample, is an `InputError`.
     """
     _check(context)
     return [_finetuned(context, name) for name in context.encoders]
@@ -200,10 +197,7 @@ def _finetuned(context: Context, name: str) -> Result:
         features=name,
         width=model.head.in_features,
         predictions=predictions_of(data, data.split("test"), _restored(data, outputs, mean, std)),
-        chosen={
-            "epoch": fitted.best_epoch,
-            f"validation {VALIDATION_METRICS[data.kind]}": max(fitted.validation),
-        },
+        chosen={"epoch": fitted.best_epoch, f"validation {VALIDATION_METRICS[data.kind]}": max(fitted.validation)},
         curves={"training loss": fitted.losses, "validation": fitted.validation},
         model=_weights(adapted, model.head, mean, std),
         checkpoint=tuned_checkpoint(adapted.encoder, specs) if tuned else None,
@@ -258,10 +252,8 @@ def _validation_score(data: TaskData, outputs: Float[Array, "sample output"], me
     truth = data.targets[data.split("val")]
     if not np.isfinite(outputs).all():
         return float("nan")
-    if data.kind == "class":
-        return metric_value("accuracy", truth, outputs)
-    if data.kind == "labels":
-        return metric_value("map_micro", truth, outputs)
+    if data.kind != "number":
+        return metric_value("accuracy" if data.kind == "class" else "map_micro", truth, outputs)
     return -float(np.sqrt(np.mean((_restored(data, outputs, mean, std) - truth) ** 2)))
 
 

@@ -365,9 +365,8 @@ def _free(copy: SensorEncoder, recipe: TransferRecipe, *, num_new: int) -> "Lora
 
 
 def _train_new_ranges_only(projection: SpectralProjection, num_new: int) -> None:
-    """Freeze the ranges that were there and leave the last ones to training, until they are settled.
-    All are stacked in one parameter, of which an optimiser would move the frozen ones by its weight decay.
-    """
+    """Freeze the ranges that were there and leave the last ones to training, until they are settled."""
+    # All are stacked in one parameter, of which an optimiser would move the frozen ones by its weight decay.
     for name in ("weight", "bias"):
         full = getattr(projection, name)
         parametrize.register_parametrization(projection, name, _Grown(full.detach()[: len(full) - num_new].clone()))

@@ -63,12 +63,8 @@ class ClassMaps:
         self.num_outputs = num_classes
         self._label_smoothing = label_smoothing
 
-    def loss(
-        self, logits: Float[Tensor, "sample class row col"], classes: Int[Tensor, "sample row col"]
-    ) -> Float[Tensor, ""]:
-        """Compute the mean cross entropy over the labelled pixels (class not −1); 0 where there is none.
-        Smoothing spreads a share of each label over the classes, never over pixels, and never where there is no label.
-        """
+    def loss(self, logits: Float[Tensor, "sample class row col"], classes: Int[Tensor, "sample row col"]) -> Tensor:
+        """Compute the mean cross entropy over the labelled pixels (class not −1), smoothed there; 0 without any."""
         smoothing = self._label_smoothing
         # A batch without labels has no gradient; a mean over no pixels would be NaN.
         summed = functional.cross_entropy(logits, classes, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
@@ -90,9 +86,7 @@ class NumberMaps:
     def __init__(self, *, mean: float, std: float) -> None:
         self.mean, self.std = mean, std
 
-    def loss(
-        self, predicted: Float[Tensor, "sample 1 row col"], numbers: Float[Tensor, "sample row col"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, predicted: Float[Tensor, "sample 1 row col"], numbers: Float[Tensor, "sample row col"]) -> Tensor:
         """Compute the mean squared error over the pixels with a number (not NaN); 0 where there is none."""
         known = torch.isfinite(numbers)
         # Filled before the difference: the gradient of NaN · 0 is NaN.

@@ -133,10 +133,8 @@ def flat_settings(settings: Mapping[str, Any], *, above: str = "") -> dict[str, 
     """Lay settings out flat, `fit: {epochs: 5}` as `fit.epochs`."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flat_settings(value, above=f"{above}{name}.")
-        else:
-            flat[f"{above}{name}"] = value
+        key, is_group = f"{above}{name}", isinstance(value, Mapping) and bool(value)
+        flat |= flat_settings(value, above=f"{key}.") if is_group else {key: value}
     return flat
 
 
@@ -319,9 +317,7 @@ def _from_values(values: Mapping[str, Any], path: Path) -> ResultRow:
             "scores": tuple(_score(one) for one in values["scores"]),
             "settings": json.loads(plain["settings"]),
             "chosen": json.loads(plain["chosen"]),
-            "curves": {
-                name: tuple(math.nan if one is None else one for one in values) for name, values in curves.items()
-            },
+            "curves": {name: tuple(math.nan if one is None else one for one in curves[name]) for name in curves},
             "notes": tuple(plain["notes"]),
         },
         predictions=None if packed is None else _unpacked(packed, short_id(values["id"]), path),
@@ -572,15 +568,12 @@ def _same(first: Shaped[Array, "sample ..."], second: Shaped[Array, "sample ..."
 
 
 def _truth(predictions: Predictions) -> Shaped[Array, "sample ..."]:
-    match predictions.kind:
-        case "class" | "labels":
-            return np.asarray(predictions.arrays["labels"])
-        case "number":
-            return np.asarray(predictions.arrays["truth"])
-        case "class_map":
-            return np.asarray(predictions.arrays["confusion"].sum(axis=2))
-        case "number_map":
-            return np.asarray(predictions.arrays["sums"][:, :3])
+    arrays = predictions.arrays
+    if predictions.kind == "class_map":
+        return np.asarray(arrays["confusion"].sum(axis=2))
+    if predictions.kind == "number_map":
+        return np.asarray(arrays["sums"][:, :3])
+    return np.asarray(arrays["truth" if predictions.kind == "number" else "labels"])
 
 
 def _kind(predictions: Predictions) -> str:

@@ -23,12 +23,10 @@ def open_task_data(
     spec: DataSpec, *, seed: int, download: bool = False, sensors: Mapping[str, Sensor] | None = None
 ) -> TaskData:
     """Find the samples of labelled data, their splits and targets; images are read later.
-
     Args:
         seed: of what is drawn: splits that nothing declares, label fractions.
         download: whether a named data set may be fetched.
         sensors: by name, beside those of the catalogue; folders and tables of whole images may name them.
-
     Raises:
         ManifestError: nothing is there, or a table, folder or list is wrong.
         InputError: an empty split, a sample in two splits, or classes that can't be drawn by.
@@ -73,7 +71,6 @@ _SHOWN_FROM = 50
 
 def check_task_data(data: TaskData, *, needs_validation: bool = True) -> None:
     """Refuse data that no honest score can come from. Only samples whose contents may agree are read.
-
     Raises:
         InputError: an empty split (validation only if needed); two samples of one name; targets that do not belong to
             the classes; fewer than two classes; a class in validation or test that training lacks; or one file in two

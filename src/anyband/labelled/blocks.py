@@ -148,7 +148,6 @@ def blocked(
     """Divide the ground of each place into blocks, and draw their splits; those of `data` are left aside.
     The best of many draws is taken (`draw_blocks`). Labels that the buffer takes away do not count. `labels` reads
     labels without images; None: by `data.read`.
-
     Raises:
         InputError: no maps, a split that would have no labels, a class that training would lack, or wrong sizes.
         GeometryError: the first images of a place do not lie on one grid.

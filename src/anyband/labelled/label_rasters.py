@@ -177,7 +177,6 @@ class PolygonLabels:
     def __init__(
         self, path: Path, shapes: Array, values: Float[Array, " polygon"], *, crs: Any, outside: float | None = None
     ) -> None:
-        """Take polygons, the value of each, and the value `outside` of them; None: no label."""
         self.path, self.outside = path, outside
         self._shapes, self._values, self._crs = shapes, values, crs
         self._trees: dict[str, Any] = {}
@@ -265,12 +264,10 @@ def read_polygons(
     """Read files of polygons with labels: numbers, or names of classes; give the names of the values, too.
     Names stand for the values that `classes` gives them; without `classes` they are numbered in alphabetic order, over
     all files. Numbers stay.
-
     Args:
         paths: GeoPackage, GeoJSON, Shapefile, FlatGeobuf, GeoParquet.
         column: with the labels; None: `label` or `class`.
         outside: label of what no polygon covers; None: none.
-
     Raises:
         ManifestError: a file can't be read or has no polygons, no CRS, no such column, or a row without label.
         GeometryError: a shape is empty, invalid or no polygon.

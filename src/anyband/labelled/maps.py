@@ -61,7 +61,6 @@ def open_maps(spec: DataSpec, *, seed: int) -> TaskData:
     Pixels have no label where the raster says no data or `ignore`, where no polygon lies (unless the option `outside`
     says what that is), and where no image of the sample shows anything. Samples without any label are left out.
     Where `classes` is empty, the values that occur in training are the classes, ascending.
-
     Raises:
         ManifestError: there is nothing, or a row is wrong.
         GeometryError: labels on another grid than their image, or images of one sample on different ground.
@@ -74,11 +73,7 @@ def open_maps(spec: DataSpec, *, seed: int) -> TaskData:
 
 
 def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed: int) -> TaskData:
-    """Make samples of images with maps of labels. Every label is read once, to be checked and counted.
-    Raises:
-        GeometryError: labels on another grid than their image, or images of one sample on different ground.
-        InputError: labels that are no class, no labels at all, or a class that training lacks.
-    """
+    """Make samples of images with maps of labels, which are read once, to be checked and counted; see `open_maps`."""
     if spec.tile_px is not None and spec.tile_px < 1:
         raise InputError(f"tile_px must be at least 1, found {spec.tile_px}")
     if len(spec.sensors) > 1:

@@ -62,11 +62,9 @@ def splits_from_lists(
     A listed name is a sample's where one of the two is the end of the other, folder by folder; so a list may leave out
     class folders, or have more folders than there are. Endings of images must agree only where several samples differ
     in nothing else.
-
     Args:
         names: relative paths, with `/`.
         absent: whether listed names that no sample has are refused (`refuse`) or left out (`leave_out`).
-
     Raises:
         ManifestError: a list is missing or empty, names are unknown or ambiguous, or a sample is in two lists.
     """
@@ -215,12 +213,10 @@ def draw_splits(
     Places are drawn, so samples of one place stay together. A place counts for the class that most of its samples have.
     Samples of several labels are ordered so that training has every label and each split has them in nearly the same
     shares (`balanced_order`).
-
     Args:
         labels: classes, or which hold; None: drawn without regard to them.
         places: of the samples; empty: each has its own.
         val: share of validation, from 0 to under 1; so is `test`.
-
     Raises:
         InputError: shares that leave nothing to learn from, or a class with too few places for every split.
     """
@@ -392,11 +388,9 @@ def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, see
     is kept; `per_class` counts a sample for all its labels, so frequent ones may get more, and rare ones what they
     have.
     Numbers and maps: drawn without regard to what they hold, at least one.
-
     Args:
         fraction: over 0 and at most 1.
         per_class: so many training samples of each class instead; None: by `fraction`.
-
     Raises:
         InputError: a wrong share or number, both at once, a class with too few samples, or data without classes.
     """

@@ -84,12 +84,10 @@ def make_entry(
 ) -> ImageEntry:
     """Make an image from the columns of a manifest; None or empty text: not given.
     Sensor, bands and encoding are those that the recipe declares of the slot, where the row does not give them.
-
     Args:
         slot: position among the images of a sample; None: the row gives all.
         folder: that paths are relative to.
         known: sensors by name that the catalogue need not have.
-
     Raises:
         ManifestError: a value is wrong, a file does not exist, or no sensor is given.
         CatalogueError: the sensor, a band or the encoding is unknown.

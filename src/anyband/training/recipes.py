@@ -94,7 +94,6 @@ def load_recipe_as(
     model: type[RecipeT], name_or_path: str | Path, overrides: Sequence[str], *, shipped: Mapping[str, Traversable]
 ) -> RecipeT:
     """Read a recipe of any kind from YAML: a file, or one of `shipped` by its name.
-
     Raises:
         RecipeError: no such recipe, an unknown or duplicate key, a wrong type, or values that do not go together.
     """

@@ -135,13 +135,11 @@ def make_optimizer(
     model: nn.Module, *, weight_decay: float, betas: tuple[float, float], layer_decay: float = 1.0, fused: bool = True
 ) -> torch.optim.AdamW:
     """Make AdamW with decay on weights only: not on 1-D parameters, nor on biases stacked for all ranges.
-
     Args:
         model: with at most one `Encoder` inside; what requires no gradient is left out.
         layer_decay: a block's rate is this times that of the block after it. A head and the final norm have the full
             rate; what comes before the blocks has the smallest.
         fused: one pass over the weights instead of five.
-
     Source:
         Bao et al., "BEiT" (arXiv 2106.08254), as masked autoencoders (arXiv 2111.06377) use it.
     """

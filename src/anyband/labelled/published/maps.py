@@ -86,9 +86,7 @@ _LEFT_OUT = "B10"
 
 
 def open_burn_scars(spec: DataSpec, *, seed: int) -> TaskData:
-    """Open HLS Burn Scars: 512 × 512 pixels of six bands of HLS S30 as reflectance, and masks of −1, 0, 1.
-    `validation` is the test split, as in PANGAEA; validation is drawn from `training`.
-    """
+    """Open HLS Burn Scars: 512 × 512 pixels of six bands of HLS S30 as reflectance, and masks of −1, 0, 1."""
     options_of(spec, {})
     root = known_root(spec, wanted=_HLS_WANTED)
     folders = {_below(root, name, wanted=_HLS_WANTED): split for name, split in _HLS_SPLITS.items()}
@@ -224,7 +222,6 @@ def open_sickle(spec: DataSpec, *, seed: int) -> TaskData:
     median of a season's images, band by band over pixels that are not 0; `each` makes a sample of each date. Images are
     brought to the mask's pixels by nearest neighbour, as in the published loader. Where the table has no split `test`,
     its `val` is the test split and validation is drawn from training.
-
     Raises:
         ManifestError: the folder is not as it is published.
         RecipeError: an unknown option.
