@@ -23,7 +23,7 @@ from anyband.evaluate.recipe import (
     Protocol,
     TransferRecipe,
 )
-from anyband.evaluate.run import check_data, check_recipe, evaluate, run_protocol
+from anyband.evaluate.run import check_recipe, evaluate, run_protocol
 from anyband.labelled.samples import DataSpec, TaskData, TaskKind
 
 _RECIPE = TransferRecipe(
@@ -65,26 +65,26 @@ _ALLOWED: dict[Protocol, set[str]] = {
 @pytest.mark.parametrize("kind", get_args(TaskKind))
 def test_a_protocol_is_for_its_kinds_of_data_only(kind: TaskKind, protocol: Protocol) -> None:
     measures: Any = "segment" if kind == "class_map" else "linear"
-    recipe = _RECIPE.changed(measures=measures)
+    recipe = _RECIPE.changed(measures=measures, data=DataSpec(source="memory", kind=kind))
     if kind in _ALLOWED[protocol]:
-        check_recipe(recipe, protocol, kind)
+        check_recipe(recipe, protocol)
         return
     with pytest.raises(RecipeError, match=rf"'{protocol}' \(.*\) is for data of kind .* of kind '{kind}'; take "):
-        check_recipe(recipe, protocol, kind)
+        check_recipe(recipe, protocol)
 
 
 def test_what_is_offered_instead_is_for_that_kind() -> None:
     for kind in get_args(TaskKind):
         refused = next(protocol for protocol in PROTOCOLS if kind not in _ALLOWED[protocol])
         with pytest.raises(RecipeError) as caught:
-            check_recipe(_RECIPE, refused, kind)
+            check_recipe(_RECIPE.changed(data=DataSpec(source="memory", kind=kind)), refused)
         offered = str(caught.value).partition("take ")[2].partition(", or say")[0]
         assert all(kind in _ALLOWED[name] for name in offered.replace(" or ", ", ").split(", "))  # type: ignore[index]
 
 
 def _refused(data: TaskData, protocol: Protocol, **changes: Any) -> str:
     with pytest.raises(AnybandError) as caught:
-        check_data(data, _RECIPE.changed(**changes), protocol)
+        check_recipe(_RECIPE.changed(**changes), protocol, data)
     return str(caught.value)
 
 
@@ -97,7 +97,7 @@ def test_several_images_need_a_fusion(pair_data: TaskData) -> None:
 
 @pytest.mark.parametrize("fusion", ["stack", "concat", "mixup_concat", "joint"])
 def test_every_fusion_takes_two_images(pair_data: TaskData, fusion: Any) -> None:
-    check_data(pair_data, _RECIPE.changed(fusion=fusion), "knn")
+    check_recipe(_RECIPE.changed(fusion=fusion), "knn", pair_data)
     assert len(pair_data.sensors[0]) == 2
 
 
@@ -116,7 +116,7 @@ def test_images_side_by_side_need_the_same_sensors_in_every_sample(pair_data: Ta
 def test_change_needs_as_many_images_after_as_before(class_map_data: TaskData, change_data: TaskData) -> None:
     message = _refused(class_map_data, "change")
     assert "change is between images before and as many after, and samples of 'tiny class_map of 1' have 1" in message
-    check_data(change_data, _RECIPE, "change")
+    check_recipe(_RECIPE, "change", change_data)
 
 
 @pytest.mark.parametrize("protocol", ["finetune", "segment", "regress"])
@@ -131,7 +131,7 @@ def test_scales_are_for_probes(
 def test_what_is_measured_must_fit_the_data(class_map_data: TaskData, number_data: TaskData) -> None:
     assert "set measures=segment" in _refused(class_map_data, "leave-one-band-out")
     assert "set measures=linear" in _refused(number_data, "leave-one-band-out")
-    check_data(class_map_data, _RECIPE.changed(measures="segment"), "leave-one-band-out")
+    check_recipe(_RECIPE.changed(measures="segment"), "leave-one-band-out", class_map_data)
 
 
 def test_outcomes_begin_with_the_encoder_and_end_with_the_baseline(

@@ -36,7 +36,6 @@ from anyband.sensors.ranges import load_ranges
 from anyband.sensors.sensor import Sensor
 
 __all__ = [
-    "check_data",
     "check_recipe",
     "dry_run",
     "dry_run_lines",
@@ -90,11 +89,11 @@ def evaluate(
             raise OutputError(
                 f"{problem}; features are kept there: name a folder by --cache, or use --no-cache"
             ) from problem
-    check_recipe(recipe, protocol, recipe.data.kind)
+    check_recipe(recipe, protocol)
     encoder = open_encoder(recipe, device)
     known = checkpoint_sensors(encoder.checkpoint)
     data = open_task_data(recipe.data, seed=recipe.seed, download=download, sensors=known)
-    check_data(data, recipe, protocol)
+    check_recipe(recipe, protocol, data)
     encoders = {"encoder": encoder}
     if recipe.compare.untrained and protocol != "leave-one-band-out":
         encoders["untrained encoder"] = encoder.untrained(seed=recipe.seed)
@@ -112,8 +111,11 @@ def evaluate(
     return context, run_protocol(context)
 
 
-def check_recipe(recipe: TransferRecipe, protocol: Protocol, kind: TaskKind) -> None:
-    """See that a recipe is for the protocol, and both for a kind of data, else raise `RecipeError`."""
+def check_recipe(recipe: TransferRecipe, protocol: Protocol, data: TaskData | None = None) -> None:
+    """See that a recipe is for the protocol, and both for the kind of data, else raise `RecipeError`.
+    Of `data`, samples must have as many images, and of such sensors, as protocol and fusion need, else `InputError`.
+    """
+    kind = recipe.data.kind if data is None else data.kind
     if recipe.protocol not in (None, protocol):
         raise RecipeError(f"recipe '{recipe.name}' is for '{recipe.protocol}', and '{protocol}' was asked for")
     if kind not in _KINDS[protocol]:
@@ -133,6 +135,31 @@ def check_recipe(recipe: TransferRecipe, protocol: Protocol, kind: TaskKind) -> 
         raise RecipeError(
             f"input.scales are for knn and linear, and '{measure}' takes images as they are; found {found}: set "
             "input.scales=[1.0]"
+        )
+    if data is None:
+        return
+    counts = sorted({len(slots) for slots in data.sensors})
+    if protocol == "change":
+        if any(count < 2 or count % 2 for count in counts):
+            raise InputError(
+                f"change is between images before and as many after, and samples of '{data.name}' have {counts[0]}; "
+                "give a table with the columns `before` and `after`"
+            )
+        counts = [count // 2 for count in counts]
+    if recipe.fusion == "single" and counts != [1]:
+        raise InputError(
+            f"samples of '{data.name}' have {counts[-1]} images; say with fusion (stack, concat, mixup_concat or "
+            "joint) how they become one feature"
+        )
+    if recipe.fusion == "mixup_concat" and counts != [2]:
+        raise InputError(
+            f"fusion 'mixup_concat' exchanges tokens of two images, and samples of '{data.name}' have "
+            f"{' or '.join(map(str, counts))}"
+        )
+    if recipe.fusion in ("stack", "concat") and len({tuple(s.name for s in slots) for slots in data.sensors}) > 1:
+        raise InputError(
+            f"fusion '{recipe.fusion}' puts images side by side, so every sample needs the same sensors in the same "
+            "order; take fusion 'joint', or samples of one kind"
         )
 
 
@@ -186,36 +213,6 @@ def run_protocol(context: Context) -> list[Result]:
         title = title_of(context)
         others += probe_encoders(context, lambda features: probe_of(context, features), title=title, encoders={})
     return [first, *others]
-
-
-def check_data(data: TaskData, recipe: TransferRecipe, protocol: Protocol) -> None:
-    """See that samples have as many images, and of such sensors, as protocol and fusion need, else raise `InputError`.
-    See `check_recipe` for what the kind of data must be.
-    """
-    check_recipe(recipe, protocol, data.kind)
-    counts = sorted({len(slots) for slots in data.sensors})
-    if protocol == "change":
-        if any(count < 2 or count % 2 for count in counts):
-            raise InputError(
-                f"change is between images before and as many after, and samples of '{data.name}' have {counts[0]}; "
-                "give a table with the columns `before` and `after`"
-            )
-        counts = [count // 2 for count in counts]
-    if recipe.fusion == "single" and counts != [1]:
-        raise InputError(
-            f"samples of '{data.name}' have {counts[-1]} images; say with fusion (stack, concat, mixup_concat or "
-            "joint) how they become one feature"
-        )
-    if recipe.fusion == "mixup_concat" and counts != [2]:
-        raise InputError(
-            f"fusion 'mixup_concat' exchanges tokens of two images, and samples of '{data.name}' have "
-            f"{' or '.join(map(str, counts))}"
-        )
-    if recipe.fusion in ("stack", "concat") and len({tuple(s.name for s in slots) for slots in data.sensors}) > 1:
-        raise InputError(
-            f"fusion '{recipe.fusion}' puts images side by side, so every sample needs the same sensors in the same "
-            "order; take fusion 'joint', or samples of one kind"
-        )
 
 
 _WAYS: dict[Unseen, str] = {"interpolate": "interpolated", "nearest": "by nearest"}
@@ -327,7 +324,7 @@ def dry_run(recipe: TransferRecipe, protocol: Protocol, *, device: str = "cpu") 
         return made
 
     def looked_at_recipe() -> tuple[bool, str]:
-        check_recipe(recipe, protocol, recipe.data.kind)
+        check_recipe(recipe, protocol)
         return True, f"{recipe.name}: {protocol}, {PROTOCOLS[protocol]}"
 
     fits = look("recipe", looked_at_recipe)
@@ -387,7 +384,7 @@ def _is_on_the_hub_only(name: str) -> bool:
 def _data(recipe: TransferRecipe, protocol: Protocol, encoder: SensorEncoder | None) -> tuple[TaskData, str]:
     known = {} if encoder is None else checkpoint_sensors(encoder.checkpoint)
     data = open_task_data(recipe.data, seed=recipe.seed, sensors=known)
-    check_data(data, recipe, protocol)
+    check_recipe(recipe, protocol, data)
     splits = ", ".join(f"{data.num_samples[split]:,} {split}" for split in SPLITS)
     kinds = dict.fromkeys(data.sensors)
     sensors = " or ".join(" + ".join(f"{one.name} ({len(one.bands)})" for one in slots) for slots in kinds)
