@@ -147,10 +147,8 @@ def blocked(
 ) -> TaskData:
     """Divide the ground of each place into blocks, and draw their splits; those of `data` are left aside.
     The best of many draws is taken (`draw_blocks`). Labels that the buffer takes away do not count. `labels` reads
-    labels without images; None: by `data.read`.
-    Raises:
-        InputError: no maps, a split that would have no labels, a class that training would lack, or wrong sizes.
-        GeometryError: the first images of a place do not lie on one grid.
+    labels without images; None: by `data.read`. A split without labels, a class that training would lack or wrong sizes
+    are an `InputError`, first images of a place on several grids a `GeometryError`.
     """
     if data.targets is not None:
         raise InputError(f"'{data.name}' has kind '{data.kind}'; blocks divide maps of labels, other data by samples")
@@ -175,7 +173,6 @@ class _Divided:
         seed: int,
         labels: BlockLabels | None,
     ) -> None:
-        """Read all labels once, count them by block, and draw."""
         self.data, self.blocks = data, blocks
         places = data.places or data.names
         number = {place: index for index, place in enumerate(dict.fromkeys(places))}

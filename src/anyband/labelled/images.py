@@ -42,8 +42,6 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
     validation it is drawn from training, in the share that `split.val` is of what `split.test` leaves.
     Options: `absent: leave_out` takes split lists that name samples which are not there; `contents: sizes` compares
     sizes of files and not contents, `contents: files` reads them however many there are.
-    Args:
-        sensors: by name, beside those of the catalogue.
     Raises:
         ManifestError: nothing is there, a row or list is wrong, a sensor is missing, or names are not distinct.
         InputError: samples with several labels of kind `class`, or classes too small for every split.
@@ -258,10 +256,6 @@ def published_data(
 ) -> TaskData:
     """Make data of the samples that were found in the folders of a published set of whole images.
     Splits are those of `lists`, else the samples', else drawn.
-    Raises:
-        ManifestError: a list names a sample that is not there, or two samples have one name.
-        RecipeError: blocks, which are for maps.
-        InputError: splits that can't be drawn.
     """
     if spec.split.blocks is not None:
         raise RecipeError(f"split.blocks are for maps of labels; '{spec.source}' has {kind}")

@@ -264,14 +264,11 @@ def read_polygons(
     """Read files of polygons with labels: numbers, or names of classes; give the names of the values, too.
     Names stand for the values that `classes` gives them; without `classes` they are numbered in alphabetic order, over
     all files. Numbers stay.
-    Args:
-        paths: GeoPackage, GeoJSON, Shapefile, FlatGeobuf, GeoParquet.
-        column: with the labels; None: `label` or `class`.
-        outside: label of what no polygon covers; None: none.
+    Files are GeoPackage, GeoJSON, Shapefile, FlatGeobuf or GeoParquet; `column` has the labels (None: `label` or
+    `class`); `outside` is the label of what no polygon covers.
     Raises:
         ManifestError: a file can't be read or has no polygons, no CRS, no such column, or a row without label.
         GeometryError: a shape is empty, invalid or no polygon.
-        InputError: a name is no class.
     """
     tables = {path: _table(path, column) for path in dict.fromkeys(paths)}
     texts = [labels for _, labels in tables.values() if labels.dtype.kind not in "iufb"]

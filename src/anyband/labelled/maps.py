@@ -250,7 +250,7 @@ class _Maps:
     def __init__(
         self, scenes: Sequence[_Scene], splits: Sequence[Split | None], places: Sequence[str], spec: DataSpec
     ) -> None:
-        """Cut scenes that are in a split into squares that all their images show, and keep those with labels."""
+        """Cut the scenes of splits into squares that all their images show, and keep those with labels."""
         self.spec = spec
         self.classes: dict[int, str] | None = None
         # Many dates of a place share one file of labels, so the last ones are kept.

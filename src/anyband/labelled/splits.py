@@ -62,11 +62,8 @@ def splits_from_lists(
     A listed name is a sample's where one of the two is the end of the other, folder by folder; so a list may leave out
     class folders, or have more folders than there are. Endings of images must agree only where several samples differ
     in nothing else.
-    Args:
-        names: relative paths, with `/`.
-        absent: whether listed names that no sample has are refused (`refuse`) or left out (`leave_out`).
-    Raises:
-        ManifestError: a list is missing or empty, names are unknown or ambiguous, or a sample is in two lists.
+    `names` are relative paths, with `/`; listed names that no sample has are refused, or left out where `absent` says
+    `leave_out`. A list that is missing or empty, an ambiguous name, or a sample in two lists is a `ManifestError`.
     """
     known = _Names(names)
     splits: list[Split | None] = [None] * len(names)
@@ -123,12 +120,7 @@ class _Names:
         """
         plain = _plain(listed)
         stem = _stem(plain)
-        for known, name in (
-            (self._whole, plain),
-            (self._stems, stem),
-            (self._ends, plain),
-            (self._ends, stem),
-        ):
+        for known, name in ((self._whole, plain), (self._stems, stem), (self._ends, plain), (self._ends, stem)):
             if name in known:
                 return known[name]
         for known, name in ((self._whole, plain), (self._stems, stem)):
@@ -213,12 +205,8 @@ def draw_splits(
     Places are drawn, so samples of one place stay together. A place counts for the class that most of its samples have.
     Samples of several labels are ordered so that training has every label and each split has them in nearly the same
     shares (`balanced_order`).
-    Args:
-        labels: classes, or which hold; None: drawn without regard to them.
-        places: of the samples; empty: each has its own.
-        val: share of validation, from 0 to under 1; so is `test`.
-    Raises:
-        InputError: shares that leave nothing to learn from, or a class with too few places for every split.
+    `labels` are classes, or which hold; without them it is drawn without regard to them. Without `places` each sample
+    has its own. Shares that leave nothing to learn from, or a class with too few places, are an `InputError`.
     """
     check_shares(val, test)
     number = {place: index for index, place in enumerate(dict.fromkeys(places))}
@@ -385,14 +373,9 @@ def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, see
     """Keep the labels of some training samples; validation and test stay whole.
     Draws are nested: with one seed, what a smaller fraction or number keeps is kept by a larger one too.
     Classes: each keeps the same share, rounded, and at least one sample. Labels: the beginning of `balanced_order`
-    is kept; `per_class` counts a sample for all its labels, so frequent ones may get more, and rare ones what they
-    have.
+    is kept; `per_class` counts a sample for all its labels, so frequent ones may get more, rare ones what they have.
     Numbers and maps: drawn without regard to what they hold, at least one.
-    Args:
-        fraction: over 0 and at most 1.
-        per_class: so many training samples of each class instead; None: by `fraction`.
-    Raises:
-        InputError: a wrong share or number, both at once, a class with too few samples, or data without classes.
+    `per_class` takes so many of each class instead of the `fraction`, which is over 0 and at most 1; not both.
     """
     if not 0 < fraction <= 1:
         raise InputError(f"split.fraction must be over 0 and at most 1, found {fraction:g}")

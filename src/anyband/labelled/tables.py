@@ -17,14 +17,7 @@ from anyband.rasters.reader import RasterSource
 from anyband.sensors.catalogue import find_sensor_name
 from anyband.sensors.sensor import Sensor
 
-__all__ = [
-    "VECTOR_ENDINGS",
-    "LabelFile",
-    "ListedSample",
-    "known_entry",
-    "list_samples",
-    "make_entry",
-]
+__all__ = ["VECTOR_ENDINGS", "LabelFile", "ListedSample", "known_entry", "list_samples", "make_entry"]
 
 VECTOR_ENDINGS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet", ".geoparquet")
 """Of files of polygons."""
@@ -39,13 +32,7 @@ _MAP_COLUMNS = ("image", "before", "after", "label", "label_variable", "label_no
 _OF_SAMPLES = ("label", "label_variable", "label_nodata", "split", "place")
 _PAIR = ("before", "after")
 # What data sets call the folders of their splits.
-_SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+_SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # chosen: fewer rows are read within two seconds.
 _SHOWN_FROM = 20_000
 _SHOWN_EVERY = 1_000
@@ -84,13 +71,8 @@ def make_entry(
 ) -> ImageEntry:
     """Make an image from the columns of a manifest; None or empty text: not given.
     Sensor, bands and encoding are those that the recipe declares of the slot, where the row does not give them.
-    Args:
-        slot: position among the images of a sample; None: the row gives all.
-        folder: that paths are relative to.
-        known: sensors by name that the catalogue need not have.
-    Raises:
-        ManifestError: a value is wrong, a file does not exist, or no sensor is given.
-        CatalogueError: the sensor, a band or the encoding is unknown.
+    `slot` is the position among the images of a sample, None where the row gives all; paths are relative to `folder`;
+    `known` are sensors that the catalogue need not have.
     """
     given = {column: value for column, value in row.items() if value not in (None, "")}
     if "path" not in given:

@@ -324,9 +324,7 @@ _OURS = {
 def open_torchgeo(spec: DataSpec, *, seed: int, download: bool) -> TaskData:
     """Open a data set of TorchGeo: its splits, labels and images as stored, with sensors of the catalogue.
     Where it has no validation split, that is drawn from training; where it has none at all, all are drawn.
-    Args:
-        spec: `source` is `torchgeo:NAME`; `options` are arguments of the class.
-        download: whether TorchGeo may fetch what is not there.
+    The source is `torchgeo:NAME`; options are arguments of the class. `download`: TorchGeo may fetch what is not there.
     Raises:
         ManifestError: the set is not mapped, or its folder is not as TorchGeo wants it.
         RecipeError: an option that the class does not have, or refuses.
