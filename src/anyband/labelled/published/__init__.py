@@ -149,7 +149,7 @@ def _folded(name: str) -> str:
 # Source: metadata page of fMoW-Sentinel (SatMAE, Cong et al. 2022): 13 bands by wavelength, so B8A follows B08; its
 # files of splits; images with a number under 100 are of the time of the fMoW picture with that number.
 _FMOW_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
-_FMOW_TABLES: Mapping[Split, tuple[str, ...]] = {
+_FMOW_TABLES: dict[Split, tuple[str, ...]] = {
     "train": ("train.csv",),
     "val": ("val.csv",),
     "test": ("test_gt.csv", "test.csv"),
@@ -252,77 +252,9 @@ def _time(text: str) -> dt.datetime | None:
 
 # BigEarthNet as distributed: patches of Sentinel-1 and Sentinel-2 with labels in JSON.
 
-CLASSES_19 = (
-    "Urban fabric",
-    "Industrial or commercial units",
-    "Arable land",
-    "Permanent crops",
-    "Pastures",
-    "Complex cultivation patterns",
-    "Land principally occupied by agriculture, with significant areas of natural vegetation",
-    "Agro-forestry areas",
-    "Broad-leaved forest",
-    "Coniferous forest",
-    "Mixed forest",
-    "Natural grassland and sparsely vegetated areas",
-    "Moors, heathland and sclerophyllous vegetation",
-    "Transitional woodland, shrub",
-    "Beaches, dunes, sands",
-    "Inland wetlands",
-    "Coastal wetlands",
-    "Inland waters",
-    "Marine waters",
-)
-"""In their order. Source: Sumbul et al., "BigEarthNet-MM", IEEE GRSM 2021, arXiv:2105.07921, table II."""
-
-# The class of 19 that each of the 43 belongs to; None: the class was left out.
-# Source: as above; the names and order of the 43 are level 3 of CORINE Land Cover.
-_CLASS_OF: Mapping[str, str | None] = {
-    "Continuous urban fabric": "Urban fabric",
-    "Discontinuous urban fabric": "Urban fabric",
-    "Industrial or commercial units": "Industrial or commercial units",
-    "Road and rail networks and associated land": None,
-    "Port areas": None,
-    "Airports": None,
-    "Mineral extraction sites": None,
-    "Dump sites": None,
-    "Construction sites": None,
-    "Green urban areas": None,
-    "Sport and leisure facilities": None,
-    "Non-irrigated arable land": "Arable land",
-    "Permanently irrigated land": "Arable land",
-    "Rice fields": "Arable land",
-    "Vineyards": "Permanent crops",
-    "Fruit trees and berry plantations": "Permanent crops",
-    "Olive groves": "Permanent crops",
-    "Pastures": "Pastures",
-    "Annual crops associated with permanent crops": "Permanent crops",
-    "Complex cultivation patterns": "Complex cultivation patterns",
-    CLASSES_19[6]: CLASSES_19[6],
-    "Agro-forestry areas": "Agro-forestry areas",
-    "Broad-leaved forest": "Broad-leaved forest",
-    "Coniferous forest": "Coniferous forest",
-    "Mixed forest": "Mixed forest",
-    "Natural grassland": "Natural grassland and sparsely vegetated areas",
-    "Moors and heathland": "Moors, heathland and sclerophyllous vegetation",
-    "Sclerophyllous vegetation": "Moors, heathland and sclerophyllous vegetation",
-    "Transitional woodland/shrub": "Transitional woodland, shrub",
-    "Beaches, dunes, sands": "Beaches, dunes, sands",
-    "Bare rock": None,
-    "Sparsely vegetated areas": "Natural grassland and sparsely vegetated areas",
-    "Burnt areas": None,
-    "Inland marshes": "Inland wetlands",
-    "Peatbogs": "Inland wetlands",
-    "Salt marshes": "Coastal wetlands",
-    "Salines": "Coastal wetlands",
-    "Intertidal flats": None,
-    "Water courses": "Inland waters",
-    "Water bodies": "Inland waters",
-    "Coastal lagoons": "Marine waters",
-    "Estuaries": "Marine waters",
-    "Sea and ocean": "Marine waters",
-}
-
+_BIGEARTHNET: dict[str, Any] = read_yaml(_FOLDER / "bigearthnet.yaml", error=CatalogueError)
+CLASSES_19: tuple[str, ...] = tuple(_BIGEARTHNET["classes_19"])
+_CLASS_OF: Mapping[str, str | None] = _BIGEARTHNET["class_of"]
 CLASSES_43 = tuple(_CLASS_OF)
 
 
@@ -349,7 +281,7 @@ _BEN_SENSORS = {"s1": "sentinel1-grd", "s2": "sentinel2-l2a"}
 _BEN_STATISTICS = {"s1": "BigEarthNetS1", "s2": "BigEarthNetS2"}
 _BEN_WANTED = (
     "folders of patches, each with single-band files (…_B02.tif, …_VV.tif) and …_labels_metadata.json or labels.json; "
-    "Sentinel-1 in the same folders, or in others whose JSON says `corresponding_s2_patch`; and, where the parts are "
+    "Sentinel-1 in the same folders, or in others whose JSON says `corresponding_s2_patch`; and, where the splits are "
     "not to be drawn, train.csv, val.csv and test.csv (or bigearthnet-train.csv, …) that name the patches"
 )
 
