@@ -138,10 +138,10 @@ def cut_image(piece: Piece) -> Cut | str:
     parts: list[bytes] = []
     try:
         for number, (pixels, valid) in enumerate(_cut(piece)):
-            share = float(valid.mean())
+            share = int(np.count_nonzero(valid)) / valid.size
             best = max(best, share)
             if share > 0 and share >= piece.min_valid:
-                partial = not valid.all()
+                partial = share < 1
                 parts.append(pixels.tobytes() + (valid.tobytes() if partial else b""))
                 kept.append((number, share, partial, zlib.crc32(parts[-1])))
     except OutputError:
@@ -182,10 +182,12 @@ def onto_chip(
     if not view.is_copy:
         whole = Window(row=0, col=0, height=view.height, width=view.width)
         values, known = resample_bilinear(dn, valid, placement=view.placement, part=window, window=whole)
-        rounded = np.rint(values) if dn.dtype.kind in "iu" else values
-        return rounded.astype(dn.dtype), known
+        rounded = np.rint(values, out=values) if dn.dtype.kind in "iu" else values
+        return rounded.astype(dn.dtype, copy=False), known
     rows = _overlap(int(view.placement.rows.offset), view.height, window.row, window.height)
     cols = _overlap(int(view.placement.cols.offset), view.width, window.col, window.width)
+    if dn.shape[1:] == (view.height, view.width) and rows[0] == rows[1] and cols[0] == cols[1]:
+        return dn, valid
     pixels = np.zeros((len(dn), view.height, view.width), dtype=dn.dtype)
     known = np.zeros(pixels.shape, dtype=bool)
     pixels[:, rows[0], cols[0]] = dn[:, rows[1], cols[1]]
@@ -203,10 +205,10 @@ def _kept_numbers(dn: Array, valid: Array, piece: Piece) -> tuple[Array, Array]:
     dtype, _, nodata = storage_of(piece.entry, piece.survey.dtype, piece.survey.nodata)
     if dn.dtype.kind == "f" and dtype == "int16":
         return _as_decibel(dn, valid, [encoding for _, encoding in piece.entry.encoding])
-    kept = dn.astype(dtype)
+    kept = dn.astype(dtype, copy=False)
     if dtype == "float32":
         valid = valid & np.isfinite(kept)
-    if nodata is not None or dtype == "float32":
+    if (nodata is not None or dtype == "float32") and not valid.all():
         kept[~valid] = nodata or 0
     return kept, valid
 

@@ -174,7 +174,7 @@ def prepare(
     if done is not None:
         remove_leftover(out, inputs=inputs)
         return done
-    with open_ledger(out) as ledger, large_blocks_returned():
+    with open_ledger(out) as ledger:
         ledger.begin(inputs)
         ledger.fill(entries)
         with worker_pool(workers if executor is None else 1) as own_pool:
@@ -182,9 +182,10 @@ def prepare(
             run.survey()
             writer = run.cut(run.pieces(run.places()))
         report = run.report()
-        writer.finish(sensors, options=options.to_dict(), report=report.to_dict(), inputs=inputs)
-        if options.statistics:
-            report = _with_statistics(writer.folder, report, shown=shown)
+        with large_blocks_returned():
+            writer.finish(sensors, options=options.to_dict(), report=report.to_dict(), inputs=inputs)
+            if options.statistics:
+                report = _with_statistics(writer.folder, report, shown=shown)
         publish(out)
     return report
 

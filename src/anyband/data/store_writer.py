@@ -327,9 +327,12 @@ class StoreWriter:
         shard = len(array.done)
         done = self._finished.get((array.name, shard))
         if done is None:
-            done = _write_shard(self.folder, array)
+            # Only here, because such blocks are slow to get anew; what cutting left goes first.
+            with large_blocks_returned():
+                return_freed_memory()
+                done = _write_shard(self.folder, array)
+                return_freed_memory()
             self._on_shard(array.name, shard, *done)
-            return_freed_memory()
         array.done.append(done)
         for source in array.waiting:
             source.release()

@@ -441,13 +441,15 @@ def resample_bilinear(
     target's `window`; valid is where valid pixels carry at least half of the weight.
     """
     precise = stored.dtype.itemsize > 2 and stored.dtype != np.float32
-    numbers = np.where(valid, stored, 0).astype(np.float64 if precise else np.float32)
+    is_whole = bool(valid.all())
+    numbers = (stored if is_whole else np.where(valid, stored, 0)).astype(np.float64 if precise else np.float32)
     rows = _neighbours(placement.rows, window.row, window.height)
     cols = _neighbours(placement.cols, window.col, window.width)
     values = _interpolate(numbers, rows, cols, part)
     inside = np.broadcast_to(rows[2][:, None] & cols[2][None, :], values.shape)
-    if valid.all():
-        return np.where(inside, values, 0), inside.copy()
+    if is_whole:
+        values[~inside] = 0
+        return values, inside.copy()
     share = _interpolate(valid.astype(np.float32), rows, cols, part)
     kept = inside & (share >= _VALID_SHARE - 1e-6)
     return np.divide(values, share, out=np.zeros_like(values), where=kept), kept
@@ -463,7 +465,11 @@ def _interpolate(
         weight = neighbours[1].astype(values.dtype)
         weight = weight[:, None] if axis == 1 else weight[None, :]
         before, after = values.take(first, axis=axis), values.take(np.minimum(first + 1, last), axis=axis)
-        return np.asarray(before * (1 - weight) + after * weight)
+        # In place: blocks as large are costly to get.
+        before *= 1 - weight
+        after *= weight
+        before += after
+        return np.asarray(before)
 
     return np.asarray(along(along(numbers, rows, part.row, 1), cols, part.col, 2))
 

@@ -330,7 +330,7 @@ def _has_data(stored: Array, nodata: float | None) -> Array:
 
 def _to_type(values: Array, dtype: np.dtype[np.generic]) -> Array:
     # Interpolated numbers lie between stored ones, so rounding can't leave the type's range.
-    return np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
+    return np.rint(values, out=values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype, copy=False)
 
 
 _BandPlace = tuple[int, int]
