@@ -24,7 +24,7 @@ def _rng(sample: int = 0) -> np.random.Generator:
 def _tiles(kind: str, frame: Frame) -> Tiles:
     y_m, x_m = frame.coordinates_m()
     if kind == "rectangular":
-        return rectangular_tiles(_rng(), y_m, x_m, width_m=60.0, length_m=110.0)
+        return rectangular_tiles(_rng(), y_m, x_m, 60.0, 110.0)
     return irregular_tiles(_rng(), y_m, x_m, spacing_m=70.0)
 
 

@@ -43,7 +43,7 @@ def test_utm_zones_of_known_towns(latitude_deg: float, longitude_deg: float, eps
 
 def test_places_lie_inside_their_utm_zones() -> None:
     places = [make_place(1, index) for index in range(50)]
-    assert all(100_000 < place.easting_m < 900_000 for place in places)
+    assert all(100_000 < place.corner_m[0] < 900_000 for place in places)
 
 
 def test_places_do_not_overlap() -> None:

@@ -1,13 +1,12 @@
 """A rendered archive of images."""
 
 import csv
-import dataclasses
 import datetime
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +23,7 @@ from anyband.sensors.sensor import Band, OpticalRange, RadarBeam, Sensor
 from anyband.simulate.instruments import clear_sky, draw_sky, encode, observe, stored_nodata, swath
 from anyband.simulate.landscape import Landscape, make_landscape
 from anyband.simulate.plan import (
-    Frame,
+    Cover,
     Place,
     SimulateOptions,
     cover_names,
@@ -81,10 +80,8 @@ def render_place(options: SimulateOptions, index: int) -> RenderedPlace:
     images = []
     for date, base_day in enumerate(acquisition_days(place, options.num_dates)):
         for sensor in sensors_of(options):
-            gap = place.generator(f"gap/{sensor.name}", sample=date).integers(
-                -options.max_gap_days, options.max_gap_days + 1
-            )
-            day = base_day + int(gap)
+            rng = place.generator(f"gap/{sensor.name}", sample=date)
+            day = base_day + int(rng.integers(-options.max_gap_days, options.max_gap_days + 1))
             if day not in surfaces:
                 surfaces[day] = make_surface(landscape, float(day))
             images.append(_acquire(options, surfaces[day], sensor, date))
@@ -102,7 +99,7 @@ def acquisition_days(place: Place, num_dates: int) -> tuple[int, ...]:
 
 def cover_map(landscape: Landscape, *, gsd_m: float) -> UInt8[Array, "row col"]:
     """Reduce the true covers to coarser pixels, each with the cover that has most of it."""
-    frame: Frame = landscape.frame
+    frame = landscape.frame
     size = round(frame.footprint_m / gsd_m)
     centre = ((np.arange(frame.num_pixels) + 0.5) * size / frame.num_pixels).astype(np.intp)
     pixel = centre[:, None] * size + centre[None, :]
@@ -164,12 +161,12 @@ def draw_preview(path: Path, options: SimulateOptions, *, indices: tuple[int, ..
 
 def _panels(rendered: RenderedPlace) -> list[tuple[str, Array]]:
     place = rendered.place
-    panels = [_colour_panel(rendered, (_RED_NM, _GREEN_NM, _BLUE_NM))]
-    panels.append(_colour_panel(rendered, (_INFRARED_NM, _RED_NM, _GREEN_NM)))
+    colour_nm = ((_RED_NM, _GREEN_NM, _BLUE_NM), (_INFRARED_NM, _RED_NM, _GREEN_NM))
+    panels = [_colour_panel(rendered, wavelengths_nm) for wavelengths_nm in colour_nm]
     radar = [image for image in rendered.images if isinstance(image.sensor.bands[0].spectrum, RadarBeam)]
     panels += [_radar_panel(image) for image in radar[:1]]
     panels += _thermal_panels(rendered)[:1]
-    colours = np.array([(0, 0, 0), *(tuple(bytes.fromhex(cover.colour[1:])) for cover in load_covers())], np.uint8)
+    colours = np.array([(0, 0, 0), *map(_red_green_blue, load_covers())], np.uint8)
     panels.append((f"{place.theme}, {place.latitude_deg:.0f}°", colours[rendered.cover]))
     return panels
 
@@ -218,18 +215,11 @@ def _band_at(sensor: Sensor, wavelength_nm: float) -> Band | None:
 
 def _stretched(planes: Float[Array, "row col plane"], *, together: bool) -> Float[Array, "row col plane"]:
     low, high = np.nanpercentile(planes, (1, 99), axis=None if together else (0, 1))
-    stretched: Float[Array, "row col plane"] = np.clip((planes - low) / np.maximum(high - low, 1e-9), 0, 1)
-    return np.asarray(np.nan_to_num(stretched))
+    return np.asarray(np.nan_to_num(np.clip((planes - low) / np.maximum(high - low, 1e-9), 0, 1)))
 
 
-_MANIFEST_COLUMNS = ("path", "sensor", "place", "datetime", "encoding")
-_PLACE_COLUMNS = ("place", "map", "label", "theme", "latitude_deg", "longitude_deg")
-_LABEL_COLUMNS = ("path", "label", "place")
-
-Row = tuple[str, ...]
-
-
-_Written = tuple[list[tuple[str, Row]], str, Row]
+_Row = tuple[str, ...]
+_Written = tuple[list[tuple[str, _Row]], str, _Row]
 """What was written of one place: (sensor, row of the manifest) for each image, the majority class, the label row."""
 
 
@@ -258,21 +248,17 @@ def simulate(out: Path, options: SimulateOptions) -> Path:
 
 
 def _write_tables(folder: Path, options: SimulateOptions, written: Sequence[_Written]) -> None:
-    images = [row for of_place, _, _ in written for _, row in of_place]
-    _write_table(folder / "manifest.csv", _MANIFEST_COLUMNS, images)
-    _write_table(folder / "labels.csv", (*_PLACE_COLUMNS, *cover_names()), [row for _, _, row in written])
+    images = [(sensor, row, label) for rows, label, _ in written for sensor, row in rows]
+    of_image = ("path", "sensor", "place", "datetime", "encoding")
+    _write_table(folder / "manifest.csv", of_image, [row for _, row, _ in images])
+    of_place = ("place", "map", "label", "theme", "latitude_deg", "longitude_deg", *cover_names())
+    _write_table(folder / "labels.csv", of_place, [row for _, _, row in written])
     for sensor in sensors_of(options):
-        labels = [
-            (row[0], label, row[2])
-            for of_place, label, _ in written
-            for sensor_name, row in of_place
-            if sensor_name == sensor.name
-        ]
-        _write_table(folder / f"labels_{sensor.name}.csv", _LABEL_COLUMNS, labels)
+        labels = [(row[0], label, row[2]) for name, row, label in images if name == sensor.name]
+        _write_table(folder / f"labels_{sensor.name}.csv", ("path", "label", "place"), labels)
     classes = [(str(cover.value), cover.name, cover.colour) for cover in load_covers()]
     _write_table(folder / "classes.csv", ("value", "name", "colour"), classes)
-    settings = dataclasses.asdict(options)
-    kept = {name: value for name, value in settings.items() if name not in ("workers", "shown")}
+    kept = {name: value for name, value in asdict(options).items() if name not in ("workers", "shown")}
     (folder / "simulation.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
@@ -302,7 +288,7 @@ def _render_and_write(folder: Path, options: SimulateOptions, index: int) -> _Wr
 
 def _write_image(
     folder: Path, options: SimulateOptions, rendered: RenderedPlace, image: Image, sensor_name: str
-) -> Row:
+) -> _Row:
     path = Path("images", rendered.place.name, f"{image.sensor.name}_{image.number}_{image.datetime_utc:%Y%m%d}.tif")
     write_geotiff(
         folder / path,
@@ -317,7 +303,7 @@ def _write_image(
     return path.as_posix(), named, rendered.place.name, moment, image.sensor.default_encoding
 
 
-def _write_map(folder: Path, options: SimulateOptions, rendered: RenderedPlace) -> Row:
+def _write_map(folder: Path, options: SimulateOptions, rendered: RenderedPlace) -> _Row:
     path = Path("landcover", f"{rendered.place.name}.tif")
     write_geotiff(
         folder / path,
@@ -325,7 +311,7 @@ def _write_map(folder: Path, options: SimulateOptions, rendered: RenderedPlace) 
         grid=_grid(rendered, options.footprint_m, rendered.cover.shape[-1]),
         descriptions=("land cover",),
         nodata=0.0,
-        colours={cover.value: _red_green_blue(cover.colour) for cover in load_covers()},
+        colours={cover.value: _red_green_blue(cover) for cover in load_covers()},
     )
     place = rendered.place
     position = (f"{place.latitude_deg:.4f}", f"{place.longitude_deg:.4f}")
@@ -333,8 +319,8 @@ def _write_map(folder: Path, options: SimulateOptions, rendered: RenderedPlace) 
     return (place.name, path.as_posix(), rendered.label, place.theme, *position, *shares)
 
 
-def _red_green_blue(colour: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+def _red_green_blue(cover: Cover) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(cover.colour.removeprefix("#"))
     return red, green, blue
 
 
@@ -344,13 +330,13 @@ def _grid(rendered: RenderedPlace, footprint_m: float, size: int) -> Grid:
     return Grid(
         height=size,
         width=size,
-        transform=(gsd_m, 0.0, place.easting_m, 0.0, -gsd_m, place.northing_m),
+        transform=(gsd_m, 0.0, place.corner_m[0], 0.0, -gsd_m, place.corner_m[1]),
         crs=f"EPSG:{place.epsg}",
         gsd_m=gsd_m,
     )
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[_Row]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

@@ -1,9 +1,9 @@
 """Instruments: atmosphere, radar, noise and products."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -216,39 +216,28 @@ class _View:
     """A surface under a sky, averaged over pixels of any size, each average taken once."""
 
     def __init__(self, surface: Surface, sky: Sky) -> None:
-        """Look at nothing yet."""
-        self.surface = surface
-        self.sky = sky
+        """Look at nothing yet. To an optical sensor clouds are one of the materials."""
+        self.surface, self.sky = surface, sky
+        cloud = [material_names().index("cloud")] if sky.cloud.any() else []
+        self.materials = [*surface.materials, *cloud]
         self._averages: dict[tuple[str, float], Array] = {}
 
-    @property
-    def materials(self) -> list[int]:
-        """Materials that an optical sensor sees: clouds are one of them."""
-        cloud = [material_names().index("cloud")] if self.sky.cloud.any() else []
-        return [*self.surface.materials, *cloud]
+    def share(self, kind: Literal["present", "lit", "sending"], gsd_m: float) -> Array:
+        """Give the share of each material: `present` by area, `lit` times the sunlight that falls on it, or `sending`
+        below the clouds, times the gain of its slope towards a radar.
+        """
+        if (kind, gsd_m) not in self._averages:
+            self._averages[kind, gsd_m] = area_mean(self._fine(kind), self.surface.landscape.frame, gsd_m=gsd_m)
+        return self._averages[kind, gsd_m]
 
-    def present(self, gsd_m: float) -> Array:
-        """Share of each material that an optical sensor sees, by area."""
-        return self._average("present", gsd_m, lambda: self._seen(np.float32(1)))
-
-    def lit(self, gsd_m: float) -> Array:
-        """The same, times the sunlight that falls on it."""
-        return self._average("lit", gsd_m, lambda: self._seen(self.surface.shade * self.sky.light))
-
-    def sending(self, gsd_m: float) -> Array:
-        """Share of each material below the clouds, times the gain of its slope towards a radar."""
-        return self._average("sending", gsd_m, lambda: self.surface.abundance * _slope_gain(self.surface))
-
-    def _seen(self, light: Any) -> Array:
+    def _fine(self, kind: str) -> Array:
+        if kind == "sending":
+            return np.asarray(self.surface.abundance * _slope_gain(self.surface))
+        light = self.surface.shade * self.sky.light if kind == "lit" else np.float32(1)
         if not self.sky.cloud.any():
             return np.asarray(self.surface.abundance * light)
         ground = self.surface.abundance * ((1 - self.sky.cloud) * light)
         return np.concatenate([ground, self.sky.cloud[None]])
-
-    def _average(self, kind: str, gsd_m: float, fine: Callable[[], Array]) -> Array:
-        if (kind, gsd_m) not in self._averages:
-            self._averages[kind, gsd_m] = area_mean(fine(), self.surface.landscape.frame, gsd_m=gsd_m)
-        return self._averages[kind, gsd_m]
 
 
 @cache
@@ -260,13 +249,7 @@ def noise_of(sensor_name: str) -> dict[str, Any]:
     """
     table = read_table("instruments.yaml")
     row = table["sensors"].get(sensor_name, {})
-    of_band = {band: float(value) for band, value in row.get("snr", {}).items()}
-    default = table["default"]
-    return {
-        "snr": float(default["snr"]),
-        "snr_of_band": of_band,
-        **{key: float(row.get(key, default[key])) for key in ("noise_k", "looks")},
-    }
+    return {**table["default"], **row, "snr": table["default"]["snr"], "snr_of_band": row.get("snr", {})}
 
 
 def observe(
@@ -294,7 +277,7 @@ def area_mean(
 
 def _measured(view: _View, band: Band, noise: Mapping[str, Any], rng: np.random.Generator | None) -> Array:
     if isinstance(band.spectrum, RadarBeam):
-        power = _mixed(_material_sigma0(view.surface, band.spectrum), view.sending(band.gsd_m))
+        power = _mixed(_material_sigma0(view.surface, band.spectrum), view.share("sending", band.gsd_m))
         if rng is not None:
             power = power * speckle(rng, power.shape, looks=noise["looks"])
         return np.asarray(10 * np.log10(np.maximum(power, _FLOOR_SIGMA0)))
@@ -314,12 +297,12 @@ def _optical(view: _View, band: Band, spectrum: OpticalRange) -> Array:
     curves = material_reflectance(view.surface.palette, wavelength_nm)[view.materials]
     seen = _hazy(curves, wavelength_nm, view.sky)
     if band.unit in ("reflectance", "count"):
-        return _mixed(band_mean(spectrum, seen), view.lit(band.gsd_m))
+        return _mixed(band_mean(spectrum, seen), view.share("lit", band.gsd_m))
     sunlight = sunlight_radiance(wavelength_nm, view.surface.sun[0])
-    radiance = _mixed(band_mean(spectrum, seen * sunlight), view.lit(band.gsd_m))
+    radiance = _mixed(band_mean(spectrum, seen * sunlight), view.share("lit", band.gsd_m))
     if spectrum.high_nm > _EMISSION_FROM_NM:
         emission = material_emission(spectrum, curves, view.surface.temperature_k[view.materials])
-        radiance = radiance + _mixed(emission, view.present(band.gsd_m))
+        radiance = radiance + _mixed(emission, view.share("present", band.gsd_m))
     return brightness_temperature_k(spectrum, radiance) if band.unit == "kelvin" else radiance
 
 

@@ -1,7 +1,7 @@
 """Landscapes: which cover lies where, and what stands on it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -28,12 +28,6 @@ _Settlement = tuple[Bool[Array, "row col"], Bool[Array, "row col"], Int[Array, "
 
 _Rows = tuple[Array, Array, Array]
 """Position across and along the rows and their spacing, metres: what is planted stands in line with its parcel."""
-
-
-def _arrange(rng: np.random.Generator, frame: Frame, cover: Cover, rows: _Rows) -> tuple[Array, Array]:
-    """Draw the upper part of a cover over the whole frame: its share (mean `canopy_share`) and its height, metres."""
-    pattern, relative_height = _pattern(rng, frame, cover, rows)
-    return _with_mean(pattern, cover.canopy_share), np.float32(cover.height_m) * relative_height
 
 
 def _pattern(rng: np.random.Generator, frame: Frame, cover: Cover, rows: _Rows) -> tuple[Array, Array]:
@@ -137,11 +131,8 @@ class _Canvas:
 
     def __init__(self, cover: Array, unit: Array, *, num_units: int, wild_units: range) -> None:
         """Begin with open land."""
-        self.cover = cover.copy()
-        self.recipe = cover.copy()
-        self.unit = unit
-        self.num_units = num_units
-        self.wild_units = wild_units
+        self.cover, self.recipe, self.unit = cover.copy(), cover.copy(), unit
+        self.num_units, self.wild_units = num_units, wild_units
         self.canopy: Array = np.zeros(unit.shape, dtype=np.float32)
         self.height_m: Array = self.canopy.copy()
 
@@ -150,14 +141,9 @@ class _Canvas:
         if cover is not None:
             self.cover[where] = cover_named(cover).value
         self.recipe[where] = cover_named(recipe).value
-        if unit is None:
-            self.unit[where] = self.num_units
-            self.num_units += 1
-        else:
-            self.unit[where] = unit[where] + self.num_units
-            self.num_units += int(unit.max()) + 1
-        self.canopy[where] = 0
-        self.height_m[where] = 0
+        self.unit[where] = self.num_units + (0 if unit is None else unit[where])
+        self.num_units += 1 + (0 if unit is None else int(unit.max()))
+        self.canopy[where] = self.height_m[where] = 0
 
 
 def make_landscape(place: Place, frame: Frame) -> Landscape:
@@ -186,7 +172,7 @@ def _parcels(place: Place, frame: Frame) -> tuple[Tiles, _Rows]:
     if rng.random() < 0.25:
         parcels = irregular_tiles(rng, across_m, along_m, spacing_m=width_m * 1.2)
     else:
-        parcels = rectangular_tiles(rng, across_m, along_m, width_m=width_m, length_m=width_m * rng.uniform(1.2, 2.5))
+        parcels = rectangular_tiles(rng, across_m, along_m, width_m, width_m * rng.uniform(1.2, 2.5))
     parcel, _, num_parcels = parcels
     crosswise = (rng.random(num_parcels) < 0.4)[parcel]
     spacing_m = rng.uniform(9, 14, num_parcels).astype(np.float32)[parcel]
@@ -214,10 +200,10 @@ def _plant(place: Place, frame: Frame, canvas: _Canvas, rows: _Rows) -> None:
     present = set(np.unique(canvas.cover).tolist())
     for cover in load_covers():
         if cover.value in present and cover.structure not in ("blocks", "lots", "plain"):
-            share, height_m = _arrange(place.generator(f"structure/{cover.name}"), frame, cover, rows)
+            pattern, height = _pattern(place.generator(f"structure/{cover.name}"), frame, cover, rows)
             here = canvas.cover == cover.value
-            canvas.canopy[here] = share[here]
-            canvas.height_m[here] = height_m[here]
+            canvas.canopy[here] = _with_mean(pattern, cover.canopy_share)[here]
+            canvas.height_m[here] = (np.float32(cover.height_m) * height)[here]
 
 
 def _field_margins(
@@ -282,53 +268,32 @@ def _finish(place: Place, frame: Frame, canvas: _Canvas, relief_m: Array) -> Lan
 # chosen: measures of ordinary towns, metres, here and below.
 _EMPTY_LOTS = 0.12
 _STREET_BEND_M = 12
+# Width and length of blocks and of lots, least and greatest distance of a building from its lot's edge, lowest and
+# highest building.
+_TOWN_M = {"block": (85.0, 120.0), "lot": (30.0, 38.0), "yard": (1.0, 5.0), "storeys": (8.0, 24.0)}
+_SUBURB_M = {"block": (75.0, 140.0), "lot": (20.0, 24.0), "yard": (3.5, 6.5), "storeys": (4.0, 8.0)}
 
 
 def _draw_settlement(
     rng: np.random.Generator,
     frame: Frame,
     angle_rad: float,
-    *,
-    block_m: tuple[float, float],
     half_street_m: float,
-    lot_m: tuple[float, float],
-    yard_m: tuple[float, float],
-    storeys_m: tuple[float, float],
+    measures_m: Mapping[str, tuple[float, float]],
 ) -> tuple[Tiles, _Settlement]:
-    """Draw a town on a street grid at an angle, one building on each lot.
-
-    `block_m` and `lot_m` are width and length; `yard_m` the least and greatest distance of a building from its lot's
-    edge; `storeys_m` the lowest and the highest building.
-    """
+    """Draw a town on a street grid at an angle, one building on each lot."""
     y_m, x_m = frame.coordinates_m()
     across_m, along_m = rotated(y_m, x_m, angle_rad=angle_rad)
     # chosen: streets bend by some metres; few towns are ruled with a line.
     across_m = across_m + _STREET_BEND_M * smooth_noise(rng, frame, spacing_m=320.0)
-    blocks = rectangular_tiles(rng, across_m, along_m, width_m=block_m[0], length_m=block_m[1])
-    lot, lot_border_m, num_lots = rectangular_tiles(rng, across_m, along_m, width_m=lot_m[0], length_m=lot_m[1])
-    free_m = rng.uniform(*yard_m, num_lots).astype(np.float32)
-    height_m = rng.uniform(*storeys_m, num_lots).astype(np.float32)
+    blocks = rectangular_tiles(rng, across_m, along_m, *measures_m["block"])
+    lot, lot_border_m, num_lots = rectangular_tiles(rng, across_m, along_m, *measures_m["lot"])
+    free_m = rng.uniform(*measures_m["yard"], num_lots).astype(np.float32)
+    height_m = rng.uniform(*measures_m["storeys"], num_lots).astype(np.float32)
     free_m[rng.random(num_lots) < _EMPTY_LOTS] = np.inf
     building = (lot_border_m > free_m[lot]) & (blocks[1] > half_street_m + 3)
     return blocks, (blocks[1] < half_street_m, building, lot, np.where(building, height_m[lot], np.float32(0)))
 
-
-_draw_town = partial(
-    _draw_settlement,
-    block_m=(85.0, 120.0),
-    half_street_m=6.0,
-    lot_m=(30.0, 38.0),
-    yard_m=(1.0, 5.0),
-    storeys_m=(8.0, 24.0),
-)
-_draw_suburb = partial(
-    _draw_settlement,
-    block_m=(75.0, 140.0),
-    half_street_m=4.0,
-    lot_m=(20.0, 24.0),
-    yard_m=(3.5, 6.5),
-    storeys_m=(4.0, 8.0),
-)
 
 _FARMED = ("winter_crop", "summer_crop", "paddy", "orchard", "plantation")
 _BUILT = ("urban_residential", "urban_dense")
@@ -340,10 +305,9 @@ _WILD_THEMES = ("dunes", "ice_field", "marsh", "lake_land")
 def _draw_covers(
     place: Place, frame: Frame, parcels: Tiles
 ) -> tuple[Array, Array, Array, dict[str, _Settlement], tuple[float, bool, float]]:
-    """Draw which cover lies where, with the shares of the place's theme.
-
-    Returns land cover; whether a pixel is in a parcel; height of the ground, metres; plans of the town and its suburb
-    by cover; and of the strips between fields half their width, whether grass (else track), and their hedges' height.
+    """Draw which cover lies where, with the shares of the place's theme. Gives land cover; whether a pixel is in a
+    parcel; height of the ground, metres; plans of the town and its suburb by cover; and of the strips between fields
+    half their width, whether grass (else track), and their hedges' height.
     """
     rng = place.generator("plan")
     shares = _own_shares(place, rng)
@@ -393,17 +357,17 @@ def _open_covers(
     if not farm and not wild:
         wild = {"grassland": 1.0}  # what towns and lakes leave over
     surface = fractal_noise(rng, frame, longest_m=420.0, shortest_m=14.0, roughness=0.55)
-    cover = _sliced(surface, _shuffled(rng, wild)) if wild else np.zeros(surface.shape, dtype=np.uint8)
+    zones = [list(wild.items())[index] for index in rng.permutation(len(wild))] if wild else []
+    cover = _sliced(surface, dict(zones)) if wild else np.zeros(surface.shape, dtype=np.uint8)
     if not farm:
         return cover, np.zeros(cover.shape, dtype=bool)
     # A parcel is farmed or not as a whole, so woods and fields meet along the borders of the fields.
-    mood = fractal_noise(rng, frame, longest_m=480.0, shortest_m=120.0)
-    parcel_mood = _tile_mean(mood, parcels)
+    parcel_mood = _tile_mean(fractal_noise(rng, frame, longest_m=480.0, shortest_m=120.0), parcels)
     farmed_share = sum(farm.values()) / (sum(farm.values()) + sum(wild.values()))
     farmed = parcel_mood >= np.quantile(parcel_mood, 1 - farmed_share) if wild else np.ones(cover.shape, dtype=bool)
-    names, weights = list(farm), np.array(list(farm.values()))
-    crops = np.array([cover_named(name).value for name in names], dtype=np.uint8)
-    crop = crops[rng.choice(len(names), p=weights / weights.sum(), size=parcels[2])]
+    weights = np.array(list(farm.values()))
+    crops = np.array([cover_named(name).value for name in farm], dtype=np.uint8)
+    crop = crops[rng.choice(len(farm), p=weights / weights.sum(), size=parcels[2])]
     return np.where(farmed, crop[parcels[0]], cover), farmed
 
 
@@ -416,11 +380,11 @@ def _settle(
         return {}
     angle_rad = rng.uniform(0, np.pi / 2)
     pull = fractal_noise(rng, frame, longest_m=480.0, shortest_m=120.0, roughness=0.4)
-    drawn = [
-        ("urban_residential", dense_share + garden_share, _draw_suburb(place.generator("suburb"), frame, angle_rad))
-    ]
+    suburb = _draw_settlement(place.generator("suburb"), frame, angle_rad, 4.0, _SUBURB_M)
+    drawn = [("urban_residential", dense_share + garden_share, suburb)]
     if dense_share:
-        drawn.append(("urban_dense", dense_share, _draw_town(place.generator("town"), frame, angle_rad)))
+        town = _draw_settlement(place.generator("town"), frame, angle_rad, 6.0, _TOWN_M)
+        drawn.append(("urban_dense", dense_share, town))
     for name, share, (blocks, _) in drawn:
         block_pull = _tile_mean(pull, blocks)
         cover[block_pull >= np.quantile(block_pull, 1 - min(share, 1.0))] = cover_named(name).value
@@ -428,12 +392,7 @@ def _settle(
 
 
 def _flood(
-    rng: np.random.Generator,
-    place: Place,
-    frame: Frame,
-    shares: dict[str, float],
-    relief_m: Array,
-    cover: Array,
+    rng: np.random.Generator, place: Place, frame: Frame, shares: dict[str, float], relief_m: Array, cover: Array
 ) -> None:
     """Fill hollows with lakes, their rims with wetland, and let a river through."""
     water, wetland = shares.get("water", 0.0), shares.get("wetland", 0.0)
@@ -445,9 +404,8 @@ def _flood(
     if rng.random() < place.river_share:
         distance_m = winding_distance_m(rng, frame, bend_m=rng.uniform(30, 100), wavelength_m=rng.uniform(350, 700))
         half_width_m = np.exp(rng.uniform(np.log(6), np.log(32)))
-        bank_m = half_width_m + rng.uniform(5, 25) * (
-            1 + 0.5 * fractal_noise(rng, frame, longest_m=60.0, shortest_m=15.0)
-        )
+        width_m = rng.uniform(5, 25)
+        bank_m = half_width_m + width_m * (1 + 0.5 * fractal_noise(rng, frame, longest_m=60.0, shortest_m=15.0))
         bank = "broadleaf_forest" if abs(place.latitude_deg) < 62 else "wetland"
         cover[distance_m < bank_m] = cover_named(bank).value
         cover[distance_m < half_width_m] = cover_named("water").value
@@ -461,13 +419,7 @@ def _sliced(surface: Array, shares: dict[str, float]) -> Array:
     return np.asarray(values[np.searchsorted(edges, surface)])
 
 
-def _shuffled(rng: np.random.Generator, shares: dict[str, float]) -> dict[str, float]:
-    names = list(shares)
-    return {names[index]: shares[names[index]] for index in rng.permutation(len(names))}
-
-
 def _tile_mean(surface: Array, tiles: Tiles) -> Array:
     index, _, num_tiles = tiles
     total = np.bincount(index.ravel(), weights=surface.ravel(), minlength=num_tiles)
-    mean: Array = (total / np.maximum(np.bincount(index.ravel(), minlength=num_tiles), 1))[index]
-    return mean
+    return np.asarray((total / np.maximum(np.bincount(index.ravel(), minlength=num_tiles), 1))[index])

@@ -71,13 +71,13 @@ class Cover:
     """Number on the map, from 1; 0 is no data."""
     colour: str
     structure: _Structure
-    canopy_share: float
+    canopy_share: float = 0.0
     """Mean share of ground under the upper part, 0 to 1."""
-    height_m: float
-    seasonal: bool
-    """Whether the calendar swings fully at every latitude, as of crops; else it fades towards the equator."""
-    peak_day: float
-    """Day of the northern year whose state an equatorial place has all year, where not `seasonal`."""
+    height_m: float = 0.0
+    seasonality: Literal["full", "latitude"] = "full"
+    """`full`: the calendar swings at every latitude, as of crops; `latitude`: it fades towards the equator."""
+    peak_day: float = 180.0
+    """Day of the northern year whose state an equatorial place has all year, with `latitude`."""
     upper: Calendar
     lower: Calendar
 
@@ -101,20 +101,13 @@ def load_materials() -> dict[str, dict[str, Any]]:
 
 
 def _material(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    emitted = [(float(nm), 1.0 - float(value)) for nm, value in row["emissivity"]]
-    points = [*((float(nm), float(value)) for nm, value in row["reflectance"]), *emitted]
-    if emitted[0][0] != _EMISSION_FROM_NM or (points[0][0], points[-1][0]) != KNOWN_NM:
+    emitted = [(nm, 1.0 - value) for nm, value in row["emissivity"]]
+    wavelength_nm, reflectance = zip(*row["reflectance"], *emitted, strict=True)
+    if emitted[0][0] != _EMISSION_FROM_NM or (wavelength_nm[0], wavelength_nm[-1]) != KNOWN_NM:
         raise CatalogueError(
             f"material '{name}' must have reflectance from 350 nm and emissivity from 3000 to 14000 nm"
         )
-    wavelength_nm, reflectance = zip(*points, strict=True)
-    sigma0_db = {polarisation: float(level) for polarisation, level in row["sigma0_db"].items()}
-    return {
-        "wavelength_nm": wavelength_nm,
-        "reflectance": reflectance,
-        "sigma0_db": sigma0_db,
-        "warming_k": float(row["warming_k"]),
-    }
+    return {**row, "wavelength_nm": wavelength_nm, "reflectance": reflectance}
 
 
 @cache
@@ -161,21 +154,11 @@ def calendar_shares(calendar: Calendar, day: Float[Array, " unit"]) -> Float[Arr
 
 
 def _cover(name: str, row: Mapping[str, Any]) -> Cover:
-    lower = _calendar(name, row["lower"])
     if row["structure"] not in get_args(_Structure):
         raise CatalogueError(f"cover '{name}' has structure '{row['structure']}', not one of {get_args(_Structure)}")
-    return Cover(
-        name=name,
-        value=int(row["value"]),
-        colour=row["colour"],
-        structure=row["structure"],
-        canopy_share=float(row.get("canopy_share", 0.0)),
-        height_m=float(row.get("height_m", 0.0)),
-        seasonal=row.get("seasonality", "full") == "full",
-        peak_day=float(row.get("peak_day", 180)),
-        upper=_calendar(name, row["upper"]) if "upper" in row else lower,
-        lower=lower,
-    )
+    calendars = {layer: _calendar(name, row.get(layer, row["lower"])) for layer in ("upper", "lower")}
+    numbers = {key: float(row[key]) for key in ("canopy_share", "height_m", "peak_day") if key in row}
+    return Cover(**{"name": name, **row, **numbers, **calendars})
 
 
 def _calendar(name: str, row: Mapping[str, Any] | list[dict[str, Any]]) -> Calendar:
@@ -202,18 +185,13 @@ def load_themes() -> dict[str, dict[str, Any]]:
     Of each `latitude`, (degrees from the equator, weight), linear between and 0 outside; `river_share`; `shares`, (land
     cover, relative share).
     """
-    themes = {}
-    for name, row in read_table("themes.yaml")["themes"].items():
-        unknown = next((cover for cover in row["shares"] if cover not in cover_names()), None)
-        if unknown is not None:
-            near = nearest_name(unknown, cover_names())
-            raise CatalogueError(f"theme '{name}' has cover '{unknown}', not in covers.yaml{near}")
-        themes[name] = {
-            "latitude": tuple((float(degrees), float(weight)) for degrees, weight in row["latitude"]),
-            "river_share": float(row["river_share"]),
-            "shares": tuple((cover, float(share)) for cover, share in row["shares"].items()),
-        }
-    return themes
+    themes = read_table("themes.yaml")["themes"]
+    for name, cover in ((name, cover) for name, row in themes.items() for cover in row["shares"]):
+        if cover not in cover_names():
+            near = nearest_name(cover, cover_names())
+            raise CatalogueError(f"theme '{name}' has cover '{cover}', not in covers.yaml{near}")
+    shares = {name: tuple((cover, float(share)) for cover, share in themes[name]["shares"].items()) for name in themes}
+    return {name: {**row, "shares": shares[name]} for name, row in themes.items()}
 
 
 # Mean over positions of the squared cubic B-spline weights: the standard deviation of the sum along two axes.
@@ -280,7 +258,6 @@ def rectangular_tiles(
     rng: np.random.Generator,
     across_m: Float[Array, "row col"],
     along_m: Float[Array, "row col"],
-    *,
     width_m: float,
     length_m: float,
 ) -> Tiles:
@@ -292,11 +269,7 @@ def rectangular_tiles(
 
 
 def irregular_tiles(
-    rng: np.random.Generator,
-    y_m: Float[Array, "row col"],
-    x_m: Float[Array, "row col"],
-    *,
-    spacing_m: float,
+    rng: np.random.Generator, y_m: Float[Array, "row col"], x_m: Float[Array, "row col"], *, spacing_m: float
 ) -> Tiles:
     """Divide the ground into the Voronoi cells of scattered points, about one for each square of `spacing_m`.
 
@@ -361,17 +334,16 @@ def _spline_weights(frame: Frame, spacing_m: float) -> Array:
 
 def _intervals(rng: np.random.Generator, position_m: Array, line: Array, spacing_m: float) -> tuple[Array, Array]:
     """Cut lines into intervals of about `spacing_m`; returns interval and distance to its nearer end."""
-    cell = np.floor(position_m / np.float32(spacing_m)).astype(np.intp)
-    cell -= int(cell.min()) - 1
+    at = np.floor(position_m / np.float32(spacing_m)).astype(np.intp)
+    at -= int(at.min()) - 1
     start_m = np.float32((int(np.floor(position_m.min() / spacing_m)) - 1) * spacing_m)
-    num_lines, num_cells = int(line.max()) + 1, int(cell.max()) + 3
-    shift_m = rng.uniform(-_BORDER_SHIFT, _BORDER_SHIFT, (num_lines, num_cells)) * spacing_m
-    border_m = (start_m + np.arange(num_cells) * spacing_m + shift_m).astype(np.float32).ravel()
-    at = line * num_cells + cell
-    interval = cell - 1 + (position_m >= border_m[at]) + (position_m >= border_m[at + 1])
-    low = line * num_cells + interval
-    distance_m = np.minimum(position_m - border_m[low], border_m[low + 1] - position_m)
-    return interval, distance_m
+    num_lines, num_borders = int(line.max()) + 1, int(at.max()) + 3
+    shift_m = rng.uniform(-_BORDER_SHIFT, _BORDER_SHIFT, (num_lines, num_borders)) * spacing_m
+    border_m = (start_m + np.arange(num_borders) * spacing_m + shift_m).astype(np.float32).ravel()
+    first = line * num_borders
+    interval = at - 1 + (position_m >= border_m[first + at]) + (position_m >= border_m[first + at + 1])
+    low = first + interval
+    return interval, np.minimum(position_m - border_m[low], border_m[low + 1] - position_m)
 
 
 def _numbered(index: Array) -> tuple[Array, int]:
@@ -454,21 +426,17 @@ def sensors_of(options: SimulateOptions) -> tuple[Sensor, ...]:
         elif (name, gsd_m) not in SimulateOptions.gsd_m:
             known = f"{', '.join(names)}{nearest_name(name, names)}"
             raise InputError(f"a pixel size is given for '{name}', which is not simulated ({known})")
-    resized = tuple(_resized(sensor, sizes.get(sensor.name)) for sensor in sensors)
+    resized = tuple(_resized(sensor, sizes[sensor.name]) if sensor.name in sizes else sensor for sensor in sensors)
     for sensor in resized:
         for band in sensor.bands:
             _check_pixel(options, sensor, band.gsd_m)
     return resized
 
 
-def _resized(sensor: Sensor, gsd_m: float | None) -> Sensor:
-    if gsd_m is None:
-        return sensor
-    finest = sensor.gsd_m
-    bands = tuple(
-        replace(band, gsd_m=gsd_m if band.gsd_m == finest else max(band.gsd_m, gsd_m)) for band in sensor.bands
-    )
-    return replace(sensor, bands=bands)
+def _resized(sensor: Sensor, gsd_m: float) -> Sensor:
+    sizes_m = [gsd_m if band.gsd_m == sensor.gsd_m else max(band.gsd_m, gsd_m) for band in sensor.bands]
+    bands = zip(sensor.bands, sizes_m, strict=True)
+    return replace(sensor, bands=tuple(replace(band, gsd_m=size_m) for band, size_m in bands))
 
 
 def _check_pixel(options: SimulateOptions, sensor: Sensor, gsd_m: float) -> None:
@@ -511,19 +479,10 @@ class Place:
     shares: tuple[tuple[str, float], ...]
     """(land cover, relative share)."""
 
-    @property
-    def easting_m(self) -> float:
-        """Of the upper left corner, in the UTM zone."""
-        return self._corner_m[0]
-
-    @property
-    def northing_m(self) -> float:
-        """Of the upper left corner, in the UTM zone."""
-        return self._corner_m[1]
-
     @cached_property
-    def _corner_m(self) -> tuple[float, float]:
-        # Asked for only where images are put on the ground: rendering needs no library of projections.
+    def corner_m(self) -> tuple[float, float]:
+        """Compute easting and northing of the upper left corner, in the UTM zone."""
+        # Needed only where images are put on the ground: rendering needs no library of projections.
         from pyproj import Transformer
 
         project = Transformer.from_crs(4326, self.epsg, always_xy=True).transform
@@ -563,11 +522,9 @@ def make_place(seed: int, index: int) -> Place:
 
 def theme_weights(latitude_deg: float) -> np.ndarray:
     """Weigh the kinds of landscape at a latitude; sums to 1."""
-    weights = []
-    for theme in load_themes().values():
-        degrees, values = zip(*theme["latitude"], strict=True)
-        weights.append(np.interp(abs(latitude_deg), degrees, values, left=0.0, right=0.0))
-    return np.asarray(np.array(weights) / np.sum(weights))
+    points = [np.transpose(theme["latitude"]) for theme in load_themes().values()]
+    weights = np.array([np.interp(abs(latitude_deg), x, y, left=0.0, right=0.0) for x, y in points])
+    return np.asarray(weights / np.sum(weights))
 
 
 def utm_epsg(latitude_deg: float, longitude_deg: float) -> int:

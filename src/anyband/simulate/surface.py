@@ -62,11 +62,9 @@ Palette = tuple[Float[Array, " material"], Float[Array, " material"], Float[Arra
 
 def place_palette(place: Place) -> Palette:
     """Draw how the materials of a place differ from those of the table."""
-    rng = place.generator("palette")
-    count = len(load_materials())
+    rng, count = place.generator("palette"), len(load_materials())
     level = np.exp(rng.normal(0, _LEVEL_SPREAD, count))
-    tilt = rng.normal(0, _TILT_SPREAD, count)
-    return level, tilt, rng.normal(0, _BACKSCATTER_SPREAD_DB, count)
+    return level, rng.normal(0, _TILT_SPREAD, count), rng.normal(0, _BACKSCATTER_SPREAD_DB, count)
 
 
 def material_reflectance(
@@ -80,10 +78,10 @@ def material_reflectance(
             f"{high_nm:g} nm; leave out the bands beyond"
         )
     level, tilt, _ = palette
-    own = level[:, None] * (wavelength_nm / 1000.0) ** tilt[:, None]
+    curves = reflectance_curves(wavelength_nm)
     # 0.98: nothing reflects more than it receives, whatever the draw.
-    tinted = np.minimum(reflectance_curves(wavelength_nm) * own, 0.98)
-    return np.where(wavelength_nm <= _REFLECTIVE_TO_NM, tinted, reflectance_curves(wavelength_nm))
+    tinted = np.minimum(curves * (level[:, None] * (wavelength_nm / 1000.0) ** tilt[:, None]), 0.98)
+    return np.where(wavelength_nm <= _REFLECTIVE_TO_NM, tinted, curves)
 
 
 def response_weights(band: OpticalRange) -> tuple[Float[Array, " wavelength"], Float[Array, " wavelength"]]:
@@ -138,8 +136,7 @@ def material_emission(
 def brightness_temperature_k(band: OpticalRange, radiance: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Find the temperature of the black body of equal radiance in a band; undoes emission at emissivity 1."""
     temperature_k, black = _black_body_table(band)
-    found: Float[Array, "*shape"] = np.interp(radiance, black, temperature_k)
-    return found
+    return np.asarray(np.interp(radiance, black, temperature_k))
 
 
 @lru_cache(maxsize=64)
@@ -226,8 +223,8 @@ def sun_shade(landscape: Landscape, sun: tuple[float, float]) -> Float[Array, "r
 
 def _in_shadow(landscape: Landscape, elevation: float, *, east: float, north: float) -> Array:
     """Walk from each pixel towards the sun and see whether something stands above the ray."""
-    top_m, detail_m = landscape.height_m, landscape.frame.detail_m
-    rise_m = detail_m * np.tan(elevation)
+    top_m = landscape.height_m
+    rise_m = landscape.frame.detail_m * np.tan(elevation)
     num_steps = min(int(top_m.max() / rise_m), _MAX_SHADOW_STEPS)
     shadow = np.zeros(top_m.shape, dtype=bool)
     padded = np.pad(top_m, _MAX_SHADOW_STEPS, mode="edge")
@@ -241,21 +238,16 @@ def _in_shadow(landscape: Landscape, elevation: float, *, east: float, north: fl
 
 def _unit_shares(landscape: Landscape, day: float) -> tuple[Array, Array]:
     """Tell what the upper and lower parts of every unit are made of, snow included."""
-    num_units = len(landscape.unit_recipe)
-    upper, lower = np.zeros((2, num_units, len(material_names())))
-    for value in np.unique(landscape.unit_recipe):
+    recipe, latitude_deg = landscape.unit_recipe, landscape.place.latitude_deg
+    upper, lower = np.zeros((2, len(recipe), len(material_names())))
+    for value in np.unique(recipe):
+        units = recipe == value
+        days, choice = day + landscape.unit_day_shift[units], landscape.unit_choice[units]
         cover = load_covers()[int(value) - 1]
-        units = landscape.unit_recipe == value
-        upper[units], lower[units] = cover_shares(
-            cover,
-            latitude_deg=landscape.place.latitude_deg,
-            day=day + landscape.unit_day_shift[units],
-            choice=landscape.unit_choice[units],
-        )
+        upper[units], lower[units] = cover_shares(cover, latitude_deg=latitude_deg, day=days, choice=choice)
     # chosen: some winters are bare, some white.
-    snow = snow_share(landscape.place.latitude_deg, day) * landscape.place.generator("snow").uniform(0.2, 1.0)
+    snow = snow_share(latitude_deg, day) * landscape.place.generator("snow").uniform(0.2, 1.0)
     if snow > 0:
-        recipe = landscape.unit_recipe
         tall = np.array([cover.height_m > 0.5 for cover in load_covers()])[recipe - 1]
         ground = np.where(recipe == cover_named("road").value, snow * _SNOW_ON_ROADS, snow)
         ground = np.where(recipe == cover_named("water").value, 0.0, ground)
@@ -320,17 +312,12 @@ def material_temperatures_k(latitude_deg: float, day: float, *, elevation_deg: f
     air_k = air_temperature_k(latitude_deg, day)
     water_k = air_temperature_k(latitude_deg, day, lag_days=_WATER_LAG_DAYS, swing=_WATER_SWING)
     sunlit = max(0.0, float(np.sin(np.radians(elevation_deg))))
-    temperatures_k = [
-        # A cloud top is cold whatever the sun does; the others warm with it.
-        air_k + material["warming_k"] * (sunlit if material["warming_k"] > 0 else 1.0)
-        for material in load_materials().values()
-    ]
-    for index, name in enumerate(material_names()):
-        if name in ("deep_water", "turbid_water"):
-            temperatures_k[index] = max(water_k, FREEZING_K)
-        elif name == "snow":
-            temperatures_k[index] = min(temperatures_k[index], FREEZING_K)
-    return np.array(temperatures_k)
+    warming_k = np.array([material["warming_k"] for material in load_materials().values()])
+    # A cloud top is cold whatever the sun does; the others warm with it.
+    temperatures_k = air_k + warming_k * np.where(warming_k > 0, sunlit, 1.0)
+    names = np.array(material_names())
+    temperatures_k[np.isin(names, ("deep_water", "turbid_water"))] = max(water_k, FREEZING_K)
+    return np.where(names == "snow", np.minimum(temperatures_k, FREEZING_K), temperatures_k)
 
 
 def snow_share(latitude_deg: float, day: float) -> float:
@@ -346,17 +333,16 @@ def cover_shares(
 
     Of each `day` is of the year (fields differ by some days) and `choice` in [0, 1) draws one of several materials.
     """
-    season = np.array([northern_day(latitude_deg, float(d)) for d in day])
-    full = 1.0 if cover.seasonal else min(abs(latitude_deg) / _FULL_SEASONS_FROM_DEG, 1.0)
-    upper = _shares(cover.upper, season, choice, full=full, peak_day=cover.peak_day)
-    lower = _shares(cover.lower, season, choice, full=full, peak_day=cover.peak_day)
+    season = np.array([northern_day(latitude_deg, float(one)) for one in day])
+    full = 1.0 if cover.seasonality == "full" else min(abs(latitude_deg) / _FULL_SEASONS_FROM_DEG, 1.0)
+    upper, lower = (_shares(one, season, choice, full, cover.peak_day) for one in (cover.upper, cover.lower))
     return upper, lower
 
 
-def _shares(part: Calendar, season: Array, choice: Array, *, full: float, peak_day: float) -> Array:
-    if not part[0]:
-        bounds = np.cumsum(part[1][0])
+def _shares(calendar: Calendar, season: Array, choice: Array, full: float, peak_day: float) -> Array:
+    if not calendar[0]:
+        bounds = np.cumsum(calendar[1][0])
         drawn = np.minimum(np.searchsorted(bounds, choice, side="right"), len(bounds) - 1)
         return np.eye(len(bounds))[drawn]
-    always = calendar_shares(part, np.full(len(season), peak_day))
-    return full * calendar_shares(part, season) + (1 - full) * always
+    always = calendar_shares(calendar, np.full(len(season), peak_day, dtype=float))
+    return full * calendar_shares(calendar, season) + (1 - full) * always
