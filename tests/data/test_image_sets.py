@@ -44,6 +44,8 @@ def _store(images: list[Image], split: Split = "train") -> ChipStore:
     store.index = pa.table({name: list(values) for name, values in columns.items()}, schema=INDEX_SCHEMA)
     store.sensors = dict.fromkeys(_SENSORS)  # type: ignore[arg-type]
     store.arrays = {f"{sensor}_8x8": _array(sensor, 8 + 4 * number) for number, sensor in enumerate(_SENSORS)}
+    store.array_numbers = np.array([_SENSORS.index(sensor) for _, sensor, _ in images])
+    store.array_rows = np.arange(count)
     return store
 
 

@@ -51,6 +51,8 @@ def store() -> ChipStore:
     made.index = pa.table({name: list(values) for name, values in columns.items()}, schema=INDEX_SCHEMA)
     made.sensors = dict.fromkeys(_SENSORS)  # type: ignore[arg-type]
     made.arrays = {f"{sensor}_8x8": _array(sensor) for sensor in _SENSORS}
+    made.array_numbers = np.array([_SENSORS.index(sensor) for _, sensor, _ in images])
+    made.array_rows = np.arange(count)
     return made
 
 

@@ -198,13 +198,15 @@ def decode(
 
 def to_physical(dn: Num[Tensor, "*batch band row col"], n: Normalisation) -> Float[Tensor, "*batch band row col"]:
     """Decode each band's digital numbers by itself to physical units, float32. What has no logarithm becomes NaN."""
-    _check_bands(dn, n)
     numbers = torch.tensor([n.scale, n.offset], dtype=torch.float32, device=dn.device)
-    scale, offset = numbers[:, :, None, None]
-    return _transformed(dn.to(torch.float32) * scale + offset, n)
+    return _decoded(dn, n, *numbers[:, :, None, None])
 
 
-def _transformed(linear: Tensor, n: Normalisation) -> Tensor:
+def _decoded(dn: Tensor, n: Normalisation, scale: Tensor, offset: Tensor) -> Tensor:
+    if dn.shape[-3] != len(n.bands):
+        raise _other_bands(dn, n)
+    # In place on one float32 copy, because memory is what this waits for.
+    linear = dn.to(torch.float32, copy=True).mul_(scale).add_(offset)
     if set(n.transform) == {"identity"}:
         return linear
     rows = zip(linear.unbind(-3), n.encodings, strict=True)
@@ -234,13 +236,10 @@ class Standardiser:
     def __call__(
         self, dn: Num[Tensor, "*batch band row col"], valid: Bool[Tensor, "*batch band row col"] | None = None
     ) -> Float[Tensor, "*batch band row col"]:
-        """Standardise; see `standardise`. In place on one float32 copy, because memory is what this waits for."""
-        _check_bands(dn, self._n)
+        """Standardise; see `standardise`."""
         # Whole numbers times a factor are finite, so there is nothing to look for.
         always_finite = self._is_linear and not dn.is_floating_point()
-        x = dn.to(torch.float32, copy=True)
-        x.mul_(self._scale).add_(self._offset)
-        x = _transformed(x, self._n)
+        x = _decoded(dn, self._n, self._scale, self._offset)
         missing = None if always_finite else ~torch.isfinite(x)
         if valid is not None:
             missing = ~valid if missing is None else missing | ~valid
@@ -251,20 +250,19 @@ class Standardiser:
 
 def restore(x: Float[Tensor, "*batch band row col"], n: Normalisation) -> Float[Tensor, "*batch band row col"]:
     """Turn network input back into physical units: the inverse of `standardise` where nothing was clipped."""
-    _check_bands(x, n)
+    if x.shape[-3] != len(n.bands):
+        raise _other_bands(x, n)
     numbers = torch.tensor([n.mean, n.std, n.p01, n.p99], dtype=torch.float32, device=x.device)
     mean, std, low, high = numbers[:, :, None, None]
     restored: Tensor = (x * std + mean) * (high - low) + low
     return restored
 
 
-def _check_bands(pixels: Tensor, n: Normalisation) -> None:
-    if pixels.shape[-3] != len(n.bands):
-        raise InputError(
-            f"'{n.sensor}' is normalised over {len(n.bands)} bands ({', '.join(n.bands[:16])}), found "
-            f"an array of shape {tuple(pixels.shape)}; it needs (…, band, row, col), "
-            f"with these bands in this order"
-        )
+def _other_bands(pixels: Tensor, n: Normalisation) -> InputError:
+    return InputError(
+        f"'{n.sensor}' is normalised over {len(n.bands)} bands ({', '.join(n.bands[:16])}), found an array of shape "
+        f"{tuple(pixels.shape)}; it needs (…, band, row, col), with these bands in this order"
+    )
 
 
 def to_stored(physical: Float[Array, "band row col"], n: Normalisation) -> Float[Array, "band row col"]:

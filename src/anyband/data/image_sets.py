@@ -75,11 +75,6 @@ class ImageSets:
     def __len__(self) -> int:
         return len(self.capacity)
 
-    @property
-    def are_pairs(self) -> bool:
-        """Whether these are pairs."""
-        return self.pair_kind is not None
-
     def images(self, sample: int) -> slice:
         """Tell where the images of a sample stand."""
         return slice(int(self.bounds[sample]), int(self.bounds[sample + 1]))
@@ -97,7 +92,7 @@ class ImageSets:
         images = np.concatenate([np.arange(self.bounds[one], self.bounds[one + 1]) for one in samples])
         bounds = np.append(0, np.cumsum(np.diff(self.bounds)[samples]))
         taken: dict[str, Any] = {name: getattr(self, name)[images] for name in ("chips", "sources", "time_us")}
-        names = ("capacity", "has_partner", *(("pair_kind",) if self.are_pairs else ()))
+        names = ("capacity", "has_partner", *(("pair_kind",) if self.pair_kind is not None else ()))
         return replace(self, bounds=bounds, **taken, **{name: getattr(self, name)[samples] for name in names})
 
 
@@ -175,27 +170,26 @@ def find_pairs(
         raise StoreError(
             f"no footprint in {_where(store, split)} has a pair of {kinds}; `anyband prepare --show` lists what it has"
         )
-    return _pairs(store, rows[np.array(found)], time_us[np.array(found)])
-
-
-def _pairs(store: ChipStore, chips: Int[Array, "pair image"], time_us: Int[Array, "pair image"]) -> ImageSets:
-    names = list(store.arrays)
-    arrays = [(names[a], names[b]) for a, b in store.array_numbers[chips].tolist()]
-    kinds = {arrays_of: number for number, arrays_of in enumerate(dict.fromkeys(arrays))}
-    used = tuple(dict.fromkeys(name for kind in kinds for name in kind))
-    grids = [coarser_grid(*((store.arrays[name].height, store.arrays[name].width) for name in kind)) for kind in kinds]
+    pairs = np.array(found)
+    chips, arrays_of = rows[pairs], list(store.arrays)
+    arrays = [(arrays_of[a], arrays_of[b]) for a, b in store.array_numbers[chips].tolist()]
+    kind_of = {kind: number for number, kind in enumerate(dict.fromkeys(arrays))}
+    used = tuple(dict.fromkeys(name for kind in kind_of for name in kind))
+    grids = [
+        coarser_grid(*((store.arrays[name].height, store.arrays[name].width) for name in kind)) for kind in kind_of
+    ]
     return ImageSets(
         size=(2, 2),
         bounds=2 * np.arange(len(chips) + 1),
         chips=chips.ravel(),
         sources=np.tile([0, 1], len(chips)),
-        time_us=time_us.ravel(),
+        time_us=time_us[pairs].ravel(),
         capacity=np.full(len(chips), 2),
         has_partner=np.ones(len(chips), dtype=bool),
         arrays=used,
         grid=coarser_grid(*grids),
-        pair_kind=np.array([kinds[one] for one in arrays], dtype=np.int64),
-        pair_arrays=tuple(kinds),
+        pair_kind=np.array([kind_of[one] for one in arrays], dtype=np.int64),
+        pair_arrays=tuple(kind_of),
         pair_grids=tuple(grids),
     )
 

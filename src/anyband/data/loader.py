@@ -175,7 +175,7 @@ class SetSampler:
     def __init__(self, sets: ImageSets, *, batch_size: int, seed: int, shuffle: ShardShuffle | None = None) -> None:
         self._sets, self._seed = sets, seed
         self._kinds, numbers = sets.kinds()
-        noun = "pairs" if sets.are_pairs else "sets"
+        noun = "pairs" if sets.pair_kind is not None else "sets"
         self._order = BatchOrder(numbers, batch_size=batch_size, seed=seed, noun=noun, shuffle=shuffle)
         self.steps_per_epoch = self._order.steps_per_epoch
 
@@ -183,7 +183,7 @@ class SetSampler:
         """Tell what the batch of a step holds; steps count from 0, over all epochs."""
         items, passed, kind, epoch = self._order.batch(step)
         samples = items + passed * len(self._sets)
-        if self._sets.are_pairs:
+        if self._sets.pair_kind is not None:
             return pairs_drawn(self._sets, items, kind=kind, samples=samples, epoch=epoch)
         capacity, has_partner = self._kinds[kind]
         least, most = (min(size, capacity) for size in self._sets.size)
@@ -411,19 +411,28 @@ class RawSets:
 def read_sets(store: ChipStore, draw: SetDraw, *, shards: OpenShards | None = None, metadata: bool = True) -> RawSets:
     """Read the sets of a draw, the images of each array in one go. `shards` are in memory already; without metadata, as
     for pairs, each slot is of one array."""
-    names, numbers = list(store.arrays), store.array_numbers[draw.chips]
+    infos, numbers = list(store.arrays.values()), store.array_numbers[draw.chips]
+    num_slots = draw.chips.shape[1]
+    if metadata:
+        # Which images, counted over sets and slots, are of each array.
+        parts = [(array, np.flatnonzero(numbers.ravel() == array)) for array in np.unique(numbers).tolist()]
+    else:
+        parts = [(array, np.arange(slot, numbers.size, num_slots)) for slot, array in enumerate(numbers[0].tolist())]
+    groups = []
+    for array, images in parts:
+        info, rows = infos[array], store.array_rows[draw.chips.ravel()[images]]
+        shape = (len(rows), len(info.bands), info.height, info.width)
+        # Where there is a GPU, chips are decoded straight into memory that it reads by itself.
+        pixels = torch.empty(shape, dtype=getattr(torch, info.dtype), pin_memory=torch.cuda.is_available())
+        how = {} if shards is None else {"how": shards.read}
+        _, valid = store.read(info.name, rows, out=pixels.numpy(), **how)
+        known = None if valid is None else torch.from_numpy(valid)
+        sets = images // num_slots if metadata else None
+        groups.append(RawImages(array=info.name, pixels=pixels, valid=known, sets=sets))
     if not metadata:
-        slots = zip(numbers[0].tolist(), draw.chips.T, strict=True)
-        of_slots = tuple(_read(store, names[array], chips, None, shards) for array, chips in slots)
-        return RawSets(groups=of_slots, rows=None, draw=draw, metadata=None)
-    groups, order = [], []
-    for array in np.unique(numbers).tolist():
-        images = np.flatnonzero(numbers.ravel() == array)
-        sets = images // draw.chips.shape[1]
-        groups.append(_read(store, names[array], draw.chips.ravel()[images], sets, shards))
-        order.append(images)
-    rows = np.argsort(np.concatenate(order)).reshape(draw.chips.shape)
-    return RawSets(groups=tuple(groups), rows=rows, draw=draw, metadata=chip_metadata(store, draw.chips))
+        return RawSets(groups=tuple(groups), rows=None, draw=draw, metadata=None)
+    order = np.argsort(np.concatenate([images for _, images in parts])).reshape(draw.chips.shape)
+    return RawSets(groups=tuple(groups), rows=order, draw=draw, metadata=chip_metadata(store, draw.chips))
 
 
 def batches_in_work(workers: int) -> int:
@@ -465,19 +474,3 @@ def _announced(draws: Iterable[DrawnT], expect: Callable[[DrawnT], None]) -> Ite
         if len(ahead) > _BATCHES_AHEAD:
             yield ahead.popleft()
     yield from ahead
-
-
-def _read(
-    store: ChipStore,
-    array: str,
-    chips: Int[Array, " chip"],
-    sets: Int[Array, " chip"] | None,
-    shards: OpenShards | None,
-) -> RawImages:
-    info = store.arrays[array]
-    shape = (len(chips), len(info.bands), info.height, info.width)
-    # Where there is a GPU, chips are decoded straight into memory that it reads by itself.
-    pixels = torch.empty(shape, dtype=getattr(torch, info.dtype), pin_memory=torch.cuda.is_available())
-    rows, out = store.array_rows[chips], pixels.numpy()
-    _, valid = store.read(array, rows, out=out) if shards is None else store.read(array, rows, out=out, how=shards.read)
-    return RawImages(array=array, pixels=pixels, valid=None if valid is None else torch.from_numpy(valid), sets=sets)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from anyband.arrays import Array
 from anyband.data.store import SPLITS, Split
-from anyband.errors import AnybandError, ManifestError, nearest_name
+from anyband.errors import AnybandError, CatalogueError, ManifestError, nearest_name
 from anyband.files import read_yaml
 from anyband.rasters.reader import RasterSource
-from anyband.sensors.catalogue import find_sensor_name, get_sensor
+from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Encoding, Sensor
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "open_manifest",
     "parse_entry",
     "read_manifest",
-    "read_rows",
+    "rows_of",
 ]
 
 MANIFEST_ENDINGS = (".csv", ".yaml", ".yml", ".parquet", ".geoparquet")
@@ -43,13 +43,9 @@ MANIFEST_ENDINGS = (".csv", ".yaml", ".yml", ".parquet", ".geoparquet")
 _ROWS_READ_TOGETHER = 1024
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a table (`MANIFEST_ENDINGS`), column → value; nothing is checked but that it is a table."""
-    return list(_iterate_rows(path))
-
-
-def _iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Give the rows of a table one by one; only YAML is held whole."""
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Give the rows of a table (`MANIFEST_ENDINGS`) one by one, column → value; only YAML is held whole. Nothing is
+    checked but that it is a table."""
     ending = path.suffix.casefold()
     if ending == ".csv":
         return _csv_rows(path)
@@ -173,38 +169,46 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
         ManifestError: a column is unknown or missing, or a value is wrong.
         CatalogueError: the sensor, a band or the encoding is unknown.
     """
-    given = {key: value for key, value in row.items() if not _is_absent(value) and key not in _IGNORED}
+    given = {key: value for key, value in row.items() if not (value is None or value == "") and key not in _IGNORED}
     for key in given:
         if key not in COLUMNS:
             raise ManifestError(f"column '{key}' is unknown ({', '.join(COLUMNS)}){nearest_name(str(key), COLUMNS)}")
     for key in ("path", "sensor"):
         if key not in given:
             raise ManifestError(f"'{key}' is missing; it is {COLUMNS[key]}")
-    paths = _paths(given["path"], folder)
-    product = _sensor(str(given["sensor"]), folder, known or {})
-    bands = _bands(given.get("bands"), paths, product)
-    sensor, stored = _declaration(product, bands, given)
-    time_index, time = _time(given.get("time"))
+    names, masks = _items(given["path"]), _items(given.get("valid"))
+    paths = tuple(folder / str(name) for name in names)
+    product = _product(str(given["sensor"]), folder, known or {})
+    bands = _bands(given["bands"], paths, product) if "bands" in given else ()
+    scale, offset, nodata = (
+        _number(given[column], column) if column in given else None for column in ("scale", "offset", "nodata")
+    )
+    encoding = str(given["encoding"]) if "encoding" in given else None
+    sensor, stored = _declaration(product, tuple(band for band, _ in bands), encoding, scale, offset)
+    time_index, time = _time(given["time"]) if "time" in given else (None, None)
     source = RasterSource(
         paths=paths,
         bands=bands,
         time_index=time_index,
         time=time,
-        valid_paths=_paths(given["valid"], folder) if "valid" in given else (),
+        valid_paths=tuple(folder / str(name) for name in masks),
         valid_values=tuple(_number(value, "valid_values") for value in _items(given.get("valid_values"))),
         valid_variable=str(given.get("valid_variable", "")),
-        nodata=_optional_number(given, "nodata"),
-        encoding=str(given["encoding"]) if "encoding" in given else None,
+        nodata=nodata,
+        encoding=encoding,
     )
+    split = given.get("split")
+    if split not in (None, *SPLITS):
+        raise ManifestError(f"split '{split}' is unknown ({', '.join(SPLITS)}){nearest_name(str(split), SPLITS)}")
     return ImageEntry(
-        name=";".join(str(item) for item in _items(given["path"])),
+        name=";".join(str(name) for name in names),
         source=source,
         sensor=sensor,
         product=product,
         encoding=stored,
         place=str(given["place"]) if "place" in given else None,
         datetime=_taken(given["datetime"]) if "datetime" in given else None,
-        split=_split(given.get("split")),
+        split=split,
     )
 
 
@@ -218,10 +222,6 @@ def entry_sensor(entry: ImageEntry) -> Sensor:
     return replace(entry.sensor, bands=bands, default_encoding=_DECLARED)
 
 
-def _is_absent(value: Any) -> bool:
-    return value is None or value == ""
-
-
 def _items(value: Any) -> list[Any]:
     if value is None:
         return []
@@ -230,29 +230,39 @@ def _items(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _paths(value: Any, folder: Path) -> tuple[Path, ...]:
-    return tuple(folder / str(item) for item in _items(value))
-
-
-def _sensor(name: str, folder: Path, known: Mapping[str, Sensor]) -> Sensor:
-    if name in known and find_sensor_name(name) is None:
-        return known[name]
-    return get_sensor(str(folder / name) if name.casefold().endswith((".yaml", ".yml")) else name)
+def _product(name: str, folder: Path, known: Mapping[str, Sensor]) -> Sensor:
+    try:
+        return get_sensor(folder / name if name.casefold().endswith((".yaml", ".yml")) else name)
+    except CatalogueError:
+        if name in known:
+            return known[name]
+        raise
 
 
 def _declaration(
-    product: Sensor, bands: Sequence[tuple[str, str]], given: Mapping[str, Any]
+    product: Sensor, names: tuple[str, ...], encoding: str | None, scale: float | None, offset: float | None
 ) -> tuple[Sensor, tuple[tuple[str, Encoding], ...]]:
-    """Find the bands asked for of a sensor, and how each is stored; the same objects for rows that say the same."""
-    names = tuple(band for band, _ in bands)
-    encoding = str(given["encoding"]) if "encoding" in given else None
-    scale, offset = _optional_number(given, "scale"), _optional_number(given, "offset")
+    """Find the requested bands of a sensor, and how each is stored: the same objects for rows that say the same. A
+    scale or offset replaces that of the encoding, whose transform stays; without one they say all."""
     key = (id(product), names, encoding, scale, offset)
     if key not in _declared:
         sensor = product.select(names) if names else product
+        is_given = scale is not None or offset is not None
+        stored = []
+        for band in sensor.bands:
+            plain = is_given and encoding is None
+            found = Encoding() if plain else band.encoding(encoding or sensor.default_encoding)
+            if is_given:
+                found = replace(
+                    found,
+                    scale=found.scale if scale is None else scale,
+                    offset=found.offset if offset is None else offset,
+                    source="the manifest",
+                )
+            stored.append((band.name, found))
         if len(_declared) == _MAX_DECLARED:
             _declared.clear()
-        _declared[key] = product, sensor, _encoding(sensor, encoding, scale, offset)
+        _declared[key] = product, sensor, tuple(stored)
     return _declared[key][1:]
 
 
@@ -267,39 +277,14 @@ def _bands(value: Any, paths: Sequence[Path], sensor: Sensor) -> tuple[tuple[str
         named = [(band.strip(), name.strip()) for band, _, name in (item.partition("=") for item in items)]
         if any(name for _, name in named) and not all(name for _, name in named):
             raise ManifestError(f"bands '{value}' name some bands of the file and not others")
-        if not any(name for _, name in named) and _has_order(paths):
+        netcdf = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
+        has_order = len(paths) == 1 and not paths[0].is_dir() and paths[0].suffix.casefold() not in netcdf
+        if not any(name for _, name in named) and has_order:
             named = [(band, str(number)) for number, (band, _) in enumerate(named, 1)]
     return tuple((sensor.band(band).name, name) for band, name in named)
 
 
-def _has_order(paths: Sequence[Path]) -> bool:
-    netcdf = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
-    return len(paths) == 1 and not paths[0].is_dir() and paths[0].suffix.casefold() not in netcdf
-
-
-def _encoding(
-    sensor: Sensor, name: str | None, scale: float | None, offset: float | None
-) -> tuple[tuple[str, Encoding], ...]:
-    """Find how each band is stored: a scale or offset replaces that of the encoding, whose transform stays. Without an
-    encoding they say all: `dn · scale + offset`."""
-    is_given = scale is not None or offset is not None
-    found = []
-    for band in sensor.bands:
-        encoding = Encoding() if is_given and name is None else band.encoding(name or sensor.default_encoding)
-        if is_given:
-            encoding = replace(
-                encoding,
-                scale=encoding.scale if scale is None else scale,
-                offset=encoding.offset if offset is None else offset,
-                source="the manifest",
-            )
-        found.append((band.name, encoding))
-    return tuple(found)
-
-
 def _time(value: Any) -> tuple[int | None, dt.datetime | None]:
-    if value is None:
-        return None, None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -333,23 +318,11 @@ def _datetime(value: Any, column: str) -> dt.datetime:
         raise ManifestError(f"{column} '{value}' is before year 1 or after year 9999 in UTC") from problem
 
 
-def _optional_number(given: Mapping[str, Any], column: str) -> float | None:
-    return _number(given[column], column) if column in given else None
-
-
 def _number(value: Any, column: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as problem:
         raise ManifestError(f"{column} '{value}' is not a number") from problem
-
-
-def _split(value: Any) -> Split | None:
-    if value is None:
-        return None
-    if value not in SPLITS:
-        raise ManifestError(f"split '{value}' is unknown ({', '.join(SPLITS)}){nearest_name(str(value), SPLITS)}")
-    return cast(Split, value)
 
 
 class ImageList:
@@ -406,10 +379,10 @@ def open_manifest(path: Path) -> ImageList:
             f"{', '.join(MANIFEST_ENDINGS)}; to prepare images directly, name their sensor with --sensor"
         )
     # YAML is read slowly, and whole.
-    held = read_rows(path) if path.suffix.casefold() in (".yaml", ".yml") else None
+    held = list(rows_of(path)) if path.suffix.casefold() in (".yaml", ".yml") else None
 
     def rows() -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for number, row in enumerate(_iterate_rows(path) if held is None else held, 1):
+        for number, row in enumerate(rows_of(path) if held is None else held, 1):
             yield f"row {number} of '{path}'", row
 
     entries = ImageList(str(path), path.parent, rows)

@@ -169,8 +169,10 @@ class Resampler:
         self._device = device
         # Float64 keeps the edges of boxes where they are; MPS has none.
         self._builds_on = torch.device("cpu") if device.type == "mps" else device
-        flipped = _flips_before_transposition(augmentation)
-        transposed = np.stack([augmentation.transposed] * 2, axis=1)
+        # What flips rows after a transposition flips columns before it.
+        turned = augmentation.transposed[:, None]
+        flipped = np.where(turned, augmentation.flipped[:, ::-1], augmentation.flipped)
+        transposed = np.broadcast_to(turned, flipped.shape)
         numbers = np.stack([augmentation.first, augmentation.size, flipped, transposed])
         # (first, size, flipped, transposed) × sample × (rows, columns), in one copy.
         self._boxes = to_device(numbers.astype(np.int64), self._builds_on)
@@ -219,8 +221,13 @@ class Resampler:
         num_taps = min(num_pixels, math.ceil(2 * self._radius * widest) + 2)
         start = (center - self._radius * stretch).floor().long().clamp(0, num_pixels - num_taps)
         taps = start[:, :, None] + torch.arange(num_taps, device=first.device)
-        kernel = _cubic if self._radius == _CUBIC_RADIUS else _triangle
-        weights = kernel((taps + 0.5 - center[:, :, None]) / stretch[:, :, None])
+        x = ((taps + 0.5 - center[:, :, None]) / stretch[:, :, None]).abs()
+        if self._radius == _CUBIC_RADIUS:
+            near = ((_CUBIC_A + 2) * x - (_CUBIC_A + 3)) * x * x + 1
+            far = ((x - 5) * x + 8) * x * _CUBIC_A - 4 * _CUBIC_A
+            weights = torch.where(x < 1, near, torch.where(x < _CUBIC_RADIUS, far, 0.0))
+        else:
+            weights = (1 - x).clamp(min=0.0)
         inside = (taps >= touched_from[:, :, None]) & (taps < touched_to[:, :, None])
         weights = torch.where(inside, weights, 0.0)
         weights = weights / weights.sum(dim=2, keepdim=True)
@@ -268,7 +275,9 @@ def apply_to_map(
     on the map's own pixels, no value changes."""
     if len(augmentation.transposed) != len(values):
         raise _other_count(augmentation, len(values))
-    flips, nearest = _flips_before_transposition(augmentation), []
+    # What flips rows after a transposition flips columns before it.
+    flips = np.where(augmentation.transposed[:, None], augmentation.flipped[:, ::-1], augmentation.flipped)
+    nearest = []
     for axis, (num_pixels, grid_pixels) in enumerate(zip(values.shape[1:], augmentation.grid, strict=True)):
         first, size = augmentation.first[:, axis, None], augmentation.size[:, axis, None]
         output = np.broadcast_to(np.arange(img_size), (len(first), img_size))
@@ -281,23 +290,6 @@ def apply_to_map(
     taken = values[sample, nearest[0][:, :, None], nearest[1][:, None, :]]
     turned = torch.from_numpy(augmentation.transposed).to(values.device)[:, None, None]
     return torch.where(turned, taken.mT, taken)
-
-
-def _flips_before_transposition(augmentation: Augmentation) -> Bool[Array, "sample 2"]:
-    # What flips rows after a transposition flips columns before it.
-    swapped = augmentation.flipped[:, ::-1]
-    return np.where(augmentation.transposed[:, None], swapped, augmentation.flipped)
-
-
-def _cubic(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    x = distance.abs()
-    near = ((_CUBIC_A + 2) * x - (_CUBIC_A + 3)) * x * x + 1
-    far = ((x - 5) * x + 8) * x * _CUBIC_A - 4 * _CUBIC_A
-    return torch.where(x < 1, near, torch.where(x < _CUBIC_RADIUS, far, 0.0))
-
-
-def _triangle(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    return (1 - distance.abs()).clamp(min=0.0)
 
 
 def _resample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:

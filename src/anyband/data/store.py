@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -317,15 +317,25 @@ class ChipStore:
             raise StoreError(
                 f"store '{self.path}' has {counted} chips and {index.num_rows} rows of index; prepare it again"
             )
+        # Where each chip of the index stands; `valid` is read for those only that are not wholly valid.
+        coded = index.column("array").combine_chunks().dictionary_encode()
+        number_of = {name: number for number, name in enumerate(self.arrays)}
+        numbers = np.array([number_of[name] for name in coded.dictionary.to_pylist()], dtype=np.int64)
+        self.array_numbers: Int[Array, " chip"] = np.asarray(numbers[coded.indices.to_numpy()])
+        self.array_rows: Int[Array, " chip"] = np.asarray(index.column("array_row").to_numpy())
+        self._whole_rows = {name: np.ones(info.num_chips, dtype=bool) for name, info in self.arrays.items()}
+        is_whole = index.column("valid_fraction").to_numpy() >= 1.0
+        for name in self._valid:
+            here = self.array_numbers == number_of[name]
+            self._whole_rows[name][self.array_rows[here]] = is_whole[here]
         # A shard that is missing would read as zeros, silently, so look for each.
         listed = None if isinstance(location.root, Path) else location.listed_chips()
         for info in self.arrays.values():
             for shard in range(-(-info.num_chips // info.chips_per_shard)):
                 key = f"chips/{info.name}/c/{shard}/0/0/0"
-                file = location.file(key)
-                if not (Path(file).is_file() if listed is None else key in listed):
+                if not (Path(location.root, key).is_file() if listed is None else key in listed):
                     again = "prepare it again" if listed is None else "copy it again"
-                    raise StoreError(f"store '{self.path}' is incomplete: '{file}' is missing; {again}")
+                    raise StoreError(f"store '{self.path}' is incomplete: '{location.file(key)}' is missing; {again}")
 
     @classmethod
     def open(cls, path: Path | str, *, endpoint: str | None = None) -> "ChipStore":
@@ -337,20 +347,22 @@ class ChipStore:
         """
         location = StoreLocation.of(path, endpoint=endpoint)
         header = _read_header(location)
-        file = location.file("index.parquet")
         try:
             content = location.read("index.parquet")
             if content is None:
+                file = location.file("index.parquet")
                 raise StoreError(f"the chip store has no index: there is no '{file}'; prepare the store again")
             index = pq.read_table(pa.BufferReader(content))
         except (pa.ArrowException, OSError) as problem:
             if isinstance(problem, StoreError):
                 raise
+            file = location.file("index.parquet")
             raise StoreError(
                 f"the index of the chip store can't be read: '{file}': {problem}; prepare the store again"
             ) from problem
         lacking = [name for name in INDEX_SCHEMA.names if name not in index.column_names]
         if lacking:
+            file = location.file("index.parquet")
             raise StoreError(f"the index '{file}' lacks the columns {', '.join(lacking)}; prepare the store again")
         try:
             return cls(location, header, index)
@@ -373,8 +385,9 @@ class ChipStore:
         Rows come in any order, one may stand more than once; `out` is memory to fill; `how` reads rows of an opened
         array, for example `OpenShards.read`. `StoreError` where there is no such array or row, or a file is damaged.
         """
-        info = self._info(array)
-        wanted = np.asarray(rows, dtype=np.int64)
+        if array not in self.arrays:
+            raise self._no_array(array)
+        info, wanted = self.arrays[array], np.asarray(rows, dtype=np.int64)
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < info.num_chips):
             raise StoreError(
                 f"array '{array}' has rows 0 to {info.num_chips - 1}, asked for {wanted.min()} to {wanted.max()}"
@@ -395,7 +408,9 @@ class ChipStore:
 
     def array_sensor(self, array: str) -> Sensor:
         """Make the sensor of an array: its bands only, with one encoding, the stored one."""
-        info = self._info(array)
+        if array not in self.arrays:
+            raise self._no_array(array)
+        info = self.arrays[array]
         sensor = self.sensors[info.sensor].select(info.bands)
         bands = tuple(replace(band, encodings=((_STORED, info.encoding[band.name]),)) for band in sensor.bands)
         return replace(sensor, bands=bands, default_encoding=_STORED, nodata=info.nodata)
@@ -433,19 +448,6 @@ class ChipStore:
         self.location.write("store.json", header_text(header).encode())
         self.statistics = {sensor: dict(bands) for sensor, bands in statistics.items()}
 
-    @cached_property
-    def array_rows(self) -> Int[Array, " chip"]:
-        """Row of its array, for each chip of the index."""
-        return np.asarray(self.index.column("array_row").to_numpy())
-
-    @cached_property
-    def array_numbers(self) -> Int[Array, " chip"]:
-        """Position in `arrays` of its array, for each chip of the index."""
-        position = {name: number for number, name in enumerate(self.arrays)}
-        coded = self.index.column("array").combine_chunks().dictionary_encode()
-        numbers = np.array([position[name] for name in coded.dictionary.to_pylist()], dtype=np.int64)
-        return np.asarray(numbers[coded.indices.to_numpy()])
-
     def shards_of(self, chips: Int[Array, " chip"]) -> list[tuple[ts.TensorStore, int]]:
         """Tell which shards of which opened arrays hold some chips of the index, and say where they are data."""
         found = []
@@ -458,23 +460,9 @@ class ChipStore:
                 found += [(opened, int(shard)) for shard in np.unique(wanted // info.chips_per_shard)]
         return found
 
-    @cached_property
-    def _whole_rows(self) -> dict[str, Array]:
-        """Which rows of each array are wholly valid, so that `valid` is read for the others only."""
-        is_whole = self.index.column("valid_fraction").to_numpy() >= 1.0
-        whole = {name: np.ones(info.num_chips, dtype=bool) for name, info in self.arrays.items()}
-        for name in self._valid:
-            here = self.array_numbers == list(self.arrays).index(name)
-            whole[name][self.array_rows[here]] = is_whole[here]
-        return whole
-
-    def _info(self, array: str) -> ArrayInfo:
-        if array not in self.arrays:
-            raise StoreError(
-                f"array '{array}' is not in store '{self.path}' ({', '.join(self.arrays)})"
-                f"{nearest_name(array, self.arrays)}"
-            )
-        return self.arrays[array]
+    def _no_array(self, array: str) -> StoreError:
+        offer = nearest_name(array, self.arrays)
+        return StoreError(f"array '{array}' is not in store '{self.path}' ({', '.join(self.arrays)}){offer}")
 
     def _opened(self, kind: Literal["chips", "valid"], array: str) -> ts.TensorStore:
         """Open an array, and see that it is as the header says."""
@@ -522,7 +510,6 @@ def statistics_to_dict(statistics: Mapping[str, Mapping[str, BandStatistics]]) -
 
 
 def _read_header(location: StoreLocation) -> dict[str, Any]:
-    file = location.file("store.json")
     try:
         content = location.read("store.json")
         if content is None:
@@ -532,8 +519,9 @@ def _read_header(location: StoreLocation) -> dict[str, Any]:
     except StoreError:
         raise
     except (OSError, *_WRONG_JSON) as problem:
-        raise _broken(file, problem) from problem
+        raise _broken(location.file("store.json"), problem) from problem
     if not isinstance(version, int):
+        file = location.file("store.json")
         raise StoreError(f"'{file}' is broken (its version is {version!r}); prepare the store again")
     if version != STORE_VERSION:
         advice = "update anyband" if version > STORE_VERSION else "prepare the store again"

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anyband.data.manifest import COLUMNS, MANIFEST_ENDINGS, ImageEntry, parse_entry, read_rows
+from anyband.data.manifest import COLUMNS, MANIFEST_ENDINGS, ImageEntry, parse_entry, rows_of
 from anyband.data.store import SPLITS, Split
 from anyband.errors import AnybandError, ManifestError, nearest_name
 from anyband.labelled.samples import DENSE_KINDS, IMAGE_ENDINGS, DataSpec
@@ -139,7 +139,7 @@ def list_samples(spec: DataSpec, *, sensors: Mapping[str, Sensor] | None = None)
 
 
 def _table(table: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
-    rows = read_rows(table)
+    rows = list(rows_of(table))
     if not rows:
         raise ManifestError(f"'{table}' lists no images; give it a row for each")
     columns = list(dict.fromkeys(column for row in rows for column in row))

@@ -230,7 +230,7 @@ class Samples:
 
     def read(self, draw: SetDraw, shards: OpenShards | None = None) -> RawSets:
         """Read a batch as it is stored; `shards` are in memory already. `StoreError` where the store is damaged."""
-        return read_sets(self.store, draw, shards=shards, metadata=not self.sets.are_pairs)
+        return read_sets(self.store, draw, shards=shards, metadata=self.sets.pair_kind is None)
 
     def places(self, draw: SetDraw) -> list[str]:
         """Name the place of each sample: all its images are of one."""
@@ -238,7 +238,7 @@ class Samples:
         return named
 
     def title(self, draw: SetDraw) -> str:
-        if self.sets.are_pairs:
+        if self.sets.pair_kind is not None:
             return f"pairs of {' + '.join(self.sets.pair_arrays[draw.kind])}"
         sensors = sorted(set(self.store.index.column("sensor").take(draw.chips.ravel()).to_pylist()))
         return f"sets of {_images_word(draw.chips.shape[1])} of {', '.join(sensors)}"
@@ -248,7 +248,9 @@ class Samples:
         kinds, numbers = self.sets.kinds()
         counts = dict(enumerate(np.bincount(numbers, minlength=len(kinds)).tolist()))
         few = {kind: count for kind, count in counts.items() if count < batch_size}
-        repeated = self._few_pairs(few, batch_size) if self.sets.are_pairs else self._few_sets(few, batch_size)
+        repeated = (
+            self._few_pairs(few, batch_size) if self.sets.pair_kind is not None else self._few_sets(few, batch_size)
+        )
         return [*self._stage_notes(batch_size), *repeated, *self._order_notes()]
 
     def _few_pairs(self, few: Mapping[int, int], batch_size: int) -> list[str]:
@@ -284,7 +286,7 @@ class Samples:
 
         Of pairs some of each kind; of sets the largest, if possible of several sensors, of the first batches of seed 0.
         """
-        if self.sets.are_pairs:
+        if self.sets.pair_kind is not None:
             kinds = enumerate(self.sets.pair_arrays)
             return {"_".join(arrays): self._shown_pairs(kind, count) for kind, arrays in kinds}
         size = min(count, int(np.bincount(self.sets.kinds()[1]).max()))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from anyband.arrays import Array, Float, Int
-from anyband.data.manifest import read_rows
+from anyband.data.manifest import rows_of
 from anyband.data.store import SPLITS, Split
 from anyband.errors import InputError, ManifestError, RasterError, RecipeError, nearest_name
 from anyband.labelled.maps import map_data
@@ -289,7 +289,7 @@ def _chosen_sensors(spec: DataSpec) -> list[str]:
 def _rows(root: Path) -> list[dict[str, Any]]:
     if not (root / _TABLE).exists():
         raise ManifestError(f"'{root}' has no '{_TABLE}'. SICKLE wants: {_SICKLE_WANTED}")
-    rows = read_rows(root / _TABLE)
+    rows = list(rows_of(root / _TABLE))
     missing = [name for name in _SICKLE_COLUMNS if not rows or name not in rows[0]]
     if missing:
         raise ManifestError(
