@@ -205,7 +205,6 @@ def to_physical(dn: Num[Tensor, "*batch band row col"], n: Normalisation) -> Flo
 def _decoded(dn: Tensor, n: Normalisation, scale: Tensor, offset: Tensor) -> Tensor:
     if dn.shape[-3] != len(n.bands):
         raise _other_bands(dn, n)
-    # In place on one float32 copy, because memory is what this waits for.
     linear = dn.to(torch.float32, copy=True).mul_(scale).add_(offset)
     if set(n.transform) == {"identity"}:
         return linear
@@ -236,7 +235,7 @@ class Standardiser:
     def __call__(
         self, dn: Num[Tensor, "*batch band row col"], valid: Bool[Tensor, "*batch band row col"] | None = None
     ) -> Float[Tensor, "*batch band row col"]:
-        """Standardise; see `standardise`."""
+        """Standardise; see `standardise`. In place on one float32 copy, because memory is what this waits for."""
         # Whole numbers times a factor are finite, so there is nothing to look for.
         always_finite = self._is_linear and not dn.is_floating_point()
         x = _decoded(dn, self._n, self._scale, self._offset)

@@ -295,12 +295,11 @@ def _time(value: Any) -> tuple[int | None, dt.datetime | None]:
 
 
 def _taken(value: Any) -> dt.datetime:
-    """Read when an image was taken."""
     time = _datetime(value, "datetime")
     if is_future(time):
+        now = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%MZ}"
         raise ManifestError(
-            f"datetime '{value}' lies in the future (now is {dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%MZ}); "
-            "correct it, or leave it out where it is unknown"
+            f"datetime '{value}' lies in the future (now is {now}); correct it, or leave it out where it is unknown"
         )
     return time
 

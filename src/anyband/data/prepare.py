@@ -494,9 +494,8 @@ def _sensors(entries: Iterable[ImageEntry]) -> dict[str, Sensor]:
     for entry in entries:
         known = sensors.setdefault(entry.product.name, entry.product)
         if known is not entry.product and known != entry.product:
-            raise ManifestError(
-                f"two different sensors are named '{entry.product.name}' (one is of '{entry.name}'); rename one"
-            )
+            found = f"two different sensors are named '{entry.product.name}' (one is of '{entry.name}')"
+            raise ManifestError(f"{found}; rename one")
     return sensors
 
 

@@ -193,18 +193,12 @@ class Encoding:
 
 
 def physical_values(linear: Any, transform: str, *, k1: float = 0.0, k2: float = 0.0, xp: Any = np) -> Any:
-    """Apply an encoding's transform to `dn · scale + offset`; NaN where it has no value: no echo is missing, not −∞.
-
-    `xp` is numpy or torch.
-
-    Source:
-        Brightness temperature: USGS, Landsat 8 Data Users Handbook, LSDS-1574, section 5.
-    """
+    """Apply a transform to `dn · scale + offset`, by numpy or torch; NaN, not −∞, where there is no echo."""
     if transform == "identity":
         return linear
     positive = xp.where(linear > 0, linear, xp.nan)
     if transform == "brightness_temperature":
-        return k2 / xp.log1p(k1 / positive)
+        return k2 / xp.log1p(k1 / positive)  # Source: USGS, Landsat 8 Data Users Handbook, LSDS-1574, section 5
     return (10 if transform == "power_to_db" else 20) * xp.log10(positive)
 
 
