@@ -18,9 +18,9 @@ from sklearn.metrics import (
 
 from anyband.evaluate import metrics
 from anyband.evaluate.metrics import (
+    MetricName,
     Weighted,
     error_sums,
-    map_metric,
     metric_of,
     metric_value,
     number_metric,
@@ -45,6 +45,10 @@ def _counted(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.stack([confusion_matrix(one.ravel(), other.ravel(), labels=labels) for one, other in pairs])
 
 
+def _map_metric(name: MetricName, confusion: np.ndarray) -> Weighted:
+    return metric_of("class_map", {"confusion": confusion}, name)
+
+
 def _value(metric: Weighted, count: int) -> float:
     return value_of(metric, num_samples=count)
 
@@ -56,7 +60,7 @@ def test_mean_iou_is_that_of_torchmetrics_on_the_pixels(seed: int, occurring: in
 
     truth, predicted = _maps(seed, occurring=occurring)
     other = multiclass_jaccard_index(torch.from_numpy(predicted), torch.from_numpy(truth), num_classes=_CLASSES)
-    assert _value(map_metric("miou", _counted(truth, predicted)), 5) == pytest.approx(float(other), abs=1e-6)
+    assert _value(_map_metric("miou", _counted(truth, predicted)), 5) == pytest.approx(float(other), abs=1e-6)
 
 
 @settings(max_examples=20)
@@ -65,14 +69,14 @@ def test_pixel_accuracy_and_f1_are_those_of_scikit_learn_on_the_pixels(seed: int
     truth, predicted = _maps(seed, occurring=occurring)
     counts = _counted(truth, predicted)
     flat, guessed = truth.ravel(), predicted.ravel()
-    assert _value(map_metric("pixel_accuracy", counts), 5) == pytest.approx(accuracy_score(flat, guessed))
+    assert _value(_map_metric("pixel_accuracy", counts), 5) == pytest.approx(accuracy_score(flat, guessed))
     expected = f1_score(flat, guessed, average="macro")
-    assert _value(map_metric("map_f1_macro", counts), 5) == pytest.approx(expected)
+    assert _value(_map_metric("map_f1_macro", counts), 5) == pytest.approx(expected)
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
     counts = np.array([[[6, 2, 0], [0, 0, 0], [0, 0, 0]]])
-    assert _value(map_metric("miou", counts), 1) == pytest.approx((6 / 8 + 0) / 2)
+    assert _value(_map_metric("miou", counts), 1) == pytest.approx((6 / 8 + 0) / 2)
 
 
 @pytest.mark.parametrize("name", ["miou", "pixel_accuracy", "map_f1_macro"])
@@ -80,15 +84,15 @@ def test_a_sample_of_weight_two_counts_as_two_samples(name: str) -> None:
     counts = _counted(*_maps(3))
     twice = np.concatenate([counts, counts[:1]])
     weights = np.array([[2.0, 1, 1, 1, 1]])
-    metric, repeated = map_metric(name, counts), map_metric(name, twice)  # type: ignore[arg-type]
+    metric, repeated = _map_metric(name, counts), _map_metric(name, twice)  # type: ignore[arg-type]
     assert metric(weights)[0] == pytest.approx(_value(repeated, 6))
 
 
 def test_samples_without_labelled_pixels_change_nothing_and_alone_have_no_score() -> None:
     counts = _counted(*_maps(4))
     more = np.concatenate([counts, np.zeros_like(counts[:2])])
-    metric = map_metric("miou", more)
-    assert _value(metric, 7) == _value(map_metric("miou", counts), 5)
+    metric = _map_metric("miou", more)
+    assert _value(metric, 7) == _value(_map_metric("miou", counts), 5)
     assert np.isnan(metric(np.array([[0.0, 0, 0, 0, 0, 1, 1]])))[0]
 
 
@@ -139,7 +143,7 @@ def test_the_interval_is_that_of_drawing_samples_again(name: str) -> None:
     samples = tuple(map(str, range(12)))
 
     def of(drawn: np.ndarray) -> Weighted:
-        return map_metric("miou", counts[drawn]) if name == "miou" else number_metric("rmse", sums[drawn])
+        return _map_metric("miou", counts[drawn]) if name == "miou" else number_metric("rmse", sums[drawn])
 
     by_hand = []
     for index in range(40):
@@ -156,7 +160,7 @@ def test_the_interval_is_that_of_drawing_samples_again(name: str) -> None:
 def _drawn(*, shown: bool = False) -> np.ndarray:
     truth, predicted = np.random.default_rng(1).normal(size=(2, 12))
     one = number_predictions(truth, predicted, samples=tuple(map(str, range(12))))
-    return resample(one, {"mae": metric_of(one, "mae")}, seed=1, num_resamples=30, shown=shown)["mae"]
+    return resample(one, {"mae": metric_of(one.kind, one.arrays, "mae")}, seed=1, num_resamples=30, shown=shown)["mae"]
 
 
 def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_a_score_has_the_same_interval_on_a_rerun_and_another_with_another_seed(
 def test_a_metric_of_another_kind_is_refused() -> None:
     predictions = number_predictions(_TRUTH, _PREDICTED, samples=_NAMES)
     with pytest.raises(InputError, match=r"results of kind 'number' have no 'miou' \(rmse, mae, r2\)"):
-        metric_of(predictions, "miou")
+        metric_of(predictions.kind, predictions.arrays, "miou")
 
 
 _REFUSED: dict[str, Callable[[], object]] = {

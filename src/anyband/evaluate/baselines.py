@@ -14,7 +14,7 @@ from anyband.data.store import Split
 from anyband.encode.input_spec import InputSpec
 from anyband.errors import InputError
 from anyband.evaluate.features import Context, Result, have_equal_bands
-from anyband.evaluate.metrics import Counted, confusion_of, count_map, map_metric, map_predictions, value_of
+from anyband.evaluate.metrics import Counted, confusion_of, count_map, map_predictions, metric_of, value_of
 from anyband.labelled.samples import SampleImage, TaskData
 from anyband.progress import progress
 from anyband.randomness import generator
@@ -175,7 +175,7 @@ def _best_threshold(
         for one in tried:
             changed = (lengths > one).astype(np.int64)
             counts = confusion_of(truth[None], changed[None], num_classes=2)
-            scores.append(value_of(map_metric("miou", counts[None]), num_samples=1))
+            scores.append(value_of(metric_of("class_map", {"confusion": counts[None]}, "miou"), num_samples=1))
             advance(1)
     best = int(np.argmax(scores))
     return float(tried[best]), scores[best]

@@ -39,7 +39,6 @@ __all__ = [
     "Result",
     "SiameseEncoder",
     "band_means",
-    "cache_key",
     "check_splits",
     "extract_features",
     "have_equal_bands",
@@ -264,8 +263,7 @@ def extract_features(
     rows, modes = {}, [(module, module.training) for module in encoders.values()]
     of = {"of": "vectors"} if blocks is None else {"of": "levels", "blocks": blocks if blocks == "final" else [*blocks]}
     for name, module in encoders.items():
-        key = "" if cache is None else cache_key(module, {**of, **module.settings}, reader, scale)
-        rows[name] = _Rows(wanted, reader.data.names, cache, key)
+        rows[name] = _Rows(module, {**of, **module.settings}, reader, wanted, cache=cache, scale=scale)
     todo = list(dict.fromkeys(sample for one in rows.values() for sample in one.missing))
     try:
         for module in encoders.values():
@@ -318,13 +316,36 @@ _Found = tuple[Int[Array, " found"], tuple[Float[Tensor, "found ..."], ...]]
 class _Rows:
     """Features of some samples, one tensor or one for each level; they come in any order, and what is new is kept."""
 
-    def __init__(self, samples: Sequence[int], names: Sequence[str], cache: Path | None, key: str) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        described: Mapping[str, Any],
+        reader: TaskReader,
+        samples: Sequence[int],
+        *,
+        cache: Path | None,
+        scale: float,
+    ) -> None:
         self.missing = dict.fromkeys(samples)
         self._row = {sample: row for row, sample in enumerate(self.missing)}
         self.made: tuple[Tensor, ...] = ()
-        self._names, self._cache, self.key = names, cache, key
+        self._names, self._cache, self.key = reader.data.names, cache, ""
         self.waiting: list[_Found] = []
-        for found, made in () if cache is None else kept_features(cache, key, samples):
+        if cache is None:
+            return
+        # All that features depend on.
+        whole = {
+            "version": _VERSION,
+            "weights": tensors_hash(module.state_dict()),
+            "features": described,
+            "data": reader.data.fingerprint,
+            "input": reader.settings(),
+            "scale": scale,
+            "precision": reader.recipe.input.precision,
+        }
+        text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        self.key = hashlib.sha256(text.encode()).hexdigest()
+        for found, made in kept_features(cache, self.key, samples):
             self.add(found, made, is_kept=True)
 
     def add(self, samples: Int[Array, " found"], made: tuple[Tensor, ...], *, is_kept: bool = False) -> None:
@@ -377,21 +398,6 @@ def keep_features(folder: Path | None, key: str, found: Sequence[_Found]) -> Non
     tensors["samples"] = torch.from_numpy(np.concatenate([samples for samples, _ in found]))
     name = hashlib.blake2b(tensors["samples"].numpy().tobytes(), digest_size=_DIGEST_BYTES).hexdigest()
     write_weights(folder / key[:2] / key / f"{name}{_ENDING}", tensors, {"key": key, "digest": tensors_hash(tensors)})
-
-
-def cache_key(module: nn.Module, described: Mapping[str, Any], reader: TaskReader, scale: float) -> str:
-    """Hash all that features depend on; `described` is of plain values, in any order of keys."""
-    whole = {
-        "version": _VERSION,
-        "weights": tensors_hash(module.state_dict()),
-        "features": described,
-        "data": reader.data.fingerprint,
-        "input": reader.settings(),
-        "scale": scale,
-        "precision": reader.recipe.input.precision,
-    }
-    text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read_part(path: Path, key: str, wanted: set[int]) -> _Found | None:

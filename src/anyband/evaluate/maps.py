@@ -25,7 +25,7 @@ from anyband.evaluate.features import (
 )
 from anyband.evaluate.fitting import adapt, checkpoint_of, fit, predicting, trained_weights_note
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.metrics import VALIDATION_METRICS, Counted, count_map, map_metric, map_predictions, value_of
+from anyband.evaluate.metrics import VALIDATION_METRICS, Counted, count_map, map_predictions, metric_of, value_of
 from anyband.evaluate.recipe import AugmentRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
@@ -44,7 +44,7 @@ __all__ = [
     "predict_windows",
 ]
 
-# chosen: a page of pictures; they go from the worst to the best of the test samples in equal steps of rank.
+# chosen: a page of pictures.
 _NUM_PICTURES = 8
 # chosen: UPerNet with 512 channels was seen to take 150 MB for a sample of 224 × 224 pixels (CPU).
 _HEAD_SAMPLES = 8
@@ -75,7 +75,7 @@ class ClassMaps:
 
     def score(self, counts: Num[Array, "sample class class"]) -> float:
         """Compute the mIoU over the pixels of all samples; NaN where no pixel has a label."""
-        return value_of(map_metric("miou", counts), num_samples=len(counts))
+        return value_of(metric_of("class_map", {"confusion": counts}, "miou"), num_samples=len(counts))
 
 
 class NumberMaps:
@@ -214,7 +214,11 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         adapted.settle()
     with predicting(network, recipe.fit):
         counts, counted = _counts(samples, kind, data, "test")
-        pictured = data.split("test")[_spread(counts, kind)]
+        # From the worst to the best sample in equal steps of rank; those without labelled pixels are left out.
+        scores = np.array([kind.score(one[None]) for one in counts])
+        ranked = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
+        steps = np.linspace(0, len(ranked) - 1, min(_NUM_PICTURES, len(ranked))).round().astype(np.int64)
+        pictured = data.split("test")[ranked[steps]]
         maps = dict(samples.predicted(pictured, kind.read, labelled=False))
     head_state = network.head.state_dict()
     settled = kind.settled(head_state) if isinstance(kind, NumberMaps) else head_state
@@ -240,14 +244,6 @@ def _counts(
         rows[position], found = count_map(data, position, samples.truth(position), predicted)
         counted += found
     return np.stack([rows[position] for position in data.split(split).tolist()]), counted
-
-
-def _spread(counts: Num[Array, "sample ..."], kind: MapKind) -> Int[Array, " picture"]:
-    """Choose samples for pictures, from the worst to the best; those without labelled pixels are left out."""
-    scores = np.array([kind.score(one[None]) for one in counts])
-    ranked = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
-    steps = np.linspace(0, len(ranked) - 1, min(_NUM_PICTURES, len(ranked))).round().astype(np.int64)
-    return np.asarray(ranked[steps])
 
 
 class MapNetwork(nn.Module):

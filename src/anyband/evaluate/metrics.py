@@ -37,8 +37,6 @@ __all__ = [
     "error_sums",
     "interval",
     "label_matrix",
-    "label_metric",
-    "map_metric",
     "map_predictions",
     "metric_of",
     "metric_value",
@@ -248,29 +246,36 @@ def interval(resampled: Float[Array, "resample"]) -> tuple[float, float]:
 
 def metric_value(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> float:
     """Compute a metric of classes or labels with every sample once."""
-    return value_of(label_metric(name, labels, scores), num_samples=len(labels))
+    kind: TaskKind = "class" if labels.ndim == 1 else "labels"
+    return value_of(metric_of(kind, {"labels": labels, "scores": scores}, name), num_samples=len(labels))
 
 
-def label_metric(name: MetricName, labels: Labels, scores: Float[Array, "sample class"]) -> Weighted:
-    """Make a metric of classes or of labels; of equal scores the lower class number is the predicted one."""
-    if name == "map_micro":
-        return _average_precision(labels.ravel(), scores.ravel(), items_per_sample=scores.shape[1])
-    if name == "map_macro":
-        classes = [_average_precision(labels[:, c], scores[:, c]) for c in np.flatnonzero(labels.any(axis=0))]
-        return lambda weights: _mean_of_known(np.stack([one(weights) for one in classes]), axis=0)
-    numbers = np.arange(scores.shape[1])
-    truth, predicted = labels[:, None] == numbers, scores.argmax(axis=1)[:, None] == numbers
-    return _class_metric(name, truth & predicted, truth, predicted)
-
-
-def _class_metric(
-    name: MetricName,
-    hits: Shaped[Array, "sample class"],
-    truth: Shaped[Array, "sample class"],
-    predicted: Shaped[Array, "sample class"],
-) -> Weighted:
-    """Make a metric of how often, in each sample, each class is found where it is true, is true, and is predicted."""
-    hits, truth, predicted = (one.astype(np.float64) for one in (hits, truth, predicted))
+def metric_of(kind: TaskKind, arrays: Mapping[str, Shaped[Array, "sample ..."]], name: MetricName) -> Weighted:
+    """Make a metric for weighted samples from the arrays of `Predictions`; one that the kind lacks is an `InputError`.
+    Of equal scores the lower class number is the predicted one. Pixels of all samples are counted together, each as
+    often as its sample.
+    """
+    if name not in METRICS_OF[kind]:
+        raise InputError(f"results of kind '{kind}' have no '{name}' ({', '.join(METRICS_OF[kind])})")
+    if kind == "number_map":
+        return number_metric(name, arrays["sums"])
+    if kind == "number":
+        return number_metric(name, error_sums(arrays["truth"], arrays["predicted"]))
+    if kind == "class_map":
+        confusion = arrays["confusion"]
+        counts = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)
+    else:
+        labels, scores = arrays["labels"], arrays["scores"]
+        if name == "map_micro":
+            return _average_precision(labels.ravel(), scores.ravel(), items_per_sample=scores.shape[1])
+        if name == "map_macro":
+            classes = [_average_precision(labels[:, c], scores[:, c]) for c in np.flatnonzero(labels.any(axis=0))]
+            return lambda weights: _mean_of_known(np.stack([one(weights) for one in classes]), axis=0)
+        numbers = np.arange(scores.shape[1])
+        labelled, chosen = labels[:, None] == numbers, scores.argmax(axis=1)[:, None] == numbers
+        counts = labelled & chosen, labelled, chosen
+    # How often, in each sample, each class is found where it is true, is true, and is predicted.
+    hits, truth, predicted = (one.astype(np.float64) for one in counts)
     # chosen: a class that neither the labels nor the predictions hold is left out, as in scikit-learn and torchmetrics.
     match name:
         case "accuracy" | "pixel_accuracy":
@@ -329,12 +334,6 @@ def _mean_of_known(values: Float[Array, "..."], *, axis: int) -> Float[Array, "r
 
 ERROR_SUMS = ("pixels", "truth", "truth²", "error²", "|error|")
 """What the columns of sums hold: how many numbers, and sums over them."""
-
-
-def map_metric(name: MetricName, confusion: Int[Array, "sample class class"]) -> Weighted:
-    """Make a metric of maps of classes; pixels of all samples are counted together, each as often as its sample."""
-    hits = np.diagonal(confusion, axis1=1, axis2=2)
-    return _class_metric(name, hits, confusion.sum(axis=2), confusion.sum(axis=1))
 
 
 def error_sums(truth: Float[Array, "sample"], predicted: Float[Array, "sample"]) -> Float[Array, "sample 5"]:
@@ -495,20 +494,6 @@ def map_predictions(data: TaskData, counted: Sequence[Counted]) -> Predictions:
     )
 
 
-def metric_of(predictions: Predictions, name: MetricName) -> Weighted:
-    """Make a metric for weighted samples; one that predictions of this kind lack is an `InputError`."""
-    kind = predictions.kind
-    if name not in METRICS_OF[kind]:
-        raise InputError(f"results of kind '{kind}' have no '{name}' ({', '.join(METRICS_OF[kind])})")
-    if kind == "class_map":
-        return map_metric(name, predictions.arrays["confusion"])
-    if kind == "number_map":
-        return number_metric(name, predictions.arrays["sums"])
-    if kind == "number":
-        return number_metric(name, error_sums(predictions.arrays["truth"], predictions.arrays["predicted"]))
-    return label_metric(name, predictions.arrays["labels"], predictions.arrays["scores"])
-
-
 NameT = TypeVar("NameT", bound=str)
 
 # chosen: numbers held at once, about 64 MB as float64.
@@ -554,7 +539,7 @@ def scores_of(
     predictions: Predictions, *, seed: int, num_resamples: int = NUM_RESAMPLES, shown: bool = False
 ) -> tuple[Score, ...]:
     """Score by all metrics of the kind, each with a 95 % bootstrap interval over the samples; see `resample`."""
-    metrics = {name: metric_of(predictions, name) for name in METRICS_OF[predictions.kind]}
+    metrics = {name: metric_of(predictions.kind, predictions.arrays, name) for name in METRICS_OF[predictions.kind]}
     resampled = resample(predictions, metrics, seed=seed, num_resamples=num_resamples, shown=shown)
     count, found = len(predictions.samples), []
     for name, metric in metrics.items():

@@ -502,7 +502,7 @@ def difference(
     """
     other = paired(first, second)
     name = metric or METRICS_OF[first.kind][0]
-    both = {"first": metric_of(first, name), "second": metric_of(other, name)}
+    both = {which: metric_of(one.kind, one.arrays, name) for which, one in (("first", first), ("second", other))}
     drawn = resample(first, both, seed=seed, num_resamples=num_resamples, shown=shown)
     count = len(first.samples)
     values = {which: value_of(function, num_samples=count) for which, function in both.items()}
