@@ -80,10 +80,7 @@ class FusedEncoder(nn.Module):
     def __init__(self, encoder: SensorEncoder, *, fusion: Fusion, pool: Pool, seed: int, metadata: bool) -> None:
         super().__init__()
         self.encoder = encoder
-        self.fusion = fusion
-        self.pool = pool
-        self.seed = seed
-        self.metadata = metadata
+        self.fusion, self.pool, self.seed, self.metadata = fusion, pool, seed, metadata
         self.settings: dict[str, Any] = {"fusion": fusion, "pool": pool, "metadata": metadata}
         self.settings |= {"seed": seed} if fusion == "mixup_concat" else {}
 
@@ -278,7 +275,8 @@ def extract_features(
         for module, was_training in modes:
             module.train(was_training)
     for one in rows.values():
-        keep_features(cache, one.key, one.waiting)
+        if cache is not None and one.waiting:
+            keep_features(cache, one.key, one.waiting)
     found = {name: one.made for name, one in rows.items()}
     if len(set(wanted)) == len(wanted):
         return found
@@ -389,10 +387,8 @@ def kept_features(folder: Path, key: str, samples: Sequence[int] | Int[Array, " 
             return
 
 
-def keep_features(folder: Path | None, key: str, found: Sequence[_Found]) -> None:
-    """Add features of some samples, float32 on the CPU, to a cache, if any; several processes may write at once."""
-    if folder is None or not found:
-        return
+def keep_features(folder: Path, key: str, found: Sequence[_Found]) -> None:
+    """Add features of some samples, float32 on the CPU, to a cache; several processes may write at once."""
     levels = zip(*(made for _, made in found), strict=True)
     tensors = {f"level_{index}": torch.cat(level).contiguous() for index, level in enumerate(levels)}
     tensors["samples"] = torch.from_numpy(np.concatenate([samples for samples, _ in found]))

@@ -125,13 +125,10 @@ def fit(
 
 def fit_schedule(recipe: FitRecipe, *, steps_per_epoch: int) -> Schedule:
     """Make the schedule of a recipe; its peak is in proportion to the batch, or as it stands."""
-    return Schedule(
-        peak=recipe.base_lr if recipe.lr_samples is None else recipe.base_lr * recipe.batch_size / recipe.lr_samples,
-        warmup_steps=recipe.warmup_epochs * steps_per_epoch,
-        total_steps=recipe.epochs * steps_per_epoch,
-        fall=recipe.schedule,
-        drops=recipe.drops,
-    )
+    peak = recipe.base_lr if recipe.lr_samples is None else recipe.base_lr * recipe.batch_size / recipe.lr_samples
+    warmup_steps, total_steps = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
+    fall, drops = recipe.schedule, recipe.drops
+    return Schedule(peak=peak, warmup_steps=warmup_steps, total_steps=total_steps, fall=fall, drops=drops)
 
 
 @contextlib.contextmanager

@@ -323,8 +323,7 @@ class _MapSamples:
     def training_batches(self, epoch: int) -> Iterator[TaskBatch]:
         if not self._levels:
             yield from self._reader.training_batches(epoch)
-            return
-        for samples in self._reader.training_order(epoch):
+        for samples in self._reader.training_order(epoch) if self._levels else ():
             targets = torch.stack([self._targets[sample] for sample in samples])
             levels = tuple(level[samples] for level in self._levels)
             targets = targets if targets.is_floating_point() else targets.long()

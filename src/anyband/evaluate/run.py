@@ -280,12 +280,8 @@ def _as_never_trained(context: Context, range_name: str, way: Unseen) -> Context
     known = context.encoders["encoder"]
     checkpoint = withhold_range(checkpoint_of(known), range_name)
     encoder = SensorEncoder(checkpoint, rules=replace(known.rules, unseen=way)).to(context.device).eval()
-    return replace(
-        context,
-        encoders={"encoder": encoder},
-        reader=TaskReader(encoder, context.data, context.recipe),
-        checkpoint_hash=f"{context.checkpoint_hash} without {range_name} {way}",
-    )
+    reader, name = TaskReader(encoder, context.data, context.recipe), f"{context.checkpoint_hash} without {range_name}"
+    return replace(context, encoders={"encoder": encoder}, reader=reader, checkpoint_hash=f"{name} {way}")
 
 
 # What batch normalisation, mixup and two classes need at least.

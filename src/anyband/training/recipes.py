@@ -5,7 +5,7 @@ import json
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from importlib import resources
 from importlib.resources.abc import Traversable
 from operator import getitem
@@ -39,13 +39,13 @@ __all__ = [
 
 def bounded(allowed: str, holds: Callable[[Any], bool]) -> AfterValidator:
     """Make the check of a number, with the words that follow `must be` in what it is refused with."""
+    return AfterValidator(partial(_bounded, allowed, holds))
 
-    def check(value: Any) -> Any:
-        if not holds(value):
-            raise PydanticCustomError("bound", allowed)
-        return value
 
-    return AfterValidator(check)
+def _bounded(allowed: str, holds: Callable[[Any], bool], value: Any) -> Any:
+    if not holds(value):
+        raise PydanticCustomError("bound", allowed)
+    return value
 
 
 _FINITE = bounded("finite", lambda value: value < math.inf)

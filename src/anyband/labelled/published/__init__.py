@@ -233,10 +233,8 @@ def _pair(root: Path, split: Split, row: Mapping[str, str], sensors: Mapping[str
     category, location = row["category"], f"{row['category']}_{row['location_id']}"
     folder = Path("test_gt" if split == "test" else split) / category / location
     stem, time = f"{location}_{row['image_id']}", _time(row["timestamp"])
-    files = {
-        "rgb": root / "fmow-rgb" / folder / f"{stem}_rgb.jpg",
-        "s2": root / "fmow-sentinel" / folder / f"{stem}.tif",
-    }
+    rgb, s2 = root / "fmow-rgb" / folder / f"{stem}_rgb.jpg", root / "fmow-sentinel" / folder / f"{stem}.tif"
+    files = {"rgb": rgb, "s2": s2}
     images = (replace(known_entry(stem, files[kind], sensor), datetime=time) for kind, sensor in sensors.items())
     return ListedSample(name=stem, images=tuple(images), label=(category,), split=split, place=location)
 
