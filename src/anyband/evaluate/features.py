@@ -308,7 +308,7 @@ def _encoded(module: Any, batch: TaskBatch, blocks: Levels | None, reader: TaskR
 
 # chosen: what an interrupted run loses at most, and what is in memory twice while it is written.
 _PART_BYTES = 1 << 26
-_Found = tuple[Int[Array, " found"], tuple[Float[Tensor, "found ..."], ...]]
+_Found = tuple[Int[Array, "_"], tuple[Float[Tensor, "_ ..."], ...]]
 
 
 class _Rows:
