@@ -250,9 +250,7 @@ def extract_features(
         blocks: after which maps of patch features are made, one tensor for each; None: one vector a sample.
         cache: folder where features are kept; None: nowhere.
         scale: share of their size to which images are reduced first.
-    Raises:
-        InputError: a sample can't be read, has features that are not finite, or another number of images than others
-            where the fusion needs one; it is named.
+    A sample with features that are not finite, or of another size than others', is an `InputError` that names it.
     """
     wanted = [int(sample) for sample in samples]
     if not wanted:

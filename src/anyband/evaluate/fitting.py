@@ -241,9 +241,7 @@ class AdaptedEncoder:
 
 def adapt(encoder: SensorEncoder, data: TaskData, recipe: TransferRecipe) -> AdaptedEncoder:
     """Copy an encoder and make it ready for training; its features are those of the original until it is trained.
-    Raises:
-        RecipeError: settings that do not go together, or peft is not installed.
-        AssignmentError: a band that the trained ranges can't express.
+    Settings that do not go together are a `RecipeError`, bands that no range can express an `AssignmentError`.
     """
     fit = recipe.fit
     if fit.encoder == "frozen" and fit.new_ranges == "with_rest":

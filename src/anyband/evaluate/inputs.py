@@ -116,10 +116,7 @@ class TaskReader:
 
     def input_spec(self, sensor: Sensor, *, shown: bool = False) -> InputSpec:
         """Tell how images of one of the data's sensors become input; `data` statistics are counted now.
-        Raises:
-            AssignmentError: a band can't be expressed by the trained ranges.
-            CatalogueError: the source of the statistics lacks a band.
-            InputError: nothing is published for these data, or training images have no data to count.
+        A band that the trained ranges can't express is an `AssignmentError`, one without statistics a `CatalogueError`.
         """
         if self.recipe.input.statistics != "data":
             return self._declared[sensor]
@@ -143,9 +140,6 @@ class TaskReader:
         Args:
             samples: positions in the data; `TaskBatch.samples` tells which a batch holds.
             scale: share of their size to which images are reduced first.
-        Raises:
-            InputError: what is wrong with a sample; it is named.
-            GeometryError: images of a sample show different ground.
         """
         self.input_spec(self.data.sensors[0][0], shown=shown)
         resize = self.recipe.input.resize

@@ -138,10 +138,7 @@ def fit_maps(context: Context) -> list[Result]:
     For change, the first half of a sample's images is before, the second after, in the same order; the sensors may
     differ. Two classes are changed or not, more are kinds. The loss of numbers is the squared error of numbers that are
     standardised by the training pixels, which must have some; what is predicted is in the data's own unit.
-    Raises:
-        RecipeError: settings that do not go together.
-        InputError: a split is empty, or images that do not fit the network.
-        TrainingError: a loss is not finite, or validation has no labelled pixel.
+    An empty split, or images that do not fit the network, are an `InputError`.
     Source: SMARTIES (arXiv 2506.19585), section 4, tables 5 and 6.
     """
     data, recipe = context.data, context.recipe

@@ -199,11 +199,8 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> tuple[list[ResultRo
     """Append results to the table, which is made where it is not; earlier rows stay, whatever happens.
     A result that stands there already with the same scores is not added again. One with the same id and other scores
     is, with a number behind its id, because that should not be: a note says so.
-    Returns:
-        The rows with the ids that they have in the table, and what became of those that were not simply added.
-    Raises:
-        InputError: a row without predictions, or the file is no table of results, damaged, or of a newer version.
-        OutputError: the file can't be written.
+    Gives the rows with the ids that they have in the table, and what became of those that were not simply added. A row
+    without predictions, or a file that is no table of results, is an `InputError`.
     """
     bare = [short_id(row.id) for row in rows if row.predictions is None]
     if bare:

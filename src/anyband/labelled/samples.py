@@ -237,11 +237,7 @@ def options_of(spec: DataSpec, known: Mapping[str, Sequence[str]]) -> dict[str, 
 
 
 def declared_slots(found: Sequence[Sensor], spec: DataSpec, *, name: str) -> tuple[Sensor, ...]:
-    """Take the sensors of the slots as a user declares them, or as `found` in the data set (empty: it doesn't say).
-    Raises:
-        ManifestError: other numbers of slots, or none is known.
-        CatalogueError: an unknown sensor, band or encoding.
-    """
+    """Take the sensors of the slots as a user declares them, or as `found` in the data set (empty: it doesn't say)."""
     sensors = tuple(get_sensor(one) for one in spec.sensors) or tuple(found)
     if not sensors:
         raise ManifestError(f"'{name}' does not say which sensors took its images; declare them in `sensors`")
