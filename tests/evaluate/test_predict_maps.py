@@ -32,7 +32,7 @@ def _windows(image: np.ndarray, shape: tuple[int, int]) -> Iterator[tuple[Window
     for row in window_starts(image.shape[1], height, max(1, height // 2)):
         for col in window_starts(image.shape[2], width, max(1, width // 2)):
             window = Window(row=row, col=col, height=height, width=width)
-            yield window, image[:, window.rows, window.cols]
+            yield window, image[:, *window.slices]
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 12), st.integers(0, 12))

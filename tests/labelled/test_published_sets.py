@@ -13,7 +13,7 @@ from PIL import Image
 from anyband.labelled import open_task_data
 from anyband.labelled.published import PUBLISHED, open_published
 from anyband.labelled.samples import DataSpec, ListSpec, SplitSpec, TaskData
-from anyband.rasters.formats import open_quietly
+from anyband.rasters.formats import QuietReader
 
 _WHU = ("Airport", "Beach", "Bridge")
 
@@ -108,7 +108,7 @@ def test_real_bigearthnet_pairs_give_radar_as_stored(real_data: Path) -> None:
     data = _opened("bigearthnet-mm", root, split=SplitSpec(val=0.0, test=0.5))
     position = data.names.index("S2A_MSIL2A_20170613T101031_26_57")
     radar, optical = data.read(position).images
-    with open_quietly(next(root.glob("*26_57/*_VV.tif"))) as file:
+    with rasterio.Env(), QuietReader(str(next(root.glob("*26_57/*_VV.tif")))) as file:
         np.testing.assert_array_equal(radar.dn[radar.sensor.band_index("VV")], file.read(1))
     assert (radar.dn.shape, optical.dn.shape) == ((2, 120, 120), (12, 120, 120))
 

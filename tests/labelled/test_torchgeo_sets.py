@@ -17,7 +17,7 @@ from anyband.labelled import open_task_data
 from anyband.labelled.published import PUBLISHED
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData, TaskKind
 from anyband.labelled.torchgeo import TorchgeoSet, find_torchgeo, open_torchgeo, torchgeo_sets, variant_of
-from anyband.rasters.formats import open_quietly
+from anyband.rasters.formats import QuietReader
 
 _PARTS = ("train", "val", "test")
 _SETS = torchgeo_sets()
@@ -249,7 +249,7 @@ def test_ucmerced_is_rgb_counts(ucmerced: Path) -> None:
 
 def _georeferenced(source: Path, target: Path) -> None:
     """Copy a raster as the published ones are: somewhere."""
-    with open_quietly(source) as file:
+    with rasterio.Env(), QuietReader(str(source)) as file:
         profile, values = file.profile, file.read()
     profile |= {
         "crs": "EPSG:32633",

@@ -39,7 +39,7 @@ def _resample(
 ) -> tuple[np.ndarray, np.ndarray]:
     part = source_window(placement, window)
     assert part is not None
-    cut = (slice(None), part.rows, part.cols)
+    cut = (slice(None), *part.slices)
     return resample_bilinear(stored[cut], valid[cut], placement=placement, part=part, window=window)
 
 
@@ -80,11 +80,11 @@ def test_a_window_has_the_pixels_of_the_whole(
     whole_values, whole_valid = _resample(stored, valid, placement, Window(row=0, col=0, height=18, width=18))
     window = Window(row=row, col=col, height=height, width=width)
     if source_window(placement, window) is None:
-        assert not whole_valid[:, window.rows, window.cols].any()
+        assert not whole_valid[:, *window.slices].any()
         return
     values, kept = _resample(stored, valid, placement, window)
-    np.testing.assert_array_equal(kept, whole_valid[:, window.rows, window.cols])
-    np.testing.assert_allclose(values, whole_values[:, window.rows, window.cols], rtol=1e-6)
+    np.testing.assert_array_equal(kept, whole_valid[:, *window.slices])
+    np.testing.assert_allclose(values, whole_values[:, *window.slices], rtol=1e-6)
 
 
 @settings(max_examples=40)

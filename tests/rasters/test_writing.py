@@ -48,7 +48,7 @@ def test_nan_may_mean_no_data(tmp_path: Path) -> None:
 def test_windows_give_the_same_file_as_the_whole(tmp_path: Path) -> None:
     with _opened(tmp_path / "a.tif") as write:
         for window in windows_covering(70, 50, tile_height=32, tile_width=16):
-            write(window, _pixels()[:, window.rows, window.cols])
+            write(window, _pixels()[:, *window.slices])
     with rasterio.open(tmp_path / "a.tif") as file:
         np.testing.assert_array_equal(file.read(), _pixels())
 

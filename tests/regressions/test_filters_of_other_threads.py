@@ -13,7 +13,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from anyband.rasters.formats import open_quietly
+from anyband.rasters.formats import QuietReader, QuietWriter
 
 _NUM_FILES, _NUM_THREADS = 200, 8
 
@@ -45,7 +45,7 @@ def test_images_that_lie_nowhere_are_opened_by_many_threads(tmp_path: Path) -> N
     Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(path)
 
     def num_bands(_: int) -> int:
-        with open_quietly(path) as dataset:
+        with rasterio.Env(), QuietReader(str(path)) as dataset:
             assert dataset.transform == rasterio.Affine.identity()
             return int(dataset.count)
 
@@ -56,16 +56,17 @@ def test_images_that_lie_nowhere_are_opened_by_many_threads(tmp_path: Path) -> N
 @pytest.mark.filterwarnings("error")
 def test_a_file_that_lies_nowhere_is_written(tmp_path: Path) -> None:
     profile = {"driver": "GTiff", "height": 2, "width": 2, "count": 1, "dtype": "uint8"}
-    with open_quietly(tmp_path / "a.tif", profile=profile) as dataset:
+    with rasterio.Env(), QuietWriter(str(tmp_path / "a.tif"), "w", **profile) as dataset:
         dataset.write(np.ones((1, 2, 2), dtype=np.uint8))
-    with open_quietly(tmp_path / "a.tif") as dataset:
+    with rasterio.Env(), QuietReader(str(tmp_path / "a.tif")) as dataset:
         assert dataset.read().sum() == 4
 
 
 def test_filters_of_the_user_stay(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "a.png")
     before = list(warnings.filters)
-    open_quietly(tmp_path / "a.png").close()
+    with rasterio.Env():
+        QuietReader(str(tmp_path / "a.png")).close()
     assert warnings.filters == before
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
         rasterio.open(tmp_path / "a.png").close()

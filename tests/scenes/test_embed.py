@@ -282,7 +282,7 @@ def test_a_full_disk_leaves_neither_features_nor_pieces(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     source = _scene(tmp_path, _pixels(64, 64))
-    monkeypatch.setattr("anyband.rasters.formats._QuietWriter.write", full)
+    monkeypatch.setattr("anyband.rasters.formats.QuietWriter.write", full)
     with pytest.raises(OutputError, match="no room on the disk"):
         embed_scene(encoder, source, _SENSOR, tmp_path / "f.tif")
     assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]

@@ -17,7 +17,7 @@ from anyband.errors import AssignmentError, GeometryError, InputError, OutputErr
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
-from anyband.rasters.formats import open_quietly
+from anyband.rasters.formats import QuietReader
 from anyband.rasters.grid import IDENTITY
 from anyband.rasters.writer import write_geotiff
 from anyband.scenes.reconstruct import ReconstructReport, TargetImage, reconstruct
@@ -289,7 +289,7 @@ def test_images_without_coordinates_are_placed_by_their_shapes(
     target = TargetImage(sensor=_S2, time=_DATE, entry=entries[1])
     report = reconstruct(oracle, entries[:1], target, tmp_path / "out.tif")
     assert report.grid.crs is None
-    with open_quietly(report.image) as file:
+    with rasterio.Env(), QuietReader(str(report.image)) as file:
         assert (file.read() == place.truth).all()
 
 

@@ -359,7 +359,7 @@ class _MapSamples:
         truth = self.truth(sample)
         known = np.isfinite(truth) if truth.dtype.kind == "f" else truth >= 0
         made = []
-        for batch, window in self._reader.windows(sample, needed=lambda one: bool(known[one.rows, one.cols].any())):
+        for batch, window in self._reader.windows(sample, needed=lambda one: bool(known[one.slices].any())):
             if sample not in self._repeated:
                 yield batch, window
                 continue

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from anyband.errors import GeometryError
-from anyband.rasters.grid import Axis, Grid, Placement, Transform, pixel_area, place
+from anyband.rasters.grid import Axis, Grid, Placement, Transform, place
 
 __all__ = [
     "Box",
@@ -124,7 +124,8 @@ def plan_footprints(
 
 
 def _fineness(grid: Grid) -> float:
-    return -float(grid.height * grid.width) if grid.crs is None else pixel_area(grid.transform)
+    a, b, _, d, e, _ = grid.transform
+    return -float(grid.height * grid.width) if grid.crs is None else abs(a * e - b * d)
 
 
 def place_image(anchor: Grid, grid: Grid, name: str) -> Placement:

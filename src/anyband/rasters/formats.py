@@ -21,7 +21,7 @@ from anyband.arrays import Array, Bool, Shaped
 from anyband.errors import RasterError
 from anyband.rasters.grid import IDENTITY, Transform, Window, crs_name
 
-__all__ = ["GdalSheet", "NetcdfSheet", "PlainTiffSheet", "open_plain_tiff", "open_quietly"]
+__all__ = ["GdalSheet", "NetcdfSheet", "PlainTiffSheet", "QuietReader", "QuietWriter", "open_plain_tiff"]
 
 # What rasterio raises for damaged files: its own errors, GDAL's, and those of texts that are no UTF-8.
 _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
@@ -33,15 +33,15 @@ _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
 _READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
 
-class _QuietReader(DatasetReader):  # type: ignore[misc]
-    """A file opened without rasterio's warning that it has no georeference, which is no mistake here."""
+class QuietReader(DatasetReader):  # type: ignore[misc]
+    """A file opened, inside of an `Env`, without a warning that it has no georeference, which is no mistake here."""
 
     def _has_gcps_or_rpcs(self) -> bool:
         # rasterio warns where there is neither a transform nor one of these.
         return True
 
 
-class _QuietWriter(DatasetWriter):  # type: ignore[misc]
+class QuietWriter(DatasetWriter):  # type: ignore[misc]
     """The same, to be written."""
 
     def _has_gcps_or_rpcs(self) -> bool:
@@ -56,7 +56,7 @@ class GdalSheet:
         self.path = path
         try:
             with rasterio.Env(**_READING):
-                dataset = open_quietly(path)
+                dataset = QuietReader(str(path))
         except _LIBRARY_ERRORS as problem:
             raise RasterError(
                 f"cannot open '{path}' as a raster: {_cause(problem)}; get it again or leave it out"
@@ -103,12 +103,6 @@ class GdalSheet:
         return stored, valid
 
 
-def open_quietly(path: Path, *, profile: Mapping[str, Any] | None = None) -> Any:
-    """Open a file with rasterio, without its warning that an image lies nowhere; with a profile it is written anew."""
-    with rasterio.Env():
-        return _QuietReader(str(path)) if profile is None else _QuietWriter(str(path), "w", **profile)
-
-
 def _cause(problem: BaseException) -> str:
     deepest = problem
     while deepest.__cause__ is not None:
@@ -146,7 +140,7 @@ _SIDECARS = (".aux.xml", ".msk", ".ovr")
 
 # chosen: more systems than an archive has; a name is some tens of bytes.
 _MAX_CRS_NAMES = 256
-_crs_names: dict[tuple[bytes, ...], str | None] = {}
+_crs_names: dict[tuple[object, ...], str | None] = {}
 
 
 class _NotPlainError(Exception):
@@ -155,32 +149,6 @@ class _NotPlainError(Exception):
 
 _Tags = Mapping[int, Any]
 """Numbers of each tag of a header; of a text its bytes."""
-
-
-class PlainTiffSheet:
-    """One small file, in memory; what `GdalSheet` says of the same file."""
-
-    def __init__(self, path: Path, pixels: Shaped[Array, "band row col"], header: "_Header") -> None:
-        """Take what the header says; made by `open_plain_tiff`."""
-        self.path = path
-        self._pixels = pixels
-        self.transform, self.crs, nodata, dtype, (count, self.height, self.width) = header[:5]
-        self.names: tuple[str, ...] = ("",) * count
-        self.dtypes: tuple[str, ...] = (dtype,) * count
-        self.nodata: tuple[float | None, ...] = (nodata,) * count
-        self.times: tuple[datetime.datetime, ...] = ()
-        self.time_index: int | None = None
-
-    def read(
-        self, positions: Sequence[int], window: Window
-    ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
-        """Give bands of a window; such files have no mask."""
-        # An index by a list copies, so what is given is the caller's.
-        return self._pixels[:, window.rows, window.cols][list(positions)], None
-
-    def close(self) -> None:
-        """Do nothing."""
-
 
 _Header = tuple[Transform, str | None, float | None, str, tuple[int, int, int], bool, tuple[int, ...], tuple[int, ...]]
 """Transform, CRS, number without data, type, (bands, rows, columns), whether each band stands apart; and where the
@@ -193,53 +161,64 @@ _headers: dict[tuple[int, bytes], _Header] = {}
 _header_sizes: set[int] = set()
 
 
+class PlainTiffSheet:
+    """One small file, in memory; what `GdalSheet` says of the same file."""
+
+    def __init__(self, path: Path, data: bytes, header: _Header) -> None:
+        """Take what the header says; made by `open_plain_tiff`."""
+        self.path = path
+        self.transform, self.crs, nodata, dtype, (count, height, width), apart, starts, sizes = header
+        strips = [data[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+        values = np.frombuffer(b"".join(strips), dtype=np.dtype(dtype).newbyteorder("<"))
+        if apart or count == 1:
+            self._pixels = values.reshape(count, height, width)
+        else:
+            self._pixels = values.reshape(height, width, count).transpose(2, 0, 1)
+        self.height, self.width = height, width
+        self.names: tuple[str, ...] = ("",) * count
+        self.dtypes: tuple[str, ...] = (dtype,) * count
+        self.nodata: tuple[float | None, ...] = (nodata,) * count
+        self.times: tuple[datetime.datetime, ...] = ()
+        self.time_index: int | None = None
+
+    def read(
+        self, positions: Sequence[int], window: Window
+    ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
+        """Give bands of a window; such files have no mask."""
+        # An index by a list copies, so what is given is the caller's.
+        return self._pixels[:, *window.slices][list(positions)], None
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def open_plain_tiff(path: Path, folder: Set[str] | None = None) -> PlainTiffSheet | None:
     """Open a file if it is a small, plain and whole GeoTIFF; None: it is for GDAL, which says what is wrong. The names
     in its folder, where they are known, need not be asked for again."""
+    name = str(path)
     try:
-        data = _bytes(path, folder)
+        # The quickest way, and this is done for each file.
+        handle = os.open(name, os.O_RDONLY)
+        try:
+            size = os.fstat(handle).st_size
+            data = os.read(handle, size) if size <= _MAX_BYTES else b""
+        finally:
+            os.close(handle)
+        if data[:4] != b"II*\0":
+            return None
+        if folder is not None:
+            name = path.name
+        beside = [*(name + ending for ending in _SIDECARS), os.path.splitext(name)[0] + ".aux"]  # noqa: PTH122
+        if any(map(os.path.exists, beside)) if folder is None else not folder.isdisjoint(beside):
+            return None
         header = next(filter(None, (_headers.get((len(data), data[:size])) for size in tuple(_header_sizes))), None)
-        header = header or _read_header(path, data)
-        return PlainTiffSheet(path, _pixels(data, header), header)
+        return PlainTiffSheet(path, data, header or _read_header(path, data))
     except (_NotPlainError, OSError, struct.error, ValueError):
         return None
 
 
-def _bytes(path: Path, folder: Set[str] | None) -> bytes:
-    name = str(path)
-    # The quickest way, and this is done for each file.
-    handle = os.open(name, os.O_RDONLY)
-    try:
-        size = os.fstat(handle).st_size
-        data = os.read(handle, size) if size <= _MAX_BYTES else b""
-    finally:
-        os.close(handle)
-    if data[:4] != b"II*\0":
-        raise _NotPlainError
-    if folder is not None:
-        name = path.name
-    beside = [*(name + ending for ending in _SIDECARS), os.path.splitext(name)[0] + ".aux"]  # noqa: PTH122
-    if any(map(os.path.exists, beside)) if folder is None else not folder.isdisjoint(beside):
-        raise _NotPlainError
-    return data
-
-
 def _read_header(path: Path, data: bytes) -> _Header:
-    tags, geo, size = _header(data)
-    layout = _layout(data, tags)
-    header = (_plain_transform(tags), _crs_name(path, geo), _nodata(tags, np.dtype(layout[0])), *layout)
-    if size <= _MAX_HEADER_BYTES:
-        if len(_headers) >= _MAX_HEADERS:
-            _headers.clear()
-            _header_sizes.clear()
-        # What it says of the strips was checked for a file of this size.
-        _headers[len(data), data[:size]] = header
-        _header_sizes.add(size)
-    return header
-
-
-def _header(data: bytes) -> tuple[_Tags, tuple[bytes, ...], int]:
-    """Read the tags of the only image, those of its georeference as they are written, and where all of them end."""
+    """Read the header of the only image, and keep it for files of the same size that begin with it."""
     (start,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, start)
     end = start + 2 + 12 * count
@@ -247,20 +226,27 @@ def _header(data: bytes) -> tuple[_Tags, tuple[bytes, ...], int]:
     if struct.unpack_from("<I", data, end) != (0,):
         raise _NotPlainError
     tags: dict[int, Any] = {}
-    raw: dict[int, bytes] = {}
     last = end + 4
     for tag, kind, length, place in struct.iter_unpack("<HHII", data[start + 2 : end]):
         if tag not in _KNOWN or kind not in _FIELD_TYPES or tag in tags:
             raise _NotPlainError
         form = f"<{length}{_FIELD_TYPES[kind]}"
         size = struct.calcsize(form)
-        raw[tag] = struct.pack("<I", place)[:size] if size <= 4 else data[place : place + size]
+        values = struct.unpack(form, struct.pack("<I", place)[:size] if size <= 4 else data[place : place + size])
         last = max(last, place + size) if size > 4 else last
-        values = struct.unpack(form, raw[tag])
         tags[tag] = values[0] if kind == 2 else values
     if not tags.keys() >= _NEEDED:
         raise _NotPlainError
-    return tags, tuple(raw.get(tag, b"") for tag in (_GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS)), last
+    layout = _layout(data, tags)
+    header = (_plain_transform(tags), _crs_name(path, tags), _nodata(tags, np.dtype(layout[0])), *layout)
+    if last <= _MAX_HEADER_BYTES:
+        if len(_headers) >= _MAX_HEADERS:
+            _headers.clear()
+            _header_sizes.clear()
+        # What it says of the strips was checked for a file of this size.
+        _headers[len(data), data[:last]] = header
+        _header_sizes.add(last)
+    return header
 
 
 def _number(tags: _Tags, tag: int, default: int = 0) -> int:
@@ -300,15 +286,6 @@ def _layout(data: bytes, tags: _Tags) -> tuple[str, tuple[int, int, int], bool, 
     return dtype, (samples, height, width), planar == _PLANES, starts, sizes
 
 
-def _pixels(data: bytes, header: _Header) -> Shaped[Array, "band row col"]:
-    *_, dtype, (samples, height, width), apart, starts, sizes = header
-    strips = [data[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-    values = np.frombuffer(b"".join(strips), dtype=np.dtype(dtype).newbyteorder("<"))
-    if apart or samples == 1:
-        return values.reshape(samples, height, width)
-    return values.reshape(height, width, samples).transpose(2, 0, 1)
-
-
 def _plain_transform(tags: _Tags) -> Transform:
     scale, tie = (tuple(map(float, tags[tag])) for tag in (_PIXEL_SCALE, _TIE_POINTS))
     keys = tags[_GEO_KEYS]
@@ -335,7 +312,8 @@ def _nodata(tags: _Tags, dtype: np.dtype[np.generic]) -> float | None:
     return value
 
 
-def _crs_name(path: Path, geo: tuple[bytes, ...]) -> str | None:
+def _crs_name(path: Path, tags: _Tags) -> str | None:
+    geo = tuple(tags.get(tag) for tag in (_GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS))
     if geo not in _crs_names:
         if len(_crs_names) >= _MAX_CRS_NAMES:
             _crs_names.clear()
@@ -398,7 +376,7 @@ class NetcdfSheet:
 
     def _read_one(self, position: int, window: Window) -> Array:
         variable = self._variables[self.names[position]]
-        place: tuple[int | slice, ...] = (window.rows, window.cols)
+        place: tuple[int | slice, ...] = window.slices
         if self.time_index is not None:
             place = (self.time_index, *place)
         try:

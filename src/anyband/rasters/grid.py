@@ -23,7 +23,6 @@ __all__ = [
     "check_same_ground",
     "crs_name",
     "matching_window",
-    "pixel_area",
     "pixel_size_m",
     "place",
     "resample_bilinear",
@@ -56,22 +55,9 @@ class Window:
         return f"rows {self.row}–{self.row + self.height - 1}, columns {self.col}–{self.col + self.width - 1}"
 
     @property
-    def rows(self) -> slice:
-        """Rows, to index an array."""
-        return slice(self.row, self.row + self.height)
-
-    @property
-    def cols(self) -> slice:
-        """Columns, to index an array."""
-        return slice(self.col, self.col + self.width)
-
-    def is_inside(self, height: int, width: int) -> bool:
-        """Tell whether the window lies wholly inside an image of this size."""
-        return self.row >= 0 and self.col >= 0 and self.row + self.height <= height and self.col + self.width <= width
-
-    def within(self, outer: "Window") -> "Window":
-        """Express this window in the pixels of `outer`, whose first pixel becomes (0, 0)."""
-        return replace(self, row=self.row - outer.row, col=self.col - outer.col)
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index an array."""
+        return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +97,8 @@ class Grid:
             raise GeometryError(
                 f"a window needs at least one pixel, found {window.height} × {window.width} (rows × columns)"
             )
-        if not window.is_inside(self.height, self.width):
+        last_row, last_col = window.row + window.height, window.col + window.width
+        if min(window.row, window.col) < 0 or last_row > self.height or last_col > self.width:
             raise GeometryError(
                 f"the window ({window}) reaches outside the image of {self.height} × {self.width} pixels"
             )
@@ -127,12 +114,6 @@ def windows_covering(height: int, width: int, *, tile_height: int, tile_width: i
     for row in range(0, height, tile_height):
         for col in range(0, width, tile_width):
             yield Window(row=row, col=col, height=min(tile_height, height - row), width=min(tile_width, width - col))
-
-
-def pixel_area(transform: Transform) -> float:
-    """Compute the area of a pixel in the squared units of its coordinates."""
-    a, b, _, d, e, _ = transform
-    return abs(a * e - b * d)
 
 
 # chosen: UTM departs from the ground by up to 0.1 % and its pixels are called 10 m all the same; Web Mercator
@@ -186,7 +167,7 @@ def pixel_size_m(transform: Transform, *, crs: str, height: int, width: int) -> 
     _, _, along_m = geod.inv(lons[2], lats[2], lons[3], lats[3])
     measured_m = math.sqrt(across_m * along_m)
     if unit_m is not None:
-        named_m = math.sqrt(pixel_area(transform)) * unit_m
+        named_m = math.sqrt(abs(a * e - b * d)) * unit_m
         if abs(measured_m / named_m - 1) < _PROJECTION_TOLERANCE:
             return named_m
     return measured_m
@@ -224,9 +205,9 @@ class Blender:
 
     def add(self, window: Window, pixels: Float[Array, "band row col"]) -> None:
         """Take in a window. It may not begin before `first_row`."""
-        rows = slice(window.row - self.first_row, window.row - self.first_row + window.height)
-        self._total[:, rows, window.cols] += pixels * self._weights
-        self._weight[rows, window.cols] += self._weights
+        rows, cols = replace(window, row=window.row - self.first_row).slices
+        self._total[:, rows, cols] += pixels * self._weights
+        self._weight[rows, cols] += self._weights
 
     def take(self, num_rows: int) -> Float[Array, "band row col"]:
         """Give the next rows, to which no further window is added; NaN where there was none."""
@@ -258,8 +239,8 @@ class Tile:
     def is_own(self) -> Bool[Array, "row col"]:
         """Tell which of its pixels are its own."""
         found = np.zeros((self.window.height, self.window.width), dtype=bool)
-        inside = self.own.within(self.window)
-        found[inside.rows, inside.cols] = True
+        # Only towards the end of an image is a tile not wholly its own, and there it begins earlier.
+        found[self.own.row - self.window.row :, self.own.col - self.window.col :] = True
         return found
 
 

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Protocol, runtime_checkable
@@ -21,7 +21,6 @@ from anyband.rasters.grid import (
     Placement,
     Transform,
     Window,
-    pixel_area,
     pixel_size_m,
     place,
     resample_bilinear,
@@ -224,7 +223,9 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
     if not source.paths:
         raise RasterError("an image without files; name at least one path")
     with contextlib.ExitStack() as opened:
-        files = [file for path in source.paths for file in _files(path, source, sensor)]
+        files: list[tuple[Path, Set[str] | None]] = []
+        for path in source.paths:
+            files += _files(path, source, sensor) if path.is_dir() else [(path, None)]
         sheets = [
             opened.enter_context(
                 contextlib.closing(open_sheet(path, time_index=source.time_index, time=source.time, folder=folder))
@@ -279,14 +280,15 @@ def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) 
         finest = max(sheets, key=lambda sheet: sheet.height * sheet.width)
         gsd_m = min(sensor.band(name).gsd_m for name in names)
     else:
-        for sheet in sheets:
-            if not (all(map(math.isfinite, sheet.transform)) and pixel_area(sheet.transform) > 0):
+        areas = [abs(a * e - b * d) for a, b, _, d, e, _ in (sheet.transform for sheet in sheets)]
+        for sheet, area in zip(sheets, areas, strict=True):
+            if not (all(map(math.isfinite, sheet.transform)) and area > 0):
                 raise RasterError(
                     f"'{sheet.path}' has a georeference in which a pixel is no rectangle of ground (its transform is "
                     f"{_written(sheet)}); write its right corner and pixel size, for example with `gdal_edit.py "
                     "-a_ullr`"
                 )
-        finest = min(sheets, key=lambda sheet: pixel_area(sheet.transform))
+        finest = sheets[areas.index(min(areas))]
         gsd_m = pixel_size_m(finest.transform, crs=crs, height=finest.height, width=finest.width)
         if not (math.isfinite(gsd_m) and gsd_m > 0):
             raise RasterError(
@@ -336,6 +338,8 @@ def _to_type(values: Array, dtype: np.dtype[np.generic]) -> Array:
 _BandPlace = tuple[int, int]
 """(index of the sheet, position of the band in it), both from 0."""
 
+_Candidates = list[tuple[_BandPlace, tuple[str, ...]]]
+
 # Names that may stand at the end of a longer one (`T32UQD_B02`, `S1_VV`) carry a number or a polarisation.
 # Plain words may not: the end of `infra-red` is not the red band.
 _PIECES = re.compile(r"([_\-. ])")
@@ -350,19 +354,16 @@ _MAX_SENSORS = 64
 _known: dict[int, tuple[Sensor, dict[str, str]]] = {}
 
 
-def _known_names(sensor: Sensor) -> dict[str, str]:
-    """Map every name of a sensor's bands, without case, to the catalogue's; a name goes before an alias."""
+def _match_band(names: Iterable[str], sensor: Sensor) -> str | None:
+    """Find the band that a description, variable or file stem means: exactly, by an alias, or by its end; of several
+    names the first that means one. Case does not count, and a band's name goes before an alias."""
     if id(sensor) not in _known:
         if len(_known) >= _MAX_SENSORS:
             _known.clear()
         aliases = {alias.casefold(): band.name for band in reversed(sensor.bands) for alias in band.aliases}
         _known[id(sensor)] = sensor, aliases | {band.name.casefold(): band.name for band in sensor.bands}
-    return _known[id(sensor)][1]
-
-
-def _match_band(name: str, known: Mapping[str, str]) -> str | None:
-    """Find the band that a description, variable or file stem means: exactly, by an alias, or by its end."""
-    found = (known.get(candidate.casefold()) for candidate in (name, *_tails(name)))
+    known = _known[id(sensor)][1]
+    found = (known.get(candidate.casefold()) for name in names if name for candidate in (name, *_tails(name)))
     return next((band for band in found if band is not None), None)
 
 
@@ -386,48 +387,50 @@ def _find_bands(
     source: RasterSource, sensor: Sensor, sheets: Sequence[Sheet]
 ) -> tuple[tuple[str, ...], tuple[_BandPlace, ...]]:
     """Find each requested band, by its catalogue name, in the files; each must be there exactly once."""
-    if source.bands:
-        names = tuple(sensor.band(band).name for band, _ in source.bands)
-        return names, tuple(_declared(band, name, sensor, sheets) for band, name in source.bands)
-    named = _named(sensor, sheets)
-    if set(named) == set(sensor.band_names):
-        return sensor.band_names, tuple(named[name] for name in sensor.band_names)
-    in_order = [place for place, _ in _candidates(sheets)]
-    if len(in_order) == len(sensor.bands) and _agrees_with_order(named, in_order, sensor):
-        return sensor.band_names, tuple(in_order)
-    raise RasterError(_no_match(sensor, sheets, named))
-
-
-def _candidates(sheets: Sequence[Sheet]) -> list[tuple[_BandPlace, tuple[str, ...]]]:
-    """List every band of the files with the names it goes by; a file of one band goes by its own name too."""
-    return [
+    # Every band of the files with the names it goes by; a file of one band goes by its own name too.
+    candidates: _Candidates = [
         ((index, position), (name, *_file_names(sheet.path.name)) if len(sheet.names) == 1 else (name,))
         for index, sheet in enumerate(sheets)
         for position, name in enumerate(sheet.names)
     ]
-
-
-def _named(sensor: Sensor, sheets: Sequence[Sheet]) -> dict[str, _BandPlace]:
-    known, found = _known_names(sensor), dict[str, _BandPlace]()
-    for held_by, names in _candidates(sheets):
-        matches = (_match_band(name, known) for name in names if name)
-        band = next((match for match in matches if match is not None), None)
-        if band is None:
-            continue
-        if band in found:
-            first, second = sheets[found[band][0]], sheets[held_by[0]]
+    requested = tuple(sensor.band(band).name for band, _ in source.bands) or sensor.band_names
+    named: dict[str, _BandPlace] = {}
+    for held_by, names in candidates if not source.bands or "" in dict(source.bands).values() else ():
+        band = _match_band(names, sensor)
+        if band in named:
+            first, second = sheets[named[band][0]], sheets[held_by[0]]
             raise RasterError(
                 f"band '{band}' of '{sensor.name}' is there twice: in '{first.path}' and in '{second.path}'; "
                 f"say which one by `bands`"
             )
-        found[band] = held_by
-    return found
+        if band is not None:
+            named[band] = held_by
+    if source.bands:
+        return requested, tuple(_declared(band, name, sensor, sheets, candidates, named) for band, name in source.bands)
+    if set(named) == set(requested):
+        return requested, tuple(named[name] for name in requested)
+    in_order = tuple(place for place, _ in candidates)
+    if len(in_order) == len(requested) and all(in_order[sensor.band_index(one)] == at for one, at in named.items()):
+        return requested, in_order
+    raise RasterError(_no_match(sensor, sheets, named))
 
 
-def _declared(band: str, name: str, sensor: Sensor, sheets: Sequence[Sheet]) -> _BandPlace:
+def _declared(
+    band: str,
+    name: str,
+    sensor: Sensor,
+    sheets: Sequence[Sheet],
+    candidates: _Candidates,
+    named: Mapping[str, _BandPlace],
+) -> _BandPlace:
+    own_name = sensor.band(band).name
+    if not name and own_name in named:
+        return named[own_name]
     if not name:
-        return _found_by_own_name(sensor.band(band).name, sensor, sheets)
-    candidates = _candidates(sheets)
+        raise RasterError(
+            f"band '{own_name}' of '{sensor.name}' is not in {_listed_files(sheets)} by any of its names; found "
+            f"{_listed(_own_names(sheets)) or 'no names'}; say its name in the file by `bands`"
+        )
     exact = [place for place, names in candidates if name in names]
     folded = [place for place, names in candidates if name.casefold() in [known.casefold() for known in names]]
     fitting = exact or folded
@@ -447,23 +450,9 @@ def _declared(band: str, name: str, sensor: Sensor, sheets: Sequence[Sheet]) -> 
     )
 
 
-def _found_by_own_name(band: str, sensor: Sensor, sheets: Sequence[Sheet]) -> _BandPlace:
-    named = _named(sensor, sheets)
-    if band not in named:
-        raise RasterError(
-            f"band '{band}' of '{sensor.name}' is not in {_listed_files(sheets)} by any of its names; found "
-            f"{_listed(_own_names(sheets)) or 'no names'}; say its name in the file by `bands`"
-        )
-    return named[band]
-
-
 def _own_names(sheets: Sequence[Sheet]) -> list[str]:
     single = [sheet.names[0] or sheet.path.stem for sheet in sheets if len(sheet.names) == 1]
     return single + [name for sheet in sheets if len(sheet.names) > 1 for name in sheet.names if name]
-
-
-def _agrees_with_order(named: dict[str, _BandPlace], in_order: list[_BandPlace], sensor: Sensor) -> bool:
-    return all(in_order[sensor.band_index(band)] == place for band, place in named.items())
 
 
 def _no_match(sensor: Sensor, sheets: Sequence[Sheet], named: dict[str, _BandPlace]) -> str:
@@ -495,21 +484,18 @@ _RASTER_ENDINGS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".b
 
 
 def _files(path: Path, source: RasterSource, sensor: Sensor) -> list[tuple[Path, Set[str] | None]]:
-    """List the files of a path of a source, and the names in their folder where they are known. Of a folder those that
-    hold requested bands, by name; others (quality, previews) are left out."""
-    if not path.is_dir():
-        return [(path, None)]
+    """List the files of a folder that hold requested bands, by name, with all names in it; others (quality, previews)
+    are left out."""
     folder = set(os.listdir(path))  # noqa: PTH208 - names are enough
     rasters = [name for name in sorted(folder) if name.lower().endswith(_RASTER_ENDINGS)]
     declared = {name.casefold() for _, name in source.bands if name}
     wanted = {sensor.band(band).name for band, name in source.bands if not name}
     if not source.bands:
         wanted = set(sensor.band_names)
-    known = _known_names(sensor)
     found = [
         name
         for name in rasters
-        if _match_band(_file_names(name)[0], known) in wanted
+        if _match_band(_file_names(name)[:1], sensor) in wanted
         or (declared and not declared.isdisjoint(map(str.casefold, _file_names(name))))
     ]
     if found:

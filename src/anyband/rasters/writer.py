@@ -16,7 +16,7 @@ from rasterio.windows import Window as RasterioWindow
 from anyband.arrays import Array, Num, Shaped
 from anyband.errors import InputError, OutputError
 from anyband.files import whole_file
-from anyband.rasters.formats import open_quietly
+from anyband.rasters.formats import QuietReader, QuietWriter
 from anyband.rasters.grid import IDENTITY, Grid, Window
 
 __all__ = ["WriteWindow", "geotiff_writer", "write_geotiff"]
@@ -60,7 +60,8 @@ def geotiff_writer(
     profile |= {} if grid.transform == IDENTITY else {"transform": Affine(*grid.transform)}
 
     def write(window: Window, pixels: Array) -> None:
-        if pixels.shape != (count, window.height, window.width) or not window.is_inside(height, width):
+        grid.part(window)
+        if pixels.shape != (count, window.height, window.width):
             raise InputError(
                 f"pixels of shape {pixels.shape} do not fit the window ({window}) of an image of "
                 f"{count} bands, {height} × {width} pixels"
@@ -68,12 +69,13 @@ def geotiff_writer(
         if pixels.dtype != np.dtype(dtype):
             raise InputError(f"pixels of {pixels.dtype} can't be written to a GeoTIFF of {dtype}")
         # Outside of an `Env` GDAL writes errors to stderr too, beside the one message of ours.
-        with _as_output_error(path), rasterio.Env():
+        with rasterio.Env():
             dataset.write(pixels, window=RasterioWindow(window.col, window.row, window.width, window.height))
 
     with whole_file(path) as beside:
-        with _as_output_error(path):
-            dataset = open_quietly(beside, profile=profile)
+        try:
+            with rasterio.Env():
+                dataset = QuietWriter(str(beside), "w", **profile)
             try:
                 texts = {key: tag if isinstance(tag, str) else json.dumps(tag) for key, tag in (tags or {}).items()}
                 dataset.update_tags(**texts)
@@ -85,6 +87,8 @@ def geotiff_writer(
             finally:
                 with rasterio.Env():
                     dataset.close()
+        except RasterioError as problem:
+            raise _output_error(path, str(problem.__cause__ or problem).strip()) from problem
         _check_written(beside, path)
 
 
@@ -106,14 +110,6 @@ def write_geotiff(
         write(Window(row=0, col=0, height=pixels.shape[1], width=pixels.shape[2]), pixels)
 
 
-@contextlib.contextmanager
-def _as_output_error(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except RasterioError as problem:
-        raise _output_error(target, str(problem.__cause__ or problem).strip()) from problem
-
-
 def _output_error(target: Path, cause: str) -> OutputError:
     # GDAL says "write error" for every reason; the room that is left tells a full disk.
     free_mb = shutil.disk_usage(target.parent).free / 1e6
@@ -128,7 +124,7 @@ def _check_written(beside: Path, target: Path) -> None:
     """See that every block is in the file: GDAL writes late, and keeps quiet when closing a file fails."""
     size, missing = beside.stat().st_size, 0
     try:
-        with rasterio.Env(), open_quietly(beside) as dataset:
+        with rasterio.Env(), QuietReader(str(beside)) as dataset:
             for number in dataset.indexes:
                 for (row, col), _ in dataset.block_windows(number):
                     found = (dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=number) for what in _PLACE)

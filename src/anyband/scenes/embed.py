@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -249,8 +249,10 @@ def _write(
                 some = views[block][first : first + batch_size]
                 for position, seen in _features(encoder, images, [view for view, _ in some], precision, is_set).items():
                     view, core = some[position]
-                    kept, inner = core.within(block), core.within(view)
-                    features[:, kept.rows, kept.cols] = seen[:, inner.rows, inner.cols]
+                    kept, inner = (
+                        replace(core, row=core.row - one.row, col=core.col - one.col) for one in (block, view)
+                    )
+                    features[:, *kept.slices] = seen[:, *inner.slices]
                 advance(len(some))
             rows = features.reshape(width, -1).T
             num_missing += int(np.isnan(rows[:, 0]).sum())

@@ -189,7 +189,7 @@ def write_pca_picture(path: Path, features: Path, grid: Grid, colours: PcaColour
             height, width = min(part.height * step, grid.height - row), min(part.width * step, grid.width - col)
             window = Window(row=row, col=col, height=height, width=width)
             stored, _ = sheet.read(range(len(sheet.names)), window)
-            colour[:, part.rows, part.cols] = pca_picture(stored[:, ::step, ::step], colours)
+            colour[:, *part.slices] = pca_picture(stored[:, ::step, ::step], colours)
     larger = max(1, _ENLARGED_EDGE // max(colour.shape[1:]))
     with whole_file(path) as beside:
         beside.write_bytes(picture_png(colour.repeat(larger, axis=1).repeat(larger, axis=2)))
