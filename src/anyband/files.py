@@ -16,10 +16,10 @@ import yaml
 from anyband.errors import AnybandError, OutputError
 
 __all__ = [
+    "OwnLoader",
     "check_target",
     "check_writable",
     "parse_yaml",
-    "read_own_yaml",
     "read_yaml",
     "sync",
     "whole_directory",
@@ -101,8 +101,9 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys and reads `1e-4` as a number, as YAML 1.2 does."""
 
 
-# libyaml reads some ten times as quickly; its sentences about errors are other ones, and it has no limit of depth.
-_OwnLoader: Any = type("_OwnLoader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
+# For files of the package itself: libyaml reads some ten times as quickly; its sentences about errors are other ones,
+# and it has no limit of depth.
+OwnLoader: Any = type("OwnLoader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
 
 
 def _construct_mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -126,14 +127,9 @@ def _construct_mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _float_words = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
-for _loader in (_StrictLoader, _OwnLoader):
+for _loader in (_StrictLoader, OwnLoader):
     _loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
     _loader.add_implicit_resolver("tag:yaml.org,2002:float", _float_words, list("-+0123456789."))
-
-
-def read_own_yaml(path: Path) -> Any:
-    """Read a YAML file of the package itself, quickly; the same as `read_yaml` gives where it is right."""
-    return yaml.load(path.read_bytes(), Loader=_OwnLoader)  # noqa: S506 (a SafeLoader)
 
 
 def parse_yaml(text: str, *, name: str, error: type[AnybandError]) -> Any:

@@ -41,8 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb is not None and verb not in VERBS:
         print(f"anyband: there is no verb '{verb}'{nearest_name(verb, VERBS)}", file=sys.stderr)
         return 2
-    parsed = _parsed(verb, words)
+    parser = argparse.ArgumentParser(prog="anyband", description="One encoder for every Earth-observation sensor.")
+    parser.add_argument("--version", action="version", version=f"anyband {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    for name, summary in VERBS.items():
+        child = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == verb:
+            importlib.import_module(f"anyband.cli.{name}").add_arguments(child)
+            child.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parsed, more = parser.parse_known_args(words)
+    # Verbs with recipes take KEY=VALUE words anywhere; argparse leaves those after an option over.
+    if more and (any(word.startswith("-") for word in more) or not hasattr(parsed, "words")):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        parsed.words = [*parsed.words, *more]
     if verb is None:
+        parser.print_help()
         return 0
     try:
         code: int = importlib.import_module(f"anyband.cli.{parsed.verb}").run(parsed)
@@ -60,27 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     print(f"anyband {parsed.verb}: {message}", file=sys.stderr)
     return code
-
-
-def _parsed(verb: str | None, words: Sequence[str]) -> argparse.Namespace:
-    """Parse a command; without a verb its help is printed."""
-    parser = argparse.ArgumentParser(prog="anyband", description="One encoder for every Earth-observation sensor.")
-    parser.add_argument("--version", action="version", version=f"anyband {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    for name, summary in VERBS.items():
-        child = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == verb:
-            importlib.import_module(f"anyband.cli.{name}").add_arguments(child)
-            child.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parsed, more = parser.parse_known_args(words)
-    # Verbs with recipes take KEY=VALUE words anywhere; argparse leaves those after an option over.
-    if more and (any(word.startswith("-") for word in more) or not hasattr(parsed, "words")):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
-    if more:
-        parsed.words = [*parsed.words, *more]
-    if verb is None:
-        parser.print_help()
-    return parsed
 
 
 def _message(problem: AnybandError | OSError) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.harmonise import restore
 from anyband.data.resample import apply, whole_footprint
-from anyband.encode.encoder import check_memory, find_device, inference
+from anyband.encode.encoder import check_memory, find_device
 from anyband.encode.input_spec import InputSpec, input_spec_for, joined_batches
 from anyband.encode.metadata import Precision, set_metadata
 from anyband.errors import AssignmentError, CheckpointError, InputError
@@ -198,7 +198,7 @@ class SetCompleter(nn.Module):
         device = next(self.parameters()).device
         whole = torch.zeros(len(masked), batch.shape[1], masked.shape[1], dtype=torch.bool, device=device)
         whole[:, -1] = masked.to(device)
-        with inference(device, precision):
+        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             return self.model.complete(batch.to(device), whole)[-1].float().cpu()
 
     def _slot(self, images: Sequence[ImageView], masked: Tensor | None) -> ImageBatch:

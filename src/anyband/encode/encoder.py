@@ -2,8 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -56,7 +55,6 @@ __all__ = [
     "find_device",
     "has_bf16",
     "image_vectors",
-    "inference",
     "load_encoder",
     "pooled",
     "precision_note",
@@ -149,13 +147,6 @@ class RoundedCopy:
                     part.to(torch.bfloat16)
             self._copied = (state, rounded.requires_grad_(False))
         return self._copied[1].train(encoder.training)
-
-
-@contextmanager
-def inference(device: torch.device, precision: str) -> Iterator[None]:
-    """Compute without gradients, in mixed precision where `precision` is bf16."""
-    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        yield
 
 
 def image_vectors(output: EncoderOutput) -> Float[Tensor, "*image width"]:
@@ -414,14 +405,14 @@ class SensorEncoder(nn.Module):
         """Encode network input without gradients; the features are float32 on the encoder's device."""
         known = None if metadata is None else metadata.to(self.device)
         network = self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
-        with inference(self.device, precision):
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             output: EncoderOutput = network(batch.to(self.device), known)
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
 
     def encode_sets(self, batch: SetBatch, *, precision: Precision = "float32") -> EncoderOutput:
         """Encode sets of network input without gradients; the features are float32 on the encoder's device."""
         network = self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
-        with inference(self.device, precision):
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             output: EncoderOutput = network(batch.to(self.device))
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
 

@@ -145,8 +145,24 @@ def input_spec_for(
         CatalogueError: an encoding is unknown, or no source has statistics for all bands.
     """
     assignment = assign(sensor, checkpoint.ranges, rules)
-    chosen, source = _statistics(checkpoint, assignment.sensor, statistics)
-    normalisation = normalisation_for(assignment.sensor, encoding=encoding, statistics=chosen)
+    used, source = assignment.sensor, "statistics given by the caller"
+    if statistics is None:
+        trained: dict[str, BandStatistics] = {}
+        if (stored := checkpoint.normalisations.get(used.name)) is not None:
+            known = Normalisation.from_dict(stored)
+            for band, p01, p99, mean, std in zip(known.bands, known.p01, known.p99, known.mean, known.std, strict=True):
+                trained[band] = BandStatistics(p01=p01, p99=p99, mean=mean, std=std)
+        source = "statistics of the catalogue"
+        if all(name in trained for name in used.band_names):
+            statistics, source = trained, _TRAINED
+        elif missing := [band.name for band in used.bands if band.statistics is None]:
+            shown = ", ".join(missing[:8]) + " …" * (len(missing) > 8)
+            raise CatalogueError(
+                f"no normalisation statistics for {len(missing)} of {len(used.bands)} bands of '{used.name}' "
+                f"({shown}) in the checkpoint or the catalogue; give those of your images with `--statistics` "
+                "(in Python `statistics`), computed there or by `anyband prepare --stats`"
+            )
+    normalisation = normalisation_for(used, encoding=encoding, statistics=statistics)
     # Here it is known whose statistics they are.
     normalisation = replace(normalisation, source=f"encoding '{encoding or sensor.default_encoding}'; {source}")
     if source != _TRAINED:
@@ -154,29 +170,6 @@ def input_spec_for(
         is_two_sigma = isinstance(data, dict) and data.get("stretch") == "two_sigma"
         normalisation = stretched(normalisation, "two_sigma" if is_two_sigma else "percentiles")
     return InputSpec(sensor=sensor, statistics=normalisation, assignment=assignment, statistics_source=source)
-
-
-def _statistics(
-    checkpoint: Checkpoint, sensor: Sensor, given: Mapping[str, BandStatistics] | None
-) -> tuple[Mapping[str, BandStatistics] | None, str]:
-    if given is not None:
-        return given, "statistics given by the caller"
-    trained: dict[str, BandStatistics] = {}
-    if (stored := checkpoint.normalisations.get(sensor.name)) is not None:
-        known = Normalisation.from_dict(stored)
-        for band, p01, p99, mean, std in zip(known.bands, known.p01, known.p99, known.mean, known.std, strict=True):
-            trained[band] = BandStatistics(p01=p01, p99=p99, mean=mean, std=std)
-    if all(name in trained for name in sensor.band_names):
-        return trained, _TRAINED
-    missing = [band.name for band in sensor.bands if band.statistics is None]
-    if missing:
-        shown = ", ".join(missing[:8]) + " …" * (len(missing) > 8)
-        raise CatalogueError(
-            f"no normalisation statistics for {len(missing)} of {len(sensor.bands)} bands of '{sensor.name}' "
-            f"({shown}) in the checkpoint or the catalogue; give those of your images with `--statistics` "
-            "(in Python `statistics`), computed there or by `anyband prepare --stats`"
-        )
-    return None, "statistics of the catalogue"
 
 
 def joined_batches(batches: Sequence[ImageBatch]) -> ImageBatch:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from anyband.arrays import Array, Bool, Float, Int, Shaped
 from anyband.data.store import Split
-from anyband.encode.encoder import SensorEncoder, check_memory, inference
+from anyband.encode.encoder import SensorEncoder, check_memory
 from anyband.encode.metadata import Pool
 from anyband.errors import InputError
 from anyband.evaluate.inputs import TaskReader
@@ -289,7 +289,8 @@ def _encoded(module: Any, batch: TaskBatch, blocks: Levels | None, reader: TaskR
         encoder = module.encoder.encoder
         rows, cols = (side // encoder.config.patch_size for side in batch.images[0].pixels.shape[2:])
         check_memory(encoder, num_sets=len(batch.samples), num_images=len(batch.images), num_tokens=rows * cols)
-    with inference(device, reader.recipe.input.precision):
+    in_bf16 = reader.recipe.input.precision == "bf16"
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=in_bf16):
         batch = batch.to(device)
         made = (module(batch),) if blocks is None else module.levels(batch, blocks)
     made = tuple(one.float().cpu() for one in made)

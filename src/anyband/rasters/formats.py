@@ -125,15 +125,9 @@ _RASTER_TYPE_KEY, _PIXEL_IS_AREA = 1025, 1
 _GREY, _RGB, _CHUNKY, _PLANES = 1, 2, 1, 2
 
 _FIELD_TYPES = {2: "s", 3: "H", 4: "I", 12: "d"}
-_DTYPES = {
-    (8, 1): "uint8",
-    (16, 1): "uint16",
-    (32, 1): "uint32",
-    (16, 2): "int16",
-    (32, 2): "int32",
-    (32, 3): "float32",
-    (64, 3): "float64",
-}
+# Bits and format (1 unsigned, 2 signed, 3 float) → type.
+_DTYPES = {(8, 1): "uint8", (16, 1): "uint16", (32, 1): "uint32", (16, 2): "int16", (32, 2): "int32"}
+_DTYPES |= {(32, 3): "float32", (64, 3): "float64"}
 
 # What files beside an image say goes before, or beside, what it says itself.
 _SIDECARS = (".aux.xml", ".msk", ".ovr")

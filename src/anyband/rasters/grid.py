@@ -83,7 +83,7 @@ class Grid:
         corners = [
             self.to_coordinates(row, col) for row in (0.0, float(self.height)) for col in (0.0, float(self.width))
         ]
-        xs, ys = [x for x, _ in corners], [y for _, y in corners]
+        xs, ys = zip(*corners, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
     def to_coordinates(self, row: float, col: float) -> tuple[float, float]:

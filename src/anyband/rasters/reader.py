@@ -101,6 +101,9 @@ class Sheet(Protocol):
 _Part = tuple[Sheet, list[int], list[int]]
 """Bands of one sheet: which of its bands, and where each goes among those requested."""
 
+_Read = tuple[list[int], Array, Array]
+"""Bands of a sheet that were read: where each goes among those requested, digital numbers, and where there is data."""
+
 
 class RasterReader:
     """An open image; made by `open_raster`. Not to be shared by threads: each opens its own."""
@@ -142,8 +145,6 @@ class RasterReader:
                 )
         self.datetime: datetime.datetime | None = timed[0][0] if timed else None
         """Time of the image where the file says it, UTC."""
-        self.num_times: int = max((len(sheet.times) for sheet in used.values()), default=0) or 1
-        """How many times the file holds."""
 
     @property
     def nodata(self) -> float | None:
@@ -164,43 +165,29 @@ class RasterReader:
         grid = self.grid.part(window)
         shape = (len(self.band_names), window.height, window.width)
         dn, valid = np.zeros(shape, dtype=self.dtype), np.zeros(shape, dtype=bool)
+        rows, cols = (Axis(scale=1.0, offset=0.0, size=size) for size in (self.grid.height, self.grid.width))
         for placement, parts in self._parts.items():
-            self._read_parts(placement, parts, window, dn, valid)
+            same_grid = placement == Placement(rows=rows, cols=cols)
+            needed = window if same_grid else source_window(placement, window)
+            if needed is None:
+                continue
+            read = []
+            for sheet, positions, targets in parts:
+                stored, with_data = sheet.read(positions, needed)
+                known = np.ones(stored.shape, dtype=bool) if with_data is None else with_data.copy()
+                for index, target in enumerate(targets):
+                    known[index] &= _has_data(stored[index], self._nodata[target])
+                read.append((targets, stored, known))
+            if same_grid:
+                for targets, stored, known in read:
+                    dn[targets], valid[targets] = stored, known
+            else:
+                for targets, stored, known in _joined(read):
+                    values, kept = resample_bilinear(stored, known, placement=placement, part=needed, window=window)
+                    dn[targets], valid[targets] = _to_type(values, stored.dtype), kept
         for sheet, position, placement in self._valid_sheets:
             valid &= self._read_valid(sheet, position, placement, window)
         return Raster(dn=dn, valid=valid, grid=grid)
-
-    def _read_parts(
-        self, placement: Placement, parts: Sequence[_Part], window: Window, dn: Array, valid: Array
-    ) -> None:
-        """Read parts of one placement. What is whole of them is resampled together, which gives the same numbers."""
-        identity = Placement(
-            rows=Axis(scale=1.0, offset=0.0, size=self.grid.height),
-            cols=Axis(scale=1.0, offset=0.0, size=self.grid.width),
-        )
-        same_grid = placement == identity
-        needed = window if same_grid else source_window(placement, window)
-        if needed is None:
-            return
-        read = []
-        for sheet, positions, targets in parts:
-            stored, with_data = sheet.read(positions, needed)
-            known = np.ones(stored.shape, dtype=bool) if with_data is None else with_data.copy()
-            for index, target in enumerate(targets):
-                known[index] &= _has_data(stored[index], self._nodata[target])
-            read.append((targets, stored, known))
-        if same_grid:
-            for targets, stored, known in read:
-                dn[targets], valid[targets] = stored, known
-            return
-        whole = [one for one in read if one[2].all()]
-        if len({stored.dtype for _, stored, _ in whole}) == 1:
-            joined = [target for targets, _, _ in whole for target in targets]
-            together = (joined, np.concatenate([one[1] for one in whole]), np.concatenate([one[2] for one in whole]))
-            read = [one for one in read if not one[2].all()] + [together]
-        for targets, stored, known in read:
-            values, kept = resample_bilinear(stored, known, placement=placement, part=needed, window=window)
-            dn[targets], valid[targets] = _to_type(values, stored.dtype), kept
 
     def _read_valid(self, sheet: Sheet, position: int, placement: Placement, window: Window) -> Array:
         needed = source_window(placement, window)
@@ -317,6 +304,16 @@ def _valid_position(sheet: Sheet, source: RasterSource, grid: Grid) -> int:
     if len(sheet.names) != 1:
         raise RasterError(f"mask '{sheet.path}' has {len(sheet.names)} bands; say which one by `valid_variable`")
     return 0
+
+
+def _joined(read: Sequence[_Read]) -> list[_Read]:
+    """Join what is whole of one type, to be resampled together, which gives the same numbers."""
+    whole = [one for one in read if one[2].all()]
+    if len({stored.dtype for _, stored, _ in whole}) != 1:
+        return list(read)
+    targets = [target for targets, _, _ in whole for target in targets]
+    together = targets, np.concatenate([one[1] for one in whole]), np.concatenate([one[2] for one in whole])
+    return [*(one for one in read if not one[2].all()), together]
 
 
 def _has_data(stored: Array, nodata: float | None) -> Array:
