@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from anyband.errors import CatalogueError
-from anyband.files import read_own_yaml
+from anyband.files import read_yaml
 from anyband.sensors.catalogue import (
     _FOLDER,
     find_sensor_name,
@@ -51,7 +51,7 @@ def test_every_sensor_survives_being_written_as_json() -> None:
 
 @pytest.mark.parametrize("table", sorted(_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_catalogues_own_tables_have_the_form_of_a_users(table: Path) -> None:
-    parsed = parse_mission(read_own_yaml(table), name=table.name)
+    parsed = parse_mission(read_yaml(table, error=CatalogueError), name=table.name)
     assert parsed == tuple(get_sensor(sensor.name) for sensor in parsed)
 
 

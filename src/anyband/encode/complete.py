@@ -235,9 +235,8 @@ def _in_slots(place: PlaceView) -> list[ImageView]:
         raise InputError("a target needs at least one other image of its place; found none")
     anchor, *others = place.context
     partner = next((image for image in others if image.spec.sensor.name != anchor.spec.sensor.name), None)
-    rest = [image for image in others if image is not partner]
     target = replace(place.target, valid=place.target.valid & ~place.unseen)
-    return [anchor, *([] if partner is None else [partner]), *rest, target]
+    return [anchor, *sorted(others, key=lambda image: image is not partner), target]
 
 
 def _on_grid(image: ImageView, img_size: int) -> ImageBatch:

@@ -403,10 +403,9 @@ class SensorEncoder(nn.Module):
         self, batch: ImageBatch, *, metadata: SetMetadata | None = None, precision: Precision = "float32"
     ) -> EncoderOutput:
         """Encode network input without gradients; the features are float32 on the encoder's device."""
-        known = None if metadata is None else metadata.to(self.device)
         network = self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
         with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            output: EncoderOutput = network(batch.to(self.device), known)
+            output: EncoderOutput = network(batch.to(self.device), metadata and metadata.to(self.device))
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
 
     def encode_sets(self, batch: SetBatch, *, precision: Precision = "float32") -> EncoderOutput:

@@ -214,11 +214,9 @@ class CheckedMetadata:
 def checked_metadata(metadata: ImageMetadata | None, *, name: str) -> CheckedMetadata:
     """Check what a user says of an image. `InputError` where corners are no longitudes and latitudes, a ground sampling
     distance is 0 or less, or a date doesn't parse or lies in the future."""
-    metadata = metadata or ImageMetadata()
+    one = metadata or ImageMetadata()
     try:
-        return CheckedMetadata(
-            corners_deg=_corners(metadata.corners_deg), gsd_m=_gsd_m(metadata.gsd_m), time=_time(metadata.datetime)
-        )
+        return CheckedMetadata(corners_deg=_corners(one.corners_deg), gsd_m=_gsd_m(one.gsd_m), time=_time(one.datetime))
     except InputError as problem:
         raise InputError(f"{name}: {problem}") from problem
 
@@ -228,9 +226,8 @@ def network_metadata(
 ) -> SetMetadata:
     """Bring what is known of sets of equally many images to what networks take; NaN where unknown."""
     names = ("corners_deg", "gsd_m", "time")
-    corners_deg, gsd_m, time = (
-        np.array([[getattr(one, name) for one in images] for images in metadata]) for name in names
-    )
+    columns = (np.array([[getattr(one, name) for one in images] for images in metadata]) for name in names)
+    corners_deg, gsd_m, time = columns
     return set_metadata(corners_deg, gsd_m, time, input_gsd_m)
 
 

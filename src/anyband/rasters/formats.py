@@ -6,6 +6,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping, Sequence, Set
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -283,11 +284,9 @@ def _layout(data: bytes, tags: _Tags) -> tuple[str, tuple[int, int, int], bool, 
 def _plain_transform(tags: _Tags) -> Transform:
     scale, tie = (tuple(map(float, tags[tag])) for tag in (_PIXEL_SCALE, _TIE_POINTS))
     keys = tags[_GEO_KEYS]
-    entries = [keys[start : start + 4] for start in range(4, len(keys), 4)]
-    is_area = (_RASTER_TYPE_KEY, 0, 1, _PIXEL_IS_AREA) in entries
-    at_corner = len(tie) == 6 and not any(tie[:3])
-    finite = all(math.isfinite(number) for number in (*scale, *tie))
-    if not (is_area and at_corner and finite and len(scale) == 3 and min(scale[:2]) > 0):
+    is_area = (_RASTER_TYPE_KEY, 0, 1, _PIXEL_IS_AREA) in (keys[start : start + 4] for start in range(4, len(keys), 4))
+    at_corner = len(tie) == 6 and not any(tie[:3]) and all(map(math.isfinite, (*scale, *tie)))
+    if not (is_area and at_corner and len(scale) == 3 and min(scale[:2]) > 0):
         raise _NotPlainError
     return scale[0], 0.0, tie[3] + 0.0, 0.0, -scale[1], tie[4] + 0.0
 
@@ -311,9 +310,8 @@ def _crs_name(path: Path, tags: _Tags) -> str | None:
     if geo not in _crs_names:
         if len(_crs_names) >= _MAX_CRS_NAMES:
             _crs_names.clear()
-        sheet = GdalSheet(path)
-        sheet.close()
-        _crs_names[geo] = sheet.crs
+        with closing(GdalSheet(path)) as sheet:
+            _crs_names[geo] = sheet.crs
     return _crs_names[geo]
 
 
@@ -498,9 +496,7 @@ def _even_step(values: Array, path: Path, axis: str) -> float | None:
 
 def _crs(file: Any, variable: Any) -> str | None:
     named = _text(variable.attrs.get("grid_mapping", "")) or _text(file.attrs.get("grid_mapping", ""))
-    mapping_names = [name for name in (named, "spatial_ref", "crs") if name in file.variables]
-    for name in mapping_names:
-        attrs = file.variables[name].attrs
+    for attrs in (file.variables[name].attrs for name in (named, "spatial_ref", "crs") if name in file.variables):
         for key in ("crs_wkt", "spatial_ref", "epsg_code"):
             if key in attrs and (crs := crs_name(_text(attrs[key]))) is not None:
                 return crs

@@ -317,12 +317,11 @@ def _joined(read: Sequence[_Read]) -> list[_Read]:
 
 
 def _has_data(stored: Array, nodata: float | None) -> Array:
-    is_float = stored.dtype.kind == "f"
-    known = np.isfinite(stored) if is_float else np.ones(stored.shape, dtype=bool)
+    limits = None if stored.dtype.kind == "f" else np.iinfo(stored.dtype)
+    known = np.isfinite(stored) if limits is None else np.ones(stored.shape, dtype=bool)
     if nodata is None or nodata != nodata:
         return known
     # A float32 file stores its nodata rounded; compare with what it can hold.
-    limits = None if is_float else np.iinfo(stored.dtype)
     can_hold = limits is None or (limits.min <= nodata <= limits.max and nodata == int(nodata))
     return np.asarray(known & (stored != stored.dtype.type(nodata))) if can_hold else known
 
