@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 _SHOW = ("prepare", "--show", "HERE/store")
@@ -122,6 +124,15 @@ def test_a_store_that_lacks_a_file_is_refused(refused, store, damage: Callable[[
     found = refused(*_PRETRAIN)
     assert message in found
     assert "prepare" in found
+
+
+def test_an_index_that_names_an_unknown_array_is_refused(refused, store) -> None:
+    index = pq.read_table(store / "index.parquet")
+    column = index.schema.get_field_index("array")
+    names = pa.array(["other", *index.column("array").to_pylist()[1:]])
+    pq.write_table(index.set_column(column, "array", names), store / "index.parquet")
+    message = refused(*_SHOW)
+    assert "is broken (it has no 'other'); prepare the store again" in message
 
 
 @pytest.mark.parametrize("size", [0, 100, 3000])

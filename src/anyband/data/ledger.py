@@ -63,8 +63,7 @@ class Ledger:
         self._kinds: list[tuple[Sensor, Sensor, tuple[tuple[str, Encoding], ...]]] = []
         with self._writing():
             self.database = sqlite3.connect(path, isolation_level=None)
-            self.database.execute("PRAGMA journal_mode = WAL")
-            self.database.execute("PRAGMA synchronous = NORMAL")
+            self.database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
 
     def begin(self, inputs: str) -> None:
         """Note for which images and options the work is; finished work for others is forgotten."""

@@ -342,11 +342,10 @@ class _Run:
         if count:
             return
         reasons = [reason for _, reason in self._ledger.skipped()]
-        shown, more = reasons[:_NAMED_PROBLEMS], len(reasons) - _NAMED_PROBLEMS
+        shown, more = "; ".join(reasons[:_NAMED_PROBLEMS]), len(reasons) - _NAMED_PROBLEMS
         total = len(reasons) + self._ledger.num_images()
-        raise RasterError(
-            f"none of the {total} images can be used: {'; '.join(shown)}{f'; and {more} more' if more > 0 else ''}"
-        )
+        rest = f"; and {more} more" if more > 0 else ""
+        raise RasterError(f"none of the {total} images can be used: {shown}{rest}")
 
 
 def _survey_numbered(image: tuple[int, ImageEntry]) -> ImageSurvey | str:

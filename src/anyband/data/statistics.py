@@ -106,10 +106,9 @@ def _centres() -> Array:
 
 def _quantile(counts: Array, share: float) -> float:
     """Find the value below which a share of the counts lies, by proportion inside its bin."""
-    below = np.cumsum(counts)
+    below, edges = np.cumsum(counts), _edges()
     wanted = share * below[-1]
     index = int(np.searchsorted(below, wanted, side="left"))
-    edges = _edges()
     before = below[index] - counts[index]
     inside = (wanted - before) / counts[index] if counts[index] else 0.0
     return float(edges[index] + inside * (edges[index + 1] - edges[index]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anyband.errors import CatalogueError, nearest_name
-from anyband.files import read_yaml
+from anyband.files import read_own_yaml, read_yaml
 from anyband.sensors.sensor import (
     SPECTRUM_KEYS,
     Band,
@@ -97,7 +97,8 @@ def load_ranges(name_or_path: str | Path) -> RangeTable:
     """Load a range table, once: by its name in the package, or from a YAML file of the same form. `CatalogueError`
     where there is none, or it is wrong."""
     path = Path(name_or_path)
-    if path.suffix not in {".yaml", ".yml"}:
+    is_own = path.suffix not in {".yaml", ".yml"}
+    if is_own:
         known = sorted(table.stem for table in _FOLDER.glob("*.yaml"))
         if str(name_or_path) not in known:
             raise CatalogueError(
@@ -105,7 +106,8 @@ def load_ranges(name_or_path: str | Path) -> RangeTable:
                 f"{nearest_name(str(name_or_path), known)}"
             )
         path = _FOLDER / f"{name_or_path}.yaml"
-    raw = checked(Table, read_yaml(path, error=CatalogueError), where=path.name)
+    parsed = read_own_yaml(path) if is_own else read_yaml(path, error=CatalogueError)
+    raw = checked(Table, parsed, where=path.name)
     return range_table_from_dict(raw, where=str(name_or_path))
 
 
