@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from anyband.errors import CatalogueError, nearest_name
-from anyband.files import read_own_yaml, read_yaml
+from anyband.files import OwnLoader, read_yaml
 from anyband.sensors.sensor import (
     SPECTRUM_KEYS,
     Band,
@@ -106,7 +108,8 @@ def load_ranges(name_or_path: str | Path) -> RangeTable:
                 f"{nearest_name(str(name_or_path), known)}"
             )
         path = _FOLDER / f"{name_or_path}.yaml"
-    parsed = read_own_yaml(path) if is_own else read_yaml(path, error=CatalogueError)
+    # The package's own tables are read quickly.
+    parsed = yaml.load(path.read_bytes(), OwnLoader) if is_own else read_yaml(path, error=CatalogueError)  # noqa: S506
     raw = checked(Table, parsed, where=path.name)
     return range_table_from_dict(raw, where=str(name_or_path))
 
