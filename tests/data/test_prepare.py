@@ -339,6 +339,35 @@ def test_strict_makes_an_error_of_what_would_be_skipped(write, tmp_path) -> None
         _prepare(entries, tmp_path / "store", {"strict": True})
 
 
+@pytest.mark.parametrize("sides", [(15, 32), (32, 5_000)])
+def test_strict_says_first_what_surveys_and_places_say_then_what_cutting_says(write, tmp_path, sides) -> None:
+    truncated = write("cut.tif", _noise(0, 3, 256, "uint8"))
+    truncated.write_bytes(truncated.read_bytes()[:20_000])
+    side, east_m = sides
+    entries = [
+        _entry(truncated, "maxar-rgb", place="p"),
+        _entry(write("a.tif", _noise(0, 3, 32, "uint8")), "maxar-rgb", place="q"),
+        _entry(write("b.tif", _noise(0, 3, side, "uint8"), east_m=float(east_m)), "maxar-rgb", place="q"),
+    ]
+    message = "smaller than a patch" if side < 16 else "place 'q': 'a.tif' does not overlap"
+    with pytest.raises(AnybandError, match=message):
+        _prepare(entries, tmp_path / "out" / "store", {"strict": True})
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_declared_places_stand_in_the_order_of_the_first_images_that_are_used(write, tmp_path, workers: int) -> None:
+    places = {"small": "p", "a": "q", "b": "r", "c": "p", "d": "s", "e": "q"}
+    entries = [
+        _entry(write(f"{name}.tif", _noise(0, 3, 15 if name == "small" else 32, "uint8")), "maxar-rgb", place=place)
+        for name, place in places.items()
+    ]
+    report = _prepare(entries, tmp_path / "store", {"workers": workers})
+    assert [name for name, _ in report.skipped] == ["small.tif"]
+    index = ChipStore.open(tmp_path / "store").index
+    assert index.column("source_path").to_pylist() == ["a.tif", "e.tif", "b.tif", "c.tif", "d.tif"]
+
+
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
@@ -478,13 +507,15 @@ def _pieces_done(ledger: Path) -> int:
         return 0
 
 
-def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_bytes(write, tmp_path) -> None:
+@pytest.mark.parametrize("places", [False, True])
+def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_bytes(write, tmp_path, places: bool) -> None:
     rows = []
     for n in range(24):
         pixels = _noise(n, 3, 64, "uint8")
         pixels[:, : n % 5] = 0
         path = write(f"{n}.tif", pixels, east_m=2_000.0 * (n // 2), nodata=0)
-        rows.append({"path": str(path), "sensor": "maxar-rgb", "datetime": f"{1990 + n}-01-01"})
+        place = {"place": f"place {n // 2}"} if places else {}
+        rows.append({"path": str(path), "sensor": "maxar-rgb", "datetime": f"{1990 + n}-01-01", **place})
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     program = (
         "import json, sys, time; from pathlib import Path\n"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from anyband.arrays import Array, Bool, Num
-from anyband.data.manifest import ImageEntry
+from anyband.data.manifest import ImageEntry, is_future
+from anyband.data.places import Place, PlacedImage, check_layout, check_split, off_globe, split_of
 from anyband.data.store import Split
-from anyband.errors import AnybandError, GeometryError, OutputError, RasterError, WorkerError
-from anyband.rasters.footprints import View
+from anyband.errors import AnybandError, GeometryError, ManifestError, OutputError, RasterError, WorkerError
+from anyband.rasters.footprints import View, chip_transform, plan_footprints
 from anyband.rasters.grid import Grid, Transform, Window, resample_bilinear, source_window
-from anyband.rasters.reader import open_raster
+from anyband.rasters.reader import RasterReader, open_raster
 from anyband.sensors.sensor import Encoding
 
 __all__ = [
@@ -29,13 +30,20 @@ __all__ = [
     "Cut",
     "ImageSurvey",
     "Piece",
+    "PlaceJob",
+    "PlacedSurvey",
+    "Plan",
+    "SurveyedImage",
     "chip_bytes",
     "cut_image",
     "onto_chip",
+    "place_of",
+    "plan_pieces",
     "run_pieces",
     "storage_of",
     "survey_image",
     "view_window",
+    "work_place",
     "worker_pool",
 ]
 
@@ -47,6 +55,13 @@ _DECIBEL_NODATA = -32768
 
 # chosen: chips of small images are quicker kept in the ledger than in files of their own.
 _SMALL_BYTES = 2**17
+
+# chosen: the chips of one piece are in memory together, and are cut again when a run is killed.
+_VALUES_PER_PIECE = 2**25
+# More than any image has, so that the number of a piece tells its image.
+_PIECES_PER_IMAGE = 2**20
+# chosen: images that are open together, and what is in memory of them.
+_MOST_TOGETHER, _MOST_VALUES_TOGETHER = 8, 2**22
 
 Cut = tuple[list[tuple[int, float, bool, int]], float, bytes | None]
 """(number, share of data, whether some value is missing, checksum) of each chip kept; the largest share; and the chips
@@ -83,6 +98,30 @@ class Piece:
     """Whether no other piece of the image follows."""
 
 
+PlacedSurvey = tuple[int, ImageEntry, ImageSurvey]
+"""Number of an image in the list, and what is known of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How places are cut: options of `prepare`, and the folder where chips wait."""
+
+    chip_px: int | None
+    chip_m: float | None
+    min_valid: float
+    fractions: tuple[float, float, float]
+    seed: int
+    spool: Path
+
+
+PlaceJob = tuple[Plan, list[tuple[int, ImageEntry]]]
+"""A declared place: the images of it, by their numbers."""
+
+
+SurveyedImage = tuple[int, ImageSurvey | str, list[tuple[int, Cut | str]]]
+"""Number of an image, its survey, and the numbers of its pieces with what was cut of them already."""
+
+
 def chip_bytes(piece: Piece, number: int, partial: bool) -> int:
     """Tell the size of a chip in the file of its piece."""
     _, view, _ = piece.chips[number]
@@ -92,21 +131,109 @@ def chip_bytes(piece: Piece, number: int, partial: bool) -> int:
 
 def survey_image(entry: ImageEntry) -> ImageSurvey | str:
     """Tell grid and type of an image; or the reason why it can't be used."""
+    with ExitStack() as opened:
+        return _survey(entry, opened)[0]
+
+
+def _survey(entry: ImageEntry, opened: ExitStack) -> tuple[ImageSurvey | str, RasterReader | None]:
     try:
-        with open_raster(entry.source, entry.sensor) as reader:
-            grid = reader.grid
-            if min(grid.height, grid.width) < MIN_IMAGE_PX:
-                raise GeometryError(
-                    f"'{entry.name}' has {grid.height} × {grid.width} pixels, smaller than a patch "
-                    f"({MIN_IMAGE_PX} × {MIN_IMAGE_PX})"
-                )
-            storage_of(entry, str(reader.dtype), reader.nodata)
-            nodata = None if reader.nodata is None or np.isnan(reader.nodata) else float(reader.nodata)
-            return ImageSurvey(grid=grid, dtype=str(reader.dtype), nodata=nodata, datetime=reader.datetime)
+        reader = opened.enter_context(open_raster(entry.source, entry.sensor))
+        grid, dtype, nodata = reader.grid, str(reader.dtype), reader.nodata
+        if min(grid.height, grid.width) < MIN_IMAGE_PX:
+            raise GeometryError(
+                f"'{entry.name}' has {grid.height} × {grid.width} pixels, smaller than a patch "
+                f"({MIN_IMAGE_PX} × {MIN_IMAGE_PX})"
+            )
+        storage_of(entry, dtype, nodata)
+        nodata = None if nodata is None or np.isnan(nodata) else float(nodata)
+        survey = ImageSurvey(grid=grid, dtype=dtype, nodata=nodata, datetime=reader.datetime)
+        return _untrue(entry, survey) or survey, reader
     except OutputError:
         raise
     except AnybandError as problem:
-        return str(problem)
+        return str(problem), None
+
+
+def _untrue(entry: ImageEntry, survey: ImageSurvey) -> str | None:
+    """Say what an image says of its ground or time that can't be true."""
+    problem = off_globe(survey.grid)
+    if problem is not None:
+        return f"'{entry.name}' {problem}"
+    if entry.datetime is None and survey.datetime is not None and is_future(survey.datetime):
+        return (
+            f"'{entry.name}' says that it was taken at {survey.datetime:%Y-%m-%d %H:%M}, which lies in the future; "
+            "declare its `datetime` in the manifest"
+        )
+    return None
+
+
+def plan_pieces(place: Place, images: Sequence[PlacedSurvey], plan: Plan) -> Iterator[tuple[int, list[Piece]]]:
+    """Give for each image of a place (its position, and) the footprints that it covers, in pieces; none where it covers
+    too little of any."""
+    layout, min_valid = place.layout, plan.min_valid
+    footprints = plan_footprints(layout, chip_px=plan.chip_px, chip_m=plan.chip_m, min_cover=min_valid)
+    split = place.split or split_of(place.name, seed=plan.seed, fractions=plan.fractions)
+    for position, (image, entry, survey) in enumerate(images):
+        chips = [
+            (name, view, chip_transform(layout[0], box, view))
+            for name, box, views in footprints
+            for own, view in views
+            if own == position
+        ]
+        values = max((view.height * view.width for _, view, _ in chips), default=1) * len(entry.sensor.bands)
+        size = max(1, _VALUES_PER_PIECE // values)
+        pieces = []
+        for index, start in enumerate(range(0, len(chips), size)):
+            number = image * _PIECES_PER_IMAGE + index
+            pieces.append(
+                Piece(
+                    number=number,
+                    image=image,
+                    entry=entry,
+                    survey=survey,
+                    place=place.name,
+                    split=split,
+                    chips=tuple(chips[start : start + size]),
+                    min_valid=min_valid,
+                    spool=plan.spool / f"{number:012d}.chips",
+                    is_last=start + size >= len(chips),
+                )
+            )
+        yield position, pieces
+
+
+def place_of(images: Sequence[PlacedSurvey]) -> Place:
+    """Make the place that images of one list declare; `GeometryError` or `ManifestError` where they do not fit."""
+    declared = tuple(
+        PlacedImage(name=entry.name, grid=survey.grid, place=entry.place, split=entry.split)
+        for _, entry, survey in images
+    )
+    name = declared[0].place
+    assert name is not None
+    split = next((image.split for image in declared if image.split is not None), None)
+    place = Place(name=name, members=tuple(range(len(declared))), images=declared, split=split)
+    check_layout(place)
+    check_split(place)
+    return place
+
+
+def work_place(job: PlaceJob) -> list[SurveyedImage]:
+    """Survey the images of a declared place, and cut them while they are open where they are few and small; else, and
+    where something is wrong, they are left to be cut later."""
+    plan, images = job
+    if len(images) > _MOST_TOGETHER:
+        return [(number, survey_image(entry), []) for number, entry in images]
+    with ExitStack() as opened:
+        looked_at = [(number, entry, *_survey(entry, opened)) for number, entry in images]
+        usable = [(number, entry, survey) for number, entry, survey, _ in looked_at if not isinstance(survey, str)]
+        readers = [reader for _, _, survey, reader in looked_at if not isinstance(survey, str)]
+        cuts: dict[int, list[tuple[int, Cut | str]]] = {}
+        values = sum(survey.grid.height * survey.grid.width * len(entry.sensor.bands) for _, entry, survey in usable)
+        if usable and values <= _MOST_VALUES_TOGETHER:
+            with suppress(GeometryError, ManifestError):
+                for position, pieces in plan_pieces(place_of(usable), usable, plan):
+                    cuts[usable[position][0]] = [(one.number, cut_image(one, readers[position])) for one in pieces]
+        return [(number, survey, cuts.get(number, [])) for number, _, survey, _ in looked_at]
 
 
 def storage_of(
@@ -130,14 +257,14 @@ def storage_of(
     return "float32", entry.encoding, None
 
 
-def cut_image(piece: Piece) -> Cut | str:
+def cut_image(piece: Piece, reader: RasterReader | None = None) -> Cut | str:
     """Cut the chips of a piece; those with enough data go to its file, whole or not at all, unless they are small.
     Gives the reason instead where the image can't be read."""
     kept: list[tuple[int, float, bool, int]] = []
     best = 0.0
     parts: list[bytes] = []
     try:
-        for number, (pixels, valid) in enumerate(_cut(piece)):
+        for number, (pixels, valid) in enumerate(_cut(piece, reader)):
             share = int(np.count_nonzero(valid)) / valid.size
             best = max(best, share)
             if share > 0 and share >= piece.min_valid:
@@ -165,8 +292,8 @@ def view_window(view: View) -> Window | None:
     return Window(row=window.row + rows.start, col=window.col + cols.start, height=height, width=width)
 
 
-def _cut(piece: Piece) -> Iterator[tuple[Array, Array]]:
-    with open_raster(piece.entry.source, piece.entry.sensor) as reader:
+def _cut(piece: Piece, reader: RasterReader | None) -> Iterator[tuple[Array, Array]]:
+    with nullcontext(reader) if reader else open_raster(piece.entry.source, piece.entry.sensor) as reader:
         for cell, view, _ in piece.chips:
             window = view_window(view)
             if window is None:

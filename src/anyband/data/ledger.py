@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from anyband.arrays import Array, Int
-from anyband.data.cutting import Cut, ImageSurvey, Piece, chip_bytes, storage_of
+from anyband.data.cutting import Cut, ImageSurvey, Piece, SurveyedImage, chip_bytes, storage_of
 from anyband.data.manifest import ImageEntry, identity
 from anyband.data.places import PlacedImage
 from anyband.data.store import partial_path
@@ -29,7 +29,7 @@ from anyband.sensors.sensor import Encoding, Sensor
 
 __all__ = ["Ledger", "PlacedImages", "WaitingChip", "open_ledger", "publish", "remove_leftover"]
 
-_VERSION = 1
+_VERSION = 2
 
 # Images and what follows from them are written anew by each run; surveys, cuts and shards are what a killed run leaves.
 _KEPT = """
@@ -114,6 +114,22 @@ class Ledger:
         )
         return np.fromiter((number for (number,) in rows), dtype=np.int64)
 
+    def all_declared(self) -> bool:
+        """Tell whether every image says its place."""
+        return self._one("SELECT 1 FROM images WHERE place IS NULL LIMIT 1") is None
+
+    def declared(self) -> Iterator[list[int]]:
+        """Give the numbers of the images of each declared place that are not skipped now, by the first of them."""
+        rows = self.database.execute(
+            "WITH used AS (SELECT number, place FROM images WHERE number NOT IN (SELECT image FROM skipped)) "
+            "SELECT number, first FROM used JOIN (SELECT place, min(number) AS first FROM used GROUP BY place) "
+            "USING (place) ORDER BY first, number"
+        )
+        numbers = np.fromiter(rows, dtype=np.dtype((np.int64, 2)))
+        starts = np.flatnonzero(np.diff(numbers[:, 1], prepend=-1)).tolist()
+        for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True):
+            yield numbers[start:end, 0].tolist()
+
     def entry(self, number: int) -> ImageEntry:
         name, source, kind, place, time, split = self._one(
             "SELECT name, source, kind, place, datetime, split FROM images WHERE number = ?", number
@@ -152,12 +168,20 @@ class Ledger:
     def keep_survey(self, image: int, survey: ImageSurvey | str) -> None:
         """Note what an image says, or why it can't be used."""
         if isinstance(survey, str):
-            self._note("INSERT INTO surveys (image, problem) VALUES (?, ?)", image, survey)
+            self._note("INSERT OR REPLACE INTO surveys (image, problem) VALUES (?, ?)", image, survey)
             return
         grid, time = survey.grid, survey.datetime and survey.datetime.isoformat()
         numbers = (grid.height, grid.width, json.dumps(grid.transform), grid.crs, grid.gsd_m)
         values = (image, None, survey.dtype, survey.nodata, time, *numbers)
-        self._note("INSERT INTO surveys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
+        self._note("INSERT OR REPLACE INTO surveys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
+
+    def keep_place(self, surveys: Iterable[SurveyedImage]) -> None:
+        """Note all that is known of the images of a place, or nothing of it."""
+        with self._writing(), self._transaction():
+            for number, survey, cuts in surveys:
+                self.keep_survey(number, survey)
+                for piece, cut in cuts:
+                    self.keep_cut(piece, cut)
 
     def cut(self, piece: int) -> Cut | str | None:
         """Read what was cut of a piece, or why it can't be; None: it was not cut yet."""
@@ -169,7 +193,7 @@ class Ledger:
     def keep_cut(self, piece: int, cut: Cut | str) -> None:
         """Note what was cut of a piece, or why it can't be."""
         row = (cut, None, None, None) if isinstance(cut, str) else (None, cut[1], json.dumps(cut[0]), cut[2])
-        self._note("INSERT INTO cuts VALUES (?, ?, ?, ?, ?)", piece, *row)
+        self._note("INSERT OR REPLACE INTO cuts VALUES (?, ?, ?, ?, ?)", piece, *row)
 
     def content(self, piece: int, start: int, size: int) -> bytes | None:
         """Read some bytes of the chips of a small piece; None: they are in its file."""
@@ -296,8 +320,10 @@ class WaitingChip:
         """Say that the chip is safe in the store."""
         self._waiting.discard(self._number)
         if not self._waiting:
-            self._ledger.drop_content(self._piece.number)
-            self._piece.spool.unlink(missing_ok=True)
+            try:
+                self._piece.spool.unlink()
+            except FileNotFoundError:
+                self._ledger.drop_content(self._piece.number)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ __all__ = [
     "Place",
     "PlacedImage",
     "Places",
+    "check_layout",
+    "check_split",
     "corners_lonlat",
     "find_places",
     "footprint",
@@ -190,23 +192,29 @@ def _check_places(places: Places) -> None:
     problems = []
     for place in places.of_several():
         try:
-            boxes = [box_of(placement) for placement in place.layout[1]]
-            for position, box in enumerate(boxes):
-                others = boxes[:position] + boxes[position + 1 :]
-                if not any(box.shared_with(other) for other in others):
-                    name = place.images[position].name
-                    raise GeometryError(f"'{name}' does not overlap any other image of it; give it a place of its own")
+            check_layout(place)
         except GeometryError as problem:
             problems.append(f"place '{place.name}': {problem}")
             continue
-        _check_split(place)
+        check_split(place)
     if problems:
         more = len(problems) - _NAMED_PROBLEMS
         shown = problems[:_NAMED_PROBLEMS] + ([f"and {more} more places"] if more > 0 else [])
         raise GeometryError("; ".join(shown))
 
 
-def _check_split(place: Place) -> None:
+def check_layout(place: Place) -> None:
+    """See that each image of a place overlaps another one; else raise `GeometryError`."""
+    boxes = [box_of(placement) for placement in place.layout[1]]
+    for position, box in enumerate(boxes):
+        others = boxes[:position] + boxes[position + 1 :]
+        if others and not any(box.shared_with(other) for other in others):
+            name = place.images[position].name
+            raise GeometryError(f"'{name}' does not overlap any other image of it; give it a place of its own")
+
+
+def check_split(place: Place) -> None:
+    """See that a place is declared for one split; else raise `ManifestError`."""
     splits = sorted({image.split for image in place.images if image.split is not None})
     if len(splits) > 1:
         raise ManifestError(

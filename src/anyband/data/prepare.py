@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
+from heapq import heappop, heappush
 from itertools import accumulate, combinations_with_replacement, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,21 +22,27 @@ from anyband.data.cutting import (
     Cut,
     ImageSurvey,
     Piece,
+    PlacedSurvey,
+    PlaceJob,
+    Plan,
+    SurveyedImage,
     chip_bytes,
     cut_image,
+    place_of,
+    plan_pieces,
     run_pieces,
     storage_of,
     survey_image,
+    work_place,
     worker_pool,
 )
 from anyband.data.ledger import Ledger, PlacedImages, WaitingChip, open_ledger, publish, remove_leftover
-from anyband.data.manifest import ImageEntry, ImageList, is_future
-from anyband.data.places import Place, find_places, footprint, off_globe, split_of
+from anyband.data.manifest import ImageEntry, ImageList
+from anyband.data.places import Place, find_places, footprint
 from anyband.data.store import SPLITS, STORE_VERSION, ArraySpec, ChipStore, partial_path
 from anyband.data.store_writer import ChipRecord, StoreWriter, large_blocks_returned
-from anyband.errors import InputError, ManifestError, OutputError, RasterError, StoreError
+from anyband.errors import GeometryError, InputError, ManifestError, OutputError, RasterError, StoreError
 from anyband.progress import progress
-from anyband.rasters.footprints import chip_transform, plan_footprints
 from anyband.sensors.sensor import Encoding, Sensor, sensor_to_dict
 
 __all__ = ["PrepareOptions", "PrepareReport", "count_index", "describe_store", "prepare"]
@@ -44,8 +51,6 @@ _MIN_CHIP_PX = 16
 # chosen: as many skipped images are listed as fit a screen; `store.json` has all.
 _LISTED = 20
 _NAMED_PROBLEMS = 3
-# chosen: the chips of one piece are in memory together, and are cut again when a run is killed.
-_VALUES_PER_PIECE = 2**25
 # chosen: what a batch costs to hand out is little beside so many images; what is lost with a killed worker too.
 _LARGEST_BATCH = 32
 _BATCHES_PER_WORKER = 16
@@ -179,8 +184,7 @@ def prepare(
         ledger.fill(entries)
         with worker_pool(workers if executor is None else 1) as own_pool:
             run = _Run(ledger, options, partial_path(out), executor or own_pool, workers, strict=strict, shown=shown)
-            run.survey()
-            writer = run.cut(run.pieces(run.places()))
+            writer = run.chips()
         report = run.report()
         with large_blocks_returned():
             writer.finish(sensors, options=options.to_dict(), report=report.to_dict(), inputs=inputs)
@@ -188,6 +192,13 @@ def prepare(
                 report = _with_statistics(writer.folder, report, shown=shown)
         publish(out)
     return report
+
+
+_PlaceImages = tuple[Place, list[PlacedSurvey]]
+
+
+def _survey_numbered(image: tuple[int, ImageEntry]) -> ImageSurvey | str:
+    return survey_image(image[1])
 
 
 class _Run:
@@ -207,79 +218,117 @@ class _Run:
         self._ledger, self._options, self._folder = ledger, options, folder
         self._strict, self._shown = strict, shown
         self._notes: list[str] = []
-        # (sensor, encoding) → usable images of which the encoding was a choice of ours.
-        self._defaults = Counter[tuple[str, str]]()
+        # (sensor, encoding) → usable images of which the encoding was a choice of ours, and the first of them.
+        self._defaults: dict[tuple[str, str], tuple[int, int]] = {}
         # Small jobs are done one by one, large ones in batches.
         batch = min(_LARGEST_BATCH, max(1, ledger.num_images() // (_BATCHES_PER_WORKER * workers)))
         self._how: dict[str, Any] = {"executor": pool, "workers": workers, "batch": batch}
         (folder / "spool").mkdir(exist_ok=True)
+        self._plan = Plan(
+            chip_px=options.chip_px,
+            chip_m=options.chip_m,
+            min_valid=options.min_valid,
+            fractions=options.fractions,
+            seed=options.seed,
+            spool=folder / "spool",
+        )
 
-    def survey(self) -> None:
+    def chips(self) -> StoreWriter:
+        """Survey and cut all images: one place after the other where all are declared, else all are surveyed first."""
+        self._check_strict()
+        if not self._ledger.all_declared():
+            self._survey()
+            return self._cut(self._pieces(self._found_places()))
+        try:
+            return self._cut(self._pieces(self._declared_places()))
+        except (GeometryError, ManifestError, RasterError):
+            # What is wrong with a survey, then with a place, is said before what is wrong with a cut.
+            self._survey()
+            self._found_places()
+            raise
+
+    def _check_strict(self) -> None:
+        for _, reason in self._ledger.skipped() if self._strict else ():
+            raise _strict_error(reason)
+
+    def _survey(self) -> None:
         """Look at every image; what can't be opened, or says what can't be true, is skipped. One must be left."""
         ledger = self._ledger
-        if self._strict:
-            for _, reason in ledger.skipped():
-                raise _strict_error(reason)
         numbers = ledger.numbers()
-        images = ((int(number), (int(number), ledger.entry(int(number)))) for number in numbers)
+        images = ((int(number), ledger.entry(int(number))) for number in numbers)
         with progress("looking at images", len(numbers), shown=self._shown) as advance:
-            work = run_pieces(images, _survey_numbered, find=ledger.survey, keep=ledger.keep_survey, **self._how)
+            pieces = ((number, (number, entry)) for number, entry in images)
+            work = run_pieces(pieces, _survey_numbered, find=ledger.survey, keep=ledger.keep_survey, **self._how)
             for (number, entry), survey in work:
-                problem = survey if isinstance(survey, str) else _untrue(entry, survey)
-                if problem is not None:
-                    self._skip(number, problem)
-                elif _is_default(entry):
-                    self._defaults[entry.sensor.name, entry.sensor.default_encoding] += 1
+                self._take_survey(number, entry, survey)
                 advance(1)
         self._check_some_left(ledger.num_images())
 
-    def places(self) -> Iterator[tuple[Place, list[int]]]:
-        """Find the places, and the numbers of the images of each."""
+    def _take_survey(self, number: int, entry: ImageEntry, survey: ImageSurvey | str) -> None:
+        if isinstance(survey, str):
+            self._skip(number, survey)
+        elif _is_default(entry):
+            count, first = self._defaults.get((entry.sensor.name, entry.sensor.default_encoding), (0, number))
+            self._defaults[entry.sensor.name, entry.sensor.default_encoding] = count + 1, min(first, number)
+
+    def _found_places(self) -> Iterator[_PlaceImages]:
+        """Find the places, and the images of each."""
         images = PlacedImages(self._ledger)
         places, notes = find_places(images)
         self._notes += notes
-        return ((place, images.numbers[list(place.members)].tolist()) for place in places)
+        members = (images.numbers[list(place.members)].tolist() for place in places)
+        return ((place, self._surveyed(numbers)) for place, numbers in zip(places, members, strict=True))
 
-    def pieces(self, places: Iterable[tuple[Place, list[int]]]) -> Iterator[Piece]:
+    def _declared_places(self) -> Iterator[_PlaceImages]:
+        """Survey the declared places, and cut them meanwhile where that is easy; by the first images that are used."""
+        ledger, ahead = self._ledger, dict[int, list[int]]()
+
+        def jobs() -> Iterator[tuple[int, PlaceJob]]:
+            for numbers in ledger.declared():
+                ahead[numbers[0]] = numbers
+                yield numbers[0], (self._plan, [(number, ledger.entry(number)) for number in numbers])
+
+        def find(first: int) -> list[SurveyedImage] | None:
+            surveys = [(number, ledger.survey(number)) for number in ahead.pop(first)]
+            known: list[SurveyedImage] = [(number, survey, []) for number, survey in surveys if survey is not None]
+            return known if len(known) == len(surveys) else None
+
+        # Places whose first images were skipped: they come after others.
+        held: list[tuple[int, list[int]]] = []
+        work = run_pieces(jobs(), work_place, find=find, keep=lambda _, found: ledger.keep_place(found), **self._how)
+        for (_, images), surveys in work:
+            while held and held[0][0] < images[0][0]:
+                yield self._place_of(heappop(held)[1])
+            for (number, entry), (_, survey, _) in zip(images, surveys, strict=True):
+                self._take_survey(number, entry, survey)
+            used = [number for number, survey, _ in surveys if not isinstance(survey, str)]
+            if used:
+                heappush(held, (used[0], used))
+            if used and used[0] == images[0][0]:
+                yield self._place_of(heappop(held)[1])
+        while held:
+            yield self._place_of(heappop(held)[1])
+
+    def _place_of(self, numbers: list[int]) -> _PlaceImages:
+        images = self._surveyed(numbers)
+        return place_of(images), images
+
+    def _surveyed(self, numbers: list[int]) -> list[PlacedSurvey]:
+        found = ((number, self._ledger.entry(number), self._ledger.survey(number)) for number in numbers)
+        return [(number, entry, survey) for number, entry, survey in found if isinstance(survey, ImageSurvey)]
+
+    def _pieces(self, places: Iterable[_PlaceImages]) -> Iterator[Piece]:
         """Give for each image of each place the footprints that it covers, in pieces; others are skipped. A piece is
         made when it is asked for, so that the plan of a large archive is never in memory."""
-        options = self._options
-        count = 0
-        for place, numbers in places:
-            layout = place.layout
-            footprints = plan_footprints(
-                layout, chip_px=options.chip_px, chip_m=options.chip_m, min_cover=options.min_valid
-            )
-            split = place.split or split_of(place.name, seed=options.seed, fractions=options.fractions)
-            for position, image in enumerate(numbers):
-                entry, survey = self._ledger.entry(image), self._ledger.survey(image)
-                assert isinstance(survey, ImageSurvey)
-                chips = [
-                    (name, view, chip_transform(layout[0], box, view))
-                    for name, box, views in footprints
-                    for own, view in views
-                    if own == position
-                ]
-                if not chips:
-                    self._skip(image, f"'{entry.name}' does not cover {options.min_valid:.0%} of any footprint")
-                values = max((view.height * view.width for _, view, _ in chips), default=1) * len(entry.sensor.bands)
-                size = max(1, _VALUES_PER_PIECE // values)
-                for start in range(0, len(chips), size):
-                    yield Piece(
-                        number=count,
-                        image=image,
-                        entry=entry,
-                        survey=survey,
-                        place=place.name,
-                        split=split,
-                        chips=tuple(chips[start : start + size]),
-                        min_valid=options.min_valid,
-                        spool=self._folder / "spool" / f"{count:08d}.chips",
-                        is_last=start + size >= len(chips),
-                    )
-                    count += 1
+        for place, images in places:
+            for position, pieces in plan_pieces(place, images, self._plan):
+                image, entry, _ = images[position]
+                if not pieces:
+                    least = self._options.min_valid
+                    self._skip(image, f"'{entry.name}' does not cover {least:.0%} of any footprint")
+                yield from pieces
 
-    def cut(self, pieces: Iterable[Piece]) -> StoreWriter:
+    def _cut(self, pieces: Iterable[Piece]) -> StoreWriter:
         """Cut all pieces, and write each shard as soon as its chips are there; some chip must have enough data."""
         ledger, total = self._ledger, self._ledger.num_images()
         writer = StoreWriter(
@@ -315,7 +364,7 @@ class _Run:
     def report(self) -> PrepareReport:
         notes = self._notes + [
             f"{sensor}: encoding '{encoding}', the default, was taken for {count} images; none was declared"
-            for (sensor, encoding), count in self._defaults.items()
+            for (sensor, encoding), (count, _) in sorted(self._defaults.items(), key=lambda one: one[1][1])
         ]
         found = count_index(self._ledger.database)
         for split, fraction in zip(SPLITS, self._options.fractions, strict=True):
@@ -348,25 +397,8 @@ class _Run:
         raise RasterError(f"none of the {total} images can be used: {shown}{rest}")
 
 
-def _survey_numbered(image: tuple[int, ImageEntry]) -> ImageSurvey | str:
-    return survey_image(image[1])
-
-
 def _strict_error(reason: str) -> RasterError:
     return RasterError(f"{reason} (with --strict an image that can't be used is an error)")
-
-
-def _untrue(entry: ImageEntry, survey: ImageSurvey) -> str | None:
-    """Say what an image says of its ground or time that can't be true."""
-    problem = off_globe(survey.grid)
-    if problem is not None:
-        return f"'{entry.name}' {problem}"
-    if entry.datetime is None and survey.datetime is not None and is_future(survey.datetime):
-        return (
-            f"'{entry.name}' says that it was taken at {survey.datetime:%Y-%m-%d %H:%M}, which lies in the future; "
-            "declare its `datetime` in the manifest"
-        )
-    return None
 
 
 def _is_default(entry: ImageEntry) -> bool:
