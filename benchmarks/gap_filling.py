@@ -34,7 +34,7 @@ from anyband.errors import OutputError
 from anyband.files import whole_file
 from anyband.pretraining.loop import pretrain
 from anyband.pretraining.recipe import PretrainRecipe, load_recipe
-from anyband.report.maps import pictures_png
+from anyband.report.figures import pictures_png
 from anyband.sensors.catalogue import get_sensor
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reconstruct.md"

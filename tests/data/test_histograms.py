@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyband.data.statistics import RELATIVE_RESOLUTION, StatisticsAccumulator
+from anyband.data.harmonise import RELATIVE_RESOLUTION, StatisticsAccumulator
 from anyband.errors import InputError
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from anyband.errors import InputError
-from anyband.report.maps import class_colours, fit_pca_colours, pca_picture, picture_png, pictures_png
+from anyband.report.figures import fit_pca_colours, pca_picture, picture_png, pictures_png
+from anyband.report.page import class_colours
 
 _FEATURES = np.random.default_rng(1).normal(size=(200, 6)) * [5, 4, 3, 1, 1, 1]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anyband.errors import InputError
-from anyband.report.maps import picture_png
+from anyband.report.figures import picture_png
 from anyband.report.page import page_html, paragraph, picture, table, write_page
 
 _PNG = picture_png(np.zeros((1, 2, 2)))

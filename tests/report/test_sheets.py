@@ -8,7 +8,7 @@ from PIL import Image
 
 from anyband.errors import InputError
 from anyband.report.figures import scatter_png
-from anyband.report.maps import MapRow, class_colours, class_maps_png, number_maps_png, sheet_png
+from anyband.report.page import MapRow, class_colours, class_maps_png, number_maps_png, sheet_png
 
 _DRAW = np.random.default_rng(0)
 

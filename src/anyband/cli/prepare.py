@@ -90,7 +90,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _statistics(arguments: argparse.Namespace) -> int:
-    from anyband.data.statistics import store_statistics
+    from anyband.data.harmonise import store_statistics
     from anyband.data.store import ChipStore
 
     store = ChipStore.open(arguments.stats, endpoint=arguments.endpoint)

@@ -582,7 +582,7 @@ def _finished(out: Path, inputs: str, *, overwrite: bool) -> PrepareReport | Non
 
 
 def _with_statistics(folder: Path, report: PrepareReport, *, shown: bool) -> PrepareReport:
-    from anyband.data.statistics import store_statistics
+    from anyband.data.harmonise import store_statistics
 
     store = ChipStore.open(folder)
     statistics, problems = store_statistics(store, shown=shown)

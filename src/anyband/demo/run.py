@@ -42,7 +42,7 @@ from anyband.labelled.samples import DataSpec
 from anyband.pretraining.loop import pretrain
 from anyband.pretraining.recipe import PretrainRecipe, load_recipe
 from anyband.rasters.reader import open_raster
-from anyband.report.maps import fit_pca_colours, pca_picture, pictures_png
+from anyband.report.figures import fit_pca_colours, pca_picture, pictures_png
 from anyband.scenes.embed import EmbedReport, embed_scene, scene_statistics
 
 __all__ = ["KINDS", "POOL", "UNSEEN_SENSOR", "DemoOptions", "DemoResult", "run_demo"]

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Int, Num
-from anyband.data.harmonise import decode
+from anyband.data.harmonise import StatisticsAccumulator, decode
 from anyband.data.resample import apply_to_map, coarser_grid, whole_footprint
-from anyband.data.statistics import StatisticsAccumulator
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import InputSpec, joined_batches, read_statistics
 from anyband.encode.metadata import CheckedMetadata, check_one_footprint

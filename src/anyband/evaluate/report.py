@@ -41,8 +41,17 @@ from anyband.files import check_target, whole_directory
 from anyband.labelled.samples import SampleImage, TaskData
 from anyband.models.checkpoint import save_checkpoint, write_weights
 from anyband.report.figures import confusion_png, curves_png, scatter_png
-from anyband.report.maps import MapRow, class_colours, class_maps_png, number_maps_png, sheet_png
-from anyband.report.page import paragraph, picture, table, write_page
+from anyband.report.page import (
+    MapRow,
+    class_colours,
+    class_maps_png,
+    number_maps_png,
+    paragraph,
+    picture,
+    sheet_png,
+    table,
+    write_page,
+)
 
 __all__ = [
     "check_outputs",

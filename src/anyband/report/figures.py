@@ -1,4 +1,4 @@
-"""Figures: curves, panels, scatter plots, confusion matrices."""
+"""Figures: pictures, curves, panels, scatter plots, confusion matrices."""
 
 import csv
 import io
@@ -23,14 +23,19 @@ __all__ = [
     "RECONSTRUCTION_NOTE",
     "Curve",
     "PanelImages",
+    "PcaColours",
     "confusion_png",
     "count_text",
     "curves_png",
     "drawable",
     "figure_png",
+    "fit_pca_colours",
     "hide_patches",
     "metrics_png",
     "new_figure",
+    "pca_picture",
+    "picture_png",
+    "pictures_png",
     "reconstruction_panel",
     "scatter_png",
     "shortened",
@@ -93,6 +98,94 @@ def count_text(count: int) -> str:
             scaled = count / (1000 if size == 10**4 else size)
             return f"{scaled:.1f}{sign}" if scaled < 9.95 else f"{scaled:.0f}{sign}"
     return str(count)
+
+
+_NUM_COLOURS = 3
+# chosen: the share cut off at each end of a component, so that a few odd patches do not take the whole scale.
+_STRETCH_PERCENTILES = (2.0, 98.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaColours:
+    """A fixed mapping from features to colours: the first three principal components, stretched."""
+
+    mean: Float[Array, "width"]
+    axes: Float[Array, "3 width"]
+    """Principal axes of unit length, strongest first; zero rows where the features have fewer dimensions."""
+    low: Float[Array, "3"]
+    """Value of each component that becomes 0."""
+    high: Float[Array, "3"]
+    """Value of each component that becomes 1."""
+    explained: tuple[float, ...]
+    """Of the variance, by component."""
+
+
+def fit_pca_colours(features: Float[Array, "sample width"]) -> PcaColours:
+    """Find the colours of features: three components, stretched between the 2nd and the 98th percentile.
+    The sign of an axis is fixed by its largest entry being positive, so equal features give equal colours. Rows with
+    NaN are left out; if no other is there, that is an `InputError`.
+    """
+    rows = features[np.isfinite(features).all(axis=1)].astype(np.float64)
+    if not len(rows):
+        raise InputError("principal components need at least one patch with data, found none")
+    mean = rows.mean(axis=0)
+    variances, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+    axes = np.zeros((_NUM_COLOURS, features.shape[1]))
+    num_axes = min(_NUM_COLOURS, features.shape[1])
+    axes[:num_axes] = vectors[:, ::-1].T[:num_axes]
+    largest = axes[np.arange(_NUM_COLOURS), np.abs(axes).argmax(axis=1)]
+    axes *= np.where(largest < 0, -1.0, 1.0)[:, None]
+    low, high = np.percentile((rows - mean) @ axes.T, _STRETCH_PERCENTILES, axis=0)
+    shares = np.zeros(_NUM_COLOURS)
+    shares[:num_axes] = variances[::-1][:num_axes].clip(0) / max(variances.clip(0).sum(), np.finfo(float).tiny)
+    return PcaColours(mean=mean, axes=axes, low=low, high=high, explained=tuple(shares.tolist()))
+
+
+def pca_picture(features: Float[Array, "width row col"], colours: PcaColours) -> Float[Array, "3 row col"]:
+    """Colour a map of features. Patches without data (NaN) stay NaN; a flat component becomes 0.5."""
+    # In the features' own precision: a block of a scene may be hundreds of megabytes.
+    projected = np.tensordot(colours.axes.astype(features.dtype), features, axes=1)
+    components = projected - (colours.axes @ colours.mean)[:, None, None]
+    span = (colours.high - colours.low)[:, None, None]
+    # A component that only holds rounding errors would otherwise be stretched into noise.
+    flat = span <= 1e-9 * max(1.0, float(np.abs(colours.mean).max()))
+    stretched = (components - colours.low[:, None, None]) / np.where(flat, 1.0, span)
+    return np.where(flat & np.isfinite(components), 0.5, stretched.clip(0.0, 1.0))
+
+
+def picture_png(picture: Float[Array, "colour row col"]) -> bytes:
+    """Write a picture pixel by pixel as PNG, without frame or title. Missing places are transparent."""
+    from PIL import Image
+
+    planes = picture.repeat(3, axis=0) if picture.shape[0] == 1 else picture
+    if planes.shape[0] != _NUM_COLOURS:
+        raise InputError(f"a picture has 1 or 3 planes, found {picture.shape[0]}; choose the planes to show")
+    known = np.isfinite(planes).all(axis=0)
+    levels = np.where(known, planes, 0.0).clip(0.0, 1.0)
+    rgba = np.concatenate([levels, known[None].astype(levels.dtype)]).transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray((rgba * 255).round().astype(np.uint8), mode="RGBA").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def pictures_png(
+    pictures: Sequence[Float[Array, "colour _ _"]], titles: Sequence[str], *, num_columns: int = 4
+) -> bytes:
+    """Draw pictures in [0, 1], of any sizes, beside each other with their titles, at equal widths; NaN: no data."""
+    if not pictures or len(pictures) != len(titles):
+        raise InputError(f"every picture needs a title: found {len(pictures)} pictures, {len(titles)} titles")
+    columns = min(num_columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    aspect = max(picture.shape[1] / picture.shape[2] for picture in pictures)
+    cell_in = 2.9
+    figure = new_figure(width_in=cell_in * columns, height_in=(cell_in * aspect + 0.35) * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(pictures) :]:
+        axes.set_axis_off()
+    for axes, picture, title in zip(grid, pictures, titles, strict=False):
+        show_picture(axes, picture)
+        axes.set_title(title, fontsize=9)
+    return figure_png(figure)
 
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -13,8 +13,8 @@ import torch
 
 from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.cutting import onto_chip, view_window
+from anyband.data.harmonise import count_statistics
 from anyband.data.manifest import ImageEntry, entry_sensor
-from anyband.data.statistics import count_statistics
 from anyband.encode.encoder import SensorEncoder, check_memory, feature_maps
 from anyband.encode.input_spec import read_statistics
 from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata, set_metadata
@@ -24,7 +24,7 @@ from anyband.progress import Advance, progress
 from anyband.rasters.footprints import Box, box_of, place_image, view_of
 from anyband.rasters.grid import Grid, Placement, Window, same_crs, windows_covering
 from anyband.rasters.reader import RasterSource, open_raster
-from anyband.report.maps import fit_pca_colours
+from anyband.report.figures import fit_pca_colours
 from anyband.scenes.outputs import (
     BLOCK_PATCHES,
     SceneImage,

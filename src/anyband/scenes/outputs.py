@@ -22,7 +22,7 @@ from anyband.rasters.formats import GdalSheet
 from anyband.rasters.grid import IDENTITY, Grid, Placement, Window, resample_nearest, source_window, windows_covering
 from anyband.rasters.reader import RasterReader, RasterSource, open_raster
 from anyband.rasters.writer import geotiff_writer
-from anyband.report.maps import PcaColours, pca_picture, picture_png, pictures_png
+from anyband.report.figures import PcaColours, pca_picture, picture_png, pictures_png
 from anyband.sensors.sensor import Sensor
 
 __all__ = [
