@@ -90,13 +90,11 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _statistics(arguments: argparse.Namespace) -> int:
-    from anyband.data.harmonise import store_statistics
     from anyband.data.store import ChipStore
 
     store = ChipStore.open(arguments.stats, endpoint=arguments.endpoint)
-    statistics, problems = store_statistics(store, shown=not arguments.quiet)
-    store.save_statistics(statistics)
-    for sensor, bands in statistics.items():
+    problems = store.compute_statistics(shown=not arguments.quiet)
+    for sensor, bands in store.statistics.items():
         for band, one in bands.items():
             unit = store.sensors[sensor].band(band).unit
             print(

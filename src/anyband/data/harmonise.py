@@ -9,10 +9,8 @@ import torch
 from pydantic import Strict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Float, Int, Num, to_device
-from anyband.data.store import ChipStore, Split
+from anyband.arrays import Array, Bool, Float, Num, to_device
 from anyband.errors import CatalogueError, InputError
-from anyband.progress import progress
 from anyband.sensors.sensor import BandStatistics, Encoding, Number, RadarBeam, Sensor, Transform, physical_values
 
 __all__ = [
@@ -30,7 +28,6 @@ __all__ = [
     "restore",
     "rounded_into",
     "standardise",
-    "store_statistics",
     "stretched",
     "to_physical",
     "to_stored",
@@ -461,11 +458,10 @@ class StatisticsAccumulator:
                 f"band '{band}' has the value {p01:g} from its 1st to its 99th percentile, so it can't be "
                 f"normalised; leave it out, or check its nodata value"
             )
-        weights = counts / counts.sum()
-        scaled = (np.clip(_centres(), p01, p99) - p01) / (p99 - p01)
+        weights, edges = counts / counts.sum(), _edges()
+        scaled = (np.clip((edges[:-1] + edges[1:]) / 2, p01, p99) - p01) / (p99 - p01)
         mean = float(weights @ scaled)
-        std = float(np.sqrt(weights @ (scaled - mean) ** 2))
-        return BandStatistics(p01=p01, p99=p99, mean=mean, std=std)
+        return BandStatistics(p01=p01, p99=p99, mean=mean, std=float(np.sqrt(weights @ (scaled - mean) ** 2)))
 
 
 def _bin_of(values: Float[Array, " value"]) -> Array:
@@ -475,23 +471,13 @@ def _bin_of(values: Float[Array, " value"]) -> Array:
     return np.asarray(np.where(values < 0, _NUM_MAGNITUDES - 1 - key, _NUM_MAGNITUDES + key))
 
 
-def _magnitude_edges() -> Array:
-    """List the lower edges of the magnitude bins and the upper edge of the last; the first is 0."""
+def _edges() -> Array:
+    """List the edges of all bins, ascending: those of the magnitudes, of which the first is 0, with either sign."""
     keys = np.arange(_NUM_MAGNITUDES + 1) + _FIRST_KEY
     bits = (keys << (_FLOAT_MANTISSA_BITS - _MANTISSA_BITS)).astype(np.int32)
     edges = bits.view(np.float32).astype(np.float64)
     edges[0] = 0.0
-    return edges
-
-
-def _edges() -> Array:
-    positive = _magnitude_edges()
-    return np.concatenate([-positive[:0:-1], positive])
-
-
-def _centres() -> Array:
-    edges = _edges()
-    return np.asarray((edges[:-1] + edges[1:]) / 2)
+    return np.concatenate([-edges[:0:-1], edges])
 
 
 def _quantile(counts: Array, share: float) -> float:
@@ -502,12 +488,6 @@ def _quantile(counts: Array, share: float) -> float:
     before = below[index] - counts[index]
     inside = (wanted - before) / counts[index] if counts[index] else 0.0
     return float(edges[index] + inside * (edges[index + 1] - edges[index]))
-
-
-# chosen: enough chips in flight to keep the disk busy, few enough for a small machine.
-_VALUES_PER_READ = 2**24
-
-Statistics = dict[str, dict[str, BandStatistics]]
 
 
 def count_statistics(
@@ -522,39 +502,3 @@ def count_statistics(
     for dn, valid in images:
         counted.add(decode(dn, sensor, encoding=encoding), valid)
     return counted.result()
-
-
-def store_statistics(
-    store: ChipStore, *, split: Split | None = "train", shown: bool = False
-) -> tuple[Statistics, list[str]]:
-    """Count statistics, sensor → band, over all arrays of a store and one split or (None) all; with a line for each
-    band that has none, and why."""
-    counters: dict[tuple[str, str], StatisticsAccumulator] = {}
-    wanted = {name: _rows(store, name, split) for name in store.arrays}
-    with progress("statistics", sum(map(len, wanted.values())), shown=shown) as advance:
-        for name, rows in wanted.items():
-            info, sensor = store.arrays[name], store.array_sensor(name)
-            size = max(1, _VALUES_PER_READ // (len(info.bands) * info.height * info.width))
-            for first in range(0, len(rows), size):
-                dn, valid = store.read(name, rows[first : first + size])
-                physical = decode(dn, sensor)
-                for index, band in enumerate(info.bands):
-                    counter = counters.setdefault((info.sensor, band), StatisticsAccumulator([band]))
-                    one = slice(index, index + 1)
-                    counter.add(physical[:, one], None if valid is None else valid[:, one])
-                advance(len(dn))
-    found: Statistics = {}
-    problems: list[str] = []
-    for (sensor_name, _), counter in counters.items():
-        try:
-            found.setdefault(sensor_name, {}).update(counter.result())
-        except InputError as problem:
-            problems.append(f"{sensor_name}: {problem}")
-    return found, problems
-
-
-def _rows(store: ChipStore, array: str, split: Split | None) -> Int[Array, " chip"]:
-    here = store.index.column("array").to_numpy(zero_copy_only=False) == array
-    if split is not None:
-        here &= store.index.column("split").to_numpy(zero_copy_only=False) == split
-    return np.sort(store.array_rows[here])

@@ -582,9 +582,5 @@ def _finished(out: Path, inputs: str, *, overwrite: bool) -> PrepareReport | Non
 
 
 def _with_statistics(folder: Path, report: PrepareReport, *, shown: bool) -> PrepareReport:
-    from anyband.data.harmonise import store_statistics
-
-    store = ChipStore.open(folder)
-    statistics, problems = store_statistics(store, shown=shown)
-    store.save_statistics(statistics)
+    problems = ChipStore.open(folder).compute_statistics(shown=shown)
     return replace(report, notes=(*report.notes, *(f"no statistics of {problem}" for problem in problems)))

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 import tensorstore as ts
 
 from anyband.arrays import Array, Bool, Int, Num
-from anyband.errors import AnybandError, OutputError, StoreError, nearest_name
+from anyband.errors import AnybandError, InputError, OutputError, StoreError, nearest_name
 from anyband.files import whole_file
+from anyband.progress import progress
 from anyband.sensors.sensor import BandStatistics, Encoding, Sensor, checked, sensor_from_dict
 
 if TYPE_CHECKING:
@@ -280,6 +281,8 @@ STORE_VERSION = 1
 _WRONG_JSON = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 # Name of the only encoding that the sensor of an array has: the one its numbers are stored in.
+# chosen: enough chips in flight to keep the disk busy, few enough for a small machine.
+_VALUES_PER_READ = 2**24
 _STORED = "stored"
 
 ReadRows = Callable[[ts.TensorStore, Int[Array, " chip"], Array], Callable[[], Any]]
@@ -440,6 +443,33 @@ class ChipStore:
         state = blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16)
         state.update(self.location.read("index.parquet") or b"")
         return state.hexdigest()
+
+    def compute_statistics(self, *, shown: bool = False) -> list[str]:
+        """Count the statistics of every band over the train split, and save them; give a line for each without."""
+        from anyband.data.harmonise import StatisticsAccumulator, decode
+
+        train = self.index.column("split").to_numpy(zero_copy_only=False) == "train"
+        rows = [np.sort(self.array_rows[train & (self.array_numbers == number)]) for number in range(len(self.arrays))]
+        counters: dict[tuple[str, str], StatisticsAccumulator] = {}
+        with progress("statistics", sum(map(len, rows)), shown=shown) as advance:
+            for (name, info), wanted in zip(self.arrays.items(), rows, strict=True):
+                size = max(1, _VALUES_PER_READ // (len(info.bands) * info.height * info.width))
+                for first in range(0, len(wanted), size):
+                    dn, valid = self.read(name, wanted[first : first + size])
+                    physical = decode(dn, self.array_sensor(name))
+                    for index, band in enumerate(info.bands):
+                        counter = counters.setdefault((info.sensor, band), StatisticsAccumulator([band]))
+                        one = slice(index, index + 1)
+                        counter.add(physical[:, one], None if valid is None else valid[:, one])
+                    advance(len(dn))
+        found, problems = dict[str, dict[str, BandStatistics]](), []
+        for (sensor_name, _), counter in counters.items():
+            try:
+                found.setdefault(sensor_name, {}).update(counter.result())
+            except InputError as problem:
+                problems.append(f"{sensor_name}: {problem}")
+        self.save_statistics(found)
+        return problems
 
     def save_statistics(self, statistics: Mapping[str, Mapping[str, BandStatistics]]) -> None:
         """Put statistics (sensor → band → numbers) into the store, at once or not at all."""

@@ -14,7 +14,7 @@ import torch
 
 from anyband.arrays import Array, Float
 from anyband.data.harmonise import composite, decode, picture
-from anyband.data.manifest import ImageEntry, read_manifest
+from anyband.data.manifest import ImageEntry, entry_sensor, read_manifest
 from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import (
@@ -281,9 +281,8 @@ def _own(manifest: Path) -> _Archive:
 
 
 def _prepared(entries: Sequence[ImageEntry], out: Path, options: DemoOptions) -> PrepareReport:
-    settings = PrepareOptions(chip_px=options.chip_px, statistics=True, seed=options.seed)
-    if options.images is None:
-        settings = replace(settings, fractions=_SIMULATED_FRACTIONS)
+    fractions = _SIMULATED_FRACTIONS if options.images is None else PrepareOptions.fractions
+    settings = PrepareOptions(chip_px=options.chip_px, statistics=True, seed=options.seed, fractions=fractions)
     return prepare(entries, out / "store", settings, workers=options.workers, shown=options.shown)
 
 
@@ -384,10 +383,7 @@ def _labelled_recipe(options: DemoOptions, store: ChipStore) -> TransferRecipe |
 
 def _map_scene(encoder: SensorEncoder, entry: ImageEntry, out: Path, *, shown: bool) -> tuple[EmbedReport, str, bytes]:
     """Embed a scene whole, normalised with its own statistics, and draw it; give what its colours show, too."""
-    encodings = dict(entry.encoding)
-    bands = tuple(replace(band, encodings=(("declared", encodings[band.name]),)) for band in entry.sensor.bands)
-    sensor = replace(entry.sensor, bands=bands, default_encoding="declared")
-    source = replace(entry.source, encoding=None)
+    sensor, source = entry_sensor(entry), replace(entry.source, encoding=None)
     statistics = scene_statistics(source, sensor, shown=shown)
     precision = quicker_precision(torch.device("cpu"))
     report = embed_scene(encoder, source, sensor, out, precision=precision, statistics=statistics, shown=shown)
@@ -451,8 +447,8 @@ def _spread(chips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     each = max(1, _COLUMNS // len(by_sensor))
     chosen = []
     for mine in by_sensor.values():
-        positions = np.unique(np.linspace(0, len(mine) - 1, min(each, len(mine))).round().astype(int))
-        chosen += [mine[position] for position in positions]
+        positions = np.linspace(0, len(mine) - 1, min(each, len(mine))).round().astype(int)
+        chosen += [mine[position] for position in np.unique(positions)]
     return chosen[:_COLUMNS]
 
 
@@ -462,5 +458,4 @@ def _features(encoder: SensorEncoder, store: ChipStore, chip: dict[str, Any]) ->
     size = _PATCHES * encoder.config.patch_size
     batch = chip_batch(store, chip["array"], np.array([chip["array_row"]]), spec, img_size=size)
     output = encoder.encode_batch(batch, precision=quicker_precision(torch.device("cpu")))
-    features: Float[Array, "width row col"] = feature_maps(output)[0].numpy()
-    return features
+    return np.asarray(feature_maps(output)[0])

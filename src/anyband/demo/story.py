@@ -62,33 +62,29 @@ def _lead(result: DemoResult) -> str:
 
 
 def _images(result: DemoResult) -> tuple[str, list[str]]:
-    parts: list[str] = []
-    if result.preview is not None:
-        text = (
-            "Four of the rendered places, a row each: sub-metre RGB at 2.5 m, Sentinel-2 with near infrared as red, "
-            "Sentinel-1, the surface temperature that Landsat sees, and the land cover. Spectra, structure, season, "
-            "clouds and noise are declared in tables with their sources; every sensor sees the same truth through its "
-            "own bands and pixels."
-        )
-        alt = "Rows of simulated landscapes in several sensors, with their land-cover maps"
-        parts = [paragraph(text), picture(result.preview, alt=alt)]
-    return "The images", parts
+    if result.preview is None:
+        return "The images", []
+    text = (
+        "Four of the rendered places, a row each: sub-metre RGB at 2.5 m, Sentinel-2 with near infrared as red, "
+        "Sentinel-1, the surface temperature that Landsat sees, and the land cover. Spectra, structure, season, "
+        "clouds and noise are declared in tables with their sources; every sensor sees the same truth through its own "
+        "bands and pixels."
+    )
+    alt = "Rows of simulated landscapes in several sensors, with their land-cover maps"
+    return "The images", [paragraph(text), picture(result.preview, alt=alt)]
 
 
 def _store(result: DemoResult) -> tuple[str, list[str]]:
     counts = result.prepared
-    rows = tuple((name, str(number)) for name, number in counts.chips.items())
-    pairs = tuple((name, str(number)) for name, number in counts.pairs.items())
+    rows, pairs = ([(name, str(number)) for name, number in one.items()] for one in (counts.chips, counts.pairs))
     parts: list[str] = [
         table(("sensor", "chips"), rows, caption="Each image kept at its own resolution."),
         table(("pair", "chips of one footprint"), pairs),
         paragraph("Splits are by place: " + ", ".join(f"{k} {v}" for k, v in counts.splits.items()) + " chips."),
     ]
-    parts += [paragraph(note) for note in result.prepared.notes]
-    if result.prepared.skipped:
-        skipped = tuple((Path(name.split(";")[0]).name, reason) for name, reason in result.prepared.skipped)
-        caption = "Images that gave no chips, and why."
-        parts.append(table(("image", "reason"), skipped, caption=caption))
+    parts += [paragraph(note) for note in counts.notes]
+    if skipped := [(Path(name.split(";")[0]).name, reason) for name, reason in counts.skipped]:
+        parts.append(table(("image", "reason"), skipped, caption="Images that gave no chips, and why."))
     return "The store", parts
 
 
@@ -143,10 +139,8 @@ def _scores(result: DemoResult) -> tuple[str, list[str]]:
             parts += _place_scores(places, result.counts, name=recipe.name)
     if result.labelled:
         parts.append(_labelled(result.labelled))
-    if not parts:
-        text = "Nothing was scored: no labels, or too few places. `--labelled` takes labelled images."
-        parts.append(paragraph(text))
-    return "Held-out places", parts
+    none = "Nothing was scored: no labels, or too few places. `--labelled` takes labelled images."
+    return "Held-out places", parts or [paragraph(none)]
 
 
 def _place_scores(places: Scores, counts: Mapping[str, int], *, name: str) -> list[str]:
@@ -179,8 +173,7 @@ def _scene(result: DemoResult) -> tuple[str, list[str]]:
         f"{report.grid.gsd_m:g} m, {report.num_missing} without data, written to {report.features.name} by window."
     )
     alt = f"A scene ({result.scene_title}) beside the principal components of its features"
-    parts = [paragraph(text), picture(result.scene_png, alt=alt, pixels=True)]
-    return "A whole scene", parts
+    return "A whole scene", [paragraph(text), picture(result.scene_png, alt=alt, pixels=True)]
 
 
 def _place(result: DemoResult) -> tuple[str, list[str]]:
@@ -196,8 +189,7 @@ def _place(result: DemoResult) -> tuple[str, list[str]]:
 
 
 def _bands(result: DemoResult) -> tuple[str, list[str]]:
-    parts = [paragraph(note.strip()) for note in dict.fromkeys(result.notes)]
-    return "How bands were read", parts
+    return "How bands were read", [paragraph(note.strip()) for note in dict.fromkeys(result.notes)]
 
 
 def _footer(result: DemoResult) -> str:

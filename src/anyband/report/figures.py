@@ -27,7 +27,6 @@ __all__ = [
     "confusion_png",
     "count_text",
     "curves_png",
-    "drawable",
     "figure_png",
     "fit_pca_colours",
     "hide_patches",
@@ -46,6 +45,7 @@ __all__ = [
 MISSING_GREY = 0.82
 """Grey level of places without data; chosen: lighter than most ground, darker than the page."""
 
+_NUM_COLOURS = 3
 # chosen: sharp on a screen at 960 px width, and still under a megabyte for a panel of photographs.
 _DOTS_PER_INCH = 110
 
@@ -64,23 +64,21 @@ def figure_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def drawable(picture: Float[Array, "colour row col"]) -> Float[Array, "row col 3"]:
-    """Bring one (grey) or three planes (red, green, blue) in [0, 1] into matplotlib's order; NaN becomes grey."""
-    if picture.shape[0] not in (1, 3):
+def _three_planes(picture: Float[Array, "colour row col"]) -> Float[Array, "3 row col"]:
+    if picture.shape[0] not in (1, _NUM_COLOURS):
         raise InputError(f"a picture has 1 or 3 planes, found {picture.shape[0]}; choose the planes to show")
-    planes = picture.repeat(3, axis=0) if picture.shape[0] == 1 else picture
-    shown = planes.transpose(1, 2, 0).clip(0.0, 1.0)
-    shown[~(shown == shown).all(axis=-1)] = MISSING_GREY
-    return shown
+    return picture.repeat(_NUM_COLOURS, axis=0) if picture.shape[0] == 1 else picture
 
 
 def show_picture(axes: Axes, picture: Float[Array, "colour row col"]) -> None:
-    """Draw a picture without ticks; its pixels stay square and are not smoothed."""
-    axes.imshow(drawable(picture), interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    """Draw one plane (grey) or three (red, green, blue) in [0, 1] without ticks; NaN becomes grey. Pixels stay square
+    and are not smoothed.
+    """
+    shown = _three_planes(picture).transpose(1, 2, 0).clip(0.0, 1.0)
+    shown[~(shown == shown).all(axis=-1)] = MISSING_GREY
+    axes.imshow(shown, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def shortened(text: str, longest: int) -> str:
@@ -100,7 +98,6 @@ def count_text(count: int) -> str:
     return str(count)
 
 
-_NUM_COLOURS = 3
 # chosen: the share cut off at each end of a component, so that a few odd patches do not take the whole scale.
 _STRETCH_PERCENTILES = (2.0, 98.0)
 
@@ -157,9 +154,7 @@ def picture_png(picture: Float[Array, "colour row col"]) -> bytes:
     """Write a picture pixel by pixel as PNG, without frame or title. Missing places are transparent."""
     from PIL import Image
 
-    planes = picture.repeat(3, axis=0) if picture.shape[0] == 1 else picture
-    if planes.shape[0] != _NUM_COLOURS:
-        raise InputError(f"a picture has 1 or 3 planes, found {picture.shape[0]}; choose the planes to show")
+    planes = _three_planes(picture)
     known = np.isfinite(planes).all(axis=0)
     levels = np.where(known, planes, 0.0).clip(0.0, 1.0)
     rgba = np.concatenate([levels, known[None].astype(levels.dtype)]).transpose(1, 2, 0)
@@ -370,9 +365,8 @@ def _draw_block(images: PanelImages, block: SubFigure) -> None:
             show_picture(grid[row, column], pictures[row])
     for row, title in enumerate(images.row_titles):
         grid[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8, linespacing=1.4)
-    if images.outlined is not None:
-        for row in range(num_rows):
-            _outline(grid[row, 1], images.outlined[row], images.seen.shape[2:])
+    for row, outlined in enumerate([] if images.outlined is None else images.outlined):
+        _outline(grid[row, 1], outlined, images.seen.shape[2:])
 
 
 def _outline(axes: Axes, outlined: Array, size: tuple[int, ...]) -> None:
@@ -465,14 +459,11 @@ def _write_cells(
 ) -> None:
     for row, column in np.argwhere(counts > 0).tolist():
         share = float(shares[row, column])
-        text = count_text(int(counts[row, column])) if cells == "counts" else _percent(share)
+        percent = "<1" if 100 * share < _LEAST_PERCENT else f"{100 * share:.0f}"
+        text = count_text(int(counts[row, column])) if cells == "counts" else percent
         colour = "white" if share > _DARK_SHARE else "black"
         weight = "bold" if row == column else "normal"
         axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour, weight=weight)
-
-
-def _percent(share: float) -> str:
-    return "<1" if 100 * share < _LEAST_PERCENT else f"{100 * share:.0f}"
 
 
 def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, font: float) -> None:
@@ -487,5 +478,4 @@ def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, font: flo
     axes.set_yticks(np.arange(0.5, len(rows) - 1), minor=True)
     axes.grid(which="minor", color="0.92", linewidth=0.8)
     axes.tick_params(which="minor", length=0)
-    for spine in axes.spines.values():
-        spine.set_color("0.8")
+    axes.spines[:].set_color("0.8")

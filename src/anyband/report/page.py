@@ -16,7 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from anyband.arrays import Array, Float, Int, Num
+from anyband.arrays import Array, Float, Num
 from anyband.errors import InputError
 from anyband.files import whole_file
 from anyband.report.figures import MISSING_GREY, figure_png, new_figure, shortened, show_picture
@@ -129,8 +129,8 @@ def class_colours(names: Sequence[str]) -> Colours:
 
     strong = [to_rgb(code) for code in _OKABE_ITO]
     light = [tuple(0.5 + 0.5 * level for level in colour) for colour in strong]
-    num_more = max(0, len(names) - len(strong) - len(light))
-    more = [tuple(hsv_to_rgb((index / max(num_more, 1), 0.9, 0.6)).tolist()) for index in range(num_more)]
+    num_more = len(names) - len(strong) - len(light)
+    more = [hsv_to_rgb((index / num_more, 0.9, 0.6)) for index in range(num_more)]
     colours = [(float(r), float(g), float(b)) for r, g, b in (*strong, *light, *more)]
     return dict(zip(names, colours, strict=False))
 
@@ -210,8 +210,8 @@ def _draw_row(grid: Sequence[Axes], row: MapRow, maps: Sequence[Float[Array, "co
     letters = int(min(max(_CELLS_IN / len(titles), _SMALLEST_CELL_IN), _LARGEST_CELL_IN) * _LETTERS_PER_IN)
     for axes, picture, title in zip(grid, (*row.pictures, *maps), titles, strict=True):
         show_picture(axes, picture)
-        lines = [shortened(line, letters) for line in title.splitlines()]
-        axes.set_title("\n".join(lines), fontsize=_FONT, linespacing=1.1)
+        lines = "\n".join(shortened(line, letters) for line in title.splitlines())
+        axes.set_title(lines, fontsize=_FONT, linespacing=1.1)
     grid[0].set_ylabel(shortened(row.title, letters), fontsize=_FONT)
 
 
@@ -230,16 +230,10 @@ def _scaled(numbers: Num[Array, "row col"], scale: ScalarMappable) -> Float[Arra
 def _class_legend(figure: Figure, rows: Sequence[MapRow], colours: Colours) -> None:
     from matplotlib.patches import Patch
 
-    values: Int[Array, "value"] = np.unique(
-        np.concatenate([np.asarray(one).ravel() for row in rows for one in (row.truth, *row.predicted)])
-    ).astype(np.int64)
-    named = list(colours.items())
-    handles = [
-        Patch(color=named[index][1], label=shortened(named[index][0], _LONGEST_NAME))
-        for index in values.tolist()
-        if index >= 0
-    ]
-    if (values < 0).any():
+    values = {int(value) for row in rows for one in (row.truth, *row.predicted) for value in np.unique(one)}
+    named = [one for index, one in enumerate(colours.items()) if index in values]
+    handles = [Patch(color=colour, label=shortened(name, _LONGEST_NAME)) for name, colour in named]
+    if min(values) < 0:
         handles.append(Patch(color=(MISSING_GREY,) * 3, label="no label"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8.5)
 
