@@ -14,7 +14,7 @@ import torch
 
 from anyband.arrays import Array, Float
 from anyband.data.harmonise import composite, decode, picture
-from anyband.data.manifest import ImageEntry, entry_sensor, read_manifest
+from anyband.data.manifest import ImageEntry, read_manifest
 from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import (
@@ -383,7 +383,10 @@ def _labelled_recipe(options: DemoOptions, store: ChipStore) -> TransferRecipe |
 
 def _map_scene(encoder: SensorEncoder, entry: ImageEntry, out: Path, *, shown: bool) -> tuple[EmbedReport, str, bytes]:
     """Embed a scene whole, normalised with its own statistics, and draw it; give what its colours show, too."""
-    sensor, source = entry_sensor(entry), replace(entry.source, encoding=None)
+    encodings = dict(entry.encoding)
+    bands = tuple(replace(band, encodings=(("declared", encodings[band.name]),)) for band in entry.sensor.bands)
+    sensor = replace(entry.sensor, bands=bands, default_encoding="declared")
+    source = replace(entry.source, encoding=None)
     statistics = scene_statistics(source, sensor, shown=shown)
     precision = quicker_precision(torch.device("cpu"))
     report = embed_scene(encoder, source, sensor, out, precision=precision, statistics=statistics, shown=shown)
