@@ -1,9 +1,10 @@
 """Small networks with first weights, over the published ranges."""
 
+from dataclasses import replace
 from typing import Literal
 
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, state_of
+from anyband.models.checkpoint import DECODER_NAMES, Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.ranges import load_ranges
@@ -39,3 +40,9 @@ def small_checkpoint(
     decoder = DecoderConfig(decoder_embed_dim=decoder_embed_dim, decoder_depth=1, decoder_num_heads=2)
     config = AutoencoderConfig(encoder=encoder, decoder=decoder, images=images, levels=levels)
     return Checkpoint(config=config, state=state_of(Autoencoder(config, seed=seed)), ranges=ranges)
+
+
+def encoder_only(checkpoint: Checkpoint) -> Checkpoint:
+    """Leave out the decoder and the reconstruction."""
+    state = {name: tensor for name, tensor in checkpoint.state.items() if not name.startswith(DECODER_NAMES)}
+    return replace(checkpoint, state=state)

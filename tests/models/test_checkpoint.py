@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_networks import encoder_only
 
 from anyband.errors import CheckpointError, OutputError
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -17,7 +18,6 @@ from anyband.models.checkpoint import (
     build_encoder,
     build_model,
     checkpoint_hash,
-    encoder_only,
     expected_shapes,
     extend_checkpoint,
     load_checkpoint,

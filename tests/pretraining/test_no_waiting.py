@@ -37,7 +37,7 @@ class _Copies(TorchDispatchMode):
             finally:
                 self._allowed -= 1
 
-        for module in ("arrays", "data.harmonise", "data.resample", "models.inputs", "pretraining.batches"):
+        for module in ("arrays", "data.harmonise", "data.resample", "models.encodings", "pretraining.batches"):
             monkeypatch.setattr(f"anyband.{module}.to_device", to_device)
 
     def __torch_dispatch__(self, function, types, arguments=(), named=None):

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from small_networks import encoder_only
 
 from anyband.cli import main
 from anyband.models.autoencoder import Autoencoder
-from anyband.models.checkpoint import Checkpoint, encoder_only, save_checkpoint, state_of
+from anyband.models.checkpoint import Checkpoint, save_checkpoint, state_of
 
 
 @pytest.fixture

@@ -91,7 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
             valid_paths=tuple(arguments.valid),
             encoding=arguments.encoding,
         )
-        statistics = named_statistics(arguments.statistics, source, sensor, shown=True)
+        statistics = None
+        if arguments.statistics is not None:
+            statistics = named_statistics(arguments.statistics, source, sensor, shown=True)
         report = embed_scene(encoder, source, sensor, out, statistics=statistics, **options)
     for note in report.notes:
         print(note)

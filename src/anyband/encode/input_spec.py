@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Bool, Num
-from anyband.data.harmonise import Normalisation, normalisation_for, standardise, stretched, to_physical
+from anyband.data.harmonise import Normalisation, Standardiser, normalisation_for, stretched, to_physical
 from anyband.data.resample import apply, whole_footprint
 from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
 from anyband.files import parse_yaml
@@ -102,7 +102,7 @@ class InputSpec:
         elif nodata is not None and nodata == nodata:
             known = known & (dn != nodata)
         seen: Tensor | None = None if bool(known.all()) else known
-        pixels = standardise(dn, self.normalisation, seen)
+        pixels = Standardiser(self.normalisation, device=dn.device)(dn, seen)
         if img_size is not None and dn.shape[2:] != (img_size, img_size):
             whole = whole_footprint(len(dn), grid=(dn.shape[2], dn.shape[3]))
             pixels, seen = apply(pixels, seen, whole, img_size=img_size)

@@ -18,7 +18,7 @@ from einops import rearrange
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from anyband.arrays import Bool, Float, Int
+from anyband.arrays import Bool, Float
 from anyband.errors import InputError
 from anyband.models.encodings import NO_ENCODINGS
 from anyband.models.inputs import SetBatch, SetNoise
@@ -391,10 +391,11 @@ class Autoencoder(nn.Module):
             self.encoder.projection(gather_tokens(group.values, chosen), group.mixing)
             for group, chosen in zip(sets.groups, sets.batch.to_groups(keep.unbind(1)), strict=True)
         ]
-        carried = _at(self.encoder.locations(sets.grid, sets.batch), keep)
+        carried = gather_tokens(self.encoder.locations(sets.grid, sets.batch), keep)
         tokens = [one + carried[:, slot] for slot, one in enumerate(sets.batch.to_slots(projected))]
         tokens = self._exchanged(tokens, plan, keep)
-        located = self._exchanged(_at(self.decoder.locations(sets.grid, sets.batch), ordered).unbind(1), plan, ordered)
+        located = gather_tokens(self.decoder.locations(sets.grid, sets.batch), ordered).unbind(1)
+        located = self._exchanged(located, plan, ordered)
         hidden = None
         if sets.hidden is not None:
             hidden = self._exchanged(torch.gather(sets.hidden, 2, ordered).unbind(1), plan, ordered)
@@ -444,14 +445,6 @@ class Autoencoder(nn.Module):
                 whole = group.values.scatter(1, chosen.unsqueeze(-1).expand_as(predicted), predicted)
             images.append(unpatchify(whole, self.config.encoder.patch_size, sets.grid))
         return tuple(images)
-
-
-def _at(places: Float[Tensor, "#set #slot token width"], ids: Int[Tensor, "set slot chosen"]) -> Tensor:
-    """Take what stands at some positions of each image."""
-    if places.shape[:2] == (1, 1):
-        return places[0, 0][ids]
-    whole = places.expand(*ids.shape[:2], -1, -1)
-    return torch.gather(whole, 2, ids[..., None].expand(-1, -1, -1, places.shape[3]))
 
 
 def _laid(of_slots: Sequence[Tensor], stack: Sequence[Sequence[int]], num_visible: int) -> Tensor:

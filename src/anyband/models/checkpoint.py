@@ -31,7 +31,6 @@ __all__ = [
     "checkpoint_name",
     "config_from_header",
     "config_from_shapes",
-    "encoder_only",
     "expected_shapes",
     "extend_checkpoint",
     "from_published",
@@ -355,16 +354,11 @@ def build_encoder(
         positions=config.positions if positions is None else positions,
         drop_path=config.drop_path if drop_path is None else drop_path,
     )
-    state = from_published(encoder_only(checkpoint).state, config.num_ranges)
+    of_encoder = {name: tensor for name, tensor in checkpoint.state.items() if not name.startswith(DECODER_NAMES)}
+    state = from_published(of_encoder, config.num_ranges)
     encoder = Encoder(config, seed=None).to_empty(device="cpu")
     encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in state.items()}, strict=True)
     return encoder
-
-
-def encoder_only(checkpoint: Checkpoint) -> Checkpoint:
-    """Leave out the decoder and the reconstruction."""
-    state = {name: tensor for name, tensor in checkpoint.state.items() if not name.startswith(DECODER_NAMES)}
-    return replace(checkpoint, state=state)
 
 
 def extend_checkpoint(

@@ -44,10 +44,10 @@ def unpatchify(
 
 
 def gather_tokens(
-    tokens: Shaped[Tensor, "batch token width"], ids: Int[Tensor, "batch chosen"]
-) -> Shaped[Tensor, "batch chosen width"]:
-    """Take the tokens at `ids`, in that order, for each sample."""
-    return torch.gather(tokens, 1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    tokens: Shaped[Tensor, "*#batch token width"], ids: Int[Tensor, "*batch chosen"]
+) -> Shaped[Tensor, "*batch chosen width"]:
+    """Take the tokens at `ids`, in that order, for each sample; tokens that all samples share may stand once."""
+    return torch.take_along_dim(tokens, ids.unsqueeze(-1), dim=-2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -380,7 +380,9 @@ class MetricsLog:
         """Open both; rows beyond the restored step are taken away, because those steps will be done again."""
         from torch.utils.tensorboard import SummaryWriter
 
-        kept = [row for row in read_metrics(csv_path) if int(row["step"]) <= restored_step]
+        kept = []
+        if restored_step:
+            kept = [row for row in read_metrics(csv_path) if int(row["step"]) <= restored_step]
         with whole_file(csv_path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, METRICS, restval="", extrasaction="ignore", lineterminator="\n")
             writer.writeheader()

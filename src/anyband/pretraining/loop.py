@@ -122,7 +122,8 @@ def pretrain(
     """
     store = ChipStore.open(data, endpoint=recipe.run.endpoint)
     identity = _identity(recipe, store)
-    existed, saved = check_folder(out, identity, resume=resume), saved_steps(out)
+    existed = check_folder(out, identity, resume=resume)
+    saved = saved_steps(out) if existed else []
     checkpoint = out / ENCODER_FILE
     resumed_from = saved[-1][1].step if saved else None
     already_finished = existed and checkpoint.is_file()

@@ -172,11 +172,9 @@ def scene_statistics(source: RasterSource, sensor: Sensor, *, shown: bool = Fals
 
 
 def named_statistics(
-    name: str | None, source: RasterSource, sensor: Sensor, *, shown: bool = False
-) -> dict[str, BandStatistics] | None:
+    name: str, source: RasterSource, sensor: Sensor, *, shown: bool = False
+) -> dict[str, BandStatistics]:
     """Get the statistics that a user names: `scene` counts them, a chip store or a file holds them."""
-    if name is None:
-        return None
     return scene_statistics(source, sensor, shown=shown) if name == "scene" else read_statistics(Path(name), sensor)
 
 
