@@ -1,11 +1,13 @@
 """Checks array shapes at every public boundary while the tests run, finds real images, and serves object storage."""
 
+import importlib
 import os
 import subprocess
 import sys
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hypothesis
@@ -84,3 +86,19 @@ def bucket(object_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     with urllib.request.urlopen(request, timeout=30) as answer:
         assert answer.status == 200
     return f"s3://{name}"
+
+
+@pytest.fixture
+def parsed_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], Namespace]:
+    """What a verb is told by a command line, without doing it."""
+
+    def parse(words: Sequence[str]) -> Namespace:
+        told: list[Namespace] = []
+        from anyband.cli import main
+
+        verb = importlib.import_module(f"anyband.cli.{words[0]}")
+        monkeypatch.setattr(verb, "run", lambda parsed: told.append(parsed) or 0)
+        assert main(words) == 0
+        return told[0]
+
+    return parse

@@ -4,7 +4,8 @@ import ast
 import importlib
 import re
 import shlex
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,10 +99,14 @@ def _file(page: str, name: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize(("block", "words"), ANYBAND, ids=_id)
 def test_a_command_of_the_pages_parses(
-    block: Block, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: Block,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    parsed_by: Callable[[list[str]], Namespace],
 ) -> None:
     assert words[0] in cli.VERBS
-    parsed = cli._parsed(words[0], words)
+    parsed = parsed_by(words)
     if words[0] == "pretrain":
         _write_files(block.page, tmp_path)
         monkeypatch.chdir(tmp_path)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import anyband
 from anyband.cli import VERBS, main
 from anyband.errors import AnybandError, OutputError, RecipeError, nearest_name
-from anyband.files import check_writable, parse_yaml, read_yaml, whole_directory, whole_file
+from anyband.files import check_target, parse_yaml, read_yaml, whole_directory, whole_file
 from anyband.progress import progress
 from anyband.randomness import generator, permutation, uniform
 
@@ -132,14 +132,14 @@ def test_a_folder_is_never_overwritten(tmp_path: Path) -> None:
 def test_a_file_in_place_of_a_folder_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="file"):
-        check_writable(tmp_path / "file" / "run")
+        check_target(tmp_path / "file" / "run", is_folder=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_not_writable(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="not writable"):
-        check_writable(tmp_path / "run")
+        check_target(tmp_path / "run", is_folder=True)
 
 
 def test_a_silent_progress_counts_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,6 @@ from anyband.errors import AnybandError, OutputError
 __all__ = [
     "OwnLoader",
     "check_target",
-    "check_writable",
     "parse_yaml",
     "read_yaml",
     "sync",
@@ -36,21 +35,18 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def check_writable(folder: Path) -> None:
-    """See that files can be written in `folder`, or that it can be made, and leave nothing there."""
+def check_target(path: Path, *, is_folder: bool = False) -> None:
+    """See that a file can become `path`, or that files can be written in the folder `path`, which may be made; leave
+    nothing there. `OutputError` where not; a file that is read-only is left alone."""
+    folder = path if is_folder else path.parent
     try:
         standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         tempfile.TemporaryFile(dir=standing).close()
     except OSError as problem:
         raise _output_error(folder, problem) from problem
-
-
-def check_target(path: Path) -> None:
-    """See that a file can become `path`, else raise `OutputError`. A file that is read-only is left alone."""
-    check_writable(path.parent)
-    if path.is_dir():
+    if not is_folder and path.is_dir():
         raise OutputError(f"'{path}' is a folder; name a file")
-    if path.exists() and not os.access(path, os.W_OK):
+    if not is_folder and path.exists() and not os.access(path, os.W_OK):
         raise OutputError(f"'{path}' exists and is read-only; make it writable, or name another output")
 
 

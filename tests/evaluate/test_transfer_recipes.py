@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anyband import cli
 from anyband.errors import RecipeError
 from anyband.evaluate.recipe import AugmentRecipe, LinearRecipe, list_transfer_recipes, load_transfer_recipe
 from anyband.pretraining.recipe import list_recipes, load_recipe
@@ -209,9 +208,9 @@ def test_a_row_says_that_it_was_not_run(row: list[str]):
 
 
 @pytest.mark.parametrize("row", _ROWS, ids=lambda row: f"{row[0]}, {row[1]}")
-def test_the_command_of_a_row_parses_and_its_recipe_is_for_its_protocol(row: list[str]):
+def test_the_command_of_a_row_parses_and_its_recipe_is_for_its_protocol(row: list[str], parsed_by):
     words = shlex.split(row[2].strip("`"))
-    parsed = cli._parsed(words[1], words[1:])
+    parsed = parsed_by(words[1:])
     name, *overrides = parsed.words
     recipe = load_transfer_recipe(name, overrides)
     assert recipe.protocol == parsed.protocol

@@ -36,13 +36,12 @@ __all__ = [
     "SurveyedImage",
     "chip_bytes",
     "cut_image",
-    "onto_chip",
     "place_of",
     "plan_pieces",
+    "read_view",
     "run_pieces",
     "storage_of",
     "survey_image",
-    "view_window",
     "work_place",
     "worker_pool",
 ]
@@ -281,44 +280,40 @@ def cut_image(piece: Piece, reader: RasterReader | None = None) -> Cut | str:
     return kept, best, None
 
 
-def view_window(view: View) -> Window | None:
-    """Find the pixels that a view needs, without neighbours where it copies them; None where it lies outside."""
-    window = source_window(view.placement, Window(row=0, col=0, height=view.height, width=view.width))
-    if window is None or not view.is_copy:
-        return window
-    _, rows = _overlap(int(view.placement.rows.offset), view.height, window.row, window.height)
-    _, cols = _overlap(int(view.placement.cols.offset), view.width, window.col, window.width)
-    height, width = rows.stop - rows.start, cols.stop - cols.start
-    return Window(row=window.row + rows.start, col=window.col + cols.start, height=height, width=width)
-
-
 def _cut(piece: Piece, reader: RasterReader | None) -> Iterator[tuple[Array, Array]]:
     with nullcontext(reader) if reader else open_raster(piece.entry.source, piece.entry.sensor) as reader:
         for cell, view, _ in piece.chips:
-            window = view_window(view)
-            if window is None:
+            if (read := read_view(reader, view)) is None:
                 raise GeometryError(f"cell '{cell}' lies outside its image")
-            raster = reader.read(window)
-            yield _kept_numbers(*onto_chip(raster.dn, raster.valid, view, window), piece)
+            yield _kept_numbers(*read, piece)
 
 
-def onto_chip(
-    dn: Num[Array, "band y x"], valid: Bool[Array, "band y x"], view: View, window: Window
-) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]:
-    """Bring the pixels of a window onto the chip's grid; what lies beyond the image is not valid."""
+def read_view(
+    reader: RasterReader, view: View
+) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]] | None:
+    """Read a view of an image on its own grid; what lies beyond the image is not valid. None where all of it does."""
+    whole = Window(row=0, col=0, height=view.height, width=view.width)
+    window = source_window(view.placement, whole)
+    if window is None:
+        return None
     if not view.is_copy:
-        whole = Window(row=0, col=0, height=view.height, width=view.width)
-        values, known = resample_bilinear(dn, valid, placement=view.placement, part=window, window=whole)
-        rounded = np.rint(values, out=values) if dn.dtype.kind in "iu" else values
-        return rounded.astype(dn.dtype, copy=False), known
+        raster = reader.read(window)
+        values, known = resample_bilinear(raster.dn, raster.valid, placement=view.placement, part=window, window=whole)
+        rounded = np.rint(values, out=values) if raster.dn.dtype.kind in "iu" else values
+        return rounded.astype(raster.dn.dtype, copy=False), known
+    # Without neighbours: pixels that are copied need none.
     rows = _overlap(int(view.placement.rows.offset), view.height, window.row, window.height)
     cols = _overlap(int(view.placement.cols.offset), view.width, window.col, window.width)
-    if dn.shape[1:] == (view.height, view.width) and rows[0] == rows[1] and cols[0] == cols[1]:
-        return dn, valid
-    pixels = np.zeros((len(dn), view.height, view.width), dtype=dn.dtype)
+    height, width = rows[1].stop - rows[1].start, cols[1].stop - cols[1].start
+    raster = reader.read(
+        Window(row=window.row + rows[1].start, col=window.col + cols[1].start, height=height, width=width)
+    )
+    if (height, width) == (view.height, view.width):
+        return raster.dn, raster.valid
+    pixels = np.zeros((len(raster.dn), view.height, view.width), dtype=raster.dn.dtype)
     known = np.zeros(pixels.shape, dtype=bool)
-    pixels[:, rows[0], cols[0]] = dn[:, rows[1], cols[1]]
-    known[:, rows[0], cols[0]] = valid[:, rows[1], cols[1]]
+    pixels[:, rows[0], cols[0]] = raster.dn
+    known[:, rows[0], cols[0]] = raster.valid
     return pixels, known
 
 

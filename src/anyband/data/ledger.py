@@ -22,7 +22,7 @@ from anyband.data.manifest import ImageEntry, identity
 from anyband.data.places import PlacedImage
 from anyband.data.store import partial_path
 from anyband.errors import AnybandError, OutputError, WorkerError
-from anyband.files import check_writable, sync
+from anyband.files import check_target, sync
 from anyband.rasters.grid import Grid
 from anyband.rasters.reader import RasterSource
 from anyband.sensors.sensor import Encoding, Sensor
@@ -332,7 +332,7 @@ def open_ledger(out: Path) -> Iterator[Ledger]:
     inputs the folder is removed, because other inputs can't use it; after any other it stays for the next run.
     `OutputError` where it can't be written, or another run holds it."""
     folder = partial_path(out)
-    check_writable(out.parent)
+    check_target(out.parent, is_folder=True)
     with _held(folder):
         ledger = Ledger(folder / "ledger.sqlite")
         try:

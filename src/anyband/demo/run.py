@@ -36,7 +36,7 @@ from anyband.evaluate.probes import NUM_NEIGHBOURS, knn_scores
 from anyband.evaluate.recipe import CompareRecipe, InputRecipe, KnnRecipe, TransferRecipe
 from anyband.evaluate.results import ResultRow, result_rows
 from anyband.evaluate.run import evaluate
-from anyband.files import check_writable, whole_file
+from anyband.files import check_target, whole_file
 from anyband.labelled import open_task_data
 from anyband.labelled.samples import DataSpec
 from anyband.pretraining.loop import pretrain
@@ -151,7 +151,7 @@ class DemoResult:
 
 def run_demo(out: Path, options: DemoOptions) -> DemoResult:
     """Do the main job below a folder. Stages that are done already are kept, so a stopped demo goes on."""
-    check_writable(out)
+    check_target(out, is_folder=True)
     _check_same(out / "demo.json", options)
     seconds: dict[str, float] = {}
     started = time.monotonic()

@@ -24,7 +24,7 @@ from anyband.evaluate.fitting import checkpoint_of
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import PROTOCOLS, CompareRecipe, Protocol, TransferRecipe
 from anyband.evaluate.samples import labelled_pixels
-from anyband.files import check_writable
+from anyband.files import check_target
 from anyband.labelled import open_task_data
 from anyband.labelled.samples import ONLY_BAND, TaskData, TaskKind, without_band
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -84,7 +84,7 @@ def evaluate(
     """
     if cache is not None:
         try:
-            check_writable(cache)
+            check_target(cache, is_folder=True)
         except OutputError as problem:
             raise OutputError(
                 f"{problem}; features are kept there: name a folder by --cache, or use --no-cache"

@@ -145,6 +145,8 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         encoder, width = config.encoder, config.decoder.decoder_embed_dim
+        # As released, the bands of a target are repeated up to this number before its variance is taken.
+        self._repeated_bands = 0 if config.target_variance == "unbiased" else encoder.max_bands
         self.encoder = Encoder(encoder, seed=None)
         self.decoder = Decoder(config.decoder, encoder=encoder)
         with torch.device("meta"):
@@ -247,7 +249,7 @@ class Autoencoder(nn.Module):
         """
         target = patches.values
         if self.config.norm_pix_loss:
-            mean, deviation = patch_moments(target, patches.valid, repeats=self._repeats(patches))
+            mean, deviation = patch_moments(target, patches.valid, repeats=self._repeated_bands // len(patches.mixing))
             target = (target - mean) / deviation
         predicted: Tensor = self.reconstruction(tokens, patches.mixing)
         square = (predicted.float() - target.float()).square()
@@ -275,7 +277,9 @@ class Autoencoder(nn.Module):
         if self.levels is None:
             if not self.config.norm_pix_loss:
                 return predicted
-            mean, deviation = patch_moments(patches.values, patches.valid, repeats=self._repeats(patches))
+            mean, deviation = patch_moments(
+                patches.values, patches.valid, repeats=self._repeated_bands // len(patches.mixing)
+            )
             return predicted * deviation + mean
         levels = rearrange(self.levels(tokens, patches.mixing).float(), "b t (c two) -> b t c two", two=2)
         mean, deviation = levels[..., 0], levels[..., 1].exp()
@@ -287,11 +291,6 @@ class Autoencoder(nn.Module):
         centred = bands - bands.mean(dim=-1, keepdim=True)
         pixels: Tensor = rearrange(centred * contrast + mean[..., None], "b t c p -> b t (c p)")
         return pixels
-
-    def _repeats(self, patches: ImagePatches) -> int:
-        if self.config.target_variance == "unbiased":
-            return 1
-        return max(1, self.config.encoder.max_bands // patches.mixing.shape[0])
 
     def _band_levels(self, patches: ImagePatches) -> tuple[Tensor, Tensor]:
         """Compute mean and log-deviation of each band in each token, and which bands have any data there."""
@@ -394,8 +393,8 @@ class Autoencoder(nn.Module):
         carried = gather_tokens(self.encoder.locations(sets.grid, sets.batch), keep)
         tokens = [one + carried[:, slot] for slot, one in enumerate(sets.batch.to_slots(projected))]
         tokens = self._exchanged(tokens, plan, keep)
-        located = gather_tokens(self.decoder.locations(sets.grid, sets.batch), ordered).unbind(1)
-        located = self._exchanged(located, plan, ordered)
+        places = gather_tokens(self.decoder.locations(sets.grid, sets.batch), ordered)
+        located = self._exchanged(places.unbind(1), plan, ordered)
         hidden = None
         if sets.hidden is not None:
             hidden = self._exchanged(torch.gather(sets.hidden, 2, ordered).unbind(1), plan, ordered)

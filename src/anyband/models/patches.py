@@ -178,5 +178,5 @@ def patch_moments(
         mean = patches.sum(dim=-1, keepdim=True) / count.clamp(min=1)
         square = torch.where(valid, patches - mean, 0.0).square().sum(dim=-1, keepdim=True)
     # A token with one valid pixel has no deviation; it divides by 1 and not by 0.
-    divisor = torch.where(count > 1, count - 1 / repeats, 1.0)
+    divisor = torch.where(count > 1, count - 1 / max(1, repeats), 1.0)
     return mean, (square / divisor + _VARIANCE_FLOOR).sqrt()

@@ -80,11 +80,15 @@ class BlockStack(nn.ModuleList):
 
     def forward(
         self,
-        sequence: Float[Tensor, "batch cls_and_token width"],
+        sequence: Float[Tensor, "batch given width"],
         hidden: Bool[Tensor, "batch token"] | None,
         only: slice = slice(None),
+        *,
+        cls: Float[Tensor, "1 1 width"] | None = None,
     ) -> Float[Tensor, "batch cls_and_token width"]:
-        """Pass CLS and tokens through the blocks, or some; no token attends to a hidden one."""
+        """Pass CLS and tokens through the blocks, or some; no token attends to a hidden one. `cls` is put in front."""
+        if cls is not None:
+            sequence = torch.cat([cls.expand(len(sequence), -1, -1).to(sequence.dtype), sequence], dim=1)
         attention = None  # Which allows the fastest kernel.
         if hidden is not None:
             unseen = functional.pad(hidden, (1, 0), value=False)
@@ -305,7 +309,7 @@ class Encoder(_Located):
         self, tokens: Float[Tensor, "batch visible width"], hidden: Bool[Tensor, "batch visible"] | None
     ) -> Float[Tensor, "batch cls_and_visible width"]:
         """Encode tokens that already carry their positions: after the final norm, CLS first."""
-        encoded: Tensor = self.norm(self.blocks(self._with_cls(tokens), hidden))
+        encoded: Tensor = self.norm(self.blocks(tokens, hidden, cls=self.cls_token + self.pos_embed[:, :1]))
         return encoded
 
     def token_levels(
@@ -323,16 +327,12 @@ class Encoder(_Located):
         depth = len(self.blocks)
         if not blocks or not all(0 <= index < depth for index in blocks):
             raise InputError(f"blocks {list(blocks)} were asked for; the encoder has 0 to {depth - 1}")
-        sequence, first = self._with_cls(tokens), 0
+        sequence, first, cls = tokens, 0, self.cls_token + self.pos_embed[:, :1]
         found: dict[int, Tensor] = {}
         for index in sorted(set(blocks)):
-            sequence = self.blocks(sequence, hidden, slice(first, index + 1))
+            sequence = self.blocks(sequence, hidden, slice(first, index + 1), cls=None if found else cls)
             found[index], first = sequence[:, 1:], index + 1
         return tuple(found[index] for index in blocks)
-
-    def _with_cls(self, tokens: Tensor) -> Tensor:
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
-        return torch.cat([cls.to(tokens.dtype), tokens], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

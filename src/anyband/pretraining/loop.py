@@ -20,7 +20,7 @@ from anyband.arrays import Float
 from anyband.data.resample import AugmentOptions
 from anyband.data.store import ChipStore, statistics_to_dict
 from anyband.errors import RecipeError, TrainingError
-from anyband.files import check_writable, whole_file
+from anyband.files import check_target, whole_file
 from anyband.labelled.samples import TaskData
 from anyband.models.autoencoder import Autoencoder, SetLoss
 from anyband.models.checkpoint import (
@@ -208,7 +208,7 @@ def _train(
     if folder is not None:
         load_optimizer_tensors(stepper.optimizer, model, read_weights(folder / OPTIMIZER_FILE)[0])
     if fabric.is_global_zero:
-        check_writable(out)
+        check_target(out, is_folder=True)
         begin_folder(out, identity)
     fabric.barrier()
     shown = shown and fabric.is_global_zero

@@ -37,7 +37,7 @@ from anyband.pretraining.recipe import PretrainRecipe, recipe_differences
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import STEM, RangeTable, load_ranges, ranges_from_sensors, stem_ranges
 from anyband.sensors.sensor import Sensor, sensor_to_dict
-from anyband.training.steps import Schedule
+from anyband.training.steps import IMAGES_OF_BASE_RATE, Schedule
 
 __all__ = [
     "ENCODER_FILE",
@@ -146,8 +146,11 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
         inputs=input_specs(store, arrays, ranges=ranges, recipe=recipe),
         steps_per_epoch=sampler.steps_per_epoch,
         total_steps=total_steps,
-        schedule=Schedule.of_batch(
-            base_lr=optim.base_lr, batch_size=optim.batch_size, warmup_share=warmup_share, total_steps=total_steps
+        schedule=Schedule(
+            # The rate grows with the global batch.
+            peak=optim.base_lr * optim.batch_size / IMAGES_OF_BASE_RATE,
+            warmup_steps=warmup_share * total_steps,
+            total_steps=total_steps,
         ),
     )
 
@@ -298,6 +301,8 @@ def network_config(recipe: PretrainRecipe, *, num_ranges: int) -> AutoencoderCon
 
 
 ENCODER_FILE, PANELS, _CHECKPOINTS = "encoder.safetensors", "panels", "checkpoints"
+# Killed before a file was whole, a run leaves these.
+_LEFTOVERS = (".*.partial.*", ".write-test-*")
 MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 _STATE_FILE, _RUN_FILE = "state.json", "run.json"
 _KEPT = 2
@@ -333,7 +338,9 @@ def check_folder(out: Path, identity: Mapping[str, Any], *, resume: bool) -> boo
     file = out / _RUN_FILE
     if not file.is_file():
         # Killed before its first file was whole, a run leaves only unfinished ones.
-        if out.exists() and (not out.is_dir() or set(out.iterdir()) - set(_leftovers(out))):
+        if out.exists() and (
+            not out.is_dir() or set(out.iterdir()) - {file for name in _LEFTOVERS for file in out.glob(name)}
+        ):
             raise OutputError(f"'{out}' exists and is not the folder of a run; name another output")
         return False
     if not resume:
@@ -356,17 +363,13 @@ def check_folder(out: Path, identity: Mapping[str, Any], *, resume: bool) -> boo
 
 def begin_folder(out: Path, identity: Mapping[str, Any]) -> None:
     """Write down what a run is, first what tells it from any other; clear away what a killed run left unfinished."""
-    for leftover in _leftovers(out):
-        _remove(leftover)
+    for folder in (out, out / _CHECKPOINTS, out / PANELS):
+        for leftover in [file for name in _LEFTOVERS for file in folder.glob(name)]:
+            _remove(leftover)
     recipe = yaml.safe_dump(identity["recipe"], sort_keys=False)
     for name, text in ((_RUN_FILE, json.dumps(identity, indent=1) + "\n"), ("recipe.yaml", recipe)):
         with whole_file(out / name) as beside:
             beside.write_text(text, encoding="utf-8")
-
-
-def _leftovers(out: Path) -> list[Path]:
-    folders, names = (out, out / _CHECKPOINTS, out / PANELS), (".*.partial.*", ".write-test-*")
-    return [file for folder in folders if folder.is_dir() for name in names for file in folder.glob(name)]
 
 
 def saved_steps(out: Path) -> list[tuple[Path, Progress]]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from anyband.arrays import Array, Bool, Float, Num
-from anyband.data.cutting import onto_chip, view_window
+from anyband.data.cutting import read_view
 from anyband.data.harmonise import count_statistics
 from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.encode.encoder import SensorEncoder, check_memory, feature_maps
@@ -300,11 +300,9 @@ def _features(
                     f"'{image.name}' has too few pixels in a view of {box.height:g} pixels of the first image; "
                     "list a coarser image first, or choose a larger `--tile`"
                 )
-            if (window := view_window(own)) is not None:
-                raster = image.reader.read(window)
-                chip = onto_chip(raster.dn, raster.valid, own, window)
-                if chip[1].any():
-                    found[number] = chip
+            chip = read_view(image.reader, own)
+            if chip is not None and chip[1].any():
+                found[number] = chip
         if found:
             alike[tuple(found)][position] = list(found.values())
     encoded: dict[int, Array] = {}
