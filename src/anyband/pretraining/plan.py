@@ -37,7 +37,7 @@ from anyband.pretraining.recipe import PretrainRecipe, recipe_differences
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import STEM, RangeTable, load_ranges, ranges_from_sensors, stem_ranges
 from anyband.sensors.sensor import Sensor, sensor_to_dict
-from anyband.training.steps import IMAGES_OF_BASE_RATE, Schedule
+from anyband.training.steps import Schedule
 
 __all__ = [
     "ENCODER_FILE",
@@ -146,11 +146,8 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
         inputs=input_specs(store, arrays, ranges=ranges, recipe=recipe),
         steps_per_epoch=sampler.steps_per_epoch,
         total_steps=total_steps,
-        schedule=Schedule(
-            # The rate grows with the global batch.
-            peak=optim.base_lr * optim.batch_size / IMAGES_OF_BASE_RATE,
-            warmup_steps=warmup_share * total_steps,
-            total_steps=total_steps,
+        schedule=Schedule.of_batch(
+            base_lr=optim.base_lr, batch_size=optim.batch_size, warmup_share=warmup_share, total_steps=total_steps
         ),
     )
 

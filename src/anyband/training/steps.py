@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 __all__ = [
-    "IMAGES_OF_BASE_RATE",
     "Schedule",
     "in_shares",
     "load_optimizer_tensors",
@@ -96,7 +95,7 @@ def shared_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(copied, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-IMAGES_OF_BASE_RATE = 256  # Source: Goyal et al., arXiv 1706.02677; SMARTIES gives its rates so
+_IMAGES_OF_BASE_RATE = 256  # Source: Goyal et al., arXiv 1706.02677; SMARTIES gives its rates so
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -112,6 +111,12 @@ class Schedule:
     fall: Literal["cosine", "steps", "constant"] = "cosine"
     drops: tuple[float, ...] = ()
     """Shares of the run after which `steps` goes down to a tenth."""
+
+    @classmethod
+    def of_batch(cls, *, base_lr: float, batch_size: int, warmup_share: float, total_steps: int) -> "Schedule":
+        """Scale the rate to the global batch; `warmup_share` is the part of the run that warms up."""
+        peak = base_lr * batch_size / _IMAGES_OF_BASE_RATE
+        return cls(peak=peak, warmup_steps=warmup_share * total_steps, total_steps=total_steps)
 
     def rate(self, step: int) -> float:
         """Compute the rate of a step, taken at its middle, so that it is over 0 at the first and at the last."""
