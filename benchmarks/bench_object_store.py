@@ -23,7 +23,7 @@ import numpy as np
 from measure import circumstances, exit_code_of, report, time_in_turn
 
 from anyband.data import store as stores
-from anyband.data.store import ArrayInfo, ArraySpec, ChipStore
+from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, ChipRecord, write_store
 
 BATCH = 128
@@ -95,7 +95,7 @@ def _repeat(store: ChipStore, path: Path, num_chips: int) -> None:
     write_store(path, chips(), store.sensors)
 
 
-def _sizes(folder: Path, info: ArrayInfo) -> tuple[float, float]:
+def _sizes(folder: Path, info: ArraySpec) -> tuple[float, float]:
     """Give the size of the first shard, and of its numbers before compression, MiB."""
     shard = folder / "chips" / info.name / "c" / "0" / "0" / "0" / "0"
     plain = info.chips_per_shard * len(info.bands) * info.height * info.width * np.dtype(info.dtype).itemsize

@@ -112,18 +112,18 @@ def test_a_batch_of_sets_knows_the_time_and_the_size_of_each_image(make_store) -
     store = make_store(6, dates=3)
     times = store.index.column("datetime").to_numpy()
     raw = read_sets(store, _sampler(store, size=(4, 4)).batch(0))
-    np.testing.assert_array_equal(raw.metadata.time, times[raw.draw.chips])
+    np.testing.assert_array_equal(raw.metadata["time"], times[raw.draw.chips])
     for number, slot in np.ndindex(raw.rows.shape):
-        assert tuple(raw.metadata.shape_px[number, slot]) == _image(raw, number, slot)[1].shape[1:]
+        assert tuple(raw.metadata["shape_px"][number, slot]) == _image(raw, number, slot)[1].shape[1:]
 
 
 def test_what_the_index_does_not_know_is_unknown_in_the_batch(make_store) -> None:
     store = make_store(3, dated=False)
     raw = read_sets(store, _sampler(store, size=(2, 2)).batch(0))
     optical = np.array([[_image(raw, *where)[0] == "testoptical_8x8" for where in row] for row in _positions(raw)])
-    np.testing.assert_array_equal(np.isnat(raw.metadata.time), optical)
-    assert np.isnan(raw.metadata.corners_deg).all()
-    assert np.isnan(raw.metadata.gsd_m).all()
+    np.testing.assert_array_equal(np.isnat(raw.metadata["time"]), optical)
+    assert np.isnan(raw.metadata["corners_deg"]).all()
+    assert np.isnan(raw.metadata["gsd_m"]).all()
 
 
 def _positions(raw: RawSets) -> list[list[tuple[int, int]]]:

@@ -12,7 +12,7 @@ import shapely
 
 from anyband.data.image_sets import check_corners, chip_metadata, find_footprints
 from anyband.data.places import footprint
-from anyband.data.store import ArrayInfo, ChipStore
+from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import ChipRecord, IndexWriter
 from anyband.errors import StoreError
 
@@ -39,14 +39,14 @@ def _store(*records: ChipRecord) -> ChipStore:
         store.index = pq.read_table(Path(folder) / "index.parquet")
     shape = {"height": 4, "width": 6, "bands": ("B",), "dtype": "uint8", "encoding": {}, "nodata": None}
     counts = {"num_chips": len(records), "chips_per_shard": 1, "has_valid": False, "digest": ""}
-    store.arrays = {"s_4x6": ArrayInfo(sensor="s", name="s_4x6", **shape, **counts)}  # type: ignore[arg-type]
+    store.arrays = {"s_4x6": ArraySpec(sensor="s", name="s_4x6", **shape, **counts)}  # type: ignore[arg-type]
     return store
 
 
 @pytest.mark.parametrize("byte_order", [0, 1])
 def test_corners_come_in_the_order_of_the_array(byte_order: int) -> None:
     found = chip_metadata(_store(_record(geometry=_wkb(_SQUARE, byte_order=byte_order))), np.array([[0]]))
-    np.testing.assert_array_equal(found.corners_deg[0, 0], _SQUARE)
+    np.testing.assert_array_equal(found["corners_deg"][0, 0], _SQUARE)
 
 
 @pytest.mark.parametrize(("down", "across"), [(-10.0, 10.0), (10.0, 10.0), (-10.0, -10.0)])
@@ -60,22 +60,22 @@ def test_corners_are_where_the_transform_of_the_chip_puts_them(down: float, acro
     to_lonlat = Transformer.from_crs("EPSG:32632", "OGC:CRS84", always_xy=True)
     ends = [(0, 0), (6, 0), (6, 4), (0, 4)]
     expected = [to_lonlat.transform(500_000.0 + across * x, 5_500_000.0 + down * y) for x, y in ends]
-    np.testing.assert_allclose(found.corners_deg[0, 0], expected, atol=1e-12)
+    np.testing.assert_allclose(found["corners_deg"][0, 0], expected, atol=1e-12)
 
 
 def test_metadata_stand_in_the_order_asked_for_and_unknown_ones_are_no_numbers() -> None:
     taken = dt.datetime(2021, 5, 6, 7, 8, 9, 10, tzinfo=dt.UTC)
     found = chip_metadata(_store(_record(), _record(gsd_m=2.5, datetime=taken)), np.array([[1, 0], [1, 1]]))
-    np.testing.assert_array_equal(found.gsd_m, [[2.5, np.nan], [2.5, 2.5]])
+    np.testing.assert_array_equal(found["gsd_m"], [[2.5, np.nan], [2.5, 2.5]])
     known = np.datetime64("2021-05-06T07:08:09.000010")
-    np.testing.assert_array_equal(found.time, [[known, np.datetime64("NaT", "us")], [known, known]])
-    assert np.isnan(found.corners_deg).all()
-    np.testing.assert_array_equal(found.shape_px, np.full((2, 2, 2), [4, 6]))
+    np.testing.assert_array_equal(found["time"], [[known, np.datetime64("NaT", "us")], [known, known]])
+    assert np.isnan(found["corners_deg"]).all()
+    np.testing.assert_array_equal(found["shape_px"], np.full((2, 2, 2), [4, 6]))
 
 
 def test_times_before_1970_are_known() -> None:
     found = chip_metadata(_store(_record(datetime=dt.datetime(1969, 12, 31, tzinfo=dt.UTC))), np.array([[0]]))
-    assert found.time[0, 0] == np.datetime64("1969-12-31")
+    assert found["time"][0, 0] == np.datetime64("1969-12-31")
 
 
 @pytest.mark.parametrize(

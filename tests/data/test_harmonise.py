@@ -155,7 +155,7 @@ def test_another_number_of_bands_is_refused() -> None:
 
 @given(value=st.floats(-1.0, 2.0))
 def test_two_sigma_agrees_with_numpy(value: float) -> None:
-    n = stretched(normalisation_for(_sensor(_band("red", Encoding(), _RED))), "two_sigma")
+    n = stretched(normalisation_for(_sensor(_band("red", Encoding(), _RED))))
     mean, std = 0.01 + 0.4 * 0.4, 0.2 * 0.4  # in physical units: _RED lies between 0.01 and 0.41
     expected = np.clip((value - (mean - 2 * std)) / (4 * std), 0.0, 1.0)
     found = standardise(torch.full((1, 1, 1), value), n).item()
@@ -164,7 +164,7 @@ def test_two_sigma_agrees_with_numpy(value: float) -> None:
 
 @given(share=st.floats(0.0, 1.0))
 def test_two_sigma_is_restored_inside_its_ends(share: float) -> None:
-    n = stretched(normalisation_for(_sensor(_band("warm", Encoding(), _WARM))), "two_sigma")
+    n = stretched(normalisation_for(_sensor(_band("warm", Encoding(), _WARM))))
     value = n.p01[0] + share * (n.p99[0] - n.p01[0])
     found = restore(standardise(torch.full((1, 1, 1), value), n), n).item()
     assert found == pytest.approx(value, rel=1e-5)
@@ -175,13 +175,12 @@ def test_two_sigma_of_standardised_values_is_the_same_line() -> None:
     n = normalisation_for(_sensor(_band("red", Encoding(), _RED)))
     values = torch.linspace(0.1, 0.25, 20)[None, None]
     expected = standardise(values, n) / 4 + 0.5
-    torch.testing.assert_close(standardise(values, stretched(n, "two_sigma")), expected)
+    torch.testing.assert_close(standardise(values, stretched(n)), expected)
 
 
-def test_percentiles_leave_a_normalisation_as_it_is_and_two_sigma_says_so() -> None:
+def test_two_sigma_is_said_where_statistics_come_from() -> None:
     n = normalisation_for(_MIXED)
-    assert stretched(n, "percentiles") == n
-    other = stretched(n, "two_sigma")
+    other = stretched(n)
     assert other.source == f"{n.source}; mean ± 2 deviations stretched to [0, 1]"
     assert Normalisation.from_dict(other.to_dict()) == other
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from anyband.data.image_sets import UNKNOWN_TIME, ImageSets, find_sets
 from anyband.data.loader import SetDraw, SetSampler
-from anyband.data.store import INDEX_SCHEMA, ArrayInfo, ChipStore, Split
+from anyband.data.store import INDEX_SCHEMA, ArraySpec, ChipStore, Split
 from anyband.errors import StoreError
 
 _SENSORS = ("red", "green", "blue")
@@ -49,8 +49,8 @@ def _store(images: list[Image], split: Split = "train") -> ChipStore:
     return store
 
 
-def _array(sensor: str, height: int) -> ArrayInfo:
-    return ArrayInfo(
+def _array(sensor: str, height: int) -> ArraySpec:
+    return ArraySpec(
         sensor=sensor,
         bands=("B",),
         height=height,

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from anyband.errors import InputError, RecipeError, TrainingError
-from anyband.evaluate.fitting import FitResult, fit, fit_schedule, predicting
+from anyband.evaluate.fitting import fit, fit_schedule, predicting
+from anyband.evaluate.metrics import chosen_epoch
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, LoraRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.models.inputs import ImageBatch
@@ -54,7 +55,7 @@ def _fitted(
     loss: Callable[[nn.Module, TaskBatch, int], Tensor] = lambda model, batch, step: _squared(model, batch),
     steps_per_epoch: int = 4,
     seed: int = 0,
-) -> FitResult:
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return fit(
         model,
         recipe,
@@ -88,9 +89,9 @@ def test_the_weights_of_the_best_epoch_are_put_back() -> None:
         return next(scores)
 
     model = _line()
-    result = _fitted(model, validate=validate)
-    assert result.best_epoch == 2
-    assert max(result.validation) == 0.9
+    _, validation = _fitted(model, validate=validate)
+    assert chosen_epoch(validation, "class")["epoch"] == 2
+    assert max(validation) == 0.9
     assert torch.equal(model[0].weight, seen[1])
     assert not torch.equal(model[0].weight, seen[3])
 
@@ -110,22 +111,22 @@ def test_buffers_of_the_best_epoch_are_put_back() -> None:
 def test_training_stops_when_validation_no_longer_improves() -> None:
     scores = iter([0.1, 0.5, 0.4, 0.5, 0.9])
     recipe = _RECIPE.changed(epochs=10, patience=2)
-    result = _fitted(_line(), recipe, validate=lambda _: next(scores))
-    assert result.validation == (0.1, 0.5, 0.4, 0.5)
-    assert result.best_epoch == 2
+    _, validation = _fitted(_line(), recipe, validate=lambda _: next(scores))
+    assert validation == (0.1, 0.5, 0.4, 0.5)
+    assert chosen_epoch(validation, "class")["epoch"] == 2
 
 
 def test_the_curves_have_an_entry_an_epoch() -> None:
-    result = _fitted(_line())
-    assert len(result.losses) == len(result.validation) == 4
-    assert result.losses[-1] < result.losses[0]
+    losses, validation = _fitted(_line())
+    assert len(losses) == len(validation) == 4
+    assert losses[-1] < losses[0]
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_samples() -> None:
     recipe = _RECIPE.changed(epochs=1, base_lr=1e-30)
-    result = _fitted(_line(), recipe)
+    losses, _ = _fitted(_line(), recipe)
     everything = [_squared(_line(), batch) for batch in _rows(0)]
-    assert result.losses[0] == pytest.approx(float(torch.stack(everything).detach().mean()), rel=1e-6)
+    assert losses[0] == pytest.approx(float(torch.stack(everything).detach().mean()), rel=1e-6)
 
 
 def test_a_rerun_gives_equal_weights_with_dropout() -> None:
@@ -223,10 +224,10 @@ def test_training_in_bfloat16_keeps_weights_in_float32() -> None:
         return _squared(model, batch)
 
     model = _line()
-    result = _fitted(model, recipe, loss=loss)
+    losses, _ = _fitted(model, recipe, loss=loss)
     assert set(seen) == {torch.bfloat16}
     assert model[0].weight.dtype == torch.float32
-    assert result.losses[-1] < result.losses[0]
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "steps", "constant"])

@@ -19,7 +19,7 @@ from anyband.evaluate.recipe import TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import DataSpec, TaskData
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
-from anyband.models.vit import Encoder, TokenSets
+from anyband.models.vit import Encoder
 from anyband.randomness import uniform
 
 _RECIPE = TransferRecipe(name="test", data=DataSpec(source="none"))
@@ -175,19 +175,19 @@ def test_the_last_block_and_the_norm_give_the_final_level(
 def test_levels_of_concatenated_images_are_those_of_each_alone(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     levels = _fused(tiny_encoder, "concat").levels(pairs, (0, 2))
     for slot, image in enumerate(pairs.images):
-        sets = tiny_encoder.encoder.embed_sets(SetBatch(groups=(image,)))
-        alone = tiny_encoder.encoder.token_levels(sets.tokens[:, 0], None, blocks=(0, 2))
+        tokens, _, (height, _) = tiny_encoder.encoder.embed_sets(SetBatch(groups=(image,)))
+        alone = tiny_encoder.encoder.token_levels(tokens[:, 0], None, blocks=(0, 2))
         for level, one in zip(levels, alone, strict=True):
-            expected = rearrange(one, "b (h w) d -> b d h w", h=sets.grid[0])
+            expected = rearrange(one, "b (h w) d -> b d h w", h=height)
             assert torch.allclose(level[:, 32 * slot : 32 * (slot + 1)], expected, atol=1e-5)
 
 
 def test_levels_of_a_joint_sequence_are_those_of_the_set(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     levels = _fused(tiny_encoder, "joint").levels(pairs, (1, 3))
-    sets = tiny_encoder.encoder.embed_sets(SetBatch(groups=tuple(pairs.images)))
-    expected = tiny_encoder.encoder.token_levels(sets.tokens.flatten(1, 2), None, blocks=(1, 3))
+    tokens, _, (height, _) = tiny_encoder.encoder.embed_sets(SetBatch(groups=tuple(pairs.images)))
+    expected = tiny_encoder.encoder.token_levels(tokens.flatten(1, 2), None, blocks=(1, 3))
     for level, one in zip(levels, expected, strict=True):
-        of_slots = rearrange(one, "b (k h w) d -> b k d h w", k=len(pairs.images), h=sets.grid[0])
+        of_slots = rearrange(one, "b (k h w) d -> b k d h w", k=len(pairs.images), h=height)
         assert torch.allclose(level, of_slots.flatten(1, 2), atol=1e-6)
 
 
@@ -279,22 +279,22 @@ def test_exchanged_tokens_are_conserved(sets: int, tokens: int, seed: int) -> No
     values = torch.randn(sets, 2, tokens, 4, generator=draw)
     hidden = torch.rand(sets, 2, tokens, generator=draw) < 0.3
     from_a = torch.rand(sets, tokens, generator=draw) < 0.5
-    mixed = mixed_tokens(TokenSets(tokens=values, hidden=hidden, grid=(1, tokens)), from_a)
-    assert torch.equal(mixed.tokens[:, 0] + mixed.tokens[:, 1], values[:, 0] + values[:, 1])
-    assert mixed.hidden is not None
+    mixed, mixed_hidden = mixed_tokens(values, hidden, from_a)
+    assert torch.equal(mixed[:, 0] + mixed[:, 1], values[:, 0] + values[:, 1])
+    assert mixed_hidden is not None
     for position in range(tokens):
         for one in range(sets):
             owner = 0 if from_a[one, position] else 1
-            assert torch.equal(mixed.tokens[one, 0, position], values[one, owner, position])
-            assert mixed.hidden[one, 0, position] == hidden[one, owner, position]
-            assert mixed.hidden[one, 1, position] == hidden[one, 1 - owner, position]
+            assert torch.equal(mixed[one, 0, position], values[one, owner, position])
+            assert mixed_hidden[one, 0, position] == hidden[one, owner, position]
+            assert mixed_hidden[one, 1, position] == hidden[one, 1 - owner, position]
 
 
 def test_half_of_the_tokens_of_each_sample_are_exchanged(tiny_encoder: SensorEncoder, pairs: TaskBatch) -> None:
     fused = _fused(tiny_encoder, "mixup_concat")
-    sets = tiny_encoder.encoder.embed_sets(SetBatch(groups=tuple(pairs.images)))
-    mixed = fused._embedded(pairs, 0)[0]
-    kept = (mixed.tokens[:, 0] == sets.tokens[:, 0]).all(dim=-1)
+    tokens = tiny_encoder.encoder.embed_sets(SetBatch(groups=tuple(pairs.images)))[0]
+    mixed = fused._embedded(pairs, 0)[0][0]
+    kept = (mixed[:, 0] == tokens[:, 0]).all(dim=-1)
     assert kept.sum(dim=1).tolist() == [8, 8, 8]
     assert not torch.equal(kept[0], kept[1])
 
@@ -334,9 +334,9 @@ def test_each_exchanged_token_carries_what_is_known_of_its_own_image(
 ) -> None:
     fused = FusedEncoder(informed_encoder, fusion="mixup_concat", pool="cls", seed=0, metadata=True)
     batch, encoder = replace(pairs, metadata=_known(2)), informed_encoder.encoder
-    mixed = fused._embedded(batch, 0)[0]
-    alone = encoder.embed_sets(SetBatch(groups=tuple(batch.images), metadata=batch.metadata)).tokens
-    is_a, is_b = ((mixed.tokens[:, 0] == alone[:, slot]).all(dim=-1) for slot in (0, 1))
+    mixed = fused._embedded(batch, 0)[0][0]
+    alone = encoder.embed_sets(SetBatch(groups=tuple(batch.images), metadata=batch.metadata))[0]
+    is_a, is_b = ((mixed[:, 0] == alone[:, slot]).all(dim=-1) for slot in (0, 1))
     assert (is_a ^ is_b).all()
 
 

@@ -30,9 +30,8 @@ def _levels(
     encoder: Encoder, *images: ImageBatch, blocks: tuple[int, ...], metadata: SetMetadata | None = None
 ) -> list[Tensor]:
     """Give the tokens (set, slot, token, width) after some blocks."""
-    sets = encoder.embed_sets(SetBatch(groups=images, metadata=metadata))
-    hidden = None if sets.hidden is None else sets.hidden.flatten(1)
-    levels = encoder.token_levels(sets.tokens.flatten(1, 2), hidden, blocks=blocks)
+    tokens, hidden, _ = encoder.embed_sets(SetBatch(groups=images, metadata=metadata))
+    levels = encoder.token_levels(tokens.flatten(1, 2), None if hidden is None else hidden.flatten(1), blocks=blocks)
     return [level.unflatten(1, (len(images), -1)) for level in levels]
 
 
@@ -67,8 +66,8 @@ def test_tokens_before_the_first_block_are_projection_and_location(
     informed: Encoder, make_image: Callable[..., ImageBatch]
 ) -> None:
     image = make_image(1, bands=3)
-    sets = informed.embed_sets(SetBatch(groups=(image,), metadata=_year(1)))
-    sequence = informed.encode_tokens(sets.tokens[:, 0], None)
+    tokens = informed.embed_sets(SetBatch(groups=(image,), metadata=_year(1)))[0]
+    sequence = informed.encode_tokens(tokens[:, 0], None)
     assert torch.allclose(sequence[:, 0], informed(image, _year(1)).cls, atol=1e-6)
 
 

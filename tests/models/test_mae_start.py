@@ -14,7 +14,7 @@ from anyband.errors import CheckpointError
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, build_model, state_of
 from anyband.models.inputs import ImageBatch
-from anyband.models.mae_start import load_mae, start_from_mae
+from anyband.models.mae_start import start_from_mae
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
@@ -88,7 +88,7 @@ def _config(table=_TABLE, *, max_bands: int = 12, **numbers: object) -> Autoenco
 
 def _start(path: Path, config: AutoencoderConfig, table=_TABLE) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     state = state_of(Autoencoder(config, seed=0))
-    return start_from_mae(load_mae(path), state, config=config, ranges=table)
+    return start_from_mae(path, state, config=config, ranges=table)
 
 
 def _model(path: Path, config: AutoencoderConfig, table=_TABLE):
@@ -217,7 +217,7 @@ def test_heads_that_a_size_never_has_are_refused(tmp_path) -> None:
     path = _saved(tmp_path / "base.safetensors", state)
     config = _config(embed_dim=768, depth=1, patch_size=4, num_heads=8)
     with pytest.raises(CheckpointError, match="num_heads 8, not 12"):
-        start_from_mae(load_mae(path), {}, config=config, ranges=_TABLE)
+        start_from_mae(path, {}, config=config, ranges=_TABLE)
 
 
 @pytest.mark.parametrize(
@@ -243,4 +243,4 @@ def test_files_that_are_no_whole_masked_autoencoder_are_refused(mae, tmp_path, c
 def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path) -> None:
     torch.save({"model": {}}, tmp_path / "mae_pretrain_vit_large.pth")
     with pytest.raises(CheckpointError, match=r"save_file of its dict of weights \(often under 'model'\)"):
-        load_mae(tmp_path / "mae_pretrain_vit_large.pth")
+        _start(tmp_path / "mae_pretrain_vit_large.pth", _config())

@@ -87,7 +87,7 @@ def test_corners_and_pixel_size_follow_the_crop(plan, prepare):
         grid=plan.samples.sets.grid,
     )
     raw = plan.samples.read(draw)
-    corners = input_corners(drawn, raw.metadata.corners_deg)
+    corners = input_corners(drawn, raw.metadata["corners_deg"])
     assert torch.equal(batch.metadata.corner_bits, torch.from_numpy(corner_bits(corners)))
     # 240 m of ground, of which the crop takes a share, on 16 pixels: for every sensor the same.
     share = drawn.size[:, 0] / drawn.grid[0]

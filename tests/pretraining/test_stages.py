@@ -9,7 +9,7 @@ import pytest
 
 from anyband.data.image_sets import find_sets
 from anyband.data.loader import SetSampler
-from anyband.data.store import INDEX_SCHEMA, ArrayInfo, ChipStore
+from anyband.data.store import INDEX_SCHEMA, ArraySpec, ChipStore
 from anyband.errors import RecipeError, StoreError
 from anyband.pretraining.batches import Samples, stage_footprints
 from anyband.pretraining.loop import pretrain
@@ -56,8 +56,8 @@ def store() -> ChipStore:
     return made
 
 
-def _array(sensor: str) -> ArrayInfo:
-    return ArrayInfo(
+def _array(sensor: str) -> ArraySpec:
+    return ArraySpec(
         sensor=sensor,
         bands=("B",),
         height=8,

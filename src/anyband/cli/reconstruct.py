@@ -131,5 +131,6 @@ def _time(date: str | None) -> dt.datetime | None:
 
     if date is None:
         return None
-    time: dt.datetime = checked_metadata(ImageMetadata(datetime=date), name="--date").time.astype(dt.datetime)
+    checked: Any = checked_metadata(ImageMetadata(datetime=date), name="--date").datetime
+    time: dt.datetime = checked.astype(dt.datetime)
     return time.replace(tzinfo=dt.UTC)

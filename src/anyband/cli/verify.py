@@ -33,13 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _table(report: "VerifyReport") -> str:
-    width = max(len(entry.entry) for entry in report.entries)
+    width = max(len(entry["entry"]) for entry in report.entries)
     lines = [f"{'entry':{width}}  {'max abs':>9}  {'max rel':>9}"]
     for entry in report.entries:
-        result = "pass" if entry.passed else "FAIL"
-        note = f"  ({entry.note})" if entry.note else ""
-        lines.append(f"{entry.entry:{width}}  {entry.max_abs_error:9.2e}  {entry.max_rel_error:9.2e}  {result}{note}")
-    failed = sum(not entry.passed for entry in report.entries)
+        result, note = "pass" if entry["passed"] else "FAIL", f"  ({entry['note']})" if entry["note"] else ""
+        errors = f"{entry['max_abs_error']:9.2e}  {entry['max_rel_error']:9.2e}"
+        lines.append(f"{entry['entry']:{width}}  {errors}  {result}{note}")
+    failed = sum(not entry["passed"] for entry in report.entries)
     total = len(report.entries)
     verdict = f"all {total} entries pass" if not failed else f"{failed} of {total} entries FAIL"
     return "\n".join([*lines, f"{verdict} at a relative tolerance of {report.tolerance:g}"])

@@ -1,6 +1,7 @@
 """The work of preparing, piece by piece: look at an image, cut its chips; and the processes that do it."""
 
 import datetime as dt
+import math
 import multiprocessing
 import zlib
 from collections import deque
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from anyband.arrays import Array, Bool, Num
 from anyband.data.manifest import ImageEntry, is_future
 from anyband.data.places import Place, PlacedImage, check_layout, check_split, off_globe, split_of
 from anyband.data.store import Split
-from anyband.errors import AnybandError, GeometryError, ManifestError, OutputError, RasterError, WorkerError
+from anyband.errors import AnybandError, GeometryError, InputError, ManifestError, OutputError, RasterError, WorkerError
 from anyband.rasters.footprints import View, chip_transform, plan_footprints
 from anyband.rasters.grid import Grid, Transform, Window, resample_bilinear, source_window
 from anyband.rasters.reader import RasterReader, open_raster
@@ -32,7 +33,7 @@ __all__ = [
     "Piece",
     "PlaceJob",
     "PlacedSurvey",
-    "Plan",
+    "PrepareOptions",
     "SurveyedImage",
     "chip_bytes",
     "cut_image",
@@ -101,20 +102,44 @@ PlacedSurvey = tuple[int, ImageEntry, ImageSurvey]
 """Number of an image in the list, and what is known of it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """How places are cut: options of `prepare`, and the folder where chips wait."""
-
-    chip_px: int | None
-    chip_m: float | None
-    min_valid: float
-    fractions: tuple[float, float, float]
-    seed: int
-    spool: Path
+_MIN_CHIP_PX = 16
 
 
-PlaceJob = tuple[Plan, list[tuple[int, ImageEntry]]]
-"""A declared place: the images of it, by their numbers."""
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """What decides the content of a store, besides the images."""
+
+    chip_px: int | None = None
+    """Side of a footprint in pixels of its finest image; None: whole images if they are small."""
+    chip_m: float | None = None
+    min_valid: float = 0.5
+    """Least share of data of a chip; chosen: half, as for a token to be seen."""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of the places for train, val and test."""
+    seed: int = 0
+    statistics: bool = False
+    """Whether to compute statistics of the train split too."""
+
+    def __post_init__(self) -> None:
+        if self.chip_px is not None and self.chip_m is not None:
+            raise InputError("chip_px and chip_m both say how large a chip is; give one of them")
+        if self.chip_px is not None and self.chip_px < _MIN_CHIP_PX:
+            raise InputError(f"chips of {self.chip_px} pixels are smaller than a patch ({_MIN_CHIP_PX} pixels)")
+        if self.chip_m is not None and not 0 < self.chip_m < math.inf:
+            raise InputError(f"chip_m must be over 0 metres and finite, found {self.chip_m:g}")
+        if not 0 <= self.min_valid <= 1:
+            raise InputError(f"min_valid is a share from 0 to 1, found {self.min_valid:g}")
+        # Written so that a share that is no number fails too.
+        if not (min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) <= 1e-6):
+            raise InputError(f"the shares of train, val and test must sum to 1, found {self.fractions}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make plain JSON."""
+        return {**asdict(self), "fractions": list(self.fractions)}
+
+
+PlaceJob = tuple[PrepareOptions, Path, list[tuple[int, ImageEntry]]]
+"""A declared place: how it is cut, the folder where chips wait, and its images by their numbers."""
 
 
 SurveyedImage = tuple[int, ImageSurvey | str, list[tuple[int, Cut | str]]]
@@ -166,12 +191,14 @@ def _untrue(entry: ImageEntry, survey: ImageSurvey) -> str | None:
     return None
 
 
-def plan_pieces(place: Place, images: Sequence[PlacedSurvey], plan: Plan) -> Iterator[tuple[int, list[Piece]]]:
+def plan_pieces(
+    place: Place, images: Sequence[PlacedSurvey], options: PrepareOptions, *, spool: Path
+) -> Iterator[tuple[int, list[Piece]]]:
     """Give for each image of a place (its position, and) the footprints that it covers, in pieces; none where it covers
     too little of any."""
-    layout, min_valid = place.layout, plan.min_valid
-    footprints = plan_footprints(layout, chip_px=plan.chip_px, chip_m=plan.chip_m, min_cover=min_valid)
-    split = place.split or split_of(place.name, seed=plan.seed, fractions=plan.fractions)
+    layout, min_valid = place.layout, options.min_valid
+    footprints = plan_footprints(layout, chip_px=options.chip_px, chip_m=options.chip_m, min_cover=min_valid)
+    split = place.split or split_of(place.name, seed=options.seed, fractions=options.fractions)
     for position, (image, entry, survey) in enumerate(images):
         chips = [
             (name, view, chip_transform(layout[0], box, view))
@@ -194,7 +221,7 @@ def plan_pieces(place: Place, images: Sequence[PlacedSurvey], plan: Plan) -> Ite
                     split=split,
                     chips=tuple(chips[start : start + size]),
                     min_valid=min_valid,
-                    spool=plan.spool / f"{number:012d}.chips",
+                    spool=spool / f"{number:012d}.chips",
                     is_last=start + size >= len(chips),
                 )
             )
@@ -219,7 +246,7 @@ def place_of(images: Sequence[PlacedSurvey]) -> Place:
 def work_place(job: PlaceJob) -> list[SurveyedImage]:
     """Survey the images of a declared place, and cut them while they are open where they are few and small; else, and
     where something is wrong, they are left to be cut later."""
-    plan, images = job
+    options, spool, images = job
     if len(images) > _MOST_TOGETHER:
         return [(number, survey_image(entry), []) for number, entry in images]
     with ExitStack() as opened:
@@ -230,7 +257,7 @@ def work_place(job: PlaceJob) -> list[SurveyedImage]:
         values = sum(survey.grid.height * survey.grid.width * len(entry.sensor.bands) for _, entry, survey in usable)
         if usable and values <= _MOST_VALUES_TOGETHER:
             with suppress(GeometryError, ManifestError):
-                for position, pieces in plan_pieces(place_of(usable), usable, plan):
+                for position, pieces in plan_pieces(place_of(usable), usable, options, spool=spool):
                     cuts[usable[position][0]] = [(one.number, cut_image(one, readers[position])) for one in pieces]
         return [(number, survey, cuts.get(number, [])) for number, _, survey, _ in looked_at]
 

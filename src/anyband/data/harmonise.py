@@ -174,10 +174,8 @@ def two_sigma(statistics: BandStatistics) -> BandStatistics:
     return BandStatistics(p01=mean - _NUM_SIGMAS * std, p99=mean + _NUM_SIGMAS * std, mean=0.0, std=1.0)
 
 
-def stretched(n: Normalisation, stretch: Stretch) -> Normalisation:
-    """Make the normalisation of a recipe's `data.stretch` from one by percentiles."""
-    if stretch == "percentiles":
-        return n
+def stretched(n: Normalisation) -> Normalisation:
+    """Make the normalisation of `data.stretch: two_sigma` from one by percentiles."""
     rows = zip(n.p01, n.p99, n.mean, n.std, strict=True)
     bands = [two_sigma(BandStatistics(p01=p01, p99=p99, mean=mean, std=std)) for p01, p99, mean, std in rows]
     return replace(

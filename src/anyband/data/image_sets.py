@@ -12,14 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from anyband.arrays import Array, Bool, Float, Int, Shaped
+from anyband.arrays import Array, Bool, Float, Int
 from anyband.data.resample import coarser_grid
 from anyband.data.store import ChipStore, Split
 from anyband.errors import StoreError, nearest_name
 
 __all__ = [
     "UNKNOWN_TIME",
-    "ChipMetadata",
     "ImageSets",
     "are_apart",
     "check_corners",
@@ -94,20 +93,6 @@ class ImageSets:
         taken: dict[str, Any] = {name: getattr(self, name)[images] for name in ("chips", "sources", "time_us")}
         names = ("capacity", "has_partner", *(("pair_kind",) if self.pair_kind is not None else ()))
         return replace(self, bounds=bounds, **taken, **{name: getattr(self, name)[samples] for name in names})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChipMetadata:
-    """What is known of each image of some sets beside its pixels."""
-
-    corners_deg: Float[Array, "set slot 4 2"]
-    """(longitude, latitude) of the chip's upper left, upper right, lower right, lower left corner. NaN: unknown."""
-    gsd_m: Float[Array, "set slot"]
-    """Of its pixels. NaN: unknown."""
-    shape_px: Int[Array, "set slot 2"]
-    """Rows and columns."""
-    time: Shaped[Array, "set slot"]
-    """UTC, `datetime64[us]`. NaT: unknown."""
 
 
 def check_sensors(store: ChipStore, names: Iterable[str]) -> None:
@@ -312,9 +297,11 @@ def _longest_ending(times_us: Sequence[int], gap_us: int) -> list[int]:
     return longest
 
 
-def chip_metadata(store: ChipStore, chips: Int[Array, "set slot"]) -> ChipMetadata:
-    """Look up what the index knows of some chips, by their rows. `StoreError` where a footprint is no quadrilateral, or
-    reaches outside longitudes ±180 and latitudes ±90."""
+def chip_metadata(store: ChipStore, chips: Int[Array, "set slot"]) -> dict[str, Array]:
+    """Look up what the index knows of some chips, by their rows: `corners_deg` (longitude, latitude of the upper left,
+    upper right, lower right, lower left corner; NaN: unknown), `gsd_m` (NaN: unknown), `shape_px` (rows and columns),
+    `time` (UTC, `datetime64[us]`; NaT: unknown). `StoreError` where a footprint is no quadrilateral, or reaches outside
+    longitudes ±180 and latitudes ±90."""
     rows = chips.ravel()
     taken = store.index.select(["array", "geometry", "gsd_m", "datetime"]).take(pa.array(rows))
     infos = [store.arrays[name] for name in taken.column("array").to_pylist()]
@@ -322,12 +309,12 @@ def chip_metadata(store: ChipStore, chips: Int[Array, "set slot"]) -> ChipMetada
     corners = [_corners(store, int(row), wkb) for row, wkb in zip(rows, shapes, strict=True)]
     gsd_m = np.array(taken.column("gsd_m").to_numpy(), dtype=np.float64)
     time_us = taken.column("datetime").cast("int64").fill_null(_NOT_A_TIME).to_numpy()
-    return ChipMetadata(
-        corners_deg=np.array(corners, dtype=np.float64).reshape(*chips.shape, 4, 2),
-        gsd_m=gsd_m.reshape(chips.shape),
-        shape_px=np.array([(info.height, info.width) for info in infos], dtype=np.int64).reshape(*chips.shape, 2),
-        time=np.asarray(time_us, dtype="datetime64[us]").reshape(chips.shape),
-    )
+    return {
+        "corners_deg": np.array(corners, dtype=np.float64).reshape(*chips.shape, 4, 2),
+        "gsd_m": gsd_m.reshape(chips.shape),
+        "shape_px": np.array([(info.height, info.width) for info in infos], dtype=np.int64).reshape(*chips.shape, 2),
+        "time": np.asarray(time_us, dtype="datetime64[us]").reshape(chips.shape),
+    }
 
 
 def check_corners(store: ChipStore, chips: Int[Array, " image"]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Int, Num
-from anyband.data.image_sets import ChipMetadata, ImageSets, are_apart, chip_metadata, gap_us, room_left
+from anyband.data.image_sets import ImageSets, are_apart, chip_metadata, gap_us, room_left
 from anyband.data.store import ChipStore
 from anyband.randomness import generator, permutation
 
@@ -404,8 +404,8 @@ class RawSets:
     rows: Int[Array, "set slot"] | None
     """Where each image stands when the groups are laid one after the other; None: group k is slot k of every set."""
     draw: SetDraw
-    metadata: ChipMetadata | None
-    """What is known of each beside its pixels; None: nothing was looked up."""
+    metadata: dict[str, Array] | None
+    """What `chip_metadata` gives; None: nothing was looked up."""
 
 
 def read_sets(store: ChipStore, draw: SetDraw, *, shards: OpenShards | None = None, metadata: bool = True) -> RawSets:

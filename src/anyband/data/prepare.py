@@ -1,13 +1,12 @@
 """Rasters of a manifest become a chip store."""
 
 import json
-import math
 import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from heapq import heappop, heappush
@@ -24,7 +23,7 @@ from anyband.data.cutting import (
     Piece,
     PlacedSurvey,
     PlaceJob,
-    Plan,
+    PrepareOptions,
     SurveyedImage,
     chip_bytes,
     cut_image,
@@ -47,46 +46,12 @@ from anyband.sensors.sensor import Encoding, Sensor, sensor_to_dict
 
 __all__ = ["PrepareOptions", "PrepareReport", "count_index", "describe_store", "prepare"]
 
-_MIN_CHIP_PX = 16
 # chosen: as many skipped images are listed as fit a screen; `store.json` has all.
 _LISTED = 20
 _NAMED_PROBLEMS = 3
 # chosen: what a batch costs to hand out is little beside so many images; what is lost with a killed worker too.
 _LARGEST_BATCH = 32
 _BATCHES_PER_WORKER = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareOptions:
-    """What decides the content of a store, besides the images."""
-
-    chip_px: int | None = None
-    """Side of a footprint in pixels of its finest image; None: whole images if they are small."""
-    chip_m: float | None = None
-    min_valid: float = 0.5
-    """Least share of data of a chip; chosen: half, as for a token to be seen."""
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of the places for train, val and test."""
-    seed: int = 0
-    statistics: bool = False
-    """Whether to compute statistics of the train split too."""
-
-    def __post_init__(self) -> None:
-        if self.chip_px is not None and self.chip_m is not None:
-            raise InputError("chip_px and chip_m both say how large a chip is; give one of them")
-        if self.chip_px is not None and self.chip_px < _MIN_CHIP_PX:
-            raise InputError(f"chips of {self.chip_px} pixels are smaller than a patch ({_MIN_CHIP_PX} pixels)")
-        if self.chip_m is not None and not 0 < self.chip_m < math.inf:
-            raise InputError(f"chip_m must be over 0 metres and finite, found {self.chip_m:g}")
-        if not 0 <= self.min_valid <= 1:
-            raise InputError(f"min_valid is a share from 0 to 1, found {self.min_valid:g}")
-        # Written so that a share that is no number fails too.
-        if not (min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) <= 1e-6):
-            raise InputError(f"the shares of train, val and test must sum to 1, found {self.fractions}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Make plain JSON."""
-        return {**asdict(self), "fractions": list(self.fractions)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,15 +188,8 @@ class _Run:
         # Small jobs are done one by one, large ones in batches.
         batch = min(_LARGEST_BATCH, max(1, ledger.num_images() // (_BATCHES_PER_WORKER * workers)))
         self._how: dict[str, Any] = {"executor": pool, "workers": workers, "batch": batch}
-        (folder / "spool").mkdir(exist_ok=True)
-        self._plan = Plan(
-            chip_px=options.chip_px,
-            chip_m=options.chip_m,
-            min_valid=options.min_valid,
-            fractions=options.fractions,
-            seed=options.seed,
-            spool=folder / "spool",
-        )
+        self._spool = folder / "spool"
+        self._spool.mkdir(exist_ok=True)
 
     def chips(self) -> StoreWriter:
         """Survey and cut all images: one place after the other where all are declared, else all are surveyed first."""
@@ -286,7 +244,7 @@ class _Run:
         def jobs() -> Iterator[tuple[int, PlaceJob]]:
             for numbers in ledger.declared():
                 ahead[numbers[0]] = numbers
-                yield numbers[0], (self._plan, [(number, ledger.entry(number)) for number in numbers])
+                yield numbers[0], (self._options, self._spool, [(number, ledger.entry(number)) for number in numbers])
 
         def find(first: int) -> list[SurveyedImage] | None:
             surveys = [(number, ledger.survey(number)) for number in ahead.pop(first)]
@@ -296,7 +254,7 @@ class _Run:
         # Places whose first images were skipped: they come after others.
         held: list[tuple[int, list[int]]] = []
         work = run_pieces(jobs(), work_place, find=find, keep=lambda _, found: ledger.keep_place(found), **self._how)
-        for (_, images), surveys in work:
+        for (_, _, images), surveys in work:
             while held and held[0][0] < images[0][0]:
                 yield self._place_of(heappop(held)[1])
             for (number, entry), (_, survey, _) in zip(images, surveys, strict=True):
@@ -321,7 +279,7 @@ class _Run:
         """Give for each image of each place the footprints that it covers, in pieces; others are skipped. A piece is
         made when it is asked for, so that the plan of a large archive is never in memory."""
         for place, images in places:
-            for position, pieces in plan_pieces(place, images, self._plan):
+            for position, pieces in plan_pieces(place, images, self._options, spool=self._spool):
                 image, entry, _ = images[position]
                 if not pieces:
                     least = self._options.min_valid

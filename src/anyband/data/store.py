@@ -32,7 +32,6 @@ __all__ = [
     "INDEX_SCHEMA",
     "SPLITS",
     "STORE_VERSION",
-    "ArrayInfo",
     "ArraySpec",
     "ChipStore",
     "ReadRows",
@@ -241,7 +240,7 @@ INDEX_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """What all chips of one array share."""
+    """What all chips of one array share; of an array that is written, also what it holds."""
 
     sensor: str
     bands: tuple[str, ...]
@@ -253,26 +252,20 @@ class ArraySpec:
     """By band."""
     nodata: float | None
     """Digital number at places without data; None where only the `valid` array tells."""
+    name: str = ""
+    """Of the array and of its folder, for example `sentinel2-l2a_96x96`."""
+    num_chips: int = 0
+    chips_per_shard: int = 0
+    """Chips in one file; chips of one shard are read faster together."""
+    has_valid: bool = False
+    """Whether the store keeps a `valid` array beside it."""
+    digest: str = ""
+    """Hash of all digital numbers and their validity."""
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON."""
         encoding = {band: asdict(entry) for band, entry in self.encoding.items()}
         return {**vars(self), "bands": list(self.bands), "encoding": encoding}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArrayInfo(ArraySpec):
-    """One array of a store."""
-
-    name: str
-    """Of the array and of its folder, for example `sentinel2-l2a_96x96`."""
-    num_chips: int
-    chips_per_shard: int
-    """Chips in one file; chips of one shard are read faster together."""
-    has_valid: bool
-    """Whether the store keeps a `valid` array beside it."""
-    digest: str
-    """Hash of all digital numbers and their validity."""
 
 
 STORE_VERSION = 1
@@ -298,13 +291,13 @@ class ChipStore:
         self.path: Path | str = location.root
         self.version: int = header["version"]
         self.sensors: dict[str, Sensor] = {name: sensor_from_dict(entry) for name, entry in header["sensors"].items()}
-        self.arrays: dict[str, ArrayInfo] = {}
+        self.arrays: dict[str, ArraySpec] = {}
         for entry in header["arrays"]:
             encoding = {
                 band: checked(Encoding, raw, where=f"encoding of '{band}'") for band, raw in entry["encoding"].items()
             }
             read = {**entry, "bands": tuple(entry["bands"]), "encoding": encoding}
-            self.arrays[entry["name"]] = ArrayInfo(**read)
+            self.arrays[entry["name"]] = ArraySpec(**read)
         self.statistics: dict[str, dict[str, BandStatistics]] = {
             sensor: {band: BandStatistics(**entry) for band, entry in bands.items()}
             for sensor, bands in header.get("statistics", {}).items()

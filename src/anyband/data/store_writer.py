@@ -11,7 +11,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
 from itertools import count
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import tensorstore as ts
 
 from anyband.arrays import Array, Bool, Num
-from anyband.data.store import INDEX_SCHEMA, STORE_VERSION, ArrayInfo, ArraySpec, Split, header_text
+from anyband.data.store import INDEX_SCHEMA, STORE_VERSION, ArraySpec, Split, header_text
 from anyband.errors import OutputError
 from anyband.files import sync, whole_directory
 from anyband.sensors.sensor import Sensor, sensor_to_dict
@@ -365,10 +365,10 @@ class _GrowingArray:
     def has_valid(self) -> bool:
         return any(partial for _, partial in self.done)
 
-    def info(self) -> ArrayInfo:
+    def info(self) -> ArraySpec:
         digest = blake2b("".join(digest for digest, _ in self.done).encode(), digest_size=16).hexdigest()
-        return ArrayInfo(
-            **vars(self.spec),
+        return replace(
+            self.spec,
             name=self.name,
             num_chips=self.num_chips,
             chips_per_shard=self.chips_per_shard,

@@ -16,7 +16,6 @@ from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.data.store import ChipStore
 from anyband.encode.input_spec import InputSpec, checkpoint_sensor, input_spec_for
 from anyband.encode.metadata import (
-    CheckedMetadata,
     EncodeOptions,
     Features,
     ImageMetadata,
@@ -487,7 +486,7 @@ def _set_image(image: SetImage, name: str) -> tuple[Tensor, Tensor | None]:
         raise InputError(f"{name}: {problem}") from problem
 
 
-def _checked_all(metadata: ImageMetadata | Sequence[ImageMetadata] | None, count: int) -> list[CheckedMetadata]:
+def _checked_all(metadata: ImageMetadata | Sequence[ImageMetadata] | None, count: int) -> list[ImageMetadata]:
     """Check what is known of the images of a batch; empty where nothing is."""
     if metadata is None:
         return []
@@ -500,7 +499,7 @@ def _checked_all(metadata: ImageMetadata | Sequence[ImageMetadata] | None, count
 
 
 def _input_gsd_m(
-    metadata: Sequence[Sequence[CheckedMetadata]], shapes: Sequence[tuple[int, int]], img_size: int | None
+    metadata: Sequence[Sequence[ImageMetadata]], shapes: Sequence[tuple[int, int]], img_size: int | None
 ) -> Float[Array, "set slot"]:
     """Compute how large the network's pixels are on the ground, metres, when images are resized whole."""
     gsd_m = np.array([[one.gsd_m for one in images] for images in metadata])

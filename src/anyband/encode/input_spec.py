@@ -167,8 +167,8 @@ def input_spec_for(
     normalisation = replace(normalisation, source=f"encoding '{encoding or sensor.default_encoding}'; {source}")
     if source != _TRAINED:
         data = (checkpoint.recipe or {}).get("data")
-        is_two_sigma = isinstance(data, dict) and data.get("stretch") == "two_sigma"
-        normalisation = stretched(normalisation, "two_sigma" if is_two_sigma else "percentiles")
+        if isinstance(data, dict) and data.get("stretch") == "two_sigma":
+            normalisation = stretched(normalisation)
     return InputSpec(sensor=sensor, statistics=normalisation, assignment=assignment, statistics_source=source)
 
 

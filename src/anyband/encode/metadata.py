@@ -17,7 +17,6 @@ from anyband.sensors.sensor import BandStatistics, Sensor
 
 __all__ = [
     "METADATA",
-    "CheckedMetadata",
     "Corners",
     "EncodeOptions",
     "Features",
@@ -199,52 +198,42 @@ def _tensor(values: Array) -> Tensor:
 _LEAST_SHARED = 0.5
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CheckedMetadata:
-    """What is known of one image; NaN and NaT where something is not."""
-
-    corners_deg: Float[Array, "4 2"]
-    """(longitude, latitude): upper left, upper right, lower right, lower left."""
-    gsd_m: float
-    """Of the image's own pixels."""
-    time: np.datetime64
-    """UTC, in microseconds."""
-
-
-def checked_metadata(metadata: ImageMetadata | None, *, name: str) -> CheckedMetadata:
-    """Check what a user says of an image. `InputError` where corners are no longitudes and latitudes, a ground sampling
+def checked_metadata(metadata: ImageMetadata | None, *, name: str) -> ImageMetadata:
+    """Check what a user says of an image; it becomes an array, a float and a UTC time in microseconds, NaN and NaT
+    where nothing is known. `InputError` where corners are no longitudes and latitudes, a ground sampling
     distance is 0 or less, or a date doesn't parse or lies in the future."""
     one = metadata or ImageMetadata()
     try:
-        return CheckedMetadata(corners_deg=_corners(one.corners_deg), gsd_m=_gsd_m(one.gsd_m), time=_time(one.datetime))
+        return ImageMetadata(
+            corners_deg=_corners(one.corners_deg), gsd_m=_gsd_m(one.gsd_m), datetime=_time(one.datetime)
+        )
     except InputError as problem:
         raise InputError(f"{name}: {problem}") from problem
 
 
-def network_metadata(
-    metadata: Sequence[Sequence[CheckedMetadata]], input_gsd_m: Float[Array, "set slot"]
-) -> SetMetadata:
+def network_metadata(metadata: Sequence[Sequence[ImageMetadata]], input_gsd_m: Float[Array, "set slot"]) -> SetMetadata:
     """Bring what is known of sets of equally many images to what networks take; NaN where unknown."""
-    names = ("corners_deg", "gsd_m", "time")
+    names = ("corners_deg", "gsd_m", "datetime")
     columns = (np.array([[getattr(one, name) for one in images] for images in metadata]) for name in names)
     corners_deg, gsd_m, time = columns
     return set_metadata(corners_deg, gsd_m, time, input_gsd_m)
 
 
-def check_one_footprint(metadata: Sequence[CheckedMetadata], names: Sequence[str]) -> None:
+def check_one_footprint(metadata: Sequence[ImageMetadata], names: Sequence[str]) -> None:
     """See that images whose corners are known show one piece of ground: each at least half of each other's.
     `GeometryError` names two that do not."""
-    placed = [(one, name) for one, name in zip(metadata, names, strict=True) if not np.isnan(one.corners_deg).any()]
+    corners = [np.asarray(one.corners_deg, dtype=np.float64) for one in metadata]
+    placed = [(one, name) for one, name in zip(corners, names, strict=True) if not np.isnan(one).any()]
     if len(placed) < 2:
         return
     first, first_name = placed[0]
     for other, name in placed[1:]:
-        shared = _shared_area(first.corners_deg, other.corners_deg)
+        shared = _shared_area(first, other)
         if shared < _LEAST_SHARED:
             raise GeometryError(
                 f"images of a set must show the same ground, but {first_name} and {name} share {shared:.0%} of the "
-                f"larger one: {first_name} lies at {_extent(first.corners_deg)}, {name} at "
-                f"{_extent(other.corners_deg)}; cut both to what they share, or encode them apart"
+                f"larger one: {first_name} lies at {_extent(first)}, {name} at {_extent(other)}; cut both to what they "
+                "share, or encode them apart"
             )
 
 

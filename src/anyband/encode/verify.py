@@ -20,7 +20,7 @@ from anyband.models.patches import gather_tokens
 from anyband.sensors.assignment import assign, mixing_of_ranges
 from anyband.sensors.catalogue import get_sensor
 
-__all__ = ["EntryResult", "VerifyReport", "compare", "follow_pairs", "verify"]
+__all__ = ["VerifyReport", "compare", "follow_pairs", "verify"]
 
 _SENSOR_OUTPUTS = ("cls", "vit_cls", "vit_feature_map")
 _PAIR_INPUTS = ("from_a", "masked", "ids_keep")
@@ -80,35 +80,23 @@ Group = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EntryResult:
-    """How far one recorded entry and what the checkpoint gives are apart."""
-
-    entry: str
-    max_abs_error: float
-    max_rel_error: float
-    """Largest difference over the entry's largest value."""
-    passed: bool
-    """Whether the relative error is within the tolerance."""
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class VerifyReport:
     """All entries of a file of vectors."""
 
     tolerance: float
     """Largest relative error that passes."""
-    entries: tuple[EntryResult, ...]
-    """In the order of the file."""
+    entries: tuple[dict[str, Any], ...]
+    """In the order of the file: `entry`, `max_abs_error`, `max_rel_error` (over the entry's largest value), `passed`
+    (that error is within the tolerance) and `note`."""
 
     @property
     def passed(self) -> bool:
         """Whether every entry passes."""
-        return all(entry.passed for entry in self.entries)
+        return all(entry["passed"] for entry in self.entries)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON; an error that is no number becomes null."""
-        rows = [asdict(entry) for entry in self.entries]
+        rows = [dict(entry) for entry in self.entries]
         for row in rows:
             for key in ("max_abs_error", "max_rel_error"):
                 row[key] = row[key] if math.isfinite(row[key]) else None
@@ -154,7 +142,7 @@ def verify(checkpoint: str | Path, vectors: Path, *, tolerance: float = 1e-5) ->
     return VerifyReport(tolerance=tolerance, entries=tuple(results))
 
 
-def compare(entry: str, found: Tensor, expected: Tensor, *, tolerance: float, note: str = "") -> EntryResult:
+def compare(entry: str, found: Tensor, expected: Tensor, *, tolerance: float, note: str = "") -> dict[str, Any]:
     """Compare one output with its record, by the largest relative error. NaN or infinity on either side fails."""
     if found.shape != expected.shape:
         raise InputError(
@@ -163,9 +151,8 @@ def compare(entry: str, found: Tensor, expected: Tensor, *, tolerance: float, no
     error = (found.double() - expected.double()).abs().max().item()
     largest = expected.double().abs().max().item()
     relative = error / largest if largest else (0.0 if error == 0 else math.inf)
-    return EntryResult(
-        entry=entry, max_abs_error=error, max_rel_error=relative, passed=relative <= tolerance, note=note
-    )
+    passed = relative <= tolerance
+    return {"entry": entry, "max_abs_error": error, "max_rel_error": relative, "passed": passed, "note": note}
 
 
 def _grouped(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
@@ -239,9 +226,9 @@ def _image_outputs(
         found = {"cls": cls, "vit_cls": cls}
         if "vit_feature_map" in groups[name]:
             # The map was recorded before the last norm.
-            sets = encoder.embed_sets(SetBatch(groups=(batch,)))
-            (level,) = encoder.token_levels(sets.tokens[:, 0], None, blocks=(encoder.config.depth - 1,))
-            found["vit_feature_map"] = rearrange(level, "b (h w) d -> b d h w", h=sets.grid[0])
+            tokens, _, (height, _) = encoder.embed_sets(SetBatch(groups=(batch,)))
+            (level,) = encoder.token_levels(tokens[:, 0], None, blocks=(encoder.config.depth - 1,))
+            found["vit_feature_map"] = rearrange(level, "b (h w) d -> b d h w", h=height)
         yield name, found
 
 

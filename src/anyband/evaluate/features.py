@@ -94,12 +94,12 @@ class FusedEncoder(nn.Module):
 
     def forward(self, batch: TaskBatch, *, step: int = 0) -> Float[Tensor, "sample width"]:
         """Make one vector a sample, with gradients; `step` is of training, for what is drawn, 0 where nothing is."""
-        sets, sequences, hidden = self._embedded(batch, step)
-        sequence = self.encoder.encoder.encode_tokens(sequences, hidden)
+        (embedded, hidden, _), sequences = self._embedded(batch, step)
+        sequence, samples = self.encoder.encoder.encode_tokens(*sequences), len(embedded)
         if self.pool == "cls":
-            return rearrange(sequence[:, 0], "(s q) d -> s (q d)", s=len(sets.tokens))
-        tokens = rearrange(sequence[:, 1:], "(s q) (k n) d -> s (q k) n d", s=len(sets.tokens), n=sets.tokens.shape[2])
-        seen = tokens.new_ones(tokens.shape[:3]) if sets.hidden is None else (~sets.hidden).to(tokens.dtype)
+            return rearrange(sequence[:, 0], "(s q) d -> s (q d)", s=samples)
+        tokens = rearrange(sequence[:, 1:], "(s q) (k n) d -> s (q k) n d", s=samples, n=embedded.shape[2])
+        seen = tokens.new_ones(tokens.shape[:3]) if hidden is None else (~hidden).to(tokens.dtype)
         counts = seen.sum(dim=2, keepdim=True)
         means = (tokens * seen[..., None]).sum(dim=2) / counts.clamp(min=1)
         if self.fusion != "joint":
@@ -113,30 +113,30 @@ class FusedEncoder(nn.Module):
         """Make maps of patch features after chosen blocks, with gradients; a block must be there, else `InputError`.
         A map has the first image's channels, then the next one's; patches that are hidden have numbers without meaning.
         """
-        encoder, (sets, tokens, hidden) = self.encoder.encoder, self._embedded(batch, step)
+        encoder, ((*_, grid), sequences) = self.encoder.encoder, self._embedded(batch, step)
         if blocks == "final":
-            levels: tuple[Tensor, ...] = (encoder.encode_tokens(tokens, hidden)[:, 1:],)
+            levels: tuple[Tensor, ...] = (encoder.encode_tokens(*sequences)[:, 1:],)
         else:
-            levels = encoder.token_levels(tokens, hidden, blocks=blocks)
-        (rows, cols), samples = sets.grid, len(batch.samples)
+            levels = encoder.token_levels(*sequences, blocks=blocks)
+        (rows, cols), samples = grid, len(batch.samples)
         return tuple(rearrange(one, "(s q) (k h w) d -> s (q k d) h w", s=samples, h=rows, w=cols) for one in levels)
 
-    def _embedded(self, batch: TaskBatch, step: int) -> tuple[TokenSets, Tensor, Tensor | None]:
+    def _embedded(self, batch: TaskBatch, step: int) -> tuple[TokenSets, tuple[Tensor, Tensor | None]]:
         """Project the images to tokens (sample, slot, token, width); give them, and what goes into the first block.
         Sequences are one a sample for joint sets, else one a slot; beside them stands which tokens are hidden.
         """
         images, metadata = batch.images, batch.metadata if self.metadata else None
         if self.fusion == "stack":
             images, metadata = (stacked_images(images),), None if metadata is None else _slots_of(metadata, slice(0, 1))
-        sets = self.encoder.encoder.embed_sets(SetBatch(groups=tuple(images), metadata=metadata))
+        tokens, hidden, grid = self.encoder.encoder.embed_sets(SetBatch(groups=tuple(images), metadata=metadata))
         if self.fusion == "mixup_concat":
-            samples, shape = batch.samples.tolist(), (sets.tokens.shape[2],)
+            samples, shape = batch.samples.tolist(), (tokens.shape[2],)
             noise = uniform(self.seed, step=step, samples=samples, purpose="mixup concatenation", shape=shape)
             from_a = smallest_first(torch.from_numpy(noise), round(_MIXUP_RATIO * noise.shape[1]))
-            sets = mixed_tokens(sets, from_a.to(sets.tokens.device))
+            tokens, hidden = mixed_tokens(tokens, hidden, from_a.to(tokens.device))
         first = 1 if self.fusion == "joint" else 0
-        hidden = None if sets.hidden is None else sets.hidden.flatten(first, first + 1)
-        return sets, sets.tokens.flatten(first, first + 1), hidden
+        sequences = tokens.flatten(first, first + 1), None if hidden is None else hidden.flatten(first, first + 1)
+        return (tokens, hidden, grid), sequences
 
 
 class SiameseEncoder(nn.Module):
@@ -171,19 +171,18 @@ class SiameseEncoder(nn.Module):
         return tuple(torch.cat([early, change], dim=1) for early, change in zip(before, changes, strict=True))
 
 
-def mixed_tokens(sets: TokenSets, from_a: Bool[Tensor, "set token"]) -> TokenSets:
+def mixed_tokens(
+    tokens: Float[Tensor, "set 2 token width"],
+    hidden: Bool[Tensor, "set 2 token"] | None,
+    from_a: Bool[Tensor, "set token"],
+) -> tuple[Float[Tensor, "set 2 token width"], Bool[Tensor, "set 2 token"] | None]:
     """Exchange tokens of the images a and b of each set: a' takes those of a where `from_a`, b' the others.
     Tokens keep what they carry: a' + b' = a + b. A hidden token is hidden wherever it goes.
     Source: SMARTIES (arXiv 2506.19585), equations 1 and 2.
     """
     # Slot 0 keeps its own where `from_a`, and so does slot 1.
-    own, other = sets.tokens, sets.tokens.flip(1)
-    hidden = sets.hidden
-    return TokenSets(
-        tokens=torch.where(from_a[:, None, :, None], own, other),
-        hidden=None if hidden is None else torch.where(from_a[:, None], hidden, hidden.flip(1)),
-        grid=sets.grid,
-    )
+    mixed = torch.where(from_a[:, None, :, None], tokens, tokens.flip(1))
+    return mixed, None if hidden is None else torch.where(from_a[:, None], hidden, hidden.flip(1))
 
 
 def stacked_images(images: Sequence[ImageBatch]) -> ImageBatch:

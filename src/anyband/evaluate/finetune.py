@@ -22,9 +22,9 @@ from anyband.evaluate.fitting import (
 )
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import (
-    VALIDATION_METRICS,
     LabelledFeatures,
     check_same_classes,
+    chosen_epoch,
     metric_value,
     predictions_of,
 )
@@ -176,7 +176,7 @@ def _finetuned(context: Context, name: str) -> Result:
     model = ImageModel(encoder, num_slots=len(data.sensors[0]), num_outputs=num_outputs, seed=recipe.seed)
     note = trained_weights_note(model)
     mean, std = _scale_of(data)
-    fitted = fit(
+    losses, validation = fit(
         model,
         recipe.fit,
         batches=reader.training_batches,
@@ -197,8 +197,8 @@ def _finetuned(context: Context, name: str) -> Result:
         features=name,
         width=model.head.in_features,
         predictions=predictions_of(data, data.split("test"), _restored(data, outputs, mean, std)),
-        chosen={"epoch": fitted.best_epoch, f"validation {VALIDATION_METRICS[data.kind]}": max(fitted.validation)},
-        curves={"training loss": fitted.losses, "validation": fitted.validation},
+        chosen=chosen_epoch(validation, data.kind),
+        curves={"training loss": losses, "validation": validation},
         model=_weights(adapted, model.head, mean, std),
         checkpoint=tuned_checkpoint(adapted.encoder, specs) if tuned else None,
         notes=(*adapted.notes, note),

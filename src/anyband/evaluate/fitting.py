@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaptedEncoder",
-    "FitResult",
     "adapt",
     "checkpoint_of",
     "fit",
@@ -51,17 +50,6 @@ _MAX_NAMED = 8
 _DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """How a network was fitted. The network itself holds the weights of the chosen epoch."""
-
-    best_epoch: int
-    """The first epoch, from 1, with the best validation score."""
-    losses: tuple[float, ...]
-    validation: tuple[float, ...]
-    """Validation score after each epoch; fewer than the recipe's where it lost patience."""
-
-
 def fit(
     model: nn.Module,
     recipe: FitRecipe,
@@ -75,9 +63,10 @@ def fit(
     device: str = "cpu",
     title: str = "fitting",
     shown: bool = False,
-) -> FitResult:
-    """Fit a network: AdamW by epochs, after each of which validation scores it; the best weights are put back.
-    Equal arguments give equal weights. What does not require gradients stays as it is.
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Fit a network: AdamW by epochs, after each of which validation scores it; the best weights are put back. Gives
+    mean loss and validation score of each epoch, fewer than the recipe's where it lost patience. Equal arguments give
+    equal weights. What does not require gradients stays as it is.
     Args:
         model: changed in place, left on the device in evaluation mode.
         batches: training batches of an epoch, from 0; each call gives the same.
@@ -120,7 +109,7 @@ def fit(
         for name, one in changing.items():
             one.copy_(best[name])
     model.eval()
-    return FitResult(best_epoch=best_epoch, losses=tuple(losses), validation=tuple(validation))
+    return tuple(losses), tuple(validation)
 
 
 def fit_schedule(recipe: FitRecipe, *, steps_per_epoch: int) -> Schedule:

@@ -20,7 +20,7 @@ from anyband.data.harmonise import StatisticsAccumulator, decode
 from anyband.data.resample import apply_to_map, coarser_grid, whole_footprint
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import InputSpec, joined_batches, read_statistics
-from anyband.encode.metadata import CheckedMetadata, check_one_footprint
+from anyband.encode.metadata import ImageMetadata, check_one_footprint
 from anyband.errors import CatalogueError, InputError
 from anyband.evaluate.recipe import Resize, TransferRecipe
 from anyband.evaluate.samples import (
@@ -357,7 +357,7 @@ class TaskReader:
             targets=wanted,
         )
 
-    def _known(self, position: int, sample: Sample) -> list[CheckedMetadata]:
+    def _known(self, position: int, sample: Sample) -> list[ImageMetadata]:
         """Take what is known of the images of a sample, and see that they show the same ground."""
         title, slots = self.data.names[position], enumerate(sample.images, start=1)
         names = [f"'{title}', image {slot} ({image.sensor.name})" for slot, image in slots]

@@ -25,7 +25,7 @@ from anyband.evaluate.features import (
 )
 from anyband.evaluate.fitting import adapt, checkpoint_of, fit, predicting, trained_weights_note
 from anyband.evaluate.inputs import TaskReader
-from anyband.evaluate.metrics import VALIDATION_METRICS, Counted, count_map, map_predictions, metric_of, value_of
+from anyband.evaluate.metrics import Counted, chosen_epoch, count_map, map_predictions, metric_of, value_of
 from anyband.evaluate.recipe import AugmentRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
@@ -193,7 +193,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         context = replace(context, reader=TaskReader(sensor_encoder, data, recipe))
     samples = _MapSamples(context, network.to(context.device), encoder)
     notes = () if adapted is None else (*adapted.notes, trained_weights_note(network))
-    fitted = fit(
+    losses, validation = fit(
         network,
         recipe.fit,
         batches=samples.training_batches,
@@ -224,8 +224,8 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         features=name,
         width=width,
         predictions=map_predictions(data, counted),
-        chosen={"epoch": fitted.best_epoch, f"validation {VALIDATION_METRICS[data.kind]}": max(fitted.validation)},
-        curves={"training loss": fitted.losses, "validation": fitted.validation},
+        chosen=chosen_epoch(validation, data.kind),
+        curves={"training loss": losses, "validation": validation},
         maps=maps,
         model=weights if adapted is None else {**checkpoint_of(adapted.encoder).state, **weights},
         notes=notes,

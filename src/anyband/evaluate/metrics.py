@@ -31,6 +31,7 @@ __all__ = [
     "Score",
     "Weighted",
     "check_same_classes",
+    "chosen_epoch",
     "class_average_precisions",
     "confusion_of",
     "count_map",
@@ -187,6 +188,12 @@ VALIDATION_METRICS: dict[TaskKind, str] = {
     "number_map": "minus rmse",
 }
 """What validation compares; higher is better."""
+
+
+def chosen_epoch(validation: Sequence[float], kind: TaskKind) -> dict[str, int | float]:
+    """Name the epoch, from 1, whose weights were kept, and its validation score."""
+    return {"epoch": 1 + validation.index(max(validation)), f"validation {VALIDATION_METRICS[kind]}": max(validation)}
+
 
 COLUMN_TITLES = {name: f"{one.title}, %" if one.percent else one.title for name, one in METRICS.items()}
 """Heads of columns: `accuracy, %`."""

@@ -21,7 +21,7 @@ from anyband.data.resample import (
     resized,
     whole_footprint,
 )
-from anyband.encode.metadata import CheckedMetadata, ImageMetadata, checked_metadata, set_metadata
+from anyband.encode.metadata import ImageMetadata, checked_metadata, set_metadata
 from anyband.evaluate.recipe import AugmentRecipe, Resize
 from anyband.labelled.samples import Sample, SampleImage
 from anyband.models.inputs import ImageBatch, SetMetadata
@@ -206,7 +206,7 @@ def labelled_pixels(sample: Sample) -> Bool[Array, "row col"] | None:
     return None if sample.number_map is None else np.isfinite(sample.number_map)
 
 
-def metadata_of(image: SampleImage, name: str) -> CheckedMetadata:
+def metadata_of(image: SampleImage, name: str) -> ImageMetadata:
     """Take what is known of an image; `name` is for messages."""
     grid, crs = image.grid, None if image.grid is None else image.grid.crs
     gsd_m = None if grid is None or crs is None else grid.gsd_m
@@ -221,7 +221,7 @@ def metadata_of(image: SampleImage, name: str) -> CheckedMetadata:
 
 
 def network_metadata(
-    known: Sequence[Sequence[CheckedMetadata]],
+    known: Sequence[Sequence[ImageMetadata]],
     shapes: Sequence[tuple[int, int]],
     drawn: Augmentation,
     resize: Resize,
@@ -231,7 +231,7 @@ def network_metadata(
     """Bring what is known of samples of one shape to what networks take, for the part that the network sees."""
     corners_deg = np.array([[one.corners_deg for one in images] for images in known])
     gsd_m = np.array([[one.gsd_m for one in images] for images in known])
-    time = np.array([[one.time for one in images] for images in known])
+    time = np.array([[one.datetime for one in images] for images in known])
     shape_px = np.tile(np.array(shapes), (len(known), 1, 1))
     if resize != "short_side":
         seen_m = input_gsd_m(drawn, gsd_m, shape_px, img_size=img_size)

@@ -42,7 +42,7 @@ from anyband.labelled.samples import (
 from anyband.labelled.splits import draw_places, splits_from_lists
 from anyband.labelled.tables import VECTOR_ENDINGS, LabelFile, ListedSample, list_samples
 from anyband.progress import progress
-from anyband.rasters.grid import Grid, Tile, Window, check_same_ground, matching_window, tiles_of
+from anyband.rasters.grid import Grid, Tile, Window, check_same_ground, matching_window, own_pixels, tiles_of
 from anyband.rasters.reader import open_raster
 from anyband.sensors.sensor import Sensor
 
@@ -95,7 +95,7 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
     contents, labels = maps.hashes()
     classes = () if maps.classes is None else class_names(maps.classes)
     names = tuple(
-        scene.sample.name + ("" if tile.window == scene.grids[0].whole else f" ({tile.window})")
+        scene.sample.name + ("" if tile[0] == scene.grids[0].whole else f" ({tile[0]})")
         for scene, tile in zip(maps.scenes, maps.tiles, strict=True)
     )
     data = TaskData(
@@ -264,7 +264,7 @@ class _Maps:
         names = {scene: [entry.name for entry in scene.sample.images] for scene in scenes}
         windows = [
             [
-                matching_window(tile.window, scene.grids[0], grid, names=(names[scene][0], name))
+                matching_window(tile[0], scene.grids[0], grid, names=(names[scene][0], name))
                 for grid, name in zip(scene.grids, names[scene], strict=True)
             ]
             for scene, tile, _, _ in cut
@@ -273,8 +273,8 @@ class _Maps:
             # Pixels of each value; those of numbers as one value.
             counts: list[dict[int, int]] = []
             for scene, tile, _, _ in cut:
-                pixels = self._pixels(scene, tile.window)
-                known = pixels[1] & tile.is_own()
+                pixels = self._pixels(scene, tile[0])
+                known = pixels[1] & own_pixels(tile)
                 if spec.kind == "number_map":
                     num = int(np.isfinite(to_number_map(pixels, ignore=spec.ignore)[known]).sum())
                     counts.append({0: num} if num else {})
@@ -304,8 +304,8 @@ class _Maps:
     def label_map(self, index: int) -> tuple[Num[Array, "row col"], Grid]:
         """Read the labels of a sample alone, and where they lie."""
         scene, tile, ignore = self.scenes[index], self.tiles[index], self.spec.ignore
-        pixels, own = self._pixels(scene, tile.window), tile.is_own()
-        grid = scene.grids[0].part(tile.window)
+        pixels, own = self._pixels(scene, tile[0]), own_pixels(tile)
+        grid = scene.grids[0].part(tile[0])
         if self.classes is None:
             return np.where(own, to_number_map(pixels, ignore=ignore), np.nan), grid
         return np.where(own, to_class_map(pixels, self.classes, ignore=ignore, where=scene.where), -1), grid
@@ -328,7 +328,7 @@ class _Maps:
             chosen = [
                 (one.bands, one.time_index, one.time, one.valid_values, one.valid_variable) for one in sources[index]
             ]
-            state = blake2b(f"{content} {chosen!r} {self.tiles[index].window}".encode(), digest_size=16)
+            state = blake2b(f"{content} {chosen!r} {self.tiles[index][0]}".encode(), digest_size=16)
             contents.append((PARTIAL if content.startswith(PARTIAL) else "") + state.hexdigest())
             own = (labels.variable, labels.nodata) if isinstance(labels, LabelFile) else (labels.outside,)
             images = [

@@ -417,7 +417,7 @@ class Autoencoder(nn.Module):
 
     def _decode_uneven(self, sets: PatchSets, plan: SetPlan) -> list[Tensor]:
         """Decode every position, in one sequence a set, whatever is masked in each image."""
-        tokens = self.encoder.embed_sets(sets).tokens
+        tokens = self.encoder.embed_sets(sets)[0]
         hidden = None if sets.hidden is None else sets.hidden.flatten(1)
         visible_hidden = None if hidden is None else torch.gather(hidden, 1, plan.ids_keep)
         latent = self.encoder.encode_tokens(gather_tokens(tokens.flatten(1, 2), plan.ids_keep), visible_hidden)

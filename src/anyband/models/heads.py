@@ -55,7 +55,8 @@ def resized(
     """Bring a head's outputs to a size in pixels, bilinearly; anti-aliased where it is smaller."""
     if tuple(outputs.shape[2:]) == size:
         return outputs
-    return functional.interpolate(outputs, size=size, mode="bilinear", align_corners=False, antialias=True)
+    # CPUs have no anti-aliased resizing in bf16.
+    return functional.interpolate(outputs.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def make_head(

@@ -8,7 +8,6 @@ Both are near mean 0 and deviation 1, but an encoder that only starts so is not 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import are_computed, expected_shapes, locate, read_weights, shape_problems
 from anyband.sensors.ranges import RangeTable, colour_of
 
-__all__ = ["MaeWeights", "load_mae", "start_from_mae"]
+__all__ = ["start_from_mae"]
 
 _COLOURS = ("red", "green", "blue")
 _STEM, _PREDICTION = "patch_embed.proj.", "decoder_pred."
@@ -31,24 +30,8 @@ _USUAL_DECODER_HEADS = {512: 16}
 _POSITION_TOLERANCE = 2e-3
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaeWeights:
-    """The weights of a masked autoencoder of RGB images, by their names in its release, float32."""
-
-    path: Path
-    encoder: dict[str, Tensor]
-    """With the final norm as `norm`; without positions."""
-    decoder: dict[str, Tensor]
-    """Without positions; empty: the file has none."""
-
-
-def load_mae(path_or_hub_id: str | Path) -> MaeWeights:
-    """Read the weights of a masked autoencoder from a safetensors file.
-
-    Raises:
-        CheckpointError: no such file, a pickle, weights of another kind, or trained positions.
-    """
-    path = locate(path_or_hub_id)
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Read encoder and decoder (empty: there is none) by their names in the release, without positions, float32."""
     found = {name: tensor.float() for name, tensor in read_weights(path)[0].items() if not name.startswith(_HEAD)}
     found = {name.replace("fc_norm.", "norm.", 1): tensor for name, tensor in found.items()}
     missing = [name for name in (f"{_STEM}weight", "cls_token", "blocks.0.attn.qkv.weight") if name not in found]
@@ -66,24 +49,28 @@ def load_mae(path_or_hub_id: str | Path) -> MaeWeights:
         _check_positions(found.pop(name, None), name, path)
     decoder = {name: tensor for name, tensor in found.items() if name.startswith(("decoder_", "mask_token"))}
     encoder = {name: tensor for name, tensor in found.items() if name not in decoder}
-    return MaeWeights(path=path, encoder=encoder, decoder=decoder)
+    return encoder, decoder
 
 
 def start_from_mae(
-    weights: MaeWeights, state: Mapping[str, Tensor], *, config: AutoencoderConfig, ranges: RangeTable
+    path_or_hub_id: str | Path, state: Mapping[str, Tensor], *, config: AutoencoderConfig, ranges: RangeTable
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Put the weights of a masked autoencoder into a network's first weights, and say what was taken and what was not.
+    """Put the weights of a masked autoencoder of RGB images, from a safetensors file, into a network's first weights,
+    and say what was taken and what was not.
 
     An image of three exact ranges that are red, green and blue gets the tokens that the RGB stem gives.
 
     Raises:
-        CheckpointError: an encoder of other numbers (every difference is named), or weights missing or too many.
+        CheckpointError: no such file, a pickle, weights of another kind, trained positions, an encoder of other numbers
+            (every difference is named), or weights missing or too many.
     """
-    encoder = _renamed_encoder(weights, config, ranges)
-    decoder, reason = _renamed_decoder(weights, config, ranges)
+    path = locate(path_or_hub_id)
+    own_encoder, own_decoder = _read(path)
+    encoder = _renamed_encoder(own_encoder, path, config, ranges)
+    decoder, reason = _renamed_decoder(own_decoder, path, config, ranges)
     colours = [f"{entry.name} ({colour})" for entry in ranges.ranges if (colour := colour_of(entry.spectrum))]
     notes = (
-        f"blocks, CLS, norm and projection start from '{weights.path}', whose images were normalised otherwise "
+        f"blocks, CLS, norm and projection start from '{path}', whose images were normalised otherwise "
         "(ImageNet's mean and deviation)",
         f"{len(colours)} of {len(ranges.ranges)} ranges start from the kernel of their colour "
         f"({', '.join(colours) or 'none'}), the others from the mean of the three",
@@ -92,21 +79,23 @@ def start_from_mae(
     return {**state, **encoder, **decoder}, notes
 
 
-def _renamed_encoder(weights: MaeWeights, config: AutoencoderConfig, ranges: RangeTable) -> dict[str, Tensor]:
+def _renamed_encoder(
+    weights: Mapping[str, Tensor], path: Path, config: AutoencoderConfig, ranges: RangeTable
+) -> dict[str, Tensor]:
     expected = _expected(config, decoder=False)
-    problems = _encoder_differences(weights.encoder, config)
+    problems = _encoder_differences(weights, config)
     if problems:
         raise CheckpointError(
-            f"'{weights.path}' holds another network than the recipe's: {'; '.join(problems)} (the recipe's number "
+            f"'{path}' holds another network than the recipe's: {'; '.join(problems)} (the recipe's number "
             "first); take the file's numbers into the recipe, or another file"
         )
     stem = [f"{_STEM}{part}" for part in ("weight", "bias")]
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.encoder.items() if name not in stem}
-    _check_names(shapes, expected, weights.path)
-    if stem[1] not in weights.encoder:
-        raise CheckpointError(f"'{weights.path}' lacks '{stem[1]}'; get a whole file of the release")
-    taken = {name: weights.encoder[name] for name in expected}
-    return taken | _projection(weights.encoder[stem[0]], weights.encoder[stem[1]], config, ranges)
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items() if name not in stem}
+    _check_names(shapes, expected, path)
+    if stem[1] not in weights:
+        raise CheckpointError(f"'{path}' lacks '{stem[1]}'; get a whole file of the release")
+    taken = {name: weights[name] for name in expected}
+    return taken | _projection(weights[stem[0]], weights[stem[1]], config, ranges)
 
 
 def _expected(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tuple[int, ...]]:
@@ -165,18 +154,18 @@ def _of_colour(weights: Tensor, colour: str | None, *, axis: int) -> Tensor:
 
 
 def _renamed_decoder(
-    weights: MaeWeights, config: AutoencoderConfig, ranges: RangeTable
+    weights: Mapping[str, Tensor], path: Path, config: AutoencoderConfig, ranges: RangeTable
 ) -> tuple[dict[str, Tensor], str]:
     """Take the decoder if there is one of our numbers; else say why not."""
-    if not weights.decoder:
+    if not weights:
         return {}, "the file has no decoder; the decoder starts from the seed"
-    differences = _decoder_differences(weights.decoder, config)
+    differences = _decoder_differences(weights, config)
     if differences:
         return {}, f"the decoder starts from the seed, because the file's is another: {'; '.join(differences)}"
     expected = _expected(config, decoder=True)
-    own = {name: tensor for name, tensor in weights.decoder.items() if not name.startswith(_PREDICTION)}
-    _check_names({name: tuple(tensor.shape) for name, tensor in own.items()}, expected, weights.path)
-    return own | _predictions(weights.decoder, config, ranges), ""
+    own = {name: tensor for name, tensor in weights.items() if not name.startswith(_PREDICTION)}
+    _check_names({name: tuple(tensor.shape) for name, tensor in own.items()}, expected, path)
+    return own | _predictions(weights, config, ranges), ""
 
 
 def _decoder_differences(decoder: Mapping[str, Tensor], config: AutoencoderConfig) -> list[str]:

@@ -202,14 +202,9 @@ class EncoderOutput:
         return rearrange(self.tokens, "... (h w) d -> ... d h w", h=self.grid[0])
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenSets:
-    """Tokens of sets before the first block, patches row by row; they carry their positions and encodings."""
-
-    tokens: Float[Tensor, "set slot token width"]
-    hidden: Bool[Tensor, "set slot token"] | None
-    """Patches with under half of their pixels valid; None: none."""
-    grid: tuple[int, int]
+TokenSets = tuple[Float[Tensor, "set slot token width"], Bool[Tensor, "set slot token"] | None, tuple[int, int]]
+"""Tokens of sets before the first block, patches row by row, with their positions and encodings; which have under half
+of their pixels valid (None: none); and how many stand down and across."""
 
 
 class _Located(nn.Module):
@@ -285,15 +280,15 @@ class Encoder(_Located):
         Raises:
             InputError: images that do not fit the network or each other.
         """
-        sets = self.embed_sets(batch if isinstance(batch, SetBatch) else SetBatch(groups=(batch,), metadata=metadata))
-        hidden = None if sets.hidden is None else sets.hidden.flatten(1)
-        sequence = self.encode_tokens(sets.tokens.flatten(1, 2), hidden)
-        tokens, hidden = sequence[:, 1:], sets.hidden
+        sets = batch if isinstance(batch, SetBatch) else SetBatch(groups=(batch,), metadata=metadata)
+        embedded, hidden, grid = self.embed_sets(sets)
+        sequence = self.encode_tokens(embedded.flatten(1, 2), None if hidden is None else hidden.flatten(1))
+        tokens = sequence[:, 1:]
         if isinstance(batch, SetBatch):
-            tokens = rearrange(tokens, "s (k n) d -> s k n d", k=sets.tokens.shape[1])
+            tokens = rearrange(tokens, "s (k n) d -> s k n d", k=embedded.shape[1])
         elif hidden is not None:
             hidden = hidden[:, 0]
-        return EncoderOutput(cls=sequence[:, 0], tokens=tokens, hidden=hidden, grid=sets.grid)
+        return EncoderOutput(cls=sequence[:, 0], tokens=tokens, hidden=hidden, grid=grid)
 
     def embed_sets(self, batch: SetBatch | PatchSets) -> TokenSets:
         """Project the images of sets to tokens and add what each carries; nothing has attended to anything yet."""
@@ -303,7 +298,7 @@ class Encoder(_Located):
         slots = sets.batch.to_slots([self.projection(one.values, one.mixing) for one in sets.groups])
         tokens = slots[0].unsqueeze(1) if len(slots) == 1 else torch.stack(slots, dim=1)
         tokens = tokens + self.locations(sets.grid, sets.batch)
-        return TokenSets(tokens=tokens, hidden=sets.hidden, grid=sets.grid)
+        return tokens, sets.hidden, sets.grid
 
     def encode_tokens(
         self, tokens: Float[Tensor, "batch visible width"], hidden: Bool[Tensor, "batch visible"] | None

@@ -112,9 +112,11 @@ def input_specs(
     specs = {}
     for name in names:
         try:
-            statistics = stretched(store.normalisation(name, source=source), recipe.data.stretch)
+            statistics = store.normalisation(name, source=source)
         except CatalogueError as problem:
             raise CatalogueError(f"{problem}, and take them with data.statistics=store") from problem
+        if recipe.data.stretch == "two_sigma":
+            statistics = stretched(statistics)
         sensor = store.array_sensor(name)
         specs[name] = InputSpec(
             sensor=sensor,
@@ -367,8 +369,8 @@ class BatchPreparer:
         known, recipe = raw.metadata, self._recipe
         if known is None:
             return None
-        gsd_m = input_gsd_m(augmentation, known.gsd_m, known.shape_px, img_size=recipe.model.img_size)
-        told = set_metadata(input_corners(augmentation, known.corners_deg), known.gsd_m, known.time, gsd_m)
+        gsd_m = input_gsd_m(augmentation, known["gsd_m"], known["shape_px"], img_size=recipe.model.img_size)
+        told = set_metadata(input_corners(augmentation, known["corners_deg"]), known["gsd_m"], known["time"], gsd_m)
         hidden = recipe.data.sets.metadata_dropout if recipe.data.sets is not None else 0.0
         if step is None or not hidden:
             return told

@@ -464,10 +464,13 @@ class Stepper:
         """
         fabric, largest, grad_norm = self._fabric, self._recipe.optim.clip_grad_norm, None
         set_learning_rate(self.optimizer, self._schedule.rate(step))
-        counts = [self.model.count(*part) for part in parts]
-        total = sum_over_processes(fabric, torch.stack(counts).sum(dim=0)).clamp(min=1)
+        weights: list[Tensor | float] = [1.0]
+        if len(parts) * fabric.world_size > 1:
+            counts = [self.model.count(*part) for part in parts]
+            total = sum_over_processes(fabric, torch.stack(counts).sum(dim=0)).clamp(min=1)
+            weights = [count / total for count in counts]
         loss = torch.zeros((), device=fabric.device)
-        for index, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             is_last = index == len(parts) - 1
             drawing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             if self.model.config.encoder.drop_path:
@@ -475,7 +478,7 @@ class Stepper:
                 drawing = seeded(self._recipe.seed, step=step, purpose=purpose, device=fabric.device)
             with fabric.no_backward_sync(self._network, enabled=not is_last), drawing:
                 terms = self._network(partial(self.model, *part))
-                share = (terms * (count / total)).sum() / len(terms)
+                share = (terms * weight).sum() / len(terms)
                 # Gradients are averaged over processes afterwards; their sum is wanted.
                 fabric.backward(share * fabric.world_size)
             loss = loss + share.detach()

@@ -30,7 +30,7 @@ from anyband.models.checkpoint import (
     to_published,
     write_weights,
 )
-from anyband.models.mae_start import load_mae, start_from_mae
+from anyband.models.mae_start import start_from_mae
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.pretraining.batches import NUM_STEM_BANDS, Samples, StagedSampler, assignment_rules, input_specs
 from anyband.pretraining.recipe import PretrainRecipe, recipe_differences
@@ -226,7 +226,7 @@ def _start(recipe: PretrainRecipe, sensors: Sequence[Sensor]) -> tuple[Checkpoin
         return None, ranges, ()
     config = network_config(recipe, num_ranges=len(ranges.ranges))
     fresh = state_of(Autoencoder(config, seed=recipe.seed))
-    state, notes = start_from_mae(load_mae(model.start_mae), fresh, config=config, ranges=ranges)
+    state, notes = start_from_mae(model.start_mae, fresh, config=config, ranges=ranges)
     return Checkpoint(config=config, state=state, ranges=ranges), ranges, notes
 
 

@@ -103,7 +103,7 @@ def draw_panels(plan: RunPlan, model: Autoencoder, preparer: BatchPreparer, *, s
                 [plan.inputs[group.array] for group in raw.groups],
                 title=f"{plan.recipe.name}, step {step}",
                 places=samples.places(draw),
-                times=None if raw.metadata is None else raw.metadata.time,
+                times=None if raw.metadata is None else raw.metadata["time"],
             )
     return found
 

@@ -23,6 +23,7 @@ __all__ = [
     "check_same_ground",
     "crs_name",
     "matching_window",
+    "own_pixels",
     "pixel_size_m",
     "place",
     "resample_bilinear",
@@ -229,33 +230,31 @@ def _ramp(size: int) -> Float[Array, "pixel"]:
 _SHIFT_PX = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A square of an image. Its `own` pixels no tile before has; labels count in these alone."""
+Tile = tuple[Window, Window]
+"""A square of an image, and its own pixels, which no tile before has; labels count in these alone."""
 
-    window: Window
-    own: Window
 
-    def is_own(self) -> Bool[Array, "row col"]:
-        """Tell which of its pixels are its own."""
-        found = np.zeros((self.window.height, self.window.width), dtype=bool)
-        # Only towards the end of an image is a tile not wholly its own, and there it begins earlier.
-        found[self.own.row - self.window.row :, self.own.col - self.window.col :] = True
-        return found
+def own_pixels(tile: Tile) -> Bool[Array, "row col"]:
+    """Tell which pixels of a tile are its own."""
+    window, own = tile
+    found = np.zeros((window.height, window.width), dtype=bool)
+    # Only towards the end of an image is a tile not wholly its own, and there it begins earlier.
+    found[own.row - window.row :, own.col - window.col :] = True
+    return found
 
 
 def tiles_of(grid: Grid, tile_px: int | None) -> Iterator[Tile]:
-    """Cut an image into squares of one size, row by row. Each pixel is in exactly one tile's `own`.
+    """Cut an image into squares of one size, row by row. Each pixel is in exactly one tile's own.
 
     The last tile of a row or column reaches back. A smaller image is one tile, and so is any without `tile_px`.
     """
     if tile_px is None:
-        yield Tile(window=grid.whole, own=grid.whole)
+        yield grid.whole, grid.whole
         return
     height, width = min(tile_px, grid.height), min(tile_px, grid.width)
     for own in windows_covering(grid.height, grid.width, tile_height=height, tile_width=width):
         row, col = min(own.row, grid.height - height), min(own.col, grid.width - width)
-        yield Tile(window=Window(row=row, col=col, height=height, width=width), own=own)
+        yield Window(row=row, col=col, height=height, width=width), own
 
 
 def matching_window(window: Window, grid: Grid, other: Grid, *, names: tuple[str, str]) -> Window:

@@ -102,19 +102,9 @@ def count_text(count: int) -> str:
 _STRETCH_PERCENTILES = (2.0, 98.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PcaColours:
-    """A fixed mapping from features to colours: the first three principal components, stretched."""
-
-    mean: Float[Array, "width"]
-    axes: Float[Array, "3 width"]
-    """Principal axes of unit length, strongest first; zero rows where the features have fewer dimensions."""
-    low: Float[Array, "3"]
-    """Value of each component that becomes 0."""
-    high: Float[Array, "3"]
-    """Value of each component that becomes 1."""
-    explained: tuple[float, ...]
-    """Of the variance, by component."""
+PcaColours = tuple[Float[Array, "width"], Float[Array, "3 width"], Float[Array, "3"], Float[Array, "3"]]
+"""Mean of features, principal axes of unit length (strongest first; zero rows where dimensions are fewer), and the
+values of each component that become 0 and 1."""
 
 
 def fit_pca_colours(features: Float[Array, "sample width"]) -> PcaColours:
@@ -126,27 +116,26 @@ def fit_pca_colours(features: Float[Array, "sample width"]) -> PcaColours:
     if not len(rows):
         raise InputError("principal components need at least one patch with data, found none")
     mean = rows.mean(axis=0)
-    variances, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+    _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
     axes = np.zeros((_NUM_COLOURS, features.shape[1]))
     num_axes = min(_NUM_COLOURS, features.shape[1])
     axes[:num_axes] = vectors[:, ::-1].T[:num_axes]
     largest = axes[np.arange(_NUM_COLOURS), np.abs(axes).argmax(axis=1)]
     axes *= np.where(largest < 0, -1.0, 1.0)[:, None]
     low, high = np.percentile((rows - mean) @ axes.T, _STRETCH_PERCENTILES, axis=0)
-    shares = np.zeros(_NUM_COLOURS)
-    shares[:num_axes] = variances[::-1][:num_axes].clip(0) / max(variances.clip(0).sum(), np.finfo(float).tiny)
-    return PcaColours(mean=mean, axes=axes, low=low, high=high, explained=tuple(shares.tolist()))
+    return mean, axes, low, high
 
 
 def pca_picture(features: Float[Array, "width row col"], colours: PcaColours) -> Float[Array, "3 row col"]:
     """Colour a map of features. Patches without data (NaN) stay NaN; a flat component becomes 0.5."""
+    mean, axes, low, high = colours
     # In the features' own precision: a block of a scene may be hundreds of megabytes.
-    projected = np.tensordot(colours.axes.astype(features.dtype), features, axes=1)
-    components = projected - (colours.axes @ colours.mean)[:, None, None]
-    span = (colours.high - colours.low)[:, None, None]
+    projected = np.tensordot(axes.astype(features.dtype), features, axes=1)
+    components = projected - (axes @ mean)[:, None, None]
+    span = (high - low)[:, None, None]
     # A component that only holds rounding errors would otherwise be stretched into noise.
-    flat = span <= 1e-9 * max(1.0, float(np.abs(colours.mean).max()))
-    stretched = (components - colours.low[:, None, None]) / np.where(flat, 1.0, span)
+    flat = span <= 1e-9 * max(1.0, float(np.abs(mean).max()))
+    stretched = (components - low[:, None, None]) / np.where(flat, 1.0, span)
     return np.where(flat & np.isfinite(components), 0.5, stretched.clip(0.0, 1.0))
 
 

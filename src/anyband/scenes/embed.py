@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -347,7 +347,7 @@ def _opened(
         grid, anchor = reader.grid, anchor or reader.grid
         placement = _placement(anchor, grid, entry.name, entries[0].name)
         known = ImageMetadata(gsd_m=grid.gsd_m if grid.crs else None, datetime=entry.datetime or reader.datetime)
-        time = checked_metadata(known, name=f"'{entry.name}'").time
+        time = cast(np.datetime64, checked_metadata(known, name=f"'{entry.name}'").datetime)
         yield SceneImage(name=entry.name, reader=reader, spec=spec, placement=placement, time=time)
 
 
