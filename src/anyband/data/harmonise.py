@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ __all__ = [
     "Normalisation",
     "Standardiser",
     "StatisticsAccumulator",
-    "Stretch",
     "can_hold",
     "composite",
     "count_statistics",
@@ -34,7 +33,6 @@ __all__ = [
     "two_sigma",
 ]
 
-Stretch = Literal["percentiles", "two_sigma"]
 
 # Source: the released code of A²-MAE stretches mean ± 2 standard deviations to [0, 1].
 _NUM_SIGMAS = 2.0
