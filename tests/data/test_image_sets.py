@@ -2,22 +2,20 @@
 
 from collections import Counter
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import settings as options
 from hypothesis import strategies as st
+from index_stores import DAY_US, index_store
 
 from anyband.data.image_sets import UNKNOWN_TIME, ImageSets, find_sets
 from anyband.data.loader import SetDraw, SetSampler
-from anyband.data.store import INDEX_SCHEMA, ArraySpec, ChipStore, Split
+from anyband.data.store import ChipStore, Split
 from anyband.errors import StoreError
 
 _SENSORS = ("red", "green", "blue")
-_DAY_US = 86_400_000_000
 
 Image = tuple[str, str, int | None]
 """(place, sensor, day)"""
@@ -25,45 +23,8 @@ Image = tuple[str, str, int | None]
 
 def _store(images: list[Image], split: Split = "train") -> ChipStore:
     """Make a store that has an index and no pixels."""
-    count = len(images)
-    columns = {
-        "chip": range(count),
-        "array": [f"{sensor}_8x8" for _, sensor, _ in images],
-        "array_row": range(count),
-        "place": [place for place, _, _ in images],
-        "cell": ["r000c000"] * count,
-        "sensor": [sensor for _, sensor, _ in images],
-        "datetime": [None if day is None else day * _DAY_US for _, _, day in images],
-        **{name: [None] * count for name in ("geometry", "crs", "transform", "gsd_m")},
-        "valid_fraction": [1.0] * count,
-        "split": [split] * count,
-        "source_path": ["x.tif"] * count,
-    }
-    store = ChipStore.__new__(ChipStore)
-    store.path = Path("somewhere")
-    store.index = pa.table({name: list(values) for name, values in columns.items()}, schema=INDEX_SCHEMA)
-    store.sensors = dict.fromkeys(_SENSORS)  # type: ignore[arg-type]
-    store.arrays = {f"{sensor}_8x8": _array(sensor, 8 + 4 * number) for number, sensor in enumerate(_SENSORS)}
-    store.array_numbers = np.array([_SENSORS.index(sensor) for _, sensor, _ in images])
-    store.array_rows = np.arange(count)
-    return store
-
-
-def _array(sensor: str, height: int) -> ArraySpec:
-    return ArraySpec(
-        sensor=sensor,
-        bands=("B",),
-        height=height,
-        width=40 - height,
-        dtype="uint8",
-        encoding={},
-        nodata=None,
-        name=f"{sensor}_8x8",
-        num_chips=1,
-        chips_per_shard=1,
-        has_valid=False,
-        digest="",
-    )
+    shapes = {sensor: (8 + 4 * number, 32 - 4 * number) for number, sensor in enumerate(_SENSORS)}
+    return index_store(images, shapes, split)
 
 
 _IMAGES = st.lists(
@@ -277,5 +238,5 @@ def test_an_unknown_sensor_offers_the_nearest() -> None:
 
 def test_unknown_times_are_kept_apart_from_known_ones_in_the_record() -> None:
     sets = find_sets(_store([("a", "red", None), ("a", "red", 4)]))
-    assert sets.time_us.tolist() == [4 * _DAY_US, UNKNOWN_TIME]
+    assert sets.time_us.tolist() == [4 * DAY_US, UNKNOWN_TIME]
     assert sets.chips.tolist() == [1, 0]

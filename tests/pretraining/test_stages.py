@@ -1,15 +1,14 @@
 """Stages of a run: which footprints each step draws from, over made-up index tables."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from index_stores import index_store
 
 from anyband.data.image_sets import find_sets
 from anyband.data.loader import SetSampler
-from anyband.data.store import INDEX_SCHEMA, ArraySpec, ChipStore
+from anyband.data.store import ChipStore
 from anyband.errors import RecipeError, StoreError
 from anyband.pretraining.batches import Samples, stage_footprints
 from anyband.pretraining.loop import pretrain
@@ -32,45 +31,7 @@ def store() -> ChipStore:
         for sensor in (other, "sentinel2-l2a")
         for day in (0, 40)
     ]
-    count = len(images)
-    columns = {
-        "chip": range(count),
-        "array": [f"{sensor}_8x8" for _, sensor, _ in images],
-        "array_row": range(count),
-        "place": [place for place, _, _ in images],
-        "cell": ["r000c000"] * count,
-        "sensor": [sensor for _, sensor, _ in images],
-        "datetime": [day * 86_400_000_000 for _, _, day in images],
-        **{name: [None] * count for name in ("geometry", "crs", "transform", "gsd_m")},
-        "valid_fraction": [1.0] * count,
-        "split": ["train"] * count,
-        "source_path": ["x.tif"] * count,
-    }
-    made = ChipStore.__new__(ChipStore)
-    made.path = Path("somewhere")
-    made.index = pa.table({name: list(values) for name, values in columns.items()}, schema=INDEX_SCHEMA)
-    made.sensors = dict.fromkeys(_SENSORS)  # type: ignore[arg-type]
-    made.arrays = {f"{sensor}_8x8": _array(sensor) for sensor in _SENSORS}
-    made.array_numbers = np.array([_SENSORS.index(sensor) for _, sensor, _ in images])
-    made.array_rows = np.arange(count)
-    return made
-
-
-def _array(sensor: str) -> ArraySpec:
-    return ArraySpec(
-        sensor=sensor,
-        bands=("B",),
-        height=8,
-        width=8,
-        dtype="uint8",
-        encoding={},
-        nodata=None,
-        name=f"{sensor}_8x8",
-        num_chips=1,
-        chips_per_shard=1,
-        has_valid=False,
-        digest="",
-    )
+    return index_store(images, dict.fromkeys(_SENSORS, (8, 8)))
 
 
 @pytest.fixture(scope="module")
