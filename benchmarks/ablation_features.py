@@ -156,10 +156,11 @@ def metadata_of(store: ChipStore, chips: Int[Array, "set slot"], *, img_size: in
         chips: rows of its index.
         img_size: side to which they are resized, pixels.
     """
-    facts = chip_metadata(store, chips)
+    metadata = chip_metadata(store, chips)
     names = store.index.column("array").take(chips.ravel()).to_pylist()
     sides = np.array([store.arrays[name].height for name in names], dtype=np.float64).reshape(chips.shape)
-    return set_metadata(facts.corners_deg, facts.gsd_m, facts.time, facts.gsd_m * sides / img_size)
+    gsd_m = metadata["gsd_m"]
+    return set_metadata(metadata["corners_deg"], gsd_m, metadata["time"], gsd_m * sides / img_size)
 
 
 def unit_length(features: Float[Array, "cell width"]) -> Float[Array, "cell width"]:

@@ -1,13 +1,12 @@
 """What is compared: variants of the recipes, brought to equal steps, images a step, rate and data."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from anyband.errors import InputError, RecipeError, nearest_name
-from anyband.files import read_yaml
-from anyband.pretraining.recipe import PretrainRecipe
+from anyband.errors import InputError, nearest_name
+from anyband.pretraining.recipe import PretrainRecipe, load_recipe
 
 __all__ = [
     "DEFAULT_VARIANTS",
@@ -17,7 +16,6 @@ __all__ = [
     "check_variant",
     "images_a_sample",
     "mae_of",
-    "read_recipe",
     "recipe_of",
     "variants",
 ]
@@ -32,8 +30,6 @@ MAE_EACH = "mae_each"
 """Each sensor read by the masked autoencoder that was trained on it alone."""
 
 _MAE = "mae_"
-_FOLDER = Path(__file__).resolve().parents[1] / "recipes"
-_R = TypeVar("_R")
 
 # Variant → recipe it is of, and what differs from that recipe.
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -110,18 +106,19 @@ def recipe_of(
     """
     own = sensors if not name.startswith(_MAE) else [name.removeprefix(_MAE)]
     family, changes = _family_and_changes(name)
-    recipe = read_recipe(f"{family}_{options.size}", changes)
-    plain = read_recipe(f"smarties_{options.size}")
+    overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    recipe = load_recipe(f"{family}_{options.size}", overrides)
+    plain = load_recipe(f"smarties_{options.size}")
     held_out = (*unseen, *(other for other in sensors if other not in own))
     sets = recipe.data.sets
     if sets is not None and sets.size[1] > 1:
-        sets = replace(sets, needs_two_sources=options.two_sources)
-    data = replace(plain.data, pairs="any", sets=sets, held_out=held_out, statistics="store")
+        sets = sets.changed(needs_two_sources=options.two_sources)
+    data = plain.data.changed(pairs="any", sets=sets, held_out=held_out, statistics="store")
     batch_size = max(1, round(options.images / images_a_sample(recipe)))
     pairs = options.images / 2
     base_lr = options.base_lr or plain.optim.base_lr
     # The rate is base_lr · batch_size / 256: so it is that of as many pairs, whatever a sample is.
-    optim = replace(plain.optim, batch_size=batch_size, base_lr=base_lr * pairs / batch_size, steps=options.steps)
+    optim = plain.optim.changed(batch_size=batch_size, base_lr=base_lr * pairs / batch_size, steps=options.steps)
     run = recipe.run.changed(
         accelerator=options.accelerator,
         checkpoint_every_steps=max(1, options.steps // 3),
@@ -139,40 +136,6 @@ def recipe_of(
 def images_a_sample(recipe: PretrainRecipe) -> float:
     """Count the images of a pair or a set, on average."""
     return 2.0 if recipe.data.sets is None else sum(recipe.data.sets.size) / 2
-
-
-def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> PretrainRecipe:
-    """Read a shipped recipe, as `load_recipe` does, where the library that it checks types with may be missing.
-
-    Args:
-        name: of the recipe.
-        changes: dotted key → value instead of the recipe's.
-    """
-    values = read_yaml(_FOLDER / f"{name}.yaml", error=RecipeError)
-    for key, value in (changes or {}).items():
-        *outer, last = key.split(".")
-        part = values
-        for word in outer:
-            part = part[word]
-        part[last] = value
-    return _record(PretrainRecipe, values)
-
-
-def _record(kind: type[_R], values: Mapping[str, Any]) -> _R:
-    hints = get_type_hints(kind)
-    return kind(**{key: _value(hints[key], value) for key, value in values.items()})
-
-
-def _value(hint: Any, value: Any) -> Any:
-    """Make of a YAML value what a field of a record holds."""
-    if isinstance(value, dict):
-        return _record(
-            next(one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), value
-        )
-    if isinstance(value, list):
-        return tuple(_value(None, one) for one in value)
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if is_whole and float in (hint, *get_args(hint)) and int not in get_args(hint) else value
 
 
 def _family_and_changes(name: str) -> tuple[str, Mapping[str, Any]]:

@@ -127,7 +127,7 @@ def _store_ways(store: ChipStore) -> tuple[dict[str, Callable[[], object]], dict
 
     raw = read_sets(store, sampler.batch(0), metadata=False)
     drawn = preparer.draw(raw, step=0)
-    pixels = (raw.a.nbytes + raw.b.nbytes) / BATCH
+    pixels = sum(group.pixels.nbytes for group in raw.groups) / BATCH
     ways = {"chip store to batch": read, "chip store to batch, with draws": read_and_draw}
     return ways, dict(zip(ways, (pixels, pixels + drawn.noise.nbytes / BATCH), strict=True))
 

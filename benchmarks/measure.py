@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +51,7 @@ class Timing:
         return (max(self.wall_s) - min(self.wall_s)) / self.median_s
 
 
-def time_in_turn(things: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, Timing]:
+def time_in_turn(things: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, Timing]:
     """Time several things in turn, A B A B …, after one uncounted run of each, so that drift hits all alike."""
     for run in things.values():
         run()

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from anyband.pretraining.recipe import list_recipes, load_recipe, recipe_differences
+from anyband.pretraining.recipe import recipe_differences
 
 pytestmark = pytest.mark.slow
 
@@ -102,14 +102,6 @@ def test_variants_differ_in_masking_mixup_encodings_and_sets_alone(ablation: Mod
     for name in (name for name in variants(SENSORS) if not name.startswith("mae_")):
         changed = recipe_differences(plain(name), plain("smarties"))
         assert [line for line in changed if not line.startswith(allowed)] == []
-
-
-def test_recipes_are_read_as_the_package_reads_them(ablation: ModuleType) -> None:
-    from ablation_variants import read_recipe
-
-    assert [name for name in list_recipes() if read_recipe(name) != load_recipe(name)] == []
-    changed = load_recipe("a2mae_tiny", ["model.masking=same", "data.sets.size=[1, 1]"])
-    assert read_recipe("a2mae_tiny", {"model.masking": "same", "data.sets.size": [1, 1]}) == changed
 
 
 def test_images_a_step_and_the_rate_are_equal_over_variants(ablation: ModuleType) -> None:
