@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             statistics = named_statistics(arguments.statistics, source, sensor, shown=True)
         report = embed_scene(encoder, source, sensor, out, statistics=statistics, **options)
     for note in report.notes:
-        print(note)
+        print(f"note: {note}")
     size = f"{report.grid.height} × {report.grid.width} patches of {report.grid.gsd_m:g} m"
     print(f"{report.features}: {encoder.config.embed_dim} features on {size}, {report.num_missing} without data")
     print(f"{report.picture}: their first three principal components")

@@ -149,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
     counts = ", ".join(f"{name} {count}" for name, count in row.num_samples.items())
     console.print(f"{row.protocol}: {row.checkpoint} ({row.checkpoint_hash[:8]}) on {row.data} ({counts})")
     for note in dict.fromkeys(note for one in rows for note in one.notes):
-        console.print(note)
+        console.print(f"note: {note}")
     for group in grouped(rows):
         print_table(console, "", *table_of(group))
     console.print("in brackets 95 % bootstrap intervals over test samples; validation chose, test is only reported")

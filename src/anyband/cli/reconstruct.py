@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         shown=True,
     )
     for note in report.notes:
-        print(note)
+        print(f"note: {note}")
     print(f"looked at: {'; '.join(report.context)}")
     size = f"{report.grid.height} × {report.grid.width} pixels of {report.grid.gsd_m:g} m"
     print(f"{report.image}: {size}, {report.num_filled} predicted, {report.num_unfilled} without data")

@@ -77,6 +77,8 @@ class ImageSurvey:
     nodata: float | None
     datetime: dt.datetime | None
     """UTC, if the file says it."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it is read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +172,7 @@ def _survey(entry: ImageEntry, opened: ExitStack) -> tuple[ImageSurvey | str, Ra
             )
         storage_of(entry, dtype, nodata)
         nodata = None if nodata is None or np.isnan(nodata) else float(nodata)
-        survey = ImageSurvey(grid=grid, dtype=dtype, nodata=nodata, datetime=reader.datetime)
+        survey = ImageSurvey(grid=grid, dtype=dtype, nodata=nodata, datetime=reader.datetime, notes=reader.notes)
         return _untrue(entry, survey) or survey, reader
     except OutputError:
         raise

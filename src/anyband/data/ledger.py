@@ -29,13 +29,13 @@ from anyband.sensors.sensor import Encoding, Sensor
 
 __all__ = ["Ledger", "PlacedImages", "WaitingChip", "open_ledger", "publish", "remove_leftover"]
 
-_VERSION = 2
+_VERSION = 3
 
 # Images and what follows from them are written anew by each run; surveys, cuts and shards are what a killed run leaves.
 _KEPT = """
 CREATE TABLE inputs (digest TEXT NOT NULL);
 CREATE TABLE surveys (image INTEGER PRIMARY KEY, problem TEXT, dtype TEXT, nodata REAL, datetime TEXT, height INTEGER,
-    width INTEGER, transform TEXT, crs TEXT, gsd_m REAL);
+    width INTEGER, transform TEXT, crs TEXT, gsd_m REAL, notes TEXT);
 CREATE TABLE cuts (piece INTEGER PRIMARY KEY, problem TEXT, best REAL, chips TEXT, content BLOB);
 CREATE TABLE shards (array TEXT, shard INTEGER, digest TEXT, partial INTEGER, PRIMARY KEY (array, shard));
 """
@@ -50,7 +50,7 @@ CREATE TABLE skipped (image INTEGER PRIMARY KEY, reason TEXT NOT NULL);
 _ROWS_TOGETHER = 512
 
 _GRID = "height, width, transform, crs, gsd_m"
-_SURVEY = f"problem, dtype, nodata, surveys.datetime, {_GRID}"
+_SURVEY = f"problem, dtype, nodata, surveys.datetime, notes, {_GRID}"
 
 
 class Ledger:
@@ -162,8 +162,17 @@ class Ledger:
         row = self.database.execute(f"SELECT {_SURVEY} FROM surveys WHERE image = ?", [image]).fetchone()
         if row is None or row[0] is not None:
             return row and str(row[0])
-        _, dtype, nodata, time, *grid = row
-        return ImageSurvey(grid=_grid(*grid), dtype=sys.intern(dtype), nodata=nodata, datetime=_time(time))
+        _, dtype, nodata, time, notes, *grid = row
+        said = tuple(json.loads(notes)) if notes else ()
+        return ImageSurvey(grid=_grid(*grid), dtype=sys.intern(dtype), nodata=nodata, datetime=_time(time), notes=said)
+
+    def notes(self) -> Iterator[tuple[str, list[str]]]:
+        """Give (name, what is said of it) of each image that is used and of which something is said."""
+        rows = self.database.execute(
+            "SELECT name, notes FROM surveys JOIN images ON image = number "
+            "WHERE notes IS NOT NULL AND number NOT IN (SELECT image FROM skipped) ORDER BY number"
+        )
+        return ((name, json.loads(notes)) for name, notes in rows)
 
     def keep_survey(self, image: int, survey: ImageSurvey | str) -> None:
         """Note what an image says, or why it can't be used."""
@@ -172,8 +181,9 @@ class Ledger:
             return
         grid, time = survey.grid, survey.datetime and survey.datetime.isoformat()
         numbers = (grid.height, grid.width, json.dumps(grid.transform), grid.crs, grid.gsd_m)
-        values = (image, None, survey.dtype, survey.nodata, time, *numbers)
-        self._note("INSERT OR REPLACE INTO surveys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
+        notes = json.dumps(survey.notes) if survey.notes else None
+        values = (image, None, survey.dtype, survey.nodata, time, *numbers, notes)
+        self._note("INSERT OR REPLACE INTO surveys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
 
     def keep_place(self, surveys: Iterable[SurveyedImage]) -> None:
         """Note all that is known of the images of a place, or nothing of it."""

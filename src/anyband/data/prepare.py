@@ -42,6 +42,7 @@ from anyband.data.store import SPLITS, STORE_VERSION, ArraySpec, ChipStore, part
 from anyband.data.store_writer import ChipRecord, StoreWriter, large_blocks_returned
 from anyband.errors import GeometryError, InputError, ManifestError, OutputError, RasterError, StoreError
 from anyband.progress import progress
+from anyband.rasters.reader import said_once
 from anyband.sensors.sensor import Encoding, Sensor, sensor_to_dict
 
 __all__ = ["PrepareOptions", "PrepareReport", "count_index", "describe_store", "prepare"]
@@ -324,6 +325,7 @@ class _Run:
             f"{sensor}: encoding '{encoding}', the default, was taken for {count} images; none was declared"
             for (sensor, encoding), (count, _) in sorted(self._defaults.items(), key=lambda one: one[1][1])
         ]
+        notes += said_once(self._ledger.notes())
         found = count_index(self._ledger.database)
         for split, fraction in zip(SPLITS, self._options.fractions, strict=True):
             if fraction and not found.splits[split]:

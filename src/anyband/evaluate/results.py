@@ -41,6 +41,7 @@ from anyband.evaluate.metrics import (
 from anyband.evaluate.recipe import Protocol
 from anyband.files import check_target, whole_file
 from anyband.labelled.samples import TaskKind
+from anyband.rasters.reader import said_once
 
 __all__ = [
     "Difference",
@@ -371,7 +372,13 @@ def result_rows(context: Context, results: Sequence[Result]) -> list[ResultRow]:
     rows = []
     for result in results:
         text = json.dumps({**known, "features": result.features}, sort_keys=True, ensure_ascii=False)
-        notes = (*data.notes, *context.reader.notes, *result.notes, *notes_of_groups(result.predictions))
+        notes = (
+            *data.notes,
+            *said_once(data.said.items()),
+            *context.reader.notes,
+            *result.notes,
+            *notes_of_groups(result.predictions),
+        )
         rows.append(
             ResultRow(
                 id=blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest(),

@@ -63,7 +63,7 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
     if not compared:
         notes = (*notes, "contents of files were not compared: one image may be in two splits under two names")
     sensors_of, metadata = _sensors_and_metadata(samples)
-    names = tuple(one.name for one in samples)
+    names, said = tuple(one.name for one in samples), dict[str, tuple[str, ...]]()
     seen = [f"{content} {text}" for content, text in zip(contents, metadata, strict=True)]
     return TaskData(
         name=Path(spec.source).name,
@@ -74,10 +74,11 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
         places=places,
         sensors=sensors_of,
         targets=targets,
-        read=lambda position: _read(samples[position]),
+        read=lambda position: _read(samples[position], said),
         fingerprint=fingerprint_of(names, seen, targets, splits, classes=classes),
         contents=contents if compared else (),
         notes=notes,
+        said=said,
     )
 
 
@@ -228,7 +229,8 @@ def _sensors_and_metadata(samples: Sequence[ListedSample]) -> tuple[tuple[tuple[
     return tuple(sensors), metadata
 
 
-def _read(sample: ListedSample) -> Sample:
+def _read(sample: ListedSample, said: dict[str, tuple[str, ...]]) -> Sample:
+    """Read the images of a sample, and keep what is said of their files."""
     # Late: data are listed without a raster library.
     from anyband.rasters.reader import open_raster
 
@@ -236,6 +238,7 @@ def _read(sample: ListedSample) -> Sample:
     for entry in sample.images:
         with open_raster(entry.source, entry.sensor) as reader:
             raster, time = reader.read(), entry.datetime or reader.datetime
+            said |= {entry.name: reader.notes} if reader.notes else {}
         images.append(
             SampleImage(dn=raster.dn, valid=raster.valid, sensor=entry_sensor(entry), grid=raster.grid, datetime=time)
         )
@@ -269,7 +272,7 @@ def published_data(
         samples = [replace(one, split=split) for one, split in zip(samples, splits, strict=True) if split is not None]
     _, targets = _labels(samples, kind, source=spec.source, classes=classes)
     places = tuple(one.place or one.name for one in samples) if any(one.place for one in samples) else ()
-    names = tuple(one.name for one in samples)
+    names, said = tuple(one.name for one in samples), dict[str, tuple[str, ...]]()
     files = [tuple(path for entry in one.images for path in entry.source.paths) for one in samples]
     declared = [one.split for one in samples]
     splits, places, contents, drawn = published_splits(
@@ -284,10 +287,11 @@ def published_data(
         places=places,
         sensors=(sensors,) * len(samples),
         targets=targets,
-        read=lambda position: _read(samples[position]),
+        read=lambda position: _read(samples[position], said),
         fingerprint=quick_fingerprint(names, files, targets, splits, settings=settings_of(sensors)),
         contents=contents,
         notes=(*notes, *listed, *drawn),
+        said=said,
         statistics=statistics,
     )
 

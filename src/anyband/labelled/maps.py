@@ -83,7 +83,7 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
                 f"`sensors` declares {len(spec.sensors)} images a sample, '{wrong.images[0].name}' of '{spec.source}' "
                 f"has {len(wrong.images)}"
             )
-    scenes, named = _open_scenes(_named(samples), spec)
+    scenes, named, said = _open_scenes(_named(samples), spec)
     splits, places, notes = _scene_splits(scenes, spec, seed=seed)
     maps = _Maps(scenes, splits, places, spec)
     if not maps.counts:
@@ -110,6 +110,7 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
         fingerprint=fingerprint_of(names, contents, labels, maps.splits, classes=classes),
         contents=contents,
         notes=notes,
+        said=said,
     )
     if spec.split.blocks is None:
         return data
@@ -133,9 +134,11 @@ class _Scene:
     """What messages call the labels."""
 
 
-def _open_scenes(samples: Sequence[ListedSample], spec: DataSpec) -> tuple[list[_Scene], dict[int, str]]:
+def _open_scenes(
+    samples: Sequence[ListedSample], spec: DataSpec
+) -> tuple[list[_Scene], dict[int, str], dict[str, tuple[str, ...]]]:
     """Open all images for what their headers say, and read the polygons.
-    Gives the name of each value, too, where polygons have names as labels.
+    Gives the name of each value, too, where polygons have names as labels; and what is said of the images.
     """
     files = [one.label for one in samples if isinstance(one.label, LabelFile)]
     vectors = [file.path for file in files if file.path.suffix.casefold() in VECTOR_ENDINGS]
@@ -144,7 +147,7 @@ def _open_scenes(samples: Sequence[ListedSample], spec: DataSpec) -> tuple[list[
     if vectors:
         outside = spec.options.get("outside")
         polygons, classes = read_polygons(vectors, column=spec.label_column, classes=spec.classes, outside=outside)
-    scenes = []
+    scenes, said = [], dict[str, tuple[str, ...]]()
     with progress("open images", len(samples), shown=len(samples) > _SHOWN_FROM) as advance:
         for sample, file in zip(samples, files, strict=True):
             grids, times = [], []
@@ -152,6 +155,7 @@ def _open_scenes(samples: Sequence[ListedSample], spec: DataSpec) -> tuple[list[
                 with open_raster(entry.source, entry.sensor) as reader:
                     grids.append(reader.grid)
                     times.append(entry.datetime or reader.datetime)
+                    said |= {entry.name: reader.notes} if reader.notes else {}
             for grid, entry in zip(grids[1:], sample.images[1:], strict=True):
                 check_same_ground(grids[0], grid, names=(sample.images[0].name, entry.name))
             scenes.append(
@@ -165,7 +169,7 @@ def _open_scenes(samples: Sequence[ListedSample], spec: DataSpec) -> tuple[list[
                 )
             )
             advance(1)
-    return scenes, classes
+    return scenes, classes, said
 
 
 def _named(samples: Sequence[ListedSample]) -> list[ListedSample]:

@@ -110,6 +110,8 @@ class TaskData:
     """
     notes: tuple[str, ...] = ()
     """What a reader of the results should know."""
+    said: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What files say that should be known, by their names; filled as samples are read."""
     statistics: str | None = None
     """Name of the published normalisation in `evaluation_sets`; None: none is published."""
 

@@ -85,6 +85,7 @@ class GdalSheet:
             ) from problem
         self.times: tuple[datetime.datetime, ...] = ()
         self.time_index: int | None = None
+        self.notes: tuple[str, ...] = ()
 
     def read(
         self, positions: Sequence[int], window: Window
@@ -175,6 +176,7 @@ class PlainTiffSheet:
         self.nodata: tuple[float | None, ...] = (nodata,) * count
         self.times: tuple[datetime.datetime, ...] = ()
         self.time_index: int | None = None
+        self.notes: tuple[str, ...] = ()
 
     def read(
         self, positions: Sequence[int], window: Window
@@ -353,6 +355,7 @@ class NetcdfSheet:
             self.times = _times(self._file, first) if has_times else ()
             self.num_times = int(first.shape[0]) if has_times else 1
             self.time_index = self._chosen_time(time_index, time) if has_times else None
+            self.notes: tuple[str, ...] = ()
         except RasterError:
             raise
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as problem:

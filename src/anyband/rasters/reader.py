@@ -30,7 +30,7 @@ from anyband.rasters.grid import (
 )
 from anyband.sensors.sensor import Sensor
 
-__all__ = ["Raster", "RasterReader", "RasterSource", "Sheet", "open_raster", "open_sheet"]
+__all__ = ["Raster", "RasterReader", "RasterSource", "Sheet", "open_raster", "open_sheet", "said_once"]
 
 _NETCDF_ENDINGS = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
 _TIFF_ENDINGS = (".tif", ".tiff")
@@ -88,6 +88,8 @@ class Sheet(Protocol):
     times: tuple[datetime.datetime, ...]
     time_index: int | None
     """The time that `read` gives; None without a time axis."""
+    notes: tuple[str, ...]
+    """What was taken by default, dropped or ignored: a sentence each, without the file's name."""
 
     def read(
         self, positions: Sequence[int], window: Window
@@ -145,6 +147,8 @@ class RasterReader:
                 )
         self.datetime: datetime.datetime | None = timed[0][0] if timed else None
         """Time of the image where the file says it, UTC."""
+        self.notes: tuple[str, ...] = tuple(dict.fromkeys(note for sheet in sheets for note in sheet.notes))
+        """What a user should know of how the files were read: a sentence each, without names of files."""
 
     @property
     def nodata(self) -> float | None:
@@ -228,6 +232,16 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
                 f"time {time} is requested of '{sheets[0].path}', which has no time axis; leave the time out"
             )
         yield RasterReader(source, sensor, sheets, valid_sheets)
+
+
+def said_once(found: Iterable[tuple[str, Iterable[str]]]) -> tuple[str, ...]:
+    """Join notes of files, (name, its notes) each: every text once, with the first file and how many more have it."""
+    files: dict[str, tuple[str, int]] = {}
+    for name, notes in found:
+        for note in notes:
+            first, more = files.get(note, (name, -1))
+            files[note] = first, more + 1
+    return tuple(f"{note} ('{first}'{f' and {more} more' * (more > 0)})" for note, (first, more) in files.items())
 
 
 def open_sheet(

@@ -31,6 +31,7 @@ from anyband.scenes.outputs import (
     checked_outputs,
     corners_of,
     plan_tiling,
+    said_of,
     scene_patch_grid,
     views_of,
     write_pca_picture,
@@ -276,7 +277,7 @@ def _write(
     )
     write_pca_picture(picture, out, grid, fit_pca_colours(np.concatenate(sample)))
     nowhere = "the scene has no coordinate system, so the features have none: they are placed by pixel only"
-    notes = (*notes, *([] if grid.crs else [nowhere]))
+    notes = (*notes, *said_of(images), *([] if grid.crs else [nowhere]))
     return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
 
 

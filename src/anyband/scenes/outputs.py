@@ -11,6 +11,7 @@ import numpy as np
 
 from anyband.arrays import Array, Bool, Float
 from anyband.data.harmonise import composite, decode, picture
+from anyband.data.manifest import ImageEntry
 from anyband.data.places import corners_lonlat
 from anyband.encode.input_spec import InputSpec
 from anyband.errors import GeometryError, InputError, OutputError
@@ -20,7 +21,7 @@ from anyband.progress import Advance, progress
 from anyband.rasters.footprints import place_image
 from anyband.rasters.formats import GdalSheet
 from anyband.rasters.grid import IDENTITY, Grid, Placement, Window, resample_nearest, source_window, windows_covering
-from anyband.rasters.reader import RasterReader, RasterSource, open_raster
+from anyband.rasters.reader import RasterReader, RasterSource, open_raster, said_once
 from anyband.rasters.writer import geotiff_writer
 from anyband.report.figures import PcaColours, pca_picture, picture_png, pictures_png
 from anyband.sensors.sensor import Sensor
@@ -32,6 +33,7 @@ __all__ = [
     "checked_outputs",
     "corners_of",
     "plan_tiling",
+    "said_of",
     "scene_patch_grid",
     "views_of",
     "write_pca_picture",
@@ -61,6 +63,14 @@ class SceneImage:
         """Sensor and day, for people."""
         day = "time unknown" if np.isnat(self.time) else str(self.time.astype("datetime64[D]"))
         return f"{self.spec.sensor.name} {day}"
+
+
+def said_of(
+    images: Iterable[SceneImage], seen: ImageEntry | None = None, reader: RasterReader | None = None
+) -> tuple[str, ...]:
+    """Join what is said of the files of a target that is seen, and of images."""
+    target = [] if seen is None or reader is None else [(seen.name, reader.notes)]
+    return said_once([*target, *((image.name, image.reader.notes) for image in images)])
 
 
 def as_utc(time: dt.datetime | None) -> np.datetime64:

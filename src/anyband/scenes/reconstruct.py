@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ from anyband.scenes.outputs import (
     as_utc,
     checked_outputs,
     corners_of,
+    said_of,
     write_reconstruction_picture,
     write_scene,
 )
@@ -141,7 +143,7 @@ def reconstruct(
         counts = _write(out, completer, given, layout, reader, spec, edge, precision, batch_size, found, shown)
         if draw:
             write_reconstruction_picture(picture, out, grid, sensor, images, reader)
-    read = [note for one in (spec, *(image.spec for image in images)) for note in one.notes]
+    read = [*chain(*(one.notes for one in (spec, *(image.spec for image in images)))), *said_of(images, seen, reader)]
     return ReconstructReport(
         image=out,
         picture=picture if draw else None,
