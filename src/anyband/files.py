@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all, and strict YAML."""
+"""Files that appear whole or not at all, locks of folders, and strict YAML."""
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from anyband.errors import AnybandError, OutputError
 __all__ = [
     "OwnLoader",
     "check_target",
+    "held",
     "parse_yaml",
     "read_yaml",
     "sync",
@@ -50,29 +52,103 @@ def check_target(path: Path, *, is_folder: bool = False) -> None:
         raise OutputError(f"'{path}' exists and is read-only; make it writable, or name another output")
 
 
+# What a lock that we made holds, so that a file of that name which is not ours is never taken for one.
+_LOCK_FILE, _LOCK_MARK = "lock", b"held by anyband\n"
+_UNFINISHED = "[0-9a-f]" * 8
+
+
+@contextlib.contextmanager
+def held(lock: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock that the system takes back when the process ends, however it ends; its file, and its folder where
+    that was made for it and is empty, go again. Another holder is waited for, or an `OutputError`."""
+    made = [folder for folder in lock.parents if not folder.exists()]
+    try:
+        handle = _locked(lock, wait=wait)
+    except OSError as problem:
+        raise _output_error(lock.parent, problem) from problem
+    if handle is None:
+        raise OutputError(f"another run is writing to '{lock.parent}'; wait for it, or name another output")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            # Others that wait see that the file is gone, and make it anew.
+            if _is_open_as(handle, lock):
+                lock.unlink()
+        os.close(handle)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _locked(lock: Path, *, wait: bool) -> int | None:
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # One who let go has just removed the folder.
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError:
+            pass  # Some network disks have no locks; then one process at a time is on the user.
+        if _is_open_as(handle, lock):
+            if not os.fstat(handle).st_size:
+                os.write(handle, _LOCK_MARK)
+            return handle
+        os.close(handle)
+
+
+def _is_open_as(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder: what has our mark, and nobody holds any more."""
+    for room in folder.glob(f".{_UNFINISHED}.partial.*"):
+        with contextlib.suppress(OSError), (room / _LOCK_FILE).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.read(len(_LOCK_MARK) + 1) == _LOCK_MARK:
+                shutil.rmtree(room)
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path to write to; when the block ends well the file there becomes `path`, else it is removed.
 
-    An existing `path` stays until the rename. The name keeps its ending, because writers choose a format by it.
+    An existing `path` stays until the rename. The name stays, because writers choose a format by its ending. It is in
+    a folder of its own beside `path`, which is held: what a killed process leaves goes with the next file.
     """
-    beside = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
+    room = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
+    beside = room / path.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        for file in (*beside.rglob("*"), beside):
-            sync(file)
-        beside.replace(path)
-        sync(path.parent)
-    except BaseException as problem:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
-        if isinstance(problem, OutputError):
-            # A file inside of an unfinished folder is named as it would be in the finished one.
-            raise OutputError(str(problem).replace(beside.name, path.name)) from problem
-        if isinstance(problem, OSError) and problem.errno is not None:
-            raise _output_error(path, problem) from problem
-        raise
+        _remove_stale(path.parent)
+        with held(room / _LOCK_FILE):
+            try:
+                yield beside
+                for file in (*beside.rglob("*"), beside):
+                    sync(file)
+                beside.replace(path)
+                sync(path.parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
+                raise
+    except OutputError as problem:
+        # An unfinished file is named as the finished one would be, and its own folder as that of the finished one.
+        text = str(problem).replace(str(beside), str(path)).replace(str(room), str(path.parent))
+        raise OutputError(text) from problem
+    except OSError as problem:
+        if isinstance(problem, AnybandError) or problem.errno is None:
+            raise
+        raise _output_error(path, problem) from problem
 
 
 @contextlib.contextmanager

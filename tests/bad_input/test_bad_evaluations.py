@@ -292,7 +292,7 @@ def test_a_table_that_does_not_fit_stays_as_it_was(refused: Evaluation, kit: Pat
     with _room_for(1000):
         message = refused(*_LABELLED, *_SPLIT, "--no-cache")
     assert "no room on the disk to write 'results.parquet'" in message
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".results.parquet.lock", "results.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.parquet"]
 
 
 def test_the_folder_is_kept_where_only_the_table_does_not_fit(

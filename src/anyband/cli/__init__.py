@@ -1,10 +1,14 @@
 """The command line: one module a verb, imported only when its verb is called, so that `--help` is quick."""
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from anyband import __version__
 from anyband.errors import AnybandError, nearest_name
@@ -29,11 +33,13 @@ VERBS = {
 # chosen: turns that a waiting thread spins before it sleeps. By default it spins on, and one busy neighbour on the
 # machine slows small networks many times; with this by half, and a quiet machine loses nothing (docs/log.md).
 _SPINS = "1000"
+_STOPPED = "stopped; outputs that were not finished were not written"
 _NO_MEMORY = "there is not enough memory for this; take smaller images, batches or tiles, or fewer workers"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit code: 0 done, 1 done with a negative answer, 2 an error the user can mend."""
+    """Run one verb. Returns the exit code: 0 done, 1 done with a negative answer, 2 an error the user can mend,
+    128 and the signal's number where one stopped it (130 after Ctrl-C, 143 after SIGTERM)."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -59,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        code: int = importlib.import_module(f"anyband.cli.{parsed.verb}").run(parsed)
+        with _signals_stop():
+            code: int = importlib.import_module(f"anyband.cli.{parsed.verb}").run(parsed)
     except (AnybandError, OSError) as problem:
         if parsed.debug:
             raise
@@ -68,12 +75,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.debug or not _is_want_of_memory(problem):
             raise
         message, code = _NO_MEMORY, 2
-    except KeyboardInterrupt:
-        message, code = "stopped; outputs that were not finished were not written", 130
+    except KeyboardInterrupt as problem:
+        message, code = _STOPPED, 128 + (problem.args[0] if problem.args else signal.SIGINT)
+        # Processes on other devices are stopped with the first one, which says it.
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return code
     else:
         return code
     print(f"anyband {parsed.verb}: {message}", file=sys.stderr)
     return code
+
+
+@contextlib.contextmanager
+def _signals_stop() -> Iterator[None]:
+    """Have the end of a session or a batch job stop a verb as Ctrl-C does: with a message, and nothing half done."""
+
+    def stop(number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    in_main = threading.current_thread() is threading.main_thread()
+    # One that is ignored, as under nohup, stays so.
+    taken = [one for one in (signal.SIGTERM, signal.SIGHUP) if in_main and signal.getsignal(one) == signal.SIG_DFL]
+    for one in taken:
+        signal.signal(one, stop)
+    try:
+        yield
+    finally:
+        for one in taken:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _message(problem: AnybandError | OSError) -> str:

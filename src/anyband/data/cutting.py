@@ -2,13 +2,12 @@
 
 import datetime as dt
 import math
-import multiprocessing
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -44,7 +43,6 @@ __all__ = [
     "storage_of",
     "survey_image",
     "work_place",
-    "worker_pool",
 ]
 
 # One patch of the usual vision transformer.
@@ -448,21 +446,6 @@ def run_pieces(
         for _, future in waiting:
             if future is not None:
                 future.cancel()
-
-
-@contextmanager
-def worker_pool(workers: int) -> Iterator[Executor | None]:
-    """Give a pool of processes, or None for one worker: then the work is done here. Processes start afresh, because a
-    copy of a process with threads may hang."""
-    if workers <= 1:
-        yield None
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
 
 
 # Pieces (number, task, result where it was done before), and the future results of the others, with what ended them.

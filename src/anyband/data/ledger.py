@@ -1,13 +1,11 @@
 """The sqlite file of a store under construction: its images, their surveys, what was cut, and the index rows."""
 
 import datetime as dt
-import fcntl
 import json
 import math
 import shutil
 import sqlite3
 import sys
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +20,7 @@ from anyband.data.manifest import ImageEntry, identity
 from anyband.data.places import PlacedImage
 from anyband.data.store import partial_path
 from anyband.errors import AnybandError, OutputError, WorkerError
-from anyband.files import check_target, sync
+from anyband.files import check_target, held, sync
 from anyband.rasters.grid import Grid
 from anyband.rasters.reader import RasterSource
 from anyband.sensors.sensor import Encoding, Sensor
@@ -30,6 +28,8 @@ from anyband.sensors.sensor import Encoding, Sensor
 __all__ = ["Ledger", "PlacedImages", "WaitingChip", "open_ledger", "publish", "remove_leftover"]
 
 _VERSION = 3
+# The store that is being replaced, for as long as neither is at its place.
+_REPLACED = "replaced"
 
 # Images and what follows from them are written anew by each run; surveys, cuts and shards are what a killed run leaves.
 _KEPT = """
@@ -343,7 +343,11 @@ def open_ledger(out: Path) -> Iterator[Ledger]:
     `OutputError` where it can't be written, or another run holds it."""
     folder = partial_path(out)
     check_target(out.parent, is_folder=True)
-    with _held(folder):
+    with held(folder / "lock"):
+        replaced = folder / _REPLACED
+        if replaced.exists():
+            # A run was killed while it published.
+            shutil.rmtree(replaced) if out.exists() else replaced.replace(out)
         ledger = Ledger(folder / "ledger.sqlite")
         try:
             yield ledger
@@ -358,8 +362,7 @@ def open_ledger(out: Path) -> Iterator[Ledger]:
 
 def publish(out: Path) -> None:
     """Make a finished store `out`; an existing one is replaced, and the rest of its folder removed."""
-    replaced = out.with_name(f".{uuid.uuid4().hex[:8]}.replaced.{out.name}")
-    store = partial_path(out) / "store"
+    replaced, store = partial_path(out) / _REPLACED, partial_path(out) / "store"
     try:
         for file in store.rglob("*"):
             sync(file)
@@ -369,7 +372,6 @@ def publish(out: Path) -> None:
         sync(out.parent)
     except OSError as problem:
         raise OutputError(f"cannot write '{out}': {problem.strerror or problem}") from problem
-    shutil.rmtree(replaced, ignore_errors=True)
     shutil.rmtree(partial_path(out), ignore_errors=True)
 
 
@@ -383,20 +385,3 @@ def remove_leftover(out: Path, *, inputs: str) -> None:
         if _inputs_of(database) == inputs:
             shutil.rmtree(path.parent, ignore_errors=True)
         database.close()
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold a lock that the system takes back when the process ends, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as problem:
-                raise OutputError(
-                    f"another run is writing to '{folder}'; wait for it, or name another output"
-                ) from problem
-            yield
-    except PermissionError as problem:
-        raise OutputError(f"'{folder}' is not writable ({problem.strerror}); name another output") from problem

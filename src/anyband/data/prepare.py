@@ -33,7 +33,6 @@ from anyband.data.cutting import (
     storage_of,
     survey_image,
     work_place,
-    worker_pool,
 )
 from anyband.data.ledger import Ledger, PlacedImages, WaitingChip, open_ledger, publish, remove_leftover
 from anyband.data.manifest import ImageEntry, ImageList
@@ -41,7 +40,7 @@ from anyband.data.places import Place, find_places, footprint
 from anyband.data.store import SPLITS, STORE_VERSION, ArraySpec, ChipStore, partial_path
 from anyband.data.store_writer import ChipRecord, StoreWriter, large_blocks_returned
 from anyband.errors import GeometryError, InputError, ManifestError, OutputError, RasterError, StoreError
-from anyband.progress import progress
+from anyband.progress import progress, worker_pool
 from anyband.rasters.reader import said_once
 from anyband.sensors.sensor import Encoding, Sensor, sensor_to_dict
 

@@ -1,8 +1,6 @@
 """Rows of results: the table that keeps them, and how they are listed and compared."""
 
-import contextlib
 import datetime as dt
-import fcntl
 import io
 import json
 import math
@@ -21,7 +19,7 @@ import pyarrow.parquet as pq
 
 from anyband import __version__
 from anyband.arrays import Array, Bool, Shaped
-from anyband.errors import AnybandError, InputError, OutputError, nearest_name
+from anyband.errors import AnybandError, InputError, nearest_name
 from anyband.evaluate.features import Context, Result
 from anyband.evaluate.metrics import (
     COLUMN_TITLES,
@@ -39,7 +37,7 @@ from anyband.evaluate.metrics import (
     value_of,
 )
 from anyband.evaluate.recipe import Protocol
-from anyband.files import check_target, whole_file
+from anyband.files import check_target, held, whole_file
 from anyband.labelled.samples import TaskKind
 from anyband.rasters.reader import said_once
 
@@ -207,18 +205,8 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> tuple[list[ResultRo
     if bare:
         raise InputError(f"results {', '.join(bare)} have no predictions; read them with `predictions=True`")
     check_target(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.lock")
-    try:
-        lock = beside.open("a")
-    except OSError as problem:
-        raise OutputError(f"'{beside}' can't be written ({problem.strerror}); name another table") from problem
     found, notes, new = [], [], []
-    with lock:
-        # Others that append wait; the system frees the lock of a process that is killed. Some network disks have no
-        # locks; then one process at a time is on the user.
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(path.with_name(f".{path.name}.lock"), wait=True):
         table = _read_table(path) if path.exists() else _SCHEMA.empty_table()
         # As texts, in which NaN equals NaN.
         listed = zip(table["id"].to_pylist(), table["scores"].to_pylist(), strict=True)

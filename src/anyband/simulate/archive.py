@@ -4,11 +4,9 @@ import csv
 import datetime
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ import numpy as np
 from anyband.arrays import Array, Float, Num, UInt8
 from anyband.errors import WorkerError
 from anyband.files import whole_directory, whole_file
-from anyband.progress import progress
+from anyband.progress import progress, worker_pool
 from anyband.rasters.grid import Grid
 from anyband.rasters.writer import write_geotiff
 from anyband.sensors.sensor import Band, OpticalRange, RadarBeam, Sensor
@@ -264,12 +262,9 @@ def _write_tables(folder: Path, options: SimulateOptions, written: Sequence[_Wri
 
 def _all_places(folder: Path, options: SimulateOptions) -> Iterator[_Written]:
     one = partial(_render_and_write, folder, options)
-    if options.workers == 1:
-        yield from map(one, range(options.num_places))
-        return
-    # `spawn`: the calling process may hold threads (torch, tensorstore), and a fork of those can hang.
-    with ProcessPoolExecutor(min(options.workers, options.num_places), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(one, range(options.num_places), chunksize=2)
+    with worker_pool(min(options.workers, options.num_places)) as pool:
+        every = range(options.num_places)
+        yield from map(one, every) if pool is None else pool.map(one, every, chunksize=2)
 
 
 def _render_and_write(folder: Path, options: SimulateOptions, index: int) -> _Written:
