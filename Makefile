@@ -32,7 +32,7 @@ test-all: $(VENV)/.installed # run the slow tests too, and property tests on exa
 lint: $(VENV)/.installed # check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(VENV)/.installed # check types, strictly on src
+types: $(VENV)/.installed # check types of src and benchmarks
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed # measure speed; prints tables and writes benchmarks/results
