@@ -23,7 +23,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Comp
     """Run gpu.sh in a copy of the scripts, with a Python that refuses to import what is missing there."""
     top = tmp_path_factory.mktemp("machine")
     (top / "benchmarks").mkdir()
-    for name in ("gpu.sh", "bench_train.py", "pair_store.py", "measure.py"):
+    for name in ("gpu.sh", "bench_train.py", "pair_store.py", "pair_costs.py", "measure.py"):
         shutil.copy(BENCHMARKS / name, top / "benchmarks" / name)
     (top / "src").symlink_to(ROOT / "src")
     (top / "sitecustomize.py").write_text(

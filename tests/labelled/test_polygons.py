@@ -228,3 +228,19 @@ def test_a_table_of_scenes_may_share_one_file_of_polygons(optical, tmp_path: Pat
     assert data.classes == ("lake", "wood")
     for index in range(3):
         np.testing.assert_array_equal(data.read(index).class_map, np.select([_WANTED == 3, _WANTED == 7], [1, 0], -1))
+
+
+def test_what_no_polygon_covers_is_a_class_or_a_number(tmp_path: Path) -> None:
+    path = _write(tmp_path / "p.gpkg", ("field", _box(1, 1, 3, 4)), ("water", _box(4, 6, 2, 4)))
+    classes = {0: "other", 1: "field", 2: "water"}
+    for outside in ("other", "0"):
+        labels = _labels(path, classes=classes, outside=outside)
+        assert np.bincount(_map(labels).astype(int).ravel()).tolist() == [80 - 12 - 8, 12, 8]
+    with pytest.raises(InputError, match="option `outside` is 'sea', which is no number and no class"):
+        _labels(path, classes=classes, outside="sea")
+
+
+def test_names_and_numbers_as_labels_are_not_mixed(tmp_path: Path) -> None:
+    paths = [_write(tmp_path / f"{k}.gpkg", (label, _box(1, 1, 3, 4))) for k, label in enumerate((3, "field"))]
+    with pytest.raises(ManifestError, match="have names as labels and others numbers"):
+        read_polygons(paths, column=None, classes={})

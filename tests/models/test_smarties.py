@@ -240,6 +240,32 @@ def test_a_decoder_whose_heads_do_not_divide_its_width_is_refused(tiny_config: A
         replace(tiny_config, decoder=DecoderConfig(decoder_embed_dim=20, decoder_num_heads=8))
 
 
+def test_the_second_image_of_a_pair_is_predicted_from_the_first_alone(
+    model: Autoencoder, make_pair: Callable[..., Pair]
+) -> None:
+    pair, noise = make_pair(1)
+    first, second = pair.groups
+    other = SetBatch(groups=(replace(first, pixels=first.pixels + 1), second))
+    hidden = model(pair, noise).plan.masked[:, 0].reshape(2, 1, 4, 4).float()
+    covered = torch.nn.functional.interpolate(hidden, scale_factor=second.pixels.shape[-1] / 4)
+    shown = SetBatch(groups=(first, replace(second, pixels=second.pixels + (1 - covered))))
+    errors = model.hidden_errors(pair, noise)
+    assert errors.shape == (2,) and (errors > 0).all()
+    assert not torch.allclose(model.hidden_errors(other, noise), errors)
+    # What the second image shows where the first is seen says nothing of it: only its masked pixels are compared.
+    assert torch.allclose(model.hidden_errors(shown, noise), errors, atol=1e-5)
+
+
+def test_mixup_of_the_released_code_is_refused_for_sets(tiny_config: AutoencoderConfig) -> None:
+    with pytest.raises(InputError, match="mixup 'released' is of pairs"):
+        replace(tiny_config, images="set", mixup="released")
+
+
+def test_images_that_share_no_mask_exchange_no_tokens(tiny_config: AutoencoderConfig) -> None:
+    with pytest.raises(InputError, match="tokens are exchanged between images that share a mask"):
+        replace(tiny_config, images="set", mixup="mirrored", sequence="apart", masking="independent")
+
+
 # Run apart, because the shape checks of these tests are no part of a compiled graph.
 _COMPILED = """
 import torch

@@ -5,7 +5,8 @@ import math
 import pytest
 from rasterio.crs import CRS
 
-from anyband.rasters.grid import crs_name, pixel_size_m, same_crs
+from anyband.errors import GeometryError
+from anyband.rasters.grid import IDENTITY, Grid, check_same_ground, crs_name, pixel_size_m, same_crs
 
 _WGS84_AXIS_M, _WGS84_FLATTENING = 6378137.0, 1 / 298.257223563
 
@@ -52,3 +53,24 @@ def test_no_place_on_earth_has_no_name() -> None:
     assert crs_name("") is None
     assert crs_name('LOCAL_CS["pixels",UNIT["pixel",1]]') is None
     assert not same_crs(None, "EPSG:4326")
+
+
+def _grid(size: tuple[int, int], *, crs: str | None, left: float = 5e5) -> Grid:
+    transform = IDENTITY if crs is None else (10.0, 0.0, left, 0.0, -10.0, 5e6)
+    return Grid(height=size[0], width=size[1], transform=transform, crs=crs, gsd_m=10.0)
+
+
+def test_images_without_georeference_show_the_same_ground_where_their_shapes_are_in_ratio() -> None:
+    plain, names = _grid((20, 30), crs=None), ("a.png", "b.png")
+    check_same_ground(plain, _grid((40, 60), crs=None), names=names)
+    with pytest.raises(GeometryError, match="must have shapes in ratio"):
+        check_same_ground(plain, _grid((40, 61), crs=None), names=names)
+
+
+def test_images_of_one_sample_show_the_same_ground_in_one_crs() -> None:
+    first, names = _grid((20, 30), crs="EPSG:32632"), ("a.tif", "b.tif")
+    check_same_ground(first, _grid((20, 30), crs="EPSG:32632", left=5e5 + 9), names=names)
+    with pytest.raises(GeometryError, match="images of one sample must share a CRS"):
+        check_same_ground(first, _grid((20, 30), crs="EPSG:32633"), names=names)
+    with pytest.raises(GeometryError, match="show different ground"):
+        check_same_ground(first, _grid((20, 30), crs="EPSG:32632", left=5e5 + 21), names=names)

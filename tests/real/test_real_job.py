@@ -55,7 +55,7 @@ def result(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> DemoRes
 
 
 def test_every_usable_image_of_the_kit_gives_chips(result: DemoResult) -> None:
-    reasons = [one.reason for one in result.prepared.skipped]
+    reasons = [reason for _, reason in result.prepared.skipped]
     assert all("has no data" in reason or "stands in the list twice" in reason for reason in reasons), reasons
     assert {"sentinel1-grd", "sentinel2-l1c", "sentinel2-l2a", "maxar-rgb", "capella-x", "naip"} <= set(
         result.prepared.chips

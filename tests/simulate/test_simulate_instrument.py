@@ -92,6 +92,15 @@ def test_noise_has_the_declared_standard_deviation(mixed_surface: Surface) -> No
     assert draws.std() == pytest.approx(0.1 / noise_of("sentinel2-l2a")["snr_of_band"]["B8A"], rel=0.05)
 
 
+def test_noise_of_a_radiance_is_that_of_a_dark_ground_in_the_sun(mixed_surface: Surface) -> None:
+    sensor = get_sensor("landsat5-tm-l1").select(["B3"])
+    quiet = observe(mixed_surface, sensor, _clear(mixed_surface), None)
+    draws = np.stack([observe(mixed_surface, sensor, _clear(mixed_surface), _rng(k)) - quiet for k in range(20)])
+    # The sun gives 1536 W/(m² µm) in this band (Chander et al. 2009, table 3): a tenth of it comes back, over all sides.
+    overhead = 0.1 * 1536 / np.pi
+    assert 0.3 * overhead < draws.std() * noise_of("landsat5-tm-l1")["snr"] < 1.05 * overhead
+
+
 def test_speckle_has_mean_1_and_the_declared_number_of_looks() -> None:
     draws = speckle(_rng(), (400, 400), looks=4.4)
     assert float(draws.mean()) == pytest.approx(1, abs=0.01)

@@ -106,3 +106,12 @@ def test_date_changes_materials_but_not_the_map(surface_of: Callable[..., Surfac
     green, bare = (_mean_spectrum(surface, "winter_crop") for surface in (spring, autumn))
     assert green[4] / green[2] > 3 * bare[4] / bare[2]
     assert isinstance(make_surface(spring.landscape, 10.0), Surface)
+
+
+def test_dunes_are_bare_sand_with_crests_and_hollows(surface_of: Callable[..., Surface]) -> None:
+    landscape = surface_of({"sand": 1.0}, footprint_m=960.0).landscape
+    assert landscape.canopy.mean() == pytest.approx(0.97, abs=0.02)
+    assert landscape.canopy.min() < 0.5
+    # Crests some 75 m apart rise over the ground between them.
+    low, high = np.quantile(landscape.height_m, [0.1, 0.9])
+    assert high - low > 4 and high < 1.6 * 14

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyband.errors import CatalogueError
+from anyband.simulate import plan
 from anyband.simulate.instruments import noise_of
 from anyband.simulate.plan import (
     KNOWN_NM,
@@ -102,3 +103,41 @@ def test_every_cover_but_roads_leads_some_theme_or_its_pair() -> None:
 
 def test_a_sensor_without_own_noise_takes_the_default() -> None:
     assert noise_of("naip")["snr"] == read_table("instruments.yaml")["default"]["snr"]
+
+
+def _with_row(monkeypatch: pytest.MonkeyPatch, table: str, section: str, name: str, **changes: object) -> None:
+    """Let one row of a packaged table read otherwise."""
+    tables = {table: read_table(table)}
+    tables[table][section][name] |= changes
+    monkeypatch.setattr(plan, "read_table", lambda name: tables.get(name) or read_table(name))
+
+
+def test_a_curve_that_leaves_wavelengths_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_row(monkeypatch, "materials.yaml", "materials", "snow", reflectance=[[400, 0.9], [2500, 0.1]])
+    with pytest.raises(CatalogueError, match="material 'snow' must have reflectance from 350 nm"):
+        load_materials.__wrapped__()
+
+
+def test_a_cover_of_an_unknown_structure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_row(monkeypatch, "covers.yaml", "covers", "orchard", structure="spiral")
+    with pytest.raises(CatalogueError, match="cover 'orchard' has structure 'spiral', not one of"):
+        load_covers.__wrapped__()
+
+
+def test_a_cover_of_an_unknown_material_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_row(monkeypatch, "covers.yaml", "covers", "water", lower={"one_of": {"snoww": 1.0}})
+    with pytest.raises(CatalogueError, match="cover 'water' is made of 'snoww', .* did you mean 'snow'"):
+        load_covers.__wrapped__()
+
+
+def test_covers_out_of_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_row(monkeypatch, "covers.yaml", "covers", "water", value=99)
+    with pytest.raises(CatalogueError, match="values of covers.yaml must be 1, 2, 3"):
+        load_covers.__wrapped__()
+
+
+def test_a_theme_of_an_unknown_cover_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = next(iter(load_themes()))
+    _with_row(monkeypatch, "themes.yaml", "themes", name, shares={"orchrd": 1.0})
+    with pytest.raises(CatalogueError, match=f"theme '{name}' has cover 'orchrd', .* did you mean 'orchard'"):
+        load_themes.__wrapped__()

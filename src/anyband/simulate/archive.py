@@ -16,7 +16,6 @@ from anyband.errors import WorkerError
 from anyband.files import whole_directory, whole_file
 from anyband.progress import progress, worker_pool
 from anyband.rasters.grid import Grid
-from anyband.rasters.writer import write_geotiff
 from anyband.sensors.sensor import Band, OpticalRange, RadarBeam, Sensor
 from anyband.simulate.instruments import clear_sky, draw_sky, encode, observe, stored_nodata, swath
 from anyband.simulate.landscape import Landscape, make_landscape
@@ -284,6 +283,8 @@ def _render_and_write(folder: Path, options: SimulateOptions, index: int) -> _Wr
 def _write_image(
     folder: Path, options: SimulateOptions, rendered: RenderedPlace, image: Image, sensor_name: str
 ) -> _Row:
+    from anyband.rasters.writer import write_geotiff  # Rendering in memory needs no GDAL.
+
     path = Path("images", rendered.place.name, f"{image.sensor.name}_{image.number}_{image.datetime_utc:%Y%m%d}.tif")
     write_geotiff(
         folder / path,
@@ -299,6 +300,8 @@ def _write_image(
 
 
 def _write_map(folder: Path, options: SimulateOptions, rendered: RenderedPlace) -> _Row:
+    from anyband.rasters.writer import write_geotiff
+
     path = Path("landcover", f"{rendered.place.name}.tif")
     write_geotiff(
         folder / path,
