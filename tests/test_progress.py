@@ -42,7 +42,9 @@ def test_a_terminal_gets_one_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with progress("cutting chips", 3, done=1) as advance:
         advance(2, "sentinel2-l2a")
     shown = capsys.readouterr().err
-    assert "cutting chips" in shown and "3/3" in shown and "sentinel2-l2a" in shown
+    assert "cutting chips" in shown
+    assert "3/3" in shown
+    assert "sentinel2-l2a" in shown
 
 
 def test_nothing_is_shown_where_nothing_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:

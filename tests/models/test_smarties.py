@@ -250,7 +250,8 @@ def test_the_second_image_of_a_pair_is_predicted_from_the_first_alone(
     covered = torch.nn.functional.interpolate(hidden, scale_factor=second.pixels.shape[-1] / 4)
     shown = SetBatch(groups=(first, replace(second, pixels=second.pixels + (1 - covered))))
     errors = model.hidden_errors(pair, noise)
-    assert errors.shape == (2,) and (errors > 0).all()
+    assert errors.shape == (2,)
+    assert (errors > 0).all()
     assert not torch.allclose(model.hidden_errors(other, noise), errors)
     # What the second image shows where the first is seen says nothing of it: only its masked pixels are compared.
     assert torch.allclose(model.hidden_errors(shown, noise), errors, atol=1e-5)

@@ -82,7 +82,7 @@ def test_optimizer_state_of_another_model_is_refused():
     with pytest.raises(CheckpointError, match="does not fit parameter 'weight'"):
         load_optimizer_tensors(make_optimizer(other, weight_decay=0.1, betas=(0.9, 0.95)), other, tensors)
     tensors |= {f"{key}.extra": torch.zeros(1) for key in ("exp_avg", "exp_avg_sq", "step")}
-    with pytest.raises(CheckpointError, match="has 'exp_avg.extra', which the model lacks"):
+    with pytest.raises(CheckpointError, match=r"has 'exp_avg\.extra', which the model lacks"):
         load_optimizer_tensors(make_optimizer(model, weight_decay=0.1, betas=(0.9, 0.95)), model, tensors)
 
 

@@ -96,7 +96,7 @@ def test_noise_of_a_radiance_is_that_of_a_dark_ground_in_the_sun(mixed_surface: 
     sensor = get_sensor("landsat5-tm-l1").select(["B3"])
     quiet = observe(mixed_surface, sensor, _clear(mixed_surface), None)
     draws = np.stack([observe(mixed_surface, sensor, _clear(mixed_surface), _rng(k)) - quiet for k in range(20)])
-    # The sun gives 1536 W/(m² µm) in this band (Chander et al. 2009, table 3): a tenth of it comes back, over all sides.
+    # The sun gives 1536 W/(m² µm) in this band (Chander et al. 2009, table 3): a tenth comes back, to all sides.
     overhead = 0.1 * 1536 / np.pi
     assert 0.3 * overhead < draws.std() * noise_of("landsat5-tm-l1")["snr"] < 1.05 * overhead
 

@@ -126,13 +126,13 @@ def test_a_cover_of_an_unknown_structure_is_refused(monkeypatch: pytest.MonkeyPa
 
 def test_a_cover_of_an_unknown_material_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     _with_row(monkeypatch, "covers.yaml", "covers", "water", lower={"one_of": {"snoww": 1.0}})
-    with pytest.raises(CatalogueError, match="cover 'water' is made of 'snoww', .* did you mean 'snow'"):
+    with pytest.raises(CatalogueError, match=r"cover 'water' is made of 'snoww', .* did you mean 'snow'"):
         load_covers.__wrapped__()
 
 
 def test_covers_out_of_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _with_row(monkeypatch, "covers.yaml", "covers", "water", value=99)
-    with pytest.raises(CatalogueError, match="values of covers.yaml must be 1, 2, 3"):
+    with pytest.raises(CatalogueError, match=r"values of covers\.yaml must be 1, 2, 3"):
         load_covers.__wrapped__()
 
 
