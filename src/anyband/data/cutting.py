@@ -169,6 +169,12 @@ def _survey(entry: ImageEntry, opened: ExitStack) -> tuple[ImageSurvey | str, Ra
                 f"({MIN_IMAGE_PX} × {MIN_IMAGE_PX})"
             )
         storage_of(entry, dtype, nodata)
+        if entry.place is not None and reader.geolocation is not None:
+            raise GeometryError(
+                f"'{entry.name}' is placed by {reader.geolocation}, which are not read, so its pixels can't be laid on "
+                f"those of place '{entry.place}'; leave `place` out, or bring it to a grid by `gdalwarp -t_srs EPSG:…` "
+                "(with -tps, -rpc or -geoloc)"
+            )
         nodata = None if nodata is None or np.isnan(nodata) else float(nodata)
         survey = ImageSurvey(grid=grid, dtype=dtype, nodata=nodata, datetime=reader.datetime, notes=reader.notes)
         return _untrue(entry, survey) or survey, reader

@@ -12,7 +12,7 @@ from anyband.arrays import Array, Float, Int
 from anyband.data.store import SPLITS, Split
 from anyband.errors import GeometryError, ManifestError
 from anyband.rasters.footprints import Layout, box_of, lay_out
-from anyband.rasters.grid import Grid, Transform
+from anyband.rasters.grid import Grid, Transform, same_crs
 
 __all__ = [
     "Place",
@@ -134,7 +134,10 @@ def _looked_at(images: Sequence[PlacedImage]) -> tuple[Array, Array, Array]:
         if image.place is not None:
             declared[position] = _digest(image.place)
         elif image.grid.crs is not None:
-            crs_of[position] = numbers.setdefault(image.grid.crs, len(numbers))
+            crs = image.grid.crs
+            if crs not in numbers:
+                numbers[crs] = next((number for known, number in numbers.items() if same_crs(known, crs)), len(numbers))
+            crs_of[position] = numbers[crs]
             bounds[position] = image.grid.bounds
     return declared, crs_of, bounds
 

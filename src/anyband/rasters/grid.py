@@ -21,6 +21,7 @@ __all__ = [
     "Transform",
     "Window",
     "check_same_ground",
+    "counts_pixels",
     "crs_name",
     "matching_window",
     "own_pixels",
@@ -32,6 +33,7 @@ __all__ = [
     "source_window",
     "tiles_of",
     "to_pixels",
+    "trusted_georeference",
     "window_starts",
     "windows_covering",
 ]
@@ -127,6 +129,7 @@ _KNOWN_CRS = 128
 @lru_cache(maxsize=_KNOWN_CRS)
 def crs_name(wkt: str) -> str | None:
     """Name a coordinate system: `EPSG:n` where it has a number, else its WKT; None for no place on Earth."""
+    import pyproj
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
@@ -136,17 +139,65 @@ def crs_name(wkt: str) -> str | None:
         return None
     if not crs.is_projected and not crs.is_geographic:
         return None
+    system = pyproj.CRS.from_user_input(crs.to_wkt())
+    if system.is_compound or len(system.axis_info) > 2:
+        # An image lies where it lies, whatever its heights are measured from.
+        crs = CRS.from_wkt(system.to_2d().to_wkt())
     number = crs.to_epsg()
     return f"EPSG:{number}" if number is not None else str(crs.to_wkt())
 
 
+@lru_cache(maxsize=_KNOWN_CRS)
 def same_crs(a: str | None, b: str | None) -> bool:
-    """Tell whether two names mean one coordinate system."""
+    """Tell whether two names mean one coordinate system; images have x before y in all of them."""
     if a == b or a is None or b is None:
         return a == b
+    import pyproj
     from rasterio.crs import CRS
 
-    return bool(CRS.from_string(a) == CRS.from_string(b))
+    if CRS.from_string(a) == CRS.from_string(b):
+        return True
+    first, second = map(pyproj.CRS.from_user_input, (a, b))
+    return first.equals(second, ignore_axis_order=True)
+
+
+# chosen: coordinates of pixels are their numbers, counted at a corner or at centres, from 0 or from 1.
+_LARGEST_COUNT_OFFSET = 0.5
+
+
+def counts_pixels(transform: Transform, *, height: int) -> bool:
+    """Tell whether coordinates are pixels counted from a corner of the image: what formats give that know no place."""
+    a, b, c, d, e, f = transform
+    from_corner = min(abs(f), abs(f - height)) if e < 0 else abs(f)
+    is_counted = abs(c) <= _LARGEST_COUNT_OFFSET and from_corner <= _LARGEST_COUNT_OFFSET
+    return (a, b, d, abs(e)) == (1.0, 0.0, 0.0, 1.0) and is_counted
+
+
+def trusted_georeference(
+    transform: Transform, crs: str | None, *, height: int, geolocation: str | None = None
+) -> tuple[Transform, str | None, tuple[str, ...]]:
+    """Keep a georeference that places an image, else none; and say what is missing, or not read (`geolocation`)."""
+    counted = counts_pixels(transform, height=height)
+    if geolocation is not None:
+        said = (
+            f"only {geolocation} tell its place, and these are not read, so it counts as an image without coordinates; "
+            "bring it to a grid by `gdalwarp -t_srs EPSG:…` (with -tps, -rpc or -geoloc)"
+        )
+    elif crs is not None and counted:
+        named = crs if crs.startswith("EPSG:") else "of its own"
+        said = (
+            f"it has a coordinate system ({named}) and no geotransform, so it counts as an image without coordinates; "
+            "give it its corner and pixel size, for example by `gdal_edit.py -a_ullr`"
+        )
+    elif crs is None and not counted:
+        said = (
+            "it has a geotransform and no coordinate system, so it counts as an image without coordinates; name its "
+            "system, for example by `gdal_edit.py -a_srs`"
+        )
+        return transform, None, (said,)
+    else:
+        return transform, crs, ()
+    return IDENTITY, None, (said,)
 
 
 def pixel_size_m(transform: Transform, *, crs: str, height: int, width: int) -> float:

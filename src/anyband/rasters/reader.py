@@ -85,9 +85,14 @@ class Sheet(Protocol):
     """NumPy type of each band's digital numbers."""
     nodata: tuple[float | None, ...]
     """The file's own "no data" number of each band."""
-    times: tuple[datetime.datetime, ...]
+    times: tuple[datetime.datetime | None, ...]
+    """Of a time axis, UTC; None where one can't be read."""
     time_index: int | None
     """The time that `read` gives; None without a time axis."""
+    taken: datetime.datetime | None
+    """Of what `read` gives, where the file says it; UTC."""
+    geolocation: str | None
+    """What places the image and is not read: ground control points, for example."""
     notes: tuple[str, ...]
     """What was taken by default, dropped or ignored: a sentence each, without the file's name."""
 
@@ -138,7 +143,7 @@ class RasterReader:
         for index, position in places:
             declared = (source.nodata, sheets[index].nodata[position], sensor.nodata)
             self._nodata.append(next((value for value in declared if value is not None), None))
-        timed = [(one.times[one.time_index], one) for one in used.values() if one.times and one.time_index is not None]
+        timed = [(one.taken, one) for one in used.values() if one.taken is not None]
         for time, sheet in timed[1:]:
             if time.date() != timed[0][0].date():
                 raise RasterError(
@@ -149,6 +154,8 @@ class RasterReader:
         """Time of the image where the file says it, UTC."""
         self.notes: tuple[str, ...] = tuple(dict.fromkeys(note for sheet in sheets for note in sheet.notes))
         """What a user should know of how the files were read: a sentence each, without names of files."""
+        self.geolocation: str | None = next(filter(None, (one.geolocation for one in used.values())), None)
+        """What places the image and is not read; None: nothing."""
 
     @property
     def nodata(self) -> float | None:
@@ -254,7 +261,7 @@ def open_sheet(
     """Open one file of any format, at one time if it has several; the caller closes it. `folder`: the names beside it,
     where they are known."""
     # Imported here, because what only names files needs no geographic library.
-    from anyband.rasters.formats import GdalSheet, NetcdfSheet, open_plain_tiff
+    from anyband.rasters.formats import GdalSheet, open_plain_tiff
 
     ending = path.suffix.lower()
     plain = open_plain_tiff(path, folder) if ending in _TIFF_ENDINGS else None
@@ -265,6 +272,8 @@ def open_sheet(
     if path.is_file() and path.stat().st_size == 0:
         raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
     if ending in _NETCDF_ENDINGS:
+        from anyband.rasters.netcdf import NetcdfSheet
+
         return NetcdfSheet(path, time_index=time_index, time=time)
     return GdalSheet(path)
 
