@@ -25,6 +25,7 @@ __all__ = [
     "sync",
     "whole_directory",
     "whole_file",
+    "whole_number",
 ]
 
 
@@ -212,6 +213,15 @@ def parse_yaml(text: str, *, name: str, error: type[AnybandError]) -> Any:
         raise error(f"'{name}' is not valid YAML: {problem}") from problem
     except RecursionError as problem:
         raise error(f"'{name}' is nested too deeply to be read") from problem
+
+
+# chosen: nothing that is counted has more; Python refuses to read thousands of digits.
+_MOST_DIGITS = 18
+
+
+def whole_number(text: str) -> int | None:
+    """Read a text of the digits 0 to 9 as a number; None where it is any other, or too long for a count."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 def read_yaml(path: Path, *, error: type[AnybandError]) -> Any:

@@ -13,12 +13,13 @@ from contexts import context_of
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
 from anyband.evaluate.features import Context, Result
+from anyband.evaluate.fitting import withhold_range
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.probes import knn, linear
 from anyband.evaluate.recipe import FitRecipe, HeadRecipe, InputRecipe, KnnRecipe, LinearRecipe, TransferRecipe
 from anyband.evaluate.run import leave_one_band_out
 from anyband.labelled.samples import DataSpec, Sample, TaskData, without_band
-from anyband.models.checkpoint import load_checkpoint, withhold_range
+from anyband.models.checkpoint import load_checkpoint
 from anyband.sensors.assignment import AssignmentRules
 from anyband.sensors.catalogue import get_sensor
 

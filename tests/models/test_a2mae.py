@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from anyband.errors import InputError
+from anyband.evaluate.fitting import extend_checkpoint
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import (
     Checkpoint,
     build_model,
-    extend_checkpoint,
     load_checkpoint,
     save_checkpoint,
     state_of,

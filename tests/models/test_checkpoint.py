@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from small_networks import encoder_only
 
 from anyband.errors import CheckpointError, OutputError
+from anyband.evaluate.fitting import extend_checkpoint, withhold_range
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import (
     Checkpoint,
@@ -19,11 +20,9 @@ from anyband.models.checkpoint import (
     build_model,
     checkpoint_hash,
     expected_shapes,
-    extend_checkpoint,
     load_checkpoint,
     save_checkpoint,
     state_of,
-    withhold_range,
 )
 from anyband.models.encodings import sincos_positions
 from anyband.models.inputs import ImageBatch

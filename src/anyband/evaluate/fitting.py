@@ -15,17 +15,17 @@ from torch.nn.utils import parametrize
 from anyband.arrays import Float
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import InputSpec
-from anyband.errors import InputError, RecipeError, TrainingError
+from anyband.errors import CheckpointError, InputError, RecipeError, TrainingError, nearest_name
 from anyband.evaluate.recipe import FitRecipe, LoraRecipe, TransferRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
-from anyband.models.checkpoint import Checkpoint, extend_checkpoint, to_published
+from anyband.models.checkpoint import BY_RANGE, Checkpoint, from_published, to_published
 from anyband.models.encodings import sincos_positions
 from anyband.models.patches import SpectralProjection
 from anyband.models.vit import configure_blocks
 from anyband.progress import Advance, progress
 from anyband.sensors.assignment import AssignmentRules, assign
-from anyband.sensors.ranges import STEM, extend_ranges
+from anyband.sensors.ranges import STEM, RangeTable, extend_ranges, without_range
 from anyband.sensors.sensor import Sensor, sensor_to_dict
 from anyband.training.steps import Schedule, make_optimizer, seeded, set_learning_rate
 
@@ -36,6 +36,7 @@ __all__ = [
     "AdaptedEncoder",
     "adapt",
     "checkpoint_of",
+    "extend_checkpoint",
     "fit",
     "fit_schedule",
     "predicting",
@@ -43,6 +44,7 @@ __all__ = [
     "trained_weights_note",
     "tuned_checkpoint",
     "with_new_ranges",
+    "withhold_range",
 ]
 
 # chosen: an error names this many samples of a batch.
@@ -390,3 +392,36 @@ def _with_adapters(blocks: nn.Module, lora: LoraRecipe, *, seed: int) -> "LoraMo
     )
     with seeded(seed, step=0, purpose="lora", device=torch.device("cpu")):
         return LoraModel(blocks, config, "default")
+
+
+def extend_checkpoint(
+    checkpoint: Checkpoint, table: RangeTable, mixing: Float[Tensor, "new_range range"]
+) -> Checkpoint:
+    """Add ranges at the end that start as mixtures of the trained ones: untrained they encode as interpolation did."""
+    old, new = checkpoint.ranges.ranges, table.ranges
+    if new[: len(old)] != old or len(new) != len(old) + mixing.shape[0] or mixing.shape[1] != len(old):
+        raise CheckpointError(
+            f"ranges are added at the end: the checkpoint has {len(old)}, the table {len(new)}, the mixing matrix is "
+            f"{mixing.shape[0]} × {mixing.shape[1]}; extend the checkpoint's own table"
+        )
+    return _with_ranges(
+        checkpoint, table, lambda rows: torch.cat([rows, torch.tensordot(mixing.to(rows.dtype), rows, dims=1)])
+    )
+
+
+def withhold_range(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Take a trained range, not the only one, away with its weights; other bands are encoded as before."""
+    names = checkpoint.ranges.range_names
+    if name not in names or len(names) == 1:
+        raise CheckpointError(f"range '{name}' can't be withheld from {', '.join(names)}{nearest_name(name, names)}")
+    kept = [index for index, one in enumerate(names) if one != name]
+    return _with_ranges(checkpoint, without_range(checkpoint.ranges, name), lambda rows: rows[kept])
+
+
+def _with_ranges(checkpoint: Checkpoint, table: RangeTable, change: Callable[[Tensor], Tensor]) -> Checkpoint:
+    """Give a checkpoint other ranges by a change of whatever is stacked by range."""
+    network = from_published(checkpoint.state, checkpoint.config.encoder.num_ranges)
+    network |= {name: change(rows) for name, rows in network.items() if name.startswith(BY_RANGE)}
+    encoder = replace(checkpoint.config.encoder, num_ranges=len(table.ranges))
+    config = replace(checkpoint.config, encoder=encoder)
+    return replace(checkpoint, config=config, state=to_published(network), ranges=table)

@@ -37,7 +37,7 @@ from anyband.evaluate.metrics import (
     value_of,
 )
 from anyband.evaluate.recipe import Protocol
-from anyband.files import check_target, held, whole_file
+from anyband.files import check_target, held, whole_file, whole_number
 from anyband.labelled.samples import TaskKind
 from anyband.rasters.reader import said_once
 
@@ -254,11 +254,11 @@ def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
 def _read_table(path: Path, columns: Sequence[str] = _SCHEMA.names) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
-            version = (file.schema_arrow.metadata or {}).get(_MARK, b"").decode()
+            version = whole_number((file.schema_arrow.metadata or {}).get(_MARK, b"").decode())
             missing = [name for name in columns if name not in file.schema_arrow.names]
-            if not version.isdecimal():
+            if version is None:
                 raise InputError(f"'{path}' is a Parquet file, but no table of results; name another")
-            if int(version) > _VERSION:
+            if version > _VERSION:
                 raise InputError(f"'{path}' was written by a newer anyband (table version {version}); update this one")
             if missing:
                 raise InputError(f"'{path}' lacks the column '{missing[0]}'; restore it, or name another table")

@@ -20,7 +20,7 @@ from anyband.encode.encoder import SensorEncoder, available_bytes, find_device, 
 from anyband.encode.input_spec import checkpoint_sensors
 from anyband.errors import AnybandError, AssignmentError, CheckpointError, InputError, OutputError, RecipeError
 from anyband.evaluate.features import Context, FusedEncoder, Result, have_equal_bands, probe_encoders
-from anyband.evaluate.fitting import checkpoint_of
+from anyband.evaluate.fitting import checkpoint_of, withhold_range
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import PROTOCOLS, CompareRecipe, Protocol, TransferRecipe
 from anyband.evaluate.samples import labelled_pixels
@@ -28,7 +28,7 @@ from anyband.files import check_target
 from anyband.labelled import open_task_data
 from anyband.labelled.samples import ONLY_BAND, TaskData, TaskKind, without_band
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import Checkpoint, checkpoint_hash, locate, state_of, withhold_range
+from anyband.models.checkpoint import Checkpoint, checkpoint_hash, locate, state_of
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.progress import progress
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign

@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from anyband.arrays import Float
 from anyband.errors import CatalogueError, CheckpointError, nearest_name
-from anyband.files import whole_file
+from anyband.files import whole_file, whole_number
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.encodings import EncodingConfig, PositionKind, sincos_positions
 from anyband.models.vit import LARGEST_COUNT, DecoderConfig, Encoder, EncoderConfig
-from anyband.sensors.ranges import RangeTable, load_ranges, range_table_from_dict, range_table_to_dict, without_range
+from anyband.sensors.ranges import RangeTable, load_ranges, range_table_from_dict, range_table_to_dict
 
 __all__ = [
     "CHECKPOINT_VERSION",
@@ -32,7 +32,6 @@ __all__ = [
     "config_from_header",
     "config_from_shapes",
     "expected_shapes",
-    "extend_checkpoint",
     "from_published",
     "header_json",
     "header_of",
@@ -43,7 +42,6 @@ __all__ = [
     "shape_problems",
     "state_of",
     "to_published",
-    "withhold_range",
     "write_weights",
 ]
 
@@ -151,7 +149,8 @@ def header_of(config: AutoencoderConfig, *, decoder: bool) -> dict[str, str]:
 def config_from_header(metadata: Mapping[str, str], *, num_ranges: int, positions: PositionKind) -> AutoencoderConfig:
     """Read an architecture from header entries; `CheckpointError` where one is missing, wrong or of a newer version."""
     version = metadata.get("anyband_version", str(CHECKPOINT_VERSION))
-    if not version.isdecimal() or int(version) > CHECKPOINT_VERSION:
+    number = whole_number(version)
+    if number is None or number > CHECKPOINT_VERSION:
         raise CheckpointError(
             f"the checkpoint is of format version '{version}'; this anyband reads up to {CHECKPOINT_VERSION}: update it"
         )
@@ -244,7 +243,8 @@ def header_json(metadata: Mapping[str, str], name: str, *, of_objects: bool = Fa
 
 
 _PUBLISHED_RANGES = "smarties_v1"
-_STACKED = (*(f"{stack}." for stack in _STACKS), "encoder.encodings.source.", "decoder.encodings.source.")
+BY_RANGE = (*(f"{stack}." for stack in _STACKS), "encoder.encodings.source.", "decoder.encodings.source.")
+"""How the names of what a network stacks by range begin."""
 # float32 sine and cosine by different libraries differ by less.
 _POSITION_TOLERANCE = 1e-5
 
@@ -323,7 +323,6 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"the checkpoint has weights for {num_ranges} ranges, its table '{ranges.name}' {len(ranges.ranges)}"
         )
-    step = header.get("step", "")
     return Checkpoint(
         config=config,
         state={name: tensor.float() for name, tensor in tensors.items()},
@@ -331,7 +330,7 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
         normalisations=header_json(header, "normalisations", of_objects=True) or {},
         sensors=header_json(header, "sensors", of_objects=True) or {},
         recipe=header_json(header, "recipe"),
-        step=int(step) if step.isdecimal() else None,
+        step=whole_number(header.get("step", "")),
     )
 
 
@@ -359,39 +358,6 @@ def build_encoder(
     encoder = Encoder(config, seed=None).to_empty(device="cpu")
     encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in state.items()}, strict=True)
     return encoder
-
-
-def extend_checkpoint(
-    checkpoint: Checkpoint, table: RangeTable, mixing: Float[Tensor, "new_range range"]
-) -> Checkpoint:
-    """Add ranges at the end that start as mixtures of the trained ones: untrained they encode as interpolation did."""
-    old, new = checkpoint.ranges.ranges, table.ranges
-    if new[: len(old)] != old or len(new) != len(old) + mixing.shape[0] or mixing.shape[1] != len(old):
-        raise CheckpointError(
-            f"ranges are added at the end: the checkpoint has {len(old)}, the table {len(new)}, the mixing matrix is "
-            f"{mixing.shape[0]} × {mixing.shape[1]}; extend the checkpoint's own table"
-        )
-    return _with_ranges(
-        checkpoint, table, lambda rows: torch.cat([rows, torch.tensordot(mixing.to(rows.dtype), rows, dims=1)])
-    )
-
-
-def withhold_range(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    """Take a trained range, not the only one, away with its weights; other bands are encoded as before."""
-    names = checkpoint.ranges.range_names
-    if name not in names or len(names) == 1:
-        raise CheckpointError(f"range '{name}' can't be withheld from {', '.join(names)}{nearest_name(name, names)}")
-    kept = [index for index, one in enumerate(names) if one != name]
-    return _with_ranges(checkpoint, without_range(checkpoint.ranges, name), lambda rows: rows[kept])
-
-
-def _with_ranges(checkpoint: Checkpoint, table: RangeTable, change: Callable[[Tensor], Tensor]) -> Checkpoint:
-    """Give a checkpoint other ranges by a change of whatever is stacked by range."""
-    network = from_published(checkpoint.state, checkpoint.config.encoder.num_ranges)
-    network |= {name: change(rows) for name, rows in network.items() if name.startswith(_STACKED)}
-    encoder = replace(checkpoint.config.encoder, num_ranges=len(table.ranges))
-    config = replace(checkpoint.config, encoder=encoder)
-    return replace(checkpoint, config=config, state=to_published(network), ranges=table)
 
 
 def are_computed(table: Tensor, *, tolerance: float = _POSITION_TOLERANCE) -> bool:
@@ -455,6 +421,8 @@ def shape_problems(
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILE = "model.safetensors"
+# chosen: memory that a checksum takes.
+_BLOCK_BYTES = 2**24
 # First bytes of what torch.save and pickle write: a zip archive, or a pickle of protocol 2 and later.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
@@ -542,6 +510,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        checksum = metadata.pop("checksum", None)
+        is_damaged = checksum is not None and checksum != _checksum_of(path)
     except SafetensorError as problem:
         raise CheckpointError(
             f"'{path}' is not a whole safetensors file ({path.stat().st_size:,} bytes; {problem}); "
@@ -549,11 +519,32 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from problem
     except OSError as problem:
         raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
+    if is_damaged:
+        raise CheckpointError(
+            f"'{path}' is damaged: its contents are not those that were written (their checksum is another); copy it "
+            "again from where it was made, or use an earlier one"
+        )
     return tensors, metadata
 
 
+def _checksum_of(path: Path) -> str:
+    """Compute the checksum that `write_weights` puts into the header, of the header without it and all tensors."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header["__metadata__"].pop("checksum")
+        checksum = zlib.crc32(_header_text(header))
+        while block := file.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return f"{checksum:08x}"
+
+
+def _header_text(header: Mapping[str, object]) -> bytes:
+    return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+
+
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all; equal contents give equal bytes, unlike by the library's writer.
+    """Write a safetensors file whole or not at all, with a checksum that reading verifies; equal contents give equal
+    bytes, unlike by the library's writer.
 
     Source:
         The safetensors format, https://github.com/huggingface/safetensors#format.
@@ -567,13 +558,17 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         shape, kind = list(tensors[name].shape), _DTYPES[tensors[name].dtype]
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
         start = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # Of the CPU these are no copies.
+    contents = [tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data for name in names]
+    checksum = zlib.crc32(_header_text(header))
+    for content in contents:
+        checksum = zlib.crc32(content, checksum)
+    header["__metadata__"] = dict(sorted({**metadata, "checksum": f"{checksum:08x}"}.items()))
+    text = _header_text(header)
     text += b" " * (-len(text) % 8)
     with whole_file(path) as beside, beside.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            flat = tensors[name].detach().cpu().contiguous().flatten()
-            file.write(flat.view(torch.uint8).numpy().data)
+        file.writelines(contents)
 
 
 def checkpoint_hash(path: Path) -> str:

@@ -19,7 +19,7 @@ from anyband.data.loader import SetDraw
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import available_bytes, precision_note
 from anyband.errors import OutputError
-from anyband.files import whole_file
+from anyband.files import whole_file, whole_number
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.vit import configure_blocks
 from anyband.pretraining.batches import BatchPreparer, Example
@@ -367,10 +367,12 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     """Read the whole rows of a metrics.csv; a row that a kill cut short does not count."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     # A row counts once its line has ended.
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    return [row for row in rows if None not in row and None not in row.values() and row["step"].isdigit()]
+    return [
+        row for row in rows if None not in row and None not in row.values() and whole_number(row["step"]) is not None
+    ]
 
 
 class MetricsLog:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from anyband.arrays import Float
 from anyband.data.resample import AugmentOptions
 from anyband.data.store import ChipStore, statistics_to_dict
-from anyband.errors import RecipeError, TrainingError
-from anyband.files import check_target, whole_file
+from anyband.errors import CheckpointError, RecipeError, TrainingError
+from anyband.files import check_target, held, whole_file
 from anyband.labelled.samples import TaskData
 from anyband.models.autoencoder import Autoencoder, SetLoss
 from anyband.models.checkpoint import (
@@ -29,7 +30,6 @@ from anyband.models.checkpoint import (
     checkpoint_hash,
     load_checkpoint,
     locate,
-    read_weights,
     save_checkpoint,
 )
 from anyband.pretraining.batches import BatchPreparer, Example, assignment_rules, load_batches
@@ -46,19 +46,20 @@ from anyband.pretraining.cost import (
 from anyband.pretraining.plan import (
     ENCODER_FILE,
     MODEL_FILE,
-    OPTIMIZER_FILE,
     PANELS,
     Progress,
     RunPlan,
     begin_folder,
     check_folder,
+    lock_path,
     plan_run,
+    read_newest,
     save_step,
     saved_steps,
 )
 from anyband.pretraining.recipe import PretrainRecipe
 from anyband.pretraining.watch import draw_panels, knn_score, open_labelled
-from anyband.progress import Advance
+from anyband.progress import Advance, stop_with_parent
 from anyband.progress import progress as shown_progress
 from anyband.training.steps import (
     Schedule,
@@ -123,26 +124,37 @@ def pretrain(
     store = ChipStore.open(data, endpoint=recipe.run.endpoint)
     identity = _identity(recipe, store)
     existed = check_folder(out, identity, resume=resume)
-    saved = saved_steps(out) if existed else []
     checkpoint = out / ENCODER_FILE
-    resumed_from = saved[-1][1].step if saved else None
     already_finished = existed and checkpoint.is_file()
     if already_finished:
-        resumed_from = load_checkpoint(checkpoint).step or 0
+        resumed_from, saved = _steps_of(checkpoint), saved_steps(out)
         progress = saved[-1][1] if saved else Progress(step=resumed_from)
         if shown:
             _say(f"run '{out}' is finished ({resumed_from} steps); nothing is left to do")
     else:
-        progress = _train(plan_run(recipe, store), out, identity, saved=saved, shown=shown)
+        plan = plan_run(recipe, store)
+        fabric = make_fabric(recipe)
+        # The first process holds the folder before any reads what is in it.
+        with held(lock_path(out)) if fabric.is_global_zero else contextlib.nullcontext():
+            fabric.barrier()
+            resumed_from, progress = _train(plan, out, identity, fabric, shown=shown)
     kept = {done.step: folder / MODEL_FILE for folder, done in saved_steps(out)}
     return PretrainResult(
         checkpoint=checkpoint,
         best=None if progress.best_step is None else kept.get(progress.best_step),
         steps=progress.step,
         loss=progress.smoothed_loss,
-        resumed_from=resumed_from,
+        resumed_from=resumed_from or None,
         already_finished=already_finished,
     )
+
+
+def _steps_of(finished: Path) -> int:
+    try:
+        return load_checkpoint(finished).step or 0
+    except CheckpointError as problem:
+        found = f"{problem}; or remove it: the same command makes it again from the last checkpoint of the run"
+        raise CheckpointError(found) from problem
 
 
 def dry_run(recipe: PretrainRecipe, *, data: Path | str, out: Path) -> tuple[list[str], bool]:
@@ -191,12 +203,13 @@ def _model(plan: RunPlan, first: Checkpoint | None) -> Autoencoder:
 
 
 def _train(
-    plan: RunPlan, out: Path, identity: Mapping[str, Any], *, saved: list[tuple[Path, Progress]], shown: bool
-) -> Progress:
-    """Do the steps that are left, and write the finished model."""
-    run, fabric = plan.recipe.run, make_fabric(plan.recipe)
-    folder, progress = saved[-1] if saved else (None, Progress(step=0))
-    model = _model(plan, plan.start if folder is None else load_checkpoint(folder / MODEL_FILE))
+    plan: RunPlan, out: Path, identity: Mapping[str, Any], fabric: "Fabric", *, shown: bool
+) -> tuple[int, Progress]:
+    """Do the steps that are left, after so many, and write the finished model."""
+    run = plan.recipe.run
+    saved, problems = read_newest(out)
+    progress, first, moments = saved or (Progress(step=0), plan.start, {})
+    model = _model(plan, first)
     labelled = None
     if run.knn is not None:
         checkpoint, rules = plan.checkpoint(model.state_dict(), step=0), assignment_rules(plan.recipe)
@@ -205,18 +218,21 @@ def _train(
     if cost.refusal is not None:
         raise RecipeError(cost.refusal)
     stepper = Stepper(fabric, model, plan.recipe, plan.schedule)
-    if folder is not None:
-        load_optimizer_tensors(stepper.optimizer, model, read_weights(folder / OPTIMIZER_FILE)[0])
+    load_optimizer_tensors(stepper.optimizer, model, moments)
+    del saved, first, moments
     if fabric.is_global_zero:
         check_target(out, is_folder=True)
         begin_folder(out, identity)
+        for problem in problems:
+            _say(f"note: {problem}; an earlier checkpoint is taken")
     fabric.barrier()
     shown = shown and fabric.is_global_zero
     if shown:
         for note in (*plan.notes(), *cost_lines(plan, cost, first_step=progress.step)):
             _say(note)
-        if folder is not None:
+        if progress.step:
             _say(f"going on with run '{out}' after step {progress.step} of {plan.total_steps}")
+    first_step = progress.step
     loop = TrainingLoop(plan, out, fabric, stepper, cost=cost, labelled=labelled)
     progress = loop.run(progress, shown=shown)
     if shown and loop.meter.num_steps:
@@ -225,7 +241,7 @@ def _train(
     if fabric.is_global_zero:
         save_checkpoint(out / ENCODER_FILE, plan.checkpoint(weights, step=progress.step))
     fabric.barrier()
-    return progress
+    return first_step, progress
 
 
 _WHOLE = AugmentOptions(enabled=False)
@@ -410,6 +426,10 @@ class TrainingLoop:
         return TrainingError(f"{found}; the run stops, its last good checkpoint is kept. {advice}")
 
 
+# Set for the processes that are started: which one starts them.
+_LAUNCHER = "ANYBAND_LAUNCHER"
+
+
 def make_fabric(recipe: PretrainRecipe) -> "Fabric":
     """Start the processes on the recipe's devices; `RecipeError` where there are none such."""
     from lightning_fabric import Fabric
@@ -432,9 +452,14 @@ def make_fabric(recipe: PretrainRecipe) -> "Fabric":
             "use run.accelerator=auto or cpu"
         ) from problem
     else:
+        # Processes that Fabric or torchrun starts end with the one that started them.
+        if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get(_LAUNCHER) == str(os.getppid()):
+            stop_with_parent()
+        os.environ[_LAUNCHER] = str(os.getpid())
         fabric.launch()
         return fabric
     finally:
+        os.environ.pop(_LAUNCHER, None)
         log.setLevel(level)
 
 

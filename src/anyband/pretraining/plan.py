@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from anyband.data.image_sets import find_pairs, find_sets
@@ -25,6 +27,7 @@ from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
+    read_weights,
     save_checkpoint,
     state_of,
     to_published,
@@ -49,8 +52,10 @@ __all__ = [
     "begin_folder",
     "check_folder",
     "find_samples",
+    "lock_path",
     "network_config",
     "plan_run",
+    "read_newest",
     "save_step",
     "saved_steps",
 ]
@@ -299,7 +304,7 @@ def network_config(recipe: PretrainRecipe, *, num_ranges: int) -> AutoencoderCon
 
 ENCODER_FILE, PANELS, _CHECKPOINTS = "encoder.safetensors", "panels", "checkpoints"
 # Killed before a file was whole, a run leaves these.
-_LEFTOVERS = (".*.partial.*", ".write-test-*")
+_LEFTOVERS, _LOCK = (".*.partial.*", ".write-test-*"), ".lock"
 MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 _STATE_FILE, _RUN_FILE = "state.json", "run.json"
 _KEPT = 2
@@ -336,15 +341,17 @@ def check_folder(out: Path, identity: Mapping[str, Any], *, resume: bool) -> boo
     if not file.is_file():
         # Killed before its first file was whole, a run leaves only unfinished ones.
         if out.exists() and (
-            not out.is_dir() or set(out.iterdir()) - {file for name in _LEFTOVERS for file in out.glob(name)}
+            not out.is_dir() or set(out.iterdir()) - {file for name in (*_LEFTOVERS, _LOCK) for file in out.glob(name)}
         ):
             raise OutputError(f"'{out}' exists and is not the folder of a run; name another output")
         return False
     if not resume:
         raise OutputError(f"'{out}' holds a run already; resume it or name another output")
     try:
-        theirs = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as problem:
+        theirs = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(theirs, dict) or not isinstance(theirs.get("recipe"), dict):
+            raise ValueError("it does not say what the run is")
+    except (OSError, ValueError, RecursionError) as problem:
         raise OutputError(f"'{file}' can't be read ({problem}); name another output") from problem
     changed = [key for key in identity if key not in ("recipe", "version") and identity[key] != theirs.get(key)]
     differences = [
@@ -356,6 +363,11 @@ def check_folder(out: Path, identity: Mapping[str, Any], *, resume: bool) -> boo
             f"'{out}' holds another run ({'; '.join(differences)}); use its recipe and store, or name another output"
         )
     return True
+
+
+def lock_path(out: Path) -> Path:
+    """Name the file that the process of a run holds."""
+    return out / _LOCK
 
 
 def begin_folder(out: Path, identity: Mapping[str, Any]) -> None:
@@ -370,14 +382,37 @@ def begin_folder(out: Path, identity: Mapping[str, Any]) -> None:
 
 
 def saved_steps(out: Path) -> list[tuple[Path, Progress]]:
-    """List the whole checkpoints of a run, oldest first. One with a missing or short file does not count."""
+    """List the checkpoints of a run, oldest first. One with a missing or short file, or a damaged state, does not
+    count; whether weights are damaged is seen when they are read."""
     found = []
     for folder in sorted((out / _CHECKPOINTS).glob("step_*")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
-            if all((folder / name).stat().st_size == size for name, size in state["sizes"].items()):
-                found.append((folder, Progress(**state["progress"])))
+            is_whole = state.pop("checksum", None) in (None, _state_checksum(state))
+            if is_whole and all((folder / name).stat().st_size == size for name, size in state["sizes"].items()):
+                found.append((folder, TypeAdapter(Progress).validate_python(state["progress"])))
     return found
+
+
+def _state_checksum(state: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(state).encode()):08x}"
+
+
+def read_newest(out: Path) -> tuple[tuple[Progress, Checkpoint, dict[str, Tensor]] | None, list[str]]:
+    """Read progress, model and optimiser of the newest checkpoint of a run that is whole (None: it has saved none), and
+    say what is wrong with newer ones. `OutputError` where all are damaged."""
+    known, problems = dict(saved_steps(out)), list[str]()
+    for folder in sorted((out / _CHECKPOINTS).glob("step_*"), reverse=True):
+        try:
+            if folder not in known:
+                raise CheckpointError(f"'{folder}' lacks a file, or one is cut short or damaged")
+            model, (optimizer, _) = load_checkpoint(folder / MODEL_FILE), read_weights(folder / OPTIMIZER_FILE)
+            return (known[folder], model, optimizer), problems
+        except CheckpointError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise OutputError(f"no checkpoint of run '{out}' can be used; the newest: {problems[0]}; or name another --out")
+    return None, []
 
 
 def save_step(out: Path, progress: Progress, optimizer: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
@@ -394,7 +429,8 @@ def save_step(out: Path, progress: Progress, optimizer: Mapping[str, Tensor], ch
         save_checkpoint(beside / MODEL_FILE, checkpoint)
         write_weights(beside / OPTIMIZER_FILE, optimizer, {})
         sizes = {file.name: file.stat().st_size for file in beside.iterdir()}
-        state = {"progress": dataclasses.asdict(progress), "sizes": sizes}
+        state: dict[str, Any] = {"progress": dataclasses.asdict(progress), "sizes": sizes}
+        state["checksum"] = _state_checksum(state)
         (beside / _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     for old, done in saved_steps(out)[:-_KEPT]:
         if done.step != progress.best_step:
