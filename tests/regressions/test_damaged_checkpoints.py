@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from anyband.errors import CheckpointError, OutputError
@@ -111,6 +112,17 @@ def test_a_bit_anywhere_in_weights_is_noticed(tmp_path: Path, share: float) -> N
     _flip(path, share)
     with pytest.raises(CheckpointError, match=r"is damaged|not a whole safetensors file"):
         read_weights(path)
+
+
+def test_what_another_program_changed_and_wrote_is_no_damage(stopped, tmp_path: Path) -> None:
+    run, _, _ = stopped
+    path = run / "checkpoints" / "step_00000006" / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) * 2 for name in file.keys()}  # noqa: SIM118
+    assert "checksum" in header
+    del tensors["pos_embed"], tensors["decoder_pos_embed"]
+    save_file(tensors, tmp_path / "m.safetensors", metadata=header)
+    assert read_weights(tmp_path / "m.safetensors")[0].keys() == tensors.keys()
 
 
 def test_a_step_of_thousands_of_digits_is_no_step(stopped, tmp_path) -> None:

@@ -511,7 +511,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         checksum = metadata.pop("checksum", None)
-        is_damaged = checksum is not None and checksum != _checksum_of(path)
+        is_damaged = checksum is not None and _checksum_of(path) not in (checksum, None)
     except SafetensorError as problem:
         raise CheckpointError(
             f"'{path}' is not a whole safetensors file ({path.stat().st_size:,} bytes; {problem}); "
@@ -527,10 +527,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _checksum_of(path: Path) -> str:
-    """Compute the checksum that `write_weights` puts into the header, of the header without it and all tensors."""
+def _checksum_of(path: Path) -> str | None:
+    """Compute the checksum that `write_weights` puts into the header, of the header without it and all tensors; None
+    where another program, which keeps the header but no order in it, wrote what it had changed."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        if list(header["__metadata__"]) != sorted(header["__metadata__"]):
+            return None
         header["__metadata__"].pop("checksum")
         checksum = zlib.crc32(_header_text(header))
         while block := file.read(_BLOCK_BYTES):
