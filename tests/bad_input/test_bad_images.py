@@ -110,7 +110,7 @@ def test_a_mask_that_can_not_be_read_is_named(refused, existing, mask: str) -> N
 
 def test_a_mask_of_several_bands_is_asked_which(refused, existing) -> None:
     message = refused(*_filled(_EMBED, "rgb0.tif"), "--valid", "KIT/rgb1.tif")
-    assert "has 3 bands; say which one by `valid_variable`" in message
+    assert "has 3 bands (3 without names); say which one by `valid_variable`: its name, or its number" in message
 
 
 def test_a_time_of_a_file_without_times_is_refused(refused, existing) -> None:

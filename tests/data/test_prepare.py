@@ -374,7 +374,7 @@ def test_declared_places_stand_in_the_order_of_the_first_images_that_are_used(wr
         (np.zeros((3, 32, 32), np.uint8), r"none of the 1 images can be used: 'a.tif' has no data"),
         (np.ones((3, 8, 32), np.uint8), r"images can be used: 'a.tif' has 8 × 32 pixels, smaller"),
         (np.ones((2, 32, 32), np.uint8), r"images can be used: .*has 2 bands, sensor 'maxar-rgb' has 3"),
-        (np.ones((3, 32, 32), np.complex64), r"numbers of type complex64"),
+        (np.ones((3, 32, 32), np.complex64), r"band 'R' of '.*a.tif' has complex numbers \(complex64\)"),
     ],
 )  # fmt: skip
 def test_no_usable_image_is_an_error_and_leaves_nothing(write, tmp_path, pixels, message) -> None:

@@ -15,7 +15,7 @@ _KEY, _OTHER_KEY = "a" * 64, "b" * 64
 def _found(cache: Path, samples: list[int], key: str = _KEY) -> dict[int, list[torch.Tensor]]:
     return {
         int(sample): [tensor[row] for tensor in tensors]
-        for positions, tensors in kept_features(cache, key, np.array(samples))
+        for positions, tensors in kept_features(cache, key, np.array(samples), {})
         for row, sample in enumerate(positions)
     }
 
@@ -27,7 +27,7 @@ def filled(tmp_path: Path) -> Path:
     first = np.array([4, 2]), (torch.tensor([[4.0], [2.0]]), torch.tensor([[[40.0]], [[20.0]]]))
     second = np.array([7, 2, 1]), (torch.tensor([[7.0], [2.0], [1.0]]), torch.ones(3, 1, 1))
     for one in (first, second):
-        keep_features(cache, _KEY, [one])
+        keep_features(cache, _KEY, [one], {})
     return cache
 
 
@@ -38,7 +38,7 @@ def test_what_was_added_comes_back_sample_by_sample(filled: Path) -> None:
 
 
 def test_a_sample_in_two_parts_comes_once(filled: Path) -> None:
-    positions = np.concatenate([found for found, _ in kept_features(filled, _KEY, np.arange(10))])
+    positions = np.concatenate([found for found, _ in kept_features(filled, _KEY, np.arange(10), {})])
     assert sorted(positions.tolist()) == [1, 2, 4, 7]
 
 
@@ -72,18 +72,18 @@ def _text(path: Path) -> None:
 @pytest.mark.parametrize("damage", [_truncate, _flip, _empty, _text])
 def test_a_damaged_part_counts_as_absent_and_is_replaced(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     cache = tmp_path
-    keep_features(cache, _KEY, [(np.array([3]), (torch.tensor([[3.0]]),))])
+    keep_features(cache, _KEY, [(np.array([3]), (torch.tensor([[3.0]]),))], {})
     (path,) = tmp_path.rglob("*.safetensors")
     damage(path)
     assert _found(cache, [3]) == {}
-    keep_features(cache, _KEY, [(np.array([3]), (torch.tensor([[3.0]]),))])
+    keep_features(cache, _KEY, [(np.array([3]), (torch.tensor([[3.0]]),))], {})
     assert _found(cache, [3])[3][0].tolist() == [3.0]
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
 
 
 def test_a_part_of_another_key_in_the_same_folder_counts_as_absent(tmp_path: Path) -> None:
     cache, other = tmp_path, _OTHER_KEY
-    keep_features(cache, other, [(np.array([3]), (torch.tensor([[3.0]]),))])
+    keep_features(cache, other, [(np.array([3]), (torch.tensor([[3.0]]),))], {})
     (path,) = tmp_path.rglob("*.safetensors")
     place = tmp_path / _KEY[:2] / _KEY
     place.mkdir(parents=True)
@@ -108,3 +108,15 @@ def test_equal_weights_have_equal_hashes_and_any_change_another() -> None:
         same.bias[1] += 1e-6
     assert tensors_hash(one.state_dict()) != tensors_hash(same.state_dict())
     assert tensors_hash(one.to(torch.bfloat16).state_dict()) != tensors_hash(same.state_dict())
+
+
+def test_what_was_said_of_files_is_said_again_where_features_are_kept(tmp_path) -> None:
+    found = [(np.array([3]), (torch.tensor([[3.0]]),))]
+    keep_features(tmp_path, _KEY, found, {"a.tif": ("x is ignored", "y is taken"), "b.tif": ("x is ignored",)})
+    said: dict[str, tuple[str, ...]] = {"c.tif": ("z",)}
+
+    assert len(list(kept_features(tmp_path, _KEY, np.array([3]), said))) == 1
+    assert {name: set(notes) for name, notes in said.items()} == {
+        "c.tif": {"z"},
+        "a.tif": {"x is ignored", "y is taken"},
+    }

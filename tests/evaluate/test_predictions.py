@@ -155,4 +155,4 @@ def test_shares_are_written_in_per_cent_and_errors_as_they_are() -> None:
     nan = float("nan")
     assert score_text(Score(metric="miou", value=0.6, low=0.5, high=0.75, num_samples=9)) == "60.0 [50.0–75.0]"
     assert score_text(Score(metric="r2", value=0.1, low=-0.25, high=0.5, num_samples=9)) == "0.1 [−0.25 to 0.5]"
-    assert score_text(Score(metric="r2", value=nan, low=nan, high=0.5, num_samples=9)) == "– [–]"
+    assert score_text(Score(metric="r2", value=nan, low=nan, high=0.5, num_samples=9)) == "undefined"

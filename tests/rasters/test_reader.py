@@ -338,7 +338,7 @@ def test_a_mask_of_several_bands_must_be_told_apart(tmp_path: Path) -> None:
     mask = _write(tmp_path / "m.tif", _pixels(2, 2, 2), ["cloud", "snow"])
     source = RasterSource(paths=(image,), valid_paths=(mask,))
     with (
-        pytest.raises(RasterError, match=r"m.tif' has 2 bands; say which one"),
+        pytest.raises(RasterError, match=r"m.tif' has 2 bands \(cloud, snow\); say which one"),
         open_raster(source, _sensor("B02")),
     ):
         pass

@@ -13,7 +13,7 @@ from anyband.errors import AssignmentError, CatalogueError
 from anyband.sensors.assignment import AssignmentRules, assign
 from anyband.sensors.catalogue import get_sensor, list_sensors, load_sensor_file
 from anyband.sensors.ranges import RangeTable, load_ranges
-from anyband.sensors.sensor import Encoding, RadarBeam, Sensor, Spectrum, Unit, sensor_to_dict
+from anyband.sensors.sensor import Encoding, RadarBeam, Sensor, Spectrum, Unit, dn_formula, sensor_to_dict
 
 __all__ = ["add_arguments", "run"]
 
@@ -149,9 +149,7 @@ def _encoding_lines(sensor: Sensor) -> list[str]:
 
 
 def _formula(encoding: Encoding, unit: Unit) -> str:
-    affine = "DN" if encoding.scale == 1 else f"DN · {encoding.scale:g}"
-    if encoding.offset:
-        affine += f" {'+' if encoding.offset > 0 else '−'} {abs(encoding.offset):g}"
+    affine = dn_formula(encoding.scale, encoding.offset)
     if encoding.transform == "identity":
         return f"{affine} ({unit})"
     if encoding.transform == "brightness_temperature":

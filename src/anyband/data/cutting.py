@@ -23,7 +23,7 @@ from anyband.errors import AnybandError, GeometryError, InputError, ManifestErro
 from anyband.rasters.footprints import View, chip_transform, plan_footprints
 from anyband.rasters.grid import Grid, Transform, Window, resample_bilinear, source_window
 from anyband.rasters.reader import RasterReader, open_raster
-from anyband.sensors.sensor import Encoding
+from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, stored_encoding
 
 __all__ = [
     "MIN_IMAGE_PX",
@@ -75,6 +75,8 @@ class ImageSurvey:
     nodata: float | None
     datetime: dt.datetime | None
     """UTC, if the file says it."""
+    encoding: tuple[tuple[str, Encoding], ...] = ()
+    """(band, how its numbers are stored) where that is in the file; empty: as the list says."""
     notes: tuple[str, ...] = ()
     """What a user should know of how it is read."""
 
@@ -149,7 +151,7 @@ SurveyedImage = tuple[int, ImageSurvey | str, list[tuple[int, Cut | str]]]
 def chip_bytes(piece: Piece, number: int, partial: bool) -> int:
     """Tell the size of a chip in the file of its piece."""
     _, view, _ = piece.chips[number]
-    dtype = storage_of(piece.entry, piece.survey.dtype, piece.survey.nodata)[0]
+    dtype = storage_of(piece.entry, piece.survey)[0]
     return len(piece.entry.sensor.bands) * view.height * view.width * (np.dtype(dtype).itemsize + partial)
 
 
@@ -161,14 +163,13 @@ def survey_image(entry: ImageEntry) -> ImageSurvey | str:
 
 def _survey(entry: ImageEntry, opened: ExitStack) -> tuple[ImageSurvey | str, RasterReader | None]:
     try:
-        reader = opened.enter_context(open_raster(entry.source, entry.sensor))
+        reader = opened.enter_context(open_raster(entry.source, entry.sensor, entry.encoding))
         grid, dtype, nodata = reader.grid, str(reader.dtype), reader.nodata
         if min(grid.height, grid.width) < MIN_IMAGE_PX:
             raise GeometryError(
                 f"'{entry.name}' has {grid.height} × {grid.width} pixels, smaller than a patch "
                 f"({MIN_IMAGE_PX} × {MIN_IMAGE_PX})"
             )
-        storage_of(entry, dtype, nodata)
         if entry.place is not None and reader.geolocation is not None:
             raise GeometryError(
                 f"'{entry.name}' is placed by {reader.geolocation}, which are not read, so its pixels can't be laid on "
@@ -176,7 +177,16 @@ def _survey(entry: ImageEntry, opened: ExitStack) -> tuple[ImageSurvey | str, Ra
                 "(with -tps, -rpc or -geoloc)"
             )
         nodata = None if nodata is None or np.isnan(nodata) else float(nodata)
-        survey = ImageSurvey(grid=grid, dtype=dtype, nodata=nodata, datetime=reader.datetime, notes=reader.notes)
+        in_file = entry.source.encoding in FILE_ENCODINGS
+        survey = ImageSurvey(
+            grid=grid,
+            dtype=dtype,
+            nodata=nodata,
+            datetime=reader.datetime,
+            encoding=stored_encoding(reader.sensor) if in_file else (),
+            notes=reader.notes,
+        )
+        storage_of(entry, survey)
         return _untrue(entry, survey) or survey, reader
     except OutputError:
         raise
@@ -268,25 +278,24 @@ def work_place(job: PlaceJob) -> list[SurveyedImage]:
         return [(number, survey, cuts.get(number, [])) for number, _, survey, _ in looked_at]
 
 
-def storage_of(
-    entry: ImageEntry, dtype: str, nodata: float | None
-) -> tuple[str, tuple[tuple[str, Encoding], ...], float | None]:
+def storage_of(entry: ImageEntry, survey: ImageSurvey) -> tuple[str, tuple[tuple[str, Encoding], ...], float | None]:
     """Decide how numbers are kept: integers as they are, dB as int16 × 0.01, other floats as float32; `RasterError` for
     other types. Gives the type, the encoding of each band and the number kept without data (None: only validity
     tells)."""
+    dtype, nodata, stored = survey.dtype, survey.nodata, survey.encoding or entry.encoding
     kind = np.dtype(dtype).kind
     if kind in "iu":
         limits = np.iinfo(dtype)
         fits = nodata is not None and limits.min <= nodata <= limits.max and nodata == int(nodata)
-        return dtype, entry.encoding, nodata if fits else None
+        return dtype, stored, nodata if fits else None
     if kind == "b":
-        return "uint8", entry.encoding, None
+        return "uint8", stored, None
     if kind != "f":
         raise RasterError(f"'{entry.name}' has numbers of type {dtype}; integers and floats can be prepared")
     if all(band.unit == "sigma0_db" for band in entry.sensor.bands):
-        encoding = tuple((band, Encoding(scale=_DECIBEL_SCALE)) for band, _ in entry.encoding)
+        encoding = tuple((band, Encoding(scale=_DECIBEL_SCALE)) for band, _ in stored)
         return "int16", encoding, float(_DECIBEL_NODATA)
-    return "float32", entry.encoding, None
+    return "float32", stored, None
 
 
 def cut_image(piece: Piece, reader: RasterReader | None = None) -> Cut | str:
@@ -357,9 +366,9 @@ def _overlap(offset: int, size: int, start: int, length: int) -> tuple[slice, sl
 
 
 def _kept_numbers(dn: Array, valid: Array, piece: Piece) -> tuple[Array, Array]:
-    dtype, _, nodata = storage_of(piece.entry, piece.survey.dtype, piece.survey.nodata)
+    dtype, _, nodata = storage_of(piece.entry, piece.survey)
     if dn.dtype.kind == "f" and dtype == "int16":
-        return _as_decibel(dn, valid, [encoding for _, encoding in piece.entry.encoding])
+        return _as_decibel(dn, valid, [encoding for _, encoding in piece.survey.encoding or piece.entry.encoding])
     kept = dn.astype(dtype, copy=False)
     if dtype == "float32":
         valid = valid & np.isfinite(kept)

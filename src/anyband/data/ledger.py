@@ -9,6 +9,8 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ _REPLACED = "replaced"
 _KEPT = """
 CREATE TABLE inputs (digest TEXT NOT NULL);
 CREATE TABLE surveys (image INTEGER PRIMARY KEY, problem TEXT, dtype TEXT, nodata REAL, datetime TEXT, height INTEGER,
-    width INTEGER, transform TEXT, crs TEXT, gsd_m REAL, notes TEXT);
+    width INTEGER, transform TEXT, crs TEXT, gsd_m REAL, notes TEXT, encoding TEXT);
 CREATE TABLE cuts (piece INTEGER PRIMARY KEY, problem TEXT, best REAL, chips TEXT, content BLOB);
 CREATE TABLE shards (array TEXT, shard INTEGER, digest TEXT, partial INTEGER, PRIMARY KEY (array, shard));
 """
@@ -50,7 +52,7 @@ CREATE TABLE skipped (image INTEGER PRIMARY KEY, reason TEXT NOT NULL);
 _ROWS_TOGETHER = 512
 
 _GRID = "height, width, transform, crs, gsd_m"
-_SURVEY = f"problem, dtype, nodata, surveys.datetime, notes, {_GRID}"
+_SURVEY = f"problem, dtype, nodata, surveys.datetime, notes, encoding, {_GRID}"
 
 
 class Ledger:
@@ -162,9 +164,11 @@ class Ledger:
         row = self.database.execute(f"SELECT {_SURVEY} FROM surveys WHERE image = ?", [image]).fetchone()
         if row is None or row[0] is not None:
             return row and str(row[0])
-        _, dtype, nodata, time, notes, *grid = row
-        said = tuple(json.loads(notes)) if notes else ()
-        return ImageSurvey(grid=_grid(*grid), dtype=sys.intern(dtype), nodata=nodata, datetime=_time(time), notes=said)
+        _, dtype, nodata, time, notes, encoding, *grid = row
+        return ImageSurvey(
+            grid=_grid(*grid), dtype=sys.intern(dtype), nodata=nodata, datetime=_time(time),
+            encoding=_encoding(encoding), notes=tuple(json.loads(notes or "[]")),
+        )  # fmt: skip
 
     def notes(self) -> Iterator[tuple[str, list[str]]]:
         """Give (name, what is said of it) of each image that is used and of which something is said."""
@@ -182,8 +186,9 @@ class Ledger:
         grid, time = survey.grid, survey.datetime and survey.datetime.isoformat()
         numbers = (grid.height, grid.width, json.dumps(grid.transform), grid.crs, grid.gsd_m)
         notes = json.dumps(survey.notes) if survey.notes else None
-        values = (image, None, survey.dtype, survey.nodata, time, *numbers, notes)
-        self._note("INSERT OR REPLACE INTO surveys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
+        encoding = json.dumps([(band, asdict(one)) for band, one in survey.encoding]) if survey.encoding else None
+        values = (image, None, survey.dtype, survey.nodata, time, *numbers, notes, encoding)
+        self._note("INSERT OR REPLACE INTO surveys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
 
     def keep_place(self, surveys: Iterable[SurveyedImage]) -> None:
         """Note all that is known of the images of a place, or nothing of it."""
@@ -261,6 +266,11 @@ def _inputs_of(database: sqlite3.Connection) -> str | None:
     return str(database.execute("SELECT digest FROM inputs").fetchone()[0])
 
 
+@lru_cache(maxsize=64)
+def _encoding(text: str | None) -> tuple[tuple[str, Encoding], ...]:
+    return tuple((band, Encoding(**numbers)) for band, numbers in json.loads(text or "[]"))
+
+
 def _grid(height: int, width: int, transform: str, crs: str | None, gsd_m: float) -> Grid:
     # Names come anew with each row; thousands of images share a few of them.
     shared = crs and sys.intern(crs)
@@ -321,7 +331,7 @@ class WaitingChip:
             )
         _, view, _ = piece.chips[self._number]
         shape = (len(piece.entry.sensor.bands), view.height, view.width)
-        dtype, _, _ = storage_of(piece.entry, piece.survey.dtype, piece.survey.nodata)
+        dtype, _, _ = storage_of(piece.entry, piece.survey)
         pixels = np.frombuffer(content, dtype, count=math.prod(shape)).reshape(shape)
         valid = np.frombuffer(content, bool, offset=pixels.nbytes).reshape(shape) if self._partial else None
         return pixels, valid

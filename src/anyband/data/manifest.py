@@ -18,9 +18,9 @@ from anyband.arrays import Array
 from anyband.data.store import SPLITS, Split
 from anyband.errors import AnybandError, CatalogueError, ManifestError, nearest_name
 from anyband.files import read_yaml
-from anyband.rasters.reader import RasterSource
+from anyband.rasters.reader import RasterSource, file_sensor
 from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.sensor import Encoding, Sensor
+from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, Sensor
 
 __all__ = [
     "COLUMNS",
@@ -109,7 +109,7 @@ COLUMNS = {
     "place": "images of one place show the same ground; empty: found by overlap",
     "datetime": "time of acquisition, ISO 8601; UTC where no zone is given",
     "bands": "`B02=name;B03=name`: band = name or number in the file; `B02;B03`: these, in this order",
-    "encoding": "how the numbers are stored: a name that the sensor declares",
+    "encoding": "how the numbers are stored: a name that the sensor declares; `tags`: the file's own scale and offset",
     "scale": "physical units per stored unit, instead of the encoding's",
     "offset": "physical value of a stored 0, instead of the encoding's",
     "nodata": "digital number that means no data, instead of the file's",
@@ -148,7 +148,7 @@ class ImageEntry:
     product: Sensor
     """The whole sensor, with all its bands."""
     encoding: tuple[tuple[str, Encoding], ...]
-    """(band, how its numbers are stored) for each band."""
+    """(band, how its numbers are stored) for each band; empty: that is in the file (`tags`, `physical`)."""
     place: str | None = None
     """Identity of the ground; None: found by overlap."""
     datetime: dt.datetime | None = None
@@ -213,7 +213,10 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
 
 
 def entry_sensor(entry: ImageEntry) -> Sensor:
-    """Make the sensor of an image of a list: with its bands, and stored by default as the list says."""
+    """Make the sensor of an image of a list: with its bands, and stored by default as the list says. Where that is in
+    the file, it is opened."""
+    if entry.source.encoding in FILE_ENCODINGS:
+        return file_sensor(entry.source, entry.sensor)
     named = entry.source.encoding or entry.sensor.default_encoding
     stored = dict(entry.encoding)
     if all(dict(band.encodings).get(named) == stored[band.name] for band in entry.sensor.bands):
@@ -248,8 +251,11 @@ def _declaration(
     if key not in _declared:
         sensor = product.select(names) if names else product
         is_given = scale is not None or offset is not None
+        if is_given and encoding in FILE_ENCODINGS:
+            raise ManifestError(f"encoding '{encoding}' takes scale and offset from the file; leave out those columns")
         stored = []
-        for band in sensor.bands:
+        in_file = encoding in FILE_ENCODINGS and any(encoding not in dict(band.encodings) for band in sensor.bands)
+        for band in () if in_file else sensor.bands:
             plain = is_given and encoding is None
             found = Encoding() if plain else band.encoding(encoding or sensor.default_encoding)
             if is_given:

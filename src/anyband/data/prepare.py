@@ -371,7 +371,7 @@ def _is_default(entry: ImageEntry) -> bool:
 def _add_chips(writer: StoreWriter, ledger: Ledger, piece: Piece, cut: Cut) -> None:
     entry, survey = piece.entry, piece.survey
     chips, _, _ = cut
-    dtype, encoding, nodata = storage_of(entry, survey.dtype, survey.nodata)
+    dtype, encoding, nodata = storage_of(entry, survey)
     waiting = {number for number, *_ in chips}
     starts = accumulate((chip_bytes(piece, number, partial) for number, _, partial, _ in chips), initial=0)
     for chip, start in zip(chips, starts, strict=False):

@@ -273,7 +273,7 @@ def extract_features(
             module.train(was_training)
     for one in rows.values():
         if cache is not None and one.waiting:
-            keep_features(cache, one.key, one.waiting)
+            keep_features(cache, one.key, one.waiting, reader.data.said)
     found = {name: one.made for name, one in rows.items()}
     if len(set(wanted)) == len(wanted):
         return found
@@ -325,7 +325,7 @@ class _Rows:
         self.missing = dict.fromkeys(samples)
         self._row = {sample: row for row, sample in enumerate(self.missing)}
         self.made: tuple[Tensor, ...] = ()
-        self._names, self._cache, self.key = reader.data.names, cache, ""
+        self._names, self._said, self._cache, self.key = reader.data.names, reader.data.said, cache, ""
         self.waiting: list[_Found] = []
         if cache is None:
             return
@@ -341,7 +341,7 @@ class _Rows:
         }
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
         self.key = hashlib.sha256(text.encode()).hexdigest()
-        for found, made in kept_features(cache, self.key, samples):
+        for found, made in kept_features(cache, self.key, samples, self._said):
             self.add(found, made, is_kept=True)
 
     def add(self, samples: Int[Array, " found"], made: tuple[Tensor, ...], *, is_kept: bool = False) -> None:
@@ -361,7 +361,7 @@ class _Rows:
         if self._cache is not None and not is_kept:
             self.waiting.append((samples, made))
             if sum(one.nbytes for _, tensors in self.waiting for one in tensors) >= _PART_BYTES:
-                keep_features(self._cache, self.key, self.waiting)
+                keep_features(self._cache, self.key, self.waiting, self._said)
                 self.waiting = []
 
 
@@ -371,13 +371,15 @@ _ENDING = ".safetensors"
 _DIGEST_BYTES = 16
 
 
-def kept_features(folder: Path, key: str, samples: Sequence[int] | Int[Array, " sample"]) -> Iterator[_Found]:
+def kept_features(
+    folder: Path, key: str, samples: Sequence[int] | Int[Array, " sample"], said: dict[str, tuple[str, ...]]
+) -> Iterator[_Found]:
     """Give what a cache has of some samples, part by part, each sample once; several tensors of several levels.
-    A part that is damaged, or that is of something else, counts as absent.
+    A part that is damaged, or that is of something else, counts as absent. What was said of files is added to `said`.
     """
     wanted = {int(sample) for sample in samples}
     for path in sorted((folder / key[:2] / key).glob(f"*{_ENDING}")):
-        found = _read_part(path, key, wanted)
+        found = _read_part(path, key, wanted, said)
         if found is not None:
             wanted -= set(found[0].tolist())
             yield found
@@ -385,16 +387,22 @@ def kept_features(folder: Path, key: str, samples: Sequence[int] | Int[Array, " 
             return
 
 
-def keep_features(folder: Path, key: str, found: Sequence[_Found]) -> None:
-    """Add features of some samples, float32 on the CPU, to a cache; several processes may write at once."""
+def keep_features(folder: Path, key: str, found: Sequence[_Found], said: Mapping[str, tuple[str, ...]]) -> None:
+    """Add features of some samples, float32 on the CPU, to a cache; several processes may write at once. Of what was
+    said of their files, each text is kept once."""
+    first = {note: name for name, notes in list(said.items())[::-1] for note in notes}
     levels = zip(*(made for _, made in found), strict=True)
     tensors = {f"level_{index}": torch.cat(level).contiguous() for index, level in enumerate(levels)}
     tensors["samples"] = torch.from_numpy(np.concatenate([samples for samples, _ in found]))
     name = hashlib.blake2b(tensors["samples"].numpy().tobytes(), digest_size=_DIGEST_BYTES).hexdigest()
-    write_weights(folder / key[:2] / key / f"{name}{_ENDING}", tensors, {"key": key, "digest": tensors_hash(tensors)})
+    write_weights(
+        folder / key[:2] / key / f"{name}{_ENDING}",
+        tensors,
+        {"key": key, "digest": tensors_hash(tensors)} | ({"said": json.dumps(first)} if first else {}),
+    )
 
 
-def _read_part(path: Path, key: str, wanted: set[int]) -> _Found | None:
+def _read_part(path: Path, key: str, wanted: set[int], said: dict[str, tuple[str, ...]]) -> _Found | None:
     """Read the samples of a part that are wanted; None where there is none, or it is damaged or of something else."""
     from safetensors import SafetensorError, safe_open
 
@@ -412,6 +420,8 @@ def _read_part(path: Path, key: str, wanted: set[int]) -> _Found | None:
         return None
     if metadata.get("digest") != tensors_hash(tensors):
         return None
+    for note, name in json.loads(metadata.get("said", "{}")).items():
+        said[name] = tuple(dict.fromkeys((*said.get(name, ()), note)))
     return samples[rows], tuple(tensors[f"level_{index}"][rows] for index in range(len(tensors) - 1))
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "predictions_of",
     "ratio",
     "resample",
+    "score_notes",
     "score_text",
     "scores_of",
     "sums_of",
@@ -221,7 +222,10 @@ class Score:
 
 
 def score_text(score: Score) -> str:
-    """Write a score and its interval, shares in per cent: `61.2 [58.0–64.1]`; `to` where a number may be negative."""
+    """Write a score and its interval, shares in per cent: `61.2 [58.0–64.1]`; `to` where a number may be negative;
+    or `undefined`."""
+    if not math.isfinite(score.value):
+        return "undefined"
     name, between = score.metric, "–" if METRICS[score.metric].percent and score.low >= 0 else " to "
     ends = f"{value_text(name, score.low)}{between}{value_text(name, score.high)}"
     return f"{value_text(name, score.value)} [{ends if math.isfinite(score.low) else _UNKNOWN}]"
@@ -540,6 +544,32 @@ def resample(
                 found[name].append(metric(weights))
             advance(len(weights))
     return {name: np.concatenate(values) for name, values in found.items()}
+
+
+_LEFT_OUT: dict[TaskKind, str] = {
+    "class": "the balanced accuracy leaves {0} out, macro F1 unless {1} predicted",
+    "labels": "mAP macro leaves {0} out",
+    "class_map": "mIoU and macro F1 leave {0} out unless {1} predicted",
+}
+
+
+def score_notes(predictions: Predictions) -> tuple[str, ...]:
+    """Say which classes the test lacks, and what scores do with them; or that a test of equal numbers has no R²."""
+    kind, arrays = predictions.kind, predictions.arrays
+    if kind not in _LEFT_OUT:
+        r2 = value_of(metric_of(kind, arrays, "r2"), num_samples=len(predictions.samples))
+        return () if math.isfinite(r2) else ("R² is undefined: all numbers of the test are equal",)
+    numbers = np.arange(len(predictions.classes))
+    if kind == "class_map":
+        present = arrays["confusion"].sum(axis=(0, 2)) > 0
+    else:
+        present = arrays["labels"].any(axis=0) if kind == "labels" else np.isin(numbers, arrays["labels"])
+    missing = [predictions.classes[number] for number in numbers[~present]]
+    if not missing:
+        return ()
+    named = ", ".join(f"'{name}'" for name in missing[:5]) + " …" * (len(missing) > 5)
+    subject, pronouns = ("class", ("it", "it is")) if len(missing) == 1 else ("classes", ("them", "they are"))
+    return (f"the test has no {subject} {named}: {_LEFT_OUT[kind].format(*pronouns)}",)
 
 
 def scores_of(

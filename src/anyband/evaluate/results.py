@@ -32,6 +32,7 @@ from anyband.evaluate.metrics import (
     interval,
     metric_of,
     resample,
+    score_notes,
     score_text,
     scores_of,
     value_of,
@@ -366,6 +367,7 @@ def result_rows(context: Context, results: Sequence[Result]) -> list[ResultRow]:
             *context.reader.notes,
             *result.notes,
             *notes_of_groups(result.predictions),
+            *score_notes(result.predictions),
         )
         rows.append(
             ResultRow(

@@ -31,7 +31,7 @@ from anyband.labelled.samples import (
 from anyband.labelled.splits import complete_splits, splits_from_lists
 from anyband.labelled.tables import ListedSample, list_samples
 from anyband.rasters.reader import RasterSource
-from anyband.sensors.sensor import Sensor
+from anyband.sensors.sensor import FILE_ENCODINGS, Sensor
 
 __all__ = ["open_images", "published_data", "published_splits"]
 
@@ -216,7 +216,8 @@ def _sensors_and_metadata(samples: Sequence[ListedSample]) -> tuple[tuple[tuple[
             source = entry.source
             how = (source.bands, source.time_index, source.time, source.nodata, source.valid_values)
             # Images of rows that say the same share these objects, and they live as long as the images do.
-            key = id(entry.sensor), id(entry.encoding), source.encoding, how, source.valid_variable
+            where = source.paths if source.encoding in FILE_ENCODINGS else ()
+            key = id(entry.sensor), id(entry.encoding), source.encoding, how, source.valid_variable, where
             if key not in stored:
                 found = entry_sensor(entry)
                 stored[key] = one_of.setdefault(found, found)
@@ -236,7 +237,7 @@ def _read(sample: ListedSample, said: dict[str, tuple[str, ...]]) -> Sample:
 
     images = []
     for entry in sample.images:
-        with open_raster(entry.source, entry.sensor) as reader:
+        with open_raster(entry.source, entry.sensor, entry.encoding) as reader:
             raster, time = reader.read(), entry.datetime or reader.datetime
             said |= {entry.name: reader.notes} if reader.notes else {}
         images.append(

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num
-from anyband.errors import GeometryError, InputError, ManifestError, RasterError, nearest_name
+from anyband.errors import GeometryError, InputError, ManifestError, nearest_name
 from anyband.labelled.tables import LabelFile
 from anyband.rasters.grid import IDENTITY, Grid, Window, same_crs
-from anyband.rasters.reader import open_sheet
+from anyband.rasters.reader import band_of, open_sheet
 
 __all__ = [
     "LabelPixels",
@@ -45,22 +45,7 @@ def read_labels(file: LabelFile, grid: Grid, window: Window, *, image: str) -> L
         GeometryError: it lies on another grid than the image.
     """
     with closing(open_sheet(file.path)) as sheet:
-        names, variable = sheet.names, file.variable
-        if not variable and len(names) > 1:
-            named = ", ".join(name for name in names if name) or f"{len(names)} without names"
-            raise RasterError(
-                f"label raster '{sheet.path}' has {len(names)} bands ({named}); say which one by `label_variable`: "
-                "its name, or its number from 1"
-            )
-        if variable in names:
-            position = names.index(variable)
-        elif not variable or (variable.isdigit() and 1 <= int(variable) <= len(names)):
-            position = int(variable or 1) - 1
-        else:
-            raise RasterError(
-                f"label raster '{sheet.path}' has no band '{variable}' ({', '.join(names)})"
-                f"{nearest_name(variable, names)}"
-            )
+        position = band_of(sheet, file.variable, what="label raster", option="label_variable")
         # Without georeference the sizes must agree.
         same = (sheet.height, sheet.width) == (grid.height, grid.width)
         if same and sheet.crs is not None and grid.crs is not None:

@@ -152,7 +152,7 @@ def _open_scenes(
         for sample, file in zip(samples, files, strict=True):
             grids, times = [], []
             for entry in sample.images:
-                with open_raster(entry.source, entry.sensor) as reader:
+                with open_raster(entry.source, entry.sensor, entry.encoding) as reader:
                     grids.append(reader.grid)
                     times.append(entry.datetime or reader.datetime)
                     said |= {entry.name: reader.notes} if reader.notes else {}
@@ -345,7 +345,7 @@ class _Maps:
     def read(self, index: int) -> Sample:
         scene, images = self.scenes[index], []
         for slot, entry in enumerate(scene.sample.images):
-            with open_raster(entry.source, entry.sensor) as reader:
+            with open_raster(entry.source, entry.sensor, entry.encoding) as reader:
                 raster = reader.read(self.windows[index][slot])
             sensor, time = scene.sensors[slot], scene.times[slot]
             images.append(SampleImage(dn=raster.dn, valid=raster.valid, sensor=sensor, grid=raster.grid, datetime=time))

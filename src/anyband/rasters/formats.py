@@ -3,9 +3,11 @@
 import datetime
 import math
 import os
+import re
 import struct
-from collections.abc import Mapping, Sequence, Set
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import closing, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from rasterio.windows import Window as RasterioWindow
 from anyband.arrays import Array, Bool, Shaped
 from anyband.errors import RasterError
 from anyband.rasters.grid import IDENTITY, Transform, Window, counts_pixels, crs_name, trusted_georeference
+from anyband.sensors.sensor import BY_BASELINE, Scaling
 
-__all__ = ["GdalSheet", "PlainTiffSheet", "QuietReader", "QuietWriter", "open_plain_tiff"]
+__all__ = ["GdalSheet", "PlainTiffSheet", "QuietReader", "QuietWriter", "open_plain_tiff", "product_scaling"]
 
 # What rasterio raises for damaged files: its own errors, GDAL's, and those of texts that are no UTF-8.
 _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
@@ -66,15 +69,18 @@ class GdalSheet:
         try:
             # Outside of an `Env` GDAL writes warnings of damaged files to stderr.
             with rasterio.Env():
-                bands = zip(dataset.indexes, dataset.colorinterp, strict=True)
-                self._numbers = tuple(number for number, meaning in bands if meaning != ColorInterp.alpha)
-                self.names = tuple(dataset.descriptions[number - 1] or "" for number in self._numbers)
+                self.names = tuple(name or "" for name in dataset.descriptions)
+                meanings = enumerate(dataset.colorinterp)
+                self.alphas = tuple(position for position, meaning in meanings if meaning == ColorInterp.alpha)
                 self.height, self.width = int(dataset.height), int(dataset.width)
                 self._place()
-                self.dtypes = tuple(str(dataset.dtypes[number - 1]) for number in self._numbers)
-                self.nodata: tuple[float | None, ...] = tuple(dataset.nodatavals[n - 1] for n in self._numbers)
-                flags = {flag for number in self._numbers for flag in dataset.mask_flag_enums[number - 1]}
-                self._has_mask = bool(flags & {MaskFlags.alpha, MaskFlags.per_dataset})
+                self.dtypes = tuple(map(str, dataset.dtypes))
+                self.nodata: tuple[float | None, ...] = tuple(dataset.nodatavals)
+                # A mask of one band has no flag. Alpha is read as a band, "no data" is the reader's to compare.
+                known = {MaskFlags.all_valid}, {MaskFlags.nodata}, {MaskFlags.per_dataset, MaskFlags.alpha}
+                flags = enumerate(dataset.mask_flag_enums)
+                self._masked = frozenset(position for position, found in flags if set(found) not in known)
+                self.scaling = _tags_scaling(dataset)
         except _LIBRARY_ERRORS as problem:
             raise RasterError(
                 f"'{path}' is damaged: its header can't be read ({_cause(problem)}); get it again or leave it out"
@@ -107,19 +113,85 @@ class GdalSheet:
     def read(
         self, positions: Sequence[int], window: Window
     ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
-        """Read digital numbers of a window, and the file's alpha or mask band; `RasterError` where it is damaged."""
-        numbers = [self._numbers[position] for position in positions]
+        """Read digital numbers of a window, and the file's alpha and masks; `RasterError` where it is damaged. An alpha
+        band that is asked for is one of data, and says nothing of the others."""
+        numbers = [position + 1 for position in positions]
+        masks = [number for number in numbers if number - 1 in self._masked]
+        alphas = [position + 1 for position in self.alphas if position not in positions]
         place = RasterioWindow(window.col, window.row, window.width, window.height)
         try:
             with rasterio.Env(**_READING):
                 stored = self._dataset.read(numbers, window=place)
-                valid = self._dataset.read_masks(numbers, window=place) > 0 if self._has_mask else None
+                valid: Any = np.ones(stored.shape, dtype=bool) if masks or alphas else None
+                if masks:
+                    valid[np.isin(numbers, masks)] = self._dataset.read_masks(masks, window=place) > 0
+                if alphas:
+                    valid &= (self._dataset.read(alphas, window=place) > 0).all(axis=0)
         except _LIBRARY_ERRORS as problem:
             raise RasterError(
                 f"cannot read '{self.path}' at {window}: the file is truncated or damaged "
                 f"({_cause(problem)}); get it again or leave it out"
             ) from problem
         return stored, valid
+
+
+# Source: ESA, Sentinel-2 Products Specification Document: reflectance = (DN + offset) / quantification value, bands by
+# their numbers in this order. Since processing baseline 04.00 the offset is -1000.
+_PRODUCT_TAG = re.compile(r"(?:BOA_|RADIO_)?(QUANTIFICATION_VALUE|ADD_OFFSET)(?:_(\w+))?=\s*([-+.\d]+)\s*", re.I)
+_PRODUCT_FIELD = re.compile(
+    r'<(?:BOA_|RADIO_)?(QUANTIFICATION_VALUE|ADD_OFFSET)\b(?:[^<>]*?band_id="(\d+)")?[^<>]*>\s*([-+.\d]+)\s*<'
+)
+_PRODUCT_BANDS = (*(f"B{number:02d}" for number in range(1, 9)), "B8A", "B09", "B10", "B11", "B12")
+_BASELINE = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_N(0\d)(\d\d)_")
+_QUANTIFICATION, _OFFSET, _OFFSET_SINCE = 10_000.0, -1_000.0, 4
+# chosen: more than such a file has.
+_MOST_PRODUCT_BYTES = 2**22
+
+
+def _tags_scaling(dataset: Any) -> tuple[Scaling | None, ...]:
+    """Tell what the tags of a file say of the scale and offset of its bands: GDAL's own, else those of Sentinel-2."""
+    texts = (_PRODUCT_TAG.fullmatch(f"{key}={value}") for key, value in dataset.tags().items())
+    found = (text.groups("") for text in texts if text is not None)
+    product = _product_scaling(found, "its tags BOA_ADD_OFFSET and QUANTIFICATION_VALUE")
+    tags = zip(dataset.scales, dataset.offsets, dataset.descriptions, strict=True)
+    of_all = product.get("")
+    return tuple(
+        product.get(name or "", of_all) if (scale, offset) == (1, 0) else (scale, offset, "its scale and offset tags")
+        for scale, offset, name in tags
+    )
+
+
+def _product_scaling(found: Iterable[tuple[str, ...]], where: str) -> dict[str, Scaling]:
+    """Join (field, band, number) of a product: band → scaling; of no name: all bands."""
+    numbers = {(key.upper(), band): float(value) for key, band, value in found}
+    scale = numbers.pop(("QUANTIFICATION_VALUE", ""), _QUANTIFICATION if numbers else 0.0)
+    offsets = {band: value for (key, band), value in numbers.items() if key == "ADD_OFFSET"} or {"": 0.0}
+    return {band: (1 / scale, value / scale, where) for band, value in offsets.items()} if scale else {}
+
+
+def product_scaling(path: Path, band: str) -> Scaling | None:
+    """Tell what a Sentinel-2 product says of the scale and offset of a band of one of its files, by its metadata, else
+    by the processing baseline in its name; None: it is of no product, or none says it."""
+    product = next((one for one in path.parents if one.suffix == ".SAFE"), None) if ".SAFE" in str(path) else None
+    found = {} if product is None else _metadata_scaling(product)
+    if found:
+        return found.get(band, found.get(""))
+    named = _BASELINE.search(str(path))
+    if named is None:
+        return None
+    offset = _OFFSET / _QUANTIFICATION if int(named[1]) >= _OFFSET_SINCE else 0.0
+    return 1 / _QUANTIFICATION, offset, f"{BY_BASELINE} {named[1]}.{named[2]}"
+
+
+@lru_cache(maxsize=64)
+def _metadata_scaling(product: Path) -> dict[str, Scaling]:
+    for path in product.glob("MTD_MSI*.xml"):
+        with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
+            found = _PRODUCT_FIELD.findall(file.read(_MOST_PRODUCT_BYTES))
+            names = dict(enumerate(_PRODUCT_BANDS))
+            fields = ((key, names.get(int(number), "") if number else "", value) for key, number, value in found)
+            return _product_scaling(fields, f"'{path.name}' of its product")
+    return {}
 
 
 def _cause(problem: BaseException) -> str:
@@ -191,6 +263,8 @@ class PlainTiffSheet:
         self.names: tuple[str, ...] = ("",) * count
         self.dtypes: tuple[str, ...] = (dtype,) * count
         self.nodata: tuple[float | None, ...] = (nodata,) * count
+        self.alphas: tuple[int, ...] = ()
+        self.scaling: tuple[Scaling | None, ...] = (None,) * count
         self.times: tuple[datetime.datetime | None, ...] = ()
         self.taken: datetime.datetime | None = None
         self.time_index: int | None = None

@@ -20,9 +20,11 @@ __all__ = [
     "Tile",
     "Transform",
     "Window",
+    "can_hold",
     "check_same_ground",
     "counts_pixels",
     "crs_name",
+    "has_data",
     "matching_window",
     "own_pixels",
     "pixel_size_m",
@@ -33,6 +35,7 @@ __all__ = [
     "source_window",
     "tiles_of",
     "to_pixels",
+    "to_type",
     "trusted_georeference",
     "window_starts",
     "windows_covering",
@@ -520,3 +523,25 @@ def _containing(axis: Axis, start: int, size: int) -> tuple[Array, Array]:
     edges = axis.scale * (np.arange(start, start + size) + 0.5) + axis.offset
     inside = (edges >= -_PIXEL_TOLERANCE) & (edges <= axis.size + _PIXEL_TOLERANCE)
     return np.clip(np.floor(edges + 1e-9).astype(np.int64), 0, axis.size - 1), inside
+
+
+def can_hold(dtype: np.dtype[Any], number: float) -> bool:
+    """Tell whether pixels of a type can have a number; a float32 stores it rounded."""
+    if dtype.kind not in "iu":
+        return True
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= number <= limits.max and number == int(number))
+
+
+def has_data(stored: Shaped[Array, "*pixels"], nodata: float | None) -> Bool[Array, "*pixels"]:
+    """Tell which pixels are finite and not the number that means "no data"."""
+    known = np.ones(stored.shape, dtype=bool) if stored.dtype.kind in "iu" else np.isfinite(stored)
+    if nodata is None or nodata != nodata:
+        return known
+    return np.asarray(known & (stored != stored.dtype.type(nodata))) if can_hold(stored.dtype, nodata) else known
+
+
+def to_type(values: Array, dtype: np.dtype[np.generic]) -> Array:
+    """Bring interpolated numbers back to the type they are stored in; `values` may be changed."""
+    # Interpolated numbers lie between stored ones, so rounding can't leave the type's range.
+    return np.rint(values, out=values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype, copy=False)

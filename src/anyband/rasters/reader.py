@@ -21,16 +21,29 @@ from anyband.rasters.grid import (
     Placement,
     Transform,
     Window,
+    can_hold,
+    has_data,
     pixel_size_m,
     place,
     resample_bilinear,
     resample_nearest,
     same_crs,
     source_window,
+    to_type,
 )
-from anyband.sensors.sensor import Sensor
+from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, Scaling, Sensor, number_type, scaling_notes, sensor_in_file
 
-__all__ = ["Raster", "RasterReader", "RasterSource", "Sheet", "open_raster", "open_sheet", "said_once"]
+__all__ = [
+    "Raster",
+    "RasterReader",
+    "RasterSource",
+    "Sheet",
+    "band_of",
+    "file_sensor",
+    "open_raster",
+    "open_sheet",
+    "said_once",
+]
 
 _NETCDF_ENDINGS = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
 _TIFF_ENDINGS = (".tif", ".tiff")
@@ -85,6 +98,10 @@ class Sheet(Protocol):
     """NumPy type of each band's digital numbers."""
     nodata: tuple[float | None, ...]
     """The file's own "no data" number of each band."""
+    alphas: tuple[int, ...]
+    """Bands (by position) that tell where the others have data, unless one is asked for."""
+    scaling: tuple[Scaling | None, ...]
+    """What the file says of each band's scale and offset; `read` applies none. None: nothing."""
     times: tuple[datetime.datetime | None, ...]
     """Of a time axis, UTC; None where one can't be read."""
     time_index: int | None
@@ -99,7 +116,7 @@ class Sheet(Protocol):
     def read(
         self, positions: Sequence[int], window: Window
     ) -> tuple[Shaped[Array, "band row col"], Bool[Array, "band row col"] | None]:
-        """Read bands (by position, from 0) of a window: digital numbers, and the file's own mask or None."""
+        """Read bands (by position, from 0) of a window: digital numbers, and the file's own masks or None."""
 
     def close(self) -> None:
         """Close the file."""
@@ -116,9 +133,16 @@ class RasterReader:
     """An open image; made by `open_raster`. Not to be shared by threads: each opens its own."""
 
     def __init__(
-        self, source: RasterSource, sensor: Sensor, sheets: Sequence[Sheet], valid_sheets: Sequence[Sheet]
+        self,
+        source: RasterSource,
+        sensor: Sensor,
+        sheets: Sequence[Sheet],
+        valid_sheets: Sequence[Sheet],
+        stored: Sequence[tuple[str, Encoding]],
     ) -> None:
         """Find the bands and the grid; nothing is read yet."""
+        from anyband.rasters.formats import product_scaling
+
         self._source = source
         names, places = _find_bands(source, sensor, sheets)
         self.band_names: tuple[str, ...] = names
@@ -135,24 +159,30 @@ class RasterReader:
         self._valid_sheets = [
             (sheet, _valid_position(sheet, source, self.grid), place(self.grid, sheet)) for sheet in valid_sheets
         ]
-        self.dtype: np.dtype[np.generic] = np.result_type(
-            *(np.dtype(sheets[index].dtypes[position]) for index, position in places)
-        )
+        bands = [(name, sheets[index], position) for name, (index, position) in zip(names, places, strict=True)]
+        declared = source.encoding
+        types = [number_type(one.dtypes[at], declared, f"band '{name}' of '{one.path}'") for name, one, at in bands]
+        self.dtype: np.dtype[np.generic] = np.result_type(*types)
         """NumPy type that holds the digital numbers of all bands."""
+        said = [
+            f"band {at + 1} is flagged as alpha and was taken as '{name}', as declared; nothing is masked by it"
+            for name, sheet, at in bands
+            if at in sheet.alphas
+        ]
         self._nodata: list[float | None] = []
-        for index, position in places:
-            declared = (source.nodata, sheets[index].nodata[position], sensor.nodata)
-            self._nodata.append(next((value for value in declared if value is not None), None))
-        timed = [(one.taken, one) for one in used.values() if one.taken is not None]
-        for time, sheet in timed[1:]:
-            if time.date() != timed[0][0].date():
-                raise RasterError(
-                    f"files of one image differ in time: '{timed[0][1].path}' gives {timed[0][0].date()}, "
-                    f"'{sheet.path}' gives {time.date()}; say `time` instead of `time_index`"
-                )
-        self.datetime: datetime.datetime | None = timed[0][0] if timed else None
+        for dtype, (_, sheet, at) in zip(types, bands, strict=True):
+            own = sheet.nodata[at]
+            if own is not None and not can_hold(dtype, own):
+                said.append(f"its nodata, {own:g}, is no number of its type, {dtype}, and is ignored")
+                own = None
+            self._nodata.append(next((one for one in (source.nodata, own, sensor.nodata) if one is not None), None))
+        scaling = [sheet.scaling[at] or product_scaling(sheet.path, name) for name, sheet, at in bands]
+        self.sensor: Sensor = sensor_in_file(sensor.select(names), declared, scaling, str(source.paths[0]))
+        """With the bands of the image, in their order; where its encoding is in the file (`tags`), with that one."""
+        said += scaling_notes(self.sensor, declared, scaling, dict(stored))
+        self.datetime: datetime.datetime | None = _time_of(used.values())
         """Time of the image where the file says it, UTC."""
-        self.notes: tuple[str, ...] = tuple(dict.fromkeys(note for sheet in sheets for note in sheet.notes))
+        self.notes: tuple[str, ...] = tuple(dict.fromkeys([*(n for sheet in sheets for n in sheet.notes), *said]))
         """What a user should know of how the files were read: a sentence each, without names of files."""
         self.geolocation: str | None = next(filter(None, (one.geolocation for one in used.values())), None)
         """What places the image and is not read; None: nothing."""
@@ -187,7 +217,9 @@ class RasterReader:
                 stored, with_data = sheet.read(positions, needed)
                 known = np.ones(stored.shape, dtype=bool) if with_data is None else with_data.copy()
                 for index, target in enumerate(targets):
-                    known[index] &= _has_data(stored[index], self._nodata[target])
+                    known[index] &= has_data(stored[index], self._nodata[target])
+                if stored.dtype.kind == "c":
+                    stored = np.abs(stored) ** (2 if self._source.encoding == "intensity_db" else 1)
                 read.append((targets, stored, known))
             if same_grid:
                 for targets, stored, known in read:
@@ -195,7 +227,7 @@ class RasterReader:
             else:
                 for targets, stored, known in _joined(read):
                     values, kept = resample_bilinear(stored, known, placement=placement, part=needed, window=window)
-                    dn[targets], valid[targets] = _to_type(values, stored.dtype), kept
+                    dn[targets], valid[targets] = to_type(values, stored.dtype), kept
         for sheet, position, placement in self._valid_sheets:
             valid &= self._read_valid(sheet, position, placement, window)
         return Raster(dn=dn, valid=valid, grid=grid)
@@ -204,15 +236,26 @@ class RasterReader:
         needed = source_window(placement, window)
         if needed is None:
             return np.zeros((window.height, window.width), dtype=bool)
-        stored, _ = sheet.read([position], needed)
-        values, inside = resample_nearest(stored[0], placement=placement, part=needed, window=window)
-        meant = np.isin(values, self._source.valid_values) if self._source.valid_values else values != 0
-        return np.asarray(inside & meant)
+        stored, with_data = sheet.read([position], needed)
+        # Where a mask has no data itself, nothing says that there is some. Values that are declared are meant.
+        if self._source.valid_values:
+            meant = np.isin(stored[0], self._source.valid_values)
+        else:
+            meant = (stored[0] != 0) & has_data(stored[0], sheet.nodata[position])
+        meant = meant if with_data is None else meant & with_data[0]
+        values, inside = resample_nearest(meant, placement=placement, part=needed, window=window)
+        return np.asarray(inside & values)
 
 
 @contextlib.contextmanager
-def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
+def open_raster(
+    source: RasterSource, sensor: Sensor, stored: Sequence[tuple[str, Encoding]] = ()
+) -> Iterator[RasterReader]:
     """Open an image to read windows of the sensor's bands; it is closed when the block ends.
+
+    Args:
+        stored: how the numbers of each band will be decoded, to be compared with what the file says; empty: by the
+            encoding that the source names, else the sensor's default.
 
     Raises:
         RasterError: a file is missing, empty, corrupt, doesn't say which band is which, or has no such time.
@@ -238,7 +281,15 @@ def open_raster(source: RasterSource, sensor: Sensor) -> Iterator[RasterReader]:
             raise RasterError(
                 f"time {time} is requested of '{sheets[0].path}', which has no time axis; leave the time out"
             )
-        yield RasterReader(source, sensor, sheets, valid_sheets)
+        yield RasterReader(source, sensor, sheets, valid_sheets, stored)
+
+
+def file_sensor(source: RasterSource, sensor: Sensor) -> Sensor:
+    """Make a sensor as an image stores it: where the encoding declared is one that stands in the file, it is opened."""
+    if source.encoding not in FILE_ENCODINGS:
+        return sensor
+    with open_raster(source, sensor) as reader:
+        return reader.sensor
 
 
 def said_once(found: Iterable[tuple[str, Iterable[str]]]) -> tuple[str, ...]:
@@ -276,6 +327,22 @@ def open_sheet(
 
         return NetcdfSheet(path, time_index=time_index, time=time)
     return GdalSheet(path)
+
+
+def _time_of(sheets: Iterable[Sheet]) -> datetime.datetime | None:
+    timed = [(one.taken, one) for one in sheets if one.taken is not None]
+    for time, sheet in timed[1:]:
+        if time.date() != timed[0][0].date():
+            raise RasterError(
+                f"files of one image differ in time: '{timed[0][1].path}' gives {timed[0][0].date()}, "
+                f"'{sheet.path}' gives {time.date()}; say `time` instead of `time_index`"
+            )
+    return timed[0][0] if timed else None
+
+
+def _data_bands(sheet: Sheet) -> list[int]:
+    """List the positions of bands that are not alpha."""
+    return [position for position in range(len(sheet.names)) if position not in sheet.alphas]
 
 
 def _finest_grid(sheets: Sequence[Sheet], sensor: Sensor, names: Sequence[str]) -> Grid:
@@ -317,16 +384,27 @@ def _valid_position(sheet: Sheet, source: RasterSource, grid: Grid) -> int:
         raise GeometryError(
             f"'{sheet.path}' has {sheet.crs or 'no coordinate system'}, the image has {grid.crs}; reproject one of them"
         )
-    if source.valid_variable:
-        if source.valid_variable in sheet.names:
-            return sheet.names.index(source.valid_variable)
-        raise RasterError(
-            f"mask '{sheet.path}' has no band '{source.valid_variable}' ({', '.join(sheet.names)})"
-            f"{nearest_name(source.valid_variable, sheet.names)}"
-        )
-    if len(sheet.names) != 1:
-        raise RasterError(f"mask '{sheet.path}' has {len(sheet.names)} bands; say which one by `valid_variable`")
-    return 0
+    return band_of(sheet, source.valid_variable, what="mask", option="valid_variable")
+
+
+def band_of(sheet: Sheet, variable: str, *, what: str, option: str) -> int:
+    """Find the band of a mask or a raster of labels: by its name, else its number in the file from 1, else the only
+    one. `RasterError` where it is not there, has complex numbers, or nothing says which it is."""
+    names, bands = sheet.names, _data_bands(sheet)
+    known = ", ".join(filter(None, names)) or f"{len(bands)} without names"
+    if variable and variable in names:
+        position = names.index(variable)
+    elif variable.isdecimal() and 1 <= int(variable) <= len(names):
+        position = int(variable) - 1
+    elif variable:
+        raise RasterError(f"{what} '{sheet.path}' has no band '{variable}' ({known}){nearest_name(variable, names)}")
+    elif len(bands) != 1:
+        which = f"say which one by `{option}`: its name, or its number from 1"
+        raise RasterError(f"{what} '{sheet.path}' has {len(bands)} bands ({known}); {which}")
+    else:
+        position = bands[0]
+    number_type(sheet.dtypes[position], None, f"{what} '{sheet.path}'")
+    return position
 
 
 def _joined(read: Sequence[_Read]) -> list[_Read]:
@@ -337,21 +415,6 @@ def _joined(read: Sequence[_Read]) -> list[_Read]:
     targets = [target for targets, _, _ in whole for target in targets]
     together = targets, np.concatenate([one[1] for one in whole]), np.concatenate([one[2] for one in whole])
     return [*(one for one in read if not one[2].all()), together]
-
-
-def _has_data(stored: Array, nodata: float | None) -> Array:
-    limits = None if stored.dtype.kind == "f" else np.iinfo(stored.dtype)
-    known = np.isfinite(stored) if limits is None else np.ones(stored.shape, dtype=bool)
-    if nodata is None or nodata != nodata:
-        return known
-    # A float32 file stores its nodata rounded; compare with what it can hold.
-    can_hold = limits is None or (limits.min <= nodata <= limits.max and nodata == int(nodata))
-    return np.asarray(known & (stored != stored.dtype.type(nodata))) if can_hold else known
-
-
-def _to_type(values: Array, dtype: np.dtype[np.generic]) -> Array:
-    # Interpolated numbers lie between stored ones, so rounding can't leave the type's range.
-    return np.rint(values, out=values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype, copy=False)
 
 
 _BandPlace = tuple[int, int]
@@ -408,7 +471,7 @@ def _find_bands(
     """Find each requested band, by its catalogue name, in the files; each must be there exactly once."""
     # Every band of the files with the names it goes by; a file of one band goes by its own name too.
     candidates: _Candidates = [
-        ((index, position), (name, *_file_names(sheet.path.name)) if len(sheet.names) == 1 else (name,))
+        ((index, position), (name, *_file_names(sheet.path.name)) if _data_bands(sheet) == [position] else (name,))
         for index, sheet in enumerate(sheets)
         for position, name in enumerate(sheet.names)
     ]
@@ -428,7 +491,7 @@ def _find_bands(
         return requested, tuple(_declared(band, name, sensor, sheets, candidates, named) for band, name in source.bands)
     if set(named) == set(requested):
         return requested, tuple(named[name] for name in requested)
-    in_order = tuple(place for place, _ in candidates)
+    in_order = tuple((index, position) for index, sheet in enumerate(sheets) for position in _data_bands(sheet))
     if len(in_order) == len(requested) and all(in_order[sensor.band_index(one)] == at for one, at in named.items()):
         return requested, in_order
     raise RasterError(_no_match(sensor, sheets, named))
@@ -460,31 +523,40 @@ def _declared(
         )
     if fitting:
         return fitting[0]
-    if name.isdigit() and 1 <= int(name) <= len(candidates):
-        return candidates[int(name) - 1][0]
+    # Numbers are those of the file; of several files they go through the bands that are not alpha.
+    numbered = [at for at, _ in candidates if len(sheets) == 1 or at[1] not in sheets[at[0]].alphas]
+    if name.isdecimal() and 1 <= int(name) <= len(numbered):
+        return numbered[int(name) - 1]
     known = _own_names(sheets)
     raise RasterError(
         f"band '{band}' is declared as '{name}', which is not in {_listed_files(sheets)} "
-        f"({len(candidates)} bands{': ' + _listed(known) if known else ''}){nearest_name(name, known)}"
+        f"({len(numbered)} bands{': ' + _listed(known) if known else ''}){nearest_name(name, known)}"
     )
 
 
 def _own_names(sheets: Sequence[Sheet]) -> list[str]:
-    single = [sheet.names[0] or sheet.path.stem for sheet in sheets if len(sheet.names) == 1]
-    return single + [name for sheet in sheets if len(sheet.names) > 1 for name in sheet.names if name]
+    own = [(sheet, [sheet.names[position] for position in _data_bands(sheet)]) for sheet in sheets]
+    single = [names[0] or sheet.path.stem for sheet, names in own if len(names) == 1]
+    return single + [name for _, names in own if len(names) > 1 for name in names if name]
 
 
 def _no_match(sensor: Sensor, sheets: Sequence[Sheet], named: dict[str, _BandPlace]) -> str:
-    count = sum(len(sheet.names) for sheet in sheets)
+    count = sum(len(_data_bands(sheet)) for sheet in sheets)
+    alphas = [position + 1 for sheet in sheets for position in sheet.alphas]
+    flagged = f", beside band {alphas[0]}, which is flagged as alpha" if alphas else ""
     message = (
-        f"{_listed_files(sheets)} has {count} band{'' if count == 1 else 's'}, sensor '{sensor.name}' has "
+        f"{_listed_files(sheets)} has {count} band{'' if count == 1 else 's'}{flagged}, sensor '{sensor.name}' has "
         f"{len(sensor.bands)} ({_listed(sensor.band_names)})"
     )
     if named:
         missing = [name for name in sensor.band_names if name not in named]
         message += f"; found by name: {_listed(tuple(named))}"
         message += f"; missing: {_listed(missing)}" if missing else ""
-    return message + "; declare `bands`: for each catalogue band its name or number in the file"
+    message += "; declare `bands`: for each catalogue band its name or number in the file"
+    if alphas and len(sheets) == 1 and count + len(alphas) == len(sensor.bands):
+        numbers = ";".join(f"{name}={number}" for number, name in enumerate(sensor.band_names, 1))
+        message += f"; where none is alpha: `{numbers}`"
+    return message
 
 
 def _listed(names: Sequence[str]) -> str:

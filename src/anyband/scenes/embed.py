@@ -23,7 +23,7 @@ from anyband.models.inputs import SetBatch, SetMetadata
 from anyband.progress import Advance, progress
 from anyband.rasters.footprints import Box, box_of, place_image, view_of
 from anyband.rasters.grid import Grid, Placement, Window, same_crs, windows_covering
-from anyband.rasters.reader import RasterSource, open_raster
+from anyband.rasters.reader import RasterSource, file_sensor, open_raster
 from anyband.report.figures import fit_pca_colours
 from anyband.scenes.outputs import (
     BLOCK_PATCHES,
@@ -101,6 +101,7 @@ def embed_scene(
         OutputError: an output can't be written. Each of the two appears whole or not at all.
     """
     outputs = checked_outputs(out, [source], picture="pca", counts={"batch_size": batch_size})
+    sensor = file_sensor(source, sensor)
     spec, name = encoder.input_spec(sensor, encoding=source.encoding, statistics=statistics), str(source.paths[0])
     tiling = plan_tiling(encoder.config, tile=tile, halo=halo)
     found = {
@@ -169,6 +170,7 @@ def embed_set(
 def scene_statistics(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> dict[str, BandStatistics]:
     """Count the statistics of one scene, in one pass and constant memory. `InputError` where a band has no valid value,
     or only one."""
+    sensor = file_sensor(source, sensor)
     return count_statistics(_pieces(source, sensor, shown=shown), sensor, encoding=source.encoding)
 
 
@@ -344,7 +346,7 @@ def _opened(
     for entry in entries:
         sensor = entry_sensor(entry)
         spec = encoder.input_spec(sensor, statistics=statistics.get(sensor.name))
-        reader = opened.enter_context(open_raster(entry.source, entry.sensor))
+        reader = opened.enter_context(open_raster(entry.source, entry.sensor, entry.encoding))
         grid, anchor = reader.grid, anchor or reader.grid
         placement = _placement(anchor, grid, entry.name, entries[0].name)
         known = ImageMetadata(gsd_m=grid.gsd_m if grid.crs else None, datetime=entry.datetime or reader.datetime)

@@ -130,7 +130,7 @@ def reconstruct(
     others, left_out = _kept(context, [_surveyed(entry) for entry in context], "can be read")
     with ExitStack() as opened:
         seen = target.entry
-        reader = None if seen is None else opened.enter_context(open_raster(seen.source, seen.sensor))
+        reader = None if seen is None else opened.enter_context(open_raster(seen.source, seen.sensor, seen.encoding))
         time = _time_of(target, reader)
         others, itself = _without_target(others, target, time)
         layout = _unseen_layout(target, others, time) if reader is None else _seen_layout(target, reader)
@@ -376,7 +376,7 @@ def _kept(entries: Sequence[ImageEntry], found: Sequence[T | str], what: str) ->
 
 def _opened(image: Candidate, spec: InputSpec, grid: Grid, opened: ExitStack) -> SceneImage:
     entry, survey = image
-    reader = opened.enter_context(open_raster(entry.source, entry.sensor))
+    reader = opened.enter_context(open_raster(entry.source, entry.sensor, entry.encoding))
     placement, time = place_image(grid, survey.grid, entry.name), as_utc(_taken_at(image))
     return SceneImage(name=entry.name, reader=reader, spec=spec, placement=placement, time=time)
 

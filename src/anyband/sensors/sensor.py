@@ -13,9 +13,11 @@ import numpy as np
 from annotated_types import Gt, MinLen
 from pydantic import AfterValidator, AllowInfNan, Strict, TypeAdapter, ValidationError
 
-from anyband.errors import CatalogueError, nearest_name
+from anyband.errors import CatalogueError, RasterError, nearest_name
 
 __all__ = [
+    "BY_BASELINE",
+    "FILE_ENCODINGS",
     "SPECTRUM_KEYS",
     "Band",
     "BandStatistics",
@@ -27,6 +29,7 @@ __all__ = [
     "Polarisation",
     "Positive",
     "RadarBeam",
+    "Scaling",
     "Sensor",
     "Spectrum",
     "Table",
@@ -35,13 +38,18 @@ __all__ = [
     "Unit",
     "checked",
     "covered_share",
+    "dn_formula",
     "intersection_over_union",
+    "number_type",
     "octaves_between",
     "parse_spectrum",
     "physical_values",
+    "scaling_notes",
     "sensor_from_dict",
+    "sensor_in_file",
     "sensor_to_dict",
     "spectrum_to_dict",
+    "stored_encoding",
 ]
 
 Polarisation = Literal["VV", "VH", "HH", "HV"]
@@ -54,6 +62,18 @@ Text = Annotated[str, MinLen(1)]
 Names = tuple[Text, ...]
 Table = dict[Text, Any]
 Items = Annotated[list[Any], MinLen(1)]
+
+FILE_ENCODINGS = ("tags", "physical")
+"""Encodings that stand in the file: its own scale and offset make physical values. `physical`: if it has some."""
+
+Scaling = tuple[float, float, str]
+"""Scale and offset that a file gives its digital numbers, and what of it says so, for messages."""
+
+BY_BASELINE = "its processing baseline"
+"""What says it where nothing but the baseline of a Sentinel-2 product does: never applied, for some take it out."""
+
+# Of single-look complex radar, once its magnitude (amplitude) or the square of that (intensity) was taken.
+_OF_COMPLEX: dict[str, Transform] = {"amplitude": "amplitude_to_db", "intensity_db": "power_to_db"}
 
 _SPEED_OF_LIGHT_M_S = 299_792_458.0  # exact; Source: BIPM, SI Brochure, 9th edition
 
@@ -192,6 +212,12 @@ class Encoding:
         return (physical - self.offset) / self.scale
 
 
+def dn_formula(scale: float, offset: float) -> str:
+    """Write how a digital number is scaled: `DN · 0.0001 − 0.1`."""
+    affine = "DN" if scale == 1 else f"DN · {scale:g}"
+    return affine + (f" {'+' if offset > 0 else '−'} {abs(offset):g}" if offset else "")
+
+
 def physical_values(linear: Any, transform: str, *, k1: float = 0.0, k2: float = 0.0, xp: Any = np) -> Any:
     """Apply a transform to `dn · scale + offset`, by numpy or torch; NaN, not −∞, where there is no echo."""
     if transform == "identity":
@@ -239,10 +265,12 @@ class Band:
     """Where the numbers come from; empty: as the sensor's."""
 
     def encoding(self, name: str) -> Encoding:
-        """Look up an encoding by name."""
+        """Look up an encoding by name; a radar band also has those of single-look complex numbers."""
         known = dict(self.encodings)
         if name in known:
             return known[name]
+        if name in _OF_COMPLEX and self.unit == "sigma0_db":
+            return Encoding(transform=_OF_COMPLEX[name])
         raise CatalogueError(
             f"encoding '{name}' is not declared for band '{self.name}' ({', '.join(known)}){nearest_name(name, known)}"
         )
@@ -303,6 +331,88 @@ class Sensor:
         """Make the sensor that has only the named bands, each once, in the order given."""
         exactly = {band.name: band for band in self.bands}
         return replace(self, bands=tuple(exactly.get(name) or self.band(name) for name in names))
+
+
+# Images: what a file says of its numbers, beside what is declared.
+
+
+def number_type(stored: str, encoding: str | None, where: str) -> np.dtype[np.generic]:
+    """Tell the type of a band's numbers, of complex ones that of their magnitudes, which an encoding must ask for;
+    `RasterError` where it is of the other kind."""
+    if "complex" not in stored and encoding == "intensity_db":
+        raise RasterError(
+            f"encoding 'intensity_db' is for complex numbers, and {where} has numbers of type {stored}; declare how "
+            "these are stored, such as `db` or `linear`"
+        )
+    if "complex" in stored and encoding not in _OF_COMPLEX:
+        raise RasterError(
+            f"{where} has complex numbers ({stored}), as single-look radar does; {encoding or 'the default'} is an "
+            "encoding of real ones: declare `encoding: amplitude` (the magnitude) or `intensity_db` (its square), or "
+            "write one of them to a file"
+        )
+    if "complex" not in stored:
+        return np.dtype(stored)
+    return np.dtype("float64" if stored in ("complex128", "complex_int32") else "float32")
+
+
+def stored_encoding(sensor: Sensor) -> tuple[tuple[str, Encoding], ...]:
+    """List (band, how its numbers are stored) of a sensor's default."""
+    return tuple((band.name, band.encoding(sensor.default_encoding)) for band in sensor.bands)
+
+
+def sensor_in_file(sensor: Sensor, encoding: str | None, scaling: Sequence[Scaling | None], name: str) -> Sensor:
+    """Give bands the encoding that their file gives them where that is declared; `scaling` is what it says of each.
+    `RasterError` where it says nothing of one."""
+    if encoding not in FILE_ENCODINGS:
+        return sensor
+    bands = []
+    for band, found in zip(sensor.bands, scaling, strict=True):
+        if found is not None and not found[2].startswith(BY_BASELINE):
+            known = Encoding(scale=found[0], offset=found[1], source=found[2])
+        elif encoding == "physical":
+            known = dict(band.encodings).get(encoding, Encoding())
+        else:
+            raise RasterError(
+                f"encoding '{encoding}' is declared, and nothing in '{name}' says the scale and offset of band "
+                f"'{band.name}'; declare another encoding ({', '.join(dict(band.encodings))}), or `scale` and `offset`"
+            )
+        bands.append(replace(band, encodings=((encoding, known),)))
+    return replace(sensor, bands=tuple(bands), default_encoding=encoding)
+
+
+def scaling_notes(
+    sensor: Sensor, encoding: str | None, scaling: Sequence[Scaling | None], stored: Mapping[str, Encoding]
+) -> list[str]:
+    """Say where what a file says of its scale and offset is not how its numbers are decoded, or that it is applied.
+    `stored` are the encodings that were taken; empty: the one named, else the sensor's default."""
+    bands: dict[str, list[str]] = {}
+    named = encoding or sensor.default_encoding
+    for band, (scale, offset, where) in ((band, one) for band, one in zip(sensor.bands, scaling, strict=True) if one):
+        by_baseline = where.startswith(BY_BASELINE)
+        note = f"by {where} physical values of {{}} are {dn_formula(scale, offset)}"
+        taken = stored.get(band.name) or band.encoding(named)
+        same_scale = math.isclose(scale, taken.scale, rel_tol=1e-6)
+        if encoding in FILE_ENCODINGS and not by_baseline:
+            note += ", which is applied"
+        elif same_scale and math.isclose(offset, taken.offset, abs_tol=1e-9):
+            continue
+        elif by_baseline and not same_scale:
+            # It is of digital numbers, and these are something else.
+            continue
+        else:
+            name = f"encoding '{named}'" if dict(band.encodings).get(named) == taken else "the declared encoding"
+            right = [
+                key for key, one in band.encodings if one == Encoding(scale=scale, offset=offset, source=one.source)
+            ]
+            right += [] if by_baseline else ["tags"]
+            note += f"; that contradicts {name} ({dn_formula(taken.scale, taken.offset)}), which was taken"
+            note += f"; if the file is right, declare `encoding: {'` or `'.join(right)}`" if right else ""
+        bands.setdefault(note, []).append(band.name)
+    shown = {
+        note: f"{names[0]} and {len(names) - 1} more bands" if len(names) > 2 else " and ".join(names)
+        for note, names in bands.items()
+    }
+    return [note.format(names) for note, names in shown.items()]
 
 
 # Reading: plain values of a table or a header become the types above, or an error that says where.
