@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from measure import circumstances, report, time_in_turn
 
-from anyband.encode.encoder import SensorEncoder, has_bf16
+from anyband.encode.encoder import SensorEncoder
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.inputs import ImageBatch
@@ -27,6 +27,7 @@ from anyband.models.vit import SIZES, EncoderConfig
 from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import load_ranges
+from anyband.training.steps import has_bf16
 
 _IMG_SIZE = 224
 _NARROW_NM = (450.0, 2200.0)

@@ -27,7 +27,6 @@ from measure import circumstances, report, time_in_turn
 from released import released_batch, released_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from anyband.encode.encoder import has_bf16
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import state_of
 from anyband.models.inputs import ImageBatch, SetBatch, SetNoise
@@ -36,6 +35,7 @@ from anyband.models.vit import SIZES, DecoderConfig, EncoderConfig, configure_bl
 from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import load_ranges
+from anyband.training.steps import has_bf16
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "oracles"))
 from smarties_reference import Image, Reference

@@ -243,7 +243,7 @@ def test_an_image_size_that_the_patch_does_not_divide_is_refused(encoder: Sensor
 
 def test_a_validity_of_another_shape_is_refused(encoder: SensorEncoder) -> None:
     with pytest.raises(InputError, match="'valid' has shape"):
-        encoder.encode(_scene(), sensor=_S2, valid=np.ones((64, 64), bool))
+        encoder.encode(_scene(), sensor=_S2, valid=np.ones((12, 64, 32), bool))
 
 
 def test_an_unknown_sensor_or_band_offers_the_nearest(encoder: SensorEncoder) -> None:

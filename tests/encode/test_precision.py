@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from anyband.encode import encoder as precision
-from anyband.encode.encoder import RoundedCopy, SensorEncoder, precision_note
+from anyband.encode.encoder import RoundedCopy, SensorEncoder
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.inputs import ImageBatch
 from anyband.models.vit import EncoderConfig
 from anyband.sensors.ranges import load_ranges
+from anyband.training import steps as precision
+from anyband.training.steps import precision_note
 
 
 @pytest.fixture

@@ -251,7 +251,10 @@ def test_metadata_that_can_not_be_are_refused(plain: SensorEncoder, facts: dict[
     ("images", "message"),
     [
         ([], "a set needs at least one image; found none"),
-        ([SetImage(array=_optical()[None], sensor=_S2)], r"image 0 .* is an array of shape \(1, 12, 64, 64\); each"),
+        (
+            [SetImage(array=_optical()[None], sensor=_S2)],
+            r"image 0 .*: it is an array of shape \(1, 12, 64, 64\); each",
+        ),
         ([SetImage(array=_optical()[:3], sensor=_S2)], r"image 0 of the set \(sentinel2-l2a\): the array has 3 bands"),
         (
             [_set()[0], SetImage(array=_radar() * np.nan, sensor=_S1)],

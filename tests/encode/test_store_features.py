@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from anyband.data.image_sets import common_footprints
 from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, ChipRecord, write_store
 from anyband.encode.encoder import (
     EncodeOptions,
     Pool,
     SensorEncoder,
-    common_footprints,
     load_encoder,
     pooled,
     store_features,

@@ -18,7 +18,7 @@ from anyband.rasters.grid import IDENTITY, Grid, Window
 from anyband.rasters.reader import Raster, RasterReader, RasterSource
 from anyband.rasters.writer import write_geotiff
 from anyband.scenes import embed, outputs
-from anyband.scenes.embed import EmbedReport, embed_scene, named_statistics, scene_statistics
+from anyband.scenes.embed import EmbedReport, embed_scene, scene_statistics
 from anyband.sensors.catalogue import get_sensor
 
 _SENSOR = get_sensor("sentinel2-l2a").select(["B02", "B03", "B04", "B08"])
@@ -203,8 +203,7 @@ def test_a_sensor_without_statistics_can_take_those_of_the_scene(encoder: Sensor
     source = RasterSource(paths=source.paths, bands=bands)
     with pytest.raises(CatalogueError, match="no normalisation statistics"):
         embed_scene(encoder, source, sensor, tmp_path / "f.tif")
-    statistics = named_statistics("scene", source, sensor)
-    report = embed_scene(encoder, source, sensor, tmp_path / "f.tif", statistics=statistics)
+    report = embed_scene(encoder, source, sensor, tmp_path / "f.tif", statistics="scene")
     assert any("statistics given by the caller" in note for note in report.notes)
     assert report.num_missing == 0
 

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from anyband.errors import InputError
     from anyband.models.checkpoint import checkpoint_name
     from anyband.rasters.reader import RasterSource
-    from anyband.scenes.embed import embed_scene, embed_set, named_set_statistics, named_statistics
+    from anyband.scenes.embed import embed_scene, embed_set
 
     scene, out = arguments.scene, arguments.out
     is_list = len(scene) == 1 and scene[0].suffix.casefold() in MANIFEST_ENDINGS
@@ -77,24 +77,21 @@ def run(arguments: argparse.Namespace) -> int:
     )
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("tile", "halo", "precision", "batch_size")}
     options |= {"tags": {"ANYBAND_CHECKPOINT": checkpoint_name(arguments.checkpoint)}, "shown": True}
+    options["statistics"] = arguments.statistics
     if is_list:
         entries = read_manifest(scene[0])
-        of_set = named_set_statistics(arguments.statistics, entries)
-        report = embed_set(encoder, entries, out, statistics=of_set, **options)
+        report = embed_set(encoder, entries, out, **options)
     else:
         sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)
         if arguments.bands:
-            sensor = sensor.select(name.strip() for name in arguments.bands.split(","))
+            sensor = sensor.select(arguments.bands)
         source = RasterSource(
             paths=tuple(scene),
             time_index=arguments.time_index,
             valid_paths=tuple(arguments.valid),
             encoding=arguments.encoding,
         )
-        statistics = None
-        if arguments.statistics is not None:
-            statistics = named_statistics(arguments.statistics, source, sensor, shown=True)
-        report = embed_scene(encoder, source, sensor, out, statistics=statistics, **options)
+        report = embed_scene(encoder, source, sensor, out, **options)
     for note in report.notes:
         print(f"note: {note}")
     size = f"{report.grid.height} × {report.grid.width} patches of {report.grid.gsd_m:g} m"

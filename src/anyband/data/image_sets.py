@@ -24,6 +24,7 @@ __all__ = [
     "check_corners",
     "check_sensors",
     "chip_metadata",
+    "common_footprints",
     "find_footprints",
     "find_pairs",
     "find_sets",
@@ -343,3 +344,23 @@ def _corners(store: ChipStore, row: int, wkb: bytes | None) -> Float[Array, "4 2
             "longitudes are -180 to 180 and latitudes -90 to 90: prepare the store again from images that say so"
         )
     return corners
+
+
+def common_footprints(
+    store: ChipStore, arrays: Sequence[str]
+) -> tuple[list[tuple[str, str]], dict[str, Int[Array, "footprint"]]]:
+    """Find the footprints that all named arrays show, sorted: (place, split) of each; and by array the row that shows
+    each, of the earliest date. `StoreError` where an array is missing, or no footprint is shown by all."""
+    for array in arrays:
+        store.array_sensor(array)
+    columns = store.index.select(["array", "array_row", "place", "cell", "split", "datetime"]).to_pylist()
+    found: dict[tuple[str, str, str], dict[str, int]] = {}
+    for chip in sorted(columns, key=lambda chip: (chip["datetime"] is not None, chip["datetime"], chip["array_row"])):
+        if chip["array"] in arrays:
+            rows = found.setdefault((chip["place"], chip["cell"], chip["split"]), {})
+            rows.setdefault(chip["array"], chip["array_row"])
+    shared = sorted(key for key, rows in found.items() if len(rows) == len(set(arrays)))
+    if not shared:
+        raise StoreError(f"store '{store.path}' has no footprint that all of {', '.join(arrays)} show")
+    rows_of = {array: np.array([found[key][array] for key in shared], dtype=np.int64) for array in arrays}
+    return [(place, split) for place, _, split in shared], rows_of

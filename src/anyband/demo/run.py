@@ -14,6 +14,7 @@ import torch
 
 from anyband.arrays import Array, Float
 from anyband.data.harmonise import composite, decode, picture
+from anyband.data.image_sets import common_footprints
 from anyband.data.manifest import ImageEntry, read_manifest
 from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.store import ChipStore
@@ -21,12 +22,9 @@ from anyband.encode.encoder import (
     Pool,
     SensorEncoder,
     chip_batch,
-    common_footprints,
     feature_maps,
-    has_bf16,
     load_encoder,
     pooled,
-    quicker_precision,
     store_features,
 )
 from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError
@@ -44,6 +42,7 @@ from anyband.pretraining.recipe import PretrainRecipe, load_recipe
 from anyband.rasters.reader import open_raster
 from anyband.report.figures import fit_pca_colours, pca_picture, pictures_png
 from anyband.scenes.embed import EmbedReport, embed_scene, scene_statistics
+from anyband.training.steps import has_bf16, quicker_precision
 
 __all__ = ["KINDS", "POOL", "UNSEEN_SENSOR", "DemoOptions", "DemoResult", "run_demo"]
 

@@ -12,21 +12,37 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from anyband.arrays import Array, Bool, Float, Int, Num
+from anyband.arrays import Array, Bool, Float, Int
 from anyband.data.store import ChipStore
-from anyband.encode.input_spec import InputSpec, checkpoint_sensor, input_spec_for
+from anyband.encode.input_spec import (
+    InputSpec,
+    check_bands,
+    checkpoint_sensor,
+    chosen_statistics,
+    given_image,
+    image_tensors,
+    input_spec_for,
+    named_bands,
+    tiled,
+    with_data,
+)
 from anyband.encode.metadata import (
     EncodeOptions,
     Features,
+    ImageArray,
     ImageMetadata,
     Pool,
     Precision,
     SetImage,
     check_one_footprint,
+    checked_all,
     checked_metadata,
+    fitted,
+    metadata_of_tiles,
     network_metadata,
+    resized_gsd_m,
 )
-from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
+from anyband.errors import CatalogueError, InputError, nearest_name
 from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.patches import SpectralProjection
@@ -34,7 +50,7 @@ from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput
 from anyband.progress import progress
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
 from anyband.sensors.ranges import STEM
-from anyband.sensors.sensor import BandStatistics, Sensor
+from anyband.sensors.sensor import BandStatistics, Sensor, listed_names
 
 __all__ = [
     "EncodeOptions",
@@ -49,15 +65,11 @@ __all__ = [
     "available_bytes",
     "check_memory",
     "chip_batch",
-    "common_footprints",
     "feature_maps",
     "find_device",
-    "has_bf16",
     "image_vectors",
     "load_encoder",
     "pooled",
-    "precision_note",
-    "quicker_precision",
     "sequence_bytes",
     "store_features",
 ]
@@ -104,30 +116,6 @@ def check_memory(encoder: Encoder, *, num_sets: int, num_images: int, num_tokens
             f"({num_images * num_tokens:,} tokens that attend to each other) need about {needed / _GB:,.1f} GB, and "
             f"{free / _GB:,.1f} GB are free on '{device}'; take fewer or smaller images, or fewer sets at once"
         )
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Tell whether a device itself does products of bfloat16. A processor without them emulates them, slowly."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # On x86 AVX-512 BF16 or AMX; torch's library on CPUs knows, and where this torch has none, nothing can be said.
-    found = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None) if device.type == "cpu" else None
-    return True if found is None else bool(found())
-
-
-def quicker_precision(device: torch.device) -> Precision:
-    """Choose bf16 where a device has it, else float32."""
-    return "bf16" if has_bf16(device) else "float32"
-
-
-def precision_note(device: torch.device, precision: str) -> str | None:
-    """Say that a run's precision is emulated on its device; None: it is not."""
-    if not precision.startswith("bf16") or has_bf16(device):
-        return None
-    return (
-        f"'{device}' has no arithmetic in bf16 and emulates it, which is several times slower than float32; "
-        "write optim.precision=32-true"
-    )
 
 
 class RoundedCopy:
@@ -283,62 +271,120 @@ class SensorEncoder(nn.Module):
 
     def encode(
         self,
-        array: Num[Array, "..."] | Num[Tensor, "..."],
+        array: ImageArray,
         *,
         sensor: str | Sensor,
-        bands: Sequence[str] | None = None,
+        bands: str | Sequence[str] | None = None,
         encoding: str | None = None,
-        valid: Bool[Array, "..."] | Bool[Tensor, "..."] | None = None,
+        valid: ImageArray | None = None,
+        nodata: float | int | None = None,
         options: EncodeOptions | None = None,
     ) -> Features:
         """Encode images, each by itself.
 
-        The normalisation is the caller's (`options.statistics`), else the checkpoint's for this sensor, else
-        the catalogue's.
-
         Args:
-            array: digital numbers as the files store them, (band, row, col) or (batch, band, row, col).
+            array: digital numbers as the files store them, (band, row, col) or (batch, band, row, col): a NumPy array,
+                a torch tensor, an xarray DataArray, whose axes are found by their names, or a list of such. What the
+                mask of a masked array, or the nodata tag of a DataArray, hides is missing.
             sensor: name in the catalogue, a YAML file, or a record.
-            bands: of the array, in its order; None: all of the sensor's.
+            bands: of the array, in its order, also as text `B02;B03`; None: those that the array itself names, else all
+                of the sensor's.
             encoding: how the numbers are stored; None: the sensor's default.
-            valid: which pixels have data, of the array's shape; None: all but the sensor's nodata. NaN is
-                missing in both cases.
-            options: image size, precision, statistics.
+            valid: which pixels have data: truth values of the array's shape, or (row, col); None: all but nodata. NaN
+                and what the array itself hides are missing in both cases.
+            nodata: digital number that means no data, instead of the sensor's.
+            options: image size and what becomes of other sizes; precision; statistics, which by default are the
+                checkpoint's for this sensor, else the catalogue's; metadata.
 
         Returns:
-            Features, without a batch axis where the array has none.
+            `cls` (batch, width) and `map` (batch, width, row, col) with a row and col a patch, float32 on the encoder's
+            device, without the batch axis where the array has none; `notes` say what was taken by default.
 
         Raises:
-            InputError: another number of bands, no pixel with data, or an image smaller than a patch.
+            InputError: no array of numbers, another number of bands, no pixel with data, or less than a patch.
             CatalogueError: an unknown sensor, band or encoding, or no statistics.
             AssignmentError: a band outside the span of the trained ranges.
         """
         options = options or EncodeOptions()
-        spec = self.input_spec(sensor, bands=bands, encoding=encoding, statistics=options.statistics)
-        dn, known = _images(array, valid)
-        metadata = _checked_all(options.metadata, len(dn))
+        image = SetImage(array=array, sensor=sensor, bands=bands, encoding=encoding, valid=valid, nodata=nodata)
+        found, dn, known, said = self._given(image, "the array")
+        single = dn.ndim == 3
+        if single:
+            dn, known = dn[None], None if known is None else known[None]
+        images = (_counted(dn, known, found) for _ in range(1))
+        statistics = chosen_statistics(options.statistics, found, images, encoding=encoding)
+        spec = self.input_spec(found, encoding=encoding, statistics=statistics)
+        metadata, shape = checked_all(options.metadata, len(dn)), (dn.shape[2], dn.shape[3])
+        size, tile, resized = fitted(self.config, [shape], options)
+        if tile is None:
+            cls, maps = self._encoded(spec, dn, known, metadata, size, options)
+        else:
+            cls, maps = self._encoded_tiles(spec, dn, known, metadata, tile, options)
+        return Features(
+            cls=cls[0] if single else cls,
+            map=maps[0] if single else maps,
+            support=spec.support,
+            notes=(*spec.notes, *said, *resized),
+        )
+
+    def _encoded_tiles(
+        self,
+        spec: InputSpec,
+        dn: Tensor,
+        known: Tensor | None,
+        metadata: Sequence[ImageMetadata],
+        tile: tuple[int, int],
+        options: EncodeOptions,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode images tile by tile: the mean of the vectors of tiles with data, and their maps side by side."""
         shape = (dn.shape[2], dn.shape[3])
-        size = self._input_size([shape], options.img_size)
-        cls, maps = [], []
+        rows, cols = (-(-side // self.config.patch_size) for side in shape)
+        tiles, seen, grid = tiled(dn, with_data(dn, spec.sensor.nodata) if known is None else known, tile)
+        told, count = [part for one in metadata for part in metadata_of_tiles(one, shape, tile, grid)], math.prod(grid)
+        cls, maps = self._encoded(spec, tiles, seen, told, None, options, num_tiles=count)
+        maps = rearrange(maps, "(b i j) d h w -> b d (i h) (j w)", i=grid[0], j=grid[1])
+        return rearrange(cls, "(b t) d -> b t d", t=count).nanmean(dim=1), maps[..., :rows, :cols]
+
+    def _encoded(
+        self,
+        spec: InputSpec,
+        dn: Tensor,
+        known: Tensor | None,
+        metadata: Sequence[ImageMetadata],
+        size: int | None,
+        options: EncodeOptions,
+        *,
+        num_tiles: int = 1,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode images, or tiles of images, of which those without data give NaN; `InputError` where an image has
+        none at all."""
+        shape, patch = (dn.shape[2], dn.shape[3]), self.config.patch_size
+        rows, cols = ((size or side) // patch for side in shape)
+        cls = torch.full((len(dn), self.config.embed_dim), torch.nan, device=self.device)
+        maps = torch.full((*cls.shape, rows, cols), torch.nan, device=self.device)
+        seen = torch.ones(len(dn), dtype=torch.bool)
         for first in range(0, len(dn), options.batch_size):
             part = slice(first, first + options.batch_size)
             batch = spec.image_batch(dn[part], None if known is None else known[part], img_size=size)
-            _check_any_data(batch, [f"image {first + position}" for position in range(len(batch.pixels))])
-            of_sets = [[one] for one in metadata[part]]
-            output = self.encode_batch(
-                batch,
-                metadata=network_metadata(of_sets, _input_gsd_m(of_sets, [shape], size)) if of_sets else None,
-                precision=options.precision,
-            )
-            cls.append(output.cls)
-            maps.append(feature_maps(output))
-        single = len(array.shape) == 3
-        return Features(
-            cls=cls[0][0] if single else torch.cat(cls),
-            map=maps[0][0] if single else torch.cat(maps),
-            support=spec.support,
-            notes=spec.notes,
-        )
+            if batch.valid is not None:
+                seen[part] = batch.valid.flatten(1).any(dim=1).cpu()
+            there = torch.nonzero(seen[part]).flatten() + first
+            if num_tiles == 1:
+                _check_any_data(batch, [f"image {first + position}" for position in range(len(batch.pixels))])
+            elif len(there) < len(batch.pixels):
+                chosen = seen[part].to(batch.pixels.device)
+                valid = None if batch.valid is None else batch.valid[chosen]
+                batch = replace(batch, pixels=batch.pixels[chosen], valid=valid)
+            if not len(there):
+                continue
+            of_sets = [[metadata[index]] for index in there.tolist()] if metadata else []
+            told = network_metadata(of_sets, resized_gsd_m(of_sets, [shape], size)) if of_sets else None
+            output = self.encode_batch(batch, metadata=told, precision=options.precision)
+            cls[there], maps[there] = output.cls, feature_maps(output)
+        empty = torch.nonzero(~seen.reshape(-1, num_tiles).any(dim=1)).flatten().tolist()
+        if empty:
+            raise InputError(_NO_DATA.format(f"image {empty[0]}"))
+        return cls, maps
 
     def encode_set(self, images: Sequence[SetImage], *, options: EncodeOptions | None = None) -> Features:
         """Encode images of one place together: one sequence, in which every patch sees every image.
@@ -347,11 +393,11 @@ class SensorEncoder(nn.Module):
         are resized to one. A single image of which nothing is known gets the features that `encode` gives it.
 
         Args:
-            images: of any sensors and dates, at least one.
-            options: image size and precision; statistics and metadata are each image's own.
+            images: of any sensors and dates, at least one; each one (band, row, col), as `encode` takes it.
+            options: image size, precision, and the statistics of images that name none; metadata are each image's own.
 
         Returns:
-            Features of the place, with those of each image in `images`.
+            Features of the place: `cls` (width) and `map` (width, row, col), with those of each image in `images`.
 
         Raises:
             InputError: no images, one that is none or has no data, wrong metadata, or more than memory holds.
@@ -360,10 +406,15 @@ class SensorEncoder(nn.Module):
             AssignmentError: a band outside the span of the trained ranges.
         """
         options = options or EncodeOptions()
+        if not isinstance(images, list | tuple) or not all(isinstance(one, SetImage) for one in images):
+            raise InputError(
+                f"a set is a list of SetImage, each with its array and sensor; found {type(images).__name__}"
+                + (f" of {type(images[0]).__name__}" if isinstance(images, list | tuple) else "")
+            )
         if not images:
             raise InputError("a set needs at least one image; found none")
         for what in ("statistics", "metadata"):
-            if getattr(options, what) is not None:
+            if getattr(options, what) is not None and not isinstance(getattr(options, what), str | Path):
                 raise InputError(f"the images of a set have {what} of their own: give them to each SetImage")
         names = [
             f"image {position} of the set ({one.sensor if isinstance(one.sensor, str) else one.sensor.name})"
@@ -371,32 +422,57 @@ class SensorEncoder(nn.Module):
         ]
         metadata = [checked_metadata(one.metadata, name=name) for one, name in zip(images, names, strict=True)]
         check_one_footprint(metadata, names)
-        arrays = [_set_image(one, name) for one, name in zip(images, names, strict=True)]
-        shapes = [(dn.shape[2], dn.shape[3]) for dn, _ in arrays]
-        size = self._input_size(shapes, options.img_size)
+        given = [self._given(one, name, is_one=True) for one, name in zip(images, names, strict=True)]
+        shapes = [(dn.shape[1], dn.shape[2]) for _, dn, _, _ in given]
+        size, tile, resized = fitted(self.config, shapes, options, is_set=True)
+        specs, batches = self._set_batches(images, names, given, options, size, tile)
+        rows, cols = (side // self.config.patch_size for side in batches[0].pixels.shape[2:])
+        check_memory(self.encoder, num_sets=1, num_images=len(images), num_tokens=rows * cols)
+        told = metadata if tile is None else [metadata_of_tiles(one, shapes[0], tile, (1, 1))[0] for one in metadata]
+        of_set = network_metadata([told], resized_gsd_m([told], shapes, size))
+        output = self.encode_sets(SetBatch(groups=tuple(batches), metadata=of_set), precision=options.precision)
+        vectors, maps = image_vectors(output)[0], feature_maps(output)[0]
+        notes = [(*spec.notes, *said) for spec, (*_, said) in zip(specs, given, strict=True)]
+        return Features(
+            cls=output.cls[0],
+            map=maps.nanmean(dim=0),
+            notes=(*(self.set_notes if len(images) > 1 else ()), *resized),
+            images=tuple(
+                Features(cls=vector, map=one, support=spec.support, notes=of_image)
+                for spec, vector, one, of_image in zip(specs, vectors, maps, notes, strict=True)
+            ),
+        )
+
+    def _set_batches(
+        self,
+        images: Sequence[SetImage],
+        names: Sequence[str],
+        given: Sequence[tuple[Sensor, Tensor, Tensor | None, tuple[str, ...]]],
+        options: EncodeOptions,
+        size: int | None,
+        tile: tuple[int, int] | None,
+    ) -> tuple[list[InputSpec], list[ImageBatch]]:
         specs, batches = [], []
-        for one, (dn, known), name in zip(images, arrays, names, strict=True):
-            spec = self.input_spec(one.sensor, bands=one.bands, encoding=one.encoding, statistics=one.statistics)
+        for one, name, (found, dn, known, _) in zip(images, names, given, strict=True):
+            stored = (found, one.encoding)
+            alike = (
+                _counted(more, seen, other)
+                for (other, more, seen, _), image in zip(given, images, strict=True)
+                if (other, image.encoding) == stored
+            )
+            named = options.statistics if one.statistics is None else one.statistics
             try:
+                statistics = chosen_statistics(named, found, alike, encoding=one.encoding)
+                spec = self.input_spec(found, encoding=one.encoding, statistics=statistics)
+                dn, known = dn[None], None if known is None else known[None]
+                if tile is not None:
+                    dn, known, _ = tiled(dn, with_data(dn, found.nodata) if known is None else known, tile)
                 batches.append(spec.image_batch(dn, known, img_size=size))
             except InputError as problem:
                 raise InputError(f"{name}: {problem}") from problem
             _check_any_data(batches[-1], [name])
             specs.append(spec)
-        rows, cols = (side // self.config.patch_size for side in batches[0].pixels.shape[2:])
-        check_memory(self.encoder, num_sets=1, num_images=len(images), num_tokens=rows * cols)
-        of_set = network_metadata([metadata], _input_gsd_m([metadata], shapes, size))
-        output = self.encode_sets(SetBatch(groups=tuple(batches), metadata=of_set), precision=options.precision)
-        vectors, maps = image_vectors(output)[0], feature_maps(output)[0]
-        return Features(
-            cls=output.cls[0],
-            map=maps.nanmean(dim=0),
-            notes=self.set_notes if len(images) > 1 else (),
-            images=tuple(
-                Features(cls=vector, map=one, support=spec.support, notes=spec.notes)
-                for spec, vector, one in zip(specs, vectors, maps, strict=True)
-            ),
-        )
+        return specs, batches
 
     def encode_batch(
         self, batch: ImageBatch, *, metadata: SetMetadata | None = None, precision: Precision = "float32"
@@ -414,25 +490,31 @@ class SensorEncoder(nn.Module):
             output: EncoderOutput = network(batch.to(self.device))
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
 
-    def _input_size(self, shapes: Sequence[tuple[int, int]], requested: int | None) -> int | None:
-        """Choose the side to which images are resized; None: they stay as they are."""
-        patch = self.config.patch_size
-        height, width = shapes[0]
-        if all(min(shape) < patch for shape in shapes):
-            raise InputError(
-                f"images of {height} × {width} pixels are smaller than one patch of {patch} × {patch}; "
-                "use larger images"
-            )
-        if requested is not None and (requested < patch or requested % patch):
-            raise InputError(f"img_size {requested} is not a multiple of the patch size {patch}")
-        if requested is None and (len(set(shapes)) > 1 or height % patch or width % patch):
-            return self.config.img_size
-        return requested
+    def _given(
+        self, image: SetImage, name: str, *, is_one: bool = False
+    ) -> tuple[Sensor, Tensor, Tensor | None, tuple[str, ...]]:
+        """Take an image as a user gives it: its sensor with the bands that it has, its numbers, which of them have data
+        (None: all but nodata), and what a user should know."""
+        try:
+            given = given_image(image.array, name="the array")
+            found, said = named_bands(checkpoint_sensor(self.checkpoint, image.sensor), image.bands, given[2])
+            found = found if image.nodata is None else replace(found, nodata=float(image.nodata))
+            if is_one and given[0].ndim != 3:
+                raise InputError(
+                    f"it is an array of shape {tuple(given[0].shape)}; each image of a set is one (band, row, col)"
+                )
+            dn, known = image_tensors(given, image.valid, nodata=found.nodata)
+            check_bands(found, dn.shape[-3:])
+        except InputError as problem:
+            raise problem if name == "the array" else InputError(f"{name}: {problem}") from problem
+        if known is not None and image.nodata is not None:
+            known = known & with_data(dn, found.nodata)
+        return found, dn, known, (*given[3], *said)
 
     def _mixing(self, bands: Sequence[str] | Sensor) -> Float[Array, "band range"]:
         if isinstance(bands, Sensor):
             return assign(bands, self.checkpoint.ranges, self.rules).mixing
-        rows = [self._mixing_row(name) for name in bands]
+        rows = [self._mixing_row(name) for name in listed_names(bands)]
         return np.stack(rows) if rows else np.zeros((0, self.config.num_ranges))
 
     def _mixing_row(self, name: str) -> Float[Array, "range"]:
@@ -455,65 +537,18 @@ class SensorEncoder(nn.Module):
         return row
 
 
-def _images(array: Array | Tensor, valid: Array | Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Check images and their validity, and bring them to tensors with a batch axis."""
-    shape = tuple(array.shape)
-    if len(shape) not in (3, 4) or 0 in shape:
-        raise InputError(
-            f"an array of shape {shape} is no image; give (band, row, col) or (batch, band, row, col), each at least 1"
-        )
-    if valid is not None and tuple(valid.shape) != shape:
-        raise InputError(f"'valid' has shape {tuple(valid.shape)}, the array {shape}; give one for each pixel")
-    dn = _tensor(array).reshape(-1, *shape[-3:])
-    return dn, None if valid is None else _tensor(valid).reshape(-1, *shape[-3:])
-
-
-def _tensor(array: Array | Tensor) -> Tensor:
-    if isinstance(array, Tensor):
-        return array
-    # Torch takes neither foreign byte orders nor negative strides, as readers and flips leave them.
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
-
-
-def _set_image(image: SetImage, name: str) -> tuple[Tensor, Tensor | None]:
-    if len(image.array.shape) != 3:
-        raise InputError(
-            f"{name} is an array of shape {tuple(image.array.shape)}; each image of a set is one (band, row, col)"
-        )
-    try:
-        return _images(image.array, image.valid)
-    except InputError as problem:
-        raise InputError(f"{name}: {problem}") from problem
-
-
-def _checked_all(metadata: ImageMetadata | Sequence[ImageMetadata] | None, count: int) -> list[ImageMetadata]:
-    """Check what is known of the images of a batch; empty where nothing is."""
-    if metadata is None:
-        return []
-    given = [metadata] if isinstance(metadata, ImageMetadata) else metadata
-    if len(given) != count:
-        raise InputError(
-            f"'metadata' is of {len(given)} image{'s' * (len(given) != 1)}, the array holds {count}; give one for each"
-        )
-    return [checked_metadata(one, name=f"image {position}") for position, one in enumerate(given)]
-
-
-def _input_gsd_m(
-    metadata: Sequence[Sequence[ImageMetadata]], shapes: Sequence[tuple[int, int]], img_size: int | None
-) -> Float[Array, "set slot"]:
-    """Compute how large the network's pixels are on the ground, metres, when images are resized whole."""
-    gsd_m = np.array([[one.gsd_m for one in images] for images in metadata])
-    sides = np.array([math.sqrt(height * width) for height, width in shapes])
-    return gsd_m if img_size is None else gsd_m * sides / img_size
+_NO_DATA = "{} has no pixel with data (all nodata or NaN); leave it out, or check the nodata value of the sensor"
 
 
 def _check_any_data(batch: ImageBatch, names: Sequence[str]) -> None:
     empty = [] if batch.valid is None else torch.nonzero(~batch.valid.flatten(1).any(dim=1)).flatten().tolist()
     if empty:
-        raise InputError(
-            f"{names[empty[0]]} has no pixel with data (all nodata or NaN); leave it out, or check "
-            "the nodata value of the sensor"
-        )
+        raise InputError(_NO_DATA.format(names[empty[0]]))
+
+
+def _counted(dn: Tensor, known: Tensor | None, sensor: Sensor) -> tuple[Array, Array]:
+    """Give images as statistics are counted of them."""
+    return dn.cpu().numpy(), (with_data(dn, sensor.nodata) if known is None else known).cpu().numpy()
 
 
 FeatureMaker = Callable[[ImageBatch], Float[Tensor, "batch width"]]
@@ -554,23 +589,3 @@ def chip_batch(
     chips, valid = store.read(array, rows)
     known = np.ones(chips.shape, dtype=bool) if valid is None else valid
     return spec.image_batch(torch.from_numpy(chips), torch.from_numpy(known), img_size=img_size)
-
-
-def common_footprints(
-    store: ChipStore, arrays: Sequence[str]
-) -> tuple[list[tuple[str, str]], dict[str, Int[Array, "footprint"]]]:
-    """Find the footprints that all named arrays show, sorted: (place, split) of each; and by array the row that shows
-    each, of the earliest date. `StoreError` where an array is missing, or no footprint is shown by all."""
-    for array in arrays:
-        store.array_sensor(array)
-    columns = store.index.select(["array", "array_row", "place", "cell", "split", "datetime"]).to_pylist()
-    found: dict[tuple[str, str, str], dict[str, int]] = {}
-    for chip in sorted(columns, key=lambda chip: (chip["datetime"] is not None, chip["datetime"], chip["array_row"])):
-        if chip["array"] in arrays:
-            rows = found.setdefault((chip["place"], chip["cell"], chip["split"]), {})
-            rows.setdefault(chip["array"], chip["array_row"])
-    shared = sorted(key for key, rows in found.items() if len(rows) == len(set(arrays)))
-    if not shared:
-        raise StoreError(f"store '{store.path}' has no footprint that all of {', '.join(arrays)} show")
-    rows_of = {array: np.array([found[key][array] for key in shared], dtype=np.int64) for array in arrays}
-    return [(place, split) for place, _, split in shared], rows_of

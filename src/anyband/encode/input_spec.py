@@ -1,33 +1,53 @@
 """How numbers as files store them become the input of one network: encoding, statistics and bands, joined."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
+from torch.nn import functional
 
-from anyband.arrays import Bool, Num
-from anyband.data.harmonise import Normalisation, Standardiser, normalisation_for, stretched, to_physical
+from anyband.arrays import Array, Bool, Num
+from anyband.data.harmonise import (
+    Normalisation,
+    Standardiser,
+    count_statistics,
+    normalisation_for,
+    stretched,
+    to_physical,
+)
 from anyband.data.resample import apply, whole_footprint
+from anyband.encode.metadata import ImageArray
 from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
 from anyband.files import parse_yaml
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign
-from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.catalogue import find_band, get_sensor
 from anyband.sensors.sensor import BandStatistics, Sensor, sensor_from_dict
 
 __all__ = [
+    "GivenImage",
     "InputSpec",
+    "check_bands",
     "checkpoint_sensor",
     "checkpoint_sensors",
+    "chosen_statistics",
+    "given_image",
+    "image_tensors",
     "input_spec_for",
     "joined_batches",
+    "named_bands",
     "read_statistics",
+    "tiled",
+    "with_data",
 ]
 
 _TRAINED = "statistics of the checkpoint"
@@ -87,13 +107,8 @@ class InputSpec:
         Raises:
             InputError: another number of bands.
         """
-        names, nodata = self.sensor.band_names, self.sensor.nodata
-        if dn.shape[1] != len(names):
-            shown = ", ".join(names) if len(names) <= 16 else f"{names[0]} … {names[-1]}"
-            raise InputError(
-                f"the array has {dn.shape[1]} bands, but {len(names)} of '{self.sensor.name}' are meant "
-                f"({shown}); name the bands of the array, in its order, with `bands`"
-            )
+        nodata = self.sensor.nodata
+        check_bands(self.sensor, dn.shape[1:])
         kept = list(self.assignment.kept_index)
         dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))[:, kept]
         known = torch.isfinite(to_physical(dn, self.normalisation))
@@ -241,3 +256,241 @@ def _band_statistics(entry: Any, path: Path, band: str) -> BandStatistics:
     if set(numbers) != _KEYS:
         raise CatalogueError(f"'{path}': band '{band}' needs the numbers p01, p99, mean and std")
     return BandStatistics(**{key: float(value) for key, value in numbers.items()})
+
+
+# Arrays as people hold them.
+
+GivenImage = tuple[Array | Tensor, Array | None, tuple[str, ...], tuple[str, ...]]
+"""Numbers; which of them have data, by a mask, NaN or a tag of their own (None: nothing is said); names of the bands;
+and what a user should know."""
+
+_AXES = {
+    "band": ("band", "bands", "channel", "channels", "wavelength", "wavelengths", "variable"),
+    "y": ("y", "lat", "latitude", "row", "rows", "northing", "yc"),
+    "x": ("x", "lon", "longitude", "col", "cols", "column", "columns", "easting", "xc"),
+}
+_UNNAMED = re.compile(r"dim_\d+")
+_NODATA_TAGS = ("_FillValue", "missing_value", "nodata", "nodatavals")
+_UNSCALED = {"scale_factor": 1.0, "add_offset": 0.0}
+
+
+def given_image(given: ImageArray, *, name: str = "the array", truth: bool = False) -> GivenImage:
+    """Take an image, or with `truth` what is valid of one, as people hold it; `InputError` says what is wanted."""
+    if isinstance(given, list | tuple):
+        return _joined_images([given_image(one, name=f"an item of {name}", truth=truth) for one in given], name)
+    if all(hasattr(given, word) for word in ("dims", "coords", "attrs", "values")):
+        return _labelled_image(given, name, truth)
+    if not isinstance(given, Tensor | Array):
+        shown = f"'{given}' ({type(given).__name__})" if isinstance(given, str | Path) else type(given).__name__
+        of_file = "; read a file first, for example with rasterio.open(path).read(masked=True), or use `anyband embed`"
+        raise InputError(
+            f"{name} must be a NumPy array, a torch tensor or an xarray DataArray of (band, row, col), or a list of "
+            f"such; found {shown}{of_file if isinstance(given, str | bytes | Path) else ''}"
+        )
+    _check_numbers(given, name, truth)
+    if isinstance(given, np.ma.MaskedArray):
+        return np.asarray(given.data), ~np.ma.getmaskarray(given), (), ()
+    return given, None, (), ()
+
+
+def _check_numbers(given: Array | Tensor, name: str, truth: bool) -> None:
+    dtype = str(given.dtype).removeprefix("torch.")
+    if truth and dtype != "bool":
+        raise InputError(f"{name} holds {dtype}; give truth values, for example `valid != 0`")
+    if dtype.startswith("complex"):
+        raise InputError(
+            f"{name} holds complex numbers ({dtype}), which have no one meaning as an image; give their amplitude or "
+            "power, for example np.abs(array), with the encoding that it has"
+        )
+    is_number = given.dtype.kind in "iuf" if isinstance(given, Array) else dtype != "bool"
+    if not (truth or is_number):
+        mask = "; a mask is given as `valid`" if dtype == "bool" else ""
+        raise InputError(f"{name} holds {dtype}, which is no number of an image{mask}; give integers or floats")
+
+
+def _joined_images(parts: Sequence[GivenImage], name: str) -> GivenImage:
+    """Stack images, or bands of one, with their masks."""
+    shapes = list(dict.fromkeys(tuple(part[0].shape) for part in parts))
+    if len(shapes) != 1:
+        shown = ", ".join(map(str, shapes[:3])) or "nothing"
+        raise InputError(f"{name} is a list of arrays of one shape; found {shown}: give equal ones, or one at a time")
+    numbers: Array | Tensor
+    tensors = [part[0] for part in parts if isinstance(part[0], Tensor)]
+    numbers = torch.stack(tensors) if len(tensors) == len(parts) else np.stack([np.asarray(one[0]) for one in parts])
+    known = None
+    if any(part[1] is not None for part in parts):
+        known = np.stack([np.ones(shapes[0], bool) if part[1] is None else part[1] for part in parts])
+    if len({part[2] for part in parts}) > 1:
+        raise InputError(f"{name} is a list whose images name different bands; give them in one order")
+    return numbers, known, parts[0][2], tuple(dict.fromkeys(note for part in parts for note in part[3]))
+
+
+def _labelled_image(image: Any, name: str, truth: bool) -> GivenImage:
+    """Take a DataArray: its axes by their names, what its tags call missing, and the names of its bands."""
+    dims = tuple(map(str, image.dims))
+    if callable(image.values):
+        raise InputError(f"{name} is a Dataset of several variables; give one array: dataset.to_array('band')")
+    values = np.asarray(image.values)
+    _check_numbers(values, name, truth)
+    roles = [next((role for role, names in _AXES.items() if dim.casefold() in names), dim) for dim in dims]
+    if not all(_UNNAMED.fullmatch(dim) for dim in dims):
+        others = [role for role in roles if role not in _AXES]
+        if len(others) > 1 or len(set(roles)) < len(roles) or not {"y", "x"} <= set(roles):
+            raise InputError(
+                f"{name} has the dimensions {', '.join(dims)}, which do not say what is band, y and x; rename them, "
+                "for example image.rename(old='band'), or select one of the others"
+            )
+        order = [*others, *(role for role in _AXES if role in roles)]
+        values = values.transpose([roles.index(role) for role in order])
+        values = values if "band" in roles else np.expand_dims(values, -3)
+    tags = [number for key in _NODATA_TAGS for number in np.ravel(image.attrs.get(key, ())).tolist()]
+    missing = [number for number in tags if isinstance(number, int | float) and number == number]
+    # A float32 array stores its nodata rounded; compare with what it can hold.
+    held = values.dtype if values.dtype.kind == "f" else np.float64
+    known = None if truth or not missing else ~np.isin(values, np.array(missing, dtype=held))
+    return values, known, _names_of_bands(image, dims, roles), () if truth else _scale_notes(image)
+
+
+def _names_of_bands(image: Any, dims: Sequence[str], roles: Sequence[str]) -> tuple[str, ...]:
+    """Read the names that a DataArray gives to its bands, as a coordinate or a tag; empty where it has numbers only."""
+    if "band" not in roles:
+        return ()
+    dim = dims[roles.index("band")]
+    stood = image.coords[dim].values.tolist() if dim in image.coords else []
+    tagged = image.attrs.get("long_name", ())
+    for names in (stood, list(tagged) if isinstance(tagged, list | tuple) else []):
+        if len(names) == image.shape[roles.index("band")] and all(isinstance(one, str) and one for one in names):
+            return tuple(names)
+    return ()
+
+
+def _scale_notes(image: Any) -> tuple[str, ...]:
+    """Say what scale a DataArray carries, because its numbers are read as the encoding says, whatever the tags say."""
+    notes = []
+    decoded = getattr(image, "encoding", {})
+    for tags, words in ((image.attrs, "which is not applied"), (decoded, "which xarray has applied already")):
+        found = {key: float(tags[key]) for key, usual in _UNSCALED.items() if float(tags.get(key, usual)) != usual}
+        if found:
+            shown = " and ".join(f"{key} {number:g}" for key, number in found.items())
+            notes.append(f"the DataArray has {shown}, {words}; its numbers are read as the declared encoding says")
+    return tuple(notes)
+
+
+def named_bands(
+    sensor: Sensor, declared: str | Sequence[str] | None, found: Sequence[str]
+) -> tuple[Sensor, tuple[str, ...]]:
+    """Choose a sensor's bands: the declared ones, else those that the array itself names, else all; and say where
+    names and order contradict each other. `InputError` where only some names are the sensor's."""
+    own: dict[str, str | None] = {}
+    for name in found:
+        try:
+            own[name] = find_band(name, sensor).name
+        except CatalogueError:
+            own[name] = None
+    unknown = [name for name, band in own.items() if band is None]
+    shown = ", ".join(found)
+    if declared is not None:
+        chosen = sensor.select(declared)
+        differ = bool(found) and not unknown and tuple(own.values()) != chosen.band_names
+        note = f"the array names its bands {shown}; the declared {', '.join(chosen.band_names)} are taken in this order"
+        return chosen, (note,) if differ else ()
+    if not found:
+        return sensor, ()
+    if len(unknown) == len(own):
+        return sensor, (f"the array names its bands {shown}, none of '{sensor.name}': its bands are taken in order",)
+    if unknown:
+        raise InputError(
+            f"the array names its bands {shown}; '{unknown[0]}' is none of '{sensor.name}' "
+            f"({', '.join(sensor.band_names)}): name the bands of the array, in its order, with `bands`"
+        )
+    return sensor.select(band for band in own.values() if band is not None), ()
+
+
+def image_tensors(
+    given: GivenImage, valid: ImageArray | None, *, nodata: float | None
+) -> tuple[Num[Tensor, "*batch band row col"], Bool[Tensor, "*batch band row col"] | None]:
+    """Bring images, and which pixels of them have data, to tensors of one shape; None: all but nodata and NaN.
+    What the array's own mask hides is missing too, whatever `valid` says; without `valid`, so is nodata."""
+    numbers, known, _, _ = given
+    shape = tuple(numbers.shape)
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise InputError(
+            f"an array of shape {shape} is no image; give (band, row, col) or (batch, band, row, col), each at least 1"
+        )
+    dn = as_tensor(numbers)
+    dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))
+    seen = None if valid is None else _valid_tensor(valid, shape).to(dn.device)
+    if known is not None:
+        seen = as_tensor(known).to(dn.device) & (with_data(dn, nodata) if seen is None else seen)
+    return dn, seen
+
+
+def _valid_tensor(valid: ImageArray, shape: tuple[int, ...]) -> Bool[Tensor, "*any"]:
+    """Bring what a user calls valid to the shape of the images: given for each pixel, or as one plane for all bands."""
+    own, unmasked, _, _ = given_image(valid, name="'valid'", truth=True)
+    seen = as_tensor(own if unmasked is None else np.asarray(own) & unmasked)
+    seen = seen[None] if seen.ndim == 2 and len(shape) == 3 else seen
+    if tuple(seen.shape) not in (shape, (*shape[:-3], 1, *shape[-2:])):
+        raise InputError(
+            f"'valid' has shape {tuple(own.shape)}, the array {shape}; give one for each pixel, or a plane (row, col)"
+        )
+    return seen.expand(shape)
+
+
+def with_data(dn: Num[Tensor, "*any"], nodata: float | None) -> Bool[Tensor, "*any"]:
+    """Tell which digital numbers are not nodata, nor NaN or infinite."""
+    known = torch.isfinite(dn)
+    return known if nodata is None or nodata != nodata else known & (dn != nodata)
+
+
+def as_tensor(array: Array | Tensor) -> Tensor:
+    """Bring numbers to torch without a copy where it can be; it takes all that NumPy and its readers leave."""
+    if isinstance(array, Tensor):
+        return array
+    # Torch takes neither foreign byte orders nor negative strides, as readers and flips leave them, nor read-only
+    # arrays, nor numbers of 16 bytes, and little of 64 bits without a sign.
+    rare = (array.dtype.kind == "f" and array.dtype.itemsize > 8) or array.dtype.kind + str(array.itemsize) == "u8"
+    whole = np.ascontiguousarray(array, dtype=np.float64 if rare else array.dtype.newbyteorder("="))
+    return torch.from_numpy(whole if whole.flags.writeable else whole.copy())
+
+
+def check_bands(sensor: Sensor, shape: Sequence[int]) -> None:
+    """See that an array (band, row, col) has the bands that are meant; `InputError` names them, or the axis."""
+    names = sensor.band_names
+    if shape[0] == len(names):
+        return
+    shown = ", ".join(names) if len(names) <= 16 else f"{names[0]} … {names[-1]}"
+    last = "; its last axis has as many: bring it to the front with np.moveaxis(array, -1, -3)"
+    raise InputError(
+        f"the array has {shape[0]} bands, but {len(names)} of '{sensor.name}' are meant ({shown}); name the bands of "
+        f"the array, in its order, with `bands`{last if shape[-1] == len(names) else ''}"
+    )
+
+
+def chosen_statistics(
+    named: Mapping[str, BandStatistics] | str | Path | None,
+    sensor: Sensor,
+    images: Iterable[tuple[Num[Array, "*batch band row col"], Bool[Array, "*batch band row col"] | None]],
+    *,
+    encoding: str | None = None,
+) -> Mapping[str, BandStatistics] | None:
+    """Get the statistics that a user names: `scene` counts those of `images`, a chip store or a file holds them; values
+    and None stay as they are."""
+    if named is None or isinstance(named, Mapping):
+        return named
+    if named == "scene":
+        return count_statistics(images, sensor, encoding=encoding)
+    return read_statistics(Path(named), sensor)
+
+
+def tiled(
+    dn: Num[Tensor, "image band row col"], known: Bool[Tensor, "image band row col"], tile: tuple[int, int]
+) -> tuple[Num[Tensor, "tile band row2 col2"], Bool[Tensor, "tile band row2 col2"], tuple[int, int]]:
+    """Cut images into tiles (height, width), row by row, image by image, and tell how many rows and columns of them
+    each has; beyond the edges nothing has data."""
+    height, width = tile
+    rows, cols = -(-dn.shape[2] // height), -(-dn.shape[3] // width)
+    margin = (0, cols * width - dn.shape[3], 0, rows * height - dn.shape[2])
+    whole = (functional.pad(one, margin) for one in (dn, known))
+    dn, known = (rearrange(one, "b c (i h) (j w) -> (b i j) c h w", h=height, w=width) for one in whole)
+    return dn, known, (rows, cols)

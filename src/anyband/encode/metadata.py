@@ -1,18 +1,22 @@
 """What is known of an image, and what an encoder returns."""
 
 import datetime as dt
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anyband.arrays import Array, Bool, Float, Num, Shaped
+from anyband.arrays import Array, Bool, Float, Shaped
 from anyband.errors import GeometryError, InputError
 from anyband.models.encodings import corner_bits
 from anyband.models.inputs import SetMetadata
+from anyband.models.vit import EncoderConfig
 from anyband.sensors.sensor import BandStatistics, Sensor
 
 __all__ = [
@@ -20,14 +24,19 @@ __all__ = [
     "Corners",
     "EncodeOptions",
     "Features",
+    "ImageArray",
     "ImageMetadata",
     "Pool",
     "Precision",
     "SetImage",
     "check_one_footprint",
+    "checked_all",
     "checked_metadata",
+    "fitted",
     "hide_metadata",
+    "metadata_of_tiles",
     "network_metadata",
+    "resized_gsd_m",
     "set_metadata",
 ]
 
@@ -35,6 +44,8 @@ Precision = Literal["float32", "bf16"]
 Pool = Literal["cls", "mean"]
 Corners = Sequence[Sequence[float | int]] | Array
 """Four (longitude, latitude) in degrees: upper left, upper right, lower right, lower left."""
+ImageArray = Any
+"""Numbers of an image: a NumPy array, whose mask is kept, a torch tensor, an xarray DataArray, or a list of such."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,14 +68,18 @@ class EncodeOptions:
     """What is seldom changed when images are encoded."""
 
     img_size: int | None = None
-    """Side in pixels to which whole images are resized (bicubic, anti-aliased), a multiple of the patch
-    size. None: images that the patch size divides stay as they are, others get the checkpoint's own size;
-    so do the images of a set that differ in size."""
+    """Side in pixels to which whole images are resized (bicubic, anti-aliased), or of tiles, a multiple of the patch
+    size; None: the checkpoint's own size where `resize` needs one."""
+    resize: Literal["whole", "pad", "tiles"] | None = None
+    """What becomes of images that are not as large as the network's own. `whole`: they are resized whole. `pad`: they
+    keep their pixels, and missing ones fill their last patches. `tiles`: they are cut into squares of their own pixels,
+    encoded one by one, and their vectors averaged; not for sets. None: images that the patch size divides stay as they
+    are, others, and the images of a set that differ in size, are resized whole, and the notes say so."""
     precision: Precision = "float32"
     """float32, or bf16 for the network's arithmetic; features are float32 in both."""
-    statistics: Mapping[str, BandStatistics] | None = None
-    """By band, in physical units; None: the checkpoint's for this sensor, else the catalogue's. The images of a
-    set have their own."""
+    statistics: Mapping[str, BandStatistics] | str | Path | None = None
+    """By band, in physical units; `"scene"` counts them from the images given; or a chip store, or a JSON or YAML file.
+    None: the checkpoint's for this sensor, else the catalogue's. Of a set: where an image has none of its own."""
     batch_size: int = 64
     """Images that go through the network at once."""
     metadata: ImageMetadata | Sequence[ImageMetadata] | None = None
@@ -99,24 +114,27 @@ class Features:
 class SetImage:
     """One image of a set: digital numbers, what they are, and what is known of the image."""
 
-    array: Num[Array, "..."] | Num[Tensor, "..."]
+    array: ImageArray
     """(band, row, col), as the file stores it. Images of a set show the same ground, in pixels of any size."""
     sensor: str | Sensor
     """Name in the catalogue, a YAML file, or a record."""
-    bands: Sequence[str] | None = None
-    """Of the array, in its order; None: all of the sensor's."""
+    bands: str | Sequence[str] | None = None
+    """Of the array, in its order, also as `B02;B03`; None: those that the array names, else all of the sensor's."""
     encoding: str | None = None
     """How the numbers are stored; None: the sensor's default."""
-    valid: Bool[Array, "..."] | Bool[Tensor, "..."] | None = None
-    """Which pixels have data; None: all but the sensor's nodata. NaN is missing in both cases."""
+    valid: ImageArray | None = None
+    """Which pixels have data, of the array's shape or (row, col); None: all but nodata. What a mask hides, and NaN, is
+    missing in both cases."""
+    nodata: float | int | None = None
+    """Digital number that means no data, instead of the sensor's."""
     corners_deg: Corners | None = None
     """As `ImageMetadata.corners_deg`."""
     gsd_m: float | int | None = None
     """As `ImageMetadata.gsd_m`."""
     datetime: dt.datetime | dt.date | np.datetime64 | str | None = None
     """As `ImageMetadata.datetime`."""
-    statistics: Mapping[str, BandStatistics] | None = None
-    """By band, in physical units; None: the checkpoint's for this sensor, else the catalogue's."""
+    statistics: Mapping[str, BandStatistics] | str | Path | None = None
+    """As `EncodeOptions.statistics`; `"scene"` counts them from all images of the set that are stored alike."""
 
     @property
     def metadata(self) -> ImageMetadata:
@@ -314,3 +332,82 @@ def _polygon(corners: Array, *, about_deg: float) -> Any:
 def _extent(corners: Array) -> str:
     (west, south), (east, north) = corners.min(axis=0), corners.max(axis=0)
     return f"longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}"
+
+
+def fitted(
+    config: EncoderConfig, shapes: Sequence[tuple[int, int]], options: EncodeOptions, *, is_set: bool = False
+) -> tuple[int | None, tuple[int, int] | None, tuple[str, ...]]:
+    """Choose how images meet the network: the side to which they are resized, or the edges of the tiles that they
+    are filled up to, or neither; and say what was chosen by default."""
+    patch, how, requested = config.patch_size, options.resize, options.img_size
+    height, width = shapes[0]
+    if how not in (None, "whole", "pad", "tiles"):
+        raise InputError(f"resize must be 'whole', 'pad' or 'tiles', found '{how}'")
+    if requested is not None and (requested < patch or requested % patch):
+        raise InputError(f"img_size {requested} is not a multiple of the patch size {patch}")
+    if how == "tiles" and not is_set:
+        edge = requested or config.img_size
+        return None, (edge, edge), ()
+    if how in ("pad", "tiles"):
+        if how == "tiles" or len(set(shapes)) > 1 or requested is not None:
+            raise InputError(
+                "resize='pad' keeps the pixels of images, so it goes with no img_size, and the images of a set "
+                "have one size; use 'whole', or `anyband embed` with a list, which makes tiles of sets"
+            )
+        return None, (-(-height // patch) * patch, -(-width // patch) * patch), ()
+    if all(min(shape) < patch for shape in shapes):
+        raise InputError(
+            f"images of {height} × {width} pixels are smaller than one patch of {patch} × {patch}; "
+            "use larger images, or resize='pad'"
+        )
+    uneven = len(set(shapes)) > 1 or height % patch or width % patch
+    if requested is not None or (how is None and not uneven):
+        return requested, None, ()
+    own = config.img_size
+    sizes = ", ".join(f"{rows} × {cols}" for rows, cols in dict.fromkeys(shapes))
+    note = (
+        f"images of {sizes} pixels were resized to {own} × {own}, the size of the network; "
+        "EncodeOptions(resize='pad') or 'tiles' keeps their pixels, 'whole' says that this is meant"
+    )
+    return own, None, () if how == "whole" else (note,)
+
+
+def metadata_of_tiles(
+    metadata: ImageMetadata, shape: tuple[int, int], tile: tuple[int, int], grid: tuple[int, int]
+) -> list[ImageMetadata]:
+    """Give the tiles of an image what is known of it, each with its own corners."""
+    edges = [np.arange(count + 1) * edge / side for count, edge, side in zip(grid, tile, shape, strict=True)]
+    parts = [(top, bottom, left, right) for top, bottom in pairwise(edges[0]) for left, right in pairwise(edges[1])]
+    corners = np.asarray(metadata.corners_deg, dtype=np.float64)
+    # Across longitude 180° the numbers jump, the ground does not.
+    near = np.stack([(corners[:, 0] - corners[0, 0] + 180) % 360 - 180, corners[:, 1]], axis=1)
+    found = []
+    for top, bottom, left, right in parts:
+        at = np.array([(top, left), (top, right), (bottom, right), (bottom, left)])
+        down, along = at[:, :1], at[:, 1:]
+        upper, lower = near[0] + along * (near[1] - near[0]), near[3] + along * (near[2] - near[3])
+        lon, lat = (upper + down * (lower - upper)).T
+        own = np.stack([(lon + corners[0, 0] + 180) % 360 - 180, np.clip(lat, -90, 90)], axis=1)
+        found.append(replace(metadata, corners_deg=own))
+    return found
+
+
+def checked_all(metadata: ImageMetadata | Sequence[ImageMetadata] | None, count: int) -> list[ImageMetadata]:
+    """Check what is known of the images of a batch; empty where nothing is."""
+    if metadata is None:
+        return []
+    given = [metadata] if isinstance(metadata, ImageMetadata) else metadata
+    if len(given) != count:
+        raise InputError(
+            f"'metadata' is of {len(given)} image{'s' * (len(given) != 1)}, the array holds {count}; give one for each"
+        )
+    return [checked_metadata(one, name=f"image {position}") for position, one in enumerate(given)]
+
+
+def resized_gsd_m(
+    metadata: Sequence[Sequence[ImageMetadata]], shapes: Sequence[tuple[int, int]], img_size: int | None
+) -> Float[Array, "set slot"]:
+    """Compute how large the network's pixels are on the ground, metres, when images are resized whole."""
+    gsd_m = np.array([[one.gsd_m for one in images] for images in metadata])
+    sides = np.array([math.sqrt(height * width) for height, width in shapes])
+    return gsd_m if img_size is None else gsd_m * sides / img_size

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anyband.data.loader import SetDraw
 from anyband.data.store import ChipStore
-from anyband.encode.encoder import available_bytes, precision_note
+from anyband.encode.encoder import available_bytes
 from anyband.errors import OutputError
 from anyband.files import whole_file, whole_number
 from anyband.models.autoencoder import Autoencoder
@@ -25,6 +25,7 @@ from anyband.models.vit import configure_blocks
 from anyband.pretraining.batches import BatchPreparer, Example
 from anyband.pretraining.plan import RunPlan
 from anyband.pretraining.recipe import PretrainRecipe, RunRecipe
+from anyband.training.steps import precision_note
 
 __all__ = [
     "METRICS",

@@ -16,7 +16,7 @@ from anyband.data.cutting import read_view
 from anyband.data.harmonise import count_statistics
 from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.encode.encoder import SensorEncoder, check_memory, feature_maps
-from anyband.encode.input_spec import read_statistics
+from anyband.encode.input_spec import chosen_statistics, read_statistics
 from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata, set_metadata
 from anyband.errors import GeometryError, InputError
 from anyband.models.inputs import SetBatch, SetMetadata
@@ -39,7 +39,7 @@ from anyband.scenes.outputs import (
 )
 from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = ["EmbedReport", "embed_scene", "embed_set", "named_set_statistics", "named_statistics", "scene_statistics"]
+__all__ = ["EmbedReport", "embed_scene", "embed_set", "named_set_statistics", "scene_statistics"]
 
 # chosen: windows in which the statistics of a scene are counted.
 _STATISTICS_PIXELS = 1024
@@ -77,7 +77,7 @@ def embed_scene(
     halo: int | None = None,
     precision: Precision = "float32",
     batch_size: int = 16,
-    statistics: Mapping[str, BandStatistics] | None = None,
+    statistics: Mapping[str, BandStatistics] | str | Path | None = None,
     tags: Mapping[str, object] | None = None,
     shown: bool = False,
 ) -> EmbedReport:
@@ -92,7 +92,8 @@ def embed_scene(
         halo: pixels around it that are seen and thrown away; None: an eighth of the network's own size.
         precision: of the arithmetic; the features are float32 in both.
         batch_size: views that go through the network at once.
-        statistics: by band in physical units; None: the checkpoint's, else the catalogue's.
+        statistics: by band in physical units; `scene` counts them from this scene, another text is a chip store or a
+            file; None: the checkpoint's, else the catalogue's.
         tags: more of them for the file, for example the checkpoint's hash.
 
     Raises:
@@ -102,8 +103,10 @@ def embed_scene(
     """
     outputs = checked_outputs(out, [source], picture="pca", counts={"batch_size": batch_size})
     sensor = file_sensor(source, sensor)
-    spec, name = encoder.input_spec(sensor, encoding=source.encoding, statistics=statistics), str(source.paths[0])
-    tiling = plan_tiling(encoder.config, tile=tile, halo=halo)
+    tiling, name = plan_tiling(encoder.config, tile=tile, halo=halo), str(source.paths[0])
+    pieces = _pieces(source, sensor, shown=shown)
+    chosen = chosen_statistics(statistics, sensor, pieces, encoding=source.encoding)
+    spec = encoder.input_spec(sensor, encoding=source.encoding, statistics=chosen)
     found = {
         "ANYBAND_SENSOR": spec.sensor.name,
         "ANYBAND_BANDS": list(spec.normalisation.bands),
@@ -126,7 +129,7 @@ def embed_set(
     halo: int | None = None,
     precision: Precision = "float32",
     batch_size: int = 16,
-    statistics: SetStatistics | None = None,
+    statistics: SetStatistics | str | Path | None = None,
     tags: Mapping[str, object] | None = None,
     shown: bool = False,
 ) -> EmbedReport:
@@ -141,7 +144,8 @@ def embed_set(
         entries: as `read_manifest` gives them. The first is the anchor, whose grid counts; others have its CRS, at
             any resolution.
         batch_size: images of views that go through the network at once.
-        statistics: by sensor; None: the checkpoint's, else the catalogue's.
+        statistics: by sensor; `scene` counts them from its images, another text is a chip store or a file; None: the
+            checkpoint's, else the catalogue's.
 
     Raises:
         InputError: no images, several places, a date in the future, or more images than memory holds.
@@ -160,8 +164,10 @@ def embed_set(
     sources = [one.source for one in entries]
     outputs = checked_outputs(out, sources, picture="pca", counts={"batch_size": batch_size})
     tiling = plan_tiling(encoder.config, tile=tile, halo=halo)
+    named = isinstance(statistics, str | Path)
+    of_set = named_set_statistics(str(statistics), entries) if named else statistics
     with ExitStack() as opened:
-        images = list(_opened(encoder, entries, statistics or {}, opened))
+        images = list(_opened(encoder, entries, of_set or {}, opened))
         more = {"ANYBAND_IMAGES": [_image_tags(image) for image in images], **(tags or {})}
         notes, num_views = _set_notes(encoder, images), max(1, batch_size // len(images))
         return _write(encoder, images, outputs, tiling, more, notes, num_views, precision, shown, True)
@@ -174,22 +180,13 @@ def scene_statistics(source: RasterSource, sensor: Sensor, *, shown: bool = Fals
     return count_statistics(_pieces(source, sensor, shown=shown), sensor, encoding=source.encoding)
 
 
-def named_statistics(
-    name: str, source: RasterSource, sensor: Sensor, *, shown: bool = False
-) -> dict[str, BandStatistics]:
-    """Get the statistics that a user names: `scene` counts them, a chip store or a file holds them."""
-    return scene_statistics(source, sensor, shown=shown) if name == "scene" else read_statistics(Path(name), sensor)
-
-
-def named_set_statistics(name: str | None, entries: Sequence[ImageEntry]) -> SetStatistics | None:
+def named_set_statistics(name: str, entries: Sequence[ImageEntry]) -> SetStatistics:
     """Get the statistics that a user names (a path, or `scene`, which counts all images), for each sensor of a set.
 
     Raises:
         InputError: images of one sensor differ in bands or encoding, so that they can't be counted together; or a band
             has no valid value, or only one.
     """
-    if name is None:
-        return None
     found: dict[str, dict[str, BandStatistics]] = defaultdict(dict)
     alike: dict[Sensor, list[ImageEntry]] = defaultdict(list)
     for entry in entries:

@@ -20,6 +20,7 @@ from anyband.sensors.sensor import (
     Table,
     Text,
     checked,
+    listed_names,
     sensor_from_dict,
 )
 
@@ -172,7 +173,7 @@ def list_sensors() -> tuple[str, ...]:
 def get_sensor(name_or_path: str | Path) -> Sensor:
     """Look up a sensor by its name or one of its aliases (case does not count), or load the YAML file of one's own.
     `CatalogueError` where there is none; it offers the nearest name."""
-    if Path(name_or_path).suffix in {".yaml", ".yml"}:
+    if Path(name_or_path).suffix.casefold() in {".yaml", ".yml"}:
         return load_sensor_file(Path(name_or_path))
     tables, names = _catalogue()
     name = names.get(str(name_or_path).casefold())
@@ -254,6 +255,6 @@ def find_band(name: str, sensor: Sensor) -> Band:
     return sensor.band(rest)
 
 
-def find_bands(names: Iterable[str], sensor: Sensor) -> Sensor:
+def find_bands(names: str | Iterable[str], sensor: Sensor) -> Sensor:
     """Make the sensor that has only the named bands, each once, in the order given, named in any convention."""
-    return sensor.select([find_band(name, sensor).name for name in names])
+    return sensor.select([find_band(name, sensor).name for name in listed_names(names)])

@@ -40,6 +40,7 @@ __all__ = [
     "covered_share",
     "dn_formula",
     "intersection_over_union",
+    "listed_names",
     "number_type",
     "octaves_between",
     "parse_spectrum",
@@ -327,10 +328,15 @@ class Sensor:
             f"{nearest_name(name, known)}"
         )
 
-    def select(self, names: Iterable[str]) -> "Sensor":
-        """Make the sensor that has only the named bands, each once, in the order given."""
+    def select(self, names: str | Iterable[str]) -> "Sensor":
+        """Make the sensor that has only the named bands, each once, in the order given; see `listed_names`."""
         exactly = {band.name: band for band in self.bands}
-        return replace(self, bands=tuple(exactly.get(name) or self.band(name) for name in names))
+        return replace(self, bands=tuple(exactly.get(name) or self.band(name) for name in listed_names(names)))
+
+
+def listed_names(names: str | Iterable[str]) -> list[str]:
+    """List names that are also written as one text, `B02;B03` or `B02,B03`."""
+    return [name.strip() for name in re.split("[;,]", names) if name.strip()] if isinstance(names, str) else list(names)
 
 
 # Images: what a file says of its numbers, beside what is declared.

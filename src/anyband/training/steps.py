@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from anyband.encode.metadata import Precision
 from anyband.errors import CheckpointError
 from anyband.models.vit import Encoder
 from anyband.randomness import generator
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Schedule",
+    "has_bf16",
     "in_shares",
     "load_optimizer_tensors",
     "make_optimizer",
     "optimizer_tensors",
     "own_share",
+    "precision_note",
+    "quicker_precision",
     "seeded",
     "set_learning_rate",
     "sharding_strategy",
@@ -206,3 +210,27 @@ def seeded(seed: int, *, step: int, purpose: str, device: torch.device) -> Itera
     with torch.random.fork_rng(devices=devices, enabled=True):
         torch.manual_seed(word)
         yield
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Tell whether a device itself does products of bfloat16. A processor without them emulates them, slowly."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # On x86 AVX-512 BF16 or AMX; torch's library on CPUs knows, and where this torch has none, nothing can be said.
+    found = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None) if device.type == "cpu" else None
+    return True if found is None else bool(found())
+
+
+def quicker_precision(device: torch.device) -> Precision:
+    """Choose bf16 where a device has it, else float32."""
+    return "bf16" if has_bf16(device) else "float32"
+
+
+def precision_note(device: torch.device, precision: str) -> str | None:
+    """Say that a run's precision is emulated on its device; None: it is not."""
+    if not precision.startswith("bf16") or has_bf16(device):
+        return None
+    return (
+        f"'{device}' has no arithmetic in bf16 and emulates it, which is several times slower than float32; "
+        "write optim.precision=32-true"
+    )
