@@ -417,18 +417,18 @@ def image_tensors(
         raise InputError(
             f"an array of shape {shape} is no image; give (band, row, col) or (batch, band, row, col), each at least 1"
         )
-    dn = as_tensor(numbers)
+    dn = _as_tensor(numbers)
     dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))
     seen = None if valid is None else _valid_tensor(valid, shape).to(dn.device)
     if known is not None:
-        seen = as_tensor(known).to(dn.device) & (with_data(dn, nodata) if seen is None else seen)
+        seen = _as_tensor(known).to(dn.device) & (with_data(dn, nodata) if seen is None else seen)
     return dn, seen
 
 
 def _valid_tensor(valid: ImageArray, shape: tuple[int, ...]) -> Bool[Tensor, "*any"]:
     """Bring what a user calls valid to the shape of the images: given for each pixel, or as one plane for all bands."""
     own, unmasked, _, _ = given_image(valid, name="'valid'", truth=True)
-    seen = as_tensor(own if unmasked is None else np.asarray(own) & unmasked)
+    seen = _as_tensor(own if unmasked is None else np.asarray(own) & unmasked)
     seen = seen[None] if seen.ndim == 2 and len(shape) == 3 else seen
     if tuple(seen.shape) not in (shape, (*shape[:-3], 1, *shape[-2:])):
         raise InputError(
@@ -443,7 +443,7 @@ def with_data(dn: Num[Tensor, "*any"], nodata: float | None) -> Bool[Tensor, "*a
     return known if nodata is None or nodata != nodata else known & (dn != nodata)
 
 
-def as_tensor(array: Array | Tensor) -> Tensor:
+def _as_tensor(array: Array | Tensor) -> Tensor:
     """Bring numbers to torch without a copy where it can be; it takes all that NumPy and its readers leave."""
     if isinstance(array, Tensor):
         return array

@@ -164,8 +164,7 @@ def embed_set(
     sources = [one.source for one in entries]
     outputs = checked_outputs(out, sources, picture="pca", counts={"batch_size": batch_size})
     tiling = plan_tiling(encoder.config, tile=tile, halo=halo)
-    named = isinstance(statistics, str | Path)
-    of_set = named_set_statistics(str(statistics), entries) if named else statistics
+    of_set = named_set_statistics(str(statistics), entries) if isinstance(statistics, str | Path) else statistics
     with ExitStack() as opened:
         images = list(_opened(encoder, entries, of_set or {}, opened))
         more = {"ANYBAND_IMAGES": [_image_tags(image) for image in images], **(tags or {})}
