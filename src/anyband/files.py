@@ -14,15 +14,18 @@ from typing import Any
 
 import yaml
 
-from anyband.errors import AnybandError, OutputError
+from anyband.errors import AnybandError, CheckpointError, OutputError
 
 __all__ = [
+    "HUB_FILE",
     "OwnLoader",
     "check_target",
+    "check_weights_kind",
     "held",
     "parse_yaml",
     "read_yaml",
     "sync",
+    "weights_file",
     "whole_directory",
     "whole_file",
     "whole_number",
@@ -233,3 +236,55 @@ def read_yaml(path: Path, *, error: type[AnybandError]) -> Any:
     except ValueError as problem:
         raise error(f"'{path}' is not a text in UTF-8, so it can't be YAML: {problem}") from problem
     return parse_yaml(text, name=str(path), error=error)
+
+
+HUB_FILE = "model.safetensors"
+"""What a checkpoint is called in a repository of the Hugging Face hub."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# First bytes of what torch.save and pickle write: a zip archive, or a pickle of protocol 2 and later.
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+_FILE_SUFFIXES = (".safetensors", *_PICKLE_SUFFIXES, ".yaml", ".yml", ".json", ".txt", ".h5", ".onnx", ".npz", ".zip")
+_WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def weights_file(path_or_hub_id: str | Path) -> Path | None:
+    """Find the file of a checkpoint: a path, or a folder with `model.safetensors`; None: a hub id `owner/name`, which
+    is nothing like a file here. `CheckpointError` where it is neither."""
+    path, name = Path(path_or_hub_id), str(path_or_hub_id)
+    if path.is_dir():
+        if (path / HUB_FILE).is_file():
+            return path / HUB_FILE
+        raise CheckpointError(f"folder '{path}' has no '{HUB_FILE}'; name the checkpoint file itself")
+    if path.exists():
+        return path
+    folder = path.parent
+    in_folder = folder != Path() and folder.is_dir()
+    if path.suffix.casefold() in _FILE_SUFFIXES or not _HUB_ID.fullmatch(name) or in_folder:
+        beside = sorted(one.name for one in folder.glob("*.safetensors"))[:5] if in_folder else []
+        there = f" (folder '{folder}' has {', '.join(beside) or 'no safetensors file'})" if in_folder else ""
+        raise CheckpointError(
+            f"there is no checkpoint '{name}'{there}; give a safetensors file or a hub id such as "
+            "'gsumbul/SMARTIES-v1-ViT-B'"
+        )
+    return None
+
+
+def check_weights_kind(path: Path) -> None:
+    """See by its first bytes that a file is none of what people have instead of weights; `CheckpointError` names it."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as problem:
+        raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
+    if start.startswith(_PICKLE_STARTS) or path.suffix in _PICKLE_SUFFIXES:
+        raise CheckpointError(
+            f"'{path}' is a pickle or a PyTorch archive, not safetensors; reading one can run any code in it. "
+            f"Where you trust its source, convert it once: torch.load('{path.name}', weights_only=True), then "
+            f"safetensors.torch.save_file of its dict of weights (often under 'model'), and give that file"
+        )
+    if start.startswith(_LFS_POINTER):
+        raise CheckpointError(f"'{path}' is a pointer of Git LFS, not the weights; get them with `git lfs pull`")
+    if _WEB_PAGE.match(start):
+        raise CheckpointError(f"'{path}' is a web page, not weights: its download failed; get the file again")

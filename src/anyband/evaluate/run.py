@@ -24,7 +24,7 @@ from anyband.evaluate.fitting import checkpoint_of, withhold_range
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import PROTOCOLS, CompareRecipe, Protocol, TransferRecipe
 from anyband.evaluate.samples import labelled_pixels
-from anyband.files import check_target
+from anyband.files import check_target, weights_file
 from anyband.labelled import open_task_data
 from anyband.labelled.samples import ONLY_BAND, TaskData, TaskKind, without_band
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -292,7 +292,6 @@ _FITTED: tuple[Protocol, ...] = ("finetune", "segment", "change", "regress")
 # Source: the published SMARTIES v1 weights: width, blocks and heads of ViT-B and ViT-L (arXiv 2010.11929, table 1).
 _SIZES = {"b": ("ViT-B", 768, 12, 12), "l": ("ViT-L", 1024, 24, 16)}
 _SIZE_IN_NAME = re.compile(r"vit[-_]?([bl])", re.IGNORECASE)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 _Made = TypeVar("_Made")
 
@@ -367,8 +366,7 @@ def _encoder(recipe: TransferRecipe, device: str) -> tuple[SensorEncoder, str]:
 
 
 def _is_on_the_hub_only(name: str) -> bool:
-    path = Path(name)
-    if path.exists() or path.suffix or not _HUB_ID.fullmatch(name):
+    if not name or weights_file(name) is not None:
         return False
     try:
         from huggingface_hub import try_to_load_from_cache

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from anyband.errors import CatalogueError, CheckpointError, nearest_name
-from anyband.files import whole_file, whole_number
+from anyband.files import HUB_FILE, check_weights_kind, weights_file, whole_file, whole_number
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.encodings import EncodingConfig, PositionKind, sincos_positions
 from anyband.models.vit import LARGEST_COUNT, DecoderConfig, Encoder, EncoderConfig
@@ -302,6 +302,7 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
     """
     path = locate(path_or_hub_id)
     tensors, header = read_weights(path)
+    _check_names(tensors, path)
     table = tensors.get("pos_embed")
     # Files do not say whether positions were trained; their values do.
     computed = table is None or table.ndim != 3 or table.shape[2] % 4 or are_computed(table)
@@ -332,6 +333,18 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
         recipe=header_json(header, "recipe"),
         step=whole_number(header.get("step", "")),
     )
+
+
+def _check_names(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights whose names have a word before them, as wrappers of networks leave it, and name the word."""
+    first = _PROJECTION.format(0, "weight")
+    words = [name.removesuffix(first) for name in tensors if name.endswith(first)]
+    if words and "" not in words:
+        raise CheckpointError(
+            f"the names of the weights in '{path}' begin with '{words[0]}', as a wrapped network (DataParallel, "
+            f"torch.compile, a training module) is saved; save {{name.removeprefix('{words[0]}'): weight}} of those "
+            "with it, and the header as it is"
+        )
 
 
 def build_model(checkpoint: Checkpoint) -> Autoencoder:
@@ -419,13 +432,8 @@ def shape_problems(
     ]
 
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILE = "model.safetensors"
 # chosen: memory that a checksum takes.
 _BLOCK_BYTES = 2**24
-# First bytes of what torch.save and pickle write: a zip archive, or a pickle of protocol 2 and later.
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 # Source: the safetensors format.
 _DTYPES = {
     torch.float64: "F64",
@@ -443,19 +451,7 @@ _DTYPES = {
 
 def locate(path_or_hub_id: str | Path) -> Path:
     """Find the file of weights: a path, a folder with `model.safetensors`, or a hub id `owner/name`."""
-    path = Path(path_or_hub_id)
-    if path.is_dir():
-        if (path / _HUB_FILE).is_file():
-            return path / _HUB_FILE
-        raise CheckpointError(f"folder '{path}' has no '{_HUB_FILE}'; name the checkpoint file itself")
-    if path.exists():
-        return path
-    name = str(path_or_hub_id)
-    if path.suffix == ".safetensors" or path.suffix in _PICKLE_SUFFIXES or not _HUB_ID.fullmatch(name):
-        raise CheckpointError(
-            f"there is no checkpoint '{name}'; give a safetensors file or a hub id such as 'gsumbul/SMARTIES-v1-ViT-B'"
-        )
-    return _downloaded(name)
+    return weights_file(path_or_hub_id) or _downloaded(str(path_or_hub_id))
 
 
 def _downloaded(hub_id: str) -> Path:
@@ -481,7 +477,7 @@ def _from_hub(hub_id: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(hub_id, _HUB_FILE))
+        return Path(hf_hub_download(hub_id, HUB_FILE))
     except LocalEntryNotFoundError:
         raise  # Nothing was downloaded before, and the hub can't be reached: there is nothing to list.
     except EntryNotFoundError:
@@ -495,17 +491,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors and header of a safetensors file; `CheckpointError` for a pickle or what is no whole one."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as problem:
-        raise CheckpointError(f"cannot read '{path}': {problem.strerror or problem}") from problem
-    if start.startswith(_PICKLE_STARTS) or path.suffix in _PICKLE_SUFFIXES:
-        raise CheckpointError(
-            f"'{path}' is a pickle or a PyTorch archive, not safetensors; reading one can run any code in it. "
-            f"Where you trust its source, convert it once: torch.load('{path.name}', weights_only=True), then "
-            f"safetensors.torch.save_file of its dict of weights (often under 'model'), and give that file"
-        )
+    check_weights_kind(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})

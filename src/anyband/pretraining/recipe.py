@@ -125,6 +125,10 @@ _MOST_GEOGRAPHIC = 3
 _GEOGRAPHIC_WIDTH = 32
 
 
+# chosen: some twenty times the deepest networks of images, few enough to be made at once.
+_Depth = Annotated[int, bounded("from 1 to 1,000", lambda value: 1 <= value <= 1000)]
+
+
 class ModelRecipe(Recipe):
     """Architecture, and how bands meet the trained ranges."""
 
@@ -133,14 +137,14 @@ class ModelRecipe(Recipe):
     patch_size: Count = 16
     """Pixels; divides img_size."""
     embed_dim: _Width = 768
-    depth: Count = 12
+    depth: _Depth = 12
     num_heads: Count = 12
     """Divides embed_dim."""
     mlp_ratio: Over0 = 4.0
     drop_path: Below1 = 0.0
     """Rate of the last block; grows linearly over the blocks."""
     decoder_embed_dim: _Width = 512
-    decoder_depth: Count = 8
+    decoder_depth: _Depth = 8
     decoder_num_heads: Count = 16
     """Divides decoder_embed_dim."""
     mask_ratio: Between0And1 = 0.75
