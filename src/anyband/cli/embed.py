@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from anyband.cli.options import add_network_options, output_path
+from anyband.cli.options import add_network_options, check_checkpoint, check_new, check_there, output_path
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, type=output_path, help="GeoTIFF of features; F_pca.png is put beside it"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
     parser.add_argument("--bands", help="bands to use, by commas (default: all of the sensor)")
     parser.add_argument("--encoding", help="how the numbers are stored (default: the sensor's; it is printed)")
     parser.add_argument("--time-index", type=int, help="which time of a file with a time axis, from 0")
@@ -50,12 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from anyband.data.manifest import MANIFEST_ENDINGS, read_manifest
-    from anyband.encode.encoder import load_encoder
-    from anyband.encode.input_spec import checkpoint_sensor
     from anyband.errors import InputError
-    from anyband.models.checkpoint import checkpoint_name
-    from anyband.rasters.reader import RasterSource
-    from anyband.scenes.embed import embed_scene, embed_set
 
     scene, out = arguments.scene, arguments.out
     is_list = len(scene) == 1 and scene[0].suffix.casefold() in MANIFEST_ENDINGS
@@ -68,6 +64,19 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not is_list and arguments.sensor is None:
         raise InputError("say with --sensor what the scene was taken by; only the images of a list have their own")
+    check_there("SCENE", scene)
+    check_there("--valid", arguments.valid)
+    check_there("--statistics", [] if arguments.statistics == "scene" else [arguments.statistics])
+    check_new(out, read=scene, overwrite=arguments.overwrite)
+    check_checkpoint(arguments.checkpoint)
+    entries = read_manifest(scene[0]) if is_list else []
+    # Late: what can be seen without a network was seen.
+    from anyband.encode.encoder import load_encoder
+    from anyband.encode.input_spec import checkpoint_sensor
+    from anyband.models.checkpoint import checkpoint_name
+    from anyband.rasters.reader import RasterSource
+    from anyband.scenes.embed import embed_scene, embed_set
+
     encoder = load_encoder(
         arguments.checkpoint,
         device=arguments.device,
@@ -79,7 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
     options |= {"tags": {"ANYBAND_CHECKPOINT": checkpoint_name(arguments.checkpoint)}, "shown": True}
     options["statistics"] = arguments.statistics
     if is_list:
-        entries = read_manifest(scene[0])
         report = embed_set(encoder, entries, out, **options)
     else:
         sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)

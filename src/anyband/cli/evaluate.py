@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyband.cli.options import output_path
-from anyband.cli.results import plain_console, print_json, print_table
+from anyband.cli.options import check_checkpoint, check_there, output_path
+from anyband.cli.results import print_json, print_table
 
 if TYPE_CHECKING:
     from anyband.evaluate.recipe import TransferRecipe
@@ -122,6 +122,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    # A dry run lists all that is wrong.
+    if not arguments.dry_run:
+        check_checkpoint(arguments.checkpoint)
+        check_there("--root", [arguments.root])
+        check_there("--data", [] if _is_name(arguments.data) else [arguments.data])
+    # Late: what can be seen without a network was seen.
     from anyband.evaluate.report import check_outputs, write_outputs
     from anyband.evaluate.results import grouped, row_to_dict, table_of
     from anyband.evaluate.run import dry_run, dry_run_lines, evaluate
@@ -145,21 +151,27 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"results": [row_to_dict(row) for row in rows], "notes": list(notes)})
         return 0
-    console, row = plain_console(), rows[0]
+    row = rows[0]
     counts = ", ".join(f"{name} {count}" for name, count in row.num_samples.items())
-    console.print(f"{row.protocol}: {row.checkpoint} ({row.checkpoint_hash[:8]}) on {row.data} ({counts})")
+    print(f"{row.protocol}: {row.checkpoint} ({row.checkpoint_hash[:8]}) on {row.data} ({counts})")
     for note in dict.fromkeys(note for one in rows for note in one.notes):
-        console.print(f"note: {note}")
+        print(f"note: {note}")
     for group in grouped(rows):
-        print_table(console, "", *table_of(group))
-    console.print("in brackets 95 % bootstrap intervals over test samples; validation chose, test is only reported")
+        print_table("", *table_of(group))
+    print("in brackets 95 % bootstrap intervals over test samples; validation chose, test is only reported")
     if not arguments.no_results:
-        console.print(f"appended to {arguments.results}; `anyband results {arguments.results}` prints and compares")
+        print(f"appended to {arguments.results}; `anyband results {arguments.results}` prints and compares")
     for note in notes:
-        console.print(note)
+        print(note)
     if arguments.out is not None:
-        console.print(f"report: {arguments.out / 'report.html'}")
+        print(f"report: {arguments.out / 'report.html'}")
     return 0
+
+
+def _is_name(source: str | None) -> bool:
+    from anyband.labelled import is_named
+
+    return source is None or is_named(source)
 
 
 def _recipe(arguments: argparse.Namespace) -> "TransferRecipe":

@@ -1,9 +1,13 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, and what is seen of them before anything is loaded."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["add_network_options", "output_path"]
+from anyband.errors import InputError, OutputError
+from anyband.files import check_target, check_weights_kind, weights_file
+
+__all__ = ["add_network_options", "check_checkpoint", "check_new", "check_there", "output_path"]
 
 
 def output_path(text: str) -> Path:
@@ -27,3 +31,25 @@ def add_network_options(parser: argparse._ActionsContainer, *, batch_help: str, 
         help="bands that no trained range is",
     )
     parser.add_argument("--min-support", type=float, default=0.05, help=min_support_help)
+
+
+def check_checkpoint(name: str | None) -> None:
+    """See that a checkpoint is a file of weights here, or may be on the hub."""
+    file = None if name is None else weights_file(name)
+    if file is not None:
+        check_weights_kind(file)
+
+
+def check_there(option: str, paths: Iterable[str | Path | None]) -> None:
+    """See that files and folders which an option names are there."""
+    for path in paths:
+        if path is not None and "://" not in str(path) and not Path(path).exists():
+            raise InputError(f"{option}: '{path}' does not exist")
+
+
+def check_new(out: Path, *, read: Iterable[str | Path], overwrite: bool) -> None:
+    """See that a file can be written, and that none of the user's is replaced unless he says so."""
+    check_target(out)
+    # Of an input that would be lost the verb itself says so.
+    if out.exists() and not overwrite and out.resolve() not in {Path(path).resolve() for path in read}:
+        raise OutputError(f"'{out}' exists already; name another output, or replace it with --overwrite")

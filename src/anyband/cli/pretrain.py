@@ -1,6 +1,7 @@
 """`anyband pretrain RECIPE --data STORE --out RUN [KEY=VALUE ...]`: pre-train an encoder on a chip store."""
 
 import argparse
+from pathlib import Path
 
 from anyband.cli.options import output_path
 
@@ -26,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from anyband.data.store import ChipStore
+
+    if "://" not in arguments.data and not Path(arguments.data).is_dir():
+        ChipStore.open(arguments.data)
+    # Late: what can be seen without a network was seen.
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     from anyband.pretraining.loop import dry_run, pretrain

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyband.cli.options import add_network_options, output_path
+from anyband.cli.options import add_network_options, check_checkpoint, check_new, check_there, output_path
 
 if TYPE_CHECKING:
     from anyband.models.checkpoint import Checkpoint
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, type=output_path, help="GeoTIFF to write; F_picture.png is put beside it"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
     seen = parser.add_argument_group("a target that is seen in part")
     seen.add_argument("--target", nargs="+", metavar="FILE", help="the image, or files or a folder that hold its bands")
     seen.add_argument("--cloudy", type=Path, metavar="MASK", help="raster that is not 0 where the target is cloudy")
@@ -59,11 +60,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from anyband.data.manifest import read_manifest
+
+    check_there("--target", arguments.target or [])
+    check_there("--cloudy", [arguments.cloudy])
+    check_there("--like", [arguments.like])
+    entries = read_manifest(arguments.context)
+    read = [*(path for one in entries for path in one.source.paths), *(arguments.target or [])]
+    check_new(arguments.out, read=read, overwrite=arguments.overwrite)
+    check_checkpoint(arguments.checkpoint)
+    # Late: what can be seen without a network was seen.
     from anyband.encode.complete import load_completer
     from anyband.models.checkpoint import checkpoint_name
     from anyband.scenes.reconstruct import reconstruct
 
-    entries = read_manifest(arguments.context)
     completer = load_completer(
         arguments.checkpoint, device=arguments.device, unseen=arguments.unseen, min_support=arguments.min_support
     )

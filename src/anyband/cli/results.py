@@ -1,21 +1,23 @@
 """`anyband results [FILE]`: print the table of results, and compare two of them, or all with one."""
 
 import argparse
+import itertools
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rich.console import Console
-
     from anyband.evaluate.metrics import MetricName
     from anyband.evaluate.results import Difference, ResultRow
 
-__all__ = ["add_arguments", "plain_console", "print_json", "print_table", "run"]
+__all__ = ["add_arguments", "print_json", "print_table", "run"]
 
-# chosen: wide enough that no column is cut where the output is not a terminal.
-_PLAIN_WIDTH = 240
+# chosen: a column of text that is narrower is not read.
+_NARROWEST = 12
+_GUTTER = "  "
 _DIFFERENCE_HEADER = ("A − B", "resamples with A > B", "better")
 _EXPLAINED = (
     "differences are paired by test sample: in every resample both are scored on the same samples; in brackets "
@@ -23,29 +25,64 @@ _EXPLAINED = (
 )
 
 
-def plain_console() -> "Console":
-    """Make what tables are printed to: as wide as the terminal, or so wide that a file has no folded lines."""
-    from rich.console import Console
+def print_table(
+    title: str, header: "Sequence[str]", rows: "Sequence[Sequence[str]]", *, wrap: "Sequence[str]" = ()
+) -> None:
+    """Print texts as a table as wide as the terminal (else as COLUMNS says, else 80) at most; the columns that `wrap`
+    names may have several lines. Where that is too wide, what all rows share goes above it, or else each row is a list.
+    """
+    width = shutil.get_terminal_size().columns
+    lines = _table_lines(header, rows, wrap, width)
+    if lines is None and len(rows) > 1:
+        shared = [index for index in range(1, len(header)) if len({row[index] for row in rows}) == 1]
+        above = "; ".join(f"{header[index]}: {rows[0][index]}" for index in shared if rows[0][index])
+        title = "\n".join([*([title] if title else []), *textwrap.wrap(above, width)])
+        kept = [index for index in range(len(header)) if index not in shared]
+        header, rows = [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
+        lines = _table_lines(header, rows, wrap, width)
+    if lines is None:
+        label = max(map(len, header))
+        cells = [[(f"{name:<{label}}", cell) for name, cell in zip(header, row, strict=True)] for row in rows]
+        widths = [label, max(width - label - len(_GUTTER), _NARROWEST)]
+        lines = [line for row in cells for line in ["", *(one for pair in row for one in _row_lines(pair, widths))]]
+    print("\n".join([*([title] if title else []), *lines]))
 
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH, markup=False, emoji=False)
+
+def _table_lines(
+    header: "Sequence[str]", rows: "Sequence[Sequence[str]]", wrap: "Sequence[str]", width: int
+) -> list[str] | None:
+    """Lay a table out, columns of numbers to the right; None where it does not fit."""
+    widths, whole, right = [], [], []
+    for name, *cells in zip(header, *rows, strict=True):
+        pieces = [piece for cell in cells for piece in (_pieces(cell) if name in wrap else [cell])]
+        widths.append(max(map(len, [*pieces, *name.split()])))
+        whole.append(max(map(len, [name, *cells])) if name in wrap else widths[-1])
+        right.append(
+            name not in ("id", *wrap) and any(cell[:1].isdigit() or cell[:1] in tuple("+−-–") for cell in cells)
+        )
+    room = width - len(_GUTTER) * (len(header) - 1)
+    if sum(widths) > room:
+        return None
+    while sum(widths) < room and (short := [index for index, size in enumerate(widths) if size < whole[index]]):
+        # Those that need little first.
+        widths[min(short, key=lambda index: whole[index] - widths[index])] += 1
+    line = "─" * (sum(widths) + len(_GUTTER) * (len(header) - 1))
+    found = [*_row_lines(header, widths, right), line]
+    return [*found, *(line for row in rows for line in _row_lines(row, widths, right))]
 
 
-def print_table(console: "Console", title: str, header: "Sequence[str]", rows: "Sequence[Sequence[str]]") -> None:
-    """Print texts as a table; columns of numbers stand to the right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+def _pieces(text: str) -> list[str]:
+    """Cut a text where a line may end."""
+    return textwrap.wrap(text, 1, break_long_words=False)
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(header):
-        number = any(row[index][:1].isdigit() or row[index][:1] in "+−-–" for row in rows) and name != "id"
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    if title:
-        console.print(title)
-    console.print(table)
+
+def _row_lines(cells: "Sequence[str]", widths: "Sequence[int]", right: "Sequence[bool]" = ()) -> list[str]:
+    parts = [textwrap.wrap(cell, size) or [""] for cell, size in zip(cells, widths, strict=True)]
+    sides = [">" if one else "<" for one in right] or ["<"] * len(parts)
+    return [
+        _GUTTER.join(f"{line:{side}{size}}" for line, side, size in zip(some, sides, widths, strict=True)).rstrip()
+        for some in itertools.zip_longest(*parts, fillvalue="")
+    ]
 
 
 def print_json(value: Any) -> None:
@@ -128,13 +165,12 @@ def _list(rows: "Sequence[ResultRow]", metric: "MetricName | None", *, as_json: 
     if as_json:
         print_json({"results": [row_to_dict(row) for group in groups for row in group]})
         return
-    console = plain_console()
     for group in groups:
         counts = ", ".join(f"{name} {count}" for name, count in group[0].num_samples.items())
         title = f"{group[0].data} ({group[0].data_fingerprint[:8]}); samples: {counts}"
-        print_table(console, title, *table_of(group, metric))
+        print_table(title, *table_of(group, metric))
     total = f"{len(rows)} result{'s' * (len(rows) != 1)}"
-    console.print(f"{total}; in brackets 95 % bootstrap intervals over test samples; the best stand first")
+    print(f"{total}; in brackets 95 % bootstrap intervals over test samples; the best stand first")
 
 
 def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:
@@ -147,11 +183,10 @@ def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, met
     if arguments.json:
         print_json({"first": first.id, "second": second.id, "differences": [_plain(one) for one in found]})
         return
-    console = plain_console()
-    console.print(f"A {short_id(first.id)}: {_line(first)}", f"B {short_id(second.id)}: {_line(second)}", sep="\n")
+    print(f"A {short_id(first.id)}: {_line(first)}", f"B {short_id(second.id)}: {_line(second)}", sep="\n")
     cells = [_difference_cells(one) for one in found]
-    print_table(console, f"{found[0].num_samples} test samples", ("metric", "A", "B", *_DIFFERENCE_HEADER), cells)
-    console.print(_EXPLAINED)
+    print_table(f"{found[0].num_samples} test samples", ("metric", "A", "B", *_DIFFERENCE_HEADER), cells)
+    print(_EXPLAINED)
 
 
 def _compare_all(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:
@@ -175,21 +210,20 @@ def _compare_all(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, met
         ]
         print_json({"reference": reference.id, "compared": compared})
         return
-    console = plain_console()
-    console.print(f"B {short_id(reference.id)}: {_line(reference)}")
+    print(f"B {short_id(reference.id)}: {_line(reference)}")
     sign = -1 if METRICS[name].higher_is_better else 1
     able = sorted(((row, one) for row, one, _ in found if one is not None), key=lambda pair: sign * pair[1].value)
     cells = [(short_id(row.id), row.protocol, row.features, *_difference_cells(one)) for row, one in able]
     if cells:
         header = ("id", "protocol", "features", "metric", "A", "B", *_DIFFERENCE_HEADER)
-        print_table(console, f"{reference.data}: {reference.num_samples['test']} test samples", header, cells)
-        console.print(_EXPLAINED)
+        print_table(f"{reference.data}: {reference.num_samples['test']} test samples", header, cells)
+        print(_EXPLAINED)
     unable = [(row, reason) for row, one, reason in found if one is None]
     if unable:
         shown = ", ".join(short_id(row.id) for row, _ in unable[:5]) + " …" * (len(unable) > 5)
-        console.print(f"{len(unable)} not compared ({shown}): {unable[0][1]}")
+        print(f"{len(unable)} not compared ({shown}): {unable[0][1]}")
     if not found:
-        console.print("there is no other result to compare with it")
+        print("there is no other result to compare with it")
 
 
 def _difference(

@@ -2,13 +2,12 @@
 
 import argparse
 import json
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from anyband.cli.results import print_table
 from anyband.errors import AssignmentError, CatalogueError
 from anyband.sensors.assignment import AssignmentRules, assign
 from anyband.sensors.catalogue import get_sensor, list_sensors, load_sensor_file
@@ -17,13 +16,15 @@ from anyband.sensors.sensor import Encoding, RadarBeam, Sensor, Spectrum, Unit, 
 
 __all__ = ["add_arguments", "run"]
 
-# chosen: wide enough that no column is cut where the output is not a terminal.
-_PLAIN_WIDTH = 240
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="a sensor or one of its aliases; without it, the whole catalogue")
-    parser.add_argument("--file", type=Path, help="check and show a sensor of your own, described in a YAML file")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="a sensor or one of its aliases, or the YAML file of one of your own, which is checked; without it, the "
+        "whole catalogue",
+    )
+    parser.add_argument("--file", type=Path, help="a YAML file, as NAME may be")
     parser.add_argument(
         "--ranges",
         default="smarties_v1",
@@ -61,12 +62,14 @@ def _list(sensors: list[Sensor], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = _table("name", "title", "bands", "GSD (m)", "unit", "statistics")
+    cells = []
     for row in rows:
-        gsds_m = " – ".join(f"{gsd_m:g}" for gsd_m in dict.fromkeys((row["gsd_m"][0], row["gsd_m"][-1])))
+        gsds_m = "–".join(f"{gsd_m:.3g}" for gsd_m in dict.fromkeys((row["gsd_m"][0], row["gsd_m"][-1])))
         statistics = "yes" if row["statistics"] else "no"
-        table.add_row(row["name"], row["title"], str(row["bands"]), gsds_m, ", ".join(row["units"]), statistics)
-    _print(table, f"{len(sensors)} sensors; `anyband sensors NAME` shows the bands of one")
+        cells.append((row["name"], row["title"], str(row["bands"]), gsds_m, ", ".join(row["units"]), statistics))
+    header = ("name", "title", "bands", "GSD (m)", "unit", "stats")
+    print_table("", header, cells, wrap=("title", "unit"))
+    print(f"{len(sensors)} sensors; `anyband sensors NAME` shows the bands of one, or of a YAML file")
 
 
 def _show(sensor: Sensor, ranges: RangeTable, *, as_json: bool) -> None:
@@ -75,14 +78,18 @@ def _show(sensor: Sensor, ranges: RangeTable, *, as_json: bool) -> None:
         assignment = {"ranges": ranges.name, "bands": assigned or None, "refused": refusal or None}
         print(json.dumps(sensor_to_dict(sensor) | {"assignment": assignment}, indent=2, ensure_ascii=False))
         return
-    table = _table("band", "sees", "centre", "GSD (m)", "unit", "also called", f"read by {ranges.name}")
+    header = ("band", "sees", "centre", "GSD (m)", "unit", "also called", f"read by {ranges.name}")
     texts = [_assigned_text(row) for row in assigned] or ["cannot be expressed"] * len(sensor.bands)
-    for band, text in zip(sensor.bands, texts, strict=True):
-        aliases = ", ".join(band.aliases)
-        table.add_row(band.name, *_spectrum_texts(band.spectrum), f"{band.gsd_m:g}", band.unit, aliases, text)
-    encodings = [f"  {line}" for line in _encoding_lines(sensor)]
-    meaning = "digital numbers become physical units by (the first is meant where none is declared):"
-    _print(*_heading_lines(sensor), table, meaning, *encodings, refusal)
+    cells = [
+        (band.name, *_spectrum_texts(band.spectrum), f"{band.gsd_m:g}", band.unit, ", ".join(band.aliases), text)
+        for band, text in zip(sensor.bands, texts, strict=True)
+    ]
+    width = shutil.get_terminal_size().columns
+    for line in _heading_lines(sensor):
+        print(textwrap.fill(line, width, subsequent_indent="  "))
+    print_table("", header, cells, wrap=("sees", "also called", header[-1]))
+    print("digital numbers become physical units so (the first where none is declared):")
+    print("\n".join([*(f"  {line}" for line in _encoding_lines(sensor)), *([refusal] if refusal else [])]))
 
 
 def _assigned(sensor: Sensor, ranges: RangeTable) -> tuple[list[dict[str, Any]], str]:
@@ -117,7 +124,7 @@ def _spectrum_texts(spectrum: Spectrum) -> tuple[str, str]:
         orbit = f", {spectrum.orbit}" if spectrum.orbit else ""
         sees = f"{spectrum.frequency_ghz:g} GHz {spectrum.polarisation}{orbit}"
         return sees, f"{spectrum.wavelength_nm / 1000:,.0f} µm"
-    return f"{spectrum.low_nm:g} – {spectrum.high_nm:g} nm", f"{spectrum.center_nm:.1f} nm"
+    return f"{spectrum.low_nm:g}–{spectrum.high_nm:g} nm", f"{spectrum.center_nm:.1f} nm"
 
 
 def _heading_lines(sensor: Sensor) -> list[str]:
@@ -165,19 +172,3 @@ def _ranges(name: str) -> RangeTable:
     from anyband.models.checkpoint import load_checkpoint
 
     return load_checkpoint(Path(name)).ranges
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("bands", "GSD (m)", "centre") else "left")
-    return table
-
-
-def _print(*parts: str | Table) -> None:
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=_PLAIN_WIDTH)
-    for part in parts:
-        if part:
-            console.print(part)

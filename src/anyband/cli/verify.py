@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyband.cli.options import check_checkpoint, check_there
+
 if TYPE_CHECKING:
     from anyband.encode.verify import VerifyReport
 
@@ -24,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_checkpoint(arguments.checkpoint)
+    check_there("VECTORS", [arguments.vectors])
     from anyband.encode.verify import verify
 
     report = verify(arguments.checkpoint, arguments.vectors, tolerance=arguments.tolerance)
