@@ -72,7 +72,7 @@ def test_prepare_refuses_options_that_can_not_be(refused, option: str, message: 
         ("--device=abacus", "there is no device 'abacus' here: "),
         ("--device=meta", "there is no device 'meta' here: "),
         ("--precision=fp8", "argument --precision: invalid choice: 'fp8'"),
-        ("--statistics=KIT/missing.json", "cannot read statistics from"),
+        ("--statistics=KIT/missing.json", "missing.json' does not exist"),
     ],
 )
 def test_embed_refuses_options_that_can_not_be(refused, option: str, message: str) -> None:

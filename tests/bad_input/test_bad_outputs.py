@@ -20,7 +20,7 @@ _EVALUATE = (
     "evaluate", "knn", "--k", "1", *_MODEL, "--data", "KIT/labelled", "--sensor", "rgb", "--no-results", "--no-cache",
     "--out", "{out}",
 )  # fmt: skip
-_EMBED = ("embed", "KIT/rgb0.tif", "--sensor", "rgb", *_MODEL, "--out", "{out}.tif")
+_EMBED = ("embed", "KIT/rgb0.tif", "--sensor", "rgb", *_MODEL, "--out", "{out}.tif", "--overwrite")
 _DEMO = ("demo", "--images", "KIT/m.csv", "--quiet", "--out", "{out}")
 _VERBS = {
     "simulate": _SIMULATE,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-_EMBED = ("embed", "HERE/set.csv", "--checkpoint", "KIT/model.safetensors", "--out", "HERE/f.tif")
+_EMBED = ("embed", "HERE/set.csv", "--checkpoint", "KIT/model.safetensors", "--overwrite", "--out", "HERE/f.tif")
 _EVALUATE = (
     "evaluate", "knn", "--k", "1", "--checkpoint", "KIT/model.safetensors", "--data", "HERE/sets.csv",
     "--fusion", "joint", "--out", "HERE/scores", "--no-results", "--no-cache",

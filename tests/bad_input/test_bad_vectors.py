@@ -89,7 +89,7 @@ def test_a_wrong_header_is_refused(refused, verify, write, key: str, value: str,
     [
         (b"", "is not a whole safetensors file (0 bytes"),
         (b"PK\x03\x04 and more", "is a pickle or a PyTorch archive"),
-        (None, "No such file or directory"),
+        (None, "vectors.safetensors' does not exist"),
     ],
 )
 def test_a_file_that_is_none_is_refused(refused, verify, tmp_path, content: bytes | None, message: str) -> None:

@@ -68,7 +68,10 @@ def _lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.strip() for line in capsys.readouterr().out.splitlines()]
 
 
-def test_results_stand_by_test_with_the_best_first(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_stand_by_test_with_the_best_first(
+    table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "240")
     assert main(["results", str(table)]) == 0
     lines = _lines(capsys)
     assert lines[0] == "photographs [old] (f00df00d); samples: train 30, val 6, test 40"

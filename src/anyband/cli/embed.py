@@ -67,9 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_there("SCENE", scene)
     check_there("--valid", arguments.valid)
     check_there("--statistics", [] if arguments.statistics == "scene" else [arguments.statistics])
-    check_new(out, read=scene, overwrite=arguments.overwrite)
-    check_checkpoint(arguments.checkpoint)
     entries = read_manifest(scene[0]) if is_list else []
+    read = [*scene, *(path for one in entries for path in one.source.paths)]
+    check_new(out, read=read, overwrite=arguments.overwrite)
+    check_checkpoint(arguments.checkpoint)
     # Late: what can be seen without a network was seen.
     from anyband.encode.encoder import load_encoder
     from anyband.encode.input_spec import checkpoint_sensor

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyband.cli.options import add_network_options, check_checkpoint, check_new, check_there, output_path
+from anyband.errors import InputError
 
 if TYPE_CHECKING:
     from anyband.models.checkpoint import Checkpoint
@@ -61,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from anyband.data.manifest import read_manifest
 
+    if arguments.target is None:
+        for name in ("cloudy", "clear_values", "time_index"):
+            if getattr(arguments, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')} is of an image that is there; name it with --target")
     check_there("--target", arguments.target or [])
     check_there("--cloudy", [arguments.cloudy])
     check_there("--like", [arguments.like])
@@ -100,14 +105,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _target(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "TargetImage":
     from anyband.data.manifest import parse_entry
     from anyband.encode.input_spec import checkpoint_sensor
-    from anyband.errors import InputError
     from anyband.scenes.reconstruct import TargetImage
 
     fields: dict[str, Any] = {"time": _time(arguments.date), "dtype": arguments.dtype, "like": arguments.like}
     if arguments.target is None:
-        for name in ("cloudy", "clear_values", "time_index"):
-            if getattr(arguments, name) is not None:
-                raise InputError(f"--{name.replace('_', '-')} is of an image that is there; name it with --target")
         sensor = checkpoint_sensor(checkpoint, arguments.target_sensor)
         bands = tuple(name.strip() for name in (arguments.bands or "").split(",") if name.strip())
         return TargetImage(sensor=sensor, bands=bands, encoding=arguments.encoding, **fields)
@@ -127,8 +128,6 @@ def _target(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "TargetI
 
 
 def _clear_values(text: str) -> tuple[float, ...]:
-    from anyband.errors import InputError
-
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError as problem:
