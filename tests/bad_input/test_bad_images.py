@@ -14,6 +14,7 @@ _EMBED = (
     "{sensor}",
     "--checkpoint",
     "KIT/model.safetensors",
+    "--overwrite",
     "--out",
     "HERE/f.tif",
 )

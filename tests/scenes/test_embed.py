@@ -258,7 +258,7 @@ def test_the_verb_ends_with_2_and_one_message_where_the_sensor_is_unknown(
     golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = str(golden / "smarties" / "checkpoint.safetensors")
-    words = ["embed", "scene.tif", "--sensor", "sentinel2-l2b", "--checkpoint", checkpoint]
+    words = ["embed", str(golden), "--sensor", "sentinel2-l2b", "--checkpoint", checkpoint]
     assert main([*words, "--out", str(tmp_path / "f.tif")]) == 2
     assert "did you mean 'sentinel2-l2a'?" in capsys.readouterr().err
 
