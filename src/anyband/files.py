@@ -262,13 +262,16 @@ def weights_file(path_or_hub_id: str | Path) -> Path | None:
     folder = path.parent
     in_folder = folder != Path() and folder.is_dir()
     if path.suffix.casefold() in _FILE_SUFFIXES or not _HUB_ID.fullmatch(name) or in_folder:
-        beside = sorted(one.name for one in folder.glob("*.safetensors"))[:5] if in_folder else []
-        there = f" (folder '{folder}' has {', '.join(beside) or 'no safetensors file'})" if in_folder else ""
+        there = f" (folder '{folder}' has {_weights_in(folder)})" if in_folder else ""
         raise CheckpointError(
             f"there is no checkpoint '{name}'{there}; give a safetensors file or a hub id such as "
             "'gsumbul/SMARTIES-v1-ViT-B'"
         )
     return None
+
+
+def _weights_in(folder: Path) -> str:
+    return ", ".join(sorted(one.name for one in folder.glob("*.safetensors"))[:5]) or "no safetensors file"
 
 
 def check_weights_kind(path: Path) -> None:

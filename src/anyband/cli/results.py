@@ -37,8 +37,7 @@ def print_table(
         shared = [index for index in range(1, len(header)) if len({row[index] for row in rows}) == 1]
         above = "; ".join(f"{header[index]}: {rows[0][index]}" for index in shared if rows[0][index])
         title = "\n".join([*([title] if title else []), *textwrap.wrap(above, width)])
-        kept = [index for index in range(len(header)) if index not in shared]
-        header, rows = [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
+        header, *rows = [_without(row, shared) for row in (header, *rows)]
         lines = _table_lines(header, rows, wrap, width)
     if lines is None:
         label = max(map(len, header))
@@ -46,6 +45,10 @@ def print_table(
         widths = [label, max(width - label - len(_GUTTER), _NARROWEST)]
         lines = [line for row in cells for line in ["", *(one for pair in row for one in _row_lines(pair, widths))]]
     print("\n".join([*([title] if title else []), *lines]))
+
+
+def _without(cells: "Sequence[str]", columns: "Sequence[int]") -> list[str]:
+    return [cell for index, cell in enumerate(cells) if index not in columns]
 
 
 def _table_lines(

@@ -31,9 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
     from anyband.encode.verify import verify
 
     report = verify(arguments.checkpoint, arguments.vectors, tolerance=arguments.tolerance)
-    named = {"checkpoint": arguments.checkpoint, "vectors": str(arguments.vectors)}
-    print(json.dumps(named | report.to_dict(), allow_nan=False) if arguments.json else _table(report))
+    print(_json(report, arguments) if arguments.json else _table(report))
     return 0 if report.passed else 1
+
+
+def _json(report: "VerifyReport", arguments: argparse.Namespace) -> str:
+    named = {"checkpoint": arguments.checkpoint, "vectors": str(arguments.vectors)}
+    return json.dumps(named | report.to_dict(), allow_nan=False)
 
 
 def _table(report: "VerifyReport") -> str:

@@ -406,20 +406,11 @@ class SensorEncoder(nn.Module):
             AssignmentError: a band outside the span of the trained ranges.
         """
         options = options or EncodeOptions()
-        if not isinstance(images, list | tuple) or not all(isinstance(one, SetImage) for one in images):
-            raise InputError(
-                f"a set is a list of SetImage, each with its array and sensor; found {type(images).__name__}"
-                + (f" of {type(images[0]).__name__}" if isinstance(images, list | tuple) else "")
-            )
-        if not images:
-            raise InputError("a set needs at least one image; found none")
+        _check_set(images)
         for what in ("statistics", "metadata"):
             if getattr(options, what) is not None and not isinstance(getattr(options, what), str | Path):
                 raise InputError(f"the images of a set have {what} of their own: give them to each SetImage")
-        names = [
-            f"image {position} of the set ({one.sensor if isinstance(one.sensor, str) else one.sensor.name})"
-            for position, one in enumerate(images)
-        ]
+        names = [f"image {position} of the set ({_sensor_name(one)})" for position, one in enumerate(images)]
         metadata = [checked_metadata(one.metadata, name=name) for one, name in zip(images, names, strict=True)]
         check_one_footprint(metadata, names)
         given = [self._given(one, name, is_one=True) for one, name in zip(images, names, strict=True)]
@@ -535,6 +526,18 @@ class SensorEncoder(nn.Module):
         found = checkpoint_sensor(self.checkpoint, sensor).select([band])
         row: Float[Array, "range"] = assign(found, table, self.rules).mixing[0]
         return row
+
+
+def _check_set(images: Sequence[SetImage]) -> None:
+    if not isinstance(images, list | tuple) or not all(isinstance(one, SetImage) for one in images):
+        found = f"{type(images).__name__}" + (f" of {type(images[0]).__name__}" if isinstance(images, list) else "")
+        raise InputError(f"a set is a list of SetImage, each with its array and sensor; found {found}")
+    if not images:
+        raise InputError("a set needs at least one image; found none")
+
+
+def _sensor_name(image: SetImage) -> str:
+    return image.sensor if isinstance(image.sensor, str) else image.sensor.name
 
 
 _NO_DATA = "{} has no pixel with data (all nodata or NaN); leave it out, or check the nodata value of the sensor"

@@ -281,16 +281,20 @@ def given_image(given: ImageArray, *, name: str = "the array", truth: bool = Fal
     if all(hasattr(given, word) for word in ("dims", "coords", "attrs", "values")):
         return _labelled_image(given, name, truth)
     if not isinstance(given, Tensor | Array):
-        shown = f"'{given}' ({type(given).__name__})" if isinstance(given, str | Path) else type(given).__name__
-        of_file = "; read a file first, for example with rasterio.open(path).read(masked=True), or use `anyband embed`"
-        raise InputError(
-            f"{name} must be a NumPy array, a torch tensor or an xarray DataArray of (band, row, col), or a list of "
-            f"such; found {shown}{of_file if isinstance(given, str | bytes | Path) else ''}"
-        )
+        raise _no_array(given, name)
     _check_numbers(given, name, truth)
     if isinstance(given, np.ma.MaskedArray):
         return np.asarray(given.data), ~np.ma.getmaskarray(given), (), ()
     return given, None, (), ()
+
+
+def _no_array(given: object, name: str) -> InputError:
+    shown = f"'{given}' ({type(given).__name__})" if isinstance(given, str | Path) else type(given).__name__
+    of_file = "; read a file first, for example with rasterio.open(path).read(masked=True), or use `anyband embed`"
+    return InputError(
+        f"{name} must be a NumPy array, a torch tensor or an xarray DataArray of (band, row, col), or a list of such; "
+        f"found {shown}{of_file if isinstance(given, str | bytes | Path) else ''}"
+    )
 
 
 def _check_numbers(given: Array | Tensor, name: str, truth: bool) -> None:
@@ -343,12 +347,17 @@ def _labelled_image(image: Any, name: str, truth: bool) -> GivenImage:
         order = [*others, *(role for role in _AXES if role in roles)]
         values = values.transpose([roles.index(role) for role in order])
         values = values if "band" in roles else np.expand_dims(values, -3)
-    tags = [number for key in _NODATA_TAGS for number in np.ravel(image.attrs.get(key, ())).tolist()]
-    missing = [number for number in tags if isinstance(number, int | float) and number == number]
+    known = None if truth else _untagged(values, image.attrs)
+    return values, known, _names_of_bands(image, dims, roles), () if truth else _scale_notes(image)
+
+
+def _untagged(values: Array, tags: Mapping[str, Any]) -> Array | None:
+    """Tell which values no tag calls missing; None: no tag does. NaN is missing anyway."""
+    found = [number for key in _NODATA_TAGS for number in np.ravel(tags.get(key, ())).tolist()]
+    missing = [number for number in found if isinstance(number, int | float) and number == number]
     # A float32 array stores its nodata rounded; compare with what it can hold.
     held = values.dtype if values.dtype.kind == "f" else np.float64
-    known = None if truth or not missing else ~np.isin(values, np.array(missing, dtype=held))
-    return values, known, _names_of_bands(image, dims, roles), () if truth else _scale_notes(image)
+    return ~np.isin(values, np.array(missing, dtype=held)) if missing else None
 
 
 def _names_of_bands(image: Any, dims: Sequence[str], roles: Sequence[str]) -> tuple[str, ...]:
@@ -447,11 +456,16 @@ def _as_tensor(array: Array | Tensor) -> Tensor:
     """Bring numbers to torch without a copy where it can be; it takes all that NumPy and its readers leave."""
     if isinstance(array, Tensor):
         return array
-    # Torch takes neither foreign byte orders nor negative strides, as readers and flips leave them, nor read-only
-    # arrays, nor numbers of 16 bytes, and little of 64 bits without a sign.
-    rare = (array.dtype.kind == "f" and array.dtype.itemsize > 8) or array.dtype.kind + str(array.itemsize) == "u8"
-    whole = np.ascontiguousarray(array, dtype=np.float64 if rare else array.dtype.newbyteorder("="))
+    # Torch takes neither negative strides, as flips leave them, nor read-only arrays.
+    whole = np.ascontiguousarray(array, dtype=_type_in_torch(array.dtype))
     return torch.from_numpy(whole if whole.flags.writeable else whole.copy())
+
+
+def _type_in_torch(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """Choose the type that holds numbers in torch, which takes no foreign byte order, no 16 bytes, and does little with
+    64 bits without a sign."""
+    rare = (dtype.kind == "f" and dtype.itemsize > 8) or (dtype.kind == "u" and dtype.itemsize == 8)
+    return np.dtype(np.float64) if rare else dtype.newbyteorder("=")
 
 
 def check_bands(sensor: Sensor, shape: Sequence[int]) -> None:

@@ -71,9 +71,7 @@ def _three_planes(picture: Float[Array, "colour row col"]) -> Float[Array, "3 ro
 
 
 def show_picture(axes: Axes, picture: Float[Array, "colour row col"]) -> None:
-    """Draw one plane (grey) or three (red, green, blue) in [0, 1] without ticks; NaN becomes grey. Pixels stay square
-    and are not smoothed.
-    """
+    """Draw one plane (grey) or three (red, green, blue) in [0, 1] without ticks or smoothing; NaN becomes grey."""
     shown = _three_planes(picture).transpose(1, 2, 0).clip(0.0, 1.0)
     shown[~(shown == shown).all(axis=-1)] = MISSING_GREY
     axes.imshow(shown, interpolation="nearest")
