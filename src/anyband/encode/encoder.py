@@ -528,7 +528,7 @@ class SensorEncoder(nn.Module):
         return row
 
 
-def _check_set(images: Sequence[SetImage]) -> None:
+def _check_set(images: object) -> None:
     if not isinstance(images, list | tuple) or not all(isinstance(one, SetImage) for one in images):
         found = f"{type(images).__name__}" + (f" of {type(images[0]).__name__}" if isinstance(images, list) else "")
         raise InputError(f"a set is a list of SetImage, each with its array and sensor; found {found}")
