@@ -366,3 +366,35 @@ def test_fill_and_missing_values_are_both_missing(tmp_path: Path) -> None:
         file.variables["B02"].attrs["missing_value"] = np.array([3, 21], np.uint16)
     with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
         np.testing.assert_array_equal(reader.read().valid[0], ~np.isin(_values(("y", "x")), (3, 10, 21)))
+
+
+def test_a_scale_that_contradicts_the_encoding_is_said_and_not_applied(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.nc", ("x", "y"))
+    with h5netcdf.File(path, "a") as file:
+        file.variables["B02"].attrs["scale_factor"] = np.float32(1e-4)
+        file.variables["B02"].attrs["add_offset"] = -0.1
+    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+        (note,) = reader.notes
+        assert "by its scale_factor and add_offset physical values of B02 are DN · 0.0001 − 0.1" in note
+        assert "contradicts encoding 'dn' (DN)" in note
+        np.testing.assert_array_equal(reader.read().dn[0], _values(("y", "x")))
+
+
+@pytest.mark.parametrize("encoding", ["physical", "tags"])
+def test_the_scale_of_a_variable_is_applied_where_that_is_declared(tmp_path: Path, encoding: str) -> None:
+    path = _write(tmp_path / "a.nc", ("x", "y"), variables=("B02", "B03"))
+    with h5netcdf.File(path, "a") as file:
+        for name, scale in (("B02", 0.001), ("B03", 0.002)):
+            file.variables[name].attrs["scale_factor"] = scale
+            file.variables[name].attrs["add_offset"] = 0.5
+    with open_raster(RasterSource(paths=(path,), encoding=encoding), _sensor("B02", "B03")) as reader:
+        for band, dn, scale in zip(reader.sensor.bands, reader.read().dn, (0.001, 0.002), strict=True):
+            np.testing.assert_allclose(band.encoding(encoding).decode(dn), _values(("y", "x")) * scale + 0.5)
+
+
+def test_a_scale_of_one_says_nothing(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.nc", ("x", "y"))
+    with h5netcdf.File(path, "a") as file:
+        file.variables["B02"].attrs["scale_factor"] = 1.0
+    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+        assert reader.notes == ()

@@ -2,8 +2,10 @@
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,12 @@ _SINCE = re.compile(r"\w+\s+since\s+.+", re.IGNORECASE)
 _NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "nanometre": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3}
 _NANOMETRES |= {"micrometer": 1e3, "micrometre": 1e3}
 
+_DEGREES = (
+    ("latitude", "lat latitude latitudes xlat nav_lat", _NORTH),
+    ("longitude", "lon longitude longitudes xlong nav_lon", _EAST),
+)
 _METRES = {"m": 1.0, "metre": 1.0, "meter": 1.0, "km": 1e3, "kilometre": 1e3, "kilometer": 1e3}
+_SAME_UNIT = ("1", "us survey foot", "us_survey_foot", "foot", "feet", "ft")
 _RADIANS = {"rad": 1.0, "radian": 1.0, "microradian": 1e-6}
 
 # Names of dimensions in the files that we met or that CF knows; without case, and without what follows `_`, `:` or a
@@ -72,7 +79,7 @@ class NetcdfSheet:
             ) from problem
 
     def _look(self, time_index: int | None, time: datetime.datetime | None) -> None:
-        file, path = self._file, self.path
+        file, path = _described(self._file), self.path
         self._variables, notes = _image_variables(file, path)
         variable, axes = next(iter(self._variables.values()))
         self.height, self.width = (int(variable.shape[axes[role]]) for role in (_ROW, _COL))
@@ -98,29 +105,27 @@ class NetcdfSheet:
         self.transform, self.crs, missing = trusted_georeference(
             transform, crs, height=self.height, geolocation=self.geolocation
         )
-        self._take_time(time_index, time, notes)
+        self._take_time(file, time_index, time, notes)
         self.notes: tuple[str, ...] = (*notes, *said, *missing)
 
-    def _take_time(self, time_index: int | None, time: datetime.datetime | None, notes: list[str]) -> None:
+    def _take_time(self, file: Any, time_index: int | None, time: datetime.datetime | None, notes: list[str]) -> None:
         """Find the times, and the one that `read` gives."""
-        timed = {one.dimensions[axes[_TIME]]: one for one, axes in self._variables.values() if _TIME in axes}
+        timed = sorted({one.dimensions[axes[_TIME]] for one, axes in self._variables.values() if _TIME in axes})
         if len(timed) > 1:
             raise RasterError(f"the variables of '{self.path}' have several time axes ({', '.join(timed)})")
         self.times: tuple[datetime.datetime | None, ...] = ()
         self.time_index: int | None = None
         self.num_times, index = 1, 0
-        if timed:
-            ((name, _),) = timed.items()
-            self.num_times = int(self._file.dimensions[name].size)
-            axis = _coordinate(self._file, name)
+        for name in timed:
+            self.num_times = file.sizes[name]
+            axis = _coordinate(file, name)
             said = [f"its time axis '{name}' has no values: {_NOT_READ}"] * self.num_times
             if axis is not None:
                 self.times, said = _times(axis, name)
             self.time_index = index = self._chosen_time(time_index, time)
-        else:
-            self.times, said = _single_time(self._file)
+        if not timed:
+            self.times, said = _single_time(file)
         self.taken = self.times[index] if self.times else None
-        """Of the time that `read` gives, where the file says it; UTC."""
         notes += filter(None, said[index : index + 1])
 
     def read(
@@ -148,7 +153,7 @@ class NetcdfSheet:
             is_run = once[-1] - once[0] == len(once) - 1
             place[axes[_BAND]] = slice(once[0], once[-1] + 1) if is_run else once
         try:
-            stored = np.asarray(variable[tuple(place)]).view(_stored_type(variable))
+            stored = np.asarray(variable.stored[tuple(place)]).view(_stored_type(variable))
         except (OSError, ValueError, RuntimeError) as problem:
             raise RasterError(
                 f"cannot read variable '{name}' of '{self.path}' at {window}: "
@@ -160,28 +165,36 @@ class NetcdfSheet:
         return stored, _in_range(stored, variable)
 
     def _chosen_time(self, index: int | None, time: datetime.datetime | None) -> int:
+        known = [one for one in self.times if one is not None]
+        span = f" ({known[0].date()} … {known[-1].date()})" if known else ""
         if time is not None:
-            return _index_of(time, self.times, self.path)
-        if index is None and self.num_times == 1:
-            return 0
+            day = _utc(time).date()
+            found = [position for position, one in enumerate(self.times) if one is not None and one.date() == day]
+            exact = [position for position in found if self.times[position] == _utc(time)]
+            if len(exact) == 1 or len(found) == 1:
+                return (exact or found)[0]
+            count = f"{len(found)} images" if found else "no image"
+            raise RasterError(f"'{self.path}' has {count} of {day}{span}; use `time_index`")
         last = self.num_times - 1
-        if index is None:
+        if index is None and last:
             raise RasterError(
-                f"'{self.path}' holds {self.num_times} times{_span(self.times)}; say which one: "
-                f"`time_index` 0 … {last}, or `time`"
+                f"'{self.path}' holds {self.num_times} times{span}; say which one: `time_index` 0 … {last}, or `time`"
             )
-        if not -self.num_times <= index <= last:
+        if not -self.num_times <= (index or 0) <= last:
             raise RasterError(
                 f"time_index {index} is not in '{self.path}', which holds {self.num_times} times (0 … {last})"
             )
-        return index % self.num_times
+        return (index or 0) % self.num_times
 
 
 def _open(path: Path) -> Any:
     try:
+        import cftime  # noqa: F401 - told here, before times are read
         import h5netcdf
     except ModuleNotFoundError as problem:
-        raise RasterError(f"'{path}' is netCDF, which needs h5netcdf: pip install 'anyband[netcdf]'") from problem
+        raise RasterError(
+            f"'{path}' is netCDF, which needs h5netcdf and cftime: pip install 'anyband[netcdf]'"
+        ) from problem
     try:
         # A file that fails to open is closed all the same, and for that must know that it is not writable;
         # else Python prints a traceback beside our message.
@@ -191,26 +204,45 @@ def _open(path: Path) -> Any:
         raise RasterError(f"cannot open '{path}' as netCDF or HDF5: {problem}") from problem
 
 
-_Variable = tuple[Any, dict[str, int]]
+class _Variable:
+    """A variable, and what it says of itself; asked once, because h5netcdf looks into the file each time."""
+
+    def __init__(self, stored: Any, sizes: dict[str, int]) -> None:
+        self.attrs, self.dtype = dict(stored.attrs), np.dtype(stored.dtype)
+        self.dimensions: tuple[str, ...] = tuple(stored.dimensions)
+        self.shape = tuple(sizes.get(name, 0) for name in self.dimensions)
+        self.stored = stored
+
+    def text(self, key: str) -> str:
+        """Give an attribute as text, empty where there is none."""
+        return _text(self.attrs.get(key, "")).strip()
+
+
+def _described(file: Any) -> SimpleNamespace:
+    """Ask a file what it says of itself."""
+    sizes = {name: int(one.size) for name, one in file.dimensions.items()}
+    variables = {name: _Variable(one, sizes) for name, one in file.variables.items()}
+    return SimpleNamespace(variables=variables, attrs=dict(file.attrs), groups=file.groups, sizes=sizes)
+
+
+_Placed = tuple[_Variable, dict[str, int]]
 """A variable, and which of its axes is which."""
 
 
-def _image_variables(file: Any, path: Path) -> tuple[dict[str, _Variable], list[str]]:
+def _image_variables(file: Any, path: Path) -> tuple[dict[str, _Placed], list[str]]:
     """Find variables over rows and columns, and perhaps time and band; of several grids the one with most pixels.
     Gives what is to be said of them too."""
-    named = " ".join(
-        _text(variable.attrs.get(key, ""))
-        for variable in file.variables.values()
-        for key in ("coordinates", "bounds", "climatology")
-    ).split()
-    found: dict[str, _Variable] = {}
+    keys = ("coordinates", "bounds", "climatology")
+    named = " ".join(variable.text(key) for variable in file.variables.values() for key in keys).split()
+    role = cache(partial(_role, file))
+    found: dict[str, _Placed] = {}
     unclear: dict[str, str] = {}
     for name, variable in file.variables.items():
         if len(variable.dimensions) < 2 or np.dtype(variable.dtype).kind not in "iufc":
             continue
         if name in (*variable.dimensions, *named) or _is_degrees(name, variable):
             continue
-        axes, others = _axes(file, variable)
+        axes, others = _axes(variable, role)
         if others:
             sizes = zip(variable.dimensions, variable.shape, strict=True)
             listed = ", ".join(f"{dimension} {size}" for dimension, size in sizes)
@@ -239,7 +271,7 @@ def _image_variables(file: Any, path: Path) -> tuple[dict[str, _Variable], list[
     return {name: one for name, one in found.items() if grids[name] == largest}, notes
 
 
-def _axes(file: Any, variable: Any) -> tuple[dict[str, int], list[str]]:
+def _axes(variable: _Variable, role: Callable[[str], str]) -> tuple[dict[str, int], list[str]]:
     """Tell which axis is which, and those of more than one value that can't be told."""
     names = variable.dimensions
     if len(names) == 2 and all(map(_ANONYMOUS.fullmatch, names)):
@@ -247,9 +279,8 @@ def _axes(file: Any, variable: Any) -> tuple[dict[str, int], list[str]]:
     axes: dict[str, int] = {}
     others = []
     for position, name in enumerate(names):
-        role = _role(file, name)
-        if role != _OTHER and role not in axes:
-            axes[role] = position
+        if role(name) != _OTHER and role(name) not in axes:
+            axes[role(name)] = position
         elif variable.shape[position] != 1:
             others.append(name)
     return axes, others
@@ -271,27 +302,22 @@ def _role(file: Any, dimension: str) -> str:
     return _TIME
 
 
-def _told(coordinate: Any) -> str | None:
+def _told(coordinate: _Variable) -> str | None:
     """Tell an axis by the attributes of its coordinate."""
-    standard, axis, units = (_text(coordinate.attrs.get(key, "")).strip() for key in ("standard_name", "axis", "units"))
-    if role := _STANDARD_ROLES.get(standard.casefold()) or (_BAND if standard.startswith("sensor_band_") else None):
-        return role
-    if role := _AXES.get(axis.casefold()):
-        return role
-    if _NORTH.fullmatch(units) or _EAST.fullmatch(units):
-        return _ROW if _NORTH.fullmatch(units) else _COL
-    if _SINCE.fullmatch(units):
-        return _TIME
+    standard, axis, units = map(coordinate.text, ("standard_name", "axis", "units"))
+    is_band = standard.startswith("sensor_band_")
+    if told := _STANDARD_ROLES.get(standard.casefold()) or (_BAND if is_band else _AXES.get(axis.casefold())):
+        return told
+    for pattern, role in ((_NORTH, _ROW), (_EAST, _COL), (_SINCE, _TIME)):
+        if pattern.fullmatch(units):
+            return role
     return _BAND if units.casefold().removesuffix("s") in _NANOMETRES else None
 
 
-def _coordinate(file: Any, dimension: str) -> Any | None:
+def _coordinate(file: Any, dimension: str) -> _Variable | None:
     """Find the variable with the values along a dimension: of its name, else one that says what it is."""
-    own = file.variables.get(dimension)
-    if own is not None and own.dimensions == (dimension,):
-        return own
-    along = (one for one in file.variables.values() if one.dimensions == (dimension,))
-    return next((one for one in along if _told(one) is not None), None)
+    along = {name: one for name, one in file.variables.items() if one.dimensions == (dimension,)}
+    return along.get(dimension) or next((one for one in along.values() if _told(one) is not None), None)
 
 
 def _texts(file: Any, dimension: str) -> list[str]:
@@ -300,13 +326,13 @@ def _texts(file: Any, dimension: str) -> list[str]:
     for _, variable in ordered:
         dimensions, dtype = variable.dimensions, np.dtype(variable.dtype)
         if dimensions == (dimension,) and dtype.kind in "OSU":
-            return [_text(value).strip() for value in np.asarray(variable[...])]
+            return [_text(value).strip() for value in np.asarray(variable.stored[...])]
         if dimensions[:1] == (dimension,) and len(dimensions) == 2 and dtype == np.dtype("S1"):
-            return [b"".join(row).decode(errors="replace").strip("\0 ") for row in np.asarray(variable[...])]
+            return [b"".join(row).decode(errors="replace").strip("\0 ") for row in np.asarray(variable.stored[...])]
     return []
 
 
-def _labels(file: Any, variable: Any, axis: int) -> list[str]:
+def _labels(file: Any, variable: _Variable, axis: int) -> list[str]:
     """Name the bands along an axis: by texts, else by wavelengths in nanometres or other numbers; plain counting
     numbers are no names."""
     dimension, size = variable.dimensions[axis], variable.shape[axis]
@@ -317,21 +343,21 @@ def _labels(file: Any, variable: Any, axis: int) -> list[str]:
     coordinate = _coordinate(file, dimension)
     if coordinate is None:
         return [""] * size
-    values = np.asarray(coordinate[...], dtype=np.float64)
+    values = np.asarray(coordinate.stored[...], dtype=np.float64)
     if any(np.array_equal(values, np.arange(first, first + size)) for first in (0, 1)):
         return [""] * size
-    unit_nm = _NANOMETRES.get(_text(coordinate.attrs.get("units", "")).strip().casefold().removesuffix("s"), 1.0)
+    unit_nm = _NANOMETRES.get(coordinate.text("units").casefold().removesuffix("s"), 1.0)
     return [f"{value * unit_nm:.6g}" for value in values]
 
 
-def _stored_type(variable: Any) -> np.dtype[Any]:
+def _stored_type(variable: _Variable) -> np.dtype[Any]:
     # netCDF-3 has no unsigned numbers, so files carry a convention: signed storage with `_Unsigned`.
     stored = np.dtype(variable.dtype)
-    unsigned = _text(variable.attrs.get("_Unsigned", "")).lower() == "true"
+    unsigned = variable.text("_Unsigned").lower() == "true"
     return np.dtype(f"u{stored.itemsize}") if unsigned and stored.kind == "i" else stored.newbyteorder("=")
 
 
-def _numbers(variable: Any, key: str) -> list[float]:
+def _numbers(variable: _Variable, key: str) -> list[float]:
     """Read numbers of an attribute as the variable's own type has them."""
     try:
         values = np.asarray(variable.attrs.get(key, ())).ravel().astype(np.float64)
@@ -341,22 +367,22 @@ def _numbers(variable: Any, key: str) -> list[float]:
     return [float(value + 2.0 ** (8 * kind.itemsize) * (kind.kind == "u" and value < 0)) for value in values]
 
 
-def _number(variable: Any, key: str, default: float) -> float:
+def _number(variable: _Variable, key: str, default: float) -> float:
     return next(iter(np.asarray(variable.attrs.get(key, default), dtype=np.float64).ravel().tolist()), default)
 
 
-def _scaling(variable: Any) -> tuple[float, float, str] | None:
+def _scaling(variable: _Variable) -> tuple[float, float, str] | None:
     """Tell a variable's own scale and offset, where it has them."""
     named = [key for key in ("scale_factor", "add_offset") if key in variable.attrs]
     scale, offset = _number(variable, "scale_factor", 1.0), _number(variable, "add_offset", 0.0)
-    return (scale, offset, f"its {' and '.join(named)}") if named else None
+    return (scale, offset, f"its {' and '.join(named)}") if (scale, offset) != (1, 0) else None
 
 
-def _fill_values(variable: Any) -> list[float]:
+def _fill_values(variable: _Variable) -> list[float]:
     return [value for key in ("_FillValue", "missing_value", "nodata") for value in _numbers(variable, key)]
 
 
-def _in_range(stored: Array, variable: Any) -> Array:
+def _in_range(stored: Array, variable: _Variable) -> Array:
     """Tell what is no missing value but the first, and lies in the variable's valid range."""
     ends = {key: _numbers(variable, key) for key in ("valid_min", "valid_max", "valid_range")}
     low, high = ends["valid_min"] or ends["valid_range"][:1], ends["valid_max"] or ends["valid_range"][1:]
@@ -369,11 +395,9 @@ def _in_range(stored: Array, variable: Any) -> Array:
         # Source: NetCDF Users' Guide, appendix A: a range of the unpacked type is in unpacked units.
         low, high = ([(end - scaling[1]) / scaling[0] for end in found] for found in (low, high))
         low, high = (low, high) if scaling[0] > 0 else (high, low)
-    # Limits are rounded as the numbers are; a hundredth of a stored step lets rounding pass.
-    slack = 0.0 if is_float else 0.01
+    slack = 0.0 if is_float else 0.01  # of a stored step, to let rounding pass
     checks += [stored >= kind(end - slack) for end in low] + [stored <= kind(end + slack) for end in high]
-    is_known: Array = np.logical_and.reduce([np.ones(stored.shape, dtype=bool), *checks])
-    return is_known
+    return np.asarray(np.logical_and.reduce([np.ones(stored.shape, dtype=bool), *checks]))
 
 
 def _text(value: Any) -> str:
@@ -382,20 +406,17 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _is_degrees(name: str, variable: Any) -> str | None:
+def _is_degrees(name: str, variable: _Variable) -> str | None:
     """Tell whether a variable holds latitudes or longitudes."""
-    standard, units = (_text(variable.attrs.get(key, "")).strip() for key in ("standard_name", "units"))
-    short = name.rsplit("/", 1)[-1].casefold()
-    if standard in ("latitude", "longitude"):
-        return standard
-    if short in ("lat", "latitude", "latitudes", "xlat", "nav_lat") or _NORTH.fullmatch(units):
-        return "latitude"
-    is_longitude = short in ("lon", "longitude", "longitudes", "xlong", "nav_lon") or _EAST.fullmatch(units)
-    return "longitude" if is_longitude else None
+    short, units, standard = name.casefold(), variable.text("units"), variable.text("standard_name")
+    for kind, names, pattern in _DEGREES:
+        if standard == kind or short in names.split() or pattern.fullmatch(units):
+            return kind
+    return None
 
 
 def _georeference(
-    file: Any, variable: Any, axes: dict[str, int], path: Path
+    file: Any, variable: _Variable, axes: dict[str, int], path: Path
 ) -> tuple[Transform, str | None, list[str]]:
     """Place an image by coordinates along its rows and columns: transform, CRS, and what is to be said."""
     mapping = _grid_mapping(file, variable)
@@ -416,7 +437,7 @@ def _georeference(
         unit, problem = _unit(one, crs, mapping)
         if problem:
             return IDENTITY, None, [*notes, problem]
-        stored = np.asarray(one[...], dtype=np.float64)
+        stored = np.asarray(one.stored[...], dtype=np.float64)
         values.append((stored * _number(one, "scale_factor", 1.0) + _number(one, "add_offset", 0.0)) * unit)
     ys, xs = values
     step_y, step_x = _even_step(ys, path, "y"), _even_step(xs, path, "x")
@@ -432,7 +453,7 @@ def _georeference(
     return found, crs, notes
 
 
-def _in_degrees(coordinates: Sequence[Any]) -> bool:
+def _in_degrees(coordinates: Sequence[_Variable]) -> bool:
     return [_is_degrees("", one) for one in coordinates] == ["latitude", "longitude"]
 
 
@@ -440,31 +461,29 @@ def _two_dimensional(file: Any) -> str | None:
     """Name latitudes and longitudes of each pixel, also of a group, which are not read."""
     found = [
         name.rsplit("/", 1)[-1]
-        for group in (file, *file.groups.values())
+        for group in (file, *map(_described, file.groups.values()))
         for name, one in group.variables.items()
         if len(one.dimensions) > 1 and _is_degrees(name, one)
     ]
     return f"latitudes and longitudes of each pixel ({', '.join(map(repr, found))})" if found else None
 
 
-def _unit(coordinate: Any, crs: str | None, mapping: dict[str, Any]) -> tuple[float, str]:
+def _unit(coordinate: _Variable, crs: str | None, mapping: dict[str, Any]) -> tuple[float, str]:
     """Tell the factor from a coordinate's unit to that of the CRS, and what is wrong with it."""
-    units = _text(coordinate.attrs.get("units", "")).strip().casefold()
+    units = coordinate.text("units").casefold()
     if crs is None or not units:
         return 1.0, ""
     from pyproj import CRS
 
-    system = CRS.from_user_input(crs)
-    if units.startswith("degree") == system.is_geographic:
-        if system.is_geographic:
-            return 1.0, ""
-        if (name := units.removesuffix("s")) in _METRES:
-            return _METRES[name] / float(system.axis_info[0].unit_conversion_factor), ""
-        if name in _RADIANS and "perspective_point_height" in mapping:
-            # Source: PROJ, geostationary satellite view: coordinates are angles times the satellite's height.
-            return _RADIANS[name] * float(np.ravel(mapping["perspective_point_height"])[0]), ""
-        if name in (system.axis_info[0].unit_name, "1", "us survey foot", "us_survey_foot", "foot", "feet", "ft"):
-            return 1.0, ""
+    system, name = CRS.from_user_input(crs), units.removesuffix("s")
+    unit = system.axis_info[0]
+    if system.is_projected and name in _METRES:
+        return _METRES[name] / float(unit.unit_conversion_factor), ""
+    if name in _RADIANS and "perspective_point_height" in mapping:
+        # Source: PROJ, geostationary satellite view: coordinates are angles times the satellite's height.
+        return _RADIANS[name] * float(np.ravel(mapping["perspective_point_height"])[0]), ""
+    if name.startswith("degree") if system.is_geographic else name in (unit.unit_name, *_SAME_UNIT):
+        return 1.0, ""
     return 1.0, (
         f"its coordinates are in '{units}', which its coordinate system ({crs[:40]}) has not: it counts as an image "
         "without coordinates; correct its `grid_mapping` or its coordinates"
@@ -482,21 +501,21 @@ def _even_step(values: Array, path: Path, axis: str) -> float | None:
     return step
 
 
-def _grid_mapping(file: Any, variable: Any) -> dict[str, Any]:
+def _grid_mapping(file: Any, variable: _Variable) -> dict[str, Any]:
     """Read the attributes that name the coordinate system."""
-    named = _text(variable.attrs.get("grid_mapping", "")) or _text(file.attrs.get("grid_mapping", ""))
+    named = variable.text("grid_mapping") or _text(file.attrs.get("grid_mapping", ""))
     # Source: CF conventions, section 5.6: `crs: x y` says for which coordinates it is.
     first = named.split()[0].removesuffix(":") if named.split() else ""
     found = next((file.variables[name] for name in (first, "spatial_ref", "crs") if name in file.variables), None)
     return {} if found is None else dict(found.attrs)
 
 
-def _crs(file: Any, variable: Any, mapping: dict[str, Any]) -> tuple[str | None, list[str]]:
+def _crs(file: Any, variable: _Variable, mapping: dict[str, Any]) -> tuple[str | None, list[str]]:
     """Name the coordinate system, by its text or CF's parameters; and say where it can't be read."""
     for key in ("crs_wkt", "spatial_ref", "epsg_code"):
         if key in mapping and (crs := crs_name(_text(mapping[key]))) is not None:
             return crs, []
-    epsg = _text(variable.attrs.get("epsg", "")) or _text(file.attrs.get("epsg", ""))
+    epsg = variable.text("epsg") or _text(file.attrs.get("epsg", ""))
     if epsg.isdigit():
         return crs_name(f"EPSG:{epsg}"), []
     if "grid_mapping_name" not in mapping:
@@ -504,8 +523,8 @@ def _crs(file: Any, variable: Any, mapping: dict[str, Any]) -> tuple[str | None,
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 
-    plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in mapping.items()}
-    plain = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in plain.items()}
+    lists = {key: np.ravel(value).tolist() for key, value in mapping.items()}
+    plain = {key: values[0] if len(values) == 1 else values for key, values in lists.items()}
     name = _text(mapping["grid_mapping_name"])
     try:
         crs = crs_name(CRS.from_cf(plain).to_wkt())
@@ -518,10 +537,9 @@ _Times = tuple[tuple[datetime.datetime | None, ...], list[str]]
 """Times in UTC, None where the usual calendar has none; and what is to be said of each, empty where nothing is."""
 
 
-def _times(axis: Any, name: str) -> _Times:
+def _times(axis: _Variable, name: str) -> _Times:
     """Read times by their unit and calendar."""
-    values, attrs = np.ravel(np.asarray(axis[...])), axis.attrs
-    units, calendar = (_text(attrs.get(key, "")).strip() for key in ("units", "calendar"))
+    values, units, calendar = np.ravel(np.asarray(axis.stored[...])), axis.text("units"), axis.text("calendar")
     try:
         if values.dtype.kind in "OSU":
             found = [_utc(datetime.datetime.fromisoformat(_text(value).strip())) for value in values]
@@ -535,10 +553,8 @@ def _times(axis: Any, name: str) -> _Times:
 
 def _counted_times(values: Array, units: str, calendar: str) -> _Times:
     """Count times from the start that their unit names."""
-    try:
-        import cftime
-    except ModuleNotFoundError as problem:
-        raise RasterError("times of netCDF files need cftime: pip install 'anyband[netcdf]'") from problem
+    import cftime
+
     unit, _, start = units.partition(" ")
     if unit.casefold() in ("nanosecond", "nanoseconds", "ns"):
         # cftime begins at microseconds.
@@ -558,8 +574,7 @@ def _counted_times(values: Array, units: str, calendar: str) -> _Times:
             found.append(None)
             day = f"{date.year:04d}-{date.month:02d}-{date.day:02d}"
             said.append(f"its time is {day} in calendar '{calendar}', which the usual one does not have: {_NOT_READ}")
-        except AttributeError:
-            # A masked or missing number.
+        except AttributeError:  # a missing number
             found.append(None)
             said.append(f"its time has no value: {_NOT_READ}")
     return tuple(found), said
@@ -583,18 +598,3 @@ def _single_time(file: Any) -> _Times:
 
 def _utc(time: datetime.datetime) -> datetime.datetime:
     return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
-
-
-def _index_of(time: datetime.datetime, times: tuple[datetime.datetime | None, ...], path: Path) -> int:
-    day = _utc(time).date()
-    found = [index for index, known in enumerate(times) if known is not None and known.date() == day]
-    exact = [index for index in found if times[index] == _utc(time)]
-    if len(exact) == 1 or len(found) == 1:
-        return (exact or found)[0]
-    count = f"{len(found)} images" if found else "no image"
-    raise RasterError(f"'{path}' has {count} of {day}{_span(times)}; use `time_index`")
-
-
-def _span(times: tuple[datetime.datetime | None, ...]) -> str:
-    known = [time for time in times if time is not None]
-    return f" ({known[0].date()} … {known[-1].date()})" if known else ""
