@@ -20,7 +20,7 @@ import pytest
 import rasterio
 import shapely
 
-from anyband.data.ledger import Ledger
+from anyband.data.ledger import open_ledger
 from anyband.data.manifest import ImageEntry, parse_entry
 from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.store import ChipStore, partial_path
@@ -456,8 +456,12 @@ def test_full_disk_is_said_and_the_work_so_far_is_kept(write, tmp_path, monkeypa
     entries = [_entry(write("a.tif", _noise(0, 3, 256, "uint8")), "maxar-rgb")]
     _prepare(entries, tmp_path / "whole", chip_px=256)
 
-    def full(*_args: Any, **_named: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    replace = Path.replace
+
+    def full(beside: Path, path: Path) -> Path:
+        if path.suffix != ".partial":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(beside, path)
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", full)
@@ -471,14 +475,9 @@ def test_full_disk_is_said_and_the_work_so_far_is_kept(write, tmp_path, monkeypa
 
 
 def test_two_runs_do_not_write_one_store(write, tmp_path) -> None:
-    import fcntl
-
     entries = [_entry(write("a.tif", _noise(0, 3, 32, "uint8")), "maxar-rgb")]
-    partial_path(tmp_path / "store").mkdir()
-    with (partial_path(tmp_path / "store") / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match="another run is writing to"):
-            _prepare(entries, tmp_path / "store")
+    with open_ledger(tmp_path / "store"), pytest.raises(OutputError, match="another run is writing to"):
+        _prepare(entries, tmp_path / "store")
 
 
 def test_workers_change_no_byte(write, tmp_path) -> None:
@@ -551,24 +550,12 @@ def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_bytes(write
 
 def test_unfinished_store_of_other_images_is_not_taken_up(write, tmp_path) -> None:
     entries = [_entry(write(f"{n}.tif", _noise(n, 3, 32, "uint8"), east_m=1e4 * n), "maxar-rgb") for n in range(2)]
-    partial = partial_path(tmp_path / "store")
-    (partial / "store" / "chips").mkdir(parents=True)
-    ledger = Ledger(partial / "ledger.sqlite")
-    ledger.begin("others")
-    ledger.keep_survey(0, "of another run")
-    ledger.close()
+    with open_ledger(tmp_path / "store") as ledger:
+        (ledger.path.parent / "store" / "chips").mkdir(parents=True)
+        ledger.begin("others")
+        ledger.keep_survey(0, "of another run")
     report = _prepare(entries, tmp_path / "store")
     assert report.skipped == ()
-
-
-def test_what_an_older_release_left_unfinished_is_prepared_anew(write, tmp_path) -> None:
-    entries = [_entry(write("a.tif", _noise(0, 3, 32, "uint8")), "maxar-rgb")]
-    partial = partial_path(tmp_path / "store")
-    partial.mkdir()
-    (partial / "inputs.txt").write_text("others")
-    (partial / "journal.jsonl").write_text('["survey 0", {"skipped": "of another run"}]\n')
-    assert _prepare(entries, tmp_path / "store").skipped == ()
-    assert not partial.exists()
 
 
 @pytest.mark.parametrize("side", [32, 256])
@@ -607,10 +594,8 @@ def test_two_sensors_of_one_name_are_refused(write, tmp_path) -> None:
 def test_what_a_run_killed_at_its_very_end_left_is_removed(write, tmp_path) -> None:
     entries = [_entry(write("a.tif", _noise(0, 3, 32, "uint8")), "maxar-rgb")]
     _prepare(entries, tmp_path / "store")
-    partial_path(tmp_path / "store").mkdir()
-    ledger = Ledger(partial_path(tmp_path / "store") / "ledger.sqlite")
-    ledger.begin(json.loads((tmp_path / "store" / "store.json").read_text())["inputs"])
-    ledger.close()
+    with open_ledger(tmp_path / "store") as ledger:
+        ledger.begin(json.loads((tmp_path / "store" / "store.json").read_text())["inputs"])
     assert _prepare(entries, tmp_path / "store").was_complete
     assert not partial_path(tmp_path / "store").exists()
 

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import math
+import os
 import shutil
 import sqlite3
 import sys
@@ -29,18 +30,23 @@ from anyband.sensors.sensor import Encoding, Sensor
 
 __all__ = ["Ledger", "PlacedImages", "WaitingChip", "open_ledger", "publish", "remove_leftover"]
 
-_VERSION = 3
+_VERSION = 4
 # The store that is being replaced, for as long as neither is at its place.
 _REPLACED = "replaced"
+# The file by which a later run knows that such a folder is ours, and what it says.
+_MARK, _MARK_TEXT = "anyband", b"a chip store under construction\n"
 
 # Images and what follows from them are written anew by each run; surveys, cuts and shards are what a killed run leaves.
 _KEPT = """
 CREATE TABLE inputs (digest TEXT NOT NULL);
 CREATE TABLE surveys (image INTEGER PRIMARY KEY, problem TEXT, dtype TEXT, nodata REAL, datetime TEXT, height INTEGER,
-    width INTEGER, transform TEXT, crs TEXT, gsd_m REAL, notes TEXT, encoding TEXT);
-CREATE TABLE cuts (piece INTEGER PRIMARY KEY, problem TEXT, best REAL, chips TEXT, content BLOB);
-CREATE TABLE shards (array TEXT, shard INTEGER, digest TEXT, partial INTEGER, PRIMARY KEY (array, shard));
+    width INTEGER, transform TEXT, crs TEXT, gsd_m REAL, notes TEXT, encoding TEXT, checksum INTEGER);
+CREATE TABLE cuts (piece INTEGER PRIMARY KEY, problem TEXT, best REAL, chips TEXT, content BLOB, checksum INTEGER);
+CREATE TABLE shards (array TEXT, shard INTEGER, digest TEXT, partial INTEGER, checksum INTEGER,
+    PRIMARY KEY (array, shard));
 """
+# How many columns, from the first, the checksum of a row is of; the chips themselves have checksums of their own.
+_CHECKED = {"surveys": 12, "cuts": 4, "shards": 4}
 _ANEW = """
 DROP TABLE IF EXISTS images;
 DROP TABLE IF EXISTS skipped;
@@ -65,12 +71,14 @@ class Ledger:
         self._kinds: list[tuple[Sensor, Sensor, tuple[tuple[str, Encoding], ...]]] = []
         with self._writing():
             self.database = sqlite3.connect(path, isolation_level=None)
+            self.database.create_function("checksum", -1, _checksum)
             self.database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
 
     def begin(self, inputs: str) -> None:
-        """Note for which images and options the work is; finished work for others is forgotten."""
+        """Note for which images and options the work is; finished work for others, or that is damaged, is forgotten."""
         with self._writing():
             if inputs == _inputs_of(self.database):
+                self._forget_damaged()
                 return
             with self._transaction():
                 for (table,) in self.database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
@@ -79,6 +87,11 @@ class Ledger:
                     self.database.execute(statement)
                 self.database.execute("INSERT INTO inputs VALUES (?)", [inputs])
                 self.database.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _forget_damaged(self) -> None:
+        for table, count in _CHECKED.items():
+            columns = [column for _, column, *_ in self.database.execute(f"PRAGMA table_info({table})")][:count]
+            self.database.execute(f"DELETE FROM {table} WHERE checksum({', '.join(columns)}) IS NOT checksum")
 
     def fill(self, entries: Iterable[ImageEntry]) -> None:
         """Write the images down, and which of them stand in the list again."""
@@ -181,14 +194,13 @@ class Ledger:
     def keep_survey(self, image: int, survey: ImageSurvey | str) -> None:
         """Note what an image says, or why it can't be used."""
         if isinstance(survey, str):
-            self._note("INSERT OR REPLACE INTO surveys (image, problem) VALUES (?, ?)", image, survey)
+            self._keep("surveys", image, survey, *[None] * 10)
             return
         grid, time = survey.grid, survey.datetime and survey.datetime.isoformat()
         numbers = (grid.height, grid.width, json.dumps(grid.transform), grid.crs, grid.gsd_m)
         notes = json.dumps(survey.notes) if survey.notes else None
         encoding = json.dumps([(band, asdict(one)) for band, one in survey.encoding]) if survey.encoding else None
-        values = (image, None, survey.dtype, survey.nodata, time, *numbers, notes, encoding)
-        self._note("INSERT OR REPLACE INTO surveys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
+        self._keep("surveys", image, None, survey.dtype, survey.nodata, time, *numbers, notes, encoding)
 
     def keep_place(self, surveys: Iterable[SurveyedImage]) -> None:
         """Note all that is known of the images of a place, or nothing of it."""
@@ -208,7 +220,7 @@ class Ledger:
     def keep_cut(self, piece: int, cut: Cut | str) -> None:
         """Note what was cut of a piece, or why it can't be."""
         row = (cut, None, None, None) if isinstance(cut, str) else (None, cut[1], json.dumps(cut[0]), cut[2])
-        self._note("INSERT OR REPLACE INTO cuts VALUES (?, ?, ?, ?, ?)", piece, *row)
+        self._keep("cuts", piece, *row)
 
     def content(self, piece: int, start: int, size: int) -> bytes | None:
         """Read some bytes of the chips of a small piece; None: they are in its file."""
@@ -222,17 +234,21 @@ class Ledger:
 
     def shards(self) -> dict[tuple[str, int], tuple[str, bool]]:
         """Read the shards that are on the disk: (array, number) → (hash, whether some value is not data)."""
-        rows = self.database.execute("SELECT * FROM shards").fetchall()
+        rows = self.database.execute("SELECT array, shard, digest, partial FROM shards").fetchall()
         return {(array, shard): (digest, bool(partial)) for array, shard, digest, partial in rows}
 
     def keep_shard(self, array: str, shard: int, digest: str, partial: bool) -> None:
-        self._note("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?)", array, shard, digest, partial)
+        self._keep("shards", array, shard, digest, int(partial))
 
     def close(self) -> None:
         self.database.close()
 
     def _one(self, query: str, *values: Any) -> Any:
         return self.database.execute(query, values).fetchone()
+
+    def _keep(self, table: str, *values: Any) -> None:
+        row = *values, _checksum(*values[: _CHECKED[table]])
+        self._note(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
 
     def _note(self, statement: str, *values: Any) -> None:
         with self._writing():
@@ -257,6 +273,10 @@ class Ledger:
                 f"cannot write the ledger '{self.path}': {problem}; what is finished is kept: "
                 "free some room and run the same command again"
             ) from problem
+
+
+def _checksum(*values: Any) -> int:
+    return zlib.crc32(repr([float(value) if isinstance(value, float) else value for value in values]).encode())
 
 
 def _inputs_of(database: sqlite3.Connection) -> str | None:
@@ -327,7 +347,8 @@ class WaitingChip:
                 content = file.read(size)
         if content is None or zlib.crc32(content) != self._checksum:
             raise OutputError(
-                f"'{piece.spool}', which an earlier run wrote, is damaged; remove its folder and prepare again"
+                f"'{piece.spool}', which an earlier run wrote, is damaged; remove its folder "
+                f"'{piece.spool.parent.parent}' and prepare again"
             )
         _, view, _ = piece.chips[self._number]
         shape = (len(piece.entry.sensor.bands), view.height, view.width)
@@ -353,7 +374,7 @@ def open_ledger(out: Path) -> Iterator[Ledger]:
     `OutputError` where it can't be written, or another run holds it."""
     folder = partial_path(out)
     check_target(out.parent, is_folder=True)
-    with held(folder / "lock"):
+    with _taken(folder):
         replaced = folder / _REPLACED
         if replaced.exists():
             # A run was killed while it published.
@@ -387,11 +408,38 @@ def publish(out: Path) -> None:
 
 def remove_leftover(out: Path, *, inputs: str) -> None:
     """Remove the folder that a run leaves which is killed after its store was published."""
-    path = partial_path(out) / "ledger.sqlite"
-    if not path.is_file():
+    folder = partial_path(out)
+    path = folder / "ledger.sqlite"
+    if not (path.is_file() and _is_ours(folder)):
         return
-    with suppress(sqlite3.Error):
+    with suppress(sqlite3.Error, OutputError), _taken(folder):
         database = sqlite3.connect(path)
         if _inputs_of(database) == inputs:
-            shutil.rmtree(path.parent, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         database.close()
+
+
+@contextmanager
+def _taken(folder: Path) -> Iterator[None]:
+    """Hold the folder of a store under construction, which is made where there is none; `OutputError` where it is not
+    ours, or another run holds it."""
+    is_new = not os.path.lexists(folder)
+    if not is_new and not _is_ours(folder):
+        raise OutputError(
+            f"'{folder}' is in the way: unfinished work is kept under this name, and anyband did not make this one; "
+            "move it away, or name another output"
+        )
+    with held(folder / "lock"):
+        if is_new:
+            (folder / _MARK).write_bytes(_MARK_TEXT)
+        yield
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether a folder is one that a run made for its work: a link is not, nor one that holds links."""
+    try:
+        if folder.is_symlink() or any(entry.is_symlink() for entry in folder.iterdir()):
+            return False
+        return (folder / _MARK).is_file() and (folder / _MARK).read_bytes() == _MARK_TEXT
+    except OSError:
+        return False

@@ -32,6 +32,7 @@ __all__ = [
     "INDEX_SCHEMA",
     "SPLITS",
     "STORE_VERSION",
+    "TENSORSTORE_ERRORS",
     "ArraySpec",
     "ChipStore",
     "ReadRows",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 # What TensorStore raises: builtins, many of them; a wait that is over is a TimeoutError, which is an OSError.
-_TENSORSTORE_ERRORS = (ValueError, OSError, KeyError, RuntimeError, NotImplementedError)
+TENSORSTORE_ERRORS = (ValueError, OSError, KeyError, RuntimeError, NotImplementedError)
 
 _DRIVERS = {"s3": "s3", "gs": "gcs"}
 # Whose they are, what to check where a server does not answer, and what gives credentials.
@@ -157,9 +158,9 @@ class StoreLocation:
         return None if result.state == "missing" else bytes(result.value)
 
     def listed_chips(self) -> set[str]:
-        """List the keys below `chips/` on object storage, in one go; `StoreError` as `read`, and for no bucket."""
-        wanted = ts.KvStore.KeyRange("chips/", "chips/\U0010ffff")
-        return {key.decode() for key in self._answer(lambda store: store.list(wanted))}
+        """List the keys below `chips/` and `valid/` on object storage; `StoreError` as `read`, and for no bucket."""
+        ranges = [ts.KvStore.KeyRange(f"{kind}/", f"{kind}/\U0010ffff") for kind in ("chips", "valid")]
+        return {key.decode() for wanted in ranges for key in self._answer(lambda store: store.list(wanted))}  # noqa: B023
 
     def write(self, key: str, content: bytes) -> None:
         """Write a key whole: it appears at once or not at all (`OutputError`)."""
@@ -170,7 +171,7 @@ class StoreLocation:
         try:
             kvstore = ts.KvStore.open(self.kvstore(""), context=reading_context(patient=False)).result()
             kvstore.write(key, content).result()
-        except _TENSORSTORE_ERRORS as problem:
+        except TENSORSTORE_ERRORS as problem:
             found = self.trouble(problem) or str(problem).split(" [")[0]
             raise OutputError(f"cannot write '{self.file(key)}': {found}") from problem
 
@@ -199,7 +200,7 @@ class StoreLocation:
         try:
             store = ts.KvStore.open(self.kvstore(""), context=reading_context(patient=False)).result()
             return ask(store).result(timeout=within_s)
-        except _TENSORSTORE_ERRORS as problem:
+        except TENSORSTORE_ERRORS as problem:
             found = self.trouble(problem) or f"'{self}' can't be read: {str(problem).split(' [')[0]}"
             raise StoreError(found) from problem
 
@@ -324,14 +325,38 @@ class ChipStore:
         for name in self._valid:
             here = self.array_numbers == number_of[name]
             self._whole_rows[name][self.array_rows[here]] = is_whole[here]
-        # A shard that is missing would read as zeros, silently, so look for each.
-        listed = None if isinstance(location.root, Path) else location.listed_chips()
+        for name, number in number_of.items():
+            self._check_rows(
+                name, self.array_rows[self.array_numbers == number], is_whole[self.array_numbers == number]
+            )
+        self._check_shards()
+
+    def _check_rows(self, array: str, rows: Array, is_whole: Array) -> None:
+        """See that the index has each chip of an array once, and that validity is there where it says that it is."""
+        if not np.array_equal(np.sort(rows), np.arange(self.arrays[array].num_chips)):
+            raise StoreError(f"store '{self.path}' is broken: its index lacks chips of array '{array}'; {self._again}")
+        if array not in self._valid and not is_whole.all():
+            raise StoreError(
+                f"store '{self.path}' is broken: by its index chips of array '{array}' lack data, and it has no "
+                f"validity of them; {self._again}"
+            )
+
+    def _check_shards(self) -> None:
+        """Look for each shard that must be there, because a missing one would read as zeros, or as valid."""
+        root = self.location.root
+        listed = None if isinstance(root, Path) else self.location.listed_chips()
         for info in self.arrays.values():
-            for shard in range(-(-info.num_chips // info.chips_per_shard)):
-                key = f"chips/{info.name}/c/{shard}/0/0/0"
-                if not (Path(location.root, key).is_file() if listed is None else key in listed):
-                    again = "prepare it again" if listed is None else "copy it again"
-                    raise StoreError(f"store '{self.path}' is incomplete: '{location.file(key)}' is missing; {again}")
+            partial = np.unique(np.flatnonzero(~self._whole_rows[info.name]) // info.chips_per_shard).tolist()
+            shards = [("chips", shard) for shard in range(-(-info.num_chips // info.chips_per_shard))]
+            for kind, shard in (*shards, *(("valid", shard) for shard in partial)):
+                key = f"{kind}/{info.name}/c/{shard}/0/0/0"
+                if not (Path(root, key).is_file() if listed is None else key in listed):
+                    file = self.location.file(key)
+                    raise StoreError(f"store '{self.path}' is incomplete: '{file}' is missing; {self._again}")
+
+    @property
+    def _again(self) -> str:
+        return "prepare it again" if isinstance(self.location.root, Path) else "copy it again"
 
     @classmethod
     def open(cls, path: Path | str, *, endpoint: str | None = None) -> "ChipStore":
@@ -342,23 +367,21 @@ class ChipStore:
         there, it is unfinished, broken, or of another version, or object storage refuses or can't be reached.
         """
         location = StoreLocation.of(path, endpoint=endpoint)
-        header = _read_header(location)
+        header, file = _read_header(location), location.file("index.parquet")
         try:
             content = location.read("index.parquet")
             if content is None:
-                file = location.file("index.parquet")
                 raise StoreError(f"the chip store has no index: there is no '{file}'; prepare the store again")
-            index = pq.read_table(pa.BufferReader(content))
-        except (pa.ArrowException, OSError) as problem:
+            index = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+            types = dict(zip(index.column_names, index.schema.types, strict=True))
+            lacking = [field.name for field in INDEX_SCHEMA if types.get(field.name) != field.type]
+        except (pa.ArrowException, OSError, ValueError) as problem:
             if isinstance(problem, StoreError):
                 raise
-            file = location.file("index.parquet")
             raise StoreError(
                 f"the index of the chip store can't be read: '{file}': {problem}; prepare the store again"
             ) from problem
-        lacking = [name for name in INDEX_SCHEMA.names if name not in index.column_names]
         if lacking:
-            file = location.file("index.parquet")
             raise StoreError(f"the index '{file}' lacks the columns {', '.join(lacking)}; prepare the store again")
         try:
             return cls(location, header, index)
@@ -496,8 +519,9 @@ class ChipStore:
             # The files of a finished store never change.
             "recheck_cached_data": "open",
             "recheck_cached_metadata": "open",
-            # Each chip is written, also one of zeros: a lost one must not be read as zeros. Valid ones take no room.
-            "fill_missing_data_reads": kind == "valid",
+            # Each chip is written, also one of zeros: a lost one must not be read as zeros. Validity is read only of
+            # chips that lack data, and is written of these.
+            "fill_missing_data_reads": False,
         }
         try:
             opening = ts.open(spec, open=True, read=True, context=reading_context())
@@ -574,7 +598,7 @@ def _result(wait: Callable[[], Any], location: StoreLocation, key: str = "") -> 
     """Wait for TensorStore; its errors (builtin classes, many of them) become ours."""
     try:
         return wait()
-    except _TENSORSTORE_ERRORS as problem:
+    except TENSORSTORE_ERRORS as problem:
         make = "copy" if isinstance(location.root, str) else "prepare"
         damage = f"store '{location.file(key)}' can't be read: {str(problem).split(' [')[0]}; {make} it again"
         raise StoreError(location.trouble(problem) or damage) from problem

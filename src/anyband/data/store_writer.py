@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import tensorstore as ts
 
 from anyband.arrays import Array, Bool, Num
-from anyband.data.store import INDEX_SCHEMA, STORE_VERSION, ArraySpec, Split, header_text
+from anyband.data.store import INDEX_SCHEMA, STORE_VERSION, TENSORSTORE_ERRORS, ArraySpec, Split, header_text
 from anyband.errors import OutputError
 from anyband.files import sync, whole_directory
 from anyband.sensors.sensor import Sensor, sensor_to_dict
@@ -195,7 +195,8 @@ class IndexWriter:
         """Write the index with GeoParquet metadata; equal rows give equal bytes."""
         self.flush()
         schema = INDEX_SCHEMA.with_metadata({"geo": json.dumps(_geo_metadata(self._bounds))})
-        with pq.ParquetWriter(path, schema, compression="zstd", store_schema=True) as index:
+        how = {"compression": "zstd", "store_schema": True, "write_page_checksum": True}
+        with pq.ParquetWriter(path, schema, **how) as index:
             for table in self._groups():
                 index.write_table(table.cast(schema), row_group_size=len(table))
 
@@ -326,6 +327,11 @@ class StoreWriter:
     def _flush(self, array: "_GrowingArray") -> None:
         shard = len(array.done)
         done = self._finished.get((array.name, shard))
+        if done is not None and _read_shard(self.folder, array, has_valid=done[1]) != done[0]:
+            raise OutputError(
+                f"'{self.folder / 'chips' / array.name}', which an earlier run wrote, is damaged (chips from "
+                f"{shard * array.chips_per_shard}); remove its folder '{self.folder.parent}' and prepare again"
+            )
         if done is None:
             # Only here, because such blocks are slow to get anew; what cutting left goes first.
             with large_blocks_returned():
@@ -407,6 +413,20 @@ def _write_shard(folder: Path, array: _GrowingArray) -> tuple[str, bool]:
     return state.hexdigest(), partial
 
 
+def _read_shard(folder: Path, array: _GrowingArray, *, has_valid: bool) -> str | None:
+    """Hash the chips of a shard that an earlier run wrote, as `_write_shard` does; None where they can't be read."""
+    first, state = len(array.done) * array.chips_per_shard, blake2b(digest_size=16)
+    for kind in ("chips", "valid") if has_valid else ("chips",):
+        place = {"driver": "file", "path": str(folder / kind / array.name)}
+        spec = {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": kind == "valid"}
+        try:
+            values = ts.open(spec, open=True).result()[first : first + len(array.waiting)].read().result()
+            state.update(np.ascontiguousarray(values).data)
+        except TENSORSTORE_ERRORS:
+            return None
+    return state.hexdigest()
+
+
 def _put(path: Path, array: _GrowingArray, values: Array, *, fill_value: int) -> None:
     first = len(array.done) * array.chips_per_shard
     spec = _zarr_spec(path, array.chips_per_shard, values, fill_value=fill_value)
@@ -463,7 +483,7 @@ def _wait(future: Any, path: Path) -> Any:
     """Wait for TensorStore; its errors (builtins, with the system's number in the text) become ours."""
     try:
         return future.result()
-    except (ValueError, OSError, KeyError, RuntimeError, NotImplementedError) as problem:
+    except TENSORSTORE_ERRORS as problem:
         found = re.search(r"os_error_code='(\d+)'", str(problem))
         raise output_error(path, int(found[1]) if found else None, str(problem).split(" [")[0]) from problem
 
