@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from anyband.data.places import PlacedImage, find_places, footprint, off_globe, split_of
+from anyband.data.places import PlacedImage, corners_on_globe, find_places, footprint, off_globe, split_of
 from anyband.errors import GeometryError, ManifestError
 from anyband.rasters.grid import IDENTITY, Grid
 
@@ -143,8 +143,12 @@ def test_a_global_grid_from_0_to_360_is_off_the_globe() -> None:
 
 def test_a_chip_that_reaches_over_longitude_180_ends_on_the_other_side() -> None:
     transform = (0.5, 0.0, 178.0, 0.0, -0.5, 10.0)
-    corners = shapely.get_coordinates(shapely.from_wkb(footprint(transform, height=4, width=8, crs="EPSG:4326")[0]))
-    np.testing.assert_array_equal(corners[:4], [(178, 10), (-178, 10), (-178, 8), (178, 8)])
+    wkb, bounds = footprint(transform, height=4, width=8, crs="EPSG:4326")
+    parts = sorted(part.bounds for part in shapely.get_parts(shapely.from_wkb(wkb)))
+    assert parts == [(-180.0, 8.0, -178.0, 10.0), (178.0, 8.0, 180.0, 10.0)]
+    assert bounds == (178.0, 8.0, -178.0, 10.0)
+    corners = corners_on_globe(transform, 4, 8, "EPSG:4326")
+    np.testing.assert_array_equal(corners, [(178, 10), (-178, 10), (-178, 8), (178, 8)])
 
 
 def test_a_place_over_longitude_180_is_named_for_its_own_centre() -> None:

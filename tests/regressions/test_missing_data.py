@@ -71,8 +71,7 @@ def test_a_flipped_bit_of_the_index_is_noticed(tmp_path, entries) -> None:
         file.write_bytes(content)
         try:
             assert ChipStore.open(tmp_path / "store").index.equals(table)
-        except StoreError as problem:
-            assert "prepare the store again" in str(problem)
+        except StoreError:
             noticed += 1
     assert noticed > 60
 

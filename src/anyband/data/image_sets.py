@@ -304,10 +304,13 @@ def chip_metadata(store: ChipStore, chips: Int[Array, "set slot"]) -> dict[str, 
     `time` (UTC, `datetime64[us]`; NaT: unknown). `StoreError` where a footprint is no quadrilateral, or reaches outside
     longitudes ±180 and latitudes ±90."""
     rows = chips.ravel()
-    taken = store.index.select(["array", "geometry", "gsd_m", "datetime"]).take(pa.array(rows))
+    taken = store.index.select(["array", "geometry", "gsd_m", "datetime", "crs", "transform"]).take(pa.array(rows))
     infos = [store.arrays[name] for name in taken.column("array").to_pylist()]
     shapes = taken.column("geometry").to_pylist()
-    corners = [_corners(store, int(row), wkb) for row, wkb in zip(rows, shapes, strict=True)]
+    corners = [
+        _split_corners(store, number, taken) if wkb and len(wkb) > _WKB_BYTES else _corners(store, int(row), wkb)
+        for number, (row, wkb) in enumerate(zip(rows, shapes, strict=True))
+    ]
     gsd_m = np.array(taken.column("gsd_m").to_numpy(), dtype=np.float64)
     time_us = taken.column("datetime").cast("int64").fill_null(_NOT_A_TIME).to_numpy()
     return {
@@ -325,6 +328,19 @@ def check_corners(store: ChipStore, chips: Int[Array, " image"]) -> None:
     # The index says what all its chips cover together; each is looked at only where that is too much.
     if west < -180 or south < -90 or east > 180 or north > 90:
         chip_metadata(store, chips[:, None])
+
+
+def _split_corners(store: ChipStore, number: int, taken: pa.Table) -> Float[Array, "4 2"]:
+    """Compute the corners of a chip whose footprint does not begin with them, because it reaches over longitude ±180 or
+    a pole."""
+    info = store.arrays[taken["array"][number].as_py()]
+    wkb, crs, transform = (taken[name][number].as_py() for name in ("geometry", "crs", "transform"))
+    if crs is None or transform is None:
+        return _corners(store, number, wkb)
+    # Late: chips of other places need no geographic library.
+    from anyband.data.places import corners_on_globe
+
+    return corners_on_globe(tuple(transform), info.height, info.width, crs)
 
 
 def _corners(store: ChipStore, row: int, wkb: bytes | None) -> Float[Array, "4 2"]:

@@ -1,5 +1,6 @@
 """Which images show the same ground, what a place is called, and which split it belongs to."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ __all__ = [
     "check_layout",
     "check_split",
     "corners_lonlat",
+    "corners_on_globe",
     "find_places",
     "footprint",
     "off_globe",
@@ -31,6 +33,8 @@ __all__ = [
 _LEAST_OVERLAP = 0.01
 # chosen: as many bad places are named in an error as one reads.
 _NAMED_PROBLEMS = 3
+# chosen: an edge of a chip that holds a pole then leaves its true line by less than a hundredth of its length.
+_POINTS_AN_EDGE = 16
 # Rounding of projected coordinates.
 _TINY_DEG = 1e-9
 
@@ -160,11 +164,26 @@ def split_of(place: str, *, seed: int, fractions: tuple[float, float, float]) ->
 def footprint(
     transform: Transform, *, height: int, width: int, crs: str
 ) -> tuple[bytes, tuple[float, float, float, float]]:
-    """Compute the polygon of an image's four corners in degrees: as well-known binary; and west, south, east, north."""
+    """Compute the polygon of an image's four corners in degrees: as well-known binary; and west, south, east, north.
+
+    What reaches over longitude ±180 is split there, and west is then larger than east; what holds a pole reaches to it
+    over all longitudes. Source: RFC 7946, sections 3.1.9 and 5.2.
+    """
     import shapely
 
-    polygon = shapely.Polygon(_on_globe(np.array(corners_lonlat(transform, height, width, crs))))
+    corners = corners_on_globe(transform, height, width, crs)
+    if _jumps(corners):
+        # Only a closer look tells a step over the edge of the map from an image around the Earth.
+        ring = _on_globe(_lonlat(_ring(height, width), transform, crs))
+        if _jumps(ring):
+            return _split(ring)
+    polygon = shapely.Polygon(corners)
     return shapely.to_wkb(polygon), polygon.bounds
+
+
+def corners_on_globe(transform: Transform, height: int, width: int, crs: str) -> Float[Array, "4 2"]:
+    """Compute (longitude, latitude) of an image's outer corners, as `corners_lonlat`, within ±180 and ±90 degrees."""
+    return _on_globe(np.array(corners_lonlat(transform, height, width, crs)))
 
 
 def _on_globe(corners: Array) -> Array:
@@ -173,6 +192,46 @@ def _on_globe(corners: Array) -> Array:
     if np.ptp(lon) <= 180.0:
         lon = lon + 360.0 * (lon < -180.0) - 360.0 * (lon > 180.0)
     return np.asarray(np.clip(np.stack([lon, corners[:, 1]], axis=1), (-180.0, -90.0), (180.0, 90.0)))
+
+
+def _jumps(ring: Array) -> bool:
+    steps = np.abs(np.diff(ring[:, 0], append=ring[0, 0]))
+    return bool((steps >= 180.0 - _TINY_DEG).any())
+
+
+def _ring(height: int, width: int) -> Array:
+    """Place points around an image, as (column, row)."""
+    corners = np.array([(0, 0), (width, 0), (width, height), (0, height), (0, 0)])
+    edges = [np.linspace(*edge, _POINTS_AN_EDGE, endpoint=False) for edge in itertools.pairwise(corners)]
+    return np.concatenate(edges)
+
+
+def _split(ring: Array) -> tuple[bytes, tuple[float, float, float, float]]:
+    """Split a ring that reaches over longitude ±180, or around a pole: its polygon, and west, south, east, north."""
+    import antimeridian
+    import shapely
+
+    steps = np.diff(ring[:, 0], append=ring[0, 0])
+    turns = steps - 360.0 * np.rint(steps / 360.0)
+    has_pole = abs(turns.sum()) > 180.0
+    # Seen from above its pole a ring that holds it runs to the east in the north, to the west in the south.
+    is_north = bool(ring[:, 1].mean() > 0)
+    if has_pole and (turns.sum() > 0) != is_north:
+        ring = ring[::-1]
+    found = antimeridian.fix_polygon(
+        shapely.Polygon(ring),
+        force_north_pole=has_pole and is_north,
+        force_south_pole=has_pole and not is_north,
+        fix_winding=True,
+        great_circle=False,
+    )
+    # Where the pole lies on an edge, the ring touches itself.
+    found = found if found.is_valid else found.buffer(0)
+    west, south, east, north = found.bounds
+    boxes = [part.bounds for part in shapely.get_parts(found)]
+    if not has_pole and (west, east) == (-180.0, 180.0):
+        west, east = min(box[0] for box in boxes if box[2] == east), max(box[2] for box in boxes if box[0] == west)
+    return shapely.to_wkb(found), (west, south, east, north)
 
 
 def off_globe(grid: Grid) -> str | None:
@@ -276,17 +335,20 @@ def _notes(images: Sequence[PlacedImage], found: Array, crs_of: Array) -> list[s
 def _lonlat_polygon(grid: Grid) -> Any:
     import shapely
 
-    return shapely.Polygon(corners_lonlat(grid.transform, grid.height, grid.width, grid.crs or ""))
+    return shapely.from_wkb(footprint(grid.transform, height=grid.height, width=grid.width, crs=grid.crs or "")[0])
 
 
 def corners_lonlat(transform: Transform, height: int, width: int, crs: str) -> list[tuple[float, float]]:
     """Compute (longitude, latitude) of an image's outer corners: upper left, upper right, lower right, lower left."""
+    lonlat = _lonlat(np.array([(0, 0), (width, 0), (width, height), (0, height)]), transform, crs)
+    return [(float(lon), float(lat)) for lon, lat in lonlat]
+
+
+def _lonlat(points: Array, transform: Transform, crs: str) -> Array:
+    """Compute (longitude, latitude) of points (column, row) of an image."""
     a, b, c, d, e, f = transform
-    corners = [(0, 0), (width, 0), (width, height), (0, height)]
-    xs = [a * col + b * row + c for col, row in corners]
-    ys = [d * col + e * row + f for col, row in corners]
-    lons, lats = _to_lonlat(crs).transform(xs, ys)
-    return [(float(lon), float(lat)) for lon, lat in zip(lons, lats, strict=True)]
+    cols, rows = points.T
+    return np.stack(_to_lonlat(crs).transform(a * cols + b * rows + c, d * cols + e * rows + f), axis=1)
 
 
 @lru_cache(maxsize=128)

@@ -111,9 +111,10 @@ class ChipRecord:
     """Affine coefficients (a, b, c, d, e, f) of the chip: x = a·col + b·row + c, y = d·col + e·row + f."""
     gsd_m: float | None = None
     geometry: bytes | None = None
-    """Footprint as a WKB polygon in longitude and latitude."""
+    """Footprint as a WKB polygon in longitude and latitude; in several where longitude ±180 splits it."""
     bounds: tuple[float, float, float, float] | None = None
-    """Least longitude, least latitude, greatest longitude, greatest latitude of `geometry`."""
+    """Least longitude, least latitude, greatest longitude, greatest latitude of `geometry`; west is larger than east
+    where it reaches over longitude ±180."""
 
 
 @runtime_checkable
@@ -162,7 +163,7 @@ class IndexWriter:
             f"CREATE TABLE chips ({', '.join(['chip INTEGER PRIMARY KEY', *INDEX_SCHEMA.names[1:]])})"
         )
         self._rows: list[tuple[Any, ...]] = []
-        self._bounds: _Bounds | None = None
+        self._cover = _Cover()
         self._length = 0
 
     def __len__(self) -> int:
@@ -176,7 +177,7 @@ class IndexWriter:
         self._rows.append((self._length, *location, *{**values, "datetime": time, "transform": transform}.values()))
         self._length += 1
         if record.bounds is not None:
-            self._bounds = record.bounds if self._bounds is None else _both(self._bounds, record.bounds)
+            self._cover.add(record.bounds, record.geometry)
         if len(self._rows) == _ROWS_TOGETHER:
             self.flush()
 
@@ -194,7 +195,7 @@ class IndexWriter:
     def write(self, path: Path) -> None:
         """Write the index with GeoParquet metadata; equal rows give equal bytes."""
         self.flush()
-        schema = INDEX_SCHEMA.with_metadata({"geo": json.dumps(_geo_metadata(self._bounds))})
+        schema = INDEX_SCHEMA.with_metadata({"geo": json.dumps(self._cover.metadata())})
         how = {"compression": "zstd", "store_schema": True, "write_page_checksum": True}
         with pq.ParquetWriter(path, schema, **how) as index:
             for table in self._groups():
@@ -215,18 +216,41 @@ def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
     return pa.table(columns, schema=INDEX_SCHEMA)
 
 
-def _both(one: _Bounds, other: _Bounds) -> _Bounds:
-    west, south, east, north = zip(one, other, strict=True)
-    return min(west), min(south), max(east), max(north)
+class _Cover:
+    """What all footprints cover, and of which types they are."""
 
+    def __init__(self) -> None:
+        self._bounds: _Bounds | None = None
+        self._types: set[str] = set()
+        # Of footprints in the eastern half the least longitude, of those in the western half the greatest.
+        self._west, self._east = 180.0, -180.0
+        self._is_split = self._has_greenwich = False
 
-def _geo_metadata(bounds: _Bounds | None) -> dict[str, Any]:
-    """Describe the geometry column. Without a `crs` entry it is in longitude and latitude (OGC:CRS84). Source:
-    GeoParquet 1.1.0."""
-    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Polygon"] if bounds else []}
-    if bounds:
-        column["bbox"] = list(bounds)
-    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    def add(self, bounds: _Bounds, wkb: bytes | None) -> None:
+        west, south, east, north = bounds
+        is_split = west > east
+        least, most = (-180.0, 180.0) if is_split else (west, east)
+        old = self._bounds or (least, south, most, north)
+        self._bounds = min(old[0], least), min(old[1], south), max(old[2], most), max(old[3], north)
+        # The integer after the byte that tells its order.
+        self._types.add("MultiPolygon" if wkb is not None and 6 in (wkb[1], wkb[4]) else "Polygon")
+        if is_split or west >= 0:
+            self._west = min(self._west, west)
+        if is_split or east <= 0:
+            self._east = max(self._east, east)
+        self._is_split |= is_split
+        self._has_greenwich |= west < 0 < east
+
+    def metadata(self) -> dict[str, Any]:
+        """Describe the geometry column. Without a `crs` entry it is in longitude and latitude (OGC:CRS84). Where some
+        footprint reaches over longitude ±180, so does the box, with its west larger than its east. Source: GeoParquet
+        1.1.0."""
+        column: dict[str, Any] = {"encoding": "WKB", "geometry_types": sorted(self._types)}
+        if self._bounds is not None:
+            column["bbox"] = list(self._bounds)
+            if self._is_split and not self._has_greenwich and self._west > self._east:
+                column["bbox"][::2] = self._west, self._east
+        return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
 class StoreWriter:
