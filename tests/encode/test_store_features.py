@@ -150,7 +150,7 @@ def test_arrays_without_a_common_footprint_are_refused(tmp_path: Path) -> None:
     optical = _spec("sentinel2-l2a", _OPTICAL.band_names, 32, "uint16", Encoding(scale=1e-4), 0.0)
     radar = _spec("sentinel1-grd", _RADAR.band_names, 32, "int16", Encoding(scale=0.01), -32768.0)
     chips = [
-        (optical, _record(0, "sentinel2-l2a", 7), Chip(pixels=np.ones((12, 32, 32), np.uint16))),
+        (optical, _record(1, "sentinel2-l2a", 7), Chip(pixels=np.ones((12, 32, 32), np.uint16))),
         (radar, _record(3, "sentinel1-grd", None), Chip(pixels=np.ones((2, 32, 32), np.int16))),
     ]
     sensors = {"sentinel2-l2a": _OPTICAL, "sentinel1-grd": _RADAR}
