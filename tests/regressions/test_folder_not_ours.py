@@ -26,7 +26,9 @@ def _kept(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("names", [["thesis.txt"], ["anyband"], ["lock"], ["ledger.sqlite"], ["store/x.npy", "spool/y"], []])
+@pytest.mark.parametrize(
+    "names", [["thesis.txt"], ["anyband"], ["lock"], ["ledger.sqlite"], ["store/x.npy", "spool/y"], []]
+)
 def test_a_folder_that_is_not_ours_is_refused_and_left_as_it_is(tmp_path, entries, names: list[str]) -> None:
     folder = tmp_path / "store.partial"
     folder.mkdir()

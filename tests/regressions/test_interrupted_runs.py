@@ -143,7 +143,8 @@ def test_a_store_whose_replacement_was_killed_between_two_moves_is_back_with_the
     out.mkdir()
     (out / "a").write_text("old")
     new = partial_path(out) / "store"
-    new.mkdir(parents=True)
+    with open_ledger(out):
+        new.mkdir()
     (new / "a").write_text("new")
 
     def killed(self: Path, target: Path) -> Path:
