@@ -30,7 +30,7 @@ from anyband.sensors.sensor import Encoding, Sensor
 
 __all__ = ["Ledger", "PlacedImages", "WaitingChip", "open_ledger", "publish", "remove_leftover"]
 
-_VERSION = 4
+_VERSION = 5
 # The store that is being replaced, for as long as neither is at its place.
 _REPLACED = "replaced"
 # The file by which a later run knows that such a folder is ours, and what it says.
