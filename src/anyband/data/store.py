@@ -320,26 +320,20 @@ class ChipStore:
         numbers = np.array([number_of[name] for name in coded.dictionary.to_pylist()], dtype=np.int64)
         self.array_numbers: Int[Array, " chip"] = np.asarray(numbers[coded.indices.to_numpy()])
         self.array_rows: Int[Array, " chip"] = np.asarray(index.column("array_row").to_numpy())
-        self._whole_rows = {name: np.ones(info.num_chips, dtype=bool) for name, info in self.arrays.items()}
         is_whole = index.column("valid_fraction").to_numpy() >= 1.0
-        for name in self._valid:
-            here = self.array_numbers == number_of[name]
-            self._whole_rows[name][self.array_rows[here]] = is_whole[here]
-        for name, number in number_of.items():
-            self._check_rows(
-                name, self.array_rows[self.array_numbers == number], is_whole[self.array_numbers == number]
-            )
+        in_array = {name: self.array_numbers == number for name, number in number_of.items()}
+        self._whole_rows = {n: self._whole(n, self.array_rows[here], is_whole[here]) for n, here in in_array.items()}
         self._check_shards()
 
-    def _check_rows(self, array: str, rows: Array, is_whole: Array) -> None:
-        """See that the index has each chip of an array once, and that validity is there where it says that it is."""
-        if not np.array_equal(np.sort(rows), np.arange(self.arrays[array].num_chips)):
-            raise StoreError(f"store '{self.path}' is broken: its index lacks chips of array '{array}'; {self._again}")
+    def _whole(self, array: str, rows: Array, is_whole: Array) -> Array:
+        """Put in order which chips of an array are wholly valid; the index must have each once."""
+        order, again = np.argsort(rows), "prepare it again, or copy it again"
+        if not np.array_equal(rows[order], np.arange(self.arrays[array].num_chips)):
+            raise StoreError(f"store '{self.path}' is broken: its index lacks chips of array '{array}'; {again}")
         if array not in self._valid and not is_whole.all():
-            raise StoreError(
-                f"store '{self.path}' is broken: by its index chips of array '{array}' lack data, and it has no "
-                f"validity of them; {self._again}"
-            )
+            found = f"chips of array '{array}' lack data by its index, and it has no validity of them"
+            raise StoreError(f"store '{self.path}' is broken: {found}; {again}")
+        return np.asarray(is_whole[order])
 
     def _check_shards(self) -> None:
         """Look for each shard that must be there, because a missing one would read as zeros, or as valid."""
@@ -351,12 +345,8 @@ class ChipStore:
             for kind, shard in (*shards, *(("valid", shard) for shard in partial)):
                 key = f"{kind}/{info.name}/c/{shard}/0/0/0"
                 if not (Path(root, key).is_file() if listed is None else key in listed):
-                    file = self.location.file(key)
-                    raise StoreError(f"store '{self.path}' is incomplete: '{file}' is missing; {self._again}")
-
-    @property
-    def _again(self) -> str:
-        return "prepare it again" if isinstance(self.location.root, Path) else "copy it again"
+                    file, again = self.location.file(key), "prepare it again" if listed is None else "copy it again"
+                    raise StoreError(f"store '{self.path}' is incomplete: '{file}' is missing; {again}")
 
     @classmethod
     def open(cls, path: Path | str, *, endpoint: str | None = None) -> "ChipStore":
@@ -519,8 +509,7 @@ class ChipStore:
             # The files of a finished store never change.
             "recheck_cached_data": "open",
             "recheck_cached_metadata": "open",
-            # Each chip is written, also one of zeros: a lost one must not be read as zeros. Validity is read only of
-            # chips that lack data, and is written of these.
+            # Each chip is written, also one of zeros, and validity where data lack: what is lost is no zero, nor valid.
             "fill_missing_data_reads": False,
         }
         try:
