@@ -44,7 +44,7 @@ def test_validity_that_the_header_does_not_know_of_is_missed(tmp_path, entries) 
     prepare(entries, tmp_path / "store", _OPTIONS)
     header = tmp_path / "store" / "store.json"
     header.write_text(header.read_text().replace('"has_valid": true', '"has_valid": false'))
-    with pytest.raises(StoreError, match="lack data by its index, and it has no validity of them"):
+    with pytest.raises(StoreError, match="of array 'maxar-rgb_32x32' validity is missing"):
         ChipStore.open(tmp_path / "store")
 
 

@@ -331,8 +331,7 @@ class ChipStore:
         if not np.array_equal(rows[order], np.arange(self.arrays[array].num_chips)):
             raise StoreError(f"store '{self.path}' is broken: its index lacks chips of array '{array}'; {again}")
         if array not in self._valid and not is_whole.all():
-            found = f"chips of array '{array}' lack data by its index, and it has no validity of them"
-            raise StoreError(f"store '{self.path}' is broken: {found}; {again}")
+            raise StoreError(f"store '{self.path}' is broken: of array '{array}' validity is missing; {again}")
         return np.asarray(is_whole[order])
 
     def _check_shards(self) -> None:
