@@ -69,8 +69,7 @@ def test_a_declared_band_wins_over_the_flag_alpha_and_nothing_is_masked_by_it(tm
 
     assert np.array_equal(dn, pixels)
     assert valid.all()
-    note = "band 4 is flagged as alpha and was taken as 'NIR', as declared; nothing is masked by it"
-    assert reader.notes == (note,)
+    assert reader.notes == ("band 4 is flagged as alpha and was taken as 'NIR', as declared",)
 
 
 def test_a_description_wins_over_the_flag_alpha_too(tmp_path) -> None:
@@ -145,7 +144,10 @@ def test_alpha_and_nodata_of_one_file_both_hold(tmp_path) -> None:
     pixels[3, :16], pixels[:3, :, :8] = 0, 7
     path = _tif(tmp_path / "rgba.tif", pixels, nodata=7)
 
-    assert _read(path, "maxar-rgb")[1].mean(axis=(1, 2)).tolist() == [0.375, 0.375, 0.375]
+    _, valid, reader = _read(path, "maxar-rgb")
+
+    assert valid.mean(axis=(1, 2)).tolist() == [0.375, 0.375, 0.375]
+    assert reader.notes == ("band 4 is flagged as alpha and says where there is no data",)
 
 
 def test_each_band_has_its_own_nodata(tmp_path) -> None:
@@ -182,17 +184,19 @@ def test_declared_values_of_a_mask_are_meant_even_if_one_is_its_nodata(tmp_path)
     assert np.array_equal(valid[0], ~_HALF)
 
 
-def test_a_nodata_tag_that_the_type_cannot_hold_says_nothing_so_that_of_the_sensor_holds(tmp_path) -> None:
+@pytest.mark.parametrize("kind", [{}, {"BIGTIFF": "YES"}, {"ENDIANNESS": "BIG"}])
+def test_a_nodata_tag_that_the_type_cannot_hold_is_ignored_and_said_so_that_of_the_sensor_holds(tmp_path, kind) -> None:
     pixels = _numbers(400, 500, 600, 700)
     pixels[:, :16] = 0
-    path = _tif(tmp_path / "x.tif", pixels, nodata=10000)
+    path = _tif(tmp_path / "x.tif", pixels, nodata=10000, **kind)
     data = path.read_bytes()
     path.write_bytes(data.replace(b"10000\0", b"-9999\0"))
     assert data != path.read_bytes()
 
-    _, valid, _ = _read(path, bands="B02;B03;B04;B08")
+    _, valid, reader = _read(path, bands="B02;B03;B04;B08")
 
     assert valid.mean() == 0.5
+    assert reader.notes == ("its nodata, -9999, is no number of its type, uint16, and is ignored",)
 
 
 def test_a_nodata_tag_with_a_fraction_in_a_file_of_whole_numbers_is_ignored_and_said(tmp_path) -> None:

@@ -181,3 +181,35 @@ def test_physical_numbers_need_no_tags(tmp_path) -> None:
 def test_tags_and_declared_numbers_do_not_go_together(tmp_path) -> None:
     with pytest.raises(ManifestError, match="encoding 'tags' takes scale and offset from the file"):
         _entry(tmp_path / "a.tif", encoding="tags", scale="0.001")
+
+
+_OF_UNITS = {"degC": (0.01, 273.15), "°C": (0.01, 273.15), "%": (0.0001, 0.0), "K": (0.01, 0.0)}
+
+
+@pytest.mark.parametrize("unit", _OF_UNITS)
+def test_tags_are_brought_to_kelvin_and_shares_by_the_unit_that_the_file_names(tmp_path, unit) -> None:
+    path = _tif(tmp_path / "a.tif", scale=0.01)
+    with rasterio.open(path, "r+") as file:
+        file.units = (unit,) * 4
+
+    encoding = entry_sensor(_entry(path, encoding="tags")).bands[0].encoding("tags")
+
+    assert (encoding.scale, encoding.offset) == pytest.approx(_OF_UNITS[unit])
+
+
+def test_a_scale_in_degrees_celsius_agrees_with_an_encoding_in_kelvin(tmp_path) -> None:
+    path = _tif(tmp_path / "B10.tif", scale=0.01, count=1)
+
+    assert _notes(path, sensor="hls-l30", bands="B10=1") == ()
+
+
+def test_metadata_beside_the_files_of_a_product_say_the_offset_too(tmp_path) -> None:
+    images = _product(tmp_path / "a", [-1000] * 13)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in [*images.iterdir(), *(tmp_path / "a").glob("*.SAFE/MTD_MSIL2A.xml")]:
+        path.rename(flat / path.name)
+
+    (note,) = _notes(flat)
+
+    assert note.startswith("by 'MTD_MSIL2A.xml' of its product physical values of B02 and 3 more bands are")

@@ -22,7 +22,7 @@ from rasterio.windows import Window as RasterioWindow
 from anyband.arrays import Array, Bool, Shaped
 from anyband.errors import RasterError
 from anyband.rasters.grid import IDENTITY, Transform, Window, counts_pixels, crs_name, trusted_georeference
-from anyband.sensors.sensor import BY_BASELINE, Scaling
+from anyband.sensors.sensor import BY_BASELINE, Scaling, scaling_in
 
 __all__ = ["GdalSheet", "PlainTiffSheet", "QuietReader", "QuietWriter", "open_plain_tiff", "product_scaling"]
 
@@ -54,6 +54,8 @@ class QuietWriter(DatasetWriter):  # type: ignore[misc]
 class GdalSheet:
     """One file that GDAL reads. Not to be shared by threads: each opens its own."""
 
+    notes: tuple[str, ...]
+
     def __init__(self, path: Path) -> None:
         """Open a file; `RasterError` where it is corrupt, or not a raster."""
         self.path = path
@@ -81,6 +83,9 @@ class GdalSheet:
                 flags = enumerate(dataset.mask_flag_enums)
                 self._masked = frozenset(position for position, found in flags if set(found) not in known)
                 self.scaling = _tags_scaling(dataset)
+                if dataset.driver == "GTiff" and self.nodata[0] is None and (text := _nodata_text(path)):
+                    said = f"its nodata, {text}, is no number of its type, {self.dtypes[0]}, and is ignored"
+                    self.notes = (*self.notes, said)
         except _LIBRARY_ERRORS as problem:
             raise RasterError(
                 f"'{path}' is damaged: its header can't be read ({_cause(problem)}); get it again or leave it out"
@@ -143,9 +148,29 @@ _PRODUCT_FIELD = re.compile(
 )
 _PRODUCT_BANDS = (*(f"B{number:02d}" for number in range(1, 9)), "B8A", "B09", "B10", "B11", "B12")
 _BASELINE = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_N(0\d)(\d\d)_")
+_GRANULE = re.compile(r"T\d\d[A-Z]{3}_\d{8}T\d{6}_")
 _QUANTIFICATION, _OFFSET, _OFFSET_SINCE = 10_000.0, -1_000.0, 4
 # chosen: more than such a file has.
 _MOST_PRODUCT_BYTES = 2**22
+
+
+def _nodata_text(path: Path) -> str:
+    """Read GDAL's tag of missing data of a TIFF or BigTIFF as it is written; empty: there is none. GDAL gives none
+    either where the type of the pixels can't hold it."""
+    with suppress(OSError, struct.error), path.open("rb") as file:
+        head = file.read(16)
+        order, is_big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
+        offset, count, entry = ("Q", "Q", "HHQ8s") if is_big else ("I", "H", "HHI4s")
+        file.seek(*struct.unpack_from(order + offset, head, 8 if is_big else 4))
+        (number,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
+        entries = file.read(number * struct.calcsize(order + entry))
+        for tag, _, length, value in struct.iter_unpack(order + entry, entries):
+            if tag == _NODATA and length <= len(value):
+                return str(value[:length].rstrip(b"\0 "), "ascii", "replace")
+            if tag == _NODATA:
+                file.seek(*struct.unpack(order + offset, value))
+                return str(file.read(length).rstrip(b"\0 "), "ascii", "replace")
+    return ""
 
 
 def _tags_scaling(dataset: Any) -> tuple[Scaling | None, ...]:
@@ -153,12 +178,10 @@ def _tags_scaling(dataset: Any) -> tuple[Scaling | None, ...]:
     texts = (_PRODUCT_TAG.fullmatch(f"{key}={value}") for key, value in dataset.tags().items())
     found = (text.groups("") for text in texts if text is not None)
     product = _product_scaling(found, "its tags BOA_ADD_OFFSET and QUANTIFICATION_VALUE")
-    tags = zip(dataset.scales, dataset.offsets, dataset.descriptions, strict=True)
+    tags = zip(dataset.scales, dataset.offsets, dataset.units, strict=True)
+    own = [scaling_in(unit or "", scale, offset, "its scale and offset tags") for scale, offset, unit in tags]
     of_all = product.get("")
-    return tuple(
-        product.get(name or "", of_all) if (scale, offset) == (1, 0) else (scale, offset, "its scale and offset tags")
-        for scale, offset, name in tags
-    )
+    return tuple(one or product.get(name or "", of_all) for one, name in zip(own, dataset.descriptions, strict=True))
 
 
 def _product_scaling(found: Iterable[tuple[str, ...]], where: str) -> dict[str, Scaling]:
@@ -173,6 +196,8 @@ def product_scaling(path: Path, band: str) -> Scaling | None:
     """Tell what a Sentinel-2 product says of the scale and offset of a band of one of its files, by its metadata, else
     by the processing baseline in its name; None: it is of no product, or none says it."""
     product = next((one for one in path.parents if one.suffix == ".SAFE"), None) if ".SAFE" in str(path) else None
+    if product is None and _GRANULE.match(path.name):
+        product = path.parent
     found = {} if product is None else _metadata_scaling(product)
     if found:
         return found.get(band, found.get(""))

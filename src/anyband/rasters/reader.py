@@ -164,10 +164,11 @@ class RasterReader:
         types = [number_type(one.dtypes[at], declared, f"band '{name}' of '{one.path}'") for name, one, at in bands]
         self.dtype: np.dtype[np.generic] = np.result_type(*types)
         """NumPy type that holds the digital numbers of all bands."""
+        taken = {at: f"and was taken as '{name}', as declared" for at, name in zip(places, names, strict=True)}
         said = [
-            f"band {at + 1} is flagged as alpha and was taken as '{name}', as declared; nothing is masked by it"
-            for name, sheet, at in bands
-            if at in sheet.alphas
+            f"band {at + 1} is flagged as alpha {taken.get((index, at), 'and says where there is no data')}"
+            for index, sheet in used.items()
+            for at in sheet.alphas
         ]
         self._nodata: list[float | None] = []
         for dtype, (_, sheet, at) in zip(types, bands, strict=True):

@@ -45,6 +45,7 @@ __all__ = [
     "octaves_between",
     "parse_spectrum",
     "physical_values",
+    "scaling_in",
     "scaling_notes",
     "sensor_from_dict",
     "sensor_in_file",
@@ -342,6 +343,19 @@ def listed_names(names: str | Iterable[str]) -> list[str]:
 # Images: what a file says of its numbers, beside what is declared.
 
 
+_UNITS = {"%": (0.01, 0.0), "percent": (0.01, 0.0)}
+_CELSIUS_K = 273.15  # exact; Source: BIPM, SI Brochure, 9th edition
+_UNITS |= dict.fromkeys(("c", "°c", "degc", "celsius", "degree_celsius", "degrees celsius"), (1.0, _CELSIUS_K))
+
+
+def scaling_in(unit: str, scale: float, offset: float, where: str) -> Scaling | None:
+    """Bring the scale and offset of a file to shares and kelvin, from the unit that it names; None: it says nothing."""
+    factor, zero = _UNITS.get(unit.strip().casefold(), (1.0, 0.0))
+    if (scale, offset, factor, zero) == (1, 0, 1, 0):
+        return None
+    return scale * factor, offset * factor + zero, where + (f" (in {unit})" if (factor, zero) != (1, 0) else "")
+
+
 def number_type(stored: str, encoding: str | None, where: str) -> np.dtype[np.generic]:
     """Tell the type of a band's numbers, of complex ones that of their magnitudes, which an encoding must ask for;
     `RasterError` where it is of the other kind."""
@@ -401,6 +415,9 @@ def scaling_notes(
         if encoding in FILE_ENCODINGS and not by_baseline:
             note += ", which is applied"
         elif same_scale and math.isclose(offset, taken.offset, abs_tol=1e-9):
+            continue
+        elif same_scale and band.unit == "kelvin" and math.isclose(offset + _CELSIUS_K, taken.offset):
+            # Files in degrees Celsius seldom say so.
             continue
         elif by_baseline and not same_scale:
             # It is of digital numbers, and these are something else.
