@@ -43,6 +43,10 @@ MANIFEST_ENDINGS = (".csv", ".yaml", ".yml", ".parquet", ".geoparquet")
 _ROWS_READ_TOGETHER = 1024
 
 
+# What spreadsheets write instead of commas.
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """Give the rows of a table (`MANIFEST_ENDINGS`) one by one, column → value; only YAML is held whole. Nothing is
     checked but that it is a table."""
@@ -55,6 +59,14 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            other = next((mark for mark in _OTHER_SEPARATORS if mark in first and "," not in first), None)
+            if other is not None:
+                raise ManifestError(
+                    f"'{path}' separates its columns by {_OTHER_SEPARATORS[other]}; write it with commas, as "
+                    "`pandas.DataFrame.to_csv` does"
+                )
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             _check_distinct(header, path)
@@ -68,7 +80,9 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     except OSError as problem:
         raise ManifestError(f"cannot read manifest '{path}': {problem.strerror or problem}") from problem
     except (UnicodeDecodeError, csv.Error) as problem:
-        raise ManifestError(f"manifest '{path}' is no CSV text in UTF-8: {problem}") from problem
+        wide = isinstance(problem, UnicodeDecodeError) and problem.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+        found = "it is UTF-16; save it as `CSV UTF-8`" if wide else problem
+        raise ManifestError(f"manifest '{path}' is no CSV text in UTF-8: {found}") from problem
 
 
 def _check_distinct(header: Sequence[str], path: Path) -> None:

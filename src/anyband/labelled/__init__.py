@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -49,11 +50,12 @@ def open_task_data(
 
         data = open_images(spec, seed=seed, sensors=sensors)
     check_task_data(data, needs_validation=spec.split.val > 0)
-    if spec.split.fraction == 1 and spec.split.per_class is None:
-        return data
-    from anyband.labelled.splits import take_fraction
+    from anyband.labelled.splits import absent_classes, take_fraction
 
-    return take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
+    if spec.split.fraction != 1 or spec.split.per_class is not None:
+        data = take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
+    absent = absent_classes(_classes_of_splits(data), data.classes, what="sample")
+    return replace(data, notes=(*data.notes, *absent)) if data.targets is not None else data
 
 
 def is_named(source: str) -> bool:
@@ -132,19 +134,27 @@ def _check_targets(data: TaskData, targets: Array) -> None:
     elif not data.classes:
         raise InputError(f"'{data.name}' has no classes")
     # A class that is asked for must have been shown.
-    shown = {split: targets[data.split(split)] for split in SPLITS}
-    found = {
-        split: set(np.flatnonzero(one.any(axis=0)) if data.kind == "labels" else np.unique(one))
-        for split, one in shown.items()
-    }
+    found = _classes_of_splits(data)
     for split in SPLITS[1:]:
-        lacking = sorted(found[split] - found["train"])
+        lacking = sorted(found.get(split, set()) - found["train"])
         if lacking:
             names = _listed([data.classes[index] for index in lacking])
             raise InputError(
                 f"{len(lacking)} of {len(data.classes)} classes are in split '{split}' of '{data.name}' and not in "
                 f"training: {names}; add training samples of them, or leave them out"
             )
+
+
+def _classes_of_splits(data: TaskData) -> dict[Split, set[int]]:
+    """Find the classes, by number, that samples of each split have; splits without samples are left out."""
+    targets, found = data.targets, dict[Split, set[int]]()
+    if targets is None or not data.classes:
+        return found
+    for split in SPLITS:
+        one = targets[data.split(split)]
+        if len(one):
+            found[split] = set((np.flatnonzero(one.any(axis=0)) if one.ndim == 2 else np.unique(one)).tolist())
+    return found
 
 
 def _check_numbers(data: TaskData, targets: Array) -> None:

@@ -1,6 +1,7 @@
 """Data whose labels are of whole images: from tables, class folders and published sets."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -49,7 +50,8 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
     """
     options = options_of(spec, {"absent": ("refuse", "leave_out"), "contents": ("files", "sizes")})
     _check_spec(spec)
-    samples = list_samples(spec, sensors=sensors)
+    listed: list[str] = []
+    samples = list_samples(spec, sensors=sensors, notes=listed)
     _check_listed_once(samples, spec.source)
     classes, targets = _labels(samples, spec.kind, source=spec.source)
     samples = _named(samples, Path(spec.source))
@@ -57,7 +59,10 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
     if kept is not None:
         samples = [samples[index] for index in kept]
         targets = None if targets is None else targets[kept]
-    files = [tuple(dict.fromkeys(path for entry in one.images for path in entry.source.paths)) for one in samples]
+    files = [
+        tuple(dict.fromkeys(path for each in one.images for path in (*each.source.paths, *each.source.valid_paths)))
+        for one in samples
+    ]
     compared = spec.options.get("contents", "files" if len(files) <= MOST_READ else "sizes") == "files"
     contents = contents_of(files, sizes_only=not compared)
     if not compared:
@@ -77,7 +82,7 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
         read=lambda position: _read(samples[position], said),
         fingerprint=fingerprint_of(names, seen, targets, splits, classes=classes),
         contents=contents if compared else (),
-        notes=notes,
+        notes=(*listed, *_label_notes(targets, classes), *notes),
         said=said,
     )
 
@@ -147,6 +152,25 @@ def _labels(
     for row, names in enumerate(labels):
         present[row, [number[name] for name in names]] = True
     return known, present
+
+
+_BETWEEN = "' and '"
+
+
+def _label_notes(targets: Targets, classes: Sequence[str]) -> list[str]:
+    """Say what of the labels may be a slip: names that differ in case, spaces or accents alone, and rows without."""
+    folded: dict[str, list[str]] = {}
+    for name in classes:
+        folded.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    notes = [
+        f"classes '{_BETWEEN.join(alike)}' are different classes, and differ only in how they are written; if they "
+        "are one, write it in one way"
+        for alike in folded.values()
+        if len(alike) > 1
+    ]
+    if targets is not None and targets.ndim == 2 and not targets.any(axis=1).all():
+        notes.append(f"{int((~targets.any(axis=1)).sum())} of {len(targets)} samples have no label")
+    return notes
 
 
 def _named(samples: Sequence[ListedSample], source: Path) -> list[ListedSample]:

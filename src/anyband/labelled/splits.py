@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ from anyband.labelled.samples import IMAGE_ENDINGS, ListSpec, SplitSpec, TaskDat
 from anyband.randomness import permutation
 
 __all__ = [
+    "absent_classes",
     "balanced_order",
     "check_shares",
     "complete_splits",
@@ -30,6 +31,8 @@ __all__ = [
 
 # Headers of the first column that are no sample.
 _HEADERS = ("path", "image", "file", "filename", "name", "patch", "id")
+# chosen: as many classes in a note as one reads.
+_NAMED = 8
 # Two samples have this name.
 _SEVERAL = -1
 
@@ -367,6 +370,25 @@ def draw_places(
 
 
 _PURPOSE = "label fraction"
+
+
+def absent_classes(found: Mapping[Split, Collection[int]], classes: Sequence[str], *, what: str) -> list[str]:
+    """Say which classes have no `what` in a split, or in any; `found` are the classes of each split that has some."""
+    every = {number for numbers in found.values() for number in numbers}
+    notes = []
+    nowhere = [name for number, name in enumerate(classes) if number not in every]
+    if nowhere:
+        notes.append(f"no split has a {what} of {_listed(nowhere)}; what was never seen is never predicted")
+    for split, numbers in found.items():
+        lacks = [classes[number] for number in sorted(every - set(numbers))]
+        if lacks:
+            notes.append(f"split '{split}' has no {what} of {_listed(lacks)}, and says nothing of it")
+    return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", … ({len(names)} in all)" if len(names) > _NAMED else ""
+    return ", ".join(f"'{name}'" for name in names[:_NAMED]) + more
 
 
 def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, seed: int) -> TaskData:

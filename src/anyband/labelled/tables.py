@@ -31,11 +31,17 @@ _MAP_COLUMNS = ("image", "before", "after", "label", "label_variable", "label_no
 # What is of a sample as a whole; the rest of a manifest's columns is of each image.
 _OF_SAMPLES = ("label", "label_variable", "label_nodata", "split", "place")
 _PAIR = ("before", "after")
+# A GeoParquet file has these.
+_IGNORED = ("geometry", "bbox")
 # What data sets call the folders of their splits.
 _SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # chosen: fewer rows are read within two seconds.
 _SHOWN_FROM = 20_000
 _SHOWN_EVERY = 1_000
+# chosen: as many names in a message as one reads.
+_NAMED = 5
+# Source: what Windows, macOS, Synology and Jupyter write into folders; names that begin with a dot are hidden.
+_LITTER = ("thumbs.db", "desktop.ini", "@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found")
 
 _Maker = Callable[[Mapping[str, Any], int | None], ImageEntry]
 
@@ -107,19 +113,22 @@ def known_entry(name: str, path: Path, sensor: Sensor) -> ImageEntry:
     return ImageEntry(name=name, source=RasterSource(paths=(path,)), sensor=sensor, product=sensor, encoding=encoding)
 
 
-def list_samples(spec: DataSpec, *, sensors: Mapping[str, Sensor] | None = None) -> list[ListedSample]:
+def list_samples(
+    spec: DataSpec, *, sensors: Mapping[str, Sensor] | None = None, notes: list[str] | None = None
+) -> list[ListedSample]:
     """List the samples of a table or folder, of whole images or of maps; no image is opened.
     A table (CSV, YAML, Parquet) has a row for each image: its path, its label, optionally `split` and `place`, and the
     columns of a manifest. Rows of one name in a column `set` are one sample. A folder has class folders, or for maps
     `images` (or `before` and `after`) and `labels`; itself or in `train`, `val` and `test`. `sensors` are known beside
-    those of the catalogue. Raises `ManifestError` where there is nothing, or a row or file is wrong.
+    those of the catalogue. What is left out is added to `notes`. Raises `ManifestError` where there is nothing, or a
+    row or file is wrong.
     """
-    source, dense = Path(spec.source), spec.kind in DENSE_KINDS
+    source, dense, notes = Path(spec.source), spec.kind in DENSE_KINDS, [] if notes is None else notes
     make = partial(make_entry, folder=source if source.is_dir() else source.parent, spec=spec, known=sensors)
     if source.is_dir():
-        samples = _map_folder(source, make) if dense else _class_folders(source, spec, make)
+        samples = _map_folder(source, make) if dense else _class_folders(source, spec, make, notes)
     elif source.suffix.casefold() in MANIFEST_ENDINGS and source.exists():
-        samples = _table(source, spec, make)
+        samples = _table(source, spec, make, notes)
     else:
         found = "is a file of another kind" if source.exists() else "does not exist"
         known = "labelled images come as a folder of class folders, a CSV or a Parquet table"
@@ -138,17 +147,26 @@ def list_samples(spec: DataSpec, *, sensors: Mapping[str, Sensor] | None = None)
     return samples
 
 
-def _table(table: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
+def _table(table: Path, spec: DataSpec, make: _Maker, notes: list[str]) -> list[ListedSample]:
     rows = list(rows_of(table))
     if not rows:
         raise ManifestError(f"'{table}' lists no images; give it a row for each")
     columns = list(dict.fromkeys(column for row in rows for column in row))
     path_column, label_column = _columns(columns, spec, table)
+    unused = [name for name in columns if name not in {*COLUMNS, *_MAP_COLUMNS, *_IGNORED, path_column, label_column}]
+    # Of maps an unknown column is refused, or is of one of two dates.
+    if unused and spec.kind not in DENSE_KINDS:
+        notes.append(f"columns of '{table.name}' that are not used: {', '.join(unused)}")
     names = [_text(row.get("set")) for row in rows]
     images = _row_images(rows, names, path_column, table=table, spec=spec, make=make)
     labels = [_text(row.get(label_column)) for row in rows]
     given = {column: [_text(row.get(column)) for row in rows] for column in _OF_SAMPLES if column in columns}
-    pieces = [text.replace("|", ";").split(";") for text in labels]
+    # The names of a list are whole, whatever stands in them.
+    lists = [value if isinstance(value := row.get(label_column), list) else None for row in rows]
+    pieces = [
+        text.replace("|", ";").split(";") if names is None else list(map(str, names))
+        for text, names in zip(labels, lists, strict=True)
+    ]
     classes = [tuple(name.strip() for name in one if name.strip()) for one in pieces]
     if spec.kind not in DENSE_KINDS:
         given["label"] = [";".join(sorted(one)) for one in classes]
@@ -202,7 +220,7 @@ def _columns(columns: Sequence[str], spec: DataSpec, table: Path) -> tuple[str, 
     if is_pair:
         known |= {f"{when}_{name}" for when in _PAIR for name in COLUMNS}
     for name in columns:
-        if name not in known | {"geometry", "bbox"}:
+        if name not in known | {*_IGNORED}:
             raise ManifestError(f"'{table}' has an unknown column '{name}'{nearest_name(name, known)}")
     if "label" not in columns:
         raise ManifestError(
@@ -293,7 +311,8 @@ def _label(text: str, row: Mapping[str, Any], column: str, spec: DataSpec, folde
 
 def _number(text: str, column: str) -> float:
     try:
-        number = float(text)
+        # Python reads `1_000`, which is a name.
+        number = float(text.replace("_", "?"))
     except ValueError as problem:
         found = f"'{text}', which is no number" if text else "nothing"
         raise ManifestError(
@@ -310,7 +329,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _class_folders(folder: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
+def _class_folders(folder: Path, spec: DataSpec, make: _Maker, notes: list[str]) -> list[ListedSample]:
     """List images in folders that are named after their class: files, or folders of single-band files."""
     if spec.kind == "number":
         raise ManifestError(f"'{folder}' is a folder, whose names are classes; numbers come from a table")
@@ -323,32 +342,56 @@ def _class_folders(folder: Path, spec: DataSpec, make: _Maker) -> list[ListedSam
         raise ManifestError(
             f"nothing says which sensor the images in '{folder}' are of; name it in the recipe, `data.sensors`"
         )
-    return [
+    left_out = [one for parent in (folder, *splits) for one in _shown(parent) if not one.is_dir()]
+    samples = [
         ListedSample(
             name="",
+            # A list, for a semicolon in a name joins no paths.
             images=tuple(
-                make({"path": image.relative_to(folder).as_posix()}, slot) for slot in range(len(spec.sensors))
+                make({"path": [image.relative_to(folder).as_posix()]}, slot) for slot in range(len(spec.sensors))
             ),
             label=(child.name,),
             split=splits.get(child.parent),
         )
         for child in ([one for part in children for one in _folders_in(part)] if splits else children)
-        for image in _images_of(child)
+        for image in _images_of(child, left_out)
     ]
+    if left_out:
+        named = ", ".join(f"'{one.relative_to(folder).as_posix()}'" for one in left_out[:_NAMED])
+        more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+        notes.append(
+            f"files of '{folder.name}' that are left out, since they lie in no class folder or have no ending of "
+            f"images: {named}{more}"
+        )
+    return samples
+
+
+def _shown(folder: Path) -> list[Path]:
+    """List what is in a folder, in order, but for what systems and editors leave there."""
+    return sorted(
+        child
+        for child in folder.iterdir()
+        if not child.name.startswith((".", "~$")) and child.name.casefold() not in _LITTER
+    )
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    found = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    found = [child for child in _shown(folder) if child.is_dir()]
     if not found:
         raise ManifestError(f"'{folder}' has no class folders; each class is a folder with its images inside")
     return found
 
 
-def _images_of(folder: Path) -> list[Path]:
-    shown = (one for one in folder.iterdir() if not one.name.startswith("."))
-    images = sorted(one for one in shown if one.is_dir() or one.suffix.lower() in IMAGE_ENDINGS)
+def _images_of(folder: Path, left_out: list[Path]) -> list[Path]:
+    """List the images of a class; other files are added to `left_out`, but for those that belong to an image."""
+    shown = _shown(folder)
+    images = [one for one in shown if one.suffix.lower() in IMAGE_ENDINGS or one.is_dir()]
     if not images:
         raise ManifestError(f"class folder '{folder}' has no images ({' '.join(IMAGE_ENDINGS)}); fill or remove it")
+    if len(images) < len(shown):
+        belong = {name for one in images for name in (one.name, one.stem)}
+        others = (one for one in shown if one.suffix.lower() not in IMAGE_ENDINGS and not one.is_dir())
+        left_out += [one for one in others if not {one.stem, one.stem.rpartition(".")[0]} & belong]
     return images
 
 

@@ -245,7 +245,7 @@ def _train(
 
 
 _WHOLE = AugmentOptions(enabled=False)
-# chosen: the loss that is shown, and that ranks checkpoints without validation, is about that of 50 steps.
+# chosen: the loss that ranks checkpoints without validation is about that of 50 steps.
 _SMOOTHING = 0.98
 # chosen: an error names so many places and counts the others.
 _MAX_PLACES = 8
@@ -344,7 +344,7 @@ class TrainingLoop:
         done, model = progress.step, self._stepper.model
         row, rate = self.meter.row(), self._plan.schedule.rate(done - 1)
         speed = f"{row['images_per_s']:.0f} images/s"
-        advance(done - self._num_shown, f"loss {progress.smoothed_loss or 0.0:.4f}, lr {rate:.2e}, {speed}")
+        advance(done - self._num_shown, f"loss of this step {self._numbers['loss']:.4f}, lr {rate:.2e}, {speed}")
         self._num_shown = done
         numbers = self._numbers | {"epoch": done / self._plan.steps_per_epoch, "lr": rate, **row}
         if "checkpoint" in due:

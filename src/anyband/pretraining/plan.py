@@ -191,8 +191,8 @@ def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> S
     elif len(seen) < 2:
         raise StoreError(
             f"store '{store.path}' has {len(store.sensors)} sensors ({', '.join(store.sensors)}), of which "
-            f"{len(seen)} may be trained on; pairs need two: prepare images of another sensor, "
-            "or name pairs of dates such as data.pairs=[[sentinel2-l2a, sentinel2-l2a]]"
+            f"{len(seen)} may be trained on; pairs need two: prepare images of another sensor, or pair dates of one by "
+            f"data.pairs={_pair_of_dates(seen or list(store.sensors))}"
         )
     else:
         sets = find_pairs(store, sensors=list(combinations(seen, 2)), split=split)
@@ -200,6 +200,10 @@ def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> S
     if data.shuffle == "shards":
         shuffle = shard_shuffle(store, sets.chips[sets.bounds[:-1]], open_shards=data.open_shards)
     return Samples(store, sets, shuffle=shuffle)
+
+
+def _pair_of_dates(sensors: Sequence[str]) -> str:
+    return f"[[{sensors[0]},{sensors[0]}]]" if sensors else "[[NAME,NAME]]"
 
 
 def _start(recipe: PretrainRecipe, sensors: Sequence[Sensor]) -> tuple[Checkpoint | None, RangeTable, tuple[str, ...]]:

@@ -40,7 +40,7 @@ def open_labelled(knn: KnnRecipe, checkpoint: Checkpoint, *, rules: AssignmentRu
     known = checkpoint_sensors(checkpoint)
     # Nothing but a look: what is in the files is not compared.
     spec = DataSpec(source=str(knn.labelled), sensors=(knn.sensor,), split=_SHARES, options={"contents": "sizes"})
-    if any(len(one.label) != 1 for one in list_samples(spec, sensors=known) if isinstance(one.label, tuple)):
+    if any(len(one.label) > 1 for one in list_samples(spec, sensors=known) if isinstance(one.label, tuple)):
         spec = replace(spec, kind="labels")
     data = open_images(spec, seed=seed, sensors=known)
     check_splits(data, protocol="a kNN score", splits=("train", "val"))

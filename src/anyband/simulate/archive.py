@@ -3,7 +3,8 @@
 import csv
 import datetime
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from anyband.arrays import Array, Float, Num, UInt8
+from anyband.data.store import Split
 from anyband.errors import WorkerError
 from anyband.files import whole_directory, whole_file
 from anyband.progress import progress, worker_pool
@@ -36,6 +38,9 @@ __all__ = ["Image", "RenderedPlace", "acquisition_days", "cover_map", "draw_prev
 # chosen: lower suns are not used for mapping; also keeps polar winters out.
 _LOWEST_SUN_DEG = 20.0
 _OPTICAL_HOUR, _RADAR_HOUR = 10.5, 18.0  # local solar time; Source: Sentinel-2 and Sentinel-1 orbits
+
+# chosen: three of five places train; a class of three places is in each split.
+_TURNS: tuple[Split, ...] = ("train", "test", "val", "train", "train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +229,9 @@ def simulate(out: Path, options: SimulateOptions) -> Path:
     """Render an archive into a new folder. Equal options give equal files, whatever the number of workers.
 
     It holds `manifest.csv` (a row for each image), `images/PLACE/SENSOR_NUMBER_DATE.tif`, `landcover/PLACE.tif`,
-    `classes.csv`, `labels.csv` (of each place the majority class and all shares), `labels_SENSOR.csv` (path and label
-    of each image) and `simulation.json` (the options). It appears whole or not at all; the manifest's path is returned.
+    `classes.csv`, `labels.csv` (of each place the majority class and all shares), `labels_SENSOR.csv` (the manifest's
+    rows of one sensor, with label and split) and `simulation.json` (the options). It appears whole or not at all; the
+    manifest's path is returned.
     """
     frame_of(options)
     sensors_of(options)
@@ -250,13 +256,24 @@ def _write_tables(folder: Path, options: SimulateOptions, written: Sequence[_Wri
     _write_table(folder / "manifest.csv", of_image, [row for _, row, _ in images])
     of_place = ("place", "map", "label", "theme", "latitude_deg", "longitude_deg", *cover_names())
     _write_table(folder / "labels.csv", of_place, [row for _, _, row in written])
+    splits = _splits({row[0]: label for _, label, row in written})
     for sensor in sensors_of(options):
-        labels = [(row[0], label, row[2]) for name, row, label in images if name == sensor.name]
-        _write_table(folder / f"labels_{sensor.name}.csv", ("path", "label", "place"), labels)
+        labels = [(*row, label, splits[row[2]]) for name, row, label in images if name == sensor.name]
+        _write_table(folder / f"labels_{sensor.name}.csv", (*of_image, "label", "split"), labels)
     classes = [(str(cover.value), cover.name, cover.colour) for cover in load_covers()]
     _write_table(folder / "classes.csv", ("value", "name", "colour"), classes)
     kept = {name: value for name, value in asdict(options).items() if name not in ("workers", "shown")}
     (folder / "simulation.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def _splits(labels: Mapping[str, str]) -> dict[str, Split]:
+    """Deal the places of each label out to the splits in turn, training first, so that it has every class."""
+    counts: Counter[str] = Counter()
+    found: dict[str, Split] = {}
+    for place, label in labels.items():
+        found[place] = _TURNS[counts[label] % len(_TURNS)]
+        counts[label] += 1
+    return found
 
 
 def _all_places(folder: Path, options: SimulateOptions) -> Iterator[_Written]:
