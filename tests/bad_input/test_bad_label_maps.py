@@ -155,7 +155,7 @@ def test_a_copy_of_an_image_in_another_part_is_refused(refusal: Refusal, kit_of_
         ("image,label,split", "i0.tif,l0.tif,trian", "row 1 of 'HERE/t.csv': split 'trian' is unknown (train, val"),
         ("image,label,split", "gone.tif,l0.tif,train", "row 1 of 'HERE/t.csv': 'HERE/gone.tif' does not exist"),
         ("before,after,label", "i0.tif,,l0.tif", "row 1 of 'HERE/t.csv': it has no path"),
-        ("image,label,label_nodata", "i0.tif,l0.tif,none", "row 1 of 'HERE/t.csv': label_nodata 'none' is no number"),
+        ("image,label,label_nodata", "i0.tif,l0.tif,zero", "row 1 of 'HERE/t.csv': label_nodata 'zero' is no number"),
         ("image,label,bands", "i0.tif,l0.tif,R;Q", "row 1 of 'HERE/t.csv': band 'Q' is not in sensor"),
         ("image,label", "", "'HERE/t.csv' lists no images; give it a row for each"),
     ],
@@ -195,7 +195,7 @@ def test_a_tile_of_no_pixels_is_refused(refusal: Refusal) -> None:
 
 def test_an_unknown_option_is_refused(refusal: Refusal) -> None:
     message = refusal(_HEADER, "i0.tif,l0.tif,train", *_GOOD, options={"outsides": "0"})
-    assert "has no option 'outsides' (it has: outside); did you mean 'outside'?" in message
+    assert "has no option 'outsides' (it has: outside, layer, label_nodata); did you mean 'outside'?" in message
 
 
 @pytest.mark.parametrize(

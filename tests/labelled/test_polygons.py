@@ -13,6 +13,7 @@ from anyband.errors import GeometryError, InputError, ManifestError
 from anyband.labelled.label_rasters import PolygonLabels, read_polygons
 from anyband.labelled.maps import open_maps
 from anyband.labelled.samples import DataSpec, SplitSpec
+from anyband.labelled.tables import LabelFile
 from anyband.rasters.grid import IDENTITY, Grid, Window
 
 _CRS = "EPSG:32632"
@@ -37,7 +38,8 @@ def _write(path: Path, *shapes: tuple[object, object], column: str = "label", cr
 
 
 def _labels(path: Path, **changes: object) -> PolygonLabels:
-    return read_polygons([path], **({"column": None, "classes": {}} | changes))[0][path]
+    file = LabelFile(path=path)
+    return read_polygons([file], **({"column": None, "classes": {}} | changes))[0][file]
 
 
 def _map(labels: PolygonLabels, grid: Grid = _GRID) -> np.ndarray:
@@ -116,8 +118,8 @@ def test_polygons_that_share_an_edge_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_names_are_numbered_in_alphabetic_order_over_all_files(tmp_path: Path) -> None:
-    first = _write(tmp_path / "a.gpkg", ("wood", _box(1, 1, 3, 4)), column="class")
-    second = _write(tmp_path / "b.gpkg", ("lake", _box(1, 1, 3, 4)), column="class")
+    first = LabelFile(path=_write(tmp_path / "a.gpkg", ("wood", _box(1, 1, 3, 4)), column="class"))
+    second = LabelFile(path=_write(tmp_path / "b.gpkg", ("lake", _box(1, 1, 3, 4)), column="class"))
     found, names = read_polygons([first, second], column=None, classes={})
     assert names == {0: "lake", 1: "wood"}
     assert [_map(found[path]).max() for path in (first, second)] == [1, 0]
@@ -135,7 +137,7 @@ def test_a_name_that_is_no_class_is_refused(tmp_path: Path) -> None:
 
 
 def test_ground_outside_of_polygons_may_be_a_class(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a.gpkg", ("house", _box(1, 1, 3, 4)))
+    path = LabelFile(path=_write(tmp_path / "a.gpkg", ("house", _box(1, 1, 3, 4))))
     labels, names = read_polygons([path], column=None, classes={}, outside="none")
     found = labels[path].read(_GRID, _GRID.whole, image="a.tif")
     assert names == {0: "house", 1: "none"}

@@ -1,7 +1,6 @@
 """Data whose labels are of whole images: from tables, class folders and published sets."""
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +28,7 @@ from anyband.labelled.samples import (
     quick_fingerprint,
     settings_of,
 )
-from anyband.labelled.splits import complete_splits, splits_from_lists
+from anyband.labelled.splits import alike_names, complete_splits, splits_from_lists
 from anyband.labelled.tables import ListedSample, list_samples
 from anyband.rasters.reader import RasterSource
 from anyband.sensors.sensor import FILE_ENCODINGS, Sensor
@@ -65,6 +64,9 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
     ]
     compared = spec.options.get("contents", "files" if len(files) <= MOST_READ else "sizes") == "files"
     contents = contents_of(files, sizes_only=not compared)
+    unlabelled = []
+    if targets is not None and targets.ndim == 2 and not targets.any(axis=1).all():
+        unlabelled = [f"{int((~targets.any(axis=1)).sum())} of {len(targets)} samples have no label"]
     if not compared:
         notes = (*notes, "contents of files were not compared: one image may be in two splits under two names")
     sensors_of, metadata = _sensors_and_metadata(samples)
@@ -82,7 +84,7 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
         read=lambda position: _read(samples[position], said),
         fingerprint=fingerprint_of(names, seen, targets, splits, classes=classes),
         contents=contents if compared else (),
-        notes=(*listed, *_label_notes(targets, classes), *notes),
+        notes=(*listed, *alike_names(classes), *unlabelled, *notes),
         said=said,
     )
 
@@ -152,25 +154,6 @@ def _labels(
     for row, names in enumerate(labels):
         present[row, [number[name] for name in names]] = True
     return known, present
-
-
-_BETWEEN = "' and '"
-
-
-def _label_notes(targets: Targets, classes: Sequence[str]) -> list[str]:
-    """Say what of the labels may be a slip: names that differ in case, spaces or accents alone, and rows without."""
-    folded: dict[str, list[str]] = {}
-    for name in classes:
-        folded.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-    notes = [
-        f"classes '{_BETWEEN.join(alike)}' are different classes, and differ only in how they are written; if they "
-        "are one, write it in one way"
-        for alike in folded.values()
-        if len(alike) > 1
-    ]
-    if targets is not None and targets.ndim == 2 and not targets.any(axis=1).all():
-        notes.append(f"{int((~targets.any(axis=1)).sum())} of {len(targets)} samples have no label")
-    return notes
 
 
 def _named(samples: Sequence[ListedSample], source: Path) -> list[ListedSample]:

@@ -1,7 +1,7 @@
 """Labels of pixels from rasters and polygons."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,13 @@ import numpy as np
 from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.errors import GeometryError, InputError, ManifestError, nearest_name
 from anyband.labelled.tables import LabelFile
-from anyband.rasters.grid import IDENTITY, Grid, Window, same_crs
+from anyband.rasters.grid import IDENTITY, Grid, Window, same_crs, to_pixels
 from anyband.rasters.reader import band_of, open_sheet
 
 __all__ = [
     "LabelPixels",
     "PolygonLabels",
+    "Unlabelled",
     "check_values",
     "class_names",
     "read_labels",
@@ -38,8 +39,15 @@ LabelPixels = tuple[Num[Array, "row col"], Bool[Array, "row col"]]
 """Labels of a window as stored, and where there is one; elsewhere what is stored means nothing."""
 
 
-def read_labels(file: LabelFile, grid: Grid, window: Window, *, image: str) -> LabelPixels:
+Unlabelled = dict[tuple[str, float | None], dict[Hashable, int]]
+"""Pixels without label by what the file says of them, and the value that it says means no data; of each window."""
+
+
+def read_labels(
+    file: LabelFile, grid: Grid, window: Window, *, image: str, unlabelled: Unlabelled | None = None
+) -> LabelPixels:
     """Read the labels of a window from a raster with a value for each pixel of an image.
+    Pixels that a tag or mask of the file takes away are counted in `unlabelled`.
     Raises:
         RasterError: the file can't be read, or doesn't say which of its bands has the labels.
         GeometryError: it lies on another grid than the image.
@@ -65,10 +73,15 @@ def read_labels(file: LabelFile, grid: Grid, window: Window, *, image: str) -> L
         values = stored[0]
         known = np.ones(values.shape, dtype=bool) if with_data is None else with_data[0].copy()
         nodata = sheet.nodata[position] if file.nodata is None else file.nodata
+    lost = {("their mask or alpha band says no data", None): ~known}
     if values.dtype.kind == "f":
         known &= np.isfinite(values)
     if nodata is not None and not math.isnan(nodata):
+        lost[f"{nodata:g} is tagged as no data", nodata] = (values == nodata) & known & (file.nodata is None)
         known &= values != nodata
+    for reason, pixels in lost.items() if unlabelled is not None else ():
+        if pixels.any():
+            unlabelled.setdefault(reason, {})[file.path, window] = int(pixels.sum())
     return values, known
 
 
@@ -154,6 +167,11 @@ def to_number_map(pixels: LabelPixels, *, ignore: Sequence[int] = ()) -> Float[A
 
 _COLUMNS = ("label", "class")
 _SURFACES = ("Polygon", "MultiPolygon")
+# chosen: an edge of 1 km along a parallel and the line between its ends are 2 cm apart at 50° (20 cm at 85°).
+_EDGE_M = 1000.0
+# chosen: farther from an image than projections bend within.
+_AROUND_M = 100_000.0
+_EARTH_RADIUS_M = 6_371_007.0
 
 
 class PolygonLabels:
@@ -164,19 +182,26 @@ class PolygonLabels:
     ) -> None:
         self.path, self.outside = path, outside
         self._shapes, self._values, self._crs = shapes, values, crs
-        self._trees: dict[str, Any] = {}
+        self._tree: Any = None
+        # Of each grid: positions of the polygons near it, and a tree of them in its CRS.
+        self._near: dict[Grid, tuple[Array, Any]] = {}
+        # By position: polygons that reach an image, lie wholly on one, and have the centre of a pixel in them.
+        self._reached, self._inside, self._seen = (np.zeros(len(shapes), dtype=bool) for _ in range(3))
 
     def read(self, grid: Grid, window: Window, *, image: str) -> LabelPixels:
         """Give each pixel of a window of an image's grid the value of the polygon that its centre lies in.
         Raises `GeometryError`: the image has no CRS, no polygon lies on it, or polygons of different values overlap.
         """
-        tree = self._in(grid, image)
-        shapes, part = tree.geometries, grid.part(window)
+        positions, tree = self._on(grid, image)
+        part = grid.part(window)
         near = tree.query(_box(part))
         # The order decides who is on top: by value, so that the order of the file doesn't matter.
-        near = near[np.argsort(self._values[near], kind="stable")]
-        lowest = _burnt(shapes[near[::-1]], self._values[near[::-1]], part)
-        highest = _burnt(shapes[near], self._values[near], part)
+        near = near[np.argsort(self._values[positions[near]], kind="stable")]
+        burnt = (np.append(positions, -1)[_burnt(tree.geometries, order, part)] for order in (near[::-1], near))
+        lowest, highest = burnt
+        self._seen[np.append(lowest[lowest >= 0], highest[highest >= 0])] = True
+        values = np.append(self._values, np.nan)
+        lowest, highest = values[lowest], values[highest]
         clash = (lowest != highest) & np.isfinite(highest)
         if clash.any():
             row, col = np.argwhere(clash)[0]
@@ -189,8 +214,8 @@ class PolygonLabels:
             return np.where(known, highest, self.outside), np.ones_like(known)
         return np.where(known, highest, 0.0), known
 
-    def _in(self, grid: Grid, image: str) -> Any:
-        """Reproject once for each CRS, and see that the polygons lie on the image. Gives a tree of them."""
+    def _on(self, grid: Grid, image: str) -> tuple[Array, Any]:
+        """Bring the polygons near a grid to its CRS, once, and see that some lie on it: their positions, and a tree."""
         import shapely
 
         if grid.crs is None:
@@ -198,19 +223,55 @@ class PolygonLabels:
                 f"image '{image}' has no coordinate system, so the polygons of '{self.path}' can't be laid on it; "
                 "georeference it, or use a raster of labels"
             )
-        tree = self._trees.get(grid.crs)
-        if tree is None:
-            tree = shapely.STRtree(_to_crs(self._shapes, self._crs, grid.crs))
-            tree = self._trees.setdefault(grid.crs, tree)
-        if self.outside is None and not len(tree.query(_box(grid), predicate="intersects")):
-            west, south, east, north = shapely.total_bounds(tree.geometries)
-            left, bottom, right, top = grid.bounds
-            raise GeometryError(
-                f"no polygon of '{self.path}' lies on image '{image}': in {grid.crs} the polygons reach from "
-                f"({west:.9g}, {south:.9g}) to ({east:.9g}, {north:.9g}), the image from ({left:.9g}, "
-                f"{bottom:.9g}) to ({right:.9g}, {top:.9g}); check the CRS that the file declares"
+        if grid not in self._near:
+            self._tree = self._tree or shapely.STRtree(self._shapes)
+            positions, shapes = _near(self._tree, self._crs, grid)
+            tree = shapely.STRtree(shapes)
+            reaching = tree.query(_box(grid), predicate="intersects")
+            if self.outside is None and not len(reaching):
+                west, south, east, north = shapely.total_bounds(_to_crs(self._shapes, self._crs, grid.crs))
+                left, bottom, right, top = grid.bounds
+                raise GeometryError(
+                    f"no polygon of '{self.path}' lies on image '{image}': in {grid.crs} the polygons reach from "
+                    f"({west:.9g}, {south:.9g}) to ({east:.9g}, {north:.9g}), the image from ({left:.9g}, "
+                    f"{bottom:.9g}) to ({right:.9g}, {top:.9g}); check the CRS that the file declares"
+                )
+            self._reached[positions[reaching]] = True
+            self._inside[positions[tree.query(_box(grid), predicate="contains")]] = True
+            self._near[grid] = positions, tree
+        return self._near[grid]
+
+    def notes(self, names: Mapping[int, str]) -> list[str]:
+        """Say which polygons gave no label on the images that were read: too small for a pixel, or beside them all."""
+        notes = []
+        for grid, (positions, tree) in self._near.items():
+            # One that others of its label cover is not too small.
+            for position in tree.query(_box(grid), predicate="contains"):
+                if not self._seen[positions[position]]:
+                    self._seen[positions[position]] = _has_centre(tree.geometries[position], grid)
+        small = self._inside & ~self._seen
+        if small.any():
+            values, counts = np.unique(self._values[small], return_counts=True)
+            kinds = zip(values.tolist(), counts.tolist(), strict=True)
+            named = ", ".join(f"'{names.get(int(value), f'{value:g}')}' {count:,}" for value, count in kinds)
+            notes.append(
+                f"{int(small.sum()):,} of {len(small):,} polygons have the centre of no pixel in them, so they give no "
+                f"label ({named}); take finer images or larger polygons"
             )
-        return tree
+        if not self._reached.all():
+            notes.append(f"{int((~self._reached).sum()):,} of {len(small):,} polygons lie on no image")
+        return notes
+
+
+def _has_centre(shape: Any, grid: Grid) -> bool:
+    """Tell whether the centre of a pixel lies in a polygon that is wholly on a grid."""
+    west, south, east, north = shape.bounds
+    corners = np.array([to_pixels(x, y, grid=grid) for x in (west, east) for y in (south, north)])
+    first = np.maximum(np.floor(corners.min(axis=0)), 0).astype(int)
+    last = np.minimum(np.ceil(corners.max(axis=0)), (grid.height, grid.width)).astype(int)
+    (row, col), (height, width) = first.tolist(), np.maximum(last - first, 1).tolist()
+    part = grid.part(Window(row=row, col=col, height=height, width=width))
+    return bool((_burnt(np.array([shape]), np.array([0]), part) == 0).any())
 
 
 def _box(grid: Grid) -> Any:
@@ -219,56 +280,87 @@ def _box(grid: Grid) -> Any:
     return shapely.box(*grid.bounds)
 
 
+def _near(tree: Any, source: Any, grid: Grid) -> tuple[Array, Array]:
+    """Find the polygons near a grid, and bring them to its CRS. What of a large one lies far away is cut off, for that
+    CRS may have no place for it."""
+    import geopandas
+    import shapely
+    from rasterio.warp import transform_bounds
+
+    crs = geopandas.GeoSeries(crs=source).crs
+    if crs == grid.crs:
+        near = tree.query(_box(grid))
+        return near, tree.geometries[near]
+    edge = _AROUND_M / _unit_m(crs)
+    west, south, east, north = transform_bounds(grid.crs, crs.to_wkt(), *grid.bounds)
+    # An image across 180° begins east of where it ends.
+    sides = [(west, 180.0), (-180.0, east)] if crs.is_geographic and west > east else [(west, east)]
+    around = shapely.union_all([shapely.box(a - edge, south - edge, b + edge, north + edge) for a, b in sides])
+    near = tree.query(around, predicate="intersects")
+    found, far = tree.geometries[near], np.isin(near, tree.query(around, predicate="contains"), invert=True)
+    found[far] = shapely.intersection(found[far], around)
+    return near, _to_crs(found, source, str(grid.crs))
+
+
+def _unit_m(crs: Any) -> float:
+    """Tell the length of a unit of a CRS; of a degree on a great circle."""
+    return float(crs.axis_info[0].unit_conversion_factor * (_EARTH_RADIUS_M if crs.is_geographic else 1.0))
+
+
 def _to_crs(shapes: Array, source: Any, target: str) -> Array:
+    """Bring polygons to another CRS, their edges as the lines that they are in their own."""
     import geopandas
 
-    return np.asarray(geopandas.GeoSeries(shapes, crs=source).to_crs(target).to_numpy())
+    series = geopandas.GeoSeries(shapes, crs=source)
+    if series.crs == target:
+        return shapes
+    return np.asarray(series.segmentize(_EDGE_M / _unit_m(series.crs)).to_crs(target).to_numpy())
 
 
-def _burnt(shapes: Array, values: Array, grid: Grid) -> Float[Array, "row col"]:
-    """Burn polygons one over the other; NaN where none lies."""
+def _burnt(shapes: Array, order: Int[Array, " polygon"], grid: Grid) -> Int[Array, "row col"]:
+    """Burn polygons, by position, one over the other in an order: the position of each pixel's; −1 where none lies."""
     from rasterio.features import rasterize
     from rasterio.transform import Affine
 
-    if not len(shapes):
-        return np.full((grid.height, grid.width), np.nan)
+    if not len(order):
+        return np.full((grid.height, grid.width), -1, dtype=np.int32)
     return np.asarray(
         rasterize(
-            zip(shapes, values.tolist(), strict=True),
+            zip(shapes[order], order.tolist(), strict=True),
             out_shape=(grid.height, grid.width),
             transform=Affine(*grid.transform),
-            fill=np.nan,
-            dtype="float64",
+            fill=-1,
+            dtype="int32",
         )
     )
 
 
 def read_polygons(
-    paths: Sequence[Path], *, column: str | None, classes: Mapping[int, str], outside: str | None = None
-) -> tuple[dict[Path, PolygonLabels], dict[int, str]]:
+    files: Sequence[LabelFile], *, column: str | None, classes: Mapping[int, str], outside: str | None = None
+) -> tuple[dict[LabelFile, PolygonLabels], dict[int, str]]:
     """Read files of polygons with labels: numbers, or names of classes; give the names of the values, too.
     Names stand for the values that `classes` gives them; without `classes` they are numbered in alphabetic order, over
     all files. Numbers stay.
-    Files are GeoPackage, GeoJSON, Shapefile, FlatGeobuf or GeoParquet; `column` has the labels (None: `label` or
-    `class`); `outside` is the label of what no polygon covers.
+    Files are GeoPackage, GeoJSON, Shapefile, FlatGeobuf or GeoParquet; of several layers `variable` names one; `column`
+    has the labels (None: `label` or `class`); `outside` is the label of what no polygon covers.
     Raises:
-        ManifestError: a file can't be read or has no polygons, no CRS, no such column, or a row without label.
+        ManifestError: a file can't be read or has no polygons, no CRS, no such layer or column, or a row without label.
         GeometryError: a shape is empty, invalid or no polygon.
     """
-    tables = {path: _table(path, column) for path in dict.fromkeys(paths)}
+    tables = {file: _table(file.path, file.variable, column) for file in dict.fromkeys(files)}
     texts = [labels for _, labels in tables.values() if labels.dtype.kind not in "iufb"]
     if texts and len(texts) < len(tables):
         raise ManifestError("some files of polygons have names as labels and others numbers; use one of them")
     numbers = _numbers([str(label) for labels in texts for label in labels], classes, outside) if texts else {}
     found = {
-        path: PolygonLabels(
-            path,
+        file: PolygonLabels(
+            file.path,
             np.asarray(table.geometry.to_numpy()),
             np.array([numbers[str(one)] for one in labels] if texts else labels, dtype=np.float64),
             crs=table.crs,
             outside=_outside(outside, numbers) if outside is not None else None,
         )
-        for path, (table, labels) in tables.items()
+        for file, (table, labels) in tables.items()
     }
     return found, {value: name for name, value in numbers.items()}
 
@@ -299,14 +391,35 @@ def _outside(label: str, numbers: Mapping[str, int]) -> float:
         ) from problem
 
 
-def _table(path: Path, column: str | None) -> tuple[Any, Array]:
+def _layer(path: Path, name: str) -> str:
+    """Find the layer of polygons of a file: the one that is named, else the only one with shapes."""
+    import pyogrio
+
+    known = [str(layer) for layer, kind in pyogrio.list_layers(path) if kind is not None]
+    if name and name not in known:
+        raise ManifestError(
+            f"'{path}' has no layer '{name}' ({', '.join(known) or 'none has shapes'}){nearest_name(name, known)}"
+        )
+    if len(known) > 1 and not name:
+        raise ManifestError(
+            f"'{path}' has {len(known)} layers ({', '.join(known)}); say which one has the labels by `label_variable` "
+            f"in the table, or data.options={{layer: {known[0]}}}"
+        )
+    return name or "".join(known)
+
+
+def _table(path: Path, layer: str, column: str | None) -> tuple[Any, Array]:
     """Read and check one file: a table of polygons, and the label of each."""
     import geopandas
     import pandas
 
     try:
-        is_parquet = path.suffix.casefold() in (".parquet", ".geoparquet")
-        table = geopandas.read_parquet(path) if is_parquet else geopandas.read_file(path)
+        if path.suffix.casefold() in (".parquet", ".geoparquet"):
+            table = geopandas.read_parquet(path)
+        else:
+            table = geopandas.read_file(path, layer=_layer(path, layer) or None)
+    except ManifestError:
+        raise
     except (OSError, ValueError, RuntimeError) as problem:
         raise ManifestError(f"cannot read '{path}' as polygons: {problem}") from problem
     if not isinstance(table, geopandas.GeoDataFrame) or table.empty:
@@ -321,10 +434,11 @@ def _table(path: Path, column: str | None) -> tuple[Any, Array]:
             f"{', '.join(columns) or 'none'}{nearest_name(wanted[0], columns)}; name it in `label_column`"
         )
     labels = table[name]
-    if labels.isna().any():
+    lacks = labels.isna() | (labels.astype(str).str.strip() == "")
+    if lacks.any():
         raise ManifestError(
-            f"row {int(np.flatnonzero(labels.isna())[0]) + 1} of '{path}' has no `{name}`; give it one, or leave the "
-            "polygon out"
+            f"row {int(np.flatnonzero(lacks)[0]) + 1} of '{path}' has no `{name}`; give it one, or leave the polygon "
+            "out"
         )
     _check_shapes(path, table)
     is_number = pandas.api.types.is_numeric_dtype(labels)

@@ -20,6 +20,7 @@ from anyband.labelled.blocks import blocked
 from anyband.labelled.label_rasters import (
     LabelPixels,
     PolygonLabels,
+    Unlabelled,
     check_values,
     class_names,
     read_labels,
@@ -39,11 +40,11 @@ from anyband.labelled.samples import (
     keep_samples,
     options_of,
 )
-from anyband.labelled.splits import draw_places, splits_from_lists
+from anyband.labelled.splits import absent_classes, alike_names, draw_places, splits_from_lists
 from anyband.labelled.tables import VECTOR_ENDINGS, LabelFile, ListedSample, list_samples
 from anyband.progress import progress
 from anyband.rasters.grid import Grid, Tile, Window, check_same_ground, matching_window, own_pixels, tiles_of
-from anyband.rasters.reader import open_raster
+from anyband.rasters.reader import open_raster, said_once
 from anyband.sensors.sensor import Sensor
 
 __all__ = ["map_data", "open_maps"]
@@ -67,7 +68,7 @@ def open_maps(spec: DataSpec, *, seed: int) -> TaskData:
         InputError: labels that are no class, no labels at all, or a class that training lacks.
     """
     source = Path(spec.source)
-    options_of(spec, {"outside": ()})
+    options_of(spec, {"outside": (), "layer": (), "label_nodata": ()})
     name = source.stem if source.is_file() else source.name
     return map_data(list_samples(spec), spec, name=name, seed=seed)
 
@@ -92,6 +93,7 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
         notes = (*notes, f"{maps.num_all - len(maps.counts)} samples without labels are left out")
     if spec.kind == "class_map":
         maps.classes = _classes(maps, named)
+    notes = (*notes, *_label_notes(maps, is_named=bool(spec.classes or named)))
     contents, labels = maps.hashes()
     classes = () if maps.classes is None else class_names(maps.classes)
     names = tuple(
@@ -141,8 +143,8 @@ def _open_scenes(
     Gives the name of each value, too, where polygons have names as labels; and what is said of the images.
     """
     files = [one.label for one in samples if isinstance(one.label, LabelFile)]
-    vectors = [file.path for file in files if file.path.suffix.casefold() in VECTOR_ENDINGS]
-    polygons: dict[Path, PolygonLabels] = {}
+    vectors = [file for file in files if file.path.suffix.casefold() in VECTOR_ENDINGS]
+    polygons: dict[LabelFile, PolygonLabels] = {}
     classes: dict[int, str] = {}
     if vectors:
         outside = spec.options.get("outside")
@@ -164,7 +166,7 @@ def _open_scenes(
                     sensors=tuple(map(entry_sensor, sample.images)),
                     grids=tuple(grids),
                     times=tuple(times),
-                    labels=polygons.get(file.path, file),
+                    labels=polygons.get(file, file),
                     where=f"label '{file.path}'",
                 )
             )
@@ -259,6 +261,8 @@ class _Maps:
         self.classes: dict[int, str] | None = None
         # Many dates of a place share one file of labels, so the last ones are kept.
         self._last: tuple[object, LabelPixels] | None = None
+        self.unlabelled: Unlabelled = {}
+        self.dtypes: set[np.dtype[np.generic]] = set()
         cut = [
             (scene, tile, split, place)
             for scene, split, place in zip(scenes, splits, places, strict=True)
@@ -278,6 +282,7 @@ class _Maps:
             counts: list[dict[int, int]] = []
             for scene, tile, _, _ in cut:
                 pixels = self._pixels(scene, tile[0])
+                self.dtypes.add(pixels[0].dtype)
                 known = pixels[1] & own_pixels(tile)
                 if spec.kind == "number_map":
                     num = int(np.isfinite(to_number_map(pixels, ignore=spec.ignore)[known]).sum())
@@ -301,7 +306,8 @@ class _Maps:
         labels, grid, last = scene.labels, scene.grids[0], self._last
         key = (labels, grid, window)
         if last is None or last[0] != key:
-            read = partial(read_labels, labels) if isinstance(labels, LabelFile) else labels.read
+            of_file = isinstance(labels, LabelFile)
+            read = partial(read_labels, labels, unlabelled=self.unlabelled) if of_file else labels.read
             last = self._last = key, read(grid, window, image=scene.sample.name)
         return last[1]
 
@@ -358,6 +364,48 @@ class _Maps:
         return Sample(images=tuple(images), class_map=np.where(shown, found, -1).astype(np.int64))
 
 
+def _check_tagged(maps: _Maps, classes: Mapping[int, str]) -> None:
+    """Refuse a value that is declared to be a class and tagged as no data."""
+    for (_, value), windows in maps.unlabelled.items():
+        if value is not None and int(value) == value and int(value) in classes:
+            files = list(dict.fromkeys(str(path) for path, _ in windows))
+            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+            raise InputError(
+                f"label '{files[0]}'{more} tags {value:g} as no data, and {value:g} is class '{classes[int(value)]}' "
+                f"({sum(windows.values()):,} pixels); where the tag is wrong say `label_nodata: none` (a column of the "
+                "table, or data.options={label_nodata: none}), else take the value out of `classes`"
+            )
+
+
+def _label_notes(maps: _Maps, *, is_named: bool) -> list[str]:
+    """Say which pixels and polygons have no label, what is a class without being named, and what splits lack."""
+    lost = []
+    for (reason, _), windows in maps.unlabelled.items():
+        note = f"{reason}: {sum(windows.values()):,} pixels have no label"
+        lost += [(path.name, [note]) for path in dict.fromkeys(path for path, _ in windows)]
+    classes = maps.classes or {}
+    files = dict.fromkeys(one.labels for one in maps.scenes if isinstance(one.labels, PolygonLabels))
+    lost += [(one.path.name, one.notes(classes)) for one in files]
+    notes = [*said_once(lost)]
+    if not classes:
+        return notes
+    found: dict[Split, set[int]] = {}
+    names = class_names(classes)
+    for split, counts in zip(maps.splits, maps.counts, strict=True):
+        found.setdefault(split, set()).update(names.index(classes[value]) for value in counts if value in classes)
+    if not is_named:
+        highest = {np.iinfo(one).max for one in maps.dtypes if one.kind in "iu"} & set(classes)
+        odd = f"; {min(highest)} often means no data: if it does, list it in `ignore`" if highest else ""
+        notes.append(f"no classes are named, so the values of training are: {', '.join(names)}{odd}")
+    # Blocks tell of their own splits.
+    by_split = {split: found[split] for split in SPLITS if split in found}
+    return (
+        notes
+        + alike_names(names)
+        + (absent_classes(by_split, names, what="label") if not maps.spec.split.blocks else [])
+    )
+
+
 def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
     """Name the class of each value, and see that every label is one and that training has it."""
     spec, by_split = maps.spec, {split: Counter[int]() for split in SPLITS}
@@ -377,6 +425,7 @@ def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
             "class; list it in `ignore`, or name all classes in `classes`"
         )
     classes = declared or {value: str(value) for value in values}
+    _check_tagged(maps, spec.classes)
     names = class_names(classes, ignore=spec.ignore)
     if len(names) < 2:
         only = f"only '{names[0]}'" if names else "none"
@@ -386,6 +435,11 @@ def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
             check_values(found, classes, ignore=spec.ignore, where=scene.where)
     # A class that is asked for must have been shown.
     shown = {classes.get(value, str(value)) for value in train}
+    if len(shown) < 2:
+        raise InputError(
+            f"all {sum(train.values()):,} labelled pixels of training are of class '{''.join(shown)}', so there is "
+            "nothing to tell apart; give training labels of a second class"
+        )
     for split in SPLITS[1:]:
         wanted = Counter[str]()
         for value, count in by_split[split].items():

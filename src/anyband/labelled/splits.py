@@ -1,6 +1,7 @@
 """Splits: read from lists, drawn by class and place, and fractions of the training samples."""
 
 import csv
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from anyband.randomness import permutation
 
 __all__ = [
     "absent_classes",
+    "alike_names",
     "balanced_order",
     "check_shares",
     "complete_splits",
@@ -370,6 +372,19 @@ def draw_places(
 
 
 _PURPOSE = "label fraction"
+
+
+def alike_names(classes: Sequence[str]) -> list[str]:
+    """Say which names of classes differ in case, spaces or accents alone, which may be a slip."""
+    folded: dict[str, list[str]] = {}
+    for name in classes:
+        folded.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    return [
+        f"classes {_listed(names)} are different classes, and differ only in how they are written; if they are one, "
+        "write it in one way"
+        for names in folded.values()
+        if len(names) > 1
+    ]
 
 
 def absent_classes(found: Mapping[Split, Collection[int]], classes: Sequence[str], *, what: str) -> list[str]:

@@ -52,9 +52,9 @@ class LabelFile:
 
     path: Path
     variable: str = ""
-    """Variable, band name or number from 1 of a raster with several bands; empty: its only one."""
+    """Variable, band name or number from 1 of a raster, or layer of a file of polygons; empty: its only one."""
     nodata: float | None = None
-    """Value of a raster that means "no label", instead of its own."""
+    """Value of a raster that means "no label", instead of its own; NaN: none does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +126,7 @@ def list_samples(
     source, dense, notes = Path(spec.source), spec.kind in DENSE_KINDS, [] if notes is None else notes
     make = partial(make_entry, folder=source if source.is_dir() else source.parent, spec=spec, known=sensors)
     if source.is_dir():
-        samples = _map_folder(source, make) if dense else _class_folders(source, spec, make, notes)
+        samples = _map_folder(source, spec, make) if dense else _class_folders(source, spec, make, notes)
     elif source.suffix.casefold() in MANIFEST_ENDINGS and source.exists():
         samples = _table(source, spec, make, notes)
     else:
@@ -299,14 +299,27 @@ def _label(text: str, row: Mapping[str, Any], column: str, spec: DataSpec, folde
         return _number(text, column)
     if not text:
         raise ManifestError("it has no label; name the raster of labels or the polygons, or leave the row out")
-    path, nodata = folder / text, _text(row.get("label_nodata"))
-    if not path.exists():
-        raise ManifestError(f"label '{path}' does not exist")
+    if not (folder / text).exists():
+        raise ManifestError(f"label '{folder / text}' does not exist")
+    return _label_file(folder / text, spec, _text(row.get("label_variable")), _text(row.get("label_nodata")))
+
+
+def _label_file(path: Path, spec: DataSpec, variable: str = "", nodata: str = "") -> LabelFile:
+    """Tell where labels are; what is not said of the file is as the options of the data say."""
+    if path.suffix.casefold() in VECTOR_ENDINGS:
+        if nodata:
+            raise ManifestError(f"label_nodata is of rasters, and '{path}' has polygons; leave it out")
+        return LabelFile(path=path, variable=variable or spec.options.get("layer", ""))
+    nodata = nodata or spec.options.get("label_nodata", "")
+    if not nodata:
+        return LabelFile(path=path, variable=variable)
     try:
-        value = float(nodata) if nodata else None
+        value = math.nan if nodata.casefold() == "none" else float(nodata.replace("_", "?"))
     except ValueError as problem:
-        raise ManifestError(f"label_nodata '{nodata}' is no number") from problem
-    return LabelFile(path=path, variable=_text(row.get("label_variable")), nodata=value)
+        raise ManifestError(
+            f"label_nodata '{nodata}' is no number; give the value that means no label, or `none`"
+        ) from problem
+    return LabelFile(path=path, variable=variable, nodata=value)
 
 
 def _number(text: str, column: str) -> float:
@@ -395,14 +408,14 @@ def _images_of(folder: Path, left_out: list[Path]) -> list[Path]:
     return images
 
 
-def _map_folder(folder: Path, make: _Maker) -> list[ListedSample]:
+def _map_folder(folder: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
     splits = [(split, folder / split) for split in SPLITS if (folder / split).is_dir()]
     if not splits:
-        return _maps_of_split(folder, None, make)
-    return [one for split, inside in splits for one in _maps_of_split(inside, split, make)]
+        return _maps_of_split(folder, None, spec, make)
+    return [one for split, inside in splits for one in _maps_of_split(inside, split, spec, make)]
 
 
-def _maps_of_split(folder: Path, split: Split | None, make: _Maker) -> list[ListedSample]:
+def _maps_of_split(folder: Path, split: Split | None, spec: DataSpec, make: _Maker) -> list[ListedSample]:
     slots = [folder / name for name in (("images",) if (folder / "images").is_dir() else _PAIR)]
     missing = [path.name for path in (*slots, folder / "labels") if not path.is_dir()]
     if missing:
@@ -427,7 +440,7 @@ def _maps_of_split(folder: Path, split: Split | None, make: _Maker) -> list[List
         ListedSample(
             name="",
             images=tuple(make({"path": [str(found[stem].absolute())]}, slot) for slot, found in enumerate(images)),
-            label=LabelFile(path=label),
+            label=_label_file(label, spec),
             split=split,
         )
         for stem, label in labels.items()
