@@ -1,7 +1,7 @@
 """Labels of pixels from rasters and polygons."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ LabelPixels = tuple[Num[Array, "row col"], Bool[Array, "row col"]]
 """Labels of a window as stored, and where there is one; elsewhere what is stored means nothing."""
 
 
-Unlabelled = dict[tuple[str, float | None], dict[Hashable, int]]
+Unlabelled = dict[tuple[str, float | None], dict[tuple[Path, Window], int]]
 """Pixels without label by what the file says of them, and the value that it says means no data; of each window."""
 
 
@@ -73,14 +73,14 @@ def read_labels(
         values = stored[0]
         known = np.ones(values.shape, dtype=bool) if with_data is None else with_data[0].copy()
         nodata = sheet.nodata[position] if file.nodata is None else file.nodata
-    lost = {("their mask or alpha band says no data", None): ~known}
+    lost: dict[tuple[str, float | None], Array] = {("their mask or alpha band says no data", None): ~known}
     if values.dtype.kind == "f":
         known &= np.isfinite(values)
     if nodata is not None and not math.isnan(nodata):
         lost[f"{nodata:g} is tagged as no data", nodata] = (values == nodata) & known & (file.nodata is None)
         known &= values != nodata
-    for reason, pixels in lost.items() if unlabelled is not None else ():
-        if pixels.any():
+    for reason, pixels in lost.items():
+        if unlabelled is not None and pixels.any():
             unlabelled.setdefault(reason, {})[file.path, window] = int(pixels.sum())
     return values, known
 
@@ -393,9 +393,10 @@ def _outside(label: str, numbers: Mapping[str, int]) -> float:
 
 def _layer(path: Path, name: str) -> str:
     """Find the layer of polygons of a file: the one that is named, else the only one with shapes."""
-    import pyogrio
+    import geopandas
 
-    known = [str(layer) for layer, kind in pyogrio.list_layers(path) if kind is not None]
+    layers = geopandas.list_layers(path)
+    known = [str(one) for one in layers["name"][layers["geometry_type"].notna()]]
     if name and name not in known:
         raise ManifestError(
             f"'{path}' has no layer '{name}' ({', '.join(known) or 'none has shapes'}){nearest_name(name, known)}"

@@ -306,8 +306,8 @@ class _Maps:
         labels, grid, last = scene.labels, scene.grids[0], self._last
         key = (labels, grid, window)
         if last is None or last[0] != key:
-            of_file = isinstance(labels, LabelFile)
-            read = partial(read_labels, labels, unlabelled=self.unlabelled) if of_file else labels.read
+            of_raster = partial(read_labels, unlabelled=self.unlabelled)
+            read = partial(of_raster, labels) if isinstance(labels, LabelFile) else labels.read
             last = self._last = key, read(grid, window, image=scene.sample.name)
         return last[1]
 
@@ -394,7 +394,7 @@ def _label_notes(maps: _Maps, *, is_named: bool) -> list[str]:
     for split, counts in zip(maps.splits, maps.counts, strict=True):
         found.setdefault(split, set()).update(names.index(classes[value]) for value in counts if value in classes)
     if not is_named:
-        highest = {np.iinfo(one).max for one in maps.dtypes if one.kind in "iu"} & set(classes)
+        highest = {int(np.iinfo(str(one)).max) for one in maps.dtypes if one.kind in "iu"} & set(classes)
         odd = f"; {min(highest)} often means no data: if it does, list it in `ignore`" if highest else ""
         notes.append(f"no classes are named, so the values of training are: {', '.join(names)}{odd}")
     # Blocks tell of their own splits.
