@@ -335,6 +335,7 @@ class _Rows:
             "weights": tensors_hash(module.state_dict()),
             "features": described,
             "data": reader.data.fingerprint,
+            "state": reader.data.state,
             "input": reader.settings(),
             "scale": scale,
             "precision": reader.recipe.input.precision,
@@ -416,11 +417,12 @@ def _read_part(path: Path, key: str, wanted: set[int], said: dict[str, tuple[str
             if not rows:
                 return None
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError):
+        told = json.loads(metadata.get("said", "{}"))
+    except (SafetensorError, OSError, ValueError):
         return None
     if metadata.get("digest") != tensors_hash(tensors):
         return None
-    for note, name in json.loads(metadata.get("said", "{}")).items():
+    for note, name in told.items():
         said[name] = tuple(dict.fromkeys((*said.get(name, ()), note)))
     return samples[rows], tuple(tensors[f"level_{index}"][rows] for index in range(len(tensors) - 1))
 

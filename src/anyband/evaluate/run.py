@@ -31,6 +31,7 @@ from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import Checkpoint, checkpoint_hash, locate, state_of
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.progress import progress
+from anyband.rasters.reader import said_once
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
 from anyband.sensors.ranges import load_ranges
 from anyband.sensors.sensor import Sensor
@@ -334,6 +335,8 @@ def dry_run(recipe: TransferRecipe, protocol: Protocol, *, device: str = "cpu") 
             "free; lower fit.batch_size (with lr_samples the rate follows), input.batch_size or input.img_size"
         )
         checks.append({"what": "memory", "ok": False, "message": message})
+    if data is not None and data.said:
+        checks.append({"what": "files", "ok": True, "message": "; ".join(said_once(data.said.items()))})
     ok = all(check["ok"] for check in checks)
     return {"recipe": recipe.name, "protocol": protocol, "ok": ok, "checks": checks, "cost": cost}
 

@@ -27,6 +27,7 @@ from anyband.labelled.samples import (
     options_of,
     quick_fingerprint,
     settings_of,
+    state_of,
 )
 from anyband.labelled.splits import alike_names, complete_splits, splits_from_lists
 from anyband.labelled.tables import ListedSample, list_samples
@@ -84,6 +85,7 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
         read=lambda position: _read(samples[position], said),
         fingerprint=fingerprint_of(names, seen, targets, splits, classes=classes),
         contents=contents if compared else (),
+        state=state_of(files),
         notes=(*listed, *alike_names(classes), *unlabelled, *notes),
         said=said,
     )
@@ -297,6 +299,7 @@ def published_data(
         targets=targets,
         read=lambda position: _read(samples[position], said),
         fingerprint=quick_fingerprint(names, files, targets, splits, settings=settings_of(sensors)),
+        state=state_of(files),
         contents=contents,
         notes=(*notes, *listed, *drawn),
         said=said,

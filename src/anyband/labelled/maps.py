@@ -39,6 +39,7 @@ from anyband.labelled.samples import (
     fingerprint_of,
     keep_samples,
     options_of,
+    state_of,
 )
 from anyband.labelled.splits import absent_classes, alike_names, draw_places, splits_from_lists
 from anyband.labelled.tables import VECTOR_ENDINGS, LabelFile, ListedSample, list_samples
@@ -111,6 +112,9 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
         read=keep_samples(maps.read),
         fingerprint=fingerprint_of(names, contents, labels, maps.splits, classes=classes),
         contents=contents,
+        state=state_of(
+            (*one.source.paths, *one.source.valid_paths) for each in maps.scenes for one in each.sample.images
+        ),
         notes=notes,
         said=said,
     )
@@ -380,6 +384,11 @@ def _check_tagged(maps: _Maps, classes: Mapping[int, str]) -> None:
 def _label_notes(maps: _Maps, *, is_named: bool) -> list[str]:
     """Say which pixels and polygons have no label, what is a class without being named, and what splits lack."""
     lost = []
+    lossy = {one.labels.path.name for one in maps.scenes if one.labels.path.suffix.casefold() in (".jpg", ".jpeg")}
+    if lossy and maps.classes:
+        lost += [
+            (name, ["they are JPEG, which changes numbers: write labels as PNG or GeoTIFF"]) for name in sorted(lossy)
+        ]
     for (reason, _), windows in maps.unlabelled.items():
         note = f"{reason}: {sum(windows.values()):,} pixels have no label"
         lost += [(path.name, [note]) for path in dict.fromkeys(path for path, _ in windows)]

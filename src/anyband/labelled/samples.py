@@ -1,8 +1,9 @@
 """Labelled samples: the one type that every protocol sees, what is said of them, and hashes of their contents."""
 
 import datetime as dt
+import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -44,6 +45,7 @@ __all__ = [
     "options_of",
     "quick_fingerprint",
     "settings_of",
+    "state_of",
     "without_band",
 ]
 
@@ -112,6 +114,8 @@ class TaskData:
     """What a reader of the results should know."""
     said: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What files say that should be known, by their names; filled as samples are read."""
+    state: str = ""
+    """Hash of sizes and times of change of the files, by which features are kept on this machine; empty: unknown."""
     statistics: str | None = None
     """Name of the published normalisation in `evaluation_sets`; None: none is published."""
 
@@ -354,6 +358,26 @@ def contents_of(samples: Sequence[Sequence[Path]], *, sizes_only: bool = False) 
             found += done
             advance(len(done))
     return tuple(found)
+
+
+# What beside an image says more of it: masks, and "no data".
+_BESIDE = (".msk", ".aux.xml")
+
+
+def state_of(samples: Iterable[Sequence[Path]]) -> str:
+    """Hash sizes and times of change of files, of those in folders, and of those beside them that say more of them.
+    Nothing is read, so this sees changes of large files, too, which a hash of their contents passes over.
+    """
+    state, names = blake2b(digest_size=16), dict[Path, set[str]]()
+    for path in (path for paths in samples for path in paths):
+        folder = path if path.is_dir() else path.parent
+        if folder not in names:
+            names[folder] = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 (names are enough)
+        every = sorted(names[folder]) if path.is_dir() else [path.name, *(path.name + one for one in _BESIDE)]
+        for found in (folder / name for name in every if name in names[folder]):
+            known = found.stat()
+            state.update(f"{found.name}\0{known.st_size} {known.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return state.hexdigest()
 
 
 def fingerprint_of(

@@ -388,17 +388,13 @@ def alike_names(classes: Sequence[str]) -> list[str]:
 
 
 def absent_classes(found: Mapping[Split, Collection[int]], classes: Sequence[str], *, what: str) -> list[str]:
-    """Say which classes have no `what` in a split, or in any; `found` are the classes of each split that has some."""
+    """Say which classes no split has a `what` of, or validation alone has none of; `found` are the classes of each
+    split that has some. What the test lacks is said with its scores."""
     every = {number for numbers in found.values() for number in numbers}
-    notes = []
     nowhere = [name for number, name in enumerate(classes) if number not in every]
-    if nowhere:
-        notes.append(f"no split has a {what} of {_listed(nowhere)}; what was never seen is never predicted")
-    for split, numbers in found.items():
-        lacks = [classes[number] for number in sorted(every - set(numbers))]
-        if lacks:
-            notes.append(f"split '{split}' has no {what} of {_listed(lacks)}, and says nothing of it")
-    return notes
+    lacks = [classes[number] for number in sorted(every - set(found.get("val", every)))]
+    notes = [f"no split has a {what} of {_listed(nowhere)}; what was never seen is never predicted"] if nowhere else []
+    return notes + ([f"split 'val' has no {what} of {_listed(lacks)}, which choose nothing there"] if lacks else [])
 
 
 def _listed(names: Sequence[str]) -> str:
