@@ -139,7 +139,7 @@ def test_a_class_that_a_split_or_all_lack_is_said(tmp_path: Path) -> None:
     table = _scenes(tmp_path, three, three, _halves(), three)
     data = _opened(table, classes={0: "ground", 1: "water", 2: "crop", 3: "tree"})
     assert "no split has a label of 'tree'; what was never seen is never predicted" in data.notes
-    assert "split 'val' has no label of 'crop', which choose nothing there" in data.notes
+    assert "split 'val' has no label of 'crop', so it chooses by the others" in data.notes
 
 
 def test_training_labels_of_one_class_are_refused(tmp_path: Path) -> None:

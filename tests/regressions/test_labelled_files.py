@@ -156,7 +156,7 @@ def test_a_class_without_a_sample_in_validation_is_named(tmp_path: Path) -> None
     rows = _rows(tmp_path)
     rows[4]["label"] = "007"
     notes = _opened(_csv(tmp_path / "t.csv", rows)).notes
-    assert "split 'val' has no sample of 'forest, mixed', which choose nothing there" in notes
+    assert "split 'val' has no sample of 'forest, mixed', so it chooses by the others" in notes
 
 
 def test_a_mask_that_changed_makes_other_data(tmp_path: Path) -> None:

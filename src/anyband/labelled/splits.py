@@ -394,7 +394,7 @@ def absent_classes(found: Mapping[Split, Collection[int]], classes: Sequence[str
     nowhere = [name for number, name in enumerate(classes) if number not in every]
     lacks = [classes[number] for number in sorted(every - set(found.get("val", every)))]
     notes = [f"no split has a {what} of {_listed(nowhere)}; what was never seen is never predicted"] if nowhere else []
-    return notes + ([f"split 'val' has no {what} of {_listed(lacks)}, which choose nothing there"] if lacks else [])
+    return notes + ([f"split 'val' has no {what} of {_listed(lacks)}, so it chooses by the others"] if lacks else [])
 
 
 def _listed(names: Sequence[str]) -> str:
