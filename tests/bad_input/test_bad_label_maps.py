@@ -195,7 +195,10 @@ def test_a_tile_of_no_pixels_is_refused(refusal: Refusal) -> None:
 
 def test_an_unknown_option_is_refused(refusal: Refusal) -> None:
     message = refusal(_HEADER, "i0.tif,l0.tif,train", *_GOOD, options={"outsides": "0"})
-    assert "has no option 'outsides' (it has: outside, layer, label_nodata); did you mean 'outside'?" in message
+    assert (
+        "has no option 'outsides' (it has: outside, layer, label_nodata, label_scale); did you mean 'outside'?"
+        in message
+    )
 
 
 @pytest.mark.parametrize(

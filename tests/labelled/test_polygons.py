@@ -245,4 +245,4 @@ def test_what_no_polygon_covers_is_a_class_or_a_number(tmp_path: Path) -> None:
 def test_names_and_numbers_as_labels_are_not_mixed(tmp_path: Path) -> None:
     paths = [_write(tmp_path / f"{k}.gpkg", (label, _box(1, 1, 3, 4))) for k, label in enumerate((3, "field"))]
     with pytest.raises(ManifestError, match="have names as labels and others numbers"):
-        read_polygons(paths, column=None, classes={})
+        read_polygons([LabelFile(path=path) for path in paths], column=None, classes={})

@@ -87,7 +87,7 @@ def test_pixels_that_a_tag_takes_away_are_counted(tmp_path: Path) -> None:
     labels = _halves()
     labels[:2] = 255
     data = _opened(_scenes(tmp_path, labels, nodata=255))
-    assert "255 is tagged as no data: 128 pixels have no label ('l0.tif' and 3 more)" in data.notes
+    assert "255 is tagged as no data, so 128 pixels have no label ('l0.tif' and 3 more)" in data.notes
     assert (data.read(0).class_map == -1).sum() == 32
 
 
@@ -99,7 +99,7 @@ def test_pixels_that_a_mask_takes_away_are_counted(tmp_path: Path) -> None:
         with rasterio.open(tmp_path / f"l{number}.tif", "r+") as file:
             file.write_mask(masked)
     data = _opened(table)
-    assert "their mask or alpha band says no data: 256 pixels have no label ('l0.tif' and 3 more)" in data.notes
+    assert "their mask or alpha band takes away 256 pixels ('l0.tif' and 3 more)" in data.notes
     assert (data.read(0).class_map == -1).sum() == 64
 
 
@@ -145,6 +145,42 @@ def test_a_class_that_a_split_or_all_lack_is_said(tmp_path: Path) -> None:
 def test_training_labels_of_one_class_are_refused(tmp_path: Path) -> None:
     message = _refusal(_scenes(tmp_path, np.ones((_SIZE, _SIZE), np.uint8)))
     assert "all 512 labelled pixels of training are of class 'water', so there is nothing to tell apart" in message
+
+
+def _scaled(folder: Path, labels: np.ndarray) -> Path:
+    table = _scenes(folder, labels)
+    for number in range(4):
+        with rasterio.open(folder / f"l{number}.tif", "r+") as file:
+            file.scales, file.offsets = (0.1,), (-2.0,)
+    return table
+
+
+def test_scale_and_offset_of_labels_are_said_and_applied_where_that_is_wanted(tmp_path: Path) -> None:
+    heights = np.arange(_SIZE**2).reshape(_SIZE, _SIZE).astype(np.int16)
+    table = _scaled(tmp_path, heights)
+    stored, applied = (
+        _opened(table, kind="number_map", classes={}, options={"label_scale": one}) for one in ("stored", "tags")
+    )
+    assert stored.notes == (
+        "by its scale and offset tags labels are DN · 0.1 − 2; they are taken as stored: to apply that say "
+        "data.options={label_scale: tags} ('l0.tif' and 3 more)",
+    )
+    np.testing.assert_array_equal(stored.read(0).number_map, heights)
+    assert applied.notes == ()
+    np.testing.assert_allclose(applied.read(0).number_map, heights * 0.1 - 2)
+    assert stored.fingerprint != applied.fingerprint
+
+
+def test_scale_of_classes_is_said(tmp_path: Path) -> None:
+    assert any("by its scale and offset tags labels" in note for note in _opened(_scaled(tmp_path, _halves())).notes)
+
+
+def test_labels_in_jpeg_are_pointed_out(tmp_path: Path) -> None:
+    table = _scenes(tmp_path, _halves())
+    Image.fromarray(_halves() * 0 + 200).save(tmp_path / "l0.jpg")
+    table.write_text(table.read_text().replace("l0.tif", "l0.jpg"))
+    notes = _opened(table, classes={0: "ground", 1: "water", 200: "snow"}).notes
+    assert "they are JPEG, which changes numbers: write labels as PNG or GeoTIFF ('l0.jpg')" in notes
 
 
 # Polygons

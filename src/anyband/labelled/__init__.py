@@ -147,14 +147,15 @@ def _check_targets(data: TaskData, targets: Array) -> None:
 
 def _classes_of_splits(data: TaskData) -> dict[Split, set[int]]:
     """Find the classes, by number, that samples of each split have; splits without samples are left out."""
-    targets, found = data.targets, dict[Split, set[int]]()
+    targets = data.targets
     if targets is None or not data.classes:
-        return found
-    for split in SPLITS:
-        one = targets[data.split(split)]
-        if len(one):
-            found[split] = set((np.flatnonzero(one.any(axis=0)) if one.ndim == 2 else np.unique(one)).tolist())
-    return found
+        return {}
+    of_splits = {split: targets[data.split(split)] for split in SPLITS}
+    return {split: _classes_in(one) for split, one in of_splits.items() if len(one)}
+
+
+def _classes_in(targets: Array) -> set[int]:
+    return set((np.flatnonzero(targets.any(axis=0)) if targets.ndim == 2 else np.unique(targets)).tolist())
 
 
 def _check_numbers(data: TaskData, targets: Array) -> None:

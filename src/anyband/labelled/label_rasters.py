@@ -14,11 +14,12 @@ from anyband.errors import GeometryError, InputError, ManifestError, nearest_nam
 from anyband.labelled.tables import LabelFile
 from anyband.rasters.grid import IDENTITY, Grid, Window, same_crs, to_pixels
 from anyband.rasters.reader import band_of, open_sheet
+from anyband.sensors.sensor import dn_formula
 
 __all__ = [
     "LabelPixels",
     "PolygonLabels",
-    "Unlabelled",
+    "Remarks",
     "check_values",
     "class_names",
     "read_labels",
@@ -39,15 +40,19 @@ LabelPixels = tuple[Num[Array, "row col"], Bool[Array, "row col"]]
 """Labels of a window as stored, and where there is one; elsewhere what is stored means nothing."""
 
 
-Unlabelled = dict[tuple[str, float | None], dict[tuple[Path, Window], int]]
-"""Pixels without label by what the file says of them, and the value that it says means no data; of each window."""
+Remarks = dict[tuple[str, float | None], dict[tuple[Path, Window], int]]
+"""What should be known of rasters of labels: a sentence with room for a number of pixels, and the value that a tag says
+means no data; of each window so many pixels."""
+
+# chosen: what compresses by changing numbers.
+_LOSSY = (".jpg", ".jpeg")
 
 
 def read_labels(
-    file: LabelFile, grid: Grid, window: Window, *, image: str, unlabelled: Unlabelled | None = None
+    file: LabelFile, grid: Grid, window: Window, *, image: str, remarks: Remarks | None = None
 ) -> LabelPixels:
     """Read the labels of a window from a raster with a value for each pixel of an image.
-    Pixels that a tag or mask of the file takes away are counted in `unlabelled`.
+    What a tag or mask of the file takes away, or a tag says in vain, is added to `remarks`.
     Raises:
         RasterError: the file can't be read, or doesn't say which of its bands has the labels.
         GeometryError: it lies on another grid than the image.
@@ -73,16 +78,29 @@ def read_labels(
         values = stored[0]
         known = np.ones(values.shape, dtype=bool) if with_data is None else with_data[0].copy()
         nodata = sheet.nodata[position] if file.nodata is None else file.nodata
-    lost: dict[tuple[str, float | None], Array] = {("their mask or alpha band says no data", None): ~known}
+        scaling = sheet.scaling[position]
+    said: dict[tuple[str, float | None], Array] = {("their mask or alpha band takes away {} pixels", None): ~known}
     if values.dtype.kind == "f":
         known &= np.isfinite(values)
     if nodata is not None and not math.isnan(nodata):
-        lost[f"{nodata:g} is tagged as no data", nodata] = (values == nodata) & known & (file.nodata is None)
+        tagged = (values == nodata) & known & (file.nodata is None)
+        said[f"{nodata:g} is tagged as no data, so {{}} pixels have no label", nodata] = tagged
         known &= values != nodata
-    for reason, pixels in lost.items():
-        if unlabelled is not None and pixels.any():
-            unlabelled.setdefault(reason, {})[file.path, window] = int(pixels.sum())
-    return values, known
+    if scaling is not None and not file.by_tags:
+        said[_as_stored(*scaling), None] = known
+    if file.path.suffix.casefold() in _LOSSY:
+        said["they are JPEG, which changes numbers: write labels as PNG or GeoTIFF", None] = known
+    for remark, pixels in said.items():
+        if remarks is not None and pixels.any():
+            remarks.setdefault(remark, {})[file.path, window] = int(pixels.sum())
+    return (values * scaling[0] + scaling[1], known) if scaling is not None and file.by_tags else (values, known)
+
+
+def _as_stored(scale: float, offset: float, where: str) -> str:
+    return (
+        f"by {where} labels are {dn_formula(scale, offset)}; they are taken as stored: to apply that say "
+        "data.options={{label_scale: tags}}"
+    )
 
 
 def _described(crs: str | None, transform: tuple[float, ...], height: int, width: int) -> str:
@@ -243,30 +261,33 @@ class PolygonLabels:
 
     def notes(self, names: Mapping[int, str]) -> list[str]:
         """Say which polygons gave no label on the images that were read: too small for a pixel, or beside them all."""
-        notes = []
-        for grid, (positions, tree) in self._near.items():
-            # One that others of its label cover is not too small.
-            for position in tree.query(_box(grid), predicate="contains"):
-                if not self._seen[positions[position]]:
-                    self._seen[positions[position]] = _has_centre(tree.geometries[position], grid)
-        small = self._inside & ~self._seen
+        small, beside, total = self._too_small(), int((~self._reached).sum()), len(self._values)
+        notes = [f"{beside:,} of {total:,} polygons lie on no image"] if beside else []
         if small.any():
-            values, counts = np.unique(self._values[small], return_counts=True)
-            kinds = zip(values.tolist(), counts.tolist(), strict=True)
-            named = ", ".join(f"'{names.get(int(value), f'{value:g}')}' {count:,}" for value, count in kinds)
             notes.append(
-                f"{int(small.sum()):,} of {len(small):,} polygons have the centre of no pixel in them, so they give no "
-                f"label ({named}); take finer images or larger polygons"
+                f"{int(small.sum()):,} of {total:,} polygons have the centre of no pixel in them, so they give no "
+                f"label ({_counted(self._values[small], names)}); take finer images or larger polygons"
             )
-        if not self._reached.all():
-            notes.append(f"{int((~self._reached).sum()):,} of {len(small):,} polygons lie on no image")
         return notes
+
+    def _too_small(self) -> Bool[Array, " polygon"]:
+        for grid, (positions, tree) in self._near.items():
+            inside = tree.query(_box(grid), predicate="contains")
+            # One that others of its label cover is not too small.
+            for position in inside[~self._seen[positions[inside]]]:
+                self._seen[positions[position]] = _has_centre(tree.geometries[position], grid)
+        return self._inside & ~self._seen
+
+
+def _counted(values: Float[Array, " polygon"], names: Mapping[int, str]) -> str:
+    found, counts = np.unique(values, return_counts=True)
+    kinds = zip(found.tolist(), counts.tolist(), strict=True)
+    return ", ".join(f"'{names.get(int(value), f'{value:g}')}' {count:,}" for value, count in kinds)
 
 
 def _has_centre(shape: Any, grid: Grid) -> bool:
     """Tell whether the centre of a pixel lies in a polygon that is wholly on a grid."""
-    west, south, east, north = shape.bounds
-    corners = np.array([to_pixels(x, y, grid=grid) for x in (west, east) for y in (south, north)])
+    corners = np.array([to_pixels(x, y, grid=grid) for x in shape.bounds[::2] for y in shape.bounds[1::2]])
     first = np.maximum(np.floor(corners.min(axis=0)), 0).astype(int)
     last = np.minimum(np.ceil(corners.max(axis=0)), (grid.height, grid.width)).astype(int)
     (row, col), (height, width) = first.tolist(), np.maximum(last - first, 1).tolist()
@@ -409,16 +430,21 @@ def _layer(path: Path, name: str) -> str:
     return name or "".join(known)
 
 
+def _read_table(path: Path, layer: str) -> Any:
+    import geopandas
+
+    if path.suffix.casefold() in (".parquet", ".geoparquet"):
+        return geopandas.read_parquet(path)
+    return geopandas.read_file(path, layer=_layer(path, layer) or None)
+
+
 def _table(path: Path, layer: str, column: str | None) -> tuple[Any, Array]:
     """Read and check one file: a table of polygons, and the label of each."""
     import geopandas
     import pandas
 
     try:
-        if path.suffix.casefold() in (".parquet", ".geoparquet"):
-            table = geopandas.read_parquet(path)
-        else:
-            table = geopandas.read_file(path, layer=_layer(path, layer) or None)
+        table = _read_table(path, layer)
     except ManifestError:
         raise
     except (OSError, ValueError, RuntimeError) as problem:

@@ -20,7 +20,7 @@ from anyband.labelled.blocks import blocked
 from anyband.labelled.label_rasters import (
     LabelPixels,
     PolygonLabels,
-    Unlabelled,
+    Remarks,
     check_values,
     class_names,
     read_labels,
@@ -69,7 +69,7 @@ def open_maps(spec: DataSpec, *, seed: int) -> TaskData:
         InputError: labels that are no class, no labels at all, or a class that training lacks.
     """
     source = Path(spec.source)
-    options_of(spec, {"outside": (), "layer": (), "label_nodata": ()})
+    options_of(spec, {"outside": (), "layer": (), "label_nodata": (), "label_scale": ("stored", "tags")})
     name = source.stem if source.is_file() else source.name
     return map_data(list_samples(spec), spec, name=name, seed=seed)
 
@@ -265,7 +265,7 @@ class _Maps:
         self.classes: dict[int, str] | None = None
         # Many dates of a place share one file of labels, so the last ones are kept.
         self._last: tuple[object, LabelPixels] | None = None
-        self.unlabelled: Unlabelled = {}
+        self.remarks: Remarks = {}
         self.dtypes: set[np.dtype[np.generic]] = set()
         cut = [
             (scene, tile, split, place)
@@ -310,7 +310,7 @@ class _Maps:
         labels, grid, last = scene.labels, scene.grids[0], self._last
         key = (labels, grid, window)
         if last is None or last[0] != key:
-            of_raster = partial(read_labels, unlabelled=self.unlabelled)
+            of_raster = partial(read_labels, remarks=self.remarks)
             read = partial(of_raster, labels) if isinstance(labels, LabelFile) else labels.read
             last = self._last = key, read(grid, window, image=scene.sample.name)
         return last[1]
@@ -344,7 +344,8 @@ class _Maps:
             ]
             state = blake2b(f"{content} {chosen!r} {self.tiles[index][0]}".encode(), digest_size=16)
             contents.append((PARTIAL if content.startswith(PARTIAL) else "") + state.hexdigest())
-            own = (labels.variable, labels.nodata) if isinstance(labels, LabelFile) else (labels.outside,)
+            own = (labels.outside,) if isinstance(labels, PolygonLabels) else (labels.variable, labels.nodata)
+            own = (*own, "tags") if isinstance(labels, LabelFile) and labels.by_tags else own
             images = [
                 (entry.sensor.name, entry.sensor.band_names, entry.encoding, entry.source.nodata)
                 for entry in scene.sample.images
@@ -370,7 +371,7 @@ class _Maps:
 
 def _check_tagged(maps: _Maps, classes: Mapping[int, str]) -> None:
     """Refuse a value that is declared to be a class and tagged as no data."""
-    for (_, value), windows in maps.unlabelled.items():
+    for (_, value), windows in maps.remarks.items():
         if value is not None and int(value) == value and int(value) in classes:
             files = list(dict.fromkeys(str(path) for path, _ in windows))
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
@@ -383,36 +384,37 @@ def _check_tagged(maps: _Maps, classes: Mapping[int, str]) -> None:
 
 def _label_notes(maps: _Maps, *, is_named: bool) -> list[str]:
     """Say which pixels and polygons have no label, what is a class without being named, and what splits lack."""
-    lost = []
-    lossy = {one.labels.path.name for one in maps.scenes if one.labels.path.suffix.casefold() in (".jpg", ".jpeg")}
-    if lossy and maps.classes:
-        lost += [
-            (name, ["they are JPEG, which changes numbers: write labels as PNG or GeoTIFF"]) for name in sorted(lossy)
-        ]
-    for (reason, _), windows in maps.unlabelled.items():
-        note = f"{reason}: {sum(windows.values()):,} pixels have no label"
-        lost += [(path.name, [note]) for path in dict.fromkeys(path for path, _ in windows)]
-    classes = maps.classes or {}
-    files = dict.fromkeys(one.labels for one in maps.scenes if isinstance(one.labels, PolygonLabels))
-    lost += [(one.path.name, one.notes(classes)) for one in files]
-    notes = [*said_once(lost)]
-    if not classes:
+    notes = _notes_of_files(maps)
+    if maps.classes is None:
         return notes
-    found: dict[Split, set[int]] = {}
-    names = class_names(classes)
+    names = class_names(maps.classes)
+    # Blocks tell of their own splits.
+    absent = [] if maps.spec.split.blocks else absent_classes(_classes_by_split(maps, names), names, what="label")
+    return [*notes, *alike_names(names), *([] if is_named else [_unnamed(maps, maps.classes)]), *absent]
+
+
+def _notes_of_files(maps: _Maps) -> list[str]:
+    said = [
+        (path.name, [note.format(f"{sum(windows.values()):,}")])
+        for (note, _), windows in maps.remarks.items()
+        for path in dict.fromkeys(path for path, _ in windows)
+    ]
+    polygons = dict.fromkeys(one.labels for one in maps.scenes if isinstance(one.labels, PolygonLabels))
+    return [*said_once([*said, *((one.path.name, one.notes(maps.classes or {})) for one in polygons)])]
+
+
+def _classes_by_split(maps: _Maps, names: Sequence[str]) -> dict[Split, set[int]]:
+    classes, found = maps.classes or {}, dict[Split, set[int]]()
     for split, counts in zip(maps.splits, maps.counts, strict=True):
         found.setdefault(split, set()).update(names.index(classes[value]) for value in counts if value in classes)
-    if not is_named:
-        highest = {int(np.iinfo(str(one)).max) for one in maps.dtypes if one.kind in "iu"} & set(classes)
-        odd = f"; {min(highest)} often means no data: if it does, list it in `ignore`" if highest else ""
-        notes.append(f"no classes are named, so the values of training are: {', '.join(names)}{odd}")
-    # Blocks tell of their own splits.
-    by_split = {split: found[split] for split in SPLITS if split in found}
-    return (
-        notes
-        + alike_names(names)
-        + (absent_classes(by_split, names, what="label") if not maps.spec.split.blocks else [])
-    )
+    return found
+
+
+def _unnamed(maps: _Maps, classes: Mapping[int, str]) -> str:
+    """Say that values became classes, and whether one is the largest of its type."""
+    highest = {int(np.iinfo(str(one)).max) for one in maps.dtypes if one.kind in "iu"} & set(classes)
+    odd = f"; {min(highest)} often means no data: if it does, list it in `ignore`" if highest else ""
+    return f"no classes are named, so the values of training are: {', '.join(class_names(classes))}{odd}"
 
 
 def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:

@@ -55,6 +55,8 @@ class LabelFile:
     """Variable, band name or number from 1 of a raster, or layer of a file of polygons; empty: its only one."""
     nodata: float | None = None
     """Value of a raster that means "no label", instead of its own; NaN: none does."""
+    by_tags: bool = False
+    """Whether the scale and offset that tags of a raster say are applied."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -306,20 +308,21 @@ def _label(text: str, row: Mapping[str, Any], column: str, spec: DataSpec, folde
 
 def _label_file(path: Path, spec: DataSpec, variable: str = "", nodata: str = "") -> LabelFile:
     """Tell where labels are; what is not said of the file is as the options of the data say."""
-    if path.suffix.casefold() in VECTOR_ENDINGS:
-        if nodata:
-            raise ManifestError(f"label_nodata is of rasters, and '{path}' has polygons; leave it out")
-        return LabelFile(path=path, variable=variable or spec.options.get("layer", ""))
-    nodata = nodata or spec.options.get("label_nodata", "")
-    if not nodata:
-        return LabelFile(path=path, variable=variable)
+    if path.suffix.casefold() not in VECTOR_ENDINGS:
+        value = _no_label(nodata or spec.options.get("label_nodata", ""))
+        return LabelFile(path=path, variable=variable, nodata=value, by_tags=spec.options.get("label_scale") == "tags")
+    if nodata:
+        raise ManifestError(f"label_nodata is of rasters, and '{path}' has polygons; leave it out")
+    return LabelFile(path=path, variable=variable or spec.options.get("layer", ""))
+
+
+def _no_label(text: str) -> float | None:
+    """Read the value that means "no label": NaN where none does, None where nothing is said."""
     try:
-        value = math.nan if nodata.casefold() == "none" else float(nodata.replace("_", "?"))
+        return None if not text else math.nan if text.casefold() == "none" else float(text.replace("_", "?"))
     except ValueError as problem:
-        raise ManifestError(
-            f"label_nodata '{nodata}' is no number; give the value that means no label, or `none`"
-        ) from problem
-    return LabelFile(path=path, variable=variable, nodata=value)
+        what = f"label_nodata '{text}' is no number; give the value that means no label, or `none`"
+        raise ManifestError(what) from problem
 
 
 def _number(text: str, column: str) -> float:
@@ -401,11 +404,14 @@ def _images_of(folder: Path, left_out: list[Path]) -> list[Path]:
     images = [one for one in shown if one.suffix.lower() in IMAGE_ENDINGS or one.is_dir()]
     if not images:
         raise ManifestError(f"class folder '{folder}' has no images ({' '.join(IMAGE_ENDINGS)}); fill or remove it")
-    if len(images) < len(shown):
-        belong = {name for one in images for name in (one.name, one.stem)}
-        others = (one for one in shown if one.suffix.lower() not in IMAGE_ENDINGS and not one.is_dir())
-        left_out += [one for one in others if not {one.stem, one.stem.rpartition(".")[0]} & belong]
+    left_out += [] if len(images) == len(shown) else _others(shown, images)
     return images
+
+
+def _others(shown: Sequence[Path], images: Sequence[Path]) -> list[Path]:
+    belong = {name for one in images for name in (one.name, one.stem)}
+    others = sorted({*shown} - {*images})
+    return [one for one in others if not {one.stem, one.stem.rpartition(".")[0]} & belong]
 
 
 def _map_folder(folder: Path, spec: DataSpec, make: _Maker) -> list[ListedSample]:
