@@ -7,9 +7,11 @@ PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell python$(version) 
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo
+TIMES ?= 20
+SEED ?= 1
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: demo test test-all lint types bench clean help
+.PHONY: demo test test-all fuzz lint types bench clean help
 
 help:
 	@grep -E '^[a-z-]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:.*# */\t/'
@@ -28,6 +30,9 @@ test: $(VENV)/.installed # run the tests
 
 test-all: $(VENV)/.installed # run the slow tests too, and property tests on examples drawn anew
 	$(BIN)/python -m pytest -m "" --hypothesis-profile=random
+
+fuzz: $(VENV)/.installed # damage inputs thousands of times, other ones with each SEED, as the tests do some hundred times
+	ANYBAND_FUZZ_TIMES=$(TIMES) ANYBAND_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.installed # check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

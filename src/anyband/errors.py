@@ -17,6 +17,7 @@ __all__ = [
     "StoreError",
     "TrainingError",
     "WorkerError",
+    "check_text",
     "nearest_name",
 ]
 
@@ -78,3 +79,14 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
     return f"; did you mean '{by_folded[close[0]]}'?" if close else ""
+
+
+# chosen: so much of a text that can't be used is shown.
+_SHOWN = 40
+
+
+def check_text(text: str, *, error: type[Exception]) -> None:
+    """Raise `error` for what neither a name of a file nor any text of ours can hold: NUL, or bytes that are no UTF-8
+    (Python keeps them as halves of pairs)."""
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise error(f"{text[:_SHOWN]!r} has a NUL character, or bytes that are not UTF-8; rename it, or write it anew")

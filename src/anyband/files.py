@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from anyband.errors import AnybandError, CheckpointError, OutputError
+from anyband.errors import AnybandError, CheckpointError, OutputError, check_text
 
 __all__ = [
     "HUB_FILE",
@@ -176,6 +176,19 @@ def _output_error(path: Path, problem: OSError) -> OutputError:
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys and reads `1e-4` as a number, as YAML 1.2 does."""
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, str):
+                check_text(value, error=ValueError)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as problem:
+            found = repr(node.value[:_SHOWN]) if isinstance(node.value, str) else "this"
+            reason = problem if isinstance(problem, ValueError) else f"no {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(
+                problem=f"{found} can't be read: {reason}", problem_mark=node.start_mark
+            ) from problem
+        return value
+
 
 # For files of the package itself: libyaml reads some ten times as quickly; its sentences about errors are other ones,
 # and it has no limit of depth.
@@ -206,6 +219,10 @@ _float_words = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
 for _loader in (_StrictLoader, OwnLoader):
     _loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
     _loader.add_implicit_resolver("tag:yaml.org,2002:float", _float_words, list("-+0123456789."))
+
+
+# chosen: so much of a text that can't be read is shown.
+_SHOWN = 40
 
 
 def parse_yaml(text: str, *, name: str, error: type[AnybandError]) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from anyband import __version__
-from anyband.errors import AnybandError, nearest_name
+from anyband.errors import AnybandError, InputError, check_text, nearest_name
 
 __all__ = ["main"]
 
@@ -33,6 +33,8 @@ VERBS = {
 # chosen: turns that a waiting thread spins before it sleeps. By default it spins on, and one busy neighbour on the
 # machine slows small networks many times; with this by half, and a quiet machine loses nothing (docs/log.md).
 _SPINS = "1000"
+# chosen: so much of a name that can't be used is shown.
+_SHOWN = 80
 _STOPPED = "stopped; outputs that were not finished were not written"
 _NO_MEMORY = "there is not enough memory for this; take smaller images, batches or tiles, or fewer workers"
 
@@ -43,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        for word in words:
+            check_text(word, error=InputError)
+    except InputError as problem:
+        print(f"anyband: {problem}", file=sys.stderr)
+        return 2
     verb = next((word for word in words if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         print(f"anyband: there is no verb '{verb}'{nearest_name(verb, VERBS)}", file=sys.stderr)
@@ -67,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _signals_stop():
             code: int = importlib.import_module(f"anyband.cli.{parsed.verb}").run(parsed)
-    except (AnybandError, OSError) as problem:
+    except (AnybandError, OSError, UnicodeError) as problem:
         if parsed.debug:
             raise
         message, code = _message(problem), 2
@@ -105,9 +113,11 @@ def _signals_stop() -> Iterator[None]:
             signal.signal(one, signal.SIG_DFL)
 
 
-def _message(problem: AnybandError | OSError) -> str:
+def _message(problem: AnybandError | OSError | UnicodeError) -> str:
     """Write an error; the system's own ones without their number."""
-    if isinstance(problem, AnybandError) or problem.strerror is None:
+    if isinstance(problem, UnicodeEncodeError):
+        return f"{problem.object[:_SHOWN]!r}, a name among the inputs, is not UTF-8; rename it"
+    if not isinstance(problem, OSError) or isinstance(problem, AnybandError) or problem.strerror is None:
         return str(problem)
     return f"'{problem.filename}': {problem.strerror}" if problem.filename else problem.strerror
 

@@ -48,6 +48,8 @@ __all__ = ["PrepareOptions", "PrepareReport", "count_index", "describe_store", "
 
 # chosen: as many skipped images are listed as fit a screen; `store.json` has all.
 _LISTED = 20
+# chosen: more processes than any machine runs.
+_MOST_WORKERS = 4096
 _NAMED_PROBLEMS = 3
 # chosen: what a batch costs to hand out is little beside so many images; what is lost with a killed worker too.
 _LARGEST_BATCH = 32
@@ -134,8 +136,9 @@ def prepare(
         RasterError: no image can be used; or one can't and `strict` is set.
     """
     options = options or PrepareOptions()
-    if workers < 1:
-        raise InputError(f"workers must be at least 1, found {workers}")
+    if not 1 <= workers <= _MOST_WORKERS:
+        bound = "at least 1" if workers < 1 else f"at most {_MOST_WORKERS}"
+        raise InputError(f"workers must be {bound}, found {workers}")
     if not len(entries):
         raise ManifestError("there are no images to prepare")
     sensors = _sensors(entries)

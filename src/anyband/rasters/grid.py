@@ -142,7 +142,11 @@ def crs_name(wkt: str) -> str | None:
         return None
     if not crs.is_projected and not crs.is_geographic:
         return None
-    system = pyproj.CRS.from_user_input(crs.to_wkt())
+    try:
+        system = pyproj.CRS.from_user_input(crs.to_wkt())
+        pyproj.Transformer.from_crs(system, "OGC:CRS84", always_xy=True)
+    except pyproj.exceptions.ProjError:
+        return None  # Damaged: no coordinates come of it.
     if system.is_compound or len(system.axis_info) > 2:
         # An image lies where it lies, whatever its heights are measured from.
         crs = CRS.from_wkt(system.to_2d().to_wkt())

@@ -516,7 +516,7 @@ def _crs(file: Any, variable: _Variable, mapping: dict[str, Any]) -> tuple[str |
         if key in mapping and (crs := crs_name(_text(mapping[key]))) is not None:
             return crs, []
     epsg = variable.text("epsg") or _text(file.attrs.get("epsg", ""))
-    if epsg.isdigit():
+    if epsg.isdecimal():
         return crs_name(f"EPSG:{epsg}"), []
     if "grid_mapping_name" not in mapping:
         return None, []

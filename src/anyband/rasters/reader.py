@@ -526,7 +526,7 @@ def _declared(
         return fitting[0]
     # Numbers are those of the file; of several files they go through the bands that are not alpha.
     numbered = [at for at, _ in candidates if len(sheets) == 1 or at[1] not in sheets[at[0]].alphas]
-    if name.isdecimal() and 1 <= int(name) <= len(numbered):
+    if name.isdecimal() and len(name) < 9 and 1 <= int(name) <= len(numbered):
         return numbered[int(name) - 1]
     known = _own_names(sheets)
     raise RasterError(

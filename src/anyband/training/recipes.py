@@ -112,7 +112,7 @@ def load_recipe_as(
     return recipe_of(model, values, overrides, name=str(name_or_path))
 
 
-def recipe_of(model: type[RecipeT], values: dict[str, Any], overrides: Sequence[str], *, name: str) -> RecipeT:
+def recipe_of(model: type[RecipeT], values: dict[Any, Any], overrides: Sequence[str], *, name: str) -> RecipeT:
     """Make a recipe of plain values, changed in place; overrides are `key.key=value`; errors as `load_recipe_as`."""
     seen = set()
     for word in overrides:
@@ -133,6 +133,8 @@ def recipe_of(model: type[RecipeT], values: dict[str, Any], overrides: Sequence[
         plain = json.loads(json.dumps(values, default=lambda one: {type(one).__name__: str(one)}))
     except TypeError as problem:
         raise RecipeError(f"recipe '{name}': a key is neither a text nor a number: {problem}") from problem
+    except ValueError as problem:
+        raise RecipeError(f"recipe '{name}': a number is too long: {problem}") from problem
     while True:
         try:
             return model.model_validate_json(json.dumps(plain))
@@ -160,7 +162,7 @@ def _sentence(problem: ValidationError, model: type, values: Any) -> str:
     errors = problem.errors(include_url=False)
     unknown = [error for error in errors if error["type"] in _UNKNOWN]
     if unknown:
-        return "; ".join(_unknown_key(_key(error["loc"], values), model) for error in unknown)
+        return "; ".join(_unknown_key(_steps(error["loc"], values), model) for error in unknown)
     sentences: list[str] = []
     missing: dict[str, list[str]] = {}
     # Each member of a union refuses a value for a reason of its own, under one key.
@@ -232,10 +234,11 @@ def _steps(location: tuple[int | str, ...], values: Any) -> list[Any]:
     return steps
 
 
-def _unknown_key(key: str, model: type) -> str:
-    *parents, last = key.split(".")
+def _unknown_key(steps: Sequence[Any], model: type) -> str:
+    *parents, last = map(str, steps)
     for parent in parents:
-        model = _inner_model(typing.get_type_hints(model)[parent.partition("[")[0]]) or model
+        # A number is a place in a list.
+        model = _inner_model(typing.get_type_hints(model).get(parent)) or model
     known = [name for name in typing.get_type_hints(model) if not name.startswith(("model_", "_"))]
     where = f" in '{'.'.join(parents)}'" if parents else ""
     return f"unknown recipe key '{last}'{where}{nearest_name(last, known)} (known: {', '.join(known)})"
