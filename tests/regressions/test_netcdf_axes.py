@@ -320,6 +320,15 @@ def test_times_may_be_texts(tmp_path: Path, name: str) -> None:
         np.testing.assert_array_equal(reader.read().dn[0], 1000 + _values(("y", "x")))
 
 
+def test_times_of_rows_are_no_axis(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.nc", ("y", "x"), called={"y": "rows", "x": "columns"}, values={"y": None, "x": None})
+    with h5netcdf.File(path, "a") as file:
+        one = file.create_variable("time_stamp", ("rows",), float, data=np.arange(_HEIGHT))
+        one.attrs["units"] = "microseconds since 2000-01-01"
+    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+        np.testing.assert_array_equal(reader.read().dn[0], _values(("y", "x")))
+
+
 def test_the_only_time_of_a_file_needs_no_axis(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.nc", ("y", "x"))
     with h5netcdf.File(path, "a") as file:

@@ -3,6 +3,7 @@
 import datetime
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,8 @@ _ROLES, _STANDARD_ROLES = (
     {name: role for role, names in table.items() for name in names.split()} for table in (_NAMES, _STANDARD_NAMES)
 )
 _ANONYMOUS = re.compile(r"(phony_)?dim_\d+")
+
+_BOUNDS = ("_bnds", "_bounds")
 
 # chosen: coordinates written as float32 or rounded to centimetres still pass, a missing row doesn't.
 _STEP_TOLERANCE = 0.01
@@ -118,7 +121,7 @@ class NetcdfSheet:
         self.num_times, index = 1, 0
         for name in timed:
             self.num_times = file.sizes[name]
-            axis = _coordinate(file, name)
+            axis = _coordinate(file, name, _TIME)
             said = [f"its time axis '{name}' has no values: {_NOT_READ}"] * self.num_times
             if axis is not None:
                 self.times, said = _times(axis, name)
@@ -201,7 +204,10 @@ def _open(path: Path) -> Any:
         read_only = type("ReadOnlyFile", (h5netcdf.File,), {"_writable": False})
         return read_only(path, "r", decode_vlen_strings=True, phony_dims="sort")
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
-        raise RasterError(f"cannot open '{path}' as netCDF or HDF5: {problem}") from problem
+        with path.open("rb") as file:
+            is_classic = file.read(3) == b"CDF"
+        advice = "; netCDF-3 is not read: write it as netCDF-4, by `nccopy -k nc4 OLD NEW`" if is_classic else ""
+        raise RasterError(f"cannot open '{path}' as netCDF or HDF5: {problem}{advice}") from problem
 
 
 class _Variable:
@@ -240,7 +246,7 @@ def _image_variables(file: Any, path: Path) -> tuple[dict[str, _Placed], list[st
     for name, variable in file.variables.items():
         if len(variable.dimensions) < 2 or np.dtype(variable.dtype).kind not in "iufc":
             continue
-        if name in (*variable.dimensions, *named) or _is_degrees(name, variable):
+        if name in (*variable.dimensions, *named) or name.endswith(_BOUNDS) or _is_degrees(name, variable):
             continue
         axes, others = _axes(variable, role)
         if others:
@@ -287,19 +293,17 @@ def _axes(variable: _Variable, role: Callable[[str], str]) -> tuple[dict[str, in
 
 
 def _role(file: Any, dimension: str) -> str:
-    """Tell what a dimension is: by its coordinate's attributes, then by its name, then by texts along it."""
-    coordinate = _coordinate(file, dimension)
-    if coordinate is not None and (told := _told(coordinate)):
-        return told
+    """Tell what a dimension is: by its variable's attributes, by its name, by other variables and texts along it."""
+    along = {name: one for name, one in file.variables.items() if one.dimensions == (dimension,)}
     name = dimension.rsplit("/", 1)[-1].casefold()
-    role = _ROLES.get(name) or _ROLES.get(re.split(r"[_:\d]", name)[0]) or (_TIME if "time" in name else None)
+    role = _told(along.pop(dimension)) if dimension in along else None
+    role = role or _ROLES.get(name) or _ROLES.get(re.split(r"[_:\d]", name)[0]) or (_TIME if "time" in name else None)
+    role = role or next(filter(None, map(_told, along.values())), None)
     if role is not None or not (texts := _texts(file, dimension)):
         return role or _OTHER
-    try:
-        datetime.datetime.fromisoformat(texts[0])
-    except ValueError:
-        return _BAND
-    return _TIME
+    with suppress(ValueError):
+        return _TIME if datetime.datetime.fromisoformat(texts[0]) else _OTHER
+    return _BAND
 
 
 def _told(coordinate: _Variable) -> str | None:
@@ -314,10 +318,10 @@ def _told(coordinate: _Variable) -> str | None:
     return _BAND if units.casefold().removesuffix("s") in _NANOMETRES else None
 
 
-def _coordinate(file: Any, dimension: str) -> _Variable | None:
-    """Find the variable with the values along a dimension: of its name, else one that says what it is."""
+def _coordinate(file: Any, dimension: str, role: str) -> _Variable | None:
+    """Find the variable with the values along a dimension: of its name, else one that says so."""
     along = {name: one for name, one in file.variables.items() if one.dimensions == (dimension,)}
-    return along.get(dimension) or next((one for one in along.values() if _told(one) is not None), None)
+    return along.get(dimension) or next((one for one in along.values() if _told(one) == role), None)
 
 
 def _texts(file: Any, dimension: str) -> list[str]:
@@ -333,14 +337,13 @@ def _texts(file: Any, dimension: str) -> list[str]:
 
 
 def _labels(file: Any, variable: _Variable, axis: int) -> list[str]:
-    """Name the bands along an axis: by texts, else by wavelengths in nanometres or other numbers; plain counting
-    numbers are no names."""
+    """Name bands along an axis: by texts, else by wavelengths in nanometres or other numbers that do not just count."""
     dimension, size = variable.dimensions[axis], variable.shape[axis]
     listed = variable.attrs.get("long_name")
     texts = _texts(file, dimension) or (list(map(str, listed)) if isinstance(listed, list) else [])
     if len(texts) == size:
         return texts
-    coordinate = _coordinate(file, dimension)
+    coordinate = _coordinate(file, dimension, _BAND)
     if coordinate is None:
         return [""] * size
     values = np.asarray(coordinate.stored[...], dtype=np.float64)
@@ -421,7 +424,7 @@ def _georeference(
     """Place an image by coordinates along its rows and columns: transform, CRS, and what is to be said."""
     mapping = _grid_mapping(file, variable)
     crs, notes = _crs(file, variable, mapping)
-    along = (_coordinate(file, variable.dimensions[axes[role]]) for role in (_ROW, _COL))
+    along = (_coordinate(file, variable.dimensions[axes[role]], role) for role in (_ROW, _COL))
     coordinates = [one for one in along if one is not None and np.dtype(one.dtype).kind in "iuf"]
     if len(coordinates) < 2:
         written = _text(mapping.get("GeoTransform", "")).split()
@@ -560,24 +563,21 @@ def _counted_times(values: Array, units: str, calendar: str) -> _Times:
         # cftime begins at microseconds.
         values, units = (values // 1000 if values.dtype.kind in "iu" else values / 1000), f"microseconds {start}"
     dates = cftime.num2date(values, units, calendar=calendar, only_use_cftime_datetimes=True)
-    usual = calendar in ("standard", "gregorian", "proleptic_gregorian")
-    found: list[datetime.datetime | None] = []
-    said = []
-    for date in np.atleast_1d(dates):
-        try:
-            parts = (date.year, date.month, date.day, date.hour, date.minute, date.second, date.microsecond)
-            found.append(datetime.datetime(*parts, tzinfo=datetime.UTC))
-            day = f"{found[-1]:%Y-%m-%d}"
-            same = f"its calendar is '{calendar}': {day} was taken as the same day of the usual one"
-            said.append("" if usual else same)
-        except ValueError:
-            found.append(None)
-            day = f"{date.year:04d}-{date.month:02d}-{date.day:02d}"
-            said.append(f"its time is {day} in calendar '{calendar}', which the usual one does not have: {_NOT_READ}")
-        except AttributeError:  # a missing number
-            found.append(None)
-            said.append(f"its time has no value: {_NOT_READ}")
-    return tuple(found), said
+    times, said = zip(*(_usual_time(date, calendar) for date in np.atleast_1d(dates)), strict=True)
+    return times, list(said)
+
+
+def _usual_time(date: Any, calendar: str) -> tuple[datetime.datetime | None, str]:
+    """Bring a date of a calendar to the usual one, and say how."""
+    if not hasattr(date, "isoformat"):
+        return None, f"its time has no value: {_NOT_READ}"
+    day = date.isoformat()[:10]
+    try:
+        time = _utc(datetime.datetime.fromisoformat(date.isoformat()))
+    except ValueError:
+        return None, f"its time is {day} in calendar '{calendar}', which the usual one does not have: {_NOT_READ}"
+    is_usual = calendar in ("standard", "gregorian", "proleptic_gregorian")
+    return time, "" if is_usual else f"its calendar is '{calendar}': {day} was taken as the same day of the usual one"
 
 
 def _single_time(file: Any) -> _Times:
