@@ -89,7 +89,7 @@ def test_a_full_ledger_is_said_and_keeps_what_was_noted(tmp_path) -> None:
     (pages,) = ledger.database.execute("PRAGMA page_count").fetchone()
     ledger.database.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(OutputError, match=r"cannot write the ledger .*full.*what is finished is kept"):
-        ledger.keep_cut(1, ([], 0.0, bytes(100_000)))
+        ledger.keep_cut(1, ([], 0.0, bytes(100_000), {}))
     again = Ledger(tmp_path / "ledger.sqlite")
     again.begin("inputs")
     assert (again.cut(0), again.cut(1)) == ("a reason", None)

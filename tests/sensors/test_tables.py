@@ -32,6 +32,7 @@ REQUIRED = [
     *("planetscope-4b", "planetscope-8b", "spot6-7", "pleiades", "worldview2", "worldview3", "maxar-rgb"),
     *("gaofen1", "gaofen2", "gaofen6", "enmap", "prisma", "emit"),
     *("palsar2", "terrasar-x", "capella-x", "nisar-l"),
+    *("sentinel1-rtc", "sentinel3-olci", "ecostress-l1", "ecostress-lst", "landsat8-oli-tirs-c1-l2"),
 ]
 
 # STAC electro-optical extension, version 1.0, table of common band names, micrometres.
@@ -81,6 +82,17 @@ PUBLISHED_NM = [
     *[("worldview3", n, nm, None) for n, nm in zip(("C", "B", "G", "Y"), (427, 482, 547, 604), strict=True)],
     *[("worldview3", n, nm, None) for n, nm in zip(("R", "RE", "S1", "S2"), (660, 723, 1209, 1572), strict=True)],
     *[("worldview3", n, nm, None) for n, nm in zip(("S3", "S4", "S5"), (1661, 1730, 2164), strict=True)],
+    # waterquality (R package), data-raw/01f_OLCI.R: band centres
+    *[
+        ("sentinel3-olci", f"Oa{n:02d}", nm, None)
+        for n, nm in zip((1, 2, 3, 4, 6, 8), (400, 413, 443, 490, 560, 665), strict=True)
+    ],
+    *[
+        ("sentinel3-olci", f"Oa{n}", nm, None)
+        for n, nm in zip((11, 14, 17, 20, 21), (709, 764, 865, 940, 1020), strict=True)
+    ],
+    # NASA LP DAAC, product page of ECO1BRAD version 1; of bands 3 and 5 it has the nominal 9060 and 12001
+    *[("ecostress-l1", n, nm, None) for n, nm in zip(("B1", "B2", "B4"), (8285, 8785, 10522), strict=True)],
     *[("worldview3", n, nm, None) for n, nm in zip(("S6", "S7", "S8"), (2202, 2259, 2329), strict=True)],
 ]
 
@@ -185,6 +197,7 @@ def test_a_panchromatic_band_is_four_times_finer_and_covers_blue_to_red(pan: str
         ("nisar-l", "L", 24.0, 0.3),  # earthdata.nasa.gov, NISAR
         ("nisar-s", "S", 9.3, 0.1),  # earthdata.nasa.gov, NISAR
         ("sentinel1-grd", "C", 5.5466, 0.0001),  # ESA
+        ("sentinel1-rtc", "C", 5.5466, 0.0001),  # ESA
         ("terrasar-x", "X", 3.1, 0.05),  # DLR
         ("capella-x", "X", 3.1, 0.05),  # CATALYST product page
     ],
@@ -256,9 +269,48 @@ def test_the_number_stored_for_a_white_surface_becomes_reflectance_one(sensor: s
         assert _decoded(band.encoding(get_sensor(sensor).default_encoding), np.array(white)) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ["modis", "viirs", "enmap", "worldview3", "gaofen6-wfv", "palsar2", "nisar-l"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("modis", "viirs", "enmap", "worldview3", "gaofen6-wfv", "palsar2", "nisar-l"),
+        *("sentinel1-rtc", "sentinel3-olci", "ecostress-lst"),
+    ],
+)
 def test_a_sensor_without_published_statistics_has_none(name: str) -> None:
     assert all(band.statistics is None for band in get_sensor(name).bands)
+
+
+def test_olci_numbers_reach_the_radiance_of_clouds_and_no_more_than_sunlight() -> None:
+    # Thuillier and others (2003): sunlight of 1.9 kW/(m2 um) at 442 nm, 0.95 at 865 nm; over pi, what white reflects.
+    sensor = get_sensor("sentinel3-olci")
+    largest = {band.name: float(_decoded(band.encoding("dn"), np.array(65_534.0))) for band in sensor.bands}
+    assert all(150 < one < 1_000 for one in largest.values())
+    assert largest["Oa03"] > 1_900 / math.pi
+    assert 1_900 / math.pi > largest["Oa17"] > 950 / math.pi
+
+
+def test_collection_1_of_landsat_8_is_not_scaled_as_collection_2() -> None:
+    first, second = get_sensor("landsat8-oli-tirs-c1-l2"), get_sensor("landsat8-oli-tirs-l2")
+    assert (first.nodata, second.nodata) == (-9999, 0)
+    for one, other in zip(first.bands[:7], second.bands[:7], strict=True):
+        assert one.spectrum == other.spectrum
+        # The same reflectance of 0.3 in both, by their product guides.
+        assert one.encoding("dn").decode(3000.0) == pytest.approx(0.3)
+        assert other.encoding("dn").decode(18_182.0) == pytest.approx(0.3, abs=1e-5)
+    assert first.band("bt_band10").encoding("dn").decode(2950.0) == pytest.approx(295.0)
+
+
+@pytest.mark.real
+def test_collection_1_is_what_a_worldcereal_site_holds(real_data: Path) -> None:
+    import h5netcdf
+
+    (path,) = (real_data / "worldcereal_s1_s2_l8_timeseries").glob("*/L8_SR_*.nc")
+    sensor = get_sensor("landsat8-oli-tirs-c1-l2")
+    with h5netcdf.File(path, "r", invalid_netcdf=True) as file:
+        stored = {name: np.asarray(file.variables[name][0], dtype=np.float64) for name in ("B04", "B05", "B10")}
+    medians = {name: np.median(_decoded(sensor.band(name).encoding("dn"), dn[dn > 0])) for name, dn in stored.items()}
+    assert 0.0 < medians["B04"] < medians["B05"] < 1.0
+    assert 250 < medians["B10"] < 320
 
 
 @pytest.mark.real

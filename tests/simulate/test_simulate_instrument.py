@@ -161,7 +161,7 @@ _RADARS = [name for name in list_sensors() if isinstance(get_sensor(name).bands[
 
 
 def test_every_optical_sensor_and_sentinel_1_are_stored_as_their_products_are(small_surface: Surface) -> None:
-    for name in {*list_sensors()} - {*_RADARS} | {"sentinel1-grd"}:
+    for name in {*list_sensors()} - {*_RADARS} | {"sentinel1-grd", "sentinel1-rtc"}:
         sensor = _at_30_m(name)
         values = observe(small_surface, sensor, _clear(small_surface), None)
         stored = encode(values, sensor, np.ones(values.shape[1:], dtype=bool))
@@ -171,8 +171,8 @@ def test_every_optical_sensor_and_sentinel_1_are_stored_as_their_products_are(sm
             assert float(dn[0, 0]) == pytest.approx(encoding.encode(float(value[0, 0])), rel=1e-5, abs=step), name
 
 
-def test_radars_of_other_bands_are_refused(small_surface: Surface) -> None:
-    for name in {*_RADARS} - {"sentinel1-grd"}:
+def test_radars_of_other_bands_or_polarisations_are_refused(small_surface: Surface) -> None:
+    for name in {*_RADARS} - {"sentinel1-grd", "sentinel1-rtc"}:
         with pytest.raises(CatalogueError, match=r"knows backscatter at C band \(4 to 8 GHz\) in VH and VV, requested"):
             observe(small_surface, _at_30_m(name), _clear(small_surface), None)
 

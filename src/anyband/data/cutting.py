@@ -23,10 +23,12 @@ from anyband.errors import AnybandError, GeometryError, InputError, ManifestErro
 from anyband.rasters.footprints import View, chip_transform, plan_footprints
 from anyband.rasters.grid import Grid, Transform, Window, resample_bilinear, source_window
 from anyband.rasters.reader import RasterReader, open_raster
+from anyband.sensors.catalogue import ValueCheck, sampled
 from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, stored_encoding
 
 __all__ = [
     "MIN_IMAGE_PX",
+    "PIECES_PER_IMAGE",
     "Cut",
     "ImageSurvey",
     "Piece",
@@ -57,13 +59,13 @@ _SMALL_BYTES = 2**17
 # chosen: the chips of one piece are in memory together, and are cut again when a run is killed.
 _VALUES_PER_PIECE = 2**25
 # More than any image has, so that the number of a piece tells its image.
-_PIECES_PER_IMAGE = 2**20
+PIECES_PER_IMAGE = 2**20
 # chosen: images that are open together, and what is in memory of them.
 _MOST_TOGETHER, _MOST_VALUES_TOGETHER = 8, 2**22
 
-Cut = tuple[list[tuple[int, float, bool, int]], float, bytes | None]
-"""(number, share of data, whether some value is missing, checksum) of each chip kept; the largest share; and the chips
-one after the other where they are small (None: in the piece's file)."""
+Cut = tuple[list[tuple[int, float, bool, int]], float, bytes | None, dict[str, str]]
+"""(number, share of data, whether some value is missing, checksum) of each chip kept; the largest share; the chips one
+after the other where they are small (None: in the piece's file); and kind → sentence of values that cannot be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,7 +228,7 @@ def plan_pieces(
         size = max(1, _VALUES_PER_PIECE // values)
         pieces = []
         for index, start in enumerate(range(0, len(chips), size)):
-            number = image * _PIECES_PER_IMAGE + index
+            number = image * PIECES_PER_IMAGE + index
             pieces.append(
                 Piece(
                     number=number,
@@ -304,8 +306,9 @@ def cut_image(piece: Piece, reader: RasterReader | None = None) -> Cut | str:
     kept: list[tuple[int, float, bool, int]] = []
     best = 0.0
     parts: list[bytes] = []
+    samples: list[tuple[Array, Array]] = []
     try:
-        for number, (pixels, valid) in enumerate(_cut(piece, reader)):
+        for number, (pixels, valid) in enumerate(_cut(piece, reader, samples)):
             share = int(np.count_nonzero(valid)) / valid.size
             best = max(best, share)
             if share > 0 and share >= piece.min_valid:
@@ -316,17 +319,40 @@ def cut_image(piece: Piece, reader: RasterReader | None = None) -> Cut | str:
         raise
     except AnybandError as problem:
         return str(problem)
+    dn, known = (np.concatenate(some, axis=-1)[None] for some in zip(*samples, strict=True))
+    said = {kind: sentence for kind, (sentence, _) in _value_check(piece)(dn, known).items()}
     if sum(map(len, parts)) <= _SMALL_BYTES:
-        return kept, best, b"".join(parts)
+        return kept, best, b"".join(parts), said
     _write_spool(piece.spool, parts)
-    return kept, best, None
+    return kept, best, None, said
 
 
-def _cut(piece: Piece, reader: RasterReader | None) -> Iterator[tuple[Array, Array]]:
+# Checks of the sensors and encodings seen last, by their ids; both stand in the value too, so that no other gets them.
+_MAX_CHECKS = 64
+_checks: dict[tuple[int, int], tuple[object, object, ValueCheck]] = {}
+
+
+def _value_check(piece: Piece) -> ValueCheck:
+    sensor, encoding = piece.entry.sensor, piece.survey.encoding or piece.entry.encoding
+    key = id(sensor), id(encoding)
+    if key not in _checks:
+        if len(_checks) >= _MAX_CHECKS:
+            _checks.clear()
+        statistics = [band.statistics for band in sensor.bands]
+        limits = [None if one is None else (one.p01, one.p99) for one in statistics]
+        _checks[key] = sensor, encoding, ValueCheck(sensor, [code for _, code in encoding], limits)
+    return _checks[key][2]
+
+
+def _cut(
+    piece: Piece, reader: RasterReader | None, samples: list[tuple[Array, Array]]
+) -> Iterator[tuple[Array, Array]]:
+    """Give the chips as they are kept, and note some of their numbers as they are stored."""
     with nullcontext(reader) if reader else open_raster(piece.entry.source, piece.entry.sensor) as reader:
         for cell, view, _ in piece.chips:
             if (read := read_view(reader, view)) is None:
                 raise GeometryError(f"cell '{cell}' lies outside its image")
+            samples.append((sampled(read[0]), sampled(read[1])))
             yield _kept_numbers(*read, piece)
 
 

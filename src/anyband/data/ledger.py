@@ -8,17 +8,20 @@ import shutil
 import sqlite3
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anyband.arrays import Array, Int
-from anyband.data.cutting import Cut, ImageSurvey, Piece, SurveyedImage, chip_bytes, storage_of
+from anyband.data.cutting import PIECES_PER_IMAGE, Cut, ImageSurvey, Piece, SurveyedImage, chip_bytes, storage_of
 from anyband.data.manifest import ImageEntry, identity
 from anyband.data.places import PlacedImage
 from anyband.data.store import partial_path
@@ -30,7 +33,7 @@ from anyband.sensors.sensor import Encoding, Sensor
 
 __all__ = ["Ledger", "PlacedImages", "WaitingChip", "open_ledger", "publish", "remove_leftover"]
 
-_VERSION = 5
+_VERSION = 6
 # The store that is being replaced, for as long as neither is at its place.
 _REPLACED = "replaced"
 # The file by which a later run knows that such a folder is ours, and what it says.
@@ -41,12 +44,13 @@ _KEPT = """
 CREATE TABLE inputs (digest TEXT NOT NULL);
 CREATE TABLE surveys (image INTEGER PRIMARY KEY, problem TEXT, dtype TEXT, nodata REAL, datetime TEXT, height INTEGER,
     width INTEGER, transform TEXT, crs TEXT, gsd_m REAL, notes TEXT, encoding TEXT, checksum INTEGER);
-CREATE TABLE cuts (piece INTEGER PRIMARY KEY, problem TEXT, best REAL, chips TEXT, content BLOB, checksum INTEGER);
+CREATE TABLE cuts (piece INTEGER PRIMARY KEY, problem TEXT, best REAL, chips TEXT, said TEXT, content BLOB,
+    checksum INTEGER);
 CREATE TABLE shards (array TEXT, shard INTEGER, digest TEXT, partial INTEGER, checksum INTEGER,
     PRIMARY KEY (array, shard));
 """
 # How many columns, from the first, the checksum of a row is of; the chips themselves have checksums of their own.
-_CHECKED = {"surveys": 12, "cuts": 4, "shards": 4}
+_CHECKED = {"surveys": 12, "cuts": 5, "shards": 4}
 _ANEW = """
 DROP TABLE IF EXISTS images;
 DROP TABLE IF EXISTS skipped;
@@ -212,15 +216,27 @@ class Ledger:
 
     def cut(self, piece: int) -> Cut | str | None:
         """Read what was cut of a piece, or why it can't be; None: it was not cut yet."""
-        row = self.database.execute("SELECT problem, best, chips FROM cuts WHERE piece = ?", [piece]).fetchone()
+        row = self.database.execute("SELECT problem, best, chips, said FROM cuts WHERE piece = ?", [piece]).fetchone()
         if row is None or row[0] is not None:
             return row and str(row[0])
-        return [tuple(chip) for chip in json.loads(row[2])], row[1], None
+        return [tuple(chip) for chip in json.loads(row[2])], row[1], None, json.loads(row[3] or "{}")
+
+    def doubts(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Give (name, kind → sentence) of each image that is used and has values that cannot be."""
+        rows = self.database.execute(
+            f"SELECT number, name, said FROM cuts JOIN images ON number = piece / {PIECES_PER_IMAGE} "
+            "WHERE said IS NOT NULL AND number NOT IN (SELECT image FROM skipped) ORDER BY piece"
+        )
+        for (_, name), pieces in groupby(rows, key=itemgetter(0, 1)):
+            yield name, ChainMap(*(json.loads(said) for _, _, said in pieces))
 
     def keep_cut(self, piece: int, cut: Cut | str) -> None:
         """Note what was cut of a piece, or why it can't be."""
-        row = (cut, None, None, None) if isinstance(cut, str) else (None, cut[1], json.dumps(cut[0]), cut[2])
-        self._keep("cuts", piece, *row)
+        if isinstance(cut, str):
+            self._keep("cuts", piece, cut, None, None, None, None)
+        else:
+            chips, best, content, said = cut
+            self._keep("cuts", piece, None, best, json.dumps(chips), json.dumps(said) if said else None, content)
 
     def content(self, piece: int, start: int, size: int) -> bytes | None:
         """Read some bytes of the chips of a small piece; None: they are in its file."""

@@ -42,6 +42,7 @@ from anyband.data.store_writer import ChipRecord, StoreWriter, large_blocks_retu
 from anyband.errors import GeometryError, InputError, ManifestError, OutputError, RasterError, StoreError
 from anyband.progress import progress, worker_pool
 from anyband.rasters.reader import said_once
+from anyband.sensors.catalogue import in_first_words
 from anyband.sensors.sensor import Encoding, Sensor, sensor_to_dict
 
 __all__ = ["PrepareOptions", "PrepareReport", "count_index", "describe_store", "prepare"]
@@ -309,7 +310,7 @@ class _Run:
                     best = max(best or 0.0, cut[1])
                     _add_chips(writer, ledger, piece, cut)
                 if piece.is_last:
-                    self._skip_empty(piece, best)
+                    self._skip_empty(piece, best, "" if isinstance(cut, str) else "; ".join(cut[3].values()))
                     best = None
                     advance(1)
         self._notes += [
@@ -323,7 +324,8 @@ class _Run:
         return writer
 
     def report(self) -> PrepareReport:
-        notes = self._notes + [
+        notes = [*said_once(in_first_words(self._ledger.doubts())), *self._notes]
+        notes += [
             f"{sensor}: encoding '{encoding}', the default, was taken for {count} images; none was declared"
             for (sensor, encoding), (count, _) in sorted(self._defaults.items(), key=lambda one: one[1][1])
         ]
@@ -342,10 +344,11 @@ class _Run:
             raise _strict_error(reason)
         self._ledger.skip(image, reason)
 
-    def _skip_empty(self, piece: Piece, best: float | None) -> None:
+    def _skip_empty(self, piece: Piece, best: float | None, said: str) -> None:
         name, least = piece.entry.name, self._options.min_valid
         if best == 0:
-            self._skip(piece.image, f"'{name}' has no data: every pixel is nodata, NaN or masked")
+            reason = f"'{name}' has no data: every pixel is nodata, NaN or masked"
+            self._skip(piece.image, f"{reason} ({said})" if said else reason)
         elif best is not None and best < least:
             self._skip(piece.image, f"'{name}' has no chip with at least {least:.0%} of data (the best has {best:.0%})")
 
@@ -373,7 +376,7 @@ def _is_default(entry: ImageEntry) -> bool:
 
 def _add_chips(writer: StoreWriter, ledger: Ledger, piece: Piece, cut: Cut) -> None:
     entry, survey = piece.entry, piece.survey
-    chips, _, _ = cut
+    chips = cut[0]
     dtype, encoding, nodata = storage_of(entry, survey)
     waiting = {number for number, *_ in chips}
     starts = accumulate((chip_bytes(piece, number, partial) for number, _, partial, _ in chips), initial=0)

@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from anyband.arrays import Array, Bool, Float, Int
 from anyband.data.store import ChipStore
 from anyband.encode.input_spec import (
+    Doubts,
     InputSpec,
     check_bands,
     checkpoint_sensor,
     chosen_statistics,
+    explained,
     given_image,
     image_tensors,
     input_spec_for,
     named_bands,
     tiled,
+    warned,
     with_data,
 )
 from anyband.encode.metadata import (
@@ -41,6 +44,7 @@ from anyband.encode.metadata import (
     metadata_of_tiles,
     network_metadata,
     resized_gsd_m,
+    same_features,
 )
 from anyband.errors import CatalogueError, InputError, nearest_name
 from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
@@ -226,12 +230,8 @@ class SensorEncoder(nn.Module):
         twin = SensorEncoder.__new__(SensorEncoder)
         nn.Module.__init__(twin)
         twin.encoder = Encoder(self.config, seed=seed)
-        twin.config, twin.checkpoint, twin.rules, twin._rounded = (
-            self.config,
-            self.checkpoint,
-            self.rules,
-            RoundedCopy(),
-        )
+        twin.config, twin.checkpoint, twin.rules = self.config, self.checkpoint, self.rules
+        twin._rounded = RoundedCopy()
         return twin.to(self.device).eval()
 
     def input_spec(
@@ -316,15 +316,17 @@ class SensorEncoder(nn.Module):
         spec = self.input_spec(found, encoding=encoding, statistics=statistics)
         metadata, shape = checked_all(options.metadata, len(dn)), (dn.shape[2], dn.shape[3])
         size, tile, resized = fitted(self.config, [shape], options)
-        if tile is None:
-            cls, maps = self._encoded(spec, dn, known, metadata, size, options)
-        else:
-            cls, maps = self._encoded_tiles(spec, dn, known, metadata, tile, options)
+        doubts = spec.doubts([f"image {position}" for position in range(len(dn))], dn, known)
+        with explained(doubts):
+            if tile is None:
+                cls, maps = self._encoded(spec, dn, known, metadata, size, options)
+            else:
+                cls, maps = self._encoded_tiles(spec, dn, known, metadata, tile, options)
         return Features(
             cls=cls[0] if single else cls,
             map=maps[0] if single else maps,
             support=spec.support,
-            notes=(*spec.notes, *said, *resized),
+            notes=(*warned(doubts), *same_features(cls), *spec.notes, *said, *resized),
         )
 
     def _encoded_tiles(
@@ -416,7 +418,7 @@ class SensorEncoder(nn.Module):
         given = [self._given(one, name, is_one=True) for one, name in zip(images, names, strict=True)]
         shapes = [(dn.shape[1], dn.shape[2]) for _, dn, _, _ in given]
         size, tile, resized = fitted(self.config, shapes, options, is_set=True)
-        specs, batches = self._set_batches(images, names, given, options, size, tile)
+        specs, batches, doubts = self._set_batches(images, names, given, options, size, tile)
         rows, cols = (side // self.config.patch_size for side in batches[0].pixels.shape[2:])
         check_memory(self.encoder, num_sets=1, num_images=len(images), num_tokens=rows * cols)
         told = metadata if tile is None else [metadata_of_tiles(one, shapes[0], tile, (1, 1))[0] for one in metadata]
@@ -427,7 +429,7 @@ class SensorEncoder(nn.Module):
         return Features(
             cls=output.cls[0],
             map=maps.nanmean(dim=0),
-            notes=(*(self.set_notes if len(images) > 1 else ()), *resized),
+            notes=(*warned(doubts), *(self.set_notes if len(images) > 1 else ()), *resized),
             images=tuple(
                 Features(cls=vector, map=one, support=spec.support, notes=of_image)
                 for spec, vector, one, of_image in zip(specs, vectors, maps, notes, strict=True)
@@ -442,8 +444,8 @@ class SensorEncoder(nn.Module):
         options: EncodeOptions,
         size: int | None,
         tile: tuple[int, int] | None,
-    ) -> tuple[list[InputSpec], list[ImageBatch]]:
-        specs, batches = [], []
+    ) -> tuple[list[InputSpec], list[ImageBatch], Doubts]:
+        specs, batches, doubts = [], [], []
         for one, name, (found, dn, known, _) in zip(images, names, given, strict=True):
             stored = (found, one.encoding)
             alike = (
@@ -461,9 +463,11 @@ class SensorEncoder(nn.Module):
                 batches.append(spec.image_batch(dn, known, img_size=size))
             except InputError as problem:
                 raise InputError(f"{name}: {problem}") from problem
-            _check_any_data(batches[-1], [name])
+            doubts += spec.doubts([name], dn, known)
+            with explained(doubts):
+                _check_any_data(batches[-1], [name])
             specs.append(spec)
-        return specs, batches
+        return specs, batches, doubts
 
     def encode_batch(
         self, batch: ImageBatch, *, metadata: SetMetadata | None = None, precision: Precision = "float32"

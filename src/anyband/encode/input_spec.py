@@ -1,8 +1,10 @@
 """How numbers as files store them become the input of one network: encoding, statistics and bands, joined."""
 
 import json
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,17 +31,20 @@ from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
 from anyband.files import parse_yaml
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch
+from anyband.rasters.reader import said_once
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign
-from anyband.sensors.catalogue import find_band, get_sensor
+from anyband.sensors.catalogue import ValueCheck, find_band, get_sensor, in_first_words, sampled
 from anyband.sensors.sensor import BandStatistics, Sensor, sensor_from_dict
 
 __all__ = [
+    "Doubts",
     "GivenImage",
     "InputSpec",
     "check_bands",
     "checkpoint_sensor",
     "checkpoint_sensors",
     "chosen_statistics",
+    "explained",
     "given_image",
     "image_tensors",
     "input_spec_for",
@@ -47,8 +52,12 @@ __all__ = [
     "named_bands",
     "read_statistics",
     "tiled",
+    "warned",
     "with_data",
 ]
+
+Doubts = list[tuple[str, dict[str, str]]]
+"""(name of an image, kind → sentence) of values that cannot be."""
 
 _TRAINED = "statistics of the checkpoint"
 # Older torch (seen with 2.7) can't index unsigned numbers of more than 8 bits; the next larger signed type holds them.
@@ -86,6 +95,31 @@ class InputSpec:
     def notes(self) -> tuple[str, ...]:
         """What a user should know: statistics, encoding, and every band that is not exactly known."""
         return f"{self.sensor.name}: {self.normalisation.source}", *self.assignment.report().splitlines()
+
+    def doubts(
+        self,
+        names: Sequence[str],
+        dn: Num[Tensor, "batch band row col"],
+        valid: Bool[Tensor, "batch band row col"] | None = None,
+    ) -> Doubts:
+        """Find images with values that cannot be what is declared, or are none of the statistics; see `ValueCheck`.
+        `dn` and `valid` are those of `image_batch`."""
+        some = sampled(dn.detach())
+        few = (some.float() if some.dtype == torch.bfloat16 else some).cpu().numpy()
+        known = few != self.sensor.nodata if valid is None else sampled(valid).cpu().numpy()
+        index, check = self._value_check
+        said: list[dict[str, str]] = [{} for _ in names]
+        for kind, (sentence, images) in check(few[:, index], known[:, index]).items():
+            for image in images:
+                said[image][kind] = sentence
+        return [(name, one) for name, one in zip(names, said, strict=True) if one]
+
+    @cached_property
+    def _value_check(self) -> tuple[list[int], ValueCheck]:
+        used = self.sensor.select(self.statistics.bands)
+        limits = list(zip(self.statistics.p01, self.statistics.p99, strict=True))
+        index = [self.sensor.band_names.index(name) for name in self.statistics.bands]
+        return index, ValueCheck(used, self.statistics.encodings, limits)
 
     def image_batch(
         self,
@@ -185,6 +219,32 @@ def input_spec_for(
         if isinstance(data, dict) and data.get("stretch") == "two_sigma":
             normalisation = stretched(normalisation)
     return InputSpec(sensor=sensor, statistics=normalisation, assignment=assignment, statistics_source=source)
+
+
+_log = logging.getLogger("anyband")
+_logged: set[str] = set()
+
+
+def warned(doubts: Doubts) -> tuple[str, ...]:
+    """Make notes of values that cannot be; each kind of a sensor is logged too, once a process."""
+    notes = said_once(in_first_words(doubts))
+    for kind, note in zip(dict.fromkeys(kind for _, said in doubts for kind in said), notes, strict=True):
+        if kind not in _logged:
+            _log.warning(note)
+            _logged.add(kind)
+    return notes
+
+
+@contextmanager
+def explained(doubts: Doubts) -> Iterator[None]:
+    """Say beside the error of an image without data which of its values cannot be."""
+    try:
+        yield
+    except InputError as problem:
+        for name, said in doubts:
+            if str(problem).startswith(f"{name} has no pixel with data"):
+                raise InputError(f"{problem}; {'; '.join(said.values())}") from problem
+        raise
 
 
 def joined_batches(batches: Sequence[ImageBatch]) -> ImageBatch:

@@ -37,6 +37,7 @@ __all__ = [
     "metadata_of_tiles",
     "network_metadata",
     "resized_gsd_m",
+    "same_features",
     "set_metadata",
 ]
 
@@ -411,3 +412,13 @@ def resized_gsd_m(
     gsd_m = np.array([[one.gsd_m for one in images] for images in metadata])
     sides = np.array([math.sqrt(height * width) for height, width in shapes])
     return gsd_m if img_size is None else gsd_m * sides / img_size
+
+
+def same_features(features: Float[Tensor, "sample ..."], *, what: str = "images") -> tuple[str, ...]:
+    """Say it where several samples have the same features, but for rounding."""
+    if len(features) < 2 or not all(torch.allclose(one, features[0], rtol=1e-4, atol=1e-5) for one in features[1:]):
+        return ()
+    return (
+        f"the features of all {len(features)} {what} are equal: unless these are the same, the network sees one number "
+        "everywhere; check the encoding and the statistics",
+    )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from anyband.arrays import Array, Bool, Float, Int, Shaped
 from anyband.data.store import Split
 from anyband.encode.encoder import SensorEncoder, check_memory
-from anyband.encode.metadata import Pool
+from anyband.encode.metadata import Pool, same_features
 from anyband.errors import InputError
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import LabelledFeatures, Predictions
@@ -275,6 +275,9 @@ def extract_features(
         if cache is not None and one.waiting:
             keep_features(cache, one.key, one.waiting, reader.data.said)
     found = {name: one.made for name, one in rows.items()}
+    for name, made in found.items():
+        equal = [note for one in made for note in same_features(one, what="samples")]
+        reader.same_features |= dict.fromkeys(f"{name}: {note}" for note in equal)
     if len(set(wanted)) == len(wanted):
         return found
     row = {sample: number for number, sample in enumerate(dict.fromkeys(wanted))}

@@ -17,7 +17,7 @@ from anyband.data.harmonise import count_statistics
 from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.encode.encoder import SensorEncoder, check_memory, feature_maps
 from anyband.encode.input_spec import chosen_statistics, read_statistics
-from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata, set_metadata
+from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata, same_features, set_metadata
 from anyband.errors import GeometryError, InputError
 from anyband.models.inputs import SetBatch, SetMetadata
 from anyband.progress import Advance, progress
@@ -30,6 +30,7 @@ from anyband.scenes.outputs import (
     SceneImage,
     checked_outputs,
     corners_of,
+    doubts_of,
     plan_tiling,
     said_of,
     scene_patch_grid,
@@ -37,6 +38,7 @@ from anyband.scenes.outputs import (
     write_pca_picture,
     write_scene,
 )
+from anyband.sensors.catalogue import sampled
 from anyband.sensors.sensor import BandStatistics, Sensor
 
 __all__ = ["EmbedReport", "embed_scene", "embed_set", "named_set_statistics", "scene_statistics"]
@@ -45,6 +47,9 @@ __all__ = ["EmbedReport", "embed_scene", "embed_set", "named_set_statistics", "s
 _STATISTICS_PIXELS = 1024
 # chosen: enough for stable components, small enough to hold (60 MB at width 768).
 _SAMPLE_PATCHES = 20_000
+# chosen: views of which some numbers are looked at for values that cannot be; of the first ones more.
+_SEEN_VIEWS, _DENSE_VIEWS = 1_000, 8
+_NOWHERE = "the scene has no coordinate system, so the features have none: they are placed by pixel only"
 
 Pixels = tuple[Num[Array, "_ _ _"], Bool[Array, "_ _ _"]]
 """Digital numbers (band, row, col), and which have data."""
@@ -258,7 +263,7 @@ def _write(
         if num_missing == grid.height * grid.width:
             raise InputError(
                 f"no patch of the scene has data in at least half of its pixels ({num_missing} patches); "
-                "check its nodata value and its encoding"
+                f"check its nodata value and its encoding{''.join(f'; {one}' for one in doubts_of(images))}"
             )
 
     write_scene(
@@ -273,9 +278,9 @@ def _write(
         num_views=sum(map(len, views.values())),
         shown=shown,
     )
-    write_pca_picture(picture, out, grid, fit_pca_colours(np.concatenate(sample)))
-    nowhere = "the scene has no coordinate system, so the features have none: they are placed by pixel only"
-    notes = (*notes, *said_of(images), *([] if grid.crs else [nowhere]))
+    write_pca_picture(picture, out, grid, fit_pca_colours(patches := np.concatenate(sample)))
+    said = (*doubts_of(images), *same_features(torch.from_numpy(patches), what="patches"))
+    notes = (*said, *notes, *said_of(images), *([] if grid.crs else [_NOWHERE]))
     return EmbedReport(features=out, picture=picture, grid=grid, num_missing=num_missing, notes=notes)
 
 
@@ -300,6 +305,9 @@ def _features(
                     "list a coarser image first, or choose a larger `--tile`"
                 )
             chip = read_view(image.reader, own)
+            if chip is not None and len(image.seen) < _SEEN_VIEWS:
+                step = 1 if len(image.seen) < _DENSE_VIEWS else _DENSE_VIEWS
+                image.seen.append((sampled(chip[0])[:, ::step], sampled(chip[1])[:, ::step]))
             if chip is not None and chip[1].any():
                 found[number] = chip
         if found:

@@ -3,13 +3,14 @@
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
-from anyband.arrays import Array, Bool, Float
+from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.harmonise import composite, decode, picture
 from anyband.data.manifest import ImageEntry
 from anyband.data.places import corners_lonlat
@@ -24,6 +25,7 @@ from anyband.rasters.grid import IDENTITY, Grid, Placement, Window, resample_nea
 from anyband.rasters.reader import RasterReader, RasterSource, open_raster, said_once
 from anyband.rasters.writer import geotiff_writer
 from anyband.report.figures import PcaColours, pca_picture, picture_png, pictures_png
+from anyband.sensors.catalogue import in_first_words
 from anyband.sensors.sensor import Sensor
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "as_utc",
     "checked_outputs",
     "corners_of",
+    "doubts_of",
     "plan_tiling",
     "said_of",
     "scene_patch_grid",
@@ -57,6 +60,8 @@ class SceneImage:
     """The grid of the place in it."""
     time: np.datetime64
     """UTC; NaT where unknown."""
+    seen: list[tuple[Num[Array, "band _"], Bool[Array, "band _"]]] = field(default_factory=list)
+    """Some of the numbers that were read, and which have data."""
 
     @property
     def title(self) -> str:
@@ -71,6 +76,16 @@ def said_of(
     """Join what is said of the files of a target that is seen, and of images."""
     target = [] if seen is None or reader is None else [(seen.name, reader.notes)]
     return said_once([*target, *((image.name, image.reader.notes) for image in images)])
+
+
+def doubts_of(images: Iterable[SceneImage]) -> tuple[str, ...]:
+    """Say which values of what was seen of images cannot be what is declared."""
+    found: list[tuple[str, dict[str, str]]] = []
+    for image in images:
+        if image.seen:
+            dn, valid = (np.concatenate(some, axis=-1)[None, :, None] for some in zip(*image.seen, strict=True))
+            found += image.spec.doubts([image.name], torch.from_numpy(dn), torch.from_numpy(valid))
+    return said_once(in_first_words(found))
 
 
 def as_utc(time: dt.datetime | None) -> np.datetime64:
