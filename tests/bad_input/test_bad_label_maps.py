@@ -82,7 +82,8 @@ def test_a_label_that_does_not_fit_is_refused(refusal: Refusal, label: str, mess
 def test_labels_out_of_range_say_value_count_and_classes(refusal: Refusal) -> None:
     count = int((_labels() == 1).sum())
     assert (
-        f"8 at {count} pixels (classes: 1 field, 2 water; ignored: 0); name them in `classes`, or list them in `ignore`"
+        f"8 at {count} pixels (classes: 1 field, 2 water; ignored: 0); name them in "
+        "`data.classes`, or list them in `data.ignore`"
         in refusal(_HEADER, "i0.tif,snow.tif,train", *_GOOD, ignore=(0,))
     )
 
@@ -106,7 +107,7 @@ def test_a_table_without_any_label_is_refused(refusal: Refusal) -> None:
 
 
 def test_one_class_is_no_map(refusal: Refusal) -> None:
-    assert "maps of classes need two classes at least, found only '2'; name them in `classes`" in refusal(
+    assert "maps of classes need two classes at least, found only '2'; name them in `data.classes`" in refusal(
         _HEADER, "i0.tif,l0.tif,train", *_GOOD, classes={}, ignore=(1,)
     )
 
@@ -114,12 +115,12 @@ def test_one_class_is_no_map(refusal: Refusal) -> None:
 def test_values_that_are_seldom_classes_are_asked_about(refusal: Refusal) -> None:
     message = refusal(_HEADER, "i0.tif,negative.tif,train", *_GOOD, classes={})
     assert "have the value -1 at" in message
-    assert "which is seldom a class; list it in `ignore`, or name all classes in `classes`" in message
+    assert "which is seldom a class; list it in `data.ignore`, or name all classes in `data.classes`" in message
 
 
 def test_a_raster_of_numbers_is_no_map_of_classes(refusal: Refusal) -> None:
     rows = ("i0.tif,many.tif,train", "i1.tif,many_more.tif,train", "i2.tif,l2.tif,test")
-    assert "have 512 different values, which is no map of classes; use `kind: number_map`" in refusal(
+    assert "have 512 different values, which is no map of classes; use `data.kind=number_map`" in refusal(
         _HEADER, *rows, classes={}, split=SplitSpec(val=0.0)
     )
 
@@ -181,12 +182,12 @@ def test_images_of_a_sample_on_different_ground_are_refused(refusal: Refusal) ->
 
 def test_other_numbers_of_images_than_sensors_are_refused(refusal: Refusal) -> None:
     message = refusal("image,label", "i0.tif,l0.tif", sensors=("maxar-rgb", "sentinel1-grd"))
-    assert "`sensors` declares 2 images a sample, 'i0.tif' of 'HERE/t.csv' has 1" in message
+    assert "`data.sensors` declares 2 images a sample, 'i0.tif' of 'HERE/t.csv' has 1" in message
 
 
 def test_an_image_without_sensor_is_refused(refusal: Refusal) -> None:
     message = refusal("image,label", "i0.tif,l0.tif", sensors=())
-    assert "nothing says which sensor took 'i0.tif'; give a column `sensor`, or `sensors` of the data" in message
+    assert "nothing says which sensor took 'i0.tif'; name it by `--sensor` (data.sensors=[NAME]) or in a" in message
 
 
 def test_a_tile_of_no_pixels_is_refused(refusal: Refusal) -> None:

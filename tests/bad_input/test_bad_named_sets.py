@@ -128,14 +128,14 @@ def test_a_kind_that_the_set_does_not_have_is_refused(tmp_path: Path) -> None:
 
 def test_images_of_an_unknown_sensor_ask_for_it(tmp_path: Path) -> None:
     with pytest.raises(
-        ManifestError, match=r"no sensor for the images of 'torchgeo:Vaihingen2D'; declare one in `sensors`"
+        ManifestError, match=r"no sensor for the images of 'torchgeo:Vaihingen2D'; declare one in `data.sensors`"
     ):
         _open("torchgeo:Vaihingen2D", tmp_path)
 
 
 def test_another_number_of_sensors_than_images_is_refused(tmp_path: Path) -> None:
     spec = DataSpec(source="torchgeo:QuakeSet", root=str(tmp_path), sensors=("sentinel1-grd",))
-    with pytest.raises(ManifestError, match=r"'torchgeo:QuakeSet' has 2 images a sample, `sensors` declares 1"):
+    with pytest.raises(ManifestError, match=r"'torchgeo:QuakeSet' has 2 images a sample, `data.sensors` declares 1"):
         open_task_data(spec, seed=0)
 
 

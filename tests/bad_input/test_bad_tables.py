@@ -106,7 +106,7 @@ _ROWS = "".join(f"KIT/rgb{number}.tif,{'ab'[number % 2]},{part}\n" for number, p
         ("path,label\nKIT/rgb0.tif\n", "has 1 cells, the header has 2"),
         ("path,label\nKIT/rgb0.tif,a\nKIT/rgb0.tif,b\n", "more than once; an image in two places would leak"),
         ("path,label\nKIT/rgb0.tif,\nKIT/rgb1.tif,\n", "has no labels"),
-        ("path,label\nKIT/rgb0.tif,a;b\nKIT/rgb1.tif,a\n", "say `kind: labels` (`--multi-label`)"),
+        ("path,label\nKIT/rgb0.tif,a;b\nKIT/rgb1.tif,a\n", "say `data.kind=labels` (`--multi-label`)"),
         ("path,label\nKIT/rgb0.tif,a\nKIT/rgb1.tif,b\n", "class 'a' has 1 image, too few for 3 splits"),
         ("path,label,split\nKIT/rgb0.tif,a,trian\n", "did you mean 'train'?"),
         ("path,label,split\n" + _ROWS.replace("train", "test"), "has no sample in split 'train' to learn from"),

@@ -124,7 +124,7 @@ def test_several_labels_of_a_class(tmp_path: Path) -> None:
     refusal = str(_refused(tmp_path, "path,label", rows))
     assert "4 samples of " in refusal
     assert "have no label or several, the first is" in refusal
-    assert "say `kind: labels` (`--multi-label`), or give every sample one label" in refusal
+    assert "say `data.kind=labels` (`--multi-label`), or give every sample one label" in refusal
 
 
 def test_one_class_for_all(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_sensor_that_only_the_checkpoint_knows_may_be_named(checkpoint: Path, 
 
 
 def test_several_labels_must_be_declared(checkpoint: Path, table: Path) -> None:
-    with pytest.raises(InputError, match=r"40 samples of '.*labels\.csv' have no label or several, .*kind: labels"):
+    with pytest.raises(InputError, match=r"40 samples of '.*\.csv' have no label or several, .*data\.kind=labels"):
         evaluate(_recipe(table, checkpoint), "knn")
 
 

@@ -137,7 +137,7 @@ def test_values_that_are_no_class_are_refused_with_their_counts() -> None:
         to_class_map(_pixels([1, 2, 7, 7, 9, 0]), _CLASSES, ignore=[0], where="label 'l.tif'")
     assert str(refusal.value) == (
         "label 'l.tif' has values that are no class: 7 at 2 pixels, 9 at 1 pixel (classes: 1 a, 2 b, 5 c; ignored: 0); "
-        "name them in `classes`, or list them in `ignore`"
+        "name them in `data.classes`, or list them in `data.ignore`"
     )
 
 

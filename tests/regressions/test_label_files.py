@@ -129,7 +129,7 @@ def test_values_that_become_classes_unnamed_are_said(tmp_path: Path, dtype: type
     notes = _opened(_scenes(tmp_path, labels), classes={}).notes
     assert (
         f"no classes are named, so the values of training are: 0, 1, {value}; {value} often means no data: if it does, "
-        "list it in `ignore`" in notes
+        "list it in `data.ignore`" in notes
     )
 
 
@@ -173,6 +173,17 @@ def test_scale_and_offset_of_labels_are_said_and_applied_where_that_is_wanted(tm
 
 def test_scale_of_classes_is_said(tmp_path: Path) -> None:
     assert any("by its scale and offset tags labels" in note for note in _opened(_scaled(tmp_path, _halves())).notes)
+
+
+def test_labels_without_georeference_are_laid_by_size_and_that_is_said(tmp_path: Path) -> None:
+    table = _scenes(tmp_path, _halves())
+    for number in range(4):
+        Image.fromarray(_halves()).save(tmp_path / f"l{number}.png")
+    table.write_text(table.read_text().replace("l0.tif", "l0.png").replace("l3.tif", "l3.png"))
+    note = (
+        "the labels are laid on the images by their size, since one of both has no georeference ('l0.png' and 1 more)"
+    )
+    assert note in _opened(table).notes
 
 
 def test_labels_in_jpeg_are_pointed_out(tmp_path: Path) -> None:

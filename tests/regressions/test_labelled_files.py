@@ -65,7 +65,9 @@ def test_images_that_lie_in_no_class_folder_or_end_otherwise_are_named(tmp_path:
     assert any("in no class folder or have no ending of images: 'loose.png', 'a/old.bmp'" in one for one in data.notes)
 
 
-@pytest.mark.parametrize("names", [("Forest", "forest"), ("new town", "new  town"), ("\u00e9", "e\u0301")])
+@pytest.mark.parametrize(
+    "names", [("Forest", "forest"), ("new town", "new  town"), ("\u00e9", "e\u0301"), ("1", "01"), ("2", "2.0")]
+)
 def test_classes_that_differ_in_case_spaces_or_accents_alone_are_named(tmp_path: Path, names: tuple[str, str]) -> None:
     rows = [row | {"label": names[number % 2]} for number, row in enumerate(_rows(tmp_path))]
     pandas.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)

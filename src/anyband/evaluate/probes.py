@@ -43,7 +43,7 @@ __all__ = [
 NUM_NEIGHBOURS = 20
 """That vote, as published: SMARTIES, section 4.1."""
 
-_FEW = "k is {} but there are {} training samples; ask for a smaller k"
+_FEW = "k is {} but there are {} training samples; ask for a smaller k by `--k` (knn.k)"
 # chosen: similarities held at once, about 64 MB as float32.
 _CHUNK_NUMBERS = 16_000_000
 # Source: the learning rates of the SMARTIES paper are given for 256 samples.

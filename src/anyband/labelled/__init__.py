@@ -95,7 +95,7 @@ def check_task_data(data: TaskData, *, needs_validation: bool = True) -> None:
             found = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise InputError(
                 f"'{data.name}' has no sample in split '{split}' to {role} (samples: {found}); declare some in "
-                "a column `split` or in lists, or have them drawn by `split.val` and `split.test`"
+                "a column `split` or in lists, or have them drawn by `data.split.val` and `data.split.test`"
             )
     if (data.kind in DENSE_KINDS) != (data.targets is None):
         has = "no" if data.targets is None else "a"

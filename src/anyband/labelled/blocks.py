@@ -241,7 +241,8 @@ class _Divided:
             names = ", ".join(f"'{data.classes[index]}'" for index in unlearned)
             raise InputError(
                 f"no draw of {len(self.splits)} blocks of '{data.name}' has training labels of {names} where "
-                "validation or test has them; choose smaller blocks or a smaller buffer, or list the value in `ignore`"
+                "validation or test has them; choose smaller blocks or a smaller buffer, or list the value in "
+                "`data.ignore`"
             )
 
     def task_data(self) -> TaskData:

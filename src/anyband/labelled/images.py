@@ -146,7 +146,7 @@ def _labels(
     if kind == "class" and wrong:
         raise InputError(
             f"{len(wrong)} samples of '{source}' have no label or several, the first is "
-            f"'{samples[wrong[0]].images[0].source.paths[0]}'; say `kind: labels` (`--multi-label`), or give every "
+            f"'{samples[wrong[0]].images[0].source.paths[0]}'; say `data.kind=labels` (`--multi-label`), or give every "
             "sample one label"
         )
     number = {name: index for index, name in enumerate(known)}

@@ -78,7 +78,7 @@ def read_labels(
         values = stored[0]
         known = np.ones(values.shape, dtype=bool) if with_data is None else with_data[0].copy()
         nodata = sheet.nodata[position] if file.nodata is None else file.nodata
-        scaling = sheet.scaling[position]
+        scaling, bare = sheet.scaling[position], (sheet.crs is None) != (grid.crs is None)
     said: dict[tuple[str, float | None], Array] = {("their mask or alpha band takes away {} pixels", None): ~known}
     if values.dtype.kind == "f":
         known &= np.isfinite(values)
@@ -88,6 +88,8 @@ def read_labels(
         known &= values != nodata
     if scaling is not None and not file.by_tags:
         said[_as_stored(*scaling), None] = known
+    if bare:
+        said["the labels are laid on the images by their size, since one of both has no georeference", None] = known
     if file.path.suffix.casefold() in _LOSSY:
         said["they are JPEG, which changes numbers: write labels as PNG or GeoTIFF", None] = known
     for remark, pixels in said.items():
@@ -150,7 +152,7 @@ def whole_values(pixels: LabelPixels, *, where: str) -> Int[Array, "row col"]:
         if broken.any():
             raise InputError(
                 f"{where} has values that are no class numbers, such as {values[broken][0]:g} at "
-                f"{_pixels(int(broken.sum()))}; for maps of numbers use `kind: number_map`"
+                f"{_pixels(int(broken.sum()))}; for maps of numbers use `data.kind=number_map`"
             )
     return np.where(known, values, 0).astype(np.int64)
 
@@ -168,8 +170,8 @@ def check_values(
     known += " …" if len(classes) > _NAMED_CLASSES else ""
     ignored = f"; ignored: {', '.join(map(str, ignore))}" if ignore else ""
     raise InputError(
-        f"{where} has values that are no class: {shown}{more} (classes: {known}{ignored}); name them in `classes`, or "
-        "list them in `ignore`"
+        f"{where} has values that are no class: {shown}{more} (classes: {known}{ignored}); name them in "
+        "`data.classes`, or list them in `data.ignore`"
     )
 
 
@@ -395,7 +397,7 @@ def _numbers(names: Sequence[str], classes: Mapping[int, str], outside: str | No
     if foreign:
         raise InputError(
             f"polygons have the label '{foreign[0]}' at {names.count(foreign[0])} of them, which is no class "
-            f"({', '.join(numbers)}){nearest_name(foreign[0], numbers)}; name it in `classes`, or leave them out"
+            f"({', '.join(numbers)}){nearest_name(foreign[0], numbers)}; name it in `data.classes`, or leave them out"
         )
     return numbers
 
@@ -458,7 +460,7 @@ def _table(path: Path, layer: str, column: str | None) -> tuple[Any, Array]:
     if name is None:
         raise ManifestError(
             f"the polygons of '{path}' have no column {' or '.join(f'`{name}`' for name in wanted)}; they have "
-            f"{', '.join(columns) or 'none'}{nearest_name(wanted[0], columns)}; name it in `label_column`"
+            f"{', '.join(columns) or 'none'}{nearest_name(wanted[0], columns)}; name it in `data.label_column`"
         )
     labels = table[name]
     lacks = labels.isna() | (labels.astype(str).str.strip() == "")

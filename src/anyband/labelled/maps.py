@@ -82,8 +82,8 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
         wrong = next((one for one in samples if len(one.images) != len(spec.sensors)), None)
         if wrong is not None:
             raise ManifestError(
-                f"`sensors` declares {len(spec.sensors)} images a sample, '{wrong.images[0].name}' of '{spec.source}' "
-                f"has {len(wrong.images)}"
+                f"`data.sensors` declares {len(spec.sensors)} images a sample, '{wrong.images[0].name}' of "
+                f"'{spec.source}' has {len(wrong.images)}"
             )
     scenes, named, said = _open_scenes(_named(samples), spec)
     splits, places, notes = _scene_splits(scenes, spec, seed=seed)
@@ -378,7 +378,7 @@ def _check_tagged(maps: _Maps, classes: Mapping[int, str]) -> None:
             raise InputError(
                 f"label '{files[0]}'{more} tags {value:g} as no data, and {value:g} is class '{classes[int(value)]}' "
                 f"({sum(windows.values()):,} pixels); where the tag is wrong say `label_nodata: none` (a column of the "
-                "table, or data.options={label_nodata: none}), else take the value out of `classes`"
+                "table, or data.options={label_nodata: none}), else take the value out of `data.classes`"
             )
 
 
@@ -413,7 +413,7 @@ def _classes_by_split(maps: _Maps, names: Sequence[str]) -> dict[Split, set[int]
 def _unnamed(maps: _Maps, classes: Mapping[int, str]) -> str:
     """Say that values became classes, and whether one is the largest of its type."""
     highest = {int(np.iinfo(str(one)).max) for one in maps.dtypes if one.kind in "iu"} & set(classes)
-    odd = f"; {min(highest)} often means no data: if it does, list it in `ignore`" if highest else ""
+    odd = f"; {min(highest)} often means no data: if it does, list it in `data.ignore`" if highest else ""
     return f"no classes are named, so the values of training are: {', '.join(class_names(classes))}{odd}"
 
 
@@ -428,19 +428,19 @@ def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
     if not declared and len(values) > _MOST_CLASSES:
         raise InputError(
             f"{where} and others have {len(values)} different values, which is no map of classes; use "
-            "`kind: number_map`, or name the classes in `classes`"
+            "`data.kind=number_map`, or name the classes in `data.classes`"
         )
     if not declared and values and values[0] < 0:
         raise InputError(
             f"{where} or others have the value {values[0]} at {train[values[0]]} pixels, which is seldom a "
-            "class; list it in `ignore`, or name all classes in `classes`"
+            "class; list it in `data.ignore`, or name all classes in `data.classes`"
         )
     classes = declared or {value: str(value) for value in values}
     _check_tagged(maps, spec.classes)
     names = class_names(classes, ignore=spec.ignore)
     if len(names) < 2:
         only = f"only '{names[0]}'" if names else "none"
-        raise InputError(f"maps of classes need two classes at least, found {only}; name them in `classes`")
+        raise InputError(f"maps of classes need two classes at least, found {only}; name them in `data.classes`")
     for scene, split, found in zip(maps.scenes, maps.splits, maps.counts, strict=True):
         if declared or split == "train":
             check_values(found, classes, ignore=spec.ignore, where=scene.where)
@@ -461,6 +461,6 @@ def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
             raise InputError(
                 f"{len(lacking)} class{'es are' if len(lacking) > 1 else ' is'} in the labels of split '{split}' and "
                 f"not in those of training: {pixels}; divide the data so that training has each class, or list the "
-                "value in `ignore`"
+                "value in `data.ignore`"
             )
     return classes

@@ -246,9 +246,9 @@ def declared_slots(found: Sequence[Sensor], spec: DataSpec, *, name: str) -> tup
     """Take the sensors of the slots as a user declares them, or as `found` in the data set (empty: it doesn't say)."""
     sensors = tuple(get_sensor(one) for one in spec.sensors) or tuple(found)
     if not sensors:
-        raise ManifestError(f"'{name}' does not say which sensors took its images; declare them in `sensors`")
+        raise ManifestError(f"'{name}' does not say which sensors took its images; declare them in `data.sensors`")
     if found and len(found) != len(sensors):
-        raise ManifestError(f"'{name}' has {len(found)} images a sample, but `sensors` declares {len(sensors)}")
+        raise ManifestError(f"'{name}' has {len(found)} images a sample, but `data.sensors` declares {len(sensors)}")
     for what, given in (("bands", spec.bands), ("encodings", spec.encodings)):
         if given and len(given) != len(sensors):
             raise ManifestError(f"'{name}' has {len(sensors)} images a sample, but `{what}` is given for {len(given)}")

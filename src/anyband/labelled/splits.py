@@ -1,6 +1,7 @@
 """Splits: read from lists, drawn by class and place, and fractions of the training samples."""
 
 import csv
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -33,6 +34,7 @@ __all__ = [
 
 # Headers of the first column that are no sample.
 _HEADERS = ("path", "image", "file", "filename", "name", "patch", "id")
+_NUMERAL = re.compile(r"[+-]?\d{1,15}(\.\d*)?")
 # chosen: as many classes in a note as one reads.
 _NAMED = 8
 # Two samples have this name.
@@ -361,7 +363,7 @@ def draw_places(
     if num_val + num_test >= len(pool):
         raise InputError(
             f"{len(pool)} place{'s' * (len(pool) != 1)} can't be divided into {1 + (val > 0) + (test > 0)} splits; add "
-            "some, declare a column `split`, or divide the ground of each image by `split.blocks`"
+            "some, declare a column `split`, or divide the ground of each image by `data.split.blocks`"
         )
     order = [pool[index] for index in permutation(seed, step=0, purpose="parts of places", size=len(pool))]
     split_of: dict[str, Split] = dict.fromkeys(order[:num_test], "test")
@@ -378,7 +380,9 @@ def alike_names(classes: Sequence[str]) -> list[str]:
     """Say which names of classes differ in case, spaces or accents alone, which may be a slip."""
     folded: dict[str, list[str]] = {}
     for name in classes:
-        folded.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+        plain = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+        plain = str(float(plain)) if _NUMERAL.fullmatch(plain) else plain
+        folded.setdefault(plain, []).append(name)
     return [
         f"classes {_listed(names)} are different classes, and differ only in how they are written; if they are one, "
         "write it in one way"

@@ -100,7 +100,8 @@ def make_entry(
             given[column] = str(Path(value).absolute()) if is_file else value
     if "sensor" not in given:
         raise ManifestError(
-            f"nothing says which sensor took '{given['path']}'; give a column `sensor`, or `sensors` of the data"
+            f"nothing says which sensor took '{given['path']}'; name it by `--sensor` (data.sensors=[NAME]) or in a "
+            "column `sensor`"
         )
     entry = parse_entry(given, folder=folder, known=known)
     missing = next((path for path in entry.source.paths if not path.exists()), None)
@@ -157,8 +158,8 @@ def _table(table: Path, spec: DataSpec, make: _Maker, notes: list[str]) -> list[
     path_column, label_column = _columns(columns, spec, table)
     unused = [name for name in columns if name not in {*COLUMNS, *_MAP_COLUMNS, *_IGNORED, path_column, label_column}]
     # Of maps an unknown column is refused, or is of one of two dates.
-    if unused and spec.kind not in DENSE_KINDS:
-        notes.append(f"columns of '{table.name}' that are not used: {', '.join(unused)}")
+    if any(unused) and spec.kind not in DENSE_KINDS:
+        notes.append(f"columns of '{table.name}' that are not used: {', '.join(filter(None, unused))}")
     names = [_text(row.get("set")) for row in rows]
     images = _row_images(rows, names, path_column, table=table, spec=spec, make=make)
     labels = [_text(row.get(label_column)) for row in rows]

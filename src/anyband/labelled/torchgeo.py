@@ -66,7 +66,7 @@ class ImageSlot:
     def described(self) -> Sensor:
         """Give the sensor with the bands of the channels, in their order, and the encoding of the numbers."""
         if self.sensor is None:
-            raise ManifestError(f"the catalogue has no sensor for '{self.key}'; declare one in `sensors`")
+            raise ManifestError(f"the catalogue has no sensor for '{self.key}'; declare one in `data.sensors`")
         sensor = find_bands(self.bands, get_sensor(self.sensor)) if self.bands else get_sensor(self.sensor)
         return sensor if self.encoding is None else encoded(sensor, self.encoding)
 
@@ -270,7 +270,7 @@ def _image(dn: Array, sensor: Sensor, *, name: str) -> SampleImage:
     if dn.ndim != 3 or len(dn) != len(sensor.bands):
         raise InputError(
             f"'{name}' gives an image of shape {dn.shape}, sensor '{sensor.name}' has {len(sensor.bands)} bands here "
-            f"({', '.join(sensor.band_names)}); say in `bands` what the channels are"
+            f"({', '.join(sensor.band_names)}); say in `data.bands` what the channels are"
         )
     nodata = np.nan if sensor.nodata is None else sensor.nodata
     return SampleImage(dn=dn, valid=np.isfinite(dn) & (dn != nodata), sensor=sensor)
@@ -422,11 +422,12 @@ def _described(one: TorchgeoSet, spec: DataSpec) -> tuple[Sensor, ...]:
     if spec.sensors:
         count = sum(max(slot.steps, 1) for slot in one.images)
         if len(spec.sensors) != count:
-            raise ManifestError(f"'{spec.source}' has {count} images a sample, `sensors` declares {len(spec.sensors)}")
+            declares = f"`data.sensors` declares {len(spec.sensors)}"
+            raise ManifestError(f"'{spec.source}' has {count} images a sample, {declares}")
         return ()
     if any(slot.sensor is None for slot in one.images):
         raise ManifestError(
-            f"the catalogue has no sensor for the images of '{spec.source}'; declare one in `sensors`, "
+            f"the catalogue has no sensor for the images of '{spec.source}'; declare one in `data.sensors`, "
             f"a catalogue name or a YAML file. {' '.join(one.notes)}".strip()
         )
     return tuple(sensor for slot in one.images for sensor in [slot.described()] * max(slot.steps, 1))
