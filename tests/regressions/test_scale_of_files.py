@@ -213,3 +213,7 @@ def test_metadata_beside_the_files_of_a_product_say_the_offset_too(tmp_path) -> 
     (note,) = _notes(flat)
 
     assert note.startswith("by 'MTD_MSIL2A.xml' of its product physical values of B02 and 3 more bands are")
+
+
+def test_numbers_of_a_product_that_are_none_say_nothing(tmp_path) -> None:
+    assert _notes(_tif(tmp_path / "a.tif", BOA_ADD_OFFSET="--", BOA_QUANTIFICATION_VALUE="1.2.3")) == ()

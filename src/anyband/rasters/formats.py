@@ -142,34 +142,36 @@ class GdalSheet:
 
 # Source: ESA, Sentinel-2 Products Specification Document: reflectance = (DN + offset) / quantification value, bands by
 # their numbers in this order. Since processing baseline 04.00 the offset is -1000.
-_PRODUCT_TAG = re.compile(r"(?:BOA_|RADIO_)?(QUANTIFICATION_VALUE|ADD_OFFSET)(?:_(\w+))?=\s*([-+.\d]+)\s*", re.I)
+_PRODUCT_TAG = re.compile(
+    r"(?:BOA_|RADIO_)?(QUANTIFICATION_VALUE|ADD_OFFSET)(?:_(\w+))?=\s*([-+]?\d+(?:\.\d*)?)\s*", re.I
+)
 _PRODUCT_FIELD = re.compile(
-    r'<(?:BOA_|RADIO_)?(QUANTIFICATION_VALUE|ADD_OFFSET)\b(?:[^<>]*?band_id="(\d+)")?[^<>]*>\s*([-+.\d]+)\s*<'
+    r'<(?:BOA_|RADIO_)?(QUANTIFICATION_VALUE|ADD_OFFSET)\b(?:[^<>]*?band_id="(\d+)")?[^<>]*>\s*([-+]?\d+(?:\.\d*)?)\s*<'
 )
 _PRODUCT_BANDS = (*(f"B{number:02d}" for number in range(1, 9)), "B8A", "B09", "B10", "B11", "B12")
 _BASELINE = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_N(0\d)(\d\d)_")
 _GRANULE = re.compile(r"T\d\d[A-Z]{3}_\d{8}T\d{6}_")
 _QUANTIFICATION, _OFFSET, _OFFSET_SINCE = 10_000.0, -1_000.0, 4
-# chosen: more than such a file has.
-_MOST_PRODUCT_BYTES = 2**22
+# chosen: more than such files have.
+_MOST_PRODUCT_BYTES, _MOST_TAGS = 2**22, 2**12
 
 
 def _nodata_text(path: Path) -> str:
     """Read GDAL's tag of missing data of a TIFF or BigTIFF as it is written; empty: there is none. GDAL gives none
     either where the type of the pixels can't hold it."""
-    with suppress(OSError, struct.error), path.open("rb") as file:
+    with suppress(OSError, OverflowError, ValueError, struct.error), path.open("rb") as file:
         head = file.read(16)
         order, is_big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
         offset, count, entry = ("Q", "Q", "HHQ8s") if is_big else ("I", "H", "HHI4s")
         file.seek(*struct.unpack_from(order + offset, head, 8 if is_big else 4))
         (number,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
-        entries = file.read(number * struct.calcsize(order + entry))
+        entries = file.read(min(number, _MOST_TAGS) * struct.calcsize(order + entry))
         for tag, _, length, value in struct.iter_unpack(order + entry, entries):
             if tag == _NODATA and length <= len(value):
                 return str(value[:length].rstrip(b"\0 "), "ascii", "replace")
             if tag == _NODATA:
                 file.seek(*struct.unpack(order + offset, value))
-                return str(file.read(length).rstrip(b"\0 "), "ascii", "replace")
+                return str(file.read(min(length, _MOST_TAGS)).rstrip(b"\0 "), "ascii", "replace")
     return ""
 
 

@@ -141,7 +141,7 @@ class RasterReader:
         stored: Sequence[tuple[str, Encoding]],
     ) -> None:
         """Find the bands and the grid; nothing is read yet."""
-        from anyband.rasters.formats import product_scaling
+        from anyband.rasters.formats import product_scaling  # what only names files needs no geographic library
 
         self._source = source
         names, places = _find_bands(source, sensor, sheets)
@@ -179,7 +179,7 @@ class RasterReader:
             self._nodata.append(next((one for one in (source.nodata, own, sensor.nodata) if one is not None), None))
         scaling = [sheet.scaling[at] or product_scaling(sheet.path, name) for name, sheet, at in bands]
         self.sensor: Sensor = sensor_in_file(sensor.select(names), declared, scaling, str(source.paths[0]))
-        """With the bands of the image, in their order; where its encoding is in the file (`tags`), with that one."""
+        """With the bands of the image, in order; where its encoding is in the file (`tags`), with that one."""
         said += scaling_notes(self.sensor, declared, scaling, dict(stored))
         self.datetime: datetime.datetime | None = _time_of(used.values())
         """Time of the image where the file says it, UTC."""

@@ -343,6 +343,9 @@ def listed_names(names: str | Iterable[str]) -> list[str]:
 # Images: what a file says of its numbers, beside what is declared.
 
 
+# Where the names of bands are put into a note that several have.
+_OF_BANDS = "\0"
+
 _UNITS = {"%": (0.01, 0.0), "percent": (0.01, 0.0)}
 _CELSIUS_K = 273.15  # exact; Source: BIPM, SI Brochure, 9th edition
 _UNITS |= dict.fromkeys(("c", "°c", "degc", "celsius", "degree_celsius", "degrees celsius"), (1.0, _CELSIUS_K))
@@ -409,7 +412,7 @@ def scaling_notes(
     named = encoding or sensor.default_encoding
     for band, (scale, offset, where) in ((band, one) for band, one in zip(sensor.bands, scaling, strict=True) if one):
         by_baseline = where.startswith(BY_BASELINE)
-        note = f"by {where} physical values of {{}} are {dn_formula(scale, offset)}"
+        note = f"by {where} physical values of {_OF_BANDS} are {dn_formula(scale, offset)}"
         taken = stored.get(band.name) or band.encoding(named)
         same_scale = math.isclose(scale, taken.scale, rel_tol=1e-6)
         if encoding in FILE_ENCODINGS and not by_baseline:
@@ -435,7 +438,7 @@ def scaling_notes(
         note: f"{names[0]} and {len(names) - 1} more bands" if len(names) > 2 else " and ".join(names)
         for note, names in bands.items()
     }
-    return [note.format(names) for note, names in shown.items()]
+    return [note.replace(_OF_BANDS, names) for note, names in shown.items()]
 
 
 # Reading: plain values of a table or a header become the types above, or an error that says where.
