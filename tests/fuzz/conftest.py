@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
+import shapely
 from PIL import Image
 from small_networks import small_checkpoint
 
@@ -44,8 +46,9 @@ run:
 EVALUATION = """\
 name: small
 protocol: knn
+checkpoint: ROOT/model.safetensors
 data:
-  source: FOLDER
+  source: ROOT/labelled
   sensors: [maxar-rgb]
   kind: class
   split: {val: 0.2, test: 0.4}
@@ -91,6 +94,25 @@ def _netcdf(path: Path, pixels: np.ndarray) -> None:
             file.create_variable(band, ("y", "x"), data=plane)
 
 
+def _maps(root: Path, labels: np.ndarray) -> None:
+    """Write a table of images with label rasters, and one with polygons."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _geotiff(root / "labels.tif", labels)
+    boxes = [shapely.box(5e5 + 100 * n, 5e6 - 100, 5e5 + 100 * n + 90, 5e6) for n in range(3)]
+    frame = geopandas.GeoDataFrame({"label": [1, 2, 1]}, geometry=boxes, crs="EPSG:32632")
+    for ending in ("gpkg", "geojson", "parquet"):
+        name = f"fields.{ending}"
+        if ending == "parquet":
+            frame.to_parquet(root / name)
+        else:
+            frame.to_file(root / name)
+        rows = [f"{number}.tif,{name},{split}" for number, split in ((0, "train"), (1, "val"), (0, "test"))]
+        (root / f"{ending}.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    rows = [f"{number}.tif,labels.tif,{split}" for number, split in ((0, "train"), (1, "val"), (0, "test"))]
+    (root / "maps.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+
+
 def _manifests(root: Path) -> None:
     rows = [
         {"path": f"{number}.tif", "sensor": "maxar-rgb", "place": "p", "datetime": f"2020-01-0{number + 1}T10:00:00Z"}
@@ -116,7 +138,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _geotiff(root / f"{number}.tif", pixels, compress="deflate" if number else "none")
         _geotiff(root / "a.img", pixels, driver="ENVI")
         _geotiff(root / "a.png", pixels, driver="PNG")
-        _geotiff(root / "labels.tif", pixels[:1] % 3)
+    _maps(root, pixels[:1] % 3)
     _netcdf(root / "a.nc", pixels)
     _manifests(root)
     for name, text in (("recipe.yaml", RECIPE), ("mine.yaml", SENSOR)):
@@ -128,8 +150,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(noise).save(root / "labelled" / label / f"{number}.png")
     rows = [f"labelled/{label}/{number}.png,{label},train" for label in ("field", "river") for number in range(5)]
     (root / "table.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
-    (root / "evaluation.yaml").write_text(EVALUATION.replace("FOLDER", str(root / "labelled")))
     save_checkpoint(root / "model.safetensors", small_checkpoint(patch_size=16, decoder_embed_dim=8))
+    (root / "evaluation.yaml").write_text(EVALUATION.replace("ROOT", str(root)))
+    words = ["evaluate", "knn", str(root / "evaluation.yaml"), "--no-cache", "--results", str(root / "results.parquet")]
+    assert main(words) == 0
     words = ["prepare", str(root / "m.csv"), "--out", str(root / "store"), "--workers", "1", "--quiet", "--stats"]
     assert main(words) == 0
     return root

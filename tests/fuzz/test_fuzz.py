@@ -14,6 +14,7 @@ from fuzz.mutations import SCALARS, mutated_bytes, mutated_text, mutated_word
 
 from anyband.cli import main
 from anyband.errors import OutputError
+from anyband.evaluate.results import read_results, short_id
 from anyband.pretraining import plan
 
 Fault = Callable[..., str]
@@ -28,17 +29,24 @@ def _cases(count: int) -> range:
 
 
 _PREPARE = ("--workers", "1", "--quiet", "--out", "HERE/out")
+_MODEL = ("--checkpoint", "WHOLE/model.safetensors", "--sensor", "maxar-rgb", "--no-cache", "--no-results")
+_KNN, _SEGMENT = (("evaluate", protocol, *_MODEL, "--data") for protocol in ("knn", "segment"))
 _PRETRAIN = ("--data", "HERE/in/store", "--out", "HERE/out")
 # Name → (files that are damaged, one at a time; the other inputs; the command; cases in `make test`).
 _TARGETS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], int]] = {
     "recipe": (("recipe.yaml",), (), ("pretrain", "HERE/in/recipe.yaml", *_PRETRAIN), 25),
     "evaluation": (("evaluation.yaml",), (), ("evaluate", "knn", "HERE/in/evaluation.yaml", "--no-results"), 25),
-    "labelled table": (
-        ("table.csv",),
-        ("labelled",),
-        ("evaluate", "knn", "--data", "HERE/in/table.csv", "--sensor", "maxar-rgb", "--checkpoint", "m", "--no-cache"),
+    "labelled table": (("table.csv", "labelled/field/0.png"), ("labelled",), (*_KNN, "HERE/in/table.csv"), 20),
+    "label rasters": (
+        ("maps.csv", "labels.tif"),
+        ("0.tif", "1.tif", "labels.tif"),
+        (*_SEGMENT, "HERE/in/maps.csv"),
         15,
     ),
+    "package": (("gpkg.csv", "fields.gpkg"), ("0.tif", "1.tif"), (*_SEGMENT, "HERE/in/gpkg.csv"), 10),
+    "geojson": (("fields.geojson",), ("0.tif", "1.tif", "geojson.csv"), (*_SEGMENT, "HERE/in/geojson.csv"), 15),
+    "geoparquet": (("fields.parquet",), ("0.tif", "1.tif", "parquet.csv"), (*_SEGMENT, "HERE/in/parquet.csv"), 10),
+    "results": (("results.parquet",), (), ("results", "HERE/in/results.parquet", "--against", "RESULT"), 20),
     "sensor": (("mine.yaml",), (), ("sensors", "--file", "HERE/in/mine.yaml"), 30),
     "manifest": (("m.csv",), ("0.tif", "1.tif"), ("prepare", "HERE/in/m.csv", *_PREPARE), 20),
     "list": (("m.yaml",), ("0.tif", "1.tif"), ("prepare", "HERE/in/m.yaml", *_PREPARE), 15),
@@ -95,13 +103,14 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
         raise InputError("nothing is trained here")
 
     monkeypatch.setattr("anyband.pretraining.loop.pretrain", nothing)
-    monkeypatch.setattr("anyband.evaluate.run.open_encoder", nothing)
+    monkeypatch.setattr("anyband.evaluate.run.run_protocol", nothing)
 
 
 @pytest.mark.usefixtures("nothing_is_trained")
 @pytest.mark.parametrize("target", _TARGETS)
 def test_a_damaged_file_gives_one_message_or_success(target: str, fault_of: Fault, whole: Path, tmp_path: Path) -> None:
     files, others, words, count = _TARGETS[target]
+    result = short_id(read_results(whole / "results.parquet")[0].id)
     faults = dict[str, str]()
     for seed in _cases(count):
         rng = np.random.default_rng([seed, *target.encode()])
@@ -114,7 +123,9 @@ def test_a_damaged_file_gives_one_message_or_success(target: str, fault_of: Faul
                 (inputs / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(whole / name, inputs / name)
         _damage(inputs / str(rng.choice(files)), rng)
-        told = [word.replace("HERE", str(tmp_path)) for word in words]
+        told = [
+            word.replace("HERE", str(tmp_path)).replace("WHOLE", str(whole)).replace("RESULT", result) for word in words
+        ]
         _note(faults, fault_of(*told, inputs=inputs), seed)
         _clear(tmp_path)
     assert not faults, "\n".join(faults.values())

@@ -148,6 +148,12 @@ def test_rows_of_numbers_that_are_damaged_do_not_count(tmp_path: Path) -> None:
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == ["1", "2"]
 
 
+def test_a_log_without_its_header_is_no_log(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("sdep,epoch\n1,0.5\n")
+    with pytest.raises(OutputError, match=r"metrics.csv' is damaged: it has no column 'step'; restore it, or move"):
+        read_metrics(tmp_path / "metrics.csv")
+
+
 def test_two_runs_do_not_train_in_one_folder(stopped, pair_store, tmp_path) -> None:
     run, recipe, _ = stopped
     shutil.copytree(run, tmp_path / "run")

@@ -284,11 +284,13 @@ class Ledger:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as problem:
+        except sqlite3.OperationalError as problem:
             raise OutputError(
                 f"cannot write the ledger '{self.path}': {problem}; what is finished is kept: "
                 "free some room and run the same command again"
             ) from problem
+        except sqlite3.Error as problem:
+            raise _damaged(self.path, self.path.parent, f" ({problem})") from problem
 
 
 def _checksum(*values: Any) -> int:
@@ -329,6 +331,11 @@ def _time(text: str | None) -> dt.datetime | None:
     return None if text is None else dt.datetime.fromisoformat(text)
 
 
+def _damaged(path: Path, folder: Path, reason: str = "") -> OutputError:
+    found = f"'{path}', which an earlier run wrote, is damaged{reason}"
+    return OutputError(f"{found}; remove its folder '{folder}' and prepare again")
+
+
 class PlacedImages(Sequence[PlacedImage]):
     """What decides the places of the images that are used, in the order of their numbers, read when asked for."""
 
@@ -362,10 +369,7 @@ class WaitingChip:
                 file.seek(self._start)
                 content = file.read(size)
         if content is None or zlib.crc32(content) != self._checksum:
-            raise OutputError(
-                f"'{piece.spool}', which an earlier run wrote, is damaged; remove its folder "
-                f"'{piece.spool.parent.parent}' and prepare again"
-            )
+            raise _damaged(piece.spool, piece.spool.parent.parent)
         _, view, _ = piece.chips[self._number]
         shape = (len(piece.entry.sensor.bands), view.height, view.width)
         dtype, _, _ = storage_of(piece.entry, piece.survey)
@@ -400,6 +404,8 @@ def open_ledger(out: Path) -> Iterator[Ledger]:
             yield ledger
         except (OutputError, WorkerError):
             raise
+        except sqlite3.Error as problem:
+            raise _damaged(ledger.path, folder, f" ({problem})") from problem
         except AnybandError:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -365,12 +365,16 @@ data; `mfu`: the arithmetic reached, over that of a plain matrix product at the 
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Read the whole rows of a metrics.csv; a row that a kill cut short does not count."""
+    """Read the whole rows of a metrics.csv; a row that a kill cut short does not count. `OutputError` where the file is
+    something else."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8", errors="replace")
     # A row counts once its line has ended.
-    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+    lines = text[: text.rfind("\n") + 1].split("\n")[:-1]
+    if lines and "step" not in lines[0].split(","):
+        raise OutputError(f"'{path}' is damaged: it has no column 'step'; restore it, or move it away")
+    rows = csv.DictReader(lines)
     return [
         row for row in rows if None not in row and None not in row.values() and whole_number(row["step"]) is not None
     ]
