@@ -69,7 +69,8 @@ def test_images_of_two_crs_that_overlap_are_said_and_not_joined() -> None:
     places, notes = find_places([large, zone])
     assert len(places) == 2
     assert _polygon(large.grid).intersects(_polygon(zone.grid))
-    assert notes == ["2 images overlap images of another CRS; they are not joined to a place: reproject them"]
+    other = "another CRS, or of a grid that is turned or flipped"
+    assert notes == [f"2 images overlap images of {other}; they are not joined to a place: reproject them"]
 
 
 def test_mixed_crs_in_a_declared_place_is_an_error_that_names_it() -> None:

@@ -19,6 +19,7 @@ from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.store import ChipStore
 from anyband.errors import RasterError
 from anyband.labelled.label_rasters import read_polygons
+from anyband.labelled.tables import LabelFile
 from anyband.rasters.reader import RasterSource, open_raster
 from anyband.sensors.catalogue import get_sensor
 
@@ -134,6 +135,14 @@ def test_one_coordinate_system_has_many_texts(tmp_path: Path, text: str, place: 
     assert (report.places, report.pairs) == (1, {"maxar-rgb + maxar-rgb": 1})
 
 
+@pytest.mark.parametrize("place", ["p", None])
+def test_one_coordinate_system_has_several_numbers(tmp_path: Path, place: str | None) -> None:
+    transform = Affine(10, 0, 1e6, 0, -10, 6e6)
+    for name, crs in (("a.tif", "EPSG:3857"), ("b.tif", "EPSG:900913")):
+        _write(tmp_path / name, crs=CRS.from_user_input(crs), transform=transform, compress="deflate")
+    assert _prepare(tmp_path, [{"path": name, "place": place} for name in ("a.tif", "b.tif")]).places == 1
+
+
 @pytest.mark.parametrize("text", ["OGC:CRS84", "EPSG:4979"])
 def test_degrees_are_one_system_whatever_their_axes_are_called(tmp_path: Path, text: str) -> None:
     degrees = Affine(1e-4, 0, 9, 0, -1e-4, 49)
@@ -160,10 +169,22 @@ def test_polygons_meet_the_pixels_of_a_turned_image(tmp_path: Path, transform: A
     lower = _ground(transform, 20, _SIDE)
     table = geopandas.GeoDataFrame({"label": [1, 2]}, geometry=[upper, lower], crs=32632)
     table.to_file(tmp_path / "a.gpkg", driver="GPKG")
-    polygons, _ = read_polygons([tmp_path / "a.gpkg"], column=None, classes={})
+    file = LabelFile(path=tmp_path / "a.gpkg")
+    polygons, _ = read_polygons([file], column=None, classes={})
     with open_raster(RasterSource(paths=(path,)), get_sensor("maxar-rgb")) as reader:
         assert reader.grid.transform == pytest.approx(tuple(transform)[:6])
-        values, known = polygons[tmp_path / "a.gpkg"].read(reader.grid, reader.grid.whole, image="a.tif")
+        values, known = polygons[file].read(reader.grid, reader.grid.whole, image="a.tif")
     assert known.all()
     assert (values[:20] == 1).all()
     assert (values[20:] == 2).all()
+
+
+@pytest.mark.parametrize("transform", [_ROTATED, _SOUTH_UP, _WEST_FIRST])
+def test_a_turned_image_is_not_joined_by_overlap_and_does_not_stop_the_others(
+    tmp_path: Path, transform: Affine
+) -> None:
+    for name, one in (("a.tif", _PLACED), ("bb.tif", transform), ("ccc.tif", _PLACED)):
+        _write(tmp_path / name, transform=one)
+    report = _prepare(tmp_path, [{"path": name} for name in ("a.tif", "bb.tif", "ccc.tif")])
+    assert (report.places, report.pairs) == (2, {"maxar-rgb + maxar-rgb": 1})
+    assert any("of a grid that is turned or flipped; they are not joined" in note for note in report.notes)

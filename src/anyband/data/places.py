@@ -1,6 +1,7 @@
 """Which images show the same ground, what a place is called, and which split it belongs to."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -105,7 +106,8 @@ def find_places(images: Sequence[PlacedImage]) -> tuple[Places, list[str]]:
     """Group images into places, in the order of their first images, with notes for people.
 
     Declared places are as declared. Other images of one CRS form a place where their footprints overlap,
-    directly or through others; images without CRS, and overlaps between different CRS, are never joined.
+    directly or through others; images without CRS, and overlaps between different CRS or of grids that are turned or
+    flipped against each other, are never joined.
     Each image is asked for a few times, one after the other, and not kept.
 
     Raises:
@@ -129,21 +131,31 @@ def find_places(images: Sequence[PlacedImage]) -> tuple[Places, list[str]]:
 
 
 def _looked_at(images: Sequence[PlacedImage]) -> tuple[Array, Array, Array]:
-    """Go through the images once: hash of the declared place, number of the CRS (-1: none), and bounds of each."""
+    """Go through the images once: hash of the declared place, number of the CRS and of the directions of rows and
+    columns in it (-1: none), and bounds of each."""
     declared = np.zeros(len(images), dtype="S17")
     crs_of = np.full(len(images), -1)
     bounds = np.zeros((len(images), 4))
-    numbers: dict[str, int] = {}
+    names: dict[str, str] = {}
+    numbers: dict[tuple[str, tuple[float, ...]], int] = {}
     for position, image in enumerate(images):
         if image.place is not None:
             declared[position] = _digest(image.place)
         elif image.grid.crs is not None:
             crs = image.grid.crs
-            if crs not in numbers:
-                numbers[crs] = next((number for known, number in numbers.items() if same_crs(known, crs)), len(numbers))
-            crs_of[position] = numbers[crs]
+            if crs not in names:
+                names[crs] = next((known for known in names if same_crs(known, crs)), crs)
+            system = names[crs], _directions(image.grid.transform)
+            crs_of[position] = numbers.setdefault(system, len(numbers))
             bounds[position] = image.grid.bounds
     return declared, crs_of, bounds
+
+
+def _directions(transform: Transform) -> tuple[float, ...]:
+    """Tell where columns and rows of a grid run, to a hundredth of a pixel in ten thousand."""
+    a, b, _, d, e, _ = transform
+    across, down = math.hypot(a, d), math.hypot(b, e)
+    return tuple(round(one, 6) + 0.0 for one in (a / across, d / across, b / down, e / down))
 
 
 def _digest(name: str) -> bytes:
@@ -317,7 +329,7 @@ def _connected(size: int, edges: Array) -> Array:
 
 
 def _notes(images: Sequence[PlacedImage], found: Array, crs_of: Array) -> list[str]:
-    """Say how many images overlap others of another CRS: they are not joined, which may surprise."""
+    """Say how many images overlap others of another CRS or direction: they are not joined, which may surprise."""
     import shapely
 
     placed = found[crs_of[found] >= 0]
@@ -329,7 +341,8 @@ def _notes(images: Sequence[PlacedImage], found: Array, crs_of: Array) -> list[s
     across = np.unique(first[crs[first] != crs[second]])
     if not len(across):
         return []
-    return [f"{len(across)} images overlap images of another CRS; they are not joined to a place: reproject them"]
+    other = "another CRS, or of a grid that is turned or flipped"
+    return [f"{len(across)} images overlap images of {other}; they are not joined to a place: reproject them"]
 
 
 def _lonlat_polygon(grid: Grid) -> Any:

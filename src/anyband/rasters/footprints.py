@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from anyband.errors import GeometryError
-from anyband.rasters.grid import Axis, Grid, Placement, Transform, place
+from anyband.rasters.grid import Axis, Grid, Placement, Transform, place, same_crs
 
 __all__ = [
     "Box",
@@ -87,7 +87,7 @@ def chip_transform(anchor: Grid, box: Box, view: View) -> Transform:
 def lay_out(grids: Sequence[Grid], names: Sequence[str]) -> Layout:
     """Place images of one CRS, or all without any, on the grid of the finest of them; else raise `GeometryError`."""
     for grid, name in zip(grids, names, strict=True):
-        if grid.crs != grids[0].crs:
+        if not same_crs(grid.crs, grids[0].crs):
             raise GeometryError(
                 f"'{names[0]}' has {grids[0].crs or 'no CRS'}, '{name}' has {grid.crs or 'no CRS'}; "
                 "images of one place must share a CRS: reproject one of them"
