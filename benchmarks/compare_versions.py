@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -485,8 +484,7 @@ def compare(before, after, digits):
             bad += 1
             continue
         left, right = dict(leaves(first[part])), dict(leaves(second[part]))
-        hard: list[tuple[Any, Any, Any]] = []
-        soft: list[tuple[Any, Any, Any]] = []
+        hard, soft = [], []
         for key in [*left, *(key for key in right if key not in left)]:
             one, other = left.get(key, "<nothing>"), right.get(key, "<nothing>")
             if not same(one, other, digits):

@@ -1,14 +1,15 @@
-"""Files that appear whole or not at all, locks of folders, and strict YAML."""
+"""Files that appear whole or not at all, locks, which file a path means, and strict YAML 1.2."""
 
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ __all__ = [
     "OwnLoader",
     "check_target",
     "check_weights_kind",
+    "file_identity",
+    "found_paths",
     "held",
     "parse_yaml",
     "read_yaml",
@@ -29,7 +32,27 @@ __all__ = [
     "whole_directory",
     "whole_file",
     "whole_number",
+    "yaml_text",
 ]
+
+
+def file_identity(path: Path | str) -> tuple[int, int] | str:
+    """Tell which file or folder a path means, whatever way leads to it: links and `..` count for nothing."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 (once for each file of an archive)
+    except (OSError, ValueError):
+        return os.path.abspath(path)  # noqa: PTH100 (same)
+    return status.st_dev, status.st_ino
+
+
+def found_paths(pattern: str) -> list[str]:
+    """List what a pattern means. A name that exists is that file, and a folder of that name that folder, before it is a
+    pattern: `img[12].tif`, or `set [1]/*.tif`."""
+    if os.path.lexists(pattern):
+        return [pattern]
+    ends = (at for at in range(len(pattern) - 1, 0, -1) if pattern[at] == os.sep)
+    folder = next((pattern[:at] for at in ends if os.path.lexists(pattern[:at])), "")
+    return glob.glob(glob.escape(folder) + pattern[len(folder) :], recursive=True)  # noqa: PTH207 - absolute too
 
 
 def sync(path: Path) -> None:
@@ -174,7 +197,8 @@ def _output_error(path: Path, problem: OSError) -> OutputError:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and reads `1e-4` as a number, as YAML 1.2 does."""
+    """Safe YAML that refuses duplicate keys, and reads words as YAML 1.2 does: `NO`, `12:30:45` and a date are texts.
+    Numbers whose digits would be lost (`007`, `0o17`) are texts too."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
@@ -188,6 +212,10 @@ class _StrictLoader(yaml.SafeLoader):
                 problem=f"{found} can't be read: {reason}", problem_mark=node.start_mark
             ) from problem
         return value
+
+
+class _TextLoader(_StrictLoader):
+    """The same, but every word is the text that stands there, but `null` and nothing, which are None; for tables."""
 
 
 # For files of the package itself: libyaml reads some ten times as quickly; its sentences about errors are other ones,
@@ -215,21 +243,50 @@ def _construct_mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
-_float_words = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
-for _loader in (_StrictLoader, OwnLoader):
+# Source: YAML 1.2.2, section 10.3.2 (core schema), without numbers in other bases or with leading zeros.
+_NONE = (("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]), ("merge", "<<", ["<"]))
+_NUMBERS = (
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+)
+_WORDS = (*_NONE, ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")), *_NUMBERS)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what any reader, of YAML 1.1 or 1.2, would take for something else than a text."""
+
+
+def _read_words(user: Any, words: Iterable[tuple[str, str, list[str]]]) -> None:
+    for tag, written, first in words:
+        user.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{written})$"), first)
+
+
+for _loader, _words in ((_StrictLoader, _WORDS), (_TextLoader, _NONE), (OwnLoader, _WORDS)):
     _loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
-    _loader.add_implicit_resolver("tag:yaml.org,2002:float", _float_words, list("-+0123456789."))
+    _loader.yaml_implicit_resolvers = {}
+    _read_words(_loader, _words)
+_read_words(_Dumper, _NUMBERS)
 
 
 # chosen: so much of a text that can't be read is shown.
 _SHOWN = 40
 
 
-def parse_yaml(text: str, *, name: str, error: type[AnybandError]) -> Any:
-    """Parse YAML text; duplicate keys and broken syntax raise `error` with the line, and `name` of the document."""
+def yaml_text(value: Any) -> str:
+    """Write plain values as YAML, in the order of their keys."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def parse_yaml(text: str, *, name: str, error: type[AnybandError], as_texts: bool = False) -> Any:
+    """Parse YAML text; duplicate keys and broken syntax raise `error` with the line, and `name` of the document. With
+    `as_texts` every word is the text that stands there (`1e3`, `true`); None is still None."""
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as problem:
+        return yaml.load(text, Loader=_TextLoader if as_texts else _StrictLoader)  # noqa: S506 (SafeLoaders)
+    except (yaml.YAMLError, ValueError) as problem:
         raise error(f"'{name}' is not valid YAML: {problem}") from problem
     except RecursionError as problem:
         raise error(f"'{name}' is nested too deeply to be read") from problem
@@ -244,15 +301,15 @@ def whole_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
-def read_yaml(path: Path, *, error: type[AnybandError]) -> Any:
+def read_yaml(path: Path, *, error: type[AnybandError], as_texts: bool = False) -> Any:
     """Read a YAML file; see `parse_yaml`. A missing or unreadable file raises `error` too."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as problem:
         raise error(f"cannot read '{path}': {problem.strerror or problem}") from problem
     except ValueError as problem:
         raise error(f"'{path}' is not a text in UTF-8, so it can't be YAML: {problem}") from problem
-    return parse_yaml(text, name=str(path), error=error)
+    return parse_yaml(text, name=str(path), error=error, as_texts=as_texts)
 
 
 HUB_FILE = "model.safetensors"

@@ -108,7 +108,7 @@ def test_times_are_counted_from_the_start_of_the_axis(tmp_path: Path, units: str
 
 def test_several_times_without_a_choice_are_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.nc", {"B02": _cube()})
-    message = r"holds 3 times \(2021-01-04 … 2021-01-25\); say which one: `time_index` 0 … 2, or `time`"
+    message = r"holds 3 times \(2021-01-04 … 2021-01-25\); say which one: `time`, 0 … 2 or a date"
     with pytest.raises(RasterError, match=message), open_raster(RasterSource(paths=(path,)), _B02):
         pass
 
@@ -117,7 +117,7 @@ def test_a_time_index_outside_is_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.nc", {"B02": _cube()})
     source = RasterSource(paths=(path,), time_index=3)
     with (
-        pytest.raises(RasterError, match=r"time_index 3 is not in .*3 times \(0 … 2\)"),
+        pytest.raises(RasterError, match=r"time 3 is not in .*3 times \(0 … 2\)"),
         open_raster(source, _B02),
     ):
         pass
@@ -143,7 +143,7 @@ def test_files_that_differ_in_time_are_refused(tmp_path: Path) -> None:
     fine = _write(tmp_path / "fine.nc", {"B02": _cube()})
     coarse = _write(tmp_path / "coarse.nc", {"B8A": _cube()}, time="days since 2021-01-02")
     source = RasterSource(paths=(fine, coarse), time_index=0)
-    message = r"differ in time: '.*fine.nc' gives 2021-01-04, '.*coarse.nc' gives 2021-01-05; say `time`"
+    message = r"differ in time: '.*fine.nc' gives 2021-01-04, '.*coarse.nc' gives 2021-01-05; name a date"
     with pytest.raises(RasterError, match=message), open_raster(source, _sensor("B02", "B8A")):
         pass
 

@@ -118,8 +118,10 @@ class Ledger:
             self.database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             self.database.execute("CREATE INDEX again ON images (identity)")
             self.database.execute(
-                "INSERT INTO skipped SELECT number, '''' || name || ''' stands in the list twice' FROM images AS one "
-                "WHERE EXISTS (SELECT 1 FROM images WHERE identity = one.identity AND number < one.number)"
+                "INSERT INTO skipped SELECT again.number, '''' || again.name || ''' stands in the list twice' || "
+                "iif(again.name = one.name, '', ', first as ''' || one.name || '''') FROM images AS again "
+                "JOIN images AS one ON one.number = (SELECT min(number) FROM images WHERE identity = again.identity) "
+                "WHERE one.number < again.number"
             )
 
     def num_images(self) -> int:
@@ -324,7 +326,8 @@ def _source_of(text: str) -> RasterSource:
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     paths = {name: tuple(map(Path, given[name])) for name in ("paths", "valid_paths")}
     bands = tuple((band, name) for band, name in given["bands"])
-    return RasterSource(**{**given, **lists, **paths, "bands": bands, "time": _time(given["time"])})
+    times = {name: _time(given[name]) for name in ("time", "acquired")}
+    return RasterSource(**{**given, **lists, **paths, "bands": bands, **times})
 
 
 def _time(text: str | None) -> dt.datetime | None:

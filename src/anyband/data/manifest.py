@@ -1,9 +1,12 @@
 """Manifests: which images there are, of which sensor, place and date."""
 
+import contextlib
 import csv
 import datetime as dt
-import glob
+import functools
 import math
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -17,8 +20,8 @@ import pyarrow.parquet as pq
 from anyband.arrays import Array
 from anyband.data.store import SPLITS, Split
 from anyband.errors import AnybandError, CatalogueError, ManifestError, nearest_name
-from anyband.files import read_yaml
-from anyband.rasters.reader import RasterSource, file_sensor
+from anyband.files import file_identity, found_paths, read_yaml
+from anyband.rasters.reader import RasterSource, file_sensor, open_sheet
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, Sensor
 
@@ -92,7 +95,8 @@ def _check_distinct(header: Sequence[str], path: Path) -> None:
 
 
 def _yaml_rows(path: Path) -> Iterator[dict[str, Any]]:
-    rows = read_yaml(path, error=ManifestError)
+    # Names such as NO, 007 or 1e3 stay as they are written.
+    rows = read_yaml(path, error=ManifestError, as_texts=True)
     if rows is None:
         return
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -127,7 +131,8 @@ COLUMNS = {
     "scale": "physical units per stored unit, instead of the encoding's",
     "offset": "physical value of a stored 0, instead of the encoding's",
     "nodata": "digital number that means no data, instead of the file's",
-    "time": "which time of a file with a time axis: number from 0, or ISO date",
+    "time": "which time of a file with a time axis: number from 0, ISO date, `first/last` of either, or `all`",
+    "time_index": "the same, by number only",
     "valid": "mask files, several joined by `;`; a pixel is data where all say so",
     "valid_values": "values of the masks that mean data; empty: all but 0",
     "valid_variable": "variable or band of the mask files",
@@ -190,8 +195,8 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
     for key in ("path", "sensor"):
         if key not in given:
             raise ManifestError(f"'{key}' is missing; it is {COLUMNS[key]}")
-    names, masks = _items(given["path"]), _items(given.get("valid"))
-    paths = tuple(folder / str(name) for name in names)
+    names, masks = (_file_items(given.get(column), folder) for column in ("path", "valid"))
+    paths = tuple(folder / name for name in names)
     product = _product(str(given["sensor"]), folder, known or {})
     bands = _bands(given["bands"], paths, product) if "bands" in given else ()
     scale, offset, nodata = (
@@ -199,29 +204,32 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
     )
     encoding = str(given["encoding"]) if "encoding" in given else None
     sensor, stored = _declaration(product, tuple(band for band, _ in bands), encoding, scale, offset)
-    time_index, time = _time(given["time"]) if "time" in given else (None, None)
+    if "time" in given and "time_index" in given:
+        raise ManifestError("`time` and `time_index` both say which time of the file; fill one of them")
+    time_index, time = _time(given.get("time", given.get("time_index")))
     source = RasterSource(
         paths=paths,
         bands=bands,
         time_index=time_index,
         time=time,
-        valid_paths=tuple(folder / str(name) for name in masks),
+        valid_paths=tuple(folder / name for name in masks),
         valid_values=tuple(_number(value, "valid_values") for value in _items(given.get("valid_values"))),
         valid_variable=str(given.get("valid_variable", "")),
         nodata=nodata,
         encoding=encoding,
+        acquired=_taken(given["datetime"]) if "datetime" in given else None,
     )
     split = given.get("split")
     if split not in (None, *SPLITS):
         raise ManifestError(f"split '{split}' is unknown ({', '.join(SPLITS)}){nearest_name(str(split), SPLITS)}")
     return ImageEntry(
-        name=";".join(str(name) for name in names),
+        name=";".join(names),
         source=source,
         sensor=sensor,
         product=product,
         encoding=stored,
         place=str(given["place"]) if "place" in given else None,
-        datetime=_taken(given["datetime"]) if "datetime" in given else None,
+        datetime=source.acquired,
         split=split,
     )
 
@@ -245,6 +253,12 @@ def _items(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [item.strip() for item in value.split(";") if item.strip()]
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _file_items(value: Any, folder: Path) -> list[str]:
+    """List files; a `;` is part of a name where a file has that name."""
+    is_one = isinstance(value, str) and ";" in value and os.path.lexists(folder / value.strip())
+    return [str(value).strip()] if is_one else [str(item) for item in _items(value)]
 
 
 def _product(name: str, folder: Path, known: Mapping[str, Sensor]) -> Sensor:
@@ -305,13 +319,80 @@ def _bands(value: Any, paths: Sequence[Path], sensor: Sensor) -> tuple[tuple[str
 
 
 def _time(value: Any) -> tuple[int | None, dt.datetime | None]:
+    if value is None:
+        return None, None
+    if _asks_for_several(value):
+        raise ManifestError(f"time '{value}' asks for several images of a file; name one, by its number or date")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value, None
-    if isinstance(value, str) and value.lstrip("-").isdigit() and len(value) < 8:
+    if isinstance(value, str) and value.lstrip("-").isdecimal() and len(value) < 8:
         return int(value), None
     return None, _datetime(value, "time")
+
+
+def _asks_for_several(value: Any) -> bool:
+    return len(_items(value)) > 1 or (isinstance(value, str) and (value.casefold() == "all" or "/" in value))
+
+
+def _rows_of_times(row: Mapping[str, Any], folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Give a row for each time of its file that a row asks for."""
+    if not _asks_for_several(row.get("time")):
+        yield row
+        return
+    if row.get("datetime") not in (None, ""):
+        raise ManifestError(f"`datetime` is of one image, and time '{row['time']}' asks for several; leave it out")
+    for text in map(str, _items(row["time"])):
+        yield from ({**row, "time": one} for one in _times_within(text, _file_items(row.get("path"), folder), folder))
+
+
+def _times_within(text: str, names: Sequence[str], folder: Path) -> list[str | None]:
+    """List the times of a file that `all`, `first/last` or a single one mean; of several files by date. A file that
+    can't be read gives one image without a time, whose reason is said when it is used."""
+    if not _asks_for_several(text):
+        return [text]
+    path = folder / names[0] if names else folder
+    try:
+        times = _times_of(path, path.stat().st_mtime_ns)
+    except (AnybandError, OSError, ValueError):
+        return [None]
+    first, slash, last = (part.strip().removeprefix("..") for part in text.partition("/"))
+    if not times and not slash:
+        return [None]
+    if not times:
+        raise ManifestError(f"time '{text}' is a range, and '{path}' has no time axis; leave it out")
+    indices: Sequence[int] = range(len(times))
+    if slash and all(part.lstrip("-").isdecimal() and len(part) < 8 for part in (first, last) if part):
+        size, start, stop = len(times), int(first or 0), int(last or -1)
+        is_inside = -size <= min(start, stop) and max(start, stop) < size
+        indices = indices[start % size : stop % size + 1] if is_inside else []
+    elif slash:
+        indices = _indices_between(times, first, last)
+    if not indices:
+        known = [f"{time:%Y-%m-%d}" for time in times if time is not None]
+        span = f", {min(known)} to {max(known)}" if known else " whose dates can't be read; use their numbers"
+        raise ManifestError(f"time '{text}': '{path}' has none there; it has {len(times)}{span}")
+    several = ((index, times[index] if len(names) > 1 else None) for index in indices)
+    return [str(index) if time is None else time.isoformat() for index, time in several]
+
+
+def _indices_between(times: Sequence[dt.datetime | None], first: str, last: str) -> list[int]:
+    """Find the times from one to another, both meant; a last day to its end, an empty one without end."""
+    start, stop = (_datetime(part, "time") if part else None for part in (first, last))
+    if stop is not None and len(last) <= len("2020-01-01"):
+        stop += dt.timedelta(days=1, microseconds=-1)
+    known = [(index, time) for index, time in enumerate(times) if time is not None]
+    return [one for one, time in known if (start is None or time >= start) and (stop is None or time <= stop)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _times_of(path: Path, _state: int) -> tuple[dt.datetime | None, ...]:
+    """Read the times of a file, None for one that can't be read; none at all where it has no time axis."""
+    with contextlib.closing(open_sheet(path, time_index=0)) as sheet:
+        if sheet.time_index is None:
+            return ()
+        return tuple(sheet.times) or (None,) * int(getattr(sheet, "num_times", 0))
 
 
 def _taken(value: Any) -> dt.datetime:
@@ -338,9 +419,11 @@ def _datetime(value: Any, column: str) -> dt.datetime:
 
 
 def _number(value: Any, column: str) -> float:
+    # Python would take 1_000 for a number, and YAML writes .nan and .inf.
+    text = str(value).strip().replace("_", "?")
     try:
-        return float(value)
-    except (TypeError, ValueError) as problem:
+        return float(re.sub(r"^([-+]?)\.(?=[ni])", r"\1", text, flags=re.IGNORECASE))
+    except ValueError as problem:
         raise ManifestError(f"{column} '{value}' is not a number") from problem
 
 
@@ -361,7 +444,8 @@ class ImageList:
     def __iter__(self) -> Iterator[ImageEntry]:
         for where, row in self._rows():
             try:
-                yield parse_entry(row, folder=self._folder)
+                for one in _rows_of_times(row, self._folder):
+                    yield parse_entry(one, folder=self._folder)
             except AnybandError as problem:
                 raise ManifestError(f"{where}: {problem}") from problem
 
@@ -372,17 +456,26 @@ class ImageList:
         wanted = {*again, *again.values()}
         seen = {number: entry for number, entry in enumerate(self) if number in wanted} if wanted else {}
         for number, one in again.items():
-            if seen[one] != seen[number]:
+            if _declared_of(seen[one]) != _declared_of(seen[number]):
                 raise ManifestError(
                     f"rows {one + 1} and {number + 1} of '{self._name}' say different things of one image, "
                     f"'{seen[number].name}'"
                 )
 
 
+def _declared_of(entry: ImageEntry) -> ImageEntry:
+    """Leave out by which way the files are named."""
+    return replace(entry, name="", source=replace(entry.source, paths=(), valid_paths=()))
+
+
 def identity(entry: ImageEntry) -> bytes:
-    """Hash what makes an image: images are the same where files, times and masks are, read as the same sensor."""
+    """Hash what makes an image: images are the same where files, bands, times and masks are, read as the same sensor.
+    A file is the same by any path, symbolic or hard link."""
+    one = entry.source
+    files = [sorted(map(repr, map(file_identity, paths))) for paths in (one.paths, one.valid_paths)]
+    what = (files, one.bands, one.time_index, one.time, one.valid_values, one.valid_variable, entry.sensor.name)
     # NumPy drops zeros at the end of such a word, of all words alike.
-    return blake2b(repr((entry.source, entry.sensor.name)).encode(), digest_size=16).digest()
+    return blake2b(repr(what).encode(), digest_size=16).digest()
 
 
 def read_manifest(path: Path) -> list[ImageEntry]:
@@ -413,10 +506,9 @@ def open_manifest(path: Path) -> ImageList:
 def entries_from_globs(
     patterns: Sequence[str], *, sensor: str, encoding: str | None = None, bands: str | None = None
 ) -> ImageList:
-    """List the images that match file patterns, all of one sensor; `ManifestError` where nothing matches."""
-    # `Path.glob` takes no absolute patterns.
-    paths = sorted({found for pattern in patterns for found in glob.glob(pattern, recursive=True)})  # noqa: PTH207
+    """List the images that are named, or match patterns, all of one sensor; `ManifestError` where there is none."""
+    paths = sorted({found for pattern in patterns for found in found_paths(pattern)})
     if not paths:
         raise ManifestError(f"no file matches {', '.join(repr(pattern) for pattern in patterns)}")
     columns = {"sensor": sensor, "encoding": encoding, "bands": bands}
-    return ImageList(patterns[0], Path(), lambda: ((f"'{path}'", {"path": path, **columns}) for path in paths))
+    return ImageList(patterns[0], Path(), lambda: ((f"'{path}'", {"path": [path], **columns}) for path in paths))

@@ -134,7 +134,8 @@ class StoreLocation:
     def kvstore(self, key: str) -> dict[str, Any]:
         """Make TensorStore's spec of a key of the store, such as `chips/ARRAY`; with a slash at its end all below."""
         if isinstance(self.root, Path):
-            return {"driver": "file", "path": str(self.root / key) + "/" * key.endswith("/")}
+            # TensorStore takes no `..`: the folder is named whole, a key stays in it.
+            return {"driver": "file", "path": str(self.root.resolve() / key) + "/" * key.endswith("/")}
         scheme, rest = self.root.split("://", 1)
         bucket, _, path = rest.partition("/")
         spec: dict[str, Any] = {"driver": _DRIVERS[scheme], "bucket": bucket, "path": f"{path}/{key}".lstrip("/")}
@@ -531,7 +532,8 @@ class ChipStore:
 
 def partial_path(path: Path) -> Path:
     """Name the folder in which an unfinished store is kept until it becomes `path`."""
-    return path.with_name(f"{path.name}.partial")
+    whole = path.resolve() if path.name in ("", "..") else path
+    return whole.with_name(f"{whole.name}.partial")
 
 
 def header_text(header: Mapping[str, Any]) -> str:

@@ -24,7 +24,15 @@ import pyarrow.parquet as pq
 import tensorstore as ts
 
 from anyband.arrays import Array, Bool, Num
-from anyband.data.store import INDEX_SCHEMA, STORE_VERSION, TENSORSTORE_ERRORS, ArraySpec, Split, header_text
+from anyband.data.store import (
+    INDEX_SCHEMA,
+    STORE_VERSION,
+    TENSORSTORE_ERRORS,
+    ArraySpec,
+    Split,
+    StoreLocation,
+    header_text,
+)
 from anyband.errors import OutputError
 from anyband.files import sync, whole_directory
 from anyband.sensors.sensor import Sensor, sensor_to_dict
@@ -441,7 +449,7 @@ def _read_shard(folder: Path, array: _GrowingArray, *, has_valid: bool) -> str |
     """Hash the chips of a shard that an earlier run wrote, as `_write_shard` does; None where they can't be read."""
     first, state = len(array.done) * array.chips_per_shard, blake2b(digest_size=16)
     for kind in ("chips", "valid") if has_valid else ("chips",):
-        place = {"driver": "file", "path": str(folder / kind / array.name)}
+        place = StoreLocation(root=folder / kind / array.name).kvstore("")
         spec = {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": kind == "valid"}
         try:
             values = ts.open(spec, open=True).result()[first : first + len(array.waiting)].read().result()
@@ -463,7 +471,7 @@ def _put(path: Path, array: _GrowingArray, values: Array, *, fill_value: int) ->
 
 
 def _set_length(path: Path, num_chips: int) -> None:
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
+    spec = {"driver": "zarr3", "kvstore": StoreLocation(root=path).kvstore("")}
     opened = _wait(ts.open(spec, open=True), path)
     _wait(opened.resize(exclusive_max=[num_chips, None, None, None], resize_metadata_only=True), path)
 
@@ -488,7 +496,7 @@ def _zarr_spec(path: Path, chips_per_shard: int, values: Array, *, fill_value: i
     }
     return {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(path)},
+        "kvstore": StoreLocation(root=path).kvstore(""),
         "metadata": {
             "shape": [_UNKNOWN_LENGTH, *chip_shape],
             "data_type": values.dtype.name,

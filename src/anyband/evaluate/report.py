@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from anyband import __version__
 from anyband.arrays import Array, Float, Int, Num, Shaped
@@ -37,7 +36,7 @@ from anyband.evaluate.results import (
     result_rows,
     row_to_dict,
 )
-from anyband.files import check_target, whole_directory
+from anyband.files import check_target, whole_directory, yaml_text
 from anyband.labelled.samples import SampleImage, TaskData
 from anyband.models.checkpoint import save_checkpoint, write_weights
 from anyband.report.figures import confusion_png, curves_png, scatter_png
@@ -506,7 +505,7 @@ def _write_folder(folder: Path, context: Context, results: Sequence[Result], row
     found = {"anyband": __version__, "results": [row_to_dict(row) for row in rows]}
     (folder / "result.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     recipe = json_values({**context.recipe.model_dump(), "protocol": context.protocol})
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(yaml_text(recipe), encoding="utf-8")
     for result, row in zip(results, rows, strict=True):
         name = _UNSAFE.sub("_", result.features).strip("_")
         if result.model:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anyband.data.manifest import entry_sensor
+from anyband.data.manifest import entry_sensor, identity
 from anyband.data.store import Split
 from anyband.errors import InputError, ManifestError, RecipeError
 from anyband.labelled.samples import (
@@ -31,7 +31,6 @@ from anyband.labelled.samples import (
 )
 from anyband.labelled.splits import alike_names, complete_splits, splits_from_lists
 from anyband.labelled.tables import ListedSample, list_samples
-from anyband.rasters.reader import RasterSource
 from anyband.sensors.sensor import FILE_ENCODINGS, Sensor
 
 __all__ = ["open_images", "published_data", "published_splits"]
@@ -109,27 +108,19 @@ def _check_spec(spec: DataSpec) -> None:
 
 def _check_listed_once(samples: Sequence[ListedSample], name: str) -> None:
     """Refuse an image that is listed twice, also by another way to it. Sensors may share a folder of bands."""
-    folders: dict[str, str] = {}
-    seen: dict[tuple[RasterSource, str], int] = {}
+    seen: dict[bytes, tuple[int, Path]] = {}
     for number, entry in ((number, entry) for number, one in enumerate(samples) for entry in one.images):
-        whole = []
-        for path in map(str, entry.source.paths):
-            # The ways to half a million files go through few folders.
-            folder, last = os.path.split(path)
-            if folder not in folders:
-                folders[folder] = os.path.realpath(folder)
-            is_plain = last != ".." and not os.path.islink(path)  # noqa: PTH114 (half a million)
-            real = os.path.join(folders[folder], last) if is_plain else os.path.realpath(path)  # noqa: PTH118 (same)
-            whole.append(Path(real))
-        key = (replace(entry.source, paths=tuple(whole)), entry.sensor.name)
+        key = identity(entry)
         if key in seen:
+            first, path = seen[key][1], entry.source.paths[0]
+            also = f", also as '{path}'" if path != first else ""
             reason = (
                 "an image in two places would leak from one split into another"
-                if seen[key] != number
+                if seen[key][0] != number
                 else "an image stands in a set once"
             )
-            raise ManifestError(f"'{name}' lists '{whole[0]}' more than once; {reason}")
-        seen[key] = number
+            raise ManifestError(f"'{name}' lists '{first}' more than once{also}; {reason}")
+        seen[key] = number, entry.source.paths[0]
 
 
 def _labels(

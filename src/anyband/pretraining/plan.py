@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from anyband.data.store import ChipStore, Split
 from anyband.encode.input_spec import InputSpec
 from anyband.errors import CheckpointError, OutputError, RecipeError, StoreError
 from anyband.evaluate.fitting import with_new_ranges
-from anyband.files import whole_directory, whole_file
+from anyband.files import whole_directory, whole_file, yaml_text
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import (
     Checkpoint,
@@ -379,7 +378,7 @@ def begin_folder(out: Path, identity: Mapping[str, Any]) -> None:
     for folder in (out, out / _CHECKPOINTS, out / PANELS):
         for leftover in [file for name in _LEFTOVERS for file in folder.glob(name)]:
             _remove(leftover)
-    recipe = yaml.safe_dump(identity["recipe"], sort_keys=False)
+    recipe = yaml_text(identity["recipe"])
     for name, text in ((_RUN_FILE, json.dumps(identity, indent=1) + "\n"), ("recipe.yaml", recipe)):
         with whole_file(out / name) as beside:
             beside.write_text(text, encoding="utf-8")

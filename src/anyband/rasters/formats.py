@@ -7,12 +7,13 @@ import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
+import yaml
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
@@ -21,10 +22,21 @@ from rasterio.windows import Window as RasterioWindow
 
 from anyband.arrays import Array, Bool, Shaped
 from anyband.errors import RasterError
+from anyband.files import OwnLoader
 from anyband.rasters.grid import IDENTITY, Transform, Window, counts_pixels, crs_name, trusted_georeference
-from anyband.sensors.sensor import BY_BASELINE, Scaling, scaling_in
+from anyband.sensors.sensor import BY_BASELINE, Scaling, Sensor, scaling_in
 
-__all__ = ["GdalSheet", "PlainTiffSheet", "QuietReader", "QuietWriter", "open_plain_tiff", "product_scaling"]
+__all__ = [
+    "GdalSheet",
+    "PlainTiffSheet",
+    "QuietReader",
+    "QuietWriter",
+    "acquisition_dates",
+    "date_of",
+    "open_plain_tiff",
+    "product_scaling",
+    "product_time",
+]
 
 # What rasterio raises for damaged files: its own errors, GDAL's, and those of texts that are no UTF-8.
 _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
@@ -93,6 +105,9 @@ class GdalSheet:
         self.times: tuple[datetime.datetime | None, ...] = ()
         self.taken: datetime.datetime | None = None
         self.time_index: int | None = None
+        self.dates = _date_tags(dataset)
+        is_picture = dataset.driver in ("JPEG", "PNG") and not any(self.names)
+        self.colours = tuple(meaning.name for meaning in dataset.colorinterp) if is_picture else ()
 
     def _place(self) -> None:
         """Take the georeference, if it places the image."""
@@ -219,6 +234,125 @@ def _metadata_scaling(product: Path) -> dict[str, Scaling]:
             fields = ((key, names.get(int(number), "") if number else "", value) for key, number, value in found)
             return _product_scaling(fields, f"'{path.name}' of its product")
     return {}
+
+
+# Keys of tags, of any producer, without what is no letter, that say when an image was taken; and, last, one that often
+# says when its file was written. Source: GDAL's IMAGERY domain, ENVI headers, EXIF, CF and ACDD, the products' headers.
+_DATE_KEYS = (
+    *("ACQUISITIONDATETIME", "ACQUISITIONDATE", "ACQUISITIONTIME", "ACQUISITIONSTART", "DATEACQUIRED", "ACQUIRED"),
+    *("SENSINGTIME", "SENSINGSTART", "SENSINGSTARTTIME", "PRODUCTSTARTTIME", "DATATAKESENSINGSTART", "IMAGINGDATE"),
+    *("TIMECOVERAGESTART", "RANGEBEGINNINGDATE", "STARTDATETIME", "DATETIME", "EXIFDATETIMEORIGINAL", "FIRSTLINETIME"),
+    "TIFFTAGDATETIME",
+)
+
+
+def acquisition_dates(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Pick (key, text) of the tags that may say when an image was taken, the best first."""
+    keys = {re.sub(r"[^A-Z]", "", key.upper()): key for key in reversed(list(tags))}
+    return tuple((keys[key], str(tags[keys[key]])) for key in _DATE_KEYS if key in keys)
+
+
+def _date_tags(dataset: DatasetReader) -> tuple[tuple[str, str], ...]:
+    with rasterio.Env():
+        domains = [domain for domain in dataset.tag_namespaces() if domain in ("IMAGERY", "ENVI")]
+        return acquisition_dates({key: text for one in (None, *domains) for key, text in dataset.tags(ns=one).items()})
+
+
+@cache
+def _products() -> list[tuple[str, re.Pattern[str], str]]:
+    table = yaml.load((Path(__file__).parent / "products.yaml").read_bytes(), OwnLoader)  # noqa: S506 (a SafeLoader)
+    return [(mission, re.compile(f"(?<![A-Za-z0-9]){name}", re.IGNORECASE), form) for mission, name, form in table]
+
+
+@lru_cache(maxsize=1024)
+def product_time(name: str) -> tuple[str, datetime.datetime] | None:
+    """Read from the name of a product, or of one of its files, which mission took it and when (UTC; a day is its
+    midnight); None where it is no such name, or two days stand in it."""
+    for mission, pattern, form in _products():
+        found = pattern.findall(name)
+        with suppress(ValueError):
+            times = [datetime.datetime.strptime(text.upper(), form).replace(tzinfo=datetime.UTC) for text in found]
+            if times:
+                return (mission, times[0]) if len({time.date() for time in times}) == 1 else None
+    return None
+
+
+_MTL = re.compile(r"DATE_ACQUIRED\W+(\d{4}-\d\d-\d\d)(?:(?s:.{0,400}?)SCENE_CENTER_TIME\W+(\d\d:\d\d:\d\d))?")
+# chosen: folders above a file that may be its product (SAFE has four), and bytes of a metadata file.
+_PRODUCT_FOLDERS, _MTL_BYTES = 5, 2**16
+
+
+def _time_of(text: str) -> datetime.datetime | None:
+    """Read a time of a tag: ISO 8601, or as TIFF and EXIF write it; no zone means UTC."""
+    plain = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", text.strip().removesuffix("UTC").strip())
+    try:
+        time = datetime.datetime.fromisoformat(plain)
+        return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _product_of(path: Path) -> tuple[str, datetime.datetime] | None:
+    """Find the product that a file is of, or lies in."""
+    names = (path.stem, *(folder.name for folder in path.absolute().parents[:_PRODUCT_FOLDERS]))
+    return next(filter(None, map(product_time, names)), None)
+
+
+def _mtl_time(folder: Path) -> datetime.datetime | None:
+    """Read the only Landsat metadata file of a folder."""
+    with suppress(OSError):
+        files = sorted(one for one in folder.iterdir() if re.search(r"mtl\.(txt|json|xml)$", one.name, re.IGNORECASE))
+        for file in files:
+            found = _MTL.search(file.read_bytes()[:_MTL_BYTES].decode(errors="replace"))
+            if found:
+                return _time_of(f"{found[1]}T{found[2] or '00:00:00'}")
+    return None
+
+
+_WRITTEN_TAG = "TIFFTAG_DATETIME"
+
+
+def date_of(
+    sheets: Sequence[Any], sensor: Sensor, declared: datetime.datetime | None
+) -> tuple[datetime.datetime | None, list[str]]:
+    """Give when an image was taken, as it is declared or as its files (`Sheet`) say it, and what is to be said of it;
+    `RasterError` where their times are of several days."""
+    found, where = _found_date(sheets, sensor, 1 if declared else len(sheets))
+    if found is None or declared is None:
+        said = "no date is taken: {}; declare `datetime`" if found is None else "the date is that of {}"
+        # What a file itself says of its times its sheet says.
+        is_new = where and declared is None and not where.startswith("its ")
+        return declared or found, [said.format(where)] if is_new else []
+    differs = abs(declared - found) > datetime.timedelta(days=1) and _WRITTEN_TAG not in where
+    return declared, [f"the declared date is taken, though {where} gives another"] if differs else []
+
+
+def _found_date(sheets: Sequence[Any], sensor: Sensor, num_named: int) -> tuple[datetime.datetime | None, str]:
+    """Find a date, and what says it: times of files, a tag, names of products, Landsat's metadata. Where the
+    names of the first `num_named` give several days there is none, and the text says so."""
+    timed = [(sheet.taken, sheet) for sheet in sheets if sheet.taken is not None]
+    for time, sheet in timed[1:]:
+        if time.date() != timed[0][0].date():
+            raise RasterError(
+                f"files of one image differ in time: '{timed[0][1].path}' gives {timed[0][0].date()}, "
+                f"'{sheet.path}' gives {time.date()}; name a date as `time`, not a number"
+            )
+    if timed:
+        return timed[0][0], "its time axis" if timed[0][1].times else "its metadata"
+    texts = [pair for sheet in sheets for pair in getattr(sheet, "dates", ())]
+    tags = [(key, time) for key, text in texts if (time := _time_of(text)) is not None]
+    for key, time in tags:
+        if key.upper() != _WRITTEN_TAG:
+            return time, f"the tag {key}"
+    named = [found for sheet in sheets[:num_named] if (found := _product_of(sheet.path)) is not None]
+    if len({time.date() for _, time in named}) > 1:
+        return None, "the names of its files give several days"
+    if named:
+        return min(time for _, time in named), f"the product name ({named[0][0]})"
+    if sensor.name.startswith("landsat") and (time := _mtl_time(sheets[0].path.parent)):
+        return time, "the MTL file"
+    written = [time for _, time in tags if time < datetime.datetime.now(datetime.UTC)]
+    return (written[0], f"the tag {_WRITTEN_TAG}, which may say when the file was written") if written else (None, "")
 
 
 def _cause(problem: BaseException) -> str:

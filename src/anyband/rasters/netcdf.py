@@ -177,16 +177,15 @@ class NetcdfSheet:
             if len(exact) == 1 or len(found) == 1:
                 return (exact or found)[0]
             count = f"{len(found)} images" if found else "no image"
-            raise RasterError(f"'{self.path}' has {count} of {day}{span}; use `time_index`")
+            raise RasterError(f"'{self.path}' has {count} of {day}{span}; use its number")
         last = self.num_times - 1
         if index is None and last:
             raise RasterError(
-                f"'{self.path}' holds {self.num_times} times{span}; say which one: `time_index` 0 … {last}, or `time`"
+                f"'{self.path}' holds {self.num_times} times{span}; say which one: `time`, "
+                f"0 … {last} or a date (numbers only: `time_index`, --time-index; `all` in manifests)"
             )
         if not -self.num_times <= (index or 0) <= last:
-            raise RasterError(
-                f"time_index {index} is not in '{self.path}', which holds {self.num_times} times (0 … {last})"
-            )
+            raise RasterError(f"time {index} is not in '{self.path}', which holds {self.num_times} times (0 … {last})")
         return (index or 0) % self.num_times
 
 

@@ -2,13 +2,11 @@
 
 import contextlib
 import datetime
-import functools
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +29,7 @@ from anyband.rasters.grid import (
     source_window,
     to_type,
 )
+from anyband.sensors.catalogue import contradictions, file_names, finest_of, left_out, match_band
 from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, Scaling, Sensor, number_type, scaling_notes, sensor_in_file
 
 __all__ = [
@@ -71,6 +70,8 @@ class RasterSource:
     """Digital number that means "no data", instead of the file's own or the sensor's; None: theirs."""
     encoding: str | None = None
     """Name of the catalogue's encoding of these digital numbers; None: the sensor's default."""
+    acquired: datetime.datetime | None = field(default=None, repr=False)
+    """When the image was taken, UTC; None: as its files say, if they do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +142,11 @@ class RasterReader:
         stored: Sequence[tuple[str, Encoding]],
     ) -> None:
         """Find the bands and the grid; nothing is read yet."""
-        from anyband.rasters.formats import product_scaling  # what only names files needs no geographic library
+        # Late: what only names files needs no geographic library.
+        from anyband.rasters.formats import date_of, product_scaling
 
         self._source = source
-        names, places = _find_bands(source, sensor, sheets)
+        names, places, notes = _find_bands(source, sensor, sheets)
         self.band_names: tuple[str, ...] = names
         """Catalogue names of the bands, in the order that `read` gives."""
         used = {index: sheets[index] for index in sorted({index for index, _ in places})}
@@ -181,9 +183,10 @@ class RasterReader:
         self.sensor: Sensor = sensor_in_file(sensor.select(names), declared, scaling, str(source.paths[0]))
         """With the bands of the image, in order; where its encoding is in the file (`tags`), with that one."""
         said += scaling_notes(self.sensor, declared, scaling, dict(stored))
-        self.datetime: datetime.datetime | None = _time_of(used.values())
-        """Time of the image where the file says it, UTC."""
-        self.notes: tuple[str, ...] = tuple(dict.fromkeys([*(n for sheet in sheets for n in sheet.notes), *said]))
+        self.datetime, of_date = date_of(list(used.values()), sensor, source.acquired)
+        """Time of the image where it is declared, or where the files say it, UTC."""
+        notes += [*(note for sheet in sheets for note in sheet.notes), *said, *of_date]
+        self.notes: tuple[str, ...] = tuple(dict.fromkeys(notes))
         """What a user should know of how the files were read: a sentence each, without names of files."""
         self.geolocation: str | None = next(filter(None, (one.geolocation for one in used.values())), None)
         """What places the image and is not read; None: nothing."""
@@ -330,17 +333,6 @@ def open_sheet(
     return GdalSheet(path)
 
 
-def _time_of(sheets: Iterable[Sheet]) -> datetime.datetime | None:
-    timed = [(one.taken, one) for one in sheets if one.taken is not None]
-    for time, sheet in timed[1:]:
-        if time.date() != timed[0][0].date():
-            raise RasterError(
-                f"files of one image differ in time: '{timed[0][1].path}' gives {timed[0][0].date()}, "
-                f"'{sheet.path}' gives {time.date()}; say `time` instead of `time_index`"
-            )
-    return timed[0][0] if timed else None
-
-
 def _data_bands(sheet: Sheet) -> list[int]:
     """List the positions of bands that are not alpha."""
     return [position for position in range(len(sheet.names)) if position not in sheet.alphas]
@@ -423,65 +415,30 @@ _BandPlace = tuple[int, int]
 
 _Candidates = list[tuple[_BandPlace, tuple[str, ...]]]
 
-# Names that may stand at the end of a longer one (`T32UQD_B02`, `S1_VV`) carry a number or a polarisation.
-# Plain words may not: the end of `infra-red` is not the red band.
-_PIECES = re.compile(r"([_\-. ])")
-_TAIL = re.compile(r"[A-Za-z]*\d+[A-Za-z]*|[VH][VH]", re.IGNORECASE)
-# Sentinel-2 L2A products name the resolution last: `..._B02_10m.jp2`.
-_RESOLUTION_END = re.compile(r"_\d+m$", re.IGNORECASE)
-
-
-# Names of the bands of the sensors seen last, by their ids; the sensor stands in the value too, so that no other gets
-# its id. chosen: more sensors than an archive has.
-_MAX_SENSORS = 64
-_known: dict[int, tuple[Sensor, dict[str, str]]] = {}
-
-
-def _match_band(names: Iterable[str], sensor: Sensor) -> str | None:
-    """Find the band that a description, variable or file stem means: exactly, by an alias, or by its end; of several
-    names the first that means one. Case does not count, and a band's name goes before an alias."""
-    if id(sensor) not in _known:
-        if len(_known) >= _MAX_SENSORS:
-            _known.clear()
-        aliases = {alias.casefold(): band.name for band in reversed(sensor.bands) for alias in band.aliases}
-        _known[id(sensor)] = sensor, aliases | {band.name.casefold(): band.name for band in sensor.bands}
-    known = _known[id(sensor)][1]
-    found = (known.get(candidate.casefold()) for name in names if name for candidate in (name, *_tails(name)))
-    return next((band for band in found if band is not None), None)
-
-
-@functools.lru_cache(maxsize=1024)
-def _file_names(name: str) -> tuple[str, ...]:
-    """List what a file of one band may be called: its stem, its name, and the ends of its stem."""
-    stem = PurePath(name).stem
-    return (stem, name, *_tails(stem))
-
-
-@functools.lru_cache(maxsize=1024)
-def _tails(name: str) -> tuple[str, ...]:
-    pieces = _PIECES.split(_RESOLUTION_END.sub("", name))
-    if not _TAIL.fullmatch(pieces[-1]):
-        return ()
-    # The separators stand between the pieces. `SR_B4` before `B4`: the longest end that is a name wins.
-    return tuple("".join(pieces[start:]) for start in range(2, len(pieces), 2))
-
 
 def _find_bands(
     source: RasterSource, sensor: Sensor, sheets: Sequence[Sheet]
-) -> tuple[tuple[str, ...], tuple[_BandPlace, ...]]:
-    """Find each requested band, by its catalogue name, in the files; each must be there exactly once."""
+) -> tuple[tuple[str, ...], tuple[_BandPlace, ...], list[str]]:
+    """Find each requested band, by its catalogue name, in the files; each must be there exactly once. A declared place
+    goes before a name, a name before the order. Gives also what should be said of it."""
     # Every band of the files with the names it goes by; a file of one band goes by its own name too.
     candidates: _Candidates = [
-        ((index, position), (name, *_file_names(sheet.path.name)) if _data_bands(sheet) == [position] else (name,))
+        ((index, position), (name, *file_names(sheet.path.name)) if _data_bands(sheet) == [position] else (name,))
         for index, sheet in enumerate(sheets)
         for position, name in enumerate(sheet.names)
     ]
     requested = tuple(sensor.band(band).name for band, _ in source.bands) or sensor.band_names
     named: dict[str, _BandPlace] = {}
+    notes: list[str] = []
     for held_by, names in candidates if not source.bands or "" in dict(source.bands).values() else ():
-        band = _match_band(names, sensor)
+        band = match_band(names, sensor)
         if band in named:
             first, second = sheets[named[band][0]], sheets[held_by[0]]
+            finest = finest_of(first.path.stem, second.path.stem)
+            if finest is not None and len(first.names) == len(second.names) == 1:
+                named[band] = (named[band], held_by)[finest]
+                notes.append("of bands at several resolutions the finest file is taken")
+                continue
             raise RasterError(
                 f"band '{band}' of '{sensor.name}' is there twice: in '{first.path}' and in '{second.path}'; "
                 f"say which one by `bands`"
@@ -489,13 +446,30 @@ def _find_bands(
         if band is not None:
             named[band] = held_by
     if source.bands:
-        return requested, tuple(_declared(band, name, sensor, sheets, candidates, named) for band, name in source.bands)
+        found = tuple(_declared(band, name, sensor, sheets, candidates, named) for band, name in source.bands)
+        known = dict(candidates)
+        numbered = [(band, known[at]) for (band, name), at in zip(source.bands, found, strict=True) if name.isdecimal()]
+        return requested, found, notes + contradictions(numbered, sensor)
     if set(named) == set(requested):
-        return requested, tuple(named[name] for name in requested)
+        rest = [names[0] for at, names in candidates if at not in named.values() and len(sheets[at[0]].names) > 1]
+        return requested, tuple(named[name] for name in requested), notes + left_out(rest, sensor)
     in_order = tuple((index, position) for index, sheet in enumerate(sheets) for position in _data_bands(sheet))
     if len(in_order) == len(requested) and all(in_order[sensor.band_index(one)] == at for one, at in named.items()):
-        return requested, in_order
+        return requested, in_order, notes + _order_notes(requested, sensor, sheets, named)
     raise RasterError(_no_match(sensor, sheets, named))
+
+
+def _order_notes(
+    requested: tuple[str, ...], sensor: Sensor, sheets: Sequence[Sheet], named: Mapping[str, _BandPlace]
+) -> list[str]:
+    colours = [colour for sheet in sheets for colour in getattr(sheet, "colours", ())]
+    if len(requested) == 1 or [match_band([colour], sensor) for colour in colours] == list(requested):
+        return []
+    own = _own_names(sheets)
+    why = f"its names ({_listed(own)}) are not the sensor's" if own else "they have no names"
+    why = f"only {_listed(tuple(named))} have names" if named else why
+    why = f"the file marks them as {_listed(colours)}" if colours else why
+    return [f"bands are taken by order, {_listed(requested)}: {why}; declare `bands` where that is wrong"]
 
 
 def _declared(
@@ -579,7 +553,8 @@ def _files(path: Path, source: RasterSource, sensor: Sensor) -> list[tuple[Path,
     """List the files of a folder that hold requested bands, by name, with all names in it; others (quality, previews)
     are left out."""
     folder = set(os.listdir(path))  # noqa: PTH208 - names are enough
-    rasters = [name for name in sorted(folder) if name.lower().endswith(_RASTER_ENDINGS)]
+    # Names with a dot before them are of the file system: macOS writes `._a.tif` beside `a.tif`.
+    rasters = [name for name in sorted(folder) if name.lower().endswith(_RASTER_ENDINGS) and name[0] != "."]
     declared = {name.casefold() for _, name in source.bands if name}
     wanted = {sensor.band(band).name for band, name in source.bands if not name}
     if not source.bands:
@@ -587,8 +562,8 @@ def _files(path: Path, source: RasterSource, sensor: Sensor) -> list[tuple[Path,
     found = [
         name
         for name in rasters
-        if _match_band(_file_names(name)[:1], sensor) in wanted
-        or (declared and not declared.isdisjoint(map(str.casefold, _file_names(name))))
+        if match_band(file_names(name)[:1], sensor) in wanted
+        or (declared and not declared.isdisjoint(map(str.casefold, file_names(name))))
     ]
     if found:
         return [(path / name, folder) for name in found]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from anyband.encode.complete import ImageView, PlaceView, SetCompleter
 from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata
 from anyband.errors import AssignmentError, CatalogueError, GeometryError, InputError
+from anyband.files import file_identity
 from anyband.progress import Advance
 from anyband.rasters.footprints import Box, place_image
 from anyband.rasters.grid import Axis, Blender, Grid, Window, pixel_size_m, same_crs, source_window, window_starts
-from anyband.rasters.reader import RasterReader, open_raster, open_sheet
+from anyband.rasters.reader import RasterReader, RasterSource, open_raster, open_sheet
 from anyband.scenes.outputs import (
     SceneImage,
     as_utc,
@@ -390,6 +391,10 @@ def _time_of(target: TargetImage, reader: RasterReader | None) -> dt.datetime:
     return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
 
 
+def _files_of(source: RasterSource) -> tuple[Any, ...]:
+    return [file_identity(path) for path in source.paths], source.time_index
+
+
 def _without_target(
     others: Sequence[Candidate], target: TargetImage, time: dt.datetime
 ) -> tuple[list[Candidate], list[str]]:
@@ -397,10 +402,7 @@ def _without_target(
 
     def is_target(image: Candidate) -> bool:
         source, own = image[0].source, _taken_at(image)
-        same_file = target.entry is not None and (source.paths, source.time_index) == (
-            target.entry.source.paths,
-            target.entry.source.time_index,
-        )
+        same_file = target.entry is not None and _files_of(source) == _files_of(target.entry.source)
         same_day = own is not None and own.astimezone(dt.UTC).date() == time.astimezone(dt.UTC).date()
         return image[0].sensor.name == target.sensor.name and (same_file or same_day)
 

@@ -1,9 +1,10 @@
-"""The catalogue of sensors: tables that come with the package, files of users, names; and which values cannot be."""
+"""The catalogue of sensors: tables of the package, files of users, names of files; and which values cannot be."""
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,18 @@ from anyband.sensors.sensor import (
 
 __all__ = [
     "ValueCheck",
+    "contradictions",
+    "file_names",
     "find_band",
     "find_bands",
     "find_sensor_name",
+    "finest_of",
     "get_sensor",
     "in_first_words",
+    "left_out",
     "list_sensors",
     "load_sensor_file",
+    "match_band",
     "parse_mission",
     "sampled",
 ]
@@ -480,3 +486,82 @@ def _encoding_of(band: Band, fits: Callable[[Encoding], bool]) -> str:
     """Name the first encoding of a band that fits, as it is declared."""
     name = next((name for name, code in band.encodings if fits(code)), None)
     return "how its numbers are stored" if name is None else f"`encoding: {name}`"
+
+
+# Names that may stand at the end of a longer one (`T32UQD_B02`, `S1_VV`) carry a number or a polarisation.
+# Plain words may not: the end of `infra-red` is not the red band.
+_PIECES = re.compile(r"([_\-. ])")
+_TAIL = re.compile(r"[A-Za-z]*\d+[A-Za-z]*|[VH][VH]", re.IGNORECASE)
+# Sentinel-2 L2A products name the resolution last: `..._B02_10m.jp2`.
+_RESOLUTION_END = re.compile(r"_(\d+)m$", re.IGNORECASE)
+# Sentinel-1 products name the polarisation in the middle: `s1a-iw-grd-vv-20200701t….tiff`.
+_SENTINEL1_FILE = re.compile(r"s1[a-d]-\w+-\w+-([vh]{2})-", re.IGNORECASE)
+
+
+_MOST_LISTED = 16
+
+# Names of the bands of the sensors seen last, by their ids; the sensor stands in the value too, so that no other gets
+# its id. chosen: more sensors than an archive has.
+_MAX_SENSORS = 64
+_known: dict[int, tuple[Sensor, dict[str, str]]] = {}
+
+
+def match_band(names: Iterable[str], sensor: Sensor) -> str | None:
+    """Find the band that a description, variable or file stem means: exactly, by an alias, or by its end; of several
+    names the first that means one. Case does not count, and a band's name goes before an alias."""
+    if id(sensor) not in _known:
+        if len(_known) >= _MAX_SENSORS:
+            _known.clear()
+        aliases = {alias.casefold(): band.name for band in reversed(sensor.bands) for alias in band.aliases}
+        _known[id(sensor)] = sensor, aliases | {band.name.casefold(): band.name for band in sensor.bands}
+    known = _known[id(sensor)][1]
+    found = (known.get(candidate.casefold()) for name in names if name for candidate in (name, *_tails(name)))
+    return next((band for band in found if band is not None), None)
+
+
+@functools.lru_cache(maxsize=1024)
+def file_names(name: str) -> tuple[str, ...]:
+    """List what a file of one band may be called: its stem, its name, and the ends of its stem."""
+    stem = PurePath(name).stem
+    return (stem, name, *_tails(stem))
+
+
+@functools.lru_cache(maxsize=1024)
+def _tails(name: str) -> tuple[str, ...]:
+    if (product := _SENTINEL1_FILE.match(name)) is not None:
+        return (product[1],)
+    pieces = _PIECES.split(_RESOLUTION_END.sub("", name))
+    if not _TAIL.fullmatch(pieces[-1]):
+        return ()
+    # The separators stand between the pieces. `SR_B4` before `B4`: the longest end that is a name wins.
+    return tuple("".join(pieces[start:]) for start in range(2, len(pieces), 2))
+
+
+def finest_of(first: str, second: str) -> int | None:
+    """Tell which of two stems, 0 or 1, is the finer where they are one band of a product at two resolutions
+    (`B02_10m`, `B02_20m`); None where they are not."""
+    found = [_RESOLUTION_END.search(stem) for stem in (first, second)]
+    if None in found or _RESOLUTION_END.sub("", first) != _RESOLUTION_END.sub("", second):
+        return None
+    sizes = [int(one[1]) for one in found if one is not None]
+    return None if sizes[0] == sizes[1] else sizes.index(min(sizes))
+
+
+def _whole(sensor: Sensor) -> Sensor:
+    return sensor if find_sensor_name(sensor.name) is None else get_sensor(sensor.name)
+
+
+def contradictions(numbered: Iterable[tuple[str, tuple[str, ...]]], sensor: Sensor) -> list[str]:
+    """Say which bands that are declared by number (band, names that the file gives it) the file names otherwise."""
+    whole = _whole(sensor)
+    meant = ((band, match_band(own, whole), own) for band, own in numbered)
+    other = [f"{band} '{next(filter(None, own))}'" for band, by_name, own in meant if by_name not in (None, band)]
+    return [f"bands are taken by their declared numbers, though the file calls {', '.join(other)}"] if other else []
+
+
+def left_out(names: Iterable[str], sensor: Sensor) -> list[str]:
+    """Say which names are of no band of a sensor."""
+    unknown = [name for name in names if name and match_band((name,), _whole(sensor)) is None]
+    more = f" and {len(unknown) - _MOST_LISTED} more" * (len(unknown) > _MOST_LISTED)
+    shown = ", ".join(unknown[:_MOST_LISTED])
+    return [f"what '{sensor.name}' has no band for is left out: {shown}{more}"] if unknown else []

@@ -5,6 +5,7 @@ import json
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial, reduce
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -154,6 +155,7 @@ def shipped_recipes(folder: str) -> dict[str, Traversable]:
 
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 _TYPES = {"int": "int", "float": "float", "bool": "bool", "string": "str", "tuple": "tuple", "dict": "dict"}
 
 
@@ -200,16 +202,26 @@ def _expected(error: ErrorDetails) -> str:
 
 
 def _read_texts(values: dict[str, Any], problem: ValidationError) -> bool:
-    """Read a text that stands where a number or a switch belongs, as in `epochs: "5"`, once more as YAML."""
+    """Read a text that stands where a number or a switch belongs, as in `epochs: "5"` or `enabled: off`."""
     changed = False
     for error in problem.errors():
         if error["type"] in ("int_type", "float_type", "bool_type") and isinstance(error["input"], str):
             *outer, last = _steps(error["loc"], values)
-            again = parse_yaml(error["input"], name=str(last), error=RecipeError)
+            again = _switch_or_number(error["input"], error["type"], str(last))
             if not isinstance(again, str):
                 reduce(getitem, outer, values)[last] = again
                 changed = True
     return changed
+
+
+def _switch_or_number(text: str, kind: str, name: str) -> Any:
+    """Read a text as what belongs there: also as YAML 1.1 or Python write it, where only one meaning is possible."""
+    if kind == "bool_type" and text.casefold() in _SWITCHES:
+        return _SWITCHES[text.casefold()]
+    if kind != "bool_type" and any(map(str.isdecimal, text)):
+        with suppress(ValueError):
+            return float(text) if kind == "float_type" else int(text, 0)
+    return parse_yaml(text, name=name, error=RecipeError)
 
 
 def _key(location: tuple[int | str, ...], values: Any) -> str:
