@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import SupportsInt
 
 __all__ = [
     "AnybandError",
@@ -18,6 +19,7 @@ __all__ = [
     "TrainingError",
     "WorkerError",
     "check_text",
+    "counted",
     "nearest_name",
 ]
 
@@ -90,3 +92,15 @@ def check_text(text: str, *, error: type[Exception]) -> None:
     (Python keeps them as halves of pairs)."""
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise error(f"{text[:_SHOWN]!r} has a NUL character, or bytes that are not UTF-8; rename it, or write it anew")
+
+
+_IRREGULAR = {"are": "is", "have": "has", "were": "was", "do": "does"}
+
+
+def counted(count: SupportsInt, noun: str, verb: str = "") -> str:
+    """Write a count with its noun, given as of one, and a verb, given as of several: `1 image is`, `2 images are`."""
+    one = int(count) == 1
+    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else noun + ending
+    agreed = _IRREGULAR.get(verb, f"{verb}s") if one and verb else verb
+    return f"{count} {noun if one else many}" + (f" {agreed}" if agreed else "")

@@ -11,6 +11,7 @@ import rasterio
 
 from anyband.cli import main
 from anyband.cli.results import print_table
+from anyband.errors import counted
 
 _OWN = """\
 mission: Mine
@@ -146,3 +147,27 @@ def test_embed_replaces_an_output_only_where_it_is_told_to(embed: Callable[..., 
     assert "f.tif' exists already; name another output, or replace it with --overwrite" in said
     assert scene.with_name("f.tif").read_bytes() == written
     assert embed("--overwrite", "--bands", "R;G;B")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((1, "image"), "1 image"),
+        ((0, "image"), "0 images"),
+        ((2, "patch", "have"), "2 patches have"),
+        ((1, "class", "need"), "1 class needs"),
+        ((3, "entry", "are"), "3 entries are"),
+        ((np.int64(1), "sample", "are"), "1 sample is"),
+    ],
+)
+def test_one_thing_is_not_several(words: tuple[int, str], text: str) -> None:
+    assert counted(*words) == text
+
+
+def test_one_image_is_prepared_as_one(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(scene), "--sensor", "maxar-rgb", "--out", str(scene.with_name("store")), "--workers", "1", "--quiet"]
+    assert main(["prepare", *words]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 chip of 1 footprint in 1 place (train 1, val 0, test 0)")
+    assert "was taken for 1 image; none was declared" in said
+    assert "1 images" not in said

@@ -146,7 +146,7 @@ def _entries(arguments: argparse.Namespace) -> "ImageList":
     if arguments.encoding is not None or arguments.bands is not None:
         raise InputError("--encoding and --bands go with --sensor; a manifest has columns for them")
     if len(arguments.inputs) != 1:
-        raise InputError(f"{len(arguments.inputs)} inputs need --sensor; without it give one manifest")
+        raise InputError(f"{counted(len(arguments.inputs), 'input', 'need')} --sensor; without it give one manifest")
     return open_manifest(Path(arguments.inputs[0]))
 
 

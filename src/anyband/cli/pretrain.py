@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from anyband.cli.options import output_path
+from anyband.errors import counted
 
 __all__ = ["add_arguments", "run"]
 
@@ -44,5 +45,5 @@ def run(arguments: argparse.Namespace) -> int:
         return 0 if ok else 1
     result = pretrain(recipe, data=arguments.data, out=arguments.out, shown=not arguments.quiet)
     if not arguments.quiet and getattr(rank_zero_only, "rank", 0) == 0:
-        print(f"{result.checkpoint} ({result.steps} steps)")
+        print(f"{result.checkpoint} ({counted(result.steps, 'step')})")
     return 0

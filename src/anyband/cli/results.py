@@ -164,7 +164,7 @@ def _list(rows: "Sequence[ResultRow]", metric: "MetricName | None", *, as_json: 
 
     groups = grouped(rows, metric)
     if metric is not None and not groups:
-        raise InputError(f"none of the {len(rows)} results has the metric '{metric}'")
+        raise InputError(f"none of the {counted(len(rows), 'result')} has the metric '{metric}'")
     if as_json:
         print_json({"results": [row_to_dict(row) for group in groups for row in group]})
         return
@@ -172,8 +172,9 @@ def _list(rows: "Sequence[ResultRow]", metric: "MetricName | None", *, as_json: 
         counts = ", ".join(f"{name} {count}" for name, count in group[0].num_samples.items())
         title = f"{group[0].data} ({group[0].data_fingerprint[:8]}); samples: {counts}"
         print_table(title, *table_of(group, metric))
-    total = f"{len(rows)} result{'s' * (len(rows) != 1)}"
-    print(f"{total}; in brackets 95 % bootstrap intervals over test samples; the best stand first")
+    print(
+        f"{counted(len(rows), 'result')}; in brackets 95 % bootstrap intervals over test samples; the best stand first"
+    )
 
 
 def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:

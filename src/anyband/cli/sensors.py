@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anyband.cli.results import print_table
-from anyband.errors import AssignmentError, CatalogueError
+from anyband.errors import AssignmentError, CatalogueError, counted
 from anyband.sensors.assignment import AssignmentRules, assign
 from anyband.sensors.catalogue import get_sensor, list_sensors, load_sensor_file
 from anyband.sensors.ranges import RangeTable, load_ranges
@@ -69,7 +69,7 @@ def _list(sensors: list[Sensor], *, as_json: bool) -> None:
         cells.append((row["name"], row["title"], str(row["bands"]), gsds_m, ", ".join(row["units"]), statistics))
     header = ("name", "title", "bands", "GSD (m)", "unit", "stats")
     print_table("", header, cells, wrap=("title", "unit"))
-    print(f"{len(sensors)} sensors; `anyband sensors NAME` shows the bands of one, or of a YAML file")
+    print(f"{counted(len(sensors), 'sensor')}; `anyband sensors NAME` shows the bands of one, or of a YAML file")
 
 
 def _show(sensor: Sensor, ranges: RangeTable, *, as_json: bool) -> None:
@@ -150,7 +150,9 @@ def _encoding_lines(sensor: Sensor) -> list[str]:
             if name in dict(band.encodings):
                 groups.setdefault(_formula(band.encoding(name), band.unit), []).append(band.name)
         for formula, bands in groups.items():
-            some = f" [{bands[0]}]" if len(bands) == 1 else f" [{len(bands)} bands, {bands[0]} … {bands[-1]}]"
+            some = (
+                f" [{bands[0]}]" if len(bands) == 1 else f" [{counted(len(bands), 'band')}, {bands[0]} … {bands[-1]}]"
+            )
             lines.append(f"{name}{'' if len(bands) == len(sensor.bands) else some}: {formula}")
     return lines
 

@@ -3,6 +3,7 @@
 import argparse
 
 from anyband.cli.options import output_path
+from anyband.errors import counted
 
 __all__ = ["add_arguments", "run"]
 
@@ -60,7 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
     )
     manifest = simulate(arguments.out, options)
-    print(f"{manifest}: {options.num_places} places, {len(sensors)} sensors, {options.num_dates} date(s)")
+    print(
+        f"{manifest}: {counted(options.num_places, 'place')}, {counted(len(sensors), 'sensor')}, "
+        f"{counted(options.num_dates, 'date')}"
+    )
     if arguments.preview:
         picture = arguments.out / "preview.png"
         draw_preview(picture, options, indices=tuple(range(min(_PREVIEW_PLACES, options.num_places))))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyband.cli.options import check_checkpoint, check_there
+from anyband.errors import counted
 
 if TYPE_CHECKING:
     from anyband.encode.verify import VerifyReport
@@ -49,5 +50,5 @@ def _table(report: "VerifyReport") -> str:
         lines.append(f"{entry['entry']:{width}}  {errors}  {result}{note}")
     failed = sum(not entry["passed"] for entry in report.entries)
     total = len(report.entries)
-    verdict = f"all {total} entries pass" if not failed else f"{failed} of {total} entries FAIL"
+    verdict = f"all {counted(total, 'entry')} pass" if not failed else f"{failed} of {counted(total, 'entry')} FAIL"
     return "\n".join([*lines, f"{verdict} at a relative tolerance of {report.tolerance:g}"])

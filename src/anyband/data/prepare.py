@@ -39,7 +39,7 @@ from anyband.data.manifest import ImageEntry, ImageList
 from anyband.data.places import Place, find_places, footprint
 from anyband.data.store import SPLITS, STORE_VERSION, ArraySpec, ChipStore, partial_path
 from anyband.data.store_writer import ChipRecord, StoreWriter, large_blocks_returned
-from anyband.errors import GeometryError, InputError, ManifestError, OutputError, RasterError, StoreError
+from anyband.errors import GeometryError, InputError, ManifestError, OutputError, RasterError, StoreError, counted
 from anyband.progress import progress, worker_pool
 from anyband.rasters.reader import said_once
 from anyband.sensors.catalogue import in_first_words
@@ -90,13 +90,14 @@ class PrepareReport:
         """Say it for people."""
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
         lines = [
-            f"{sum(self.chips.values())} chips of {self.footprints} footprints in {self.places} places ({splits})",
-            *(f"  {name}: {count} chips" for name, count in self.chips.items()),
+            f"{counted(sum(self.chips.values()), 'chip')} of {counted(self.footprints, 'footprint')} in "
+            f"{counted(self.places, 'place')} ({splits})",
+            *(f"  {name}: {counted(count, 'chip')}" for name, count in self.chips.items()),
             *(f"  pairs {name}: {count}" for name, count in self.pairs.items()),
             *(f"note: {note}" for note in self.notes),
         ]
         if self.skipped:
-            lines.append(f"skipped {len(self.skipped)} images:")
+            lines.append(f"skipped {counted(len(self.skipped), 'image')}:")
             # Most reasons name the image themselves.
             lines += [f"  {why if name in why else f'{name}: {why}'}" for name, why in self.skipped[:_LISTED]]
             if len(self.skipped) > _LISTED:
@@ -326,7 +327,7 @@ class _Run:
     def report(self) -> PrepareReport:
         notes = [*said_once(in_first_words(self._ledger.doubts())), *self._notes]
         notes += [
-            f"{sensor}: encoding '{encoding}', the default, was taken for {count} images; none was declared"
+            f"{sensor}: encoding '{encoding}', the default, was taken for {counted(count, 'image')}; none was declared"
             for (sensor, encoding), (count, _) in sorted(self._defaults.items(), key=lambda one: one[1][1])
         ]
         notes += said_once(self._ledger.notes())
@@ -334,7 +335,7 @@ class _Run:
         for split, fraction in zip(SPLITS, self._options.fractions, strict=True):
             if fraction and not found.splits[split]:
                 notes.append(
-                    f"split '{split}' has no chips: {found.places} places are few; "
+                    f"split '{split}' has no chips: {counted(found.places, 'place', 'are')} few; "
                     "declare `split` in the manifest, or try another seed"
                 )
         return replace(found, skipped=tuple(self._ledger.skipped()), notes=tuple(notes))
@@ -359,7 +360,7 @@ class _Run:
         shown, more = "; ".join(reasons[:_NAMED_PROBLEMS]), len(reasons) - _NAMED_PROBLEMS
         total = len(reasons) + self._ledger.num_images()
         rest = f"; and {more} more" if more > 0 else ""
-        raise RasterError(f"none of the {total} images can be used: {shown}{rest}")
+        raise RasterError(f"none of the {counted(total, 'image')} can be used: {shown}{rest}")
 
 
 def _strict_error(reason: str) -> RasterError:

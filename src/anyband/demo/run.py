@@ -27,7 +27,7 @@ from anyband.encode.encoder import (
     pooled,
     store_features,
 )
-from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError
+from anyband.errors import AnybandError, AssignmentError, InputError, ManifestError, OutputError, counted
 from anyband.evaluate.features import band_means
 from anyband.evaluate.metrics import LabelledFeatures, Predictions, Score, scores_of
 from anyband.evaluate.probes import NUM_NEIGHBOURS, knn_scores
@@ -275,7 +275,7 @@ def _own(manifest: Path) -> _Archive:
             # `prepare` reports what can't be read, with its reason.
             continue
     if not sizes:
-        raise ManifestError(f"none of the {len(entries)} images of '{manifest}' can be read")
+        raise ManifestError(f"none of the {counted(len(entries), 'image')} of '{manifest}' can be read")
     return entries, entries[max(sizes, key=lambda number: (sizes[number], -number))], {}, None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anyband import __version__
 from anyband.demo.run import KINDS, POOL, UNSEEN_SENSOR, DemoResult, Scores
+from anyband.errors import counted
 from anyband.evaluate.metrics import COLUMN_TITLES, METRICS_OF, score_text
 from anyband.evaluate.results import ResultRow
 from anyband.report.figures import metrics_png
@@ -45,9 +46,10 @@ def _lead(result: DemoResult) -> str:
     counts = result.prepared
     source = "simulated landscapes" if result.options.images is None else "the given images"
     lead = (
-        f"{sum(counts.chips.values())} chips of {len(counts.chips)} sensors at {counts.places} places of {source} "
+        f"{counted(sum(counts.chips.values()), 'chip')} of {counted(len(counts.chips), 'sensor')} at "
+        f"{counted(counts.places, 'place')} of {source} "
         f"became a store; a network of the recipe '{result.recipe.name}' was pre-trained on pairs of them for "
-        f"{result.options.steps} steps of {result.options.batch_size} pairs"
+        f"{counted(result.options.steps, 'step')} of {result.options.batch_size} pairs"
     )
     if not result.places:
         return f"{lead}, and run over a whole scene."
@@ -112,7 +114,7 @@ def _sets(result: DemoResult) -> tuple[str, list[str]]:
     recipe = result.set_recipe
     least, most = recipe.data.sets.size if recipe.data.sets else (1, 1)
     text = (
-        f"A second network, of the recipe '{recipe.name}', learned for {recipe.optim.steps} steps of "
+        f"A second network, of the recipe '{recipe.name}', learned for {counted(recipe.optim.steps, 'step')} of "
         f"{recipe.optim.batch_size} sets: {least} to {most} images of one place, of any sensors and dates. The first "
         "is the anchor. Images of another sensor hide the places that the anchor hides, other dates of its own sensor "
         "hide places of their own; a quarter of each image is seen. Now and then the last image is hidden whole and "

@@ -46,7 +46,7 @@ from anyband.encode.metadata import (
     resized_gsd_m,
     same_features,
 )
-from anyband.errors import CatalogueError, InputError, nearest_name
+from anyband.errors import CatalogueError, InputError, counted, nearest_name
 from anyband.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.patches import SpectralProjection
@@ -116,7 +116,7 @@ def check_memory(encoder: Encoder, *, num_sets: int, num_images: int, num_tokens
     needed = sequence_bytes(encoder, num_sets=num_sets, num_tokens=num_images * num_tokens)
     if free is not None and needed > free:
         raise InputError(
-            f"{num_sets} set{'s' * (num_sets > 1)} of {num_images} images with {num_tokens} tokens each "
+            f"{counted(num_sets, 'set')} of {counted(num_images, 'image')} with {counted(num_tokens, 'token')} each "
             f"({num_images * num_tokens:,} tokens that attend to each other) need about {needed / _GB:,.1f} GB, and "
             f"{free / _GB:,.1f} GB are free on '{device}'; take fewer or smaller images, or fewer sets at once"
         )

@@ -27,7 +27,7 @@ from anyband.data.harmonise import (
 )
 from anyband.data.resample import apply, whole_footprint
 from anyband.encode.metadata import ImageArray
-from anyband.errors import CatalogueError, InputError, StoreError, nearest_name
+from anyband.errors import CatalogueError, InputError, StoreError, counted, nearest_name
 from anyband.files import parse_yaml
 from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch
@@ -207,7 +207,8 @@ def input_spec_for(
         elif missing := [band.name for band in used.bands if band.statistics is None]:
             shown = ", ".join(missing[:8]) + " …" * (len(missing) > 8)
             raise CatalogueError(
-                f"no normalisation statistics for {len(missing)} of {len(used.bands)} bands of '{used.name}' "
+                f"no normalisation statistics for {len(missing)} of {counted(len(used.bands), 'band')} of "
+                f"'{used.name}' "
                 f"({shown}) in the checkpoint or the catalogue; give those of your images with `--statistics` "
                 "(in Python `statistics`), computed there or by `anyband prepare --stats`"
             )

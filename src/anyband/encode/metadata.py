@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Float, Shaped
-from anyband.errors import GeometryError, InputError
+from anyband.errors import GeometryError, InputError, counted
 from anyband.models.encodings import corner_bits
 from anyband.models.inputs import SetMetadata
 from anyband.models.vit import EncoderConfig
@@ -399,9 +399,7 @@ def checked_all(metadata: ImageMetadata | Sequence[ImageMetadata] | None, count:
         return []
     given = [metadata] if isinstance(metadata, ImageMetadata) else metadata
     if len(given) != count:
-        raise InputError(
-            f"'metadata' is of {len(given)} image{'s' * (len(given) != 1)}, the array holds {count}; give one for each"
-        )
+        raise InputError(f"'metadata' is of {counted(len(given), 'image')}, the array holds {count}; give one for each")
     return [checked_metadata(one, name=f"image {position}") for position, one in enumerate(given)]
 
 

@@ -13,7 +13,7 @@ from anyband import __version__
 from anyband.arrays import Array, Float, Int, Num, Shaped
 from anyband.data.harmonise import composite, decode
 from anyband.data.harmonise import picture as draw
-from anyband.errors import InputError, OutputError
+from anyband.errors import InputError, OutputError, counted
 from anyband.evaluate.features import Context, Result
 from anyband.evaluate.metrics import (
     COLUMN_TITLES,
@@ -255,7 +255,7 @@ def _confusion_picture(predictions: Predictions, features: str) -> str:
     cells = f"numbers of {what}" if in_counts else f"per cent of the {what} of the true class"
     return picture(
         confusion_png(counts, predictions.classes, cells="counts" if in_counts else "percent"),
-        alt=f"confusion matrix of {len(predictions.classes)} classes",
+        alt=f"confusion matrix of {counted(len(predictions.classes), 'class')}",
         caption=f"{features}: {cells}; colours are shares of the true class, which stands left with its {what}.",
         full_size=len(predictions.classes) > _MOST_ON_PAGE,
     )
@@ -312,9 +312,9 @@ def _mistake_parts(data: TaskData, predictions: Predictions, features: str) -> l
     found, count = worst_mistakes(predictions), len(predictions.samples)
     if not found:
         right = (
-            f"in each of the {count} test samples, all labels that hold are scored above those that do not"
+            f"in each of the {counted(count, 'test sample')}, all labels that hold are scored above those that do not"
             if predictions.kind == "labels"
-            else f"none of the {count} test samples is wrong"
+            else f"none of the {counted(count, 'test sample')} is wrong"
         )
         return [paragraph(f"{features}: {right}.")]
     places = {name: index for index, name in enumerate(data.names)}

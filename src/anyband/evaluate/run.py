@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from anyband.data.store import SPLITS, Split
 from anyband.encode.encoder import SensorEncoder, available_bytes, find_device, load_encoder, sequence_bytes
 from anyband.encode.input_spec import checkpoint_sensors
-from anyband.errors import AnybandError, AssignmentError, CheckpointError, InputError, OutputError, RecipeError
+from anyband.errors import AnybandError, AssignmentError, CheckpointError, InputError, OutputError, RecipeError, counted
 from anyband.evaluate.features import Context, FusedEncoder, Result, have_equal_bands, probe_encoders
 from anyband.evaluate.fitting import checkpoint_of, withhold_range
 from anyband.evaluate.inputs import TaskReader
@@ -385,7 +385,7 @@ def _data(recipe: TransferRecipe, protocol: Protocol, encoder: SensorEncoder | N
     splits = ", ".join(f"{data.num_samples[split]:,} {split}" for split in SPLITS)
     kinds = dict.fromkeys(data.sensors)
     sensors = " or ".join(" + ".join(f"{one.name} ({len(one.bands)})" for one in slots) for slots in kinds)
-    classes = f"; {len(data.classes)} classes" if data.classes else ""
+    classes = f"; {counted(len(data.classes), 'class')}" if data.classes else ""
     notes = "".join(f"; {note}" for note in data.notes)
     return data, f"{data.name}: {splits}{classes}; sensors (bands): {sensors}{notes}"
 
@@ -434,14 +434,17 @@ def _chosen(data: TaskData) -> list[int]:
     """Choose two training samples: of two classes, or with labels in their maps."""
     train = [int(one) for one in data.split("train")]
     if len(train) < _BATCH:
-        raise InputError(f"'{data.name}' has {len(train)} training samples, and nothing can be learned from under two")
+        raise InputError(
+            f"'{data.name}' has {counted(len(train), 'training sample')}, and nothing can be learned from under two"
+        )
     if data.targets is None:
         found = [
             one for one in train[:_SEARCHED] if (seen := labelled_pixels(data.read(one))) is not None and seen.any()
         ]
         if len(found) < _BATCH:
             raise InputError(
-                f"of the first {len(train[:_SEARCHED])} training samples of '{data.name}', {len(found)} have a "
+                f"of the first {counted(len(train[:_SEARCHED]), 'training sample')} of '{data.name}', {len(found)} "
+                "have a "
                 "labelled pixel; look at data.classes and data.ignore"
             )
         return found[:_BATCH]

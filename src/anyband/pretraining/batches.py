@@ -36,7 +36,7 @@ from anyband.data.resample import (
 from anyband.data.store import ChipStore
 from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import METADATA, hide_metadata, set_metadata
-from anyband.errors import CatalogueError, RecipeError, StoreError
+from anyband.errors import CatalogueError, RecipeError, StoreError, counted
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
 from anyband.pretraining.recipe import PretrainRecipe, StageRecipe
 from anyband.randomness import generator, uniform
@@ -147,7 +147,8 @@ def stage_footprints(
         if not one.any():
             what = f"shows {' or '.join(stage.with_sensors)}" if stage.with_sensors else "is left by the other stages"
             raise StoreError(
-                f"stage {number} of data.stages (from 0) has nothing to draw from: none of the {len(sets)} footprints "
+                f"stage {number} of data.stages (from 0) has nothing to draw from: none of the "
+                f"{counted(len(sets), 'footprint')} "
                 f"of store '{store.path}' that are trained on {what}; change the stage, or leave it out"
             )
     return tuple(np.flatnonzero(one) for one in taken)
@@ -243,7 +244,7 @@ class Samples:
         if self.sets.pair_kind is not None:
             return f"pairs of {' + '.join(self.sets.pair_arrays[draw.kind])}"
         sensors = sorted(set(self.store.index.column("sensor").take(draw.chips.ravel()).to_pylist()))
-        return f"sets of {_images_word(draw.chips.shape[1])} of {', '.join(sensors)}"
+        return f"sets of {counted(draw.chips.shape[1], 'image')} of {', '.join(sensors)}"
 
     def notes(self, *, batch_size: int) -> list[str]:
         """Say what stages draw from, what stands in a batch several times, small sets, how shards are mixed."""
@@ -261,17 +262,23 @@ class Samples:
 
     def _few_sets(self, few: Mapping[int, int], batch_size: int) -> list[str]:
         kinds, words = self.sets.kinds()[0], ("one sensor", "several sensors")
-        of_kind = {kind: f"{_images_word(kinds[kind][0])} of {words[kinds[kind][1]]}" for kind in few}
-        counted = "; ".join(f"{count} with {of_kind[kind]}" for kind, count in few.items())
+        of_kind = {kind: f"{counted(kinds[kind][0], 'image')} of {words[kinds[kind][1]]}" for kind in few}
+        each = "; ".join(f"{count} with {of_kind[kind]}" for kind, count in few.items())
         several = "stand in it several times, each with draws of its own"
-        return [f"footprints that do not fill a batch of {batch_size} {several}: {counted}"] if few else []
+        return [f"footprints that do not fill a batch of {batch_size} {several}: {each}"] if few else []
 
     def _order_notes(self) -> list[str]:
         least, small, shuffle = self.sets.size[0], int((self.sets.capacity < self.sets.size[0]).sum()), self.shuffle
-        fewer = f"{small} of {len(self.sets)} footprints have fewer than {_images_word(least)}: their sets are smaller"
+        fewer = (
+            f"{small} of {counted(len(self.sets), 'footprint', 'have')} fewer than {counted(least, 'image')}: "
+            "their sets are smaller"
+        )
         if shuffle is None:
             return [fewer] if small else []
-        mixed = f"{len(np.unique(shuffle.shards))} shards, up to {shuffle.open_shards} of each kind mixed at a time"
+        mixed = (
+            f"{counted(len(np.unique(shuffle.shards)), 'shard')}, up to {shuffle.open_shards} of each kind mixed "
+            "at a time"
+        )
         return [*([fewer] if small else []), f"order by shards: {mixed}"]
 
     def _stage_notes(self, batch_size: int) -> list[str]:
@@ -279,8 +286,8 @@ class Samples:
         steps = sampler.steps_of_stages if isinstance(sampler, StagedSampler) else ()
         for number, (stage, count) in enumerate(zip(self.stages, steps, strict=True)):
             which = f"with {' or '.join(stage.with_sensors)}" if stage.with_sensors else "of no other stage"
-            found = f"{len(self.footprints[number])} of {len(self.sets)} footprints"
-            notes.append(f"stage {number}: {count} steps over {found}, those {which}")
+            found = f"{len(self.footprints[number])} of {counted(len(self.sets), 'footprint')}"
+            notes.append(f"stage {number}: {counted(count, 'step')} over {found}, those {which}")
         return notes
 
     def shown(self, count: int) -> dict[str, SetDraw]:
@@ -301,10 +308,6 @@ class Samples:
         # Spread over the list, because neighbours in it are neighbours on the ground.
         items = items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(np.int64)]
         return pairs_drawn(self.sets, items, kind=kind, samples=items, epoch=0)
-
-
-def _images_word(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -460,7 +463,7 @@ def load_batches(
     parts, pieces = optim.accumulate, num_processes * optim.accumulate
     if optim.batch_size % pieces:
         raise RecipeError(
-            f"optim.batch_size {optim.batch_size} can't be cut into {num_processes} processes × "
+            f"optim.batch_size {optim.batch_size} can't be cut into {counted(num_processes, 'process')} × "
             f"{parts} accumulated parts; take a multiple of {pieces}"
         )
     size, own = optim.batch_size // pieces, range(process * parts, (process + 1) * parts)

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from anyband.data.loader import SetDraw
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import available_bytes
-from anyband.errors import OutputError
+from anyband.errors import OutputError, counted
 from anyband.files import whole_file, whole_number
 from anyband.models.autoencoder import Autoencoder
 from anyband.models.vit import configure_blocks
@@ -208,7 +208,7 @@ def _refusal(plan: RunPlan, device: torch.device, *, part: int, needed: int) -> 
     keeps_less = "" if recipe.run.recompute else "; run.recompute=true keeps less of each block"
     noun, size_key = ("pairs", "") if recipe.data.sets is None else ("sets", "data.sets.size, ")
     return (
-        f"a step of {part} {noun} of up to {num_images} images ({tokens:,} tokens) needs at least "
+        f"a step of {part} {noun} of up to {counted(num_images, 'image')} ({tokens:,} tokens) needs at least "
         f"{needed / 1e9:,.1f} GB on '{device}', and {free / 1e9:,.1f} GB are free; lower {size_key}optim.batch_size, "
         "model.img_size or the sizes of the network, or cut the batch into more parts with optim.accumulate "
         f"(now {recipe.optim.accumulate}), which changes nothing else{keeps_less}"
@@ -312,7 +312,7 @@ def _time_line(plan: RunPlan, cost: RunCost, noun: str, steps: int) -> str:
         took = f"{duration(steps * cost.step_s)} ({duration(cost.step_s)} each)"
     free = "" if cost.free_bytes is None else f" of {scaled(float(cost.free_bytes), 'B')} that are free"
     needed = f"{scaled(float(cost.needed_bytes), 'B')} of memory{free} on '{cost.device}'"
-    all_steps = f"{steps} steps of {plan.recipe.optim.batch_size} {noun}s"
+    all_steps = f"{counted(steps, 'step')} of {plan.recipe.optim.batch_size} {noun}s"
     return f"{all_steps} take {took} and need {needed}; {cost.num_weights / 1e6:,.1f} million weights"
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import model_validator
 
 from anyband.data.resample import AugmentOptions
-from anyband.errors import InputError, RecipeError
+from anyband.errors import InputError, RecipeError, counted
 from anyband.models.autoencoder import SequenceKind
 from anyband.models.encodings import NO_ENCODINGS, EncodingConfig
 from anyband.models.masking import MaskingKind, count_visible
@@ -385,7 +385,7 @@ class PretrainRecipe(Recipe):
     @model_validator(mode="after")
     def _check_epochs_of_stages(self) -> "PretrainRecipe":
         epochs = [stage.epochs for stage in self.data.stages or ()]
-        found = f"the stages of data.stages have {sum(epochs)} epochs ({' + '.join(map(str, epochs))})"
+        found = f"the stages of data.stages have {counted(sum(epochs), 'epoch')} ({' + '.join(map(str, epochs))})"
         advice = "make them equal (optim.steps may shorten the run and keeps their shares)"
         is_equal = not epochs or sum(epochs) == self.optim.epochs
         need(is_equal, f"{found}, but optim.epochs is {self.optim.epochs}; {advice}")

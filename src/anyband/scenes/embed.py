@@ -18,7 +18,7 @@ from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.encode.encoder import SensorEncoder, check_memory, feature_maps
 from anyband.encode.input_spec import chosen_statistics, read_statistics
 from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata, same_features, set_metadata
-from anyband.errors import GeometryError, InputError
+from anyband.errors import GeometryError, InputError, counted
 from anyband.models.inputs import SetBatch, SetMetadata
 from anyband.progress import Advance, progress
 from anyband.rasters.footprints import Box, box_of, place_image, view_of
@@ -163,7 +163,8 @@ def embed_set(
     places = list(dict.fromkeys(one.place for one in entries if one.place is not None))
     if len(places) > 1:
         raise InputError(
-            f"the images are of {len(places)} places ({', '.join(places[:4])}{' …' * (len(places) > 4)}), and the "
+            f"the images are of {counted(len(places), 'place')} ({', '.join(places[:4])}{' …' * (len(places) > 4)}), "
+            "and the "
             "features of one are made at a time; list the images of one place"
         )
     sources = [one.source for one in entries]
@@ -262,7 +263,7 @@ def _write(
             yield block, features
         if num_missing == grid.height * grid.width:
             raise InputError(
-                f"no patch of the scene has data in at least half of its pixels ({num_missing} patches); "
+                f"no patch of the scene has data in at least half of its pixels ({counted(num_missing, 'patch')}); "
                 f"check its nodata value and its encoding{''.join(f'; {one}' for one in doubts_of(images))}"
             )
 
@@ -394,7 +395,7 @@ def _image_tags(image: SceneImage) -> dict[str, Any]:
 
 def _set_notes(encoder: SensorEncoder, images: Sequence[SceneImage]) -> tuple[str, ...]:
     """Say what a user should know: of each sensor once, and of the set."""
-    grid = f"{len(images)} images on the grid of '{images[0].name}'"
+    grid = f"{counted(len(images), 'image')} on the grid of '{images[0].name}'"
     of_sensors = dict.fromkeys(note for image in images for note in image.spec.notes)
     untimed = [f"'{image.name}'" for image in images if np.isnat(image.time)]
     unknown = (f"no date is known of {', '.join(untimed[:4])}{' …' * (len(untimed) > 4)}",) if untimed else ()

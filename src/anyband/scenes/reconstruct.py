@@ -278,7 +278,7 @@ def _check_filled(num_filled: int, num_unfilled: int, name: str, *, can_miss: bo
         raise InputError("none of the images has data where the target has none, so nothing of it can be predicted")
     if num_unfilled and not can_miss:
         raise InputError(
-            f"no image has data around {num_unfilled} pixels of the target, and '{name}' has no "
+            f"no image has data around {counted(num_unfilled, 'pixel')} of the target, and '{name}' has no "
             "number that means no data; name a smaller grid with --like, or a floating-point type with --dtype"
         )
 
@@ -370,7 +370,8 @@ def _kept(entries: Sequence[ImageEntry], found: Sequence[T | str], what: str) ->
     few = [*notes[:_NAMED_REASONS], *([f"and {more} more images are left out"] if more > 0 else [])]
     if len(notes) == len(found):
         raise InputError(
-            f"none of the {len(found)} images {what}, so there is nothing to reconstruct from: {'; '.join(few)}"
+            f"none of the {counted(len(found), 'image')} {what}, so there is nothing to reconstruct from: "
+            f"{'; '.join(few)}"
         )
     return [one for one in found if not isinstance(one, str)], few
 

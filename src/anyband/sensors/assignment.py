@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from anyband.arrays import Array, Float
-from anyband.errors import AssignmentError, nearest_name
+from anyband.errors import AssignmentError, counted, nearest_name
 from anyband.sensors.ranges import STEM, RangeTable, TrainedRange, stem_bands
 from anyband.sensors.sensor import (
     Band,
@@ -244,7 +244,7 @@ class Assignment:
         if "stem" in self.origin:
             used = ", ".join(self.requested[index] for index in self.kept_index)
             unread = self.origin.count("dropped")
-            rest = f"; {unread} of {len(self.requested)} bands are not read" if unread else ""
+            rest = f"; {unread} of {counted(len(self.requested), 'band', 'are')} not read" if unread else ""
             return f"{self.sensor.name}: a stem of three bands reads {used}{rest}"
         kept = {index: row for row, index in enumerate(self.kept_index)}
         lines = [
@@ -253,7 +253,10 @@ class Assignment:
             if self.origin[index] != "exact"
         ]
         known = len(self.requested) - len(lines)
-        head = f"{self.sensor.name}: {known} of {len(self.requested)} bands are exactly known to '{self.table_name}'"
+        head = (
+            f"{self.sensor.name}: {known} of {counted(len(self.requested), 'band', 'are')} exactly known to "
+            f"'{self.table_name}'"
+        )
         return "\n".join([head, *lines]) if lines else ""
 
     def _line(self, index: int, row: int | None) -> str:
@@ -387,7 +390,10 @@ def _refusal(
         advice = "no band is left; use other bands, or a checkpoint that was trained on such a sensor"
     else:
         advice = "leave these bands out, or have them dropped with `out_of_span: drop`"
-    head = f"{len(refused)} of {len(sensor.bands)} bands of '{sensor.name}' can't be expressed by '{table.name}'"
+    head = (
+        f"{len(refused)} of {counted(len(sensor.bands), 'band')} of '{sensor.name}' can't be expressed by "
+        f"'{table.name}'"
+    )
     return AssignmentError("\n".join([f"{head}:", *lines, advice]))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from anyband.errors import CatalogueError, nearest_name
+from anyband.errors import CatalogueError, counted, nearest_name
 from anyband.files import OwnLoader, read_yaml
 from anyband.sensors.ranges import load_ranges, published_statistics
 from anyband.sensors.sensor import (
@@ -195,7 +195,7 @@ def get_sensor(name_or_path: str | Path) -> Sensor:
         spelt = [word for one, (_, entry, _) in tables.items() for word in (one, *(entry.get("aliases") or ()))]
         offer = nearest_name(str(name_or_path), spelt)
         raise CatalogueError(
-            f"there is no sensor '{name_or_path}' in the catalogue ({len(tables)} sensors){offer}\n"
+            f"there is no sensor '{name_or_path}' in the catalogue ({counted(len(tables), 'sensor')}){offer}\n"
             "`anyband sensors` lists them; a sensor of your own is one YAML file, named by its path"
         )
     if name not in _made:
@@ -224,7 +224,9 @@ def _loaded(path: Path, _state: tuple[int, int]) -> Sensor:
     sensors = parse_mission(read_yaml(path, error=CatalogueError), name=path.name)
     if len(sensors) != 1:
         found = ", ".join(sensor.name for sensor in sensors)
-        raise CatalogueError(f"'{path}' describes {len(sensors)} sensors ({found}); one file holds one sensor")
+        raise CatalogueError(
+            f"'{path}' describes {counted(len(sensors), 'sensor')} ({found}); one file holds one sensor"
+        )
     taken = find_sensor_name(sensors[0].name)
     if taken is not None:
         raise CatalogueError(

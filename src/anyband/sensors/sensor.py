@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Gt, MinLen
 from pydantic import AfterValidator, AllowInfNan, Strict, TypeAdapter, ValidationError
 
-from anyband.errors import CatalogueError, RasterError, nearest_name
+from anyband.errors import CatalogueError, RasterError, counted, nearest_name
 
 __all__ = [
     "BY_BASELINE",
@@ -98,7 +98,7 @@ class OpticalRange:
         if len(samples) < 2 or not ascending or min(values) < 0 or not max(values) > 0:
             raise CatalogueError(
                 "a response needs two samples or more, wavelengths ascending, values of 0 or more and one "
-                f"over 0; found {len(samples)} samples"
+                f"over 0; found {counted(len(samples), 'sample')}"
             )
         half = max(values) / 2
         low_nm = _half_crossing_nm(samples, half)
@@ -325,7 +325,7 @@ class Sensor:
         few = len(self.bands) <= 16
         shown = ", ".join(self.band_names) if few else f"{self.bands[0].name} … {self.bands[-1].name}"
         raise CatalogueError(
-            f"band '{name}' is not in sensor '{self.name}' ({len(self.bands)} bands: {shown})"
+            f"band '{name}' is not in sensor '{self.name}' ({counted(len(self.bands), 'band')}: {shown})"
             f"{nearest_name(name, known)}"
         )
 
