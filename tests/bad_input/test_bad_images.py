@@ -54,7 +54,7 @@ def existing(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("image", [image for image in _IMAGES if image != "missing.tif"])
 def test_prepare_says_why_no_image_can_be_used(refused, existing, image: str) -> None:
     message = refused(*_filled(_PREPARE, image))
-    assert "none of the 1 images can be used" in message
+    assert "none of the 1 image can be used" in message
     assert re.search(_IMAGES[image], message)
 
 

@@ -69,7 +69,7 @@ def test_a_band_that_is_not_exactly_known_is_refused_where_that_is_asked(refused
 @pytest.mark.parametrize("words", [_EMBED, _EVALUATE], ids=lambda words: words[0])
 def test_a_sensor_without_statistics_says_where_to_get_them(refused, words: tuple[str, ...]) -> None:
     message = refused(*words, "--sensor", "capella-x", "--bands", "HH")
-    assert "no normalisation statistics for 1 of 1 bands of 'capella-x' (HH)" in message
+    assert "no normalisation statistics for 1 of 1 band of 'capella-x' (HH)" in message
     assert "--statistics" in message
 
 

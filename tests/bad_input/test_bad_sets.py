@@ -57,7 +57,7 @@ def test_an_image_that_lies_nowhere_is_refused(refused, tmp_path, transform, crs
     _georeferenced(tmp_path / "a.tif", transform, crs)
     _manifest(tmp_path, "path,sensor", "a.tif,rgb")
     found = refused(*_PREPARE)
-    assert "none of the 1 images can be used" in found
+    assert "none of the 1 image can be used" in found
     assert message in found
 
 

@@ -11,7 +11,7 @@ def test_it_writes_an_archive_and_says_where(tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "archive"
     words = ["--places", "1", "--footprint", "120", "--sensors", "sentinel2-l2a,sentinel1-grd", "--preview"]
     assert main(["simulate", "--out", str(out), *words]) == 0
-    assert f"{out / 'manifest.csv'}: 1 places, 2 sensors, 1 date(s)" in capsys.readouterr().out
+    assert f"{out / 'manifest.csv'}: 1 place, 2 sensors, 1 date" in capsys.readouterr().out
     assert (out / "preview.png").is_file()
 
 

@@ -45,7 +45,7 @@ def _refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
 def test_images_become_a_store_and_the_counts_are_printed(image, capsys) -> None:
     assert _prepare(image, "--chip-px", "32", "--splits", "1,0,0") == 0
     printed = capsys.readouterr().out
-    assert "4 chips of 4 footprints in 1 places (train 4, val 0, test 0)" in printed
+    assert "4 chips of 4 footprints in 1 place (train 4, val 0, test 0)" in printed
     assert ChipStore.open(image.parent / "store").index.num_rows == 4
 
 

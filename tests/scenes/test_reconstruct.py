@@ -259,7 +259,7 @@ def test_images_elsewhere_are_named(completer: SetCompleter, make_place: Callabl
     away = replace(grid, transform=(10.0, 0.0, 500000.0, 0.0, -10.0, 5700000.0))
     write_geotiff(tmp_path / "like.tif", place.truth[:1], grid=away, descriptions=("B02",))
     target = TargetImage(sensor=_S2, time=_DATE, like=tmp_path / "like.tif")
-    with pytest.raises(InputError, match=r"none of the 1 images shows ground of the target(.|\n)*s2_2020-06-01.tif"):
+    with pytest.raises(InputError, match=r"none of the 1 image shows ground of the target(.|\n)*s2_2020-06-01.tif"):
         reconstruct(completer, [place.optical("2020-06-01")], target, tmp_path / "out.tif")
 
 
@@ -320,7 +320,7 @@ def test_images_that_the_network_can_not_read_are_left_out_and_named(
     report = reconstruct(completer, [spot, place.optical("2020-06-01")], target, tmp_path / "out.tif")
     assert report.context == ("sentinel2-l2a 2020-06-01",)
     assert any("'spot.tif' is left out: no normalisation statistics" in note for note in report.notes)
-    with pytest.raises(InputError, match="none of the 1 images can be read by this network"):
+    with pytest.raises(InputError, match="none of the 1 image can be read by this network"):
         reconstruct(completer, [spot], target, tmp_path / "out.tif")
 
 

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyband.errors import counted
+
 if TYPE_CHECKING:
     from anyband.data.manifest import ImageList
 

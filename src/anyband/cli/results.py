@@ -7,6 +7,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyband.errors import counted
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

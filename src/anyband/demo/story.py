@@ -114,7 +114,7 @@ def _sets(result: DemoResult) -> tuple[str, list[str]]:
     recipe = result.set_recipe
     least, most = recipe.data.sets.size if recipe.data.sets else (1, 1)
     text = (
-        f"A second network, of the recipe '{recipe.name}', learned for {counted(recipe.optim.steps, 'step')} of "
+        f"A second network, of the recipe '{recipe.name}', learned for {recipe.optim.steps} steps of "
         f"{recipe.optim.batch_size} sets: {least} to {most} images of one place, of any sensors and dates. The first "
         "is the anchor. Images of another sensor hide the places that the anchor hides, other dates of its own sensor "
         "hide places of their own; a quarter of each image is seen. Now and then the last image is hidden whole and "

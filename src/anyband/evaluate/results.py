@@ -525,12 +525,14 @@ def difference(
 def difference_text(found: Difference) -> str:
     """Write a difference and its interval, shares in points: `+3.1 [+0.4 to +5.8]`."""
     scale, digits = (100, "+.1f") if METRICS[found.metric].percent else (1, "+.4g")
-    texts = []
-    for number in (found.value, found.low, found.high):
-        text = format(scale * number, digits) if math.isfinite(number) else "–"
-        # What rounds to 0 has no sign.
-        texts.append(text.lstrip("+-") if text != "–" and float(text) == 0 else text.replace("-", "−"))
-    return f"{texts[0]} [{texts[1]} to {texts[2]}]"
+    value, low, high = (_signed(scale * number, digits) for number in (found.value, found.low, found.high))
+    return f"{value} [{low} to {high}]"
+
+
+def _signed(number: float, digits: str) -> str:
+    text = format(number, digits) if math.isfinite(number) else "–"
+    # What rounds to 0 has no sign.
+    return text.lstrip("+-") if text != "–" and float(text) == 0 else text.replace("-", "−")
 
 
 def paired(first: Predictions, second: Predictions) -> Predictions:

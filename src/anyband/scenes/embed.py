@@ -212,10 +212,14 @@ def named_set_statistics(name: str, entries: Sequence[ImageEntry]) -> SetStatist
     return found
 
 
-def _pieces(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> Iterator[Pixels]:
+def _windows_of(grid: Grid) -> list[Window]:
     edge = _STATISTICS_PIXELS
+    return list(windows_covering(grid.height, grid.width, tile_height=edge, tile_width=edge))
+
+
+def _pieces(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> Iterator[Pixels]:
     with open_raster(source, sensor) as reader:
-        windows = list(windows_covering(reader.grid.height, reader.grid.width, tile_height=edge, tile_width=edge))
+        windows = _windows_of(reader.grid)
         with progress("statistics of the scene", len(windows), shown=shown) as advance:
             for window in windows:
                 raster = reader.read(window)
