@@ -88,7 +88,7 @@ def test_skipped_images_are_printed_with_the_reason(image, capsys) -> None:
     (image.parent / "torn.tif").write_bytes(image.read_bytes()[:300])
     assert _prepare(image.parent / "*.tif") == 0
     printed = capsys.readouterr().out
-    assert "skipped 1 images:" in printed
+    assert "skipped 1 image:" in printed
     assert "torn.tif" in printed
 
 

@@ -349,8 +349,7 @@ class SetEncodings(nn.Module):
         if metadata.gsd_m.shape != (num_sets, num_slots):
             found = " × ".join(str(count) for count in metadata.gsd_m.shape)
             raise InputError(
-                f"metadata of {counted(found, 'image', 'were')} given for {counted(num_sets, 'set')} of "
-                f"{counted(num_slots, 'image')}"
+                f"metadata of {found} images were given for {counted(num_sets, 'set')} of {counted(num_slots, 'image')}"
             )
         parts = [part.unsqueeze(2) for part in self._image_parts(metadata, shares)]
         if self.geographic is not None:
