@@ -150,9 +150,7 @@ def _encoding_lines(sensor: Sensor) -> list[str]:
             if name in dict(band.encodings):
                 groups.setdefault(_formula(band.encoding(name), band.unit), []).append(band.name)
         for formula, bands in groups.items():
-            some = (
-                f" [{bands[0]}]" if len(bands) == 1 else f" [{counted(len(bands), 'band')}, {bands[0]} … {bands[-1]}]"
-            )
+            some = f" [{bands[0]}]" if len(bands) == 1 else f" [{len(bands)} bands, {bands[0]} … {bands[-1]}]"
             lines.append(f"{name}{'' if len(bands) == len(sensor.bands) else some}: {formula}")
     return lines
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from anyband.arrays import Array, Bool, Float, Int
 from anyband.data.resample import coarser_grid
 from anyband.data.store import ChipStore, Split
-from anyband.errors import StoreError, counted, nearest_name
+from anyband.errors import StoreError, nearest_name
 
 __all__ = [
     "UNKNOWN_TIME",
@@ -208,8 +208,7 @@ def find_sets(
     if needs_two_sources:
         if not has_partner.any():
             raise StoreError(
-                f"all {counted(len(has_partner), 'footprint')} in {_where(store, split)} have images of one sensor "
-                "only, and sets "
+                f"all {len(has_partner)} footprints in {_where(store, split)} have images of one sensor only, and sets "
                 "are to have two (data.sets.needs_two_sources): prepare images of another sensor of the same places, "
                 "or turn it off"
             )

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from anyband import __version__
 from anyband.demo.run import KINDS, POOL, UNSEEN_SENSOR, DemoResult, Scores
-from anyband.errors import counted
 from anyband.evaluate.metrics import COLUMN_TITLES, METRICS_OF, score_text
 from anyband.evaluate.results import ResultRow
 from anyband.report.figures import metrics_png
@@ -46,10 +45,9 @@ def _lead(result: DemoResult) -> str:
     counts = result.prepared
     source = "simulated landscapes" if result.options.images is None else "the given images"
     lead = (
-        f"{counted(sum(counts.chips.values()), 'chip')} of {counted(len(counts.chips), 'sensor')} at "
-        f"{counted(counts.places, 'place')} of {source} "
+        f"{sum(counts.chips.values())} chips of {len(counts.chips)} sensors at {counts.places} places of {source} "
         f"became a store; a network of the recipe '{result.recipe.name}' was pre-trained on pairs of them for "
-        f"{counted(result.options.steps, 'step')} of {result.options.batch_size} pairs"
+        f"{result.options.steps} steps of {result.options.batch_size} pairs"
     )
     if not result.places:
         return f"{lead}, and run over a whole scene."

@@ -208,9 +208,8 @@ def input_spec_for(
             shown = ", ".join(missing[:8]) + " …" * (len(missing) > 8)
             raise CatalogueError(
                 f"no normalisation statistics for {len(missing)} of {counted(len(used.bands), 'band')} of "
-                f"'{used.name}' "
-                f"({shown}) in the checkpoint or the catalogue; give those of your images with `--statistics` "
-                "(in Python `statistics`), computed there or by `anyband prepare --stats`"
+                f"'{used.name}' ({shown}) in the checkpoint or the catalogue; give those of your images with "
+                "`--statistics` (in Python `statistics`), computed there or by `anyband prepare --stats`"
             )
     normalisation = normalisation_for(used, encoding=encoding, statistics=statistics)
     # Here it is known whose statistics they are.

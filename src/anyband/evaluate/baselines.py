@@ -12,7 +12,7 @@ from torch.nn import functional
 from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.data.store import Split
 from anyband.encode.input_spec import InputSpec
-from anyband.errors import InputError, counted
+from anyband.errors import InputError
 from anyband.evaluate.features import Context, Result, have_equal_bands
 from anyband.evaluate.metrics import Counted, confusion_of, count_map, map_predictions, metric_of, value_of
 from anyband.labelled.samples import SampleImage, TaskData
@@ -43,7 +43,7 @@ def missing_baselines(context: Context) -> tuple[str, ...]:
     if context.protocol != "change":
         return ()
     if len(data.classes) != 2:
-        return (f"change vector analysis tells change from none, and there are {counted(len(data.classes), 'class')}",)
+        return (f"change vector analysis tells change from none, and there are {len(data.classes)} classes",)
     return () if _has_equal_dates(data) else ("change vector analysis needs the same bands before and after",)
 
 

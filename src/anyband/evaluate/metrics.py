@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num, Shaped
-from anyband.errors import InputError, counted
+from anyband.errors import InputError
 from anyband.labelled.samples import TaskData, TaskKind
 from anyband.progress import progress
 from anyband.randomness import generator
@@ -67,10 +67,7 @@ class LabelledFeatures:
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.labels):
-            raise InputError(
-                f"{counted(len(self.features), 'feature', 'have')} {counted(len(self.labels), 'label')}; give one "
-                "for each"
-            )
+            raise InputError(f"{len(self.features)} features have {len(self.labels)} labels; give one for each")
         if not np.isfinite(self.features).all():
             row = int(np.flatnonzero(~np.isfinite(self.features).all(axis=1))[0])
             raise InputError(f"the feature of sample {row} is not finite; leave out images without data")
@@ -419,22 +416,21 @@ class Predictions:
             if not known.all():
                 raise InputError(
                     f"{name} of sample '{self.samples[int(known.argmin())]}' are not finite ({(~known).sum()} of "
-                    f"{counted(num_samples, 'sample')}); look at its features and at the learning rate"
+                    f"{num_samples} samples); look at its features and at the learning rate"
                 )
         if self.kind == "class":
             labels, count = self.arrays["labels"], len(self.classes)
             outside = np.flatnonzero((labels < 0) | (labels >= count))
             if len(outside):
                 raise InputError(
-                    f"the label of sample '{self.samples[outside[0]]}' is {labels[outside[0]]}; "
-                    f"{counted(count, 'class', 'have')} "
+                    f"the label of sample '{self.samples[outside[0]]}' is {labels[outside[0]]}; {count} classes have "
                     f"the numbers 0 to {count - 1}"
                 )
         if self.kind == "labels" and not self.arrays["labels"].any():
-            raise InputError(f"nothing to score: {counted(num_samples, 'test sample')}, none with a label")
+            raise InputError(f"nothing to score: {num_samples} test samples, none with a label")
         pixels = self.arrays["sums"][:, 0] if self.kind == "number_map" else self.arrays.get("confusion")
         if pixels is not None and not pixels.any():
-            raise InputError(f"nothing to score: {counted(num_samples, 'test sample')}, none with a labelled pixel")
+            raise InputError(f"nothing to score: {num_samples} test samples, none with a labelled pixel")
         kept: dict[str, Array] = {name: np.asarray(self.arrays[name], dtype=dtype) for name, dtype in dtypes.items()}
         object.__setattr__(self, "arrays", kept)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, multilabel_soft_margin_loss, normalize
 
 from anyband.arrays import Array, Bool, Float, Int
-from anyband.errors import InputError, counted
+from anyband.errors import InputError
 from anyband.evaluate.features import Context, Features, Result, check_splits, labelled_features, probe_encoders
 from anyband.evaluate.metrics import (
     VALIDATION_METRICS,
@@ -293,8 +293,7 @@ def solve_linear_probe(
     if train.labels.ndim == 1 and len(np.unique(train.labels)) < 2:
         name = train.classes[int(train.labels[0])]
         raise InputError(
-            f"all {counted(len(train.labels), 'training sample', 'are')} of class '{name}'; a linear probe needs two "
-            "classes"
+            f"all {len(train.labels)} training samples are of class '{name}'; a linear probe needs two classes"
         )
     solve = _solve_labels if train.labels.ndim == 2 else _solve_classes
     return _by_penalty(

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from anyband import __version__
 from anyband.arrays import Array, Bool, Shaped
-from anyband.errors import AnybandError, InputError, counted, nearest_name
+from anyband.errors import AnybandError, InputError, nearest_name
 from anyband.evaluate.features import Context, Result
 from anyband.evaluate.metrics import (
     COLUMN_TITLES,
@@ -123,12 +123,9 @@ def find_row(rows: Sequence[ResultRow], identity: str) -> ResultRow:
         return found[0]
     if not found:
         known = [short_id(row.id) for row in rows]
-        raise InputError(
-            f"no result begins with '{identity}' ({counted(len(rows), 'result')}){nearest_name(identity, known)}"
-        )
+        raise InputError(f"no result begins with '{identity}' ({len(rows)} results){nearest_name(identity, known)}")
     raise InputError(
-        f"{counted(len(found), 'result', 'begin')} with '{identity}': {', '.join(row.id for row in found[:4])}; give "
-        "more letters"
+        f"{len(found)} results begin with '{identity}': {', '.join(row.id for row in found[:4])}; give more letters"
     )
 
 
@@ -404,11 +401,8 @@ def notes_of_groups(predictions: Predictions) -> tuple[str, ...]:
     if not predictions.groups:
         return () if count > 1 else ("the test is one sample, which has no interval",)
     if num_groups == 1:
-        return (f"all {counted(count, 'prediction')} of the test are of one piece of ground, which has no interval",)
-    return (
-        f"intervals resample {num_groups} independent images, places or blocks; "
-        f"{counted(count, 'prediction', 'are')} of them",
-    )
+        return (f"all {count} predictions of the test are of one piece of ground, which has no interval",)
+    return (f"intervals resample {num_groups} independent images, places or blocks; {count} predictions are of them",)
 
 
 _LONGEST_VALUE = 40
@@ -525,14 +519,12 @@ def difference(
 def difference_text(found: Difference) -> str:
     """Write a difference and its interval, shares in points: `+3.1 [+0.4 to +5.8]`."""
     scale, digits = (100, "+.1f") if METRICS[found.metric].percent else (1, "+.4g")
-    value, low, high = (_signed(scale * number, digits) for number in (found.value, found.low, found.high))
-    return f"{value} [{low} to {high}]"
-
-
-def _signed(number: float, digits: str) -> str:
-    text = format(number, digits) if math.isfinite(number) else "–"
-    # What rounds to 0 has no sign.
-    return text.lstrip("+-") if text != "–" and float(text) == 0 else text.replace("-", "−")
+    texts = []
+    for number in (found.value, found.low, found.high):
+        text = format(scale * number, digits) if math.isfinite(number) else "–"
+        # What rounds to 0 has no sign.
+        texts.append(text.lstrip("+-") if text != "–" and float(text) == 0 else text.replace("-", "−"))
+    return f"{texts[0]} [{texts[1]} to {texts[2]}]"
 
 
 def paired(first: Predictions, second: Predictions) -> Predictions:
@@ -556,8 +548,7 @@ def paired(first: Predictions, second: Predictions) -> Predictions:
     if differs.any():
         sample = first.samples[int(np.flatnonzero(differs)[0])]
         raise InputError(
-            f"the labels of {differs.sum()} of {counted(len(differs), 'test sample', 'are')} not the same in both "
-            "results, such as "
+            f"the labels of {differs.sum()} of {len(differs)} test samples are not the same in both results, such as "
             f"those of '{sample}'; evaluate both with the same labels"
         )
     return ordered
@@ -580,5 +571,5 @@ def _truth(predictions: Predictions) -> Shaped[Array, "sample ..."]:
 
 
 def _kind(predictions: Predictions) -> str:
-    classes = f" with {counted(len(predictions.classes), 'class')}" if predictions.classes else ""
+    classes = f" with {len(predictions.classes)} classes" if predictions.classes else ""
     return f"kind '{predictions.kind}'{classes}"

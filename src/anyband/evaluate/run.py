@@ -444,8 +444,7 @@ def _chosen(data: TaskData) -> list[int]:
         if len(found) < _BATCH:
             raise InputError(
                 f"of the first {counted(len(train[:_SEARCHED]), 'training sample')} of '{data.name}', {len(found)} "
-                "have a "
-                "labelled pixel; look at data.classes and data.ignore"
+                "have a labelled pixel; look at data.classes and data.ignore"
             )
         return found[:_BATCH]
     if data.kind != "class" or data.targets is None:

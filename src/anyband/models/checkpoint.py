@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from anyband.errors import CatalogueError, CheckpointError, counted, nearest_name
+from anyband.errors import CatalogueError, CheckpointError, nearest_name
 from anyband.files import HUB_FILE, check_weights_kind, weights_file, whole_file, whole_number
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.encodings import EncodingConfig, PositionKind, sincos_positions
@@ -322,8 +322,7 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
         raise CheckpointError(f"the ranges in the header of the checkpoint are wrong: {problem}") from problem
     if len(ranges.ranges) != num_ranges:
         raise CheckpointError(
-            f"the checkpoint has weights for {counted(num_ranges, 'range')}, its table '{ranges.name}' "
-            f"{len(ranges.ranges)}"
+            f"the checkpoint has weights for {num_ranges} ranges, its table '{ranges.name}' {len(ranges.ranges)}"
         )
     return Checkpoint(
         config=config,
@@ -397,7 +396,7 @@ def _check_state(state: Mapping[str, Tensor], config: AutoencoderConfig, *, deco
     if problems:
         raise CheckpointError(
             f"'{where}' does not fit its architecture (embed_dim {config.encoder.embed_dim}, depth "
-            f"{config.encoder.depth}, {counted(config.encoder.num_ranges, 'range')}): {'; '.join(problems)}; "
+            f"{config.encoder.depth}, {config.encoder.num_ranges} ranges): {'; '.join(problems)}; "
             "its header describes another network: get the file again from where it was made"
         )
     bad = [name for name, tensor in state.items() if not (tensor.is_floating_point() and tensor.isfinite().all())]

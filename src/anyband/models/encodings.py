@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.arrays import Array, Bool, Float, Num, to_device
-from anyband.errors import InputError, counted
+from anyband.errors import InputError
 from anyband.models.inputs import SetBatch, SetMetadata
 
 __all__ = [
@@ -348,9 +348,7 @@ class SetEncodings(nn.Module):
             metadata = SetMetadata.unknown(num_sets, num_slots, device=shares.device)
         if metadata.gsd_m.shape != (num_sets, num_slots):
             found = " × ".join(str(count) for count in metadata.gsd_m.shape)
-            raise InputError(
-                f"metadata of {found} images were given for {counted(num_sets, 'set')} of {counted(num_slots, 'image')}"
-            )
+            raise InputError(f"metadata of {found} images were given for {num_sets} sets of {num_slots} images")
         parts = [part.unsqueeze(2) for part in self._image_parts(metadata, shares)]
         if self.geographic is not None:
             parts.append(self.geographic(grid, metadata))
@@ -438,8 +436,7 @@ class _ComposedPositions(nn.Module):
         num_sets, num_slots = metadata.gsd_m.shape
         if num_slots > _COMPOSED_IMAGES:
             raise InputError(
-                f"sets of {counted(num_slots, 'image', 'were')} given; the geographic encoding 'a2mae' composes the "
-                "positions of "
+                f"sets of {num_slots} images were given; the geographic encoding 'a2mae' composes the positions of "
                 f"three images: take encodings of each image, as in the recipe 'unified'"
             )
         num_tokens = grid[0] * grid[1]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Bool, Float, Int
-from anyband.errors import InputError, counted
+from anyband.errors import InputError
 
 __all__ = ["ImageBatch", "OnDevice", "SetBatch", "SetMetadata", "SetNoise", "check_sets"]
 
@@ -157,8 +157,5 @@ def check_sets(batch: SetBatch, *, patch_size: int, num_ranges: int) -> tuple[in
         raise InputError(f"images of a set must have equal sides; found {sides} pixels: resize them to one")
     (num_sets, num_slots), counts = batch.shape, [len(group.pixels) for group in batch.groups]
     if num_sets * num_slots != sum(counts) or (batch.rows is None and len(set(counts)) > 1):
-        raise InputError(
-            f"{counted(num_sets, 'set')} of {counted(num_slots, 'image')}, but {' + '.join(map(str, counts))} images "
-            "are given"
-        )
+        raise InputError(f"{num_sets} sets of {num_slots} images, but {' + '.join(map(str, counts))} images are given")
     return height // patch_size, width // patch_size

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from anyband.errors import CheckpointError, counted
+from anyband.errors import CheckpointError
 from anyband.models.autoencoder import AutoencoderConfig
 from anyband.models.checkpoint import are_computed, expected_shapes, locate, read_weights, shape_problems
 from anyband.sensors.ranges import RangeTable, colour_of
@@ -72,7 +72,7 @@ def start_from_mae(
     notes = (
         f"blocks, CLS, norm and projection start from '{path}', whose images were normalised otherwise "
         "(ImageNet's mean and deviation)",
-        f"{len(colours)} of {counted(len(ranges.ranges), 'range')} start from the kernel of their colour "
+        f"{len(colours)} of {len(ranges.ranges)} ranges start from the kernel of their colour "
         f"({', '.join(colours) or 'none'}), the others from the mean of the three",
         reason or "the decoder starts from there too",
     )

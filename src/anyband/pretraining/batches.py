@@ -147,8 +147,7 @@ def stage_footprints(
         if not one.any():
             what = f"shows {' or '.join(stage.with_sensors)}" if stage.with_sensors else "is left by the other stages"
             raise StoreError(
-                f"stage {number} of data.stages (from 0) has nothing to draw from: none of the "
-                f"{counted(len(sets), 'footprint')} "
+                f"stage {number} of data.stages (from 0) has nothing to draw from: none of the {len(sets)} footprints "
                 f"of store '{store.path}' that are trained on {what}; change the stage, or leave it out"
             )
     return tuple(np.flatnonzero(one) for one in taken)
@@ -269,16 +268,11 @@ class Samples:
 
     def _order_notes(self) -> list[str]:
         least, small, shuffle = self.sets.size[0], int((self.sets.capacity < self.sets.size[0]).sum()), self.shuffle
-        fewer = (
-            f"{small} of {counted(len(self.sets), 'footprint', 'have')} fewer than {counted(least, 'image')}: "
-            "their sets are smaller"
-        )
+        few = counted(least, "image")
+        fewer = f"{small} of {len(self.sets)} footprints have fewer than {few}: their sets are smaller"
         if shuffle is None:
             return [fewer] if small else []
-        mixed = (
-            f"{counted(len(np.unique(shuffle.shards)), 'shard')}, up to {shuffle.open_shards} of each kind mixed "
-            "at a time"
-        )
+        mixed = f"{len(np.unique(shuffle.shards))} shards, up to {shuffle.open_shards} of each kind mixed at a time"
         return [*([fewer] if small else []), f"order by shards: {mixed}"]
 
     def _stage_notes(self, batch_size: int) -> list[str]:

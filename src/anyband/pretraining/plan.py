@@ -19,7 +19,7 @@ from anyband.data.image_sets import find_pairs, find_sets
 from anyband.data.loader import shard_shuffle
 from anyband.data.store import ChipStore, Split
 from anyband.encode.input_spec import InputSpec
-from anyband.errors import CheckpointError, OutputError, RecipeError, StoreError, counted
+from anyband.errors import CheckpointError, OutputError, RecipeError, StoreError
 from anyband.evaluate.fitting import with_new_ranges
 from anyband.files import whole_directory, whole_file, yaml_text
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -109,9 +109,7 @@ class RunPlan:
         used = np.any([spec.assignment.mixing.any(axis=0) for spec in self.inputs.values()], axis=0)
         idle = [name for name, is_used in zip(self.ranges.range_names, used, strict=True) if not is_used]
         noun = "pairs" if self.recipe.data.sets is None else "sets"
-        unseen = (
-            f"{len(idle)} of {counted(len(used), 'range', 'are')} seen by no sensor of these {noun} and learn nothing"
-        )
+        unseen = f"{len(idle)} of {len(used)} ranges are seen by no sensor of these {noun} and learn nothing"
         return [f"{unseen} ({', '.join(idle)}); `model.ranges=from_data` leaves them out"] if idle else []
 
 
@@ -191,7 +189,7 @@ def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> S
         sets = find_pairs(store, sensors=[(known(a), known(b)) for a, b in data.pairs], split=split)
     elif len(seen) < 2:
         raise StoreError(
-            f"store '{store.path}' has {counted(len(store.sensors), 'sensor')} ({', '.join(store.sensors)}), of which "
+            f"store '{store.path}' has {len(store.sensors)} sensors ({', '.join(store.sensors)}), of which "
             f"{len(seen)} may be trained on; pairs need two: prepare images of another sensor, or pair dates of one by "
             f"data.pairs={_pair_of_dates(seen or list(store.sensors))}"
         )

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 
 from anyband.arrays import Array, Bool, Float, Int
-from anyband.errors import InputError, counted, nearest_name
+from anyband.errors import InputError, nearest_name
 
 __all__ = [
     "MISSING_GREY",
@@ -155,9 +155,7 @@ def pictures_png(
 ) -> bytes:
     """Draw pictures in [0, 1], of any sizes, beside each other with their titles, at equal widths; NaN: no data."""
     if not pictures or len(pictures) != len(titles):
-        raise InputError(
-            f"every picture needs a title: found {counted(len(pictures), 'picture')}, {counted(len(titles), 'title')}"
-        )
+        raise InputError(f"every picture needs a title: found {len(pictures)} pictures, {len(titles)} titles")
     columns = min(num_columns, len(pictures))
     rows = -(-len(pictures) // columns)
     aspect = max(picture.shape[1] / picture.shape[2] for picture in pictures)
@@ -301,8 +299,7 @@ class PanelImages:
             raise InputError(f"the pictures of '{self.title}' need at least one sample, found none")
         if self.row_titles and len(self.row_titles) != len(self.original):
             raise InputError(
-                f"the pictures of '{self.title}' have {counted(len(self.original), 'row')} and "
-                f"{len(self.row_titles)} row "
+                f"the pictures of '{self.title}' have {len(self.original)} rows and {len(self.row_titles)} row "
                 "titles; give one for each row, or none"
             )
 
@@ -414,7 +411,7 @@ def confusion_png(
     """
     if counts.shape != (len(names), len(names)):
         raise InputError(
-            f"a confusion matrix of shape {counts.shape} needs {counted(counts.shape[0], 'name')}, found {len(names)}"
+            f"a confusion matrix of shape {counts.shape} needs {counts.shape[0]} names, found {len(names)}"
         )
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]

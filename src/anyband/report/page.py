@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from anyband.arrays import Array, Float, Num
-from anyband.errors import InputError, counted
+from anyband.errors import InputError
 from anyband.files import whole_file
 from anyband.report.figures import MISSING_GREY, figure_png, new_figure, shortened, show_picture
 
@@ -66,7 +66,7 @@ def table(
     """
     wrong = [row for row in rows if len(row) != len(header)]
     if wrong:
-        raise InputError(f"a row of a table has {counted(len(wrong[0]), 'cell')}, its header {len(header)}")
+        raise InputError(f"a row of a table has {len(wrong[0])} cells, its header {len(header)}")
     numeric = [_is_numeric([row[column] for row in rows]) for column in range(len(header))]
     starts = ['<tr class="strong">' if index in strong_rows else "<tr>" for index in range(len(rows))]
     body = "\n".join(f"{start}{_cells('td', row, numeric)}</tr>" for start, row in zip(starts, rows, strict=True))

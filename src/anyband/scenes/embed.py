@@ -164,8 +164,7 @@ def embed_set(
     if len(places) > 1:
         raise InputError(
             f"the images are of {counted(len(places), 'place')} ({', '.join(places[:4])}{' …' * (len(places) > 4)}), "
-            "and the "
-            "features of one are made at a time; list the images of one place"
+            "and the features of one are made at a time; list the images of one place"
         )
     sources = [one.source for one in entries]
     outputs = checked_outputs(out, sources, picture="pca", counts={"batch_size": batch_size})
@@ -212,14 +211,10 @@ def named_set_statistics(name: str, entries: Sequence[ImageEntry]) -> SetStatist
     return found
 
 
-def _windows_of(grid: Grid) -> list[Window]:
-    edge = _STATISTICS_PIXELS
-    return list(windows_covering(grid.height, grid.width, tile_height=edge, tile_width=edge))
-
-
 def _pieces(source: RasterSource, sensor: Sensor, *, shown: bool = False) -> Iterator[Pixels]:
+    edge = _STATISTICS_PIXELS
     with open_raster(source, sensor) as reader:
-        windows = _windows_of(reader.grid)
+        windows = list(windows_covering(reader.grid.height, reader.grid.width, tile_height=edge, tile_width=edge))
         with progress("statistics of the scene", len(windows), shown=shown) as advance:
             for window in windows:
                 raster = reader.read(window)

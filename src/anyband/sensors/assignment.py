@@ -253,10 +253,8 @@ class Assignment:
             if self.origin[index] != "exact"
         ]
         known = len(self.requested) - len(lines)
-        head = (
-            f"{self.sensor.name}: {known} of {counted(len(self.requested), 'band', 'are')} exactly known to "
-            f"'{self.table_name}'"
-        )
+        total = counted(len(self.requested), "band", "are")
+        head = f"{self.sensor.name}: {known} of {total} exactly known to '{self.table_name}'"
         return "\n".join([head, *lines]) if lines else ""
 
     def _line(self, index: int, row: int | None) -> str:
@@ -390,10 +388,8 @@ def _refusal(
         advice = "no band is left; use other bands, or a checkpoint that was trained on such a sensor"
     else:
         advice = "leave these bands out, or have them dropped with `out_of_span: drop`"
-    head = (
-        f"{len(refused)} of {counted(len(sensor.bands), 'band')} of '{sensor.name}' can't be expressed by "
-        f"'{table.name}'"
-    )
+    total = counted(len(sensor.bands), "band")
+    head = f"{len(refused)} of {total} of '{sensor.name}' can't be expressed by '{table.name}'"
     return AssignmentError("\n".join([f"{head}:", *lines, advice]))
 
 
