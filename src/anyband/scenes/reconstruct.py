@@ -19,7 +19,7 @@ from anyband.data.manifest import ImageEntry, entry_sensor
 from anyband.encode.complete import ImageView, PlaceView, SetCompleter
 from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata
-from anyband.errors import AssignmentError, CatalogueError, GeometryError, InputError
+from anyband.errors import AssignmentError, CatalogueError, GeometryError, InputError, counted
 from anyband.files import file_identity
 from anyband.progress import Advance
 from anyband.rasters.footprints import Box, place_image
