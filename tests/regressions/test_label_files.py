@@ -194,6 +194,21 @@ def test_labels_in_jpeg_are_pointed_out(tmp_path: Path) -> None:
     assert "they are JPEG, which changes numbers: write labels as PNG or GeoTIFF ('l0.jpg')" in notes
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label_column": "crop"}, "data.label_column is for polygons, and no label is one; leave it out"),
+        ({"options": {"outside": "ground"}}, "data.options.outside is for polygons, and no label is one"),
+        ({"kind": "number_map"}, "data.classes is for maps of classes, and these are numbers; leave it out"),
+    ],
+    ids=["column", "outside", "classes"],
+)
+def test_what_is_declared_of_labels_that_are_not_there_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    assert message in _refusal(_scenes(tmp_path, _halves()), **changes)
+
+
 # Polygons
 
 
@@ -268,6 +283,11 @@ def test_label_nodata_of_polygons_is_refused(tmp_path: Path) -> None:
     header, *rows = table.read_text().splitlines()
     table.write_text("\n".join([f"{header},label_nodata", *(f"{row},0" for row in rows)]))
     assert "label_nodata is of rasters, and" in _refusal(table, classes={})
+
+
+def test_what_is_declared_of_rasters_is_refused_where_all_labels_are_polygons(tmp_path: Path) -> None:
+    message = _refusal(_fields(tmp_path), classes={}, options={"label_scale": "tags"})
+    assert "data.options.label_scale is for rasters of labels, and all labels are polygons" in message
 
 
 def test_an_empty_label_is_none(tmp_path: Path) -> None:

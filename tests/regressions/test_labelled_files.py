@@ -9,7 +9,7 @@ import pandas
 import pytest
 from PIL import Image
 
-from anyband.errors import InputError, ManifestError
+from anyband.errors import InputError, ManifestError, RecipeError
 from anyband.labelled import open_task_data
 from anyband.labelled.samples import DataSpec, SplitSpec, TaskData
 from anyband.simulate.archive import simulate
@@ -159,6 +159,19 @@ def test_a_class_without_a_sample_in_validation_is_named(tmp_path: Path) -> None
     rows[4]["label"] = "007"
     notes = _opened(_csv(tmp_path / "t.csv", rows)).notes
     assert "split 'val' has no sample of 'forest, mixed', so it chooses by the others" in notes
+
+
+def test_shares_of_splits_that_are_declared_are_said_to_have_no_effect(tmp_path: Path) -> None:
+    table = _csv(tmp_path / "t.csv", _rows(tmp_path))
+    notes = _opened(table, split=SplitSpec(val=0.3, test=0.3)).notes
+    assert "splits are declared, so data.split.val and data.split.test had no effect" in notes
+    assert _opened(table).notes == ()
+
+
+@pytest.mark.parametrize("changes", [{"classes": {1: "a"}}, {"ignore": (0,)}, {"tile_px": 4}])
+def test_what_is_for_maps_is_refused_for_whole_images(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=f"data.{next(iter(changes))} is for maps of labels; data.kind is 'class'"):
+        _opened(_csv(tmp_path / "t.csv", _rows(tmp_path)), **changes)
 
 
 def test_a_mask_that_changed_makes_other_data(tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
 def _check_spec(spec: DataSpec) -> None:
     if spec.split.blocks is not None:
         raise RecipeError(f"split.blocks are for maps of labels; data.kind is '{spec.kind}'")
+    of_maps = {"classes": spec.classes, "ignore": spec.ignore, "tile_px": spec.tile_px}
+    for key in (key for key, given in of_maps.items() if given):
+        raise RecipeError(f"data.{key} is for maps of labels; data.kind is '{spec.kind}': leave it out")
     for field, given, column in (("bands", spec.bands, "bands"), ("encodings", spec.encodings, "encoding")):
         if given and not spec.sensors:
             raise RecipeError(

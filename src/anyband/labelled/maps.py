@@ -15,7 +15,7 @@ from anyband.arrays import Array, Num
 from anyband.data.manifest import entry_sensor
 from anyband.data.places import PlacedImage, find_places
 from anyband.data.store import SPLITS, Split
-from anyband.errors import InputError, ManifestError
+from anyband.errors import InputError, ManifestError, RecipeError
 from anyband.labelled.blocks import blocked
 from anyband.labelled.label_rasters import (
     LabelPixels,
@@ -41,7 +41,7 @@ from anyband.labelled.samples import (
     options_of,
     state_of,
 )
-from anyband.labelled.splits import absent_classes, alike_names, draw_places, splits_from_lists
+from anyband.labelled.splits import absent_classes, alike_names, draw_places, splits_from_lists, unused_shares
 from anyband.labelled.tables import VECTOR_ENDINGS, LabelFile, ListedSample, list_samples
 from anyband.progress import progress
 from anyband.rasters.grid import Grid, Tile, Window, check_same_ground, matching_window, own_pixels, tiles_of
@@ -54,6 +54,8 @@ __all__ = ["map_data", "open_maps"]
 _SHOWN_FROM = 20
 # chosen: more values than any map of classes has; a raster of numbers has more.
 _MOST_CLASSES = 256
+# Options of one kind of labels.
+_OF_POLYGONS, _OF_RASTERS = ("outside", "layer"), ("label_nodata", "label_scale")
 # chosen: as many classes in a message as one reads.
 _NAMED = 8
 
@@ -85,6 +87,7 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
                 f"`data.sensors` declares {len(spec.sensors)} images a sample, '{wrong.images[0].name}' of "
                 f"'{spec.source}' has {len(wrong.images)}"
             )
+    _check_used(samples, spec)
     scenes, named, said = _open_scenes(_named(samples), spec)
     splits, places, notes = _scene_splits(scenes, spec, seed=seed)
     maps = _Maps(scenes, splits, places, spec)
@@ -124,6 +127,27 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
     return blocked(data, spec.split.blocks, **shares, seed=seed, labels=maps.label_map)
 
 
+def _check_used(samples: Sequence[ListedSample], spec: DataSpec) -> None:
+    """Refuse what is said of labels that are not there: it would be passed over."""
+    found = {_is_vector(one.label) for one in samples if isinstance(one.label, LabelFile)}
+    of_polygons = {"label_column": spec.label_column, **{f"options.{one}": one in spec.options for one in _OF_POLYGONS}}
+    of_rasters = {f"options.{one}": one in spec.options for one in _OF_RASTERS}
+    _refuse_given({} if True in found else of_polygons, "polygons, and no label is one")
+    _refuse_given({} if False in found else of_rasters, "rasters of labels, and all labels are polygons")
+    _refuse_given(
+        {} if spec.kind == "class_map" else {"classes": spec.classes}, "maps of classes, and these are numbers"
+    )
+
+
+def _refuse_given(keys: Mapping[str, object], what: str) -> None:
+    for key in (key for key, given in keys.items() if given):
+        raise RecipeError(f"data.{key} is for {what}; leave it out")
+
+
+def _is_vector(file: LabelFile) -> bool:
+    return file.path.suffix.casefold() in VECTOR_ENDINGS
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Scene:
     """Images of one piece of ground that were opened once, and its labels."""
@@ -147,7 +171,7 @@ def _open_scenes(
     Gives the name of each value, too, where polygons have names as labels; and what is said of the images.
     """
     files = [one.label for one in samples if isinstance(one.label, LabelFile)]
-    vectors = [file for file in files if file.path.suffix.casefold() in VECTOR_ENDINGS]
+    vectors = [file for file in files if _is_vector(file)]
     polygons: dict[LabelFile, PolygonLabels] = {}
     classes: dict[int, str] = {}
     if vectors:
@@ -226,7 +250,7 @@ def _scene_splits(
         return draw_places(places, training, val=shares.val, test=shares.test, seed=seed), places, notes
     places = tuple(scene.sample.place or scene.sample.name for scene in scenes)
     if "val" in declared or shares.val == 0:
-        return declared, places, notes
+        return declared, places, (*notes, *unused_shares(declared, shares))
     splits = draw_places(places, declared, val=shares.val, test=0.0, seed=seed)
     drawn = f"{splits.count('val')} of {declared.count('train')} training images are drawn for validation"
     return splits, places, (*notes, drawn)

@@ -30,6 +30,7 @@ __all__ = [
     "rounds_order",
     "splits_from_lists",
     "take_fraction",
+    "unused_shares",
 ]
 
 # Headers of the first column that are no sample.
@@ -179,7 +180,7 @@ def complete_splits(
     given = tuple(split for split in declared if split is not None)
     chosen = missing or [index for index, split in enumerate(declared) if split == "train"]
     if not missing and ("val" in declared or shares.val == 0 or not chosen):
-        return given, ()
+        return given, unused_shares(given, shares)
     # What is drawn from training alone is the share that validation has of what test leaves.
     val, test = (shares.val, shares.test) if missing else (shares.val / (1 - shares.test), 0.0)
     drawn = draw_splits(
@@ -196,6 +197,14 @@ def complete_splits(
     if missing:
         note = f"train, val and test are drawn (seed {seed})"
     return tuple(split for index in range(len(declared)) if (split := filled[index]) is not None), (note,)
+
+
+def unused_shares(declared: Sequence[Split | None], shares: SplitSpec) -> tuple[str, ...]:
+    """Say that shares were given for splits that are declared."""
+    usual, counts = SplitSpec(), Counter(declared)
+    given = {"val": shares.val not in (0, usual.val), "test": shares.test not in (0, usual.test)}
+    unused = [f"data.split.{split}" for split in ("val", "test") if given[split] and counts[split]]
+    return (f"splits are declared, so {' and '.join(unused)} had no effect",) if unused else ()
 
 
 def draw_splits(
