@@ -153,7 +153,7 @@ def test_several_labels_need_to_be_declared(tmp_path: Path) -> None:
         tmp_path, "path,labels", [f"{name},x;y" if row % 2 else f"{name},x" for row, name in enumerate(names)]
     )
     with pytest.raises(
-        InputError, match=r"5 samples of .* have no label or several, the first is '.*1\.tif'; say `kind"
+        InputError, match=r"5 samples of .* have no label or several, the first is '.*1\.tif'; say `data.kind"
     ):
         _open(table)
     data = open_images(DataSpec(source=table, kind="labels", sensors=("rgb",)), seed=0)

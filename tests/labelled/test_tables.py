@@ -140,5 +140,5 @@ def test_a_wrong_table_is_explained(tmp_path: Path, text: str, message: str) -> 
 
 
 def test_an_image_without_sensor_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"row 1 of '.*': nothing says which sensor took 'a\.tif'; give a column"):
+    with pytest.raises(ManifestError, match=r"row 1 of '.*': nothing says which sensor took 'a\.tif'; name it by"):
         _listed(_table(tmp_path, "path,set,label\na.tif,p,x\n", "a.tif"), sensor=None)

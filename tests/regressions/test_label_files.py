@@ -1,6 +1,7 @@
 """Labels of pixels as people have them: rasters with tags and masks, and polygons of any size, are read right, or it is
 said, or they are refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import pytest
 import rasterio
 import shapely
 from PIL import Image
+from small_networks import small_checkpoint
 
+from anyband.cli import main
 from anyband.errors import AnybandError
 from anyband.labelled import open_task_data
 from anyband.labelled.label_rasters import read_polygons
 from anyband.labelled.samples import DataSpec, TaskData
 from anyband.labelled.tables import LabelFile
+from anyband.models.checkpoint import save_checkpoint
 from anyband.rasters.grid import Grid
 
 _SPLITS = ("train", "train", "val", "test")
@@ -245,6 +249,22 @@ def test_polygons_smaller_than_a_pixel_are_counted_by_class(tmp_path: Path) -> N
         "finer images or larger polygons ('p.gpkg')" in data.notes
     )
     assert "no split has a label of 'hedge', 'tree'; what was never seen is never predicted" in data.notes
+
+
+def test_what_is_said_of_labels_stands_on_the_terminal_in_json_and_in_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = _fields(tmp_path, ("tree", _box(0, 0.6, 7.05, 0.3, 0.4)))
+    save_checkpoint(tmp_path / "m.safetensors", small_checkpoint())
+    words = ["evaluate", "segment", "--data", str(table), "--sensor", "maxar-rgb", "--head", "linear", "--epochs", "1"]
+    words += ["--checkpoint", str(tmp_path / "m.safetensors"), "--no-results", "--no-cache", "fit.warmup_epochs=0"]
+    note = "1 of 9 polygons have the centre of no pixel in them"
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    # Lines are broken where the terminal ends.
+    assert f"note: {note}" in " ".join(capsys.readouterr().out.split())
+    assert note in (tmp_path / "out" / "report.html").read_text()
+    assert main([*words, "--json"]) == 0
+    assert any(note in one for one in json.loads(capsys.readouterr().out)["results"][0]["notes"])
 
 
 def test_polygons_under_others_of_their_label_or_cut_by_the_image_are_not_too_small(tmp_path: Path) -> None:
