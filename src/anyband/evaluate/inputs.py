@@ -5,7 +5,6 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -22,7 +21,7 @@ from anyband.data.resample import apply_to_map, coarser_grid, whole_footprint
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import InputSpec, joined_batches, read_statistics
 from anyband.encode.metadata import ImageMetadata, check_one_footprint
-from anyband.errors import AnybandError, CatalogueError, InputError
+from anyband.errors import CatalogueError, InputError
 from anyband.evaluate.recipe import Resize, TransferRecipe
 from anyband.evaluate.samples import (
     Boxes,
@@ -43,8 +42,6 @@ from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.progress import progress
 from anyband.randomness import permutation
 from anyband.rasters.grid import Window
-from anyband.rasters.reader import said_once
-from anyband.sensors.catalogue import in_first_words
 from anyband.sensors.sensor import BandStatistics, Sensor
 
 __all__ = ["TaskReader"]
@@ -52,8 +49,6 @@ __all__ = ["TaskReader"]
 
 # chosen: decoding files keeps two threads busy beside the one that encodes, and a batch may fill much memory.
 _WORKERS = 2
-# chosen: samples that are looked at for values that cannot be, where none is read.
-_LOOKED_AT = 4
 
 
 class TaskReader:
@@ -89,25 +84,18 @@ class TaskReader:
         self._is_told = recipe.input.metadata and config.encodings != NO_ENCODINGS
         self._last: tuple[int, Sample] | None = None
         self._compared: set[int] = set()
-        self._doubts: dict[int, dict[str, str]] | None = None
+        # What is said of values that cannot be, by its kind: of all images in the words of the first.
+        self._words: dict[str, str] = {}
         self.same_features: dict[str, None] = {}
         """What is said of features that are all equal."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know: values that cannot be, statistics, encoding, every band that is not exactly known,
-        and sets of pairs. Where no image was read, because features were kept, some are looked at."""
-        if self._doubts is None:
-            step = -(-len(self.data) // _LOOKED_AT)
-            for position in range(0, len(self.data), step):
-                # An image that is gone since is not needed.
-                with suppress(AnybandError):
-                    self._standardised([(position, self.sample(position))])
-        doubts = ((self.data.names[position], said) for position, said in sorted((self._doubts or {}).items()))
+        """What a user should know: features that are all equal, statistics, encoding, every band that is not exactly
+        known, and sets of pairs."""
         found = dict.fromkeys(note for spec in self._declared.values() for note in spec.notes)
         joint = max(len(sensors) for sensors in self.data.sensors) > 1 and self.recipe.fusion == "joint"
-        doubtful = (*said_once(in_first_words(doubts)), *self.same_features)
-        return (*doubtful, *found, *(self._encoder.set_notes if joint else ()))
+        return (*self.same_features, *found, *(self._encoder.set_notes if joint else ()))
 
     def settings(self) -> dict[str, Any]:
         """Tell all that features depend on beside the weights, the images and their fusion; reads no image."""
@@ -318,9 +306,7 @@ class TaskReader:
                 batch = (spec := self.input_spec(sensor)).image_batch(dn, valid=valid)
             except InputError as problem:
                 raise InputError(f"'{self.data.names[group[0][0]]}', image {slot + 1}: {problem}") from problem
-            self._doubts = self._doubts or {}
-            for place, said in spec.doubts([str(place) for place in range(len(group))], dn, valid):
-                self._doubts.setdefault(group[int(place)][0], {}).update(said)
+            self._note(spec, [self.data.names[position] for position, _ in group], dn, valid)
             if batch.valid is not None and self.data.targets is not None:
                 empty = torch.nonzero(~batch.valid.flatten(1).any(dim=1)).flatten().tolist()
                 if empty:
@@ -330,6 +316,14 @@ class TaskReader:
                     )
             batches.append(batch)
         return batches
+
+    def _note(self, spec: InputSpec, names: Sequence[str], dn: Tensor, valid: Tensor) -> None:
+        """Note values that cannot be beside what files say of themselves; of one sensor in a sample once."""
+        said, about = self.data.said, f"{spec.sensor.name}: "
+        for name, found in spec.doubts(names, dn, valid):
+            if not any(note.startswith(about) and " values: " in note for note in said.get(name, ())):
+                new = (self._words.setdefault(kind, sentence) for kind, sentence in found.items())
+                said[name] = (*said.get(name, ()), *new)
 
     def _placed(
         self,
