@@ -109,7 +109,8 @@ def test_what_else_places_an_image_is_named_and_not_ignored(tmp_path: Path, what
     report = _prepare(tmp_path, [{"path": "a.tif"}])
     assert [note for note in report.notes if what in note and "gdalwarp -t_srs" in note]
     (tmp_path / "store").rename(tmp_path / "first")
-    with pytest.raises(RasterError, match=rf"{what}.*can't be laid on those of place 'p'; leave `place` out, or bring"):
+    message = rf"{what}.*can't be laid on those of other images; use it by itself \(without `place`\), or bring it"
+    with pytest.raises(RasterError, match=message):
         _prepare(tmp_path, [{"path": "a.tif", "place": "p"}])
 
 

@@ -18,6 +18,7 @@ from anyband.encode import encoder as memory
 from anyband.encode.encoder import EncodeOptions, SensorEncoder, SetImage, load_encoder
 from anyband.errors import GeometryError, InputError, OutputError
 from anyband.models.checkpoint import Checkpoint
+from anyband.rasters.formats import QuietReader, QuietWriter
 from anyband.rasters.grid import IDENTITY, Grid
 from anyband.rasters.reader import RasterSource
 from anyband.rasters.writer import write_geotiff
@@ -204,6 +205,20 @@ def test_the_file_names_its_images(encoder: SensorEncoder, tmp_path: Path) -> No
     ]
     assert report.notes[0] == "2 images on the grid of 'a.tif'"
     assert "no date is known of 'b.tif'" in report.notes
+
+
+def test_an_image_of_control_points_is_not_laid_on_others(encoder: SensorEncoder, tmp_path: Path) -> None:
+    entries = [_image(tmp_path, name, _optical(64, 64), crs=None) for name in ("a.tif", "b.tif")]
+    with QuietReader(str(tmp_path / "b.tif")) as file:
+        pixels, profile = file.read(), file.profile
+    profile.pop("transform")
+    corners = [rasterio.control.GroundControlPoint(row, col, 9 + col, 50 - row) for row in (0, 64) for col in (0, 64)]
+    with QuietWriter(str(tmp_path / "b.tif"), "w", **profile) as file:
+        file.gcps = (corners, rasterio.crs.CRS.from_epsg(4326))
+        file.write(pixels)
+    with pytest.raises(GeometryError, match=r"'b\.tif' is placed by 4 ground control points.*use it by itself"):
+        embed_set(encoder, entries, tmp_path / "f.tif")
+    assert any("4 ground control points" in note for note in embed_set(encoder, entries[1:], tmp_path / "f.tif").notes)
 
 
 def test_images_without_a_coordinate_system_share_their_corners(encoder: SensorEncoder, tmp_path: Path) -> None:

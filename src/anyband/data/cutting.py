@@ -172,12 +172,8 @@ def _survey(entry: ImageEntry, opened: ExitStack) -> tuple[ImageSurvey | str, Ra
                 f"'{entry.name}' has {grid.height} × {grid.width} pixels, smaller than a patch "
                 f"({MIN_IMAGE_PX} × {MIN_IMAGE_PX})"
             )
-        if entry.place is not None and reader.geolocation is not None:
-            raise GeometryError(
-                f"'{entry.name}' is placed by {reader.geolocation}, which are not read, so its pixels can't be laid on "
-                f"those of place '{entry.place}'; leave `place` out, or bring it to a grid by `gdalwarp -t_srs EPSG:…` "
-                "(with -tps, -rpc or -geoloc)"
-            )
+        if entry.place is not None:
+            reader.check_laid(entry.name)
         nodata = None if nodata is None or np.isnan(nodata) else float(nodata)
         in_file = entry.source.encoding in FILE_ENCODINGS
         survey = ImageSurvey(

@@ -183,6 +183,8 @@ def _open_scenes(
             grids, times = [], []
             for entry in sample.images:
                 with open_raster(entry.source, entry.sensor, entry.encoding) as reader:
+                    if len(sample.images) > 1:
+                        reader.check_laid(entry.name)
                     grids.append(reader.grid)
                     times.append(entry.datetime or reader.datetime)
                     said |= {entry.name: reader.notes} if reader.notes else {}

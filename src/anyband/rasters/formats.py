@@ -120,7 +120,10 @@ class GdalSheet:
             (a, b, c, d, e, f), crs, height=self.height, geolocation=self.geolocation
         )
         if dataset.crs and crs is None:
-            self.notes = (*self.notes, "its coordinate system is none of the Earth: it counts as without one")
+            self.notes = (
+                *self.notes,
+                "its coordinate system is neither a projection nor longitude and latitude, so it counts as without one",
+            )
 
     def _geolocation(self) -> str | None:
         """Name what places the image instead of a geotransform, and is not read."""

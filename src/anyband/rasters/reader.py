@@ -197,6 +197,15 @@ class RasterReader:
         first = self._nodata[0]
         return first if all(value == first or (value != value and first != first) for value in self._nodata) else None
 
+    def check_laid(self, name: str) -> None:
+        """See that pixels may be laid on those of other images of a place, a set or a sample; else `GeometryError`."""
+        if self.geolocation is not None:
+            raise GeometryError(
+                f"'{name}' is placed by {self.geolocation}, which are not read, so its pixels can't be laid on those "
+                "of other images; use it by itself (without `place`), or bring it to a grid by "
+                "`gdalwarp -t_srs EPSG:…` (with -tps, -rpc or -geoloc)"
+            )
+
     def read(self, window: Window | None = None) -> Raster:
         """Read a window of all bands on the common grid; None reads everything.
 

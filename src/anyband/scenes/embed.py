@@ -351,6 +351,8 @@ def _opened(
         sensor = entry_sensor(entry)
         spec = encoder.input_spec(sensor, statistics=statistics.get(sensor.name))
         reader = opened.enter_context(open_raster(entry.source, entry.sensor, entry.encoding))
+        if len(entries) > 1:
+            reader.check_laid(entry.name)
         grid, anchor = reader.grid, anchor or reader.grid
         placement = _placement(anchor, grid, entry.name, entries[0].name)
         known = ImageMetadata(gsd_m=grid.gsd_m if grid.crs else None, datetime=entry.datetime or reader.datetime)

@@ -379,6 +379,7 @@ def _kept(entries: Sequence[ImageEntry], found: Sequence[T | str], what: str) ->
 def _opened(image: Candidate, spec: InputSpec, grid: Grid, opened: ExitStack) -> SceneImage:
     entry, survey = image
     reader = opened.enter_context(open_raster(entry.source, entry.sensor, entry.encoding))
+    reader.check_laid(entry.name)
     placement, time = place_image(grid, survey.grid, entry.name), as_utc(_taken_at(image))
     return SceneImage(name=entry.name, reader=reader, spec=spec, placement=placement, time=time)
 
