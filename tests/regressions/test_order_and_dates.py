@@ -140,6 +140,7 @@ def test_sentinel1_measurements_are_found_by_their_polarisation(tmp_path: Path) 
         ("a.tif", {"": {"ACQUISITIONDATETIME": "2020-07-01T10:20:31Z"}}, "2020-07-01T10:20:31",
          "the tag ACQUISITIONDATETIME"),
         ("a.tif", {"": {"acquisition_date": "2020-07-01"}}, "2020-07-01", "the tag acquisition_date"),
+        ("a.tif", {"IMAGERY": {"ACQUISITIONDATETIME": "2020-07-01"}}, "2020-07-01", "the tag ACQUISITIONDATETIME"),
         ("a.tif", {"": {"TIFFTAG_DATETIME": "2020:07:01 10:20:31"}}, "2020-07-01T10:20:31",
          "the tag TIFFTAG_DATETIME, which may say when the file was written"),
         ("HLS.S30.T32UQD.2020183T102031.tif", {"": {"TIFFTAG_DATETIME": "2022:01:01 00:00:00"}}, "2020-07-01T10:20:31",

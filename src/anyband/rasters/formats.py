@@ -105,9 +105,15 @@ class GdalSheet:
         self.times: tuple[datetime.datetime | None, ...] = ()
         self.taken: datetime.datetime | None = None
         self.time_index: int | None = None
-        self.dates = _date_tags(dataset)
         is_picture = dataset.driver in ("JPEG", "PNG") and not any(self.names)
         self.colours = tuple(meaning.name for meaning in dataset.colorinterp) if is_picture else ()
+
+    def date_tags(self, *, everywhere: bool) -> tuple[tuple[str, str], ...]:
+        """Give (key, text) of the tags that may say when it was taken, the best first; `everywhere`: also of metadata
+        files beside it, which take a millisecond to look for."""
+        with rasterio.Env():
+            domains = (None, "IMAGERY", "ENVI") if everywhere else (None,)
+            return acquisition_dates({key: text for one in domains for key, text in self._dataset.tags(ns=one).items()})
 
     def _place(self) -> None:
         """Take the georeference, if it places the image."""
@@ -255,12 +261,6 @@ def acquisition_dates(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((keys[key], str(tags[keys[key]])) for key in _DATE_KEYS if key in keys)
 
 
-def _date_tags(dataset: DatasetReader) -> tuple[tuple[str, str], ...]:
-    with rasterio.Env():
-        domains = [domain for domain in dataset.tag_namespaces() if domain in ("IMAGERY", "ENVI")]
-        return acquisition_dates({key: text for one in (None, *domains) for key, text in dataset.tags(ns=one).items()})
-
-
 @cache
 def _products() -> list[tuple[str, re.Pattern[str], str]]:
     table = yaml.load((Path(__file__).parent / "products.yaml").read_bytes(), OwnLoader)  # noqa: S506 (a SafeLoader)
@@ -320,7 +320,7 @@ def date_of(
 ) -> tuple[datetime.datetime | None, list[str]]:
     """Give when an image was taken, as it is declared or as its files (`Sheet`) say it, and what is to be said of it;
     `RasterError` where their times are of several days."""
-    found, where = _found_date(sheets, sensor, 1 if declared else len(sheets))
+    found, where = _found_date(sheets, sensor, is_declared=declared is not None)
     if found is None or declared is None:
         said = "no date is taken: {}; declare `datetime`" if found is None else "the date is that of {}"
         # What a file itself says of its times its sheet says.
@@ -330,9 +330,9 @@ def date_of(
     return declared, [f"the declared date is taken, though {where} gives another"] if differs else []
 
 
-def _found_date(sheets: Sequence[Any], sensor: Sensor, num_named: int) -> tuple[datetime.datetime | None, str]:
-    """Find a date, and what says it: times of files, a tag, names of products, Landsat's metadata. Where the
-    names of the first `num_named` give several days there is none, and the text says so."""
+def _found_date(sheets: Sequence[Any], sensor: Sensor, *, is_declared: bool) -> tuple[datetime.datetime | None, str]:
+    """Find a date, and what says it: times of files, a tag, names of products, Landsat's metadata. Where names
+    give several days there is none, and the text says so. A declared date is compared with one file's only."""
     timed = [(sheet.taken, sheet) for sheet in sheets if sheet.taken is not None]
     for time, sheet in timed[1:]:
         if time.date() != timed[0][0].date():
@@ -342,12 +342,14 @@ def _found_date(sheets: Sequence[Any], sensor: Sensor, num_named: int) -> tuple[
             )
     if timed:
         return timed[0][0], "its time axis" if timed[0][1].times else "its metadata"
-    texts = [pair for sheet in sheets for pair in getattr(sheet, "dates", ())]
+    sheets = sheets[:1] if is_declared else sheets
+    tagged = [sheet for sheet in sheets if isinstance(sheet, GdalSheet)]
+    texts = [pair for sheet in tagged for pair in sheet.date_tags(everywhere=not is_declared)]
     tags = [(key, time) for key, text in texts if (time := _time_of(text)) is not None]
     for key, time in tags:
         if key.upper() != _WRITTEN_TAG:
             return time, f"the tag {key}"
-    named = [found for sheet in sheets[:num_named] if (found := _product_of(sheet.path)) is not None]
+    named = [found for sheet in sheets if (found := _product_of(sheet.path)) is not None]
     if len({time.date() for _, time in named}) > 1:
         return None, "the names of its files give several days"
     if named:
