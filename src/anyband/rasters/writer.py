@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ _FULL_DISK_MB = 1.0
 _BLOCK_STEP = 16  # Source: TIFF 6.0, section 15: tile sides are multiples of 16
 _PROFILE: dict[str, Any] = {"driver": "GTiff", "tiled": True, "interleave": "band", "compress": "deflate"}
 _PROFILE |= {"BIGTIFF": "IF_SAFER"}
+_STDERR = 2
 _PLACE = ("OFFSET", "SIZE")  # of a block in a file: GDAL's words
 
 
@@ -69,12 +72,13 @@ def geotiff_writer(
         if pixels.dtype != np.dtype(dtype):
             raise InputError(f"pixels of {pixels.dtype} can't be written to a GeoTIFF of {dtype}")
         # Outside of an `Env` GDAL writes errors to stderr too, beside the one message of ours.
-        with rasterio.Env():
+        with rasterio.Env(), _libtiff_heard(said):
             dataset.write(pixels, window=RasterioWindow(window.col, window.row, window.width, window.height))
 
+    said: list[str] = []
     with whole_file(path) as beside:
         try:
-            with rasterio.Env():
+            with rasterio.Env(), _libtiff_heard(said):
                 dataset = QuietWriter(str(beside), "w", **profile)
             try:
                 texts = {key: tag if isinstance(tag, str) else json.dumps(tag) for key, tag in (tags or {}).items()}
@@ -85,11 +89,37 @@ def geotiff_writer(
                     dataset.write_colormap(1, dict(colours))
                 yield write
             finally:
-                with rasterio.Env():
+                with rasterio.Env(), _libtiff_heard(said):
                     dataset.close()
         except RasterioError as problem:
-            raise _output_error(path, str(problem.__cause__ or problem).strip()) from problem
+            reasons = dict.fromkeys(line.partition(": ")[2].rstrip(".\n") for line in said)
+            more = f" ({', '.join(reasons)})" if reasons else ""
+            raise _output_error(path, f"{str(problem.__cause__ or problem).strip()}{more}") from problem
         _check_written(beside, path)
+
+
+@contextlib.contextmanager
+def _libtiff_heard(said: list[str]) -> Iterator[None]:
+    """Add to `said` what libtiff, past GDAL, writes to the error output; what others write there meanwhile follows."""
+    if sys.stderr is None:  # as in a process without a terminal
+        yield
+        return
+    reading, writing = os.pipe()
+    # More than a pipe holds is lost, and nobody waits.
+    os.set_blocking(writing, False)
+    sys.stderr.flush()
+    before = os.dup(_STDERR)
+    os.dup2(writing, _STDERR)
+    os.close(writing)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, _STDERR)
+        os.close(before)
+        with os.fdopen(reading, encoding="utf-8", errors="replace") as heard:
+            for line in heard:
+                said.append(line) if line.startswith("_tiff") else sys.stderr.write(line)
 
 
 def write_geotiff(
