@@ -120,7 +120,7 @@ def test_a_damaged_file_gives_one_message_or_success(target: str, fault_of: Faul
             if (whole / name).is_dir():
                 shutil.copytree(whole / name, inputs / name, dirs_exist_ok=True)
             else:
-                (inputs / name).parent.mkdir(exist_ok=True)
+                (inputs / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(whole / name, inputs / name)
         _damage(inputs / str(rng.choice(files)), rng)
         told = [

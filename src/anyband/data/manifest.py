@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from anyband.arrays import Array
 from anyband.data.store import SPLITS, Split
-from anyband.errors import AnybandError, CatalogueError, ManifestError, nearest_name
+from anyband.errors import AnybandError, CatalogueError, ManifestError, check_text, nearest_name
 from anyband.files import file_identity, found_paths, read_yaml
 from anyband.rasters.reader import RasterSource, file_sensor, open_sheet
 from anyband.sensors.catalogue import get_sensor
@@ -113,7 +113,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield from (
                     {key: None if _is_nan(value) else value for key, value in row.items()} for row in batch.to_pylist()
                 )
-    except (OSError, pa.ArrowException) as problem:
+    except (OSError, OverflowError, pa.ArrowException) as problem:
         raise ManifestError(f"cannot read manifest '{path}': {problem}") from problem
 
 
@@ -189,7 +189,9 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
         CatalogueError: the sensor, a band or the encoding is unknown.
     """
     given = {key: value for key, value in row.items() if not (value is None or value == "") and key not in _IGNORED}
-    for key in given:
+    for key, value in given.items():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            check_text(str(text), error=ManifestError)
         if key not in COLUMNS:
             raise ManifestError(f"column '{key}' is unknown ({', '.join(COLUMNS)}){nearest_name(str(key), COLUMNS)}")
     for key in ("path", "sensor"):
@@ -318,6 +320,10 @@ def _bands(value: Any, paths: Sequence[Path], sensor: Sensor) -> tuple[tuple[str
     return tuple((sensor.band(band).name, name) for band, name in named)
 
 
+# chosen: longer ones are dates without dashes.
+_INDEX = re.compile(r"-?[0-9]{1,7}", re.ASCII)
+
+
 def _time(value: Any) -> tuple[int | None, dt.datetime | None]:
     if value is None:
         return None, None
@@ -327,7 +333,7 @@ def _time(value: Any) -> tuple[int | None, dt.datetime | None]:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value, None
-    if isinstance(value, str) and value.lstrip("-").isdecimal() and len(value) < 8:
+    if isinstance(value, str) and _INDEX.fullmatch(value):
         return int(value), None
     return None, _datetime(value, "time")
 
@@ -363,7 +369,7 @@ def _times_within(text: str, names: Sequence[str], folder: Path) -> list[str | N
     if not times:
         raise ManifestError(f"time '{text}' is a range, and '{path}' has no time axis; leave it out")
     indices: Sequence[int] = range(len(times))
-    if slash and all(part.lstrip("-").isdecimal() and len(part) < 8 for part in (first, last) if part):
+    if slash and all(_INDEX.fullmatch(part) for part in (first, last) if part):
         size, start, stop = len(times), int(first or 0), int(last or -1)
         is_inside = -size <= min(start, stop) and max(start, stop) < size
         indices = indices[start % size : stop % size + 1] if is_inside else []
@@ -381,7 +387,8 @@ def _indices_between(times: Sequence[dt.datetime | None], first: str, last: str)
     """Find the times from one to another, both meant; a last day to its end, an empty one without end."""
     start, stop = (_datetime(part, "time") if part else None for part in (first, last))
     if stop is not None and len(last) <= len("2020-01-01"):
-        stop += dt.timedelta(days=1, microseconds=-1)
+        # The last day of all has no day after it.
+        stop += min(dt.timedelta(days=1, microseconds=-1), dt.datetime.max.replace(tzinfo=dt.UTC) - stop)
     known = [(index, time) for index, time in enumerate(times) if time is not None]
     return [one for one, time in known if (start is None or time >= start) and (stop is None or time <= stop)]
 
@@ -422,9 +429,12 @@ def _number(value: Any, column: str) -> float:
     # Python would take 1_000 for a number, and YAML writes .nan and .inf.
     text = str(value).strip().replace("_", "?")
     try:
-        return float(re.sub(r"^([-+]?)\.(?=[ni])", r"\1", text, flags=re.IGNORECASE))
+        number = float(re.sub(r"^([-+]?)\.(?=[ni])", r"\1", text, flags=re.IGNORECASE))
     except ValueError as problem:
         raise ManifestError(f"{column} '{value}' is not a number") from problem
+    if math.isinf(number) and "inf" not in text.casefold():
+        raise ManifestError(f"{column} '{text[:40]}' is larger than any number that is computed with")
+    return number
 
 
 class ImageList:
