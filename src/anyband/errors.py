@@ -1,5 +1,6 @@
 """Errors that a user can cause: one root, so that a caller can catch all of them, and a builtin beside it."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import SupportsInt
@@ -85,12 +86,13 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 
 # chosen: so much of a text that can't be used is shown.
 _SHOWN = 40
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def check_text(text: str, *, error: type[Exception]) -> None:
     """Raise `error` for what neither a name of a file nor any text of ours can hold: NUL, or bytes that are no UTF-8
     (Python keeps them as halves of pairs)."""
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if _UNUSABLE.search(text):
         raise error(f"{text[:_SHOWN]!r} has a NUL character, or bytes that are not UTF-8; rename it, or write it anew")
 
 

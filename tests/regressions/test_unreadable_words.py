@@ -73,7 +73,7 @@ def test_a_nul_in_a_table_is_refused(told, tmp_path: Path, column: str) -> None:
     assert "has a NUL character" in told("prepare", "m.csv", *_PREPARE)
 
 
-@pytest.mark.parametrize("number", ["²", _LONG, "१", "R²"])
+@pytest.mark.parametrize("number", ["²", _LONG, "R²"])
 def test_bands_by_numbers_that_are_none_are_refused(told, number: str) -> None:
     said = told(*_IMAGE, "--bands", f"R={number};G=2;B=3")
     assert f"band 'R' is declared as '{number}', which is not in 'a.tif'" in said

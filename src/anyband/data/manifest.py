@@ -520,5 +520,7 @@ def entries_from_globs(
     paths = sorted({found for pattern in patterns for found in found_paths(pattern)})
     if not paths:
         raise ManifestError(f"no file matches {', '.join(repr(pattern) for pattern in patterns)}")
+    for path in paths:
+        check_text(path, error=ManifestError)
     columns = {"sensor": sensor, "encoding": encoding, "bands": bands}
     return ImageList(patterns[0], Path(), lambda: ((f"'{path}'", {"path": [path], **columns}) for path in paths))
