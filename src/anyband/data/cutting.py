@@ -20,7 +20,7 @@ from anyband.data.manifest import ImageEntry, is_future
 from anyband.data.places import Place, PlacedImage, check_layout, check_split, off_globe, split_of
 from anyband.data.store import Split
 from anyband.errors import AnybandError, GeometryError, InputError, ManifestError, OutputError, RasterError, WorkerError
-from anyband.rasters.footprints import View, chip_transform, plan_footprints
+from anyband.rasters.footprints import Box, View, chip_transform, plan_footprints
 from anyband.rasters.grid import Grid, Transform, Window, resample_bilinear, source_window
 from anyband.rasters.reader import RasterReader, open_raster
 from anyband.sensors.catalogue import ValueCheck, sampled
@@ -213,13 +213,12 @@ def plan_pieces(
     layout, min_valid = place.layout, options.min_valid
     footprints = plan_footprints(layout, chip_px=options.chip_px, chip_m=options.chip_m, min_cover=min_valid)
     split = place.split or split_of(place.name, seed=options.seed, fractions=options.fractions)
+    given: list[list[tuple[str, Box, View]]] = [[] for _ in images]
+    for name, box, views in footprints:
+        for position, view in views:
+            given[position].append((name, box, view))
     for position, (image, entry, survey) in enumerate(images):
-        chips = [
-            (name, view, chip_transform(layout[0], box, view))
-            for name, box, views in footprints
-            for own, view in views
-            if own == position
-        ]
+        chips = [(name, view, chip_transform(layout[0], box, view)) for name, box, view in given[position]]
         values = max((view.height * view.width for _, view, _ in chips), default=1) * len(entry.sensor.bands)
         size = max(1, _VALUES_PER_PIECE // values)
         pieces = []

@@ -37,7 +37,7 @@ _NAMED_PROBLEMS = 3
 # chosen: an edge of a chip that holds a pole then leaves its true line by less than a hundredth of its length.
 _POINTS_AN_EDGE = 16
 # Rounding of projected coordinates.
-_TINY_DEG = 1e-9
+_TINY_DEG, _TINY_PX = 1e-9, 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -280,11 +280,12 @@ def _check_places(places: Places) -> None:
 def check_layout(place: Place) -> None:
     """See that each image of a place overlaps another one; else raise `GeometryError`."""
     boxes = [box_of(placement) for placement in place.layout[1]]
-    for position, box in enumerate(boxes):
-        others = boxes[:position] + boxes[position + 1 :]
-        if others and not any(box.shared_with(other) for other in others):
-            name = place.images[position].name
-            raise GeometryError(f"'{name}' does not overlap any other image of it; give it a place of its own")
+    bounds = np.array([(box.col, box.row, box.col + box.width, box.row + box.height) for box in boxes])
+    _, groups, sizes = np.unique(_connected(bounds, least_side=_TINY_PX), return_inverse=True, return_counts=True)
+    alone = np.flatnonzero(sizes[groups] == 1)
+    if len(boxes) > 1 and len(alone):
+        name = place.images[int(alone[0])].name
+        raise GeometryError(f"'{name}' does not overlap any other image of it; give it a place of its own")
 
 
 def check_split(place: Place) -> None:
@@ -301,31 +302,42 @@ def _overlapping(found: Array, crs_of: Array, bounds: Array) -> Iterator[list[in
     yield from ([position] for position in found[crs_of[found] < 0].tolist())
     for crs in range(crs_of.max(initial=-1) + 1):
         members = np.flatnonzero(crs_of == crs)
-        labels = _connected(len(members), _overlaps(bounds[members]))
+        labels = _connected(bounds[members], least_share=_LEAST_OVERLAP)
         order = np.argsort(labels, kind="stable")
         parts = np.split(members[order], np.flatnonzero(np.diff(labels[order])) + 1)
         yield from (part.tolist() for part in sorted(parts, key=lambda part: int(part[0])))
 
 
-def _overlaps(bounds: Float[Array, "image side"]) -> Array:
+def _connected(bounds: Float[Array, "image side"], *, least_share: float = 0.0, least_side: float = 0.0) -> Array:
+    """Number the groups of boxes (west, south, east, north) that overlap directly or through others, by so much of the
+    smaller one. Each box is found once, so that time and memory grow with their number, however many overlap."""
     import shapely
 
     boxes = shapely.box(*bounds.T)
-    first, second = shapely.STRtree(boxes).query(boxes, predicate="intersects")
-    once = first < second
-    first, second = first[once], second[once]
-    shared = shapely.area(shapely.intersection(boxes[first], boxes[second]))
-    least = _LEAST_OVERLAP * np.minimum(shapely.area(boxes[first]), shapely.area(boxes[second]))
-    return np.stack([first, second])[:, shared >= least]
+    groups = np.full(len(bounds), -1)
+    left, tree, num_found = np.arange(len(bounds)), shapely.STRtree(boxes), 0
+    for first in range(len(bounds)):
+        waiting = [first] if groups[first] < 0 else []
+        groups[first] = first if waiting else groups[first]
+        while waiting:
+            one = waiting.pop()
+            near = left[tree.query(boxes[one])]
+            near = near[groups[near] < 0]
+            near = near[_do_overlap(bounds[one], bounds[near], least_share, least_side)]
+            groups[near] = first
+            waiting += near.tolist()
+            num_found += len(near)
+            if 2 * num_found > len(left):
+                # Boxes that were found are not to be met again and again.
+                left, num_found = np.flatnonzero(groups < 0), 0
+                tree = shapely.STRtree(boxes[left])
+    return groups
 
 
-def _connected(size: int, edges: Array) -> Array:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(edges.shape[1]), (edges[0], edges[1])), shape=(size, size))
-    _, labels = connected_components(graph, directed=False)
-    return np.asarray(labels)
+def _do_overlap(one: Array, others: Array, least_share: float, least_side: float) -> Array:
+    sides = np.minimum(one[2:], others[:, 2:]) - np.maximum(one[:2], others[:, :2])
+    smaller = np.minimum(np.prod(one[2:] - one[:2]), np.prod(others[:, 2:] - others[:, :2], axis=1))
+    return np.asarray((sides > least_side).all(axis=1) & (np.prod(sides, axis=1) >= least_share * smaller))
 
 
 def _notes(images: Sequence[PlacedImage], found: Array, crs_of: Array) -> list[str]:
@@ -337,12 +349,18 @@ def _notes(images: Sequence[PlacedImage], found: Array, crs_of: Array) -> list[s
     if len(np.unique(crs)) < 2:
         return []
     polygons = np.array([_lonlat_polygon(images[position].grid) for position in placed.tolist()])
-    first, second = shapely.STRtree(polygons).query(polygons, predicate="intersects")
-    across = np.unique(first[crs[first] != crs[second]])
-    if not len(across):
+    across = np.zeros(len(polygons), dtype=bool)
+    for one in np.unique(crs):
+        others = np.flatnonzero(crs != one)
+        # The nearest alone, because many may overlap.
+        (found, _), distances = shapely.STRtree(polygons[crs == one]).query_nearest(
+            polygons[others], max_distance=_TINY_DEG, return_distance=True, all_matches=False
+        )
+        across[others[found[distances == 0]]] = True
+    if not across.any():
         return []
     other = "another CRS, or of a grid that is turned or flipped"
-    return [f"{len(across)} images overlap images of {other}; they are not joined to a place: reproject them"]
+    return [f"{int(across.sum())} images overlap images of {other}; they are not joined to a place: reproject them"]
 
 
 def _lonlat_polygon(grid: Grid) -> Any:

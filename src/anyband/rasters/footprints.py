@@ -112,11 +112,13 @@ def plan_footprints(
     is_small = side is not None and all(min(box.height, box.width) < side for box in images)
     shared = _shared_box(placements, images) if side is None or is_small else None
     found = []
-    for name, box in [("r000c000", shared)] if shared else _lattice(images, side or DEFAULT_CHIP_PX):
+    whole = [("r000c000", shared, range(len(images)))] if shared else None
+    for name, box, touching in whole or _lattice(images, side or DEFAULT_CHIP_PX):
         views = [
             (position, view)
-            for position, placement in enumerate(placements)
-            if _cover(images[position], box) >= min_cover - _TINY and (view := view_of(placement, box)) is not None
+            for position in touching
+            if _cover(images[position], box) >= min_cover - _TINY
+            and (view := view_of(placements[position], box)) is not None
         ]
         if views:
             found.append((name, box, views))
@@ -170,13 +172,17 @@ def _whole_pixels(axis: Axis, start: float, size: float) -> tuple[float, float]:
     return (first - axis.offset) / axis.scale, (last - first) / axis.scale
 
 
-def _lattice(images: Sequence[Box], side: int) -> Iterator[tuple[str, Box]]:
-    touched = sorted({step for box in images for step in _touched(box, side)})
-    first_row = min((row for row, _ in touched), default=0)
-    first_col = min((col for _, col in touched), default=0)
-    for row, col in touched:
+def _lattice(images: Sequence[Box], side: int) -> Iterator[tuple[str, Box, Sequence[int]]]:
+    """Give the name and box of each step of a lattice that images touch, and their positions."""
+    touching: dict[tuple[int, int], list[int]] = {}
+    for position, box in enumerate(images):
+        for step in _touched(box, side):
+            touching.setdefault(step, []).append(position)
+    first_row, first_col = (min((step[axis] for step in touching), default=0) for axis in (0, 1))
+    for row, col in sorted(touching):
         name = f"r{row - first_row:03d}c{col - first_col:03d}"
-        yield name, Box(row=float(row * side), col=float(col * side), height=float(side), width=float(side))
+        box = Box(row=float(row * side), col=float(col * side), height=float(side), width=float(side))
+        yield name, box, touching[row, col]
 
 
 def _touched(box: Box, side: int) -> Iterator[tuple[int, int]]:
