@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, locks, which file a path means, and strict YAML 1.2."""
+"""Files that appear whole or not at all, locks, which file a path means and what may be opened, and strict YAML 1.2."""
 
 import contextlib
 import errno
@@ -7,24 +7,30 @@ import glob
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import yaml
 
-from anyband.errors import AnybandError, CheckpointError, OutputError, check_text
+from anyband.errors import AnybandError, CheckpointError, OutputError, RasterError, check_text
 
 __all__ = [
     "HUB_FILE",
     "OwnLoader",
+    "check_beside",
+    "check_regular",
     "check_target",
+    "check_vrt",
     "check_weights_kind",
     "file_identity",
     "found_paths",
     "held",
+    "names_others",
     "parse_yaml",
     "read_yaml",
     "sync",
@@ -196,6 +202,110 @@ def _output_error(path: Path, problem: OSError) -> OutputError:
     return OutputError(f"cannot write '{path}': {problem.strerror or problem}")
 
 
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def check_regular(path: Path, *, error: type[AnybandError]) -> None:
+    """Refuse, before it is opened, what is no file with an end: reading a pipe or a device may wait, or never end. What
+    is missing, or can't be looked at, says who opens it."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):
+        return
+    if kind != stat.S_IFREG:
+        raise error(f"'{path}' is {_KINDS.get(kind, 'a socket')}; name a file")
+
+
+# First bytes of the formats that may be sources of a VRT: TIFF and BigTIFF of both orders, PNG, JPEG, JP2, JPEG 2000.
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG", b"\xff\xd8\xff", b"\0\0\0\x0cjP  ", b"\xffO\xffQ")
+# What GDAL itself opens beside an image, by any driver; and what it reads there as text.
+_OPENED_BESIDE = (".msk", ".ovr")
+_READ_BESIDE = (".aux.xml", ".aux", ".hdr", ".HDR", ".prj", ".tfw", ".wld", ".pgw", ".jgw", ".j2w")
+# Elements of a VRT that is a plain mosaic or selection of bands.
+_VRT_ELEMENTS = re.compile(
+    "VRTDataset|VRTRasterBand|SRS|GeoTransform|Metadata|MDI|Description|NoDataValue|ColorInterp|UnitType|Offset|Scale|"
+    "HideNoDataValue|ColorTable|Entry|CategoryNames|Category|BlockXSize|BlockYSize|SimpleSource|ComplexSource|NODATA|"
+    "SourceFilename|SourceBand|SourceProperties|SrcRect|DstRect|UseMaskBand|ScaleOffset|ScaleRatio|MaskBand|Histograms|"
+    "HistItem|HistMin|HistMax|BucketCount|IncludeOutOfRange|Approximate|HistCounts|OverviewList"
+)
+# chosen: more text than a mosaic of all scenes of an archive takes.
+_MAX_VRT_BYTES = 2**26
+
+
+def check_beside(path: Path) -> None:
+    """See that what GDAL would open beside an image is a file of pixels, and names no other; else `RasterError`."""
+    for ending in (*_OPENED_BESIDE, *_READ_BESIDE):
+        for file in {Path(f"{path}{ending}"), path.with_suffix(ending)} - {path}:
+            if not os.path.lexists(file):
+                continue
+            check_regular(file, error=RasterError)
+            if ending in _OPENED_BESIDE and str(file) == f"{path}{ending}":
+                _check_pixels(file)
+            elif ending == ".aux.xml" and b"OVERVIEW_FILE" in file.read_bytes():
+                raise RasterError(names_others(file))
+
+
+def _check_pixels(path: Path) -> None:
+    check_regular(path, error=RasterError)
+    with path.open("rb") as file:
+        start = file.read(8)
+    if not start.startswith(_MAGIC):
+        raise RasterError(f"'{path}' is no TIFF, PNG, JPEG or JP2, so it is not opened; remove it, or write it as TIFF")
+    check_beside(path)
+
+
+def names_others(path: Path) -> str:
+    """Say that a file names an overview elsewhere."""
+    return f"'{path}' names an overview in another file, which is not followed; remove that, or write it into the image"
+
+
+def check_vrt(path: Path, inside: tuple[Path, ...] = ()) -> None:
+    """See that a VRT is a plain mosaic of rasters below its own folder, whatever stands in them; else `RasterError`."""
+    own = path.resolve()
+    if own in inside:
+        raise RasterError(f"'{path}' is a source of itself")
+    if path.stat().st_size > _MAX_VRT_BYTES:
+        raise RasterError(f"'{path}' has more than {_MAX_VRT_BYTES >> 20} MiB of text; cut it into several")
+    for element in _vrt_elements(path):
+        if element.tag == "SourceFilename":
+            source = _vrt_source(path, element)
+            nested = source.suffix.casefold() == ".vrt"
+            check_vrt(source, (*inside, own)) if nested else _check_pixels(source)
+    check_beside(path)
+
+
+def _vrt_elements(path: Path) -> Iterator[ElementTree.Element]:
+    text = path.read_bytes()
+    try:
+        # A declaration of a type could declare entities that grow, or stand for files.
+        root = None if b"<!" in text else ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as problem:
+        raise RasterError(f"'{path}' is no VRT: {problem}; get it again or leave it out") from problem
+    found = [] if root is None else list(root.iter())
+    classes = {element.get("subClass", "VRTSourcedRasterBand") for element in found}
+    tags = {element.tag for element in found if not _VRT_ELEMENTS.fullmatch(element.tag)}
+    unknown = sorted(tags | classes - {"VRTSourcedRasterBand"})
+    if root is None or root.tag != "VRTDataset" or unknown:
+        raise RasterError(
+            f"'{path}' is no plain VRT (it has {', '.join(unknown[:3]) or 'declarations'}): mosaics and selections of "
+            "bands are read; write it as GeoTIFF with `gdal_translate`"
+        )
+    return iter(found)
+
+
+def _vrt_source(path: Path, element: ElementTree.Element) -> Path:
+    """Find a source of a VRT; `RasterError` where it is not below the folder of the VRT."""
+    name, folder = element.text or "", path.parent if element.get("relativeToVRT") == "1" else Path()
+    source = folder / name
+    is_path = name and ":" not in name and "<" not in name and not str(source).startswith("/vsi")
+    if not (is_path and source.resolve().is_relative_to(path.parent.resolve()) and "\0" not in name):
+        raise RasterError(
+            f"'{path}' has the source '{name}', which is no file below its own folder; put all sources there, or write "
+            "it as GeoTIFF with `gdal_translate`"
+        )
+    return source
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys, and reads words as YAML 1.2 does: `NO`, `12:30:45` and a date are texts.
     Numbers whose digits would be lost (`007`, `0o17`) are texts too."""
@@ -272,6 +382,24 @@ for _loader, _words in ((_StrictLoader, _WORDS), (_TextLoader, _NONE), (OwnLoade
 _read_words(_Dumper, _NUMBERS)
 
 
+# chosen: more values than a list of all images of an archive has.
+_MOST_VALUES = 10_000_000
+
+
+def _check_aliases(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """Count the values of a node as they are with all aliases written out, and refuse those without end."""
+    if id(node) not in sizes:
+        sizes[id(node)] = None
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = 1 + sum(_check_aliases(one, sizes) for one in inner)
+    size = sizes[id(node)]
+    if size is None or size > _MOST_VALUES:
+        found = "holds itself" if size is None else f"stands for more than {_MOST_VALUES:,} values"
+        raise yaml.MarkedYAMLError(problem=f"by its aliases this {found}", problem_mark=node.start_mark)
+    return size
+
+
 # chosen: so much of a text that can't be read is shown.
 _SHOWN = 40
 
@@ -285,7 +413,11 @@ def parse_yaml(text: str, *, name: str, error: type[AnybandError], as_texts: boo
     """Parse YAML text; duplicate keys and broken syntax raise `error` with the line, and `name` of the document. With
     `as_texts` every word is the text that stands there (`1e3`, `true`); None is still None."""
     try:
-        return yaml.load(text, Loader=_TextLoader if as_texts else _StrictLoader)  # noqa: S506 (SafeLoaders)
+        loader = (_TextLoader if as_texts else _StrictLoader)(text)
+        node = loader.get_single_node()
+        if "*" in text and node is not None:
+            _check_aliases(node, {})
+        return None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError) as problem:
         raise error(f"'{name}' is not valid YAML: {problem}") from problem
     except RecursionError as problem:
@@ -304,7 +436,10 @@ def whole_number(text: str) -> int | None:
 def read_yaml(path: Path, *, error: type[AnybandError], as_texts: bool = False) -> Any:
     """Read a YAML file; see `parse_yaml`. A missing or unreadable file raises `error` too."""
     try:
+        check_regular(path, error=error)
         text = path.read_text(encoding="utf-8-sig")
+    except AnybandError:
+        raise
     except OSError as problem:
         raise error(f"cannot read '{path}': {problem.strerror or problem}") from problem
     except ValueError as problem:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from anyband.arrays import Array
 from anyband.data.store import SPLITS, Split
 from anyband.errors import AnybandError, CatalogueError, ManifestError, check_text, nearest_name
-from anyband.files import file_identity, found_paths, read_yaml
+from anyband.files import check_regular, file_identity, found_paths, read_yaml
 from anyband.rasters.reader import RasterSource, file_sensor, open_sheet
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, Sensor
@@ -53,6 +53,7 @@ _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """Give the rows of a table (`MANIFEST_ENDINGS`) one by one, column → value; only YAML is held whole. Nothing is
     checked but that it is a table."""
+    check_regular(path, error=ManifestError)
     ending = path.suffix.casefold()
     if ending == ".csv":
         return _csv_rows(path)

@@ -1,9 +1,10 @@
-"""Raster formats: all that GDAL reads; and small plain GeoTIFFs, which need no GDAL."""
+"""Raster formats: those of GDAL whose files hold their own pixels; and small plain GeoTIFFs, which need no GDAL."""
 
 import datetime
 import math
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing, suppress
@@ -17,13 +18,14 @@ import yaml
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
-from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
 
 from anyband.arrays import Array, Bool, Shaped
 from anyband.errors import RasterError
-from anyband.files import OwnLoader
+from anyband.files import OwnLoader, check_beside, check_vrt
 from anyband.rasters.grid import IDENTITY, Transform, Window, counts_pixels, crs_name, trusted_georeference
+from anyband.rasters.writer import QuietReader, QuietWriter, check_size, held_blocks, lacks_blocks
 from anyband.sensors.sensor import BY_BASELINE, Scaling, Sensor, scaling_in
 
 __all__ = [
@@ -45,22 +47,13 @@ _LIBRARY_ERRORS = (RasterioError, CPLE_BaseError, ValueError)
 # off (seen with GDAL 3.10); row by row it is an error. Set both to open and to read a file.
 # GDAL lists the whole folder of each file that it opens, milliseconds where there are thousands; files beside an image
 # are found by their names all the same.
+# No file of the network is named so: whatever a file may say, GDAL fetches nothing.
 _READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+_READING |= {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}
 
-
-class QuietReader(DatasetReader):  # type: ignore[misc]
-    """A file opened, inside of an `Env`, without a warning that it has no georeference, which is no mistake here."""
-
-    def _has_gcps_or_rpcs(self) -> bool:
-        # rasterio warns where there is neither a transform nor one of these.
-        return True
-
-
-class QuietWriter(DatasetWriter):  # type: ignore[misc]
-    """The same, to be written."""
-
-    def _has_gcps_or_rpcs(self) -> bool:
-        return True
+# Formats whose files hold their own pixels, by GDAL's names; no other driver is asked, because some follow what a file
+# says to other files, and to the network.
+_DRIVERS = ["GTiff", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JPEG", "PNG", "BMP", "ENVI", "HFA"]
 
 
 class GdalSheet:
@@ -71,9 +64,12 @@ class GdalSheet:
     def __init__(self, path: Path) -> None:
         """Open a file; `RasterError` where it is corrupt, or not a raster."""
         self.path = path
+        is_vrt = path.suffix.casefold() == ".vrt"
+        check_vrt(path) if is_vrt else check_beside(path)
         try:
             with rasterio.Env(**_READING):
-                dataset = QuietReader(str(path))
+                dataset = QuietReader(str(path), driver=["VRT"] if is_vrt else _DRIVERS)
+                overviews = dataset.tags(ns="OVERVIEWS")
         except _LIBRARY_ERRORS as problem:
             raise RasterError(
                 f"cannot open '{path}' as a raster: {_cause(problem)}; get it again or leave it out"
@@ -81,6 +77,7 @@ class GdalSheet:
         self._dataset = dataset
         self.close = dataset.close
         try:
+            check_size(path, dataset, overviews)
             # Outside of an `Env` GDAL writes warnings of damaged files to stderr.
             with rasterio.Env():
                 self.names = tuple(name or "" for name in dataset.descriptions)
@@ -95,6 +92,9 @@ class GdalSheet:
                 flags = enumerate(dataset.mask_flag_enums)
                 self._masked = frozenset(position for position, found in flags if set(found) not in known)
                 self.scaling = _tags_scaling(dataset)
+                self._is_sparse = dataset.driver == "GTiff" and lacks_blocks(dataset)
+                if self._is_sparse:
+                    self.notes = (*self.notes, "some of its blocks are not in the file: their pixels are missing")
                 if dataset.driver == "GTiff" and self.nodata[0] is None and (text := _nodata_text(path)):
                     said = f"its nodata, {text}, is no number of its type, {self.dtypes[0]}, and is ignored"
                     self.notes = (*self.notes, said)
@@ -154,6 +154,8 @@ class GdalSheet:
                 valid: Any = np.ones(stored.shape, dtype=bool) if masks or alphas else None
                 if masks:
                     valid[np.isin(numbers, masks)] = self._dataset.read_masks(masks, window=place) > 0
+                if self._is_sparse:
+                    valid = held_blocks(self._dataset, numbers, window) & (True if valid is None else valid)
                 if alphas:
                     valid &= (self._dataset.read(alphas, window=place) > 0).all(axis=0)
         except _LIBRARY_ERRORS as problem:
@@ -454,9 +456,11 @@ def open_plain_tiff(path: Path, folder: Set[str] | None = None) -> PlainTiffShee
     name = str(path)
     try:
         # The quickest way, and this is done for each file.
-        handle = os.open(name, os.O_RDONLY)
+        handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            size = os.fstat(handle).st_size
+            status = os.fstat(handle)
+            # A pipe would be waited for; what it is says who opens it next.
+            size = status.st_size if stat.S_ISREG(status.st_mode) else _MAX_BYTES + 1
             data = os.read(handle, size) if size <= _MAX_BYTES else b""
         finally:
             os.close(handle)

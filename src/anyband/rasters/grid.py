@@ -1,6 +1,7 @@
 """The only geometry: grids, windows, tilings, blending and georeference."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -129,6 +130,10 @@ _PROJECTION_TOLERANCE = 0.01
 _KNOWN_CRS = 128
 
 
+# WKT, PROJ, PROJJSON, an authority's code, or a name that GDAL knows.
+_CRS_TEXT = re.compile(r"\s*([A-Z_0-9]+\s*[\[(]|[+{]|[\w.-]+:[\w:.-]+\s*$|(WGS|NAD|CRS)\d+\s*$)", re.IGNORECASE)
+
+
 @lru_cache(maxsize=_KNOWN_CRS)
 def crs_name(wkt: str) -> str | None:
     """Name a coordinate system: `EPSG:n` where it has a number, else its WKT; None for no place on Earth."""
@@ -137,7 +142,8 @@ def crs_name(wkt: str) -> str | None:
     from rasterio.errors import CRSError
 
     try:
-        crs = CRS.from_string(wkt) if wkt.strip() else CRS()
+        # Of any other text GDAL would think that it names a file, or a page of the network.
+        crs = CRS.from_string(wkt) if _CRS_TEXT.match(wkt) else CRS()
     except CRSError:
         return None
     if not crs.is_projected and not crs.is_geographic:

@@ -13,6 +13,7 @@ import numpy as np
 
 from anyband.arrays import Array, Bool, Num, Shaped
 from anyband.errors import GeometryError, RasterError, nearest_name
+from anyband.files import check_regular
 from anyband.rasters.grid import (
     Axis,
     Grid,
@@ -333,7 +334,8 @@ def open_sheet(
         return plain
     if not path.exists():
         raise RasterError(f"'{path}' does not exist")
-    if path.is_file() and path.stat().st_size == 0:
+    check_regular(path, error=RasterError)
+    if path.stat().st_size == 0:
         raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
     if ending in _NETCDF_ENDINGS:
         from anyband.rasters.netcdf import NetcdfSheet
