@@ -323,8 +323,7 @@ def open_sheet(
     time: datetime.datetime | None = None,
     folder: Set[str] | None = None,
 ) -> Sheet:
-    """Open one file of any format, at one time if it has several; the caller closes it. `folder`: the names beside it,
-    where they are known."""
+    """Open one file of any format, at one time if it has several; the caller closes it. `folder`: the names beside."""
     # Imported here, because what only names files needs no geographic library.
     from anyband.rasters.formats import GdalSheet, open_plain_tiff
 
@@ -332,11 +331,10 @@ def open_sheet(
     plain = open_plain_tiff(path, folder) if ending in _TIFF_ENDINGS else None
     if plain is not None:
         return plain
-    if not path.exists():
-        raise RasterError(f"'{path}' does not exist")
     check_regular(path, error=RasterError)
-    if path.stat().st_size == 0:
-        raise RasterError(f"'{path}' is empty (0 bytes); get it again or leave it out")
+    if not path.exists() or path.stat().st_size == 0:
+        found = "is empty (0 bytes); get it again or leave it out" if path.exists() else "does not exist"
+        raise RasterError(f"'{path}' {found}")
     if ending in _NETCDF_ENDINGS:
         from anyband.rasters.netcdf import NetcdfSheet
 
