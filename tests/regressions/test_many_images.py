@@ -49,10 +49,7 @@ def test_images_of_two_crs_that_overlap_are_counted_one_by_one() -> None:
     images = _images(40, step_m=50.0)
     assert find_places([*images, *far])[1] == []
     (note,) = find_places([*images, *far, *near])[1]
-    assert (
-        note
-        == "45 images overlap images of another CRS, or of a grid that is turned or flipped; they are not joined to a place: reproject them"
-    )
+    assert note.startswith("45 images overlap images of another CRS")
 
 
 def test_each_image_is_asked_of_the_footprints_that_it_touches(monkeypatch) -> None:

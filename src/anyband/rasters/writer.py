@@ -224,6 +224,9 @@ def held_blocks(dataset: Any, numbers: Sequence[int], window: Window) -> Array:
     for number in numbers:
         height, width = dataset.block_shapes[number - 1]
         rows, cols = (window.row + np.arange(window.height)) // height, (window.col + np.arange(window.width)) // width
-        blocks = [[_has_block(dataset, number, row, col) for col in np.unique(cols)] for row in np.unique(rows)]
+        blocks = [
+            [_has_block(dataset, number, row, col) for col in np.unique(cols).tolist()]
+            for row in np.unique(rows).tolist()
+        ]
         held.append(np.array(blocks)[rows - rows[0]][:, cols - cols[0]])
     return np.stack(held)
