@@ -22,8 +22,16 @@ from anyband.errors import InputError, OutputError, RasterError
 from anyband.files import names_others, whole_file
 from anyband.rasters.grid import IDENTITY, Grid, Window
 
-__all__ = ["QuietReader", "QuietWriter", "WriteWindow", "check_size", "geotiff_writer", "held_blocks", "lacks_blocks"]
-__all__ += ["write_geotiff"]
+__all__ = [
+    "QuietReader",
+    "QuietWriter",
+    "WriteWindow",
+    "check_size",
+    "geotiff_writer",
+    "held_blocks",
+    "lacks_blocks",
+    "write_geotiff",
+]
 
 # chosen: 256 × 256 pixels of many bands still fit a cache, and a 224-pixel tile touches four blocks at most.
 _BLOCK_PIXELS = 256
