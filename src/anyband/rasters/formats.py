@@ -18,7 +18,6 @@ import yaml
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
-from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
 
 from anyband.arrays import Array, Bool, Shaped
