@@ -8,7 +8,6 @@ import rasterio
 from affine import Affine
 
 from anyband.data.manifest import parse_entry
-from anyband.errors import RasterError
 from anyband.rasters.reader import open_raster
 
 _HLS = [f"B{number:02d}" for number in range(1, 9)] + ["B8A", *(f"B{number:02d}" for number in range(9, 13))]
@@ -61,15 +60,3 @@ def test_each_band_is_the_file_of_its_name(tmp_path, archive) -> None:
     assert dict(zip(reader.band_names, dn[:, 0, 0].tolist(), strict=True)) == {
         name: values[name] for name in entry.sensor.band_names
     }
-
-
-def test_a_band_that_is_there_at_two_resolutions_is_not_chosen_by_chance(tmp_path) -> None:
-    for name, gsd_m in (("B02", 10), ("B02", 20), ("B03", 10)):
-        _write(tmp_path / f"T32UQD_20200701T102031_{name}_{gsd_m}m.tif", gsd_m, gsd_m)
-    entry = parse_entry({"path": str(tmp_path), "sensor": "sentinel2-l2a", "bands": ["B02", "B03"]}, folder=Path())
-
-    with (
-        pytest.raises(RasterError, match=r"band 'B02' .* is there twice: in '.*_B02_10m.tif' and in '.*_B02_20m.tif'"),
-        open_raster(entry.source, entry.sensor),
-    ):
-        pass

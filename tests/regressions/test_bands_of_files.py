@@ -147,7 +147,7 @@ def test_alpha_and_nodata_of_one_file_both_hold(tmp_path) -> None:
     _, valid, reader = _read(path, "maxar-rgb")
 
     assert valid.mean(axis=(1, 2)).tolist() == [0.375, 0.375, 0.375]
-    assert reader.notes == ("band 4 is flagged as alpha and says where there is no data",)
+    assert "band 4 is flagged as alpha and says where there is no data" in reader.notes
 
 
 def test_each_band_has_its_own_nodata(tmp_path) -> None:

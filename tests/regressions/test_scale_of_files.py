@@ -40,7 +40,7 @@ def _entry(path: Path, **row):
 def _notes(path: Path, **row) -> tuple[str, ...]:
     entry = _entry(path, **row)
     with open_raster(entry.source, entry.sensor, entry.encoding) as reader:
-        return reader.notes
+        return tuple(note for note in reader.notes if "physical values" in note)
 
 
 def test_tags_that_contradict_the_encoding_are_said(tmp_path) -> None:
@@ -153,7 +153,7 @@ def test_tags_are_applied_by_the_decoding_of_all_and_stand_in_the_store(tmp_path
         Encoding(scale=1e-4, offset=-0.1, source="its scale and offset tags"): 2,
         Encoding(scale=2e-4, source="its scale and offset tags"): 1,
     }
-    assert report.notes == (
+    assert tuple(note for note in report.notes if "physical values" in note) == (
         "by its scale and offset tags physical values of B02 and 3 more bands are DN · 0.0001 − 0.1, which is applied "
         f"('{paths[0]}' and 1 more)",
         "by its scale and offset tags physical values of B02 and 3 more bands are DN · 0.0002, which is applied "
