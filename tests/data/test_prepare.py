@@ -282,7 +282,7 @@ def test_statistics_are_those_of_the_train_split(write, tmp_path) -> None:
 
 def test_default_encoding_is_reported(write, tmp_path) -> None:
     report = _prepare([_entry(write("a.tif", _noise(0, 12, 32)), "sentinel2-l2a")], tmp_path / "store")
-    assert "sentinel2-l2a: encoding 'dn', the default, was taken for 1 images; none was declared" in report.notes
+    assert "sentinel2-l2a: encoding 'dn', the default, was taken for 1 image; none was declared" in report.notes
 
 
 def test_interpolated_chips_are_reported(write, tmp_path) -> None:
@@ -371,9 +371,9 @@ def test_declared_places_stand_in_the_order_of_the_first_images_that_are_used(wr
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((3, 32, 32), np.uint8), r"none of the 1 images can be used: 'a.tif' has no data"),
-        (np.ones((3, 8, 32), np.uint8), r"images can be used: 'a.tif' has 8 × 32 pixels, smaller"),
-        (np.ones((2, 32, 32), np.uint8), r"images can be used: .*has 2 bands, sensor 'maxar-rgb' has 3"),
+        (np.zeros((3, 32, 32), np.uint8), r"none of the 1 image can be used: 'a.tif' has no data"),
+        (np.ones((3, 8, 32), np.uint8), r"image can be used: 'a.tif' has 8 × 32 pixels, smaller"),
+        (np.ones((2, 32, 32), np.uint8), r"image can be used: .*has 2 bands, sensor 'maxar-rgb' has 3"),
         (np.ones((3, 32, 32), np.complex64), r"band 'R' of '.*a.tif' has complex numbers \(complex64\)"),
     ],
 )  # fmt: skip
