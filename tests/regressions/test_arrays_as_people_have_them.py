@@ -183,7 +183,7 @@ def test_what_a_data_array_says_against_the_declaration_is_said(encoder: SensorE
     (note,) = [note for note in encoder.encode(tagged, sensor=_S2).notes if "scale_factor" in note]
     assert note.startswith("the DataArray has scale_factor 0.0001, which is not applied; its numbers are read as the ")
     decoded = data_array(_ARRAY, ("band", "y", "x"), encoding={"scale_factor": 0.0001})
-    assert any("which xarray has applied already" in note for note in encoder.encode(decoded, sensor=_S2).notes)
+    assert any("which xarray has applied" in note for note in encoder.encode(decoded, sensor=_S2).notes)
     strange = data_array(_ARRAY, ("band", "y", "x"), names=tuple("abcdefghijkl"))
     assert any("bands are taken in order" in note for note in encoder.encode(strange, sensor=_S2).notes)
     turned = data_array(_ARRAY, ("band", "y", "x"), names=_NAMES[::-1])
@@ -267,3 +267,8 @@ def test_statistics_of_the_scene_are_counted_from_its_valid_pixels(
     default = encoder.encode_set([SetImage(array=masked, sensor=_S2)], options=EncodeOptions(statistics="scene"))
     assert torch.equal(own.cls, expected)
     assert torch.equal(default.cls, expected)
+
+
+def test_physical_values_are_declared_as_such(encoder: SensorEncoder) -> None:
+    scaled = encoder.encode((_ARRAY * 1e-4).astype(np.float32), sensor=_S2, encoding="physical").cls
+    assert torch.allclose(scaled, encoder.encode(_ARRAY, sensor=_S2, encoding="dn").cls, atol=1e-5)

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=output_path, help="GeoTIFF of features; F_pca.png is put beside it"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
-    parser.add_argument("--bands", help="bands to use, by commas (default: all of the sensor)")
+    parser.add_argument("--bands", help="bands to use, by commas; `available`: those the file names (default: all)")
     parser.add_argument("--encoding", help="how the numbers are stored (default: the sensor's; it is printed)")
     parser.add_argument("--time-index", type=int, help="which time of a file with a time axis, from 0")
     parser.add_argument(
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     from anyband.encode.encoder import load_encoder
     from anyband.encode.input_spec import checkpoint_sensor
     from anyband.models.checkpoint import checkpoint_name
-    from anyband.rasters.reader import RasterSource
+    from anyband.rasters.reader import AVAILABLE, RasterSource
     from anyband.scenes.embed import embed_scene, embed_set
 
     encoder = load_encoder(
@@ -92,10 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
         report = embed_set(encoder, entries, out, **options)
     else:
         sensor = checkpoint_sensor(encoder.checkpoint, arguments.sensor)
-        if arguments.bands:
+        is_open = arguments.bands == "available"
+        if arguments.bands and not is_open:
             sensor = sensor.select(arguments.bands)
         source = RasterSource(
             paths=tuple(scene),
+            bands=AVAILABLE if is_open else (),
             time_index=arguments.time_index,
             valid_paths=tuple(arguments.valid),
             encoding=arguments.encoding,

@@ -39,7 +39,11 @@ def _numbers(text: str) -> list[float]:
 _DATA: dict[str, tuple[str, _Make, str]] = {
     "--kind": ("data.kind", str, "what is predicted: class, labels, number, class_map or number_map"),
     "--sensor": ("data.sensors", _words, "what took the images, one for each image of a sample, joined by commas"),
-    "--bands": ("data.bands", _slots, "bands of the images, by commas; of several images by semicolons"),
+    "--bands": (
+        "data.bands",
+        _slots,
+        "of the images, by commas, of several by semicolons; `available`: those that a file names",
+    ),
     "--encoding": ("data.encodings", _words, "how numbers are stored, one for each image of a sample"),
     "--fraction": ("data.split.fraction", float, "share of the training labels that are used, by class"),
     "--per-class": ("data.split.per_class", int, "so many training labels of each class instead"),

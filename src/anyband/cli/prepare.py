@@ -49,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images = parser.add_argument_group("images without a manifest")
     images.add_argument("--sensor", help="name in the catalogue, or a YAML file, of all images")
     images.add_argument("--encoding", help="how their numbers are stored")
-    images.add_argument("--bands", help="`B02=1;B03=2`: band = name or number in the file; `B02;B03`: in this order")
+    images.add_argument(
+        "--bands",
+        help="`B02=1;B03=2`: band = name or number in the file; `B02;B03`: in this order; "
+        "`available`: those that each file names",
+    )
     content = parser.add_argument_group("chips")
     size = content.add_mutually_exclusive_group()
     size.add_argument("--chip-px", type=int, help="side of a footprint in pixels of the finest image of its place")

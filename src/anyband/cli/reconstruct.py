@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seen.add_argument("--mask-band", default="", help="band or variable of the mask, if it has several")
     seen.add_argument("--time-index", type=int, help="which time of a file with a time axis, from 0")
     form = parser.add_argument_group("how the image is stored (a file says it by itself)")
-    form.add_argument("--bands", help="of the target: `B02,B03`, or for a file also `B02=1,B03=2`")
+    form.add_argument(
+        "--bands", help="of the target: `B02,B03`; of a file also `B02=1,B03=2`, or `available`: those it names"
+    )
     form.add_argument("--encoding", help="how its numbers are stored")
     form.add_argument("--like", type=Path, metavar="RASTER", help="take the grid of this raster")
     form.add_argument("--dtype", help="uint8, uint16, int16, float32, …")
@@ -106,11 +108,12 @@ def _target(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "TargetI
     from anyband.data.manifest import parse_entry
     from anyband.encode.input_spec import checkpoint_sensor
     from anyband.scenes.reconstruct import TargetImage
+    from anyband.sensors.sensor import listed_names
 
     fields: dict[str, Any] = {"time": _time(arguments.date), "dtype": arguments.dtype, "like": arguments.like}
     if arguments.target is None:
         sensor = checkpoint_sensor(checkpoint, arguments.target_sensor)
-        bands = tuple(name.strip() for name in (arguments.bands or "").split(",") if name.strip())
+        bands = tuple(listed_names("" if arguments.bands == "available" else arguments.bands or ""))
         return TargetImage(sensor=sensor, bands=bands, encoding=arguments.encoding, **fields)
     row = {
         "path": ";".join(arguments.target),

@@ -19,9 +19,17 @@ import pyarrow.parquet as pq
 
 from anyband.arrays import Array
 from anyband.data.store import SPLITS, Split
-from anyband.errors import AnybandError, CatalogueError, ManifestError, check_text, nearest_name
+from anyband.errors import (
+    AnybandError,
+    CatalogueError,
+    GeometryError,
+    ManifestError,
+    RasterError,
+    check_text,
+    nearest_name,
+)
 from anyband.files import check_regular, file_identity, found_paths, read_yaml
-from anyband.rasters.reader import RasterSource, file_sensor, open_sheet
+from anyband.rasters.reader import AVAILABLE, RasterSource, file_sensor, open_raster, open_sheet
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, Sensor
 
@@ -127,7 +135,8 @@ COLUMNS = {
     "sensor": "name in the catalogue, or a YAML file that describes one",
     "place": "images of one place show the same ground; empty: found by overlap",
     "datetime": "time of acquisition, ISO 8601; UTC where no zone is given",
-    "bands": "`B02=name;B03=name`: band = name or number in the file; `B02;B03`: these, in this order",
+    "bands": "`B02=name;B03=name`: band = name or number in the file; `B02;B03`: these, in this order; `available`: "
+    "those that the file names",
     "encoding": "how the numbers are stored: a name that the sensor declares; `tags`: the file's own scale and offset",
     "scale": "physical units per stored unit, instead of the encoding's",
     "offset": "physical value of a stored 0, instead of the encoding's",
@@ -206,7 +215,6 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
         _number(given[column], column) if column in given else None for column in ("scale", "offset", "nodata")
     )
     encoding = str(given["encoding"]) if "encoding" in given else None
-    sensor, stored = _declaration(product, tuple(band for band, _ in bands), encoding, scale, offset)
     if "time" in given and "time_index" in given:
         raise ManifestError("`time` and `time_index` both say which time of the file; fill one of them")
     time_index, time = _time(given.get("time", given.get("time_index")))
@@ -222,6 +230,7 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
         encoding=encoding,
         acquired=_taken(given["datetime"]) if "datetime" in given else None,
     )
+    sensor, stored = _declaration(product, _band_names(source, product), encoding, scale, offset)
     split = given.get("split")
     if split not in (None, *SPLITS):
         raise ManifestError(f"split '{split}' is unknown ({', '.join(SPLITS)}){nearest_name(str(split), SPLITS)}")
@@ -235,6 +244,15 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
         datetime=source.acquired,
         split=split,
     )
+
+
+def _band_names(source: RasterSource, product: Sensor) -> tuple[str, ...]:
+    if source.bands != AVAILABLE:
+        return tuple(band for band, _ in source.bands)
+    # What can't be read is said by whoever reads it.
+    with contextlib.suppress(RasterError, GeometryError), open_raster(source, product) as reader:
+        return reader.band_names
+    return ()
 
 
 def entry_sensor(entry: ImageEntry) -> Sensor:
@@ -307,6 +325,8 @@ def _bands(value: Any, paths: Sequence[Path], sensor: Sensor) -> tuple[tuple[str
     """Read the bands: a mapping gives the name of each in the file, a list their order. In one GeoTIFF or the like the
     order numbers the file's bands; a folder, several files or a netCDF have none, so there bands are found by their own
     names."""
+    if _items(value) == ["available"]:
+        return AVAILABLE
     if isinstance(value, Mapping):
         named = [(str(band), str(name)) for band, name in value.items()]
     else:

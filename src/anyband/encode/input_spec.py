@@ -437,7 +437,10 @@ def _scale_notes(image: Any) -> tuple[str, ...]:
     """Say what scale a DataArray carries, because its numbers are read as the encoding says, whatever the tags say."""
     notes = []
     decoded = getattr(image, "encoding", {})
-    for tags, words in ((image.attrs, "which is not applied"), (decoded, "which xarray has applied already")):
+    for tags, words in (
+        (image.attrs, "which is not applied"),
+        (decoded, "which xarray has applied (encoding='physical' says so)"),
+    ):
         found = {key: float(tags[key]) for key, usual in _UNSCALED.items() if float(tags.get(key, usual)) != usual}
         if found:
             shown = " and ".join(f"{key} {number:g}" for key, number in found.items())

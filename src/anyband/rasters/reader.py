@@ -34,6 +34,7 @@ from anyband.sensors.catalogue import contradictions, file_names, finest_of, lef
 from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, Scaling, Sensor, number_type, scaling_notes, sensor_in_file
 
 __all__ = [
+    "AVAILABLE",
     "Raster",
     "RasterReader",
     "RasterSource",
@@ -45,6 +46,8 @@ __all__ = [
     "said_once",
 ]
 
+AVAILABLE = (("available", ""),)
+"""As bands of a source: those of the sensor that its files name."""
 _NETCDF_ENDINGS = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
 _TIFF_ENDINGS = (".tif", ".tiff")
 
@@ -299,8 +302,8 @@ def open_raster(
 
 
 def file_sensor(source: RasterSource, sensor: Sensor) -> Sensor:
-    """Make a sensor as an image stores it: where the encoding declared is one that stands in the file, it is opened."""
-    if source.encoding not in FILE_ENCODINGS:
+    """Make a sensor as an image stores it; where its encoding or its bands stand in the file, that is opened."""
+    if source.encoding not in FILE_ENCODINGS and source.bands != AVAILABLE:
         return sensor
     with open_raster(source, sensor) as reader:
         return reader.sensor
@@ -436,10 +439,11 @@ def _find_bands(
         for index, sheet in enumerate(sheets)
         for position, name in enumerate(sheet.names)
     ]
-    requested = tuple(sensor.band(band).name for band, _ in source.bands) or sensor.band_names
+    declared = () if source.bands == AVAILABLE else source.bands
+    requested = tuple(sensor.band(band).name for band, _ in declared) or sensor.band_names
     named: dict[str, _BandPlace] = {}
     notes: list[str] = []
-    for held_by, names in candidates if not source.bands or "" in dict(source.bands).values() else ():
+    for held_by, names in candidates if not declared or "" in dict(declared).values() else ():
         band = match_band(names, sensor)
         if band in named:
             first, second = sheets[named[band][0]], sheets[held_by[0]]
@@ -454,10 +458,15 @@ def _find_bands(
             )
         if band is not None:
             named[band] = held_by
-    if source.bands:
-        found = tuple(_declared(band, name, sensor, sheets, candidates, named) for band, name in source.bands)
+    if named and source.bands == AVAILABLE:
+        requested = tuple(name for name in sensor.band_names if name in named)
+        notes.append(f"of the bands of '{sensor.name}', {_listed(requested)} are there and used")
+    elif source.bands == AVAILABLE:
+        raise RasterError(_no_match(sensor, sheets, named))
+    if declared:
+        found = tuple(_declared(band, name, sensor, sheets, candidates, named) for band, name in declared)
         known = dict(candidates)
-        numbered = [(band, known[at]) for (band, name), at in zip(source.bands, found, strict=True) if name.isdecimal()]
+        numbered = [(band, known[at]) for (band, name), at in zip(declared, found, strict=True) if name.isdecimal()]
         return requested, found, notes + contradictions(numbered, sensor)
     if set(named) == set(requested):
         rest = [names[0] for at, names in candidates if at not in named.values() and len(sheets[at[0]].names) > 1]
@@ -565,8 +574,9 @@ def _files(path: Path, source: RasterSource, sensor: Sensor) -> list[tuple[Path,
     # Names with a dot before them are of the file system: macOS writes `._a.tif` beside `a.tif`.
     rasters = [name for name in sorted(folder) if name.lower().endswith(_RASTER_ENDINGS) and name[0] != "."]
     declared = {name.casefold() for _, name in source.bands if name}
-    wanted = {sensor.band(band).name for band, name in source.bands if not name}
-    if not source.bands:
+    is_open = source.bands in ((), AVAILABLE)
+    wanted = set() if is_open else {sensor.band(band).name for band, name in source.bands if not name}
+    if is_open:
         wanted = set(sensor.band_names)
     found = [
         name
