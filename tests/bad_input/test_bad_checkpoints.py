@@ -19,7 +19,7 @@ _VERBS = {
         "evaluate", "linear", "--checkpoint", _FILE, "--data", "KIT/labelled", "--sensor", "rgb",
         "--out", "HERE/s.json",
     ),
-    "verify": ("verify", _FILE, "HERE/vectors.safetensors"),
+    "verify": ("verify", _FILE, "KIT/model.safetensors"),
     "sensors": ("sensors", "rgb", "--ranges", _FILE),
     "pretrain": (
         "pretrain", "KIT/recipe.yaml", "--data", "KIT/store", "--out", "HERE/run", "--quiet",
