@@ -217,6 +217,7 @@ def test_two_runs_do_not_write_one_store(refused, tmp_path) -> None:
     import fcntl
 
     (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "anyband").write_text("a chip store under construction\n")
     with (tmp_path / "out.partial" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         message = refused(*_to("prepare", "HERE/out"))

@@ -20,7 +20,7 @@ from anyband.sensors.sensor import Encoding
 
 @pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
 def test_only_the_first_process_names_the_result(
-    rank: int, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rank: int, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     result = PretrainResult(
         checkpoint=Path("run/encoder.safetensors"),
@@ -32,7 +32,8 @@ def test_only_the_first_process_names_the_result(
     )
     monkeypatch.setattr(pretraining, "pretrain", lambda recipe, *, data, out, shown: result)
     monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
-    assert main(["pretrain", "smarties_tiny", "--data", "store", "--out", "run"]) == 0
+    (tmp_path / "store.json").write_text("{}")  # Looked for before anything is loaded.
+    assert main(["pretrain", "smarties_tiny", "--data", str(tmp_path), "--out", "run"]) == 0
     assert capsys.readouterr().out.count("encoder.safetensors (2 steps)") == lines
 
 

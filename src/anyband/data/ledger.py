@@ -26,7 +26,7 @@ from anyband.data.manifest import ImageEntry, identity
 from anyband.data.places import PlacedImage
 from anyband.data.store import partial_path
 from anyband.errors import AnybandError, OutputError, WorkerError
-from anyband.files import check_target, held, sync
+from anyband.files import check_target, held, sync, whole_file
 from anyband.rasters.grid import Grid
 from anyband.rasters.reader import RasterSource
 from anyband.sensors.sensor import Encoding, Sensor
@@ -456,7 +456,8 @@ def _taken(folder: Path) -> Iterator[None]:
         )
     with held(folder / "lock"):
         if is_new:
-            (folder / _MARK).write_bytes(_MARK_TEXT)
+            with whole_file(folder / _MARK) as mark:
+                mark.write_bytes(_MARK_TEXT)
         yield
 
 
