@@ -16,7 +16,7 @@ from anyband.files import held, whole_directory, whole_file
 
 # A verb that works in two processes for a minute; `ready` is printed once both are at work.
 _VERB = """
-import sys, time
+import signal, sys, time
 from anyband.cli import main, sensors
 from anyband.progress import worker_pool
 
@@ -29,6 +29,8 @@ def verb(_):
         list(pool.map(work, range(2)))
 
 if __name__ == "__main__":
+    # Shells have what they start in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sensors.run = verb
     sys.exit(main(["sensors"]))
 """
