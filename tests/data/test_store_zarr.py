@@ -34,3 +34,19 @@ def test_zarr_reads_shards_that_are_only_partly_filled(make_store, monkeypatch) 
     rows = np.array([9, 0, 4, 3])
     second = zarr.open_array(store.path / "chips" / "testoptical_8x8", mode="r")
     assert np.array_equal(second.oindex[rows], store.read("testoptical_8x8", rows)[0])
+
+
+def test_zarr_finds_what_bands_and_numbers_mean(make_store) -> None:
+    path = make_store(2).path
+    said = zarr.open_array(path / "chips" / "testradar_4x4", mode="r").attrs
+    assert (said["sensor"], said["bands"], said["units"], said["nodata"]) == (
+        "testradar",
+        ["VV"],
+        ["sigma0_db"],
+        -32768,
+    )
+    assert said["encoding"]["VV"]["scale"] == 0.01
+    assert said["wavelength_nm"] == [pytest.approx(5.55e7, rel=0.01)]
+    optical = zarr.open_array(path / "chips" / "testoptical_8x8", mode="r").attrs
+    assert optical["units"] == ["reflectance", "reflectance"]
+    assert all(300 < wavelength < 3000 for wavelength in optical["wavelength_nm"])

@@ -317,6 +317,8 @@ class StoreWriter:
             inputs: hash of the inputs and options; equal ones need no second preparing.
         """
         self.finish_arrays()
+        for array in self._arrays.values():
+            _set_attributes(self.folder / "chips" / array.name, array.spec, sensors[array.spec.sensor])
         header = {
             "format": "anyband chip store",
             "version": STORE_VERSION,
@@ -474,6 +476,22 @@ def _set_length(path: Path, num_chips: int) -> None:
     spec = {"driver": "zarr3", "kvstore": StoreLocation(root=path).kvstore("")}
     opened = _wait(ts.open(spec, open=True), path)
     _wait(opened.resize(exclusive_max=[num_chips, None, None, None], resize_metadata_only=True), path)
+
+
+def _set_attributes(path: Path, spec: ArraySpec, sensor: Sensor) -> None:
+    """Say in an array, for those who read it without us, what its bands are and how its numbers are stored."""
+    bands = sensor.select(spec.bands).bands
+    attributes = {
+        "sensor": spec.sensor,
+        "bands": list(spec.bands),
+        "units": [band.unit for band in bands],
+        "wavelength_nm": [band.spectrum.center_nm for band in bands],
+        "encoding": spec.to_dict()["encoding"],
+        "nodata": spec.nodata,
+    }
+    metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+    text = json.dumps({**metadata, "attributes": attributes}, allow_nan=False)
+    _write_whole(path / "zarr.json", lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def _zarr_spec(path: Path, chips_per_shard: int, values: Array, *, fill_value: int) -> dict[str, Any]:

@@ -231,7 +231,8 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> tuple[list[ResultRo
         if new:
             with whole_file(path) as beside:
                 added = pa.Table.from_pylist(new, schema=_SCHEMA)
-                pq.write_table(pa.concat_tables([table, added]), beside, compression="zstd")
+                how = {"compression": "zstd", "write_page_checksum": True}
+                pq.write_table(pa.concat_tables([table, added]), beside, **how)
     return found, tuple(notes)
 
 
@@ -254,7 +255,7 @@ def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
 
 def _read_table(path: Path, columns: Sequence[str] = _SCHEMA.names) -> pa.Table:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             version = whole_number((file.schema_arrow.metadata or {}).get(_MARK, b"").decode())
             missing = [name for name in columns if name not in file.schema_arrow.names]
             if version is None:
