@@ -125,3 +125,14 @@ def test_a_resumed_run_does_again_what_its_ledger_has_damaged(tmp_path, entries,
             file.is_dir()
             or file.read_bytes() == (tmp_path / "store" / file.relative_to(tmp_path / "whole")).read_bytes()
         )
+
+
+def test_a_run_stopped_before_its_index_gives_the_same_bytes(tmp_path, entries) -> None:
+    prepare(entries, tmp_path / "whole", _OPTIONS)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(OutputError, match="stopped"):
+        patched.setattr("anyband.data.store_writer.IndexWriter.write", _stopped)
+        prepare(entries, tmp_path / "store", _OPTIONS)
+    prepare(entries, tmp_path / "store", _OPTIONS)
+    for file in (tmp_path / "whole").rglob("*"):
+        other = tmp_path / "store" / file.relative_to(tmp_path / "whole")
+        assert file.is_dir() or file.read_bytes() == other.read_bytes()

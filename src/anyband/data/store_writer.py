@@ -490,7 +490,8 @@ def _set_attributes(path: Path, spec: ArraySpec, sensor: Sensor) -> None:
         "nodata": spec.nodata,
     }
     metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-    text = json.dumps({**metadata, "attributes": attributes}, allow_nan=False)
+    # In one order, whether a killed run had said them before or not.
+    text = json.dumps({**metadata, "attributes": attributes}, allow_nan=False, sort_keys=True)
     _write_whole(path / "zarr.json", lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
