@@ -102,7 +102,7 @@ _IRREGULAR = {"are": "is", "have": "has", "were": "was", "do": "does"}
 def counted(count: SupportsInt, noun: str, verb: str = "") -> str:
     """Write a count with its noun, given as of one, and a verb, given as of several: `1 image is`, `2 images are`."""
     one = int(count) == 1
-    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    ending = "es" if noun.endswith(("s", "x", "tch", "sh")) else "s"
     many = f"{noun[:-1]}ies" if noun.endswith("y") else noun + ending
     agreed = _IRREGULAR.get(verb, f"{verb}s") if one and verb else verb
     return f"{count} {noun if one else many}" + (f" {agreed}" if agreed else "")

@@ -43,7 +43,7 @@ def test_a_store_upwards_is_made_read_and_counted(tmp_path: Path, monkeypatch, c
     assert main(["prepare", "m.csv", "--out", out, "--workers", "1", "--quiet", "--splits", "1,0,0", "--stats"]) == 0
     assert main(["prepare", "--show", out]) == 0
     assert main(["prepare", "--stats", out, "--quiet"]) == 0
-    assert "1 chips" in capsys.readouterr().out
+    assert "1 chip" in capsys.readouterr().out
     assert ChipStore.open(out).read("sentinel1-grd_32x32", [0])[0].shape == (1, 2, 32, 32)
 
 
