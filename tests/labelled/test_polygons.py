@@ -1,5 +1,6 @@
 """Polygons with labels, laid on the pixels of scenes: in any CRS, with one label a pixel, or refused."""
 
+import os
 from pathlib import Path
 
 import geopandas
@@ -246,3 +247,19 @@ def test_names_and_numbers_as_labels_are_not_mixed(tmp_path: Path) -> None:
     paths = [_write(tmp_path / f"{k}.gpkg", (label, _box(1, 1, 3, 4))) for k, label in enumerate((3, "field"))]
     with pytest.raises(ManifestError, match="have names as labels and others numbers"):
         read_polygons([LabelFile(path=path) for path in paths], column=None, classes={})
+
+
+@pytest.mark.parametrize("name", ["p.vrt", "p.geojson"])
+def test_a_file_that_says_where_polygons_lie_is_refused(tmp_path: Path, name: str) -> None:
+    elsewhere = _write(tmp_path / "elsewhere.gpkg", (3, _box(1, 1, 3, 4)))
+    path = tmp_path / name
+    layer = f'<OGRVRTLayer name="elsewhere"><SrcDataSource>{elsewhere}</SrcDataSource></OGRVRTLayer>'
+    path.write_text(f"<OGRVRTDataSource>{layer}</OGRVRTDataSource>")
+    with pytest.raises(ManifestError, match="holds no polygons but says where others lie"):
+        _labels(path)
+
+
+def test_a_pipe_holds_no_polygons(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.geojson")
+    with pytest.raises(ManifestError, match=r"p\.geojson' is a pipe; name a file"):
+        _labels(tmp_path / "p.geojson")

@@ -1,6 +1,7 @@
 """Labels of pixels from rasters and polygons."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num
 from anyband.errors import GeometryError, InputError, ManifestError, nearest_name
+from anyband.files import check_regular
 from anyband.labelled.tables import LabelFile
 from anyband.rasters.grid import IDENTITY, Grid, Window, same_crs, to_pixels
 from anyband.rasters.reader import band_of, open_sheet
@@ -186,6 +188,8 @@ def to_number_map(pixels: LabelPixels, *, ignore: Sequence[int] = ()) -> Float[A
 
 
 _COLUMNS = ("label", "class")
+# What GDAL takes for a list of sources elsewhere, whatever the file's name.
+_REFERS, _HEAD_BYTES = re.compile(rb"<\s*OGR\w+DataSource", re.I), 2**16
 _SURFACES = ("Polygon", "MultiPolygon")
 # chosen: an edge of 1 km along a parallel and the line between its ends are 2 cm apart at 50° (20 cm at 85°).
 _EDGE_M = 1000.0
@@ -437,6 +441,14 @@ def _read_table(path: Path, layer: str) -> Any:
 
     if path.suffix.casefold() in (".parquet", ".geoparquet"):
         return geopandas.read_parquet(path)
+    if not path.is_dir():  # As file geodatabases are.
+        check_regular(path, error=ManifestError)
+        with path.open("rb") as file:
+            if _REFERS.search(file.read(_HEAD_BYTES)):
+                raise ManifestError(
+                    f"'{path}' holds no polygons but says where others lie, on this disk or the network; name the file "
+                    "that holds them"
+                )
     return geopandas.read_file(path, layer=_layer(path, layer) or None)
 
 
