@@ -37,7 +37,7 @@ fuzz: $(VENV)/.installed # damage inputs thousands of times, other ones with eac
 lint: $(VENV)/.installed # check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(VENV)/.installed # check types, strictly on src
+types: $(VENV)/.installed # check types of src and benchmarks
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed # measure speed; prints tables and writes benchmarks/results

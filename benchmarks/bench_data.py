@@ -62,7 +62,12 @@ def main() -> None:
         ways, handed = _store_ways(store)
         counts = dict.fromkeys(ways, PASSES * (arguments.pairs // BATCH) * BATCH)
         plain = "14 GeoTIFFs, plain reader"
-        ways[plain] = lambda: [read_plain(files, f"{number:07d}") for number in order]
+
+        def read_files() -> None:
+            for number in order:
+                read_plain(files, f"{number:07d}")
+
+        ways[plain] = read_files
         counts[plain], handed[plain] = len(order), 14 * 120 * 120 * 4
         rival = plain
         if arguments.released:
@@ -128,7 +133,10 @@ def _store_ways(store: ChipStore) -> tuple[dict[str, Callable[[], object]], dict
     raw = read_sets(store, sampler.batch(0), metadata=False)
     drawn = preparer.draw(raw, step=0)
     pixels = sum(group.pixels.nbytes for group in raw.groups) / BATCH
-    ways = {"chip store to batch": read, "chip store to batch, with draws": read_and_draw}
+    ways: dict[str, Callable[[], object]] = {
+        "chip store to batch": read,
+        "chip store to batch, with draws": read_and_draw,
+    }
     return ways, dict(zip(ways, (pixels, pixels + drawn.noise.nbytes / BATCH), strict=True))
 
 

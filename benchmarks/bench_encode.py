@@ -12,6 +12,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def _narrow_mixing(num_bands: int) -> torch.Tensor:
     sentinel2 = assign(get_sensor("sentinel2-l2a"), table)
     centres = np.array([band.spectrum.center_nm for band in get_sensor("sentinel2-l2a").bands])
     order = np.argsort(centres)
-    wanted = np.exp(np.linspace(*np.log(_NARROW_NM), num_bands))
+    wanted = np.geomspace(*_NARROW_NM, num_bands)
     rows = np.asarray(sentinel2.mixing)[order]
     at = np.interp(np.log(wanted), np.log(centres[order]), np.arange(len(order)))
     low = np.minimum(at.astype(int), len(order) - 2)
@@ -61,7 +62,7 @@ def _band_rows(encoder: SensorEncoder, count: int, repeats: int) -> list[dict[st
     sentinel2 = torch.from_numpy(np.asarray(assign(get_sensor("sentinel2-l2a"), load_ranges("smarties_v1")).mixing))
     batches = {"12 bands": _images(sentinel2.float(), count), "224 bands": _images(_narrow_mixing(224), count)}
     ways: dict[str, Callable[[], object]] = {
-        name: (lambda batch=batch: encoder.encode_batch(batch)) for name, batch in batches.items()
+        name: partial(encoder.encode_batch, batch) for name, batch in batches.items()
     }
     timings = time_in_turn(ways, repeats=repeats)
     return [

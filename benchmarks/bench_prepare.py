@@ -20,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measure import circumstances, report
@@ -117,7 +119,7 @@ def _status_mb(pid: int, name: str) -> float:
     return next((float(line.split()[1]) * 1024 / _MB for line in lines if line.startswith(f"{name}:")), 0.0)
 
 
-def _pass_row(what: str, pairs: int, read_pair) -> dict[str, object]:
+def _pass_row(what: str, pairs: int, read_pair: Callable[[int], object]) -> dict[str, Any]:
     """Time one pass of a reader over some pairs, in this process."""
     read_pair(0)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -126,7 +128,7 @@ def _pass_row(what: str, pairs: int, read_pair) -> dict[str, object]:
     return _row(what, pairs, time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def _row(what: str, pairs: int, cpu_s: float, wall_s: float) -> dict[str, object]:
+def _row(what: str, pairs: int, cpu_s: float, wall_s: float) -> dict[str, Any]:
     return {
         "what": what,
         "number": pairs,
@@ -169,9 +171,7 @@ def _read_picture(folder: Path, number: int) -> None:
         np.asarray(picture)
 
 
-def _prepare_rows(
-    folder: Path, manifest: Path, *, what: str, pairs: int, workers: list[int]
-) -> list[dict[str, object]]:
+def _prepare_rows(folder: Path, manifest: Path, *, what: str, pairs: int, workers: list[int]) -> list[dict[str, Any]]:
     rows = []
     for count in workers:
         used = _prepare(manifest, folder / "store", count)
@@ -198,7 +198,7 @@ def main() -> None:
         top = Path(name)
         for number in range(arguments.distinct):
             write_pixels(top / "pixels", number)
-        rows: list[dict[str, object]] = []
+        rows: list[dict[str, Any]] = []
         for pairs in arguments.pairs:
             folder = top / str(pairs)
             folder.mkdir()
@@ -217,8 +217,8 @@ def main() -> None:
     report("bench_prepare", rows + pictures, {**facts, "settings": settings})
 
 
-def _picture_rows(top: Path, arguments: argparse.Namespace) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+def _picture_rows(top: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     _write_pictures(top / "jpegs", arguments.distinct)
     for count in arguments.pictures:
         folder = top / f"pictures{count}"
@@ -232,7 +232,7 @@ def _picture_rows(top: Path, arguments: argparse.Namespace) -> list[dict[str, ob
     return rows
 
 
-def _reader_rows(folder: Path, pairs: int, released: Path | None) -> list[dict[str, object]]:
+def _reader_rows(folder: Path, pairs: int, released: Path | None) -> list[dict[str, Any]]:
     """Time the readers; the one that `prepare` is compared with comes first."""
     rows = []
     if released is not None:

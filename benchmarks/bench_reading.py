@@ -23,7 +23,7 @@ import tensorstore as ts
 import torch
 from bench_data import BATCH, write_store
 from measure import circumstances, exit_code_of, pin_to_one_core, report, time_in_turn
-from numcodecs import Blosc
+from numcodecs import Blosc  # type: ignore[import-untyped]
 
 from anyband.data.image_sets import find_pairs
 from anyband.data.loader import SetSampler, read_sets
@@ -50,8 +50,8 @@ def _ways(store: ChipStore, num_pairs: int) -> dict[str, Callable[[], object]]:
     outs = {name: np.empty_like(read[:BATCH]) for name, read in chips.items()}
     blosc = {name: Blosc("lz4", clevel=5, shuffle=Blosc.BITSHUFFLE, blocksize=0) for name in names}
     packed = {name: [blosc[name].encode(chip) for chip in read] for name, read in chips.items()}
-    files = {name: ts.open({"driver": "zarr3", "kvstore": store.location.kvstore(f"chips/{name}/")}) for name in names}
-    files = {name: opened.result() for name, opened in files.items()}
+    opened = {name: ts.open({"driver": "zarr3", "kvstore": store.location.kvstore(f"chips/{name}/")}) for name in names}
+    files = {name: future.result() for name, future in opened.items()}
     memory = {name: _copied_to_memory(store, name) for name in names}
 
     def decode() -> None:

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -484,7 +485,8 @@ def compare(before, after, digits):
             bad += 1
             continue
         left, right = dict(leaves(first[part])), dict(leaves(second[part]))
-        hard, soft = [], []
+        hard: list[tuple[Any, Any, Any]] = []
+        soft: list[tuple[Any, Any, Any]] = []
         for key in [*left, *(key for key in right if key not in left)]:
             one, other = left.get(key, "<nothing>"), right.get(key, "<nothing>")
             if not same(one, other, digits):

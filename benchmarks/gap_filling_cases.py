@@ -132,7 +132,7 @@ def _shifted(case: Case, line: np.ndarray) -> np.ndarray:
     """Move each band of the line by its mean error where the target is seen."""
     seen = ~case.clouds
     shift = (case.truth.astype(np.float64) - line)[:, seen].mean(axis=1)
-    return line + shift[:, None, None]
+    return np.asarray(line + shift[:, None, None])
 
 
 def _nearest(case: Case) -> np.ndarray:

@@ -117,7 +117,7 @@ def cut_gap(site: Site, date: int, least_days: float) -> Target | None:
     others = [index for index in site.clear if site.times[index].date() != site.times[date].date()]
     before = [index for index in others if site.times[index] < site.times[date]]
     after = [index for index in others if site.times[index] > site.times[date]]
-    taken = []
+    taken: list[int] = []
     while before and after:
         gap_days = (site.times[after[0]] - site.times[before[-1]]).total_seconds() / 86_400
         if gap_days >= least_days:

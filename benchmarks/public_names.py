@@ -42,7 +42,7 @@ def signature(value):
 
 def members(cls):
     """Give the public members that a class of ours defines, with their signature."""
-    found = {}
+    found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not base.__module__.startswith("anyband"):
             continue

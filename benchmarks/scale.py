@@ -60,7 +60,7 @@ def memory_bytes(of: Network, *, pairs: int, shards: int) -> float:
 def parts(of: Network, *, gpus: int, shards: int, free_bytes: float) -> int | None:
     """Find in how many parts a GPU's share of a batch fits; None: not even one pair does."""
     share = BATCH // gpus
-    for count in (2**power for power in range(share.bit_length())):
+    for count in (1 << power for power in range(share.bit_length())):
         if memory_bytes(of, pairs=share // count, shards=shards) <= free_bytes:
             return count
     return None

@@ -145,7 +145,7 @@ def _worldcereal(images: Path, most: int) -> Iterator[Row]:
     for site, optical, radar in _worldcereal_sites(images):
         dates, radar_dates = _times(optical[-1]), _times(radar)
         for index in _clear_dates(optical[-1], "SCL", CLEAR_CLASSES, 0.95)[:most]:
-            nearest = int(np.argmin([abs(date - dates[index]) for date in radar_dates]))
+            nearest = min(range(len(radar_dates)), key=lambda other: abs(radar_dates[other] - dates[index]))
             yield _worldcereal_optical(site, optical, index, dates[index])
             yield _worldcereal_radar(site, radar, nearest, radar_dates[nearest])
         yield from _worldcereal_landsat(site, most)
