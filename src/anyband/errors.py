@@ -19,6 +19,7 @@ __all__ = [
     "StoreError",
     "TrainingError",
     "WorkerError",
+    "agreed",
     "check_text",
     "counted",
     "nearest_name",
@@ -104,5 +105,9 @@ def counted(count: SupportsInt, noun: str, verb: str = "") -> str:
     one = int(count) == 1
     ending = "es" if noun.endswith(("s", "x", "tch", "sh")) else "s"
     many = f"{noun[:-1]}ies" if noun.endswith("y") else noun + ending
-    agreed = _IRREGULAR.get(verb, f"{verb}s") if one and verb else verb
-    return f"{count} {noun if one else many}" + (f" {agreed}" if agreed else "")
+    return f"{count} {noun if one else many}" + (f" {agreed(count, verb)}" if verb else "")
+
+
+def agreed(count: SupportsInt, verb: str) -> str:
+    """Give a verb, given as of several, as it agrees with a count."""
+    return _IRREGULAR.get(verb, f"{verb}s") if int(count) == 1 else verb

@@ -259,7 +259,7 @@ def test_samples_without_labels_are_left_out_and_counted(scenes: Scenes, raster,
     raster(tmp_path / "l1.tif", np.full((16, 16), 255, np.uint8), east=5e5 + 1e4)
     data = open_maps(_spec(table, ignore=(255,)), seed=0)
     assert data.names == ("i0.tif", "i2.tif", "i3.tif")
-    assert "1 samples without labels are left out" in data.notes
+    assert "1 sample without labels is left out" in data.notes
 
 
 def test_equal_data_have_equal_fingerprints_wherever_they_are(scenes: Scenes, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_unknown_names_are_counted_and_shown(tmp_path: Path) -> None:
 def test_unknown_names_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
     found = _splits(tmp_path, ["a.tif", "b.tif"], ["a.tif"], ["7.tif", "b.tif"], absent="leave_out")
     assert found[0] == ("train", "test")
-    assert found[1] == ("1 samples of 'test.txt' are not in the data and left out",)
+    assert found[1] == ("1 sample of 'test.txt' is not in the data and left out",)
 
 
 def test_a_sample_in_two_lists_is_refused(tmp_path: Path) -> None:

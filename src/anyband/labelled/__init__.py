@@ -10,7 +10,7 @@ import numpy as np
 
 from anyband.arrays import Array
 from anyband.data.store import SPLITS, Split
-from anyband.errors import InputError
+from anyband.errors import InputError, agreed, counted
 from anyband.labelled.samples import DENSE_KINDS, PARTIAL, DataSpec, Sample, TaskData
 from anyband.progress import progress
 from anyband.sensors.sensor import Sensor
@@ -119,8 +119,8 @@ def _check_targets(data: TaskData, targets: Array) -> None:
         wrong = np.flatnonzero((targets < 0) | (targets >= len(data.classes)))
         if len(wrong):
             raise InputError(
-                f"{len(wrong)} samples of '{data.name}' have a class number outside 0 to {len(data.classes) - 1}, the "
-                f"first is '{data.names[wrong[0]]}' with {targets[wrong[0]]}"
+                f"{counted(len(wrong), 'sample')} of '{data.name}' {agreed(len(wrong), 'have')} a class number "
+                f"outside 0 to {len(data.classes) - 1}, the first is '{data.names[wrong[0]]}' with {targets[wrong[0]]}"
             )
         seen = np.unique(targets)
         if len(seen) < 2:
@@ -164,8 +164,8 @@ def _check_numbers(data: TaskData, targets: Array) -> None:
     wrong = np.flatnonzero(~np.isfinite(targets))
     if len(wrong):
         raise InputError(
-            f"{len(wrong)} samples of '{data.name}' have a number that is not finite, the first is "
-            f"'{data.names[wrong[0]]}' with {targets[wrong[0]]}; leave them out"
+            f"{counted(len(wrong), 'sample')} of '{data.name}' {agreed(len(wrong), 'have')} a number that is "
+            f"not finite, the first is '{data.names[wrong[0]]}' with {targets[wrong[0]]}; leave them out"
         )
     train = targets[data.split("train")]
     if len(train) > 1 and np.ptp(train) == 0:
@@ -196,8 +196,8 @@ def _check_contents(data: TaskData) -> None:
             for first, second in found
         ]
         raise InputError(
-            f"'{data.name}' has {len(found)} samples with the same content in two splits: {_listed(pairs)}; the test "
-            "would score what training saw: keep one of each, or both in one split"
+            f"'{data.name}' has {counted(len(found), 'sample')} with the same content in two splits: {_listed(pairs)}; "
+            "the test would score what training saw: keep one of each, or both in one split"
         )
 
 

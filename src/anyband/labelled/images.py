@@ -11,7 +11,7 @@ import numpy as np
 
 from anyband.data.manifest import entry_sensor, identity
 from anyband.data.store import Split
-from anyband.errors import InputError, ManifestError, RecipeError
+from anyband.errors import InputError, ManifestError, RecipeError, agreed, counted
 from anyband.labelled.samples import (
     MOST_READ,
     DataSpec,
@@ -139,9 +139,9 @@ def _labels(
     wrong = [index for index, names in enumerate(labels) if len(set(names)) != 1]
     if kind == "class" and wrong:
         raise InputError(
-            f"{len(wrong)} samples of '{source}' have no label or several, the first is "
-            f"'{samples[wrong[0]].images[0].source.paths[0]}'; say `data.kind=labels` (`--multi-label`), or give every "
-            "sample one label"
+            f"{counted(len(wrong), 'sample')} of '{source}' {agreed(len(wrong), 'have')} no label or several, "
+            f"the first is '{samples[wrong[0]].images[0].source.paths[0]}'; say `data.kind=labels` (`--multi-label`), "
+            "or give every sample one label"
         )
     number = {name: index for index, name in enumerate(known)}
     if kind == "class":
@@ -324,5 +324,6 @@ def published_splits(
     labels = targets if is_class else np.zeros((len(declared), 1), dtype=bool)
     splits, notes = complete_splits(declared, labels, shares, places=shown, seed=seed, classes=classes)
     if repeated:
-        notes = (*notes, f"{repeated} samples have the files of another one; they are kept in its split")
+        kept = "they are kept in its split" if repeated > 1 else "it is kept in its split"
+        notes = (*notes, f"{counted(repeated, 'sample', 'have')} the files of another one; {kept}")
     return splits, shown, contents, notes

@@ -13,7 +13,7 @@ import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int
 from anyband.data.store import Split
-from anyband.errors import InputError, ManifestError
+from anyband.errors import InputError, ManifestError, agreed, counted
 from anyband.labelled.samples import IMAGE_ENDINGS, ListSpec, SplitSpec, TaskData
 from anyband.randomness import permutation
 
@@ -94,7 +94,8 @@ def splits_from_lists(
                 f"'{missing[0]}'; complete the data, or leave them out with `data.options: {{absent: leave_out}}`"
             )
         if missing:
-            notes.append(f"{len(missing)} samples of '{Path(file).name}' are not in the data and left out")
+            gone = f"{agreed(len(missing), 'are')} not in the data and left out"
+            notes.append(f"{counted(len(missing), 'sample')} of '{Path(file).name}' {gone}")
         for sample in (sample for _, sample in found if sample is not None):
             if splits[sample] not in (None, split):
                 raise ManifestError(

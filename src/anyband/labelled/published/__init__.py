@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anyband.data.store import SPLITS, Split
-from anyband.errors import CatalogueError, ManifestError, nearest_name
+from anyband.errors import CatalogueError, ManifestError, agreed, counted, nearest_name
 from anyband.files import read_yaml
 from anyband.labelled.images import open_images, published_data
 from anyband.labelled.samples import DataSpec, ListSpec, TaskData, declared_slots, known_root, options_of
@@ -183,7 +183,8 @@ def _open_fmow_pairs(spec: DataSpec, *, seed: int) -> TaskData:
         )
     notes = ["Sentinel-2 images are composites of 90 days around the time of the picture"]
     if len(there) < len(samples):
-        notes.append(f"{len(samples) - len(there)} pairs have no files in the folder and are left out")
+        gone = len(samples) - len(there)
+        notes.append(f"{counted(gone, 'pair', 'have')} no files in the folder and {agreed(gone, 'are')} left out")
     return published_data(
         spec,
         there,

@@ -15,7 +15,7 @@ import numpy as np
 from anyband.arrays import Array, Float, Int
 from anyband.data.manifest import rows_of
 from anyband.data.store import SPLITS, Split
-from anyband.errors import InputError, ManifestError, RasterError, RecipeError, nearest_name
+from anyband.errors import InputError, ManifestError, RasterError, RecipeError, agreed, counted, nearest_name
 from anyband.labelled.maps import map_data
 from anyband.labelled.samples import (
     DataSpec,
@@ -255,7 +255,8 @@ def open_sickle(spec: DataSpec, *, seed: int) -> TaskData:
     if not kept:
         raise InputError(f"none of the {len(samples)} samples of SICKLE in '{root}' has a labelled pixel")
     if len(kept) < len(samples):
-        notes = (*notes, f"{len(samples) - len(kept)} samples without labels are left out")
+        gone = len(samples) - len(kept)
+        notes = (*notes, f"{counted(gone, 'sample')} without labels {agreed(gone, 'are')} left out")
     names, found = tuple(one.name for one in kept), tuple(one.split or "train" for one in kept)
     contents = contents_of([[path for entry in one.images for path in entry.source.paths] for one in kept])
     masks = contents_of([[_mask(root, str(one.place))] for one in kept])
