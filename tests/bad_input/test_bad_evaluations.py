@@ -80,7 +80,7 @@ def test_the_same_file_in_two_parts(refused_table: Evaluation, images: list[str]
 def test_the_same_content_in_two_parts(refused_table: Evaluation, images: list[str], tmp_path: Path) -> None:
     shutil.copy(tmp_path / images[1], tmp_path / images[6])
     message = refused_table(_rows(images), *_K)
-    assert "1 samples with the same content in two splits: '1.png' (train) and '6.png' (test)" in message
+    assert "1 sample with the same content in two splits: '1.png' (train) and '6.png' (test)" in message
 
 
 def test_fewer_training_samples_than_neighbours(refused_table: Evaluation, images: list[str]) -> None:

@@ -144,7 +144,7 @@ def test_a_copy_of_an_image_in_another_part_is_refused(refusal: Refusal, kit_of_
     for kind in "il":
         (kit_of_maps / f"{kind}9.tif").write_bytes((kit_of_maps / f"{kind}0.tif").read_bytes())
     message = refusal(_HEADER, "i0.tif,l0.tif,train", "i9.tif,l9.tif,test", "i1.tif,l1.tif,val")
-    assert "1 samples with the same content in two splits: 'i0.tif' (train) and 'i9.tif' (test)" in message
+    assert "1 sample with the same content in two splits: 'i0.tif' (train) and 'i9.tif' (test)" in message
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_the_same_content_in_two_parts(tmp_path: Path) -> None:
     names = _images(tmp_path, 6)
     shutil.copy(tmp_path / names[1], tmp_path / names[4])
     refusal = str(_refused(tmp_path, "path,label,split", _rows(names)))
-    assert "1 samples with the same content in two splits: '1.png' (train) and '4.png' (test)" in refusal
+    assert "1 sample with the same content in two splits: '1.png' (train) and '4.png' (test)" in refusal
     assert "keep one of each, or both in one split" in refusal
 
 

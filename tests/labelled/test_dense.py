@@ -306,7 +306,7 @@ def test_the_same_image_in_two_parts_is_refused_by_its_content(scenes: Scenes, t
     table = scenes("train", "val", "test")
     (tmp_path / "i2.tif").write_bytes((tmp_path / "i0.tif").read_bytes())
     (tmp_path / "l2.tif").write_bytes((tmp_path / "l0.tif").read_bytes())
-    with pytest.raises(Exception, match=r"1 samples with the same content in two splits: 'i0\.tif' \(train\) and 'i2"):
+    with pytest.raises(Exception, match=r"1 sample with the same content in two splits: 'i0\.tif' \(train\) and 'i2"):
         open_task_data(_spec(table), seed=0)
 
 

@@ -238,7 +238,7 @@ def test_fmow_images_without_a_picture_are_no_pairs(fmow: Path) -> None:
 
 def test_fmow_pairs_without_a_file_are_left_out_and_counted(fmow: Path) -> None:
     next(fmow.glob("fmow-rgb/**/zoo_0_3_rgb.jpg")).unlink()
-    assert "1 pairs have no files in the folder and are left out" in _opened("fmow-pairs", fmow).notes
+    assert "1 pair has no files in the folder and is left out" in _opened("fmow-pairs", fmow).notes
 
 
 def test_fmow_pictures_alone_need_no_sentinel_2(fmow: Path) -> None:

@@ -127,7 +127,7 @@ def test_parquet_columns_of_any_type_are_labels(tmp_path: Path, labels: list[obj
 def test_a_row_without_label_is_named_and_is_not_many_labels(tmp_path: Path) -> None:
     table = pandas.DataFrame(_rows(tmp_path)).assign(label=pandas.array([None, 1, 2, 1, 2, 1, 2, 1], dtype="Int64"))
     table.to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(InputError, match=r"1 samples of '.*' have no label or several, the first is '.*p0\.png'"):
+    with pytest.raises(InputError, match=r"1 sample of '.*' has no label or several, the first is '.*p0\.png'"):
         _opened(tmp_path / "t.parquet")
     labelled = _opened(tmp_path / "t.parquet", kind="labels")
     assert "1 of 8 samples have no label" in labelled.notes

@@ -15,7 +15,7 @@ from anyband.arrays import Array, Num
 from anyband.data.manifest import entry_sensor
 from anyband.data.places import PlacedImage, find_places
 from anyband.data.store import SPLITS, Split
-from anyband.errors import InputError, ManifestError, RecipeError
+from anyband.errors import InputError, ManifestError, RecipeError, agreed, counted
 from anyband.labelled.blocks import blocked
 from anyband.labelled.label_rasters import (
     LabelPixels,
@@ -94,7 +94,8 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
     if not maps.counts:
         raise InputError(f"'{name}' has no labels: every pixel of its {maps.num_all} samples is no data or ignored")
     if len(maps.counts) < maps.num_all:
-        notes = (*notes, f"{maps.num_all - len(maps.counts)} samples without labels are left out")
+        gone = maps.num_all - len(maps.counts)
+        notes = (*notes, f"{counted(gone, 'sample')} without labels {agreed(gone, 'are')} left out")
     if spec.kind == "class_map":
         maps.classes = _classes(maps, named)
     notes = (*notes, *_label_notes(maps, is_named=bool(spec.classes or named)))
