@@ -8,28 +8,13 @@ import h5py
 import numpy as np
 import pytest
 from rasterio.crs import CRS
+from small_sensors import optical_sensor
 
 from anyband.errors import RasterError
 from anyband.rasters.grid import Window
 from anyband.rasters.reader import RasterSource, open_raster
-from anyband.sensors.sensor import Band, Encoding, OpticalRange, Sensor
 
-
-def _sensor(*names: str) -> Sensor:
-    bands = tuple(
-        Band(
-            name=name,
-            spectrum=OpticalRange(low_nm=400.0 + 40 * index, high_nm=430.0 + 40 * index),
-            gsd_m=10.0,
-            unit="reflectance",
-            encodings=(("dn", Encoding()),),
-        )
-        for index, name in enumerate(names)
-    )
-    return Sensor(name="testing", title="Testing", bands=bands, default_encoding="dn")
-
-
-_B02 = _sensor("B02")
+_B02 = optical_sensor("B02")
 _DAYS = (3, 10, 24)
 
 
@@ -133,7 +118,7 @@ def test_a_day_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_two_files_of_one_image_are_joined(tmp_path: Path) -> None:
     fine = _write(tmp_path / "fine.nc", {"B02": _cube()})
     coarse = _write(tmp_path / "coarse.nc", {"B8A": np.full((3, 3, 3), 7, np.uint16)}, step_m=20.0)
-    with open_raster(RasterSource(paths=(fine, coarse), time_index=0), _sensor("B02", "B8A")) as reader:
+    with open_raster(RasterSource(paths=(fine, coarse), time_index=0), optical_sensor("B02", "B8A")) as reader:
         raster = reader.read()
     assert raster.grid.gsd_m == 10.0
     assert (raster.dn[1] == 7).all()
@@ -144,7 +129,7 @@ def test_files_that_differ_in_time_are_refused(tmp_path: Path) -> None:
     coarse = _write(tmp_path / "coarse.nc", {"B8A": _cube()}, time="days since 2021-01-02")
     source = RasterSource(paths=(fine, coarse), time_index=0)
     message = r"differ in time: '.*fine.nc' gives 2021-01-04, '.*coarse.nc' gives 2021-01-05; name a date"
-    with pytest.raises(RasterError, match=message), open_raster(source, _sensor("B02", "B8A")):
+    with pytest.raises(RasterError, match=message), open_raster(source, optical_sensor("B02", "B8A")):
         pass
 
 

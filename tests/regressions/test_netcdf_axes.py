@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import pytest
 from rasterio.crs import CRS
+from small_sensors import optical_sensor
 
 from anyband.errors import RasterError
 from anyband.rasters.grid import Window
 from anyband.rasters.reader import RasterSource, open_raster
-from anyband.sensors.sensor import Band, Encoding, OpticalRange, Sensor
 
 _HEIGHT, _WIDTH = 4, 6
 _TRANSFORM = (10.0, 0.0, 500000.0, 0.0, -10.0, 5500000.0)
@@ -24,20 +24,6 @@ _DEFAULT = {
     "x": {"standard_name": "projection_x_coordinate"},
     "time": {"units": "days since 1970-01-01"},
 }
-
-
-def _sensor(*names: str) -> Sensor:
-    bands = tuple(
-        Band(
-            name=name,
-            spectrum=OpticalRange(low_nm=400.0 + 40 * index, high_nm=430.0 + 40 * index),
-            gsd_m=10.0,
-            unit="reflectance",
-            encodings=(("dn", Encoding()),),
-        )
-        for index, name in enumerate(names)
-    )
-    return Sensor(name="testing", title="Testing", bands=bands, default_encoding="dn")
 
 
 def _values(axes: Sequence[str]) -> np.ndarray:
@@ -88,7 +74,7 @@ def _write(
 @pytest.mark.parametrize("axes", [("time", "y", "x"), ("time", "x", "y"), ("y", "x", "time"), ("x", "time", "y")])
 def test_an_image_is_read_the_same_whatever_the_order_of_its_axes(tmp_path: Path, axes: tuple[str, ...]) -> None:
     path = _write(tmp_path / "a.nc", axes)
-    with open_raster(RasterSource(paths=(path,), time_index=1), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,), time_index=1), optical_sensor("B02")) as reader:
         assert reader.grid.transform == _TRANSFORM
         assert reader.grid.crs == "EPSG:32632"
         assert reader.datetime == dt.datetime(2020, 7, 11, tzinfo=dt.UTC)
@@ -112,7 +98,7 @@ def test_axes_are_told_by_attributes_before_names(
     tmp_path: Path, called: dict[str, str], attributes: dict[str, dict[str, str]]
 ) -> None:
     path = _write(tmp_path / "a.nc", ("x", "y"), called=called, attributes=attributes)
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.grid.transform == _TRANSFORM
         np.testing.assert_array_equal(reader.read().dn[0], _values(("y", "x")))
 
@@ -126,7 +112,7 @@ def test_axes_in_degrees_are_told_by_their_units(tmp_path: Path) -> None:
         values={"y": 40.25 - 0.5 * np.arange(_HEIGHT), "x": 8.25 + 0.5 * np.arange(_WIDTH)},
         mapping={},
     )
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.grid.transform == (0.5, 0.0, 8.0, 0.0, -0.5, 40.5)
         assert reader.grid.crs == "EPSG:4326"
         assert any("WGS 84 (EPSG:4326) was taken" in note for note in reader.notes)
@@ -142,14 +128,14 @@ def test_longitudes_from_180_to_360_are_west(tmp_path: Path) -> None:
         values={"y": 40.25 - 0.5 * np.arange(_HEIGHT), "x": 250.25 + 0.5 * np.arange(_WIDTH)},
         mapping={"crs_wkt": CRS.from_epsg(4326).to_wkt()},
     )
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.grid.transform == (0.5, 0.0, -110.0, 0.0, -0.5, 40.5)
 
 
 def test_rows_that_go_north_and_columns_that_go_west_are_told_by_the_transform(tmp_path: Path) -> None:
     values = {"y": 5499965.0 + 10 * np.arange(_HEIGHT), "x": 500055.0 - 10 * np.arange(_WIDTH)}
     path = _write(tmp_path / "a.nc", ("y", "x"), values=values)
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.grid.transform == (-10.0, 0.0, 500060.0, 0.0, 10.0, 5499960.0)
         np.testing.assert_array_equal(reader.read().dn[0], _values(("y", "x")))
 
@@ -157,7 +143,7 @@ def test_rows_that_go_north_and_columns_that_go_west_are_told_by_the_transform(t
 @pytest.mark.parametrize("axes", [("band", "y", "x"), ("y", "x", "band"), ("x", "band", "y")])
 def test_a_band_dimension_gives_bands_in_their_order(tmp_path: Path, axes: tuple[str, ...]) -> None:
     path = _write(tmp_path / "a.nc", axes, variables=("reflectance",))
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02", "B03", "B04")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02", "B03", "B04")) as reader:
         expected = np.stack([100 * band + _values(("y", "x")) for band in range(3)])
         np.testing.assert_array_equal(reader.read().dn, expected)
 
@@ -170,7 +156,7 @@ def test_texts_along_a_dimension_name_the_bands(tmp_path: Path, name: str, label
     axes = ("time", "y", "x", "band")
     path = _write(tmp_path / "a.nc", axes, called={"band": name}, variables=("sr",), values={"band": labels})
     source = RasterSource(paths=(path,), time_index=1, bands=(("B02", ""), ("B04", "B04")))
-    with open_raster(source, _sensor("B02", "B03", "B04")) as reader:
+    with open_raster(source, optical_sensor("B02", "B03", "B04")) as reader:
         plain = 1000 + _values(("y", "x"))
         np.testing.assert_array_equal(reader.read().dn, np.stack([plain + 100, plain]))
 
@@ -186,14 +172,14 @@ def test_wavelengths_name_the_bands_in_nanometres(tmp_path: Path) -> None:
         variables=("radiance",),
     )
     source = RasterSource(paths=(path,), bands=(("B04", "665"), ("B02", "490")))
-    with open_raster(source, _sensor("B02", "B04")) as reader:
+    with open_raster(source, optical_sensor("B02", "B04")) as reader:
         assert reader.read().dn[:, 0, 0].tolist() == [200, 0]
 
 
 def test_a_band_dimension_is_no_time(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.nc", ("band", "y", "x"), variables=("reflectance",))
     source = RasterSource(paths=(path,), bands=(("B04", "1"),), time_index=2)
-    with pytest.raises(RasterError, match="which has no time axis"), open_raster(source, _sensor("B04")):
+    with pytest.raises(RasterError, match="which has no time axis"), open_raster(source, optical_sensor("B04")):
         pass
 
 
@@ -201,7 +187,7 @@ def test_a_band_dimension_is_no_time(tmp_path: Path) -> None:
 def test_a_dimension_that_can_not_be_told_is_refused_by_name(tmp_path: Path, axes: tuple[str, ...]) -> None:
     path = _write(tmp_path / "a.nc", axes, called={"band": "ensemble"})
     message = r"can't be told apart: of 'B02' \(.*ensemble 3.*\): 'ensemble'; allowed are rows \(y, lat\), columns"
-    with pytest.raises(RasterError, match=message), open_raster(RasterSource(paths=(path,)), _sensor("B02")):
+    with pytest.raises(RasterError, match=message), open_raster(RasterSource(paths=(path,)), optical_sensor("B02")):
         pass
 
 
@@ -211,7 +197,7 @@ def test_axes_of_an_unnamed_cube_are_not_guessed(tmp_path: Path) -> None:
         file["B02"] = np.zeros((3, 4, 5), np.uint16)
     with (
         pytest.raises(RasterError, match="can't be told apart"),
-        open_raster(RasterSource(paths=(path,)), _sensor("B02")),
+        open_raster(RasterSource(paths=(path,)), optical_sensor("B02")),
     ):
         pass
 
@@ -227,7 +213,7 @@ def test_latitudes_of_each_pixel_are_named_and_are_no_bands(tmp_path: Path, has_
             file.create_variable(name, ("y", "x"), float, data=_values(("y", "x")) / 10.0).attrs["units"] = units
         one = file.create_variable("radiance", ("y", "x"), np.uint16, data=_values(("y", "x")))
         one.attrs["coordinates"] = "lat lon"
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.grid.crs is None
         assert reader.geolocation == "latitudes and longitudes of each pixel ('lat', 'lon')"
         assert any("'lat', 'lon'" in note and "gdalwarp" in note for note in reader.notes)
@@ -237,7 +223,7 @@ def test_latitudes_of_each_pixel_are_named_and_are_no_bands(tmp_path: Path, has_
 @pytest.mark.parametrize("values", [{"y": None, "x": None}, {"y": np.arange(4.0), "x": np.arange(6.0)}])
 def test_a_coordinate_system_without_coordinates_places_nothing(tmp_path: Path, values: dict[str, Any]) -> None:
     path = _write(tmp_path / "a.nc", ("y", "x"), values=values)
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.grid.crs is None
         assert reader.grid.transform == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
         assert any("EPSG:32632) and no geotransform" in note for note in reader.notes)
@@ -246,7 +232,7 @@ def test_a_coordinate_system_without_coordinates_places_nothing(tmp_path: Path, 
 def test_a_geotransform_in_the_grid_mapping_stands_for_coordinates(tmp_path: Path) -> None:
     mapping = {"crs_wkt": CRS.from_epsg(32632).to_wkt(), "GeoTransform": "500000 10 0 5500000 0 -10"}
     path = _write(tmp_path / "a.nc", ("y", "x"), values={"y": None, "x": None}, mapping=mapping)
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.grid.transform == _TRANSFORM
         assert reader.grid.crs == "EPSG:32632"
 
@@ -267,7 +253,7 @@ def test_a_coordinate_system_of_cf_parameters_and_kilometres_is_read(tmp_path: P
     attributes = {axis: {**_DEFAULT[axis], "units": "km"} for axis in "yx"}
     values = {"y": 1500.0 - np.arange(_HEIGHT), "x": 100.0 + np.arange(_WIDTH)}
     path = _write(tmp_path / "a.nc", ("y", "x"), attributes=attributes, values=values, mapping=_CONIC)
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.grid.transform == (1000.0, 0.0, 99500.0, 0.0, -1000.0, 1500500.0)
         assert reader.grid.crs is not None
         assert CRS.from_string(reader.grid.crs).to_dict()["proj"] == "aea"
@@ -276,7 +262,7 @@ def test_a_coordinate_system_of_cf_parameters_and_kilometres_is_read(tmp_path: P
 def test_degrees_along_axes_of_a_projected_system_place_nothing(tmp_path: Path) -> None:
     attributes = {"y": {"units": "degrees_north"}, "x": {"units": "degrees_east"}}
     path = _write(tmp_path / "a.nc", ("y", "x"), attributes=attributes)
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.grid.crs is None
         assert any("coordinates are in 'degrees_north'" in note for note in reader.notes)
 
@@ -303,7 +289,7 @@ def test_times_are_read_by_unit_and_calendar_or_said_not_to_be(
 ) -> None:
     attributes = {**_DEFAULT, "time": {"units": units} | ({"calendar": calendar} if calendar else {})}
     path = _write(tmp_path / "a.nc", ("time", "y", "x"), attributes=attributes, values={"time": [value, value]})
-    with open_raster(RasterSource(paths=(path,), time_index=0), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,), time_index=0), optical_sensor("B02")) as reader:
         assert (reader.datetime and f"{reader.datetime:%Y-%m-%d}") == expected
         assert [said in note for note in reader.notes] == ([True] if said else [])
         if expected is None:
@@ -315,7 +301,7 @@ def test_times_may_be_texts(tmp_path: Path, name: str) -> None:
     values = {"time": ["2020-07-01", "2020-07-11T10:20:30Z"]}
     path = _write(tmp_path / "a.nc", ("y", "time", "x"), called={"time": name}, values=values, attributes={})
     source = RasterSource(paths=(path,), time=dt.datetime(2020, 7, 11, tzinfo=dt.UTC))
-    with open_raster(source, _sensor("B02")) as reader:
+    with open_raster(source, optical_sensor("B02")) as reader:
         assert reader.datetime == dt.datetime(2020, 7, 11, 10, 20, 30, tzinfo=dt.UTC)
         np.testing.assert_array_equal(reader.read().dn[0], 1000 + _values(("y", "x")))
 
@@ -325,7 +311,7 @@ def test_times_of_rows_are_no_axis(tmp_path: Path) -> None:
     with h5netcdf.File(path, "a") as file:
         one = file.create_variable("time_stamp", ("rows",), float, data=np.arange(_HEIGHT))
         one.attrs["units"] = "microseconds since 2000-01-01"
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         np.testing.assert_array_equal(reader.read().dn[0], _values(("y", "x")))
 
 
@@ -334,7 +320,7 @@ def test_the_only_time_of_a_file_needs_no_axis(tmp_path: Path) -> None:
     with h5netcdf.File(path, "a") as file:
         one = file.create_variable("time", (), float, data=18444.0)
         one.attrs["units"] = "days since 1970-01-01"
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.datetime == dt.datetime(2020, 7, 1, tzinfo=dt.UTC)
 
 
@@ -342,7 +328,7 @@ def test_the_start_of_the_coverage_is_the_date_and_said(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.nc", ("y", "x"))
     with h5netcdf.File(path, "a") as file:
         file.attrs["time_coverage_start"] = "2020-07-01T10:20:30Z"
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.datetime == dt.datetime(2020, 7, 1, 10, 20, 30, tzinfo=dt.UTC)
         assert reader.notes == ("its date was taken from `time_coverage_start`: 2020-07-01",)
 
@@ -364,7 +350,7 @@ def test_pixels_outside_the_valid_range_are_missing(
         for key, value in attributes.items():
             file.variables["B02"].attrs[key] = value
     dn = _values(("y", "x"))
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         np.testing.assert_array_equal(reader.read().valid[0], (dn >= expected[0]) & (dn <= expected[1]))
 
 
@@ -373,7 +359,7 @@ def test_fill_and_missing_values_are_both_missing(tmp_path: Path) -> None:
     with h5netcdf.File(path, "a") as file:
         file.variables["B02"].attrs["_FillValue"] = np.uint16(10)
         file.variables["B02"].attrs["missing_value"] = np.array([3, 21], np.uint16)
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         np.testing.assert_array_equal(reader.read().valid[0], ~np.isin(_values(("y", "x")), (3, 10, 21)))
 
 
@@ -382,7 +368,7 @@ def test_a_scale_that_contradicts_the_encoding_is_said_and_not_applied(tmp_path:
     with h5netcdf.File(path, "a") as file:
         file.variables["B02"].attrs["scale_factor"] = np.float32(1e-4)
         file.variables["B02"].attrs["add_offset"] = -0.1
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         (note,) = reader.notes
         assert "by its scale_factor and add_offset physical values of B02 are DN · 0.0001 − 0.1" in note
         assert "contradicts encoding 'dn' (DN)" in note
@@ -396,7 +382,7 @@ def test_the_scale_of_a_variable_is_applied_where_that_is_declared(tmp_path: Pat
         for name, scale in (("B02", 0.001), ("B03", 0.002)):
             file.variables[name].attrs["scale_factor"] = scale
             file.variables[name].attrs["add_offset"] = 0.5
-    with open_raster(RasterSource(paths=(path,), encoding=encoding), _sensor("B02", "B03")) as reader:
+    with open_raster(RasterSource(paths=(path,), encoding=encoding), optical_sensor("B02", "B03")) as reader:
         for band, dn, scale in zip(reader.sensor.bands, reader.read().dn, (0.001, 0.002), strict=True):
             np.testing.assert_allclose(band.encoding(encoding).decode(dn), _values(("y", "x")) * scale + 0.5)
 
@@ -405,5 +391,5 @@ def test_a_scale_of_one_says_nothing(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.nc", ("x", "y"))
     with h5netcdf.File(path, "a") as file:
         file.variables["B02"].attrs["scale_factor"] = 1.0
-    with open_raster(RasterSource(paths=(path,)), _sensor("B02")) as reader:
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.notes == ()
