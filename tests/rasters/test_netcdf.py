@@ -1,6 +1,7 @@
 """netCDF and HDF5: variables, times, coordinates."""
 
 import datetime as dt
+import sys
 from pathlib import Path
 
 import h5netcdf
@@ -216,4 +217,59 @@ def test_an_image_without_pixels_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     source = RasterSource(paths=(tmp_path / "none.nc",))
     with pytest.raises(RasterError, match=r"none.nc' does not exist"), open_raster(source, _B02):
+        pass
+
+
+def test_several_time_axes_are_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.nc", {"B02": _cube()})
+    with h5netcdf.File(path, "a") as file:
+        file.dimensions["time_night"] = 2
+        variable = file.create_variable("B03", ("time_night", "y", "x"), np.uint16, data=_cube(2))
+        variable.attrs["grid_mapping"] = "crs"
+    message = r"the variables of '.*a\.nc' have several time axes \(t, time_night\)"
+    with pytest.raises(RasterError, match=message), open_raster(RasterSource(paths=(path,)), _B02):
+        pass
+
+
+def test_one_pixel_with_a_crs_has_no_place(tmp_path: Path) -> None:
+    """Its coordinates say where its centre lies, and nothing of how large it is."""
+    path = _write(tmp_path / "a.nc", {"B02": _cube(1, size=1)})
+    with open_raster(RasterSource(paths=(path,)), _B02) as reader:
+        assert reader.read().dn.shape == (1, 1, 1)
+        assert reader.grid.crs is None
+
+
+def test_a_coordinate_system_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.nc", {"B02": _cube(1)})
+    with h5netcdf.File(path, "a") as file:
+        del file["crs"].attrs["crs_wkt"]
+        file["crs"].attrs["grid_mapping_name"] = "no_such_projection"
+    with open_raster(RasterSource(paths=(path,)), _B02) as reader:
+        assert reader.grid.crs is None
+        said = " ".join(reader.notes)
+    assert "its coordinate system ('no_such_projection') can't be read; give it a `crs_wkt`" in said
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("2021-05-06T10:00:00Z", "its date was taken from `time_coverage_start`: 2021-05-06"),
+        ("in May", "its `time_coverage_start` 'in May' can't be read: no date is taken from it; declare `datetime`"),
+    ],
+)
+def test_the_start_of_an_image_without_a_time_axis_is_said(tmp_path: Path, written: str, said: str) -> None:
+    path = tmp_path / "a.nc"
+    with h5netcdf.File(path, "w") as file:
+        file.dimensions = {"y": 6, "x": 6}
+        file.create_variable("B02", ("y", "x"), np.uint16, data=_cube(1)[0])
+        file.attrs["time_coverage_start"] = written
+    with open_raster(RasterSource(paths=(path,)), _B02) as reader:
+        assert said in " ".join(reader.notes)
+
+
+def test_without_its_library_netcdf_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(tmp_path / "a.nc", {"B02": _cube(1)})
+    monkeypatch.setitem(sys.modules, "cftime", None)
+    message = r"needs h5netcdf and cftime: pip install 'anyband\[netcdf\]'"
+    with pytest.raises(RasterError, match=message), open_raster(RasterSource(paths=(path,)), _B02):
         pass
