@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from anyband.rasters.formats import product_time
+from anyband.rasters.products import product_time
 
 
 @pytest.mark.parametrize(

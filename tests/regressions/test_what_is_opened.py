@@ -15,7 +15,7 @@ from rasterio.shutil import copy as gdal_copy
 from anyband.data.manifest import open_manifest
 from anyband.errors import AnybandError, ManifestError, RasterError
 from anyband.files import parse_yaml, read_yaml
-from anyband.rasters.grid import crs_name
+from anyband.rasters.grid import Window, crs_name
 from anyband.rasters.reader import Raster, RasterSource, open_raster
 from anyband.sensors.catalogue import get_sensor
 
@@ -252,6 +252,21 @@ def test_blocks_that_are_not_in_the_file_are_no_data(tmp_path) -> None:
     longer = _write(tmp_path / "b.tif", tiled=True, compress="deflate")
     _with_lines(longer, 512)
     np.testing.assert_array_equal(_read(longer).valid.mean(axis=(0, 2)), np.arange(512) < 256)
+
+
+@pytest.mark.parametrize(("size", "is_said"), [(512, True), (1536, False)])
+def test_the_only_block_that_is_not_in_the_file_is_no_data(tmp_path, size: int, is_said: bool) -> None:
+    """Of 27,648 blocks not each is looked for when the file is opened; each that is read is."""
+    pixels = np.ones((3, size, size), dtype=np.uint8)
+    pixels[1, 32:48, 96:112] = 0
+    how = {"tiled": True, "blockxsize": 16, "blockysize": 16, "interleave": "band", "SPARSE_OK": "TRUE"}
+    path = _write(tmp_path / "a.tif", pixels=pixels, **how)
+    with open_raster(RasterSource(paths=(path,)), get_sensor("maxar-rgb")) as reader:
+        valid = reader.read(Window(row=16, col=80, height=64, width=64)).valid
+        assert ("some of its blocks are not in the file" in " ".join(reader.notes)) == is_said
+    expected = np.ones((3, 64, 64), dtype=bool)
+    expected[1, 16:32, 16:32] = False
+    np.testing.assert_array_equal(valid, expected)
 
 
 def _bomb(depth: int) -> str:

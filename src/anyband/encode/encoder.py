@@ -54,7 +54,7 @@ from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput
 from anyband.progress import progress
 from anyband.sensors.assignment import AssignmentRules, Unseen, assign
 from anyband.sensors.ranges import STEM
-from anyband.sensors.sensor import BandStatistics, Sensor, listed_names, sensor_in_file
+from anyband.sensors.sensor import FILE_ENCODINGS, BandStatistics, Sensor, listed_names, sensor_in_file
 
 __all__ = [
     "EncodeOptions",
@@ -494,7 +494,8 @@ class SensorEncoder(nn.Module):
             given = given_image(image.array, name="the array")
             found, said = named_bands(checkpoint_sensor(self.checkpoint, image.sensor), image.bands, given[2])
             found = found if image.nodata is None else replace(found, nodata=float(image.nodata))
-            found = sensor_in_file(found, image.encoding, [None] * len(found.bands), "the array")
+            if image.encoding in FILE_ENCODINGS:
+                found = sensor_in_file(found, image.encoding, [None] * len(found.bands), "the array")
             if is_one and given[0].ndim != 3:
                 raise InputError(
                     f"it is an array of shape {tuple(given[0].shape)}; each image of a set is one (band, row, col)"

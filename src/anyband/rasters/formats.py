@@ -3,18 +3,15 @@
 import datetime
 import math
 import os
-import re
 import stat
 import struct
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import closing, suppress
-from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-import yaml
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
@@ -22,21 +19,18 @@ from rasterio.windows import Window as RasterioWindow
 
 from anyband.arrays import Array, Bool, Shaped
 from anyband.errors import RasterError
-from anyband.files import OwnLoader, check_beside, check_vrt
+from anyband.files import check_beside, check_vrt, names_others
 from anyband.rasters.grid import IDENTITY, Transform, Window, counts_pixels, crs_name, trusted_georeference
-from anyband.rasters.writer import QuietReader, QuietWriter, check_size, held_blocks, lacks_blocks
-from anyband.sensors.sensor import BY_BASELINE, Scaling, Sensor, scaling_in
+from anyband.rasters.products import tagged_scaling
+from anyband.rasters.writer import QuietReader, QuietWriter
+from anyband.sensors.sensor import Scaling, scaling_in
 
 __all__ = [
     "GdalSheet",
     "PlainTiffSheet",
     "QuietReader",
     "QuietWriter",
-    "acquisition_dates",
-    "date_of",
     "open_plain_tiff",
-    "product_scaling",
-    "product_time",
 ]
 
 # What rasterio raises for damaged files: its own errors, GDAL's, and those of texts that are no UTF-8.
@@ -76,7 +70,8 @@ class GdalSheet:
         self._dataset = dataset
         self.close = dataset.close
         try:
-            check_size(path, dataset, overviews)
+            if overviews or dataset.driver == "ENVI" or dataset.height > _SURELY_HELD_ROWS:
+                _check_size(path, dataset, overviews)
             # Outside of an `Env` GDAL writes warnings of damaged files to stderr.
             with rasterio.Env():
                 self.names = tuple(name or "" for name in dataset.descriptions)
@@ -91,10 +86,12 @@ class GdalSheet:
                 flags = enumerate(dataset.mask_flag_enums)
                 self._masked = frozenset(position for position, found in flags if set(found) not in known)
                 self.scaling = _tags_scaling(dataset)
-                self._is_sparse = dataset.driver == "GTiff" and lacks_blocks(dataset)
-                if self._is_sparse:
+                is_tiff = dataset.driver == "GTiff"
+                lacks_blocks = is_tiff and _lacks_blocks(dataset)
+                self._is_whole = lacks_blocks is False
+                if lacks_blocks:
                     self.notes = (*self.notes, "some of its blocks are not in the file: their pixels are missing")
-                if dataset.driver == "GTiff" and self.nodata[0] is None and (text := _nodata_text(path)):
+                if is_tiff and self.nodata[0] is None and (text := _nodata_text(path)):
                     said = f"its nodata, {text}, is no number of its type, {self.dtypes[0]}, and is ignored"
                     self.notes = (*self.notes, said)
         except _LIBRARY_ERRORS as problem:
@@ -107,12 +104,11 @@ class GdalSheet:
         is_picture = dataset.driver in ("JPEG", "PNG") and not any(self.names)
         self.colours = tuple(meaning.name for meaning in dataset.colorinterp) if is_picture else ()
 
-    def date_tags(self, *, everywhere: bool) -> tuple[tuple[str, str], ...]:
-        """Give (key, text) of the tags that may say when it was taken, the best first; `everywhere`: also of metadata
-        files beside it, which take a millisecond to look for."""
+    def metadata(self, *, everywhere: bool) -> dict[str, str]:
+        """Give its tags; `everywhere`: also those of metadata files beside it, which take a millisecond to look for."""
         with rasterio.Env():
             domains = (None, "IMAGERY", "ENVI") if everywhere else (None,)
-            return acquisition_dates({key: text for one in domains for key, text in self._dataset.tags(ns=one).items()})
+            return {key: text for one in domains for key, text in self._dataset.tags(ns=one).items()}
 
     def _place(self) -> None:
         """Take the georeference, if it places the image."""
@@ -153,8 +149,8 @@ class GdalSheet:
                 valid: Any = np.ones(stored.shape, dtype=bool) if masks or alphas else None
                 if masks:
                     valid[np.isin(numbers, masks)] = self._dataset.read_masks(masks, window=place) > 0
-                if self._is_sparse:
-                    valid = held_blocks(self._dataset, numbers, window) & (True if valid is None else valid)
+                if not self._is_whole:
+                    valid = _held_blocks(self._dataset, numbers, window) & (True if valid is None else valid)
                 if alphas:
                     valid &= (self._dataset.read(alphas, window=place) > 0).all(axis=0)
         except _LIBRARY_ERRORS as problem:
@@ -165,20 +161,12 @@ class GdalSheet:
         return stored, valid
 
 
-# Source: ESA, Sentinel-2 Products Specification Document: reflectance = (DN + offset) / quantification value, bands by
-# their numbers in this order. Since processing baseline 04.00 the offset is -1000.
-_PRODUCT_TAG = re.compile(
-    r"(?:BOA_|RADIO_)?(QUANTIFICATION_VALUE|ADD_OFFSET)(?:_(\w+))?=\s*([-+]?\d+(?:\.\d*)?)\s*", re.I
-)
-_PRODUCT_FIELD = re.compile(
-    r'<(?:BOA_|RADIO_)?(QUANTIFICATION_VALUE|ADD_OFFSET)\b(?:[^<>]*?band_id="(\d+)")?[^<>]*>\s*([-+]?\d+(?:\.\d*)?)\s*<'
-)
-_PRODUCT_BANDS = (*(f"B{number:02d}" for number in range(1, 9)), "B8A", "B09", "B10", "B11", "B12")
-_BASELINE = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_N(0\d)(\d\d)_")
-_GRANULE = re.compile(r"T\d\d[A-Z]{3}_\d{8}T\d{6}_")
-_QUANTIFICATION, _OFFSET, _OFFSET_SINCE = 10_000.0, -1_000.0, 4
-# chosen: more than such files have.
-_MOST_PRODUCT_BYTES, _MOST_TAGS = 2**22, 2**12
+# chosen: more tags than such files have.
+_MOST_TAGS = 2**12
+# chosen: so many blocks of a GeoTIFF are looked for when it is opened, in ten milliseconds.
+_BLOCKS_LOOKED_FOR = 2**13
+# chosen: more rows than any scene has; of so many the last is read when a file is opened, which a damaged header lacks.
+_SURELY_HELD_ROWS = 2**20
 
 
 def _nodata_text(path: Path) -> str:
@@ -202,163 +190,65 @@ def _nodata_text(path: Path) -> str:
 
 def _tags_scaling(dataset: Any) -> tuple[Scaling | None, ...]:
     """Tell what the tags of a file say of the scale and offset of its bands: GDAL's own, else those of Sentinel-2."""
-    texts = (_PRODUCT_TAG.fullmatch(f"{key}={value}") for key, value in dataset.tags().items())
-    found = (text.groups("") for text in texts if text is not None)
-    product = _product_scaling(found, "its tags BOA_ADD_OFFSET and QUANTIFICATION_VALUE")
+    product = tagged_scaling(dataset.tags())
     tags = zip(dataset.scales, dataset.offsets, dataset.units, strict=True)
-    own = [scaling_in(unit or "", scale, offset, "its scale and offset tags") for scale, offset, unit in tags]
+    own = [
+        scaling_in(unit or "", scale, offset, "its scale and offset tags")
+        if unit or (scale, offset) != (1, 0)
+        else None
+        for scale, offset, unit in tags
+    ]
     of_all = product.get("")
     return tuple(one or product.get(name or "", of_all) for one, name in zip(own, dataset.descriptions, strict=True))
 
 
-def _product_scaling(found: Iterable[tuple[str, ...]], where: str) -> dict[str, Scaling]:
-    """Join (field, band, number) of a product: band → scaling; of no name: all bands."""
-    numbers = {(key.upper(), band): float(value) for key, band, value in found}
-    scale = numbers.pop(("QUANTIFICATION_VALUE", ""), _QUANTIFICATION if numbers else 0.0)
-    offsets = {band: value for (key, band), value in numbers.items() if key == "ADD_OFFSET"} or {"": 0.0}
-    return {band: (1 / scale, value / scale, where) for band, value in offsets.items()} if scale else {}
-
-
-def product_scaling(path: Path, band: str) -> Scaling | None:
-    """Tell what a Sentinel-2 product says of the scale and offset of a band of one of its files, by its metadata, else
-    by the processing baseline in its name; None: it is of no product, or none says it."""
-    product = next((one for one in path.parents if one.suffix == ".SAFE"), None) if ".SAFE" in str(path) else None
-    if product is None and _GRANULE.match(path.name):
-        product = path.parent
-    found = {} if product is None else _metadata_scaling(product)
-    if found:
-        return found.get(band, found.get(""))
-    named = _BASELINE.search(str(path))
-    if named is None:
-        return None
-    offset = _OFFSET / _QUANTIFICATION if int(named[1]) >= _OFFSET_SINCE else 0.0
-    return 1 / _QUANTIFICATION, offset, f"{BY_BASELINE} {named[1]}.{named[2]}"
-
-
-@lru_cache(maxsize=64)
-def _metadata_scaling(product: Path) -> dict[str, Scaling]:
-    for path in product.glob("MTD_MSI*.xml"):
-        with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
-            found = _PRODUCT_FIELD.findall(file.read(_MOST_PRODUCT_BYTES))
-            names = dict(enumerate(_PRODUCT_BANDS))
-            fields = ((key, names.get(int(number), "") if number else "", value) for key, number, value in found)
-            return _product_scaling(fields, f"'{path.name}' of its product")
-    return {}
-
-
-# Keys of tags, of any producer, without what is no letter, that say when an image was taken; and, last, one that often
-# says when its file was written. Source: GDAL's IMAGERY domain, ENVI headers, EXIF, CF and ACDD, the products' headers.
-_DATE_KEYS = (
-    *("ACQUISITIONDATETIME", "ACQUISITIONDATE", "ACQUISITIONTIME", "ACQUISITIONSTART", "DATEACQUIRED", "ACQUIRED"),
-    *("SENSINGTIME", "SENSINGSTART", "SENSINGSTARTTIME", "PRODUCTSTARTTIME", "DATATAKESENSINGSTART", "IMAGINGDATE"),
-    *("TIMECOVERAGESTART", "RANGEBEGINNINGDATE", "STARTDATETIME", "DATETIME", "EXIFDATETIMEORIGINAL", "FIRSTLINETIME"),
-    "TIFFTAGDATETIME",
-)
-
-
-def acquisition_dates(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Pick (key, text) of the tags that may say when an image was taken, the best first."""
-    keys = {re.sub(r"[^A-Z]", "", key.upper()): key for key in reversed(list(tags))}
-    return tuple((keys[key], str(tags[keys[key]])) for key in _DATE_KEYS if key in keys)
-
-
-@cache
-def _products() -> list[tuple[str, re.Pattern[str], str]]:
-    table = yaml.load((Path(__file__).parent / "products.yaml").read_bytes(), OwnLoader)  # noqa: S506 (a SafeLoader)
-    return [(mission, re.compile(f"(?<![A-Za-z0-9]){name}", re.IGNORECASE), form) for mission, name, form in table]
-
-
-@lru_cache(maxsize=1024)
-def product_time(name: str) -> tuple[str, datetime.datetime] | None:
-    """Read from the name of a product, or of one of its files, which mission took it and when (UTC; a day is its
-    midnight); None where it is no such name, or two days stand in it."""
-    for mission, pattern, form in _products():
-        found = pattern.findall(name)
-        with suppress(ValueError):
-            times = [datetime.datetime.strptime(text.upper(), form).replace(tzinfo=datetime.UTC) for text in found]
-            if times:
-                return (mission, times[0]) if len({time.date() for time in times}) == 1 else None
-    return None
-
-
-_MTL = re.compile(r"DATE_ACQUIRED\W+(\d{4}-\d\d-\d\d)(?:(?s:.{0,400}?)SCENE_CENTER_TIME\W+(\d\d:\d\d:\d\d))?")
-# chosen: folders above a file that may be its product (SAFE has four), and bytes of a metadata file.
-_PRODUCT_FOLDERS, _MTL_BYTES = 5, 2**16
-
-
-def _time_of(text: str) -> datetime.datetime | None:
-    """Read a time of a tag: ISO 8601, or as TIFF and EXIF write it; no zone means UTC."""
-    plain = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", text.strip().removesuffix("UTC").strip())
-    try:
-        time = datetime.datetime.fromisoformat(plain)
-        return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _product_of(path: Path) -> tuple[str, datetime.datetime] | None:
-    """Find the product that a file is of, or lies in."""
-    names = (path.stem, *(folder.name for folder in path.absolute().parents[:_PRODUCT_FOLDERS]))
-    return next(filter(None, map(product_time, names)), None)
-
-
-def _mtl_time(folder: Path) -> datetime.datetime | None:
-    """Read the only Landsat metadata file of a folder."""
-    with suppress(OSError):
-        files = sorted(one for one in folder.iterdir() if re.search(r"mtl\.(txt|json|xml)$", one.name, re.IGNORECASE))
-        for file in files:
-            found = _MTL.search(file.read_bytes()[:_MTL_BYTES].decode(errors="replace"))
-            if found:
-                return _time_of(f"{found[1]}T{found[2] or '00:00:00'}")
-    return None
-
-
-_WRITTEN_TAG = "TIFFTAG_DATETIME"
-
-
-def date_of(
-    sheets: Sequence[Any], sensor: Sensor, declared: datetime.datetime | None
-) -> tuple[datetime.datetime | None, list[str]]:
-    """Give when an image was taken, as it is declared or as its files (`Sheet`) say it, and what is to be said of it;
-    `RasterError` where their times are of several days."""
-    found, where = _found_date(sheets, sensor, is_declared=declared is not None)
-    if found is None or declared is None:
-        said = "no date is taken: {}; declare `datetime`" if found is None else "the date is that of {}"
-        # What a file itself says of its times its sheet says.
-        is_new = where and declared is None and not where.startswith("its ")
-        return declared or found, [said.format(where)] if is_new else []
-    differs = abs(declared - found) > datetime.timedelta(days=1) and _WRITTEN_TAG not in where
-    return declared, [f"the declared date is taken, though {where} gives another"] if differs else []
-
-
-def _found_date(sheets: Sequence[Any], sensor: Sensor, *, is_declared: bool) -> tuple[datetime.datetime | None, str]:
-    """Find a date, and what says it: times of files, a tag, names of products, Landsat's metadata. Where names
-    give several days there is none, and the text says so. A declared date is compared with one file's only."""
-    timed = [(sheet.taken, sheet) for sheet in sheets if sheet.taken is not None]
-    for time, sheet in timed[1:]:
-        if time.date() != timed[0][0].date():
+def _check_size(path: Path, dataset: Any, overviews: Mapping[str, str]) -> None:
+    """See that a file names no overview elsewhere, and that it can hold the pixels that its header asks for."""
+    if "OVERVIEW_FILE" in overviews:
+        raise RasterError(names_others(path))
+    if dataset.driver == "ENVI":
+        tags = dataset.tags(ns="ENVI")
+        itemsize = sum(rasterio.dtypes._getnpdtype(dtype).itemsize for dtype in dataset.dtypes)
+        needed = int(tags.get("header_offset", 0)) + dataset.width * dataset.height * itemsize
+        size = path.stat().st_size
+        if size < needed and tags.get("file_compression", "0").strip() in ("", "0"):
             raise RasterError(
-                f"files of one image differ in time: '{timed[0][1].path}' gives {timed[0][0].date()}, "
-                f"'{sheet.path}' gives {time.date()}; name a date as `time`, not a number"
+                f"'{path}' is truncated or its header is wrong: it has {size} bytes, and {dataset.height} lines of "
+                f"{dataset.width} samples in {dataset.count} bands take {needed}; get it again or leave it out"
             )
-    if timed:
-        return timed[0][0], "its time axis" if timed[0][1].times else "its metadata"
-    sheets = sheets[:1] if is_declared else sheets
-    tagged = [sheet for sheet in sheets if isinstance(sheet, GdalSheet)]
-    texts = [pair for sheet in tagged for pair in sheet.date_tags(everywhere=not is_declared)]
-    tags = [(key, time) for key, text in texts if (time := _time_of(text)) is not None]
-    for key, time in tags:
-        if key.upper() != _WRITTEN_TAG:
-            return time, f"the tag {key}"
-    named = [found for sheet in sheets if (found := _product_of(sheet.path)) is not None]
-    if len({time.date() for _, time in named}) > 1:
-        return None, "the names of its files give several days"
-    if named:
-        return min(time for _, time in named), f"the product name ({named[0][0]})"
-    if sensor.name.startswith("landsat") and (time := _mtl_time(sheets[0].path.parent)):
-        return time, "the MTL file"
-    written = [time for _, time in tags if time < datetime.datetime.now(datetime.UTC)]
-    return (written[0], f"the tag {_WRITTEN_TAG}, which may say when the file was written") if written else (None, "")
+    elif dataset.driver != "VRT" and dataset.height > _SURELY_HELD_ROWS:
+        dataset.read(1, window=RasterioWindow(0, dataset.height - 1, 1, 1))
+
+
+def _lacks_blocks(dataset: Any) -> bool | None:
+    """Tell whether a block of a GeoTIFF is not in the file, which GDAL reads as 0, or as its "no data"; None: of too
+    many those that were looked for, the last one among them, are there."""
+    height, width = dataset.block_shapes[-1]
+    across, down = -(-dataset.width // width), -(-dataset.height // height)
+    # Where bands stand together in a block they are there together.
+    bands = dataset.count if dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "BAND" else 1
+    number = across * down * bands
+    looked_for = np.linspace(0, number - 1, min(_BLOCKS_LOOKED_FOR, number)).astype(int).tolist()
+    for band, block in (divmod(one, across * down) for one in looked_for):
+        offset = f"BLOCK_OFFSET_{block % across}_{block // across}"
+        if dataset.get_tag_item(offset, "TIFF", bidx=band + 1) is None:
+            return True
+    return False if number <= _BLOCKS_LOOKED_FOR else None
+
+
+def _held_blocks(dataset: Any, numbers: Sequence[int], window: Window) -> Array:
+    """Tell which pixels of a window lie in blocks that are in the file."""
+    held = []
+    for number in numbers:
+        height, width = dataset.block_shapes[number - 1]
+        rows, cols = (window.row + np.arange(window.height)) // height, (window.col + np.arange(window.width)) // width
+        places = [
+            [f"BLOCK_OFFSET_{col}_{row}" for col in range(cols[0], cols[-1] + 1)]
+            for row in range(rows[0], rows[-1] + 1)
+        ]
+        blocks = [[dataset.get_tag_item(one, "TIFF", bidx=number) is not None for one in row] for row in places]
+        held.append(np.array(blocks)[rows - rows[0]][:, cols - cols[0]])
+    return np.stack(held)
 
 
 def _cause(problem: BaseException) -> str:

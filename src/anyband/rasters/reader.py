@@ -147,7 +147,7 @@ class RasterReader:
     ) -> None:
         """Find the bands and the grid; nothing is read yet."""
         # Late: what only names files needs no geographic library.
-        from anyband.rasters.formats import date_of, product_scaling
+        from anyband.rasters.products import date_of, product_scaling
 
         self._source = source
         names, places, notes = _find_bands(source, sensor, sheets)
@@ -184,9 +184,12 @@ class RasterReader:
                 own = None
             self._nodata.append(next((one for one in (source.nodata, own, sensor.nodata) if one is not None), None))
         scaling = [sheet.scaling[at] or product_scaling(sheet.path, name) for name, sheet, at in bands]
-        self.sensor: Sensor = sensor_in_file(sensor.select(names), declared, scaling, str(source.paths[0]))
+        self.sensor: Sensor = sensor.select(names)
         """With the bands of the image, in order; where its encoding is in the file (`tags`), with that one."""
-        said += scaling_notes(self.sensor, declared, scaling, dict(stored))
+        if declared in FILE_ENCODINGS:
+            self.sensor = sensor_in_file(self.sensor, declared, scaling, str(source.paths[0]))
+        if any(scaling):
+            said += scaling_notes(self.sensor, declared, scaling, dict(stored))
         self.datetime, of_date = date_of(list(used.values()), sensor, source.acquired)
         """Time of the image where it is declared, or where the files say it, UTC."""
         notes += [*(note for sheet in sheets for note in sheet.notes), *said, *of_date]

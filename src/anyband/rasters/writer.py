@@ -1,5 +1,4 @@
-"""GeoTIFFs written whole or not at all: tiled, compressed, geo-referenced, from memory or by window; and what GDAL's
-datasets hold."""
+"""GeoTIFFs written whole or not at all: tiled, compressed, geo-referenced, from memory or by window."""
 
 import contextlib
 import json
@@ -18,18 +17,15 @@ from rasterio.transform import Affine
 from rasterio.windows import Window as RasterioWindow
 
 from anyband.arrays import Array, Num, Shaped
-from anyband.errors import InputError, OutputError, RasterError
-from anyband.files import names_others, whole_file
+from anyband.errors import InputError, OutputError
+from anyband.files import whole_file
 from anyband.rasters.grid import IDENTITY, Grid, Window
 
 __all__ = [
     "QuietReader",
     "QuietWriter",
     "WriteWindow",
-    "check_size",
     "geotiff_writer",
-    "held_blocks",
-    "lacks_blocks",
     "write_geotiff",
 ]
 
@@ -41,10 +37,6 @@ _BLOCK_STEP = 16  # Source: TIFF 6.0, section 15: tile sides are multiples of 16
 _PROFILE: dict[str, Any] = {"driver": "GTiff", "tiled": True, "interleave": "band", "compress": "deflate"}
 _PROFILE |= {"BIGTIFF": "IF_SAFER"}
 _STDERR = 2
-# chosen: so many blocks of a GeoTIFF are looked for when it is opened.
-_BLOCKS_LOOKED_FOR = 64
-# chosen: more rows than any scene has; of so many the last is read when a file is opened, which a damaged header lacks.
-_SURELY_HELD_ROWS = 2**20
 _PLACE = ("OFFSET", "SIZE")  # of a block in a file: GDAL's words
 
 
@@ -193,48 +185,3 @@ def _check_written(beside: Path, target: Path) -> None:
         raise _output_error(target, f"the file can't be read back ({problem})") from problem
     if missing:
         raise _output_error(target, f"{missing} blocks did not reach the disk")
-
-
-def check_size(path: Path, dataset: Any, overviews: Mapping[str, str]) -> None:
-    """See that a file names no overview elsewhere, and that it can hold the pixels that its header asks for."""
-    if "OVERVIEW_FILE" in overviews:
-        raise RasterError(names_others(path))
-    if dataset.driver == "ENVI":
-        tags = dataset.tags(ns="ENVI")
-        itemsize = sum(rasterio.dtypes._getnpdtype(dtype).itemsize for dtype in dataset.dtypes)
-        needed = int(tags.get("header_offset", 0)) + dataset.width * dataset.height * itemsize
-        size = path.stat().st_size
-        if size < needed and tags.get("file_compression", "0").strip() in ("", "0"):
-            raise RasterError(
-                f"'{path}' is truncated or its header is wrong: it has {size} bytes, and {dataset.height} lines of "
-                f"{dataset.width} samples in {dataset.count} bands take {needed}; get it again or leave it out"
-            )
-    elif dataset.driver != "VRT" and dataset.height > _SURELY_HELD_ROWS:
-        dataset.read(1, window=RasterioWindow(0, dataset.height - 1, 1, 1))
-
-
-def lacks_blocks(dataset: Any) -> bool:
-    """Tell whether some of so many blocks of a GeoTIFF, among them the last, are not in the file. GDAL reads such as 0,
-    or as its "no data"."""
-    height, width = dataset.block_shapes[-1]
-    across, down = -(-dataset.width // width), -(-dataset.height // height)
-    looked_for = np.linspace(0, across * down - 1, min(_BLOCKS_LOOKED_FOR, across * down)).astype(int).tolist()
-    return not all(_has_block(dataset, dataset.count, number // across, number % across) for number in looked_for)
-
-
-def _has_block(dataset: Any, band: int, row: int, col: int) -> bool:
-    return dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band) is not None
-
-
-def held_blocks(dataset: Any, numbers: Sequence[int], window: Window) -> Array:
-    """Tell which pixels of a window lie in blocks that are in the file."""
-    held = []
-    for number in numbers:
-        height, width = dataset.block_shapes[number - 1]
-        rows, cols = (window.row + np.arange(window.height)) // height, (window.col + np.arange(window.width)) // width
-        blocks = [
-            [_has_block(dataset, number, row, col) for col in np.unique(cols).tolist()]
-            for row in np.unique(rows).tolist()
-        ]
-        held.append(np.array(blocks)[rows - rows[0]][:, cols - cols[0]])
-    return np.stack(held)

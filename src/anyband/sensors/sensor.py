@@ -383,11 +383,9 @@ def stored_encoding(sensor: Sensor) -> tuple[tuple[str, Encoding], ...]:
     return tuple((band.name, band.encoding(sensor.default_encoding)) for band in sensor.bands)
 
 
-def sensor_in_file(sensor: Sensor, encoding: str | None, scaling: Sequence[Scaling | None], name: str) -> Sensor:
-    """Give bands the encoding that their file gives them where that is declared; `scaling` is what it says of each.
+def sensor_in_file(sensor: Sensor, encoding: str, scaling: Sequence[Scaling | None], name: str) -> Sensor:
+    """Give bands the encoding, one of `FILE_ENCODINGS`, that their file gives them; `scaling` is what it says of each.
     `RasterError` where it says nothing of one."""
-    if encoding not in FILE_ENCODINGS:
-        return sensor
     bands = []
     for band, found in zip(sensor.bands, scaling, strict=True):
         if found is not None and not found[2].startswith(BY_BASELINE):
