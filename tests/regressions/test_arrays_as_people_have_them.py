@@ -90,7 +90,7 @@ def test_a_mask_counts_beside_a_given_validity(features: Callable[..., torch.Ten
 
 @pytest.mark.parametrize("nodata", [-9999, 7, np.nan])
 def test_a_declared_nodata_takes_the_place_of_the_sensors(features: Callable[..., torch.Tensor], nodata: float) -> None:
-    array = _with(nodata) if np.isnan(nodata) else np.where(_HIDDEN, nodata, _ARRAY).astype(np.int16)
+    array = _with(nodata) if np.isnan(nodata) else np.where(_HIDDEN, nodata, _ARRAY.astype(np.int16))
     array[0, 40:, 40:] = 0
     assert torch.equal(features(array, nodata=nodata), features(array, valid=~_HIDDEN))
 

@@ -218,7 +218,8 @@ def test_an_envi_header_of_two_billion_lines_is_refused(tmp_path) -> None:
     path = _write(tmp_path / "a.img", "ENVI")
     header = path.with_suffix(".hdr")
     header.write_text(header.read_text().replace("lines   = 64", "lines   = 2000000000"))
-    with pytest.raises(RasterError, match="2000000000 lines"):
+    # Since version 3.12 GDAL itself refuses it.
+    with pytest.raises(RasterError, match=r"2000000000 lines|Int overflow"):
         _read(path)
 
 
