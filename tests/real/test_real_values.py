@@ -12,8 +12,8 @@ import yaml
 
 from anyband.data.manifest import ImageEntry, read_manifest
 from anyband.rasters.reader import open_raster
-from anyband.sensors.catalogue import ValueCheck, sampled
 from anyband.sensors.sensor import Encoding
+from anyband.sensors.values import ValueCheck, sampled
 
 _Image = tuple[ImageEntry, Any, Any]
 _FLOATS = Encoding()

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from anyband.sensors.catalogue import ValueCheck, get_sensor, sampled
+from anyband.sensors.catalogue import get_sensor
+from anyband.sensors.values import ValueCheck, sampled
 
 RNG = np.random.default_rng(0)
 

@@ -23,8 +23,8 @@ from anyband.errors import AnybandError, GeometryError, InputError, ManifestErro
 from anyband.rasters.footprints import Box, View, chip_transform, plan_footprints
 from anyband.rasters.grid import Grid, Transform, Window, resample_bilinear, source_window
 from anyband.rasters.reader import RasterReader, open_raster
-from anyband.sensors.catalogue import ValueCheck, sampled
 from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, stored_encoding
+from anyband.sensors.values import ValueCheck, sampled
 
 __all__ = [
     "MIN_IMAGE_PX",

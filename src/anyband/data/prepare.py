@@ -42,8 +42,8 @@ from anyband.data.store_writer import ChipRecord, StoreWriter, large_blocks_retu
 from anyband.errors import GeometryError, InputError, ManifestError, OutputError, RasterError, StoreError, counted
 from anyband.progress import progress, worker_pool
 from anyband.rasters.reader import said_once
-from anyband.sensors.catalogue import in_first_words
 from anyband.sensors.sensor import Encoding, Sensor, sensor_to_dict
+from anyband.sensors.values import in_first_words
 
 __all__ = ["PrepareOptions", "PrepareReport", "count_index", "describe_store", "prepare"]
 

@@ -33,8 +33,9 @@ from anyband.models.checkpoint import Checkpoint
 from anyband.models.inputs import ImageBatch
 from anyband.rasters.reader import said_once
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign
-from anyband.sensors.catalogue import ValueCheck, find_band, get_sensor, in_first_words, sampled
+from anyband.sensors.catalogue import find_band, get_sensor
 from anyband.sensors.sensor import BandStatistics, Sensor, sensor_from_dict
+from anyband.sensors.values import ValueCheck, in_first_words, sampled
 
 __all__ = [
     "Doubts",

@@ -302,7 +302,8 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
     """
     path = locate(path_or_hub_id)
     tensors, header = read_weights(path)
-    _check_names(tensors, path)
+    if _PROJECTION.format(0, "weight") not in tensors:
+        _check_names(tensors, path)
     table = tensors.get("pos_embed")
     # Files do not say whether positions were trained; their values do.
     computed = table is None or table.ndim != 3 or table.shape[2] % 4 or are_computed(table)
@@ -339,7 +340,7 @@ def _check_names(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Refuse weights whose names have a word before them, as wrappers of networks leave it, and name the word."""
     first = _PROJECTION.format(0, "weight")
     words = [name.removesuffix(first) for name in tensors if name.endswith(first)]
-    if words and "" not in words:
+    if words:
         raise CheckpointError(
             f"the names of the weights in '{path}' begin with '{words[0]}', as a wrapped network (DataParallel, "
             f"torch.compile, a training module) is saved; save {{name.removeprefix('{words[0]}'): weight}} of those "

@@ -38,8 +38,8 @@ from anyband.scenes.outputs import (
     write_pca_picture,
     write_scene,
 )
-from anyband.sensors.catalogue import sampled
 from anyband.sensors.sensor import BandStatistics, Sensor
+from anyband.sensors.values import sampled
 
 __all__ = ["EmbedReport", "embed_scene", "embed_set", "named_set_statistics", "scene_statistics"]
 

@@ -25,8 +25,8 @@ from anyband.rasters.grid import IDENTITY, Grid, Placement, Window, resample_nea
 from anyband.rasters.reader import RasterReader, RasterSource, open_raster, said_once
 from anyband.rasters.writer import geotiff_writer
 from anyband.report.figures import PcaColours, pca_picture, picture_png, pictures_png
-from anyband.sensors.catalogue import in_first_words
 from anyband.sensors.sensor import Sensor
+from anyband.sensors.values import in_first_words
 
 __all__ = [
     "BLOCK_PATCHES",
