@@ -41,6 +41,16 @@ def test_the_checkpoint_has_all_that_is_needed_to_use_it(finished):
     assert checkpoint.ranges.name == "smarties_v1"
 
 
+def test_the_checkpoint_says_which_ranges_learned_nothing(finished, pair_store, changed, tmp_path):
+    out, _, result = finished
+    ranges = load_checkpoint(result.checkpoint).ranges
+    trained = {"blue_1", "green_2", "red_2", "microwave_1", "microwave_2"}
+    assert set(ranges.untrained) == set(ranges.range_names) - trained
+    # A run that goes on from there trains what it sees, and forgets nothing that was trained.
+    again = changed(model={"start": str(result.checkpoint), "ranges": "start", "drop_path": 0.0}, optim={"steps": 1})
+    assert plan_run(again, ChipStore.open(pair_store)).checkpoint({}, step=0).ranges == ranges
+
+
 def test_training_changes_the_weights_and_lowers_the_loss(pair_store, changed, tmp_path):
     recipe = changed(optim={"steps": 60})
     pretrain(recipe, data=pair_store, out=tmp_path / "run", shown=False)

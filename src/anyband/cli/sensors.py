@@ -115,7 +115,8 @@ def _assigned_text(row: dict[str, Any]) -> str:
     if row["origin"] == "exact":
         return f"{next(iter(row['mixing']))} (exact)"
     shares = " + ".join(f"{share:.3g} {name}" for name, share in row["mixing"].items())
-    return f"{shares} (support {row['support']:.2f})"
+    untrained = "its own range was not trained, " if row["origin"] == "untrained" else ""
+    return f"{shares} ({untrained}support {row['support']:.2f})"
 
 
 def _spectrum_texts(spectrum: Spectrum) -> tuple[str, str]:

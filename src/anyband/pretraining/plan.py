@@ -89,7 +89,7 @@ class RunPlan:
         return Checkpoint(
             config=self.config,
             state=to_published(weights),
-            ranges=self.ranges,
+            ranges=replace(self.ranges, untrained=tuple(self._untrained())),
             normalisations={name: spec.statistics.to_dict() for name, spec in by_sensor.items()},
             sensors={
                 name: sensor_to_dict(self.store.sensors[name].select(spec.sensor.band_names))
@@ -105,11 +105,17 @@ class RunPlan:
         drawn = self.samples.notes(batch_size=self.recipe.optim.batch_size)
         return [*self.start_notes, *not_exact, *self._ranges_not_trained(), *drawn]
 
-    def _ranges_not_trained(self) -> list[str]:
+    def _untrained(self) -> list[str]:
+        """List the ranges that no sensor of these samples meets, and that were not trained before."""
         used = np.any([spec.assignment.mixing.any(axis=0) for spec in self.inputs.values()], axis=0)
         idle = [name for name, is_used in zip(self.ranges.range_names, used, strict=True) if not is_used]
-        noun = "pairs" if self.recipe.data.sets is None else "sets"
-        unseen = f"{len(idle)} of {len(used)} ranges are seen by no sensor of these {noun} and learn nothing"
+        return [name for name in idle if self.start is None or name in self.start.ranges.untrained]
+
+    def _ranges_not_trained(self) -> list[str]:
+        idle, noun = self._untrained(), "pairs" if self.recipe.data.sets is None else "sets"
+        unseen = (
+            f"{len(idle)} of {len(self.ranges.ranges)} ranges are seen by no sensor of these {noun} and learn nothing"
+        )
         return [f"{unseen} ({', '.join(idle)}); `model.ranges=from_data` leaves them out"] if idle else []
 
 
@@ -147,7 +153,8 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
         start=start,
         start_notes=start_notes,
         ranges=ranges,
-        inputs=input_specs(store, arrays, ranges=ranges, recipe=recipe),
+        # What was not trained before now is.
+        inputs=input_specs(store, arrays, ranges=replace(ranges, untrained=()), recipe=recipe),
         steps_per_epoch=sampler.steps_per_epoch,
         total_steps=total_steps,
         schedule=Schedule.of_batch(

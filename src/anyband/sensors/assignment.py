@@ -68,6 +68,8 @@ def _released_weights(entry: TrainedRange, table: RangeTable) -> Weights:
     if not entry.neighbours:
         raise AssignmentError(f"range '{entry.name}' has no declared neighbours in '{table.name}'")
     positions = [table.range_names.index(name) for name in entry.neighbours]
+    if not set(positions) <= set(table.learned):
+        raise AssignmentError(f"of the neighbours of range '{entry.name}' one was not trained")
     centers_nm = [table.ranges[position].spectrum.center_nm for position in positions]
     distances_nm = [abs(entry.spectrum.center_nm - center_nm) for center_nm in centers_nm]
     return {
@@ -188,7 +190,7 @@ def _radar_candidates(band: RadarBeam, spectra: Sequence[Spectrum]) -> dict[int,
 
 
 Unseen = Literal["interpolate", "nearest", "released", "refuse"]
-_Origin = Literal["exact", "interpolated", "nearest", "released", "stem", "dropped"]
+_Origin = Literal["exact", "untrained", "interpolated", "nearest", "released", "stem", "dropped"]
 
 _ORIGIN_OF: dict[str, _Origin] = {
     "interpolate": "interpolated",
@@ -258,7 +260,8 @@ class Assignment:
         return "\n".join([head, *lines]) if lines else ""
 
     def _line(self, index: int, row: int | None) -> str:
-        head = f"{self.origin[index]}, support {self.support[index]:.2f}"
+        how = "its own range was not trained" if self.origin[index] == "untrained" else self.origin[index]
+        head = f"{how}, support {self.support[index]:.2f}"
         if row is None:
             return f"{head}: {self.reasons[index]}"
         shares = [(self.mixing[row, column], name) for column, name in enumerate(self.range_names)]
@@ -268,15 +271,15 @@ class Assignment:
 def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = None) -> Assignment:
     """Express every band of a sensor by the trained ranges.
 
-    A band that a range knows (by sensor and band name, or by an equal spectrum) is one-hot; `rules` are for the others,
-    None: interpolate, refuse what lies outside. Permuting the bands permutes the rows. In a stem (table `triplet`)
-    three bands stand, whatever their spectra are; see `stem_bands`. `AssignmentError` where a band can't be expressed
-    and may not be dropped, or none is left.
+    A band that a trained range knows (by sensor and band name, or by an equal spectrum) is one-hot; `rules` are for the
+    others, None: interpolate, refuse what lies outside. Permuting the bands permutes the rows. In a stem (table
+    `triplet`) three bands stand, whatever their spectra are; see `stem_bands`. `AssignmentError` where a band can't be
+    expressed and may not be dropped, or none is left.
     """
     if table.name == STEM:
         return _stem_assignment(sensor, table)
     rules = AssignmentRules() if rules is None else rules
-    spectra = [entry.spectrum for entry in table.ranges]
+    spectra = [table.ranges[layer].spectrum for layer in table.learned]
     weights: list[Weights] = []
     support: list[float] = []
     origin: list[_Origin] = []
@@ -284,7 +287,8 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     for band in sensor.bands:
         # The range that a band is: declared so, or of the same spectrum (with the orbit, for radar).
         exact = [index for index, entry in enumerate(table.ranges) if (sensor.name, band.name) in entry.known]
-        exact += [index for index, spectrum in enumerate(spectra) if spectrum == band.spectrum]
+        exact += [index for index, entry in enumerate(table.ranges) if entry.spectrum == band.spectrum]
+        of_its_own, exact = bool(exact), [index for index in exact if index in table.learned]
         support.append(1.0 if exact else support_of(band.spectrum, spectra))
         reasons.append("")
         try:
@@ -295,7 +299,7 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
                     "the trained ranges cover too little of it"
                 )
             weights.append(shares)
-            origin.append("exact" if exact else _ORIGIN_OF[rules.unseen])
+            origin.append("exact" if exact else "untrained" if of_its_own else _ORIGIN_OF[rules.unseen])
         except AssignmentError as problem:
             reasons[-1] = str(problem)
             origin.append("dropped")
@@ -303,7 +307,7 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     if refused and (rules.unseen == "refuse" or rules.out_of_span == "refuse" or not weights):
         raise _refusal(sensor, table, refused, rules)
     kept_index = tuple(index for index, reason in enumerate(reasons) if not reason)
-    mixing = np.zeros((len(weights), len(spectra)))
+    mixing = np.zeros((len(weights), len(table.ranges)))
     for row, shares in zip(mixing, weights, strict=True):
         row[list(shares)] = list(shares.values())
     return Assignment(
@@ -367,12 +371,13 @@ def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, unseen: Unsee
     return _released_weights(next(entry for entry in table.declared if entry.name == name), table)
 
 
+_FOUND = {"interpolate": interpolated_weights, "nearest": nearest_weights}
+
+
 def _weights(spectrum: Spectrum, table: RangeTable, unseen: Unseen) -> Weights:
-    spectra = [entry.spectrum for entry in table.ranges]
-    if unseen == "interpolate":
-        return interpolated_weights(spectrum, spectra)
-    if unseen == "nearest":
-        return nearest_weights(spectrum, spectra)
+    spectra = [table.ranges[layer].spectrum for layer in table.learned]
+    if unseen in _FOUND:
+        return {table.learned[index]: share for index, share in _FOUND[unseen](spectrum, spectra).items()}
     raise AssignmentError("no trained range is exactly this band, and `unseen: refuse` allows no other")
 
 

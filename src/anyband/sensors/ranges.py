@@ -72,6 +72,8 @@ class RangeTable:
     """Ranges without weights; used by `unseen: released` only."""
     published: tuple[tuple[str, str, str], ...] = ()
     """(sensor, band, range) as published for bands that were not trained; for `unseen: released` only."""
+    untrained: Names = ()
+    """Ranges with weights that no band of the training sensors met: nothing is read by them."""
     statistics: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Normalisations by data set, as the table of the package writes them; `published_statistics` reads them."""
 
@@ -83,15 +85,20 @@ class RangeTable:
         if twice:
             raise CatalogueError(f"range table '{self.name}' names range '{twice[0]}' twice")
         wanted = [name for entry in self.declared for name in entry.neighbours]
-        wanted += [name for _, _, name in self.published]
+        wanted += [*(name for _, _, name in self.published), *self.untrained]
         unknown = next((name for name in wanted if name not in every), None)
         if unknown is not None:
             raise CatalogueError(f"range table '{self.name}' has no range '{unknown}'{nearest_name(unknown, every)}")
 
     @property
     def range_names(self) -> tuple[str, ...]:
-        """Names of the trained ranges, in layer order."""
+        """Names of the ranges with weights, in layer order."""
         return tuple(entry.name for entry in self.ranges)
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """Layers of the ranges that learned something."""
+        return tuple(layer for layer, entry in enumerate(self.ranges) if entry.name not in self.untrained)
 
 
 @functools.cache
@@ -160,7 +167,8 @@ def without_range(table: RangeTable, name: str) -> RangeTable:
     left = {entry.name for entry in declared} | set(table.range_names) - {name}
     ranges = tuple(entry for entry in table.ranges if entry.name != name)
     published = tuple(entry for entry in table.published if entry[2] in left)
-    return replace(table, ranges=ranges, declared=declared, published=published)
+    untrained = tuple(one for one in table.untrained if one != name)
+    return replace(table, ranges=ranges, declared=declared, published=published, untrained=untrained)
 
 
 def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
@@ -176,12 +184,13 @@ def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
     published: dict[str, dict[str, str]] = {}
     for sensor, band, name in table.published:
         published.setdefault(sensor, {})[band] = name
-    return {"name": table.name, "ranges": ranges, "declared": declared, "published": published}
+    written = {"name": table.name, "ranges": ranges, "declared": declared, "published": published}
+    return written | ({"untrained": list(table.untrained)} if table.untrained else {})
 
 
 def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table") -> RangeTable:
     """Read what `range_table_to_dict` wrote, or a table of the package; the round trip is exact."""
-    allowed = ("name", "ranges", "source", "declared", "published", "statistics")
+    allowed = ("name", "ranges", "source", "declared", "published", "untrained", "statistics")
     keys = checked(Table, raw, where=where, keys=allowed, required=("name", "ranges"))
     published = checked(dict[str, dict[str, Text]], keys.get("published") or {}, where=f"{where}: published")
     ranges = checked(Items, keys["ranges"], where=f"{where}: ranges")
@@ -202,6 +211,7 @@ def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table")
     return RangeTable(
         name=checked(Text, keys["name"], where=f"{where}: name"),
         published=tuple((sensor, band, name) for sensor, bands in published.items() for band, name in bands.items()),
+        untrained=checked(Names, keys.get("untrained") or (), where=f"{where}: untrained"),
         statistics=keys.get("statistics") or {},
         ranges=tuple(made["ranges"]),
         declared=tuple(made["declared"]),
