@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Literal
 
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.checkpoint import DECODER_NAMES, Checkpoint, state_of
+from anyband.models.checkpoint import Checkpoint, state_of
 from anyband.models.encodings import EncodingConfig
+from anyband.models.published import DECODER_NAMES
 from anyband.models.vit import DecoderConfig, EncoderConfig
 from anyband.sensors.ranges import load_ranges
 

@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,12 +21,15 @@ from anyband.errors import AnybandError, CheckpointError, OutputError, RasterErr
 
 __all__ = [
     "HUB_FILE",
+    "HUB_ID",
+    "RUN_FILE",
     "OwnLoader",
     "check_beside",
     "check_regular",
     "check_target",
     "check_vrt",
     "check_weights_kind",
+    "chosen_weights",
     "file_identity",
     "found_paths",
     "held",
@@ -449,7 +452,14 @@ def read_yaml(path: Path, *, error: type[AnybandError], as_texts: bool = False) 
 
 HUB_FILE = "model.safetensors"
 """What a checkpoint is called in a repository of the Hugging Face hub."""
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+RUN_FILE = "encoder.safetensors"
+"""What a finished run calls its checkpoint."""
+HUB_ID = re.compile(
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:/(?P<file>[\w./-]+\.safetensors(?:\.index\.json)?))?"
+    r"(?:@(?P<revision>[\w./-]+))?"
+)
+"""`owner/name`, `owner/name/file.safetensors`, each `@revision`."""
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 # First bytes of what torch.save and pickle write: a zip archive, or a pickle of protocol 2 and later.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
@@ -459,24 +469,44 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def weights_file(path_or_hub_id: str | Path) -> Path | None:
-    """Find the file of a checkpoint: a path, or a folder with `model.safetensors`; None: a hub id `owner/name`, which
-    is nothing like a file here. `CheckpointError` where it is neither."""
+    """Find the file of a checkpoint: a path, a folder with `model.safetensors`, or a run's; None: a hub id
+    (`HUB_ID`), which is nothing like a file here. `CheckpointError` where it is neither."""
     path, name = Path(path_or_hub_id), str(path_or_hub_id)
     if path.is_dir():
-        if (path / HUB_FILE).is_file():
-            return path / HUB_FILE
-        raise CheckpointError(f"folder '{path}' has no '{HUB_FILE}'; name the checkpoint file itself")
+        steps = sorted(path.glob(f"checkpoints/step_*/{HUB_FILE}"))
+        files = [one.name for one in path.iterdir()] + [str(one.relative_to(path)) for one in steps[-1:]]
+        chosen = chosen_weights(files, name=path.absolute().name)
+        if chosen is not None:
+            return path / chosen
+        raise CheckpointError(
+            f"folder '{path}' has no '{HUB_FILE}' and {_weights_in(path)}; name the checkpoint file itself"
+        )
     if path.exists():
         return path
-    folder = path.parent
+    folder, found = path.parent, HUB_ID.fullmatch(name)
     in_folder = folder != Path() and folder.is_dir()
-    if path.suffix.casefold() in _FILE_SUFFIXES or not _HUB_ID.fullmatch(name) or in_folder:
+    is_file = found is None or (found["file"] is None and path.suffix.casefold() in _FILE_SUFFIXES)
+    if is_file or in_folder or any(one.is_dir() for one in path.parents[:-1]):
         there = f" (folder '{folder}' has {_weights_in(folder)})" if in_folder else ""
         raise CheckpointError(
             f"there is no checkpoint '{name}'{there}; give a safetensors file or a hub id such as "
             "'gsumbul/SMARTIES-v1-ViT-B'"
         )
     return None
+
+
+def chosen_weights(files: Sequence[str], *, name: str) -> str | None:
+    """Choose the file of a checkpoint among those of a folder or repository of some name; None: nothing tells which.
+
+    The one that is named as the repository (`smarties-v1-vitb` of `SMARTIES-v1-ViT-B`) has encoder and decoder and goes
+    first; then that of the hub, whole or by its index; a finished run's; the only one; the newest step of a run.
+    """
+    weights = [one for one in files if one.endswith(".safetensors") and "/" not in one and not _SHARD.search(one)]
+    bare = re.sub(r"\W|_", "", name).casefold()
+    named = [one for one in weights if re.sub(r"\W|_", "", one.removesuffix(".safetensors")).casefold() == bare]
+    known = [one for one in (HUB_FILE, f"{HUB_FILE}.index.json", RUN_FILE) if one in files]
+    steps = [one for one in files if "/" in one]
+    return next(iter([*named, *known, *(weights if len(weights) == 1 else []), *(steps if not weights else [])]), None)
 
 
 def _weights_in(folder: Path) -> str:

@@ -1,14 +1,18 @@
 """Files of weights: what is refused, and how."""
 
 import hashlib
+import json
 import pickle
+import re
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 
 from anyband.errors import CheckpointError, OutputError
@@ -103,38 +107,110 @@ def test_a_folder_gives_its_model_file(tmp_path: Path) -> None:
     assert locate(str(tmp_path)) == tmp_path / "model.safetensors"
 
 
-def test_a_hub_id_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[tuple[str, str]] = []
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[tuple[str, str, str | None]]]:
+    """Put a hub in the place of the real one, whose repositories hold these files; what is downloaded is listed."""
 
-    def download(repo: str, file: str) -> str:
-        asked.append((repo, file))
-        return str(tmp_path / file)
+    def make(*files: str) -> list[tuple[str, str, str | None]]:
+        taken: list[tuple[str, str, str | None]] = []
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert locate("gsumbul/SMARTIES-v1-ViT-B") == tmp_path / "model.safetensors"
-    assert asked == [("gsumbul/SMARTIES-v1-ViT-B", "model.safetensors")]
+        def download(repository: str, file: str, *, revision: str | None = None) -> str:
+            taken.append((repository, file, revision))
+            if file not in files:
+                raise EntryNotFoundError(f"no file {file}")
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+            (tmp_path / file).write_text(json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}))
+            return str(tmp_path / file)
+
+        found = SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        monkeypatch.setattr(huggingface_hub, "model_info", lambda repository, **_: found)
+        return taken
+
+    return make
 
 
-def test_the_only_file_of_weights_is_taken_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def download(repo: str, file: str) -> str:
-        if file == "model.safetensors":
-            raise huggingface_hub.errors.EntryNotFoundError("no such file")
-        return str(tmp_path / file)
+_B = "gsumbul/SMARTIES-v1-ViT-B"
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda _: ["README.md", "smarties.safetensors"])
-    assert locate("owner/name") == tmp_path / "smarties.safetensors"
+
+@pytest.mark.parametrize(
+    ("hub_id", "files", "chosen"),
+    [
+        (_B, ("README.md", "model.safetensors", "smarties-v1-vitb.safetensors"), "smarties-v1-vitb.safetensors"),
+        (_B, ("config.json", "model.safetensors"), "model.safetensors"),
+        (_B, ("model.safetensors", "other.safetensors", "third.safetensors"), "model.safetensors"),
+        ("owner/name", ("README.md", "smarties.safetensors"), "smarties.safetensors"),
+        (f"{_B}/model.safetensors", ("model.safetensors", "smarties-v1-vitb.safetensors"), "model.safetensors"),
+    ],
+)
+def test_of_a_repository_the_file_with_most_is_taken(hub, tmp_path, hub_id, files, chosen) -> None:
+    taken = hub(*files)
+    assert locate(hub_id) == tmp_path / chosen
+    assert taken == [("/".join(hub_id.split("/")[:2]), chosen, None)]
+
+
+@pytest.mark.parametrize("hub_id", [f"{_B}@v1.0", f"{_B}/model.safetensors@v1.0"])
+def test_a_revision_is_asked_for(hub, hub_id: str) -> None:
+    taken = hub("model.safetensors")
+    locate(hub_id)
+    assert taken == [(_B, "model.safetensors", "v1.0")]
+
+
+def test_where_nothing_tells_the_files_are_listed(hub) -> None:
+    hub("smarties-v1-vitb-eurosat-linprobe.safetensors", "smarties-v1-vitb-eurosat-finetune.safetensors")
+    message = (
+        "has 2 files of weights (smarties-v1-vitb-eurosat-finetune.safetensors, "
+        "smarties-v1-vitb-eurosat-linprobe.safetensors); say which: "
+        "'gsumbul/models/smarties-v1-vitb-eurosat-finetune.safetensors'"
+    )
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        locate("gsumbul/models")
+
+
+def test_shards_are_downloaded_with_their_index(hub, tmp_path: Path) -> None:
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    taken = hub("model.safetensors.index.json", *shards)
+    assert locate("owner/name") == tmp_path / "model.safetensors.index.json"
+    assert [file for _, file, _ in taken] == ["model.safetensors.index.json", *shards]
+
+
+def test_what_was_downloaded_before_needs_no_connection(hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    taken = hub("smarties-v1-vitb.safetensors")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "smarties-v1-vitb.safetensors").touch()
+
+    def unreachable(repository: str, **_: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "model_info", unreachable)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repository, **_: str(tmp_path / "kept"))
+    locate(_B)
+    assert taken == [(_B, "smarties-v1-vitb.safetensors", None)]
 
 
 def test_an_unreachable_hub_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(repo: str, file: str) -> str:
+    def unreachable(repository: str, **_: object) -> None:
         raise LocalEntryNotFoundError("cannot reach the hub.\nmore lines")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "model_info", unreachable)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(CheckpointError) as caught:
         locate("owner/name")
     assert "could not be had from the hub: cannot reach the hub. Check the name" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_gives_its_finished_checkpoint_else_its_newest(tmp_path: Path) -> None:
+    for step in (200, 400):
+        folder = tmp_path / "run" / "checkpoints" / f"step_{step:08d}"
+        folder.mkdir(parents=True)
+        for name in ("model.safetensors", "optimizer.safetensors"):
+            (folder / name).touch()
+    assert locate(tmp_path / "run") == folder / "model.safetensors"
+    assert locate(folder) == folder / "model.safetensors"
+    (tmp_path / "run" / "encoder.safetensors").touch()
+    assert locate(tmp_path / "run") == tmp_path / "run" / "encoder.safetensors"
 
 
 def test_a_checkpoint_is_named_with_a_part_of_its_hash(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_checkpoint_has_all_that_is_needed_to_use_it(finished):
 
 
 def test_the_checkpoint_says_which_ranges_learned_nothing(finished, pair_store, changed, tmp_path):
-    out, _, result = finished
+    _, _, result = finished
     ranges = load_checkpoint(result.checkpoint).ranges
     trained = {"blue_1", "green_2", "red_2", "microwave_1", "microwave_2"}
     assert set(ranges.untrained) == set(ranges.range_names) - trained

@@ -75,6 +75,7 @@ class InputSpec:
     assignment: Assignment
     """Of the bands to trained ranges; says which are used."""
     statistics_source: str
+    checkpoint_notes: tuple[str, ...] = ()
 
     @cached_property
     def normalisation(self) -> Normalisation:
@@ -94,8 +95,9 @@ class InputSpec:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know: statistics, encoding, and every band that is not exactly known."""
-        return f"{self.sensor.name}: {self.normalisation.source}", *self.assignment.report().splitlines()
+        """What a user should know: statistics, encoding, every band that is not exactly known, and of the weights."""
+        statistics = f"{self.sensor.name}: {self.normalisation.source}"
+        return statistics, *self.assignment.report().splitlines(), *self.checkpoint_notes
 
     def doubts(
         self,
@@ -219,7 +221,13 @@ def input_spec_for(
         data = (checkpoint.recipe or {}).get("data")
         if isinstance(data, dict) and data.get("stretch") == "two_sigma":
             normalisation = stretched(normalisation)
-    return InputSpec(sensor=sensor, statistics=normalisation, assignment=assignment, statistics_source=source)
+    return InputSpec(
+        sensor=sensor,
+        statistics=normalisation,
+        assignment=assignment,
+        statistics_source=source,
+        checkpoint_notes=checkpoint.notes,
+    )
 
 
 _log = logging.getLogger("anyband")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 import zlib
 from collections.abc import Mapping
@@ -14,23 +13,37 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from anyband.errors import CatalogueError, CheckpointError, nearest_name
-from anyband.files import HUB_FILE, check_weights_kind, weights_file, whole_file, whole_number
+from anyband.errors import CatalogueError, CheckpointError, counted, nearest_name
+from anyband.files import (
+    HUB_FILE,
+    HUB_ID,
+    check_weights_kind,
+    chosen_weights,
+    weights_file,
+    whole_file,
+    whole_number,
+)
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
-from anyband.models.encodings import EncodingConfig, PositionKind, sincos_positions
+from anyband.models.encodings import EncodingConfig, PositionKind
+from anyband.models.published import (
+    DECODER_NAMES,
+    PROJECTION,
+    are_computed,
+    config_from_shapes,
+    plain_weights,
+    shard_files,
+)
 from anyband.models.vit import LARGEST_COUNT, DecoderConfig, Encoder, EncoderConfig
-from anyband.sensors.ranges import RangeTable, load_ranges, range_table_from_dict, range_table_to_dict
+from anyband.sensors.ranges import RangeTable, range_table_from_dict, range_table_to_dict
 
 __all__ = [
     "CHECKPOINT_VERSION",
     "Checkpoint",
-    "are_computed",
     "build_encoder",
     "build_model",
     "checkpoint_hash",
     "checkpoint_name",
     "config_from_header",
-    "config_from_shapes",
     "expected_shapes",
     "from_published",
     "header_json",
@@ -47,14 +60,10 @@ __all__ = [
 
 # What the network stacks by range, and the layers that the published layout has instead.
 _STACKS = {
-    "encoder.projection": "spectrum_projection.spectrum_embeds.{}.proj.{}",
+    "encoder.projection": PROJECTION,
     "reconstruction": "decoder_preds.{}.{}",
     "levels": "decoder_levels.{}.{}",
 }
-_PROJECTION = _STACKS["encoder.projection"]
-DECODER_NAMES = ("decoder_", "mask_token")
-"""How the names of a decoder's weights begin."""
-
 
 # In what order errors name the weights: by these beginnings, then by number, the norms of a block first.
 _ORDER = re.compile(
@@ -127,10 +136,6 @@ def from_published(state: Mapping[str, Tensor], num_ranges: int) -> dict[str, Te
 
 CHECKPOINT_VERSION = 1
 
-# Width → (blocks, heads) of published files, which carry no header. Source: ViT (arXiv 2010.11929), table 1.
-_PUBLISHED = {768: (12, 12), 1024: (24, 16), 1280: (32, 16)}
-_PUBLISHED_DECODER = DecoderConfig(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16)
-
 
 def header_of(config: AutoencoderConfig, *, decoder: bool) -> dict[str, str]:
     """Write an architecture as header entries; `config_from_header` reads them back exactly."""
@@ -190,42 +195,6 @@ def _header_problem(error: Any) -> str:
     return f"the header of the checkpoint describes no network: {reason}"
 
 
-def config_from_shapes(tensors: Mapping[str, Tensor], *, num_ranges: int, positions: PositionKind) -> AutoencoderConfig:
-    """Tell the architecture of a published v1 file from its shapes; `CheckpointError` for any but a published size."""
-    first = tensors.get(_PROJECTION.format(0, "weight"))
-    table = tensors.get("pos_embed")
-    if first is None or table is None or first.ndim != 2 or table.ndim != 3:
-        raise CheckpointError(
-            "the file has no architecture in its header and no 'pos_embed' and "
-            "'spectrum_projection.spectrum_embeds.0.proj.weight' as published checkpoints have; "
-            "it is not a checkpoint of anyband or SMARTIES v1"
-        )
-    width, pixels = first.shape
-    patch_size, edge = math.isqrt(pixels), math.isqrt(table.shape[1] - 1)
-    if patch_size**2 != pixels or edge**2 != table.shape[1] - 1:
-        raise CheckpointError(
-            f"a projection of {pixels} pixels and {table.shape[1] - 1} positions are not squares; "
-            f"the file is not a checkpoint of SMARTIES v1"
-        )
-    if width not in _PUBLISHED:
-        raise CheckpointError(
-            f"the file has no architecture in its header, and {width} is not the width of a published size "
-            f"({', '.join(map(str, _PUBLISHED))}); add img_size, patch_size, embed_dim, depth and "
-            "num_heads to its header"
-        )
-    depth, num_heads = _PUBLISHED[width]
-    encoder = EncoderConfig(
-        img_size=edge * patch_size,
-        patch_size=patch_size,
-        embed_dim=width,
-        depth=depth,
-        num_heads=num_heads,
-        num_ranges=num_ranges,
-        positions=positions,
-    )
-    return AutoencoderConfig(encoder=encoder, decoder=_PUBLISHED_DECODER)
-
-
 def header_json(metadata: Mapping[str, str], name: str, *, of_objects: bool = False) -> dict[str, Any] | None:
     """Read a JSON object, `of_objects` of JSON objects, from the header; None where it is absent."""
     if name not in metadata:
@@ -242,11 +211,8 @@ def header_json(metadata: Mapping[str, str], name: str, *, of_objects: bool = Fa
     return found
 
 
-_PUBLISHED_RANGES = "smarties_v1"
 BY_RANGE = (*(f"{stack}." for stack in _STACKS), "encoder.encodings.source.", "decoder.encodings.source.")
 """How the names of what a network stacks by range begin."""
-# float32 sine and cosine by different libraries differ by less.
-_POSITION_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +231,10 @@ class Checkpoint:
     """The training sensors as declared, by name."""
     recipe: dict[str, Any] | None = None
     step: int | None = None
+    head: dict[str, Tensor] = field(default_factory=dict)
+    """Of a published model that was fine-tuned or probed, by the names in its file (`weight`, `0.running_mean`, …)."""
+    notes: tuple[str, ...] = ()
+    """What was taken by default, or left out, of a published file."""
 
     @property
     def has_decoder(self) -> bool:
@@ -295,30 +265,29 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
     """Read a checkpoint of ours or a published one, strictly: no weight missing, none too many, all in shape.
 
     Args:
-        path_or_hub_id: a safetensors file, a folder with `model.safetensors`, or a hub id `owner/name`.
+        path_or_hub_id: a safetensors file, a folder with `model.safetensors` or of a run, or a hub id; see `locate`.
 
     Raises:
         CheckpointError: no such file, a pickle, a truncated file, or weights that fit no network.
     """
     path = locate(path_or_hub_id)
-    tensors, header = read_weights(path)
-    if _PROJECTION.format(0, "weight") not in tensors:
-        _check_names(tensors, path)
+    stored, header = read_weights(path)
+    tensors, head, ranges, notes = plain_weights(stored, header, str(path))
     table = tensors.get("pos_embed")
     # Files do not say whether positions were trained; their values do.
     computed = table is None or table.ndim != 3 or table.shape[2] % 4 or are_computed(table)
     positions: PositionKind = "fixed" if computed else "trained"
-    before, after = _PROJECTION.format("|", "weight").split("|")
+    before, after = PROJECTION.format("|", "weight").split("|")
     num_ranges = sum(name.startswith(before) and name.endswith(after) for name in tensors)
+    decoder = any(name.startswith(DECODER_NAMES) for name in tensors)
     if "embed_dim" in header:
         config = config_from_header(header, num_ranges=num_ranges, positions=positions)
     else:
         config = config_from_shapes(tensors, num_ranges=num_ranges, positions=positions)
-    decoder = "decoder_embed_dim" in header or any(name.startswith(DECODER_NAMES) for name in tensors)
     _check_state(tensors, config, decoder=decoder, where=str(path))
     declared = header_json(header, "ranges")
     try:
-        ranges = load_ranges(_PUBLISHED_RANGES) if declared is None else range_table_from_dict(declared)
+        ranges = ranges if declared is None else range_table_from_dict(declared)
     except CatalogueError as problem:
         raise CheckpointError(f"the ranges in the header of the checkpoint are wrong: {problem}") from problem
     if len(ranges.ranges) != num_ranges:
@@ -327,25 +296,15 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
         )
     return Checkpoint(
         config=config,
-        state={name: tensor.float() for name, tensor in tensors.items()},
+        state=tensors,
+        head=head,
         ranges=ranges,
+        notes=notes,
         normalisations=header_json(header, "normalisations", of_objects=True) or {},
         sensors=header_json(header, "sensors", of_objects=True) or {},
         recipe=header_json(header, "recipe"),
         step=whole_number(header.get("step", "")),
     )
-
-
-def _check_names(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights whose names have a word before them, as wrappers of networks leave it, and name the word."""
-    first = _PROJECTION.format(0, "weight")
-    words = [name.removesuffix(first) for name in tensors if name.endswith(first)]
-    if words:
-        raise CheckpointError(
-            f"the names of the weights in '{path}' begin with '{words[0]}', as a wrapped network (DataParallel, "
-            f"torch.compile, a training module) is saved; save {{name.removeprefix('{words[0]}'): weight}} of those "
-            "with it, and the header as it is"
-        )
 
 
 def build_model(checkpoint: Checkpoint) -> Autoencoder:
@@ -372,23 +331,6 @@ def build_encoder(
     encoder = Encoder(config, seed=None).to_empty(device="cpu")
     encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in state.items()}, strict=True)
     return encoder
-
-
-def are_computed(table: Tensor, *, tolerance: float = _POSITION_TOLERANCE) -> bool:
-    """Tell whether positions are the computed sines and cosines of a square grid, with CLS at 0."""
-    edge = math.isqrt(max(table.shape[1] - 1, 0))
-    if (
-        table.shape[0] != 1
-        or table.shape[2] % 4
-        or edge < 1
-        or edge * edge != table.shape[1] - 1
-        or not table.is_floating_point()
-    ):
-        return False
-    computed = sincos_positions(edge, edge, table.shape[2])
-    # Files in half precision round the table.
-    tolerance = max(tolerance, torch.finfo(table.dtype).eps)
-    return bool((table[0, 1:] - computed).abs().max() <= tolerance) and not bool(table[0, 0].any())
 
 
 def _check_state(state: Mapping[str, Tensor], config: AutoencoderConfig, *, decoder: bool, where: str) -> None:
@@ -433,6 +375,8 @@ def shape_problems(
     ]
 
 
+# chosen: seconds in which the hub lists a repository.
+_PATIENCE_S = 20.0
 # chosen: memory that a checksum takes.
 _BLOCK_BYTES = 2**24
 # Source: the safetensors format.
@@ -451,7 +395,8 @@ _DTYPES = {
 
 
 def locate(path_or_hub_id: str | Path) -> Path:
-    """Find the file of weights: a path, a folder with `model.safetensors`, or a hub id `owner/name`."""
+    """Find the file of weights: a path, a folder with `model.safetensors` or of a run, or a hub id `owner/name`,
+    `owner/name/file.safetensors`, each `@revision`."""
     return weights_file(path_or_hub_id) or _downloaded(str(path_or_hub_id))
 
 
@@ -464,6 +409,8 @@ def _downloaded(hub_id: str) -> Path:
         ) from problem
     try:
         return _from_hub(hub_id)
+    except CheckpointError:
+        raise
     except (HfHubHTTPError, OSError, ValueError) as problem:
         reason = str(problem).strip().partition("\n")[0].rstrip(".")
         raise CheckpointError(
@@ -473,25 +420,43 @@ def _downloaded(hub_id: str) -> Path:
 
 
 def _from_hub(hub_id: str) -> Path:
-    """Download `model.safetensors`, or the only safetensors file where that name is not used."""
-    from huggingface_hub import hf_hub_download, list_repo_files
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    """Download the file of weights that is named, or that `chosen_weights` chooses; of an index all its files too. What
+    was downloaded before is there without a connection."""
+    from huggingface_hub import hf_hub_download, model_info, snapshot_download
 
-    try:
-        return Path(hf_hub_download(hub_id, HUB_FILE))
-    except LocalEntryNotFoundError:
-        raise  # Nothing was downloaded before, and the hub can't be reached: there is nothing to list.
-    except EntryNotFoundError:
-        others = [name for name in list_repo_files(hub_id) if name.endswith(".safetensors")]
-        if len(others) != 1:
-            raise
-        return Path(hf_hub_download(hub_id, others[0]))
+    named = HUB_ID.fullmatch(hub_id)
+    assert named is not None
+    repository, file, revision = named["repository"], named["file"], named["revision"]
+    if file is None:
+        try:
+            found = model_info(repository, revision=revision, timeout=_PATIENCE_S).siblings
+            files = [one.rfilename for one in found or ()]
+        except Exception as problem:  # noqa: BLE001 - of several libraries, none of which names its own
+            try:
+                local = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+            except (OSError, ValueError):
+                raise OSError(str(problem)) from problem
+            files = [path.name for path in local.iterdir()]
+        file = chosen_weights(files, name=repository.partition("/")[2])
+        if file is None:
+            known = sorted(one for one in files if one.endswith(".safetensors"))
+            raise CheckpointError(
+                f"repository '{repository}' has {counted(len(known), 'file')} of weights ({', '.join(known)}); "
+                f"say which: '{repository}/{known[0] if known else HUB_FILE}'"
+            )
+    path = Path(hf_hub_download(repository, file, revision=revision))
+    if path.suffix == ".json":
+        for shard in dict.fromkeys(shard_files(path, are_there=False)):
+            hf_hub_download(repository, str(Path(file).parent / shard.name), revision=revision)
+    return path
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors and header of a safetensors file; `CheckpointError` for a pickle or what is no whole one."""
     from safetensors import SafetensorError, safe_open
 
+    if path.suffix == ".json":
+        return _read_shards(path)
     check_weights_kind(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -512,6 +477,18 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "again from where it was made, or use an earlier one"
         )
     return tensors, metadata
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors: dict[str, Tensor] = {}
+    header: dict[str, str] = {}
+    for path, names in shard_files(index).items():
+        found, metadata = read_weights(path)
+        if absent := [name for name in names if name not in found]:
+            raise CheckpointError(f"'{path}' has no '{absent[0]}', which '{index.name}' says it has; get both again")
+        tensors |= {name: found[name] for name in names}
+        header |= metadata
+    return tensors, header
 
 
 def _checksum_of(path: Path) -> str | None:
@@ -562,7 +539,9 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def checkpoint_hash(path: Path) -> str:
-    """Compute the SHA-256 of a checkpoint file, in hexadecimal."""
+    """Compute the SHA-256 of a checkpoint file, in hexadecimal; of one in several files, of their hashes."""
+    if path.suffix == ".json":
+        return hashlib.sha256("".join(map(checkpoint_hash, shard_files(path))).encode()).hexdigest()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

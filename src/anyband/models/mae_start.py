@@ -14,7 +14,8 @@ from torch import Tensor
 
 from anyband.errors import CheckpointError
 from anyband.models.autoencoder import AutoencoderConfig
-from anyband.models.checkpoint import are_computed, expected_shapes, locate, read_weights, shape_problems
+from anyband.models.checkpoint import expected_shapes, locate, read_weights, shape_problems
+from anyband.models.published import are_computed
 from anyband.sensors.ranges import RangeTable, colour_of
 
 __all__ = ["start_from_mae"]
