@@ -21,7 +21,7 @@ from anyband.data.store import ChipStore, Split
 from anyband.encode.input_spec import InputSpec
 from anyband.errors import CheckpointError, OutputError, RecipeError, StoreError
 from anyband.evaluate.fitting import with_new_ranges
-from anyband.files import whole_directory, whole_file, yaml_text
+from anyband.files import HUB_FILE, RUN_FILE, whole_directory, whole_file, yaml_text
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
 from anyband.models.checkpoint import (
     Checkpoint,
@@ -312,10 +312,10 @@ def network_config(recipe: PretrainRecipe, *, num_ranges: int) -> AutoencoderCon
     )
 
 
-ENCODER_FILE, PANELS, _CHECKPOINTS = "encoder.safetensors", "panels", "checkpoints"
+ENCODER_FILE, PANELS, _CHECKPOINTS = RUN_FILE, "panels", "checkpoints"
 # Killed before a file was whole, a run leaves these.
 _LEFTOVERS, _LOCK = (".*.partial.*", ".write-test-*"), ".lock"
-MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
+MODEL_FILE, OPTIMIZER_FILE = HUB_FILE, "optimizer.safetensors"
 _STATE_FILE, _RUN_FILE = "state.json", "run.json"
 _KEPT = 2
 
