@@ -109,7 +109,7 @@ def held(lock: Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             # Others that wait see that the file is gone, and make it anew.
-            if _is_open_as(handle, lock):
+            if os.path.samestat(os.fstat(handle), lock.stat()):
                 lock.unlink()
         os.close(handle)
         for folder in made:
@@ -131,27 +131,12 @@ def _locked(lock: Path, *, wait: bool) -> int | None:
             return None
         except OSError:
             pass  # Some network disks have no locks; then one process at a time is on the user.
-        if _is_open_as(handle, lock):
-            if not os.fstat(handle).st_size:
-                os.write(handle, _LOCK_MARK)
-            return handle
+        with contextlib.suppress(FileNotFoundError):  # Its holder has just removed it.
+            if os.path.samestat(os.fstat(handle), lock.stat()):
+                if not os.fstat(handle).st_size:
+                    os.write(handle, _LOCK_MARK)
+                return handle
         os.close(handle)
-
-
-def _is_open_as(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what killed processes left unfinished in a folder: what has our mark, and nobody holds any more."""
-    for room in folder.glob(f".{_UNFINISHED}.partial.*"):
-        with contextlib.suppress(OSError), (room / _LOCK_FILE).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if lock.read(len(_LOCK_MARK) + 1) == _LOCK_MARK:
-                shutil.rmtree(room)
 
 
 @contextlib.contextmanager
@@ -165,7 +150,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     beside = room / path.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path.parent)
+        # What killed processes left unfinished: what has our mark, and nobody holds any more.
+        for stale in path.parent.glob(f".{_UNFINISHED}.partial.*"):
+            with contextlib.suppress(OSError), (stale / _LOCK_FILE).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if lock.read(len(_LOCK_MARK) + 1) == _LOCK_MARK:
+                    shutil.rmtree(stale)
         with held(room / _LOCK_FILE):
             try:
                 yield beside
@@ -209,8 +199,7 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a dev
 
 
 def check_regular(path: Path, *, error: type[AnybandError]) -> None:
-    """Refuse, before it is opened, what is no file with an end: reading a pipe or a device may wait, or never end. What
-    is missing, or can't be looked at, says who opens it."""
+    """Refuse, before it is opened, what has no end, such as a pipe; what is missing says who opens it."""
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except (OSError, ValueError):

@@ -15,7 +15,7 @@ from anyband.models.checkpoint import load_checkpoint, read_weights, write_weigh
 from anyband.pretraining import plan
 from anyband.pretraining.cost import read_metrics
 from anyband.pretraining.loop import pretrain
-from anyband.pretraining.plan import lock_path
+from anyband.pretraining.plan import LOCK_FILE
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,6 @@ def test_two_runs_do_not_train_in_one_folder(stopped, pair_store, tmp_path) -> N
     run, recipe, _ = stopped
     shutil.copytree(run, tmp_path / "run")
     for out in (tmp_path / "run", tmp_path / "new"):
-        with held(lock_path(out)), pytest.raises(OutputError, match=r"another run is writing to '.*'; wait for it"):
+        with held(out / LOCK_FILE), pytest.raises(OutputError, match=r"another run is writing to '.*'; wait for it"):
             pretrain(recipe, data=pair_store, out=out, shown=False)
     assert not (tmp_path / "new").exists()

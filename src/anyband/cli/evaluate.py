@@ -130,7 +130,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         check_checkpoint(arguments.checkpoint)
         check_there("--root", [arguments.root])
-        check_there("--data", [] if _is_name(arguments.data) else [arguments.data])
+        from anyband.labelled import is_named
+
+        if arguments.data is not None and not is_named(arguments.data):
+            check_there("--data", [arguments.data])
     # Late: what can be seen without a network was seen.
     from anyband.evaluate.report import check_outputs, write_outputs
     from anyband.evaluate.results import grouped, row_to_dict, table_of
@@ -170,12 +173,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         print(f"report: {arguments.out / 'report.html'}")
     return 0
-
-
-def _is_name(source: str | None) -> bool:
-    from anyband.labelled import is_named
-
-    return source is None or is_named(source)
 
 
 def _recipe(arguments: argparse.Namespace) -> "TransferRecipe":

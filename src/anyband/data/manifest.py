@@ -217,7 +217,8 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
     encoding = str(given["encoding"]) if "encoding" in given else None
     if "time" in given and "time_index" in given:
         raise ManifestError("`time` and `time_index` both say which time of the file; fill one of them")
-    time_index, time = _time(given.get("time", given.get("time_index")))
+    asked = given.get("time", given.get("time_index"))
+    time_index, time = (None, None) if asked is None else _time(asked)
     source = RasterSource(
         paths=paths,
         bands=bands,
@@ -230,7 +231,8 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
         encoding=encoding,
         acquired=_taken(given["datetime"]) if "datetime" in given else None,
     )
-    sensor, stored = _declaration(product, _band_names(source, product), encoding, scale, offset)
+    wanted = _band_names(source, product) if bands == AVAILABLE else tuple(band for band, _ in bands)
+    sensor, stored = _declaration(product, wanted, encoding, scale, offset)
     split = given.get("split")
     if split not in (None, *SPLITS):
         raise ManifestError(f"split '{split}' is unknown ({', '.join(SPLITS)}){nearest_name(str(split), SPLITS)}")
@@ -247,8 +249,7 @@ def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sen
 
 
 def _band_names(source: RasterSource, product: Sensor) -> tuple[str, ...]:
-    if source.bands != AVAILABLE:
-        return tuple(band for band, _ in source.bands)
+    """Read the names of the bands that a file has."""
     # What can't be read is said by whoever reads it.
     with contextlib.suppress(RasterError, GeometryError), open_raster(source, product) as reader:
         return reader.band_names
@@ -346,8 +347,6 @@ _INDEX = re.compile(r"-?[0-9]{1,7}", re.ASCII)
 
 
 def _time(value: Any) -> tuple[int | None, dt.datetime | None]:
-    if value is None:
-        return None, None
     if _asks_for_several(value):
         raise ManifestError(f"time '{value}' asks for several images of a file; name one, by its number or date")
     if isinstance(value, float) and value.is_integer():

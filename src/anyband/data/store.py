@@ -322,18 +322,17 @@ class ChipStore:
         self.array_numbers: Int[Array, " chip"] = np.asarray(numbers[coded.indices.to_numpy()])
         self.array_rows: Int[Array, " chip"] = np.asarray(index.column("array_row").to_numpy())
         is_whole = index.column("valid_fraction").to_numpy() >= 1.0
-        in_array = {name: self.array_numbers == number for name, number in number_of.items()}
-        self._whole_rows = {n: self._whole(n, self.array_rows[here], is_whole[here]) for n, here in in_array.items()}
+        self._whole_rows: dict[str, Array] = {}
+        for name, number in number_of.items():
+            here = np.flatnonzero(self.array_numbers == number)
+            here = here[np.argsort(self.array_rows[here])]  # the index must have each row once
+            lack = "" if name in self._valid or is_whole[here].all() else f"of array '{name}' validity is missing"
+            if not np.array_equal(self.array_rows[here], np.arange(self.arrays[name].num_chips)):
+                lack = f"its index lacks chips of array '{name}'"
+            if lack:
+                raise StoreError(f"store '{self.path}' is broken: {lack}; prepare it again, or copy it again")
+            self._whole_rows[name] = is_whole[here]
         self._check_shards()
-
-    def _whole(self, array: str, rows: Array, is_whole: Array) -> Array:
-        """Put in order which chips of an array are wholly valid; the index must have each once."""
-        order, again = np.argsort(rows), "prepare it again, or copy it again"
-        if not np.array_equal(rows[order], np.arange(self.arrays[array].num_chips)):
-            raise StoreError(f"store '{self.path}' is broken: its index lacks chips of array '{array}'; {again}")
-        if array not in self._valid and not is_whole.all():
-            raise StoreError(f"store '{self.path}' is broken: of array '{array}' validity is missing; {again}")
-        return np.asarray(is_whole[order])
 
     def _check_shards(self) -> None:
         """Look for each shard that must be there, because a missing one would read as zeros, or as valid."""
@@ -357,11 +356,12 @@ class ChipStore:
         there, it is unfinished, broken, or of another version, or object storage refuses or can't be reached.
         """
         location = StoreLocation.of(path, endpoint=endpoint)
-        header, file = _read_header(location), location.file("index.parquet")
+        header, key = _read_header(location), "index.parquet"
         try:
-            content = location.read("index.parquet")
+            content = location.read(key)
             if content is None:
-                raise StoreError(f"the chip store has no index: there is no '{file}'; prepare the store again")
+                missing = location.file(key)
+                raise StoreError(f"the chip store has no index: there is no '{missing}'; prepare the store again")
             index = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
             types = dict(zip(index.column_names, index.schema.types, strict=True))
             lacking = [field.name for field in INDEX_SCHEMA if types.get(field.name) != field.type]
@@ -369,10 +369,11 @@ class ChipStore:
             if isinstance(problem, StoreError):
                 raise
             raise StoreError(
-                f"the index of the chip store can't be read: '{file}': {problem}; prepare the store again"
+                f"the index of the chip store can't be read: '{location.file(key)}': {problem}; prepare the store again"
             ) from problem
         if lacking:
-            raise StoreError(f"the index '{file}' lacks the columns {', '.join(lacking)}; prepare the store again")
+            found = f"the index '{location.file(key)}' lacks the columns {', '.join(lacking)}"
+            raise StoreError(f"{found}; prepare the store again")
         try:
             return cls(location, header, index)
         except StoreError:

@@ -345,7 +345,8 @@ class _Rows:
         }
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
         self.key = hashlib.sha256(text.encode()).hexdigest()
-        for found, made in kept_features(cache, self.key, samples, self._said):
+        kept = kept_features(cache, self.key, samples, self._said) if (cache / self.key[:2] / self.key).exists() else ()
+        for found, made in kept:
             self.add(found, made, is_kept=True)
 
     def add(self, samples: Int[Array, " found"], made: tuple[Tensor, ...], *, is_kept: bool = False) -> None:

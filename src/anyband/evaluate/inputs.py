@@ -306,7 +306,12 @@ class TaskReader:
                 batch = (spec := self.input_spec(sensor)).image_batch(dn, valid=valid)
             except InputError as problem:
                 raise InputError(f"'{self.data.names[group[0][0]]}', image {slot + 1}: {problem}") from problem
-            self._note(spec, [self.data.names[position] for position, _ in group], dn, valid)
+            said, about = self.data.said, f"{sensor.name}: "
+            # Values that cannot be, beside what files say of themselves; of one sensor in a sample once.
+            for name, found in spec.doubts([self.data.names[position] for position, _ in group], dn, valid):
+                if not any(note.startswith(about) and " values: " in note for note in said.get(name, ())):
+                    new = (self._words.setdefault(kind, sentence) for kind, sentence in found.items())
+                    said[name] = (*said.get(name, ()), *new)
             if batch.valid is not None and self.data.targets is not None:
                 empty = torch.nonzero(~batch.valid.flatten(1).any(dim=1)).flatten().tolist()
                 if empty:
@@ -316,14 +321,6 @@ class TaskReader:
                     )
             batches.append(batch)
         return batches
-
-    def _note(self, spec: InputSpec, names: Sequence[str], dn: Tensor, valid: Tensor) -> None:
-        """Note values that cannot be beside what files say of themselves; of one sensor in a sample once."""
-        said, about = self.data.said, f"{spec.sensor.name}: "
-        for name, found in spec.doubts(names, dn, valid):
-            if not any(note.startswith(about) and " values: " in note for note in said.get(name, ())):
-                new = (self._words.setdefault(kind, sentence) for kind, sentence in found.items())
-                said[name] = (*said.get(name, ()), *new)
 
     def _placed(
         self,

@@ -235,8 +235,7 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
 def _counts(
     samples: "_MapSamples", kind: MapKind, data: TaskData, split: Split
 ) -> tuple[Num[Array, "sample ..."], list[Counted]]:
-    rows: dict[int, Num[Array, "..."]] = {}
-    counted: list[Counted] = []
+    rows, counted = dict[int, Num[Array, "..."]](), list[Counted]()
     for position, predicted in samples.predicted(data.split(split), kind.read, labelled=True):
         rows[position], found = count_map(data, position, samples.truth(position), predicted)
         counted += found

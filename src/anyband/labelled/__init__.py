@@ -54,8 +54,10 @@ def open_task_data(
 
     if spec.split.fraction != 1 or spec.split.per_class is not None:
         data = take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
-    absent = absent_classes(_classes_of_splits(data), data.classes, what="sample")
-    return replace(data, notes=(*data.notes, *absent)) if data.targets is not None else data
+    if data.targets is None or not data.classes:
+        return data
+    absent = absent_classes(_classes_of_splits(data, data.targets), data.classes, what="sample")
+    return replace(data, notes=(*data.notes, *absent))
 
 
 def is_named(source: str) -> bool:
@@ -134,7 +136,7 @@ def _check_targets(data: TaskData, targets: Array) -> None:
     elif not data.classes:
         raise InputError(f"'{data.name}' has no classes")
     # A class that is asked for must have been shown.
-    found = _classes_of_splits(data)
+    found = _classes_of_splits(data, targets)
     for split in SPLITS[1:]:
         lacking = sorted(found.get(split, set()) - found["train"])
         if lacking:
@@ -145,17 +147,13 @@ def _check_targets(data: TaskData, targets: Array) -> None:
             )
 
 
-def _classes_of_splits(data: TaskData) -> dict[Split, set[int]]:
+def _classes_of_splits(data: TaskData, targets: Array) -> dict[Split, set[int]]:
     """Find the classes, by number, that samples of each split have; splits without samples are left out."""
-    targets = data.targets
-    if targets is None or not data.classes:
-        return {}
-    of_splits = {split: targets[data.split(split)] for split in SPLITS}
-    return {split: _classes_in(one) for split, one in of_splits.items() if len(one)}
-
-
-def _classes_in(targets: Array) -> set[int]:
-    return set((np.flatnonzero(targets.any(axis=0)) if targets.ndim == 2 else np.unique(targets)).tolist())
+    of_splits = {split: one for split in SPLITS if len(one := targets[data.split(split)])}
+    return {
+        split: set((np.flatnonzero(one.any(axis=0)) if one.ndim == 2 else np.unique(one)).tolist())
+        for split, one in of_splits.items()
+    }
 
 
 def _check_numbers(data: TaskData, targets: Array) -> None:

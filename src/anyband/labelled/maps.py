@@ -130,23 +130,16 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
 
 def _check_used(samples: Sequence[ListedSample], spec: DataSpec) -> None:
     """Refuse what is said of labels that are not there: it would be passed over."""
-    found = {_is_vector(one.label) for one in samples if isinstance(one.label, LabelFile)}
+    found = {one.label.path.suffix.casefold() in VECTOR_ENDINGS for one in samples if isinstance(one.label, LabelFile)}
     of_polygons = {"label_column": spec.label_column, **{f"options.{one}": one in spec.options for one in _OF_POLYGONS}}
     of_rasters = {f"options.{one}": one in spec.options for one in _OF_RASTERS}
-    _refuse_given({} if True in found else of_polygons, "polygons, and no label is one")
-    _refuse_given({} if False in found else of_rasters, "rasters of labels, and all labels are polygons")
-    _refuse_given(
-        {} if spec.kind == "class_map" else {"classes": spec.classes}, "maps of classes, and these are numbers"
-    )
-
-
-def _refuse_given(keys: Mapping[str, object], what: str) -> None:
-    for key in (key for key, given in keys.items() if given):
-        raise RecipeError(f"data.{key} is for {what}; leave it out")
-
-
-def _is_vector(file: LabelFile) -> bool:
-    return file.path.suffix.casefold() in VECTOR_ENDINGS
+    for is_used, keys, what in (
+        (True in found, of_polygons, "polygons, and no label is one"),
+        (False in found, of_rasters, "rasters of labels, and all labels are polygons"),
+        (spec.kind == "class_map", {"classes": spec.classes}, "maps of classes, and these are numbers"),
+    ):
+        for key in (key for key, given in keys.items() if given and not is_used):
+            raise RecipeError(f"data.{key} is for {what}; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,7 +165,7 @@ def _open_scenes(
     Gives the name of each value, too, where polygons have names as labels; and what is said of the images.
     """
     files = [one.label for one in samples if isinstance(one.label, LabelFile)]
-    vectors = [file for file in files if _is_vector(file)]
+    vectors = [file for file in files if file.path.suffix.casefold() in VECTOR_ENDINGS]
     polygons: dict[LabelFile, PolygonLabels] = {}
     classes: dict[int, str] = {}
     if vectors:
@@ -337,8 +330,7 @@ class _Maps:
         labels, grid, last = scene.labels, scene.grids[0], self._last
         key = (labels, grid, window)
         if last is None or last[0] != key:
-            of_raster = partial(read_labels, remarks=self.remarks)
-            read = partial(of_raster, labels) if isinstance(labels, LabelFile) else labels.read
+            read = partial(read_labels, labels, remarks=self.remarks) if isinstance(labels, LabelFile) else labels.read
             last = self._last = key, read(grid, window, image=scene.sample.name)
         return last[1]
 
@@ -411,30 +403,24 @@ def _check_tagged(maps: _Maps, classes: Mapping[int, str]) -> None:
 
 def _label_notes(maps: _Maps, *, is_named: bool) -> list[str]:
     """Say which pixels and polygons have no label, what is a class without being named, and what splits lack."""
-    notes = _notes_of_files(maps)
-    if maps.classes is None:
-        return notes
-    names = class_names(maps.classes)
-    # Blocks tell of their own splits.
-    absent = [] if maps.spec.split.blocks else absent_classes(_classes_by_split(maps, names), names, what="label")
-    return [*notes, *alike_names(names), *([] if is_named else [_unnamed(maps, maps.classes)]), *absent]
-
-
-def _notes_of_files(maps: _Maps) -> list[str]:
+    classes = maps.classes or {}
     said = [
         (path.name, [note.format(f"{sum(windows.values()):,}")])
         for (note, _), windows in maps.remarks.items()
         for path in dict.fromkeys(path for path, _ in windows)
     ]
     polygons = dict.fromkeys(one.labels for one in maps.scenes if isinstance(one.labels, PolygonLabels))
-    return [*said_once([*said, *((one.path.name, one.notes(maps.classes or {})) for one in polygons)])]
-
-
-def _classes_by_split(maps: _Maps, names: Sequence[str]) -> dict[Split, set[int]]:
-    classes, found = maps.classes or {}, dict[Split, set[int]]()
+    notes = [*said_once([*said, *((one.path.name, one.notes(classes)) for one in polygons)])]
+    if not classes:
+        return notes
+    names, found = class_names(classes), dict[Split, set[int]]()
+    notes += [*alike_names(names), *([] if is_named else [_unnamed(maps, classes)])]
+    # Blocks tell of their own splits.
+    if maps.spec.split.blocks:
+        return notes
     for split, counts in zip(maps.splits, maps.counts, strict=True):
         found.setdefault(split, set()).update(names.index(classes[value]) for value in counts if value in classes)
-    return found
+    return notes + absent_classes(found, names, what="label")
 
 
 def _unnamed(maps: _Maps, classes: Mapping[int, str]) -> str:
@@ -463,7 +449,8 @@ def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
             "class; list it in `data.ignore`, or name all classes in `data.classes`"
         )
     classes = declared or {value: str(value) for value in values}
-    _check_tagged(maps, spec.classes)
+    if maps.remarks and spec.classes:
+        _check_tagged(maps, spec.classes)
     names = class_names(classes, ignore=spec.ignore)
     if len(names) < 2:
         only = f"only '{names[0]}'" if names else "none"

@@ -370,19 +370,15 @@ def state_of(samples: Iterable[Sequence[Path]]) -> str:
     """
     state, names = blake2b(digest_size=16), dict[Path, list[str]]()
     for path in (path for paths in samples for path in paths):
-        for found in _with_those_beside(path, names):
+        is_folder = path.is_dir()
+        folder = path if is_folder else path.parent
+        if folder not in names:
+            names[folder] = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208 (names are enough)
+        wanted = names[folder] if is_folder else [path.name, *(path.name + ending for ending in _BESIDE)]
+        for found in (folder / name for name in wanted if is_folder or (folder / name).exists()):
             known = found.stat()
             state.update(f"{found.name}\0{known.st_size} {known.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return state.hexdigest()
-
-
-def _with_those_beside(path: Path, names: dict[Path, list[str]]) -> list[Path]:
-    """List a file and those that say more of it, or the files of a folder; `names` are of the folders seen."""
-    folder = path if path.is_dir() else path.parent
-    if folder not in names:
-        names[folder] = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208 (names are enough)
-    wanted = names[folder] if path.is_dir() else [path.name, *(path.name + ending for ending in _BESIDE)]
-    return [folder / name for name in wanted if path.is_dir() or (folder / name).exists()]
 
 
 def fingerprint_of(

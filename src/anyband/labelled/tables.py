@@ -310,17 +310,17 @@ def _label(text: str, row: Mapping[str, Any], column: str, spec: DataSpec, folde
 def _label_file(path: Path, spec: DataSpec, variable: str = "", nodata: str = "") -> LabelFile:
     """Tell where labels are; what is not said of the file is as the options of the data say."""
     if path.suffix.casefold() not in VECTOR_ENDINGS:
-        value = _no_label(nodata or spec.options.get("label_nodata", ""))
+        value = _no_label(said) if (said := nodata or spec.options.get("label_nodata", "")) else None
         return LabelFile(path=path, variable=variable, nodata=value, by_tags=spec.options.get("label_scale") == "tags")
     if nodata:
         raise ManifestError(f"label_nodata is of rasters, and '{path}' has polygons; leave it out")
     return LabelFile(path=path, variable=variable or spec.options.get("layer", ""))
 
 
-def _no_label(text: str) -> float | None:
-    """Read the value that means "no label": NaN where none does, None where nothing is said."""
+def _no_label(text: str) -> float:
+    """Read the value that means "no label": NaN where none does."""
     try:
-        return None if not text else math.nan if text.casefold() == "none" else float(text.replace("_", "?"))
+        return math.nan if text.casefold() == "none" else float(text.replace("_", "?"))
     except ValueError as problem:
         what = f"label_nodata '{text}' is no number; give the value that means no label, or `none`"
         raise ManifestError(what) from problem

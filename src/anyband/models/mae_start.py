@@ -101,9 +101,8 @@ def _renamed_encoder(
 
 def _expected(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tuple[int, ...]]:
     """List the weights that a file has under our name and shape: all but positions, encodings and what has ranges."""
-    ours = ("pos_embed", "decoder_pos_embed")
+    ours, encoder = ("pos_embed", "decoder_pos_embed"), expected_shapes(config, decoder=False)
     added = ("spectrum_projection.", "decoder_preds.", "decoder_levels.", "encodings.", "decoder_encodings.")
-    encoder = expected_shapes(config, decoder=False)
     shapes = {
         name: shape for name, shape in expected_shapes(config, decoder=True).items() if (name not in encoder) == decoder
     }

@@ -248,12 +248,10 @@ class Samples:
     def notes(self, *, batch_size: int) -> list[str]:
         """Say what stages draw from, what stands in a batch several times, small sets, how shards are mixed."""
         kinds, numbers = self.sets.kinds()
-        counts = dict(enumerate(np.bincount(numbers, minlength=len(kinds)).tolist()))
-        few = {kind: count for kind, count in counts.items() if count < batch_size}
-        repeated = (
-            self._few_pairs(few, batch_size) if self.sets.pair_kind is not None else self._few_sets(few, batch_size)
-        )
-        return [*self._stage_notes(batch_size), *repeated, *self._order_notes()]
+        counts = enumerate(np.bincount(numbers, minlength=len(kinds)).tolist())
+        few = {kind: count for kind, count in counts if count < batch_size}
+        say = self._few_sets if self.sets.pair_kind is None else self._few_pairs
+        return [*self._stage_notes(batch_size), *say(few, batch_size), *self._order_notes()]
 
     def _few_pairs(self, few: Mapping[int, int], batch_size: int) -> list[str]:
         several = f"do not fill a batch of {batch_size}: they stand in it several times, each with draws of their own"
@@ -352,20 +350,23 @@ class BatchPreparer:
         shape = (num_drawn, (model.img_size // model.patch_size) ** 2)
         noise = uniform(recipe.seed, step=step, samples=samples, purpose=purpose, shape=shape)
         coin = float(generator(recipe.seed, step=step, sample=0, purpose="hidden image").random())
+        metadata = None
+        if raw.metadata is not None:
+            metadata = self._metadata(raw, raw.metadata, augmentation, None if augment is not None else step)
         return DrawnSets(
             raw=raw,
             augmentation=augmentation,
             bands=bands,
-            metadata=self._metadata(raw, augmentation, None if augment is not None else step),
+            metadata=metadata,
             noise=noise.astype(np.float32),
             hides_last=on_sets and num_slots > 1 and coin < model.hidden_image,
         )
 
-    def _metadata(self, raw: RawSets, augmentation: Augmentation, step: int | None) -> SetMetadata | None:
+    def _metadata(
+        self, raw: RawSets, known: Mapping[str, Array], augmentation: Augmentation, step: int | None
+    ) -> SetMetadata:
         """Tell what the network sees: corners and pixel size follow the crop; some is hidden in a training step."""
-        known, recipe = raw.metadata, self._recipe
-        if known is None:
-            return None
+        recipe = self._recipe
         gsd_m = input_gsd_m(augmentation, known["gsd_m"], known["shape_px"], img_size=recipe.model.img_size)
         told = set_metadata(input_corners(augmentation, known["corners_deg"]), known["gsd_m"], known["time"], gsd_m)
         hidden = recipe.data.sets.metadata_dropout if recipe.data.sets is not None else 0.0

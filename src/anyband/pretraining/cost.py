@@ -155,7 +155,8 @@ def measure_cost(plan: RunPlan, model: Autoencoder, *, device: torch.device, num
         # On CPUs the processes of a machine share its memory.
         num_sharing = max(1, num_processes // recipe.run.num_nodes) if device.type == "cpu" else 1
         needed = int((of_weights + kept_of_part) * num_sharing)
-        refusal = _refusal(plan, device, part=part, needed=needed)
+        free = available_bytes(device)
+        refusal = None if free is None or needed <= free else _refusal(plan, device, part, needed=needed, free=free)
         if refusal is None and not in_shares:
             step_s = optim.accumulate * part * _sample_s(plan, model, preparer, largest, most=part)
     model.zero_grad(set_to_none=True)
@@ -170,7 +171,7 @@ def measure_cost(plan: RunPlan, model: Autoencoder, *, device: torch.device, num
         step_s=step_s,
         sample_read_s=read_s,
         needed_bytes=needed,
-        free_bytes=available_bytes(device),
+        free_bytes=free,
         refusal=refusal,
     )
 
@@ -199,10 +200,7 @@ def _sample_s(plan: RunPlan, model: Autoencoder, preparer: BatchPreparer, draw: 
         count *= 2
 
 
-def _refusal(plan: RunPlan, device: torch.device, *, part: int, needed: int) -> str | None:
-    free = available_bytes(device)
-    if free is None or needed <= free:
-        return None
+def _refusal(plan: RunPlan, device: torch.device, part: int, *, needed: int, free: int) -> str:
     recipe, num_images = plan.recipe, plan.samples.sets.capacity.max()
     tokens = (recipe.model.img_size // recipe.model.patch_size) ** 2 * num_images
     keeps_less = "" if recipe.run.recompute else "; run.recompute=true keeps less of each block"

@@ -45,13 +45,13 @@ from anyband.pretraining.cost import (
 )
 from anyband.pretraining.plan import (
     ENCODER_FILE,
+    LOCK_FILE,
     MODEL_FILE,
     PANELS,
     Progress,
     RunPlan,
     begin_folder,
     check_folder,
-    lock_path,
     plan_run,
     read_newest,
     save_step,
@@ -135,7 +135,7 @@ def pretrain(
         plan = plan_run(recipe, store)
         fabric = make_fabric(recipe)
         # The first process holds the folder before any reads what is in it.
-        with held(lock_path(out)) if fabric.is_global_zero else contextlib.nullcontext():
+        with held(out / LOCK_FILE) if fabric.is_global_zero else contextlib.nullcontext():
             fabric.barrier()
             resumed_from, progress = _train(plan, out, identity, fabric, shown=shown)
     kept = {done.step: folder / MODEL_FILE for folder, done in saved_steps(out)}
@@ -218,7 +218,8 @@ def _train(
     if cost.refusal is not None:
         raise RecipeError(cost.refusal)
     stepper = Stepper(fabric, model, plan.recipe, plan.schedule)
-    load_optimizer_tensors(stepper.optimizer, model, moments)
+    if moments:
+        load_optimizer_tensors(stepper.optimizer, model, moments)
     del saved, first, moments
     if fabric.is_global_zero:
         check_target(out, is_folder=True)

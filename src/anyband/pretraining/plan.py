@@ -43,6 +43,7 @@ from anyband.training.steps import Schedule
 
 __all__ = [
     "ENCODER_FILE",
+    "LOCK_FILE",
     "MODEL_FILE",
     "OPTIMIZER_FILE",
     "PANELS",
@@ -51,7 +52,6 @@ __all__ = [
     "begin_folder",
     "check_folder",
     "find_samples",
-    "lock_path",
     "network_config",
     "plan_run",
     "read_newest",
@@ -314,7 +314,9 @@ def network_config(recipe: PretrainRecipe, *, num_ranges: int) -> AutoencoderCon
 
 ENCODER_FILE, PANELS, _CHECKPOINTS = RUN_FILE, "panels", "checkpoints"
 # Killed before a file was whole, a run leaves these.
-_LEFTOVERS, _LOCK = (".*.partial.*", ".write-test-*"), ".lock"
+_LEFTOVERS = (".*.partial.*", ".write-test-*")
+LOCK_FILE = ".lock"
+"""The process of a run holds it."""
 MODEL_FILE, OPTIMIZER_FILE = HUB_FILE, "optimizer.safetensors"
 _STATE_FILE, _RUN_FILE = "state.json", "run.json"
 _KEPT = 2
@@ -351,7 +353,8 @@ def check_folder(out: Path, identity: Mapping[str, Any], *, resume: bool) -> boo
     if not file.is_file():
         # Killed before its first file was whole, a run leaves only unfinished ones.
         if out.exists() and (
-            not out.is_dir() or set(out.iterdir()) - {file for name in (*_LEFTOVERS, _LOCK) for file in out.glob(name)}
+            not out.is_dir()
+            or set(out.iterdir()) - {file for name in (*_LEFTOVERS, LOCK_FILE) for file in out.glob(name)}
         ):
             raise OutputError(f"'{out}' exists and is not the folder of a run; name another output")
         return False
@@ -373,11 +376,6 @@ def check_folder(out: Path, identity: Mapping[str, Any], *, resume: bool) -> boo
             f"'{out}' holds another run ({'; '.join(differences)}); use its recipe and store, or name another output"
         )
     return True
-
-
-def lock_path(out: Path) -> Path:
-    """Name the file that the process of a run holds."""
-    return out / _LOCK
 
 
 def begin_folder(out: Path, identity: Mapping[str, Any]) -> None:
