@@ -254,6 +254,62 @@ def test_the_recipe_that_is_written_has_every_key_and_equals_what_was_run(evalua
     assert set(written["data"]["split"]) == set(recipe.data.split.__dataclass_fields__)
 
 
+# What the evaluation that fits a head was asked for, beside what scores it again.
+_SCORED_AGAIN = {
+    "linear": ("linear", (*_PHOTOGRAPHS, "--solver", "lbfgs", "--fraction", "0.5")),
+    "finetune": ("finetune", (*_PHOTOGRAPHS, *_FIT)),
+    "segment": ("segment", (*_MAPS, *_FIT)),
+}
+
+
+@pytest.mark.parametrize("command", _SCORED_AGAIN)
+def test_a_fitted_head_is_scored_again_without_fitting(told: Said, kit: Path, here: Path, command: str) -> None:
+    protocol, words = _SCORED_AGAIN[command]
+    fitted = told(protocol, *words, "--out", "out")["results"][0]
+    tuned = here / "out" / "encoder_checkpoint.safetensors"
+    checkpoint = tuned if tuned.exists() else kit / "tiny.safetensors"
+    # The last of two options counts.
+    again = ("--checkpoint", str(checkpoint), "--eval-only", "--head-file", "out/encoder.safetensors")
+    row = told(protocol, *words, *again, "--out", "again")["results"][0]
+    assert [one["value"] for one in row["scores"]] == [one["value"] for one in fitted["scores"]]
+    assert "nothing was fitted here: head in 'encoder.safetensors'" in row["notes"]
+    assert (row["chosen"], row["curves"]) == ({}, {})
+    assert row["id"] != fitted["id"]
+    assert not list((here / "again").glob("*.safetensors"))
+
+
+def test_a_head_alone_needs_no_training_images(evaluate: Run, told: Said, here: Path, kit: Path) -> None:
+    fitted = told("linear", *_PHOTOGRAPHS, "--solver", "lbfgs", "--out", "out")["results"][0]
+    # Only the list of the test images, as the released lists name them.
+    names = [str(path.relative_to(kit / "photographs")) for path in sorted((kit / "photographs").glob("*/*.png"))]
+    (here / "test.txt").write_text("\n".join(f"./{name}" for name in names[::3]) + "\n")
+    head = ("--eval-only", "--head-file", "out/encoder.safetensors")
+    source = ("--data", "KIT/photographs", "--sensor", "rgb")
+    row = told("linear", *source, *head, "data.split.lists.test=test.txt")["results"][0]
+    assert row["num_samples"] == {"train": 0, "val": 0, "test": 10}
+    assert row["scores"][0]["value"] > 0.5
+    assert fitted["num_samples"]["train"] > 0
+
+
+def test_what_can_not_be_scored_without_fitting_is_refused(refusal: Callable[..., str]) -> None:
+    assert "holds no fitted head; one is known by" in refusal("linear", *_PHOTOGRAPHS, "--eval-only")
+    assert "--head-file: 'no.safetensors' does not exist" in refusal(
+        "linear", *_PHOTOGRAPHS, "--eval-only", "--head-file", "no.safetensors"
+    )
+    assert "scored with eval_only=true" in refusal("linear", *_PHOTOGRAPHS, "head.file=tiny.safetensors")
+    assert "eval_only scores one fitted head, by linear, finetune" in refusal("knn", *_KNN, "--eval-only")
+
+
+def test_it_says_that_nothing_was_chosen(evaluate: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate("finetune", *_PHOTOGRAPHS, *_FIT, "--out", "out", "--no-results") == 0
+    capsys.readouterr()
+    again = ("--checkpoint", "out/encoder_checkpoint.safetensors", "--head-file", "out/encoder.safetensors")
+    assert evaluate("finetune", *_PHOTOGRAPHS, *again, "--eval-only", "--no-results") == 0
+    printed = capsys.readouterr().out
+    assert "note: nothing was fitted here: head in 'encoder.safetensors'" in printed
+    assert "over test samples; nothing was fitted or chosen here" in printed
+
+
 def test_a_folder_that_exists_is_left_alone(refusal: Callable[..., str], here: Path) -> None:
     (here / "out").mkdir()
     assert "'out' exists already; remove it or name another folder" in refusal("knn", *_KNN, "--out", "out")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from affine import Affine
 from PIL import Image
+from safetensors.torch import save_file
 from small_networks import small_checkpoint
 from torch import nn
 
@@ -233,6 +234,28 @@ def test_it_tells_parts_classes_sensors_and_shapes(pictures: Path, deep_checkpoi
     assert "12 blocks, 16 wide, 32 pixels, patches of 8" in message["checkpoint"]
     assert "maxar-rgb: 3 bands, 32 × 32; 16 numbers a sample" in message["shapes"]
     assert dry_run_lines(found)[-1] == "nothing was scored; the evaluation can start"
+
+
+def test_where_nothing_is_fitted_two_test_samples_are_scored(
+    pictures: Path, deep_checkpoint: Path, tmp_path: Path
+) -> None:
+    weights = {"head.weight": torch.ones(2, 16), "head.bias": torch.zeros(2)}
+    save_file(weights, tmp_path / "head.safetensors")
+    words = ("data.source=ucmerced", "eval_only=true", f"head.file={tmp_path / 'head.safetensors'}")
+    found = _run(_FINETUNED, pictures, deep_checkpoint, *words)
+    assert found["ok"], found
+    assert "2 test samples went through all of it; maxar-rgb: 3 bands" in found["checks"][-1]["message"]
+    assert (found["cost"]["num_encoded"], found["cost"]["num_epochs"]) == (4, 0)
+    save_file({**weights, "head.bias": torch.zeros(3)}, tmp_path / "head.safetensors")
+    broken = _run(_FINETUNED, pictures, deep_checkpoint, *words)
+    assert "1 of another shape" in broken["checks"][-1]["message"]
+
+
+def test_a_head_on_the_hub_is_not_fetched(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_SIZES", {"b": ("ViT-B", 32, 2, 2)})
+    found = _run(_FINETUNED, pictures, "gsumbul/SMARTIES-v1-ViT-B", "data.source=ucmerced", "eval_only=true")
+    assert found["ok"], found
+    assert "the head is not here and was not looked at" in found["checks"][-1]["message"]
 
 
 def test_without_the_data_everything_else_is_still_checked(tmp_path: Path, deep_checkpoint: Path):

@@ -64,6 +64,15 @@ def test_validation_may_be_empty_where_it_is_not_needed() -> None:
     assert data.num_samples["val"] == 0
 
 
+def test_training_may_lack_samples_and_classes_where_nothing_is_fitted() -> None:
+    data = _data(parts=["test"] * 6)
+    check_task_data(data, needs_validation=False, needs_training=False)
+    check_task_data(replace(_data(), targets=np.array([0, 0, 0, 0, 0, 1])), needs_training=False)
+    with pytest.raises(InputError, match="has no sample in split 'test' to report"):
+        check_task_data(_data(parts=["train"] * 6), needs_validation=False, needs_training=False)
+    assert data.num_samples == {"train": 0, "val": 0, "test": 6}
+
+
 def test_a_class_that_training_lacks_is_named() -> None:
     data = replace(_data(), classes=("a", "b", "c"), targets=np.array([0, 1, 0, 1, 2, 0]))
     with pytest.raises(InputError, match=r"1 of 3 classes are in split 'test' of 'made' and not in training: 'c'"):

@@ -72,11 +72,17 @@ _METHOD: dict[str, tuple[str, _Make, str]] = {
     "--temperature": ("knn.temperature", float, "of the votes (default 0.07)"),
     "--solver": ("linear.solver", str, "of the linear probe: adamw (as published) or lbfgs (seconds)"),
     "--head": ("head.kind", str, "for maps: upernet, linear or dfc2020"),
+    "--head-file": ("head.file", str, "with --eval-only: fitted weights that --out left (default: the checkpoint's)"),
     "--measures": ("measures", str, "what leave-one-band-out scores: knn, linear or segment"),
     "--seed": ("seed", int, "of every draw"),
 }
 _FLAGS: dict[str, tuple[str, Any, str]] = {
     "--multi-label": ("data.kind", "labels", "images may have several labels"),
+    "--eval-only": (
+        "eval_only",
+        True,
+        "fit nothing: score the head in the checkpoint's file",
+    ),
     "--untrained": ("compare.untrained", True, "also score the architecture before training"),
     "--baseline": ("compare.baseline", True, "also score what needs no network"),
     "--no-metadata": ("input.metadata", False, "do not tell where, how finely and when images were taken"),
@@ -130,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         check_checkpoint(arguments.checkpoint)
         check_there("--root", [arguments.root])
+        check_there("--head-file", [arguments.head_file])
         from anyband.labelled import is_named
 
         if arguments.data is not None and not is_named(arguments.data):
@@ -165,7 +172,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"note: {note}")
     for group in grouped(rows):
         print_table("", *table_of(group))
-    print("in brackets 95 % bootstrap intervals over test samples; validation chose, test is only reported")
+    how = "nothing was fitted or chosen here" if recipe.eval_only else "validation chose, test is only reported"
+    print(f"in brackets 95 % bootstrap intervals over test samples; {how}")
     if not arguments.no_results:
         print(f"appended to {arguments.results}; `anyband results {arguments.results}` prints and compares")
     for note in notes:

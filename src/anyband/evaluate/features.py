@@ -517,19 +517,21 @@ def probe_encoders(
     *,
     title: str,
     encoders: Mapping[str, SensorEncoder] | None = None,
+    samples: Int[Array, " sample"] | None = None,
 ) -> list[Result]:
-    """Probe the features of all samples by each encoder and, where the recipe asks for a baseline, their band means.
+    """Probe the features of samples by each encoder and, where the recipe asks for a baseline, their band means.
     With several `input.scales` the first result of each holds its predictions at all scales, so that its accuracy is
     their mean, and one for each scale follows.
     Args:
         title: of the classifier, in the name of the baseline.
         encoders: None: those of the context.
+        samples: None: all.
     """
     named = context.encoders if encoders is None else encoders
     makers: dict[str, FusedEncoder | BandMeans] = {name: context.fused(encoder) for name, encoder in named.items()}
     if context.recipe.compare.baseline and have_equal_bands(context.data):
         makers[f"{BAND_MEANS} + {title}"] = BandMeans()
-    scales, every = context.recipe.input.scales, np.arange(len(context.data))
+    scales, every = context.recipe.input.scales, np.arange(len(context.data)) if samples is None else samples
     found: dict[str, list[Result]] = {name: [] for name in makers}
     for scale in scales:
         made = extract_features(makers, context.reader, every, cache=context.cache, shown=context.shown, scale=scale)

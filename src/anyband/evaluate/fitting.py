@@ -1,10 +1,12 @@
-"""Fitting a network to labelled data: what of an encoder is learned, and the loop for vectors and maps."""
+"""Fitting a network to labelled data: what of an encoder is learned, the loop, and heads that were fitted before."""
 
 import contextlib
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,12 +17,15 @@ from torch.nn.utils import parametrize
 from anyband.arrays import Float
 from anyband.encode.encoder import SensorEncoder
 from anyband.encode.input_spec import InputSpec
-from anyband.errors import CheckpointError, InputError, RecipeError, TrainingError, nearest_name
+from anyband.errors import CheckpointError, InputError, RecipeError, TrainingError, counted, nearest_name
+from anyband.evaluate.features import Context
 from anyband.evaluate.recipe import FitRecipe, LoraRecipe, TransferRecipe
+from anyband.evaluate.results import flat_settings
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
-from anyband.models.checkpoint import BY_RANGE, Checkpoint, from_published, to_published
+from anyband.models.checkpoint import BY_RANGE, Checkpoint, from_published, read_weights, to_published
 from anyband.models.encodings import sincos_positions
+from anyband.models.heads import LAST_LAYER, FittedKind, fitted_weights
 from anyband.models.patches import SpectralProjection
 from anyband.models.vit import configure_blocks
 from anyband.progress import Advance, progress
@@ -39,6 +44,7 @@ __all__ = [
     "extend_checkpoint",
     "fit",
     "fit_schedule",
+    "fitted_head",
     "predicting",
     "sensors_of",
     "trained_weights_note",
@@ -425,3 +431,91 @@ def _with_ranges(checkpoint: Checkpoint, table: RangeTable, change: Callable[[Te
     encoder = replace(checkpoint.config.encoder, num_ranges=len(table.ranges))
     config = replace(checkpoint.config, encoder=encoder)
     return replace(checkpoint, config=config, state=to_published(network), ranges=table)
+
+
+# What a head is, and what scores it.
+_HEADS: dict[FittedKind, tuple[str, str]] = {
+    "probe": ("batch normalisation and a linear layer", "`linear`"),
+    "layer": ("a linear layer alone", "`finetune`, or `regress` for a number"),
+    "convolution": ("a 1×1 convolution", "maps with head.kind=dfc2020 or head.kind=linear"),
+    "upernet": ("UPerNet", "maps with head.kind=upernet"),
+}
+
+
+def fitted_head(context: Context, *, width: int, num_outputs: int) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
+    """Read the head that is scored without fitting: its weights in the order of the data's classes, its file, and what
+    is to be said of it. One that is for something else than context and features is a `CheckpointError`.
+    Source: the released `main_downstream.py --eval_only` of SMARTIES.
+    """
+    recipe, classes, task = context.recipe, context.data.classes, context.protocol
+    where = recipe.head.file or recipe.checkpoint or ""
+    tensors = {f"head.{name}": one for name, one in context.encoders["encoder"].checkpoint.head.items()}
+    header: dict[str, str] = {}
+    if recipe.head.file is not None:
+        tensors, header = read_weights(Path(where))
+    kind, state = fitted_weights(tensors, where=where)
+    wanted: FittedKind = "probe" if task == "linear" else "layer"
+    if context.data.targets is None:
+        wanted = "upernet" if recipe.head.kind == "upernet" else "convolution"
+    what = f"the head in '{Path(where).name}'"
+    if kind != wanted:
+        raise CheckpointError(
+            f"{what} is {_HEADS[kind][0]}, and '{task}' here scores {_HEADS[wanted][0]}; evaluate this one by "
+            f"{_HEADS[kind][1]}"
+        )
+    settings, named = (_from_header(header, key, what) for key in ("settings", "classes"))
+    _check_as_fitted(header, settings, "head.0.weight" in tensors, context, what)
+    layer, names = LAST_LAYER[kind], [str(one) for one in named]
+    rows, columns = state[f"{layer}.weight"].shape[:2]
+    if rows != num_outputs or (names and sorted(names) != sorted(classes)):
+        found, needed = (f" ({', '.join(some)})" if some else "" for some in (names, classes))
+        raise CheckpointError(
+            f"{what} has {counted(rows, 'output')}{found}, and '{context.data.name}' needs {num_outputs}{needed}; take "
+            "the data and classes that it was fitted to"
+        )
+    if kind != "upernet" and columns != width:
+        raise CheckpointError(
+            f"{what} takes {columns} numbers, and features are {width} wide (checkpoint '{recipe.checkpoint}', fusion "
+            f"'{recipe.fusion}'); take the checkpoint of its size; a head of twice the width wants fusion=mixup_concat"
+        )
+    notes = [f"nothing was fitted here: {what.removeprefix('the ')}"]
+    if names:
+        order = [names.index(name) for name in classes]
+        state |= {f"{layer}.{part}": state[f"{layer}.{part}"][order] for part in ("weight", "bias")}
+    elif classes:
+        ends = f"'{classes[0]}' to '{classes[-1]}'"
+        notes.append(f"{what} names no classes; its outputs are taken in the order of the data's, {ends}")
+    return state, where, tuple(notes)
+
+
+def _from_header(header: Mapping[str, str], key: str, what: str) -> Any:
+    """Read JSON from a header: `classes` is a list, all else an object; empty where absent."""
+    kind = list if key == "classes" else dict
+    try:
+        found = json.loads(header[key]) if key in header else kind()
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, kind):
+        raise CheckpointError(f"{what}: '{key}' in its header is no JSON {'list' if kind is list else 'object'}")
+    return found
+
+
+def _check_as_fitted(
+    header: Mapping[str, str], settings: Mapping[str, Any], is_released: bool, context: Context, what: str
+) -> None:
+    """See that a head meets the features that it was fitted to, as far as its file says which those were."""
+    recipe, of = context.recipe, flat_settings(settings)
+    requested: dict[str, str] = {"protocol": context.protocol, "fusion": recipe.fusion, "input.pool": recipe.input.pool}
+    found = {**of, "protocol": header.get("anyband_task")}
+    if context.data.targets is None:
+        requested["head.kind"] = recipe.head.kind
+        found |= {"head.kind": "dfc2020"} if is_released else {}
+    for key, value in requested.items():
+        if found.get(key, value) not in (value, None):
+            raise CheckpointError(f"{what} was fitted with {key} '{found[key]}', and '{value}' was requested")
+    if header.get("encoder_hash", context.checkpoint_hash) != context.checkpoint_hash:
+        raise CheckpointError(
+            f"{what} was fitted on another encoder (sha256 {header['encoder_hash'][:16]}) than '{recipe.checkpoint}' "
+            f"({context.checkpoint_hash[:16]}); name that one by --checkpoint: of a trained encoder it is the "
+            "`…_checkpoint.safetensors` beside the head"
+        )

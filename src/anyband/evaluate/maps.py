@@ -23,13 +23,22 @@ from anyband.evaluate.features import (
     SiameseEncoder,
     extract_features,
 )
-from anyband.evaluate.fitting import adapt, checkpoint_of, fit, predicting, trained_weights_note
+from anyband.evaluate.fitting import (
+    AdaptedEncoder,
+    adapt,
+    fit,
+    fitted_head,
+    predicting,
+    sensors_of,
+    trained_weights_note,
+    tuned_checkpoint,
+)
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import Counted, chosen_epoch, count_map, map_predictions, metric_of, value_of
 from anyband.evaluate.recipe import AugmentRecipe
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
-from anyband.models.heads import LinearHead, UPerNetHead, head_blocks, make_head, resized
+from anyband.models.heads import LinearHead, UPerNetHead, head_blocks, load_head, make_head, resized
 from anyband.rasters.grid import Blender, Window
 
 __all__ = [
@@ -130,7 +139,7 @@ def number_maps_of(maps: Iterable[Float[Array, "_ _"]]) -> NumberMaps:
 
 
 def fit_maps(context: Context) -> list[Result]:
-    """Fit a head for maps over each encoder, and the encoder with it where the recipe says so.
+    """Fit a head for maps over each encoder, and the encoder with it where the recipe says so; or score a fitted one.
     Validation chooses the epoch, by mIoU or the error, and test reports. Test compares at the size of the labels.
     Images are seen whole and the outputs resized to it (`input.resize: whole`), or in overlapping windows whose outputs
     are averaged (`native`). Equal settings give equal results; the context's encoders stay as they are.
@@ -146,7 +155,7 @@ def fit_maps(context: Context) -> list[Result]:
     if data.kind == "number_map" and smoothing:
         raise RecipeError("fit.label_smoothing is for classes, and these data have numbers; set it to 0")
     for split, count in data.num_samples.items():
-        if not count:
+        if not count and (split == "test" or not recipe.eval_only):
             raise InputError(f"'{data.name}' has no sample in '{split}'; look at data.split")
     if augment.mixup or augment.cutmix:
         raise RecipeError(
@@ -159,8 +168,11 @@ def fit_maps(context: Context) -> list[Result]:
             f"samples of '{data.name}' have {counts[0]} to {counts[-1]} images, and a head for maps has one width; "
             "give samples with equally many"
         )
-    if data.kind == "number_map":
-        kind: MapKind = number_maps_of(context.reader.target(int(sample)) for sample in data.split("train"))
+    if data.kind == "number_map" and recipe.eval_only:
+        # The outputs of a fitted head are in the data's own unit.
+        kind: MapKind = NumberMaps(mean=0.0, std=1.0)
+    elif data.kind == "number_map":
+        kind = number_maps_of(context.reader.target(int(sample)) for sample in data.split("train"))
     else:
         kind = ClassMaps(num_classes, label_smoothing=smoothing)
     # For changed or not the order of dates says nothing, for kinds of change it does.
@@ -172,7 +184,7 @@ def fit_maps(context: Context) -> list[Result]:
 
 def _fitted(context: Context, name: str, kind: MapKind, *, title: str, difference: Difference | None) -> Result:
     data, recipe = context.data, context.recipe
-    is_frozen = recipe.fit.encoder == "frozen" and recipe.fit.new_ranges == "none"
+    is_frozen = recipe.eval_only or (recipe.fit.encoder == "frozen" and recipe.fit.new_ranges == "none")
     adapted = None if is_frozen else adapt(context.encoders[name], data, recipe)
     sensor_encoder = context.encoders[name] if adapted is None else adapted.encoder
     fused = context.fused(sensor_encoder)
@@ -192,6 +204,10 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
     if adapted is not None and adapted.new_ranges:
         context = replace(context, reader=TaskReader(sensor_encoder, data, recipe))
     samples = _MapSamples(context, network.to(context.device), encoder)
+    if recipe.eval_only:
+        state, where, said = fitted_head(context, width=width, num_outputs=kind.num_outputs)
+        load_head(head, state, where=where)
+        return replace(_tested(context, name, kind, network, samples), notes=said)
     notes = () if adapted is None else (*adapted.notes, trained_weights_note(network))
     losses, validation = fit(
         network,
@@ -207,6 +223,21 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         title=title,
         shown=context.shown,
     )
+    found = _tested(context, name, kind, network, samples, adapted)
+    chosen, curves = chosen_epoch(validation, data.kind), {"training loss": losses, "validation": validation}
+    return replace(found, chosen=chosen, curves=curves, notes=notes)
+
+
+def _tested(
+    context: Context,
+    name: str,
+    kind: MapKind,
+    network: "MapNetwork",
+    samples: "_MapSamples",
+    adapted: AdaptedEncoder | None = None,
+) -> Result:
+    """Predict the test samples, and keep what was fitted, the encoder with it where it was `adapted`."""
+    data, recipe = context.data, context.recipe
     if adapted is not None:
         adapted.settle()
     with predicting(network, recipe.fit):
@@ -217,19 +248,17 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
         steps = np.linspace(0, len(ranked) - 1, min(_NUM_PICTURES, len(ranked))).round().astype(np.int64)
         pictured = data.split("test")[ranked[steps]]
         maps = dict(samples.predicted(pictured, kind.read, labelled=False))
+    result = Result(features=name, width=network.head.width, predictions=map_predictions(data, counted), maps=maps)
+    if recipe.eval_only:
+        return result
     head_state = network.head.state_dict()
     settled = kind.settled(head_state) if isinstance(kind, NumberMaps) else head_state
     weights = {f"head.{key}": one.detach().cpu().contiguous() for key, one in settled.items()}
-    return Result(
-        features=name,
-        width=width,
-        predictions=map_predictions(data, counted),
-        chosen=chosen_epoch(validation, data.kind),
-        curves={"training loss": losses, "validation": validation},
-        maps=maps,
-        model=weights if adapted is None else {**checkpoint_of(adapted.encoder).state, **weights},
-        notes=notes,
-    )
+    if adapted is None:
+        return replace(result, model=weights)
+    specs = (context.reader.input_spec(sensor) for sensor in sensors_of(data))
+    checkpoint = tuned_checkpoint(adapted.encoder, specs)
+    return replace(result, model={**checkpoint.state, **weights}, checkpoint=checkpoint)
 
 
 def _counts(
@@ -305,7 +334,7 @@ class _MapSamples:
         num_levels = 1 if network.blocks == "final" else len(network.blocks)
         patches = (network.img_size // next(iter(context.encoders.values())).config.patch_size) ** 2
         num_bytes = len(context.data) * num_levels * network.head.width * patches * _FLOAT_BYTES
-        if network.encoder is None and plain and num_bytes < self._room:
+        if network.encoder is None and plain and num_bytes < self._room and not recipe.eval_only:
             every = np.arange(len(context.data))
             self._levels = extract_features(
                 {"": encoder}, self._reader, every, blocks=network.blocks, cache=context.cache, shown=context.shown

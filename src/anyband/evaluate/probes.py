@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, multilabel_soft_margin_loss, norm
 from anyband.arrays import Array, Bool, Float, Int
 from anyband.errors import InputError
 from anyband.evaluate.features import Context, Features, Result, check_splits, labelled_features, probe_encoders
+from anyband.evaluate.fitting import fitted_head
 from anyband.evaluate.metrics import (
     VALIDATION_METRICS,
     LabelledFeatures,
@@ -22,6 +23,7 @@ from anyband.evaluate.metrics import (
     predictions_of,
 )
 from anyband.evaluate.recipe import LinearRecipe
+from anyband.models.heads import load_head
 from anyband.progress import progress
 from anyband.randomness import generator, permutation
 
@@ -35,6 +37,7 @@ __all__ = [
     "linear",
     "probe_of",
     "probe_scores",
+    "score_head",
     "solve_linear_probe",
     "solve_ridge",
     "title_of",
@@ -164,8 +167,33 @@ def probe_of(context: Context, features: Features) -> Result:
     )
 
 
+def score_head(context: Context) -> list[Result]:
+    """Score a fitted head on the encoder's features of the test samples: a probe or, fine-tuned, a linear layer alone.
+    No other sample is read. A head that does not fit is a `CheckpointError`; see `fitted_head`.
+    """
+    data, test = context.data, context.data.split("test")
+    check_splits(data, protocol="a fitted head", splits=("test",))
+    width = context.fused(context.encoders["encoder"]).width(len(data.sensors[0]))
+    num_outputs = 1 if data.kind == "number" else len(data.classes)
+    state, where, notes = fitted_head(context, width=width, num_outputs=num_outputs)
+    head = LinearProbe(width, num_outputs, seed=0)
+    if context.protocol != "linear":
+        head.norm = nn.Identity()
+    load_head(head, state, where=where)
+    head = head.to(context.device)
+
+    def scored(features: Features) -> Result:
+        scores = probe_scores(head, features)
+        predictions = predictions_of(data, test, scores[:, 0] if data.kind == "number" else scores)
+        return Result(features="", width=width, predictions=predictions, notes=notes)
+
+    return probe_encoders(context, scored, title="", samples=test)
+
+
 class LinearProbe(nn.Module):
     """Batch normalisation without scale and shift, then one linear layer."""
+
+    norm: nn.Module
 
     def __init__(self, width: int, num_classes: int, *, seed: int) -> None:
         super().__init__()

@@ -198,13 +198,15 @@ class LinearRecipe(Recipe):
 
 
 class HeadRecipe(Recipe):
-    """The head for maps."""
+    """The head for maps; and where a fitted one lies."""
 
     kind: HeadKind = "upernet"
     channels: int = 512
     """Of UPerNet."""
     blocks: tuple[int, ...] = ()
     """Blocks of the encoder, from 0, that UPerNet sees; empty: four in equal distances, the last included."""
+    file: str | None = None
+    """With `eval_only`: fitted weights that an evaluation wrote; null: the head in the checkpoint's file."""
 
 
 class CompareRecipe(Recipe):
@@ -225,6 +227,8 @@ class TransferRecipe(Recipe):
     """What is done; null: what the command names."""
     checkpoint: str | None = None
     """A safetensors file or hub id; null: what the command names."""
+    eval_only: bool = False
+    """Score a fitted head on the test samples; nothing is fitted, and no other sample is encoded."""
     seed: int = 0
     input: InputRecipe = InputRecipe()
     fusion: Fusion = "single"
@@ -235,6 +239,14 @@ class TransferRecipe(Recipe):
     compare: CompareRecipe = CompareRecipe()
     measures: Literal["knn", "linear", "segment"] = "knn"
     """What `leave-one-band-out` scores."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TransferRecipe":
+        need(
+            self.head.file is None or self.eval_only,
+            "head.file names a fitted head, which is scored with eval_only=true (--eval-only); found false",
+        )
+        return self
 
 
 _FOLDER = "paper"

@@ -38,7 +38,7 @@ from anyband.evaluate.results import (
 )
 from anyband.files import check_target, whole_directory, yaml_text
 from anyband.labelled.samples import SampleImage, TaskData
-from anyband.models.checkpoint import save_checkpoint, write_weights
+from anyband.models.checkpoint import checkpoint_hash, save_checkpoint, write_weights
 from anyband.report.figures import confusion_png, curves_png, scatter_png
 from anyband.report.page import (
     MapRow,
@@ -360,7 +360,12 @@ def _lead(rows: Sequence[ResultRow]) -> str:
     unit = " %" if metric.percent else ""
     lead = (
         f"{first.checkpoint} ({first.features}) reaches {metric.title} {score_text(main)}{unit} on {main.num_samples} "
-        f"test samples of {first.data}, with {first.num_samples['train']} samples for training."
+        f"test samples of {first.data}, "
+        + (
+            "with a head that was not fitted here."
+            if first.settings.get("eval_only")
+            else f"with {first.num_samples['train']} samples for training."
+        )
     )
     others = [row for row in rows[1:] if math.isfinite(row.scores[0].value)]
     if others:
@@ -507,20 +512,22 @@ def _write_folder(folder: Path, context: Context, results: Sequence[Result], row
     recipe = json_values({**context.recipe.model_dump(), "protocol": context.protocol})
     (folder / "recipe.yaml").write_text(yaml_text(recipe), encoding="utf-8")
     for result, row in zip(results, rows, strict=True):
-        name = _UNSAFE.sub("_", result.features).strip("_")
-        if result.model:
-            _write_weights(folder / f"{name}.safetensors", result, row)
+        name, encoder_hash = _UNSAFE.sub("_", result.features).strip("_"), row.checkpoint_hash
         if result.checkpoint is not None:
-            save_checkpoint(folder / f"{name}_checkpoint.safetensors", result.checkpoint)
+            save_checkpoint(path := folder / f"{name}_checkpoint.safetensors", result.checkpoint)
+            encoder_hash = checkpoint_hash(path)
+        if result.model:
+            _write_weights(folder / f"{name}.safetensors", result, row, encoder_hash)
     write_report(folder / "report.html", context.data, results, rows, shown=context.shown)
 
 
-def _write_weights(path: Path, result: Result, row: ResultRow) -> None:
+def _write_weights(path: Path, result: Result, row: ResultRow, encoder_hash: str) -> None:
     header = {
         "anyband_task": row.protocol,
         "classes": json.dumps(result.predictions.classes),
         "checkpoint": row.checkpoint,
         "checkpoint_hash": row.checkpoint_hash,
+        "encoder_hash": encoder_hash,
         "settings": json.dumps(row.settings),
     }
     elsewhere = {} if result.checkpoint is None else result.checkpoint.state

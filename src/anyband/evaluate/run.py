@@ -93,7 +93,7 @@ def evaluate(
     check_recipe(recipe, protocol)
     encoder = open_encoder(recipe, device)
     known = checkpoint_sensors(encoder.checkpoint)
-    data = open_task_data(recipe.data, seed=recipe.seed, download=download, sensors=known)
+    data = open_task_data(recipe.data, seed=recipe.seed, download=download, sensors=known, test_only=recipe.eval_only)
     check_recipe(recipe, protocol, data)
     encoders = {"encoder": encoder}
     if recipe.compare.untrained and protocol != "leave-one-band-out":
@@ -136,6 +136,13 @@ def check_recipe(recipe: TransferRecipe, protocol: Protocol, data: TaskData | No
         raise RecipeError(
             f"input.scales are for knn and linear, and '{measure}' takes images as they are; found {found}: set "
             "input.scales=[1.0]"
+        )
+    if recipe.eval_only and (protocol in ("knn", "leave-one-band-out") or recipe.compare != CompareRecipe()):
+        able = ", ".join(one for one in PROTOCOLS if one not in ("knn", "leave-one-band-out"))
+        raise RecipeError(
+            f"eval_only scores one fitted head, by {able}, and fits nothing to compare it with; '{protocol}' was "
+            f"requested with compare.untrained={str(recipe.compare.untrained).lower()} and "
+            f"compare.baseline={str(recipe.compare.baseline).lower()}"
         )
     if data is None:
         return
@@ -182,6 +189,10 @@ def run_protocol(context: Context) -> list[Result]:
     """Do what the protocol says, for each encoder; then the baseline, where it is asked for."""
     # Late: each brings its libraries.
     match context.protocol:
+        case _ if context.recipe.eval_only and context.data.targets is not None:
+            from anyband.evaluate.probes import score_head
+
+            return score_head(context)
         case "leave-one-band-out":
             return leave_one_band_out(context)
         case "knn":
@@ -380,7 +391,7 @@ def _is_on_the_hub_only(name: str) -> bool:
 
 def _data(recipe: TransferRecipe, protocol: Protocol, encoder: SensorEncoder | None) -> tuple[TaskData, str]:
     known = {} if encoder is None else checkpoint_sensors(encoder.checkpoint)
-    data = open_task_data(recipe.data, seed=recipe.seed, sensors=known)
+    data = open_task_data(recipe.data, seed=recipe.seed, sensors=known, test_only=recipe.eval_only)
     check_recipe(recipe, protocol, data)
     splits = ", ".join(f"{data.num_samples[split]:,} {split}" for split in SPLITS)
     kinds = dict.fromkeys(data.sensors)
@@ -393,8 +404,9 @@ def _data(recipe: TransferRecipe, protocol: Protocol, encoder: SensorEncoder | N
 def _tried(
     recipe: TransferRecipe, protocol: Protocol, data: TaskData, encoder: SensorEncoder, device: str
 ) -> tuple[dict[str, Any], str]:
-    """Read samples of each split, and do the protocol on two training samples, which are validation and test too."""
-    chosen = _chosen(data)
+    """Read samples of each split, and do the protocol on two training samples, which are validation and test too.
+    Where nothing is fitted they are test samples; a head that would have to be fetched is not looked at."""
+    chosen, fits = (data.split("test")[:_BATCH].tolist(), False) if recipe.eval_only else (_chosen(data), True)
     others = [int(one) for split in ("val", "test") for one in data.split(split)[:1]]
     few = data.take([*chosen, *others], fingerprint="")
     encode_s, shapes = _encoded(TaskReader(encoder, few, recipe), encoder, device)
@@ -402,7 +414,7 @@ def _tried(
     splits: tuple[Split, ...] = ("train",) * 4 + ("val",) * 2 + ("test",) * 2
     small = data.take(chosen * 4, fingerprint="dry run")
     names = tuple(f"{name} {index}" for index, name in enumerate(small.names))
-    small = replace(small, names=names, splits=splits, places=(), contents=())
+    small = replace(small, names=names, splits=splits if fits else small.splits, places=(), contents=())
     short = recipe.changed(
         input=recipe.input.changed(batch_size=_BATCH),
         knn=recipe.knn.changed(k=min(recipe.knn.k, _BATCH)),
@@ -420,14 +432,17 @@ def _tried(
         checkpoint_hash="",
         device=device,
     )
-    steps = _Steps()
+    steps, whole = _Steps(), replace(context, recipe=recipe, data=data)
+    if not fits and _is_on_the_hub_only(recipe.head.file or recipe.checkpoint or ""):
+        return _cost(whole, steps, encode_s), f"{'; '.join(shapes)}; the head is not here and was not looked at"
     with steps.watched():
         width = run_protocol(context)[0].width
     message = (
-        f"{_BATCH} training samples went through all of it, and one of val and test was read; {'; '.join(shapes)}; "
+        f"{_BATCH} {'training' if fits else 'test'} samples went through all of it"
+        f"{', and one of val and test was read' * fits}; {'; '.join(shapes)}; "
         f"{width} numbers {'a pixel' if data.targets is None else 'a sample'}"
     )
-    return _cost(replace(context, recipe=recipe, data=data), steps, encode_s), message
+    return _cost(whole, steps, encode_s), message
 
 
 def _chosen(data: TaskData) -> list[int]:
@@ -516,7 +531,8 @@ def _cost(context: Context, steps: _Steps, encode_s: float) -> dict[str, Any]:
     measured = recipe.measures if context.protocol == "leave-one-band-out" else context.protocol
     by_fit = measured in _FITTED
     # A trained encoder encodes its test samples at the end; the others come with the epochs.
-    num_encoded = counts["test"] if by_fit and recipe.fit.encoder != "frozen" else sum(counts.values())
+    of_test_only = recipe.eval_only or (by_fit and recipe.fit.encoder != "frozen")
+    num_encoded = counts["test"] if of_test_only else sum(counts.values())
     num_epochs = 0 if not steps.ends_s else recipe.fit.epochs if by_fit else recipe.linear.epochs
     num_in_epoch, num_encoders = counts["train"] + counts["val"], 1 + recipe.compare.untrained
     if context.protocol == "leave-one-band-out":

@@ -21,13 +21,19 @@ _TORCHGEO = "torchgeo:"
 
 
 def open_task_data(
-    spec: DataSpec, *, seed: int, download: bool = False, sensors: Mapping[str, Sensor] | None = None
+    spec: DataSpec,
+    *,
+    seed: int,
+    download: bool = False,
+    sensors: Mapping[str, Sensor] | None = None,
+    test_only: bool = False,
 ) -> TaskData:
     """Find the samples of labelled data, their splits and targets; images are read later.
     Args:
         seed: of what is drawn: splits that nothing declares, label fractions.
         download: whether a named data set may be fetched.
         sensors: by name, beside those of the catalogue; folders and tables of whole images may name them.
+        test_only: whether nothing is fitted to them: training and validation may lack samples, and are taken whole.
     Raises:
         ManifestError: nothing is there, or a table, folder or list is wrong.
         InputError: an empty split, a sample in two splits, or classes that can't be drawn by.
@@ -49,7 +55,9 @@ def open_task_data(
         from anyband.labelled.images import open_images
 
         data = open_images(spec, seed=seed, sensors=sensors)
-    check_task_data(data, needs_validation=spec.split.val > 0)
+    check_task_data(data, needs_validation=spec.split.val > 0 and not test_only, needs_training=not test_only)
+    if test_only:
+        return data
     from anyband.labelled.splits import absent_classes, take_fraction
 
     if spec.split.fraction != 1 or spec.split.per_class is not None:
@@ -73,12 +81,12 @@ _NAMED = 5
 _SHOWN_FROM = 50
 
 
-def check_task_data(data: TaskData, *, needs_validation: bool = True) -> None:
+def check_task_data(data: TaskData, *, needs_validation: bool = True, needs_training: bool = True) -> None:
     """Refuse data that no honest score can come from. Only samples whose contents may agree are read.
     Raises:
-        InputError: an empty split (validation only if needed); two samples of one name; targets that do not belong to
-            the classes; fewer than two classes; a class in validation or test that training lacks; or one file in two
-            splits.
+        InputError: an empty split (training and validation only if needed); two samples of one name; targets that do
+            not belong to the classes; fewer than two classes; a class in validation or test that training, if needed,
+            lacks; or one file in two splits.
     """
     sizes = {len(data.names), len(data.splits), len(data.sensors)}
     sizes |= {len(one) for one in (data.places, data.contents) if one}
@@ -91,9 +99,9 @@ def check_task_data(data: TaskData, *, needs_validation: bool = True) -> None:
             f"'{data.name}' has {len(twice)} names that several samples have, such as '{twice[0]}'; samples need names "
             "of their own"
         )
-    counts = data.num_samples
+    counts, needed = data.num_samples, {"train": needs_training, "val": needs_validation, "test": True}
     for split, role in zip(SPLITS, ("learn from", "choose by", "report"), strict=True):
-        if counts[split] == 0 and (split != "val" or needs_validation):
+        if counts[split] == 0 and needed[split]:
             found = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise InputError(
                 f"'{data.name}' has no sample in split '{split}' to {role} (samples: {found}); declare some in "
@@ -105,11 +113,11 @@ def check_task_data(data: TaskData, *, needs_validation: bool = True) -> None:
             f"'{data.name}' has kind '{data.kind}' and {has} number or class for each sample; the two disagree"
         )
     if data.targets is not None:
-        _check_targets(data, data.targets)
+        _check_targets(data, data.targets, needs_training=needs_training)
     _check_contents(data)
 
 
-def _check_targets(data: TaskData, targets: Array) -> None:
+def _check_targets(data: TaskData, targets: Array, *, needs_training: bool) -> None:
     if data.kind == "number":
         _check_numbers(data, targets)
         return
@@ -137,7 +145,7 @@ def _check_targets(data: TaskData, targets: Array) -> None:
         raise InputError(f"'{data.name}' has no classes")
     # A class that is asked for must have been shown.
     found = _classes_of_splits(data, targets)
-    for split in SPLITS[1:]:
+    for split in SPLITS[1:] if needs_training else ():
         lacking = sorted(found.get(split, set()) - found["train"])
         if lacking:
             names = _listed([data.classes[index] for index in lacking])

@@ -162,7 +162,8 @@ class BlockSpec:
 class ListSpec:
     """Files that list the samples of each split: a path or file name a line, or as the first column of a CSV."""
 
-    train: str
+    train: str | None = None
+    """None: no sample, for what fits nothing."""
     val: str | None = None
     """None: drawn from training."""
     test: str

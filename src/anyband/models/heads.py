@@ -1,7 +1,7 @@
-"""Heads for maps: from patch features of some blocks to a number for each class at each pixel."""
+"""Heads: maps from patch features of some blocks, and the weights of every fitted head by the names in its file."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,10 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.arrays import Float
-from anyband.errors import InputError
+from anyband.errors import CheckpointError, InputError
+from anyband.models.checkpoint import shape_problems
 from anyband.randomness import generator
 
-__all__ = ["FINAL", "LinearHead", "MapHeadKind", "UPerNetHead", "head_blocks", "make_head", "resized"]
+__all__ = [
+    "FINAL",
+    "LAST_LAYER",
+    "FittedKind",
+    "LinearHead",
+    "MapHeadKind",
+    "UPerNetHead",
+    "fitted_weights",
+    "head_blocks",
+    "load_head",
+    "make_head",
+    "resized",
+]
 
 MapHeadKind = Literal["linear", "dfc2020", "upernet"]
 """A 1×1 convolution after the final norm, the same before it, or UPerNet over four blocks."""
@@ -190,3 +203,69 @@ def _start(head: nn.Module, *, seed: int) -> None:
             draws = generator(seed, step=0, sample=0, purpose=f"first weights of {key}")
             values = draws.standard_normal(shape, dtype=np.float32) * np.float32(std)
             parameter.data.copy_(torch.from_numpy(values))
+
+
+FittedKind = Literal["probe", "layer", "convolution", "upernet"]
+"""A fitted head: a linear layer behind a batch normalisation without scale and shift, a linear layer alone, a 1×1
+convolution, or UPerNet."""
+
+LAST_LAYER: dict[FittedKind, str] = {
+    "probe": "linear",
+    "layer": "linear",
+    "convolution": "classifier",
+    "upernet": "classifier",
+}
+"""The layer whose outputs are the classes'."""
+
+# By a tensor that no other layout has: the kind, and how names in the file begin and names of our modules.
+# Source: the heads that the released `main_downstream.py` of SMARTIES makes with `--eval_only` (`get_task_head` in its
+# `utils/utils.py`), saved with the encoder; and what evaluations write here.
+_LAYOUTS: dict[str, tuple[FittedKind, dict[str, str]]] = {
+    "head.0.running_mean": ("probe", {"head.0.": "norm.", "head.1.": "linear."}),
+    "norm.running_mean": ("probe", {"norm.": "norm.", "linear.": "linear."}),
+    "head.weight": ("layer", {"head.": "linear."}),
+    "head.pyramid.0.0.weight": ("upernet", {"head.": ""}),
+    "head.classifier.weight": ("convolution", {"head.": ""}),
+    "head.0.weight": ("convolution", {"head.0.": "classifier."}),
+}
+
+
+def fitted_weights(tensors: Mapping[str, Tensor], *, where: str) -> tuple[FittedKind, dict[str, Tensor]]:
+    """Find the head among the weights of a file, published or ours: its kind, and its weights as our modules name them.
+    A file without a head, or with one of another layout, is a `CheckpointError`.
+    """
+    kind, beginnings = next((_LAYOUTS[name] for name in _LAYOUTS if name in tensors), ("layer", {}))
+    state = {}
+    for name, tensor in tensors.items():
+        for before, ours in beginnings.items():
+            if name.startswith(before):
+                state[ours + name.removeprefix(before)] = tensor.float() if tensor.is_floating_point() else tensor
+    last = state.get(f"{LAST_LAYER[kind]}.weight", torch.empty(0))
+    if last.ndim != (2 if kind in ("probe", "layer") else 4) or f"{LAST_LAYER[kind]}.bias" not in state:
+        others = ", ".join([name for name in tensors if name.startswith("head.")][:3])
+        raise CheckpointError(
+            f"'{where}' {f'has a head of an unknown layout ({others})' if others else 'holds no fitted head'}; one is "
+            f"known by {', '.join(_LAYOUTS)}: give a fine-tuned or probed file, name the head's own by --head-file, or "
+            "leave out --eval-only to fit one"
+        )
+    return kind, state
+
+
+def load_head(head: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Give a head its fitted weights, strictly: no weight missing, none too many, all in shape and finite."""
+    expected = head.state_dict()
+    # How many batches a batch normalisation saw changes nothing of what it computes.
+    counters = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
+    shapes, wanted = (
+        {name: tuple(one.shape) for name, one in some.items() if name not in counters} for some in (state, expected)
+    )
+    problems = shape_problems(shapes, wanted, unexpected="unexpected")
+    bad = [name for name, one in state.items() if not one.isfinite().all()]
+    bad += [name for name, one in state.items() if name.endswith("running_var") and (one < 0).any()]
+    problems += [f"no finite numbers, or a variance below 0, in {bad[0]}"] if bad else []
+    if problems:
+        raise CheckpointError(
+            f"the head in '{where}' does not fit: {'; '.join(problems)}; take checkpoint, fusion and head.* as when it "
+            "was fitted, or get the file again"
+        )
+    head.load_state_dict({**counters, **state})
