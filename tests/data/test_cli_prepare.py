@@ -130,8 +130,7 @@ def _manifest(folder: Path, *rows: str) -> list[str]:
 @pytest.mark.parametrize(
     ("crs", "east_m", "message"),
     [
-        ("EPSG:32632", 0.0, "share a CRS"),
-        (None, 0.0, "has no CRS"),
+        ("EPSG:32632", 0.0, "does not overlap any other image"),
         ("EPSG:32631", 9_000.0, "does not overlap any other image"),
     ],
 )

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from anyband.data.cutting import run_pieces
 from anyband.data.ledger import Ledger
 from anyband.errors import OutputError
-from anyband.progress import worker_pool
+from anyband.progress import run_pieces, worker_pool
 
 
 def _square(number: int) -> int:

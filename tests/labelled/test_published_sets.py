@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import rasterio
 from PIL import Image
 
+from anyband.errors import ManifestError
 from anyband.labelled import open_task_data
 from anyband.labelled.published import PUBLISHED, open_published
 from anyband.labelled.samples import DataSpec, ListSpec, SplitSpec, TaskData
@@ -178,6 +180,51 @@ def test_the_43_classes_keep_every_label(bigearthnet: Path) -> None:
 def test_one_sensor_alone_has_its_published_statistics(bigearthnet: Path, bands: str, statistics: str) -> None:
     data = _opened("bigearthnet-mm", bigearthnet, bands=bands)
     assert (data.statistics, len(data.sensors[0])) == (statistics, 1)
+
+
+def _lists(folder: Path, train: str, test: str, **more: float) -> SplitSpec:
+    for name, text in (("train", train), ("test", test)):
+        (folder / f"{name}.txt").write_text(text)
+    lists = ListSpec(train=str(folder / "train.txt"), test=str(folder / "test.txt"), **more)
+    return SplitSpec(val=0.0, lists=lists, fraction=0.5)
+
+
+@pytest.mark.parametrize("bands", ["s1", "s2", "all"])
+@pytest.mark.parametrize(
+    ("train", "test"), [("S2_0 S1_0\nS2_1 S1_1\n", "S2_2 S1_2\n"), ("S1_0\nS1_1\n", "./S1_2\n"), ("S2_0\nS2_1", "S2_2")]
+)
+def test_the_released_lists_name_patches_of_either_sensor(bigearthnet, tmp_path, bands, train, test) -> None:
+    if bands == "s2" and train.startswith("S1"):
+        with pytest.raises(ManifestError, match="lists 2 names that 'bigearthnet-mm' does not have"):
+            _opened("bigearthnet-mm", bigearthnet, split=_lists(tmp_path, train, test), bands=bands)
+        return
+    data = _opened("bigearthnet-mm", bigearthnet, split=_lists(tmp_path, train, test), bands=bands)
+    assert data.splits == ("train", "train", "test")
+
+
+def test_the_released_pairs_name_a_picture_and_a_sentinel_2_image(fmow: Path, tmp_path: Path) -> None:
+    train = ["./train/airport/airport_0/airport_0_1_rgb.tif train/airport/airport_0/airport_0_1.tif"]
+    train += ["train/zoo/zoo_0/zoo_0_3_rgb.jpg train/zoo/zoo_0/zoo_0_3.tif"]
+    split = _lists(tmp_path, "\n".join(train), "val/zoo/zoo_7/zoo_7_2_rgb.jpg val/zoo/zoo_7/zoo_7_2.tif\n")
+    data = _opened("fmow-pairs", fmow, split=split)
+    assert dict(zip(data.names, data.splits, strict=True)) == {
+        "airport_0_1": "train",
+        "zoo_0_3": "train",
+        "zoo_7_2": "test",
+    }
+
+
+@pytest.mark.parametrize(("share", "left"), [(1.0, 33), (0.2, 6)])
+def test_the_fraction_of_a_recipe_is_not_taken_of_a_list(tmp_path: Path, share: float, left: int) -> None:
+    names = [f"{name}/{index:02d}.jpg" for name in ("wood", "water") for index in range(25)]
+    for seed, name in enumerate(names):
+        _picture(tmp_path / "d" / name, seed=seed)
+    split = _lists(tmp_path, "\n".join(names[:20] + names[25:45]), "\n".join(names[20:25] + names[45:]), fraction=share)
+    split = replace(split, val=0.125, fraction=0.1)
+    data = open_task_data(DataSpec(source=str(tmp_path / "d"), sensors=("rgb",), split=split), seed=0)
+    # Of the 40 listed an eighth of what test leaves is for validation.
+    assert data.num_samples["train"] == left
+    assert "split.fraction 0.1 is not taken of training samples that a list names" in " ".join(data.notes)
 
 
 def test_without_lists_parts_are_drawn(bigearthnet: Path) -> None:

@@ -134,3 +134,46 @@ def test_many_names_are_found(tmp_path: Path) -> None:
     listed = [f"S2A_{number}.jpg" for number in range(4_000)]
     found = _splits(tmp_path, names, listed[:2_000], listed[2_000:])
     assert (found[0].count("train"), found[0].count("test")) == (2_000, 2_000)
+
+
+def _pairs(
+    folder: Path, lines: list[str], *, names: list[str], files: list[list[str]]
+) -> tuple[tuple[str | None, ...], ...]:
+    lists = ListSpec(train=_list(folder, "train.txt", *lines), test=_list(folder, "test.txt", names[-1]))
+    return splits_from_lists(lists, names, source="data", files=files)
+
+
+_PATCHES, _RADAR = ["S2A_1_2", "S2A_3_4", "S2A_5_6"], [["S1/S1A_1_2"], ["S1/S1B_3_4"], ["S1/S1B_5_6"]]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["S2A_1_2 S1A_1_2", "S2A_3_4 S1B_3_4"],
+        ["S2A_1_2,S1A_1_2", "S2A_3_4,S1B_3_4"],
+        ["S2A_1_2 S1A_unknown", "S2A_other S1B_3_4"],
+        ["./S2/S2A_1_2.tif ./S1/S1A_1_2.tif", "S2A_3_4 S1B_3_4"],
+    ],
+)
+def test_a_line_may_name_both_images_of_a_pair(tmp_path: Path, lines: list[str]) -> None:
+    splits, notes = _pairs(tmp_path, lines, names=_PATCHES, files=_RADAR)
+    assert splits == ("train", "train", "test")
+    assert notes == ("'train.txt' is a list of pairs: each line names two images of a sample",)
+
+
+def test_samples_are_named_by_their_other_images_too(tmp_path: Path) -> None:
+    splits, notes = _pairs(tmp_path, ["S1A_1_2", "./S1B_3_4.tif"], names=_PATCHES, files=_RADAR)
+    assert (splits, notes) == (("train", "train", "test"), ())
+
+
+def test_a_line_of_two_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"names 'S2A_1_2' and 'S1B_3_4' in one line, which are of two samples"):
+        _pairs(tmp_path, ["S2A_1_2 S1B_3_4"], names=_PATCHES, files=_RADAR)
+
+
+def test_names_with_spaces_stay_names(tmp_path: Path) -> None:
+    names = ["a b.tif", "b.tif", "c.tif"]
+    with pytest.raises(
+        ManifestError, match=r"train.txt' lists 1 names that 'data' does not have, the first is 'x b\.tif'"
+    ):
+        _pairs(tmp_path, ["a b.tif", "x b.tif"], names=names, files=[])

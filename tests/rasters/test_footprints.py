@@ -1,11 +1,12 @@
 """Footprints are one ground in every image of a place, whatever its pixel size and origin."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyband.errors import GeometryError
-from anyband.rasters.footprints import Footprint, Layout, lay_out, plan_footprints
+from anyband.rasters.footprints import Footprint, Layout, chip_grid, lay_out, plan_footprints
 from anyband.rasters.grid import Grid
 
 _EAST_M, _NORTH_M = 500_000.0, 5_000_000.0
@@ -94,19 +95,40 @@ def test_images_without_crs_share_a_place_by_their_shapes() -> None:
     assert _shapes(footprint) == {0: (120, 120), 1: (20, 20)}
 
 
-def test_shapes_that_are_not_in_ratio_need_a_crs() -> None:
-    with pytest.raises(GeometryError, match=r"'image1' \(20 × 25 pixels\).*are not in ratio, and there is no CRS"):
-        _layout(_grid(120, 120, 10.0, crs=None), _grid(20, 25, 60.0, crs=None))
+def test_shapes_that_are_not_in_ratio_need_a_crs_or_a_tolerance() -> None:
+    grids = _grid(120, 120, 10.0, crs=None), _grid(20, 21, 60.0, crs=None)
+    with pytest.raises(GeometryError, match=r"'image1' has no CRS and 20 × 21 pixels.*ratios differ by 4\.8%, and 0 %"):
+        _layout(*grids)
+    (footprint,) = plan_footprints(lay_out(grids, ("a", "b"), ratio_tolerance=5.0))
+    assert _shapes(footprint) == {0: (120, 120), 1: (20, 21)}
 
 
-def test_images_of_two_crs_are_refused() -> None:
-    with pytest.raises(GeometryError, match=r"'image0' has EPSG:32631, 'image1' has EPSG:32632; .*reproject"):
-        _layout(_grid(32, 32, 10.0), _grid(32, 32, 10.0, crs="EPSG:32632"))
+def test_an_image_without_crs_covers_the_ground_of_the_others_wholly() -> None:
+    degrees = (1e-4, 0.0, 6.0, 0.0, -1e-4, 45.0)
+    coarse = Grid(height=22, width=26, transform=degrees, crs="EPSG:4326", gsd_m=9.4)
+    fine = _grid(431, 512, 0.3, crs=None)
+    layout = lay_out((fine, coarse), ("a.jpg", "b.tif"), ratio_tolerance=1.0)
+    (footprint,) = plan_footprints(layout)
+    assert _shapes(footprint) == {0: (431, 512), 1: (22, 26)}
+    grid = chip_grid(layout[0], footprint[1], 431, 512)
+    np.testing.assert_allclose(grid.bounds, coarse.bounds, atol=1e-12)
+    with pytest.raises(
+        GeometryError, match=r"'a\.jpg' has no CRS and 431 × 512 pixels, and its place has 22 × 26: .*0\.5%"
+    ):
+        lay_out((fine, coarse), ("a.jpg", "b.tif"), ratio_tolerance=0.4)
 
 
-def test_image_with_crs_and_image_without_are_refused() -> None:
-    with pytest.raises(GeometryError, match=r"'image0' has EPSG:32631, 'image1' has no CRS"):
-        _layout(_grid(32, 32, 10.0), _grid(32, 32, 10.0, crs=None))
+def test_images_without_crs_need_ground_that_all_others_share() -> None:
+    apart = _grid(32, 32, 10.0), _grid(32, 32, 10.0, east_m=320.0), _grid(64, 64, 5.0, crs=None)
+    with pytest.raises(GeometryError, match=r"'image2' has no CRS, and the other images share no ground"):
+        _layout(*apart)
+
+
+def test_chips_of_a_size_are_of_that_size_whatever_the_ground() -> None:
+    layout = _layout(_grid(2000, 2000, 1.0), _grid(200, 200, 10.0), _grid(64, 64, 31.25))
+    (footprint,) = plan_footprints(layout, sides=(448, 64, 64))
+    assert _shapes(footprint) == {0: (448, 448), 1: (64, 64), 2: (64, 64)}
+    assert [view.is_copy for _, view in footprint[2]] == [False, False, True]
 
 
 def test_turned_grid_is_refused() -> None:

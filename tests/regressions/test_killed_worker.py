@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyband.data.cutting import run_pieces
 from anyband.data.ledger import Ledger
 from anyband.data.manifest import entries_from_globs
 from anyband.data.prepare import prepare
 from anyband.data.store import ChipStore
 from anyband.errors import WorkerError
-from anyband.progress import worker_pool
+from anyband.progress import run_pieces, worker_pool
 from anyband.rasters.grid import Grid
 from anyband.rasters.writer import write_geotiff
 from anyband.simulate.archive import simulate

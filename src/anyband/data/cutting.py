@@ -1,27 +1,39 @@
-"""The work of preparing, piece by piece: look at an image, cut its chips; and the processes that do it."""
+"""The work of preparing, piece by piece: look at an image, cut its chips."""
 
 import datetime as dt
 import math
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from anyband.arrays import Array, Bool, Num
 from anyband.data.manifest import ImageEntry, is_future
-from anyband.data.places import Place, PlacedImage, check_layout, check_split, off_globe, split_of
+from anyband.data.places import Place, PlacedImage, check_layout, check_split, make_place, off_globe, split_of
 from anyband.data.store import Split
-from anyband.errors import AnybandError, GeometryError, InputError, ManifestError, OutputError, RasterError, WorkerError
-from anyband.rasters.footprints import Box, View, chip_transform, plan_footprints
-from anyband.rasters.grid import Grid, Transform, Window, resample_bilinear, source_window
+from anyband.errors import (
+    AnybandError,
+    GeometryError,
+    InputError,
+    ManifestError,
+    OutputError,
+    RasterError,
+    nearest_name,
+)
+from anyband.rasters.footprints import (
+    RESAMPLINGS,
+    Box,
+    View,
+    chip_grid,
+    plan_footprints,
+    warp,
+    warp_window,
+)
+from anyband.rasters.grid import Grid, Window, resample_bilinear, source_window
 from anyband.rasters.reader import RasterReader, open_raster
 from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, stored_encoding
 from anyband.sensors.values import ValueCheck, sampled
@@ -41,7 +53,6 @@ __all__ = [
     "place_of",
     "plan_pieces",
     "read_view",
-    "run_pieces",
     "storage_of",
     "survey_image",
     "work_place",
@@ -49,6 +60,8 @@ __all__ = [
 
 # One patch of the usual vision transformer.
 MIN_IMAGE_PX = 16
+# chosen: fewer pixels a side hold no picture, to whatever size they are brought.
+_MIN_ENLARGED_PX = 4
 
 _DECIBEL_SCALE = 0.01
 _DECIBEL_NODATA = -32768
@@ -93,9 +106,13 @@ class Piece:
     survey: ImageSurvey
     place: str
     split: Split
-    chips: tuple[tuple[str, View, Transform], ...]
-    """Name of the footprint, what the image gives to it, and the chip's transform."""
+    chips: tuple[tuple[str, View, Grid], ...]
+    """Name of the footprint, what the image gives to it, and the chip's grid."""
     min_valid: float
+    resampling: str
+    """Of chips that are warped; see `RESAMPLINGS`."""
+    stretch: float
+    """Of an image without coordinates on the ground of others: its ratio of rows to columns over that of the ground."""
     spool: Path
     """File to write the chips to."""
     is_last: bool
@@ -123,6 +140,13 @@ class PrepareOptions:
     seed: int = 0
     statistics: bool = False
     """Whether to compute statistics of the train split too."""
+    chip_size: Mapping[str, int] = field(default_factory=dict)
+    """Sensor → side, pixels, that all its chips are brought to, for all sensors; empty: chips keep their resolution."""
+    resampling: Mapping[str, str] = field(default_factory=dict)
+    """Sensor → how pixels are made that are not taken as they are (`RESAMPLINGS`); bilinear where it says nothing."""
+    ratio_tolerance: float = 10.0
+    """Per cent by which the ratio of an image without coordinates may differ from that of its place.
+    chosen: sides of ten pixels that are rounded differ by as much."""
 
     def __post_init__(self) -> None:
         if self.chip_px is not None and self.chip_m is not None:
@@ -131,6 +155,16 @@ class PrepareOptions:
             raise InputError(f"chips of {self.chip_px} pixels are smaller than a patch ({_MIN_CHIP_PX} pixels)")
         if self.chip_m is not None and not 0 < self.chip_m < math.inf:
             raise InputError(f"chip_m must be over 0 metres and finite, found {self.chip_m:g}")
+        for sensor, side in self.chip_size.items():
+            if side < _MIN_CHIP_PX:
+                raise InputError(f"chips of {side} pixels ({sensor}) are smaller than a patch ({_MIN_CHIP_PX} pixels)")
+        for method in self.resampling.values():
+            if method not in RESAMPLINGS:
+                raise InputError(
+                    f"resampling '{method}' is unknown ({', '.join(RESAMPLINGS)}){nearest_name(method, RESAMPLINGS)}"
+                )
+        if not 0 <= self.ratio_tolerance < 100:
+            raise InputError(f"ratio_tolerance is per cent from 0 to below 100, found {self.ratio_tolerance:g}")
         if not 0 <= self.min_valid <= 1:
             raise InputError(f"min_valid is a share from 0 to 1, found {self.min_valid:g}")
         # Written so that a share that is no number fails too.
@@ -138,8 +172,30 @@ class PrepareOptions:
             raise InputError(f"the shares of train, val and test must sum to 1, found {self.fractions}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Make plain JSON."""
-        return {**asdict(self), "fractions": list(self.fractions)}
+        """Make plain JSON. What came later stands there only where it is used: stores of before keep their bytes."""
+        plain, usual = {**asdict(self), "fractions": list(self.fractions)}, PrepareOptions()
+        later = ("chip_size", "resampling", "ratio_tolerance")
+        return {key: value for key, value in plain.items() if key not in later or value != getattr(usual, key)}
+
+    @property
+    def least_px(self) -> int:
+        """Fewest pixels a side of an image."""
+        return _MIN_ENLARGED_PX if self.chip_size else MIN_IMAGE_PX
+
+    def check_sensors(self, names: Collection[str]) -> None:
+        """See that sizes and resampling are of sensors that are there, and sizes of all of them."""
+        for option, given in (("chip_size", self.chip_size), ("resampling", self.resampling)):
+            for name in given:
+                if name not in names:
+                    raise InputError(
+                        f"{option} names '{name}', of which there is no image ({', '.join(names)})"
+                        f"{nearest_name(name, names)}"
+                    )
+        missing = [name for name in names if self.chip_size and name not in self.chip_size]
+        if missing:
+            raise InputError(
+                f"chip_size names {', '.join(self.chip_size)} and not {', '.join(missing)}; give a size for each sensor"
+            )
 
 
 PlaceJob = tuple[PrepareOptions, Path, list[tuple[int, ImageEntry]]]
@@ -157,20 +213,20 @@ def chip_bytes(piece: Piece, number: int, partial: bool) -> int:
     return len(piece.entry.sensor.bands) * view.height * view.width * (np.dtype(dtype).itemsize + partial)
 
 
-def survey_image(entry: ImageEntry) -> ImageSurvey | str:
+def survey_image(entry: ImageEntry, *, least_px: int = MIN_IMAGE_PX) -> ImageSurvey | str:
     """Tell grid and type of an image; or the reason why it can't be used."""
     with ExitStack() as opened:
-        return _survey(entry, opened)[0]
+        return _survey(entry, opened, least_px)[0]
 
 
-def _survey(entry: ImageEntry, opened: ExitStack) -> tuple[ImageSurvey | str, RasterReader | None]:
+def _survey(entry: ImageEntry, opened: ExitStack, least_px: int) -> tuple[ImageSurvey | str, RasterReader | None]:
     try:
         reader = opened.enter_context(open_raster(entry.source, entry.sensor, entry.encoding))
         grid, dtype, nodata = reader.grid, str(reader.dtype), reader.nodata
-        if min(grid.height, grid.width) < MIN_IMAGE_PX:
+        if min(grid.height, grid.width) < least_px:
+            what = "a patch" if least_px == MIN_IMAGE_PX else "what can be enlarged"
             raise GeometryError(
-                f"'{entry.name}' has {grid.height} × {grid.width} pixels, smaller than a patch "
-                f"({MIN_IMAGE_PX} × {MIN_IMAGE_PX})"
+                f"'{entry.name}' has {grid.height} × {grid.width} pixels, smaller than {what} ({least_px} × {least_px})"
             )
         if entry.place is not None:
             reader.check_laid(entry.name)
@@ -211,17 +267,25 @@ def plan_pieces(
     """Give for each image of a place (its position, and) the footprints that it covers, in pieces; none where it covers
     too little of any."""
     layout, min_valid = place.layout, options.min_valid
-    footprints = plan_footprints(layout, chip_px=options.chip_px, chip_m=options.chip_m, min_cover=min_valid)
+    sensors = [entry.sensor.name for _, entry, _ in images]
+    footprints = plan_footprints(
+        layout,
+        chip_px=options.chip_px,
+        chip_m=options.chip_m,
+        min_cover=min_valid,
+        sides=[options.chip_size[name] for name in sensors] if options.chip_size else None,
+        warped={position for position, name in enumerate(sensors) if name in options.resampling},
+    )
     split = place.split or split_of(place.name, seed=options.seed, fractions=options.fractions)
     given: list[list[tuple[str, Box, View]]] = [[] for _ in images]
     for name, box, views in footprints:
         for position, view in views:
             given[position].append((name, box, view))
     for position, (image, entry, survey) in enumerate(images):
-        chips = [(name, view, chip_transform(layout[0], box, view)) for name, box, view in given[position]]
+        chips = [(name, view, _chip_grid(layout[0], box, view, survey.grid)) for name, box, view in given[position]]
         values = max((view.height * view.width for _, view, _ in chips), default=1) * len(entry.sensor.bands)
         size = max(1, _VALUES_PER_PIECE // values)
-        pieces = []
+        pieces, placement = [], layout[1][position]
         for index, start in enumerate(range(0, len(chips), size)):
             number = image * PIECES_PER_IMAGE + index
             pieces.append(
@@ -234,6 +298,8 @@ def plan_pieces(
                     split=split,
                     chips=tuple(chips[start : start + size]),
                     min_valid=min_valid,
+                    resampling=options.resampling.get(entry.sensor.name, "bilinear"),
+                    stretch=1.0 if survey.grid.crs else placement.rows.scale / placement.cols.scale,
                     spool=spool / f"{number:012d}.chips",
                     is_last=start + size >= len(chips),
                 )
@@ -241,16 +307,22 @@ def plan_pieces(
         yield position, pieces
 
 
-def place_of(images: Sequence[PlacedSurvey]) -> Place:
+def _chip_grid(anchor: Grid, box: Box, view: View, own: Grid) -> Grid:
+    """Make the grid of a chip; where its pixels are the image's own, or about, they are called as large as these."""
+    grid = chip_grid(anchor, box, view.height, view.width)
+    if view.source is not None or (own.crs is None and anchor.crs is not None):
+        return grid
+    return replace(grid, gsd_m=own.gsd_m, crs=own.crs)
+
+
+def place_of(images: Sequence[PlacedSurvey], options: PrepareOptions) -> Place:
     """Make the place that images of one list declare; `GeometryError` or `ManifestError` where they do not fit."""
     declared = tuple(
         PlacedImage(name=entry.name, grid=survey.grid, place=entry.place, split=entry.split)
         for _, entry, survey in images
     )
-    name = declared[0].place
-    assert name is not None
-    split = next((image.split for image in declared if image.split is not None), None)
-    place = Place(name=name, members=tuple(range(len(declared))), images=declared, split=split)
+    assert declared[0].place is not None
+    place = make_place(declared[0].place, declared, options.ratio_tolerance)
     check_layout(place)
     check_split(place)
     return place
@@ -261,16 +333,16 @@ def work_place(job: PlaceJob) -> list[SurveyedImage]:
     where something is wrong, they are left to be cut later."""
     options, spool, images = job
     if len(images) > _MOST_TOGETHER:
-        return [(number, survey_image(entry), []) for number, entry in images]
+        return [(number, survey_image(entry, least_px=options.least_px), []) for number, entry in images]
     with ExitStack() as opened:
-        looked_at = [(number, entry, *_survey(entry, opened)) for number, entry in images]
+        looked_at = [(number, entry, *_survey(entry, opened, options.least_px)) for number, entry in images]
         usable = [(number, entry, survey) for number, entry, survey, _ in looked_at if not isinstance(survey, str)]
         readers = [reader for _, _, survey, reader in looked_at if not isinstance(survey, str)]
         cuts: dict[int, list[tuple[int, Cut | str]]] = {}
         values = sum(survey.grid.height * survey.grid.width * len(entry.sensor.bands) for _, entry, survey in usable)
         if usable and values <= _MOST_VALUES_TOGETHER:
             with suppress(GeometryError, ManifestError):
-                for position, pieces in plan_pieces(place_of(usable), usable, options, spool=spool):
+                for position, pieces in plan_pieces(place_of(usable, options), usable, options, spool=spool):
                     cuts[usable[position][0]] = [(one.number, cut_image(one, readers[position])) for one in pieces]
         return [(number, survey, cuts.get(number, [])) for number, _, survey, _ in looked_at]
 
@@ -344,11 +416,24 @@ def _cut(
 ) -> Iterator[tuple[Array, Array]]:
     """Give the chips as they are kept, and note some of their numbers as they are stored."""
     with nullcontext(reader) if reader else open_raster(piece.entry.source, piece.entry.sensor) as reader:
-        for cell, view, _ in piece.chips:
-            if (read := read_view(reader, view)) is None:
+        for cell, view, grid in piece.chips:
+            read = _warped(reader, view.source, grid, piece.resampling) if view.source else read_view(reader, view)
+            if read is None:
                 raise GeometryError(f"cell '{cell}' lies outside its image")
             samples.append((sampled(read[0]), sampled(read[1])))
             yield _kept_numbers(*read, piece)
+
+
+def _warped(
+    reader: RasterReader, source: Grid, grid: Grid, resampling: str
+) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]:
+    """Read what an image on a grid shows of another one. In a corner that it does not reach nothing is valid."""
+    window = warp_window(source, grid, resampling)
+    if window is None:
+        shape = (len(reader.band_names), grid.height, grid.width)
+        return np.zeros(shape, dtype=reader.dtype), np.zeros(shape, dtype=bool)
+    raster = reader.read(window)
+    return warp(raster.dn, raster.valid, source=source.part(window), target=grid, resampling=resampling)
 
 
 def read_view(
@@ -422,115 +507,3 @@ def _write_spool(path: Path, parts: Sequence[bytes]) -> None:
             f"cannot write '{path}': {problem.strerror or problem}; what is finished is kept: "
             "free some room and run the same command again"
         ) from problem
-
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-
-# chosen: enough that no worker waits for the one who takes the results, few enough that results stay few.
-_PIECES_PER_WORKER = 4
-
-
-def run_pieces(
-    pieces: Iterable[tuple[int, Task]],
-    work: Callable[[Task], Result],
-    *,
-    find: Callable[[int], Result | None],
-    keep: Callable[[int, Result], None],
-    executor: Executor | None = None,
-    workers: int = 1,
-    batch: int = 1,
-) -> Iterator[tuple[Task, Result]]:
-    """Do every piece that was not done before; give all results in the order of the pieces, however they finish.
-
-    Args:
-        pieces: (number, task); numbers are distinct. Taken a few ahead of the results, so they may be made then.
-        work: for processes, a function at the top of a module.
-        find: gives the result of a piece that was done before; None: it was not.
-        keep: notes a result as soon as it is there.
-        executor: None: the work is done here, one piece after the other.
-        workers: of the executor; sets how many pieces are handed out ahead.
-        batch: pieces that a worker is handed at once; more cost less, and more are lost if it is killed.
-
-    Raises:
-        WorkerError: a worker was killed; every finished piece was kept.
-    """
-    if executor is None:
-        for number, task in pieces:
-            known = find(number)
-            result = work(task) if known is None else known
-            if known is None:
-                keep(number, result)
-            yield task, result
-        return
-    waiting: deque[_Batch[Task, Result]] = deque()
-    rest = iter(pieces)
-    try:
-        while several := list(islice(rest, batch)):
-            waiting.append(_hand_out(several, work, find, executor))
-            if len(waiting) > workers * _PIECES_PER_WORKER:
-                yield from _take(waiting.popleft(), keep)
-        while waiting:
-            yield from _take(waiting.popleft(), keep)
-    except BrokenProcessPool as problem:
-        _keep_finished(waiting, keep)
-        raise WorkerError(
-            "a worker process was killed, perhaps for want of memory; what is finished is kept: "
-            "run the same command again with fewer --workers"
-        ) from problem
-    finally:
-        for _, future in waiting:
-            if future is not None:
-                future.cancel()
-
-
-# Pieces (number, task, result where it was done before), and the future results of the others, with what ended them.
-_Batch = tuple[
-    list[tuple[int, Task, Result | None]], "Future[tuple[list[Result], Exception | None]] | None"
-]  # fmt: skip
-
-
-def _hand_out(
-    several: Sequence[tuple[int, Task]],
-    work: Callable[[Task], Result],
-    find: Callable[[int], Result | None],
-    executor: Executor,
-) -> "_Batch[Task, Result]":
-    found = [(number, task, find(number)) for number, task in several]
-    left = [task for _, task, result in found if result is None]
-    return found, executor.submit(_do_several, work, left) if left else None
-
-
-def _do_several(work: Callable[[Task], Any], tasks: Sequence[Task]) -> tuple[list[Any], Exception | None]:
-    """Do pieces in a worker. What one raises is given back beside the results of those before it."""
-    results: list[Any] = []
-    for task in tasks:
-        try:
-            results.append(work(task))
-        except Exception as problem:  # noqa: BLE001 - raised again where the results are taken
-            return results, problem
-    return results, None
-
-
-def _keep_finished(waiting: "deque[_Batch[Task, Result]]", keep: Callable[[int, Result], None]) -> None:
-    """Note the pieces that were finished out of order, before one that was not."""
-    for found, future in waiting:
-        if future is not None and future.done() and not future.cancelled() and future.exception() is None:
-            left = [number for number, _, result in found if result is None]
-            for number, result in zip(left, future.result()[0], strict=False):
-                keep(number, result)
-
-
-def _take(batch: "_Batch[Task, Result]", keep: Callable[[int, Result], None]) -> Iterator[tuple[Task, Result]]:
-    found, future = batch
-    results, problem = future.result() if future is not None else ([], None)
-    left = [number for number, _, result in found if result is None]
-    for number, result in zip(left, results, strict=False):
-        keep(number, result)
-    fresh = iter(results)
-    for _, task, known in found:
-        given = next(fresh, None) if known is None else known
-        if given is None:
-            assert problem is not None
-            raise problem
-        yield task, given

@@ -86,6 +86,8 @@ class BatchOrder:
         seed: of the orders.
         noun: what the samples are called, for example `pairs`: other names are other orders.
         shuffle: shards to read one after the other; None: any sample may follow any other.
+        mixed: whether neighbouring batches are of all kinds, in the proportion of their samples; else kinds follow one
+            another in a random order.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class BatchOrder:
         seed: int,
         noun: str,
         shuffle: ShardShuffle | None = None,
+        mixed: bool = False,
     ) -> None:
         self._batch_size, self._seed, self._noun, self._shuffle = batch_size, seed, noun, shuffle
         self._of_kind = [np.flatnonzero(kinds == kind) for kind in range(int(kinds.max(initial=-1)) + 1)]
@@ -108,7 +111,9 @@ class BatchOrder:
         in_turn = np.repeat(np.arange(len(counts)), self._batches_of_kind)
         # Orders are needed once a step; keeping a few does not change any answer.
         self._kinds_of_epoch = lru_cache(maxsize=2)(
-            lambda epoch: in_turn[permutation(seed, step=epoch, purpose=purpose, size=len(in_turn))]
+            self._interleaved
+            if mixed
+            else lambda epoch: in_turn[permutation(seed, step=epoch, purpose=purpose, size=len(in_turn))]
         )
         self._order_of_samples = lru_cache(maxsize=2 * len(counts))(self._draw_epoch)
 
@@ -123,6 +128,16 @@ class BatchOrder:
         drawn = zip(passed.tolist(), places.tolist(), strict=True)
         samples = np.array([self._order_of_samples(kind, epoch_of_kind)[place] for epoch_of_kind, place in drawn])
         return samples, passed, kind, epoch
+
+    def _interleaved(self, epoch: int) -> Array:
+        """Order the batches of an epoch so that each kind stands in it at equal distances, from a drawn one on: among
+        any so many neighbours it has its share, but for one or two."""
+        counts = self._batches_of_kind
+        begun = generator(self._seed, step=epoch, sample=0, purpose=f"kinds in turn of {self._noun}").random(
+            len(counts)
+        )
+        places = [(np.arange(count) + begun[kind]) / max(count, 1) for kind, count in enumerate(counts)]
+        return np.repeat(np.arange(len(counts)), counts)[np.argsort(np.concatenate(places), kind="stable")]
 
     def _draw_epoch(self, kind: int, number: int) -> Array:
         samples = self._of_kind[kind]
@@ -172,11 +187,19 @@ class SetSampler:
     a footprint is the same for a batch; which, is a function of (seed, step, sample). Without `shuffle` any sample may
     follow any other."""
 
-    def __init__(self, sets: ImageSets, *, batch_size: int, seed: int, shuffle: ShardShuffle | None = None) -> None:
+    def __init__(
+        self,
+        sets: ImageSets,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: ShardShuffle | None = None,
+        mixed: bool = False,
+    ) -> None:
         self._sets, self._seed = sets, seed
         self._kinds, numbers = sets.kinds()
         noun = "pairs" if sets.pair_kind is not None else "sets"
-        self._order = BatchOrder(numbers, batch_size=batch_size, seed=seed, noun=noun, shuffle=shuffle)
+        self._order = BatchOrder(numbers, batch_size=batch_size, seed=seed, noun=noun, shuffle=shuffle, mixed=mixed)
         self.steps_per_epoch = self._order.steps_per_epoch
 
     def batch(self, step: int) -> SetDraw:

@@ -26,6 +26,7 @@ __all__ = [
     "corners_on_globe",
     "find_places",
     "footprint",
+    "make_place",
     "off_globe",
     "split_of",
 ]
@@ -63,19 +64,28 @@ class Place:
     images: tuple[PlacedImage, ...]
     split: Split | None
     """Declared; None: to be drawn."""
+    ratio_tolerance: float
+    """Per cent; see `lay_out`."""
 
     @property
     def layout(self) -> Layout:
         """Where they lie. Worked out anew each time, because it is larger than all else and needed once."""
-        return lay_out([image.grid for image in self.images], [image.name for image in self.images])
+        grids, names = [image.grid for image in self.images], [image.name for image in self.images]
+        return lay_out(grids, names, ratio_tolerance=self.ratio_tolerance)
 
 
 class Places:
     """Places of many images: what is kept of each image is a number, and each place is made when its turn comes."""
 
-    def __init__(self, images: Sequence[PlacedImage], groups: Int[Array, " image"], names: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        images: Sequence[PlacedImage],
+        groups: Int[Array, " image"],
+        names: Mapping[int, str],
+        ratio_tolerance: float,
+    ) -> None:
         """Use `find_places`: number of the group of each image, and names of those groups that were found."""
-        self._images, self._names = images, names
+        self._images, self._names, self._ratio_tolerance = images, names, ratio_tolerance
         self._members = np.argsort(groups, kind="stable")
         self._groups, self._starts = np.unique(groups[self._members], return_index=True)
         self._ends = np.append(self._starts[1:], len(groups))
@@ -98,16 +108,28 @@ class Places:
         images = tuple(self._images[member] for member in members)
         name = self._names.get(int(self._groups[number])) or images[0].place
         assert name is not None
-        split = next((image.split for image in images if image.split is not None), None)
-        return Place(name=name, members=members, images=images, split=split)
+        return make_place(name, images, self._ratio_tolerance, members=members)
 
 
-def find_places(images: Sequence[PlacedImage]) -> tuple[Places, list[str]]:
+def make_place(
+    name: str, images: Sequence[PlacedImage], ratio_tolerance: float, *, members: Sequence[int] | None = None
+) -> Place:
+    """Make a place of its images; its split is that of the first which declares one."""
+    return Place(
+        name=name,
+        members=tuple(range(len(images)) if members is None else members),
+        images=tuple(images),
+        split=next((image.split for image in images if image.split is not None), None),
+        ratio_tolerance=ratio_tolerance,
+    )
+
+
+def find_places(images: Sequence[PlacedImage], *, ratio_tolerance: float = 0.0) -> tuple[Places, list[str]]:
     """Group images into places, in the order of their first images, with notes for people.
 
-    Declared places are as declared. Other images of one CRS form a place where their footprints overlap,
-    directly or through others; images without CRS, and overlaps between different CRS or of grids that are turned or
-    flipped against each other, are never joined.
+    Declared places are as declared (`ratio_tolerance`: see `lay_out`). Other images of one CRS form a place where their
+    footprints overlap, directly or through others; images without CRS, and overlaps between different CRS or of grids
+    that are turned or flipped against each other, are never joined.
     Each image is asked for a few times, one after the other, and not kept.
 
     Raises:
@@ -125,7 +147,7 @@ def find_places(images: Sequence[PlacedImage]) -> tuple[Places, list[str]]:
         name = _free_name(_place_name([images[member] for member in members]), taken)
         taken.add(name)
         names[number] = name
-    places = Places(images, groups, names)
+    places = Places(images, groups, names, ratio_tolerance)
     _check_places(places)
     return places, _notes(images, found, crs_of)
 
@@ -360,7 +382,8 @@ def _notes(images: Sequence[PlacedImage], found: Array, crs_of: Array) -> list[s
     if not across.any():
         return []
     other = "another CRS, or of a grid that is turned or flipped"
-    return [f"{int(across.sum())} images overlap images of {other}; they are not joined to a place: reproject them"]
+    how = "give those of one ground one `place`, or reproject them"
+    return [f"{int(across.sum())} images overlap images of {other}; they are not joined to a place: {how}"]
 
 
 def _lonlat_polygon(grid: Grid) -> Any:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from heapq import heappop, heappush
 from itertools import accumulate, combinations_with_replacement, groupby
@@ -29,7 +29,6 @@ from anyband.data.cutting import (
     cut_image,
     place_of,
     plan_pieces,
-    run_pieces,
     storage_of,
     survey_image,
     work_place,
@@ -39,8 +38,19 @@ from anyband.data.manifest import ImageEntry, ImageList
 from anyband.data.places import Place, find_places, footprint
 from anyband.data.store import SPLITS, STORE_VERSION, ArraySpec, ChipStore, partial_path
 from anyband.data.store_writer import ChipRecord, StoreWriter, large_blocks_returned
-from anyband.errors import GeometryError, InputError, ManifestError, OutputError, RasterError, StoreError, counted
-from anyband.progress import progress, worker_pool
+from anyband.errors import (
+    GeometryError,
+    InputError,
+    ManifestError,
+    OutputError,
+    RasterError,
+    StoreError,
+    agreed,
+    counted,
+)
+from anyband.progress import progress, run_pieces, worker_pool
+from anyband.rasters.footprints import View
+from anyband.rasters.grid import Grid, same_crs
 from anyband.rasters.reader import said_once
 from anyband.sensors.sensor import Encoding, Sensor, sensor_to_dict
 from anyband.sensors.values import in_first_words
@@ -144,6 +154,7 @@ def prepare(
     if not len(entries):
         raise ManifestError("there are no images to prepare")
     sensors = _sensors(entries)
+    options.check_sensors(sensors)
     inputs = _inputs_digest(entries, sensors, options)
     done = _finished(out, inputs, overwrite=overwrite)
     if done is not None:
@@ -167,8 +178,8 @@ def prepare(
 _PlaceImages = tuple[Place, list[PlacedSurvey]]
 
 
-def _survey_numbered(image: tuple[int, ImageEntry]) -> ImageSurvey | str:
-    return survey_image(image[1])
+def _survey_numbered(options: PrepareOptions, image: tuple[int, ImageEntry]) -> ImageSurvey | str:
+    return survey_image(image[1], least_px=options.least_px)
 
 
 class _Run:
@@ -221,7 +232,8 @@ class _Run:
         images = ((int(number), ledger.entry(int(number))) for number in numbers)
         with progress("looking at images", len(numbers), shown=self._shown) as advance:
             pieces = ((number, (number, entry)) for number, entry in images)
-            work = run_pieces(pieces, _survey_numbered, find=ledger.survey, keep=ledger.keep_survey, **self._how)
+            look = partial(_survey_numbered, self._options)
+            work = run_pieces(pieces, look, find=ledger.survey, keep=ledger.keep_survey, **self._how)
             for (number, entry), survey in work:
                 self._take_survey(number, entry, survey)
                 advance(1)
@@ -237,7 +249,7 @@ class _Run:
     def _found_places(self) -> Iterator[_PlaceImages]:
         """Find the places, and the images of each."""
         images = PlacedImages(self._ledger)
-        places, notes = find_places(images)
+        places, notes = find_places(images, ratio_tolerance=self._options.ratio_tolerance)
         self._notes += notes
         members = (images.numbers[list(place.members)].tolist() for place in places)
         return ((place, self._surveyed(numbers)) for place, numbers in zip(places, members, strict=True))
@@ -274,7 +286,7 @@ class _Run:
 
     def _place_of(self, numbers: list[int]) -> _PlaceImages:
         images = self._surveyed(numbers)
-        return place_of(images), images
+        return place_of(images, self._options), images
 
     def _surveyed(self, numbers: list[int]) -> list[PlacedSurvey]:
         found = ((number, self._ledger.entry(number), self._ledger.survey(number)) for number in numbers)
@@ -297,14 +309,19 @@ class _Run:
         writer = StoreWriter(
             self._folder / "store", ledger.database, finished=ledger.shards(), on_shard=ledger.keep_shard
         )
-        planned, moved = Counter[str](), Counter[str]()
+        planned, changed = Counter[str](), Counter[tuple[str, str]]()
+        laid: dict[str, list[float]] = {}
         best: float | None = None
         with progress("cutting chips", total, shown=self._shown) as advance:
             numbered = ((piece.number, piece) for piece in pieces)
             for piece, cut in run_pieces(numbered, cut_image, find=ledger.cut, keep=ledger.keep_cut, **self._how):
                 sensor = piece.entry.sensor.name
                 planned[sensor] += len(piece.chips)
-                moved[sensor] += sum(not view.is_copy for _, view, _ in piece.chips)
+                for _, view, grid in piece.chips:
+                    if (change := _change(piece, view, grid)) is not None:
+                        changed[sensor, change] += 1
+                if piece.is_last and _is_laid(piece):
+                    laid.setdefault(sensor, []).append(abs(piece.stretch - 1))
                 if isinstance(cut, str):
                     self._skip(piece.image, cut)
                 else:
@@ -315,10 +332,12 @@ class _Run:
                     best = None
                     advance(1)
         self._notes += [
-            f"{sensor}: {count} of {planned[sensor]} chips were interpolated, because their pixels do not fit the "
-            "footprint that other images of the place share"
-            for sensor, count in moved.items()
-            if count
+            f"{sensor}: {count} of {planned[sensor]} chips {change}" for (sensor, change), count in changed.items()
+        ]
+        self._notes += [
+            f"{sensor}: {counted(len(found), 'image')} without coordinates {agreed(len(found), 'count')} as showing "
+            f"all the ground of the place; ratios of rows to columns differ from its by up to {max(found):.1%}"
+            for sensor, found in laid.items()
         ]
         self._check_some_left(writer.num_chips)
         writer.finish_arrays()
@@ -363,6 +382,22 @@ class _Run:
         raise RasterError(f"none of the {counted(total, 'image')} can be used: {shown}{rest}")
 
 
+def _is_laid(piece: Piece) -> bool:
+    """Tell whether a position was taken for an image without one; in a place without coordinates and with shapes in
+    ratio there is none to take."""
+    return piece.survey.grid.crs is None and (piece.chips[0][2].crs is not None or piece.stretch != 1)
+
+
+def _change(piece: Piece, view: View, grid: Grid) -> str | None:
+    """Say why pixels of a chip are not those of its image; None: they are."""
+    if view.is_copy:
+        return None
+    if view.source is None:
+        return "were interpolated, because their pixels do not fit the footprint that other images of the place share"
+    where = "" if same_crs(view.source.crs, grid.crs) else "from another CRS onto the grid of their place, "
+    return f"were brought {where}to {grid.height} × {grid.width} pixels ({piece.resampling})"
+
+
 def _strict_error(reason: str) -> RasterError:
     return RasterError(f"{reason} (with --strict an image that can't be used is an error)")
 
@@ -383,9 +418,9 @@ def _add_chips(writer: StoreWriter, ledger: Ledger, piece: Piece, cut: Cut) -> N
     starts = accumulate((chip_bytes(piece, number, partial) for number, _, partial, _ in chips), initial=0)
     for chip, start in zip(chips, starts, strict=False):
         number, share, _, _ = chip
-        cell, view, transform = piece.chips[number]
-        crs = survey.grid.crs
-        ground = footprint(transform, height=view.height, width=view.width, crs=crs) if crs is not None else None
+        cell, _, grid = piece.chips[number]
+        shape, crs = {"height": grid.height, "width": grid.width}, grid.crs
+        ground = footprint(grid.transform, **shape, crs=crs) if crs is not None else None
         record = ChipRecord(
             place=piece.place,
             cell=cell,
@@ -395,12 +430,14 @@ def _add_chips(writer: StoreWriter, ledger: Ledger, piece: Piece, cut: Cut) -> N
             split=piece.split,
             datetime=entry.datetime or survey.datetime,
             crs=crs,
-            transform=transform if crs is not None else None,
-            gsd_m=survey.grid.gsd_m,
+            transform=grid.transform if crs is not None else None,
+            gsd_m=grid.gsd_m,
             geometry=ground[0] if ground else None,
             bounds=ground[1] if ground else None,
         )
-        spec = _array_spec(entry.sensor.name, entry.sensor.band_names, view.height, view.width, dtype, encoding, nodata)
+        spec = _array_spec(
+            entry.sensor.name, entry.sensor.band_names, **shape, dtype=dtype, encoding=encoding, nodata=nodata
+        )
         writer.add(spec, record, WaitingChip(ledger, piece, chip, start, waiting))
 
 

@@ -60,8 +60,13 @@ def open_task_data(
         return data
     from anyband.labelled.splits import absent_classes, take_fraction
 
-    if spec.split.fraction != 1 or spec.split.per_class is not None:
-        data = take_fraction(data, fraction=spec.split.fraction, per_class=spec.split.per_class, seed=seed)
+    lists, per_class = spec.split.lists, spec.split.per_class
+    fraction = spec.split.fraction if lists is None else lists.fraction
+    if lists is not None and spec.split.fraction != 1:
+        said = f"split.fraction {spec.split.fraction:g} is not taken of training samples that a list names"
+        data = replace(data, notes=(*data.notes, f"{said}; split.lists.fraction takes a share of them"))
+    if fraction != 1 or per_class is not None:
+        data = take_fraction(data, fraction=fraction, per_class=per_class, seed=seed)
     if data.targets is None or not data.classes:
         return data
     absent = absent_classes(_classes_of_splits(data, data.targets), data.classes, what="sample")

@@ -272,7 +272,8 @@ def published_data(
     listed: tuple[str, ...] = ()
     if lists is not None:
         absent = spec.options.get("absent", "refuse")
-        splits, listed = splits_from_lists(lists, [one.name for one in samples], source=spec.source, absent=absent)
+        called, others = zip(*((one.name, _other_names(one, Path(spec.root or "."))) for one in samples), strict=True)
+        splits, listed = splits_from_lists(lists, called, source=spec.source, absent=absent, files=others)
         samples = [replace(one, split=split) for one, split in zip(samples, splits, strict=True) if split is not None]
     _, targets = _labels(samples, kind, source=spec.source, classes=classes)
     places = tuple(one.place or one.name for one in samples) if any(one.place for one in samples) else ()
@@ -299,6 +300,12 @@ def published_data(
         said=said,
         statistics=statistics,
     )
+
+
+def _other_names(sample: ListedSample, root: Path) -> list[str]:
+    """List the files of a sample that are called otherwise: a Sentinel-1 patch, a picture."""
+    paths = [path for entry in sample.images for path in entry.source.paths if path.stem != sample.name]
+    return [path.relative_to(root).as_posix() for path in paths if path.is_relative_to(root)]
 
 
 def published_splits(

@@ -160,13 +160,16 @@ class BlockSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ListSpec:
-    """Files that list the samples of each split: a path or file name a line, or as the first column of a CSV."""
+    """Files that list the samples of each split: a path or file name a line, or as the first column of a CSV; or the
+    two images of a pair a line."""
 
     train: str | None = None
     """None: no sample, for what fits nothing."""
     val: str | None = None
     """None: drawn from training."""
     test: str
+    fraction: float = 1.0
+    """Share of the listed training samples whose labels are used, instead of `split.fraction`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +184,7 @@ class SplitSpec:
     blocks: BlockSpec | None = None
     """For maps."""
     fraction: float = 1.0
-    """Share of the training samples whose labels are used, drawn by class."""
+    """Share of the training samples whose labels are used, drawn by class; not of those that `lists` name."""
     per_class: int | None = None
     """So many training samples of each class instead; None: by `fraction`."""
 

@@ -64,23 +64,31 @@ def read_split_list(path: Path) -> list[str]:
 
 
 def splits_from_lists(
-    lists: ListSpec, names: Sequence[str], *, source: str, absent: str = "refuse"
+    lists: ListSpec,
+    names: Sequence[str],
+    *,
+    source: str,
+    absent: str = "refuse",
+    files: Sequence[Sequence[str]] = (),
 ) -> tuple[tuple[Split | None, ...], tuple[str, ...]]:
     """Find the split of each sample (None: no list has it) by lists of names; notes say what was left out.
     A listed name is a sample's where one of the two is the end of the other, folder by folder; so a list may leave out
     class folders, or have more folders than there are. Endings of images must agree only where several samples differ
-    in nothing else.
-    `names` are relative paths, with `/`; listed names that no sample has are refused, or left out where `absent` says
+    in nothing else. Where every line has two names, and no sample's has a space, it is a list of pairs, and names the
+    sample that either is of.
+    `names` are relative paths, with `/`; `files` are those of the images of each sample, by which it may be named too.
+    Listed names that no sample has are refused, or left out where `absent` says
     `leave_out`. A list that is missing or empty, an ambiguous name, or a sample in two lists is a `ManifestError`.
     """
-    known = _Names(names)
+    known = _Names(names, files)
     splits: list[Split | None] = [None] * len(names)
     notes: list[str] = []
     listed: list[tuple[Split, str | None]] = [("train", lists.train), ("val", lists.val), ("test", lists.test)]
     for split, file in listed:
         if file is None:
             continue
-        found = [(name, known.find(name)) for name in read_split_list(Path(file))]
+        found, said = known.find_all(read_split_list(Path(file)), file)
+        notes += said
         ambiguous = [name for name, sample in found if sample == _SEVERAL]
         if ambiguous:
             raise ManifestError(
@@ -110,18 +118,36 @@ def splits_from_lists(
 
 
 class _Names:
-    """Samples by every end of their names, with and without the ending of the file."""
+    """Samples by every end of their names and files, with and without the ending of the file."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], files: Sequence[Sequence[str]] = ()) -> None:
         self._whole: dict[str, int] = {}
         self._stems: dict[str, int] = {}
         self._ends: dict[str, int] = {}
-        for sample, name in enumerate(names):
+        named = [*enumerate(names), *((sample, file) for sample, several in enumerate(files) for file in several)]
+        for sample, name in named:
             plain, stem = _plain(name), _stem(_plain(name))
             _add(self._whole, plain, sample)
             _add(self._stems, stem, sample)
             for end in {*_proper_ends(plain), *_proper_ends(stem)}:
                 _add(self._ends, end, sample)
+
+    def find_all(self, listed: Sequence[str], file: str) -> tuple[list[tuple[str, int | None]], list[str]]:
+        """Find the sample of each line of a list, and say where it is a list of pairs; `ManifestError` where the two
+        names of a line are of two samples."""
+        pairs = [name.replace(",", " ").split() for name in listed]
+        if any(len(pair) != 2 for pair in pairs) or any(" " in name or "," in name for name in self._whole):
+            return [(name, self.find(name)) for name in listed], []
+        found: list[tuple[str, int | None]] = []
+        for name, pair in zip(listed, pairs, strict=True):
+            samples = {self.find(name) for name in pair} - {None}
+            if len(samples - {_SEVERAL}) > 1:
+                raise ManifestError(
+                    f"'{file}' names '{pair[0]}' and '{pair[1]}' in one line, which are of two samples; a line of a "
+                    "list of pairs names the images of one"
+                )
+            found.append((name, max((one for one in samples if one is not None), default=None)))
+        return found, [f"'{Path(file).name}' is a list of pairs: each line names two images of a sample"]
 
     def find(self, listed: str) -> int | None:
         """Find the position of the sample that a list names: by its whole name, then by ends of it, then of the list's.

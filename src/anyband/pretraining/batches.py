@@ -53,9 +53,11 @@ __all__ = [
     "StagedSampler",
     "assignment_rules",
     "draw_stem_bands",
+    "draws_of_step",
     "input_specs",
     "load_batches",
     "stage_footprints",
+    "step_sampler",
     "take_stem_bands",
 ]
 
@@ -191,6 +193,8 @@ class StagedSampler:
         return replace(draw, items=footprints[draw.items], epoch=epochs_before + draw.epoch)
 
 
+# chosen: as many lines as one reads; more kinds are sizes of images, not sensors.
+_FEW_KINDS = 8
 # chosen: batches that a panel's sets are looked for in.
 _LOOKED_THROUGH = 16
 
@@ -213,10 +217,11 @@ class Samples:
         """Those of each stage; see `stage_footprints`."""
         return stage_footprints(self.sets, self.stages, self.store)
 
-    def sampler(self, *, batch_size: int, seed: int) -> SetSampler | StagedSampler:
-        """Make what draws batches, in stages where there are some; see `stage_footprints` for what it raises."""
+    def sampler(self, *, batch_size: int, seed: int, mixed: bool = False) -> SetSampler | StagedSampler:
+        """Make what draws batches, in stages where there are some; see `stage_footprints` for what it raises. `mixed`:
+        see `BatchOrder`."""
         if not self.stages:
-            return SetSampler(self.sets, batch_size=batch_size, seed=seed, shuffle=self.shuffle)
+            return SetSampler(self.sets, batch_size=batch_size, seed=seed, shuffle=self.shuffle, mixed=mixed)
         stages = []
         for number, footprints in enumerate(self.footprints):
             # Draws of its own; a run of one stage draws what one without stages does.
@@ -255,6 +260,9 @@ class Samples:
 
     def _few_pairs(self, few: Mapping[int, int], batch_size: int) -> list[str]:
         several = f"do not fill a batch of {batch_size}: they stand in it several times, each with draws of their own"
+        if len(few) > _FEW_KINDS:
+            sizes = "chips of one size a sensor are one kind (`anyband prepare --chip-size`)"
+            return [f"{sum(few.values())} pairs of {len(few)} kinds {several}; {sizes}"]
         return [f"{num} pairs of {' + '.join(self.sets.pair_arrays[kind])} {several}" for kind, num in few.items()]
 
     def _few_sets(self, few: Mapping[int, int], batch_size: int) -> list[str]:
@@ -440,6 +448,21 @@ def _bands_of_groups(raw: RawSets, *, seed: int, step: int) -> tuple[Int[Array, 
     return tuple(np.split(bands, np.cumsum(sizes)[:-1]))
 
 
+def step_sampler(samples: Samples, recipe: PretrainRecipe) -> SetSampler | StagedSampler:
+    """Make what draws the batches of training steps, or where kinds are mixed, of the parts of steps."""
+    optim = recipe.optim
+    size = optim.batch_size // (optim.accumulate if optim.mix_kinds else 1)
+    return samples.sampler(batch_size=size, seed=recipe.seed, mixed=optim.mix_kinds)
+
+
+def draws_of_step(sampler: SetSampler | StagedSampler, recipe: PretrainRecipe, step: int) -> list[SetDraw]:
+    """Tell what a step learns from, over all processes: one batch, or one for each part where kinds are mixed."""
+    parts = recipe.optim.accumulate
+    if not recipe.optim.mix_kinds:
+        return [sampler.batch(step)]
+    return [sampler.batch(step * parts + part) for part in range(parts)]
+
+
 def load_batches(
     samples: Samples,
     preparer: BatchPreparer,
@@ -461,13 +484,14 @@ def load_batches(
             f"optim.batch_size {optim.batch_size} can't be cut into {counted(num_processes, 'process')} × "
             f"{parts} accumulated parts; take a multiple of {pieces}"
         )
-    size, own = optim.batch_size // pieces, range(process * parts, (process + 1) * parts)
-    sampler = samples.sampler(batch_size=optim.batch_size, seed=recipe.seed)
+    size, sampler = optim.batch_size // pieces, step_sampler(samples, recipe)
+    # Of one batch a process takes pieces that follow one another, of the batch of each part one piece.
+    own = [process] if optim.mix_kinds else range(process * parts, (process + 1) * parts)
     draws = (
-        (step, draw.at(slice(part * size, (part + 1) * size)))
+        (step, draw.at(slice(piece * size, (piece + 1) * size)))
         for step in steps
-        for draw in [sampler.batch(step)]
-        for part in own
+        for draw in draws_of_step(sampler, recipe, step)
+        for piece in own
     )
     shards = None
     if samples.shuffle is not None:

@@ -32,7 +32,14 @@ from anyband.models.checkpoint import (
     locate,
     save_checkpoint,
 )
-from anyband.pretraining.batches import BatchPreparer, Example, assignment_rules, load_batches
+from anyband.pretraining.batches import (
+    BatchPreparer,
+    Example,
+    assignment_rules,
+    draws_of_step,
+    load_batches,
+    step_sampler,
+)
 from anyband.pretraining.cost import (
     Meter,
     MetricsLog,
@@ -419,10 +426,11 @@ class TrainingLoop:
 
     def _not_finite(self, what: str, step: int) -> TrainingError:
         samples, recipe = self._plan.samples, self._plan.recipe
-        draw = samples.sampler(batch_size=recipe.optim.batch_size, seed=recipe.seed).batch(step)
-        places = sorted(set(samples.places(draw)))
+        draws = draws_of_step(step_sampler(samples, recipe), recipe, step)
+        places = sorted({place for draw in draws for place in samples.places(draw)})
+        titles = ", ".join(dict.fromkeys(map(samples.title, draws)))
         more = f" and {len(places) - _MAX_PLACES} more" if len(places) > _MAX_PLACES else ""
-        found = f"{what} ({samples.title(draw)}; places: {', '.join(places[:_MAX_PLACES])}{more})"
+        found = f"{what} ({titles}; places: {', '.join(places[:_MAX_PLACES])}{more})"
         advice = "Look at these images, or lower optim.base_lr or set optim.clip_grad_norm"
         return TrainingError(f"{found}; the run stops, its last good checkpoint is kept. {advice}")
 

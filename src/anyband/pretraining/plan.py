@@ -34,7 +34,14 @@ from anyband.models.checkpoint import (
 )
 from anyband.models.mae_start import start_from_mae
 from anyband.models.vit import DecoderConfig, EncoderConfig
-from anyband.pretraining.batches import NUM_STEM_BANDS, Samples, StagedSampler, assignment_rules, input_specs
+from anyband.pretraining.batches import (
+    NUM_STEM_BANDS,
+    Samples,
+    StagedSampler,
+    assignment_rules,
+    input_specs,
+    step_sampler,
+)
 from anyband.pretraining.recipe import PretrainRecipe, recipe_differences
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import STEM, RangeTable, load_ranges, ranges_from_sensors, stem_ranges
@@ -102,7 +109,8 @@ class RunPlan:
     def notes(self) -> list[str]:
         """Say what a reader of the run should know before it starts: bands not exact, ranges not trained, samples."""
         not_exact = [report for spec in self.inputs.values() if (report := spec.assignment.report())]
-        drawn = self.samples.notes(batch_size=self.recipe.optim.batch_size)
+        optim = self.recipe.optim
+        drawn = self.samples.notes(batch_size=optim.batch_size // (optim.accumulate if optim.mix_kinds else 1))
         return [*self.start_notes, *not_exact, *self._ranges_not_trained(), *drawn]
 
     def _untrained(self) -> list[str]:
@@ -131,11 +139,14 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
     optim = recipe.optim
     samples = find_samples(recipe, store, split=recipe.data.split)
     samples = replace(samples, stages=recipe.data.stages or (), steps=optim.steps)
-    sampler = samples.sampler(batch_size=optim.batch_size, seed=recipe.seed)
+    sampler = step_sampler(samples, recipe)
+    steps_per_epoch = sampler.steps_per_epoch
+    if optim.mix_kinds:
+        steps_per_epoch = max(1, round(steps_per_epoch / optim.accumulate))
     if isinstance(sampler, StagedSampler):
         total_steps, warmup_share = sampler.total_steps, sampler.share_until(optim.warmup_epochs)
     else:
-        total_steps = optim.steps or optim.epochs * sampler.steps_per_epoch
+        total_steps = optim.steps or optim.epochs * steps_per_epoch
         warmup_share = optim.warmup_epochs / optim.epochs
     val_samples = None
     if recipe.run.val_batches and recipe.data.val_split in store.index.column("split").unique().to_pylist():
@@ -155,7 +166,7 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
         ranges=ranges,
         # What was not trained before now is.
         inputs=input_specs(store, arrays, ranges=replace(ranges, untrained=()), recipe=recipe),
-        steps_per_epoch=sampler.steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         schedule=Schedule.of_batch(
             base_lr=optim.base_lr, batch_size=optim.batch_size, warmup_share=warmup_share, total_steps=total_steps

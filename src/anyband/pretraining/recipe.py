@@ -284,6 +284,9 @@ class OptimRecipe(Recipe):
     """Pairs or sets a step, over all processes and accumulated parts."""
     accumulate: Count = 1
     """Parts that a process's share of a batch is computed in; the step stays the same to rounding."""
+    mix_kinds: bool = False
+    """Whether the parts of a step are of all kinds of pairs or sets, in the proportion of the data; else a step has
+    one."""
     epochs: Count = 300
     """Passes over the pairs, or over the footprints of sets."""
     steps: Count | None = None
@@ -304,6 +307,11 @@ class OptimRecipe(Recipe):
     def _check(self) -> "OptimRecipe":
         parts, size, found = self.accumulate, self.batch_size, f"{self.warmup_epochs:g}"
         need(size % parts == 0, f"optim.accumulate {parts} does not divide optim.batch_size {size}")
+        need(
+            parts > 1 or not self.mix_kinds,
+            "optim.mix_kinds gives each part of a step a kind, and optim.accumulate 1 makes one part of it; raise "
+            "optim.accumulate",
+        )
         allowed = f"from 0 to optim.epochs {self.epochs}"
         need(self.warmup_epochs <= self.epochs, f"optim.warmup_epochs must be {allowed}, found {found}")
         return self
@@ -321,6 +329,11 @@ class PretrainRecipe(Recipe):
 
     @model_validator(mode="after")
     def _check(self) -> "PretrainRecipe":
+        need(
+            not (self.optim.mix_kinds and self.data.stages),
+            "optim.mix_kinds mixes kinds of all the data, and data.stages draws from parts of it one after the other; "
+            "take one away",
+        )
         if self.data.sets is None:
             self._check_pairs()
         else:

@@ -14,6 +14,7 @@ from anyband.errors import GeometryError, InputError
 
 __all__ = [
     "IDENTITY",
+    "VALID_SHARE",
     "Axis",
     "Blender",
     "Grid",
@@ -386,7 +387,7 @@ def check_same_ground(first: Grid, other: Grid, *, names: tuple[str, str]) -> No
 # chosen: transforms are written with 6 to 15 digits; a thousandth of a pixel over the image is not a shift.
 _PIXEL_TOLERANCE = 1e-3
 # chosen: half, so that a resampled pixel is valid where valid pixels carry most of its weight.
-_VALID_SHARE = 0.5
+VALID_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -495,7 +496,7 @@ def resample_bilinear(
         values[~inside] = 0
         return values, inside.copy()
     share = _interpolate(valid.astype(np.float32), rows, cols, part)
-    kept = inside & (share >= _VALID_SHARE - 1e-6)
+    kept = inside & (share >= VALID_SHARE - 1e-6)
     return np.divide(values, share, out=np.zeros_like(values), where=kept), kept
 
 
