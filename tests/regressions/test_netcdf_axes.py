@@ -393,3 +393,78 @@ def test_a_scale_of_one_says_nothing(tmp_path: Path) -> None:
         file.variables["B02"].attrs["scale_factor"] = 1.0
     with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
         assert reader.notes == ()
+
+
+# Parts that were never written, and other ways to say where
+
+
+@pytest.mark.parametrize(
+    ("chunks", "axes"),
+    [((2, 3), ("y", "x")), ((3, 2), ("x", "y")), ((1, 2, 3), ("band", "y", "x")), (None, ("y", "x"))],
+)
+def test_parts_that_were_never_written_are_missing_and_said(
+    tmp_path: Path, chunks: tuple[int, ...] | None, axes: tuple[str, ...]
+) -> None:
+    path = _write(tmp_path / "a.nc", axes, variables=())
+    written = np.zeros([_SIZES[axis] for axis in axes], dtype=bool)
+    with h5netcdf.File(path, "a") as file:
+        one = file.create_variable("B02", axes, np.uint16, chunks=chunks)
+        one.attrs["grid_mapping"] = "spatial_ref"
+        if chunks is not None:
+            first = tuple(slice(0, chunk) for chunk in chunks)
+            written[first] = True
+            one[first] = 7
+    names = ("B02", "B03", "B04") if "band" in axes else ("B02",)
+    with open_raster(RasterSource(paths=(path,)), optical_sensor(*names)) as reader:
+        found = reader.read(Window(row=1, col=1, height=2, width=4))
+        assert "parts of B02 were never written: their pixels are missing" in reader.notes
+    rows_first = written.transpose([axes.index(axis) for axis in ("band", "y", "x") if axis in axes])
+    np.testing.assert_array_equal(found.valid, rows_first.reshape(-1, _HEIGHT, _WIDTH)[:, 1:3, 1:5])
+
+
+def test_a_whole_variable_in_chunks_says_nothing(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.nc", ("y", "x"), variables=())
+    with h5netcdf.File(path, "a") as file:
+        one = file.create_variable("B02", ("y", "x"), np.uint16, chunks=(3, 4), data=1 + _values(("y", "x")))
+        one.attrs["grid_mapping"] = "spatial_ref"
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
+        assert reader.read().valid.all()
+        assert reader.notes == ()
+
+
+@pytest.mark.parametrize(("first", "west"), [(359.0, -1.25), (179.0, 178.75)])
+def test_longitudes_may_begin_anew_on_their_way(tmp_path: Path, first: float, west: float) -> None:
+    x = first + 0.5 * np.arange(_WIDTH)
+    path = _write(
+        tmp_path / "a.nc",
+        ("y", "x"),
+        called={"y": "lat", "x": "lon"},
+        attributes={"y": {"units": "degrees_north"}, "x": {"units": "degrees_east"}},
+        values={"y": 40.25 - 0.5 * np.arange(_HEIGHT), "x": x % 360 if first > 180 else (x + 180) % 360 - 180},
+        mapping={"crs_wkt": CRS.from_epsg(4326).to_wkt()},
+    )
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
+        assert reader.grid.transform == (0.5, 0.0, west, 0.0, -0.5, 40.5)
+
+
+def test_variables_of_a_group_are_not_read_and_the_message_says_how_to_make_them_a_file(tmp_path: Path) -> None:
+    with h5netcdf.File(tmp_path / "a.nc", "w") as file:
+        group = file.create_group("PRODUCT")
+        group.dimensions = {"y": 2, "x": 3}
+        group.create_variable("B02", ("y", "x"), np.uint16, data=np.ones((2, 3), dtype=np.uint16))
+    with (
+        pytest.raises(
+            RasterError, match=r"it has group PRODUCT; groups are not read: .*`ncks -G : -g PRODUCT OLD NEW`"
+        ),
+        open_raster(RasterSource(paths=(tmp_path / "a.nc",)), optical_sensor("B02")),
+    ):
+        pass
+
+
+def test_numbers_of_half_precision_are_read_without_a_warning(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.nc", ("y", "x"), variables=())
+    with h5netcdf.File(path, "a") as file:
+        one = file.create_variable("B02", ("y", "x"), np.float16, data=_values(("y", "x")).astype(np.float16))
+        one.attrs["grid_mapping"] = "spatial_ref"
+    with open_raster(RasterSource(paths=(path,)), optical_sensor("B02")) as reader:
+        assert reader.read().valid.all()

@@ -1,6 +1,8 @@
 """netCDF-4 and HDF5, by h5netcdf: axes by what they are called, times by their calendars, coordinates, validity."""
 
 import datetime
+import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,6 +16,7 @@ import numpy as np
 from anyband.arrays import Array, Bool, Shaped
 from anyband.errors import RasterError
 from anyband.rasters.grid import IDENTITY, Transform, Window, counts_pixels, crs_name, trusted_georeference
+from anyband.rasters.products import NOT_READ, Times, counted_times, in_utc
 
 __all__ = ["NetcdfSheet"]
 
@@ -61,7 +64,6 @@ _BOUNDS = ("_bnds", "_bounds")
 _STEP_TOLERANCE = 0.01
 # What netCDF writes where nothing was written. Source: netcdf.h, NC_FILL_FLOAT and NC_FILL_DOUBLE.
 _UNWRITTEN = 9.9692099683868690e36
-_NOT_READ = "no date is taken from it; declare `datetime`"
 
 
 class NetcdfSheet:
@@ -109,6 +111,10 @@ class NetcdfSheet:
             transform, crs, height=self.height, geolocation=self.geolocation
         )
         self._take_time(file, time_index, time, notes)
+        lacking = [name for name, (one, _) in self._variables.items() if _lacks_parts(one.stored._h5ds)]
+        self._lacking = frozenset(lacking)
+        if lacking:
+            notes.append(f"parts of {', '.join(lacking[:4])} were never written: their pixels are missing")
         self.notes: tuple[str, ...] = (*notes, *said, *missing)
 
     def _take_time(self, file: Any, time_index: int | None, time: datetime.datetime | None, notes: list[str]) -> None:
@@ -122,7 +128,7 @@ class NetcdfSheet:
         for name in timed:
             self.num_times = file.sizes[name]
             axis = _coordinate(file, name, _TIME)
-            said = [f"its time axis '{name}' has no values: {_NOT_READ}"] * self.num_times
+            said = [f"its time axis '{name}' has no values: {NOT_READ}"] * self.num_times
             if axis is not None:
                 self.times, said = _times(axis, name)
             self.time_index = index = self._chosen_time(time_index, time)
@@ -162,18 +168,22 @@ class NetcdfSheet:
                 f"cannot read variable '{name}' of '{self.path}' at {window}: "
                 f"the file is truncated or damaged ({problem})"
             ) from problem
+        valid = _in_range(stored, variable)
+        if name in self._lacking:
+            valid &= _written(variable.stored._h5ds, place)
         kept = sorted((role for role in (_BAND, _ROW, _COL) if role in axes), key=lambda role: axes[role])
-        stored = stored.transpose([kept.index(role) for role in (_BAND, _ROW, _COL) if role in axes])
-        stored = stored[[once.index(one) for one in wanted]] if _BAND in axes else stored[None]
-        return stored, _in_range(stored, variable)
+        order = [kept.index(role) for role in (_BAND, _ROW, _COL) if role in axes]
+        stored, valid = stored.transpose(order), valid.transpose(order)
+        again = [once.index(one) for one in wanted] if _BAND in axes else None
+        return stored[again], valid[again]
 
     def _chosen_time(self, index: int | None, time: datetime.datetime | None) -> int:
         known = [one for one in self.times if one is not None]
         span = f" ({known[0].date()} … {known[-1].date()})" if known else ""
         if time is not None:
-            day = _utc(time).date()
+            day = in_utc(time).date()
             found = [position for position, one in enumerate(self.times) if one is not None and one.date() == day]
-            exact = [position for position in found if self.times[position] == _utc(time)]
+            exact = [position for position in found if self.times[position] == in_utc(time)]
             if len(exact) == 1 or len(found) == 1:
                 return (exact or found)[0]
             count = f"{len(found)} images" if found else "no image"
@@ -261,9 +271,11 @@ def _image_variables(file: Any, path: Path) -> tuple[dict[str, _Placed], list[st
             "one value of the others, or rename them, and write the file again"
         )
     if not found:
+        advice = f"; groups are not read: write one as a file, by `ncks -G : -g {next(iter(file.groups), '')} OLD NEW`"
         raise RasterError(
             f"'{path}' has no image variables (numbers over rows and columns, and perhaps time and band); it has "
             f"{', '.join((*file.variables, *(f'group {name}' for name in file.groups))) or 'nothing'}"
+            f"{advice if file.groups else ''}"
         )
     grids = {
         name: tuple((one.dimensions[axes[role]], one.shape[axes[role]]) for role in (_ROW, _COL))
@@ -391,7 +403,8 @@ def _in_range(stored: Array, variable: _Variable) -> Array:
     is_float, scaling = stored.dtype.kind not in "iu", _scaling(variable)
     missing = [*_fill_values(variable)[1:], *([_UNWRITTEN] if is_float else [])]
     kind = stored.dtype.type if is_float else float
-    checks = [stored != kind(value) for value in missing]
+    with np.errstate(over="ignore"):  # of half precision
+        checks = [stored != kind(value) for value in missing]
     are_floats = any(np.asarray(variable.attrs[key]).dtype.kind == "f" for key in ends if key in variable.attrs)
     if scaling is not None and scaling[0] and are_floats and not is_float:
         # Source: NetCDF Users' Guide, appendix A: a range of the unpacked type is in unpacked units.
@@ -400,6 +413,26 @@ def _in_range(stored: Array, variable: _Variable) -> Array:
     slack = 0.0 if is_float else 0.01  # of a stored step, to let rounding pass
     checks += [stored >= kind(end - slack) for end in low] + [stored <= kind(end + slack) for end in high]
     return np.asarray(np.logical_and.reduce([np.ones(stored.shape, dtype=bool), *checks]))
+
+
+def _lacks_parts(dataset: Any) -> bool:
+    """Tell whether a part of an HDF5 data set was never written, which is read as a fill value or 0."""
+    if dataset.chunks is None:
+        return bool(dataset.size) and not dataset.id.get_storage_size()
+    parts = (-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    return bool(dataset.id.get_num_chunks() < math.prod(parts))
+
+
+def _written(dataset: Any, place: Sequence[Any]) -> Array:
+    """Tell which values of a part of a data set were written."""
+    numbers = [np.arange(size)[one] for size, one in zip(dataset.shape, place, strict=True)]
+    if dataset.chunks is None:
+        return np.zeros([one.size for one in numbers if one.ndim], dtype=bool)
+    along = [np.unique(one // chunk, return_inverse=True) for one, chunk in zip(numbers, dataset.chunks, strict=True)]
+    starts = itertools.product(*(one * chunk for (one, _), chunk in zip(along, dataset.chunks, strict=True)))
+    found = [dataset.id.get_chunk_info_by_coord(start).byte_offset is not None for start in starts]
+    held = np.reshape(found, [len(one) for one, _ in along])[np.ix_(*(np.ravel(which) for _, which in along))]
+    return held.reshape([one.size for one in numbers if one.ndim])
 
 
 def _text(value: Any) -> str:
@@ -442,11 +475,13 @@ def _georeference(
         stored = np.asarray(one.stored[...], dtype=np.float64)
         values.append((stored * _number(one, "scale_factor", 1.0) + _number(one, "add_offset", 0.0)) * unit)
     ys, xs = values
+    if crs is not None and _in_degrees(coordinates):
+        # Longitudes may begin anew on their way, at 180° or at 360°.
+        xs = np.unwrap(xs, period=360.0) if np.abs(np.diff(xs)).max(initial=0.0) > 180 else xs
+        xs = xs - 360.0 if xs.min() >= 180 else xs
     step_y, step_x = _even_step(ys, path, "y"), _even_step(xs, path, "x")
     if step_x is None and step_y is None:
         return IDENTITY, crs, notes
-    if crs is not None and _in_degrees(coordinates) and xs.min() >= 180:
-        xs = xs - 360.0
     # One row or one column says nothing about its height: pixels are then taken as square.
     step_x = step_x if step_x is not None else abs(step_y or 1.0)
     step_y = step_y if step_y is not None else -abs(step_x)
@@ -535,51 +570,21 @@ def _crs(file: Any, variable: _Variable, mapping: dict[str, Any]) -> tuple[str |
     return crs, [] if crs else [f"its coordinate system ('{name}') can't be read; give it a `crs_wkt`"]
 
 
-_Times = tuple[tuple[datetime.datetime | None, ...], list[str]]
-"""Times in UTC, None where the usual calendar has none; and what is to be said of each, empty where nothing is."""
-
-
-def _times(axis: _Variable, name: str) -> _Times:
+def _times(axis: _Variable, name: str) -> Times:
     """Read times by their unit and calendar."""
     values, units, calendar = np.ravel(np.asarray(axis.stored[...])), axis.text("units"), axis.text("calendar")
     try:
         if values.dtype.kind in "OSU":
-            found = [_utc(datetime.datetime.fromisoformat(_text(value).strip())) for value in values]
+            found = [in_utc(datetime.datetime.fromisoformat(_text(value).strip())) for value in values]
             return tuple(found), [""] * len(found)
-        return _counted_times(values, units, calendar.casefold() or "standard")
+        return counted_times(values, units, calendar.casefold() or "standard")
     except (ValueError, OverflowError, TypeError) as problem:
         shown = f"units '{units}'" + (f", calendar '{calendar}'" if calendar else "")
-        said = f"its time '{name}' ({shown}) can't be read ({str(problem).split('.')[0].strip()}): {_NOT_READ}"
+        said = f"its time '{name}' ({shown}) can't be read ({str(problem).split('.')[0].strip()}): {NOT_READ}"
         return (None,) * len(values), [said] * len(values)
 
 
-def _counted_times(values: Array, units: str, calendar: str) -> _Times:
-    """Count times from the start that their unit names."""
-    import cftime
-
-    unit, _, start = units.partition(" ")
-    if unit.casefold() in ("nanosecond", "nanoseconds", "ns"):
-        # cftime begins at microseconds.
-        values, units = (values // 1000 if values.dtype.kind in "iu" else values / 1000), f"microseconds {start}"
-    dates = cftime.num2date(values, units, calendar=calendar, only_use_cftime_datetimes=True)
-    times, said = zip(*(_usual_time(date, calendar) for date in np.atleast_1d(dates)), strict=True)
-    return times, list(said)
-
-
-def _usual_time(date: Any, calendar: str) -> tuple[datetime.datetime | None, str]:
-    """Bring a date of a calendar to the usual one, and say how."""
-    if not hasattr(date, "isoformat"):
-        return None, f"its time has no value: {_NOT_READ}"
-    day = date.isoformat()[:10]
-    try:
-        time = _utc(datetime.datetime.fromisoformat(date.isoformat()))
-    except ValueError:
-        return None, f"its time is {day} in calendar '{calendar}', which the usual one does not have: {_NOT_READ}"
-    is_usual = calendar in ("standard", "gregorian", "proleptic_gregorian")
-    return time, "" if is_usual else f"its calendar is '{calendar}': {day} was taken as the same day of the usual one"
-
-
-def _single_time(file: Any) -> _Times:
+def _single_time(file: Any) -> Times:
     """Read the time of a file without a time axis: a single value, else when its coverage starts."""
     for name in ("time", "t"):
         one = file.variables.get(name)
@@ -589,11 +594,7 @@ def _single_time(file: Any) -> _Times:
     if not start:
         return (), []
     try:
-        time = _utc(datetime.datetime.fromisoformat(start))
+        time = in_utc(datetime.datetime.fromisoformat(start))
     except ValueError:
-        return (None,), [f"its `time_coverage_start` '{start}' can't be read: {_NOT_READ}"]
+        return (None,), [f"its `time_coverage_start` '{start}' can't be read: {NOT_READ}"]
     return (time,), [f"its date was taken from `time_coverage_start`: {time:%Y-%m-%d}"]
-
-
-def _utc(time: datetime.datetime) -> datetime.datetime:
-    return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)

@@ -8,13 +8,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from anyband.arrays import Array
 from anyband.errors import RasterError
 from anyband.files import OwnLoader
 from anyband.sensors.sensor import BY_BASELINE, Scaling, Sensor
 
-__all__ = ["date_of", "product_scaling", "product_time", "tagged_scaling"]
+__all__ = [
+    "NOT_READ",
+    "Times",
+    "counted_times",
+    "date_of",
+    "in_utc",
+    "product_scaling",
+    "product_time",
+    "tagged_scaling",
+]
 
 # Source: ESA, Sentinel-2 Products Specification Document: reflectance = (DN + offset) / quantification value, bands by
 # their numbers in this order. Since processing baseline 04.00 the offset is -1000.
@@ -182,3 +193,39 @@ def _found_date(sheets: Sequence[Any], sensor: Sensor, *, is_declared: bool) -> 
         return time, "the MTL file"
     written = [time for _, time in tags if time < datetime.datetime.now(datetime.UTC)]
     return (written[0], f"the tag {_WRITTEN_TAG}, which may say when the file was written") if written else (None, "")
+
+
+NOT_READ = "no date is taken from it; declare `datetime`"
+"""What follows a time that can't be read."""
+Times = tuple[tuple[datetime.datetime | None, ...], list[str]]
+"""Times in UTC, None where the usual calendar has none; and what is to be said of each, empty where nothing is."""
+
+
+def counted_times(values: Array, units: str, calendar: str) -> Times:
+    """Count times from the start that their unit names."""
+    import cftime
+
+    unit, _, start = units.partition(" ")
+    if unit.casefold() in ("nanosecond", "nanoseconds", "ns"):
+        # cftime begins at microseconds.
+        values, units = (values // 1000 if values.dtype.kind in "iu" else values / 1000), f"microseconds {start}"
+    dates = cftime.num2date(values, units, calendar=calendar, only_use_cftime_datetimes=True)
+    times, said = zip(*(_usual_time(date, calendar) for date in np.atleast_1d(dates)), strict=True)
+    return times, list(said)
+
+
+def _usual_time(date: Any, calendar: str) -> tuple[datetime.datetime | None, str]:
+    """Bring a date of a calendar to the usual one, and say how."""
+    if not hasattr(date, "isoformat"):
+        return None, f"its time has no value: {NOT_READ}"
+    day = date.isoformat()[:10]
+    try:
+        time = in_utc(datetime.datetime.fromisoformat(date.isoformat()))
+    except ValueError:
+        return None, f"its time is {day} in calendar '{calendar}', which the usual one does not have: {NOT_READ}"
+    is_usual = calendar in ("standard", "gregorian", "proleptic_gregorian")
+    return time, "" if is_usual else f"its calendar is '{calendar}': {day} was taken as the same day of the usual one"
+
+
+def in_utc(time: datetime.datetime) -> datetime.datetime:
+    return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
