@@ -243,12 +243,12 @@ def test_a_window_outside_is_refused(tmp_path: Path) -> None:
         _read(_THREE, path, window=Window(row=3, col=0, height=4, width=2))
 
 
-def test_the_files_own_nodata_counts_before_the_sensors(tmp_path: Path) -> None:
+def test_the_files_own_nodata_counts_beside_the_sensors(tmp_path: Path) -> None:
     pixels = np.array([[[0, 7, 9]]], np.uint16)
     own = _write(tmp_path / "own.tif", pixels, nodata=7.0)
     none = _write(tmp_path / "none.tif", pixels)
     sensor = _sensor("B02", nodata=0.0)
-    assert _read(sensor, own).valid.tolist() == [[[True, False, True]]]
+    assert _read(sensor, own).valid.tolist() == [[[False, False, True]]]
     assert _read(sensor, none).valid.tolist() == [[[False, True, True]]]
 
 

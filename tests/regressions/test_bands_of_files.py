@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from PIL import Image
 from rasterio.enums import ColorInterp
 
 from anyband.data.manifest import parse_entry
@@ -287,3 +288,69 @@ def test_a_mask_of_complex_numbers_is_refused(tmp_path) -> None:
         open_raster(source, get_sensor("sentinel2-l2a").select(_BANDS)) as reader,
     ):
         reader.read()
+
+
+def test_a_tag_for_pixels_outside_does_not_make_data_of_the_fill_of_the_product(tmp_path) -> None:
+    pixels = _numbers(400, 500, 600, 700, dtype="int16")
+    pixels[:, :8], pixels[:, 8:12] = 0, -9999
+    path = _tif(tmp_path / "warped.tif", pixels, nodata=-9999)
+
+    assert _read(path, bands="B02;B03;B04;B08")[1].mean(axis=(1, 2)).tolist() == [0.625] * 4
+    # What is declared says all.
+    assert _read(path, bands="B02;B03;B04;B08", nodata="-9999")[1].mean(axis=(1, 2)).tolist() == [0.875] * 4
+
+
+@pytest.mark.parametrize(("dtype", "nodata", "shown"), [("UInt16", -9999, "uint16"), ("Byte", 256, "uint8")])
+def test_a_nodata_of_a_vrt_that_its_type_cannot_hold_is_said(tmp_path, dtype: str, nodata: int, shown: str) -> None:
+    _tif(tmp_path / "a.tif", _numbers(40, 50, 60, 70, dtype=shown))
+    bands = "".join(
+        f'<VRTRasterBand dataType="{dtype}" band="{number}"><NoDataValue>{nodata}</NoDataValue>'
+        f"{_vrt_source('a.tif', number)}</VRTRasterBand>"
+        for number in (1, 2, 3, 4)
+    )
+
+    _, _, reader = _read(_vrt(tmp_path / "a.vrt", "a.tif", bands), bands="B02;B03;B04;B08")
+
+    assert [note for note in reader.notes if "nodata" in note] == [
+        f"its nodata, {nodata}, is no number of its type, {shown}, and is ignored"
+    ]
+
+
+# Numbers that are no measurements
+
+
+def _palette(file) -> None:
+    file.write_colormap(1, {0: (255, 0, 0, 255), 1: (0, 255, 0, 255)})
+
+
+@pytest.mark.parametrize(("name", "driver"), [("a.tif", "GTiff"), ("a.png", "PNG")])
+def test_a_colour_table_is_said(tmp_path, name: str, driver: str) -> None:
+    path = tmp_path / name
+    with rasterio.open(path, "w", driver=driver, dtype="uint8", count=1, height=32, width=32, **_GROUND) as file:
+        file.write(_numbers(1, dtype="uint8"))
+        _palette(file)
+
+    assert "its numbers are places in a colour table" in " ".join(_read(path, "maxar-rgb", bands="R=1")[2].notes)
+
+
+def test_colours_of_another_system_numbers_from_white_and_turned_photographs_are_said(tmp_path) -> None:
+    image = Image.fromarray(np.full((32, 48, 4), 100, dtype="uint8"), "CMYK")
+    image.save(tmp_path / "a.jpg")
+    image.save(tmp_path / "a.tif")
+    for name in ("a.jpg", "a.tif"):
+        notes = _read(tmp_path / name, "maxar-rgb")[2].notes
+        assert "its colours are stored as CMYK, and were converted to red, green, blue" in notes
+    white = _tif(tmp_path / "w.tif", _numbers(7, dtype="uint8"), photometric="MINISWHITE")
+    assert "its numbers grow from white to black" in " ".join(_read(white, "maxar-rgb", bands="R=1")[2].notes)
+    turned = Image.fromarray(np.full((32, 48, 3), 100, dtype="uint8"))
+    exif = turned.getexif()
+    exif[274] = 6
+    turned.save(tmp_path / "t.jpg", exif=exif)
+    assert "its EXIF orientation (6) is ignored" in " ".join(_read(tmp_path / "t.jpg", "maxar-rgb")[2].notes)
+
+
+def test_a_file_that_marks_its_bands_as_other_colours_than_their_order_says_is_pointed_out(tmp_path) -> None:
+    colours = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
+    path = _tif(tmp_path / "bgr.tif", _numbers(1, 2, 3, dtype="uint8"), colours=colours, photometric="MINISBLACK")
+
+    assert "the file marks them as blue, green, red" in " ".join(_read(path, "maxar-rgb")[2].notes)

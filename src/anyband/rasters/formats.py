@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -47,6 +48,9 @@ _READING |= {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}
 # Formats whose files hold their own pixels, by GDAL's names; no other driver is asked, because some follow what a file
 # says to other files, and to the network.
 _DRIVERS = ["GTiff", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JPEG", "PNG", "BMP", "ENVI", "HFA"]
+
+
+_RGB_NAMES = ("red", "green", "blue")
 
 
 class GdalSheet:
@@ -91,9 +95,7 @@ class GdalSheet:
                 self._is_whole = lacks_blocks is False
                 if lacks_blocks:
                     self.notes = (*self.notes, "some of its blocks are not in the file: their pixels are missing")
-                if is_tiff and self.nodata[0] is None and (text := _nodata_text(path)):
-                    said = f"its nodata, {text}, is no number of its type, {self.dtypes[0]}, and is ignored"
-                    self.notes = (*self.notes, said)
+                self.notes = (*self.notes, *_ignored_nodata(path, dataset), *_colour_notes(dataset))
         except _LIBRARY_ERRORS as problem:
             raise RasterError(
                 f"'{path}' is damaged: its header can't be read ({_cause(problem)}); get it again or leave it out"
@@ -102,7 +104,10 @@ class GdalSheet:
         self.taken: datetime.datetime | None = None
         self.time_index: int | None = None
         is_picture = dataset.driver in ("JPEG", "PNG") and not any(self.names)
-        self.colours = tuple(meaning.name for meaning in dataset.colorinterp) if is_picture else ()
+        colours = tuple(meaning.name for meaning in dataset.colorinterp)
+        # Of TIFFs writers mark any three bands of 8 bits as red, green, blue: that alone says nothing.
+        is_other = sorted(colours[:3]) == sorted(_RGB_NAMES) and colours[:3] != _RGB_NAMES and not any(self.names)
+        self.colours = colours if is_picture or is_other else ()
 
     def metadata(self, *, everywhere: bool) -> dict[str, str]:
         """Give its tags; `everywhere`: also those of metadata files beside it, which take a millisecond to look for."""
@@ -186,6 +191,35 @@ def _nodata_text(path: Path) -> str:
                 file.seek(*struct.unpack(order + offset, value))
                 return str(file.read(min(length, _MOST_TAGS)).rstrip(b"\0 "), "ascii", "replace")
     return ""
+
+
+def _ignored_nodata(path: Path, dataset: Any) -> list[str]:
+    """Say which "no data" of a TIFF or VRT the type of the pixels can't hold; GDAL gives none then."""
+    texts: list[str] = []
+    if dataset.driver == "VRT":
+        bands = ElementTree.parse(path).getroot().iterfind("VRTRasterBand")
+        texts = [(band.findtext("NoDataValue") or "").strip() for band in bands]
+    elif dataset.driver == "GTiff" and dataset.nodatavals[0] is None:
+        texts = [_nodata_text(path)]
+    found = zip(texts, dataset.nodatavals, dataset.dtypes, strict=False)
+    ignored = dict.fromkeys((text, dtype) for text, value, dtype in found if text and value is None)
+    return [f"its nodata, {text}, is no number of its type, {dtype}, and is ignored" for text, dtype in ignored]
+
+
+def _colour_notes(dataset: Any) -> list[str]:
+    """Say where numbers are no measurements, or not those that are stored."""
+    structure, turned = dataset.tags(ns="IMAGE_STRUCTURE"), dataset.tags().get("EXIF_Orientation", "1")
+    space = structure.get("SOURCE_COLOR_SPACE", "")
+    table = (
+        "its numbers are places in a colour table, no measurements (`gdal_translate -expand rgb` makes them colours)"
+    )
+    notes = {
+        table: ColorInterp.palette in dataset.colorinterp,
+        f"its colours are stored as {space}, and were converted to red, green, blue": space in ("CMYK", "CIELAB"),
+        "its numbers grow from white to black (MINISWHITE), and are taken as they are": "MINISWHITE" in structure,
+        f"its EXIF orientation ({turned}) is ignored: rows and columns are as stored": turned not in ("0", "1"),
+    }
+    return [note for note, is_so in notes.items() if is_so]
 
 
 def _tags_scaling(dataset: Any) -> tuple[Scaling | None, ...]:

@@ -228,4 +228,5 @@ def _usual_time(date: Any, calendar: str) -> tuple[datetime.datetime | None, str
 
 
 def in_utc(time: datetime.datetime) -> datetime.datetime:
+    """Bring a time to UTC; no zone means UTC."""
     return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)

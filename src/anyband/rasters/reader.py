@@ -237,7 +237,9 @@ class RasterReader:
                 stored, with_data = sheet.read(positions, needed)
                 known = np.ones(stored.shape, dtype=bool) if with_data is None else with_data.copy()
                 for index, target in enumerate(targets):
-                    known[index] &= has_data(stored[index], self._nodata[target])
+                    # A tag for pixels outside does not make data of the fill of the product.
+                    for number in {self._nodata[target], self.sensor.nodata if self._source.nodata is None else None}:
+                        known[index] &= has_data(stored[index], number)
                 if stored.dtype.kind == "c":
                     stored = np.abs(stored) ** (2 if self._source.encoding == "intensity_db" else 1)
                 read.append((targets, stored, known))
