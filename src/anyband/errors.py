@@ -22,6 +22,7 @@ __all__ = [
     "agreed",
     "check_text",
     "counted",
+    "is_text",
     "nearest_name",
 ]
 
@@ -88,6 +89,11 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 # chosen: so much of a text that can't be used is shown.
 _SHOWN = 40
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def is_text(text: str) -> bool:
+    """Tell whether a name has no NUL, and no bytes that are no UTF-8."""
+    return not _UNUSABLE.search(text)
 
 
 def check_text(text: str, *, error: type[Exception]) -> None:

@@ -1,6 +1,7 @@
 """Words that no reader takes for what belongs there: one message, exit code 2, wherever they stand."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import rasterio
 
 from anyband.cli import main
+from anyband.data.manifest import entries_from_globs
 from anyband.errors import OutputError
 
 _LONG = "9" * 5000
@@ -59,10 +61,15 @@ def test_words_of_the_command_that_no_file_can_be_named_are_refused(told, word: 
     assert "has a NUL character, or bytes that are not UTF-8" in told("prepare", word, "--sensor", "rgb", *_PREPARE)
 
 
-def test_a_file_whose_name_is_not_utf8_is_refused_by_name(told, tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_utf8_is_left_out_of_what_matches_and_refused_alone(told, tmp_path: Path) -> None:
     os.link(tmp_path / "a.tif", os.fsencode(tmp_path) + b"/caf\xe9.tif")
+    listed = entries_from_globs([str(tmp_path / "*.tif")], sensor="maxar-rgb")
+    assert [Path(entry.name).name for entry in listed] == ["a.tif"]
+    assert re.fullmatch(
+        r"1 file is left out, with bytes in .* no UTF-8, first '.*caf.udce9.tif': rename it", *listed.notes
+    )
     assert "'caf\\udce9.tif' has a NUL character, or bytes that are not UTF-8" in told(
-        "prepare", "*.tif", "--sensor", "maxar-rgb", *_PREPARE
+        "prepare", "caf*.tif", "--sensor", "maxar-rgb", *_PREPARE
     )
 
 

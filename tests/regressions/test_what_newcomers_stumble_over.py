@@ -1,5 +1,6 @@
 """The command line as newcomers use it: early refusals, narrow terminals, outputs that are there already."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import rasterio
 
 from anyband.cli import main
 from anyband.cli.results import print_table
+from anyband.data.manifest import parse_entry
 from anyband.errors import counted
 
 _OWN = """\
@@ -170,3 +172,20 @@ def test_one_image_is_prepared_as_one(scene: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert said.startswith("1 chip of 1 footprint in 1 place (train 1, val 0, test 0)")
     assert "1 images" not in said
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    """`anyband sensors | head` once ended with "Broken pipe"."""
+    words = [sys.executable, "-c", "import sys; from anyband.cli import main; sys.exit(main(['sensors']))"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        ended = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.stderr == ""
+    assert ended.returncode == 141
+
+
+@pytest.mark.parametrize("bands", ["R,G,B", "R;G;B", "R=1,G=2,B=3"])
+def test_bands_are_listed_with_commas_as_elsewhere(bands: str) -> None:
+    entry = parse_entry({"path": "a.tif", "sensor": "maxar-rgb", "bands": bands}, folder=Path())
+    assert entry.source.bands == (("R", "1"), ("G", "2"), ("B", "3"))

@@ -46,6 +46,17 @@ _POWER = 10 ** (_db() / 10)
     ("sensor", "encoding", "dn", "cause", "mend"),
     [
         ("sentinel1-grd", "db", _db() * 1e4, "are about -120,", "decibels times 10000; declare `scale: 0.0001`"),
+        ("sentinel2-l2a", "dn", _reflectance(12) * 100, "with decimals", "likely per cent; declare `scale: 0.01`"),
+        ("sentinel2-l2a", "dn", RNG.normal(0, 1, (12, 400)), "likely standardised", "numbers from before that"),
+        (
+            "sentinel2-l2a",
+            "dn",
+            np.where(np.arange(400) < 40, 65535, _DN).astype(np.uint16),
+            "are about 6.554",
+            "likely a fill value; declare `nodata: 65535`",
+        ),
+        ("maxar-rgb", "dn", RNG.integers(0, 65536, (3, 400)), "8 bits ends at 255", "declare `scale: 0.00389105`"),
+        ("maxar-rgb", "dn", RNG.integers(0, 2048, (3, 400)), "likely of more bits", "declare `scale: 0.124573`"),
         ("sentinel1-grd", "db", _db() * 100, "-60 to 30 dB can be", "decibels times 100; declare `scale: 0.01`"),
         ("sentinel1-grd", "db", np.sqrt(_POWER) * 9e3, "can be", "without calibration; calibrate them, then declare"),
         ("sentinel1-grd", "linear", np.full((2, 400), 4e5) * _POWER, "can be", "calibrate them"),

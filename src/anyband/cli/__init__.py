@@ -75,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _signals_stop():
             code: int = importlib.import_module(f"anyband.cli.{parsed.verb}").run(parsed)
+    except BrokenPipeError:
+        # Who reads has gone, as `head` does; what is left to write goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (AnybandError, OSError, UnicodeError) as problem:
         if parsed.debug:
             raise

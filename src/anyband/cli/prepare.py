@@ -182,7 +182,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     )
     if report.was_complete:
         print(f"'{arguments.out}' is complete already, of the same images and options; nothing was done")
-    print("\n".join(report.lines()))
+    print("\n".join([*report.lines(), *(f"note: {note}" for note in entries.notes)]))
     return 0
 
 

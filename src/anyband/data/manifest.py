@@ -26,6 +26,8 @@ from anyband.errors import (
     ManifestError,
     RasterError,
     check_text,
+    counted,
+    is_text,
     nearest_name,
 )
 from anyband.files import check_regular, file_identity, found_paths, read_yaml
@@ -328,6 +330,9 @@ def _bands(value: Any, paths: Sequence[Path], sensor: Sensor) -> tuple[tuple[str
     names."""
     if _items(value) == ["available"]:
         return AVAILABLE
+    if isinstance(value, str) and ";" not in value:
+        # As other lists of the command line are written; no name of a band has a comma.
+        value = value.replace(",", ";")
     if isinstance(value, Mapping):
         named = [(str(band), str(name)) for band, name in value.items()]
     else:
@@ -464,6 +469,7 @@ class ImageList:
         """Check every row. `rows` gives (where it stands, column → value) of each image, as often as it is called.
         `ManifestError` where a row is wrong, or two say different things of one image."""
         self._name, self._folder, self._rows = name, folder, rows
+        self.notes: tuple[str, ...] = ()
         identities = np.fromiter(map(identity, self), dtype="S16")
         self._length = len(identities)
         self._check_consistent(identities)
@@ -536,11 +542,20 @@ def open_manifest(path: Path) -> ImageList:
 def entries_from_globs(
     patterns: Sequence[str], *, sensor: str, encoding: str | None = None, bands: str | None = None
 ) -> ImageList:
-    """List the images that are named, or match patterns, all of one sensor; `ManifestError` where there is none."""
-    paths = sorted({found for pattern in patterns for found in found_paths(pattern)})
-    if not paths:
+    """List the images that are named, or match patterns, all of one sensor; `ManifestError` where there is none. Files
+    that match and whose names are no text are left out, which `ImageList.notes` says."""
+    found = sorted({found for pattern in patterns for found in found_paths(pattern)})
+    if not found:
         raise ManifestError(f"no file matches {', '.join(repr(pattern) for pattern in patterns)}")
-    for path in paths:
+    paths = [path for path in found if path in patterns or is_text(path)]
+    for path in paths or found:
         check_text(path, error=ManifestError)
     columns = {"sensor": sensor, "encoding": encoding, "bands": bands}
-    return ImageList(patterns[0], Path(), lambda: ((f"'{path}'", {"path": [path], **columns}) for path in paths))
+    listed = ImageList(patterns[0], Path(), lambda: ((f"'{path}'", {"path": [path], **columns}) for path in paths))
+    left_out = [path for path in found if path not in paths]
+    if left_out:
+        number = counted(len(left_out), "file", "are")
+        listed.notes = (
+            f"{number} left out, with bytes in the name that are no UTF-8, first {left_out[0]!r}: rename it",
+        )
+    return listed

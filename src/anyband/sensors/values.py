@@ -20,7 +20,7 @@ __all__ = ["ValueCheck", "in_first_words", "sampled"]
 # - radiance: 2100 W m⁻² µm⁻¹ of sunlight (Coddington and others, doi:10.1029/2020GL091709) over π, and a fifth more.
 _LIMITS: dict[Unit, tuple[float, float, float, float, str]] = {
     "sigma0_db": (-60.0, 30.0, -100.0, 100.0, " dB"),
-    "reflectance": (-0.05, 2.0, -0.5, 10.0, ""),
+    "reflectance": (-0.05, 2.0, -0.5, 5.0, ""),
     "kelvin": (175.0, 400.0, 100.0, 2000.0, " K"),
     "radiance": (-5.0, 800.0, -50.0, 2000.0, " W/(m² sr µm)"),
     "count": (-0.5, math.inf, -0.5, math.inf, ""),
@@ -30,8 +30,12 @@ _BYTE, _COUNTS = 255, "declare a sensor of counts, for example `maxar-rgb`"
 _PICTURE_SPREAD, _DARK = 100, 0.1
 # chosen: numbers with decimals, none over 3, where 1 stands for a hundredth or less, are reflectance already.
 _LARGEST_SHARE, _COARSEST_SCALE = 3.0, 0.01
+# chosen: and of all bands none over 100, where 1 stands for a thousandth or less, are per cent.
+_LARGEST_PERCENT, _SCALE_OF_PERCENT = 100.0, 0.001
 # chosen: speckle alone spreads decibels over more than this, so that values from 0 to 1 are power or amplitude.
 _LARGEST_POWER, _NOISE = 1.0, 0.1
+# chosen: reflectance is seldom below -0.2 (see above), standardised numbers are by half.
+_STANDARDISED = 0.5
 _SAMPLED_PIXELS, _NAMED_BANDS, _VISIBLE_NM = 256, 4, 700
 
 
@@ -62,6 +66,8 @@ class ValueCheck:
         self._power, self._decibel = (units == "sigma0_db") & ~plain, (units == "sigma0_db") & plain
         optical = (units == "reflectance") & plain
         self._share = optical & (np.abs(self._scale) <= _COARSEST_SCALE) | (units == "count")
+        self._percent = optical & (np.abs(self._scale) <= _SCALE_OF_PERCENT) & (self._offset == 0)
+        self._of_bytes = (units == "count") & (self._p99 <= _BYTE)
         self._picture = optical & (np.abs(self._scale) * _BYTE < _DARK)
         # Water is black beyond the visible.
         self._never_dark = ~(optical & np.array([band.spectrum.center_nm > _VISIBLE_NM for band in bands]))
@@ -109,6 +115,8 @@ class ValueCheck:
             "negative": self._power & negative,
             "power": _in_all(self._decibel, (low >= -_NOISE) & (middle >= 0) & (middle <= _LARGEST_POWER)),
             "share": self._share & small,
+            "percent": _in_all(self._percent, broken & (stored[..., 0] >= 0) & (stored[..., 3] <= _LARGEST_PERCENT)),
+            "bits": self._of_bytes & (stored[..., 4] > _BYTE),
             "picture": _in_all(self._picture, in_byte & fills),
             "outside": (middle < self._low) | (middle > self._high) | (low < self._lowest) | (high > self._highest),
             "dark": too_dark & self._never_dark | _in_all(measured, too_dark),
@@ -157,9 +165,23 @@ def _sentence(kind: str, bands: Sequence[Band], code: Encoding, stored: Any, phy
                 f"the counts of {names} are {numbers} with decimals: likely scaled to 0..1 or standardised; give the "
                 "picture's own numbers, or declare `scale: 255`"
             )
+        case "share" if stored[1].min() < -_STANDARDISED:
+            return (
+                f"the digital numbers of {names} are {numbers}: likely standardised (mean 0, deviation 1); give the "
+                "numbers from before that"
+            )
         case "share":
             return (
                 f"the digital numbers of {names} are {numbers}: likely reflectance of 0 to 1 already; {declare_plain}"
+            )
+        case "percent":
+            return f"the digital numbers of {names} are {numbers} with decimals: likely per cent; declare `scale: 0.01`"
+        case "bits":
+            largest = stored[4].max()
+            scale = _BYTE / (2 ** math.ceil(math.log2(largest + 1)) - 1)
+            return (
+                f"the counts of {names} reach {_shown(largest)}, where a picture of 8 bits ends at {_BYTE}: likely of "
+                f"more bits; declare `scale: {scale:.6g}`"
             )
         case "picture":
             return f"the digital numbers of {names} are {numbers}, whole: likely a picture of 8 bits; {_COUNTS}"
