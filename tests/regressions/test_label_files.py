@@ -179,6 +179,17 @@ def test_scale_of_classes_is_said(tmp_path: Path) -> None:
     assert any("by its scale and offset tags labels" in note for note in _opened(_scaled(tmp_path, _halves())).notes)
 
 
+def test_a_number_that_programs_write_where_there_is_none_is_said(tmp_path: Path) -> None:
+    heights = np.linspace(0, 30, _SIZE * _SIZE, dtype=np.float32).reshape(_SIZE, _SIZE)
+    heights[:2] = -9999
+    how = {"kind": "number_map", "classes": {}}
+    (note,) = [note for note in _opened(_scenes(tmp_path, heights), **how).notes if "-9999" in note]
+    assert (
+        "the label -9999 stands at 128 pixels, far from all others (3.76471 to 30): likely no data; list it in" in note
+    )
+    assert not any("-9999" in note for note in _opened(tmp_path / "t.csv", ignore=(-9999,), **how).notes)
+
+
 def test_labels_without_georeference_are_laid_by_size_and_that_is_said(tmp_path: Path) -> None:
     table = _scenes(tmp_path, _halves())
     for number in range(4):
@@ -281,6 +292,16 @@ def test_tiles_of_an_image_count_a_polygon_once(tmp_path: Path, tile_px: int | N
 def test_polygons_that_lie_on_no_image_are_counted(tmp_path: Path) -> None:
     away = [("field", _box(20, row, 0, 1, 1)) for row in range(3)]
     assert "3 of 11 polygons lie on no image ('p.gpkg')" in _opened(_fields(tmp_path, *away), classes={}).notes
+
+
+def test_metres_in_a_geojson_without_a_coordinate_system_are_pointed_out(tmp_path: Path) -> None:
+    table = _fields(tmp_path)
+    frame = json.loads(geopandas.read_file(tmp_path / "p.gpkg").to_json())
+    (tmp_path / "p.geojson").write_text(json.dumps({key: value for key, value in frame.items() if key != "crs"}))
+    table.write_text(table.read_text().replace("p.gpkg", "p.geojson"))
+    message = _refusal(table, classes={})
+    assert "they reach from (500000, 5499840) to (503160, 5500000), which are no coordinates of the system" in message
+    assert "GeoJSON without one is in longitudes and latitudes" in message
 
 
 def test_of_several_layers_one_must_be_named(tmp_path: Path) -> None:

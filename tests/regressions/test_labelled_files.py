@@ -193,3 +193,13 @@ def test_the_tables_of_labels_that_simulate_writes_are_evaluated_as_they_are(tmp
         assert {slots[0].name for slots in data.sensors} == {sensor}
         splits.append(dict(zip(data.places, data.splits, strict=True)))
     assert splits[0] == splits[1]
+
+
+@pytest.mark.parametrize(("odd", "is_said"), [("-9999", True), ("99999", True), ("-12.5", False), ("65535", True)])
+def test_a_number_that_programs_write_where_there_is_none_is_said(tmp_path: Path, odd: str, is_said: bool) -> None:
+    rows = [{**row, "label": odd if at == 2 else str(at)} for at, row in enumerate(_rows(tmp_path))]
+    pandas.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    said = [note for note in _opened(tmp_path / "t.csv", kind="number").notes if "likely no data" in note]
+    assert bool(said) == is_said
+    if is_said:
+        assert f"the label {float(odd):g} stands at 1 sample, far from all others (0 to 7)" in said[0]

@@ -29,7 +29,7 @@ from anyband.labelled.samples import (
     settings_of,
     state_of,
 )
-from anyband.labelled.splits import alike_names, complete_splits, splits_from_lists
+from anyband.labelled.splits import alike_names, complete_splits, fill_notes, numbers_apart, splits_from_lists
 from anyband.labelled.tables import ListedSample, list_samples
 from anyband.sensors.sensor import FILE_ENCODINGS, Sensor
 
@@ -67,6 +67,8 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
     unlabelled = []
     if targets is not None and targets.ndim == 2 and not targets.any(axis=1).all():
         unlabelled = [f"{int((~targets.any(axis=1)).sum())} of {len(targets)} samples have no label"]
+    if targets is not None and spec.kind == "number":
+        notes = (*notes, *fill_notes([numbers_apart(targets)], what="sample", mend="leave the row out"))
     if not compared:
         notes = (*notes, "contents of files were not compared: one image may be in two splits under two names")
     sensors_of, metadata = _sensors_and_metadata(samples)

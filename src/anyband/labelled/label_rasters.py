@@ -255,6 +255,13 @@ class PolygonLabels:
             if self.outside is None and not len(reaching):
                 west, south, east, north = shapely.total_bounds(_to_crs(self._shapes, self._crs, grid.crs))
                 left, bottom, right, top = grid.bounds
+                if not np.isfinite(west + south + east + north):
+                    west, south, east, north = shapely.total_bounds(self._shapes)
+                    raise GeometryError(
+                        f"no polygon of '{self.path}' lies on image '{image}': they reach from ({west:.9g}, "
+                        f"{south:.9g}) to ({east:.9g}, {north:.9g}), which are no coordinates of the system that their "
+                        "file declares; correct it (GeoJSON without one is in longitudes and latitudes)"
+                    )
                 raise GeometryError(
                     f"no polygon of '{self.path}' lies on image '{image}': in {grid.crs} the polygons reach from "
                     f"({west:.9g}, {south:.9g}) to ({east:.9g}, {north:.9g}), the image from ({left:.9g}, "

@@ -41,7 +41,15 @@ from anyband.labelled.samples import (
     options_of,
     state_of,
 )
-from anyband.labelled.splits import absent_classes, alike_names, draw_places, splits_from_lists, unused_shares
+from anyband.labelled.splits import (
+    absent_classes,
+    alike_names,
+    draw_places,
+    fill_notes,
+    numbers_apart,
+    splits_from_lists,
+    unused_shares,
+)
 from anyband.labelled.tables import VECTOR_ENDINGS, LabelFile, ListedSample, list_samples
 from anyband.progress import progress
 from anyband.rasters.grid import Grid, Tile, Window, check_same_ground, matching_window, own_pixels, tiles_of
@@ -287,6 +295,7 @@ class _Maps:
         self._last: tuple[object, LabelPixels] | None = None
         self.remarks: Remarks = {}
         self.dtypes: set[np.dtype[np.generic]] = set()
+        self.apart: list[tuple[Counter[float], float, float]] = []
         cut = [
             (scene, tile, split, place)
             for scene, split, place in zip(scenes, splits, places, strict=True)
@@ -309,8 +318,10 @@ class _Maps:
                 self.dtypes.add(pixels[0].dtype)
                 known = pixels[1] & own_pixels(tile)
                 if spec.kind == "number_map":
-                    num = int(np.isfinite(to_number_map(pixels, ignore=spec.ignore)[known]).sum())
-                    counts.append({0: num} if num else {})
+                    numbers = to_number_map(pixels, ignore=spec.ignore)[known]
+                    numbers = numbers[np.isfinite(numbers)]
+                    self.apart.append(numbers_apart(numbers))
+                    counts.append({0: numbers.size} if numbers.size else {})
                 else:
                     values, sizes = np.unique(whole_values(pixels, where=scene.where)[known], return_counts=True)
                     found = zip(values.tolist(), sizes.tolist(), strict=True)
@@ -412,7 +423,7 @@ def _label_notes(maps: _Maps, *, is_named: bool) -> list[str]:
     polygons = dict.fromkeys(one.labels for one in maps.scenes if isinstance(one.labels, PolygonLabels))
     notes = [*said_once([*said, *((one.path.name, one.notes(classes)) for one in polygons)])]
     if not classes:
-        return notes
+        return [*notes, *fill_notes(maps.apart, what="pixel", mend="list it in `data.ignore`")]
     names, found = class_names(classes), dict[Split, set[int]]()
     notes += [*alike_names(names), *([] if is_named else [_unnamed(maps, classes)])]
     # Blocks tell of their own splits.

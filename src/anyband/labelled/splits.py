@@ -1,6 +1,7 @@
 """Splits: read from lists, drawn by class and place, and fractions of the training samples."""
 
 import csv
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -20,6 +21,8 @@ from anyband.randomness import permutation
 __all__ = [
     "absent_classes",
     "alike_names",
+    "fill_notes",
+    "numbers_apart",
     "balanced_order",
     "check_shares",
     "complete_splits",
@@ -410,6 +413,32 @@ def draw_places(
 
 
 _PURPOSE = "label fraction"
+
+
+# Numbers that programs write where there is none. chosen: from the data that we met.
+_LARGEST_NUMBER = 1e30
+_FILLS = (-999.0, -9999.0, -99999.0, -32768.0, -32767.0, 9999.0, 99999.0, 65535.0, 1e20)
+
+
+def numbers_apart(values: Array) -> tuple[Counter[float], float, float]:
+    """Count the numbers that programs write where there is none, and give the span of all others."""
+    is_fill = np.isin(values, _FILLS) | (np.abs(values) > _LARGEST_NUMBER)
+    others = values[~is_fill]
+    ends = (float(others.min()), float(others.max())) if others.size else (math.inf, -math.inf)
+    return Counter(values[is_fill].tolist()), *ends
+
+
+def fill_notes(parts: Sequence[tuple[Counter[float], float, float]], *, what: str, mend: str) -> list[str]:
+    """Say which numbers of labels (`numbers_apart` of each part) likely mean no data: they lie farther from all others
+    than these from each other."""
+    found = sum((counts for counts, _, _ in parts), Counter[float]())
+    least, largest = min((low for _, low, _ in parts), default=0.0), max((high for _, _, high in parts), default=0.0)
+    far = [one for one in sorted(found) if one < 2 * least - largest or one > 2 * largest - least]
+    return [
+        f"the label {number:g} stands at {counted(found[number], what)}, far from all others ({least:g} to "
+        f"{largest:g}): likely no data; {mend}"
+        for number in far
+    ]
 
 
 def alike_names(classes: Sequence[str]) -> list[str]:
