@@ -274,6 +274,31 @@ def test_a_wrong_file_is_refused_and_left_as_it_is(tmp_path: Path, spoil: Callab
     assert path.read_bytes() == before
 
 
+def test_a_flipped_bit_of_a_page_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "results.parquet"
+    append_results(path, [_row(kind=kind, identity=kind) for kind in ("class", "number_map")])
+    whole, rows = path.read_bytes(), read_results(path, predictions=True)
+    length_of_footer = int.from_bytes(whole[-8:-4], "little")
+    offsets = range(4, len(whole) - 8 - length_of_footer, 13)
+    noticed = 0
+    for offset in offsets:
+        content = bytearray(whole)
+        content[offset] ^= 1 << offset % 8
+        path.write_bytes(content)
+        try:
+            found = read_results(path, predictions=True)
+        except InputError:
+            noticed += 1
+        else:
+            assert list(map(row_to_dict, found)) == list(map(row_to_dict, rows))
+            for one, right in zip(found, rows, strict=True):
+                assert one.predictions is not None
+                assert right.predictions is not None
+                assert _same_evidence(one.predictions, right.predictions)
+    # The others are headers of pages, where statistics stand that nobody reads.
+    assert noticed > len(offsets) // 2
+
+
 def test_damaged_predictions_are_named(tmp_path: Path) -> None:
     path = tmp_path / "results.parquet"
     append_results(path, [_row()])

@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import shapely
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from small_networks import small_checkpoint
 
 from anyband.cli import main
@@ -188,6 +189,24 @@ def test_a_number_that_programs_write_where_there_is_none_is_said(tmp_path: Path
         "the label -9999 stands at 128 pixels, far from all others (3.76471 to 30): likely no data; list it in" in note
     )
     assert not any("-9999" in note for note in _opened(tmp_path / "t.csv", ignore=(-9999,), **how).notes)
+
+
+def test_two_dates_of_which_one_is_placed_by_control_points_are_not_laid_on_each_other(tmp_path: Path) -> None:
+    _scenes(tmp_path, _halves())
+    rows = [f"i{number}.tif,b{number}.tif,l{number}.tif,{split}" for number, split in enumerate(_SPLITS)]
+    (tmp_path / "t.csv").write_text("\n".join(["before,after,label,split", *rows]) + "\n")
+    for number in range(4):
+        (tmp_path / f"b{number}.tif").write_bytes((tmp_path / f"i{number}.tif").read_bytes())
+    assert len(_opened(tmp_path / "t.csv").names) == 4
+    corners = [GroundControlPoint(row, col, 9 + col / 1e4, 50 - row / 1e4) for row in (0, _SIZE) for col in (0, _SIZE)]
+    how = {"width": _SIZE, "height": _SIZE, "count": 3, "dtype": "uint8", "gcps": corners, "crs": "EPSG:4326"}
+    with rasterio.open(tmp_path / "b1.tif", "w", driver="GTiff", **how) as file:
+        file.write(np.ones((3, _SIZE, _SIZE), np.uint8))
+    message = _refusal(tmp_path / "t.csv")
+    assert (
+        "'b1.tif' is placed by 4 ground control points (GCPs), which are not read, so its pixels can't be laid"
+        in message
+    )
 
 
 def test_labels_without_georeference_are_laid_by_size_and_that_is_said(tmp_path: Path) -> None:
