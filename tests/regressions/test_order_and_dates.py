@@ -148,6 +148,12 @@ def test_sentinel1_measurements_are_found_by_their_polarisation(tmp_path: Path) 
         ("a.tif", {"": {"TIFFTAG_DATETIME": "0000:00:00 00:00:00"}}, None, None),
         ("a.tif", {"": {"TIFFTAG_DATETIME": "2999:01:01 00:00:00"}}, None, None),
         ("20200701.tif", {}, None, None),
+        ("LC08_L2SP_193024_20200701_02_T1.tif", {}, "2020-07-01", "the product name (Landsat)"),
+        ("subsetted_512x512_HLS.S30.T10SEH.2018190.v1.4_merged.tif", {}, "2018-07-09", "the product name (HLS)"),
+        ("2020-07-01-00:00_2020-07-01-23:59_Sentinel-2_L2A_B04_(Raw).tif", {}, "2020-07-01",
+         "the product name (Sentinel Hub)"),
+        ("2020-07-01-00_00_2020-07-04-23_59_Sentinel-2_L2A_B04.tif", {}, None, None),
+        ("openEO_2020-07-01Z.tif", {}, "2020-07-01", "the product name (openEO)"),
     ],
 )  # fmt: skip
 def test_a_date_is_found_and_said(tmp_path: Path, path: str, tags, time: str | None, said: str | None) -> None:
@@ -173,6 +179,40 @@ def test_landsats_metadata_say_the_date(tmp_path: Path, ending: str, text: str) 
     values, notes, time = _read(row, tmp_path)
     assert (values, time) == ([2, 1], dt.datetime(2020, 7, 1, 10, 16, 50, tzinfo=dt.UTC))
     assert notes == (f"{DATED}the MTL file",)
+
+
+def test_of_the_metadata_of_several_scenes_those_of_the_image_count_and_else_none(tmp_path: Path) -> None:
+    for name in ("LC08_a_SR.tif", "x.tif"):
+        _tif(tmp_path / name)
+    for scene, year in (("LC08_a", 2020), ("LC08_b", 2018)):
+        (tmp_path / f"{scene}_MTL.txt").write_text(f"    DATE_ACQUIRED = {year}-07-01\n")
+    row = {"sensor": "landsat8-oli-tirs-l2", "bands": "SR_B2=1"}
+    assert _read(row | {"path": "LC08_a_SR.tif"}, tmp_path)[2] == dt.datetime(2020, 7, 1, tzinfo=dt.UTC)
+    _, notes, time = _read(row | {"path": "x.tif"}, tmp_path)
+    assert time is None
+    assert notes == ("no date is taken: the MTL files beside it give several days; declare `datetime`",)
+
+
+@pytest.mark.parametrize("text", ["01/07/2020", "01-JUL-2020", "N/A"])
+def test_a_date_in_a_tag_that_can_not_be_read_is_said(tmp_path: Path, text: str) -> None:
+    _tif(tmp_path / "a.tif", names=("VV", "VH"), tags={"": {"ACQUISITION_DATE": text}})
+    _, notes, time = _read({"path": "a.tif", "sensor": "sentinel1-grd"}, tmp_path)
+    assert time is None
+    assert notes == (f"no date is taken: the tag ACQUISITION_DATE ('{text}') can't be read; declare `datetime`",)
+
+
+@pytest.mark.parametrize(
+    ("names", "sensor", "values"),
+    [
+        (("Sigma0_VH_db", "Sigma0_VV_db"), "sentinel1-grd", [2, 1]),
+        (("Gamma0_IW1_VH", "Gamma0_IW1_VV"), "sentinel1-grd", [2, 1]),
+        (("B04 (665 nm)", "B2 (10m)"), "sentinel2-l2a", [2, 1]),
+        (("B4, central wavelength 665 nm", "B2, central wavelength 490 nm"), "sentinel2-l2a", [2, 1]),
+    ],
+)
+def test_names_with_remarks_behind_them_are_names(tmp_path: Path, names, sensor: str, values: list[int]) -> None:
+    _tif(tmp_path / "a.tif", names=names)
+    assert _read({"path": "a.tif", "sensor": sensor, "bands": "available"}, tmp_path)[0] == values
 
 
 def test_a_declared_date_goes_before_and_a_contradiction_is_said(tmp_path: Path) -> None:

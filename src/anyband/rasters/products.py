@@ -130,18 +130,24 @@ def _time_of(text: str) -> datetime.datetime | None:
         return None
 
 
-def _mtl_time(folder: Path) -> datetime.datetime | None:
-    """Read the only Landsat metadata file of a folder."""
+def _mtl_times(image: Path) -> list[datetime.datetime]:
+    """Read the Landsat metadata in the folder of an image: of its own name, else all that is there, one for a day."""
+    times: dict[str, dict[datetime.date, datetime.datetime]] = {}
     with suppress(OSError):
-        files = sorted(one for one in folder.iterdir() if re.search(r"mtl\.(txt|json|xml)$", one.name, re.IGNORECASE))
-        for file in files:
-            found = _MTL.search(file.read_bytes()[:_MTL_BYTES].decode(errors="replace"))
-            if found:
-                return _time_of(f"{found[1]}T{found[2] or '00:00:00'}")
-    return None
+        for file in sorted(image.parent.iterdir()):
+            scene = re.sub(r"_?mtl\.(txt|json|xml)$", "", file.name, flags=re.IGNORECASE)
+            text = "" if scene == file.name else file.read_bytes()[:_MTL_BYTES].decode(errors="replace")
+            found = _MTL.search(text)
+            time = found and _time_of(f"{found[1]}T{found[2] or '00:00:00'}")
+            if time:
+                times.setdefault(scene, {})[time.date()] = time
+    own = next((one for scene, one in times.items() if scene and image.name.startswith(scene)), None)
+    every = {day: time for one in times.values() for day, time in one.items()}
+    return list((own or every).values())
 
 
 _WRITTEN_TAG = "TIFFTAG_DATETIME"
+_SHOWN = 40  # characters of a text in a message
 
 
 def date_of(
@@ -172,11 +178,13 @@ def _found_date(sheets: Sequence[Any], sensor: Sensor, *, is_declared: bool) -> 
     if timed:
         return timed[0][0], "its time axis" if timed[0][1].times else "its metadata"
     sheets = sheets[:1] if is_declared else sheets
-    tags = []
+    tags, unread = [], list[str]()
     for read in filter(None, (getattr(sheet, "metadata", None) for sheet in sheets)):
         texts = read(everywhere=not is_declared)
         keys = {re.sub(r"[^A-Z]", "", key.upper()): key for key in reversed(list(texts))}
         dated = [(keys[key], _time_of(str(texts[keys[key]]))) for key in _DATE_KEYS if key in keys]
+        odd = [key for key, time in dated if time is None and key.upper() != _WRITTEN_TAG and texts[key]]
+        unread += [f"{key} ('{str(texts[key])[:_SHOWN]}')" for key in odd]
         tags += [(key, time) for key, time in dated if time is not None]
     for key, time in tags:
         if key.upper() != _WRITTEN_TAG:
@@ -189,10 +197,12 @@ def _found_date(sheets: Sequence[Any], sensor: Sensor, *, is_declared: bool) -> 
         return None, "the names of its files give several days"
     if named:
         return min(time for _, time in named), f"the product name ({named[0][0]})"
-    if sensor.name.startswith("landsat") and (time := _mtl_time(sheets[0].path.parent)):
-        return time, "the MTL file"
+    if sensor.name.startswith("landsat") and (times := _mtl_times(sheets[0].path)):
+        return (times[0], "the MTL file") if len(times) == 1 else (None, "the MTL files beside it give several days")
     written = [time for _, time in tags if time < datetime.datetime.now(datetime.UTC)]
-    return (written[0], f"the tag {_WRITTEN_TAG}, which may say when the file was written") if written else (None, "")
+    if written:
+        return written[0], f"the tag {_WRITTEN_TAG}, which may say when the file was written"
+    return None, f"the tag {unread[0]} can't be read" if unread else ""
 
 
 NOT_READ = "no date is taken from it; declare `datetime`"

@@ -275,6 +275,9 @@ _TAIL = re.compile(r"[A-Za-z]*\d+[A-Za-z]*|[VH][VH]", re.IGNORECASE)
 # Sentinel-2 L2A products name the resolution last: `..._B02_10m.jp2`.
 _RESOLUTION_END = re.compile(r"_(\d+)m$", re.IGNORECASE)
 # Sentinel-1 products name the polarisation in the middle: `s1a-iw-grd-vv-20200701t….tiff`.
+# Descriptions go on behind the name: `B04 (665 nm)`, `B4, central wavelength 665 nm`; SNAP writes `Sigma0_VV_db`.
+_REMARK = re.compile(r"(?:\s*\(.*\)|,\s.*)$")
+_SNAP_BAND = re.compile(r"(?:sigma0|gamma0|beta0|amplitude|intensity)_(?:iw\d_)?([vh]{2})(?:_\w*)?", re.IGNORECASE)
 _SENTINEL1_FILE = re.compile(r"s1[a-d]-\w+-\w+-([vh]{2})-", re.IGNORECASE)
 
 
@@ -308,8 +311,10 @@ def file_names(name: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def _tails(name: str) -> tuple[str, ...]:
-    if (product := _SENTINEL1_FILE.match(name)) is not None:
+    if (product := _SENTINEL1_FILE.match(name) or _SNAP_BAND.fullmatch(name)) is not None:
         return (product[1],)
+    if (plain := _REMARK.sub("", name)) != name:
+        return (plain, *_tails(plain)) if plain else ()
     pieces = _PIECES.split(_RESOLUTION_END.sub("", name))
     if not _TAIL.fullmatch(pieces[-1]):
         return ()
