@@ -193,15 +193,17 @@ def _nodata_text(path: Path) -> str:
     return ""
 
 
-def _ignored_nodata(path: Path, dataset: Any) -> list[str]:
-    """Say which "no data" of a TIFF or VRT the type of the pixels can't hold; GDAL gives none then."""
-    texts: list[str] = []
+def _nodata_texts(path: Path, dataset: Any) -> list[str]:
+    """Read the "no data" of the bands of a TIFF or VRT as it is written."""
     if dataset.driver == "VRT":
         bands = ElementTree.parse(path).getroot().iterfind("VRTRasterBand")
-        texts = [(band.findtext("NoDataValue") or "").strip() for band in bands]
-    elif dataset.driver == "GTiff" and dataset.nodatavals[0] is None:
-        texts = [_nodata_text(path)]
-    found = zip(texts, dataset.nodatavals, dataset.dtypes, strict=False)
+        return [(band.findtext("NoDataValue") or "").strip() for band in bands]
+    return [_nodata_text(path)] if dataset.driver == "GTiff" and dataset.nodatavals[0] is None else []
+
+
+def _ignored_nodata(path: Path, dataset: Any) -> list[str]:
+    """Say which "no data" the type of the pixels can't hold; GDAL gives none then."""
+    found = zip(_nodata_texts(path, dataset), dataset.nodatavals, dataset.dtypes, strict=False)
     ignored = dict.fromkeys((text, dtype) for text, value, dtype in found if text and value is None)
     return [f"its nodata, {text}, is no number of its type, {dtype}, and is ignored" for text, dtype in ignored]
 

@@ -425,14 +425,13 @@ def _lacks_parts(dataset: Any) -> bool:
 
 def _written(dataset: Any, place: Sequence[Any]) -> Array:
     """Tell which values of a part of a data set were written."""
-    numbers = [np.arange(size)[one] for size, one in zip(dataset.shape, place, strict=True)]
-    if dataset.chunks is None:
-        return np.zeros([one.size for one in numbers if one.ndim], dtype=bool)
-    along = [np.unique(one // chunk, return_inverse=True) for one, chunk in zip(numbers, dataset.chunks, strict=True)]
-    starts = itertools.product(*(one * chunk for (one, _), chunk in zip(along, dataset.chunks, strict=True)))
-    found = [dataset.id.get_chunk_info_by_coord(start).byte_offset is not None for start in starts]
-    held = np.reshape(found, [len(one) for one, _ in along])[np.ix_(*(np.ravel(which) for _, which in along))]
-    return held.reshape([one.size for one in numbers if one.ndim])
+    sizes, parts = dataset.shape, dataset.chunks or dataset.shape
+    numbers = [np.arange(size)[one] for size, one in zip(sizes, place, strict=True)]
+    along = [np.unique(one // part, return_inverse=True) for one, part in zip(numbers, parts, strict=True)]
+    starts = itertools.product(*(one * part for (one, _), part in zip(along, parts, strict=True)))
+    found = [dataset.chunks and dataset.id.get_chunk_info_by_coord(start).byte_offset is not None for start in starts]
+    held = np.reshape(found, [len(one) for one, _ in along]).astype(bool)
+    return held[np.ix_(*(np.ravel(which) for _, which in along))].reshape([one.size for one in numbers if one.ndim])
 
 
 def _text(value: Any) -> str:
