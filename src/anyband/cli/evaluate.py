@@ -78,11 +78,7 @@ _METHOD: dict[str, tuple[str, _Make, str]] = {
 }
 _FLAGS: dict[str, tuple[str, Any, str]] = {
     "--multi-label": ("data.kind", "labels", "images may have several labels"),
-    "--eval-only": (
-        "eval_only",
-        True,
-        "fit nothing: score the head in the checkpoint's file",
-    ),
+    "--eval-only": ("eval_only", True, "fit nothing: score the head in the checkpoint's file"),
     "--untrained": ("compare.untrained", True, "also score the architecture before training"),
     "--baseline": ("compare.baseline", True, "also score what needs no network"),
     "--no-metadata": ("input.metadata", False, "do not tell where, how finely and when images were taken"),
