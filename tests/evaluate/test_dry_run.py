@@ -290,10 +290,20 @@ def test_a_checkpoint_that_can_not_be_had_is_in_the_way(pictures: Path, checkpoi
     assert message in next(check["message"] for check in found["checks"] if check["what"] == "checkpoint")
 
 
-def test_weights_of_the_hub_are_not_fetched_but_stood_for(pictures: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        "gsumbul/SMARTIES-v1-ViT-B",
+        "gsumbul/SMARTIES-v1-ViT-B@main",
+        "gsumbul/SMARTIES-v1-finetuned-models/smarties-v1-vitb-eurosat-linprobe.safetensors",
+    ],
+)
+def test_weights_of_the_hub_are_not_fetched_but_stood_for(
+    pictures: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+):
     # Narrow, so that the test is quick; the name still tells the size.
     monkeypatch.setattr(run_module, "_SIZES", {"b": ("ViT-B", 32, 2, 2)})
-    found = _run(_KNN, pictures, "gsumbul/SMARTIES-v1-ViT-B")
+    found = _run(_KNN, pictures, checkpoint)
     assert found["ok"]
     message = next(check["message"] for check in found["checks"] if check["what"] == "checkpoint")
     assert "not on this machine, and a dry run fetches nothing; a ViT-B of random weights stands in" in message

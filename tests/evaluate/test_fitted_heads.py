@@ -219,6 +219,17 @@ def test_nothing_is_chosen_and_that_is_said(score: Score, class_data: TaskData) 
     )
 
 
+def test_a_head_that_is_not_asked_for_is_said(
+    tiny_encoder: SensorEncoder, class_data: TaskData, tmp_path: Path
+) -> None:
+    path = tmp_path / "released.safetensors"
+    save_file({**checkpoint_of(tiny_encoder).state, **_probe()}, path, _SIZES)
+    notes = [
+        TaskReader(load_encoder(path), class_data, _RECIPE.changed(eval_only=only)).notes for only in (False, True)
+    ]
+    assert [any("head in the checkpoint's file is not used" in one for one in some) for some in notes] == [True, False]
+
+
 # What is refused.
 
 

@@ -449,10 +449,7 @@ def fitted_head(context: Context, *, width: int, num_outputs: int) -> tuple[dict
     """
     recipe, classes, task = context.recipe, context.data.classes, context.protocol
     where = recipe.head.file or recipe.checkpoint or ""
-    tensors = {f"head.{name}": one for name, one in context.encoders["encoder"].checkpoint.head.items()}
-    header: dict[str, str] = {}
-    if recipe.head.file is not None:
-        tensors, header = read_weights(Path(where))
+    tensors, header = _stored_head(context)
     kind, state = fitted_weights(tensors, where=where)
     wanted: FittedKind = "probe" if task == "linear" else "layer"
     if context.data.targets is None:
@@ -486,6 +483,15 @@ def fitted_head(context: Context, *, width: int, num_outputs: int) -> tuple[dict
         ends = f"'{classes[0]}' to '{classes[-1]}'"
         notes.append(f"{what} names no classes; its outputs are taken in the order of the data's, {ends}")
     return state, where, tuple(notes)
+
+
+def _stored_head(context: Context) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Give the weights of the head's own file with its header, else those in the checkpoint's, which says nothing."""
+    file = context.recipe.head.file
+    if file is not None:
+        return read_weights(Path(file))
+    stored = context.encoders["encoder"].checkpoint.head
+    return {f"head.{name}": one for name, one in stored.items()}, {}
 
 
 def _from_header(header: Mapping[str, str], key: str, what: str) -> Any:

@@ -95,7 +95,9 @@ class TaskReader:
         known, and sets of pairs."""
         found = dict.fromkeys(note for spec in self._declared.values() for note in spec.notes)
         joint = max(len(sensors) for sensors in self.data.sensors) > 1 and self.recipe.fusion == "joint"
-        return (*self.same_features, *found, *(self._encoder.set_notes if joint else ()))
+        unused = ["the fitted head in the checkpoint's file is not used; --eval-only scores it"]
+        unused = unused if self._encoder.checkpoint.head and not self.recipe.eval_only else []
+        return (*self.same_features, *found, *(self._encoder.set_notes if joint else ()), *unused)
 
     def settings(self) -> dict[str, Any]:
         """Tell all that features depend on beside the weights, the images and their fusion; reads no image."""

@@ -24,7 +24,7 @@ from anyband.evaluate.fitting import checkpoint_of, withhold_range
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import PROTOCOLS, CompareRecipe, Protocol, TransferRecipe
 from anyband.evaluate.samples import labelled_pixels
-from anyband.files import check_target, weights_file
+from anyband.files import HUB_ID, check_target, chosen_weights, weights_file
 from anyband.labelled import open_task_data
 from anyband.labelled.samples import ONLY_BAND, TaskData, TaskKind, without_band
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -380,13 +380,19 @@ def _encoder(recipe: TransferRecipe, device: str) -> tuple[SensorEncoder, str]:
 
 
 def _is_on_the_hub_only(name: str) -> bool:
-    if not name or weights_file(name) is not None:
+    """Tell whether a hub id's file of weights was not downloaded before."""
+    named = HUB_ID.fullmatch(name)
+    if not name or weights_file(name) is not None or named is None:
         return False
     try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError:
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(named["repository"], revision=named["revision"], local_files_only=True))
+    except (ImportError, OSError, ValueError):
         return True
-    return not isinstance(try_to_load_from_cache(name, "model.safetensors"), str)
+    files = [path.name for path in folder.iterdir()]
+    file = named["file"] or chosen_weights(files, name=named["repository"].partition("/")[2])
+    return file is None or not (folder / file).is_file()
 
 
 def _data(recipe: TransferRecipe, protocol: Protocol, encoder: SensorEncoder | None) -> tuple[TaskData, str]:
