@@ -129,7 +129,10 @@ def test_the_three_fusions_of_table_8_differ_in_nothing_else():
 
 def test_rows_without_interpolation_differ_in_how_unseen_bands_are_read():
     with_it, without = load_transfer_recipe("paper/table6_sickle"), load_transfer_recipe("paper/table6_sickle_without")
-    assert (with_it.input.unseen, without.input.unseen) == ("released", "nearest")
+    optical = {"default": "nearest", "prefer": "sentinel2"}
+    assert with_it.input.unseen == {**optical, "thermal_infrared_1": "released"}
+    assert without.input.unseen == {**optical, "thermal_infrared_1": "refuse"}
+    assert without.input.out_of_span == "drop"
     assert (with_it.data, with_it.fit, with_it.head) == (without.data, without.fit, without.head)
 
 

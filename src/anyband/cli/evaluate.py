@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyband.cli.options import check_checkpoint, check_there, output_path
+from anyband.cli.options import check_checkpoint, check_there, output_path, unseen_rules
 from anyband.cli.results import print_json, print_table
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ _INPUT: dict[str, tuple[str, _Make, str]] = {
         "normalisation: `data` counts it on the training images, `published`, a chip store, a JSON or YAML file "
         "(default: the checkpoint's, else the catalogue's)",
     ),
-    "--unseen": ("input.unseen", str, "bands that no range is: interpolate (default), nearest, released, refuse"),
+    "--unseen": ("input.unseen", unseen_rules, "bands that no range is: interpolate (default), nearest, …; or by band"),
     "--min-support": ("input.min_support", float, "bands with less support are outside the span"),
     "--out-of-span": ("input.out_of_span", str, "refuse (default) or drop"),
     "--precision": ("input.precision", str, "of the frozen encoder: float32 (default) or bf16"),

@@ -3,11 +3,12 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from anyband.errors import InputError, OutputError
 from anyband.files import check_target, check_weights_kind, weights_file
 
-__all__ = ["add_network_options", "check_checkpoint", "check_new", "check_there", "output_path"]
+__all__ = ["add_network_options", "check_checkpoint", "check_new", "check_there", "output_path", "unseen_rules"]
 
 
 def output_path(text: str) -> Path:
@@ -19,6 +20,16 @@ def output_path(text: str) -> Path:
     return Path(text)
 
 
+def unseen_rules(text: str) -> Any:
+    """Read one rule, or `default=nearest,RANGE=interpolate,prefer=SENSOR`."""
+    if "=" not in text:
+        return text
+    pairs = [[word.strip() for word in part.split("=")] for part in text.split(",")]
+    if wrong := ["=".join(pair) for pair in pairs if len(pair) != 2 or not all(pair)]:
+        raise argparse.ArgumentTypeError(f"takes a rule, or KEY=RULE joined by commas; found '{wrong[0]}' in '{text}'")
+    return dict(pairs)
+
+
 def add_network_options(parser: argparse._ActionsContainer, *, batch_help: str, min_support_help: str) -> None:
     """Add precision, batch size, device, and what becomes of bands that no trained range is."""
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
@@ -26,9 +37,10 @@ def add_network_options(parser: argparse._ActionsContainer, *, batch_help: str, 
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
     parser.add_argument(
         "--unseen",
-        choices=("interpolate", "nearest", "released", "refuse"),
+        type=unseen_rules,
         default="interpolate",
-        help="bands that no trained range is",
+        help="bands that no trained range is: interpolate, interpolate_linear, nearest, released or refuse; by band: "
+        "default=nearest,thermal_infrared_1=interpolate,prefer=sentinel2",
     )
     parser.add_argument("--min-support", type=float, default=0.05, help=min_support_help)
 

@@ -23,7 +23,7 @@ from anyband.errors import AssignmentError, CheckpointError, InputError
 from anyband.models.checkpoint import Checkpoint, build_model, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.rasters.footprints import Box
-from anyband.sensors.assignment import AssignmentRules, Unseen
+from anyband.sensors.assignment import AssignmentRules, UnseenRules
 from anyband.sensors.sensor import Sensor
 
 __all__ = ["ImageView", "PlaceView", "SetCompleter", "load_completer"]
@@ -71,7 +71,7 @@ class PlaceView:
 
 
 def load_completer(
-    path_or_hub_id: str | Path, *, device: str = "cpu", unseen: Unseen = "interpolate", min_support: float = 0.05
+    path_or_hub_id: str | Path, *, device: str = "cpu", unseen: UnseenRules = "interpolate", min_support: float = 0.05
 ) -> "SetCompleter":
     """Load a network that completes images of a place, from a safetensors file with its decoder or a hub id.
 

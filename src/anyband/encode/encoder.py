@@ -52,7 +52,7 @@ from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.patches import SpectralProjection
 from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput
 from anyband.progress import progress
-from anyband.sensors.assignment import AssignmentRules, Unseen, assign
+from anyband.sensors.assignment import AssignmentRules, UnseenRules, assign
 from anyband.sensors.ranges import STEM
 from anyband.sensors.sensor import FILE_ENCODINGS, BandStatistics, Sensor, listed_names, sensor_in_file
 
@@ -169,7 +169,7 @@ def load_encoder(
     path_or_hub_id: str | Path,
     *,
     device: str = "cpu",
-    unseen: Unseen = "interpolate",
+    unseen: UnseenRules = "interpolate",
     min_support: float = 0.05,
     out_of_span: Literal["refuse", "drop"] = "refuse",
 ) -> "SensorEncoder":

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from anyband.encode.metadata import Pool, Precision
 from anyband.labelled.samples import DataSpec
-from anyband.sensors.assignment import Unseen
+from anyband.sensors.assignment import UnseenRules
 from anyband.training.recipes import (
     Below1,
     Between0And1,
@@ -80,7 +80,8 @@ class InputRecipe(Recipe):
     statistics: str | None = None
     """Normalisation: `data` counts it on the training images, `published` is that of the published evaluation, else a
     chip store or file; null: the checkpoint's, else the catalogue's."""
-    unseen: Unseen = "interpolate"
+    unseen: UnseenRules = "interpolate"
+    """One rule, or `{default: RULE, SENSOR/BAND or RANGE: RULE, prefer: SENSOR}`."""
     min_support: float = 0.05
     """Bands with less support are outside the span."""
     out_of_span: Literal["refuse", "drop"] = "refuse"

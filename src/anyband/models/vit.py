@@ -297,8 +297,7 @@ class Encoder(_Located):
             sets = cut_sets(sets, patch_size=self.config.patch_size, num_ranges=self.config.num_ranges)
         slots = sets.batch.to_slots([self.projection(one.values, one.mixing) for one in sets.groups])
         tokens = slots[0].unsqueeze(1) if len(slots) == 1 else torch.stack(slots, dim=1)
-        tokens = tokens + self.locations(sets.grid, sets.batch)
-        return tokens, sets.hidden, sets.grid
+        return tokens + self.locations(sets.grid, sets.batch), sets.hidden, sets.grid
 
     def encode_tokens(
         self, tokens: Float[Tensor, "batch visible width"], hidden: Bool[Tensor, "batch visible"] | None

@@ -11,6 +11,7 @@ from anyband.errors import InputError, RecipeError, counted
 from anyband.models.autoencoder import SequenceKind
 from anyband.models.encodings import NO_ENCODINGS, EncodingConfig
 from anyband.models.masking import MaskingKind, count_visible
+from anyband.sensors.assignment import UnseenRules
 from anyband.training.recipes import (
     Below1,
     Between0And1,
@@ -181,7 +182,7 @@ class ModelRecipe(Recipe):
     """Those that get weights: the 17 published; one for each distinct band of the data; those of `start`; or those and
     one for each band that they don't know exactly.
     """
-    unseen: Literal["interpolate", "nearest", "released", "refuse"] = "interpolate"
+    unseen: UnseenRules = "interpolate"
     """What happens to a band that no range is made for."""
     min_support: Below1 = 0.05
     """Least support of such a band, from 0 to 1."""

@@ -531,9 +531,7 @@ def _even_step(values: Array, path: Path, axis: str) -> float | None:
         return None
     step = float(values[-1] - values[0]) / (len(values) - 1)
     if step == 0 or not np.all(np.abs(np.diff(values) - step) <= _STEP_TOLERANCE * abs(step)):
-        raise RasterError(
-            f"the {axis} coordinates of '{path}' are not evenly spaced; resample it to a regular grid first"
-        )
+        raise RasterError(f"the {axis} coordinates of '{path}' are not evenly spaced; resample to a regular grid first")
     return step
 
 

@@ -1,8 +1,9 @@
 """Which trained ranges a band meets, and how it is mixed from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "Assignment",
     "AssignmentRules",
     "Unseen",
+    "UnseenRules",
     "Weights",
     "assign",
     "interpolated_weights",
@@ -35,6 +37,7 @@ __all__ = [
 
 Weights = dict[int, float]
 """Position of a trained range → its share."""
+_Scale = Callable[[float], float]
 
 # chosen: within one octave natural surfaces scatter alike; L and C band are 2.1 octaves apart.
 _MAX_RADAR_OCTAVES = 1.0
@@ -44,14 +47,16 @@ _EQUAL_CENTRES = 1e-9
 _PARTNER = {"VV": "HH", "HH": "VV", "VH": "HV", "HV": "VH"}
 
 
-def interpolated_weights(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> Weights:
-    """Weigh the two trained centres that bracket a band, linearly in log-wavelength, the nearer one more. Of ranges of
-    one centre the most like stands for them (for radar: that of the orbit), then the first. Beyond the outermost
-    optical centre, up to its edge, the end range stands alone; a thermal band above mixes the longest optical range
-    with the nearest co-polarised radar range. Radar mixes with radar only."""
+def interpolated_weights(spectrum: Spectrum, spectra: Sequence[Spectrum], *, is_log: bool = True) -> Weights:
+    """Weigh the two trained centres that bracket a band, linearly in log-wavelength, the nearer one more; not `is_log`:
+    linearly in wavelength, as figure 4 of the paper has it (SMARTIES, arXiv 2506.19585). Of ranges of one centre the
+    most like stands for them (for radar: that of the orbit), then the first. Beyond the outermost optical centre, up to
+    its edge, the end range stands alone; a thermal band above mixes the longest optical range with the nearest
+    co-polarised radar range. Radar mixes with radar only."""
+    scale = math.log if is_log else float
     if isinstance(spectrum, RadarBeam):
-        return _radar_weights(spectrum, spectra)
-    return _optical_weights(spectrum, spectra)
+        return _radar_weights(spectrum, spectra, scale)
+    return _optical_weights(spectrum, spectra, scale)
 
 
 def nearest_weights(spectrum: Spectrum, spectra: Sequence[Spectrum]) -> Weights:
@@ -100,14 +105,14 @@ def _optical(spectra: Sequence[Spectrum]) -> dict[int, OpticalRange]:
     return {index: other for index, other in enumerate(spectra) if isinstance(other, OpticalRange)}
 
 
-def _optical_weights(band: OpticalRange, spectra: Sequence[Spectrum]) -> Weights:
+def _optical_weights(band: OpticalRange, spectra: Sequence[Spectrum], scale: _Scale) -> Weights:
     optical, center_nm = _optical(spectra), band.center_nm
     if not optical:
         raise AssignmentError("no optical range was trained")
     ladder = _ladder({index: intersection_over_union(band, other) for index, other in optical.items()}, spectra)
     (lowest, lowest_nm), (highest, highest_nm) = ladder[0], ladder[-1]
     if lowest_nm <= center_nm <= highest_nm:
-        return _bracketed(center_nm, ladder)
+        return _bracketed(center_nm, ladder, scale)
     low_edge_nm, high_edge_nm = optical[lowest].low_nm, optical[highest].high_nm
     if low_edge_nm <= center_nm < lowest_nm:
         return {lowest: 1.0}
@@ -115,7 +120,7 @@ def _optical_weights(band: OpticalRange, spectra: Sequence[Spectrum]) -> Weights
         return {highest: 1.0}
     radar = _co_polarised(center_nm, spectra) if band.is_thermal and center_nm > highest_nm else None
     if radar is not None:
-        return _bracketed(center_nm, [(highest, highest_nm), radar])
+        return _bracketed(center_nm, [(highest, highest_nm), radar], scale)
     beyond = " and no co-polarised radar range was trained" if band.is_thermal else ""
     raise AssignmentError(
         f"its centre, {center_nm:g} nm, lies outside the trained optical span, {low_edge_nm:g} to "
@@ -136,13 +141,13 @@ def _ladder(likeness: dict[int, float], spectra: Sequence[Spectrum]) -> list[tup
     return ladder
 
 
-def _bracketed(center_nm: float, ladder: Sequence[tuple[int, float]]) -> Weights:
-    """Share between the two rungs around a centre on the ladder, linearly in log-wavelength."""
+def _bracketed(center_nm: float, ladder: Sequence[tuple[int, float]], scale: _Scale) -> Weights:
+    """Share between the two rungs around a centre on the ladder, linearly on a scale of wavelengths."""
     above = next(place for place, (_, rung_nm) in enumerate(ladder) if rung_nm >= center_nm)
     (low, low_nm), (high, high_nm) = ladder[above - 1], ladder[above]
     if above == 0 or math.isclose(high_nm, center_nm, rel_tol=_EQUAL_CENTRES):
         return {high: 1.0}
-    share = math.log(center_nm / low_nm) / math.log(high_nm / low_nm)
+    share = (scale(center_nm) - scale(low_nm)) / (scale(high_nm) - scale(low_nm))
     return {low: 1.0 - share, high: share} if share > 0 else {low: 1.0}
 
 
@@ -156,7 +161,7 @@ def _co_polarised(center_nm: float, spectra: Sequence[Spectrum]) -> tuple[int, f
     return min(beams, key=lambda beam: octaves_between(center_nm, beam[1]), default=None)
 
 
-def _radar_weights(band: RadarBeam, spectra: Sequence[Spectrum]) -> Weights:
+def _radar_weights(band: RadarBeam, spectra: Sequence[Spectrum], scale: _Scale) -> Weights:
     candidates = _radar_candidates(band, spectra)
     if not candidates:
         family = f"{band.polarisation} or {_PARTNER[band.polarisation]}"
@@ -175,7 +180,7 @@ def _radar_weights(band: RadarBeam, spectra: Sequence[Spectrum]) -> Weights:
             f"radar range; at most {_MAX_RADAR_OCTAVES:g} is allowed"
         )
     if ladder[0][1] <= band.wavelength_nm <= ladder[-1][1]:
-        return _bracketed(band.wavelength_nm, ladder)
+        return _bracketed(band.wavelength_nm, ladder, scale)
     return {nearest: 1.0}
 
 
@@ -189,15 +194,20 @@ def _radar_candidates(band: RadarBeam, spectra: Sequence[Spectrum]) -> dict[int,
     return own if any(near) else family
 
 
-Unseen = Literal["interpolate", "nearest", "released", "refuse"]
+Unseen = Literal["interpolate", "interpolate_linear", "nearest", "released", "refuse"]
+UnseenRules = Unseen | dict[str, str]
+"""One rule, or `default`, rules by band (`SENSOR/BAND`, or a range of the table, which bands inside it follow), and
+`prefer`: how names of training sensors begin whose ranges go first where one of them holds the band's centre."""
 _Origin = Literal["exact", "untrained", "interpolated", "nearest", "released", "stem", "dropped"]
 
 _ORIGIN_OF: dict[str, _Origin] = {
     "interpolate": "interpolated",
+    "interpolate_linear": "interpolated",
     "nearest": "nearest",
     "released": "released",
     "refuse": "dropped",
 }
+_DEFAULT, _PREFER = "default", "prefer"
 # chosen: an error names this many bands, and counts the others.
 _MAX_NAMED = 5
 
@@ -206,21 +216,64 @@ _MAX_NAMED = 5
 class AssignmentRules:
     """What to do with bands that no trained range knows."""
 
-    unseen: Unseen = "interpolate"
-    """Interpolate between trained centres, take the nearest, do as published (released), or refuse."""
+    unseen: UnseenRules = "interpolate"
+    """Interpolate between trained centres (in log-wavelength, or linearly), take the nearest, do as published
+    (released), or refuse; or by band, see `UnseenRules`."""
     min_support: float = 0.05
     """Bands with less support are out of the span; 0 to 1."""
     out_of_span: Literal["refuse", "drop"] = "refuse"
     """Whether a band that can't be expressed is an error, or is left out and reported."""
 
     def __post_init__(self) -> None:
-        if self.unseen not in (allowed := get_args(Unseen)):
-            offer = nearest_name(self.unseen, allowed)
-            raise AssignmentError(f"unseen '{self.unseen}' is not one of {', '.join(allowed)}{offer}")
+        for key, rule in self._by_band.items():
+            if rule not in (allowed := get_args(Unseen)) and key != _PREFER:
+                of = "" if isinstance(self.unseen, str) else f" of '{key}'"
+                offer = nearest_name(str(rule), allowed)
+                raise AssignmentError(f"unseen '{rule}'{of} is not one of {', '.join(allowed)}{offer}")
         if self.out_of_span not in ("refuse", "drop"):
             raise AssignmentError(f"out_of_span '{self.out_of_span}' is not 'refuse' or 'drop'")
         if not 0 <= self.min_support <= 1:
             raise AssignmentError(f"min_support must be from 0 to 1, found {self.min_support:g}")
+
+    @property
+    def _by_band(self) -> dict[str, str]:
+        return {_DEFAULT: self.unseen} if isinstance(self.unseen, str) else {_DEFAULT: "interpolate", **self.unseen}
+
+    @property
+    def prefer(self) -> str:
+        """How names of training sensors begin whose ranges go first; empty: none."""
+        return self._by_band.get(_PREFER, "")
+
+    def check_keys(self, sensor: Sensor, table: RangeTable) -> None:
+        """See that every rule is for a band or range that is there, and that ranges to prefer are."""
+        names = [entry.name for entry in (*table.ranges, *table.declared)]
+        for key in self._by_band.keys() - {_DEFAULT, _PREFER}:
+            of, slash, name = key.partition("/")
+            if slash and of == sensor.name:
+                sensor.band(name)
+            elif not slash and key not in names:
+                raise AssignmentError(
+                    f"unseen has a rule for '{key}', which is no range of '{table.name}'{nearest_name(key, names)}; "
+                    "name one, or a band as SENSOR/BAND"
+                )
+        sensors = sorted({of for entry in table.ranges for of, _ in entry.known})
+        if self.prefer and not any(of.startswith(self.prefer) for of in sensors):
+            raise AssignmentError(
+                f"unseen prefers ranges of '{self.prefer}', and '{table.name}' knows none of it ({', '.join(sensors)})"
+            )
+
+    def of_band(self, sensor: Sensor, band: Band, table: RangeTable) -> str:
+        """Choose the rule of a band: its own, that of a range that it is published to be or lies in, or the default."""
+        rules = self._by_band
+        own = f"{sensor.name}/{band.name}"
+        if own in rules:
+            return rules[own]
+        published = {(of, one): name for of, one, name in table.published}.get((sensor.name, band.name))
+        for entry in (*table.ranges, *table.declared):
+            is_meant = entry.name == published if published else _holds(entry.spectrum, band.spectrum)
+            if entry.name in rules and is_meant:
+                return rules[entry.name]
+        return rules[_DEFAULT]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -279,6 +332,7 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     if table.name == STEM:
         return _stem_assignment(sensor, table)
     rules = AssignmentRules() if rules is None else rules
+    rules.check_keys(sensor, table)
     spectra = [table.ranges[layer].spectrum for layer in table.learned]
     weights: list[Weights] = []
     support: list[float] = []
@@ -292,14 +346,15 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
         support.append(1.0 if exact else support_of(band.spectrum, spectra))
         reasons.append("")
         try:
-            shares = {exact[0]: 1.0} if exact else _unseen_weights(sensor, band, table, rules.unseen)
+            rule = "" if exact else rules.of_band(sensor, band, table)
+            shares = {exact[0]: 1.0} if exact else _unseen_weights(sensor, band, table, rule, rules.prefer)
             if support[-1] < rules.min_support:
                 raise AssignmentError(
                     f"its support, {support[-1]:.3f}, is under min_support, {rules.min_support:g}: "
                     "the trained ranges cover too little of it"
                 )
             weights.append(shares)
-            origin.append("exact" if exact else "untrained" if of_its_own else _ORIGIN_OF[rules.unseen])
+            origin.append("exact" if exact else "untrained" if of_its_own else _ORIGIN_OF[rule])
         except AssignmentError as problem:
             reasons[-1] = str(problem)
             origin.append("dropped")
@@ -360,9 +415,9 @@ def mixing_of_ranges(
     return mixing
 
 
-def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, unseen: Unseen) -> Weights:
-    if unseen != "released":
-        return _weights(band.spectrum, table, unseen)
+def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, rule: str, prefer: str) -> Weights:
+    if rule != "released":
+        return _weights(band.spectrum, table, rule, prefer)
     name = {(of, one): name for of, one, name in table.published}.get((sensor.name, band.name))
     if name is None:
         raise AssignmentError(f"'{table.name}' declares nothing for it, and `unseen: released` invents nothing")
@@ -371,14 +426,31 @@ def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, unseen: Unsee
     return _released_weights(next(entry for entry in table.declared if entry.name == name), table)
 
 
-_FOUND = {"interpolate": interpolated_weights, "nearest": nearest_weights}
+_FOUND: dict[str, Callable[[Spectrum, Sequence[Spectrum]], Weights]] = {
+    "interpolate": interpolated_weights,
+    "interpolate_linear": partial(interpolated_weights, is_log=False),
+    "nearest": nearest_weights,
+}
 
 
-def _weights(spectrum: Spectrum, table: RangeTable, unseen: Unseen) -> Weights:
-    spectra = [table.ranges[layer].spectrum for layer in table.learned]
-    if unseen in _FOUND:
-        return {table.learned[index]: share for index, share in _FOUND[unseen](spectrum, spectra).items()}
-    raise AssignmentError("no trained range is exactly this band, and `unseen: refuse` allows no other")
+def _weights(spectrum: Spectrum, table: RangeTable, rule: str, prefer: str = "") -> Weights:
+    layers = table.learned
+    if rule not in _FOUND:
+        raise AssignmentError("no trained range is exactly this band, and `unseen: refuse` allows no other")
+    own = tuple(one for one in layers if prefer and any(of.startswith(prefer) for of, _ in table.ranges[one].known))
+    layers = own if any(_holds(table.ranges[one].spectrum, spectrum) for one in own) else layers
+    found = _FOUND[rule](spectrum, [table.ranges[layer].spectrum for layer in layers])
+    return {layers[index]: share for index, share in found.items()}
+
+
+def _holds(entry: Spectrum, spectrum: Spectrum) -> bool:
+    """Tell whether the centre of a band lies in a range; of radar whether polarisation and frequency are alike."""
+    if isinstance(entry, OpticalRange) and isinstance(spectrum, OpticalRange):
+        return entry.low_nm <= spectrum.center_nm <= entry.high_nm
+    if not (isinstance(entry, RadarBeam) and isinstance(spectrum, RadarBeam)):
+        return False
+    is_near = octaves_between(entry.center_nm, spectrum.center_nm) <= _MAX_RADAR_OCTAVES
+    return is_near and entry.polarisation == spectrum.polarisation
 
 
 def _refusal(
