@@ -179,7 +179,9 @@ _PINS = re.compile(r"`(tests/\S+\.py)`: ((?:`test_\w+`(?:, )?)+)")
 
 def test_every_row_of_the_parity_page_names_tests_that_exist() -> None:
     page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
-    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith(("| what", "|---"))]
+    # Rows of bands show numbers, which a test of their own computes.
+    others = ("| what", "|---", "| band", "| `")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith(others)]
     assert rows
     for row in rows:
         pins = _PINS.findall(row.split("|")[-2])
