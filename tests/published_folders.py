@@ -26,7 +26,7 @@ def make_fmow(root: Path, *, num: int) -> list[str]:
     """Make so many pairs of odd sizes, one a location; gives the lines of the list of all of them."""
     rng, rows, lines = np.random.default_rng(0), dict[str, list[tuple[str, int, int]]](), list[str]()
     for location in range(num):
-        split = ("train", "val", "test_gt")[0 if location % 10 < 8 else location % 10 - 7]
+        split = ("train", "val", "test_gt")[max(0, location // 2 % 5 - 2)]
         category = CATEGORIES[location % 2]
         height, width = rng.integers(12, 33, 2).tolist()
         # Sizes are rounded on their own; the ground is seldom a whole number of pixels.

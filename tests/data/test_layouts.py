@@ -9,6 +9,7 @@ from published_folders import make_bigearthnet, make_fmow, write_list
 from anyband.cli import main
 from anyband.data.image_sets import find_pairs
 from anyband.data.store import ChipStore
+from anyband.rasters.formats import QuietReader
 
 _NUM = 12
 
@@ -26,8 +27,9 @@ def bigearthnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, write_list(folder / "BigEarthNet-train-pairs-nontemporal.txt", lines)
 
 
-def _prepare(layout: str, root: Path, pairs: str, out: Path, *words: str) -> ChipStore:
-    command = ["prepare", "--layout", layout, str(root), pairs, "--out", str(out), "--workers", "1", "--quiet", *words]
+def _prepare(layout: str, root: Path, pairs: str, out: Path, *words: str, workers: int = 1) -> ChipStore:
+    command = ["prepare", "--layout", layout, str(root), pairs, "--out", str(out), "--workers", str(workers), "--quiet"]
+    command += words
     assert main(command) == 0
     return ChipStore.open(out)
 
@@ -79,6 +81,39 @@ def test_both_are_one_store_as_they_were_in_the_published_runs(fmow, bigearthnet
     store = _prepare("fmow-pairs", *fmow, tmp_path / "store", *more)
     kinds = find_pairs(store, sensors="any")
     assert sorted(np.bincount(kinds.pair_kind).tolist()) == [4, _NUM]
+
+
+def test_workers_change_no_byte(fmow, tmp_path) -> None:
+    words = ("--chip-size", "maxar-rgb=32,sentinel2-l1c=16")
+    stores = [_prepare("fmow-pairs", *fmow, tmp_path / str(count), *words, workers=count).path for count in (1, 2)]
+    files = [{file.relative_to(store): file.read_bytes() for file in Path(store).rglob("*.*")} for store in stores]
+    assert files[0] == files[1]
+
+
+@pytest.mark.real
+def test_real_patches_are_kept_as_they_are(real_data: Path, tmp_path: Path) -> None:
+    """Their radar lies in the folder of the Sentinel-2 patch."""
+    root = real_data / "bigearthnet_mm_pairs"
+    names = sorted(one.name for one in root.iterdir() if one.name.startswith("S2A"))
+    lines = [f"./{name} S1A_IW_GRDH_1SDV_20170613T165043_{name[-4:]}" for name in names]
+    store = _prepare("bigearthnet-mm", root, write_list(tmp_path / "pairs.txt", lines), tmp_path / "store")
+    assert len(find_pairs(store, sensors="any")) == len(names) == 2
+    for row in store.index.to_pylist():
+        if row["sensor"] == "sentinel2-l2a":
+            (chip,), _ = store.read(row["array"], [row["array_row"]])
+            with QuietReader(str(next((root / row["place"]).glob("*_B02.tif")))) as file:
+                np.testing.assert_array_equal(chip[1], file.read(1))
+
+
+@pytest.mark.real
+def test_real_patches_that_show_other_ground_are_no_pair(real_data: Path, tmp_path: Path, capsys) -> None:
+    root = real_data / "bigearthnet_v2_unpaired"
+    names = [sorted(one.name for one in root.iterdir() if one.name.startswith(kind)) for kind in ("S2", "S1")]
+    pairs = write_list(tmp_path / "pairs.txt", [f"{optical} {radar}" for optical, radar in zip(*names, strict=False)])
+    command = ["prepare", "--layout", "bigearthnet-mm", str(root), pairs, "--out", str(tmp_path / "store"), "--quiet"]
+    assert main(command) == 2
+    assert f"place '{names[0][0]}': " in (message := capsys.readouterr().err)
+    assert "does not overlap any other image of it" in message
 
 
 def test_splits_are_drawn_by_location_where_they_are_wanted(fmow, tmp_path) -> None:

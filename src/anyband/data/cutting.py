@@ -33,7 +33,7 @@ from anyband.rasters.footprints import (
     warp,
     warp_window,
 )
-from anyband.rasters.grid import Grid, Window, resample_bilinear, source_window
+from anyband.rasters.grid import Grid, Window, resample_bilinear, same_crs, source_window
 from anyband.rasters.reader import RasterReader, open_raster
 from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, stored_encoding
 from anyband.sensors.values import ValueCheck, sampled
@@ -277,6 +277,8 @@ def plan_pieces(
         warped={position for position, name in enumerate(sensors) if name in options.resampling},
     )
     split = place.split or split_of(place.name, seed=options.seed, fractions=options.fractions)
+    placed = (source for (_, _, survey), source in zip(images, layout[2], strict=True) if survey.grid.crs)
+    ground = _aspect(next((source for source in placed if same_crs(source.crs, layout[0].crs)), layout[0]))
     given: list[list[tuple[str, Box, View]]] = [[] for _ in images]
     for name, box, views in footprints:
         for position, view in views:
@@ -285,7 +287,7 @@ def plan_pieces(
         chips = [(name, view, _chip_grid(layout[0], box, view, survey.grid)) for name, box, view in given[position]]
         values = max((view.height * view.width for _, view, _ in chips), default=1) * len(entry.sensor.bands)
         size = max(1, _VALUES_PER_PIECE // values)
-        pieces, placement = [], layout[1][position]
+        pieces = []
         for index, start in enumerate(range(0, len(chips), size)):
             number = image * PIECES_PER_IMAGE + index
             pieces.append(
@@ -299,12 +301,18 @@ def plan_pieces(
                     chips=tuple(chips[start : start + size]),
                     min_valid=min_valid,
                     resampling=options.resampling.get(entry.sensor.name, "bilinear"),
-                    stretch=1.0 if survey.grid.crs else placement.rows.scale / placement.cols.scale,
+                    stretch=1.0 if survey.grid.crs else round(_aspect(layout[2][position]) / ground, 9),
                     spool=spool / f"{number:012d}.chips",
                     is_last=start + size >= len(chips),
                 )
             )
         yield position, pieces
+
+
+def _aspect(grid: Grid) -> float:
+    """Tell how much wider than high a pixel is, in coordinates."""
+    a, b, _, d, e, _ = grid.transform
+    return math.hypot(a, d) / math.hypot(b, e)
 
 
 def _chip_grid(anchor: Grid, box: Box, view: View, own: Grid) -> Grid:
