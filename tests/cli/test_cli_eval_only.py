@@ -19,8 +19,11 @@ from small_networks import encoder_only, small_checkpoint
 from torch import Tensor
 
 from anyband.cli import main
+from anyband.encode.encoder import SensorEncoder
+from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import load_transfer_recipe
 from anyband.evaluate.results import read_results
+from anyband.labelled import open_task_data
 
 _WIDTH = 16
 _RNG = np.random.default_rng(0)
@@ -205,6 +208,27 @@ def test_a_released_file_is_scored_in_its_own_order_of_classes(
             continue
         expected = np.tile(_chosen(num_classes, output), (len(predictions.samples), 1))
         assert np.array_equal(predictions.arrays["scores"], expected)
+
+
+def test_dfc2020_can_be_read_as_the_pictures_that_its_head_saw(
+    evaluate: Evaluate, data_of: Callable[[str], tuple[Path, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("input.statistics=published", "data.tile_px=12", "data.split.val=0")
+    assert evaluate("dfc2020-linprobe", _convolution(_WIDTH, 8, 7), *words) == 0
+    told = json.loads(capsys.readouterr().out)["results"][0]
+    # 32 pixels are three squares of twelve, the last of which reaches back.
+    assert told["num_samples"] == {"train": 18, "val": 0, "test": 18}
+    title = "published statistics of 'DFC2020' for pictures, made by mean and deviation of the training images"
+    assert any(note.endswith(title) for note in told["notes"])
+    recipe = load_transfer_recipe("paper/dfc2020", [f"data.root={data_of('dfc2020-linprobe')[0]}", *words])
+    data = open_task_data(recipe.data, seed=0, test_only=True)
+    reader = TaskReader(SensorEncoder(small_checkpoint()), data, recipe)
+    (sensor,) = data.sensors[0]
+    found = reader.input_spec(sensor).normalisation
+    blue = np.stack([data.read(index).images[0].dn[1] for index in data.split("train").tolist()]) / 10_000
+    assert found.p01[1] == pytest.approx(blue.mean() - 2 * blue.std(), rel=0.02)
+    assert found.p99[1] == pytest.approx(blue.mean() + 2 * blue.std(), rel=0.02)
+    assert (found.mean[1], found.std[1]) == (0.4883, 0.2103)
 
 
 def test_only_listed_test_images_are_scored(evaluate: Evaluate) -> None:

@@ -39,6 +39,20 @@ def test_agrees_with_numpy_to_within_a_bin(low: float, high: float) -> None:
         assert found.std == pytest.approx(std, abs=0.01)
 
 
+@pytest.mark.parametrize(("low", "high"), _ranges)
+def test_moments_are_of_all_values(low: float, high: float) -> None:
+    images = _images(1, low=low, high=high)
+    # Far outside of the percentiles, where clipping would take them away.
+    images[0, 0, 0, :3] = 10 * high
+    accumulator = StatisticsAccumulator(["a", "b"])
+    accumulator.add(images)
+    for index, (mean, std) in enumerate(accumulator.moments().values()):
+        values = images[:, index].astype(np.float64)
+        slack = RELATIVE_RESOLUTION * float(np.abs(values).max())
+        assert mean == pytest.approx(values.mean(), abs=slack)
+        assert std == pytest.approx(values.std(), abs=slack)
+
+
 def test_whole_numbers_get_their_percentiles() -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 1, 64, 64)).astype(np.float32)
     accumulator = StatisticsAccumulator(["red"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anyband.errors import CatalogueError
-from anyband.labelled.published import published_statistics_of
+from anyband.labelled.published import are_of_pictures, published_statistics_of
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.ranges import load_ranges
 
@@ -77,6 +77,18 @@ def test_the_pictures_of_dfc2020_are_taken_as_counts_and_as_nothing_else():
     assert published_statistics_of("DFC2020", counts)["B02"].p99 == 255.0
     with pytest.raises(CatalogueError, match=r"is in the unit 'count', and band 'B02' .* in 'reflectance'; take `sta"):
         published_statistics_of("DFC2020", sensor)
+
+
+def test_pictures_of_dfc2020_are_made_by_the_sets_own_mean_and_deviation():
+    sensor = get_sensor("sentinel2-l1c").select(["B02", "B03"])
+    found = published_statistics_of("DFC2020", sensor, moments={"B02": (0.2, 0.05), "B03": (0.1, 0.02)})
+    assert {band: (round(one.p01, 9), round(one.p99, 9)) for band, one in found.items()} == {
+        "B02": (0.1, 0.3),
+        "B03": (0.06, 0.14),
+    }
+    assert (found["B02"].mean, found["B02"].std) == (0.4883, 0.2103)
+    assert are_of_pictures("dfc2020")
+    assert not are_of_pictures("EuroSAT")
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ class TaskReader:
 
     Statistics: None or `checkpoint` are those that the checkpoint was trained with, else the catalogue's; `catalogue`
     are the catalogue's; `data` are counted on the training samples, once, when they are first needed; `published` are
-    those that the published evaluation of this data set used; anything else is a chip store or a file.
+    those that the published evaluation of this data set used, of pictures that it made by mean and deviation of each
+    band with these counted so; anything else is a chip store or a file.
     """
 
     def __init__(self, encoder: SensorEncoder, data: TaskData, recipe: TransferRecipe) -> None:
@@ -124,14 +125,34 @@ class TaskReader:
         """Tell how images of one of the data's sensors become input; `data` statistics are counted now.
         A band that the trained ranges can't express is an `AssignmentError`, one without statistics a `CatalogueError`.
         """
-        if self.recipe.input.statistics != "data":
+        if not self._is_counted:
             return self._declared[sensor]
         if not self._counted:
             # Before the images are read: a band that can't be expressed is an error at once.
-            sensors = list(self._declared)
-            counted = _counted_statistics(self.data, sensors, shown=shown)
-            self._counted = {one: _spec_of(self._encoder, one, counted[one], _COUNTED) for one in sensors}
+            declared = self._declared
+            counters = _counted_statistics(self.data, list(declared), shown=shown)
+            counted = {one: self._statistics_of(one, counter) for one, counter in counters.items()}
+            self._counted = {
+                one: _spec_of(self._encoder, one, counted[one], spec.statistics_source)
+                for one, spec in declared.items()
+            }
         return self._counted[sensor]
+
+    @cached_property
+    def _is_counted(self) -> bool:
+        source, name = self.recipe.input.statistics, self.data.statistics
+        if source != "published" or name is None:
+            return source == "data"
+        from anyband.labelled.published import are_of_pictures
+
+        return are_of_pictures(name)
+
+    def _statistics_of(self, sensor: Sensor, counter: StatisticsAccumulator) -> Mapping[str, BandStatistics]:
+        if self.recipe.input.statistics == "data":
+            return counter.result()
+        from anyband.labelled.published import published_statistics_of
+
+        return published_statistics_of(str(self.data.statistics), sensor, moments=counter.moments())
 
     def batches(
         self,
@@ -258,7 +279,10 @@ class TaskReader:
                 from anyband.labelled.published import published_statistics_of
 
                 title = f"published statistics of '{data.statistics}'"
-                statistics = published_statistics_of(str(data.statistics), sensor)
+                if self._is_counted:
+                    title += " for pictures, made by mean and deviation of the training images"
+                known = dict.fromkeys(sensor.band_names, (0.0, 1.0)) if self._is_counted else None
+                statistics = published_statistics_of(str(data.statistics), sensor, moments=known)
             else:
                 path = Path(str(source))
                 statistics, title = read_statistics(path, sensor), f"statistics of '{path.name}'"
@@ -440,8 +464,8 @@ def _catalogue_statistics(sensor: Sensor) -> dict[str, BandStatistics]:
 
 def _counted_statistics(
     data: TaskData, sensors: Sequence[Sensor], *, shown: bool
-) -> dict[Sensor, Mapping[str, BandStatistics]]:
-    """Count the statistics of every sensor in one pass over the training samples."""
+) -> dict[Sensor, StatisticsAccumulator]:
+    """Count the values of every sensor in one pass over the training samples."""
     train = data.split("train").tolist()
     counters = {sensor: StatisticsAccumulator(sensor.band_names) for sensor in sensors}
     seen = {sensor for position in train for sensor in data.sensors[position]}
@@ -458,10 +482,10 @@ def _counted_statistics(
     unseen = next((one.name for one in counters if one not in seen), None)
     if unseen is not None:
         raise InputError(
-            f"'{data.name}' has no training image of sensor '{unseen}', so input.statistics=data can't count its "
-            "statistics; leave it out for the checkpoint's or the catalogue's, or name a chip store or a file"
+            f"'{data.name}' has no training image of sensor '{unseen}', so input.statistics can't be counted on its "
+            "images; leave it out for the checkpoint's or the catalogue's, or name a chip store or a file"
         )
-    return {sensor: counter.result() for sensor, counter in counters.items()}
+    return counters
 
 
 def _as_large(labelled: Bool[Array, "row col"], shape: tuple[int, ...]) -> Bool[Array, "row2 col2"]:

@@ -19,7 +19,15 @@ from anyband.sensors.catalogue import find_bands, get_sensor
 from anyband.sensors.ranges import load_ranges, published_statistics
 from anyband.sensors.sensor import BandStatistics, Sensor
 
-__all__ = ["CLASSES_19", "CLASSES_43", "PUBLISHED", "open_published", "published_statistics_of", "to_19_classes"]
+__all__ = [
+    "CLASSES_19",
+    "CLASSES_43",
+    "PUBLISHED",
+    "are_of_pictures",
+    "open_published",
+    "published_statistics_of",
+    "to_19_classes",
+]
 
 _FOLDER = Path(__file__).parent
 _INSTEAD = "take `statistics: data` to count them on the training images"
@@ -96,20 +104,32 @@ def _classes_wanted(one: Mapping[str, Any]) -> str:
     )
 
 
-def published_statistics_of(name: str, sensor: Sensor) -> dict[str, BandStatistics]:
-    """Give the normalisation published for a data set, by band of the sensor, in the bands' physical units.
-    In `name`, such as `EuroSAT`, case and how its parts are joined do not count.
-    Raises `CatalogueError` where nothing is published for this data set, sensor, unit or band.
-    Source: SMARTIES, arXiv 2506.19585, and the public configuration of its v1 weights.
-    """
+def are_of_pictures(name: str) -> bool:
+    """Tell whether a published normalisation is of pictures that were made of the data set, band by band."""
+    return "pictures" in _published_set(name)[1]
+
+
+def _published_set(name: str) -> tuple[str, Mapping[str, Any]]:
     sets = read_yaml(_FOLDER / "statistics.yaml", error=CatalogueError)["sets"]
     known = {_folded(alias): title for title, entry in sets.items() for alias in (title, *entry.get("aliases", ()))}
     if _folded(name) not in known:
         raise CatalogueError(
             f"no normalisation was published for '{name}' (for {', '.join(sets)}){nearest_name(name, sets)}; {_INSTEAD}"
         )
-    title = known[_folded(name)]
-    images = _images_of(title, sets[title]["images"], sensor)
+    return known[_folded(name)], sets[known[_folded(name)]]
+
+
+def published_statistics_of(
+    name: str, sensor: Sensor, *, moments: Mapping[str, tuple[float, float]] | None = None
+) -> dict[str, BandStatistics]:
+    """Give the normalisation published for a data set, by band of the sensor, in the bands' physical units.
+    In `name`, such as `EuroSAT`, case and how its parts are joined do not count. One of pictures (`are_of_pictures`)
+    takes the data's own mean and deviation of each band, from which pictures were made.
+    Raises `CatalogueError` where nothing is published for this data set, sensor, unit or band.
+    Source: SMARTIES, arXiv 2506.19585, and the public configuration of its v1 weights.
+    """
+    title, entry = _published_set(name)
+    images = _images_of(title, entry["images"], sensor, any_unit=moments is not None)
     by_range = published_statistics(images["set"], table_name=images["table"])
     table = load_ranges(images["table"])
     ranges = {band: entry.name for entry in table.ranges for of, band in entry.known if of == sensor.name}
@@ -121,17 +141,22 @@ def published_statistics_of(name: str, sensor: Sensor) -> dict[str, BandStatisti
             f"the published normalisation of '{title}' has no band {', '.join(missing)} of '{sensor.name}' "
             f"(it has {', '.join(ranges)}); leave the band out with data.bands, or {_INSTEAD}"
         )
+    for band, (mean, std) in () if moments is None else moments.items():
+        ends = (mean - entry["pictures"] * std, mean + entry["pictures"] * std)
+        found[band] = replace(found[band], p01=ends[0], p99=ends[1])
     return found
 
 
-def _images_of(title: str, entries: Sequence[Mapping[str, str]], sensor: Sensor) -> Mapping[str, str]:
+def _images_of(
+    title: str, entries: Sequence[Mapping[str, str]], sensor: Sensor, *, any_unit: bool
+) -> Mapping[str, str]:
     found = next((entry for entry in entries if entry["sensor"] == sensor.name), None)
     if found is None:
         raise CatalogueError(
             f"the published normalisation of '{title}' is of {' and '.join(entry['sensor'] for entry in entries)}, and "
             f"the images are declared as '{sensor.name}'; {_INSTEAD}"
         )
-    other = next((band for band in sensor.bands if band.unit != found["unit"]), None)
+    other = next((band for band in sensor.bands if band.unit != found["unit"] and not any_unit), None)
     if other is not None:
         raise CatalogueError(
             f"the published normalisation of '{title}' is in the unit '{found['unit']}', and band '{other.name}' of "

@@ -124,7 +124,7 @@ def open_dfc2020(spec: DataSpec, *, seed: int) -> TaskData:
     folders = {_below(root, f"ROIs0000_{name}", wanted=_DFC_WANTED): split for name, split in splits.items()}
     samples = [one for folder, split in folders.items() for one in _dfc_of(folder, split, spec, images)]
     declared = replace(spec, kind="class_map", classes=spec.classes or _DFC_CLASSES, ignore=spec.ignore or _DFC_IGNORE)
-    return map_data(samples, declared, name=spec.source, seed=seed)
+    return replace(map_data(samples, declared, name=spec.source, seed=seed), statistics="DFC2020")
 
 
 def _dfc_of(folder: Path, split: Split, spec: DataSpec, images: Sequence[str]) -> list[ListedSample]:
