@@ -64,7 +64,7 @@ _K = ("--sensor", "rgb", "--k", "2")
 
 def test_a_class_in_test_that_training_lacks(refused_table: Evaluation, images: list[str]) -> None:
     message = refused_table(_rows(images, "abababac"), *_K)
-    assert "1 of 3 classes are in split 'test' of 't.csv' and not in training: 'c'" in message
+    assert "1 of 3 classes is in split 'test' of 't.csv' and not in training: 'c'" in message
 
 
 def test_an_empty_part(refused_table: Evaluation, images: list[str]) -> None:

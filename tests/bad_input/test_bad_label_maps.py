@@ -101,7 +101,7 @@ def test_an_empty_part_is_refused(refusal: Refusal) -> None:
 
 
 def test_a_table_without_any_label_is_refused(refusal: Refusal) -> None:
-    assert "'t' has no labels: every pixel of its 1 samples is no data or ignored" in refusal(
+    assert "'t' has no labels: every pixel of its 1 sample is no data or ignored" in refusal(
         _HEADER, "i0.tif,empty.tif,train", split=SplitSpec(val=0.0)
     )
 
@@ -167,7 +167,7 @@ def test_a_wrong_table_is_refused(refusal: Refusal, header: str, row: str, messa
 
 def test_a_table_with_parts_for_some_images_is_refused(refusal: Refusal) -> None:
     message = refusal(_HEADER, "i0.tif,l0.tif,train", "i1.tif,l1.tif,", "i2.tif,l2.tif,test")
-    assert "1 of the 3 samples of 'HERE/t.csv' have no `split`; declare it for all, or for none" in message
+    assert "1 of the 3 samples of 'HERE/t.csv' has no `split`; declare it for all, or for none" in message
 
 
 def test_rows_of_a_set_that_differ_are_refused(refusal: Refusal) -> None:

@@ -214,7 +214,7 @@ def test_a_list_with_patches_that_are_not_there_is_refused(tmp_path: Path) -> No
     _patch(tmp_path / "p", {"labels": ["Pastures"]})
     for part in ("train", "val", "test"):
         (tmp_path / f"{part}.csv").write_text("absent,absent\n")
-    with pytest.raises(ManifestError, match=r"train.csv' lists 1 names that 'bigearthnet-mm' does not have"):
+    with pytest.raises(ManifestError, match=r"train.csv' lists 1 name that 'bigearthnet-mm' does not have"):
         _open("bigearthnet-mm", tmp_path)
 
 

@@ -103,7 +103,7 @@ _ROWS = "".join(f"KIT/rgb{number}.tif,{'ab'[number % 2]},{part}\n" for number, p
         ("path,label,label\nKIT/rgb0.tif,a,b\n", "has column 'label' twice"),
         ("path,label\nmissing.tif,a\n", "row 1 of '"),
         ("path,label\n,a\n", "has no path"),
-        ("path,label\nKIT/rgb0.tif\n", "has 1 cells, the header has 2"),
+        ("path,label\nKIT/rgb0.tif\n", "has 1 cell, the header has 2"),
         ("path,label\nKIT/rgb0.tif,a\nKIT/rgb0.tif,b\n", "more than once; an image in two places would leak"),
         ("path,label\nKIT/rgb0.tif,\nKIT/rgb1.tif,\n", "has no labels"),
         ("path,label\nKIT/rgb0.tif,a;b\nKIT/rgb1.tif,a\n", "say `data.kind=labels` (`--multi-label`)"),

@@ -41,9 +41,7 @@ def _rows(names: Sequence[str], labels: str = "ababab", parts: Sequence[str] = _
 def test_a_class_in_test_that_training_lacks(tmp_path: Path) -> None:
     refusal = _refused(tmp_path, "path,label,split", _rows(_images(tmp_path, 6), "ababac"))
     assert isinstance(refusal, InputError)
-    assert "1 of 3 classes are in split 'test' of 't.csv' and not in training: 'c'; add training samples" in str(
-        refusal
-    )
+    assert "1 of 3 classes is in split 'test' of 't.csv' and not in training: 'c'; add training samples" in str(refusal)
 
 
 def test_a_label_in_validation_that_training_lacks(tmp_path: Path) -> None:
@@ -150,7 +148,7 @@ def test_a_number_that_is_none(tmp_path: Path, cell: str, message: str) -> None:
 
 def test_more_of_each_class_than_there_are(tmp_path: Path) -> None:
     refusal = str(_refused(tmp_path, "path,label,split", _rows(_images(tmp_path, 6)), split=SplitSpec(per_class=2)))
-    assert "class 'a' has 1 training samples, split.per_class asks for 2; ask for fewer" in refusal
+    assert "class 'a' has 1 training sample, split.per_class asks for 2; ask for fewer" in refusal
 
 
 def test_lists_of_other_data(tmp_path: Path) -> None:

@@ -127,5 +127,5 @@ def test_band_of_one_value_is_refused() -> None:
 
 
 def test_another_number_of_bands_is_refused() -> None:
-    with pytest.raises(InputError, match=r"statistics of 1 bands \(a\) .* shape \(2, 4, 4\)"):
+    with pytest.raises(InputError, match=r"statistics of 1 band \(a\) .* shape \(2, 4, 4\)"):
         StatisticsAccumulator(["a"]).add(np.zeros((2, 4, 4), dtype=np.float32))

@@ -92,5 +92,5 @@ def test_what_a_type_can_hold(dtype: str, number: float, expected: bool) -> None
 
 def test_another_number_of_bands_is_refused() -> None:
     n = normalisation_for(get_sensor("sentinel2-l2a").select(["B04"]))
-    with pytest.raises(InputError, match="'sentinel2-l2a' has 1 bands here"):
+    with pytest.raises(InputError, match="'sentinel2-l2a' has 1 band here"):
         to_stored(np.zeros((2, 4, 4)), n)

@@ -164,7 +164,7 @@ def _cut_tokens(tensors: dict[str, torch.Tensor]) -> None:
             _set("s1.image", lambda image: image[0]),
             r"'s1.image' has shape \(2, 64, 64\); it must be batch, band, row",
         ),
-        (_set("s1.image", lambda image: image[:, :1]), r"'s1.image' has 1 bands, 's1' has 2"),
+        (_set("s1.image", lambda image: image[:, :1]), r"'s1.image' has 1 band, 's1' has 2"),
         (_set("s1.image", lambda image: image[:, :, :63]), "can't be cut into patches of 16 × 16"),
         (
             _set("s1.cls", lambda cls: cls[:, :63]),

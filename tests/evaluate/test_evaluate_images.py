@@ -139,7 +139,7 @@ def test_a_class_that_training_lacks_is_refused(checkpoint: Path, folders: Path,
         lines.append(f"{folders / 'beach' / f'beach{index:02d}.png'},beach,{part}")
         lines.append(f"{folders / 'river' / f'river{index:02d}.png'},river,test")
     (tmp_path / "t.csv").write_text("\n".join(lines))
-    with pytest.raises(InputError, match=r"1 of 2 classes are in split 'test' of 't\.csv' and not in training"):
+    with pytest.raises(InputError, match=r"1 of 2 classes is in split 'test' of 't\.csv' and not in training"):
         evaluate(_recipe(tmp_path / "t.csv", checkpoint), "knn")
 
 

@@ -74,7 +74,7 @@ def test_more_neighbours_than_training_samples_are_refused() -> None:
 def test_a_class_that_training_lacks_is_named() -> None:
     train = LabelledFeatures(features=np.ones((4, 2)), labels=np.array([0, 0, 1, 1]), classes=_NAMES)
     test = LabelledFeatures(features=np.ones((2, 2)), labels=np.array([0, 2]), classes=_NAMES)
-    with pytest.raises(InputError, match=r"1 of 2 classes in the test split have no training sample: 'field'"):
+    with pytest.raises(InputError, match=r"1 of 2 classes in the test split has no training sample: 'field'"):
         knn_scores(train, test, k=1)
 
 

@@ -161,7 +161,7 @@ def test_one_class_in_training_is_refused() -> None:
 
 
 def test_a_class_that_training_lacks_is_refused() -> None:
-    with pytest.raises(InputError, match="1 of 3 classes in the test split have no training sample: 'field'"):
+    with pytest.raises(InputError, match="1 of 3 classes in the test split has no training sample: 'field'"):
         solve_linear_probe(_labelled(0, num_classes=2), _labelled(1))
 
 

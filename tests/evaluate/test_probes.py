@@ -190,7 +190,7 @@ def test_a_class_that_training_lacks_is_refused(
     targets[train] = np.where(targets[train] == 2, 0, targets[train])
     validation = class_data.split("val")
     targets[validation] = 0
-    with pytest.raises(InputError, match="1 of 3 classes in the test split have no training sample: 'town'"):
+    with pytest.raises(InputError, match="1 of 3 classes in the test split has no training sample: 'town'"):
         protocol(make_context(replace(class_data, targets=targets), recipe))
 
 

@@ -243,7 +243,7 @@ def test_a_place_of_two_grids_is_refused() -> None:
 
 
 def test_too_few_blocks_are_refused() -> None:
-    with pytest.raises(InputError, match="1 blocks of 32 × 32 pixels have labels, too few for 3 splits; choose"):
+    with pytest.raises(InputError, match="1 block of 32 × 32 pixels has labels, too few for 3 splits; choose"):
         _divided(size_px=32)
 
 

@@ -131,7 +131,7 @@ def test_dfc2020_gives_the_images_that_are_asked_for(dfc2020: Path, images: str,
 
 def test_a_patch_that_lacks_an_image_is_refused(dfc2020: Path) -> None:
     next(dfc2020.rglob("*_s1_0_p1.tif")).unlink()
-    with pytest.raises(ManifestError, match="has 1 patches that are not there in both `s1` and `dfc`, such as '0_p1'"):
+    with pytest.raises(ManifestError, match="has 1 patch that is not there in both `s1` and `dfc`, such as '0_p1'"):
         open_published(_spec("dfc2020", dfc2020, images="S2+S1"), seed=0)
 
 

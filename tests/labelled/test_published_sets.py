@@ -167,7 +167,7 @@ def test_pairs_are_found_by_what_the_radar_files_say(bigearthnet: Path) -> None:
 
 
 def test_patches_without_any_of_the_19_classes_are_left_out_and_counted(bigearthnet: Path) -> None:
-    assert "1 patches have none of the 19 classes and are left out" in _opened("bigearthnet-mm", bigearthnet).notes
+    assert "1 patch has none of the 19 classes and is left out" in _opened("bigearthnet-mm", bigearthnet).notes
 
 
 def test_the_43_classes_keep_every_label(bigearthnet: Path) -> None:

@@ -60,7 +60,7 @@ def test_samples_that_differ_in_their_ending_need_it(tmp_path: Path) -> None:
     names = ["x/a.tif", "x/a.jpg", "x/b.tif"]
     assert _splits(tmp_path, names, ["x/a.tif", "a.jpg"], ["b"])[0] == ("train", "train", "test")
     with pytest.raises(
-        ManifestError, match=r"lists 1 names that several samples of 'data' have, the first is 'x/a\.png'"
+        ManifestError, match=r"lists 1 name that several samples of 'data' have, the first is 'x/a\.png'"
     ):
         _splits(tmp_path, names, ["x/a.png"], ["b"])
 
@@ -94,7 +94,7 @@ def test_a_sample_in_two_lists_is_refused(tmp_path: Path) -> None:
 def test_samples_in_no_list_are_left_out_and_counted(tmp_path: Path) -> None:
     found = _splits(tmp_path, ["a.tif", "b.tif", "c.tif"], ["a"], ["c"])
     assert found[0] == ("train", None, "test")
-    assert found[1] == ("1 of 3 samples are in no split list and left out",)
+    assert found[1] == ("1 of 3 samples is in no split list and left out",)
 
 
 def test_a_validation_list_is_read(tmp_path: Path) -> None:

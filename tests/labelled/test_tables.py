@@ -116,7 +116,7 @@ def test_sensors_of_equal_bands_and_encodings_stay_apart(tmp_path: Path) -> None
         ("path,label\n,x\n", "row 1 of '.*': it has no path"),
         ("path,label\nb.tif,x\n", "row 1 of '.*': '.*b.tif' does not exist"),
         ("path,label,split\na.tif,x,tset\n", "row 1 of '.*': split 'tset' is unknown .*; did you mean 'test'"),
-        ("path,label,split\na.tif,x,\nb.png,x,test\n", "1 of the 2 samples of .* have no `split`; declare it"),
+        ("path,label,split\na.tif,x,\nb.png,x,test\n", "1 of the 2 samples of .* has no `split`; declare it"),
         ("path,label\na.tif,x\n./a.tif,x\n", "a.tif' more than once"),
         ("path,label\na.tif,x,y\n", "row 1 of '.*' has 3 cells, the header has 2"),
         ("path,label\na.tif,\n", "has no labels"),

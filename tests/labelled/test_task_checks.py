@@ -75,12 +75,12 @@ def test_training_may_lack_samples_and_classes_where_nothing_is_fitted() -> None
 
 def test_a_class_that_training_lacks_is_named() -> None:
     data = replace(_data(), classes=("a", "b", "c"), targets=np.array([0, 1, 0, 1, 2, 0]))
-    with pytest.raises(InputError, match=r"1 of 3 classes are in split 'test' of 'made' and not in training: 'c'"):
+    with pytest.raises(InputError, match=r"1 of 3 classes is in split 'test' of 'made' and not in training: 'c'"):
         check_task_data(data)
 
 
 def test_a_label_that_training_lacks_is_named() -> None:
-    with pytest.raises(InputError, match=r"1 of 2 classes are in split 'val' .* not in training: 'b'"):
+    with pytest.raises(InputError, match=r"1 of 2 classes is in split 'val' .* not in training: 'b'"):
         check_task_data(_labels(_data(), "10", "00", "01", "10", "10", "10"))
 
 
@@ -125,7 +125,7 @@ def test_kind_and_targets_must_agree() -> None:
 
 
 def test_two_samples_of_one_name_are_refused() -> None:
-    with pytest.raises(InputError, match=r"has 1 names that several samples have, such as 'x'"):
+    with pytest.raises(InputError, match=r"has 1 name that several samples have, such as 'x'"):
         check_task_data(replace(_data(), names=("x", "x", "c", "d", "e", "f")))
 
 

@@ -130,7 +130,7 @@ def test_a_row_without_label_is_named_and_is_not_many_labels(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"1 sample of '.*' has no label or several, the first is '.*p0\.png'"):
         _opened(tmp_path / "t.parquet")
     labelled = _opened(tmp_path / "t.parquet", kind="labels")
-    assert "1 of 8 samples have no label" in labelled.notes
+    assert "1 of 8 samples has no label" in labelled.notes
 
 
 def test_the_labels_of_a_list_are_whole_whatever_stands_in_them(tmp_path: Path) -> None:

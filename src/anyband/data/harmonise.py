@@ -10,7 +10,7 @@ from pydantic import Strict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Float, Num, to_device
-from anyband.errors import CatalogueError, InputError
+from anyband.errors import CatalogueError, InputError, counted
 from anyband.sensors.sensor import BandStatistics, Encoding, Number, RadarBeam, Sensor, Transform, physical_values
 
 __all__ = [
@@ -141,7 +141,7 @@ def normalisation_for(
     missing = [band for band in sensor.band_names if band not in statistics]
     if missing:
         raise CatalogueError(
-            f"no normalisation statistics for {len(missing)} of {len(sensor.bands)} bands of "
+            f"no normalisation statistics for {len(missing)} of {counted(len(sensor.bands), 'band')} of "
             f"'{sensor.name}' ({', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}); "
             f"compute those of your images with `anyband prepare --stats`"
         )
@@ -258,15 +258,17 @@ def restore(x: Float[Tensor, "*batch band row col"], n: Normalisation) -> Float[
 
 def _other_bands(pixels: Tensor, n: Normalisation) -> InputError:
     return InputError(
-        f"'{n.sensor}' is normalised over {len(n.bands)} bands ({', '.join(n.bands[:16])}), found an array of shape "
-        f"{tuple(pixels.shape)}; it needs (…, band, row, col), with these bands in this order"
+        f"'{n.sensor}' is normalised over {counted(len(n.bands), 'band')} ({', '.join(n.bands[:16])}), found an "
+        f"array of shape {tuple(pixels.shape)}; it needs (…, band, row, col), with these bands in this order"
     )
 
 
 def to_stored(physical: Float[Array, "band row col"], n: Normalisation) -> Float[Array, "band row col"]:
     """Encode physical units as digital numbers, float64 and not rounded: the inverse of `to_physical`."""
     if len(physical) != len(n.bands):
-        raise InputError(f"'{n.sensor}' has {len(n.bands)} bands here, found an array of shape {physical.shape}")
+        raise InputError(
+            f"'{n.sensor}' has {counted(len(n.bands), 'band')} here, found an array of shape {physical.shape}"
+        )
     rows = zip(physical, n.encodings, strict=True)
     return np.stack([encoding.encode(band.astype(np.float64)) for band, encoding in rows])
 
@@ -392,7 +394,8 @@ def _stretched(shown: Array, reference: Array, percentiles: tuple[float, float])
 def _check(physical: Array, sensor: Sensor) -> None:
     if physical.shape[0] != len(sensor.bands):
         raise InputError(
-            f"an image of '{sensor.name}' has {len(sensor.bands)} bands, found an array of shape {physical.shape}"
+            f"an image of '{sensor.name}' has {counted(len(sensor.bands), 'band')}, found an array of shape "
+            f"{physical.shape}"
         )
 
 
@@ -427,7 +430,7 @@ class StatisticsAccumulator:
         """Count the finite values of some images that have data, in physical units."""
         if physical.shape[-3] != len(self.bands):
             raise InputError(
-                f"statistics of {len(self.bands)} bands ({', '.join(self.bands[:16])}) are being counted, "
+                f"statistics of {counted(len(self.bands), 'band')} ({', '.join(self.bands[:16])}) are being counted, "
                 f"found an array of shape {physical.shape}"
             )
         usable = np.isfinite(physical) if valid is None else np.isfinite(physical) & valid

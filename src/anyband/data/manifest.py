@@ -88,7 +88,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
             for number, row in enumerate(filled, 1):
                 if len(row) != len(header):
                     raise ManifestError(
-                        f"row {number} of '{path}' has {len(row)} cells, the header has {len(header)} columns"
+                        f"row {number} of '{path}' has {counted(len(row), 'cell')}, the header has "
+                        f"{counted(len(header), 'column')}"
                     )
                 yield dict(zip(header, (cell.strip() for cell in row), strict=True))
     except OSError as problem:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Array, Bool, Float, Int, Num, to_device
-from anyband.errors import InputError, RecipeError
+from anyband.errors import InputError, RecipeError, counted
 from anyband.randomness import uniform
 
 __all__ = [
@@ -298,4 +298,4 @@ def _resample(image: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
 
 
 def _other_count(augmentation: Augmentation, count: int) -> InputError:
-    return InputError(f"an augmentation of {len(augmentation.transposed)} samples for a batch of {count}")
+    return InputError(f"an augmentation of {counted(len(augmentation.transposed), 'sample')} for a batch of {count}")

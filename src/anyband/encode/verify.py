@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from anyband.errors import CatalogueError, CheckpointError, InputError, nearest_name
+from anyband.errors import CatalogueError, CheckpointError, InputError, counted, nearest_name
 from anyband.models.autoencoder import Autoencoder, SetLoss, TargetVariance
 from anyband.models.checkpoint import Checkpoint, build_encoder, build_model, load_checkpoint, read_weights
 from anyband.models.inputs import ImageBatch, SetBatch
@@ -211,8 +211,8 @@ def _image_batch(name: str, group: Group, header: Mapping[str, str], checkpoint:
         mixing = assign(sensor, table).mixing
     if len(mixing) != image.shape[1]:
         raise InputError(
-            f"'{name}.image' has {image.shape[1]} bands, '{name}' has {len(mixing)}; name its bands in the header of "
-            f"the vectors: bands.{name}"
+            f"'{name}.image' has {counted(image.shape[1], 'band')}, '{name}' has {len(mixing)}; name its bands "
+            f"in the header of the vectors: bands.{name}"
         )
     return ImageBatch(pixels=image, mixing=torch.as_tensor(mixing, dtype=torch.float32))
 

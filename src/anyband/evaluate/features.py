@@ -16,7 +16,7 @@ from anyband.arrays import Array, Bool, Float, Int, Shaped
 from anyband.data.store import Split
 from anyband.encode.encoder import SensorEncoder, check_memory
 from anyband.encode.metadata import Pool, same_features
-from anyband.errors import InputError
+from anyband.errors import InputError, counted
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import LabelledFeatures, Predictions
 from anyband.evaluate.recipe import Fusion, Protocol, TransferRecipe
@@ -301,8 +301,8 @@ def _encoded(module: Any, batch: TaskBatch, blocks: Levels | None, reader: TaskR
         if len(wrong):
             name = reader.data.names[int(batch.samples[wrong[0]])]
             raise InputError(
-                f"the features of '{name}' are no finite numbers ({len(wrong)} of {len(one)} samples of its batch); "
-                "look at its pixels and its normalisation, or leave it out"
+                f"the features of '{name}' are no finite numbers ({len(wrong)} of {counted(len(one), 'sample')} "
+                "of its batch); look at its pixels and its normalisation, or leave it out"
             )
     return made
 

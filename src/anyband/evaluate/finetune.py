@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.arrays import Array, Float, Int
-from anyband.errors import InputError, RecipeError
+from anyband.errors import InputError, RecipeError, counted
 from anyband.evaluate.features import Context, FusedEncoder, Result, check_splits
 from anyband.evaluate.fitting import (
     AdaptedEncoder,
@@ -156,8 +156,8 @@ def _check(context: Context) -> None:
     missing = np.flatnonzero(~np.isfinite(data.targets))
     if len(missing):
         raise InputError(
-            f"'{data.names[missing[0]]}' has no finite number to predict, one of {len(missing)} such samples; leave "
-            "them out"
+            f"'{data.names[missing[0]]}' has no finite number to predict, one of "
+            f"{counted(len(missing), 'such sample')}; leave them out"
         )
 
 

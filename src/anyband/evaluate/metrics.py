@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num, Shaped
-from anyband.errors import InputError
+from anyband.errors import InputError, agreed, counted
 from anyband.labelled.samples import TaskData, TaskKind
 from anyband.progress import progress
 from anyband.randomness import generator
@@ -67,7 +67,8 @@ class LabelledFeatures:
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.labels):
-            raise InputError(f"{len(self.features)} features have {len(self.labels)} labels; give one for each")
+            numbers = counted(len(self.features), "feature", "have"), counted(len(self.labels), "label")
+            raise InputError(f"{' '.join(numbers)}; give one for each")
         if not np.isfinite(self.features).all():
             row = int(np.flatnonzero(~np.isfinite(self.features).all(axis=1))[0])
             raise InputError(f"the feature of sample {row} is not finite; leave out images without data")
@@ -90,7 +91,8 @@ def check_same_classes(train: LabelledFeatures, test: LabelledFeatures) -> None:
     if missing:
         shown = ", ".join(f"'{name}'" for name in missing[:5]) + " …" * (len(missing) > 5)
         raise InputError(
-            f"{len(missing)} of {needed.sum()} classes in the test split have no training sample: {shown}; "
+            f"{len(missing)} of {counted(needed.sum(), 'class')} in the test split "
+            f"{agreed(len(missing), 'have')} no training sample: {shown}; "
             "add training samples of them or split by class"
         )
 

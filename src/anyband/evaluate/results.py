@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from anyband import __version__
 from anyband.arrays import Array, Bool, Shaped
-from anyband.errors import AnybandError, InputError, nearest_name
+from anyband.errors import AnybandError, InputError, counted, nearest_name
 from anyband.evaluate.features import Context, Result
 from anyband.evaluate.metrics import (
     COLUMN_TITLES,
@@ -124,7 +124,9 @@ def find_row(rows: Sequence[ResultRow], identity: str) -> ResultRow:
         return found[0]
     if not found:
         known = [short_id(row.id) for row in rows]
-        raise InputError(f"no result begins with '{identity}' ({len(rows)} results){nearest_name(identity, known)}")
+        raise InputError(
+            f"no result begins with '{identity}' ({counted(len(rows), 'result')}){nearest_name(identity, known)}"
+        )
     raise InputError(
         f"{len(found)} results begin with '{identity}': {', '.join(row.id for row in found[:4])}; give more letters"
     )
@@ -554,8 +556,8 @@ def paired(first: Predictions, second: Predictions) -> Predictions:
     if differs.any():
         sample = first.samples[int(np.flatnonzero(differs)[0])]
         raise InputError(
-            f"the labels of {differs.sum()} of {len(differs)} test samples are not the same in both results, such as "
-            f"those of '{sample}'; evaluate both with the same labels"
+            f"the labels of {differs.sum()} of {counted(len(differs), 'test sample')} are not the same in both "
+            f"results, such as those of '{sample}'; evaluate both with the same labels"
         )
     return ordered
 
@@ -577,5 +579,5 @@ def _truth(predictions: Predictions) -> Shaped[Array, "sample ..."]:
 
 
 def _kind(predictions: Predictions) -> str:
-    classes = f" with {len(predictions.classes)} classes" if predictions.classes else ""
+    classes = f" with {counted(len(predictions.classes), 'class')}" if predictions.classes else ""
     return f"kind '{predictions.kind}'{classes}"

@@ -101,8 +101,8 @@ def check_task_data(data: TaskData, *, needs_validation: bool = True, needs_trai
     twice = [name for name, count in Counter(data.names).items() if count > 1]
     if twice:
         raise InputError(
-            f"'{data.name}' has {len(twice)} names that several samples have, such as '{twice[0]}'; samples need names "
-            "of their own"
+            f"'{data.name}' has {counted(len(twice), 'name')} that several samples have, such as '{twice[0]}'; "
+            "samples need names of their own"
         )
     counts, needed = data.num_samples, {"train": needs_training, "val": needs_validation, "test": True}
     for split, role in zip(SPLITS, ("learn from", "choose by", "report"), strict=True):
@@ -143,8 +143,8 @@ def _check_targets(data: TaskData, targets: Array, *, needs_training: bool) -> N
             raise InputError(f"'{data.name}' needs samples of two classes at least, {only} is there")
     elif targets.shape[1:] != (len(data.classes),) or targets.dtype != bool:
         raise InputError(
-            f"'{data.name}' has {len(data.classes)} classes and labels of shape {targets.shape}; each sample needs "
-            "to say of each class whether it holds"
+            f"'{data.name}' has {counted(len(data.classes), 'class')} and labels of shape {targets.shape}; each "
+            "sample needs to say of each class whether it holds"
         )
     elif not data.classes:
         raise InputError(f"'{data.name}' has no classes")
@@ -155,7 +155,8 @@ def _check_targets(data: TaskData, targets: Array, *, needs_training: bool) -> N
         if lacking:
             names = _listed([data.classes[index] for index in lacking])
             raise InputError(
-                f"{len(lacking)} of {len(data.classes)} classes are in split '{split}' of '{data.name}' and not in "
+                f"{len(lacking)} of {counted(len(data.classes), 'class')} {agreed(len(lacking), 'are')} in "
+                f"split '{split}' of '{data.name}' and not in "
                 f"training: {names}; add training samples of them, or leave them out"
             )
 

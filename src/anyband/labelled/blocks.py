@@ -9,7 +9,7 @@ import numpy as np
 
 from anyband.arrays import Array, Bool, Int, Num
 from anyband.data.store import SPLITS, Split
-from anyband.errors import GeometryError, InputError
+from anyband.errors import GeometryError, InputError, agreed, counted
 from anyband.labelled.samples import BlockSpec, Sample, TaskData
 from anyband.labelled.splits import check_shares
 from anyband.progress import progress
@@ -95,7 +95,8 @@ def draw_blocks(
     sizes = {split: max(1, round(shares[split] * len(found))) if shares[split] else 0 for split in SPLITS[1:]}
     if sum(sizes.values()) >= len(found):
         raise InputError(
-            f"{len(found)} blocks of {blocks.size_px} × {blocks.size_px} pixels have labels, too few for "
+            f"{counted(len(found), 'block')} of {blocks.size_px} × {blocks.size_px} pixels "
+            f"{agreed(len(found), 'have')} labels, too few for "
             f"{1 + sum(size > 0 for size in sizes.values())} splits; choose a smaller `split.blocks.size_px`"
         )
     labelled = np.stack([counts[block] for block in found])

@@ -66,7 +66,8 @@ def open_images(spec: DataSpec, *, seed: int, sensors: Mapping[str, Sensor] | No
     contents = contents_of(files, sizes_only=not compared)
     unlabelled = []
     if targets is not None and targets.ndim == 2 and not targets.any(axis=1).all():
-        unlabelled = [f"{int((~targets.any(axis=1)).sum())} of {len(targets)} samples have no label"]
+        num = int((~targets.any(axis=1)).sum())
+        unlabelled = [f"{num} of {counted(len(targets), 'sample')} {agreed(num, 'have')} no label"]
     if targets is not None and spec.kind == "number":
         notes = (*notes, *fill_notes([numbers_apart(targets)], what="sample", mend="leave the row out"))
     if not compared:
@@ -106,8 +107,8 @@ def _check_spec(spec: DataSpec) -> None:
             )
         if given and len(given) != len(spec.sensors):
             raise RecipeError(
-                f"data.{field} has {len(given)} entries, data.sensors has {len(spec.sensors)}; give one for each "
-                "sensor, or none"
+                f"data.{field} has {counted(len(given), 'entry')}, data.sensors has {len(spec.sensors)}; give "
+                "one for each sensor, or none"
             )
 
 
@@ -165,8 +166,8 @@ def _named(samples: Sequence[ListedSample], source: Path) -> list[ListedSample]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ManifestError(
-            f"{len(twice)} names in '{source}' are of several samples, such as '{twice[0]}'; give sets names of their "
-            "own"
+            f"{counted(len(twice), 'name')} in '{source}' {agreed(len(twice), 'are')} of several samples, such "
+            f"as '{twice[0]}'; give sets names of their own"
         )
     return [replace(one, name=name) for one, name in zip(samples, names, strict=True)]
 

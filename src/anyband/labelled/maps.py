@@ -100,7 +100,9 @@ def map_data(samples: Sequence[ListedSample], spec: DataSpec, *, name: str, seed
     splits, places, notes = _scene_splits(scenes, spec, seed=seed)
     maps = _Maps(scenes, splits, places, spec)
     if not maps.counts:
-        raise InputError(f"'{name}' has no labels: every pixel of its {maps.num_all} samples is no data or ignored")
+        raise InputError(
+            f"'{name}' has no labels: every pixel of its {counted(maps.num_all, 'sample')} is no data or ignored"
+        )
     if len(maps.counts) < maps.num_all:
         gone = maps.num_all - len(maps.counts)
         notes = (*notes, f"{counted(gone, 'sample')} without labels {agreed(gone, 'are')} left out")
@@ -484,7 +486,7 @@ def _classes(maps: _Maps, named: Mapping[int, str]) -> dict[int, str]:
         if lacking:
             pixels = ", ".join(f"'{name}' ({wanted[name]} pixels)" for name in lacking[:_NAMED])
             raise InputError(
-                f"{len(lacking)} class{'es are' if len(lacking) > 1 else ' is'} in the labels of split '{split}' and "
+                f"{counted(len(lacking), 'class', 'are')} in the labels of split '{split}' and "
                 f"not in those of training: {pixels}; divide the data so that training has each class, or list the "
                 "value in `data.ignore`"
             )

@@ -14,7 +14,7 @@ import numpy as np
 
 from anyband.arrays import Array, Bool, Float, Int, Num, Shaped
 from anyband.data.store import SPLITS, Split
-from anyband.errors import InputError, ManifestError, RecipeError, nearest_name
+from anyband.errors import InputError, ManifestError, RecipeError, counted, nearest_name
 from anyband.progress import progress
 from anyband.rasters.grid import Grid
 from anyband.sensors.catalogue import find_bands, get_sensor
@@ -252,10 +252,14 @@ def declared_slots(found: Sequence[Sensor], spec: DataSpec, *, name: str) -> tup
     if not sensors:
         raise ManifestError(f"'{name}' does not say which sensors took its images; declare them in `data.sensors`")
     if found and len(found) != len(sensors):
-        raise ManifestError(f"'{name}' has {len(found)} images a sample, but `data.sensors` declares {len(sensors)}")
+        raise ManifestError(
+            f"'{name}' has {counted(len(found), 'image')} a sample, but `data.sensors` declares {len(sensors)}"
+        )
     for what, given in (("bands", spec.bands), ("encodings", spec.encodings)):
         if given and len(given) != len(sensors):
-            raise ManifestError(f"'{name}' has {len(sensors)} images a sample, but `{what}` is given for {len(given)}")
+            raise ManifestError(
+                f"'{name}' has {counted(len(sensors), 'image')} a sample, but `{what}` is given for {len(given)}"
+            )
     if spec.bands:
         sensors = tuple(find_bands(bands, one) for bands, one in zip(spec.bands, sensors, strict=True))
     if spec.encodings:

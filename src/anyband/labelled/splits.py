@@ -95,13 +95,13 @@ def splits_from_lists(
         ambiguous = [name for name, sample in found if sample == _SEVERAL]
         if ambiguous:
             raise ManifestError(
-                f"'{file}' lists {len(ambiguous)} names that several samples of '{source}' have, the first is "
-                f"'{ambiguous[0]}'; write them with their folders"
+                f"'{file}' lists {counted(len(ambiguous), 'name')} that several samples of '{source}' have, the "
+                f"first is '{ambiguous[0]}'; write them with their folders"
             )
         missing = [name for name, sample in found if sample is None]
         if missing and absent == "refuse":
             raise ManifestError(
-                f"'{file}' lists {len(missing)} names that '{source}' does not have, the first is "
+                f"'{file}' lists {counted(len(missing), 'name')} that '{source}' does not have, the first is "
                 f"'{missing[0]}'; complete the data, or leave them out with `data.options: {{absent: leave_out}}`"
             )
         if missing:
@@ -116,7 +116,9 @@ def splits_from_lists(
             splits[sample] = split
     unlisted = splits.count(None)
     if unlisted:
-        notes.append(f"{unlisted} of {len(names)} samples are in no split list and left out")
+        notes.append(
+            f"{unlisted} of {counted(len(names), 'sample')} {agreed(unlisted, 'are')} in no split list and left out"
+        )
     return tuple(splits), tuple(notes)
 
 
@@ -272,7 +274,7 @@ def draw_splits(
             if rare:
                 count, name = rare[0]
                 raise InputError(
-                    f"class '{name}' has {count} {what}{'' if count == 1 else 's'}, too few for {num_splits} splits; "
+                    f"class '{name}' has {counted(count, what)}, too few for {num_splits} splits; "
                     f"add {what}s, leave the class out, or declare a column `split`"
                 )
         rest, in_test = draw_halves(everything, votes, share=test, seed=seed)
@@ -306,10 +308,10 @@ def draw_halves(
             indices, test_size=share, random_state=seed % 2**32, stratify=classes, shuffle=True
         )
     except ValueError as problem:
-        of = "" if classes is None else f" of {len(np.unique(classes))} classes"
+        of = "" if classes is None else f" of {counted(len(np.unique(classes)), 'class')}"
         raise InputError(
-            f"{len(indices)} images{of} can't be split with a share of {share:g}: {problem}; take a larger share, add "
-            "images, or declare a column `split`"
+            f"{counted(len(indices), 'image')}{of} can't be split with a share of {share:g}: {problem}; take a "
+            "larger share, add images, or declare a column `split`"
         ) from problem
     return first, second
 
@@ -401,7 +403,7 @@ def draw_places(
     num_val, num_test = (max(1, round(share * len(pool))) if share else 0 for share in (val, test))
     if num_val + num_test >= len(pool):
         raise InputError(
-            f"{len(pool)} place{'s' * (len(pool) != 1)} can't be divided into {1 + (val > 0) + (test > 0)} splits; add "
+            f"{counted(len(pool), 'place')} can't be divided into {1 + (val > 0) + (test > 0)} splits; add "
             "some, declare a column `split`, or divide the ground of each image by `data.split.blocks`"
         )
     order = [pool[index] for index in permutation(seed, step=0, purpose="parts of places", size=len(pool))]
@@ -504,7 +506,7 @@ def take_fraction(data: TaskData, *, fraction: float, per_class: int | None, see
     samples = np.sort(np.concatenate([kept, np.array(left, dtype=np.int64)]))
     taken = data.take(samples, fingerprint=_fingerprint(data, samples))
     requested = f"{fraction:.3g} of them" if per_class is None else f"{per_class} of each class"
-    note = f"labels of {len(kept)} of {len(train)} training samples are used ({requested}, seed {seed})"
+    note = f"labels of {len(kept)} of {counted(len(train), 'training sample')} are used ({requested}, seed {seed})"
     return replace(taken, notes=(*data.notes, note))
 
 
@@ -516,8 +518,8 @@ def _drawn_by_class(
         members = np.flatnonzero(labels == number)
         if per_class is not None and len(members) < per_class:
             raise InputError(
-                f"class '{classes[number]}' has {len(members)} training samples, split.per_class asks for {per_class}; "
-                "ask for fewer, or leave the class out"
+                f"class '{classes[number]}' has {counted(len(members), 'training sample')}, split.per_class "
+                f"asks for {per_class}; ask for fewer, or leave the class out"
             )
         num = _share(len(members), fraction) if per_class is None else per_class
         # An order of its own for each class, of which the beginning is kept: so draws are nested.

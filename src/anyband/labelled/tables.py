@@ -10,7 +10,7 @@ from typing import Any
 
 from anyband.data.manifest import COLUMNS, MANIFEST_ENDINGS, ImageEntry, parse_entry, rows_of
 from anyband.data.store import SPLITS, Split
-from anyband.errors import AnybandError, ManifestError, nearest_name
+from anyband.errors import AnybandError, ManifestError, agreed, nearest_name
 from anyband.labelled.samples import DENSE_KINDS, IMAGE_ENDINGS, DataSpec
 from anyband.progress import progress
 from anyband.rasters.reader import RasterSource
@@ -144,7 +144,8 @@ def list_samples(
     declared = sum(one.split is not None for one in samples)
     if 0 < declared < len(samples):
         raise ManifestError(
-            f"{len(samples) - declared} of the {len(samples)} samples of '{source}' have no `split`; declare it for "
+            f"{len(samples) - declared} of the {len(samples)} samples of '{source}' "
+            f"{agreed(len(samples) - declared, 'have')} no `split`; declare it for "
             "all, or for none to have it drawn"
         )
     return samples

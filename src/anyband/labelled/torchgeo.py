@@ -17,7 +17,7 @@ import numpy as np
 
 from anyband.arrays import Array, Int
 from anyband.data.store import Split
-from anyband.errors import InputError, ManifestError, RasterError, RecipeError, nearest_name
+from anyband.errors import InputError, ManifestError, RasterError, RecipeError, counted, nearest_name
 from anyband.files import parse_yaml, read_yaml
 from anyband.labelled.images import published_splits
 from anyband.labelled.samples import (
@@ -267,10 +267,10 @@ def _sample(
 
 
 def _image(dn: Array, sensor: Sensor, *, name: str) -> SampleImage:
-    if dn.ndim != 3 or len(dn) != len(sensor.bands):
+    if (dn.ndim, *dn.shape[:1]) != (3, len(bands := sensor.band_names)):
         raise InputError(
-            f"'{name}' gives an image of shape {dn.shape}, sensor '{sensor.name}' has {len(sensor.bands)} bands here "
-            f"({', '.join(sensor.band_names)}); say in `data.bands` what the channels are"
+            f"'{name}' gives an image of shape {dn.shape}, sensor '{sensor.name}' has "
+            f"{counted(len(bands), 'band')} here ({', '.join(bands)}); say in `data.bands` what the channels are"
         )
     nodata = np.nan if sensor.nodata is None else sensor.nodata
     return SampleImage(dn=dn, valid=np.isfinite(dn) & (dn != nodata), sensor=sensor)
@@ -423,7 +423,7 @@ def _described(one: TorchgeoSet, spec: DataSpec) -> tuple[Sensor, ...]:
         count = sum(max(slot.steps, 1) for slot in one.images)
         if len(spec.sensors) != count:
             declares = f"`data.sensors` declares {len(spec.sensors)}"
-            raise ManifestError(f"'{spec.source}' has {count} images a sample, {declares}")
+            raise ManifestError(f"'{spec.source}' has {counted(count, 'image')} a sample, {declares}")
         return ()
     if any(slot.sensor is None for slot in one.images):
         raise ManifestError(

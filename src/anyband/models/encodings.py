@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.arrays import Array, Bool, Float, Num, to_device
-from anyband.errors import InputError
+from anyband.errors import InputError, counted
 from anyband.models.inputs import SetBatch, SetMetadata
 
 __all__ = [
@@ -348,7 +348,9 @@ class SetEncodings(nn.Module):
             metadata = SetMetadata.unknown(num_sets, num_slots, device=shares.device)
         if metadata.gsd_m.shape != (num_sets, num_slots):
             found = " × ".join(str(count) for count in metadata.gsd_m.shape)
-            raise InputError(f"metadata of {found} images were given for {num_sets} sets of {num_slots} images")
+            raise InputError(
+                f"metadata of {found} images were given for {counted(num_sets, 'set')} of {counted(num_slots, 'image')}"
+            )
         parts = [part.unsqueeze(2) for part in self._image_parts(metadata, shares)]
         if self.geographic is not None:
             parts.append(self.geographic(grid, metadata))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.arrays import Float
-from anyband.errors import CheckpointError, InputError
+from anyband.errors import CheckpointError, InputError, counted
 from anyband.models.checkpoint import shape_problems
 from anyband.randomness import generator
 
@@ -183,7 +183,9 @@ def _check_levels(levels: Sequence[Tensor], kind: str, *, width: int, num_levels
     widths = sorted({level.shape[1] for level in levels})
     if len(levels) != num_levels or widths != [width] or len({level.shape for level in levels}) > 1:
         found = ", ".join(str(tuple(level.shape)) for level in levels)
-        raise InputError(f"head '{kind}' takes {num_levels} maps of one size and width {width}, found {found}")
+        raise InputError(
+            f"head '{kind}' takes {counted(num_levels, 'map')} of one size and width {width}, found {found}"
+        )
 
 
 def _start(head: nn.Module, *, seed: int) -> None:

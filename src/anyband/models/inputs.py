@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anyband.arrays import Bool, Float, Int
-from anyband.errors import InputError
+from anyband.errors import InputError, counted
 
 __all__ = ["ImageBatch", "OnDevice", "SetBatch", "SetMetadata", "SetNoise", "check_sets"]
 
@@ -139,11 +139,12 @@ def check_sets(batch: SetBatch, *, patch_size: int, num_ranges: int) -> tuple[in
         rows, ranges = group.mixing.shape
         if rows != bands:
             raise InputError(
-                f"images have {bands} bands, but the sensor declares {rows}; name the bands that are in the array"
+                f"images have {counted(bands, 'band')}, but the sensor declares {rows}; name the bands that are "
+                "in the array"
             )
         if ranges != num_ranges:
             raise InputError(
-                f"the mixing matrix is for {ranges} trained ranges, the network has {num_ranges}; "
+                f"the mixing matrix is for {counted(ranges, 'trained range')}, the network has {num_ranges}; "
                 f"assign the sensor with the ranges of this checkpoint"
             )
         if group.valid is not None and group.valid.shape != group.pixels.shape:
@@ -157,5 +158,8 @@ def check_sets(batch: SetBatch, *, patch_size: int, num_ranges: int) -> tuple[in
         raise InputError(f"images of a set must have equal sides; found {sides} pixels: resize them to one")
     (num_sets, num_slots), counts = batch.shape, [len(group.pixels) for group in batch.groups]
     if num_sets * num_slots != sum(counts) or (batch.rows is None and len(set(counts)) > 1):
-        raise InputError(f"{num_sets} sets of {num_slots} images, but {' + '.join(map(str, counts))} images are given")
+        raise InputError(
+            f"{counted(num_sets, 'set')} of {counted(num_slots, 'image')}, but {' + '.join(map(str, counts))} "
+            "images are given"
+        )
     return height // patch_size, width // patch_size

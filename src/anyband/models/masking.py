@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from anyband.arrays import Bool, Float, Int
-from anyband.errors import InputError
+from anyband.errors import InputError, counted
 from anyband.models.inputs import SetNoise
 
 __all__ = [
@@ -56,7 +56,7 @@ def count_visible(num_tokens: int, mask_ratio: float) -> int:
     visible = int(num_tokens * (1 - mask_ratio) + 1e-9)
     if not 0 < visible < num_tokens:
         raise InputError(
-            f"a mask ratio of {mask_ratio:g} leaves {visible} of {num_tokens} tokens visible; "
+            f"a mask ratio of {mask_ratio:g} leaves {visible} of {counted(num_tokens, 'token')} visible; "
             f"at least one must be visible and one masked: use larger images or another ratio"
         )
     return visible

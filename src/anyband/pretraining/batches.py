@@ -36,7 +36,7 @@ from anyband.data.resample import (
 from anyband.data.store import ChipStore
 from anyband.encode.input_spec import InputSpec
 from anyband.encode.metadata import METADATA, hide_metadata, set_metadata
-from anyband.errors import CatalogueError, RecipeError, StoreError, counted
+from anyband.errors import CatalogueError, RecipeError, StoreError, agreed, counted
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata, SetNoise
 from anyband.pretraining.recipe import PretrainRecipe, StageRecipe
 from anyband.randomness import generator, uniform
@@ -149,7 +149,8 @@ def stage_footprints(
         if not one.any():
             what = f"shows {' or '.join(stage.with_sensors)}" if stage.with_sensors else "is left by the other stages"
             raise StoreError(
-                f"stage {number} of data.stages (from 0) has nothing to draw from: none of the {len(sets)} footprints "
+                f"stage {number} of data.stages (from 0) has nothing to draw from: none of the "
+                f"{counted(len(sets), 'footprint')} "
                 f"of store '{store.path}' that are trained on {what}; change the stage, or leave it out"
             )
     return tuple(np.flatnonzero(one) for one in taken)
@@ -275,10 +276,16 @@ class Samples:
     def _order_notes(self) -> list[str]:
         least, small, shuffle = self.sets.size[0], int((self.sets.capacity < self.sets.size[0]).sum()), self.shuffle
         few = counted(least, "image")
-        fewer = f"{small} of {len(self.sets)} footprints have fewer than {few}: their sets are smaller"
+        fewer = (
+            f"{small} of {counted(len(self.sets), 'footprint')} {agreed(small, 'have')} fewer than {few}: their "
+            "sets are smaller"
+        )
         if shuffle is None:
             return [fewer] if small else []
-        mixed = f"{len(np.unique(shuffle.shards))} shards, up to {shuffle.open_shards} of each kind mixed at a time"
+        mixed = (
+            f"{counted(len(np.unique(shuffle.shards)), 'shard')}, up to {shuffle.open_shards} of each kind "
+            "mixed at a time"
+        )
         return [*([fewer] if small else []), f"order by shards: {mixed}"]
 
     def _stage_notes(self, batch_size: int) -> list[str]:

@@ -19,7 +19,7 @@ from anyband.data.image_sets import find_pairs, find_sets
 from anyband.data.loader import shard_shuffle
 from anyband.data.store import ChipStore, Split
 from anyband.encode.input_spec import InputSpec
-from anyband.errors import CheckpointError, OutputError, RecipeError, StoreError
+from anyband.errors import CheckpointError, OutputError, RecipeError, StoreError, agreed, counted
 from anyband.evaluate.fitting import with_new_ranges
 from anyband.files import HUB_FILE, RUN_FILE, whole_directory, whole_file, yaml_text
 from anyband.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -122,7 +122,8 @@ class RunPlan:
     def _ranges_not_trained(self) -> list[str]:
         idle, noun = self._untrained(), "pairs" if self.recipe.data.sets is None else "sets"
         unseen = (
-            f"{len(idle)} of {len(self.ranges.ranges)} ranges are seen by no sensor of these {noun} and learn nothing"
+            f"{len(idle)} of {counted(len(self.ranges.ranges), 'range')} {agreed(len(idle), 'are')} seen by no "
+            f"sensor of these {noun} and {agreed(len(idle), 'learn')} nothing"
         )
         return [f"{unseen} ({', '.join(idle)}); `model.ranges=from_data` leaves them out"] if idle else []
 
@@ -207,7 +208,7 @@ def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> S
         sets = find_pairs(store, sensors=[(known(a), known(b)) for a, b in data.pairs], split=split)
     elif len(seen) < 2:
         raise StoreError(
-            f"store '{store.path}' has {len(store.sensors)} sensors ({', '.join(store.sensors)}), of which "
+            f"store '{store.path}' has {counted(len(store.sensors), 'sensor')} ({', '.join(store.sensors)}), of which "
             f"{len(seen)} may be trained on; pairs need two: prepare images of another sensor, or pair dates of one by "
             f"data.pairs={_pair_of_dates(seen or list(store.sensors))}"
         )
@@ -394,8 +395,8 @@ def begin_folder(out: Path, identity: Mapping[str, Any]) -> None:
     for folder in (out, out / _CHECKPOINTS, out / PANELS):
         for leftover in [file for name in _LEFTOVERS for file in folder.glob(name)]:
             _remove(leftover)
-    recipe = yaml_text(identity["recipe"])
-    for name, text in ((_RUN_FILE, json.dumps(identity, indent=1) + "\n"), ("recipe.yaml", recipe)):
+    texts = {_RUN_FILE: json.dumps(identity, indent=1) + "\n", "recipe.yaml": yaml_text(identity["recipe"])}
+    for name, text in texts.items():
         with whole_file(out / name) as beside:
             beside.write_text(text, encoding="utf-8")
 

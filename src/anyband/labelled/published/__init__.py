@@ -204,7 +204,7 @@ def _open_fmow_pairs(spec: DataSpec, *, seed: int) -> TaskData:
     there = [one for one in samples if all(path.is_file() for image in one.images for path in image.source.paths)]
     if not there:
         raise ManifestError(
-            f"'{root}' has none of the {len(samples)} pairs that its tables name. It wants: {_FMOW_WANTED}"
+            f"'{root}' has none of the {counted(len(samples), 'pair')} that its tables name. It wants: {_FMOW_WANTED}"
         )
     notes = ["Sentinel-2 images are composites of 90 days around the time of the picture"]
     if len(there) < len(samples):
@@ -332,10 +332,10 @@ def _open_bigearthnet(spec: DataSpec, *, seed: int) -> TaskData:
     if not kept:
         raise ManifestError(f"'{root}' has no patches with {' and '.join(keys)}. It wants: {_BEN_WANTED}")
     notes = []
-    if len(complete) < len(found):
-        notes.append(f"{len(found) - len(complete)} patches without {' and '.join(keys)} are left out")
-    if len(kept) < len(complete):
-        notes.append(f"{len(complete) - len(kept)} patches have none of the 19 classes and are left out")
+    if gone := len(found) - len(complete):
+        notes.append(f"{counted(gone, 'patch')} without {' and '.join(keys)} {agreed(gone, 'are')} left out")
+    if gone := len(complete) - len(kept):
+        notes.append(f"{counted(gone, 'patch', 'have')} none of the 19 classes and {agreed(gone, 'are')} left out")
     return published_data(
         spec,
         kept,

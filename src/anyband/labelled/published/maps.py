@@ -136,8 +136,8 @@ def _dfc_of(folder: Path, split: Split, spec: DataSpec, images: Sequence[str]) -
         missing = sorted(set(patches) ^ set(found))
         if missing:
             raise ManifestError(
-                f"'{folder}' has {len(missing)} patches that are not there in both `{kind}` and `dfc`, such as "
-                f"'{missing[0]}'. '{spec.source}' wants: {_DFC_WANTED}"
+                f"'{folder}' has {counted(len(missing), 'patch')} that {agreed(len(missing), 'are')} not there "
+                f"in both `{kind}` and `dfc`, such as '{missing[0]}'. '{spec.source}' wants: {_DFC_WANTED}"
             )
     return [
         ListedSample(
@@ -253,7 +253,7 @@ def open_sickle(spec: DataSpec, *, seed: int) -> TaskData:
             kept += [one] if (class_map(one) >= 0).any() else []
             advance(1)
     if not kept:
-        raise InputError(f"none of the {len(samples)} samples of SICKLE in '{root}' has a labelled pixel")
+        raise InputError(f"none of the {counted(len(samples), 'sample')} of SICKLE in '{root}' has a labelled pixel")
     if len(kept) < len(samples):
         gone = len(samples) - len(kept)
         notes = (*notes, f"{counted(gone, 'sample')} without labels {agreed(gone, 'are')} left out")
@@ -316,7 +316,8 @@ def _splits(rows: Sequence[Mapping[str, Any]], spec: DataSpec, *, seed: int) -> 
         for row, split in zip(rows, splits, strict=True)
     ]
     return drawn, (
-        f"part `val` of SICKLE is the test part; {len(val)} of {len(training)} training plots are validation",
+        f"part `val` of SICKLE is the test part; {len(val)} of {counted(len(training), 'training plot')} "
+        f"{agreed(len(val), 'are')} validation",
     )
 
 
