@@ -180,7 +180,7 @@ def test_a_file_without_an_architecture_is_refused(refused, kit, tmp_path) -> No
 
 def test_a_folder_without_a_checkpoint_is_refused(refused, tmp_path) -> None:
     (tmp_path / "model.safetensors").mkdir()
-    assert "has no 'model.safetensors'; name the checkpoint file itself" in refused(*_EMBED)
+    assert "has no 'model.safetensors' and no safetensors file; name the checkpoint file itself" in refused(*_EMBED)
 
 
 def test_a_run_that_starts_from_another_network_is_refused(refused, kit, tmp_path) -> None:

@@ -46,7 +46,7 @@ def test_a_class_in_test_that_training_lacks(tmp_path: Path) -> None:
 
 def test_a_label_in_validation_that_training_lacks(tmp_path: Path) -> None:
     refusal = _refused(tmp_path, "path,label,split", _rows(_images(tmp_path, 6), "aabaaa"), kind="labels")
-    assert "are in split 'val' of 't.csv' and not in training: 'b'" in str(refusal)
+    assert "1 of 2 classes is in split 'val' of 't.csv' and not in training: 'b'" in str(refusal)
 
 
 def test_a_part_without_samples(tmp_path: Path) -> None:

@@ -174,6 +174,6 @@ def test_a_line_of_two_samples_is_refused(tmp_path: Path) -> None:
 def test_names_with_spaces_stay_names(tmp_path: Path) -> None:
     names = ["a b.tif", "b.tif", "c.tif"]
     with pytest.raises(
-        ManifestError, match=r"train.txt' lists 1 names that 'data' does not have, the first is 'x b\.tif'"
+        ManifestError, match=r"train.txt' lists 1 name that 'data' does not have, the first is 'x b\.tif'"
     ):
         _pairs(tmp_path, ["a b.tif", "x b.tif"], names=names, files=[])

@@ -332,7 +332,9 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     if table.name == STEM:
         return _stem_assignment(sensor, table)
     rules = AssignmentRules() if rules is None else rules
-    rules.check_keys(sensor, table)
+    one_rule = rules.unseen if isinstance(rules.unseen, str) else None
+    if one_rule is None:
+        rules.check_keys(sensor, table)
     spectra = [table.ranges[layer].spectrum for layer in table.learned]
     weights: list[Weights] = []
     support: list[float] = []
@@ -346,8 +348,9 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
         support.append(1.0 if exact else support_of(band.spectrum, spectra))
         reasons.append("")
         try:
-            rule = "" if exact else rules.of_band(sensor, band, table)
-            shares = {exact[0]: 1.0} if exact else _unseen_weights(sensor, band, table, rule, rules.prefer)
+            rule = one_rule or rules.of_band(sensor, band, table)
+            prefer = "" if one_rule else rules.prefer
+            shares = {exact[0]: 1.0} if exact else _unseen_weights(sensor, band, table, rule, prefer)
             if support[-1] < rules.min_support:
                 raise AssignmentError(
                     f"its support, {support[-1]:.3f}, is under min_support, {rules.min_support:g}: "
