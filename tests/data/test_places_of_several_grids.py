@@ -1,5 +1,6 @@
 """Images of one place on other coordinate systems, or on none: where their pixels come to lie, and what is said."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from anyband.arrays import Array
 from anyband.data.manifest import parse_entry
 from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.store import ChipStore
-from anyband.errors import InputError
+from anyband.errors import GeometryError, InputError
+from anyband.rasters.footprints import warp
+from anyband.rasters.grid import Grid
 
 _CRS = "EPSG:32631"
 # On the edge of two zones.
@@ -161,6 +164,8 @@ def test_one_size_is_stored_of_each_sensor_whatever_the_shapes(tmp_path) -> None
     assert shapes == {"sentinel2-l2a_32x32": (3, 32, 32), "maxar-rgb_224x224": (3, 224, 224)}
     assert report.pairs == {"sentinel2-l2a + maxar-rgb": 3}
     by_path = {row["source_path"]: row for row in store.index.to_pylist()}
+    finest = by_path["r0.png"]
+    assert finest["gsd_m"] == pytest.approx(by_path["s0.tif"]["gsd_m"] * 32 / 224)
     for place in range(3):
         np.testing.assert_array_equal(by_path[f"s{place}.tif"]["geometry"], by_path[f"r{place}.png"]["geometry"])
     notes = "\n".join(report.notes)
@@ -232,3 +237,32 @@ def test_a_size_for_one_sensor_alone_is_refused(tmp_path) -> None:
         InputError, match=r"chip_size names sentinel2-l2a and not landsat8-oli-tirs-l2; give a size for each sensor"
     ):
         _prepare(tmp_path, rows, chip_size={"sentinel2-l2a": 32})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "float32", "float64"])
+def test_numbers_of_any_type_are_warped_in_their_range(dtype: str) -> None:
+    grid = Grid(height=40, width=40, transform=(10.0, 0.0, 500_000.0, 0.0, -10.0, 5e6), crs=_CRS, gsd_m=10.0)
+    target = replace(grid, height=20, width=20, transform=(20.0, 0.0, 500_000.0, 0.0, -20.0, 5e6))
+    dn = np.random.default_rng(0).integers(-100 if dtype[0] != "u" else 1, 101, (2, 40, 40)).astype(dtype)
+    valid = np.ones(dn.shape, dtype=bool)
+    plain = warp(dn, valid, source=grid, target=target, resampling="average")
+    expected = dn.astype(np.float64).reshape(2, 20, 2, 20, 2).mean(axis=(2, 4))
+    assert plain[0].dtype == dtype
+    assert plain[1].all()
+    np.testing.assert_allclose(plain[0], expected, atol=0.5 if dtype[0] != "f" else 1e-4)
+    valid[1, :20] = False
+    holed = warp(dn, valid, source=grid, target=target, resampling="average")
+    np.testing.assert_array_equal(holed[1], valid[:, ::2, ::2])
+    np.testing.assert_array_equal(holed[0][valid[:, ::2, ::2]], plain[0][valid[:, ::2, ::2]])
+
+
+def test_an_image_on_the_other_side_of_the_earth_is_no_part_of_a_place(tmp_path) -> None:
+    far = rasterio.Affine(1e-4, 0, 170.0, 0, -1e-4, -45.0)
+    names = [
+        _scene(tmp_path, "EPSG:32631"),
+        _write(tmp_path / "far.tif", np.ones((2, 96, 96), np.uint16), "EPSG:4326", far),
+    ]
+    with pytest.raises(
+        GeometryError, match=r"place 'p': '.*' (does not overlap any other image|in EPSG:4326 can't be)"
+    ):
+        _prepare(tmp_path, [{"path": name} for name in names])

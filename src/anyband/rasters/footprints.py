@@ -47,6 +47,7 @@ _TINY = 1e-6
 _POINTS_AN_EDGE = 64
 # chosen: zones of a projection are turned against each other by a few degrees, which looks like a change of scale.
 _TURNED = 1.1
+_WARPED_TYPES = ("uint8", "uint16", "int16", "int32", "uint32", "float32", "float64")
 # chosen: projections differ by so much in scale; pixels that differ by no more are of one size.
 _SAME_SIZE = 0.01
 
@@ -264,41 +265,49 @@ def warp(
 ) -> tuple[Num[Array, "band row col"], Bool[Array, "band row col"]]:
     """Warp pixels of one grid to another, over valid ones only; where these carry less than half of the weight, or
     beyond the edge, nothing is valid. No value leaves those that were there."""
-    from rasterio import Affine
-    from rasterio.enums import Resampling
-    from rasterio.warp import reproject
-
-    precise = dn.dtype.itemsize > 2 and dn.dtype != np.float32
-    numbers = np.concatenate([np.where(valid, dn, 0), valid]).astype(np.float64 if precise else np.float32)
-    found = np.zeros((len(numbers), target.height, target.width), dtype=numbers.dtype)
-    # Source pixels that are merged in one: GDAL would widen its kernel, and so move positions, for turned grids too.
-    rows, cols = (max(1.0, float(np.abs(steps).sum())) for steps in _steps(target, source))
-    merged = {"XSCALE": 1 / cols if cols > _TURNED else 1.0, "YSCALE": 1 / rows if rows > _TURNED else 1.0}
-    # Without coordinates both are in pixels of one plane; GDAL wants a name for it.
-    crs = [grid.crs or "EPSG:3857" for grid in (source, target)]
-    transforms = [Affine(*grid.transform) for grid in (source, target)]
-    reproject(
-        numbers,
-        found,
-        src_transform=transforms[0],
-        src_crs=crs[0],
-        dst_transform=transforms[1],
-        dst_crs=crs[1],
-        resampling=Resampling[resampling],
-        # By default GDAL lets positions be an eighth of a pixel off.
-        tolerance=0,
-        # What is not reached stays 0, and no value is moved away from a number that means no data.
-        init_dest_nodata=False,
-        **merged,
-    )
-    values, share = found[: len(dn)], found[len(dn) :]
-    kept = share >= VALID_SHARE - _TINY
+    is_whole = bool(valid.all())
+    # GDAL reads most types as they are; a large picture as floats would take four times its memory.
+    stored = dn if dn.dtype.name in _WARPED_TYPES else dn.astype(np.float64)
+    values = _reprojected(stored if is_whole else np.where(valid, stored, 0), source, target, resampling)
+    share = _reprojected((valid[:1] if is_whole else valid).astype(np.uint8), source, target, resampling)
+    kept = np.broadcast_to(share >= VALID_SHARE - _TINY, values.shape)
     values = np.divide(values, share, out=np.zeros_like(values), where=kept)
     for band, stored, known in zip(values, dn, valid, strict=True):
         if known.any():
             # Cubic interpolation overshoots, perhaps to a number that means no data.
             np.clip(band, stored[known].min(), stored[known].max(), out=band)
-    return to_type(values, dn.dtype), kept
+    return to_type(values, dn.dtype), kept.copy()
+
+
+def _reprojected(
+    planes: Num[Array, "band y x"], source: Grid, target: Grid, resampling: str
+) -> Float[Array, "band row col"]:
+    """Warp numbers to a grid by GDAL; what is not reached is 0."""
+    from rasterio import Affine
+    from rasterio.enums import Resampling
+    from rasterio.warp import reproject
+
+    precise = planes.dtype.itemsize > 2 and planes.dtype != np.float32
+    found = np.zeros((len(planes), target.height, target.width), dtype=np.float64 if precise else np.float32)
+    # Source pixels that are merged in one: GDAL would widen its kernel, and so move positions, for turned grids too.
+    rows, cols = (max(1.0, float(np.abs(steps).sum())) for steps in _steps(target, source))
+    reproject(
+        planes,
+        found,
+        # Without coordinates both are in pixels of one plane; GDAL wants a name for it.
+        src_crs=source.crs or "EPSG:3857",
+        dst_crs=target.crs or "EPSG:3857",
+        src_transform=Affine(*source.transform),
+        dst_transform=Affine(*target.transform),
+        resampling=Resampling[resampling],
+        # By default GDAL lets positions be an eighth of a pixel off.
+        tolerance=0,
+        # No value is moved away from a number that means no data.
+        init_dest_nodata=False,
+        XSCALE=1 / cols if cols > _TURNED else 1.0,
+        YSCALE=1 / rows if rows > _TURNED else 1.0,
+    )
+    return found
 
 
 def plan_footprints(
