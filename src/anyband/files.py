@@ -471,6 +471,7 @@ def weights_file(path_or_hub_id: str | Path) -> Path | None:
             f"folder '{path}' has no '{HUB_FILE}' and {_weights_in(path)}; name the checkpoint file itself"
         )
     if path.exists():
+        check_regular(path, error=CheckpointError)
         return path
     folder, found = path.parent, HUB_ID.fullmatch(name)
     in_folder = folder != Path() and folder.is_dir()

@@ -293,7 +293,7 @@ def test_a_head_alone_needs_no_training_images(evaluate: Run, told: Said, here: 
 
 def test_what_can_not_be_scored_without_fitting_is_refused(refusal: Callable[..., str]) -> None:
     assert "holds no fitted head; one is known by" in refusal("linear", *_PHOTOGRAPHS, "--eval-only")
-    assert "--head-file: 'no.safetensors' does not exist" in refusal(
+    assert "there is no checkpoint 'no.safetensors'" in refusal(
         "linear", *_PHOTOGRAPHS, "--eval-only", "--head-file", "no.safetensors"
     )
     assert "scored with eval_only=true" in refusal("linear", *_PHOTOGRAPHS, "head.file=tiny.safetensors")

@@ -409,6 +409,14 @@ def test_the_row_says_that_nothing_was_fitted_and_is_known_by_the_head(
     assert result_rows(fitting, [result])[0].id != row.id
 
 
+def test_results_of_fitted_maps_are_known_as_before(tiny_encoder: SensorEncoder, class_map_data: TaskData) -> None:
+    recipe = _RECIPE.changed(eval_only=False, fit=_FROZEN, head=HeadRecipe(kind="linear"))
+    context = context_of(tiny_encoder, class_map_data, "segment", recipe)
+    (row,) = result_rows(context, run_protocol(context))
+    assert set(row.settings["head"]) == {"kind", "channels", "blocks"}
+    assert "eval_only" not in row.settings
+
+
 def test_the_report_says_that_nothing_was_fitted(
     fitted: tuple[Result, TransferRecipe, Path], class_data: TaskData, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """What people give instead of a checkpoint is told apart, and at once."""
 
+import os
 import time
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def test_names_with_words_that_no_known_wrapper_puts_there_are_refused_with_them
 def test_what_a_download_left_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "model.safetensors")
+
+
+def test_what_has_no_end_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors' is a pipe; name a file"):
         load_checkpoint(tmp_path / "model.safetensors")
 
 

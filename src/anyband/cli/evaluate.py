@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         check_checkpoint(arguments.checkpoint)
         check_there("--root", [arguments.root])
-        check_there("--head-file", [arguments.head_file])
+        check_checkpoint(arguments.head_file)
         from anyband.labelled import is_named
 
         if arguments.data is not None and not is_named(arguments.data):

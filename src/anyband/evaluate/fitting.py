@@ -23,7 +23,7 @@ from anyband.evaluate.recipe import FitRecipe, LoraRecipe, TransferRecipe
 from anyband.evaluate.results import flat_settings
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
-from anyband.models.checkpoint import BY_RANGE, Checkpoint, from_published, read_weights, to_published
+from anyband.models.checkpoint import BY_RANGE, Checkpoint, from_published, locate, read_weights, to_published
 from anyband.models.encodings import sincos_positions
 from anyband.models.heads import LAST_LAYER, FittedKind, fitted_weights
 from anyband.models.patches import SpectralProjection
@@ -489,7 +489,7 @@ def _stored_head(context: Context) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Give the weights of the head's own file with its header, else those in the checkpoint's, which says nothing."""
     file = context.recipe.head.file
     if file is not None:
-        return read_weights(Path(file))
+        return read_weights(locate(file))
     stored = context.encoders["encoder"].checkpoint.head
     return {f"head.{name}": one for name, one in stored.items()}, {}
 

@@ -40,7 +40,7 @@ from anyband.evaluate.metrics import (
 from anyband.evaluate.recipe import Protocol
 from anyband.files import check_target, held, whole_file, whole_number
 from anyband.labelled.samples import TaskKind
-from anyband.models.checkpoint import checkpoint_hash
+from anyband.models.checkpoint import checkpoint_hash, locate
 from anyband.rasters.reader import said_once
 
 __all__ = [
@@ -357,11 +357,12 @@ def result_rows(context: Context, results: Sequence[Result]) -> list[ResultRow]:
     split = {name: value for name, value in plain["data"]["split"].items() if name != "lists"}
     of_data = {name: value for name, value in plain["data"].items() if name not in _PLACES_OF_DATA} | {"split": split}
     inputs = {name: value for name, value in plain["input"].items() if name != "batch_size"}
+    file = plain["head"].pop("file")
     used = {name: plain[name] for name in _USED_BY[context.protocol]}
     if recipe.eval_only:
         # How a head is fitted changes nothing, nor where its file lies.
-        head = {**plain["head"], "file": recipe.head.file and checkpoint_hash(Path(recipe.head.file))}
-        used = {"eval_only": True, "head": head if data.targets is None else {"file": head["file"]}}
+        head = plain["head"] if data.targets is None else {}
+        used = {"eval_only": True, "head": {**head, "file": file and checkpoint_hash(locate(file))}}
     chosen = {"data": of_data, "input": inputs, "fusion": recipe.fusion, **used, "reader": context.reader.settings()}
     settings: dict[str, Any] = json_values(chosen)
     known: dict[str, Any] = {"checkpoint": context.checkpoint_hash, "data": data.fingerprint, "settings": settings}
