@@ -109,13 +109,25 @@ def test_statistics_of_the_catalogue_and_of_a_file_are_taken(
     assert catalogue.settings()["statistics"] == {"sentinel2-l2a": "statistics of the catalogue"}
 
 
-def test_published_statistics_are_those_of_the_data_set(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
+@pytest.mark.parametrize("statistics", ["published", None])
+def test_published_statistics_are_those_of_the_data_set(
+    tiny_encoder: SensorEncoder, class_data: TaskData, statistics: str | None
+) -> None:
+    """Also where nothing is said, as without a recipe."""
     from anyband.labelled.published import published_statistics_of
 
     sensor = class_data.sensors[0][0]
-    reader = TaskReader(tiny_encoder, replace(class_data, statistics="BigEarthNet"), _with(statistics="published"))
+    reader = TaskReader(tiny_encoder, replace(class_data, statistics="BigEarthNet"), _with(statistics=statistics))
     published = published_statistics_of("BigEarthNet", sensor)
     assert reader.input_spec(sensor).normalisation.mean == tuple(published[band].mean for band in sensor.band_names)
+
+
+def test_where_the_published_statistics_are_of_other_bands_the_default_is_the_checkpoints(
+    tiny_encoder: SensorEncoder, class_data: TaskData
+) -> None:
+    plain = TaskReader(tiny_encoder, class_data, _with())
+    reader = TaskReader(tiny_encoder, replace(class_data, statistics="UCMerced"), _with())
+    assert reader.settings()["statistics"] == plain.settings()["statistics"]
 
 
 def test_data_without_a_published_normalisation_are_refused(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:

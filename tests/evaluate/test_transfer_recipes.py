@@ -224,3 +224,10 @@ def test_the_command_of_a_row_parses_and_its_recipe_is_for_its_protocol(row: lis
 def test_the_page_names_every_recipe():
     assert [name for name in list_transfer_recipes() if f" {name} " not in _PAGE] == []
     assert [name for name in _PRETRAINING if f"paper/pretraining/{name} " not in _PAGE] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["table4_eurosat_knn", "table4_ucmerced_knn", "table4_whu_rs19_knn", "table7_eurosat_knn"]
+)
+def test_neighbours_are_all_training_images_for_nothing_is_chosen(name: str):
+    assert load_transfer_recipe(f"paper/{name}").data.split.val == 0

@@ -139,8 +139,25 @@ class TaskReader:
         return self._counted[sensor]
 
     @cached_property
+    def _source(self) -> str | None:
+        """What the recipe names; where it names nothing, what is published for these data, if it is for their bands."""
+        name = self.data.statistics
+        if self.recipe.input.statistics is not None or name is None:
+            return self.recipe.input.statistics
+        # Late: the table is read only where it is asked for.
+        from anyband.labelled.published import are_of_pictures, published_statistics_of
+
+        try:
+            for sensor in self._sensors:
+                known = dict.fromkeys(sensor.band_names, (0.0, 1.0)) if are_of_pictures(name) else None
+                published_statistics_of(name, sensor, moments=known)
+        except CatalogueError:
+            return None
+        return "published"
+
+    @cached_property
     def _is_counted(self) -> bool:
-        source, name = self.recipe.input.statistics, self.data.statistics
+        source, name = self._source, self.data.statistics
         if source != "published" or name is None:
             return source == "data"
         from anyband.labelled.published import are_of_pictures
@@ -148,7 +165,7 @@ class TaskReader:
         return are_of_pictures(name)
 
     def _statistics_of(self, sensor: Sensor, counter: StatisticsAccumulator) -> Mapping[str, BandStatistics]:
-        if self.recipe.input.statistics == "data":
+        if self._source == "data":
             return counter.result()
         from anyband.labelled.published import published_statistics_of
 
@@ -260,7 +277,7 @@ class TaskReader:
     @cached_property
     def _declared(self) -> dict[Sensor, InputSpec]:
         """Tell how each sensor becomes input without reading images; statistics that must be counted are left open."""
-        encoder, data, source = self._encoder, self.data, self.recipe.input.statistics
+        encoder, data, source = self._encoder, self.data, self._source
         if source in (None, "checkpoint"):
             return {sensor: encoder.input_spec(sensor) for sensor in self._sensors}
         if source == "published" and data.statistics is None:
