@@ -230,7 +230,7 @@ _KNN, _FINETUNED = "paper/table4_ucmerced_knn", "paper/table3_resisc45_finetune"
 def test_it_tells_parts_classes_sensors_and_shapes(pictures: Path, deep_checkpoint: Path):
     found = _run(_KNN, pictures, deep_checkpoint)
     message = {check["what"]: check["message"] for check in found["checks"]}
-    assert "16 train, 2 val, 2 test; 2 classes; sensors (bands): maxar-rgb (3)" in message["data"]
+    assert "18 train, 0 val, 2 test; 2 classes; sensors (bands): maxar-rgb (3)" in message["data"]
     assert "12 blocks, 16 wide, 32 pixels, patches of 8" in message["checkpoint"]
     assert "maxar-rgb: 3 bands, 32 × 32; 16 numbers a sample" in message["shapes"]
     assert dry_run_lines(found)[-1] == "nothing was scored; the evaluation can start"
