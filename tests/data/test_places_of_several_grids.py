@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.warp
 from PIL import Image
 from pyproj import Transformer
 from rasterio.vrt import WarpedVRT
@@ -266,3 +267,35 @@ def test_an_image_on_the_other_side_of_the_earth_is_no_part_of_a_place(tmp_path)
         GeometryError, match=r"place 'p': '.*' (does not overlap any other image|in EPSG:4326 can't be)"
     ):
         _prepare(tmp_path, [{"path": name} for name in names])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32647", "EPSG:3857"])
+def test_a_real_scene_in_another_system_shows_the_same_ground(real_data: Path, tmp_path: Path, crs: str) -> None:
+    """The shift that explains most of the difference of two chips, by their gradient, is under a tenth of a pixel."""
+    source = next((real_data / "majortom_s2l2a_scene").rglob("B04.tif"))
+    with rasterio.open(source) as file:
+        pixels, whole, own = file.read()[:, 300:684, 300:684], file.transform, str(file.crs)
+    transform = rasterio.Affine(10.0, 0.0, whole.c + 3000.0, 0.0, -10.0, whole.f - 3000.0)
+    x, y = Transformer.from_crs(own, crs, always_xy=True).transform(transform.c + 1920.0, transform.f - 1920.0)
+    across, down = {"EPSG:4326": (1.2e-4, 9e-5), "EPSG:3857": (12.0, 12.0)}.get(crs, (10.0, 10.0))
+    height = width = 460
+    there = rasterio.Affine(across, 0.0, x - across * width / 2, 0.0, -down, y + down * height / 2)
+    other, how = np.zeros((1, height, width), pixels.dtype), rasterio.enums.Resampling.cubic
+    sides = {"src_transform": transform, "src_crs": own, "dst_transform": there, "dst_crs": crs}
+    rasterio.warp.reproject(pixels, other, resampling=how, tolerance=0, **sides)
+    names = [_write(tmp_path / "a.tif", pixels, own, transform), _write(tmp_path / "b.tif", other, crs, there)]
+    columns = {"bands": "B04", "scale": "", "nodata": "0"}
+    options = {"chip_px": 96, "chip_size": {"sentinel2-l2a": 96}, "resampling": {"sentinel2-l2a": "cubic"}}
+    store, _ = _prepare(tmp_path, [{**columns, "path": name} for name in names], **options)
+    compared = 0
+    before = {row["cell"]: chip[0].astype(np.float64) for row, chip, _ in _chips(store, "a.tif")}
+    for row, chip, valid in _chips(store, "b.tif"):
+        if valid.all() and row["cell"] in before:
+            assert row["crs"] == own
+            first, second = before[row["cell"]], chip[0].astype(np.float64)
+            gradient = np.stack([one[4:-4, 4:-4].ravel() for one in np.gradient(first)], axis=1)
+            shift = np.linalg.lstsq(gradient, (second - first)[4:-4, 4:-4].ravel(), rcond=None)[0]
+            assert np.abs(shift).max() < 0.1
+            compared += 1
+    assert compared >= 4

@@ -118,7 +118,7 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str], *, ratio_tolerance: flo
     placed = [number for number, grid in enumerate(grids) if grid.crs is not None]
     laid, sources = list(grids), list(grids)
     if placed:
-        first = min((grids[one] for one in placed), key=lambda grid: (not _is_projected(grid.crs), grid.gsd_m))
+        first = min((grids[one] for one in placed), key=_first_of_place)
         for one in placed:
             laid[one] = grids[one] if same_crs(grids[one].crs, first.crs) else _onto(first, grids[one], names[one])
     else:
@@ -131,6 +131,11 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str], *, ratio_tolerance: flo
     anchor = min(laid, key=_fineness)
     placements = (_laid_out(anchor, grid, name) for grid, name in zip(laid, names, strict=True))
     return anchor, tuple(placements), tuple(sources)
+
+
+def _first_of_place(grid: Grid) -> tuple[bool, float]:
+    # To two digits: what is 10 m in one projection is 9.998 m in another.
+    return not _is_projected(grid.crs), float(f"{grid.gsd_m:.1e}")
 
 
 def _laid_out(anchor: Grid, grid: Grid, name: str) -> Placement:
