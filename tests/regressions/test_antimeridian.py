@@ -22,6 +22,10 @@ _POLE = ("EPSG:3413", (1_000.0, 0.0, -32_000.0, 0.0, -1_000.0, 32_000.0))
 _MAINZ = ("EPSG:32632", (100.0, 0.0, 450_000.0, 0.0, -100.0, 5_530_000.0))
 
 
+def _from(west_deg: float) -> tuple[str, tuple[float, ...]]:
+    return "EPSG:4326", (0.01, 0.0, west_deg, 0.0, -0.01, 10.0)
+
+
 def _area_km2(shape: shapely.Geometry) -> float:
     """Area on a sphere-like grid of equal areas; a second opinion on what the polygon covers."""
     return float(geopandas.GeoSeries([shape], crs="EPSG:4326").to_crs("EPSG:6933").area.iloc[0]) / 1e6
@@ -37,6 +41,9 @@ def _area_km2(shape: shapely.Geometry) -> float:
         ("EPSG:3031", (1_000.0, 0.0, -10_000.0, 0.0, -1_000.0, 60_000.0), 4096.0 * 1.058, (0.0, -89.9), None),
         ("EPSG:3413", (1_000.0, 0.0, -32_000.0, 0.0, -1_000.0, 64_000.0), 4096.0 * 1.063, (135.0, 89.9), None),
         ("EPSG:4326", (0.01, 0.0, 179.68, 0.0, -0.01, 10.0), 5020.0, (-179.8, 9.8), (179.68, 9.36, -179.68, 10.0)),
+        # Counted from 0 to 360, over the edge of that, and inside.
+        ("EPSG:4326", (0.01, 0.0, 359.68, 0.0, -0.01, 10.0), 5020.0, (0.1, 9.8), (-0.32, 9.36, 0.32, 10.0)),
+        ("EPSG:4326", (0.01, 0.0, 200.0, 0.0, -0.01, 10.0), 5020.0, (-159.9, 9.8), (-160.0, 9.36, -159.36, 10.0)),
         ("EPSG:3857", (600.0, 0.0, 20_018_308.34, 0.0, -600.0, 0.0), 1470.0, (179.9, -0.1), None),
         # Around the Earth, and up to its edges: nothing to split.
         (
@@ -90,6 +97,10 @@ def test_a_store_tells_them_to_others_and_to_networks(tmp_path) -> None:
         ([_FIJI, _MAINZ], ["MultiPolygon", "Polygon"], (8.298, -16.778, -179.979, 49.922)),
         ([_MAINZ], ["Polygon"], (8.304, 49.8640, 8.393, 49.922)),
         ([_FIJI, _POLE], ["MultiPolygon", "Polygon"], (-180.0, -16.778, 180.0, 90.0)),
+        # Longitudes that go on beyond 180 are as good as those 360 degrees less.
+        ([_from(179.68)], ["MultiPolygon"], (179.68, 9.36, -179.68, 10.0)),
+        ([_from(359.68)], ["Polygon"], (-0.32, 9.36, 0.32, 10.0)),
+        ([_from(200.0)], ["Polygon"], (-160.0, 9.36, -159.36, 10.0)),
     ],
 )
 def test_the_box_of_an_index_reaches_over_the_edge_where_a_footprint_does(tmp_path, images, types, bbox) -> None:

@@ -39,6 +39,8 @@ _NAMED_PROBLEMS = 3
 _POINTS_AN_EDGE = 16
 # Rounding of projected coordinates.
 _TINY_DEG, _TINY_PX = 1e-9, 1e-6
+# Counted from 0 to 360, and over that edge by half the Earth.
+_MOST_LON_DEG = 540.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -270,16 +272,18 @@ def _split(ring: Array) -> tuple[bytes, tuple[float, float, float, float]]:
 
 def off_globe(grid: Grid) -> str | None:
     """Say how an image reaches outside longitudes ±180 and latitudes ±90, or None. Half a pixel is let pass: grids that
-    are registered by the centres of their pixels reach so far."""
+    are registered by the centres of their pixels reach so far. Longitudes go on beyond 180 where the image reaches over
+    it, or where they are counted from 0 to 360; a grid around the whole Earth must begin at -180."""
     if grid.crs is None:
         return None
     lons, lats = np.array(corners_lonlat(grid.transform, grid.height, grid.width, grid.crs)).T
     half_lon, half_lat = np.ptp(lons) / grid.width / 2, np.ptp(lats) / grid.height / 2
-    for what, values, limit in (("longitude", lons, 180.0 + half_lon), ("latitude", lats, 90.0 + half_lat)):
+    most_lon = 180.0 + half_lon if np.ptp(lons) > 180.0 else _MOST_LON_DEG
+    for what, values, limit in (("longitude", lons, most_lon), ("latitude", lats, 90.0 + half_lat)):
         if not (np.abs(values) <= limit + _TINY_DEG).all():
             return (
                 f"reaches from {what} {values.min():g}° to {values.max():g}°; longitudes are -180 to 180 and latitudes "
-                "-90 to 90: correct its georeference (longitudes from 180 to 360 are 360 too large)"
+                "-90 to 90: correct its georeference"
             )
     return None
 

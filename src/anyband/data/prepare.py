@@ -562,7 +562,7 @@ def _file_states(path: Path) -> list[tuple[str, int, int]]:
 def _file_state(name: str, file: "Path | os.DirEntry[str]") -> tuple[str, int, int]:
     try:
         status = file.stat()
-    except FileNotFoundError:
+    except OSError:  # What is wrong with it says who opens it.
         return name, -1, -1
     return name, status.st_size, status.st_mtime_ns
 

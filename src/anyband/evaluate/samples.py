@@ -215,9 +215,9 @@ def metadata_of(image: SampleImage, name: str) -> ImageMetadata:
     if grid is None or crs is None:
         return found
     # Late: images without a place need no geographic library.
-    from anyband.data.places import corners_lonlat
+    from anyband.data.places import corners_on_globe
 
-    return replace(found, corners_deg=np.array(corners_lonlat(grid.transform, grid.height, grid.width, crs)))
+    return replace(found, corners_deg=corners_on_globe(grid.transform, grid.height, grid.width, crs))
 
 
 def network_metadata(

@@ -13,7 +13,7 @@ import torch
 from anyband.arrays import Array, Bool, Float, Num
 from anyband.data.harmonise import composite, decode, picture
 from anyband.data.manifest import ImageEntry
-from anyband.data.places import corners_lonlat
+from anyband.data.places import corners_on_globe
 from anyband.encode.input_spec import InputSpec
 from anyband.errors import GeometryError, InputError, OutputError
 from anyband.files import check_target, whole_file
@@ -102,7 +102,7 @@ def corners_of(grid: Grid, *, row: float, col: float, height: int, width: int) -
         return np.full((4, 2), np.nan)
     a, b, _, d, e, _ = grid.transform
     x, y = grid.to_coordinates(row, col)
-    return np.array(corners_lonlat((a, b, x, d, e, y), height, width, grid.crs))
+    return corners_on_globe((a, b, x, d, e, y), height, width, grid.crs)
 
 
 def plan_tiling(config: EncoderConfig, *, tile: int | None, halo: int | None) -> tuple[int, int]:
