@@ -102,3 +102,19 @@ def test_a_probe_without_validation_is_refused() -> None:
 def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(InputError, match="epochs ≥ 1"):
         fit_linear_probe(_labelled(0), _labelled(1), LinearRecipe(epochs=0), seed=0)
+
+
+def test_each_epoch_after_the_first_is_fitted_on_features_drawn_for_it() -> None:
+    train, validation, asked = _labelled(0), _labelled(1), []
+
+    def redraw(epoch: int) -> np.ndarray:
+        asked.append(epoch)
+        return train.features + epoch
+
+    fit = fit_linear_probe(train, validation, LinearRecipe(epochs=4), seed=0, redraw=redraw)
+    plain = fit_linear_probe(train, validation, LinearRecipe(epochs=4), seed=0)
+    same = fit_linear_probe(train, validation, LinearRecipe(epochs=4), seed=0, redraw=lambda _: train.features)
+    assert asked == [1, 2, 3]
+    assert torch.equal(same.probe.linear.weight, plain.probe.linear.weight)
+    assert fit.validation[1] == plain.validation[1]
+    assert not torch.equal(fit.probe.norm.running_mean, plain.probe.norm.running_mean)

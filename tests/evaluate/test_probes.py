@@ -1,15 +1,18 @@
 """Nearest neighbours and linear layers on frozen features, from a context to results."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from contexts import context_of
 from sklearn.neighbors import KNeighborsClassifier
 
 from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
+from anyband.evaluate import probes
 from anyband.evaluate.features import Context, extract_features, labelled_features
 from anyband.evaluate.metrics import metric_value, predictions_of, scores_of
 from anyband.evaluate.probes import knn, knn_scores, linear
@@ -220,3 +223,18 @@ def test_predictions_name_the_samples_in_their_order(number_data: TaskData) -> N
     predictions = predictions_of(number_data, np.array([5, 2]), np.array([0.1, 0.2]))
     assert predictions.samples == ("image 5", "image 2")
     np.testing.assert_array_equal(predictions.arrays["truth"], number_data.targets[[5, 2]])
+
+
+def test_mixup_concatenation_draws_anew_in_every_epoch_and_is_seeded(
+    tiny_encoder: SensorEncoder, pair_data: TaskData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The last epoch is the one that is kept.
+    rising = itertools.count(0.0)
+    monkeypatch.setattr(probes, "_label_score", lambda probe, validation: next(rising))
+
+    def weights(*, redraw: bool = True) -> torch.Tensor:
+        recipe = _RECIPE.changed(fusion="mixup_concat", linear=LinearRecipe(epochs=3, redraw=redraw))
+        return linear(context_of(tiny_encoder, pair_data, "linear", recipe))[0].model["linear.weight"]
+
+    assert torch.equal(weights(), weights())
+    assert not torch.equal(weights(), weights(redraw=False))

@@ -22,6 +22,7 @@ VERBS = {
     "prepare": "turn rasters into a chip store; or compute the statistics of a store",
     "pretrain": "pre-train an encoder on a chip store, from a recipe",
     "evaluate": "score an encoder on labelled data: kNN, probes, fine-tuning, segmentation, change, regression",
+    "reproduce": "run a table of the SMARTIES paper, row by row, and print ours beside the published numbers",
     "results": "print the table of results, and compare them paired by test sample",
     "embed": "write the features of a whole scene as a GeoTIFF",
     "reconstruct": "predict an image that was not taken, or what clouds hid of one, from others of its place",

@@ -36,6 +36,7 @@ __all__ = [
     "Features",
     "FusedEncoder",
     "Levels",
+    "Redraw",
     "Result",
     "SiameseEncoder",
     "band_means",
@@ -210,6 +211,9 @@ def _slots_of(metadata: SetMetadata, slots: slice) -> SetMetadata:
 
 Features = Float[Array, "sample width"]
 
+Redraw = Callable[[Int[Array, " sample"], int], Features]
+"""Draws what is exchanged anew: gives the features of samples at a step."""
+
 BAND_MEANS = "band means"
 """Name of what a user would try first on whole images."""
 
@@ -240,6 +244,7 @@ def extract_features(
     blocks: Levels | None = None,
     cache: Path | None,
     scale: float = 1.0,
+    step: int = 0,
     shown: bool = False,
 ) -> dict[str, tuple[Float[Tensor, "sample ..."], ...]]:
     """Make features of samples by each encoder, without gradients; nothing is varied, and each image is read once.
@@ -249,6 +254,7 @@ def extract_features(
         blocks: after which maps of patch features are made, one tensor for each; None: one vector a sample.
         cache: folder where features are kept; None: nowhere.
         scale: share of their size to which images are reduced first.
+        step: of what is drawn (mixup concatenation).
     A sample with features that are not finite, or of another size than others', is an `InputError` that names it.
     """
     wanted = [int(sample) for sample in samples]
@@ -257,7 +263,8 @@ def extract_features(
     rows, modes = {}, [(module, module.training) for module in encoders.values()]
     of = {"of": "vectors"} if blocks is None else {"of": "levels", "blocks": blocks if blocks == "final" else [*blocks]}
     for name, module in encoders.items():
-        rows[name] = _Rows(module, {**of, **module.settings}, reader, wanted, cache=cache, scale=scale)
+        described = {**of, **module.settings} | ({"step": step} if step else {})
+        rows[name] = _Rows(module, described, reader, wanted, cache=cache, scale=scale)
     todo = list(dict.fromkeys(sample for one in rows.values() for sample in one.missing))
     try:
         for module in encoders.values():
@@ -266,7 +273,7 @@ def extract_features(
             for name, module in encoders.items():
                 lacking = np.flatnonzero([sample in rows[name].missing for sample in batch.samples.tolist()])
                 if len(lacking):
-                    made = _encoded(module, batch, blocks, reader)
+                    made = _encoded(module, batch, blocks, reader, step)
                     rows[name].add(batch.samples[lacking], tuple(one[torch.from_numpy(lacking)] for one in made))
     finally:
         for module, was_training in modes:
@@ -284,7 +291,7 @@ def extract_features(
     return {name: tuple(level[[row[sample] for sample in wanted]] for level in made) for name, made in found.items()}
 
 
-def _encoded(module: Any, batch: TaskBatch, blocks: Levels | None, reader: TaskReader) -> tuple[Tensor, ...]:
+def _encoded(module: Any, batch: TaskBatch, blocks: Levels | None, reader: TaskReader, step: int) -> tuple[Tensor, ...]:
     weights = next(module.parameters(), None)
     device = torch.device("cpu") if weights is None else weights.device
     if isinstance(module, FusedEncoder) and module.fusion == "joint":
@@ -294,7 +301,8 @@ def _encoded(module: Any, batch: TaskBatch, blocks: Levels | None, reader: TaskR
     in_bf16 = reader.recipe.input.precision == "bf16"
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=in_bf16):
         batch = batch.to(device)
-        made = (module(batch),) if blocks is None else module.levels(batch, blocks)
+        drawn = {"step": step} if isinstance(module, FusedEncoder) else {}
+        made = (module(batch, **drawn),) if blocks is None else module.levels(batch, blocks)
     made = tuple(one.float().cpu() for one in made)
     for one in made:
         wrong = np.flatnonzero(~one.flatten(1).isfinite().all(dim=1).numpy())
@@ -513,7 +521,7 @@ def labelled_features(data: TaskData, features: Features, split: Split) -> Label
 
 def probe_encoders(
     context: Context,
-    probe: Callable[[Features], Result],
+    probe: Callable[[Features, Redraw | None], Result],
     *,
     title: str,
     encoders: Mapping[str, SensorEncoder] | None = None,
@@ -523,6 +531,7 @@ def probe_encoders(
     With several `input.scales` the first result of each holds its predictions at all scales, so that its accuracy is
     their mean, and one for each scale follows.
     Args:
+        probe: takes the features of all samples, and what draws those of some anew, where anything is drawn.
         title: of the classifier, in the name of the baseline.
         encoders: None: those of the context.
         samples: None: all.
@@ -536,10 +545,21 @@ def probe_encoders(
     for scale in scales:
         made = extract_features(makers, context.reader, every, cache=context.cache, shown=context.shown, scale=scale)
         for name, (features,) in made.items():
-            found[name].append(replace(probe(features.numpy()), features=name))
+            redraw = _redraw(context, makers[name], scale) if context.recipe.fusion == "mixup_concat" else None
+            found[name].append(replace(probe(features.numpy(), redraw), features=name))
     if len(scales) == 1:
         return [result for results in found.values() for result in results]
     return [result for results in found.values() for result in _over_scales(results, scales)]
+
+
+def _redraw(context: Context, module: FusedEncoder | BandMeans, scale: float) -> Redraw | None:
+    def drawn(samples: Int[Array, " sample"], step: int) -> Features:
+        # Not kept: each epoch has its own.
+        made = extract_features({"one": module}, context.reader, samples, cache=None, scale=scale, step=step)
+        (features,) = made["one"]
+        return np.asarray(features.numpy())
+
+    return drawn if isinstance(module, FusedEncoder) else None
 
 
 def _over_scales(results: Sequence[Result], scales: Sequence[float]) -> list[Result]:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,15 @@ from torch.nn.functional import cross_entropy, multilabel_soft_margin_loss, norm
 
 from anyband.arrays import Array, Bool, Float, Int
 from anyband.errors import InputError
-from anyband.evaluate.features import Context, Features, Result, check_splits, labelled_features, probe_encoders
+from anyband.evaluate.features import (
+    Context,
+    Features,
+    Redraw,
+    Result,
+    check_splits,
+    labelled_features,
+    probe_encoders,
+)
 from anyband.evaluate.fitting import fitted_head
 from anyband.evaluate.metrics import (
     VALIDATION_METRICS,
@@ -71,7 +80,7 @@ def knn(context: Context) -> list[Result]:
         # Before the images are read, which may take hours.
         raise InputError(_FEW.format(rules.k, num_train))
 
-    def vote(features: Features) -> Result:
+    def vote(features: Features, _: Redraw | None) -> Result:
         train, test = (labelled_features(data, features, split) for split in ("train", "test"))
         k, temperature = rules.k, rules.temperature
         scores = knn_scores(train, test, k=k, temperature=temperature, device=context.device, shown=context.shown)
@@ -122,7 +131,7 @@ def linear(context: Context) -> list[Result]:
     An empty split, or a class of validation or test without training sample, is an `InputError`.
     """
     check_splits(context.data, protocol="a linear probe")
-    return probe_encoders(context, lambda features: probe_of(context, features), title=title_of(context))
+    return probe_encoders(context, lambda *given: probe_of(context, *given), title=title_of(context))
 
 
 def title_of(context: Context) -> str:
@@ -136,8 +145,10 @@ def _by_epochs(context: Context) -> bool:
     return context.protocol in ("linear", "leave-one-band-out") and context.recipe.linear.solver == "adamw"
 
 
-def probe_of(context: Context, features: Features) -> Result:
-    """Probe the features of all samples; the result has no name yet. What others are compared with is always solved."""
+def probe_of(context: Context, features: Features, redraw: Redraw | None = None) -> Result:
+    """Probe the features of all samples; the result has no name yet. What others are compared with is always solved.
+    Training by epochs sees what `redraw` gives in each, from step 1, after the first.
+    """
     data, recipe, test = context.data, context.recipe, context.data.split("test")
     name = "epoch" if _by_epochs(context) and data.kind != "number" else "penalty"
     if data.kind == "number":
@@ -150,7 +161,13 @@ def probe_of(context: Context, features: Features) -> Result:
         check_same_classes(fitting, testing)
         if name == "epoch":
             fitted = fit_linear_probe(
-                fitting, choosing, recipe.linear, seed=recipe.seed, device=context.device, shown=context.shown
+                fitting,
+                choosing,
+                recipe.linear,
+                seed=recipe.seed,
+                device=context.device,
+                shown=context.shown,
+                redraw=partial(redraw, data.split("train")) if redraw and recipe.linear.redraw else None,
             )
         else:
             fitted = solve_linear_probe(fitting, choosing, device=context.device, shown=context.shown)
@@ -182,7 +199,7 @@ def score_head(context: Context) -> list[Result]:
     load_head(head, state, where=where)
     head = head.to(context.device)
 
-    def scored(features: Features) -> Result:
+    def scored(features: Features, _: Redraw | None) -> Result:
         scores = probe_scores(head, features)
         predictions = predictions_of(data, test, scores[:, 0] if data.kind == "number" else scores)
         return Result(features="", width=width, predictions=predictions, notes=notes)
@@ -234,10 +251,12 @@ def fit_linear_probe(
     seed: int,
     device: str = "cpu",
     shown: bool = False,
+    redraw: Callable[[int], Features] | None = None,
 ) -> FittedProbe:
     """Fit a linear probe by AdamW; the first epoch with the best validation score is kept.
     The protocol of SMARTIES, section 4.1: no decay, no warm-up, no augmentation. Equal arguments give equal weights.
-    `seed` is of the first weights and of the order of samples. Under two training samples, no validation samples, or
+    `seed` is of the first weights and of the order of samples. The first epoch sees the features of `train`, the next
+    those that `redraw` gives for 1, 2, …. Under two training samples, no validation samples, or
     classes that training lacks are an `InputError`.
     """
     recipe = recipe or LinearRecipe()
@@ -252,7 +271,7 @@ def fit_linear_probe(
     best = 0, probe.state_dict()
     scores: dict[int | float, float] = {0: -np.inf}
     with progress("linear probe", recipe.epochs, shown=shown) as advance:
-        for epoch in _epochs(probe, train, recipe, seed=seed):
+        for epoch in _epochs(probe, train, recipe, seed=seed, redraw=redraw):
             scores[epoch] = _label_score(probe, validation)
             if scores[epoch] > scores[best[0]]:
                 best = epoch, {name: value.clone() for name, value in probe.state_dict().items()}
@@ -262,7 +281,14 @@ def fit_linear_probe(
     return FittedProbe(probe=probe.eval(), choice=best[0], validation=scores)
 
 
-def _epochs(probe: LinearProbe, train: LabelledFeatures, recipe: LinearRecipe, *, seed: int) -> Iterator[int]:
+def _epochs(
+    probe: LinearProbe,
+    train: LabelledFeatures,
+    recipe: LinearRecipe,
+    *,
+    seed: int,
+    redraw: Callable[[int], Features] | None,
+) -> Iterator[int]:
     """Train epoch after epoch, giving its number from 1."""
     device = probe.linear.weight.device
     features = torch.from_numpy(train.features).float().to(device)
@@ -271,6 +297,8 @@ def _epochs(probe: LinearProbe, train: LabelledFeatures, recipe: LinearRecipe, *
     lr = recipe.base_lr * batch_size / _SAMPLES_PER_BASE_LR
     optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     for epoch in range(recipe.epochs):
+        if redraw is not None and epoch:
+            features = torch.from_numpy(redraw(epoch)).float().to(device)
         drops = sum(epoch >= round(share * recipe.epochs) for share in recipe.drops)
         optimizer.param_groups[0]["lr"] = lr * 0.1**drops
         order = torch.from_numpy(permutation(seed, step=epoch, purpose="linear probe order", size=len(train.labels)))

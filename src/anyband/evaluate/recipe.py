@@ -79,7 +79,7 @@ class InputRecipe(Recipe):
     pool: Pool = "cls"
     statistics: str | None = None
     """Normalisation: `data` counts it on the training images, `published` is that of the published evaluation, else a
-    chip store or file; null: the checkpoint's, else the catalogue's."""
+    chip store or file; null: published where the set has it, else the checkpoint's, else the catalogue's."""
     unseen: UnseenRules = "interpolate"
     """One rule, or `{default: RULE, SENSOR/BAND or RANGE: RULE, prefer: SENSOR}`."""
     min_support: float = 0.05
@@ -196,6 +196,9 @@ class LinearRecipe(Recipe):
     epochs: int = 100
     drops: tuple[float, ...] = (0.6, 0.8)
     """Shares of the epochs after which the rate falls to a tenth."""
+    redraw: bool = True
+    """Of mixup concatenation, by adamw: each epoch exchanges other tokens, so training images are encoded anew in each;
+    false: one draw for all."""
 
 
 class HeadRecipe(Recipe):

@@ -223,7 +223,7 @@ def run_protocol(context: Context) -> list[Result]:
         from anyband.evaluate.probes import probe_of, title_of
 
         title = title_of(context)
-        others += probe_encoders(context, lambda features: probe_of(context, features), title=title, encoders={})
+        others += probe_encoders(context, lambda features, _: probe_of(context, features), title=title, encoders={})
     return [first, *others]
 
 

@@ -1,0 +1,70 @@
+"""`anyband reproduce`: a table of the paper on folders in their published layout."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_networks import small_checkpoint
+
+from anyband.cli import main
+from anyband.evaluate.metrics import METRICS_OF
+from anyband.evaluate.recipe import load_transfer_recipe
+from anyband.evaluate.reproduce import reproduce, tables_of_the_paper
+from anyband.models.checkpoint import save_checkpoint
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a small UC-Merced, in which the command runs; beside it a tiny checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for level, name in enumerate(("beach", "river")):
+        folder = tmp_path / "data" / "UCMerced_LandUse" / "Images" / name
+        folder.mkdir(parents=True)
+        for number in range(20):
+            pixels = (rng.integers(0, 60, (40, 40, 3)) + 120 * level).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}{number:02d}.tif")
+    save_checkpoint(tmp_path / "tiny.safetensors", small_checkpoint(img_size=32, embed_dim=16))
+    return tmp_path / "data"
+
+
+def test_a_row_is_printed_beside_the_published_number_and_what_is_missing_is_named(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", "tiny.safetensors", "--no-results", "input.img_size=32", "knn.k=3"]
+    assert main(["reproduce", "4", "--data", str(root), *words]) == 0
+    told = capsys.readouterr().out
+    assert "table 4: kNN over four scales" in told
+    assert "not run: WHU-RS19: no WHU-RS19 at" in told
+    assert "https://captain-whu.github.io/BED4RS" in told
+    assert "1 of 3 rows were run" in told
+    assert main(["reproduce", "4", "--data", str(root), "--json", *words]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert rows[2]["published"] == {"accuracy": 77.0}
+    assert rows[2]["ours"]["accuracy"].endswith("]")
+    assert rows[2]["num_samples"] == {"train": 36, "val": 0, "test": 4}
+
+
+def test_nothing_that_can_be_run_is_a_negative_answer(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "7", "--data", str(root)]) == 1
+    assert "no EuroSAT at" in capsys.readouterr().out
+    assert main(["reproduce", "9", "--data", str(root)]) == 2
+    assert "the paper has no table 9 with results; there are 1, 2, 3, 4, 5, 6, 7, 8" in capsys.readouterr().err
+
+
+def test_a_row_without_a_released_head_says_so(root: Path) -> None:
+    rows = list(reproduce(4, root, eval_only=True))
+    assert "no head was released for this row" in rows[2]["missing"]
+
+
+@pytest.mark.parametrize("table", sorted(tables_of_the_paper()))
+def test_every_row_has_a_recipe_whose_text_has_its_number(table: int, tmp_path: Path) -> None:
+    for row in reproduce(table, tmp_path):
+        assert load_transfer_recipe(row["recipe"]).name.startswith(f"table{table}_")
+        page = (Path(__file__).resolve().parents[2] / "docs" / "paper.md").read_text(encoding="utf-8")
+        assert set(row["published"]) <= set(METRICS_OF[load_transfer_recipe(row["recipe"]).data.kind])
+        numbers = ", ".join(f"{value:.1f}" for value in row["published"].values())
+        assert f"| {numbers} | `anyband evaluate" in page
+        assert "get it: " in row["missing"]
