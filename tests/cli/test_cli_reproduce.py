@@ -1,6 +1,7 @@
 """`anyband reproduce`: a table of the paper on folders in their published layout."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_row_is_printed_beside_the_published_number_and_what_is_missing_is_named(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--checkpoint", "tiny.safetensors", "--no-results", "input.img_size=32", "knn.k=3"]
+    words = ["--checkpoint", "tiny.safetensors", "--no-results", "--no-cache", "input.img_size=32", "knn.k=3"]
     assert main(["reproduce", "4", "--data", str(root), *words]) == 0
     told = capsys.readouterr().out
     assert "table 4: kNN over four scales" in told
+    assert re.search(r"WHU-RS19 +accuracy +80\.4 +not run", told)
+    assert re.search(r"UC-Merced +accuracy +77\.0 +\d", told)
     assert "not run: WHU-RS19: no WHU-RS19 at" in told
     assert "https://captain-whu.github.io/BED4RS" in told
     assert "1 of 3 rows were run" in told

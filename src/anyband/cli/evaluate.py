@@ -2,12 +2,18 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyband.cli.options import check_checkpoint, check_there, output_path, unseen_rules
+from anyband.cli.options import (
+    add_result_options,
+    cache_folder,
+    check_checkpoint,
+    check_there,
+    output_path,
+    unseen_rules,
+)
 from anyband.cli.results import print_json, print_table
 
 if TYPE_CHECKING:
@@ -115,16 +121,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="of the linear probe, or of fine-tuning and heads")
     outputs = parser.add_argument_group("outputs")
     outputs.add_argument("--out", type=output_path, help="new folder for report, result, recipe and fitted weights")
-    outputs.add_argument(
-        "--results", type=Path, default=Path("results.parquet"), help="file that results are appended to"
-    )
-    outputs.add_argument("--no-results", action="store_true", help="append nothing")
-    outputs.add_argument("--json", action="store_true", help="print JSON instead of a table")
     outputs.add_argument("--dry-run", action="store_true", help="check everything, estimate time and memory, and stop")
-    outputs.add_argument("--cache", type=Path, help="folder of kept features (default: in the user's cache folder)")
-    outputs.add_argument("--no-cache", action="store_true", help="keep no features")
-    outputs.add_argument("--download", action="store_true", help="let a named data set be fetched")
-    outputs.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    add_result_options(outputs)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -153,9 +151,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 0 if found["ok"] else 1
     table_path = None if arguments.no_results else arguments.results
     check_outputs(arguments.out, table_path)
-    cache = None if arguments.no_cache else arguments.cache or _cache_folder()
     context, results = evaluate(
-        recipe, arguments.protocol, device=device, cache=cache, download=arguments.download, shown=shown
+        recipe,
+        arguments.protocol,
+        device=device,
+        cache=cache_folder(arguments),
+        download=arguments.download,
+        shown=shown,
     )
     rows, notes = write_outputs(context, results, folder=arguments.out, table_path=table_path)
     if arguments.json:
@@ -236,9 +238,3 @@ def _overrides(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]
             found |= {"fit.epochs": arguments.epochs, "fit.warmup_epochs": min(5.0, arguments.epochs / 10)}
     given = {word.partition("=")[0] for word in words}
     return [f"{key}={json.dumps(value)}" for key, value in found.items() if value is not None and key not in given]
-
-
-def _cache_folder() -> Path:
-    # Source: XDG Base Directory Specification 0.8.
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "anyband" / "features"

@@ -1,6 +1,7 @@
 """Options that several verbs share, and what is seen of them before anything is loaded."""
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,16 @@ from typing import Any
 from anyband.errors import InputError, OutputError
 from anyband.files import check_target, check_weights_kind, weights_file
 
-__all__ = ["add_network_options", "check_checkpoint", "check_new", "check_there", "output_path", "unseen_rules"]
+__all__ = [
+    "add_network_options",
+    "add_result_options",
+    "cache_folder",
+    "check_checkpoint",
+    "check_new",
+    "check_there",
+    "output_path",
+    "unseen_rules",
+]
 
 
 def output_path(text: str) -> Path:
@@ -43,6 +53,26 @@ def add_network_options(parser: argparse._ActionsContainer, *, batch_help: str, 
         "default=nearest,thermal_infrared_1=interpolate,prefer=sentinel2",
     )
     parser.add_argument("--min-support", type=float, default=0.05, help=min_support_help)
+
+
+def add_result_options(parser: argparse._ActionsContainer) -> None:
+    """Add where results and features are kept, how they are printed, and where the network runs."""
+    parser.add_argument(
+        "--results", type=Path, default=Path("results.parquet"), help="file that results are appended to"
+    )
+    parser.add_argument("--no-results", action="store_true", help="append nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--cache", type=Path, help="folder of kept features (default: in the user's cache folder)")
+    parser.add_argument("--no-cache", action="store_true", help="keep no features")
+    parser.add_argument("--download", action="store_true", help="let a named data set be fetched")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+
+
+def cache_folder(arguments: argparse.Namespace) -> Path | None:
+    """Choose where features are kept, by `add_result_options`; None: nowhere."""
+    # Source: XDG Base Directory Specification 0.8.
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return None if arguments.no_cache else arguments.cache or Path(home) / "anyband" / "features"
 
 
 def check_checkpoint(name: str | None) -> None:

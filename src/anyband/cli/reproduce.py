@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from anyband.cli.options import check_checkpoint, check_there
+from anyband.cli.options import add_result_options, cache_folder, check_checkpoint, check_there
 from anyband.cli.results import print_json, print_table
 
 __all__ = ["add_arguments", "run"]
@@ -16,12 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets, as docs/paper.md names them")
     parser.add_argument("--checkpoint", help="for all rows, instead of the published weights")
     parser.add_argument("--eval-only", action="store_true", help="score the released heads, of rows that have one")
-    parser.add_argument("--results", type=Path, default=Path("results.parquet"), help="file that results go into")
-    parser.add_argument("--no-results", action="store_true", help="append nothing")
-    parser.add_argument("--cache", type=Path, help="folder where features are kept (default: none are)")
-    parser.add_argument("--download", action="store_true", help="let data sets be fetched whose publisher allows it")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    add_result_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
             eval_only=arguments.eval_only,
             overrides=arguments.words,
             results=None if arguments.no_results else arguments.results,
-            cache=arguments.cache,
+            cache=cache_folder(arguments),
             download=arguments.download,
             device=arguments.device,
             shown=not arguments.json,
@@ -49,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({"table": arguments.table, "rows": rows})
         return 0 if done else 1
     texts = [
-        (row["row"], metric, f"{value:g}", row.get("ours", {}).get(metric, "not run"))
+        (row["row"], metric, f"{value:.1f}", row.get("ours", {}).get(metric, "not run"))
         for row in rows
         for metric, value in row["published"].items()
     ]
