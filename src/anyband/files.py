@@ -109,7 +109,7 @@ def held(lock: Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             # Others that wait see that the file is gone, and make it anew.
-            if os.path.samestat(os.fstat(handle), lock.stat()):
+            if _is_open_as(handle, lock):
                 lock.unlink()
         os.close(handle)
         for folder in made:
@@ -131,12 +131,27 @@ def _locked(lock: Path, *, wait: bool) -> int | None:
             return None
         except OSError:
             pass  # Some network disks have no locks; then one process at a time is on the user.
-        with contextlib.suppress(FileNotFoundError):  # Its holder has just removed it.
-            if os.path.samestat(os.fstat(handle), lock.stat()):
-                if not os.fstat(handle).st_size:
-                    os.write(handle, _LOCK_MARK)
-                return handle
+        if _is_open_as(handle, lock):
+            if not os.fstat(handle).st_size:
+                os.write(handle, _LOCK_MARK)
+            return handle
         os.close(handle)
+
+
+def _is_open_as(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder: what has our mark, and nobody holds any more."""
+    for room in folder.glob(f".{_UNFINISHED}.partial.*"):
+        with contextlib.suppress(OSError), (room / _LOCK_FILE).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.read(len(_LOCK_MARK) + 1) == _LOCK_MARK:
+                shutil.rmtree(room)
 
 
 @contextlib.contextmanager
@@ -150,12 +165,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     beside = room / path.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # What killed processes left unfinished: what has our mark, and nobody holds any more.
-        for stale in path.parent.glob(f".{_UNFINISHED}.partial.*"):
-            with contextlib.suppress(OSError), (stale / _LOCK_FILE).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if lock.read(len(_LOCK_MARK) + 1) == _LOCK_MARK:
-                    shutil.rmtree(stale)
+        _remove_stale(path.parent)
         with held(room / _LOCK_FILE):
             try:
                 yield beside

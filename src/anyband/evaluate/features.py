@@ -353,8 +353,7 @@ class _Rows:
         }
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
         self.key = hashlib.sha256(text.encode()).hexdigest()
-        kept = kept_features(cache, self.key, samples, self._said) if (cache / self.key[:2] / self.key).exists() else ()
-        for found, made in kept:
+        for found, made in kept_features(cache, self.key, samples, self._said):
             self.add(found, made, is_kept=True)
 
     def add(self, samples: Int[Array, " found"], made: tuple[Tensor, ...], *, is_kept: bool = False) -> None:
