@@ -208,7 +208,7 @@ def task_of(archive: Archive, sensors: Sequence[str]) -> KnnTask | None:
 
 def encoder_of(checkpoint: Checkpoint, rule: Unseen, device: str) -> SensorEncoder:
     """Make the encoder that reads bands without a trained range by a rule."""
-    rules = AssignmentRules(unseen=rule, out_of_span="drop")
+    rules = AssignmentRules(unseen=rule)
     return SensorEncoder(checkpoint, rules=rules).to(device).eval()
 
 

@@ -129,7 +129,7 @@ def recipe_of(
     # weighting needs. A network of one sensor has that sensor's ranges alone: others would stay as they were drawn.
     ranges: Literal["smarties_v1", "from_data"] = "from_data" if name.startswith(_MAE) else "smarties_v1"
     shared = {key: getattr(plain.model, key) for key in ("stem", "start", "start_mae")}
-    model = recipe.model.changed(ranges=ranges, out_of_span="drop", **shared)
+    model = recipe.model.changed(ranges=ranges, **shared)
     return recipe.changed(name=name, seed=seed, model=model, data=data, optim=optim, run=run)
 
 

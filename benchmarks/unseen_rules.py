@@ -23,20 +23,20 @@ from anyband.encode.encoder import SensorEncoder
 from anyband.errors import InputError
 from anyband.models.checkpoint import Checkpoint, load_checkpoint
 from anyband.pretraining.recipe import load_recipe
-from anyband.sensors.assignment import AssignmentRules, UnseenRules
+from anyband.sensors.assignment import MIN_SUPPORT, AssignmentRules, UnseenRules
 
 TRAINED = ("sentinel2-l2a", "sentinel1-grd", "maxar-rgb")
 UNSEEN = ("landsat8-oli-tirs-l2", "hls-l30", "planetscope-4b", "naip")
-# chosen: over the support of the thermal bands (0.10), under that of all reflective ones here.
-_LITTLE = 0.15
 # Rule → how bands are read, and the least support of those that are.
 RULES: Mapping[str, tuple[UnseenRules, float]] = {
-    "all interpolated": ("interpolate", 0.05),
-    "all interpolated, linear": ("interpolate_linear", 0.05),
-    "little support dropped": ("interpolate", _LITTLE),
-    "nearest": ("nearest", _LITTLE),
-    "nearest, prefer sentinel2": ({"default": "nearest", "prefer": "sentinel2"}, _LITTLE),
-    "interpolated within sentinel2": ({"default": "interpolate", "prefer": "sentinel2"}, _LITTLE),
+    "across sensors, all bands": ("interpolate_across", 0.05),
+    "across sensors, all bands, linear": ("interpolate_linear", 0.05),
+    "across sensors": ("interpolate_across", MIN_SUPPORT),
+    "within one sensor (default)": ("interpolate", MIN_SUPPORT),
+    "within sentinel2": ({"default": "interpolate", "prefer": "sentinel2"}, MIN_SUPPORT),
+    "within maxar": ({"default": "interpolate", "prefer": "maxar"}, MIN_SUPPORT),
+    "nearest": ("nearest", MIN_SUPPORT),
+    "nearest, prefer sentinel2": ({"default": "nearest", "prefer": "sentinel2"}, MIN_SUPPORT),
 }
 # chosen: as the ablation, of the same places.
 _FRACTIONS = (0.65, 0.05, 0.30)
@@ -124,11 +124,11 @@ def _scores(checkpoint: Checkpoint, archive: Archive, seed: int) -> dict[tuple[s
         if task is None:
             raise InputError(f"too few labelled places of '{sensor}' to score; simulate more with --places")
         for rule, (unseen, min_support) in RULES.items():
-            rules = AssignmentRules(unseen=unseen, min_support=min_support, out_of_span="drop")
+            rules = AssignmentRules(unseen=unseen, min_support=min_support)
             trained = SensorEncoder(checkpoint, rules=rules).eval()
             for network, encoder in (("trained", trained), ("untrained", trained.untrained(seed=seed))):
                 scores[sensor, rule, network] = _accuracy(encoder, archive, task, sensor)
-            if rule == "all interpolated":
+            if rule == next(iter(RULES)):
                 means = mean_features(trained, archive.store, task.cells, sensor)
                 scores[sensor, "—", "band means"] = task.accuracy(means)
     return scores

@@ -47,9 +47,9 @@ def test_every_choice_of_sensors_is_scored_beside_both_baselines(result: DemoRes
             assert accuracy.num_samples == result.counts["test"]
 
 
-def test_the_thermal_band_is_read_from_the_longest_optical_and_the_radar_range(result: DemoResult) -> None:
+def test_a_band_of_little_support_is_dropped_and_said(result: DemoResult) -> None:
     (note,) = {note for note in result.notes if "ST_B10" in note}
-    assert "0.842 short_wave_infrared_4 + 0.158 microwave_1" in note
+    assert "ST_B10: dropped, support 0.10: its support, 0.099, is under min_support, 0.15" in note
 
 
 def test_the_scene_is_embedded_whole(result: DemoResult) -> None:

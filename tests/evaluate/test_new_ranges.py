@@ -30,7 +30,8 @@ def landsat_data(class_data: TaskData) -> TaskData:
 
 
 def _features(encoder: SensorEncoder, sensor: Sensor = _LANDSAT, *, num_bands: int = 4) -> torch.Tensor:
-    mixing = torch.from_numpy(assign(sensor, encoder.checkpoint.ranges, encoder.rules).mixing).float()
+    rules = replace(encoder.rules, min_support=0.0)
+    mixing = torch.from_numpy(assign(sensor, encoder.checkpoint.ranges, rules).mixing).float()
     pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(2, num_bands, 32, 32))).float()
     return encoder.eval().encoder(ImageBatch(pixels=pixels, mixing=mixing)).tokens.detach()
 

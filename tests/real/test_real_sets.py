@@ -36,7 +36,7 @@ def store(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ChipStor
 @pytest.fixture(scope="module")
 def run(store: ChipStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "unified"
-    changes = ("data.statistics=store", "model.out_of_span=drop", "optim.steps=6", "optim.batch_size=8",
+    changes = ("data.statistics=store", "optim.steps=6", "optim.batch_size=8",
                "run.val_batches=0", "run.panel_every_steps=6", "run.accelerator=cpu")  # fmt: skip
     pretrain(load_recipe("unified_tiny", changes), data=store.path, out=out, shown=False)
     return out

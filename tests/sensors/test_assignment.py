@@ -52,7 +52,7 @@ def test_the_cirrus_band_is_interpolated_and_reported(v1: RangeTable) -> None:
 
 
 def test_thermal_bands_mix_the_longest_optical_with_the_co_polarised_radar_range(v1: RangeTable) -> None:
-    assignment = assign(get_sensor("landsat8-oli-tirs-l2").select(["ST_B10"]), v1)
+    assignment = assign(get_sensor("landsat8-oli-tirs-l2").select(["ST_B10"]), v1, AssignmentRules(min_support=0.05))
     assert assignment.mixing[0, 14] == pytest.approx(0.842, abs=5e-4)
     assert assignment.mixing[0, 15] == pytest.approx(0.158, abs=5e-4)
     assert assignment.mixing[0, :14].sum() + assignment.mixing[0, 16] == 0
@@ -78,17 +78,17 @@ def test_released_reads_landsat_as_published(v1: RangeTable) -> None:
 
 def test_released_invents_nothing(v1: RangeTable) -> None:
     with pytest.raises(AssignmentError, match=r"SR_B1 \(435 to 451 nm\): 'smarties_v1' declares nothing for it"):
-        assign(get_sensor("landsat8-oli-tirs-l2"), v1, AssignmentRules(unseen="released"))
+        assign(get_sensor("landsat8-oli-tirs-l2"), v1, AssignmentRules(unseen="released", out_of_span="refuse"))
 
 
 def test_released_has_no_neighbours_for_the_cirrus_band(v1: RangeTable) -> None:
     with pytest.raises(AssignmentError, match="'short_wave_infrared_2' has no declared neighbours"):
-        assign(get_sensor("sentinel2-l1c"), v1, AssignmentRules(unseen="released"))
+        assign(get_sensor("sentinel2-l1c"), v1, AssignmentRules(unseen="released", out_of_span="refuse"))
 
 
 def test_nearest_takes_the_nearest_layer(v1: RangeTable) -> None:
     sensor = get_sensor("landsat8-oli-tirs-l2")
-    assignment = assign(sensor, v1, AssignmentRules(unseen="nearest"))
+    assignment = assign(sensor, v1, AssignmentRules(unseen="nearest", min_support=0.0))
     # SR_B2 at 482 nm: 487.5 (layer 2) is nearer than 442.5; thermal is nearer to 2.2 µm than to 5.5 cm.
     assert assignment.mixing.argmax(axis=1).tolist() == [0, 2, 4, 5, 11, 13, 14, 14]
     assert set(assignment.mixing.ravel()) == {0.0, 1.0}
@@ -197,10 +197,10 @@ def test_dropping_every_band_is_an_error(make_sensor: Any, v1: RangeTable) -> No
 
 def test_too_little_support_is_out_of_the_span(v1: RangeTable) -> None:
     thermal = get_sensor("landsat8-oli-tirs-l2").select(["SR_B4", "ST_B10"])
-    rules = AssignmentRules(min_support=0.5)
-    with pytest.raises(AssignmentError, match=r"its support, 0.099, is under min_support, 0.5"):
-        assign(thermal, v1, rules)
-    kept = assign(thermal, v1, AssignmentRules(min_support=0.5, out_of_span="drop"))
+    with pytest.raises(AssignmentError, match=r"its support, 0.099, is under min_support, 0.15"):
+        assign(thermal, v1, AssignmentRules(out_of_span="refuse"))
+    kept = assign(thermal, v1)
+    assert "ST_B10: dropped, support 0.10: its support, 0.099, is under min_support, 0.15" in kept.report()
     assert kept.sensor.band_names == ("SR_B4",)
     assert kept.support[1] == pytest.approx(0.0988, abs=1e-4)
 
@@ -212,7 +212,7 @@ def test_support_is_the_share_that_one_range_covers(make_sensor: Any, v1: RangeT
 
 def test_many_refused_bands_are_counted_not_listed(v1: RangeTable) -> None:
     with pytest.raises(AssignmentError, match=r"of 285 bands of 'emit' can't be expressed(.|\n)*… and \d+ more"):
-        assign(get_sensor("emit"), v1)
+        assign(get_sensor("emit"), v1, AssignmentRules(out_of_span="refuse"))
 
 
 @pytest.mark.parametrize(

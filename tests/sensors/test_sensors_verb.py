@@ -52,7 +52,8 @@ def test_a_sensor_as_json_is_the_sensor_and_its_assignment(capsys: pytest.Captur
     shown = json.loads(capsys.readouterr().out)
     bands = {entry["band"]: entry for entry in shown.pop("assignment")["bands"]}
     assert sensor_from_dict(shown) == get_sensor("landsat8-oli-tirs-l2")
-    assert bands["ST_B10"]["mixing"]["microwave_1"] == pytest.approx(0.158, abs=5e-4)
+    assert bands["SR_B4"]["mixing"] == pytest.approx({"green_2": 0.0921, "red_2": 0.908}, abs=5e-4)
+    assert (bands["ST_B10"]["origin"], bands["ST_B10"]["mixing"]) == ("dropped", {})
 
 
 def test_the_ranges_of_a_checkpoint_can_be_used(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Rules by band for bands that no trained range is, ranges that go first, and the paper's interpolation by its name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ from anyband.cli import main
 from anyband.errors import AssignmentError, CatalogueError
 from anyband.sensors.assignment import Assignment, AssignmentRules, assign
 from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.ranges import RangeTable, load_ranges
+from anyband.sensors.ranges import (
+    RangeTable,
+    extend_ranges,
+    load_ranges,
+    range_table_from_dict,
+    range_table_to_dict,
+    ranges_from_sensors,
+)
 
 _OLI = "landsat8-oli-tirs-l2"
 _TABLE_6: Any = {"default": "nearest", "prefer": "sentinel2", "thermal_infrared_1": "interpolate"}
@@ -28,10 +36,49 @@ def _shares(found: Assignment, band: str) -> dict[str, float]:
 
 def test_linear_shares_are_those_of_distances_between_centres(v1: RangeTable) -> None:
     """blue: 482 nm between aerosol (442.5) and blue_3 (487.5); red: 654.5 between red_1 (650) and red_2 (665)."""
-    found = assign(get_sensor(_OLI), v1, AssignmentRules(unseen="interpolate_linear"))
+    found = assign(get_sensor(_OLI), v1, AssignmentRules(unseen="interpolate_linear", min_support=0.0))
     assert _shares(found, "SR_B2") == pytest.approx({"aerosol": 5.5 / 45, "blue_3": 39.5 / 45})
     assert _shares(found, "SR_B4") == pytest.approx({"red_1": 10.5 / 15, "red_2": 4.5 / 15})
     assert _shares(found, "ST_B10")["short_wave_infrared_4"] == pytest.approx(0.99984, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sensor", "band", "layers"),
+    [
+        (_OLI, "SR_B2", {"aerosol", "blue_1"}),
+        (_OLI, "SR_B4", {"green_2", "red_2"}),
+        ("hls-l30", "B02", {"aerosol", "blue_1"}),
+        ("planetscope-4b", "green", {"blue_1", "green_2"}),
+        ("naip", "R", {"green_1", "red_1"}),
+        ("naip", "NIR", {"near_infrared_1", "near_infrared_3"}),
+    ],
+)
+def test_a_mixture_stays_within_the_sensor_nearest_in_resolution_that_holds_the_band(
+    v1: RangeTable, sensor: str, band: str, layers: set[str]
+) -> None:
+    assert _shares(assign(get_sensor(sensor), v1), band).keys() == layers
+
+
+def test_across_sensors_and_without_known_resolutions_all_ranges_mix(v1: RangeTable) -> None:
+    across = assign(get_sensor(_OLI), v1, AssignmentRules(unseen="interpolate_across"))
+    assert _shares(across, "SR_B4").keys() == {"red_1", "red_2"}
+    older = replace(v1, gsd_m={"sentinel2-l2a": 10.0})
+    np.testing.assert_array_equal(assign(get_sensor(_OLI), older).mixing, across.mixing)
+
+
+def test_a_band_with_a_rule_of_its_own_needs_no_support(v1: RangeTable) -> None:
+    found = assign(get_sensor(_OLI), v1, AssignmentRules(unseen={"thermal_infrared_1": "interpolate"}, min_support=0.9))
+    assert found.origin == ("interpolated",) * 8
+
+
+def test_resolutions_of_training_sensors_travel_with_the_ranges() -> None:
+    table = ranges_from_sensors([get_sensor("sentinel2-l2a"), get_sensor("naip")])
+    assert table.gsd_m == {"sentinel2-l2a": 10.0, "naip": 0.6}
+    assert range_table_from_dict(range_table_to_dict(extend_ranges(table, [get_sensor(_OLI)]))).gsd_m == {
+        "sentinel2-l2a": 10.0,
+        "naip": 0.6,
+        _OLI: 30.0,
+    }
 
 
 def test_table_6_reads_optical_bands_by_the_nearest_layers_of_sentinel_2_and_interpolates_the_thermal(
@@ -61,8 +108,8 @@ def test_hls_meets_the_layers_of_sentinel_2(v1: RangeTable) -> None:
 
 
 def test_a_band_that_the_preferred_ranges_do_not_hold_is_read_by_all(v1: RangeTable) -> None:
-    thermal = {"default": "interpolate", "prefer": "sentinel2"}
-    both = [assign(get_sensor(_OLI), v1, AssignmentRules(unseen=rule)) for rule in ("interpolate", thermal)]  # type: ignore[arg-type]
+    ways: Any = ("interpolate", {"default": "interpolate", "prefer": "sentinel2"})
+    both = [assign(get_sensor(_OLI), v1, AssignmentRules(unseen=rule, min_support=0.0)) for rule in ways]
     assert _shares(both[0], "ST_B10") == _shares(both[1], "ST_B10")
     assert not any(_shares(both[1], f"SR_B{number}").keys() & {"blue_3", "green_1", "red_1"} for number in range(1, 8))
 
@@ -71,7 +118,8 @@ def test_a_band_has_a_rule_by_its_own_name(v1: RangeTable) -> None:
     rules = AssignmentRules(unseen={f"{_OLI}/SR_B4": "nearest"})
     found = assign(get_sensor(_OLI), v1, rules)
     assert found.origin[3] == "nearest"
-    assert found.origin.count("interpolated") == 7
+    assert found.origin.count("interpolated") == 6
+    assert found.origin[-1] == "dropped"
     radar = assign(get_sensor("sentinel1-grd"), v1, rules)
     np.testing.assert_array_equal(radar.mixing.sum(axis=1), 1)
 
@@ -108,15 +156,16 @@ def test_rules_for_what_is_not_there_are_refused(v1: RangeTable, unseen: Any, er
 def test_the_table_of_the_parity_page_is_what_the_rules_give(v1: RangeTable) -> None:
     page = Path(__file__).parents[2].joinpath("docs", "parity.md").read_text(encoding="utf-8")
     lines = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
-    rows = [[cell.strip() for cell in line] for line in lines if line[0].strip().count("/") == 1 and len(line) == 4]
-    rules: Any = ("interpolate", "interpolate_linear", _TABLE_6)
-    assert len(rows) == 9
+    rows = [[cell.strip() for cell in line] for line in lines if line[0].strip().count("/") == 1 and len(line) == 5]
+    rules: Any = ("interpolate", "interpolate_across", "interpolate_linear", _TABLE_6)
+    assert len(rows) == 12
     for name, *written in rows:
         sensor, band = name.strip("`").split("/")
         for cell, rule in zip(written, rules, strict=True):
-            found = assign(get_sensor(sensor), v1, AssignmentRules(unseen=rule, out_of_span="drop"))
-            shares = " + ".join(f"{share:.3g} {one}" for one, share in _shares(found, band).items())
-            assert cell == shares, f"{name} by {rule}"
+            found = assign(get_sensor(sensor), v1, AssignmentRules(unseen=rule))
+            is_kept = found.requested.index(band) in found.kept_index
+            shares = " + ".join(f"{share:.3g} {one}" for one, share in _shares(found, band).items()) if is_kept else ""
+            assert cell == (shares or "dropped"), f"{name} by {rule}"
 
 
 def test_the_command_line_takes_rules_by_band(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,9 +48,9 @@ def test_their_share_and_support_are_those_of_a_table_without_it(table: RangeTab
 def test_bands_beside_it_are_not_mixed_from_it(table: RangeTable) -> None:
     trained = load_ranges("smarties_v1")
     sensor = get_sensor("landsat8-oli-tirs-l2")
-    columns = [table.range_names.index(name) for name in _RGB]
-    assert assign(sensor, trained).mixing[:, columns].any()
-    assert not assign(sensor, table).mixing[:, columns].any()
+    columns, across = [table.range_names.index(name) for name in _RGB], AssignmentRules(unseen="interpolate_across")
+    assert assign(sensor, trained, across).mixing[:, columns].any()
+    assert not assign(sensor, table, across).mixing[:, columns].any()
 
 
 def test_a_trained_range_is_still_exact(table: RangeTable) -> None:
@@ -75,7 +75,7 @@ def test_rules_that_invent_nothing_refuse_it(table: RangeTable, rule: str, messa
 
 def test_min_support_drops_it(table: RangeTable) -> None:
     with pytest.raises(AssignmentError, match=r"its support, 0\.\d+, is under min_support, 0\.99"):
-        assign(get_sensor("maxar-rgb"), table, AssignmentRules(min_support=0.99))
+        assign(get_sensor("maxar-rgb"), table, AssignmentRules(min_support=0.99, out_of_span="refuse"))
     sensor = get_sensor("maxar-rgb")
     read = assign(sensor, table)
     least = min(read.support)

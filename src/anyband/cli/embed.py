@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         batch_help="views that are encoded at once; of a list, images",
         min_support_help="bands with less are out of the span",
     )
-    parser.add_argument("--out-of-span", choices=("refuse", "drop"), default="refuse")
+    parser.add_argument("--out-of-span", choices=("refuse", "drop"), default="drop")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ _INPUT: dict[str, tuple[str, _Make, str]] = {
     ),
     "--unseen": ("input.unseen", unseen_rules, "bands that no range is: interpolate (default), nearest, …; or by band"),
     "--min-support": ("input.min_support", float, "bands with less support are outside the span"),
-    "--out-of-span": ("input.out_of_span", str, "refuse (default) or drop"),
+    "--out-of-span": ("input.out_of_span", str, "drop (default) or refuse"),
     "--precision": ("input.precision", str, "of the frozen encoder: float32 (default) or bf16"),
     "--batch-size": ("input.batch_size", int, "samples encoded at once"),
 }

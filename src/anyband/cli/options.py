@@ -49,10 +49,11 @@ def add_network_options(parser: argparse._ActionsContainer, *, batch_help: str, 
         "--unseen",
         type=unseen_rules,
         default="interpolate",
-        help="bands that no trained range is: interpolate, interpolate_linear, nearest, released or refuse; by band: "
+        help="bands that no trained range is: interpolate (within a training sensor where one covers the band), "
+        "interpolate_across, interpolate_linear, nearest, released or refuse; by band: "
         "default=nearest,thermal_infrared_1=interpolate,prefer=sentinel2",
     )
-    parser.add_argument("--min-support", type=float, default=0.05, help=min_support_help)
+    parser.add_argument("--min-support", type=float, default=0.15, help=min_support_help)
 
 
 def add_result_options(parser: argparse._ActionsContainer) -> None:

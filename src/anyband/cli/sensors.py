@@ -9,7 +9,7 @@ from typing import Any
 
 from anyband.cli.results import print_table
 from anyband.errors import AssignmentError, CatalogueError, counted
-from anyband.sensors.assignment import AssignmentRules, assign
+from anyband.sensors.assignment import assign
 from anyband.sensors.catalogue import get_sensor, list_sensors, load_sensor_file
 from anyband.sensors.ranges import RangeTable, load_ranges
 from anyband.sensors.sensor import Encoding, RadarBeam, Sensor, Spectrum, Unit, dn_formula, sensor_to_dict
@@ -95,7 +95,7 @@ def _show(sensor: Sensor, ranges: RangeTable, *, as_json: bool) -> None:
 def _assigned(sensor: Sensor, ranges: RangeTable) -> tuple[list[dict[str, Any]], str]:
     """Assign a sensor's bands to trained ranges, a row for each; no rows and the reason where none can be expressed."""
     try:
-        found = assign(sensor, ranges, AssignmentRules(out_of_span="drop"))
+        found = assign(sensor, ranges)
     except AssignmentError as problem:
         return [], str(problem)
     mixing = {

@@ -170,7 +170,7 @@ def run_demo(out: Path, options: DemoOptions) -> DemoResult:
     done("pre-train")
     of_sets = pretrain(set_recipe, data=store.path, out=out / "run_sets", shown=options.shown)
     done("pre-train on sets")
-    encoder, set_encoder = (load_encoder(one.checkpoint, out_of_span="drop") for one in (trained, of_sets))
+    encoder, set_encoder = (load_encoder(one.checkpoint) for one in (trained, of_sets))
     places, counts, notes = _score_places(encoder, store, labels, seed=options.seed)
     set_places, _, _ = _score_places(set_encoder, store, labels, seed=options.seed)
     labelled: tuple[ResultRow, ...] = ()
@@ -300,10 +300,9 @@ def _recipes(options: DemoOptions) -> tuple[PretrainRecipe, PretrainRecipe]:
         data = recipe.data.changed(held_out=held_out, statistics="store")
         if name == "smarties_tiny" and options.images is None:
             data = data.changed(pairs=_SIMULATED_PAIRS)
-        model = recipe.model.changed(out_of_span="drop")
         run = recipe.run.changed(panel_every_steps=steps, checkpoint_every_steps=max(1, steps // saves))
         optim = recipe.optim.changed(steps=steps, batch_size=batch_size, precision=precision)
-        made.append(recipe.changed(seed=options.seed, data=data, model=model, optim=optim, run=run))
+        made.append(recipe.changed(seed=options.seed, data=data, optim=optim, run=run))
     return made[0], made[1]
 
 
@@ -371,7 +370,7 @@ def _labelled_recipe(options: DemoOptions, store: ChipStore) -> TransferRecipe |
         name="demo",
         data=spec,
         seed=options.seed,
-        input=InputRecipe(precision=quicker_precision(torch.device("cpu")), statistics="data", out_of_span="drop"),
+        input=InputRecipe(precision=quicker_precision(torch.device("cpu")), statistics="data"),
         knn=KnnRecipe(k=min(NUM_NEIGHBOURS, data.num_samples["train"])),
         compare=CompareRecipe(untrained=True, baseline=True),
     )

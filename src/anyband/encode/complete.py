@@ -23,7 +23,7 @@ from anyband.errors import AssignmentError, CheckpointError, InputError
 from anyband.models.checkpoint import Checkpoint, build_model, load_checkpoint
 from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.rasters.footprints import Box
-from anyband.sensors.assignment import AssignmentRules, UnseenRules
+from anyband.sensors.assignment import MIN_SUPPORT, AssignmentRules, UnseenRules
 from anyband.sensors.sensor import Sensor
 
 __all__ = ["ImageView", "PlaceView", "SetCompleter", "load_completer"]
@@ -71,7 +71,11 @@ class PlaceView:
 
 
 def load_completer(
-    path_or_hub_id: str | Path, *, device: str = "cpu", unseen: UnseenRules = "interpolate", min_support: float = 0.05
+    path_or_hub_id: str | Path,
+    *,
+    device: str = "cpu",
+    unseen: UnseenRules = "interpolate",
+    min_support: float = MIN_SUPPORT,
 ) -> "SetCompleter":
     """Load a network that completes images of a place, from a safetensors file with its decoder or a hub id.
 
@@ -84,7 +88,7 @@ def load_completer(
         InputError: there is no such device.
     """
     found = find_device(device)
-    rules = AssignmentRules(unseen=unseen, min_support=min_support, out_of_span="refuse")
+    rules = AssignmentRules(unseen=unseen, min_support=min_support)
     return SetCompleter(load_checkpoint(path_or_hub_id), rules=rules).to(found).eval()
 
 

@@ -52,7 +52,7 @@ from anyband.models.inputs import ImageBatch, SetBatch, SetMetadata
 from anyband.models.patches import SpectralProjection
 from anyband.models.vit import Encoder, EncoderConfig, EncoderOutput
 from anyband.progress import progress
-from anyband.sensors.assignment import AssignmentRules, UnseenRules, assign
+from anyband.sensors.assignment import MIN_SUPPORT, AssignmentRules, UnseenRules, assign
 from anyband.sensors.ranges import STEM
 from anyband.sensors.sensor import FILE_ENCODINGS, BandStatistics, Sensor, listed_names, sensor_in_file
 
@@ -170,8 +170,8 @@ def load_encoder(
     *,
     device: str = "cpu",
     unseen: UnseenRules = "interpolate",
-    min_support: float = 0.05,
-    out_of_span: Literal["refuse", "drop"] = "refuse",
+    min_support: float = MIN_SUPPORT,
+    out_of_span: Literal["refuse", "drop"] = "drop",
 ) -> "SensorEncoder":
     """Load an encoder with all that it needs to read sensors, strictly, ready for inference.
 

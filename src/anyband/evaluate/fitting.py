@@ -303,9 +303,11 @@ def with_new_ranges(
     checkpoint: Checkpoint, sensors: Sequence[Sensor], rules: AssignmentRules, *, min_iou: float = 0.95
 ) -> Checkpoint:
     """Give every band that the ranges don't know exactly a range of its own, which starts as interpolation has it.
-    Bands that the rules drop get no range, and a band that is like a range by `min_iou` becomes known to it instead.
-    Where nothing is new, the checkpoint itself comes back. A band that can't be expressed is an `AssignmentError`.
+    Support counts for nothing, since it is to learn. Bands that can't be expressed get none, or are an error, as the
+    rules say, and a band that is like a range by `min_iou` becomes known to it instead. Where nothing is new, the
+    checkpoint itself comes back.
     """
+    rules = replace(rules, unseen="interpolate", min_support=0.0)
     kept = [assign(sensor, checkpoint.ranges, rules).sensor for sensor in sensors]
     table = extend_ranges(checkpoint.ranges, kept, min_iou=min_iou)
     owners = {(sensor.name, band): sensor for sensor in kept for band in sensor.band_names}
@@ -324,7 +326,7 @@ def _extended(checkpoint: Checkpoint, sensors: Sequence[Sensor], rules: Assignme
             "fit.new_ranges adds ranges to a spectrum-aware projection; this checkpoint has a stem of three bands: "
             "set fit.new_ranges=none"
         )
-    return with_new_ranges(checkpoint, sensors, replace(rules, unseen="interpolate"), min_iou=_SAME_SPECTRUM_IOU)
+    return with_new_ranges(checkpoint, sensors, rules, min_iou=_SAME_SPECTRUM_IOU)
 
 
 def _trains_all(fit: FitRecipe) -> bool:

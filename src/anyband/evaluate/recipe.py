@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from anyband.encode.metadata import Pool, Precision
 from anyband.labelled.samples import DataSpec
-from anyband.sensors.assignment import UnseenRules
+from anyband.sensors.assignment import MIN_SUPPORT, UnseenRules
 from anyband.training.recipes import (
     Below1,
     Between0And1,
@@ -82,9 +82,9 @@ class InputRecipe(Recipe):
     chip store or file; null: published where the set has it, else the checkpoint's, else the catalogue's."""
     unseen: UnseenRules = "interpolate"
     """One rule, or `{default: RULE, SENSOR/BAND or RANGE: RULE, prefer: SENSOR}`."""
-    min_support: float = 0.05
+    min_support: float = MIN_SUPPORT
     """Bands with less support are outside the span."""
-    out_of_span: Literal["refuse", "drop"] = "refuse"
+    out_of_span: Literal["refuse", "drop"] = "drop"
     """Whether such bands are an error or dropped."""
     metadata: bool = True
     """Whether a network with encodings is told where, how finely and when images were taken."""

@@ -291,7 +291,8 @@ def _left_out(context: Context, sensor: str, band: str) -> Context:
 def _as_never_trained(context: Context, range_name: str, way: Unseen) -> Context:
     known = context.encoders["encoder"]
     checkpoint = withhold_range(checkpoint_of(known), range_name)
-    encoder = SensorEncoder(checkpoint, rules=replace(known.rules, unseen=way)).to(context.device).eval()
+    rules = replace(known.rules, unseen=way, out_of_span="refuse")
+    encoder = SensorEncoder(checkpoint, rules=rules).to(context.device).eval()
     reader, name = TaskReader(encoder, context.data, context.recipe), f"{context.checkpoint_hash} without {range_name}"
     return replace(context, encoders={"encoder": encoder}, reader=reader, checkpoint_hash=f"{name} {way}")
 

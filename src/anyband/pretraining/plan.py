@@ -271,7 +271,7 @@ def _load_start(recipe: PretrainRecipe, where: str, sensors: Sequence[Sensor]) -
             "checkpoint's stem into the recipe"
         )
     if recipe.model.ranges == "start_and_new":
-        start = with_new_ranges(start, sensors, replace(assignment_rules(recipe), unseen="interpolate"))
+        start = with_new_ranges(start, sensors, assignment_rules(recipe))
     config = network_config(recipe, num_ranges=len(start.ranges.ranges))
     requested, found = (
         {**asdict(one.encoder), **asdict(one.decoder), "levels": one.levels} for one in (config, start.config)

@@ -11,7 +11,7 @@ from anyband.errors import InputError, RecipeError, counted
 from anyband.models.autoencoder import SequenceKind
 from anyband.models.encodings import NO_ENCODINGS, EncodingConfig
 from anyband.models.masking import MaskingKind, count_visible
-from anyband.sensors.assignment import UnseenRules
+from anyband.sensors.assignment import MIN_SUPPORT, UnseenRules
 from anyband.training.recipes import (
     Below1,
     Between0And1,
@@ -184,9 +184,9 @@ class ModelRecipe(Recipe):
     """
     unseen: UnseenRules = "interpolate"
     """What happens to a band that no range is made for."""
-    min_support: Below1 = 0.05
+    min_support: Below1 = MIN_SUPPORT
     """Least support of such a band, from 0 to 1."""
-    out_of_span: Literal["refuse", "drop"] = "refuse"
+    out_of_span: Literal["refuse", "drop"] = "drop"
     """What happens to a band under `min_support` or outside the trained span."""
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ from anyband.sensors.sensor import (
 )
 
 __all__ = [
+    "MIN_SUPPORT",
     "Assignment",
     "AssignmentRules",
     "Unseen",
@@ -39,6 +40,9 @@ Weights = dict[int, float]
 """Position of a trained range → its share."""
 _Scale = Callable[[float], float]
 
+MIN_SUPPORT = 0.15
+"""chosen: over the 0.10 of a thermal band, which costs an unseen Landsat-8 12 points and HLS 15 (docs/log.md), under
+that of the reflective bands of the catalogue's multispectral sensors."""
 # chosen: within one octave natural surfaces scatter alike; L and C band are 2.1 octaves apart.
 _MAX_RADAR_OCTAVES = 1.0
 # chosen: centres that differ by rounding only count as equal.
@@ -194,7 +198,7 @@ def _radar_candidates(band: RadarBeam, spectra: Sequence[Spectrum]) -> dict[int,
     return own if any(near) else family
 
 
-Unseen = Literal["interpolate", "interpolate_linear", "nearest", "released", "refuse"]
+Unseen = Literal["interpolate", "interpolate_across", "interpolate_linear", "nearest", "released", "refuse"]
 UnseenRules = Unseen | dict[str, str]
 """One rule, or `default`, rules by band (`SENSOR/BAND`, or a range of the table, which bands inside it follow), and
 `prefer`: how names of training sensors begin whose ranges go first where one of them holds the band's centre."""
@@ -202,6 +206,7 @@ _Origin = Literal["exact", "untrained", "interpolated", "nearest", "released", "
 
 _ORIGIN_OF: dict[str, _Origin] = {
     "interpolate": "interpolated",
+    "interpolate_across": "interpolated",
     "interpolate_linear": "interpolated",
     "nearest": "nearest",
     "released": "released",
@@ -217,12 +222,13 @@ class AssignmentRules:
     """What to do with bands that no trained range knows."""
 
     unseen: UnseenRules = "interpolate"
-    """Interpolate between trained centres (in log-wavelength, or linearly), take the nearest, do as published
-    (released), or refuse; or by band, see `UnseenRules`."""
-    min_support: float = 0.05
-    """Bands with less support are out of the span; 0 to 1."""
-    out_of_span: Literal["refuse", "drop"] = "refuse"
-    """Whether a band that can't be expressed is an error, or is left out and reported."""
+    """Interpolate between trained centres, in log-wavelength: within one training sensor where one has a range that
+    holds the band's centre (of several the nearest in ground sampling distance), or `across` sensors; across them
+    linearly in wavelength; take the nearest; do as published (released); or refuse; or by band, see `UnseenRules`."""
+    min_support: float = MIN_SUPPORT
+    """Bands with less support, 0 to 1, are out of the span, unless a rule of their own or `released` reads them."""
+    out_of_span: Literal["refuse", "drop"] = "drop"
+    """Whether a band out of the span is an error, or is left out and reported."""
 
     def __post_init__(self) -> None:
         for key, rule in self._by_band.items():
@@ -262,18 +268,19 @@ class AssignmentRules:
                 f"unseen prefers ranges of '{self.prefer}', and '{table.name}' knows none of it ({', '.join(sensors)})"
             )
 
-    def of_band(self, sensor: Sensor, band: Band, table: RangeTable) -> str:
-        """Choose the rule of a band: its own, that of a range that it is published to be or lies in, or the default."""
+    def of_band(self, sensor: Sensor, band: Band, table: RangeTable) -> tuple[str, bool]:
+        """Choose the rule of a band: its own, that of a range that it is published to be or lies in, or the default;
+        and tell whether it is not the default."""
         rules = self._by_band
         own = f"{sensor.name}/{band.name}"
         if own in rules:
-            return rules[own]
+            return rules[own], True
         published = {(of, one): name for of, one, name in table.published}.get((sensor.name, band.name))
         for entry in (*table.ranges, *table.declared):
             is_meant = entry.name == published if published else _holds(entry.spectrum, band.spectrum)
             if entry.name in rules and is_meant:
-                return rules[entry.name]
-        return rules[_DEFAULT]
+                return rules[entry.name], True
+        return rules[_DEFAULT], False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -325,7 +332,7 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
     """Express every band of a sensor by the trained ranges.
 
     A band that a trained range knows (by sensor and band name, or by an equal spectrum) is one-hot; `rules` are for the
-    others, None: interpolate, refuse what lies outside. Permuting the bands permutes the rows. In a stem (table
+    others, None: interpolate, drop what lies outside. Permuting the bands permutes the rows. In a stem (table
     `triplet`) three bands stand, whatever their spectra are; see `stem_bands`. `AssignmentError` where a band can't be
     expressed and may not be dropped, or none is left.
     """
@@ -348,10 +355,10 @@ def assign(sensor: Sensor, table: RangeTable, rules: AssignmentRules | None = No
         support.append(1.0 if exact else support_of(band.spectrum, spectra))
         reasons.append("")
         try:
-            rule = one_rule or rules.of_band(sensor, band, table)
+            rule, is_own = (one_rule, False) if one_rule else rules.of_band(sensor, band, table)
             prefer = "" if one_rule else rules.prefer
             shares = {exact[0]: 1.0} if exact else _unseen_weights(sensor, band, table, rule, prefer)
-            if support[-1] < rules.min_support:
+            if support[-1] < rules.min_support and not is_own and rule != "released":
                 raise AssignmentError(
                     f"its support, {support[-1]:.3f}, is under min_support, {rules.min_support:g}: "
                     "the trained ranges cover too little of it"
@@ -413,14 +420,14 @@ def mixing_of_ranges(
         elif unseen == "released":
             shares = _released_weights(declared[name], table)
         else:
-            shares = _weights(declared[name].spectrum, table, unseen)
+            shares = _weights(declared[name].spectrum, table, unseen, None)
         row[list(shares)] = list(shares.values())
     return mixing
 
 
 def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, rule: str, prefer: str) -> Weights:
     if rule != "released":
-        return _weights(band.spectrum, table, rule, prefer)
+        return _weights(band.spectrum, table, rule, sensor.gsd_m, prefer)
     name = {(of, one): name for of, one, name in table.published}.get((sensor.name, band.name))
     if name is None:
         raise AssignmentError(f"'{table.name}' declares nothing for it, and `unseen: released` invents nothing")
@@ -431,19 +438,38 @@ def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, rule: str, pr
 
 _FOUND: dict[str, Callable[[Spectrum, Sequence[Spectrum]], Weights]] = {
     "interpolate": interpolated_weights,
+    "interpolate_across": interpolated_weights,
     "interpolate_linear": partial(interpolated_weights, is_log=False),
     "nearest": nearest_weights,
 }
 
 
-def _weights(spectrum: Spectrum, table: RangeTable, rule: str, prefer: str = "") -> Weights:
+def _weights(spectrum: Spectrum, table: RangeTable, rule: str, gsd_m: float | None, prefer: str = "") -> Weights:
     layers = table.learned
     if rule not in _FOUND:
         raise AssignmentError("no trained range is exactly this band, and `unseen: refuse` allows no other")
-    own = tuple(one for one in layers if prefer and any(of.startswith(prefer) for of, _ in table.ranges[one].known))
-    layers = own if any(_holds(table.ranges[one].spectrum, spectrum) for one in own) else layers
+    holders = _holders(spectrum, table)
+    sensors = {of for of in holders if prefer and of.startswith(prefer)}
+    if not sensors and rule == "interpolate" and gsd_m is not None and isinstance(spectrum, OpticalRange):
+        sensors = _nearest_in_gsd(holders, table, gsd_m)
+    if sensors:
+        layers = tuple(one for one in layers if any(of in sensors for of, _ in table.ranges[one].known))
     found = _FOUND[rule](spectrum, [table.ranges[layer].spectrum for layer in layers])
     return {layers[index]: share for index, share in found.items()}
+
+
+def _holders(spectrum: Spectrum, table: RangeTable) -> set[str]:
+    """Find the training sensors of which a trained range holds the centre of a band."""
+    holding = (table.ranges[layer] for layer in table.learned)
+    return {of for entry in holding if _holds(entry.spectrum, spectrum) for of, _ in entry.known}
+
+
+def _nearest_in_gsd(sensors: set[str], table: RangeTable, gsd_m: float) -> set[str]:
+    """Choose the sensors nearest in ground sampling distance, by ratio; none where that of one is not known."""
+    if not sensors <= table.gsd_m.keys():
+        return set()
+    octaves = {of: abs(math.log2(table.gsd_m[of] / gsd_m)) for of in sensors}
+    return {of for of in sensors if octaves[of] == min(octaves.values())}
 
 
 def _holds(entry: Spectrum, spectrum: Spectrum) -> bool:
@@ -465,7 +491,7 @@ def _refusal(
     if rules.unseen == "refuse":
         advice = "leave these bands out, or allow `unseen: interpolate`"
     elif len(refused) == len(sensor.bands):
-        advice = "no band is left; use other bands, or a checkpoint that was trained on such a sensor"
+        advice = "no band is left; use other bands, a checkpoint trained on such a sensor, or a lower min_support"
     else:
         advice = "leave these bands out, or have them dropped with `out_of_span: drop`"
     total = counted(len(sensor.bands), "band")

@@ -18,6 +18,7 @@ from anyband.sensors.sensor import (
     Names,
     Number,
     OpticalRange,
+    Positive,
     RadarBeam,
     Sensor,
     Spectrum,
@@ -74,6 +75,8 @@ class RangeTable:
     """(sensor, band, range) as published for bands that were not trained; for `unseen: released` only."""
     untrained: Names = ()
     """Ranges with weights that no band of the training sensors met: nothing is read by them."""
+    gsd_m: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
+    """Ground sampling distance of the sensors that ranges are `known` of, metres; older tables name none."""
     statistics: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Normalisations by data set, as the table of the package writes them; `published_statistics` reads them."""
 
@@ -145,20 +148,22 @@ def ranges_from_sensors(sensors: Iterable[Sensor], *, min_iou: float = 0.95, nam
     """Make one range for each distinct band of the training sensors, in order of first appearance: bands share one
     where the intersection over union, or the ratio of frequencies of like radar bands, is at least `min_iou`."""
     ranges: list[TrainedRange] = []
+    sensors = tuple(sensors)
     for sensor in sensors:
         for band in sensor.bands:
             _add(ranges, sensor, band, min_iou=min_iou)
-    return RangeTable(name=name, ranges=tuple(ranges))
+    return RangeTable(name=name, ranges=tuple(ranges), gsd_m={sensor.name: sensor.gsd_m for sensor in sensors})
 
 
 def extend_ranges(table: RangeTable, sensors: Iterable[Sensor], *, min_iou: float = 0.95) -> RangeTable:
     """Add ranges for new bands of further sensors at the end; layers keep their places (see `ranges_from_sensors`)."""
-    ranges = list(table.ranges)
+    ranges, sensors = list(table.ranges), tuple(sensors)
     for sensor in sensors:
         for band in sensor.bands:
             if not any((sensor.name, band.name) in entry.known for entry in ranges):
                 _add(ranges, sensor, band, min_iou=min_iou)
-    return replace(table, name=f"{table.name}+", ranges=tuple(ranges))
+    gsd_m = {sensor.name: sensor.gsd_m for sensor in sensors} | {**table.gsd_m}
+    return replace(table, name=f"{table.name}+", ranges=tuple(ranges), gsd_m=gsd_m)
 
 
 def without_range(table: RangeTable, name: str) -> RangeTable:
@@ -185,12 +190,13 @@ def range_table_to_dict(table: RangeTable) -> dict[str, Any]:
     for sensor, band, name in table.published:
         published.setdefault(sensor, {})[band] = name
     written = {"name": table.name, "ranges": ranges, "declared": declared, "published": published}
-    return written | ({"untrained": list(table.untrained)} if table.untrained else {})
+    rest = {"untrained": list(table.untrained), "gsd_m": dict(table.gsd_m)}
+    return written | {key: value for key, value in rest.items() if value}
 
 
 def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table") -> RangeTable:
     """Read what `range_table_to_dict` wrote, or a table of the package; the round trip is exact."""
-    allowed = ("name", "ranges", "source", "declared", "published", "untrained", "statistics")
+    allowed = ("name", "ranges", "source", "declared", "published", "untrained", "gsd_m", "statistics")
     keys = checked(Table, raw, where=where, keys=allowed, required=("name", "ranges"))
     published = checked(dict[str, dict[str, Text]], keys.get("published") or {}, where=f"{where}: published")
     ranges = checked(Items, keys["ranges"], where=f"{where}: ranges")
@@ -212,6 +218,7 @@ def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table")
         name=checked(Text, keys["name"], where=f"{where}: name"),
         published=tuple((sensor, band, name) for sensor, bands in published.items() for band, name in bands.items()),
         untrained=checked(Names, keys.get("untrained") or (), where=f"{where}: untrained"),
+        gsd_m=checked(dict[str, Positive], keys.get("gsd_m") or {}, where=f"{where}: gsd_m"),
         statistics=keys.get("statistics") or {},
         ranges=tuple(made["ranges"]),
         declared=tuple(made["declared"]),
