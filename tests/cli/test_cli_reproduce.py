@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from published_folders import RENDERED
 from small_networks import small_checkpoint
 
 from anyband.cli import main
@@ -48,6 +49,73 @@ def test_a_row_is_printed_beside_the_published_number_and_what_is_missing_is_nam
     assert rows[2]["published"] == {"accuracy": 77.0}
     assert rows[2]["ours"]["accuracy"].endswith("]")
     assert rows[2]["num_samples"] == {"train": 36, "val": 0, "test": 4}
+
+
+# A row of each table beside those of table 5, and the settings by which it takes seconds.
+_QUICK = ("input.img_size=32", "knn.k=3", "fit.epochs=1", "linear.epochs=2", "head.channels=8", "fit.warmup_epochs=0")
+_ROWS = {
+    1: [("bigearthnet-mm", "BigEarthNet", 6)],
+    2: [("eurosat", "EuroSAT", 4)],
+    3: [("resisc45", "NWPU-RESISC45", 1)],
+    4: [("whu-rs19", "WHU-RS19", 1)],
+    5: [
+        ("hls-burn-scars", "hls_burn_scars", 1),
+        ("dynamicearthnet", "DynamicEarthNet", 1),
+        ("spacenet7", "spacenet7", 1),
+    ],
+    6: [("sickle", "sickle", 2)],
+    7: [("eurosat", "EuroSAT", 3)],
+    8: [("bigearthnet-mm", "BigEarthNet", 6)],
+}
+
+
+@pytest.fixture(scope="module")
+def v1_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "v1.safetensors"
+    save_checkpoint(path, small_checkpoint(img_size=32, depth=12, embed_dim=16))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("table", "source", "place", "count"),
+    [pytest.param(table, *row, id=f"{table}-{row[0]}") for table, rows in _ROWS.items() for row in rows],
+)
+def test_rows_of_each_table_run_end_to_end_on_a_folder_in_its_published_layout(
+    table: int, source: str, place: str, count: int, tmp_path: Path, v1_checkpoint: Path
+) -> None:
+    RENDERED[source](tmp_path / place)
+    rows = list(reproduce(table, tmp_path, checkpoint=str(v1_checkpoint), overrides=_QUICK))
+    done = [row for row in rows if "ours" in row]
+    assert len(done) == count, [row.get("missing") for row in rows]
+    for row in done:
+        assert row["ours"].keys() == row["published"].keys()
+        assert all(re.match(r"\d+\.\d+ \[", score) for score in row["ours"].values())
+    assert all("get it: " in row["missing"] for row in rows if row not in done)
+
+
+def test_what_torchgeo_can_fetch_is_fetched_where_that_is_allowed(
+    tmp_path: Path, v1_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(root: str, *, download: bool, checksum: bool) -> None:
+        assert download
+        assert checksum
+        Path(root).mkdir(exist_ok=True)
+        if not (tmp_path / "online").exists():
+            raise RuntimeError("the connection broke")
+        RENDERED["ucmerced"](Path(root))
+
+    def unreachable(root: str, **_: bool) -> None:
+        raise OSError(f"no route to the publisher of {Path(root).name}")
+
+    monkeypatch.setattr("torchgeo.datasets.EuroSAT", unreachable)
+    monkeypatch.setattr("torchgeo.datasets.UCMerced", fetch)
+    arguments = {"checkpoint": str(v1_checkpoint), "overrides": _QUICK}
+    assert "get it: " in list(reproduce(4, tmp_path, **arguments))[2]["missing"]
+    broken = list(reproduce(4, tmp_path, download=True, **arguments))[2]["missing"]
+    assert re.search(r"TorchGeo could not fetch UCMerced into '.*\.partial': the connection broke", broken)
+    (tmp_path / "online").touch()
+    assert "ours" in list(reproduce(4, tmp_path, download=True, **arguments))[2]
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_nothing_that_can_be_run_is_a_negative_answer(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,17 +3,14 @@
 The folders hold random pixels. They show that layout and shapes are right, and nothing else.
 """
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from affine import Affine
-from PIL import Image
+from published_folders import RENDERED
 from safetensors.torch import save_file
 from small_networks import small_checkpoint
 from torch import nn
@@ -23,10 +20,6 @@ from anyband.evaluate import run as run_module
 from anyband.evaluate.recipe import list_transfer_recipes, load_transfer_recipe
 from anyband.evaluate.run import _Steps, dry_run, dry_run_lines
 from anyband.models.checkpoint import save_checkpoint
-
-_RNG = np.random.default_rng(0)
-_PARTS = ("train",) * 4 + ("val", "test")
-_S2_PX = {"B01": 2, "B09": 2, "B02": 12, "B03": 12, "B04": 12, "B08": 12}
 
 
 @pytest.fixture(scope="module")
@@ -45,148 +38,16 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     def folder(source: str) -> Path:
         if source not in made:
             root = tmp_path_factory.mktemp("data")
-            made[source] = _WRITERS[source](root) or root
+            RENDERED[source](root)
+            made[source] = root
         return made[source]
 
     return folder
 
 
-def _tif(path: Path, pixels: np.ndarray, *, place: int = 0, gsd_m: float = 10.0) -> None:
-    """Write a GeoTIFF; equal places lie on equal ground."""
-    import rasterio
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bands, height, width = pixels.shape
-    transform = Affine(gsd_m, 0, 500_000, 0, -gsd_m, 5_000_000 + 10_000 * place)
-    shape = {"count": bands, "height": height, "width": width, "dtype": pixels.dtype}
-    with rasterio.open(path, "w", driver="GTiff", crs="EPSG:32632", transform=transform, **shape) as file:
-        file.write(pixels)
-
-
-def _dn(*shape: int) -> np.ndarray:
-    return _RNG.integers(100, 4000, shape).astype(np.uint16)
-
-
-def _class_folders(root: Path, names: tuple[str, str], write: Callable[[Path], None]) -> None:
-    for name in names:
-        (root / name).mkdir(parents=True)
-        for index in range(10):
-            write(root / name / f"{name}_{index}")
-
-
-def _eurosat(root: Path) -> None:
-    _class_folders(root, ("Forest", "River"), lambda path: _tif(path.with_suffix(".tif"), _dn(13, 16, 16)))
-
-
-def _pictures(names: tuple[str, str]) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        Image.fromarray(_RNG.integers(0, 255, (24, 24, 3)).astype(np.uint8)).save(path.with_suffix(".jpg"))
-
-    return lambda root: _class_folders(root, names, write)
-
-
-def _bigearthnet(root: Path) -> None:
-    for index in range(24):
-        optical, radar = f"S2A_{index}_1", f"S1A_{index}_1"
-        labels = [["Pastures", "Sea and ocean"][index % 2], *(["Mixed forest"] if index % 3 else [])]
-        for band in ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"):
-            size = _S2_PX.get(band, 6)
-            _tif(root / "BigEarthNet-v1.0" / optical / f"{optical}_{band}.tif", _dn(1, size, size), gsd_m=120 / size)
-        for band in ("VV", "VH"):
-            decibels = _RNG.normal(-12, 3, (1, 12, 12)).astype(np.float32)
-            _tif(root / "BigEarthNet-S1-v1.0" / radar / f"{radar}_{band}.tif", decibels)
-        metadata = {"labels": labels}
-        _json(root / "BigEarthNet-v1.0" / optical / f"{optical}_labels_metadata.json", metadata)
-        metadata |= {"corresponding_s2_patch": optical}
-        _json(root / "BigEarthNet-S1-v1.0" / radar / f"{radar}_labels_metadata.json", metadata)
-
-
-def _json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def _burn_scars(root: Path) -> None:
-    for part, count in (("training", 6), ("validation", 2)):
-        for index in range(count):
-            stem = f"subsetted_512x512_HLS.S30.T1{index}SDH.2018{190 + index}.v1.4"
-            _tif(root / part / f"{stem}_merged.tif", _RNG.random((6, 48, 48), dtype=np.float32), place=index)
-            _tif(root / part / f"{stem}.mask.tif", _RNG.integers(-1, 2, (1, 48, 48)).astype(np.int16), place=index)
-
-
-def _dfc2020(root: Path) -> None:
-    for part, count in (("test", 6), ("validation", 2)):
-        folder = root / f"ROIs0000_{part}"
-        for index in range(count):
-            patch = f"0_p{index}"
-            files = {kind: folder / f"{kind}_0" / f"ROIs0000_{part}_{kind}_{patch}.tif" for kind in ("s2", "s1", "dfc")}
-            _tif(files["s2"], _dn(13, 32, 32), place=index)
-            _tif(files["s1"], _RNG.normal(-12, 3, (2, 32, 32)).astype(np.float32), place=index)
-            _tif(files["dfc"], _RNG.choice([1, 2, 10], (1, 32, 32)).astype(np.uint16), place=index)
-
-
-def _dynamicearthnet(root: Path) -> Path:
-    table = root / "dynamicearthnet.csv"
-    rows = []
-    for index, part in enumerate(_PARTS):
-        _tif(root / f"{index}_planet.tif", _dn(4, 48, 48), place=index)
-        _tif(root / f"{index}_label.tif", _RNG.integers(0, 7, (1, 48, 48)).astype(np.uint8), place=index)
-        rows.append([f"{index}_planet.tif", f"{index}_label.tif", part, f"place {index}"])
-    with table.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["image", "label", "split", "place"], *rows])
-    return table
-
-
-def _sickle(root: Path) -> None:
-    rows = [["UNIQUE_ID", "PLOT_ID", "STANDARD_SEASON", "YEAR", "SPLIT"]]
-    for index in range(8):
-        rows.append([str(index), str(index), "Jan-June", "2018", "train" if index < 6 else "val"])
-        crops = _RNG.integers(1, 3, (16, 16))
-        _tif(root / "masks" / "10m" / f"{index}.tif", np.stack([np.full((16, 16), index), crops]).astype(np.float32))
-        for date in ("20180110", "20180211"):
-            path = root / "images" / "L8" / "npy" / str(index) / f"LC08_143053_{date}.npz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, **{band: _dn(6, 6) for band in (*(f"SR_B{number}" for number in range(1, 8)), "ST_B10")})
-    with (root / "sickle_dataset_tabular.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
-
-
-def _spacenet7(root: Path) -> None:
-    for index in range(8):
-        folder = root / "SN7_buildings" / "train" / f"L15-{index}"
-        stem = f"global_monthly_2018_0{index + 1}_mosaic_L15-{index}"
-        _tif(folder / "images" / f"{stem}.tif", _RNG.integers(1, 255, (4, 32, 32)).astype(np.uint8), place=index)
-        corner = {"west": 500_050, "north": 5_000_000 + 10_000 * index - 40}
-        _buildings(folder / "labels" / f"{stem}_Buildings.geojson", **corner)
-
-
-def _buildings(path: Path, *, west: float, north: float) -> None:
-    import geopandas
-    from shapely.geometry import box
-
-    path.parent.mkdir(parents=True)
-    houses = geopandas.GeoSeries([box(west, north - 90, west + 80, north)], crs="EPSG:32632")
-    path.write_text(houses.to_crs("EPSG:4326").to_json(), encoding="utf-8")
-
-
-_WRITERS: dict[str, Callable[[Path], Path | None]] = {
-    "eurosat": _eurosat,
-    "whu-rs19": _pictures(("Beach", "Bridge")),
-    "ucmerced": _pictures(("beach", "river")),
-    "resisc45": _pictures(("beach", "river")),
-    "bigearthnet-mm": _bigearthnet,
-    "hls-burn-scars": _burn_scars,
-    "dfc2020": _dfc2020,
-    "dynamicearthnet.csv": _dynamicearthnet,
-    "sickle": _sickle,
-    "torchgeo:SpaceNet7": _spacenet7,
-}
-
-
 def _run(name: str, data: Path | str, checkpoint: Path | str, *changes: str) -> dict[str, Any]:
-    source = load_transfer_recipe(name).data.source
-    key = "source" if source.endswith(".csv") else "root"
     recipe = load_transfer_recipe(
-        name, [f"data.{key}={data}", f"checkpoint={checkpoint}", "input.img_size=32", *changes]
+        name, [f"data.root={data}", f"checkpoint={checkpoint}", "input.img_size=32", *changes]
     )
     assert recipe.protocol is not None
     return dry_run(recipe, recipe.protocol)
@@ -204,15 +65,10 @@ def _recipes() -> list[Any]:
     return found
 
 
-# TorchGeo 0.8 drops rows in a way that pandas 3 deprecates.
-@pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
 @pytest.mark.parametrize("name", _recipes())
 def test_a_recipe_of_the_paper_passes_on_a_folder_laid_out_like_its_data(
-    name: str, folder_of: Callable[[str], Path], deep_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, folder_of: Callable[[str], Path], deep_checkpoint: Path
 ):
-    if "spacenet7" in name:
-        # TorchGeo brings these images to 1024 pixels, of which a tiny network would need thousands of windows.
-        monkeypatch.setattr("torchgeo.datasets.SpaceNet7.chip_size", {})
     source = load_transfer_recipe(name).data.source
     found = _run(name, folder_of(source), deep_checkpoint, "head.channels=16")
     assert found["ok"], dry_run_lines(found)

@@ -138,3 +138,45 @@ def test_an_ignored_sample_leaves_scores_alone() -> None:
     counts = np.array([[[3, 1], [0, 4]], [[0, 0], [0, 0]]])
     assert kind.score(counts) == pytest.approx((3 / 4 + 4 / 5) / 2)
     assert np.isnan(kind.score(counts[1:]))
+
+
+def _dice(probabilities: np.ndarray, wanted: np.ndarray) -> float:
+    """V-Net's score with denominators of first order, of one class of one image."""
+    return float((2 * (probabilities * wanted).sum() + 1e-6) / (probabilities.sum() + wanted.sum() + 1e-6))
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_dice_loss_is_one_minus_the_mean_score_of_images_and_classes(num_classes: int) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, num_classes, 5, 6)).astype(np.float32)
+    classes = rng.integers(-1, num_classes, (3, 5, 6))
+    classes[2] = -1
+    exponents = np.exp(logits)
+    shares = exponents / exponents.sum(axis=1, keepdims=True)
+    counted = range(1, 2) if num_classes == 2 else range(num_classes)
+    scores = [
+        _dice(shares[image, one][classes[image] >= 0], (classes[image] == one)[classes[image] >= 0])
+        for image in range(2)
+        for one in counted
+    ]
+    found = ClassMaps(num_classes, loss="dice").loss(torch.from_numpy(logits), torch.from_numpy(classes))
+    assert found.item() == pytest.approx(1 - np.mean(scores), abs=1e-5)
+
+
+def test_dice_loss_of_two_classes_is_that_of_one_logit() -> None:
+    """As PANGAEA trains buildings: the sigmoid of one output, and the Dice score of the class alone."""
+    logit, classes = torch.randn(2, 1, 4, 4), torch.randint(0, 2, (2, 4, 4))
+    two = torch.cat([torch.zeros_like(logit), logit], dim=1)
+    probability, wanted = logit[:, 0].sigmoid(), classes.float()
+    both, all_ = ((one + 1e-6) for one in ((2 * probability * wanted).sum((1, 2)), (probability + wanted).sum((1, 2))))
+    found = ClassMaps(2, loss="dice").loss(two, classes)
+    torch.testing.assert_close(found, 1 - (both / all_).mean())
+
+
+def test_dice_loss_without_labels_is_zero_and_has_a_gradient() -> None:
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    loss = ClassMaps(3, loss="dice").loss(logits, torch.full((1, 2, 2), -1))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from sklearn.model_selection import train_test_split
 
 from anyband.errors import InputError, ManifestError, RecipeError
 from anyband.labelled import open_task_data
@@ -241,3 +243,23 @@ def test_a_folder_of_something_else_is_refused_with_what_is_wanted(name: str, tm
 def test_an_unknown_set_is_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"there is no published data set 'dfc2021' .*; did you mean 'dfc2020'"):
         open_published(_spec("dfc2021", tmp_path), seed=0)
+
+
+def test_burn_scars_may_have_the_validation_of_pangaea(burn_scars: Path) -> None:
+    """scikit-learn's draw of a tenth with seed 23, of the training images in the order of their names."""
+    data = open_published(_spec("hls-burn-scars", burn_scars, val="pangaea"), seed=7)
+    training = sorted(path.name for path in burn_scars.rglob("training/*_merged.tif"))
+    chosen = train_test_split(training, test_size=0.1, random_state=23)[1]
+    assert [Path(data.names[index]).name for index in data.split("val")] == chosen
+    assert data.statistics == "HLS Burn Scars"
+
+
+def test_what_burn_scars_mark_as_no_data_is_missing(burn_scars: Path, raster) -> None:
+    first = min(burn_scars.rglob("training/*_merged.tif"))
+    with rasterio.open(first, "r+") as file:
+        pixels = file.read()
+        pixels[:, 2, 3] = 9999
+        file.write(pixels)
+    image = open_published(_spec("hls-burn-scars", burn_scars), seed=0).read(0).images[0]
+    assert not image.valid[:, 2, 3].any()
+    assert image.valid.sum() == 6 * (16 * 16 - 1)

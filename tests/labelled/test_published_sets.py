@@ -33,7 +33,8 @@ def _picture(path: Path, *, seed: int, size_px: int = 8) -> None:
 
 def test_the_list_names_every_reader() -> None:
     assert (
-        *("bigearthnet-mm", "dfc2020", "eurosat", "fmow-pairs", "hls-burn-scars", "resisc45", "sickle", "ucmerced"),
+        *("bigearthnet-mm", "dfc2020", "dynamicearthnet", "eurosat", "fmow-pairs", "hls-burn-scars", "resisc45"),
+        *("sickle", "spacenet7", "ucmerced"),
         "whu-rs19",
     ) == PUBLISHED
 

@@ -97,7 +97,7 @@ def test_pictures_of_dfc2020_are_made_by_the_sets_own_mean_and_deviation():
         (
             "EuroSatt",
             "sentinel2-l1c",
-            r"BigEarthNet, DFC2020\); did you mean 'EuroSAT'\?",
+            r"BigEarthNet, DFC2020, HLS Burn Scars, DynamicEarthNet, SpaceNet7\); did you mean 'EuroSAT'\?",
         ),
         ("EuroSAT", "maxar-rgb", r"of 'EuroSAT' is of sentinel2-l1c, and the images are declared as 'maxar-rgb'; take"),
         ("BigEarthNet", "maxar-rgb", r"is of sentinel2-l2a and sentinel1-grd, and"),

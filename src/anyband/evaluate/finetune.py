@@ -147,6 +147,8 @@ def _check(context: Context) -> None:
             f"fit.label_smoothing spreads one class a sample over the others, and '{data.name}' is of kind "
             f"'{data.kind}'; set fit.label_smoothing=0"
         )
+    if recipe.fit.loss != "cross_entropy":
+        raise RecipeError(f"fit.loss={recipe.fit.loss} is for maps of classes, and '{data.name}' has labels of images")
     assert data.targets is not None
     if data.kind != "number":
         train, *others = (_labels_only(data, data.split(split)) for split in ("train", "val", "test"))

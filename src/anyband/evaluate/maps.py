@@ -35,7 +35,7 @@ from anyband.evaluate.fitting import (
 )
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import Counted, chosen_epoch, count_map, map_predictions, metric_of, value_of
-from anyband.evaluate.recipe import AugmentRecipe
+from anyband.evaluate.recipe import AugmentRecipe, MapLoss
 from anyband.evaluate.samples import TaskBatch
 from anyband.labelled.samples import TaskData
 from anyband.models.heads import LinearHead, UPerNetHead, head_blocks, load_head, make_head, resized
@@ -60,21 +60,25 @@ _HEAD_SAMPLES = 8
 # chosen: what is left is for the head, its activations, and reading.
 _MEMORY_SHARE = 0.4
 _FLOAT_BYTES = 4
+# Two classes are one question. A class that is absent and not predicted scores 1. Source of the smoothing: PANGAEA.
+_TWO, _DICE_SMOOTH = 2, 1e-6
 
 Read = Callable[[Float[Array, "output row col"]], Num[Array, "row col"]]
 """Makes a map of a network's outputs."""
 
 
 class ClassMaps:
-    """Maps of classes: cross entropy, mean intersection over union."""
+    """Maps of classes: cross entropy or Dice loss, mean intersection over union."""
 
-    def __init__(self, num_classes: int, *, label_smoothing: float = 0.0) -> None:
+    def __init__(self, num_classes: int, *, label_smoothing: float = 0.0, loss: MapLoss = "cross_entropy") -> None:
         self.num_outputs = num_classes
-        self._label_smoothing = label_smoothing
+        self._label_smoothing, self._loss = label_smoothing, loss
 
     def loss(self, logits: Float[Tensor, "sample class row col"], classes: Int[Tensor, "sample row col"]) -> Tensor:
-        """Compute the mean cross entropy over the labelled pixels (class not −1), smoothed there; 0 without any."""
+        """Compute the mean over the labelled pixels (class not −1), 0 without any; cross entropy is smoothed there."""
         smoothing = self._label_smoothing
+        if self._loss == "dice":
+            return _dice_loss(logits, classes)
         # A batch without labels has no gradient; a mean over no pixels would be NaN.
         summed = functional.cross_entropy(logits, classes, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
         return summed / (classes >= 0).sum().clamp(min=1)
@@ -85,6 +89,21 @@ class ClassMaps:
     def score(self, counts: Num[Array, "sample class class"]) -> float:
         """Compute the mIoU over the pixels of all samples; NaN where no pixel has a label."""
         return value_of(metric_of("class_map", {"confusion": counts}, "miou"), num_samples=len(counts))
+
+
+def _dice_loss(logits: Float[Tensor, "sample class row col"], classes: Int[Tensor, "sample row col"]) -> Tensor:
+    """Compute 1 − the mean Dice score of each sample with labels and each class; of two classes the second alone.
+    Source: Milletari, Ahmadi & Navab, V-Net, arXiv 1606.04797, with denominators of first order; a single logit, as
+    PANGAEA (arXiv 2412.04204) has it for buildings, is the difference of two.
+    """
+    labelled = (classes >= 0)[:, None]
+    shares = logits.float().softmax(dim=1) * labelled
+    wanted = functional.one_hot(classes.clamp(min=0), logits.shape[1]).movedim(-1, 1) * labelled
+    if logits.shape[1] == _TWO:
+        shares, wanted = shares[:, 1:], wanted[:, 1:]
+    both, all_ = ((values.sum(dim=(2, 3)) + _DICE_SMOOTH) for values in (2 * shares * wanted, shares + wanted))
+    has_labels = labelled.any(dim=3).any(dim=2).to(shares.dtype)
+    return ((1 - both / all_) * has_labels).sum() / (has_labels.sum() * shares.shape[1]).clamp(min=1)
 
 
 class NumberMaps:
@@ -152,8 +171,10 @@ def fit_maps(context: Context) -> list[Result]:
     """
     data, recipe = context.data, context.recipe
     augment, smoothing, num_classes = recipe.fit.augment, recipe.fit.label_smoothing, len(data.classes)
-    if data.kind == "number_map" and smoothing:
-        raise RecipeError("fit.label_smoothing is for classes, and these data have numbers; set it to 0")
+    if data.kind == "number_map" and (smoothing or recipe.fit.loss != "cross_entropy"):
+        raise RecipeError(
+            "fit.label_smoothing and fit.loss are for classes, and these data have numbers; leave them out"
+        )
     for split, count in data.num_samples.items():
         if not count and (split == "test" or not recipe.eval_only):
             raise InputError(f"'{data.name}' has no sample in '{split}'; look at data.split")
@@ -174,7 +195,7 @@ def fit_maps(context: Context) -> list[Result]:
     elif data.kind == "number_map":
         kind = number_maps_of(context.reader.target(int(sample)) for sample in data.split("train"))
     else:
-        kind = ClassMaps(num_classes, label_smoothing=smoothing)
+        kind = ClassMaps(num_classes, label_smoothing=smoothing, loss=context.recipe.fit.loss)
     # For changed or not the order of dates says nothing, for kinds of change it does.
     dates: Difference = "absolute" if num_classes == 2 else "signed"
     difference = dates if context.protocol == "change" else None

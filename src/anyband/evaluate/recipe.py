@@ -62,6 +62,7 @@ Resize = Literal["whole", "native", "short_side"]
 """How images meet the network's size: resized whole; cut into windows of their own pixels; or, for image-level tasks,
 the short side brought to 8/7 of the network's size and the centre cut out."""
 
+MapLoss = Literal["cross_entropy", "dice"]
 HeadKind = Literal["linear", "dfc2020", "upernet"]
 """Heads for maps: a 1×1 convolution after the final norm, the same before it, or UPerNet over four blocks."""
 
@@ -161,6 +162,8 @@ class FitRecipe(Recipe):
     """Share of samples whose last block is skipped; falls to 0 at the first."""
     label_smoothing: Below1 = 0.0
     """Share of a label that goes to all classes."""
+    loss: MapLoss = "cross_entropy"
+    """Of maps of classes; see `ClassMaps`."""
     clip_grad_norm: Over0 | None = None
     """Largest norm of a gradient; null: any."""
     patience: Count | None = None
@@ -173,6 +176,10 @@ class FitRecipe(Recipe):
         need(
             self.warmup_epochs <= self.epochs,
             f"fit.warmup_epochs must be from 0 to fit.epochs {self.epochs}, found {self.warmup_epochs:g}",
+        )
+        need(
+            self.loss == "cross_entropy" or self.label_smoothing == 0,
+            f"fit.label_smoothing is of cross entropy, and fit.loss is {self.loss}; leave one of them out",
         )
         return self
 

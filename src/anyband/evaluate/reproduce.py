@@ -1,5 +1,6 @@
 """Tables of the paper, row by row: which data and weights a row needs, and its scores beside the published ones."""
 
+import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,16 @@ def reproduce(
         yield {**found, "ours": ours, "num_samples": dict(first.num_samples), "notes": list(first.notes)}
 
 
+def _fetch(name: str, place: Path) -> None:
+    """Have TorchGeo fetch a data set, by its checksums; an interrupted download stays beside and is taken up again."""
+    partial = place.with_name(place.name + ".partial")
+    try:
+        getattr(importlib.import_module("torchgeo.datasets"), name)(root=str(partial), download=True, checksum=True)
+    except (ImportError, OSError, RuntimeError) as problem:
+        raise InputError(f"TorchGeo could not fetch {name} into '{partial}': {problem}") from problem
+    partial.rename(place)
+
+
 def _recipe_of(
     row: dict[str, Any],
     known: dict[str, Any],
@@ -78,8 +89,10 @@ def _recipe_of(
 ) -> TransferRecipe:
     """Load the recipe of a row with its data and weights; what is not there is an error that says where to get it."""
     name, data = f"paper/{row['recipe']}", known["data"][row["data"]]
-    place, source = root / data["place"], load_transfer_recipe(name).data.source
-    if not place.exists() and not (download and source.startswith("torchgeo:")):
+    place = root / data["place"]
+    if not place.exists() and download and "torchgeo" in data:
+        _fetch(data["torchgeo"], place)
+    if not place.exists():
         raise InputError(f"no {row['data']} at '{place}'; get it: {data['get']}")
     if eval_only and "head" not in row:
         raise RecipeError("no head was released for this row; leave out --eval-only to fit one")
@@ -92,7 +105,7 @@ def _recipe_of(
         checkpoint = str(run / "encoder.safetensors")
     elif checkpoint is None:
         checkpoint = known["weights"][row["weights"]]
-    changes = [f"checkpoint={checkpoint}", f"data.{'source' if place.suffix else 'root'}={place}"]
+    changes = [f"checkpoint={checkpoint}", f"data.root={place}"]
     changes += [f"data.split.fraction={row['fraction']}"] if "fraction" in row else []
     changes += ["eval_only=true"] if eval_only else []
     return load_transfer_recipe(name, [*changes, *overrides])

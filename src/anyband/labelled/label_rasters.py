@@ -60,7 +60,9 @@ def read_labels(
         GeometryError: it lies on another grid than the image.
     """
     with closing(open_sheet(file.path)) as sheet:
-        position = band_of(sheet, file.variable, what="label raster", option="label_variable")
+        position = 0
+        if file.coded != "one_hot":
+            position = band_of(sheet, file.variable, what="label raster", option="label_variable")
         # Without georeference the sizes must agree.
         same = (sheet.height, sheet.width) == (grid.height, grid.width)
         if same and sheet.crs is not None and grid.crs is not None:
@@ -76,6 +78,9 @@ def read_labels(
                 f"{_described(grid.crs, grid.transform, grid.height, grid.width)}. Labels have a value for each pixel "
                 f"of the image: resample them, for example by `rio warp LABELS NEW --like IMAGE --resampling nearest`"
             )
+        if file.coded == "one_hot":
+            bands = sheet.read(list(range(len(sheet.nodata))), window)[0] != 0
+            return bands.argmax(axis=0).astype(np.int16), bands.any(axis=0)
         stored, with_data = sheet.read([position], window)
         values = stored[0]
         known = np.ones(values.shape, dtype=bool) if with_data is None else with_data[0].copy()
@@ -97,6 +102,8 @@ def read_labels(
     for remark, pixels in said.items():
         if remarks is not None and pixels.any():
             remarks.setdefault(remark, {})[file.path, window] = int(pixels.sum())
+    if file.coded == "non_zero":
+        return (values != 0).astype(np.int16), known
     return (values * scaling[0] + scaling[1], known) if scaling is not None and file.by_tags else (values, known)
 
 

@@ -378,6 +378,7 @@ class _Maps:
             contents.append((PARTIAL if content.startswith(PARTIAL) else "") + state.hexdigest())
             own = (labels.outside,) if isinstance(labels, PolygonLabels) else (labels.variable, labels.nodata)
             own = (*own, "tags") if isinstance(labels, LabelFile) and labels.by_tags else own
+            own = (*own, labels.coded) if isinstance(labels, LabelFile) and labels.coded != "values" else own
             images = [
                 (entry.sensor.name, entry.sensor.band_names, entry.encoding, entry.source.nodata)
                 for entry in scene.sample.images

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from anyband.data.manifest import COLUMNS, MANIFEST_ENDINGS, ImageEntry, parse_entry, rows_of
 from anyband.data.store import SPLITS, Split
@@ -57,6 +57,9 @@ class LabelFile:
     """Value of a raster that means "no label", instead of its own; NaN: none does."""
     by_tags: bool = False
     """Whether the scale and offset that tags of a raster say are applied."""
+    coded: Literal["values", "one_hot", "non_zero"] = "values"
+    """How a raster holds classes: as its values; a band for each, not 0 where it is (pixels that are 0 in all have no
+    label); or one class where the value is not 0, numbered 1, and 0 elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -275,7 +275,7 @@ class AssignmentRules:
         own = f"{sensor.name}/{band.name}"
         if own in rules:
             return rules[own], True
-        published = {(of, one): name for of, one, name in table.published}.get((sensor.name, band.name))
+        published = table.published_as(sensor.name, band.name)
         for entry in (*table.ranges, *table.declared):
             is_meant = entry.name == published if published else _holds(entry.spectrum, band.spectrum)
             if entry.name in rules and is_meant:
@@ -428,12 +428,13 @@ def mixing_of_ranges(
 def _unseen_weights(sensor: Sensor, band: Band, table: RangeTable, rule: str, prefer: str) -> Weights:
     if rule != "released":
         return _weights(band.spectrum, table, rule, sensor.gsd_m, prefer)
-    name = {(of, one): name for of, one, name in table.published}.get((sensor.name, band.name))
+    name = table.published_as(sensor.name, band.name)
     if name is None:
         raise AssignmentError(f"'{table.name}' declares nothing for it, and `unseen: released` invents nothing")
-    if name in table.range_names:
-        return {table.range_names.index(name): 1.0}
-    return _released_weights(next(entry for entry in table.declared if entry.name == name), table)
+    of_name = (entry for entry in table.declared if entry.name == name)
+    return (
+        {table.range_names.index(name): 1.0} if name in table.range_names else _released_weights(next(of_name), table)
+    )
 
 
 _FOUND: dict[str, Callable[[Spectrum, Sequence[Spectrum]], Weights]] = {

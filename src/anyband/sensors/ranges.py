@@ -103,6 +103,10 @@ class RangeTable:
         """Layers of the ranges that learned something."""
         return tuple(layer for layer, entry in enumerate(self.ranges) if entry.name not in self.untrained)
 
+    def published_as(self, sensor: str, band: str) -> str | None:
+        """Look up the range that a band that was not trained is, as published; None: nothing is."""
+        return {(of, one): name for of, one, name in self.published}.get((sensor, band))
+
 
 @functools.cache
 def load_ranges(name_or_path: str | Path) -> RangeTable:
@@ -147,21 +151,18 @@ def published_statistics(
 def ranges_from_sensors(sensors: Iterable[Sensor], *, min_iou: float = 0.95, name: str = "from_data") -> RangeTable:
     """Make one range for each distinct band of the training sensors, in order of first appearance: bands share one
     where the intersection over union, or the ratio of frequencies of like radar bands, is at least `min_iou`."""
-    ranges: list[TrainedRange] = []
-    sensors = tuple(sensors)
-    for sensor in sensors:
-        for band in sensor.bands:
-            _add(ranges, sensor, band, min_iou=min_iou)
+    ranges, sensors = list[TrainedRange](), tuple(sensors)
+    for sensor, band in _bands_of(sensors):
+        _add(ranges, sensor, band, min_iou=min_iou)
     return RangeTable(name=name, ranges=tuple(ranges), gsd_m={sensor.name: sensor.gsd_m for sensor in sensors})
 
 
 def extend_ranges(table: RangeTable, sensors: Iterable[Sensor], *, min_iou: float = 0.95) -> RangeTable:
     """Add ranges for new bands of further sensors at the end; layers keep their places (see `ranges_from_sensors`)."""
     ranges, sensors = list(table.ranges), tuple(sensors)
-    for sensor in sensors:
-        for band in sensor.bands:
-            if not any((sensor.name, band.name) in entry.known for entry in ranges):
-                _add(ranges, sensor, band, min_iou=min_iou)
+    for sensor, band in _bands_of(sensors):
+        if not any((sensor.name, band.name) in entry.known for entry in ranges):
+            _add(ranges, sensor, band, min_iou=min_iou)
     gsd_m = {sensor.name: sensor.gsd_m for sensor in sensors} | {**table.gsd_m}
     return replace(table, name=f"{table.name}+", ranges=tuple(ranges), gsd_m=gsd_m)
 
@@ -223,6 +224,10 @@ def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table")
         ranges=tuple(made["ranges"]),
         declared=tuple(made["declared"]),
     )
+
+
+def _bands_of(sensors: Iterable[Sensor]) -> list[tuple[Sensor, Band]]:
+    return [(sensor, band) for sensor in sensors for band in sensor.bands]
 
 
 def _add(ranges: list[TrainedRange], sensor: Sensor, band: Band, *, min_iou: float) -> None:

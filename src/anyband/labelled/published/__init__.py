@@ -35,7 +35,8 @@ _INSTEAD = "take `statistics: data` to count them on the training images"
 
 _CLASS_FOLDERS: dict[str, Any] = read_yaml(_FOLDER / "class_folders.yaml", error=CatalogueError)
 
-PUBLISHED = tuple(sorted((*_CLASS_FOLDERS, "bigearthnet-mm", "dfc2020", "fmow-pairs", "hls-burn-scars", "sickle")))
+_MAPS = ("dfc2020", "dynamicearthnet", "hls-burn-scars", "sickle", "spacenet7")
+PUBLISHED = tuple(sorted((*_CLASS_FOLDERS, "bigearthnet-mm", "fmow-pairs", *_MAPS)))
 """Names of the data sets, in alphabetic order."""
 
 
@@ -49,11 +50,13 @@ def open_published(spec: DataSpec, *, seed: int) -> TaskData:
         return _open_bigearthnet(spec, seed=seed)
     if spec.source == "fmow-pairs":
         return _open_fmow_pairs(spec, seed=seed)
-    if spec.source in ("dfc2020", "hls-burn-scars", "sickle"):
+    if spec.source in _MAPS:
         # Late: maps take libraries that whole images do not.
         from anyband.labelled.published.maps import open_burn_scars, open_dfc2020, open_sickle
+        from anyband.labelled.published.planet import open_dynamicearthnet, open_spacenet7
 
         openers = {"dfc2020": open_dfc2020, "hls-burn-scars": open_burn_scars, "sickle": open_sickle}
+        openers |= {"dynamicearthnet": open_dynamicearthnet, "spacenet7": open_spacenet7}
         return openers[spec.source](spec, seed=seed)
     raise ManifestError(
         f"there is no published data set '{spec.source}' (known: {', '.join(PUBLISHED)})"
@@ -130,6 +133,8 @@ def published_statistics_of(
     """
     title, entry = _published_set(name)
     images = _images_of(title, entry["images"], sensor, any_unit=moments is not None)
+    if "moments" in images:
+        return _unclipped(title, images, sensor)
     by_range = published_statistics(images["set"], table_name=images["table"])
     table = load_ranges(images["table"])
     ranges = {band: entry.name for entry in table.ranges for of, band in entry.known if of == sensor.name}
@@ -147,9 +152,25 @@ def published_statistics_of(
     return found
 
 
+def _unclipped(title: str, images: Mapping[str, Any], sensor: Sensor) -> dict[str, BandStatistics]:
+    """Give (value − mean) / deviation: p01 and p99 are the ends of what bands hold, so that nothing is clipped."""
+    known, scale, (low, high) = images["moments"], images["unit_scale"], images["span"]
+    missing = [band.name for band in sensor.bands if band.name not in known]
+    if missing:
+        raise CatalogueError(
+            f"the published normalisation of '{title}' has no band {', '.join(missing)} of '{sensor.name}' "
+            f"(it has {', '.join(known)}); leave the band out with data.bands, or {_INSTEAD}"
+        )
+    moments = {band.name: (known[band.name][0] * scale, known[band.name][1] * scale) for band in sensor.bands}
+    return {
+        band: BandStatistics(p01=low, p99=high, mean=(mean - low) / (high - low), std=std / (high - low))
+        for band, (mean, std) in moments.items()
+    }
+
+
 def _images_of(
-    title: str, entries: Sequence[Mapping[str, str]], sensor: Sensor, *, any_unit: bool
-) -> Mapping[str, str]:
+    title: str, entries: Sequence[Mapping[str, Any]], sensor: Sensor, *, any_unit: bool
+) -> Mapping[str, Any]:
     found = next((entry for entry in entries if entry["sensor"] == sensor.name), None)
     if found is None:
         raise CatalogueError(

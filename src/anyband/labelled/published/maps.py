@@ -38,7 +38,7 @@ from anyband.rasters.reader import open_sheet
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import Band, Sensor
 
-__all__ = ["open_burn_scars", "open_dfc2020", "open_sickle"]
+__all__ = ["open_burn_scars", "open_dfc2020", "open_sickle", "row_of"]
 
 # Maps of labels that TorchGeo lacks, read by the names of their files. Tested on small folders laid out so, not on the
 # published files; what is not certain is said where it stands.
@@ -51,6 +51,10 @@ _HLS_WANTED = (
     "folders `training` and `validation` with `subsetted_512x512_HLS.S30.TILE.DATE.v1.4_merged.tif` and "
     "`subsetted_512x512_HLS.S30.TILE.DATE.v1.4.mask.tif`"
 )
+# Source: the page of the data set.
+_HLS_NODATA = 9999.0
+# Source: PANGAEA (arXiv 2412.04204), `datasets/hlsburnscars.py` of github.com/yurujaja/pangaea-bench.
+_PANGAEA_VAL, _PANGAEA_SEED = 0.1, 23
 _HLS_NAME = re.compile(r"HLS\.[SL]30\.T\w{5}\.(\d{7})\.")
 
 # Source: Yokoya et al., "2020 IEEE GRSS Data Fusion Contest", IEEE GRSM 8(1), 2020: simplified IGBP classes. Savanna
@@ -78,6 +82,8 @@ _DFC_NAME = re.compile(r"_(s2|s1|dfc)_(.*)$")
 # Sensor, encoding, and bands of a file in their order, of each kind of image.
 _SLOTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "HLS": ("hls-s30", "physical", _HLS_BANDS),
+    "Planet Fusion": ("planetscope-4b", "sr", ("blue", "green", "red", "nir")),
+    "Planet mosaic": ("maxar-rgb", "dn", ("R", "G", "B")),
     "S2": ("sentinel2-l1c", "dn", _S2_ORDER),
     "S1": ("sentinel1-grd", "db", ("VV", "VH")),
 }
@@ -86,13 +92,23 @@ _LEFT_OUT = "B10"
 
 
 def open_burn_scars(spec: DataSpec, *, seed: int) -> TaskData:
-    """Open HLS Burn Scars: 512 × 512 pixels of six bands of HLS S30 as reflectance, and masks of −1, 0, 1."""
-    options_of(spec, {})
+    """Open HLS Burn Scars: 512 × 512 pixels of six bands of HLS S30 as reflectance, and masks of −1, 0, 1.
+    Option `val`: `drawn` (default) draws `split.val` of training by the recipe's seed, `pangaea` takes the tenth of
+    PANGAEA. The published validation is the test split.
+    """
+    val = options_of(spec, {"val": ("drawn", "pangaea")})["val"]
     root = known_root(spec, wanted=_HLS_WANTED)
     folders = {_below(root, name, wanted=_HLS_WANTED): split for name, split in _HLS_SPLITS.items()}
     samples = [one for folder, split in folders.items() for one in _burn_scars_of(folder, split, spec)]
+    if val == "pangaea":
+        # Late: it takes a second to import.
+        from sklearn.model_selection import train_test_split
+
+        training = np.arange(sum(one.split == "train" for one in samples))
+        chosen = set(train_test_split(training, test_size=_PANGAEA_VAL, random_state=_PANGAEA_SEED)[1].tolist())
+        samples = [replace(one, split="val") if index in chosen else one for index, one in enumerate(samples)]
     declared = replace(spec, kind="class_map", classes=spec.classes or _HLS_CLASSES, ignore=spec.ignore or (-1,))
-    return map_data(samples, declared, name=spec.source, seed=seed)
+    return replace(map_data(samples, declared, name=spec.source, seed=seed), statistics="HLS Burn Scars")
 
 
 def _burn_scars_of(folder: Path, split: Split, spec: DataSpec) -> list[ListedSample]:
@@ -103,7 +119,8 @@ def _burn_scars_of(folder: Path, split: Split, spec: DataSpec) -> list[ListedSam
             raise ManifestError(f"'{image}' has no mask '{label.name}'. '{spec.source}' wants: {_HLS_WANTED}")
         named = _HLS_NAME.search(image.name)
         date = None if named is None else dt.datetime.strptime(named[1], "%Y%j").replace(tzinfo=dt.UTC)
-        entry = make_entry(_row(image, "HLS", spec, slot=0) | {"datetime": date}, 0, folder=folder, spec=spec)
+        row = row_of(image, "HLS", spec, slot=0) | {"datetime": date, "nodata": _HLS_NODATA}
+        entry = make_entry(row, 0, folder=folder, spec=spec)
         samples.append(ListedSample(name="", images=(entry,), label=LabelFile(path=label, variable="1"), split=split))
     if not samples:
         raise ManifestError(f"'{folder}' has no `*_merged.tif`. '{spec.source}' wants: {_HLS_WANTED}")
@@ -143,7 +160,9 @@ def _dfc_of(folder: Path, split: Split, spec: DataSpec, images: Sequence[str]) -
         ListedSample(
             name="",
             images=tuple(
-                make_entry(_row(files[image.casefold()][patch], image, spec, slot=slot), slot, folder=folder, spec=spec)
+                make_entry(
+                    row_of(files[image.casefold()][patch], image, spec, slot=slot), slot, folder=folder, spec=spec
+                )
                 for slot, image in enumerate(images)
             ),
             label=LabelFile(path=files["dfc"][patch], variable="1"),
@@ -167,7 +186,7 @@ def _below(root: Path, name: str, *, wanted: str) -> Path:
     return found[0]
 
 
-def _row(path: Path, image: str, spec: DataSpec, *, slot: int) -> dict[str, object]:
+def row_of(path: Path, image: str, spec: DataSpec, *, slot: int) -> dict[str, object]:
     """What is known of an image; bands that are requested are found by their order in the file."""
     name, encoding, order = _SLOTS[image]
     sensor = get_sensor(name)
