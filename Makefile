@@ -19,7 +19,7 @@ help:
 # The stamp is written last, so an interrupted installation is taken up again.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; }
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[hub,netcdf,lora,torchgeo,archive,bench,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[hub,netcdf,lora,torchgeo,archive,skimage,dev]'
 	touch $@
 
 demo: $(VENV)/.installed # simulate, prepare, pre-train, evaluate, embed, and write $(OUT)/report.html

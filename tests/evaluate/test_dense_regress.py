@@ -140,5 +140,7 @@ def test_training_without_numbers_is_refused(tiny_encoder: SensorEncoder, number
 
 
 def test_label_smoothing_is_refused(tiny_encoder: SensorEncoder, number_map_data: TaskData) -> None:
-    with pytest.raises(RecipeError, match=r"fit.label_smoothing is for classes, and these data have numbers"):
+    with pytest.raises(
+        RecipeError, match=r"fit.label_smoothing and fit.loss are for classes, and these data have numbers"
+    ):
         fit_maps(_context(tiny_encoder, number_map_data, fit=_FIT.changed(label_smoothing=0.1)))

@@ -1,16 +1,21 @@
 """Labelled samples as network input."""
 
+import sys
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from skimage.transform import rescale
 from torchvision.transforms.v2 import functional as vision
 
 from anyband.encode.encoder import SensorEncoder
+from anyband.errors import InputError, RecipeError
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.recipe import AugmentRecipe, FitRecipe, InputRecipe, TransferRecipe
-from anyband.evaluate.samples import TaskBatch, cover
+from anyband.evaluate.samples import TaskBatch, cover, reduced
 from anyband.labelled.samples import DataSpec, Sample, TaskData
 from anyband.models.inputs import ImageBatch
 from anyband.rasters.grid import Window
@@ -137,18 +142,90 @@ def test_whole_images_are_resized_after_they_are_normalised(
         assert torch.allclose(found, vision.resize(pixels, [32, 32], interpolation=mode, antialias=True), atol=1e-5)
 
 
-def test_images_are_reduced_bilinearly_before_they_are_resized(
+def test_digital_numbers_are_reduced_bilinearly_before_they_are_clipped_and_resized(
     tiny_encoder: SensorEncoder, class_data: TaskData
 ) -> None:
     found = _only(TaskReader(tiny_encoder, class_data, _RECIPE).batches([2], scale=0.125)).images[0].pixels
-    small = vision.resize(
-        _standardised(tiny_encoder, class_data.read(2)).pixels,
-        [4, 4],
-        interpolation=vision.InterpolationMode.BILINEAR,
-        antialias=True,
-    )
-    expected = vision.resize(small, [32, 32], interpolation=vision.InterpolationMode.BICUBIC, antialias=True)
+    image = class_data.read(2).images[0]
+    numbers = torch.from_numpy(image.dn)[None].float()
+    small = vision.resize(numbers, [4, 4], interpolation=vision.InterpolationMode.BILINEAR, antialias=True)
+    standardised = tiny_encoder.input_spec(image.sensor).image_batch(small).pixels
+    expected = vision.resize(standardised, [32, 32], interpolation=vision.InterpolationMode.BICUBIC, antialias=True)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("is_picture", [True, False])
+def test_released_reduction_is_that_of_gdal_and_its_jpeg_driver(is_picture: bool) -> None:
+    rng = np.random.default_rng(0)
+    kind, top = (np.uint8, 256) if is_picture else (np.uint16, 4000)
+    dn = rng.integers(0, top, (2, 3, 35, 41)).astype(kind)
+    found, valid = reduced(
+        torch.from_numpy(dn), torch.ones(dn.shape, dtype=torch.bool), 0.25, how="released", is_picture=is_picture
+    )
+    assert (found.shape, found.dtype, bool(valid.all())) == ((2, 3, 8, 10), torch.from_numpy(dn).dtype, True)
+    for one, small in zip(dn, found.numpy(), strict=True):
+        with rasterio.MemoryFile() as memory, rasterio.MemoryFile() as picture:
+            with memory.open(driver="GTiff", count=3, height=35, width=41, dtype=kind) as file:
+                file.write(one)
+            with memory.open() as file:
+                expected = file.read(out_shape=(3, 8, 10), resampling=rasterio.enums.Resampling.bilinear)
+            if is_picture:
+                with picture.open(driver="JPEG", count=3, height=8, width=10, dtype=kind) as file:
+                    file.write(expected)
+                with picture.open() as file:
+                    expected = file.read()
+        np.testing.assert_array_equal(small, expected)
+
+
+def test_what_a_jpeg_cannot_hold_is_refused() -> None:
+    dn, valid = torch.zeros(1, 4, 8, 8, dtype=torch.uint8), torch.ones(1, 4, 8, 8, dtype=torch.bool)
+    with pytest.raises(InputError, match="a JPEG has one or three bands of 8 bits, found 4 of type uint8"):
+        reduced(dn, valid, 0.5, how="released", is_picture=True)
+
+
+@pytest.mark.parametrize("how", ["plain", "released"])
+def test_missing_pixels_stay_missing_where_they_have_half_of_the_weight(how: Literal["plain", "released"]) -> None:
+    dn, valid = torch.full((1, 1, 8, 8), 7, dtype=torch.uint8), torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    valid[:, :, :4] = False
+    dn[:, :, :4] = 255
+    found, seen = reduced(dn, valid, 0.25, how=how, is_picture=False)
+    assert seen[0, 0].tolist() == [[False, False], [True, True]]
+    if how == "plain":
+        torch.testing.assert_close(found[seen], torch.full((2,), 7.0))
+
+
+@pytest.mark.parametrize(("interpolation", "order"), [("bicubic", 3), ("bilinear", 1)])
+def test_the_kernel_of_scikit_image_is_its_rescale(
+    interpolation: str, order: int, tiny_encoder: SensorEncoder, class_data: TaskData
+) -> None:
+    reader = TaskReader(tiny_encoder, class_data, _with(kernel="skimage", interpolation=interpolation, img_size=56))
+    found = _only(reader.batches([2])).images[0].pixels[0]
+    pixels = _standardised(tiny_encoder, class_data.read(2)).pixels[0].permute(1, 2, 0).numpy()
+    scale = (56 / pixels.shape[0], 56 / pixels.shape[1], 1)
+    expected = rescale(pixels, scale, order=order, anti_aliasing=True)
+    np.testing.assert_allclose(found.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+def test_the_kernel_of_scikit_image_takes_whole_images_only(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:
+    with pytest.raises(RecipeError, match=r"input\.kernel=skimage resizes whole images, and input\.resize=native cuts"):
+        _with(kernel="skimage", resize="native")
+    cropped = _augmented("whole", crop_area=(0.25, 0.5))
+    reader = TaskReader(tiny_encoder, class_data, cropped.changed(input=cropped.input.changed(kernel="skimage")))
+    with pytest.raises(InputError, match=r"input\.kernel=skimage resizes whole images, and these are crops"):
+        list(reader.training_batches(0))
+    turned = _augmented("whole", flips=True, quarter_turns=True)
+    reader = TaskReader(tiny_encoder, class_data, turned.changed(input=turned.input.changed(kernel="skimage")))
+    assert sum(len(batch.samples) for batch in reader.training_batches(0)) == len(class_data.split("train"))
+
+
+def test_without_scikit_image_the_message_says_how_to_get_it(
+    tiny_encoder: SensorEncoder, class_data: TaskData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.transform", None)
+    reader = TaskReader(tiny_encoder, class_data, _with(kernel="skimage", img_size=56))
+    with pytest.raises(InputError, match=r"needs scikit-image: pip install 'anyband\[skimage\]'"):
+        list(reader.batches([2]))
 
 
 def test_the_short_side_is_resized_and_the_centre_cut_out(tiny_encoder: SensorEncoder, class_data: TaskData) -> None:

@@ -34,6 +34,7 @@ from anyband.evaluate.samples import (
     network_metadata,
     padded,
     placed_image,
+    reduced,
     window_boxes,
 )
 from anyband.labelled.samples import Sample, TaskData
@@ -116,6 +117,8 @@ class TaskReader:
             "img_size": self.img_size,
             "resize": self.recipe.input.resize,
             "interpolation": self.recipe.input.interpolation,
+            "kernel": self.recipe.input.kernel,
+            "reduction": self.recipe.input.reduction,
             "metadata": self._is_told,
             "statistics": {spec.sensor.name: spec.statistics_source for spec in declared},
             "readings": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16],
@@ -334,19 +337,23 @@ class TaskReader:
         parts = []
         for places in groups.values():
             group = [samples[place] for place in places]
-            parts.append(self._placed(group, self._standardised(group), boxes, resize, scale, targets=targets))
+            parts.append(self._placed(group, self._standardised(group, scale), boxes, resize, targets=targets))
         if len(parts) == 1:
             return parts[0]
         return _in_order(parts, torch.from_numpy(np.argsort([place for places in groups.values() for place in places])))
 
-    def _standardised(self, group: Samples) -> list[ImageBatch]:
-        """Normalise the images of samples of one kind and shape, slot by slot, in their own pixels."""
+    def _standardised(self, group: Samples, scale: float = 1.0) -> list[ImageBatch]:
+        """Normalise the images of samples of one kind and shape, slot by slot, in their own pixels or those of a share
+        of their size."""
         batches = []
         for slot, sensor in enumerate(self.data.sensors[group[0][0]]):
             dn = torch.from_numpy(np.stack([sample.images[slot].dn for _, sample in group]))
             valid = torch.from_numpy(np.stack([sample.images[slot].valid for _, sample in group]))
             try:
-                batch = (spec := self.input_spec(sensor)).image_batch(dn, valid=valid)
+                grid = group[0][1].images[slot].grid
+                is_picture = grid is None or grid.crs is None
+                few = reduced(dn, valid, scale, how=self.recipe.input.reduction, is_picture=is_picture)
+                batch = (spec := self.input_spec(sensor)).image_batch(few[0], valid=few[1])
             except InputError as problem:
                 raise InputError(f"'{self.data.names[group[0][0]]}', image {slot + 1}: {problem}") from problem
             said, about = self.data.said, f"{sensor.name}: "
@@ -371,27 +378,23 @@ class TaskReader:
         images: Sequence[ImageBatch],
         boxes: Boxes | None,
         resize: Resize,
-        scale: float = 1.0,
         *,
         targets: bool = False,
     ) -> TaskBatch:
         """Bring normalised images of one shape, their metadata and their targets to the network's size."""
-        size, how, data = self.img_size, self.recipe.input.interpolation, self.data
+        size, how, data = self.img_size, self.recipe.input, self.data
         positions = [position for position, _ in group]
         shapes = [(image.dn.shape[1], image.dn.shape[2]) for image in group[0][1].images]
-        reduced = [(max(1, round(height * scale)), max(1, round(width * scale))) for height, width in shapes]
+        given = [(image.pixels.shape[2], image.pixels.shape[3]) for image in images]
         grid = (size, size)
         if resize != "short_side":
-            grid = reduced[0] if resize == "native" else coarser_grid(*reduced)
+            grid = given[0] if resize == "native" else coarser_grid(*given)
         drawn = whole_footprint(len(group), grid=grid) if boxes is None else boxes(group, grid)
         # Whole multiples of the grid that hold all boxes, so that images of every resolution grow by the same ground.
         ends = (drawn.first + drawn.size).max(axis=0)
         rows, cols = (-(-int(end) // side) * side for end, side in zip(ends, drawn.grid, strict=True))
         repeated = replace(drawn, grid=(rows, cols))
-        placed = [
-            placed_image(image, drawn, repeated, resize, img_size=size, shape=shape, interpolation=how)
-            for image, shape in zip(images, reduced, strict=True)
-        ]
+        placed = [placed_image(image, drawn, repeated, how, resize, img_size=size) for image in images]
         wanted: Tensor | None = None
         if targets and data.targets is None:
             maps = torch.from_numpy(np.stack([self.target(position, sample) for position, sample in group]))

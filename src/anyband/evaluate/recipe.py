@@ -75,8 +75,13 @@ class InputRecipe(Recipe):
     resize: Resize = "whole"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """Of the resizing; both are anti-aliased when they reduce."""
+    kernel: Literal["plain", "skimage"] = "plain"
+    """Whether whole images are resized as scikit-image does (splines, Gaussian anti-aliasing), as the released code."""
     scales: tuple[Over0To1, ...] = (1.0,)
     """Images are first reduced to these shares of their size, bilinearly; scores are averaged over them (kNN)."""
+    reduction: Literal["plain", "released"] = "plain"
+    """Whether that is done as in the released code: sizes cut to whole pixels, numbers rounded to their type by GDAL,
+    images without a CRS through a JPEG."""
     pool: Pool = "cls"
     statistics: str | None = None
     """Normalisation: `data` counts it on the training images, `published` is that of the published evaluation, else a
@@ -96,6 +101,10 @@ class InputRecipe(Recipe):
     @model_validator(mode="after")
     def _check(self) -> "InputRecipe":
         need(len(self.scales) > 0, "input.scales needs at least one share")
+        native = self.kernel == "skimage" and self.resize == "native"
+        need(
+            not native, "input.kernel=skimage resizes whole images, and input.resize=native cuts windows; leave it out"
+        )
         return self
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,11 +23,13 @@ from anyband.data.resample import (
     whole_footprint,
 )
 from anyband.encode.metadata import ImageMetadata, checked_metadata, set_metadata
-from anyband.evaluate.recipe import AugmentRecipe, Resize
+from anyband.errors import InputError
+from anyband.evaluate.recipe import AugmentRecipe, InputRecipe, Resize
 from anyband.labelled.samples import Sample, SampleImage
 from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.randomness import generator
 from anyband.rasters.grid import Window
+from anyband.rasters.writer import reduced_by_gdal
 
 __all__ = [
     "Boxes",
@@ -39,6 +42,7 @@ __all__ = [
     "network_metadata",
     "padded",
     "placed_image",
+    "reduced",
     "window_boxes",
 ]
 
@@ -150,30 +154,78 @@ def placed_image(
     image: ImageBatch,
     boxes: Augmentation,
     repeated: Augmentation,
+    recipe: InputRecipe,
     resize: Resize,
     *,
     img_size: int,
-    shape: tuple[int, int],
-    interpolation: Interpolation,
 ) -> ImageBatch:
     """Bring normalised images of one shape to the network's size: the box of each, counted on the boxes' grid.
-    Images are brought to `shape` (rows, columns) first; `repeated` are the boxes on whole grids that hold them all.
+    `repeated` are the boxes on whole grids that hold them all.
     """
-    pixels, valid = image.pixels, image.valid
-    if pixels.shape[2:] != shape:
-        pixels, valid = resized(pixels, valid, shape=shape, interpolation="bilinear")
+    pixels, valid, how = image.pixels, image.valid, recipe.interpolation
+    by_kernel = resized if recipe.kernel == "plain" else resized_by_skimage
     if resize == "short_side":
-        box = _short_side_box(shape, img_size)
-        pixels, valid = resized(pixels, valid, shape=box.grid, interpolation=interpolation)
+        box = _short_side_box((pixels.shape[2], pixels.shape[3]), img_size)
+        pixels, valid = by_kernel(pixels, valid, shape=box.grid, interpolation=how)
         rows, cols = (slice(int(first), int(first) + img_size) for first in box.first[0])
         pixels, valid = pixels[:, :, rows, cols], None if valid is None else valid[:, :, rows, cols]
     if repeated.grid != boxes.grid:
         valid = torch.ones_like(pixels, dtype=torch.bool) if valid is None else valid
         pixels, valid = padded(pixels, boxes, repeated, 0.0), padded(valid, boxes, repeated, False)
+    if recipe.kernel == "skimage" and resize == "whole":
+        if (boxes.size != boxes.grid).any():
+            raise InputError("input.kernel=skimage resizes whole images, and these are crops; leave one of them out")
+        pixels, valid = by_kernel(pixels, valid, shape=(img_size, img_size), interpolation=how)
     is_whole = pixels.shape[2:] == repeated.grid == (img_size, img_size) and not boxes.first.any()
     if not (is_whole and (boxes.size == img_size).all() and not (boxes.transposed.any() or boxes.flipped.any())):
-        pixels, valid = apply(pixels, valid, repeated, img_size=img_size, interpolation=interpolation)
+        pixels, valid = apply(pixels, valid, repeated, img_size=img_size, interpolation=how)
     return replace(image, pixels=pixels, valid=valid)
+
+
+def reduced(
+    dn: Num[Tensor, "sample band row col"],
+    valid: Bool[Tensor, "sample band row col"],
+    scale: float,
+    *,
+    how: Literal["plain", "released"],
+    is_picture: bool,
+) -> tuple[Num[Tensor, "sample band rows cols"], Bool[Tensor, "sample band rows cols"]]:
+    """Reduce digital numbers to a share of their rows and columns, bilinearly over the pixels that are merged.
+    As `released`, what GDAL gives in the numbers' own type, pictures through a JPEG; else in float32, by valid pixels.
+    Source: `resample_rasterio_ds` of github.com/gsumbul/SMARTIES.
+    """
+    if scale == 1.0:
+        return dn, valid
+    sides = [side * scale for side in dn.shape[2:]]
+    rows, cols = (max(1, int(side) if how == "released" else round(side)) for side in sides)
+    pixels, seen = resized(dn.float(), valid, shape=(rows, cols), interpolation="bilinear")
+    if how == "released":
+        pixels = torch.from_numpy(
+            np.stack([reduced_by_gdal(one, (rows, cols), as_jpeg=is_picture) for one in dn.numpy()])
+        )
+    return pixels, torch.ones_like(pixels, dtype=torch.bool) if seen is None else seen
+
+
+def resized_by_skimage(
+    pixels: Float[Tensor, "sample band row col"],
+    valid: Bool[Tensor, "sample band row col"] | None,
+    *,
+    shape: tuple[int, int],
+    interpolation: Interpolation,
+) -> tuple[Float[Tensor, "sample band rows cols"], Bool[Tensor, "sample band rows cols"] | None]:
+    """Bring whole images to a number of rows and columns as scikit-image's `resize` does, by splines.
+    Missing pixels count as 0, the mean, and stay missing where they have half of the weight.
+    """
+    try:
+        from skimage.transform import resize
+    except ImportError as problem:
+        raise InputError("input.kernel=skimage needs scikit-image: pip install 'anyband[skimage]'") from problem
+    order = {"bilinear": 1, "bicubic": 3}[interpolation]
+    filled = (pixels if valid is None else pixels.masked_fill(~valid, 0.0)).movedim(1, 3).numpy()
+    made = np.stack([resize(one, shape, order=order, anti_aliasing=True) for one in filled])
+    seen = None if valid is None else resized(pixels, valid, shape=shape, interpolation=interpolation)[1]
+    found = torch.from_numpy(made).movedim(3, 1).contiguous()
+    return found if seen is None else found.masked_fill(~seen, 0.0), seen
 
 
 def padded(values: Tensor, boxes: Augmentation, repeated: Augmentation, fill: float | int) -> Tensor:

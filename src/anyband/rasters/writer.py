@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.transform import Affine
@@ -26,6 +27,7 @@ __all__ = [
     "QuietWriter",
     "WriteWindow",
     "geotiff_writer",
+    "reduced_by_gdal",
     "write_geotiff",
 ]
 
@@ -53,6 +55,28 @@ class QuietWriter(DatasetWriter):  # type: ignore[misc]
 
     def _has_gcps_or_rpcs(self) -> bool:
         return True
+
+
+def reduced_by_gdal(
+    dn: Num[Array, "band row col"], shape: tuple[int, int], *, as_jpeg: bool
+) -> Num[Array, "band rows cols"]:
+    """Reduce an image as GDAL reads fewer pixels: bilinearly over what is merged, rounded to the type of its numbers.
+    `as_jpeg`: then through a JPEG of GDAL's default quality. `InputError` where a JPEG can't hold the numbers.
+    """
+    if as_jpeg and (dn.dtype != np.uint8 or len(dn) not in (1, 3)):
+        raise InputError(f"a JPEG has one or three bands of 8 bits, found {len(dn)} of type {dn.dtype}")
+    found = _in_memory("GTiff", dn, shape)
+    return _in_memory("JPEG", found, shape) if as_jpeg else found
+
+
+def _in_memory(driver: str, dn: Num[Array, "band row col"], shape: tuple[int, int]) -> Num[Array, "band rows cols"]:
+    size = {"count": len(dn), "height": dn.shape[1], "width": dn.shape[2], "dtype": dn.dtype}
+    with rasterio.MemoryFile() as memory:
+        # Any transform will do; without one rasterio warns.
+        with memory.open(driver=driver, transform=Affine.scale(2.0, -2.0), **size) as file:
+            file.write(dn)
+        with memory.open() as file:
+            return np.asarray(file.read(out_shape=(len(dn), *shape), resampling=Resampling.bilinear))
 
 
 WriteWindow = Callable[[Window, Num[Array, "band row col"]], None]
