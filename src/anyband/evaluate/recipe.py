@@ -35,6 +35,7 @@ __all__ = [
     "KnnRecipe",
     "LinearRecipe",
     "LoraRecipe",
+    "MapLoss",
     "Protocol",
     "Resize",
     "TransferRecipe",

@@ -29,7 +29,6 @@ from anyband.labelled.samples import Sample, SampleImage
 from anyband.models.inputs import ImageBatch, SetMetadata
 from anyband.randomness import generator
 from anyband.rasters.grid import Window
-from anyband.rasters.writer import reduced_by_gdal
 
 __all__ = [
     "Boxes",
@@ -43,6 +42,7 @@ __all__ = [
     "padded",
     "placed_image",
     "reduced",
+    "resized_by_skimage",
     "window_boxes",
 ]
 
@@ -200,6 +200,9 @@ def reduced(
     rows, cols = (max(1, int(side) if how == "released" else round(side)) for side in sides)
     pixels, seen = resized(dn.float(), valid, shape=(rows, cols), interpolation="bilinear")
     if how == "released":
+        # Late: nothing else here needs GDAL.
+        from anyband.rasters.writer import reduced_by_gdal
+
         pixels = torch.from_numpy(
             np.stack([reduced_by_gdal(one, (rows, cols), as_jpeg=is_picture) for one in dn.numpy()])
         )
