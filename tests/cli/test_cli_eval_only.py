@@ -165,6 +165,14 @@ def data_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
     return rendered
 
 
+def _save(path: Path, head: dict[str, Tensor]) -> None:
+    """Write an encoder and its head in the released layout."""
+    checkpoint = encoder_only(small_checkpoint(img_size=32, embed_dim=_WIDTH))
+    # Released files have published sizes and no header; a small one must say its sizes.
+    sizes = {"img_size": "32", "patch_size": "8", "embed_dim": str(_WIDTH), "depth": "1", "num_heads": "2"}
+    save_file({**checkpoint.state, **head}, path, sizes)
+
+
 Evaluate = Callable[..., int]
 
 
@@ -174,10 +182,7 @@ def evaluate(here: Path, data_of: Callable[[str], tuple[Path, list[str]]]) -> Ev
 
     def run(row: str, head: dict[str, Tensor], *words: str, protocol: str | None = None) -> int:
         recipe = load_transfer_recipe(f"paper/{_ROWS[row][0]}")
-        checkpoint = encoder_only(small_checkpoint(img_size=32, embed_dim=_WIDTH))
-        # Released files have published sizes and no header; a small one must say its sizes.
-        sizes = {"img_size": "32", "patch_size": "8", "embed_dim": str(_WIDTH), "depth": "1", "num_heads": "2"}
-        save_file({**checkpoint.state, **head}, f"smarties-v1-vitb-{row.split()[0]}.safetensors", sizes)
+        _save(Path(f"smarties-v1-vitb-{row.split()[0]}.safetensors"), head)
         root, listed = data_of(row)
         if listed:
             Path("val.txt").write_text("\n".join(listed) + "\n")
@@ -208,6 +213,36 @@ def test_a_released_file_is_scored_in_its_own_order_of_classes(
             continue
         expected = np.tile(_chosen(num_classes, output), (len(predictions.samples), 1))
         assert np.array_equal(predictions.arrays["scores"], expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "place", "names", "count"),
+    [
+        (1, "BigEarthNet", ["bigearthnets1-linprobe", "bigearthnets2-finetune", "bigearthnetmm-linprobe"], 6),
+        (2, "EuroSAT", ["eurosat-linprobe", "eurosat-finetune"], 4),
+        (3, "NWPU-RESISC45", ["resisc45-finetune"], 1),
+        (8, "BigEarthNet", ["bigearthnetmm-linprobe"], 1),
+    ],
+)
+def test_reproduce_scores_the_released_heads_of_a_table_by_the_names_of_their_files(
+    table: int, place: str, names: list[str], count: int, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, write, *_ = _ROWS[names[0]]
+    (here / place).mkdir()
+    (here / "val.txt").write_text("\n".join(write(here / place)) + "\n")
+    heads = here / "gsumbul" / "SMARTIES-v1-finetuned-models"
+    heads.mkdir(parents=True)
+    for size, name in ((size, name) for size in "bl" for name in names):
+        _, _, head, times, num_classes, _ = _ROWS[name]
+        _save(heads / f"smarties-v1-vit{size}-{name}.safetensors", head(times * _WIDTH, num_classes, 4))
+    words = ("--eval-only", "--no-cache", "--json", "input.img_size=32", "data.split.lists.test=val.txt")
+    assert main(["reproduce", str(table), "--data", ".", *words]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    done = [row for row in rows if "ours" in row]
+    assert len(done) == count, rows
+    assert all(any(note.startswith("nothing was fitted here: head in ") for note in row["notes"]) for row in done)
+    assert all(row["ours"].keys() == row["published"].keys() and row["num_samples"]["train"] == 0 for row in done)
+    assert all("no head was released for this row" in row["missing"] for row in rows if row not in done)
 
 
 def test_dfc2020_can_be_read_as_the_pictures_that_its_head_saw(

@@ -2,18 +2,21 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from published_folders import RENDERED
+from safetensors.torch import save_file
 from small_networks import small_checkpoint
 
 from anyband.cli import main
 from anyband.evaluate.metrics import METRICS_OF
 from anyband.evaluate.recipe import load_transfer_recipe
 from anyband.evaluate.reproduce import reproduce, tables_of_the_paper
+from anyband.evaluate.run import evaluate
 from anyband.models.checkpoint import save_checkpoint
 
 
@@ -51,13 +54,13 @@ def test_a_row_is_printed_beside_the_published_number_and_what_is_missing_is_nam
     assert rows[2]["num_samples"] == {"train": 36, "val": 0, "test": 4}
 
 
-# A row of each table beside those of table 5, and the settings by which it takes seconds.
+# The data of each table with their rows, and the settings by which these take seconds.
 _QUICK = ("input.img_size=32", "knn.k=3", "fit.epochs=1", "linear.epochs=2", "head.channels=8", "fit.warmup_epochs=0")
 _ROWS = {
     1: [("bigearthnet-mm", "BigEarthNet", 6)],
     2: [("eurosat", "EuroSAT", 4)],
     3: [("resisc45", "NWPU-RESISC45", 1)],
-    4: [("whu-rs19", "WHU-RS19", 1)],
+    4: [("whu-rs19", "WHU-RS19", 1), ("eurosat", "EuroSAT", 1), ("ucmerced", "UCMerced_LandUse", 1)],
     5: [
         ("hls-burn-scars", "hls_burn_scars", 1),
         ("dynamicearthnet", "DynamicEarthNet", 1),
@@ -71,8 +74,11 @@ _ROWS = {
 
 @pytest.fixture(scope="module")
 def v1_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights as they are released: tensors alone, but for the sizes, which those of a small network must say."""
     path = tmp_path_factory.mktemp("weights") / "v1.safetensors"
-    save_checkpoint(path, small_checkpoint(img_size=32, depth=12, embed_dim=16))
+    sizes = {"img_size": "32", "patch_size": "8", "embed_dim": "16", "depth": "12", "num_heads": "2"}
+    decoder = {"decoder_embed_dim": "16", "decoder_depth": "1", "decoder_num_heads": "2"}
+    save_file(small_checkpoint(img_size=32, depth=12, embed_dim=16).state, path, sizes | decoder)
     return path
 
 
@@ -91,6 +97,32 @@ def test_rows_of_each_table_run_end_to_end_on_a_folder_in_its_published_layout(
         assert row["ours"].keys() == row["published"].keys()
         assert all(re.match(r"\d+\.\d+ \[", score) for score in row["ours"].values())
     assert all("get it: " in row["missing"] for row in rows if row not in done)
+
+
+@pytest.mark.parametrize(("name", "source"), [("dfc2020", "dfc2020"), ("figure5", "eurosat")])
+def test_what_is_in_no_table_runs_end_to_end_on_a_folder_in_its_published_layout(
+    name: str, source: str, tmp_path: Path, v1_checkpoint: Path
+) -> None:
+    RENDERED[source](tmp_path / source)
+    recipe = load_transfer_recipe(
+        f"paper/{name}", [f"data.root={tmp_path / source}", f"checkpoint={v1_checkpoint}", *_QUICK]
+    )
+    assert recipe.protocol is not None
+    (result,) = evaluate(recipe, recipe.protocol)[1]
+    assert len(result.predictions.samples) == {"dfc2020": 2, "figure5": 4}[name]
+    assert bool(result.curves) == (recipe.protocol == "segment")
+
+
+def test_rows_of_table_7_take_the_runs_that_they_name(tmp_path: Path, v1_checkpoint: Path) -> None:
+    RENDERED["eurosat"](tmp_path / "EuroSAT")
+    (tmp_path / "base_50").mkdir()
+    shutil.copy(v1_checkpoint, tmp_path / "base_50" / "encoder.safetensors")
+    *others, mixup = reproduce(7, tmp_path, overrides=_QUICK)
+    assert re.match(r"\d+\.\d+ \[", mixup["ours"]["accuracy"])
+    assert [row["missing"].partition("; make it: ")[2].split(" --out ")[0] for row in others] == [
+        "anyband pretrain paper/pretraining/base_50_without_mixup",
+        "anyband pretrain paper/pretraining/base_50_bigearthnet",
+    ]
 
 
 def test_what_torchgeo_can_fetch_is_fetched_where_that_is_allowed(
