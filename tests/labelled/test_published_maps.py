@@ -254,12 +254,15 @@ def test_burn_scars_may_have_the_validation_of_pangaea(burn_scars: Path) -> None
     assert data.statistics == "HLS Burn Scars"
 
 
-def test_what_burn_scars_mark_as_no_data_is_missing(burn_scars: Path, raster) -> None:
+@pytest.mark.parametrize("tagged", [None, -1.0])
+def test_what_burn_scars_mark_as_no_data_is_missing(burn_scars: Path, tagged: float | None) -> None:
+    """The fill of the set, that of HLS, and what the file tags."""
     first = min(burn_scars.rglob("training/*_merged.tif"))
     with rasterio.open(first, "r+") as file:
         pixels = file.read()
-        pixels[:, 2, 3] = 9999
+        pixels[:, 2, 3], pixels[:, 4, 5], pixels[:, 6, 7] = 9999, -9999, -1
         file.write(pixels)
+        file.nodata = tagged
     image = open_published(_spec("hls-burn-scars", burn_scars), seed=0).read(0).images[0]
-    assert not image.valid[:, 2, 3].any()
-    assert image.valid.sum() == 6 * (16 * 16 - 1)
+    missing = [[2, 3], [4, 5], *([[6, 7]] if tagged else [])]
+    assert all(np.argwhere(~one).tolist() == missing for one in image.valid)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyband.errors import InputError
-from anyband.models.heads import LinearHead, MapHeadKind, UPerNetHead, head_blocks, make_head
+from anyband.models.heads import LinearHead, MapHeadKind, TemporalAttention, UPerNetHead, head_blocks, make_head
 
 
 def _levels(count: int, grid: tuple[int, int], *, width: int = 16, samples: int = 2) -> list[Tensor]:
@@ -159,3 +159,55 @@ def test_blocks_that_do_not_fit_are_refused(kind: MapHeadKind, asked: Sequence[i
 def test_a_head_without_outputs_is_refused() -> None:
     with pytest.raises(InputError, match="over 0; found 16, 0, 512"):
         make_head("linear", width=16, num_outputs=0, seed=0)
+
+
+def _attention(*, width: int = 32, num_images: int = 3) -> TemporalAttention:
+    head = make_head("upernet", width=width * num_images, num_outputs=2, channels=8, weighed_images=num_images, seed=0)
+    assert isinstance(head, UPerNetHead)
+    assert isinstance(head.weigh, TemporalAttention)
+    return head.weigh.eval()
+
+
+def _group_norm(values: Tensor, num_groups: int) -> Tensor:
+    groups = values.reshape(num_groups, -1)
+    apart = groups - groups.mean(dim=1, keepdim=True)
+    return (apart / (apart.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()).reshape(values.shape)
+
+
+def test_images_are_weighed_as_a_plain_loop_does() -> None:
+    """L-TAE without positions, patch by patch and head by head."""
+    attention, (level,) = _attention(), _levels(1, (2, 3), width=96)
+    made = attention(level)
+    for sample, row, col in ((0, 0, 0), (1, 1, 2)):
+        images = level[sample, :, row, col].reshape(3, 32)
+        values = _group_norm(images.T, 4).T @ attention.values.weight[:, :, 0].T + attention.values.bias
+        keys = values @ attention.keys.weight.T + attention.keys.bias
+        joined = []
+        for head in range(4):
+            scores = keys[:, 4 * head : 4 * head + 4] @ attention.query[head] / 2
+            joined.append(scores.softmax(dim=0) @ values[:, 8 * head : 8 * head + 8])
+        linear, norm = attention.mix[0], attention.mix[1]
+        mixed = functional.relu(norm(linear(torch.cat(joined))[None]))[0]
+        assert torch.allclose(made[sample, :, row, col], _group_norm(mixed, 4), atol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "num_heads"), [(768, 16), (1024, 16), (1280, 16), (32, 4), (35, 1), (4, 1)])
+def test_encoders_of_the_published_widths_have_the_published_heads(width: int, num_heads: int) -> None:
+    assert TemporalAttention(width=width, num_images=2).num_heads == num_heads
+
+
+def test_the_order_of_weighed_images_says_nothing() -> None:
+    (level,) = _levels(1, (2, 3), width=96)
+    turned = level.unflatten(1, (3, 32)).flip(1).flatten(1, 2)
+    assert torch.allclose(_attention()(level), _attention()(turned), atol=1e-4)
+
+
+def test_a_head_that_weighs_images_learns_all_its_weights() -> None:
+    head = make_head("upernet", width=96, num_outputs=2, channels=8, weighed_images=3, seed=0).train()
+    head(_levels(4, (3, 3), width=96), (12, 12)).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in head.weigh.parameters())
+
+
+def test_a_linear_head_weighs_no_images() -> None:
+    with pytest.raises(InputError, match=r"fusion=ltae is for head\.kind=upernet, found 'linear'; take that head"):
+        make_head("linear", width=96, num_outputs=2, weighed_images=3, seed=0)

@@ -73,7 +73,7 @@ _INPUT: dict[str, tuple[str, _Make, str]] = {
     "--batch-size": ("input.batch_size", int, "samples encoded at once"),
 }
 _METHOD: dict[str, tuple[str, _Make, str]] = {
-    "--fusion": ("fusion", str, "several images of a sample: stack, concat, mixup_concat or joint"),
+    "--fusion": ("fusion", str, "several images of a sample: stack, concat, mixup_concat, joint or ltae"),
     "--k": ("knn.k", int, "neighbours (default 20)"),
     "--temperature": ("knn.temperature", float, "of the votes (default 0.07)"),
     "--solver": ("linear.solver", str, "of the linear probe: adamw (as published) or lbfgs (seconds)"),

@@ -16,7 +16,7 @@ from anyband.arrays import Array, Bool, Float, Int, Shaped
 from anyband.data.store import Split
 from anyband.encode.encoder import SensorEncoder, check_memory
 from anyband.encode.metadata import Pool, same_features
-from anyband.errors import InputError, counted
+from anyband.errors import InputError, RecipeError, counted
 from anyband.evaluate.inputs import TaskReader
 from anyband.evaluate.metrics import LabelledFeatures, Predictions
 from anyband.evaluate.recipe import Fusion, Protocol, TransferRecipe
@@ -71,6 +71,7 @@ class FusedEncoder(nn.Module):
     - `mixup_concat`: two images a and b exchange half of their tokens, drawn for each sample by `seed`; the mixed
       images are encoded whole, their features side by side. A token that is hidden stays so wherever it goes.
     - `joint`: the images are one sequence.
+    - `ltae`: for maps, as `concat`; the head learns to weigh the images, patch by patch (`models.heads`).
 
     The encoder's weights are shared, not copied. By `pool` a vector is the CLS token, or the mean of the patches that
     are not hidden; of a joint sequence the mean over its images of theirs. With `metadata` the network is told what a
@@ -95,6 +96,11 @@ class FusedEncoder(nn.Module):
 
     def forward(self, batch: TaskBatch, *, step: int = 0) -> Float[Tensor, "sample width"]:
         """Make one vector a sample, with gradients; `step` is of training, for what is drawn, 0 where nothing is."""
+        if self.fusion == "ltae":
+            raise RecipeError(
+                "fusion=ltae is learned by a head for maps, and a vector a sample was requested; set fusion=concat or "
+                "fusion=joint"
+            )
         (embedded, hidden, _), sequences = self._embedded(batch, step)
         sequence, samples = self.encoder.encoder.encode_tokens(*sequences), len(embedded)
         if self.pool == "cls":

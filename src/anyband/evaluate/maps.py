@@ -212,8 +212,15 @@ def _fitted(context: Context, name: str, kind: MapKind, *, title: str, differenc
     encoder = fused if difference is None else SiameseEncoder(fused, difference=difference)
     blocks = head_blocks(recipe.head.kind, depth=sensor_encoder.config.depth, blocks=recipe.head.blocks)
     width = encoder.map_width(len(data.sensors[0]))
+    if recipe.fusion == "ltae" and difference is not None:
+        raise RecipeError("fusion=ltae makes one map of all dates, and change is between two; set fusion=concat")
     head = make_head(
-        recipe.head.kind, width=width, num_outputs=kind.num_outputs, channels=recipe.head.channels, seed=recipe.seed
+        recipe.head.kind,
+        width=width,
+        num_outputs=kind.num_outputs,
+        channels=recipe.head.channels,
+        weighed_images=len(data.sensors[0]) if recipe.fusion == "ltae" else 1,
+        seed=recipe.seed,
     )
     network = MapNetwork(
         head,

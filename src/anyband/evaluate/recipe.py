@@ -56,7 +56,7 @@ PROTOCOLS: dict[Protocol, str] = {
     "leave-one-band-out": "what the absence of each band costs",
 }
 
-Fusion = Literal["single", "stack", "concat", "mixup_concat", "joint"]
+Fusion = Literal["single", "stack", "concat", "mixup_concat", "joint", "ltae"]
 """How several images of a sample become one feature; see `FusedEncoder`."""
 
 Resize = Literal["whole", "native", "short_side"]

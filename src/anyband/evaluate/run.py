@@ -156,15 +156,16 @@ def check_recipe(recipe: TransferRecipe, protocol: Protocol, data: TaskData | No
         counts = [count // 2 for count in counts]
     if recipe.fusion == "single" and counts != [1]:
         raise InputError(
-            f"samples of '{data.name}' have {counts[-1]} images; say with fusion (stack, concat, mixup_concat or "
-            "joint) how they become one feature"
+            f"samples of '{data.name}' have {counts[-1]} images; say with fusion (stack, concat, mixup_concat, "
+            "joint or ltae) how they become one feature"
         )
     if recipe.fusion == "mixup_concat" and counts != [2]:
         raise InputError(
             f"fusion 'mixup_concat' exchanges tokens of two images, and samples of '{data.name}' have "
             f"{' or '.join(map(str, counts))}"
         )
-    if recipe.fusion in ("stack", "concat") and len({tuple(s.name for s in slots) for slots in data.sensors}) > 1:
+    kinds = {tuple(sensor.name for sensor in slots) for slots in data.sensors}
+    if recipe.fusion in ("stack", "concat", "ltae") and len(kinds) > 1:
         raise InputError(
             f"fusion '{recipe.fusion}' puts images side by side, so every sample needs the same sensors in the same "
             "order; take fusion 'joint', or samples of one kind"

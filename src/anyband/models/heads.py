@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +21,7 @@ __all__ = [
     "FittedKind",
     "LinearHead",
     "MapHeadKind",
+    "TemporalAttention",
     "UPerNetHead",
     "fitted_weights",
     "head_blocks",
@@ -39,6 +41,10 @@ _NUM_LEVELS = 4
 _PUBLISHED_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
 # Source: the linear probe of masked autoencoders (arXiv 2111.06377), section A.1: a classifier starts with std 0.01.
 _CLASSIFIER_STD = 0.01
+# Source: L-TAE (arXiv 2007.00586), table 1, and the defaults of PANGAEA.
+_LTAE_HEADS, _LTAE_KEY_WIDTH = 16, 4
+# chosen: less than those of any published encoder, which have the published heads.
+_LTAE_HEAD_CHANNELS = 8
 
 
 def head_blocks(kind: MapHeadKind, *, depth: int, blocks: Sequence[int] = ()) -> tuple[int, ...] | Literal["final"]:
@@ -73,13 +79,19 @@ def resized(
 
 
 def make_head(
-    kind: MapHeadKind, *, width: int, num_outputs: int, seed: int, channels: int = 512
+    kind: MapHeadKind, *, width: int, num_outputs: int, seed: int, channels: int = 512, weighed_images: int = 1
 ) -> "LinearHead | UPerNetHead":
-    """Make a head with first weights."""
+    """Make a head with first weights. With several `weighed_images` a level has the channels of each, side by side, and
+    UPerNet sees one map that `TemporalAttention` makes of them; another kind is an `InputError`.
+    """
     if min(width, num_outputs, channels) < 1:
         raise InputError(f"a head needs width, outputs and channels over 0; found {width}, {num_outputs}, {channels}")
     if kind == "upernet":
-        return UPerNetHead(width=width, num_outputs=num_outputs, channels=channels, seed=seed)
+        return UPerNetHead(
+            width=width, num_outputs=num_outputs, channels=channels, weighed_images=weighed_images, seed=seed
+        )
+    if weighed_images > 1:
+        raise InputError(f"fusion=ltae is for head.kind=upernet, found '{kind}'; take that head, or fusion=concat")
     return LinearHead(width=width, num_outputs=num_outputs, seed=seed)
 
 
@@ -104,6 +116,43 @@ class LinearHead(nn.Module):
         return logits if size is None else resized(logits, size)
 
 
+class TemporalAttention(nn.Module):
+    """Make one map of those of several images: each patch weighs its images by attention to learned queries, by groups
+    of channels. Dates and order say nothing.
+
+    Source:
+        Garnot & Landrieu, "Lightweight temporal self-attention" (L-TAE, arXiv 2007.00586), section 2; heads, norms,
+        widths and dropout are those of PANGAEA (arXiv 2412.04204, `seg_upernet_mt_ltae`), and no positions.
+    """
+
+    def __init__(self, *, width: int, num_images: int) -> None:
+        super().__init__()
+        self.num_images = num_images
+        # Narrow encoders have fewer, because a norm over one or two channels leaves nothing of their values.
+        self.num_heads = math.gcd(_LTAE_HEADS, max(1, width // _LTAE_HEAD_CHANNELS), width)
+        self.norm_in = nn.GroupNorm(self.num_heads, width)
+        self.values = nn.Conv1d(width, width, kernel_size=1)
+        self.query = nn.Parameter(torch.empty(self.num_heads, _LTAE_KEY_WIDTH))
+        self.keys = nn.Linear(width, self.num_heads * _LTAE_KEY_WIDTH)
+        self.drop_images = nn.Dropout(0.1)
+        self.mix = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.2))
+        self.norm_out = nn.GroupNorm(self.num_heads, width)
+
+    def forward(self, level: Float[Tensor, "sample images_width row col"]) -> Float[Tensor, "sample width row col"]:
+        samples, _, rows, _ = level.shape
+        patches = rearrange(level, "s (k d) h w -> (s h w) d k", k=self.num_images)
+        values = self.values(self.norm_in(patches))
+        parts = rearrange(values, "p (n c) k -> p n c k", n=self.num_heads)
+        made: Tensor = self.norm_out(self.mix(torch.einsum("pnk,pnck->pnc", self._weights(values), parts).flatten(1)))
+        return rearrange(made, "(s h w) d -> s d h w", s=samples, h=rows)
+
+    def _weights(self, values: Float[Tensor, "patch width image"]) -> Float[Tensor, "patch head image"]:
+        keys = rearrange(self.keys(values.mT), "p k (n c) -> p n k c", n=self.num_heads)
+        scores = torch.einsum("pnkc,nc->pnk", keys, self.query) / math.sqrt(_LTAE_KEY_WIDTH)
+        weights: Tensor = self.drop_images(scores.softmax(dim=2))
+        return weights
+
+
 class UPerNetHead(nn.Module):
     """UPerNet over four blocks of a transformer, rescaled to a pyramid by 4, 2, 1 and ½.
 
@@ -116,13 +165,19 @@ class UPerNetHead(nn.Module):
 
     num_levels = _NUM_LEVELS
 
-    def __init__(self, *, width: int, num_outputs: int, channels: int, seed: int) -> None:
+    def __init__(self, *, width: int, num_outputs: int, channels: int, seed: int, weighed_images: int = 1) -> None:
         # Late: a large library, for this head only.
         from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 
         super().__init__()
         self.width, self.num_outputs = width, num_outputs
+        # What follows sees one map.
+        width //= weighed_images
         with torch.device("meta"):
+            # One for all levels, as in PANGAEA.
+            self.weigh = (
+                TemporalAttention(width=width, num_images=weighed_images) if weighed_images > 1 else nn.Identity()
+            )
             doublings = [nn.ConvTranspose2d(width, width, kernel_size=2, stride=2) for _ in range(3)]
             # An odd map keeps its last row and column when it is halved.
             self.pyramid = nn.ModuleList(
@@ -164,7 +219,7 @@ class UPerNetHead(nn.Module):
                 f"'upernet' halves the map of patches, and this one has {rows} × {cols}; "
                 "use a larger input.img_size, or head 'linear'"
             )
-        scaled = [scale(level) for scale, level in zip(self.pyramid, levels, strict=True)]
+        scaled = [scale(self.weigh(level)) for scale, level in zip(self.pyramid, levels, strict=True)]
         # The decoder writes into its list, so it gets one of its own.
         logits: Tensor = self.classifier(self.decoder([scaled[0], scaled[0], *scaled]))
         return logits if size is None else resized(logits, size)
@@ -192,19 +247,26 @@ def _start(head: nn.Module, *, seed: int) -> None:
     """Give every parameter and buffer its first values, from the seed and its name only."""
     head.to_empty(device="cpu")
     for name, module in head.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_running_stats()
         for key, parameter in module.named_parameters(prefix=f"head.{name}".rstrip("."), recurse=False):
             shape = parameter.shape
             if len(shape) == 1:
                 nn.init.constant_(parameter, 0.0 if key.endswith("bias") else 1.0)
                 continue
-            # Source: He et al. (arXiv 1502.01852), eq. 10. A doubling's pixels each see one input pixel.
-            fan_in = shape[0] if isinstance(module, nn.ConvTranspose2d) else math.prod(shape[1:])
-            std = _CLASSIFIER_STD if key == "head.classifier.weight" else math.sqrt(2 / fan_in)
+            std = _first_std(module, key, shape)
             draws = generator(seed, step=0, sample=0, purpose=f"first weights of {key}")
             values = draws.standard_normal(shape, dtype=np.float32) * np.float32(std)
             parameter.data.copy_(torch.from_numpy(values))
+
+
+def _first_std(module: nn.Module, key: str, shape: tuple[int, ...]) -> float:
+    if key == "head.classifier.weight":
+        return _CLASSIFIER_STD
+    # Source: He et al. (arXiv 1502.01852), eq. 10. A doubling's pixels each see one input pixel.
+    fan_in = shape[0] if isinstance(module, nn.ConvTranspose2d) else math.prod(shape[1:])
+    # The released code of L-TAE, and PANGAEA's, start keys as they do queries, by the width of a key.
+    return math.sqrt(2 / (_LTAE_KEY_WIDTH if key.endswith("weigh.keys.weight") else fan_in))
 
 
 FittedKind = Literal["probe", "layer", "convolution", "upernet"]

@@ -51,9 +51,9 @@ _HLS_WANTED = (
     "folders `training` and `validation` with `subsetted_512x512_HLS.S30.TILE.DATE.v1.4_merged.tif` and "
     "`subsetted_512x512_HLS.S30.TILE.DATE.v1.4.mask.tif`"
 )
-# Source: the page of the data set.
-_HLS_NODATA = 9999.0
-# Source: PANGAEA (arXiv 2412.04204), `datasets/hlsburnscars.py` of github.com/yurujaja/pangaea-bench.
+# Source: PANGAEA (arXiv 2412.04204), `datasets/hlsburnscars.py` of github.com/yurujaja/pangaea-bench; missing beside
+# what files tag and the product's own fill, -9999.
+_HLS_FILL = 9999
 _PANGAEA_VAL, _PANGAEA_SEED = 0.1, 23
 _HLS_NAME = re.compile(r"HLS\.[SL]30\.T\w{5}\.(\d{7})\.")
 
@@ -108,7 +108,13 @@ def open_burn_scars(spec: DataSpec, *, seed: int) -> TaskData:
         chosen = set(train_test_split(training, test_size=_PANGAEA_VAL, random_state=_PANGAEA_SEED)[1].tolist())
         samples = [replace(one, split="val") if index in chosen else one for index, one in enumerate(samples)]
     declared = replace(spec, kind="class_map", classes=spec.classes or _HLS_CLASSES, ignore=spec.ignore or (-1,))
-    return replace(map_data(samples, declared, name=spec.source, seed=seed), statistics="HLS Burn Scars")
+    data = replace(map_data(samples, declared, name=spec.source, seed=seed), statistics="HLS Burn Scars")
+    return replace(data, read=lambda index: _without_fill(data.read(index)))
+
+
+def _without_fill(sample: Sample) -> Sample:
+    images = (replace(one, valid=one.valid & (one.dn != _HLS_FILL)) for one in sample.images)
+    return replace(sample, images=tuple(images))
 
 
 def _burn_scars_of(folder: Path, split: Split, spec: DataSpec) -> list[ListedSample]:
@@ -119,7 +125,7 @@ def _burn_scars_of(folder: Path, split: Split, spec: DataSpec) -> list[ListedSam
             raise ManifestError(f"'{image}' has no mask '{label.name}'. '{spec.source}' wants: {_HLS_WANTED}")
         named = _HLS_NAME.search(image.name)
         date = None if named is None else dt.datetime.strptime(named[1], "%Y%j").replace(tzinfo=dt.UTC)
-        row = row_of(image, "HLS", spec, slot=0) | {"datetime": date, "nodata": _HLS_NODATA}
+        row = row_of(image, "HLS", spec, slot=0) | {"datetime": date}
         entry = make_entry(row, 0, folder=folder, spec=spec)
         samples.append(ListedSample(name="", images=(entry,), label=LabelFile(path=label, variable="1"), split=split))
     if not samples:
