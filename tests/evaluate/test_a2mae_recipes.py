@@ -17,7 +17,7 @@ from anyband.encode.encoder import SensorEncoder
 from anyband.evaluate.features import SiameseEncoder
 from anyband.evaluate.recipe import TransferRecipe, load_transfer_recipe
 from anyband.evaluate.results import read_results
-from anyband.evaluate.run import evaluate
+from anyband.evaluate.run import dry_run, evaluate
 from anyband.labelled import open_task_data
 from anyband.models.checkpoint import load_checkpoint, save_checkpoint
 from anyband.models.encodings import EncodingConfig
@@ -44,7 +44,7 @@ def _scene(rng: np.random.Generator, bright: np.ndarray) -> np.ndarray:
 
 def _render(folder: Path, crs: str) -> None:
     """Write class folders, and tables of maps and of changes, the same but for the coordinate system."""
-    tables = {"segment": ["image,label,split"], "change": ["before,after,label,split"]}
+    tables = {"segment": ["image,label,split"], "change": ["before,after,label,split,before_datetime,after_datetime"]}
     for place, split in enumerate(["train"] * 8 + ["val"] * 2 + ["test"] * 2):
         rng = np.random.default_rng(place)
         name = ("dark", "bright")[place % 2]
@@ -56,7 +56,7 @@ def _render(folder: Path, crs: str) -> None:
             _write(folder / f"{date}_{place}.tif", _scene(rng, bright), crs, place)
         _write(folder / f"label_{place}.tif", known[None].astype(np.uint8), crs, place)
         tables["segment"].append(f"after_{place}.tif,label_{place}.tif,{split}")
-        tables["change"].append(f"before_{place}.tif,after_{place}.tif,label_{place}.tif,{split}")
+        tables["change"].append(f"before_{place}.tif,after_{place}.tif,label_{place}.tif,{split},2020-05-01,2021-05-03")
     for name, rows in tables.items():
         (folder / f"{name}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
@@ -121,6 +121,13 @@ def test_a_recipe_runs_with_and_without_geographic_encoding(
     rows = read_results(tmp_path / "results.parquet")
     assert [row.settings["input"]["metadata"] for row in rows] == [True, False]
     assert all(0 <= row.scores[0].value <= 1 for row in rows)
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_a_dry_run_passes(name: str, recipe_of: Callable[..., TransferRecipe]) -> None:
+    recipe = recipe_of(name)
+    assert recipe.protocol is not None
+    assert (found := dry_run(recipe, recipe.protocol))["ok"], found
 
 
 @pytest.mark.parametrize("name", _NAMES)

@@ -19,6 +19,7 @@ from anyband import cli
 from anyband.evaluate import run as run_module
 from anyband.evaluate.recipe import list_transfer_recipes, load_transfer_recipe
 from anyband.evaluate.run import _Steps, dry_run, dry_run_lines
+from anyband.labelled import is_named
 from anyband.models.checkpoint import save_checkpoint
 
 
@@ -54,11 +55,13 @@ def _run(name: str, data: Path | str, checkpoint: Path | str, *changes: str) -> 
 
 
 def _recipes() -> list[Any]:
-    """Give all recipes of the paper; one of each protocol on each data set is quick enough for every run."""
+    """Give all recipes of published sets; one of each protocol on each data set is quick enough for every run."""
     seen: set[tuple[str, str | None]] = set()
     found = []
     for name in list_transfer_recipes():
         recipe = load_transfer_recipe(name)
+        if not is_named(recipe.data.source):
+            continue
         key = (recipe.data.source, recipe.protocol)
         found.append(pytest.param(name, marks=[pytest.mark.slow] * (key in seen)))
         seen.add(key)
