@@ -153,3 +153,13 @@ def test_existing_store_stays_when_the_new_images_are_bad(image, capsys) -> None
     assert _prepare(image, "--overwrite") == 2
     assert "smaller than a patch" in capsys.readouterr().err
     assert (image.parent / "store" / "index.parquet").read_bytes() == index
+
+
+def test_the_wavelengths_of_a_store_are_drawn(image, capsys) -> None:
+    _prepare(image, "--chip-px", "32")
+    picture = image.parent / "spectrum.png"
+    assert main(["prepare", "--show", str(image.parent / "store"), "--picture", str(picture)]) == 0
+    assert f"wavelengths: {picture}" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["prepare", "x.tif", "--sensor", "naip", "--out", "s", "--picture", str(picture)]) == 2
+    assert "--picture draws the store that --show names" in capsys.readouterr().err

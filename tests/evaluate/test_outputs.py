@@ -22,6 +22,7 @@ from anyband.evaluate.report import check_outputs, write_outputs
 from anyband.evaluate.results import read_results
 from anyband.evaluate.run import run_protocol
 from anyband.labelled.samples import DataSpec, TaskData
+from anyband.models.checkpoint import load_checkpoint
 
 _RECIPE = TransferRecipe(
     name="tiny",
@@ -170,3 +171,37 @@ def test_a_report_that_fails_leaves_no_folder(
     with pytest.raises(InputError, match="no picture"):
         write_outputs(context, results, folder=tmp_path / "out", table_path=tmp_path / "r.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fusion", ["stack", "concat", "mixup_concat"])
+def test_a_report_draws_how_images_are_fused(
+    fusion: str, tiny_encoder: SensorEncoder, pair_data: TaskData, tmp_path: Path
+) -> None:
+    context = context_of(tiny_encoder, pair_data, "knn", _RECIPE.changed(fusion=fusion))
+    write_outputs(context, run_protocol(context), folder=tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert ">Fusion</h2>" in page
+    assert f"{fusion}: " in page
+
+
+def test_the_inference_mode_is_named_as_far_as_the_checkpoint_tells(
+    tiny_checkpoint: Path, class_data: TaskData, tmp_path: Path
+) -> None:
+    """Modes of SMARTIES, section 3.4; files of its weights have no header, those of our runs name their sensors."""
+
+    def mode(data: TaskData, **known: Any) -> str:
+        encoder = SensorEncoder(replace(load_checkpoint(tiny_checkpoint), **known)).eval()
+        context = context_of(encoder, data, "knn", _RECIPE)
+        write_outputs(context, run_protocol(context), folder=tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        page = max(tmp_path.iterdir(), key=lambda path: int(path.name)) / "report.html"
+        said = context.reader.inference_mode
+        assert f"Inference mode: {said.removeprefix('inference mode: ')}" in page.read_text(encoding="utf-8")
+        return said.removeprefix("inference mode: ")
+
+    published = {"sensors": {}, "recipe": None}
+    assert mode(class_data, **published) == "open-domain, seen sensor"
+    assert mode(replace(class_data, name="bigearthnet-mm"), **published) == "in-domain, seen sensor"
+    own = {"sensors": {class_data.sensors[0][0].name: {}}, "recipe": {"name": "mine"}}
+    assert mode(class_data, **own).startswith("seen sensor; whether this data set was in pre-training")
+    other = {"sensors": {"maxar-rgb": {}}, "recipe": {"name": "mine"}}
+    assert mode(class_data, **other) == "open-domain, unseen sensor (sentinel2-l2a was not in pre-training)"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyband.errors import counted
+from anyband.files import whole_file
 
 if TYPE_CHECKING:
     from anyband.data.manifest import ImageList
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute normalisation statistics of the train split: of STORE, or of what is being prepared",
     )
     parser.add_argument("--show", metavar="STORE", help="print what a store holds, and stop")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="with --show: draw which wavelengths it measures")
     parser.add_argument(
         "--endpoint", metavar="URL", help="address of the S3-compatible server of a store at s3:// (default: Amazon's)"
     )
@@ -110,6 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.show is not None:
         return _show(arguments)
+    if arguments.picture is not None:
+        raise InputError("--picture draws the store that --show names; say --show STORE too")
     if arguments.stats and not arguments.inputs and arguments.out is None:
         return _statistics(arguments)
     if arguments.stats:
@@ -128,7 +132,21 @@ def _show(arguments: argparse.Namespace) -> int:
     from anyband.data.prepare import describe_store
     from anyband.data.store import ChipStore
 
-    print("\n".join(describe_store(ChipStore.open(arguments.show, endpoint=arguments.endpoint))))
+    store = ChipStore.open(arguments.show, endpoint=arguments.endpoint)
+    print("\n".join(describe_store(store)))
+    if arguments.picture is not None:
+        from anyband.report.diagrams import Measured, spectrum_png
+        from anyband.sensors.sensor import drawn_range_nm
+
+        measured: dict[str, list[Measured]] = {}
+        for info in store.arrays.values():
+            bands = store.sensors[info.sensor].select(info.bands).bands
+            measured.setdefault(info.sensor, []).append(
+                (info.num_chips, [drawn_range_nm(one.spectrum) for one in bands])
+            )
+        with whole_file(arguments.picture) as beside:
+            beside.write_bytes(spectrum_png(measured))
+        print(f"wavelengths: {arguments.picture}")
     return 0
 
 

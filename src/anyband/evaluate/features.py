@@ -45,6 +45,7 @@ __all__ = [
     "have_equal_bands",
     "keep_features",
     "kept_features",
+    "kept_tokens",
     "labelled_features",
     "mixed_tokens",
     "probe_encoders",
@@ -137,9 +138,7 @@ class FusedEncoder(nn.Module):
             images, metadata = (stacked_images(images),), None if metadata is None else _slots_of(metadata, slice(0, 1))
         tokens, hidden, grid = self.encoder.encoder.embed_sets(SetBatch(groups=tuple(images), metadata=metadata))
         if self.fusion == "mixup_concat":
-            samples, shape = batch.samples.tolist(), (tokens.shape[2],)
-            noise = uniform(self.seed, step=step, samples=samples, purpose="mixup concatenation", shape=shape)
-            from_a = smallest_first(torch.from_numpy(noise), round(_MIXUP_RATIO * noise.shape[1]))
+            from_a = kept_tokens(batch.samples.tolist(), tokens.shape[2], seed=self.seed, step=step)
             tokens, hidden = mixed_tokens(tokens, hidden, from_a.to(tokens.device))
         first = 1 if self.fusion == "joint" else 0
         sequences = tokens.flatten(first, first + 1), None if hidden is None else hidden.flatten(first, first + 1)
@@ -176,6 +175,12 @@ class SiameseEncoder(nn.Module):
         if self.difference == "absolute":
             return tuple(change.abs() for change in changes)
         return tuple(torch.cat([early, change], dim=1) for early, change in zip(before, changes, strict=True))
+
+
+def kept_tokens(samples: Sequence[int], num_tokens: int, *, seed: int, step: int = 0) -> Bool[Tensor, "sample token"]:
+    """Draw which tokens mixup concatenation leaves in the first sequence; the others are exchanged."""
+    noise = uniform(seed, step=step, samples=samples, purpose="mixup concatenation", shape=(num_tokens,))
+    return smallest_first(torch.from_numpy(noise), round(_MIXUP_RATIO * num_tokens))
 
 
 def mixed_tokens(

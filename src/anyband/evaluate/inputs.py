@@ -95,11 +95,25 @@ class TaskReader:
     def notes(self) -> tuple[str, ...]:
         """What a user should know: features that are all equal, statistics, encoding, every band that is not exactly
         known, and sets of pairs."""
-        found = dict.fromkeys(note for spec in self._declared.values() for note in spec.notes)
+        found = dict.fromkeys([self.inference_mode, *(note for spec in self._declared.values() for note in spec.notes)])
         joint = max(len(sensors) for sensors in self.data.sensors) > 1 and self.recipe.fusion == "joint"
         unused = ["the fitted head in the checkpoint's file is not used; --eval-only scores it"]
         unused = unused if self._encoder.checkpoint.head and not self.recipe.eval_only else []
         return (*self.same_features, *found, *(self._encoder.set_notes if joint else ()), *unused)
+
+    @property
+    def inference_mode(self) -> str:
+        """Name the mode of SMARTIES (section 3.4): whether sensors and data set were seen in pre-training. Checkpoints
+        do not say which data they saw, but for the published ones, whose training sensors their ranges know."""
+        checkpoint, used = self._encoder.checkpoint, {sensor.name for sensor in self._declared}
+        learned = (checkpoint.ranges.ranges[layer] for layer in checkpoint.ranges.learned)
+        seen = set(checkpoint.sensors) or {name for entry in learned for name, _ in entry.known}
+        if unseen := sorted(used - seen):
+            return f"inference mode: open-domain, unseen sensor ({', '.join(unseen)} was not in pre-training)"
+        if checkpoint.recipe is not None or checkpoint.sensors:
+            return "inference mode: seen sensor; whether this data set was in pre-training the checkpoint does not say"
+        is_known = self.data.name.casefold().startswith(_PUBLISHED_TRAINING)
+        return f"inference mode: {'in-domain' if is_known else 'open-domain'}, seen sensor"
 
     def settings(self) -> dict[str, Any]:
         """Tell all that features depend on beside the weights, the images and their fusion; reads no image."""
@@ -459,6 +473,8 @@ def _in_order(parts: Sequence[TaskBatch], order: Int[Tensor, " sample"]) -> Task
     )
 
 
+# Data sets of the published pre-training, as their names begin here and in TorchGeo (arXiv 2506.19585, section 4).
+_PUBLISHED_TRAINING = ("bigearthnet", "fmow", "torchgeo:bigearthnet", "torchgeo:fmow")
 _COUNTED = "statistics counted on the training images"
 # Takes the place of statistics that are not counted yet: what is made with it tells bands and ranges, not values.
 _UNCOUNTED = BandStatistics(p01=0.0, p99=1.0, mean=0.0, std=1.0)

@@ -14,7 +14,7 @@ from anyband.arrays import Array, Float, Int, Num, Shaped
 from anyband.data.harmonise import composite, decode
 from anyband.data.harmonise import picture as draw
 from anyband.errors import InputError, OutputError, counted
-from anyband.evaluate.features import Context, Result
+from anyband.evaluate.features import Context, Result, kept_tokens
 from anyband.evaluate.metrics import (
     COLUMN_TITLES,
     METRICS,
@@ -39,6 +39,7 @@ from anyband.evaluate.results import (
 from anyband.files import check_target, whole_directory, yaml_text
 from anyband.labelled.samples import SampleImage, TaskData
 from anyband.models.checkpoint import checkpoint_hash, save_checkpoint, write_weights
+from anyband.report.diagrams import fusion_png
 from anyband.report.figures import confusion_png, curves_png, scatter_png
 from anyband.report.page import (
     MapRow,
@@ -333,7 +334,13 @@ _INTERVALS = "In brackets: 95 % bootstrap intervals over test samples"
 
 
 def write_report(
-    path: Path, data: TaskData, results: Sequence[Result], rows: Sequence[ResultRow], *, shown: bool = False
+    path: Path,
+    data: TaskData,
+    results: Sequence[Result],
+    rows: Sequence[ResultRow],
+    *,
+    fusion: Sequence[str] = (),
+    shown: bool = False,
 ) -> None:
     """Write the report as one HTML file that needs no other, whole or not at all.
     The encoder's result comes first; `rows` are in the order of `results`. Some samples are read again for pictures.
@@ -342,6 +349,7 @@ def write_report(
     task = f"{first.protocol} on {first.data}"
     sections = (
         ("Scores", _score_parts(rows, shown=shown)),
+        ("Fusion", fusion),
         ("Fit", _training_parts(rows)),
         ("Classes", _class_parts(predictions, first.features)),
         ("Numbers", _number_parts(predictions, first.features)),
@@ -518,7 +526,42 @@ def _write_folder(folder: Path, context: Context, results: Sequence[Result], row
             encoder_hash = checkpoint_hash(path)
         if result.model:
             _write_weights(folder / f"{name}.safetensors", result, row, encoder_hash)
-    write_report(folder / "report.html", context.data, results, rows, shown=context.shown)
+    fusion = _fusion_parts(context)
+    write_report(folder / "report.html", context.data, results, rows, fusion=fusion, shown=context.shown)
+
+
+_FUSED = {
+    "stack": "one token from the bands of all images",
+    "concat": "each image by itself, features side by side",
+    "mixup_concat": "half of the tokens exchanged, both mixtures encoded, features side by side",
+    "joint": "the images as one sequence",
+}
+
+
+def _fusion_parts(context: Context) -> list[str]:
+    """Draw how the images of the first test sample are fused, with the tokens that are really exchanged."""
+    recipe, data, encoder = context.recipe, context.data, context.encoders.get("encoder")
+    if recipe.fusion == "single" or encoder is None or not len(data.split("test")):
+        return []
+    position = int(data.split("test")[0])
+    images, config = data.read(position).images, encoder.config
+    side = (recipe.input.img_size or config.img_size) // config.patch_size
+    own = [np.full((side, side), index) for index in range(len(images))]
+    sequences = [([grid], f"tokens of image {index}") for index, grid in enumerate(own, start=1)]
+    if recipe.fusion == "stack":
+        sequences = [([np.full((side, side), -1)], "tokens of all bands")]
+    elif recipe.fusion == "joint":
+        sequences = [(own, "one sequence")]
+    elif recipe.fusion == "mixup_concat":
+        stays = kept_tokens([position], side * side, seed=recipe.seed).numpy().reshape(side, side)
+        sequences = [
+            ([np.where(stays, *pair)], title) for *pair, title in ((0, 1, "a' = a and b"), (1, 0, "b' = b and a"))
+        ]
+    drawn = [(sample_picture(image), picture_title(image)) for image in images]
+    text = f"{recipe.fusion}: {_FUSED[recipe.fusion]}"
+    return [
+        picture(fusion_png(drawn, sequences, outcome=text), alt=text, caption=f"Test sample {data.names[position]}.")
+    ]
 
 
 def _write_weights(path: Path, result: Result, row: ResultRow, encoder_hash: str) -> None:

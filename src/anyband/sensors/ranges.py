@@ -233,12 +233,13 @@ def _bands_of(sensors: Iterable[Sensor]) -> list[tuple[Sensor, Band]]:
 def _add(ranges: list[TrainedRange], sensor: Sensor, band: Band, *, min_iou: float) -> None:
     likeness = [_likeness(band.spectrum, entry.spectrum) for entry in ranges]
     best = max(range(len(ranges)), key=likeness.__getitem__, default=None)
-    pair = (sensor.name, band.name)
     if best is not None and likeness[best] >= min_iou:
         # Sorted, so that pairs of one sensor stand together and a table survives being written by sensor.
-        ranges[best] = replace(ranges[best], known=tuple(sorted((*ranges[best].known, pair))))
+        ranges[best] = replace(ranges[best], known=tuple(sorted((*ranges[best].known, (sensor.name, band.name)))))
     else:
-        ranges.append(TrainedRange(name=f"{sensor.name}.{band.name}", spectrum=band.spectrum, known=(pair,)))
+        ranges.append(
+            TrainedRange(name=f"{sensor.name}.{band.name}", spectrum=band.spectrum, known=((sensor.name, band.name),))
+        )
 
 
 def _likeness(a: Spectrum, b: Spectrum) -> float:

@@ -39,6 +39,7 @@ __all__ = [
     "checked",
     "covered_share",
     "dn_formula",
+    "drawn_range_nm",
     "intersection_over_union",
     "listed_names",
     "number_type",
@@ -155,6 +156,13 @@ class RadarBeam:
 
 
 Spectrum = OpticalRange | RadarBeam
+
+
+def drawn_range_nm(spectrum: Spectrum) -> tuple[float, float]:
+    """Give the ends of what a band measures, nm; of radar a twentieth to both sides of its wavelength."""
+    if isinstance(spectrum, OpticalRange):
+        return spectrum.low_nm, spectrum.high_nm
+    return 0.95 * spectrum.wavelength_nm, 1.05 * spectrum.wavelength_nm
 
 
 def covered_share(band: OpticalRange, by: OpticalRange) -> float:
