@@ -535,6 +535,7 @@ _FUSED = {
     "concat": "each image by itself, features side by side",
     "mixup_concat": "half of the tokens exchanged, both mixtures encoded, features side by side",
     "joint": "the images as one sequence",
+    "ltae": "each image by itself, their features weighed by attention over the dates",
 }
 
 
