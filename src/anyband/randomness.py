@@ -20,9 +20,7 @@ def generator(seed: int, *, step: int, sample: int, purpose: str) -> np.random.G
     """Make the generator of one draw. Equal arguments give equal streams; different ones independent streams.
 
     `step` is a training step or epoch; `sample` the identity in the data, not its position in a batch; both from 0.
-
-    Source:
-        Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox 4x64).
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox 4x64).
     """
     word = int.from_bytes(blake2b(purpose.encode(), digest_size=8).digest(), "little")
     key = np.array([seed % 2**64, word], dtype=np.uint64)

@@ -86,12 +86,8 @@ def read_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
 
 def open_pairs(sources: Sequence[tuple[str, Path, Path]], *, split: str | None) -> ImageList:
     """List the images of the pairs that lists name, in folders laid out as published: (layout, folder, list) of each.
-    Pairs of one location are one place. `split` is that of all; None: drawn.
-
-    Raises:
-        InputError: a layout is unknown.
-        ManifestError: a folder or list does not exist, a list has no pairs, or none of its first ones is there.
-    """
+    Pairs of one location are one place. `split` is that of all; None: drawn. `InputError` for an unknown layout;
+    `ManifestError` where a folder or list does not exist, a list has no pairs, or none of its first ones is there."""
     tables = [_rows_of(*source, split=split) for source in sources]
     names = ", ".join(str(path) for _, _, path in sources)
     return ImageList(names, Path(), lambda: (row for table in tables for row in table()))

@@ -196,11 +196,8 @@ def is_future(time: dt.datetime) -> bool:
 
 def parse_entry(row: Mapping[str, Any], *, folder: Path, known: Mapping[str, Sensor] | None = None) -> ImageEntry:
     """Check one row (None or empty text means absent); `known` has sensors that the catalogue need not have.
-
-    Raises:
-        ManifestError: a column is unknown or missing, or a value is wrong.
-        CatalogueError: the sensor, a band or the encoding is unknown.
-    """
+    `ManifestError` for a column that is unknown or missing, or a wrong value; `CatalogueError` for an unknown sensor,
+    band or encoding."""
     given = {key: value for key, value in row.items() if not (value is None or value == "") and key not in _IGNORED}
     for key, value in given.items():
         for text in value if isinstance(value, list | tuple) else [value]:

@@ -273,14 +273,11 @@ class StoreWriter:
         finished: Mapping[tuple[str, int], tuple[str, bool]] | None = None,
         on_shard: Callable[[str, int, str, bool], object] = lambda *_: None,
     ) -> None:
-        """Start or take up a store.
+        """Start or take up a store in a folder; the rows of the index go into the table `chips` of `database`.
 
-        Args:
-            folder: to fill.
-            database: for the rows of the index, in its table `chips`.
-            finished: shards of an earlier run, (array, number) → (hash of numbers and validity, whether some value is
-                not data); the same chips must be added again, but are not loaded.
-            on_shard: told of each shard written, as `finished` has it.
+        `finished` are shards of an earlier run, (array, number) → (hash of numbers and validity, whether some value is
+        not data); the same chips must be added again, but are not loaded. `on_shard` is told of each shard written, in
+        the same form.
         """
         self.folder = folder
         self._finished = finished or {}
@@ -309,13 +306,9 @@ class StoreWriter:
         report: Mapping[str, Any] | None = None,
         inputs: str | None = None,
     ) -> None:
-        """Write the last shards, the index and, last, the header with the sensors of the arrays, by name.
-
-        Args:
-            options: how it was prepared, plain JSON.
-            report: counts, and what was skipped and why, plain JSON.
-            inputs: hash of the inputs and options; equal ones need no second preparing.
-        """
+        """Write the last shards, the index and, last, the header with the sensors of the arrays, by name. In plain
+        JSON: `options`, how it was prepared, and `report`, counts and what was skipped and why. `inputs` is a hash of
+        the inputs and options; equal ones need no second preparing."""
         self.finish_arrays()
         for array in self._arrays.values():
             _set_attributes(self.folder / "chips" / array.name, array.spec, sensors[array.spec.sensor])

@@ -133,16 +133,9 @@ class InputSpec:
     ) -> ImageBatch:
         """Make network input of digital numbers: standardised images of the bands that are used.
 
-        Args:
-            valid: which pixels have data; None: all but the sensor's nodata. Without a physical value, as NaN, they are
-                missing in both cases.
-            img_size: side to which whole images are resized (bicubic, anti-aliased); None: as they are.
-
-        Returns:
-            `valid` is None where every pixel has data.
-
-        Raises:
-            InputError: another number of bands.
+        `valid` says which pixels have data; None: all but the sensor's nodata. What has no physical value, as NaN, is
+        missing in both cases. Whole images are resized to `img_size` (bicubic, anti-aliased); None: they stay. In the
+        result `valid` is None where every pixel has data. `InputError`: another number of bands.
         """
         nodata = self.sensor.nodata
         check_bands(self.sensor, dn.shape[1:])
@@ -190,11 +183,8 @@ def input_spec_for(
     Statistics (physical units, percentiles) are those given, else those that the checkpoint was trained with for this
     sensor, else the catalogue's. They are never mixed: one source has all bands. A checkpoint that was trained with
     another stretch (`data.stretch`) has it applied to statistics from elsewhere. One with a stem of three bands reads
-    those that `stem_bands` chooses.
-
-    Raises:
-        AssignmentError: a band can't be expressed by the trained ranges.
-        CatalogueError: an encoding is unknown, or no source has statistics for all bands.
+    those that `stem_bands` chooses. `AssignmentError`: the trained ranges can't express a band; `CatalogueError`: an
+    encoding is unknown, or no source has statistics for all bands.
     """
     assignment = assign(sensor, checkpoint.ranges, rules)
     used, source = assignment.sensor, "statistics given by the caller"

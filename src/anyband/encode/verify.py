@@ -106,13 +106,9 @@ class VerifyReport:
 def verify(checkpoint: str | Path, vectors: Path, *, tolerance: float = 1e-5) -> VerifyReport:
     """Run a checkpoint (file or hub id) in float32 on recorded images and compare every recorded output.
 
-    Args:
-        vectors: safetensors file as `docs/verify.md` describes it.
-        tolerance: largest difference that passes, relative to an entry's largest value.
-
-    Raises:
-        CheckpointError: the checkpoint or the file of vectors can't be read.
-        InputError: vectors that are incomplete or do not fit the checkpoint.
+    `vectors` is a safetensors file as `docs/verify.md` describes it; `tolerance` the largest difference that passes,
+    relative to an entry's largest value. `CheckpointError`: the checkpoint or the file of vectors can't be read;
+    `InputError`: vectors that are incomplete or do not fit the checkpoint.
     """
     if not tolerance > 0 or not math.isfinite(tolerance):
         raise InputError(f"the tolerance must be over 0, found {tolerance:g}")

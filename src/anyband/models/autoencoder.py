@@ -160,11 +160,8 @@ class Autoencoder(nn.Module):
             initialise(self, seed=seed, prefix="")
 
     def forward(self, batch: SetBatch, noise: SetNoise | SetPlan) -> SetLoss:
-        """Compute the loss of sets; a plan that was made elsewhere is followed.
-
-        Raises:
-            InputError: images or noise that do not fit the network or each other.
-        """
+        """Compute the loss of sets; a plan that was made elsewhere is followed. `InputError` where images or noise do
+        not fit the network or each other."""
         sets, plan, ids = self._planned(batch, noise)
         decoded = self._decode(sets, plan, ids)
         if self.config.mixup == "released" and plan.swapped is not None:

@@ -262,14 +262,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours or a published one, strictly: no weight missing, none too many, all in shape.
-
-    Args:
-        path_or_hub_id: a safetensors file, a folder with `model.safetensors` or of a run, or a hub id; see `locate`.
-
-    Raises:
-        CheckpointError: no such file, a pickle, a truncated file, or weights that fit no network.
-    """
+    """Read a checkpoint of ours or a published one (see `locate`), strictly: no weight missing, none too many, all in
+    shape. `CheckpointError`: no such file, a pickle, a truncated file, or weights that fit no network."""
     path = locate(path_or_hub_id)
     stored, header = read_weights(path)
     tensors, head, ranges, notes = plain_weights(stored, header, str(path))
@@ -511,11 +505,7 @@ def _header_text(header: Mapping[str, object]) -> bytes:
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file whole or not at all, with a checksum that reading verifies; equal contents give equal
-    bytes, unlike by the library's writer.
-
-    Source:
-        The safetensors format, https://github.com/huggingface/safetensors#format.
-    """
+    bytes, unlike by the library's writer. Source: https://github.com/huggingface/safetensors#format."""
     # Wide numbers first, so that every tensor starts at a multiple of its own item size.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}

@@ -54,17 +54,9 @@ _HALF_TURN_DEG, _QUARTER_TURN_DEG = 180.0, 90.0
 
 
 def geosot_codes(angle_deg: Float[Array, "*shape"], *, level: int = BITS) -> Num[Array, "*shape"]:
-    """Compute the codes of angles, most significant bit first; nothing is rounded on the way.
-
-    A negative angle has the code of its opposite with the sign bit set; level n keeps the leading n bits of 32.
-
-    Args:
-        angle_deg: longitudes or latitudes, −180 to 180 degrees; else, or where NaN, an `InputError`.
-        level: 1 to 32.
-
-    Source:
-        A²-MAE (arXiv 2406.08079).
-    """
+    """Compute the codes of angles, −180 to 180 degrees (else, or where NaN, an `InputError`), most significant bit
+    first; nothing is rounded on the way. A negative angle has the code of its opposite with the sign bit set; level n,
+    1 to 32, keeps the leading n bits of 32. Source: A²-MAE (arXiv 2406.08079)."""
     if not 1 <= level <= BITS:
         raise InputError(f"a GeoSOT code has levels 1 to {BITS}, found level {level}")
     angle = np.asarray(angle_deg, dtype=np.float64)
@@ -77,16 +69,9 @@ def geosot_codes(angle_deg: Float[Array, "*shape"], *, level: int = BITS) -> Num
 
 
 def corner_bits(lonlat_deg: Float[Array, "*shape 4 2"]) -> Float[Array, "*shape 256"]:
-    """Write the corners of images as bits: 32 for each longitude, then latitude, most significant first.
-
-    That the corners are upper left, upper right, lower right, lower left is our reading of A²-MAE's intent.
-
-    Args:
-        lonlat_deg: degrees within ±180 and ±90, else an `InputError`; NaN where unknown.
-
-    Returns:
-        float32, 0 or 1; NaN where the angle is unknown.
-    """
+    """Write the corners of images, degrees within ±180 and ±90 (else an `InputError`), as bits, float32: 32 for each
+    longitude, then latitude, most significant first; NaN where unknown. That the corners are upper left, upper right,
+    lower right, lower left is our reading of A²-MAE's intent."""
     angle = np.asarray(lonlat_deg, dtype=np.float64)
     _check_range(angle[..., 0], "longitude", _HALF_TURN_DEG)
     _check_range(angle[..., 1], "latitude", _QUARTER_TURN_DEG)
@@ -338,11 +323,8 @@ class SetEncodings(nn.Module):
     def forward(
         self, grid: tuple[int, int], metadata: SetMetadata | None, shares: Float[Tensor, "set slot range"]
     ) -> Float[Tensor, "set slot #token width"]:
-        """Compute what is added to each image, or to each token where `geographic` holds the positions.
-
-        Raises:
-            InputError: more images than A²-MAE composes, or metadata of other sets than `shares`.
-        """
+        """Compute what is added to each image, or to each token where `geographic` holds the positions. `InputError`:
+        more images than A²-MAE composes, or metadata of other sets than `shares`."""
         num_sets, num_slots = shares.shape[:2]
         if metadata is None:
             metadata = SetMetadata.unknown(num_sets, num_slots, device=shares.device)

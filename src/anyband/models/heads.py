@@ -48,13 +48,9 @@ _LTAE_HEAD_CHANNELS = 8
 
 
 def head_blocks(kind: MapHeadKind, *, depth: int, blocks: Sequence[int] = ()) -> tuple[int, ...] | Literal["final"]:
-    """Say which blocks, before the final norm, a head sees, or `final`.
-
-    Without `blocks`: as published for encoders of 12 and 24, else in equal distances, the last included.
-
-    Raises:
-        InputError: blocks that the encoder or the head does not have.
-    """
+    """Say which blocks, before the final norm, a head sees, or `final`. Without `blocks`: as published for encoders of
+    12 and 24, else in equal distances, the last included. `InputError`: blocks that the encoder or the head does not
+    have."""
     wrong = [index for index in blocks if not 0 <= index < depth]
     if wrong:
         raise InputError(f"head.blocks are {list(blocks)}; the encoder has blocks 0 to {depth - 1}")

@@ -123,10 +123,7 @@ def draw_plan(
 
 def plan_from_masked(masked: Bool[Tensor, "set slot token"]) -> SetPlan:
     """Make a plan of declared masks; nothing is exchanged, and visible tokens stand in the order of their positions.
-
-    Raises:
-        InputError: sets with unequal counts of visible tokens, or with none.
-    """
+    `InputError`: sets with unequal counts of visible tokens, or with none."""
     counts = (~masked).sum(dim=2)
     totals = sorted({int(total) for total in counts.sum(dim=1)})
     if len(totals) != 1 or totals[0] == 0:

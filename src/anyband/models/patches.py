@@ -129,13 +129,9 @@ class SpectralProjection(nn.Module):
 
 
 class SpectralReconstruction(nn.Module):
-    """Predict `num_values` of every band from decoded tokens: each band by its own r_i, as one matrix product.
-
-    Where a sensor has more bands than there are ranges, all ranges are predicted and then shared out.
-
-    Source:
-        SMARTIES (arXiv 2506.19585), section 3.3.
-    """
+    """Predict `num_values` of every band from decoded tokens: each band by its own r_i, as one matrix product. Where a
+    sensor has more bands than there are ranges, all ranges are predicted and then shared out. Source: SMARTIES (arXiv
+    2506.19585), section 3.3."""
 
     def __init__(self, *, num_ranges: int, num_values: int, width: int) -> None:
         super().__init__()

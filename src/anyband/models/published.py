@@ -65,16 +65,10 @@ def shard_files(index: Path, *, are_there: bool = True) -> dict[Path, list[str]]
 def plain_weights(
     tensors: Mapping[str, Tensor], header: Mapping[str, str], where: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], RangeTable, tuple[str, ...]]:
-    """Bring weights, whoever published them, to plain names.
-
-    Returns:
-        encoder and decoder, if there is one, float32; the head by its own names, empty where there is none; the
-        published ranges that the layers have, of which headers of ours name others; and what was taken, for people.
-
-    Raises:
-        CheckpointError: words before the names that no wrapper puts there, or a weight that is stored twice with other
-            numbers.
-    """
+    """Bring weights, whoever published them, to plain names: those of encoder and decoder, if there is one, float32;
+    the head's by its own names, empty where there is none; the published ranges that the layers have, of which headers
+    of ours name others; and what was taken, for people. `CheckpointError`: words before the names that no wrapper puts
+    there, or a weight that is stored twice with other numbers."""
     found, notes = _unwrapped(tensors, where)
     head = {name.removeprefix(_HEAD): tensor for name, tensor in found.items() if name.startswith(_HEAD)}
     found = {name: tensor for name, tensor in found.items() if not name.startswith(_HEAD)}

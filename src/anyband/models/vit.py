@@ -273,12 +273,9 @@ class Encoder(_Located):
     def forward(self, batch: SetBatch | ImageBatch, metadata: SetMetadata | None = None) -> EncoderOutput:
         """Encode whole sets: the images of a set are one sequence, so that every token sees all of them.
 
-        Args:
-            batch: sets of equally many images; or images of one sensor, each a set of its own.
-            metadata: of images alone; None: nothing is known. A network without encodings ignores it.
-
-        Raises:
-            InputError: images that do not fit the network or each other.
+        Images of one sensor that are no sets are each a set of its own, of which `metadata` tells what is known (None:
+        nothing); a network without encodings ignores it. `InputError`: images that do not fit the network or each
+        other.
         """
         sets = batch if isinstance(batch, SetBatch) else SetBatch(groups=(batch,), metadata=metadata)
         embedded, hidden, grid = self.embed_sets(sets)
@@ -314,10 +311,7 @@ class Encoder(_Located):
         blocks: Sequence[int],
     ) -> tuple[Float[Tensor, "batch visible width"], ...]:
         """Encode tokens that already carry their positions; give them after chosen blocks, before norm, without CLS.
-
-        Raises:
-            InputError: a block that is not there (they count from 0), or none.
-        """
+        `InputError` for a block that is not there (they count from 0), or none."""
         depth = len(self.blocks)
         if not blocks or not all(0 <= index < depth for index in blocks):
             raise InputError(f"blocks {list(blocks)} were asked for; the encoder has 0 to {depth - 1}")

@@ -72,11 +72,9 @@ def draw_stem_bands(
 ) -> Int[Array, "set slot 3"]:
     """Draw the bands of each image for a stem: a function of (seed, step, sample, slot); `samples` identify sets.
 
-    Three different ones in random order; where an image has fewer, each stands there at least once.
-
-    Source:
-        The released code of A²-MAE (arXiv 2406.08079) draws three bands at random for one shared stem. That they are
-        different and in random order, and what happens to fewer than three, is our reading.
+    Three different ones in random order; where an image has fewer, each stands there at least once. Source: the
+    released code of A²-MAE (arXiv 2406.08079) draws three bands at random for one shared stem. That they are different
+    and in random order, and what happens to fewer than three, is our reading.
     """
     drawn = np.empty((*num_bands.shape, NUM_STEM_BANDS), dtype=np.int64)
     for row, sample in enumerate(samples):
@@ -104,12 +102,8 @@ def assignment_rules(recipe: PretrainRecipe) -> AssignmentRules:
 def input_specs(
     store: ChipStore, names: Iterable[str], *, ranges: RangeTable, recipe: PretrainRecipe
 ) -> dict[str, InputSpec]:
-    """Work out how the chips of each array become network input; all bands of an array have statistics.
-
-    Raises:
-        AssignmentError: a band that the ranges can't express.
-        CatalogueError: no statistics for a band.
-    """
+    """Work out how the chips of each array become network input; all bands of an array have statistics (else a
+    `CatalogueError`). `AssignmentError`: a band that the ranges can't express."""
     rules, source = assignment_rules(recipe), recipe.data.statistics
     specs = {}
     for name in names:
@@ -133,10 +127,7 @@ def stage_footprints(
     sets: ImageSets, stages: Sequence[StageRecipe], store: ChipStore
 ) -> tuple[Int[Array, " footprint"], ...]:
     """Tell which footprints each stage takes: ascending positions in `sets`, of which one may stand in several.
-
-    Raises:
-        StoreError: the store lacks a sensor, or a stage has no footprint.
-    """
+    `StoreError`: the store lacks a sensor, or a stage has no footprint."""
     shown = []
     for stage in stages:
         names = [name if name in store.sensors else get_sensor(name).name for name in stage.with_sensors]

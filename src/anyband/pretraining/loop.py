@@ -291,13 +291,9 @@ class TrainingLoop:
             self._val_draws = [sampler.batch(index) for index in range(count)]
 
     def run(self, progress: Progress, *, shown: bool) -> Progress:
-        """Do all steps from `progress` on, and give that of the end.
-
-        Raises:
-            RecipeError: batches can't be cut as the recipe says.
-            TrainingError: the loss or the weights are not finite; nothing is saved after that.
-            OutputError: a file can't be written.
-        """
+        """Do all steps from `progress` on, and give that of the end. `RecipeError`: batches can't be cut as the recipe
+        says; `TrainingError`: the loss or the weights are not finite, and nothing is saved after that; `OutputError`: a
+        file can't be written."""
         plan, fabric, total = self._plan, self._fabric, self._plan.total_steps
         if progress.step == total:
             return progress
@@ -492,10 +488,8 @@ class Stepper:
 
     def step(self, step: int, parts: Sequence[Example]) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
         """Do one step with this process's parts of the global batch, whose gradient is the same however it is cut.
-
-        Returns:
-            Mean loss over the global batch and norm of the gradient where it is clipped, still on the device.
-        """
+        Gives the mean loss over the global batch and the norm of the gradient where it is clipped, still on the
+        device."""
         fabric, largest, grad_norm = self._fabric, self._recipe.optim.clip_grad_norm, None
         set_learning_rate(self.optimizer, self._schedule.rate(step))
         weights: list[Tensor | float] = [1.0]

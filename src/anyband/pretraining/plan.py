@@ -129,14 +129,9 @@ class RunPlan:
 
 
 def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
-    """Work out a run.
-
-    Raises:
-        StoreError: the store has no such pairs or sets.
-        AssignmentError: a band that the ranges can't express.
-        CatalogueError: a sensor is unknown, or a band has no statistics.
-        CheckpointError: the checkpoint to start from is missing, or holds another network.
-    """
+    """Work out a run. `StoreError`: the store has no such pairs or sets; `AssignmentError`: a band that the ranges
+    can't express; `CatalogueError`: a sensor is unknown, or a band has no statistics; `CheckpointError`: the checkpoint
+    to start from is missing, or holds another network."""
     optim = recipe.optim
     samples = find_samples(recipe, store, split=recipe.data.split)
     samples = replace(samples, stages=recipe.data.stages or (), steps=optim.steps)
@@ -176,12 +171,8 @@ def plan_run(recipe: PretrainRecipe, store: ChipStore) -> RunPlan:
 
 
 def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> Samples:
-    """Find the pairs or sets of a split that a recipe asks for.
-
-    Raises:
-        StoreError: the store has none.
-        CatalogueError: a sensor is unknown.
-    """
+    """Find the pairs or sets of a split that a recipe asks for. `StoreError`: the store has none; `CatalogueError`: a
+    sensor is unknown."""
 
     def known(name: str) -> str:
         """Resolve an alias; a name that neither the store nor the catalogue knows is an error, never ignored."""
@@ -229,12 +220,9 @@ def _start(recipe: PretrainRecipe, sensors: Sequence[Sensor]) -> tuple[Checkpoin
 
     With `ranges: start_and_new`, every band that the ranges of `start` don't know exactly gets one of its own, which
     starts as the mixture that interpolation gives: the first loss is the same as without it. What the masked
-    autoencoder of `start_mae` lacks is drawn from the seed.
-
-    Raises:
-        RecipeError: `start` and `ranges` do not go together.
-        CheckpointError: no such file, a pickle, or another network or stem; every difference is named.
-        AssignmentError: a band that the ranges of `start` can't express.
+    autoencoder of `start_mae` lacks is drawn from the seed. `RecipeError`: `start` and `ranges` do not go together;
+    `CheckpointError`: no such file, a pickle, or another network or stem, with every difference; `AssignmentError`: a
+    band that the ranges of `start` can't express.
     """
     model = recipe.model
     if (model.start is not None) != (model.ranges in ("start", "start_and_new")):
@@ -356,10 +344,8 @@ class Progress:
 def check_folder(out: Path, identity: Mapping[str, Any], *, resume: bool) -> bool:
     """Tell whether a run with this identity is in a folder already. Writes nothing.
 
-    `identity` is `recipe` as plain values, `store` (a fingerprint) and others that must be equal.
-
-    Raises:
-        OutputError: the folder holds another run, something else, or this run where `resume` is off.
+    `identity` is `recipe` as plain values, `store` (a fingerprint) and others that must be equal. `OutputError`: the
+    folder holds another run, something else, or this run where `resume` is off.
     """
     file = out / _RUN_FILE
     if not file.is_file():
@@ -436,11 +422,8 @@ def read_newest(out: Path) -> tuple[tuple[Progress, Checkpoint, dict[str, Tensor
 
 
 def save_step(out: Path, progress: Progress, optimizer: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, then drop those that are neither among the last two nor the best.
-
-    Raises:
-        OutputError: no room, no permission. Earlier checkpoints are as they were.
-    """
+    """Write a checkpoint, then drop those that are neither among the last two nor the best. `OutputError` where there
+    is no room or permission; earlier checkpoints are as they were."""
     folder = out / _CHECKPOINTS / f"step_{progress.step:08d}"
     if folder.exists():
         # Left by an earlier try whose files did not survive; a whole one is never written twice.

@@ -218,9 +218,7 @@ def pixel_size_m(transform: Transform, *, crs: str, height: int, width: int) -> 
     """Measure a pixel on the ground at the centre of an image: the root of its area, metres.
 
     A projected CRS within 1 % of the ellipsoid counts as true to scale (UTM: 0.1 % at most); others are measured on it.
-
-    Source:
-        Geodesics by pyproj on the CRS's own ellipsoid (Karney, "Algorithms for geodesics", J. Geodesy 2013).
+    Source: geodesics by pyproj on the CRS's own ellipsoid (Karney, "Algorithms for geodesics", J. Geodesy 2013).
     """
     to_degrees, geod, unit_m = _on_ellipsoid(crs)
     a, b, c, d, e, f = transform
@@ -411,12 +409,9 @@ class Placement:
 
 
 def place(target: Any, source: Any) -> Placement:
-    """Place a target grid in a source grid. Without georeference both cover the same ground, so that their shapes must
-    be in ratio; `GeometryError` where they are not, or one grid is turned.
-
-    Args:
-        target: a `Grid`, or anything else with its `height`, `width`, `transform` and `crs`; so is `source`.
-    """
+    """Place a target grid in a source grid: a `Grid`, or anything else with `height`, `width`, `transform` and `crs`.
+    Without georeference both cover the same ground, so that their shapes must be in ratio; `GeometryError` where they
+    are not, or one grid is turned."""
     if target.crs is None:
         if target.height * source.width != target.width * source.height:
             raise GeometryError(

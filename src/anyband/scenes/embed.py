@@ -186,11 +186,8 @@ def scene_statistics(source: RasterSource, sensor: Sensor, *, shown: bool = Fals
 
 def named_set_statistics(name: str, entries: Sequence[ImageEntry]) -> SetStatistics:
     """Get the statistics that a user names (a path, or `scene`, which counts all images), for each sensor of a set.
-
-    Raises:
-        InputError: images of one sensor differ in bands or encoding, so that they can't be counted together; or a band
-            has no valid value, or only one.
-    """
+    `InputError`: images of one sensor differ in bands or encoding, so that they can't be counted together; or a band
+    has no valid value, or only one."""
     found: dict[str, dict[str, BandStatistics]] = defaultdict(dict)
     alike: dict[Sensor, list[ImageEntry]] = defaultdict(list)
     for entry in entries:

@@ -149,11 +149,8 @@ def _slope_gain(surface: Surface) -> Float[Array, "row col"]:
 
 
 def speckle(rng: np.random.Generator, shape: tuple[int, ...], *, looks: float) -> Float[Array, "..."]:
-    """Draw multiplicative speckle of intensity: gamma with mean 1 and variance 1 / looks.
-
-    Source:
-        Ulaby and Long, Microwave Radar and Radiometric Remote Sensing (2014): fading of multi-look power.
-    """
+    """Draw multiplicative speckle of intensity: gamma with mean 1 and variance 1 / looks. Source: Ulaby and Long,
+    Microwave Radar and Radiometric Remote Sensing (2014), fading of multi-look power."""
     return (rng.standard_gamma(looks, shape, dtype=np.float32) / np.float32(looks)).astype(np.float32)
 
 

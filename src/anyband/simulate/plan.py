@@ -271,11 +271,8 @@ def rectangular_tiles(
 def irregular_tiles(
     rng: np.random.Generator, y_m: Float[Array, "row col"], x_m: Float[Array, "row col"], *, spacing_m: float
 ) -> Tiles:
-    """Divide the ground into the Voronoi cells of scattered points, about one for each square of `spacing_m`.
-
-    Source:
-        Worley, "A cellular texture basis function", SIGGRAPH 1996.
-    """
+    """Divide the ground into the Voronoi cells of scattered points, about one for each square of `spacing_m`. Source:
+    Worley, "A cellular texture basis function", SIGGRAPH 1996."""
     row = np.floor(y_m / np.float32(spacing_m)).astype(np.intp)
     col = np.floor(x_m / np.float32(spacing_m)).astype(np.intp)
     top, left = int(row.min()) - 1, int(col.min()) - 1

@@ -105,11 +105,8 @@ def band_mean(band: OpticalRange, values: Float[Array, "*rest wavelength"]) -> F
 def planck_radiance(
     wavelength_nm: Float[Array, "*#shape"], temperature_k: Float[Array, "*#shape"]
 ) -> Float[Array, "*shape"]:
-    """Compute the radiance of a black body, W / (m² sr µm).
-
-    Source:
-        Planck's law with the constants of the SI Brochure, 9th edition (2019).
-    """
+    """Compute the radiance of a black body, W / (m² sr µm). Source: Planck's law with the constants of the SI Brochure,
+    9th edition (2019)."""
     micrometres = wavelength_nm / 1000.0
     first, second = 1.191042972e8, 1.438776877e4
     exponent = second / (micrometres * temperature_k)
@@ -278,10 +275,7 @@ def northern_day(latitude_deg: float, day: float) -> float:
 
 def sun_position(latitude_deg: float, day: float, *, solar_hour: float = 10.5) -> tuple[float, float]:
     """Compute the sun's degrees above the horizon and clockwise from north; solar hour 10.5 is Sentinel-2's overpass.
-
-    Source:
-        Cooper, "The absorption of radiation in solar stills", Solar Energy 12, 1969 (declination).
-    """
+    Source: Cooper, "The absorption of radiation in solar stills", Solar Energy 12, 1969 (declination)."""
     declination = np.radians(23.45) * np.sin(2 * np.pi * (284 + day) / 365)
     hour_angle = np.radians(15 * (solar_hour - 12))
     latitude = np.radians(latitude_deg)

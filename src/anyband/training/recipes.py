@@ -94,10 +94,8 @@ def need(holds: bool, message: str) -> None:
 def load_recipe_as(
     model: type[RecipeT], name_or_path: str | Path, overrides: Sequence[str], *, shipped: Mapping[str, Traversable]
 ) -> RecipeT:
-    """Read a recipe of any kind from YAML: a file, or one of `shipped` by its name.
-    Raises:
-        RecipeError: no such recipe, an unknown or duplicate key, a wrong type, or values that do not go together.
-    """
+    """Read a recipe of any kind from YAML: a file, or one of `shipped` by its name. `RecipeError`: no such recipe, an
+    unknown or duplicate key, a wrong type, or values that do not go together."""
     path = Path(name_or_path)
     if path.is_file():
         values = read_yaml(path, error=RecipeError)
