@@ -131,7 +131,7 @@ def joint_features(
             for sensor, rows in zip(sensors, chips.T, strict=True)
         ]
         metadata = metadata_of(store, chips, img_size=encoder.config.img_size) if known else None
-        output = encoder.encode_sets(SetBatch(groups=tuple(groups), metadata=metadata), precision="bf16")
+        output = encoder.encode_batch(SetBatch(groups=tuple(groups), metadata=metadata), precision="bf16")
         for pool in POOLS:
             made[pool].append(pooled(output, pool).cpu().numpy())
     return {pool: unit_length(np.concatenate(parts)) for pool, parts in made.items()}

@@ -40,9 +40,8 @@ def progress(title: str, total: int, *, shown: bool = True, done: int = 0) -> It
         if now - last >= _LINE_EVERY_S or (count >= total and now - started >= _LINE_EVERY_S):
             last = now
             left_s = (now - started) / max(count - done, 1) * (total - count)
-            print(
-                f"{title}: {count}/{total}, {text}{', ' * bool(text)}{left_s:.0f} s left", file=sys.stderr, flush=True
-            )
+            said = f"{title}: {count}/{total}, {text}{', ' * bool(text)}{left_s:.0f} s left"
+            print(said, file=sys.stderr, flush=True)
 
     if not shown or total == 0:
         yield lambda _done, _text="": None

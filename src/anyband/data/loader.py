@@ -133,9 +133,8 @@ class BatchOrder:
         """Order the batches of an epoch so that each kind stands in it at equal distances, from a drawn one on: among
         any so many neighbours it has its share, but for one or two."""
         counts = self._batches_of_kind
-        begun = generator(self._seed, step=epoch, sample=0, purpose=f"kinds in turn of {self._noun}").random(
-            len(counts)
-        )
+        draws = generator(self._seed, step=epoch, sample=0, purpose=f"kinds in turn of {self._noun}")
+        begun = draws.random(len(counts))
         places = [(np.arange(count) + begun[kind]) / max(count, 1) for kind, count in enumerate(counts)]
         return np.repeat(np.arange(len(counts)), counts)[np.argsort(np.concatenate(places), kind="stable")]
 

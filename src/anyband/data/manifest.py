@@ -31,7 +31,7 @@ from anyband.errors import (
     nearest_name,
 )
 from anyband.files import check_regular, file_identity, found_paths, read_yaml
-from anyband.rasters.reader import AVAILABLE, RasterSource, file_sensor, open_raster, open_sheet
+from anyband.rasters.reader import AVAILABLE, NETCDF_ENDINGS, RasterSource, file_sensor, open_raster, open_sheet
 from anyband.sensors.catalogue import get_sensor
 from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, Sensor
 
@@ -338,8 +338,7 @@ def _bands(value: Any, paths: Sequence[Path], sensor: Sensor) -> tuple[tuple[str
         named = [(band.strip(), name.strip()) for band, _, name in (item.partition("=") for item in items)]
         if any(name for _, name in named) and not all(name for _, name in named):
             raise ManifestError(f"bands '{value}' name some bands of the file and not others")
-        netcdf = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
-        has_order = len(paths) == 1 and not paths[0].is_dir() and paths[0].suffix.casefold() not in netcdf
+        has_order = len(paths) == 1 and not paths[0].is_dir() and paths[0].suffix.casefold() not in NETCDF_ENDINGS
         if not any(name for _, name in named) and has_order:
             named = [(band, str(number)) for number, (band, _) in enumerate(named, 1)]
     return tuple((sensor.band(band).name, name) for band, name in named)

@@ -427,9 +427,7 @@ class ChipStore:
 
     def normalisation(self, array: str, *, source: Literal["catalogue", "store"]) -> "Normalisation":
         """Join the encoding of an array with the sensor's statistics in the catalogue, or those of this store.
-
-        `StoreError` where the store's were not computed, `CatalogueError` where the catalogue has none for a band.
-        """
+        `StoreError` where the store's were not computed, `CatalogueError` where the catalogue has none for a band."""
         from anyband.data.harmonise import normalisation_for
 
         sensor = self.array_sensor(array)

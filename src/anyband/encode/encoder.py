@@ -194,12 +194,11 @@ def load_encoder(
 def find_device(name: str) -> torch.device:
     """See that a device is there, before anything is loaded; `InputError` where it is not."""
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as problem:
         reason = str(problem).strip().partition("\n")[0].rstrip(".")
         raise InputError(f"there is no device '{name}' here: {reason}; use 'cpu', or one that is there") from problem
-    return device
+    return torch.device(name)
 
 
 class SensorEncoder(nn.Module):
@@ -412,7 +411,8 @@ class SensorEncoder(nn.Module):
         for what in ("statistics", "metadata"):
             if getattr(options, what) is not None and not isinstance(getattr(options, what), str | Path):
                 raise InputError(f"the images of a set have {what} of their own: give them to each SetImage")
-        names = [f"image {position} of the set ({_sensor_name(one)})" for position, one in enumerate(images)]
+        sensors = [one.sensor if isinstance(one.sensor, str) else one.sensor.name for one in images]
+        names = [f"image {position} of the set ({sensor})" for position, sensor in enumerate(sensors)]
         metadata = [checked_metadata(one.metadata, name=name) for one, name in zip(images, names, strict=True)]
         check_one_footprint(metadata, names)
         given = [self._given(one, name, is_one=True) for one, name in zip(images, names, strict=True)]
@@ -423,7 +423,7 @@ class SensorEncoder(nn.Module):
         check_memory(self.encoder, num_sets=1, num_images=len(images), num_tokens=rows * cols)
         told = metadata if tile is None else [metadata_of_tiles(one, shapes[0], tile, (1, 1))[0] for one in metadata]
         of_set = network_metadata([told], resized_gsd_m([told], shapes, size))
-        output = self.encode_sets(SetBatch(groups=tuple(batches), metadata=of_set), precision=options.precision)
+        output = self.encode_batch(SetBatch(groups=tuple(batches), metadata=of_set), precision=options.precision)
         vectors, maps = image_vectors(output)[0], feature_maps(output)[0]
         notes = [(*spec.notes, *said) for spec, (*_, said) in zip(specs, given, strict=True)]
         return Features(
@@ -470,19 +470,13 @@ class SensorEncoder(nn.Module):
         return specs, batches, doubts
 
     def encode_batch(
-        self, batch: ImageBatch, *, metadata: SetMetadata | None = None, precision: Precision = "float32"
+        self, batch: ImageBatch | SetBatch, *, metadata: SetMetadata | None = None, precision: Precision = "float32"
     ) -> EncoderOutput:
-        """Encode network input without gradients; the features are float32 on the encoder's device."""
+        """Encode network input, images with their metadata or whole sets, without gradients; the features are float32
+        on the encoder's device."""
         network = self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
         with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             output: EncoderOutput = network(batch.to(self.device), metadata and metadata.to(self.device))
-        return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
-
-    def encode_sets(self, batch: SetBatch, *, precision: Precision = "float32") -> EncoderOutput:
-        """Encode sets of network input without gradients; the features are float32 on the encoder's device."""
-        network = self._rounded.of(self.encoder) if precision == "bf16" else self.encoder
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            output: EncoderOutput = network(batch.to(self.device))
         return replace(output, cls=output.cls.float(), tokens=output.tokens.float())
 
     def _given(
@@ -540,10 +534,6 @@ def _check_set(images: object) -> None:
         raise InputError(f"a set is a list of SetImage, each with its array and sensor; found {found}")
     if not images:
         raise InputError("a set needs at least one image; found none")
-
-
-def _sensor_name(image: SetImage) -> str:
-    return image.sensor if isinstance(image.sensor, str) else image.sensor.name
 
 
 _NO_DATA = "{} has no pixel with data (all nodata or NaN); leave it out, or check the nodata value of the sensor"

@@ -137,15 +137,11 @@ class InputSpec:
         missing in both cases. Whole images are resized to `img_size` (bicubic, anti-aliased); None: they stay. In the
         result `valid` is None where every pixel has data. `InputError`: another number of bands.
         """
-        nodata = self.sensor.nodata
         check_bands(self.sensor, dn.shape[1:])
         kept = list(self.assignment.kept_index)
         dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))[:, kept]
-        known = torch.isfinite(to_physical(dn, self.normalisation))
-        if valid is not None:
-            known = known & valid[:, kept]
-        elif nodata is not None and nodata == nodata:
-            known = known & (dn != nodata)
+        given = with_data(dn, self.sensor.nodata) if valid is None else valid[:, kept]
+        known = given & torch.isfinite(to_physical(dn, self.normalisation))
         seen: Tensor | None = None if bool(known.all()) else known
         pixels = Standardiser(self.normalisation, device=dn.device)(dn, seen)
         if img_size is not None and dn.shape[2:] != (img_size, img_size):

@@ -70,8 +70,7 @@ def _has_equal_dates(data: TaskData) -> bool:
 
 def pixel_values(images: Sequence[SampleImage], specs: Sequence[InputSpec]) -> Float[Array, "row col value"]:
     """Give each pixel of the first image its standardised values in every band of every image, NaN where it has none.
-    Other images are brought to its pixels bilinearly.
-    """
+    Other images are brought to its pixels bilinearly."""
     height, width = images[0].dn.shape[1:]
     planes = []
     for image, spec in zip(images, specs, strict=True):

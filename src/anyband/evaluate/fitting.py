@@ -238,8 +238,7 @@ class AdaptedEncoder:
 
 def adapt(encoder: SensorEncoder, data: TaskData, recipe: TransferRecipe) -> AdaptedEncoder:
     """Copy an encoder and make it ready for training; its features are those of the original until it is trained.
-    Settings that do not go together are a `RecipeError`, bands that no range can express an `AssignmentError`.
-    """
+    Settings that do not go together are a `RecipeError`, bands that no range can express an `AssignmentError`."""
     fit = recipe.fit
     if fit.encoder == "frozen" and fit.new_ranges == "with_rest":
         raise RecipeError(
@@ -284,9 +283,8 @@ def checkpoint_of(encoder: SensorEncoder) -> Checkpoint:
 
 
 def tuned_checkpoint(encoder: SensorEncoder, specs: Iterable[InputSpec]) -> Checkpoint:
-    """Make a checkpoint of an encoder that was trained on a task, settled; `specs` of its sensors are kept with it.
-    Of several choices of bands of one sensor, the largest counts.
-    """
+    """Make a checkpoint of an encoder that was trained on a task, settled; `specs` of its sensors are kept with it. Of
+    several choices of bands of one sensor, the largest counts."""
     checkpoint = checkpoint_of(encoder)
     chosen = {one.sensor.name: one for one in sorted(specs, key=lambda one: len(one.sensor.bands))}
     normalised = {name: one.normalisation.to_dict() for name, one in chosen.items() if not one.from_checkpoint}

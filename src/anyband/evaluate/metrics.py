@@ -82,8 +82,7 @@ def label_matrix(labelled: LabelledFeatures) -> Bool[Array, "sample class"]:
 
 def check_same_classes(train: LabelledFeatures, test: LabelledFeatures) -> None:
     """See that every class of the test samples has training samples, and both splits the same names of classes.
-    Anything else is an `InputError`.
-    """
+    Anything else is an `InputError`."""
     if train.classes != test.classes:
         raise InputError(f"training names the classes {train.classes}, test {test.classes}; give both one list")
     known, needed = (label_matrix(one).any(axis=0) for one in (train, test))
@@ -309,9 +308,8 @@ def class_average_precisions(
 
 
 def _average_precision(positive: Array, scores: Float[Array, "item"], *, items_per_sample: int = 1) -> Weighted:
-    """Sum precision times gain in recall over the distinct scores, from the highest; NaN without a positive.
-    Recall grows only at scores that a positive item has, so weights are summed between those and nowhere else.
-    """
+    """Sum precision times gain in recall over the distinct scores, from the highest; NaN without a positive. Recall
+    grows only at scores that a positive item has, so weights are summed between those and nowhere else."""
     order = np.argsort(-scores, kind="stable")
     sample, hits_at = order // items_per_sample, np.flatnonzero(positive[order])
     if not len(hits_at):
@@ -350,9 +348,8 @@ ERROR_SUMS = ("pixels", "truth", "truth²", "error²", "|error|")
 
 
 def error_sums(truth: Float[Array, "sample"], predicted: Float[Array, "sample"]) -> Float[Array, "sample 5"]:
-    """Write numbers as the sums of `ERROR_SUMS`, one number a sample.
-    The truth is taken from its mean, which changes no metric and keeps R² exact where the mean is large.
-    """
+    """Write numbers as the sums of `ERROR_SUMS`, one number a sample. The truth is taken from its mean, which changes
+    no metric and keeps R² exact where the mean is large."""
     centred, error = truth - truth.mean(), predicted - truth
     return np.stack([np.ones_like(truth), centred, centred**2, error**2, np.abs(error)], axis=1)
 
@@ -477,9 +474,8 @@ Counted = tuple[Num[Array, "..."], str, str]
 def count_map(
     data: TaskData, position: int, truth: Num[Array, "row col"], predicted: Num[Array, "row col"]
 ) -> tuple[Num[Array, "..."], list[Counted]]:
-    """Count a predicted map against its truth: as a whole, and what predictions are made of, see `map_predictions`.
-    The latter is the whole, or of data with regions each region that has labels.
-    """
+    """Count a predicted map against its truth: as a whole, and what predictions are made of, see `map_predictions`. The
+    latter is the whole, or of data with regions each region that has labels."""
     name = data.names[position]
     place = data.places[position] if data.places else name
     count = partial(confusion_of, num_classes=len(data.classes)) if data.kind == "class_map" else sums_of
@@ -524,8 +520,7 @@ def resample(
     shown: bool = False,
 ) -> dict[NameT, Float[Array, "resample"]]:
     """Compute metrics on resamples of the test samples, all on the same ones; equal seeds and counts draw alike.
-    Samples of one group are drawn together, because they are not independent; a single group gives NaN.
-    """
+    Samples of one group are drawn together, because they are not independent; a single group gives NaN."""
     num_samples, groups = len(predictions.samples), predictions.groups
     number = {group: index for index, group in enumerate(dict.fromkeys(groups or range(num_samples)))}
     units, num_units = np.array([number[group] for group in groups or range(num_samples)]), len(number)

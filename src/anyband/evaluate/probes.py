@@ -71,9 +71,8 @@ _EPS = 1e-6
 
 
 def knn(context: Context) -> list[Result]:
-    """Score each encoder by the votes of the nearest training samples; see `probe_encoders`.
-    An empty split, a k over the number of training samples, or a test class without any is an `InputError`.
-    """
+    """Score each encoder by the votes of the nearest training samples; see `probe_encoders`. An empty split, a k over
+    the number of training samples, or a test class without any is an `InputError`."""
     data, rules = context.data, context.recipe.knn
     check_splits(data, protocol="kNN", splits=("train", "test"))
     if rules.k > (num_train := data.num_samples["train"]):
@@ -127,9 +126,8 @@ def knn_scores(
 
 
 def linear(context: Context) -> list[Result]:
-    """Score a linear layer on each encoder's frozen features; numbers are fitted by ridge regression.
-    An empty split, or a class of validation or test without training sample, is an `InputError`.
-    """
+    """Score a linear layer on each encoder's frozen features; numbers are fitted by ridge regression. An empty split,
+    or a class of validation or test without training sample, is an `InputError`."""
     check_splits(context.data, protocol="a linear probe")
     return probe_encoders(context, lambda *given: probe_of(context, *given), title=title_of(context))
 
@@ -147,8 +145,7 @@ def _by_epochs(context: Context) -> bool:
 
 def probe_of(context: Context, features: Features, redraw: Redraw | None = None) -> Result:
     """Probe the features of all samples; the result has no name yet. What others are compared with is always solved.
-    Training by epochs sees what `redraw` gives in each, from step 1, after the first.
-    """
+    Training by epochs sees what `redraw` gives in each, from step 1, after the first."""
     data, recipe, test = context.data, context.recipe, context.data.split("test")
     name = "epoch" if _by_epochs(context) and data.kind != "number" else "penalty"
     if data.kind == "number":
@@ -186,8 +183,7 @@ def probe_of(context: Context, features: Features, redraw: Redraw | None = None)
 
 def score_head(context: Context) -> list[Result]:
     """Score a fitted head on the encoder's features of the test samples: a probe or, fine-tuned, a linear layer alone.
-    No other sample is read. A head that does not fit is a `CheckpointError`; see `fitted_head`.
-    """
+    No other sample is read. A head that does not fit is a `CheckpointError`; see `fitted_head`."""
     data, test = context.data, context.data.split("test")
     check_splits(data, protocol="a fitted head", splits=("test",))
     width = context.fused(context.encoders["encoder"]).width(len(data.sensors[0]))
@@ -369,9 +365,8 @@ def solve_ridge(
     device: str = "cpu",
     shown: bool = False,
 ) -> FittedProbe:
-    """Solve ridge regression on standardised features; the penalty with the least validation RMSE is kept.
-    Under two training samples, no validation samples, or values that are not finite are an `InputError`.
-    """
+    """Solve ridge regression on standardised features; the penalty with the least validation RMSE is kept. Under two
+    training samples, no validation samples, or values that are not finite are an `InputError`."""
     from sklearn.linear_model import Ridge
 
     features, numbers = train

@@ -240,9 +240,8 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> tuple[list[ResultRo
 
 
 def read_results(path: Path, *, predictions: bool = False) -> list[ResultRow]:
-    """Read the table, in the order in which results came; `predictions`, if wanted, are most of the file.
-    A file that is not there, is no table of results, is damaged or of a newer version is an `InputError`.
-    """
+    """Read the table, in the order in which results came; `predictions`, if wanted, are most of the file. A file that
+    is not there, is no table of results, is damaged or of a newer version is an `InputError`."""
     if not path.is_file():
         raise InputError(
             f"there is no table of results '{path}'; `anyband evaluate … --results {path}` makes one, or name another"
@@ -348,9 +347,8 @@ _ID_BYTES = 16
 
 
 def result_rows(context: Context, results: Sequence[Result]) -> list[ResultRow]:
-    """Score results, and write down what they are of; the id is a hash of all that a result should follow from.
-    That is as JSON values: not names, paths, nor what the protocol ignores.
-    """
+    """Score results, and write down what they are of; the id is a hash of all that a result should follow from. That is
+    as JSON values: not names, paths, nor what the protocol ignores."""
     recipe, data, made = context.recipe, context.data, dt.datetime.now(dt.UTC).replace(microsecond=0)
     plain = recipe.model_dump()
     # Files that list the splits are paths too; the splits that they gave are in the fingerprint.
@@ -418,9 +416,8 @@ _LONGEST_VALUE = 40
 
 
 def grouped(rows: Sequence[ResultRow], metric: MetricName | None = None) -> list[list[ResultRow]]:
-    """Put results of one test together, in the order in which tests first came; the best by `metric` first.
-    None: the main metric of their kind. Tests without the metric are left out.
-    """
+    """Put results of one test together, in the order in which tests first came; the best by `metric` first. None: the
+    main metric of their kind. Tests without the metric are left out."""
     groups: dict[tuple[str, str, str], list[tuple[float, ResultRow]]] = {}
     for row in rows:
         name = metric or METRICS_OF[row.kind][0]
@@ -434,9 +431,8 @@ def grouped(rows: Sequence[ResultRow], metric: MetricName | None = None) -> list
 def table_of(
     rows: Sequence[ResultRow], metric: MetricName | None = None
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Lay the results of one test out as texts: a header, and equally many fields in each row; `metric` None: all.
-    The last column says which choices are not the same in all results of a protocol: `fusion joint, seed 1`.
-    """
+    """Lay the results of one test out as texts: a header, and equally many fields in each row; `metric` None: all. The
+    last column says which choices are not the same in all results of a protocol: `fusion joint, seed 1`."""
     names = [metric] if metric else list(METRICS_OF[rows[0].kind])
     header = (
         "id",
@@ -537,9 +533,8 @@ def difference_text(found: Difference) -> str:
 
 
 def paired(first: Predictions, second: Predictions) -> Predictions:
-    """Bring the second result into the order of the first one's samples.
-    Kinds, classes, samples and truths must be the same, else `InputError`.
-    """
+    """Bring the second result into the order of the first one's samples. Kinds, classes, samples and truths must be the
+    same, else `InputError`."""
     if first.kind != second.kind or first.classes != second.classes:
         raise InputError(f"results of {_kind(first)} and of {_kind(second)} can't be compared; take two of one task")
     only_first, only_second = set(first.samples) - set(second.samples), set(second.samples) - set(first.samples)

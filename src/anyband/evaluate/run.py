@@ -113,9 +113,8 @@ def evaluate(
 
 
 def check_recipe(recipe: TransferRecipe, protocol: Protocol, data: TaskData | None = None) -> None:
-    """See that a recipe is for the protocol, and both for the kind of data, else raise `RecipeError`.
-    Of `data`, samples must have as many images, and of such sensors, as protocol and fusion need, else `InputError`.
-    """
+    """See that a recipe is for the protocol, and both for the kind of data, else raise `RecipeError`. Of `data`,
+    samples must have as many images, and of such sensors, as protocol and fusion need, else `InputError`."""
     kind = recipe.data.kind if data is None else data.kind
     if recipe.protocol not in (None, protocol):
         raise RecipeError(f"recipe '{recipe.name}' is for '{recipe.protocol}', and '{protocol}' was asked for")

@@ -95,8 +95,7 @@ def _short_side_box(shape: tuple[int, int], img_size: int) -> Augmentation:
 
 def window_boxes(img_size: int, window: Window | None = None) -> Boxes:
     """Take the window of the network's size that begins where `window` does, or the one in the middle of each sample.
-    Of a smaller sample it is all, and beyond it nothing.
-    """
+    Of a smaller sample it is all, and beyond it nothing."""
 
     def boxes(samples: Samples, grid: tuple[int, int]) -> Augmentation:
         middle = [max(0, (side - img_size) // 2) for side in grid]
@@ -109,8 +108,7 @@ def window_boxes(img_size: int, window: Window | None = None) -> Boxes:
 
 def drawn_boxes(augment: AugmentRecipe, *, seed: int, epoch: int, img_size: int, native: bool) -> Boxes:
     """Draw for each sample what training sees of it: the same for equal seed, epoch and sample, whatever the batch.
-    Windows of the images' own pixels hold a label, wherever a sample has one.
-    """
+    Windows of the images' own pixels hold a label, wherever a sample has one."""
     options = AugmentOptions(crop_area=augment.crop_area, flips=augment.flips, quarter_turns=augment.quarter_turns)
 
     def boxes(samples: Samples, grid: tuple[int, int]) -> Augmentation:
@@ -160,8 +158,7 @@ def placed_image(
     img_size: int,
 ) -> ImageBatch:
     """Bring normalised images of one shape to the network's size: the box of each, counted on the boxes' grid.
-    `repeated` are the boxes on whole grids that hold them all.
-    """
+    `repeated` are the boxes on whole grids that hold them all."""
     pixels, valid, how = image.pixels, image.valid, recipe.interpolation
     by_kernel = resized if recipe.kernel == "plain" else resized_by_skimage
     if resize == "short_side":
@@ -216,9 +213,8 @@ def resized_by_skimage(
     shape: tuple[int, int],
     interpolation: Interpolation,
 ) -> tuple[Float[Tensor, "sample band rows cols"], Bool[Tensor, "sample band rows cols"] | None]:
-    """Bring whole images to a number of rows and columns as scikit-image's `resize` does, by splines.
-    Missing pixels count as 0, the mean, and stay missing where they have half of the weight.
-    """
+    """Bring whole images to a number of rows and columns as scikit-image's `resize` does, by splines. Missing pixels
+    count as 0, the mean, and stay missing where they have half of the weight."""
     try:
         from skimage.transform import resize
     except ImportError as problem:
@@ -240,9 +236,8 @@ def padded(values: Tensor, boxes: Augmentation, repeated: Augmentation, fill: fl
 
 
 def cover(height: int, width: int, img_size: int) -> list[Window]:
-    """List windows that cover an image, row by row, each overlapping the next by half or more.
-    An image that is smaller than `img_size` is one window, of its own size.
-    """
+    """List windows that cover an image, row by row, each overlapping the next by half or more. An image that is smaller
+    than `img_size` is one window, of its own size."""
 
     def starts(side: int) -> list[int]:
         if side <= img_size:

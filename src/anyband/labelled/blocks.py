@@ -38,17 +38,15 @@ _STEPS = (-1, 0, 1)
 
 def axis_of(start: int, size: int, blocks: BlockSpec) -> tuple[Int[Array, " pixel"], Int[Array, " pixel"]]:
     """Find the row (or column) of blocks of pixels `start` to `start + size`, and in which strip of its block each is.
-    The buffer cuts blocks into strips, 0 to 2; see `_strip_flags`.
-    """
+    The buffer cuts blocks into strips, 0 to 2; see `_strip_flags`."""
     block, inside = np.divmod(np.arange(start, start + size), blocks.size_px)
     low, high = sorted((blocks.buffer_px, blocks.size_px - blocks.buffer_px))
     return block, (inside >= low).astype(np.int64) + (inside >= high)
 
 
 def _strip_flags(blocks: BlockSpec) -> tuple[tuple[bool, bool], ...]:
-    """Tell of each strip whether the block before it, and the one after it, lies within the buffer.
-    A buffer of over half a block leaves no strip that is far from both.
-    """
+    """Tell of each strip whether the block before it, and the one after it, lies within the buffer. A buffer of over
+    half a block leaves no strip that is far from both."""
     both = 2 * blocks.buffer_px > blocks.size_px
     return (True, False), (both, both), (False, True)
 
@@ -64,8 +62,7 @@ def neighbour_splits(found: Sequence[Block], splits: Mapping[Block, int]) -> Int
 
 def kept_regions(around: Int[Array, "block 3 3"], blocks: BlockSpec) -> Bool[Array, "block 3 3"]:
     """Tell which regions of each block keep their labels: those with no block of a later split within the buffer.
-    `around` has the splits of each block and its neighbours.
-    """
+    `around` has the splits of each block and its neighbours."""
     own = around[:, 1, 1]
     # Training gives way to validation and test, validation to test.
     is_later = around > own[:, None, None]

@@ -210,8 +210,7 @@ def _image_splits(
 
 def _sensors_and_metadata(samples: Sequence[ListedSample]) -> tuple[tuple[tuple[Sensor, ...], ...], list[str]]:
     """Give the sensors of each sample as stored, and a text of what decides how its images are read, without paths.
-    Equal sensors are one object, for half a million images have few.
-    """
+    Equal sensors are one object, for half a million images have few."""
     stored: dict[object, Sensor] = {}
     hashes: dict[object, str] = {}
     one_of: dict[Sensor, Sensor] = {}
@@ -264,9 +263,8 @@ def published_data(
     notes: Sequence[str] = (),
     seed: int,
 ) -> TaskData:
-    """Make data of the samples that were found in the folders of a published set of whole images.
-    Splits are those of `lists`, else the samples', else drawn.
-    """
+    """Make data of the samples that were found in the folders of a published set of whole images. Splits are those of
+    `lists`, else the samples', else drawn."""
     if spec.split.blocks is not None:
         raise RecipeError(f"split.blocks are for maps of labels; '{spec.source}' has {kind}")
     twice = [name for name, count in Counter(one.name for one in samples).items() if count > 1]

@@ -125,9 +125,8 @@ def _described(crs: str | None, transform: tuple[float, ...], height: int, width
 
 
 def class_names(classes: Mapping[int, str], *, ignore: Sequence[int] = ()) -> tuple[str, ...]:
-    """Number the classes in the order of their values; values of one name are one class.
-    Raises `InputError` for a value that is a class and to be ignored.
-    """
+    """Number the classes in the order of their values; values of one name are one class. Raises `InputError` for a
+    value that is a class and to be ignored."""
     both = sorted(set(classes) & set(ignore))
     if both:
         raise InputError(f"value {both[0]} is class '{classes[both[0]]}' and to be ignored; take it out of one of them")
@@ -138,8 +137,7 @@ def to_class_map(
     pixels: LabelPixels, classes: Mapping[int, str], *, ignore: Sequence[int] = (), where: str
 ) -> Int[Array, "row col"]:
     """Turn values into class numbers by `classes` (names by value); −1 where there is no label or it is to be ignored.
-    Raises `InputError` for values that mean nothing, or are not whole.
-    """
+    Raises `InputError` for values that mean nothing, or are not whole."""
     values = whole_values(pixels, where=where)
     known = pixels[1] & ~np.isin(values, ignore)
     sorted_values = np.array(sorted(classes), dtype=np.int64)
@@ -220,9 +218,8 @@ class PolygonLabels:
         self._reached, self._inside, self._seen = (np.zeros(len(shapes), dtype=bool) for _ in range(3))
 
     def read(self, grid: Grid, window: Window, *, image: str) -> LabelPixels:
-        """Give each pixel of a window of an image's grid the value of the polygon that its centre lies in.
-        Raises `GeometryError`: the image has no CRS, no polygon lies on it, or polygons of different values overlap.
-        """
+        """Give each pixel of a window of an image's grid the value of the polygon that its centre lies in. Raises
+        `GeometryError`: the image has no CRS, no polygon lies on it, or polygons of different values overlap."""
         positions, tree = self._on(grid, image)
         part = grid.part(window)
         near = tree.query(_box(part))

@@ -171,9 +171,8 @@ class _Scene:
 def _open_scenes(
     samples: Sequence[ListedSample], spec: DataSpec
 ) -> tuple[list[_Scene], dict[int, str], dict[str, tuple[str, ...]]]:
-    """Open all images for what their headers say, and read the polygons.
-    Gives the name of each value, too, where polygons have names as labels; and what is said of the images.
-    """
+    """Open all images for what their headers say, and read the polygons. Gives the name of each value, too, where
+    polygons have names as labels; and what is said of the images."""
     files = [one.label for one in samples if isinstance(one.label, LabelFile)]
     vectors = [file for file in files if file.path.suffix.casefold() in VECTOR_ENDINGS]
     polygons: dict[LabelFile, PolygonLabels] = {}
@@ -358,8 +357,7 @@ class _Maps:
 
     def hashes(self) -> tuple[tuple[str, ...], list[str]]:
         """Hash the images of each sample, and its labels with what is declared of them and of its images' numbers.
-        Other times, bands or windows of one file are other contents.
-        """
+        Other times, bands or windows of one file are other contents."""
         sources = [[entry.source for entry in scene.sample.images] for scene in self.scenes]
         files = [tuple(path for one in every for path in (*one.paths, *one.valid_paths)) for every in sources]
         wanted = list(dict.fromkeys((*files, *((scene.labels.path,) for scene in self.scenes))))

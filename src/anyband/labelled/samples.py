@@ -227,9 +227,8 @@ def known_root(spec: DataSpec, *, wanted: str) -> Path:
 
 
 def options_of(spec: DataSpec, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Give the value of each option of a data set: the first of its `known` values where it is not given.
-    An option without known values takes any. `RecipeError` for another option or value.
-    """
+    """Give the value of each option of a data set: the first of its `known` values where it is not given. An option
+    without known values takes any. `RecipeError` for another option or value."""
     for name in spec.options:
         if name not in known:
             raise RecipeError(
@@ -374,8 +373,7 @@ _BESIDE = (".msk", ".aux.xml")
 
 def state_of(samples: Iterable[Sequence[Path]]) -> str:
     """Hash sizes and times of change of files, of those in folders, and of those beside them that say more of them.
-    Nothing is read, so this sees changes of large files, too, which a hash of their contents passes over.
-    """
+    Nothing is read, so this sees changes of large files, too, which a hash of their contents passes over."""
     state, names = blake2b(digest_size=16), dict[Path, list[str]]()
     for path in (path for paths in samples for path in paths):
         is_folder = path.is_dir()
@@ -428,9 +426,8 @@ def quick_fingerprint(
     *,
     settings: Sequence[str],
 ) -> str:
-    """Hash names, targets, splits, settings, the sizes of all files and the contents of some, spread evenly.
-    Published splits are trusted, so contents are not compared between them, and need not all be read.
-    """
+    """Hash names, targets, splits, settings, the sizes of all files and the contents of some, spread evenly. Published
+    splits are trusted, so contents are not compared between them, and need not all be read."""
     step = max(1, len(files) // _READ_SAMPLES)
     seen = (*contents_of(files, sizes_only=True), *contents_of(files[::step]))
     return fingerprint_of([*settings, *names], seen, targets, splits)

@@ -46,9 +46,8 @@ _SEVERAL = -1
 
 
 def read_split_list(path: Path) -> list[str]:
-    """Read a list: a path or file name a line, or as the first column of a CSV; a header is left out.
-    Raises `ManifestError` where it can't be read or lists nothing.
-    """
+    """Read a list: a path or file name a line, or as the first column of a CSV; a header is left out. Raises
+    `ManifestError` where it can't be read or lists nothing."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as problem:
@@ -156,8 +155,7 @@ class _Names:
 
     def find(self, listed: str) -> int | None:
         """Find the position of the sample that a list names: by its whole name, then by ends of it, then of the list's.
-        `_SEVERAL` where there are several, None where there is none.
-        """
+        `_SEVERAL` where there are several, None where there is none."""
         plain = _plain(listed)
         stem = _stem(plain)
         for known, name in ((self._whole, plain), (self._stems, stem), (self._ends, plain), (self._ends, stem)):
@@ -395,9 +393,8 @@ def _balanced_halves(
 def draw_places(
     places: Sequence[str], splits: Sequence[Split | None], *, val: float, test: float, seed: int
 ) -> tuple[Split | None, ...]:
-    """Draw places of the training split for validation and test; at least one for each that has a share.
-    Raises `InputError` for too few places, or shares that leave nothing to learn from.
-    """
+    """Draw places of the training split for validation and test; at least one for each that has a share. Raises
+    `InputError` for too few places, or shares that leave nothing to learn from."""
     check_shares(val, test)
     pool = sorted({place for place, split in zip(places, splits, strict=True) if split == "train"})
     num_val, num_test = (max(1, round(share * len(pool))) if share else 0 for share in (val, test))

@@ -15,7 +15,7 @@ from anyband.labelled.samples import DENSE_KINDS, IMAGE_ENDINGS, DataSpec
 from anyband.progress import progress
 from anyband.rasters.reader import RasterSource
 from anyband.sensors.catalogue import find_sensor_name
-from anyband.sensors.sensor import Sensor
+from anyband.sensors.sensor import Sensor, stored_encoding
 
 __all__ = ["VECTOR_ENDINGS", "LabelFile", "ListedSample", "known_entry", "list_samples", "make_entry"]
 
@@ -115,8 +115,8 @@ def make_entry(
 
 def known_entry(name: str, path: Path, sensor: Sensor) -> ImageEntry:
     """Make an image of which the whole sensor is known, its numbers stored as the sensor's default says."""
-    encoding = tuple((band.name, band.encoding(sensor.default_encoding)) for band in sensor.bands)
-    return ImageEntry(name=name, source=RasterSource(paths=(path,)), sensor=sensor, product=sensor, encoding=encoding)
+    source, encoding = RasterSource(paths=(path,)), stored_encoding(sensor)
+    return ImageEntry(name=name, source=source, sensor=sensor, product=sensor, encoding=encoding)
 
 
 def list_samples(

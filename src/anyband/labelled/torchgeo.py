@@ -148,9 +148,8 @@ def find_torchgeo(name: str) -> TorchgeoSet:
 
 
 def variant_of(one: TorchgeoSet, arguments: Mapping[str, Any]) -> TorchgeoSet:
-    """Apply what the arguments of the class change in the entry.
-    Raises `ManifestError` for a value that the table does not know of an argument that it distinguishes.
-    """
+    """Apply what the arguments of the class change in the entry. Raises `ManifestError` for a value that the table does
+    not know of an argument that it distinguishes."""
     for argument, by_value in one.variants.items():
         given = arguments.get(argument)
         value = " ".join(given) if isinstance(given, tuple | list) else given  # names of bands, since TorchGeo 0.10
@@ -181,9 +180,8 @@ def _attribute(data: Any, path: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def _targets(one: TorchgeoSet, kind: TaskKind, classes: Mapping[int, str], opened: Sequence[Any]) -> Targets:
-    """Collect the labels of all samples, without the images where TorchGeo can give them so; None for maps.
-    Raises `InputError` for a label that is no class.
-    """
+    """Collect the labels of all samples, without the images where TorchGeo can give them so; None for maps. Raises
+    `InputError` for a label that is no class."""
     if kind in DENSE_KINDS:
         return None
     found: list[Any] = []
@@ -250,9 +248,8 @@ def _sample(
     *,
     name: str,
 ) -> Sample:
-    """Turn a sample's dictionary into images by slot, and a map where that is the target.
-    Raises `InputError` for other channels than the sensors have, a map of another shape, or values that are no class.
-    """
+    """Turn a sample's dictionary into images by slot, and a map where that is the target. Raises `InputError` for other
+    channels than the sensors have, a map of another shape, or values that are no class."""
     slots = _by_slot(raw, one, sensors, name=name)
     images = tuple(_image(dn, sensor, name=name) for dn, sensor in zip(slots, sensors, strict=True))
     if kind not in DENSE_KINDS:

@@ -217,10 +217,8 @@ class Autoencoder(nn.Module):
         return self._whole(sets, plan_from_masked(masked), joint=True)
 
     def hidden_errors(self, batch: SetBatch, noise: SetNoise) -> Float[Tensor, "set"]:
-        """Compute how well the last image of each set is predicted from the others, which hide their usual share.
-
-        Mean squared error of pixels where the anchor is masked too; the mean of each normalised token would give 1.
-        """
+        """Compute how well the last image of each set is predicted from the others, which hide their usual share. Mean
+        squared error of pixels where the anchor is masked too; the mean of each normalised token would give 1."""
         if self.config.images == "pair":
             # Nothing is exchanged, so that the first sequence saw the first image alone.
             sets, plan, _ = self._planned(batch, noise)
@@ -239,11 +237,8 @@ class Autoencoder(nn.Module):
     def errors(
         self, patches: ImagePatches, tokens: Float[Tensor, "batch token width"], *, of_levels: bool = True
     ) -> Float[Tensor, "batch token"]:
-        """Compute what each token's prediction costs, 0 where no pixel is valid.
-
-        It is the mean squared error of pixels, normalised as the task says, and that of levels where they are predicted
-        and requested.
-        """
+        """Compute what each token's prediction costs, 0 where no pixel is valid. It is the mean squared error of
+        pixels, normalised as the task says, and that of levels where they are predicted and requested."""
         target = patches.values
         if self.config.norm_pix_loss:
             mean, deviation = patch_moments(target, patches.valid, repeats=self._repeated_bands // len(patches.mixing))
@@ -312,9 +307,7 @@ class Autoencoder(nn.Module):
 
     def _planned(self, batch: SetBatch, noise: SetNoise | SetPlan) -> tuple[PatchSets, SetPlan, Tensor | None]:
         """Cut sets, plan what is masked, and choose the masked positions of each image that are decoded; None: all.
-
-        Where only a share is decoded, the noise put it first.
-        """
+        Where only a share is decoded, the noise put it first."""
         config, sets, plan = self.config, self._cut(batch), noise
         if isinstance(plan, SetNoise):
             expected = (*batch.shape, sets.grid[0] * sets.grid[1])
@@ -360,10 +353,8 @@ class Autoencoder(nn.Module):
         )
 
     def _exchanged(self, of_slots: Sequence[Tensor], plan: SetPlan, ids: Tensor | None) -> list[Tensor]:
-        """Bring what belongs to the tokens of each image to the sequences; where mirrored, its own inverse.
-
-        Images that exchange tokens share their mask: their tokens at one place stand at one position.
-        """
+        """Bring what belongs to the tokens of each image to the sequences; where mirrored, its own inverse. Images that
+        exchange tokens share their mask: their tokens at one place stand at one position."""
         if plan.swapped is None:
             return list(of_slots)
         assert ids is not None

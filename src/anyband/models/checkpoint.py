@@ -73,10 +73,8 @@ _ORDER = re.compile(
 
 
 def expected_shapes(config: AutoencoderConfig, *, decoder: bool) -> dict[str, tuple[int, ...]]:
-    """List every weight of a checkpoint with its shape; `CheckpointError` where no tensor can be so large.
-
-    The shapes are those of a network without memory, with one block for all: a broken header costs nothing.
-    """
+    """List every weight of a checkpoint with its shape; `CheckpointError` where no tensor can be so large. The shapes
+    are those of a network without memory, with one block for all: a broken header costs nothing."""
     encoder = replace(config.encoder, depth=1)
     short = replace(config, encoder=encoder, decoder=replace(config.decoder, decoder_depth=1))
     try:

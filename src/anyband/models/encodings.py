@@ -28,7 +28,6 @@ __all__ = [
     "PositionKind",
     "SetEncodings",
     "corner_bits",
-    "count_features",
     "day_features",
     "geosot_codes",
     "image_shares",
@@ -273,16 +272,6 @@ _REFERENCE_GSD_M = 1.0
 _MOST_YEARS = 9999
 # Source: A²-MAE composes the positions of three images; the corners of an image have eight codes of 32 bits.
 _COMPOSED_IMAGES, _CODE_BITS, _CODES = 3, 32, 8
-
-
-def count_features(config: EncodingConfig, *, num_ranges: int) -> int:
-    """Count the numbers of each image that linear maps bring to a token's width, in each of both networks."""
-    return (
-        (_PLACE_DEGREE + 1) ** 2 * config.place
-        + 2 * RESOLUTION_FEATURES * config.resolution
-        + (DAY_FEATURES + YEAR_FEATURES) * config.date
-        + num_ranges * config.source
-    )
 
 
 class SetEncodings(nn.Module):

@@ -204,10 +204,8 @@ class UPerNetHead(nn.Module):
     def forward(
         self, levels: Sequence[Float[Tensor, "sample width row col"]], size: tuple[int, int] | None = None
     ) -> Float[Tensor, "sample output down across"]:
-        """Compute the logits of each pixel from four maps of one size, first block to last.
-
-        Without `size` they have four times the patches' resolution. Maps of one patch have no half: `InputError`.
-        """
+        """Compute the logits of each pixel from four maps of one size, first block to last. Without `size` they have
+        four times the patches' resolution. Maps of one patch have no half: `InputError`."""
         _check_levels(levels, "upernet", width=self.width, num_levels=self.num_levels)
         rows, cols = levels[0].shape[2:]
         if rows < 2 or cols < 2:
@@ -292,8 +290,7 @@ _LAYOUTS: dict[str, tuple[FittedKind, dict[str, str]]] = {
 
 def fitted_weights(tensors: Mapping[str, Tensor], *, where: str) -> tuple[FittedKind, dict[str, Tensor]]:
     """Find the head among the weights of a file, published or ours: its kind, and its weights as our modules name them.
-    A file without a head, or with one of another layout, is a `CheckpointError`.
-    """
+    A file without a head, or with one of another layout, is a `CheckpointError`."""
     kind, beginnings = next((_LAYOUTS[name] for name in _LAYOUTS if name in tensors), ("layer", {}))
     state = {}
     for name, tensor in tensors.items():

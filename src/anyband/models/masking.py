@@ -169,10 +169,8 @@ def _positions(noise: SetNoise, hidden: Tensor | None, shares: Tensor, count: in
 
 
 def _tied(order: Tensor, tying: Tensor, count: int) -> Tensor:
-    """Put tied positions first where the anchor's are visible and last where they are masked.
-
-    Untied positions suffice for the rest of the count: those that the anchor leaves visible among them would do.
-    """
+    """Put tied positions first where the anchor's are visible and last where they are masked. Untied positions suffice
+    for the rest of the count: those that the anchor leaves visible among them would do."""
     num_sets, num_slots, num_tokens = order.shape
     tied = smallest_first(tying.flatten(0, 1), num_tokens // 2).view(num_sets, num_slots, num_tokens)
     anchor_visible = smallest_first(order[:, 0], count)[:, None]

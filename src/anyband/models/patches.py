@@ -161,10 +161,8 @@ def patch_moments(
     *,
     repeats: int = 1,
 ) -> tuple[Float[Tensor, "batch token 1"], Float[Tensor, "batch token 1"]]:
-    """Compute each token's mean and √(variance + 1e-6) over the valid pixels of all its bands, 0 where not valid.
-
-    The variance divides by n − 1/repeats: it is the unbiased one of values that stand `repeats` times each.
-    """
+    """Compute each token's mean and √(variance + 1e-6) over the valid pixels of all its bands, 0 where not valid. The
+    variance divides by n − 1/repeats: it is the unbiased one of values that stand `repeats` times each."""
     if valid is None:
         count = patches.new_tensor(float(patches.shape[-1]))
         mean = patches.mean(dim=-1, keepdim=True)

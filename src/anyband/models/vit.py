@@ -214,10 +214,8 @@ class _Located(nn.Module):
     encodings: SetEncodings | None
 
     def locations(self, grid: tuple[int, int], batch: SetBatch) -> Float[Tensor, "#set #slot token width"]:
-        """Compute what is added to each token of each image; axes have length 1 where all have the same.
-
-        Positions are computed for any grid; trained ones are bicubically resampled for others than the network's own.
-        """
+        """Compute what is added to each token of each image; axes have length 1 where all have the same. Positions are
+        computed for any grid; trained ones are bicubically resampled for others than the network's own."""
         encodings: Tensor | None = None
         if self.encodings is not None:
             encodings = self.encodings(grid, batch.metadata, image_shares(batch))

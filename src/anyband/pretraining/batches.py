@@ -289,10 +289,8 @@ class Samples:
         return notes
 
     def shown(self, count: int) -> dict[str, SetDraw]:
-        """Choose up to `count` samples for each panel, always the same: name of the panel → what it shows.
-
-        Of pairs some of each kind; of sets the largest, if possible of several sensors, of the first batches of seed 0.
-        """
+        """Choose up to `count` samples for each panel, always the same: name of the panel → what it shows. Of pairs
+        some of each kind; of sets the largest, if possible of several sensors, of the first batches of seed 0."""
         if self.sets.pair_kind is not None:
             kinds = enumerate(self.sets.pair_arrays)
             return {"_".join(arrays): self._shown_pairs(kind, count) for kind, arrays in kinds}
@@ -338,9 +336,7 @@ class BatchPreparer:
 
     def draw(self, raw: RawSets, *, step: int, augment: AugmentOptions | None = None) -> DrawnSets:
         """Draw all that happens to a batch: one augmentation for all images of a set, metadata to hide, noise.
-
-        `augment` says what augmentation may do to a look at a batch that is told all that is known; None: training.
-        """
+        `augment` says what augmentation may do to a look at a batch that is told all that is known; None: training."""
         recipe, model, samples = self._recipe, self._recipe.model, raw.draw.samples.tolist()
         augmentation = draw_augmentation(
             augment or recipe.data.augment, seed=recipe.seed, step=step, samples=samples, grid=raw.draw.grid

@@ -121,9 +121,7 @@ def count_kept_bytes(step: Callable[[], torch.Tensor], model: torch.nn.Module) -
 
 def measure_cost(plan: RunPlan, model: Autoencoder, *, device: torch.device, num_processes: int) -> RunCost:
     """Measure steps on one and two samples: operations and memory grow with the images, which tells what a batch does.
-
-    Neither weights nor a global generator change. The model moves to the device unless it will be held in shares.
-    """
+    Neither weights nor a global generator change. The model moves to the device unless it will be held in shares."""
     recipe, optim = plan.recipe, plan.recipe.optim
     in_shares = recipe.run.strategy == "fsdp"
     where = torch.device("cpu") if in_shares else device

@@ -375,10 +375,8 @@ class TrainingLoop:
         return progress
 
     def _validate(self) -> dict[str, float]:
-        """Compute the loss on validation samples, the same ones and masks each time; processes share them.
-
-        Weights in shares are whole only while all processes compute, so one without a batch goes over the last again.
-        """
+        """Compute the loss on validation samples, the same ones and masks each time; processes share them. Weights in
+        shares are whole only while all processes compute, so one without a batch goes over the last again."""
         if self._plan.val_samples is None or not self._val_draws:
             return {}
         last = len(self._val_draws) - 1
@@ -394,10 +392,8 @@ class TrainingLoop:
         return {"val_loss": float(sum_over_processes(self._fabric, total)) / (last + 1)}
 
     def _look(self, due: set[str], done: int, log: MetricsLog | None) -> dict[str, float]:
-        """Draw and score. The first process does; the others lend it their shares of the weights.
-
-        Draws depend on the seed only, so every look sees the same masks.
-        """
+        """Draw and score. The first process does; the others lend it their shares of the weights. Draws depend on the
+        seed only, so every look sees the same masks."""
         plan, model = self._plan, self._stepper.whole_model()
         if model is None or log is None:
             return {}

@@ -198,10 +198,11 @@ def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> S
     elif data.pairs != "any":
         sets = find_pairs(store, sensors=[(known(a), known(b)) for a, b in data.pairs], split=split)
     elif len(seen) < 2:
+        one = next(iter((*seen, *store.sensors)), "NAME")
         raise StoreError(
             f"store '{store.path}' has {counted(len(store.sensors), 'sensor')} ({', '.join(store.sensors)}), of which "
             f"{len(seen)} may be trained on; pairs need two: prepare images of another sensor, or pair dates of one by "
-            f"data.pairs={_pair_of_dates(seen or list(store.sensors))}"
+            f"data.pairs=[[{one},{one}]]"
         )
     else:
         sets = find_pairs(store, sensors=list(combinations(seen, 2)), split=split)
@@ -209,10 +210,6 @@ def find_samples(recipe: PretrainRecipe, store: ChipStore, *, split: Split) -> S
     if data.shuffle == "shards":
         shuffle = shard_shuffle(store, sets.chips[sets.bounds[:-1]], open_shards=data.open_shards)
     return Samples(store, sets, shuffle=shuffle)
-
-
-def _pair_of_dates(sensors: Sequence[str]) -> str:
-    return f"[[{sensors[0]},{sensors[0]}]]" if sensors else "[[NAME,NAME]]"
 
 
 def _start(recipe: PretrainRecipe, sensors: Sequence[Sensor]) -> tuple[Checkpoint | None, RangeTable, tuple[str, ...]]:

@@ -53,10 +53,8 @@ def open_labelled(knn: KnnRecipe, checkpoint: Checkpoint, *, rules: AssignmentRu
 def knn_score(
     knn: KnnRecipe, data: TaskData, checkpoint: Checkpoint, *, rules: AssignmentRules, seed: int, device: str
 ) -> float:
-    """Let training images vote on validation images: accuracy, or micro mean average precision for many labels.
-
-    Images that are samples together are one sequence, told nothing but their pixels.
-    """
+    """Let training images vote on validation images: accuracy, or micro mean average precision for many labels. Images
+    that are samples together are one sequence, told nothing but their pixels."""
     encoder = SensorEncoder(checkpoint, rules=rules).eval()
     fusion: Fusion = "single" if {len(slots) for slots in data.sensors} == {1} else "joint"
     fused = FusedEncoder(encoder, fusion=fusion, pool=knn.pool, seed=seed, metadata=False)
@@ -86,10 +84,8 @@ _SETS_ACROSS = 2
 
 
 def draw_panels(plan: RunPlan, model: Autoencoder, preparer: BatchPreparer, *, step: int) -> dict[str, bytes]:
-    """Draw what a network makes of hidden patches, always of the same samples and masks: name of the panel → PNG.
-
-    A second panel of sets has the last image hidden whole, where training does that.
-    """
+    """Draw what a network makes of hidden patches, always of the same samples and masks: name of the panel → PNG. A
+    second panel of sets has the last image hidden whole, where training does that."""
     samples, found = plan.val_samples or plan.samples, {}
     for name, draw in samples.shown(_PANEL_SAMPLES).items():
         raw = samples.read(draw)

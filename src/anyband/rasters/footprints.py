@@ -26,6 +26,7 @@ __all__ = [
     "view_of",
     "warp",
     "warp_window",
+    "whole_box",
 ]
 
 RESAMPLINGS = {"bilinear": 1.0, "cubic": 2.0, "average": 1.0, "nearest": 1.0}
@@ -124,7 +125,7 @@ def lay_out(grids: Sequence[Grid], names: Sequence[str], *, ratio_tolerance: flo
     else:
         first = min(grids, key=_fineness)
     if len(placed) < len(grids):
-        boxes = [box_of(place_image(first, laid[one], names[one])) for one in placed] or [_whole(first)]
+        boxes = [box_of(place_image(first, laid[one], names[one])) for one in placed] or [whole_box(first)]
         ground = _shared(boxes)
         for number in set(range(len(grids))) - set(placed):
             laid[number] = sources[number] = _covering(first, ground, grids[number], names[number], ratio_tolerance)
@@ -148,7 +149,8 @@ def _laid_out(anchor: Grid, grid: Grid, name: str) -> Placement:
     return Placement(rows=rows, cols=cols)
 
 
-def _whole(grid: Grid) -> Box:
+def whole_box(grid: Grid) -> Box:
+    """Give the box of all pixels of a grid."""
     return Box(row=0.0, col=0.0, height=float(grid.height), width=float(grid.width))
 
 

@@ -193,17 +193,12 @@ def _nodata_text(path: Path) -> str:
     return ""
 
 
-def _nodata_texts(path: Path, dataset: Any) -> list[str]:
-    """Read the "no data" of the bands of a TIFF or VRT as it is written."""
-    if dataset.driver == "VRT":
-        bands = ElementTree.parse(path).getroot().iterfind("VRTRasterBand")
-        return [(band.findtext("NoDataValue") or "").strip() for band in bands]
-    return [_nodata_text(path)] if dataset.driver == "GTiff" and dataset.nodatavals[0] is None else []
-
-
 def _ignored_nodata(path: Path, dataset: Any) -> list[str]:
-    """Say which "no data" the type of the pixels can't hold; GDAL gives none then."""
-    found = zip(_nodata_texts(path, dataset), dataset.nodatavals, dataset.dtypes, strict=False)
+    """Say which "no data", as a TIFF or VRT writes it, the type of the pixels can't hold; GDAL gives none then."""
+    texts = [_nodata_text(path)] if dataset.driver == "GTiff" and dataset.nodatavals[0] is None else []
+    if dataset.driver == "VRT":
+        texts = [one.findtext("NoDataValue", "").strip() for one in ElementTree.parse(path).iterfind("VRTRasterBand")]
+    found = zip(texts, dataset.nodatavals, dataset.dtypes, strict=False)
     ignored = dict.fromkeys((text, dtype) for text, value, dtype in found if text and value is None)
     return [f"its nodata, {text}, is no number of its type, {dtype}, and is ignored" for text, dtype in ignored]
 

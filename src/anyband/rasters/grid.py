@@ -307,10 +307,8 @@ def own_pixels(tile: Tile) -> Bool[Array, "row col"]:
 
 
 def tiles_of(grid: Grid, tile_px: int | None) -> Iterator[Tile]:
-    """Cut an image into squares of one size, row by row. Each pixel is in exactly one tile's own.
-
-    The last tile of a row or column reaches back. A smaller image is one tile, and so is any without `tile_px`.
-    """
+    """Cut an image into squares of one size, row by row. Each pixel is in exactly one tile's own. The last tile of a
+    row or column reaches back. A smaller image is one tile, and so is any without `tile_px`."""
     if tile_px is None:
         yield grid.whole, grid.whole
         return
@@ -514,21 +512,19 @@ def _interpolate(
     return np.asarray(along(along(numbers, rows, part.row, 1), cols, part.col, 2))
 
 
+# From here on a centre lies in the next pixel, up to rounding.
+_HALF = 0.5 - 1e-9
+
+
 def resample_nearest(
     stored: Shaped[Array, "y x"], *, placement: Placement, part: Window, window: Window
 ) -> tuple[Shaped[Array, "row col"], Bool[Array, "row col"]]:
     """Take the pixel that a target pixel's centre lies in; for masks. Returns them, and what is inside."""
-    rows, rows_inside = _containing(placement.rows, window.row, window.height)
-    cols, cols_inside = _containing(placement.cols, window.col, window.width)
-    rows = np.clip(rows - part.row, 0, part.height - 1)
-    cols = np.clip(cols - part.col, 0, part.width - 1)
+    above, down, rows_inside = _neighbours(placement.rows, window.row, window.height)
+    before, right, cols_inside = _neighbours(placement.cols, window.col, window.width)
+    rows = np.clip(above + (down >= _HALF) - part.row, 0, part.height - 1)
+    cols = np.clip(before + (right >= _HALF) - part.col, 0, part.width - 1)
     return np.asarray(stored[rows[:, None], cols[None, :]]), rows_inside[:, None] & cols_inside[None, :]
-
-
-def _containing(axis: Axis, start: int, size: int) -> tuple[Array, Array]:
-    edges = axis.scale * (np.arange(start, start + size) + 0.5) + axis.offset
-    inside = (edges >= -_PIXEL_TOLERANCE) & (edges <= axis.size + _PIXEL_TOLERANCE)
-    return np.clip(np.floor(edges + 1e-9).astype(np.int64), 0, axis.size - 1), inside
 
 
 def can_hold(dtype: np.dtype[Any], number: float) -> bool:

@@ -124,8 +124,7 @@ def _time_of(text: str) -> datetime.datetime | None:
     """Read a time of a tag: ISO 8601, or as TIFF and EXIF write it; no zone means UTC."""
     plain = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", text.strip().removesuffix("UTC").strip())
     try:
-        time = datetime.datetime.fromisoformat(plain)
-        return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
+        return in_utc(datetime.datetime.fromisoformat(plain))
     except (ValueError, OverflowError):
         return None
 

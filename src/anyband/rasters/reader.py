@@ -35,6 +35,7 @@ from anyband.sensors.sensor import FILE_ENCODINGS, Encoding, Scaling, Sensor, nu
 
 __all__ = [
     "AVAILABLE",
+    "NETCDF_ENDINGS",
     "Raster",
     "RasterReader",
     "RasterSource",
@@ -48,7 +49,7 @@ __all__ = [
 
 AVAILABLE = (("available", ""),)
 """As bands of a source: those of the sensor that its files name."""
-_NETCDF_ENDINGS = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
+NETCDF_ENDINGS = (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".cdf")
 _TIFF_ENDINGS = (".tif", ".tiff")
 
 
@@ -340,7 +341,7 @@ def open_sheet(
     if not path.exists() or path.stat().st_size == 0:
         found = "is empty (0 bytes); get it again or leave it out" if path.exists() else "does not exist"
         raise RasterError(f"'{path}' {found}")
-    if ending in _NETCDF_ENDINGS:
+    if ending in NETCDF_ENDINGS:
         from anyband.rasters.netcdf import NetcdfSheet
 
         return NetcdfSheet(path, time_index=time_index, time=time)

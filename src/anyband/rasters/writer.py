@@ -61,8 +61,7 @@ def reduced_by_gdal(
     dn: Num[Array, "band row col"], shape: tuple[int, int], *, as_jpeg: bool
 ) -> Num[Array, "band rows cols"]:
     """Reduce an image as GDAL reads fewer pixels: bilinearly over what is merged, rounded to the type of its numbers.
-    `as_jpeg`: then through a JPEG of GDAL's default quality. `InputError` where a JPEG can't hold the numbers.
-    """
+    `as_jpeg`: then through a JPEG of GDAL's default quality. `InputError` where a JPEG can't hold the numbers."""
     if as_jpeg and (dn.dtype != np.uint8 or len(dn) not in (1, 3)):
         raise InputError(f"a JPEG has one or three bands of 8 bits, found {len(dn)} of type {dn.dtype}")
     found = _in_memory("GTiff", dn, shape)

@@ -220,9 +220,8 @@ Curve = tuple[Sequence[int | float], Sequence[int | float]]
 def curves_png(
     panels: Mapping[str, Mapping[str, Curve]], *, xlabel: str = "step", smooth: Collection[str] = ()
 ) -> bytes:
-    """Draw panels of curves beside each other, by title, the curves of each by their name in the legend.
-    Panels in `smooth` show the running mean strongly and the raw values faintly.
-    """
+    """Draw panels of curves beside each other, by title, the curves of each by their name in the legend. Panels in
+    `smooth` show the running mean strongly and the raw values faintly."""
     if not panels:
         raise InputError("curves need at least one panel, found none")
     figure = new_figure(width_in=4.0 * len(panels), height_in=2.9)
@@ -307,9 +306,8 @@ class PanelImages:
 def hide_patches(
     pictures: Float[Array, "sample colour row col"], hidden: Bool[Array, "sample token"], *, patch_size: int
 ) -> Float[Array, "sample colour row col"]:
-    """Paint the hidden patches of pictures in [0, 1] dark grey; tokens run row by row.
-    `patch_size` is the edge of a patch in pixels, and divides rows and columns.
-    """
+    """Paint the hidden patches of pictures in [0, 1] dark grey; tokens run row by row. `patch_size` is the edge of a
+    patch in pixels, and divides rows and columns."""
     rows, cols = pictures.shape[2] // patch_size, pictures.shape[3] // patch_size
     if rows * cols != hidden.shape[1] or (rows * patch_size, cols * patch_size) != pictures.shape[2:]:
         size = f"{pictures.shape[2]} × {pictures.shape[3]} px"
@@ -321,9 +319,8 @@ def hide_patches(
 def reconstruction_panel(
     blocks: Sequence[PanelImages], *, title: str = "", note: str = RECONSTRUCTION_NOTE, across: int | None = None
 ) -> bytes:
-    """Draw a PNG of blocks with three columns each: the original, what the encoder saw, and the reconstruction.
-    Blocks have equally many rows; `across` of them stand beside each other, the others below; None: all.
-    """
+    """Draw a PNG of blocks with three columns each: the original, what the encoder saw, and the reconstruction. Blocks
+    have equally many rows; `across` of them stand beside each other, the others below; None: all."""
     counts = {len(images.original) for images in blocks}
     if len(counts) != 1:
         raise InputError(f"the blocks of a panel need equally many rows, found {sorted(counts) or 'no block'}")
@@ -371,9 +368,8 @@ _MOST_POINTS = 2000
 
 
 def scatter_png(truth: Float[Array, "sample"], predicted: Float[Array, "sample"], *, label: str = "") -> bytes:
-    """Draw each sample at its true and predicted number, with the line on which both are equal.
-    `label` is of both axes, with the unit.
-    """
+    """Draw each sample at its true and predicted number, with the line on which both are equal. `label` is of both
+    axes, with the unit."""
     if not len(truth) or len(truth) != len(predicted):
         raise InputError(f"{len(truth)} true and {len(predicted)} predicted numbers make no picture")
     figure = new_figure(width_in=5.0, height_in=4.6)
@@ -407,8 +403,7 @@ def confusion_png(
     counts: Int[Array, "class class"], names: Sequence[str], *, cells: Literal["counts", "percent"] = "counts"
 ) -> bytes:
     """Draw a confusion matrix, true classes in rows; colours are shares of the true class, so rare ones are seen too.
-    `cells` is what is written; those of no count stay empty. As many names as classes, else `InputError`.
-    """
+    `cells` is what is written; those of no count stay empty. As many names as classes, else `InputError`."""
     if counts.shape != (len(names), len(names)):
         raise InputError(
             f"a confusion matrix of shape {counts.shape} needs {counts.shape[0]} names, found {len(names)}"

@@ -61,9 +61,8 @@ def picture(png: bytes, *, alt: str, caption: str = "", pixels: bool = False, fu
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", strong_rows: Collection[int] = ()
 ) -> str:
-    """Write a table of texts; columns whose cells all start like numbers are set to the right.
-    `strong_rows` are positions from 0, to be stressed.
-    """
+    """Write a table of texts; columns whose cells all start like numbers are set to the right. `strong_rows` are
+    positions from 0, to be stressed."""
     wrong = [row for row in rows if len(row) != len(header)]
     if wrong:
         raise InputError(f"a row of a table has {len(wrong[0])} cells, its header {len(header)}")
@@ -86,9 +85,8 @@ def _is_numeric(cells: Sequence[str]) -> bool:
 
 
 def page_html(title: str, lead: str, sections: Sequence[tuple[str, Sequence[str]]], *, footer: str = "") -> str:
-    """Write a page as one HTML document: no script, no link to elsewhere, pictures inside.
-    `sections` are heading and parts of each, listed at the top; those without parts are left out.
-    """
+    """Write a page as one HTML document: no script, no link to elsewhere, pictures inside. `sections` are heading and
+    parts of each, listed at the top; those without parts are left out."""
     filled = [(heading, parts) for heading, parts in sections if parts]
     links = " ".join(f'<a href="#section-{index}">{escape(one)}</a>' for index, (one, _) in enumerate(filled, 1))
     body = "\n".join(
@@ -122,9 +120,8 @@ Colours = Mapping[str, tuple[float, float, float]]
 
 
 def class_colours(names: Sequence[str]) -> Colours:
-    """Give each class a colour of its own.
-    The first seven can be told apart with colour blindness; then come lighter ones of them, then plain hues.
-    """
+    """Give each class a colour of its own. The first seven can be told apart with colour blindness; then come lighter
+    ones of them, then plain hues."""
     from matplotlib.colors import hsv_to_rgb, to_rgb
 
     strong = [to_rgb(code) for code in _OKABE_ITO]
@@ -248,9 +245,8 @@ _DARK_LINES = 2
 
 
 def sheet_png(pictures: Sequence[tuple[Float[Array, "colour _ _"], Sequence[str]]], *, num_columns: int = 4) -> bytes:
-    """Draw pictures in [0, 1], of any sizes, in rows; NaN: no data. Long lines are cut in the middle.
-    Each has its lines below, of which the first is stressed.
-    """
+    """Draw pictures in [0, 1], of any sizes, in rows; NaN: no data. Long lines are cut in the middle. Each has its
+    lines below, of which the first is stressed."""
     if not pictures:
         raise InputError("a sheet needs at least one picture, found none")
     columns = min(num_columns, len(pictures))

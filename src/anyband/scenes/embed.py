@@ -21,7 +21,7 @@ from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata, 
 from anyband.errors import GeometryError, InputError, counted
 from anyband.models.inputs import SetBatch, SetMetadata
 from anyband.progress import Advance, progress
-from anyband.rasters.footprints import Box, box_of, place_image, view_of
+from anyband.rasters.footprints import Box, box_of, place_image, view_of, whole_box
 from anyband.rasters.grid import Grid, Placement, Window, same_crs, windows_covering
 from anyband.rasters.reader import RasterSource, file_sensor, open_raster
 from anyband.report.figures import fit_pca_colours
@@ -322,7 +322,7 @@ def _features(
             num_tokens = groups[0].pixels[0, 0].numel() // encoder.config.patch_size**2
             check_memory(encoder.encoder, num_sets=len(members), num_images=len(shown), num_tokens=num_tokens)
             metadata = _metadata(images[0].reader.grid, shown, [boxes[position] for position in members])
-        output = encoder.encode_sets(SetBatch(groups=tuple(groups), metadata=metadata), precision=precision)
+        output = encoder.encode_batch(SetBatch(groups=tuple(groups), metadata=metadata), precision=precision)
         encoded |= zip(members, feature_maps(output).nanmean(dim=1).cpu().numpy(), strict=True)
     return encoded
 
@@ -364,8 +364,7 @@ def _placement(anchor: Grid, grid: Grid, name: str, anchor_name: str) -> Placeme
             "images of a set must share a CRS: reproject one of them"
         )
     placement = place_image(anchor, grid, name)
-    whole = Box(row=0.0, col=0.0, height=float(anchor.height), width=float(anchor.width))
-    if whole.shared_with(box_of(placement)) is None:
+    if whole_box(anchor).shared_with(box_of(placement)) is None:
         raise GeometryError(
             f"'{name}' lies at {_extent(grid)} and '{anchor_name}', the first image, at {_extent(anchor)}: they show "
             "no common ground; leave it out, or list it in a set of its own"

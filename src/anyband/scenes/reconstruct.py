@@ -22,7 +22,7 @@ from anyband.encode.metadata import ImageMetadata, Precision, checked_metadata
 from anyband.errors import AssignmentError, CatalogueError, GeometryError, InputError, counted
 from anyband.files import file_identity
 from anyband.progress import Advance
-from anyband.rasters.footprints import Box, place_image
+from anyband.rasters.footprints import Box, chip_grid, place_image, whole_box
 from anyband.rasters.grid import Axis, Blender, Grid, Window, pixel_size_m, same_crs, source_window, window_starts
 from anyband.rasters.reader import RasterReader, RasterSource, open_raster, open_sheet
 from anyband.scenes.outputs import (
@@ -34,7 +34,7 @@ from anyband.scenes.outputs import (
     write_reconstruction_picture,
     write_scene,
 )
-from anyband.sensors.sensor import Sensor
+from anyband.sensors.sensor import Sensor, stored_encoding
 
 __all__ = ["ReconstructReport", "TargetImage", "reconstruct"]
 
@@ -431,8 +431,7 @@ def _window(completer: SetCompleter, grid: Grid, requested: int | None) -> int:
 
 
 def _tags(sensor: Sensor, images: Sequence[SceneImage], time: dt.datetime) -> dict[str, object]:
-    codes = [(band.name, band.encoding(sensor.default_encoding)) for band in sensor.bands]
-    keys = ("scale", "offset", "transform")
+    keys, codes = ("scale", "offset", "transform"), stored_encoding(sensor)
     return {
         "ANYBAND_SENSOR": sensor.name,
         "ANYBAND_ENCODING": {name: {key: getattr(code, key) for key in keys} for name, code in codes},
@@ -515,12 +514,6 @@ def _grid_of(path: Path, sensor: Sensor) -> Grid:
 def _grid_at(grid: Grid, gsd_m: float) -> Grid:
     """Cut the ground of a grid into pixels of about another size, a whole number of them."""
     height, width = (max(1, round(size * grid.gsd_m / gsd_m)) for size in (grid.height, grid.width))
-    if (height, width) == (grid.height, grid.width):
-        return grid
-    down, across = grid.height / height, grid.width / width
-    a, b, c, d, e, f = grid.transform
+    cut = chip_grid(grid, whole_box(grid), height, width)
     # Without georeference coordinates are pixels, of whatever size.
-    transform = grid.transform if grid.crs is None else (a * across, b * down, c, d * across, e * down, f)
-    return Grid(
-        height=height, width=width, transform=transform, crs=grid.crs, gsd_m=grid.gsd_m * float(np.sqrt(down * across))
-    )
+    return replace(cut, transform=grid.transform) if grid.crs is None else cut

@@ -131,10 +131,8 @@ def load_ranges(name_or_path: str | Path) -> RangeTable:
 def published_statistics(
     set_name: str, *, table_name: str = "smarties_v1", unit_scale: float | None = None
 ) -> dict[str, BandStatistics]:
-    """Load the normalisation published for one data set, in physical units by the name of the range.
-
-    `unit_scale` is physical units per published unit; None: as declared beside the numbers.
-    """
+    """Load the normalisation published for one data set, in physical units by the name of the range. `unit_scale` is
+    physical units per published unit; None: as declared beside the numbers."""
     sets = load_ranges(table_name).statistics
     if set_name not in sets:
         raise CatalogueError(
@@ -152,17 +150,19 @@ def ranges_from_sensors(sensors: Iterable[Sensor], *, min_iou: float = 0.95, nam
     """Make one range for each distinct band of the training sensors, in order of first appearance: bands share one
     where the intersection over union, or the ratio of frequencies of like radar bands, is at least `min_iou`."""
     ranges, sensors = list[TrainedRange](), tuple(sensors)
-    for sensor, band in _bands_of(sensors):
-        _add(ranges, sensor, band, min_iou=min_iou)
+    for sensor in sensors:
+        for band in sensor.bands:
+            _add(ranges, sensor, band, min_iou=min_iou)
     return RangeTable(name=name, ranges=tuple(ranges), gsd_m={sensor.name: sensor.gsd_m for sensor in sensors})
 
 
 def extend_ranges(table: RangeTable, sensors: Iterable[Sensor], *, min_iou: float = 0.95) -> RangeTable:
     """Add ranges for new bands of further sensors at the end; layers keep their places (see `ranges_from_sensors`)."""
     ranges, sensors = list(table.ranges), tuple(sensors)
-    for sensor, band in _bands_of(sensors):
-        if not any((sensor.name, band.name) in entry.known for entry in ranges):
-            _add(ranges, sensor, band, min_iou=min_iou)
+    for sensor in sensors:
+        for band in sensor.bands:
+            if not any((sensor.name, band.name) in entry.known for entry in ranges):
+                _add(ranges, sensor, band, min_iou=min_iou)
     gsd_m = {sensor.name: sensor.gsd_m for sensor in sensors} | {**table.gsd_m}
     return replace(table, name=f"{table.name}+", ranges=tuple(ranges), gsd_m=gsd_m)
 
@@ -224,10 +224,6 @@ def range_table_from_dict(raw: Mapping[str, Any], *, where: str = "range table")
         ranges=tuple(made["ranges"]),
         declared=tuple(made["declared"]),
     )
-
-
-def _bands_of(sensors: Iterable[Sensor]) -> list[tuple[Sensor, Band]]:
-    return [(sensor, band) for sensor in sensors for band in sensor.bands]
 
 
 def _add(ranges: list[TrainedRange], sensor: Sensor, band: Band, *, min_iou: float) -> None:

@@ -340,15 +340,9 @@ def _red_green_blue(cover: Cover) -> tuple[int, int, int]:
 
 
 def _grid(rendered: RenderedPlace, footprint_m: float, size: int) -> Grid:
-    gsd_m = footprint_m / size
-    place = rendered.place
-    return Grid(
-        height=size,
-        width=size,
-        transform=(gsd_m, 0.0, place.corner_m[0], 0.0, -gsd_m, place.corner_m[1]),
-        crs=f"EPSG:{place.epsg}",
-        gsd_m=gsd_m,
-    )
+    gsd_m, (x, y) = footprint_m / size, rendered.place.corner_m
+    transform = (gsd_m, 0.0, x, 0.0, -gsd_m, y)
+    return Grid(height=size, width=size, transform=transform, crs=f"EPSG:{rendered.place.epsg}", gsd_m=gsd_m)
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[_Row]) -> None:

@@ -137,10 +137,8 @@ def _material_sigma0(surface: Surface, beam: RadarBeam) -> Float[Array, " presen
 
 
 def _slope_gain(surface: Surface) -> Float[Array, "row col"]:
-    """Compute how much more power slopes facing the radar send back than flat ground.
-
-    chosen: power falls with the tangent of the local incidence angle, kept within a factor of 2.
-    """
+    """Compute how much more power slopes facing the radar send back than flat ground. chosen: power falls with the
+    tangent of the local incidence angle, kept within a factor of 2."""
     landscape = surface.landscape
     toward_radar = -np.gradient(landscape.relief_m, landscape.frame.detail_m, axis=1)
     incidence = np.radians(_INCIDENCE_DEG)
@@ -158,9 +156,7 @@ def encode(
     values: Float[Array, "band row col"], sensor: Sensor, valid: Bool[Array, "row col"]
 ) -> Num[Array, "band row col"]:
     """Turn physical values into digital numbers of a sensor's products; what is not valid is nodata, which must exist.
-
-    A measured number that would equal nodata moves by one.
-    """
+    A measured number that would equal nodata moves by one."""
     name = sensor.default_encoding
     dtype, nodata = stored_type(sensor, encoding=name), stored_nodata(sensor, encoding=name)
     if nodata is None and not valid.all():
@@ -177,10 +173,8 @@ def encode(
 
 
 def stored_type(sensor: Sensor, *, encoding: str) -> np.dtype[Any]:
-    """Choose the type of the digital numbers, which the catalogue does not declare.
-
-    Bytes for pictures, float32 where nothing is scaled, else 16 bits: signed for decibels and negative nodata.
-    """
+    """Choose the type of the digital numbers, which the catalogue does not declare. Bytes for pictures, float32 where
+    nothing is scaled, else 16 bits: signed for decibels and negative nodata."""
     units = {band.unit for band in sensor.bands}
     if units == {"count"}:
         return np.dtype(np.uint8)
@@ -221,8 +215,7 @@ class _View:
 
     def share(self, kind: Literal["present", "lit", "sending"], gsd_m: float) -> Array:
         """Give the share of each material: `present` by area, `lit` times the sunlight that falls on it, or `sending`
-        below the clouds, times the gain of its slope towards a radar.
-        """
+        below the clouds, times the gain of its slope towards a radar."""
         if (kind, gsd_m) not in self._averages:
             self._averages[kind, gsd_m] = area_mean(self._fine(kind), self.surface.landscape.frame, gsd_m=gsd_m)
         return self._averages[kind, gsd_m]
@@ -239,11 +232,9 @@ class _View:
 
 @cache
 def noise_of(sensor_name: str) -> dict[str, Any]:
-    """Look up the noise of a sensor, or the default.
-
-    `snr`: signal-to-noise ratio at a reflectance of 0.1 of optical bands not in `snr_of_band`; `noise_k`: standard
-    deviation of thermal bands; `looks`: equivalent number of looks of radar bands.
-    """
+    """Look up the noise of a sensor, or the default. `snr`: signal-to-noise ratio at a reflectance of 0.1 of optical
+    bands not in `snr_of_band`; `noise_k`: standard deviation of thermal bands; `looks`: equivalent number of looks of
+    radar bands."""
     table = read_table("instruments.yaml")
     row = table["sensors"].get(sensor_name, {})
     return {**table["default"], **row, "snr": table["default"]["snr"], "snr_of_band": row.get("snr", {})}

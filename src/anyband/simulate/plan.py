@@ -180,11 +180,8 @@ def _shares(name: str, entries: Mapping[str, Any]) -> tuple[float, ...]:
 
 @cache
 def load_themes() -> dict[str, dict[str, Any]]:
-    """Load the kinds of landscape by name.
-
-    Of each `latitude`, (degrees from the equator, weight), linear between and 0 outside; `river_share`; `shares`, (land
-    cover, relative share).
-    """
+    """Load the kinds of landscape by name. Of each `latitude`, (degrees from the equator, weight), linear between and 0
+    outside; `river_share`; `shares`, (land cover, relative share)."""
     themes = read_table("themes.yaml")["themes"]
     for name, cover in ((name, cover) for name, row in themes.items() for cover in row["shares"]):
         if cover not in cover_names():
@@ -297,10 +294,8 @@ def irregular_tiles(
 def winding_distance_m(
     rng: np.random.Generator, frame: Frame, *, bend_m: float, wavelength_m: float
 ) -> Float[Array, "row col"]:
-    """Measure how far each pixel is from a line that winds across the frame; exact near it, where it is used.
-
-    `bend_m` is the swing to each side, `wavelength_m` from one bend to the next but one.
-    """
+    """Measure how far each pixel is from a line that winds across the frame; exact near it, where it is used. `bend_m`
+    is the swing to each side, `wavelength_m` from one bend to the next but one."""
     y_m, x_m = frame.coordinates_m()
     middle_m = np.float32(frame.footprint_m / 2)
     across_m, along_m = rotated(y_m - middle_m, x_m - middle_m, angle_rad=rng.uniform(0, np.pi))
@@ -497,10 +492,8 @@ class Place:
 
 
 def make_place(seed: int, index: int) -> Place:
-    """Choose where a place lies and what kind of landscape it is: a function of seed and index.
-
-    Longitudes follow the golden ratio, which keeps places apart; two thirds lie in the north, like the land.
-    """
+    """Choose where a place lies and what kind of landscape it is: a function of seed and index. Longitudes follow the
+    golden ratio, which keeps places apart; two thirds lie in the north, like the land."""
     rng = generator(seed, step=index, sample=0, purpose="simulate/place")
     latitude_deg = float(rng.uniform(0, MAX_LATITUDE_DEG) * (1 if rng.random() < 2 / 3 else -1))
     longitude_deg = float((rng.random() * 1e-3 + index * _GOLDEN_SHARE) % 1 * 360 - 180)

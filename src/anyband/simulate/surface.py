@@ -286,11 +286,9 @@ def sun_position(latitude_deg: float, day: float, *, solar_hour: float = 10.5) -
 
 
 def air_temperature_k(latitude_deg: float, day: float, *, lag_days: float = 0.0, swing: float = 1.0) -> float:
-    """Estimate the mid-morning air temperature at sea level.
-
-    chosen: 300 K at the equator falling with the squared sine of latitude, and a yearly swing of a third of a
-    kelvin a degree up to 16 K; within a few kelvin of zonal means over land.
-    """
+    """Estimate the mid-morning air temperature at sea level. chosen: 300 K at the equator falling with the squared sine
+    of latitude, and a yearly swing of a third of a kelvin a degree up to 16 K; within a few kelvin of zonal means over
+    land."""
     mean_k = 300.0 - 36.0 * np.sin(np.radians(latitude_deg)) ** 2
     amplitude_k = min(abs(latitude_deg) / 3.0, 16.0) * swing
     phase = 2 * np.pi * (northern_day(latitude_deg, day) - _WARMEST_DAY - lag_days) / 365.25
@@ -323,10 +321,8 @@ def snow_share(latitude_deg: float, day: float) -> float:
 def cover_shares(
     cover: Cover, *, latitude_deg: float, day: Float[Array, " unit"], choice: Float[Array, " unit"]
 ) -> tuple[Float[Array, "unit material"], Float[Array, "unit material"]]:
-    """Tell what the upper and lower parts of a cover are made of, for several fields, lakes or roofs of it.
-
-    Of each `day` is of the year (fields differ by some days) and `choice` in [0, 1) draws one of several materials.
-    """
+    """Tell what the upper and lower parts of a cover are made of, for several fields, lakes or roofs of it. Of each
+    `day` is of the year (fields differ by some days) and `choice` in [0, 1) draws one of several materials."""
     season = np.array([northern_day(latitude_deg, float(one)) for one in day])
     full = 1.0 if cover.seasonality == "full" else min(abs(latitude_deg) / _FULL_SEASONS_FROM_DEG, 1.0)
     upper, lower = (_shares(one, season, choice, full, cover.peak_day) for one in (cover.upper, cover.lower))
