@@ -237,7 +237,8 @@ def test_several_images_of_a_sample_need_a_fusion(maps: Path, refused_table: Eva
     header = "before,after,label,split"
     message = refused_table(rows, *_SEGMENT, "data.sensors=[rgb, rgb]", header=header, protocol="segment")
     assert (
-        "have 2 images; say with fusion (stack, concat, mixup_concat or joint) how they become one feature" in message
+        "have 2 images; say with fusion (stack, concat, mixup_concat, joint or ltae) how they become one feature"
+        in message
     )
 
 

@@ -111,7 +111,9 @@ def test_evaluate_refuses_options_that_each_image_of_a_set_has(refused, existing
 def test_evaluate_asks_how_the_images_of_a_set_become_one_feature(refused, existing, kit) -> None:
     _sets(existing, kit)
     message = refused(*(word for word in _EVALUATE if word not in ("--fusion", "joint")))
-    assert "samples of 'sets.csv' have 2 images; say with fusion (stack, concat, mixup_concat or joint)" in message
+    assert (
+        "samples of 'sets.csv' have 2 images; say with fusion (stack, concat, mixup_concat, joint or ltae)" in message
+    )
 
 
 def test_evaluate_says_how_much_memory_sets_need(refused, existing, kit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,6 +309,7 @@ _OURS: dict[str, tuple[Protocol, str, dict[str, Any]]] = {
     "segment trained": ("segment", "class_map_data", {"fit": _LOW, "head": {"kind": "dfc2020"}}),
     "upernet": ("segment", "class_map_data", {"fit": _FROZEN, "head": {"channels": 8}}),
     "weighed dates": ("segment", "change_data", {"fit": _FROZEN, "fusion": "ltae", "head": {"channels": 8}}),
+    "pangaea": ("segment", "class_map_data", {"fit": _FROZEN, "head": {"kind": "pangaea", "channels": 8}}),
     "regress maps": ("regress", "number_map_data", {"fit": _LOW, "head": {"kind": "linear"}}),
     "change": ("change", "change_data", {"fit": _FROZEN, "head": {"kind": "linear"}}),
 }

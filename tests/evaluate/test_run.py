@@ -91,7 +91,8 @@ def _refused(data: TaskData, protocol: Protocol, **changes: Any) -> str:
 def test_several_images_need_a_fusion(pair_data: TaskData) -> None:
     message = _refused(pair_data, "knn")
     assert (
-        "samples of 'tiny class of 2' have 2 images; say with fusion (stack, concat, mixup_concat or joint)" in message
+        "samples of 'tiny class of 2' have 2 images; say with fusion (stack, concat, mixup_concat, joint or ltae)"
+        in message
     )
 
 

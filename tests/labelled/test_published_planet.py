@@ -130,7 +130,7 @@ def test_a_band_that_pangaea_does_not_read_has_no_published_moments() -> None:
 @pytest.mark.parametrize("name", ["burnscars", "dynamicearthnet", "spacenet7"])
 def test_recipes_of_table_5_are_those_of_pangaea(name: str) -> None:
     recipe = load_transfer_recipe(f"paper/table5_{name}_segment")
-    assert (recipe.head.kind, recipe.head.channels, recipe.head.blocks) == ("upernet", 512, (3, 5, 7, 11))
+    assert (recipe.head.kind, recipe.head.channels, recipe.head.blocks) == ("pangaea", 512, (3, 5, 7, 11))
     assert (recipe.fit.epochs, recipe.fit.batch_size, recipe.fit.base_lr) == (80, 8, 1e-4)
     assert recipe.input.statistics == "published"
     assert recipe.fit.loss == ("dice" if name == "spacenet7" else "cross_entropy")

@@ -84,7 +84,7 @@ def test_batches_of_several_images_are_normalised_as_the_library_does() -> None:
     assert torch.equal(head(levels, (24, 24)), plain(levels, (24, 24)))
 
 
-@pytest.mark.parametrize("kind", ["linear", "dfc2020", "upernet"])
+@pytest.mark.parametrize("kind", ["linear", "dfc2020", "upernet", "pangaea"])
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone(kind: MapHeadKind) -> None:
     before = torch.get_rng_state()
     one, same, other = (
@@ -209,5 +209,44 @@ def test_a_head_that_weighs_images_learns_all_its_weights() -> None:
 
 
 def test_a_linear_head_weighs_no_images() -> None:
-    with pytest.raises(InputError, match=r"fusion=ltae is for head\.kind=upernet, found 'linear'; take that head"):
+    with pytest.raises(
+        InputError, match=r"fusion=ltae is for UPerNet, found head 'linear'; take 'pangaea' or 'upernet'"
+    ):
         make_head("linear", width=96, num_outputs=2, weighed_images=3, seed=0)
+
+
+def _pangaea(*, channels: int = 8) -> UPerNetHead:
+    head = make_head("pangaea", width=16, num_outputs=3, channels=channels, seed=0)
+    assert isinstance(head, UPerNetHead)
+    return head
+
+
+def _enlarged(values: Tensor, like: Tensor) -> Tensor:
+    return functional.interpolate(values, size=like.shape[2:], mode="bilinear", align_corners=False)
+
+
+def test_the_head_of_pangaea_is_upernet_on_levels_as_they_are() -> None:
+    """Pooled context, lateral connections from above, and all levels joined; written out from the paper of UPerNet."""
+    head, levels = _pangaea().eval(), _levels(4, (6, 6))
+    parts = head.decoder
+    *fine, coarse = [scale(level) for scale, level in zip(head.pyramid, levels, strict=True)]
+    pooled = [_enlarged(block(coarse), coarse) for block in parts.psp.blocks]
+    state = parts.psp.out_conv(torch.cat([coarse, *pooled], dim=1))
+    joined = [_enlarged(state, fine[0])]
+    for level, lateral, smooth in zip(fine[::-1], parts.fpn_lateral_blocks, parts.fpn_conv_blocks, strict=True):
+        state = lateral.conv_norm_relu(level) + _enlarged(state, level)
+        joined.insert(0, _enlarged(smooth(state), fine[0]))
+    expected = head.classifier(parts.fusion_block(torch.cat(joined, dim=1)))
+    assert torch.allclose(head(levels), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("training", "share"), [(True, 0.1), (False, 0.0)])
+def test_the_head_of_pangaea_leaves_out_a_tenth_of_its_channels_in_training(training: bool, share: float) -> None:
+    head, seen = _pangaea(channels=256).train(training), list[Tensor]()
+    head.drop_channels.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head(_levels(4, (6, 6), samples=8))
+    before, after = (one.flatten(2).any(dim=2) for one in seen)
+    left_out = (before & ~after).sum() / before.sum()
+    assert float(left_out) == pytest.approx(share, abs=0.02)

@@ -77,7 +77,7 @@ _METHOD: dict[str, tuple[str, _Make, str]] = {
     "--k": ("knn.k", int, "neighbours (default 20)"),
     "--temperature": ("knn.temperature", float, "of the votes (default 0.07)"),
     "--solver": ("linear.solver", str, "of the linear probe: adamw (as published) or lbfgs (seconds)"),
-    "--head": ("head.kind", str, "for maps: upernet, linear or dfc2020"),
+    "--head": ("head.kind", str, "for maps: upernet, pangaea, linear or dfc2020"),
     "--head-file": ("head.file", str, "with --eval-only: fitted weights that --out left (default: the checkpoint's)"),
     "--measures": ("measures", str, "what leave-one-band-out scores: knn, linear or segment"),
     "--seed": ("seed", int, "of every draw"),

@@ -438,7 +438,7 @@ _HEADS: dict[FittedKind, tuple[str, str]] = {
     "probe": ("batch normalisation and a linear layer", "`linear`"),
     "layer": ("a linear layer alone", "`finetune`, or `regress` for a number"),
     "convolution": ("a 1×1 convolution", "maps with head.kind=dfc2020 or head.kind=linear"),
-    "upernet": ("UPerNet", "maps with head.kind=upernet"),
+    "upernet": ("UPerNet", "maps with head.kind=upernet or head.kind=pangaea"),
 }
 
 
@@ -453,7 +453,7 @@ def fitted_head(context: Context, *, width: int, num_outputs: int) -> tuple[dict
     kind, state = fitted_weights(tensors, where=where)
     wanted: FittedKind = "probe" if task == "linear" else "layer"
     if context.data.targets is None:
-        wanted = "upernet" if recipe.head.kind == "upernet" else "convolution"
+        wanted = "upernet" if recipe.head.kind in ("upernet", "pangaea") else "convolution"
     what = f"the head in '{Path(where).name}'"
     if kind != wanted:
         raise CheckpointError(

@@ -64,8 +64,9 @@ Resize = Literal["whole", "native", "short_side"]
 the short side brought to 8/7 of the network's size and the centre cut out."""
 
 MapLoss = Literal["cross_entropy", "dice"]
-HeadKind = Literal["linear", "dfc2020", "upernet"]
-"""Heads for maps: a 1×1 convolution after the final norm, the same before it, or UPerNet over four blocks."""
+HeadKind = Literal["linear", "dfc2020", "upernet", "pangaea"]
+"""Heads for maps: a 1×1 convolution after the final norm, the same before it, UPerNet over four blocks, or PANGAEA's
+UPerNet."""
 
 
 class InputRecipe(Recipe):

@@ -30,8 +30,8 @@ __all__ = [
     "resized",
 ]
 
-MapHeadKind = Literal["linear", "dfc2020", "upernet"]
-"""A 1×1 convolution after the final norm, the same before it, or UPerNet over four blocks."""
+MapHeadKind = Literal["linear", "dfc2020", "upernet", "pangaea"]
+"""A 1×1 convolution after the final norm, the same before it, UPerNet over four blocks, or the same as in PANGAEA."""
 
 FINAL: Literal["final"] = "final"
 """In place of blocks: the last block's features after the final norm."""
@@ -41,6 +41,8 @@ _NUM_LEVELS = 4
 _PUBLISHED_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
 # Source: the linear probe of masked autoencoders (arXiv 2111.06377), section A.1: a classifier starts with std 0.01.
 _CLASSIFIER_STD = 0.01
+# Source: PANGAEA (arXiv 2412.04204), `SegUPerNet` of github.com/yurujaja/pangaea-bench.
+_PANGAEA_DROPOUT = 0.1
 # Source: L-TAE (arXiv 2007.00586), table 1, and the defaults of PANGAEA.
 _LTAE_HEADS, _LTAE_KEY_WIDTH = 16, 4
 # chosen: less than those of any published encoder, which have the published heads.
@@ -54,12 +56,12 @@ def head_blocks(kind: MapHeadKind, *, depth: int, blocks: Sequence[int] = ()) ->
     wrong = [index for index in blocks if not 0 <= index < depth]
     if wrong:
         raise InputError(f"head.blocks are {list(blocks)}; the encoder has blocks 0 to {depth - 1}")
-    if kind != "upernet":
+    if kind not in ("upernet", "pangaea"):
         if blocks:
             raise InputError(f"head '{kind}' sees the last block only; leave head.blocks empty, or take 'upernet'")
         return FINAL if kind == "linear" else (depth - 1,)
     if blocks and len(blocks) != _NUM_LEVELS:
-        raise InputError(f"head 'upernet' needs {_NUM_LEVELS} blocks, found {len(blocks)} in head.blocks")
+        raise InputError(f"head '{kind}' needs {_NUM_LEVELS} blocks, found {len(blocks)} in head.blocks")
     equal = tuple(math.ceil((level + 1) * depth / _NUM_LEVELS) - 1 for level in range(_NUM_LEVELS))
     return tuple(blocks) or _PUBLISHED_BLOCKS.get(depth, equal)
 
@@ -82,12 +84,19 @@ def make_head(
     """
     if min(width, num_outputs, channels) < 1:
         raise InputError(f"a head needs width, outputs and channels over 0; found {width}, {num_outputs}, {channels}")
-    if kind == "upernet":
+    if kind in ("upernet", "pangaea"):
         return UPerNetHead(
-            width=width, num_outputs=num_outputs, channels=channels, weighed_images=weighed_images, seed=seed
+            width=width,
+            num_outputs=num_outputs,
+            channels=channels,
+            weighed_images=weighed_images,
+            as_pangaea=kind == "pangaea",
+            seed=seed,
         )
     if weighed_images > 1:
-        raise InputError(f"fusion=ltae is for head.kind=upernet, found '{kind}'; take that head, or fusion=concat")
+        raise InputError(
+            f"fusion=ltae is for UPerNet, found head '{kind}'; take 'pangaea' or 'upernet', or fusion=concat"
+        )
     return LinearHead(width=width, num_outputs=num_outputs, seed=seed)
 
 
@@ -152,7 +161,9 @@ class TemporalAttention(nn.Module):
 class UPerNetHead(nn.Module):
     """UPerNet over four blocks of a transformer, rescaled to a pyramid by 4, 2, 1 and ½.
 
-    Batch normalisation takes its running statistics where a batch has one value a channel, which has no variance.
+    PANGAEA's takes the levels as they are, and leaves out channels in training; else each level is normalised over its
+    channels, and none is left out. Batch normalisation takes its running statistics where a batch has one value a
+    channel, which has no variance.
 
     Source:
         Xiao et al., "Unified perceptual parsing for scene understanding", ECCV 2018; the pyramid over a plain
@@ -161,7 +172,16 @@ class UPerNetHead(nn.Module):
 
     num_levels = _NUM_LEVELS
 
-    def __init__(self, *, width: int, num_outputs: int, channels: int, seed: int, weighed_images: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        width: int,
+        num_outputs: int,
+        channels: int,
+        seed: int,
+        weighed_images: int = 1,
+        as_pangaea: bool = False,
+    ) -> None:
         # Late: a large library, for this head only.
         from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 
@@ -190,6 +210,9 @@ class UPerNetHead(nn.Module):
                 encoder_depth=_NUM_LEVELS + 1,
                 decoder_channels=channels,
             )
+            if as_pangaea:
+                self.decoder.feature_norms = nn.ModuleList([nn.Identity() for _ in range(_NUM_LEVELS)])
+            self.drop_channels = nn.Dropout2d(_PANGAEA_DROPOUT if as_pangaea else 0.0)
             self.classifier = nn.Conv2d(channels, num_outputs, kernel_size=1)
             norms = [
                 (part, name, child.num_features)
@@ -215,7 +238,7 @@ class UPerNetHead(nn.Module):
             )
         scaled = [scale(self.weigh(level)) for scale, level in zip(self.pyramid, levels, strict=True)]
         # The decoder writes into its list, so it gets one of its own.
-        logits: Tensor = self.classifier(self.decoder([scaled[0], scaled[0], *scaled]))
+        logits: Tensor = self.classifier(self.drop_channels(self.decoder([scaled[0], scaled[0], *scaled])))
         return logits if size is None else resized(logits, size)
 
 
