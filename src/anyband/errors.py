@@ -7,6 +7,7 @@ from typing import SupportsInt
 
 __all__ = [
     "AnybandError",
+    "ArchiveError",
     "AssignmentError",
     "CatalogueError",
     "CheckpointError",
@@ -41,6 +42,10 @@ class AssignmentError(AnybandError, ValueError):
 
 class RasterError(AnybandError, OSError):
     """A raster file is missing, corrupt, empty, or not what was declared."""
+
+
+class ArchiveError(AnybandError, OSError):
+    """A catalogue of images can't be searched, or an item of it is not what was declared."""
 
 
 class GeometryError(AnybandError, ValueError):

@@ -28,6 +28,7 @@ __all__ = [
     "footprint",
     "make_place",
     "off_globe",
+    "ring_on_globe",
     "split_of",
 ]
 
@@ -210,10 +211,21 @@ def footprint(
     corners = corners_on_globe(transform, height, width, crs)
     if _jumps(corners):
         # Only a closer look tells a step over the edge of the map from an image around the Earth.
-        ring = _on_globe(_lonlat(_ring(height, width), transform, crs))
-        if _jumps(ring):
-            return _split(ring)
+        ring = _lonlat(_ring(height, width), transform, crs)
+        if _jumps(_on_globe(ring)):
+            return ring_on_globe(ring)
     polygon = shapely.Polygon(corners)
+    return shapely.to_wkb(polygon), polygon.bounds
+
+
+def ring_on_globe(ring: Float[Array, "points 2"]) -> tuple[bytes, tuple[float, float, float, float]]:
+    """Bring a ring of (longitude, latitude), which may go on beyond ±180, to a polygon, as `footprint` gives one."""
+    import shapely
+
+    ring = _on_globe(ring)
+    if _jumps(ring):
+        return _split(ring)
+    polygon = shapely.Polygon(ring)
     return shapely.to_wkb(polygon), polygon.bounds
 
 
