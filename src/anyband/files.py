@@ -156,11 +156,9 @@ def _remove_stale(folder: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to; when the block ends well the file there becomes `path`, else it is removed.
-
-    An existing `path` stays until the rename. The name stays, because writers choose a format by its ending. It is in
-    a folder of its own beside `path`, which is held: what a killed process leaves goes with the next file.
-    """
+    """Give a path to write to; when the block ends well the file there becomes `path`, else it is removed. An existing
+    `path` stays until the rename. The name stays, because writers choose a format by its ending. It is in a folder of
+    its own beside `path`, which is held: what a killed process leaves goes with the next file."""
     room = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
     beside = room / path.name
     try:
@@ -330,8 +328,8 @@ class _TextLoader(_StrictLoader):
     """The same, but every word is the text that stands there, but `null` and nothing, which are None; for tables."""
 
 
-# For files of the package itself: libyaml reads some ten times as quickly; its sentences about errors are other ones,
-# and it has no limit of depth.
+# For files of the package itself, where a test looks for duplicate keys: libyaml reads some ten times as quickly; its
+# sentences about errors are other ones, and it has no limit of depth.
 OwnLoader: Any = type("OwnLoader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
 
 
@@ -377,8 +375,8 @@ def _read_words(user: Any, words: Iterable[tuple[str, str, list[str]]]) -> None:
         user.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{written})$"), first)
 
 
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 for _loader, _words in ((_StrictLoader, _WORDS), (_TextLoader, _NONE), (OwnLoader, _WORDS)):
-    _loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
     _loader.yaml_implicit_resolvers = {}
     _read_words(_loader, _words)
 _read_words(_Dumper, _NUMBERS)
@@ -497,10 +495,8 @@ def weights_file(path_or_hub_id: str | Path) -> Path | None:
 
 def chosen_weights(files: Sequence[str], *, name: str) -> str | None:
     """Choose the file of a checkpoint among those of a folder or repository of some name; None: nothing tells which.
-
     The one that is named as the repository (`smarties-v1-vitb` of `SMARTIES-v1-ViT-B`) has encoder and decoder and goes
-    first; then that of the hub, whole or by its index; a finished run's; the only one; the newest step of a run.
-    """
+    first; then that of the hub, whole or by its index; a finished run's; the only one; the newest step of a run."""
     weights = [one for one in files if one.endswith(".safetensors") and "/" not in one and not _SHARD.search(one)]
     bare = re.sub(r"\W|_", "", name).casefold()
     named = [one for one in weights if re.sub(r"\W|_", "", one.removesuffix(".safetensors")).casefold() == bare]

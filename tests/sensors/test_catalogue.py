@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+import anyband
 from anyband.errors import CatalogueError
-from anyband.files import read_yaml
+from anyband.files import OwnLoader, read_yaml
 from anyband.sensors.catalogue import (
     _FOLDER,
     find_sensor_name,
@@ -163,6 +164,14 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(_table()).replace("mission: Own", "mission: Own\nmission: Other"))
     with pytest.raises(CatalogueError, match="key 'mission' stands twice, on lines 1 and 2"):
         load_sensor_file(path)
+
+
+_TABLES = sorted(Path(anyband.__file__).parent.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in _TABLES])
+def test_the_quick_reader_of_the_packages_tables_hides_no_key_that_stands_twice(path: Path) -> None:
+    assert yaml.load(path.read_bytes(), OwnLoader) == read_yaml(path, error=CatalogueError)  # noqa: S506 - a SafeLoader
 
 
 def _spoil(path: str, value: Any) -> dict[str, Any]:

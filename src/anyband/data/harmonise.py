@@ -217,7 +217,7 @@ def standardise(
     valid: Bool[Tensor, "*batch band row col"] | None = None,
 ) -> Float[Tensor, "*batch band row col"]:
     """Turn digital numbers into network input: clipped, scaled, standardised; 0 where missing, NaN or infinite."""
-    return Standardiser(n, device=dn.device)(dn, valid)
+    return Standardiser(n, device=dn.device)(dn, valid)[0]
 
 
 class Standardiser:
@@ -233,8 +233,9 @@ class Standardiser:
 
     def __call__(
         self, dn: Num[Tensor, "*batch band row col"], valid: Bool[Tensor, "*batch band row col"] | None = None
-    ) -> Float[Tensor, "*batch band row col"]:
-        """Standardise; see `standardise`. In place on one float32 copy, because memory is what this waits for."""
+    ) -> tuple[Float[Tensor, "*batch band row col"], Bool[Tensor, "*batch band row col"] | None]:
+        """Standardise, see `standardise`, and tell what is missing; None: nothing. In place on one float32 copy,
+        because memory is what this waits for."""
         # Whole numbers times a factor are finite, so there is nothing to look for.
         always_finite = self._is_linear and not dn.is_floating_point()
         x = _decoded(dn, self._n, self._scale, self._offset)
@@ -243,7 +244,7 @@ class Standardiser:
             missing = ~valid if missing is None else missing | ~valid
         x.clamp_(self._low, self._high).sub_(self._low).div_(self._high - self._low)
         x.sub_(self._mean).div_(self._std)
-        return x if missing is None else x.masked_fill_(missing, 0.0)
+        return x if missing is None else x.masked_fill_(missing, 0.0), missing
 
 
 def restore(x: Float[Tensor, "*batch band row col"], n: Normalisation) -> Float[Tensor, "*batch band row col"]:

@@ -110,10 +110,8 @@ def find_footprints(
     store: ChipStore, *, split: Split | None, sensors: Iterable[str] | None = None
 ) -> tuple[Int[Array, " image"], Int[Array, " bound"], Int[Array, " image"]]:
     """Group chips by footprint, ordered by place and position on its grid, in each by time, unknown last, then row.
-
     Gives the chips, bounds (footprint k is `chips[bounds[k]:bounds[k + 1]]`), and the chips' times in microseconds
-    since 1970. `split` and `sensors` choose chips; None: all.
-    """
+    since 1970. `split` and `sensors` choose chips; None: all."""
     # Numbers of the words of a column, in their own order.
     coded = [store.index.column(name).combine_chunks().dictionary_encode() for name in ("place", "cell")]
     ranks = [pc.rank(words.dictionary).to_numpy().astype(np.int64)[words.indices.to_numpy()] for words in coded]
@@ -133,11 +131,9 @@ def find_footprints(
 def find_pairs(
     store: ChipStore, *, sensors: Sequence[tuple[str, str]] | Literal["any"], split: Split | None = "train"
 ) -> ImageSets:
-    """Find the pairs of chips that show one footprint.
-
-    `sensors` are (sensor of a, sensor of b); equal names pair two dates; `any`: any two different ones, in store order.
-    `split` None: all. `StoreError` where the store lacks a sensor, or has no such pair.
-    """
+    """Find the pairs of chips that show one footprint. `sensors` are (sensor of a, sensor of b); equal names pair two
+    dates; `any`: any two different ones, in store order. `split` None: all. `StoreError` where the store lacks a
+    sensor, or has no such pair."""
     if sensors == "any":
         sensors = list(combinations(store.sensors, 2))
     check_sensors(store, (name for pair in sensors for name in pair))

@@ -202,10 +202,8 @@ def footprint(
     transform: Transform, *, height: int, width: int, crs: str
 ) -> tuple[bytes, tuple[float, float, float, float]]:
     """Compute the polygon of an image's four corners in degrees: as well-known binary; and west, south, east, north.
-
     What reaches over longitude ±180 is split there, and west is then larger than east; what holds a pole reaches to it
-    over all longitudes. Source: RFC 7946, sections 3.1.9 and 5.2.
-    """
+    over all longitudes. Source: RFC 7946, sections 3.1.9 and 5.2."""
     import shapely
 
     corners = corners_on_globe(transform, height, width, crs)

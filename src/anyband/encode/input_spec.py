@@ -23,7 +23,6 @@ from anyband.data.harmonise import (
     count_statistics,
     normalisation_for,
     stretched,
-    to_physical,
 )
 from anyband.data.resample import apply, whole_footprint
 from anyband.encode.metadata import ImageArray
@@ -141,9 +140,8 @@ class InputSpec:
         kept = list(self.assignment.kept_index)
         dn = dn.to(_SIGNED.get(dn.dtype, dn.dtype))[:, kept]
         given = with_data(dn, self.sensor.nodata) if valid is None else valid[:, kept]
-        known = given & torch.isfinite(to_physical(dn, self.normalisation))
-        seen: Tensor | None = None if bool(known.all()) else known
-        pixels = Standardiser(self.normalisation, device=dn.device)(dn, seen)
+        pixels, missing = Standardiser(self.normalisation, device=dn.device)(dn, given)
+        seen = None if missing is None or not bool(missing.any()) else ~missing
         if img_size is not None and dn.shape[2:] != (img_size, img_size):
             whole = whole_footprint(len(dn), grid=(dn.shape[2], dn.shape[3]))
             pixels, seen = apply(pixels, seen, whole, img_size=img_size)

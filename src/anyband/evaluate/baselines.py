@@ -48,10 +48,9 @@ def missing_baselines(context: Context) -> tuple[str, ...]:
 
 
 def map_baselines(context: Context, *, pictured: Collection[int] = ()) -> list[Result]:
-    """Score what needs no network on the same maps, where all samples have the same bands.
-    A random forest on the standardised values of each pixel; for change also change vector analysis, where both dates
-    have the same bands. Maps of the test samples at the positions `pictured` are kept.
-    """
+    """Score what needs no network on the same maps, where all samples have the same bands. A random forest on the
+    standardised values of each pixel; for change also change vector analysis, where both dates have the same bands.
+    Maps of the test samples at the positions `pictured` are kept."""
     data = context.data
     if not have_equal_bands(data):
         return []

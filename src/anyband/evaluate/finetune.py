@@ -117,10 +117,9 @@ class ImageModel(nn.Module):
 
 
 def finetune(context: Context) -> list[Result]:
-    """Train each encoder with a linear layer on the training samples, and test the epoch that validation chose.
-    The context's encoders stay as they are. Equal settings give equal results. An empty split, or a class of validation
-    or test without a training sample, is an `InputError`.
-    """
+    """Train each encoder with a linear layer on the training samples, and test the epoch that validation chose. The
+    context's encoders stay as they are. Equal settings give equal results. An empty split, or a class of validation or
+    test without a training sample, is an `InputError`."""
     _check(context)
     return [_finetuned(context, name) for name in context.encoders]
 

@@ -265,8 +265,7 @@ def metric_value(name: MetricName, labels: Labels, scores: Float[Array, "sample 
 def metric_of(kind: TaskKind, arrays: Mapping[str, Shaped[Array, "sample ..."]], name: MetricName) -> Weighted:
     """Make a metric for weighted samples from the arrays of `Predictions`; one that the kind lacks is an `InputError`.
     Of equal scores the lower class number is the predicted one. Pixels of all samples are counted together, each as
-    often as its sample.
-    """
+    often as its sample."""
     if name not in METRICS_OF[kind]:
         raise InputError(f"results of kind '{kind}' have no '{name}' ({', '.join(METRICS_OF[kind])})")
     if kind == "number_map":

@@ -336,10 +336,9 @@ _Layer = tuple[Float[Array, "output width"], Float[Array, " output"], bool]
 def solve_linear_probe(
     train: LabelledFeatures, validation: LabelledFeatures, *, device: str = "cpu", shown: bool = False
 ) -> FittedProbe:
-    """Solve logistic regression on standardised features, or for several labels a sample one for each label.
-    The penalty with the best validation score is kept; of equal ones the strongest. Equal arguments give equal weights.
-    No validation samples, under two classes in training, or classes that training lacks are an `InputError`.
-    """
+    """Solve logistic regression on standardised features, or for several labels a sample one for each label. The
+    penalty with the best validation score is kept; of equal ones the strongest. Equal arguments give equal weights. No
+    validation samples, under two classes in training, or classes that training lacks are an `InputError`."""
     _check_counts(len(train.labels), len(validation.labels), chosen="penalty")
     check_same_classes(train, validation)
     if train.labels.ndim == 1 and len(np.unique(train.labels)) < 2:

@@ -495,10 +495,9 @@ def difference(
     num_resamples: int = NUM_RESAMPLES,
     shown: bool = False,
 ) -> Difference:
-    """Subtract a metric of the second result from that of the first; every resample is the same for both.
-    Equal predictions have a difference of 0 with an interval of 0 to 0. `metric` is the first of the kind where None.
-    Samples, in any order, classes and truths must be the same, else `InputError`.
-    """
+    """Subtract a metric of the second result from that of the first; every resample is the same for both. Equal
+    predictions have a difference of 0 with an interval of 0 to 0. `metric` is the first of the kind where None.
+    Samples, in any order, classes and truths must be the same, else `InputError`."""
     other = paired(first, second)
     name = metric or METRICS_OF[first.kind][0]
     both = {which: metric_of(one.kind, one.arrays, name) for which, one in (("first", first), ("second", other))}

@@ -320,9 +320,8 @@ def published_splits(
     classes: Sequence[str] = (),
 ) -> tuple[tuple[Split, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Complete the splits of a published set; gives splits, places, contents where splits were drawn, and notes.
-    Labels, numbers and maps are drawn without regard to them. Samples of one place, and samples with equal files
-    under two names, stay together. Declared splits are the publisher's: they stay; between them nothing is compared.
-    """
+    Labels, numbers and maps are drawn without regard to them. Samples of one place, and samples with equal files under
+    two names, stay together. Declared splits are the publisher's: they stay; between them nothing is compared."""
     contents: tuple[str, ...] = ()
     if None in declared and all(files) and len(files) <= MOST_READ:
         contents = contents_of(files)

@@ -230,11 +230,9 @@ def _named(samples: Sequence[ListedSample]) -> list[ListedSample]:
 def _scene_splits(
     scenes: Sequence[_Scene], spec: DataSpec, *, seed: int
 ) -> tuple[tuple[Split | None, ...], tuple[str, ...], tuple[str, ...]]:
-    """Find the split and place of each scene, and notes.
-    Splits are those of lists, or declared; else places are drawn, and images without a declared place that overlap are
-    of one. Where validation is not declared it is drawn from training. With blocks every scene is `train`, to be
-    divided later.
-    """
+    """Find the split and place of each scene, and notes. Splits are those of lists, or declared; else places are drawn,
+    and images without a declared place that overlap are of one. Where validation is not declared it is drawn from
+    training. With blocks every scene is `train`, to be divided later."""
     shares = spec.split
     declared: tuple[Split | None, ...] = tuple(scene.sample.split for scene in scenes)
     training: list[Split | None] = ["train" for _ in scenes]

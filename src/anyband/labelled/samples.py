@@ -278,10 +278,9 @@ _MOST_BYTES = 256 * 2**20
 
 
 def keep_samples(read: Callable[[int], Sample], *, most_bytes: int = _MOST_BYTES) -> Callable[[int], Sample]:
-    """Make a reader that keeps what it read first, up to a size; what comes later is read each time.
-    Nothing is given up for later samples: passes over all samples in turn would find none of them again.
-    Callers get copies. Threads may share it.
-    """
+    """Make a reader that keeps what it read first, up to a size; what comes later is read each time. Nothing is given
+    up for later samples: passes over all samples in turn would find none of them again. Callers get copies. Threads may
+    share it."""
     kept: dict[int, Sample] = {}
     lock = threading.Lock()
     used = 0
@@ -326,10 +325,9 @@ _READ_SAMPLES = 64
 
 
 def content_hash(paths: Sequence[Path], *, sizes_only: bool = False) -> str:
-    """Hash the files of a sample, in order and without names; of a folder its images count, in order of name.
-    Of files beyond 1 MB the size and three pieces are hashed, and the hash starts with `PARTIAL`. `sizes_only` lists
-    the sizes instead. Raises `ManifestError` where a file can't be read.
-    """
+    """Hash the files of a sample, in order and without names; of a folder its images count, in order of name. Of files
+    beyond 1 MB the size and three pieces are hashed, and the hash starts with `PARTIAL`. `sizes_only` lists the sizes
+    instead. Raises `ManifestError` where a file can't be read."""
     files: list[Path] = []
     for path in paths:
         inside = (one for one in path.iterdir() if one.suffix.lower() in IMAGE_ENDINGS) if path.is_dir() else None
@@ -395,10 +393,9 @@ def fingerprint_of(
     *,
     classes: Sequence[str] = (),
 ) -> str:
-    """Hash everything that makes data what they are; equal data give equal fingerprints on every machine.
-    `contents` are hashes; empty: unknown. `labels` are numbers, or print alike where they are equal; None: they are
-    part of the contents.
-    """
+    """Hash everything that makes data what they are; equal data give equal fingerprints on every machine. `contents`
+    are hashes; empty: unknown. `labels` are numbers, or print alike where they are equal; None: they are part of the
+    contents."""
     state = blake2b(digest_size=8)
     for texts in (names, contents, splits, classes):
         state.update(f"{len(texts)}\n".encode())

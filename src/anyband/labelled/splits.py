@@ -202,10 +202,9 @@ def complete_splits(
     seed: int,
     classes: Sequence[str] = (),
 ) -> tuple[tuple[Split, ...], tuple[str, ...]]:
-    """Draw all splits where none is declared, and validation from training where there is none; give notes, too.
-    None stands for a split that is not declared, and for labels without which is drawn. Samples of one of `places` stay
-    together; empty: each has its own.
-    """
+    """Draw all splits where none is declared, and validation from training where there is none; give notes, too. None
+    stands for a split that is not declared, and for labels without which is drawn. Samples of one of `places` stay
+    together; empty: each has its own."""
     missing = [index for index, split in enumerate(declared) if split is None]
     given = tuple(split for split in declared if split is not None)
     chosen = missing or [index for index, split in enumerate(declared) if split == "train"]
@@ -334,10 +333,9 @@ def balanced_order(labels: Bool[Array, "sample label"], *, seed: int, purpose: s
 
 
 def rounds_order(labels: Bool[Array, "sample label"], *, rounds: int, seed: int, purpose: str) -> Int[Array, " order"]:
-    """Draw `rounds` samples of each label, or all that it has. Fewer rounds draw a part of what more rounds draw.
-    In each round, from the rarest label on, each that has fewer samples than rounds were gets one; a sample counts for
-    all its labels. Samples without any are not drawn.
-    """
+    """Draw `rounds` samples of each label, or all that it has. Fewer rounds draw a part of what more rounds draw. In
+    each round, from the rarest label on, each that has fewer samples than rounds were gets one; a sample counts for all
+    its labels. Samples without any are not drawn."""
     counts = labels.sum(axis=0)
     queues = _Queues(labels, permutation(seed, step=0, purpose=purpose, size=len(labels)))
     rarest_first = np.argsort(counts, kind="stable")

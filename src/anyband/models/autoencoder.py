@@ -260,11 +260,9 @@ class Autoencoder(nn.Module):
     def predicted_pixels(
         self, patches: ImagePatches, tokens: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch token band_pixel"]:
-        """Predict pixels in standardised units.
-
-        Only with `norm_pix_loss` and without levels do mean and deviation come from the target: brightness is given.
-        With levels each band has its predicted mean, and the structure the contrast of the levels of all bands.
-        """
+        """Predict pixels in standardised units. Only with `norm_pix_loss` and without levels do mean and deviation come
+        from the target: brightness is given. With levels each band has its predicted mean, and the structure the
+        contrast of the levels of all bands."""
         predicted: Tensor = self.reconstruction(tokens, patches.mixing).float()
         if self.levels is None:
             if not self.config.norm_pix_loss:
@@ -365,11 +363,9 @@ class Autoencoder(nn.Module):
         return [torch.where(swapped, second, first), other, *rest]
 
     def _decode(self, sets: PatchSets, plan: SetPlan, ids: Tensor | None, *, joint: bool = False) -> list[Tensor]:
-        """Encode what is visible and decode some masked positions: of each slot, as they stand in the sequences.
-
-        Pairs, and images that exchange tokens, make up two sequences unless `joint`: the two that exchange, and every
-        other behind. Sequences of equal length go through the network as one batch.
-        """
+        """Encode what is visible and decode some masked positions: of each slot, as they stand in the sequences. Pairs,
+        and images that exchange tokens, make up two sequences unless `joint`: the two that exchange, and every other
+        behind. Sequences of equal length go through the network as one batch."""
         if ids is None:
             return self._decode_uneven(sets, plan)
         keep = plan.in_images()[0]

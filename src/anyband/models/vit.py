@@ -49,11 +49,9 @@ _TOKEN_STD = 0.02
 
 
 def initialise(module: nn.Module, *, seed: int, prefix: str = "encoder") -> None:
-    """Draw every weight on the CPU: linear maps Xavier uniform with zero bias, norms 1 and 0, tokens normal.
-
-    A weight's numbers depend on the seed and its name with `prefix` only; no global generator is touched. Positions are
-    the computed ones, whether they are trained from there or not.
-    """
+    """Draw every weight on the CPU: linear maps Xavier uniform with zero bias, norms 1 and 0, tokens normal. A weight's
+    numbers depend on the seed and its name with `prefix` only; no global generator is touched. Positions are the
+    computed ones, whether they are trained from there or not."""
     module.to_empty(device="cpu")
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(prefix), *module.named_buffers(prefix)]:
@@ -269,12 +267,9 @@ class Encoder(_Located):
             initialise(self, seed=seed)
 
     def forward(self, batch: SetBatch | ImageBatch, metadata: SetMetadata | None = None) -> EncoderOutput:
-        """Encode whole sets: the images of a set are one sequence, so that every token sees all of them.
-
-        Images of one sensor that are no sets are each a set of its own, of which `metadata` tells what is known (None:
-        nothing); a network without encodings ignores it. `InputError`: images that do not fit the network or each
-        other.
-        """
+        """Encode whole sets: the images of a set are one sequence, so that every token sees all of them. Images of one
+        sensor that are no sets are each a set of its own, of which `metadata` tells what is known (None: nothing); a
+        network without encodings ignores it. `InputError`: images that do not fit the network or each other."""
         sets = batch if isinstance(batch, SetBatch) else SetBatch(groups=(batch,), metadata=metadata)
         embedded, hidden, grid = self.embed_sets(sets)
         sequence = self.encode_tokens(embedded.flatten(1, 2), None if hidden is None else hidden.flatten(1))

@@ -417,7 +417,7 @@ class BatchPreparer:
     def _image(self, raw: RawImages, bands: Int[Array, "batch 3"] | None, resample: Resampler) -> ImageBatch:
         """Standardise images, keep the bands that the ranges express or the stem draws, and augment them."""
         known = None if raw.valid is None else to_device(raw.valid, self._device)
-        pixels = self._standardise[raw.array](to_device(raw.pixels, self._device), known)
+        pixels, _ = self._standardise[raw.array](to_device(raw.pixels, self._device), known)
         kept, num_bands = self._kept[raw.array], pixels.shape[1]
         if bands is not None:
             pixels = take_stem_bands(pixels, bands)
@@ -466,11 +466,9 @@ def load_batches(
     process: int = 0,
     num_processes: int = 1,
 ) -> Iterator[DrawnSets]:
-    """Load what a process computes of training steps, in the parts that it accumulates, with all that is drawn.
-
-    All parts of all processes together are the global batch, in order: a pure function of the step. `RecipeError` where
-    it can't be cut so.
-    """
+    """Load what a process computes of training steps, in the parts that it accumulates, with all that is drawn. All
+    parts of all processes together are the global batch, in order: a pure function of the step. `RecipeError` where it
+    can't be cut so."""
     optim, workers = recipe.optim, recipe.run.workers
     parts, pieces = optim.accumulate, num_processes * optim.accumulate
     if optim.batch_size % pieces:

@@ -339,11 +339,9 @@ class Progress:
 
 
 def check_folder(out: Path, identity: Mapping[str, Any], *, resume: bool) -> bool:
-    """Tell whether a run with this identity is in a folder already. Writes nothing.
-
-    `identity` is `recipe` as plain values, `store` (a fingerprint) and others that must be equal. `OutputError`: the
-    folder holds another run, something else, or this run where `resume` is off.
-    """
+    """Tell whether a run with this identity is in a folder already. Writes nothing. `identity` is `recipe` as plain
+    values, `store` (a fingerprint) and others that must be equal. `OutputError`: the folder holds another run,
+    something else, or this run where `resume` is off."""
     file = out / _RUN_FILE
     if not file.is_file():
         # Killed before its first file was whole, a run leaves only unfinished ones.

@@ -473,11 +473,9 @@ def resample_bilinear(
     part: Window,
     window: Window,
 ) -> tuple[Float[Array, "band row col"], Bool[Array, "band row col"]]:
-    """Interpolate between pixel centres, over valid pixels only. Beyond the source's edge nothing is valid.
-
-    `stored` and `valid` cover `part` of the source (see `source_window`). Returns numbers (0 where not valid) of the
-    target's `window`; valid is where valid pixels carry at least half of the weight.
-    """
+    """Interpolate between pixel centres, over valid pixels only. Beyond the source's edge nothing is valid. `stored`
+    and `valid` cover `part` of the source (see `source_window`). Returns numbers (0 where not valid) of the target's
+    `window`; valid is where valid pixels carry at least half of the weight."""
     precise = stored.dtype.itemsize > 2 and stored.dtype != np.float32
     is_whole = bool(valid.all())
     numbers = (stored if is_whole else np.where(valid, stored, 0)).astype(np.float64 if precise else np.float32)

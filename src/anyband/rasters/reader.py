@@ -215,11 +215,9 @@ class RasterReader:
             )
 
     def read(self, window: Window | None = None) -> Raster:
-        """Read a window of all bands on the common grid; None reads everything.
-
-        A pixel does not depend on where the window is cut; where not valid its number means nothing. `RasterError`: a
-        file breaks off or is damaged there; `GeometryError`: the window reaches outside the image.
-        """
+        """Read a window of all bands on the common grid; None reads everything. A pixel does not depend on where the
+        window is cut; where not valid its number means nothing. `RasterError`: a file breaks off or is damaged there;
+        `GeometryError`: the window reaches outside the image."""
         window = window or self.grid.whole
         grid = self.grid.part(window)
         shape = (len(self.band_names), window.height, window.width)

@@ -93,11 +93,9 @@ def geotiff_writer(
     tags: Mapping[str, object] | None = None,
     colours: Mapping[int, tuple[int, int, int]] | None = None,
 ) -> Iterator[WriteWindow]:
-    """Open a GeoTIFF for windows; it replaces `path` when the block ends well, else nothing stays.
-
-    `tags` say how it was made: texts as they are, all else as JSON. `colours` are red green blue (0 to 255) for the
-    numbers of the first band, uint8. `OutputError` where it can't be written.
-    """
+    """Open a GeoTIFF for windows; it replaces `path` when the block ends well, else nothing stays. `tags` say how it
+    was made: texts as they are, all else as JSON. `colours` are red green blue (0 to 255) for the numbers of the first
+    band, uint8. `OutputError` where it can't be written."""
     count, height, width = len(descriptions), grid.height, grid.width
     block = min(_BLOCK_PIXELS, -(-max(height, width) // _BLOCK_STEP) * _BLOCK_STEP)
     profile = _PROFILE | {"height": height, "width": width, "count": count, "dtype": dtype, "nodata": nodata}

@@ -106,10 +106,9 @@ values of each component that become 0 and 1."""
 
 
 def fit_pca_colours(features: Float[Array, "sample width"]) -> PcaColours:
-    """Find the colours of features: three components, stretched between the 2nd and the 98th percentile.
-    The sign of an axis is fixed by its largest entry being positive, so equal features give equal colours. Rows with
-    NaN are left out; if no other is there, that is an `InputError`.
-    """
+    """Find the colours of features: three components, stretched between the 2nd and the 98th percentile. The sign of an
+    axis is fixed by its largest entry being positive, so equal features give equal colours. Rows with NaN are left out;
+    if no other is there, that is an `InputError`."""
     rows = features[np.isfinite(features).all(axis=1)].astype(np.float64)
     if not len(rows):
         raise InputError("principal components need at least one patch with data, found none")
@@ -180,8 +179,7 @@ _FEW_VALUES = 20
 def metrics_png(path: Path, *, titles: Mapping[str, str]) -> bytes:
     """Draw the metrics of a run over its steps, a panel for each column that has values; losses as running means.
     `path` is a CSV table with a column `step`; without steps, or unreadable, it is an `InputError`. `titles` are column
-    → title, in the order of drawing; columns that are absent or empty are left out.
-    """
+    → title, in the order of drawing; columns that are absent or empty are left out."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))

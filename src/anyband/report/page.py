@@ -44,10 +44,9 @@ def paragraph(text: str) -> str:
 
 
 def picture(png: bytes, *, alt: str, caption: str = "", pixels: bool = False, full_size: bool = False) -> str:
-    """Make a PNG part of the page; `alt` says what it shows to readers who can't see it.
-    `pixels` enlarges a small picture with sharp pixels. `full_size` shows it in its own size, to be scrolled; else it
-    is as wide as the page at most.
-    """
+    """Make a PNG part of the page; `alt` says what it shows to readers who can't see it. `pixels` enlarges a small
+    picture with sharp pixels. `full_size` shows it in its own size, to be scrolled; else it is as wide as the page at
+    most."""
     if not png.startswith(_PNG_SIGNATURE):
         raise InputError("a picture of a page must be a PNG")
     if not alt.strip():

@@ -454,11 +454,9 @@ _adapter = functools.cache(TypeAdapter)
 
 
 def checked(kind: Any, raw: Any, *, where: str, keys: Collection[str] = (), required: Collection[str] = ()) -> Any:
-    """Make a value of any annotated type from plain ones. Nothing is converted but whole numbers to floats.
-
-    Of a record `raw` holds the fields, and None counts as absent. Of a table with `keys` no others are allowed, the
-    `required` ones stand there, and None is an empty one. `CatalogueError` names `where`, and the nearest key.
-    """
+    """Make a value of any annotated type from plain ones. Nothing is converted but whole numbers to floats. Of a record
+    `raw` holds the fields, and None counts as absent. Of a table with `keys` no others are allowed, the `required` ones
+    stand there, and None is an empty one. `CatalogueError` names `where`, and the nearest key."""
     is_record = dataclasses.is_dataclass(kind)
     allowed = [one.name for one in dataclasses.fields(kind) if one.init] if is_record else keys
     table = {} if raw is None and allowed else raw
@@ -508,11 +506,9 @@ _Measured = Annotated[list[tuple[Positive, Number]], AfterValidator(OpticalRange
 
 
 def parse_spectrum(raw: Mapping[str, Any], *, where: str) -> Spectrum:
-    """Read a spectrum from the keys of `SPECTRUM_KEYS` that `raw` has; other keys are not looked at.
-
-    Optical: `low_nm` and `high_nm`, or `center_nm` and `fwhm_nm`, or a sampled `response` (alone, or with the
-    edges to use). Radar: `frequency_ghz`, `polarisation` and, where it is known, `orbit`.
-    """
+    """Read a spectrum from the keys of `SPECTRUM_KEYS` that `raw` has; other keys are not looked at. Optical: `low_nm`
+    and `high_nm`, or `center_nm` and `fwhm_nm`, or a sampled `response` (alone, or with the edges to use). Radar:
+    `frequency_ghz`, `polarisation` and, where it is known, `orbit`."""
     values = {key: raw[key] for key in SPECTRUM_KEYS if raw.get(key) is not None}
     given = set(values)
     if {"frequency_ghz", "polarisation"} <= given <= {"frequency_ghz", "polarisation", "orbit"}:

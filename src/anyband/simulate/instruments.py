@@ -243,11 +243,9 @@ def noise_of(sensor_name: str) -> dict[str, Any]:
 def observe(
     surface: Surface, sensor: Sensor, sky: Sky, rng: np.random.Generator | None
 ) -> Float[Array, "band row col"]:
-    """Measure a surface with every band of a sensor: float32 in the bands' physical units; without `rng` no noise.
-
-    Each band is averaged over its own pixels and repeated onto the sensor's finest grid, as products usually are.
-    Thermal bands give the brightness temperature of the ground. Radar does not notice the sky.
-    """
+    """Measure a surface with every band of a sensor: float32 in the bands' physical units; without `rng` no noise. Each
+    band is averaged over its own pixels and repeated onto the sensor's finest grid, as products usually are. Thermal
+    bands give the brightness temperature of the ground. Radar does not notice the sky."""
     view, noise = _View(surface, sky), noise_of(sensor.name)
     finest = round(surface.landscape.frame.footprint_m / sensor.gsd_m)
     return np.stack([_repeated(_measured(view, band, noise, rng), finest) for band in sensor.bands])

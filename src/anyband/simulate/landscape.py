@@ -307,8 +307,7 @@ def _draw_covers(
 ) -> tuple[Array, Array, Array, dict[str, _Settlement], tuple[float, bool, float]]:
     """Draw which cover lies where, with the shares of the place's theme. Gives land cover; whether a pixel is in a
     parcel; height of the ground, metres; plans of the town and its suburb by cover; and of the strips between fields
-    half their width, whether grass (else track), and their hedges' height.
-    """
+    half their width, whether grass (else track), and their hedges' height."""
     rng = place.generator("plan")
     shares = _own_shares(place, rng)
     farmed_share = sum(shares.get(name, 0.0) for name in _FARMED)

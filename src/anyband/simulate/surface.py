@@ -296,11 +296,9 @@ def air_temperature_k(latitude_deg: float, day: float, *, lag_days: float = 0.0,
 
 
 def material_temperatures_k(latitude_deg: float, day: float, *, elevation_deg: float) -> Float[Array, " material"]:
-    """Estimate the surface temperature of each material in mid-morning.
-
-    Sun-warmed materials stand over the air by the sine of the sun's elevation; water follows the season late and never
-    freezes here; snow never exceeds its melting point.
-    """
+    """Estimate the surface temperature of each material in mid-morning. Sun-warmed materials stand over the air by the
+    sine of the sun's elevation; water follows the season late and never freezes here; snow never exceeds its melting
+    point."""
     air_k = air_temperature_k(latitude_deg, day)
     water_k = air_temperature_k(latitude_deg, day, lag_days=_WATER_LAG_DAYS, swing=_WATER_SWING)
     sunlit = max(0.0, float(np.sin(np.radians(elevation_deg))))
