@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anyband.cli.options import add_network_options, check_checkpoint, check_new, check_there, output_path
+from anyband.errors import InputError
 
 __all__ = ["add_arguments", "run"]
 
@@ -51,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from anyband.data.manifest import MANIFEST_ENDINGS, read_manifest
-    from anyband.errors import InputError
 
     scene, out = arguments.scene, arguments.out
     is_list = len(scene) == 1 and scene[0].suffix.casefold() in MANIFEST_ENDINGS

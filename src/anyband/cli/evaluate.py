@@ -15,6 +15,7 @@ from anyband.cli.options import (
     unseen_rules,
 )
 from anyband.cli.results import print_json, print_table
+from anyband.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
     from anyband.evaluate.recipe import TransferRecipe
@@ -183,7 +184,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _recipe(arguments: argparse.Namespace) -> "TransferRecipe":
     """Read the recipe that is named, or make one from the options."""
-    from anyband.errors import RecipeError
     from anyband.evaluate.recipe import load_transfer_recipe, transfer_recipe
     from anyband.labelled import is_named
 
@@ -217,8 +217,6 @@ def _recipe(arguments: argparse.Namespace) -> "TransferRecipe":
 
 def _overrides(arguments: argparse.Namespace, words: Sequence[str]) -> list[str]:
     """Write what options say as KEY=VALUE words; where a word of the command gives a key, that is left out."""
-    from anyband.errors import InputError
-
     # argparse keeps `--img-size` as `img_size`.
     values = {f"--{name.replace('_', '-')}": value for name, value in vars(arguments).items()}
     found: dict[str, Any] = {

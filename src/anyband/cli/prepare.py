@@ -5,7 +5,7 @@ from collections import ChainMap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyband.errors import counted
+from anyband.errors import InputError, counted
 from anyband.files import whole_file
 
 if TYPE_CHECKING:
@@ -108,8 +108,6 @@ def _add_content(content: argparse._ArgumentGroup) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.errors import InputError
-
     if arguments.show is not None:
         return _show(arguments)
     if arguments.picture is not None:
@@ -206,7 +204,6 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _entries(arguments: argparse.Namespace) -> "ImageList":
     from anyband.data.manifest import entries_from_globs, open_manifest
-    from anyband.errors import InputError
 
     if arguments.layout is not None:
         return _pairs(arguments)
@@ -223,7 +220,6 @@ def _entries(arguments: argparse.Namespace) -> "ImageList":
 
 def _pairs(arguments: argparse.Namespace) -> "ImageList":
     from anyband.data.layouts import open_pairs
-    from anyband.errors import InputError
 
     given = [option for option in ("sensor", "encoding", "bands") if getattr(arguments, option) is not None]
     if given or arguments.inputs:
@@ -234,8 +230,6 @@ def _pairs(arguments: argparse.Namespace) -> "ImageList":
 
 
 def _named(text: str | None, option: str) -> dict[str, str]:
-    from anyband.errors import InputError
-
     found = {}
     for item in (text or "").split(",") if text is not None else ():
         name, equals, value = (part.strip() for part in item.partition("="))
@@ -248,16 +242,12 @@ def _named(text: str | None, option: str) -> dict[str, str]:
 
 
 def _side(text: str) -> int:
-    from anyband.errors import InputError
-
     if not (text.isascii() and text.isdecimal() and len(text) < 7):
         raise InputError(f"--chip-size takes whole pixels, found '{text}'")
     return int(text)
 
 
 def _fractions(text: str) -> tuple[float, float, float]:
-    from anyband.errors import InputError
-
     try:
         train, val, test = (float(word) for word in text.split(","))
     except ValueError as problem:

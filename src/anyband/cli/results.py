@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyband.errors import counted
+from anyband.errors import InputError, counted, nearest_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,7 +115,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from anyband.errors import InputError, nearest_name
     from anyband.evaluate.metrics import METRICS
     from anyband.evaluate.results import read_results
 
@@ -146,8 +145,6 @@ _MATCHES: "dict[str, Callable[[ResultRow, str], bool]]" = {
 
 def _filtered(rows: "Sequence[ResultRow]", arguments: argparse.Namespace) -> "list[ResultRow]":
     """Keep the results that the options ask for; if there is none, an `InputError` says what there is."""
-    from anyband.errors import InputError, nearest_name
-
     kept = list(rows)
     for what, matches in _MATCHES.items():
         requested, names = getattr(arguments, what), list(dict.fromkeys(getattr(row, what) for row in kept))
@@ -161,7 +158,6 @@ def _filtered(rows: "Sequence[ResultRow]", arguments: argparse.Namespace) -> "li
 
 
 def _list(rows: "Sequence[ResultRow]", metric: "MetricName | None", *, as_json: bool) -> None:
-    from anyband.errors import InputError
     from anyband.evaluate.results import grouped, row_to_dict, table_of
 
     groups = grouped(rows, metric)
@@ -196,7 +192,6 @@ def _compare_two(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, met
 
 
 def _compare_all(rows: "Sequence[ResultRow]", arguments: argparse.Namespace, metric: "MetricName | None") -> None:
-    from anyband.errors import InputError
     from anyband.evaluate.metrics import METRICS, METRICS_OF
     from anyband.evaluate.results import find_row, short_id
 

@@ -3,7 +3,7 @@
 import argparse
 
 from anyband.cli.options import output_path
-from anyband.errors import counted
+from anyband.errors import InputError, counted
 
 __all__ = ["add_arguments", "run"]
 
@@ -73,8 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _pixel_size(word: str) -> tuple[str, float]:
-    from anyband.errors import InputError
-
     name, _, metres = word.rpartition("=")
     try:
         return name, float(metres)

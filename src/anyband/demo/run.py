@@ -15,7 +15,7 @@ import torch
 from anyband.arrays import Array, Float
 from anyband.data.harmonise import composite, decode, picture
 from anyband.data.image_sets import common_footprints
-from anyband.data.manifest import ImageEntry, read_manifest
+from anyband.data.manifest import ImageEntry, entry_sensor, read_manifest
 from anyband.data.prepare import PrepareOptions, PrepareReport, prepare
 from anyband.data.store import ChipStore
 from anyband.encode.encoder import (
@@ -41,7 +41,7 @@ from anyband.pretraining.loop import pretrain
 from anyband.pretraining.recipe import PretrainRecipe, load_recipe
 from anyband.rasters.reader import open_raster
 from anyband.report.figures import fit_pca_colours, pca_picture, pictures_png
-from anyband.scenes.embed import EmbedReport, embed_scene, scene_statistics
+from anyband.scenes.embed import EmbedReport, embed_scene
 from anyband.training.steps import has_bf16, quicker_precision
 
 __all__ = ["KINDS", "POOL", "UNSEEN_SENSOR", "DemoOptions", "DemoResult", "run_demo"]
@@ -381,13 +381,9 @@ def _labelled_recipe(options: DemoOptions, store: ChipStore) -> TransferRecipe |
 
 def _map_scene(encoder: SensorEncoder, entry: ImageEntry, out: Path, *, shown: bool) -> tuple[EmbedReport, str, bytes]:
     """Embed a scene whole, normalised with its own statistics, and draw it; give what its colours show, too."""
-    encodings = dict(entry.encoding)
-    bands = tuple(replace(band, encodings=(("declared", encodings[band.name]),)) for band in entry.sensor.bands)
-    sensor = replace(entry.sensor, bands=bands, default_encoding="declared")
-    source = replace(entry.source, encoding=None)
-    statistics = scene_statistics(source, sensor, shown=shown)
+    sensor, source = entry_sensor(entry), replace(entry.source, encoding=None)
     precision = quicker_precision(torch.device("cpu"))
-    report = embed_scene(encoder, source, sensor, out, precision=precision, statistics=statistics, shown=shown)
+    report = embed_scene(encoder, source, sensor, out, precision=precision, statistics="scene", shown=shown)
     with open_raster(source, sensor) as reader:
         raster = reader.read()
     step = max(1, -(-max(raster.dn.shape[1:]) // _PICTURE_SIDE))

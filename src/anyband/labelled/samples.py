@@ -18,7 +18,7 @@ from anyband.errors import InputError, ManifestError, RecipeError, counted, near
 from anyband.progress import progress
 from anyband.rasters.grid import Grid
 from anyband.sensors.catalogue import find_bands, get_sensor
-from anyband.sensors.sensor import Sensor
+from anyband.sensors.sensor import Sensor, encoded
 
 __all__ = [
     "DENSE_KINDS",
@@ -38,7 +38,6 @@ __all__ = [
     "content_hash",
     "contents_of",
     "declared_slots",
-    "encoded",
     "fingerprint_of",
     "keep_samples",
     "known_root",
@@ -264,13 +263,6 @@ def declared_slots(found: Sequence[Sensor], spec: DataSpec, *, name: str) -> tup
     if spec.encodings:
         sensors = tuple(encoded(one, as_) for one, as_ in zip(sensors, spec.encodings, strict=True))
     return sensors
-
-
-def encoded(sensor: Sensor, encoding: str) -> Sensor:
-    """Take the numbers of a sensor as stored in an encoding; `CatalogueError` where a band has none of its name."""
-    for band in sensor.bands:
-        band.encoding(encoding)
-    return replace(sensor, default_encoding=encoding)
 
 
 # chosen: a small part of any machine's memory that holds the data sets which are read again most often, the small ones.

@@ -29,13 +29,12 @@ from anyband.labelled.samples import (
     TaskData,
     TaskKind,
     declared_slots,
-    encoded,
     quick_fingerprint,
     settings_of,
 )
 from anyband.progress import progress
 from anyband.sensors.catalogue import find_bands, get_sensor
-from anyband.sensors.sensor import Sensor, checked
+from anyband.sensors.sensor import Sensor, checked, encoded
 
 __all__ = ["ImageSlot", "TorchgeoSet", "find_torchgeo", "open_torchgeo", "torchgeo_sets", "variant_of"]
 

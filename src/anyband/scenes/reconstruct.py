@@ -34,7 +34,7 @@ from anyband.scenes.outputs import (
     write_reconstruction_picture,
     write_scene,
 )
-from anyband.sensors.sensor import Sensor, stored_encoding
+from anyband.sensors.sensor import Sensor, encoded, stored_encoding
 
 __all__ = ["ReconstructReport", "TargetImage", "reconstruct"]
 
@@ -478,18 +478,12 @@ def _sensor(target: TargetImage, alike: ImageEntry | None) -> tuple[Sensor, str]
     whole = target.sensor
     named = target.encoding or whole.default_encoding
     if alike is None:
-        return _stored_as(whole.select(target.bands) if target.bands else whole, named), ""
+        return encoded(whole.select(target.bands) if target.bands else whole, named), ""
     like = entry_sensor(alike)
     names = tuple(whole.band(name).name for name in target.bands) or like.band_names
     if target.encoding is not None or any(name not in like.band_names for name in names):
-        return _stored_as(whole.select(names), named), ""
+        return encoded(whole.select(names), named), ""
     return like.select(names), f", as '{alike.name}'"
-
-
-def _stored_as(sensor: Sensor, encoding: str) -> Sensor:
-    for band in sensor.bands:
-        band.encoding(encoding)
-    return replace(sensor, default_encoding=encoding)
 
 
 def _usual_type(sensor: Sensor) -> str:

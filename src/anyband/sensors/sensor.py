@@ -40,6 +40,7 @@ __all__ = [
     "covered_share",
     "dn_formula",
     "drawn_range_nm",
+    "encoded",
     "intersection_over_union",
     "listed_names",
     "number_type",
@@ -389,6 +390,13 @@ def number_type(stored: str, encoding: str | None, where: str) -> np.dtype[np.ge
 def stored_encoding(sensor: Sensor) -> tuple[tuple[str, Encoding], ...]:
     """List (band, how its numbers are stored) of a sensor's default."""
     return tuple((band.name, band.encoding(sensor.default_encoding)) for band in sensor.bands)
+
+
+def encoded(sensor: Sensor, encoding: str) -> Sensor:
+    """Take the numbers of a sensor as stored in an encoding; `CatalogueError` where a band has none of its name."""
+    for band in sensor.bands:
+        band.encoding(encoding)
+    return replace(sensor, default_encoding=encoding)
 
 
 def sensor_in_file(sensor: Sensor, encoding: str, scaling: Sequence[Scaling | None], name: str) -> Sensor:

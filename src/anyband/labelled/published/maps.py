@@ -24,7 +24,6 @@ from anyband.labelled.samples import (
     TaskData,
     contents_of,
     declared_slots,
-    encoded,
     fingerprint_of,
     keep_samples,
     known_root,
@@ -36,7 +35,7 @@ from anyband.randomness import permutation
 from anyband.rasters.grid import Window
 from anyband.rasters.reader import open_sheet
 from anyband.sensors.catalogue import get_sensor
-from anyband.sensors.sensor import Band, Sensor
+from anyband.sensors.sensor import Band, Sensor, encoded
 
 __all__ = ["open_burn_scars", "open_dfc2020", "open_sickle", "row_of"]
 
