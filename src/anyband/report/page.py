@@ -16,7 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from anyband.arrays import Array, Float, Num
+from anyband.arrays import Array, Bool, Float, Num
 from anyband.errors import InputError
 from anyband.files import whole_file
 from anyband.report.figures import MISSING_GREY, figure_png, new_figure, shortened, show_picture
@@ -30,6 +30,7 @@ __all__ = [
     "page_html",
     "paragraph",
     "picture",
+    "places_png",
     "sheet_png",
     "table",
     "write_page",
@@ -266,6 +267,26 @@ def sheet_png(pictures: Sequence[tuple[Float[Array, "colour _ _"], Sequence[str]
         show_picture(above, pictures[index][0])
         above.set_anchor("SW")
         _write_lines(below, pictures[index][1])
+    return figure_png(figure)
+
+
+def places_png(
+    lon: Float[Array, "place"], lat: Float[Array, "place"], groups: Mapping[str, Bool[Array, "place"]]
+) -> bytes:
+    """Draw places by longitude and latitude, degrees, in a colour for each group, with its name and count."""
+    figure = new_figure(width_in=9.0, height_in=5.0)
+    axes = figure.subplots()
+    # chosen: dots that are seen one by one, and still do not hide each other where there are many.
+    size = min(14.0, max(0.4, 20_000.0 / max(1, len(lon))))
+    filled = {name: chosen for name, chosen in groups.items() if chosen.any()}
+    colours = class_colours(list(filled))
+    for name, chosen in filled.items():
+        label = f"{name} ({int(chosen.sum())})"
+        axes.scatter(lon[chosen], lat[chosen], s=size, color=colours[name], label=label, linewidths=0)
+    axes.set(xlabel="longitude, °", ylabel="latitude, °")
+    middle = float(np.clip(lat.mean(), -80.0, 80.0)) if len(lat) else 0.0
+    axes.set_aspect(1.0 / max(0.2, float(np.cos(np.deg2rad(middle)))))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=3.0, fontsize=8, frameon=False)
     return figure_png(figure)
 
 
