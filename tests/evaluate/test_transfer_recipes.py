@@ -125,7 +125,7 @@ def test_neighbours_have_the_published_numbers(name: str):
 def test_upernet_probing_has_the_numbers_of_its_benchmark(name: str):
     recipe = load_transfer_recipe(name)
     fit, head = recipe.fit, recipe.head
-    assert (head.kind, head.channels, head.blocks) == ("upernet", 512, (3, 5, 7, 11))
+    assert (head.kind, head.channels, head.blocks) == ("pangaea", 512, (3, 5, 7, 11))
     assert (fit.encoder, fit.batch_size, fit.base_lr, fit.lr_samples, fit.epochs) == ("frozen", 8, 1e-4, None, 80)
     assert (fit.weight_decay, fit.betas, fit.schedule, fit.drops) == (0.05, (0.9, 0.999), "steps", (0.6, 0.9))
     assert (recipe.input.resize, recipe.input.unseen) == ("native", "nearest")
