@@ -428,7 +428,7 @@ def _boxes(boxes: Any) -> tuple[Any, Array]:
     return shapely.STRtree(np.concatenate([first, shapely.box(-whole, south[over], east[over], north[over])])), rows
 
 
-def write_index(items: Iterable[Item], path: Path) -> None:
+def write_index(items: Iterable[Item], path: Path | str) -> None:
     """Write items as a STAC-GeoParquet file, whole or not at all: each once, in an order that is their own, near ones
     in one group of rows. Times are kept to the millisecond. `ArchiveError` where there is none, or one is no item."""
     import pyarrow.parquet
@@ -439,7 +439,7 @@ def write_index(items: Iterable[Item], path: Path) -> None:
         raise ArchiveError(f"there is no item to write to index '{path}'")
     # The order of keys in an item is nobody's.
     ordered = [json.loads(json.dumps(every[key], sort_keys=True)) for key in _by_place(every)]
-    with whole_file(path) as beside:
+    with whole_file(Path(path)) as beside:
         try:
             rustac.write_sync(str(beside), ordered, format="geoparquet")
         except rustac.RustacError as problem:
