@@ -84,13 +84,13 @@ class ItemBands:
     """What was taken by default, or looks odd: to be said once."""
 
 
-def is_clear(mask: str, values: Array) -> Bool[Array, "..."]:
-    """Tell for the values of a layer of `MASKS` which pixels show ground, water, snow or ice."""
-    if mask == "SCL":
+def is_clear(layer: str, values: Array) -> Bool[Array, "..."]:
+    """Tell for the values of a layer, one of `MASKS`, which pixels show ground, water, snow or ice."""
+    if layer == "SCL":
         return np.isin(values, _CLEAR_SCL)
-    unclear = _UNCLEAR_QA_PIXEL if mask == "QA_PIXEL" else _UNCLEAR_FMASK
+    unclear = _UNCLEAR_QA_PIXEL if layer == "QA_PIXEL" else _UNCLEAR_FMASK
     is_seen = (values.astype(np.uint32) & unclear) == 0
-    return np.asarray(is_seen & (values != _FILL_FMASK) if mask == "Fmask" else is_seen)
+    return np.asarray(is_seen & (values != _FILL_FMASK) if layer == "Fmask" else is_seen)
 
 
 def read_item(
