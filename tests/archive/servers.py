@@ -40,7 +40,6 @@ class Server:
     url: str
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
-    times_s: list[float] = field(default_factory=list)
 
     def fault_of(self, request: str) -> Fault | None:
         """Take the first fault that is meant for a request."""
@@ -62,7 +61,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         request = f"{self.command} {self.path}"
         self.running.requests.append(request)
-        self.running.times_s.append(time.monotonic())
         fault = self.running.fault_of(f"{request} {body.decode(errors='replace')}")
         kind = "" if fault is None else fault.kind
         if fault is not None and kind == "slow":
