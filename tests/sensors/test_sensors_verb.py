@@ -35,7 +35,7 @@ def test_the_list_as_json_says_who_has_statistics(capsys: pytest.CaptureFixture[
         ("sentinel1-grd", ["55,466 µm", "5.405 GHz VV", "10 · log10(DN)", "statistics: smarties_v1"]),
         ("LC08_L1", ["1321.08 / ln(774.885 / (DN · 0.0003342 + 0.1) + 1) (kelvin)", "statistics: none"]),
         ("palsar2", ["cannot be expressed", "2.10 octaves"]),
-        ("emit", ["cannot be expressed: its centre, 381.006 nm, lies outside"]),
+        ("emit", ["dropped: its centre, 381.006 nm, lies outside"]),
     ],
 )
 def test_a_sensor_is_shown_with_its_bands(

@@ -111,7 +111,7 @@ def _assigned(sensor: Sensor, ranges: RangeTable) -> tuple[list[dict[str, Any]],
 
 def _assigned_text(row: dict[str, Any]) -> str:
     if row["origin"] == "dropped":
-        return f"cannot be expressed: {row['reason']}"
+        return f"dropped: {row['reason']}"
     if row["origin"] == "exact":
         return f"{next(iter(row['mixing']))} (exact)"
     shares = " + ".join(f"{share:.3g} {name}" for name, share in row["mixing"].items())
