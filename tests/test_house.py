@@ -26,7 +26,7 @@ MAY_IMPORT["demo"] |= {"simulate"}
 MAY_IMPORT["cli"] |= {"simulate"}
 
 # Budgets: files, lines in all, lines a file.
-MOST_FILES, MOST_LINES, LINES_A_FILE = 122, 39_150, 600
+MOST_FILES, MOST_LINES, LINES_A_FILE = 123, 39_570, 600
 LONGER: dict[str, int] = {}
 LINES_A_FUNCTION, MEDIAN_LINES_A_FUNCTION = 60, 8
 LINES_A_RECORD, RECIPES_AND_RESULTS = 300, 30
