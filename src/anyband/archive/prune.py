@@ -1,6 +1,6 @@
 """Prune a chip store: duplicates go, clusters are balanced, hard and varied ground is kept, uniform ground not lost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -20,7 +20,7 @@ from anyband.report.page import paragraph, places_png, sheet_png, table, write_p
 from anyband.report.page import picture as page_picture
 from anyband.training.recipes import Between0And1, CountOr0, From0, From0To1, Over0To1, Recipe
 
-__all__ = ["PruneRecipe", "prune_store", "spectral_entropy"]
+__all__ = ["PruneRecipe", "prune_store", "restrict_store", "spectral_entropy"]
 
 # Published counts: 510 K of 1,045 K places of STSSD are kept. Source: arXiv 2406.08079.
 _KEPT_SHARE = 0.49
@@ -102,9 +102,7 @@ def prune_store(
         "entropy": {"before": float(entropy.mean()), "after": float(entropy[kept].mean())},
         "strata": _by_stratum(names, kept, strata or {}),
     }
-    _copy(opened, out, {name for name, one in zip(names, kept, strict=True) if one}, report)
-    if opened.statistics:
-        ChipStore.open(out).compute_statistics(shown=shown)
+    restrict_store(opened, out, {name for name, one in zip(names, kept, strict=True) if one}, report)
     _write_report(out, opened, groups, kept, entropy, report)
     return report
 
@@ -310,7 +308,9 @@ def _by_stratum(names: Sequence[Footprint], kept: Array, strata: Mapping[str, st
     return dict(sorted(counts.items()))
 
 
-def _copy(store: ChipStore, out: Path, kept: set[Footprint], report: Mapping[str, Any]) -> None:
+def restrict_store(store: ChipStore, out: Path, kept: Container[Footprint], report: Mapping[str, Any]) -> None:
+    """Copy some training footprints of a store, and all of validation and test; count statistics anew where it
+    has some. `report` with its `recipe` goes into the header."""
     specs = {
         name: replace(info, name="", num_chips=0, chips_per_shard=0, has_valid=False, digest="")
         for name, info in store.arrays.items()
@@ -321,9 +321,11 @@ def _copy(store: ChipStore, out: Path, kept: set[Footprint], report: Mapping[str
         for row in rows:
             if row["split"] != "train" or (row["place"], row["cell"]) in kept:
                 writer.add(specs[row["array"]], _record(row), _Stored(store, row["array"], row["array_row"]))
-        options = {**store.options, "pruned": dict(report["recipe"])}
+        options = {**store.options, "pruned": report["recipe"]}
         counts = {**store.report, "pruned": {key: report[key] for key in report if key != "recipe"}}
         writer.finish(store.sensors, options=options, report=counts)
+    if store.statistics:
+        ChipStore.open(out).compute_statistics()
 
 
 class _Stored(Chip):
