@@ -340,8 +340,7 @@ def _lonlat_box(shapes: Array, crs: Any) -> tuple[float, float, float, float]:
     import shapely
     from pyproj import Transformer
 
-    bounds = shapely.total_bounds(shapes)
-    to_lonlat = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    bounds, to_lonlat = shapely.total_bounds(shapes), Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
     west, south, east, north = bounds if crs.is_geographic else to_lonlat.transform_bounds(*bounds)
     east += 360.0 * (east < west)
     return (-180.0, south, 180.0, north) if east - west >= 360 else (west, south, east, north)
@@ -522,8 +521,7 @@ def _no_room(recipe: PlacesRecipe, left: Array, names: Any) -> AnybandError:
     found = recipe.count - int(left.sum())
     return InputError(
         f"there is no room for {recipe.count} places {recipe.min_distance_km:g} km apart: {found} were found, "
-        f"most lack in {where} ({int(left.max())}); ask for fewer, for a smaller min_distance_km or "
-        "test_gap_km, or for a smaller share of it"
+        f"most lack in {where} ({int(left.max())}); ask for fewer, or a smaller min_distance_km, test_gap_km or share"
     )
 
 
