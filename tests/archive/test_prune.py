@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+from small_networks import small_checkpoint
 
 from anyband.archive.prune import PruneRecipe, prune_store, spectral_entropy
 from anyband.data.store import ArraySpec, ChipStore
 from anyband.data.store_writer import Chip, ChipRecord, write_store
 from anyband.errors import OutputError, StoreError
+from anyband.models.checkpoint import save_checkpoint
 from anyband.randomness import generator
 from anyband.sensors.catalogue import get_sensor
 
@@ -118,3 +120,15 @@ def test_a_store_without_training_footprints_and_a_taken_name_are_refused(store:
         prune_store(tmp_path / "one", PruneRecipe(), tmp_path / "two")
     with pytest.raises(OutputError):
         prune_store(store, PruneRecipe(), tmp_path / "one")
+
+
+def test_an_encoder_may_tell_what_is_alike(store: Path, tmp_path: Path) -> None:
+    """Features of a checkpoint take the place of spectral statistics; duplicates have equal ones, and go."""
+    save_checkpoint(tmp_path / "tiny.safetensors", small_checkpoint(img_size=16, patch_size=8))
+    recipe = PruneRecipe(checkpoint=str(tmp_path / "tiny.safetensors"), kept=1.0, near=0.0)
+    report = prune_store(store, recipe, tmp_path / "out")
+    assert report["exact_duplicates"] == 2
+    assert report["kept"] == 55
+    half = [prune_store(store, recipe.changed(kept=0.5), tmp_path / name, strata=STRATA) for name in ("a", "b")]
+    assert half[0]["strata"] == half[1]["strata"]
+    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
