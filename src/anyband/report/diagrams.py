@@ -15,7 +15,7 @@ __all__ = ["Measured", "fusion_png", "spectrum_png"]
 
 # chosen: told apart also by who sees no red or green; more sensors take lighter tints of them.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#555555")
-_TICKS_NM = (400.0, 500.0, 600.0, 700.0, 800.0, 1000.0, 1300.0, 1600.0, 2000.0, 2400.0, 4e3, 6e3, 8e3, 1e4, 1.2e4)
+_TICKS_NM = (400.0, 500.0, 600.0, 800.0, 1000.0, 1300.0, 1600.0, 2000.0, 2400.0, 4e3, 6e3, 8e3, 1e4, 1.2e4)
 Measured = tuple[int, Sequence[tuple[float, float]]]
 """Images of one sensor, and the ranges that each of them measures, nm."""
 
