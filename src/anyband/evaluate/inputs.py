@@ -109,7 +109,8 @@ class TaskReader:
         learned = (checkpoint.ranges.ranges[layer] for layer in checkpoint.ranges.learned)
         seen = set(checkpoint.sensors) or {name for entry in learned for name, _ in entry.known}
         if unseen := sorted(used - seen):
-            return f"inference mode: open-domain, unseen sensor ({', '.join(unseen)} was not in pre-training)"
+            verb = "was" if len(unseen) == 1 else "were"
+            return f"inference mode: open-domain, unseen sensor ({', '.join(unseen)} {verb} not in pre-training)"
         if checkpoint.recipe is not None or checkpoint.sensors:
             return "inference mode: seen sensor; whether this data set was in pre-training the checkpoint does not say"
         is_known = self.data.name.casefold().startswith(_PUBLISHED_TRAINING)
@@ -364,8 +365,8 @@ class TaskReader:
             dn = torch.from_numpy(np.stack([sample.images[slot].dn for _, sample in group]))
             valid = torch.from_numpy(np.stack([sample.images[slot].valid for _, sample in group]))
             try:
-                grid = group[0][1].images[slot].grid
-                is_picture = grid is None or grid.crs is None
+                grids = [sample.images[slot].grid for _, sample in group]
+                is_picture = all(grid is None or grid.crs is None for grid in grids)
                 few = reduced(dn, valid, scale, how=self.recipe.input.reduction, is_picture=is_picture)
                 batch = (spec := self.input_spec(sensor)).image_batch(few[0], valid=few[1])
             except InputError as problem:

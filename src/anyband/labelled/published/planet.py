@@ -68,7 +68,7 @@ def _den_lines(root: Path) -> Iterator[tuple[Split, Path, Path, str]]:
     for split in SPLITS:
         file = root / "dynnet_training_splits" / f"{split}.txt"
         if not file.is_file():
-            raise ManifestError(f"'{root}' has no '{file.relative_to(root)}'. '{root.name}' wants: {_DEN_WANTED}")
+            raise ManifestError(f"'{root}' has no '{file.relative_to(root)}'. 'dynamicearthnet' wants: {_DEN_WANTED}")
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             words = line.split()
             if not words:
